@@ -1,0 +1,347 @@
+"""The base of every driver's pool manager: the public API over the parts that do the work."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from hasql.balancer_policy import BaseBalancerPolicy, GreedyBalancerPolicy
+from hasql.checkout import Checkout
+from hasql.cluster.discovery import Discovery, StaticDiscovery
+from hasql.cluster.dsn import Dsn
+from hasql.cluster.state import Rules
+from hasql.driver import ConnT, Driver, PoolT
+from hasql.errors import ConfigurationError
+from hasql.lease import Lease, LeaseBook
+from hasql.metrics import Metrics, measure
+from hasql.options import (
+    Options,
+    check_count,
+    check_seconds,
+    check_share,
+    frozen_kwargs,
+    never_master_hosts,
+)
+from hasql.pool_access import PoolAccess
+from hasql.router import Router, Wanted
+from hasql.supervisor import Supervisor
+
+__all__ = ("BasePoolManager",)
+
+#: Seconds that entering a manager waits for a first host, as long as `ready` does.
+_START_TIMEOUT = 10.0
+
+
+class BasePoolManager(PoolAccess[PoolT, ConnT]):
+    """Hands out connections to the master or the replicas of one cluster.
+
+    Use the subclass of your driver, `hasql.asyncpg.PoolManager` for one. Constructing checks the
+    arguments and does nothing else: no task, no socket. The first use starts it, in the event
+    loop it is used in; it serves that loop alone.
+
+    All durations are seconds, as int or float.
+
+    Args:
+        dsn: One URL or keyword/value string that names all hosts; see `hasql.cluster.dsn`.
+        acquire_timeout: For one acquire in all: waiting, choosing, connecting, retrying.
+        refresh_delay: Between two probes of a host while nothing happens.
+        refresh_timeout: After which a host that is silent leaves routing.
+        fallback_master: Whether `acquire_replica` may use a master when no replica is in routing.
+            Replicas whose connections are all in use are in routing.
+        master_as_replica_weight: Probability, 0 to 1, that `acquire_replica` goes to a master.
+        balancer_policy: How one of several candidates is picked: a subclass of
+            `BaseBalancerPolicy`.
+        stopwatch_window_size: Over how many probes a host's median response time is taken.
+        pool_factory_kwargs: For the driver's pool, which has exactly the sizes given here. One
+            connection more is opened on each host for probing, two at times.
+        lease_abort_after: After so long without any answer of a host the connections lent on it
+            are broken, so that nobody waits for ever. None: never.
+        release_timeout: What giving a connection back may take; after that it is broken instead.
+        fencing: Whether a master that a newer timeline has replaced is refused.
+        allow_several_clusters: Whether hosts may have different system identifiers.
+        never_master: Hosts (`host`, or `host:port`) that are never used as a master.
+
+    Raises:
+        ConfigurationError: A DSN, value or pool argument that cannot work; it is a ValueError.
+        TypeError: An argument of a wrong type.
+    """
+
+    _driver: ClassVar[Driver[Any, Any]]
+
+    def __init__(  # noqa: PLR0913  # the public API, fixed
+        self,
+        dsn: str,
+        acquire_timeout: float = 1.0,
+        refresh_delay: float = 1.0,
+        refresh_timeout: float = 1.0,
+        fallback_master: bool = False,  # noqa: FBT001, FBT002  # positional in the public API
+        master_as_replica_weight: float = 0.0,
+        balancer_policy: type[BaseBalancerPolicy] = GreedyBalancerPolicy,
+        stopwatch_window_size: int = 128,
+        pool_factory_kwargs: dict[str, Any] | None = None,
+        *,
+        lease_abort_after: float | None = 10.0,
+        release_timeout: float = 5.0,
+        fencing: bool = True,
+        allow_several_clusters: bool = False,
+        never_master: Sequence[str] = (),
+    ) -> None:
+        parsed = Dsn.parse(dsn)
+        options = Options(
+            dsn=parsed,
+            acquire_timeout=acquire_timeout,
+            refresh_delay=refresh_delay,
+            refresh_timeout=refresh_timeout,
+            fallback_master=fallback_master,
+            master_as_replica_weight=master_as_replica_weight,
+            balancer_policy=balancer_policy,
+            stopwatch_window_size=stopwatch_window_size,
+            pool_factory_kwargs=frozen_kwargs(pool_factory_kwargs),
+            release_timeout=release_timeout,
+            rules=Rules(
+                fencing=fencing,
+                allow_several_clusters=allow_several_clusters,
+                never_master=never_master_hosts(parsed, never_master),
+                lease_abort_after=lease_abort_after,
+            ),
+        )
+        supervisor: Supervisor[PoolT, ConnT] = Supervisor(
+            self._driver, options, Router(balancer_policy()), LeaseBook()
+        )
+        super().__init__(options, supervisor, Checkout(supervisor, self._discovery))
+        self._closing: asyncio.Future[None] | None = None
+
+    def _discovery(self) -> Discovery:
+        """Make the source of hosts."""
+        return StaticDiscovery(self._options.dsn.hosts)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "closing" if self.closing else "open"
+        return (
+            f"<{type(self).__module__}.{type(self).__qualname__} {self.dsn} {state}, "
+            f"{self.master_pool_count} masters, {self.replica_pool_count} replicas>"
+        )
+
+    # Acquiring
+
+    def acquire(
+        self,
+        read_only: bool = False,  # noqa: FBT001, FBT002  # positional in the public API
+        fallback_master: bool | None = None,  # noqa: FBT001  # as above
+        master_as_replica_weight: float | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,  # noqa: ANN401  # the driver's own arguments
+    ) -> Lease[PoolT, ConnT]:
+        """Acquire a connection to a master, or with `read_only` to a replica.
+
+        ``async with`` the result, or ``await`` it and call `release` later.
+
+        Args:
+            read_only: Whether a replica is wanted.
+            fallback_master: Overrides the manager's, for this acquire.
+            master_as_replica_weight: Overrides the manager's, for this acquire.
+            timeout: Overrides `acquire_timeout`, for this acquire.
+            kwargs: For the driver's own acquire.
+
+        Raises:
+            NotAvailableError: When used: no suitable host could serve in time.
+            PoolManagerClosedError: When used: the manager is closing or closed.
+            WrongEventLoopError: When used: it was started in another event loop.
+        """
+        if not read_only:
+            return self.acquire_master(timeout, **kwargs)
+        return self.acquire_replica(fallback_master, master_as_replica_weight, timeout, **kwargs)
+
+    def acquire_master(self, timeout: float | None = None, **kwargs: Any) -> Lease[PoolT, ConnT]:  # noqa: ANN401  # as above
+        """Acquire a connection to a master; see `acquire`."""
+        return Lease(self._checkout, Wanted.MASTER, self._seconds(timeout), kwargs)
+
+    def acquire_replica(
+        self,
+        fallback_master: bool | None = None,  # noqa: FBT001  # positional in the public API
+        master_as_replica_weight: float | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,  # noqa: ANN401  # the driver's own arguments
+    ) -> Lease[PoolT, ConnT]:
+        """Acquire a connection to a replica, or to a master as far as allowed; see `acquire`."""
+        if fallback_master is None:
+            fallback_master = self._options.fallback_master
+        return Lease(
+            self._checkout,
+            Wanted.REPLICA_OR_MASTER if fallback_master else Wanted.REPLICA,
+            self._seconds(timeout),
+            kwargs,
+            master_share=self._options.master_as_replica_weight
+            if master_as_replica_weight is None
+            else check_share("master_as_replica_weight", master_as_replica_weight),
+        )
+
+    def _seconds(self, timeout: float | None) -> float:
+        if timeout is None:
+            return self._options.acquire_timeout
+        return check_seconds("timeout", timeout)
+
+    async def release(self, connection: ConnT, **kwargs: Any) -> None:  # noqa: ANN401  # the driver's own arguments
+        """Give a connection back that was acquired with ``await``.
+
+        Its open transaction is rolled back and its session reset, in `release_timeout` seconds
+        at most; then it is closed instead. `kwargs` go to the driver's own release.
+
+        Raises:
+            UnknownConnectionError: The connection is not lent by this manager; a ValueError.
+        """
+        await self._checkout.give_back(self._supervisor.book.of(connection), None, kwargs)
+
+    # Waiting for hosts
+
+    async def ready(
+        self,
+        masters_count: int | None = None,
+        replicas_count: int | None = None,
+        timeout: float = 10.0,
+    ) -> None:
+        """Wait until so many masters and replicas are in routing; without counts, for all hosts.
+
+        Raises:
+            ValueError: One count without the other, or a negative one.
+            NotAvailableError: They are not there after `timeout` seconds; a TimeoutError.
+            Exception: The driver's own error, at once, when every host refuses the login or the
+                database name.
+        """
+        if (masters_count is None) != (replicas_count is None):
+            msg = "ready() takes both masters_count and replicas_count, or neither"
+            raise ConfigurationError(msg)
+        check_seconds("timeout", timeout)
+        if masters_count is None or replicas_count is None:
+            await self._wait_for("all hosts", self._all_answer, timeout)
+            return
+        masters = check_count("masters_count", masters_count)
+        replicas = check_count("replicas_count", replicas_count)
+        await self._wait_for(
+            f"{masters} masters and {replicas} replicas",
+            lambda: self.master_pool_count >= masters and self.replica_pool_count >= replicas,
+            timeout,
+        )
+
+    async def wait_all_ready(self) -> None:
+        """Wait, however long it takes, until all hosts answer."""
+        await self._wait_for("all hosts", self._all_answer, None)
+
+    async def wait_masters_ready(self, masters_count: int) -> None:
+        """Wait, however long it takes, until so many masters are in routing."""
+        count = check_count("masters_count", masters_count)
+        await self._wait_for(f"{count} masters", lambda: self.master_pool_count >= count, None)
+
+    async def wait_replicas_ready(self, replicas_count: int) -> None:
+        """Wait, however long it takes, until so many replicas are in routing."""
+        count = check_count("replicas_count", replicas_count)
+        await self._wait_for(f"{count} replicas", lambda: self.replica_pool_count >= count, None)
+
+    async def wait_next_pool_check(self, timeout: float = 10.0) -> None:
+        """Wait until each host has been probed once more, with whatever outcome.
+
+        Raises:
+            NotAvailableError: Not every probe has ended after `timeout` seconds.
+        """
+        loop = self._supervisor.enter(self._discovery)
+        await self._supervisor.probed_anew(loop.time() + check_seconds("timeout", timeout))
+
+    def _all_answer(self) -> bool:
+        topology = self._supervisor.topology
+        return topology.first_round_over and all(node.answers for node in topology.nodes)
+
+    async def _wait_for(self, what: str, holds: Callable[[], bool], timeout: float | None) -> None:
+        loop = self._supervisor.enter(self._discovery)
+        await self._supervisor.wait_until(
+            lambda: holds() or self._supervisor.raise_if_all_refuse(),
+            float("inf") if timeout is None else loop.time() + timeout,
+            f"{what} not available within {timeout} s",
+        )
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._wait_for(
+                "a host with a known role",
+                lambda: self.available_pool_count > 0,
+                _START_TIMEOUT,
+            )
+        except BaseException:
+            await self.terminate()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    # Closing
+
+    async def close(self, timeout: float = 10.0) -> None:
+        """Close: refuse new acquires, let the leases end, then close the pools.
+
+        After `timeout` seconds what has not ended is broken. Waiting acquires end at once with
+        PoolManagerClosedError. Closing again waits for the first close.
+        """
+        seconds = check_seconds("timeout", timeout)
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
+        elif not self._supervisor.started:
+            self._supervisor.refuse()
+            self._supervisor.closed = True
+        else:
+            loop = self._supervisor.enter(self._discovery)
+            await self._close(loop.time() + seconds)
+
+    async def terminate(self) -> None:
+        """Close without waiting for leases or servers: every connection is broken now."""
+        if not self._supervisor.started:
+            await self.close()
+            return
+        self._supervisor.refuse()
+        self._supervisor.break_all()
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
+        else:
+            await self._close(self._supervisor.loop.time())
+
+    async def _close(self, deadline: float) -> None:
+        self._closing = self._supervisor.loop.create_future()
+        try:
+            self._supervisor.refuse()
+            try:
+                await self._supervisor.drain(deadline)
+            except asyncio.CancelledError:
+                deadline = self._supervisor.loop.time()
+                raise
+            finally:
+                await self._supervisor.stop(deadline)
+        finally:
+            self._closing.set_result(None)
+
+    # What is known
+
+    def metrics(self) -> Metrics:
+        """Return a frozen snapshot of all nodes and counters."""
+        return measure(self._supervisor, self._checkout)
+
+    def accept_timeline(self) -> None:
+        """Forget which timelines were seen, so that a master of an older one may serve again.
+
+        For when the newer master is gone for good: its data directory was restored to an earlier
+        state, or a promotion was undone on purpose.
+        """
+        self._supervisor.accept_timeline()
+
+    @property
+    def closing(self) -> bool:
+        """Whether closing has begun."""
+        return self._supervisor.closing
+
+    @property
+    def closed(self) -> bool:
+        """Whether closing has ended."""
+        return self._supervisor.closed

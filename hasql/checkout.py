@@ -1,0 +1,197 @@
+"""The checkout: takes a connection for a lease, and gives it back."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Generic
+
+from hasql.cluster.discovery import Discovery
+from hasql.driver import ConnT, DriverPool, Failure, PoolT
+from hasql.errors import NotAvailableError
+from hasql.lease import Lease
+from hasql.node import Node
+from hasql.router import Wanted
+from hasql.supervisor import Supervisor
+
+__all__ = ("Checkout",)
+
+#: What an acquire meets that another host, or the same one a little later, may not.
+_ANOTHER_TIME = frozenset({Failure.BROKEN, Failure.REFUSED, Failure.FULL})
+
+
+class Checkout(Generic[PoolT, ConnT]):
+    """The hot path: snapshot, choose, the driver's own acquire, check, hand out.
+
+    Until a connection is handed out every failure of a server is dealt with here: another
+    candidate is tried, or waited for, until the lease's deadline.
+    """
+
+    def __init__(
+        self, supervisor: Supervisor[PoolT, ConnT], discovery: Callable[[], Discovery]
+    ) -> None:
+        self._supervisor = supervisor
+        self._discovery = discovery
+        self._router = supervisor.router
+        self._book = supervisor.book
+        self._driver = supervisor.driver
+        self._release_timeout = supervisor.options.release_timeout
+        self.acquires = 0
+        self.acquire_seconds = 0.0
+        self.waits = 0
+        self.retries = 0
+
+    async def take(self, lease: Lease[PoolT, ConnT]) -> ConnT:
+        """Take a connection for a lease; see `LeaseBook` for what becomes of it."""
+        loop = self._supervisor.enter(self._discovery)
+        began = loop.time()
+        deadline = began + lease.timeout
+        while True:
+            node = lease.fixed_node or self._router.choose(lease.wanted, lease.master_share)
+            if node is None:
+                node = await self._wait(lease, deadline)
+            else:
+                node.in_flight += 1
+            try:
+                connection = await self._acquire(node, lease, deadline)
+            except BaseException as error:
+                self._router.vacate(node)
+                self._consider(error, node, lease)
+                self.retries += 1
+                # A candidate that fails without waiting must not starve the loop, nor be asked
+                # again before what was learnt of it has had its effect.
+                await asyncio.sleep(0)
+                continue
+            lease.node = node
+            self._book.enter(lease, connection)
+            if lease.fixed_node is None and not self._fits(node, lease, connection):
+                self.retries += 1
+                await self.give_back(lease)
+                continue
+            self.acquires += 1
+            self.acquire_seconds += loop.time() - began
+            return connection
+
+    async def give_back(
+        self,
+        lease: Lease[PoolT, ConnT],
+        error: BaseException | None = None,
+        kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        """Give a lease's connection back; `error` is what ended its use, if anything did."""
+        node, connection = lease.node, lease.connection
+        assert node is not None  # noqa: S101  # it is lent, so it has both
+        assert connection is not None  # noqa: S101
+        pool = _pool_of(node)
+        lease.returning = True
+        if self._tells_of_change(node, pool, lease, connection, error):
+            self._supervisor.signal()
+        if not (node.as_master or node.as_replica) and lease.fixed_node is None:
+            # Out of routing: silent, fenced or gone. A reset would wait for it, and nothing that
+            # is still open there may be acknowledged.
+            pool.abort(connection)
+        try:
+            await pool.release(connection, timeout=self._release_timeout, **(kwargs or {}))
+        finally:
+            self._book.strike(lease)
+            self._router.vacate(node)
+
+    async def find(self, wanted: Wanted) -> Node[PoolT, ConnT]:
+        """Find the node that an acquire would go to now, and wait like one where there is none."""
+        loop = self._supervisor.enter(self._discovery)
+        node = self._router.choose(wanted)
+        if node is None:
+            timeout = self._supervisor.options.acquire_timeout
+            lease: Lease[PoolT, ConnT] = Lease(self, wanted, timeout, {})
+            node = await self._wait(lease, loop.time() + timeout)
+            self._router.vacate(node)
+        return node
+
+    def adopt(self, connection: ConnT, node: Node[PoolT, ConnT]) -> None:
+        """Enter a connection in the book that was taken from the driver's pool directly."""
+        lease: Lease[PoolT, ConnT] = Lease(
+            self, Wanted.REPLICA_OR_MASTER, 0.0, {}, fixed_node=node
+        )
+        lease.used, lease.node = True, node
+        node.in_flight += 1
+        self._book.enter(lease, connection)
+
+    async def _wait(self, lease: Lease[PoolT, ConnT], deadline: float) -> Node[PoolT, ConnT]:
+        self.waits += 1
+        try:
+            return await self._router.wait(lease.wanted, deadline)
+        except NotAvailableError:
+            raise self._not_available(lease) from None
+
+    async def _acquire(
+        self, node: Node[PoolT, ConnT], lease: Lease[PoolT, ConnT], deadline: float
+    ) -> ConnT:
+        """Take from the driver's pool; a timer guards it only where it may have to wait."""
+        pool = _pool_of(node)
+        if node.has_idle:
+            return await pool.acquire(**lease.kwargs)
+        async with asyncio.timeout_at(deadline):
+            try:
+                return await pool.acquire(**lease.kwargs)
+            except TimeoutError as error:
+                # The driver's own: this host is silent, but the lease's time is not up.
+                raise ConnectionError(str(error) or "connecting timed out") from error
+
+    def _consider(
+        self, error: BaseException, node: Node[PoolT, ConnT], lease: Lease[PoolT, ConnT]
+    ) -> None:
+        """Return if the acquire is to be tried again, else raise."""
+        if isinstance(error, TimeoutError):
+            # The one timer of the lease has run out, in the driver.
+            self._supervisor.signal()
+            raise self._not_available(lease) from None
+        if self._driver.failure(error) not in _ANOTHER_TIME or lease.fixed_node is not None:
+            raise error
+        node.connect_failed()
+        self._supervisor.signal()
+
+    def _fits(
+        self, node: Node[PoolT, ConnT], lease: Lease[PoolT, ConnT], connection: ConnT
+    ) -> bool:
+        """Check that the node still has the role it was chosen for.
+
+        It may have lost it while the driver connected. And a server that has been promoted says
+        so with its next answer on any connection: `off` is never taken back within a session.
+        """
+        if lease.wanted is Wanted.MASTER:
+            return node.as_master
+        if node.as_replica and not node.flag_lies:
+            if _pool_of(node).in_hot_standby(connection) is not False:
+                return True
+            self._supervisor.signal()
+            return False
+        return node.as_replica or node.as_master
+
+    def _tells_of_change(
+        self,
+        node: Node[PoolT, ConnT],
+        pool: DriverPool[PoolT, ConnT],
+        lease: Lease[PoolT, ConnT],
+        connection: ConnT,
+        error: BaseException | None,
+    ) -> bool:
+        """Tell whether a lease that ends hints at a change of its host: worth a probe, no more."""
+        if pool.is_closed(connection):
+            return True
+        if error is not None:
+            failure = self._driver.failure(error)
+            if failure is Failure.BROKEN:
+                return True
+            if failure is Failure.READ_ONLY and lease.wanted is Wanted.MASTER:
+                return True
+        return (
+            node.as_replica and not node.flag_lies and pool.in_hot_standby(connection) is False
+        )
+
+    def _not_available(self, lease: Lease[PoolT, ConnT]) -> NotAvailableError:
+        return self._supervisor.not_available(
+            f"no connection to a {lease.wanted.value} within {lease.timeout:g} s"
+        )
+
+
+def _pool_of(node: Node[PoolT, ConnT]) -> DriverPool[PoolT, ConnT]:
+    assert node.pool is not None  # noqa: S101  # only nodes with a pool are routed to
+    return node.pool

@@ -1,0 +1,31 @@
+"""Where the hosts of a cluster come from."""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from hasql.cluster.dsn import HostSpec
+
+__all__ = ("Discovery", "StaticDiscovery")
+
+
+class Discovery(Protocol):
+    """A source of hosts, which may come and go while a manager runs."""
+
+    def watch(self) -> AsyncIterator[tuple[HostSpec, ...]]:
+        """Yield all hosts at once, then all hosts again after each change.
+
+        It is iterated in a task of its own and may wait and fail as it likes: hosts once yielded
+        stay until others are yielded.
+        """
+        ...
+
+
+class StaticDiscovery:
+    """The hosts that a DSN names; they never change."""
+
+    def __init__(self, hosts: tuple[HostSpec, ...]) -> None:
+        self._hosts = hosts
+
+    async def watch(self) -> AsyncIterator[tuple[HostSpec, ...]]:
+        """Yield the hosts of the DSN once."""
+        yield self._hosts

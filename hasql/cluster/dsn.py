@@ -1,0 +1,364 @@
+"""A connection string that names every host of a cluster, and the strings for one host made of it.
+
+The syntax is libpq's, with one rule of hasql's own: a port at the very end of the host list, and
+nowhere else in it, is the port of all hosts.
+https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
+
+No error quotes what it was given. One unencoded character in a password moves pieces of it
+anywhere in the string, so that any part may hold a piece; errors name parts by their place.
+Nor is any error raised while another is handled, for that one would quote it.
+"""
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from ipaddress import IPv6Address
+from itertools import count
+from types import MappingProxyType
+from typing import Final
+from urllib.parse import quote, unquote
+
+from hasql.errors import ConfigurationError
+
+__all__ = ("Dsn", "HostSpec", "parse_host")
+
+_DEFAULT_PORT: Final = 5432
+_MAX_PORT: Final = 65535
+
+_URL = re.compile(
+    r"(?:postgresql|postgres)(?:\+\w+)?://"
+    r"(?:(?P<userinfo>[^/?]*)@)?(?P<hosts>[^/?@]*)(?:/(?P<dbname>[^?]*))?(?:\?(?P<query>.*))?",
+    re.ASCII | re.DOTALL | re.IGNORECASE,
+)
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_BAD_PERCENT = re.compile(r"%(?![0-9a-fA-F]{2})")
+_UNUSABLE = re.compile("[\0\ud800-\udfff]")
+
+# As conninfo_parse() of libpq reads it: a backslash escapes in quotes and outside of them, and a
+# quote is an ordinary character but at the beginning of a value.
+_KEYWORD_VALUE = re.compile(
+    r"""\s* (?P<keyword>[^=\s]+) \s*=\s*+
+    (?: '(?P<quoted>(?:[^'\\]|\\.)*)' | (?!')(?P<plain>(?:[^\s\\]|\\.)*\\?) ) \s*""",
+    re.ASCII | re.DOTALL | re.VERBOSE,
+)
+_KEYWORD = re.compile(r"[a-z_][\w.]*", re.ASCII | re.IGNORECASE)
+
+_ESCAPE = re.compile(r"\\(.?)", re.DOTALL)
+
+_NAME = re.compile(r"[\w.-]+", re.ASCII)
+_NAME_PORT = re.compile(r"(?P<name>[^:\[\]]*)(?::(?P<port>[^:]*))?")
+_BRACKETS_PORT = re.compile(r"\[(?P<name>[^\[\]:]*:[^\[\]]*)\](?::(?P<port>.*))?", re.DOTALL)
+_DIRECTORY_PORT = re.compile(r"(?P<name>/.*):(?P<port>[0-9]+)", re.DOTALL)
+_PORT = re.compile(r"[0-9]{1,5}")
+
+# An '@' elsewhere in a query may be the one that ends a password with an unencoded '/' or '?'.
+_MAY_HOLD_AT = frozenset({"application_name", "options", "password", "sslpassword", "user"})
+_SECRET = frozenset({"oauth_client_secret", "scram_client_key", "scram_server_key", "sslpassword"})
+# Parameters by which a driver would choose among hosts, and the value that leaves it to hasql.
+_ROUTING = {"target_session_attrs": "any", "load_balance_hosts": "disable"}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class HostSpec:
+    """The address of one server."""
+
+    host: str
+    """A name, an address (IPv6 without brackets) or the absolute directory of a Unix socket."""
+    port: int
+
+    def __str__(self) -> str:
+        """`db1:5432`, `[::1]:5432` or `/run/postgresql:5432`; `parse_host` reads each of them."""
+        return f"{_bracketed(self.host)}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Dsn:
+    """What a connection string says; `str()` and `repr()` of it hide the password."""
+
+    hosts: tuple[HostSpec, ...]
+    """In the order given, without duplicates."""
+    user: str | None = None
+    password: str | None = None
+    dbname: str | None = None
+    params: tuple[tuple[str, str], ...] = ()
+    """All other parameters, in the order given."""
+
+    @classmethod
+    def parse(cls, text: str) -> "Dsn":
+        """Read a URL or libpq's keyword/value form.
+
+        As in libpq a parameter in a URL's query takes precedence over the same thing before it,
+        '+' and '#' mean themselves, and the last of several equal parameters counts. But
+        repeated `host=` and `port=` in a query add up, as they do in SQLAlchemy.
+
+        Raises:
+            ConfigurationError: it cannot be parsed, names no host, or asks the driver to choose.
+            TypeError: it is not a str.
+
+        """
+        _require_str(text)
+        if _UNUSABLE.search(text):
+            raise ConfigurationError(
+                "the DSN holds a NUL or a lone surrogate, which no server takes"
+            )
+        if url := _URL.fullmatch(text.strip()):
+            options, authority = _read_url(url), url["hosts"]
+        elif _SCHEME.match(text.lstrip()):
+            raise ConfigurationError(
+                "the scheme of the DSN is none of PostgreSQL's; begin it with postgresql://"
+            )
+        else:
+            options, authority = _read_keywords(text), ""
+        _drop_routing(options)
+        return cls(
+            hosts=_read_hosts(authority, options),
+            user=options.pop("user", None) or None,
+            password=options.pop("password", None) or None,
+            dbname=options.pop("dbname", None) or None,
+            params=tuple(options.items()),
+        )
+
+    def for_host(self, host: HostSpec) -> str:
+        """Return a URL for `host` alone, password included: for the driver, not for a log.
+
+        `host` need not be one of `hosts`. asyncpg and libpq read the URL alike. SQLAlchemy
+        before 2.1 does not decode the database name; give it `dbname` apart.
+        """
+        if host.host.startswith("/"):
+            # Not before the path, where SQLAlchemy would not undo the percent-encoding.
+            return self._url("", {"host": host.host, "port": str(host.port)})
+        return self._url(_authority(host))
+
+    @property
+    def redacted(self) -> str:
+        """The whole as a URL with all hosts, and `***` for the password and other secrets."""
+        shown = replace(
+            self,
+            password=None if self.password is None else "***",
+            params=tuple((k, "***" if k in _SECRET else v) for k, v in self.params),
+        )
+        return shown._url(",".join(map(_authority, self.hosts)))  # noqa: SLF001 - own class
+
+    def __str__(self) -> str:
+        """Return `redacted`."""
+        return self.redacted
+
+    def __repr__(self) -> str:
+        """Return the class and `redacted`."""
+        return f"<{type(self).__name__} {self.redacted}>"
+
+    def _url(self, authority: str, address: Mapping[str, str] = MappingProxyType({})) -> str:
+        userinfo = _encode(self.user or "")
+        if self.password is not None:
+            userinfo += f":{_encode(self.password)}"
+        if userinfo:
+            authority = f"{userinfo}@{authority}"
+        path = "" if self.dbname is None else f"/{_encode(self.dbname)}"
+        query = "&".join(f"{k}={_encode(v)}" for k, v in (*address.items(), *self.params))
+        return f"postgresql://{authority}{path}{'?' if query else ''}{query}"
+
+
+def parse_host(text: str, default_port: int = _DEFAULT_PORT) -> HostSpec:
+    """Read one host: `db1`, `db1:5433`, `::1`, `[::1]`, `[::1]:5433`, `/run/pg`, `/run/pg:5433`.
+
+    Where no port is written it is `default_port`; 0 there tells a host without one from others.
+
+    Raises:
+        ConfigurationError: it is anything else.
+        TypeError: it is not a str.
+
+    """
+    _require_str(text)
+    if _UNUSABLE.search(text):
+        raise ConfigurationError("the host holds a NUL or a lone surrogate")
+    if directory := _DIRECTORY_PORT.fullmatch(text.strip()):
+        name, port = _read_name(directory["name"], "the host"), directory["port"]
+        return HostSpec(name, _read_port(port, "the port of the host"))
+    name, own_port = _split_host(text, "the host", in_url=False)
+    if not name:
+        raise ConfigurationError("the host is empty")
+    return HostSpec(name, own_port or default_port)
+
+
+def _require_str(text: object) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"a DSN or host must be a str, not {type(text).__name__}")
+
+
+def _encode(text: str) -> str:
+    return quote(text, safe="*")
+
+
+def _decode(text: str, where: str) -> str:
+    if _BAD_PERCENT.search(text):
+        raise ConfigurationError(
+            f"{where} has a '%' without two hexadecimal digits; write '%' itself as %25"
+        )
+    # Undecodable bytes become lone surrogates here, where errors="strict" would raise and quote.
+    decoded = unquote(text, errors="surrogateescape")
+    if _UNUSABLE.search(decoded):
+        raise ConfigurationError(
+            f"{where} is not UTF-8 once its percent-encoding is undone, or holds a NUL"
+        )
+    return decoded
+
+
+def _bracketed(name: str) -> str:
+    return f"[{name}]" if ":" in name and not name.startswith("/") else name
+
+
+def _authority(host: HostSpec) -> str:
+    safe = "" if host.host.startswith("/") else "[:]"
+    return f"{quote(_bracketed(host.host), safe=safe)}:{host.port}"
+
+
+def _read_url(url: re.Match[str]) -> dict[str, str]:
+    userinfo, dbname, query = (url[part] or "" for part in ("userinfo", "dbname", "query"))
+    items = [item.partition("=") for item in query.split("&")] if query else []
+    if "@" in dbname or any("@" in k + v and k not in _MAY_HOLD_AT for k, _, v in items):
+        raise ConfigurationError(
+            "the DSN has an '@' after the host list; write '@' as %40, and in a user or password "
+            "also '/' as %2F and '?' as %3F"
+        )
+    user, _, password = userinfo.partition(":")
+    if "," in user or ("," in password and "@" in userinfo):
+        raise ConfigurationError(
+            "the DSN seems to have a user before more than one host; give it once, before the "
+            "first host, and write ',' in it as %2C and '@' as %40"
+        )
+    options = {
+        "user": _decode(user, "the user in the DSN"),
+        "password": _decode(password, "the password in the DSN"),
+        "dbname": _decode(dbname, "the database name in the DSN"),
+    }
+    for number, (keyword, equals, value) in enumerate(items, 1):
+        where = f"query parameter {number} of {len(items)} in the DSN"
+        if not equals or not _KEYWORD.fullmatch(keyword):
+            raise ConfigurationError(
+                f"{where} is not of the form name=value; write '&' in a value as %26"
+            )
+        decoded = _decode(value, where)
+        if keyword in {"host", "port"} and keyword in options:
+            # SQLAlchemy names several hosts as ?host=db1:5432&host=db2:5432.
+            decoded = f"{options[keyword]},{decoded}"
+        options[keyword] = decoded
+    return options
+
+
+def _read_keywords(text: str) -> dict[str, str]:
+    options: dict[str, str] = {}
+    position = 0
+    for number in count(1):
+        if position == len(text):
+            break
+        pair = _KEYWORD_VALUE.match(text, position)
+        if not pair or not _KEYWORD.fullmatch(pair["keyword"]):
+            raise ConfigurationError(
+                f"parameter {number} in the DSN is not of the form keyword=value; put a value with "
+                r"spaces in single quotes, ' in it as \' and \ as \\; begin a URL with postgresql://"
+            )
+        value = pair["plain"] if pair["quoted"] is None else pair["quoted"]
+        options[pair["keyword"]] = _ESCAPE.sub(r"\1", value)
+        position = pair.end()
+    return options
+
+
+def _drop_routing(options: dict[str, str]) -> None:
+    for keyword, neutral in _ROUTING.items():
+        if options.pop(keyword, "") not in {"", neutral}:
+            raise ConfigurationError(
+                f"remove {keyword} from the DSN: hasql chooses among the hosts itself, and a "
+                "driver that chooses too refuses hosts that hasql needs"
+            )
+
+
+def _read_hosts(authority: str, options: dict[str, str]) -> tuple[HostSpec, ...]:
+    names, ports = _split_hosts(authority, in_url=True)
+    host, hostaddr, port = (options.pop(k, "") for k in ("host", "hostaddr", "port"))
+    if hostaddr and (host or any(names)):
+        raise ConfigurationError(
+            "the DSN gives hosts by name and again as hostaddr; keep one of the two"
+        )
+    if host or hostaddr:
+        names, own_ports = _split_hosts(host or hostaddr, in_url=False)
+        ports = own_ports or ports
+    if port:
+        if ports:
+            raise ConfigurationError(
+                "the DSN gives ports beside the hosts and again as port; keep one of the two"
+            )
+        listed = port.split(",")
+        ports = [
+            _read_port(p, f"port {i} of {len(listed)} in the DSN") for i, p in enumerate(listed, 1)
+        ]
+    if not any(names):
+        raise ConfigurationError(
+            "the DSN names no host; name at least one, as in postgresql://db1,db2/dbname"
+        )
+    if "" in names:
+        where = f"host {names.index('') + 1} of {len(names)} in the DSN"
+        raise ConfigurationError(f"{where} is empty; name it or drop its comma")
+    if len(ports) <= 1:
+        ports = (ports or [None]) * len(names)
+    if len(ports) != len(names):
+        raise ConfigurationError(
+            f"the DSN has {len(ports)} ports for {len(names)} hosts; give one for all or for each"
+        )
+    pairs = zip(names, ports, strict=True)
+    return tuple(dict.fromkeys(HostSpec(name, port or _DEFAULT_PORT) for name, port in pairs))
+
+
+def _split_hosts(text: str, *, in_url: bool) -> tuple[list[str], list[int | None]]:
+    """Return the names, and no port, one for all or one for each; an empty name is still ''."""
+    segments = text.split(",")
+    hosts = [
+        _split_host(segment, f"host {number} of {len(segments)} in the DSN", in_url=in_url)
+        for number, segment in enumerate(segments, 1)
+    ]
+    ports = [port for _, port in hosts]
+    if not any(ports[:-1]):
+        ports = ports[-1:] if ports[-1] else []
+    return [name for name, _ in hosts], ports
+
+
+def _split_host(text: str, where: str, *, in_url: bool) -> tuple[str, int | None]:
+    text = text.strip()
+    if not in_url and (text.startswith("/") or (text.count(":") > 1 and text[0] != "[")):
+        return _read_name(text, where), None
+    host = _BRACKETS_PORT.fullmatch(text) or _NAME_PORT.fullmatch(text)
+    if not host:
+        raise ConfigurationError(
+            f"{where} is not of the form name:port; put an IPv6 address in brackets"
+        )
+    name = _decode(host["name"], where) if in_url else host["name"]
+    port = None if host["port"] is None else _read_port(host["port"], f"the port of {where}")
+    return _read_name(name.strip(), where), port
+
+
+def _read_name(name: str, where: str) -> str:
+    if name.startswith("/"):
+        if "," in name:
+            raise ConfigurationError(
+                f"{where} is a directory with a comma, which drivers take for two hosts"
+            )
+        return name
+    if ":" in name:
+        _, percent, zone = name.partition("%")
+        if not percent or _NAME.fullmatch(zone):
+            with suppress(ValueError):
+                return str(IPv6Address(name))
+        raise ConfigurationError(f"{where} is not a valid IPv6 address")
+    if name and not _NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"{where} is not a host name, an address or an absolute directory; a name has ASCII "
+            "letters, digits, '.', '-' and '_', an international one its xn-- form"
+        )
+    return name.lower()
+
+
+def _read_port(text: str, where: str) -> int:
+    text = text.strip()
+    if not _PORT.fullmatch(text) or not 1 <= int(text) <= _MAX_PORT:
+        raise ConfigurationError(f"{where} is not a number from 1 to {_MAX_PORT}")
+    return int(text)

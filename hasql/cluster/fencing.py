@@ -1,0 +1,140 @@
+"""Fencing: which of several masters is the master, and which hosts must not serve at all.
+
+Pure functions over what all nodes last said. A standby that is promoted starts a new timeline,
+higher than its old master's; so among the masters of one cluster the highest timeline is the one
+that the cluster went on with, and whatever the others still acknowledge will be lost.
+https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-TIMELINES
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from hasql.cluster.state import Exclusion, NodeState, Rules
+
+__all__ = ("Memory", "Verdict", "judge")
+
+#: Seconds without an answer from the pinned cluster before another identifier may take its place.
+_REPIN_AFTER = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a manager remembers of the clusters it has seen, for its whole life."""
+
+    #: The system identifier that nodes must have; None until the first round is over.
+    cluster: int | None = None
+    #: When a node of that cluster last answered.
+    cluster_seen: float = float("-inf")
+    #: By system identifier: the highest timeline that a master was seen to write.
+    timelines: Mapping[int, int] = field(default_factory=dict)
+    #: By system identifier: the node that is, or was last, the elected master.
+    incumbents: Mapping[int, NodeState] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Who may not serve and why, by position, and what is to be remembered."""
+
+    exclusions: tuple[Exclusion | None, ...]
+    memory: Memory
+
+
+def judge(nodes: Sequence[NodeState], memory: Memory, rules: Rules, now: float) -> Verdict:
+    """Judge all nodes anew. The same nodes and memory give the same verdict."""
+    memory = _pin(nodes, memory, rules, now)
+    exclusions = _own_exclusions(nodes, memory, rules)
+    if not rules.fencing:
+        return Verdict(tuple(exclusions), memory)
+    timelines, incumbents = dict(memory.timelines), dict(memory.incumbents)
+    clusters = {node.system_id for node in nodes if node.system_id is not None}
+    for cluster in clusters:
+        contenders = [
+            i
+            for i, node in enumerate(nodes)
+            if node.system_id == cluster
+            and node.was_master
+            and node.timeline is not None
+            and exclusions[i] is None
+        ]
+        _elect(nodes, contenders, exclusions, timelines, incumbents)
+    memory = replace(memory, timelines=timelines, incumbents=incumbents)
+    return Verdict(tuple(exclusions), memory)
+
+
+def _pin(nodes: Sequence[NodeState], memory: Memory, rules: Rules, now: float) -> Memory:
+    """Fix the cluster that nodes must belong to: that of most, ties by the order of hosts."""
+    if rules.allow_several_clusters:
+        return memory
+    votes = Counter(node.system_id for node in nodes if node.answers and node.system_id is not None)
+    # An upgrade with pg_upgrade gives a cluster a new identifier: once the old one has been
+    # silent for long, and nothing but one other answers, that one is the cluster now.
+    gone = (
+        memory.cluster not in votes
+        and now - memory.cluster_seen > _REPIN_AFTER
+        and len(votes) == 1
+    )
+    if not votes or (memory.cluster is not None and not gone):
+        return memory
+    return replace(memory, cluster=votes.most_common(1)[0][0], cluster_seen=now)
+
+
+def _own_exclusions(
+    nodes: Sequence[NodeState], memory: Memory, rules: Rules
+) -> list[Exclusion | None]:
+    """Why nodes may not serve whatever the other masters are."""
+    exclusions: list[Exclusion | None] = []
+    servers: set[tuple[int, int]] = set()
+    for node in nodes:
+        server = node.server if node.answers else None
+        if node.system_id is not None and memory.cluster not in {None, node.system_id}:
+            exclusions.append(Exclusion.FOREIGN)
+        elif node.was_master and rules.forbids_master(node.host):
+            exclusions.append(Exclusion.NEVER_MASTER)
+        elif server in servers:
+            exclusions.append(Exclusion.ALIAS)
+        else:
+            exclusions.append(None)
+        if server is not None:
+            servers.add(server)
+    return exclusions
+
+
+def _elect(
+    nodes: Sequence[NodeState],
+    contenders: Sequence[int],
+    exclusions: list[Exclusion | None],
+    timelines: dict[int, int],
+    incumbents: dict[int, NodeState],
+) -> None:
+    """Choose the master among those that are, or were when they last answered, masters."""
+    live = [i for i in contenders if nodes[i].answers]
+    if not contenders:
+        return
+    cluster = nodes[contenders[0]].system_id
+    assert cluster is not None  # noqa: S101  # contenders have one; this tells the type checker
+    top = max([timelines.get(cluster, 0), *(nodes[i].timeline or 0 for i in live)])
+    timelines[cluster] = top
+    for i in contenders:
+        if (nodes[i].timeline or 0) < top:
+            exclusions[i] = Exclusion.FENCED
+    leaders = [i for i in contenders if nodes[i].timeline == top]
+    # Once two were seen to write the same timeline, the one that was not chosen stays out until
+    # the other is a replica, is gone from the hosts, or has been left behind by a new timeline:
+    # that the other is silent does not tell that it lost.
+    split = {i for i in leaders if nodes[i].exclusion is Exclusion.SPLIT and len(leaders) > 1}
+    free = [i for i in leaders if nodes[i].answers and i not in split]
+    incumbent = incumbents.get(cluster)
+    chosen = [
+        i
+        for i in free
+        if incumbent is not None
+        and (nodes[i].host == incumbent.host or (nodes[i].server is not None and nodes[i].server == incumbent.server))
+    ]
+    if not chosen and len(free) == 1 and not split:
+        chosen = free
+    for i in leaders:
+        if i in split or (i in free and i not in chosen):
+            exclusions[i] = Exclusion.SPLIT
+    if chosen:
+        incumbents[cluster] = nodes[chosen[0]]

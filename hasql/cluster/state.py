@@ -1,0 +1,114 @@
+"""The state of one node: its health, what it last said of itself, and why it may not serve."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from hasql.cluster.dsn import HostSpec
+from hasql.cluster.probe import Reading, Role
+
+__all__ = ("Exclusion", "Health", "NodeState", "Rules")
+
+
+class Health(Enum):
+    """How well a host answers its probes."""
+
+    #: Not yet answered, nor failed.
+    STARTING = "starting"
+    UP = "up"
+    #: Its reserved connection has gone quiet; used only while nobody else can serve.
+    SUSPECT = "suspect"
+    DOWN = "down"
+
+
+class Exclusion(Enum):
+    """Why a host that answers is not routed to."""
+
+    NEVER_MASTER = "is a master, which never_master forbids"
+    FENCED = "fenced: a master of a newer timeline has replaced it"
+    SPLIT = "split: another master writes the same timeline"
+    FOREIGN = "belongs to another cluster: its system identifier differs"
+    ALIAS = "is the same server as a host named before it"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the user asked for, as far as it decides who may serve."""
+
+    fencing: bool = True
+    allow_several_clusters: bool = False
+    #: Hosts that are never masters; a port of None stands for every port of that host.
+    never_master: frozenset[tuple[str, int | None]] = frozenset()
+    #: Seconds of silence after which leases are aborted; None: never.
+    lease_abort_after: float | None = 10.0
+
+    def forbids_master(self, host: HostSpec) -> bool:
+        """Tell whether `never_master` names this host."""
+        return (host.host, None) in self.never_master or (host.host, host.port) in self.never_master
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """All that is known of one node. Times are those of the event loop's clock, in seconds."""
+
+    host: HostSpec
+    #: When health, role or exclusion last changed.
+    since: float
+    health: Health = Health.STARTING
+    #: The last answer. A node that is down keeps it: a dead master's timeline still counts.
+    reading: Reading | None = None
+    exclusion: Exclusion | None = None
+    #: When the newest probe that was reported, answered or not, had begun.
+    began: float = float("-inf")
+    #: When the host last answered; None until it has.
+    answered_at: float | None = None
+    #: The last failure; kept after the host has recovered.
+    error: BaseException | None = None
+    #: Whether the last failure was a refusal that waiting does not mend: login or database name.
+    refused: bool = False
+
+    @property
+    def answers(self) -> bool:
+        """Whether the host is up, or quiet for so short a time that it may still be."""
+        return self.health is Health.UP or self.health is Health.SUSPECT
+
+    @property
+    def role(self) -> Role:
+        """The role it has, whether it may serve in it or not; UNKNOWN while it does not answer."""
+        return self.reading.role if self.reading is not None and self.answers else Role.UNKNOWN
+
+    @property
+    def was_master(self) -> bool:
+        """Whether the last answer, however old, was a master's."""
+        return self.reading is not None and self.reading.role is Role.MASTER
+
+    @property
+    def system_id(self) -> int | None:
+        """The identifier of its cluster, None while unknown."""
+        return self.reading.system_id if self.reading is not None else None
+
+    @property
+    def timeline(self) -> int | None:
+        """The timeline it wrote when it last answered as a master."""
+        return self.reading.timeline if self.reading is not None else None
+
+    @property
+    def server(self) -> tuple[int, int] | None:
+        """The running server's identity, equal under every name of it; None while unknown."""
+        reading = self.reading
+        if reading is None or reading.system_id is None or reading.started_at is None:
+            return None
+        return reading.system_id, reading.started_at
+
+    def describe(self, now: float) -> str:
+        """Say in one line where this node stands, for error messages."""
+        words = f"{self.host} {self.health.value}"
+        if self.role is not Role.UNKNOWN:
+            words += f" {self.role.value}"
+            if self.role is Role.MASTER and self.timeline is not None:
+                words += f" (timeline {self.timeline})"
+        words += f" for {max(0.0, now - self.since):.1f} s"
+        if self.exclusion is not None and self.answers:
+            words += f", {self.exclusion.value}"
+        if self.error is not None:
+            words += f", last error: {type(self.error).__name__}: {self.error}"
+        return words

@@ -1,0 +1,276 @@
+"""The topology: the immutable picture of all nodes, and the one step that replaces it.
+
+`Topology.observe` takes what one probe said and returns the next topology with the I/O that the
+change calls for. It does no I/O itself and waits for nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from hasql.cluster.dsn import HostSpec
+from hasql.cluster.fencing import Memory, judge
+from hasql.cluster.probe import Reading, Role
+from hasql.cluster.state import Exclusion, Health, NodeState, Rules
+
+__all__ = (
+    "AbortLeases",
+    "Answered",
+    "Changed",
+    "Effect",
+    "Failed",
+    "FirstRoundOver",
+    "Observation",
+    "Probe",
+    "Purge",
+    "Quiet",
+    "Step",
+    "Topology",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A probe was answered."""
+
+    host: HostSpec
+    began: float
+    at: float
+    reading: Reading
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A probe failed, or was not answered in time."""
+
+    host: HostSpec
+    began: float
+    at: float
+    error: BaseException
+    #: The host refused the login or the database name: waiting will not mend it.
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """A probe has been waiting for its answer for longer than this host ever takes."""
+
+    host: HostSpec
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class FirstRoundOver:
+    """The hosts that have not answered yet are not waited for any longer."""
+
+    at: float
+
+
+Observation = Answered | Failed | Quiet | FirstRoundOver
+
+
+@dataclass(frozen=True, slots=True)
+class Purge:
+    """Close the idle connections of this node's pool and let none from before be used again."""
+
+    host: HostSpec
+
+
+@dataclass(frozen=True, slots=True)
+class AbortLeases:
+    """Break the connections that the application holds on this node."""
+
+    host: HostSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Probe all nodes at once and often: something has changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A node's health, role or exclusion is another than before."""
+
+    before: NodeState
+    after: NodeState
+
+
+Effect = Purge | AbortLeases | Probe | Changed
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The outcome of one observation: the next topology and the I/O to do for it."""
+
+    topology: "Topology"
+    effects: tuple[Effect, ...] = ()
+
+
+@dataclass(frozen=True)
+class Topology:
+    """What is known of all nodes at one moment."""
+
+    nodes: tuple[NodeState, ...]
+    rules: Rules = Rules()
+    memory: Memory = field(default_factory=Memory)
+    #: Whether every host had its chance to answer. Until then nobody serves: a manager that has
+    #: met one of two masters cannot know which is the right one.
+    first_round_over: bool = False
+
+    @classmethod
+    def of(cls, hosts: Sequence[HostSpec], now: float, rules: Rules | None = None) -> "Topology":
+        """Make the topology of hosts of which nothing is known yet."""
+        return cls(tuple(NodeState(host, since=now) for host in hosts), rules or Rules())
+
+    @cached_property
+    def masters(self) -> tuple[NodeState, ...]:
+        """The masters in routing, in the order of the hosts."""
+        return self._in_routing(Role.MASTER)
+
+    @cached_property
+    def replicas(self) -> tuple[NodeState, ...]:
+        """The replicas in routing, in the order of the hosts."""
+        return self._in_routing(Role.REPLICA)
+
+    def _in_routing(self, role: Role) -> tuple[NodeState, ...]:
+        if not self.first_round_over:
+            return ()
+        return tuple(node for node in self.nodes if node.role is role and node.exclusion is None)
+
+    def node(self, host: HostSpec) -> NodeState | None:
+        """Return the node of this host, None when it is not one of the cluster's hosts."""
+        return next((node for node in self.nodes if node.host == host), None)
+
+    def observe(self, observation: Observation) -> Step:
+        """Take one observation in. One that is older than what is known changes nothing."""
+        if isinstance(observation, FirstRoundOver):
+            return self._judged(self.nodes, self.memory, observation.at, over=True)
+        before = self.node(observation.host)
+        after = before and _observed(before, observation)
+        if before is None or after is None:
+            return Step(self)
+        nodes = tuple(after if node is before else node for node in self.nodes)
+        memory = self.memory
+        if isinstance(observation, Answered) and after.system_id == memory.cluster:
+            memory = replace(memory, cluster_seen=observation.at)
+        if self.first_round_over and _standing(before) == _standing(after):
+            step = Step(replace(self, nodes=nodes, memory=memory))
+        else:
+            step = self._judged(nodes, memory, observation.at)
+        aborts = _leases_to_abort(step.topology, observation)
+        return Step(step.topology, (*step.effects, *aborts)) if aborts else step
+
+    def with_hosts(self, hosts: Sequence[HostSpec], now: float) -> Step:
+        """Take hosts in and out; those that stay keep all that is known of them."""
+        known = {node.host: node for node in self.nodes}
+        nodes = tuple(known.get(host) or NodeState(host, since=now) for host in hosts)
+        return self._judged(nodes, self.memory, now)
+
+    def without_memory(self, now: float) -> Step:
+        """Forget which timelines were seen, so that an older one may win again."""
+        nodes = tuple(
+            replace(node, exclusion=None) if node.exclusion is Exclusion.SPLIT else node
+            for node in self.nodes
+        )
+        memory = Memory(self.memory.cluster, self.memory.cluster_seen)
+        return self._judged(nodes, memory, now)
+
+    def _judged(
+        self, nodes: tuple[NodeState, ...], memory: Memory, now: float, *, over: bool = False
+    ) -> Step:
+        """Judge who may serve among these nodes, and find what has to be done about it."""
+        over = over or self.first_round_over or all(n.health is not Health.STARTING for n in nodes)
+        if over:
+            verdict = judge(nodes, memory, self.rules, now)
+            memory = verdict.memory
+            nodes = tuple(
+                node if node.exclusion is why else replace(node, exclusion=why)
+                for node, why in zip(nodes, verdict.exclusions, strict=True)
+            )
+        effects: list[Effect] = []
+        dated = []
+        for node in nodes:
+            before = self.node(node.host)
+            if before is not None and _standing(before) != _standing(node):
+                node = replace(node, since=now)  # noqa: PLW2901  # the same node, dated
+                effects += _effects(before, node)
+            dated.append(node)
+        topology = Topology(tuple(dated), self.rules, memory, over)
+        return Step(topology, tuple(effects))
+
+
+def _observed(node: NodeState, observation: Answered | Failed | Quiet) -> NodeState | None:
+    """Return the node after the observation, None when that tells nothing new."""
+    match observation:
+        case Quiet(at=at):
+            if node.health is not Health.UP or at < node.began:
+                return None
+            return replace(node, health=Health.SUSPECT)
+        case _ if observation.began < node.began:
+            return None
+        case Answered(began=began, at=at, reading=reading):
+            return replace(
+                node,
+                health=Health.UP,
+                reading=reading,
+                began=began,
+                answered_at=at,
+                refused=False,
+            )
+        case Failed(began=began, error=error, refused=refused):
+            return replace(node, health=Health.DOWN, began=began, error=error, refused=refused)
+
+
+def _standing(node: NodeState) -> tuple[object, ...]:
+    """All of a node that decides who may serve: while it is equal, nothing has changed."""
+    reading = node.reading
+    return (
+        node.health,
+        node.role,
+        node.exclusion,
+        reading and (reading.system_id, reading.started_at, reading.timeline),
+    )
+
+
+def _effects(before: NodeState, after: NodeState) -> list[Effect]:
+    effects: list[Effect] = []
+    if (before.health, before.role, before.exclusion) != (after.health, after.role, after.exclusion):
+        effects.append(Changed(before, after))
+    restarted = (
+        before.reading is not None
+        and after.reading is not None
+        and before.reading.started_at != after.reading.started_at
+    )
+    gone = after.health is Health.DOWN and before.answers
+    excluded = after.exclusion is not None and before.exclusion is None
+    if restarted or gone or excluded:
+        effects.append(Purge(after.host))
+    news = after.role is not before.role or after.exclusion is Exclusion.FENCED
+    if gone or (news and before.health is not Health.STARTING):
+        effects.append(Probe())
+    return effects
+
+
+def _leases_to_abort(
+    topology: Topology, observation: Answered | Failed | Quiet
+) -> tuple[AbortLeases, ...]:
+    """Find the hosts whose leases must not live on.
+
+    Those of a fenced master, on each direct answer of the master that replaced it and not on
+    what is merely remembered; and those of a host that has been silent for too long.
+    """
+    if isinstance(observation, Answered):
+        if not any(node.host == observation.host for node in topology.masters):
+            return ()
+        cluster = observation.reading.system_id
+        return tuple(
+            AbortLeases(node.host)
+            for node in topology.nodes
+            if node.exclusion is Exclusion.FENCED and node.system_id == cluster
+        )
+    limit = topology.rules.lease_abort_after
+    node = topology.node(observation.host)
+    if limit is None or node is None or node.answered_at is None:
+        return ()
+    return (AbortLeases(node.host),) if observation.at - node.answered_at >= limit else ()

@@ -1,0 +1,209 @@
+"""What an adapter fulfils so that one core can serve every driver.
+
+`Driver` opens things, `DriverPool` is one opened pool of the driver's own, `Session` is the
+reserved connection that a monitor probes over.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import Enum
+from typing import Any, Protocol, TypeVar
+
+from hasql.errors import ConfigurationError
+
+__all__ = (
+    "ConnT",
+    "Driver",
+    "DriverPool",
+    "Failure",
+    "PoolSizes",
+    "PoolT",
+    "Session",
+    "check_keywords",
+    "check_sizes",
+)
+
+PoolT = TypeVar("PoolT")
+ConnT = TypeVar("ConnT")
+
+
+class Failure(Enum):
+    """What an exception says of the server, as far as routing is concerned."""
+
+    #: The connection, or the way to the host, is gone.
+    BROKEN = "broken"
+    #: The server refuses this login or database name; waiting does not mend it.
+    REFUSED = "refused"
+    #: The server has no connection slot left for us.
+    FULL = "full"
+    #: A write met a server, or a transaction, that does not write.
+    READ_ONLY = "read only"
+    #: The server did not like the statement.
+    STATEMENT = "statement"
+    #: Nothing about the server's role or health.
+    OTHER = "other"
+
+    @classmethod
+    def of_sqlstate(cls, sqlstate: str) -> "Failure":
+        """Read an error code of the server.
+
+        https://www.postgresql.org/docs/current/errcodes-appendix.html
+        """
+        if sqlstate in _BY_CODE:
+            return _BY_CODE[sqlstate]
+        if sqlstate.startswith("57P"):
+            return cls.BROKEN
+        return _BY_CLASS.get(sqlstate[:2], cls.STATEMENT)
+
+    @classmethod
+    def of_exception(cls, error: BaseException) -> "Failure":
+        """Read an exception that is none of the driver's own."""
+        # TimeoutError is what asyncio and the drivers raise for a host that stays silent; a
+        # name that does not resolve (socket.gaierror) is an OSError like any other.
+        return cls.BROKEN if isinstance(error, OSError) else cls.OTHER
+
+
+_BY_CODE = {"53300": Failure.FULL, "25006": Failure.READ_ONLY}
+_BY_CLASS = {
+    "08": Failure.BROKEN,
+    "28": Failure.REFUSED,
+    "3D": Failure.REFUSED,
+    # Short of resources, interrupted, or in trouble with its system: no word on what it is.
+    "53": Failure.OTHER,
+    "57": Failure.OTHER,
+    "58": Failure.OTHER,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSizes:
+    """The bounds of one pool, as the user gave them or as the driver defaults them."""
+
+    minimum: int
+    maximum: int
+
+
+def check_keywords(kwargs: Mapping[str, Any], known: Collection[str], whose: str) -> None:
+    """Refuse arguments that the driver's pool does not know.
+
+    Raises ConfigurationError.
+    """
+    for name in kwargs:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            msg = f"pool_factory_kwargs: {whose} takes no argument {name!r}{hint}"
+            raise ConfigurationError(msg)
+
+
+def check_sizes(minimum: object, maximum: object, *, names: tuple[str, str]) -> PoolSizes:
+    """Check a pool's bounds; `names` are what the user calls them.
+
+    Raises ConfigurationError.
+    """
+    for name, value in zip(names, (minimum, maximum), strict=True):
+        if not isinstance(value, int) or isinstance(value, bool):
+            msg = f"pool_factory_kwargs[{name!r}] must be an int, not {value!r}"
+            raise ConfigurationError(msg)
+    sizes = PoolSizes(int(str(minimum)), int(str(maximum)))
+    if sizes.minimum < 0 or sizes.maximum < 1 or sizes.minimum > sizes.maximum:
+        low, high = names
+        msg = (
+            f"pool_factory_kwargs: {low}={sizes.minimum} and {high}={sizes.maximum} cannot work; "
+            f"0 <= {low} <= {high} and {high} >= 1 must hold"
+        )
+        raise ConfigurationError(msg)
+    return sizes
+
+
+class Session(Protocol):
+    """A connection of the monitor's own, beside the pool and without the user's hooks."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is known to be gone; True for good once True."""
+
+    @property
+    def in_hot_standby(self) -> bool | None:
+        """What the server reported last without being asked; None when it never did."""
+
+    async def fetch_row(self, sql: str) -> Sequence[object]:
+        """Run one statement in a transaction of its own and return its one row."""
+
+    def kill(self) -> None:
+        """Close the socket at once, without a word to the server.
+
+        A `fetch_row` under way raises; the `on_lost` it was opened with is not called.
+        """
+
+
+class DriverPool(Protocol[PoolT, ConnT]):
+    """One pool of the driver, on one host, with what the core needs beside its own methods."""
+
+    @property
+    def pool(self) -> PoolT:
+        """The driver's pool itself."""
+
+    @property
+    def sizes(self) -> PoolSizes:
+        """How many connections it keeps at least and opens at most."""
+
+    @property
+    def size(self) -> int:
+        """How many connections are open now, idle or not. Must not cost more than a len()."""
+
+    @property
+    def plain_acquire(self) -> bool:
+        """Whether taking an idle, open connection never waits: the user hooked nothing in."""
+
+    async def acquire(self, **kwargs: Any) -> ConnT:  # noqa: ANN401  # the driver's own arguments
+        """Take an idle connection or open one. Cancelling it leaks nothing."""
+
+    async def release(self, connection: ConnT, *, timeout: float, **kwargs: Any) -> None:  # noqa: ANN401, ASYNC109  # as above; the driver's own timer is the cheapest
+        """Give a connection back, reset. It is closed for good if that fails or is cancelled.
+
+        It never takes longer than `timeout` seconds and raises nothing but CancelledError.
+        """
+
+    def in_hot_standby(self, connection: ConnT) -> bool | None:
+        """What the server last reported on this connection; None when it does not report it."""
+
+    def is_closed(self, connection: ConnT) -> bool:
+        """Whether the connection is known to be gone."""
+
+    def abort(self, connection: ConnT) -> None:
+        """Break the connection at once, without a word to the server, whatever it is doing."""
+
+    def purge(self, lent: Iterable[ConnT]) -> None:
+        """Break all idle connections and pending connects, and `lent` ones once they are back."""
+
+    def idle(self) -> int:
+        """How many connections wait for use, by the driver's own count; for metrics only."""
+
+    async def close(self) -> None:
+        """Say goodbye to the server on every connection; all have been given back."""
+
+    def terminate(self) -> None:
+        """Break every connection and refuse new ones, without waiting for anything."""
+
+
+class Driver(Protocol[PoolT, ConnT]):
+    """A driver library as a whole."""
+
+    def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
+        """Check the arguments meant for the pool and return its sizes; opens nothing.
+
+        Raises ConfigurationError for what the driver's pool does not know or cannot work with.
+        """
+
+    async def open(self, dsn: str, kwargs: Mapping[str, Any]) -> DriverPool[PoolT, ConnT]:
+        """Open a pool on the one host of `dsn`, with as many connections as it keeps at least."""
+
+    async def connect(
+        self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
+    ) -> Session:
+        """Open a reserved connection; `on_lost` is called once when it turns out to be gone."""
+
+    def failure(self, error: BaseException) -> Failure:
+        """Say what an exception of the driver, or of the application, tells of the server."""

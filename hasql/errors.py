@@ -1,0 +1,47 @@
+"""The errors hasql raises; all of them are a `HasqlError`."""
+
+__all__ = (
+    "ConfigurationError",
+    "HasqlError",
+    "MissingExtraError",
+    "NotAvailableError",
+    "PoolManagerClosedError",
+    "UnknownConnectionError",
+    "WrongEventLoopError",
+)
+
+
+class HasqlError(Exception):
+    """The root of every error that hasql itself raises.
+
+    What a driver raises on a connection that the application holds is passed on as the driver
+    raised it and is not a `HasqlError`.
+    """
+
+
+class ConfigurationError(HasqlError, ValueError):
+    """What was asked for can never work, whatever the servers do: mend the arguments."""
+
+
+class NotAvailableError(HasqlError, TimeoutError):
+    """No suitable host could serve in time.
+
+    The message names every host, its state, since when it is so, and its last error. It is a
+    `TimeoutError`, and so an `asyncio.TimeoutError`, with every driver.
+    """
+
+
+class PoolManagerClosedError(HasqlError):
+    """The pool manager is closing or closed and hands out no more connections."""
+
+
+class UnknownConnectionError(HasqlError, ValueError):
+    """The connection or pool does not belong to this manager, or was given back already."""
+
+
+class WrongEventLoopError(HasqlError, RuntimeError):
+    """The manager was started in another event loop, or before a fork; make one for each."""
+
+
+class MissingExtraError(HasqlError, ImportError):
+    """The driver's library is not installed; the message names the extra that brings it."""

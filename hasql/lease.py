@@ -1,0 +1,162 @@
+"""The lease: an acquired connection, and the duty to give it back."""
+
+from collections.abc import Generator, Iterator
+from types import TracebackType
+from typing import Any, Generic, Protocol
+
+from hasql.driver import ConnT, PoolT
+from hasql.errors import HasqlError, UnknownConnectionError
+from hasql.node import Node
+from hasql.router import Wanted
+
+__all__ = ("Lease", "LeaseBook", "Lender")
+
+
+class Lender(Protocol[PoolT, ConnT]):
+    """Who takes connections for leases and gives them back."""
+
+    async def take(self, lease: "Lease[PoolT, ConnT]") -> ConnT:
+        """Find a connection for the lease, enter it in the book, and return it."""
+        ...
+
+    async def give_back(
+        self, lease: "Lease[PoolT, ConnT]", error: BaseException | None, kwargs: dict[str, Any]
+    ) -> None:
+        """Give the lease's connection back; `error` is what ended its use."""
+
+
+class Lease(Generic[PoolT, ConnT]):
+    """What `acquire` returns: ``async with`` it, or ``await`` it and `release` later.
+
+    It is for one use. Made by the pool manager, never by the application.
+    """
+
+    __slots__ = (
+        "_lender",
+        "connection",
+        "fixed_node",
+        "kwargs",
+        "master_share",
+        "node",
+        "returning",
+        "timeout",
+        "used",
+        "wanted",
+    )
+
+    def __init__(
+        self,
+        lender: Lender[PoolT, ConnT],
+        wanted: Wanted,
+        timeout: float,
+        kwargs: dict[str, Any],
+        *,
+        master_share: float = 0.0,
+        fixed_node: Node[PoolT, ConnT] | None = None,
+    ) -> None:
+        self._lender = lender
+        self.wanted = wanted
+        #: Seconds for all of the acquire.
+        self.timeout = timeout
+        #: For the driver's own acquire.
+        self.kwargs = kwargs
+        self.master_share = master_share
+        #: The one node to take from, whatever its role; None: route.
+        self.fixed_node = fixed_node
+        self.node: Node[PoolT, ConnT] | None = None
+        self.connection: ConnT | None = None
+        #: Whether the application is done with it: nothing is lost if it is broken now.
+        self.returning = False
+        self.used = False
+
+    def __repr__(self) -> str:
+        state = "returning" if self.returning else "out" if self.node is not None else "idle"
+        return f"<Lease of a {self.wanted.value}, {state}>"
+
+    def __await__(self) -> Generator[Any, Any, ConnT]:
+        return self._take().__await__()
+
+    async def __aenter__(self) -> ConnT:
+        return await self._take()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # Given back within the block already, by release(): nothing left to do.
+        if self.connection is not None and not self.returning:
+            await self._lender.give_back(self, exc, {})
+
+    async def _take(self) -> ConnT:
+        if self.used:
+            msg = "this acquire was used already; call acquire again for another connection"
+            raise HasqlError(msg)
+        self.used = True
+        return await self._lender.take(self)
+
+
+class LeaseBook(Generic[PoolT, ConnT]):
+    """All leases that are out, by connection.
+
+    It holds them strongly until they are back: drivers hand out objects that cannot be weakly
+    referenced, and an identity is unique only as long as its object lives.
+    """
+
+    def __init__(self) -> None:
+        self._leases: dict[int, Lease[PoolT, ConnT]] = {}
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    def enter(self, lease: Lease[PoolT, ConnT], connection: ConnT) -> None:
+        """Enter a lease that was just taken."""
+        lease.connection = connection
+        self._leases[id(connection)] = lease
+
+    def strike(self, lease: Lease[PoolT, ConnT]) -> None:
+        """Strike out a lease whose connection is back."""
+        del self._leases[id(lease.connection)]
+        lease.connection = lease.node = None
+
+    def find(self, connection: ConnT) -> Lease[PoolT, ConnT] | None:
+        """Return the lease of a connection, None if there is none."""
+        return self._leases.get(id(connection))
+
+    def of(self, connection: ConnT) -> Lease[PoolT, ConnT]:
+        """Return the lease of a connection that the application holds.
+
+        Raises UnknownConnectionError.
+        """
+        lease = self.find(connection)
+        if lease is None or lease.returning:
+            msg = (
+                f"{type(connection).__name__} is not a connection that this pool manager has lent: "
+                "it was released already, or acquired elsewhere"
+            )
+            raise UnknownConnectionError(msg)
+        return lease
+
+    def abort(self, node: Node[PoolT, ConnT] | None = None, *, returning_only: bool = False) -> int:
+        """Break the connections lent on a node, or on all; return how many.
+
+        Whoever uses one gets the driver's connection error and gives it back as ever.
+        """
+        aborted = 0
+        for lease in self._on(node):
+            if lease.returning or not returning_only:
+                assert lease.node is not None  # noqa: S101  # leases in the book have one
+                assert lease.node.pool is not None  # noqa: S101
+                assert lease.connection is not None  # noqa: S101
+                lease.node.pool.abort(lease.connection)
+                aborted += 1
+        return aborted
+
+    def lent(self, node: Node[PoolT, ConnT]) -> list[ConnT]:
+        """Return the connections lent on a node."""
+        return [x.connection for x in self._on(node) if x.connection is not None]
+
+    def _on(self, node: Node[PoolT, ConnT] | None) -> Iterator[Lease[PoolT, ConnT]]:
+        # A copy: breaking a connection may call back into a release.
+        return (x for x in tuple(self._leases.values()) if node is None or x.node is node)

@@ -1,0 +1,269 @@
+"""The monitor: the loop that probes one node."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from random import uniform
+from typing import Any, Generic
+
+from hasql.cluster.probe import ProbeForm, Reading, Role, read_row
+from hasql.cluster.topology import Answered, Failed, Observation, Quiet
+from hasql.driver import ConnT, Driver, Failure, PoolT, Session
+from hasql.node import Node
+
+__all__ = ("Monitor",)
+
+log = logging.getLogger("hasql")
+
+#: Seconds between probes of a burst, how long it lasts, and what it slows down to after.
+_BURST_DELAY = 0.05
+_BURST_LENGTH = 10.0
+_BURST_SLOWEST = 0.5
+#: A probe that has not been answered after this many seconds, or after this many median round
+#: trips if that is longer, makes its host suspect and is hedged by a fresh connect.
+_QUIET_AFTER = 0.1
+_QUIET_ROUND_TRIPS = 10
+#: No host is probed more often than once in so many of its last round trips.
+_REST_ROUND_TRIPS = 10
+#: Seconds that opening a pool may take: its host has just answered, so it is not silent, but
+#: logging in many connections takes a loaded server its time.
+_OPEN_TIMEOUT = 10.0
+
+
+class Monitor(Generic[PoolT, ConnT]):
+    """Probes one node over a reserved connection and publishes what it says.
+
+    Sole writer of what is known of the node. `nudge` makes it probe now and often for a while.
+    """
+
+    def __init__(
+        self,
+        node: Node[PoolT, ConnT],
+        driver: Driver[PoolT, ConnT],
+        kwargs: Mapping[str, Any],
+        *,
+        refresh_delay: float,
+        refresh_timeout: float,
+        publish: Callable[[Observation], None],
+        signal: Callable[[], None],
+        urgent: Callable[[], bool],
+    ) -> None:
+        self._node = node
+        self._driver = driver
+        self._kwargs = kwargs
+        self._refresh_delay = refresh_delay
+        self._refresh_timeout = refresh_timeout
+        self._publish = publish
+        self._signal = signal
+        self._urgent = urgent
+        self._loop = asyncio.get_running_loop()
+        self._session: Session | None = None
+        #: The last full answer on the present session; a short probe only confirms its role.
+        self._known: Reading | None = None
+        self._form = ProbeForm.FULL
+        self._began = self._loop.time()
+        self._burst_since: float | None = None
+        self._round_trip = 0.0
+        self._wake: asyncio.Future[None] | None = None
+        self._nudged = False
+
+    async def run(self) -> None:
+        """Probe until cancelled; then nothing of it is left."""
+        try:
+            while True:
+                await self._probe()
+                await self._pause()
+        finally:
+            self._drop_session()
+
+    def nudge(self) -> None:
+        """Probe at once, and often for the next seconds; a burst under way just goes on."""
+        now = self._loop.time()
+        if self._burst_since is None or now - self._burst_since > _BURST_LENGTH:
+            self._burst_since = now
+        self._nudged = True
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def _probe(self) -> None:
+        """Probe once and publish the outcome, whatever it is."""
+        self._nudged = False
+        host = self._node.host
+        try:
+            reading = await self._read()
+            if self._node.pool is None:
+                async with asyncio.timeout(_OPEN_TIMEOUT):
+                    self._node.pool = await self._driver.open(self._node.dsn, self._kwargs)
+                # The reading has aged while the pool was opened.
+                reading = await self._read()
+        except Exception as error:  # noqa: BLE001  # anything at all means: cannot be used now
+            self._drop_session()
+            refused = self._driver.failure(error) is Failure.REFUSED
+            self._publish(
+                Failed(host, self._began, self._loop.time(), error.with_traceback(None), refused)
+            )
+        else:
+            self._publish(Answered(host, self._began, self._loop.time(), reading))
+
+    async def _read(self) -> Reading:
+        """Get a reading within refresh_timeout, over a fresh connection if the old one is gone."""
+        self._began = self._loop.time()
+        deadline = self._began + self._refresh_timeout
+        session = self._session
+        if session is not None and not session.closed:
+            try:
+                return await self._ask_hedged(session, deadline)
+            except Exception as error:
+                # A server that ended just this connection is not down: see whether it takes
+                # another. One that did not answer in time has had its fresh connect as well.
+                broken = session.closed or self._driver.failure(error) is Failure.BROKEN
+                if not broken or self._loop.time() >= deadline:
+                    raise
+        self._drop_session()
+        return await self._ask_afresh(deadline)
+
+    async def _ask_afresh(self, deadline: float) -> Reading:
+        """Open a new reserved connection and ask over it; replaces the old one."""
+        session: Session | None = None
+        try:
+            async with asyncio.timeout_at(deadline):
+                session = await self._driver.connect(self._node.dsn, self._kwargs, self._signal)
+            timer = self._loop.call_at(deadline, session.kill)
+            try:
+                reading = await self._ask(session, known=None)
+            finally:
+                timer.cancel()
+        except BaseException as error:
+            if session is not None:
+                session.kill()
+            if isinstance(error, Exception) and self._loop.time() >= deadline:
+                raise self._no_answer() from None
+            raise
+        self._drop_session()
+        self._session, self._known = session, reading
+        return reading
+
+    async def _ask_hedged(self, session: Session, deadline: float) -> Reading:
+        """Ask over the reserved connection; when that goes quiet, over a fresh one as well.
+
+        An old flow may be black-holed by a firewall while new ones work. The connect that
+        succeeds kills the old session, and with it the question that is pending there.
+        """
+        hedge: asyncio.Task[Reading] | None = None
+
+        def hedge_now() -> None:
+            nonlocal hedge
+            self._publish(Quiet(self._node.host, self._loop.time()))
+            hedge = self._loop.create_task(self._ask_afresh(deadline))
+
+        quiet = max(_QUIET_AFTER, _QUIET_ROUND_TRIPS * (self._node.response_time or 0.0))
+        quiet = min(quiet, self._refresh_timeout / 2)
+        timers = [
+            self._loop.call_later(quiet, hedge_now),
+            self._loop.call_at(deadline, session.kill),
+        ]
+        try:
+            known = self._known if self._burst_since is not None or self._urgent() else None
+            reading = await self._ask(session, known)
+        except Exception:
+            if hedge is not None:
+                return await hedge
+            if self._loop.time() >= deadline:
+                raise self._no_answer() from None
+            raise
+        else:
+            self._known = reading
+            return reading
+        finally:
+            for timer in timers:
+                timer.cancel()
+            if hedge is not None:
+                hedge.cancel()
+                await asyncio.wait([hedge])
+                if not hedge.cancelled():
+                    hedge.exception()  # taken note of: the old connection has answered
+
+    async def _ask(self, session: Session, known: Reading | None) -> Reading:
+        """Ask once over this session, for less where the server denies the whole.
+
+        With a `known` reading only its role is confirmed, which is cheap; a change of role asks
+        for everything.
+        """
+        if known is not None:
+            reading = read_row(await self._timed(session, ProbeForm.BARE))
+            if reading.role is known.role:
+                return known
+        while True:
+            try:
+                row = await self._timed(session, self._form)
+            except Exception as error:
+                smaller = self._form.smaller
+                if self._driver.failure(error) is not Failure.STATEMENT or smaller is None:
+                    raise
+                log.warning(
+                    "%s does not answer the %s probe (%s); fencing is off for it",
+                    self._node.host, self._form.name.lower(), error,
+                )  # fmt: skip
+                self._form = smaller
+            else:
+                reading = read_row(row)
+                self._compare_flag(session, reading)
+                return reading
+
+    async def _timed(self, session: Session, form: ProbeForm) -> Any:  # noqa: ANN401  # the row
+        began = self._loop.time()
+        row = await session.fetch_row(form.value)
+        self._round_trip = self._loop.time() - began
+        self._node.record_response_time(self._round_trip)
+        return row
+
+    async def _pause(self) -> None:
+        """Wait until the next probe is due, or until nudged."""
+        rest = self._began + _REST_ROUND_TRIPS * self._round_trip
+        due = self._began + self._delay()
+        if not self._nudged and due > (now := self._loop.time()):
+            self._wake = self._loop.create_future()
+            timer = self._loop.call_later(max(due, rest) - now, _wake, self._wake)
+            try:
+                await self._wake
+            finally:
+                timer.cancel()
+                self._wake = None
+        if (wait := rest - self._loop.time()) > 0:
+            await asyncio.sleep(wait)
+        else:
+            # A probe that is due already must not starve the loop's other tasks.
+            await asyncio.sleep(0)
+
+    def _delay(self) -> float:
+        """Seconds from the beginning of one probe to that of the next, by the cadence."""
+        now = self._loop.time()
+        if self._burst_since is not None and now - self._burst_since > _BURST_LENGTH:
+            if not self._urgent():
+                self._burst_since = None
+        elif self._burst_since is None and self._urgent():
+            self._burst_since = now
+        if self._burst_since is None:
+            return self._refresh_delay * uniform(0.9, 1.1)  # noqa: S311  # no secret
+        over = now - self._burst_since - _BURST_LENGTH
+        delay = _BURST_DELAY if over <= 0 else min(_BURST_DELAY * 2**over, _BURST_SLOWEST)
+        return delay * uniform(0.75, 1.25)  # noqa: S311  # no secret
+
+    def _compare_flag(self, session: Session, reading: Reading) -> None:
+        """Find out whether in_hot_standby can be trusted: a pooler may answer it from memory."""
+        flag = session.in_hot_standby
+        if flag is not None and flag is (reading.role is Role.MASTER):
+            self._node.flag_lies = True
+
+    def _drop_session(self) -> None:
+        session, self._session, self._known = self._session, None, None
+        if session is not None:
+            session.kill()
+
+    def _no_answer(self) -> TimeoutError:
+        return TimeoutError(f"no answer within {self._refresh_timeout:g} s")
+
+
+def _wake(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)

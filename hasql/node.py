@@ -1,0 +1,100 @@
+"""A node at run time: a host, the driver's pool on it, and the count of what is handed out."""
+
+from collections import deque
+from statistics import median
+from typing import Generic
+
+from hasql.cluster.dsn import HostSpec
+from hasql.driver import ConnT, DriverPool, PoolSizes, PoolT
+
+__all__ = ("Node",)
+
+
+class Node(Generic[PoolT, ConnT]):
+    """One host of the cluster as the hot path sees it.
+
+    Its counts are changed by the router and the checkout, its routing flags by the supervisor,
+    its pool and response times by its monitor. All of that happens in one event loop, between
+    two awaits.
+    """
+
+    __slots__ = (
+        "_median",
+        "_response_times",
+        "as_master",
+        "as_replica",
+        "dsn",
+        "flag_lies",
+        "host",
+        "in_flight",
+        "limit",
+        "pool",
+        "position",
+        "shared",
+        "sizes",
+    )
+
+    def __init__(
+        self, host: HostSpec, dsn: str, position: int, sizes: PoolSizes, window: int
+    ) -> None:
+        self.host = host
+        #: With the password: never shown.
+        self.dsn = dsn
+        self.position = position
+        self.sizes = sizes
+        #: None until the host has answered for the first time.
+        self.pool: DriverPool[PoolT, ConnT] | None = None
+        #: Leases out, being taken, or being given back.
+        self.in_flight = 0
+        #: How many leases may be out: the pool's maximum, or, after a connect that failed, what
+        #: is open already. The next answered probe lifts it again.
+        self.limit = sizes.maximum
+        #: Whether the application was given the driver's pool itself and may take connections
+        #: behind the back of our count.
+        self.shared = False
+        self.as_master = False
+        self.as_replica = False
+        #: Its in_hot_standby flag was caught contradicting SQL: a pooler answers from memory.
+        self.flag_lies = False
+        self._response_times: deque[float] = deque(maxlen=window)
+        self._median: float | None = None
+
+    def __repr__(self) -> str:
+        role = "master" if self.as_master else "replica" if self.as_replica else "out"
+        return f"<Node {self.host} {role} {self.in_flight}/{self.limit} in flight>"
+
+    @property
+    def free(self) -> int:
+        """How many more leases it can hand out."""
+        return self.limit - self.in_flight
+
+    @property
+    def has_idle(self) -> bool:
+        """Whether the lease just counted in `in_flight` surely finds an open, idle connection."""
+        pool = self.pool
+        return (
+            pool is not None
+            and self.in_flight <= pool.size
+            and not self.shared
+            and pool.plain_acquire
+        )
+
+    @property
+    def response_time(self) -> float | None:
+        """Median round trip of the last probes in seconds, None before the first."""
+        if self._median is None and self._response_times:
+            self._median = median(self._response_times)
+        return self._median
+
+    def record_response_time(self, seconds: float) -> None:
+        """Take in how long one probe's answer took."""
+        self._response_times.append(seconds)
+        self._median = None
+
+    def connect_failed(self) -> None:
+        """Offer no more than the open connections until a probe has been answered."""
+        self.limit = min(self.limit, self.pool.size if self.pool is not None else 0)
+
+    def host_answered(self) -> None:
+        """Offer all the pool can hold again."""
+        self.limit = self.sizes.maximum

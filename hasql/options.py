@@ -1,0 +1,116 @@
+"""The options of one pool manager, checked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from types import MappingProxyType
+from typing import Any
+
+from hasql.balancer_policy.base import BaseBalancerPolicy
+from hasql.cluster.dsn import Dsn, parse_host
+from hasql.cluster.state import Rules
+from hasql.errors import ConfigurationError
+
+__all__ = ("Options", "check_count", "check_seconds", "check_share")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user asked of a pool manager. Durations are seconds."""
+
+    dsn: Dsn
+    acquire_timeout: float
+    refresh_delay: float
+    refresh_timeout: float
+    fallback_master: bool
+    master_as_replica_weight: float
+    balancer_policy: type[BaseBalancerPolicy]
+    stopwatch_window_size: int
+    pool_factory_kwargs: Mapping[str, Any]
+    release_timeout: float
+    rules: Rules
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises ConfigurationError for impossible values and TypeError for wrong types.
+        """
+        for name in ("acquire_timeout", "refresh_delay", "refresh_timeout", "release_timeout"):
+            check_seconds(name, getattr(self, name), positive=True)
+        if self.rules.lease_abort_after is not None:
+            check_seconds("lease_abort_after", self.rules.lease_abort_after)
+        check_share("master_as_replica_weight", self.master_as_replica_weight)
+        check_count("stopwatch_window_size", self.stopwatch_window_size, minimum=1)
+        policy = self.balancer_policy
+        if not (isinstance(policy, type) and issubclass(policy, BaseBalancerPolicy)):
+            msg = f"balancer_policy must be a subclass of BaseBalancerPolicy, not {policy!r}"
+            raise ConfigurationError(msg)
+        flags = ("fallback_master", self.fallback_master), ("fencing", self.rules.fencing)
+        for name, value in (
+            *flags,
+            ("allow_several_clusters", self.rules.allow_several_clusters),
+        ):
+            if not isinstance(value, bool):
+                msg = f"{name} must be True or False, not {value!r}"
+                raise TypeError(msg)
+
+
+def frozen_kwargs(kwargs: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Copy the pool's arguments, so that a later change by the caller changes nothing here."""
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        msg = f"pool_factory_kwargs must be a dict, not {type(kwargs).__name__}"
+        raise TypeError(msg)
+    return MappingProxyType(dict(kwargs or {}))
+
+
+def never_master_hosts(dsn: Dsn, names: Sequence[str]) -> frozenset[tuple[str, int | None]]:
+    """Read `never_master`: each name is one host of the DSN, with its port or for all its ports.
+
+    Raises ConfigurationError for a name that is not among the hosts: misspelt, it would protect
+    nothing.
+    """
+    if isinstance(names, str):
+        msg = f"never_master must be a sequence of hosts: [{names!r}], not {names!r}"
+        raise TypeError(msg)
+    hosts = set()
+    for name in names:
+        given = parse_host(name, 0)
+        port = given.port or None
+        if not any(host.host == given.host and port in {None, host.port} for host in dsn.hosts):
+            msg = f"never_master names {name!r}, which is not a host of the DSN"
+            raise ConfigurationError(msg)
+        hosts.add((given.host, port))
+    return frozenset(hosts)
+
+
+def check_seconds(name: str, value: object, *, positive: bool = False) -> float:
+    """Check a duration in seconds and return it as a float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        msg = f"{name} must be a number of seconds, not {value!r}"
+        raise TypeError(msg)
+    if not isfinite(value) or value < 0 or (positive and value == 0):
+        msg = f"{name} must be {'more than' if positive else 'at least'} 0 seconds, not {value!r}"
+        raise ConfigurationError(msg)
+    return float(value)
+
+
+def check_share(name: str, value: object) -> float:
+    """Check a probability, 0 to 1, and return it as a float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        msg = f"{name} must be a number from 0 to 1, not {value!r}"
+        raise TypeError(msg)
+    if not 0 <= value <= 1:
+        msg = f"{name} must be from 0 to 1, not {value!r}"
+        raise ConfigurationError(msg)
+    return float(value)
+
+
+def check_count(name: str, value: object, *, minimum: int = 0) -> int:
+    """Check a whole number."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        msg = f"{name} must be an int, not {value!r}"
+        raise TypeError(msg)
+    if value < minimum:
+        msg = f"{name} must be at least {minimum}, not {value!r}"
+        raise ConfigurationError(msg)
+    return value

@@ -1,0 +1,204 @@
+"""Access to the driver's pools behind a pool manager."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic
+
+from hasql.balancer_policy import BaseBalancerPolicy
+from hasql.checkout import Checkout
+from hasql.cluster.discovery import Discovery
+from hasql.cluster.dsn import Dsn
+from hasql.cluster.state import NodeState
+from hasql.driver import ConnT, PoolT
+from hasql.errors import UnknownConnectionError
+from hasql.lease import Lease
+from hasql.node import Node
+from hasql.options import Options
+from hasql.router import Wanted
+from hasql.supervisor import Supervisor
+
+__all__ = ("PoolAccess",)
+
+
+class PoolAccess(Generic[PoolT, ConnT]):
+    """The part of a pool manager's API that speaks of pools: always the driver's own, one a host.
+
+    Connections taken from such a pool directly are not routed, not watched and not broken when
+    their host is fenced; `acquire_from_pool` gives ones that are counted.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        supervisor: Supervisor[PoolT, ConnT],
+        checkout: Checkout[PoolT, ConnT],
+    ) -> None:
+        self._options = options
+        self._supervisor = supervisor
+        self._checkout = checkout
+
+    def _discovery(self) -> Discovery:
+        raise NotImplementedError
+
+    @property
+    def dsn(self) -> Dsn:
+        """The parsed DSN; its `str` hides the password."""
+        return self._options.dsn
+
+    @property
+    def balancer(self) -> BaseBalancerPolicy:
+        """The balancer policy at work."""
+        return self._supervisor.router.policy
+
+    @property
+    def refresh_delay(self) -> float:
+        """Seconds between two probes of a host while nothing happens."""
+        return self._options.refresh_delay
+
+    @property
+    def refresh_timeout(self) -> float:
+        """Seconds after which a silent host leaves routing."""
+        return self._options.refresh_timeout
+
+    @property
+    def pool_factory_kwargs(self) -> Mapping[str, Any]:
+        """The arguments of the driver's pools."""
+        return self._options.pool_factory_kwargs
+
+    @property
+    def pools(self) -> list[PoolT]:
+        """The pools opened so far, in the order of the hosts, in routing or not."""
+        return [_exposed(node) for node in self._supervisor.nodes.values() if node.pool is not None]
+
+    def __iter__(self) -> Iterator[PoolT]:
+        """Iterate over the pools in routing, masters first."""
+        topology = self._supervisor.topology
+        return iter(self._pools_of((*topology.masters, *topology.replicas)))
+
+    @property
+    def master_pool_count(self) -> int:
+        """How many masters are in routing."""
+        return len(self._supervisor.topology.masters)
+
+    @property
+    def replica_pool_count(self) -> int:
+        """How many replicas are in routing."""
+        return len(self._supervisor.topology.replicas)
+
+    @property
+    def available_pool_count(self) -> int:
+        """How many hosts are in routing."""
+        return self.master_pool_count + self.replica_pool_count
+
+    async def get_pool(self, read_only: bool, fallback_master: bool | None = None) -> PoolT:  # noqa: FBT001  # positional in the public API
+        """Return the pool that an acquire would use now; waits like one.
+
+        Raises:
+            NotAvailableError: No suitable host could serve within `acquire_timeout`.
+        """
+        node = await self._checkout.find(self._wanted(read_only, fallback_master))
+        return _exposed(node)
+
+    async def get_master_pools(self) -> list[PoolT]:
+        """Return the pools of all masters in routing; waits like an acquire for the first."""
+        await self._checkout.find(Wanted.MASTER)
+        return self._pools_of(self._supervisor.topology.masters)
+
+    async def get_replica_pools(self, fallback_master: bool = False) -> list[PoolT]:  # noqa: FBT001, FBT002  # as above
+        """Return the pools of all replicas in routing; waits like an acquire for the first.
+
+        With `fallback_master` those of the masters when no replica is in routing.
+        """
+        await self._checkout.find(self._wanted(True, fallback_master))  # noqa: FBT003  # read_only
+        topology = self._supervisor.topology
+        return self._pools_of(topology.replicas or topology.masters)
+
+    def pool_is_master(self, pool: PoolT) -> bool:
+        """Tell whether the pool's host is a master in routing."""
+        host = self._node(pool).host
+        return any(state.host == host for state in self._supervisor.topology.masters)
+
+    def pool_is_replica(self, pool: PoolT) -> bool:
+        """Tell whether the pool's host is a replica in routing."""
+        host = self._node(pool).host
+        return any(state.host == host for state in self._supervisor.topology.replicas)
+
+    def get_pool_freesize(self, pool: PoolT) -> int:
+        """Return how many more connections the pool can hand out, by hasql's count."""
+        return max(0, self._node(pool).free)
+
+    def get_last_response_time(self, pool: PoolT) -> float | None:
+        """Return the median round trip of the host's last probes in seconds."""
+        return self._node(pool).response_time
+
+    def host(self, pool: PoolT) -> str:
+        """Return the pool's host with its port, as ``db1:5432``."""
+        return str(self._node(pool).host)
+
+    def acquire_from_pool(self, pool: PoolT, **kwargs: Any) -> Lease[PoolT, ConnT]:  # noqa: ANN401  # the driver's own arguments
+        """Acquire a connection of this one pool, whatever its role is.
+
+        ``async with`` the result, or ``await`` it and call `release` later. It takes at most
+        `acquire_timeout` seconds; `kwargs` go to the driver's own acquire.
+        """
+        timeout = self._options.acquire_timeout
+        node = self._node(pool)
+        return Lease(self._checkout, Wanted.REPLICA_OR_MASTER, timeout, kwargs, fixed_node=node)
+
+    async def release_to_pool(self, connection: ConnT, pool: PoolT, **kwargs: Any) -> None:  # noqa: ANN401  # as above
+        """Give a connection back to the pool it came from, however it was acquired.
+
+        `kwargs` go to the driver's own release.
+
+        Raises:
+            UnknownConnectionError: The pool is not this manager's, or lent no such connection.
+        """
+        node = self._node(pool)
+        lease = self._supervisor.book.find(connection)
+        if lease is None:
+            self.register_connection(connection, pool)
+        elif lease.node is not node:
+            msg = f"the connection was lent by {lease.node and lease.node.host}, not {node.host}"
+            raise UnknownConnectionError(msg)
+        lease = self._supervisor.book.of(connection)
+        await self._checkout.give_back(lease, None, kwargs)
+
+    def register_connection(self, connection: ConnT, pool: PoolT) -> None:
+        """Take over a connection that was taken from a pool directly: `release` then works."""
+        node = self._node(pool)
+        if self._supervisor.book.find(connection) is not None:
+            msg = "the connection is lent by this pool manager already"
+            raise UnknownConnectionError(msg)
+        self._checkout.adopt(connection, node)
+
+    def is_connection_closed(self, connection: ConnT) -> bool:
+        """Tell whether a connection lent by this manager is known to be closed.
+
+        Raises:
+            UnknownConnectionError: It is not lent by this manager.
+        """
+        node = self._supervisor.book.of(connection).node
+        return node is None or node.pool is None or node.pool.is_closed(connection)
+
+    def _wanted(self, read_only: bool, fallback_master: bool | None) -> Wanted:  # noqa: FBT001  # as above
+        if not read_only:
+            return Wanted.MASTER
+        if fallback_master is None:
+            fallback_master = self._options.fallback_master
+        return Wanted.REPLICA_OR_MASTER if fallback_master else Wanted.REPLICA
+
+    def _node(self, pool: PoolT) -> Node[PoolT, ConnT]:
+        for node in self._supervisor.nodes.values():
+            if node.pool is not None and node.pool.pool is pool:
+                return node
+        msg = f"{type(pool).__name__} is not a pool of this pool manager, or no longer"
+        raise UnknownConnectionError(msg)
+
+    def _pools_of(self, states: tuple[NodeState, ...]) -> list[PoolT]:
+        return [_exposed(self._supervisor.nodes[state.host]) for state in states]
+
+
+def _exposed(node: Node[PoolT, ConnT]) -> PoolT:
+    """Hand out the driver's pool; from now on our count of its connections may be too low."""
+    assert node.pool is not None  # noqa: S101  # only opened ones are asked for
+    node.shared = True
+    return node.pool.pool

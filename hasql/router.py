@@ -1,0 +1,159 @@
+"""The router: which node gets an acquire, and who waits when none can take it."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from enum import Enum
+from itertools import count
+from random import random
+from typing import Generic
+
+from hasql.balancer_policy.base import BaseBalancerPolicy
+from hasql.driver import ConnT, PoolT
+from hasql.errors import NotAvailableError, PoolManagerClosedError
+from hasql.node import Node
+
+__all__ = ("Router", "Wanted")
+
+
+class Wanted(Enum):
+    """What an acquire asked for."""
+
+    MASTER = "master"
+    REPLICA = "replica"
+    #: A replica, or a master while no replica is in routing.
+    REPLICA_OR_MASTER = "replica, or master"
+
+
+class Router(Generic[PoolT, ConnT]):
+    """Hands out places on nodes: at once where one is free, else in the order of asking.
+
+    A place is one count of `Node.in_flight`. Who was given one gives it back with `vacate`.
+    """
+
+    def __init__(self, policy: BaseBalancerPolicy) -> None:
+        self.policy = policy
+        self._masters: tuple[Node[PoolT, ConnT], ...] = ()
+        self._replicas: tuple[Node[PoolT, ConnT], ...] = ()
+        self._closed = False
+        self._order = count()
+        # A future and the order in which it was asked for. Queues are ordered dicts, because a
+        # waiter that gives up leaves from the middle.
+        self._queues: dict[Wanted, OrderedDict[asyncio.Future[Node[PoolT, ConnT]], int]] = {
+            wanted: OrderedDict() for wanted in Wanted
+        }
+        self._waiting = 0
+        self._vacancy: asyncio.Future[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many acquires wait for a place."""
+        return self._waiting
+
+    def route(
+        self,
+        masters: Sequence[Node[PoolT, ConnT]],
+        replicas: Sequence[Node[PoolT, ConnT]],
+    ) -> None:
+        """Take over who may serve. Call `dispatch` once its consequences are dealt with."""
+        self._masters = tuple(masters)
+        self._replicas = tuple(replicas)
+
+    def choose(
+        self, wanted: Wanted, master_share: float = 0.0
+    ) -> Node[PoolT, ConnT] | None:
+        """Pick a node with a free place, None if there is none; takes no place yet.
+
+        `master_share` is the probability that a replica's acquire is offered to a master first.
+        """
+        if wanted is Wanted.MASTER:
+            return self._pick(self._masters)
+        if master_share and self._masters and random() < master_share:  # noqa: S311  # no secret
+            return self._pick(self._masters) or self._pick(self._replicas)
+        if wanted is Wanted.REPLICA_OR_MASTER and not self._replicas:
+            return self._pick(self._masters)
+        return self._pick(self._replicas)
+
+    def _pick(self, candidates: tuple[Node[PoolT, ConnT], ...]) -> Node[PoolT, ConnT] | None:
+        if not candidates:
+            return None
+        node = candidates[0] if len(candidates) == 1 else self.policy.choose(candidates)
+        if node.in_flight < node.limit:
+            return node
+        # The policy chose a full node, as only a policy that ignores load does while others
+        # have room: let it choose among those. Rare, so the loop over all hosts is no cost.
+        free = [candidate for candidate in candidates if candidate.free > 0]
+        if len(free) > 1:
+            return self.policy.choose(free)
+        return free[0] if free else None
+
+    async def wait(self, wanted: Wanted, deadline: float) -> Node[PoolT, ConnT]:
+        """Wait for a place on a node and take it.
+
+        Raises NotAvailableError (without a message: the caller knows more) at `deadline`, in
+        seconds of the loop's clock, and PoolManagerClosedError once the manager closes.
+        """
+        if self._closed:
+            raise PoolManagerClosedError("the pool manager is closed")
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[Node[PoolT, ConnT]] = loop.create_future()
+        self._queues[wanted][waiter] = next(self._order)
+        self._waiting += 1
+        timer = loop.call_at(deadline, _fail, waiter, NotAvailableError())
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            # The place may have been handed over just before the cancellation: pass it on.
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self.vacate(waiter.result())
+            raise
+        finally:
+            timer.cancel()
+            if self._queues[wanted].pop(waiter, None) is not None:
+                self._waiting -= 1
+
+    def vacate(self, node: Node[PoolT, ConnT]) -> None:
+        """Give a place back; whoever waits for it gets it now."""
+        node.in_flight -= 1
+        if self._waiting:
+            self.dispatch()
+        if self._vacancy is not None and not self._vacancy.done():
+            self._vacancy.set_result(None)
+
+    async def next_vacancy(self) -> None:
+        """Wait until the next place is given back."""
+        if self._vacancy is None or self._vacancy.done():
+            self._vacancy = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._vacancy)
+
+    def dispatch(self) -> None:
+        """Hand free places to those who wait, the earliest first."""
+        while self._waiting:
+            heads = sorted(
+                (next(iter(queue.values())), wanted.value, wanted)
+                for wanted, queue in self._queues.items()
+                if queue
+            )
+            for _, _, wanted in heads:
+                if (node := self.choose(wanted)) is not None:
+                    waiter, _ = self._queues[wanted].popitem(last=False)
+                    self._waiting -= 1
+                    if not waiter.done():
+                        node.in_flight += 1
+                        waiter.set_result(node)
+                    break
+            else:
+                return
+
+    def close(self) -> None:
+        """Tell all who wait, and all who will, that there is nothing to wait for."""
+        self._closed = True
+        self.route((), ())
+        for queue in self._queues.values():
+            for waiter in queue:
+                _fail(waiter, PoolManagerClosedError("the pool manager was closed"))
+
+
+def _fail(waiter: "asyncio.Future[object]", error: BaseException) -> None:
+    if not waiter.done():
+        waiter.set_exception(error)

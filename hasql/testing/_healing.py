@@ -1,0 +1,135 @@
+"""The roles of a cluster's nodes: found out, put right, handed over."""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from hasql.errors import ConfigurationError
+from hasql.testing._status import NodeStatus
+from hasql.testing.errors import ClusterError
+from hasql.testing.node import LocalNode
+
+__all__ = ("heal", "master_of", "survey", "switch_over")
+
+# These are the same package's nodes: their synchronous core is meant for this module.
+# ruff: noqa: SLF001
+
+_FOLLOWING_PATIENCE = 5.0
+"""Seconds for a running replica to turn to another master before it is rebuilt."""
+
+
+def survey(nodes: Iterable[LocalNode]) -> dict[LocalNode, NodeStatus | None]:
+    """Ask every node; None for one that cannot answer."""
+    return {node: _ask(node) for node in nodes}
+
+
+def _ask(node: LocalNode) -> NodeStatus | None:
+    try:
+        return node._status()
+    except ClusterError:
+        return None
+
+
+def master_of(found: dict[LocalNode, NodeStatus | None]) -> LocalNode | None:
+    """Return the master, of several the one promoted last, None without any."""
+    masters = [
+        ((status.promoted_at, status.timeline, node._promotions), node)
+        for node, status in found.items()
+        if status is not None and not status.in_recovery
+    ]
+    return max(masters, key=lambda each: each[0])[1] if masters else None
+
+
+def _furthest(found: dict[LocalNode, NodeStatus | None]) -> LocalNode | None:
+    replicas = [
+        (status.position, node)
+        for node, status in found.items()
+        if status is not None and status.in_recovery
+    ]
+    return max(replicas, key=lambda each: each[0])[1] if replicas else None
+
+
+def heal(nodes: tuple[LocalNode, ...]) -> None:
+    """Make one node master and all others replicas that stream from it."""
+    for node in nodes:
+        if node.frozen:
+            node.thaw()
+    found = survey(nodes)
+    for node, status in found.items():
+        if status is None and node.running:
+            # Stopped by somebody else's signal, or in no state to answer.
+            node.thaw()
+            found[node] = _ask(node)
+    master = master_of(found) or _bring_back_a_master(nodes, found)
+    others = [node for node in nodes if node is not master and not _is_well(found[node], master)]
+    if others:
+        with ThreadPoolExecutor(len(others)) as workers:
+            list(workers.map(lambda node: _mend(node, found[node], master), others))
+
+
+def _is_well(status: NodeStatus | None, master: LocalNode) -> bool:
+    return (
+        status is not None
+        and status.in_recovery
+        and not status.paused
+        and status.streaming_from == master.port
+    )
+
+
+def _bring_back_a_master(
+    nodes: tuple[LocalNode, ...],
+    found: dict[LocalNode, NodeStatus | None],
+) -> LocalNode:
+    """Start the master that is down, or else promote the replica that is furthest."""
+    down = [node for node in nodes if not node.running]
+    former = [node for node in down if not node._data.is_replica]
+    if former:
+        # If several were masters, the last promotion counts, as among those that run.
+        master = max(former, key=lambda node: node._promotions)
+        master._start()
+        return master
+    if (furthest := _furthest(found)) is None:
+        for node in down:
+            node._start()
+            found[node] = _ask(node)
+        furthest = _furthest(found)
+    if furthest is None:
+        raise ClusterError(f"no node can become master: {list(nodes)}")
+    furthest._promote()
+    return furthest
+
+
+def _mend(node: LocalNode, status: NodeStatus | None, master: LocalNode) -> None:
+    if status is not None and status.in_recovery:
+        try:
+            node._sql("SELECT pg_wal_replay_resume()")
+            node._follow(master, _FOLLOWING_PATIENCE)
+        except ClusterError:
+            node._rejoin(master)
+    else:
+        node._rejoin(master)
+
+
+def switch_over(nodes: tuple[LocalNode, ...], to: LocalNode | None) -> LocalNode:
+    """Stop the master cleanly, promote `to`, let the others follow it."""
+    found = survey(nodes)
+    if to is not None and to not in nodes:
+        raise ConfigurationError(f"{to!r} is not a node of this cluster")
+    old = master_of(found)
+    if old is None:
+        raise ClusterError(f"no node is a master now: {list(nodes)}")
+    new = to or _furthest(found)
+    status = found.get(new) if new else None
+    if new is None or status is None or not status.in_recovery:
+        raise ClusterError(f"no running replica can take over: {new or list(nodes)}")
+    if any(node.frozen for node in nodes):
+        # The master's shutdown would wait for it until wal_sender_timeout.
+        raise ClusterError(f"a node is frozen; thaw() it before a switchover: {list(nodes)}")
+    old._stop("fast")
+    new._promote()
+    rest = [node for node in nodes if node not in {old, new} and node.running]
+    with ThreadPoolExecutor(len(rest) + 1) as workers:
+        done = [workers.submit(node._follow, new) for node in rest]
+        done.append(workers.submit(old._rejoin, new))
+        for each in done:
+            each.result()
+    return new

@@ -1,0 +1,40 @@
+"""Ports on loopback that nothing listens on."""
+
+import random
+import socket
+import sys
+
+from hasql.testing.errors import ClusterError
+
+__all__ = ("free_ports",)
+
+# Below the range from which systems take ports for outgoing connections: a server that is down
+# for a while must find its port free when it comes back.
+_FIRST, _LAST = 15000, 32000
+
+
+def free_ports(count: int) -> list[int]:
+    """Return distinct ports that are free now; another process may still be quicker.
+
+    :raises ClusterError: when there are not that many
+    """
+    candidates = random.SystemRandom().sample(range(_FIRST, _LAST), k=_LAST - _FIRST)
+    ports: list[int] = []
+    for port in candidates:
+        if len(ports) == count:
+            return ports
+        if _is_free(port):
+            ports.append(port)
+    raise ClusterError(f"no {count} free ports between {_FIRST} and {_LAST}")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        if sys.platform == "linux":
+            # As a server does: connections of the port's last user do not count.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True

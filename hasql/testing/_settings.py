@@ -1,0 +1,50 @@
+"""Settings for postgresql.conf that a caller gives."""
+
+import re
+from collections.abc import Mapping
+
+from hasql.errors import ConfigurationError
+from hasql.testing._data_directory import quoted
+from hasql.testing.errors import ClusterError
+
+__all__ = ("check_settings",)
+
+_OURS = frozenset(
+    {
+        "cluster_name",
+        "config_file",
+        "data_directory",
+        "external_pid_file",
+        "hba_file",
+        "listen_addresses",
+        "logging_collector",
+        "port",
+        "primary_conninfo",
+        "unix_socket_directories",
+    },
+)
+
+
+def check_settings(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return a copy of the settings, once they can be written safely.
+
+    Whether PostgreSQL knows them is for it to say.
+
+    :raises ConfigurationError: for a name or value that cannot stand in the file, or a setting
+        that the cluster needs for itself
+    """
+    checked: dict[str, str] = {}
+    for name, value in settings.items():
+        if not re.fullmatch(r"[A-Za-z_][\w.]*", str(name), re.ASCII):
+            raise ConfigurationError(f"{name!r} is no name of a setting")
+        if name.lower() in _OURS:
+            raise ConfigurationError(f"{name} is set by the cluster itself; leave it out")
+        given: object = value
+        if not isinstance(given, str):
+            raise ConfigurationError(f"{name}={value!r}: give the value as text, like '8MB'")
+        try:
+            quoted(value)
+        except ClusterError as error:
+            raise ConfigurationError(f"{name}: {error}") from None
+        checked[name.lower()] = value
+    return checked

@@ -1,0 +1,165 @@
+"""Ends the servers of a cluster whose owner is gone, down to its last file.
+
+Runs as a script in a session of its own (``python -I -S _watchdog.py ROOT BINDIR``), with the read
+end of a pipe as its standard input; only the owner holds the other end, so end of file means that
+the owner is gone, however it went. Imports nothing of hasql: the owner may run from anywhere.
+"""
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ("clean_up", "forget_postmaster", "process_table")
+
+_PATIENCE = 20.0
+"""Seconds to go on for when something of the cluster does not go away."""
+
+
+class _Process(NamedTuple):
+    pid: int
+    parent: int
+    command: str
+
+
+def process_table() -> list[_Process]:
+    """List the processes of this machine, without zombies.
+
+    /proc where there is one, else ps: psutil is a compiled dependency that the owner of a test
+    cluster need not have, and these few fields are all it would be used for.
+    """
+    if Path("/proc/self/stat").exists():
+        found = (
+            _read_process(place) for place in Path("/proc").iterdir() if place.name.isdecimal()
+        )
+        return [process for process in found if process is not None]
+    listing = subprocess.run(
+        ["/bin/ps", "-axww", "-o", "pid=,ppid=,state=,command="],
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=True,
+    ).stdout
+    rows = (line.split(None, 3) for line in listing.splitlines())
+    return [
+        _Process(int(row[0]), int(row[1]), row[3])
+        for row in rows
+        if len(row) == 4 and not row[2].startswith("Z")  # noqa: PLR2004 - the four columns
+    ]
+
+
+def _read_process(place: Path) -> _Process | None:
+    try:
+        # The command between the parentheses may itself hold spaces and parentheses.
+        state, parent = (place / "stat").read_text().rpartition(")")[2].split()[:2]
+        command = (place / "cmdline").read_bytes()
+    except (OSError, ValueError):
+        return None  # it has ended since it was listed
+    if state == "Z":
+        return None
+    return _Process(
+        int(place.name), int(parent), command.replace(b"\0", b" ").decode(errors="replace")
+    )
+
+
+def _belongs(process: _Process, root: str, bindir: str) -> bool:
+    """Tell whether the process is a program of ours at work on this cluster.
+
+    By its command line (a postmaster keeps ``bindir/postgres -D root/...``), and, where this user
+    may look, by program and working directory: that finds backends whose postmaster is gone.
+    Root in a container without CAP_SYS_PTRACE may not look; then the command line has to do.
+    """
+    if process.command.startswith(bindir + "/") and root + "/" in process.command:
+        return True
+    try:
+        program = str(Path(f"/proc/{process.pid}/exe").readlink())
+        directory = str(Path(f"/proc/{process.pid}/cwd").readlink())
+    except OSError:
+        return False
+    return program.startswith(bindir + "/") and (directory + "/").startswith(root + "/")
+
+
+def _processes_of(root: str, bindir: str) -> list[int]:
+    table = process_table()
+    found = {process.pid for process in table if _belongs(process, root, bindir)}
+    grown = True
+    while grown:
+        offspring = {process.pid for process in table if process.parent in found} - found
+        found |= offspring
+        grown = bool(offspring)
+    return sorted(found - {os.getpid()})
+
+
+def _kill_all(root: str, bindir: str, until: float) -> None:
+    while pids := _processes_of(root, bindir):
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                continue
+        if time.monotonic() > until:
+            return
+        time.sleep(0.005)
+
+
+def forget_postmaster(data: Path) -> None:
+    """Remove what a killed postmaster leaves: its lock file and its System V memory segment.
+
+    To be called when its processes are gone. The segment (a few bytes that guard the data
+    directory) outlives a SIGKILL; the seventh line of postmaster.pid names it.
+    """
+    lock_file = data / "postmaster.pid"
+    try:
+        lines = lock_file.read_text().splitlines()
+        pid, segment = int(lines[0]), int(lines[6].split()[1])
+    except (OSError, ValueError, IndexError):
+        segment = None
+    else:
+        # Numbers are used again: only a segment made by this very postmaster is ours.
+        table = Path("/proc/sysvipc/shm")
+        if table.exists():
+            rows = [line.split() for line in table.read_text().splitlines()[1:]]
+            if not any(int(row[1]) == segment and int(row[4]) == pid for row in rows):
+                segment = None
+    if segment is not None and (ipcrm := shutil.which("ipcrm", path="/usr/bin:/bin")):
+        subprocess.run([ipcrm, "-m", str(segment)], capture_output=True, timeout=10, check=False)
+    lock_file.unlink(missing_ok=True)
+
+
+def clean_up(root: str, bindir: str) -> None:
+    """Kill every process of the cluster below `root`, also frozen ones, and remove the directory.
+
+    :param root: the real path of the directory that holds the cluster
+    :param bindir: the real path of the PostgreSQL programs; only these are ever killed
+    """
+    until = time.monotonic() + _PATIENCE
+    while True:
+        _kill_all(root, bindir, until)
+        for data in Path(root).glob("*/data"):
+            try:
+                forget_postmaster(data)
+            except (OSError, subprocess.SubprocessError):
+                continue  # a few bytes of memory are no reason to leave the files behind
+        shutil.rmtree(root, ignore_errors=True)
+        if not Path(root).exists() or time.monotonic() > until:
+            return
+        time.sleep(0.05)  # something was still writing
+
+
+def _main() -> None:
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    owner = os.getppid()
+    # The pipe alone would do, were it not for a fork of the owner that may still hold it open.
+    while os.getppid() == owner and not select.select([sys.stdin], [], [], 1.0)[0]:
+        pass
+    clean_up(sys.argv[1], sys.argv[2])
+
+
+if __name__ == "__main__":
+    _main()

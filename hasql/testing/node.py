@@ -1,0 +1,344 @@
+"""One server of a test cluster."""
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from hasql.errors import ConfigurationError
+from hasql.testing import _status
+from hasql.testing._data_directory import DataDirectory, Passwords, quoted
+from hasql.testing._machine import Machine, Process
+from hasql.testing._status import NodeStatus
+from hasql.testing.errors import ClusterError
+
+__all__ = ("LocalNode",)
+
+_PATIENCE = 60.0
+"""Seconds that a start, a stop or a promotion may take."""
+
+_STREAMING_PATIENCE = 10.0
+"""Seconds until a replica that does not stream is taken for one that cannot."""
+
+_POLL = 0.005
+"""Seconds between two looks at a server that is changing."""
+
+_STOP_SIGNALS = {
+    "smart": signal.SIGTERM,
+    "fast": signal.SIGINT,
+    "immediate": signal.SIGQUIT,
+}
+
+
+class LocalNode:
+    """One PostgreSQL server: stop it, kill it, freeze it, promote it, bring it back.
+
+    What takes time is a coroutine and runs to its end in a thread even if it is cancelled; what
+    must happen at a known moment (`kill`, `freeze`, `thaw`, `request_promotion`) is a plain
+    method. All of them raise `ClusterError` when the server is not in the state for it.
+    """
+
+    def __init__(self, machine: Machine, name: str, port: int, passwords: Passwords) -> None:
+        self.name = name
+        self.host = "127.0.0.1"
+        self.port = port
+        self._passwords = passwords
+        self._machine = machine
+        self._data = DataDirectory(machine, name)
+        self._process: Process | None = None
+        self._frozen = False
+        self._promotions = 0
+        # One operation at a time, except those that must happen at once.
+        self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        state = "frozen" if self._frozen else "running" if self.running else "stopped"
+        return f"<LocalNode {self.name} {self.host}:{self.port} {state}>"
+
+    @property
+    def dsn(self) -> str:
+        """This server alone, as the application's role in the application's database."""
+        return f"postgresql://app:{self._passwords.app}@{self.host}:{self.port}/app"
+
+    @property
+    def superuser_dsn(self) -> str:
+        """This server alone, as superuser in the application's database."""
+        return f"postgresql://postgres:{self._passwords.superuser}@{self.host}:{self.port}/app"
+
+    @property
+    def running(self) -> bool:
+        """Whether the server's process exists; a frozen one does."""
+        return self._process is not None and self._process.alive()
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the server was frozen and not thawed since."""
+        return self._frozen and self.running
+
+    @property
+    def pid(self) -> int | None:
+        """The postmaster's process id, None when it does not run."""
+        process = self._process
+        return process.pid if process is not None and process.alive() else None
+
+    async def start(self) -> None:
+        """Start the server and wait until it accepts connections.
+
+        It starts as what it was: a killed master starts as a master, even if another node has
+        been promoted since; `rejoin` brings it back as a replica.
+        """
+        await asyncio.to_thread(self._start)
+
+    async def stop(self, mode: Literal["fast", "smart", "immediate"] = "fast") -> None:
+        """Shut the server down and wait until it is gone; a frozen one is thawed for it.
+
+        The modes are those of pg_ctl: https://www.postgresql.org/docs/current/app-pg-ctl.html
+        """
+        await asyncio.to_thread(self._stop, mode)
+
+    async def restart(self) -> None:
+        """Stop the server (fast) and start it again."""
+        await asyncio.to_thread(self._restart)
+
+    def kill(self) -> None:
+        """Kill the server and its children at once (SIGKILL), frozen or not, as a crash would."""
+        self._running_process().kill()
+        self._frozen = False
+
+    def freeze(self) -> None:
+        """Stop the server and its children at once (SIGSTOP): connections stay open, all is quiet.
+
+        The kernel goes on accepting connections for it, up to its backlog.
+        """
+        self._running_process().freeze()
+        self._frozen = True
+
+    def thaw(self) -> None:
+        """Let a frozen server go on (SIGCONT); one that is not frozen takes no notice."""
+        self._running_process().thaw()
+        self._frozen = False
+
+    async def promote(self) -> None:
+        """Make the replica a master; returns once it accepts writes."""
+        await asyncio.to_thread(self._promote)
+
+    def request_promotion(self) -> None:
+        """Ask the replica to become a master and return at once; a master takes no notice."""
+        process = self._running_process()
+        self._data.ask_for_promotion()
+        process.signal(signal.SIGUSR1)
+        self._promotions = time.monotonic_ns()
+
+    async def rejoin(self, master: "LocalNode") -> None:
+        """Make this node a streaming replica of `master`; returns once it streams.
+
+        Whatever it was: a running master (which it thereby stops being), a replica, stopped,
+        killed or frozen. What it has written and `master` has not is lost, by pg_rewind where
+        that can do it and by a new base backup where not.
+        """
+        await asyncio.to_thread(self._rejoin, master)
+
+    async def follow(self, master: "LocalNode") -> None:
+        """Let a running replica stream from `master`, without a restart.
+
+        It cannot if it has replayed what `master` never had; `rejoin` can.
+        """
+        await asyncio.to_thread(self._follow, master)
+
+    async def pause_replay(self) -> None:
+        """Let the replica receive, but not replay, what the master writes; returns once it does.
+
+        https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-RECOVERY-CONTROL
+        """
+        await asyncio.to_thread(self._pause_replay)
+
+    async def resume_replay(self) -> None:
+        """Let the replica replay again."""
+        await self.sql("SELECT pg_wal_replay_resume()")
+
+    async def sql(self, query: str) -> str:
+        """Run `query` as superuser in the application's database and return its rows.
+
+        :returns: a line for each row, columns separated by ``|``, null as nothing
+        :raises ClusterError: when the server refuses it, with the SQLSTATE, or is not there, or
+            does not answer within 60 s
+        """
+        return await asyncio.to_thread(self._sql, query)
+
+    # What follows is the synchronous core, which LocalCluster also uses.
+
+    def _conninfo(self) -> str:
+        return f"host={self._machine.root}/run port={self.port} user=postgres"
+
+    def _running_process(self) -> Process:
+        process = self._process
+        if process is None or not process.alive():
+            raise ClusterError(f"{self.name} is not running; start() or rejoin() starts it")
+        return process
+
+    def _sql(self, query: str, timeout: float = _PATIENCE) -> str:
+        self._running_process()
+        if self._frozen:
+            raise ClusterError(f"{self.name} is frozen and cannot answer; thaw() lets it go on")
+        return self._machine.query(self.port, query, timeout)
+
+    def _status(self, timeout: float = 5.0) -> NodeStatus:
+        return NodeStatus.parse(self._sql(_status.QUERY, timeout))
+
+    def _until(self, done: Callable[[], bool], patience: float, goal: str) -> None:
+        until = time.monotonic() + patience
+        while not done():
+            if time.monotonic() > until:
+                raise ClusterError(
+                    f"{self.name} did not {goal} within {patience:g} s; its log ends: {self._log()}"
+                )
+            time.sleep(_POLL)
+
+    def _log(self) -> str:
+        return (self._machine.read(f"{self._machine.root}/{self.name}.log") or "")[-1500:].strip()
+
+    def _start(self, patience: float = _PATIENCE) -> None:
+        with self._lock:
+            if self.running:
+                raise ClusterError(f"{self.name} is running already; restart() restarts it")
+            self._await_end()
+            self._machine.forget(self._data.path)
+            # By arguments, not in a file: pg_rewind and base backups copy configuration files.
+            process = self._machine.launch(
+                f"{self._machine.bindir}/postgres",
+                *("-D", self._data.path, "-c", f"port={self.port}"),
+                *("-c", f"cluster_name={self.name}"),
+                data=self._data.path,
+                log=f"{self._machine.root}/{self.name}.log",
+            )
+            self._process, self._frozen = process, False
+            try:
+                self._until(lambda: self._is_up(process), patience, "accept connections")
+            except ClusterError:
+                process.kill()
+                raise
+
+    def _is_up(self, process: Process) -> bool:
+        if not process.alive():
+            raise ClusterError(f"{self.name} does not start; its log ends: {self._log()}")
+        return self._data.is_ready
+
+    def _await_end(self) -> None:
+        """Wait until nothing is left of a killed process: a start would trip over it."""
+        if self._process is not None and not self._process.wait(10):
+            raise ClusterError(f"processes of {self.name} do not end")
+
+    def _stop(self, mode: str) -> None:
+        if mode not in _STOP_SIGNALS:
+            raise ConfigurationError(f"no such mode {mode!r}: use {', '.join(_STOP_SIGNALS)}")
+        with self._lock:
+            process = self._running_process()
+            process.signal(_STOP_SIGNALS[mode])
+            process.thaw()
+            self._frozen = False
+            if not process.wait(_PATIENCE):
+                raise ClusterError(
+                    f"{self.name} did not stop within {_PATIENCE:g} s; 'immediate' does not wait "
+                    "for clients and replicas, kill() waits for nothing"
+                )
+
+    def _restart(self) -> None:
+        with self._lock:
+            self._stop("fast")
+            self._start()
+
+    def _promote(self) -> None:
+        with self._lock:
+            if not self._status().in_recovery:
+                raise ClusterError(f"{self.name} is a master already")
+            self.request_promotion()
+            self._until(
+                lambda: self._sql("SELECT pg_is_in_recovery()") == "f",
+                _PATIENCE,
+                "become a master",
+            )
+
+    def _pause_replay(self) -> None:
+        self._sql("SELECT pg_wal_replay_pause()")
+        self._until(
+            lambda: self._sql("SELECT pg_get_wal_replay_pause_state()") == "paused",
+            _STREAMING_PATIENCE,
+            "pause",
+        )
+
+    def _check_master(self, master: "LocalNode") -> None:
+        if master is self:
+            raise ConfigurationError(f"{self.name} cannot replicate from itself")
+        if master._machine is not self._machine:  # noqa: SLF001 - of its own class
+            raise ConfigurationError(f"{master.name} belongs to another cluster")
+        if master._status().in_recovery:  # noqa: SLF001 - of its own class
+            raise ClusterError(f"{master.name} is no master; promote() makes it one")
+
+    def _streams_from(self, master: "LocalNode") -> bool:
+        if not self.running or self._status().streaming_from != master.port:
+            return False
+        # The master's word as well: until it says so, the replica is still catching up.
+        names = "SELECT application_name FROM pg_stat_replication WHERE state = 'streaming'"
+        return self.name in master._sql(names).split("\n")  # noqa: SLF001
+
+    def _await_streaming(self, master: "LocalNode", patience: float) -> None:
+        goal = f"stream from {master.name}"
+        self._until(lambda: self._streams_from(master), patience, goal)
+
+    def _follow(self, master: "LocalNode", patience: float = _STREAMING_PATIENCE) -> None:
+        with self._lock:
+            if not self._status().in_recovery:
+                raise ClusterError(f"{self.name} is a master; rejoin() makes it a replica")
+            self._check_master(master)
+            conninfo = quoted(master._conninfo())  # noqa: SLF001
+            self._sql(f"ALTER SYSTEM SET primary_conninfo = {conninfo}")
+            self._sql("SELECT pg_reload_conf()")
+            self._await_streaming(master, patience)
+
+    def _start_following(self, master: "LocalNode") -> None:
+        self._data.follow(master._conninfo())  # noqa: SLF001
+        self._start(_STREAMING_PATIENCE)
+        self._await_streaming(master, _STREAMING_PATIENCE)
+
+    def _rejoin(self, master: "LocalNode") -> None:
+        with self._lock:
+            self._check_master(master)
+            self._end()
+            try:
+                self._rewind_or_continue(master)
+            except ClusterError:
+                # Out of reach for pg_rewind, or it left the data unusable.
+                if self.running:
+                    self.kill()
+                self._await_end()
+                self._data.back_up(master._conninfo())  # noqa: SLF001
+                self._start_following(master)
+
+    def _end(self) -> None:
+        """Stop a server that will start anew: with grace where it has any."""
+        if self.running and not self._frozen:
+            try:
+                self._stop("fast")
+            except ClusterError:
+                self.kill()
+        elif self.running:
+            # Thawed, a deposed master would take writes for a moment.
+            self.kill()
+        self._await_end()
+
+    def _rewind_or_continue(self, master: "LocalNode") -> None:
+        if self._data.is_replica and not self._data.was_shut_down:
+            # pg_rewind cannot recover a crashed replica; it may simply be able to go on.
+            try:
+                self._start_following(master)
+            except ClusterError:
+                self._stop("fast")
+            else:
+                return
+        # Until its first checkpoint a new master's control file names the old timeline, and an
+        # older pg_rewind finds nothing to do.
+        master._sql("CHECKPOINT")  # noqa: SLF001
+        self._data.rewind(master._conninfo())  # noqa: SLF001
+        self._start_following(master)

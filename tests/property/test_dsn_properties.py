@@ -1,0 +1,167 @@
+"""What holds for every DSN, whatever its parts."""
+
+import traceback
+from urllib.parse import quote, unquote
+
+from hypothesis import given
+from hypothesis import strategies as st
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from hasql.cluster.dsn import Dsn, HostSpec, parse_host
+from hasql.errors import ConfigurationError
+
+# Everything a server takes: a NUL ends a string in the protocol.
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)
+ports = st.integers(1, 65535)
+names = st.from_regex(r"[a-z0-9_][a-z0-9_.-]{0,20}", fullmatch=True)
+directories = st.text(st.characters(codec="utf-8", exclude_characters="\0,"), max_size=20).map(
+    lambda text: f"/{text}".rstrip()
+)
+addresses = st.one_of(
+    names, directories, st.ip_addresses(v=4).map(str), st.ip_addresses(v=6).map(str)
+)
+host_specs = st.builds(HostSpec, addresses, ports)
+
+_KNOWN = ("sslmode", "application_name", "options", "connect_timeout", "sslrootcert", "passfile")
+_TAKEN = {"host", "hostaddr", "port", "user", "password", "dbname"}
+_TAKEN |= {"target_session_attrs", "load_balance_hosts"}
+keywords = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.]{0,20}", fullmatch=True).filter(
+    lambda keyword: keyword not in _TAKEN
+)
+
+
+def params(keywords: st.SearchStrategy[str]) -> st.SearchStrategy[tuple[tuple[str, str], ...]]:
+    return st.dictionaries(keywords, texts | st.just(""), max_size=4).map(
+        lambda chosen: tuple(chosen.items())
+    )
+
+
+def dsns(keywords: st.SearchStrategy[str]) -> st.SearchStrategy[Dsn]:
+    return st.builds(
+        Dsn,
+        st.lists(host_specs, min_size=1, max_size=4, unique=True).map(tuple),
+        user=st.none() | texts,
+        password=st.none() | texts,
+        dbname=st.none() | texts,
+        params=params(keywords),
+    )
+
+
+# The letters of these passwords occur in no message and in no other part, so that one of them
+# found anywhere is a piece of the password; the rest is what splits a DSN.
+LETTERS = frozenset("жщэюяЖЩ")
+passwords = st.text(st.sampled_from([*sorted(LETTERS), *"/?#@:&=%,[]'\\ +1"]), min_size=1).filter(
+    LETTERS.intersection
+)
+
+
+def shows_a_piece(text: str) -> bool:
+    return not LETTERS.isdisjoint(unquote(text))
+
+
+@given(dsns(keywords), host_specs)
+def test_a_url_for_a_host_keeps_every_part_exactly(dsn: Dsn, host: HostSpec) -> None:
+    again = Dsn.parse(dsn.for_host(host))
+    assert again == Dsn((host,), dsn.user, dsn.password, dsn.dbname, dsn.params)
+
+
+@given(dsns(st.sampled_from(_KNOWN)), host_specs)
+def test_libpq_reads_a_url_for_a_host_as_it_is_meant(dsn: Dsn, host: HostSpec) -> None:
+    meant = {"host": host.host, "port": str(host.port), **dict(dsn.params)}
+    meant |= {
+        part: value for part in ("user", "password", "dbname") if (value := getattr(dsn, part))
+    }
+    assert conninfo_to_dict(dsn.for_host(host)) == meant
+
+
+@given(dsns(st.sampled_from(_KNOWN)))
+def test_keywords_and_values_are_read_as_libpq_reads_them(dsn: Dsn) -> None:
+    parts = {"user": dsn.user, "password": dsn.password, "dbname": dsn.dbname, **dict(dsn.params)}
+    text = make_conninfo(host="db1", port=5433, **{k: v for k, v in parts.items() if v})
+    again = Dsn.parse(text)
+    assert conninfo_to_dict(text) == conninfo_to_dict(again.for_host(HostSpec("db1", 5433)))
+    assert (again.user, again.password, again.dbname) == (dsn.user, dsn.password, dsn.dbname)
+
+
+@given(st.lists(st.tuples(names, st.none() | ports), min_size=1, max_size=5))
+def test_ports_go_to_their_hosts_and_a_single_last_one_to_all(
+    given_hosts: list[tuple[str, int | None]],
+) -> None:
+    text = ",".join(name if port is None else f"{name}:{port}" for name, port in given_hosts)
+    *others, last = [port for _, port in given_hosts]
+    rest = last if last is not None and not any(others) else None
+    expected = dict.fromkeys(HostSpec(name, port or rest or 5432) for name, port in given_hosts)
+    assert Dsn.parse(f"postgresql://{text}/app").hosts == tuple(expected)
+
+
+@given(dsns(keywords))
+def test_the_redacted_dsn_names_the_same_hosts(dsn: Dsn) -> None:
+    assert Dsn.parse(dsn.redacted).hosts == dsn.hosts
+
+
+@given(passwords)
+def test_a_password_never_shows_when_it_is_encoded(password: str) -> None:
+    for text in (
+        f"postgresql://me:{quote(password, safe='')}@db1,db2/app?sslpassword={quote(password)}",
+        f"postgresql://db1/app?password={quote(password, safe='')}",
+        make_conninfo(host="db1", password=password),
+    ):
+        dsn = Dsn.parse(text)
+        assert dsn.password == password
+        assert not shows_a_piece(f"{dsn} {dsn!r} {dsn.redacted}")
+
+
+@given(passwords)
+def test_a_password_never_shows_when_it_breaks_the_dsn(password: str) -> None:
+    for text in (
+        f"postgresql://me:{password}@db1,db2:6432/app?sslmode=require",
+        f"postgresql://me:{password}@db1",
+        f"postgresql://me:{password}@[::1]:5432/app",
+        f"postgresql:///app?password={password}&host=db1",
+        f"host=db1 password={password} port=5432",
+        f"host=db1 password='{password}' port=5432",
+        f"{password}@db1",
+    ):
+        try:
+            shown = repr(Dsn.parse(text))
+        except ConfigurationError as error:
+            assert not error.__context__  # noqa: PT017 - either outcome is right
+            shown = "".join(traceback.format_exception_only(error))
+        assert not shows_a_piece(shown)
+
+
+_pieces = st.sampled_from(
+    [
+        *("postgresql://", "postgres+x://", "host=", "port=", "user", "db1", ":5432", "::1"),
+        *"[]/?@,'%&= \\\0\ud800",
+        *("%2F", "%00", "9" * 5000),
+    ]
+)
+arbitrary = st.text() | st.lists(_pieces | st.text(max_size=3)).map("".join)
+
+
+@given(arbitrary)
+def test_arbitrary_text_is_a_dsn_or_a_configuration_error(text: str) -> None:
+    try:
+        dsn = Dsn.parse(text)
+    except ConfigurationError as error:
+        assert str(error)  # noqa: PT017 - either outcome is right
+        return
+    assert dsn.hosts
+    for host in dsn.hosts:
+        assert Dsn.parse(dsn.for_host(host)).hosts == (host,)
+
+
+@given(host_specs)
+def test_a_host_is_read_back_from_its_str(host: HostSpec) -> None:
+    assert parse_host(str(host)) == host
+
+
+@given(arbitrary)
+def test_arbitrary_text_is_a_host_or_a_configuration_error(text: str) -> None:
+    try:
+        host = parse_host(text)
+    except ConfigurationError as error:
+        assert str(error)  # noqa: PT017 - either outcome is right
+        return
+    assert parse_host(str(host)) == host

