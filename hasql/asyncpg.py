@@ -121,7 +121,7 @@ class _Pool:
         self,
         connection: Connection,
         *,
-        timeout: float,  # noqa: ASYNC109  # by a timer that breaks the connection
+        timeout: float,
         **kwargs: Any,  # noqa: ANN401  # asyncpg's own arguments
     ) -> None:
         if self._expired and not self.is_closed(connection):
@@ -188,7 +188,7 @@ class _Driver:
 
     async def open(self, dsn: str, kwargs: Mapping[str, Any]) -> _Pool:
         pool = _Pool(dsn, kwargs, self.sizes(kwargs))
-        await pool.pool
+        _ = await pool.pool
         return pool
 
     async def connect(

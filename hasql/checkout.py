@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Generic
 
 from hasql.cluster.discovery import Discovery
@@ -42,8 +43,8 @@ class Checkout(Generic[PoolT, ConnT]):
     async def take(self, lease: Lease[PoolT, ConnT]) -> ConnT:
         """Take a connection for a lease; see `LeaseBook` for what becomes of it."""
         loop = self._supervisor.enter(self._discovery)
-        began = loop.time()
-        deadline = began + lease.timeout
+        began = monotonic()
+        deadline = loop.time() + lease.timeout
         while True:
             node = lease.fixed_node or self._router.choose(lease.wanted, lease.master_share)
             if node is None:
@@ -52,7 +53,7 @@ class Checkout(Generic[PoolT, ConnT]):
                 node.in_flight += 1
             try:
                 connection = await self._acquire(node, lease, deadline)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001  # sorted out in _consider
                 self._router.vacate(node)
                 self._consider(error, node, lease)
                 self.retries += 1
@@ -67,7 +68,7 @@ class Checkout(Generic[PoolT, ConnT]):
                 await self.give_back(lease)
                 continue
             self.acquires += 1
-            self.acquire_seconds += loop.time() - began
+            self.acquire_seconds += monotonic() - began
             return connection
 
     async def give_back(
@@ -107,9 +108,7 @@ class Checkout(Generic[PoolT, ConnT]):
 
     def adopt(self, connection: ConnT, node: Node[PoolT, ConnT]) -> None:
         """Enter a connection in the book that was taken from the driver's pool directly."""
-        lease: Lease[PoolT, ConnT] = Lease(
-            self, Wanted.REPLICA_OR_MASTER, 0.0, {}, fixed_node=node
-        )
+        lease: Lease[PoolT, ConnT] = Lease(self, Wanted.REPLICA_OR_MASTER, 0.0, {}, fixed_node=node)
         lease.used, lease.node = True, node
         node.in_flight += 1
         self._book.enter(lease, connection)
@@ -182,9 +181,7 @@ class Checkout(Generic[PoolT, ConnT]):
                 return True
             if failure is Failure.READ_ONLY and lease.wanted is Wanted.MASTER:
                 return True
-        return (
-            node.as_replica and not node.flag_lies and pool.in_hot_standby(connection) is False
-        )
+        return node.as_replica and not node.flag_lies and pool.in_hot_standby(connection) is False
 
     def _not_available(self, lease: Lease[PoolT, ConnT]) -> NotAvailableError:
         return self._supervisor.not_available(

@@ -25,6 +25,7 @@ __all__ = (
 )
 
 PoolT = TypeVar("PoolT")
+PoolT_co = TypeVar("PoolT_co", covariant=True)
 ConnT = TypeVar("ConnT")
 
 
@@ -138,11 +139,11 @@ class Session(Protocol):
         """
 
 
-class DriverPool(Protocol[PoolT, ConnT]):
+class DriverPool(Protocol[PoolT_co, ConnT]):
     """One pool of the driver, on one host, with what the core needs beside its own methods."""
 
     @property
-    def pool(self) -> PoolT:
+    def pool(self) -> PoolT_co:
         """The driver's pool itself."""
 
     @property
@@ -160,7 +161,7 @@ class DriverPool(Protocol[PoolT, ConnT]):
     async def acquire(self, **kwargs: Any) -> ConnT:  # noqa: ANN401  # the driver's own arguments
         """Take an idle connection or open one. Cancelling it leaks nothing."""
 
-    async def release(self, connection: ConnT, *, timeout: float, **kwargs: Any) -> None:  # noqa: ANN401, ASYNC109  # as above; the driver's own timer is the cheapest
+    async def release(self, connection: ConnT, *, timeout: float, **kwargs: Any) -> None:  # noqa: ANN401  # as above
         """Give a connection back, reset. It is closed for good if that fails or is cancelled.
 
         It never takes longer than `timeout` seconds and raises nothing but CancelledError.
@@ -188,7 +189,7 @@ class DriverPool(Protocol[PoolT, ConnT]):
         """Break every connection and refuse new ones, without waiting for anything."""
 
 
-class Driver(Protocol[PoolT, ConnT]):
+class Driver(Protocol[PoolT_co, ConnT]):
     """A driver library as a whole."""
 
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
@@ -197,7 +198,7 @@ class Driver(Protocol[PoolT, ConnT]):
         Raises ConfigurationError for what the driver's pool does not know or cannot work with.
         """
 
-    async def open(self, dsn: str, kwargs: Mapping[str, Any]) -> DriverPool[PoolT, ConnT]:
+    async def open(self, dsn: str, kwargs: Mapping[str, Any]) -> DriverPool[PoolT_co, ConnT]:
         """Open a pool on the one host of `dsn`, with as many connections as it keeps at least."""
 
     async def connect(

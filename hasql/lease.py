@@ -44,7 +44,7 @@ class Lease(Generic[PoolT, ConnT]):
         "wanted",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # made in three places, all here
         self,
         lender: Lender[PoolT, ConnT],
         wanted: Wanted,

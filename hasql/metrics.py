@@ -1,6 +1,7 @@
 """Metrics: a frozen snapshot of one pool manager."""
 
 from dataclasses import dataclass
+from time import monotonic
 
 from hasql.checkout import Checkout
 from hasql.cluster.dsn import HostSpec
@@ -61,14 +62,13 @@ class Metrics:
     fencings: int
 
 
-def measure(
-    supervisor: Supervisor[PoolT, ConnT], checkout: Checkout[PoolT, ConnT]
-) -> Metrics:
+def measure(supervisor: Supervisor[PoolT, ConnT], checkout: Checkout[PoolT, ConnT]) -> Metrics:
     """Take the snapshot."""
     topology = supervisor.topology
-    positions = [state.reading and state.reading.wal_position for state in topology.masters]
-    written = max([position for position in positions if position is not None], default=None)
-    now = supervisor.loop.time() if supervisor.started else 0.0
+    readings = [state.reading for state in topology.masters if state.reading is not None]
+    positions = [x.wal_position for x in readings if x.wal_position is not None]
+    written = max(positions, default=None)
+    now = monotonic()
     return Metrics(
         nodes=tuple(
             _measure_node(state, supervisor.nodes[state.host], written, now)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from random import uniform
+from time import monotonic
 from typing import Any, Generic
 
 from hasql.cluster.probe import ProbeForm, Reading, Role, read_row
@@ -36,7 +37,7 @@ class Monitor(Generic[PoolT, ConnT]):
     Sole writer of what is known of the node. `nudge` makes it probe now and often for a while.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # made in one place, by keyword
         self,
         node: Node[PoolT, ConnT],
         driver: Driver[PoolT, ConnT],
@@ -61,7 +62,7 @@ class Monitor(Generic[PoolT, ConnT]):
         #: The last full answer on the present session; a short probe only confirms its role.
         self._known: Reading | None = None
         self._form = ProbeForm.FULL
-        self._began = self._loop.time()
+        self._began = monotonic()
         self._burst_since: float | None = None
         self._round_trip = 0.0
         self._wake: asyncio.Future[None] | None = None
@@ -78,7 +79,7 @@ class Monitor(Generic[PoolT, ConnT]):
 
     def nudge(self) -> None:
         """Probe at once, and often for the next seconds; a burst under way just goes on."""
-        now = self._loop.time()
+        now = monotonic()
         if self._burst_since is None or now - self._burst_since > _BURST_LENGTH:
             self._burst_since = now
         self._nudged = True
@@ -100,45 +101,48 @@ class Monitor(Generic[PoolT, ConnT]):
             self._drop_session()
             refused = self._driver.failure(error) is Failure.REFUSED
             self._publish(
-                Failed(host, self._began, self._loop.time(), error.with_traceback(None), refused)
+                Failed(host, self._began, monotonic(), error.with_traceback(None), refused)
             )
         else:
-            self._publish(Answered(host, self._began, self._loop.time(), reading))
+            self._publish(Answered(host, self._began, monotonic(), reading))
 
     async def _read(self) -> Reading:
         """Get a reading within refresh_timeout, over a fresh connection if the old one is gone."""
-        self._began = self._loop.time()
-        deadline = self._began + self._refresh_timeout
+        self._began = monotonic()
+        deadline = self._loop.time() + self._refresh_timeout
         session = self._session
         if session is not None and not session.closed:
             try:
                 return await self._ask_hedged(session, deadline)
+            except _NoAnswerError:
+                raise  # and it has had its fresh connect as well
             except Exception as error:
                 # A server that ended just this connection is not down: see whether it takes
-                # another. One that did not answer in time has had its fresh connect as well.
-                broken = session.closed or self._driver.failure(error) is Failure.BROKEN
-                if not broken or self._loop.time() >= deadline:
+                # another.
+                if not session.closed and self._driver.failure(error) is not Failure.BROKEN:
                     raise
         self._drop_session()
         return await self._ask_afresh(deadline)
 
     async def _ask_afresh(self, deadline: float) -> Reading:
         """Open a new reserved connection and ask over it; replaces the old one."""
-        session: Session | None = None
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(deadline) as connecting:
                 session = await self._driver.connect(self._node.dsn, self._kwargs, self._signal)
-            timer = self._loop.call_at(deadline, session.kill)
-            try:
-                reading = await self._ask(session, known=None)
-            finally:
-                timer.cancel()
-        except BaseException as error:
-            if session is not None:
-                session.kill()
-            if isinstance(error, Exception) and self._loop.time() >= deadline:
+        except TimeoutError:
+            if connecting.expired():
                 raise self._no_answer() from None
             raise
+        guard = _Guard(self._loop, deadline, session)
+        try:
+            reading = await self._ask(session, known=None)
+        except BaseException as error:
+            session.kill()
+            if guard.expired and isinstance(error, Exception):
+                raise self._no_answer() from None
+            raise
+        finally:
+            guard.cancel()
         self._drop_session()
         self._session, self._known = session, reading
         return reading
@@ -153,30 +157,28 @@ class Monitor(Generic[PoolT, ConnT]):
 
         def hedge_now() -> None:
             nonlocal hedge
-            self._publish(Quiet(self._node.host, self._loop.time()))
+            self._publish(Quiet(self._node.host, monotonic()))
             hedge = self._loop.create_task(self._ask_afresh(deadline))
 
         quiet = max(_QUIET_AFTER, _QUIET_ROUND_TRIPS * (self._node.response_time or 0.0))
         quiet = min(quiet, self._refresh_timeout / 2)
-        timers = [
-            self._loop.call_later(quiet, hedge_now),
-            self._loop.call_at(deadline, session.kill),
-        ]
+        quiet_timer = self._loop.call_later(quiet, hedge_now)
+        guard = _Guard(self._loop, deadline, session)
         try:
             known = self._known if self._burst_since is not None or self._urgent() else None
             reading = await self._ask(session, known)
         except Exception:
             if hedge is not None:
                 return await hedge
-            if self._loop.time() >= deadline:
+            if guard.expired:
                 raise self._no_answer() from None
             raise
         else:
             self._known = reading
             return reading
         finally:
-            for timer in timers:
-                timer.cancel()
+            quiet_timer.cancel()
+            guard.cancel()
             if hedge is not None:
                 hedge.cancel()
                 await asyncio.wait([hedge])
@@ -211,9 +213,9 @@ class Monitor(Generic[PoolT, ConnT]):
                 return reading
 
     async def _timed(self, session: Session, form: ProbeForm) -> Any:  # noqa: ANN401  # the row
-        began = self._loop.time()
+        began = monotonic()
         row = await session.fetch_row(form.value)
-        self._round_trip = self._loop.time() - began
+        self._round_trip = monotonic() - began
         self._node.record_response_time(self._round_trip)
         return row
 
@@ -221,7 +223,7 @@ class Monitor(Generic[PoolT, ConnT]):
         """Wait until the next probe is due, or until nudged."""
         rest = self._began + _REST_ROUND_TRIPS * self._round_trip
         due = self._began + self._delay()
-        if not self._nudged and due > (now := self._loop.time()):
+        if not self._nudged and due > (now := monotonic()):
             self._wake = self._loop.create_future()
             timer = self._loop.call_later(max(due, rest) - now, _wake, self._wake)
             try:
@@ -229,7 +231,7 @@ class Monitor(Generic[PoolT, ConnT]):
             finally:
                 timer.cancel()
                 self._wake = None
-        if (wait := rest - self._loop.time()) > 0:
+        if (wait := rest - monotonic()) > 0:
             await asyncio.sleep(wait)
         else:
             # A probe that is due already must not starve the loop's other tasks.
@@ -237,7 +239,7 @@ class Monitor(Generic[PoolT, ConnT]):
 
     def _delay(self) -> float:
         """Seconds from the beginning of one probe to that of the next, by the cadence."""
-        now = self._loop.time()
+        now = monotonic()
         if self._burst_since is not None and now - self._burst_since > _BURST_LENGTH:
             if not self._urgent():
                 self._burst_since = None
@@ -260,8 +262,28 @@ class Monitor(Generic[PoolT, ConnT]):
         if session is not None:
             session.kill()
 
-    def _no_answer(self) -> TimeoutError:
-        return TimeoutError(f"no answer within {self._refresh_timeout:g} s")
+    def _no_answer(self) -> "_NoAnswerError":
+        return _NoAnswerError(f"no answer within {self._refresh_timeout:g} s")
+
+
+class _NoAnswerError(TimeoutError):
+    """A host has been silent for refresh_timeout."""
+
+
+class _Guard:
+    """Kills a session at a deadline: a question to a silent host ends by its socket."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, deadline: float, session: Session) -> None:
+        self.expired = False
+        self._session = session
+        self._timer = loop.call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        self.expired = True
+        self._session.kill()
+
+    def cancel(self) -> None:
+        self._timer.cancel()
 
 
 def _wake(waiter: "asyncio.Future[None]") -> None:

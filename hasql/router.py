@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from enum import Enum
 from itertools import count
 from random import random
-from typing import Generic
+from typing import Any, Generic
 
 from hasql.balancer_policy.base import BaseBalancerPolicy
 from hasql.driver import ConnT, PoolT
@@ -59,9 +59,7 @@ class Router(Generic[PoolT, ConnT]):
         self._masters = tuple(masters)
         self._replicas = tuple(replicas)
 
-    def choose(
-        self, wanted: Wanted, master_share: float = 0.0
-    ) -> Node[PoolT, ConnT] | None:
+    def choose(self, wanted: Wanted, master_share: float = 0.0) -> Node[PoolT, ConnT] | None:
         """Pick a node with a free place, None if there is none; takes no place yet.
 
         `master_share` is the probability that a replica's acquire is offered to a master first.
@@ -154,6 +152,6 @@ class Router(Generic[PoolT, ConnT]):
                 _fail(waiter, PoolManagerClosedError("the pool manager was closed"))
 
 
-def _fail(waiter: "asyncio.Future[object]", error: BaseException) -> None:
+def _fail(waiter: asyncio.Future[Any], error: BaseException) -> None:
     if not waiter.done():
         waiter.set_exception(error)

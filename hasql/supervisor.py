@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from time import monotonic
 from typing import Generic
 
 from hasql.cluster.discovery import Discovery
@@ -98,7 +99,7 @@ class Supervisor(Generic[PoolT, ConnT]):
         self._loop = loop
         self._set_hosts(self.options.dsn.hosts)
         self._first_round = loop.call_later(
-            _FIRST_ROUND, lambda: self.publish(FirstRoundOver(loop.time()))
+            _FIRST_ROUND, lambda: self.publish(FirstRoundOver(monotonic()))
         )
         self._tasks["discovery"] = loop.create_task(self._discover(discovery))
 
@@ -126,7 +127,7 @@ class Supervisor(Generic[PoolT, ConnT]):
             nodes[host] = node
         gone = [node for host, node in self.nodes.items() if host not in nodes]
         self.nodes = nodes
-        self._apply(self.topology.with_hosts(hosts, loop.time()), rerouted=True)
+        self._apply(self.topology.with_hosts(hosts, monotonic()), rerouted=True)
         for node in gone:
             task = loop.create_task(self._retire(node))
             self._retiring.add(task)
@@ -192,7 +193,7 @@ class Supervisor(Generic[PoolT, ConnT]):
 
     def accept_timeline(self) -> None:
         """Forget the timelines seen so far; an older master may win again."""
-        self._apply(self.topology.without_memory(self.loop.time()), rerouted=True)
+        self._apply(self.topology.without_memory(monotonic()), rerouted=True)
         self.signal()
 
     def _masterless(self) -> bool:
@@ -273,7 +274,7 @@ class Supervisor(Generic[PoolT, ConnT]):
 
     def not_available(self, what: str) -> NotAvailableError:
         """Make the error that says what was not to be had, and where every host stands."""
-        now = self.loop.time()
+        now = monotonic()
         lines = [f"{what}; hosts:"]
         for state in self.topology.nodes:
             node = self.nodes[state.host]
@@ -294,7 +295,7 @@ class Supervisor(Generic[PoolT, ConnT]):
 
     async def probed_anew(self, deadline: float) -> None:
         """Wait until each node has published the outcome of a probe begun after this call."""
-        now = self.loop.time()
+        now = monotonic()
         self.signal()
         await self.wait_until(
             lambda: all(state.began > now for state in self.topology.nodes),

@@ -70,9 +70,7 @@ def _pin(nodes: Sequence[NodeState], memory: Memory, rules: Rules, now: float) -
     # An upgrade with pg_upgrade gives a cluster a new identifier: once the old one has been
     # silent for long, and nothing but one other answers, that one is the cluster now.
     gone = (
-        memory.cluster not in votes
-        and now - memory.cluster_seen > _REPIN_AFTER
-        and len(votes) == 1
+        memory.cluster not in votes and now - memory.cluster_seen > _REPIN_AFTER and len(votes) == 1
     )
     if not votes or (memory.cluster is not None and not gone):
         return memory
@@ -125,12 +123,7 @@ def _elect(
     split = {i for i in leaders if nodes[i].exclusion is Exclusion.SPLIT and len(leaders) > 1}
     free = [i for i in leaders if nodes[i].answers and i not in split]
     incumbent = incumbents.get(cluster)
-    chosen = [
-        i
-        for i in free
-        if incumbent is not None
-        and (nodes[i].host == incumbent.host or (nodes[i].server is not None and nodes[i].server == incumbent.server))
-    ]
+    chosen = [i for i in free if incumbent is not None and _is_same(nodes[i], incumbent)]
     if not chosen and len(free) == 1 and not split:
         chosen = free
     for i in leaders:
@@ -138,3 +131,10 @@ def _elect(
             exclusions[i] = Exclusion.SPLIT
     if chosen:
         incumbents[cluster] = nodes[chosen[0]]
+
+
+def _is_same(node: NodeState, incumbent: NodeState) -> bool:
+    """Tell whether this is the incumbent still, restarted or under another of its names."""
+    return node.host == incumbent.host or (
+        node.server is not None and node.server == incumbent.server
+    )

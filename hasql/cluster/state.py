@@ -48,7 +48,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """All that is known of one node. Times are those of the event loop's clock, in seconds."""
+    """All that is known of one node. Times are seconds of time.monotonic()."""
 
     host: HostSpec
     #: When health, role or exclusion last changed.

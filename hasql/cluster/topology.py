@@ -112,7 +112,7 @@ class Topology:
     """What is known of all nodes at one moment."""
 
     nodes: tuple[NodeState, ...]
-    rules: Rules = Rules()
+    rules: Rules = field(default_factory=Rules)
     memory: Memory = field(default_factory=Memory)
     #: Whether every host had its chance to answer. Until then nobody serves: a manager that has
     #: met one of two masters cannot know which is the right one.
@@ -235,7 +235,7 @@ def _standing(node: NodeState) -> tuple[object, ...]:
 
 def _effects(before: NodeState, after: NodeState) -> list[Effect]:
     effects: list[Effect] = []
-    if (before.health, before.role, before.exclusion) != (after.health, after.role, after.exclusion):
+    if _standing(before)[:3] != _standing(after)[:3]:
         effects.append(Changed(before, after))
     restarted = (
         before.reading is not None

@@ -13,18 +13,24 @@ __all__ = ("heal", "master_of", "survey", "switch_over")
 # These are the same package's nodes: their synchronous core is meant for this module.
 # ruff: noqa: SLF001
 
-_FOLLOWING_PATIENCE = 5.0
-"""Seconds for a running replica to turn to another master before it is rebuilt."""
+_FOLLOWING_PATIENCE = 1.5
+"""Seconds for a running replica to turn to another master before it rejoins.
+
+Turning takes a tenth of a second or is impossible; rejoining for nothing costs half a second.
+"""
+
+_ANSWER_PATIENCE = 1.0
+"""Seconds after which a server is taken for one that somebody has stopped."""
 
 
-def survey(nodes: Iterable[LocalNode]) -> dict[LocalNode, NodeStatus | None]:
-    """Ask every node; None for one that cannot answer."""
-    return {node: _ask(node) for node in nodes}
+def survey(nodes: Iterable[LocalNode], patience: float = 5.0) -> dict[LocalNode, NodeStatus | None]:
+    """Ask every node; None for one that cannot answer within `patience` seconds."""
+    return {node: _ask(node, patience) for node in nodes}
 
 
-def _ask(node: LocalNode) -> NodeStatus | None:
+def _ask(node: LocalNode, patience: float = 5.0) -> NodeStatus | None:
     try:
-        return node._status()
+        return node._status(patience)
     except ClusterError:
         return None
 
@@ -53,7 +59,7 @@ def heal(nodes: tuple[LocalNode, ...]) -> None:
     for node in nodes:
         if node.frozen:
             node.thaw()
-    found = survey(nodes)
+    found = survey(nodes, _ANSWER_PATIENCE)
     for node, status in found.items():
         if status is None and node.running:
             # Stopped by somebody else's signal, or in no state to answer.

@@ -225,7 +225,8 @@ class LocalMachine:
             self._closed = True
         try:
             self._stop_all()
-            _watchdog.clean_up(self.root, self.bindir)
+            ended = [process.pid for process in self._processes]
+            _watchdog.clean_up(self.root, self.bindir, ended)
         finally:
             # Last, and whatever went wrong above: what is left is the watchdog's now.
             with contextlib.suppress(OSError):
@@ -248,11 +249,11 @@ class LocalMachine:
 
 def _make_root(account: Account) -> str:
     for parent in _places():
-        if len(os.path.realpath(parent)) + len("/hasql-12345678") > _LONGEST_ROOT:
+        if len(os.path.realpath(parent)) + len("/hasql-4194304-12345678") > _LONGEST_ROOT:
             continue
         if not _may_enter(Path(parent).resolve(), account):
             continue
-        root = os.path.realpath(tempfile.mkdtemp(prefix="hasql-", dir=parent))
+        root = os.path.realpath(tempfile.mkdtemp(prefix=f"hasql-{os.getpid()}-", dir=parent))
         if account.uid is not None and account.gid is not None:
             # Others may pass, but see and change nothing; what the account owns is below.
             Path(root).chmod(0o711)

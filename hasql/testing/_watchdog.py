@@ -12,10 +12,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 __all__ = ("clean_up", "forget_postmaster", "process_table")
+
+_SEGMENTS = Path("/proc/sysvipc/shm")
 
 _PATIENCE = 20.0
 """Seconds to go on for when something of the cluster does not go away."""
@@ -95,16 +98,19 @@ def _processes_of(root: str, bindir: str) -> list[int]:
     return sorted(found - {os.getpid()})
 
 
-def _kill_all(root: str, bindir: str, until: float) -> None:
+def _kill_all(root: str, bindir: str, until: float) -> set[int]:
+    killed: set[int] = set()
     while pids := _processes_of(root, bindir):
+        killed.update(pids)
         for pid in pids:
             try:
                 os.kill(pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 continue
         if time.monotonic() > until:
-            return
+            break
         time.sleep(0.005)
+    return killed
 
 
 def forget_postmaster(data: Path) -> None:
@@ -118,28 +124,50 @@ def forget_postmaster(data: Path) -> None:
         lines = lock_file.read_text().splitlines()
         pid, segment = int(lines[0]), int(lines[6].split()[1])
     except (OSError, ValueError, IndexError):
-        segment = None
+        pass
     else:
         # Numbers are used again: only a segment made by this very postmaster is ours.
-        table = Path("/proc/sysvipc/shm")
-        if table.exists():
-            rows = [line.split() for line in table.read_text().splitlines()[1:]]
-            if not any(int(row[1]) == segment and int(row[4]) == pid for row in rows):
-                segment = None
-    if segment is not None and (ipcrm := shutil.which("ipcrm", path="/usr/bin:/bin")):
-        subprocess.run([ipcrm, "-m", str(segment)], capture_output=True, timeout=10, check=False)
+        makers = _segment_makers()
+        if makers is None or makers.get(segment) == pid:
+            _remove_segments([segment])
     lock_file.unlink(missing_ok=True)
 
 
-def clean_up(root: str, bindir: str) -> None:
+def _segment_makers() -> dict[int, int] | None:
+    """Return which process made each segment that looks like a postmaster's and is not in use.
+
+    None where the system does not tell.
+    """
+    try:
+        rows = [line.split() for line in _SEGMENTS.read_text().splitlines()[1:]]
+    except OSError:
+        return None
+    # The columns: key, id, permissions, size, creator, last user, attached.
+    return {int(row[1]): int(row[4]) for row in rows if row[3] == "56" and row[6] == "0"}
+
+
+def _remove_segments(segments: Iterable[int]) -> None:
+    ipcrm = shutil.which("ipcrm", path="/usr/bin:/bin")
+    for segment in segments if ipcrm else ():
+        subprocess.run(
+            [str(ipcrm), "-m", str(segment)], capture_output=True, timeout=10, check=False
+        )
+
+
+def clean_up(root: str, bindir: str, ended: Iterable[int] = ()) -> None:
     """Kill every process of the cluster below `root`, also frozen ones, and remove the directory.
 
     :param root: the real path of the directory that holds the cluster
     :param bindir: the real path of the PostgreSQL programs; only these are ever killed
+    :param ended: postmasters of the cluster that are known to have ended just now
     """
     until = time.monotonic() + _PATIENCE
+    gone = set(ended)
     while True:
-        _kill_all(root, bindir, until)
+        gone |= _kill_all(root, bindir, until)
+        # One that ended while it was starting had not written down its segment yet.
+        makers = _segment_makers() or {}
+        _remove_segments(segment for segment, maker in makers.items() if maker in gone)
         for data in Path(root).glob("*/data"):
             try:
                 forget_postmaster(data)

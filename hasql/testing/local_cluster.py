@@ -58,7 +58,7 @@ class LocalCluster:
             PostgreSQL of that version.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - independent options, all by name
         self,
         *,
         replicas: int = 2,

@@ -19,7 +19,7 @@ __all__ = ("LocalNode",)
 _PATIENCE = 60.0
 """Seconds that a start, a stop or a promotion may take."""
 
-_STREAMING_PATIENCE = 10.0
+_STREAMING_PATIENCE = 5.0
 """Seconds until a replica that does not stream is taken for one that cannot."""
 
 _POLL = 0.005

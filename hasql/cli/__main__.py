@@ -1,0 +1,5 @@
+"""`python -m hasql.cli`."""
+
+from hasql.cli import main
+
+main()

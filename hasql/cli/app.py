@@ -1,0 +1,106 @@
+"""The command line."""
+
+import asyncio
+import json
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from hasql import __version__
+from hasql.cli.demo import Demo, Plan
+from hasql.cli.fault import Fault
+from hasql.cli.live import LiveScreen
+from hasql.cli.report import Report
+from hasql.cli.screen import PlainScreen, Screen
+from hasql.cli.summary import summary
+from hasql.errors import HasqlError
+
+__all__ = ("app",)
+
+_FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
+_PLAIN_WIDTH = 120
+"""Columns of the summary where there is no terminal to fit it into."""
+
+app = typer.Typer(
+    help="Connections to the right server of a replicated PostgreSQL cluster.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it
+    if wanted:
+        print(f"hasql {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _hasql(
+    *,
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Connections to the right server of a replicated PostgreSQL cluster."""
+
+
+@app.command()
+def demo(  # noqa: PLR0913 - each is an option
+    *,
+    fault: Annotated[Fault, typer.Option(help="What happens to the cluster.")] = Fault.CRASH,
+    duration: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long the application runs.")
+    ] = 10.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document, and progress on stderr.")
+    ] = False,
+    writers: Annotated[int, typer.Option(help="Tasks that insert rows.")] = 4,
+    readers: Annotated[int, typer.Option(help="Tasks that read from replicas.")] = 4,
+    version: Annotated[
+        int | None,
+        typer.Option(metavar="16|18", help="PostgreSQL's major version [default: the newest]"),
+    ] = None,
+) -> None:
+    """Watch an application keep working while a real three-node cluster loses its master.
+
+    Everything runs on this machine, on ports of its own, and is removed at the end.
+
+    Exit code 0: service came back, and no acknowledged row is missing but those that
+    asynchronous replication had not yet shipped when the master died. Else 1.
+    """
+    console = Console() if sys.stdout.isatty() else Console(width=_PLAIN_WIDTH)
+    try:
+        plan = Plan(fault, duration, writers, readers, version)
+        report = _run(plan, console, as_json=as_json)
+    except HasqlError as error:
+        _fail(str(error), _USAGE if isinstance(error, ValueError) else _FAILED)
+    except KeyboardInterrupt:
+        _fail("interrupted; everything is stopped and removed", _INTERRUPTED)
+    if as_json:
+        print(json.dumps(report.as_json(), indent=2))
+    else:
+        console.print(summary(report))
+    raise typer.Exit(0 if report.ok else _FAILED)
+
+
+def _run(plan: Plan, console: Console, *, as_json: bool) -> Report:
+    screen: Screen
+    if as_json:
+        screen = PlainScreen(sys.stderr)
+    elif console.is_terminal:
+        screen = LiveScreen(console, f"hasql demo: {plan.fault.description}")
+    else:
+        screen = PlainScreen(sys.stdout)
+    try:
+        return asyncio.run(Demo(plan, screen).run())
+    finally:
+        screen.close()
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"hasql demo: {message}", file=sys.stderr)
+    raise typer.Exit(code)

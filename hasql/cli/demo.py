@@ -1,0 +1,215 @@
+"""The demo: a cluster, an application that uses it, and a fault."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+
+import asyncpg
+
+from hasql.asyncpg import PoolManager
+from hasql.cli.fault import Fault, Stage, play
+from hasql.cli.observer import Observer
+from hasql.cli.report import Event, Evidence, Report
+from hasql.cli.screen import Frame, Screen
+from hasql.cli.workload import TABLE, Workload
+from hasql.errors import ConfigurationError, NotAvailableError
+from hasql.testing import LocalCluster, LocalNode
+
+__all__ = ("Demo", "Plan")
+
+_ACQUIRE_TIMEOUT = 10.0
+"""Seconds an operation waits for a master, rather than fail: more than the promotion takes."""
+
+_POOL_SIZE = 10
+"""What asyncpg's pool has by default."""
+
+_MOST_TASKS = 40
+"""Writers, and readers, that a server's connections suffice for."""
+
+_REPAIR_PATIENCE = 30.0
+"""Seconds until hasql must have all hosts back once they are repaired."""
+
+_LAST_WORDS = 0.5
+"""Seconds of load after everything is as before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a demo is to do."""
+
+    fault: Fault
+    #: Seconds of load.
+    duration: float
+    writers: int = 4
+    readers: int = 4
+    #: PostgreSQL's major version, None for the newest there is.
+    version: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises ConfigurationError.
+        """
+        minimum = self.fault.minimum
+        if not minimum <= self.duration <= 3600:  # noqa: PLR2004 - an hour
+            raise ConfigurationError(
+                f"--duration {self.duration:g}: give {minimum:g} to 3600 seconds; showing the "
+                f"fault {self.fault.value!r} takes at least {minimum:g}"
+            )
+        for name, value in (("writers", self.writers), ("readers", self.readers)):
+            if not 1 <= value <= _MOST_TASKS:
+                raise ConfigurationError(f"--{name} {value}: give 1 to {_MOST_TASKS}")
+
+    @property
+    def steady(self) -> float:
+        """Seconds of load before the fault."""
+        return min(3.0, self.duration * 0.25)
+
+
+class Demo:
+    """One run."""
+
+    def __init__(self, plan: Plan, screen: Screen) -> None:
+        self._plan = plan
+        self._screen = screen
+        self._events: list[tuple[float, str]] = []
+
+    async def run(self) -> Report:
+        """Start everything, let the fault happen, stop everything."""
+        plan = self._plan
+        with _hasql_log(self._screen):
+            self._tell("starting a PostgreSQL cluster: a master and two replicas")
+            cluster = LocalCluster(version=plan.version, on_progress=self._tell)
+            async with cluster, self._pool(cluster) as pool:
+                await pool.ready(1, 2)
+                await Workload.prepare(pool)
+                async with Observer(cluster.nodes[1:]) as observer:
+                    stage = Stage(cluster.nodes, observer, self._tell)
+                    return await self._perform(pool, stage, cluster.nodes)
+
+    async def _perform(
+        self, pool: PoolManager, stage: Stage, nodes: tuple[LocalNode, ...]
+    ) -> Report:
+        plan = self._plan
+        workload = Workload(pool)
+        async with self._shown(pool, workload, nodes):
+            self._tell(f"{plan.writers} writers and {plan.readers} readers begin")
+            workload.start(plan.writers, plan.readers)
+            try:
+                await asyncio.sleep(plan.steady)
+                await play(plan.fault, stage)
+                whole = await self._await_whole(pool)
+                rest = workload.began + plan.duration - time.monotonic()
+                await asyncio.sleep(max(rest, _LAST_WORDS))
+                self._tell("the load ends")
+                await workload.stop()
+            finally:
+                await workload.abort()
+        self._tell(f"looking for every acknowledged row on {stage.master.name}")
+        present = await _rows_on(stage.master)
+        version = await stage.master.sql("SHOW server_version")
+        assert stage.struck is not None  # noqa: S101 - it has been played
+        return Report.of(
+            Evidence(
+                fault=plan.fault.value,
+                postgresql=version.partition(" ")[0],
+                lossless=plan.fault.lossless,
+                began=workload.began,
+                ended=workload.ended,
+                struck=stage.struck,
+                writable=stage.writable,
+                whole=whole,
+                acknowledged=workload.acknowledged,
+                reads=workload.reads,
+                failed=workload.failed,
+                hung=workload.hung,
+                present=present,
+                events=[Event(at - workload.began, what) for at, what in self._events],
+            )
+        )
+
+    def _pool(self, cluster: LocalCluster) -> PoolManager:
+        size = max(_POOL_SIZE, self._plan.writers + self._plan.readers)
+        return PoolManager(
+            cluster.dsn,
+            acquire_timeout=_ACQUIRE_TIMEOUT,
+            pool_factory_kwargs={"min_size": _POOL_SIZE, "max_size": size},
+        )
+
+    async def _await_whole(self, pool: PoolManager) -> float | None:
+        with suppress(NotAvailableError):
+            await pool.ready(1, 2, timeout=_REPAIR_PATIENCE)
+            self._tell("one master and two replicas serve again")
+            return time.monotonic()
+        return None
+
+    def _tell(self, text: str) -> None:
+        self._events.append((time.monotonic(), text))
+        self._screen.tell(text)
+
+    @asynccontextmanager
+    async def _shown(
+        self, pool: PoolManager, workload: Workload, nodes: tuple[LocalNode, ...]
+    ) -> AsyncIterator[None]:
+        names = tuple(node.name for node in nodes)
+
+        async def redraw() -> None:
+            while True:
+                last = workload.failed[-1].error if workload.failed else None
+                await self._screen.show(
+                    Frame(
+                        time.monotonic(),
+                        pool.metrics(),
+                        names,
+                        len(workload.acknowledged),
+                        len(workload.reads),
+                        len(workload.failed),
+                        last,
+                    )
+                )
+                await asyncio.sleep(self._screen.period)
+
+        task = asyncio.create_task(redraw())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+async def _rows_on(node: LocalNode) -> set[tuple[int, int]]:
+    connection = await asyncpg.connect(node.dsn, timeout=_ACQUIRE_TIMEOUT)
+    try:
+        rows = await connection.fetch(f"SELECT client, sequence FROM {TABLE}")  # noqa: S608 - a constant
+    finally:
+        await connection.close()
+    return {(row["client"], row["sequence"]) for row in rows}
+
+
+class _LogLines(logging.Handler):
+    def __init__(self, screen: Screen) -> None:
+        super().__init__(logging.INFO)
+        self._screen = screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._screen.log(record.getMessage())
+
+
+@contextmanager
+def _hasql_log(screen: Screen) -> Iterator[None]:
+    """Show hasql's log lines; hide asyncpg's: a traceback each time a dead host refuses it."""
+    ours, theirs = logging.getLogger("hasql"), logging.getLogger("asyncpg.pool")
+    handler = _LogLines(screen)
+    before = ours.level, ours.propagate, theirs.disabled
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    ours.propagate, theirs.disabled = False, True
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
+        ours.setLevel(before[0])
+        _, ours.propagate, theirs.disabled = before

@@ -1,0 +1,143 @@
+"""Faults: what happens to the cluster, and what its HA manager would do about it."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from enum import StrEnum
+
+from hasql.cli.observer import Observer
+from hasql.testing import ClusterError, LocalNode
+
+__all__ = ("Fault", "Stage", "play")
+
+_POSITION = "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'::pg_lsn"
+
+
+class Fault(StrEnum):
+    """What can happen."""
+
+    SWITCHOVER = "switchover"
+    CRASH = "crash"
+    FREEZE = "freeze"
+    REPLICA = "replica"
+
+    @property
+    def minimum(self) -> float:
+        """Seconds of load that it takes at least to show it."""
+        return 7.0 if self is Fault.FREEZE else 5.0
+
+    @property
+    def lossless(self) -> bool:
+        """Whether asynchronous replication is no excuse for a missing row."""
+        return self in {Fault.SWITCHOVER, Fault.REPLICA}
+
+    @property
+    def description(self) -> str:
+        """Say in a few words what it is."""
+        return {
+            Fault.SWITCHOVER: "the master is stopped in order and a replica takes over",
+            Fault.CRASH: "the master is killed and a replica is promoted",
+            Fault.FREEZE: "the master freezes, is replaced, and comes back",
+            Fault.REPLICA: "a replica is killed and comes back",
+        }[self]
+
+
+class Stage:
+    """The servers, and what a fault does to them."""
+
+    def __init__(
+        self,
+        nodes: Sequence[LocalNode],
+        observer: Observer,
+        tell: Callable[[str], None],
+    ) -> None:
+        self.master = nodes[0]
+        self.replicas = list(nodes[1:])
+        #: When the fault happened, and when the new master began to accept writes.
+        self.struck: float | None = None
+        self.writable: float | None = None
+        self.tell = tell
+        self._observer = observer
+
+    async def strike(self, what: str, act: Callable[[], None]) -> None:
+        """Let the fault happen."""
+        self._observer.watch()
+        self.tell(what)
+        self.struck = time.monotonic()
+        await asyncio.to_thread(act)
+
+    async def hand_over(self) -> None:
+        """Promote the replica that is furthest, and let the other one follow it."""
+        positions = [int(await node.sql(_POSITION)) for node in self.replicas]
+        new = self.replicas[positions.index(max(positions))]
+        (other,) = (node for node in self.replicas if node is not new)
+        self.tell(f"HA manager (played by this demo): promote {new.name}, which is furthest")
+        await asyncio.to_thread(new.request_promotion)
+        promotion = await self._observer.promotion(new)
+        # The earliest moment it can have been: what is uncertain counts against hasql.
+        self.writable = promotion.not_before
+        self.tell(f"{new.name} says it accepts writes")
+        self.master, self.replicas = new, [other]
+        try:
+            await other.follow(new)
+        except ClusterError:
+            await other.rejoin(new)
+        self.tell(f"{other.name} follows {new.name}")
+
+    async def take_back(self, old: LocalNode) -> None:
+        """Let the former master rejoin."""
+        self.tell(f"HA manager: {old.name} rejoins as a replica (pg_rewind)")
+        await old.rejoin(self.master)
+        self.tell(f"{old.name} streams from {self.master.name}")
+
+
+async def play(fault: Fault, stage: Stage) -> None:
+    """Let the fault happen and the cluster be mended."""
+    await _SCENES[fault](stage)
+
+
+async def _switch_over(stage: Stage) -> None:
+    old = stage.master
+    await stage.strike(f"HA manager: {old.name}, the master, is stopped in order", lambda: None)
+    await old.stop("fast")
+    await stage.hand_over()
+    await asyncio.sleep(0.5)
+    await stage.take_back(old)
+
+
+async def _crash(stage: Stage) -> None:
+    old = stage.master
+    await stage.strike(f"{old.name}, the master, is killed (SIGKILL)", old.kill)
+    await asyncio.sleep(0.5)
+    await stage.hand_over()
+    await asyncio.sleep(0.7)
+    await stage.take_back(old)
+
+
+async def _freeze(stage: Stage) -> None:
+    old = stage.master
+    await stage.strike(f"{old.name}, the master, freezes (SIGSTOP)", old.freeze)
+    await asyncio.sleep(0.8)
+    await stage.hand_over()
+    await asyncio.sleep(0.7)
+    stage.tell(f"{old.name} thaws and still takes itself for the master: must be fenced")
+    await asyncio.to_thread(old.thaw)
+    await asyncio.sleep(1.5)
+    await stage.take_back(old)
+
+
+async def _lose_replica(stage: Stage) -> None:
+    replica = stage.replicas[0]
+    await stage.strike(f"{replica.name}, a replica, is killed (SIGKILL)", replica.kill)
+    await asyncio.sleep(1.5)
+    stage.tell(f"{replica.name} is started again")
+    await replica.start()
+    stage.tell(f"{replica.name} is up")
+
+
+_SCENES: dict[Fault, Callable[[Stage], Awaitable[None]]] = {
+    Fault.SWITCHOVER: _switch_over,
+    Fault.CRASH: _crash,
+    Fault.FREEZE: _freeze,
+    Fault.REPLICA: _lose_replica,
+}

@@ -1,0 +1,240 @@
+"""The report: what a demo has shown, worked out from what was taken note of."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+__all__ = (
+    "Acknowledged",
+    "ErrorCount",
+    "Event",
+    "Evidence",
+    "Failed",
+    "Failure",
+    "Outage",
+    "Report",
+    "Rows",
+)
+
+
+class Acknowledged(NamedTuple):
+    """A row whose insert has returned."""
+
+    client: int
+    sequence: int
+    #: When it returned, in monotonic seconds.
+    at: float
+
+
+class Failed(NamedTuple):
+    """An operation that raised; times are monotonic seconds."""
+
+    task: str
+    error: str
+    began: float
+    ended: float
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One step of the scenario, `at` seconds after the load began (before it: negative)."""
+
+    at: float
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was taken note of. Times are of one monotonic clock, in seconds."""
+
+    fault: str
+    postgresql: str
+    #: Whether nothing acknowledged may be missing: the master was stopped in order, or not at all.
+    lossless: bool
+    began: float
+    ended: float
+    struck: float
+    #: When the new master began to accept writes; None if the master stayed the same.
+    writable: float | None
+    #: When all three hosts served again; None if they did not.
+    whole: float | None
+    acknowledged: Sequence[Acknowledged]
+    reads: Sequence[tuple[float, float]]
+    failed: Sequence[Failed]
+    hung: int
+    #: Client and sequence of every row on the last master.
+    present: Collection[tuple[int, int]]
+    events: Sequence[Event] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """How long nothing was written, and whose time that was. Seconds."""
+
+    #: From the last write acknowledged before the fault to the first one after it.
+    without_writes: float
+    #: From the fault to the moment the new master itself said it accepts writes.
+    without_master: float
+    #: From that moment to the first write acknowledged through the pool manager.
+    added_by_hasql: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Acknowledged rows, looked for on the last master."""
+
+    acknowledged: int
+    present: int
+    #: Missing, and acknowledged by the old master, which died before it had shipped them.
+    not_shipped: int
+    #: Missing without that excuse.
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorCount:
+    """How often operations of one kind failed in one way."""
+
+    operation: str
+    error: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A failed operation; `began` and `ended` are seconds after the fault."""
+
+    task: str
+    error: str
+    began: float
+    ended: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The result of one demo. Durations are seconds."""
+
+    fault: str
+    postgresql: str
+    load_seconds: float
+    writes: int
+    reads: int
+    #: None when the fault took no master away.
+    outage: Outage | None
+    #: The longest time after the fault in which no read, or no write, ended.
+    longest_pause_in_reads: float
+    longest_pause_in_writes: float
+    slowest_read: float
+    #: From the fault until every host served again; None if that did not happen.
+    whole_again_after: float | None
+    failed: int
+    most_failures_of_one_task: int
+    hung: int
+    errors: tuple[ErrorCount, ...]
+    failures: tuple[Failure, ...]
+    rows: Rows
+    #: Why the demo has not shown what it should; empty if it has.
+    problems: tuple[str, ...] = field(default=())
+    events: tuple[Event, ...] = field(default=())
+
+    @classmethod
+    def of(cls, evidence: Evidence) -> "Report":
+        """Work it out."""
+        struck = evidence.struck
+        failures = tuple(
+            Failure(each.task, each.error, each.began - struck, each.ended - struck)
+            for each in evidence.failed
+        )
+        per_task = Counter(each.task for each in failures)
+        writes = [row.at for row in evidence.acknowledged]
+        outage, rows = _outage(evidence), _rows(evidence)
+        return cls(
+            fault=evidence.fault,
+            postgresql=evidence.postgresql,
+            load_seconds=evidence.ended - evidence.began,
+            writes=len(writes),
+            reads=len(evidence.reads),
+            outage=outage,
+            longest_pause_in_reads=_longest_pause(evidence, (end for _, end in evidence.reads)),
+            longest_pause_in_writes=_longest_pause(evidence, writes),
+            slowest_read=max((end - began for began, end in evidence.reads), default=0.0),
+            whole_again_after=None if evidence.whole is None else evidence.whole - struck,
+            failed=len(failures),
+            most_failures_of_one_task=max(per_task.values(), default=0),
+            hung=evidence.hung,
+            errors=_count(failures),
+            failures=failures,
+            rows=rows,
+            problems=tuple(_problems(evidence, outage, rows)),
+            events=tuple(evidence.events),
+        )
+
+    @property
+    def ok(self) -> bool:
+        """Whether service came back and nothing is missing that hasql could have kept."""
+        return not self.problems
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as values that `json.dumps` takes."""
+        return {"ok": self.ok, **asdict(self)}
+
+
+def _outage(evidence: Evidence) -> Outage | None:
+    if evidence.writable is None:
+        return None
+    before = [row.at for row in evidence.acknowledged if row.at < evidence.writable]
+    after = [row.at for row in evidence.acknowledged if row.at >= evidence.writable]
+    if not before or not after:
+        return None
+    return Outage(
+        without_writes=min(after) - max(before),
+        without_master=evidence.writable - evidence.struck,
+        added_by_hasql=min(after) - evidence.writable,
+    )
+
+
+def _rows(evidence: Evidence) -> Rows:
+    present = set(evidence.present)
+    missing = [row for row in evidence.acknowledged if (row.client, row.sequence) not in present]
+    # Until the new master accepted writes, only the old one can have acknowledged any. What
+    # comes later from anybody but the new master is what hasql is there to prevent.
+    excused = evidence.writable if not evidence.lossless else None
+    not_shipped = sum(1 for row in missing if excused is not None and row.at < excused)
+    return Rows(
+        acknowledged=len(evidence.acknowledged),
+        present=len(evidence.acknowledged) - len(missing),
+        not_shipped=not_shipped,
+        lost=len(missing) - not_shipped,
+    )
+
+
+def _problems(evidence: Evidence, outage: Outage | None, rows: Rows) -> Iterable[str]:
+    if rows.lost:
+        yield f"{rows.lost} acknowledged rows are lost"
+    if evidence.writable is not None and outage is None:
+        yield "no write was acknowledged after the fault"
+    if not any(row.at > evidence.struck for row in evidence.acknowledged):
+        yield "writing did not go on"
+    if not any(end > evidence.struck for _, end in evidence.reads):
+        yield "reading did not go on"
+    if evidence.whole is None:
+        yield "the cluster was not whole again: one master and two replicas in routing"
+    if evidence.hung:
+        yield f"{evidence.hung} operations hung"
+
+
+def _longest_pause(evidence: Evidence, ends: Iterable[float]) -> float:
+    moments = [evidence.struck, *sorted(end for end in ends if end > evidence.struck)]
+    moments.append(max(evidence.ended, evidence.struck))
+    return max(later - earlier for earlier, later in pairwise(moments))
+
+
+def _count(failures: Iterable[Failure]) -> tuple[ErrorCount, ...]:
+    counts = Counter((each.task.partition(" ")[0], each.error) for each in failures)
+    names = {"writer": "write", "reader": "read"}
+    return tuple(
+        ErrorCount(names.get(task, task), error, count)
+        for (task, error), count in counts.most_common()
+    )

@@ -1,0 +1,296 @@
+"""A scriptable cluster and a driver for it, for truth tables that no real server could play.
+
+Servers are changed by their methods (`kill`, `freeze`, `promote`, …); the driver shows what a
+real one would: sockets that close, statements that hang, flags that are sent with an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from hasql.base import BasePoolManager
+from hasql.cluster.dsn import Dsn, HostSpec, parse_host
+from hasql.cluster.probe import ProbeForm
+from hasql.driver import Failure, PoolSizes, check_keywords, check_sizes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+
+class ServerError(Exception):
+    """What a fake server answers instead of a row."""
+
+    def __init__(self, sqlstate: str) -> None:
+        super().__init__(f"SQLSTATE {sqlstate}")
+        self.sqlstate = sqlstate
+
+
+class FakeServer:
+    """One server of the fake cluster."""
+
+    _starts = count(1)
+
+    def __init__(
+        self, host: HostSpec, *, master: bool, system_id: int = 7, timeline: int = 1
+    ) -> None:
+        self.host = host
+        self.master = master
+        self.system_id: int | None = system_id
+        self.timeline = timeline
+        self.started_at = next(self._starts)
+        self.position = 1000
+        self.frozen = False
+        self.alive = True
+        #: Raised for every new connection, None to accept them.
+        self.login_error: Exception | None = None
+        #: SQLSTATE for a probe of this form or a larger one, None to answer.
+        self.denies: dict[ProbeForm, str] = {}
+        #: Whether its connections report in_hot_standby, and what a lying pooler has it say.
+        self.reports_flag = True
+        self.lie: bool | None = None
+        self.connections: list[FakeConnection] = []
+        self.probes: list[ProbeForm] = []
+        self.logins = 0
+        self._thawed = asyncio.Event()
+
+    def kill(self) -> None:
+        self.alive = False
+        for connection in tuple(self.connections):
+            connection.lose()
+
+    def restart(self, *, master: bool | None = None) -> None:
+        self.kill()
+        self.alive = True
+        self.started_at = next(self._starts)
+        if master is not None:
+            self.master = master
+
+    def freeze(self) -> None:
+        self.frozen = True
+        self._thawed.clear()
+
+    def thaw(self) -> None:
+        self.frozen = False
+        self._thawed.set()
+
+    def promote(self) -> None:
+        self.master = True
+        self.timeline += 1
+
+    async def answer(self) -> None:
+        """Be there to answer, or hang."""
+        await asyncio.sleep(0)
+        while self.frozen:
+            await self._thawed.wait()
+
+    async def log_in(self) -> FakeConnection:
+        self.logins += 1
+        await self.answer()
+        if not self.alive:
+            msg = f"connection refused by {self.host}"
+            raise ConnectionRefusedError(msg)
+        if self.login_error is not None:
+            raise self.login_error
+        return FakeConnection(self)
+
+    def row(self, form: ProbeForm) -> Sequence[object]:
+        self.probes.append(form)
+        if form in self.denies:
+            raise ServerError(self.denies[form])
+        wal_file = f"{self.timeline:08X}0000000000000001" if self.master else None
+        whole = (not self.master, self.system_id, self.started_at, wal_file, self.position, None)
+        return whole[:1] if form is ProbeForm.BARE else whole
+
+
+class FakeConnection:
+    """A connection; as a monitor's session too."""
+
+    def __init__(self, server: FakeServer, on_lost: Callable[[], None] | None = None) -> None:
+        self.server = server
+        self.closed = False
+        self.on_lost = on_lost
+        self.resets = 0
+        self.expired = False
+        self._flag = not server.master
+        self._gone = asyncio.Event()
+        server.connections.append(self)
+
+    @property
+    def in_hot_standby(self) -> bool | None:
+        """What the server said with its last answer."""
+        return self._flag if self.server.reports_flag else None
+
+    async def run(self) -> None:
+        """Run a statement: succeed, hang, or fail because the connection is gone."""
+        gone = asyncio.ensure_future(self._gone.wait())
+        answer = asyncio.ensure_future(self.server.answer())
+        try:
+            await asyncio.wait([gone, answer], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            answer.cancel()
+            await asyncio.wait([gone, answer])
+        if self.closed:
+            msg = "the connection was closed in the middle of the operation"
+            raise ConnectionResetError(msg)
+        self._flag = not self.server.master if self.server.lie is None else self.server.lie
+
+    async def fetch_row(self, sql: str) -> Sequence[object]:
+        await self.run()
+        return self.server.row(ProbeForm(sql))
+
+    def kill(self) -> None:
+        self.on_lost = None
+        self.lose()
+
+    def lose(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._gone.set()
+            self.server.connections.remove(self)
+            if self.on_lost is not None:
+                asyncio.get_running_loop().call_soon(self.on_lost)
+
+
+class FakePool:
+    """A driver's pool and the adapter's view of it in one."""
+
+    def __init__(self, server: FakeServer, sizes: PoolSizes) -> None:
+        self.server = server
+        self.sizes = sizes
+        self.plain_acquire = True
+        self.free: list[FakeConnection] = []
+        self.lent: set[FakeConnection] = set()
+        self.opened = 0
+        self.closed = False
+
+    @property
+    def pool(self) -> FakePool:
+        return self
+
+    @property
+    def size(self) -> int:
+        return sum(not connection.closed for connection in (*self.free, *self.lent))
+
+    async def acquire(self, **kwargs: Any) -> FakeConnection:
+        assert not kwargs
+        while self.free:
+            connection = self.free.pop()
+            if not connection.closed:
+                self.lent.add(connection)
+                return connection
+        assert len(self.lent) < self.sizes.maximum, "the core lets nobody wait in the pool"
+        connection = await self.server.log_in()
+        self.opened += 1
+        self.lent.add(connection)
+        return connection
+
+    async def release(self, connection: FakeConnection, *, timeout: float, **kwargs: Any) -> None:
+        assert not kwargs
+        timer = asyncio.get_running_loop().call_later(timeout, connection.lose)
+        try:
+            if connection.expired:
+                connection.lose()
+            if not connection.closed:
+                await connection.run()
+                connection.resets += 1
+        except ConnectionError:
+            pass
+        except BaseException:
+            connection.lose()
+            raise
+        finally:
+            timer.cancel()
+            self.lent.discard(connection)
+            if not connection.closed:
+                self.free.append(connection)
+
+    def in_hot_standby(self, connection: FakeConnection) -> bool | None:
+        return connection.in_hot_standby
+
+    def is_closed(self, connection: FakeConnection) -> bool:
+        return connection.closed
+
+    def abort(self, connection: FakeConnection) -> None:
+        connection.lose()
+
+    def purge(self, lent: Iterable[FakeConnection]) -> None:
+        for connection in self.free:
+            connection.lose()
+        self.free.clear()
+        for connection in lent:
+            connection.expired = True
+
+    def idle(self) -> int:
+        return len(self.free)
+
+    async def close(self) -> None:
+        await self.server.answer()
+        self.terminate()
+
+    def terminate(self) -> None:
+        self.closed = True
+        for connection in (*self.free, *self.lent):
+            connection.lose()
+        self.free.clear()
+
+
+class FakeDriver:
+    """The driver of a fake cluster."""
+
+    def __init__(self, servers: Mapping[HostSpec, FakeServer]) -> None:
+        self.servers = servers
+        self.pools: list[FakePool] = []
+
+    def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
+        check_keywords(kwargs, {"min_size", "max_size"}, "the fake pool")
+        sizes = kwargs.get("min_size", 1), kwargs.get("max_size", 2)
+        return check_sizes(*sizes, names=("min_size", "max_size"))
+
+    async def open(self, dsn: str, kwargs: Mapping[str, Any]) -> FakePool:
+        pool = FakePool(self._server(dsn), self.sizes(kwargs))
+        pool.free = [await pool.server.log_in() for _ in range(pool.sizes.minimum)]
+        self.pools.append(pool)
+        return pool
+
+    async def connect(
+        self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
+    ) -> FakeConnection:
+        del kwargs
+        connection = await self._server(dsn).log_in()
+        connection.on_lost = on_lost
+        return connection
+
+    def failure(self, error: BaseException) -> Failure:
+        if isinstance(error, ServerError):
+            return Failure.of_sqlstate(error.sqlstate)
+        return Failure.of_exception(error)
+
+    def _server(self, dsn: str) -> FakeServer:
+        return self.servers[Dsn.parse(dsn).hosts[0]]
+
+
+class FakeManager(BasePoolManager[FakePool, FakeConnection]):
+    """A pool manager on a fake cluster."""
+
+    def __init__(self, servers: Mapping[HostSpec, FakeServer], **kwargs: Any) -> None:
+        self._driver = FakeDriver(servers)  # type: ignore[misc]  # one cluster for each test
+        hosts = ",".join(str(host) for host in servers)
+        super().__init__(f"postgresql://user:secret@{hosts}/app", **kwargs)
+
+
+def fake_cluster(*roles: str) -> dict[str, FakeServer]:
+    """Make servers by name: `fake_cluster("a master", "b replica")`."""
+    servers = {}
+    for role in roles:
+        name, kind = role.split()
+        assert kind in {"master", "replica"}
+        servers[name] = FakeServer(parse_host(name), master=kind == "master")
+    return servers
+
+
+def manager_of(servers: Mapping[str, FakeServer], **kwargs: Any) -> FakeManager:
+    """Make a manager of these servers; probes of a test that waits for none are rare."""
+    return FakeManager({server.host: server for server in servers.values()}, **kwargs)

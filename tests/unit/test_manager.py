@@ -1,0 +1,862 @@
+"""The pool manager on a scriptable cluster: invariants 2-6 and 10-15 in every corner.
+
+Each test bears the number of the invariant it stands for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hasql.balancer_policy import BaseBalancerPolicy, RoundRobinBalancerPolicy
+from hasql.cluster.dsn import HostSpec, parse_host
+from hasql.cluster.probe import ProbeForm
+from hasql.errors import (
+    HasqlError,
+    NotAvailableError,
+    PoolManagerClosedError,
+    UnknownConnectionError,
+    WrongEventLoopError,
+)
+from tests.fake_driver import FakeManager, FakeServer, ServerError, fake_cluster, manager_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from hasql.balancer_policy.base import CandidateT
+    from hasql.cluster.discovery import Discovery
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Give the other tasks their turns until something holds; the test's time limit ends it."""
+    while not holds():
+        await asyncio.sleep(0.001)
+
+
+def host_of(connection: object) -> str:
+    server = connection.server  # type: ignore[attr-defined]
+    assert isinstance(server, FakeServer)
+    return server.host.host
+
+
+# 13. Constructing does nothing
+
+
+def test_13_constructing_needs_no_loop_and_opens_nothing() -> None:
+    servers = fake_cluster("a master", "b replica")
+    manager = manager_of(servers)
+    assert servers["a"].logins == 0
+    assert not manager.closing
+    assert manager.available_pool_count == 0
+    assert "secret" not in repr(manager)
+
+
+def test_13_another_event_loop_is_refused() -> None:
+    manager = manager_of(fake_cluster("a master"))
+
+    async def use() -> None:
+        async with manager.acquire_master():
+            pass
+
+    asyncio.run(use())
+    with pytest.raises(WrongEventLoopError, match="another event loop"):
+        asyncio.run(use())
+
+
+def test_13_the_first_acquire_starts_it() -> None:
+    async def main() -> None:
+        manager = manager_of(fake_cluster("a master", "b replica"))
+        async with manager.acquire_replica() as connection:
+            assert host_of(connection) == "b"
+        await manager.close()
+
+    asyncio.run(main())
+
+
+async def test_13_entering_undoes_everything_when_nobody_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hasql.base._START_TIMEOUT", 0.05)
+    servers = fake_cluster("a master")
+    servers["a"].alive = False
+    manager = manager_of(servers)
+    tasks = asyncio.all_tasks()
+    with pytest.raises(NotAvailableError):
+        await manager.__aenter__()
+    assert manager.closed
+    assert asyncio.all_tasks() == tasks
+
+
+async def test_entering_is_no_error_with_one_host_of_three_dead() -> None:
+    servers = fake_cluster("a master", "b replica", "c replica")
+    servers["a"].alive = False
+    async with manager_of(servers) as manager:
+        assert manager.replica_pool_count == 2
+
+
+# What is asked for, times the roles there are
+
+
+@pytest.mark.parametrize(
+    ("roles", "read_only", "fallback", "weight", "expected"),
+    [
+        (("a master", "b replica"), False, False, 0.0, {"a"}),
+        (("a master", "b replica"), False, False, 1.0, {"a"}),
+        (("a master", "b replica"), True, False, 0.0, {"b"}),
+        (("a master", "b replica"), True, True, 0.0, {"b"}),
+        (("a master", "b replica"), True, False, 1.0, {"a"}),
+        (("a master",), True, True, 0.0, {"a"}),
+        (("a master",), True, False, 1.0, {"a"}),
+        (("a master",), True, False, 0.0, set()),
+        (("b replica",), True, False, 1.0, {"b"}),
+        (("b replica",), False, True, 1.0, set()),
+        (("a master", "b replica", "c replica"), True, False, 0.0, {"b", "c"}),
+    ],
+)
+async def test_an_acquire_gets_what_it_asked_for(
+    roles: tuple[str, ...],
+    read_only: bool,
+    fallback: bool,
+    weight: float,
+    expected: set[str],
+) -> None:
+    async with manager_of(fake_cluster(*roles)) as manager:
+        seen = set()
+        with contextlib.suppress(NotAvailableError):
+            for _ in range(20):
+                async with manager.acquire(read_only, fallback, weight, 0.05) as connection:
+                    seen.add(host_of(connection))
+        assert seen == expected
+
+
+async def test_exhausted_replicas_are_not_absent_ones() -> None:
+    servers = fake_cluster("a master", "b replica")
+    async with manager_of(servers, fallback_master=True) as manager:
+        await manager.ready()
+        async with manager.acquire_replica(), manager.acquire_replica():
+            with pytest.raises(NotAvailableError, match="2 of 2 connections in use"):
+                await manager.acquire_replica(timeout=0.02)
+
+
+async def test_the_masters_share_of_reads_is_as_given() -> None:
+    async with manager_of(fake_cluster("a master", "b replica", "c replica")) as manager:
+        await manager.ready()
+        reads = []
+        for _ in range(2000):
+            async with manager.acquire_replica(master_as_replica_weight=0.25) as connection:
+                reads.append(host_of(connection))
+        assert 0.2 < reads.count("a") / len(reads) < 0.3
+
+
+async def test_greedy_spreads_simultaneous_acquires() -> None:
+    servers = fake_cluster("a master", "b replica", "c replica")
+    kwargs = {"min_size": 0, "max_size": 10}
+    async with manager_of(servers, pool_factory_kwargs=kwargs) as manager:
+        await manager.ready()
+        taken = [await manager.acquire_replica() for _ in range(9)]
+        hosts = [host_of(connection) for connection in taken]
+        assert sorted((hosts.count("b"), hosts.count("c"))) == [4, 5]
+        for connection in taken:
+            await manager.release(connection)
+
+
+async def test_round_robin_stays_fair_while_a_node_leaves_and_returns() -> None:
+    servers = fake_cluster("a replica", "b replica", "c replica")
+    policy = RoundRobinBalancerPolicy
+    async with manager_of(servers, balancer_policy=policy, refresh_delay=0.02) as manager:
+        await manager.ready()
+
+        async def six() -> str:
+            seen = ""
+            for _ in range(6):
+                async with manager.acquire_replica() as connection:
+                    seen += host_of(connection)
+            return seen
+
+        assert await six() in {"abcabc", "bcabca", "cabcab"}
+        servers["b"].kill()
+        await until(lambda: manager.replica_pool_count == 2)
+        assert await six() in {"acacac", "cacaca"}
+        servers["b"].restart()
+        await until(lambda: manager.replica_pool_count == 3)
+        assert await six() in {"abcabc", "bcabca", "cabcab"}
+
+
+async def test_a_users_own_policy_is_one_method() -> None:
+    class Last(BaseBalancerPolicy):
+        def choose(self, candidates: Sequence[CandidateT]) -> CandidateT:
+            return candidates[-1]
+
+    servers = fake_cluster("a replica", "b replica", "c replica")
+    async with manager_of(servers, balancer_policy=Last) as manager:
+        await manager.ready()
+        # A policy that ignores load still gets only nodes that have room.
+        taken = [await manager.acquire_replica() for _ in range(6)]
+        assert [host_of(connection) for connection in taken] == list("ccbbaa") or [
+            host_of(connection) for connection in taken
+        ] == list("ccbaba")
+        await manager.terminate()
+
+
+# 3. One deadline
+
+
+async def test_3_waiting_ends_at_the_deadline() -> None:
+    async with manager_of(fake_cluster("a master")) as manager:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        with pytest.raises(NotAvailableError, match=r"no connection to a replica within 0\.05 s"):
+            await manager.acquire_replica(timeout=0.05)
+        assert loop.time() - began >= 0.049  # uvloop's clock counts milliseconds
+
+
+async def test_3_a_host_that_hangs_on_login_costs_no_more_than_the_deadline() -> None:
+    servers = fake_cluster("a master")
+    kwargs = {"min_size": 0, "max_size": 2}
+    async with manager_of(servers, pool_factory_kwargs=kwargs, refresh_timeout=5) as manager:
+        servers["a"].freeze()
+        with pytest.raises(NotAvailableError):
+            await manager.acquire_master(timeout=0.05)
+        assert manager.metrics().nodes[0].in_flight == 0
+        servers["a"].thaw()
+        async with manager.acquire_master() as connection:
+            assert not connection.closed
+
+
+async def test_3_giving_back_is_bounded_and_no_error() -> None:
+    servers = fake_cluster("a master")
+    async with manager_of(servers, release_timeout=0.05, refresh_timeout=5) as manager:
+        async with manager.acquire_master() as connection:
+            servers["a"].freeze()
+        assert connection.closed
+        assert manager.metrics().nodes[0].in_flight == 0
+        servers["a"].thaw()
+
+
+# 4. No avoidable error
+
+
+async def test_4_a_refused_connect_is_tried_elsewhere() -> None:
+    servers = fake_cluster("a replica", "b replica")
+    kwargs = {"min_size": 0, "max_size": 5}
+    async with manager_of(servers, pool_factory_kwargs=kwargs) as manager:
+        await manager.ready()
+        servers["a"].login_error = ServerError("53300")
+        for _ in range(10):
+            async with manager.acquire_replica() as connection:
+                assert host_of(connection) == "b"
+
+
+async def test_4_a_server_without_slots_keeps_serving_from_idle_connections() -> None:
+    servers = fake_cluster("a master")
+    kwargs = {"min_size": 1, "max_size": 2}
+    async with manager_of(servers, pool_factory_kwargs=kwargs, refresh_delay=0.05) as manager:
+        await manager.ready(1, 0)
+        servers["a"].login_error = ServerError("53300")
+        async with manager.acquire_master():
+            with pytest.raises(NotAvailableError):
+                await manager.acquire_master(timeout=0.05)
+        async with manager.acquire_master() as connection:
+            assert not connection.closed
+        servers["a"].login_error = None
+        async with manager.acquire_master(), manager.acquire_master():
+            pass
+
+
+async def test_4_an_exhausted_pool_is_left_for_another_candidate() -> None:
+    servers = fake_cluster("a replica", "b replica")
+    async with manager_of(servers) as manager:
+        await manager.ready()
+        taken = [await manager.acquire_replica() for _ in range(4)]
+        assert {host_of(connection) for connection in taken} == {"a", "b"}
+        waiting = asyncio.ensure_future(manager.acquire_replica())
+        await asyncio.sleep(0)
+        await manager.release(taken[0])
+        assert host_of(await waiting) == host_of(taken[0])
+        await manager.terminate()
+
+
+async def test_4_an_acquire_waits_for_the_promotion() -> None:
+    servers = fake_cluster("a master", "b replica")
+    async with manager_of(servers) as manager:
+        await manager.ready()
+        servers["a"].kill()
+        waiting = asyncio.ensure_future(manager.acquire_master(timeout=5))
+        await until(lambda: manager.master_pool_count == 0)
+        servers["b"].promote()
+        assert host_of(await waiting) == "b"
+        await manager.terminate()
+
+
+async def test_4_those_who_wait_are_served_in_the_order_of_asking() -> None:
+    async with manager_of(fake_cluster("a master")) as manager:
+        await manager.ready(1, 0)
+        first, second = await manager.acquire_master(), await manager.acquire_master()
+        order: list[int] = []
+
+        async def ask(number: int) -> None:
+            async with manager.acquire_master():
+                order.append(number)
+
+        asked = [asyncio.ensure_future(ask(number)) for number in range(5)]
+        await asyncio.sleep(0)
+        await manager.release(first)
+        await manager.release(second)
+        await asyncio.gather(*asked)
+        assert order == sorted(order)
+
+
+async def test_4_what_the_application_gets_wrong_is_not_retried() -> None:
+    async with manager_of(fake_cluster("a master")) as manager:
+        with pytest.raises(AssertionError):  # the fake pool takes no arguments at all
+            await manager.acquire_master(nonsense=1)
+        assert manager.metrics().nodes[0].in_flight == 0
+
+
+# 5. Flags
+
+
+async def test_5_a_replica_that_says_it_was_promoted_is_never_handed_out() -> None:
+    servers = fake_cluster("a master", "b replica", "c replica")
+    async with manager_of(servers, refresh_delay=60) as manager:
+        await manager.ready()
+        async with manager.acquire_replica(), manager.acquire_replica():
+            pass
+        servers["a"].kill()
+        servers["b"].promote()
+        for _ in range(20):
+            async with manager.acquire_replica() as connection:
+                # The connection learns it with its first answer, and says so from then on.
+                assert connection.in_hot_standby is True
+                await connection.run()
+
+
+async def test_5_a_stale_on_does_not_hide_a_new_master() -> None:
+    servers = fake_cluster("a master", "b replica")
+    async with manager_of(servers) as manager:
+        await manager.ready()
+        servers["a"].kill()
+        servers["b"].promote()
+        async with manager.acquire_master(timeout=5) as connection:
+            assert connection.in_hot_standby is True  # idle since before the promotion
+            assert host_of(connection) == "b"
+
+
+async def test_5_a_flag_that_contradicts_sql_is_ignored() -> None:
+    servers = fake_cluster("a master", "b replica")
+    servers["b"].lie = False
+    async with manager_of(servers) as manager:
+        await manager.ready()
+        for _ in range(3):
+            async with manager.acquire_replica(timeout=0.5) as connection:
+                assert host_of(connection) == "b"
+                await connection.run()
+
+
+# 6. Passive before active
+
+
+async def test_6_a_broken_lease_is_reported_at_once() -> None:
+    servers = fake_cluster("a master", "b replica")
+    async with manager_of(servers, refresh_delay=60) as manager:
+        await manager.ready()
+        probes = len(servers["b"].probes)
+        with pytest.raises(ConnectionResetError):
+            async with manager.acquire_master() as connection:
+                connection.lose()
+                await connection.run()
+        await until(lambda: len(servers["b"].probes) > probes)
+
+
+async def test_6_a_reader_makes_a_promotion_known() -> None:
+    servers = fake_cluster("a master", "b replica")
+    async with manager_of(servers, refresh_delay=60) as manager:
+        await manager.ready()
+        servers["b"].promote()  # the old master lives on, so nothing else tells
+        async with manager.acquire_replica() as connection:
+            await connection.run()
+        await until(lambda: manager.metrics().fencings == 1)
+        async with manager.acquire_master() as connection:
+            assert host_of(connection) == "b"
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "read_only", "signals"),
+    [
+        ("25006", False, True),
+        ("25006", True, False),
+        ("57P01", True, True),
+        ("57014", False, False),
+        ("23505", False, False),
+        ("42601", False, False),
+        ("08006", False, True),
+    ],
+)
+async def test_6_what_hints_at_a_change_and_what_does_not(
+    sqlstate: str, read_only: bool, signals: bool
+) -> None:
+    servers = fake_cluster("a master", "b replica")
+    async with manager_of(servers, refresh_delay=60) as manager:
+        await manager.ready()
+        probes = len(servers["a"].probes)
+        with pytest.raises(ServerError):
+            async with manager.acquire(read_only):
+                raise ServerError(sqlstate)
+        await asyncio.sleep(0.02)
+        assert (len(servers["a"].probes) > probes) is signals
+        assert manager.master_pool_count == 1, "a hint is no verdict"
+
+
+async def test_7_a_burst_confirms_roles_with_the_short_probe() -> None:
+    servers = fake_cluster("a master", "b replica")
+    async with manager_of(servers, refresh_delay=60) as manager:
+        await manager.ready()
+        servers["a"].kill()
+        await until(lambda: len(servers["b"].probes) > 4)
+        assert servers["b"].probes[-1] is ProbeForm.BARE
+        servers["b"].promote()
+        await until(lambda: manager.master_pool_count == 1)
+        assert servers["b"].probes[-1] is ProbeForm.FULL
+
+
+# 8. Silence
+
+
+async def test_8_a_silent_replica_is_avoided_before_it_is_given_up() -> None:
+    servers = fake_cluster("a replica", "b replica")
+    async with manager_of(servers, refresh_delay=0.02, refresh_timeout=30) as manager:
+        await manager.ready()
+        servers["a"].freeze()
+        await until(lambda: manager.metrics().nodes[0].health.value == "suspect")
+        for _ in range(10):
+            async with manager.acquire_replica() as connection:
+                assert host_of(connection) == "b"
+        servers["a"].thaw()
+        await until(lambda: manager.metrics().nodes[0].health.value == "up")
+
+
+async def test_8_a_silent_host_leaves_routing_within_refresh_timeout() -> None:
+    servers = fake_cluster("a master", "b replica")
+    async with manager_of(servers, refresh_delay=0.02, refresh_timeout=0.2) as manager:
+        await manager.ready()
+        servers["a"].freeze()
+        await until(lambda: manager.master_pool_count == 0)
+        assert "no answer within 0.2 s" in (manager.metrics().nodes[0].last_error or "")
+
+
+async def test_8_an_old_flow_that_is_dead_costs_one_reconnect() -> None:
+    servers = fake_cluster("a master")
+    async with manager_of(servers, refresh_delay=0.02, refresh_timeout=30) as manager:
+        await manager.ready(1, 0)
+        # Only the reserved connection hears nothing any more; new ones work.
+        session = next(c for c in servers["a"].connections if c.on_lost is not None)
+        deaf = FakeServer(servers["a"].host, master=True)
+        deaf.freeze()
+        session.server = deaf
+        deaf.connections.append(session)
+        await until(lambda: session.closed)
+        await manager.wait_next_pool_check()
+        assert manager.master_pool_count == 1
+
+
+# 9. Fencing, on a whole manager
+
+
+async def test_9_a_fenced_master_loses_its_leases_and_serves_nobody() -> None:
+    servers = fake_cluster("a master", "b replica")
+    async with manager_of(servers, refresh_delay=0.02) as manager:
+        await manager.ready()
+        held = await manager.acquire_master()
+        servers["b"].promote()
+        await until(lambda: held.closed)
+        with pytest.raises(ConnectionResetError):
+            await held.run()
+        await manager.release(held)
+        for _ in range(5):
+            async with manager.acquire_master() as connection:
+                assert host_of(connection) == "b"
+
+
+async def test_9_a_split_is_named_in_the_error() -> None:
+    async with manager_of(fake_cluster("a master", "b master", "c replica")) as manager:
+        with pytest.raises(NotAvailableError) as caught:
+            await manager.acquire_master(timeout=0.05)
+        assert str(caught.value).count("another master writes the same timeline") == 2
+
+
+# 10. A node that comes back is clean
+
+
+async def test_10_nothing_from_before_serves_again() -> None:
+    servers = fake_cluster("a master")
+    async with manager_of(servers, refresh_delay=0.02) as manager:
+        await manager.ready(1, 0)
+        async with manager.acquire_master(), manager.acquire_master():
+            pass
+        before = set(servers["a"].connections)
+        held = await manager.acquire_master()
+        servers["a"].freeze()
+        await until(lambda: manager.master_pool_count == 0 or held.closed)
+        await until(lambda: manager.metrics().nodes[0].health.value == "suspect")
+        servers["a"].restart()
+        servers["a"].thaw()
+        await manager.release(held)
+        async with manager.acquire_master(timeout=5) as one, manager.acquire_master() as two:
+            assert not before & {one, two}
+
+
+# 11. Cancellation
+
+
+async def test_11_a_storm_of_cancelled_acquires_leaves_every_place_free() -> None:
+    servers = fake_cluster("a master", "b replica")
+    kwargs = {"min_size": 0, "max_size": 5}
+    async with manager_of(servers, pool_factory_kwargs=kwargs, acquire_timeout=60) as manager:
+        await manager.ready()
+        tasks = asyncio.all_tasks()
+
+        async def use(number: int) -> None:
+            async with manager.acquire(bool(number % 2)) as connection:
+                await connection.run()
+
+        for wave in range(10):
+            users = [asyncio.ensure_future(use(number)) for number in range(1000)]
+            for _ in range(wave):
+                await asyncio.sleep(0)
+            for user in users:
+                user.cancel()
+            await asyncio.gather(*users, return_exceptions=True)
+        metrics = manager.metrics()
+        assert [node.in_flight for node in metrics.nodes] == [0, 0]
+        assert metrics.waiting == 0
+        await until(lambda: asyncio.all_tasks() == tasks)
+        async with asyncio.timeout(5):
+            taken = [await manager.acquire_master() for _ in range(5)]
+        for connection in taken:
+            await manager.release(connection)
+
+
+async def test_11_a_place_handed_over_to_one_who_was_cancelled_is_passed_on() -> None:
+    async with manager_of(fake_cluster("a master")) as manager:
+        await manager.ready(1, 0)
+        first, second = await manager.acquire_master(), await manager.acquire_master()
+        loser = asyncio.ensure_future(manager.acquire_master())
+        winner = asyncio.ensure_future(manager.acquire_master())
+        await asyncio.sleep(0)
+        await manager.release(first)
+        loser.cancel()
+        assert not (await winner).closed
+        with pytest.raises(asyncio.CancelledError):
+            await loser
+        await manager.release(winner.result())
+        await manager.release(second)
+
+
+async def test_11_a_cancelled_release_frees_the_place() -> None:
+    servers = fake_cluster("a master")
+    async with manager_of(servers, refresh_timeout=30) as manager:
+        connection = await manager.acquire_master()
+        servers["a"].freeze()
+        release = asyncio.ensure_future(manager.release(connection))
+        await asyncio.sleep(0.01)
+        release.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await release
+        assert connection.closed
+        assert manager.metrics().nodes[0].in_flight == 0
+        servers["a"].thaw()
+
+
+# Ownership
+
+
+async def test_a_connection_is_released_once_and_to_its_own_manager() -> None:
+    async with (
+        manager_of(fake_cluster("a master")) as manager,
+        manager_of(fake_cluster("a master")) as other,
+    ):
+        connection = await manager.acquire_master()
+        with pytest.raises(UnknownConnectionError):
+            await other.release(connection)
+        await manager.release(connection)
+        with pytest.raises(ValueError, match="released already"):
+            await manager.release(connection)
+
+
+async def test_release_within_the_block_is_enough() -> None:
+    async with manager_of(fake_cluster("a master")) as manager:
+        async with manager.acquire_master() as connection:
+            await manager.release(connection)
+        assert manager.metrics().nodes[0].in_flight == 0
+
+
+async def test_an_acquire_is_for_one_use() -> None:
+    async with manager_of(fake_cluster("a master")) as manager:
+        lease = manager.acquire_master()
+        async with lease:
+            pass
+        with pytest.raises(HasqlError, match="used already"):
+            await lease
+
+
+# 12. Closing
+
+
+async def test_12_close_lets_leases_end_and_waiters_go() -> None:
+    manager = manager_of(fake_cluster("a master"))
+    held = [await manager.acquire_master(), await manager.acquire_master()]
+    waiter = asyncio.ensure_future(manager.acquire_master(timeout=60))
+    await asyncio.sleep(0)
+    closing = asyncio.ensure_future(manager.close())
+    with pytest.raises(PoolManagerClosedError):
+        await waiter
+    with pytest.raises(PoolManagerClosedError):
+        await manager.acquire_master()
+    assert manager.closing
+    assert not manager.closed
+    for connection in held:
+        await connection.run()
+        await manager.release(connection)
+    await closing
+    assert manager.closed
+    assert all(connection.resets == 1 for connection in held)
+
+
+async def test_12_close_breaks_what_does_not_end_in_time() -> None:
+    manager = manager_of(fake_cluster("a master"))
+    held = await manager.acquire_master()
+    await manager.close(timeout=0.02)
+    assert manager.closed
+    assert held.closed
+
+
+async def test_12_closing_waits_for_no_frozen_host() -> None:
+    servers = fake_cluster("a master", "b replica")
+    for close in ("close", "terminate"):
+        manager = manager_of(servers, refresh_timeout=0.2)
+        await manager.ready()
+        servers["b"].freeze()
+        async with asyncio.timeout(5):
+            await getattr(manager, close)()
+        servers["b"].thaw()
+        assert not servers["b"].connections
+        assert not servers["a"].connections
+
+
+async def test_12_a_second_close_waits_for_the_first() -> None:
+    manager = manager_of(fake_cluster("a master"))
+    held = await manager.acquire_master()
+    closes = [asyncio.ensure_future(manager.close()) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    assert not any(close.done() for close in closes)
+    await manager.release(held)
+    await asyncio.gather(*closes)
+    await manager.close()
+
+
+async def test_12_terminate_ends_a_close_that_waits() -> None:
+    manager = manager_of(fake_cluster("a master"))
+    held = await manager.acquire_master()
+    closing = asyncio.ensure_future(manager.close(timeout=60))
+    await asyncio.sleep(0.01)
+    terminating = asyncio.ensure_future(manager.terminate())
+    await until(lambda: held.closed)
+    await manager.release(held)
+    await asyncio.gather(closing, terminating)
+
+
+async def test_12_a_cancelled_close_leaves_nothing() -> None:
+    servers = fake_cluster("a master")
+    tasks = asyncio.all_tasks()
+    manager = manager_of(servers)
+    held = await manager.acquire_master()
+    closing = asyncio.ensure_future(manager.close())
+    await asyncio.sleep(0.01)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert held.closed
+    assert manager.closed
+    assert not servers["a"].connections
+    await until(lambda: asyncio.all_tasks() == tasks)
+
+
+async def test_closing_a_manager_that_was_never_used_is_nothing() -> None:
+    manager = manager_of(fake_cluster("a master"))
+    await manager.close()
+    assert manager.closed
+    with pytest.raises(PoolManagerClosedError):
+        await manager.ready()
+
+
+# 14. Errors explain themselves
+
+
+async def test_14_a_timeout_names_every_host_and_no_password() -> None:
+    servers = fake_cluster("a replica", "b replica")
+    servers["b"].alive = False
+    async with manager_of(servers) as manager:
+        with pytest.raises(asyncio.TimeoutError) as caught:
+            await manager.acquire_master(timeout=0.1)
+        text = str(caught.value)
+        assert "a:5432 up replica for 0." in text
+        assert "b:5432 down for 0." in text
+        assert "ConnectionRefusedError: connection refused by b:5432" in text
+        assert "secret" not in text
+
+
+async def test_14_refused_by_all_fails_ready_at_once_with_the_servers_error() -> None:
+    servers = fake_cluster("a master", "b replica")
+    for server in servers.values():
+        server.login_error = ServerError("28P01")
+    manager = manager_of(servers)
+    with pytest.raises(ServerError):
+        await manager.ready(timeout=60)
+    await manager.close()
+
+
+async def test_ready_wants_both_counts_or_none() -> None:
+    manager = manager_of(fake_cluster("a master"))
+    for counts in ({"masters_count": 1}, {"replicas_count": 1}):
+        with pytest.raises(ValueError, match="both"):
+            await manager.ready(**counts)
+    with pytest.raises(ValueError, match="at least 0"):
+        await manager.ready(-1, 0)
+    with pytest.raises(NotAvailableError, match="2 masters and 0 replicas"):
+        await manager.ready(2, 0, timeout=0.05)
+    await manager.close()
+
+
+# 15. Idle costs nothing
+
+
+async def test_15_acquires_leave_nothing_behind() -> None:
+    async with manager_of(fake_cluster("a master", "b replica"), refresh_delay=60) as manager:
+        await manager.ready()
+
+        async def use(times: int) -> None:
+            for number in range(times):
+                async with manager.acquire(bool(number % 2)):
+                    pass
+
+        await use(100)
+        gc.collect()
+        before = len(gc.get_objects())
+        await use(3000)
+        gc.collect()
+        assert len(gc.get_objects()) - before < 50
+
+
+# Probing
+
+
+async def test_a_server_that_denies_functions_is_asked_for_less() -> None:
+    servers = fake_cluster("a master", "b replica")
+    servers["a"].denies = {ProbeForm.FULL: "42501", ProbeForm.PLAIN: "42883"}
+    async with manager_of(servers) as manager:
+        await manager.ready(1, 1)
+        node = manager.metrics().nodes[0]
+        assert (node.role.value, node.fencing) == ("master", False)
+
+
+async def test_a_server_in_trouble_is_not_asked_for_less() -> None:
+    servers = fake_cluster("a master", "b replica")
+    servers["a"].denies = {ProbeForm.FULL: "53200"}
+    async with manager_of(servers) as manager:
+        await manager.wait_next_pool_check()
+        assert manager.metrics().nodes[0].health.value == "down"
+        assert ProbeForm.PLAIN not in servers["a"].probes
+
+
+async def test_the_next_check_is_one_begun_after_the_call() -> None:
+    servers = fake_cluster("a master", "b replica")
+    servers["b"].alive = False
+    async with manager_of(servers, refresh_delay=60) as manager:
+        probes = len(servers["a"].probes)
+        await manager.wait_next_pool_check()
+        assert len(servers["a"].probes) > probes
+
+
+# Pools
+
+
+async def test_the_pools_are_the_drivers_own() -> None:
+    servers = fake_cluster("a master", "b replica", "c replica")
+    async with manager_of(servers) as manager:
+        await manager.ready()
+        assert [pool.server.host.host for pool in manager] == ["a", "b", "c"]
+        assert list(manager.pools) == [*await manager.get_master_pools(), *list(manager)[1:]]
+        master = await manager.get_pool(read_only=False)
+        replica = await manager.get_pool(read_only=True)
+        assert manager.pool_is_master(master)
+        assert not manager.pool_is_replica(master)
+        assert manager.pool_is_replica(replica)
+        assert manager.host(master) == "a:5432"
+        assert manager.get_pool_freesize(master) == 2
+        assert (manager.get_last_response_time(master) or 0) > 0
+        assert len(await manager.get_replica_pools()) == 2
+        async with manager.acquire_from_pool(replica) as connection:
+            assert connection.server is replica.server
+            assert manager.get_pool_freesize(replica) == 1
+            assert not manager.is_connection_closed(connection)
+
+
+async def test_connections_taken_directly_can_be_given_back() -> None:
+    async with manager_of(fake_cluster("a master")) as manager:
+        [pool] = await manager.get_master_pools()
+        connection = await pool.acquire()
+        manager.register_connection(connection, pool)
+        with pytest.raises(UnknownConnectionError):
+            manager.register_connection(connection, pool)
+        await manager.release(connection)
+        await manager.release_to_pool(await pool.acquire(), pool)
+        await manager.release_to_pool(await manager.acquire_master(), pool)
+        assert pool.idle() > 0
+        assert not pool.lent
+        with pytest.raises(UnknownConnectionError):
+            manager.host(object())  # type: ignore[arg-type]
+
+
+# Hosts that come and go
+
+
+class Wandering(FakeManager):
+    """A manager whose hosts come from a queue."""
+
+    def __init__(self, servers: dict[HostSpec, FakeServer]) -> None:
+        super().__init__(servers, refresh_delay=0.02)
+        self.queue: asyncio.Queue[tuple[HostSpec, ...]] = asyncio.Queue()
+
+    def _discovery(self) -> Discovery:
+        queue = self.queue
+
+        class FromQueue:
+            async def watch(self) -> AsyncIterator[tuple[HostSpec, ...]]:
+                while True:
+                    yield await queue.get()
+
+        return FromQueue()
+
+
+async def test_hosts_are_added_and_removed_while_running() -> None:
+    a, b, c = (parse_host(name) for name in "abc")
+    servers = {
+        a: FakeServer(a, master=True), b: FakeServer(b, master=False), c: FakeServer(c, master=False)
+    }  # fmt: skip
+    async with Wandering(servers) as manager:
+        await manager.queue.put((a, b))
+        await until(lambda: manager.replica_pool_count == 1)
+        held = await manager.acquire_replica()
+        assert host_of(held) == "b"
+        await manager.queue.put((a, c))
+        await until(lambda: [pool.server.host for pool in manager] == [a, c])
+        # What is lent on a host that is gone can be used and given back.
+        await held.run()
+        async with manager.acquire_replica() as connection:
+            assert host_of(connection) == "c"
+        await manager.release(held)
+        await until(lambda: not servers[b].connections)

@@ -1,0 +1,323 @@
+"""Invariants 1, 9 and 10 on the synchronous step: who may serve after which observations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import permutations
+
+import pytest
+
+from hasql.cluster.dsn import HostSpec
+from hasql.cluster.probe import Reading, Role
+from hasql.cluster.state import Exclusion, Health, Rules
+from hasql.cluster.topology import (
+    AbortLeases,
+    Answered,
+    Changed,
+    Failed,
+    FirstRoundOver,
+    Observation,
+    Probe,
+    Purge,
+    Quiet,
+    Step,
+    Topology,
+)
+
+A, B, C = (HostSpec(name, 5432) for name in "abc")
+_STARTS = {A: 11, B: 12, C: 13}
+
+
+def master(
+    host: HostSpec,
+    at: float,
+    *,
+    timeline: int | None = 1,
+    system_id: int | None = 7,
+    started_at: int | None = None,
+) -> Answered:
+    reading = Reading(Role.MASTER, system_id, started_at or _STARTS[host], timeline, 100)
+    return Answered(host, at, at + 0.001, reading)
+
+
+def replica(
+    host: HostSpec, at: float, *, system_id: int | None = 7, started_at: int | None = None
+) -> Answered:
+    reading = Reading(Role.REPLICA, system_id, started_at or _STARTS[host], None, 100)
+    return Answered(host, at, at + 0.001, reading)
+
+
+def failed(host: HostSpec, at: float) -> Failed:
+    return Failed(host, at, at + 0.001, ConnectionRefusedError("refused"))
+
+
+def after(
+    *observations: Observation, hosts: tuple[HostSpec, ...] = (A, B), rules: Rules | None = None
+) -> Step:
+    """Play observations on a new topology; the step is that of the last one."""
+    step = Step(Topology.of(hosts, 0.0, rules))
+    for observation in observations:
+        step = step.topology.observe(observation)
+    return step
+
+
+def masters(step: Step) -> set[str]:
+    return {node.host.host for node in step.topology.masters}
+
+
+def replicas(step: Step) -> set[str]:
+    return {node.host.host for node in step.topology.replicas}
+
+
+def exclusion(step: Step, host: HostSpec) -> Exclusion | None:
+    node = step.topology.node(host)
+    assert node is not None
+    return node.exclusion
+
+
+# 1. One writer, whole snapshots
+
+
+def test_1_an_older_observation_never_overwrites_a_newer_one() -> None:
+    step = after(master(A, 5), replica(B, 5))
+    late = step.topology.observe(replica(A, 4))
+    assert late.topology is step.topology
+    assert late.effects == ()
+    assert step.topology.observe(failed(A, 4)).topology is step.topology
+    assert step.topology.observe(Quiet(A, 4)).topology is step.topology
+
+
+def test_1_an_observation_of_an_unknown_host_changes_nothing() -> None:
+    step = after(master(A, 1), replica(B, 1))
+    assert step.topology.observe(master(C, 9)).topology is step.topology
+
+
+def test_1_a_topology_is_replaced_and_never_changed() -> None:
+    before = after(master(A, 1), replica(B, 1)).topology
+    picture = before.masters, before.replicas, before.nodes
+    before.observe(failed(A, 2))
+    before.observe(master(B, 2, timeline=2))
+    assert (before.masters, before.replicas, before.nodes) == picture
+
+
+def test_1_an_answer_that_changes_nothing_calls_for_nothing() -> None:
+    step = after(master(A, 1), replica(B, 1), master(A, 2))
+    assert step.effects == ()
+    assert masters(step) == {"a"}
+
+
+# 9. Fencing, and the first round
+
+
+def test_9_nobody_serves_before_every_host_had_its_chance() -> None:
+    step = after(master(A, 0.01))
+    assert masters(step) == set()
+    assert masters(Step(step.topology.observe(replica(B, 0.02)).topology)) == {"a"}
+    assert masters(Step(step.topology.observe(failed(B, 0.02)).topology)) == {"a"}
+    assert masters(Step(step.topology.observe(FirstRoundOver(0.1)).topology)) == {"a"}
+
+
+def test_9_the_higher_timeline_wins_in_whatever_order_they_are_met() -> None:
+    for order in permutations([master(A, 1), master(B, 1.5, timeline=2), replica(C, 1)]):
+        step = after(*order, hosts=(A, B, C))
+        assert masters(step) == {"b"}
+        assert replicas(step) == {"c"}
+        assert exclusion(step, A) is Exclusion.FENCED
+
+
+def test_9_a_replaced_master_is_purged_and_its_leases_aborted_on_the_winners_own_word() -> None:
+    step = after(master(A, 1), replica(B, 1), master(B, 2, timeline=2))
+    assert Purge(A) in step.effects
+    assert AbortLeases(A) in step.effects
+    assert Probe() in step.effects
+
+
+def test_9_a_silent_old_master_is_fenced_before_it_can_come_back() -> None:
+    step = after(master(A, 1), replica(B, 1), failed(A, 2), master(B, 3, timeline=2))
+    assert AbortLeases(A) in step.effects
+    thawed = step.topology.observe(master(A, 4))
+    assert masters(thawed) == {"b"}
+    assert exclusion(thawed, A) is Exclusion.FENCED
+
+
+def test_9_a_timeline_that_was_seen_is_remembered_while_its_master_is_down() -> None:
+    step = after(master(A, 1), replica(B, 1), failed(A, 2), master(B, 3, timeline=2), failed(B, 4))
+    returned = step.topology.observe(master(A, 5))
+    assert masters(returned) == set()
+    assert exclusion(returned, A) is Exclusion.FENCED
+    # Not on what is merely remembered: the winner might be the one that is wrong now.
+    assert AbortLeases(A) not in returned.effects
+
+
+def test_9_accept_timeline_lets_an_older_master_serve_again() -> None:
+    step = after(master(A, 1), master(B, 1, timeline=2), failed(B, 2), master(A, 3))
+    assert masters(step) == set()
+    assert masters(step.topology.without_memory(4)) == {"a"}
+
+
+def test_9_of_equal_timelines_the_incumbent_stays() -> None:
+    step = after(master(A, 1), replica(B, 1), master(B, 2))
+    assert masters(step) == {"a"}
+    assert exclusion(step, B) is Exclusion.SPLIT
+
+
+def test_9_without_an_incumbent_equal_timelines_leave_no_master() -> None:
+    step = after(master(A, 1), master(B, 1))
+    assert masters(step) == set()
+    assert exclusion(step, A) is exclusion(step, B) is Exclusion.SPLIT
+
+
+def test_9_a_split_is_resolved_when_the_other_is_a_replica_or_left_behind() -> None:
+    split = after(master(A, 1), master(B, 1)).topology
+    assert masters(split.observe(replica(B, 2, started_at=99))) == {"a"}
+    assert masters(split.observe(master(B, 2, timeline=2))) == {"b"}
+
+
+def test_9_silence_does_not_resolve_a_split() -> None:
+    split = after(master(A, 1), replica(B, 1), master(B, 2)).topology
+    assert masters(split.observe(failed(A, 3))) == set()
+    fresh = after(master(A, 1), master(B, 1)).topology
+    assert masters(fresh.observe(failed(A, 3))) == set()
+
+
+def test_9_a_restarted_master_stays_the_incumbent() -> None:
+    step = after(master(A, 1), replica(B, 1), failed(A, 2), master(A, 3, started_at=99))
+    assert masters(step) == {"a"}
+
+
+def test_9_a_server_that_moved_to_another_host_is_no_split() -> None:
+    step = after(master(A, 1), failed(B, 1), failed(A, 2), master(B, 3))
+    assert masters(step) == {"b"}
+
+
+def test_9_a_never_master_is_never_one_and_fences_nobody() -> None:
+    rules = Rules(never_master=frozenset({("b", None)}))
+    step = after(master(A, 1), replica(B, 1), master(B, 2, timeline=9), rules=rules)
+    assert masters(step) == {"a"}
+    assert exclusion(step, B) is Exclusion.NEVER_MASTER
+    assert replicas(after(master(A, 1), replica(B, 1), rules=rules)) == {"b"}
+
+
+@pytest.mark.parametrize(("port", "masters_left"), [(5432, set()), (5433, {"b"})])
+def test_9_never_master_with_a_port_means_that_port(port: int, masters_left: set[str]) -> None:
+    rules = Rules(never_master=frozenset({("b", port)}))
+    assert masters(after(replica(A, 1), master(B, 1), rules=rules)) == masters_left
+
+
+def test_9_a_node_of_another_cluster_is_refused() -> None:
+    step = after(master(A, 1), replica(B, 1), replica(C, 1, system_id=8), hosts=(A, B, C))
+    assert replicas(step) == {"b"}
+    assert exclusion(step, C) is Exclusion.FOREIGN
+
+
+def test_9_the_cluster_is_that_of_most_hosts_in_the_first_round() -> None:
+    step = after(
+        master(A, 1, system_id=8, timeline=5), master(B, 1), replica(C, 1), hosts=(A, B, C)
+    )
+    assert masters(step) == {"b"}
+    assert exclusion(step, A) is Exclusion.FOREIGN
+
+
+def test_9_several_clusters_serve_side_by_side_if_allowed() -> None:
+    rules = Rules(allow_several_clusters=True)
+    step = after(master(A, 1, system_id=8, timeline=5), master(B, 1), rules=rules)
+    assert masters(step) == {"a", "b"}
+
+
+def test_9_an_upgraded_cluster_is_taken_over_after_half_a_minute_of_silence() -> None:
+    down = after(master(A, 1), replica(B, 1), failed(A, 2), failed(B, 2)).topology
+    early = down.observe(master(A, 20, system_id=8))
+    assert masters(early) == set()
+    assert exclusion(early, A) is Exclusion.FOREIGN
+    assert masters(early.topology.observe(failed(A, 21)).topology.observe(
+        master(A, 40, system_id=8)
+    )) == {"a"}  # fmt: skip
+
+
+def test_9_one_server_under_two_names_is_no_split_and_counts_once() -> None:
+    step = after(master(A, 1), master(B, 1, started_at=_STARTS[A]))
+    assert masters(step) == {"a"}
+    assert exclusion(step, B) is Exclusion.ALIAS
+    assert masters(step.topology.observe(failed(A, 2))) == {"b"}
+
+
+@pytest.mark.parametrize("field", ["system_id", "timeline"])
+def test_9_without_identity_or_timeline_nobody_is_fenced(field: str) -> None:
+    plain = replace(master(B, 1).reading, **{field: None})  # type: ignore[arg-type]
+    step = after(master(A, 1, timeline=3), Answered(B, 1, 1, plain))
+    assert masters(step) == {"a", "b"}
+
+
+def test_9_without_fencing_all_masters_serve() -> None:
+    step = after(master(A, 1), master(B, 1, timeline=2), rules=Rules(fencing=False))
+    assert masters(step) == {"a", "b"}
+
+
+# 7, 8 and 10: what a change calls for
+
+
+def test_7_a_loss_calls_for_a_probe_of_everybody() -> None:
+    step = after(master(A, 1), replica(B, 1), failed(A, 2))
+    assert Probe() in step.effects
+    assert step.topology.masters == ()
+    again = step.topology.observe(failed(A, 3))
+    assert again.effects == ()
+
+
+def test_8_a_quiet_host_is_suspect_and_still_in_routing() -> None:
+    step = after(master(A, 1), replica(B, 1), Quiet(B, 2))
+    node = step.topology.node(B)
+    assert node is not None
+    assert node.health is Health.SUSPECT
+    assert replicas(step) == {"b"}
+    well = step.topology.observe(replica(B, 3)).topology.node(B)
+    assert well is not None
+    assert well.health is Health.UP
+
+
+def test_8_leases_on_a_host_are_aborted_once_it_has_been_silent_for_long() -> None:
+    rules = Rules(lease_abort_after=10)
+    up = after(master(A, 1), replica(B, 1), rules=rules).topology
+    assert AbortLeases(B) not in up.observe(failed(B, 10)).effects
+    assert AbortLeases(B) in up.observe(failed(B, 11.1)).effects
+    never = after(master(A, 1), replica(B, 1), failed(B, 99), rules=Rules(lease_abort_after=None))
+    assert AbortLeases(B) not in never.effects
+
+
+def test_10_what_leaves_or_restarts_is_purged() -> None:
+    up = after(master(A, 1), replica(B, 1)).topology
+    assert Purge(B) in up.observe(failed(B, 2)).effects
+    assert Purge(B) in up.observe(replica(B, 2, started_at=99)).effects
+    assert Purge(B) not in up.observe(replica(B, 2)).effects
+    # A session on a standby survives its promotion.
+    assert Purge(B) not in up.observe(failed(A, 2)).topology.observe(
+        master(B, 3, timeline=2)
+    ).effects  # fmt: skip
+
+
+def test_hosts_that_stay_keep_what_is_known_of_them() -> None:
+    up = after(master(A, 1), replica(B, 1)).topology
+    step = up.with_hosts((C, A), 2)
+    assert [node.host for node in step.topology.nodes] == [C, A]
+    assert masters(step) == {"a"}
+    assert replicas(step) == set()
+    assert replicas(step.topology.observe(replica(C, 3))) == {"c"}
+
+
+def test_a_change_is_dated_and_reported_once() -> None:
+    step = after(master(A, 1), replica(B, 1), failed(B, 5))
+    [change] = [effect for effect in step.effects if isinstance(effect, Changed)]
+    assert change.before.health is Health.UP
+    assert change.after.health is Health.DOWN
+    assert change.after.since == pytest.approx(5.001)
+    later = step.topology.observe(failed(B, 6)).topology.node(B)
+    assert later is not None
+    assert later.since == pytest.approx(5.001)
+
+
+def test_14_a_node_describes_itself() -> None:
+    step = after(master(A, 1), replica(B, 1), failed(A, 2), master(B, 3, timeline=2))
+    lines = [node.describe(10) for node in step.topology.nodes]
+    assert lines[0].startswith("a:5432 down for ")
+    assert "last error: ConnectionRefusedError: refused" in lines[0]
+    assert lines[1].startswith("b:5432 up master (timeline 2) for 7.0 s")
