@@ -113,6 +113,7 @@ class LeaseBook(Generic[PoolT, ConnT]):
     def enter(self, lease: Lease[PoolT, ConnT], connection: ConnT) -> None:
         """Enter a lease that was just taken."""
         lease.connection = connection
+        lease.returning = False  # an acquire may have to give one back and take another
         self._leases[id(connection)] = lease
 
     def strike(self, lease: Lease[PoolT, ConnT]) -> None:

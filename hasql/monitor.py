@@ -114,7 +114,7 @@ class Monitor(Generic[PoolT, ConnT]):
         if session is not None and not session.closed:
             try:
                 return await self._ask_hedged(session, deadline)
-            except _NoAnswerError:
+            except NoAnswerError:
                 raise  # and it has had its fresh connect as well
             except Exception as error:
                 # A server that ended just this connection is not down: see whether it takes
@@ -262,11 +262,11 @@ class Monitor(Generic[PoolT, ConnT]):
         if session is not None:
             session.kill()
 
-    def _no_answer(self) -> "_NoAnswerError":
-        return _NoAnswerError(f"no answer within {self._refresh_timeout:g} s")
+    def _no_answer(self) -> "NoAnswerError":
+        return NoAnswerError(f"no answer within {self._refresh_timeout:g} s")
 
 
-class _NoAnswerError(TimeoutError):
+class NoAnswerError(TimeoutError):
     """A host has been silent for refresh_timeout."""
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import sys
 from typing import Annotated, NoReturn
 
@@ -19,7 +20,7 @@ from hasql.errors import HasqlError
 
 __all__ = ("app",)
 
-_FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
+_FAILED, _USAGE, _INTERRUPTED, _TERMINATED = 1, 2, 130, 143
 _PLAIN_WIDTH = 120
 """Columns of the summary where there is no terminal to fit it into."""
 
@@ -51,7 +52,13 @@ def _hasql(
 @app.command()
 def demo(  # noqa: PLR0913 - each is an option
     *,
-    fault: Annotated[Fault, typer.Option(help="What happens to the cluster.")] = Fault.CRASH,
+    fault: Annotated[
+        Fault,
+        typer.Option(
+            metavar="NAME",
+            help="What happens: crash, freeze, switchover (all of the master) or replica.",
+        ),
+    ] = Fault.CRASH,
     duration: Annotated[
         float, typer.Option(metavar="SECONDS", help="How long the application runs.")
     ] = 10.0,
@@ -62,15 +69,17 @@ def demo(  # noqa: PLR0913 - each is an option
     readers: Annotated[int, typer.Option(help="Tasks that read from replicas.")] = 4,
     version: Annotated[
         int | None,
-        typer.Option(metavar="16|18", help="PostgreSQL's major version [default: the newest]"),
+        typer.Option(
+            metavar="16|18", help="PostgreSQL's major version.", show_default="the newest"
+        ),
     ] = None,
 ) -> None:
     """Watch an application keep working while a real three-node cluster loses its master.
 
     Everything runs on this machine, on ports of its own, and is removed at the end.
 
-    Exit code 0: service came back, and no acknowledged row is missing but those that
-    asynchronous replication had not yet shipped when the master died. Else 1.
+    The exit code is 0 if service came back and no acknowledged row is missing,
+    but for those the old master had not yet shipped when it died; else it is 1.
     """
     console = Console() if sys.stdout.isatty() else Console(width=_PLAIN_WIDTH)
     try:
@@ -80,6 +89,8 @@ def demo(  # noqa: PLR0913 - each is an option
         _fail(str(error), _USAGE if isinstance(error, ValueError) else _FAILED)
     except KeyboardInterrupt:
         _fail("interrupted; everything is stopped and removed", _INTERRUPTED)
+    except asyncio.CancelledError:
+        _fail("terminated; everything is stopped and removed", _TERMINATED)
     if as_json:
         print(json.dumps(report.as_json(), indent=2))
     else:
@@ -96,9 +107,17 @@ def _run(plan: Plan, console: Console, *, as_json: bool) -> Report:
     else:
         screen = PlainScreen(sys.stdout)
     try:
-        return asyncio.run(Demo(plan, screen).run())
+        return asyncio.run(_until_terminated(Demo(plan, screen)))
     finally:
         screen.close()
+
+
+async def _until_terminated(demo: Demo) -> Report:
+    """End as orderly at a SIGTERM as asyncio does at Ctrl-C."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - this is one
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await demo.run()
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from typing import NamedTuple
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -23,8 +24,14 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 _BUCKET = 0.25
 """Seconds of one column of a sparkline."""
 _COLUMNS = 48
-_STEPS = 9
-_LOG_LINES = 5
+_STEPS = 14
+_LOG_LINES = 4
+_ROOMY = 30
+"""Lines of a terminal that has room for more of the log."""
+_NARROW = 90
+"""Columns of a terminal that has none to spare."""
+_FRAME, _HOST_LINES = 3, 10
+"""Lines of the frame, and of hosts and load."""
 
 _ROLE_STYLES = {Role.MASTER: "bold green", Role.REPLICA: "cyan", Role.UNKNOWN: "dim"}
 _HEALTH_STYLES = {
@@ -64,7 +71,7 @@ class _Rate:
         return "".join(
             _BLOCKS[round(value / most * (len(_BLOCKS) - 1))] if value else " "
             for value in self.columns
-        ).rjust(_COLUMNS)
+        ).ljust(_COLUMNS)
 
 
 class LiveScreen:
@@ -80,6 +87,7 @@ class LiveScreen:
         self._log: deque[_Line] = deque(maxlen=_LOG_LINES)
         self._writes, self._reads = _Rate(), _Rate()
         self._frame: Frame | None = None
+        self._ending = "Ctrl-C ends it"
         self._lock = threading.Lock()
         self._live = Live(console=console, auto_refresh=False, redirect_stdout=False)
         self._live.start()
@@ -104,6 +112,7 @@ class LiveScreen:
 
     def close(self) -> None:
         """Leave the last frame on the terminal."""
+        self._ending = "ended"
         self._draw()
         self._live.stop()
 
@@ -115,19 +124,31 @@ class LiveScreen:
         """Compose what is seen now."""
         parts: list[RenderableType] = []
         if self._frame is not None:
-            parts += [_hosts(self._frame), self._load(self._frame)]
-        parts.append(self._lines("scenario", self._steps, current=True))
-        if self._log:
-            parts.append(self._lines("hasql's log", self._log))
+            parts += [
+                _hosts(self._frame, 1 if self._console.width > _NARROW else 0),
+                Text(),
+                self._load(self._frame),
+                Text(),
+            ]
+        # What is left of the terminal's height is for the steps.
+        taken = (_HOST_LINES if self._frame is not None else 0) + 1 + self._log_height + _FRAME
+        height = min(_STEPS, max(1, self._console.height - taken))
+        parts.append(_lines(list(self._steps)[-height:], last_style="bold yellow"))
+        if self._log and self._log_height:
+            parts += [Text(" hasql's log", "dim"), _lines(list(self._log)[-self._log_height :])]
         elapsed = time.monotonic() - self._began
         return Panel(
             Group(*parts),
             title=Text(self._title, "bold"),
             title_align="left",
-            subtitle=Text(f"{elapsed:.1f} s · Ctrl-C ends it", "dim"),
+            subtitle=Text(f"{elapsed:.1f} s · {self._ending}", "dim"),
             subtitle_align="right",
             border_style="blue",
         )
+
+    @property
+    def _log_height(self) -> int:
+        return _LOG_LINES if self._console.height >= _ROOMY else 2
 
     def _load(self, frame: Frame) -> RenderableType:
         table = Table.grid(padding=(0, 2))
@@ -135,33 +156,40 @@ class LiveScreen:
         for name, rate, style in rates:
             table.add_row(
                 Text(f" {name}", "bold"),
-                Text(f"{rate.now:6.0f}/s", style),
+                Text(f"{rate.now:6,.0f}/s", style),
                 Text(rate.sparkline(), style),
             )
         failed = Text(f"{frame.failed:6d}  ", "red" if frame.failed else "dim")
         words = Text(frame.last_error or "", "red", no_wrap=True, overflow="ellipsis")
-        table.add_row(Text(" errors", "bold"), failed, words)
-        return Panel(table, title="load", title_align="left", border_style="dim")
-
-    def _lines(self, title: str, lines: deque[_Line], *, current: bool = False) -> RenderableType:
-        shown = list(lines)
-        text = Text(no_wrap=True, overflow="ellipsis")
-        for number, line in enumerate(shown, 1):
-            style = "bold yellow" if current and number == len(shown) else ""
-            text.append(f" {line.at:5.1f} s  ", "dim")
-            text.append(line.text + ("\n" if number < len(shown) else ""), style)
-        return Panel(text, title=title, title_align="left", border_style="dim")
+        table.add_row(Text(" failed", "bold"), failed, words)
+        return table
 
 
-def _hosts(frame: Frame) -> RenderableType:
-    table = Table(expand=True, border_style="dim", header_style="bold")
+def _lines(lines: list[_Line], last_style: str = "") -> RenderableType:
+    text = Text(no_wrap=True, overflow="ellipsis")
+    for number, line in enumerate(lines, 1):
+        last = number == len(lines)
+        text.append(f" {line.at:5.1f} s  ", "dim")
+        text.append(line.text + ("" if last else "\n"), last_style if last else "")
+    return text
+
+
+def _hosts(frame: Frame, space: int) -> RenderableType:
+    table = Table(
+        expand=True,
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        header_style="bold",
+        padding=(0, space),
+        collapse_padding=True,
+    )
     for heading in ("host", "role", "health"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("since", "timeline", "in use/pool", "response", "lag"):
+    for heading in ("since", "timeline", "leased", "response"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, node in zip(frame.names, frame.metrics.nodes, strict=True):
         table.add_row(*_host(name, node))
-    return Panel(table, title="what hasql knows", title_align="left", border_style="dim")
+    return table
 
 
 def _host(name: str, node: NodeMetrics) -> list[Text]:
@@ -171,18 +199,12 @@ def _host(name: str, node: NodeMetrics) -> list[Text]:
         role = Text(node.exclusion.name.lower(), "bold red")
     milliseconds = "" if node.response_time is None else f"{node.response_time * 1000:.1f} ms"
     master = node.role is Role.MASTER or node.exclusion is Exclusion.FENCED
-    open_now = node.pool_idle + node.pool_used
     return [
         Text.assemble((name, "bold"), f" {node.host}"),
         role,
         Text(node.health.value, _HEALTH_STYLES[node.health]),
         Text(f"{node.unchanged_for:.1f} s"),
         Text(str(node.timeline) if master and node.timeline is not None else ""),
-        Text(f"{node.in_flight}/{open_now}"),
+        Text(f"{node.in_flight}/{node.pool_idle + node.pool_used}"),
         Text(milliseconds),
-        Text("" if node.lag_bytes is None else _size(node.lag_bytes), "dim"),
     ]
-
-
-def _size(count: int) -> str:
-    return f"{count} B" if count < 1024 else f"{count / 1024:.0f} kB"  # noqa: PLR2004 - one kB

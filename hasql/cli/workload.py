@@ -23,6 +23,9 @@ _PAUSE_AFTER_ERROR = 0.05
 _PATIENCE = 5.0
 """Seconds after which an operation that does not end is counted as hanging."""
 
+_GRACE = 0.2
+"""Seconds that operations under way are given by somebody in a hurry."""
+
 _Operation: TypeAlias = Callable[[int, int], Awaitable[None]]
 """Takes the client's number and that of the operation."""
 
@@ -66,7 +69,10 @@ class Workload:
         await self.abort()
 
     async def abort(self) -> None:
-        """End all tasks now."""
+        """End all tasks at once, but for what is ending by itself anyway."""
+        self._stopping = True
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_GRACE)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
