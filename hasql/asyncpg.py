@@ -1,32 +1,30 @@
 """The pool manager for asyncpg."""
 
+from __future__ import annotations
+
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from inspect import signature
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from hasql.base import BasePoolManager
-from hasql.driver import Failure, PoolSizes, check_keywords, check_sizes
+from hasql.driver import Failure, PendingConnects, PoolSizes, check_keywords, check_sizes
 from hasql.errors import MissingExtraError
 
 try:
     import asyncpg
-    from asyncpg.pool import PoolConnectionProxy
 except ImportError as error:
-    msg = "hasql.asyncpg needs asyncpg: pip install 'hasql[asyncpg]'"
-    raise MissingExtraError(msg) from error
+    raise MissingExtraError("hasql.asyncpg needs asyncpg: pip install 'hasql[asyncpg]'") from error
 
 __all__ = ("PoolManager",)
 
-if TYPE_CHECKING:
-    Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
-    Connection: TypeAlias = PoolConnectionProxy[asyncpg.Record]
-    RawConnection: TypeAlias = asyncpg.Connection[asyncpg.Record]
-else:
-    Pool, Connection, RawConnection = asyncpg.Pool, PoolConnectionProxy, asyncpg.Connection
-_Connect: TypeAlias = Callable[..., Awaitable[RawConnection]]
+_OnLost: TypeAlias = Callable[[], None]
+# As strings: asyncpg's classes take their parameter in its stubs alone.
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+RawConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 log = logging.getLogger("hasql")
 
@@ -36,13 +34,18 @@ _OF_CONNECTIONS = frozenset(signature(asyncpg.connect).parameters) - _ROUTING
 _OF_POOLS = frozenset(signature(asyncpg.create_pool).parameters) - _ROUTING - {"connect_kwargs"}
 
 
+def _in_hot_standby(connection: Connection | RawConnection) -> bool | None:
+    flag = getattr(connection.get_settings(), "in_hot_standby", None)
+    return None if flag is None else flag == "on"
+
+
 class _Session:
     """A reserved connection."""
 
-    def __init__(self, connection: RawConnection, on_lost: Callable[[], None]) -> None:
+    def __init__(self, connection: RawConnection, on_lost: _OnLost) -> None:
         self._connection = connection
-        self._on_lost: Callable[[], None] | None = on_lost
-        connection.add_termination_listener(self._lost)
+        self._killed = False
+        connection.add_termination_listener(lambda _: None if self._killed else on_lost())
 
     @property
     def closed(self) -> bool:
@@ -58,12 +61,8 @@ class _Session:
         return tuple(row)
 
     def kill(self) -> None:
-        self._on_lost = None
+        self._killed = True
         self._connection.terminate()
-
-    def _lost(self, _connection: object) -> None:
-        if self._on_lost is not None:
-            self._on_lost()
 
 
 class _Pool:
@@ -76,61 +75,51 @@ class _Pool:
     def __init__(self, dsn: str, kwargs: Mapping[str, Any], sizes: PoolSizes) -> None:
         self.sizes = sizes
         self.plain_acquire = kwargs.get("setup") is None
-        self._connect: _Connect = kwargs.get("connect") or asyncpg.connect
+        self._connect: Any = kwargs.get("connect") or asyncpg.connect
+        self._reset: Any = kwargs.get("reset")
         self._open: set[RawConnection] = set()
-        self._connecting: set[asyncio.Timeout] = set()
-        #: Server processes of leased connections that a purge has left open until they are back.
+        self._connects = PendingConnects()
+        #: Identities of leased connections that a purge has left open until they are back.
         self._expired: set[int] = set()
         self._loop = asyncio.get_running_loop()
-        self.pool: Pool = asyncpg.create_pool(
-            dsn,
-            **{
-                **kwargs,
-                "connect": self._connect_one,
-                "min_size": sizes.minimum,
-                "max_size": sizes.maximum,
-            },
-        )
+        hooks = {"connect": self._connect_one, "reset": self._reset_one}
+        bounds = {"min_size": sizes.minimum, "max_size": sizes.maximum}
+        self.pool: Pool = asyncpg.create_pool(dsn, **{**kwargs, **hooks, **bounds})
 
-    async def _connect_one(self, *args: Any, **kwargs: Any) -> RawConnection:  # noqa: ANN401  # what asyncpg's pool passes on
-        # No time limit of our own: it is there for a purge to end the attempt.
-        async with asyncio.timeout(None) as attempt:
-            self._connecting.add(attempt)
-            try:
-                connection = await self._connect(*args, **kwargs)
-            finally:
-                self._connecting.discard(attempt)
+    async def _connect_one(self, *args: Any, **kwargs: Any) -> RawConnection:
+        connection: RawConnection = await self._connects.run(self._connect(*args, **kwargs))
         self._open.add(connection)
         # The listener is called with the proxy while the connection is leased.
         connection.add_termination_listener(lambda _: self._open.discard(connection))
         return connection
 
+    async def _reset_one(self, connection: RawConnection) -> None:
+        """Reset as asyncpg does, or as the user's own hook does.
+
+        asyncpg shields the reset from cancellation, in a task nobody else can await. One that
+        ends because `release` has broken the connection has to end without an error there.
+        """
+        try:
+            if self._reset is not None:
+                await self._reset(connection)
+            elif query := connection.get_reset_query():
+                await connection.execute(query)
+        except Exception:
+            if not connection.is_closed():
+                raise
+
     @property
     def size(self) -> int:
         return len(self._open)
 
-    async def acquire(self, **kwargs: Any) -> Connection:  # noqa: ANN401  # asyncpg's own arguments
-        try:
-            return await self.pool.acquire(**kwargs)
-        except asyncpg.InterfaceError as error:
-            if self.pool.is_closing():
-                raise ConnectionError(str(error)) from error
-            raise
+    def acquire(self, **kwargs: Any) -> Awaitable[Connection]:
+        return self.pool.acquire(**kwargs)
 
-    async def release(
-        self,
-        connection: Connection,
-        *,
-        timeout: float,
-        **kwargs: Any,  # noqa: ANN401  # asyncpg's own arguments
-    ) -> None:
-        if self._expired and not self.is_closed(connection):
-            pid = connection.get_server_pid()
-            if pid in self._expired:
-                self._expired.discard(pid)
-                self.abort(connection)
-        # Cancelling a reset would make asyncpg ask the server to cancel it, over a new
-        # connection that a silent host does not accept either. A broken one ends at once.
+    async def release(self, connection: Connection, *, timeout: float, **kwargs: Any) -> None:
+        if id(connection) in self._expired:
+            self._expired.discard(id(connection))
+            self.abort(connection)
+        # Cancelled, a reset would ask the server to be cancelled; broken, it ends at once.
         timer = self._loop.call_later(timeout, self.abort, connection)
         try:
             await self.pool.release(connection, **kwargs)
@@ -142,8 +131,7 @@ class _Pool:
         finally:
             timer.cancel()
 
-    def in_hot_standby(self, connection: Connection) -> bool | None:
-        return _in_hot_standby(connection)
+    in_hot_standby = staticmethod(_in_hot_standby)
 
     def is_closed(self, connection: Connection) -> bool:
         try:
@@ -156,14 +144,14 @@ class _Pool:
             connection.terminate()
 
     def purge(self, lent: Iterable[Connection]) -> None:
-        for attempt in self._connecting:
-            if not attempt.expired():
-                attempt.reschedule(self._loop.time())
-        self._expired = {c.get_server_pid() for c in lent if not self.is_closed(c)}
-        for connection in tuple(self._open):
-            if connection.is_closed() or connection.get_server_pid() not in self._expired:
-                self._open.discard(connection)
-                connection.terminate()
+        self._connects.end()
+        spared = [connection for connection in lent if not self.is_closed(connection)]
+        self._expired.update(map(id, spared))
+        pids = {connection.get_server_pid() for connection in spared}
+        for raw in tuple(self._open):
+            if raw.is_closed() or raw.get_server_pid() not in pids:
+                self._open.discard(raw)
+                raw.terminate()
 
     def idle(self) -> int:
         return self.pool.get_idle_size()
@@ -191,11 +179,9 @@ class _Driver:
         _ = await pool.pool
         return pool
 
-    async def connect(
-        self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
-    ) -> _Session:
-        connect: _Connect = kwargs.get("connect") or asyncpg.connect
+    async def connect(self, dsn: str, kwargs: Mapping[str, Any], on_lost: _OnLost) -> _Session:
         arguments = {name: value for name, value in kwargs.items() if name in _OF_CONNECTIONS}
+        connect = kwargs.get("connect") or asyncpg.connect
         return _Session(await connect(dsn, **arguments), on_lost)
 
     def failure(self, error: BaseException) -> Failure:
@@ -203,12 +189,9 @@ class _Driver:
             return Failure.of_sqlstate(error.sqlstate or "")
         if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
             return Failure.REFUSED
+        if isinstance(error, asyncpg.InternalClientError):
+            return Failure.BROKEN  # as after the last words of a server that is going down
         return Failure.of_exception(error)
-
-
-def _in_hot_standby(connection: Connection | RawConnection) -> bool | None:
-    flag = getattr(connection.get_settings(), "in_hot_standby", None)
-    return None if flag is None else flag == "on"
 
 
 class PoolManager(BasePoolManager[Pool, Connection]):

@@ -130,7 +130,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         fallback_master: bool | None = None,  # noqa: FBT001  # as above
         master_as_replica_weight: float | None = None,
         timeout: float | None = None,
-        **kwargs: Any,  # noqa: ANN401  # the driver's own arguments
+        **kwargs: Any,
     ) -> Lease[PoolT, ConnT]:
         """Acquire a connection to a master, or with `read_only` to a replica.
 
@@ -152,7 +152,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
             return self.acquire_master(timeout, **kwargs)
         return self.acquire_replica(fallback_master, master_as_replica_weight, timeout, **kwargs)
 
-    def acquire_master(self, timeout: float | None = None, **kwargs: Any) -> Lease[PoolT, ConnT]:  # noqa: ANN401  # as above
+    def acquire_master(self, timeout: float | None = None, **kwargs: Any) -> Lease[PoolT, ConnT]:
         """Acquire a connection to a master; see `acquire`."""
         return Lease(self._checkout, Wanted.MASTER, self._seconds(timeout), kwargs)
 
@@ -161,7 +161,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         fallback_master: bool | None = None,  # noqa: FBT001  # positional in the public API
         master_as_replica_weight: float | None = None,
         timeout: float | None = None,
-        **kwargs: Any,  # noqa: ANN401  # the driver's own arguments
+        **kwargs: Any,
     ) -> Lease[PoolT, ConnT]:
         """Acquire a connection to a replica, or to a master as far as allowed; see `acquire`."""
         if fallback_master is None:
@@ -181,7 +181,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
             return self._options.acquire_timeout
         return check_seconds("timeout", timeout)
 
-    async def release(self, connection: ConnT, **kwargs: Any) -> None:  # noqa: ANN401  # the driver's own arguments
+    async def release(self, connection: ConnT, **kwargs: Any) -> None:
         """Give a connection back that was acquired with ``await``.
 
         Its open transaction is rolled back and its session reset, in `release_timeout` seconds

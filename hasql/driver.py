@@ -4,7 +4,8 @@
 reserved connection that a monitor probes over.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
@@ -17,6 +18,7 @@ __all__ = (
     "Driver",
     "DriverPool",
     "Failure",
+    "PendingConnects",
     "PoolSizes",
     "PoolT",
     "Session",
@@ -27,6 +29,7 @@ __all__ = (
 PoolT = TypeVar("PoolT")
 PoolT_co = TypeVar("PoolT_co", covariant=True)
 ConnT = TypeVar("ConnT")
+_T = TypeVar("_T")
 
 
 class Failure(Enum):
@@ -118,6 +121,32 @@ def check_sizes(minimum: object, maximum: object, *, names: tuple[str, str]) -> 
     return sizes
 
 
+class PendingConnects:
+    """The connects of a pool that are under way, so that a purge can end them.
+
+    The driver's own time limit for one is a matter of a minute or of none.
+    """
+
+    def __init__(self) -> None:
+        self._attempts: set[asyncio.Timeout] = set()
+
+    async def run(self, connect: Awaitable[_T]) -> _T:
+        """Wait for one connect. Raises TimeoutError when `end` is called meanwhile."""
+        async with asyncio.timeout(None) as attempt:
+            self._attempts.add(attempt)
+            try:
+                return await connect
+            finally:
+                self._attempts.discard(attempt)
+
+    def end(self) -> None:
+        """End all that are under way."""
+        now = asyncio.get_running_loop().time()
+        for attempt in self._attempts:
+            if not attempt.expired():
+                attempt.reschedule(now)
+
+
 class Session(Protocol):
     """A connection of the monitor's own, beside the pool and without the user's hooks."""
 
@@ -158,10 +187,10 @@ class DriverPool(Protocol[PoolT_co, ConnT]):
     def plain_acquire(self) -> bool:
         """Whether taking an idle, open connection never waits: the user hooked nothing in."""
 
-    async def acquire(self, **kwargs: Any) -> ConnT:  # noqa: ANN401  # the driver's own arguments
+    def acquire(self, **kwargs: Any) -> Awaitable[ConnT]:
         """Take an idle connection or open one. Cancelling it leaks nothing."""
 
-    async def release(self, connection: ConnT, *, timeout: float, **kwargs: Any) -> None:  # noqa: ANN401  # as above
+    async def release(self, connection: ConnT, *, timeout: float, **kwargs: Any) -> None:
         """Give a connection back, reset. It is closed for good if that fails or is cancelled.
 
         It never takes longer than `timeout` seconds and raises nothing but CancelledError.

@@ -140,18 +140,17 @@ class LeaseBook(Generic[PoolT, ConnT]):
         return lease
 
     def abort(self, node: Node[PoolT, ConnT] | None = None, *, returning_only: bool = False) -> int:
-        """Break the connections lent on a node, or on all; return how many.
+        """Break the connections lent on a node, or on all; return how many were still open.
 
         Whoever uses one gets the driver's connection error and gives it back as ever.
         """
         aborted = 0
         for lease in self._on(node):
+            if lease.node is None or lease.node.pool is None or lease.connection is None:
+                continue
             if lease.returning or not returning_only:
-                assert lease.node is not None  # noqa: S101  # leases in the book have one
-                assert lease.node.pool is not None  # noqa: S101
-                assert lease.connection is not None  # noqa: S101
+                aborted += not lease.node.pool.is_closed(lease.connection)
                 lease.node.pool.abort(lease.connection)
-                aborted += 1
         return aborted
 
     def lent(self, node: Node[PoolT, ConnT]) -> list[ConnT]:

@@ -126,8 +126,9 @@ class Monitor(Generic[PoolT, ConnT]):
 
     async def _ask_afresh(self, deadline: float) -> Reading:
         """Open a new reserved connection and ask over it; replaces the old one."""
+        connecting = asyncio.timeout_at(deadline)
         try:
-            async with asyncio.timeout_at(deadline) as connecting:
+            async with connecting:
                 session = await self._driver.connect(self._node.dsn, self._kwargs, self._signal)
         except TimeoutError:
             if connecting.expired():
@@ -212,7 +213,7 @@ class Monitor(Generic[PoolT, ConnT]):
                 self._compare_flag(session, reading)
                 return reading
 
-    async def _timed(self, session: Session, form: ProbeForm) -> Any:  # noqa: ANN401  # the row
+    async def _timed(self, session: Session, form: ProbeForm) -> Any:
         began = monotonic()
         row = await session.fetch_row(form.value)
         self._round_trip = monotonic() - began

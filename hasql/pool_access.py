@@ -134,7 +134,7 @@ class PoolAccess(Generic[PoolT, ConnT]):
         """Return the pool's host with its port, as ``db1:5432``."""
         return str(self._node(pool).host)
 
-    def acquire_from_pool(self, pool: PoolT, **kwargs: Any) -> Lease[PoolT, ConnT]:  # noqa: ANN401  # the driver's own arguments
+    def acquire_from_pool(self, pool: PoolT, **kwargs: Any) -> Lease[PoolT, ConnT]:
         """Acquire a connection of this one pool, whatever its role is.
 
         ``async with`` the result, or ``await`` it and call `release` later. It takes at most
@@ -144,7 +144,7 @@ class PoolAccess(Generic[PoolT, ConnT]):
         node = self._node(pool)
         return Lease(self._checkout, Wanted.REPLICA_OR_MASTER, timeout, kwargs, fixed_node=node)
 
-    async def release_to_pool(self, connection: ConnT, pool: PoolT, **kwargs: Any) -> None:  # noqa: ANN401  # as above
+    async def release_to_pool(self, connection: ConnT, pool: PoolT, **kwargs: Any) -> None:
         """Give a connection back to the pool it came from, however it was acquired.
 
         `kwargs` go to the driver's own release.

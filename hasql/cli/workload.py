@@ -18,8 +18,6 @@ _SELECT = f"SELECT max(sequence) FROM {TABLE} WHERE client = $1"  # noqa: S608 -
 _PAUSE = 0.002
 """Seconds that a task rests between two operations: two cores also run three servers."""
 
-_PAUSE_AFTER_ERROR = 0.05
-
 _PATIENCE = 5.0
 """Seconds after which an operation that does not end is counted as hanging."""
 
@@ -91,7 +89,6 @@ class Workload:
             except Exception as error:  # noqa: BLE001 - counting them is what this is for
                 text = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
                 self.failed.append(Failed(name, text, began, time.monotonic()))
-                await asyncio.sleep(_PAUSE_AFTER_ERROR)
             await asyncio.sleep(_PAUSE)
 
     async def _write(self, client: int, number: int) -> None:

@@ -66,19 +66,19 @@ def heal(nodes: tuple[LocalNode, ...]) -> None:
             node.thaw()
             found[node] = _ask(node)
     master = master_of(found) or _bring_back_a_master(nodes, found)
-    others = [node for node in nodes if node is not master and not _is_well(found[node], master)]
+    timeline = master._status().timeline
+    others = [
+        node
+        for node in nodes
+        if node is not master and not _is_well(found[node], master, timeline)
+    ]
     if others:
         with ThreadPoolExecutor(len(others)) as workers:
             list(workers.map(lambda node: _mend(node, found[node], master), others))
 
 
-def _is_well(status: NodeStatus | None, master: LocalNode) -> bool:
-    return (
-        status is not None
-        and status.in_recovery
-        and not status.paused
-        and status.streaming_from == master.port
-    )
+def _is_well(status: NodeStatus | None, master: LocalNode, timeline: int) -> bool:
+    return status is not None and not status.paused and status.streams(master.port, timeline)
 
 
 def _bring_back_a_master(

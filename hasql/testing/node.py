@@ -277,7 +277,8 @@ class LocalNode:
             raise ClusterError(f"{master.name} is no master; promote() makes it one")
 
     def _streams_from(self, master: "LocalNode") -> bool:
-        if not self.running or self._status().streaming_from != master.port:
+        timeline = master._status().timeline  # noqa: SLF001 - of its own class
+        if not self.running or not self._status().streams(master.port, timeline):
             return False
         # The master's word as well: until it says so, the replica is still catching up.
         names = "SELECT application_name FROM pg_stat_replication WHERE state = 'streaming'"

@@ -846,9 +846,7 @@ class Wandering(FakeManager):
 
 async def test_hosts_are_added_and_removed_while_running() -> None:
     a, b, c = (parse_host(name) for name in "abc")
-    servers = {
-        a: FakeServer(a, master=True), b: FakeServer(b, master=False), c: FakeServer(c, master=False)
-    }  # fmt: skip
+    servers = {host: FakeServer(host, master=host is a) for host in (a, b, c)}
     async with Wandering(servers) as manager:
         await manager.queue.put((a, b))
         await until(lambda: manager.replica_pool_count == 1)
