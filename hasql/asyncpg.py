@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from inspect import signature
@@ -25,8 +24,6 @@ _OnLost: TypeAlias = Callable[[], None]
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 RawConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-
-log = logging.getLogger("hasql")
 
 #: What `pool_factory_kwargs` may hold: all of asyncpg's arguments but those that say where to.
 _ROUTING = {"dsn", "host", "loop", "port", "target_session_attrs"}
@@ -56,9 +53,7 @@ class _Session:
         return _in_hot_standby(self._connection)
 
     async def fetch_row(self, sql: str) -> Sequence[object]:
-        row = await self._connection.fetchrow(sql)
-        assert row is not None  # noqa: S101  # a probe selects exactly one row
-        return tuple(row)
+        return tuple(await self._connection.fetchrow(sql) or ())
 
     def kill(self) -> None:
         self._killed = True
@@ -68,20 +63,19 @@ class _Session:
 class _Pool:
     """One asyncpg pool, and all connections it has opened.
 
-    Knowing them, by the pool's public `connect` hook, is what lets it be purged at once:
-    asyncpg's `expire_connections()` leaves idle sockets open until somebody needs a connection.
+    Knowing them, by the pool's public `connect` hook, is what lets it be purged at once: asyncpg's
+    own `expire_connections()` leaves idle sockets open until somebody needs a connection.
     """
 
     def __init__(self, dsn: str, kwargs: Mapping[str, Any], sizes: PoolSizes) -> None:
         self.sizes = sizes
         self.plain_acquire = kwargs.get("setup") is None
         self._connect: Any = kwargs.get("connect") or asyncpg.connect
+        self._connects = PendingConnects()
         self._reset: Any = kwargs.get("reset")
         self._open: set[RawConnection] = set()
-        self._connects = PendingConnects()
         #: Identities of leased connections that a purge has left open until they are back.
         self._expired: set[int] = set()
-        self._loop = asyncio.get_running_loop()
         hooks = {"connect": self._connect_one, "reset": self._reset_one}
         bounds = {"min_size": sizes.minimum, "max_size": sizes.maximum}
         self.pool: Pool = asyncpg.create_pool(dsn, **{**kwargs, **hooks, **bounds})
@@ -120,11 +114,10 @@ class _Pool:
             self._expired.discard(id(connection))
             self.abort(connection)
         # Cancelled, a reset would ask the server to be cancelled; broken, it ends at once.
-        timer = self._loop.call_later(timeout, self.abort, connection)
+        timer = asyncio.get_running_loop().call_later(timeout, self.abort, connection)
         try:
-            await self.pool.release(connection, **kwargs)
-        except Exception as error:  # noqa: BLE001  # closed by asyncpg; the use of it has ended well
-            log.debug("a connection was closed instead of reset: %r", error)
+            with suppress(Exception):  # asyncpg has closed it then, and its use has ended well
+                await self.pool.release(connection, **kwargs)
         except BaseException:
             self.abort(connection)
             raise
@@ -165,8 +158,6 @@ class _Pool:
 
 
 class _Driver:
-    """asyncpg as a whole."""
-
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
         check_keywords(kwargs, _OF_POOLS | _OF_CONNECTIONS, "asyncpg's pool")
         maximum = kwargs.get("max_size", 10)
@@ -176,7 +167,11 @@ class _Driver:
 
     async def open(self, dsn: str, kwargs: Mapping[str, Any]) -> _Pool:
         pool = _Pool(dsn, kwargs, self.sizes(kwargs))
-        _ = await pool.pool
+        try:
+            _ = await pool.pool
+        except BaseException:
+            pool.purge(())  # connects that asyncpg began at the same time may go on
+            raise
         return pool
 
     async def connect(self, dsn: str, kwargs: Mapping[str, Any], on_lost: _OnLost) -> _Session:
