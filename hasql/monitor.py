@@ -63,7 +63,9 @@ class Monitor(Generic[PoolT, ConnT]):
         self._known: Reading | None = None
         self._form = ProbeForm.FULL
         self._began = monotonic()
-        self._burst_since: float | None = None
+        #: When the burst began that a signal has started, and since when no master is known.
+        self._signalled_at: float | None = None
+        self._urgent_since: float | None = None
         self._round_trip = 0.0
         self._wake: asyncio.Future[None] | None = None
         self._nudged = False
@@ -79,9 +81,8 @@ class Monitor(Generic[PoolT, ConnT]):
 
     def nudge(self) -> None:
         """Probe at once, and often for the next seconds; a burst under way just goes on."""
-        now = monotonic()
-        if self._burst_since is None or now - self._burst_since > _BURST_LENGTH:
-            self._burst_since = now
+        if not self._bursts(now := monotonic()):
+            self._signalled_at = now
         self._nudged = True
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
@@ -166,8 +167,8 @@ class Monitor(Generic[PoolT, ConnT]):
         quiet_timer = self._loop.call_later(quiet, hedge_now)
         guard = _Guard(self._loop, deadline, session)
         try:
-            known = self._known if self._burst_since is not None or self._urgent() else None
-            reading = await self._ask(session, known)
+            hurried = self._urgent() or self._bursts(monotonic())
+            reading = await self._ask(session, self._known if hurried else None)
         except Exception:
             if hedge is not None:
                 return await hedge
@@ -241,16 +242,22 @@ class Monitor(Generic[PoolT, ConnT]):
     def _delay(self) -> float:
         """Seconds from the beginning of one probe to that of the next, by the cadence."""
         now = monotonic()
-        if self._burst_since is not None and now - self._burst_since > _BURST_LENGTH:
-            if not self._urgent():
-                self._burst_since = None
-        elif self._burst_since is None and self._urgent():
-            self._burst_since = now
-        if self._burst_since is None:
+        if not self._urgent():
+            self._urgent_since = None
+        elif self._urgent_since is None:
+            self._urgent_since = now
+        if self._bursts(now):
+            delay = _BURST_DELAY
+        elif self._urgent_since is not None:
+            over = max(0.0, now - self._urgent_since - _BURST_LENGTH)
+            delay = min(_BURST_DELAY * 2**over, _BURST_SLOWEST)
+        else:
             return self._refresh_delay * uniform(0.9, 1.1)  # noqa: S311  # no secret
-        over = now - self._burst_since - _BURST_LENGTH
-        delay = _BURST_DELAY if over <= 0 else min(_BURST_DELAY * 2**over, _BURST_SLOWEST)
         return delay * uniform(0.75, 1.25)  # noqa: S311  # no secret
+
+    def _bursts(self, now: float) -> bool:
+        """Tell whether a signal came not long ago."""
+        return self._signalled_at is not None and now - self._signalled_at <= _BURST_LENGTH
 
     def _compare_flag(self, session: Session, reading: Reading) -> None:
         """Find out whether in_hot_standby can be trusted: a pooler may answer it from memory."""
