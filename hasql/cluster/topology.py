@@ -247,7 +247,9 @@ def _effects(before: NodeState, after: NodeState) -> list[Effect]:
     if restarted or gone or excluded:
         effects.append(Purge(after.host))
     news = after.role is not before.role or after.exclusion is Exclusion.FENCED
-    if gone or (news and before.health is not Health.STARTING):
+    # A master that has gone quiet may be being replaced at this moment.
+    quiet = after.health is Health.SUSPECT and after.role is Role.MASTER
+    if gone or ((news or quiet) and before.health is not Health.STARTING):
         effects.append(Probe())
     return effects
 

@@ -275,6 +275,12 @@ def test_8_a_quiet_host_is_suspect_and_still_in_routing() -> None:
     assert well.health is Health.UP
 
 
+def test_8_a_master_that_goes_quiet_calls_for_a_probe_of_everybody() -> None:
+    up = after(master(A, 1), replica(B, 1)).topology
+    assert Probe() in up.observe(Quiet(A, 2)).effects
+    assert Probe() not in up.observe(Quiet(B, 2)).effects
+
+
 def test_8_leases_on_a_host_are_aborted_once_it_has_been_silent_for_long() -> None:
     rules = Rules(lease_abort_after=10)
     up = after(master(A, 1), replica(B, 1), rules=rules).topology
