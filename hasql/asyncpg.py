@@ -9,7 +9,7 @@ from inspect import signature
 from typing import Any, TypeAlias
 
 from hasql.base import BasePoolManager
-from hasql.driver import Failure, PendingConnects, PoolSizes, check_keywords, check_sizes
+from hasql.driver import Failure, PendingConnects, PoolSizes, check_keywords, check_sizes, until
 from hasql.errors import MissingExtraError
 
 try:
@@ -69,29 +69,34 @@ class _Pool:
 
     def __init__(self, dsn: str, kwargs: Mapping[str, Any], sizes: PoolSizes) -> None:
         self.sizes = sizes
-        self.plain_acquire = kwargs.get("setup") is None
+        self._hooked = kwargs.get("setup") is not None
+        #: Of the acquire that is being begun; asyncpg gets to its hook below without a pause.
+        self._deadline: float | None = None
         self._connect: Any = kwargs.get("connect") or asyncpg.connect
         self._connects = PendingConnects()
         self._reset: Any = kwargs.get("reset")
         self._open: set[RawConnection] = set()
-        #: Identities of leased connections that a purge has left open until they are back.
+        #: Identities of leased connections that are to be closed once they are back.
         self._expired: set[int] = set()
         hooks = {"connect": self._connect_one, "reset": self._reset_one}
         bounds = {"min_size": sizes.minimum, "max_size": sizes.maximum}
         self.pool: Pool = asyncpg.create_pool(dsn, **{**kwargs, **hooks, **bounds})
+        self.idle, self.close = self.pool.get_idle_size, self.pool.close
 
     async def _connect_one(self, *args: Any, **kwargs: Any) -> RawConnection:
-        connection: RawConnection = await self._connects.run(self._connect(*args, **kwargs))
+        deadline, self._deadline = self._deadline, None
+        connecting: Awaitable[RawConnection] = self._connect(*args, **kwargs)
+        connection = await self._connects.run(connecting, deadline)
         self._open.add(connection)
         # The listener is called with the proxy while the connection is leased.
         connection.add_termination_listener(lambda _: self._open.discard(connection))
         return connection
 
     async def _reset_one(self, connection: RawConnection) -> None:
-        """Reset as asyncpg does, or as the user's own hook does.
+        """Reset as asyncpg or the user's own hook does.
 
-        asyncpg shields the reset from cancellation, in a task nobody else can await. One that
-        ends because `release` has broken the connection has to end without an error there.
+        asyncpg shields the reset from cancellation, in a task that nobody else can await: when
+        `release` has broken the connection it has to end there without an error.
         """
         try:
             if self._reset is not None:
@@ -106,8 +111,13 @@ class _Pool:
     def size(self) -> int:
         return len(self._open)
 
-    def acquire(self, **kwargs: Any) -> Awaitable[Connection]:
-        return self.pool.acquire(**kwargs)
+    async def acquire(self, deadline: float, **kwargs: Any) -> Connection:
+        self._deadline = deadline
+        try:
+            taken = self.pool.acquire(**kwargs)
+            return await (until(deadline, taken) if self._hooked else taken)
+        finally:
+            self._deadline = None
 
     async def release(self, connection: Connection, *, timeout: float, **kwargs: Any) -> None:
         if id(connection) in self._expired:
@@ -146,12 +156,6 @@ class _Pool:
                 self._open.discard(raw)
                 raw.terminate()
 
-    def idle(self) -> int:
-        return self.pool.get_idle_size()
-
-    async def close(self) -> None:
-        await self.pool.close()
-
     def terminate(self) -> None:
         self.pool.terminate()
         self.purge(())
@@ -160,10 +164,7 @@ class _Pool:
 class _Driver:
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
         check_keywords(kwargs, _OF_POOLS | _OF_CONNECTIONS, "asyncpg's pool")
-        maximum = kwargs.get("max_size", 10)
-        # Who lowers the maximum alone means asyncpg's default minimum no more.
-        minimum = kwargs.get("min_size", min(10, maximum) if isinstance(maximum, int) else 10)
-        return check_sizes(minimum, maximum, names=("min_size", "max_size"))
+        return check_sizes(kwargs, minimum=("min_size", 10), maximum=("max_size", 10))
 
     async def open(self, dsn: str, kwargs: Mapping[str, Any]) -> _Pool:
         pool = _Pool(dsn, kwargs, self.sizes(kwargs))

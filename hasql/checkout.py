@@ -6,7 +6,7 @@ from time import monotonic
 from typing import Any, Generic
 
 from hasql.cluster.discovery import Discovery
-from hasql.driver import ConnT, DriverPool, Failure, PoolT
+from hasql.driver import ConnT, DriverPool, Failure, OutOfTimeError, PoolT, until
 from hasql.errors import NotAvailableError
 from hasql.lease import Lease
 from hasql.node import Node
@@ -83,7 +83,11 @@ class Checkout(Generic[PoolT, ConnT]):
         assert connection is not None  # noqa: S101
         pool = _pool_of(node)
         lease.returning = True
-        if self._tells_of_change(node, pool, lease, connection, error):
+        if pool.is_closed(connection):
+            # What broke it may be about to break the others, which do not know it yet.
+            node.hold()
+            self._supervisor.signal()
+        elif self._tells_of_change(node, pool, lease, connection, error):
             self._supervisor.signal()
         if not (node.as_master or node.as_replica) and lease.fixed_node is None:
             # Out of routing: silent, fenced or gone. A reset would wait for it, and nothing that
@@ -123,23 +127,16 @@ class Checkout(Generic[PoolT, ConnT]):
     async def _acquire(
         self, node: Node[PoolT, ConnT], lease: Lease[PoolT, ConnT], deadline: float
     ) -> ConnT:
-        """Take from the driver's pool; a timer guards it only where it may have to wait."""
-        pool = _pool_of(node)
-        if node.has_idle:
-            return await pool.acquire(**lease.kwargs)
-        async with asyncio.timeout_at(deadline):
-            try:
-                return await pool.acquire(**lease.kwargs)
-            except TimeoutError as error:
-                # The driver's own: this host is silent, but the lease's time is not up.
-                raise ConnectionError(str(error) or "connecting timed out") from error
+        """Take from the driver's pool; see `DriverPool.acquire` for who keeps the time."""
+        taken = _pool_of(node).acquire(deadline, **lease.kwargs)
+        # The application may have taken connections of this pool itself: there can be a queue.
+        return await (until(deadline, taken) if node.shared or lease.fixed_node else taken)
 
     def _consider(
         self, error: BaseException, node: Node[PoolT, ConnT], lease: Lease[PoolT, ConnT]
     ) -> None:
         """Return if the acquire is to be tried again, else raise."""
-        if isinstance(error, TimeoutError):
-            # The one timer of the lease has run out, in the driver.
+        if isinstance(error, OutOfTimeError):
             self._supervisor.signal()
             raise self._not_available(lease) from None
         if self._driver.failure(error) not in _ANOTHER_TIME or lease.fixed_node is not None:
@@ -173,8 +170,6 @@ class Checkout(Generic[PoolT, ConnT]):
         error: BaseException | None,
     ) -> bool:
         """Tell whether a lease that ends hints at a change of its host: worth a probe, no more."""
-        if pool.is_closed(connection):
-            return True
         if error is not None:
             failure = self._driver.failure(error)
             if failure is Failure.BROKEN:

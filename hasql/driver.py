@@ -18,12 +18,14 @@ __all__ = (
     "Driver",
     "DriverPool",
     "Failure",
+    "OutOfTimeError",
     "PendingConnects",
     "PoolSizes",
     "PoolT",
     "Session",
     "check_keywords",
     "check_sizes",
+    "until",
 )
 
 PoolT = TypeVar("PoolT")
@@ -101,24 +103,29 @@ def check_keywords(kwargs: Mapping[str, Any], known: Collection[str], whose: str
             raise ConfigurationError(msg)
 
 
-def check_sizes(minimum: object, maximum: object, *, names: tuple[str, str]) -> PoolSizes:
-    """Check a pool's bounds; `names` are what the user calls them.
+def check_sizes(
+    kwargs: Mapping[str, Any], minimum: tuple[str, int], maximum: tuple[str, int]
+) -> PoolSizes:
+    """Read a pool's bounds, each given by its name and the driver's default, and check them.
+
+    Who lowers the maximum alone does not mean the driver's default minimum any more.
 
     Raises ConfigurationError.
     """
-    for name, value in zip(names, (minimum, maximum), strict=True):
+    (low, _), (high, _) = minimum, maximum
+    most = kwargs.get(high, maximum[1])
+    least = kwargs.get(low, min(minimum[1], most) if isinstance(most, int) else minimum[1])
+    for name, value in ((low, least), (high, most)):
         if not isinstance(value, int) or isinstance(value, bool):
             msg = f"pool_factory_kwargs[{name!r}] must be an int, not {value!r}"
             raise ConfigurationError(msg)
-    sizes = PoolSizes(int(str(minimum)), int(str(maximum)))
-    if sizes.minimum < 0 or sizes.maximum < 1 or sizes.minimum > sizes.maximum:
-        low, high = names
+    if not (0 <= least <= most and most >= 1):
         msg = (
-            f"pool_factory_kwargs: {low}={sizes.minimum} and {high}={sizes.maximum} cannot work; "
+            f"pool_factory_kwargs: {low}={least} and {high}={most} cannot work; "
             f"0 <= {low} <= {high} and {high} >= 1 must hold"
         )
         raise ConfigurationError(msg)
-    return sizes
+    return PoolSizes(least, most)
 
 
 class PendingConnects:
@@ -130,21 +137,49 @@ class PendingConnects:
     def __init__(self) -> None:
         self._attempts: set[asyncio.Timeout] = set()
 
-    async def run(self, connect: Awaitable[_T]) -> _T:
-        """Wait for one connect. Raises TimeoutError when `end` is called meanwhile."""
-        async with asyncio.timeout(None) as attempt:
-            self._attempts.add(attempt)
-            try:
+    async def run(self, connect: Awaitable[_T], deadline: float | None) -> _T:
+        """Wait for one connect.
+
+        Raises OutOfTimeError at `deadline`, in seconds of the loop's clock, and ConnectionError
+        when `end` is called meanwhile.
+        """
+        attempt = asyncio.timeout_at(deadline)
+        try:
+            async with attempt:
+                self._attempts.add(attempt)
                 return await connect
-            finally:
-                self._attempts.discard(attempt)
+        except TimeoutError as error:
+            if attempt not in self._attempts:
+                raise ConnectionError("the host was given up while connecting to it") from None
+            raise _in_time(attempt, error) from None
+        finally:
+            self._attempts.discard(attempt)
 
     def end(self) -> None:
         """End all that are under way."""
-        now = asyncio.get_running_loop().time()
-        for attempt in self._attempts:
+        attempts, self._attempts = self._attempts, set()
+        for attempt in attempts:
             if not attempt.expired():
-                attempt.reschedule(now)
+                attempt.reschedule(0.0)
+
+
+class OutOfTimeError(Exception):
+    """The deadline of an acquire has come while the driver was at work; never leaves hasql."""
+
+
+async def until(deadline: float, work: Awaitable[_T]) -> _T:
+    """Wait for something, and raise OutOfTimeError at `deadline`, in the loop's clock."""
+    timer = asyncio.timeout_at(deadline)
+    try:
+        async with timer:
+            return await work
+    except TimeoutError as error:
+        raise _in_time(timer, error) from None
+
+
+def _in_time(timer: asyncio.Timeout, error: TimeoutError) -> Exception:
+    """Tell the end of our time from a timeout of the driver's, or of a hook of the user's."""
+    return OutOfTimeError() if timer.expired() else error
 
 
 class Session(Protocol):
@@ -183,12 +218,13 @@ class DriverPool(Protocol[PoolT_co, ConnT]):
     def size(self) -> int:
         """How many connections are open now, idle or not. Must not cost more than a len()."""
 
-    @property
-    def plain_acquire(self) -> bool:
-        """Whether taking an idle, open connection never waits: the user hooked nothing in."""
+    def acquire(self, deadline: float, **kwargs: Any) -> Awaitable[ConnT]:
+        """Take an idle connection or open one. Cancelling it leaks nothing.
 
-    def acquire(self, **kwargs: Any) -> Awaitable[ConnT]:
-        """Take an idle connection or open one. Cancelling it leaks nothing."""
+        The core never asks for more than the pool's maximum, so there is always a place. It is
+        for the adapter to raise OutOfTimeError at `deadline`, in the loop's clock, where a
+        connection has to be opened or a hook of the user's runs; else no timer is needed.
+        """
 
     async def release(self, connection: ConnT, *, timeout: float, **kwargs: Any) -> None:
         """Give a connection back, reset. It is closed for good if that fails or is cancelled.

@@ -61,6 +61,7 @@ class Monitor(Generic[PoolT, ConnT]):
         self._session: Session | None = None
         #: The last full answer on the present session; a short probe only confirms its role.
         self._known: Reading | None = None
+        self._known_at = float("-inf")
         self._form = ProbeForm.FULL
         self._began = monotonic()
         #: When the burst began that a signal has started, and since when no master is known.
@@ -167,8 +168,7 @@ class Monitor(Generic[PoolT, ConnT]):
         quiet_timer = self._loop.call_later(quiet, hedge_now)
         guard = _Guard(self._loop, deadline, session)
         try:
-            hurried = self._urgent() or self._bursts(monotonic())
-            reading = await self._ask(session, self._known if hurried else None)
+            reading = await self._ask(session, self._known if self._may_be_short() else None)
         except Exception:
             if hedge is not None:
                 return await hedge
@@ -211,6 +211,7 @@ class Monitor(Generic[PoolT, ConnT]):
                 self._form = smaller
             else:
                 reading = read_row(row)
+                self._known_at = monotonic()
                 self._compare_flag(session, reading)
                 return reading
 
@@ -254,6 +255,12 @@ class Monitor(Generic[PoolT, ConnT]):
         else:
             return self._refresh_delay * uniform(0.9, 1.1)  # noqa: S311  # no secret
         return delay * uniform(0.75, 1.25)  # noqa: S311  # no secret
+
+    def _may_be_short(self) -> bool:
+        """Tell whether the cheap probe will do: in a hurry, and with the whole not long ago."""
+        now = monotonic()
+        hurried = self._bursts(now) or self._urgent()
+        return hurried and now - self._known_at < self._refresh_delay
 
     def _bursts(self, now: float) -> bool:
         """Tell whether a signal came not long ago."""

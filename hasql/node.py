@@ -2,6 +2,7 @@
 
 from collections import deque
 from statistics import median
+from time import monotonic
 from typing import Generic
 
 from hasql.cluster.dsn import HostSpec
@@ -19,6 +20,7 @@ class Node(Generic[PoolT, ConnT]):
     """
 
     __slots__ = (
+        "_limited_at",
         "_median",
         "_response_times",
         "as_master",
@@ -46,9 +48,9 @@ class Node(Generic[PoolT, ConnT]):
         self.pool: DriverPool[PoolT, ConnT] | None = None
         #: Leases out, being taken, or being given back.
         self.in_flight = 0
-        #: How many leases may be out: the pool's maximum, or, after a connect that failed, what
-        #: is open already. The next answered probe lifts it again.
+        #: How many leases may be out: the pool's maximum, or less after trouble.
         self.limit = sizes.maximum
+        self._limited_at = float("-inf")
         #: Whether the application was given the driver's pool itself and may take connections
         #: behind the back of our count.
         self.shared = False
@@ -69,17 +71,6 @@ class Node(Generic[PoolT, ConnT]):
         return self.limit - self.in_flight
 
     @property
-    def has_idle(self) -> bool:
-        """Whether the lease just counted in `in_flight` surely finds an open, idle connection."""
-        pool = self.pool
-        return (
-            pool is not None
-            and self.in_flight <= pool.size
-            and not self.shared
-            and pool.plain_acquire
-        )
-
-    @property
     def response_time(self) -> float | None:
         """Median round trip of the last probes in seconds, None before the first."""
         if self._median is None and self._response_times:
@@ -92,9 +83,18 @@ class Node(Generic[PoolT, ConnT]):
         self._median = None
 
     def connect_failed(self) -> None:
-        """Offer no more than the open connections until a probe has been answered."""
-        self.limit = min(self.limit, self.pool.size if self.pool is not None else 0)
+        """Offer no more than the open connections until a new probe has been answered."""
+        self._limit_to(self.pool.size if self.pool is not None else 0)
 
-    def host_answered(self) -> None:
-        """Offer all the pool can hold again."""
-        self.limit = self.sizes.maximum
+    def hold(self) -> None:
+        """Offer nothing until a new probe has been answered."""
+        self._limit_to(0)
+
+    def _limit_to(self, places: int) -> None:
+        self.limit = min(self.limit, places)
+        self._limited_at = monotonic()
+
+    def host_answered(self, began: float) -> None:
+        """Offer all the pool can hold again, if the probe was begun after the trouble."""
+        if began > self._limited_at:
+            self.limit = self.sizes.maximum

@@ -180,7 +180,7 @@ class Supervisor(Generic[PoolT, ConnT]):
         if self.closed:
             return
         if isinstance(observation, Answered) and observation.host in self.nodes:
-            self.nodes[observation.host].host_answered()
+            self.nodes[observation.host].host_answered(observation.began)
         over = self.topology.first_round_over
         step = self.topology.observe(observation)
         changed = any(isinstance(effect, Changed) for effect in step.effects)
@@ -278,7 +278,8 @@ class Supervisor(Generic[PoolT, ConnT]):
         lines = [f"{what}; hosts:"]
         for state in self.topology.nodes:
             node = self.nodes[state.host]
-            used = f", {node.in_flight} of {node.limit} connections in use" if node.pool else ""
+            most = node.sizes.maximum
+            used = f", {node.in_flight} of {most} connections in use" if node.pool else ""
             lines.append(f"  {state.describe(now)}{used}")
         if len(lines) == 1:
             lines.append("  none")

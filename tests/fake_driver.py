@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from itertools import count
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from hasql.base import BasePoolManager
 from hasql.cluster.dsn import Dsn, HostSpec, parse_host
 from hasql.cluster.probe import ProbeForm
-from hasql.driver import Failure, PoolSizes, check_keywords, check_sizes
+from hasql.driver import Failure, PoolSizes, check_keywords, check_sizes, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -160,7 +161,6 @@ class FakePool:
     def __init__(self, server: FakeServer, sizes: PoolSizes) -> None:
         self.server = server
         self.sizes = sizes
-        self.plain_acquire = True
         self.free: list[FakeConnection] = []
         self.lent: set[FakeConnection] = set()
         self.opened = 0
@@ -174,7 +174,7 @@ class FakePool:
     def size(self) -> int:
         return sum(not connection.closed for connection in (*self.free, *self.lent))
 
-    async def acquire(self, **kwargs: Any) -> FakeConnection:
+    async def acquire(self, deadline: float = inf, **kwargs: Any) -> FakeConnection:
         assert not kwargs
         while self.free:
             connection = self.free.pop()
@@ -182,7 +182,7 @@ class FakePool:
                 self.lent.add(connection)
                 return connection
         assert len(self.lent) < self.sizes.maximum, "the core lets nobody wait in the pool"
-        connection = await self.server.log_in()
+        connection = await until(deadline, self.server.log_in())
         self.opened += 1
         self.lent.add(connection)
         return connection
@@ -246,8 +246,7 @@ class FakeDriver:
 
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
         check_keywords(kwargs, {"min_size", "max_size"}, "the fake pool")
-        sizes = kwargs.get("min_size", 1), kwargs.get("max_size", 2)
-        return check_sizes(*sizes, names=("min_size", "max_size"))
+        return check_sizes(kwargs, minimum=("min_size", 1), maximum=("max_size", 2))
 
     async def open(self, dsn: str, kwargs: Mapping[str, Any]) -> FakePool:
         pool = FakePool(self._server(dsn), self.sizes(kwargs))
