@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from inspect import signature
@@ -119,20 +118,16 @@ class _Pool:
         finally:
             self._deadline = None
 
-    async def release(self, connection: Connection, *, timeout: float, **kwargs: Any) -> None:
+    async def release(self, connection: Connection, **kwargs: Any) -> None:
         if id(connection) in self._expired:
             self._expired.discard(id(connection))
             self.abort(connection)
-        # Cancelled, a reset would ask the server to be cancelled; broken, it ends at once.
-        timer = asyncio.get_running_loop().call_later(timeout, self.abort, connection)
         try:
             with suppress(Exception):  # asyncpg has closed it then, and its use has ended well
                 await self.pool.release(connection, **kwargs)
         except BaseException:
             self.abort(connection)
             raise
-        finally:
-            timer.cancel()
 
     in_hot_standby = staticmethod(_in_hot_standby)
 

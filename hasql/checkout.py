@@ -35,6 +35,9 @@ class Checkout(Generic[PoolT, ConnT]):
         self._book = supervisor.book
         self._driver = supervisor.driver
         self._release_timeout = supervisor.options.release_timeout
+        #: One for all, because nearly every connection is back at once: it looks through the
+        #: book once in release_timeout and is not set anew for each.
+        self._overdue_timer: asyncio.TimerHandle | None = None
         self.acquires = 0
         self.acquire_seconds = 0.0
         self.waits = 0
@@ -51,8 +54,13 @@ class Checkout(Generic[PoolT, ConnT]):
                 node = await self._wait(lease, deadline)
             else:
                 node.in_flight += 1
+            taken = _pool_of(node).acquire(deadline, **lease.kwargs)
             try:
-                connection = await self._acquire(node, lease, deadline)
+                if node.shared or lease.fixed_node is not None:
+                    # Not all that is lent of this pool is in our count: there may be a queue.
+                    connection = await until(deadline, taken)
+                else:
+                    connection = await taken
             except BaseException as error:  # noqa: BLE001  # sorted out in _consider
                 self._router.vacate(node)
                 self._consider(error, node, lease)
@@ -83,6 +91,9 @@ class Checkout(Generic[PoolT, ConnT]):
         assert connection is not None  # noqa: S101
         pool = _pool_of(node)
         lease.returning = True
+        lease.due_back = self._supervisor.loop.time() + self._release_timeout
+        if self._overdue_timer is None:
+            self._overdue_timer = self._supervisor.loop.call_at(lease.due_back, self._break_overdue)
         if pool.is_closed(connection):
             # What broke it may be about to break the others, which do not know it yet.
             node.hold()
@@ -94,10 +105,15 @@ class Checkout(Generic[PoolT, ConnT]):
             # is still open there may be acknowledged.
             pool.abort(connection)
         try:
-            await pool.release(connection, timeout=self._release_timeout, **(kwargs or {}))
+            await pool.release(connection, **(kwargs or {}))
         finally:
             self._book.strike(lease)
             self._router.vacate(node)
+
+    def _break_overdue(self) -> None:
+        loop = self._supervisor.loop
+        due = self._book.abort_overdue(loop.time())
+        self._overdue_timer = None if due is None else loop.call_at(due, self._break_overdue)
 
     async def find(self, wanted: Wanted) -> Node[PoolT, ConnT]:
         """Find the node that an acquire would go to now, and wait like one where there is none."""
@@ -123,14 +139,6 @@ class Checkout(Generic[PoolT, ConnT]):
             return await self._router.wait(lease.wanted, deadline)
         except NotAvailableError:
             raise self._not_available(lease) from None
-
-    async def _acquire(
-        self, node: Node[PoolT, ConnT], lease: Lease[PoolT, ConnT], deadline: float
-    ) -> ConnT:
-        """Take from the driver's pool; see `DriverPool.acquire` for who keeps the time."""
-        taken = _pool_of(node).acquire(deadline, **lease.kwargs)
-        # The application may have taken connections of this pool itself: there can be a queue.
-        return await (until(deadline, taken) if node.shared or lease.fixed_node else taken)
 
     def _consider(
         self, error: BaseException, node: Node[PoolT, ConnT], lease: Lease[PoolT, ConnT]

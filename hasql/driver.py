@@ -226,10 +226,10 @@ class DriverPool(Protocol[PoolT_co, ConnT]):
         connection has to be opened or a hook of the user's runs; else no timer is needed.
         """
 
-    async def release(self, connection: ConnT, *, timeout: float, **kwargs: Any) -> None:
+    async def release(self, connection: ConnT, **kwargs: Any) -> None:
         """Give a connection back, reset. It is closed for good if that fails or is cancelled.
 
-        It never takes longer than `timeout` seconds and raises nothing but CancelledError.
+        It ends as soon as the connection is aborted, and raises nothing but CancelledError.
         """
 
     def in_hot_standby(self, connection: ConnT) -> bool | None:

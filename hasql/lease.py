@@ -34,6 +34,7 @@ class Lease(Generic[PoolT, ConnT]):
     __slots__ = (
         "_lender",
         "connection",
+        "due_back",
         "fixed_node",
         "kwargs",
         "master_share",
@@ -67,6 +68,8 @@ class Lease(Generic[PoolT, ConnT]):
         self.connection: ConnT | None = None
         #: Whether the application is done with it: nothing is lost if it is broken now.
         self.returning = False
+        #: When it has to be back, in the loop's clock, once it is returning.
+        self.due_back = 0.0
         self.used = False
 
     def __repr__(self) -> str:
@@ -152,6 +155,18 @@ class LeaseBook(Generic[PoolT, ConnT]):
                 aborted += not lease.node.pool.is_closed(lease.connection)
                 lease.node.pool.abort(lease.connection)
         return aborted
+
+    def abort_overdue(self, now: float) -> float | None:
+        """Break what is being given back for too long; return when the next would be due."""
+        next_due = None
+        for lease in self._on(None):
+            if not lease.returning or lease.connection is None:
+                continue
+            if lease.due_back > now:
+                next_due = min(lease.due_back, next_due or lease.due_back)
+            elif lease.node is not None and lease.node.pool is not None:
+                lease.node.pool.abort(lease.connection)
+        return next_due
 
     def lent(self, node: Node[PoolT, ConnT]) -> list[ConnT]:
         """Return the connections lent on a node."""

@@ -187,9 +187,8 @@ class FakePool:
         self.lent.add(connection)
         return connection
 
-    async def release(self, connection: FakeConnection, *, timeout: float, **kwargs: Any) -> None:
+    async def release(self, connection: FakeConnection, **kwargs: Any) -> None:
         assert not kwargs
-        timer = asyncio.get_running_loop().call_later(timeout, connection.lose)
         try:
             if connection.expired:
                 connection.lose()
@@ -202,7 +201,6 @@ class FakePool:
             connection.lose()
             raise
         finally:
-            timer.cancel()
             self.lent.discard(connection)
             if not connection.closed:
                 self.free.append(connection)
