@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from inspect import signature
 from typing import Any, TypeAlias
 
@@ -33,6 +34,16 @@ _OF_POOLS = frozenset(signature(asyncpg.create_pool).parameters) - _ROUTING - {"
 def _in_hot_standby(connection: Connection | RawConnection) -> bool | None:
     flag = getattr(connection.get_settings(), "in_hot_standby", None)
     return None if flag is None else flag == "on"
+
+
+def _failure(error: BaseException) -> Failure:
+    if isinstance(error, asyncpg.PostgresError):
+        return Failure.of_sqlstate(error.sqlstate or "")
+    if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
+        return Failure.REFUSED
+    if isinstance(error, asyncpg.InternalClientError):
+        return Failure.BROKEN  # as after the last words of a server that is going down
+    return Failure.of_exception(error)
 
 
 class _Session:
@@ -72,7 +83,7 @@ class _Pool:
         #: Of the acquire that is being begun; asyncpg gets to its hook below without a pause.
         self._deadline: float | None = None
         self._connect: Any = kwargs.get("connect") or asyncpg.connect
-        self._connects = PendingConnects()
+        self._connects = PendingConnects(_failure)
         self._reset: Any = kwargs.get("reset")
         self._open: set[RawConnection] = set()
         #: Identities of leased connections that are to be closed once they are back.
@@ -81,11 +92,12 @@ class _Pool:
         bounds = {"min_size": sizes.minimum, "max_size": sizes.maximum}
         self.pool: Pool = asyncpg.create_pool(dsn, **{**kwargs, **hooks, **bounds})
         self.idle, self.close = self.pool.get_idle_size, self.pool.close
+        self.host_answers = self._connects.host_answers
 
     async def _connect_one(self, *args: Any, **kwargs: Any) -> RawConnection:
         deadline, self._deadline = self._deadline, None
-        connecting: Awaitable[RawConnection] = self._connect(*args, **kwargs)
-        connection = await self._connects.run(connecting, deadline)
+        connect: Callable[[], Awaitable[RawConnection]] = partial(self._connect, *args, **kwargs)
+        connection = await self._connects.run(connect, deadline)
         self._open.add(connection)
         # The listener is called with the proxy while the connection is leased.
         connection.add_termination_listener(lambda _: self._open.discard(connection))
@@ -175,14 +187,7 @@ class _Driver:
         connect = kwargs.get("connect") or asyncpg.connect
         return _Session(await connect(dsn, **arguments), on_lost)
 
-    def failure(self, error: BaseException) -> Failure:
-        if isinstance(error, asyncpg.PostgresError):
-            return Failure.of_sqlstate(error.sqlstate or "")
-        if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
-            return Failure.REFUSED
-        if isinstance(error, asyncpg.InternalClientError):
-            return Failure.BROKEN  # as after the last words of a server that is going down
-        return Failure.of_exception(error)
+    failure = staticmethod(_failure)
 
 
 class PoolManager(BasePoolManager[Pool, Connection]):

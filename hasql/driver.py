@@ -134,26 +134,49 @@ class PendingConnects:
     The driver's own time limit for one is a matter of a minute or of none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, failure: Callable[[BaseException], Failure]) -> None:
+        self._failure = failure
         self._attempts: set[asyncio.Timeout] = set()
+        self._host_answers = asyncio.Event()
+        self._opened = False
 
-    async def run(self, connect: Awaitable[_T], deadline: float | None) -> _T:
-        """Wait for one connect.
+    async def run(self, connect: Callable[[], Awaitable[_T]], deadline: float | None) -> _T:
+        """Connect for an acquire, or without a deadline for the pool itself.
 
         Raises OutOfTimeError at `deadline`, in seconds of the loop's clock, and ConnectionError
         when `end` is called meanwhile.
+
+        A pool that has been opened keeps some connections open. Left to itself it would try again
+        later and later and log each failure; this waits until the host answers probes again,
+        and then connects at once.
         """
+        refill = deadline is None and self._opened
+        while True:
+            try:
+                return await self._attempt(connect, deadline)
+            except Exception as error:
+                if not refill or self._failure(error) not in {Failure.BROKEN, Failure.FULL}:
+                    raise
+                self._host_answers.clear()
+            await self._host_answers.wait()
+
+    async def _attempt(self, connect: Callable[[], Awaitable[_T]], deadline: float | None) -> _T:
         attempt = asyncio.timeout_at(deadline)
         try:
             async with attempt:
                 self._attempts.add(attempt)
-                return await connect
+                return await connect()
         except TimeoutError as error:
             if attempt not in self._attempts:
                 raise ConnectionError("the host was given up while connecting to it") from None
             raise _in_time(attempt, error) from None
         finally:
             self._attempts.discard(attempt)
+
+    def host_answers(self) -> None:
+        """Take note of an answered probe; the first means that the pool is open."""
+        self._opened = True
+        self._host_answers.set()
 
     def end(self) -> None:
         """End all that are under way."""
@@ -240,6 +263,9 @@ class DriverPool(Protocol[PoolT_co, ConnT]):
 
     def abort(self, connection: ConnT) -> None:
         """Break the connection at once, without a word to the server, whatever it is doing."""
+
+    def host_answers(self) -> None:
+        """Take note that a probe was answered: time to refill what the pool keeps at least."""
 
     def purge(self, lent: Iterable[ConnT]) -> None:
         """Break all idle connections and pending connects, and `lent` ones once they are back."""

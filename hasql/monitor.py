@@ -26,6 +26,8 @@ _QUIET_AFTER = 0.1
 _QUIET_ROUND_TRIPS = 10
 #: No host is probed more often than once in so many of its last round trips.
 _REST_ROUND_TRIPS = 10
+#: Seconds after which a server that denied a form of the probe is asked for all again.
+_DENIED_FOR = 60.0
 #: Seconds that opening a pool may take: its host has just answered, so it is not silent, but
 #: logging in many connections takes a loaded server its time.
 _OPEN_TIMEOUT = 10.0
@@ -63,6 +65,8 @@ class Monitor(Generic[PoolT, ConnT]):
         self._known: Reading | None = None
         self._known_at = float("-inf")
         self._form = ProbeForm.FULL
+        self._form_since = monotonic()
+        self._denied: set[ProbeForm] = set()
         self._began = monotonic()
         #: When the burst began that a signal has started, and since when no master is known.
         self._signalled_at: float | None = None
@@ -197,6 +201,8 @@ class Monitor(Generic[PoolT, ConnT]):
             reading = read_row(await self._timed(session, ProbeForm.BARE))
             if reading.role is known.role:
                 return known
+        if monotonic() - self._form_since > _DENIED_FOR:
+            self._form = ProbeForm.FULL
         while True:
             try:
                 row = await self._timed(session, self._form)
@@ -204,11 +210,13 @@ class Monitor(Generic[PoolT, ConnT]):
                 smaller = self._form.smaller
                 if self._driver.failure(error) is not Failure.STATEMENT or smaller is None:
                     raise
-                log.warning(
-                    "%s does not answer the %s probe (%s); fencing is off for it",
-                    self._node.host, self._form.name.lower(), error,
-                )  # fmt: skip
-                self._form = smaller
+                if self._form not in self._denied:
+                    self._denied.add(self._form)
+                    log.warning(
+                        "%s does not answer the %s probe (%s); fencing is off for it",
+                        self._node.host, self._form.name.lower(), error,
+                    )  # fmt: skip
+                self._form, self._form_since = smaller, monotonic()
             else:
                 reading = read_row(row)
                 self._known_at = monotonic()

@@ -95,6 +95,8 @@ class Node(Generic[PoolT, ConnT]):
         self._limited_at = monotonic()
 
     def host_answered(self, began: float) -> None:
-        """Offer all the pool can hold again, if the probe was begun after the trouble."""
+        """Take note of an answered probe: if begun after trouble, offer all again."""
         if began > self._limited_at:
             self.limit = self.sizes.maximum
+        if self.pool is not None:
+            self.pool.host_answers()

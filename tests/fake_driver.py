@@ -221,6 +221,9 @@ class FakePool:
         for connection in lent:
             connection.expired = True
 
+    def host_answers(self) -> None:
+        pass
+
     def idle(self) -> int:
         return len(self.free)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ("ProbeForm", "Reading", "Role", "read_row", "steps_down")
+__all__ = ("ProbeForm", "Reading", "Role", "read_row")
 
 
 class Role(Enum):
@@ -78,15 +78,6 @@ def read_row(row: Sequence[object]) -> Reading:
         wal_position=_integer(position),
         replay_age=float(age) if isinstance(age, int | float) else None,
     )
-
-
-def steps_down(sqlstate: str | None) -> bool:
-    """Tell whether a failed probe means "ask for less" and not "the server is in trouble".
-
-    Connection, resource and shutdown classes (08, 53, 57, 58) and refused logins (28, 3D) are
-    trouble; any other SQL error is a server that denies, or does not know, a function.
-    """
-    return sqlstate is not None and sqlstate[:2] not in {"08", "28", "3D", "53", "57", "58"}
 
 
 def _integer(value: object) -> int | None:

@@ -28,12 +28,6 @@ if TYPE_CHECKING:
     Connection = PoolConnectionProxy[asyncpg.Record]
 
 
-@pytest.fixture(autouse=True)
-def _no_retries_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """asyncpg logs every attempt to refill a pool whose host is down."""
-    caplog.set_level(logging.CRITICAL, "asyncpg.pool")
-
-
 @pytest.fixture
 async def manager(pg_cluster: LocalCluster) -> AsyncIterator[PoolManager]:
     async with PoolManager(pg_cluster.dsn, refresh_delay=0.2) as manager:
@@ -449,3 +443,28 @@ async def test_12_closing_waits_for_no_frozen_server(pg_cluster: LocalCluster, w
     async with asyncio.timeout(8):
         await getattr(manager, way)()
     node.thaw()
+
+
+async def test_10_a_returning_host_refills_its_pool_at_once_and_nobody_hears_of_tries(
+    manager: PoolManager, pg_cluster: LocalCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "asyncpg.pool")
+    node = pg_cluster.replicas[0]
+    await node.stop()
+    await until(lambda: manager.replica_pool_count == 1)
+    # Longer than asyncpg waits between its first tries.
+    await manager.wait_next_pool_check()
+    await asyncio.sleep(1.5)
+    await node.start()
+    await manager.ready(1, 2)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await until(lambda: all(node.pool_idle == 10 for node in manager.metrics().nodes))
+    assert loop.time() - began < 2
+    assert not [record for record in caplog.records if record.name == "asyncpg.pool"]
+
+
+async def test_arguments_go_on_to_the_drivers_release(manager: PoolManager) -> None:
+    connection = await manager.acquire_master()
+    await manager.release(connection, timeout=3)
+    assert manager.metrics().nodes[0].in_flight == 0
