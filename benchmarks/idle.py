@@ -66,21 +66,22 @@ async def acquires(dsn: str, number: int) -> None:
     """Print by how many bytes memory grows over many acquires, in tenths.
 
     asyncpg replaces a connection after 50,000 statements (`max_queries`), which moves memory
-    about once; a tenth lower than the one before it shows that nothing piles up.
+    about; so the number of Python's objects is counted as well, and has to stay.
     """
     from hasql.asyncpg import PoolManager
 
     async with PoolManager(dsn) as manager:
         await manager.ready()
-        sizes = []
+        sizes, objects = [], []
         for _ in range(11):
             for i in range(number // 10):
                 async with manager.acquire(bool(i % 2)):
                     pass
             gc.collect()
             sizes.append(rss())
+            objects.append(len(gc.get_objects()))
         # The first tenth is what warms up: statements, free lists, the window of probes.
-        print(*(size - sizes[0] for size in sizes[1:]))
+        print(objects[-1] - objects[0], *(size - sizes[0] for size in sizes[1:]))
 
 
 def run(*arguments: object) -> list[float]:
@@ -109,8 +110,9 @@ def main() -> None:
         print(f"driver alone        {median(drivers) / mib:8.2f} MiB")
         print(f"hasql adds          {median(added):8.2f} MiB (worst {max(added):.2f})")
         print(f"of one core, idle   {median(shares):8.2%} (worst {max(shares):.2%})")
-        growth = run("acquires", cluster.dsn, options.acquires)
-        print(f"{options.acquires} acquires, growth {growth[-1] / 1024:.0f} KiB")
+        objects, *growth = run("acquires", cluster.dsn, options.acquires)
+        print(f"{options.acquires} acquires, growth {growth[-1] / 1024:.0f} KiB,", end=" ")
+        print(f"{objects:+.0f} objects")
         print("  by tenths, KiB:", *(f"{size / 1024:.0f}" for size in growth))
 
 

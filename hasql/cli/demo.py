@@ -200,16 +200,16 @@ class _LogLines(logging.Handler):
 
 @contextmanager
 def _hasql_log(screen: Screen) -> Iterator[None]:
-    """Show hasql's log lines; hide asyncpg's: a traceback each time a dead host refuses it."""
-    ours, theirs = logging.getLogger("hasql"), logging.getLogger("asyncpg.pool")
+    """Show hasql's log lines and send them nowhere else."""
+    ours = logging.getLogger("hasql")
     handler = _LogLines(screen)
-    before = ours.level, ours.propagate, theirs.disabled
+    before = ours.level, ours.propagate
     ours.addHandler(handler)
     ours.setLevel(logging.INFO)
-    ours.propagate, theirs.disabled = False, True
+    ours.propagate = False
     try:
         yield
     finally:
         ours.removeHandler(handler)
         ours.setLevel(before[0])
-        _, ours.propagate, theirs.disabled = before
+        ours.propagate = before[1]

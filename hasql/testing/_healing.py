@@ -68,9 +68,7 @@ def heal(nodes: tuple[LocalNode, ...]) -> None:
     master = master_of(found) or _bring_back_a_master(nodes, found)
     timeline = master._status().timeline
     others = [
-        node
-        for node in nodes
-        if node is not master and not _is_well(found[node], master, timeline)
+        node for node in nodes if node is not master and not _is_well(found[node], master, timeline)
     ]
     if others:
         with ThreadPoolExecutor(len(others)) as workers:

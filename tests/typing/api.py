@@ -15,8 +15,7 @@ from asyncpg.pool import PoolConnectionProxy
 import hasql
 from hasql import ConfigurationError, HasqlError, NotAvailableError, PoolManagerClosedError
 from hasql.asyncpg import PoolManager
-from hasql.balancer_policy import BaseBalancerPolicy, RoundRobinBalancerPolicy
-from hasql.balancer_policy.base import CandidateT
+from hasql.balancer_policy import BaseBalancerPolicy, CandidateT, RoundRobinBalancerPolicy
 from hasql.cluster.dsn import Dsn, HostSpec
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion, Health
