@@ -247,8 +247,11 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         await self._supervisor.probed_anew(loop.time() + check_seconds("timeout", timeout))
 
     def _all_answer(self) -> bool:
-        topology = self._supervisor.topology
-        return topology.first_round_over and all(node.answers for node in topology.nodes)
+        topology, nodes = self._supervisor.topology, self._supervisor.nodes
+        return topology.first_round_over and all(
+            state.answers and (state.exclusion is not None or nodes[state.host].in_routing)
+            for state in topology.nodes
+        )
 
     async def _wait_for(self, what: str, holds: Callable[[], bool], timeout: float | None) -> None:
         loop = self._supervisor.enter(self._discovery)
@@ -259,6 +262,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         )
 
     async def __aenter__(self) -> Self:
+        fresh = not self._supervisor.started
         try:
             await self._wait_for(
                 "a host with a known role",
@@ -266,7 +270,8 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
                 _START_TIMEOUT,
             )
         except BaseException:
-            await self.terminate()
+            if fresh and self._supervisor.started:
+                await self.terminate()
             raise
         return self
 
@@ -306,7 +311,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         if self._closing is not None:
             await asyncio.shield(self._closing)
         else:
-            await self._close(self._supervisor.loop.time())
+            await self._close(float("-inf"))
 
     async def _close(self, deadline: float) -> None:
         self._closing = self._supervisor.loop.create_future()
@@ -319,6 +324,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
                 raise
             finally:
                 await self._supervisor.stop(deadline)
+                self._checkout.close()
         finally:
             self._closing.set_result(None)
 

@@ -1,12 +1,16 @@
 """The checkout: takes a connection for a lease, and gives it back."""
 
 import asyncio
+import logging
 from collections.abc import Callable
+from contextlib import suppress
+from random import random
 from time import monotonic
 from typing import Any, Generic
 
 from hasql.cluster.discovery import Discovery
-from hasql.driver import ConnT, DriverPool, Failure, OutOfTimeError, PoolT, until
+from hasql.deadline import OutOfTimeError, by_deadline
+from hasql.driver import ConnT, DriverPool, Failure, PoolT
 from hasql.errors import NotAvailableError
 from hasql.lease import Lease
 from hasql.node import Node
@@ -15,6 +19,12 @@ from hasql.supervisor import Supervisor
 
 __all__ = ("Checkout",)
 
+log = logging.getLogger("hasql")
+
+#: Seconds after which an acquire that has to connect has its host probed.
+_PATIENCE = 0.1
+#: Seconds for which a host offers nothing at most while a probe is to tell what broke a lease.
+_HOLD = 0.1
 #: What an acquire meets that another host, or the same one a little later, may not.
 _ANOTHER_TIME = frozenset({Failure.BROKEN, Failure.REFUSED, Failure.FULL})
 
@@ -48,36 +58,43 @@ class Checkout(Generic[PoolT, ConnT]):
         loop = self._supervisor.enter(self._discovery)
         began = monotonic()
         deadline = loop.time() + lease.timeout
+        if lease.master_share and random() < lease.master_share:  # noqa: S311  # no secret
+            lease.wanted = Wanted.MASTER_OR_REPLICA
         while True:
-            node = lease.fixed_node or self._router.choose(lease.wanted, lease.master_share)
+            node = lease.fixed_node or self._router.choose(lease.wanted)
             if node is None:
                 node = await self._wait(lease, deadline)
             else:
                 node.in_flight += 1
-            taken = _pool_of(node).acquire(deadline, **lease.kwargs)
             try:
-                if node.shared or lease.fixed_node is not None:
-                    # Not all that is lent of this pool is in our count: there may be a queue.
-                    connection = await until(deadline, taken)
-                else:
-                    connection = await taken
+                work = _pool_of(node).acquire(**lease.kwargs)
+                connection = await by_deadline(work, deadline, _PATIENCE, self._supervisor.signal)
             except BaseException as error:  # noqa: BLE001  # sorted out in _consider
                 self._router.vacate(node)
                 self._consider(error, node, lease)
-                self.retries += 1
-                # A candidate that fails without waiting must not starve the loop, nor be asked
-                # again before what was learnt of it has had its effect.
-                await asyncio.sleep(0)
-                continue
-            lease.node = node
-            self._book.enter(lease, connection)
-            if lease.fixed_node is None and not self._fits(node, lease, connection):
-                self.retries += 1
+            else:
+                lease.node = node
+                self._book.enter(lease, connection)
+                if lease.fixed_node is not None or self._fits(node, lease, connection):
+                    if node.limit != node.sizes.maximum and node.has_grown:
+                        node.offer_all()
+                        self._router.dispatch()
+                    self.acquires += 1
+                    self.acquire_seconds += monotonic() - began
+                    return connection
+                await self._put_back(lease, deadline)
+            self.retries += 1
+            # What fails without waiting must not starve the loop, nor be asked again before what
+            # was learnt of it has had its effect, nor go on for ever.
+            await asyncio.sleep(0)
+            if loop.time() >= deadline:
+                raise self._not_available(lease)
+
+    async def _put_back(self, lease: Lease[PoolT, ConnT], deadline: float) -> None:
+        """Give back what did not fit; by the deadline, or it is broken."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
                 await self.give_back(lease)
-                continue
-            self.acquires += 1
-            self.acquire_seconds += monotonic() - began
-            return connection
 
     async def give_back(
         self,
@@ -95,20 +112,43 @@ class Checkout(Generic[PoolT, ConnT]):
         if self._overdue_timer is None:
             self._overdue_timer = self._supervisor.loop.call_at(lease.due_back, self._break_overdue)
         if pool.is_closed(connection):
-            # What broke it may be about to break the others, which do not know it yet.
-            node.hold()
+            if error is not None and node.in_routing:
+                # What broke it may be about to break the others, which do not know it yet.
+                self._hold(node)
             self._supervisor.signal()
         elif self._tells_of_change(node, pool, lease, connection, error):
             self._supervisor.signal()
-        if not (node.as_master or node.as_replica) and lease.fixed_node is None:
-            # Out of routing: silent, fenced or gone. A reset would wait for it, and nothing that
-            # is still open there may be acknowledged.
+        if lease.expired or (not node.in_routing and lease.fixed_node is None):
+            # Of a host that was out of routing or is: silent, fenced or gone. A reset would wait
+            # for it, and nothing that is still open there may be acknowledged.
             pool.abort(connection)
         try:
             await pool.release(connection, **(kwargs or {}))
+        except Exception as failure:
+            # The connection is closed then, and what it was used for has ended well; but an
+            # argument of the caller's may be to blame.
+            log.debug("%s: a connection was closed instead of given back: %r", node.host, failure)
+            if kwargs:
+                raise
         finally:
             self._book.strike(lease)
             self._router.vacate(node)
+
+    def _hold(self, node: Node[PoolT, ConnT]) -> None:
+        """Offer nothing of a node until a probe has told what it is, but not for long."""
+        node.hold()
+        self._supervisor.loop.call_later(_HOLD, self._let_go, node)
+
+    def _let_go(self, node: Node[PoolT, ConnT]) -> None:
+        """End a hold that no probe has ended."""
+        if node.limit == 0:
+            node.offer_all()
+            self._router.dispatch()
+
+    def close(self) -> None:
+        """Leave no timer behind."""
+        if self._overdue_timer is not None:
+            self._overdue_timer.cancel()
 
     def _break_overdue(self) -> None:
         loop = self._supervisor.loop
@@ -145,11 +185,12 @@ class Checkout(Generic[PoolT, ConnT]):
     ) -> None:
         """Return if the acquire is to be tried again, else raise."""
         if isinstance(error, OutOfTimeError):
+            node.failed(TimeoutError("connecting was not done by an acquire's deadline"))
             self._supervisor.signal()
             raise self._not_available(lease) from None
         if self._driver.failure(error) not in _ANOTHER_TIME or lease.fixed_node is not None:
             raise error
-        node.connect_failed()
+        node.connect_failed(error)
         self._supervisor.signal()
 
     def _fits(
@@ -162,12 +203,13 @@ class Checkout(Generic[PoolT, ConnT]):
         """
         if lease.wanted is Wanted.MASTER:
             return node.as_master
-        if node.as_replica and not node.flag_lies:
-            if _pool_of(node).in_hot_standby(connection) is not False:
+        if node.as_replica:
+            if node.flag_lies or _pool_of(node).in_hot_standby(connection) is not False:
                 return True
+            self._hold(node)
             self._supervisor.signal()
             return False
-        return node.as_replica or node.as_master
+        return node.as_master and lease.wanted is not Wanted.REPLICA
 
     def _tells_of_change(
         self,

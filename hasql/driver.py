@@ -5,7 +5,7 @@ reserved connection that a monitor probes over.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
@@ -18,14 +18,13 @@ __all__ = (
     "Driver",
     "DriverPool",
     "Failure",
-    "OutOfTimeError",
     "PendingConnects",
     "PoolSizes",
     "PoolT",
+    "Refill",
     "Session",
     "check_keywords",
     "check_sizes",
-    "until",
 )
 
 PoolT = TypeVar("PoolT")
@@ -134,49 +133,22 @@ class PendingConnects:
     The driver's own time limit for one is a matter of a minute or of none.
     """
 
-    def __init__(self, failure: Callable[[BaseException], Failure]) -> None:
-        self._failure = failure
+    def __init__(self) -> None:
         self._attempts: set[asyncio.Timeout] = set()
-        self._host_answers = asyncio.Event()
-        self._opened = False
 
-    async def run(self, connect: Callable[[], Awaitable[_T]], deadline: float | None) -> _T:
-        """Connect for an acquire, or without a deadline for the pool itself.
-
-        Raises OutOfTimeError at `deadline`, in seconds of the loop's clock, and ConnectionError
-        when `end` is called meanwhile.
-
-        A pool that has been opened keeps some connections open. Left to itself it would try again
-        later and later and log each failure; this waits until the host answers probes again,
-        and then connects at once.
-        """
-        refill = deadline is None and self._opened
-        while True:
-            try:
-                return await self._attempt(connect, deadline)
-            except Exception as error:
-                if not refill or self._failure(error) not in {Failure.BROKEN, Failure.FULL}:
-                    raise
-                self._host_answers.clear()
-            await self._host_answers.wait()
-
-    async def _attempt(self, connect: Callable[[], Awaitable[_T]], deadline: float | None) -> _T:
-        attempt = asyncio.timeout_at(deadline)
+    async def run(self, connect: Awaitable[_T]) -> _T:
+        """Wait for one connect. Raises ConnectionError when `end` is called meanwhile."""
+        attempt = asyncio.timeout(None)
         try:
             async with attempt:
                 self._attempts.add(attempt)
-                return await connect()
-        except TimeoutError as error:
+                return await connect
+        except TimeoutError:
             if attempt not in self._attempts:
                 raise ConnectionError("the host was given up while connecting to it") from None
-            raise _in_time(attempt, error) from None
+            raise
         finally:
             self._attempts.discard(attempt)
-
-    def host_answers(self) -> None:
-        """Take note of an answered probe; the first means that the pool is open."""
-        self._opened = True
-        self._host_answers.set()
 
     def end(self) -> None:
         """End all that are under way."""
@@ -186,23 +158,31 @@ class PendingConnects:
                 attempt.reschedule(0.0)
 
 
-class OutOfTimeError(Exception):
-    """The deadline of an acquire has come while the driver was at work; never leaves hasql."""
+class Refill:
+    """Has a pool filled again to what it keeps at least, as soon as its host answers probes.
 
+    A driver left to itself tries later and later and logs each failure.
+    """
 
-async def until(deadline: float, work: Awaitable[_T]) -> _T:
-    """Wait for something, and raise OutOfTimeError at `deadline`, in the loop's clock."""
-    timer = asyncio.timeout_at(deadline)
-    try:
-        async with timer:
-            return await work
-    except TimeoutError as error:
-        raise _in_time(timer, error) from None
+    def __init__(self, fill: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._fill = fill
+        self._due = False
+        self._task: asyncio.Task[None] | None = None
 
+    def postpone(self) -> None:
+        """Take note that filling failed for now."""
+        self._due = True
 
-def _in_time(timer: asyncio.Timeout, error: TimeoutError) -> Exception:
-    """Tell the end of our time from a timeout of the driver's, or of a hook of the user's."""
-    return OutOfTimeError() if timer.expired() else error
+    def host_answers(self) -> None:
+        """Fill now what was postponed."""
+        if self._due and (self._task is None or self._task.done()):
+            self._due = False
+            self._task = asyncio.get_running_loop().create_task(self._fill())
+
+    def cancel(self) -> None:
+        """Fill no more."""
+        if self._task is not None:
+            self._task.cancel()
 
 
 class Session(Protocol):
@@ -241,18 +221,17 @@ class DriverPool(Protocol[PoolT_co, ConnT]):
     def size(self) -> int:
         """How many connections are open now, idle or not. Must not cost more than a len()."""
 
-    def acquire(self, deadline: float, **kwargs: Any) -> Awaitable[ConnT]:
-        """Take an idle connection or open one. Cancelling it leaks nothing.
+    def acquire(self, **kwargs: Any) -> Awaitable[ConnT]:
+        """Take an idle connection, without a pause if there is one, or open one.
 
-        The core never asks for more than the pool's maximum, so there is always a place. It is
-        for the adapter to raise OutOfTimeError at `deadline`, in the loop's clock, where a
-        connection has to be opened or a hook of the user's runs; else no timer is needed.
+        Cancelling it leaks nothing and takes no longer than the server is there to answer: the
+        core cancels it at the lease's deadline.
         """
 
     async def release(self, connection: ConnT, **kwargs: Any) -> None:
         """Give a connection back, reset. It is closed for good if that fails or is cancelled.
 
-        It ends as soon as the connection is aborted, and raises nothing but CancelledError.
+        It ends as soon as the connection is aborted.
         """
 
     def in_hot_standby(self, connection: ConnT) -> bool | None:
@@ -267,8 +246,11 @@ class DriverPool(Protocol[PoolT_co, ConnT]):
     def host_answers(self) -> None:
         """Take note that a probe was answered: time to refill what the pool keeps at least."""
 
+    def end_connects(self) -> None:
+        """End the connects that are under way with a ConnectionError: the host is suspect."""
+
     def purge(self, lent: Iterable[ConnT]) -> None:
-        """Break all idle connections and pending connects, and `lent` ones once they are back."""
+        """Break all idle connections and pending connects, but not those that are lent."""
 
     def idle(self) -> int:
         """How many connections wait for use, by the driver's own count; for metrics only."""

@@ -35,6 +35,7 @@ class Lease(Generic[PoolT, ConnT]):
         "_lender",
         "connection",
         "due_back",
+        "expired",
         "fixed_node",
         "kwargs",
         "master_share",
@@ -68,6 +69,8 @@ class Lease(Generic[PoolT, ConnT]):
         self.connection: ConnT | None = None
         #: Whether the application is done with it: nothing is lost if it is broken now.
         self.returning = False
+        #: Whether its host was purged meanwhile: its connection must not be used again.
+        self.expired = False
         #: When it has to be back, in the loop's clock, once it is returning.
         self.due_back = 0.0
         self.used = False
@@ -116,6 +119,7 @@ class LeaseBook(Generic[PoolT, ConnT]):
     def enter(self, lease: Lease[PoolT, ConnT], connection: ConnT) -> None:
         """Enter a lease that was just taken."""
         lease.connection = connection
+        lease.expired = False
         lease.returning = False  # an acquire may have to give one back and take another
         self._leases[id(connection)] = lease
 
@@ -168,9 +172,12 @@ class LeaseBook(Generic[PoolT, ConnT]):
                 lease.node.pool.abort(lease.connection)
         return next_due
 
-    def lent(self, node: Node[PoolT, ConnT]) -> list[ConnT]:
-        """Return the connections lent on a node."""
-        return [x.connection for x in self._on(node) if x.connection is not None]
+    def expire(self, node: Node[PoolT, ConnT]) -> list[ConnT]:
+        """Let no connection that is lent on a node be used again; return them."""
+        leases = [lease for lease in self._on(node) if lease.connection is not None]
+        for lease in leases:
+            lease.expired = True
+        return [lease.connection for lease in leases if lease.connection is not None]
 
     def _on(self, node: Node[PoolT, ConnT] | None) -> Iterator[Lease[PoolT, ConnT]]:
         # A copy: breaking a connection may call back into a release.

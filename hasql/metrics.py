@@ -6,7 +6,7 @@ from time import monotonic
 from hasql.checkout import Checkout
 from hasql.cluster.dsn import HostSpec
 from hasql.cluster.probe import Role
-from hasql.cluster.state import Exclusion, Health, NodeState
+from hasql.cluster.state import Exclusion, Health, NodeState, Rules
 from hasql.driver import ConnT, PoolT
 from hasql.node import Node
 from hasql.supervisor import Supervisor
@@ -65,13 +65,16 @@ class Metrics:
 def measure(supervisor: Supervisor[PoolT, ConnT], checkout: Checkout[PoolT, ConnT]) -> Metrics:
     """Take the snapshot."""
     topology = supervisor.topology
-    readings = [state.reading for state in topology.masters if state.reading is not None]
-    positions = [x.wal_position for x in readings if x.wal_position is not None]
-    written = max(positions, default=None)
-    now = monotonic()
+    written = {
+        state.system_id: state.reading.wal_position
+        for state in topology.masters
+        if state.reading is not None
+    }
     return Metrics(
         nodes=tuple(
-            _measure_node(state, supervisor.nodes[state.host], written, now)
+            _measure_node(
+                state, supervisor.nodes[state.host], written.get(state.system_id), topology.rules
+            )
             for state in topology.nodes
         ),
         acquires=checkout.acquires,
@@ -85,7 +88,7 @@ def measure(supervisor: Supervisor[PoolT, ConnT], checkout: Checkout[PoolT, Conn
 
 
 def _measure_node(
-    state: NodeState, node: Node[PoolT, ConnT], written: int | None, now: float
+    state: NodeState, node: Node[PoolT, ConnT], written: int | None, rules: Rules
 ) -> NodeMetrics:
     idle = node.pool.idle() if node.pool is not None else 0
     size = node.pool.size if node.pool is not None else 0
@@ -95,7 +98,7 @@ def _measure_node(
         role=state.role,
         health=state.health,
         exclusion=state.exclusion,
-        unchanged_for=max(0.0, now - state.since),
+        unchanged_for=max(0.0, monotonic() - state.since),
         pool_min=node.sizes.minimum,
         pool_max=node.sizes.maximum,
         pool_idle=idle,
@@ -105,7 +108,8 @@ def _measure_node(
         lag_bytes=lag_bytes,
         lag_seconds=lag_seconds,
         timeline=state.timeline,
-        fencing=state.system_id is not None
+        fencing=rules.fencing
+        and state.system_id is not None
         and (state.role is not Role.MASTER or state.timeline is not None),
         last_error=None if state.error is None else f"{type(state.error).__name__}: {state.error}",
     )

@@ -24,8 +24,8 @@ _BURST_SLOWEST = 0.5
 #: trips if that is longer, makes its host suspect and is hedged by a fresh connect.
 _QUIET_AFTER = 0.1
 _QUIET_ROUND_TRIPS = 10
-#: No host is probed more often than once in so many of its last round trips.
-_REST_ROUND_TRIPS = 10
+#: How often in a row a server has to refuse a form: once may have been by chance.
+_REFUSALS = 2
 #: Seconds after which a server that denied a form of the probe is asked for all again.
 _DENIED_FOR = 60.0
 #: Seconds that opening a pool may take: its host has just answered, so it is not silent, but
@@ -50,6 +50,7 @@ class Monitor(Generic[PoolT, ConnT]):
         publish: Callable[[Observation], None],
         signal: Callable[[], None],
         urgent: Callable[[], bool],
+        wanted: Callable[[], bool],
     ) -> None:
         self._node = node
         self._driver = driver
@@ -59,6 +60,8 @@ class Monitor(Generic[PoolT, ConnT]):
         self._publish = publish
         self._signal = signal
         self._urgent = urgent
+        self._wanted = wanted
+        self._open_at = float("-inf")
         self._loop = asyncio.get_running_loop()
         self._session: Session | None = None
         #: The last full answer on the present session; a short probe only confirms its role.
@@ -71,7 +74,6 @@ class Monitor(Generic[PoolT, ConnT]):
         #: When the burst began that a signal has started, and since when no master is known.
         self._signalled_at: float | None = None
         self._urgent_since: float | None = None
-        self._round_trip = 0.0
         self._wake: asyncio.Future[None] | None = None
         self._nudged = False
 
@@ -95,22 +97,50 @@ class Monitor(Generic[PoolT, ConnT]):
     async def _probe(self) -> None:
         """Probe once and publish the outcome, whatever it is."""
         self._nudged = False
-        host = self._node.host
         try:
             reading = await self._read()
-            if self._node.pool is None:
-                async with asyncio.timeout(_OPEN_TIMEOUT):
-                    self._node.pool = await self._driver.open(self._node.dsn, self._kwargs)
-                # The reading has aged while the pool was opened.
-                reading = await self._read()
         except Exception as error:  # noqa: BLE001  # anything at all means: cannot be used now
             self._drop_session()
-            refused = self._driver.failure(error) is Failure.REFUSED
-            self._publish(
-                Failed(host, self._began, monotonic(), error.with_traceback(None), refused)
-            )
+            self._publish_failure(error, self._driver.failure(error))
         else:
-            self._publish(Answered(host, self._began, monotonic(), reading))
+            self._publish(Answered(self._node.host, self._began, monotonic(), reading))
+            if self._node.pool is None and self._wanted() and monotonic() >= self._open_at:
+                await self._open_pool()
+
+    def _publish_failure(self, error: Exception, failure: Failure) -> None:
+        self._publish(
+            Failed(
+                self._node.host,
+                self._began,
+                monotonic(),
+                error.with_traceback(None),
+                refused=failure is Failure.REFUSED,
+                heard=failure in {Failure.REFUSED, Failure.FULL},
+            )
+        )
+
+    async def _open_pool(self) -> None:
+        """Open the node's pool, which alone is still missing for it to serve.
+
+        What the host said before is published already: opening may take long, and nobody else
+        must be taken for the master meanwhile.
+        """
+        self._open_at = monotonic() + self._refresh_delay
+        opening = asyncio.timeout(_OPEN_TIMEOUT)
+        try:
+            async with opening:
+                self._node.pool = await self._driver.open(self._node.dsn, self._kwargs)
+        except Exception as failed:  # noqa: BLE001  # as above
+            error = failed
+            if opening.expired():
+                error = TimeoutError(f"opening the pool took longer than {_OPEN_TIMEOUT:g} s")
+            self._node.failed(error)
+            failure = self._driver.failure(error)
+            if failure is Failure.REFUSED or isinstance(error, TypeError | ValueError):
+                self._publish_failure(error, Failure.REFUSED)
+        else:
+            # The answer has aged meanwhile: it serves from the next one on.
+            self._nudged = True
 
     async def _read(self) -> Reading:
         """Get a reading within refresh_timeout, over a fresh connection if the old one is gone."""
@@ -141,6 +171,7 @@ class Monitor(Generic[PoolT, ConnT]):
                 raise self._no_answer() from None
             raise
         guard = _Guard(self._loop, deadline, session)
+        self._form = ProbeForm.FULL
         try:
             reading = await self._ask(session, known=None)
         except BaseException as error:
@@ -203,36 +234,48 @@ class Monitor(Generic[PoolT, ConnT]):
                 return known
         if monotonic() - self._form_since > _DENIED_FOR:
             self._form = ProbeForm.FULL
+        refusals = 0
         while True:
             try:
                 row = await self._timed(session, self._form)
             except Exception as error:
-                smaller = self._form.smaller
-                if self._driver.failure(error) is not Failure.STATEMENT or smaller is None:
+                refusals += 1
+                if self._driver.failure(error) is not Failure.STATEMENT:
                     raise
-                if self._form not in self._denied:
-                    self._denied.add(self._form)
-                    log.warning(
-                        "%s does not answer the %s probe (%s); fencing is off for it",
-                        self._node.host, self._form.name.lower(), error,
-                    )  # fmt: skip
-                self._form, self._form_since = smaller, monotonic()
-            else:
-                reading = read_row(row)
-                self._known_at = monotonic()
-                self._compare_flag(session, reading)
-                return reading
+                if refusals == _REFUSALS:
+                    refusals = 0
+                    self._step_down(error)
+                continue
+            reading = read_row(row)
+            self._known_at = monotonic()
+            return reading
+
+    def _step_down(self, error: Exception) -> None:
+        """Ask for less from now on; raise where there is nothing less to ask for."""
+        smaller = self._form.smaller
+        if smaller is None:
+            raise error
+        if self._form not in self._denied:
+            self._denied.add(self._form)
+            log.warning(
+                "%s does not answer the %s probe (%s); fencing is off for it",
+                self._node.host, self._form.name.lower(), error,
+            )  # fmt: skip
+        self._form, self._form_since = smaller, monotonic()
 
     async def _timed(self, session: Session, form: ProbeForm) -> Any:
-        began = monotonic()
+        began, flag = monotonic(), session.in_hot_standby
         row = await session.fetch_row(form.value)
-        self._round_trip = monotonic() - began
-        self._node.record_response_time(self._round_trip)
+        self._node.record_response_time(monotonic() - began)
+        # A pooler may answer for a server from memory. Not so when the flag turned to `off` with
+        # this very answer: that is a promotion while it was given.
+        if flag is False and read_row(row).role is Role.REPLICA:
+            self._node.flag_lies = True
         return row
 
     async def _pause(self) -> None:
         """Wait until the next probe is due, or until nudged."""
-        rest = self._began + _REST_ROUND_TRIPS * self._round_trip
+        rest = self._began + self._node.rest
         due = self._began + self._delay()
         if not self._nudged and due > (now := monotonic()):
             self._wake = self._loop.create_future()
@@ -262,7 +305,7 @@ class Monitor(Generic[PoolT, ConnT]):
             delay = min(_BURST_DELAY * 2**over, _BURST_SLOWEST)
         else:
             return self._refresh_delay * uniform(0.9, 1.1)  # noqa: S311  # no secret
-        return delay * uniform(0.75, 1.25)  # noqa: S311  # no secret
+        return min(delay, self._refresh_delay) * uniform(0.75, 1.25)  # noqa: S311  # no secret
 
     def _may_be_short(self) -> bool:
         """Tell whether the cheap probe will do: in a hurry, and with the whole not long ago."""
@@ -273,12 +316,6 @@ class Monitor(Generic[PoolT, ConnT]):
     def _bursts(self, now: float) -> bool:
         """Tell whether a signal came not long ago."""
         return self._signalled_at is not None and now - self._signalled_at <= _BURST_LENGTH
-
-    def _compare_flag(self, session: Session, reading: Reading) -> None:
-        """Find out whether in_hot_standby can be trusted: a pooler may answer it from memory."""
-        flag = session.in_hot_standby
-        if flag is not None and flag is (reading.role is Role.MASTER):
-            self._node.flag_lies = True
 
     def _drop_session(self) -> None:
         session, self._session, self._known = self._session, None, None

@@ -10,6 +10,13 @@ from hasql.driver import ConnT, DriverPool, PoolSizes, PoolT
 
 __all__ = ("Node",)
 
+#: Seconds until a host that let nobody connect is offered one connect again, at first and at most.
+_FIRST_RETRY = 0.02
+_SLOWEST_RETRY = 1.0
+_REST_ROUND_TRIPS = 10
+_LEAST_REST = 0.01
+_MOST_REST = 0.25
+
 
 class Node(Generic[PoolT, ConnT]):
     """One host of the cluster as the hot path sees it.
@@ -20,19 +27,23 @@ class Node(Generic[PoolT, ConnT]):
     """
 
     __slots__ = (
+        "_backoff",
         "_limited_at",
         "_median",
         "_response_times",
+        "_retry_at",
+        "_size_at_failure",
         "as_master",
         "as_replica",
         "dsn",
+        "error",
         "flag_lies",
         "host",
         "in_flight",
+        "in_routing",
         "limit",
         "pool",
         "position",
-        "shared",
         "sizes",
     )
 
@@ -51,9 +62,14 @@ class Node(Generic[PoolT, ConnT]):
         #: How many leases may be out: the pool's maximum, or less after trouble.
         self.limit = sizes.maximum
         self._limited_at = float("-inf")
-        #: Whether the application was given the driver's pool itself and may take connections
-        #: behind the back of our count.
-        self.shared = False
+        self._retry_at = float("-inf")
+        self._backoff = _FIRST_RETRY
+        self._size_at_failure = 0
+        #: Why a connection, or the pool itself, could not be had the last time.
+        self.error: BaseException | None = None
+        #: Whether it may serve at all, and as what it is offered: a suspect is in routing, but
+        #: not offered as long as others can serve.
+        self.in_routing = False
         self.as_master = False
         self.as_replica = False
         #: Its in_hot_standby flag was caught contradicting SQL: a pooler answers from memory.
@@ -77,14 +93,40 @@ class Node(Generic[PoolT, ConnT]):
             self._median = median(self._response_times)
         return self._median
 
+    @property
+    def has_grown(self) -> bool:
+        """Whether a connection has been opened since a connect failed."""
+        return self.pool is not None and self.pool.size > self._size_at_failure
+
+    @property
+    def rest(self) -> float:
+        """Seconds that have to pass between the beginnings of two probes.
+
+        Ten round trips keep the load of probing low; signals closer together are one signal; and
+        a single slow answer, or a stall of our own, must not blind us.
+        """
+        return min(max(_REST_ROUND_TRIPS * (self.response_time or 0.0), _LEAST_REST), _MOST_REST)
+
     def record_response_time(self, seconds: float) -> None:
         """Take in how long one probe's answer took."""
         self._response_times.append(seconds)
         self._median = None
 
-    def connect_failed(self) -> None:
-        """Offer no more than the open connections until a new probe has been answered."""
-        self._limit_to(self.pool.size if self.pool is not None else 0)
+    def failed(self, error: BaseException) -> None:
+        """Take note that a connection could not be had; `error` is shown, not judged."""
+        self.error = error.with_traceback(None)
+
+    def connect_failed(self, error: BaseException) -> None:
+        """Offer no more than the open connections; later, after answered probes, one more.
+
+        The wait for that doubles with each failure: a server without free slots answers probes
+        all the time, and would get a login from everyone who waits after each of them.
+        """
+        self.failed(error)
+        self._size_at_failure = self.pool.size if self.pool is not None else 0
+        self._limit_to(self._size_at_failure)
+        self._retry_at = monotonic() + self._backoff
+        self._backoff = min(2 * self._backoff, _SLOWEST_RETRY)
 
     def hold(self) -> None:
         """Offer nothing until a new probe has been answered."""
@@ -94,9 +136,18 @@ class Node(Generic[PoolT, ConnT]):
         self.limit = min(self.limit, places)
         self._limited_at = monotonic()
 
+    def offer_all(self) -> None:
+        """Offer all the pool can hold: connecting works, or the host is back."""
+        self.limit = self.sizes.maximum
+        self._retry_at = float("-inf")
+        self._backoff = _FIRST_RETRY
+
     def host_answered(self, began: float) -> None:
-        """Take note of an answered probe: if begun after trouble, offer all again."""
+        """Take note of an answered probe; one begun after trouble lets more be offered."""
         if began > self._limited_at:
-            self.limit = self.sizes.maximum
+            if self._retry_at == float("-inf"):
+                self.limit = self.sizes.maximum
+            elif began > self._retry_at and self.pool is not None:
+                self.limit = min(self.pool.size + 1, self.sizes.maximum)
         if self.pool is not None:
             self.pool.host_answers()

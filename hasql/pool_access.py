@@ -7,7 +7,6 @@ from hasql.balancer_policy import BaseBalancerPolicy
 from hasql.checkout import Checkout
 from hasql.cluster.discovery import Discovery
 from hasql.cluster.dsn import Dsn
-from hasql.cluster.state import NodeState
 from hasql.driver import ConnT, PoolT
 from hasql.errors import UnknownConnectionError
 from hasql.lease import Lease
@@ -67,22 +66,21 @@ class PoolAccess(Generic[PoolT, ConnT]):
     @property
     def pools(self) -> list[PoolT]:
         """The pools opened so far, in the order of the hosts, in routing or not."""
-        return [_exposed(node) for node in self._supervisor.nodes.values() if node.pool is not None]
+        return _pools_of(list(self._supervisor.nodes.values()))
 
     def __iter__(self) -> Iterator[PoolT]:
         """Iterate over the pools in routing, masters first."""
-        topology = self._supervisor.topology
-        return iter(self._pools_of((*topology.masters, *topology.replicas)))
+        return iter(_pools_of([*self._supervisor.masters, *self._supervisor.replicas]))
 
     @property
     def master_pool_count(self) -> int:
         """How many masters are in routing."""
-        return len(self._supervisor.topology.masters)
+        return len(self._supervisor.masters)
 
     @property
     def replica_pool_count(self) -> int:
         """How many replicas are in routing."""
-        return len(self._supervisor.topology.replicas)
+        return len(self._supervisor.replicas)
 
     @property
     def available_pool_count(self) -> int:
@@ -96,12 +94,12 @@ class PoolAccess(Generic[PoolT, ConnT]):
             NotAvailableError: No suitable host could serve within `acquire_timeout`.
         """
         node = await self._checkout.find(self._wanted(read_only, fallback_master))
-        return _exposed(node)
+        return _pools_of([node])[0]
 
     async def get_master_pools(self) -> list[PoolT]:
         """Return the pools of all masters in routing; waits like an acquire for the first."""
         await self._checkout.find(Wanted.MASTER)
-        return self._pools_of(self._supervisor.topology.masters)
+        return _pools_of(self._supervisor.masters)
 
     async def get_replica_pools(self, fallback_master: bool = False) -> list[PoolT]:  # noqa: FBT001, FBT002  # as above
         """Return the pools of all replicas in routing; waits like an acquire for the first.
@@ -109,18 +107,15 @@ class PoolAccess(Generic[PoolT, ConnT]):
         With `fallback_master` those of the masters when no replica is in routing.
         """
         await self._checkout.find(self._wanted(True, fallback_master))  # noqa: FBT003  # read_only
-        topology = self._supervisor.topology
-        return self._pools_of(topology.replicas or topology.masters)
+        return _pools_of(self._supervisor.replicas or self._supervisor.masters)
 
     def pool_is_master(self, pool: PoolT) -> bool:
         """Tell whether the pool's host is a master in routing."""
-        host = self._node(pool).host
-        return any(state.host == host for state in self._supervisor.topology.masters)
+        return self._node(pool) in self._supervisor.masters
 
     def pool_is_replica(self, pool: PoolT) -> bool:
         """Tell whether the pool's host is a replica in routing."""
-        host = self._node(pool).host
-        return any(state.host == host for state in self._supervisor.topology.replicas)
+        return self._node(pool) in self._supervisor.replicas
 
     def get_pool_freesize(self, pool: PoolT) -> int:
         """Return how many more connections the pool can hand out, by hasql's count."""
@@ -193,12 +188,6 @@ class PoolAccess(Generic[PoolT, ConnT]):
         msg = f"{type(pool).__name__} is not a pool of this pool manager, or no longer"
         raise UnknownConnectionError(msg)
 
-    def _pools_of(self, states: tuple[NodeState, ...]) -> list[PoolT]:
-        return [_exposed(self._supervisor.nodes[state.host]) for state in states]
 
-
-def _exposed(node: Node[PoolT, ConnT]) -> PoolT:
-    """Hand out the driver's pool; from now on our count of its connections may be too low."""
-    assert node.pool is not None  # noqa: S101  # only opened ones are asked for
-    node.shared = True
-    return node.pool.pool
+def _pools_of(nodes: list[Node[PoolT, ConnT]]) -> list[PoolT]:
+    return [node.pool.pool for node in nodes if node.pool is not None]

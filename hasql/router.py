@@ -5,7 +5,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from enum import Enum
 from itertools import count
-from random import random
 from typing import Any, Generic
 
 from hasql.balancer_policy.base import BaseBalancerPolicy
@@ -23,6 +22,8 @@ class Wanted(Enum):
     REPLICA = "replica"
     #: A replica, or a master while no replica is in routing.
     REPLICA_OR_MASTER = "replica, or master"
+    #: A master if one has room, else a replica: a read that has fallen to the masters' share.
+    MASTER_OR_REPLICA = "master, or replica"
 
 
 class Router(Generic[PoolT, ConnT]):
@@ -59,14 +60,11 @@ class Router(Generic[PoolT, ConnT]):
         self._masters = tuple(masters)
         self._replicas = tuple(replicas)
 
-    def choose(self, wanted: Wanted, master_share: float = 0.0) -> Node[PoolT, ConnT] | None:
-        """Pick a node with a free place, None if there is none; takes no place yet.
-
-        `master_share` is the probability that a replica's acquire is offered to a master first.
-        """
+    def choose(self, wanted: Wanted) -> Node[PoolT, ConnT] | None:
+        """Pick a node with a free place, None if there is none; takes no place yet."""
         if wanted is Wanted.MASTER:
             return self._pick(self._masters)
-        if master_share and self._masters and random() < master_share:  # noqa: S311  # no secret
+        if wanted is Wanted.MASTER_OR_REPLICA:
             return self._pick(self._masters) or self._pick(self._replicas)
         if wanted is Wanted.REPLICA_OR_MASTER and not self._replicas:
             return self._pick(self._masters)
@@ -115,8 +113,8 @@ class Router(Generic[PoolT, ConnT]):
         node.in_flight -= 1
         if self._waiting:
             self.dispatch()
-        if self._vacancy is not None and not self._vacancy.done():
-            self._vacancy.set_result(None)
+        if self._vacancy is not None:
+            self.wake_drain()
 
     async def next_vacancy(self) -> None:
         """Wait until the next place is given back."""
@@ -133,15 +131,29 @@ class Router(Generic[PoolT, ConnT]):
                 if queue
             )
             for _, _, wanted in heads:
-                if (node := self.choose(wanted)) is not None:
-                    waiter, _ = self._queues[wanted].popitem(last=False)
-                    self._waiting -= 1
+                try:
+                    node = self.choose(wanted)
+                except Exception as error:  # noqa: BLE001  # a user's policy: its acquire fails
+                    _fail(self._next(wanted), error)
+                    break
+                if node is not None:
+                    waiter = self._next(wanted)
                     if not waiter.done():
                         node.in_flight += 1
                         waiter.set_result(node)
                     break
             else:
                 return
+
+    def _next(self, wanted: Wanted) -> asyncio.Future[Node[PoolT, ConnT]]:
+        waiter, _ = self._queues[wanted].popitem(last=False)
+        self._waiting -= 1
+        return waiter
+
+    def wake_drain(self) -> None:
+        """Let whoever waits for vacancies look again."""
+        if self._vacancy is not None and not self._vacancy.done():
+            self._vacancy.set_result(None)
 
     def close(self) -> None:
         """Tell all who wait, and all who will, that there is nothing to wait for."""

@@ -24,10 +24,10 @@ from hasql.cluster.topology import (
 from hasql.driver import ConnT, Driver, PoolT
 from hasql.errors import NotAvailableError, PoolManagerClosedError, WrongEventLoopError
 from hasql.lease import LeaseBook
-from hasql.monitor import Monitor
 from hasql.node import Node
 from hasql.options import Options
 from hasql.router import Router
+from hasql.watch import Watch
 
 __all__ = ("Supervisor",)
 
@@ -64,9 +64,21 @@ class Supervisor(Generic[PoolT, ConnT]):
         self.role_changes = 0
         self.fencings = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._monitors: dict[HostSpec, Monitor[PoolT, ConnT]] = {}
-        self._tasks: dict[HostSpec | str, asyncio.Task[None]] = {}
-        self._retiring: set[asyncio.Task[None]] = set()
+        #: Nodes in routing with their pools open, suspects included.
+        self.masters: list[Node[PoolT, ConnT]] = []
+        self.replicas: list[Node[PoolT, ConnT]] = []
+        self._opened = 0
+        self._watch: Watch[PoolT, ConnT] = Watch(
+            driver,
+            options,
+            publish=self.publish,
+            signal=self.signal,
+            urgent=lambda: not self.topology.masters,
+            wanted=self._is_wanted,
+            retired=self._retired,
+        )
+        self._discovering: asyncio.Task[None] | None = None
+        self._terminating = False
         self._news: asyncio.Future[None] | None = None
         self._first_round: asyncio.TimerHandle | None = None
 
@@ -101,7 +113,7 @@ class Supervisor(Generic[PoolT, ConnT]):
         self._first_round = loop.call_later(
             _FIRST_ROUND, lambda: self.publish(FirstRoundOver(monotonic()))
         )
-        self._tasks["discovery"] = loop.create_task(self._discover(discovery))
+        self._discovering = loop.create_task(self._discover(discovery))
 
     async def _discover(self, discovery: Discovery) -> None:
         try:
@@ -113,7 +125,6 @@ class Supervisor(Generic[PoolT, ConnT]):
 
     def _set_hosts(self, hosts: tuple[HostSpec, ...]) -> None:
         """Take hosts in, and out once what they lent is back."""
-        loop = self.loop
         nodes: dict[HostSpec, Node[PoolT, ConnT]] = {}
         for position, host in enumerate(hosts):
             node = self.nodes.get(host) or Node(
@@ -129,42 +140,27 @@ class Supervisor(Generic[PoolT, ConnT]):
         self.nodes = nodes
         self._apply(self.topology.with_hosts(hosts, monotonic()), rerouted=True)
         for node in gone:
-            task = loop.create_task(self._retire(node))
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
-        for host, node in nodes.items():
-            if host not in self._monitors:
-                self._monitors[host] = monitor = Monitor(
-                    node,
-                    self.driver,
-                    self.options.pool_factory_kwargs,
-                    refresh_delay=self.options.refresh_delay,
-                    refresh_timeout=self.options.refresh_timeout,
-                    publish=self.publish,
-                    signal=self.signal,
-                    urgent=self._masterless,
-                )
-                self._tasks[host] = loop.create_task(self._run(node, monitor))
+            node.in_routing = node.as_master = node.as_replica = False
+            self._watch.retire(node)
+        for node in nodes.values():
+            self._watch.begin(node)
 
-    async def _run(self, node: Node[PoolT, ConnT], monitor: Monitor[PoolT, ConnT]) -> None:
-        try:
-            await monitor.run()
-        finally:
-            # Cancelled from outside, as by asyncio.run() at its end: there is no loop to say
-            # goodbye in, so nothing may be left open.
-            if not self.closing and self.nodes.get(node.host) is node and node.pool is not None:
-                node.pool.terminate()
+    async def _retired(self, node: Node[PoolT, ConnT]) -> None:
+        """Let what a node that is no host any more has lent come back.
 
-    async def _retire(self, node: Node[PoolT, ConnT]) -> None:
-        """Stop watching a node and close its pool when its leases are back."""
-        del self._monitors[node.host]
-        await _end([self._tasks.pop(node.host)])
+        It has as long as it would have on a host that has gone silent.
+        """
         try:
-            while node.in_flight:
-                await self.router.next_vacancy()
-        finally:
-            if node.pool is not None:
-                node.pool.terminate()
+            async with asyncio.timeout(self.options.rules.lease_abort_after):
+                while node.in_flight:
+                    await self.router.next_vacancy()
+        except TimeoutError:
+            log.warning("%s, no host any more: %d leases aborted", node.host, self.book.abort(node))
+
+    def _is_wanted(self, host: HostSpec) -> bool:
+        """Tell whether a node is to have a pool: all but those that may not serve."""
+        state = self.topology.node(host)
+        return state is not None and state.exclusion is None and not self.closing
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -181,23 +177,21 @@ class Supervisor(Generic[PoolT, ConnT]):
             return
         if isinstance(observation, Answered) and observation.host in self.nodes:
             self.nodes[observation.host].host_answered(observation.began)
-        over = self.topology.first_round_over
+        over, opened = self.topology.first_round_over, self._opened
         step = self.topology.observe(observation)
+        self._opened = sum(node.pool is not None for node in self.nodes.values())
         changed = any(isinstance(effect, Changed) for effect in step.effects)
-        self._apply(step, rerouted=changed or over != step.topology.first_round_over)
+        started = (over, opened) != (step.topology.first_round_over, self._opened)
+        self._apply(step, rerouted=changed or started)
 
     def signal(self) -> None:
         """Take note that something may have changed: probe all nodes at once."""
-        for monitor in self._monitors.values():
-            monitor.nudge()
+        self._watch.nudge()
 
     def accept_timeline(self) -> None:
         """Forget the timelines seen so far; an older master may win again."""
         self._apply(self.topology.without_memory(monotonic()), rerouted=True)
         self.signal()
-
-    def _masterless(self) -> bool:
-        return not self.topology.masters
 
     def _apply(self, step: Step, *, rerouted: bool) -> None:
         """Swap the topology whole, then do what the change calls for.
@@ -210,38 +204,50 @@ class Supervisor(Generic[PoolT, ConnT]):
             self._reroute()
         for effect in step.effects:
             match effect:
-                case Purge(host=host) if (node := self.nodes.get(host)) is not None:
-                    if node.pool is not None:
-                        node.pool.purge(self.book.lent(node))
-                    self.book.abort(node, returning_only=True)
-                case AbortLeases(host=host) if (node := self.nodes.get(host)) is not None:
-                    if aborted := self.book.abort(node):
-                        log.warning("%s: %d leases aborted", host, aborted)
                 case Probe():
                     self.signal()
                 case Changed(before=before, after=after):
                     self._note(before, after)
+                case Purge(host=host) | AbortLeases(host=host):
+                    self._break(self.nodes[host], effect)
         self.router.dispatch()
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
 
+    def _break(self, node: Node[PoolT, ConnT], effect: Purge | AbortLeases) -> None:
+        if isinstance(effect, Purge):
+            lent = self.book.expire(node)
+            if node.pool is not None:
+                node.pool.purge(lent)
+            self.book.abort(node, returning_only=True)
+        elif aborted := self.book.abort(node):
+            log.warning("%s: %d leases aborted", node.host, aborted)
+
     def _reroute(self) -> None:
         if self.closing:
             return
-        masters = self._preferred(self.topology.masters)
-        replicas = self._preferred(self.topology.replicas)
+        self.masters = self._ready(self.topology.masters)
+        self.replicas = self._ready(self.topology.replicas)
+        masters, replicas = self._preferred(self.masters), self._preferred(self.replicas)
         for node in self.nodes.values():
-            node.as_master = node in masters
-            node.as_replica = node in replicas
+            in_routing = node in self.masters or node in self.replicas
+            if in_routing and not node.in_routing:
+                node.offer_all()
+            node.in_routing = in_routing
+            node.as_master, node.as_replica = node in masters, node in replicas
         self.router.route(masters, replicas)
 
-    def _preferred(self, states: tuple[NodeState, ...]) -> list[Node[PoolT, ConnT]]:
+    def _ready(self, states: tuple[NodeState, ...]) -> list[Node[PoolT, ConnT]]:
+        nodes = [self.nodes[state.host] for state in states]
+        return [node for node in nodes if node.pool is not None]
+
+    def _preferred(self, nodes: list[Node[PoolT, ConnT]]) -> list[Node[PoolT, ConnT]]:
         """Leave suspects out as long as others can serve."""
-        sound = [state for state in states if state.health is Health.UP] or states
-        return [self.nodes[state.host] for state in sound]
+        states = {state.host: state for state in self.topology.nodes}
+        return [node for node in nodes if states[node.host].health is Health.UP] or nodes
 
     def _note(self, before: NodeState, after: NodeState) -> None:
-        """Log a change once, and count it."""
+        """Log a change once, and count it; let nobody wait for a host that has gone quiet."""
         host, reason = after.host, after.exclusion
         if reason is not None and reason is not before.exclusion:
             self.fencings += reason is Exclusion.FENCED
@@ -253,6 +259,9 @@ class Supervisor(Generic[PoolT, ConnT]):
             log.info("%s is up: a %s", host, after.role.value)
         else:
             log.debug("%s: %s, %s", host, after.health.value, after.role.value)
+        node = self.nodes[host]
+        if after.health is Health.SUSPECT and node.pool is not None:
+            node.pool.end_connects()  # who waits for one may go elsewhere
 
     # What is waited for
 
@@ -279,8 +288,9 @@ class Supervisor(Generic[PoolT, ConnT]):
         for state in self.topology.nodes:
             node = self.nodes[state.host]
             most = node.sizes.maximum
-            used = f", {node.in_flight} of {most} connections in use" if node.pool else ""
-            lines.append(f"  {state.describe(now)}{used}")
+            used = f", {node.in_flight} of {most} connections in use" if node.pool else ", no pool"
+            why = f", last connect: {type(node.error).__name__}: {node.error}" if node.error else ""
+            lines.append(f"  {state.describe(now)}{used}{why}")
         if len(lines) == 1:
             lines.append("  none")
         return NotAvailableError("\n".join(lines))
@@ -314,18 +324,25 @@ class Supervisor(Generic[PoolT, ConnT]):
             self._news.set_result(None)
 
     async def drain(self, deadline: float) -> None:
-        """Wait until all leases are back, or until `deadline`."""
+        """Wait until all leases are back, or until `deadline`, or until told to terminate."""
         try:
             async with asyncio.timeout_at(deadline):
-                while any(node.in_flight for node in self.nodes.values()) or len(self.book):
+                while self._lent() and not self._terminating:
                     await self.router.next_vacancy()
         except TimeoutError:
-            log.warning("closing: %d leases were not given back in time", len(self.book))
+            if not self._terminating:
+                log.warning("closing: %d leases were not given back in time", len(self.book))
+
+    def _lent(self) -> bool:
+        nodes = (*self.nodes.values(), *self._watch.leaving)
+        return len(self.book) > 0 or any(node.in_flight for node in nodes)
 
     async def stop(self, deadline: float) -> None:
         """Stop probing, then close the pools: with a goodbye until `deadline`, else without."""
         try:
-            await self._stop_tasks()
+            if self._first_round is not None:
+                self._first_round.cancel()
+            await self._watch.end(self._discovering)
             deadline = min(deadline, self.loop.time() + _GOODBYE)
             await asyncio.gather(*(self._close(node, deadline) for node in self.nodes.values()))
         finally:
@@ -334,18 +351,12 @@ class Supervisor(Generic[PoolT, ConnT]):
 
     def break_all(self) -> None:
         """Break every connection there is, at once."""
+        self._terminating = True
         self.book.abort()
-        for node in self.nodes.values():
+        for node in (*self.nodes.values(), *self._watch.leaving):
             if node.pool is not None:
                 node.pool.terminate()
-
-    async def _stop_tasks(self) -> None:
-        if self._first_round is not None:
-            self._first_round.cancel()
-        self._monitors.clear()
-        tasks = [*self._tasks.values(), *self._retiring]
-        self._tasks.clear()
-        await _end(tasks)
+        self.router.wake_drain()
 
     async def _close(self, node: Node[PoolT, ConnT], deadline: float) -> None:
         state = self.topology.node(node.host)
@@ -359,10 +370,3 @@ class Supervisor(Generic[PoolT, ConnT]):
             except Exception as error:  # noqa: BLE001  # terminated below, whatever it was
                 log.debug("%s: closing the pool failed: %r", node.host, error)
         node.pool.terminate()
-
-
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)

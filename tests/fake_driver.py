@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from itertools import count
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 from hasql.base import BasePoolManager
 from hasql.cluster.dsn import Dsn, HostSpec, parse_host
 from hasql.cluster.probe import ProbeForm
-from hasql.driver import Failure, PoolSizes, check_keywords, check_sizes, until
+from hasql.driver import Failure, PoolSizes, check_keywords, check_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -113,7 +112,6 @@ class FakeConnection:
         self.closed = False
         self.on_lost = on_lost
         self.resets = 0
-        self.expired = False
         self._flag = not server.master
         self._gone = asyncio.Event()
         server.connections.append(self)
@@ -174,7 +172,7 @@ class FakePool:
     def size(self) -> int:
         return sum(not connection.closed for connection in (*self.free, *self.lent))
 
-    async def acquire(self, deadline: float = inf, **kwargs: Any) -> FakeConnection:
+    async def acquire(self, **kwargs: Any) -> FakeConnection:
         assert not kwargs
         while self.free:
             connection = self.free.pop()
@@ -182,7 +180,7 @@ class FakePool:
                 self.lent.add(connection)
                 return connection
         assert len(self.lent) < self.sizes.maximum, "the core lets nobody wait in the pool"
-        connection = await until(deadline, self.server.log_in())
+        connection = await self.server.log_in()
         self.opened += 1
         self.lent.add(connection)
         return connection
@@ -190,8 +188,6 @@ class FakePool:
     async def release(self, connection: FakeConnection, **kwargs: Any) -> None:
         assert not kwargs
         try:
-            if connection.expired:
-                connection.lose()
             if not connection.closed:
                 await connection.run()
                 connection.resets += 1
@@ -218,10 +214,12 @@ class FakePool:
         for connection in self.free:
             connection.lose()
         self.free.clear()
-        for connection in lent:
-            connection.expired = True
+        del lent
 
     def host_answers(self) -> None:
+        pass
+
+    def end_connects(self) -> None:
         pass
 
     def idle(self) -> int:
@@ -276,7 +274,8 @@ class FakeManager(BasePoolManager[FakePool, FakeConnection]):
     """A pool manager on a fake cluster."""
 
     def __init__(self, servers: Mapping[HostSpec, FakeServer], **kwargs: Any) -> None:
-        self._driver = FakeDriver(servers)  # type: ignore[misc]  # one cluster for each test
+        self.driver = FakeDriver(servers)
+        self._driver = self.driver  # type: ignore[misc]  # one cluster for each test
         hosts = ",".join(str(host) for host in servers)
         super().__init__(f"postgresql://user:secret@{hosts}/app", **kwargs)
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from hasql.cluster.state import Exclusion, NodeState, Rules
+from hasql.cluster.state import Exclusion, Health, NodeState, Rules
 
 __all__ = ("Memory", "Verdict", "judge")
 
@@ -24,6 +24,8 @@ class Memory:
 
     #: The system identifier that nodes must have; None until the first round is over.
     cluster: int | None = None
+    #: Whether every host has been heard or has failed since: until then most votes count anew.
+    cluster_is_final: bool = False
     #: When a node of that cluster last answered.
     cluster_seen: float = float("-inf")
     #: By system identifier: the highest timeline that a master was seen to write.
@@ -72,9 +74,11 @@ def _pin(nodes: Sequence[NodeState], memory: Memory, rules: Rules, now: float) -
     gone = (
         memory.cluster not in votes and now - memory.cluster_seen > _REPIN_AFTER and len(votes) == 1
     )
-    if not votes or (memory.cluster is not None and not gone):
+    if not votes or (memory.cluster_is_final and not gone):
         return memory
-    return replace(memory, cluster=votes.most_common(1)[0][0], cluster_seen=now)
+    everybody = all(node.health is not Health.STARTING for node in nodes)
+    cluster = votes.most_common(1)[0][0]
+    return replace(memory, cluster=cluster, cluster_is_final=everybody, cluster_seen=now)
 
 
 def _own_exclusions(

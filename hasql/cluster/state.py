@@ -51,7 +51,7 @@ class NodeState:
     """All that is known of one node. Times are seconds of time.monotonic()."""
 
     host: HostSpec
-    #: When health, role or exclusion last changed.
+    #: When health, role, exclusion or identity last changed.
     since: float
     health: Health = Health.STARTING
     #: The last answer. A node that is down keeps it: a dead master's timeline still counts.

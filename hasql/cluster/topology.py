@@ -49,6 +49,8 @@ class Failed:
     error: BaseException
     #: The host refused the login or the database name: waiting will not mend it.
     refused: bool = False
+    #: The server itself has answered that it lets nobody in now: it may serve those inside.
+    heard: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,9 @@ class Topology:
         memory = self.memory
         if isinstance(observation, Answered) and after.system_id == memory.cluster:
             memory = replace(memory, cluster_seen=observation.at)
-        if self.first_round_over and _standing(before) == _standing(after):
+        # A host of another cluster is judged on each answer: the cluster may have been upgraded.
+        foreign = after.exclusion is Exclusion.FOREIGN
+        if self.first_round_over and _standing(before) == _standing(after) and not foreign:
             step = Step(replace(self, nodes=nodes, memory=memory))
         else:
             step = self._judged(nodes, memory, observation.at)
@@ -173,7 +177,7 @@ class Topology:
             replace(node, exclusion=None) if node.exclusion is Exclusion.SPLIT else node
             for node in self.nodes
         )
-        memory = Memory(self.memory.cluster, self.memory.cluster_seen)
+        memory = replace(self.memory, timelines={}, incumbents={})
         return self._judged(nodes, memory, now)
 
     def _judged(
@@ -219,7 +223,15 @@ def _observed(node: NodeState, observation: Answered | Failed | Quiet) -> NodeSt
                 refused=False,
             )
         case Failed(began=began, error=error, refused=refused):
-            return replace(node, health=Health.DOWN, began=began, error=error, refused=refused)
+            alive = observation.heard and node.answers
+            return replace(
+                node,
+                health=Health.SUSPECT if alive else Health.DOWN,
+                began=began,
+                answered_at=observation.at if alive else node.answered_at,
+                error=error,
+                refused=refused,
+            )
 
 
 def _standing(node: NodeState) -> tuple[object, ...]:

@@ -30,11 +30,17 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def manager(pg_cluster: LocalCluster) -> AsyncIterator[PoolManager]:
-    async with PoolManager(pg_cluster.dsn, refresh_delay=0.2) as manager:
+    async with PoolManager(plain(pg_cluster.dsn), refresh_delay=0.2) as manager:
         await manager.ready(1, 2)
         async with manager.acquire_master() as connection:
             await connection.execute("DROP TABLE IF EXISTS t; CREATE TABLE t (i int)")
         yield manager
+
+
+def plain(dsn: str) -> str:
+    """Switch TLS off: asyncpg lets a connect that is cancelled while it negotiates it be reported
+    to the loop, which fails the test."""
+    return f"{dsn}?sslmode=disable"
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -94,7 +100,7 @@ async def test_the_users_sizes_are_what_the_user_gets_and_one_connection_is_rese
         "max_size": 4,
         "server_settings": {"application_name": "counted"},
     }
-    async with PoolManager(pg_cluster.dsn, pool_factory_kwargs=kwargs) as manager:
+    async with PoolManager(plain(pg_cluster.dsn), pool_factory_kwargs=kwargs) as manager:
         await manager.ready(1, 2)
         leases = [await manager.acquire_master() for _ in range(4)]
         with pytest.raises(NotAvailableError, match="4 of 4 connections in use"):
@@ -114,7 +120,7 @@ async def test_the_reserved_connection_is_opened_without_the_users_hooks(
         made.append(connection)
 
     kwargs = {"min_size": 2, "max_size": 2, "init": init}
-    async with PoolManager(pg_cluster.dsn, pool_factory_kwargs=kwargs) as manager:
+    async with PoolManager(plain(pg_cluster.dsn), pool_factory_kwargs=kwargs) as manager:
         await manager.ready(1, 2)
         assert len(made) == 6
 
@@ -217,7 +223,7 @@ async def test_a_host_down_at_start_is_no_error_and_is_taken_in_later(
 ) -> None:
     down = pg_cluster.replicas[0]
     await down.stop()
-    async with PoolManager(pg_cluster.dsn, refresh_delay=0.1) as manager:
+    async with PoolManager(plain(pg_cluster.dsn), refresh_delay=0.1) as manager:
         await manager.ready(1, 1)
         with pytest.raises(NotAvailableError, match=f"{down.port} down"):
             await manager.ready(timeout=0.3)
@@ -247,7 +253,7 @@ async def test_a_black_hole_is_left_for_others_and_returns(pg_cluster: LocalClus
         parsed = Dsn.parse(pg_cluster.dsn)
         dsn = (
             f"postgresql://{parsed.user}:{parsed.password}@127.0.0.1:{proxy.port},"
-            f"127.0.0.1:{second.port}/app"
+            f"127.0.0.1:{second.port}/app?sslmode=disable"
         )
         kwargs = {"min_size": 1, "max_size": 3}
         async with PoolManager(
@@ -276,8 +282,7 @@ async def test_a_storm_of_cancelled_acquires_leaves_every_slot_free(
 ) -> None:
     kwargs = {"min_size": 0, "max_size": 5}
     async with PoolManager(
-        # asyncpg reports a connect that is cancelled during its TLS negotiation to the loop.
-        f"{pg_cluster.dsn}?sslmode=disable",
+        plain(pg_cluster.dsn),
         acquire_timeout=60,
         pool_factory_kwargs=kwargs,
     ) as manager:
@@ -375,6 +380,8 @@ async def test_14_a_refused_login_fails_ready_at_once_with_the_servers_own_error
     tasks = asyncio.all_tasks()
     with pytest.raises(error):
         await manager.ready(timeout=60)
+    await manager.close()
+    manager = PoolManager(re.sub(*change, pg_cluster.dsn))
     with pytest.raises(error):
         await manager.__aenter__()
     assert manager.closed
@@ -400,7 +407,7 @@ async def test_a_callback_that_fails_is_the_applications_own_error(
         raise LookupError("mine")
 
     kwargs = {"min_size": 1, "max_size": 1, "setup": setup}
-    async with PoolManager(pg_cluster.dsn, pool_factory_kwargs=kwargs) as manager:
+    async with PoolManager(plain(pg_cluster.dsn), pool_factory_kwargs=kwargs) as manager:
         await manager.ready(1, 2)
         for _ in range(3):
             with pytest.raises(LookupError, match="mine"):
@@ -415,7 +422,7 @@ async def test_12_closing_lets_work_commit_and_leaves_no_connection(
     pg_cluster: LocalCluster,
 ) -> None:
     kwargs = {"server_settings": {"application_name": "closing"}}
-    manager = PoolManager(pg_cluster.dsn, pool_factory_kwargs=kwargs)
+    manager = PoolManager(plain(pg_cluster.dsn), pool_factory_kwargs=kwargs)
     await manager.ready(1, 2)
     async with manager.acquire_master() as connection, connection.transaction():
         await connection.execute("CREATE TABLE IF NOT EXISTS closing (i int)")
@@ -434,7 +441,7 @@ async def test_12_closing_lets_work_commit_and_leaves_no_connection(
 
 @pytest.mark.parametrize("way", ["close", "terminate"])
 async def test_12_closing_waits_for_no_frozen_server(pg_cluster: LocalCluster, way: str) -> None:
-    manager = PoolManager(pg_cluster.dsn, refresh_timeout=0.5)
+    manager = PoolManager(plain(pg_cluster.dsn), refresh_timeout=0.5)
     await manager.ready(1, 2)
     node = pg_cluster.replicas[0]
     async with manager.acquire_replica() as connection:
@@ -468,3 +475,129 @@ async def test_arguments_go_on_to_the_drivers_release(manager: PoolManager) -> N
     connection = await manager.acquire_master()
     await manager.release(connection, timeout=3)
     assert manager.metrics().nodes[0].in_flight == 0
+
+
+# What once went wrong
+
+
+async def test_3_a_server_without_slots_costs_no_more_than_the_deadline(
+    pg_cluster: LocalCluster,
+) -> None:
+    master = pg_cluster.master
+    await master.sql("ALTER ROLE app CONNECTION LIMIT -1")
+    kwargs = {"min_size": 2, "max_size": 2}
+    dsn = plain(master.dsn)
+    async with PoolManager(dsn, pool_factory_kwargs=kwargs, refresh_delay=0.2) as manager:
+        await manager.ready(1, 0)
+        held = await manager.acquire_master()
+        await master.sql("ALTER ROLE app CONNECTION LIMIT 1")
+        try:
+            # asyncpg now wants to fill its pool and cannot: nobody may wait behind that.
+            async with manager.acquire_master() as connection:
+                connection.terminate()
+            loop = asyncio.get_running_loop()
+            for _ in range(3):
+                began = loop.time()
+                with pytest.raises(NotAvailableError, match="too many connections"):
+                    await manager.acquire_master(timeout=0.3)
+                assert loop.time() - began < 2
+            assert await held.fetchval("SELECT 1") == 1
+        finally:
+            await master.sql("ALTER ROLE app CONNECTION LIMIT -1")
+        async with manager.acquire_master(timeout=5) as connection:
+            assert await connection.fetchval("SELECT 1") == 1
+        await manager.release(held)
+
+
+async def test_waiting_acquires_cause_no_storm_of_logins(pg_cluster: LocalCluster) -> None:
+    master = pg_cluster.master
+    logins = 0
+
+    async def connect(*args: Any, **kwargs: Any) -> Any:
+        nonlocal logins
+        logins += 1
+        return await asyncpg.connect(*args, **kwargs)
+
+    kwargs = {"min_size": 1, "max_size": 10, "connect": connect}
+    async with PoolManager(plain(master.dsn), pool_factory_kwargs=kwargs) as manager:
+        await manager.ready(1, 0)
+        held = await manager.acquire_master()
+        await master.sql("ALTER ROLE app CONNECTION LIMIT 1")
+        try:
+            logins = 0
+            waiters = [manager.acquire_master(timeout=1.5) for _ in range(20)]
+            results = await asyncio.gather(*waiters, return_exceptions=True)
+            assert all(isinstance(result, NotAvailableError) for result in results)
+            assert logins < 60
+        finally:
+            await master.sql("ALTER ROLE app CONNECTION LIMIT -1")
+        await manager.release(held)
+
+
+@pytest.mark.parametrize("hook", ["init", "setup"])
+async def test_12_hooks_on_a_frozen_server_outlast_neither_deadline_nor_terminate(
+    pg_cluster: LocalCluster, hook: str
+) -> None:
+    master = pg_cluster.master
+    frozen = asyncio.Event()
+
+    async def run(connection: Any) -> None:
+        if frozen.is_set():
+            master.freeze()
+            await connection.execute("SELECT 1")
+
+    kwargs: dict[str, Any] = {"min_size": 1, "max_size": 3, hook: run}
+    manager = PoolManager(plain(master.dsn), pool_factory_kwargs=kwargs, refresh_timeout=30)
+    await manager.ready(1, 0)
+    held = await manager.acquire_master()
+    frozen.set()
+    async with asyncio.timeout(5):
+        with pytest.raises(NotAvailableError):
+            await manager.acquire_master(timeout=0.3)
+        await manager.terminate()
+    master.thaw()
+    with pytest.raises(asyncpg.InterfaceError):
+        await held.fetchval("SELECT 1")
+
+
+async def test_a_wrong_argument_of_acquire_or_release_leaks_nothing(manager: PoolManager) -> None:
+    for _ in range(25):
+        with pytest.raises(TypeError):
+            await manager.acquire_master(nonsense=1)
+    for _ in range(25):
+        connection = await manager.acquire_master()
+        with pytest.raises(TypeError):
+            await manager.release(connection, nonsense=1)
+    leases = [await manager.acquire_master() for _ in range(10)]
+    for connection in leases:
+        await manager.release(connection)
+
+
+async def test_an_acquire_does_not_stick_to_a_frozen_replica(pg_cluster: LocalCluster) -> None:
+    kwargs = {"min_size": 0, "max_size": 5}
+    async with PoolManager(
+        plain(pg_cluster.dsn), pool_factory_kwargs=kwargs, acquire_timeout=5, refresh_delay=60
+    ) as manager:
+        await manager.ready(1, 2)
+        frozen, sound = pg_cluster.replicas
+        frozen.freeze()
+        leases = await asyncio.gather(*[manager.acquire_replica() for _ in range(5)])
+        assert {await port_of(connection) for connection in leases} == {sound.port}
+        for connection in leases:
+            await manager.release(connection)
+        frozen.thaw()
+
+
+async def test_9_what_a_role_may_not_ask_comes_back_with_a_grant(pg_cluster: LocalCluster) -> None:
+    master = pg_cluster.master
+    await master.sql("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+    try:
+        async with PoolManager(pg_cluster.dsn) as manager:
+            await manager.ready(1, 2)
+            assert not any(node.fencing for node in manager.metrics().nodes)
+            await master.sql("GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC")
+            # A new session asks for everything again; without one it takes a minute.
+            await master.restart()
+            await until(lambda: any(node.fencing for node in manager.metrics().nodes))
+    finally:
+        await master.sql("GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC")

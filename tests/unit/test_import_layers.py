@@ -41,6 +41,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     ),
     # `hasql` is what `import hasql` gives.
     frozenset({"hasql.base", "hasql"}),
+    # What the adapters of one library share.
+    frozenset({"hasql._asyncpg_pool"}),
     frozenset(
         {
             "hasql.aiopg",
@@ -53,13 +55,14 @@ LAYERS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"hasql.cli.*", "hasql.testing.*"}),
 )
-ADAPTERS = LAYERS[6]
+ADAPTERS = LAYERS[7]
 CORE = frozenset().union(*LAYERS[:6])
 
 # Who may import what from outside the standard library. Whatever is not here may import nothing.
 LIBRARIES: dict[str, frozenset[str]] = {
     "hasql.aiopg": frozenset({"aiopg", "psycopg2"}),
     "hasql.aiopg_sa": frozenset({"aiopg", "psycopg2", "sqlalchemy"}),
+    "hasql._asyncpg_pool": frozenset({"asyncpg"}),
     "hasql.asyncpg": frozenset({"asyncpg"}),
     "hasql.asyncpgsa": frozenset({"asyncpg", "asyncpgsa", "sqlalchemy"}),
     "hasql.asyncsqlalchemy": frozenset({"asyncpg", "psycopg", "sqlalchemy"}),

@@ -234,6 +234,31 @@ def test_9_an_upgraded_cluster_is_taken_over_after_half_a_minute_of_silence() ->
     )) == {"a"}  # fmt: skip
 
 
+def test_9_an_upgraded_cluster_that_was_back_soon_is_taken_over_in_time() -> None:
+    topology = after(master(A, 1), failed(B, 1), failed(A, 2), master(A, 5, system_id=8)).topology
+    for at in range(6, 30):
+        topology = topology.observe(master(A, at, system_id=8)).topology
+        assert topology.masters == ()
+    assert masters(topology.observe(master(A, 40, system_id=8))) == {"a"}
+
+
+def test_9_the_first_to_answer_does_not_choose_the_cluster() -> None:
+    early = after(replica(A, 0.01, system_id=8), FirstRoundOver(0.1), hosts=(A, B, C)).topology
+    step = early.observe(master(B, 0.2)).topology.observe(replica(C, 0.3))
+    assert masters(step) == {"b"}
+    assert replicas(step) == {"c"}
+    assert exclusion(step, A) is Exclusion.FOREIGN
+
+
+def test_8_a_server_that_refuses_new_logins_has_answered() -> None:
+    up = after(master(A, 1), replica(B, 1)).topology
+    full = Failed(A, 20, 20, OSError("too many connections"), heard=True)
+    step = up.observe(full)
+    assert masters(step) == {"a"}
+    assert not {Purge(A), AbortLeases(A)} & set(step.effects)
+    assert masters(step.topology.observe(failed(A, 21))) == set()
+
+
 def test_9_one_server_under_two_names_is_no_split_and_counts_once() -> None:
     step = after(master(A, 1), master(B, 1, started_at=_STARTS[A]))
     assert masters(step) == {"a"}

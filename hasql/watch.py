@@ -1,0 +1,124 @@
+"""The watch: the monitors of all nodes, and the tasks they run in."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Generic
+
+from hasql.cluster.dsn import HostSpec
+from hasql.cluster.topology import Failed, Observation
+from hasql.driver import ConnT, Driver, PoolT
+from hasql.monitor import Monitor
+from hasql.node import Node
+from hasql.options import Options
+
+__all__ = ("Watch",)
+
+log = logging.getLogger("hasql")
+
+#: Seconds in which tasks have to end that are cancelled.
+_LAST_WORDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched(Generic[PoolT, ConnT]):
+    """The monitor of a node and the task it runs in."""
+
+    monitor: Monitor[PoolT, ConnT]
+    task: asyncio.Task[None]
+
+
+class Watch(Generic[PoolT, ConnT]):
+    """Watches nodes from when they come until they have gone."""
+
+    def __init__(  # noqa: PLR0913  # made in one place, by keyword
+        self,
+        driver: Driver[PoolT, ConnT],
+        options: Options,
+        *,
+        publish: Callable[[Observation], None],
+        signal: Callable[[], None],
+        urgent: Callable[[], bool],
+        wanted: Callable[[HostSpec], bool],
+        retired: Callable[[Node[PoolT, ConnT]], Coroutine[Any, Any, None]],
+    ) -> None:
+        self._driver = driver
+        self._options = options
+        self._publish = publish
+        self._signal = signal
+        self._urgent = urgent
+        self._wanted = wanted
+        self._retired = retired
+        self._watched: dict[HostSpec, _Watched[PoolT, ConnT]] = {}
+        #: Nodes that are no hosts any more and have leases out still.
+        self.leaving: dict[Node[PoolT, ConnT], asyncio.Task[None]] = {}
+
+    def begin(self, node: Node[PoolT, ConnT]) -> None:
+        """Watch a node, unless it is watched already."""
+        if node.host in self._watched:
+            return
+        monitor = Monitor(
+            node,
+            self._driver,
+            self._options.pool_factory_kwargs,
+            refresh_delay=self._options.refresh_delay,
+            refresh_timeout=self._options.refresh_timeout,
+            publish=self._publish,
+            signal=self._signal,
+            urgent=self._urgent,
+            wanted=lambda: self._wanted(node.host),
+        )
+        task = asyncio.get_running_loop().create_task(self._run(node, monitor))
+        self._watched[node.host] = _Watched(monitor, task)
+
+    def nudge(self) -> None:
+        """Have every node probed now."""
+        for watched in self._watched.values():
+            watched.monitor.nudge()
+
+    def retire(self, node: Node[PoolT, ConnT]) -> None:
+        """Stop watching a node; close its pool once `retired` says that it may be closed."""
+        task = self._watched.pop(node.host).task
+        self.leaving[node] = asyncio.get_running_loop().create_task(self._retire(node, task))
+
+    async def end(self, *others: asyncio.Task[None] | None) -> None:
+        """Stop watching everything, and end other tasks along with it."""
+        tasks = [watched.task for watched in self._watched.values()]
+        tasks += [*self.leaving.values(), *(task for task in others if task is not None)]
+        self._watched.clear()
+        await _end(tasks)
+
+    async def _run(self, node: Node[PoolT, ConnT], monitor: Monitor[PoolT, ConnT]) -> None:
+        try:
+            while True:
+                try:
+                    await monitor.run()
+                except Exception as error:
+                    # A defect of ours or of the user's hooks must not leave a host unwatched.
+                    log.exception("%s: its monitor has failed and begins anew", node.host)
+                    self._publish(Failed(node.host, monotonic(), monotonic(), error))
+                    await asyncio.sleep(self._options.refresh_delay)
+        finally:
+            # Cancelled from outside, as by asyncio.run() at its end: there is no loop to say
+            # goodbye in, so nothing may be left open.
+            if node.host in self._watched and node.pool is not None:
+                node.pool.terminate()
+
+    async def _retire(self, node: Node[PoolT, ConnT], task: asyncio.Task[None]) -> None:
+        try:
+            await _end([task])
+            await self._retired(node)
+        finally:
+            self.leaving.pop(node, None)
+            if node.pool is not None:
+                node.pool.terminate()
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        # A driver that goes on with a silent server all the same is left behind.
+        await asyncio.wait(tasks, timeout=_LAST_WORDS)
