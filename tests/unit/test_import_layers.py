@@ -29,6 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             "hasql.checkout",
+            "hasql.deadline",
             "hasql.lease",
             "hasql.metrics",
             "hasql.monitor",
@@ -37,6 +38,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "hasql.pool_access",
             "hasql.router",
             "hasql.supervisor",
+            "hasql.watch",
         }
     ),
     # `hasql` is what `import hasql` gives.
