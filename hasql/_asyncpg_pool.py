@@ -12,7 +12,7 @@ import asyncpg
 from hasql.driver import Failure, PendingConnects, PoolSizes, Refill
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Awaitable, Iterable, Mapping
 
 __all__ = (
     "AsyncpgPool",
@@ -54,6 +54,17 @@ def failure_of(error: BaseException) -> Failure:
     return Failure.of_exception(error)
 
 
+def _in_maintenance() -> bool:
+    """Tell whether this is asyncpg's task that keeps a pool at its minimum.
+
+    It has no public mark, so it is known by its name. Under another name its failures would be
+    retried and logged by asyncpg as ever: later than could be, but safely.
+    """
+    task = asyncio.current_task()
+    code = getattr(task and task.get_coro(), "cr_code", None)
+    return code is not None and code.co_name == "_maintain_min_size"
+
+
 class AsyncpgPool:
     """One asyncpg pool, and all connections it has opened.
 
@@ -66,8 +77,6 @@ class AsyncpgPool:
         self._users: Any = {name: kwargs.get(name) for name in _HOOKS}
         self._connects = PendingConnects()
         self._open: set[RawConnection] = set()
-        #: Whether an acquire is being begun: asyncpg gets from there to `connect` without a pause.
-        self._asked = True
         self._refill = Refill(self._wake_refill)
         setup = self._users["setup"] and partial(self._hook, "setup")
         ours = {"connect": self._connect_one, "init": None, "setup": setup}
@@ -82,15 +91,13 @@ class AsyncpgPool:
         except BaseException:
             self.purge(())  # connects that asyncpg began at the same time may go on
             raise
-        self._asked = False
         return self
 
     async def _connect_one(self, *args: Any, **kwargs: Any) -> RawConnection:
-        asked = self._asked
         try:
             connection = await self._connects.run(self._connect(*args, **kwargs))
         except Exception as error:
-            if asked or failure_of(error) not in {Failure.BROKEN, Failure.FULL}:
+            if not _in_maintenance() or failure_of(error) not in {Failure.BROKEN, Failure.FULL}:
                 raise
             # asyncpg's own task fills the pool: it ends here, to be woken when the host answers.
             self._refill.postpone()
@@ -126,19 +133,19 @@ class AsyncpgPool:
                 raise
 
     async def _wake_refill(self) -> None:
-        with suppress(Exception):  # asyncpg begins to fill a pool when a connection closes
+        try:
+            # asyncpg begins to fill a pool when one of its connections closes.
             self.abort(await self.pool.acquire(timeout=1))
+        except Exception:  # noqa: BLE001  # whatever it was, the next answered probe tries again
+            self._refill.postpone()
 
     @property
     def size(self) -> int:
         return len(self._open)
 
-    async def acquire(self, **kwargs: Any) -> Connection:
-        self._asked = True
-        try:
-            return await self.pool.acquire(**kwargs)
-        finally:
-            self._asked = False
+    def acquire(self, **kwargs: Any) -> Awaitable[Connection]:
+        """See `DriverPool`."""
+        return self.pool.acquire(**kwargs)
 
     async def release(self, connection: Connection, **kwargs: Any) -> None:
         try:

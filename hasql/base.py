@@ -265,7 +265,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         fresh = not self._supervisor.started
         try:
             await self._wait_for(
-                "a host with a known role",
+                "a host in routing",
                 lambda: self.available_pool_count > 0,
                 _START_TIMEOUT,
             )

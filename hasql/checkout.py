@@ -70,13 +70,15 @@ class Checkout(Generic[PoolT, ConnT]):
                 work = _pool_of(node).acquire(**lease.kwargs)
                 connection = await by_deadline(work, deadline, _PATIENCE, self._supervisor.signal)
             except BaseException as error:  # noqa: BLE001  # sorted out in _consider
-                self._router.vacate(node)
-                self._consider(error, node, lease)
+                try:
+                    self._consider(error, node, lease)
+                finally:
+                    self._router.vacate(node)
             else:
                 lease.node = node
                 self._book.enter(lease, connection)
                 if lease.fixed_node is not None or self._fits(node, lease, connection):
-                    if node.limit != node.sizes.maximum and node.has_grown:
+                    if node.connects_again:
                         node.offer_all()
                         self._router.dispatch()
                     self.acquires += 1
@@ -137,12 +139,11 @@ class Checkout(Generic[PoolT, ConnT]):
     def _hold(self, node: Node[PoolT, ConnT]) -> None:
         """Offer nothing of a node until a probe has told what it is, but not for long."""
         node.hold()
-        self._supervisor.loop.call_later(_HOLD, self._let_go, node)
+        self._supervisor.loop.call_later(_HOLD, self._let_go, node, node.limited_at)
 
-    def _let_go(self, node: Node[PoolT, ConnT]) -> None:
-        """End a hold that no probe has ended."""
-        if node.limit == 0:
-            node.offer_all()
+    def _let_go(self, node: Node[PoolT, ConnT], since: float) -> None:
+        if node.limited_at == since:
+            node.let_go()
             self._router.dispatch()
 
     def close(self) -> None:

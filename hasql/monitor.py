@@ -114,7 +114,8 @@ class Monitor(Generic[PoolT, ConnT]):
                 self._began,
                 monotonic(),
                 error.with_traceback(None),
-                refused=failure is Failure.REFUSED,
+                # A parameter that the server does not know (42704) is refused like a login.
+                refused=failure in {Failure.REFUSED, Failure.STATEMENT},
                 heard=failure in {Failure.REFUSED, Failure.FULL},
             )
         )
@@ -302,7 +303,8 @@ class Monitor(Generic[PoolT, ConnT]):
             delay = _BURST_DELAY
         elif self._urgent_since is not None:
             over = max(0.0, now - self._urgent_since - _BURST_LENGTH)
-            delay = min(_BURST_DELAY * 2**over, _BURST_SLOWEST)
+            # Doubling each second; where it ends is reached long before the power overflows.
+            delay = min(_BURST_DELAY * 2 ** min(over, 10.0), _BURST_SLOWEST)
         else:
             return self._refresh_delay * uniform(0.9, 1.1)  # noqa: S311  # no secret
         return min(delay, self._refresh_delay) * uniform(0.75, 1.25)  # noqa: S311  # no secret

@@ -28,7 +28,7 @@ class Node(Generic[PoolT, ConnT]):
 
     __slots__ = (
         "_backoff",
-        "_limited_at",
+        "_failed_at",
         "_median",
         "_response_times",
         "_retry_at",
@@ -42,6 +42,7 @@ class Node(Generic[PoolT, ConnT]):
         "in_flight",
         "in_routing",
         "limit",
+        "limited_at",
         "pool",
         "position",
         "sizes",
@@ -61,12 +62,14 @@ class Node(Generic[PoolT, ConnT]):
         self.in_flight = 0
         #: How many leases may be out: the pool's maximum, or less after trouble.
         self.limit = sizes.maximum
-        self._limited_at = float("-inf")
+        #: When the limit was lowered last, in seconds of time.monotonic().
+        self.limited_at = float("-inf")
         self._retry_at = float("-inf")
         self._backoff = _FIRST_RETRY
         self._size_at_failure = 0
         #: Why a connection, or the pool itself, could not be had the last time.
         self.error: BaseException | None = None
+        self._failed_at = 0.0
         #: Whether it may serve at all, and as what it is offered: a suspect is in routing, but
         #: not offered as long as others can serve.
         self.in_routing = False
@@ -93,10 +96,26 @@ class Node(Generic[PoolT, ConnT]):
             self._median = median(self._response_times)
         return self._median
 
+    def describe(self, now: float) -> str:
+        """Say in a few words what it lends, for error messages."""
+        if self.pool is None:
+            words = "no pool"
+        else:
+            words = f"{self.in_flight} of {self.sizes.maximum} connections in use"
+        if self.error is not None:
+            ago = max(0.0, now - self._failed_at)
+            words += f", last connect failed {ago:.1f} s ago: "
+            words += f"{type(self.error).__name__}: {self.error}"
+        return words
+
     @property
-    def has_grown(self) -> bool:
-        """Whether a connection has been opened since a connect failed."""
-        return self.pool is not None and self.pool.size > self._size_at_failure
+    def connects_again(self) -> bool:
+        """Whether a connect has failed and one has succeeded since."""
+        return (
+            self._retry_at != float("-inf")
+            and self.pool is not None
+            and self.pool.size > self._size_at_failure
+        )
 
     @property
     def rest(self) -> float:
@@ -114,7 +133,7 @@ class Node(Generic[PoolT, ConnT]):
 
     def failed(self, error: BaseException) -> None:
         """Take note that a connection could not be had; `error` is shown, not judged."""
-        self.error = error.with_traceback(None)
+        self.error, self._failed_at = error.with_traceback(None), monotonic()
 
     def connect_failed(self, error: BaseException) -> None:
         """Offer no more than the open connections; later, after answered probes, one more.
@@ -132,22 +151,31 @@ class Node(Generic[PoolT, ConnT]):
         """Offer nothing until a new probe has been answered."""
         self._limit_to(0)
 
+    def let_go(self) -> None:
+        """End a hold that no probe has ended; what is open can be had again."""
+        if self._retry_at == float("-inf"):
+            self.limit = self.sizes.maximum
+        elif self.pool is not None:
+            self.limit = max(self.limit, self.pool.size)
+
     def _limit_to(self, places: int) -> None:
         self.limit = min(self.limit, places)
-        self._limited_at = monotonic()
+        self.limited_at = monotonic()
 
     def offer_all(self) -> None:
         """Offer all the pool can hold: connecting works, or the host is back."""
         self.limit = self.sizes.maximum
         self._retry_at = float("-inf")
         self._backoff = _FIRST_RETRY
+        self.error = None
 
     def host_answered(self, began: float) -> None:
         """Take note of an answered probe; one begun after trouble lets more be offered."""
-        if began > self._limited_at:
-            if self._retry_at == float("-inf"):
-                self.limit = self.sizes.maximum
-            elif began > self._retry_at and self.pool is not None:
-                self.limit = min(self.pool.size + 1, self.sizes.maximum)
-        if self.pool is not None:
-            self.pool.host_answers()
+        if self.pool is None:
+            return
+        self._size_at_failure = min(self._size_at_failure, self.pool.size)
+        if began > self.limited_at and self._retry_at == float("-inf"):
+            self.limit = self.sizes.maximum
+        elif began > max(self.limited_at, self._retry_at):
+            self.limit = max(self.limit, min(self.pool.size + 1, self.sizes.maximum))
+        self.pool.host_answers()

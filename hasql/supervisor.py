@@ -233,6 +233,8 @@ class Supervisor(Generic[PoolT, ConnT]):
             in_routing = node in self.masters or node in self.replicas
             if in_routing and not node.in_routing:
                 node.offer_all()
+                if node.pool is not None:
+                    node.pool.end_connects()  # those begun while nobody answered there
             node.in_routing = in_routing
             node.as_master, node.as_replica = node in masters, node in replicas
         self.router.route(masters, replicas)
@@ -287,10 +289,7 @@ class Supervisor(Generic[PoolT, ConnT]):
         lines = [f"{what}; hosts:"]
         for state in self.topology.nodes:
             node = self.nodes[state.host]
-            most = node.sizes.maximum
-            used = f", {node.in_flight} of {most} connections in use" if node.pool else ", no pool"
-            why = f", last connect: {type(node.error).__name__}: {node.error}" if node.error else ""
-            lines.append(f"  {state.describe(now)}{used}{why}")
+            lines.append(f"  {state.describe(now)}, {node.describe(now)}")
         if len(lines) == 1:
             lines.append("  none")
         return NotAvailableError("\n".join(lines))
@@ -319,6 +318,7 @@ class Supervisor(Generic[PoolT, ConnT]):
     def refuse(self) -> None:
         """Lend nothing any more and let nobody wait for it."""
         self.closing = True
+        self.masters, self.replicas = [], []
         self.router.close()
         if self._news is not None and not self._news.done():
             self._news.set_result(None)

@@ -103,7 +103,8 @@ class Watch(Generic[PoolT, ConnT]):
         finally:
             # Cancelled from outside, as by asyncio.run() at its end: there is no loop to say
             # goodbye in, so nothing may be left open.
-            if node.host in self._watched and node.pool is not None:
+            watched = self._watched.get(node.host)
+            if watched is not None and watched.task is asyncio.current_task() and node.pool:
                 node.pool.terminate()
 
     async def _retire(self, node: Node[PoolT, ConnT], task: asyncio.Task[None]) -> None:

@@ -61,6 +61,8 @@ class NodeState:
     began: float = float("-inf")
     #: When the host last answered; None until it has.
     answered_at: float | None = None
+    #: When the first probe had begun of those that failed since; None while it answers.
+    silent_since: float | None = None
     #: The last failure; kept after the host has recovered.
     error: BaseException | None = None
     #: Whether the last failure was a refusal that waiting does not mend: login or database name.

@@ -177,7 +177,13 @@ class Topology:
             replace(node, exclusion=None) if node.exclusion is Exclusion.SPLIT else node
             for node in self.nodes
         )
-        memory = replace(self.memory, timelines={}, incumbents={})
+        serving = {node.host for node in self.masters}
+        incumbents = {
+            cluster: node
+            for cluster, node in self.memory.incumbents.items()
+            if node.host in serving
+        }
+        memory = replace(self.memory, timelines={}, incumbents=incumbents)
         return self._judged(nodes, memory, now)
 
     def _judged(
@@ -220,6 +226,7 @@ def _observed(node: NodeState, observation: Answered | Failed | Quiet) -> NodeSt
                 reading=reading,
                 began=began,
                 answered_at=at,
+                silent_since=None,
                 refused=False,
             )
         case Failed(began=began, error=error, refused=refused):
@@ -229,6 +236,7 @@ def _observed(node: NodeState, observation: Answered | Failed | Quiet) -> NodeSt
                 health=Health.SUSPECT if alive else Health.DOWN,
                 began=began,
                 answered_at=observation.at if alive else node.answered_at,
+                silent_since=None if alive else node.silent_since or began,
                 error=error,
                 refused=refused,
             )
@@ -285,6 +293,8 @@ def _leases_to_abort(
         )
     limit = topology.rules.lease_abort_after
     node = topology.node(observation.host)
-    if limit is None or node is None or node.answered_at is None:
+    if not isinstance(observation, Failed) or limit is None or node is None:
         return ()
-    return (AbortLeases(node.host),) if observation.at - node.answered_at >= limit else ()
+    # By when the probes had begun: a stall of our own makes them late, not the host silent.
+    silent = node.silent_since is not None and observation.began - node.silent_since >= limit
+    return (AbortLeases(node.host),) if silent else ()

@@ -371,6 +371,7 @@ def test_pool_arguments_that_cannot_work_fail_at_once(kwargs: dict[str, Any], me
     [
         (("@", "x@"), asyncpg.InvalidPasswordError),
         ((r"/app$", "/nowhere"), asyncpg.InvalidCatalogNameError),
+        ((r"$", "?connect_timeout=3"), asyncpg.UndefinedObjectError),
     ],
 )
 async def test_14_a_refused_login_fails_ready_at_once_with_the_servers_own_error(
@@ -601,3 +602,59 @@ async def test_9_what_a_role_may_not_ask_comes_back_with_a_grant(pg_cluster: Loc
             await until(lambda: any(node.fencing for node in manager.metrics().nodes))
     finally:
         await master.sql("GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC")
+
+
+async def test_taking_from_a_pool_directly_on_a_dead_host_tells_the_drivers_own_error(
+    manager: PoolManager, pg_cluster: LocalCluster
+) -> None:
+    pool = await manager.get_pool(read_only=False)
+    pg_cluster.master.kill()
+    await until(lambda: manager.master_pool_count == 0)
+    for _ in range(3):
+        with pytest.raises(ConnectionError):
+            await pool.acquire()
+
+
+async def test_nobody_is_cancelled_by_a_pool_that_cannot_fill_itself(
+    manager: PoolManager, pg_cluster: LocalCluster
+) -> None:
+    """Acquires that overlap asyncpg's own task on a server that dies see errors of servers only."""
+    stop = asyncio.Event()
+    seen: list[BaseException] = []
+
+    async def use() -> None:
+        while not stop.is_set():
+            try:
+                async with manager.acquire_master(timeout=0.2) as connection:
+                    await connection.execute("SELECT 1")
+            except BaseException as error:  # noqa: BLE001  # that is the question
+                seen.append(error)
+
+    users = [asyncio.ensure_future(use()) for _ in range(30)]
+    master = pg_cluster.master
+    for _ in range(3):
+        await master.stop()
+        await until(lambda: manager.master_pool_count == 0)
+        await master.start()
+        await until(lambda: manager.master_pool_count == 1)
+    stop.set()
+    await asyncio.gather(*users)
+    assert not [error for error in seen if isinstance(error, asyncio.CancelledError)]
+
+
+async def test_10_after_a_black_hole_no_place_is_lost(pg_cluster: LocalCluster) -> None:
+    master = pg_cluster.master
+    async with Proxy(master.host, master.port) as proxy:
+        dsn = plain(master.dsn.replace(str(master.port), str(proxy.port)))
+        kwargs = {"min_size": 2, "max_size": 2}
+        async with PoolManager(
+            dsn, refresh_delay=0.1, refresh_timeout=0.3, pool_factory_kwargs=kwargs
+        ) as manager:
+            await manager.ready(1, 0)
+            proxy.black_hole()
+            await until(lambda: manager.master_pool_count == 0)
+            proxy.forward()
+            await manager.ready(1, 0)
+            for _ in range(3):
+                async with manager.acquire_master() as one, manager.acquire_master() as other:
+                    assert await one.fetchval("SELECT 1") == await other.fetchval("SELECT 1")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import pytest
@@ -967,6 +968,39 @@ async def test_8_a_host_that_lets_nobody_in_keeps_serving_those_inside() -> None
             assert connection is held
 
 
+async def test_7_a_long_time_without_a_master_is_watched_to_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    servers = fake_cluster("a replica", "b replica")
+    async with manager_of(servers) as manager:
+        await manager.ready(0, 2)
+        real = monotonic
+        monkeypatch.setattr("hasql.monitor.monotonic", lambda: real() + 100_000)
+        await manager.wait_next_pool_check()
+        await manager.wait_next_pool_check()
+        assert manager.replica_pool_count == 2
+        assert [node.last_error for node in manager.metrics().nodes] == [None, None]
+
+
+async def test_4_a_host_that_lets_in_again_offers_all_of_its_pool() -> None:
+    servers = fake_cluster("a master")
+    kwargs = {"min_size": 1, "max_size": 5}
+    async with manager_of(servers, pool_factory_kwargs=kwargs, refresh_delay=0.02) as manager:
+        await manager.ready(1, 0)
+        held = await manager.acquire_master()
+        servers["a"].login_error = ServerError("53300")
+        with pytest.raises(NotAvailableError):
+            await manager.acquire_master(timeout=0.1)
+        servers["a"].login_error = None
+        more = [await manager.acquire_master(timeout=5) for _ in range(4)]
+        for connection in (held, *more):
+            await manager.release(connection)
+            connection.lose()  # as idle connections expire, one after the other
+        await manager.wait_next_pool_check()
+        [pool] = manager.pools
+        assert manager.get_pool_freesize(pool) == 5
+
+
 # Hosts that come and go
 
 
@@ -1030,3 +1064,17 @@ async def test_a_lease_on_a_silent_host_that_has_left_is_broken_in_the_end() -> 
                 await held.run()
         await manager.release(held)
         servers[b].thaw()
+
+
+async def test_a_lease_outlives_the_return_of_its_host() -> None:
+    a, b = (parse_host(name) for name in "ab")
+    servers = {host: FakeServer(host, master=host is a) for host in (a, b)}
+    async with Wandering(servers) as manager:
+        await until(lambda: manager.replica_pool_count == 1)
+        held = await manager.acquire_replica()
+        await manager.queue.put((a,))
+        await manager.queue.put((a, b))
+        await until(lambda: manager.queue.empty() and manager.replica_pool_count == 1)
+        await manager.wait_next_pool_check()
+        await held.run()
+        await manager.release(held)

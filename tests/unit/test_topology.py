@@ -155,6 +155,11 @@ def test_9_accept_timeline_lets_an_older_master_serve_again() -> None:
     assert masters(step.topology.without_memory(4)) == {"a"}
 
 
+def test_9_accept_timeline_leaves_the_serving_master_of_a_split_alone() -> None:
+    split = after(master(A, 1), replica(B, 1), master(B, 2)).topology
+    assert masters(split.without_memory(3)) == {"a"}
+
+
 def test_9_of_equal_timelines_the_incumbent_stays() -> None:
     step = after(master(A, 1), replica(B, 1), master(B, 2))
     assert masters(step) == {"a"}
@@ -309,8 +314,13 @@ def test_8_a_master_that_goes_quiet_calls_for_a_probe_of_everybody() -> None:
 def test_8_leases_on_a_host_are_aborted_once_it_has_been_silent_for_long() -> None:
     rules = Rules(lease_abort_after=10)
     up = after(master(A, 1), replica(B, 1), rules=rules).topology
-    assert AbortLeases(B) not in up.observe(failed(B, 10)).effects
-    assert AbortLeases(B) in up.observe(failed(B, 11.1)).effects
+    silent = up.observe(failed(B, 30)).topology
+    assert AbortLeases(B) not in up.observe(failed(B, 30)).effects
+    assert AbortLeases(B) not in silent.observe(failed(B, 39.9)).effects
+    assert AbortLeases(B) in silent.observe(failed(B, 40)).effects
+    assert AbortLeases(B) not in up.observe(Quiet(B, 99)).effects
+    heard = silent.observe(replica(B, 35)).topology
+    assert AbortLeases(B) not in heard.observe(failed(B, 44)).effects
     never = after(master(A, 1), replica(B, 1), failed(B, 99), rules=Rules(lease_abort_after=None))
     assert AbortLeases(B) not in never.effects
 
