@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
-from hasql.driver import Failure, PendingConnects, PoolSizes, Refill
+from hasql.driver import Failure, PendingConnects, PoolSizes, Refill, left_to_end
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Mapping
@@ -95,7 +95,8 @@ class AsyncpgPool:
 
     async def _connect_one(self, *args: Any, **kwargs: Any) -> RawConnection:
         try:
-            connection = await self._connects.run(self._connect(*args, **kwargs))
+            connecting = left_to_end(self._connect(*args, **kwargs), asyncpg.Connection.terminate)
+            connection = await self._connects.run(connecting)
         except Exception as error:
             if not _in_maintenance() or failure_of(error) not in {Failure.BROKEN, Failure.FULL}:
                 raise

@@ -7,7 +7,7 @@ from inspect import signature
 from typing import Any, TypeAlias
 
 from hasql.base import BasePoolManager
-from hasql.driver import PoolSizes, check_keywords, check_sizes
+from hasql.driver import PoolSizes, check_keywords, check_sizes, left_to_end
 from hasql.errors import MissingExtraError
 
 try:
@@ -68,7 +68,8 @@ class _Driver:
 
     async def connect(self, dsn: str, kwargs: Mapping[str, Any], on_lost: _OnLost) -> _Session:
         arguments = {name: value for name, value in kwargs.items() if name in _OF_CONNECTIONS}
-        return _Session(await connect_of(kwargs)(dsn, **arguments), on_lost)
+        connecting = connect_of(kwargs)(dsn, **arguments)
+        return _Session(await left_to_end(connecting, asyncpg.Connection.terminate), on_lost)
 
     failure = staticmethod(failure_of)
 

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from hasql.errors import ConfigurationError
@@ -25,7 +26,11 @@ __all__ = (
     "Session",
     "check_keywords",
     "check_sizes",
+    "left_to_end",
 )
+
+#: Seconds that a connect nobody waits for any more may take until it is cancelled.
+_LINGER = 1.0
 
 PoolT = TypeVar("PoolT")
 PoolT_co = TypeVar("PoolT_co", covariant=True)
@@ -156,6 +161,27 @@ class PendingConnects:
         for attempt in attempts:
             if not attempt.expired():
                 attempt.reschedule(0.0)
+
+
+async def left_to_end(connect: Awaitable[_T], discard: Callable[[_T], None]) -> _T:
+    """Wait for a connect, and when cancelled leave it to end by itself, its outcome discarded.
+
+    A connect that is cancelled at a bad moment may leave errors behind that nobody can take note
+    of (asyncpg: while it asks for TLS). Most end soon by themselves, as their server is gone; one
+    that does not is waiting for a silent host after a second, and can then be cancelled safely.
+    """
+    task = asyncio.ensure_future(connect)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        asyncio.get_running_loop().call_later(_LINGER, task.cancel)
+        task.add_done_callback(partial(_dispose, discard))
+        raise
+
+
+def _dispose(discard: Callable[[_T], None], task: "asyncio.Future[_T]") -> None:
+    if not task.cancelled() and task.exception() is None:
+        discard(task.result())
 
 
 class Refill:

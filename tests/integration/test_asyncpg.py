@@ -30,17 +30,11 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def manager(pg_cluster: LocalCluster) -> AsyncIterator[PoolManager]:
-    async with PoolManager(plain(pg_cluster.dsn), refresh_delay=0.2) as manager:
+    async with PoolManager(pg_cluster.dsn, refresh_delay=0.2) as manager:
         await manager.ready(1, 2)
         async with manager.acquire_master() as connection:
             await connection.execute("DROP TABLE IF EXISTS t; CREATE TABLE t (i int)")
         yield manager
-
-
-def plain(dsn: str) -> str:
-    """Switch TLS off: asyncpg lets a connect that is cancelled while it negotiates it be reported
-    to the loop, which fails the test."""
-    return f"{dsn}?sslmode=disable"
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -100,7 +94,7 @@ async def test_the_users_sizes_are_what_the_user_gets_and_one_connection_is_rese
         "max_size": 4,
         "server_settings": {"application_name": "counted"},
     }
-    async with PoolManager(plain(pg_cluster.dsn), pool_factory_kwargs=kwargs) as manager:
+    async with PoolManager(pg_cluster.dsn, pool_factory_kwargs=kwargs) as manager:
         await manager.ready(1, 2)
         leases = [await manager.acquire_master() for _ in range(4)]
         with pytest.raises(NotAvailableError, match="4 of 4 connections in use"):
@@ -120,7 +114,7 @@ async def test_the_reserved_connection_is_opened_without_the_users_hooks(
         made.append(connection)
 
     kwargs = {"min_size": 2, "max_size": 2, "init": init}
-    async with PoolManager(plain(pg_cluster.dsn), pool_factory_kwargs=kwargs) as manager:
+    async with PoolManager(pg_cluster.dsn, pool_factory_kwargs=kwargs) as manager:
         await manager.ready(1, 2)
         assert len(made) == 6
 
@@ -223,7 +217,7 @@ async def test_a_host_down_at_start_is_no_error_and_is_taken_in_later(
 ) -> None:
     down = pg_cluster.replicas[0]
     await down.stop()
-    async with PoolManager(plain(pg_cluster.dsn), refresh_delay=0.1) as manager:
+    async with PoolManager(pg_cluster.dsn, refresh_delay=0.1) as manager:
         await manager.ready(1, 1)
         with pytest.raises(NotAvailableError, match=f"{down.port} down"):
             await manager.ready(timeout=0.3)
@@ -253,7 +247,7 @@ async def test_a_black_hole_is_left_for_others_and_returns(pg_cluster: LocalClus
         parsed = Dsn.parse(pg_cluster.dsn)
         dsn = (
             f"postgresql://{parsed.user}:{parsed.password}@127.0.0.1:{proxy.port},"
-            f"127.0.0.1:{second.port}/app?sslmode=disable"
+            f"127.0.0.1:{second.port}/app"
         )
         kwargs = {"min_size": 1, "max_size": 3}
         async with PoolManager(
@@ -282,7 +276,7 @@ async def test_a_storm_of_cancelled_acquires_leaves_every_slot_free(
 ) -> None:
     kwargs = {"min_size": 0, "max_size": 5}
     async with PoolManager(
-        plain(pg_cluster.dsn),
+        pg_cluster.dsn,
         acquire_timeout=60,
         pool_factory_kwargs=kwargs,
     ) as manager:
@@ -408,7 +402,7 @@ async def test_a_callback_that_fails_is_the_applications_own_error(
         raise LookupError("mine")
 
     kwargs = {"min_size": 1, "max_size": 1, "setup": setup}
-    async with PoolManager(plain(pg_cluster.dsn), pool_factory_kwargs=kwargs) as manager:
+    async with PoolManager(pg_cluster.dsn, pool_factory_kwargs=kwargs) as manager:
         await manager.ready(1, 2)
         for _ in range(3):
             with pytest.raises(LookupError, match="mine"):
@@ -423,7 +417,7 @@ async def test_12_closing_lets_work_commit_and_leaves_no_connection(
     pg_cluster: LocalCluster,
 ) -> None:
     kwargs = {"server_settings": {"application_name": "closing"}}
-    manager = PoolManager(plain(pg_cluster.dsn), pool_factory_kwargs=kwargs)
+    manager = PoolManager(pg_cluster.dsn, pool_factory_kwargs=kwargs)
     await manager.ready(1, 2)
     async with manager.acquire_master() as connection, connection.transaction():
         await connection.execute("CREATE TABLE IF NOT EXISTS closing (i int)")
@@ -442,7 +436,7 @@ async def test_12_closing_lets_work_commit_and_leaves_no_connection(
 
 @pytest.mark.parametrize("way", ["close", "terminate"])
 async def test_12_closing_waits_for_no_frozen_server(pg_cluster: LocalCluster, way: str) -> None:
-    manager = PoolManager(plain(pg_cluster.dsn), refresh_timeout=0.5)
+    manager = PoolManager(pg_cluster.dsn, refresh_timeout=0.5)
     await manager.ready(1, 2)
     node = pg_cluster.replicas[0]
     async with manager.acquire_replica() as connection:
@@ -487,7 +481,7 @@ async def test_3_a_server_without_slots_costs_no_more_than_the_deadline(
     master = pg_cluster.master
     await master.sql("ALTER ROLE app CONNECTION LIMIT -1")
     kwargs = {"min_size": 2, "max_size": 2}
-    dsn = plain(master.dsn)
+    dsn = master.dsn
     async with PoolManager(dsn, pool_factory_kwargs=kwargs, refresh_delay=0.2) as manager:
         await manager.ready(1, 0)
         held = await manager.acquire_master()
@@ -520,7 +514,7 @@ async def test_waiting_acquires_cause_no_storm_of_logins(pg_cluster: LocalCluste
         return await asyncpg.connect(*args, **kwargs)
 
     kwargs = {"min_size": 1, "max_size": 10, "connect": connect}
-    async with PoolManager(plain(master.dsn), pool_factory_kwargs=kwargs) as manager:
+    async with PoolManager(master.dsn, pool_factory_kwargs=kwargs) as manager:
         await manager.ready(1, 0)
         held = await manager.acquire_master()
         await master.sql("ALTER ROLE app CONNECTION LIMIT 1")
@@ -548,7 +542,7 @@ async def test_12_hooks_on_a_frozen_server_outlast_neither_deadline_nor_terminat
             await connection.execute("SELECT 1")
 
     kwargs: dict[str, Any] = {"min_size": 1, "max_size": 3, hook: run}
-    manager = PoolManager(plain(master.dsn), pool_factory_kwargs=kwargs, refresh_timeout=30)
+    manager = PoolManager(master.dsn, pool_factory_kwargs=kwargs, refresh_timeout=30)
     await manager.ready(1, 0)
     held = await manager.acquire_master()
     frozen.set()
@@ -577,7 +571,7 @@ async def test_a_wrong_argument_of_acquire_or_release_leaks_nothing(manager: Poo
 async def test_an_acquire_does_not_stick_to_a_frozen_replica(pg_cluster: LocalCluster) -> None:
     kwargs = {"min_size": 0, "max_size": 5}
     async with PoolManager(
-        plain(pg_cluster.dsn), pool_factory_kwargs=kwargs, acquire_timeout=5, refresh_delay=60
+        pg_cluster.dsn, pool_factory_kwargs=kwargs, acquire_timeout=5, refresh_delay=60
     ) as manager:
         await manager.ready(1, 2)
         frozen, sound = pg_cluster.replicas
@@ -645,7 +639,7 @@ async def test_nobody_is_cancelled_by_a_pool_that_cannot_fill_itself(
 async def test_10_after_a_black_hole_no_place_is_lost(pg_cluster: LocalCluster) -> None:
     master = pg_cluster.master
     async with Proxy(master.host, master.port) as proxy:
-        dsn = plain(master.dsn.replace(str(master.port), str(proxy.port)))
+        dsn = master.dsn.replace(str(master.port), str(proxy.port))
         kwargs = {"min_size": 2, "max_size": 2}
         async with PoolManager(
             dsn, refresh_delay=0.1, refresh_timeout=0.3, pool_factory_kwargs=kwargs
