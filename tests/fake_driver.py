@@ -50,6 +50,8 @@ class FakeServer:
         #: Whether its connections report in_hot_standby, and what a lying pooler has it say.
         self.reports_flag = True
         self.lie: bool | None = None
+        #: The same for pooled connections alone, of which a monitor sees nothing.
+        self.lie_to_pool: bool | None = None
         self.connections: list[FakeConnection] = []
         self.probes: list[ProbeForm] = []
         self.logins = 0
@@ -119,6 +121,8 @@ class FakeConnection:
     @property
     def in_hot_standby(self) -> bool | None:
         """What the server said with its last answer."""
+        if self.on_lost is None and self.server.lie_to_pool is not None:
+            return self.server.lie_to_pool
         return self._flag if self.server.reports_flag else None
 
     async def run(self) -> None:

@@ -1001,6 +1001,91 @@ async def test_4_a_host_that_lets_in_again_offers_all_of_its_pool() -> None:
         assert manager.get_pool_freesize(pool) == 5
 
 
+async def test_3_connections_that_never_fit_cost_no_more_than_the_deadline() -> None:
+    servers = fake_cluster("a replica")
+    async with manager_of(servers, refresh_delay=60) as manager:
+        await manager.ready(0, 1)
+        servers["a"].lie_to_pool = False
+        async with asyncio.timeout(5):
+            with pytest.raises(NotAvailableError):
+                await manager.acquire_replica(timeout=0.25)
+
+
+async def test_3_a_pool_that_fails_without_waiting_costs_no_more_than_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with manager_of(fake_cluster("a replica"), refresh_delay=60) as manager:
+        await manager.ready(0, 1)
+        [pool] = manager.pools
+
+        async def fail() -> object:
+            raise ConnectionResetError("always")
+
+        monkeypatch.setattr(pool, "acquire", fail)
+        async with asyncio.timeout(5):
+            with pytest.raises(NotAvailableError, match="always"):
+                await manager.acquire_replica(timeout=0.25)
+
+
+async def test_a_lease_that_did_not_fit_at_first_is_given_back_like_any() -> None:
+    servers = fake_cluster("a replica")
+    async with manager_of(servers, refresh_delay=60) as manager:
+        await manager.ready(0, 1)
+        servers["a"].lie_to_pool = False
+        lease = manager.acquire_replica(timeout=10)
+        taking = asyncio.ensure_future(lease.__aenter__())
+        await until(lambda: manager.metrics().retries > 0)
+        servers["a"].lie_to_pool = None
+        assert not (await taking).closed
+        await lease.__aexit__(None, None, None)
+        assert manager.metrics().nodes[0].in_flight == 0
+
+
+async def test_10_what_was_lent_during_an_outage_is_not_used_again() -> None:
+    servers = fake_cluster("a master")
+    async with manager_of(servers, refresh_delay=0.02, refresh_timeout=0.1) as manager:
+        await manager.ready(1, 0)
+        held = await manager.acquire_master()
+        servers["a"].freeze()
+        await until(lambda: manager.master_pool_count == 0)
+        servers["a"].thaw()
+        await until(lambda: manager.master_pool_count == 1)
+        await held.run()
+        await manager.release(held)
+        assert held.closed
+
+
+async def test_8_giving_back_does_not_outlast_the_host() -> None:
+    servers = fake_cluster("a master")
+    async with manager_of(
+        servers, refresh_delay=0.02, refresh_timeout=0.2, release_timeout=60
+    ) as manager:
+        await manager.ready(1, 0)
+        async with asyncio.timeout(10):
+            async with manager.acquire_master():
+                servers["a"].freeze()
+        servers["a"].thaw()
+
+
+async def test_a_monitor_that_fails_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    servers = fake_cluster("a master", "b replica")
+    async with manager_of(servers, refresh_delay=0.02) as manager:
+        await manager.ready()
+        failure = manager.driver.failure
+
+        def fail_once(error: BaseException) -> object:
+            monkeypatch.setattr(manager.driver, "failure", failure)
+            raise LookupError("a defect") from error
+
+        monkeypatch.setattr(manager.driver, "failure", fail_once)
+        servers["b"].kill()
+        await until(lambda: manager.replica_pool_count == 0)
+        servers["b"].restart()
+        await until(lambda: manager.replica_pool_count == 1)
+        async with manager.acquire_replica() as connection:
+            assert host_of(connection) == "b"
+
+
 # Hosts that come and go
 
 
