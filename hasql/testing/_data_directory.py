@@ -4,9 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hasql.testing._machine import Machine
+from hasql.testing.binaries import major_of
 from hasql.testing.errors import ClusterError
 
 __all__ = ("DataDirectory", "Passwords")
+
+_TAKES_SETTINGS = 16
+"""The first PostgreSQL whose initdb takes settings."""
 
 _SETTINGS = {
     "wal_level": "replica",
@@ -62,6 +66,7 @@ class DataDirectory:
             "--auth=reject",
             "--no-sync",
             "--no-instructions",
+            *_memory_in_files(self._machine.version),
         )
         machine = self._machine
         written = _SETTINGS | {
@@ -182,3 +187,13 @@ def quoted(value: str) -> str:
     if any(sign in value for sign in "\n\r\0\\"):
         raise ClusterError(f"{value!r} holds a line break, a backslash or a zero byte")
     return "'" + value.replace("'", "''") + "'"
+
+
+def _memory_in_files(version: str) -> tuple[str, ...]:
+    """Keep initdb's shared memory in the data directory, which is removed even if it is killed.
+
+    initdb takes settings since PostgreSQL 16; before, two files of POSIX shared memory can stay.
+    """
+    return (
+        ("--set=dynamic_shared_memory_type=mmap",) if major_of(version) >= _TAKES_SETTINGS else ()
+    )

