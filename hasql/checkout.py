@@ -186,7 +186,8 @@ class Checkout(Generic[PoolT, ConnT]):
     ) -> None:
         """Return if the acquire is to be tried again, else raise."""
         if isinstance(error, OutOfTimeError):
-            node.failed(TimeoutError("connecting was not done by an acquire's deadline"))
+            if node.error is None:  # what the server itself has said tells more
+                node.failed(TimeoutError("connecting was not done by an acquire's deadline"))
             self._supervisor.signal()
             raise self._not_available(lease) from None
         if self._driver.failure(error) not in _ANOTHER_TIME or lease.fixed_node is not None:
