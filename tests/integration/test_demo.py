@@ -89,7 +89,9 @@ def left_behind(scratch: Path) -> list[str]:
 def test_writing_goes_on_after_the_master_was_killed() -> None:
     report = demo_report("crash", 5)
     outage = report["outage"]
-    assert outage["without_writes"] >= outage["without_master"] >= 0.5  # the HA manager's pause
+    assert outage["without_master"] >= 0.5  # the HA manager's pause
+    # A write under way at the kill may still be acknowledged some milliseconds after it began.
+    assert outage["without_writes"] > outage["without_master"] - 0.1
     assert 0 <= outage["added_by_hasql"] < 0.5
     assert all(each["task"].startswith("writer") for each in report["failures"])
     assert [event["at"] for event in report["events"]] == sorted(
