@@ -5,7 +5,6 @@ from typing import Any, Generic
 
 from hasql.balancer_policy import BaseBalancerPolicy
 from hasql.checkout import Checkout
-from hasql.cluster.discovery import Discovery
 from hasql.cluster.dsn import Dsn
 from hasql.driver import ConnT, PoolT
 from hasql.errors import UnknownConnectionError
@@ -34,9 +33,6 @@ class PoolAccess(Generic[PoolT, ConnT]):
         self._options = options
         self._supervisor = supervisor
         self._checkout = checkout
-
-    def _discovery(self) -> Discovery:
-        raise NotImplementedError
 
     @property
     def dsn(self) -> Dsn:

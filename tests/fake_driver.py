@@ -165,7 +165,6 @@ class FakePool:
         self.sizes = sizes
         self.free: list[FakeConnection] = []
         self.lent: set[FakeConnection] = set()
-        self.opened = 0
         self.closed = False
 
     @property
@@ -185,7 +184,6 @@ class FakePool:
                 return connection
         assert len(self.lent) < self.sizes.maximum, "the core lets nobody wait in the pool"
         connection = await self.server.log_in()
-        self.opened += 1
         self.lent.add(connection)
         return connection
 
@@ -295,5 +293,5 @@ def fake_cluster(*roles: str) -> dict[str, FakeServer]:
 
 
 def manager_of(servers: Mapping[str, FakeServer], **kwargs: Any) -> FakeManager:
-    """Make a manager of these servers; probes of a test that waits for none are rare."""
+    """Make a manager of these servers."""
     return FakeManager({server.host: server for server in servers.values()}, **kwargs)
