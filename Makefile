@@ -1,20 +1,27 @@
-# Needs make and Python 3.11 or newer with its venv module; everything else is installed into .venv.
-# The work of installing is in tools/venv.sh.
+# Needs make and Python 3.11 or newer with its venv module; everything else is installed into .venv,
+# and what needs SQLAlchemy 1.4 into .venv-sqlalchemy14. The work of installing is in tools/venv.sh.
 
 VENV ?= .venv
+PEER = $(VENV)-peer
+PATRONI = $(VENV)-patroni
 PYTHON ?=
 ARGS ?=
 export VENV PYTHON
 
-.PHONY: help demo test lint format clean constraints venv-demo venv-dev
+.PHONY: help demo test test-all bench patroni lint format clean constraints
+.PHONY: venv-demo venv-dev venv-patroni venv-peer venv-sqlalchemy14
 
 help:
 	@echo 'make demo         watch an application keep writing while its master is killed'
 	@echo 'make test         run the tests on real PostgreSQL servers'
+	@echo 'make test-all     run them on every Python that is here, with all drivers, none, and the oldest'
+	@echo 'make bench        measure, beside the bare drivers and the published hasql; an hour for all'
+	@echo 'make patroni      let a real Patroni change its leader under the load of each driver'
+	@echo 'make chaos        let faults happen to every driver under load, and measure what they cost'
 	@echo 'make lint         check style and types'
 	@echo 'make format       put the code in the style that lint checks'
 	@echo 'make clean        remove what these commands made'
-	@echo 'make constraints  write constraints.txt anew, with the newest versions'
+	@echo 'make constraints  write constraints*.txt anew, with the newest versions'
 	@echo
 	@echo 'ARGS="..."        what to hand on:  make demo ARGS="--fault freeze",  make test ARGS="-k dsn"'
 	@echo 'PYTHON=python3.12 the Python to use (default: the newest of 3.13, 3.12 and 3.11)'
@@ -26,11 +33,41 @@ venv-demo:
 venv-dev:
 	@sh tools/venv.sh dev
 
+venv-sqlalchemy14:
+	@VENV="$(VENV)-sqlalchemy14" sh tools/venv.sh sqlalchemy14
+
 demo: venv-demo
 	"$(VENV)/bin/hasql" demo $(ARGS)
 
-test: venv-dev
-	"$(VENV)/bin/python" -m pytest $(ARGS)
+test: venv-dev venv-sqlalchemy14
+	@sh tools/test.sh $(ARGS)
+
+test-all: venv-dev
+	"$(VENV)/bin/python" -m nox -- $(ARGS)
+
+bench: venv-dev venv-peer
+	@"$(VENV)/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --group bench
+	"$(VENV)/bin/python" benchmarks --peer "$(PEER)/bin/python" $(ARGS)
+
+# The published hasql bears our name, so it has an environment of its own.
+venv-peer: venv-dev
+	@cmp -s benchmarks/peer.txt "$(PEER)/.hasql-peer" || { \
+		"$(VENV)/bin/python" -m venv --clear "$(PEER)" && \
+		"$(PEER)/bin/python" -m pip install --quiet --quiet --disable-pip-version-check \
+			--constraint constraints.txt --requirement benchmarks/peer.txt && \
+		cp benchmarks/peer.txt "$(PEER)/.hasql-peer"; }
+
+patroni: venv-dev venv-patroni
+	"$(VENV)/bin/python" -m chaos.patroni $(ARGS)
+
+# Patroni and etcd; the tests that need them are skipped without.
+venv-patroni: venv-dev
+	@sh tools/patroni.sh "$(PATRONI)" "$(VENV)/bin/python"
+
+# Both environments are asked, and it fails if something was wrong in one of them.
+chaos: venv-dev venv-sqlalchemy14
+	@"$(VENV)/bin/python" -m chaos $(ARGS); first=$$?; \
+		"$(VENV)-sqlalchemy14/bin/python" -m chaos $(ARGS) && exit $$first
 
 lint: venv-dev
 	"$(VENV)/bin/python" -m ruff check
@@ -43,15 +80,24 @@ format: venv-dev
 
 clean:
 	@sh tools/venv.sh none
-	rm -f .venv.lock .venv-newest.lock
-	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
+	@VENV="$(VENV)-sqlalchemy14" sh tools/venv.sh none
+	rm -f .venv.lock .venv-sqlalchemy14.lock .venv-newest.lock
+	[ ! -e "$(PEER)/.hasql-peer" ] || rm -rf "$(PEER)"
+	[ ! -e "$(PATRONI)/.hasql-patroni" ] || rm -rf "$(PATRONI)"
+	rm -rf .benchmarks .hypothesis .nox .mypy_cache .pytest_cache .ruff_cache dist
 	find hasql tests -name __pycache__ -prune -exec rm -rf {} +
 
-# In an environment of its own, without the pins: what the newest releases agree on.
+# In an environment of its own, without the pins: what the newest releases agree on. setuptools is
+# pinned only where it builds something.
+newest = VENV=.venv-newest CONSTRAINTS=/dev/null sh tools/venv.sh
+freeze = .venv-newest/bin/python -m pip freeze --all --exclude-editable
 constraints:
-	VENV=.venv-newest sh tools/venv.sh none
-	VENV=.venv-newest CONSTRAINTS=/dev/null sh tools/venv.sh dev
+	$(newest) none
+	$(newest) dev
 	{ echo '# Written by `make constraints`: what demo, tests and linters run with, on every Python.'; \
-		.venv-newest/bin/python -m pip freeze --all --exclude-editable --exclude setuptools; \
-	} >constraints.txt
-	VENV=.venv-newest sh tools/venv.sh none
+		$(freeze) --exclude setuptools; } >constraints.txt
+	$(newest) none
+	$(newest) sqlalchemy14
+	{ echo '# Written by `make constraints`: what the drivers for SQLAlchemy 1.4 are tested with.'; \
+		$(freeze); } >constraints-sqlalchemy14.txt
+	$(newest) none

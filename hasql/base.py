@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from random import random
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+from hasql.announcer import Listener
 from hasql.balancer_policy import BaseBalancerPolicy, GreedyBalancerPolicy
 from hasql.checkout import Checkout
 from hasql.cluster.discovery import Discovery, StaticDiscovery
@@ -106,10 +108,14 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
             ),
         )
         supervisor: Supervisor[PoolT, ConnT] = Supervisor(
-            self._driver, options, Router(balancer_policy()), LeaseBook()
+            self._driver_of(parsed), options, Router(balancer_policy()), LeaseBook()
         )
         super().__init__(options, supervisor, Checkout(supervisor, self._discovery))
         self._closing: asyncio.Future[None] | None = None
+
+    def _driver_of(self, dsn: Dsn) -> Driver[PoolT, ConnT]:  # noqa: ARG002  # for subclasses
+        """Choose the driver for a DSN."""
+        return self._driver
 
     def _discovery(self) -> Discovery:
         """Make the source of hosts."""
@@ -154,7 +160,8 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
 
     def acquire_master(self, timeout: float | None = None, **kwargs: Any) -> Lease[PoolT, ConnT]:
         """Acquire a connection to a master; see `acquire`."""
-        return Lease(self._checkout, Wanted.MASTER, self._seconds(timeout), kwargs)
+        seconds = self._options.acquire_timeout if timeout is None else _seconds(timeout)
+        return Lease(self._checkout, Wanted.MASTER, seconds, kwargs)
 
     def acquire_replica(
         self,
@@ -164,22 +171,18 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         **kwargs: Any,
     ) -> Lease[PoolT, ConnT]:
         """Acquire a connection to a replica, or to a master as far as allowed; see `acquire`."""
+        options = self._options
         if fallback_master is None:
-            fallback_master = self._options.fallback_master
-        return Lease(
-            self._checkout,
-            Wanted.REPLICA_OR_MASTER if fallback_master else Wanted.REPLICA,
-            self._seconds(timeout),
-            kwargs,
-            master_share=self._options.master_as_replica_weight
-            if master_as_replica_weight is None
-            else check_share("master_as_replica_weight", master_as_replica_weight),
-        )
-
-    def _seconds(self, timeout: float | None) -> float:
-        if timeout is None:
-            return self._options.acquire_timeout
-        return check_seconds("timeout", timeout)
+            fallback_master = options.fallback_master
+        share = options.master_as_replica_weight
+        if master_as_replica_weight is not None:
+            share = check_share("master_as_replica_weight", master_as_replica_weight)
+        if share and random() < share:  # noqa: S311  # no secret
+            wanted = Wanted.MASTER_OR_REPLICA
+        else:
+            wanted = Wanted.REPLICA_OR_MASTER if fallback_master else Wanted.REPLICA
+        seconds = options.acquire_timeout if timeout is None else _seconds(timeout)
+        return Lease(self._checkout, wanted, seconds, kwargs)
 
     async def release(self, connection: ConnT, **kwargs: Any) -> None:
         """Give a connection back that was acquired with ``await``.
@@ -334,6 +337,25 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         """Return a frozen snapshot of all nodes and counters."""
         return measure(self._supervisor, self._checkout)
 
+    def add_listener(self, listener: Listener) -> None:
+        """Have a function called for each event: see `hasql.cluster.events`.
+
+        It is called by the event loop soon after the change, outside of any acquire, and must not
+        wait. What it raises is logged.
+
+        Raises:
+            TypeError: It is not callable, or is a coroutine function.
+        """
+        self._supervisor.announcer.add(listener)
+
+    def remove_listener(self, listener: Listener) -> None:
+        """Have a listener called no more.
+
+        Raises:
+            ValueError: It is no listener of this manager.
+        """
+        self._supervisor.announcer.remove(listener)
+
     def accept_timeline(self) -> None:
         """Forget which timelines were seen, so that a master of an older one may serve again.
 
@@ -351,3 +373,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
     def closed(self) -> bool:
         """Whether closing has ended."""
         return self._supervisor.closed
+
+
+def _seconds(timeout: float) -> float:
+    return check_seconds("timeout", timeout)

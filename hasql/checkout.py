@@ -2,14 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from random import random
 from time import monotonic
 from typing import Any, Generic
 
 from hasql.cluster.discovery import Discovery
-from hasql.deadline import OutOfTimeError, by_deadline
+from hasql.deadline import Begun, OutOfTimeError, by_deadline
 from hasql.driver import ConnT, DriverPool, Failure, PoolT
 from hasql.errors import NotAvailableError
 from hasql.lease import Lease
@@ -55,11 +54,9 @@ class Checkout(Generic[PoolT, ConnT]):
 
     async def take(self, lease: Lease[PoolT, ConnT]) -> ConnT:
         """Take a connection for a lease; see `LeaseBook` for what becomes of it."""
-        loop = self._supervisor.enter(self._discovery)
+        self._supervisor.enter(self._discovery)
         began = monotonic()
-        deadline = loop.time() + lease.timeout
-        if lease.master_share and random() < lease.master_share:  # noqa: S311  # no secret
-            lease.wanted = Wanted.MASTER_OR_REPLICA
+        deadline = began + lease.timeout
         while True:
             node = lease.fixed_node or self._router.choose(lease.wanted)
             if node is None:
@@ -67,8 +64,16 @@ class Checkout(Generic[PoolT, ConnT]):
             else:
                 node.in_flight += 1
             try:
-                work = _pool_of(node).acquire(**lease.kwargs)
-                connection = await by_deadline(work, deadline, _PATIENCE, self._supervisor.signal)
+                steps = _pool_of(node).acquire(**lease.kwargs).__await__()
+                try:
+                    paused_on = next(steps)
+                except StopIteration as done:
+                    # The pool had an idle connection, as it mostly has: no need for a timer.
+                    connection: ConnT = done.value
+                else:
+                    work: Begun[ConnT] = Begun(steps, paused_on)
+                    signal = self._supervisor.signal
+                    connection = await by_deadline(work, deadline, _PATIENCE, signal)
             except BaseException as error:  # noqa: BLE001  # sorted out in _consider
                 try:
                     self._consider(error, node, lease)
@@ -89,14 +94,41 @@ class Checkout(Generic[PoolT, ConnT]):
             # What fails without waiting must not starve the loop, nor be asked again before what
             # was learnt of it has had its effect, nor go on for ever.
             await asyncio.sleep(0)
-            if loop.time() >= deadline:
+            if monotonic() >= deadline:
                 raise self._not_available(lease)
 
     async def _put_back(self, lease: Lease[PoolT, ConnT], deadline: float) -> None:
         """Give back what did not fit; by the deadline, or it is broken."""
         with suppress(TimeoutError):
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout(deadline - monotonic()):
                 await self.give_back(lease)
+
+    def leave(
+        self, lease: Lease[PoolT, ConnT], error: BaseException | None
+    ) -> Coroutine[Any, Any, None]:
+        """End a lease's block, in which the driver may want to commit or roll back first."""
+        node, connection = lease.node, lease.connection
+        assert node is not None  # noqa: S101  # it is lent, so it has both
+        assert connection is not None  # noqa: S101
+        leave_block = _pool_of(node).leave_block
+        if leave_block is None:
+            return self.give_back(lease, error)
+        return self._end_block(lease, leave_block(connection, error), error)
+
+    async def _end_block(
+        self, lease: Lease[PoolT, ConnT], work: Awaitable[None], error: BaseException | None
+    ) -> None:
+        """Let the driver end a block, then give back.
+
+        It is the application's work still: it has its time, and its errors are raised.
+        """
+        try:
+            await work
+        except BaseException as failed:
+            error = failed
+            raise
+        finally:
+            await self.give_back(lease, error)
 
     async def give_back(
         self,
@@ -110,31 +142,47 @@ class Checkout(Generic[PoolT, ConnT]):
         assert connection is not None  # noqa: S101
         pool = _pool_of(node)
         lease.returning = True
-        lease.due_back = self._supervisor.loop.time() + self._release_timeout
+        lease.due_back = monotonic() + self._release_timeout
         if self._overdue_timer is None:
-            self._overdue_timer = self._supervisor.loop.call_at(lease.due_back, self._break_overdue)
-        if pool.is_closed(connection):
-            if error is not None and node.in_routing:
-                # What broke it may be about to break the others, which do not know it yet.
-                self._hold(node)
-            self._supervisor.signal()
-        elif self._tells_of_change(node, pool, lease, connection, error):
-            self._supervisor.signal()
+            self._break_overdue_in(self._release_timeout)
+        self._learn(node, pool, connection, error)
         if lease.expired or (not node.in_routing and lease.fixed_node is None):
             # Of a host that was out of routing or is: silent, fenced or gone. A reset would wait
             # for it, and nothing that is still open there may be acknowledged.
             pool.abort(connection)
         try:
-            await pool.release(connection, **(kwargs or {}))
-        except Exception as failure:
-            # The connection is closed then, and what it was used for has ended well; but an
-            # argument of the caller's may be to blame.
-            log.debug("%s: a connection was closed instead of given back: %r", node.host, failure)
             if kwargs:
+                await pool.release(connection, **kwargs)
+            else:
+                await pool.release(connection)
+        except BaseException as failure:
+            if self._book.find(connection) is lease:  # else it is the next one's already
+                pool.abort(connection)
+            # What it was used for has ended well; but an argument of the caller's may be to blame.
+            if kwargs or not isinstance(failure, Exception):
                 raise
+            log.debug("%s: a connection was closed instead of given back: %r", node.host, failure)
         finally:
             self._book.strike(lease)
             self._router.vacate(node)
+
+    def _learn(
+        self,
+        node: Node[PoolT, ConnT],
+        pool: DriverPool[PoolT, ConnT],
+        connection: ConnT,
+        error: BaseException | None,
+    ) -> None:
+        """Take what a lease that ends tells of its host; `error` is what ended it, if anything."""
+        if pool.is_closed(connection):
+            if error is not None and node.in_routing:
+                # What broke it may be about to break the others, which do not know it yet.
+                self._hold(node)
+            self._supervisor.signal()
+        elif node.as_replica and not node.flag_lies and pool.in_hot_standby(connection) is False:
+            self._supervisor.signal()  # promoted, as it has just told the application
+        if error is not None:
+            self._supervisor.heard(connection, error)
 
     def _hold(self, node: Node[PoolT, ConnT]) -> None:
         """Offer nothing of a node until a probe has told what it is, but not for long."""
@@ -151,31 +199,39 @@ class Checkout(Generic[PoolT, ConnT]):
         if self._overdue_timer is not None:
             self._overdue_timer.cancel()
 
-    def _break_overdue(self) -> None:
+    def _break_overdue_in(self, seconds: float) -> None:
         loop = self._supervisor.loop
-        due = self._book.abort_overdue(loop.time())
-        self._overdue_timer = None if due is None else loop.call_at(due, self._break_overdue)
+        self._overdue_timer = loop.call_later(seconds, self._break_overdue)
+
+    def _break_overdue(self) -> None:
+        self._overdue_timer = None
+        now = monotonic()
+        due = self._book.abort_overdue(now)
+        if due is not None:
+            self._break_overdue_in(due - now)
 
     async def find(self, wanted: Wanted) -> Node[PoolT, ConnT]:
         """Find the node that an acquire would go to now, and wait like one where there is none."""
-        loop = self._supervisor.enter(self._discovery)
+        self._supervisor.enter(self._discovery)
         node = self._router.choose(wanted)
         if node is None:
             timeout = self._supervisor.options.acquire_timeout
             lease: Lease[PoolT, ConnT] = Lease(self, wanted, timeout, {})
-            node = await self._wait(lease, loop.time() + timeout)
+            lease.waited = True  # not counted: it is no acquire
+            node = await self._wait(lease, monotonic() + timeout)
             self._router.vacate(node)
         return node
 
     def adopt(self, connection: ConnT, node: Node[PoolT, ConnT]) -> None:
         """Enter a connection in the book that was taken from the driver's pool directly."""
-        lease: Lease[PoolT, ConnT] = Lease(self, Wanted.REPLICA_OR_MASTER, 0.0, {}, fixed_node=node)
-        lease.used, lease.node = True, node
+        lease: Lease[PoolT, ConnT] = Lease(self, Wanted.REPLICA_OR_MASTER, 0.0, {})
+        lease.used, lease.node, lease.fixed_node = True, node, node
         node.in_flight += 1
         self._book.enter(lease, connection)
 
     async def _wait(self, lease: Lease[PoolT, ConnT], deadline: float) -> Node[PoolT, ConnT]:
-        self.waits += 1
+        self.waits += not lease.waited
+        lease.waited = True
         try:
             return await self._router.wait(lease.wanted, deadline)
         except NotAvailableError:
@@ -212,23 +268,6 @@ class Checkout(Generic[PoolT, ConnT]):
             self._supervisor.signal()
             return False
         return node.as_master and lease.wanted is not Wanted.REPLICA
-
-    def _tells_of_change(
-        self,
-        node: Node[PoolT, ConnT],
-        pool: DriverPool[PoolT, ConnT],
-        lease: Lease[PoolT, ConnT],
-        connection: ConnT,
-        error: BaseException | None,
-    ) -> bool:
-        """Tell whether a lease that ends hints at a change of its host: worth a probe, no more."""
-        if error is not None:
-            failure = self._driver.failure(error)
-            if failure is Failure.BROKEN:
-                return True
-            if failure is Failure.READ_ONLY and lease.wanted is Wanted.MASTER:
-                return True
-        return node.as_replica and not node.flag_lies and pool.in_hot_standby(connection) is False
 
     def _not_available(self, lease: Lease[PoolT, ConnT]) -> NotAvailableError:
         return self._supervisor.not_available(

@@ -1,10 +1,15 @@
-"""The deadline of an acquire, kept by a timer only where the work turns out to wait."""
+"""The deadline of an acquire, and work whose first step was taken by hand.
+
+Most acquires end without a pause, as the pool has an idle connection, and need neither a timer nor
+a task: so the first step is taken by hand, and the rest is left to `by_deadline` if there is any.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
+from time import monotonic
 from typing import Any, Generic, TypeVar
 
-__all__ = ("OutOfTimeError", "by_deadline")
+__all__ = ("Begun", "OutOfTimeError", "by_deadline")
 
 _T = TypeVar("_T")
 
@@ -16,23 +21,15 @@ class OutOfTimeError(Exception):
 async def by_deadline(
     work: Awaitable[_T], deadline: float, patience: float, on_long_wait: Callable[[], None]
 ) -> _T:
-    """Do the work, or raise OutOfTimeError at `deadline`, in seconds of the loop's clock.
+    """Do the work, or raise OutOfTimeError at `deadline`, in seconds of time.monotonic().
 
-    Most work ends without a pause, a pool having an idle connection, and needs no timer: so the
-    first step is taken by hand, and a timer set if there are more. `on_long_wait` is called once
-    if it takes longer than `patience` seconds.
+    `on_long_wait` is called once if it takes longer than `patience` seconds.
     """
-    steps = work.__await__()
-    try:
-        paused_on = next(steps)
-    except StopIteration as done:
-        result: _T = done.value
-        return result
     watch = asyncio.get_running_loop().call_later(patience, on_long_wait)
-    timer = asyncio.timeout_at(deadline)
+    timer = asyncio.timeout(deadline - monotonic())
     try:
         async with timer:
-            return await _Begun(steps, paused_on)
+            return await work
     except TimeoutError:
         if timer.expired():
             raise OutOfTimeError from None
@@ -41,7 +38,7 @@ async def by_deadline(
         watch.cancel()
 
 
-class _Begun(Generic[_T]):
+class Begun(Generic[_T]):
     """The rest of some work whose first step was taken by hand."""
 
     def __init__(self, steps: Generator[Any, Any, _T], paused_on: object) -> None:
@@ -57,5 +54,5 @@ class _Begun(Generic[_T]):
             except StopIteration as done:
                 result: _T = done.value
                 return result
-            return (yield from _Begun(self._steps, paused_on).__await__())
+            return (yield from Begun(self._steps, paused_on).__await__())
         return (yield from self._steps)

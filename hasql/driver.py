@@ -254,10 +254,20 @@ class DriverPool(Protocol[PoolT_co, ConnT]):
         core cancels it at the lease's deadline.
         """
 
-    async def release(self, connection: ConnT, **kwargs: Any) -> None:
-        """Give a connection back, reset. It is closed for good if that fails or is cancelled.
+    @property
+    def leave_block(self) -> Callable[[ConnT, BaseException | None], Awaitable[None]] | None:
+        """What leaving ``async with`` does before `release`; None: nothing.
 
-        It ends as soon as the connection is aborted.
+        It is called with the exception that leaves the block, if one does. It may take its time,
+        as a commit does, and what it raises is the application's. Aborting the connection ends it,
+        and so does cancelling it, whether the server answers or not.
+        """
+
+    async def release(self, connection: ConnT, **kwargs: Any) -> None:
+        """Give a connection back, reset; what is still open in it is rolled back.
+
+        If that fails or is cancelled its place is free all the same, and the core aborts it. It
+        ends as soon as the connection is aborted.
         """
 
     def in_hot_standby(self, connection: ConnT) -> bool | None:
@@ -297,8 +307,14 @@ class Driver(Protocol[PoolT_co, ConnT]):
         Raises ConfigurationError for what the driver's pool does not know or cannot work with.
         """
 
-    async def open(self, dsn: str, kwargs: Mapping[str, Any]) -> DriverPool[PoolT_co, ConnT]:
-        """Open a pool on the one host of `dsn`, with as many connections as it keeps at least."""
+    async def open(
+        self, dsn: str, kwargs: Mapping[str, Any], report: Callable[[ConnT, BaseException], None]
+    ) -> DriverPool[PoolT_co, ConnT]:
+        """Open a pool on the one host of `dsn`, with as many connections as it keeps at least.
+
+        Drivers that show the exceptions of statements `report` them, so that they are known at
+        once and also if the application catches them.
+        """
 
     async def connect(
         self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]

@@ -1,7 +1,7 @@
 """The lease: an acquired connection, and the duty to give it back."""
 
-from collections.abc import Generator, Iterator
-from types import TracebackType
+from collections.abc import Coroutine, Generator, Iterator
+from types import CoroutineType, TracebackType
 from typing import Any, Generic, Protocol
 
 from hasql.driver import ConnT, PoolT
@@ -19,10 +19,10 @@ class Lender(Protocol[PoolT, ConnT]):
         """Find a connection for the lease, enter it in the book, and return it."""
         ...
 
-    async def give_back(
-        self, lease: "Lease[PoolT, ConnT]", error: BaseException | None, kwargs: dict[str, Any]
-    ) -> None:
-        """Give the lease's connection back; `error` is what ended its use."""
+    def leave(
+        self, lease: "Lease[PoolT, ConnT]", error: BaseException | None
+    ) -> Coroutine[Any, Any, None]:
+        """Give the lease's connection back at the end of a block; `error` is what ended that."""
 
 
 class Lease(Generic[PoolT, ConnT]):
@@ -31,30 +31,25 @@ class Lease(Generic[PoolT, ConnT]):
     It is for one use. Made by the pool manager, never by the application.
     """
 
-    __slots__ = (
-        "_lender",
-        "connection",
-        "due_back",
-        "expired",
-        "fixed_node",
-        "kwargs",
-        "master_share",
-        "node",
-        "returning",
-        "timeout",
-        "used",
-        "wanted",
-    )
+    # Those are defaults of the class that most leases never set: one is made for each acquire.
 
-    def __init__(  # noqa: PLR0913  # made in three places, all here
-        self,
-        lender: Lender[PoolT, ConnT],
-        wanted: Wanted,
-        timeout: float,
-        kwargs: dict[str, Any],
-        *,
-        master_share: float = 0.0,
-        fixed_node: Node[PoolT, ConnT] | None = None,
+    #: The one node to take from, whatever its role; None: route.
+    fixed_node: Node[PoolT, ConnT] | None = None
+    node: Node[PoolT, ConnT] | None = None
+    connection: ConnT | None = None
+    #: Whether the application is done with it: nothing is lost if it is broken now.
+    returning = False
+    #: Whether its connection must not be used again: its host was purged meanwhile, or does not
+    #: write and is no master any more.
+    expired = False
+    #: When it has to be back, by time.monotonic(), once it is returning.
+    due_back = 0.0
+    used = False
+    #: Whether it has waited for a place, which is counted once.
+    waited = False
+
+    def __init__(
+        self, lender: Lender[PoolT, ConnT], wanted: Wanted, timeout: float, kwargs: dict[str, Any]
     ) -> None:
         self._lender = lender
         self.wanted = wanted
@@ -62,18 +57,6 @@ class Lease(Generic[PoolT, ConnT]):
         self.timeout = timeout
         #: For the driver's own acquire.
         self.kwargs = kwargs
-        self.master_share = master_share
-        #: The one node to take from, whatever its role; None: route.
-        self.fixed_node = fixed_node
-        self.node: Node[PoolT, ConnT] | None = None
-        self.connection: ConnT | None = None
-        #: Whether the application is done with it: nothing is lost if it is broken now.
-        self.returning = False
-        #: Whether its host was purged meanwhile: its connection must not be used again.
-        self.expired = False
-        #: When it has to be back, in the loop's clock, once it is returning.
-        self.due_back = 0.0
-        self.used = False
 
     def __repr__(self) -> str:
         state = "returning" if self.returning else "out" if self.node is not None else "idle"
@@ -82,25 +65,32 @@ class Lease(Generic[PoolT, ConnT]):
     def __await__(self) -> Generator[Any, Any, ConnT]:
         return self._take().__await__()
 
-    async def __aenter__(self) -> ConnT:
-        return await self._take()
+    # Not coroutines themselves, as each layer of those costs every acquire. They are declared as
+    # what coroutine functions return for pyright; for mypy that is a Coroutine.
 
-    async def __aexit__(
+    def __aenter__(self) -> "CoroutineType[Any, Any, ConnT]":
+        return self._take()  # type: ignore[return-value]
+
+    def __aexit__(
         self,
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
-    ) -> None:
+    ) -> "CoroutineType[Any, Any, None]":
         # Given back within the block already, by release(): nothing left to do.
-        if self.connection is not None and not self.returning:
-            await self._lender.give_back(self, exc, {})
+        done = self.connection is None or self.returning
+        return _nothing() if done else self._lender.leave(self, exc)  # type: ignore[return-value]
 
-    async def _take(self) -> ConnT:
+    def _take(self) -> Coroutine[Any, Any, ConnT]:
         if self.used:
             msg = "this acquire was used already; call acquire again for another connection"
             raise HasqlError(msg)
         self.used = True
-        return await self._lender.take(self)
+        return self._lender.take(self)
+
+
+async def _nothing() -> None:
+    pass
 
 
 class LeaseBook(Generic[PoolT, ConnT]):
@@ -119,13 +109,15 @@ class LeaseBook(Generic[PoolT, ConnT]):
     def enter(self, lease: Lease[PoolT, ConnT], connection: ConnT) -> None:
         """Enter a lease that was just taken."""
         lease.connection = connection
-        lease.expired = False
-        lease.returning = False  # an acquire may have to give one back and take another
+        if lease.returning:  # an acquire may have to give one back and take another
+            lease.expired = lease.returning = False
         self._leases[id(connection)] = lease
 
     def strike(self, lease: Lease[PoolT, ConnT]) -> None:
         """Strike out a lease whose connection is back."""
-        del self._leases[id(lease.connection)]
+        # A driver's pool may have handed it to the next one before the release has returned.
+        if self._leases.get(id(lease.connection)) is lease:
+            del self._leases[id(lease.connection)]
         lease.connection = lease.node = None
 
     def find(self, connection: ConnT) -> Lease[PoolT, ConnT] | None:
@@ -141,7 +133,7 @@ class LeaseBook(Generic[PoolT, ConnT]):
         if lease is None or lease.returning:
             msg = (
                 f"{type(connection).__name__} is not a connection that this pool manager has lent: "
-                "it was released already, or acquired elsewhere"
+                "it was released already, or acquired elsewhere and not registered"
             )
             raise UnknownConnectionError(msg)
         return lease

@@ -1,5 +1,6 @@
 """Metrics: a frozen snapshot of one pool manager."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
@@ -16,14 +17,16 @@ __all__ = ("Metrics", "NodeMetrics", "measure")
 
 @dataclass(frozen=True, slots=True)
 class NodeMetrics:
-    """One node at the moment of the snapshot. Durations are seconds."""
+    """One node at the moment of the snapshot. Durations are seconds; nothing is negative."""
 
     host: HostSpec
     role: Role
     health: Health
     #: Why it does not serve although it answers; None if it may.
     exclusion: Exclusion | None
-    #: For how long health, role and exclusion have been as they are.
+    #: For how long health, role and exclusion have been as they are, and the server the same:
+    #: a restart or a new timeline counts. As a duration, since the clock of the wall may be set;
+    #: `time.time() - unchanged_for` is the moment.
     unchanged_for: float
     #: The pool's bounds; the reserved connection is not counted anywhere here.
     pool_min: int
@@ -37,11 +40,13 @@ class NodeMetrics:
     response_time: float | None
     #: How far a replica is behind the master in bytes of WAL; None where not known.
     lag_bytes: int | None
-    #: How old what a replica shows is at most; None where not known.
+    #: How old what a replica shows is at most, by its own clock; None where not known.
     lag_seconds: float | None
     timeline: int | None
     #: Whether it is fenced when a newer timeline replaces it: it tells its cluster and timeline.
     fencing: bool
+    #: What the last failed probe, or connect for the pool, met, without passwords; kept after the
+    #: host has recovered.
     last_error: str | None
 
 
@@ -49,22 +54,27 @@ class NodeMetrics:
 class Metrics:
     """One manager at the moment of the snapshot; the counters never go back."""
 
+    #: In the order of the hosts; none before the manager has been started, the last that was
+    #: known once it is closed.
     nodes: tuple[NodeMetrics, ...]
     #: Connections handed out so far, and the seconds that took in sum.
     acquires: int
     acquire_seconds: float
-    #: Acquires that had to wait for a place or a host, and those waiting now.
+    #: Acquires that had to wait for a place or a host, whatever became of them.
     waits: int
+    #: How many wait now; asking for a pool waits, too.
     waiting: int
-    #: Candidates that failed or had the wrong role, and were left for another.
+    #: Times an acquire gave a candidate up that failed or had the wrong role.
     retries: int
+    #: Times a host has answered in another role than in its last answer.
     role_changes: int
+    #: Times a host was fenced.
     fencings: int
 
 
 def measure(supervisor: Supervisor[PoolT, ConnT], checkout: Checkout[PoolT, ConnT]) -> Metrics:
     """Take the snapshot."""
-    topology = supervisor.topology
+    topology, hide = supervisor.topology, supervisor.options.dsn.hide
     written = {
         state.system_id: state.reading.wal_position
         for state in topology.masters
@@ -73,7 +83,11 @@ def measure(supervisor: Supervisor[PoolT, ConnT], checkout: Checkout[PoolT, Conn
     return Metrics(
         nodes=tuple(
             _measure_node(
-                state, supervisor.nodes[state.host], written.get(state.system_id), topology.rules
+                state,
+                supervisor.nodes[state.host],
+                written.get(state.system_id),
+                topology.rules,
+                hide,
             )
             for state in topology.nodes
         ),
@@ -82,14 +96,19 @@ def measure(supervisor: Supervisor[PoolT, ConnT], checkout: Checkout[PoolT, Conn
         waits=checkout.waits,
         waiting=supervisor.router.waiting,
         retries=checkout.retries,
-        role_changes=supervisor.role_changes,
-        fencings=supervisor.fencings,
+        role_changes=supervisor.announcer.role_changes,
+        fencings=supervisor.announcer.fencings,
     )
 
 
 def _measure_node(
-    state: NodeState, node: Node[PoolT, ConnT], written: int | None, rules: Rules
+    state: NodeState,
+    node: Node[PoolT, ConnT],
+    written: int | None,
+    rules: Rules,
+    hide: Callable[[str], str],
 ) -> NodeMetrics:
+    error = node.last_error
     idle = node.pool.idle() if node.pool is not None else 0
     size = node.pool.size if node.pool is not None else 0
     lag_bytes, lag_seconds = _lag(state, written)
@@ -111,7 +130,7 @@ def _measure_node(
         fencing=rules.fencing
         and state.system_id is not None
         and (state.role is not Role.MASTER or state.timeline is not None),
-        last_error=None if state.error is None else f"{type(state.error).__name__}: {state.error}",
+        last_error=None if error is None else hide(f"{type(error).__name__}: {error}"),
     )
 
 
@@ -121,6 +140,8 @@ def _lag(state: NodeState, written: int | None) -> tuple[int | None, float | Non
     if reading is None or state.role is not Role.REPLICA:
         return None, None
     replayed, age = reading.wal_position, reading.replay_age
+    if age is not None:
+        age = max(0.0, age)  # the master's clock, which dated the commit, may be ahead
     if replayed is None or written is None:
         return None, age
     lag = max(0, written - replayed)

@@ -49,6 +49,7 @@ class Monitor(Generic[PoolT, ConnT]):
         refresh_timeout: float,
         publish: Callable[[Observation], None],
         signal: Callable[[], None],
+        report: Callable[[ConnT, BaseException], None],
         urgent: Callable[[], bool],
         wanted: Callable[[], bool],
     ) -> None:
@@ -59,6 +60,7 @@ class Monitor(Generic[PoolT, ConnT]):
         self._refresh_timeout = refresh_timeout
         self._publish = publish
         self._signal = signal
+        self._report = report
         self._urgent = urgent
         self._wanted = wanted
         self._open_at = float("-inf")
@@ -130,7 +132,9 @@ class Monitor(Generic[PoolT, ConnT]):
         opening = asyncio.timeout(_OPEN_TIMEOUT)
         try:
             async with opening:
-                self._node.pool = await self._driver.open(self._node.dsn, self._kwargs)
+                self._node.pool = await self._driver.open(
+                    self._node.dsn, self._kwargs, self._report
+                )
         except Exception as failed:  # noqa: BLE001  # as above
             error = failed
             if opening.expired():

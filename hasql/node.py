@@ -41,6 +41,7 @@ class Node(Generic[PoolT, ConnT]):
         "host",
         "in_flight",
         "in_routing",
+        "last_error",
         "limit",
         "limited_at",
         "pool",
@@ -70,6 +71,8 @@ class Node(Generic[PoolT, ConnT]):
         #: Why a connection, or the pool itself, could not be had the last time.
         self.error: BaseException | None = None
         self._failed_at = 0.0
+        #: The last failure of a probe or a connect, kept after the host has recovered.
+        self.last_error: BaseException | None = None
         #: Whether it may serve at all, and as what it is offered: a suspect is in routing, but
         #: not offered as long as others can serve.
         self.in_routing = False
@@ -86,8 +89,9 @@ class Node(Generic[PoolT, ConnT]):
 
     @property
     def free(self) -> int:
-        """How many more leases it can hand out."""
-        return self.limit - self.in_flight
+        """How many more leases it can hand out; never negative, a policy may weigh by it."""
+        free = self.limit - self.in_flight
+        return free if free > 0 else 0  # noqa: FURB136  # max() costs twice as much, per acquire
 
     @property
     def response_time(self) -> float | None:
@@ -133,7 +137,8 @@ class Node(Generic[PoolT, ConnT]):
 
     def failed(self, error: BaseException) -> None:
         """Take note that a connection could not be had; `error` is shown, not judged."""
-        self.error, self._failed_at = error.with_traceback(None), monotonic()
+        self.error = self.last_error = error.with_traceback(None)
+        self._failed_at = monotonic()
 
     def connect_failed(self, error: BaseException) -> None:
         """Offer no more than the open connections; later, after answered probes, one more.

@@ -133,24 +133,25 @@ class PoolAccess(Generic[PoolT, ConnT]):
         """
         timeout = self._options.acquire_timeout
         node = self._node(pool)
-        return Lease(self._checkout, Wanted.REPLICA_OR_MASTER, timeout, kwargs, fixed_node=node)
+        lease: Lease[PoolT, ConnT]
+        lease = Lease(self._checkout, Wanted.REPLICA_OR_MASTER, timeout, kwargs)
+        lease.fixed_node = node
+        return lease
 
     async def release_to_pool(self, connection: ConnT, pool: PoolT, **kwargs: Any) -> None:
-        """Give a connection back to the pool it came from, however it was acquired.
+        """Give a connection back to the pool it came from.
 
-        `kwargs` go to the driver's own release.
+        One that was taken from the pool directly has to be registered before. `kwargs` go to the
+        driver's own release.
 
         Raises:
             UnknownConnectionError: The pool is not this manager's, or lent no such connection.
         """
         node = self._node(pool)
-        lease = self._supervisor.book.find(connection)
-        if lease is None:
-            self.register_connection(connection, pool)
-        elif lease.node is not node:
+        lease = self._supervisor.book.of(connection)
+        if lease.node is not node:
             msg = f"the connection was lent by {lease.node and lease.node.host}, not {node.host}"
             raise UnknownConnectionError(msg)
-        lease = self._supervisor.book.of(connection)
         await self._checkout.give_back(lease, None, kwargs)
 
     def register_connection(self, connection: ConnT, pool: PoolT) -> None:

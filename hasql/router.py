@@ -5,11 +5,12 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from enum import Enum
 from itertools import count
+from time import monotonic
 from typing import Any, Generic
 
 from hasql.balancer_policy.base import BaseBalancerPolicy
 from hasql.driver import ConnT, PoolT
-from hasql.errors import NotAvailableError, PoolManagerClosedError
+from hasql.errors import ConfigurationError, NotAvailableError, PoolManagerClosedError
 from hasql.node import Node
 
 __all__ = ("Router", "Wanted")
@@ -73,21 +74,39 @@ class Router(Generic[PoolT, ConnT]):
     def _pick(self, candidates: tuple[Node[PoolT, ConnT], ...]) -> Node[PoolT, ConnT] | None:
         if not candidates:
             return None
-        node = candidates[0] if len(candidates) == 1 else self.policy.choose(candidates)
+        node = candidates[0] if len(candidates) == 1 else self._chosen(candidates)
         if node.in_flight < node.limit:
             return node
         # The policy chose a full node, as only a policy that ignores load does while others
         # have room: let it choose among those. Rare, so the loop over all hosts is no cost.
-        free = [candidate for candidate in candidates if candidate.free > 0]
-        if len(free) > 1:
-            return self.policy.choose(free)
-        return free[0] if free else None
+        free = [candidate for candidate in candidates if candidate.free]
+        if len(free) < 2:  # noqa: PLR2004  # two are a choice
+            return free[0] if free else None
+        node = self._chosen(free)
+        if not node.free:
+            raise self._no_candidate(node)
+        return node
+
+    def _chosen(self, candidates: Sequence[Node[PoolT, ConnT]]) -> Node[PoolT, ConnT]:
+        """Ask the policy. Raises ConfigurationError if what it returns is no candidate."""
+        node = self.policy.choose(candidates)
+        # By what it is and by its role: searching the candidates would cost more with each host.
+        if isinstance(node, Node) and (
+            node.as_master if candidates[0].as_master else node.as_replica
+        ):
+            return node
+        raise self._no_candidate(node)
+
+    def _no_candidate(self, chosen: object) -> ConfigurationError:
+        return ConfigurationError(
+            f"{type(self.policy).__name__} chose {chosen!r}, which is not one of the candidates"
+        )
 
     async def wait(self, wanted: Wanted, deadline: float) -> Node[PoolT, ConnT]:
         """Wait for a place on a node and take it.
 
         Raises NotAvailableError (without a message: the caller knows more) at `deadline`, in
-        seconds of the loop's clock, and PoolManagerClosedError once the manager closes.
+        seconds of time.monotonic(), and PoolManagerClosedError once the manager closes.
         """
         if self._closed:
             raise PoolManagerClosedError("the pool manager is closed")
@@ -95,7 +114,7 @@ class Router(Generic[PoolT, ConnT]):
         waiter: asyncio.Future[Node[PoolT, ConnT]] = loop.create_future()
         self._queues[wanted][waiter] = next(self._order)
         self._waiting += 1
-        timer = loop.call_at(deadline, _fail, waiter, NotAvailableError())
+        timer = loop.call_later(deadline - monotonic(), _fail, waiter, NotAvailableError())
         try:
             return await waiter
         except asyncio.CancelledError:

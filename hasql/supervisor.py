@@ -6,14 +6,15 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Generic
 
+from hasql.announcer import Announcer
 from hasql.cluster.discovery import Discovery
 from hasql.cluster.dsn import HostSpec
-from hasql.cluster.probe import Role
-from hasql.cluster.state import Exclusion, Health, NodeState
+from hasql.cluster.state import Health, NodeState
 from hasql.cluster.topology import (
     AbortLeases,
     Answered,
     Changed,
+    Failed,
     FirstRoundOver,
     Observation,
     Probe,
@@ -21,12 +22,12 @@ from hasql.cluster.topology import (
     Step,
     Topology,
 )
-from hasql.driver import ConnT, Driver, PoolT
+from hasql.driver import ConnT, Driver, Failure, PoolT
 from hasql.errors import NotAvailableError, PoolManagerClosedError, WrongEventLoopError
 from hasql.lease import LeaseBook
 from hasql.node import Node
 from hasql.options import Options
-from hasql.router import Router
+from hasql.router import Router, Wanted
 from hasql.watch import Watch
 
 __all__ = ("Supervisor",)
@@ -61,8 +62,7 @@ class Supervisor(Generic[PoolT, ConnT]):
         self.nodes: dict[HostSpec, Node[PoolT, ConnT]] = {}
         self.closing = False
         self.closed = False
-        self.role_changes = 0
-        self.fencings = 0
+        self.announcer = Announcer(options.dsn.hide)
         self._loop: asyncio.AbstractEventLoop | None = None
         #: Nodes in routing with their pools open, suspects included.
         self.masters: list[Node[PoolT, ConnT]] = []
@@ -73,6 +73,7 @@ class Supervisor(Generic[PoolT, ConnT]):
             options,
             publish=self.publish,
             signal=self.signal,
+            report=self.heard,
             urgent=lambda: not self.topology.masters,
             wanted=self._is_wanted,
             retired=self._retired,
@@ -177,6 +178,8 @@ class Supervisor(Generic[PoolT, ConnT]):
             return
         if isinstance(observation, Answered) and observation.host in self.nodes:
             self.nodes[observation.host].host_answered(observation.began)
+        elif isinstance(observation, Failed) and observation.host in self.nodes:
+            self.nodes[observation.host].last_error = observation.error
         over, opened = self.topology.first_round_over, self._opened
         step = self.topology.observe(observation)
         self._opened = sum(node.pool is not None for node in self.nodes.values())
@@ -187,6 +190,15 @@ class Supervisor(Generic[PoolT, ConnT]):
     def signal(self) -> None:
         """Take note that something may have changed: probe all nodes at once."""
         self._watch.nudge()
+
+    def heard(self, connection: ConnT, error: BaseException) -> None:
+        """Take note of an exception in the use of a lent connection: a hint, worth a probe."""
+        lease, failure = self.book.find(connection), self.driver.failure(error)
+        if failure is Failure.READ_ONLY and lease is not None and lease.wanted is Wanted.MASTER:
+            lease.expired = True
+            self.signal()
+        elif failure is Failure.BROKEN:
+            self.signal()
 
     def accept_timeline(self) -> None:
         """Forget the timelines seen so far; an older master may win again."""
@@ -249,20 +261,11 @@ class Supervisor(Generic[PoolT, ConnT]):
         return [node for node in nodes if states[node.host].health is Health.UP] or nodes
 
     def _note(self, before: NodeState, after: NodeState) -> None:
-        """Log a change once, and count it; let nobody wait for a host that has gone quiet."""
-        host, reason = after.host, after.exclusion
-        if reason is not None and reason is not before.exclusion:
-            self.fencings += reason is Exclusion.FENCED
-            log.warning("%s %s", host, reason.value)
-        elif after.health is Health.DOWN:
-            log.warning("%s is down: %r", host, after.error)
-        elif after.role is not before.role and after.role is not Role.UNKNOWN:
-            self.role_changes += before.reading is not None and before.reading.role != after.role
-            log.info("%s is up: a %s", host, after.role.value)
-        else:
-            log.debug("%s: %s, %s", host, after.health.value, after.role.value)
-        node = self.nodes[host]
+        """Tell of a change; let nobody wait for a host that has gone quiet."""
+        self.announcer.announce(before, after)
+        node = self.nodes[after.host]
         if after.health is Health.SUSPECT and node.pool is not None:
+            log.debug("%s has gone quiet", after.host)
             node.pool.end_connects()  # who waits for one may go elsewhere
 
     # What is waited for
@@ -292,7 +295,7 @@ class Supervisor(Generic[PoolT, ConnT]):
             lines.append(f"  {state.describe(now)}, {node.describe(now)}")
         if len(lines) == 1:
             lines.append("  none")
-        return NotAvailableError("\n".join(lines))
+        return NotAvailableError(self.options.dsn.hide("\n".join(lines)))
 
     def raise_if_all_refuse(self) -> bool:
         """Raise the server's own error if every host refuses our login or database name."""

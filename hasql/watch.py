@@ -40,6 +40,7 @@ class Watch(Generic[PoolT, ConnT]):
         *,
         publish: Callable[[Observation], None],
         signal: Callable[[], None],
+        report: Callable[[ConnT, BaseException], None],
         urgent: Callable[[], bool],
         wanted: Callable[[HostSpec], bool],
         retired: Callable[[Node[PoolT, ConnT]], Coroutine[Any, Any, None]],
@@ -48,6 +49,7 @@ class Watch(Generic[PoolT, ConnT]):
         self._options = options
         self._publish = publish
         self._signal = signal
+        self._report = report
         self._urgent = urgent
         self._wanted = wanted
         self._retired = retired
@@ -67,6 +69,7 @@ class Watch(Generic[PoolT, ConnT]):
             refresh_timeout=self._options.refresh_timeout,
             publish=self._publish,
             signal=self._signal,
+            report=self._report,
             urgent=self._urgent,
             wanted=lambda: self._wanted(node.host),
         )

@@ -16,7 +16,9 @@ from hasql.cluster.probe import ProbeForm
 from hasql.driver import Failure, PoolSizes, check_keywords, check_sizes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+    Report = Callable[["FakeConnection", BaseException], None]
 
 
 class ServerError(Exception):
@@ -160,12 +162,17 @@ class FakeConnection:
 class FakePool:
     """A driver's pool and the adapter's view of it in one."""
 
-    def __init__(self, server: FakeServer, sizes: PoolSizes) -> None:
+    def __init__(self, server: FakeServer, sizes: PoolSizes, report: Report) -> None:
         self.server = server
         self.sizes = sizes
         self.free: list[FakeConnection] = []
         self.lent: set[FakeConnection] = set()
         self.closed = False
+        #: What a test wants to happen at the end of a block.
+        self.leave_block: Callable[[FakeConnection, BaseException | None], Awaitable[None]] | None
+        self.leave_block = None
+        #: What an adapter calls with the errors of statements.
+        self.report = report
 
     @property
     def pool(self) -> FakePool:
@@ -249,8 +256,8 @@ class FakeDriver:
         check_keywords(kwargs, {"min_size", "max_size"}, "the fake pool")
         return check_sizes(kwargs, minimum=("min_size", 1), maximum=("max_size", 2))
 
-    async def open(self, dsn: str, kwargs: Mapping[str, Any]) -> FakePool:
-        pool = FakePool(self._server(dsn), self.sizes(kwargs))
+    async def open(self, dsn: str, kwargs: Mapping[str, Any], report: Report) -> FakePool:
+        pool = FakePool(self._server(dsn), self.sizes(kwargs), report)
         pool.free = [await pool.server.log_in() for _ in range(pool.sizes.minimum)]
         self.pools.append(pool)
         return pool

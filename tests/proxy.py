@@ -9,39 +9,49 @@ from typing import Self
 class Proxy:
     """Forwards connections to one server until told otherwise. Use it with ``async with``."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, listen: str = "127.0.0.1") -> None:
         self._target = host, port
+        self._address = listen
         self._listener: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._open = asyncio.Event()
         self._open.set()
-        self._forwarding = asyncio.Event()
-        self._forwarding.set()
+        self._there, self._back = _set(), _set()
+        #: Seconds that a connection made from now on waits before its first byte is passed on.
+        self.delay = 0.0
         #: How many connections were made through it.
         self.connections = 0
 
     @property
     def port(self) -> int:
-        """The port it listens on, on 127.0.0.1."""
+        """The port it listens on."""
         assert self._listener is not None
         port = self._listener.sockets[0].getsockname()[1]
         assert isinstance(port, int)
         return port
 
-    def black_hole(self, *, new_ones_too: bool = True) -> None:
-        """Take bytes in and pass none on, without closing anything."""
-        self._forwarding.clear()
-        if new_ones_too:
+    def black_hole(
+        self, *, there: bool = True, back: bool = True, new_ones_too: bool = True
+    ) -> None:
+        """Take bytes in and pass none on, without closing anything.
+
+        `there` is the way to the server and `back` the way to the client.
+        """
+        if there:
+            self._there.clear()
+        if back:
+            self._back.clear()
+        if not new_ones_too:
+            # The flows there are stay deaf for good; later ones get events of their own.
+            self._there, self._back = _set(), _set()
+        elif there and back:
             self._open.clear()
-        else:
-            # The flows there are stay deaf for good; later ones get an event of their own.
-            self._forwarding = asyncio.Event()
-            self._forwarding.set()
 
     def forward(self) -> None:
         """Pass on again what comes from now on, and what was held back."""
-        self._forwarding.set()
+        self._there.set()
+        self._back.set()
         self._open.set()
 
     def drop(self) -> None:
@@ -50,7 +60,7 @@ class Proxy:
             writer.transport.abort()
 
     async def __aenter__(self) -> Self:
-        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._listener = await asyncio.start_server(self._serve, self._address, 0)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -71,12 +81,12 @@ class Proxy:
         self._writers.add(writer)
         try:
             await self._open.wait()
+            await asyncio.sleep(self.delay)
             there_reader, there = await asyncio.open_connection(*self._target)
             self._writers.add(there)
-            forwarding = self._forwarding
             ends = [
-                asyncio.ensure_future(_copy(reader, there, forwarding)),
-                asyncio.ensure_future(_copy(there_reader, writer, forwarding)),
+                asyncio.ensure_future(_copy(reader, there, self._there)),
+                asyncio.ensure_future(_copy(there_reader, writer, self._back)),
             ]
             try:
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -93,6 +103,12 @@ class Proxy:
             writer.transport.abort()
 
 
+def _set() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 async def _copy(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, forwarding: asyncio.Event
 ) -> None:
@@ -100,3 +116,4 @@ async def _copy(
         await forwarding.wait()
         writer.write(data)
         await writer.drain()
+    await forwarding.wait()  # in a black hole the end of a flow is lost as well

@@ -2,12 +2,13 @@
 # Make the checkout's virtual environment, or do nothing when it is there already.
 #
 #   tools/venv.sh demo    what `hasql demo` needs
-#   tools/venv.sh dev     everything: tests, linters, all extras
+#   tools/venv.sh dev     everything that SQLAlchemy 2 can live with: tests, linters, extras
+#   tools/venv.sh sqlalchemy14    what the tests of the drivers that need SQLAlchemy 1.4 need
 #   tools/venv.sh none    remove it, if this script made it
 #
 # VENV    where to make it (default: .venv in the checkout)
 # PYTHON  the Python to make it with (default: the newest tested one that is found)
-# CONSTRAINTS  the versions to install (default: constraints.txt)
+# CONSTRAINTS  the versions to install (default: constraints.txt, or that of SQLAlchemy 1.4)
 #
 # Whatever stops this script half way, the next run begins anew.
 set -eu
@@ -47,10 +48,14 @@ find_python() {
 version_of() { "$1" -c 'import sys; print(sys.version)' 2>/dev/null; }
 
 kind=$1
-case $kind in demo | dev | none) ;; *) fail "usage: tools/venv.sh demo|dev|none" ;; esac
+case $kind in
+demo | dev | none) pins=constraints.txt ;;
+sqlalchemy14) pins=constraints-sqlalchemy14.txt ;;
+*) fail "usage: tools/venv.sh demo|dev|sqlalchemy14|none" ;;
+esac
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
-constraints=${CONSTRAINTS:-constraints.txt}
+constraints=${CONSTRAINTS:-$pins}
 case $venv in /*) place=$venv ;; *) place=$PWD/$venv ;; esac
 
 # Scripts in a virtual environment hold its path, and ours points at the checkout: one that was
@@ -84,7 +89,7 @@ if [ "$kind" = none ]; then
     exit 0
 fi
 
-is_current() { is_whole && { has dev || { [ "$kind" = demo ] && has demo; }; }; }
+is_current() { is_whole && { has "$kind" || { [ "$kind" = demo ] && has dev; }; }; }
 if is_current; then exit 0; fi
 
 # Two makes at once: one installs, the other waits for it. Where there is no flock, or no right to
@@ -112,9 +117,9 @@ fi
 
 : >"$venv/.hasql-busy" ||
     fail "cannot write to $place. Name another place: make VENV=/path/to/venv"
-rm -f "$venv/.hasql-demo" "$venv/.hasql-dev"
+rm -f "$venv/.hasql-demo" "$venv/.hasql-dev" "$venv/.hasql-sqlalchemy14"
 
-# The build backend comes from constraints.txt too, hence no build isolation. Byte-compiling every
+# The build backend comes from the constraints too, hence no build isolation. Byte-compiling every
 # module would take longer than compiling those that are imported, when they are.
 install() {
     "$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --no-compile \
@@ -123,15 +128,22 @@ install() {
 }
 case $kind in
 demo)
-    say "installing hasql, asyncpg and PostgreSQL's binaries into $venv, as pinned in constraints.txt"
+    say "installing hasql, asyncpg and PostgreSQL's binaries into $venv, as pinned in $constraints"
     install hatchling editables
     install --no-build-isolation --editable '.[cli]'
     ;;
 dev)
-    say "installing hasql, its extras and the test tools into $venv, as pinned in constraints.txt"
+    say "installing hasql, its extras and the test tools into $venv, as pinned in $constraints"
     # Dependency groups need a newer pip than the one Python 3.11 brings.
     install --upgrade 'pip>=25.1' hatchling editables
     install --no-build-isolation --editable '.[all]' --group dev
+    ;;
+sqlalchemy14)
+    say "installing hasql, the drivers for SQLAlchemy 1.4 and pytest into $venv, as pinned in" \
+        "$constraints"
+    # asyncpgsa is there as a source distribution only, which setuptools builds.
+    install --upgrade 'pip>=25.1' hatchling editables setuptools
+    install --no-build-isolation --editable '.[aiopg-sa,asyncpgsa,testing]' --group test
     ;;
 esac
 

@@ -21,8 +21,12 @@ class Candidate(Protocol):
         """Its place among all hosts of the cluster; candidates are in this order."""
 
     @property
+    def as_master(self) -> bool:
+        """Whether it would serve as a master. The candidates of one choice are all alike in it."""
+
+    @property
     def free(self) -> int:
-        """How many more connections it can hand out, by hasql's own count."""
+        """How many more connections it can hand out, by hasql's own count; 0 when it is full."""
 
     @property
     def response_time(self) -> float | None:
@@ -39,5 +43,8 @@ class BaseBalancerPolicy(ABC):
     def choose(self, candidates: Sequence[CandidateT]) -> CandidateT:
         """Return one of `candidates`, which are at least two, in the order of the hosts.
 
-        The cost must not grow with their number: with more than eight look at two at random.
+        The cost must not grow with their number: with more than eight look at two at random. If
+        the one returned is full, this is called again with those that are not.
+
+        What it raises, its acquire raises; what is no candidate is a ConfigurationError there.
         """

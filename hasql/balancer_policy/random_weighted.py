@@ -9,7 +9,7 @@ __all__ = ("RandomWeightedBalancerPolicy",)
 
 #: More candidates than this are sampled instead of looked at.
 _LOOK_AT_ALL = 8
-#: Stands in for a response time that is not known, or too short to be measured, in seconds.
+#: What is shorter is beyond what a clock can tell of a network; seconds.
 _SHORTEST = 1e-6
 
 
@@ -17,12 +17,18 @@ class RandomWeightedBalancerPolicy(BaseBalancerPolicy):
     """Take a node at random, weighted by the inverse of its median response time.
 
     A host that answers in 1 ms gets five times the share of one that takes 5 ms. Among more
-    than eight nodes two are drawn evenly and the weights decide between these.
+    than eight nodes two are drawn evenly and the weights decide between these. A host whose
+    response time is not known gets the average share.
     """
 
     def choose(self, candidates: Sequence[CandidateT]) -> CandidateT:
         """Return a candidate at random, the faster the likelier."""
         if len(candidates) > _LOOK_AT_ALL:
             candidates = sample(candidates, 2)
-        weights = [1 / max(c.response_time or _SHORTEST, _SHORTEST) for c in candidates]
-        return choices(candidates, weights)[0]  # noqa: S311  # no secret
+        times = [candidate.response_time for candidate in candidates]
+        known = [1 / max(time, _SHORTEST) for time in times if time is not None]
+        if len(known) < len(times):
+            average = sum(known) / len(known) if known else 1.0
+            rest = iter(known)
+            known = [average if time is None else next(rest) for time in times]
+        return choices(candidates, known)[0]  # noqa: S311  # no secret

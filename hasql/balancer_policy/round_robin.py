@@ -13,18 +13,22 @@ def _position(candidate: Candidate) -> int:
 
 
 class RoundRobinBalancerPolicy(BaseBalancerPolicy):
-    """Take the nodes in turn, in the order of the hosts.
+    """Take the nodes in turn, in the order of the hosts; masters and replicas each in theirs.
 
-    What is remembered is the place of the last node and not a count of turns: a node that
-    leaves or returns changes nobody else's turn.
+    What is remembered is the last node and not a count of turns: a node that leaves or returns
+    changes nobody else's turn.
     """
 
     def __init__(self) -> None:
-        self._last = -1
+        # Of the masters and of the others. The node itself and not its place, which is another
+        # once hosts before it are added or removed.
+        self._last: dict[bool, Candidate] = {}
 
     def choose(self, candidates: Sequence[CandidateT]) -> CandidateT:
         """Return the candidate whose turn it is."""
-        following = bisect_right(candidates, self._last, key=_position)
+        role = candidates[0].as_master
+        last = self._last.get(role)
+        following = 0 if last is None else bisect_right(candidates, last.position, key=_position)
         chosen = candidates[following % len(candidates)]
-        self._last = chosen.position
+        self._last[role] = chosen
         return chosen

@@ -7,14 +7,22 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
-from hasql.testing import ClusterError, LocalNode
+from hasql.testing import ClusterError
 
-__all__ = ("Observer", "Promotion")
+__all__ = ("Observable", "Observer", "Promotion")
 
 _PATIENCE = 30.0
 """Seconds that the process may take to start, and a promotion to happen."""
+
+
+class Observable(Protocol):
+    """A server that can be asked."""
+
+    @property
+    def superuser_dsn(self) -> str:
+        """This server alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +38,7 @@ class Promotion:
 class Observer:
     """A process that watches replicas for a promotion; use it in ``async with``."""
 
-    def __init__(self, nodes: Sequence[LocalNode]) -> None:
+    def __init__(self, nodes: Sequence[Observable]) -> None:
         self._nodes = tuple(nodes)
         self._process: asyncio.subprocess.Process | None = None
 
@@ -64,7 +72,7 @@ class Observer:
         """Begin to ask the servers, every two milliseconds."""
         self._order("watch")
 
-    async def promotion(self, node: LocalNode) -> Promotion:
+    async def promotion(self, node: Observable) -> Promotion:
         """Wait until `node` is a master and return when it became one.
 
         Raises:

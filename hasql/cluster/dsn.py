@@ -12,7 +12,7 @@ Nor is any error raised while another is handled, for that one would quote it.
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address
 from itertools import count
 from types import MappingProxyType
@@ -27,7 +27,7 @@ _DEFAULT_PORT: Final = 5432
 _MAX_PORT: Final = 65535
 
 _URL = re.compile(
-    r"(?:postgresql|postgres)(?:\+\w+)?://"
+    r"(?:postgresql|postgres)(?:\+(?P<driver>\w+))?://"
     r"(?:(?P<userinfo>[^/?]*)@)?(?P<hosts>[^/?@]*)(?:/(?P<dbname>[^?]*))?(?:\?(?P<query>.*))?",
     re.ASCII | re.DOTALL | re.IGNORECASE,
 )
@@ -83,6 +83,8 @@ class Dsn:
     dbname: str | None = None
     params: tuple[tuple[str, str], ...] = ()
     """All other parameters, in the order given."""
+    driver: str | None = field(default=None, compare=False)
+    """What SQLAlchemy's URLs name after a plus: `asyncpg` in `postgresql+asyncpg://`."""
 
     @classmethod
     def parse(cls, text: str) -> "Dsn":
@@ -102,8 +104,10 @@ class Dsn:
             raise ConfigurationError(
                 "the DSN holds a NUL or a lone surrogate, which no server takes"
             )
+        driver = None
         if url := _URL.fullmatch(text.strip()):
             options, authority = _read_url(url), url["hosts"]
+            driver = url["driver"] and url["driver"].lower()
         elif _SCHEME.match(text.lstrip()):
             raise ConfigurationError(
                 "the scheme of the DSN is none of PostgreSQL's; begin it with postgresql://"
@@ -117,6 +121,7 @@ class Dsn:
             password=options.pop("password", None) or None,
             dbname=options.pop("dbname", None) or None,
             params=tuple(options.items()),
+            driver=driver,
         )
 
     def for_host(self, host: HostSpec) -> str:
@@ -139,6 +144,21 @@ class Dsn:
             params=tuple((k, "***" if k in _SECRET else v) for k, v in self.params),
         )
         return shown._url(",".join(map(_authority, self.hosts)))  # noqa: SLF001 - own class
+
+    def hide(self, text: str) -> str:
+        """Return a text, such as an error's, with `***` for the password and other secrets.
+
+        They are found as they are, escaped or percent-encoded. One that is also the user, the
+        database or a host is replaced only where it stands as a password: stars in the place of
+        a name that the reader knows would tell what it is.
+        """
+        names = {self.user, self.dbname, *(host.host for host in self.hosts)}
+        for secret in (self.password, *(v for k, v in self.params if k in _SECRET)):
+            if secret:
+                before = r"(?i:(?<=:)|password\W{1,4})" if secret in names else ""
+                spelt = "".join(map(_spellings, secret))
+                text = re.sub(f"({before}){spelt}", r"\1***", text)
+        return text
 
     def __str__(self) -> str:
         """Return `redacted`."""
@@ -184,6 +204,11 @@ def parse_host(text: str, default_port: int = _DEFAULT_PORT) -> HostSpec:
 def _require_str(text: object) -> None:
     if not isinstance(text, str):
         raise TypeError(f"a DSN or host must be a str, not {type(text).__name__}")
+
+
+def _spellings(character: str) -> str:
+    encoded = "".join(f"%{byte:02x}" for byte in character.encode())
+    return rf"(?:\\?{re.escape(character)}|(?i:{encoded}))"
 
 
 def _encode(text: str) -> str:

@@ -5,47 +5,16 @@ from urllib.parse import quote, unquote
 
 from hypothesis import given
 from hypothesis import strategies as st
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from hasql.cluster.dsn import Dsn, HostSpec, parse_host
 from hasql.errors import ConfigurationError
+from tests.dsns import dsns, host_specs, names, ports
 
-# Everything a server takes: a NUL ends a string in the protocol.
-texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)
-ports = st.integers(1, 65535)
-names = st.from_regex(r"[a-z0-9_][a-z0-9_.-]{0,20}", fullmatch=True)
-directories = st.text(st.characters(codec="utf-8", exclude_characters="\0,"), max_size=20).map(
-    lambda text: f"/{text}".rstrip()
-)
-addresses = st.one_of(
-    names, directories, st.ip_addresses(v=4).map(str), st.ip_addresses(v=6).map(str)
-)
-host_specs = st.builds(HostSpec, addresses, ports)
-
-_KNOWN = ("sslmode", "application_name", "options", "connect_timeout", "sslrootcert", "passfile")
 _TAKEN = {"host", "hostaddr", "port", "user", "password", "dbname"}
 _TAKEN |= {"target_session_attrs", "load_balance_hosts"}
 keywords = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.]{0,20}", fullmatch=True).filter(
     lambda keyword: keyword not in _TAKEN
 )
-
-
-def params(keywords: st.SearchStrategy[str]) -> st.SearchStrategy[tuple[tuple[str, str], ...]]:
-    return st.dictionaries(keywords, texts | st.just(""), max_size=4).map(
-        lambda chosen: tuple(chosen.items())
-    )
-
-
-def dsns(keywords: st.SearchStrategy[str]) -> st.SearchStrategy[Dsn]:
-    return st.builds(
-        Dsn,
-        st.lists(host_specs, min_size=1, max_size=4, unique=True).map(tuple),
-        user=st.none() | texts,
-        password=st.none() | texts,
-        dbname=st.none() | texts,
-        params=params(keywords),
-    )
-
 
 # The letters of these passwords occur in no message and in no other part, so that one of them
 # found anywhere is a piece of the password; the rest is what splits a DSN.
@@ -63,24 +32,6 @@ def shows_a_piece(text: str) -> bool:
 def test_a_url_for_a_host_keeps_every_part_exactly(dsn: Dsn, host: HostSpec) -> None:
     again = Dsn.parse(dsn.for_host(host))
     assert again == Dsn((host,), dsn.user, dsn.password, dsn.dbname, dsn.params)
-
-
-@given(dsns(st.sampled_from(_KNOWN)), host_specs)
-def test_libpq_reads_a_url_for_a_host_as_it_is_meant(dsn: Dsn, host: HostSpec) -> None:
-    meant = {"host": host.host, "port": str(host.port), **dict(dsn.params)}
-    meant |= {
-        part: value for part in ("user", "password", "dbname") if (value := getattr(dsn, part))
-    }
-    assert conninfo_to_dict(dsn.for_host(host)) == meant
-
-
-@given(dsns(st.sampled_from(_KNOWN)))
-def test_keywords_and_values_are_read_as_libpq_reads_them(dsn: Dsn) -> None:
-    parts = {"user": dsn.user, "password": dsn.password, "dbname": dsn.dbname, **dict(dsn.params)}
-    text = make_conninfo(host="db1", port=5433, **{k: v for k, v in parts.items() if v})
-    again = Dsn.parse(text)
-    assert conninfo_to_dict(text) == conninfo_to_dict(again.for_host(HostSpec("db1", 5433)))
-    assert (again.user, again.password, again.dbname) == (dsn.user, dsn.password, dsn.dbname)
 
 
 @given(st.lists(st.tuples(names, st.none() | ports), min_size=1, max_size=5))
@@ -101,10 +52,11 @@ def test_the_redacted_dsn_names_the_same_hosts(dsn: Dsn) -> None:
 
 @given(passwords)
 def test_a_password_never_shows_when_it_is_encoded(password: str) -> None:
+    quoted = password.replace("\\", r"\\").replace("'", r"\'")
     for text in (
         f"postgresql://me:{quote(password, safe='')}@db1,db2/app?sslpassword={quote(password)}",
         f"postgresql://db1/app?password={quote(password, safe='')}",
-        make_conninfo(host="db1", password=password),
+        f"host=db1 password='{quoted}'",
     ):
         dsn = Dsn.parse(text)
         assert dsn.password == password

@@ -9,14 +9,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+CHECKERS = {
+    "mypy": ["mypy", "--strict", "tests/typing"],
+    # What it reads, and that it is strict, stands in pyproject.toml.
+    "pyright": ["basedpyright", "--pythonpath", sys.executable],
+}
 
 
 @pytest.mark.timeout(120)  # without a cache mypy reads the standard library first
-def test_a_type_checker_knows_the_api() -> None:
-    pytest.importorskip("mypy")
-    pytest.importorskip("asyncpg-stubs", reason="asyncpg has its types from asyncpg-stubs")
+@pytest.mark.parametrize("checker", CHECKERS)
+def test_a_type_checker_knows_the_api(checker: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "tests/typing/api.py"],
+        [sys.executable, "-m", *CHECKERS[checker]],
         cwd=ROOT,
         capture_output=True,
         text=True,

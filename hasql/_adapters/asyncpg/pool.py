@@ -5,64 +5,42 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from hasql.driver import Failure, PendingConnects, PoolSizes, Refill, left_to_end
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable, Mapping
-
-__all__ = (
-    "AsyncpgPool",
-    "Connection",
-    "Pool",
-    "RawConnection",
-    "connect_of",
-    "failure_of",
-    "in_hot_standby",
+from hasql._adapters.asyncpg.connection import (
+    Connection,
+    Pool,
+    RawConnection,
+    connect_of,
+    failure_of,
+    in_hot_standby,
+)
+from hasql.driver import (
+    Failure,
+    PendingConnects,
+    PoolSizes,
+    Refill,
+    left_to_end,
 )
 
-# As strings: asyncpg's classes take their parameter in its stubs alone.
-Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
-Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
-RawConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+__all__ = ("AsyncpgPool",)
 
 _HOOKS = ("connect", "init", "reset", "setup")
 
 
-def connect_of(kwargs: Mapping[str, Any]) -> Any:
-    """Return what opens a connection: the user's own, or asyncpg's."""
-    return kwargs.get("connect") or asyncpg.connect
+def _runs(task: asyncio.Task[Any] | None, name: str) -> bool:
+    """Tell whether a task is asyncpg's own that runs its method of this name.
 
-
-def in_hot_standby(connection: Connection | RawConnection) -> bool | None:
-    """Return what the server reported last; PostgreSQL does since version 14."""
-    flag = getattr(connection.get_settings(), "in_hot_standby", None)
-    return None if flag is None else flag == "on"
-
-
-def failure_of(error: BaseException) -> Failure:
-    """Say what an exception tells of the server."""
-    if isinstance(error, asyncpg.PostgresError):
-        return Failure.of_sqlstate(error.sqlstate or "")
-    if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
-        return Failure.REFUSED
-    if isinstance(error, asyncpg.InternalClientError):
-        return Failure.BROKEN  # as after the last words of a server that is going down
-    return Failure.of_exception(error)
-
-
-def _in_maintenance() -> bool:
-    """Tell whether this is asyncpg's task that keeps a pool at its minimum.
-
-    It has no public mark, so it is known by its name. Under another name its failures would be
-    retried and logged by asyncpg as ever: later than could be, but safely.
+    Such tasks have no public mark. Under another name their failures would be retried and logged
+    by asyncpg and asyncio as ever: later than could be, and for all to see, but safely.
     """
-    task = asyncio.current_task()
     code = getattr(task and task.get_coro(), "cr_code", None)
-    return code is not None and code.co_name == "_maintain_min_size"
+    return code is not None and code.co_qualname == name
 
 
 class AsyncpgPool:
@@ -70,20 +48,35 @@ class AsyncpgPool:
 
     Knowing them, by the pool's public `connect` hook, is what lets it be purged at once: asyncpg's
     own `expire_connections()` leaves idle sockets open until somebody needs a connection.
+
+    `create_pool` is `asyncpg.create_pool`, or a library's own way to call it.
     """
 
-    def __init__(self, dsn: str, kwargs: Mapping[str, Any], sizes: PoolSizes) -> None:
+    #: A transaction is ended by asyncpg's own blocks, or rolled back by the reset.
+    leave_block = None
+
+    def __init__(
+        self,
+        dsn: str,
+        kwargs: Mapping[str, Any],
+        sizes: PoolSizes,
+        create_pool: Callable[..., Pool] = asyncpg.create_pool,
+    ) -> None:
         self.sizes = sizes
         self._users: Any = {name: kwargs.get(name) for name in _HOOKS}
         self._connects = PendingConnects()
         self._open: set[RawConnection] = set()
-        self._refill = Refill(self._wake_refill)
+        self._refill = Refill(self._fill)
         setup = self._users["setup"] and partial(self._hook, "setup")
         ours = {"connect": self._connect_one, "init": None, "setup": setup}
         ours |= {"reset": self._reset_one, "min_size": sizes.minimum, "max_size": sizes.maximum}
-        self.pool: Pool = asyncpg.create_pool(dsn, **{**kwargs, **ours})
+        self.pool = create_pool(dsn, **{**kwargs, **ours})
+        self._heeding = False
+        # asyncpg's own methods where nothing is to be added: each layer costs every acquire.
+        self.acquire: Any = self.pool.acquire
+        self.release: Any = self.pool.release
         self.idle, self.close = self.pool.get_idle_size, self.pool.close
-        self.end_connects, self.host_answers = self._connects.end, self._refill.host_answers
+        self.end_connects = self._connects.end
 
     async def open(self) -> AsyncpgPool:
         try:
@@ -98,10 +91,10 @@ class AsyncpgPool:
             connecting = left_to_end(self._connect(*args, **kwargs), asyncpg.Connection.terminate)
             connection = await self._connects.run(connecting)
         except Exception as error:
-            if not _in_maintenance() or failure_of(error) not in {Failure.BROKEN, Failure.FULL}:
+            maintained = _runs(asyncio.current_task(), "Pool._maintain_min_size")
+            if not maintained or failure_of(error) not in {Failure.BROKEN, Failure.FULL}:
                 raise
-            # asyncpg's own task fills the pool: it ends here, to be woken when the host answers.
-            self._refill.postpone()
+            # asyncpg's own task fills the pool: it ends here, as the host's next answer does that.
             raise asyncio.CancelledError from error
         self._open.add(connection)
         # The listener is called with the proxy while the connection is leased.
@@ -133,27 +126,25 @@ class AsyncpgPool:
             if not connection.is_closed():
                 raise
 
-    async def _wake_refill(self) -> None:
-        try:
-            # asyncpg begins to fill a pool when one of its connections closes.
-            self.abort(await self.pool.acquire(timeout=1))
-        except Exception:  # noqa: BLE001  # whatever it was, the next answered probe tries again
+    def host_answers(self) -> None:
+        if self.size < self.sizes.minimum:
             self._refill.postpone()
+        self._refill.host_answers()
+
+    async def _fill(self) -> None:
+        # asyncpg does so by itself since 0.32, but no more once we have ended it. Begun together,
+        # each of these has a place to itself: first the idle connections, gone for a round trip,
+        # then those that are missing.
+        if (missing := self.sizes.minimum - self.size) > 0:
+            uses = (self._use() for _ in range(missing + self.idle()))
+            _ = await asyncio.gather(*uses, return_exceptions=True)  # the next answer tries again
+
+    async def _use(self) -> None:
+        await self.release(await self.pool.acquire(timeout=1))
 
     @property
     def size(self) -> int:
         return len(self._open)
-
-    def acquire(self, **kwargs: Any) -> Awaitable[Connection]:
-        """See `DriverPool`."""
-        return self.pool.acquire(**kwargs)
-
-    async def release(self, connection: Connection, **kwargs: Any) -> None:
-        try:
-            await self.pool.release(connection, **kwargs)
-        except BaseException:
-            self.abort(connection)
-            raise
 
     in_hot_standby = staticmethod(in_hot_standby)
 
@@ -165,7 +156,18 @@ class AsyncpgPool:
 
     def abort(self, connection: Connection) -> None:
         with suppress(asyncpg.InterfaceError):  # as in is_closed()
+            if connection.is_in_transaction() and not self._heeding:
+                self._heeding = True  # once for all that are aborted now: there may be many tasks
+                asyncio.get_running_loop().call_soon(self._heed)
             connection.terminate()
+
+    def _heed(self) -> None:
+        # asyncpg shields its rollback from cancellation as well, and drops the task: somebody has
+        # to take note of how that ends.
+        self._heeding = False
+        for task in asyncio.all_tasks():
+            if _runs(task, "PoolConnectionHolder.release"):
+                task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def purge(self, lent: Iterable[Connection]) -> None:
         self._connects.end()

@@ -1,0 +1,40 @@
+"""All benchmarks, or one of them with arguments of its own: what `make bench` runs.
+
+    python benchmarks [--peer PYTHON] [NAME [ARGUMENT …]]
+
+Results are kept in .benchmarks/ in the checkout, and `publish` makes tables and plots of them.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+__all__ = ("main",)
+
+_HERE = Path(__file__).parent
+_RESULTS = _HERE.parent / ".benchmarks"
+_WITH_PEER = ("acquire", "failover")
+_SAVED = (*_WITH_PEER, "scale", "herd")
+_ALL = (*_SAVED, "idle", "publish")
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--peer", metavar="PYTHON", help="that of the published hasql")
+    parser.add_argument("name", nargs="?", choices=_ALL, help="default: all, one after the other")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    options = parser.parse_args()
+    for name in [options.name] if options.name else _ALL:
+        command = [sys.executable, str(_HERE / f"{name}.py")]
+        if name in _WITH_PEER and options.peer:
+            command += ["--peer", options.peer]
+        if name in _SAVED:
+            command += ["--save", str(_RESULTS / f"{name}.json")]
+        print(f"\n=== {name}: {(' '.join(options.arguments))}", flush=True)
+        subprocess.run(command + options.arguments, check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Faults on real servers, under load, with every driver; and what each of them cost.
+
+    make chaos                                                  all faults, all drivers
+    make chaos ARGS="--list"                                    what there is
+    make chaos ARGS="--runs 5 --driver asyncpg --fault crash"   five runs of one, with medians
+    make chaos ARGS="--json --fault freeze"                     everything that was measured
+
+A run is one fault (`chaos.scenarios`) that happens to a cluster of a master and two replicas while
+an application of one driver writes and reads (`chaos.application`). Commits wait for a replica, so
+that not one acknowledged row may be missing afterwards; the standby that is promoted does not wait
+for others, as an HA manager would see to it. Then the cluster is mended, the load ends, and
+`chaos.verdict` says what was wrong:
+
+- an acknowledged write is missing on the final master, and the old one was not "promoted beside";
+- a deposed master acknowledged something after the promotion could be seen;
+- a lease of a master ended up on a replica, or one of a replica on a master for longer than a
+  moment after its promotion;
+- an operation did not end within `acquire_timeout` and what aborting a lease takes;
+- a server has more sessions than the pool's size and the reserved one, or any after `close()`;
+- a place of a pool was lost, asyncio had something to complain about, memory grew.
+
+What is measured, in milliseconds of the monotonic clock, which all processes share:
+
+==========  ====================================================================================
+added       from the moment the new master itself says that it is writable (a process of its own
+            asks it every 2 ms) to the first write acknowledged through the pool manager
+no master   from the fault to that moment
+failed      operations that raised, of all tasks
+per task    the most of them that one task saw
+hang        the longest write, and the longest read, that ended after the fault
+wrong       writes acknowledged by another server than the new master after it was asked to be one
+==========  ====================================================================================
+
+The table gives the median of the runs and, behind a stroke, the worst. Under --short things last
+just long enough to go wrong: it is what `chaos/test_short.py` runs, for all drivers at
+once and with bounds that a busy machine can keep.
+
+The network's faults come in two kinds. Proxies (`tests/proxy.py`) take bytes in and pass none on;
+that runs everywhere. Wires (`chaos.wire`) are tun devices whose packets get lost on the way, so
+that the kernel's own TCP meets silence and loss; they need root.
+"""

@@ -1,0 +1,103 @@
+"""`python -m chaos`: play scenarios and print what they cost."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import uvloop
+
+import chaos
+from chaos.run import perform, why_not
+from chaos.scenarios import SCENARIOS
+from chaos.table import table
+from hasql.testing import LocalCluster
+from tests.kits import KITS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from chaos.scenarios import Scenario
+    from chaos.verdict import Outcome
+    from tests.kits.base import Kit
+
+_LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="chaos",
+        description=chaos.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--fault", action="append", choices=SCENARIOS, metavar="NAME")
+    parser.add_argument("--driver", action="append", metavar="NAME")
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--loop", choices=_LOOPS, default="asyncio")
+    parser.add_argument("--version", type=int, help="PostgreSQL's major version")
+    parser.add_argument("--short", action="store_true", help="as `make test` has it")
+    parser.add_argument("--together", action="store_true", help="all drivers at once")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--list", action="store_true", help="name the faults and drivers")
+    return parser.parse_args()
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+async def _run(
+    options: argparse.Namespace, scenarios: Sequence[Scenario], groups: Sequence[Sequence[Kit]]
+) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    async with LocalCluster(synchronous=True, version=options.version) as cluster:
+        for scenario in scenarios:
+            for kits in groups:
+                for run in range(1, options.runs + 1):
+                    names = ", ".join(kit.name for kit in kits)
+                    _tell(f"{scenario.name}, {names}, run {run}: {scenario.description}")
+                    done = await perform(scenario, cluster, kits, short=options.short)
+                    for outcome in done:
+                        for problem in outcome.problems:
+                            _tell(f"    {outcome.driver}: {problem}")
+                    outcomes += done
+    return outcomes
+
+
+def main() -> int:
+    """Run; 1 if anything was as it must not be."""
+    options = _options()
+    # What is logged as an error is reported, and what is below is in the way.
+    logging.lastResort = None
+    scenarios = [SCENARIOS[name] for name in options.fault or SCENARIOS]
+    kits = [kit for kit in KITS if not options.driver or kit.name in options.driver]
+    if options.list:
+        for scenario in scenarios:
+            print(f"{scenario.name:15} {scenario.description}")
+        print("drivers here:", ", ".join(kit.name for kit in kits))
+        return 0
+    if not kits:
+        # `make chaos` has two environments, and asks both of them.
+        _tell(f"no such driver here: {', '.join(options.driver)}")
+        return 0
+    for scenario in scenarios:
+        if reason := why_not(scenario):
+            _tell(f"{scenario.name} is left out: {reason}")
+    scenarios = [scenario for scenario in scenarios if why_not(scenario) is None]
+    groups = [kits] if options.together else [[kit] for kit in kits]
+    with asyncio.Runner(loop_factory=_LOOPS[options.loop]) as runner:
+        outcomes = runner.run(_run(options, scenarios, groups))
+    if options.json:
+        print(json.dumps([asdict(outcome) for outcome in outcomes], indent=2))
+    else:
+        print(table(outcomes))
+    return int(any(outcome.problems for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

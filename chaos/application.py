@@ -1,0 +1,179 @@
+"""An application: one driver's pool manager, under a load that takes note of every operation."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from uuid import uuid4
+
+from hasql.errors import HasqlError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from hasql.base import BasePoolManager
+    from hasql.testing import LocalCluster
+    from tests.kits.base import Kit
+
+__all__ = ("LEASE_ABORT_AFTER", "LONGEST", "Acknowledged", "Application", "Load", "Operation")
+
+ACQUIRE_TIMEOUT = 10.0
+"""Seconds an operation waits for a server: more than any fault here lasts for one host."""
+
+LEASE_ABORT_AFTER = 2.0
+"""Seconds of silence after which a lease is aborted: there shall be an end to see."""
+
+LONGEST = ACQUIRE_TIMEOUT + LEASE_ABORT_AFTER + 2.0
+"""Seconds after which an operation has no excuse: both bounds, and a frozen host to find out."""
+
+
+class Acknowledged(NamedTuple):
+    """A row whose insert has returned at `at`."""
+
+    client: int
+    number: int
+    at: float
+
+
+class Read(NamedTuple):
+    """What a reader found out about the server that it was given."""
+
+    port: int
+    in_recovery: bool
+    #: When the lease was asked for, and when the answer was there.
+    began: float
+    at: float
+
+
+class Operation(NamedTuple):
+    """One that has ended; `error` is None if it was well."""
+
+    task: str
+    began: float
+    ended: float
+    error: str | None
+
+
+class Load(NamedTuple):
+    """How many tasks there are, and for how many each pool has places."""
+
+    writers: int = 4
+    readers: int = 4
+    places: int = 10
+    #: Seconds that a task rests between two operations: two cores also run three servers.
+    pause: float = 0.002
+
+    def lightened(self) -> Load:
+        """Return what a machine bears for all drivers at once."""
+        halved = self.writers // 2, (self.readers + 1) // 2, (self.places + 1) // 2
+        return Load(*halved, 10 * self.pause)
+
+
+class Application:
+    """Use it in ``async with``: it is ready when the block begins, and closed afterwards."""
+
+    def __init__(self, kit: Kit, cluster: LocalCluster, dsn: str, load: Load) -> None:
+        mark = uuid4().hex
+        self.kit = kit
+        self.load = load
+        #: The name of its sessions, and that of its table.
+        self.name, self.table = f"chaos_{mark}", f"c_{mark}"
+        self.manager: BasePoolManager[Any, Any] = kit.manager(
+            f"{dsn}?application_name={self.name}",
+            acquire_timeout=ACQUIRE_TIMEOUT,
+            lease_abort_after=LEASE_ABORT_AFTER,
+            pool_factory_kwargs=kit.sizes(min(2, load.places), load.places),
+        )
+        self.acknowledged: list[Acknowledged] = []
+        self.reads: list[Read] = []
+        self.operations: list[Operation] = []
+        #: Operations that did not end when the load had to.
+        self.stuck = 0
+        #: What `ready` said of hosts that were mended and did not come back.
+        self.incomplete = ""
+        #: Seconds that closing the manager took.
+        self.closing = 0.0
+        self._cluster = cluster
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
+
+    async def __aenter__(self) -> Self:
+        await self._cluster.master.sql(
+            f"CREATE TABLE {self.table} (client int, number int, PRIMARY KEY (client, number))"
+        )
+        await self._cluster.master.sql(f"GRANT ALL ON {self.table} TO app")
+        try:
+            await self.manager.ready(1, 2)
+        except BaseException:
+            await self.manager.terminate()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stopping = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        began = time.monotonic()
+        await self.manager.close()
+        self.closing = time.monotonic() - began
+
+    def start(self) -> None:
+        """Begin with the load, or double it."""
+        begin = len(self._tasks)
+        for client in range(begin, begin + self.load.writers):
+            self._start(f"writer {client}", self._write, client)
+        for client in range(begin, begin + self.load.readers):
+            self._start(f"reader {client}", self._read, client)
+
+    async def stop(self) -> None:
+        """Let each task end its operation, and count those that do not."""
+        self._stopping = True
+        if self._tasks:
+            _, stuck = await asyncio.wait(self._tasks, timeout=LONGEST)
+            self.stuck = len(stuck)
+
+    async def rows(self) -> set[tuple[int, int]]:
+        """Return what is on the master."""
+        master = self._cluster.master
+        rows = await master.sql(f"SELECT client, number FROM {self.table}")  # noqa: S608 - ours
+        pairs = (row.split("|") for row in rows.splitlines())
+        return {(int(client), int(number)) for client, number in pairs}
+
+    def _start(self, name: str, operation: Callable[[int, int], Awaitable[None]], of: int) -> None:
+        self._tasks.append(asyncio.create_task(self._repeat(name, operation, of), name=name))
+
+    async def _repeat(
+        self, name: str, operation: Callable[[int, int], Awaitable[None]], client: int
+    ) -> None:
+        number = 0
+        while not self._stopping:
+            number += 1
+            began, error = time.monotonic(), None
+            try:
+                await operation(client, number)
+            except Exception as raised:  # noqa: BLE001 - counting them is what this is for
+                error = f"{type(raised).__name__}: {str(raised).partition(chr(10))[0]}"
+                if not isinstance(raised, (*self.kit.lost, HasqlError)):
+                    where = traceback.extract_tb(raised.__traceback__)[-1]
+                    error += f" (unexpected, at {where.filename}:{where.lineno})"
+            self.operations.append(Operation(name, began, time.monotonic(), error))
+            await asyncio.sleep(self.load.pause)
+
+    async def _write(self, client: int, number: int) -> None:
+        statement = f"INSERT INTO {self.table} VALUES ({client}, {number})"  # noqa: S608 - ours
+        async with self.manager.acquire_master() as connection:
+            await self.kit.write(connection, statement)
+            self.acknowledged.append(Acknowledged(client, number, time.monotonic()))
+
+    async def _read(self, client: int, number: int) -> None:
+        del client, number
+        began = time.monotonic()
+        async with self.manager.acquire_replica() as connection:
+            answer = await self.kit.value(
+                connection, "SELECT concat(inet_server_port(), ' ', pg_is_in_recovery())"
+            )
+            port, _, in_recovery = answer.partition(" ")
+            self.reads.append(Read(int(port), in_recovery == "t", began, time.monotonic()))

@@ -1,0 +1,207 @@
+"""A run: one scenario, with the applications of one driver or of several at once."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from chaos.application import Application
+from chaos.scenarios import Network
+from chaos.stage import Stage, dsn_of, set_synchronous, ways
+from chaos.verdict import Aftermath, Outcome, judge
+from chaos.wire import why_no_wires
+from hasql.cli.observer import Observer
+from hasql.errors import NotAvailableError
+from tests.scene import sessions, tasks_end, until_sessions
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+    from chaos.scenarios import Scenario
+    from chaos.stage import Way
+    from hasql.testing import LocalCluster, LocalNode
+    from tests.kits.base import Kit
+
+__all__ = ("perform", "why_not")
+
+_STEADY = 0.4
+"""Seconds of load before the fault, and after everything is as before."""
+
+_PATIENCE = 30.0
+"""Seconds until all hosts must serve again once they are mended."""
+
+_SETTLING = 5.0
+"""Seconds until only the sessions are left that a pool and its reserved connection may have."""
+
+_CLOSING = 10.5
+"""Seconds that `close()` may take: its timeout, and a moment."""
+
+
+def why_not(scenario: Scenario) -> str | None:
+    """Return why a scenario cannot be played here, None if it can."""
+    return why_no_wires() if scenario.network == Network.WIRES else None
+
+
+async def perform(
+    scenario: Scenario, cluster: LocalCluster, kits: Sequence[Kit], *, short: bool
+) -> list[Outcome]:
+    """Play a scenario to an application of each driver, and say how each of them fared."""
+    await _restore(cluster)
+    load = scenario.load.lightened() if short else scenario.load
+    # A reset that gets lost on a wire is not sent again: the server's side of it stays.
+    watched = cluster.nodes if scenario.network != Network.WIRES else ()
+    with _complaints() as complaints:
+        before = asyncio.all_tasks()
+        async with _network(scenario, cluster) as found:
+            dsn = dsn_of(cluster, found)
+            applications = [Application(kit, cluster, dsn, load) for kit in kits]
+            async with AsyncExitStack() as stack:
+                await asyncio.gather(*map(stack.enter_async_context, applications))
+                stage = await _play(scenario, cluster, applications, found, short=short)
+                aftermaths = await asyncio.gather(
+                    *(_look(application, watched) for application in applications)
+                )
+            left = await asyncio.gather(
+                *(_leftovers(application, watched) for application in applications)
+            )
+        try:
+            await tasks_end(before)
+        except AssertionError as error:
+            complaints.append(f"tasks are left: {error}")
+        gc.collect()
+    for aftermath, problems in zip(aftermaths, left, strict=True):
+        aftermath.problems.extend([*problems, *complaints])
+    loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
+    return [
+        judge(scenario, stage, application, aftermath, loop)
+        for application, aftermath in zip(applications, aftermaths, strict=True)
+    ]
+
+
+async def _restore(cluster: LocalCluster) -> None:
+    """Have one master that waits for its replicas, which will not wait for any once promoted."""
+    await asyncio.to_thread(cluster.heal)
+    master = cluster.master
+    for node in cluster.nodes:
+        await set_synchronous(node, "ANY 1 (*)" if node is master else "")
+
+
+@asynccontextmanager
+async def _network(
+    scenario: Scenario, cluster: LocalCluster
+) -> AsyncIterator[dict[LocalNode, Way]]:
+    if scenario.network == Network.NONE:
+        yield {}
+        return
+    async with ways(cluster.nodes, wires=scenario.network == Network.WIRES) as found:
+        yield found
+
+
+async def _play(
+    scenario: Scenario,
+    cluster: LocalCluster,
+    applications: Sequence[Application],
+    found: dict[LocalNode, Way],
+    *,
+    short: bool,
+) -> Stage:
+    async with Observer(cluster.replicas) as observer:
+        stage = Stage(cluster, observer, applications, found, short=short)
+        for application in applications:
+            application.start()
+        await asyncio.sleep(_STEADY)
+        await scenario.play(stage)
+    await asyncio.to_thread(cluster.heal)
+    await asyncio.gather(*(_whole(application) for application in applications))
+    await asyncio.sleep(_STEADY)
+    await asyncio.gather(*(application.stop() for application in applications))
+    return stage
+
+
+async def _whole(application: Application) -> None:
+    # Those that do not get there are told from the others by what they lack afterwards.
+    try:
+        await application.manager.ready(1, 2, timeout=_PATIENCE)
+    except NotAvailableError as error:
+        application.incomplete = str(error)
+
+
+async def _look(application: Application, nodes: Sequence[LocalNode]) -> Aftermath:
+    problems = []
+    if application.incomplete:
+        problems.append(f"the cluster was not whole again: {application.incomplete}")
+    elif not application.stuck:
+        for read_only in (False, True):
+            try:
+                await _use_every_place(application, read_only=read_only)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is to be reported
+                problems.append(f"a place of a pool does not work: {type(error).__name__}: {error}")
+    allowed = application.load.places + 1
+    deadline = asyncio.get_running_loop().time() + _SETTLING
+    for node in nodes:
+        while (count := await sessions(node, application.name)) > allowed:
+            if asyncio.get_running_loop().time() > deadline:
+                problems.append(f"{node.name} has {count} sessions of {allowed}")
+                break
+            await asyncio.sleep(0.05)
+    return Aftermath(await application.rows(), problems)
+
+
+async def _use_every_place(application: Application, *, read_only: bool) -> None:
+    manager = application.manager
+    pools = manager.replica_pool_count if read_only else manager.master_pool_count
+    leases = []
+    try:
+        for _ in range(application.load.places * pools):
+            leases.append(await manager.acquire(read_only))
+            await application.kit.value(leases[-1], "SELECT 1")
+    finally:
+        for lease in leases:
+            await manager.release(lease)
+
+
+async def _leftovers(application: Application, nodes: Sequence[LocalNode]) -> list[str]:
+    problems = []
+    if application.closing > _CLOSING:
+        problems.append(f"close() took {application.closing:.1f} s")
+    for node in nodes:
+        try:
+            await until_sessions(node, application.name, 0)
+        except TimeoutError:
+            count = await sessions(node, application.name)
+            problems.append(f"{node.name} has {count} sessions after close()")
+    return problems
+
+
+@contextmanager
+def _complaints() -> Iterator[list[str]]:
+    """Collect what asyncio has nobody else to tell, and what was logged as an error."""
+    loop = asyncio.get_running_loop()
+    complaints: list[str] = []
+
+    def hear(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        complaints.append(f"asyncio: {context.get('message')}: {error!r}")
+
+    usual = loop.get_exception_handler()
+    loop.set_exception_handler(hear)
+    log = _Errors(complaints)
+    logging.getLogger().addHandler(log)
+    try:
+        yield complaints
+    finally:
+        logging.getLogger().removeHandler(log)
+        loop.set_exception_handler(usual)
+
+
+class _Errors(logging.Handler):
+    def __init__(self, complaints: list[str]) -> None:
+        super().__init__(logging.ERROR)
+        self._complaints = complaints
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        self._complaints.append(f"{record.name}: {record.getMessage()}: {error!r}")

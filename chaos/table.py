@@ -1,0 +1,94 @@
+"""The table: medians of the runs, and beside each the worst."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from statistics import median
+from typing import TYPE_CHECKING
+
+from chaos.scenarios import SCENARIOS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from chaos.verdict import Outcome
+
+__all__ = ("table",)
+
+_HEAD = (
+    *("fault", "driver", "runs", "added", "no master", "failed", "per task"),
+    *("hang", "read hang", "wrong", "lost", "stale", "close"),
+)
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Lay the outcomes out, with what went wrong and what misses its goal below."""
+    groups: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        groups[outcome.scenario, outcome.driver].append(outcome)
+    rows = [_HEAD, *(_row(group) for group in groups.values())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(x, widths, strict=True)) for x in rows
+    ]
+    notes = []
+    for (scenario, driver), group in groups.items():
+        said = [*_missed(group), *dict.fromkeys(x for each in group for x in each.problems)]
+        notes += [f"{scenario}, {driver}: {text}" for text in said]
+    return "\n".join([*lines, *([""] if notes else []), *notes])
+
+
+def _row(group: list[Outcome]) -> tuple[str, ...]:
+    return (
+        group[0].scenario,
+        group[0].driver,
+        str(len(group)),
+        _times([each.added for each in group]),
+        _times([each.without_master for each in group]),
+        _counts([each.failed for each in group]),
+        _counts([each.failed_of_one_task for each in group]),
+        _times([each.hang for each in group]),
+        _times([each.read_hang for each in group]),
+        _counts([each.wrong for each in group]),
+        _counts([each.lost for each in group]),
+        _counts([each.stale for each in group]),
+        _times([each.closing for each in group]),
+    )
+
+
+def _times(seconds: Sequence[float | None]) -> str:
+    known = [each * 1000 for each in seconds if each is not None]
+    if not known:
+        return "-"
+    if len(known) == 1:
+        return f"{known[0]:,.0f}"
+    return f"{median(known):,.0f} | {max(known):,.0f}"
+
+
+def _counts(numbers: Sequence[int]) -> str:
+    if len(numbers) == 1:
+        return str(numbers[0])
+    return f"{median(numbers):g} | {max(numbers)}"
+
+
+def _missed(group: list[Outcome]) -> list[str]:
+    """Say which goals are not kept by the median, or by three times as much by the worst."""
+    scenario = SCENARIOS[group[0].scenario]
+    goal = scenario.goal
+    measured = (
+        ("added", goal.added, [each.added for each in group]),
+        ("hang", goal.hang, [each.hang - (each.without_master or 0.0) for each in group]),
+        ("wrong for", scenario.wrong_for, [each.wrong_for for each in group]),
+        ("read hang", goal.read_hang, [each.read_hang for each in group]),
+    )
+    missed = []
+    for name, limit, values in measured:
+        known = [each for each in values if each is not None]
+        if limit is None or not known:
+            continue
+        if median(known) > limit or max(known) > 3 * limit:
+            missed.append(
+                f"{name} is {median(known) * 1000:.0f} ms, worst {max(known) * 1000:.0f} ms; "
+                f"the goal is {limit * 1000:.0f} ms"
+            )
+    return missed

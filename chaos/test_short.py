@@ -1,0 +1,50 @@
+"""The chaos suite in its short form: a fault once for all drivers of the environment at once.
+
+`make chaos` plays them to one driver at a time, for longer, and measures.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from chaos.run import perform, why_not
+from chaos.scenarios import SCENARIOS
+from hasql.testing import LocalCluster
+from tests.kits import KITS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LATE = 1.0
+"""Seconds by which a busy machine may miss what one at rest keeps."""
+
+_NAMES = tuple(name for name, scenario in SCENARIOS.items() if scenario.brief)
+
+
+@pytest.fixture
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    """Play each on one of the event loops, in turn: on both it would take twice as long."""
+    uvloop = _NAMES.index(request.getfixturevalue("name")) % 2 == 1
+    return "asyncio", {"use_uvloop": uvloop}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    """One whose commits wait for a replica, so that nothing acknowledged may be missing."""
+    with LocalCluster(synchronous=True) as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("name", _NAMES)
+async def test_a_fault_costs_little_and_nothing_that_was_acknowledged(
+    name: str, cluster: LocalCluster
+) -> None:
+    scenario = SCENARIOS[name]
+    if reason := why_not(scenario):
+        pytest.skip(reason)
+    outcomes = await perform(scenario, cluster, KITS, short=True)
+    assert {x.driver: x.problems for x in outcomes if x.problems} == {}
+    added = {x.driver: x.added for x in outcomes if x.added is not None}
+    assert max(added.values(), default=0) < (scenario.goal.added or 0) + _LATE, added

@@ -1,0 +1,164 @@
+"""The verdict: what a run has measured, and what was wrong with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from chaos.application import LONGEST
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from chaos.application import Acknowledged, Application, Operation
+    from chaos.scenarios import Scenario
+    from chaos.stage import Stage
+
+__all__ = ("Aftermath", "Outcome", "judge")
+
+_STALE_FOR = 0.5
+"""Seconds after a promotion in which a lease of a replica may turn out to be on the new master."""
+
+_LATE = 1.0
+"""Seconds by which a busy machine may miss what one at rest keeps."""
+
+_GROWTH = 500
+"""Objects by which two moments may differ: sessions and tasks come and go."""
+
+_READ_ONLY = "read-only transaction"
+"""What PostgreSQL says of a write on a replica (SQLSTATE 25006)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aftermath:
+    """What was seen after the load had ended."""
+
+    #: Client and number of every row on the final master.
+    present: set[tuple[int, int]]
+    #: What was not as it has to be.
+    problems: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One run with one driver. Durations are seconds; None where there was no promotion."""
+
+    scenario: str
+    driver: str
+    loop: str
+    writes: int
+    reads: int
+    without_master: float | None
+    added: float | None
+    failed: int
+    failed_of_one_task: int
+    #: The longest write and read that ended after the fault.
+    hang: float
+    read_hang: float
+    #: Writes acknowledged by another server than the new master after that was asked to be one;
+    #: the last came so long after the promotion was seen.
+    wrong: int
+    wrong_for: float
+    #: Acknowledged before that, and missing.
+    lost: int
+    #: Leases of a replica that were on the new master, and how long after its promotion the last.
+    stale: int
+    stale_for: float
+    closing: float
+    errors: dict[str, int] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+
+def judge(
+    scenario: Scenario, stage: Stage, application: Application, aftermath: Aftermath, loop: str
+) -> Outcome:
+    """Work the outcome out."""
+    assert stage.struck is not None
+    acknowledged, operations = application.acknowledged, application.operations
+    failures = [each for each in operations if each.error is not None]
+    missing = [row for row in acknowledged if row[:2] not in aftermath.present]
+    asked, writable = stage.asked or float("inf"), stage.writable
+    wrong = [row.at for row in missing if row.at >= asked]
+    stale = [
+        read.at
+        for read in application.reads
+        if not read.in_recovery and read.port == stage.master.port
+    ]
+    outcome = Outcome(
+        scenario=scenario.name,
+        driver=application.kit.name,
+        loop=loop,
+        writes=len(acknowledged),
+        reads=len(application.reads),
+        without_master=None if writable is None else writable - stage.struck,
+        added=None if writable is None else _added(acknowledged, aftermath.present, writable),
+        failed=len(failures),
+        failed_of_one_task=max(Counter(each.task for each in failures).values(), default=0),
+        hang=_longest(operations, "writer", stage.struck),
+        read_hang=_longest(operations, "reader", stage.struck),
+        wrong=len(wrong),
+        wrong_for=max(wrong, default=0.0) - (writable or 0.0) if wrong else 0.0,
+        lost=len(missing) - len(wrong),
+        stale=len(stale),
+        stale_for=max(stale) - writable if stale and writable is not None else 0.0,
+        closing=application.closing,
+        errors=dict(Counter(f"{x.task.partition(' ')[0]}: {x.error}" for x in failures)),
+    )
+    problems = (*_problems(outcome, scenario, stage, application), *aftermath.problems)
+    return replace(outcome, problems=problems)
+
+
+def _added(
+    acknowledged: Iterable[Acknowledged], present: set[tuple[int, int]], writable: float
+) -> float | None:
+    """Return the time to the first write that the new master has acknowledged."""
+    after = [row.at for row in acknowledged if row.at >= writable and row[:2] in present]
+    return min(after) - writable if after else None
+
+
+def _longest(operations: Iterable[Operation], kind: str, struck: float) -> float:
+    return max(
+        (
+            each.ended - each.began
+            for each in operations
+            if each.ended > struck and each.task.startswith(kind)
+        ),
+        default=0.0,
+    )
+
+
+def _problems(
+    outcome: Outcome, scenario: Scenario, stage: Stage, application: Application
+) -> Iterable[str]:
+    yield from _wrong_servers(outcome, scenario, stage)
+    longest = max(outcome.hang, outcome.read_hang)
+    if longest > LONGEST or application.stuck:
+        yield f"{application.stuck} operations did not end, the longest other took {longest:.1f} s"
+    if outcome.failed_of_one_task > stage.faults:
+        yield (
+            f"a task failed {outcome.failed_of_one_task} times at {stage.faults} faults: "
+            f"{outcome.errors}"
+        )
+    if stage.objects and stage.objects[-1] > stage.objects[len(stage.objects) // 4] + _GROWTH:
+        yield f"memory grew: objects from one fault to the next were {stage.objects}"
+    last = stage.writable or stage.struck or 0.0
+    if not any(row.at > last for row in application.acknowledged):
+        yield "writing did not go on"
+    if scenario.load.readers and not any(read.at > last for read in application.reads):
+        yield "reading did not go on"
+
+
+def _wrong_servers(outcome: Outcome, scenario: Scenario, stage: Stage) -> Iterable[str]:
+    if outcome.lost:
+        yield f"{outcome.lost} acknowledged rows are missing"
+    if outcome.wrong and not scenario.splits:
+        yield f"{outcome.wrong} writes were acknowledged by a deposed master"
+    if outcome.wrong_for > scenario.wrong_for + _LATE:
+        yield f"a deposed master acknowledged writes {outcome.wrong_for:.3f} s after its fall"
+    if any(_READ_ONLY in error for error in outcome.errors):
+        yield "a lease of a master was on a replica"
+    if outcome.stale and stage.writable is None:
+        yield "a lease of a replica was on the master"
+    if outcome.stale_for > _STALE_FOR:
+        yield f"leases of a replica were on the new master for {outcome.stale_for:.3f} s"

@@ -1,0 +1,1 @@
+"""What is behind the drivers' modules: everything that touches a library of theirs."""

@@ -1,0 +1,1 @@
+"""aiopg, for `hasql.aiopg` and `hasql.aiopg_sa`."""

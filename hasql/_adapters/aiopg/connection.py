@@ -1,0 +1,130 @@
+"""aiopg's connections: how psycopg2's are made, watched and broken."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import psycopg2  # type: ignore[import-untyped]
+from psycopg2 import extensions
+
+from hasql._adapters.libpq import shut_down
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import aiopg
+
+    from hasql._adapters.aiopg.addresses import Addresses
+
+__all__ = ("break_off", "close_raw", "connection_factory", "in_hot_standby", "in_transaction")
+
+#: `closed` of a psycopg2 connection that was closed by us, not lost.
+_CLOSED = 1
+
+
+class _Watched(extensions.connection):  # type: ignore[misc]  # of an untyped library
+    """A connection of psycopg2's that tells when it ends, be it closed or lost.
+
+    aiopg asks `poll` whenever there is something to read, so a server that closes an idle
+    connection is noticed as soon as the event loop runs.
+    """
+
+    on_end: Callable[[Any], None] | None = None
+    #: The socket that aiopg listens to, as long as libpq may replace it.
+    first_socket: int | None = None
+    #: The number of the socket, which may be closed by now.
+    number: int
+
+    def poll(self) -> Any:
+        try:
+            state = super().poll()
+            if self.first_socket is not None:
+                self._check_socket(state)
+        except psycopg2.Error:
+            # Where libpq has closed its socket, aiopg forgets that it waits to write there, and
+            # uvloop then refuses to listen to the next socket of that number, whosever it is.
+            with suppress(OSError):
+                asyncio.get_running_loop().remove_writer(self.number)
+            raise
+        else:
+            return state
+        finally:
+            self._tell_end()
+
+    def close(self) -> None:
+        super().close()
+        self._tell_end()
+
+    def _check_socket(self, state: int) -> None:
+        if _socket_of(self) != self.first_socket:
+            raise psycopg2.OperationalError(
+                "libpq gave up its first attempt to connect and began another, which aiopg does "
+                "not notice; if it is because of sslmode=prefer or allow, choose another sslmode"
+            )
+        if state == extensions.POLL_OK:
+            self.first_socket = None
+
+    def _tell_end(self) -> None:
+        if self.closed and self.on_end is not None:
+            on_end, self.on_end = self.on_end, None
+            on_end(self)
+
+
+def _socket_of(raw: Any) -> int:
+    return os.fstat(raw.fileno()).st_ino
+
+
+@cache
+def _class_of(users: Any) -> Any:
+    return _Watched if users is None else type("_Watched", (_Watched, users), {})
+
+
+def connection_factory(kwargs: Mapping[str, Any], addresses: Addresses) -> Callable[..., Any]:
+    """Return what makes psycopg2's connections, watched and of the user's class if there is one."""
+    of_class = _class_of(kwargs.get("connection_factory"))
+
+    def make(dsn: str, *args: Any, **kwargs: Any) -> Any:
+        raw = of_class(addresses.choose(dsn), *args, **kwargs)
+        raw.first_socket, raw.number = _socket_of(raw), raw.fileno()
+        return raw
+
+    return make
+
+
+def close_raw(raw: Any) -> None:
+    """Close a connection of psycopg2's that aiopg has let go of."""
+    if not raw.closed:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(raw.fileno())
+        loop.remove_writer(raw.fileno())
+        raw.close()
+
+
+def break_off(connection: aiopg.Connection) -> None:
+    """Close without a word to the server.
+
+    Never twice: aiopg would stop to listen to a socket that may be another connection's by then.
+    """
+    raw = connection.raw
+    if not raw.closed:
+        shut_down(raw.fileno())
+    if raw.closed != _CLOSED:
+        _ = connection.close()
+
+
+def in_transaction(connection: aiopg.Connection) -> bool:
+    """Whether a transaction is open, or a statement running, as far as libpq knows."""
+    status: int = connection.raw.info.transaction_status
+    idle: int = extensions.TRANSACTION_STATUS_IDLE
+    return status != idle
+
+
+def in_hot_standby(connection: aiopg.Connection) -> bool | None:
+    """Return what the server reported last; PostgreSQL does since version 14."""
+    raw = connection.raw
+    flag = None if raw.closed else raw.get_parameter_status("in_hot_standby")
+    return None if flag is None else flag == "on"

@@ -1,0 +1,115 @@
+"""aiopg as a driver, whatever the kind of its pool."""
+
+from __future__ import annotations
+
+import sys
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Generic
+
+import aiopg
+import psycopg2  # type: ignore[import-untyped]
+from psycopg2 import extensions
+
+from hasql._adapters.aiopg.addresses import Addresses
+from hasql._adapters.aiopg.connection import connection_factory
+from hasql._adapters.aiopg.failure import failure_of
+from hasql._adapters.aiopg.session import AiopgSession
+from hasql.driver import ConnT, PoolSizes, PoolT, check_keywords, check_sizes
+from hasql.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from hasql._adapters.aiopg.pool import AiopgPool
+
+__all__ = ("AiopgDriver",)
+
+_OF_AIOPG = frozenset(signature(aiopg.create_pool).parameters) - {"dsn", "kwargs"}
+#: What libpq knows and is asked for most, for hints; libpq itself is asked whether it knows a name.
+_OF_LIBPQ = frozenset(
+    {
+        "application_name",
+        "client_encoding",
+        "database",
+        "dbname",
+        "keepalives",
+        "keepalives_count",
+        "keepalives_idle",
+        "keepalives_interval",
+        "options",
+        "passfile",
+        "password",
+        "sslcert",
+        "sslkey",
+        "sslmode",
+        "sslrootcert",
+        "tcp_user_timeout",
+        "user",
+    }
+)
+#: What says where to connect to, or how psycopg2 is to work.
+_ROUTING = frozenset(
+    {
+        "async",
+        "async_",
+        "dsn",
+        "host",
+        "hostaddr",
+        "load_balance_hosts",
+        "loop",
+        "port",
+        "service",
+        "target_session_attrs",
+    }
+)
+
+
+class AiopgDriver(Generic[PoolT, ConnT]):
+    """See `Driver`; `open_pool` makes the pool of the adapter's kind."""
+
+    def __init__(
+        self, make_pool: Callable[[PoolSizes], AiopgPool[PoolT, ConnT]], extra: Iterable[str] = ()
+    ) -> None:
+        self._make_pool = make_pool
+        self._extra = frozenset(extra)
+
+    def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
+        known = {name for name in kwargs if _is_of_libpq(name)} | _OF_LIBPQ | _OF_AIOPG
+        known |= {"connection_factory", "cursor_factory"} | self._extra
+        check_keywords(kwargs, known - _ROUTING, "aiopg's pool")
+        factory = kwargs.get("connection_factory")
+        of_class = isinstance(factory, type) and issubclass(factory, extensions.connection)
+        if factory is not None and not of_class:
+            raise ConfigurationError(
+                "pool_factory_kwargs['connection_factory'] must be a class derived from "
+                "psycopg2.extensions.connection: hasql derives its own from it"
+            )
+        if kwargs.get("maxsize") == 0:
+            kwargs = {**kwargs, "maxsize": sys.maxsize}  # aiopg's word for no bound
+        return check_sizes(kwargs, minimum=("minsize", 1), maximum=("maxsize", 10))
+
+    async def open(
+        self, dsn: str, kwargs: Mapping[str, Any], report: Callable[[ConnT, BaseException], None]
+    ) -> AiopgPool[PoolT, ConnT]:
+        del report  # aiopg shows the errors of statements to those who run them alone
+        return await self._make_pool(self.sizes(kwargs)).open(dsn, kwargs)
+
+    async def connect(
+        self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
+    ) -> AiopgSession:
+        addresses = Addresses(dsn)
+        ours: dict[str, Any] = {name: value for name, value in kwargs.items() if _is_of_libpq(name)}
+        ours |= {"connection_factory": connection_factory(kwargs, addresses), "timeout": None}
+        ours |= {"enable_json": False, "enable_hstore": False, "enable_uuid": False}
+        connection = await addresses.try_each(lambda: aiopg.connect(dsn, **ours))
+        return AiopgSession(connection, on_lost)
+
+    failure = staticmethod(failure_of)
+
+
+def _is_of_libpq(name: str) -> bool:
+    try:
+        extensions.make_dsn(**{name: "0"})
+    except (TypeError, psycopg2.ProgrammingError):
+        return False
+    return name not in _OF_AIOPG

@@ -1,0 +1,27 @@
+"""What an error of psycopg2's tells of the server."""
+
+from __future__ import annotations
+
+import psycopg2  # type: ignore[import-untyped]
+
+from hasql._adapters.libpq import failure_to_connect
+from hasql.driver import Failure
+
+__all__ = ("failure_of",)
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Say what an exception tells of the server."""
+    if not isinstance(error, psycopg2.Error):
+        return Failure.of_exception(error)
+    if error.pgcode:
+        return Failure.of_sqlstate(error.pgcode)
+    message = str(error)
+    if isinstance(error, psycopg2.OperationalError):
+        return failure_to_connect(message)
+    if isinstance(error, psycopg2.InterfaceError):
+        return Failure.BROKEN if "connection" in message else Failure.OTHER
+    if type(error) is psycopg2.DatabaseError:
+        return Failure.BROKEN  # libpq had no answer to make anything more exact of
+    refused = failure_to_connect(message) is Failure.REFUSED  # an option libpq does not know
+    return Failure.REFUSED if refused else Failure.OTHER

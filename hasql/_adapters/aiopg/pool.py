@@ -1,0 +1,157 @@
+"""A pool of aiopg's with all that the core needs of one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Generic
+
+from psycopg2 import extensions  # type: ignore[import-untyped]
+
+from hasql._adapters.aiopg.connection import break_off, in_hot_standby, in_transaction
+from hasql._adapters.aiopg.growth import Growth
+from hasql._adapters.aiopg.supply import Supply
+from hasql.driver import ConnT, PoolSizes, PoolT
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+    import aiopg
+
+__all__ = ("AiopgPool",)
+
+
+def _take_no(kwargs: Mapping[str, Any], method: str) -> None:
+    if kwargs:
+        raise TypeError(f"aiopg's {method} takes no arguments, but got {', '.join(kwargs)}")
+
+
+class AiopgPool(Generic[PoolT, ConnT]):
+    """One pool of aiopg's: its supply, its growth, and what is lent.
+
+    What aiopg hands out, a slot, is what the user gets, unless a subclass makes something else.
+    """
+
+    #: What is open is rolled back by `release`.
+    leave_block = None
+    pool: PoolT
+
+    def __init__(self, sizes: PoolSizes, create_pool: Callable[..., Awaitable[PoolT]]) -> None:
+        self.sizes = sizes
+        self._supply = Supply(sizes, create_pool, self.behind)
+        self._growth = Growth(self._supply)
+        #: All that are lent, open or not, with what aiopg's pool wants to have back.
+        self._slots: dict[aiopg.Connection, Any] = {}
+        self._ended = False
+
+    async def open(self, dsn: str, kwargs: Mapping[str, Any]) -> AiopgPool[PoolT, ConnT]:
+        """Create the pool and open what it keeps at least."""
+        self.pool = await self._supply.open(dsn, kwargs, self._growth.note_loss)
+        self._roster = self._supply.roster
+        return self
+
+    # What the user gets for a slot
+
+    def behind(self, connection: Any) -> Any:
+        """Return aiopg's connection behind what was handed out, or behind a slot.
+
+        None: the user has closed what was handed out.
+        """
+        return connection
+
+    def _lend(self, slot: Any) -> ConnT:
+        return slot  # type: ignore[no-any-return]
+
+    async def _roll_back(self, connection: ConnT, inner: aiopg.Connection) -> None:
+        del connection
+        if in_transaction(inner):
+            async with inner.cursor(cursor_factory=extensions.cursor) as cursor:
+                await cursor.execute("ROLLBACK")
+
+    async def _let_go(self, connection: ConnT) -> None:
+        self.take_back(connection)
+
+    # Lending
+
+    @property
+    def size(self) -> int:
+        return self._roster.size
+
+    def idle(self) -> int:
+        # aiopg counts lost ones as well, and we do not know which were taken directly.
+        return max(0, min(self._roster.at_rest, self._supply.idle + self._growth.shelved))
+
+    async def acquire(self, **kwargs: Any) -> ConnT:
+        _take_no(kwargs, "acquire")
+        if self._growth.under_way or not self.idle():
+            slot = await self._growth.get()
+        else:
+            slot = await self._supply.ask()
+        inner = self.behind(slot)
+        if inner.closed:
+            self._growth.pass_on(slot)
+            raise ConnectionError("the connection was lost before it could be used")
+        self._slots[inner] = slot
+        self._roster.lend(inner)
+        return self._lend(slot)
+
+    async def release(self, connection: ConnT, **kwargs: Any) -> None:
+        inner = self.behind(connection)
+        if inner is None:
+            return
+        try:
+            _take_no(kwargs, "release")
+            if not inner.closed:
+                await self._roll_back(connection, inner)
+        except BaseException:
+            break_off(inner)
+            raise
+        finally:
+            await self._let_go(connection)
+
+    def take_back(self, connection: ConnT) -> None:
+        """Take back what is not used any more."""
+        inner = self.behind(connection)
+        self._roster.take_back(inner)
+        slot = self._slots.pop(inner, None)
+        if not self._ended:
+            # Without a slot it was taken from aiopg's pool directly.
+            self._growth.pass_on(connection if slot is None else slot)
+
+    def host_answers(self) -> None:
+        self._growth.host_answers()
+
+    # Breaking
+
+    def in_hot_standby(self, connection: ConnT) -> bool | None:
+        inner = self.behind(connection)
+        return None if inner is None else in_hot_standby(inner)
+
+    def is_closed(self, connection: ConnT) -> bool:
+        inner = self.behind(connection)
+        return inner is None or bool(inner.closed)
+
+    def abort(self, connection: ConnT) -> None:
+        inner = self.behind(connection)
+        if inner is not None:
+            break_off(inner)
+
+    def end_connects(self) -> None:
+        self._roster.break_connects()
+        self._growth.end()
+
+    def purge(self, lent: Iterable[ConnT]) -> None:
+        self._roster.break_all(but={self.behind(connection) for connection in lent})
+        self._growth.end()
+
+    async def close(self) -> None:
+        self._roster.break_connects()
+        if ended := self._growth.end(for_good=True):
+            await asyncio.wait(ended)
+        await self._supply.close()
+
+    def terminate(self) -> None:
+        self._ended = True
+        self._roster.break_all()
+        self._growth.end(for_good=True)
+        self._supply.terminate(self._slots.values())
+        self._slots.clear()

@@ -1,0 +1,1 @@
+"""asyncpg, for `hasql.asyncpg` and `hasql.asyncpgsa`, and beneath SQLAlchemy."""

@@ -1,0 +1,48 @@
+"""Connections of asyncpg, and what their errors say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import asyncpg
+
+from hasql.driver import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = (
+    "Connection",
+    "Pool",
+    "RawConnection",
+    "connect_of",
+    "failure_of",
+    "in_hot_standby",
+)
+
+# As strings: asyncpg's classes take their parameter in its stubs alone.
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+RawConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+
+def connect_of(kwargs: Mapping[str, Any]) -> Any:
+    """Return what opens a connection: the user's own, or asyncpg's."""
+    return kwargs.get("connect") or asyncpg.connect
+
+
+def in_hot_standby(connection: Connection | RawConnection) -> bool | None:
+    """Return what the server reported last; PostgreSQL does since version 14."""
+    flag = getattr(connection.get_settings(), "in_hot_standby", None)
+    return None if flag is None else flag == "on"
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Say what an exception tells of the server."""
+    if isinstance(error, asyncpg.PostgresError):
+        return Failure.of_sqlstate(error.sqlstate or "")
+    if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
+        return Failure.REFUSED
+    if isinstance(error, asyncpg.InternalClientError):
+        return Failure.BROKEN  # as after the last words of a server that is going down
+    return Failure.of_exception(error)

@@ -1,0 +1,1 @@
+"""psycopg 3, for `hasql.psycopg3`, and beneath SQLAlchemy."""

@@ -1,0 +1,124 @@
+"""A connection of psycopg 3 that can be broken at once, and found broken for free."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import ref
+
+from psycopg import AsyncConnection, Error, ProgrammingError
+from psycopg.errors import QueryCanceled
+from psycopg.pq import TransactionStatus
+
+from hasql._adapters.libpq import shut_down
+
+if TYPE_CHECKING:
+    from psycopg.abc import PQGen
+    from psycopg.errors import Diagnostic
+
+__all__ = ("Watched", "in_hot_standby")
+
+_T = TypeVar("_T")
+
+_IN_TRANSACTION = frozenset({TransactionStatus.INTRANS, TransactionStatus.INERROR})
+
+
+class Watched(AsyncConnection[Any]):
+    """A connection that can be broken at once, and found broken without asking the server."""
+
+    #: Whether it was broken by us, or the server has said its last words on it. Not the same as
+    #: `closed`: as long as psycopg takes it for open, ending its transaction raises an error.
+    lost = False
+    #: Whether it serves us, not the application: who is cancelled then waits for no server.
+    ours = True
+    _abandoned = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lost = self.closed
+        if not self.lost:
+            sockets = select.poll()
+            sockets.register(self.fileno(), select.POLLIN)
+            self._readable = sockets.poll
+        # By a weak reference, so that it goes as soon as nobody needs it.
+        self.add_notice_handler(partial(_heed, ref(self)))
+
+    async def wait(self, gen: PQGen[_T], *args: Any, **kwargs: Any) -> _T:
+        """Wait for what is running. psycopg does so for each statement."""
+        gen = self._unless_abandoned(gen) if self.ours else gen
+        return await super().wait(gen, *args, **kwargs)
+
+    async def cancel_safe(self, **kwargs: Any) -> None:
+        """Cancel what is running. psycopg does so when its task is cancelled, and waits for it."""
+        if self.ours:
+            self._abandoned = True
+            self.sever()  # the server may be silent
+        else:
+            await super().cancel_safe(**kwargs)
+
+    def _unless_abandoned(self, gen: PQGen[_T]) -> PQGen[_T]:
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if self._abandoned:
+                    raise QueryCanceled  # then psycopg lets the task's cancellation go on
+                wanted = gen.send(ready)
+        except StopIteration as done:
+            result: _T = done.value
+            return result
+
+    def sever(self) -> None:
+        """Break it, whoever waits on it; psycopg closes it when it next uses it."""
+        self.lost = True
+        if not self.closed:
+            shut_down(self.fileno())
+
+    async def close(self) -> None:
+        """Close it, as psycopg does."""
+        self.lost = True
+        await super().close()
+
+    async def clean(self) -> None:
+        """Roll back what is open, or close it."""
+        if not self.lost and self.pgconn.transaction_status in _IN_TRANSACTION:
+            await self.rollback()
+            return
+        self.sever()
+        for _ in range(3):
+            if self.lock.locked():
+                await asyncio.sleep(0)  # a task that waits on its socket notices first
+        await self.close()
+
+    def check_idle(self, hook: str) -> None:
+        """Raise if a hook of the user's has left a transaction open."""
+        if self.pgconn.transaction_status != TransactionStatus.IDLE:
+            raise ProgrammingError(f"the {hook} function has left a transaction open")
+
+    def is_sound(self) -> bool:
+        """Tell whether an idle connection can be used, as far as that can be seen from here."""
+        return not (self.lost or (self._readable(0) and not self._take_in()))
+
+    def _take_in(self) -> bool:
+        """Take in what the server has sent, which may be its last words."""
+        try:
+            while not self.lost and self._readable(0):
+                self.pgconn.consume_input()
+                self.pgconn.is_busy()  # makes libpq read it
+        except Error:
+            self.lost = True
+        return not self.lost
+
+
+def _heed(heard_by: ref[Watched], notice: Diagnostic) -> None:
+    connection = heard_by()
+    if connection is not None and notice.severity_nonlocalized in {"FATAL", "PANIC"}:
+        connection.lost = True  # its socket closes some milliseconds later
+
+
+def in_hot_standby(connection: AsyncConnection[Any]) -> bool | None:
+    """Return what the server reported last; PostgreSQL does since version 14."""
+    flag = None if connection.closed else connection.pgconn.parameter_status(b"in_hot_standby")
+    return None if flag is None else flag == b"on"

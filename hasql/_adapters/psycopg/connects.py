@@ -1,0 +1,126 @@
+"""The connects of a psycopg pool: when one is worth a try, and who hears how it went."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, TypeVar
+
+from hasql.driver import PendingConnects
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+__all__ = ("Connects",)
+
+_T = TypeVar("_T")
+
+
+class Connects:
+    """Connects for the workers of a pool, as often and as late as it takes.
+
+    psycopg_pool's workers tell nobody why they cannot connect, and try later and later. They find
+    no fault here: those who wait for a connection hear of it, and then a try is due again when
+    somebody else comes to wait, or when the host has answered a probe. As each worker may have to
+    wait for that, there have to be more of them than connections.
+    """
+
+    def __init__(self, at_a_time: int) -> None:
+        self._pending = PendingConnects()
+        self._logins = asyncio.Semaphore(at_a_time)
+        #: Who waits for a connection, and the error that is to end the wait.
+        self._waiting: dict[asyncio.Timeout, BaseException | None] = {}
+        #: The tries that are not due, and how many are under way.
+        self._parked: deque[asyncio.Future[None]] = deque()
+        self._tries = 0
+        #: Whether nothing has connected since a connect failed, or the host was given up.
+        self._ailing = False
+        self._closed = False
+
+    async def run(self, connect: Callable[[], Awaitable[_T]]) -> _T | None:
+        """Connect; None when that is not wanted any more."""
+        while not self._closed:
+            try:
+                await self._turn()
+                connection = await self._pending.run(self._log_in(connect))
+            except asyncio.CancelledError:
+                self._closed = True  # the pool cancels no worker: the loop is coming to its end
+            except Exception as error:  # noqa: BLE001  # judged by whoever waits
+                self._ailing = True
+                self.tell(error)
+            else:
+                self._ailing = False
+                self._start_one()
+                return connection
+            finally:
+                self._tries -= 1
+        return None
+
+    async def _log_in(self, connect: Callable[[], Awaitable[_T]]) -> _T:
+        async with self._logins:
+            return await connect()
+
+    async def _turn(self) -> None:
+        """Wait until a try is due: at once, unless the last one failed."""
+        # Who was told of a failure waits no more, though it leaves only in its next turn.
+        if not self._ailing or self._tries < sum(told is None for told in self._waiting.values()):
+            self._tries += 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._parked.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            self._tries += turn.cancelled()  # else it was counted when it was started
+            raise
+
+    def _start_one(self) -> None:
+        while self._parked:
+            turn = self._parked.popleft()
+            if not turn.done():
+                self._tries += 1
+                turn.set_result(None)
+                return
+
+    async def wait(self, work: Awaitable[_T]) -> _T:
+        """Wait for what needs a connection. Raises the error of a connect that fails meanwhile."""
+        wait = asyncio.timeout(None)
+        try:
+            async with wait:
+                self._waiting[wait] = None
+                self._start_one()
+                return await work
+        except TimeoutError:
+            if (error := self._waiting[wait]) is None:
+                raise
+            raise error from None
+        finally:
+            del self._waiting[wait]
+
+    def tell(self, error: BaseException) -> None:
+        """End all waits with an error."""
+        for wait, told in self._waiting.items():
+            if told is None:
+                self._waiting[wait] = error
+                wait.reschedule(0.0)
+
+    def host_answers(self) -> None:
+        """Try again what is not due; one success leads to the next."""
+        if not self._tries:
+            self._start_one()
+
+    def end(self) -> None:
+        """End those under way with a ConnectionError."""
+        self._pending.end()
+
+    def give_up(self) -> None:
+        """End those under way, and begin none but for who waits until the host answers."""
+        self._ailing = True
+        self._pending.end()
+
+    def close(self) -> None:
+        """End all, and let those who connect for the pool know that it is not needed."""
+        self._closed = True
+        self._pending.end()
+        while self._parked:
+            self._start_one()

@@ -1,0 +1,23 @@
+"""What an exception tells of the server, by psycopg 3 and the libpq beneath it."""
+
+from __future__ import annotations
+
+import psycopg
+
+from hasql._adapters.libpq import failure_to_connect
+from hasql.driver import Failure
+
+__all__ = ("failure_of",)
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Say what an exception tells of the server."""
+    if not isinstance(error, psycopg.Error):
+        return Failure.of_exception(error)
+    if error.sqlstate is not None:
+        return Failure.of_sqlstate(error.sqlstate)
+    if isinstance(error, psycopg.OperationalError):
+        return failure_to_connect(str(error))
+    # What libpq itself finds wrong with a DSN.
+    wrong = isinstance(error, psycopg.ProgrammingError) and failure_to_connect(str(error))
+    return Failure.REFUSED if wrong is Failure.REFUSED else Failure.OTHER

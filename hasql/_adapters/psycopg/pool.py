@@ -1,0 +1,193 @@
+"""A pool of psycopg 3 with all that the core needs of one."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from weakref import WeakSet
+
+from psycopg import AsyncConnection, OperationalError
+from psycopg.pq import ConnStatus, PGconn, TransactionStatus
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolClosed
+
+from hasql._adapters.psycopg.connection import Watched, in_hot_standby
+from hasql._adapters.psycopg.connects import Connects
+from hasql._adapters.psycopg.workers import Workers, despite_cancellation, first_step
+from hasql.deadline import Begun
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+    from hasql.driver import PoolSizes
+
+__all__ = ("Connection", "Pool", "PsycopgPool")
+
+Connection: TypeAlias = AsyncConnection[TupleRow]
+Pool: TypeAlias = AsyncConnectionPool[Connection]
+_Lent: TypeAlias = Any  # one of the class below, which the core knows as a Connection
+
+#: What `next` returns for work that has ended: cheaper than to catch StopIteration.
+_DONE: Any = object()
+_BAD = ConnStatus.BAD
+_IDLE = TransactionStatus.IDLE
+
+
+class _Pooled(Watched):
+    owner: ClassVar[PsycopgPool]
+
+    @classmethod
+    async def connect(cls, *args: Any, **kwargs: Any) -> Any:
+        connection = await cls.owner.connect(partial(super().connect, *args, **kwargs))
+        # The pool is closing then: an error would be logged, but this is closed by it.
+        return connection or cls(PGconn.connect_start(b"none="))
+
+    async def close(self) -> None:
+        self.owner.forget(self)
+        await super().close()
+
+
+class PsycopgPool:
+    """One psycopg pool, and all connections it has opened.
+
+    Knowing them, by the pool's public `connection_class`, is what lets it be purged at once, and
+    filled again without the pool's back-off.
+    """
+
+    in_hot_standby = staticmethod(in_hot_standby)
+
+    def __init__(self, dsn: str, kwargs: Mapping[str, Any], sizes: PoolSizes) -> None:
+        self.sizes = sizes
+        self._configure, self._check = kwargs.get("configure"), kwargs.get("check")
+        self._open: WeakSet[Watched] = WeakSet()
+        #: What the check of an acquire has found: a dead connection, or the one to be returned.
+        self._met_lost = False
+        self._checked: Watched | None = None
+        workers = kwargs.get("num_workers", 3)
+        self._connects = Connects(workers)
+        self.end_connects, self.host_answers = self._connects.end, self._connects.host_answers
+        users = kwargs.get("connection_class", AsyncConnection)
+        ours: dict[str, Any] = {
+            "check": self._check_one,
+            "configure": None,
+            "connection_class": type(users.__name__, (_Pooled, users), {"owner": self}),
+            "max_size": sizes.maximum,
+            "min_size": sizes.minimum,
+            "num_workers": sizes.maximum + workers,
+            "open": False,
+        }
+        self.pool: Pool = AsyncConnectionPool(dsn, **{**kwargs, **ours})
+        self._workers = Workers(self.pool)
+
+    async def open(self) -> PsycopgPool:
+        try:
+            await self._workers.start()
+            await self._connects.wait(self.pool.wait())
+        except BaseException:
+            self.terminate()
+            raise
+        return self
+
+    async def connect(self, connect: Callable[[], Awaitable[Watched]]) -> Watched | None:
+        """Connect for the pool; None when it is closed."""
+        connection = await self._connects.run(partial(self._connect, connect))
+        if connection is not None:
+            self._open.add(connection)
+        return connection
+
+    async def _connect(self, connect: Callable[[], Awaitable[Watched]]) -> Watched:
+        connection = await connect()
+        try:
+            if self._configure is not None:
+                await self._configure(connection)
+                connection.check_idle("configure")
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    def forget(self, connection: Watched) -> None:
+        """Count a connection no more."""
+        self._open.discard(connection)
+
+    @property
+    def size(self) -> int:
+        return len(self._open)
+
+    def idle(self) -> int:
+        return self.pool.get_stats()["pool_available"]
+
+    async def acquire(self, **kwargs: Any) -> Connection:
+        while True:
+            getting = self.pool.getconn(**kwargs) if kwargs else self.pool.getconn()
+            steps = getting.__await__()
+            self._met_lost = False
+            paused_on = next(steps, _DONE)
+            connection: _Lent
+            if paused_on is _DONE:
+                connection = self._checked
+            elif self._met_lost:
+                # The pool has discarded it and means to pause before it takes the next.
+                steps.close()
+                continue
+            else:
+                connection = await self._connects.wait(Begun(steps, paused_on))
+            self._checked = None
+            connection.ours = False
+            return connection  # type: ignore[no-any-return]  # as said above
+
+    async def _check_one(self, connection: Watched) -> None:
+        if not connection.is_sound():
+            self._met_lost = True
+            await connection.close()
+            raise OperationalError("the connection was lost while it was idle")
+        if self._check is not None:
+            await self._check(connection)
+        self._checked = connection  # the pool returns it now, without a pause
+
+    async def leave_block(self, connection: _Lent, error: BaseException | None) -> None:
+        connection.ours = True
+        if connection.pgconn.transaction_status != _IDLE:
+            await connection.__aexit__(type(error) if error else None, error, None)
+
+    async def release(self, connection: _Lent, **kwargs: Any) -> None:
+        connection.ours = True
+        try:
+            if connection.lost or connection.pgconn.transaction_status != _IDLE:
+                await connection.clean()
+            steps = self.pool.putconn(connection, **kwargs).__await__()
+        except BaseException:
+            await connection.close()
+            await despite_cancellation(self.pool.putconn(connection))
+            raise
+        paused_on = next(steps, _DONE)
+        if paused_on is not _DONE:
+            await asyncio.shield(Begun(steps, paused_on))
+
+    def is_closed(self, connection: _Lent) -> bool:
+        return bool(connection.lost or connection.pgconn.status == _BAD)
+
+    def abort(self, connection: _Lent) -> None:
+        self.forget(connection)
+        connection.sever()
+
+    def purge(self, lent: Iterable[_Lent]) -> None:
+        self._connects.give_up()
+        kept = {id(connection) for connection in lent}
+        for connection in tuple(self._open):
+            if id(connection) not in kept:
+                self.abort(connection)
+        for _ in range(self.idle()):
+            first_step(self.pool.getconn())  # which has the check discard it
+
+    async def close(self) -> None:
+        self._connects.close()
+        await self.pool.close()
+
+    def terminate(self) -> None:
+        self._connects.close()
+        for connection in tuple(self._open):
+            self.abort(connection)
+        self._workers.stop()
+        self._connects.tell(PoolClosed(f"the pool {self.pool.name!r} is closed"))

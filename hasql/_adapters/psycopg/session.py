@@ -1,0 +1,85 @@
+"""The reserved connection over psycopg 3."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from psycopg.rows import tuple_row
+
+from hasql._adapters.psycopg.connection import in_hot_standby
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from hasql._adapters.psycopg.connection import Watched
+
+__all__ = ("PsycopgSession",)
+
+
+class PsycopgSession:
+    """A reserved connection, watched through the event loop while it is idle."""
+
+    def __init__(self, connection: Watched, on_lost: Callable[[], None]) -> None:
+        self._connection = connection
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._socket = connection.fileno()
+        self._listening = False
+        self._busy = False
+        self._killed = False
+        self._told = False
+        self._watch()
+
+    @property
+    def closed(self) -> bool:
+        return self._connection.lost or self._connection.closed
+
+    @property
+    def in_hot_standby(self) -> bool | None:
+        return in_hot_standby(self._connection)
+
+    async def fetch_row(self, sql: str) -> Sequence[object]:
+        # psycopg watches the same socket while it waits.
+        self._listen_no_more()
+        self._busy = True
+        try:
+            async with self._connection.cursor(row_factory=tuple_row) as cursor:
+                await cursor.execute(sql.encode(), prepare=False)
+                return await cursor.fetchone() or ()
+        finally:
+            self._busy = False
+            if self._killed:
+                self._finish()
+            else:
+                self._watch()
+
+    def _watch(self) -> None:
+        if self._connection.is_sound():
+            self._loop.add_reader(self._socket, self._take_in)
+            self._listening = True
+        else:
+            self._finish()
+            if not self._told:
+                self._told = True
+                self._on_lost()
+
+    def _take_in(self) -> None:
+        self._listen_no_more()  # before libpq may close it
+        self._watch()
+
+    def _listen_no_more(self) -> None:
+        if self._listening:  # else the number may be another socket's by now
+            self._listening = False
+            self._loop.remove_reader(self._socket)
+
+    def _finish(self) -> None:
+        self._connection.lost = True
+        self._connection.pgconn.finish()
+
+    def kill(self) -> None:
+        self._killed = True
+        self._connection.sever()
+        if not self._busy:
+            self._listen_no_more()
+            self._finish()

@@ -1,0 +1,1 @@
+"""SQLAlchemy, for `hasql.asyncsqlalchemy`."""

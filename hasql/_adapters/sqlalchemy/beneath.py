@@ -1,0 +1,58 @@
+"""What `hasql.asyncsqlalchemy` needs of the library beneath SQLAlchemy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sqlalchemy.engine import Dialect
+
+    from hasql.driver import Failure, Session
+
+__all__ = ("Beneath",)
+
+
+class Beneath(Protocol):
+    """The library beneath SQLAlchemy: what is done with its connections directly."""
+
+    #: SQLAlchemy's own class for it.
+    dialect: type[Dialect]
+
+    def check_connect_args(self, kwargs: Mapping[str, Any]) -> None:
+        """Refuse what is not known. Raises ConfigurationError."""
+
+    async def connect(
+        self, dsn: str, kwargs: Mapping[str, Any], on_closed: Callable[[Any], None]
+    ) -> Any:
+        """Open a connection; cancelling it leaks nothing.
+
+        `on_closed` is called when it turns out to be gone, where the library watches for that.
+        """
+
+    async def open_session(
+        self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
+    ) -> Session:
+        """Open a reserved connection."""
+
+    def failure_of(self, error: BaseException) -> Failure:
+        """Say what an exception of the library's own tells of the server."""
+
+    def in_hot_standby(self, connection: Any) -> bool | None:
+        """Return what the server reported last."""
+
+    def is_closed(self, connection: Any) -> bool:
+        """Tell whether a connection is known to be gone."""
+
+    def has_died(self, connection: Any) -> bool:
+        """Tell whether an idle connection is gone, taking a look at it if need be."""
+
+    def in_use(self, connection: Any) -> bool:
+        """Tell whether somebody waits for an answer who must not be cancelled before it breaks."""
+
+    def break_off(self, connection: Any) -> None:
+        """Break a connection at once, without a word to the server."""
+
+    async def settle(self, connection: Any) -> None:
+        """Wait until nobody is inside a broken connection, so that it can be closed."""

@@ -1,0 +1,87 @@
+"""SQLAlchemy's connections that are lent, each bound to the one of the driver it was lent with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import event, exc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection, Engine
+    from sqlalchemy.engine import ExceptionContext
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+__all__ = ("Loans", "raw_of")
+
+
+def raw_of(connection: AsyncConnection) -> Any:
+    """Return the driver's connection that is held now, None if there is none any more."""
+    sync = connection.sync_connection
+    if sync is None or sync.closed or sync.invalidated:
+        return None  # what it held may be lent to somebody else
+    adapted: Any = sync.connection.dbapi_connection
+    return adapted and adapted.driver_connection
+
+
+class _Loan:
+    __slots__ = ("aborted", "connection", "raw")
+
+    def __init__(self, connection: AsyncConnection, raw: Any) -> None:
+        self.connection = connection
+        self.raw = raw
+        self.aborted = False
+
+
+class Loans:
+    """What one engine has lent.
+
+    SQLAlchemy opens another connection of the driver's when the first is lost, but the host may be
+    fenced by then: a lease ends with the one it began with.
+    """
+
+    def __init__(
+        self, engine: Engine, report: Callable[[AsyncConnection, BaseException], None]
+    ) -> None:
+        self._report = report
+        self._loans: dict[int, _Loan] = {}
+        event.listen(engine, "before_cursor_execute", self._executes)
+        event.listen(engine, "handle_error", self._failed)
+
+    def _executes(self, connection: Connection, *_: object) -> None:
+        loan = self._loans.get(id(connection))
+        if loan is not None and raw_of(loan.connection) is not loan.raw:
+            lost = ConnectionError("the connection was lost; acquire another one")
+            raise exc.OperationalError(None, None, lost, connection_invalidated=True)
+
+    def _failed(self, context: ExceptionContext) -> None:
+        # The others are looked at before they are used, and are broken when their host is down.
+        context.invalidate_pool_on_disconnect = False
+        loan = self._loans.get(id(context.connection))
+        if loan is not None:
+            self._report(loan.connection, context.original_exception)
+
+    def enter(self, connection: AsyncConnection, raw: Any) -> None:
+        """Enter a connection that is lent from now on."""
+        self._loans[id(connection.sync_connection)] = _Loan(connection, raw)
+
+    def strike(self, connection: AsyncConnection) -> None:
+        """Strike out a connection that is back."""
+        self._loans.pop(id(connection.sync_connection), None)
+
+    def abort(self, connection: AsyncConnection, raw: Any) -> None:
+        """Take note that a connection was broken; it may have been taken from the engine itself."""
+        loan = _Loan(connection, raw)
+        self._loans.setdefault(id(connection.sync_connection), loan).aborted = True
+
+    def has_ended(self, connection: AsyncConnection, raw: Any) -> bool:
+        """Tell whether a connection was aborted, or holds another of the driver's than it did."""
+        loan = self._loans.get(id(connection.sync_connection))
+        return loan is not None and (loan.aborted or loan.raw is not raw)
+
+    def detach(self) -> None:
+        """Let the garbage collector not complain of what is never given back."""
+        for loan in self._loans.values():
+            if raw_of(loan.connection) is not None and loan.connection.sync_connection:
+                loan.connection.sync_connection.connection.detach()

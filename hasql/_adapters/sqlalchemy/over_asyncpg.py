@@ -1,0 +1,88 @@
+"""asyncpg, as it works beneath SQLAlchemy: connections without a pool of their own."""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+from sqlalchemy.dialects.postgresql.asyncpg import dialect
+
+from hasql._adapters.asyncpg.connection import RawConnection, failure_of, in_hot_standby
+from hasql._adapters.asyncpg.driver import AsyncpgSession
+from hasql.driver import check_keywords, left_to_end
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = (
+    "break_off",
+    "check_connect_args",
+    "connect",
+    "dialect",
+    "failure_of",
+    "has_died",
+    "in_hot_standby",
+    "in_use",
+    "is_closed",
+    "open_session",
+    "settle",
+)
+
+_ROUTING = {"dsn", "host", "loop", "port", "target_session_attrs"}
+_KNOWN = frozenset(signature(asyncpg.connect).parameters) - _ROUTING
+#: What SQLAlchemy keeps to itself of `connect_args`.
+_OF_SQLALCHEMY = {"prepared_statement_cache_size", "prepared_statement_name_func"}
+
+
+def check_connect_args(kwargs: Mapping[str, Any]) -> None:
+    """Refuse what is not known. Raises ConfigurationError."""
+    check_keywords(kwargs, _KNOWN | _OF_SQLALCHEMY, "asyncpg's connect, by connect_args,")
+
+
+async def connect(
+    dsn: str, kwargs: Mapping[str, Any], on_closed: Callable[[Any], None]
+) -> RawConnection:
+    """Open a connection; `on_closed` is called when it is gone."""
+    connection = await _connect(dsn, kwargs)
+    connection.add_termination_listener(on_closed)
+    return connection
+
+
+async def _connect(dsn: str, kwargs: Mapping[str, Any]) -> RawConnection:
+    connection: RawConnection = await left_to_end(
+        asyncpg.connect(dsn, **kwargs), asyncpg.Connection.terminate
+    )
+    return connection
+
+
+async def open_session(
+    dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
+) -> AsyncpgSession:
+    """Open a reserved connection."""
+    kwargs = {name: value for name, value in kwargs.items() if name not in _OF_SQLALCHEMY}
+    return AsyncpgSession(await _connect(dsn, kwargs), on_lost)
+
+
+def is_closed(connection: RawConnection) -> bool:
+    """Tell whether a connection is known to be gone."""
+    return connection.is_closed()
+
+
+#: asyncpg watches its idle sockets.
+has_died = is_closed
+
+
+def in_use(connection: RawConnection) -> bool:
+    """Tell whether somebody waits for an answer who must not be cancelled before it breaks."""
+    del connection
+    return False  # asyncpg's operations end at once when cancelled
+
+
+def break_off(connection: RawConnection) -> None:
+    """Break a connection at once, without a word to the server."""
+    connection.terminate()
+
+
+async def settle(connection: RawConnection) -> None:
+    """Wait until nobody is inside a broken connection: asyncpg lets everybody go at once."""

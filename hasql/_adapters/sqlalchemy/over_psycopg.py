@@ -1,0 +1,97 @@
+"""psycopg 3, as it works beneath SQLAlchemy: connections without a pool of their own."""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+from psycopg.pq import TransactionStatus
+from sqlalchemy.dialects.postgresql.psycopg import dialect_async as dialect
+
+from hasql._adapters.psycopg.connection import Watched, in_hot_standby
+from hasql._adapters.psycopg.failure import failure_of
+from hasql._adapters.psycopg.session import PsycopgSession
+from hasql.driver import left_to_end
+from hasql.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = (
+    "break_off",
+    "check_connect_args",
+    "connect",
+    "dialect",
+    "failure_of",
+    "has_died",
+    "in_hot_standby",
+    "in_use",
+    "is_closed",
+    "open_session",
+    "settle",
+)
+
+_ROUTING = {"conninfo", "host", "hostaddr", "load_balance_hosts", "port", "target_session_attrs"}
+_OF_PSYCOPG = frozenset(signature(psycopg.AsyncConnection.connect).parameters) - {"kwargs"}
+#: What the application's statements look like is nothing to the reserved connection.
+_OF_STATEMENTS = {"autocommit", "context", "cursor_factory", "prepare_threshold", "row_factory"}
+
+
+def check_connect_args(kwargs: Mapping[str, Any]) -> None:
+    """Refuse what is not known. Raises ConfigurationError."""
+    routing = _ROUTING & kwargs.keys()
+    if routing:
+        msg = f"connect_args: hasql itself says where to connect: drop {min(routing)!r}"
+        raise ConfigurationError(msg)
+    try:
+        make_conninfo(**{name: v for name, v in kwargs.items() if name not in _OF_PSYCOPG})
+    except psycopg.ProgrammingError as error:
+        raise ConfigurationError(f"connect_args: {error}") from None
+
+
+async def connect(dsn: str, kwargs: Mapping[str, Any], on_closed: Callable[[Any], None]) -> Watched:
+    """Open a connection."""
+    del on_closed  # psycopg finds out when it is used
+    connection = await left_to_end(Watched.connect(dsn, **kwargs), break_off)
+    connection.ours = False
+    return connection
+
+
+async def open_session(
+    dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
+) -> PsycopgSession:
+    """Open a reserved connection."""
+    kwargs = {name: value for name, value in kwargs.items() if name not in _OF_STATEMENTS}
+    connecting = Watched.connect(dsn, autocommit=True, **kwargs)
+    return PsycopgSession(await left_to_end(connecting, break_off), on_lost)
+
+
+def is_closed(connection: Watched) -> bool:
+    """Tell whether a connection is known to be gone."""
+    return connection.lost or connection.closed
+
+
+def has_died(connection: Watched) -> bool:
+    """Tell whether an idle connection is gone, which psycopg does not watch."""
+    return not connection.is_sound()
+
+
+def in_use(connection: Watched) -> bool:
+    """Tell whether somebody waits for an answer who must not be cancelled before it breaks."""
+    active = connection.pgconn.transaction_status == TransactionStatus.ACTIVE
+    return active or connection.lock.locked()
+
+
+def break_off(connection: Watched) -> None:
+    """Break a connection at once, without a word to the server."""
+    connection.sever()
+    if not in_use(connection):
+        connection.pgconn.finish()
+
+
+async def settle(connection: Watched) -> None:
+    """Wait until nobody is inside a broken connection: its socket has to wake them first."""
+    async with connection.lock:
+        pass

@@ -1,0 +1,142 @@
+"""An engine of SQLAlchemy with all that the core needs of a driver's pool."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from sqlalchemy import exc
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from hasql._adapters.sqlalchemy.connections import MAY_PASS, Connections, PassedError
+from hasql._adapters.sqlalchemy.loans import Loans, raw_of
+from hasql._adapters.sqlalchemy.work import Work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from sqlalchemy import URL
+    from sqlalchemy.pool import QueuePool
+
+    from hasql._adapters.sqlalchemy.beneath import Beneath
+    from hasql.driver import PoolSizes
+
+__all__ = ("EnginePool",)
+
+
+class EnginePool:
+    """One engine, what it has opened, and what it has lent."""
+
+    #: What was not committed is rolled back by SQLAlchemy when the connection is closed.
+    leave_block = None
+
+    def __init__(  # noqa: PLR0913  # made in one place
+        self,
+        dsn: str,
+        url: URL,
+        kwargs: Mapping[str, Any],
+        sizes: PoolSizes,
+        beneath: Beneath,
+        report: Callable[[AsyncConnection, BaseException], None],
+    ) -> None:
+        self.sizes = sizes
+        self._beneath = beneath
+        self._lifo = kwargs.get("pool_use_lifo", False)
+        self._opened = Connections(dsn, beneath)
+        self.end_connects = self._opened.end_connects
+        creator = {"async_creator_fn": self._opened.connect}
+        arguments = {**kwargs.get("connect_args", {}), **creator}
+        self.pool: AsyncEngine = create_async_engine(url, **{**kwargs, "connect_args": arguments})
+        self._opened.watch(self.pool.sync_engine)
+        self._loans = Loans(self.pool.sync_engine, report)
+        self._work = Work(self._discard)
+
+    @property
+    def size(self) -> int:
+        return len(self._opened)
+
+    def idle(self) -> int:
+        return len(self._opened.idle())
+
+    async def acquire(self, **kwargs: Any) -> AsyncConnection:
+        pool = cast("QueuePool", self.pool.pool)
+        for left in range(pool.checkedin(), -1, -1):
+            # Last in, first out, the same place would come again and again.
+            passing = MAY_PASS.set(left > 0 and not self._lifo)
+            try:
+                connecting = self.pool.connect(**kwargs)
+                connection = await self._work.run(connecting, self._opened.give_up)
+                break
+            except PassedError:
+                continue
+            except exc.InvalidRequestError as error:
+                # Each that it has opened was broken at once, and SQLAlchemy has had enough.
+                raise ConnectionError("the connection was lost as soon as it was made") from error
+            finally:
+                MAY_PASS.reset(passing)
+        raw = raw_of(connection)
+        if pool is not self.pool.pool or raw is None:
+            await self._discard(connection)
+            raise ConnectionError("the host was given up while connecting to it")
+        self._loans.enter(connection, raw)
+        return connection
+
+    async def release(self, connection: AsyncConnection, **kwargs: Any) -> None:
+        try:
+            back = self._give_back(connection, kwargs)
+            await self._work.run(back, lambda _: self.abort(connection))
+        finally:
+            self._loans.strike(connection)
+
+    async def _give_back(self, connection: AsyncConnection, kwargs: dict[str, Any]) -> None:
+        if self.is_closed(connection):
+            await self._discard(connection)
+            return
+        try:
+            await connection.close(**kwargs)
+        except BaseException:
+            await self._discard(connection)
+            raise
+
+    async def _discard(self, connection: AsyncConnection) -> None:
+        """Close a connection for good, without I/O."""
+        raw = raw_of(connection)
+        if raw is not None:
+            self._opened.break_off(raw)
+            await self._beneath.settle(raw)
+            await connection.invalidate()
+        await connection.close()
+
+    def in_hot_standby(self, connection: AsyncConnection) -> bool | None:
+        raw = raw_of(connection)
+        return None if raw is None else self._beneath.in_hot_standby(raw)
+
+    def is_closed(self, connection: AsyncConnection) -> bool:
+        raw = raw_of(connection)
+        if raw is None or self._loans.has_ended(connection, raw):
+            return True
+        return self._beneath.is_closed(raw)
+
+    def abort(self, connection: AsyncConnection) -> None:
+        raw = raw_of(connection)
+        if raw is not None:
+            self._loans.abort(connection, raw)
+            self._opened.break_off(raw)
+
+    def host_answers(self) -> None:
+        """See `DriverPool`: it keeps no connection at least."""
+
+    def purge(self, lent: Iterable[AsyncConnection]) -> None:
+        self._opened.purge({raw_of(connection) for connection in lent})
+        self._replace()
+
+    def _replace(self) -> None:
+        # The pool that is put in place has no records of connections that are broken.
+        self.pool.sync_engine.dispose(close=False)
+
+    async def close(self) -> None:
+        await self.pool.dispose()
+
+    def terminate(self) -> None:
+        self._opened.close()
+        self._replace()
+        self._loans.detach()

@@ -1,0 +1,155 @@
+"""Sessions of SQLAlchemy's ORM, each on a lease."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from hasql.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+__all__ = ("async_sessionmaker",)
+
+_S = TypeVar("_S", bound=AsyncSession)
+_S2 = TypeVar("_S2", bound=AsyncSession)
+
+
+class _Lender(Protocol):
+    """What sessions need of a pool manager."""
+
+    def acquire(
+        self,
+        read_only: bool = ...,  # noqa: FBT001  # as the pool manager's own
+        fallback_master: bool | None = ...,  # noqa: FBT001  # as above
+        master_as_replica_weight: float | None = ...,
+        timeout: float | None = ...,
+    ) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Lend a connection."""
+
+
+class async_sessionmaker(Generic[_S]):  # noqa: N801  # the name of SQLAlchemy's own
+    """Makes sessions, each of which has one connection of a pool manager's from begin to end.
+
+    Like SQLAlchemy's own of this name, but the sessions are for ``async with`` alone, as that is
+    where a connection is acquired and given back::
+
+        Session = async_sessionmaker(pool_manager, expire_on_commit=False)
+
+        async with Session() as session:  # on the master
+            session.add(user)
+            await session.commit()
+
+        async with Session.begin() as session:  # the same, and commits at the end
+            session.add(user)
+
+        async with Session(read_only=True) as session:  # on a replica
+            users = await session.scalars(select(User))
+
+    What is not committed at the end of the block is rolled back.
+
+    Args:
+        pool_manager: Where connections come from.
+        class_: The class of the sessions.
+        kwargs: For each session, as SQLAlchemy's `AsyncSession` takes them; not `bind` or `binds`.
+
+    Raises:
+        ConfigurationError: `bind` or `binds` was given.
+    """
+
+    @overload
+    def __init__(
+        self: async_sessionmaker[_S2], pool_manager: _Lender, *, class_: type[_S2], **kwargs: Any
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: async_sessionmaker[AsyncSession], pool_manager: _Lender, **kwargs: Any
+    ) -> None: ...
+
+    def __init__(
+        self, pool_manager: _Lender, *, class_: type[Any] = AsyncSession, **kwargs: Any
+    ) -> None:
+        _refuse_binds(kwargs)
+        self._manager = pool_manager
+        self._class = class_
+        self._kwargs = kwargs
+
+    def __repr__(self) -> str:
+        return f"<async_sessionmaker of {self._class.__name__} on {self._manager!r}>"
+
+    def __call__(
+        self,
+        read_only: bool = False,  # noqa: FBT001, FBT002  # as the pool manager's acquire
+        fallback_master: bool | None = None,  # noqa: FBT001  # as above
+        master_as_replica_weight: float | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> AbstractAsyncContextManager[_S]:
+        """Make a session for ``async with``, on the master, or on a replica if `read_only`.
+
+        Args:
+            read_only: As the next three, for the pool manager's `acquire`.
+            fallback_master: See `read_only`.
+            master_as_replica_weight: See `read_only`.
+            timeout: See `read_only`.
+            kwargs: For this session, before those that were given for all.
+
+        Raises:
+            NotAvailableError: On entering: no suitable host could serve in time.
+            ConfigurationError: `bind` or `binds` was given.
+        """
+        _refuse_binds(kwargs)
+        lease = self._manager.acquire(read_only, fallback_master, master_as_replica_weight, timeout)
+        return self._lend(lease, kwargs, commit=False)
+
+    def begin(
+        self,
+        read_only: bool = False,  # noqa: FBT001, FBT002  # as the pool manager's acquire
+        fallback_master: bool | None = None,  # noqa: FBT001  # as above
+        master_as_replica_weight: float | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> AbstractAsyncContextManager[_S]:
+        """Make a session in a transaction, which is committed unless an exception leaves the block.
+
+        The arguments and errors are those of calling the maker.
+        """
+        _refuse_binds(kwargs)
+        lease = self._manager.acquire(read_only, fallback_master, master_as_replica_weight, timeout)
+        return self._lend(lease, kwargs, commit=True)
+
+    @asynccontextmanager
+    async def _lend(
+        self,
+        lease: AbstractAsyncContextManager[AsyncConnection],
+        kwargs: dict[str, Any],
+        *,
+        commit: bool,
+    ) -> AsyncIterator[_S]:
+        session: _S | None = None
+        try:
+            async with lease as connection:
+                session = self._class(bind=connection, **{**self._kwargs, **kwargs})
+                transaction = await session.begin().__aenter__() if commit else None
+                yield session
+                if transaction is not None:
+                    await transaction.__aexit__(None, None, None)
+        finally:
+            # Giving the connection back has ended what was open in it, in bounded time; what is
+            # left to do needs no server.
+            if session is not None:
+                await session.close()
+
+
+def _refuse_binds(kwargs: dict[str, Any]) -> None:
+    for name in ("bind", "binds"):
+        if name in kwargs:
+            msg = f"a session of hasql's gets its connection from the pool manager: drop {name!r}"
+            raise ConfigurationError(msg)

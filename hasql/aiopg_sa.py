@@ -1,0 +1,83 @@
+"""The pool manager for aiopg.sa: aiopg's connections that take SQLAlchemy's expressions.
+
+What `hasql.aiopg` says of connecting goes for this as well.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hasql.base import BasePoolManager
+from hasql.errors import MissingExtraError
+
+try:
+    from aiopg.sa import Engine, SAConnection, create_engine
+
+    from hasql._adapters.aiopg.driver import AiopgDriver
+    from hasql._adapters.aiopg.pool import AiopgPool
+except ImportError as error:  # also aiopg's own, of what SQLAlchemy 2 has no more
+    raise MissingExtraError(
+        "hasql.aiopg_sa needs aiopg and SQLAlchemy 1.4, not 2: pip install 'hasql[aiopg-sa]'"
+    ) from error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import aiopg
+
+    from hasql.driver import PoolSizes
+
+__all__ = ("PoolManager",)
+
+
+class _Lender:
+    """What a connection takes for the engine that it is from, to be given back to when closed.
+
+    So a connection that was closed or given back is closed for good, and what is behind it may be
+    lent again without a detour through aiopg's pool.
+    """
+
+    def __init__(self, dialect: Any, take_back: Callable[[SAConnection], None]) -> None:
+        self.dialect = dialect
+        self._take_back = take_back
+
+    async def release(self, connection: SAConnection) -> None:
+        self._take_back(connection)
+
+
+class _Pool(AiopgPool[Engine, SAConnection]):
+    """An engine: its slots are connections of its own making, and the user gets one of ours."""
+
+    def behind(self, connection: SAConnection) -> aiopg.Connection | None:
+        inner: aiopg.Connection | None = connection.connection
+        return inner
+
+    def _lend(self, slot: SAConnection) -> SAConnection:
+        lender = _Lender(self.pool.dialect, self.take_back)
+        return SAConnection(slot.connection, lender)  # type: ignore[no-untyped-call]
+
+    async def _roll_back(self, connection: Any, inner: aiopg.Connection) -> None:
+        while connection.in_transaction:
+            # One that is begun within another stands for that, savepoints first. One in two phases
+            # cannot be rolled back: aiopg.sa 1.4.0 fails, so `release` closes the connection.
+            transaction = await connection.begin()
+            await transaction.rollback()
+        await super()._roll_back(connection, inner)
+
+    async def _let_go(self, connection: Any) -> None:
+        await connection.close()
+
+
+def _make_pool(sizes: PoolSizes) -> _Pool:
+    return _Pool(sizes, create_engine)
+
+
+class PoolManager(BasePoolManager[Engine, SAConnection]):
+    """Hands out aiopg.sa connections, as `aiopg.sa.Engine.acquire` does.
+
+    `pool_factory_kwargs` are those of `aiopg.sa.create_engine` and of `psycopg2.connect`. What has
+    not been committed is rolled back when the connection is given back. A connection that was
+    given back, or closed, is closed for good.
+    """
+
+    _driver = AiopgDriver(_make_pool, extra=("dialect",))

@@ -1,0 +1,67 @@
+"""The announcer: tells of each change once, to the log, the metrics and the application."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from inspect import iscoroutinefunction
+
+from hasql.cluster.events import Event, HostDown, HostFenced, HostUp, RoleChanged, events_between
+from hasql.cluster.state import Exclusion, NodeState
+
+__all__ = ("Announcer", "Listener")
+
+log = logging.getLogger("hasql")
+
+Listener = Callable[[Event], None]
+
+
+class Announcer:
+    """Counts and logs what happens to hosts, and calls the application's listeners."""
+
+    def __init__(self, hide: Callable[[str], str]) -> None:
+        self._hide = hide
+        self._listeners: list[Listener] = []
+        self.role_changes = 0
+        self.fencings = 0
+
+    def add(self, listener: Listener) -> None:
+        """Have a listener called for each event from now on.
+
+        Raises TypeError for what is not callable, or is a coroutine function.
+        """
+        if not callable(listener) or iscoroutinefunction(listener):
+            msg = f"a listener must be a plain function of one event, not {listener!r}"
+            raise TypeError(msg)
+        self._listeners.append(listener)
+
+    def remove(self, listener: Listener) -> None:
+        """Have a listener called no more. Raises ValueError for one that is not there."""
+        self._listeners.remove(listener)
+
+    def announce(self, before: NodeState, after: NodeState) -> None:
+        """Tell what has happened to a node. Listeners hear of it when the change is complete."""
+        for event in events_between(before, after):
+            self._take_note(event)
+            for listener in self._listeners:
+                asyncio.get_running_loop().call_soon(self._tell, listener, event)
+
+    def _take_note(self, event: Event) -> None:
+        match event:
+            case HostUp(host, role):
+                log.info("%s is up: a %s", host, role.value)
+            case HostDown(host, error):
+                log.warning("%s is down: %s", host, self._hide(repr(error)))
+            case RoleChanged(host, role_before, role):
+                self.role_changes += 1
+                log.info("%s is a %s now, and was a %s", host, role.value, role_before.value)
+            case HostFenced(host, exclusion):
+                self.fencings += exclusion is Exclusion.FENCED
+                log.warning("%s %s", host, exclusion.value)
+
+    def _tell(self, listener: Listener, event: Event) -> None:
+        if listener not in self._listeners:
+            return  # removed since
+        try:
+            listener(event)
+        except Exception:
+            log.exception("a listener has failed on %s", type(event).__name__)

@@ -1,0 +1,100 @@
+"""The pool manager for psycopg 3."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from inspect import isawaitable, signature
+from typing import Any, TypeAlias
+
+from hasql.base import BasePoolManager
+from hasql.driver import Failure, PoolSizes, check_keywords, check_sizes
+from hasql.errors import ConfigurationError, MissingExtraError
+
+try:
+    import psycopg
+    import psycopg_pool
+except ImportError as error:
+    msg = "hasql.psycopg3 needs psycopg and its pool: pip install 'hasql[psycopg]'"
+    raise MissingExtraError(msg) from error
+
+from psycopg.conninfo import make_conninfo
+
+from hasql._adapters.psycopg.connection import Watched
+from hasql._adapters.psycopg.failure import failure_of
+from hasql._adapters.psycopg.pool import Connection, Pool, PsycopgPool
+from hasql._adapters.psycopg.session import PsycopgSession
+
+__all__ = ("PoolManager",)
+
+_OnLost: TypeAlias = Callable[[], None]
+_Report: TypeAlias = Callable[[Connection, BaseException], None]
+#: What says where to connect, which is in the DSN.
+_ROUTING = frozenset({"conninfo", "host", "hostaddr", "port", "service", "target_session_attrs"})
+_OF_CONNECTIONS = frozenset(signature(psycopg.AsyncConnection.connect).parameters)
+_OF_POOLS = frozenset(signature(psycopg_pool.AsyncConnectionPool).parameters)
+#: What hasql does itself, and why the pool's own way would be in its way.
+_OURS = {
+    "close_returns": "a connection is given back by leaving its block, or by release()",
+    "open": "hasql opens a pool when its host answers",
+    "reconnect_failed": "hasql itself connects again as soon as a host answers",
+    "reconnect_timeout": "hasql itself connects again as soon as a host answers",
+}
+#: What the application's statements look like is nothing to the reserved connection.
+_OF_STATEMENTS = frozenset(
+    {"autocommit", "context", "cursor_factory", "prepare_threshold", "row_factory"}
+)
+
+
+def _check_connect_kwargs(kwargs: object, connection_class: object) -> None:
+    if not isinstance(kwargs, Mapping):
+        return  # none, or a function that returns them
+    for name in _ROUTING & kwargs.keys():
+        msg = f"pool_factory_kwargs['kwargs']: {name!r} is for the DSN to say"
+        raise ConfigurationError(msg)
+    if connection_class is None:  # the user's own may take what libpq does not know
+        try:
+            make_conninfo(**{name: v for name, v in kwargs.items() if name not in _OF_CONNECTIONS})
+        except psycopg.ProgrammingError as error:
+            raise ConfigurationError(f"pool_factory_kwargs['kwargs']: {error}") from None
+
+
+class _Driver:
+    def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
+        for name in kwargs.keys() & _OURS.keys():
+            msg = f"pool_factory_kwargs: {name!r} cannot be given: {_OURS[name]}"
+            raise ConfigurationError(msg)
+        check_keywords(kwargs, _OF_POOLS - _ROUTING - _OURS.keys(), "psycopg's pool")
+        _check_connect_kwargs(kwargs.get("kwargs"), kwargs.get("connection_class"))
+        given = {name: value for name, value in kwargs.items() if value is not None}
+        least = given.get("min_size", 4)
+        return check_sizes(given, minimum=("min_size", 4), maximum=("max_size", least))
+
+    async def open(self, dsn: str, kwargs: Mapping[str, Any], report: _Report) -> PsycopgPool:
+        del report  # psycopg shows the errors of statements to those who run them alone
+        return await PsycopgPool(dsn, kwargs, self.sizes(kwargs)).open()
+
+    async def connect(
+        self, dsn: str, kwargs: Mapping[str, Any], on_lost: _OnLost
+    ) -> PsycopgSession:
+        extra = kwargs.get("kwargs") or {}
+        if callable(extra):
+            extra = extra()
+            extra = await extra if isawaitable(extra) else extra
+        arguments = {name: value for name, value in extra.items() if name not in _OF_STATEMENTS}
+        return PsycopgSession(await Watched.connect(dsn, autocommit=True, **arguments), on_lost)
+
+    def failure(self, error: BaseException) -> Failure:
+        if isinstance(error, psycopg_pool.PoolTimeout | psycopg_pool.TooManyRequests):
+            return Failure.FULL
+        return failure_of(error)
+
+
+class PoolManager(BasePoolManager[Pool, Connection]):
+    """Hands out psycopg connections, as `psycopg_pool.AsyncConnectionPool.connection` does.
+
+    `pool_factory_kwargs` are those of `psycopg_pool.AsyncConnectionPool`, without `conninfo` and
+    `open`; `kwargs` in it are those of `psycopg.AsyncConnection.connect`. Leaving ``async with``
+    commits an open transaction, or rolls it back on an exception; `release` rolls it back.
+    """
+
+    _driver = _Driver()

@@ -1,0 +1,66 @@
+"""What the tests on real servers share: the drivers, a table, a pool manager."""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+
+from tests.scene import Table
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from hasql.base import BasePoolManager
+    from hasql.testing import LocalCluster
+    from tests.kits.base import Kit
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what asks for a `kit` with each driver of this environment."""
+    if "kit" in metafunc.fixturenames:
+        from tests.kits import KITS  # not for those that do without: it imports all drivers
+
+        metafunc.parametrize("kit", KITS, ids=[kit.name for kit in KITS])
+
+
+@pytest.fixture
+async def table(pg_cluster: LocalCluster) -> Table:
+    """An empty table on every node."""
+    name = f"t_{uuid4().hex}"
+    await pg_cluster.master.sql(f"CREATE TABLE {name} (i int); GRANT ALL ON {name} TO app")
+    return Table(name)
+
+
+@pytest.fixture
+def application() -> str:
+    """A name under which a test's sessions can be counted."""
+    return f"app_{uuid4().hex}"
+
+
+@pytest.fixture
+def nothing_unheard(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fail if an exception was left for asyncio to report, as that of a forgotten task is."""
+    yield
+    gc.collect()
+    for when in ("setup", "call", "teardown"):
+        said = [x.getMessage() for x in caplog.get_records(when) if x.name == "asyncio"]
+        # What asyncpg tells in this way of a transaction that was left open is no failure.
+        assert [x for x in said if not x.startswith("Resetting connection with an active")] == []
+
+
+@pytest.fixture
+async def manager(
+    kit: Kit, pg_cluster: LocalCluster, application: str
+) -> AsyncIterator[BasePoolManager[Any, Any]]:
+    """A manager of all nodes, with two connections on each."""
+    async with kit.manager(
+        f"{pg_cluster.dsn}?application_name={application}",
+        refresh_delay=0.2,
+        refresh_timeout=0.5,
+        pool_factory_kwargs=kit.sizes(1, 2),
+    ) as manager:
+        await manager.ready(1, 2)
+        yield manager

@@ -1,0 +1,428 @@
+"""What is specific to the aiopg adapter: aiopg's lock, psycopg2's arguments, libpq's ways."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import time
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import psycopg2  # type: ignore[import-untyped]
+import psycopg2.extras  # type: ignore[import-untyped]
+import pytest
+
+from hasql import ConfigurationError, NotAvailableError
+from hasql.aiopg import PoolManager
+from tests.proxy import Proxy
+from tests.scene import until
+
+if TYPE_CHECKING:
+    import aiopg
+
+    from hasql.testing import LocalCluster, LocalNode
+
+pytestmark = pytest.mark.usefixtures("nothing_unheard")
+
+
+async def value(connection: aiopg.Connection, query: str) -> Any:
+    async with connection.cursor() as cursor:
+        await cursor.execute(query)
+        return (await cursor.fetchone())[0]
+
+
+async def pid(connection: aiopg.Connection) -> Any:
+    return await value(connection, "SELECT pg_backend_pid()")
+
+
+class Gate:
+    """An `on_connect` that lets connections through, or holds them up, as told."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.open.set()
+        self.reached = asyncio.Event()
+        #: How many may pass although it is closed.
+        self.passes = 0
+
+    async def __call__(self, _: aiopg.Connection) -> None:
+        if self.passes:
+            self.passes -= 1
+            return
+        self.reached.set()
+        await self.open.wait()
+
+
+# aiopg's lock
+
+
+async def test_nobody_waits_behind_a_slow_connect_if_an_idle_connection_is_there(
+    pg_cluster: LocalCluster,
+) -> None:
+    gate = Gate()
+    kwargs = {"minsize": 2, "maxsize": 4, "on_connect": gate}
+    async with PoolManager(
+        pg_cluster.master.dsn, acquire_timeout=20, pool_factory_kwargs=kwargs
+    ) as manager:
+        await manager.ready(1, 0)
+        one, other = await manager.acquire_master(), await manager.acquire_master()
+        gate.reached.clear()
+        gate.open.clear()
+        waiting = asyncio.ensure_future(manager.acquire_master().__aenter__())
+        await gate.reached.wait()
+        async with asyncio.timeout(5):
+            await manager.release(other)
+            assert await waiting is other
+            await manager.release(one)
+            for _ in range(3):
+                async with manager.acquire_master() as connection:
+                    assert connection is one
+        assert manager.metrics().nodes[0].pool_idle == 1
+        gate.open.set()
+        await until(lambda: manager.metrics().nodes[0].pool_idle == 2)
+        [pool] = manager.pools
+        assert pool.freesize == 2
+        await manager.release(other)
+
+
+async def test_the_first_after_a_restart_does_not_wait_for_the_whole_minimum(
+    pg_cluster: LocalCluster,
+) -> None:
+    gate, master = Gate(), pg_cluster.master
+    kwargs = {"minsize": 5, "maxsize": 5, "on_connect": gate}
+    async with PoolManager(
+        master.dsn, acquire_timeout=20, refresh_delay=0.1, pool_factory_kwargs=kwargs
+    ) as manager:
+        await manager.ready(1, 0)
+        assert manager.metrics().nodes[0].pool_idle == 5
+        await master.stop()
+        await until(lambda: manager.master_pool_count == 0)
+        gate.passes = 1
+        gate.reached.clear()
+        gate.open.clear()
+        await master.start()
+        async with manager.acquire_master() as connection:
+            assert await value(connection, "SELECT 1") == 1
+            await gate.reached.wait()
+        gate.open.set()
+        await until(lambda: manager.metrics().nodes[0].pool_idle == 5)
+
+
+async def test_a_connect_that_hangs_does_not_hang_those_that_come_later(
+    pg_cluster: LocalCluster,
+) -> None:
+    gate = Gate()
+    kwargs = {"minsize": 0, "maxsize": 2, "on_connect": gate}
+    async with PoolManager(pg_cluster.master.dsn, pool_factory_kwargs=kwargs) as manager:
+        await manager.ready(1, 0)
+        gate.open.clear()
+        with pytest.raises(NotAvailableError):
+            _ = await manager.acquire_master(timeout=0.3)
+        gate.open = asyncio.Event()
+        gate.open.set()
+        async with manager.acquire_master(timeout=10) as connection:
+            assert await value(connection, "SELECT 1") == 1
+        assert manager.metrics().nodes[0].pool_idle == 1
+
+
+async def test_a_hook_that_hangs_on_a_frozen_server_leaves_nothing_open(
+    pg_cluster: LocalCluster,
+) -> None:
+    master, freeze = pg_cluster.master, False
+    made: list[aiopg.Connection] = []
+
+    async def hook(connection: aiopg.Connection) -> None:
+        made.append(connection)
+        if freeze:
+            master.freeze()
+            await value(connection, "SELECT 1")
+
+    kwargs = {"minsize": 1, "maxsize": 3, "on_connect": hook}
+    manager = PoolManager(master.dsn, refresh_timeout=30, pool_factory_kwargs=kwargs)
+    await manager.ready(1, 0)
+    held = await manager.acquire_master()
+    freeze = True
+    with pytest.raises(NotAvailableError):
+        _ = await manager.acquire_master(timeout=0.3)
+    async with asyncio.timeout(5):
+        await manager.terminate()
+    await until(lambda: all(connection.closed for connection in made))
+    assert len(made) == 2
+    with pytest.raises(psycopg2.InterfaceError):
+        await value(held, "SELECT 1")
+    master.thaw()
+
+
+# What aiopg's pool would do otherwise
+
+
+async def test_an_open_transaction_costs_neither_the_connection_nor_a_warning(
+    pg_cluster: LocalCluster,
+) -> None:
+    kwargs = {"minsize": 1, "maxsize": 1}
+    async with PoolManager(pg_cluster.master.dsn, pool_factory_kwargs=kwargs) as manager:
+        pids = set()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for statement in ("", "CREATE TABLE mine ()", "SELECT no_such_thing"):
+                connection = await manager.acquire_master()
+                pids.add(await pid(connection))
+                async with connection.cursor() as cursor:
+                    try:
+                        await cursor.execute(f"BEGIN; {statement}")
+                    except psycopg2.ProgrammingError:
+                        assert "no_such" in statement
+                await manager.release(connection)
+        async with manager.acquire_master() as connection:
+            assert {await pid(connection)} == pids
+            assert await value(connection, "SELECT to_regclass('mine')") is None
+
+
+async def test_a_statement_that_is_still_running_costs_the_connection_alone(
+    pg_cluster: LocalCluster,
+) -> None:
+    kwargs = {"minsize": 1, "maxsize": 1}
+    async with PoolManager(pg_cluster.master.dsn, pool_factory_kwargs=kwargs) as manager:
+        connection = await manager.acquire_master()
+        running = asyncio.ensure_future(value(connection, "SELECT pg_sleep(60)"))
+        await until(connection.isexecuting)
+        await manager.release(connection)
+        with pytest.raises(psycopg2.OperationalError):
+            await running
+        async with manager.acquire_master() as connection:
+            assert await value(connection, "SELECT 1") == 1
+
+
+async def test_a_dead_idle_connection_is_noticed_at_once_and_replaced(
+    pg_cluster: LocalCluster,
+) -> None:
+    master = pg_cluster.master
+    async with Proxy(master.host, master.port) as proxy:
+        dsn = master.dsn.replace(str(master.port), str(proxy.port))
+        kwargs = {"minsize": 3, "maxsize": 3}
+        # Nothing is probed meanwhile that could tell.
+        async with PoolManager(dsn, refresh_delay=60, pool_factory_kwargs=kwargs) as manager:
+            await manager.ready(1, 0)
+            proxy.drop()
+            await until(lambda: proxy.connections == 8)  # with a reserved one each time
+            await until(lambda: manager.metrics().nodes[0].pool_idle == 3)
+            busy = time.process_time()
+            await asyncio.sleep(0.3)
+            assert time.process_time() - busy < 0.2  # nobody listens to what is gone
+            for _ in range(5):
+                async with manager.acquire_master() as connection:
+                    assert await value(connection, "SELECT 1") == 1
+
+
+async def test_connections_taken_from_the_pool_directly_survive_next_to_leases(
+    pg_cluster: LocalCluster,
+) -> None:
+    kwargs = {"minsize": 1, "maxsize": 2}
+    async with PoolManager(pg_cluster.master.dsn, pool_factory_kwargs=kwargs) as manager:
+        pool = await manager.get_pool(read_only=False)
+        async with pool.acquire() as direct, manager.acquire_master() as connection:
+            assert await pid(direct) != await pid(connection)
+            with pytest.raises(NotAvailableError):
+                _ = await manager.acquire_master(timeout=0.1)
+        assert (pool.size, pool.freesize) == (2, 2)
+        connection = await pool.acquire()
+        manager.register_connection(connection, pool)
+        await manager.release(connection)
+        assert (pool.size, pool.freesize) == (2, 2)
+        direct = await pool.acquire()
+    # Closing breaks it, rather than wait for it.
+    assert direct.closed
+    del pool, direct
+    gc.collect()
+
+
+async def test_a_place_that_a_lost_connection_leaves_is_not_lost(pg_cluster: LocalCluster) -> None:
+    """aiopg tells nobody who waits for a place, next to one taken from the pool directly."""
+    kwargs = {"minsize": 1, "maxsize": 2}
+    async with PoolManager(
+        pg_cluster.master.dsn, acquire_timeout=20, pool_factory_kwargs=kwargs
+    ) as manager:
+        pool = await manager.get_pool(read_only=False)
+        async with pool.acquire():
+            lost = await manager.acquire_master()
+            waiting = asyncio.ensure_future(manager.acquire_master().__aenter__())
+            await until(lambda: manager.metrics().nodes[0].in_flight == 2)
+            await asyncio.wait([waiting], timeout=0.1)  # time to find the pool full
+            _ = lost.close()
+            await manager.release(lost)
+            async with asyncio.timeout(10):
+                connection = await waiting
+            assert await value(connection, "SELECT 1") == 1
+            await manager.release(connection)
+        assert (pool.size, pool.freesize) == (2, 2)
+
+
+# psycopg2's arguments
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"maxsise": 5}, "did you mean 'maxsize'"),
+        ({"sslmod": "require"}, "did you mean 'sslmode'"),
+        ({"minsize": 5, "maxsize": 2}, "minsize=5 and maxsize=2 cannot work"),
+        ({"maxsize": -1}, "maxsize >= 1 must hold"),
+        ({"host": "elsewhere"}, "takes no argument 'host'"),
+        ({"target_session_attrs": "any"}, "takes no argument 'target_session_attrs'"),
+        ({"async_": False}, "takes no argument 'async_'"),
+        ({"connection_factory": print}, "must be a class derived from"),
+    ],
+)
+def test_arguments_that_cannot_work_fail_at_once(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        PoolManager("postgresql://db1,db2/app", pool_factory_kwargs=kwargs)
+
+
+async def test_all_that_psycopg2_and_libpq_know_is_taken(pg_cluster: LocalCluster) -> None:
+    kwargs = {
+        "maxsize": 0,
+        "timeout": 5,
+        "application_name": "mine",
+        "keepalives_idle": 7,
+        "options": "-c search_path=elsewhere",
+        "cursor_factory": psycopg2.extras.RealDictCursor,
+        "connection_factory": psycopg2.extras.RealDictConnection,
+    }
+    async with PoolManager(pg_cluster.dsn, pool_factory_kwargs=kwargs) as manager:
+        await manager.ready(1, 2)  # whatever rows look like
+        leases = [await manager.acquire_master() for _ in range(15)]  # no bound
+        for connection in leases:
+            assert isinstance(connection.raw, psycopg2.extras.RealDictConnection)
+            async with connection.cursor() as cursor:
+                await cursor.execute("SELECT current_setting('application_name') AS name")
+                assert (await cursor.fetchone())["name"] == "mine"
+            await manager.release(connection)
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'mine'"
+        assert await pg_cluster.master.sql(query) == "16"  # the reserved one as well
+
+
+# libpq's ways
+
+
+@pytest.fixture
+def many_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a name stand for an address that refuses and one that does not."""
+    resolve = socket.getaddrinfo
+
+    def getaddrinfo(host: str, *args: Any, **kwargs: Any) -> Any:
+        names = ["127.0.0.2", "127.0.0.1"] if host == "many.test" else [host]
+        return [found for name in names for found in resolve(name, *args, **kwargs)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+@pytest.mark.usefixtures("many_addresses")
+@pytest.mark.parametrize(
+    "anyio_backend", [("asyncio", {"use_uvloop": False})], ids=["asyncio"], indirect=True
+)
+async def test_all_addresses_of_a_name_are_tried(pg_cluster: LocalCluster) -> None:
+    dsn = pg_cluster.master.dsn.replace("127.0.0.1", "many.test")
+    kwargs = {"minsize": 1, "maxsize": 3}
+    async with PoolManager(dsn, pool_factory_kwargs=kwargs) as manager:
+        await manager.ready(1, 0)
+        leases = [await manager.acquire_master() for _ in range(3)]
+        for connection in leases:
+            assert connection.raw.info.host == "many.test"
+            await manager.release(connection)
+
+
+async def test_a_name_is_resolved(pg_cluster: LocalCluster) -> None:
+    dsn = pg_cluster.master.dsn.replace("127.0.0.1", "localhost")
+    async with PoolManager(dsn) as manager, manager.acquire_master() as connection:
+        assert await value(connection, "SELECT 1") == 1
+
+
+async def test_a_second_attempt_of_libpq_ends_the_connect_instead_of_hanging_it(
+    unused_ports: tuple[int, int],
+) -> None:
+    async def accept_tls_and_hang_up(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        if len(await reader.read(8)) == 8:
+            writer.write(b"S")
+            await reader.read(1)
+        writer.close()
+
+    server = await asyncio.start_server(accept_tls_and_hang_up, "127.0.0.1", unused_ports[0])
+    dsn = f"postgresql://app@127.0.0.1:{unused_ports[0]}/app?sslmode=prefer"
+    manager = PoolManager(dsn, refresh_timeout=30)
+    with pytest.raises(NotAvailableError, match="choose another sslmode"):
+        await manager.ready(timeout=1)
+    await manager.close()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_no_closed_connection_makes_another_deaf(pg_cluster: LocalCluster) -> None:
+    """aiopg, closing twice, would stop to listen to whatever has got the same number."""
+    kwargs = {"minsize": 0, "maxsize": 5}
+    one = PoolManager(pg_cluster.master.dsn, pool_factory_kwargs=kwargs)
+    async with PoolManager(pg_cluster.master.dsn, pool_factory_kwargs=kwargs) as other:
+        closed = await one.acquire_master()
+        number = closed.raw.fileno()
+        _ = closed.close()
+        connection = await other.acquire_master()
+        assert connection.raw.fileno() == number
+        await one.terminate()
+        async with asyncio.timeout(10):
+            assert await value(connection, "SELECT 1") == 1
+        await other.release(connection)
+
+
+async def test_a_hook_that_fails_leaves_nothing_open(pg_cluster: LocalCluster) -> None:
+    made: list[aiopg.Connection] = []
+
+    async def hook(connection: aiopg.Connection) -> None:
+        made.append(connection)
+        if len(made) > 1:
+            raise LookupError("mine")
+
+    kwargs = {"minsize": 1, "on_connect": hook}
+    async with PoolManager(pg_cluster.master.dsn, pool_factory_kwargs=kwargs) as manager:
+        held = await manager.acquire_master()
+        [pool] = manager.pools
+        with pytest.raises(LookupError, match="mine"):
+            _ = await manager.acquire_master()
+        with pytest.raises(LookupError, match="mine"):
+            _ = await pool.acquire()
+        assert [connection.closed for connection in made] == [0, 1, 1]
+        await manager.release(held)
+
+
+async def stop_and_start(node: LocalNode) -> None:
+    await node.stop()
+    await node.start()
+
+
+async def test_numbers_of_refused_sockets_can_be_used_again(pg_cluster: LocalCluster) -> None:
+    """On uvloop aiopg leaves them behind in the loop."""
+    master = pg_cluster.master
+    async with PoolManager(master.dsn, refresh_delay=0.05) as manager:
+        for _ in range(3):
+            await manager.ready(1, 0)
+            await stop_and_start(master)
+        await manager.ready(1, 0)
+        async with manager.acquire_master() as connection:
+            assert await value(connection, "SELECT 1") == 1
+
+
+async def test_numbers_of_refused_sockets_can_be_used_by_others(
+    unused_ports: tuple[int, int],
+) -> None:
+    loop = asyncio.get_running_loop()
+    dsn = f"postgresql://app@127.0.0.1:{unused_ports[0]}/app"
+    manager = PoolManager(dsn, pool_factory_kwargs={"minsize": 0, "maxsize": 1})
+    with pytest.raises(NotAvailableError):
+        await manager.ready(1, 0, timeout=0.3)
+    await manager.terminate()
+    sockets = [each for _ in range(10) for each in socket.socketpair()]
+    for each in sockets:
+        loop.add_reader(each, lambda: None)
+        loop.remove_reader(each)
+        each.close()

@@ -1,0 +1,43 @@
+"""aiopg."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiopg
+import psycopg2  # type: ignore[import-untyped]
+
+from hasql.aiopg import PoolManager
+from tests.kits.base import Kit
+
+
+class AiopgKit(Kit):
+    name = "aiopg"
+    module = "hasql.aiopg"
+    lost = (psycopg2.OperationalError, psycopg2.InterfaceError)
+    refused_statement = psycopg2.Error
+    refused_login = psycopg2.OperationalError
+    min_keyword = "minsize"
+    max_keyword = "maxsize"
+    connection_type = aiopg.Connection
+    pool_type = aiopg.Pool
+
+    def manager(self, dsn: str, /, *args: Any, **kwargs: Any) -> PoolManager:
+        return PoolManager(dsn, *args, **kwargs)
+
+    def contradictions(self) -> list[dict[str, Any]]:
+        # A maximum of 0 is aiopg's word for none.
+        return [bounds for bounds in super().contradictions() if bounds.get("maxsize") != 0]
+
+    async def value(self, connection: Any, query: str) -> Any:
+        async with connection.cursor() as cursor:
+            await cursor.execute(query)
+            return (await cursor.fetchone())[0]
+
+    async def write(self, connection: Any, statement: str) -> None:
+        async with connection.cursor() as cursor:
+            await cursor.execute(statement)
+
+    async def begin(self, connection: Any, statement: str) -> None:
+        async with connection.cursor() as cursor:
+            await cursor.execute(f"BEGIN; {statement}")

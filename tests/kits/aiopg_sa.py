@@ -1,0 +1,40 @@
+"""aiopg.sa."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiopg.sa
+import psycopg2  # type: ignore[import-untyped]
+
+from hasql.aiopg_sa import PoolManager
+from tests.kits.base import Kit
+
+
+class AiopgSaKit(Kit):
+    name = "aiopg_sa"
+    module = "hasql.aiopg_sa"
+    lost = (psycopg2.OperationalError, psycopg2.InterfaceError)
+    refused_statement = psycopg2.Error
+    refused_login = psycopg2.OperationalError
+    min_keyword = "minsize"
+    max_keyword = "maxsize"
+    connection_type = aiopg.sa.SAConnection
+    pool_type = aiopg.sa.Engine
+
+    def manager(self, dsn: str, /, *args: Any, **kwargs: Any) -> PoolManager:
+        return PoolManager(dsn, *args, **kwargs)
+
+    def contradictions(self) -> list[dict[str, Any]]:
+        # A maximum of 0 is aiopg's word for none.
+        return [bounds for bounds in super().contradictions() if bounds.get("maxsize") != 0]
+
+    async def value(self, connection: Any, query: str) -> Any:
+        return await connection.scalar(query)
+
+    async def write(self, connection: Any, statement: str) -> None:
+        await connection.execute(statement)
+
+    async def begin(self, connection: Any, statement: str) -> None:
+        await connection.begin()
+        await connection.execute(statement)

@@ -1,0 +1,42 @@
+"""asyncpgsa."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+from sqlalchemy import text
+
+from hasql.asyncpgsa import PoolManager
+from tests.kits.asyncpg import AsyncpgKit
+from tests.kits.base import Kit
+
+
+class AsyncpgsaKit(Kit):
+    name = "asyncpgsa"
+    module = "hasql.asyncpgsa"
+    lost = AsyncpgKit.lost
+    refused_statement = asyncpg.PostgresError
+    refused_login = asyncpg.InvalidPasswordError
+    min_keyword = "min_size"
+    max_keyword = "max_size"
+    acquire_kwargs: ClassVar[dict[str, Any]] = {}
+    release_kwargs: ClassVar[dict[str, Any]] = {"timeout": 3}
+    connection_type = PoolConnectionProxy
+    pool_type = asyncpg.Pool
+
+    def manager(self, dsn: str, /, *args: Any, **kwargs: Any) -> PoolManager:
+        return PoolManager(dsn, *args, **kwargs)
+
+    # As SQLAlchemy's expressions, which a connection of asyncpg alone would refuse.
+
+    async def value(self, connection: Any, query: str) -> Any:
+        return await connection.fetchval(text(query))
+
+    async def write(self, connection: Any, statement: str) -> None:
+        await connection.execute(text(statement))
+
+    async def begin(self, connection: Any, statement: str) -> None:
+        await connection.execute("BEGIN")
+        await connection.execute(text(statement))

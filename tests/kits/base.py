@@ -1,0 +1,94 @@
+"""A kit: how one driver does what every test of the driver suite does."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from hasql.base import BasePoolManager
+
+
+class Kit(ABC):
+    """One driver, as an application uses it.
+
+    Kits are the only place of the suite that knows what a driver's own calls look like.
+    """
+
+    #: The test's parameter, such as ``psycopg3``.
+    name: str
+    #: The adapter's module.
+    module: str
+    #: What leaves a statement on a connection that was lost, as the README lists it.
+    lost: tuple[type[Exception], ...]
+    #: What a statement raises that the server refuses; has the SQLSTATE somewhere.
+    refused_statement: type[Exception]
+    #: What a login raises that every host refuses, a wrong password for one.
+    refused_login: type[Exception]
+    #: The keywords of `pool_factory_kwargs` for the pool's bounds; None: the driver has none.
+    min_keyword: str | None
+    max_keyword: str
+    #: Whether leaving `async with` commits what is open (psycopg), else it is rolled back.
+    commits = False
+    #: `pool_factory_kwargs` with which each statement commits itself; None: it always does, but in
+    #: a transaction that was begun by name.
+    autocommit: ClassVar[dict[str, Any] | None] = None
+    #: Keywords that the driver's acquire and release take.
+    acquire_kwargs: ClassVar[dict[str, Any]] = {}
+    release_kwargs: ClassVar[dict[str, Any]] = {}
+
+    @abstractmethod
+    def manager(self, dsn: str, /, *args: Any, **kwargs: Any) -> BasePoolManager[Any, Any]:
+        """Make the driver's pool manager; `dsn` begins with ``postgresql://``."""
+
+    @property
+    @abstractmethod
+    def connection_type(self) -> type:
+        """The class of what acquire gives."""
+
+    @property
+    @abstractmethod
+    def pool_type(self) -> type:
+        """The class of the driver's pool."""
+
+    def sizes(self, minimum: int, maximum: int) -> dict[str, Any]:
+        """Return `pool_factory_kwargs` for a pool with these bounds."""
+        sizes: dict[str, Any] = {self.max_keyword: maximum}
+        if self.min_keyword is not None:
+            sizes[self.min_keyword] = minimum
+        return sizes
+
+    def contradictions(self) -> list[dict[str, Any]]:
+        """Return `pool_factory_kwargs` that name the pool's bounds and cannot work."""
+        bounds: list[dict[str, Any]] = [{self.max_keyword: -1}, {self.max_keyword: "many"}]
+        if self.min_keyword is not None:
+            bounds += [self.sizes(5, 2), self.sizes(0, 0)]
+        return bounds
+
+    async def take(self, pool: Any) -> Any:
+        """Take a connection from the driver's pool directly, past the pool manager."""
+        return await pool.acquire()
+
+    @abstractmethod
+    async def value(self, connection: Any, query: str) -> Any:
+        """Run a query and return the first column of its one row."""
+
+    @abstractmethod
+    async def write(self, connection: Any, statement: str) -> None:
+        """Run a statement and see to it that it is committed when this returns."""
+
+    @abstractmethod
+    async def begin(self, connection: Any, statement: str) -> None:
+        """Run a statement in a transaction that stays open, as one who forgets to end it would."""
+
+    async def port(self, connection: Any) -> int:
+        """Return the port of the server behind a connection."""
+        port = await self.value(connection, "SELECT inet_server_port()")
+        assert isinstance(port, int)
+        return port
+
+    async def pid(self, connection: Any) -> int:
+        """Return the process that serves a connection."""
+        pid = await self.value(connection, "SELECT pg_backend_pid()")
+        assert isinstance(pid, int)
+        return pid

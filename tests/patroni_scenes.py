@@ -1,0 +1,215 @@
+"""What happens to a cluster of Patroni's under load, and what an application sees of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Self
+from uuid import uuid4
+
+from hasql.cli.observer import Observer
+from hasql.cli.report import Acknowledged, Evidence, Failed, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from hasql.base import BasePoolManager
+    from tests.kits.base import Kit
+    from tests.patroni import Member, PatroniCluster
+
+__all__ = ("Fault", "perform")
+
+_PAUSE = 0.005
+"""Seconds that a task rests between two operations: the same cores run all of the cluster."""
+
+_ACQUIRE_TIMEOUT = 40.0
+"""Seconds that an operation waits for a master: a dead leader's lock lasts for 20."""
+
+_STEADY = 1.0
+"""Seconds of load before the fault."""
+
+_AFTERWARDS = 50
+"""Writes after the fault by which it is over."""
+
+
+class Fault(StrEnum):
+    """What can happen."""
+
+    SWITCHOVER = "switchover"
+    LEADER_KILLED = "leader killed"
+    SERVER_KILLED = "server killed, failover"
+    SERVER_RESTARTED = "server killed, restart"
+
+
+@dataclass(frozen=True)
+class _Table:
+    name: str
+
+    def insert(self, client: int, sequence: int) -> str:
+        return f"INSERT INTO {self.name} VALUES ({client}, {sequence})"  # noqa: S608  # ours
+
+    def last(self, client: int) -> str:
+        return f"SELECT max(sequence) FROM {self.name} WHERE client = {client}"  # noqa: S608  # ours
+
+    @classmethod
+    def on(cls, leader: Member) -> _Table:
+        name = f"t_{uuid4().hex}"
+        leader.sql(
+            f"CREATE TABLE {name} (client int, sequence int, PRIMARY KEY (client, sequence));"
+            f"GRANT ALL ON {name} TO app"
+        )
+        return cls(name)
+
+    def rows_on(self, member: Member) -> set[tuple[int, int]]:
+        lines = member.sql(f"SELECT client, sequence FROM {self.name}").split()  # noqa: S608  # ours
+        return {(int(row[0]), int(row[1])) for row in (line.split("|") for line in lines)}
+
+
+class _Load:
+    """Writers and readers of one driver, and what became of each operation."""
+
+    def __init__(self, kit: Kit, table: _Table, dsn: str, tasks: int) -> None:
+        self.kit = kit
+        self.table = table
+        self.manager: BasePoolManager[Any, Any] = kit.manager(
+            dsn, acquire_timeout=_ACQUIRE_TIMEOUT, pool_factory_kwargs=kit.sizes(tasks, 2 * tasks)
+        )
+        self.acknowledged: list[Acknowledged] = []
+        self.reads: list[tuple[float, float]] = []
+        self.failed: list[Failed] = []
+        self.hung = 0
+        self.began = self.ended = time.monotonic()
+        self._count = tasks
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
+        self._progress = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.manager.ready(1, 2)
+        except BaseException:
+            await self.manager.terminate()
+            raise
+        self.began = time.monotonic()
+        for client in range(self._count):
+            for name, operation in (("writer", self._write), ("reader", self._read)):
+                repeated = self._repeat(f"{name} {client}", operation, client)
+                self._tasks.append(asyncio.create_task(repeated))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.manager.close()
+
+    async def writes(self, count: int) -> None:
+        """Wait for so many more to be acknowledged."""
+        goal = len(self.acknowledged) + count
+        async with asyncio.timeout(_ACQUIRE_TIMEOUT):
+            while len(self.acknowledged) < goal:
+                self._progress.clear()
+                await self._progress.wait()
+
+    async def stop(self) -> None:
+        """Let operations under way end, and count those that do not."""
+        self._stopping = True
+        _, hanging = await asyncio.wait(self._tasks, timeout=5)
+        self.ended, self.hung = time.monotonic(), len(hanging)
+
+    async def _repeat(
+        self, name: str, operation: Callable[[int, int], Awaitable[None]], client: int
+    ) -> None:
+        number = 0
+        while not self._stopping:
+            number += 1
+            began = time.monotonic()
+            try:
+                await operation(client, number)
+            except Exception as error:  # noqa: BLE001 - counting them is what this is for
+                self.failed.append(Failed(name, f"{error!r}"[:200], began, time.monotonic()))
+            await asyncio.sleep(_PAUSE)
+
+    async def _write(self, client: int, number: int) -> None:
+        async with self.manager.acquire_master() as connection:
+            await self.kit.write(connection, self.table.insert(client, number))
+            self.acknowledged.append(Acknowledged(client, number, time.monotonic()))
+        self._progress.set()
+
+    async def _read(self, client: int, _number: int) -> None:
+        began = time.monotonic()
+        async with self.manager.acquire_replica(fallback_master=True) as connection:
+            await self.kit.value(connection, self.table.last(client))
+        self.reads.append((began, time.monotonic()))
+
+
+async def perform(
+    cluster: PatroniCluster, kits: Sequence[Kit], fault: Fault, tasks: int
+) -> dict[str, Report]:
+    """Let it happen to a whole cluster while each driver has so many writers, and readers.
+
+    :returns: what became of each driver's, once the cluster is whole again
+    """
+    # Patroni waits for a server that it restarts, unless it is told not to wait at all.
+    cluster.change({"primary_start_timeout": 0 if fault is Fault.SERVER_KILLED else 300})
+    await cluster.heal()
+    old, new = cluster.leader, cluster.standby
+    assert old is not None
+    assert new is not None
+    async with AsyncExitStack() as stack:
+        observer = await stack.enter_async_context(Observer([new]))
+        loads = [_Load(kit, _Table.on(old), cluster.dsn, tasks) for kit in kits]
+        for load in loads:
+            await stack.enter_async_context(load)
+        await asyncio.sleep(_STEADY)
+        struck, writable = await _strike(cluster, fault, observer, old, new)
+        await asyncio.gather(*[load.writes(_AFTERWARDS) for load in loads])
+        await cluster.heal()
+        await asyncio.gather(*[load.manager.ready(1, 2) for load in loads])
+        whole = time.monotonic()
+        await asyncio.gather(*[load.writes(_AFTERWARDS) for load in loads])
+        await asyncio.gather(*[load.stop() for load in loads])
+        leader = cluster.leader
+        assert leader is not None
+        version = leader.sql("SHOW server_version")
+        return {
+            load.kit.name: Report.of(
+                Evidence(
+                    fault=fault.value,
+                    postgresql=version,
+                    lossless=True,  # replication is synchronous
+                    began=load.began,
+                    ended=load.ended,
+                    struck=struck,
+                    writable=writable,
+                    whole=whole,
+                    acknowledged=load.acknowledged,
+                    reads=load.reads,
+                    failed=load.failed,
+                    hung=load.hung,
+                    present=load.table.rows_on(leader),
+                )
+            )
+            for load in loads
+        }
+
+
+async def _strike(
+    cluster: PatroniCluster, fault: Fault, observer: Observer, old: Member, new: Member
+) -> tuple[float, float | None]:
+    """Let it happen; return when it did, and since when there has been a new master."""
+    observer.watch()
+    struck = time.monotonic()
+    if fault is Fault.SWITCHOVER:
+        asked = asyncio.create_task(asyncio.to_thread(cluster.switch_over, old, new))
+        promotion = await observer.promotion(new)
+        await asked
+        return struck, promotion.not_before
+    await asyncio.to_thread(old.kill if fault is Fault.LEADER_KILLED else old.kill_server)
+    if fault is Fault.SERVER_RESTARTED:
+        return struck, None
+    # The earliest moment it can have been: what is uncertain counts against hasql.
+    return struck, (await observer.promotion(new)).not_before

@@ -1,0 +1,116 @@
+"""What tests do to real servers and see of them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hasql.base import BasePoolManager
+    from hasql.testing import LocalCluster, LocalNode
+    from tests.kits.base import Kit
+
+__all__ = (
+    "Table",
+    "end_sessions",
+    "every_place_works",
+    "fail_over",
+    "sessions",
+    "tasks_end",
+    "until",
+    "until_sessions",
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table (i int) on every node, and what is asked of it."""
+
+    name: str
+
+    def insert(self, number: int) -> str:
+        return f"INSERT INTO {self.name} VALUES ({number})"  # noqa: S608  # a name of ours
+
+    @property
+    def count(self) -> str:
+        return f"SELECT count(*) FROM {self.name}"  # noqa: S608  # as above
+
+    @property
+    def rows(self) -> str:
+        return f"SELECT i FROM {self.name}"  # noqa: S608  # as above
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for what happens in this process."""
+    async with asyncio.timeout(20):
+        while not holds():
+            await asyncio.sleep(0.005)
+
+
+async def tasks_end(before: set[asyncio.Task[Any]]) -> None:
+    """Wait until there are no tasks but those before.
+
+    A connect that nobody waits for any more may be left to end by itself, but soon.
+    """
+    deadline = asyncio.get_running_loop().time() + 5
+    while more := asyncio.all_tasks() - before:
+        assert asyncio.get_running_loop().time() < deadline, more
+        await asyncio.sleep(0.005)
+
+
+def complaints(stderr: str) -> str:
+    """Leave out what asyncio's debug mode says of callbacks that took long: the machine is busy."""
+    lines = stderr.splitlines(keepends=True)
+    return "".join(
+        line for line in lines if not re.match(r"Executing <.* took [\d.]+ seconds", line)
+    )
+
+
+async def fail_over(cluster: LocalCluster) -> tuple[LocalNode, LocalNode]:
+    """Kill the master and promote a replica; return both."""
+    old, new = cluster.master, cluster.replicas[0]
+    old.kill()
+    await new.promote()
+    return old, new
+
+
+async def sessions(node: LocalNode, application: str, state: str = "%") -> int:
+    """Count the sessions that a server has under an application's name."""
+    return int(await node.sql(f"SELECT count(*) {_of(application, state)}"))
+
+
+async def until_sessions(node: LocalNode, application: str, count: int, state: str = "%") -> None:
+    """Wait until a server has so many sessions under an application's name."""
+    async with asyncio.timeout(20):
+        while await sessions(node, application, state) != count:
+            await asyncio.sleep(0.01)
+
+
+async def end_sessions(node: LocalNode, application: str, state: str = "%") -> None:
+    """End the sessions that a server has under an application's name, as an administrator may."""
+    await node.sql(f"SELECT pg_terminate_backend(pid, 5000) {_of(application, state)}")
+
+
+def _of(application: str, state: str) -> str:
+    return (
+        "FROM pg_stat_activity "
+        f"WHERE application_name = '{application}' AND coalesce(state, '') LIKE '{state}'"
+    )
+
+
+async def every_place_works(kit: Kit, manager: BasePoolManager[Any, Any]) -> None:
+    """Take every connection there can be at once, use it and give it back."""
+    size = manager.metrics().nodes[0].pool_max
+    for read_only in (False, True):
+        pools = manager.replica_pool_count if read_only else manager.master_pool_count
+        leases = [await manager.acquire(read_only, timeout=10) for _ in range(size * pools)]
+        assert len(set(map(id, leases))) == len(leases)
+        for connection in leases:
+            assert await kit.value(connection, "SELECT 1") == 1
+            await manager.release(connection)
+    assert not any(node.in_flight for node in manager.metrics().nodes)
+    await until(lambda: not any(node.pool_used for node in manager.metrics().nodes))

@@ -1,0 +1,72 @@
+"""A pytest plugin that keeps to the tests an environment is meant for.
+
+    python -m pytest -p tests.suites --suite sqlalchemy14
+
+The other files are not imported, also when they are named on the command line: what is asked for
+goes to every environment, and each takes its part.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+ROOT = Path(__file__).parents[1]
+
+#: By its name, the files of each suite; "!" takes some out again. The whole has no name.
+SUITES: dict[str, tuple[str, ...]] = {
+    # Without any extra: no driver, nothing of the command line's.
+    "core": (
+        "tests/unit/*.py",
+        "tests/property/*.py",
+        "!tests/unit/test_demo_report.py",  # reads what rich prints
+        "!tests/unit/test_typing.py",  # runs the type checkers
+    ),
+    # With the drivers that get on with SQLAlchemy 2, or without any.
+    "drivers": (
+        "tests/integration/test_drivers*.py",
+        "tests/integration/test_aiopg.py",
+        "tests/integration/test_asyncpg.py",
+        "tests/integration/test_asyncsqlalchemy.py",
+        "tests/integration/test_mission_programs.py",
+        "tests/integration/test_psycopg3.py",
+        "tests/integration/test_sqlalchemy_sessions.py",
+    ),
+    # With those that need SQLAlchemy 1.4.
+    "sqlalchemy14": (
+        "tests/integration/test_drivers*.py",
+        "tests/integration/test_aiopg_sa.py",
+        "tests/integration/test_asyncpgsa.py",
+        "tests/integration/test_mission_programs.py",
+        "tests/unit/test_import_layers.py",
+        "tests/unit/test_packaging.py",
+    ),
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--suite", choices=SUITES, required=True, help="the suite to keep to")
+
+
+def belongs(path: Path, config: pytest.Config) -> bool:
+    """Whether a file, or any directory, is of the suite."""
+    if path.is_dir():
+        return True
+    patterns = SUITES[config.getoption("--suite")]
+    place = path.resolve().as_posix().removeprefix(f"{ROOT.as_posix()}/")
+    matched = [pattern for pattern in patterns if fnmatch(place, pattern.removeprefix("!"))]
+    return bool(matched) and not any(pattern.startswith("!") for pattern in matched)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # pytest asks nobody whether to ignore what was named on the command line.
+    there = config.invocation_params.dir
+    config.args = [each for each in config.args if belongs(there / each.partition("::")[0], config)]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return None if belongs(collection_path, config) else True

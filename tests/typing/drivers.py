@@ -1,0 +1,147 @@
+"""What each driver's pool manager is known to hand out, for type checkers; nothing runs it.
+
+`api.py` tells all of the API with one driver. The others differ in the classes of their pools and
+connections alone, so that is what is asserted here, with what a user does with them.
+"""
+
+from typing import Any, assert_type
+
+import aiopg
+import aiopg.sa
+import asyncpg
+import psycopg
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+
+import hasql.aiopg
+import hasql.aiopg_sa
+import hasql.asyncpgsa
+import hasql.asyncsqlalchemy
+import hasql.psycopg3
+from hasql.asyncsqlalchemy import async_sessionmaker
+
+PsycopgConnection = psycopg.AsyncConnection[TupleRow]
+PsycopgPool = AsyncConnectionPool[PsycopgConnection]
+AsyncpgConnection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+AsyncpgPool = asyncpg.Pool[asyncpg.Record]
+
+
+async def psycopg3(pool: hasql.psycopg3.PoolManager) -> None:
+    async with pool.acquire_master() as conn:
+        assert_type(conn, PsycopgConnection)
+        cursor = await conn.execute("SELECT 1")
+        assert_type(await cursor.fetchone(), TupleRow | None)
+    async with pool.acquire_replica(fallback_master=True) as conn:
+        assert_type(conn, PsycopgConnection)
+    async with pool.acquire(read_only=True) as conn, conn.transaction():
+        assert_type(conn, PsycopgConnection)
+        conn.no_such_method()  # type: ignore[attr-defined]
+    lent = await pool.acquire()
+    assert_type(lent, PsycopgConnection)
+    await pool.release(lent)
+    driver_pool = await pool.get_pool(read_only=False)
+    assert_type(driver_pool, PsycopgPool)
+    assert_type(pool.pools, list[PsycopgPool])
+    async with pool.acquire_from_pool(driver_pool) as conn:
+        assert_type(conn, PsycopgConnection)
+    async with hasql.psycopg3.PoolManager("postgresql://db1/app") as entered:
+        assert_type(entered, hasql.psycopg3.PoolManager)
+
+
+async def of_aiopg(pool: hasql.aiopg.PoolManager) -> None:
+    async with pool.acquire_master() as conn:
+        _ = assert_type(conn, aiopg.Connection)
+        async with conn.cursor() as cursor:
+            await cursor.execute("SELECT 1")
+    async with pool.acquire_replica() as conn:
+        _ = assert_type(conn, aiopg.Connection)
+    async with pool.acquire(read_only=True) as conn:
+        _ = assert_type(conn, aiopg.Connection)
+        conn.no_such_method()  # type: ignore[attr-defined]
+    lent = await pool.acquire()
+    _ = assert_type(lent, aiopg.Connection)
+    await pool.release(lent)
+    driver_pool = await pool.get_pool(read_only=False)
+    _ = assert_type(driver_pool, aiopg.Pool)
+    assert_type(pool.pools, list[aiopg.Pool])
+    async with pool.acquire_from_pool(driver_pool) as conn:
+        _ = assert_type(conn, aiopg.Connection)
+
+
+async def of_aiopg_sa(pool: hasql.aiopg_sa.PoolManager) -> None:
+    async with pool.acquire_master() as conn:
+        assert_type(conn, aiopg.sa.SAConnection)
+    async with pool.acquire_replica() as conn:
+        assert_type(conn, aiopg.sa.SAConnection)
+    async with pool.acquire(read_only=True) as conn:
+        assert_type(conn, aiopg.sa.SAConnection)
+        conn.no_such_method()  # type: ignore[attr-defined]
+    lent = await pool.acquire()
+    assert_type(lent, aiopg.sa.SAConnection)
+    await pool.release(lent)
+    engine = await pool.get_pool(read_only=False)
+    _ = assert_type(engine, aiopg.sa.Engine)
+    assert_type(pool.pools, list[aiopg.sa.Engine])
+    async with pool.acquire_from_pool(engine) as conn:
+        assert_type(conn, aiopg.sa.SAConnection)
+
+
+async def asyncsqlalchemy(pool: hasql.asyncsqlalchemy.PoolManager) -> None:
+    async with pool.acquire_master() as conn:
+        _ = assert_type(conn, AsyncConnection)
+        await conn.execute(text("SELECT 1"))
+        await conn.commit()
+    async with pool.acquire_replica() as conn:
+        _ = assert_type(conn, AsyncConnection)
+    async with pool.acquire(read_only=True) as conn, conn.begin():
+        _ = assert_type(conn, AsyncConnection)
+        conn.no_such_method()  # type: ignore[attr-defined]
+    lent = await pool.acquire()
+    _ = assert_type(lent, AsyncConnection)
+    await pool.release(lent)
+    engine = await pool.get_pool(read_only=False)
+    assert_type(engine, AsyncEngine)
+    assert_type(pool.pools, list[AsyncEngine])
+    async with pool.acquire_from_pool(engine) as conn:
+        _ = assert_type(conn, AsyncConnection)
+
+
+class OwnSession(AsyncSession):
+    pass
+
+
+async def sessions(pool: hasql.asyncsqlalchemy.PoolManager) -> None:
+    maker = async_sessionmaker(pool, expire_on_commit=False)
+    async with maker() as session:
+        assert_type(session, AsyncSession)
+        await session.execute(text("SELECT 1"))
+        await session.commit()
+    async with maker(read_only=True) as session:
+        assert_type(session, AsyncSession)
+    async with maker.begin() as session:
+        assert_type(session, AsyncSession)
+    async with async_sessionmaker(pool, class_=OwnSession)() as own:
+        assert_type(own, OwnSession)
+
+
+async def of_asyncpgsa(pool: hasql.asyncpgsa.PoolManager) -> None:
+    async with pool.acquire_master() as conn:
+        # What asyncpgsa's takes beyond asyncpg's: expressions.
+        assert_type(await conn.fetch(text("SELECT 1")), list[Any])
+        assert_type(await conn.execute("SELECT 1", timeout=1), str)
+        as_asyncpgs: AsyncpgConnection = conn
+        async with as_asyncpgs.transaction():
+            pass
+    async with pool.acquire_replica() as conn:
+        await conn.fetchval(text("SELECT 1"))
+    async with pool.acquire(read_only=True) as conn:
+        conn.no_such_method()  # type: ignore[attr-defined]
+    lent = await pool.acquire()
+    await pool.release(lent)
+    driver_pool = await pool.get_pool(read_only=False)
+    _ = assert_type(driver_pool, AsyncpgPool)
+    assert_type(pool.pools, list[AsyncpgPool])
+    async with pool.acquire_from_pool(driver_pool) as conn:
+        await conn.fetchrow(text("SELECT 1"))

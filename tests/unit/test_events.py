@@ -1,0 +1,87 @@
+"""Listeners hear once of each change, in order, and outside of anybody's acquire."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hasql.cluster.events import Event, HostDown, HostFenced, HostUp, RoleChanged
+from hasql.cluster.probe import Role
+from hasql.cluster.state import Exclusion
+from tests.fake_driver import fake_cluster, manager_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0.001)
+
+
+async def test_each_change_is_told_once_and_in_order() -> None:
+    servers = fake_cluster("a master", "b replica")
+    a, b = servers["a"].host, servers["b"].host
+    heard: list[Event] = []
+    manager = manager_of(servers, refresh_delay=0.02)
+    manager.add_listener(heard.append)
+    async with manager:
+        await manager.ready()
+        await until(lambda: len(heard) == 2)
+        assert sorted(heard, key=str) == [HostUp(a, Role.MASTER), HostUp(b, Role.REPLICA)]
+        heard.clear()
+
+        servers["a"].kill()
+        servers["b"].promote()
+        await until(lambda: len(heard) == 3)
+        down = next(event for event in heard if isinstance(event, HostDown))
+        assert down.host == a
+        assert isinstance(down.error, ConnectionError)
+        assert RoleChanged(b, Role.REPLICA, Role.MASTER) in heard
+        assert HostFenced(a, Exclusion.FENCED) in heard
+        heard.clear()
+
+        servers["a"].restart()
+        await until(lambda: len(heard) == 1)
+        assert heard == [HostUp(a, Role.MASTER)], "it stays fenced, which was told"
+        probes = len(servers["a"].probes)
+        await until(lambda: len(servers["a"].probes) > probes + 5)
+        assert len(heard) == 1, "probes that find nothing new are not told of"
+
+
+async def test_a_listener_that_fails_harms_nobody_and_one_removed_hears_no_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    servers = fake_cluster("a master")
+    heard: list[Event] = []
+    deaf: list[Event] = []
+
+    def fail(event: Event) -> None:
+        raise LookupError(event)
+
+    manager = manager_of(servers)
+    for listener in (fail, deaf.append, heard.append):
+        manager.add_listener(listener)
+    manager.remove_listener(deaf.append)
+    with caplog.at_level(logging.ERROR, "hasql"):
+        async with manager:
+            await manager.ready()
+            await until(lambda: len(heard) == 1)
+    assert "a listener has failed on HostUp" in caplog.text
+    assert not deaf
+    with pytest.raises(ValueError, match="not in list"):
+        manager.remove_listener(deaf.append)
+
+
+async def test_a_listener_is_a_plain_function() -> None:
+    async def wait(event: Event) -> None:
+        raise AssertionError(event)
+
+    manager = manager_of(fake_cluster("a master"))
+    for wrong in (wait, None, "listener"):
+        with pytest.raises(TypeError, match="plain function"):
+            manager.add_listener(wrong)  # type: ignore[arg-type]
