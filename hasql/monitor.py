@@ -146,6 +146,7 @@ class Monitor(Generic[PoolT, ConnT]):
         else:
             # The answer has aged meanwhile: it serves from the next one on.
             self._nudged = True
+            _heed_cancellation()
 
     async def _read(self) -> Reading:
         """Get a reading within refresh_timeout, over a fresh connection if the old one is gone."""
@@ -178,6 +179,7 @@ class Monitor(Generic[PoolT, ConnT]):
         guard = _Guard(self._loop, deadline, session)
         self._form = ProbeForm.FULL
         try:
+            _heed_cancellation()
             reading = await self._ask(session, known=None)
         except BaseException as error:
             session.kill()
@@ -271,6 +273,7 @@ class Monitor(Generic[PoolT, ConnT]):
     async def _timed(self, session: Session, form: ProbeForm) -> Any:
         began, flag = monotonic(), session.in_hot_standby
         row = await session.fetch_row(form.value)
+        _heed_cancellation()
         self._node.record_response_time(monotonic() - began)
         # A pooler may answer for a server from memory. Not so when the flag turned to `off` with
         # this very answer: that is a promotion while it was given.
@@ -350,6 +353,17 @@ class _Guard:
 
     def cancel(self) -> None:
         self._timer.cancel()
+
+
+def _heed_cancellation() -> None:
+    """Raise a cancellation that a driver has lost.
+
+    Drivers wait with `asyncio.wait_for`, which up to Python 3.11 forgets one that comes in the same
+    turn of the loop as the end of what it waits for. The task would never end.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _wake(waiter: "asyncio.Future[None]") -> None:

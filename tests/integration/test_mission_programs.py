@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import uvloop
 
 from hasql.cluster.dsn import Dsn
 
@@ -179,8 +180,8 @@ async def run(namespace: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("acquiring", "loop"),
     # One on the other event loop as well, as each costs the connections of three pools.
-    [(each, asyncio.run) for each in ACQUIRING],
-    ids=[*ACQUIRING],
+    [*((each, asyncio.run) for each in ACQUIRING), ("acquire_master", uvloop.run)],
+    ids=[*ACQUIRING, "acquire_master on uvloop"],
 )
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_runs_as_it_was_written(

@@ -709,6 +709,35 @@ async def test_12_a_cancelled_close_leaves_nothing() -> None:
     await until(lambda: asyncio.all_tasks() == tasks)
 
 
+@pytest.mark.parametrize("step", ["connect", "open", "fetch_row"])
+async def test_12_a_program_ends_though_its_driver_loses_the_cancellation(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers = fake_cluster("a master")
+    manager = manager_of(servers)
+    owner = FakeConnection if step == "fetch_row" else manager.driver
+    work, begun = getattr(owner, step), asyncio.Event()
+
+    async def deaf(*args: object) -> object:
+        begun.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return await work(*args)
+
+    monkeypatch.setattr(owner, step, deaf)
+    others = asyncio.all_tasks()
+    using = asyncio.ensure_future(manager.ready())
+    await begun.wait()
+    tasks = asyncio.all_tasks() - others
+    assert using in tasks
+    for task in tasks:
+        task.cancel()
+    _, left = await asyncio.wait(tasks, timeout=5)
+    assert not left
+    assert not servers["a"].connections
+    await manager.terminate()
+
+
 async def test_closing_a_manager_that_was_never_used_is_nothing() -> None:
     manager = manager_of(fake_cluster("a master"))
     await manager.close()
