@@ -90,6 +90,14 @@ async def until_sessions(node: LocalNode, application: str, count: int, state: s
             await asyncio.sleep(0.01)
 
 
+async def until_asleep(node: LocalNode, application: str, count: int) -> None:
+    """Wait until so many sessions are in pg_sleep(): a monitor's is active at times too."""
+    sleeping = f"SELECT count(*) {_of(application, 'active')} AND wait_event = 'PgSleep'"
+    async with asyncio.timeout(20):
+        while int(await node.sql(sleeping)) != count:
+            await asyncio.sleep(0.01)
+
+
 async def end_sessions(node: LocalNode, application: str, state: str = "%") -> None:
     """End the sessions that a server has under an application's name, as an administrator may."""
     await node.sql(f"SELECT pg_terminate_backend(pid, 5000) {_of(application, state)}")

@@ -17,6 +17,7 @@ from tests.scene import (
     every_place_works,
     tasks_end,
     until,
+    until_asleep,
     until_sessions,
 )
 
@@ -89,7 +90,7 @@ async def test_a_statement_that_is_cancelled_costs_one_connection_at_most(
 
     master = pg_cluster.master
     sleepers = [asyncio.ensure_future(sleep()) for _ in range(2)]
-    await until_sessions(master, application, 2, "active")
+    await until_asleep(master, application, 2)
     async with asyncio.timeout(10):
         for sleeper in sleepers:
             sleeper.cancel()
@@ -232,7 +233,7 @@ async def test_terminate_ends_all_that_is_under_way(
             await kit.value(connection, "SELECT pg_sleep(60)")
 
     users = [asyncio.ensure_future(sleep()) for _ in range(4)]
-    await until_sessions(master, application, 2, "active")
+    await until_asleep(master, application, 2)
     async with asyncio.timeout(8):
         await manager.terminate()
         ends = await asyncio.gather(*users, return_exceptions=True)
