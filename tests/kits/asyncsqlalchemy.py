@@ -50,6 +50,9 @@ class _SqlalchemyKit(Kit):
 class SqlalchemyAsyncpgKit(_SqlalchemyKit):
     name = "sqlalchemy-asyncpg"
     driver = "asyncpg"
+    # SQLAlchemy before 2.1 lets asyncpg's own error through on a connection that has heard the
+    # server's last words.
+    lost = (*_SqlalchemyKit.lost, asyncpg.InternalClientError)
     refused_login = asyncpg.InvalidPasswordError
 
 
