@@ -16,7 +16,7 @@ from tests.kits.base import Kit
 
 class _SqlalchemyKit(Kit):
     module = "hasql.asyncsqlalchemy"
-    lost = (DBAPIError, ConnectionError)
+    lost: tuple[type[Exception], ...] = (DBAPIError, ConnectionError)
     refused_statement = DBAPIError
     min_keyword = None
     max_keyword = "pool_size"
