@@ -25,7 +25,7 @@ from hasql.options import (
     never_master_hosts,
 )
 from hasql.pool_access import PoolAccess
-from hasql.router import Router, Wanted
+from hasql.router import MASTER, MASTER_OR_REPLICA, REPLICA, REPLICA_OR_MASTER, Router
 from hasql.supervisor import Supervisor
 
 __all__ = ("BasePoolManager",)
@@ -161,7 +161,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
     def acquire_master(self, timeout: float | None = None, **kwargs: Any) -> Lease[PoolT, ConnT]:
         """Acquire a connection to a master; see `acquire`."""
         seconds = self._options.acquire_timeout if timeout is None else _seconds(timeout)
-        return Lease(self._checkout, Wanted.MASTER, seconds, kwargs)
+        return Lease(self._checkout, MASTER, seconds, kwargs)
 
     def acquire_replica(
         self,
@@ -178,9 +178,9 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         if master_as_replica_weight is not None:
             share = check_share("master_as_replica_weight", master_as_replica_weight)
         if share and random() < share:  # noqa: S311  # no secret
-            wanted = Wanted.MASTER_OR_REPLICA
+            wanted = MASTER_OR_REPLICA
         else:
-            wanted = Wanted.REPLICA_OR_MASTER if fallback_master else Wanted.REPLICA
+            wanted = REPLICA_OR_MASTER if fallback_master else REPLICA
         seconds = options.acquire_timeout if timeout is None else _seconds(timeout)
         return Lease(self._checkout, wanted, seconds, kwargs)
 

@@ -13,7 +13,7 @@ from hasql.driver import ConnT, DriverPool, Failure, PoolT
 from hasql.errors import NotAvailableError
 from hasql.lease import Lease
 from hasql.node import Node
-from hasql.router import Wanted
+from hasql.router import MASTER, REPLICA, REPLICA_OR_MASTER, Wanted
 from hasql.supervisor import Supervisor
 
 __all__ = ("Checkout",)
@@ -110,10 +110,8 @@ class Checkout(Generic[PoolT, ConnT]):
         node, connection = lease.node, lease.connection
         assert node is not None  # noqa: S101  # it is lent, so it has both
         assert connection is not None  # noqa: S101
-        leave_block = _pool_of(node).leave_block
-        if leave_block is None:
-            return self.give_back(lease, error)
-        return self._end_block(lease, leave_block(connection, error), error)
+        work = _pool_of(node).leave_block(connection, error)
+        return self.give_back(lease, error) if work is None else self._end_block(lease, work, error)
 
     async def _end_block(
         self, lease: Lease[PoolT, ConnT], work: Awaitable[None], error: BaseException | None
@@ -224,7 +222,7 @@ class Checkout(Generic[PoolT, ConnT]):
 
     def adopt(self, connection: ConnT, node: Node[PoolT, ConnT]) -> None:
         """Enter a connection in the book that was taken from the driver's pool directly."""
-        lease: Lease[PoolT, ConnT] = Lease(self, Wanted.REPLICA_OR_MASTER, 0.0, {})
+        lease: Lease[PoolT, ConnT] = Lease(self, REPLICA_OR_MASTER, 0.0, {})
         lease.used, lease.node, lease.fixed_node = True, node, node
         node.in_flight += 1
         self._book.enter(lease, connection)
@@ -234,7 +232,7 @@ class Checkout(Generic[PoolT, ConnT]):
         lease.waited = True
         try:
             return await self._router.wait(lease.wanted, deadline)
-        except NotAvailableError:
+        except TimeoutError:
             raise self._not_available(lease) from None
 
     def _consider(
@@ -259,7 +257,7 @@ class Checkout(Generic[PoolT, ConnT]):
         It may have lost it while the driver connected. And a server that has been promoted says
         so with its next answer on any connection: `off` is never taken back within a session.
         """
-        if lease.wanted is Wanted.MASTER:
+        if lease.wanted is MASTER:
             return node.as_master
         if node.as_replica:
             if node.flag_lies or _pool_of(node).in_hot_standby(connection) is not False:
@@ -267,7 +265,7 @@ class Checkout(Generic[PoolT, ConnT]):
             self._hold(node)
             self._supervisor.signal()
             return False
-        return node.as_master and lease.wanted is not Wanted.REPLICA
+        return node.as_master and lease.wanted is not REPLICA
 
     def _not_available(self, lease: Lease[PoolT, ConnT]) -> NotAvailableError:
         return self._supervisor.not_available(

@@ -254,11 +254,10 @@ class DriverPool(Protocol[PoolT_co, ConnT]):
         core cancels it at the lease's deadline.
         """
 
-    @property
-    def leave_block(self) -> Callable[[ConnT, BaseException | None], Awaitable[None]] | None:
-        """What leaving ``async with`` does before `release`; None: nothing.
+    def leave_block(self, connection: ConnT, error: BaseException | None) -> Awaitable[None] | None:
+        """Return what leaving ``async with`` does before `release`; None: nothing.
 
-        It is called with the exception that leaves the block, if one does. It may take its time,
+        `error` is the exception that leaves the block, if one does. It may take its time,
         as a commit does, and what it raises is the application's. Aborting the connection ends it,
         and so does cancelling it, whether the server answers or not.
         """

@@ -11,7 +11,7 @@ from hasql.errors import UnknownConnectionError
 from hasql.lease import Lease
 from hasql.node import Node
 from hasql.options import Options
-from hasql.router import Wanted
+from hasql.router import MASTER, REPLICA, REPLICA_OR_MASTER, Wanted
 from hasql.supervisor import Supervisor
 
 __all__ = ("PoolAccess",)
@@ -94,7 +94,7 @@ class PoolAccess(Generic[PoolT, ConnT]):
 
     async def get_master_pools(self) -> list[PoolT]:
         """Return the pools of all masters in routing; waits like an acquire for the first."""
-        await self._checkout.find(Wanted.MASTER)
+        await self._checkout.find(MASTER)
         return _pools_of(self._supervisor.masters)
 
     async def get_replica_pools(self, fallback_master: bool = False) -> list[PoolT]:  # noqa: FBT001, FBT002  # as above
@@ -134,7 +134,7 @@ class PoolAccess(Generic[PoolT, ConnT]):
         timeout = self._options.acquire_timeout
         node = self._node(pool)
         lease: Lease[PoolT, ConnT]
-        lease = Lease(self._checkout, Wanted.REPLICA_OR_MASTER, timeout, kwargs)
+        lease = Lease(self._checkout, REPLICA_OR_MASTER, timeout, kwargs)
         lease.fixed_node = node
         return lease
 
@@ -173,10 +173,10 @@ class PoolAccess(Generic[PoolT, ConnT]):
 
     def _wanted(self, read_only: bool, fallback_master: bool | None) -> Wanted:  # noqa: FBT001  # as above
         if not read_only:
-            return Wanted.MASTER
+            return MASTER
         if fallback_master is None:
             fallback_master = self._options.fallback_master
-        return Wanted.REPLICA_OR_MASTER if fallback_master else Wanted.REPLICA
+        return REPLICA_OR_MASTER if fallback_master else REPLICA
 
     def _node(self, pool: PoolT) -> Node[PoolT, ConnT]:
         for node in self._supervisor.nodes.values():

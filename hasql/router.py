@@ -1,19 +1,24 @@
 """The router: which node gets an acquire, and who waits when none can take it."""
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Sequence
 from enum import Enum
-from itertools import count
-from time import monotonic
-from typing import Any, Generic
+from typing import Generic
 
 from hasql.balancer_policy.base import BaseBalancerPolicy
 from hasql.driver import ConnT, PoolT
-from hasql.errors import ConfigurationError, NotAvailableError, PoolManagerClosedError
+from hasql.errors import ConfigurationError, PoolManagerClosedError
 from hasql.node import Node
+from hasql.waiters import Waiters
 
-__all__ = ("Router", "Wanted")
+__all__ = (
+    "MASTER",
+    "MASTER_OR_REPLICA",
+    "REPLICA",
+    "REPLICA_OR_MASTER",
+    "Router",
+    "Wanted",
+)
 
 
 class Wanted(Enum):
@@ -27,6 +32,10 @@ class Wanted(Enum):
     MASTER_OR_REPLICA = "master, or replica"
 
 
+# For the hot path: up to Python 3.11 looking a member up in its class takes longer than a choice.
+MASTER, REPLICA, REPLICA_OR_MASTER, MASTER_OR_REPLICA = Wanted
+
+
 class Router(Generic[PoolT, ConnT]):
     """Hands out places on nodes: at once where one is free, else in the order of asking.
 
@@ -38,19 +47,13 @@ class Router(Generic[PoolT, ConnT]):
         self._masters: tuple[Node[PoolT, ConnT], ...] = ()
         self._replicas: tuple[Node[PoolT, ConnT], ...] = ()
         self._closed = False
-        self._order = count()
-        # A future and the order in which it was asked for. Queues are ordered dicts, because a
-        # waiter that gives up leaves from the middle.
-        self._queues: dict[Wanted, OrderedDict[asyncio.Future[Node[PoolT, ConnT]], int]] = {
-            wanted: OrderedDict() for wanted in Wanted
-        }
-        self._waiting = 0
+        self._waiters: Waiters[Wanted, Node[PoolT, ConnT]] = Waiters(iter(Wanted))
         self._vacancy: asyncio.Future[None] | None = None
 
     @property
     def waiting(self) -> int:
         """How many acquires wait for a place."""
-        return self._waiting
+        return len(self._waiters)
 
     def route(
         self,
@@ -63,11 +66,11 @@ class Router(Generic[PoolT, ConnT]):
 
     def choose(self, wanted: Wanted) -> Node[PoolT, ConnT] | None:
         """Pick a node with a free place, None if there is none; takes no place yet."""
-        if wanted is Wanted.MASTER:
+        if wanted is MASTER:
             return self._pick(self._masters)
-        if wanted is Wanted.MASTER_OR_REPLICA:
+        if wanted is MASTER_OR_REPLICA:
             return self._pick(self._masters) or self._pick(self._replicas)
-        if wanted is Wanted.REPLICA_OR_MASTER and not self._replicas:
+        if wanted is REPLICA_OR_MASTER and not self._replicas:
             return self._pick(self._masters)
         return self._pick(self._replicas)
 
@@ -105,16 +108,12 @@ class Router(Generic[PoolT, ConnT]):
     async def wait(self, wanted: Wanted, deadline: float) -> Node[PoolT, ConnT]:
         """Wait for a place on a node and take it.
 
-        Raises NotAvailableError (without a message: the caller knows more) at `deadline`, in
-        seconds of time.monotonic(), and PoolManagerClosedError once the manager closes.
+        Raises TimeoutError at `deadline`, in seconds of time.monotonic(), and
+        PoolManagerClosedError once the manager closes.
         """
         if self._closed:
             raise PoolManagerClosedError("the pool manager is closed")
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[Node[PoolT, ConnT]] = loop.create_future()
-        self._queues[wanted][waiter] = next(self._order)
-        self._waiting += 1
-        timer = loop.call_later(deadline - monotonic(), _fail, waiter, NotAvailableError())
+        waiter = self._waiters.join(wanted, deadline)
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -123,14 +122,12 @@ class Router(Generic[PoolT, ConnT]):
                 self.vacate(waiter.result())
             raise
         finally:
-            timer.cancel()
-            if self._queues[wanted].pop(waiter, None) is not None:
-                self._waiting -= 1
+            self._waiters.leave(wanted, waiter)
 
     def vacate(self, node: Node[PoolT, ConnT]) -> None:
         """Give a place back; whoever waits for it gets it now."""
         node.in_flight -= 1
-        if self._waiting:
+        if len(self._waiters):
             self.dispatch()
         if self._vacancy is not None:
             self.wake_drain()
@@ -143,31 +140,23 @@ class Router(Generic[PoolT, ConnT]):
 
     def dispatch(self) -> None:
         """Hand free places to those who wait, the earliest first."""
-        while self._waiting:
-            heads = sorted(
-                (next(iter(queue.values())), wanted.value, wanted)
-                for wanted, queue in self._queues.items()
-                if queue
-            )
-            for _, _, wanted in heads:
+        while len(self._waiters):
+            for wanted in self._waiters.kinds():
                 try:
                     node = self.choose(wanted)
                 except Exception as error:  # noqa: BLE001  # a user's policy: its acquire fails
-                    _fail(self._next(wanted), error)
+                    waiter = self._waiters.next(wanted)
+                    if not waiter.done():
+                        waiter.set_exception(error)
                     break
                 if node is not None:
-                    waiter = self._next(wanted)
+                    waiter = self._waiters.next(wanted)
                     if not waiter.done():
                         node.in_flight += 1
                         waiter.set_result(node)
                     break
             else:
                 return
-
-    def _next(self, wanted: Wanted) -> asyncio.Future[Node[PoolT, ConnT]]:
-        waiter, _ = self._queues[wanted].popitem(last=False)
-        self._waiting -= 1
-        return waiter
 
     def wake_drain(self) -> None:
         """Let whoever waits for vacancies look again."""
@@ -178,11 +167,4 @@ class Router(Generic[PoolT, ConnT]):
         """Tell all who wait, and all who will, that there is nothing to wait for."""
         self._closed = True
         self.route((), ())
-        for queue in self._queues.values():
-            for waiter in queue:
-                _fail(waiter, PoolManagerClosedError("the pool manager was closed"))
-
-
-def _fail(waiter: asyncio.Future[Any], error: BaseException) -> None:
-    if not waiter.done():
-        waiter.set_exception(error)
+        self._waiters.dismiss(PoolManagerClosedError("the pool manager was closed"))

@@ -27,7 +27,7 @@ from hasql.errors import NotAvailableError, PoolManagerClosedError, WrongEventLo
 from hasql.lease import LeaseBook
 from hasql.node import Node
 from hasql.options import Options
-from hasql.router import Router, Wanted
+from hasql.router import MASTER, Router
 from hasql.watch import Watch
 
 __all__ = ("Supervisor",)
@@ -194,7 +194,7 @@ class Supervisor(Generic[PoolT, ConnT]):
     def heard(self, connection: ConnT, error: BaseException) -> None:
         """Take note of an exception in the use of a lent connection: a hint, worth a probe."""
         lease, failure = self.book.find(connection), self.driver.failure(error)
-        if failure is Failure.READ_ONLY and lease is not None and lease.wanted is Wanted.MASTER:
+        if failure is Failure.READ_ONLY and lease is not None and lease.wanted is MASTER:
             lease.expired = True
             self.signal()
         elif failure is Failure.BROKEN:

@@ -169,8 +169,8 @@ class FakePool:
         self.lent: set[FakeConnection] = set()
         self.closed = False
         #: What a test wants to happen at the end of a block.
-        self.leave_block: Callable[[FakeConnection, BaseException | None], Awaitable[None]] | None
-        self.leave_block = None
+        self.leave_block: Callable[[FakeConnection, BaseException | None], Awaitable[None] | None]
+        self.leave_block = lambda *_: None
         #: What an adapter calls with the errors of statements.
         self.report = report
 

@@ -2,11 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from random import random
 from typing import Protocol, TypeVar
 
 from hasql.cluster.dsn import HostSpec
 
-__all__ = ("BaseBalancerPolicy", "Candidate", "CandidateT")
+__all__ = ("BaseBalancerPolicy", "Candidate", "CandidateT", "few_of")
 
 
 class Candidate(Protocol):
@@ -34,6 +35,23 @@ class Candidate(Protocol):
 
 
 CandidateT = TypeVar("CandidateT", bound=Candidate)
+
+
+#: More candidates than this are sampled instead of looked at.
+_LOOK_AT_ALL = 8
+
+
+def few_of(candidates: Sequence[CandidateT]) -> Sequence[CandidateT]:
+    """Return all candidates, or two at random if there are more than eight.
+
+    So that the cost of a choice does not grow with the number of hosts.
+    """
+    number = len(candidates)
+    if number <= _LOOK_AT_ALL:
+        return candidates
+    # By hand, as `random.sample` takes longer than all the rest of an acquire.
+    one, other = int(random() * number), int(random() * (number - 1))  # noqa: S311  # no secret
+    return candidates[one], candidates[other + (other >= one)]
 
 
 class BaseBalancerPolicy(ABC):

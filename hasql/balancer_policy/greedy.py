@@ -1,14 +1,11 @@
 """The policy that spreads by load."""
 
 from collections.abc import Sequence
-from random import choice, sample
+from random import choice, random
 
-from hasql.balancer_policy.base import BaseBalancerPolicy, CandidateT
+from hasql.balancer_policy.base import BaseBalancerPolicy, CandidateT, few_of
 
 __all__ = ("GreedyBalancerPolicy",)
-
-#: More candidates than this are sampled instead of looked at.
-_LOOK_AT_ALL = 8
 
 
 class GreedyBalancerPolicy(BaseBalancerPolicy):
@@ -21,8 +18,11 @@ class GreedyBalancerPolicy(BaseBalancerPolicy):
 
     def choose(self, candidates: Sequence[CandidateT]) -> CandidateT:
         """Return the candidate with the most free connections."""
-        if len(candidates) > _LOOK_AT_ALL:
-            candidates = sample(candidates, 2)
+        candidates = few_of(candidates)
+        if len(candidates) == 2:  # noqa: PLR2004  # as there mostly are
+            one, other = candidates
+            lead = one.free - other.free or random() - 0.5  # noqa: S311  # no secret
+            return one if lead > 0 else other
         most = max([candidate.free for candidate in candidates])
         best = [candidate for candidate in candidates if candidate.free == most]
         return best[0] if len(best) == 1 else choice(best)  # noqa: S311  # no secret

@@ -1,14 +1,12 @@
 """The policy that prefers hosts that answer fast."""
 
 from collections.abc import Sequence
-from random import choices, sample
+from random import choices
 
-from hasql.balancer_policy.base import BaseBalancerPolicy, CandidateT
+from hasql.balancer_policy.base import BaseBalancerPolicy, CandidateT, few_of
 
 __all__ = ("RandomWeightedBalancerPolicy",)
 
-#: More candidates than this are sampled instead of looked at.
-_LOOK_AT_ALL = 8
 #: What is shorter is beyond what a clock can tell of a network; seconds.
 _SHORTEST = 1e-6
 
@@ -23,8 +21,7 @@ class RandomWeightedBalancerPolicy(BaseBalancerPolicy):
 
     def choose(self, candidates: Sequence[CandidateT]) -> CandidateT:
         """Return a candidate at random, the faster the likelier."""
-        if len(candidates) > _LOOK_AT_ALL:
-            candidates = sample(candidates, 2)
+        candidates = few_of(candidates)
         times = [candidate.response_time for candidate in candidates]
         known = [1 / max(time, _SHORTEST) for time in times if time is not None]
         if len(known) < len(times):

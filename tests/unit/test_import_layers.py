@@ -37,6 +37,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "hasql.node",
             "hasql.options",
             "hasql.pool_access",
+            "hasql.waiters",
             "hasql.router",
             "hasql.supervisor",
             "hasql.watch",

@@ -31,8 +31,6 @@ class AiopgPool(Generic[PoolT, ConnT]):
     What aiopg hands out, a slot, is what the user gets, unless a subclass makes something else.
     """
 
-    #: What is open is rolled back by `release`.
-    leave_block = None
     pool: PoolT
 
     def __init__(self, sizes: PoolSizes, create_pool: Callable[..., Awaitable[PoolT]]) -> None:
@@ -93,6 +91,9 @@ class AiopgPool(Generic[PoolT, ConnT]):
         self._slots[inner] = slot
         self._roster.lend(inner)
         return self._lend(slot)
+
+    def leave_block(self, *_: object) -> None:
+        """What is open is rolled back by `release`."""
 
     async def release(self, connection: ConnT, **kwargs: Any) -> None:
         inner = self.behind(connection)

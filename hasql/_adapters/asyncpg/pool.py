@@ -52,9 +52,6 @@ class AsyncpgPool:
     `create_pool` is `asyncpg.create_pool`, or a library's own way to call it.
     """
 
-    #: A transaction is ended by asyncpg's own blocks, or rolled back by the reset.
-    leave_block = None
-
     def __init__(
         self,
         dsn: str,
@@ -125,6 +122,9 @@ class AsyncpgPool:
         except Exception:
             if not connection.is_closed():
                 raise
+
+    def leave_block(self, *_: object) -> None:
+        """A transaction is ended by asyncpg's own blocks, or rolled back by the reset."""
 
     def host_answers(self) -> None:
         if self.size < self.sizes.minimum:

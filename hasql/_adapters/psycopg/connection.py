@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import select
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
@@ -22,6 +23,8 @@ __all__ = ("Watched", "in_hot_standby")
 
 _T = TypeVar("_T")
 
+#: Seconds for which nobody asks the kernel again: as long as a busy event loop takes for a turn.
+_A_MOMENT = 0.001
 _IN_TRANSACTION = frozenset({TransactionStatus.INTRANS, TransactionStatus.INERROR})
 
 
@@ -34,6 +37,8 @@ class Watched(AsyncConnection[Any]):
     #: Whether it serves us, not the application: who is cancelled then waits for no server.
     ours = True
     _abandoned = False
+    #: When it was last known to be fine, in seconds of time.monotonic().
+    _sound_at = float("-inf")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -48,7 +53,9 @@ class Watched(AsyncConnection[Any]):
     async def wait(self, gen: PQGen[_T], *args: Any, **kwargs: Any) -> _T:
         """Wait for what is running. psycopg does so for each statement."""
         gen = self._unless_abandoned(gen) if self.ours else gen
-        return await super().wait(gen, *args, **kwargs)
+        result = await super().wait(gen, *args, **kwargs)
+        self._sound_at = monotonic()
+        return result
 
     async def cancel_safe(self, **kwargs: Any) -> None:
         """Cancel what is running. psycopg does so when its task is cancelled, and waits for it."""
@@ -97,9 +104,16 @@ class Watched(AsyncConnection[Any]):
         if self.pgconn.transaction_status != TransactionStatus.IDLE:
             raise ProgrammingError(f"the {hook} function has left a transaction open")
 
+    def was_sound(self) -> bool:
+        """Tell whether it was fine a moment ago, which is cheaper to know."""
+        return not self.lost and monotonic() - self._sound_at < _A_MOMENT
+
     def is_sound(self) -> bool:
         """Tell whether an idle connection can be used, as far as that can be seen from here."""
-        return not (self.lost or (self._readable(0) and not self._take_in()))
+        if self.lost or (self._readable(0) and not self._take_in()):
+            return False
+        self._sound_at = monotonic()
+        return True
 
     def _take_in(self) -> bool:
         """Take in what the server has sent, which may be its last words."""

@@ -138,7 +138,7 @@ class PsycopgPool:
             return connection  # type: ignore[no-any-return]  # as said above
 
     async def _check_one(self, connection: Watched) -> None:
-        if not connection.is_sound():
+        if not (connection.was_sound() or connection.is_sound()):
             self._met_lost = True
             await connection.close()
             raise OperationalError("the connection was lost while it was idle")
@@ -146,10 +146,11 @@ class PsycopgPool:
             await self._check(connection)
         self._checked = connection  # the pool returns it now, without a pause
 
-    async def leave_block(self, connection: _Lent, error: BaseException | None) -> None:
+    def leave_block(self, connection: _Lent, error: BaseException | None) -> Any:
+        if connection.pgconn.transaction_status == _IDLE:
+            return None
         connection.ours = True
-        if connection.pgconn.transaction_status != _IDLE:
-            await connection.__aexit__(type(error) if error else None, error, None)
+        return connection.__aexit__(type(error) if error else None, error, None)
 
     async def release(self, connection: _Lent, **kwargs: Any) -> None:
         connection.ours = True

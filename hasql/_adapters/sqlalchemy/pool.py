@@ -26,9 +26,6 @@ __all__ = ("EnginePool",)
 class EnginePool:
     """One engine, what it has opened, and what it has lent."""
 
-    #: What was not committed is rolled back by SQLAlchemy when the connection is closed.
-    leave_block = None
-
     def __init__(  # noqa: PLR0913  # made in one place
         self,
         dsn: str,
@@ -79,6 +76,9 @@ class EnginePool:
             raise ConnectionError("the host was given up while connecting to it")
         self._loans.enter(connection, raw)
         return connection
+
+    def leave_block(self, *_: object) -> None:
+        """What was not committed is rolled back by SQLAlchemy when the connection is closed."""
 
     async def release(self, connection: AsyncConnection, **kwargs: Any) -> None:
         try:

@@ -1,0 +1,98 @@
+"""The waiters: those who wait for a place on a node, in the order of asking."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from itertools import count
+from time import monotonic
+from typing import Generic, TypeVar
+
+__all__ = ("Waiters",)
+
+_KindT = TypeVar("_KindT", bound=Enum)
+_PlaceT = TypeVar("_PlaceT")
+
+
+class Waiters(Generic[_KindT, _PlaceT]):
+    """A queue for each kind of place that can be waited for, each waiter with its own deadline.
+
+    One timer serves them all: nearly everyone is served long before its deadline, and a timer of
+    its own would be most of what waiting costs.
+    """
+
+    def __init__(self, kinds: Iterator[_KindT]) -> None:
+        self._order = count()
+        # A future, and when it was asked for and by when it has to end. Queues are ordered dicts,
+        # because a waiter that gives up leaves from the middle.
+        self._queues: dict[_KindT, OrderedDict[asyncio.Future[_PlaceT], tuple[int, float]]] = {
+            kind: OrderedDict() for kind in kinds
+        }
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def join(self, kind: _KindT, deadline: float) -> "asyncio.Future[_PlaceT]":
+        """Wait at the end of a queue; the future ends with TimeoutError at `deadline`.
+
+        That is in seconds of time.monotonic().
+        """
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[_PlaceT] = loop.create_future()
+        self._queues[kind][waiter] = next(self._order), deadline
+        self._count += 1
+        if deadline < self._timer_at:
+            self._look_again_at(deadline, loop)
+        return waiter
+
+    def leave(self, kind: _KindT, waiter: "asyncio.Future[_PlaceT]") -> None:
+        """Wait no more."""
+        if self._queues[kind].pop(waiter, None) is not None:
+            self._count -= 1
+
+    def kinds(self) -> Sequence[_KindT]:
+        """Return what is waited for, beginning with what was asked for first."""
+        kinds = [kind for kind, queue in self._queues.items() if queue]
+        if len(kinds) > 1:
+            kinds.sort(key=lambda kind: next(iter(self._queues[kind].values()))[0])
+        return kinds
+
+    def next(self, kind: _KindT) -> "asyncio.Future[_PlaceT]":
+        """Take the first out of a queue."""
+        waiter, _ = self._queues[kind].popitem(last=False)
+        self._count -= 1
+        return waiter
+
+    def dismiss(self, error: BaseException) -> None:
+        """End all waiting with an error."""
+        for queue in self._queues.values():
+            for waiter in queue:
+                _fail(waiter, error)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look_again_at(self, deadline: float, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = loop.call_later(deadline - monotonic(), self._end_overdue)
+
+    def _end_overdue(self) -> None:
+        self._timer, self._timer_at = None, float("inf")
+        now, due = monotonic(), float("inf")
+        for queue in self._queues.values():
+            for waiter, (_, deadline) in queue.items():
+                if deadline <= now:
+                    _fail(waiter, TimeoutError())
+                else:
+                    due = min(due, deadline)
+        if due < float("inf"):
+            self._look_again_at(due, asyncio.get_running_loop())
+
+
+def _fail(waiter: "asyncio.Future[_PlaceT]", error: BaseException) -> None:
+    if not waiter.done():
+        waiter.set_exception(error)
