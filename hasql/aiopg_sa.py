@@ -8,10 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hasql.base import BasePoolManager
+from hasql.cluster.dsn import Dsn
 from hasql.errors import MissingExtraError
 
 try:
-    from aiopg.sa import Engine, SAConnection, create_engine
+    import aiopg
+    from aiopg.sa import Engine, SAConnection
+    from aiopg.sa.engine import get_dialect
 
     from hasql._adapters.aiopg.driver import AiopgDriver
     from hasql._adapters.aiopg.pool import AiopgPool
@@ -22,8 +25,6 @@ except ImportError as error:  # also aiopg's own, of what SQLAlchemy 2 has no mo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import aiopg
 
     from hasql.driver import PoolSizes
 
@@ -68,8 +69,19 @@ class _Pool(AiopgPool[Engine, SAConnection]):
         await connection.close()
 
 
+#: As SQLAlchemy keeps what it has compiled with the dialect, one for all hosts.
+_DIALECT = get_dialect()  # type: ignore[no-untyped-call]
+
+
+async def _create_engine(dsn: str, dialect: Any = _DIALECT, **kwargs: Any) -> Engine:
+    # aiopg's own `create_engine` connects before it returns, if only to ask for the DSN without its
+    # password, and loses the pool with that connection when it is cancelled on its last step.
+    pool = await aiopg.create_pool(dsn, **kwargs)
+    return Engine(dialect, pool, str(Dsn.parse(dsn)))  # type: ignore[no-untyped-call]
+
+
 def _make_pool(sizes: PoolSizes) -> _Pool:
-    return _Pool(sizes, create_engine)
+    return _Pool(sizes, _create_engine)
 
 
 class PoolManager(BasePoolManager[Engine, SAConnection]):

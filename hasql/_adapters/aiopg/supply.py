@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from hasql._adapters.aiopg.addresses import Addresses
 from hasql._adapters.aiopg.roster import Roster
-from hasql.driver import PoolSizes, PoolT, left_to_end
+from hasql.driver import PoolSizes, PoolT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -44,27 +44,18 @@ class Supply(Generic[PoolT]):
         self._addresses = Addresses(dsn)
         self.roster = Roster(kwargs, self._addresses, on_loss)
         ours = {**kwargs, **self.roster.hooks, "minsize": 0}
+        self.pool = await self._create_pool(dsn, **ours)  # without a pause
         taken: list[Any] = []
         try:
-            self.pool = await self._addresses.try_each(
-                lambda: left_to_end(self._create_pool(dsn, **ours), self._discard)
-            )
-            if not self.sizes.minimum:
-                self.roster.break_all()  # an engine is made over a connection, wanted or not
             while len(taken) < self.sizes.minimum:
                 taken.append(await self.take())
             for slot in taken:
                 self.put(slot)
         except BaseException:
-            self._discard(getattr(self, "pool", None))
+            self.roster.break_all()
+            self.terminate(())
             raise
         return self.pool
-
-    def _discard(self, pool: PoolT | None) -> None:
-        self.roster.break_all()
-        if pool is not None:
-            self.pool = pool
-            self.terminate(())
 
     @property
     def _library(self) -> Any:
