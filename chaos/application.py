@@ -59,8 +59,8 @@ class Operation(NamedTuple):
 class Load(NamedTuple):
     """How many tasks there are, and for how many each pool has places."""
 
-    writers: int = 4
-    readers: int = 4
+    writers: int = 8
+    readers: int = 8
     places: int = 10
     #: Seconds that a task rests between two operations: two cores also run three servers.
     pause: float = 0.002

@@ -82,6 +82,8 @@ class Monitor(Generic[PoolT, ConnT]):
         self._urgent_since: float | None = None
         self._wake: asyncio.Future[None] | None = None
         self._nudged = False
+        #: Whether the last answer came over a new connection, the old one having stayed silent.
+        self._afresh = False
 
     async def run(self) -> None:
         """Probe until cancelled; then nothing of it is left."""
@@ -102,14 +104,16 @@ class Monitor(Generic[PoolT, ConnT]):
 
     async def _probe(self) -> None:
         """Probe once and publish the outcome, whatever it is."""
-        self._nudged = False
+        self._nudged = self._afresh = False
         try:
             reading = await self._read()
         except Exception as error:  # noqa: BLE001  # anything at all means: cannot be used now
             self._drop_session()
             self._publish_failure(error, self._driver.failure(error))
         else:
-            self._publish(Answered(self._node.host, self._began, monotonic(), reading))
+            self._publish(
+                Answered(self._node.host, self._began, monotonic(), reading, self._afresh)
+            )
             if self._node.pool is None and self._wanted() and monotonic() >= self._open_at:
                 await self._open_pool()
 
@@ -217,7 +221,8 @@ class Monitor(Generic[PoolT, ConnT]):
             reading = await self._ask(session, self._known if self._may_be_short() else None)
         except Exception:
             if hedge is not None:
-                return await hedge
+                reading, self._afresh = await hedge, True
+                return reading
             if guard.expired:
                 raise self._no_answer() from None
             raise

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ __all__ = (
     "fail_over",
     "sessions",
     "tasks_end",
+    "tcp_options",
     "until",
     "until_sessions",
 )
@@ -108,6 +111,19 @@ def _of(application: str, state: str) -> str:
         "FROM pg_stat_activity "
         f"WHERE application_name = '{application}' AND coalesce(state, '') LIKE '{state}'"
     )
+
+
+def tcp_options(fileno: int) -> dict[str, int]:
+    """Return how the kernel watches over a connection: seconds, but milliseconds for the last."""
+    options = {
+        "idle": socket.TCP_KEEPIDLE,
+        "interval": socket.TCP_KEEPINTVL,
+        "count": socket.TCP_KEEPCNT,
+        "user_timeout": socket.TCP_USER_TIMEOUT,
+    }
+    with socket.socket(fileno=os.dup(fileno)) as twin:
+        assert twin.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        return {name: twin.getsockopt(socket.IPPROTO_TCP, o) for name, o in options.items()}
 
 
 async def every_place_works(kit: Kit, manager: BasePoolManager[Any, Any]) -> None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from hasql.driver import Failure
 
-__all__ = ("failure_to_connect", "shut_down")
+__all__ = ("WATCH_OVER_TCP", "failure_to_connect", "shut_down")
 
 # libpq passes on what a server says to a login without its SQLSTATE, so the words have to do: those
 # of PostgreSQL in English. In another language (lc_messages) a refusal counts as a broken host,
@@ -24,6 +24,18 @@ _REFUSED = re.compile(
     "|invalid value for parameter"
     "|invalid (connection option|URI query parameter)"
 )
+WATCH_OVER_TCP = {
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "10000",
+}
+"""What libpq is asked for unless the user asks for something else.
+
+A flow of packets may be lost on its way for good while others to the same host get through, as when
+a firewall forgets it. No probe shows that, and the kernel, by itself, goes on for a quarter of an
+hour: this way ten seconds after an unanswered packet, or eleven of silence, it ends the connection.
+"""
 _FULL = re.compile("too many (clients|connections)|remaining connection slots|no more connections")
 
 

@@ -37,6 +37,8 @@ class Answered:
     began: float
     at: float
     reading: Reading
+    #: Over a new connection, while the old one stayed silent: others of its time may be lost, too.
+    afresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +164,8 @@ class Topology:
             step = Step(replace(self, nodes=nodes, memory=memory))
         else:
             step = self._judged(nodes, memory, observation.at)
-        aborts = _leases_to_abort(step.topology, observation)
-        return Step(step.topology, (*step.effects, *aborts)) if aborts else step
+        breaks = _breaks(step.topology, observation)
+        return Step(step.topology, (*step.effects, *breaks)) if breaks else step
 
     def with_hosts(self, hosts: Sequence[HostSpec], now: float) -> Step:
         """Take hosts in and out; those that stay keep all that is known of them."""
@@ -274,19 +276,20 @@ def _effects(before: NodeState, after: NodeState) -> list[Effect]:
     return effects
 
 
-def _leases_to_abort(
+def _breaks(
     topology: Topology, observation: Answered | Failed | Quiet
-) -> tuple[AbortLeases, ...]:
-    """Find the hosts whose leases must not live on.
+) -> tuple[Purge | AbortLeases, ...]:
+    """Find the hosts whose leases must not live on, or whose connections may be lost.
 
-    Those of a fenced master, on each direct answer of the master that replaced it and not on
+    Leases of a fenced master, on each direct answer of the master that replaced it and not on
     what is merely remembered; and those of a host that has been silent for too long.
     """
     if isinstance(observation, Answered):
+        purge = (Purge(observation.host),) if observation.afresh else ()
         if not any(node.host == observation.host for node in topology.masters):
-            return ()
+            return purge
         cluster = observation.reading.system_id
-        return tuple(
+        return purge + tuple(
             AbortLeases(node.host)
             for node in topology.nodes
             if node.exclusion is Exclusion.FENCED and node.system_id == cluster

@@ -16,7 +16,7 @@ import pytest
 from hasql import ConfigurationError, NotAvailableError
 from hasql.aiopg import PoolManager
 from tests.proxy import Proxy
-from tests.scene import until
+from tests.scene import tcp_options, until
 
 if TYPE_CHECKING:
     import aiopg
@@ -277,6 +277,21 @@ async def test_a_place_that_a_lost_connection_leaves_is_not_lost(pg_cluster: Loc
 def test_arguments_that_cannot_work_fail_at_once(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         PoolManager("postgresql://db1,db2/app", pool_factory_kwargs=kwargs)
+
+
+async def test_8_the_kernel_ends_flows_that_are_lost_as_the_user_wants_it(
+    pg_cluster: LocalCluster,
+) -> None:
+    async with PoolManager(pg_cluster.dsn) as manager, manager.acquire_replica() as connection:
+        usual = {"idle": 5, "interval": 2, "count": 3, "user_timeout": 10_000}
+        assert tcp_options(connection.raw.fileno()) == usual
+    dsn = f"{pg_cluster.dsn}?keepalives_idle=7&tcp_user_timeout=0"
+    async with (
+        PoolManager(dsn, pool_factory_kwargs={"keepalives_count": 4}) as manager,
+        manager.acquire_replica() as connection,
+    ):
+        mine = {"idle": 7, "interval": 2, "count": 4, "user_timeout": 0}
+        assert tcp_options(connection.raw.fileno()) == mine
 
 
 async def test_all_that_psycopg2_and_libpq_know_is_taken(pg_cluster: LocalCluster) -> None:

@@ -20,7 +20,7 @@ from hasql import ConfigurationError, NotAvailableError
 from hasql.driver import Failure, PoolSizes
 from hasql.psycopg3 import PoolManager
 from tests.proxy import Proxy
-from tests.scene import end_sessions, sessions, tasks_end, until
+from tests.scene import end_sessions, sessions, tasks_end, tcp_options, until
 
 if TYPE_CHECKING:
     from hasql.testing import LocalCluster
@@ -131,6 +131,22 @@ async def test_arguments_and_hooks_are_the_users_but_not_for_the_reserved_connec
         await until(lambda: heard.count("reset") == 2)
         assert heard == ["configure", "check", "reset", "check", "reset"]
         assert await sessions(master, application) == 1
+
+
+async def test_8_the_kernel_ends_flows_that_are_lost_as_the_user_wants_it(
+    pg_cluster: LocalCluster,
+) -> None:
+    async with PoolManager(pg_cluster.dsn) as manager, manager.acquire_replica() as connection:
+        usual = {"idle": 5, "interval": 2, "count": 3, "user_timeout": 10_000}
+        assert tcp_options(connection.fileno()) == usual
+    dsn = f"{pg_cluster.dsn}?keepalives_idle=7&tcp_user_timeout=0"
+    kwargs = {"kwargs": {"keepalives_count": 4}}
+    async with (
+        PoolManager(dsn, pool_factory_kwargs=kwargs) as manager,
+        manager.acquire_replica() as connection,
+    ):
+        mine = {"idle": 7, "interval": 2, "count": 4, "user_timeout": 0}
+        assert tcp_options(connection.fileno()) == mine
 
 
 async def test_rows_are_made_as_the_user_wants_them(pg_cluster: LocalCluster) -> None:

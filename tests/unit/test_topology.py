@@ -325,6 +325,13 @@ def test_8_leases_on_a_host_are_aborted_once_it_has_been_silent_for_long() -> No
     assert AbortLeases(B) not in never.effects
 
 
+def test_8_a_connection_that_stays_silent_while_a_new_one_works_is_not_the_only_one() -> None:
+    up = after(master(A, 1), replica(B, 1)).topology
+    assert up.observe(replica(B, 2)).effects == ()
+    assert up.observe(replace(replica(B, 2), afresh=True)).effects == (Purge(B),)
+    assert up.observe(replace(master(A, 2), afresh=True)).effects == (Purge(A),)
+
+
 def test_10_what_leaves_or_restarts_is_purged() -> None:
     up = after(master(A, 1), replica(B, 1)).topology
     assert Purge(B) in up.observe(failed(B, 2)).effects

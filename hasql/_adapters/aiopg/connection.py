@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2  # type: ignore[import-untyped]
 from psycopg2 import extensions
 
-from hasql._adapters.libpq import shut_down
+from hasql._adapters.libpq import WATCH_OVER_TCP, shut_down
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -88,7 +88,8 @@ def connection_factory(kwargs: Mapping[str, Any], addresses: Addresses) -> Calla
     of_class = _class_of(kwargs.get("connection_factory"))
 
     def make(dsn: str, *args: Any, **kwargs: Any) -> Any:
-        raw = of_class(addresses.choose(dsn), *args, **kwargs)
+        watched = extensions.make_dsn(**{**WATCH_OVER_TCP, **extensions.parse_dsn(dsn)})
+        raw = of_class(addresses.choose(watched), *args, **kwargs)
         raw.first_socket, raw.number = _socket_of(raw), raw.fileno()
         return raw
 

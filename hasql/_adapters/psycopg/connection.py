@@ -6,14 +6,15 @@ import asyncio
 import select
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import ref
 
 from psycopg import AsyncConnection, Error, ProgrammingError
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import QueryCanceled
 from psycopg.pq import TransactionStatus
 
-from hasql._adapters.libpq import shut_down
+from hasql._adapters.libpq import WATCH_OVER_TCP, shut_down
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
@@ -49,6 +50,13 @@ class Watched(AsyncConnection[Any]):
             self._readable = sockets.poll
         # By a weak reference, so that it goes as soon as nobody needs it.
         self.add_notice_handler(partial(_heed, ref(self)))
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
+        """Connect, as psycopg does."""
+        given: dict[str, Any] = conninfo_to_dict(conninfo)
+        watched = make_conninfo(**{**WATCH_OVER_TCP, **given})
+        return await super().connect(watched, **kwargs)
 
     async def wait(self, gen: PQGen[_T], *args: Any, **kwargs: Any) -> _T:
         """Wait for what is running. psycopg does so for each statement."""
