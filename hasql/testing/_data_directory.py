@@ -159,6 +159,13 @@ class DataDirectory:
         return self._machine.read(f"{self.path}/standby.signal") is not None
 
     @property
+    def timeline(self) -> int:
+        """The youngest timeline that it knows of; on a master the one that it writes."""
+        names = self._machine.run("/bin/ls", f"{self.path}/pg_wal").split()
+        histories = (name.partition(".history")[0] for name in names if name.endswith(".history"))
+        return max([1, *(int(number, 16) for number in histories)])
+
+    @property
     def was_shut_down(self) -> bool:
         """Whether the stopped server ended with a clean shutdown."""
         state = self._run("pg_controldata", self.path)

@@ -338,6 +338,9 @@ class LocalNode:
                 self._stop("fast")
             else:
                 return
+        elif not self._data.is_replica and self._data.timeline == master._status().timeline:  # noqa: SLF001
+            # To pg_rewind a timeline is one history, and here there are two of it.
+            raise ClusterError(f"{self.name} and {master.name} were promoted to the same timeline")
         # Until its first checkpoint a new master's control file names the old timeline, and an
         # older pg_rewind finds nothing to do.
         master._sql("CHECKPOINT")  # noqa: SLF001

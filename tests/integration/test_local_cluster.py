@@ -261,6 +261,27 @@ async def test_a_frozen_master_that_rejoins_takes_no_more_writes(cluster: LocalC
 
 
 @pytest.mark.parametrize("killed", [True, False])
+async def test_one_of_two_masters_of_the_same_timeline_rejoins_the_other(
+    cluster: LocalCluster, *, killed: bool
+) -> None:
+    first, second = cluster.replicas
+    await cluster.master.stop()
+    await asyncio.gather(first.promote(), second.promote())
+    await first.sql("CREATE TABLE ours (i int)")
+    await second.sql("CREATE TABLE theirs AS SELECT generate_series(1, 1000)")
+    if killed:
+        second.kill()
+    await second.rejoin(first)
+    await first.sql("INSERT INTO ours VALUES (1)")
+    tables = "SELECT tablename FROM pg_tables WHERE tablename IN ('ours', 'theirs')"
+    while await second.sql(tables) != "ours":
+        await asyncio.sleep(0.01)
+    await asyncio.to_thread(cluster.heal)
+    assert await first.sql("SELECT pg_is_in_recovery()") == "f"
+    await first.sql("DROP TABLE ours")
+
+
+@pytest.mark.parametrize("killed", [True, False])
 async def test_a_replica_rejoins_stopped_or_killed(cluster: LocalCluster, *, killed: bool) -> None:
     master, replica = cluster.master, cluster.replicas[0]
     if killed:

@@ -1,0 +1,226 @@
+"""Invariant 9 on real servers: which of several masters is the master, and who is none."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import pytest
+
+from hasql import NotAvailableError
+from hasql.asyncpg import PoolManager
+from hasql.cluster.dsn import Dsn
+from hasql.cluster.events import HostFenced
+from hasql.cluster.state import Exclusion
+from hasql.testing import LocalCluster
+from tests.scene import until
+
+if TYPE_CHECKING:
+    from hasql.testing import LocalNode
+    from tests.scene import Table
+
+pytestmark = pytest.mark.usefixtures("nothing_unheard")
+
+LOST = asyncpg.PostgresConnectionError, asyncpg.InterfaceError
+
+
+def manager_of(dsn: str, **kwargs: Any) -> PoolManager:
+    return PoolManager(dsn, refresh_delay=0.1, pool_factory_kwargs={"min_size": 1}, **kwargs)
+
+
+def address(node: LocalNode) -> str:
+    return f"{node.host}:{node.port}"
+
+
+def exclusions(manager: PoolManager) -> dict[int, Exclusion]:
+    """Return who is kept out of routing, by port."""
+    nodes = manager.metrics().nodes
+    return {node.host.port: node.exclusion for node in nodes if node.exclusion is not None}
+
+
+async def master_port(manager: PoolManager) -> int:
+    async with manager.acquire_master(timeout=10) as connection:
+        port = await connection.fetchval("SELECT inet_server_port()")
+        assert isinstance(port, int)
+        return port
+
+
+async def test_9_a_promotion_by_accident_makes_the_living_master_the_old_one(
+    pg_cluster: LocalCluster, table: Table
+) -> None:
+    old, new = pg_cluster.master, pg_cluster.replicas[0]
+    async with manager_of(pg_cluster.dsn) as manager:
+        await manager.ready(1, 2)
+        held = await manager.acquire_master()
+        await new.promote()
+        await until(lambda: exclusions(manager) == {old.port: Exclusion.FENCED})
+        with pytest.raises(LOST):
+            await held.execute(table.insert(1))
+        await manager.release(held)
+        assert await old.sql(table.count) == "0"
+        assert [await master_port(manager) for _ in range(5)] == [new.port] * 5
+        # It lives on, and is no replica either, until it is made one.
+        assert manager.replica_pool_count == 1
+        await old.rejoin(new)
+        await manager.ready(1, 2, timeout=20)
+    # Who starts now has never seen the old timeline.
+    async with manager_of(pg_cluster.dsn) as manager:
+        assert await master_port(manager) == new.port
+
+
+async def test_9_who_starts_between_two_masters_takes_that_of_the_newer_timeline(
+    pg_cluster: LocalCluster,
+) -> None:
+    old, new = pg_cluster.master, pg_cluster.replicas[0]
+    await new.promote()
+    for hosts in ([old, new], [new, old]):
+        dsn = Dsn.parse(pg_cluster.dsn)
+        named = ",".join(map(address, hosts))
+        async with manager_of(f"postgresql://{dsn.user}:{dsn.password}@{named}/app") as manager:
+            assert await master_port(manager) == new.port
+            assert exclusions(manager) == {old.port: Exclusion.FENCED}
+
+
+async def delay_replay(node: LocalNode, delay: str) -> None:
+    await node.sql(f"ALTER SYSTEM SET recovery_min_apply_delay = '{delay}'")
+    await node.sql("SELECT pg_reload_conf()")
+
+
+@pytest.mark.parametrize("excepted", [True, False])
+async def test_9_a_delayed_standby_promoted_for_a_drill(
+    pg_cluster: LocalCluster, table: Table, excepted: bool
+) -> None:
+    old, delayed = pg_cluster.master, pg_cluster.replicas[1]
+    await delay_replay(delayed, "1h")
+    try:
+        never = [address(delayed)] if excepted else []
+        async with manager_of(pg_cluster.dsn, never_master=never) as manager:
+            await manager.ready(1, 2)
+            held = await manager.acquire_master()
+            await delayed.promote()
+            if excepted:
+                await until(lambda: exclusions(manager) == {delayed.port: Exclusion.NEVER_MASTER})
+                await manager.wait_next_pool_check()
+                await held.execute(table.insert(1))  # nothing has happened to it
+                assert await master_port(manager) == old.port
+                with pytest.raises(NotAvailableError, match="never_master forbids"):
+                    await manager.ready(2, 0, timeout=0.05)
+            else:  # nobody has said that it is none
+                await until(lambda: exclusions(manager) == {old.port: Exclusion.FENCED})
+                with pytest.raises(LOST):
+                    await held.execute(table.insert(1))
+                assert await master_port(manager) == delayed.port
+            await manager.release(held)
+            assert manager.replica_pool_count == 1
+    finally:
+        await delay_replay(delayed, "0")
+
+
+async def test_9_of_two_promoted_to_one_timeline_the_first_goes_on(
+    pg_cluster: LocalCluster, table: Table
+) -> None:
+    old, (first, second) = pg_cluster.master, pg_cluster.replicas
+    events: list[object] = []
+    async with manager_of(pg_cluster.dsn) as manager:
+        manager.add_listener(events.append)
+        await manager.ready(1, 2)
+        old.kill()
+        await first.promote()
+        assert await master_port(manager) == first.port
+        held = await manager.acquire_master()
+        await second.promote()
+        timeline = "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"
+        assert await first.sql(timeline) == await second.sql(timeline)
+        await until(lambda: exclusions(manager).get(second.port) is Exclusion.SPLIT)
+        (split,) = [
+            x for x in events if isinstance(x, HostFenced) and x.exclusion is Exclusion.SPLIT
+        ]
+        assert split.host.port == second.port
+        await held.execute(table.insert(1))  # the one that serves is left alone
+        await manager.release(held)
+        assert [await master_port(manager) for _ in range(5)] == [first.port] * 5
+        assert await second.sql(table.count) == "0"
+        # That the first is silent does not tell that it has lost.
+        first.kill()
+        await until(lambda: manager.master_pool_count == 0)
+        with pytest.raises(NotAvailableError, match="another master writes the same timeline"):
+            await manager.acquire_master(timeout=0.5)
+        await first.start()
+        assert await master_port(manager) == first.port
+        await second.rejoin(first)
+        await manager.ready(1, 1, timeout=20)
+        assert second.port not in exclusions(manager)
+
+
+async def test_9_who_starts_between_two_masters_of_one_timeline_takes_none(
+    pg_cluster: LocalCluster,
+) -> None:
+    old, (first, second) = pg_cluster.master, pg_cluster.replicas
+    await old.stop()
+    await asyncio.gather(first.promote(), second.promote())
+    manager = manager_of(pg_cluster.dsn)
+    try:
+        with pytest.raises(NotAvailableError) as raised:
+            await manager.acquire_master(timeout=1)
+        both = [line for line in str(raised.value).splitlines() if "the same timeline" in line]
+        assert [address(node) in line for node, line in zip((first, second), both, strict=True)]
+        assert exclusions(manager) == dict.fromkeys([first.port, second.port], Exclusion.SPLIT)
+        await second.stop()  # silence does not tell who has lost
+        with pytest.raises(NotAvailableError):
+            await manager.acquire_master(timeout=0.5)
+        await second.start()
+        await second.rejoin(first)
+        assert await master_port(manager) == first.port
+        await manager.ready(1, 1, timeout=20)
+    finally:
+        await manager.close()
+
+
+async def test_9_a_copy_of_the_data_in_another_cluster_is_none_of_ours(
+    pg_cluster: LocalCluster, table: Table
+) -> None:
+    master = pg_cluster.master
+    dsn = Dsn.parse(pg_cluster.dsn)
+    async with LocalCluster(replicas=1) as other:
+        copy = other.replicas[0]
+        await copy.promote()  # its timeline is the higher one
+        await copy.sql(f"ALTER ROLE app PASSWORD '{dsn.password}'")
+        await copy.sql(f"CREATE TABLE {table.name} (i int)")
+        hosts = ",".join(map(address, (copy, *pg_cluster.nodes)))
+        both = f"postgresql://{dsn.user}:{dsn.password}@{hosts}/app"
+        async with manager_of(both) as manager:
+            await manager.ready(1, 2)
+            assert [await master_port(manager) for _ in range(5)] == [master.port] * 5
+            assert exclusions(manager) == {copy.port: Exclusion.FOREIGN}
+            with pytest.raises(NotAvailableError, match="belongs to another cluster"):
+                await manager.ready(2, 2, timeout=0.05)
+        async with manager_of(both, allow_several_clusters=True) as manager:
+            await manager.ready(2, 2)
+            ports = {await master_port(manager) for _ in range(50)}
+            assert ports == {master.port, copy.port}
+
+
+async def test_9_a_server_that_is_named_twice_is_one(pg_cluster: LocalCluster) -> None:
+    master, (replica, _) = pg_cluster.master, pg_cluster.replicas
+    dsn = Dsn.parse(pg_cluster.dsn)
+    hosts = [address(node) for node in (master, replica)]
+    names = ",".join([*hosts, *(host.replace("127.0.0.1", "localhost") for host in hosts)])
+    events: list[object] = []
+    manager = manager_of(f"postgresql://{dsn.user}:{dsn.password}@{names}/app")
+    manager.add_listener(events.append)
+    async with manager:
+        await manager.ready(1, 1)
+        twice = [None, None, Exclusion.ALIAS, Exclusion.ALIAS]
+        await until(lambda: [node.exclusion for node in manager.metrics().nodes] == twice)
+        assert (manager.master_pool_count, manager.replica_pool_count) == (1, 1)
+        assert [str(pool.host) for pool in manager.metrics().nodes if not pool.exclusion] == hosts
+        await manager.wait_next_pool_check()
+        aliases = [HostFenced(x.host, Exclusion.ALIAS) for x in manager.metrics().nodes[2:]]
+        fenced = [event for event in events if isinstance(event, HostFenced)]
+        assert sorted(fenced, key=str) == sorted(aliases, key=str)
+        # The same server under both names is no split, and no old master of its own.
+        await replica.promote()
+        await until(lambda: manager.metrics().nodes[0].exclusion is Exclusion.FENCED)
+        assert [await master_port(manager) for _ in range(5)] == [replica.port] * 5
+        assert manager.master_pool_count == 1
