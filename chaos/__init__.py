@@ -32,8 +32,8 @@ wrong       writes acknowledged by another server than the new master after it w
 ==========  ====================================================================================
 
 The table gives the median of the runs and, behind a stroke, the worst. Under --short things last
-just long enough to go wrong: it is what `chaos/test_short.py` runs, for all drivers at
-once and with bounds that a busy machine can keep.
+just long enough to go wrong: it is what `tests/integration/test_chaos.py` runs, for all drivers
+at once and with bounds that a busy machine can keep.
 
 The network's faults come in two kinds. Proxies (`tests/proxy.py`) take bytes in and pass none on;
 that runs everywhere. Wires (`chaos.wire`) are tun devices whose packets get lost on the way, so

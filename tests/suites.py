@@ -39,6 +39,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     # With those that need SQLAlchemy 1.4.
     "sqlalchemy14": (
         "tests/integration/test_drivers*.py",
+        "tests/integration/test_chaos.py",
         "tests/integration/test_aiopg_sa.py",
         "tests/integration/test_asyncpgsa.py",
         "tests/integration/test_mission_programs.py",
