@@ -53,7 +53,7 @@ async def perform(
     load = scenario.load.lightened() if short else scenario.load
     # A reset that gets lost on a wire is not sent again: the server's side of it stays.
     watched = cluster.nodes if scenario.network != Network.WIRES else ()
-    with _complaints() as complaints:
+    with _complaints() as complaints, _little_garbage():
         before = asyncio.all_tasks()
         async with _network(scenario, cluster) as found:
             dsn = dsn_of(cluster, found)
@@ -174,6 +174,21 @@ async def _leftovers(application: Application, nodes: Sequence[LocalNode]) -> li
             count = await sessions(node, application.name)
             problems.append(f"{node.name} has {count} sessions after close()")
     return problems
+
+
+@contextmanager
+def _little_garbage() -> Iterator[None]:
+    """Leave what there is out of garbage collections.
+
+    All drivers and their test kits are in this process, and going through all that takes 50 ms,
+    for which an operation would seem to have hung.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager
