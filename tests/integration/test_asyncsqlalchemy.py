@@ -285,6 +285,50 @@ async def test_a_place_without_a_connection_is_passed_over_for_an_idle_one(
         await manager.release(connection)
 
 
+async def test_what_is_given_back_goes_to_who_has_one_opened_and_what_is_opened_to_the_next(
+    pg_cluster: LocalCluster, driver: str
+) -> None:
+    master = pg_cluster.master
+    async with Proxy(master.host, master.port) as proxy:
+        dsn = over(driver, master.dsn).replace(f":{master.port}", f":{proxy.port}")
+        kwargs = {"pool_size": 3, "max_overflow": 0}
+        async with PoolManager(
+            dsn, acquire_timeout=10, refresh_delay=30, pool_factory_kwargs=kwargs
+        ) as manager:
+            first = await manager.acquire_master()
+            pid = await pid_of(first)
+            proxy.delay = 1.0
+            before = proxy.connections
+            waiting = asyncio.ensure_future(_acquire(manager))
+            await until(lambda: proxy.connections == before + 1)
+            await manager.release(first)
+            second = await waiting
+            assert await pid_of(second) == pid
+            assert manager.metrics().nodes[0].pool_idle == 0
+            # The one that is still being opened has not got through the proxy yet.
+            third = await manager.acquire_master()
+            assert await pid_of(third) != pid
+            assert proxy.connections == before + 1
+            await manager.release(second)
+            await manager.release(third)
+            assert manager.metrics().nodes[0].pool_idle == 2
+            # Nor is one forgotten that nobody waits for in the end.
+            leases = [await manager.acquire_master() for _ in range(2)]
+            unneeded = asyncio.ensure_future(_acquire(manager))
+            await until(lambda: proxy.connections == before + 2)
+            unneeded.cancel()
+            await asyncio.wait([unneeded])
+            await until(lambda: manager.metrics().nodes[0].pool_idle == 1)
+            leases.append(await manager.acquire_master())
+            assert proxy.connections == before + 2
+            for connection in leases:
+                await manager.release(connection)
+
+
+async def _acquire(manager: PoolManager) -> AsyncConnection:
+    return await manager.acquire_master()
+
+
 async def test_a_lease_does_not_go_on_with_another_connection(
     manager: PoolManager, pg_cluster: LocalCluster
 ) -> None:

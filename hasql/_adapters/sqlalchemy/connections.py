@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ("MAY_PASS", "Connections", "PassedError")
 
-#: Set for an acquire that is to pass over a place of the pool whose connection was lost.
+#: Set for an acquire that can ask the pool again when it has an idle connection after all.
 MAY_PASS: ContextVar[bool] = ContextVar("may_pass", default=False)
 
 
 class PassedError(Exception):
-    """There is an idle connection behind a place that has none; never leaves the adapter."""
+    """There is an idle connection, so none has to be opened; never leaves the adapter."""
 
 
 class Connections:
@@ -36,9 +37,15 @@ class Connections:
     dialects: that is what lets them be counted, and broken at any moment.
     """
 
-    def __init__(self, dsn: str, beneath: Beneath) -> None:
+    def __init__(self, dsn: str, beneath: Beneath, *, lifo: bool) -> None:
         self._dsn = dsn
         self._beneath = beneath
+        #: Whether the pool would come up with the same place again, last in, first out.
+        self._lifo = lifo
+        #: Acquires that wait for a connection to be opened, to be told of one that is given back.
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        #: What was being opened for those that have found another: the next one gets it.
+        self._spare: deque[asyncio.Task[Any]] = deque()
         self._pending = PendingConnects()
         #: Open connections, with SQLAlchemy's record of each once it has one.
         self._open: dict[Any, ConnectionPoolEntry | None] = {}
@@ -50,6 +57,7 @@ class Connections:
         """Follow what becomes of them in the engine that they are opened for."""
         event.listen(engine, "connect", self._connected)
         event.listen(engine, "checkout", self._checked_out)
+        event.listen(engine, "checkin", self._checked_in)
         event.listen(engine, "close", self._closes)
         event.listen(engine, "close_detached", self._closes)
 
@@ -57,14 +65,66 @@ class Connections:
         """Open one for the engine."""
         if self._closed:
             raise PoolManagerClosedError("the pool manager is closed")
-        if MAY_PASS.get() and not all(map(self._beneath.has_died, self.idle())):
+        may_pass = MAY_PASS.get() and not self._lifo
+        if may_pass and not all(map(self._beneath.has_died, self._at_rest())):
             raise PassedError  # a place goes to the end of SQLAlchemy's queue then
-        # An acquire goes on in a task of its own from here; time limits belong to one task.
+        # An acquire goes on in a task of its own from here.
         await asyncio.sleep(0)
-        raw = await self._pending.run(self._beneath.connect(self._dsn, kwargs, self._forget))
-        self._open[raw] = None
+        opening = self._spare_one() or asyncio.create_task(self._open_one(kwargs))
+        raw = await self._opened_or_given_back(opening)
         self._fresh[raw] = asyncio.current_task()
         return raw
+
+    async def _open_one(self, kwargs: dict[str, Any]) -> Any:
+        raw = await self._pending.run(self._beneath.connect(self._dsn, kwargs, self._forget))
+        self._open[raw] = None
+        return raw
+
+    def _spare_one(self) -> asyncio.Task[Any] | None:
+        # All that is opened takes its turn here, so there is never more of it than places.
+        while self._spare:
+            opening = self._spare.popleft()
+            if not opening.done() or _is_sound(opening, self._beneath):
+                return opening
+        return None
+
+    async def _opened_or_given_back(self, opening: asyncio.Task[Any]) -> Any:
+        """Wait for what is being opened; PassedError if one is given back before.
+
+        Logins are work, and a pool that needs many at once would have all wait for the last.
+        """
+        given_back = asyncio.get_running_loop().create_future()
+        if MAY_PASS.get():
+            self._waiting.append(given_back)
+        try:
+            await asyncio.wait({opening, given_back}, return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            self._put_by(opening)
+            raise
+        finally:
+            if given_back in self._waiting:
+                self._waiting.remove(given_back)
+        if not opening.done():
+            self._put_by(opening)
+            raise PassedError
+        if given_back.done():
+            self._tell_of_idle()
+        return opening.result()
+
+    def _put_by(self, opening: asyncio.Task[Any]) -> None:
+        self._spare.append(opening)
+        opening.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _checked_in(self, adapted: Any, _: object) -> None:
+        if adapted is not None:
+            self._tell_of_idle()
+
+    def _tell_of_idle(self) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
 
     def _connected(self, _: object, record: ConnectionPoolEntry) -> None:
         self._open[record.driver_connection] = record
@@ -83,8 +143,12 @@ class Connections:
     def __len__(self) -> int:
         return len(self._open)
 
-    def idle(self) -> list[Any]:
-        """Return those that wait for use."""
+    def idle(self) -> int:
+        """Return how many wait for use."""
+        spare = sum(task.done() and _is_sound(task, self._beneath) for task in self._spare)
+        return len(self._at_rest()) + spare
+
+    def _at_rest(self) -> list[Any]:
         return [
             raw
             for raw, record in self._open.items()
@@ -124,3 +188,9 @@ class Connections:
         """Break all, and open no more."""
         self._closed = True
         self.purge(())
+
+
+def _is_sound(opening: asyncio.Task[Any], beneath: Beneath) -> bool:
+    if opening.cancelled() or opening.exception() is not None:
+        return False
+    return not beneath.has_died(opening.result())

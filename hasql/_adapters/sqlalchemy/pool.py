@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 __all__ = ("EnginePool",)
 
 
+#: How often an acquire goes for a connection that was given back while it had one opened: others
+#: may be quicker.
+_CHANCES = 3
+
+
 class EnginePool:
     """One engine, what it has opened, and what it has lent."""
 
@@ -37,8 +42,7 @@ class EnginePool:
     ) -> None:
         self.sizes = sizes
         self._beneath = beneath
-        self._lifo = kwargs.get("pool_use_lifo", False)
-        self._opened = Connections(dsn, beneath)
+        self._opened = Connections(dsn, beneath, lifo=bool(kwargs.get("pool_use_lifo")))
         self.end_connects = self._opened.end_connects
         creator = {"async_creator_fn": self._opened.connect}
         arguments = {**kwargs.get("connect_args", {}), **creator}
@@ -52,13 +56,12 @@ class EnginePool:
         return len(self._opened)
 
     def idle(self) -> int:
-        return len(self._opened.idle())
+        return self._opened.idle()
 
     async def acquire(self, **kwargs: Any) -> AsyncConnection:
         pool = cast("QueuePool", self.pool.pool)
-        for left in range(pool.checkedin(), -1, -1):
-            # Last in, first out, the same place would come again and again.
-            passing = MAY_PASS.set(left > 0 and not self._lifo)
+        for left in range(pool.checkedin() + _CHANCES, -1, -1):
+            passing = MAY_PASS.set(left > 0)
             try:
                 connecting = self.pool.connect(**kwargs)
                 connection = await self._work.run(connecting, self._opened.give_up)
@@ -135,6 +138,7 @@ class EnginePool:
 
     async def close(self) -> None:
         await self.pool.dispose()
+        self._opened.close()
 
     def terminate(self) -> None:
         self._opened.close()
