@@ -2,17 +2,18 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
 from random import uniform
 from time import monotonic
-from typing import Any, Generic
+from typing import Any, Generic, Protocol, TypeVar
 
+from hasql.cluster.dsn import HostSpec
 from hasql.cluster.probe import ProbeForm, Reading, Role, read_row
 from hasql.cluster.topology import Answered, Failed, Observation, Quiet
 from hasql.driver import ConnT, Driver, Failure, PoolT, Session
 from hasql.node import Node
+from hasql.options import Options
 
-__all__ = ("Monitor",)
+__all__ = ("Headquarters", "Monitor")
 
 log = logging.getLogger("hasql")
 
@@ -37,36 +38,50 @@ _DENIED_FOR = 60.0
 _OPEN_TIMEOUT = 10.0
 
 
+_ConnT_contra = TypeVar("_ConnT_contra", contravariant=True)
+
+
+class Headquarters(Protocol[_ConnT_contra]):
+    """Where monitors report to."""
+
+    def publish(self, observation: Observation) -> None:
+        """Take in what a probe has said."""
+
+    def signal(self) -> None:
+        """Take note that something may have changed."""
+
+    def heard(self, connection: _ConnT_contra, error: BaseException) -> None:
+        """Take note of an error in the use of a lent connection."""
+
+    def is_urgent(self) -> bool:
+        """Whether an answer is being waited for: there is no master."""
+        ...
+
+    def is_wanted(self, host: HostSpec) -> bool:
+        """Whether a host that answers is to have a pool."""
+        ...
+
+
 class Monitor(Generic[PoolT, ConnT]):
     """Probes one node over a reserved connection and publishes what it says.
 
     Sole writer of what is known of the node. `nudge` makes it probe now and often for a while.
     """
 
-    def __init__(  # noqa: PLR0913  # made in one place, by keyword
+    def __init__(
         self,
         node: Node[PoolT, ConnT],
         driver: Driver[PoolT, ConnT],
-        kwargs: Mapping[str, Any],
-        *,
-        refresh_delay: float,
-        refresh_timeout: float,
-        publish: Callable[[Observation], None],
-        signal: Callable[[], None],
-        report: Callable[[ConnT, BaseException], None],
-        urgent: Callable[[], bool],
-        wanted: Callable[[], bool],
+        options: Options,
+        headquarters: Headquarters[ConnT],
     ) -> None:
         self._node = node
         self._driver = driver
-        self._kwargs = kwargs
-        self._refresh_delay = refresh_delay
-        self._refresh_timeout = refresh_timeout
-        self._publish = publish
-        self._signal = signal
-        self._report = report
-        self._urgent = urgent
-        self._wanted = wanted
+        self._kwargs = options.pool_factory_kwargs
+        self._refresh_delay = options.refresh_delay
+        self._refresh_timeout = options.refresh_timeout
+        self._headquarters = headquarters
+        self._publish = headquarters.publish
         self._open_at = float("-inf")
         self._loop = asyncio.get_running_loop()
         self._session: Session | None = None
@@ -114,7 +129,8 @@ class Monitor(Generic[PoolT, ConnT]):
             self._publish(
                 Answered(self._node.host, self._began, monotonic(), reading, self._afresh)
             )
-            if self._node.pool is None and self._wanted() and monotonic() >= self._open_at:
+            wanted = self._node.pool is None and self._headquarters.is_wanted(self._node.host)
+            if wanted and monotonic() >= self._open_at:
                 await self._open_pool()
 
     def _publish_failure(self, error: Exception, failure: Failure) -> None:
@@ -141,7 +157,7 @@ class Monitor(Generic[PoolT, ConnT]):
         try:
             async with opening:
                 self._node.pool = await self._driver.open(
-                    self._node.dsn, self._kwargs, self._report
+                    self._node.dsn, self._kwargs, self._headquarters.heard
                 )
         except Exception as failed:  # noqa: BLE001  # as above
             error = failed
@@ -179,7 +195,9 @@ class Monitor(Generic[PoolT, ConnT]):
         connecting = asyncio.timeout_at(deadline)
         try:
             async with connecting:
-                session = await self._driver.connect(self._node.dsn, self._kwargs, self._signal)
+                session = await self._driver.connect(
+                    self._node.dsn, self._kwargs, self._headquarters.signal
+                )
         except TimeoutError:
             if connecting.expired():
                 raise self._no_answer() from None
@@ -311,7 +329,7 @@ class Monitor(Generic[PoolT, ConnT]):
     def _delay(self) -> float:
         """Seconds from the beginning of one probe to that of the next, by the cadence."""
         now = monotonic()
-        if not self._urgent():
+        if not self._headquarters.is_urgent():
             self._urgent_since = None
         elif self._urgent_since is None:
             self._urgent_since = now
@@ -328,7 +346,7 @@ class Monitor(Generic[PoolT, ConnT]):
     def _may_be_short(self) -> bool:
         """Tell whether the cheap probe will do: in a hurry, and with the whole not long ago."""
         now = monotonic()
-        hurried = self._bursts(now) or self._urgent()
+        hurried = self._bursts(now) or self._headquarters.is_urgent()
         return hurried and now - self._known_at < self._refresh_delay
 
     def _bursts(self, now: float) -> bool:

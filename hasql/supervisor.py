@@ -68,16 +68,7 @@ class Supervisor(Generic[PoolT, ConnT]):
         self.masters: list[Node[PoolT, ConnT]] = []
         self.replicas: list[Node[PoolT, ConnT]] = []
         self._opened = 0
-        self._watch: Watch[PoolT, ConnT] = Watch(
-            driver,
-            options,
-            publish=self.publish,
-            signal=self.signal,
-            report=self.heard,
-            urgent=lambda: not self.topology.masters,
-            wanted=self._is_wanted,
-            retired=self._retired,
-        )
+        self._watch: Watch[PoolT, ConnT] = Watch(driver, options, self, self._retired)
         self._discovering: asyncio.Task[None] | None = None
         self._terminating = False
         self._news: asyncio.Future[None] | None = None
@@ -158,7 +149,11 @@ class Supervisor(Generic[PoolT, ConnT]):
         except TimeoutError:
             log.warning("%s, no host any more: %d leases aborted", node.host, self.book.abort(node))
 
-    def _is_wanted(self, host: HostSpec) -> bool:
+    def is_urgent(self) -> bool:
+        """Tell whether there is no master to go to."""
+        return not self.topology.masters
+
+    def is_wanted(self, host: HostSpec) -> bool:
         """Tell whether a node is to have a pool: all but those that may not serve."""
         state = self.topology.node(host)
         return state is not None and state.exclusion is None and not self.closing

@@ -5,14 +5,16 @@ import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
-from hasql.cluster.dsn import HostSpec
-from hasql.cluster.topology import Failed, Observation
+from hasql.cluster.topology import Failed
 from hasql.driver import ConnT, Driver, PoolT
-from hasql.monitor import Monitor
+from hasql.monitor import Headquarters, Monitor
 from hasql.node import Node
 from hasql.options import Options
+
+if TYPE_CHECKING:
+    from hasql.cluster.dsn import HostSpec
 
 __all__ = ("Watch",)
 
@@ -33,25 +35,16 @@ class _Watched(Generic[PoolT, ConnT]):
 class Watch(Generic[PoolT, ConnT]):
     """Watches nodes from when they come until they have gone."""
 
-    def __init__(  # noqa: PLR0913  # made in one place, by keyword
+    def __init__(
         self,
         driver: Driver[PoolT, ConnT],
         options: Options,
-        *,
-        publish: Callable[[Observation], None],
-        signal: Callable[[], None],
-        report: Callable[[ConnT, BaseException], None],
-        urgent: Callable[[], bool],
-        wanted: Callable[[HostSpec], bool],
+        headquarters: Headquarters[ConnT],
         retired: Callable[[Node[PoolT, ConnT]], Coroutine[Any, Any, None]],
     ) -> None:
         self._driver = driver
         self._options = options
-        self._publish = publish
-        self._signal = signal
-        self._report = report
-        self._urgent = urgent
-        self._wanted = wanted
+        self._headquarters = headquarters
         self._retired = retired
         self._watched: dict[HostSpec, _Watched[PoolT, ConnT]] = {}
         #: Nodes that are no hosts any more and have leases out still.
@@ -61,18 +54,7 @@ class Watch(Generic[PoolT, ConnT]):
         """Watch a node, unless it is watched already."""
         if node.host in self._watched:
             return
-        monitor = Monitor(
-            node,
-            self._driver,
-            self._options.pool_factory_kwargs,
-            refresh_delay=self._options.refresh_delay,
-            refresh_timeout=self._options.refresh_timeout,
-            publish=self._publish,
-            signal=self._signal,
-            report=self._report,
-            urgent=self._urgent,
-            wanted=lambda: self._wanted(node.host),
-        )
+        monitor = Monitor(node, self._driver, self._options, self._headquarters)
         task = asyncio.get_running_loop().create_task(self._run(node, monitor))
         self._watched[node.host] = _Watched(monitor, task)
 
@@ -101,7 +83,7 @@ class Watch(Generic[PoolT, ConnT]):
                 except Exception as error:
                     # A defect of ours or of the user's hooks must not leave a host unwatched.
                     log.exception("%s: its monitor has failed and begins anew", node.host)
-                    self._publish(Failed(node.host, monotonic(), monotonic(), error))
+                    self._headquarters.publish(Failed(node.host, monotonic(), monotonic(), error))
                     await asyncio.sleep(self._options.refresh_delay)
         finally:
             # Cancelled from outside, as by asyncio.run() at its end: there is no loop to say
