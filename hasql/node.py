@@ -10,6 +10,7 @@ from hasql.driver import ConnT, DriverPool, PoolSizes, PoolT
 
 __all__ = ("Node",)
 
+_NEVER = float("-inf")
 #: Seconds until a host that let nobody connect is offered one connect again, at first and at most.
 _FIRST_RETRY = 0.02
 _SLOWEST_RETRY = 1.0
@@ -64,8 +65,8 @@ class Node(Generic[PoolT, ConnT]):
         #: How many leases may be out: the pool's maximum, or less after trouble.
         self.limit = sizes.maximum
         #: When the limit was lowered last, in seconds of time.monotonic().
-        self.limited_at = float("-inf")
-        self._retry_at = float("-inf")
+        self.limited_at = _NEVER
+        self._retry_at = _NEVER
         self._backoff = _FIRST_RETRY
         self._size_at_failure = 0
         #: Why a connection, or the pool itself, could not be had the last time.
@@ -116,7 +117,7 @@ class Node(Generic[PoolT, ConnT]):
     def connects_again(self) -> bool:
         """Whether a connect has failed and one has succeeded since."""
         return (
-            self._retry_at != float("-inf")
+            self._retry_at != _NEVER
             and self.pool is not None
             and self.pool.size > self._size_at_failure
         )
@@ -158,7 +159,7 @@ class Node(Generic[PoolT, ConnT]):
 
     def let_go(self) -> None:
         """End a hold that no probe has ended; what is open can be had again."""
-        if self._retry_at == float("-inf"):
+        if self._retry_at == _NEVER:
             self.limit = self.sizes.maximum
         elif self.pool is not None:
             self.limit = max(self.limit, self.pool.size)
@@ -170,7 +171,7 @@ class Node(Generic[PoolT, ConnT]):
     def offer_all(self) -> None:
         """Offer all the pool can hold: connecting works, or the host is back."""
         self.limit = self.sizes.maximum
-        self._retry_at = float("-inf")
+        self._retry_at = _NEVER
         self._backoff = _FIRST_RETRY
         self.error = None
 
@@ -179,7 +180,7 @@ class Node(Generic[PoolT, ConnT]):
         if self.pool is None:
             return
         self._size_at_failure = min(self._size_at_failure, self.pool.size)
-        if began > self.limited_at and self._retry_at == float("-inf"):
+        if began > self.limited_at and self._retry_at == _NEVER:
             self.limit = self.sizes.maximum
         elif began > max(self.limited_at, self._retry_at):
             self.limit = max(self.limit, min(self.pool.size + 1, self.sizes.maximum))

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from enum import Enum
+from math import inf
 from typing import Generic
 
 from hasql.balancer_policy.base import BaseBalancerPolicy
@@ -31,6 +32,9 @@ class Wanted(Enum):
     #: A master if one has room, else a replica: a read that has fallen to the masters' share.
     MASTER_OR_REPLICA = "master, or replica"
 
+    # That of Enum is written in Python, and queues are looked up by these on the hot path.
+    __hash__ = object.__hash__
+
 
 # For the hot path: up to Python 3.11 looking a member up in its class takes longer than a choice.
 MASTER, REPLICA, REPLICA_OR_MASTER, MASTER_OR_REPLICA = Wanted
@@ -47,13 +51,13 @@ class Router(Generic[PoolT, ConnT]):
         self._masters: tuple[Node[PoolT, ConnT], ...] = ()
         self._replicas: tuple[Node[PoolT, ConnT], ...] = ()
         self._closed = False
-        self._waiters: Waiters[Wanted, Node[PoolT, ConnT]] = Waiters(iter(Wanted))
+        self._waiters: Waiters[Wanted, Node[PoolT, ConnT]] = Waiters()
         self._vacancy: asyncio.Future[None] | None = None
 
     @property
     def waiting(self) -> int:
         """How many acquires wait for a place."""
-        return len(self._waiters)
+        return self._waiters.count
 
     def route(
         self,
@@ -127,8 +131,8 @@ class Router(Generic[PoolT, ConnT]):
     def vacate(self, node: Node[PoolT, ConnT]) -> None:
         """Give a place back; whoever waits for it gets it now."""
         node.in_flight -= 1
-        if len(self._waiters):
-            self.dispatch()
+        if self._waiters.count:
+            self.dispatch(1)
         if self._vacancy is not None:
             self.wake_drain()
 
@@ -138,9 +142,9 @@ class Router(Generic[PoolT, ConnT]):
             self._vacancy = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._vacancy)
 
-    def dispatch(self) -> None:
-        """Hand free places to those who wait, the earliest first."""
-        while len(self._waiters):
+    def dispatch(self, places: float = inf) -> None:
+        """Hand free places, so many at most, to those who wait, the earliest first."""
+        while places and self._waiters.count:
             for wanted in self._waiters.kinds():
                 try:
                     node = self.choose(wanted)
@@ -154,6 +158,7 @@ class Router(Generic[PoolT, ConnT]):
                     if not waiter.done():
                         node.in_flight += 1
                         waiter.set_result(node)
+                        places -= 1
                     break
             else:
                 return

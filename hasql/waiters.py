@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence, Sized
 from enum import Enum
 from itertools import count
 from time import monotonic
@@ -21,19 +21,15 @@ class Waiters(Generic[_KindT, _PlaceT]):
     its own would be most of what waiting costs.
     """
 
-    def __init__(self, kinds: Iterator[_KindT]) -> None:
+    def __init__(self) -> None:
         self._order = count()
         # A future, and when it was asked for and by when it has to end. Queues are ordered dicts,
-        # because a waiter that gives up leaves from the middle.
-        self._queues: dict[_KindT, OrderedDict[asyncio.Future[_PlaceT], tuple[int, float]]] = {
-            kind: OrderedDict() for kind in kinds
-        }
+        # because a waiter that gives up leaves from the middle. Empty ones are not kept.
+        self._queues: dict[_KindT, OrderedDict[asyncio.Future[_PlaceT], tuple[int, float]]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
+        #: How many wait.
+        self.count = 0
 
     def join(self, kind: _KindT, deadline: float) -> "asyncio.Future[_PlaceT]":
         """Wait at the end of a queue; the future ends with TimeoutError at `deadline`.
@@ -42,29 +38,39 @@ class Waiters(Generic[_KindT, _PlaceT]):
         """
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[_PlaceT] = loop.create_future()
-        self._queues[kind][waiter] = next(self._order), deadline
-        self._count += 1
+        queue = self._queues.get(kind)
+        if queue is None:
+            queue = self._queues[kind] = OrderedDict()
+        queue[waiter] = next(self._order), deadline
+        self.count += 1
         if deadline < self._timer_at:
             self._look_again_at(deadline, loop)
         return waiter
 
     def leave(self, kind: _KindT, waiter: "asyncio.Future[_PlaceT]") -> None:
         """Wait no more."""
-        if self._queues[kind].pop(waiter, None) is not None:
-            self._count -= 1
+        queue = self._queues.get(kind)
+        if queue is not None and queue.pop(waiter, None) is not None:
+            self._took_out(kind, queue)
 
     def kinds(self) -> Sequence[_KindT]:
         """Return what is waited for, beginning with what was asked for first."""
-        kinds = [kind for kind, queue in self._queues.items() if queue]
-        if len(kinds) > 1:
-            kinds.sort(key=lambda kind: next(iter(self._queues[kind].values()))[0])
-        return kinds
+        kinds = tuple(self._queues)
+        if len(kinds) < 2:  # noqa: PLR2004  # two have an order
+            return kinds
+        return sorted(kinds, key=lambda kind: next(iter(self._queues[kind].values()))[0])
 
     def next(self, kind: _KindT) -> "asyncio.Future[_PlaceT]":
         """Take the first out of a queue."""
-        waiter, _ = self._queues[kind].popitem(last=False)
-        self._count -= 1
+        queue = self._queues[kind]
+        waiter, _ = queue.popitem(last=False)
+        self._took_out(kind, queue)
         return waiter
+
+    def _took_out(self, kind: _KindT, queue: Sized) -> None:
+        self.count -= 1
+        if not queue:
+            del self._queues[kind]
 
     def dismiss(self, error: BaseException) -> None:
         """End all waiting with an error."""

@@ -33,8 +33,14 @@ def connect_of(kwargs: Mapping[str, Any]) -> Any:
 
 def in_hot_standby(connection: Connection | RawConnection) -> bool | None:
     """Return what the server reported last; PostgreSQL does since version 14."""
-    flag = getattr(connection.get_settings(), "in_hot_standby", None)
-    return None if flag is None else flag == "on"
+    settings: Any = connection.get_settings()
+    try:
+        # By hand, as the usual way looks for it everywhere else first: 0.6 us more, and each lease
+        # of a replica asks twice.
+        flag = settings.__getattr__("in_hot_standby")
+    except AttributeError:
+        return None
+    return bool(flag == "on")
 
 
 def failure_of(error: BaseException) -> Failure:

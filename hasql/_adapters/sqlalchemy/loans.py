@@ -9,8 +9,8 @@ from sqlalchemy import event, exc
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import Connection, Engine
-    from sqlalchemy.engine import ExceptionContext
+    from sqlalchemy import Engine
+    from sqlalchemy.engine import ExceptionContext, ExecutionContext
     from sqlalchemy.ext.asyncio import AsyncConnection
 
 __all__ = ("Loans", "raw_of")
@@ -46,11 +46,15 @@ class Loans:
     ) -> None:
         self._report = report
         self._loans: dict[int, _Loan] = {}
-        event.listen(engine, "before_cursor_execute", self._executes)
+        # All of them events of the dialect. The first one of the engine's own would have SQLAlchemy
+        # look for listeners at each step of each statement, a tenth of what a short one takes.
+        for name in ("do_execute", "do_executemany", "do_execute_no_params"):
+            event.listen(engine, name, self._executes)
         event.listen(engine, "handle_error", self._failed)
 
-    def _executes(self, connection: Connection, *_: object) -> None:
-        loan = self._loans.get(id(connection))
+    def _executes(self, *arguments: Any) -> None:
+        execution: ExecutionContext = arguments[-1]
+        loan = self._loans.get(id(execution.root_connection))
         if loan is not None and raw_of(loan.connection) is not loan.raw:
             lost = ConnectionError("the connection was lost; acquire another one")
             raise exc.OperationalError(None, None, lost, connection_invalidated=True)
