@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from statistics import mean
 from typing import TYPE_CHECKING
 
 from chaos.application import LONGEST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from chaos.application import Acknowledged, Application, Operation
     from chaos.scenarios import Scenario
@@ -24,7 +25,10 @@ _LATE = 1.0
 """Seconds by which a busy machine may miss what one at rest keeps."""
 
 _GROWTH = 500
-"""Objects by which two moments may differ: sessions and tasks come and go."""
+"""Objects by which the means of two stretches may differ: sessions and tasks come and go."""
+
+_STRETCH = 10
+"""Moments that a mean is of at least."""
 
 _READ_ONLY = "read-only transaction"
 """What PostgreSQL says of a write on a replica (SQLSTATE 25006)."""
@@ -140,13 +144,19 @@ def _problems(
             f"a task failed {outcome.failed_of_one_task} times at {stage.faults} faults: "
             f"{outcome.errors}"
         )
-    if stage.objects and stage.objects[-1] > stage.objects[len(stage.objects) // 4] + _GROWTH:
+    if _grow(stage.objects):
         yield f"memory grew: objects from one fault to the next were {stage.objects}"
     last = stage.writable or stage.struck or 0.0
     if not any(row.at > last for row in application.acknowledged):
         yield "writing did not go on"
     if scenario.load.readers and not any(read.at > last for read in application.reads):
         yield "reading did not go on"
+
+
+def _grow(counts: Sequence[int]) -> bool:
+    """Tell whether the last third of the counts is above the first, if they are many enough."""
+    third = len(counts) // 3
+    return third >= _STRETCH and mean(counts[-third:]) > mean(counts[:third]) + _GROWTH
 
 
 def _wrong_servers(outcome: Outcome, scenario: Scenario, stage: Stage) -> Iterable[str]:
