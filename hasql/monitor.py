@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from random import uniform
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
+from hasql.cadence import Cadence
 from hasql.cluster.dsn import HostSpec
 from hasql.cluster.probe import ProbeForm, Reading, Role, read_row
 from hasql.cluster.topology import Answered, Failed, Observation, Quiet
@@ -17,14 +17,6 @@ __all__ = ("Headquarters", "Monitor")
 
 log = logging.getLogger("hasql")
 
-#: Seconds between probes of a burst. A server needs 20 to 70 us for each (measured), so that a
-#: thousand clients cost it half a core; who reads learns of a promotion sooner, by the answers.
-_BURST_DELAY = 0.1
-#: Seconds that a burst lasts after a signal, and while there is no master until it slows down.
-_SIGNAL_LENGTH = 3.0
-_SEARCH_LENGTH = 10.0
-#: What it slows down to.
-_BURST_SLOWEST = 0.5
 #: A probe that has not been answered after this many seconds, or after this many median round
 #: trips if that is longer, makes its host suspect and is hedged by a fresh connect.
 _QUIET_AFTER = 0.1
@@ -92,9 +84,7 @@ class Monitor(Generic[PoolT, ConnT]):
         self._form_since = monotonic()
         self._denied: set[ProbeForm] = set()
         self._began = monotonic()
-        #: When the burst began that a signal has started, and since when no master is known.
-        self._signalled_at: float | None = None
-        self._urgent_since: float | None = None
+        self._cadence = Cadence(options.refresh_delay, headquarters.is_urgent)
         self._wake: asyncio.Future[None] | None = None
         self._nudged = False
         #: Whether the last answer came over a new connection, the old one having stayed silent.
@@ -111,11 +101,15 @@ class Monitor(Generic[PoolT, ConnT]):
 
     def nudge(self) -> None:
         """Probe at once, and often for the next seconds; a burst under way just goes on."""
-        if not self._bursts(now := monotonic()):
-            self._signalled_at = now
+        self._cadence.burst()
         self._nudged = True
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
+
+    def hurry(self) -> None:
+        """Probe often for the next seconds, beginning at once unless that is so already."""
+        if not self._cadence.bursts:
+            self.nudge()
 
     async def _probe(self) -> None:
         """Probe once and publish the outcome, whatever it is."""
@@ -311,7 +305,7 @@ class Monitor(Generic[PoolT, ConnT]):
     async def _pause(self) -> None:
         """Wait until the next probe is due, or until nudged."""
         rest = self._began + self._node.rest
-        due = self._began + self._delay()
+        due = self._began + self._cadence.delay()
         if not self._nudged and due > (now := monotonic()):
             self._wake = self._loop.create_future()
             timer = self._loop.call_later(max(due, rest) - now, _wake, self._wake)
@@ -326,32 +320,10 @@ class Monitor(Generic[PoolT, ConnT]):
             # A probe that is due already must not starve the loop's other tasks.
             await asyncio.sleep(0)
 
-    def _delay(self) -> float:
-        """Seconds from the beginning of one probe to that of the next, by the cadence."""
-        now = monotonic()
-        if not self._headquarters.is_urgent():
-            self._urgent_since = None
-        elif self._urgent_since is None:
-            self._urgent_since = now
-        if self._bursts(now):
-            delay = _BURST_DELAY
-        elif self._urgent_since is not None:
-            over = max(0.0, now - self._urgent_since - _SEARCH_LENGTH)
-            # Doubling each second; where it ends is reached long before the power overflows.
-            delay = min(_BURST_DELAY * 2 ** min(over, 10.0), _BURST_SLOWEST)
-        else:
-            return self._refresh_delay * uniform(0.9, 1.1)  # noqa: S311  # no secret
-        return min(delay, self._refresh_delay) * uniform(0.75, 1.25)  # noqa: S311  # no secret
-
     def _may_be_short(self) -> bool:
         """Tell whether the cheap probe will do: in a hurry, and with the whole not long ago."""
-        now = monotonic()
-        hurried = self._bursts(now) or self._headquarters.is_urgent()
-        return hurried and now - self._known_at < self._refresh_delay
-
-    def _bursts(self, now: float) -> bool:
-        """Tell whether a signal came not long ago."""
-        return self._signalled_at is not None and now - self._signalled_at <= _SIGNAL_LENGTH
+        recent = monotonic() - self._known_at < self._refresh_delay
+        return recent and self._cadence.hurries
 
     def _drop_session(self) -> None:
         session, self._session, self._known = self._session, None, None

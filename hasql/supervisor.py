@@ -212,7 +212,7 @@ class Supervisor(Generic[PoolT, ConnT]):
         for effect in step.effects:
             match effect:
                 case Probe():
-                    self.signal()
+                    self._watch.hurry()
                 case Changed(before=before, after=after):
                     self._note(before, after)
                 case Purge(host=host) | AbortLeases(host=host):

@@ -63,6 +63,11 @@ class Watch(Generic[PoolT, ConnT]):
         for watched in self._watched.values():
             watched.monitor.nudge()
 
+    def hurry(self) -> None:
+        """Have every node probed often for a while."""
+        for watched in self._watched.values():
+            watched.monitor.hurry()
+
     def retire(self, node: Node[PoolT, ConnT]) -> None:
         """Stop watching a node; close its pool once `retired` says that it may be closed."""
         task = self._watched.pop(node.host).task

@@ -89,7 +89,7 @@ class AbortLeases:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Probe all nodes at once and often: something has changed."""
+    """Probe all nodes often, from now on: something has changed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         {
             "hasql.announcer",
             "hasql.checkout",
+            "hasql.cadence",
             "hasql.deadline",
             "hasql.lease",
             "hasql.metrics",
