@@ -27,7 +27,8 @@ added       from the moment the new master itself says that it is writable (a pr
 no master   from the fault to that moment
 failed      operations that raised, of all tasks
 per task    the most of them that one task saw
-hang        the longest write, and the longest read, that ended after the fault
+hang        the longest write, and the longest read, that ended after the fault and began before
+            the cluster was mended, which restarts replicas
 wrong       writes acknowledged by another server than the new master after it was asked to be one
 ==========  ====================================================================================
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import time
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +115,7 @@ async def _play(
             application.start()
         await asyncio.sleep(_STEADY)
         await scenario.play(stage)
+        stage.played = time.monotonic()
     await asyncio.to_thread(cluster.heal)
     await asyncio.gather(*(_whole(application) for application in applications))
     await asyncio.sleep(_STEADY)

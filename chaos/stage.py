@@ -101,6 +101,8 @@ class Stage:
         self.struck: float | None = None
         self.asked: float | None = None
         self.writable: float | None = None
+        #: When all of the scenario had happened, and mending began.
+        self.played = float("inf")
         #: How often a host was lost: as often may one task fail.
         self.faults = 0
         #: How many objects of asyncio, hasql and drivers there were from time to time.

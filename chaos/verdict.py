@@ -57,7 +57,7 @@ class Outcome:
     added: float | None
     failed: int
     failed_of_one_task: int
-    #: The longest write and read that ended after the fault.
+    #: The longest write and read that the fault may have held up.
     hang: float
     read_hang: float
     #: Writes acknowledged by another server than the new master after that was asked to be one;
@@ -99,8 +99,8 @@ def judge(
         added=None if writable is None else _added(acknowledged, aftermath.present, writable),
         failed=len(failures),
         failed_of_one_task=max(Counter(each.task for each in failures).values(), default=0),
-        hang=_longest(operations, "writer", stage.struck),
-        read_hang=_longest(operations, "reader", stage.struck),
+        hang=_longest(operations, "writer", stage),
+        read_hang=_longest(operations, "reader", stage),
         wrong=len(wrong),
         wrong_for=max(wrong, default=0.0) - (writable or 0.0) if wrong else 0.0,
         lost=len(missing) - len(wrong),
@@ -121,12 +121,16 @@ def _added(
     return min(after) - writable if after else None
 
 
-def _longest(operations: Iterable[Operation], kind: str, struck: float) -> float:
+def _longest(operations: Iterable[Operation], kind: str, stage: Stage) -> float:
+    # Not those that began while the cluster was mended, when replicas are restarted in turn.
+    assert stage.struck is not None
     return max(
         (
             each.ended - each.began
             for each in operations
-            if each.ended > struck and each.task.startswith(kind)
+            if each.ended > stage.struck
+            and each.began < stage.played
+            and each.task.startswith(kind)
         ),
         default=0.0,
     )
@@ -136,7 +140,7 @@ def _problems(
     outcome: Outcome, scenario: Scenario, stage: Stage, application: Application
 ) -> Iterable[str]:
     yield from _wrong_servers(outcome, scenario, stage)
-    longest = max(outcome.hang, outcome.read_hang)
+    longest = max((each.ended - each.began for each in application.operations), default=0.0)
     if longest > LONGEST or application.stuck:
         yield f"{application.stuck} operations did not end, the longest other took {longest:.1f} s"
     if outcome.failed_of_one_task > stage.faults:
