@@ -77,6 +77,9 @@ class Connections:
 
     async def _open_one(self, kwargs: dict[str, Any]) -> Any:
         raw = await self._pending.run(self._beneath.connect(self._dsn, kwargs, self._forget))
+        if self._closed:  # the end of it came too late for this one, which nobody may wait for
+            self._beneath.break_off(raw)
+            raise PoolManagerClosedError("the pool manager is closed")
         self._open[raw] = None
         return raw
 
