@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Generator
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
-__all__ = ("Begun", "OutOfTimeError", "by_deadline")
+__all__ = ("Begun", "OutOfTimeError", "by_deadline", "cancellations")
 
 _T = TypeVar("_T")
 
@@ -36,6 +36,16 @@ async def by_deadline(
         raise
     finally:
         watch.cancel()
+
+
+def cancellations() -> int:
+    """Count this task's cancellations, with those that a driver has lost.
+
+    Drivers wait with `asyncio.wait_for`, which up to Python 3.11 forgets one that comes in the same
+    turn of the loop as the end of what it waits for. What they wait for next has no end then.
+    """
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 class Begun(Generic[_T]):

@@ -9,6 +9,7 @@ from hasql.cadence import Cadence
 from hasql.cluster.dsn import HostSpec
 from hasql.cluster.probe import ProbeForm, Reading, Role, read_row
 from hasql.cluster.topology import Answered, Failed, Observation, Quiet
+from hasql.deadline import cancellations
 from hasql.driver import ConnT, Driver, Failure, PoolT, Session
 from hasql.node import Node
 from hasql.options import Options
@@ -355,13 +356,8 @@ class _Guard:
 
 
 def _heed_cancellation() -> None:
-    """Raise a cancellation that a driver has lost.
-
-    Drivers wait with `asyncio.wait_for`, which up to Python 3.11 forgets one that comes in the same
-    turn of the loop as the end of what it waits for. The task would never end.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
+    """Raise a cancellation that a driver has lost: nothing else would end the task."""
+    if cancellations():
         raise asyncio.CancelledError
 
 

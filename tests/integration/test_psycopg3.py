@@ -431,6 +431,32 @@ async def test_12_a_connect_to_a_frozen_server_is_cancelled_without_a_trace(
     master.thaw()
 
 
+@pytest.mark.parametrize("lost", [False, True])
+async def test_12_a_cancellation_that_the_pool_loses_ends_an_acquire(
+    pg_cluster: LocalCluster, lost: bool
+) -> None:
+    kwargs = {"min_size": 1, "max_size": 1}
+    pool = await DRIVER.open(pg_cluster.master.dsn, kwargs, lambda *_: None)
+    try:
+        lent = await pool.acquire()
+        acquire = asyncio.ensure_future(pool.acquire())
+        await asyncio.sleep(0)  # its first step
+        await pool.release(lent)  # hands it on
+        if lost:
+            pool.abort(lent)
+        acquire.cancel()  # which comes in the same turn as the connection
+        async with asyncio.timeout(5):
+            with pytest.raises(asyncio.CancelledError):
+                await acquire
+        async with asyncio.timeout(5):
+            again = await pool.acquire()
+        assert (again is lent) is not lost
+        assert await value(again, "SELECT 1") == 1
+        await pool.release(again)
+    finally:
+        pool.terminate()
+
+
 # The reserved connection
 
 

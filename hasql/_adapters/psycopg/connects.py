@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hasql.driver import PendingConnects
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ("Connects",)
+    from hasql._adapters.psycopg.connection import Watched
+
+__all__ = ("Connects", "LostError", "configured")
 
 _T = TypeVar("_T")
+
+
+class LostError(BaseException):
+    """Ends a wait that was given a connection which was lost while it was idle.
+
+    No Exception: the pool would pause after one, and then have the same task wait on, though its
+    cancellation may have been lost (see `cancellations`) and nobody connects for it any more.
+    """
 
 
 class Connects:
@@ -28,8 +38,9 @@ class Connects:
     def __init__(self, at_a_time: int) -> None:
         self._pending = PendingConnects()
         self._logins = asyncio.Semaphore(at_a_time)
-        #: Who waits for a connection, and the error that is to end the wait.
-        self._waiting: dict[asyncio.Timeout, BaseException | None] = {}
+        #: Who waits for a connection, and the errors that are to end the waits.
+        self._waiting: dict[asyncio.Task[Any] | None, asyncio.Timeout] = {}
+        self._told: dict[asyncio.Task[Any] | None, BaseException] = {}
         #: The tries that are not due, and how many are under way.
         self._parked: deque[asyncio.Future[None]] = deque()
         self._tries = 0
@@ -63,7 +74,7 @@ class Connects:
     async def _turn(self) -> None:
         """Wait until a try is due: at once, unless the last one failed."""
         # Who was told of a failure waits no more, though it leaves only in its next turn.
-        if not self._ailing or self._tries < sum(told is None for told in self._waiting.values()):
+        if not self._ailing or self._tries < len(self._waiting) - len(self._told):
             self._tries += 1
             return
         turn = asyncio.get_running_loop().create_future()
@@ -83,25 +94,34 @@ class Connects:
                 return
 
     async def wait(self, work: Awaitable[_T]) -> _T:
-        """Wait for what needs a connection. Raises the error of a connect that fails meanwhile."""
-        wait = asyncio.timeout(None)
+        """Wait for what needs a connection. Raises the error of a connect that fails meanwhile.
+
+        Raises LostError if it was given one that was lost: there may be another.
+        """
+        task, wait = asyncio.current_task(), asyncio.timeout(None)
         try:
             async with wait:
-                self._waiting[wait] = None
+                self._waiting[task] = wait
                 self._start_one()
                 return await work
         except TimeoutError:
-            if (error := self._waiting[wait]) is None:
+            if task not in self._told:
                 raise
-            raise error from None
+            raise self._told[task] from None
         finally:
-            del self._waiting[wait]
+            del self._waiting[task]
+            self._told.pop(task, None)
+
+    @property
+    def awaited(self) -> bool:
+        """Whether the task that runs is one of those who wait."""
+        return asyncio.current_task() in self._waiting
 
     def tell(self, error: BaseException) -> None:
         """End all waits with an error."""
-        for wait, told in self._waiting.items():
-            if told is None:
-                self._waiting[wait] = error
+        for task, wait in self._waiting.items():
+            if task not in self._told:
+                self._told[task] = error
                 wait.reschedule(0.0)
 
     def host_answers(self) -> None:
@@ -124,3 +144,19 @@ class Connects:
         self._pending.end()
         while self._parked:
             self._start_one()
+
+
+async def configured(
+    connect: Callable[[], Awaitable[Watched]],
+    configure: Callable[[Watched], Awaitable[None]] | None,
+) -> Watched:
+    """Connect, and have the user's hook make the connection ready."""
+    connection = await connect()
+    try:
+        if configure is not None:
+            await configure(connection)
+            connection.check_idle("configure")
+    except BaseException:
+        await connection.close()
+        raise
+    return connection

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from weakref import WeakSet
@@ -13,9 +14,9 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed
 
 from hasql._adapters.psycopg.connection import Watched, in_hot_standby
-from hasql._adapters.psycopg.connects import Connects
+from hasql._adapters.psycopg.connects import Connects, LostError, configured
 from hasql._adapters.psycopg.workers import Workers, despite_cancellation, first_step
-from hasql.deadline import Begun
+from hasql.deadline import Begun, cancellations
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -91,20 +92,9 @@ class PsycopgPool:
 
     async def connect(self, connect: Callable[[], Awaitable[Watched]]) -> Watched | None:
         """Connect for the pool; None when it is closed."""
-        connection = await self._connects.run(partial(self._connect, connect))
+        connection = await self._connects.run(partial(configured, connect, self._configure))
         if connection is not None:
             self._open.add(connection)
-        return connection
-
-    async def _connect(self, connect: Callable[[], Awaitable[Watched]]) -> Watched:
-        connection = await connect()
-        try:
-            if self._configure is not None:
-                await self._configure(connection)
-                connection.check_idle("configure")
-        except BaseException:
-            await connection.close()
-            raise
         return connection
 
     def forget(self, connection: Watched) -> None:
@@ -119,28 +109,40 @@ class PsycopgPool:
         return self.pool.get_stats()["pool_available"]
 
     async def acquire(self, **kwargs: Any) -> Connection:
-        while True:
+        connection: _Lent = None
+        while connection is None:
             getting = self.pool.getconn(**kwargs) if kwargs else self.pool.getconn()
             steps = getting.__await__()
             self._met_lost = False
             paused_on = next(steps, _DONE)
-            connection: _Lent
             if paused_on is _DONE:
                 connection = self._checked
             elif self._met_lost:
                 # The pool has discarded it and means to pause before it takes the next.
                 steps.close()
-                continue
             else:
-                connection = await self._connects.wait(Begun(steps, paused_on))
+                connection = await self._wait(Begun(steps, paused_on))
             self._checked = None
-            connection.ours = False
-            return connection  # type: ignore[no-any-return]  # as said above
+        connection.ours = False
+        return connection  # type: ignore[no-any-return]  # as said above
+
+    async def _wait(self, getting: Awaitable[_Lent]) -> _Lent:
+        before = cancellations()
+        connection = None
+        with suppress(LostError):
+            connection = await self._connects.wait(getting)
+        if cancellations() > before:
+            if connection is not None:
+                await self.release(connection)
+            raise asyncio.CancelledError
+        return connection
 
     async def _check_one(self, connection: Watched) -> None:
         if not (connection.was_sound() or connection.is_sound()):
             self._met_lost = True
             await connection.close()
+            if self._connects.awaited:
+                raise LostError
             raise OperationalError("the connection was lost while it was idle")
         if self._check is not None:
             await self._check(connection)
