@@ -60,11 +60,14 @@ class Checkout(Generic[PoolT, ConnT]):
         while True:
             node = lease.fixed_node or self._router.choose(lease.wanted)
             if node is None:
-                node = await self._wait(lease, deadline)
+                self.waits += not lease.waited
+                lease.waited = True
+                node = await self._wait(lease.wanted, deadline, lease.timeout)
             else:
                 node.in_flight += 1
             try:
-                steps = _pool_of(node).acquire(**lease.kwargs).__await__()
+                assert node.pool is not None  # noqa: S101  # only nodes with a pool are routed to
+                steps = node.pool.acquire(**lease.kwargs).__await__()
                 try:
                     paused_on = next(steps)
                 except StopIteration as done:
@@ -83,7 +86,7 @@ class Checkout(Generic[PoolT, ConnT]):
                 lease.node = node
                 self._book.enter(lease, connection)
                 if lease.fixed_node is not None or self._fits(node, lease, connection):
-                    if node.connects_again:
+                    if node.error is not None and node.connects_again:
                         node.offer_all()
                         self._router.dispatch()
                     self.acquires += 1
@@ -95,7 +98,7 @@ class Checkout(Generic[PoolT, ConnT]):
             # was learnt of it has had its effect, nor go on for ever.
             await asyncio.sleep(0)
             if monotonic() >= deadline:
-                raise self._not_available(lease)
+                raise self._not_available(lease.wanted, lease.timeout)
 
     async def _put_back(self, lease: Lease[PoolT, ConnT], deadline: float) -> None:
         """Give back what did not fit; by the deadline, or it is broken."""
@@ -108,9 +111,10 @@ class Checkout(Generic[PoolT, ConnT]):
     ) -> Coroutine[Any, Any, None]:
         """End a lease's block, in which the driver may want to commit or roll back first."""
         node, connection = lease.node, lease.connection
-        assert node is not None  # noqa: S101  # it is lent, so it has both
+        assert node is not None  # noqa: S101  # it is lent, so it has all three
+        assert node.pool is not None  # noqa: S101
         assert connection is not None  # noqa: S101
-        work = _pool_of(node).leave_block(connection, error)
+        work = node.pool.leave_block(connection, error)
         return self.give_back(lease, error) if work is None else self._end_block(lease, work, error)
 
     async def _end_block(
@@ -136,9 +140,10 @@ class Checkout(Generic[PoolT, ConnT]):
     ) -> None:
         """Give a lease's connection back; `error` is what ended its use, if anything did."""
         node, connection = lease.node, lease.connection
-        assert node is not None  # noqa: S101  # it is lent, so it has both
+        assert node is not None  # noqa: S101  # it is lent, so it has all three
+        assert node.pool is not None  # noqa: S101
         assert connection is not None  # noqa: S101
-        pool = _pool_of(node)
+        pool = node.pool
         lease.returning = True
         lease.due_back = monotonic() + self._release_timeout
         if self._overdue_timer is None:
@@ -214,9 +219,7 @@ class Checkout(Generic[PoolT, ConnT]):
         node = self._router.choose(wanted)
         if node is None:
             timeout = self._supervisor.options.acquire_timeout
-            lease: Lease[PoolT, ConnT] = Lease(self, wanted, timeout, {})
-            lease.waited = True  # not counted: it is no acquire
-            node = await self._wait(lease, monotonic() + timeout)
+            node = await self._wait(wanted, monotonic() + timeout, timeout)
             self._router.vacate(node)
         return node
 
@@ -227,13 +230,15 @@ class Checkout(Generic[PoolT, ConnT]):
         node.in_flight += 1
         self._book.enter(lease, connection)
 
-    async def _wait(self, lease: Lease[PoolT, ConnT], deadline: float) -> Node[PoolT, ConnT]:
-        self.waits += not lease.waited
-        lease.waited = True
+    async def _wait(self, wanted: Wanted, deadline: float, timeout: float) -> Node[PoolT, ConnT]:
+        waiter = self._router.join(wanted, deadline)
         try:
-            return await self._router.wait(lease.wanted, deadline)
-        except TimeoutError:
-            raise self._not_available(lease) from None
+            return await waiter
+        except BaseException as error:
+            self._router.leave(wanted, waiter)
+            if isinstance(error, TimeoutError):
+                raise self._not_available(wanted, timeout) from None
+            raise
 
     def _consider(
         self, error: BaseException, node: Node[PoolT, ConnT], lease: Lease[PoolT, ConnT]
@@ -243,7 +248,7 @@ class Checkout(Generic[PoolT, ConnT]):
             if node.error is None:  # what the server itself has said tells more
                 node.failed(TimeoutError("connecting was not done by an acquire's deadline"))
             self._supervisor.signal()
-            raise self._not_available(lease) from None
+            raise self._not_available(lease.wanted, lease.timeout) from None
         if self._driver.failure(error) not in _ANOTHER_TIME or lease.fixed_node is not None:
             raise error
         node.connect_failed(error)
@@ -260,19 +265,15 @@ class Checkout(Generic[PoolT, ConnT]):
         if lease.wanted is MASTER:
             return node.as_master
         if node.as_replica:
-            if node.flag_lies or _pool_of(node).in_hot_standby(connection) is not False:
+            assert node.pool is not None  # noqa: S101  # it has come from there
+            if node.flag_lies or node.pool.in_hot_standby(connection) is not False:
                 return True
             self._hold(node)
             self._supervisor.signal()
             return False
         return node.as_master and lease.wanted is not REPLICA
 
-    def _not_available(self, lease: Lease[PoolT, ConnT]) -> NotAvailableError:
+    def _not_available(self, wanted: Wanted, timeout: float) -> NotAvailableError:
         return self._supervisor.not_available(
-            f"no connection to a {lease.wanted.value} within {lease.timeout:g} s"
+            f"no connection to a {wanted.value} within {timeout:g} s"
         )
-
-
-def _pool_of(node: Node[PoolT, ConnT]) -> DriverPool[PoolT, ConnT]:
-    assert node.pool is not None  # noqa: S101  # only nodes with a pool are routed to
-    return node.pool

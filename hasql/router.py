@@ -109,24 +109,21 @@ class Router(Generic[PoolT, ConnT]):
             f"{type(self.policy).__name__} chose {chosen!r}, which is not one of the candidates"
         )
 
-    async def wait(self, wanted: Wanted, deadline: float) -> Node[PoolT, ConnT]:
-        """Wait for a place on a node and take it.
+    def join(self, wanted: Wanted, deadline: float) -> "asyncio.Future[Node[PoolT, ConnT]]":
+        """Wait for a place on a node, which the future ends with; then it is taken.
 
-        Raises TimeoutError at `deadline`, in seconds of time.monotonic(), and
-        PoolManagerClosedError once the manager closes.
+        The future ends with TimeoutError at `deadline`, in seconds of time.monotonic(), and with
+        PoolManagerClosedError once the manager closes. Who waits no more calls `leave`.
         """
         if self._closed:
             raise PoolManagerClosedError("the pool manager is closed")
-        waiter = self._waiters.join(wanted, deadline)
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            # The place may have been handed over just before the cancellation: pass it on.
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self.vacate(waiter.result())
-            raise
-        finally:
-            self._waiters.leave(wanted, waiter)
+        return self._waiters.join(wanted, deadline)
+
+    def leave(self, wanted: Wanted, waiter: "asyncio.Future[Node[PoolT, ConnT]]") -> None:
+        """Wait no more: a place that was handed over just before goes to the next."""
+        self._waiters.leave(wanted, waiter)
+        if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+            self.vacate(waiter.result())
 
     def vacate(self, node: Node[PoolT, ConnT]) -> None:
         """Give a place back; whoever waits for it gets it now."""

@@ -40,7 +40,8 @@ def in_hot_standby(connection: Connection | RawConnection) -> bool | None:
         flag = settings.__getattr__("in_hot_standby")
     except AttributeError:
         return None
-    return bool(flag == "on")
+    in_standby: bool = flag == "on"
+    return in_standby
 
 
 def failure_of(error: BaseException) -> Failure:
