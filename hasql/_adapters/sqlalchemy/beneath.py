@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Mapping
 
     from sqlalchemy.engine import Dialect
 
     from hasql.driver import Failure, Session
 
-__all__ = ("Beneath",)
+__all__ = ("Beneath", "opened_well")
 
 
 class Beneath(Protocol):
@@ -56,3 +57,10 @@ class Beneath(Protocol):
 
     async def settle(self, connection: Any) -> None:
         """Wait until nobody is inside a broken connection, so that it can be closed."""
+
+
+def opened_well(opening: asyncio.Task[Any], beneath: Beneath) -> bool:
+    """Tell whether what has ended has opened a connection that can be used."""
+    if opening.cancelled() or opening.exception() is not None:
+        return False
+    return not beneath.has_died(opening.result())

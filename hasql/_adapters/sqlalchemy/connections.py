@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event, exc
 
+from hasql._adapters.sqlalchemy.beneath import opened_well
 from hasql.driver import PendingConnects
 from hasql.errors import PoolManagerClosedError
 
@@ -24,6 +25,10 @@ __all__ = ("MAY_PASS", "Connections", "PassedError")
 
 #: Set for an acquire that can ask the pool again when it has an idle connection after all.
 MAY_PASS: ContextVar[bool] = ContextVar("may_pass", default=False)
+
+
+#: Connects at a time: they are work, and the first statement would wait for the last of them.
+_LOGINS = 2
 
 
 class PassedError(Exception):
@@ -47,6 +52,7 @@ class Connections:
         #: What was being opened for those that have found another: the next one gets it.
         self._spare: deque[asyncio.Task[Any]] = deque()
         self._pending = PendingConnects()
+        self._logins = asyncio.Semaphore(_LOGINS)
         #: Open connections, with SQLAlchemy's record of each once it has one.
         self._open: dict[Any, ConnectionPoolEntry | None] = {}
         #: Those that SQLAlchemy still prepares for use, and who waits for that.
@@ -76,26 +82,27 @@ class Connections:
         return raw
 
     async def _open_one(self, kwargs: dict[str, Any]) -> Any:
-        raw = await self._pending.run(self._beneath.connect(self._dsn, kwargs, self._forget))
+        raw = await self._pending.run(self._log_in(kwargs))
         if self._closed:  # the end of it came too late for this one, which nobody may wait for
             self._beneath.break_off(raw)
             raise PoolManagerClosedError("the pool manager is closed")
         self._open[raw] = None
         return raw
 
+    async def _log_in(self, kwargs: dict[str, Any]) -> Any:
+        async with self._logins:
+            return await self._beneath.connect(self._dsn, kwargs, self._forget)
+
     def _spare_one(self) -> asyncio.Task[Any] | None:
         # All that is opened takes its turn here, so there is never more of it than places.
         while self._spare:
             opening = self._spare.popleft()
-            if not opening.done() or _is_sound(opening, self._beneath):
+            if not opening.done() or opened_well(opening, self._beneath):
                 return opening
         return None
 
     async def _opened_or_given_back(self, opening: asyncio.Task[Any]) -> Any:
-        """Wait for what is being opened; PassedError if one is given back before.
-
-        Logins are work, and a pool that needs many at once would have all wait for the last.
-        """
+        """Wait for what is being opened; PassedError if one is given back before."""
         given_back = asyncio.get_running_loop().create_future()
         if MAY_PASS.get():
             self._waiting.append(given_back)
@@ -148,7 +155,7 @@ class Connections:
 
     def idle(self) -> int:
         """Return how many wait for use."""
-        spare = sum(task.done() and _is_sound(task, self._beneath) for task in self._spare)
+        spare = sum(task.done() and opened_well(task, self._beneath) for task in self._spare)
         return len(self._at_rest()) + spare
 
     def _at_rest(self) -> list[Any]:
@@ -191,9 +198,3 @@ class Connections:
         """Break all, and open no more."""
         self._closed = True
         self.purge(())
-
-
-def _is_sound(opening: asyncio.Task[Any], beneath: Beneath) -> bool:
-    if opening.cancelled() or opening.exception() is not None:
-        return False
-    return not beneath.has_died(opening.result())
