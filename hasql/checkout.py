@@ -44,6 +44,7 @@ class Checkout(Generic[PoolT, ConnT]):
         self._book = supervisor.book
         self._driver = supervisor.driver
         self._release_timeout = supervisor.options.release_timeout
+        self._signal = supervisor.signal
         #: One for all, because nearly every connection is back at once: it looks through the
         #: book once in release_timeout and is not set anew for each.
         self._overdue_timer: asyncio.TimerHandle | None = None
@@ -75,8 +76,7 @@ class Checkout(Generic[PoolT, ConnT]):
                     connection: ConnT = done.value
                 else:
                     work: Begun[ConnT] = Begun(steps, paused_on)
-                    signal = self._supervisor.signal
-                    connection = await by_deadline(work, deadline, _PATIENCE, signal)
+                    connection = await by_deadline(work, deadline, _PATIENCE, self._signal)
             except BaseException as error:  # noqa: BLE001  # sorted out in _consider
                 try:
                     self._consider(error, node, lease)
@@ -87,8 +87,7 @@ class Checkout(Generic[PoolT, ConnT]):
                 self._book.enter(lease, connection)
                 if lease.fixed_node is not None or self._fits(node, lease, connection):
                     if node.error is not None and node.connects_again:
-                        node.offer_all()
-                        self._router.dispatch()
+                        self._offer_all(node)
                     self.acquires += 1
                     self.acquire_seconds += monotonic() - began
                     return connection
@@ -99,6 +98,10 @@ class Checkout(Generic[PoolT, ConnT]):
             await asyncio.sleep(0)
             if monotonic() >= deadline:
                 raise self._not_available(lease.wanted, lease.timeout)
+
+    def _offer_all(self, node: Node[PoolT, ConnT]) -> None:
+        node.offer_all()
+        self._router.dispatch()
 
     async def _put_back(self, lease: Lease[PoolT, ConnT], deadline: float) -> None:
         """Give back what did not fit; by the deadline, or it is broken."""
@@ -181,9 +184,9 @@ class Checkout(Generic[PoolT, ConnT]):
             if error is not None and node.in_routing:
                 # What broke it may be about to break the others, which do not know it yet.
                 self._hold(node)
-            self._supervisor.signal()
+            self._signal()
         elif node.as_replica and not node.flag_lies and pool.in_hot_standby(connection) is False:
-            self._supervisor.signal()  # promoted, as it has just told the application
+            self._signal()  # promoted, as it has just told the application
         if error is not None:
             self._supervisor.heard(connection, error)
 
@@ -247,12 +250,12 @@ class Checkout(Generic[PoolT, ConnT]):
         if isinstance(error, OutOfTimeError):
             if node.error is None:  # what the server itself has said tells more
                 node.failed(TimeoutError("connecting was not done by an acquire's deadline"))
-            self._supervisor.signal()
+            self._signal()
             raise self._not_available(lease.wanted, lease.timeout) from None
         if self._driver.failure(error) not in _ANOTHER_TIME or lease.fixed_node is not None:
             raise error
         node.connect_failed(error)
-        self._supervisor.signal()
+        self._signal()
 
     def _fits(
         self, node: Node[PoolT, ConnT], lease: Lease[PoolT, ConnT], connection: ConnT
@@ -269,7 +272,7 @@ class Checkout(Generic[PoolT, ConnT]):
             if node.flag_lies or node.pool.in_hot_standby(connection) is not False:
                 return True
             self._hold(node)
-            self._supervisor.signal()
+            self._signal()
             return False
         return node.as_master and lease.wanted is not REPLICA
 

@@ -54,6 +54,9 @@ class Headquarters(Protocol[_ConnT_contra]):
         """Whether a host that answers is to have a pool."""
         ...
 
+    async def warm_up(self, host: HostSpec) -> None:
+        """Have the pool of a host that is back open a first connection."""
+
 
 class Monitor(Generic[PoolT, ConnT]):
     """Probes one node over a reserved connection and publishes what it says.
@@ -124,8 +127,13 @@ class Monitor(Generic[PoolT, ConnT]):
             self._publish(
                 Answered(self._node.host, self._began, monotonic(), reading, self._afresh)
             )
-            wanted = self._node.pool is None and self._headquarters.is_wanted(self._node.host)
-            if wanted and monotonic() >= self._open_at:
+            if not self._headquarters.is_wanted(self._node.host):
+                return
+            if self._node.pool is not None and self._node.cold:
+                await self._headquarters.warm_up(self._node.host)
+                _heed_cancellation()
+                self._nudged = True  # it serves from the next answer on
+            elif self._node.pool is None and monotonic() >= self._open_at:
                 await self._open_pool()
 
     def _publish_failure(self, error: Exception, failure: Failure) -> None:

@@ -36,6 +36,7 @@ class Node(Generic[PoolT, ConnT]):
         "_size_at_failure",
         "as_master",
         "as_replica",
+        "cold",
         "dsn",
         "error",
         "flag_lies",
@@ -79,6 +80,9 @@ class Node(Generic[PoolT, ConnT]):
         self.in_routing = False
         self.as_master = False
         self.as_replica = False
+        #: It was out of routing, and nothing has connected since: it is back once something has, or
+        #: when no other can serve.
+        self.cold = False
         #: Its in_hot_standby flag was caught contradicting SQL: a pooler answers from memory.
         self.flag_lies = False
         self._response_times: deque[float] = deque(maxlen=window)

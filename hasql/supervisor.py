@@ -158,6 +158,20 @@ class Supervisor(Generic[PoolT, ConnT]):
         state = self.topology.node(host)
         return state is not None and state.exclusion is None and not self.closing
 
+    async def warm_up(self, host: HostSpec) -> None:
+        """Have a host that is back open a first connection, while others serve."""
+        node = self.nodes[host]
+        if node.pool is not None and node.in_flight < node.sizes.maximum:  # else it might wait long
+            node.in_flight += 1
+            try:
+                async with asyncio.timeout(self.options.refresh_timeout):
+                    await node.pool.release(await node.pool.acquire())
+            except Exception as error:  # noqa: BLE001  # who wants to connect will see
+                log.debug("%s: no connection to begin with: %r", host, error)
+            finally:
+                self.router.vacate(node)
+        node.cold = False
+
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The event loop it was started in."""
@@ -177,7 +191,7 @@ class Supervisor(Generic[PoolT, ConnT]):
             self.nodes[observation.host].last_error = observation.error
         over, opened = self.topology.first_round_over, self._opened
         step = self.topology.observe(observation)
-        self._opened = sum(node.pool is not None for node in self.nodes.values())
+        self._opened = sum(node.pool is not None and not node.cold for node in self.nodes.values())
         changed = any(isinstance(effect, Changed) for effect in step.effects)
         started = (over, opened) != (step.topology.first_round_over, self._opened)
         self._apply(step, rerouted=changed or started)
@@ -238,6 +252,7 @@ class Supervisor(Generic[PoolT, ConnT]):
         masters, replicas = self._preferred(self.masters), self._preferred(self.replicas)
         for node in self.nodes.values():
             in_routing = node in self.masters or node in self.replicas
+            node.cold = not in_routing and (node.cold or node.in_routing)
             if in_routing and not node.in_routing:
                 node.offer_all()
                 if node.pool is not None:
@@ -247,8 +262,17 @@ class Supervisor(Generic[PoolT, ConnT]):
         self.router.route(masters, replicas)
 
     def _ready(self, states: tuple[NodeState, ...]) -> list[Node[PoolT, ConnT]]:
-        nodes = [self.nodes[state.host] for state in states]
-        return [node for node in nodes if node.pool is not None]
+        """Leave out those without a pool; and cold ones, for a moment, if others can serve.
+
+        A host that has just started takes its time for a first login. A policy that goes by load
+        would have all wait for that, as nothing is in use there yet.
+        """
+        nodes = [(state, self.nodes[state.host]) for state in states]
+        served = any(
+            state.health is Health.UP and node.pool is not None and not node.cold
+            for state, node in nodes
+        )
+        return [node for _, node in nodes if node.pool is not None and not (node.cold and served)]
 
     def _preferred(self, nodes: list[Node[PoolT, ConnT]]) -> list[Node[PoolT, ConnT]]:
         """Leave suspects out as long as others can serve."""
