@@ -533,6 +533,41 @@ async def test_10_nothing_from_before_serves_again() -> None:
             assert not before & {one, two}
 
 
+async def test_10_a_host_that_is_back_connects_before_it_serves_beside_others() -> None:
+    servers = fake_cluster("a master", "b replica", "c replica")
+    kwargs = {"min_size": 0, "max_size": 3}
+    async with manager_of(servers, refresh_delay=0.02, pool_factory_kwargs=kwargs) as manager:
+        await manager.ready()
+        servers["c"].kill()
+        await until(lambda: manager.replica_pool_count == 1)
+        servers["c"].restart()
+        await until(lambda: manager.replica_pool_count == 2)
+        assert manager.metrics().nodes[2].pool_idle == 1
+        assert manager.metrics().acquires == 0
+        servers["b"].kill()
+        servers["c"].kill()
+        await until(lambda: manager.replica_pool_count == 0)
+        servers["c"].restart()
+        await until(lambda: manager.replica_pool_count == 1)
+        assert manager.metrics().nodes[2].pool_idle == 0  # no other could have served meanwhile
+
+
+async def test_10_a_host_whose_connections_are_all_lent_comes_back_all_the_same() -> None:
+    servers = fake_cluster("a master", "b replica", "c replica")
+    kwargs = {"min_size": 0, "max_size": 1}
+    async with manager_of(servers, refresh_delay=0.02, pool_factory_kwargs=kwargs) as manager:
+        await manager.ready()
+        leases = [await manager.acquire_replica(), await manager.acquire_replica()]
+        servers["c"].kill()
+        await until(lambda: manager.replica_pool_count == 1)
+        servers["c"].restart()
+        await until(lambda: manager.replica_pool_count == 2)
+        for lease in leases:
+            await manager.release(lease)
+        async with manager.acquire_replica(), manager.acquire_replica():
+            pass
+
+
 # 11. Cancellation
 
 
