@@ -132,7 +132,7 @@ class Monitor(Generic[PoolT, ConnT]):
             if self._node.pool is not None and self._node.cold:
                 await self._headquarters.warm_up(self._node.host)
                 _heed_cancellation()
-                self._nudged = True  # it serves from the next answer on
+                self._nudged = True  # it serves from the next answer on, if not before
             elif self._node.pool is None and monotonic() >= self._open_at:
                 await self._open_pool()
 

@@ -22,9 +22,9 @@ _MOST_REST = 0.25
 class Node(Generic[PoolT, ConnT]):
     """One host of the cluster as the hot path sees it.
 
-    Its counts are changed by the router and the checkout, its routing flags by the supervisor,
-    its pool and response times by its monitor. All of that happens in one event loop, between
-    two awaits.
+    Its counts are changed by the router, the checkout and the warm-ups, its routing flags by the
+    supervisor, its pool and response times by its monitor. All of that happens in one event loop,
+    between two awaits.
     """
 
     __slots__ = (
@@ -61,7 +61,7 @@ class Node(Generic[PoolT, ConnT]):
         self.sizes = sizes
         #: None until the host has answered for the first time.
         self.pool: DriverPool[PoolT, ConnT] | None = None
-        #: Leases out, being taken, or being given back.
+        #: Leases out, being taken, or being given back; and a warm-up.
         self.in_flight = 0
         #: How many leases may be out: the pool's maximum, or less after trouble.
         self.limit = sizes.maximum
@@ -80,8 +80,8 @@ class Node(Generic[PoolT, ConnT]):
         self.in_routing = False
         self.as_master = False
         self.as_replica = False
-        #: It was out of routing, and nothing has connected since: it is back once something has, or
-        #: when no other can serve.
+        #: It was out of routing, and nobody has tried to connect since: it is back once somebody
+        #: has, or when no other of its role can serve.
         self.cold = False
         #: Its in_hot_standby flag was caught contradicting SQL: a pooler answers from memory.
         self.flag_lies = False

@@ -28,6 +28,7 @@ from hasql.lease import LeaseBook
 from hasql.node import Node
 from hasql.options import Options
 from hasql.router import MASTER, Router
+from hasql.warm_up import WarmUps
 from hasql.watch import Watch
 
 __all__ = ("Supervisor",)
@@ -67,9 +68,11 @@ class Supervisor(Generic[PoolT, ConnT]):
         #: Nodes in routing with their pools open, suspects included.
         self.masters: list[Node[PoolT, ConnT]] = []
         self.replicas: list[Node[PoolT, ConnT]] = []
-        self._opened = 0
+        #: Those that could be routed to when routing was made last.
+        self._routable: frozenset[Node[PoolT, ConnT]] = frozenset()
         self._watch: Watch[PoolT, ConnT] = Watch(driver, options, self, self._retired)
         self._discovering: asyncio.Task[None] | None = None
+        self._warm_ups: WarmUps[PoolT, ConnT] = WarmUps(router)
         self._terminating = False
         self._news: asyncio.Future[None] | None = None
         self._first_round: asyncio.TimerHandle | None = None
@@ -161,16 +164,9 @@ class Supervisor(Generic[PoolT, ConnT]):
     async def warm_up(self, host: HostSpec) -> None:
         """Have a host that is back open a first connection, while others serve."""
         node = self.nodes[host]
-        if node.pool is not None and node.in_flight < node.sizes.maximum:  # else it might wait long
-            node.in_flight += 1
-            try:
-                async with asyncio.timeout(self.options.refresh_timeout):
-                    await node.pool.release(await node.pool.acquire())
-            except Exception as error:  # noqa: BLE001  # who wants to connect will see
-                log.debug("%s: no connection to begin with: %r", host, error)
-            finally:
-                self.router.vacate(node)
-        node.cold = False
+        await self._warm_ups.run(node)
+        if self.is_wanted(host):
+            node.cold = False
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -189,12 +185,11 @@ class Supervisor(Generic[PoolT, ConnT]):
             self.nodes[observation.host].host_answered(observation.began)
         elif isinstance(observation, Failed) and observation.host in self.nodes:
             self.nodes[observation.host].last_error = observation.error
-        over, opened = self.topology.first_round_over, self._opened
+        over = self.topology.first_round_over
         step = self.topology.observe(observation)
-        self._opened = sum(node.pool is not None and not node.cold for node in self.nodes.values())
         changed = any(isinstance(effect, Changed) for effect in step.effects)
-        started = (over, opened) != (step.topology.first_round_over, self._opened)
-        self._apply(step, rerouted=changed or started)
+        changed = changed or over != step.topology.first_round_over
+        self._apply(step, rerouted=changed or self._routable_now() != self._routable)
 
     def signal(self) -> None:
         """Take note that something may have changed: probe all nodes at once."""
@@ -240,6 +235,7 @@ class Supervisor(Generic[PoolT, ConnT]):
             lent = self.book.expire(node)
             if node.pool is not None:
                 node.pool.purge(lent)
+            node.cold = node.cold or not node.in_routing
             self.book.abort(node, returning_only=True)
         elif aborted := self.book.abort(node):
             log.warning("%s: %d leases aborted", node.host, aborted)
@@ -252,14 +248,18 @@ class Supervisor(Generic[PoolT, ConnT]):
         masters, replicas = self._preferred(self.masters), self._preferred(self.replicas)
         for node in self.nodes.values():
             in_routing = node in self.masters or node in self.replicas
-            node.cold = not in_routing and (node.cold or node.in_routing)
             if in_routing and not node.in_routing:
                 node.offer_all()
-                if node.pool is not None:
+                if node.pool is not None and node.cold:
                     node.pool.end_connects()  # those begun while nobody answered there
+            node.cold = not in_routing and (node.cold or node.in_routing)
             node.in_routing = in_routing
             node.as_master, node.as_replica = node in masters, node in replicas
         self.router.route(masters, replicas)
+        self._routable = self._routable_now()
+
+    def _routable_now(self) -> frozenset[Node[PoolT, ConnT]]:
+        return frozenset(x for x in self.nodes.values() if x.pool is not None and not x.cold)
 
     def _ready(self, states: tuple[NodeState, ...]) -> list[Node[PoolT, ConnT]]:
         """Leave out those without a pool; and cold ones, for a moment, if others can serve.
@@ -340,6 +340,7 @@ class Supervisor(Generic[PoolT, ConnT]):
     def refuse(self) -> None:
         """Lend nothing any more and let nobody wait for it."""
         self.closing = True
+        self._warm_ups.end()
         self.masters, self.replicas = [], []
         self.router.close()
         if self._news is not None and not self._news.done():

@@ -41,6 +41,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "hasql.waiters",
             "hasql.router",
             "hasql.supervisor",
+            "hasql.warm_up",
             "hasql.watch",
         }
     ),

@@ -552,6 +552,27 @@ async def test_10_a_host_that_is_back_connects_before_it_serves_beside_others() 
         assert manager.metrics().nodes[2].pool_idle == 0  # no other could have served meanwhile
 
 
+async def test_10_a_host_that_opens_its_pool_as_another_goes_down_serves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    servers = fake_cluster("a master", "b replica")
+    manager = manager_of(servers, refresh_delay=60)
+    opening, opened = manager.driver.open, asyncio.Event()
+
+    async def open_late(dsn: str, *args: Any) -> Any:
+        if "b:5432" in dsn:
+            await opened.wait()
+        return await opening(dsn, *args)
+
+    monkeypatch.setattr(manager.driver, "open", open_late)
+    async with manager:
+        servers["a"].kill()
+        await until(lambda: manager.master_pool_count == 0)
+        assert manager.replica_pool_count == 0
+        opened.set()
+        await until(lambda: manager.replica_pool_count == 1)
+
+
 async def test_10_a_host_whose_connections_are_all_lent_comes_back_all_the_same() -> None:
     servers = fake_cluster("a master", "b replica", "c replica")
     kwargs = {"min_size": 0, "max_size": 1}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import event, exc
 
 from hasql._adapters.sqlalchemy.beneath import opened_well
+from hasql._adapters.sqlalchemy.turns import Turns
 from hasql.driver import PendingConnects
 from hasql.errors import PoolManagerClosedError
 
@@ -25,10 +26,6 @@ __all__ = ("MAY_PASS", "Connections", "PassedError")
 
 #: Set for an acquire that can ask the pool again when it has an idle connection after all.
 MAY_PASS: ContextVar[bool] = ContextVar("may_pass", default=False)
-
-
-#: Connects at a time: they are work, and the first statement would wait for the last of them.
-_LOGINS = 2
 
 
 class PassedError(Exception):
@@ -52,7 +49,7 @@ class Connections:
         #: What was being opened for those that have found another: the next one gets it.
         self._spare: deque[asyncio.Task[Any]] = deque()
         self._pending = PendingConnects()
-        self._logins = asyncio.Semaphore(_LOGINS)
+        self._turns = Turns()
         #: Open connections, with SQLAlchemy's record of each once it has one.
         self._open: dict[Any, ConnectionPoolEntry | None] = {}
         #: Those that SQLAlchemy still prepares for use, and who waits for that.
@@ -90,7 +87,7 @@ class Connections:
         return raw
 
     async def _log_in(self, kwargs: dict[str, Any]) -> Any:
-        async with self._logins:
+        async with self._turns.one():
             return await self._beneath.connect(self._dsn, kwargs, self._forget)
 
     def _spare_one(self) -> asyncio.Task[Any] | None:
