@@ -235,7 +235,8 @@ class Supervisor(Generic[PoolT, ConnT]):
             lent = self.book.expire(node)
             if node.pool is not None:
                 node.pool.purge(lent)
-            node.cold = node.cold or not node.in_routing
+            # One without a pool cannot be cold: opening it will have warmed it.
+            node.cold = node.pool is not None and (node.cold or not node.in_routing)
             self.book.abort(node, returning_only=True)
         elif aborted := self.book.abort(node):
             log.warning("%s: %d leases aborted", node.host, aborted)
@@ -250,7 +251,7 @@ class Supervisor(Generic[PoolT, ConnT]):
             in_routing = node in self.masters or node in self.replicas
             if in_routing and not node.in_routing:
                 node.offer_all()
-                if node.pool is not None and node.cold:
+                if node.pool is not None and node.cold and not self._warm_ups.concern(node):
                     node.pool.end_connects()  # those begun while nobody answered there
             node.cold = not in_routing and (node.cold or node.in_routing)
             node.in_routing = in_routing

@@ -23,6 +23,7 @@ class WarmUps(Generic[PoolT, ConnT]):
     def __init__(self, router: Router[PoolT, ConnT]) -> None:
         self._router = router
         self._pending = PendingConnects()
+        self._nodes: set[Node[PoolT, ConnT]] = set()
 
     async def run(self, node: Node[PoolT, ConnT]) -> None:
         """Have a node open a connection. Whether that worked, those will see who want one."""
@@ -30,13 +31,19 @@ class WarmUps(Generic[PoolT, ConnT]):
             return  # all are lent still: it would wait for one of those
         node.pool.end_connects()  # those begun while nobody answered there
         node.in_flight += 1
+        self._nodes.add(node)
         try:
             async with asyncio.timeout(_TIMEOUT):
                 await self._pending.run(_use(node.pool))
         except Exception as error:  # noqa: BLE001  # as said above
             log.debug("%s: no connection to begin with: %r", node.host, error)
         finally:
+            self._nodes.discard(node)
             self._router.vacate(node)
+
+    def concern(self, node: Node[PoolT, ConnT]) -> bool:
+        """Whether one is under way on a node."""
+        return node in self._nodes
 
     def end(self) -> None:
         """End all: nobody is going to use them."""
