@@ -80,8 +80,8 @@ class Node(Generic[PoolT, ConnT]):
         self.in_routing = False
         self.as_master = False
         self.as_replica = False
-        #: It was out of routing, and nobody has tried to connect since: it is back once somebody
-        #: has, or when no other of its role can serve.
+        #: See `chill`: it is back once somebody has tried to connect, or when no other of its role
+        #: can serve.
         self.cold = False
         #: Its in_hot_standby flag was caught contradicting SQL: a pooler answers from memory.
         self.flag_lies = False
@@ -156,6 +156,13 @@ class Node(Generic[PoolT, ConnT]):
         self._limit_to(self._size_at_failure)
         self._retry_at = monotonic() + self._backoff
         self._backoff = min(2 * self._backoff, _SLOWEST_RETRY)
+
+    def chill(self) -> None:
+        """Take note that it is out of routing, and its pool empty.
+
+        A pool that keeps connections opens them by itself when the host answers.
+        """
+        self.cold = self.pool is not None and self.sizes.minimum == 0
 
     def hold(self) -> None:
         """Offer nothing until a new probe has been answered."""

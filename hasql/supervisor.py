@@ -235,8 +235,8 @@ class Supervisor(Generic[PoolT, ConnT]):
             lent = self.book.expire(node)
             if node.pool is not None:
                 node.pool.purge(lent)
-            # One without a pool cannot be cold: opening it will have warmed it.
-            node.cold = node.pool is not None and (node.cold or not node.in_routing)
+            if not node.in_routing:
+                node.chill()
             self.book.abort(node, returning_only=True)
         elif aborted := self.book.abort(node):
             log.warning("%s: %d leases aborted", node.host, aborted)
@@ -251,9 +251,13 @@ class Supervisor(Generic[PoolT, ConnT]):
             in_routing = node in self.masters or node in self.replicas
             if in_routing and not node.in_routing:
                 node.offer_all()
-                if node.pool is not None and node.cold and not self._warm_ups.concern(node):
-                    node.pool.end_connects()  # those begun while nobody answered there
-            node.cold = not in_routing and (node.cold or node.in_routing)
+                # Those begun while nobody answered there, which a warm-up has ended already.
+                warmed = not node.cold and node.sizes.minimum == 0
+                if node.pool is not None and not (warmed or self._warm_ups.concern(node)):
+                    node.pool.end_connects()
+            node.cold = node.cold and not in_routing
+            if node.in_routing and not in_routing:
+                node.chill()
             node.in_routing = in_routing
             node.as_master, node.as_replica = node in masters, node in replicas
         self.router.route(masters, replicas)
