@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -40,6 +41,20 @@ def driver(request: pytest.FixtureRequest) -> str:
 
 def over(driver: str, dsn: str) -> str:
     return dsn.replace("postgresql://", f"postgresql+{driver}://", 1)
+
+
+@asynccontextmanager
+async def behind_proxy(
+    node: LocalNode, driver: str, size: int
+) -> AsyncIterator[tuple[PoolManager, Proxy]]:
+    """Lead to one server through a proxy, without probes in the meantime."""
+    async with Proxy(node.host, node.port) as proxy:
+        dsn = over(driver, node.dsn).replace(f":{node.port}", f":{proxy.port}")
+        kwargs = {"pool_size": size, "max_overflow": 0}
+        async with PoolManager(
+            dsn, acquire_timeout=60, refresh_delay=30, pool_factory_kwargs=kwargs
+        ) as manager:
+            yield manager, proxy
 
 
 @pytest.fixture
@@ -232,28 +247,22 @@ async def test_an_idle_connection_is_taken_without_a_pause(manager: PoolManager)
 async def test_connections_that_died_idle_cost_nobody_a_delay(
     pg_cluster: LocalCluster, driver: str, end: str
 ) -> None:
-    master = pg_cluster.master
-    async with Proxy(master.host, master.port) as proxy:
-        dsn = over(driver, master.dsn).replace(f":{master.port}", f":{proxy.port}")
-        kwargs = {"pool_size": 10, "max_overflow": 0}
-        async with PoolManager(
-            dsn, acquire_timeout=5, refresh_delay=30, pool_factory_kwargs=kwargs
-        ) as manager:
-            leases = [await manager.acquire_master() for _ in range(10)]
-            pids = [await pid_of(connection) for connection in leases]
-            for connection in leases:
-                await manager.release(connection)
-            if end == "dropped":
-                before = proxy.connections
-                proxy.drop()
-                # The reserved connection is lost with the others, and opened anew at once.
-                await until(lambda: proxy.connections > before)
-            else:
-                await terminate(master, *pids)
-            for _ in range(20):
-                async with asyncio.timeout(2), manager.acquire_master() as connection:
-                    assert await pid_of(connection) not in pids
-            await until(lambda: manager.metrics().nodes[0].in_flight == 0)
+    async with behind_proxy(pg_cluster.master, driver, size=10) as (manager, proxy):
+        leases = [await manager.acquire_master() for _ in range(10)]
+        pids = [await pid_of(connection) for connection in leases]
+        for connection in leases:
+            await manager.release(connection)
+        if end == "dropped":
+            before = proxy.connections
+            proxy.drop()
+            # The reserved connection is lost with the others, and opened anew at once.
+            await until(lambda: proxy.connections > before)
+        else:
+            await terminate(pg_cluster.master, *pids)
+        for _ in range(20):
+            async with asyncio.timeout(2), manager.acquire_master() as connection:
+                assert await pid_of(connection) not in pids
+        await until(lambda: manager.metrics().nodes[0].in_flight == 0)
 
 
 async def test_one_lost_connection_leaves_the_others_of_its_pool_alone(
@@ -288,63 +297,51 @@ async def test_a_place_without_a_connection_is_passed_over_for_an_idle_one(
 async def test_what_is_given_back_goes_to_who_has_one_opened_and_what_is_opened_to_the_next(
     pg_cluster: LocalCluster, driver: str
 ) -> None:
-    master = pg_cluster.master
-    async with Proxy(master.host, master.port) as proxy:
-        dsn = over(driver, master.dsn).replace(f":{master.port}", f":{proxy.port}")
-        kwargs = {"pool_size": 3, "max_overflow": 0}
-        async with PoolManager(
-            dsn, acquire_timeout=10, refresh_delay=30, pool_factory_kwargs=kwargs
-        ) as manager:
-            first = await manager.acquire_master()
-            pid = await pid_of(first)
-            proxy.delay = 1.0
-            before = proxy.connections
-            waiting = asyncio.ensure_future(_acquire(manager))
-            await until(lambda: proxy.connections == before + 1)
-            await manager.release(first)
-            second = await waiting
-            assert await pid_of(second) == pid
-            assert manager.metrics().nodes[0].pool_idle == 0
-            # The one that is still being opened has not got through the proxy yet.
-            third = await manager.acquire_master()
-            assert await pid_of(third) != pid
-            assert proxy.connections == before + 1
-            await manager.release(second)
-            await manager.release(third)
-            assert manager.metrics().nodes[0].pool_idle == 2
-            # Nor is one forgotten that nobody waits for in the end.
-            leases = [await manager.acquire_master() for _ in range(2)]
-            unneeded = asyncio.ensure_future(_acquire(manager))
-            await until(lambda: proxy.connections == before + 2)
-            unneeded.cancel()
-            await asyncio.wait([unneeded])
-            await until(lambda: manager.metrics().nodes[0].pool_idle == 1)
-            leases.append(await manager.acquire_master())
-            assert proxy.connections == before + 2
-            for connection in leases:
-                await manager.release(connection)
+    async with behind_proxy(pg_cluster.master, driver, size=3) as (manager, proxy):
+        first = await manager.acquire_master()
+        pid = await pid_of(first)
+        proxy.delay = 1.0
+        before = proxy.connections
+        waiting = asyncio.ensure_future(_acquire(manager))
+        await until(lambda: proxy.connections == before + 1)
+        await manager.release(first)
+        second = await waiting
+        assert await pid_of(second) == pid
+        assert manager.metrics().nodes[0].pool_idle == 0
+        # The one that is still being opened has not got through the proxy yet.
+        third = await manager.acquire_master()
+        assert await pid_of(third) != pid
+        assert proxy.connections == before + 1
+        await manager.release(second)
+        await manager.release(third)
+        assert manager.metrics().nodes[0].pool_idle == 2
+        # Nor is one forgotten that nobody waits for in the end.
+        leases = [await manager.acquire_master() for _ in range(2)]
+        unneeded = asyncio.ensure_future(_acquire(manager))
+        await until(lambda: proxy.connections == before + 2)
+        unneeded.cancel()
+        await asyncio.wait([unneeded])
+        await until(lambda: manager.metrics().nodes[0].pool_idle == 1)
+        leases.append(await manager.acquire_master())
+        assert proxy.connections == before + 2
+        for connection in leases:
+            await manager.release(connection)
 
 
 async def test_two_are_opened_at_a_time_but_those_that_are_stuck_hold_nobody_up(
     pg_cluster: LocalCluster, driver: str
 ) -> None:
-    master = pg_cluster.master
-    async with Proxy(master.host, master.port) as proxy:
-        dsn = over(driver, master.dsn).replace(f":{master.port}", f":{proxy.port}")
-        kwargs = {"pool_size": 6, "max_overflow": 0}
-        async with PoolManager(
-            dsn, acquire_timeout=60, refresh_delay=30, pool_factory_kwargs=kwargs
-        ) as manager:
-            proxy.delay = 30
-            before = proxy.connections
-            acquires = [asyncio.ensure_future(_acquire(manager)) for _ in range(6)]
-            await until(lambda: proxy.connections >= before + 2)
-            assert proxy.connections == before + 2
-            await until(lambda: proxy.connections == before + 6)
-            assert not any(acquire.done() for acquire in acquires)
-            for acquire in acquires:
-                acquire.cancel()
-            await asyncio.wait(acquires)
+    async with behind_proxy(pg_cluster.master, driver, size=6) as (manager, proxy):
+        proxy.delay = 30
+        before = proxy.connections
+        acquires = [asyncio.ensure_future(_acquire(manager)) for _ in range(6)]
+        await until(lambda: proxy.connections >= before + 2)
+        assert proxy.connections == before + 2
+        await until(lambda: proxy.connections == before + 6)
+        assert not any(acquire.done() for acquire in acquires)
+        for acquire in acquires:
+            acquire.cancel()
+        await asyncio.wait(acquires)
 
 
 async def _acquire(manager: PoolManager) -> AsyncConnection:
