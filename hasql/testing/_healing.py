@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from hasql.errors import ConfigurationError
 from hasql.testing._status import NodeStatus
@@ -64,6 +65,11 @@ def heal(nodes: tuple[LocalNode, ...]) -> None:
         if status is None and node.running:
             # Stopped by somebody else's signal, or in no state to answer.
             node.thaw()
+            found[node] = _ask(node)
+        if node.running and found[node] is not None and node._promoting:
+            # Else it would turn into another master behind our back.
+            with suppress(ClusterError):  # it may die of it
+                node._await_promotion()
             found[node] = _ask(node)
     master = master_of(found) or _bring_back_a_master(nodes, found)
     timeline = master._status().timeline

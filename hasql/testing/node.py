@@ -50,6 +50,7 @@ class LocalNode:
         self._process: Process | None = None
         self._frozen = False
         self._promotions = 0
+        self._promoting = False
         # One operation at a time, except those that must happen at once.
         self._lock = threading.RLock()
 
@@ -130,6 +131,7 @@ class LocalNode:
         self._data.ask_for_promotion()
         process.signal(signal.SIGUSR1)
         self._promotions = time.monotonic_ns()
+        self._promoting = True
 
     async def rejoin(self, master: "LocalNode") -> None:
         """Make this node a streaming replica of `master`; returns once it streams.
@@ -213,7 +215,8 @@ class LocalNode:
                 data=self._data.path,
                 log=f"{self._machine.root}/{self.name}.log",
             )
-            self._process, self._frozen = process, False
+            # A request to promote is forgotten by a server that starts anew.
+            self._process, self._frozen, self._promoting = process, False, False
             try:
                 self._until(lambda: self._is_up(process), patience, "accept connections")
             except ClusterError:
@@ -254,11 +257,17 @@ class LocalNode:
             if not self._status().in_recovery:
                 raise ClusterError(f"{self.name} is a master already")
             self.request_promotion()
+            self._await_promotion()
+
+    def _await_promotion(self) -> None:
+        """Wait for the end of a promotion that was asked for, if there is one."""
+        if self._promoting:
             self._until(
                 lambda: self._sql("SELECT pg_is_in_recovery()") == "f",
                 _PATIENCE,
                 "become a master",
             )
+            self._promoting = False
 
     def _pause_replay(self) -> None:
         self._sql("SELECT pg_wal_replay_pause()")

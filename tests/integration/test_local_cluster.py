@@ -472,6 +472,24 @@ async def test_healing_restores_one_master_and_streaming_replicas(
     assert await master.sql("SELECT count(*) FROM pg_stat_replication") == "2"
 
 
+async def test_healing_waits_for_a_promotion_that_was_asked_for(cluster: LocalCluster) -> None:
+    replica = cluster.replicas[0]
+    startup = int(
+        await replica.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'startup'")
+    )
+    os.kill(startup, signal.SIGSTOP)  # which makes it a slow promotion
+    try:
+        replica.request_promotion()
+        healing = asyncio.ensure_future(asyncio.to_thread(cluster.heal))
+        done, _ = await asyncio.wait([healing], timeout=0.3)
+    finally:
+        os.kill(startup, signal.SIGCONT)
+    await healing
+    assert not done
+    assert cluster.master is replica
+    assert len(cluster.replicas) == 2
+
+
 # Bad input and wrong moments
 
 
