@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -22,6 +23,10 @@ log = logging.getLogger("hasql")
 #: trips if that is longer, makes its host suspect and is hedged by a fresh connect.
 _QUIET_AFTER = 0.1
 _QUIET_ROUND_TRIPS = 10
+#: Seconds by which a timer is late only if the event loop has stood still meanwhile, and what a
+#: host gets then: its answer may have been there for long, unread.
+_STALL = 0.03
+_GRACE = 0.1
 #: How often in a row a server has to refuse a form: once may have been by chance.
 _REFUSALS = 2
 #: Seconds after which a server that denied a form of the probe is asked for all again.
@@ -236,7 +241,7 @@ class Monitor(Generic[PoolT, ConnT]):
 
         quiet = max(_QUIET_AFTER, _QUIET_ROUND_TRIPS * (self._node.response_time or 0.0))
         quiet = min(quiet, self._refresh_timeout / 2)
-        quiet_timer = self._loop.call_later(quiet, hedge_now)
+        quiet_timer = _Patience(self._loop, self._loop.time() + quiet, hedge_now)
         guard = _Guard(self._loop, deadline, session)
         try:
             reading = await self._ask(session, self._known if self._may_be_short() else None)
@@ -347,20 +352,37 @@ class NoAnswerError(TimeoutError):
     """A host has been silent for refresh_timeout."""
 
 
-class _Guard:
-    """Kills a session at a deadline: a question to a silent host ends by its socket."""
+class _Patience:
+    """Gives something up at a deadline, unless it was ourselves who did not listen."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, deadline: float, session: Session) -> None:
-        self.expired = False
-        self._session = session
-        self._timer = loop.call_at(deadline, self._expire)
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, deadline: float, give_up: Callable[[], None]
+    ) -> None:
+        self._loop = loop
+        self._give_up = give_up
+        self._timer = loop.call_at(deadline, self._expire, deadline)
 
-    def _expire(self) -> None:
-        self.expired = True
-        self._session.kill()
+    def _expire(self, deadline: float) -> None:
+        if self._loop.time() - deadline > _STALL:
+            self._timer = self._loop.call_later(_GRACE, self._give_up)
+        else:
+            self._give_up()
 
     def cancel(self) -> None:
         self._timer.cancel()
+
+
+class _Guard(_Patience):
+    """Kills a session at a deadline: a question to a silent host ends by its socket."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, deadline: float, session: Session) -> None:
+        super().__init__(loop, deadline, self._kill)
+        self.expired = False
+        self._session = session
+
+    def _kill(self) -> None:
+        self.expired = True
+        self._session.kill()
 
 
 def _heed_cancellation() -> None:

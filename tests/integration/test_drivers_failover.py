@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from hasql import NotAvailableError
 from hasql.cluster.dsn import Dsn
+from hasql.cluster.state import Health
 from tests.proxy import Proxy
 from tests.scene import end_sessions, every_place_works, fail_over, until, until_sessions
 
@@ -173,6 +175,34 @@ async def test_an_acquire_does_not_stick_to_a_frozen_replica(
         frozen.thaw()
         for connection in kept:
             await manager.release(connection)
+
+
+async def test_a_stall_of_our_own_is_no_silence_of_a_host(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    loop = asyncio.get_running_loop()
+    replica, pause = pg_cluster.replicas[0], 0.04
+    async with kit.manager(
+        pg_cluster.dsn,
+        refresh_delay=0.02,
+        refresh_timeout=0.5,
+        pool_factory_kwargs=kit.sizes(1, 2),
+    ) as manager:
+        await manager.ready(1, 2)
+        while True:
+            # A probe is pending at the end of this. After 0.1 s the replica would be to blame.
+            began = loop.time()
+            replica.freeze()
+            await asyncio.sleep(pause)
+            replica.thaw()
+            if loop.time() - began < 2 * pause:
+                break
+            await until(lambda: all(x.health is Health.UP for x in manager.metrics().nodes))
+        time.sleep(1)  # an application that blocks its loop
+        await manager.wait_next_pool_check()
+        for node in manager.metrics().nodes:
+            assert node.last_error is None
+            assert node.unchanged_for > 1
 
 
 async def test_a_host_down_at_start_is_no_error_and_is_taken_in_later(
