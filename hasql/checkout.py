@@ -26,6 +26,8 @@ _PATIENCE = 0.1
 _HOLD = 0.1
 #: What an acquire meets that another host, or the same one a little later, may not.
 _ANOTHER_TIME = frozenset({Failure.BROKEN, Failure.REFUSED, Failure.FULL})
+#: In place of what some work pauses on: it has not paused.
+_DONE = object()
 
 
 class Checkout(Generic[PoolT, ConnT]):
@@ -67,24 +69,20 @@ class Checkout(Generic[PoolT, ConnT]):
             else:
                 node.in_flight += 1
             try:
-                assert node.pool is not None  # noqa: S101  # only nodes with a pool are routed to
-                steps = node.pool.acquire(**lease.kwargs).__await__()
-                try:
-                    paused_on = next(steps)
-                except StopIteration as done:
-                    # The pool had an idle connection, as it mostly has: no need for a timer.
-                    connection: ConnT = done.value
-                else:
-                    work: Begun[ConnT] = Begun(steps, paused_on)
-                    connection = await by_deadline(work, deadline, _PATIENCE, self._signal)
+                steps = self._fill(lease, node).__await__()
+                paused_on = next(steps, _DONE)
+                # The pool mostly has an idle connection, and there is no need for a timer.
+                if paused_on is not _DONE:
+                    work = Begun(steps, paused_on)
+                    await by_deadline(work, deadline, _PATIENCE, self._signal)
             except BaseException as error:  # noqa: BLE001  # sorted out in _consider
                 try:
                     self._consider(error, node, lease)
                 finally:
                     self._router.vacate(node)
             else:
-                lease.node = node
-                self._book.enter(lease, connection)
+                connection = lease.connection
+                assert connection is not None  # noqa: S101  # it has just been filled
                 if lease.fixed_node is not None or self._fits(node, lease, connection):
                     if node.error is not None and node.connects_again:
                         self._offer_all(node)
@@ -98,6 +96,17 @@ class Checkout(Generic[PoolT, ConnT]):
             await asyncio.sleep(0)
             if monotonic() >= deadline:
                 raise self._not_available(lease.wanted, lease.timeout)
+
+    async def _fill(self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT]) -> None:
+        """Have the driver acquire a connection, and enter it in the book.
+
+        It returns nothing, because a value would cost the step by hand an exception to hold it.
+        """
+        assert node.pool is not None  # noqa: S101  # only nodes with a pool are routed to
+        pool, kwargs = node.pool, lease.kwargs
+        connection = await (pool.acquire(**kwargs) if kwargs else pool.acquire())
+        lease.node = node
+        self._book.enter(lease, connection)
 
     def _offer_all(self, node: Node[PoolT, ConnT]) -> None:
         node.offer_all()

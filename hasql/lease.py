@@ -63,13 +63,17 @@ class Lease(Generic[PoolT, ConnT]):
         return f"<Lease of a {self.wanted.value}, {state}>"
 
     def __await__(self) -> Generator[Any, Any, ConnT]:
-        return self._take().__await__()
+        return self.__aenter__().__await__()
 
     # Not coroutines themselves, as each layer of those costs every acquire. They are declared as
     # what coroutine functions return for pyright; for mypy that is a Coroutine.
 
     def __aenter__(self) -> "CoroutineType[Any, Any, ConnT]":
-        return self._take()  # type: ignore[return-value]
+        if self.used:
+            msg = "this acquire was used already; call acquire again for another connection"
+            raise HasqlError(msg)
+        self.used = True
+        return self._lender.take(self)  # type: ignore[return-value]
 
     def __aexit__(
         self,
@@ -80,13 +84,6 @@ class Lease(Generic[PoolT, ConnT]):
         # Given back within the block already, by release(): nothing left to do.
         done = self.connection is None or self.returning
         return _nothing() if done else self._lender.leave(self, exc)  # type: ignore[return-value]
-
-    def _take(self) -> Coroutine[Any, Any, ConnT]:
-        if self.used:
-            msg = "this acquire was used already; call acquire again for another connection"
-            raise HasqlError(msg)
-        self.used = True
-        return self._lender.take(self)
 
 
 async def _nothing() -> None:
@@ -116,8 +113,10 @@ class LeaseBook(Generic[PoolT, ConnT]):
     def strike(self, lease: Lease[PoolT, ConnT]) -> None:
         """Strike out a lease whose connection is back."""
         # A driver's pool may have handed it to the next one before the release has returned.
-        if self._leases.get(id(lease.connection)) is lease:
-            del self._leases[id(lease.connection)]
+        key = id(lease.connection)
+        struck = self._leases.pop(key, lease)
+        if struck is not lease:
+            self._leases[key] = struck
         lease.connection = lease.node = None
 
     def find(self, connection: ConnT) -> Lease[PoolT, ConnT] | None:

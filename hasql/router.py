@@ -70,15 +70,11 @@ class Router(Generic[PoolT, ConnT]):
 
     def choose(self, wanted: Wanted) -> Node[PoolT, ConnT] | None:
         """Pick a node with a free place, None if there is none; takes no place yet."""
-        if wanted is MASTER:
-            return self._pick(self._masters)
         if wanted is MASTER_OR_REPLICA:
-            return self._pick(self._masters) or self._pick(self._replicas)
-        if wanted is REPLICA_OR_MASTER and not self._replicas:
-            return self._pick(self._masters)
-        return self._pick(self._replicas)
-
-    def _pick(self, candidates: tuple[Node[PoolT, ConnT], ...]) -> Node[PoolT, ConnT] | None:
+            return self.choose(MASTER) or self.choose(REPLICA)
+        candidates = self._replicas
+        if wanted is MASTER or (wanted is REPLICA_OR_MASTER and not candidates):
+            candidates = self._masters
         if not candidates:
             return None
         node = candidates[0] if len(candidates) == 1 else self._chosen(candidates)

@@ -26,6 +26,7 @@ class Waiters(Generic[_KindT, _PlaceT]):
         # A future, and when it was asked for and by when it has to end. Queues are ordered dicts,
         # because a waiter that gives up leaves from the middle. Empty ones are not kept.
         self._queues: dict[_KindT, OrderedDict[asyncio.Future[_PlaceT], tuple[int, float]]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         #: How many wait.
@@ -36,7 +37,10 @@ class Waiters(Generic[_KindT, _PlaceT]):
 
         That is in seconds of time.monotonic().
         """
-        loop = asyncio.get_running_loop()
+        # Kept, as the manager lives in one loop, and up to Python 3.11 asking is a system call.
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
         waiter: asyncio.Future[_PlaceT] = loop.create_future()
         queue = self._queues.get(kind)
         if queue is None:
