@@ -6,6 +6,10 @@
 For each driver and event loop a process of ours and one of the peer's take turns on the same
 servers; in each round each runs a lap with the driver's pool alone and one through hasql, a few
 milliseconds each, and who goes first changes from round to round.
+
+Where the server has a part in it, all connections are opened anew several times: two pools that are
+the same in all but their connections differ by up to a fifth, depending on which processor the
+kernel has given each session's process.
 """
 
 import argparse
@@ -47,6 +51,11 @@ class Case:
         words += [] if self.reset else ["no reset"]
         words += ["replica"] if self.replica else []
         return ", ".join(words)
+
+    @property
+    def openings(self) -> int:
+        """How often the connections are opened anew."""
+        return 5 if self.select or self.reset else 1
 
     @property
     def operations(self) -> int:
@@ -121,15 +130,16 @@ def race(
     hosts = {"dsn": cluster.dsn, "replicas": len(replicas), "operations": case.operations}
     hosts["clock"] = clock
     hosts["host"] = (replicas[0] if case.replica else master).dsn
-    for stable in stables.values():
-        stable.do("open", asdict(case) | hosts)
     laps: dict[str, list[Lap]] = {name: [] for name in stables}
-    for number in range(rounds):
-        first = "bare" if number % 2 else "managed"
-        for name in sorted(stables, reverse=number % 4 > 1):
-            laps[name].append(stables[name].lap(first))
-    for stable in stables.values():
-        stable.do("shut")
+    for opening in range(case.openings):
+        for stable in stables.values():
+            stable.do("open", asdict(case) | hosts)
+        for number in range(opening, rounds, case.openings):
+            first = "bare" if number % 2 else "managed"
+            for name in sorted(stables, reverse=number % 4 > 1):
+                laps[name].append(stables[name].lap(first))
+        for stable in stables.values():
+            stable.do("shut")
     return laps
 
 
