@@ -23,10 +23,8 @@ log = logging.getLogger("hasql")
 #: trips if that is longer, makes its host suspect and is hedged by a fresh connect.
 _QUIET_AFTER = 0.1
 _QUIET_ROUND_TRIPS = 10
-#: Seconds by which a timer is late only if the event loop has stood still meanwhile, and what a
-#: host gets then: its answer may have been there for long, unread.
+#: Seconds by which a timer is late only if the event loop has stood still meanwhile.
 _STALL = 0.03
-_GRACE = 0.1
 #: How often in a row a server has to refuse a form: once may have been by chance.
 _REFUSALS = 2
 #: Seconds after which a server that denied a form of the probe is asked for all again.
@@ -200,24 +198,27 @@ class Monitor(Generic[PoolT, ConnT]):
 
     async def _ask_afresh(self, deadline: float) -> Reading:
         """Open a new reserved connection and ask over it; replaces the old one."""
-        connecting = asyncio.timeout_at(deadline)
+        connecting = asyncio.timeout(None)
+        patience = self._patience(deadline, lambda: connecting.reschedule(0.0))
         try:
             async with connecting:
                 session = await self._driver.connect(
                     self._node.dsn, self._kwargs, self._headquarters.signal
                 )
         except TimeoutError:
-            if connecting.expired():
+            if patience.lost:
                 raise self._no_answer() from None
             raise
-        guard = _Guard(self._loop, deadline, session)
+        finally:
+            patience.cancel()
+        guard = self._patience(deadline, session.kill)
         self._form = ProbeForm.FULL
         try:
             _heed_cancellation()
             reading = await self._ask(session, known=None)
         except BaseException as error:
             session.kill()
-            if guard.expired and isinstance(error, Exception):
+            if guard.lost and isinstance(error, Exception):
                 raise self._no_answer() from None
             raise
         finally:
@@ -241,15 +242,15 @@ class Monitor(Generic[PoolT, ConnT]):
 
         quiet = max(_QUIET_AFTER, _QUIET_ROUND_TRIPS * (self._node.response_time or 0.0))
         quiet = min(quiet, self._refresh_timeout / 2)
-        quiet_timer = _Patience(self._loop, self._loop.time() + quiet, hedge_now)
-        guard = _Guard(self._loop, deadline, session)
+        quiet_timer = _Patience(self._loop, self._loop.time() + quiet, quiet, hedge_now)
+        guard = self._patience(deadline, session.kill)
         try:
             reading = await self._ask(session, self._known if self._may_be_short() else None)
         except Exception:
             if hedge is not None:
                 reading, self._afresh = await hedge, True
                 return reading
-            if guard.expired:
+            if guard.lost:
                 raise self._no_answer() from None
             raise
         else:
@@ -344,6 +345,9 @@ class Monitor(Generic[PoolT, ConnT]):
         if session is not None:
             session.kill()
 
+    def _patience(self, deadline: float, give_up: Callable[[], None]) -> "_Patience":
+        return _Patience(self._loop, deadline, self._refresh_timeout / 2, give_up)
+
     def _no_answer(self) -> "NoAnswerError":
         return NoAnswerError(f"no answer within {self._refresh_timeout:g} s")
 
@@ -353,36 +357,36 @@ class NoAnswerError(TimeoutError):
 
 
 class _Patience:
-    """Gives something up at a deadline, unless it was ourselves who did not listen."""
+    """Gives something up at a deadline, unless it was ourselves who did not listen.
+
+    What was waited for may have come long ago, unread: then it gets `again` seconds once more.
+    """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, deadline: float, give_up: Callable[[], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        deadline: float,
+        again: float,
+        give_up: Callable[[], None],
     ) -> None:
+        self.lost = False
         self._loop = loop
+        self._again = again
         self._give_up = give_up
-        self._timer = loop.call_at(deadline, self._expire, deadline)
+        self._timer = loop.call_at(deadline, self._end_unless_late, deadline)
 
-    def _expire(self, deadline: float) -> None:
+    def _end_unless_late(self, deadline: float) -> None:
         if self._loop.time() - deadline > _STALL:
-            self._timer = self._loop.call_later(_GRACE, self._give_up)
+            self._timer = self._loop.call_later(self._again, self._end)
         else:
-            self._give_up()
+            self._end()
+
+    def _end(self) -> None:
+        self.lost = True
+        self._give_up()
 
     def cancel(self) -> None:
         self._timer.cancel()
-
-
-class _Guard(_Patience):
-    """Kills a session at a deadline: a question to a silent host ends by its socket."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, deadline: float, session: Session) -> None:
-        super().__init__(loop, deadline, self._kill)
-        self.expired = False
-        self._session = session
-
-    def _kill(self) -> None:
-        self.expired = True
-        self._session.kill()
 
 
 def _heed_cancellation() -> None:
