@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -14,6 +13,7 @@ from hasql.deadline import cancellations
 from hasql.driver import ConnT, Driver, Failure, PoolT, Session
 from hasql.node import Node
 from hasql.options import Options
+from hasql.patience import Patience
 
 __all__ = ("Headquarters", "Monitor")
 
@@ -23,8 +23,6 @@ log = logging.getLogger("hasql")
 #: trips if that is longer, makes its host suspect and is hedged by a fresh connect.
 _QUIET_AFTER = 0.1
 _QUIET_ROUND_TRIPS = 10
-#: Seconds by which a timer is late only if the event loop has stood still meanwhile.
-_STALL = 0.03
 #: How often in a row a server has to refuse a form: once may have been by chance.
 _REFUSALS = 2
 #: Seconds after which a server that denied a form of the probe is asked for all again.
@@ -181,53 +179,49 @@ class Monitor(Generic[PoolT, ConnT]):
     async def _read(self) -> Reading:
         """Get a reading within refresh_timeout, over a fresh connection if the old one is gone."""
         self._began = monotonic()
-        deadline = self._loop.time() + self._refresh_timeout
-        session = self._session
-        if session is not None and not session.closed:
-            try:
-                return await self._ask_hedged(session, deadline)
-            except NoAnswerError:
-                raise  # and it has had its fresh connect as well
-            except Exception as error:
-                # A server that ended just this connection is not down: see whether it takes
-                # another.
-                if not session.closed and self._driver.failure(error) is not Failure.BROKEN:
-                    raise
-        self._drop_session()
-        return await self._ask_afresh(deadline)
+        with Patience(self._loop, self._refresh_timeout) as patience:
+            session = self._session
+            if session is not None and not session.closed:
+                try:
+                    return await self._ask_hedged(session, patience)
+                except NoAnswerError:
+                    raise  # and it has had its fresh connect as well
+                except Exception as error:
+                    # A server that ended just this connection is not down: see whether it takes
+                    # another.
+                    if not session.closed and self._driver.failure(error) is not Failure.BROKEN:
+                        raise
+            self._drop_session()
+            return await self._ask_afresh(patience)
 
-    async def _ask_afresh(self, deadline: float) -> Reading:
+    async def _ask_afresh(self, patience: Patience) -> Reading:
         """Open a new reserved connection and ask over it; replaces the old one."""
         connecting = asyncio.timeout(None)
-        patience = self._patience(deadline, lambda: connecting.reschedule(0.0))
         try:
             async with connecting:
-                session = await self._driver.connect(
-                    self._node.dsn, self._kwargs, self._headquarters.signal
-                )
+                with patience.ending(lambda: connecting.reschedule(0.0)):
+                    session = await self._driver.connect(
+                        self._node.dsn, self._kwargs, self._headquarters.signal
+                    )
         except TimeoutError:
-            if patience.lost:
+            if connecting.expired():
                 raise self._no_answer() from None
             raise
-        finally:
-            patience.cancel()
-        guard = self._patience(deadline, session.kill)
         self._form = ProbeForm.FULL
         try:
-            _heed_cancellation()
-            reading = await self._ask(session, known=None)
+            with patience.ending(session.kill):
+                _heed_cancellation()
+                reading = await self._ask(session, known=None)
         except BaseException as error:
             session.kill()
-            if guard.lost and isinstance(error, Exception):
+            if patience.lost and isinstance(error, Exception):
                 raise self._no_answer() from None
             raise
-        finally:
-            guard.cancel()
         self._drop_session()
         self._session, self._known = session, reading
         return reading
 
-    async def _ask_hedged(self, session: Session, deadline: float) -> Reading:
+    async def _ask_hedged(self, session: Session, patience: Patience) -> Reading:
         """Ask over the reserved connection; when that goes quiet, over a fresh one as well.
 
         An old flow may be black-holed by a firewall while new ones work. The connect that
@@ -238,27 +232,25 @@ class Monitor(Generic[PoolT, ConnT]):
         def hedge_now() -> None:
             nonlocal hedge
             self._publish(Quiet(self._node.host, monotonic()))
-            hedge = self._loop.create_task(self._ask_afresh(deadline))
+            hedge = self._loop.create_task(self._ask_afresh(patience))
 
-        quiet = max(_QUIET_AFTER, _QUIET_ROUND_TRIPS * (self._node.response_time or 0.0))
-        quiet = min(quiet, self._refresh_timeout / 2)
-        quiet_timer = _Patience(self._loop, self._loop.time() + quiet, quiet, hedge_now)
-        guard = self._patience(deadline, session.kill)
+        after = max(_QUIET_AFTER, _QUIET_ROUND_TRIPS * (self._node.response_time or 0.0))
+        quiet = Patience(self._loop, min(after, self._refresh_timeout / 2))
+        known = self._known if self._may_be_short() else None
         try:
-            reading = await self._ask(session, self._known if self._may_be_short() else None)
+            with quiet, quiet.ending(hedge_now), patience.ending(session.kill):
+                reading = await self._ask(session, known)
         except Exception:
             if hedge is not None:
                 reading, self._afresh = await hedge, True
                 return reading
-            if guard.lost:
+            if patience.lost:
                 raise self._no_answer() from None
             raise
         else:
             self._known = reading
             return reading
         finally:
-            quiet_timer.cancel()
-            guard.cancel()
             if hedge is not None:
                 hedge.cancel()
                 await asyncio.wait([hedge])
@@ -345,48 +337,12 @@ class Monitor(Generic[PoolT, ConnT]):
         if session is not None:
             session.kill()
 
-    def _patience(self, deadline: float, give_up: Callable[[], None]) -> "_Patience":
-        return _Patience(self._loop, deadline, self._refresh_timeout / 2, give_up)
-
     def _no_answer(self) -> "NoAnswerError":
         return NoAnswerError(f"no answer within {self._refresh_timeout:g} s")
 
 
 class NoAnswerError(TimeoutError):
     """A host has been silent for refresh_timeout."""
-
-
-class _Patience:
-    """Gives something up at a deadline, unless it was ourselves who did not listen.
-
-    What was waited for may have come long ago, unread: then it gets `again` seconds once more.
-    """
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        deadline: float,
-        again: float,
-        give_up: Callable[[], None],
-    ) -> None:
-        self.lost = False
-        self._loop = loop
-        self._again = again
-        self._give_up = give_up
-        self._timer = loop.call_at(deadline, self._end_unless_late, deadline)
-
-    def _end_unless_late(self, deadline: float) -> None:
-        if self._loop.time() - deadline > _STALL:
-            self._timer = self._loop.call_later(self._again, self._end)
-        else:
-            self._end()
-
-    def _end(self) -> None:
-        self.lost = True
-        self._give_up()
-
-    def cancel(self) -> None:
-        self._timer.cancel()
 
 
 def _heed_cancellation() -> None:

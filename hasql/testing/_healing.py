@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 from hasql.errors import ConfigurationError
 from hasql.testing._status import NodeStatus
@@ -60,17 +59,7 @@ def heal(nodes: tuple[LocalNode, ...]) -> None:
     for node in nodes:
         if node.frozen:
             node.thaw()
-    found = survey(nodes, _ANSWER_PATIENCE)
-    for node, status in found.items():
-        if status is None and node.running:
-            # Stopped by somebody else's signal, or in no state to answer.
-            node.thaw()
-            found[node] = _ask(node)
-        if node.running and found[node] is not None and node._promoting:
-            # Else it would turn into another master behind our back.
-            with suppress(ClusterError):  # it may die of it
-                node._await_promotion()
-            found[node] = _ask(node)
+    found = {node: _settled(node) for node in nodes}
     master = master_of(found) or _bring_back_a_master(nodes, found)
     timeline = master._status().timeline
     others = [
@@ -79,6 +68,24 @@ def heal(nodes: tuple[LocalNode, ...]) -> None:
     if others:
         with ThreadPoolExecutor(len(others)) as workers:
             list(workers.map(lambda node: _mend(node, found[node], master), others))
+
+
+def _settled(node: LocalNode) -> NodeStatus | None:
+    """Ask a node once all is over that was begun with it: else it changes behind our back."""
+    with node._lock:
+        status = _ask(node, _ANSWER_PATIENCE)
+        if status is None and node.running:
+            # Stopped by somebody else's signal, or in no state to answer.
+            node.thaw()
+            status = _ask(node)
+        if status is not None and node._promoting:
+            try:
+                node._await_promotion()
+            except ClusterError:
+                if node.running:
+                    node.kill()  # which forgets the request
+            status = _ask(node)
+        return status
 
 
 def _is_well(status: NodeStatus | None, master: LocalNode, timeline: int) -> bool:

@@ -128,10 +128,10 @@ class LocalNode:
     def request_promotion(self) -> None:
         """Ask the replica to become a master and return at once; a master takes no notice."""
         process = self._running_process()
+        self._promoting = True
         self._data.ask_for_promotion()
         process.signal(signal.SIGUSR1)
         self._promotions = time.monotonic_ns()
-        self._promoting = True
 
     async def rejoin(self, master: "LocalNode") -> None:
         """Make this node a streaming replica of `master`; returns once it streams.

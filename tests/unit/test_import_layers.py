@@ -35,6 +35,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "hasql.lease",
             "hasql.metrics",
             "hasql.monitor",
+            "hasql.patience",
             "hasql.node",
             "hasql.options",
             "hasql.pool_access",

@@ -1,0 +1,70 @@
+"""The patience: how long a silent host is waited for."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+__all__ = ("Patience",)
+
+#: In how many steps it is counted at most, and their least length in seconds.
+_STEPS = 10
+_LEAST_STEP = 0.02
+
+
+class Patience:
+    """Ends what waits for a host after so many seconds of those in which the event loop ran.
+
+    While an application blocks the loop nobody reads the answer that may have come, and when it
+    goes on the timers run first. So this counts in steps, of which each counts as one however long
+    it takes, and the last has to come in time.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        #: Whether it has come to its end.
+        self.lost = False
+        self._loop = loop
+        self._steps = min(_STEPS, max(1, round(seconds / _LEAST_STEP)))
+        self._step = seconds / self._steps
+        self._repeated = False
+        self._ends: list[Callable[[], object]] = []
+
+    def __enter__(self) -> Self:
+        self._wait()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._timer.cancel()
+
+    @contextmanager
+    def ending(self, end: Callable[[], object]) -> Iterator[None]:
+        """Have `end` called when it comes to its end within this block, or has before."""
+        if self.lost:
+            end()
+        self._ends.append(end)
+        try:
+            yield
+        finally:
+            self._ends.remove(end)
+
+    def _wait(self) -> None:
+        due = self._loop.time() + self._step
+        self._timer = self._loop.call_at(due, self._waited, due)
+
+    def _waited(self, due: float) -> None:
+        self._steps -= 1
+        if self._steps <= 0 and not self._repeated and self._loop.time() - due > self._step:
+            self._repeated = True  # but once: a loop that is always late must not wait for ever
+            self._steps = 1
+        if self._steps > 0:
+            self._wait()
+            return
+        self.lost = True
+        for end in tuple(self._ends):
+            end()

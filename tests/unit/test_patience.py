@@ -1,0 +1,67 @@
+"""How long a silent host is waited for, by a loop that runs and by one that is blocked."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+
+from hasql.patience import Patience
+
+
+async def test_it_ends_what_waits_once_and_is_lost_then() -> None:
+    loop = asyncio.get_running_loop()
+    over, calls = loop.create_future(), []
+    began = loop.time()
+    with Patience(loop, 0.05) as patience:
+        assert not patience.lost
+        with patience.ending(lambda: calls.append(1)), patience.ending(lambda: over.set_result(1)):
+            await over
+        assert patience.lost
+        assert loop.time() - began > 0.03  # in whole steps, and uvloop counts milliseconds
+        with patience.ending(lambda: calls.append(2)):  # too late: at once
+            assert calls == [1, 2]
+
+
+async def test_what_ends_in_time_is_not_ended() -> None:
+    loop, calls = asyncio.get_running_loop(), []
+    with Patience(loop, 0.05) as patience:
+        with patience.ending(lambda: calls.append("answered")):
+            pass
+        other = loop.create_future()
+        with patience.ending(lambda: other.set_result(None)):
+            await other
+    assert calls == []
+    with Patience(loop, 0.02) as cancelled:
+        pass
+    await asyncio.sleep(0.06)
+    assert not cancelled.lost
+
+
+async def test_an_answer_that_came_while_the_loop_was_blocked_is_read_first() -> None:
+    loop = asyncio.get_running_loop()
+    near, far = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=near)
+    reading = loop.create_task(reader.readline())
+    with Patience(loop, 0.1) as patience, patience.ending(reading.cancel):
+        await asyncio.sleep(0)
+        far.send(b"answer\n")
+        time.sleep(0.3)  # an application that blocks its loop
+        assert await reading == b"answer\n"
+    writer.close()
+    far.close()
+
+
+async def test_a_loop_that_is_always_late_does_not_wait_for_ever() -> None:
+    loop = asyncio.get_running_loop()
+    over = loop.create_future()
+
+    def block() -> None:
+        time.sleep(0.03)
+        if not over.done():
+            loop.call_soon(block)
+
+    with Patience(loop, 0.04) as patience, patience.ending(lambda: over.set_result(None)):
+        block()
+        await asyncio.wait_for(over, 10)
+    assert patience.lost
