@@ -683,6 +683,29 @@ async def test_an_acquire_is_for_one_use() -> None:
             await lease
 
 
+async def test_a_connection_that_is_lent_again_before_its_release_has_returned() -> None:
+    async with manager_of(fake_cluster("a master")) as manager:
+        await manager.ready(1, 0)
+        pool, handed_on = manager.driver.pools[0], asyncio.Event()
+        release = pool.release
+
+        async def release_and_linger(connection: FakeConnection, **_: object) -> None:
+            await release(connection)
+            await handed_on.wait()
+
+        first = await manager.acquire_master()
+        pool.release = release_and_linger  # type: ignore[method-assign]  # a driver that does so
+        releasing = asyncio.ensure_future(manager.release(first))
+        await until(lambda: first in pool.free)
+        pool.release = release  # type: ignore[method-assign]
+        second = await manager.acquire_master()
+        assert second is first
+        handed_on.set()
+        await releasing
+        await manager.release(second)  # it is known still
+        assert manager.metrics().nodes[0].in_flight == 0
+
+
 # 12. Closing
 
 

@@ -6,6 +6,8 @@ import asyncio
 import socket
 import time
 
+import pytest
+
 from hasql.patience import Patience
 
 
@@ -38,18 +40,26 @@ async def test_what_ends_in_time_is_not_ended() -> None:
     assert not cancelled.lost
 
 
-async def test_an_answer_that_came_while_the_loop_was_blocked_is_read_first() -> None:
+@pytest.mark.parametrize("seconds", [0.02, 0.1], ids=["in the last step", "before it"])
+async def test_an_answer_that_came_while_the_loop_was_blocked_is_read_first(seconds: float) -> None:
     loop = asyncio.get_running_loop()
     near, far = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=near)
     reading = loop.create_task(reader.readline())
-    with Patience(loop, 0.1) as patience, patience.ending(reading.cancel):
+    with Patience(loop, seconds) as patience, patience.ending(reading.cancel):
         await asyncio.sleep(0)
         far.send(b"answer\n")
         time.sleep(0.3)  # an application that blocks its loop
         assert await reading == b"answer\n"
     writer.close()
     far.close()
+
+
+async def test_what_takes_several_turns_has_its_time_after_the_loop_was_blocked() -> None:
+    with Patience(asyncio.get_running_loop(), 0.5) as patience:
+        time.sleep(0.6)
+        await asyncio.sleep(0.2)
+        assert not patience.lost
 
 
 async def test_a_loop_that_is_always_late_does_not_wait_for_ever() -> None:
