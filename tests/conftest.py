@@ -4,6 +4,8 @@ import socket
 
 import pytest
 
+pytest_plugins = ("tests.middlemen.fixtures",)
+
 
 @pytest.fixture(
     params=[

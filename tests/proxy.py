@@ -59,6 +59,10 @@ class Proxy:
         for writer in tuple(self._writers):
             writer.transport.abort()
 
+    def choose(self) -> tuple[str, int]:
+        """Return where the next connection leads."""
+        return self._target
+
     async def __aenter__(self) -> Self:
         self._listener = await asyncio.start_server(self._serve, self._address, 0)
         return self
@@ -82,7 +86,7 @@ class Proxy:
         try:
             await self._open.wait()
             await asyncio.sleep(self.delay)
-            there_reader, there = await asyncio.open_connection(*self._target)
+            there_reader, there = await asyncio.open_connection(*self.choose())
             self._writers.add(there)
             ends = [
                 asyncio.ensure_future(_copy(reader, there, self._there)),

@@ -1,0 +1,100 @@
+"""A pytest plugin: the middle men that are programs, started for a test and ended with it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from tests.middlemen.program import PACKAGES, why_missing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Literal
+
+    from _pytest.terminal import TerminalReporter
+
+    from hasql.testing import LocalCluster
+    from tests.middlemen.addresses import Address
+    from tests.middlemen.haproxy import HAProxy
+    from tests.middlemen.pgbouncer import PgBouncer
+
+__all__ = ("StartHAProxy", "StartPgBouncer", "haproxy", "needs", "pgbouncer")
+
+
+class StartPgBouncer(Protocol):
+    """Starts a PgBouncer that leads to a server; more settings by their names."""
+
+    def __call__(
+        self,
+        server: Address,
+        *,
+        pool_mode: Literal["session", "transaction"] = "session",
+        **settings: object,
+    ) -> PgBouncer: ...
+
+
+class StartHAProxy(Protocol):
+    """Starts an HAProxy before all nodes."""
+
+    def __call__(self, *, cut: bool = True) -> HAProxy: ...
+
+
+def needs(*programs: str) -> None:
+    """Skip the test without these programs, or fail it where nothing may be skipped."""
+    if reason := why_missing(*programs):
+        if os.environ.get("HASQL_SKIP_NOTHING"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def pgbouncer(pg_cluster: LocalCluster) -> Iterator[StartPgBouncer]:
+    """Start one before a server of the cluster, or several."""
+    needs("pgbouncer")
+    from tests.middlemen.pgbouncer import PgBouncer
+
+    with ExitStack() as stack:
+
+        def start(
+            server: Address,
+            *,
+            pool_mode: Literal["session", "transaction"] = "session",
+            **settings: object,
+        ) -> PgBouncer:
+            return stack.enter_context(
+                PgBouncer(pg_cluster, server, pool_mode=pool_mode, **settings)
+            )
+
+        yield start
+
+
+@pytest.fixture
+def haproxy(pg_cluster: LocalCluster) -> Iterator[StartHAProxy]:
+    """Start one before the cluster, or several."""
+    needs("haproxy")
+    from tests.middlemen.haproxy import HAProxy
+
+    with ExitStack() as stack:
+
+        def start(*, cut: bool = True) -> HAProxy:
+            return stack.enter_context(HAProxy(pg_cluster.nodes, cut=cut))
+
+        yield start
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """Say at the end what was skipped for want of the programs."""
+    reason = why_missing(*PACKAGES)
+    if reason is None:
+        return
+    skipped = [
+        report
+        for report in terminalreporter.stats.get("skipped", ())
+        if isinstance(report.longrepr, tuple) and "this machine has no " in report.longrepr[2]
+    ]
+    if skipped:
+        terminalreporter.section("skipped for want of middle men")
+        terminalreporter.write_line(f"{len(skipped)} tests, as {reason}")

@@ -1,0 +1,38 @@
+"""An address that leads to one server, then to another, or to several in turn."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.proxy import Proxy
+
+if TYPE_CHECKING:
+    from tests.middlemen.addresses import Address
+
+__all__ = ("Forwarder",)
+
+
+class Forwarder(Proxy):
+    """Forwards each new connection to the next of its servers; use it in ``async with``.
+
+    Args:
+        servers: To which it leads, in turn.
+        listen: The address that it has itself.
+    """
+
+    def __init__(self, *servers: Address, listen: str = "127.0.0.1") -> None:
+        super().__init__(servers[0].host, servers[0].port, listen=listen)
+        self.host = listen
+        self._servers = servers
+        self._turns = 0
+
+    def turn(self, *servers: Address, cut: bool = False) -> None:
+        """Lead to these servers from the next connection on; `cut` ends those there are."""
+        self._servers, self._turns = servers, 0
+        if cut:
+            self.drop()
+
+    def choose(self) -> tuple[str, int]:
+        server = self._servers[self._turns % len(self._servers)]
+        self._turns += 1
+        return server.host, server.port

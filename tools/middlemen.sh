@@ -1,0 +1,29 @@
+#!/bin/sh
+# Install the programs that stand between application and servers in tests: PgBouncer and HAProxy,
+# from Debian's packages, for root. What is there already is left alone.
+set -eu
+
+missing=
+for program in haproxy pgbouncer; do
+    PATH="$PATH:/usr/local/sbin:/usr/sbin" command -v "$program" >/dev/null ||
+        missing="$missing $program"
+done
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+    echo "this machine has none of:$missing; their tests need them: apt-get install$missing" >&2
+    exit 1
+fi
+
+# The packages bring services, which are not wanted: tests start programs of their own.
+# https://manpages.debian.org/invoke-rc.d
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    trap 'rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update --quiet --quiet
+# shellcheck disable=SC2086 # names of packages, one word each
+apt-get install --quiet --quiet --yes --no-install-recommends $missing
