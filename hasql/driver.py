@@ -222,8 +222,17 @@ class Session(Protocol):
     def in_hot_standby(self) -> bool | None:
         """What the server reported last without being asked; None when it never did."""
 
-    async def fetch_row(self, sql: str) -> Sequence[object]:
-        """Run one statement in a transaction of its own and return its one row."""
+    @property
+    def login_pid(self) -> int | None:
+        """The process that the login told of: the server's own, or a number of a pooler's."""
+
+    async def fetch_row(self, sql: str) -> Sequence[str | None]:
+        """Run one query in a transaction of its own and return its one row; empty: there is none.
+
+        The values are the server's own text, None for NULL: nothing that an application has taught
+        its driver (codecs, loaders, classes) has read them. They are what a probe asks for,
+        numbers and names: nothing that the COPY protocol would have to escape.
+        """
 
     def kill(self) -> None:
         """Close the socket at once, without a word to the server.

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from time import monotonic
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from hasql.cadence import Cadence
 from hasql.cluster.dsn import HostSpec
@@ -264,7 +264,7 @@ class Monitor(Generic[PoolT, ConnT]):
         for everything.
         """
         if known is not None:
-            reading = read_row(await self._timed(session, ProbeForm.BARE))
+            reading = await self._timed(session, ProbeForm.BARE)
             if reading.role is known.role:
                 return known
         if monotonic() - self._form_since > _DENIED_FOR:
@@ -272,7 +272,7 @@ class Monitor(Generic[PoolT, ConnT]):
         refusals = 0
         while True:
             try:
-                row = await self._timed(session, self._form)
+                reading = await self._timed(session, self._form)
             except Exception as error:
                 refusals += 1
                 if self._driver.failure(error) is not Failure.STATEMENT:
@@ -281,7 +281,6 @@ class Monitor(Generic[PoolT, ConnT]):
                     refusals = 0
                     self._step_down(error)
                 continue
-            reading = read_row(row)
             self._known_at = monotonic()
             return reading
 
@@ -298,16 +297,17 @@ class Monitor(Generic[PoolT, ConnT]):
             )  # fmt: skip
         self._form, self._form_since = smaller, monotonic()
 
-    async def _timed(self, session: Session, form: ProbeForm) -> Any:
+    async def _timed(self, session: Session, form: ProbeForm) -> Reading:
         began, flag = monotonic(), session.in_hot_standby
         row = await session.fetch_row(form.value)
         _heed_cancellation()
         self._node.record_response_time(monotonic() - began)
         # A pooler may answer for a server from memory. Not so when the flag turned to `off` with
         # this very answer: that is a promotion while it was given.
-        if flag is False and read_row(row).role is Role.REPLICA:
+        reading = read_row(form, row)
+        if flag is False and reading.role is Role.REPLICA:
             self._node.flag_lies = True
-        return row
+        return reading
 
     async def _pause(self) -> None:
         """Wait until the next probe is due, or until nudged."""

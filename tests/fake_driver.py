@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from itertools import count
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from hasql.base import BasePoolManager
@@ -42,6 +43,7 @@ class FakeServer:
         self.system_id: int | None = system_id
         self.timeline = timeline
         self.started_at = next(self._starts)
+        self._up_since = monotonic()
         self.position = 1000
         self.frozen = False
         self.alive = True
@@ -54,6 +56,10 @@ class FakeServer:
         self.lie: bool | None = None
         #: The same for pooled connections alone, of which a monitor sees nothing.
         self.lie_to_pool: bool | None = None
+        #: Whether the process that answers is another than the one that the login told of.
+        self.pooler = False
+        #: What somebody on the way makes of the rows of its probes.
+        self.garble: Callable[[Sequence[str | None]], Sequence[str | None]] = tuple
         self.connections: list[FakeConnection] = []
         self.probes: list[ProbeForm] = []
         self.logins = 0
@@ -68,6 +74,7 @@ class FakeServer:
         self.kill()
         self.alive = True
         self.started_at = next(self._starts)
+        self._up_since = monotonic()
         if master is not None:
             self.master = master
 
@@ -99,7 +106,13 @@ class FakeServer:
             raise self.login_error
         return FakeConnection(self)
 
+    @property
+    def uptime(self) -> float:
+        """Seconds since it was started."""
+        return monotonic() - self._up_since
+
     def row(self, form: ProbeForm) -> Sequence[object]:
+        """Answer a probe, but for what depends on the time and the connection."""
         self.probes.append(form)
         if form in self.denies:
             raise ServerError(self.denies[form])
@@ -108,11 +121,21 @@ class FakeServer:
         return whole[:1] if form is ProbeForm.BARE else whole
 
 
+def _text(value: object) -> str | None:
+    """Write a value as PostgreSQL does."""
+    if isinstance(value, bool):
+        return "t" if value else "f"
+    return None if value is None else str(value)
+
+
 class FakeConnection:
     """A connection; as a monitor's session too."""
 
+    _pids = count(1000)
+
     def __init__(self, server: FakeServer, on_lost: Callable[[], None] | None = None) -> None:
         self.server = server
+        self.login_pid = next(self._pids)
         self.closed = False
         self.on_lost = on_lost
         self.resets = 0
@@ -142,9 +165,14 @@ class FakeConnection:
             raise ConnectionResetError(msg)
         self._flag = not self.server.master if self.server.lie is None else self.server.lie
 
-    async def fetch_row(self, sql: str) -> Sequence[object]:
+    async def fetch_row(self, sql: str) -> Sequence[str | None]:
         await self.run()
-        return self.server.row(ProbeForm(sql))
+        form = ProbeForm(sql)
+        row = self.server.row(form)
+        if form is not ProbeForm.BARE:
+            pid = self.login_pid + 1_000_000 if self.server.pooler else self.login_pid
+            row = (*row, self.server.uptime, pid)
+        return self.server.garble([_text(value) for value in row])
 
     def kill(self) -> None:
         self.on_lost = None

@@ -3,13 +3,24 @@
 One round trip and one row, for an ordinary role without grants, on PostgreSQL 14 to 18. A server
 that denies or lacks a function gets the next smaller form: `FULL`, then `PLAIN` (no control file,
 no WAL functions), then `BARE`. `BARE` is also the cheap form for bursts.
+
+Names and operators are qualified, as an application's search path may put others before them. No
+value depends on how a session likes its numbers and times written: all are integers, `numeric`,
+booleans, or ASCII.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from math import isfinite
+from typing import Final, TypeVar
 
-__all__ = ("ProbeForm", "Reading", "Role", "read_row")
+from hasql.errors import HasqlError
+
+__all__ = ("ProbeForm", "Reading", "Role", "UnreadableAnswerError", "read_row")
+
+_T = TypeVar("_T")
 
 
 class Role(Enum):
@@ -27,19 +38,29 @@ class ProbeForm(Enum):
     # a promotion between two readings would make the WAL functions of the other role raise.
     # The timeline is that of the WAL being written; pg_control_checkpoint() lags behind it.
     FULL = """\
-SELECT r, (SELECT system_identifier FROM pg_control_system()),
- (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint,
- CASE WHEN NOT r THEN pg_walfile_name(pg_current_wal_lsn()) END,
- pg_wal_lsn_diff(CASE WHEN r THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END,
-  '0/0')::bigint,
- CASE WHEN r THEN extract(epoch FROM now() - pg_last_xact_replay_timestamp())::float8 END
-FROM (SELECT pg_is_in_recovery() AS r OFFSET 0) AS s"""
+SELECT r, (SELECT system_identifier FROM pg_catalog.pg_control_system()),
+ (extract(epoch FROM pg_catalog.pg_postmaster_start_time())
+  OPERATOR(pg_catalog.*) 1000000)::bigint,
+ CASE WHEN NOT r THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END,
+ pg_catalog.pg_wal_lsn_diff(CASE WHEN r THEN pg_catalog.pg_last_wal_replay_lsn()
+  ELSE pg_catalog.pg_current_wal_lsn() END, '0/0')::bigint,
+ CASE WHEN r THEN extract(epoch FROM pg_catalog.now()
+  OPERATOR(pg_catalog.-) pg_catalog.pg_last_xact_replay_timestamp()) END,
+ extract(epoch FROM pg_catalog.clock_timestamp()
+  OPERATOR(pg_catalog.-) pg_catalog.pg_postmaster_start_time()),
+ pg_catalog.pg_backend_pid()
+FROM (SELECT pg_catalog.pg_is_in_recovery() AS r OFFSET 0) AS s"""
 
     PLAIN = """\
-SELECT pg_is_in_recovery(), NULL,
- (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, NULL, NULL, NULL"""
+SELECT pg_catalog.pg_is_in_recovery(), NULL,
+ (extract(epoch FROM pg_catalog.pg_postmaster_start_time())
+  OPERATOR(pg_catalog.*) 1000000)::bigint,
+ NULL, NULL, NULL,
+ extract(epoch FROM pg_catalog.clock_timestamp()
+  OPERATOR(pg_catalog.-) pg_catalog.pg_postmaster_start_time()),
+ pg_catalog.pg_backend_pid()"""
 
-    BARE = "SELECT pg_is_in_recovery()"
+    BARE = "SELECT pg_catalog.pg_is_in_recovery()"
 
     @property
     def smaller(self) -> "ProbeForm | None":
@@ -62,23 +83,77 @@ class Reading:
     wal_position: int | None = None
     #: Seconds since the commit that a replica replayed last. None on a master.
     replay_age: float | None = None
+    #: Seconds since the start of the postmaster, by the server's own clock: a server that is
+    #: younger than the last reading is old has restarted.
+    uptime: float | None = None
+    #: The process that answered. Another than the one that the login told of: a pooler.
+    backend_pid: int | None = None
 
 
-def read_row(row: Sequence[object]) -> Reading:
-    """Read the row of a probe of any form."""
-    values = [*row, None, None, None, None, None][:6]
-    in_recovery, system_id, started_at, wal_file, position, age = values
+class UnreadableAnswerError(HasqlError):
+    """A probe was answered with what no PostgreSQL server answers, and so it has failed."""
+
+
+#: A WAL file's name begins with its timeline, eight hexadecimal digits:
+#: https://www.postgresql.org/docs/current/wal-internals.html
+_WAL_FILE: Final = re.compile("[0-9A-F]{24}")
+_COLUMNS: Final = 8
+
+
+def read_row(form: ProbeForm, row: Sequence[str | None]) -> Reading:
+    """Read the row that a probe of this form was answered with, as the server's own text.
+
+    NULL is what the server does not tell. A value that cannot be read is something else: taken
+    for a role, or for not told, it would lose a master or switch fencing off without a word.
+
+    Raises:
+        UnreadableAnswerError: it is no answer to such a probe.
+    """
+    expected = 1 if form is ProbeForm.BARE else _COLUMNS
+    if len(row) != expected:
+        msg = f"a probe was answered with {len(row)} columns instead of {expected}"
+        raise UnreadableAnswerError(msg)
+    in_recovery, *rest = row
+    role = _read("role", in_recovery, _role)
+    if role is None:
+        raise UnreadableAnswerError("a probe was answered without a role")
+    if not rest:
+        return Reading(role)
+    system_id, started_at, wal_file, position, age, uptime, pid = rest
     return Reading(
-        role=Role.REPLICA if in_recovery else Role.MASTER,
-        system_id=_integer(system_id),
-        started_at=_integer(started_at),
-        # A WAL file's name begins with its timeline, eight hexadecimal digits:
-        # https://www.postgresql.org/docs/current/wal-internals.html
-        timeline=int(wal_file[:8], 16) if isinstance(wal_file, str) else None,
-        wal_position=_integer(position),
-        replay_age=float(age) if isinstance(age, int | float) else None,
+        role=role,
+        system_id=_read("system identifier", system_id, int),
+        started_at=_read("start time", started_at, int),
+        timeline=_read("WAL file", wal_file, _timeline),
+        wal_position=_read("WAL position", position, int),
+        replay_age=_read("age of the last replay", age, _seconds),
+        uptime=_read("uptime", uptime, _seconds),
+        backend_pid=_read("process id", pid, int),
     )
 
 
-def _integer(value: object) -> int | None:
-    return int(value) if isinstance(value, int | float) else None
+def _read(what: str, value: str | None, reader: Callable[[str], _T]) -> _T | None:
+    if value is None:
+        return None
+    try:
+        return reader(value)
+    except (KeyError, TypeError, ValueError):
+        msg = f"a probe was answered with {value!r} as the {what}, which cannot be read"
+        raise UnreadableAnswerError(msg) from None
+
+
+def _role(value: str) -> Role:
+    return {"t": Role.REPLICA, "f": Role.MASTER}[value]
+
+
+def _timeline(value: str) -> int:
+    if not _WAL_FILE.fullmatch(value):
+        raise ValueError
+    return int(value[:8], 16)
+
+
+def _seconds(value: str) -> float:
+    seconds = float(value)
+    if not isfinite(seconds):
+        raise ValueError
+    return seconds

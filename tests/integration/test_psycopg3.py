@@ -473,7 +473,7 @@ async def test_a_reserved_connection_tells_of_its_loss_once_and_of_nothing_else(
 
     session = await DRIVER.connect(master.dsn, {}, on_lost)
     row = await session.fetch_row("SELECT pg_backend_pid(), pg_is_in_recovery()")
-    assert row[1] is False
+    assert row == (str(session.login_pid), "f")
     assert session.in_hot_standby is False
     # A parameter that changes makes the server speak without being asked.
     await master.sql("ALTER SYSTEM SET timezone = 'Asia/Tokyo'")

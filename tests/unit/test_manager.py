@@ -32,7 +32,7 @@ from tests.fake_driver import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from hasql.cluster.discovery import Discovery
 
@@ -903,6 +903,37 @@ async def test_a_server_in_trouble_is_not_asked_for_less() -> None:
         await manager.wait_next_pool_check()
         assert manager.metrics().nodes[0].health.value == "down"
         assert ProbeForm.PLAIN not in servers["a"].probes
+
+
+@pytest.mark.parametrize(
+    ("garble", "expected"),
+    [
+        pytest.param(lambda _: (), "0 columns instead of 8", id="no row"),
+        pytest.param(lambda row: row[:1], "1 columns instead of 8", id="one column"),
+        pytest.param(lambda row: (None, *row[1:]), "without a role", id="no role"),
+        pytest.param(lambda row: ("0", *row[1:]), "'0' as the role", id="another's boolean"),
+        pytest.param(lambda row: (*row[:3], "", *row[4:]), "'' as the WAL file", id="no timeline"),
+    ],
+)
+async def test_an_answer_that_cannot_be_read_makes_no_master_and_no_replica(
+    garble: Callable[[Sequence[str | None]], Sequence[str | None]], expected: str
+) -> None:
+    servers = fake_cluster("a master", "b replica", "c master")
+    servers["c"].timeline = 2
+    for name in "bc":
+        servers[name].garble = garble
+    async with manager_of(servers) as manager:
+        await manager.wait_next_pool_check()
+        _, *others = manager.metrics().nodes
+        for node in others:
+            assert (node.role.value, node.health.value) == ("unknown", "down")
+            assert expected in str(node.last_error)
+            assert ProbeForm.PLAIN not in servers[node.host.host].probes
+        assert (manager.master_pool_count, manager.replica_pool_count) == (1, 0)
+        servers["c"].garble = tuple
+        await until(lambda: manager.metrics().nodes[2].role.value == "master")
+        async with manager.acquire_master(timeout=5) as connection:
+            assert connection.server is servers["c"]
 
 
 async def test_the_next_check_is_one_begun_after_the_call() -> None:

@@ -1,55 +1,27 @@
-"""asyncpg as a driver, and the reserved connection."""
+"""asyncpg as a driver."""
 
 from __future__ import annotations
 
+import asyncio
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from hasql._adapters.asyncpg.connection import (
-    Pool,
-    RawConnection,
-    connect_of,
-    failure_of,
-    in_hot_standby,
-)
+from hasql._adapters.asyncpg.connection import Pool, connect_of, failure_of
 from hasql._adapters.asyncpg.pool import AsyncpgPool
+from hasql._adapters.asyncpg.session import AsyncpgSession, HeedingLoop
 from hasql.driver import PoolSizes, check_keywords, check_sizes, left_to_end
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ("AsyncpgDriver", "AsyncpgSession")
+__all__ = ("AsyncpgDriver",)
 
 #: What `pool_factory_kwargs` may hold: all of asyncpg's arguments but those that say where to.
 _ROUTING = {"dsn", "host", "loop", "port", "target_session_attrs"}
 _OF_CONNECTIONS = frozenset(signature(asyncpg.connect).parameters) - _ROUTING
 _OF_POOLS = frozenset(signature(asyncpg.create_pool).parameters) - _ROUTING - {"connect_kwargs"}
-
-
-class AsyncpgSession:
-    """A reserved connection."""
-
-    def __init__(self, connection: RawConnection, on_lost: Callable[[], None]) -> None:
-        self._connection = connection
-        self._killed = False
-        connection.add_termination_listener(lambda _: None if self._killed else on_lost())
-
-    @property
-    def closed(self) -> bool:
-        return self._connection.is_closed()
-
-    @property
-    def in_hot_standby(self) -> bool | None:
-        return in_hot_standby(self._connection)
-
-    async def fetch_row(self, sql: str) -> Sequence[object]:
-        return tuple(await self._connection.fetchrow(sql) or ())
-
-    def kill(self) -> None:
-        self._killed = True
-        self._connection.terminate()
 
 
 class AsyncpgDriver:
@@ -79,7 +51,10 @@ class AsyncpgDriver:
         self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
     ) -> AsyncpgSession:
         arguments = {name: value for name, value in kwargs.items() if name in _OF_CONNECTIONS}
-        connecting = connect_of(kwargs)(dsn, **arguments)
+        # The application's classes are for what it is lent.
+        ours = {"connection_class": asyncpg.Connection, "record_class": asyncpg.Record}
+        loop = HeedingLoop(asyncio.get_running_loop())
+        connecting = connect_of(kwargs)(dsn, **{**arguments, **ours, "loop": loop})
         return AsyncpgSession(await left_to_end(connecting, asyncpg.Connection.terminate), on_lost)
 
     failure = staticmethod(failure_of)

@@ -12,6 +12,8 @@ from hasql._adapters.psycopg.connection import in_hot_standby
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from psycopg.pq.abc import PGresult
+
     from hasql._adapters.psycopg.connection import Watched
 
 __all__ = ("PsycopgSession",)
@@ -39,14 +41,18 @@ class PsycopgSession:
     def in_hot_standby(self) -> bool | None:
         return in_hot_standby(self._connection)
 
-    async def fetch_row(self, sql: str) -> Sequence[object]:
+    @property
+    def login_pid(self) -> int | None:
+        return self._connection.pgconn.backend_pid
+
+    async def fetch_row(self, sql: str) -> Sequence[str | None]:
         # psycopg watches the same socket while it waits.
         self._listen_no_more()
         self._busy = True
         try:
             async with self._connection.cursor(row_factory=tuple_row) as cursor:
                 await cursor.execute(sql.encode(), prepare=False)
-                return await cursor.fetchone() or ()
+                return _first_row(cursor.pgresult)
         finally:
             self._busy = False
             if self._killed:
@@ -83,3 +89,11 @@ class PsycopgSession:
         if not self._busy:
             self._listen_no_more()
             self._finish()
+
+
+def _first_row(result: PGresult | None) -> Sequence[str | None]:
+    # Not by the cursor, whose loaders are the application's where it has some for all connections.
+    if result is None or not result.ntuples:
+        return ()
+    values = (result.get_value(0, column) for column in range(result.nfields))
+    return tuple(v if v is None else v.decode("utf-8", "backslashreplace") for v in values)

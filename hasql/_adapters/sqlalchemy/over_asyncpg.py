@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import asyncpg
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 
 from hasql._adapters.asyncpg.connection import RawConnection, failure_of, in_hot_standby
-from hasql._adapters.asyncpg.driver import AsyncpgSession
+from hasql._adapters.asyncpg.session import AsyncpgSession, HeedingLoop
 from hasql.driver import check_keywords, left_to_end
 
 if TYPE_CHECKING:
@@ -61,7 +62,10 @@ async def open_session(
 ) -> AsyncpgSession:
     """Open a reserved connection."""
     kwargs = {name: value for name, value in kwargs.items() if name not in _OF_SQLALCHEMY}
-    return AsyncpgSession(await _connect(dsn, kwargs), on_lost)
+    # The application's classes are for what it is lent.
+    ours = {"connection_class": asyncpg.Connection, "record_class": asyncpg.Record}
+    loop = HeedingLoop(asyncio.get_running_loop())
+    return AsyncpgSession(await _connect(dsn, {**kwargs, **ours, "loop": loop}), on_lost)
 
 
 def is_closed(connection: RawConnection) -> bool:
