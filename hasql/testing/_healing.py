@@ -61,9 +61,12 @@ def heal(nodes: tuple[LocalNode, ...]) -> None:
             node.thaw()
     found = {node: _settled(node) for node in nodes}
     master = master_of(found) or _bring_back_a_master(nodes, found)
-    timeline = master._status().timeline
+    # Asked anew: it may have been started since the others said that they stream from it.
+    status = master._status()
     others = [
-        node for node in nodes if node is not master and not _is_well(found[node], master, timeline)
+        node
+        for node in nodes
+        if node is not master and not _is_well(node, found[node], master, status)
     ]
     if others:
         with ThreadPoolExecutor(len(others)) as workers:
@@ -88,8 +91,19 @@ def _settled(node: LocalNode) -> NodeStatus | None:
         return status
 
 
-def _is_well(status: NodeStatus | None, master: LocalNode, timeline: int) -> bool:
-    return status is not None and not status.paused and status.streams(master.port, timeline)
+def _is_well(
+    node: LocalNode, own: NodeStatus | None, master: LocalNode, masters: NodeStatus
+) -> bool:
+    """Tell whether a node streams from the master, by the words of both.
+
+    On a busy machine a replica may not have had its turn to see that its connection has ended.
+    """
+    return (
+        own is not None
+        and not own.paused
+        and own.streams(master.port, masters.timeline)
+        and node.name in masters.standbys
+    )
 
 
 def _bring_back_a_master(

@@ -16,7 +16,9 @@ SELECT pg_is_in_recovery()::int,
                  WHERE name LIKE '%.history'), 0),
        CASE WHEN pg_is_in_recovery()
             THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
-            ELSE pg_current_wal_lsn() END - '0/0'::pg_lsn
+            ELSE pg_current_wal_lsn() END - '0/0'::pg_lsn,
+       (SELECT string_agg(application_name, ',') FROM pg_stat_replication
+        WHERE state = 'streaming')
 """
 
 
@@ -35,6 +37,8 @@ class NodeStatus:
     position: int
     """How far in the WAL it is, in bytes: received or replayed on a replica, written on a master.
     """
+    standbys: frozenset[str]
+    """The names of those that stream from it and have caught up, by its own word."""
 
     def streams(self, port: int, timeline: int) -> bool:
         """Tell whether it follows the master on `port` onto its present timeline.
@@ -47,7 +51,7 @@ class NodeStatus:
     @classmethod
     def parse(cls, row: str) -> "NodeStatus":
         """Read the answer to `QUERY`."""
-        recovery, port, paused, timeline, promoted, position = row.split("|")
+        recovery, port, paused, timeline, promoted, position, standbys = row.split("|")
         return cls(
             recovery == "1",
             int(port),
@@ -55,4 +59,5 @@ class NodeStatus:
             int(timeline),
             float(promoted),
             int(position),
+            frozenset(standbys.split(",")),
         )

@@ -286,12 +286,13 @@ class LocalNode:
             raise ClusterError(f"{master.name} is no master; promote() makes it one")
 
     def _streams_from(self, master: "LocalNode") -> bool:
-        timeline = master._status().timeline  # noqa: SLF001 - of its own class
-        if not self.running or not self._status().streams(master.port, timeline):
-            return False
+        status = master._status()  # noqa: SLF001 - of its own class
         # The master's word as well: until it says so, the replica is still catching up.
-        names = "SELECT application_name FROM pg_stat_replication WHERE state = 'streaming'"
-        return self.name in master._sql(names).split("\n")  # noqa: SLF001
+        return (
+            self.name in status.standbys
+            and self.running
+            and self._status().streams(master.port, status.timeline)
+        )
 
     def _await_streaming(self, master: "LocalNode", patience: float) -> None:
         goal = f"stream from {master.name}"

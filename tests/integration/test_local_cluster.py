@@ -472,6 +472,23 @@ async def test_healing_restores_one_master_and_streaming_replicas(
     assert await master.sql("SELECT count(*) FROM pg_stat_replication") == "2"
 
 
+@pytest.mark.parametrize("master_is_killed", [True, False], ids=["master killed", "sender ended"])
+async def test_healing_believes_no_replica_that_has_not_heard_of_a_loss(
+    cluster: LocalCluster, master_is_killed: bool
+) -> None:
+    master, replica = cluster.master, cluster.replicas[0]
+    # As on a busy machine: it has not had its turn, and still says that it streams.
+    os.kill(int(await replica.sql("SELECT pid FROM pg_stat_wal_receiver")), signal.SIGSTOP)
+    if master_is_killed:
+        master.kill()
+    else:
+        ending = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_replication"
+        await master.sql(f"{ending} WHERE application_name = '{replica.name}'")
+    await asyncio.to_thread(cluster.heal)
+    streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
+    assert await cluster.master.sql(streaming) == "2"
+
+
 async def test_healing_waits_for_a_promotion_that_was_asked_for(cluster: LocalCluster) -> None:
     replica = cluster.replicas[0]
     startup = int(
