@@ -1,6 +1,7 @@
 #!/bin/sh
-# Install the programs that stand between application and servers in tests: PgBouncer and HAProxy,
-# from Debian's packages, for root. What is there already is left alone.
+# Install what tests want of the machine, for root, from Debian's packages: PgBouncer and HAProxy,
+# which stand between application and servers, and a PostgreSQL with TLS, which the wheel's has not.
+# What is there already is left alone.
 set -eu
 
 missing=
@@ -8,6 +9,7 @@ for program in haproxy pgbouncer; do
     PATH="$PATH:/usr/local/sbin:/usr/sbin" command -v "$program" >/dev/null ||
         missing="$missing $program"
 done
+ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then

@@ -55,8 +55,13 @@ class DataDirectory:
         """Make the directory that will hold the data."""
         self._machine.make_directory(self._home)
 
-    def initialize(self, passwords: Passwords, settings: Mapping[str, str]) -> None:
-        """Make a new database cluster with the application's role and database."""
+    def initialize(
+        self, passwords: Passwords, settings: Mapping[str, str], *, tls: bool = False
+    ) -> None:
+        """Make a new database cluster with the application's role and database.
+
+        With `tls` clients are refused that come without.
+        """
         self._run(
             "initdb",
             f"--pgdata={self.path}",
@@ -77,12 +82,13 @@ class DataDirectory:
         }
         lines = [f"{name} = {quoted(value)}\n" for name, value in written.items()]
         machine.write(f"{self.path}/postgresql.conf", "".join(lines))
+        host = "hostssl" if tls else "host"
         # The socket's directory is private to the servers' account.
         machine.write(
             f"{self.path}/pg_hba.conf",
             "local all,replication postgres trust\n"
-            f"host all,replication postgres {machine.clients} scram-sha-256\n"
-            f"host all all {machine.clients} scram-sha-256\n",
+            f"{host} all,replication postgres {machine.clients} scram-sha-256\n"
+            f"{host} all all {machine.clients} scram-sha-256\n",
         )
         # Before the server first starts: it costs a tenth of doing it over a connection, and
         # the copies that become replicas have it from the start.

@@ -196,6 +196,12 @@ class LocalMachine:
                 os.fchown(descriptor, self._account.uid, self._account.gid)
             file.write(text)
 
+    def share(self, name: str, text: str) -> str:
+        path = f"{self.root}/{name}"
+        self.write(path, text)
+        Path(path).chmod(0o644)
+        return path
+
     def query(self, port: int, sql: str, timeout: float) -> str:
         path = f"{self.root}/run/.s.PGSQL.{port}"
         try:

@@ -71,6 +71,9 @@ class Machine(Protocol):
     def write(self, path: str, text: str) -> None:
         """Write a file that the servers' account owns."""
 
+    def share(self, name: str, text: str) -> str:
+        """Write a file that clients on this machine can read, and return its path there."""
+
     def make_directory(self, path: str) -> None:
         """Make a directory that the servers' account owns and nobody else can read."""
 

@@ -13,8 +13,12 @@ __all__ = ("Source", "open_machine")
 Source = Literal["auto", "wheel", "local", "docker"]
 
 
-def open_machine(source: Source, version: int | None, ports: list[int]) -> Machine:
+def open_machine(
+    source: Source, version: int | None, ports: list[int], *, tls: bool = False
+) -> Machine:
     """Make ready a machine with PostgreSQL: the wheel, else this machine's own, else Docker.
+
+    With `tls` only what was built with it will do, which the wheel's was not and Docker's was.
 
     :raises ConfigurationError: when the source has no such version, with the remedies
     :raises ClusterError: when PostgreSQL is there but cannot run
@@ -22,7 +26,7 @@ def open_machine(source: Source, version: int | None, ports: list[int]) -> Machi
     if source in {"auto", "wheel", "local"}:
         account = Account.for_servers()
         for name, find in (("wheel", find_wheel), ("local", find_local)):
-            if source in {"auto", name} and (found := find(version, account)):
+            if source in {"auto", name} and (found := find(version, account, tls=tls)):
                 return LocalMachine(found, account)
     if source == "docker":
         return _docker(version, ports)
@@ -30,8 +34,8 @@ def open_machine(source: Source, version: int | None, ports: list[int]) -> Machi
         try:
             return _docker(version, ports)
         except ClusterError as error:
-            raise no_binaries(source, version) from error
-    raise no_binaries(source, version)
+            raise no_binaries(source, version, tls=tls) from error
+    raise no_binaries(source, version, tls=tls)
 
 
 def _docker(version: int | None, ports: list[int]) -> Machine:

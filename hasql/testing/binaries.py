@@ -42,28 +42,32 @@ def major_of(version: str) -> int:
     return int(found.group()) if found else 0
 
 
-def find_wheel(version: int | None, account: Account) -> Binaries | None:
+def find_wheel(version: int | None, account: Account, *, tls: bool = False) -> Binaries | None:
     """Return the PostgreSQL of the installed wheel, the newest one if `version` is None.
 
-    :returns: None without the wheel, or when it has no such version
+    :returns: None without the wheel, or when it has no such version, or `tls` is asked for and
+        it was built without
     :raises ClusterError: when the account cannot read it and it cannot be copied either
     """
     for found in _newest_first(_wheel_bindirs(), "wheel", version):
+        if tls and not _has_tls(found.bindir):
+            continue
         if may_read(found.bindir, account):
             return found
         return Binaries(copy_of(found.bindir, found.version, account), found.version, "wheel")
     return None
 
 
-def find_local(version: int | None, account: Account) -> Binaries | None:
+def find_local(version: int | None, account: Account, *, tls: bool = False) -> Binaries | None:
     """Return a PostgreSQL of this machine, the newest one if `version` is None.
 
     Looks where ``pg_config --bindir`` says, on the PATH, and where Debian keeps every version.
 
-    :returns: None when there is none, or none of this version that the account can run
+    :returns: None when there is none, or none of this version, and with TLS if `tls` is asked for,
+        that the account can run
     """
     for found in _newest_first(_local_bindirs(), "local", version):
-        if may_read(found.bindir, account):
+        if may_read(found.bindir, account) and (not tls or _has_tls(found.bindir)):
             return found
     return None
 
@@ -100,6 +104,15 @@ def _newest_first(bindirs: Iterator[Path], origin: str, version: int | None) -> 
     return sorted(found, key=lambda binaries: binaries.major, reverse=True)
 
 
+def _has_tls(bindir: Path) -> bool:
+    """Ask the server what it was built with; for that it needs neither data nor an account.
+
+    https://www.postgresql.org/docs/current/runtime-config-preset.html#GUC-SSL-LIBRARY
+    """
+    asking = ("-C", "ssl_library", "-c", f"config_file={os.devnull}", "-D", "/")
+    return bool(_output(str(bindir / "postgres"), *asking).strip())
+
+
 def _output(*command: str) -> str:
     try:
         return subprocess.run(
@@ -109,9 +122,11 @@ def _output(*command: str) -> str:
         return ""  # not a program of this machine, or broken: as good as missing
 
 
-def no_binaries(source: str, version: int | None) -> ConfigurationError:
+def no_binaries(source: str, version: int | None, *, tls: bool) -> ConfigurationError:
     """Return the error for a source that has nothing to run, with what to do about it."""
     wanted = f"PostgreSQL {version}" if version else f"PostgreSQL {_OLDEST} or newer"
+    if tls:
+        wanted += " with TLS"
     remedies = {
         "wheel": f"pip install 'hasql[testing]' brings a wheel with PostgreSQL 16 and 18 "
         f"(found: {wheel_versions()})",
@@ -119,6 +134,9 @@ def no_binaries(source: str, version: int | None) -> ConfigurationError:
         "/usr/lib/postgresql lead to programs that every user can read",
         "docker": "start a Docker engine and pip install 'hasql[testing]'",
     }
+    if tls:
+        others = "leave source at 'auto', or give 'local' or 'docker'"
+        remedies["wheel"] = f"the wheel's PostgreSQL was built without TLS; {others}"
     chosen = remedies.values() if source == "auto" else [remedies[source]]
     return ConfigurationError(
         f"no {wanted} to run from source {source!r}: " + "; or ".join(chosen),

@@ -7,7 +7,9 @@ is the same there, only sent through the engine.
 
 import shlex
 import signal
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hasql.testing.errors import ClusterError
@@ -70,6 +72,7 @@ class DockerMachine:
         self.version = f"{major} (docker)"
         self.listen = "0.0.0.0"  # noqa: S104 - of the container; published on loopback only
         self.clients = "all"
+        self._shared = tempfile.TemporaryDirectory(prefix="hasql-")
         self._container = _start_container(f"postgres:{major}", ports)
         try:
             self.make_directory(self.root)
@@ -113,6 +116,11 @@ class DockerMachine:
     def write(self, path: str, text: str) -> None:
         self.shell(f"umask 077; printf %s {shlex.quote(text)} >{shlex.quote(path)}")
 
+    def share(self, name: str, text: str) -> str:
+        path = Path(self._shared.name) / name
+        path.write_text(text)
+        return str(path)
+
     def make_directory(self, path: str) -> None:
         self.shell(f"mkdir -m 700 {shlex.quote(path)}")
 
@@ -125,7 +133,10 @@ class DockerMachine:
         self.shell(f"rm -f {shlex.quote(data)}/postmaster.pid")
 
     def close(self) -> None:
-        self._container.stop()
+        try:
+            self._container.stop()
+        finally:
+            self._shared.cleanup()
 
 
 def _start_container(image: str, ports: list[int]) -> "DockerContainer":

@@ -15,6 +15,7 @@ from hasql.testing._data_directory import DataDirectory, Passwords
 from hasql.testing._ports import free_ports
 from hasql.testing._settings import check_settings
 from hasql.testing._source import Source, open_machine
+from hasql.testing._tls import Tls
 from hasql.testing.errors import ClusterError
 from hasql.testing.node import LocalNode
 
@@ -50,6 +51,10 @@ class LocalCluster:
         settings: postgresql.conf settings for all nodes, over hasql's own.
         synchronous: Whether a commit waits until one replica has it
             (``synchronous_standby_names = 'ANY 1 (*)'`` on whichever node is master).
+        tls: Whether servers speak TLS, and refuse who does not. The program openssl makes a
+            certificate for it; the DSNs say ``sslmode=verify-full`` and name that as
+            ``sslrootcert``. The wheel's PostgreSQL was built without TLS: ``auto`` takes this
+            machine's or Docker's then.
         on_progress: Called with a line of text at each step of the start, from the thread that
             does it.
 
@@ -66,6 +71,7 @@ class LocalCluster:
         source: Source = "auto",
         settings: Mapping[str, str] | None = None,
         synchronous: bool = False,
+        tls: bool = False,
         on_progress: Callable[[str], None] | None = None,
     ) -> None:
         if replicas not in range(_MOST_REPLICAS + 1):
@@ -82,6 +88,8 @@ class LocalCluster:
         self._replicas = replicas
         self._version = version
         self._source: Source = source
+        self._wants_tls = tls
+        self._tls: Tls | None = None
         self._report = on_progress or (lambda _: None)
         self._passwords = Passwords(secrets.token_hex(16), secrets.token_hex(16))
         self._nodes: tuple[LocalNode, ...] = ()
@@ -197,7 +205,11 @@ class LocalCluster:
 
     def _dsn(self, user: str, password: str) -> str:
         hosts = ",".join(f"{node.host}:{node.port}" for node in self.nodes)
-        return f"postgresql://{user}:{password}@{hosts}/app"
+        return f"postgresql://{user}:{password}@{hosts}/app{self._parameters}"
+
+    @property
+    def _parameters(self) -> str:
+        return self._tls.parameters if self._tls is not None else ""
 
     def _start(self) -> None:
         if self._used:
@@ -221,7 +233,9 @@ class LocalCluster:
         with self._lock:
             if self._cancelled:
                 raise ClusterError("the start was cancelled")
-            machine = self._machine = open_machine(self._source, self._version, ports)
+            machine = self._machine = open_machine(
+                self._source, self._version, ports, tls=self._wants_tls
+            )
         self._report(f"PostgreSQL {machine.version}")
         names = [f"node{number}" for number in range(1, len(ports) + 1)]
         directories = [DataDirectory(machine, name) for name in names]
@@ -229,9 +243,13 @@ class LocalCluster:
         for directory in directories:
             directory.make_home()
         self._report("creating the database cluster")
-        directories[0].initialize(self._passwords, self._settings)
+        settings = self._settings
+        if self._wants_tls:
+            self._tls = Tls(machine)
+            settings = {**self._tls.settings, **settings}
+        directories[0].initialize(self._passwords, settings, tls=self._wants_tls)
         nodes = self._nodes = tuple(
-            LocalNode(machine, name, port, self._passwords)
+            LocalNode(machine, name, port, self._passwords, self._parameters)
             for name, port in zip(names, ports, strict=True)
         )
         with ThreadPoolExecutor(len(nodes)) as workers:

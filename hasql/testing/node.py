@@ -40,11 +40,19 @@ class LocalNode:
     method. All of them raise `ClusterError` when the server is not in the state for it.
     """
 
-    def __init__(self, machine: Machine, name: str, port: int, passwords: Passwords) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        name: str,
+        port: int,
+        passwords: Passwords,
+        parameters: str = "",
+    ) -> None:
         self.name = name
         self.host = "127.0.0.1"
         self.port = port
         self._passwords = passwords
+        self._parameters = parameters
         self._machine = machine
         self._data = DataDirectory(machine, name)
         self._process: Process | None = None
@@ -61,12 +69,12 @@ class LocalNode:
     @property
     def dsn(self) -> str:
         """This server alone, as the application's role in the application's database."""
-        return f"postgresql://app:{self._passwords.app}@{self.host}:{self.port}/app"
+        return self._dsn("app", self._passwords.app)
 
     @property
     def superuser_dsn(self) -> str:
         """This server alone, as superuser in the application's database."""
-        return f"postgresql://postgres:{self._passwords.superuser}@{self.host}:{self.port}/app"
+        return self._dsn("postgres", self._passwords.superuser)
 
     @property
     def running(self) -> bool:
@@ -170,6 +178,9 @@ class LocalNode:
         return await asyncio.to_thread(self._sql, query)
 
     # What follows is the synchronous core, which LocalCluster also uses.
+
+    def _dsn(self, user: str, password: str) -> str:
+        return f"postgresql://{user}:{password}@{self.host}:{self.port}/app{self._parameters}"
 
     def _conninfo(self) -> str:
         return f"host={self._machine.root}/run port={self.port} user=postgres"

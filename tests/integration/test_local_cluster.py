@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -19,9 +20,14 @@ import asyncpg
 import pytest
 from asyncpg.connect_utils import SessionAttribute
 
+from hasql.cluster.dsn import Dsn
 from hasql.errors import ConfigurationError, HasqlError
 from hasql.testing import ClusterError, LocalCluster
+from hasql.testing._account import Account
 from hasql.testing._watchdog import process_table
+from hasql.testing.binaries import find_local
+from tests.middlemen.fixtures import skip
+from tests.middlemen.program import NONE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -849,3 +855,59 @@ def test_local_binaries_serve_as_well() -> None:
             cluster.heal()
     except ConfigurationError as error:
         pytest.skip(f"this machine has none: {error}")
+
+
+# TLS
+
+
+def needs_tls() -> None:
+    if find_local(None, Account.for_servers(), tls=True) is None:
+        skip(f"{NONE} PostgreSQL that was built with TLS: apt-get install postgresql")
+
+
+async def test_auto_goes_past_the_wheel_for_tls() -> None:
+    needs_tls()
+    async with LocalCluster(replicas=0, tls=True) as cluster:
+        assert await cluster.master.sql("SHOW ssl_library") == "OpenSSL"
+
+
+async def test_servers_with_tls_have_a_certificate_that_the_dsn_trusts() -> None:
+    needs_tls()
+    async with LocalCluster(replicas=1, tls=True, source="local") as cluster:
+        replica = cluster.replicas[0]
+        encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+        dsns = (cluster.dsn, cluster.superuser_dsn, replica.dsn, replica.superuser_dsn)
+        for dsn in dsns:
+            connection = await asyncpg.connect(dsn)
+            assert await connection.fetchval(encrypted) is True
+            await connection.close()
+        # What Python's own context asks of a certificate, which is more.
+        certificate = dict(Dsn.parse(cluster.dsn).params)["sslrootcert"]
+        strict = ssl.create_default_context(cafile=certificate)
+        strict.verify_flags |= ssl.VERIFY_X509_STRICT
+        connection = await asyncpg.connect(replica.dsn, ssl=strict)
+        await connection.close()
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await asyncpg.connect(replica.dsn, ssl=ssl.create_default_context())
+        with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError, match="no encryption"):
+            await asyncpg.connect(replica.dsn, ssl=False)
+        # It comes back as what it was, whatever was copied meanwhile.
+        await replica.rejoin(cluster.master)
+        connection = await asyncpg.connect(replica.dsn)
+        assert await connection.fetchval(encrypted) is True
+        await connection.close()
+    assert not Path(certificate).exists()
+
+
+async def test_a_source_without_tls_is_refused_with_the_ones_that_have_it() -> None:
+    with pytest.raises(ConfigurationError, match="built without TLS; leave source at 'auto'"):
+        async with LocalCluster(source="wheel", tls=True):
+            pass
+
+
+async def test_tls_without_openssl_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    needs_tls()
+    with pytest.raises(ConfigurationError, match="install the package openssl"):
+        async with LocalCluster(tls=True, source="local"):
+            pass

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import pytest
 
-from tests.middlemen.program import PACKAGES, why_missing
+from tests.middlemen.program import NONE, why_missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from tests.middlemen.haproxy import HAProxy
     from tests.middlemen.pgbouncer import PgBouncer
 
-__all__ = ("StartHAProxy", "StartPgBouncer", "haproxy", "needs", "pgbouncer")
+__all__ = ("StartHAProxy", "StartPgBouncer", "haproxy", "needs", "pgbouncer", "skip")
 
 
 class StartPgBouncer(Protocol):
@@ -45,9 +46,14 @@ class StartHAProxy(Protocol):
 def needs(*programs: str) -> None:
     """Skip the test without these programs, or fail it where nothing may be skipped."""
     if reason := why_missing(*programs):
-        if os.environ.get("HASQL_SKIP_NOTHING"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        skip(reason)
+
+
+def skip(reason: str) -> NoReturn:
+    """Skip a test for what the machine has not, or fail it where nothing may be skipped."""
+    if os.environ.get("HASQL_SKIP_NOTHING"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @pytest.fixture
@@ -86,15 +92,13 @@ def haproxy(pg_cluster: LocalCluster) -> Iterator[StartHAProxy]:
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
-    """Say at the end what was skipped for want of the programs."""
-    reason = why_missing(*PACKAGES)
-    if reason is None:
-        return
-    skipped = [
-        report
+    """Say at the end what was skipped for want of programs."""
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ")
         for report in terminalreporter.stats.get("skipped", ())
-        if isinstance(report.longrepr, tuple) and "this machine has no " in report.longrepr[2]
-    ]
-    if skipped:
-        terminalreporter.section("skipped for want of middle men")
-        terminalreporter.write_line(f"{len(skipped)} tests, as {reason}")
+        if isinstance(report.longrepr, tuple) and NONE in report.longrepr[2]
+    )
+    if reasons:
+        terminalreporter.section("skipped for want of programs")
+        for reason, count in reasons.items():
+            terminalreporter.write_line(f"{count}: {reason}")

@@ -17,10 +17,10 @@ from hasql.testing._account import Account
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ("PACKAGES", "MissingProgramError", "Program", "why_missing")
+__all__ = ("NONE", "MissingProgramError", "Program", "why_missing")
 
-#: The programs, by the packages that bring them.
-PACKAGES = {"haproxy": "haproxy", "pgbouncer": "pgbouncer"}
+NONE = "this machine has no"
+"""How the reason for a skip begins that the end of a run tells."""
 
 _PATIENCE = 10.0
 """Seconds that a program may take to listen, or to end."""
@@ -44,12 +44,15 @@ def _find(name: str) -> str | None:
 
 
 def why_missing(*names: str) -> str | None:
-    """Return which of the programs are not here and how they get here, None if all are."""
-    missing = [PACKAGES[name] for name in names if _find(name) is None]
+    """Return which programs are not here and how they get here, None if all are.
+
+    Each is in the package of its name.
+    """
+    missing = [name for name in names if _find(name) is None]
     if not missing:
         return None
     packages = " ".join(missing)
-    return f"this machine has no {' and no '.join(missing)}: apt-get install {packages}"
+    return f"{NONE} {' and no '.join(missing)}: apt-get install {packages}"
 
 
 class Program:
