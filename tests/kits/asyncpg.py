@@ -27,6 +27,7 @@ class AsyncpgKit(Kit):
     min_keyword = "min_size"
     max_keyword = "max_size"
     acquire_kwargs: ClassVar[dict[str, Any]] = {}
+    unprepared: ClassVar[dict[str, Any]] = {"statement_cache_size": 0}
     release_kwargs: ClassVar[dict[str, Any]] = {"timeout": 3}
     connection_type = PoolConnectionProxy
     pool_type = asyncpg.Pool

@@ -22,6 +22,7 @@ class AsyncpgsaKit(Kit):
     min_keyword = "min_size"
     max_keyword = "max_size"
     acquire_kwargs: ClassVar[dict[str, Any]] = {}
+    unprepared = AsyncpgKit.unprepared
     release_kwargs: ClassVar[dict[str, Any]] = {"timeout": 3}
     connection_type = PoolConnectionProxy
     pool_type = asyncpg.Pool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, ClassVar
+from uuid import uuid4
 
 import asyncpg
 import psycopg
@@ -50,6 +51,13 @@ class _SqlalchemyKit(Kit):
 class SqlalchemyAsyncpgKit(_SqlalchemyKit):
     name = "sqlalchemy-asyncpg"
     driver = "asyncpg"
+    unprepared: ClassVar[dict[str, Any]] = {
+        "connect_args": {
+            "statement_cache_size": 0,
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": lambda: f"__asyncpg_{uuid4()}__",
+        }
+    }
     # SQLAlchemy before 2.1 lets asyncpg's own error through on a connection that has heard the
     # server's last words.
     lost = (*_SqlalchemyKit.lost, asyncpg.InternalClientError)
@@ -59,4 +67,5 @@ class SqlalchemyAsyncpgKit(_SqlalchemyKit):
 class SqlalchemyPsycopgKit(_SqlalchemyKit):
     name = "sqlalchemy-psycopg"
     driver = "psycopg"
+    unprepared: ClassVar[dict[str, Any]] = {"connect_args": {"prepare_threshold": None}}
     refused_login = psycopg.OperationalError

@@ -37,6 +37,10 @@ class Kit(ABC):
     acquire_kwargs: ClassVar[dict[str, Any]] = {}
     release_kwargs: ClassVar[dict[str, Any]] = {}
 
+    #: `pool_factory_kwargs` with which no named statement outlives its transaction, as poolers of
+    #: transactions need it: what each driver's documentation says of PgBouncer.
+    unprepared: ClassVar[dict[str, Any]] = {}
+
     @abstractmethod
     def manager(self, dsn: str, /, *args: Any, **kwargs: Any) -> BasePoolManager[Any, Any]:
         """Make the driver's pool manager; `dsn` begins with ``postgresql://``."""

@@ -21,6 +21,7 @@ class Psycopg3Kit(Kit):
     max_keyword = "max_size"
     commits = True
     autocommit: ClassVar[dict[str, Any]] = {"kwargs": {"autocommit": True}}
+    unprepared: ClassVar[dict[str, Any]] = {"kwargs": {"prepare_threshold": None}}
     connection_type = psycopg.AsyncConnection
     pool_type = AsyncConnectionPool
 

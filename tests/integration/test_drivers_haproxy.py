@@ -1,0 +1,123 @@
+"""Every driver behind HAProxy: an address for the master and one for the replicas."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.middlemen.addresses import dsn_through
+from tests.scene import fail_over, until, until_sessions
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from hasql.base import BasePoolManager
+    from hasql.testing import LocalCluster
+    from tests.kits.base import Kit
+    from tests.middlemen.fixtures import StartHAProxy
+    from tests.middlemen.haproxy import HAProxy
+    from tests.scene import Table
+
+    Manager = BasePoolManager[Any, Any]
+
+pytestmark = pytest.mark.usefixtures("nothing_unheard")
+
+_IS_REPLICA = "SELECT pg_is_in_recovery()"
+
+
+@pytest.fixture
+def anyio_backend() -> object:
+    """Run on one event loop: the other one is the suite's."""
+    return "asyncio", {"use_uvloop": False}
+
+
+@pytest.fixture
+def service(request: pytest.FixtureRequest, haproxy: StartHAProxy) -> HAProxy:
+    return haproxy(cut=request.param)
+
+
+@pytest.fixture
+async def manager(
+    kit: Kit, pg_cluster: LocalCluster, application: str, service: HAProxy
+) -> AsyncIterator[Manager]:
+    """A manager of both addresses, with two connections on each."""
+    dsn = dsn_through(pg_cluster, service.rw, service.r)
+    async with kit.manager(
+        f"{dsn}?application_name={application}",
+        refresh_delay=0.2,
+        refresh_timeout=0.5,
+        pool_factory_kwargs=kit.sizes(1, 2),
+    ) as manager:
+        await manager.ready(1, 1)
+        yield manager
+
+
+@pytest.mark.parametrize("service", [True], ids=["cut"], indirect=True)
+async def test_masters_and_replicas_are_what_was_asked_for(
+    kit: Kit, manager: Manager, pg_cluster: LocalCluster, table: Table, application: str
+) -> None:
+    async with manager.acquire_master() as connection:
+        assert await kit.port(connection) == pg_cluster.master.port
+        await kit.write(connection, table.insert(1))
+    leases = [await manager.acquire_replica() for _ in range(2)]
+    for connection in leases:
+        assert await kit.value(connection, _IS_REPLICA) is True
+        await manager.release(connection)
+    await manager.close()
+    for node in pg_cluster.nodes:
+        await until_sessions(node, application, 0)
+
+
+# What is not cut is the harder one: pools keep what leads to another server by now.
+@pytest.mark.parametrize("service", [False], ids=["uncut"], indirect=True)
+async def test_writers_and_readers_go_on_after_a_crash(
+    kit: Kit, manager: Manager, pg_cluster: LocalCluster, service: HAProxy, table: Table
+) -> None:
+    failures: list[str] = []
+    written: list[int] = []
+    read: list[bool] = []
+    stop = asyncio.Event()
+
+    async def use(task: str, *, read_only: bool) -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            try:
+                async with manager.acquire(read_only, timeout=20) as connection:
+                    if read_only:
+                        read.append(await kit.value(connection, _IS_REPLICA))
+                    else:
+                        await kit.write(connection, table.insert(number))
+                        written.append(number)
+            except kit.lost:
+                failures.append(task)
+
+    tasks = [
+        asyncio.ensure_future(use(f"{read_only} {number}", read_only=read_only))
+        for read_only in (False, True)
+        for number in range(2)
+    ]
+
+    async def until_more() -> None:
+        seen = len(written), len(read)
+        await until(
+            lambda: (
+                (len(written) > seen[0] + 20 and len(read) > seen[1] + 20)
+                or any(task.done() for task in tasks)
+            )
+        )
+
+    await until_more()
+    _, new = await fail_over(pg_cluster)
+    await service.until_leads("rw", new)
+    await until_more()
+    stop.set()
+    await asyncio.gather(*tasks)
+    # One of each task, at most, for the server that was killed.
+    assert len(failures) == len(set(failures)), failures
+    assert all(read[-10:])
+    async with manager.acquire_master() as connection:
+        assert await kit.port(connection) == new.port
+        assert await kit.value(connection, table.count) > 0

@@ -1,0 +1,137 @@
+"""The drivers' suite once more, in short, with a PgBouncer before each server.
+
+Session pooling, with statements prepared as each driver does by default, and transaction pooling,
+with none. Most scenes are those of the suite itself, whose cluster names the poolers here. Those
+that count a server's sessions are not among them: a pooler keeps its own. Nor are those in which a
+server's end has to be known at once: a pooler goes on letting clients in.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.integration.test_drivers import (
+    test_an_error_of_the_applications_own_costs_nobody_anything,
+    test_await_and_release_is_the_other_way,
+    test_masters_and_replicas_are_what_was_asked_for,
+)
+from tests.integration.test_drivers_ends import (
+    test_a_statement_that_is_cancelled_costs_one_connection_at_most,
+)
+from tests.integration.test_drivers_failover import (
+    test_writers_go_on_after_a_crash_and_lose_nothing_acknowledged_by_the_new_master,
+)
+from tests.integration.test_drivers_leases import (
+    test_what_was_committed_stays_whatever_ends_the_block,
+)
+from tests.middlemen.addresses import dsn_through
+from tests.middlemen.fixtures import needs
+from tests.scene import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hasql.base import BasePoolManager
+    from hasql.testing import LocalCluster
+    from tests.kits.base import Kit
+
+    Manager = BasePoolManager[Any, Any]
+
+__all__ = (
+    "test_a_statement_that_is_cancelled_costs_one_connection_at_most",
+    "test_an_error_of_the_applications_own_costs_nobody_anything",
+    "test_await_and_release_is_the_other_way",
+    "test_masters_and_replicas_are_what_was_asked_for",
+    "test_what_was_committed_stays_whatever_ends_the_block",
+    "test_writers_go_on_after_a_crash_and_lose_nothing_acknowledged_by_the_new_master",
+)
+
+pytestmark = pytest.mark.usefixtures("nothing_unheard")
+
+
+@pytest.fixture
+def anyio_backend() -> object:
+    """Run on one event loop: the other one is the suite's."""
+    return "asyncio", {"use_uvloop": False}
+
+
+class _Pooled:
+    """A cluster whose DSN leads over poolers."""
+
+    def __init__(self, cluster: LocalCluster, dsn: str) -> None:
+        self._cluster = cluster
+        self.dsn = dsn
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cluster, name)
+
+
+# After a failover it takes seconds to mend the cluster: these are played with one of the two each.
+_MODES = {
+    "test_a_living_master_that_was_replaced_is_fenced": ["transaction"],
+    "test_a_replica_that_is_down_is_left_and_taken_in_again": ["session"],
+    "test_writers_go_on_after_a_crash_and_lose_nothing_acknowledged_by_the_new_master": ["session"],
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    modes = _MODES.get(metafunc.function.__name__, ["session", "transaction"])
+    metafunc.parametrize("pg_cluster", modes, indirect=True)
+
+
+@pytest.fixture
+def pg_cluster(
+    request: pytest.FixtureRequest,
+    pg_cluster: LocalCluster,
+    kit: Kit,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[_Pooled]:
+    needs("pgbouncer")
+    from tests.middlemen.pgbouncer import PgBouncer
+
+    if request.param == "transaction":
+        sizes = kit.sizes
+        monkeypatch.setattr(kit, "sizes", lambda *bounds: {**sizes(*bounds), **kit.unprepared})
+    with ExitStack() as stack:
+        poolers = [
+            stack.enter_context(PgBouncer(pg_cluster, node, pool_mode=request.param))
+            for node in pg_cluster.nodes
+        ]
+        yield _Pooled(pg_cluster, dsn_through(pg_cluster, *poolers))
+
+
+async def test_a_living_master_that_was_replaced_is_fenced(
+    kit: Kit, manager: Manager, pg_cluster: LocalCluster
+) -> None:
+    new = pg_cluster.replicas[0]
+    held = await manager.acquire_master()
+    assert await kit.value(held, "SELECT 1") == 1
+    await new.promote()
+    await until(lambda: manager.metrics().fencings == 1)
+    assert manager.is_connection_closed(held)
+    with pytest.raises(kit.lost):
+        await kit.value(held, "SELECT 1")
+    await manager.release(held)
+    for _ in range(10):
+        async with manager.acquire_master() as connection:
+            assert await kit.port(connection) == new.port
+
+
+async def test_a_replica_that_is_down_is_left_and_taken_in_again(
+    kit: Kit, manager: Manager, pg_cluster: LocalCluster
+) -> None:
+    down, other = pg_cluster.replicas
+    await down.stop()
+    await until(lambda: manager.replica_pool_count == 1)
+    for _ in range(10):
+        async with manager.acquire_replica() as connection:
+            assert await kit.port(connection) == other.port
+    await down.start()
+    await manager.ready(1, 2)
+    leases = [await manager.acquire_replica() for _ in range(4)]
+    assert {await kit.port(connection) for connection in leases} == {down.port, other.port}
+    for connection in leases:
+        await manager.release(connection)
