@@ -36,6 +36,11 @@ The table gives the median of the runs and, behind a stroke, the worst. Under --
 just long enough to go wrong: it is what `tests/integration/test_chaos.py` runs, for all drivers
 at once and with bounds that a busy machine can keep.
 
+Behind middle men (`chaos.passages`: HAProxy, names that are turned, PgBouncer) it is leases that
+are counted (`chaos.leases`): masters are replaced beside living ones, killed and handed over, the
+middle man follows, and each lease of a master is asked which server it is on. On a standby, or on
+a replaced master once hasql could have known, must be 0 of 10,000.
+
 The network's faults come in two kinds. Proxies (`tests/proxy.py`) take bytes in and pass none on;
 that runs everywhere. Wires (`chaos.wire`) are tun devices whose packets get lost on the way, so
 that the kernel's own TCP meets silence and loss; they need root.

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING
 import uvloop
 
 import chaos
+from chaos.leases import LEASE_SCENES, LeaseScene, play_leases
 from chaos.run import perform, why_not
 from chaos.scenarios import SCENARIOS
-from chaos.table import table
+from chaos.table import lease_table, table
 from hasql.testing import LocalCluster
 from tests.kits import KITS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from chaos.leases import LeaseOutcome
     from chaos.scenarios import Scenario
     from chaos.verdict import Outcome
     from tests.kits.base import Kit
@@ -35,7 +37,9 @@ def _options() -> argparse.Namespace:
         description=chaos.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--fault", action="append", choices=SCENARIOS, metavar="NAME")
+    parser.add_argument(
+        "--fault", action="append", choices=[*SCENARIOS, *LEASE_SCENES], metavar="NAME"
+    )
     parser.add_argument("--driver", action="append", metavar="NAME")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--loop", choices=_LOOPS, default="asyncio")
@@ -51,22 +55,32 @@ def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _tell_problems(outcomes: Sequence[Outcome | LeaseOutcome]) -> None:
+    for outcome in outcomes:
+        for problem in outcome.problems:
+            _tell(f"    {outcome.driver}: {problem}")
+
+
 async def _run(
-    options: argparse.Namespace, scenarios: Sequence[Scenario], groups: Sequence[Sequence[Kit]]
-) -> list[Outcome]:
+    options: argparse.Namespace,
+    scenes: Sequence[Scenario | LeaseScene],
+    groups: Sequence[Sequence[Kit]],
+) -> tuple[list[Outcome], list[LeaseOutcome]]:
     outcomes: list[Outcome] = []
+    leases: list[LeaseOutcome] = []
     async with LocalCluster(synchronous=True, version=options.version) as cluster:
-        for scenario in scenarios:
+        for scene in scenes:
             for kits in groups:
                 for run in range(1, options.runs + 1):
                     names = ", ".join(kit.name for kit in kits)
-                    _tell(f"{scenario.name}, {names}, run {run}: {scenario.description}")
-                    done = await perform(scenario, cluster, kits, short=options.short)
-                    for outcome in done:
-                        for problem in outcome.problems:
-                            _tell(f"    {outcome.driver}: {problem}")
-                    outcomes += done
-    return outcomes
+                    _tell(f"{scene.name}, {names}, run {run}: {scene.description}")
+                    if isinstance(scene, LeaseScene):
+                        leases += await play_leases(scene, cluster, kits, short=options.short)
+                        _tell_problems(leases[-len(kits) :])
+                    else:
+                        outcomes += await perform(scene, cluster, kits, short=options.short)
+                        _tell_problems(outcomes[-len(kits) :])
+    return outcomes, leases
 
 
 def main() -> int:
@@ -74,29 +88,32 @@ def main() -> int:
     options = _options()
     # What is logged as an error is reported, and what is below is in the way.
     logging.lastResort = None
-    scenarios = [SCENARIOS[name] for name in options.fault or SCENARIOS]
+    known: dict[str, Scenario | LeaseScene] = {**SCENARIOS, **LEASE_SCENES}
+    scenes = [known[name] for name in options.fault or known]
     kits = [kit for kit in KITS if not options.driver or kit.name in options.driver]
     if options.list:
-        for scenario in scenarios:
-            print(f"{scenario.name:15} {scenario.description}")
+        for scene in scenes:
+            print(f"{scene.name:15} {scene.description}")
         print("drivers here:", ", ".join(kit.name for kit in kits))
         return 0
     if not kits:
         # `make chaos` has two environments, and asks both of them.
         _tell(f"no such driver here: {', '.join(options.driver)}")
         return 0
-    for scenario in scenarios:
-        if reason := why_not(scenario):
-            _tell(f"{scenario.name} is left out: {reason}")
-    scenarios = [scenario for scenario in scenarios if why_not(scenario) is None]
+    reasons = {scene.name: why_not(scene) for scene in scenes}
+    for name, reason in reasons.items():
+        if reason is not None:
+            _tell(f"{name} is left out: {reason}")
+    scenes = [scene for scene in scenes if reasons[scene.name] is None]
     groups = [kits] if options.together else [[kit] for kit in kits]
     with asyncio.Runner(loop_factory=_LOOPS[options.loop]) as runner:
-        outcomes = runner.run(_run(options, scenarios, groups))
+        outcomes, leases = runner.run(_run(options, scenes, groups))
+    both: list[Outcome | LeaseOutcome] = [*outcomes, *leases]
     if options.json:
-        print(json.dumps([asdict(outcome) for outcome in outcomes], indent=2))
+        print(json.dumps([asdict(outcome) for outcome in both], indent=2))
     else:
-        print(table(outcomes))
-    return int(any(outcome.problems for outcome in outcomes))
+        print("\n\n".join(filter(None, (table(outcomes), lease_table(leases)))))
+    return int(any(outcome.problems for outcome in both))
 
 
 if __name__ == "__main__":

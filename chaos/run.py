@@ -10,12 +10,14 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from chaos.application import Application
+from chaos.leases import LeaseScene
 from chaos.scenarios import Network
 from chaos.stage import Stage, dsn_of, set_synchronous, ways
 from chaos.verdict import Aftermath, Outcome, judge
 from chaos.wire import why_no_wires
 from hasql.cli.observer import Observer
 from hasql.errors import NotAvailableError
+from tests.middlemen.program import why_missing
 from tests.scene import sessions, tasks_end, until_sessions
 
 if TYPE_CHECKING:
@@ -41,8 +43,10 @@ _CLOSING = 10.5
 """Seconds that `close()` may take: its timeout, and a moment."""
 
 
-def why_not(scenario: Scenario) -> str | None:
+def why_not(scenario: Scenario | LeaseScene) -> str | None:
     """Return why a scenario cannot be played here, None if it can."""
+    if isinstance(scenario, LeaseScene):
+        return why_missing(scenario.program) if scenario.program else None
     return why_no_wires() if scenario.network == Network.WIRES else None
 
 

@@ -11,31 +11,58 @@ from chaos.scenarios import SCENARIOS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from chaos.leases import LeaseOutcome
     from chaos.verdict import Outcome
 
-__all__ = ("table",)
+__all__ = ("lease_table", "table")
 
 _HEAD = (
     *("fault", "driver", "runs", "added", "no master", "failed", "per task"),
     *("hang", "read hang", "wrong", "lost", "stale", "close"),
 )
 
+_LEASE_HEAD = (
+    *("passage", "driver", "leases", "changes", "on standby", "on replaced"),
+    *("not replica", "failed"),
+)
+
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """Lay the outcomes out, with what went wrong and what misses its goal below."""
+    if not outcomes:
+        return ""
     groups: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         groups[outcome.scenario, outcome.driver].append(outcome)
-    rows = [_HEAD, *(_row(group) for group in groups.values())]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(x, widths, strict=True)) for x in rows
-    ]
+    lines = _lay_out([_HEAD, *(_row(group) for group in groups.values())])
     notes = []
     for (scenario, driver), group in groups.items():
         said = [*_missed(group), *dict.fromkeys(x for each in group for x in each.problems)]
         notes += [f"{scenario}, {driver}: {text}" for text in said]
     return "\n".join([*lines, *([""] if notes else []), *notes])
+
+
+def lease_table(outcomes: Sequence[LeaseOutcome]) -> str:
+    """The same for leases behind middle men: a line for each run."""
+    if not outcomes:
+        return ""
+    rows = [
+        (
+            *(each.scenario, each.driver),
+            *map(str, (each.leases, each.changes, each.on_standby, each.on_replaced)),
+            *map(str, (each.not_replica, each.failed)),
+        )
+        for each in outcomes
+    ]
+    notes = [f"{each.scenario}, {each.driver}: {x}" for each in outcomes for x in each.problems]
+    return "\n".join([*_lay_out([_LEASE_HEAD, *rows]), *([""] if notes else []), *notes])
+
+
+def _lay_out(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(x, widths, strict=True)) for x in rows
+    ]
 
 
 def _row(group: list[Outcome]) -> tuple[str, ...]:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from chaos.leases import LEASE_SCENES, play_leases
 from chaos.run import perform, why_not
 from chaos.scenarios import SCENARIOS
 from hasql.testing import LocalCluster
 from tests.kits import KITS
+from tests.middlemen.fixtures import needs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,12 +23,13 @@ _LATE = 1.0
 """Seconds by which a busy machine may miss what one at rest keeps."""
 
 _NAMES = tuple(name for name, scenario in SCENARIOS.items() if scenario.brief)
+_PASSAGES = tuple(LEASE_SCENES)
 
 
 @pytest.fixture
 def anyio_backend(request: pytest.FixtureRequest) -> object:
     """Play each on one of the event loops, in turn: on both it would take twice as long."""
-    uvloop = _NAMES.index(request.getfixturevalue("name")) % 2 == 1
+    uvloop = (*_NAMES, *_PASSAGES).index(request.getfixturevalue("name")) % 2 == 1
     return "asyncio", {"use_uvloop": uvloop}
 
 
@@ -48,3 +51,15 @@ async def test_a_fault_costs_little_and_nothing_that_was_acknowledged(
     assert {x.driver: x.problems for x in outcomes if x.problems} == {}
     added = {x.driver: x.added for x in outcomes if x.added is not None}
     assert max(added.values(), default=0) < (scenario.goal.added or 0) + _LATE, added
+
+
+@pytest.mark.parametrize("name", _PASSAGES)
+async def test_no_lease_of_a_master_is_on_another_server_behind_a_middle_man(
+    name: str, cluster: LocalCluster
+) -> None:
+    scene = LEASE_SCENES[name]
+    if scene.program is not None:
+        needs(scene.program)
+    outcomes = await play_leases(scene, cluster, KITS, short=True)
+    assert sum(x.leases for x in outcomes) >= 500
+    assert {x.driver: x.problems for x in outcomes if x.problems} == {}

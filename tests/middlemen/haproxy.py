@@ -86,6 +86,14 @@ class HAProxy(Program):
                 await asyncio.sleep(0.01)
         return time.monotonic()
 
+    def demote(self, node: LocalNode, *, demoted: bool = True) -> None:
+        """Have health checks say that a server is no master, whatever it says itself, or no longer.
+
+        As an HA manager's do of a living master that has lost its lock.
+        """
+        (agent,) = [each for each in self._agents if each.node is node]
+        agent.demoted = demoted
+
     def command(self, text: str) -> str:
         """Run a command of its Runtime API, such as ``shutdown sessions server rw/node1``.
 

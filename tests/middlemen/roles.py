@@ -23,6 +23,8 @@ class RoleAgent:
 
     def __init__(self, node: LocalNode) -> None:
         self.node = node
+        #: Whether the server is to be no master whatever it says, as without the leader's lock.
+        self.demoted = False
         self._connection: Any = None
         agent = self
 
@@ -30,7 +32,8 @@ class RoleAgent:
             roles: ClassVar = {"/master": False, "/replica": True}
 
             def do_GET(self) -> None:
-                holds = agent.in_recovery() is self.roles[self.path]
+                role = self.roles[self.path]
+                holds = agent.in_recovery() is role and (role or not agent.demoted)
                 self.send_response(200 if holds else 503)
                 self.end_headers()
 

@@ -1,0 +1,191 @@
+"""Passages: what lies between the application and the servers, and moves when a master does."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Self
+
+from tests.middlemen.addresses import dsn_through
+from tests.middlemen.forwarder import Forwarder
+from tests.middlemen.haproxy import HAProxy
+from tests.middlemen.pgbouncer import PgBouncer
+
+if TYPE_CHECKING:
+    from hasql.testing import LocalCluster, LocalNode
+    from tests.middlemen.addresses import Address
+
+__all__ = ("Passage", "Poolers", "PoolersThatMove", "Proxies", "Services", "UncutServices")
+
+_NEXT_PROBE = 1.060
+"""Seconds until another host of the DSN has been asked: `refresh_delay`, and a moment."""
+
+
+class Passage:
+    """Use it in ``async with``."""
+
+    #: Whether it gives a server's connection to another client after each transaction.
+    pools_transactions = False
+    #: Whether a client's connection outlives the server's.
+    outlives_servers = False
+    #: Seconds after a promotion in which a lease of a replica may turn out to be on the new master.
+    stale_for = 0.5
+    #: Whether a reader's flow stays on a server that is promoted. Then its first lease afterwards
+    #: is on a master, and nobody can know before it has answered.
+    keeps_readers = False
+    #: Seconds after a move in which nobody can know of it.
+    unknown_for = 0.0
+
+    def __init__(self, cluster: LocalCluster) -> None:
+        self.cluster = cluster
+        #: What stands in the DSN.
+        self.addresses: list[Address] = []
+        self.stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            self.stack = stack
+            await self.open()
+            self.stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stack.aclose()
+
+    @property
+    def dsn(self) -> str:
+        return dsn_through(self.cluster, *self.addresses)
+
+    async def open(self) -> None:
+        """Start what is there."""
+        raise NotImplementedError
+
+    async def early(self, new: LocalNode) -> None:
+        """Lead to a standby that is about to be promoted, as services do that are too quick."""
+
+    async def moved(self, old: LocalNode, new: LocalNode) -> float:
+        """Lead to the new master; return from when on hasql could know that the old is none."""
+        raise NotImplementedError
+
+    async def joined(self, old: LocalNode) -> None:
+        """Take note that the old master is a standby now."""
+
+    def others(self, *nodes: LocalNode) -> list[LocalNode]:
+        """Return the nodes but these."""
+        return [node for node in self.cluster.nodes if node not in nodes]
+
+
+class Proxies(Passage):
+    """HAProxy: sessions are cut where a check fails.
+
+    hasql could know from when HAProxy leads to the new master alone: then no flow to the old one is
+    left, and none can be opened.
+    """
+
+    async def open(self) -> None:
+        self.proxy = self.stack.enter_context(HAProxy(self.cluster.nodes, cut=True))
+        self.addresses = [self.proxy.rw, self.proxy.r]
+
+    async def moved(self, old: LocalNode, new: LocalNode) -> float:
+        self.proxy.demote(old)
+        return await self.proxy.until_leads("rw", new)
+
+    async def joined(self, old: LocalNode) -> None:
+        self.proxy.demote(old, demoted=False)
+
+
+class Services(Passage):
+    """A writer's name and a reader's, as of a Kubernetes service whose flows are cut at a move.
+
+    hasql could know from the move on: the flows to the old master are cut with it. Those of readers
+    are not.
+    """
+
+    keeps_readers = True
+
+    async def open(self) -> None:
+        cluster = self.cluster
+        self.writer = await self.stack.enter_async_context(Forwarder(cluster.master))
+        self.reader = await self.stack.enter_async_context(Forwarder(*cluster.replicas))
+        self.addresses = [self.writer, self.reader]
+
+    async def early(self, new: LocalNode) -> None:
+        self.writer.turn(new, cut=True)
+
+    async def moved(self, old: LocalNode, new: LocalNode) -> float:
+        self.writer.turn(new, cut=True)
+        self.reader.turn(*self.others(old, new))
+        return time.monotonic()
+
+    async def joined(self, old: LocalNode) -> None:
+        self.reader.turn(old, *self.others(old, self.cluster.master))
+
+
+class UncutServices(Services):
+    """The same, and no flow is cut; the servers' own addresses stand in the DSN as well.
+
+    hasql could know once the new master's own address has been asked, after its next probe.
+    """
+
+    async def open(self) -> None:
+        await super().open()
+        self.addresses += self.cluster.nodes
+
+    async def early(self, new: LocalNode) -> None:
+        self.writer.turn(new)
+
+    async def moved(self, old: LocalNode, new: LocalNode) -> float:
+        promoted = time.monotonic()
+        self.writer.turn(new)
+        self.reader.turn(*self.others(old, new))
+        return promoted + _NEXT_PROBE
+
+
+class Poolers(Passage):
+    """A PgBouncer before each server, which stays there; it pools transactions.
+
+    hasql could know once the new master has been asked, after its next probe: what the server says
+    of itself meanwhile is told to whoever pools sessions with it, not to us.
+    """
+
+    pools_transactions = True
+    outlives_servers = True
+    stale_for = _NEXT_PROBE
+
+    async def open(self) -> None:
+        self.addresses = [
+            self.stack.enter_context(PgBouncer(self.cluster, node, pool_mode="transaction"))
+            for node in self.cluster.nodes
+        ]
+
+    async def moved(self, old: LocalNode, new: LocalNode) -> float:
+        del old, new
+        return time.monotonic() + _NEXT_PROBE
+
+
+class PoolersThatMove(Passage):
+    """A PgBouncer for writers and one for readers, which are pointed at other servers.
+
+    What they say of a server that they have left is of no use: hasql could know after its next
+    probe. In this time a lease may also be on a standby.
+    """
+
+    pools_transactions = True
+    outlives_servers = True
+    stale_for = unknown_for = _NEXT_PROBE
+
+    async def open(self) -> None:
+        nodes = self.cluster.master, self.cluster.replicas[0]
+        self.writer, self.reader = (
+            self.stack.enter_context(PgBouncer(self.cluster, node, pool_mode="transaction"))
+            for node in nodes
+        )
+        self.addresses = [self.writer, self.reader]
+
+    async def early(self, new: LocalNode) -> None:
+        await self.writer.point_to(new)
+
+    async def moved(self, old: LocalNode, new: LocalNode) -> float:
+        await self.writer.point_to(new)
+        await self.reader.point_to(self.others(old, new)[0])
+        return time.monotonic() + _NEXT_PROBE
