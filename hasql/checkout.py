@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Any, Generic
 
@@ -74,7 +75,8 @@ class Checkout(Generic[PoolT, ConnT]):
                 # The pool mostly has an idle connection, and there is no need for a timer.
                 if paused_on is not _DONE:
                     work = Begun(steps, paused_on)
-                    await by_deadline(work, deadline, _PATIENCE, self._signal)
+                    slow = partial(self._signal, node.host)
+                    await by_deadline(work, deadline, _PATIENCE, slow)
             except BaseException as error:  # noqa: BLE001  # sorted out in _consider
                 try:
                     self._consider(error, node, lease)
@@ -190,12 +192,13 @@ class Checkout(Generic[PoolT, ConnT]):
     ) -> None:
         """Take what a lease that ends tells of its host; `error` is what ended it, if anything."""
         if pool.is_closed(connection):
-            if error is not None and node.in_routing:
+            probed = self._signal(node.host)
+            if probed and error is not None and node.in_routing:
                 # What broke it may be about to break the others, which do not know it yet.
                 self._hold(node)
-            self._signal()
         elif node.as_replica and not node.flag_lies and pool.in_hot_standby(connection) is False:
-            self._signal()  # promoted, as it has just told the application
+            # Promoted, as it has just told the application.
+            self._signal(node.host, certain=True)
         if error is not None:
             self._supervisor.heard(connection, error)
 
@@ -259,12 +262,12 @@ class Checkout(Generic[PoolT, ConnT]):
         if isinstance(error, OutOfTimeError):
             if node.error is None:  # what the server itself has said tells more
                 node.failed(TimeoutError("connecting was not done by an acquire's deadline"))
-            self._signal()
+            self._signal(node.host)
             raise self._not_available(lease.wanted, lease.timeout) from None
         if self._driver.failure(error) not in _ANOTHER_TIME or lease.fixed_node is not None:
             raise error
         node.connect_failed(error)
-        self._signal()
+        self._signal(node.host)
 
     def _fits(
         self, node: Node[PoolT, ConnT], lease: Lease[PoolT, ConnT], connection: ConnT
@@ -281,7 +284,7 @@ class Checkout(Generic[PoolT, ConnT]):
             if node.flag_lies or node.pool.in_hot_standby(connection) is not False:
                 return True
             self._hold(node)
-            self._signal()
+            self._signal(node.host, certain=True)
             return False
         return node.as_master and lease.wanted is not REPLICA
 

@@ -19,7 +19,7 @@ class OutOfTimeError(Exception):
 
 
 async def by_deadline(
-    work: Awaitable[_T], deadline: float, patience: float, on_long_wait: Callable[[], None]
+    work: Awaitable[_T], deadline: float, patience: float, on_long_wait: Callable[[], object]
 ) -> _T:
     """Do the work, or raise OutOfTimeError at `deadline`, in seconds of time.monotonic().
 

@@ -5,7 +5,7 @@ import logging
 from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
-from hasql.cadence import Cadence
+from hasql.cadence import Bursts, Cadence
 from hasql.cluster.dsn import HostSpec
 from hasql.cluster.probe import ProbeForm, Reading, Role, read_row
 from hasql.cluster.topology import Answered, Failed, Observation, Quiet
@@ -41,8 +41,9 @@ class Headquarters(Protocol[_ConnT_contra]):
     def publish(self, observation: Observation) -> None:
         """Take in what a probe has said."""
 
-    def signal(self) -> None:
-        """Take note that something may have changed."""
+    def signal(self, host: HostSpec | None, *, certain: bool = False) -> bool:
+        """Take note that something may have changed on a host; `certain`: it has shown it."""
+        ...
 
     def heard(self, connection: _ConnT_contra, error: BaseException) -> None:
         """Take note of an error in the use of a lent connection."""
@@ -62,7 +63,7 @@ class Headquarters(Protocol[_ConnT_contra]):
 class Monitor(Generic[PoolT, ConnT]):
     """Probes one node over a reserved connection and publishes what it says.
 
-    Sole writer of what is known of the node. `nudge` makes it probe now and often for a while.
+    Sole writer of what is known of the node. It probes by its cadence, and sooner when told to.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Monitor(Generic[PoolT, ConnT]):
         driver: Driver[PoolT, ConnT],
         options: Options,
         headquarters: Headquarters[ConnT],
+        bursts: Bursts,
     ) -> None:
         self._node = node
         self._driver = driver
@@ -89,9 +91,10 @@ class Monitor(Generic[PoolT, ConnT]):
         self._form_since = monotonic()
         self._denied: set[ProbeForm] = set()
         self._began = monotonic()
-        self._cadence = Cadence(options.refresh_delay, headquarters.is_urgent)
+        self._cadence = Cadence(options.refresh_delay, bursts, headquarters.is_urgent)
         self._wake: asyncio.Future[None] | None = None
-        self._nudged = False
+        #: When a probe is due that something has asked for, by time.monotonic().
+        self._asked_for = float("inf")
         #: Whether the last answer came over a new connection, the old one having stayed silent.
         self._afresh = False
 
@@ -104,21 +107,36 @@ class Monitor(Generic[PoolT, ConnT]):
         finally:
             self._drop_session()
 
-    def nudge(self) -> None:
-        """Probe at once, and often for the next seconds; a burst under way just goes on."""
-        self._cadence.burst()
-        self._nudged = True
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+    def nudge(self, *, concerned: bool = False) -> None:
+        """Probe at once, as the first of a burst.
 
-    def hurry(self) -> None:
-        """Probe often for the next seconds, beginning at once unless that is so already."""
-        if not self._cadence.bursts:
-            self.nudge()
+        `concerned` if a lease on this node has caused it: it was broken, say.
+        """
+        if concerned:
+            self._cadence.hint_due()  # this is the probe that it causes
+        self._ask_for(monotonic())
+
+    def hint(self) -> bool:
+        """Probe because of a lease on this node, where that begins no burst.
+
+        Return whether at once; else a little later, with all that is told until then.
+        """
+        due = self._cadence.hint_due()
+        self._ask_for(due)
+        return due <= monotonic()
+
+    def nudge_again(self) -> None:
+        """Probe because of what the host has shown, where that begins no burst."""
+        self._ask_for(self._cadence.evidence_due(self._began))
+
+    def _ask_for(self, due: float) -> None:
+        self._asked_for = min(self._asked_for, due)
+        if self._wake is not None:
+            _wake(self._wake)
 
     async def _probe(self) -> None:
         """Probe once and publish the outcome, whatever it is."""
-        self._nudged = self._afresh = False
+        self._asked_for, self._afresh = float("inf"), False
         try:
             reading = await self._read()
         except Exception as error:  # noqa: BLE001  # anything at all means: cannot be used now
@@ -133,7 +151,7 @@ class Monitor(Generic[PoolT, ConnT]):
             if self._node.pool is not None and self._node.cold:
                 await self._headquarters.warm_up(self._node.host)
                 _heed_cancellation()
-                self._nudged = True  # it serves from the next answer on, if not before
+                self._asked_for = monotonic()  # it serves from the next answer on, if not before
             elif self._node.pool is None and monotonic() >= self._open_at:
                 await self._open_pool()
 
@@ -173,7 +191,7 @@ class Monitor(Generic[PoolT, ConnT]):
                 self._publish_failure(error, Failure.REFUSED)
         else:
             # The answer has aged meanwhile: it serves from the next one on.
-            self._nudged = True
+            self._asked_for = monotonic()
             _heed_cancellation()
 
     async def _read(self) -> Reading:
@@ -200,9 +218,7 @@ class Monitor(Generic[PoolT, ConnT]):
         try:
             async with connecting:
                 with patience.ending(lambda: connecting.reschedule(0.0)):
-                    session = await self._driver.connect(
-                        self._node.dsn, self._kwargs, self._headquarters.signal
-                    )
+                    session = await self._driver.connect(self._node.dsn, self._kwargs, self._lost)
         except TimeoutError:
             if connecting.expired():
                 raise self._no_answer() from None
@@ -310,27 +326,27 @@ class Monitor(Generic[PoolT, ConnT]):
         return reading
 
     async def _pause(self) -> None:
-        """Wait until the next probe is due, or until nudged."""
+        """Wait until the next probe is due, by the cadence or because it was asked for."""
         rest = self._began + self._node.rest
-        due = self._began + self._cadence.delay()
-        if not self._nudged and due > (now := monotonic()):
+        regular = self._began + self._cadence.delay()
+        # A probe that is due already must not starve the loop's other tasks.
+        await asyncio.sleep(0)
+        while (wait := max(rest, min(regular, self._asked_for)) - monotonic()) > 0:
             self._wake = self._loop.create_future()
-            timer = self._loop.call_later(max(due, rest) - now, _wake, self._wake)
+            timer = self._loop.call_later(wait, _wake, self._wake)
             try:
                 await self._wake
             finally:
                 timer.cancel()
                 self._wake = None
-        if (wait := rest - monotonic()) > 0:
-            await asyncio.sleep(wait)
-        else:
-            # A probe that is due already must not starve the loop's other tasks.
-            await asyncio.sleep(0)
 
     def _may_be_short(self) -> bool:
         """Tell whether the cheap probe will do: in a hurry, and with the whole not long ago."""
         recent = monotonic() - self._known_at < self._refresh_delay
         return recent and self._cadence.hurries
+
+    def _lost(self) -> None:
+        self._headquarters.signal(self._node.host, certain=True)
 
     def _drop_session(self) -> None:
         session, self._session, self._known = self._session, None, None

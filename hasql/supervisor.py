@@ -22,12 +22,13 @@ from hasql.cluster.topology import (
     Step,
     Topology,
 )
-from hasql.driver import ConnT, Driver, Failure, PoolT
+from hasql.driver import ConnT, Driver, PoolT
 from hasql.errors import NotAvailableError, PoolManagerClosedError, WrongEventLoopError
+from hasql.hints import Hints
 from hasql.lease import LeaseBook
 from hasql.node import Node
 from hasql.options import Options
-from hasql.router import MASTER, Router
+from hasql.router import Router
 from hasql.warm_up import WarmUps
 from hasql.watch import Watch
 
@@ -71,6 +72,8 @@ class Supervisor(Generic[PoolT, ConnT]):
         #: Those that could be routed to when routing was made last.
         self._routable: frozenset[Node[PoolT, ConnT]] = frozenset()
         self._watch: Watch[PoolT, ConnT] = Watch(driver, options, self, self._retired)
+        #: Takes note of an exception in the use of a lent connection: a hint, worth a probe.
+        self.heard = Hints(driver, book, self.signal).heard
         self._discovering: asyncio.Task[None] | None = None
         self._warm_ups: WarmUps[PoolT, ConnT] = WarmUps(router)
         self._terminating = False
@@ -191,23 +194,17 @@ class Supervisor(Generic[PoolT, ConnT]):
         changed = changed or over != step.topology.first_round_over
         self._apply(step, rerouted=changed or self._routable_now() != self._routable)
 
-    def signal(self) -> None:
-        """Take note that something may have changed: probe all nodes at once."""
-        self._watch.nudge()
+    def signal(self, host: HostSpec | None, *, certain: bool = False) -> bool:
+        """Take note that something may have changed on a host, or on any, as a lease has it.
 
-    def heard(self, connection: ConnT, error: BaseException) -> None:
-        """Take note of an exception in the use of a lent connection: a hint, worth a probe."""
-        lease, failure = self.book.find(connection), self.driver.failure(error)
-        if failure is Failure.READ_ONLY and lease is not None and lease.wanted is MASTER:
-            lease.expired = True
-            self.signal()
-        elif failure is Failure.BROKEN:
-            self.signal()
+        `certain` if the host itself has shown it. Return whether it is probed at once.
+        """
+        return self._watch.evidence(host) if certain and host else self._watch.hint(host)
 
     def accept_timeline(self) -> None:
         """Forget the timelines seen so far; an older master may win again."""
         self._apply(self.topology.without_memory(monotonic()), rerouted=True)
-        self.signal()
+        self._watch.hurry()
 
     def _apply(self, step: Step, *, rerouted: bool) -> None:
         """Swap the topology whole, then do what the change calls for.
@@ -220,8 +217,10 @@ class Supervisor(Generic[PoolT, ConnT]):
             self._reroute()
         for effect in step.effects:
             match effect:
-                case Probe():
+                case Probe(quiet=None):
                     self._watch.hurry()
+                case Probe(quiet=host):
+                    self.signal(host, certain=True)
                 case Changed(before=before, after=after):
                     self._note(before, after)
                 case Purge(host=host) | AbortLeases(host=host):
@@ -333,7 +332,7 @@ class Supervisor(Generic[PoolT, ConnT]):
     async def probed_anew(self, deadline: float) -> None:
         """Wait until each node has published the outcome of a probe begun after this call."""
         now = monotonic()
-        self.signal()
+        self._watch.nudge()
         await self.wait_until(
             lambda: all(state.began > now for state in self.topology.nodes),
             deadline,

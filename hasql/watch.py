@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic
 
+from hasql.cadence import Bursts
 from hasql.cluster.topology import Failed
 from hasql.driver import ConnT, Driver, PoolT
 from hasql.monitor import Headquarters, Monitor
@@ -46,6 +47,7 @@ class Watch(Generic[PoolT, ConnT]):
         self._options = options
         self._headquarters = headquarters
         self._retired = retired
+        self._bursts = Bursts()
         self._watched: dict[HostSpec, _Watched[PoolT, ConnT]] = {}
         #: Nodes that are no hosts any more and have leases out still.
         self.leaving: dict[Node[PoolT, ConnT], asyncio.Task[None]] = {}
@@ -54,23 +56,48 @@ class Watch(Generic[PoolT, ConnT]):
         """Watch a node, unless it is watched already."""
         if node.host in self._watched:
             return
-        monitor = Monitor(node, self._driver, self._options, self._headquarters)
+        monitor = Monitor(node, self._driver, self._options, self._headquarters, self._bursts)
         task = asyncio.get_running_loop().create_task(self._run(node, monitor))
         self._watched[node.host] = _Watched(monitor, task)
 
-    def nudge(self) -> None:
-        """Have every node probed now."""
-        for watched in self._watched.values():
-            watched.monitor.nudge()
+    def nudge(self, concerned: "HostSpec | None" = None) -> None:
+        """Have every node probed now; a lease on the one `concerned` has caused it, if any has."""
+        for host, watched in self._watched.items():
+            watched.monitor.nudge(concerned=host == concerned)
 
     def hurry(self) -> None:
-        """Have every node probed often for a while."""
-        for watched in self._watched.values():
-            watched.monitor.hurry()
+        """Have every node probed often for a while: something has changed."""
+        self._bursts.learned()
+        if self._bursts.begin():
+            self.nudge()
+
+    def hint(self, host: "HostSpec | None") -> bool:
+        """Take note of what a lease may tell of a host, or of any.
+
+        That begins a burst, or costs this host a probe. Return whether it is probed at once.
+        """
+        if self._bursts.begin_by_hint(urgent=self._headquarters.is_urgent()):
+            self.nudge(host)
+            return True
+        hinted = [x.monitor.hint() for at, x in self._watched.items() if host in {None, at}]
+        return any(hinted)
+
+    def evidence(self, host: "HostSpec") -> bool:
+        """Take note that a host has shown that something has changed, or seems to have.
+
+        Return whether it is probed at once.
+        """
+        if self._bursts.begin_by_evidence(host):
+            self.nudge()
+            return True
+        if host in self._watched:
+            self._watched[host].monitor.nudge_again()
+        return False
 
     def retire(self, node: Node[PoolT, ConnT]) -> None:
         """Stop watching a node; close its pool once `retired` says that it may be closed."""
         task = self._watched.pop(node.host).task
+        self._bursts.forget(node.host)
         self.leaving[node] = asyncio.get_running_loop().create_task(self._retire(node, task))
 
     async def end(self, *others: asyncio.Task[None] | None) -> None:

@@ -91,6 +91,9 @@ class AbortLeases:
 class Probe:
     """Probe all nodes often, from now on: something has changed."""
 
+    #: The master that has only gone quiet, which may happen again and again; None: more than that.
+    quiet: HostSpec | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class Changed:
@@ -271,8 +274,10 @@ def _effects(before: NodeState, after: NodeState) -> list[Effect]:
     news = after.role is not before.role or after.exclusion is Exclusion.FENCED
     # A master that has gone quiet may be being replaced at this moment.
     quiet = after.health is Health.SUSPECT and after.role is Role.MASTER
-    if gone or ((news or quiet) and before.health is not Health.STARTING):
+    if gone or (news and before.health is not Health.STARTING):
         effects.append(Probe())
+    elif quiet and before.health is not Health.STARTING:
+        effects.append(Probe(after.host))
     return effects
 
 

@@ -32,6 +32,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "hasql.checkout",
             "hasql.cadence",
             "hasql.deadline",
+            "hasql.hints",
             "hasql.lease",
             "hasql.metrics",
             "hasql.monitor",

@@ -307,7 +307,7 @@ def test_8_a_quiet_host_is_suspect_and_still_in_routing() -> None:
 
 def test_8_a_master_that_goes_quiet_calls_for_a_probe_of_everybody() -> None:
     up = after(master(A, 1), replica(B, 1)).topology
-    assert Probe() in up.observe(Quiet(A, 2)).effects
+    assert Probe(A) in up.observe(Quiet(A, 2)).effects
     assert Probe() not in up.observe(Quiet(B, 2)).effects
 
 

@@ -1,0 +1,163 @@
+"""When probes are due: steady, in bursts, and while signals keep coming that mean nothing."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import pytest
+
+from hasql.cadence import Bursts, Cadence
+from hasql.cluster.dsn import parse_host
+
+A, B = parse_host("a"), parse_host("b")
+
+
+@dataclass
+class Clock:
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def bursts(clock: Clock) -> Bursts:
+    return Bursts(clock)
+
+
+def begun_by_hints(
+    bursts: Bursts, clock: Clock, seconds: float, step: float = 0.005
+) -> list[float]:
+    """Hint all the time; return when a burst began because of it."""
+    began, start = [], clock.now
+    while clock.now < start + seconds:
+        if bursts.begin_by_hint(urgent=False):
+            began.append(round(clock.now - start, 1))
+        clock.now += step
+    return began
+
+
+def test_7_the_first_hint_is_acted_on_at_once_and_those_in_vain_more_and_more_seldom(
+    bursts: Bursts, clock: Clock
+) -> None:
+    began = begun_by_hints(bursts, clock, 145)
+    pauses = [later - sooner for sooner, later in itertools.pairwise(began)]
+    assert began[0] == 0
+    assert pauses == pytest.approx([3.5, 4, 5, 7, 11, 19, 33, 33], abs=0.05)
+
+
+@pytest.mark.parametrize("seconds_later", [0.0, 2.0, 20.0])
+def test_7_what_was_learnt_ends_the_quiet_time(
+    bursts: Bursts, clock: Clock, seconds_later: float
+) -> None:
+    begun_by_hints(bursts, clock, 90)
+    clock.now += seconds_later
+    bursts.learned()
+    assert bursts.begin() or bursts.under_way
+    while bursts.under_way:
+        assert not bursts.begin_by_hint(urgent=False), "that burst goes on as it is"
+        clock.now += 0.1
+    assert begun_by_hints(bursts, clock, 5) == [0, 3.5]
+
+
+def test_7_a_lost_reserved_connection_ends_the_quiet_time_of_hints(
+    bursts: Bursts, clock: Clock
+) -> None:
+    begun_by_hints(bursts, clock, 90)
+    assert bursts.begin_by_evidence(A)
+    assert bursts.under_way
+    clock.now += 3.1
+    assert bursts.begin_by_hint(urgent=False)
+
+
+def test_7_one_that_is_lost_again_and_again_does_not(bursts: Bursts, clock: Clock) -> None:
+    began = 0
+    for _ in range(500):
+        began += bursts.begin_by_evidence(A)
+        clock.now += 0.6
+    assert began == 14  # after 3.5, 4, 5, 7, 11, 19 seconds, and then each 33
+    begun_by_hints(bursts, clock, 90)
+    clock.now += 1
+    assert bursts.begin_by_evidence(B), "what another host shows is another matter"
+
+
+def test_7_no_reason_is_in_vain_for_ever(bursts: Bursts, clock: Clock) -> None:
+    begun_by_hints(bursts, clock, 90)
+    for _ in range(500):
+        bursts.begin_by_evidence(A)
+        clock.now += 0.6
+    clock.now += 70
+    assert begun_by_hints(bursts, clock, 5) == [0, 3.5]
+    clock.now += 70
+    assert bursts.begin_by_evidence(A)
+    clock.now += 3.6
+    assert bursts.begin_by_evidence(A)
+
+
+def test_7_without_a_master_no_hint_is_in_vain_but_no_burst_begins_within_another(
+    bursts: Bursts, clock: Clock
+) -> None:
+    begun_by_hints(bursts, clock, 90)
+    clock.now += 3.1
+    began = 0
+    for _ in range(1000):
+        began += bursts.begin_by_hint(urgent=True)
+        clock.now += 0.01
+    assert began == 4
+
+
+def test_7_evidence_is_acted_on_within_a_burst(bursts: Bursts, clock: Clock) -> None:
+    assert bursts.begin_by_hint(urgent=False)
+    clock.now += 1
+    assert bursts.begin_by_evidence(A)
+    assert not bursts.begin_by_evidence(A), "it was the same"
+    clock.now += 2.1
+    assert not bursts.under_way, "but the burst gets no longer by that"
+
+
+def test_7_hints_cost_their_host_a_probe_each_half_second(bursts: Bursts, clock: Clock) -> None:
+    cadence = Cadence(60, bursts, lambda: False, clock)
+    start, due = clock.now, set()
+    for _ in range(400):
+        due.add(round(cadence.hint_due() - start, 3))
+        clock.now += 0.005
+    assert sorted(due) == [0, 0.5, 1, 1.5, 2]
+    clock.now += 0.7
+    assert cadence.hint_due() == clock.now, "after a pause at once"
+
+
+def test_7_evidence_in_vain_has_its_host_probed_as_often_as_in_a_burst(
+    bursts: Bursts, clock: Clock
+) -> None:
+    assert Cadence(60, bursts, lambda: False, clock).evidence_due(50) == 50.2
+    assert Cadence(0.05, bursts, lambda: False, clock).evidence_due(50) == 50.05
+
+
+def test_7_the_cadence_is_steady_but_in_bursts_and_without_a_master(
+    bursts: Bursts, clock: Clock
+) -> None:
+    urgent = False
+    cadence = Cadence(10, bursts, lambda: urgent, clock)
+    assert 9 <= cadence.delay() <= 11
+    assert not cadence.hurries
+    bursts.begin()
+    assert 0.15 <= cadence.delay() <= 0.25
+    assert cadence.hurries
+    clock.now += 3.1
+    assert 9 <= cadence.delay() <= 11
+    urgent = True
+    assert 0.15 <= cadence.delay() <= 0.25
+    clock.now += 10
+    assert 0.15 <= cadence.delay() <= 0.25
+    clock.now += 1
+    assert 0.3 <= cadence.delay() <= 0.5
+    clock.now += 1000
+    assert 0.375 <= cadence.delay() <= 0.625
+    assert cadence.hurries
+    assert Cadence(0.1, bursts, lambda: True, clock).delay() <= 0.125, "never slower than steady"
