@@ -1,12 +1,13 @@
 """The cadence: how soon after one probe of a node the next one is due."""
 
 from collections.abc import Callable
+from enum import Enum
 from random import uniform
 from time import monotonic
 
 from hasql.cluster.dsn import HostSpec
 
-__all__ = ("Bursts", "Cadence")
+__all__ = ("Bursts", "Cadence", "Evidence")
 
 #: Seconds between probes of a burst. A server needs 20 to 70 us for each (measured), so that a
 #: thousand clients cost it half a core; who reads learns of a promotion sooner, by the answers.
@@ -16,8 +17,8 @@ _BURST_LENGTH = 3.0
 _SEARCH_LENGTH = 10.0
 #: What it slows down to.
 _BURST_SLOWEST = 0.5
-#: Seconds without another burst for the same reason after one that has taught nothing: at first,
-#: doubling with each in a row, and at most.
+#: Seconds after a burst that has taught nothing in which no hint begins another: at first, doubling
+#: with each in a row, and at most. Evidence that comes more often than the last begins none.
 _FIRST_QUIET = 0.5
 _LONGEST_QUIET = 30.0
 #: Seconds between two probes that hints at one host may cause beside the others.
@@ -26,81 +27,38 @@ _HINT_DELAY = 0.5
 _NEVER = float("-inf")
 
 
-class _QuietTime:
-    """The time after a burst in which the same reason begins no other, unless it has taught."""
+class Evidence(Enum):
+    """What a host itself shows of a change, or seems to."""
 
-    def __init__(self) -> None:
-        self._over_at = _NEVER
-        self._length = _FIRST_QUIET
-
-    def is_over(self, now: float) -> bool:
-        return now >= self._over_at
-
-    def is_first(self, now: float) -> bool:
-        """Tell whether no burst for this reason has been in vain of late."""
-        return self._length == _FIRST_QUIET or now - self._over_at >= _LONGEST_QUIET
-
-    def follow_burst(self, now: float) -> None:
-        """Take note that a burst begins, after which it lasts longer than the last time."""
-        if self.is_first(now):
-            self._length = _FIRST_QUIET
-        self._over_at = now + _BURST_LENGTH + self._length
-        self._length = min(2 * self._length, _LONGEST_QUIET)
-
-    def end(self) -> None:
-        """Begin anew: something was learnt."""
-        self._over_at = _NEVER
-        self._length = _FIRST_QUIET
+    #: Its reserved connection is gone.
+    LOST = "lost"
+    #: A replica's answer to a lease said that it is none.
+    FLAG = "flag"
+    #: It is up, suspect or down, unlike before.
+    HEALTH = "health"
 
 
 class Bursts:
     """The bursts in which all hosts of a manager are probed often, and what may begin one.
 
     A signal may come hundreds of times a second and mean nothing: an idle timeout, a middle man
-    that cuts connections, an administrator. The first of its kind is acted on at once and with all
-    hosts; those that follow in vain cause a burst more and more seldom.
+    that cuts connections, an administrator. The first is acted on at once and with all hosts; what
+    follows in vain has all hosts probed more and more seldom.
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._began = _NEVER
-        #: What leases tell is a hint at any host; what a host itself shows is about that host.
-        self._hints = _QuietTime()
-        self._evidence: dict[HostSpec, _QuietTime] = {}
+        #: Until when hints begin none, and for how long after the next burst.
+        self._quiet_until = _NEVER
+        self._quiet = _FIRST_QUIET
+        #: When each host last gave evidence of a kind, of which nothing has come since.
+        self._evidence: dict[tuple[HostSpec, Evidence], float] = {}
 
     @property
     def under_way(self) -> bool:
         """Whether all hosts are being probed often."""
         return self._clock() - self._began <= _BURST_LENGTH
-
-    def begin_by_hint(self, *, urgent: bool) -> bool:
-        """Begin a burst because of a lease, unless one is under way or was in vain just before.
-
-        While it is `urgent`, as there is no master, nothing has been in vain.
-        """
-        now = self._clock()
-        if self.under_way or not (urgent or self._hints.is_over(now)):
-            return False
-        if urgent:
-            self._hints.end()
-        self._hints.follow_burst(now)
-        self._began = now
-        return True
-
-    def begin_by_evidence(self, host: HostSpec) -> bool:
-        """Begin a burst, or take up the one under way, because of what a host has shown.
-
-        Its reserved connection is gone, say. False if the same was in vain just before.
-        """
-        now = self._clock()
-        quiet = self._evidence.setdefault(host, _QuietTime())
-        if not quiet.is_over(now):
-            return False
-        if quiet.is_first(now):
-            self._hints.end()
-        quiet.follow_burst(now)
-        self.begin()
-        return True
 
     def begin(self) -> bool:
         """Begin a burst; False if one is under way, which just goes on."""
@@ -109,14 +67,47 @@ class Bursts:
         self._began = self._clock()
         return True
 
+    def begin_by_hint(self, *, urgent: bool) -> bool:
+        """Begin a burst because of what a lease tells, unless that was in vain just before.
+
+        While it is `urgent`, as there is no master, nothing has been in vain.
+        """
+        now = self._clock()
+        if urgent or now - self._quiet_until > _LONGEST_QUIET:
+            self._end_quiet()
+        if now < self._quiet_until or not self.begin():
+            return False
+        self._quiet_until = now + _BURST_LENGTH + self._quiet
+        self._quiet = min(2 * self._quiet, _LONGEST_QUIET)
+        return True
+
+    def begin_by_evidence(self, host: HostSpec, what: Evidence) -> bool:
+        """Begin a burst, or take up the one under way, because of what a host itself has shown.
+
+        False if it has shown the same just before and nothing has come of it: then its own probes
+        will tell.
+        """
+        now = self._clock()
+        last = self._evidence.get((host, what), _NEVER)
+        self._evidence[host, what] = now
+        if now - last <= _LONGEST_QUIET:
+            return False
+        self._end_quiet()
+        self.begin()
+        return True
+
     def learned(self) -> None:
         """Take note that something has changed: no signal has been in vain."""
-        self._hints.end()
+        self._end_quiet()
         self._evidence.clear()
 
     def forget(self, host: HostSpec) -> None:
         """Take note that this is no host any more."""
-        self._evidence.pop(host, None)
+        for what in Evidence:
+            self._evidence.pop((host, what), None)
+
+    def _end_quiet(self) -> None:
+        self._quiet_until, self._quiet = _NEVER, _FIRST_QUIET
 
 
 class Cadence:

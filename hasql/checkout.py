@@ -8,6 +8,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, Generic
 
+from hasql.cadence import Evidence
 from hasql.cluster.discovery import Discovery
 from hasql.deadline import Begun, OutOfTimeError, by_deadline
 from hasql.driver import ConnT, DriverPool, Failure, PoolT
@@ -198,9 +199,9 @@ class Checkout(Generic[PoolT, ConnT]):
                 self._hold(node)
         elif node.as_replica and not node.flag_lies and pool.in_hot_standby(connection) is False:
             # Promoted, as it has just told the application.
-            self._signal(node.host, certain=True)
+            self._signal(node.host, Evidence.FLAG)
         if error is not None:
-            self._supervisor.heard(connection, error)
+            self._supervisor.heard(node, connection, error)
 
     def _hold(self, node: Node[PoolT, ConnT]) -> None:
         """Offer nothing of a node until a probe has told what it is, but not for long."""
@@ -284,7 +285,7 @@ class Checkout(Generic[PoolT, ConnT]):
             if node.flag_lies or node.pool.in_hot_standby(connection) is not False:
                 return True
             self._hold(node)
-            self._signal(node.host, certain=True)
+            self._signal(node.host, Evidence.FLAG)
             return False
         return node.as_master and lease.wanted is not REPLICA
 

@@ -5,7 +5,7 @@ import logging
 from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
-from hasql.cadence import Bursts, Cadence
+from hasql.cadence import Bursts, Cadence, Evidence
 from hasql.cluster.dsn import HostSpec
 from hasql.cluster.probe import ProbeForm, Reading, Role, read_row
 from hasql.cluster.topology import Answered, Failed, Observation, Quiet
@@ -41,12 +41,12 @@ class Headquarters(Protocol[_ConnT_contra]):
     def publish(self, observation: Observation) -> None:
         """Take in what a probe has said."""
 
-    def signal(self, host: HostSpec | None, *, certain: bool = False) -> bool:
-        """Take note that something may have changed on a host; `certain`: it has shown it."""
+    def signal(self, host: HostSpec, evidence: Evidence | None = None) -> bool:
+        """Take note that something may have changed on a host, as `evidence` has it."""
         ...
 
-    def heard(self, connection: _ConnT_contra, error: BaseException) -> None:
-        """Take note of an error in the use of a lent connection."""
+    def heard(self, node: Node[Any, Any], connection: _ConnT_contra, error: BaseException) -> None:
+        """Take note of an error in the use of a connection of a node's pool."""
 
     def is_urgent(self) -> bool:
         """Whether an answer is being waited for: there is no master."""
@@ -178,9 +178,7 @@ class Monitor(Generic[PoolT, ConnT]):
         opening = asyncio.timeout(_OPEN_TIMEOUT)
         try:
             async with opening:
-                self._node.pool = await self._driver.open(
-                    self._node.dsn, self._kwargs, self._headquarters.heard
-                )
+                self._node.pool = await self._driver.open(self._node.dsn, self._kwargs, self._heard)
         except Exception as failed:  # noqa: BLE001  # as above
             error = failed
             if opening.expired():
@@ -345,8 +343,11 @@ class Monitor(Generic[PoolT, ConnT]):
         recent = monotonic() - self._known_at < self._refresh_delay
         return recent and self._cadence.hurries
 
+    def _heard(self, connection: ConnT, error: BaseException) -> None:
+        self._headquarters.heard(self._node, connection, error)
+
     def _lost(self) -> None:
-        self._headquarters.signal(self._node.host, certain=True)
+        self._headquarters.signal(self._node.host, Evidence.LOST)
 
     def _drop_session(self) -> None:
         session, self._session, self._known = self._session, None, None

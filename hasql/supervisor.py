@@ -72,7 +72,8 @@ class Supervisor(Generic[PoolT, ConnT]):
         #: Those that could be routed to when routing was made last.
         self._routable: frozenset[Node[PoolT, ConnT]] = frozenset()
         self._watch: Watch[PoolT, ConnT] = Watch(driver, options, self, self._retired)
-        #: Takes note of an exception in the use of a lent connection: a hint, worth a probe.
+        #: Take note that something may have changed; and of an exception, which may hint at that.
+        self.signal = self._watch.signal
         self.heard = Hints(driver, book, self.signal).heard
         self._discovering: asyncio.Task[None] | None = None
         self._warm_ups: WarmUps[PoolT, ConnT] = WarmUps(router)
@@ -194,17 +195,10 @@ class Supervisor(Generic[PoolT, ConnT]):
         changed = changed or over != step.topology.first_round_over
         self._apply(step, rerouted=changed or self._routable_now() != self._routable)
 
-    def signal(self, host: HostSpec | None, *, certain: bool = False) -> bool:
-        """Take note that something may have changed on a host, or on any, as a lease has it.
-
-        `certain` if the host itself has shown it. Return whether it is probed at once.
-        """
-        return self._watch.evidence(host) if certain and host else self._watch.hint(host)
-
     def accept_timeline(self) -> None:
         """Forget the timelines seen so far; an older master may win again."""
         self._apply(self.topology.without_memory(monotonic()), rerouted=True)
-        self._watch.hurry()
+        self._watch.follow()
 
     def _apply(self, step: Step, *, rerouted: bool) -> None:
         """Swap the topology whole, then do what the change calls for.
@@ -217,10 +211,8 @@ class Supervisor(Generic[PoolT, ConnT]):
             self._reroute()
         for effect in step.effects:
             match effect:
-                case Probe(quiet=None):
-                    self._watch.hurry()
-                case Probe(quiet=host):
-                    self.signal(host, certain=True)
+                case Probe(host=host):
+                    self._watch.follow(host)
                 case Changed(before=before, after=after):
                     self._note(before, after)
                 case Purge(host=host) | AbortLeases(host=host):
@@ -258,7 +250,10 @@ class Supervisor(Generic[PoolT, ConnT]):
             if node.in_routing and not in_routing:
                 node.chill()
             node.in_routing = in_routing
+            was_master = node.as_master
             node.as_master, node.as_replica = node in masters, node in replicas
+            if node.as_master and not was_master:
+                node.let_go()  # it was held because it might be one
         self.router.route(masters, replicas)
         self._routable = self._routable_now()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic
 
-from hasql.cadence import Bursts
+from hasql.cadence import Bursts, Evidence
 from hasql.cluster.topology import Failed
 from hasql.driver import ConnT, Driver, PoolT
 from hasql.monitor import Headquarters, Monitor
@@ -65,34 +65,36 @@ class Watch(Generic[PoolT, ConnT]):
         for host, watched in self._watched.items():
             watched.monitor.nudge(concerned=host == concerned)
 
-    def hurry(self) -> None:
-        """Have every node probed often for a while: something has changed."""
+    def follow(self, host: "HostSpec | None" = None) -> None:
+        """Have every node probed often for a while: something has changed.
+
+        With a `host` only its health, but for the master's.
+        """
+        if host is not None and not self._headquarters.is_urgent():
+            self.signal(host, Evidence.HEALTH)
+            return
         self._bursts.learned()
         if self._bursts.begin():
             self.nudge()
 
-    def hint(self, host: "HostSpec | None") -> bool:
-        """Take note of what a lease may tell of a host, or of any.
+    def signal(self, host: "HostSpec", evidence: Evidence | None = None) -> bool:
+        """Take note of what may be a change on a host: what a lease has met, or `evidence`.
 
         That begins a burst, or costs this host a probe. Return whether it is probed at once.
         """
-        if self._bursts.begin_by_hint(urgent=self._headquarters.is_urgent()):
-            self.nudge(host)
-            return True
-        hinted = [x.monitor.hint() for at, x in self._watched.items() if host in {None, at}]
-        return any(hinted)
-
-    def evidence(self, host: "HostSpec") -> bool:
-        """Take note that a host has shown that something has changed, or seems to have.
-
-        Return whether it is probed at once.
-        """
-        if self._bursts.begin_by_evidence(host):
+        watched = self._watched.get(host)
+        if watched is None:
+            return False
+        if evidence is not None:
+            if not self._bursts.begin_by_evidence(host, evidence):
+                watched.monitor.nudge_again()
+                return False
             self.nudge()
             return True
-        if host in self._watched:
-            self._watched[host].monitor.nudge_again()
-        return False
+        if not self._bursts.begin_by_hint(urgent=self._headquarters.is_urgent()):
+            return watched.monitor.hint()
+        self.nudge(host)
+        return True
 
     def retire(self, node: Node[PoolT, ConnT]) -> None:
         """Stop watching a node; close its pool once `retired` says that it may be closed."""

@@ -91,8 +91,9 @@ class AbortLeases:
 class Probe:
     """Probe all nodes often, from now on: something has changed."""
 
-    #: The master that has only gone quiet, which may happen again and again; None: more than that.
-    quiet: HostSpec | None = None
+    #: The host that has gone, gone quiet, or come back as it was, which may happen again and again;
+    #: None: a host has another role than it had, or is fenced.
+    host: HostSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,14 +272,19 @@ def _effects(before: NodeState, after: NodeState) -> list[Effect]:
     excluded = after.exclusion is not None and before.exclusion is None
     if restarted or gone or excluded:
         effects.append(Purge(after.host))
-    news = after.role is not before.role or after.exclusion is Exclusion.FENCED
+    known = before.health is not Health.STARTING
+    fenced = excluded and after.exclusion is Exclusion.FENCED
     # A master that has gone quiet may be being replaced at this moment.
     quiet = after.health is Health.SUSPECT and after.role is Role.MASTER
-    if gone or (news and before.health is not Health.STARTING):
+    if known and (fenced or _last_role(before) is not _last_role(after)):
         effects.append(Probe())
-    elif quiet and before.health is not Health.STARTING:
+    elif gone or (known and (quiet or after.role is not before.role)):
         effects.append(Probe(after.host))
     return effects
+
+
+def _last_role(node: NodeState) -> Role | None:
+    return node.reading.role if node.reading is not None else None
 
 
 def _breaks(
