@@ -38,9 +38,6 @@ _IDLE_TIMEOUT = 0.6
 _RAMP = 60.0
 """Seconds until the quiet time between bursts is as long as it gets."""
 
-_BEFORE = 20.0
-"""Seconds of the storm before the failover."""
-
 _NOTICED_AFTER = 0.15
 """Seconds from the loss of a master to the promotion of a replica."""
 
@@ -176,7 +173,7 @@ async def _beside(_: Stage) -> None:
 _FAULTS = {"kill": _kill, "freeze": _freeze, "beside": _beside}
 
 
-async def failover(storm: str, fault: str) -> float:
+async def failover(storm: str, fault: str, before: float) -> float:
     """Return the seconds from a promotion during the storm to the first write that follows it."""
     async with Stage(storm) as stage:
         done = asyncio.get_running_loop().create_future()
@@ -187,7 +184,7 @@ async def failover(storm: str, fault: str) -> float:
 
         stage.use(read_only=True, note=lambda _: None)
         stage.use(read_only=False, note=note)
-        await asyncio.sleep(_BEFORE)
+        await asyncio.sleep(before)
         await _FAULTS[fault](stage)
         promoted = time.monotonic()
         stage.servers[1].promote()
@@ -207,20 +204,22 @@ def main() -> None:
     """Play and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--storm", action="append", choices=tuple(_STORMS))
-    parser.add_argument("--seconds", type=float, default=_RAMP + 99, help="of each storm")
+    parser.add_argument("--seconds", type=float, default=_RAMP + 99, help="of each storm; 0: none")
     parser.add_argument("--runs", type=int, default=20, help="failovers of each kind")
+    parser.add_argument("--before", type=float, default=20, help="seconds of a storm before them")
     parser.add_argument("--save", type=Path, help="write the figures here, as JSON")
     options = parser.parse_args()
     logging.getLogger("hasql").setLevel(logging.CRITICAL)
     saved = {}
     for storm in options.storm or _STORMS:
-        saved[storm] = {"rates": _play(rates(storm, options.seconds)), "added": {}}
+        counted = _play(rates(storm, options.seconds)) if options.seconds else {}
+        saved[storm] = {"rates": counted, "added": {}}
         print(f"\n{storm}: probes a second; `a` is the master")
-        for host, each in saved[storm]["rates"].items():
+        for host, each in counted.items():
             cells = "  ".join(f"{name} {value:5.2f}" for name, value in each.items())
             print(f"  {host}  {cells}", flush=True)
         for fault in _FAULTS if options.runs else ():
-            added = [_play(failover(storm, fault)) for _ in range(options.runs)]
+            added = [_play(failover(storm, fault, options.before)) for _ in range(options.runs)]
             saved[storm]["added"][fault] = added
             print(f"  {fault:8} adds {median(added) * 1000:.0f} ms", end="")
             print(f" (worst of {options.runs}: {max(added) * 1000:.0f})", flush=True)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from time import monotonic
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from hasql.cadence import Bursts, Cadence, Evidence
 from hasql.cluster.dsn import HostSpec
