@@ -27,7 +27,7 @@ _PATIENCE = 0.1
 #: Seconds for which a host offers nothing at most while a probe is to tell what broke a lease.
 _HOLD = 0.1
 #: What an acquire meets that another host, or the same one a little later, may not.
-_ANOTHER_TIME = frozenset({Failure.BROKEN, Failure.REFUSED, Failure.FULL})
+_ANOTHER_TIME = frozenset({Failure.BROKEN, Failure.REFUSED, Failure.FULL, Failure.LIMIT})
 #: In place of what some work pauses on: it has not paused.
 _DONE = object()
 
@@ -193,6 +193,8 @@ class Checkout(Generic[PoolT, ConnT]):
     ) -> None:
         """Take what a lease that ends tells of its host; `error` is what ended it, if anything."""
         if pool.is_closed(connection):
+            if error is not None and self._driver.failure(error) is Failure.LIMIT:
+                return  # the application's own, who has lost no more than this one
             probed = self._signal(node.host)
             if probed and error is not None and node.in_routing:
                 # What broke it may be about to break the others, which do not know it yet.

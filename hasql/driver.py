@@ -49,6 +49,8 @@ class Failure(Enum):
     FULL = "full"
     #: A write met a server, or a transaction, that does not write.
     READ_ONLY = "read only"
+    #: The session has come to a limit of its own: for being idle, or for a transaction.
+    LIMIT = "limit"
     #: The server did not like the statement.
     STATEMENT = "statement"
     #: Nothing about the server's role or health.
@@ -74,7 +76,13 @@ class Failure(Enum):
         return cls.BROKEN if isinstance(error, OSError) else cls.OTHER
 
 
-_BY_CODE = {"53300": Failure.FULL, "25006": Failure.READ_ONLY}
+_BY_CODE = {
+    "25006": Failure.READ_ONLY,
+    "25P03": Failure.LIMIT,
+    "25P04": Failure.LIMIT,
+    "53300": Failure.FULL,
+    "57P05": Failure.LIMIT,
+}
 _BY_CLASS = {
     "08": Failure.BROKEN,
     "28": Failure.REFUSED,

@@ -27,9 +27,23 @@ class Hints(Generic[PoolT, ConnT]):
 
     def heard(self, node: Node[PoolT, ConnT], connection: ConnT, error: BaseException) -> None:
         """Take note of an exception in the use of a connection of a node's pool."""
-        lease, failure = self._book.find(connection), self._driver.failure(error)
-        if failure is Failure.READ_ONLY and lease is not None and lease.wanted is MASTER:
-            lease.expired = True
+        failure = self._driver.failure(error)
+        if failure is Failure.BROKEN:
             self._signal(node.host)
-        elif failure is Failure.BROKEN:
-            self._signal(node.host)
+        elif failure is Failure.READ_ONLY:
+            lease = self._book.find(connection)
+            if lease is not None and lease.wanted is MASTER and not _writes(node, connection):
+                lease.expired = True
+                self._signal(node.host)
+
+
+def _writes(node: Node[PoolT, ConnT], connection: ConnT) -> bool:
+    """Tell whether a connection's server takes writes, as it has said itself.
+
+    Then only the transaction does not: it is the application's own, or its session's default. The
+    flag came with the same answer as the error, if it is not a pooler's.
+    """
+    pool = node.pool
+    if pool is None or node.flag_lies or pool.is_closed(connection):
+        return False
+    return pool.in_hot_standby(connection) is False

@@ -23,6 +23,8 @@ log = logging.getLogger("hasql")
 #: trips if that is longer, makes its host suspect and is hedged by a fresh connect.
 _QUIET_AFTER = 0.1
 _QUIET_ROUND_TRIPS = 10
+#: What ends a session, though a driver may not have seen its end yet.
+_ENDS_SESSION = frozenset({Failure.BROKEN, Failure.LIMIT})
 #: How often in a row a server has to refuse a form: once may have been by chance.
 _REFUSALS = 2
 #: Seconds after which a server that denied a form of the probe is asked for all again.
@@ -205,7 +207,7 @@ class Monitor(Generic[PoolT, ConnT]):
                 except Exception as error:
                     # A server that ended just this connection is not down: see whether it takes
                     # another.
-                    if not session.closed and self._driver.failure(error) is not Failure.BROKEN:
+                    if not session.closed and self._driver.failure(error) not in _ENDS_SESSION:
                         raise
             self._drop_session()
             return await self._ask_afresh(patience)

@@ -332,22 +332,28 @@ async def test_6_a_reader_makes_a_promotion_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sqlstate", "read_only", "signals"),
+    ("sqlstate", "read_only", "flag", "signals"),
     [
-        ("25006", False, True),
-        ("25006", True, False),
-        ("57P01", True, True),
-        ("57014", False, False),
-        ("23505", False, False),
-        ("42601", False, False),
-        ("08006", False, True),
+        ("25006", False, False, False),
+        ("25006", False, True, True),
+        ("25006", False, None, True),
+        ("25006", True, True, False),
+        ("57P01", True, True, True),
+        ("57P05", False, False, False),
+        ("25P03", False, False, False),
+        ("57014", False, False, False),
+        ("23505", False, False, False),
+        ("42601", False, False, False),
+        ("08006", False, False, True),
     ],
 )
 async def test_6_what_hints_at_a_change_and_what_does_not(
-    sqlstate: str, read_only: bool, signals: bool
+    sqlstate: str, read_only: bool, flag: bool | None, signals: bool
 ) -> None:
     servers = fake_cluster("a master", "b replica")
+    servers["a"].reports_flag = flag is not None
     async with manager_of(servers, refresh_delay=60) as manager:
+        servers["a"].lie_to_pool = flag or None
         await manager.ready()
         probes = len(servers["a"].probes)
         with pytest.raises(ServerError):
@@ -371,18 +377,25 @@ async def test_6_what_a_driver_reports_counts_also_if_the_application_catches_it
             await until(lambda: len(servers["a"].probes) > probes)
 
 
-async def test_6_a_connection_whose_server_does_not_write_serves_no_writer_again() -> None:
+@pytest.mark.parametrize(
+    ("read_only", "flag", "stays"),
+    [(False, True, False), (False, None, False), (False, False, True), (True, True, True)],
+)
+async def test_6_a_connection_whose_server_does_not_write_serves_no_writer_again(
+    read_only: bool, flag: bool | None, stays: bool
+) -> None:
     servers = fake_cluster("a master", "b replica")
+    servers["a"].reports_flag = flag is not None
     async with manager_of(servers, refresh_delay=60) as manager:
         await manager.ready()
-        for read_only in (False, True):
-            connection = await manager.acquire(read_only)
-            await manager.release(connection)
-            with pytest.raises(ServerError):
-                async with manager.acquire(read_only) as again:
-                    assert again is connection
-                    raise ServerError("25006")
-            assert connection.closed is not read_only
+        servers["a"].lie_to_pool = flag or None
+        connection = await manager.acquire(read_only)
+        await manager.release(connection)
+        with pytest.raises(ServerError):
+            async with manager.acquire(read_only) as again:
+                assert again is connection
+                raise ServerError("25006")
+        assert connection.closed is not stays
 
 
 async def test_the_end_of_a_block_is_the_drivers_to_shape() -> None:

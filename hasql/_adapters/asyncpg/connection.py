@@ -47,6 +47,8 @@ def in_hot_standby(connection: Connection | RawConnection) -> bool | None:
 def failure_of(error: BaseException) -> Failure:
     """Say what an exception tells of the server."""
     if isinstance(error, asyncpg.PostgresError):
+        if isinstance(error.__cause__, asyncpg.PostgresError):
+            error = error.__cause__  # what the server has said as it ended the connection
         return Failure.of_sqlstate(error.sqlstate or "")
     if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
         return Failure.REFUSED
