@@ -193,10 +193,11 @@ class Checkout(Generic[PoolT, ConnT]):
     ) -> None:
         """Take what a lease that ends tells of its host; `error` is what ended it, if anything."""
         if pool.is_closed(connection):
-            if error is not None and self._driver.failure(error) is Failure.LIMIT:
+            failure = None if error is None else self._driver.failure(error)
+            if failure is Failure.LIMIT:
                 return  # the application's own, who has lost no more than this one
             probed = self._signal(node.host)
-            if probed and error is not None and node.in_routing:
+            if probed and failure not in {None, Failure.FULL} and node.in_routing:
                 # What broke it may be about to break the others, which do not know it yet.
                 self._hold(node)
         elif node.as_replica and not node.flag_lies and pool.in_hot_standby(connection) is False:

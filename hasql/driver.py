@@ -5,6 +5,7 @@ reserved connection that a monitor probes over.
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -57,16 +58,26 @@ class Failure(Enum):
     OTHER = "other"
 
     @classmethod
-    def of_sqlstate(cls, sqlstate: str) -> "Failure":
-        """Read an error code of the server.
+    def of_sqlstate(cls, sqlstate: str, message: str = "") -> "Failure":
+        """Read an error code of the server; where a pooler has one for all, its words.
 
         https://www.postgresql.org/docs/current/errcodes-appendix.html
         """
+        if sqlstate == "08P01":
+            return cls.of_pooler(message) or cls.BROKEN
         if sqlstate in _BY_CODE:
             return _BY_CODE[sqlstate]
         if sqlstate.startswith("57P"):
             return cls.BROKEN
         return _BY_CLASS.get(sqlstate[:2], cls.STATEMENT)
+
+    @classmethod
+    def of_pooler(cls, message: str) -> "Failure | None":
+        """Read the words of PgBouncer, which has 08P01 for nearly all it says; None: not known.
+
+        So has PostgreSQL for what comes of prepared statements that a pooler has mixed up.
+        """
+        return next((what for words, what in _BY_WORDS if words.search(message)), None)
 
     @classmethod
     def of_exception(cls, error: BaseException) -> "Failure":
@@ -76,6 +87,15 @@ class Failure(Enum):
         return cls.BROKEN if isinstance(error, OSError) else cls.OTHER
 
 
+_BY_WORDS = [
+    (
+        re.compile("query_wait_timeout|no more connections allowed|too many connections"),
+        Failure.FULL,
+    ),
+    (re.compile("no such (database|user)|(SASL|password) authentication failed"), Failure.REFUSED),
+    (re.compile("client_idle_timeout|idle transaction timeout|query timeout"), Failure.LIMIT),
+    (re.compile("^(bind|portal|invalid message|insufficient data)"), Failure.STATEMENT),
+]
 _BY_CODE = {
     "25006": Failure.READ_ONLY,
     "25P03": Failure.LIMIT,

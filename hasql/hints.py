@@ -33,7 +33,8 @@ class Hints(Generic[PoolT, ConnT]):
         elif failure is Failure.READ_ONLY:
             lease = self._book.find(connection)
             if lease is not None and lease.wanted is MASTER and not _writes(node, connection):
-                lease.expired = True
+                # Nobody knows which server is next behind a pooler: one more login changes nothing.
+                lease.expired = not node.pooled
                 self._signal(node.host)
 
 
@@ -41,9 +42,9 @@ def _writes(node: Node[PoolT, ConnT], connection: ConnT) -> bool:
     """Tell whether a connection's server takes writes, as it has said itself.
 
     Then only the transaction does not: it is the application's own, or its session's default. The
-    flag came with the same answer as the error, if it is not a pooler's.
+    flag came with the same answer as the error, but through a pooler it may be of another server.
     """
     pool = node.pool
-    if pool is None or node.flag_lies or pool.is_closed(connection):
+    if pool is None or node.flag_lies or node.pooled or pool.is_closed(connection):
         return False
     return pool.in_hot_standby(connection) is False

@@ -137,6 +137,10 @@ class LeaseBook(Generic[PoolT, ConnT]):
             raise UnknownConnectionError(msg)
         return lease
 
+    def out(self, node: Node[PoolT, ConnT]) -> tuple[Lease[PoolT, ConnT], ...]:
+        """Return the leases that the application has on a node, those being given back left out."""
+        return tuple(lease for lease in self._on(node) if not lease.returning)
+
     def abort(self, node: Node[PoolT, ConnT] | None = None, *, returning_only: bool = False) -> int:
         """Break the connections lent on a node, or on all; return how many were still open.
 

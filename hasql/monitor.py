@@ -50,6 +50,10 @@ class Headquarters(Protocol[_ConnT_contra]):
     def heard(self, node: Node[Any, Any], connection: _ConnT_contra, error: BaseException) -> None:
         """Take note of an error in the use of a connection of a node's pool."""
 
+    def out(self, node: Node[Any, Any]) -> tuple[object, ...]:
+        """Return the leases in use on a node."""
+        ...
+
     def is_urgent(self) -> bool:
         """Whether an answer is being waited for: there is no master."""
         ...
@@ -99,6 +103,9 @@ class Monitor(Generic[PoolT, ConnT]):
         self._asked_for = float("inf")
         #: Whether the last answer came over a new connection, the old one having stayed silent.
         self._afresh = False
+        #: Whether the host has taken a login, and what was in use there, in the present probe.
+        self._let_in = False
+        self._out: tuple[object, ...] = ()
 
     async def run(self) -> None:
         """Probe until cancelled; then nothing of it is left."""
@@ -138,7 +145,8 @@ class Monitor(Generic[PoolT, ConnT]):
 
     async def _probe(self) -> None:
         """Probe once and publish the outcome, whatever it is."""
-        self._asked_for, self._afresh = float("inf"), False
+        self._asked_for, self._afresh, self._let_in = float("inf"), False, False
+        self._out = self._headquarters.out(self._node) if self._node.pooled else ()
         try:
             reading = await self._read()
         except Exception as error:  # noqa: BLE001  # anything at all means: cannot be used now
@@ -158,6 +166,11 @@ class Monitor(Generic[PoolT, ConnT]):
                 await self._open_pool()
 
     def _publish_failure(self, error: Exception, failure: Failure) -> None:
+        # A pooler takes a login by itself. Without an answer then its server may be dead, or just
+        # have no connection left for us, as long as statements of the application's are running.
+        waited = failure is Failure.FULL or isinstance(error, NoAnswerError)
+        let_in = waited and self._let_in and self._node.pooled
+        at_work = let_in and not {*self._out}.isdisjoint(self._headquarters.out(self._node))
         self._publish(
             Failed(
                 self._node.host,
@@ -166,7 +179,8 @@ class Monitor(Generic[PoolT, ConnT]):
                 error.with_traceback(None),
                 # A parameter that the server does not know (42704) is refused like a login.
                 refused=failure in {Failure.REFUSED, Failure.STATEMENT},
-                heard=failure in {Failure.REFUSED, Failure.FULL},
+                heard=at_work if let_in else failure in {Failure.REFUSED, Failure.FULL},
+                let_in=let_in,
             )
         )
 
@@ -223,7 +237,7 @@ class Monitor(Generic[PoolT, ConnT]):
             if connecting.expired():
                 raise self._no_answer() from None
             raise
-        self._form = ProbeForm.FULL
+        self._form, self._let_in = ProbeForm.FULL, True
         try:
             with patience.ending(session.kill):
                 _heed_cancellation()
@@ -323,6 +337,8 @@ class Monitor(Generic[PoolT, ConnT]):
         reading = read_row(form, row)
         if flag is False and reading.role is Role.REPLICA:
             self._node.flag_lies = True
+        if reading.backend_pid is not None and session.login_pid is not None:
+            self._node.pooled = reading.backend_pid != session.login_pid
         return reading
 
     async def _pause(self) -> None:

@@ -47,6 +47,7 @@ class Node(Generic[PoolT, ConnT]):
         "limit",
         "limited_at",
         "pool",
+        "pooled",
         "position",
         "sizes",
     )
@@ -85,6 +86,8 @@ class Node(Generic[PoolT, ConnT]):
         self.cold = False
         #: Its in_hot_standby flag was caught contradicting SQL: a pooler answers from memory.
         self.flag_lies = False
+        #: Its last answer came through a pooler: another process gave it than had let us in.
+        self.pooled = False
         self._response_times: deque[float] = deque(maxlen=window)
         self._median: float | None = None
 

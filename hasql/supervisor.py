@@ -72,6 +72,8 @@ class Supervisor(Generic[PoolT, ConnT]):
         #: Those that could be routed to when routing was made last.
         self._routable: frozenset[Node[PoolT, ConnT]] = frozenset()
         self._watch: Watch[PoolT, ConnT] = Watch(driver, options, self, self._retired)
+        #: The leases in use on a node.
+        self.out = book.out
         #: Take note that something may have changed; and of an exception, which may hint at that.
         self.signal = self._watch.signal
         self.heard = Hints(driver, book, self.signal).heard

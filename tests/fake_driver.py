@@ -56,7 +56,7 @@ class FakeServer:
         self.lie: bool | None = None
         #: The same for pooled connections alone, of which a monitor sees nothing.
         self.lie_to_pool: bool | None = None
-        #: Whether the process that answers is another than the one that the login told of.
+        #: Whether it is behind a pooler, so that another process answers than the login told of.
         self.pooler = False
         #: What somebody on the way makes of the rows of its probes.
         self.garble: Callable[[Sequence[str | None]], Sequence[str | None]] = tuple
@@ -98,7 +98,8 @@ class FakeServer:
 
     async def log_in(self) -> FakeConnection:
         self.logins += 1
-        await self.answer()
+        if not self.pooler:  # which takes logins by itself
+            await self.answer()
         if not self.alive:
             msg = f"connection refused by {self.host}"
             raise ConnectionRefusedError(msg)

@@ -43,7 +43,9 @@ def failure_to_connect(message: str) -> Failure:
     """Read why a connect failed from what libpq says of it."""
     if _REFUSED.search(message):
         return Failure.REFUSED
-    return Failure.FULL if _FULL.search(message) else Failure.BROKEN
+    if _FULL.search(message):
+        return Failure.FULL
+    return Failure.of_pooler(message) or Failure.BROKEN
 
 
 def shut_down(fileno: int) -> None:

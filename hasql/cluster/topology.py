@@ -53,6 +53,8 @@ class Failed:
     refused: bool = False
     #: The server itself has answered that it lets nobody in now: it may serve those inside.
     heard: bool = False
+    #: A pooler has let us in, and then there was no answer: what is in use there is left to it.
+    let_in: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,14 +237,14 @@ def _observed(node: NodeState, observation: Answered | Failed | Quiet) -> NodeSt
                 silent_since=None,
                 refused=False,
             )
-        case Failed(began=began, error=error, refused=refused):
+        case Failed(began=began, error=error, refused=refused, let_in=let_in):
             alive = observation.heard and node.answers
             return replace(
                 node,
                 health=Health.SUSPECT if alive else Health.DOWN,
                 began=began,
                 answered_at=observation.at if alive else node.answered_at,
-                silent_since=None if alive else node.silent_since or began,
+                silent_since=None if alive or let_in else node.silent_since or began,
                 error=error,
                 refused=refused,
             )

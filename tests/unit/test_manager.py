@@ -504,6 +504,55 @@ async def test_8_an_old_flow_that_is_dead_costs_one_reconnect() -> None:
 # 9. Fencing, on a whole manager
 
 
+async def _health(manager: FakeManager, health: str) -> None:
+    await until(lambda: manager.metrics().nodes[0].health.value == health)
+
+
+async def test_8_behind_a_pooler_a_host_is_not_dead_while_a_lease_taken_before_is_at_work() -> None:
+    servers = fake_cluster("a master")
+    servers["a"].pooler = True
+    limits: dict[str, Any] = {"refresh_timeout": 0.1, "lease_abort_after": 0.1}
+    async with manager_of(servers, refresh_delay=0.05, **limits) as manager:
+        await manager.ready()
+        held = await manager.acquire_master()
+        servers["a"].freeze()  # or all of the pooler's connections are taken
+        await _health(manager, "suspect")
+        logins = servers["a"].logins
+        await until(lambda: servers["a"].logins > logins + 3)
+        assert manager.metrics().nodes[0].health.value == "suspect"
+        assert not held.closed
+        servers["a"].thaw()
+        await _health(manager, "up")
+        await held.run()
+        await manager.release(held)
+
+
+async def test_8_behind_a_pooler_a_silent_host_is_down_if_nothing_is_at_work_there() -> None:
+    servers = fake_cluster("a master")
+    servers["a"].pooler = True
+    async with manager_of(servers, refresh_delay=0.05, refresh_timeout=0.1) as manager:
+        await manager.ready()
+        servers["a"].freeze()
+        await _health(manager, "down")
+        servers["a"].thaw()
+        await _health(manager, "up")
+
+
+async def test_8_leases_behind_a_pooler_are_aborted_when_the_pooler_lets_nobody_in() -> None:
+    servers = fake_cluster("a master")
+    servers["a"].pooler = True
+    limits: dict[str, Any] = {"refresh_timeout": 0.1, "lease_abort_after": 0.1}
+    async with manager_of(servers, refresh_delay=0.05, **limits) as manager:
+        await manager.ready()
+        held = await manager.acquire_master()
+        servers["a"].freeze()
+        await _health(manager, "suspect")
+        assert not held.closed
+        servers["a"].login_error = ConnectionRefusedError("nobody listens")
+        await until(lambda: held.closed)
+        await manager.release(held)
+
+
 async def test_9_a_fenced_master_loses_its_leases_and_serves_nobody() -> None:
     servers = fake_cluster("a master", "b replica")
     async with manager_of(servers, refresh_delay=0.02) as manager:

@@ -15,7 +15,7 @@ def failure_of(error: BaseException) -> Failure:
     if not isinstance(error, psycopg2.Error):
         return Failure.of_exception(error)
     if error.pgcode:
-        return Failure.of_sqlstate(error.pgcode)
+        return Failure.of_sqlstate(error.pgcode, str(error))
     message = str(error)
     if isinstance(error, psycopg2.OperationalError):
         return failure_to_connect(message)

@@ -49,7 +49,7 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, asyncpg.PostgresError):
         if isinstance(error.__cause__, asyncpg.PostgresError):
             error = error.__cause__  # what the server has said as it ended the connection
-        return Failure.of_sqlstate(error.sqlstate or "")
+        return Failure.of_sqlstate(error.sqlstate or "", str(error))
     if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
         return Failure.REFUSED
     if isinstance(error, asyncpg.InternalClientError):

@@ -15,7 +15,7 @@ def failure_of(error: BaseException) -> Failure:
     if not isinstance(error, psycopg.Error):
         return Failure.of_exception(error)
     if error.sqlstate is not None:
-        return Failure.of_sqlstate(error.sqlstate)
+        return Failure.of_sqlstate(error.sqlstate, str(error))
     if isinstance(error, psycopg.OperationalError):
         return failure_to_connect(str(error))
     # What libpq itself finds wrong with a DSN.
