@@ -11,6 +11,7 @@ from typing import Any, Generic
 from hasql.cadence import Evidence
 from hasql.cluster.discovery import Discovery
 from hasql.deadline import Begun, OutOfTimeError, by_deadline
+from hasql.destination_check import WrongServerError, check_destination
 from hasql.driver import ConnT, DriverPool, Failure, PoolT
 from hasql.errors import NotAvailableError
 from hasql.lease import Lease
@@ -108,6 +109,8 @@ class Checkout(Generic[PoolT, ConnT]):
         assert node.pool is not None  # noqa: S101  # only nodes with a pool are routed to
         pool, kwargs = node.pool, lease.kwargs
         connection = await (pool.acquire(**kwargs) if kwargs else pool.acquire())
+        if lease.wanted is MASTER and (pool.destinations.doubtful or node.several):
+            await check_destination(node, pool, connection)
         lease.node = node
         self._book.enter(lease, connection)
 
@@ -287,7 +290,12 @@ class Checkout(Generic[PoolT, ConnT]):
             assert node.pool is not None  # noqa: S101  # it has come from there
             if node.flag_lies or node.pool.in_hot_standby(connection) is not False:
                 return True
-            self._hold(node)
+            if node.several or node.astray:
+                lease.expired = True
+                node.connect_failed(WrongServerError("a connection leads to a master"))
+            else:
+                node.off_at = min(node.off_at, monotonic())
+                self._hold(node)
             self._signal(node.host, Evidence.FLAG)
             return False
         return node.as_master and lease.wanted is not REPLICA

@@ -6,13 +6,23 @@ reserved connection that a monitor probes over.
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Hashable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+from hasql.destinations import Destinations
 from hasql.errors import ConfigurationError
 
 __all__ = (
@@ -283,6 +293,20 @@ class DriverPool(Protocol[PoolT_co, ConnT]):
     @property
     def size(self) -> int:
         """How many connections are open now, idle or not. Must not cost more than a len()."""
+
+    @property
+    def destinations(self) -> Destinations:
+        """What is known of where its open connections lead; the adapter keeps it up to date."""
+
+    def key(self, connection: ConnT) -> Hashable | None:
+        """What stays the same of a connection from one lease to the next; None once it is gone."""
+
+    async def count_rows(self, connection: ConnT, sql: str) -> int:
+        """Run a query on a lent connection and return how many rows it has.
+
+        It leaves no transaction open, and no value goes through a codec of the application's.
+        Cancelling it takes no longer than the server is there to answer.
+        """
 
     def acquire(self, **kwargs: Any) -> Awaitable[ConnT]:
         """Take an idle connection, without a pause if there is one, or open one.

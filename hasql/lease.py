@@ -4,6 +4,7 @@ from collections.abc import Coroutine, Generator, Iterator
 from types import CoroutineType, TracebackType
 from typing import Any, Generic, Protocol
 
+from hasql.destinations import Server
 from hasql.driver import ConnT, PoolT
 from hasql.errors import HasqlError, UnknownConnectionError
 from hasql.node import Node
@@ -141,18 +142,32 @@ class LeaseBook(Generic[PoolT, ConnT]):
         """Return the leases that the application has on a node, those being given back left out."""
         return tuple(lease for lease in self._on(node) if not lease.returning)
 
-    def abort(self, node: Node[PoolT, ConnT] | None = None, *, returning_only: bool = False) -> int:
+    def abort(
+        self,
+        node: Node[PoolT, ConnT] | None = None,
+        *,
+        returning_only: bool = False,
+        but_on: Server | None = None,
+    ) -> int:
         """Break the connections lent on a node, or on all; return how many were still open.
 
-        Whoever uses one gets the driver's connection error and gives it back as ever.
+        With `but_on` those live on that are known to lead to that server, or say that theirs is a
+        standby. Whoever uses one of the others gets the driver's connection error and gives it back
+        as ever.
         """
         aborted = 0
         for lease in self._on(node):
             if lease.node is None or lease.node.pool is None or lease.connection is None:
                 continue
+            pool, connection = lease.node.pool, lease.connection
+            if but_on is not None and (
+                pool.destinations.server_of(pool.key(connection)) == but_on
+                or pool.in_hot_standby(connection)
+            ):
+                continue
             if lease.returning or not returning_only:
-                aborted += not lease.node.pool.is_closed(lease.connection)
-                lease.node.pool.abort(lease.connection)
+                aborted += not pool.is_closed(connection)
+                pool.abort(connection)
         return aborted
 
     def abort_overdue(self, now: float) -> float | None:

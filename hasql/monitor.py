@@ -7,13 +7,14 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from hasql.cadence import Bursts, Cadence, Evidence
 from hasql.cluster.dsn import HostSpec
-from hasql.cluster.probe import ProbeForm, Reading, Role, read_row
+from hasql.cluster.probe import Reading
 from hasql.cluster.topology import Answered, Failed, Observation, Quiet
-from hasql.deadline import cancellations
 from hasql.driver import ConnT, Driver, Failure, PoolT, Session
+from hasql.fresh_look import Found, FreshLooks, is_another_server, is_to_be_followed
 from hasql.node import Node
 from hasql.options import Options
 from hasql.patience import Patience
+from hasql.prober import NoAnswerError, Prober, heed_cancellation
 
 __all__ = ("Headquarters", "Monitor")
 
@@ -25,10 +26,6 @@ _QUIET_AFTER = 0.1
 _QUIET_ROUND_TRIPS = 10
 #: What ends a session, though a driver may not have seen its end yet.
 _ENDS_SESSION = frozenset({Failure.BROKEN, Failure.LIMIT})
-#: How often in a row a server has to refuse a form: once may have been by chance.
-_REFUSALS = 2
-#: Seconds after which a server that denied a form of the probe is asked for all again.
-_DENIED_FOR = 60.0
 #: Seconds that opening a pool may take: its host has just answered, so it is not silent, but
 #: logging in many connections takes a loaded server its time.
 _OPEN_TIMEOUT = 10.0
@@ -92,10 +89,7 @@ class Monitor(Generic[PoolT, ConnT]):
         self._session: Session | None = None
         #: The last full answer on the present session; a short probe only confirms its role.
         self._known: Reading | None = None
-        self._known_at = float("-inf")
-        self._form = ProbeForm.FULL
-        self._form_since = monotonic()
-        self._denied: set[ProbeForm] = set()
+        self._prober = Prober(node, driver, options)
         self._began = monotonic()
         self._cadence = Cadence(options.refresh_delay, bursts, headquarters.is_urgent)
         self._wake: asyncio.Future[None] | None = None
@@ -103,18 +97,23 @@ class Monitor(Generic[PoolT, ConnT]):
         self._asked_for = float("inf")
         #: Whether the last answer came over a new connection, the old one having stayed silent.
         self._afresh = False
-        #: Whether the host has taken a login, and what was in use there, in the present probe.
-        self._let_in = False
+        #: What was in use there when the present probe began.
         self._out: tuple[object, ...] = ()
+        self._looks = FreshLooks(node.host)
+        #: Whether the session leads to another server than the one before, which lives on.
+        self._elsewhere = False
 
     async def run(self) -> None:
         """Probe until cancelled; then nothing of it is left."""
         try:
             while True:
+                self._take_look_in()
                 await self._probe()
+                self._look_if_due()
                 await self._pause()
         finally:
             self._drop_session()
+            self._looks.end()
 
     def nudge(self, *, concerned: bool = False) -> None:
         """Probe at once, as the first of a burst.
@@ -122,6 +121,7 @@ class Monitor(Generic[PoolT, ConnT]):
         `concerned` if a lease on this node has caused it: it was broken, say.
         """
         if concerned:
+            self._looks.ask()
             self._cadence.hint_due()  # this is the probe that it causes
         self._ask_for(monotonic())
 
@@ -130,6 +130,7 @@ class Monitor(Generic[PoolT, ConnT]):
 
         Return whether at once; else a little later, with all that is told until then.
         """
+        self._looks.ask()
         due = self._cadence.hint_due()
         self._ask_for(due)
         return due <= monotonic()
@@ -145,22 +146,25 @@ class Monitor(Generic[PoolT, ConnT]):
 
     async def _probe(self) -> None:
         """Probe once and publish the outcome, whatever it is."""
-        self._asked_for, self._afresh, self._let_in = float("inf"), False, False
+        self._asked_for, self._afresh = float("inf"), False
+        self._prober.let_in = False
         self._out = self._headquarters.out(self._node) if self._node.pooled else ()
+        elsewhere, self._elsewhere = self._elsewhere, False
         try:
             reading = await self._read()
         except Exception as error:  # noqa: BLE001  # anything at all means: cannot be used now
             self._drop_session()
             self._publish_failure(error, self._driver.failure(error))
         else:
+            now = monotonic()
             self._publish(
-                Answered(self._node.host, self._began, monotonic(), reading, self._afresh)
+                Answered(self._node.host, self._began, now, reading, self._afresh, elsewhere)
             )
             if not self._headquarters.is_wanted(self._node.host):
                 return
             if self._node.pool is not None and self._node.cold:
                 await self._headquarters.warm_up(self._node.host)
-                _heed_cancellation()
+                heed_cancellation()
                 self._asked_for = monotonic()  # it serves from the next answer on, if not before
             elif self._node.pool is None and monotonic() >= self._open_at:
                 await self._open_pool()
@@ -169,7 +173,7 @@ class Monitor(Generic[PoolT, ConnT]):
         # A pooler takes a login by itself. Without an answer then its server may be dead, or just
         # have no connection left for us, as long as statements of the application's are running.
         waited = failure is Failure.FULL or isinstance(error, NoAnswerError)
-        let_in = waited and self._let_in and self._node.pooled
+        let_in = waited and self._prober.let_in and self._node.pooled
         at_work = let_in and not {*self._out}.isdisjoint(self._headquarters.out(self._node))
         self._publish(
             Failed(
@@ -206,7 +210,7 @@ class Monitor(Generic[PoolT, ConnT]):
         else:
             # The answer has aged meanwhile: it serves from the next one on.
             self._asked_for = monotonic()
-            _heed_cancellation()
+            heed_cancellation()
 
     async def _read(self) -> Reading:
         """Get a reading within refresh_timeout, over a fresh connection if the old one is gone."""
@@ -228,28 +232,47 @@ class Monitor(Generic[PoolT, ConnT]):
 
     async def _ask_afresh(self, patience: Patience) -> Reading:
         """Open a new reserved connection and ask over it; replaces the old one."""
-        connecting = asyncio.timeout(None)
-        try:
-            async with connecting:
-                with patience.ending(lambda: connecting.reschedule(0.0)):
-                    session = await self._driver.connect(self._node.dsn, self._kwargs, self._lost)
-        except TimeoutError:
-            if connecting.expired():
-                raise self._no_answer() from None
-            raise
-        self._form, self._let_in = ProbeForm.FULL, True
-        try:
-            with patience.ending(session.kill):
-                _heed_cancellation()
-                reading = await self._ask(session, known=None)
-        except BaseException as error:
-            session.kill()
-            if patience.lost and isinstance(error, Exception):
-                raise self._no_answer() from None
-            raise
+        session, reading = await self._prober.open(patience, self._lost)
         self._drop_session()
         self._session, self._known = session, reading
+        self._looks.looked()
         return reading
+
+    def _look_if_due(self) -> None:
+        """Ask the host over a fresh connection now and then, beside the probes."""
+        known, urgent = self._known, self._headquarters.is_urgent()
+        quick = self._is_excluded or (urgent and self._node.several)
+        if known is not None and self._looks.due(quick, urgent):
+            self._looks.begin(self._look_afresh(known), lambda: self._ask_for(monotonic()))
+
+    @property
+    def _is_excluded(self) -> bool:
+        return not self._headquarters.is_wanted(self._node.host)
+
+    async def _look_afresh(self, known: Reading) -> Found | None:
+        with Patience(self._loop, self._refresh_timeout) as patience:
+            session, reading = await self._prober.open(patience, self._lost)
+        if is_another_server(known, reading):
+            return Found(session, reading)
+        session.kill()
+        return None
+
+    def _take_look_in(self) -> None:
+        """Go on with another server that a look has found, unless the one so far is the better."""
+        known, found = self._known, self._looks.take()
+        if found is None:
+            return
+        self._elsewhere = True
+        urgent = self._headquarters.is_urgent()
+        if (
+            known is None
+            or self._is_excluded
+            or is_to_be_followed(known, found.reading, no_master=urgent)
+        ):
+            self._drop_session()
+            self._session, self._looks.diverges = found.session, False
+        else:
+            found.session.kill()
 
     async def _ask_hedged(self, session: Session, patience: Patience) -> Reading:
         """Ask over the reserved connection; when that goes quiet, over a fresh one as well.
@@ -269,13 +292,13 @@ class Monitor(Generic[PoolT, ConnT]):
         known = self._known if self._may_be_short() else None
         try:
             with quiet, quiet.ending(hedge_now), patience.ending(session.kill):
-                reading = await self._ask(session, known)
+                reading = await self._prober.ask(session, known)
         except Exception:
             if hedge is not None:
                 reading, self._afresh = await hedge, True
                 return reading
             if patience.lost:
-                raise self._no_answer() from None
+                raise self._prober.no_answer() from None
             raise
         else:
             self._known = reading
@@ -286,60 +309,6 @@ class Monitor(Generic[PoolT, ConnT]):
                 await asyncio.wait([hedge])
                 if not hedge.cancelled():
                     hedge.exception()  # taken note of: the old connection has answered
-
-    async def _ask(self, session: Session, known: Reading | None) -> Reading:
-        """Ask once over this session, for less where the server denies the whole.
-
-        With a `known` reading only its role is confirmed, which is cheap; a change of role asks
-        for everything.
-        """
-        if known is not None:
-            reading = await self._timed(session, ProbeForm.BARE)
-            if reading.role is known.role:
-                return known
-        if monotonic() - self._form_since > _DENIED_FOR:
-            self._form = ProbeForm.FULL
-        refusals = 0
-        while True:
-            try:
-                reading = await self._timed(session, self._form)
-            except Exception as error:
-                refusals += 1
-                if self._driver.failure(error) is not Failure.STATEMENT:
-                    raise
-                if refusals == _REFUSALS:
-                    refusals = 0
-                    self._step_down(error)
-                continue
-            self._known_at = monotonic()
-            return reading
-
-    def _step_down(self, error: Exception) -> None:
-        """Ask for less from now on; raise where there is nothing less to ask for."""
-        smaller = self._form.smaller
-        if smaller is None:
-            raise error
-        if self._form not in self._denied:
-            self._denied.add(self._form)
-            log.warning(
-                "%s does not answer the %s probe (%s); fencing is off for it",
-                self._node.host, self._form.name.lower(), error,
-            )  # fmt: skip
-        self._form, self._form_since = smaller, monotonic()
-
-    async def _timed(self, session: Session, form: ProbeForm) -> Reading:
-        began, flag = monotonic(), session.in_hot_standby
-        row = await session.fetch_row(form.value)
-        _heed_cancellation()
-        self._node.record_response_time(monotonic() - began)
-        # A pooler may answer for a server from memory. Not so when the flag turned to `off` with
-        # this very answer: that is a promotion while it was given.
-        reading = read_row(form, row)
-        if flag is False and reading.role is Role.REPLICA:
-            self._node.flag_lies = True
-        if reading.backend_pid is not None and session.login_pid is not None:
-            self._node.pooled = reading.backend_pid != session.login_pid
-        return reading
 
     async def _pause(self) -> None:
         """Wait until the next probe is due, by the cadence or because it was asked for."""
@@ -358,7 +327,7 @@ class Monitor(Generic[PoolT, ConnT]):
 
     def _may_be_short(self) -> bool:
         """Tell whether the cheap probe will do: in a hurry, and with the whole not long ago."""
-        recent = monotonic() - self._known_at < self._refresh_delay
+        recent = monotonic() - self._prober.told_all_at < self._refresh_delay
         return recent and self._cadence.hurries
 
     def _heard(self, connection: ConnT, error: BaseException) -> None:
@@ -371,19 +340,6 @@ class Monitor(Generic[PoolT, ConnT]):
         session, self._session, self._known = self._session, None, None
         if session is not None:
             session.kill()
-
-    def _no_answer(self) -> "NoAnswerError":
-        return NoAnswerError(f"no answer within {self._refresh_timeout:g} s")
-
-
-class NoAnswerError(TimeoutError):
-    """A host has been silent for refresh_timeout."""
-
-
-def _heed_cancellation() -> None:
-    """Raise a cancellation that a driver has lost: nothing else would end the task."""
-    if cancellations():
-        raise asyncio.CancelledError
 
 
 def _wake(waiter: "asyncio.Future[None]") -> None:

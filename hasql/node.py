@@ -6,11 +6,14 @@ from time import monotonic
 from typing import Generic
 
 from hasql.cluster.dsn import HostSpec
+from hasql.cluster.probe import Role
+from hasql.cluster.state import NodeState
 from hasql.driver import ConnT, DriverPool, PoolSizes, PoolT
 
 __all__ = ("Node",)
 
 _NEVER = float("-inf")
+_FOREVER = float("inf")
 #: Seconds until a host that let nobody connect is offered one connect again, at first and at most.
 _FIRST_RETRY = 0.02
 _SLOWEST_RETRY = 1.0
@@ -36,6 +39,7 @@ class Node(Generic[PoolT, ConnT]):
         "_size_at_failure",
         "as_master",
         "as_replica",
+        "astray",
         "cold",
         "dsn",
         "error",
@@ -46,9 +50,12 @@ class Node(Generic[PoolT, ConnT]):
         "last_error",
         "limit",
         "limited_at",
+        "off_at",
         "pool",
         "pooled",
         "position",
+        "server",
+        "several",
         "sizes",
     )
 
@@ -88,6 +95,13 @@ class Node(Generic[PoolT, ConnT]):
         self.flag_lies = False
         #: Its last answer came through a pooler: another process gave it than had let us in.
         self.pooled = False
+        #: The server that its monitor sees, and whether its name is known to lead to others, too.
+        self.server: tuple[int, int] | None = None
+        self.several = False
+        #: When a connection said `off` though this is a replica; and whether a probe begun later
+        #: has said that it is one all the same, so that some connections lead elsewhere.
+        self.off_at = _FOREVER
+        self.astray = False
         self._response_times: deque[float] = deque(maxlen=window)
         self._median: float | None = None
 
@@ -189,8 +203,11 @@ class Node(Generic[PoolT, ConnT]):
         self._backoff = _FIRST_RETRY
         self.error = None
 
-    def host_answered(self, began: float) -> None:
+    def host_answered(self, began: float, state: NodeState) -> None:
         """Take note of an answered probe; one begun after trouble lets more be offered."""
+        self.server, self.several = state.server, state.several
+        if began > self.off_at:
+            self.astray, self.off_at = state.role is Role.REPLICA, _FOREVER
         if self.pool is None:
             return
         self._size_at_failure = min(self._size_at_failure, self.pool.size)

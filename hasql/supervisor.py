@@ -187,12 +187,12 @@ class Supervisor(Generic[PoolT, ConnT]):
         """Take an observation in and act on it."""
         if self.closed:
             return
-        if isinstance(observation, Answered) and observation.host in self.nodes:
-            self.nodes[observation.host].host_answered(observation.began)
-        elif isinstance(observation, Failed) and observation.host in self.nodes:
-            self.nodes[observation.host].last_error = observation.error
         over = self.topology.first_round_over
         step = self.topology.observe(observation)
+        if isinstance(observation, Answered) and (state := step.topology.node(observation.host)):
+            self.nodes[state.host].host_answered(observation.began, state)
+        elif isinstance(observation, Failed) and observation.host in self.nodes:
+            self.nodes[observation.host].last_error = observation.error
         changed = any(isinstance(effect, Changed) for effect in step.effects)
         changed = changed or over != step.topology.first_round_over
         self._apply(step, rerouted=changed or self._routable_now() != self._routable)
@@ -231,7 +231,7 @@ class Supervisor(Generic[PoolT, ConnT]):
             if not node.in_routing:
                 node.chill()
             self.book.abort(node, returning_only=True)
-        elif aborted := self.book.abort(node):
+        elif aborted := self.book.abort(node, but_on=effect.but_on):
             log.warning("%s: %d leases aborted", node.host, aborted)
 
     def _reroute(self) -> None:

@@ -7,6 +7,7 @@ real one would: sockets that close, statements that hang, flags that are sent wi
 from __future__ import annotations
 
 import asyncio
+import re
 from itertools import count
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from hasql.base import BasePoolManager
 from hasql.cluster.dsn import Dsn, HostSpec, parse_host
 from hasql.cluster.probe import ProbeForm
+from hasql.destinations import Destinations
 from hasql.driver import Failure, PoolSizes, check_keywords, check_sizes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 
     Report = Callable[["FakeConnection", BaseException], None]
 
@@ -46,6 +48,8 @@ class FakeServer:
         self._up_since = monotonic()
         self.position = 1000
         self.frozen = False
+        #: Whether it lets in and then says nothing more.
+        self.silent_after_login = False
         self.alive = True
         #: Raised for every new connection, None to accept them.
         self.login_error: Exception | None = None
@@ -63,6 +67,7 @@ class FakeServer:
         self.connections: list[FakeConnection] = []
         self.probes: list[ProbeForm] = []
         self.logins = 0
+        self.questions = 0
         self._thawed = asyncio.Event()
 
     def kill(self) -> None:
@@ -77,6 +82,12 @@ class FakeServer:
         self._up_since = monotonic()
         if master is not None:
             self.master = master
+
+    def drop_pooled(self) -> None:
+        """Close all connections but those of monitors, as a middle man may."""
+        for connection in tuple(self.connections):
+            if connection.on_lost is None:
+                connection.lose()
 
     def freeze(self) -> None:
         self.frozen = True
@@ -139,6 +150,7 @@ class FakeConnection:
         self.login_pid = next(self._pids)
         self.closed = False
         self.on_lost = on_lost
+        self.on_closed: Callable[[FakeConnection], None] = lambda _: None
         self.resets = 0
         self._flag = not server.master
         self._gone = asyncio.Event()
@@ -150,6 +162,17 @@ class FakeConnection:
         if self.on_lost is None and self.server.lie_to_pool is not None:
             return self.server.lie_to_pool
         return self._flag if self.server.reports_flag else None
+
+    async def count_rows(self, sql: str) -> int:
+        """Answer the question whether this server writes, and is a certain one."""
+        if self.server.silent_after_login:
+            await self._gone.wait()
+        await self.run()
+        names = sql.partition("system_identifier")[1:], sql.partition("postmaster_start")[1:]
+        self.server.questions += 1
+        wanted = [re.search(r"= (\d+)", rest) for name, rest in names if name]
+        identity = {self.server.system_id, self.server.started_at}
+        return int(self.server.master and all(x and int(x[1]) in identity for x in wanted))
 
     async def run(self) -> None:
         """Run a statement: succeed, hang, or fail because the connection is gone."""
@@ -184,6 +207,7 @@ class FakeConnection:
             self.closed = True
             self._gone.set()
             self.server.connections.remove(self)
+            self.on_closed(self)
             if self.on_lost is not None:
                 asyncio.get_running_loop().call_soon(self.on_lost)
 
@@ -191,8 +215,10 @@ class FakeConnection:
 class FakePool:
     """A driver's pool and the adapter's view of it in one."""
 
-    def __init__(self, server: FakeServer, sizes: PoolSizes, report: Report) -> None:
-        self.server = server
+    def __init__(self, name: Callable[[], FakeServer], sizes: PoolSizes, report: Report) -> None:
+        #: The server that new connections are made to, which a test may change.
+        self._name = name
+        self.destinations = Destinations()
         self.sizes = sizes
         self.free: list[FakeConnection] = []
         self.lent: set[FakeConnection] = set()
@@ -208,6 +234,22 @@ class FakePool:
         return self
 
     @property
+    def server(self) -> FakeServer:
+        return self._name()
+
+    def key(self, connection: FakeConnection) -> FakeConnection | None:
+        return None if connection.closed else connection
+
+    async def count_rows(self, connection: FakeConnection, sql: str) -> int:
+        return await connection.count_rows(sql)
+
+    async def log_in(self) -> FakeConnection:
+        connection = await self.server.log_in()
+        connection.on_closed = self.destinations.closed
+        self.destinations.opened(connection, connection.in_hot_standby)
+        return connection
+
+    @property
     def size(self) -> int:
         return sum(not connection.closed for connection in (*self.free, *self.lent))
 
@@ -219,7 +261,7 @@ class FakePool:
                 self.lent.add(connection)
                 return connection
         assert len(self.lent) < self.sizes.maximum, "the core lets nobody wait in the pool"
-        connection = await self.server.log_in()
+        connection = await self.log_in()
         self.lent.add(connection)
         return connection
 
@@ -278,7 +320,9 @@ class FakeDriver:
     """The driver of a fake cluster."""
 
     def __init__(self, servers: Mapping[HostSpec, FakeServer]) -> None:
-        self.servers = servers
+        self.servers = dict(servers)
+        #: Where the next connections of a name lead, one after the other, if to several servers.
+        self.turns: dict[HostSpec, Iterator[FakeServer]] = {}
         self.pools: list[FakePool] = []
 
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
@@ -286,8 +330,8 @@ class FakeDriver:
         return check_sizes(kwargs, minimum=("min_size", 1), maximum=("max_size", 2))
 
     async def open(self, dsn: str, kwargs: Mapping[str, Any], report: Report) -> FakePool:
-        pool = FakePool(self._server(dsn), self.sizes(kwargs), report)
-        pool.free = [await pool.server.log_in() for _ in range(pool.sizes.minimum)]
+        pool = FakePool(lambda: self._server(dsn), self.sizes(kwargs), report)
+        pool.free = [await pool.log_in() for _ in range(pool.sizes.minimum)]
         self.pools.append(pool)
         return pool
 
@@ -305,7 +349,8 @@ class FakeDriver:
         return Failure.of_exception(error)
 
     def _server(self, dsn: str) -> FakeServer:
-        return self.servers[Dsn.parse(dsn).hosts[0]]
+        host = Dsn.parse(dsn).hosts[0]
+        return next(self.turns[host]) if host in self.turns else self.servers[host]
 
 
 class FakeManager(BasePoolManager[FakePool, FakeConnection]):

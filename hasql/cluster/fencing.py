@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion, Health, NodeState, Rules
 
 __all__ = ("Memory", "Verdict", "judge")
@@ -93,7 +94,8 @@ def _own_exclusions(
             exclusions.append(Exclusion.FOREIGN)
         elif node.was_master and rules.forbids_master(node.host):
             exclusions.append(Exclusion.NEVER_MASTER)
-        elif server in servers:
+        elif server in servers and not (node.several and node.role is Role.REPLICA):
+            # A name for several replicas is more than the one of them that its monitor sees.
             exclusions.append(Exclusion.ALIAS)
         else:
             exclusions.append(None)

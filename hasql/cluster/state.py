@@ -67,6 +67,8 @@ class NodeState:
     error: BaseException | None = None
     #: Whether the last failure was a refusal that waiting does not mend: login or database name.
     refused: bool = False
+    #: Whether its name was found to lead to several servers, as that of a service or a proxy may.
+    several: bool = False
 
     @property
     def answers(self) -> bool:

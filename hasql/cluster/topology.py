@@ -39,6 +39,8 @@ class Answered:
     reading: Reading
     #: Over a new connection, while the old one stayed silent: others of its time may be lost, too.
     afresh: bool = False
+    #: Over a new connection, which leads to another server than the old one, which lives on.
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,9 @@ class FirstRoundOver:
     at: float
 
 
+#: Seconds by which a server may seem to have started earlier than it has: its clock is set.
+_SLACK = 0.1
+
 Observation = Answered | Failed | Quiet | FirstRoundOver
 
 
@@ -87,6 +92,8 @@ class AbortLeases:
     """Break the connections that the application holds on this node."""
 
     host: HostSpec
+    #: Where the node's name leads to several servers, only those to others that write than this.
+    but_on: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +177,7 @@ class Topology:
             step = Step(replace(self, nodes=nodes, memory=memory))
         else:
             step = self._judged(nodes, memory, observation.at)
-        breaks = _breaks(step.topology, observation)
+        breaks = _breaks(step.topology, observation, before)
         return Step(step.topology, (*step.effects, *breaks)) if breaks else step
 
     def with_hosts(self, hosts: Sequence[HostSpec], now: float) -> Step:
@@ -236,6 +243,7 @@ def _observed(node: NodeState, observation: Answered | Failed | Quiet) -> NodeSt
                 answered_at=at,
                 silent_since=None,
                 refused=False,
+                several=node.several or _leads_elsewhere(node, observation),
             )
         case Failed(began=began, error=error, refused=refused, let_in=let_in):
             alive = observation.heard and node.answers
@@ -248,6 +256,20 @@ def _observed(node: NodeState, observation: Answered | Failed | Quiet) -> NodeSt
                 error=error,
                 refused=refused,
             )
+
+
+def _leads_elsewhere(node: NodeState, observation: Answered) -> bool:
+    """Tell whether the host's name leads to another server now, beside the one before.
+
+    A server that was running already when the one before answered last is not that one restarted.
+    """
+    before, reading = node.reading, observation.reading
+    if observation.elsewhere:
+        return True
+    if before is None or before.started_at == reading.started_at or node.answered_at is None:
+        return False
+    since = observation.at - node.answered_at
+    return reading.uptime is not None and reading.uptime > since + _SLACK
 
 
 def _standing(node: NodeState) -> tuple[object, ...]:
@@ -270,6 +292,8 @@ def _effects(before: NodeState, after: NodeState) -> list[Effect]:
         and after.reading is not None
         and before.reading.started_at != after.reading.started_at
     )
+    if after.several and before.role is after.role is Role.REPLICA:
+        restarted = False  # its monitor has met another of several replicas, and each may serve
     gone = after.health is Health.DOWN and before.answers
     excluded = after.exclusion is not None and before.exclusion is None
     if restarted or gone or excluded:
@@ -290,7 +314,7 @@ def _last_role(node: NodeState) -> Role | None:
 
 
 def _breaks(
-    topology: Topology, observation: Answered | Failed | Quiet
+    topology: Topology, observation: Answered | Failed | Quiet, before: NodeState
 ) -> tuple[Purge | AbortLeases, ...]:
     """Find the hosts whose leases must not live on, or whose connections may be lost.
 
@@ -299,13 +323,17 @@ def _breaks(
     """
     if isinstance(observation, Answered):
         purge = (Purge(observation.host),) if observation.afresh else ()
-        if not any(node.host == observation.host for node in topology.masters):
+        winner = next((node for node in topology.masters if node.host == observation.host), None)
+        if winner is None:
             return purge
-        cluster = observation.reading.system_id
         return purge + tuple(
-            AbortLeases(node.host)
+            AbortLeases(node.host, winner.server if node.several else None)
             for node in topology.nodes
-            if node.exclusion is Exclusion.FENCED and node.system_id == cluster
+            if node.system_id == winner.system_id
+            and (
+                node.exclusion is Exclusion.FENCED
+                or (node is winner and _may_replace(node, before))
+            )
         )
     limit = topology.rules.lease_abort_after
     node = topology.node(observation.host)
@@ -314,3 +342,15 @@ def _breaks(
     # By when the probes had begun: a stall of our own makes them late, not the host silent.
     silent = node.silent_since is not None and observation.began - node.silent_since >= limit
     return (AbortLeases(node.host),) if silent else ()
+
+
+def _may_replace(winner: NodeState, before: NodeState) -> bool:
+    """Tell whether the host's name has come to lead to a master, and still leads to others, too.
+
+    What it led to before may be the master that this one has replaced, several moves ago.
+    """
+    return winner.several and (
+        before.role is not winner.role
+        or before.server != winner.server
+        or before.timeline != winner.timeline
+    )

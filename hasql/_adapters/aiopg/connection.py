@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 
     from hasql._adapters.aiopg.addresses import Addresses
 
-__all__ = ("break_off", "close_raw", "connection_factory", "in_hot_standby", "in_transaction")
+__all__ = (
+    "break_off",
+    "close_raw",
+    "connection_factory",
+    "count_rows",
+    "in_hot_standby",
+    "in_transaction",
+)
 
 #: `closed` of a psycopg2 connection that was closed by us, not lost.
 _CLOSED = 1
@@ -122,6 +129,14 @@ def in_transaction(connection: aiopg.Connection) -> bool:
     status: int = connection.raw.info.transaction_status
     idle: int = extensions.TRANSACTION_STATUS_IDLE
     return status != idle
+
+
+async def count_rows(connection: aiopg.Connection, sql: str) -> int:
+    """Run a query and return how many rows it has; aiopg's connections are in autocommit."""
+    async with connection.cursor(cursor_factory=extensions.cursor) as cursor:
+        await cursor.execute(sql)
+        count: int = cursor.rowcount
+        return count
 
 
 def in_hot_standby(connection: aiopg.Connection) -> bool | None:

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from psycopg2 import extensions  # type: ignore[import-untyped]
 
-from hasql._adapters.aiopg.connection import break_off, in_hot_standby, in_transaction
+from hasql._adapters.aiopg.connection import (
+    break_off,
+    count_rows,
+    in_hot_standby,
+    in_transaction,
+)
 from hasql._adapters.aiopg.growth import Growth
 from hasql._adapters.aiopg.supply import Supply
 from hasql.driver import ConnT, PoolSizes, PoolT
@@ -45,6 +50,7 @@ class AiopgPool(Generic[PoolT, ConnT]):
         """Create the pool and open what it keeps at least."""
         self.pool = await self._supply.open(dsn, kwargs, self._growth.note_loss)
         self._roster = self._supply.roster
+        self.destinations = self._roster.destinations
         return self
 
     # What the user gets for a slot
@@ -122,6 +128,12 @@ class AiopgPool(Generic[PoolT, ConnT]):
         self._growth.host_answers()
 
     # Breaking
+
+    def key(self, connection: ConnT) -> Any:
+        return None if self.is_closed(connection) else self.behind(connection).raw
+
+    async def count_rows(self, connection: ConnT, sql: str) -> int:
+        return await count_rows(self.behind(connection), sql)
 
     def in_hot_standby(self, connection: ConnT) -> bool | None:
         inner = self.behind(connection)

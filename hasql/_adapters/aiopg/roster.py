@@ -5,8 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from hasql._adapters.aiopg.connection import break_off, close_raw, connection_factory
+from hasql._adapters.aiopg.connection import (
+    break_off,
+    close_raw,
+    connection_factory,
+    in_hot_standby,
+)
 from hasql._adapters.libpq import shut_down
+from hasql.destinations import Destinations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping
@@ -36,6 +42,7 @@ class Roster:
         self._connecting: dict[Any, asyncio.Task[Any] | None] = {}
         self._open: dict[Any, aiopg.Connection] = {}
         self._lent: set[Any] = set()
+        self.destinations = Destinations()
         #: What aiopg's pool has to be given to keep the roster.
         self.hooks = {"connection_factory": self._make, "on_connect": self._enter}
 
@@ -56,10 +63,12 @@ class Roster:
             raise ConnectionError("the connection was lost while it was being opened")
         del self._connecting[connection.raw]
         self._open[connection.raw] = connection
+        self.destinations.opened(connection.raw, in_hot_standby(connection))
 
     def _strike(self, raw: Any) -> None:
         self._connecting.pop(raw, None)
         self._lent.discard(raw)
+        self.destinations.closed(raw)
         if self._open.pop(raw, None) is not None:
             self._on_loss()
 

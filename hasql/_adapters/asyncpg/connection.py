@@ -16,6 +16,7 @@ __all__ = (
     "Pool",
     "RawConnection",
     "connect_of",
+    "count_rows",
     "failure_of",
     "in_hot_standby",
 )
@@ -42,6 +43,12 @@ def in_hot_standby(connection: Connection | RawConnection) -> bool | None:
         return None
     in_standby: bool = flag == "on"
     return in_standby
+
+
+async def count_rows(connection: Connection | RawConnection, sql: str) -> int:
+    """Run a query and return how many rows it has, as its command tag says."""
+    tag = await connection.execute(sql)
+    return int(tag.rpartition(" ")[2])
 
 
 def failure_of(error: BaseException) -> Failure:

@@ -14,9 +14,11 @@ from hasql._adapters.asyncpg.connection import (
     Pool,
     RawConnection,
     connect_of,
+    count_rows,
     failure_of,
     in_hot_standby,
 )
+from hasql.destinations import Destinations
 from hasql.driver import (
     Failure,
     PendingConnects,
@@ -26,7 +28,7 @@ from hasql.driver import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Hashable, Iterable, Mapping
 
 __all__ = ("AsyncpgPool",)
 
@@ -62,7 +64,9 @@ class AsyncpgPool:
         self.sizes = sizes
         self._users: Any = {name: kwargs.get(name) for name in _HOOKS}
         self._connects = PendingConnects()
-        self._open: set[RawConnection] = set()
+        #: With the key of each: see `key`.
+        self._open: dict[RawConnection, Hashable] = {}
+        self.destinations = Destinations()
         self._refill = Refill(self._fill)
         setup = self._users["setup"] and partial(self._hook, "setup")
         ours = {"connect": self._connect_one, "init": None, "setup": setup}
@@ -93,10 +97,20 @@ class AsyncpgPool:
                 raise
             # asyncpg's own task fills the pool: it ends here, as the host's next answer does that.
             raise asyncio.CancelledError from error
-        self._open.add(connection)
+        self._open[connection] = key = connection.get_settings()
+        self.destinations.opened(key, in_hot_standby(connection))
         # The listener is called with the proxy while the connection is leased.
-        connection.add_termination_listener(lambda _: self._open.discard(connection))
+        connection.add_termination_listener(lambda _: self._forget(connection))
         return connection
+
+    def _forget(self, connection: RawConnection) -> None:
+        self.destinations.closed(self._open.pop(connection, None))
+
+    def key(self, connection: Connection) -> Hashable | None:
+        # A proxy is new for each lease; what the server has reported is kept in one place.
+        return None if self.is_closed(connection) else connection.get_settings()
+
+    count_rows = staticmethod(count_rows)
 
     async def _connect(self, *args: Any, **kwargs: Any) -> RawConnection:
         connection: RawConnection = await connect_of(self._users)(*args, **kwargs)
@@ -174,7 +188,7 @@ class AsyncpgPool:
         pids = {each.get_server_pid() for each in lent if not self.is_closed(each)}
         for raw in tuple(self._open):
             if raw.is_closed() or raw.get_server_pid() not in pids:
-                self._open.discard(raw)
+                self._forget(raw)
                 raw.terminate()
 
     def terminate(self) -> None:

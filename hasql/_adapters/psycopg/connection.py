@@ -9,10 +9,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import ref
 
-from psycopg import AsyncConnection, Error, ProgrammingError
+from psycopg import AsyncConnection, Error, ProgrammingError, generators
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.errors import QueryCanceled
-from psycopg.pq import ConnStatus, TransactionStatus
+from psycopg.errors import QueryCanceled, error_from_result
+from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 
 from hasql._adapters.libpq import WATCH_OVER_TCP, shut_down
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from psycopg.abc import PQGen
     from psycopg.errors import Diagnostic
 
-__all__ = ("Watched", "in_hot_standby")
+__all__ = ("Watched", "count_rows", "in_hot_standby")
 
 _T = TypeVar("_T")
 
@@ -147,3 +147,21 @@ def in_hot_standby(connection: AsyncConnection[Any]) -> bool | None:
     server = connection.pgconn
     flag = None if server.status == _BAD else server.parameter_status(b"in_hot_standby")
     return None if flag is None else flag == b"on"
+
+
+async def count_rows(connection: Watched, sql: str) -> int:
+    """Run a query in a transaction of its own and return how many rows it has.
+
+    Past psycopg's cursors, which would begin a transaction that stays open.
+    """
+    ours, connection.ours = connection.ours, True
+    try:
+        async with connection.lock:
+            connection.pgconn.send_query(sql.encode())
+            (result,) = await connection.wait(generators.execute(connection.pgconn))
+    finally:
+        connection.ours = ours
+    if result.status != ExecStatus.TUPLES_OK:
+        raise error_from_result(result)
+    count: int = result.ntuples
+    return count

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakSet
 
 from psycopg import AsyncConnection, OperationalError
-from psycopg.pq import ConnStatus, PGconn, TransactionStatus
+from psycopg.pq import ConnStatus, TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed
 
-from hasql._adapters.psycopg.connection import Watched, in_hot_standby
+from hasql._adapters.psycopg.connection import Watched, count_rows, in_hot_standby
 from hasql._adapters.psycopg.connects import Connects, LostError, configured
+from hasql._adapters.psycopg.pooled import Pooled
 from hasql._adapters.psycopg.workers import Workers, despite_cancellation, first_step
 from hasql.deadline import Begun, cancellations
+from hasql.destinations import Destinations
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -35,20 +37,6 @@ _BAD = ConnStatus.BAD
 _IDLE = TransactionStatus.IDLE
 
 
-class _Pooled(Watched):
-    owner: ClassVar[PsycopgPool]
-
-    @classmethod
-    async def connect(cls, *args: Any, **kwargs: Any) -> Any:
-        connection = await cls.owner.connect(partial(super().connect, *args, **kwargs))
-        # The pool is closing then: an error would be logged, but this is closed by it.
-        return connection or cls(PGconn.connect_start(b"none="))
-
-    async def close(self) -> None:
-        self.owner.forget(self)
-        await super().close()
-
-
 class PsycopgPool:
     """One psycopg pool, and all connections it has opened.
 
@@ -56,12 +44,14 @@ class PsycopgPool:
     filled again without the pool's back-off.
     """
 
+    count_rows = staticmethod(count_rows)
     in_hot_standby = staticmethod(in_hot_standby)
 
     def __init__(self, dsn: str, kwargs: Mapping[str, Any], sizes: PoolSizes) -> None:
         self.sizes = sizes
         self._configure, self._check = kwargs.get("configure"), kwargs.get("check")
         self._open: WeakSet[Watched] = WeakSet()
+        self.destinations = Destinations()
         #: What the check of an acquire has found: a dead connection, or the one to be returned.
         self._met_lost = False
         self._checked: Watched | None = None
@@ -72,7 +62,7 @@ class PsycopgPool:
         ours: dict[str, Any] = {
             "check": self._check_one,
             "configure": None,
-            "connection_class": type(users.__name__, (_Pooled, users), {"owner": self}),
+            "connection_class": type(users.__name__, (Pooled, users), {"owner": self}),
             "max_size": sizes.maximum,
             "min_size": sizes.minimum,
             "num_workers": sizes.maximum + workers,
@@ -95,11 +85,16 @@ class PsycopgPool:
         connection = await self._connects.run(partial(configured, connect, self._configure))
         if connection is not None:
             self._open.add(connection)
+            self.destinations.opened(connection, in_hot_standby(connection))
         return connection
 
     def forget(self, connection: Watched) -> None:
         """Count a connection no more."""
         self._open.discard(connection)
+        self.destinations.closed(connection)
+
+    def key(self, connection: _Lent) -> Watched | None:
+        return None if self.is_closed(connection) else connection
 
     @property
     def size(self) -> int:

@@ -40,6 +40,9 @@ class Beneath(Protocol):
     def failure_of(self, error: BaseException) -> Failure:
         """Say what an exception of the library's own tells of the server."""
 
+    async def count_rows(self, connection: Any, sql: str) -> int:
+        """Run a query in a transaction of its own and return how many rows it has."""
+
     def in_hot_standby(self, connection: Any) -> bool | None:
         """Return what the server reported last."""
 

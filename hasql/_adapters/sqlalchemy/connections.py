@@ -11,6 +11,7 @@ from sqlalchemy import event, exc
 
 from hasql._adapters.sqlalchemy.beneath import opened_well
 from hasql._adapters.sqlalchemy.turns import Turns
+from hasql.destinations import Destinations
 from hasql.driver import PendingConnects
 from hasql.errors import PoolManagerClosedError
 
@@ -52,6 +53,7 @@ class Connections:
         self._turns = Turns()
         #: Open connections, with SQLAlchemy's record of each once it has one.
         self._open: dict[Any, ConnectionPoolEntry | None] = {}
+        self.destinations = Destinations()
         #: Those that SQLAlchemy still prepares for use, and who waits for that.
         self._fresh: dict[Any, asyncio.Task[Any] | None] = {}
         self._closed = False
@@ -84,6 +86,7 @@ class Connections:
             self._beneath.break_off(raw)
             raise PoolManagerClosedError("the pool manager is closed")
         self._open[raw] = None
+        self.destinations.opened(raw, self._beneath.in_hot_standby(raw))
         return raw
 
     async def _log_in(self, kwargs: dict[str, Any]) -> Any:
@@ -140,8 +143,7 @@ class Connections:
         raw = record.driver_connection
         self._fresh.pop(raw, None)
         if self._beneath.has_died(raw):
-            self._forget(raw)
-            # SQLAlchemy opens another one in its place.
+            self._forget(raw)  # SQLAlchemy opens another one in its place
             raise exc.DisconnectionError("the connection was lost while it was idle")
 
     def _closes(self, adapted: Any, _: object = None) -> None:
@@ -152,8 +154,8 @@ class Connections:
 
     def idle(self) -> int:
         """Return how many wait for use."""
-        spare = sum(task.done() and opened_well(task, self._beneath) for task in self._spare)
-        return len(self._at_rest()) + spare
+        spare = (task.done() and opened_well(task, self._beneath) for task in self._spare)
+        return len(self._at_rest()) + sum(spare)
 
     def _at_rest(self) -> list[Any]:
         return [
@@ -170,6 +172,7 @@ class Connections:
     def _forget(self, raw: Any) -> None:
         self._open.pop(raw, None)
         self._fresh.pop(raw, None)
+        self.destinations.closed(raw)
 
     def give_up(self, task: asyncio.Task[Any]) -> None:
         """End an acquire, by breaking what is still prepared for it."""

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 
-from hasql._adapters.asyncpg.connection import RawConnection, failure_of, in_hot_standby
+from hasql._adapters.asyncpg.connection import (
+    RawConnection,
+    count_rows,
+    failure_of,
+    in_hot_standby,
+)
 from hasql._adapters.asyncpg.session import AsyncpgSession, HeedingLoop
 from hasql.driver import check_keywords, left_to_end
 
@@ -20,6 +25,7 @@ __all__ = (
     "break_off",
     "check_connect_args",
     "connect",
+    "count_rows",
     "dialect",
     "failure_of",
     "has_died",

@@ -10,7 +10,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 from sqlalchemy.dialects.postgresql.psycopg import dialect_async as dialect
 
-from hasql._adapters.psycopg.connection import Watched, in_hot_standby
+from hasql._adapters.psycopg.connection import Watched, count_rows, in_hot_standby
 from hasql._adapters.psycopg.failure import failure_of
 from hasql._adapters.psycopg.session import PsycopgSession
 from hasql.driver import left_to_end
@@ -23,6 +23,7 @@ __all__ = (
     "break_off",
     "check_connect_args",
     "connect",
+    "count_rows",
     "dialect",
     "failure_of",
     "has_died",

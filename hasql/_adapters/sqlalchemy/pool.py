@@ -44,6 +44,7 @@ class EnginePool:
         self._beneath = beneath
         self._opened = Connections(dsn, beneath, lifo=bool(kwargs.get("pool_use_lifo")))
         self.end_connects = self._opened.end_connects
+        self.destinations = self._opened.destinations
         creator = {"async_creator_fn": self._opened.connect}
         arguments = {**kwargs.get("connect_args", {}), **creator}
         self.pool: AsyncEngine = create_async_engine(url, **{**kwargs, "connect_args": arguments})
@@ -112,6 +113,12 @@ class EnginePool:
     def in_hot_standby(self, connection: AsyncConnection) -> bool | None:
         raw = raw_of(connection)
         return None if raw is None else self._beneath.in_hot_standby(raw)
+
+    def key(self, connection: AsyncConnection) -> Any:
+        return None if self.is_closed(connection) else raw_of(connection)
+
+    async def count_rows(self, connection: AsyncConnection, sql: str) -> int:
+        return await self._beneath.count_rows(raw_of(connection), sql)
 
     def is_closed(self, connection: AsyncConnection) -> bool:
         raw = raw_of(connection)

@@ -1,0 +1,52 @@
+"""Where the connections of a pool lead: a name may lead to several servers.
+
+Behind a service name or a proxy one pool may hold connections to a master, to its standbys and to a
+master that was replaced, while the monitor sees the one server under its own connection.
+"""
+
+from collections.abc import Hashable
+from typing import TypeAlias
+
+__all__ = ("Destinations", "Server")
+
+#: A running server: the identifier of its cluster, and the start of its postmaster.
+Server: TypeAlias = tuple[int, int]
+
+
+class Destinations:
+    """What is known of where each open connection of one pool leads.
+
+    An adapter tells of each connection that opens and closes, by a key that stays the same from one
+    lease to the next.
+    """
+
+    def __init__(self) -> None:
+        #: How many connections said `in_hot_standby = on` when they were last looked at. `off` is
+        #: final for a session, so at zero nobody has to look.
+        self.doubtful = 0
+        self._on: set[Hashable] = set()
+        self._servers: dict[Hashable, Server] = {}
+
+    def opened(self, key: Hashable, in_hot_standby: bool | None) -> None:  # noqa: FBT001  # the flag
+        """Take in a new connection; None: its server does not report the flag."""
+        if in_hot_standby:
+            self._on.add(key)
+            self.doubtful = len(self._on)
+
+    def closed(self, key: Hashable) -> None:
+        """Forget a connection."""
+        self._servers.pop(key, None)
+        self.writes(key)
+
+    def writes(self, key: Hashable) -> None:
+        """Take note that a connection said `off`: its server writes as long as it lasts."""
+        self._on.discard(key)
+        self.doubtful = len(self._on)
+
+    def lead_to(self, key: Hashable, server: Server) -> None:
+        """Take note which server a connection leads to."""
+        self._servers[key] = server
+
+    def server_of(self, key: Hashable) -> Server | None:
+        """Return which server a connection is known to lead to; None if nobody has asked."""
+        return self._servers.get(key)

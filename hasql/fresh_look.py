@@ -1,0 +1,148 @@
+"""The fresh look: whether a host's name still leads to the server that its monitor is connected to.
+
+A service name or a proxy may lead new connections to another server while the old ones live on.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from random import uniform
+from time import monotonic
+from typing import Any
+
+from hasql.cluster.dsn import HostSpec
+from hasql.cluster.probe import Reading, Role
+from hasql.driver import Session
+
+__all__ = ("Found", "FreshLooks", "is_another_server", "is_to_be_followed")
+
+log = logging.getLogger("hasql")
+
+#: Seconds from one look to the next: in general, and at first and at most while another server is
+#: looked for: the host is kept out of routing, which may be for one that its name has left, or
+#: there is no master, and the name is known to lead to several.
+_DELAY = 30.0
+_FIRST_QUICK = 0.5
+_SLOWEST_QUICK = 10.0
+#: The same after looks that were asked for and have found nothing new.
+_FIRST_QUIET = 0.5
+#: The same while there is no master: nothing else tells of one that the name has been moved to.
+_NO_MASTER = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Another server of the same name."""
+
+    session: Session
+    reading: Reading
+
+
+class FreshLooks:
+    """The looks at one host: when the next is due, and the one under way.
+
+    Any new reserved connection is a look as well.
+    """
+
+    def __init__(self, host: HostSpec) -> None:
+        self._host = host
+        #: The look under way, or done and not taken: another server, or None.
+        self._look: asyncio.Task[Found | None] | None = None
+        #: Whether new connections led elsewhere than that of the monitor when it was looked last.
+        self.diverges = False
+        self._looked_at = monotonic()
+        self._asked_for = False
+        self._quiet = _FIRST_QUIET
+        self._quick_delay = _FIRST_QUICK
+        self._jitter = uniform(0.75, 1.25)  # noqa: S311  # no secret
+
+    def ask(self) -> None:
+        """Have a look soon, as a lease on this host was broken; but seldom if that goes on."""
+        self._asked_for = True
+
+    def due(self, quick: bool, no_master: bool) -> bool:  # noqa: FBT001  # what is so now
+        """Tell whether to begin one now; `quick` while another server is looked for."""
+        if self._look is not None:
+            return False
+        quick = quick or self.diverges
+        if not quick:
+            self._quick_delay = _FIRST_QUICK
+        delay = _DELAY
+        if quick:
+            delay = self._quick_delay
+        elif no_master:
+            delay = _NO_MASTER
+        if self._asked_for:
+            delay = min(delay, self._quiet)
+        return monotonic() - self._looked_at > delay * self._jitter
+
+    def looked(self) -> None:
+        """Take note of a look, or of a new reserved connection."""
+        self._looked_at = monotonic()
+        self._quiet = min(2 * self._quiet, _DELAY) if self._asked_for else _FIRST_QUIET
+        self._asked_for = False
+        self._quick_delay = min(2 * self._quick_delay, _SLOWEST_QUICK)
+        self._jitter = uniform(0.75, 1.25)  # noqa: S311  # no secret
+
+    def begin(self, look: Coroutine[Any, Any, Found | None], on_done: Callable[[], None]) -> None:
+        """Begin a look, which goes on beside the probes; `on_done` is called when `take` is due."""
+        self.looked()
+        self._look = asyncio.get_running_loop().create_task(look)
+        self._look.add_done_callback(lambda _: on_done())
+
+    def take(self) -> Found | None:
+        """Return the other server that a look has found, once."""
+        if self._look is None or not self._look.done():
+            return None
+        look, self._look = self._look, None
+        if look.cancelled():
+            return None
+        if error := look.exception():
+            # What keeps the host from taking new connections, its pool meets as well.
+            log.debug("%s: a fresh look has failed: %r", self._host, error)
+            return None
+        found = look.result()
+        self.diverges = found is not None
+        if found is not None:
+            self._quiet = _FIRST_QUIET
+        return found
+
+    def end(self) -> None:
+        """End the look under way, and what it may have found."""
+        if self._look is not None:
+            self._look.add_done_callback(_kill_found)
+            self._look.cancel()
+
+
+def _kill_found(look: "asyncio.Task[Found | None]") -> None:
+    found = None if look.cancelled() or look.exception() else look.result()
+    if found is not None:
+        found.session.kill()
+
+
+def is_another_server(known: Reading, fresh: Reading) -> bool:
+    """Tell whether two readings are of two servers, by what both tell."""
+    for one, other in ((known.system_id, fresh.system_id), (known.started_at, fresh.started_at)):
+        if one is not None and other is not None and one != other:
+            return True
+    return known.started_at is None and known.role is not fresh.role
+
+
+def is_to_be_followed(known: Reading, fresh: Reading, *, no_master: bool) -> bool:
+    """Tell whether the monitor of a host that serves should go on with another server of its name.
+
+    A name may lead to a master and its standbys in turn. A master that answers is left for one that
+    has replaced it, and a replica for a master where there is none.
+    """
+    if fresh.system_id != known.system_id or known.role is fresh.role is Role.REPLICA:
+        return True  # an upgraded cluster; or the next of several replicas
+    if fresh.role is Role.REPLICA:
+        return False
+    return no_master if known.role is Role.REPLICA else _is_newer(fresh, known)
+
+
+def _is_newer(fresh: Reading, known: Reading) -> bool:
+    if fresh.timeline is None or known.timeline is None:
+        return True  # it does not tell: the name says which one is the master
+    return fresh.timeline > known.timeline

@@ -1,0 +1,135 @@
+"""The prober: asks one host, over a session that it opens, what its server is."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from time import monotonic
+from typing import Generic
+
+from hasql.cluster.probe import ProbeForm, Reading, Role, read_row
+from hasql.deadline import cancellations
+from hasql.driver import ConnT, Driver, Failure, PoolT, Session
+from hasql.node import Node
+from hasql.options import Options
+from hasql.patience import Patience
+
+__all__ = ("NoAnswerError", "Prober", "heed_cancellation")
+
+log = logging.getLogger("hasql")
+
+#: How often in a row a server has to refuse a form: once may have been by chance.
+_REFUSALS = 2
+#: Seconds after which a server that denied a form of the probe is asked for all again.
+_DENIED_FOR = 60.0
+
+
+class NoAnswerError(TimeoutError):
+    """A host has been silent for refresh_timeout."""
+
+
+class Prober(Generic[PoolT, ConnT]):
+    """Asks one host, and knows how much its server tells."""
+
+    def __init__(
+        self, node: Node[PoolT, ConnT], driver: Driver[PoolT, ConnT], options: Options
+    ) -> None:
+        self._node = node
+        self._driver = driver
+        self._kwargs = options.pool_factory_kwargs
+        self._refresh_timeout = options.refresh_timeout
+        self._form = ProbeForm.FULL
+        self._form_since = monotonic()
+        self._denied: set[ProbeForm] = set()
+        #: When the server last answered all that is asked for, by time.monotonic().
+        self.told_all_at = float("-inf")
+        #: Whether the host has taken a login since somebody set this to False.
+        self.let_in = False
+
+    async def open(
+        self, patience: Patience, on_lost: Callable[[], None]
+    ) -> tuple[Session, Reading]:
+        """Open a new session and ask over it."""
+        connecting = asyncio.timeout(None)
+        try:
+            async with connecting:
+                with patience.ending(lambda: connecting.reschedule(0.0)):
+                    session = await self._driver.connect(self._node.dsn, self._kwargs, on_lost)
+        except TimeoutError:
+            if connecting.expired():
+                raise self.no_answer() from None
+            raise
+        self._form, self.let_in = ProbeForm.FULL, True
+        try:
+            with patience.ending(session.kill):
+                heed_cancellation()
+                reading = await self.ask(session, known=None)
+        except BaseException as error:
+            session.kill()
+            if patience.lost and isinstance(error, Exception):
+                raise self.no_answer() from None
+            raise
+        return session, reading
+
+    async def ask(self, session: Session, known: Reading | None) -> Reading:
+        """Ask once over this session, for less where the server denies the whole.
+
+        With a `known` reading only its role is confirmed, which is cheap; a change of role asks
+        for everything.
+        """
+        if known is not None:
+            reading = await self._timed(session, ProbeForm.BARE)
+            if reading.role is known.role:
+                return known
+        if monotonic() - self._form_since > _DENIED_FOR:
+            self._form = ProbeForm.FULL
+        refusals = 0
+        while True:
+            try:
+                reading = await self._timed(session, self._form)
+            except Exception as error:
+                refusals += 1
+                if self._driver.failure(error) is not Failure.STATEMENT:
+                    raise
+                if refusals == _REFUSALS:
+                    refusals = 0
+                    self._step_down(error)
+                continue
+            self.told_all_at = monotonic()
+            return reading
+
+    def _step_down(self, error: Exception) -> None:
+        """Ask for less from now on; raise where there is nothing less to ask for."""
+        smaller = self._form.smaller
+        if smaller is None:
+            raise error
+        if self._form not in self._denied:
+            self._denied.add(self._form)
+            log.warning(
+                "%s does not answer the %s probe (%s); fencing is off for it",
+                self._node.host, self._form.name.lower(), error,
+            )  # fmt: skip
+        self._form, self._form_since = smaller, monotonic()
+
+    async def _timed(self, session: Session, form: ProbeForm) -> Reading:
+        began, flag = monotonic(), session.in_hot_standby
+        row = await session.fetch_row(form.value)
+        heed_cancellation()
+        self._node.record_response_time(monotonic() - began)
+        # A pooler may answer for a server from memory. Not so when the flag turned to `off` with
+        # this very answer: that is a promotion while it was given.
+        reading = read_row(form, row)
+        if flag is False and reading.role is Role.REPLICA:
+            self._node.flag_lies = True
+        if reading.backend_pid is not None and session.login_pid is not None:
+            self._node.pooled = reading.backend_pid != session.login_pid
+        return reading
+
+    def no_answer(self) -> NoAnswerError:
+        """Make the error of a host that has been silent for too long."""
+        return NoAnswerError(f"no answer within {self._refresh_timeout:g} s")
+
+
+def heed_cancellation() -> None:
+    """Raise a cancellation that a driver has lost: nothing else would end the task."""
+    if cancellations():
+        raise asyncio.CancelledError

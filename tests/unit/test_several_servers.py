@@ -1,0 +1,193 @@
+"""A name that leads to several servers, on a scriptable cluster.
+
+The names are `rw` and `r`, as of a Kubernetes operator's services; what they lead to is changed
+under a running manager, whose connections live on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import cycle
+
+import pytest
+
+from hasql.cluster.dsn import parse_host
+from hasql.cluster.state import Exclusion
+from hasql.errors import NotAvailableError
+from tests.fake_driver import FakeConnection, FakeManager, FakeServer
+from tests.unit.test_manager import until
+
+RW, R = parse_host("rw"), parse_host("r")
+
+
+def server(name: str, *, master: bool = False, timeline: int = 1) -> FakeServer:
+    return FakeServer(parse_host(name), master=master, timeline=timeline)
+
+
+def manager_of(**servers: FakeServer) -> FakeManager:
+    """Make a manager of names that lead to these servers, which keeps no idle connections."""
+    hosts = {parse_host(name): each for name, each in servers.items()}
+    return FakeManager(hosts, refresh_delay=0.02, pool_factory_kwargs={"min_size": 0})
+
+
+async def break_a_lease(manager: FakeManager, *, read_only: bool = False) -> None:
+    """Have a connection break, after which the host is looked at afresh."""
+    with pytest.raises(ConnectionResetError):
+        async with manager.acquire(read_only) as connection:
+            connection.lose()
+            await connection.run()
+
+
+async def masters(manager: FakeManager, count: int = 20) -> list[FakeServer]:
+    """Take so many leases of a master, and return their servers."""
+    found = []
+    for _ in range(count):
+        async with manager.acquire_master(timeout=5) as connection:
+            found.append(connection.server)
+            await connection.run()
+    return found
+
+
+async def test_1a_no_master_lease_leads_to_a_standby_of_the_same_name() -> None:
+    one, other = server("one", master=True), server("other")
+    async with manager_of(rw=one) as manager:
+        await manager.ready(1, 0)
+        manager.driver.turns[RW] = cycle([other, one])
+        one.drop_pooled()
+        assert set(await masters(manager)) == {one}
+
+
+async def test_1a_who_is_asked_once_is_not_asked_again() -> None:
+    one, other = server("one", master=True), server("other")
+    async with manager_of(rw=one) as manager:
+        await manager.ready(1, 0)
+        manager.driver.turns[RW] = cycle([other, one])
+        one.drop_pooled()
+        await masters(manager, 1)
+        questions = one.questions
+        await masters(manager, 20)
+        assert one.questions == questions
+
+
+async def test_1b_a_name_that_has_moved_to_a_newer_master_is_followed() -> None:
+    old, new = server("old", master=True), server("new")
+    async with manager_of(rw=old) as manager:
+        await manager.ready(1, 0)
+        held = await manager.acquire_master()
+        new.promote()
+        manager.driver.servers[RW] = new
+        await break_a_lease(manager)
+        await until(lambda: manager.metrics().nodes[0].timeline == 2)
+        assert held.closed  # nothing more is acknowledged by the old one
+        await manager.release(held)
+        assert set(await masters(manager)) == {new}
+
+
+async def test_1b_a_name_that_moves_back_to_a_replaced_master_is_not_followed() -> None:
+    old, new = server("old", master=True), server("new", master=True, timeline=2)
+    async with manager_of(rw=new) as manager:
+        await manager.ready(1, 0)
+        held, broken = await manager.acquire_master(), await manager.acquire_master()
+        manager.driver.servers[RW] = old
+        logins = old.logins
+        broken.lose()
+        await manager.release(broken)
+        await until(lambda: old.logins > logins)  # it was looked at
+        await manager.wait_next_pool_check()
+        assert not held.closed
+        await manager.release(held)
+        assert set(await masters(manager)) == {new}
+
+
+async def test_1b_a_name_that_leads_to_a_replaced_master_alone_is_fenced_until_it_does_not() -> (
+    None
+):
+    old, new = server("old", master=True), server("new", master=True, timeline=2)
+    async with manager_of(rw=new) as manager:
+        await manager.ready(1, 0)
+        manager.driver.servers[RW] = old
+        new.kill()
+        await until(lambda: manager.metrics().nodes[0].exclusion is Exclusion.FENCED)
+        with pytest.raises(NotAvailableError, match="fenced"):
+            await manager.acquire_master(timeout=0.1)
+        new.alive = True
+        manager.driver.servers[RW] = new  # and the old one, which the monitor sees, lives on
+        assert set(await masters(manager)) == {new}
+
+
+async def test_a_master_that_answers_is_not_left_for_a_standby_of_the_same_name() -> None:
+    one, other = server("one", master=True), server("other")
+    async with manager_of(rw=one) as manager:
+        await manager.ready(1, 0)
+        manager.driver.turns[RW] = cycle([other, one])
+        logins = other.logins
+        await break_a_lease(manager)
+        await until(lambda: other.logins > logins)
+        await manager.wait_next_pool_check()
+        assert manager.master_pool_count == 1
+        assert set(await masters(manager)) == {one}
+
+
+async def test_1c_a_readers_name_that_led_to_the_writer_serves_once_it_does_not() -> None:
+    writer, reader = server("writer", master=True), server("reader")
+    async with manager_of(rw=writer, r=writer) as manager:
+        await until(lambda: manager.metrics().nodes[1].exclusion is Exclusion.ALIAS)
+        manager.driver.servers[R] = reader
+        await manager.ready(1, 1, timeout=5)
+        async with manager.acquire_replica() as connection:
+            assert connection.server is reader
+
+
+async def test_a_reader_is_never_given_a_connection_that_leads_to_the_writer() -> None:
+    writer, reader = server("writer", master=True), server("reader")
+    async with manager_of(r=reader) as manager:
+        await manager.ready(0, 1)
+        manager.driver.turns[R] = cycle([writer, reader])
+        reader.drop_pooled()
+        for _ in range(10):
+            async with manager.acquire_replica(timeout=5) as connection:
+                assert connection.server is reader
+            connection.lose()
+
+
+async def test_several_replicas_behind_one_name_are_all_used_and_none_is_purged() -> None:
+    one, other = server("one"), server("other")
+    async with manager_of(r=one) as manager:
+        await manager.ready(0, 1)
+        held = await manager.acquire_replica()
+        manager.driver.servers[R] = other
+        await break_a_lease(manager, read_only=True)
+        await until(lambda: any(x.on_lost is not None for x in other.connections))
+        await manager.wait_next_pool_check()
+        await manager.release(held)
+        assert not held.closed
+        assert manager.replica_pool_count == 1
+
+
+async def test_a_restart_is_no_second_server() -> None:
+    one = server("one", master=True)
+    async with manager_of(rw=one) as manager:
+        await manager.ready(1, 0)
+        one.restart()
+        await masters(manager, 3)
+        assert one.questions == 0
+
+
+async def test_a_question_that_hangs_ends_with_the_acquire_and_leaks_nothing() -> None:
+    one, other = server("one", master=True), server("other")
+    async with manager_of(rw=one) as manager:
+        await manager.ready(1, 0)
+        other.silent_after_login = True
+        manager.driver.servers[RW] = other
+        one.drop_pooled()
+        lease = asyncio.ensure_future(_take(manager))
+        await until(lambda: len(other.connections) == 1)
+        lease.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await lease
+        await until(lambda: manager.metrics().nodes[0].in_flight == 0)
+        assert other.connections == []
+
+
+async def _take(manager: FakeManager) -> FakeConnection:
+    return await manager.acquire_master(timeout=5)
