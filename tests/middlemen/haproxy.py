@@ -149,8 +149,13 @@ class HAProxy(Program):
     def _await_checks(self) -> None:
         """Wait until each server has been asked: before, all count as up."""
         until = time.monotonic() + _PATIENCE
-        while any(
-            "L" not in row["check_status"] for way in ("rw", "r") for row in self._servers(way)
-        ):
+        while not self._checked():
             assert time.monotonic() < until, f"no checks: {self.log[-2000:]}"
             time.sleep(0.01)
+
+    def _checked(self) -> bool:
+        try:
+            servers = [row for way in ("rw", "r") for row in self._servers(way)]
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False  # it listens for clients before it does for commands
+        return all("L" in row["check_status"] for row in servers)
