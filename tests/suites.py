@@ -34,6 +34,7 @@ SUITES: dict[str, tuple[str, ...]] = {
         "tests/integration/test_asyncsqlalchemy.py",
         "tests/integration/test_mission_programs.py",
         "tests/integration/test_psycopg3.py",
+        "tests/integration/test_psycopg_cancel.py",
         "tests/integration/test_sqlalchemy_sessions.py",
     ),
     # With those that need SQLAlchemy 1.4.

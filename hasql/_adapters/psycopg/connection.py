@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import select
+import sys
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import ref
 
-from psycopg import AsyncConnection, Error, ProgrammingError, generators
+from psycopg import AsyncConnection, Error, ProgrammingError, capabilities, generators
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.errors import QueryCanceled, error_from_result
+from psycopg.errors import CancellationTimeout, QueryCanceled, error_from_result
 from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 
 from hasql._adapters.libpq import WATCH_OVER_TCP, shut_down
+from hasql._adapters.psycopg.cancel import request_cancel
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
@@ -26,6 +28,8 @@ _T = TypeVar("_T")
 
 #: Seconds for which nobody asks the kernel again: as long as a busy event loop takes for a turn.
 _A_MOMENT = 0.001
+#: Seconds after which a statement that is cancelled has ended, or its connection is broken.
+_TO_END = 3.0
 _BAD = ConnStatus.BAD
 _IN_TRANSACTION = frozenset({TransactionStatus.INTRANS, TransactionStatus.INERROR})
 
@@ -39,6 +43,13 @@ class Watched(AsyncConnection[Any]):
     #: Whether it serves us, not the application: who is cancelled then waits for no server.
     ours = True
     _abandoned = False
+    #: Who waits for what is running, or did so last; and while psycopg ends the wait of a task that
+    #: is cancelled: by what, and when it is to be at an end.
+    _waiter: asyncio.Task[Any] | None = None
+    _interruption: BaseException | None = None
+    _limit: asyncio.TimerHandle | None = None
+    #: Ends a cancel request that is under way.
+    _request: asyncio.Timeout | None = None
     #: When it was last known to be fine, in seconds of time.monotonic().
     _sound_at = float("-inf")
 
@@ -62,17 +73,48 @@ class Watched(AsyncConnection[Any]):
     async def wait(self, gen: PQGen[_T], *args: Any, **kwargs: Any) -> _T:
         """Wait for what is running. psycopg does so for each statement."""
         gen = self._unless_abandoned(gen) if self.ours else gen
-        result = await super().wait(gen, *args, **kwargs)
+        self._waiter = asyncio.current_task()
+        try:
+            result = await super().wait(gen, *args, **kwargs)
+        except BaseException as error:
+            if (interruption := self._end_interruption()) and isinstance(error, Exception):
+                raise interruption from None  # psycopg before 3.3 lets the lost connection win
+            raise
         self._sound_at = monotonic()
         return result
 
-    async def cancel_safe(self, **kwargs: Any) -> None:
+    async def cancel_safe(self, *, timeout: float = 30.0) -> None:
         """Cancel what is running. psycopg does so when its task is cancelled, and waits for it."""
         if self.ours:
             self._abandoned = True
             self.sever()  # the server may be silent
-        else:
-            await super().cancel_safe(**kwargs)
+            return
+        if self._waiter is asyncio.current_task():  # psycopg itself, with what interrupts its wait
+            self._interruption = sys.exc_info()[1]
+            self._limit = asyncio.get_running_loop().call_later(_TO_END, self.sever)
+        request = asyncio.timeout(timeout or None)
+        try:
+            async with request:
+                self._request = request
+                await self._send_cancel(timeout)
+        except TimeoutError:
+            raise CancellationTimeout("cancellation timeout expired") from None
+        finally:
+            self._request = None
+
+    async def _send_cancel(self, timeout: float) -> None:
+        if capabilities.has_cancel_safe():
+            await super().cancel_safe(timeout=timeout)
+        elif not self.closed:
+            await request_cancel(self.pgconn)
+
+    def _end_interruption(self) -> BaseException | None:
+        """Take note that psycopg has ended a wait that was interrupted, and return by what."""
+        interruption, self._interruption = self._interruption, None
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+        return interruption
 
     def _unless_abandoned(self, gen: PQGen[_T]) -> PQGen[_T]:
         try:
@@ -89,6 +131,8 @@ class Watched(AsyncConnection[Any]):
     def sever(self) -> None:
         """Break it, whoever waits on it; psycopg closes it when it next uses it."""
         self.lost = True
+        if self._request is not None and not self._request.expired():
+            self._request.reschedule(0.0)
         if not self.closed:
             shut_down(self.fileno())
 
