@@ -46,6 +46,10 @@ class _Lender:
         self._take_back(connection)
 
 
+class _Lent(SAConnection):
+    """What was made by us, not taken from an engine directly."""
+
+
 class _Pool(AiopgPool[Engine, SAConnection]):
     """An engine: its slots are connections of its own making, and the user gets one of ours."""
 
@@ -55,7 +59,10 @@ class _Pool(AiopgPool[Engine, SAConnection]):
 
     def _lend(self, slot: SAConnection) -> SAConnection:
         lender = _Lender(self.pool.dialect, self.take_back)
-        return SAConnection(slot.connection, lender)  # type: ignore[no-untyped-call]
+        return _Lent(slot.connection, lender)  # type: ignore[no-untyped-call]
+
+    def _is_anothers(self, connection: SAConnection, inner: aiopg.Connection) -> bool:
+        return isinstance(connection, _Lent) and super()._is_anothers(connection, inner)
 
     async def _roll_back(self, connection: Any, inner: aiopg.Connection) -> None:
         while connection.in_transaction:

@@ -8,7 +8,7 @@ import aiopg
 import psycopg2  # type: ignore[import-untyped]
 
 from hasql.aiopg import PoolManager
-from tests.kits.base import Kit
+from tests.kits.base import Ending, Kit, closed
 
 
 class AiopgKit(Kit):
@@ -28,6 +28,12 @@ class AiopgKit(Kit):
     def contradictions(self) -> list[dict[str, Any]]:
         # A maximum of 0 is aiopg's word for none.
         return [bounds for bounds in super().contradictions() if bounds.get("maxsize") != 0]
+
+    def endings(self) -> dict[str, Ending]:
+        return {**super().endings(), "closed": closed}
+
+    def checks(self) -> list[dict[str, Any]]:
+        return [{"pool_recycle": 0}]
 
     async def value(self, connection: Any, query: str) -> Any:
         async with connection.cursor() as cursor:

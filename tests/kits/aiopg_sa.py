@@ -8,7 +8,12 @@ import aiopg.sa
 import psycopg2  # type: ignore[import-untyped]
 
 from hasql.aiopg_sa import PoolManager
-from tests.kits.base import Kit
+from tests.kits.base import Ending, Kit, closed
+
+
+async def closed_beneath(pool: Any, connection: Any) -> None:
+    del pool
+    await connection.connection.close()
 
 
 class AiopgSaKit(Kit):
@@ -28,6 +33,12 @@ class AiopgSaKit(Kit):
     def contradictions(self) -> list[dict[str, Any]]:
         # A maximum of 0 is aiopg's word for none.
         return [bounds for bounds in super().contradictions() if bounds.get("maxsize") != 0]
+
+    def endings(self) -> dict[str, Ending]:
+        return {**super().endings(), "closed": closed, "closed beneath": closed_beneath}
+
+    def checks(self) -> list[dict[str, Any]]:
+        return [{"pool_recycle": 0}]
 
     async def value(self, connection: Any, query: str) -> Any:
         return await connection.scalar(query)

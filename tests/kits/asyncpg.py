@@ -8,7 +8,17 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from hasql.asyncpg import PoolManager
-from tests.kits.base import Kit
+from tests.kits.base import Ending, Kit, closed
+
+
+async def terminated(pool: Any, connection: Any) -> None:
+    del pool
+    connection.terminate()
+
+
+async def ask(connection: Any) -> None:
+    """Do what a `setup` hook may do."""
+    await connection.execute("SELECT 1")
 
 
 class AsyncpgKit(Kit):
@@ -34,6 +44,12 @@ class AsyncpgKit(Kit):
 
     def manager(self, dsn: str, /, *args: Any, **kwargs: Any) -> PoolManager:
         return PoolManager(dsn, *args, **kwargs)
+
+    def endings(self) -> dict[str, Ending]:
+        return {**super().endings(), "closed": closed, "terminated": terminated}
+
+    def checks(self) -> list[dict[str, Any]]:
+        return [{"setup": ask}]
 
     async def value(self, connection: Any, query: str) -> Any:
         return await connection.fetchval(query)

@@ -9,8 +9,8 @@ from asyncpg.pool import PoolConnectionProxy
 from sqlalchemy import text
 
 from hasql.asyncpgsa import PoolManager
-from tests.kits.asyncpg import AsyncpgKit
-from tests.kits.base import Kit
+from tests.kits.asyncpg import AsyncpgKit, ask, terminated
+from tests.kits.base import Ending, Kit, closed
 
 
 class AsyncpgsaKit(Kit):
@@ -29,6 +29,12 @@ class AsyncpgsaKit(Kit):
 
     def manager(self, dsn: str, /, *args: Any, **kwargs: Any) -> PoolManager:
         return PoolManager(dsn, *args, **kwargs)
+
+    def endings(self) -> dict[str, Ending]:
+        return {**super().endings(), "closed": closed, "terminated": terminated}
+
+    def checks(self) -> list[dict[str, Any]]:
+        return [{"setup": ask}]
 
     # As SQLAlchemy's expressions, which a connection of asyncpg alone would refuse.
 

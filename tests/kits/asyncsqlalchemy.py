@@ -12,7 +12,59 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from hasql.asyncsqlalchemy import PoolManager
-from tests.kits.base import Kit
+from tests.kits.base import Ending, Kit
+
+
+async def rolled_back(_: Any, connection: Any) -> None:
+    await connection.rollback()
+
+
+async def invalidated(_: Any, connection: Any) -> None:
+    await connection.invalidate()
+
+
+async def invalidated_and_used_again(_: Any, connection: Any) -> None:
+    await connection.invalidate()
+    await connection.rollback()
+    await connection.execute(text("SELECT 1"))
+
+
+async def invalidated_when_it_is_back(_: Any, connection: Any) -> None:
+    (await connection.get_raw_connection()).invalidate(soft=True)
+
+
+async def invalidated_where_SQLAlchemy_cannot_close(_: Any, connection: Any) -> None:  # noqa: N802
+    (await connection.get_raw_connection()).invalidate()
+
+
+async def detached(_: Any, connection: Any) -> None:
+    (await connection.get_raw_connection()).detach()
+
+
+async def detached_and_closed(_: Any, connection: Any) -> None:
+    (await connection.get_raw_connection()).detach()
+    await connection.close()
+
+
+async def closed_beneath(_: Any, connection: Any) -> None:
+    await (await connection.get_raw_connection()).driver_connection.close()
+
+
+async def engine_disposed_of(engine: Any, _: Any) -> None:
+    await engine.dispose()
+
+
+_ENDINGS = (
+    rolled_back,
+    invalidated,
+    invalidated_and_used_again,
+    invalidated_when_it_is_back,
+    invalidated_where_SQLAlchemy_cannot_close,
+    detached,
+    detached_and_closed,
+    closed_beneath,
+    engine_disposed_of,
+)
 
 
 class _SqlalchemyKit(Kit):
@@ -36,6 +88,16 @@ class _SqlalchemyKit(Kit):
 
     async def take(self, pool: Any) -> Any:
         return await pool.connect()
+
+    async def put(self, pool: Any, connection: Any) -> None:
+        del pool
+        await connection.close()
+
+    def endings(self) -> dict[str, Ending]:
+        return {**super().endings(), **{end.__name__.replace("_", " "): end for end in _ENDINGS}}
+
+    def checks(self) -> list[dict[str, Any]]:
+        return [{"pool_pre_ping": True}, {"pool_recycle": 0}]
 
     async def value(self, connection: Any, query: str) -> Any:
         return await connection.scalar(text(query))

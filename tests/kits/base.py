@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 if TYPE_CHECKING:
     from hasql.base import BasePoolManager
+
+
+#: Takes the driver's pool and the connection, and may raise what the driver does.
+Ending: TypeAlias = Callable[[Any, Any], Coroutine[Any, Any, None]]
+
+
+async def left_as_it_is(pool: Any, connection: Any) -> None:
+    """Do nothing: to give it back is the manager's work."""
+
+
+async def closed(pool: Any, connection: Any) -> None:
+    """Close a connection, as most drivers have it."""
+    del pool
+    await connection.close()
 
 
 class Kit(ABC):
@@ -72,6 +87,21 @@ class Kit(ABC):
     async def take(self, pool: Any) -> Any:
         """Take a connection from the driver's pool directly, past the pool manager."""
         return await pool.acquire()
+
+    async def put(self, pool: Any, connection: Any) -> None:
+        """Give a connection to the driver's pool directly, past the pool manager."""
+        await pool.release(connection)
+
+    def endings(self) -> dict[str, Ending]:
+        """Return how an application may end a connection of the manager's within its lease."""
+        return {"left as it is": left_as_it_is, "given to its pool": self.put}
+
+    def checks(self) -> list[dict[str, Any]]:
+        """Return `pool_factory_kwargs` with which an idle connection is seen to before it is lent.
+
+        It is asked whether it lives, or closed and opened anew.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     async def value(self, connection: Any, query: str) -> Any:

@@ -8,7 +8,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from hasql.psycopg3 import PoolManager
-from tests.kits.base import Kit
+from tests.kits.base import Ending, Kit, closed
 
 
 class Psycopg3Kit(Kit):
@@ -30,6 +30,15 @@ class Psycopg3Kit(Kit):
 
     async def take(self, pool: Any) -> Any:
         return await pool.getconn()
+
+    async def put(self, pool: Any, connection: Any) -> None:
+        await pool.putconn(connection)
+
+    def endings(self) -> dict[str, Ending]:
+        return {**super().endings(), "closed": closed}
+
+    def checks(self) -> list[dict[str, Any]]:
+        return [{"check": AsyncConnectionPool.check_connection}]
 
     async def value(self, connection: Any, query: str) -> Any:
         cursor = await connection.execute(query)

@@ -44,6 +44,8 @@ class AiopgPool(Generic[PoolT, ConnT]):
         self._growth = Growth(self._supply)
         #: All that are lent, open or not, with what aiopg's pool wants to have back.
         self._slots: dict[aiopg.Connection, Any] = {}
+        #: What the user has got for each.
+        self._handed_out: dict[aiopg.Connection, ConnT] = {}
         self._ended = False
 
     async def open(self, dsn: str, kwargs: Mapping[str, Any]) -> AiopgPool[PoolT, ConnT]:
@@ -96,14 +98,15 @@ class AiopgPool(Generic[PoolT, ConnT]):
             raise ConnectionError("the connection was lost before it could be used")
         self._slots[inner] = slot
         self._roster.lend(inner)
-        return self._lend(slot)
+        lent = self._handed_out[inner] = self._lend(slot)
+        return lent
 
     def leave_block(self, *_: object) -> None:
         """What is open is rolled back by `release`."""
 
     async def release(self, connection: ConnT, **kwargs: Any) -> None:
         inner = self.behind(connection)
-        if inner is None:
+        if inner is None or self._is_anothers(connection, inner):
             return
         try:
             _take_no(kwargs, "release")
@@ -115,10 +118,20 @@ class AiopgPool(Generic[PoolT, ConnT]):
         finally:
             await self._let_go(connection)
 
+    def _is_anothers(self, connection: ConnT, inner: aiopg.Connection) -> bool:
+        """Tell whether the user has given it to aiopg's pool directly, and we have lent it again.
+
+        Where a slot is lent as it is, this cannot be told here: it is the same object again.
+        """
+        return self._handed_out.get(inner, connection) is not connection
+
     def take_back(self, connection: ConnT) -> None:
         """Take back what is not used any more."""
         inner = self.behind(connection)
+        if self._is_anothers(connection, inner):
+            return
         self._roster.take_back(inner)
+        self._handed_out.pop(inner, None)
         slot = self._slots.pop(inner, None)
         if not self._ended:
             # Without a slot it was taken from aiopg's pool directly.
@@ -145,7 +158,7 @@ class AiopgPool(Generic[PoolT, ConnT]):
 
     def abort(self, connection: ConnT) -> None:
         inner = self.behind(connection)
-        if inner is not None:
+        if inner is not None and not self._is_anothers(connection, inner):
             break_off(inner)
 
     def end_connects(self) -> None:
@@ -168,3 +181,4 @@ class AiopgPool(Generic[PoolT, ConnT]):
         self._growth.end(for_good=True)
         self._supply.terminate(self._slots.values())
         self._slots.clear()
+        self._handed_out.clear()

@@ -137,8 +137,16 @@ class Watched(AsyncConnection[Any]):
             shut_down(self.fileno())
 
     async def close(self) -> None:
-        """Close it, as psycopg does."""
+        """Close it, as psycopg does.
+
+        A task whose statement runs there would wait on a socket that is none any more, for ever.
+        """
         self.lost = True
+        if self.lock.locked():
+            self.sever()
+            for _ in range(3):
+                if self.lock.locked():
+                    await asyncio.sleep(0)  # a task that waits on its socket notices first
         await super().close()
 
     async def clean(self) -> None:
@@ -147,9 +155,6 @@ class Watched(AsyncConnection[Any]):
             await self.rollback()
             return
         self.sever()
-        for _ in range(3):
-            if self.lock.locked():
-                await asyncio.sleep(0)  # a task that waits on its socket notices first
         await self.close()
 
     def check_idle(self, hook: str) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Mapping
 
     from sqlalchemy.engine import Dialect
 
     from hasql.driver import Failure, Session
 
-__all__ = ("Beneath", "opened_well")
+__all__ = ("Beneath",)
 
 
 class Beneath(Protocol):
@@ -52,6 +51,9 @@ class Beneath(Protocol):
     def has_died(self, connection: Any) -> bool:
         """Tell whether an idle connection is gone, taking a look at it if need be."""
 
+    def is_clean(self, connection: Any) -> bool:
+        """Tell, without asking the server, whether nothing is open or at work in a connection."""
+
     def in_use(self, connection: Any) -> bool:
         """Tell whether somebody waits for an answer who must not be cancelled before it breaks."""
 
@@ -60,10 +62,3 @@ class Beneath(Protocol):
 
     async def settle(self, connection: Any) -> None:
         """Wait until nobody is inside a broken connection, so that it can be closed."""
-
-
-def opened_well(opening: asyncio.Task[Any], beneath: Beneath) -> bool:
-    """Tell whether what has ended has opened a connection that can be used."""
-    if opening.cancelled() or opening.exception() is not None:
-        return False
-    return not beneath.has_died(opening.result())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event, exc
 
-from hasql._adapters.sqlalchemy.beneath import opened_well
+from hasql._adapters.sqlalchemy.passing import MAY_PASS, PassedError
+from hasql._adapters.sqlalchemy.spares import Spares
 from hasql._adapters.sqlalchemy.turns import Turns
 from hasql.destinations import Destinations
 from hasql.driver import PendingConnects
@@ -23,14 +23,7 @@ if TYPE_CHECKING:
 
     from hasql._adapters.sqlalchemy.beneath import Beneath
 
-__all__ = ("MAY_PASS", "Connections", "PassedError")
-
-#: Set for an acquire that can ask the pool again when it has an idle connection after all.
-MAY_PASS: ContextVar[bool] = ContextVar("may_pass", default=False)
-
-
-class PassedError(Exception):
-    """There is an idle connection, so none has to be opened; never leaves the adapter."""
+__all__ = ("Connections",)
 
 
 class Connections:
@@ -47,8 +40,7 @@ class Connections:
         self._lifo = lifo
         #: Acquires that wait for a connection to be opened, to be told of one that is given back.
         self._waiting: deque[asyncio.Future[None]] = deque()
-        #: What was being opened for those that have found another: the next one gets it.
-        self._spare: deque[asyncio.Task[Any]] = deque()
+        self._spares = Spares(beneath)
         self._pending = PendingConnects()
         self._turns = Turns()
         #: Open connections, with SQLAlchemy's record of each once it has one.
@@ -75,7 +67,7 @@ class Connections:
             raise PassedError  # a place goes to the end of SQLAlchemy's queue then
         # An acquire goes on in a task of its own from here.
         await asyncio.sleep(0)
-        opening = self._spare_one() or asyncio.create_task(self._open_one(kwargs))
+        opening = self._spares.take() or asyncio.create_task(self._open_one(kwargs))
         raw = await self._opened_or_given_back(opening)
         self._fresh[raw] = asyncio.current_task()
         return raw
@@ -93,14 +85,6 @@ class Connections:
         async with self._turns.one():
             return await self._beneath.connect(self._dsn, kwargs, self._forget)
 
-    def _spare_one(self) -> asyncio.Task[Any] | None:
-        # All that is opened takes its turn here, so there is never more of it than places.
-        while self._spare:
-            opening = self._spare.popleft()
-            if not opening.done() or opened_well(opening, self._beneath):
-                return opening
-        return None
-
     async def _opened_or_given_back(self, opening: asyncio.Task[Any]) -> Any:
         """Wait for what is being opened; PassedError if one is given back before."""
         given_back = asyncio.get_running_loop().create_future()
@@ -109,32 +93,33 @@ class Connections:
         try:
             await asyncio.wait({opening, given_back}, return_when=asyncio.FIRST_COMPLETED)
         except BaseException:
-            self._put_by(opening)
+            self._spares.put(opening)
             raise
         finally:
             if given_back in self._waiting:
                 self._waiting.remove(given_back)
         if not opening.done():
-            self._put_by(opening)
+            self._spares.put(opening)
             raise PassedError
         if given_back.done():
             self._tell_of_idle()
         return opening.result()
 
-    def _put_by(self, opening: asyncio.Task[Any]) -> None:
-        self._spare.append(opening)
-        opening.add_done_callback(lambda done: done.cancelled() or done.exception())
-
     def _checked_in(self, adapted: Any, _: object) -> None:
-        if adapted is not None:
+        if adapted is None:
+            return
+        if self._beneath.is_clean(adapted.driver_connection):
             self._tell_of_idle()
+        else:
+            # SQLAlchemy could not roll back, as a statement of another task runs, say, and takes
+            # it back all the same. Broken, it is replaced when it is next taken.
+            self.break_off(adapted.driver_connection)
 
     def _tell_of_idle(self) -> None:
         while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
+            if not (waiter := self._waiting.popleft()).done():
                 waiter.set_result(None)
-                return
+                break
 
     def _connected(self, _: object, record: ConnectionPoolEntry) -> None:
         self._open[record.driver_connection] = record
@@ -154,8 +139,7 @@ class Connections:
 
     def idle(self) -> int:
         """Return how many wait for use."""
-        spare = (task.done() and opened_well(task, self._beneath) for task in self._spare)
-        return len(self._at_rest()) + sum(spare)
+        return len(self._at_rest()) + self._spares.idle()
 
     def _at_rest(self) -> list[Any]:
         return [
@@ -168,6 +152,11 @@ class Connections:
         """Break one at once."""
         self._forget(raw)
         self._beneath.break_off(raw)
+
+    def let_go(self, raw: Any) -> None:
+        """Break what was lent, unless it is back in the pool: SQLAlchemy may not have closed it."""
+        if (record := self._open.get(raw)) is None or record.driver_connection is not raw:
+            self.break_off(raw)
 
     def _forget(self, raw: Any) -> None:
         self._open.pop(raw, None)

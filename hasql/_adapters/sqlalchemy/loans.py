@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.engine import ExceptionContext, ExecutionContext
     from sqlalchemy.ext.asyncio import AsyncConnection
+    from sqlalchemy.pool import Pool
 
 __all__ = ("Loans", "raw_of")
 
@@ -26,11 +27,13 @@ def raw_of(connection: AsyncConnection) -> Any:
 
 
 class _Loan:
-    __slots__ = ("aborted", "connection", "raw")
+    __slots__ = ("aborted", "connection", "pool", "raw")
 
-    def __init__(self, connection: AsyncConnection, raw: Any) -> None:
+    def __init__(self, connection: AsyncConnection, raw: Any, pool: Pool | None = None) -> None:
         self.connection = connection
         self.raw = raw
+        #: Where it came from; None: it was taken from the engine itself.
+        self.pool = pool
         self.aborted = False
 
 
@@ -66,9 +69,19 @@ class Loans:
         if loan is not None:
             self._report(loan.connection, context.original_exception)
 
-    def enter(self, connection: AsyncConnection, raw: Any) -> None:
+    def enter(self, connection: AsyncConnection, raw: Any, pool: Pool) -> None:
         """Enter a connection that is lent from now on."""
-        self._loans[id(connection.sync_connection)] = _Loan(connection, raw)
+        self._loans[id(connection.sync_connection)] = _Loan(connection, raw, pool)
+
+    def raw_lent(self, connection: AsyncConnection) -> Any:
+        """Return the driver's connection that was lent, whatever has become of it since."""
+        loan = self._loans.get(id(connection.sync_connection))
+        return raw_of(connection) if loan is None else loan.raw
+
+    def outlived(self, connection: AsyncConnection, pool: Pool) -> bool:
+        """Tell whether a connection would go back to another pool than the engine's present one."""
+        loan = self._loans.get(id(connection.sync_connection))
+        return loan is not None and loan.pool is not None and loan.pool is not pool
 
     def strike(self, connection: AsyncConnection) -> None:
         """Strike out a connection that is back."""

@@ -31,6 +31,7 @@ __all__ = (
     "has_died",
     "in_hot_standby",
     "in_use",
+    "is_clean",
     "is_closed",
     "open_session",
     "settle",
@@ -81,6 +82,11 @@ def is_closed(connection: RawConnection) -> bool:
 
 #: asyncpg watches its idle sockets.
 has_died = is_closed
+
+
+def is_clean(connection: RawConnection) -> bool:
+    """Tell, without asking the server, whether no transaction is open in a connection."""
+    return not connection.is_in_transaction()
 
 
 def in_use(connection: RawConnection) -> bool:

@@ -29,6 +29,7 @@ __all__ = (
     "has_died",
     "in_hot_standby",
     "in_use",
+    "is_clean",
     "is_closed",
     "open_session",
     "settle",
@@ -77,6 +78,12 @@ def is_closed(connection: Watched) -> bool:
 def has_died(connection: Watched) -> bool:
     """Tell whether an idle connection is gone, which psycopg does not watch."""
     return not connection.is_sound()
+
+
+def is_clean(connection: Watched) -> bool:
+    """Tell, without asking the server, whether nothing is open or at work in a connection."""
+    idle = connection.pgconn.transaction_status == TransactionStatus.IDLE
+    return idle and not connection.lock.locked()
 
 
 def in_use(connection: Watched) -> bool:

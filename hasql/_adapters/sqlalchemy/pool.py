@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, cast
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from hasql._adapters.sqlalchemy.connections import MAY_PASS, Connections, PassedError
+from hasql._adapters.sqlalchemy.connections import Connections
 from hasql._adapters.sqlalchemy.loans import Loans, raw_of
+from hasql._adapters.sqlalchemy.passing import MAY_PASS, PassedError
 from hasql._adapters.sqlalchemy.work import Work
 
 if TYPE_CHECKING:
@@ -78,21 +79,32 @@ class EnginePool:
         if pool is not self.pool.pool or raw is None:
             await self._discard(connection)
             raise ConnectionError("the host was given up while connecting to it")
-        self._loans.enter(connection, raw)
+        self._loans.enter(connection, raw, pool)
         return connection
 
     def leave_block(self, *_: object) -> None:
         """What was not committed is rolled back by SQLAlchemy when the connection is closed."""
 
     async def release(self, connection: AsyncConnection, **kwargs: Any) -> None:
+        raw = self._loans.raw_lent(connection)
         try:
-            back = self._give_back(connection, kwargs)
+            back = self._give_back(connection, raw, kwargs)
             await self._work.run(back, lambda _: self.abort(connection))
         finally:
             self._loans.strike(connection)
+            if raw is not None:
+                self._opened.let_go(raw)
 
-    async def _give_back(self, connection: AsyncConnection, kwargs: dict[str, Any]) -> None:
-        if self.is_closed(connection):
+    async def _give_back(
+        self, connection: AsyncConnection, raw: Any, kwargs: dict[str, Any]
+    ) -> None:
+        if (
+            self.is_closed(connection)
+            # A rollback would wait for another task's statement.
+            or self._beneath.in_use(raw)
+            # One whose pool the application has disposed of would lie there for ever.
+            or self._loans.outlived(connection, self.pool.pool)
+        ):
             await self._discard(connection)
             return
         try:

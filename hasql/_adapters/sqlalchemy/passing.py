@@ -1,0 +1,14 @@
+"""Passing over a place of SQLAlchemy's pool that has no connection, as another is idle."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+
+__all__ = ("MAY_PASS", "PassedError")
+
+#: Set for an acquire that can ask the pool again when it has an idle connection after all.
+MAY_PASS: ContextVar[bool] = ContextVar("may_pass", default=False)
+
+
+class PassedError(Exception):
+    """There is an idle connection, so none has to be opened; never leaves the adapter."""
