@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -68,7 +67,7 @@ class AsyncpgPool:
         self._open: dict[RawConnection, Hashable] = {}
         self.destinations = Destinations()
         self._refill = Refill(self._fill)
-        setup = self._users["setup"] and partial(self._hook, "setup")
+        setup = self._users["setup"] and self._set_up
         ours = {"connect": self._connect_one, "init": None, "setup": setup}
         ours |= {"reset": self._reset_one, "min_size": sizes.minimum, "max_size": sizes.maximum}
         self.pool = create_pool(dsn, **{**kwargs, **ours})
@@ -117,6 +116,9 @@ class AsyncpgPool:
         if self._users["init"] is not None:
             await self._hook("init", connection)
         return connection
+
+    async def _set_up(self, connection: Connection) -> None:
+        await self._connects.run(self._hook("setup", connection))
 
     async def _hook(self, name: str, connection: Any) -> None:
         try:

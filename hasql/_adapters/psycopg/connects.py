@@ -130,13 +130,14 @@ class Connects:
             self._start_one()
 
     def end(self) -> None:
-        """End those under way with a ConnectionError."""
+        """End those under way with a ConnectionError, and all waits: one may be for a check."""
         self._pending.end()
+        self.tell(ConnectionError("the host was given up while it was waited for"))
 
     def give_up(self) -> None:
         """End those under way, and begin none but for who waits until the host answers."""
         self._ailing = True
-        self._pending.end()
+        self.end()
 
     def close(self) -> None:
         """End all, and let those who connect for the pool know that it is not needed."""

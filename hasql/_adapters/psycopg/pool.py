@@ -140,7 +140,11 @@ class PsycopgPool:
                 raise LostError
             raise OperationalError("the connection was lost while it was idle")
         if self._check is not None:
-            await self._check(connection)
+            try:
+                await self._check(connection)
+            except asyncio.CancelledError:
+                await connection.close()  # the pool would have to say that it was busy
+                raise
         self._checked = connection  # the pool returns it now, without a pause
 
     def leave_block(self, connection: _Lent, error: BaseException | None) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import event, exc
 
 from hasql._adapters.sqlalchemy.passing import MAY_PASS, PassedError
+from hasql._adapters.sqlalchemy.pings import Pings
 from hasql._adapters.sqlalchemy.spares import Spares
 from hasql._adapters.sqlalchemy.turns import Turns
 from hasql.destinations import Destinations
@@ -52,6 +53,7 @@ class Connections:
 
     def watch(self, engine: Engine) -> None:
         """Follow what becomes of them in the engine that they are opened for."""
+        self._pings = Pings(engine.dialect, self.break_off)
         event.listen(engine, "connect", self._connected)
         event.listen(engine, "checkout", self._checked_out)
         event.listen(engine, "checkin", self._checked_in)
@@ -62,6 +64,7 @@ class Connections:
         """Open one for the engine."""
         if self._closed:
             raise PoolManagerClosedError("the pool manager is closed")
+        self._pings.raise_if_ended()
         may_pass = MAY_PASS.get() and not self._lifo
         if may_pass and not all(map(self._beneath.has_died, self._at_rest())):
             raise PassedError  # a place goes to the end of SQLAlchemy's queue then
@@ -133,6 +136,9 @@ class Connections:
 
     def _closes(self, adapted: Any, _: object = None) -> None:
         self._forget(adapted.driver_connection)
+        if MAY_PASS.get() is not None:
+            # In an acquire, as it is too old: the server may be too silent for a goodbye.
+            self._beneath.break_off(adapted.driver_connection)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -166,6 +172,7 @@ class Connections:
     def give_up(self, task: asyncio.Task[Any]) -> None:
         """End an acquire, by breaking what is still prepared for it."""
         fresh = [raw for raw, waiting in self._fresh.items() if waiting is task]
+        fresh += self._pings.of(task)
         for raw in fresh:
             self.break_off(raw)
         if not any(map(self._beneath.in_use, fresh)):
@@ -174,6 +181,7 @@ class Connections:
     def end_connects(self) -> None:
         """End what is not ready for use yet."""
         self._pending.end()
+        self._pings.end()
         for raw in tuple(self._fresh):
             self.break_off(raw)
 

@@ -6,8 +6,9 @@ from contextvars import ContextVar
 
 __all__ = ("MAY_PASS", "PassedError")
 
-#: Set for an acquire that can ask the pool again when it has an idle connection after all.
-MAY_PASS: ContextVar[bool] = ContextVar("may_pass", default=False)
+#: Whether an acquire can ask the pool again when it has an idle connection after all; None: this is
+#: no acquire of hasql's.
+MAY_PASS: ContextVar[bool | None] = ContextVar("may_pass", default=None)
 
 
 class PassedError(Exception):
