@@ -10,10 +10,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import ref
 
-from psycopg import AsyncConnection, Error, ProgrammingError, capabilities, generators
+from psycopg import AsyncConnection, Error, ProgrammingError, capabilities
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.errors import CancellationTimeout, QueryCanceled, error_from_result
-from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
+from psycopg.errors import CancellationTimeout, QueryCanceled
+from psycopg.pq import TransactionStatus
 
 from hasql._adapters.libpq import WATCH_OVER_TCP, shut_down
 from hasql._adapters.psycopg.cancel import request_cancel
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from psycopg.abc import PQGen
     from psycopg.errors import Diagnostic
 
-__all__ = ("Watched", "count_rows", "in_hot_standby")
+__all__ = ("Watched",)
 
 _T = TypeVar("_T")
 
@@ -30,7 +30,6 @@ _T = TypeVar("_T")
 _A_MOMENT = 0.001
 #: Seconds after which a statement that is cancelled has ended, or its connection is broken.
 _TO_END = 3.0
-_BAD = ConnStatus.BAD
 _IN_TRANSACTION = frozenset({TransactionStatus.INTRANS, TransactionStatus.INERROR})
 
 
@@ -188,29 +187,3 @@ def _heed(heard_by: ref[Watched], notice: Diagnostic) -> None:
     connection = heard_by()
     if connection is not None and notice.severity_nonlocalized in {"FATAL", "PANIC"}:
         connection.lost = True  # its socket closes some milliseconds later
-
-
-def in_hot_standby(connection: AsyncConnection[Any]) -> bool | None:
-    """Return what the server reported last; PostgreSQL does since version 14."""
-    # By hand, as asking whether it is closed takes as long as all the rest.
-    server = connection.pgconn
-    flag = None if server.status == _BAD else server.parameter_status(b"in_hot_standby")
-    return None if flag is None else flag == b"on"
-
-
-async def count_rows(connection: Watched, sql: str) -> int:
-    """Run a query in a transaction of its own and return how many rows it has.
-
-    Past psycopg's cursors, which would begin a transaction that stays open.
-    """
-    ours, connection.ours = connection.ours, True
-    try:
-        async with connection.lock:
-            connection.pgconn.send_query(sql.encode())
-            (result,) = await connection.wait(generators.execute(connection.pgconn))
-    finally:
-        connection.ours = ours
-    if result.status != ExecStatus.TUPLES_OK:
-        raise error_from_result(result)
-    count: int = result.ntuples
-    return count

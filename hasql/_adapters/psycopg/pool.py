@@ -13,9 +13,9 @@ from psycopg.pq import ConnStatus, TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed
 
-from hasql._adapters.psycopg.connection import Watched, count_rows, in_hot_standby
 from hasql._adapters.psycopg.connects import Connects, LostError, configured
 from hasql._adapters.psycopg.pooled import Pooled
+from hasql._adapters.psycopg.server import count_rows, in_hot_standby
 from hasql._adapters.psycopg.workers import Workers, despite_cancellation, first_step
 from hasql.deadline import Begun, cancellations
 from hasql.destinations import Destinations
@@ -23,6 +23,7 @@ from hasql.destinations import Destinations
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+    from hasql._adapters.psycopg.connection import Watched
     from hasql.driver import PoolSizes
 
 __all__ = ("Connection", "Pool", "PsycopgPool")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from psycopg.rows import tuple_row
 
-from hasql._adapters.psycopg.connection import in_hot_standby
+from hasql._adapters.psycopg.server import in_hot_standby
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

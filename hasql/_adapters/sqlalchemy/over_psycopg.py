@@ -10,8 +10,9 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 from sqlalchemy.dialects.postgresql.psycopg import dialect_async as dialect
 
-from hasql._adapters.psycopg.connection import Watched, count_rows, in_hot_standby
+from hasql._adapters.psycopg.connection import Watched
 from hasql._adapters.psycopg.failure import failure_of
+from hasql._adapters.psycopg.server import count_rows, in_hot_standby
 from hasql._adapters.psycopg.session import PsycopgSession
 from hasql.driver import left_to_end
 from hasql.errors import ConfigurationError

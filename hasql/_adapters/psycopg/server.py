@@ -1,0 +1,44 @@
+"""What a connection of psycopg 3 tells of the server behind it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from psycopg import generators
+from psycopg.errors import error_from_result
+from psycopg.pq import ConnStatus, ExecStatus
+
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
+    from hasql._adapters.psycopg.connection import Watched
+
+__all__ = ("count_rows", "in_hot_standby")
+
+_BAD = ConnStatus.BAD
+
+
+def in_hot_standby(connection: AsyncConnection[Any]) -> bool | None:
+    """Return what the server reported last; PostgreSQL does since version 14."""
+    # By hand, as asking whether it is closed takes as long as all the rest.
+    server = connection.pgconn
+    flag = None if server.status == _BAD else server.parameter_status(b"in_hot_standby")
+    return None if flag is None else flag == b"on"
+
+
+async def count_rows(connection: Watched, sql: str) -> int:
+    """Run a query in a transaction of its own and return how many rows it has.
+
+    Past psycopg's cursors, which would begin a transaction that stays open.
+    """
+    ours, connection.ours = connection.ours, True
+    try:
+        async with connection.lock:
+            connection.pgconn.send_query(sql.encode())
+            (result,) = await connection.wait(generators.execute(connection.pgconn))
+    finally:
+        connection.ours = ours
+    if result.status != ExecStatus.TUPLES_OK:
+        raise error_from_result(result)
+    count: int = result.ntuples
+    return count
