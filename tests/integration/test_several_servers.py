@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("nothing_unheard")
 
+one_loop = pytest.mark.parametrize(
+    "anyio_backend", [("asyncio", {"use_uvloop": False})], ids=["asyncio"], indirect=True
+)
+
 
 def manager_of(kit: Kit, cluster: LocalCluster, *ways: Address, **kwargs: Any) -> Manager:
     sizes = kit.sizes(1, 2)
@@ -85,6 +89,7 @@ async def test_1_a_name_that_has_moved_to_a_newer_master_is_followed(
                 assert await kit.port(connection) == new.port
 
 
+@one_loop
 async def test_1_what_leads_to_another_server_of_the_name_is_left_alone_when_one_is_fenced(
     kit: Kit, pg_cluster: LocalCluster
 ) -> None:
@@ -103,6 +108,7 @@ async def test_1_what_leads_to_another_server_of_the_name_is_left_alone_when_one
                 assert await kit.port(connection) == new.port
 
 
+@one_loop
 async def test_1_a_readers_name_that_led_to_the_writer_serves_once_it_does_not(
     kit: Kit, pg_cluster: LocalCluster
 ) -> None:
@@ -120,6 +126,7 @@ async def test_1_a_readers_name_that_led_to_the_writer_serves_once_it_does_not(
             assert await kit.port(connection) == standby.port
 
 
+@one_loop
 async def test_1_a_question_leaves_no_transaction_open_and_is_asked_once(
     kit: Kit, pg_cluster: LocalCluster
 ) -> None:
