@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("nothing_unheard")
 
 
-def _through(kit: Kit, cluster: LocalCluster, *ways: Address, silence: float = 0.3) -> Manager:
+def _through(
+    kit: Kit, cluster: LocalCluster, *ways: Address, silence: float = 0.3, pools: Any = None
+) -> Manager:
     return kit.manager(
         dsn_through(cluster, *ways),
         refresh_delay=0.1,
         refresh_timeout=silence,
         lease_abort_after=silence,
-        pool_factory_kwargs={**kit.sizes(1, 2), **kit.unprepared},
+        pool_factory_kwargs={**(pools or kit.sizes(1, 2)), **kit.unprepared},
     )
 
 
@@ -143,3 +145,24 @@ async def test_a_login_that_a_pooler_refuses_fails_at_once(
         with pytest.raises(Exception, match="authentication failed"):
             await manager.ready(timeout=20)
     await manager.close()
+
+
+@pytest.mark.parametrize("pool_mode", ["session", "transaction"])
+async def test_the_reserved_connection_takes_one_of_a_poolers_connections(
+    kit: Kit, pg_cluster: LocalCluster, pgbouncer: StartPgBouncer, pool_mode: str
+) -> None:
+    keeps = pool_mode == "session"
+    pooler = pgbouncer(
+        pg_cluster.master, pool_mode="session" if keeps else "transaction", default_pool_size=5
+    )
+    async with _through(kit, pg_cluster, pooler, pools=kit.sizes(0, 2)) as manager:
+        await manager.ready(1, 0)
+
+        async def in_use() -> int:
+            pools = await pooler.console("SHOW POOLS")
+            return sum(int(each["sv_active"]) for each in pools if each["database"] == "app")
+
+        async with asyncio.timeout(10):
+            # While it asks it has one in either way; afterwards it is seen which it is.
+            while await in_use() != keeps:
+                await asyncio.sleep(0.01)
