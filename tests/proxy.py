@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Proxy:
@@ -20,8 +23,9 @@ class Proxy:
         self._there, self._back = _set(), _set()
         #: Seconds that a connection made from now on waits before its first byte is passed on.
         self.delay = 0.0
-        #: How many connections were made through it.
+        #: How many connections were made through it, and how often clients have sent something.
         self.connections = 0
+        self.requests = 0
 
     @property
     def port(self) -> int:
@@ -81,6 +85,9 @@ class Proxy:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def _count(self) -> None:
+        self.requests += 1
+
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
@@ -89,7 +96,7 @@ class Proxy:
             there_reader, there = await asyncio.open_connection(*self.choose())
             self._writers.add(there)
             ends = [
-                asyncio.ensure_future(_copy(reader, there, self._there)),
+                asyncio.ensure_future(_copy(reader, there, self._there, self._count)),
                 asyncio.ensure_future(_copy(there_reader, writer, self._back)),
             ]
             try:
@@ -114,9 +121,13 @@ def _set() -> asyncio.Event:
 
 
 async def _copy(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, forwarding: asyncio.Event
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    forwarding: asyncio.Event,
+    seen: Callable[[], None] = lambda: None,
 ) -> None:
     while data := await reader.read(65536):
+        seen()
         await forwarding.wait()
         writer.write(data)
         await writer.drain()

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("nothing_unheard")
 
 
+@pytest.fixture
+def anyio_backend() -> object:
+    """Run on one event loop: to a pooler it makes no difference."""
+    return "asyncio", {"use_uvloop": False}
+
+
 def _through(
     kit: Kit, cluster: LocalCluster, *ways: Address, silence: float = 0.3, pools: Any = None
 ) -> Manager:
@@ -40,6 +46,11 @@ def _health(manager: Manager) -> str:
     return manager.metrics().nodes[0].health.value
 
 
+@pytest.mark.parametrize(
+    "anyio_backend",
+    [("asyncio", {"use_uvloop": False}), ("asyncio", {"use_uvloop": True})],
+    ids=["asyncio", "uvloop"],
+)
 async def test_8_a_pooler_full_of_the_applications_own_statements_is_waited_for(
     kit: Kit, pg_cluster: LocalCluster, pgbouncer: StartPgBouncer
 ) -> None:
@@ -111,8 +122,6 @@ async def test_4_a_pooler_that_takes_no_more_clients_is_full_and_not_down(
             assert await kit.value(connection, "SELECT 1") == 1
 
 
-# PgBouncer counts in whole seconds: on one event loop only.
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": False})], ids=["asyncio"])
 async def test_4_who_waited_too_long_in_a_pooler_gets_its_error_and_others_go_on(
     kit: Kit, pg_cluster: LocalCluster, pgbouncer: StartPgBouncer, application: str
 ) -> None:

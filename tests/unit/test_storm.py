@@ -27,7 +27,6 @@ def _play(tmp_path: Path, storm: str, *arguments: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("storm", "concerned", "at_most"),
     [
-        ("master's leases", {"a"}, 8),
         ("replica's leases", {"b", "c"}, 8),
         ("one replica's sessions", {"c"}, 8),
         ("idle ends", {"a", "b", "c"}, 2),
