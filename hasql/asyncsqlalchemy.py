@@ -19,6 +19,7 @@ try:
     from sqlalchemy import URL, Engine, exc
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+    from hasql._adapters.sqlalchemy.login import open_session
     from hasql._adapters.sqlalchemy.pool import EnginePool
     from hasql._adapters.sqlalchemy.sessionmaker import async_sessionmaker
 except ImportError as error:
@@ -121,7 +122,8 @@ class _Driver:
     async def connect(
         self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
     ) -> Session:
-        return await self._beneath.open_session(dsn, kwargs.get("connect_args", {}), on_lost)
+        url, connect_args = _shown(self._scheme, Dsn.parse(dsn)), kwargs.get("connect_args", {})
+        return await open_session(self._beneath, dsn, url, connect_args, on_lost)
 
     def failure(self, error: BaseException) -> Failure:
         if isinstance(error, exc.TimeoutError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from inspect import isawaitable, signature
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hasql.base import BasePoolManager
 from hasql.driver import Failure, PoolSizes, check_keywords, check_sizes
@@ -19,10 +19,12 @@ except ImportError as error:
 
 from psycopg.conninfo import make_conninfo
 
-from hasql._adapters.psycopg.connection import Watched
 from hasql._adapters.psycopg.failure import failure_of
+from hasql._adapters.psycopg.login import open_session
 from hasql._adapters.psycopg.pool import Connection, Pool, PsycopgPool
-from hasql._adapters.psycopg.session import PsycopgSession
+
+if TYPE_CHECKING:
+    from hasql._adapters.psycopg.session import PsycopgSession
 
 __all__ = ("PoolManager",)
 
@@ -39,10 +41,6 @@ _OURS = {
     "reconnect_failed": "hasql itself connects again as soon as a host answers",
     "reconnect_timeout": "hasql itself connects again as soon as a host answers",
 }
-#: What the application's statements look like is nothing to the reserved connection.
-_OF_STATEMENTS = frozenset(
-    {"autocommit", "context", "cursor_factory", "prepare_threshold", "row_factory"}
-)
 
 
 def _check_connect_kwargs(kwargs: object, connection_class: object) -> None:
@@ -80,8 +78,9 @@ class _Driver:
         if callable(extra):
             extra = extra()
             extra = await extra if isawaitable(extra) else extra
-        arguments = {name: value for name, value in extra.items() if name not in _OF_STATEMENTS}
-        return PsycopgSession(await Watched.connect(dsn, autocommit=True, **arguments), on_lost)
+        return await open_session(
+            dsn, extra, on_lost, kwargs.get("connection_class") or psycopg.AsyncConnection
+        )
 
     def failure(self, error: BaseException) -> Failure:
         if isinstance(error, psycopg_pool.PoolTimeout | psycopg_pool.TooManyRequests):

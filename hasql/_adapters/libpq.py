@@ -3,11 +3,13 @@
 import os
 import re
 import socket
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
+from hasql._adapters.reserved import login_words, options
 from hasql.driver import Failure
 
-__all__ = ("WATCH_OVER_TCP", "failure_to_connect", "shut_down")
+__all__ = ("failure_to_connect", "of_pool", "of_session", "shut_down")
 
 # libpq passes on what a server says to a login without its SQLSTATE, so the words have to do: those
 # of PostgreSQL in English. In another language (lc_messages) a refusal counts as a broken host,
@@ -24,7 +26,7 @@ _REFUSED = re.compile(
     "|invalid value for parameter"
     "|invalid (connection option|URI query parameter)"
 )
-WATCH_OVER_TCP = {
+_WATCH_OVER_TCP = {
     "keepalives_idle": "5",
     "keepalives_interval": "2",
     "keepalives_count": "3",
@@ -36,7 +38,34 @@ A flow of packets may be lost on its way for good while others to the same host 
 a firewall forgets it. No probe shows that, and the kernel, by itself, goes on for a quarter of an
 hour: this way ten seconds after an unanswered packet, or eleven of silence, it ends the connection.
 """
+_NO_CHOICE = {"hostaddr": "", "load_balance_hosts": "disable", "target_session_attrs": "any"}
+"""What keeps the environment, or a service file, from choosing an address or a role."""
+#: What is no part of a login, and is not for a reserved session.
+_OF_SESSIONS = frozenset({"client_encoding", "options", "replication"})
 _FULL = re.compile("too many (clients|connections)|remaining connection slots|no more connections")
+
+
+def of_pool(given: Mapping[str, str], knows: Callable[[str], bool]) -> dict[str, str]:
+    """Return the parameters of a connection for the application, of those that it has given.
+
+    `knows` tells which ones this libpq has: `load_balance_hosts` came with 16.
+    """
+    choice = {name: value for name, value in _NO_CHOICE.items() if knows(name)}
+    return {**_WATCH_OVER_TCP, **choice, **given}
+
+
+def of_session(
+    given: Mapping[str, str], knows: Callable[[str], bool], *, with_settings: bool
+) -> dict[str, str]:
+    """Return the parameters of a reserved connection.
+
+    Of the environment, too, its session takes no more than libpq insists on: the styles of dates
+    and times (``PGDATESTYLE``, ``PGTZ``) and the planner's ``PGGEQO``.
+    """
+    login = {name: value for name, value in given.items() if name not in _OF_SESSIONS}
+    words = login_words(given.get("options", ""))
+    settings = options(words, with_settings=with_settings)
+    return {**of_pool(login, knows), "client_encoding": "UTF8", "options": settings}
 
 
 def failure_to_connect(message: str) -> Failure:

@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING, Any
 import psycopg2  # type: ignore[import-untyped]
 import psycopg2.extras  # type: ignore[import-untyped]
 import pytest
+from psycopg2 import extensions
 
 from hasql import ConfigurationError, NotAvailableError
 from hasql.aiopg import PoolManager
+from hasql.cluster.dsn import Dsn
 from tests.proxy import Proxy
 from tests.scene import tcp_options, until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import aiopg
 
     from hasql.testing import LocalCluster, LocalNode
@@ -315,6 +319,51 @@ async def test_all_that_psycopg2_and_libpq_know_is_taken(pg_cluster: LocalCluste
             await manager.release(connection)
         query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'mine'"
         assert await pg_cluster.master.sql(query) == "16"  # the reserved one as well
+
+
+@pytest.fixture
+def casts() -> Iterator[None]:
+    """Readers of the application, for all connections, that read every value as the same."""
+    oids = (16, 20, 23, 25, 701, 1700)
+    before = {oid: extensions.string_types.get(oid) for oid in oids}
+    extensions.register_type(extensions.new_type(oids, "ANYTHING", lambda *_: 0))
+    yield
+    for cast in before.values():
+        if cast is not None:
+            extensions.register_type(cast)
+
+
+@pytest.mark.usefixtures("casts")
+async def test_readers_of_the_application_do_not_read_what_a_server_says_of_itself(
+    pg_cluster: LocalCluster,
+) -> None:
+    async with PoolManager(pg_cluster.dsn, pool_factory_kwargs={"minsize": 1}) as manager:
+        await manager.ready(1, 2)
+        roles = [(node.role.value, node.fencing) for node in manager.metrics().nodes]
+        assert roles == [("master", True), ("replica", True), ("replica", True)]
+        async with manager.acquire_master() as connection:
+            assert await value(connection, "SELECT 7") == 0
+
+
+async def test_a_class_that_brings_the_password_logs_in_and_does_no_more(
+    pg_cluster: LocalCluster,
+) -> None:
+    password = Dsn.parse(pg_cluster.dsn).password
+
+    class Token(extensions.connection):  # type: ignore[misc]  # of an untyped library
+        def __init__(self, dsn: str, *args: Any, **kwargs: Any) -> None:
+            super().__init__(extensions.make_dsn(dsn, password=password), *args, **kwargs)
+
+        def cursor(self, *args: Any, **kwargs: Any) -> Any:
+            kwargs["cursor_factory"] = psycopg2.extras.RealDictCursor
+            return super().cursor(*args, **kwargs)
+
+    dsn = pg_cluster.dsn.replace("@", "wrong@", 1)
+    kwargs = {"minsize": 1, "connection_factory": Token, "enable_hstore": False}
+    async with PoolManager(dsn, pool_factory_kwargs=kwargs) as manager:
+        await manager.ready(1, 2)
+        roles = [(node.role.value, node.fencing) for node in manager.metrics().nodes]
+        assert roles == [("master", True), ("replica", True), ("replica", True)]
 
 
 # libpq's ways

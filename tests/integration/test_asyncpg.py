@@ -6,6 +6,8 @@ What every driver has to stand is in `test_drivers*.py`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import logging
 import re
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,9 @@ import asyncpg
 import pytest
 
 from hasql import ConfigurationError, NotAvailableError
+from hasql._adapters.asyncpg.driver import AsyncpgDriver
 from hasql.asyncpg import PoolManager
+from hasql.cluster.dsn import Dsn
 from tests.scene import until
 
 if TYPE_CHECKING:
@@ -253,3 +257,122 @@ async def test_nobody_is_cancelled_by_a_pool_that_cannot_fill_itself(
     stop.set()
     await asyncio.gather(*users)
     assert not [error for error in seen if isinstance(error, asyncio.CancelledError)]
+
+
+# The reserved connection
+
+
+async def serves(manager: PoolManager) -> None:
+    """Wait for one master and two replicas, all of which can be fenced."""
+    await manager.ready(1, 2)
+    roles = [(node.role.value, node.fencing) for node in manager.metrics().nodes]
+    assert roles == [("master", True), ("replica", True), ("replica", True)]
+
+
+class ByName(asyncpg.Record):
+    """Rows that are read by name alone."""
+
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, str):
+            raise TypeError("ask by name")
+        return super().__getitem__(key)
+
+    def __iter__(self) -> Any:
+        return iter(self.keys())
+
+
+class Mine(asyncpg.Connection):
+    """A connection whose methods are the application's."""
+
+    async def fetchrow(self, *args: Any, **kwargs: Any) -> Any:
+        row = await super().fetchrow(*args, **kwargs)
+        return row and dict(row)
+
+    async def copy_from_query(self, *_: Any, **__: Any) -> Any:
+        raise AssertionError("not for hasql")
+
+    async def execute(self, query: str, *args: Any, **kwargs: Any) -> Any:
+        return await super().execute(f"/* mine */ {query}", *args, **kwargs)
+
+
+@pytest.mark.parametrize("kwargs", [{"connection_class": Mine}, {"record_class": ByName}])
+async def test_classes_of_the_application_are_for_what_it_is_lent(
+    pg_cluster: LocalCluster, kwargs: dict[str, Any]
+) -> None:
+    kwargs = {"min_size": 1, "max_size": 2, **kwargs}
+    async with PoolManager(pg_cluster.dsn, pool_factory_kwargs=kwargs) as manager:
+        await serves(manager)
+        async with manager.acquire_replica(timeout=5) as connection:
+            row = await connection.fetchrow("SELECT 1 AS one")
+            assert row is not None
+            assert row["one"] == 1
+            assert isinstance(row, kwargs.get("record_class", dict))
+
+
+async def test_a_connect_of_the_application_logs_in_but_its_codecs_and_settings_stay_its_own(
+    pg_cluster: LocalCluster, application: str
+) -> None:
+    password = Dsn.parse(pg_cluster.dsn).password
+    asked: list[set[str]] = []
+
+    # It takes what asyncpg's pool gives it, and nothing more.
+    async def connect(dsn: str, *, loop: Any, connection_class: Any, record_class: Any) -> Any:
+        asked.append({connection_class.__name__, record_class.__name__})
+        connection = await asyncpg.connect(
+            dsn, password=password, loop=loop, connection_class=Mine, record_class=ByName
+        )
+        for name in ("bool", "int8", "int4", "text", "numeric"):
+            await connection.set_type_codec(
+                name, schema="pg_catalog", encoder=str, decoder=lambda _: None, format="text"
+            )
+        await connection.execute("SET default_transaction_isolation = serializable")
+        return connection
+
+    dsn = pg_cluster.dsn.replace("@", "wrong@", 1) + f"?application_name={application}"
+    kwargs = {"min_size": 1, "max_size": 2, "connect": connect}
+    async with PoolManager(dsn, refresh_delay=0.1, pool_factory_kwargs=kwargs) as manager:
+        await serves(manager)
+        for _ in range(3):
+            await manager.wait_next_pool_check()
+            await serves(manager)
+        assert len(asked) == 6  # three pools, three reserved connections that stay
+        query = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'"
+        assert await pg_cluster.replicas[0].sql(query) == "0"
+
+
+async def test_a_password_that_is_made_anew_each_time_is_the_reserved_connections_too(
+    pg_cluster: LocalCluster,
+) -> None:
+    parsed = Dsn.parse(pg_cluster.dsn)
+
+    async def password() -> str:
+        assert parsed.password is not None
+        return parsed.password
+
+    dsn = f"postgresql://{parsed.user}@{','.join(map(str, parsed.hosts))}/{parsed.dbname}"
+    kwargs = {"min_size": 1, "max_size": 2, "password": password, "command_timeout": 1e-6}
+    async with PoolManager(dsn, pool_factory_kwargs=kwargs) as manager:
+        await serves(manager)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_the_loss_of_a_reserved_connection_leaves_no_error_behind(
+    pg_cluster: LocalCluster, caplog: pytest.LogCaptureFixture, busy: bool
+) -> None:
+    master, lost = pg_cluster.master, asyncio.Event()
+    session = await AsyncpgDriver().connect(master.dsn, {}, lost.set)
+    asking = asyncio.ensure_future(session.fetch_row("SELECT pg_sleep(60)" if busy else "SELECT 1"))
+    await asyncio.sleep(0.05)
+    await master.sql(f"SELECT pg_terminate_backend({session.login_pid})")
+    # Between the server's last words and the end of its socket it seems to be well.
+    refused = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+    while not lost.is_set():
+        with contextlib.suppress(*refused):
+            await session.fetch_row("SELECT 1")
+        await asyncio.sleep(0)
+    with pytest.raises(refused) if busy else contextlib.nullcontext():
+        await asking
+    session.kill()
+    del asking, session
+    gc.collect()
+    assert not [record for record in caplog.records if record.name == "asyncio"]

@@ -12,11 +12,12 @@ from urllib.parse import quote
 import asyncpg
 import psycopg
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import Engine, event, text
 from sqlalchemy.exc import DBAPIError, ResourceClosedError
 
 from hasql import ConfigurationError
 from hasql.asyncsqlalchemy import PoolManager
+from hasql.cluster.dsn import Dsn
 from tests.proxy import Proxy
 from tests.scene import sessions, until, until_sessions
 
@@ -546,3 +547,32 @@ except MissingExtraError as error:
         check=False,
     )
     assert words in done.stdout, done.stderr
+
+
+# The reserved connection
+
+
+@pytest.mark.parametrize("makes", [False, True], ids=["arguments", "connections"])
+async def test_a_listener_to_do_connect_brings_the_password_of_all_logins(
+    pg_cluster: LocalCluster, driver: str, application: str, makes: bool
+) -> None:
+    password = Dsn.parse(pg_cluster.dsn).password
+
+    def bring(dialect: Any, _: object, positional: list[Any], arguments: dict[str, Any]) -> Any:
+        arguments["password"] = password
+        return dialect.connect(*positional, **arguments) if makes else None
+
+    dsn = over(driver, pg_cluster.dsn).replace("@", "wrong@", 1)
+    dsn += f"?application_name={application}"
+    event.listen(Engine, "do_connect", bring)
+    try:
+        async with PoolManager(dsn, refresh_delay=0.1) as manager:
+            await manager.ready(1, 2)
+            roles = [(node.role.value, node.fencing) for node in manager.metrics().nodes]
+            assert roles == [("master", True), ("replica", True), ("replica", True)]
+            async with manager.acquire_master(timeout=5) as connection:
+                assert await connection.scalar(text("SELECT 1")) == 1
+            await manager.wait_next_pool_check()
+            assert await sessions(pg_cluster.master, application) == 2
+    finally:
+        event.remove(Engine, "do_connect", bring)

@@ -13,16 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from psycopg.adapt import Loader
+from psycopg.pq import Format as PqFormat
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from hasql import ConfigurationError, NotAvailableError
+from hasql.cluster.dsn import Dsn
 from hasql.driver import Failure, PoolSizes
 from hasql.psycopg3 import PoolManager
 from tests.proxy import Proxy
 from tests.scene import end_sessions, sessions, tasks_end, tcp_options, until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from hasql.testing import LocalCluster
     from tests.scene import Table
 
@@ -513,6 +518,92 @@ async def test_a_reserved_connection_that_is_killed_is_silent_and_leaves_no_sock
                 await asking
         await until(lambda: sockets() <= before)
     assert calls == []
+
+
+class Anything(Loader):
+    """Reads every value as the same."""
+
+    def load(self, data: Any) -> Any:
+        del data
+        return 0
+
+
+@pytest.fixture
+def loaders() -> Iterator[None]:
+    """Loaders of the application, for all connections."""
+    types = ("bool", "int8", "int4", "text", "numeric", "float8")
+    before = [
+        (name, each, psycopg.adapters.get_loader(psycopg.postgres.types[name].oid, each))
+        for name in types
+        for each in (PqFormat.TEXT, PqFormat.BINARY)
+    ]
+    for name in types:
+        psycopg.adapters.register_loader(name, Anything)
+    yield
+    for name, _, loader in before:
+        if loader is not None:
+            psycopg.adapters.register_loader(name, loader)
+
+
+@pytest.mark.usefixtures("loaders")
+async def test_loaders_of_the_application_do_not_read_what_a_server_says_of_itself(
+    pg_cluster: LocalCluster,
+) -> None:
+    kwargs = {"min_size": 1, "max_size": 2}
+    async with PoolManager(pg_cluster.dsn, pool_factory_kwargs=kwargs) as manager:
+        await manager.ready(1, 2)
+        roles = [(node.role.value, node.fencing) for node in manager.metrics().nodes]
+        assert roles == [("master", True), ("replica", True), ("replica", True)]
+
+
+async def test_a_class_whose_connect_brings_the_password_logs_in_and_does_no_more(
+    pg_cluster: LocalCluster, application: str
+) -> None:
+    password = Dsn.parse(pg_cluster.dsn).password
+    made: list[object] = []
+
+    class Token(psycopg.AsyncConnection[Any]):
+        @classmethod
+        async def connect(cls, conninfo: str = "", **kwargs: Any) -> Any:
+            kwargs["password"] = password
+            connection = await super().connect(conninfo, **kwargs)
+            made.append(connection)
+            # Without autocommit this leaves a transaction open.
+            await connection.execute("SET statement_timeout = '1h'")
+            return connection
+
+        def cursor(self, *args: Any, **kwargs: Any) -> Any:
+            if "row_factory" in kwargs:
+                raise AssertionError("not for hasql")
+            return super().cursor(*args, **kwargs)
+
+    dsn = pg_cluster.dsn.replace("@", "wrong@", 1) + f"?application_name={application}"
+    kwargs: dict[str, Any] = {"min_size": 1, "max_size": 2, "connection_class": Token}
+    kwargs["kwargs"] = {"autocommit": True}
+    async with PoolManager(dsn, refresh_delay=0.1, pool_factory_kwargs=kwargs) as manager:
+        await manager.ready(1, 2)
+        await manager.wait_next_pool_check()
+        roles = [(node.role.value, node.fencing) for node in manager.metrics().nodes]
+        assert roles == [("master", True), ("replica", True), ("replica", True)]
+        assert len(made) == 6  # three pools, three reserved connections that stay
+        assert await sessions(pg_cluster.master, application) == 2
+        query = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'"
+        assert await pg_cluster.master.sql(query) == "0"
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_arguments_that_are_made_anew_each_time_are_for_the_reserved_login_too(
+    pg_cluster: LocalCluster, asynchronous: bool
+) -> None:
+    arguments = {"password": Dsn.parse(pg_cluster.dsn).password, "autocommit": True}
+
+    async def later() -> dict[str, Any]:
+        return arguments
+
+    dsn = pg_cluster.dsn.replace("@", "wrong@", 1)
+    kwargs = {"min_size": 1, "kwargs": later if asynchronous else lambda: arguments}
+    async with PoolManager(dsn, pool_factory_kwargs=kwargs) as manager:
+        await manager.ready(1, 2)
 
 
 # Errors

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg2  # type: ignore[import-untyped]
 from psycopg2 import extensions
 
-from hasql._adapters.libpq import WATCH_OVER_TCP, shut_down
+from hasql._adapters.libpq import of_pool, of_session, shut_down
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,6 +27,7 @@ __all__ = (
     "count_rows",
     "in_hot_standby",
     "in_transaction",
+    "session_factory",
 )
 
 #: `closed` of a psycopg2 connection that was closed by us, not lost.
@@ -85,22 +86,48 @@ def _socket_of(raw: Any) -> int:
     return os.fstat(raw.fileno()).st_ino
 
 
+class _Reserved(_Watched):
+    """A connection whose cursors are psycopg2's own, whatever the application's class makes."""
+
+    cursor = extensions.connection.cursor
+
+
 @cache
-def _class_of(users: Any) -> Any:
-    return _Watched if users is None else type("_Watched", (_Watched, users), {})
+def _class_of(ours: Any, users: Any) -> Any:
+    return ours if users is None else type(ours.__name__, (ours, users), {})
+
+
+@cache
+def _is_of_libpq(name: str) -> bool:
+    try:
+        extensions.make_dsn(**{name: "0"})
+    except (TypeError, psycopg2.ProgrammingError):
+        return False
+    return True
 
 
 def connection_factory(kwargs: Mapping[str, Any], addresses: Addresses) -> Callable[..., Any]:
     """Return what makes psycopg2's connections, watched and of the user's class if there is one."""
-    of_class = _class_of(kwargs.get("connection_factory"))
+    of_class = _class_of(_Watched, kwargs.get("connection_factory"))
+    return partial(_make, of_class, addresses, partial(of_pool, knows=_is_of_libpq))
 
-    def make(dsn: str, *args: Any, **kwargs: Any) -> Any:
-        watched = extensions.make_dsn(**{**WATCH_OVER_TCP, **extensions.parse_dsn(dsn)})
-        raw = of_class(addresses.choose(watched), *args, **kwargs)
-        raw.first_socket, raw.number = _socket_of(raw), raw.fileno()
-        return raw
 
-    return make
+def session_factory(
+    kwargs: Mapping[str, Any], addresses: Addresses, *, with_settings: bool
+) -> Callable[..., Any]:
+    """Return what makes reserved connections; the user's class may be what brings the password."""
+    of_class = _class_of(_Reserved, kwargs.get("connection_factory"))
+    parameters = partial(of_session, knows=_is_of_libpq, with_settings=with_settings)
+    return partial(_make, of_class, addresses, parameters)
+
+
+def _make(
+    of_class: Any, addresses: Addresses, parameters: Any, dsn: str, *args: Any, **kwargs: Any
+) -> Any:
+    watched = extensions.make_dsn(**parameters(extensions.parse_dsn(dsn)))
+    raw = of_class(addresses.choose(watched), *args, **kwargs)
+    raw.first_socket, raw.number = _socket_of(raw), raw.fileno()
+    return raw
 
 
 def close_raw(raw: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -11,9 +12,10 @@ import psycopg2  # type: ignore[import-untyped]
 from psycopg2 import extensions
 
 from hasql._adapters.aiopg.addresses import Addresses
-from hasql._adapters.aiopg.connection import connection_factory
+from hasql._adapters.aiopg.connection import session_factory
 from hasql._adapters.aiopg.failure import failure_of
 from hasql._adapters.aiopg.session import AiopgSession
+from hasql._adapters.reserved import refuses
 from hasql.driver import ConnT, PoolSizes, PoolT, check_keywords, check_sizes
 from hasql.errors import ConfigurationError
 
@@ -99,10 +101,21 @@ class AiopgDriver(Generic[PoolT, ConnT]):
     ) -> AiopgSession:
         addresses = Addresses(dsn)
         ours: dict[str, Any] = {name: value for name, value in kwargs.items() if _is_of_libpq(name)}
-        ours |= {"connection_factory": connection_factory(kwargs, addresses), "timeout": None}
         ours |= {"enable_json": False, "enable_hstore": False, "enable_uuid": False}
-        connection = await addresses.try_each(lambda: aiopg.connect(dsn, **ours))
-        return AiopgSession(connection, on_lost)
+        ours["timeout"] = None
+
+        async def log_in(*, with_settings: bool) -> AiopgSession:
+            make = session_factory(kwargs, addresses, with_settings=with_settings)
+            connecting = partial(aiopg.connect, dsn, **ours, connection_factory=make)
+            connection = await addresses.try_each(connecting)
+            return AiopgSession(connection, on_lost, in_transactions=not with_settings)
+
+        try:
+            return await log_in(with_settings=True)
+        except psycopg2.OperationalError as error:
+            if not refuses(error):
+                raise
+        return await log_in(with_settings=False)
 
     failure = staticmethod(failure_of)
 

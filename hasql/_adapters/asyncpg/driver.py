@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
 from hasql._adapters.asyncpg.connection import Pool, connect_of, failure_of
+from hasql._adapters.asyncpg.login import open_session, without_choice
 from hasql._adapters.asyncpg.pool import AsyncpgPool
-from hasql._adapters.asyncpg.session import AsyncpgSession, HeedingLoop
-from hasql.driver import PoolSizes, check_keywords, check_sizes, left_to_end
+from hasql.driver import PoolSizes, check_keywords, check_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from hasql._adapters.asyncpg.session import AsyncpgSession
 
 __all__ = ("AsyncpgDriver",)
 
@@ -45,16 +46,12 @@ class AsyncpgDriver:
         self, dsn: str, kwargs: Mapping[str, Any], report: Callable[[Any, BaseException], None]
     ) -> AsyncpgPool:
         del report  # asyncpg shows the errors of statements to those who run them alone
+        dsn = without_choice(dsn)
         return await AsyncpgPool(dsn, kwargs, self.sizes(kwargs), self._create_pool).open()
 
     async def connect(
         self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
     ) -> AsyncpgSession:
-        arguments = {name: value for name, value in kwargs.items() if name in _OF_CONNECTIONS}
-        # The application's classes are for what it is lent.
-        ours = {"connection_class": asyncpg.Connection, "record_class": asyncpg.Record}
-        loop = HeedingLoop(asyncio.get_running_loop())
-        connecting = connect_of(kwargs)(dsn, **{**arguments, **ours, "loop": loop})
-        return AsyncpgSession(await left_to_end(connecting, asyncpg.Connection.terminate), on_lost)
+        return await open_session(dsn, kwargs, connect_of(kwargs), on_lost)
 
     failure = staticmethod(failure_of)

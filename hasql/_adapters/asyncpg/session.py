@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from hasql._adapters.asyncpg.connection import RawConnection, in_hot_standby
+from hasql._adapters.reserved import TRANSACTION, is_kept_from_us
 
 if TYPE_CHECKING:
     import asyncio
@@ -39,6 +40,7 @@ class AsyncpgSession:
 
     def __init__(self, connection: RawConnection, on_lost: Callable[[], None]) -> None:
         self._connection = connection
+        self._in_transactions = False
         self._killed = False
         connection.add_termination_listener(lambda _: None if self._killed else on_lost())
 
@@ -55,6 +57,36 @@ class AsyncpgSession:
         return self._connection.get_server_pid()
 
     async def fetch_row(self, sql: str) -> Sequence[str | None]:
+        if self._in_transactions:
+            return await self._copy_in_transaction(sql)
+        try:
+            return await self._copy(sql)
+        except asyncpg.PostgresError as error:
+            if self.closed or not is_kept_from_us(error):
+                raise
+            row = await self._copy_in_transaction(sql)
+            self._in_transactions = True  # it was for a setting
+            return row
+
+    async def _copy_in_transaction(self, sql: str) -> Sequence[str | None]:
+        # Three round trips, as a COPY of asyncpg's goes alone: not before it is known to be needed.
+        # If it is cancelled, so is the probe, and that kills the session.
+        await self._execute(f"BEGIN; {TRANSACTION}")
+        try:
+            row = await self._copy(sql)
+        except asyncpg.PostgresError:
+            if not self.closed:
+                await self._execute("ROLLBACK")
+            raise
+        await self._execute("COMMIT")
+        return row
+
+    # asyncpg's own methods, whatever the class that a `connect` of the application's has made.
+
+    async def _execute(self, sql: str) -> None:
+        await asyncpg.Connection.execute(self._connection, sql)
+
+    async def _copy(self, sql: str) -> Sequence[str | None]:
         # COPY, as asyncpg has no other way past its codecs. It also does without a prepared
         # statement, which a pooler may not have where it is looked for.
         data = bytearray()
@@ -62,7 +94,6 @@ class AsyncpgSession:
         async def take(chunk: bytes) -> None:
             data.extend(chunk)
 
-        # asyncpg's own method, whatever the class that a hook of the user's has made.
         await asyncpg.Connection.copy_from_query(self._connection, sql, output=take)
         if not data:
             return ()

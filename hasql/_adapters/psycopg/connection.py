@@ -13,16 +13,16 @@ from weakref import ref
 from psycopg import AsyncConnection, Error, ProgrammingError, capabilities
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import CancellationTimeout, QueryCanceled
-from psycopg.pq import TransactionStatus
+from psycopg.pq import Conninfo, TransactionStatus
 
-from hasql._adapters.libpq import WATCH_OVER_TCP, shut_down
+from hasql._adapters.libpq import of_pool, shut_down
 from hasql._adapters.psycopg.cancel import request_cancel
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
     from psycopg.errors import Diagnostic
 
-__all__ = ("Watched",)
+__all__ = ("Watched", "is_of_libpq")
 
 _T = TypeVar("_T")
 
@@ -31,6 +31,9 @@ _A_MOMENT = 0.001
 #: Seconds after which a statement that is cancelled has ended, or its connection is broken.
 _TO_END = 3.0
 _IN_TRANSACTION = frozenset({TransactionStatus.INTRANS, TransactionStatus.INERROR})
+
+#: Tells whether a parameter is one of this libpq's.
+is_of_libpq = frozenset(option.keyword.decode() for option in Conninfo.get_defaults()).__contains__
 
 
 class Watched(AsyncConnection[Any]):
@@ -66,7 +69,7 @@ class Watched(AsyncConnection[Any]):
     async def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
         """Connect, as psycopg does."""
         given: dict[str, Any] = conninfo_to_dict(conninfo)
-        watched = make_conninfo(**{**WATCH_OVER_TCP, **given})
+        watched = make_conninfo(**of_pool(given, is_of_libpq))
         return await super().connect(watched, **kwargs)
 
     async def wait(self, gen: PQGen[_T], *args: Any, **kwargs: Any) -> _T:

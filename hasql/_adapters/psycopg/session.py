@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from psycopg import Error
 from psycopg.rows import tuple_row
 
 from hasql._adapters.psycopg.server import in_hot_standby
+from hasql._adapters.reserved import TRANSACTION, is_kept_from_us
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,8 +24,11 @@ __all__ = ("PsycopgSession",)
 class PsycopgSession:
     """A reserved connection, watched through the event loop while it is idle."""
 
-    def __init__(self, connection: Watched, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self, connection: Watched, on_lost: Callable[[], None], *, in_transactions: bool = False
+    ) -> None:
         self._connection = connection
+        self._in_transactions = in_transactions
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._socket = connection.fileno()
@@ -50,15 +55,29 @@ class PsycopgSession:
         self._listen_no_more()
         self._busy = True
         try:
-            async with self._connection.cursor(row_factory=tuple_row) as cursor:
-                await cursor.execute(sql.encode(), prepare=False)
-                return _first_row(cursor.pgresult)
+            if self._in_transactions:
+                return await self._ask(f"{TRANSACTION}; {sql}")
+            try:
+                return await self._ask(sql)
+            except Error as error:
+                if self.closed or not is_kept_from_us(error):
+                    raise
+                row = await self._ask(f"{TRANSACTION}; {sql}")
+                self._in_transactions = True  # it was for a setting
+                return row
         finally:
             self._busy = False
             if self._killed:
                 self._finish()
             else:
                 self._watch()
+
+    async def _ask(self, sql: str) -> Sequence[str | None]:
+        async with self._connection.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute(sql.encode(), prepare=False)
+            while cursor.nextset():
+                pass  # only the last statement asks for something
+            return _first_row(cursor.pgresult)
 
     def _watch(self) -> None:
         if self._connection.is_sound():

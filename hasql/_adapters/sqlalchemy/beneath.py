@@ -36,6 +36,9 @@ class Beneath(Protocol):
     ) -> Session:
         """Open a reserved connection."""
 
+    async def session_of(self, connection: Any, on_lost: Callable[[], None]) -> Session:
+        """Go on with a connection that the application has opened as a reserved one."""
+
     def failure_of(self, error: BaseException) -> Failure:
         """Say what an exception of the library's own tells of the server."""
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 
+from hasql._adapters.asyncpg import login
 from hasql._adapters.asyncpg.connection import (
     RawConnection,
     count_rows,
     failure_of,
     in_hot_standby,
 )
-from hasql._adapters.asyncpg.session import AsyncpgSession, HeedingLoop
+from hasql._adapters.asyncpg.session import AsyncpgSession
 from hasql.driver import check_keywords, left_to_end
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ __all__ = (
     "is_clean",
     "is_closed",
     "open_session",
+    "session_of",
     "settle",
 )
 
@@ -52,15 +53,9 @@ async def connect(
     dsn: str, kwargs: Mapping[str, Any], on_closed: Callable[[Any], None]
 ) -> RawConnection:
     """Open a connection; `on_closed` is called when it is gone."""
-    connection = await _connect(dsn, kwargs)
+    connecting = asyncpg.connect(login.without_choice(dsn), **kwargs)
+    connection: RawConnection = await left_to_end(connecting, asyncpg.Connection.terminate)
     connection.add_termination_listener(on_closed)
-    return connection
-
-
-async def _connect(dsn: str, kwargs: Mapping[str, Any]) -> RawConnection:
-    connection: RawConnection = await left_to_end(
-        asyncpg.connect(dsn, **kwargs), asyncpg.Connection.terminate
-    )
     return connection
 
 
@@ -68,11 +63,12 @@ async def open_session(
     dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
 ) -> AsyncpgSession:
     """Open a reserved connection."""
-    kwargs = {name: value for name, value in kwargs.items() if name not in _OF_SQLALCHEMY}
-    # The application's classes are for what it is lent.
-    ours = {"connection_class": asyncpg.Connection, "record_class": asyncpg.Record}
-    loop = HeedingLoop(asyncio.get_running_loop())
-    return AsyncpgSession(await _connect(dsn, {**kwargs, **ours, "loop": loop}), on_lost)
+    return await login.open_session(dsn, kwargs, asyncpg.connect, on_lost)
+
+
+async def session_of(connection: RawConnection, on_lost: Callable[[], None]) -> AsyncpgSession:
+    """Go on with a connection that the application has opened as a reserved one."""
+    return AsyncpgSession(connection, on_lost)
 
 
 def is_closed(connection: RawConnection) -> bool:

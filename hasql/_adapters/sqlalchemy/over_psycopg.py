@@ -10,6 +10,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 from sqlalchemy.dialects.postgresql.psycopg import dialect_async as dialect
 
+from hasql._adapters.psycopg import login
 from hasql._adapters.psycopg.connection import Watched
 from hasql._adapters.psycopg.failure import failure_of
 from hasql._adapters.psycopg.server import count_rows, in_hot_standby
@@ -33,13 +34,12 @@ __all__ = (
     "is_clean",
     "is_closed",
     "open_session",
+    "session_of",
     "settle",
 )
 
 _ROUTING = {"conninfo", "host", "hostaddr", "load_balance_hosts", "port", "target_session_attrs"}
 _OF_PSYCOPG = frozenset(signature(psycopg.AsyncConnection.connect).parameters) - {"kwargs"}
-#: What the application's statements look like is nothing to the reserved connection.
-_OF_STATEMENTS = {"autocommit", "context", "cursor_factory", "prepare_threshold", "row_factory"}
 
 
 def check_connect_args(kwargs: Mapping[str, Any]) -> None:
@@ -66,9 +66,15 @@ async def open_session(
     dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
 ) -> PsycopgSession:
     """Open a reserved connection."""
-    kwargs = {name: value for name, value in kwargs.items() if name not in _OF_STATEMENTS}
-    connecting = Watched.connect(dsn, autocommit=True, **kwargs)
-    return PsycopgSession(await left_to_end(connecting, break_off), on_lost)
+    connecting = login.open_session(dsn, kwargs, on_lost)
+    return await left_to_end(connecting, PsycopgSession.kill)
+
+
+async def session_of(
+    connection: psycopg.AsyncConnection[Any], on_lost: Callable[[], None]
+) -> PsycopgSession:
+    """Go on with a connection that the application has opened as a reserved one."""
+    return PsycopgSession(await login.taken_over(connection), on_lost, in_transactions=True)
 
 
 def is_closed(connection: Watched) -> bool:

@@ -1,0 +1,305 @@
+"""The session of the reserved connection is hasql's, with every driver.
+
+From the application it has address, login and TLS: no defaults of its role or database, no
+environment. What its libraries can teach a connection is in the files of the drivers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hasql.cluster.dsn import Dsn
+from tests.middlemen.addresses import dsn_through
+from tests.scene import until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from hasql.base import BasePoolManager
+    from hasql.testing import LocalCluster, LocalNode
+    from tests.kits.base import Kit
+    from tests.middlemen.fixtures import StartPgBouncer
+
+    Manager = BasePoolManager[Any, Any]
+
+pytestmark = pytest.mark.usefixtures("nothing_unheard")
+
+LIBPQ = ("psycopg3", "aiopg", "aiopg_sa", "sqlalchemy-psycopg")
+
+#: What stands before the catalog's own in the search path, and says the opposite.
+EVIL = """\
+DROP SCHEMA IF EXISTS evil CASCADE;
+CREATE SCHEMA evil;
+GRANT USAGE ON SCHEMA evil TO PUBLIC;
+CREATE FUNCTION evil.pg_is_in_recovery() RETURNS bool LANGUAGE sql
+  AS 'SELECT NOT pg_catalog.pg_is_in_recovery()';
+CREATE FUNCTION evil.pg_walfile_name(pg_lsn) RETURNS text LANGUAGE sql AS 'SELECT NULL::text';
+CREATE FUNCTION evil.times(numeric, numeric) RETURNS numeric LANGUAGE sql AS 'SELECT NULL::numeric';
+CREATE OPERATOR evil.* (LEFTARG = numeric, RIGHTARG = numeric, FUNCTION = evil.times)"""
+
+ODD_ROLE = {
+    "client_encoding": "'SQL_ASCII'",
+    "datestyle": "'German'",
+    "default_transaction_deferrable": "on",
+    "default_transaction_isolation": "'serializable'",
+    "default_transaction_read_only": "on",
+    "extra_float_digits": "-15",
+    "idle_in_transaction_session_timeout": "'1ms'",
+    "idle_session_timeout": "'400ms'",
+    "intervalstyle": "'sql_standard'",
+    "lock_timeout": "'1ms'",
+    "timezone": "'Asia/Kolkata'",
+}
+ODD_PAIR = {
+    "client_min_messages": "debug5",
+    "search_path": "evil, pg_catalog, public",
+    "standard_conforming_strings": "off",
+    "statement_timeout": "'20ms'",
+}
+#: These reach the superuser as well.
+ODD_DATABASE = {"bytea_output": "'escape'", "jit_above_cost": "0"}
+
+
+def statements(whose: str, settings: dict[str, str]) -> str:
+    return "; ".join(f"ALTER {whose} SET {name} = {value}" for name, value in settings.items())
+
+
+async def replayed(cluster: LocalCluster) -> None:
+    """Wait until the replicas have what the master has."""
+    position = await cluster.master.sql("SELECT pg_current_wal_lsn()")
+    for node in cluster.replicas:
+        async with asyncio.timeout(10):
+            query = f"SELECT pg_last_wal_replay_lsn() >= '{position}'"
+            while await node.sql(query) != "t":
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def evil(pg_cluster: LocalCluster) -> AsyncIterator[str]:
+    """A schema with functions and operators that are not what they are called."""
+    await pg_cluster.master.sql(EVIL)
+    await replayed(pg_cluster)
+    yield "evil"
+    await pg_cluster.master.sql("DROP SCHEMA evil CASCADE")
+
+
+@pytest.fixture
+async def odd_cluster(pg_cluster: LocalCluster, evil: str) -> AsyncIterator[LocalCluster]:
+    """A cluster whose role and database for applications have odd defaults."""
+    assert evil in ODD_PAIR["search_path"]
+    await pg_cluster.master.sql(statements("ROLE app", ODD_ROLE))
+    await pg_cluster.master.sql(statements("ROLE app IN DATABASE app", ODD_PAIR))
+    await pg_cluster.master.sql(statements("DATABASE app", ODD_DATABASE))
+    await replayed(pg_cluster)
+    try:
+        yield pg_cluster
+    finally:
+        master = pg_cluster.master
+        await master.sql("ALTER ROLE app RESET ALL; ALTER ROLE app IN DATABASE app RESET ALL")
+        await master.sql("ALTER DATABASE app RESET ALL")
+        await replayed(pg_cluster)
+
+
+def shown(manager: Manager) -> list[tuple[str, str, bool]]:
+    """Return role, health and fencing of each node, in the order of the DSN."""
+    return [(n.role.value, n.health.value, n.fencing) for n in manager.metrics().nodes]
+
+
+ALL_WELL = [("master", "up", True), ("replica", "up", True), ("replica", "up", True)]
+
+
+def encoding(kit: Kit) -> str:
+    """Return a client encoding other than UTF8 with which the driver's pool works."""
+    return "LATIN1" if kit.name == "sqlalchemy-psycopg" else "SQL_ASCII"
+
+
+async def setting(kit: Kit, connection: Any, name: str) -> str:
+    value = await kit.value(connection, f"SHOW {name}")
+    return value.decode() if isinstance(value, bytes) else str(value)  # psycopg in SQL_ASCII
+
+
+async def reserved(node: LocalNode, application: str) -> set[str]:
+    """Return the processes that serve reserved connections of an application."""
+    query = (
+        "SELECT pid FROM pg_stat_activity WHERE query LIKE '%pg_is_in_recovery()%'"  # noqa: S608
+        f" AND application_name = '{application}'"  # a name of ours
+    )
+    return set((await node.sql(query)).split())
+
+
+async def test_defaults_of_role_and_database_do_not_reach_the_reserved_session(
+    kit: Kit, odd_cluster: LocalCluster, application: str
+) -> None:
+    dsn = f"{odd_cluster.dsn}?application_name={application}"
+    sizes = kit.sizes(0, 2)
+    async with kit.manager(dsn, refresh_delay=0.1, pool_factory_kwargs=sizes) as manager:
+        await until(lambda: shown(manager) == ALL_WELL)
+        before = [await reserved(node, application) for node in odd_cluster.nodes]
+        assert [len(pids) for pids in before] == [1, 1, 1]
+        for _ in range(10):  # longer than the idle timeout, and probed all the time
+            await manager.wait_next_pool_check()
+            assert shown(manager) == ALL_WELL
+        assert [await reserved(node, application) for node in odd_cluster.nodes] == before
+
+
+async def test_an_idle_timeout_does_not_end_the_reserved_session(
+    kit: Kit, odd_cluster: LocalCluster, application: str
+) -> None:
+    dsn = f"{odd_cluster.dsn}?application_name={application}"
+    # Longer than idle_session_timeout, and nothing else makes it probe.
+    async with kit.manager(dsn, refresh_delay=1.0, pool_factory_kwargs=kit.sizes(0, 2)) as manager:
+        await until(lambda: shown(manager) == ALL_WELL)
+        before = [await reserved(node, application) for node in odd_cluster.nodes]
+        await asyncio.sleep(0.6)
+        assert [await reserved(node, application) for node in odd_cluster.nodes] == before
+
+
+# The environment
+
+#: Where nobody listens.
+NOWHERE = {"PGHOST": "127.0.0.9", "PGHOSTADDR": "127.0.0.9", "PGPORT": "9"}
+ENVIRONMENT = {
+    **NOWHERE,
+    "PGDATESTYLE": "German",
+    "PGGEQO": "off",
+    "PGLOADBALANCEHOSTS": "random",
+    "PGOPTIONS": "-c search_path=evil,pg_catalog -c lock_timeout=5s",
+    "PGTZ": "Asia/Kolkata",
+}
+
+
+@pytest.mark.parametrize("attributes", ["read-write", "standby"])
+@pytest.mark.usefixtures("evil")
+async def test_the_environment_neither_chooses_hosts_nor_sets_the_reserved_session(
+    kit: Kit, pg_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch, attributes: str
+) -> None:
+    chosen = {"PGTARGETSESSIONATTRS": attributes, "PGCLIENTENCODING": encoding(kit)}
+    for name, value in {**ENVIRONMENT, **chosen}.items():
+        monkeypatch.setenv(name, value)
+    sizes = kit.sizes(1, 2)
+    manager = kit.manager(pg_cluster.dsn, refresh_delay=0.1, pool_factory_kwargs=sizes)
+    async with manager:
+        await manager.ready(1, 2)
+        assert shown(manager) == ALL_WELL
+        await manager.wait_next_pool_check()
+        assert shown(manager) == ALL_WELL
+        async with manager.acquire_master(timeout=5) as connection:
+            assert await setting(kit, connection, "port") == str(pg_cluster.master.port)
+            # What the application's driver does with the environment it does as ever.
+            limit = await setting(kit, connection, "lock_timeout")
+            assert limit == ("5s" if kit.name in LIBPQ else "0")
+        async with manager.acquire_replica(timeout=5) as connection:
+            port = int(await setting(kit, connection, "port"))
+            assert port in {node.port for node in pg_cluster.replicas}
+
+
+async def test_a_login_may_be_in_the_environment(
+    kit: Kit, pg_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dsn = Dsn.parse(pg_cluster.dsn)
+    assert dsn.user
+    assert dsn.password
+    assert dsn.dbname
+    monkeypatch.setenv("PGUSER", dsn.user)
+    monkeypatch.setenv("PGPASSWORD", dsn.password)
+    monkeypatch.setenv("PGDATABASE", dsn.dbname)
+    hosts = ",".join(map(str, dsn.hosts))
+    async with kit.manager(f"postgresql://{hosts}", pool_factory_kwargs=kit.sizes(1, 2)) as manager:
+        await manager.ready(1, 2)
+        assert shown(manager) == ALL_WELL
+
+
+@pytest.mark.usefixtures("evil")
+async def test_a_service_may_bring_the_login_but_chooses_no_host(
+    kit: Kit, pg_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if kit.name not in LIBPQ:
+        return  # asyncpg reads no service from the environment
+    dsn = Dsn.parse(pg_cluster.dsn)
+    services = tmp_path / "services"
+    services.write_text(
+        f"[odd]\nuser={dsn.user}\npassword={dsn.password}\ndbname={dsn.dbname}\n"
+        "host=127.0.0.9\nhostaddr=127.0.0.9\nport=9\ntarget_session_attrs=read-write\n"
+        f"client_encoding={encoding(kit)}\noptions=-c search_path=evil,pg_catalog\n"
+    )
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    monkeypatch.setenv("PGSERVICE", "odd")
+    hosts = ",".join(map(str, dsn.hosts))
+    async with kit.manager(f"postgresql://{hosts}", pool_factory_kwargs=kit.sizes(1, 2)) as manager:
+        await manager.ready(1, 2)
+        assert shown(manager) == ALL_WELL
+
+
+# What the DSN says of sessions
+
+
+@pytest.mark.usefixtures("evil")
+async def test_settings_in_the_dsn_are_for_the_pools_alone(
+    kit: Kit, pg_cluster: LocalCluster, application: str
+) -> None:
+    if kit.name in LIBPQ:
+        said = "options=-c%20search_path=evil,pg_catalog%20-c%20lock_timeout=5s"
+        said += f"&client_encoding={encoding(kit)}"
+    else:
+        said = "search_path=evil,pg_catalog&lock_timeout=5s"
+    dsn = f"{pg_cluster.dsn}?{said}&application_name={application}"
+    async with kit.manager(dsn, pool_factory_kwargs=kit.sizes(1, 2)) as manager:
+        await manager.ready(1, 2)
+        assert shown(manager) == ALL_WELL
+        async with manager.acquire_master(timeout=5) as connection:
+            assert await setting(kit, connection, "lock_timeout") == "5s"
+        assert [len(await reserved(node, application)) for node in pg_cluster.nodes] == [1, 1, 1]
+
+
+async def test_a_setting_that_no_server_knows_fails_at_once_by_the_servers_own_words(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    said = "options=-c%20nonsense=1" if kit.name in LIBPQ else "nonsense=1"
+    manager = kit.manager(f"{pg_cluster.dsn}?{said}", pool_factory_kwargs=kit.sizes(1, 2))
+    began = asyncio.get_running_loop().time()
+    try:
+        with pytest.raises(Exception, match='unrecognized configuration parameter "nonsense"'):
+            await manager.ready(timeout=10)
+            await manager.acquire_master(timeout=2)  # SQLAlchemy's pools open none before
+    finally:
+        await manager.close()
+    assert asyncio.get_running_loop().time() - began < 5
+
+
+# Poolers, which refuse settings at the login or drop them
+
+
+@pytest.mark.parametrize("drops", [False, True], ids=["refuses", "drops"])
+async def test_settings_that_a_pooler_keeps_from_us_are_made_for_each_probe(
+    kit: Kit, odd_cluster: LocalCluster, pgbouncer: StartPgBouncer, drops: bool
+) -> None:
+    names = "options,default_transaction_isolation,statement_timeout,lock_timeout,search_path,jit"
+    names += ",idle_in_transaction_session_timeout,idle_session_timeout,extra_float_digits"
+    settings: dict[str, object] = {"ignore_startup_parameters": names} if drops else {}
+    nodes = [odd_cluster.master, odd_cluster.replicas[0]]
+    poolers = [pgbouncer(node, pool_mode="transaction", **settings) for node in nodes]
+    dsn = dsn_through(odd_cluster, *poolers)
+    sizes = kit.sizes(0, 2)
+    async with kit.manager(dsn, refresh_delay=0.1, pool_factory_kwargs=sizes) as manager:
+        await until(lambda: shown(manager) == ALL_WELL[:2])
+        for _ in range(5):
+            await manager.wait_next_pool_check()
+            assert shown(manager) == ALL_WELL[:2]
+        for node in nodes:
+            # The sessions of the pooler are left as they were, and in no transaction.
+            query = (
+                "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'"
+                " AND state LIKE 'idle in transaction%' AND now() - state_change > '100ms'"
+            )
+            assert await node.sql(query) == "0"
+
+
+@pytest.fixture
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    """Run on one event loop, but for what is between a driver and the loop."""
+    del request
+    return "asyncio", {"use_uvloop": False}
