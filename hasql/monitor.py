@@ -205,9 +205,14 @@ class Monitor(Generic[PoolT, ConnT]):
                 error = TimeoutError(f"opening the pool took longer than {_OPEN_TIMEOUT:g} s")
             self._node.failed(error)
             failure = self._driver.failure(error)
-            if failure is Failure.REFUSED or isinstance(error, TypeError | ValueError):
+            # A setting that the server does not take is a statement that it does not like.
+            refused = failure in {Failure.REFUSED, Failure.STATEMENT}
+            refused |= isinstance(error, TypeError | ValueError)
+            before, self._node.refusal = self._node.refusal, error if refused else None
+            if refused and before is None:  # once: its probes are answered all the same
                 self._publish_failure(error, Failure.REFUSED)
         else:
+            self._node.refusal = None
             # The answer has aged meanwhile: it serves from the next one on.
             self._asked_for = monotonic()
             heed_cancellation()

@@ -54,6 +54,7 @@ class Node(Generic[PoolT, ConnT]):
         "pool",
         "pooled",
         "position",
+        "refusal",
         "server",
         "several",
         "sizes",
@@ -81,6 +82,8 @@ class Node(Generic[PoolT, ConnT]):
         #: Why a connection, or the pool itself, could not be had the last time.
         self.error: BaseException | None = None
         self._failed_at = 0.0
+        #: Why its server refuses what the pool, unlike the probes, asks of it.
+        self.refusal: Exception | None = None
         #: The last failure of a probe or a connect, kept after the host has recovered.
         self.last_error: BaseException | None = None
         #: Whether it may serve at all, and as what it is offered: a suspect is in routing, but

@@ -319,11 +319,10 @@ class Supervisor(Generic[PoolT, ConnT]):
 
     def raise_if_all_refuse(self) -> bool:
         """Raise the server's own error if every host refuses our login or database name."""
-        states = self.topology.nodes
-        if states and all(state.refused and state.error is not None for state in states):
-            error = states[0].error
-            assert error is not None  # noqa: S101  # just checked; for the type checker
-            raise error
+        states, nodes = self.topology.nodes, self.nodes
+        errors = [nodes[s.host].refusal or (s.error if s.refused else None) for s in states]
+        if (refusals := [error for error in errors if error]) and len(refusals) == len(errors):
+            raise refusals[0]
         return False
 
     async def probed_anew(self, deadline: float) -> None:
