@@ -85,11 +85,14 @@ class FreshLooks:
         self._quick_delay = min(2 * self._quick_delay, _SLOWEST_QUICK)
         self._jitter = uniform(0.75, 1.25)  # noqa: S311  # no secret
 
-    def begin(self, look: Coroutine[Any, Any, Found | None], on_done: Callable[[], None]) -> None:
-        """Begin a look, which goes on beside the probes; `on_done` is called when `take` is due."""
+    def begin(self, look: Coroutine[Any, Any, Found | None], on_found: Callable[[], None]) -> None:
+        """Begin a look, which goes on beside the probes; `on_found` is called when `take` is due.
+
+        One that has found nothing costs no probe besides: `take` is in time before the next.
+        """
         self.looked()
         self._look = asyncio.get_running_loop().create_task(look)
-        self._look.add_done_callback(lambda _: on_done())
+        self._look.add_done_callback(lambda look: on_found() if _found_by(look) else None)
 
     def take(self) -> Found | None:
         """Return the other server that a look has found, once."""
@@ -115,8 +118,12 @@ class FreshLooks:
             self._look.cancel()
 
 
+def _found_by(look: "asyncio.Task[Found | None]") -> Found | None:
+    return None if look.cancelled() or look.exception() else look.result()
+
+
 def _kill_found(look: "asyncio.Task[Found | None]") -> None:
-    found = None if look.cancelled() or look.exception() else look.result()
+    found = _found_by(look)
     if found is not None:
         found.session.kill()
 

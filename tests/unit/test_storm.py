@@ -38,7 +38,7 @@ def test_7_signals_that_keep_coming_do_not_beat_the_cadence(
     rates = _play(tmp_path, storm, "--seconds", "126", "--runs", "0")["rates"]
     for host, rate in rates.items():
         assert 0.8 < rate["long run"] <= (at_most if host in concerned else 2), host
-        assert rate["worst second"] <= 8, host
+        assert rate["worst second"] <= 10, host
 
 
 @pytest.mark.parametrize("storm", ["master's leases", "idle ends"])
