@@ -192,7 +192,8 @@ class Checkout(Generic[PoolT, ConnT]):
             # What it was used for has ended well; but an argument of the caller's may be to blame.
             if kwargs or not isinstance(failure, Exception):
                 raise
-            log.debug("%s: a connection was closed instead of given back: %r", node.host, failure)
+            told = self._supervisor.options.dsn.hide(repr(failure))
+            log.debug("%s: a connection was closed instead of given back: %s", node.host, told)
         finally:
             self._book.strike(lease)
             self._router.vacate(node)

@@ -45,8 +45,9 @@ class FreshLooks:
     Any new reserved connection is a look as well.
     """
 
-    def __init__(self, host: HostSpec) -> None:
+    def __init__(self, host: HostSpec, hide: Callable[[str], str]) -> None:
         self._host = host
+        self._hide = hide
         #: The look under way, or done and not taken: another server, or None.
         self._look: asyncio.Task[Found | None] | None = None
         #: Whether new connections led elsewhere than that of the monitor when it was looked last.
@@ -103,7 +104,7 @@ class FreshLooks:
             return None
         if error := look.exception():
             # What keeps the host from taking new connections, its pool meets as well.
-            log.debug("%s: a fresh look has failed: %r", self._host, error)
+            log.debug("%s: a fresh look has failed: %s", self._host, self._hide(repr(error)))
             return None
         found = look.result()
         self.diverges = found is not None

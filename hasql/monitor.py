@@ -99,7 +99,7 @@ class Monitor(Generic[PoolT, ConnT]):
         self._afresh = False
         #: What was in use there when the present probe began.
         self._out: tuple[object, ...] = ()
-        self._looks = FreshLooks(node.host)
+        self._looks = FreshLooks(node.host, options.dsn.hide)
         #: Whether the session leads to another server than the one before, which lives on.
         self._elsewhere = False
 

@@ -36,6 +36,7 @@ class Prober(Generic[PoolT, ConnT]):
         self._node = node
         self._driver = driver
         self._kwargs = options.pool_factory_kwargs
+        self._hide = options.dsn.hide
         self._refresh_timeout = options.refresh_timeout
         self._form = ProbeForm.FULL
         self._form_since = monotonic()
@@ -106,7 +107,7 @@ class Prober(Generic[PoolT, ConnT]):
             self._denied.add(self._form)
             log.warning(
                 "%s does not answer the %s probe (%s); fencing is off for it",
-                self._node.host, self._form.name.lower(), error,
+                self._node.host, self._form.name.lower(), self._hide(str(error)),
             )  # fmt: skip
         self._form, self._form_since = smaller, monotonic()
 

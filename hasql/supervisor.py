@@ -78,7 +78,7 @@ class Supervisor(Generic[PoolT, ConnT]):
         self.signal = self._watch.signal
         self.heard = Hints(driver, book, self.signal).heard
         self._discovering: asyncio.Task[None] | None = None
-        self._warm_ups: WarmUps[PoolT, ConnT] = WarmUps(router)
+        self._warm_ups: WarmUps[PoolT, ConnT] = WarmUps(router, options.dsn.hide)
         self._terminating = False
         self._news: asyncio.Future[None] | None = None
         self._first_round: asyncio.TimerHandle | None = None
@@ -391,5 +391,5 @@ class Supervisor(Generic[PoolT, ConnT]):
                 async with asyncio.timeout_at(deadline):
                     await node.pool.close()
             except Exception as error:  # noqa: BLE001  # terminated below, whatever it was
-                log.debug("%s: closing the pool failed: %r", node.host, error)
+                log.debug("%s: closing failed: %s", node.host, self.options.dsn.hide(repr(error)))
         node.pool.terminate()

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any, Generic
 
 from hasql.deadline import cancellations
@@ -20,8 +21,9 @@ _TIMEOUT = 0.5
 class WarmUps(Generic[PoolT, ConnT]):
     """Warm-ups that are under way, each with a place on its node as an acquire has one."""
 
-    def __init__(self, router: Router[PoolT, ConnT]) -> None:
+    def __init__(self, router: Router[PoolT, ConnT], hide: Callable[[str], str]) -> None:
         self._router = router
+        self._hide = hide
         self._pending = PendingConnects()
         self._nodes: set[Node[PoolT, ConnT]] = set()
 
@@ -36,7 +38,7 @@ class WarmUps(Generic[PoolT, ConnT]):
             async with asyncio.timeout(_TIMEOUT):
                 await self._pending.run(_use(node.pool))
         except Exception as error:  # noqa: BLE001  # as said above
-            log.debug("%s: no connection to begin with: %r", node.host, error)
+            log.debug("%s: no connection to begin with: %s", node.host, self._hide(repr(error)))
         finally:
             self._nodes.discard(node)
             self._router.vacate(node)

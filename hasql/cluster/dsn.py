@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Final
 from urllib.parse import quote, unquote
 
+from hasql.cluster.redaction import SECRET_PARAMETERS, redact
 from hasql.errors import ConfigurationError
 
 __all__ = ("Dsn", "HostSpec", "parse_host")
@@ -54,7 +55,6 @@ _PORT = re.compile(r"[0-9]{1,5}")
 
 # An '@' elsewhere in a query may be the one that ends a password with an unencoded '/' or '?'.
 _MAY_HOLD_AT = frozenset({"application_name", "options", "password", "sslpassword", "user"})
-_SECRET = frozenset({"oauth_client_secret", "scram_client_key", "scram_server_key", "sslpassword"})
 # Parameters by which a driver would choose among hosts, and the value that leaves it to hasql.
 _ROUTING = {"target_session_attrs": "any", "load_balance_hosts": "disable"}
 
@@ -141,24 +141,18 @@ class Dsn:
         shown = replace(
             self,
             password=None if self.password is None else "***",
-            params=tuple((k, "***" if k in _SECRET else v) for k, v in self.params),
+            params=tuple((k, "***" if k in SECRET_PARAMETERS else v) for k, v in self.params),
         )
         return shown._url(",".join(map(_authority, self.hosts)))  # noqa: SLF001 - own class
 
     def hide(self, text: str) -> str:
-        """Return a text, such as an error's, with `***` for the password and other secrets.
+        """Return a text, such as an error's, with `***` where the password and other secrets stand.
 
-        They are found as they are, escaped or percent-encoded. One that is also the user, the
-        database or a host is replaced only where it stands as a password: stars in the place of
-        a name that the reader knows would tell what it is.
+        See `hasql.cluster.redaction`.
         """
-        names = {self.user, self.dbname, *(host.host for host in self.hosts)}
-        for secret in (self.password, *(v for k, v in self.params if k in _SECRET)):
-            if secret:
-                before = r"(?i:(?<=:)|password\W{1,4})" if secret in names else ""
-                spelt = "".join(map(_spellings, secret))
-                text = re.sub(f"({before}){spelt}", r"\1***", text)
-        return text
+        secrets = (self.password, *(v for k, v in self.params if k in SECRET_PARAMETERS))
+        names = [self.user or "", self.dbname or "", *(host.host for host in self.hosts)]
+        return redact(text, filter(None, secrets), names)
 
     def __str__(self) -> str:
         """Return `redacted`."""
@@ -204,11 +198,6 @@ def parse_host(text: str, default_port: int = _DEFAULT_PORT) -> HostSpec:
 def _require_str(text: object) -> None:
     if not isinstance(text, str):
         raise TypeError(f"a DSN or host must be a str, not {type(text).__name__}")
-
-
-def _spellings(character: str) -> str:
-    encoded = "".join(f"%{byte:02x}" for byte in character.encode())
-    return rf"(?:\\?{re.escape(character)}|(?i:{encoded}))"
 
 
 def _encode(text: str) -> str:

@@ -1,8 +1,10 @@
 """What holds for every DSN, whatever its parts."""
 
+import re
 import traceback
 from urllib.parse import quote, unquote
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,6 +82,50 @@ def test_a_password_never_shows_when_it_breaks_the_dsn(password: str) -> None:
             assert not error.__context__  # noqa: PT017 - either outcome is right
             shown = "".join(traceback.format_exception_only(error))
         assert not shows_a_piece(shown)
+
+
+# Without what repr() spells as no driver does, and without the stars themselves.
+secrets = st.text(
+    st.characters(categories=["L", "N", "P", "S"], exclude_characters="*") | st.just(" "),
+    min_size=1,
+    max_size=12,
+).filter(str.isprintable)
+
+
+def told_with(secret: str) -> str:
+    """What drivers and applications are known to write, with a secret where each writes it."""
+    url, libpq = quote(secret, safe=""), secret.replace("\\", r"\\").replace("'", r"\'")
+    return (
+        f"cannot connect to postgresql://u:{url}@h:5432/d?sslmode=x&sslpassword={url}&a=b, "
+        f"{{'user': 'u', 'password': {secret!r}}} f(password={secret!r}, timeout=1) "
+        f"host=h password='{libpq}' user=u PGPASSWORD={url} (sslpassword={url})"
+    )
+
+
+@given(secrets)
+def test_a_secret_is_masked_where_it_stands_and_nothing_else_is(secret: str) -> None:
+    for password in (secret, None):  # also one that is not of the DSN but of an argument
+        dsn = Dsn((HostSpec("h", 5432),), "u", password, "d")
+        shown = dsn.hide(told_with(secret)).replace('"', "'")  # repr() takes either quote
+        assert shown == told_with("***").replace("%2A", "*")
+
+
+_UNSPOILT = """connection to server at "db1", port 5432 failed: FATAL:  password authentication
+failed for user "app"; no password supplied; database "shop" does not exist, host=db1 port=5432"""
+
+
+@pytest.mark.parametrize("word", sorted(set(re.findall(r"\w+", _UNSPOILT))))
+def test_a_password_that_is_a_word_spoils_no_message_and_is_not_told_by_stars(word: str) -> None:
+    dsn = Dsn.parse(f"postgresql://app:{word}@db1/shop?sslpassword={word}")
+    assert dsn.hide(_UNSPOILT) == _UNSPOILT
+    shown = dsn.hide(f"{_UNSPOILT} {dsn.for_host(dsn.hosts[0])}")
+    assert shown == f"{_UNSPOILT} postgresql://app:***@db1:5432/shop?sslpassword=***"
+
+
+@given(st.from_regex(r"[a-z]{2}[0-9][A-Z][a-zA-Z0-9!$&]{6,20}", fullmatch=True))
+def test_a_password_that_is_no_word_is_masked_in_any_place(secret: str) -> None:
+    dsn = Dsn.parse(f"host=h password={secret}")
+    assert dsn.hide(f"the token <{secret}> is too old") == "the token <***> is too old"
 
 
 _pieces = st.sampled_from(

@@ -1,0 +1,72 @@
+"""Redaction of a text that a driver, a server or an application has written: no secret is left.
+
+A secret is masked where secrets stand, whatever it is: in a URL before the ``@``, and as the value
+of a parameter that holds one. Replaced everywhere, one that is an ordinary word would spoil every
+message with that word, and each reader would see by the stars what it is.
+"""
+
+import re
+from collections.abc import Collection, Iterable
+from typing import Final
+
+__all__ = ("SECRET_PARAMETERS", "redact")
+
+SECRET_PARAMETERS: Final = frozenset(
+    {"oauth_client_secret", "scram_client_key", "scram_server_key", "sslpassword"}
+)
+"""The parameters of a connection, beside its password, that are secret."""
+
+# Any that ends so, such as sslpassword and PGPASSWORD.
+_KEY = r"(?i:password|passwd|client_secret|scram_(?:client|server)_key)['\"]?"
+_USERINFO = re.compile(r"(://[^\s:/?@'\"]*:)[^\s/?'\"]+(?=@)")
+# In quotes, as repr() and libpq write it, or without them. A URL's ends at '&'; any other at a
+# space, and what closes the text around it is left.
+_VALUE = re.compile(
+    rf"""
+    (?P<key>{_KEY}) (?:
+      (?P<opening>\s*[=:]\s*b?(?P<quote>['"])) (?:(?!(?P=quote))[^\\]|\\.)*
+      | (?P<equals>\s*=\s*) (?!\*\*\*|['"\s]) (?:\\.|[^\s\\])+? (?=['")\]}}>,;]*(?:\s|$))
+    )
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+_QUERY_VALUE = re.compile(rf"([?&]\w*{_KEY}=)[^\s&'\"]+")
+# Any other may be a word, a name, an address or a number that a message has for another reason.
+_LIKE_NO_WORD = re.compile(
+    r"(?=.*[0-9]) (?=.*[^\W0-9_]) (?![^\W0-9_]+ [-_.]? [0-9]* \Z)"
+    r" (?![\w]+ ([.:-] [\w]+)+ \Z) \S{8,}",
+    re.DOTALL | re.VERBOSE,
+)
+
+
+def redact(text: str, secrets: Iterable[str], names: Collection[str]) -> str:
+    """Return a text with ``***`` for what stands in it as a secret.
+
+    Of the `secrets` that are known each is found as it is, escaped or percent-encoded; and one that
+    cannot be taken for a word, and is no part of the `names` that everybody knows, in any place.
+    """
+    for secret in secrets:
+        text = _without(text, secret, names)
+    text = _USERINFO.sub(r"\1***", text)
+    text = _QUERY_VALUE.sub(r"\1***", text)
+    return _VALUE.sub(_masked, text)
+
+
+def _without(text: str, secret: str, names: Collection[str]) -> str:
+    spelt = "".join(map(_spellings, secret))
+    text = re.sub(rf"(?<=:){spelt}(?=@)", "***", text)
+    before = rf"{_KEY}\s*(?:=\s*(?:b?['\"])?|:?\s*b?['\"])"
+    text = re.sub(rf"({before}){spelt}(?![^\W_])", r"\1***", text)
+    if _LIKE_NO_WORD.fullmatch(secret) and not any(secret in name for name in names):
+        text = re.sub(spelt, "***", text)
+    return text
+
+
+def _spellings(character: str) -> str:
+    # As it is, escaped by libpq, and escaped once more by repr().
+    encoded = "".join(f"%{byte:02x}" for byte in character.encode())
+    return rf"(?:\\{{0,3}}{re.escape(character)}|(?i:{encoded}))"
+
+
+def _masked(found: re.Match[str]) -> str:
+    return f"{found['key']}{found['opening'] or found['equals']}***"
