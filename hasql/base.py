@@ -208,8 +208,9 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         Raises:
             ValueError: One count without the other, or a negative one.
             NotAvailableError: They are not there after `timeout` seconds; a TimeoutError.
-            Exception: The driver's own error, at once, when every host refuses the login or the
-                database name.
+            Exception: The driver's own error, at once, when every host refuses the login, the
+                database name or TLS, or when the arguments for connecting cannot work on any:
+                a misspelt `sslmode`, a certificate file that is not there.
         """
         if (masters_count is None) != (replicas_count is None):
             msg = "ready() takes both masters_count and replicas_count, or neither"

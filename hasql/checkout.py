@@ -28,7 +28,9 @@ _PATIENCE = 0.1
 #: Seconds for which a host offers nothing at most while a probe is to tell what broke a lease.
 _HOLD = 0.1
 #: What an acquire meets that another host, or the same one a little later, may not.
-_ANOTHER_TIME = frozenset({Failure.BROKEN, Failure.REFUSED, Failure.FULL, Failure.LIMIT})
+_ANOTHER_TIME = frozenset(
+    {Failure.BROKEN, Failure.REFUSED, Failure.MISCONFIGURED, Failure.FULL, Failure.LIMIT}
+)
 #: In place of what some work pauses on: it has not paused.
 _DONE = object()
 

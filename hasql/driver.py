@@ -54,8 +54,12 @@ class Failure(Enum):
 
     #: The connection, or the way to the host, is gone.
     BROKEN = "broken"
-    #: The server refuses this login or database name; waiting does not mend it.
+    #: The server refuses this login or database name, has no TLS for one who asks for it, or a
+    #: certificate that does not verify; waiting does not mend it.
     REFUSED = "refused"
+    #: What we were given to connect with cannot work, on whatever host: a misspelt `sslmode`, a
+    #: certificate file that is not there. No server was asked.
+    MISCONFIGURED = "misconfigured"
     #: The server has no connection slot left for us.
     FULL = "full"
     #: A write met a server, or a transaction, that does not write.
@@ -92,6 +96,8 @@ class Failure(Enum):
     @classmethod
     def of_exception(cls, error: BaseException) -> "Failure":
         """Read an exception that is none of the driver's own."""
+        if isinstance(error, ConfigurationError):
+            return cls.MISCONFIGURED
         # TimeoutError is what asyncio and the drivers raise for a host that stays silent; a
         # name that does not resolve (socket.gaierror) is an OSError like any other.
         return cls.BROKEN if isinstance(error, OSError) else cls.OTHER

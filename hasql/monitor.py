@@ -29,6 +29,8 @@ _ENDS_SESSION = frozenset({Failure.BROKEN, Failure.LIMIT})
 #: Seconds that opening a pool may take: its host has just answered, so it is not silent, but
 #: logging in many connections takes a loaded server its time.
 _OPEN_TIMEOUT = 10.0
+#: A parameter that the server does not know (42704) is refused like a login.
+_NOT_MENDED_BY_WAITING = {Failure.REFUSED, Failure.MISCONFIGURED, Failure.STATEMENT}
 
 
 _ConnT_contra = TypeVar("_ConnT_contra", contravariant=True)
@@ -181,8 +183,7 @@ class Monitor(Generic[PoolT, ConnT]):
                 self._began,
                 monotonic(),
                 error.with_traceback(None),
-                # A parameter that the server does not know (42704) is refused like a login.
-                refused=failure in {Failure.REFUSED, Failure.STATEMENT},
+                refused=failure in _NOT_MENDED_BY_WAITING,
                 heard=at_work if let_in else failure in {Failure.REFUSED, Failure.FULL},
                 let_in=let_in,
             )
@@ -206,7 +207,7 @@ class Monitor(Generic[PoolT, ConnT]):
             self._node.failed(error)
             failure = self._driver.failure(error)
             # A setting that the server does not take is a statement that it does not like.
-            refused = failure in {Failure.REFUSED, Failure.STATEMENT}
+            refused = failure in _NOT_MENDED_BY_WAITING
             refused |= isinstance(error, TypeError | ValueError)
             before, self._node.refusal = self._node.refusal, error if refused else None
             if refused and before is None:  # once: its probes are answered all the same

@@ -22,7 +22,7 @@ from hasql.cluster.topology import (
     Step,
     Topology,
 )
-from hasql.driver import ConnT, Driver, PoolT
+from hasql.driver import ConnT, Driver, Failure, PoolT
 from hasql.errors import NotAvailableError, PoolManagerClosedError, WrongEventLoopError
 from hasql.hints import Hints
 from hasql.lease import LeaseBook
@@ -318,11 +318,13 @@ class Supervisor(Generic[PoolT, ConnT]):
         return NotAvailableError(self.options.dsn.hide("\n".join(lines)))
 
     def raise_if_all_refuse(self) -> bool:
-        """Raise the server's own error if every host refuses our login or database name."""
+        """Raise what waiting does not mend: our own arguments, or that every host refuses us."""
         states, nodes = self.topology.nodes, self.nodes
         errors = [nodes[s.host].refusal or (s.error if s.refused else None) for s in states]
-        if (refusals := [error for error in errors if error]) and len(refusals) == len(errors):
-            raise refusals[0]
+        refusals = [error for error in errors if error]
+        ours = [x for x in refusals if self.driver.failure(x) is Failure.MISCONFIGURED]
+        if ours or 0 < len(refusals) == len(errors):
+            raise (ours or refusals)[0]
         return False
 
     async def probed_anew(self, deadline: float) -> None:

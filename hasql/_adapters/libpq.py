@@ -24,7 +24,45 @@ _REFUSED = re.compile(
     "|permission denied for database"
     "|unrecognized configuration parameter"
     "|invalid value for parameter"
-    "|invalid (connection option|URI query parameter)"
+    "|parameter .* cannot be changed"
+    "|permission denied to set parameter"
+    "|--.* requires a value"
+    "|invalid command-line argument for server process"
+    "|server does(n't| not) support (SSL|GSSAPI)"
+    "|certificate verify failed"
+    "|server certificate for .* does not match host name"
+    "|could not get server's host name from server certificate"
+    "|alert (bad certificate|unknown ca|(certificate|handshake|protocol) [a-z]+)"
+    "|server (accepted connection without a valid|did not request an) SSL certificate"
+    "|authentication method requirement .* failed"
+    "|channel binding (is )?required"
+)
+# What libpq itself, or psycopg on its way there, finds wrong before it has asked a server, or, as
+# it looks for certificates no sooner, while it asks for TLS. In the words of libpq
+# 15 to 18.
+_MISCONFIGURED = re.compile(
+    "invalid (connection option|URI query parameter)"
+    '|invalid "?[a-z_]+"? value: '
+    "|invalid integer value .* for connection option"
+    "|bad value for connect_timeout"
+    "|definition of service .* not found"
+    "|service file .* not found"
+    "|service file .*, line [0-9]+"
+    "|value .* invalid when (SSL|GSSAPI) support is not compiled in"
+    "|weak sslmode .* may not be used"
+    "|invalid SSL protocol version range"
+    "|root certificate (file|paths)"
+    "|could not (open|read) certificate file"
+    "|certificate present, but not private key file"
+    "|certificate does not match private key file"
+    "|private key file .*(has group or world access|is not a regular file)"
+    "|could not (load|read|stat|access) private (SSL )?key"
+    "|could not (load|initialize) SSL engine"
+    "|require_auth method"
+    "|channel binding not supported by this build"
+    "|GSSAPI encryption required but (no|it|was)"
+    "|invalid SCRAM (client|server) key"
+    "|local user with ID"
 )
 _WATCH_OVER_TCP = {
     "keepalives_idle": "5",
@@ -70,6 +108,8 @@ def of_session(
 
 def failure_to_connect(message: str) -> Failure:
     """Read why a connect failed from what libpq says of it."""
+    if _MISCONFIGURED.search(message):
+        return Failure.MISCONFIGURED
     if _REFUSED.search(message):
         return Failure.REFUSED
     if _FULL.search(message):

@@ -618,7 +618,7 @@ async def test_errors_tell_what_they_are_and_no_password(
     cases = [
         (dsn.replace("@", "hidden@"), Failure.REFUSED),
         (dsn.replace("/app", "/nowhere"), Failure.REFUSED),
-        (f"{dsn}?nonsense=1", Failure.REFUSED),
+        (f"{dsn}?nonsense=1", Failure.MISCONFIGURED),
         (unreachable.replace("@", "hidden@"), Failure.BROKEN),
     ]
     for wrong, failure in cases:

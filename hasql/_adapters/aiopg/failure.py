@@ -23,5 +23,6 @@ def failure_of(error: BaseException) -> Failure:
         return Failure.BROKEN if "connection" in message else Failure.OTHER
     if type(error) is psycopg2.DatabaseError:
         return Failure.BROKEN  # libpq had no answer to make anything more exact of
-    refused = failure_to_connect(message) is Failure.REFUSED  # an option libpq does not know
-    return Failure.REFUSED if refused else Failure.OTHER
+    # An option that libpq does not know.
+    wrong = failure_to_connect(message) is Failure.MISCONFIGURED
+    return Failure.MISCONFIGURED if wrong else Failure.OTHER

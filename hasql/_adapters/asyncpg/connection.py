@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import ssl
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
+from hasql.cluster.dsn import Dsn
 from hasql.driver import Failure
+from hasql.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 __all__ = (
     "Connection",
@@ -19,6 +25,7 @@ __all__ = (
     "count_rows",
     "failure_of",
     "in_hot_standby",
+    "naming_files",
 )
 
 # As strings: asyncpg's classes take their parameter in its stubs alone.
@@ -26,10 +33,52 @@ Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 RawConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
+#: The parameters of a DSN that name a file, and the variable that asyncpg takes without one.
+_FILES = {
+    "sslrootcert": "PGSSLROOTCERT",
+    "sslcert": "PGSSLCERT",
+    "sslkey": "PGSSLKEY",
+    "sslcrl": "PGSSLCRL",
+}
+_OF_FILES = (
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+    ssl.SSLError,
+)
+
 
 def connect_of(kwargs: Mapping[str, Any]) -> Any:
     """Return what opens a connection: the user's own, or asyncpg's."""
     return kwargs.get("connect") or asyncpg.connect
+
+
+@contextmanager
+def naming_files(dsn: str) -> Iterator[None]:
+    """Say of a connect that fails because of a file which one that is. Raises ConfigurationError.
+
+    asyncpg says "No such file or directory", as of a Unix socket on which no server listens now.
+    """
+    try:
+        yield
+    except _OF_FILES as error:
+        parsed = Dsn.parse(dsn)
+        given = dict(parsed.params)
+        for parameter, variable in _FILES.items():
+            path = given.get(parameter) or os.environ.get(variable)
+            if path and not parsed.hosts[0].host.startswith("/") and (why := _unreadable(path)):
+                msg = f"{parameter} cannot be read: {why}: {path!r}"
+                raise ConfigurationError(msg) from error
+        raise
+
+
+def _unreadable(path: str) -> str | None:
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    except OSError as error:
+        return error.strerror
+    return "it is a directory" if Path(path).is_dir() else None
 
 
 def in_hot_standby(connection: Connection | RawConnection) -> bool | None:
@@ -58,7 +107,20 @@ def failure_of(error: BaseException) -> Failure:
             error = error.__cause__  # what the server has said as it ended the connection
         return Failure.of_sqlstate(error.sqlstate or "", str(error))
     if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
-        return Failure.REFUSED
+        return Failure.MISCONFIGURED
     if isinstance(error, asyncpg.InternalClientError):
         return Failure.BROKEN  # as after the last words of a server that is going down
+    if isinstance(error, ssl.SSLError):
+        return _failure_of_tls(error)
+    if isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error):
+        return Failure.REFUSED  # the server has no TLS
     return Failure.of_exception(error)
+
+
+def _failure_of_tls(error: ssl.SSLError) -> Failure:
+    reason, library = error.reason or "", error.library or ""
+    if isinstance(error, ssl.SSLCertVerificationError) or "_ALERT_" in reason:
+        return Failure.REFUSED  # we the server's certificate, or the server ours
+    # What files hold that can be read: no certificate, or one that the key is not for.
+    of_files = library and (library != "SSL" or not reason)
+    return Failure.MISCONFIGURED if of_files else Failure.BROKEN

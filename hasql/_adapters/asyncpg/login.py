@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
+from hasql._adapters.asyncpg.connection import naming_files
 from hasql._adapters.asyncpg.session import AsyncpgSession, HeedingLoop
 from hasql._adapters.reserved import SETTINGS, login_words, refuses
 from hasql.cluster.dsn import Dsn
@@ -79,7 +80,8 @@ async def open_session(
     async def log_in(settings: Mapping[str, str]) -> RawConnection:
         of_session = _of_session(parsed, given, settings).for_host(parsed.hosts[0])
         connecting = connect(of_session, **arguments)
-        connection: RawConnection = await left_to_end(connecting, asyncpg.Connection.terminate)
+        with naming_files(dsn):
+            connection: RawConnection = await left_to_end(connecting, asyncpg.Connection.terminate)
         return connection
 
     try:

@@ -18,6 +18,6 @@ def failure_of(error: BaseException) -> Failure:
         return Failure.of_sqlstate(error.sqlstate, str(error))
     if isinstance(error, psycopg.OperationalError):
         return failure_to_connect(str(error))
-    # What libpq itself finds wrong with a DSN.
+    # What psycopg or libpq itself finds wrong with a DSN.
     wrong = isinstance(error, psycopg.ProgrammingError) and failure_to_connect(str(error))
-    return Failure.REFUSED if wrong is Failure.REFUSED else Failure.OTHER
+    return Failure.MISCONFIGURED if wrong is Failure.MISCONFIGURED else Failure.OTHER

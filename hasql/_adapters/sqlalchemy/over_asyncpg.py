@@ -14,6 +14,7 @@ from hasql._adapters.asyncpg.connection import (
     count_rows,
     failure_of,
     in_hot_standby,
+    naming_files,
 )
 from hasql._adapters.asyncpg.session import AsyncpgSession
 from hasql.driver import check_keywords, left_to_end
@@ -54,7 +55,8 @@ async def connect(
 ) -> RawConnection:
     """Open a connection; `on_closed` is called when it is gone."""
     connecting = asyncpg.connect(login.without_choice(dsn), **kwargs)
-    connection: RawConnection = await left_to_end(connecting, asyncpg.Connection.terminate)
+    with naming_files(dsn):
+        connection: RawConnection = await left_to_end(connecting, asyncpg.Connection.terminate)
     connection.add_termination_listener(on_closed)
     return connection
 
