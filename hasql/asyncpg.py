@@ -22,3 +22,4 @@ class PoolManager(BasePoolManager[Pool, Connection]):
     """
 
     _driver = AsyncpgDriver()
+    _plus_is_space = True

@@ -79,3 +79,4 @@ class PoolManager(BasePoolManager[Pool, "Connection"]):
     """
 
     _driver = AsyncpgDriver(asyncpgsa.create_pool, also=("dialect",))
+    _plus_is_space = True

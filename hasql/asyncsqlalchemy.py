@@ -21,6 +21,7 @@ try:
 
     from hasql._adapters.sqlalchemy.login import open_session
     from hasql._adapters.sqlalchemy.pool import EnginePool
+    from hasql._adapters.sqlalchemy.query import UrlQuery
     from hasql._adapters.sqlalchemy.sessionmaker import async_sessionmaker
 except ImportError as error:
     raise MissingExtraError(_EXTRA.format("SQLAlchemy 2 with greenlet", "")) from error
@@ -55,8 +56,11 @@ _NO_LIMIT = 262_143
 _OF_POOLS = {
     "connect_args",
     "echo_pool",
+    "empty_in_strategy",
     "enable_from_linting",
+    "future",
     "max_overflow",
+    "plugins",
     "pool_events",
     "pool_logging_name",
     "pool_pre_ping",
@@ -73,7 +77,8 @@ _OURS = {"async_creator", "creator", "dbapi", "dialect", "module", "pool", "pool
 class _Driver:
     """SQLAlchemy over one library."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, dsn: Dsn) -> None:
+        name = dsn.driver or "asyncpg"
         if name not in _BENEATH:
             msg = (
                 f"the DSN asks for postgresql+{name}://, which hasql does not know for "
@@ -84,6 +89,7 @@ class _Driver:
         if beneath is None:
             raise MissingExtraError(_EXTRA.format(name, f",{name}"))
         self._beneath = beneath
+        self._query = UrlQuery(dsn, beneath.URL_ARGUMENTS)
         self._scheme = f"postgresql+{name}"
         self._dbapi_error: type[Exception] = beneath.dialect.import_dbapi().Error
         self._keywords = {*_OF_POOLS, *_parameters(beneath.dialect), *_parameters(Engine)} - _OURS
@@ -104,11 +110,21 @@ class _Driver:
             raise ConfigurationError(msg)
         self._beneath.check_connect_args(connect_args)
         try:
-            create_async_engine(URL.create(self._scheme), **kwargs)  # opens nothing
+            self._check_engine(kwargs)
         except (TypeError, ValueError, exc.SQLAlchemyError) as error:
             raise ConfigurationError(f"pool_factory_kwargs: {error}") from error
         unlimited = size == 0 or overflow == -1
         return PoolSizes(0, _NO_LIMIT if unlimited else size + overflow)
+
+    def _check_engine(self, kwargs: Mapping[str, Any]) -> None:
+        """Make an engine, which opens nothing, and see what its plugins take of the URL."""
+        url = URL.create(self._scheme)
+        if self._query.plugins or kwargs.get("plugins"):
+            query = self._query.rest
+            engine = create_async_engine(url.set(query={**query, **self._query.plugins}), **kwargs)
+            self._query.leave_to_plugins(query.keys() - engine.url.query.keys())
+        else:
+            create_async_engine(url, **kwargs)
 
     async def open(
         self,
@@ -116,13 +132,16 @@ class _Driver:
         kwargs: Mapping[str, Any],
         report: Callable[[AsyncConnection, BaseException], None],
     ) -> EnginePool:
-        url = _shown(self._scheme, Dsn.parse(dsn))
-        return EnginePool(dsn, url, kwargs, self.sizes(kwargs), self._beneath, report)
+        parsed, query, sizes = Dsn.parse(dsn), self._query, self.sizes(kwargs)
+        url = _shown(self._scheme, parsed).set(query=query.of_plugins)
+        kwargs = {**kwargs, "connect_args": query.connect_args(kwargs)}
+        return EnginePool(query.dsn_without(parsed), url, kwargs, sizes, self._beneath, report)
 
     async def connect(
         self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
     ) -> Session:
-        url, connect_args = _shown(self._scheme, Dsn.parse(dsn)), kwargs.get("connect_args", {})
+        parsed, connect_args = Dsn.parse(dsn), self._query.connect_args(kwargs)
+        url, dsn = _shown(self._scheme, parsed), self._query.dsn_without(parsed)
         return await open_session(self._beneath, dsn, url, connect_args, on_lost)
 
     def failure(self, error: BaseException) -> Failure:
@@ -174,5 +193,7 @@ class PoolManager(BasePoolManager[AsyncEngine, AsyncConnection]):
     may not be what was asked for any more.
     """
 
+    _plus_is_space = True
+
     def _driver_of(self, dsn: Dsn) -> Driver[AsyncEngine, AsyncConnection]:
-        return _Driver(dsn.driver or "asyncpg")
+        return _Driver(dsn)

@@ -69,6 +69,8 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
     """
 
     _driver: ClassVar[Driver[Any, Any]]
+    #: Whether the driver's own library reads a '+' in the query of a URL as a space.
+    _plus_is_space: ClassVar[bool] = False
 
     def __init__(  # noqa: PLR0913  # the public API, fixed
         self,
@@ -88,7 +90,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         allow_several_clusters: bool = False,
         never_master: Sequence[str] = (),
     ) -> None:
-        parsed = Dsn.parse(dsn)
+        parsed = Dsn.parse(dsn, plus_is_space=self._plus_is_space)
         options = Options(
             dsn=parsed,
             acquire_timeout=acquire_timeout,

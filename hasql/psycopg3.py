@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from inspect import isawaitable, signature
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from hasql.arguments import ROUTING, refuse_keywords
 from hasql.base import BasePoolManager
 from hasql.driver import Failure, PoolSizes, check_keywords, check_sizes
 from hasql.errors import ConfigurationError, MissingExtraError
@@ -30,8 +31,7 @@ __all__ = ("PoolManager",)
 
 _OnLost: TypeAlias = Callable[[], None]
 _Report: TypeAlias = Callable[[Connection, BaseException], None]
-#: What says where to connect, which is in the DSN.
-_ROUTING = frozenset({"conninfo", "host", "hostaddr", "port", "service", "target_session_attrs"})
+_ROUTING = {**ROUTING, "service": "name the service in the DSN"}
 _OF_CONNECTIONS = frozenset(signature(psycopg.AsyncConnection.connect).parameters)
 _OF_POOLS = frozenset(signature(psycopg_pool.AsyncConnectionPool).parameters)
 #: What hasql does itself, and why the pool's own way would be in its way.
@@ -46,9 +46,7 @@ _OURS = {
 def _check_connect_kwargs(kwargs: object, connection_class: object) -> None:
     if not isinstance(kwargs, Mapping):
         return  # none, or a function that returns them
-    for name in _ROUTING & kwargs.keys():
-        msg = f"pool_factory_kwargs['kwargs']: {name!r} is for the DSN to say"
-        raise ConfigurationError(msg)
+    refuse_keywords(kwargs, _ROUTING, "pool_factory_kwargs['kwargs']: {!r} is for the DSN to say")
     if connection_class is None:  # the user's own may take what libpq does not know
         try:
             make_conninfo(**{name: v for name, v in kwargs.items() if name not in _OF_CONNECTIONS})
@@ -58,10 +56,9 @@ def _check_connect_kwargs(kwargs: object, connection_class: object) -> None:
 
 class _Driver:
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
-        for name in kwargs.keys() & _OURS.keys():
-            msg = f"pool_factory_kwargs: {name!r} cannot be given: {_OURS[name]}"
-            raise ConfigurationError(msg)
-        check_keywords(kwargs, _OF_POOLS - _ROUTING - _OURS.keys(), "psycopg's pool")
+        refuse_keywords(kwargs, _OURS, "pool_factory_kwargs: {!r} cannot be given")
+        refuse_keywords(kwargs, _ROUTING, "pool_factory_kwargs: hasql takes no argument {!r}")
+        check_keywords(kwargs, _OF_POOLS, "psycopg's pool")
         _check_connect_kwargs(kwargs.get("kwargs"), kwargs.get("connection_class"))
         given = {name: value for name, value in kwargs.items() if value is not None}
         least = given.get("min_size", 4)

@@ -31,7 +31,7 @@ SUITES: dict[str, tuple[str, ...]] = {
         "tests/integration/test_drivers*.py",
         "tests/integration/test_aiopg.py",
         "tests/integration/test_asyncpg.py",
-        "tests/integration/test_asyncsqlalchemy.py",
+        "tests/integration/test_asyncsqlalchemy*.py",
         "tests/integration/test_mission_programs.py",
         "tests/integration/test_psycopg3.py",
         "tests/integration/test_psycopg_cancel.py",

@@ -87,12 +87,13 @@ class Dsn:
     """What SQLAlchemy's URLs name after a plus: `asyncpg` in `postgresql+asyncpg://`."""
 
     @classmethod
-    def parse(cls, text: str) -> "Dsn":
+    def parse(cls, text: str, *, plus_is_space: bool = False) -> "Dsn":
         """Read a URL or libpq's keyword/value form.
 
         As in libpq a parameter in a URL's query takes precedence over the same thing before it,
         '+' and '#' mean themselves, and the last of several equal parameters counts. But
-        repeated `host=` and `port=` in a query add up, as they do in SQLAlchemy.
+        repeated `host=`, `port=` and `plugin=` in a query add up, as they do in SQLAlchemy. With
+        `plus_is_space` a '+' in a query is a space, as asyncpg and SQLAlchemy have it.
 
         Raises:
             ConfigurationError: it cannot be parsed, names no host, or asks the driver to choose.
@@ -106,7 +107,7 @@ class Dsn:
             )
         driver = None
         if url := _URL.fullmatch(text.strip()):
-            options, authority = _read_url(url), url["hosts"]
+            options, authority = _read_url(url, plus_is_space=plus_is_space), url["hosts"]
             driver = url["driver"] and url["driver"].lower()
         elif _SCHEME.match(text.lstrip()):
             raise ConfigurationError(
@@ -227,7 +228,7 @@ def _authority(host: HostSpec) -> str:
     return f"{quote(_bracketed(host.host), safe=safe)}:{host.port}"
 
 
-def _read_url(url: re.Match[str]) -> dict[str, str]:
+def _read_url(url: re.Match[str], *, plus_is_space: bool) -> dict[str, str]:
     userinfo, dbname, query = (url[part] or "" for part in ("userinfo", "dbname", "query"))
     items = [item.partition("=") for item in query.split("&")] if query else []
     if "@" in dbname or any("@" in k + v and k not in _MAY_HOLD_AT for k, _, v in items):
@@ -252,8 +253,8 @@ def _read_url(url: re.Match[str]) -> dict[str, str]:
             raise ConfigurationError(
                 f"{where} is not of the form name=value; write '&' in a value as %26"
             )
-        decoded = _decode(value, where)
-        if keyword in {"host", "port"} and keyword in options:
+        decoded = _decode(value.replace("+", " ") if plus_is_space else value, where)
+        if keyword in {"host", "port", "plugin"} and keyword in options:
             # SQLAlchemy names several hosts as ?host=db1:5432&host=db2:5432.
             decoded = f"{options[keyword]},{decoded}"
         options[keyword] = decoded

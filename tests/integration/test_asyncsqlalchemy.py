@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 from contextlib import asynccontextmanager
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -15,7 +16,7 @@ import pytest
 from sqlalchemy import Engine, event, text
 from sqlalchemy.exc import DBAPIError, ResourceClosedError
 
-from hasql import ConfigurationError
+from hasql import ConfigurationError, NotAvailableError
 from hasql.asyncsqlalchemy import PoolManager
 from hasql.cluster.dsn import Dsn
 from tests.proxy import Proxy
@@ -502,6 +503,27 @@ async def test_a_statement_that_hangs_on_a_frozen_host_is_broken_off(
         await manager.ready(1, 0)
         async with manager.acquire_master() as connection:
             assert await connection.scalar(text("SELECT 1")) == 1
+
+
+async def test_an_acquire_that_pings_a_frozen_host_ends_at_its_deadline(
+    pg_cluster: LocalCluster, driver: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    master = pg_cluster.master
+    kwargs = {"pool_size": 1, "max_overflow": 0, "pool_pre_ping": True}
+    async with PoolManager(
+        over(driver, master.dsn), refresh_delay=30, refresh_timeout=30, pool_factory_kwargs=kwargs
+    ) as manager:
+        async with manager.acquire_master() as connection:
+            await connection.scalar(PID)
+        master.freeze()
+        began = monotonic()
+        with pytest.raises(NotAvailableError):
+            _ = await manager.acquire_master(timeout=0.05)
+        assert monotonic() - began < 0.5
+        master.thaw()
+        async with asyncio.timeout(5), manager.acquire_master(timeout=5) as connection:
+            await connection.scalar(PID)
+    assert [x.getMessage() for x in caplog.records if x.name != "hasql"] == []
 
 
 # What is not installed

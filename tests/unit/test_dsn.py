@@ -145,6 +145,20 @@ def test_a_query_parameter_takes_precedence_and_the_last_of_equal_ones_counts() 
     assert dsn.params == (("sslmode", "b"),)
 
 
+def test_a_plus_in_a_query_alone_is_a_space_for_those_who_say_so() -> None:
+    text = "postgresql://a+b:c+d@db1/e+f?application_name=g+h%2Bi&sslpassword=a+b"
+    for plus_is_space, params in (
+        (False, (("application_name", "g+h+i"), ("sslpassword", "a+b"))),
+        (True, (("application_name", "g h+i"), ("sslpassword", "a b"))),
+    ):
+        dsn = Dsn.parse(text, plus_is_space=plus_is_space)
+        assert (dsn.user, dsn.password, dsn.dbname) == ("a+b", "c+d", "e+f")
+        assert dsn.params == params
+        assert Dsn.parse(dsn.for_host(dsn.hosts[0]), plus_is_space=plus_is_space) == dsn
+    words = "host=db1 application_name=a+b"
+    assert Dsn.parse(words, plus_is_space=True) == Dsn.parse(words)
+
+
 @pytest.mark.parametrize(
     ("host", "url"),
     [

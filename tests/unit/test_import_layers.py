@@ -26,7 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql.cluster.*"}),
     frozenset({"hasql.balancer_policy.*"}),
     frozenset({"hasql.destinations"}),
-    frozenset({"hasql.driver"}),
+    frozenset({"hasql.arguments", "hasql.driver"}),
     frozenset(
         {
             "hasql.announcer",

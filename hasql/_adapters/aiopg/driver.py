@@ -16,6 +16,7 @@ from hasql._adapters.aiopg.connection import session_factory
 from hasql._adapters.aiopg.failure import failure_of
 from hasql._adapters.aiopg.session import AiopgSession
 from hasql._adapters.reserved import refuses
+from hasql.arguments import ROUTING, refuse_keywords
 from hasql.driver import ConnT, PoolSizes, PoolT, check_keywords, check_sizes
 from hasql.errors import ConfigurationError
 
@@ -50,20 +51,11 @@ _OF_LIBPQ = frozenset(
     }
 )
 #: What says where to connect to, or how psycopg2 is to work.
-_ROUTING = frozenset(
-    {
-        "async",
-        "async_",
-        "dsn",
-        "host",
-        "hostaddr",
-        "load_balance_hosts",
-        "loop",
-        "port",
-        "service",
-        "target_session_attrs",
-    }
-)
+_OURS = {
+    **ROUTING,
+    **dict.fromkeys(("async", "async_"), "aiopg says itself how psycopg2 is to work"),
+    "service": "name the service in the DSN",
+}
 
 
 class AiopgDriver(Generic[PoolT, ConnT]):
@@ -78,7 +70,8 @@ class AiopgDriver(Generic[PoolT, ConnT]):
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
         known = {name for name in kwargs if _is_of_libpq(name)} | _OF_LIBPQ | _OF_AIOPG
         known |= {"connection_factory", "cursor_factory"} | self._extra
-        check_keywords(kwargs, known - _ROUTING, "aiopg's pool")
+        refuse_keywords(kwargs, _OURS, "pool_factory_kwargs: hasql takes no argument {!r}")
+        check_keywords(kwargs, known, "aiopg's pool")
         factory = kwargs.get("connection_factory")
         of_class = isinstance(factory, type) and issubclass(factory, extensions.connection)
         if factory is not None and not of_class:

@@ -10,6 +10,7 @@ import asyncpg
 from hasql._adapters.asyncpg.connection import Pool, connect_of, failure_of
 from hasql._adapters.asyncpg.login import open_session, without_choice
 from hasql._adapters.asyncpg.pool import AsyncpgPool
+from hasql.arguments import ROUTING, refuse_keywords
 from hasql.driver import PoolSizes, check_keywords, check_sizes
 
 if TYPE_CHECKING:
@@ -20,9 +21,8 @@ if TYPE_CHECKING:
 __all__ = ("AsyncpgDriver",)
 
 #: What `pool_factory_kwargs` may hold: all of asyncpg's arguments but those that say where to.
-_ROUTING = {"dsn", "host", "loop", "port", "target_session_attrs"}
-_OF_CONNECTIONS = frozenset(signature(asyncpg.connect).parameters) - _ROUTING
-_OF_POOLS = frozenset(signature(asyncpg.create_pool).parameters) - _ROUTING - {"connect_kwargs"}
+_OF_CONNECTIONS = signature(asyncpg.connect).parameters.keys() - ROUTING.keys()
+_OF_POOLS = signature(asyncpg.create_pool).parameters.keys() - ROUTING.keys() - {"connect_kwargs"}
 
 
 class AsyncpgDriver:
@@ -39,6 +39,7 @@ class AsyncpgDriver:
         self._keywords = _OF_POOLS | _OF_CONNECTIONS | {*also}
 
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
+        refuse_keywords(kwargs, ROUTING, "pool_factory_kwargs: hasql takes no argument {!r}")
         check_keywords(kwargs, self._keywords, "asyncpg's pool")
         return check_sizes(kwargs, minimum=("min_size", 10), maximum=("max_size", 10))
 

@@ -19,6 +19,8 @@ class Beneath(Protocol):
 
     #: SQLAlchemy's own class for it.
     dialect: type[Dialect]
+    #: What its `connect` takes that the query of a URL may hold, with how each is read.
+    URL_ARGUMENTS: Mapping[str, Callable[[str], Any]]
 
     def check_connect_args(self, kwargs: Mapping[str, Any]) -> None:
         """Refuse what is not known. Raises ConfigurationError."""

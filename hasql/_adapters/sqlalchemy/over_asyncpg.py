@@ -17,12 +17,15 @@ from hasql._adapters.asyncpg.connection import (
     naming_files,
 )
 from hasql._adapters.asyncpg.session import AsyncpgSession
+from hasql._adapters.sqlalchemy.query import flag, no_text, text, whole_number
+from hasql.arguments import ROUTING, refuse_keywords
 from hasql.driver import check_keywords, left_to_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 __all__ = (
+    "URL_ARGUMENTS",
     "break_off",
     "check_connect_args",
     "connect",
@@ -39,14 +42,31 @@ __all__ = (
     "settle",
 )
 
-_ROUTING = {"dsn", "host", "loop", "port", "target_session_attrs"}
-_KNOWN = frozenset(signature(asyncpg.connect).parameters) - _ROUTING
+_KNOWN = signature(asyncpg.connect).parameters.keys() - ROUTING.keys()
 #: What SQLAlchemy keeps to itself of `connect_args`.
 _OF_SQLALCHEMY = {"prepared_statement_cache_size", "prepared_statement_name_func"}
+#: All else, such as `sslmode` or `passfile`, asyncpg reads in the DSN itself.
+URL_ARGUMENTS: Mapping[str, Callable[[str], Any]] = {
+    "command_timeout": float,
+    "connection_class": no_text,
+    "database": text,
+    "direct_tls": flag,
+    "max_cacheable_statement_size": whole_number,
+    "max_cached_statement_lifetime": whole_number,
+    "prepared_statement_cache_size": whole_number,
+    "prepared_statement_name_func": no_text,
+    "record_class": no_text,
+    "server_settings": no_text,
+    "servicefile": text,
+    "ssl": text,
+    "statement_cache_size": whole_number,
+    "timeout": float,
+}
 
 
 def check_connect_args(kwargs: Mapping[str, Any]) -> None:
     """Refuse what is not known. Raises ConfigurationError."""
+    refuse_keywords(kwargs, ROUTING, "connect_args: hasql takes no argument {!r}")
     check_keywords(kwargs, _KNOWN | _OF_SQLALCHEMY, "asyncpg's connect, by connect_args,")
 
 

@@ -15,6 +15,8 @@ from hasql._adapters.psycopg.connection import Watched
 from hasql._adapters.psycopg.failure import failure_of
 from hasql._adapters.psycopg.server import count_rows, in_hot_standby
 from hasql._adapters.psycopg.session import PsycopgSession
+from hasql._adapters.sqlalchemy.query import flag, no_text, whole_number
+from hasql.arguments import ROUTING, refuse_keywords
 from hasql.driver import left_to_end
 from hasql.errors import ConfigurationError
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 __all__ = (
+    "URL_ARGUMENTS",
     "break_off",
     "check_connect_args",
     "connect",
@@ -38,16 +41,20 @@ __all__ = (
     "settle",
 )
 
-_ROUTING = {"conninfo", "host", "hostaddr", "load_balance_hosts", "port", "target_session_attrs"}
 _OF_PSYCOPG = frozenset(signature(psycopg.AsyncConnection.connect).parameters) - {"kwargs"}
+#: All else psycopg reads in the DSN itself.
+URL_ARGUMENTS: Mapping[str, Callable[[str], Any]] = {
+    "autocommit": flag,
+    "context": no_text,
+    "cursor_factory": no_text,
+    "prepare_threshold": whole_number,
+    "row_factory": no_text,
+}
 
 
 def check_connect_args(kwargs: Mapping[str, Any]) -> None:
     """Refuse what is not known. Raises ConfigurationError."""
-    routing = _ROUTING & kwargs.keys()
-    if routing:
-        msg = f"connect_args: hasql itself says where to connect: drop {min(routing)!r}"
-        raise ConfigurationError(msg)
+    refuse_keywords(kwargs, ROUTING, "connect_args: hasql takes no argument {!r}")
     try:
         make_conninfo(**{name: v for name, v in kwargs.items() if name not in _OF_PSYCOPG})
     except psycopg.ProgrammingError as error:
