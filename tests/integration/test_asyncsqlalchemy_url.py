@@ -12,11 +12,15 @@ from sqlalchemy.engine import CreateEnginePlugin
 
 from hasql import ConfigurationError
 from hasql.asyncsqlalchemy import PoolManager
+from hasql.cluster.dsn import Dsn
+from hasql.testing import LocalCluster
+from hasql.testing._account import Account
+from hasql.testing.binaries import find_local
+from tests.middlemen.fixtures import skip
+from tests.middlemen.program import NONE
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
-
-    from hasql.testing import LocalCluster
 
 pytestmark = pytest.mark.usefixtures("nothing_unheard")
 
@@ -161,3 +165,24 @@ async def test_the_engine_shows_no_secret_of_the_url(pg_cluster: LocalCluster) -
         for pool in manager.pools:
             assert "hidden" not in f"{pool.url!r} {pool.url.query} {pool!r} {manager!r}"
             assert password not in f"{pool.url!r} {pool!r} {pool.url.render_as_string(False)}"
+
+
+async def test_all_sessions_have_tls_where_the_url_asks_for_it() -> None:
+    if find_local(None, Account.for_servers(), tls=True) is None:
+        skip(f"{NONE} PostgreSQL that was built with TLS: apt-get install postgresql")
+    async with LocalCluster(replicas=0, tls=True) as cluster:
+        dsn = Dsn.parse(cluster.dsn)
+        userinfo = f"{dsn.user}:{dsn.password}"
+        for query in (
+            "ssl=require",
+            "ssl=verify-ca&sslrootcert=" + dict(dsn.params)["sslrootcert"],
+        ):
+            url = f"postgresql+asyncpg://{userinfo}@{dsn.hosts[0]}/app?{query}&application_name=tls"
+            async with PoolManager(url) as manager, manager.acquire_master() as connection:
+                found = await connection.execute(
+                    text(
+                        "SELECT s.ssl FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid)"
+                        " WHERE a.usename = current_user"
+                    )
+                )
+                assert [ssl for (ssl,) in found] == [True, True]  # the reserved one and this
