@@ -104,7 +104,7 @@ has_died = is_closed
 
 def is_clean(connection: RawConnection) -> bool:
     """Tell, without asking the server, whether no transaction is open in a connection."""
-    return not connection.is_in_transaction()
+    return not connection.is_closed() and not connection.is_in_transaction()
 
 
 def in_use(connection: RawConnection) -> bool:
