@@ -485,6 +485,32 @@ async def test_a_listener_of_the_applications_own_that_fails_leaks_nothing(
         assert await pid_of(one) != await pid_of(other)
 
 
+async def test_a_statement_of_another_task_does_not_go_back_with_its_connection(
+    pg_cluster: LocalCluster, driver: str
+) -> None:
+    kwargs = {"isolation_level": "AUTOCOMMIT", "pool_size": 1, "max_overflow": 0}
+    async with PoolManager(
+        over(driver, pg_cluster.master.dsn), pool_factory_kwargs=kwargs
+    ) as manager:
+        async with manager.acquire_master() as connection:
+            pid = await pid_of(connection)
+            other = asyncio.ensure_future(connection.execute(text("SELECT pg_sleep(60)")))
+            await until_active(pg_cluster.master, pid)
+        async with asyncio.timeout(2):
+            with pytest.raises(DBAPIError):
+                await other
+        async with manager.acquire_master(timeout=5) as connection:
+            assert await pid_of(connection) != pid
+        await terminate(pg_cluster.master, pid)
+
+
+async def until_active(node: LocalNode, pid: int) -> None:
+    async with asyncio.timeout(5):
+        state = f"SELECT wait_event FROM pg_stat_activity WHERE pid = {pid}"  # noqa: S608  # a number
+        while await node.sql(state) != "PgSleep":
+            await asyncio.sleep(0.01)
+
+
 async def test_a_statement_that_hangs_on_a_frozen_host_is_broken_off(
     pg_cluster: LocalCluster, driver: str
 ) -> None:

@@ -59,6 +59,9 @@ class Beneath(Protocol):
     def is_clean(self, connection: Any) -> bool:
         """Tell, without asking the server, whether nothing is open or at work in a connection."""
 
+    async def check_unused(self, connection: Any) -> None:
+        """Raise if a statement of another task runs, where `in_use` cannot tell."""
+
     def in_use(self, connection: Any) -> bool:
         """Tell whether somebody waits for an answer who must not be cancelled before it breaks."""
 

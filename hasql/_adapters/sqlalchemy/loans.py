@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event, exc
@@ -27,13 +28,15 @@ def raw_of(connection: AsyncConnection) -> Any:
 
 
 class _Loan:
-    __slots__ = ("aborted", "connection", "pool", "raw")
+    __slots__ = ("aborted", "connection", "pool", "raw", "user")
 
     def __init__(self, connection: AsyncConnection, raw: Any, pool: Pool | None = None) -> None:
         self.connection = connection
         self.raw = raw
         #: Where it came from; None: it was taken from the engine itself.
         self.pool = pool
+        #: Who has begun the last statement.
+        self.user: asyncio.Task[Any] | None = None
         self.aborted = False
 
 
@@ -58,7 +61,10 @@ class Loans:
     def _executes(self, *arguments: Any) -> None:
         execution: ExecutionContext = arguments[-1]
         loan = self._loans.get(id(execution.root_connection))
-        if loan is not None and raw_of(loan.connection) is not loan.raw:
+        if loan is None:
+            return
+        loan.user = asyncio.current_task()
+        if raw_of(loan.connection) is not loan.raw:
             lost = ConnectionError("the connection was lost; acquire another one")
             raise exc.OperationalError(None, None, lost, connection_invalidated=True)
 
@@ -82,6 +88,12 @@ class Loans:
         """Tell whether a connection would go back to another pool than the engine's present one."""
         loan = self._loans.get(id(connection.sync_connection))
         return loan is not None and loan.pool is not None and loan.pool is not pool
+
+    def is_shared(self, connection: AsyncConnection) -> bool:
+        """Tell whether another task has begun the last statement, and may still wait for it."""
+        loan = self._loans.get(id(connection.sync_connection))
+        user = None if loan is None else loan.user
+        return user is not None and user is not asyncio.current_task() and not user.done()
 
     def strike(self, connection: AsyncConnection) -> None:
         """Strike out a connection that is back."""

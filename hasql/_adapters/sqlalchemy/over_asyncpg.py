@@ -28,6 +28,7 @@ __all__ = (
     "URL_ARGUMENTS",
     "break_off",
     "check_connect_args",
+    "check_unused",
     "connect",
     "count_rows",
     "dialect",
@@ -105,6 +106,11 @@ has_died = is_closed
 def is_clean(connection: RawConnection) -> bool:
     """Tell, without asking the server, whether no transaction is open in a connection."""
     return not connection.is_closed() and not connection.is_in_transaction()
+
+
+async def check_unused(connection: RawConnection) -> None:
+    """Raise if a statement of another task runs: asyncpg says so when it is to run one more."""
+    await connection.execute("")
 
 
 def in_use(connection: RawConnection) -> bool:

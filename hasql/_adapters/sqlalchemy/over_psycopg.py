@@ -27,6 +27,7 @@ __all__ = (
     "URL_ARGUMENTS",
     "break_off",
     "check_connect_args",
+    "check_unused",
     "connect",
     "count_rows",
     "dialect",
@@ -98,6 +99,10 @@ def is_clean(connection: Watched) -> bool:
     """Tell, without asking the server, whether nothing is open or at work in a connection."""
     idle = connection.pgconn.transaction_status == TransactionStatus.IDLE
     return idle and not connection.lock.locked()
+
+
+async def check_unused(connection: Watched) -> None:
+    """Raise nothing: `in_use` tells."""
 
 
 def in_use(connection: Watched) -> bool:

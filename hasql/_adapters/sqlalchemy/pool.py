@@ -108,6 +108,13 @@ class EnginePool:
             await self._discard(connection)
             return
         try:
+            if (
+                self._loans.is_shared(connection)
+                and connection.in_transaction()
+                and self._beneath.is_clean(raw)
+            ):
+                # With AUTOCOMMIT there is no rollback that would fail.
+                await self._beneath.check_unused(raw)
             await connection.close(**kwargs)
         except BaseException:
             await self._discard(connection)
