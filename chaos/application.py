@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from hasql.testing import LocalCluster
     from tests.kits.base import Kit
 
-__all__ = ("LEASE_ABORT_AFTER", "LONGEST", "Acknowledged", "Application", "Load", "Operation")
+__all__ = (
+    "ACQUIRE_TIMEOUT",
+    "LEASE_ABORT_AFTER",
+    "LONGEST",
+    "Acknowledged",
+    "Application",
+    "Load",
+    "Operation",
+)
 
 ACQUIRE_TIMEOUT = 10.0
 """Seconds an operation waits for a server: more than any fault here lasts for one host."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
+from chaos.application import ACQUIRE_TIMEOUT, LEASE_ABORT_AFTER, LONGEST
 from chaos.passages import Poolers, PoolersThatMove, Proxies, Services, UncutServices
 from chaos.stage import set_synchronous
 from hasql.errors import HasqlError
@@ -39,6 +40,9 @@ _LATE = 0.5
 """Seconds by which a busy machine may miss what one at rest keeps: all drivers are at it here."""
 
 _WRITERS, _READERS = 4, 1
+
+_SHORT, _LONG = (500, 3, 6), (10_000, 3, 40)
+"""Leases of a master that are wanted, the fewest changes of master, and the most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +130,9 @@ class LeaseOutcome:
     on_standby: int
     on_replaced: int
     not_replica: int
-    #: Operations that raised.
+    #: Operations that raised, and how long the longest of all took, in seconds.
     failed: int
+    hang: float
     errors: dict[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
@@ -139,12 +144,16 @@ class _Load:
         self.kit = kit
         self.leases: list[Lease] = []
         self.errors: Counter[str] = Counter()
+        self.hang = 0.0
+        #: Operations that did not end when the load had to.
+        self.stuck = 0
+        self._stopping = False
         self._expected: tuple[type[Exception], ...] = (*kit.lost, HasqlError)
         sizes = kit.sizes(1, 6)
         self.manager: BasePoolManager[Any, Any] = kit.manager(
             f"{passage.dsn}?application_name=leases_{uuid4().hex}",
-            acquire_timeout=20.0,
-            lease_abort_after=2.0,
+            acquire_timeout=ACQUIRE_TIMEOUT,
+            lease_abort_after=LEASE_ABORT_AFTER,
             pool_factory_kwargs=sizes | kit.unprepared if passage.pools_transactions else sizes,
         )
         self._pause = pause
@@ -155,9 +164,13 @@ class _Load:
             self._tasks.append(asyncio.create_task(self._repeat(read_only=number >= _WRITERS)))
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Let each task end its operation, and count those that do not."""
+        self._stopping = True
+        if self._tasks:
+            _, stuck = await asyncio.wait(self._tasks, timeout=LONGEST)
+            self.stuck = len(stuck)
+            for task in stuck:
+                task.cancel()
         await self.manager.close()
 
     @property
@@ -165,7 +178,8 @@ class _Load:
         return sum(not lease.read_only for lease in self.leases)
 
     async def _repeat(self, *, read_only: bool) -> None:
-        while True:
+        while not self._stopping:
+            began = time.monotonic()
             try:
                 async with self.manager.acquire(read_only) as connection:
                     at = time.monotonic()
@@ -177,6 +191,7 @@ class _Load:
                 )
             except self._expected as error:
                 self.errors[f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"] += 1
+            self.hang = max(self.hang, time.monotonic() - began)
             await asyncio.sleep(self._pause)
 
 
@@ -242,6 +257,7 @@ async def play_leases(
     """Play a scene to all these drivers at once, and say how each of them fared.
 
     Short is 500 leases of all drivers, and each way to change a master once; else 10,000 of each.
+    It ends without them where hasql finds no master any more.
     """
     await asyncio.to_thread(cluster.heal)
     for node in cluster.nodes:
@@ -250,20 +266,24 @@ async def play_leases(
         passage = await stack.enter_async_context(scene.passage(cluster))
         loads = [_Load(kit, passage, 0.02 if short else 0.002) for kit in kits]
         for load in loads:
-            stack.push_async_callback(load.stop)
+            stack.push_async_callback(load.manager.terminate)
         await asyncio.gather(*(load.manager.ready(1, 1) for load in loads))
         director = _Director(cluster, passage, 0.6 if short else 1.2)
         for load in loads:
             load.start()
-        least = 500 / len(loads) if short else 10_000
-        number = 0
-        while number < 3 or min(load.masters for load in loads) < least:  # noqa: PLR2004 - the ways
+        leases, fewest, most = _SHORT if short else _LONG
+        wanted = leases // len(loads) if short else leases
+        for number in range(most):
+            if number >= fewest and min(load.masters for load in loads) >= wanted:
+                break
             await director.change(number)
-            number += 1
-    return [_judge(scene, load, director, passage) for load in loads]
+        await asyncio.gather(*(load.stop() for load in loads))
+    return [_judge(scene, load, director, passage, wanted) for load in loads]
 
 
-def _judge(scene: LeaseScene, load: _Load, director: _Director, passage: Passage) -> LeaseOutcome:
+def _judge(
+    scene: LeaseScene, load: _Load, director: _Director, passage: Passage, wanted: int
+) -> LeaseOutcome:
     standbys: list[Lease] = []
     replaced: list[Lease] = []
     masters: list[Lease] = []
@@ -285,6 +305,10 @@ def _judge(scene: LeaseScene, load: _Load, director: _Director, passage: Passage
     last = max(event.at for event in director.events)
     if not any(lease.at > last for lease in load.leases if not lease.read_only):
         problems.append("there was no lease of a master any more in the end")
+    if load.stuck or load.hang > LONGEST:
+        problems.append(f"{load.stuck} operations did not end, the longest took {load.hang:.1f} s")
+    if load.masters < wanted:
+        problems.append(f"there were but {load.masters} leases of a master")
     return LeaseOutcome(
         scenario=scene.name,
         driver=load.kit.name,
@@ -294,6 +318,7 @@ def _judge(scene: LeaseScene, load: _Load, director: _Director, passage: Passage
         on_replaced=len(replaced),
         not_replica=len(masters),
         failed=load.errors.total(),
+        hang=load.hang,
         errors=dict(load.errors),
         problems=tuple(problems),
     )

@@ -23,7 +23,7 @@ _HEAD = (
 
 _LEASE_HEAD = (
     *("passage", "driver", "leases", "changes", "on standby", "on replaced"),
-    *("not replica", "failed"),
+    *("not replica", "failed", "hang"),
 )
 
 
@@ -51,6 +51,7 @@ def lease_table(outcomes: Sequence[LeaseOutcome]) -> str:
             *(each.scenario, each.driver),
             *map(str, (each.leases, each.changes, each.on_standby, each.on_replaced)),
             *map(str, (each.not_replica, each.failed)),
+            f"{each.hang * 1000:,.0f}",
         )
         for each in outcomes
     ]
