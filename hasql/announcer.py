@@ -5,7 +5,15 @@ import logging
 from collections.abc import Callable
 from inspect import iscoroutinefunction
 
-from hasql.cluster.events import Event, HostDown, HostFenced, HostUp, RoleChanged, events_between
+from hasql.cluster.events import (
+    Event,
+    HostAdmitted,
+    HostDown,
+    HostExcluded,
+    HostUp,
+    RoleChanged,
+    events_between,
+)
 from hasql.cluster.state import Exclusion, NodeState
 
 __all__ = ("Announcer", "Listener")
@@ -54,9 +62,11 @@ class Announcer:
             case RoleChanged(host, role_before, role):
                 self.role_changes += 1
                 log.info("%s is a %s now, and was a %s", host, role.value, role_before.value)
-            case HostFenced(host, exclusion):
+            case HostExcluded(host, exclusion):
                 self.fencings += exclusion is Exclusion.FENCED
                 log.warning("%s %s", host, exclusion.value)
+            case HostAdmitted(host, exclusion):
+                log.info("%s may serve again; before, it %s", host, exclusion.value)
 
     def _tell(self, listener: Listener, event: Event) -> None:
         if listener not in self._listeners:

@@ -8,7 +8,16 @@ from hasql.cluster.dsn import HostSpec
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion, Health, NodeState
 
-__all__ = ("Event", "HostDown", "HostFenced", "HostUp", "RoleChanged", "events_between")
+__all__ = (
+    "Event",
+    "HostAdmitted",
+    "HostDown",
+    "HostExcluded",
+    "HostFenced",
+    "HostUp",
+    "RoleChanged",
+    "events_between",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +47,34 @@ class RoleChanged:
 
 
 @dataclass(frozen=True, slots=True)
-class HostFenced:
+class HostExcluded:
     """A host is kept out of routing although it may answer."""
 
     host: HostSpec
+    #: Why; another reason than before is told again.
     exclusion: Exclusion
 
 
-Event: TypeAlias = HostUp | HostDown | RoleChanged | HostFenced
+@dataclass(frozen=True, slots=True)
+class HostFenced(HostExcluded):
+    """A host is kept out because of another master: it is fenced, or the masters are split.
+
+    What it acknowledges may be lost. A `HostExcluded` like the others, and told in its place.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class HostAdmitted:
+    """A host that was excluded may serve again, when it answers."""
+
+    host: HostSpec
+    #: Why it was excluded.
+    exclusion: Exclusion
+
+
+Event: TypeAlias = HostUp | HostDown | RoleChanged | HostExcluded | HostAdmitted
+
+_BY_ANOTHER_MASTER = frozenset({Exclusion.FENCED, Exclusion.SPLIT})
 
 
 def events_between(before: NodeState, after: NodeState) -> Iterator[Event]:
@@ -58,5 +87,10 @@ def events_between(before: NodeState, after: NodeState) -> Iterator[Event]:
     last = Role.UNKNOWN if before.reading is None else before.reading.role
     if Role.UNKNOWN not in {last, after.role} and last is not after.role:
         yield RoleChanged(after.host, last, after.role)
-    if after.exclusion is not None and after.exclusion is not before.exclusion:
-        yield HostFenced(after.host, after.exclusion)
+    if after.exclusion is before.exclusion:
+        return
+    if after.exclusion is not None:
+        kind = HostFenced if after.exclusion in _BY_ANOTHER_MASTER else HostExcluded
+        yield kind(after.host, after.exclusion)
+    elif before.exclusion is not None:
+        yield HostAdmitted(after.host, before.exclusion)

@@ -11,7 +11,7 @@ import pytest
 from hasql import NotAvailableError
 from hasql.asyncpg import PoolManager
 from hasql.cluster.dsn import Dsn
-from hasql.cluster.events import HostFenced
+from hasql.cluster.events import HostExcluded, HostFenced
 from hasql.cluster.state import Exclusion
 from hasql.testing import LocalCluster
 from tests.scene import until
@@ -216,9 +216,9 @@ async def test_9_a_server_that_is_named_twice_is_one(pg_cluster: LocalCluster) -
         assert (manager.master_pool_count, manager.replica_pool_count) == (1, 1)
         assert [str(pool.host) for pool in manager.metrics().nodes if not pool.exclusion] == hosts
         await manager.wait_next_pool_check()
-        aliases = [HostFenced(x.host, Exclusion.ALIAS) for x in manager.metrics().nodes[2:]]
-        fenced = [event for event in events if isinstance(event, HostFenced)]
-        assert sorted(fenced, key=str) == sorted(aliases, key=str)
+        aliases = [HostExcluded(x.host, Exclusion.ALIAS) for x in manager.metrics().nodes[2:]]
+        excluded = [event for event in events if isinstance(event, HostExcluded)]
+        assert sorted(excluded, key=str) == sorted(aliases, key=str)
         # The same server under both names is no split, and no old master of its own.
         await replica.promote()
         await until(lambda: manager.metrics().nodes[0].exclusion is Exclusion.FENCED)

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hasql.cluster.events import Event, HostDown, HostFenced, HostUp, RoleChanged
+from hasql.cluster.events import (
+    Event,
+    HostAdmitted,
+    HostDown,
+    HostExcluded,
+    HostFenced,
+    HostUp,
+    RoleChanged,
+)
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion
 from tests.fake_driver import fake_cluster, manager_of
@@ -51,6 +59,36 @@ async def test_each_change_is_told_once_and_in_order() -> None:
         probes = len(servers["a"].probes)
         await until(lambda: len(servers["a"].probes) > probes + 5)
         assert len(heard) == 1, "probes that find nothing new are not told of"
+        heard.clear()
+
+        servers["a"].restart(master=False)
+        await until(lambda: HostAdmitted(a, Exclusion.FENCED) in heard)
+
+
+async def test_what_is_kept_out_for_what_it_is_was_not_fenced() -> None:
+    servers = fake_cluster("a master", "b replica", "c replica")
+    a, c = servers["a"], servers["c"]
+    c.started_at = a.started_at
+    servers["b"].system_id = 8
+    heard: list[Event] = []
+    manager = manager_of(servers, refresh_delay=0.02)
+    manager.add_listener(heard.append)
+
+    def exclusions() -> list[Event]:
+        return [event for event in heard if isinstance(event, HostExcluded | HostAdmitted)]
+
+    async with manager:
+        await manager.ready()
+        await until(lambda: len(exclusions()) == 2)
+        assert set(exclusions()) == {
+            HostExcluded(c.host, Exclusion.ALIAS),
+            HostExcluded(servers["b"].host, Exclusion.FOREIGN),
+        }
+        assert not any(isinstance(event, HostFenced) for event in heard)
+        heard.clear()
+
+        c.restart()
+        await until(lambda: exclusions() == [HostAdmitted(c.host, Exclusion.ALIAS)])
 
 
 async def test_a_listener_that_fails_harms_nobody_and_one_removed_hears_no_more(
