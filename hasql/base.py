@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from random import random
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
@@ -25,7 +24,7 @@ from hasql.options import (
     never_master_hosts,
 )
 from hasql.pool_access import PoolAccess
-from hasql.router import MASTER, MASTER_OR_REPLICA, REPLICA, REPLICA_OR_MASTER, Router
+from hasql.router import MASTER, Router
 from hasql.supervisor import Supervisor
 
 __all__ = ("BasePoolManager",)
@@ -125,6 +124,9 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "closing" if self.closing else "open"
+        if self._supervisor.inherited:  # and nothing is known of the hosts
+            name = f"{type(self).__module__}.{type(self).__qualname__}"
+            return f"<{name} {self.dsn} {state}, started before a fork>"
         return (
             f"<{type(self).__module__}.{type(self).__qualname__} {self.dsn} {state}, "
             f"{self.master_pool_count} masters, {self.replica_pool_count} replicas>"
@@ -173,17 +175,10 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         **kwargs: Any,
     ) -> Lease[PoolT, ConnT]:
         """Acquire a connection to a replica, or to a master as far as allowed; see `acquire`."""
-        options = self._options
-        if fallback_master is None:
-            fallback_master = options.fallback_master
-        share = options.master_as_replica_weight
         if master_as_replica_weight is not None:
-            share = check_share("master_as_replica_weight", master_as_replica_weight)
-        if share and random() < share:  # noqa: S311  # no secret
-            wanted = MASTER_OR_REPLICA
-        else:
-            wanted = REPLICA_OR_MASTER if fallback_master else REPLICA
-        seconds = options.acquire_timeout if timeout is None else _seconds(timeout)
+            check_share("master_as_replica_weight", master_as_replica_weight)
+        wanted = self._wanted_to_read(fallback_master, master_as_replica_weight)
+        seconds = self._options.acquire_timeout if timeout is None else _seconds(timeout)
         return Lease(self._checkout, wanted, seconds, kwargs)
 
     async def release(self, connection: ConnT, **kwargs: Any) -> None:
@@ -193,9 +188,11 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         at most; then it is closed instead. `kwargs` go to the driver's own release.
 
         Raises:
-            UnknownConnectionError: The connection is not lent by this manager; a ValueError.
+            UnknownConnectionError: The connection is not lent by this manager, or was lent to
+                another task since this one gave it back; a ValueError.
         """
-        await self._checkout.give_back(self._supervisor.book.of(connection), None, kwargs)
+        self._check_caller()
+        await self._give_back(self._supervisor.book.of(connection), connection, kwargs)
 
     # Waiting for hosts
 
@@ -287,7 +284,8 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.close()
+        if exc is None or not self._supervisor.inherited:  # else what ends a child says enough
+            await self.close()
 
     # Closing
 
@@ -298,6 +296,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         PoolManagerClosedError. Closing again waits for the first close.
         """
         seconds = check_seconds("timeout", timeout)
+        self._check_caller()
         if self._closing is not None:
             await asyncio.shield(self._closing)
         elif not self._supervisor.started:
@@ -309,6 +308,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
 
     async def terminate(self) -> None:
         """Close without waiting for leases or servers: every connection is broken now."""
+        self._check_caller()
         if not self._supervisor.started:
             await self.close()
             return
@@ -338,6 +338,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
 
     def metrics(self) -> Metrics:
         """Return a frozen snapshot of all nodes and counters."""
+        self._check_process()
         return measure(self._supervisor, self._checkout)
 
     def add_listener(self, listener: Listener) -> None:
@@ -349,6 +350,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         Raises:
             TypeError: It is not callable, or is a coroutine function.
         """
+        self._check_process()
         self._supervisor.announcer.add(listener)
 
     def remove_listener(self, listener: Listener) -> None:
@@ -357,6 +359,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         Raises:
             ValueError: It is no listener of this manager.
         """
+        self._check_process()
         self._supervisor.announcer.remove(listener)
 
     def accept_timeline(self) -> None:
@@ -365,6 +368,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         For when the newer master is gone for good: its data directory was restored to an earlier
         state, or a promotion was undone on purpose.
         """
+        self._check_caller()
         self._supervisor.accept_timeline()
 
     @property

@@ -50,6 +50,7 @@ class Checkout(Generic[PoolT, ConnT]):
         self._router = supervisor.router
         self._book = supervisor.book
         self._driver = supervisor.driver
+        self._binding = supervisor.binding
         self._release_timeout = supervisor.options.release_timeout
         self._signal = supervisor.signal
         #: One for all, because nearly every connection is back at once: it looks through the
@@ -130,6 +131,10 @@ class Checkout(Generic[PoolT, ConnT]):
         self, lease: Lease[PoolT, ConnT], error: BaseException | None
     ) -> Coroutine[Any, Any, None]:
         """End a lease's block, in which the driver may want to commit or roll back first."""
+        if error is not None and self._binding.inherited:
+            return _nothing()  # what ends the block in a forked child is the error to see
+        if not isinstance(error, GeneratorExit):  # a coroutine is collected in any thread
+            self._binding.check()
         node, connection = lease.node, lease.connection
         assert node is not None  # noqa: S101  # it is lent, so it has all three
         assert node.pool is not None  # noqa: S101
@@ -263,6 +268,8 @@ class Checkout(Generic[PoolT, ConnT]):
         lease: Lease[PoolT, ConnT] = Lease(self, REPLICA_OR_MASTER, 0.0, {})
         lease.used, lease.node, lease.fixed_node = True, node, node
         node.in_flight += 1
+        assert node.pool is not None  # noqa: S101  # it has come from there
+        node.pool.hold(connection)
         self._book.enter(lease, connection)
 
     async def _wait(self, wanted: Wanted, deadline: float, timeout: float) -> Node[PoolT, ConnT]:
@@ -317,3 +324,7 @@ class Checkout(Generic[PoolT, ConnT]):
         return self._supervisor.not_available(
             f"no connection to a {wanted.value} within {timeout:g} s"
         )
+
+
+async def _nothing() -> None:
+    pass

@@ -345,6 +345,15 @@ class DriverPool(Protocol[PoolT_co, ConnT]):
     def abort(self, connection: ConnT) -> None:
         """Break the connection at once, without a word to the server, whatever it is doing."""
 
+    def hold(self, connection: ConnT) -> None:
+        """Take note that the task which runs holds it; `acquire` does so where it matters."""
+
+    def is_anothers(self, connection: ConnT) -> bool:
+        """Tell whether the task which runs held it before, and another does now.
+
+        False where each lease has an object of its own.
+        """
+
     def host_answers(self) -> None:
         """Take note that a probe was answered: time to refill what the pool keeps at least."""
 

@@ -31,6 +31,8 @@ _ENDS_SESSION = frozenset({Failure.BROKEN, Failure.LIMIT})
 _OPEN_TIMEOUT = 10.0
 #: A parameter that the server does not know (42704) is refused like a login.
 _NOT_MENDED_BY_WAITING = {Failure.REFUSED, Failure.MISCONFIGURED, Failure.STATEMENT}
+#: Seconds until a pool that could not be opened is tried again, doubling to refresh_delay.
+_FIRST_OPEN_PAUSE = 0.02
 
 
 _ConnT_contra = TypeVar("_ConnT_contra", contravariant=True)
@@ -53,9 +55,12 @@ class Headquarters(Protocol[_ConnT_contra]):
         """Return the leases in use on a node."""
         ...
 
+    @property
+    def inherited(self) -> bool:
+        """Whether this is a forked child, in which nobody may touch what is the parent's."""
+
     def is_urgent(self) -> bool:
         """Whether an answer is being waited for: there is no master."""
-        ...
 
     def is_wanted(self, host: HostSpec) -> bool:
         """Whether a host that answers is to have a pool."""
@@ -86,7 +91,7 @@ class Monitor(Generic[PoolT, ConnT]):
         self._refresh_timeout = options.refresh_timeout
         self._headquarters = headquarters
         self._publish = headquarters.publish
-        self._open_at = float("-inf")
+        self._open_at, self._open_pause = float("-inf"), _FIRST_OPEN_PAUSE / 2
         self._loop = asyncio.get_running_loop()
         self._session: Session | None = None
         #: The last full answer on the present session; a short probe only confirms its role.
@@ -106,16 +111,17 @@ class Monitor(Generic[PoolT, ConnT]):
         self._elsewhere = False
 
     async def run(self) -> None:
-        """Probe until cancelled; then nothing of it is left."""
+        """Probe until cancelled; then nothing of it is left. It ends in a forked child."""
         try:
-            while True:
+            while not self._headquarters.inherited:
                 self._take_look_in()
                 await self._probe()
                 self._look_if_due()
                 await self._pause()
         finally:
-            self._drop_session()
-            self._looks.end()
+            if not self._headquarters.inherited:
+                self._drop_session()
+                self._looks.end()
 
     def nudge(self, *, concerned: bool = False) -> None:
         """Probe at once, as the first of a burst.
@@ -195,7 +201,6 @@ class Monitor(Generic[PoolT, ConnT]):
         What the host said before is published already: opening may take long, and nobody else
         must be taken for the master meanwhile.
         """
-        self._open_at = monotonic() + self._refresh_delay
         opening = asyncio.timeout(_OPEN_TIMEOUT)
         try:
             async with opening:
@@ -205,6 +210,8 @@ class Monitor(Generic[PoolT, ConnT]):
             if opening.expired():
                 error = TimeoutError(f"opening the pool took longer than {_OPEN_TIMEOUT:g} s")
             self._node.failed(error)
+            self._open_pause = min(2 * self._open_pause, self._refresh_delay)
+            self._open_at = monotonic() + self._open_pause
             failure = self._driver.failure(error)
             # A setting that the server does not take is a statement that it does not like.
             refused = failure in _NOT_MENDED_BY_WAITING
@@ -320,6 +327,8 @@ class Monitor(Generic[PoolT, ConnT]):
         """Wait until the next probe is due, by the cadence or because it was asked for."""
         rest = self._began + self._node.rest
         regular = self._began + self._cadence.delay()
+        if self._open_at > self._began:  # opening the pool has just failed
+            regular = min(regular, self._open_at)
         # A probe that is due already must not starve the loop's other tasks.
         await asyncio.sleep(0)
         while (wait := max(rest, min(regular, self._asked_for)) - monotonic()) > 0:

@@ -1,6 +1,7 @@
 """Access to the driver's pools behind a pool manager."""
 
 from collections.abc import Iterator, Mapping
+from random import random
 from typing import Any, Generic
 
 from hasql.balancer_policy import BaseBalancerPolicy
@@ -11,7 +12,7 @@ from hasql.errors import UnknownConnectionError
 from hasql.lease import Lease
 from hasql.node import Node
 from hasql.options import Options
-from hasql.router import MASTER, REPLICA, REPLICA_OR_MASTER, Wanted
+from hasql.router import MASTER, MASTER_OR_REPLICA, REPLICA, REPLICA_OR_MASTER, Wanted
 from hasql.supervisor import Supervisor
 
 __all__ = ("PoolAccess",)
@@ -33,6 +34,21 @@ class PoolAccess(Generic[PoolT, ConnT]):
         self._options = options
         self._supervisor = supervisor
         self._checkout = checkout
+
+    def _check_caller(self) -> None:
+        """Refuse another loop, another thread or a forked child, unless nothing is open any more.
+
+        Raises WrongEventLoopError.
+        """
+        if not self._supervisor.closed:
+            self._supervisor.binding.check()
+
+    def _check_process(self) -> None:
+        """Refuse a forked child, where nothing is known of the hosts.
+
+        Raises WrongEventLoopError.
+        """
+        self._supervisor.binding.check_process()
 
     @property
     def dsn(self) -> Dsn:
@@ -62,20 +78,24 @@ class PoolAccess(Generic[PoolT, ConnT]):
     @property
     def pools(self) -> list[PoolT]:
         """The pools opened so far, in the order of the hosts, in routing or not."""
+        self._check_process()
         return _pools_of(list(self._supervisor.nodes.values()))
 
     def __iter__(self) -> Iterator[PoolT]:
         """Iterate over the pools in routing, masters first."""
+        self._check_process()
         return iter(_pools_of([*self._supervisor.masters, *self._supervisor.replicas]))
 
     @property
     def master_pool_count(self) -> int:
         """How many masters are in routing."""
+        self._check_process()
         return len(self._supervisor.masters)
 
     @property
     def replica_pool_count(self) -> int:
         """How many replicas are in routing."""
+        self._check_process()
         return len(self._supervisor.replicas)
 
     @property
@@ -85,6 +105,8 @@ class PoolAccess(Generic[PoolT, ConnT]):
 
     async def get_pool(self, read_only: bool, fallback_master: bool | None = None) -> PoolT:  # noqa: FBT001  # positional in the public API
         """Return the pool that an acquire would use now; waits like one.
+
+        `master_as_replica_weight` counts as it does there.
 
         Raises:
             NotAvailableError: No suitable host could serve within `acquire_timeout`.
@@ -102,7 +124,7 @@ class PoolAccess(Generic[PoolT, ConnT]):
 
         With `fallback_master` those of the masters when no replica is in routing.
         """
-        await self._checkout.find(self._wanted(True, fallback_master))  # noqa: FBT003  # read_only
+        await self._checkout.find(REPLICA_OR_MASTER if fallback_master else REPLICA)
         return _pools_of(self._supervisor.replicas or self._supervisor.masters)
 
     def pool_is_master(self, pool: PoolT) -> bool:
@@ -145,22 +167,45 @@ class PoolAccess(Generic[PoolT, ConnT]):
         driver's own release.
 
         Raises:
-            UnknownConnectionError: The pool is not this manager's, or lent no such connection.
+            UnknownConnectionError: The pool is not this manager's, or lent no such connection, or
+                the connection is another task's; see `release`.
         """
+        self._check_caller()
         node = self._node(pool)
         lease = self._supervisor.book.of(connection)
         if lease.node is not node:
             msg = f"the connection was lent by {lease.node and lease.node.host}, not {node.host}"
             raise UnknownConnectionError(msg)
+        await self._give_back(lease, connection, kwargs)
+
+    async def _give_back(
+        self, lease: Lease[PoolT, ConnT], connection: ConnT, kwargs: dict[str, Any]
+    ) -> None:
+        """Give back what was acquired with ``await``, unless it is another task's by now."""
+        pool = None if lease.node is None else lease.node.pool
+        if pool is not None and pool.is_anothers(connection):
+            raise UnknownConnectionError(
+                "this task has given the connection back, and it is lent to another task now; "
+                "release a connection once, and leave one of another task to that"
+            )
         await self._checkout.give_back(lease, None, kwargs)
 
     def register_connection(self, connection: ConnT, pool: PoolT) -> None:
-        """Take over a connection that was taken from a pool directly: `release` then works."""
+        """Take over a connection that was taken from a pool directly: `release` then works.
+
+        One that this manager has lent is registered already, and this does nothing.
+
+        Raises:
+            UnknownConnectionError: It is lent by another pool, or the pool is not this manager's.
+        """
+        self._check_caller()
         node = self._node(pool)
-        if self._supervisor.book.find(connection) is not None:
-            msg = "the connection is lent by this pool manager already"
+        lease = self._supervisor.book.find(connection)
+        if lease is None:
+            self._checkout.adopt(connection, node)
+        elif self._supervisor.book.of(connection).node is not node:
+            msg = f"the connection was lent by {lease.node and lease.node.host}, not {node.host}"
             raise UnknownConnectionError(msg)
-        self._checkout.adopt(connection, node)
 
     def is_connection_closed(self, connection: ConnT) -> bool:
         """Tell whether a connection lent by this manager is known to be closed.
@@ -168,17 +213,28 @@ class PoolAccess(Generic[PoolT, ConnT]):
         Raises:
             UnknownConnectionError: It is not lent by this manager.
         """
+        self._check_process()
         node = self._supervisor.book.of(connection).node
         return node is None or node.pool is None or node.pool.is_closed(connection)
 
     def _wanted(self, read_only: bool, fallback_master: bool | None) -> Wanted:  # noqa: FBT001  # as above
         if not read_only:
             return MASTER
+        return self._wanted_to_read(fallback_master, None)
+
+    def _wanted_to_read(self, fallback_master: bool | None, share: float | None) -> Wanted:  # noqa: FBT001  # as above
+        """Say what a read asks for, by these or else by the manager's options."""
+        options = self._options
         if fallback_master is None:
-            fallback_master = self._options.fallback_master
+            fallback_master = options.fallback_master
+        if share is None:
+            share = options.master_as_replica_weight
+        if share and random() < share:  # noqa: S311  # no secret
+            return MASTER_OR_REPLICA
         return REPLICA_OR_MASTER if fallback_master else REPLICA
 
     def _node(self, pool: PoolT) -> Node[PoolT, ConnT]:
+        self._check_process()
         for node in self._supervisor.nodes.values():
             if node.pool is not None and node.pool.pool is pool:
                 return node

@@ -23,9 +23,10 @@ from hasql.cluster.topology import (
     Topology,
 )
 from hasql.driver import ConnT, Driver, Failure, PoolT
-from hasql.errors import NotAvailableError, PoolManagerClosedError, WrongEventLoopError
+from hasql.errors import NotAvailableError, PoolManagerClosedError
 from hasql.hints import Hints
 from hasql.lease import LeaseBook
+from hasql.loop_binding import LoopBinding
 from hasql.node import Node
 from hasql.options import Options
 from hasql.router import Router
@@ -65,7 +66,7 @@ class Supervisor(Generic[PoolT, ConnT]):
         self.closing = False
         self.closed = False
         self.announcer = Announcer(options.dsn.hide)
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.binding = LoopBinding()
         #: Nodes in routing with their pools open, suspects included.
         self.masters: list[Node[PoolT, ConnT]] = []
         self.replicas: list[Node[PoolT, ConnT]] = []
@@ -86,30 +87,28 @@ class Supervisor(Generic[PoolT, ConnT]):
     @property
     def started(self) -> bool:
         """Whether it has begun to probe."""
-        return self._loop is not None
+        return self.binding.loop is not None
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this is a forked child, in which all of it is its parent's."""
+        return self.binding.inherited
 
     def enter(self, discovery: Callable[[], Discovery]) -> asyncio.AbstractEventLoop:
         """Start unless started; called on every use, from the loop that uses it.
 
         Raises WrongEventLoopError, and PoolManagerClosedError once closing.
         """
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            loop = None
-        if loop is not self._loop or self.closing or loop is None:
-            if self.closing:
-                raise PoolManagerClosedError("the pool manager is closed")
-            if loop is None or self._loop is not None:
-                raise WrongEventLoopError(
-                    "this pool manager was started in another event loop, or before a fork; "
-                    "make one manager for each loop and each process"
-                )
+        if self.closing and not self.binding.inherited:
+            raise PoolManagerClosedError("the pool manager is closed")
+        self.binding.check()
+        loop = self.binding.loop
+        if loop is None:
+            loop = self.binding.bind()
             self._start(loop, discovery())
         return loop
 
     def _start(self, loop: asyncio.AbstractEventLoop, discovery: Discovery) -> None:
-        self._loop = loop
         self._set_hosts(self.options.dsn.hosts)
         self._first_round = loop.call_later(
             _FIRST_ROUND, lambda: self.publish(FirstRoundOver(monotonic()))
@@ -177,9 +176,9 @@ class Supervisor(Generic[PoolT, ConnT]):
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The event loop it was started in."""
-        if self._loop is None:
-            raise WrongEventLoopError("the pool manager has not been started")
-        return self._loop
+        loop = self.binding.loop
+        assert loop is not None  # noqa: S101  # only asked for once started
+        return loop
 
     # What is learnt
 

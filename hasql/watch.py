@@ -111,7 +111,7 @@ class Watch(Generic[PoolT, ConnT]):
 
     async def _run(self, node: Node[PoolT, ConnT], monitor: Monitor[PoolT, ConnT]) -> None:
         try:
-            while True:
+            while not self._headquarters.inherited:
                 try:
                     await monitor.run()
                 except Exception as error:
@@ -123,7 +123,8 @@ class Watch(Generic[PoolT, ConnT]):
             # Cancelled from outside, as by asyncio.run() at its end: there is no loop to say
             # goodbye in, so nothing may be left open.
             watched = self._watched.get(node.host)
-            if watched is not None and watched.task is asyncio.current_task() and node.pool:
+            own = watched is not None and watched.task is asyncio.current_task()
+            if own and node.pool and not self._headquarters.inherited:
                 node.pool.terminate()
 
     async def _retire(self, node: Node[PoolT, ConnT], task: asyncio.Task[None]) -> None:

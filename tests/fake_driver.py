@@ -17,6 +17,7 @@ from hasql.cluster.dsn import Dsn, HostSpec, parse_host
 from hasql.cluster.probe import ProbeForm
 from hasql.destinations import Destinations
 from hasql.driver import Failure, PoolSizes, check_keywords, check_sizes
+from hasql.holder import Held
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -140,7 +141,7 @@ def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-class FakeConnection:
+class FakeConnection(Held):
     """A connection; as a monitor's session too."""
 
     _pids = count(1000)
@@ -259,10 +260,12 @@ class FakePool:
             connection = self.free.pop()
             if not connection.closed:
                 self.lent.add(connection)
+                connection.hold()
                 return connection
         assert len(self.lent) < self.sizes.maximum, "the core lets nobody wait in the pool"
         connection = await self.log_in()
         self.lent.add(connection)
+        connection.hold()
         return connection
 
     async def release(self, connection: FakeConnection, **kwargs: Any) -> None:
@@ -286,6 +289,12 @@ class FakePool:
 
     def is_closed(self, connection: FakeConnection) -> bool:
         return connection.closed
+
+    def hold(self, connection: FakeConnection) -> None:
+        connection.hold()
+
+    def is_anothers(self, connection: FakeConnection) -> bool:
+        return connection.is_anothers()
 
     def abort(self, connection: FakeConnection) -> None:
         connection.lose()
@@ -324,12 +333,16 @@ class FakeDriver:
         #: Where the next connections of a name lead, one after the other, if to several servers.
         self.turns: dict[HostSpec, Iterator[FakeServer]] = {}
         self.pools: list[FakePool] = []
+        #: What opening a pool raises, one after the other, before it succeeds.
+        self.open_errors: list[Exception] = []
 
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
         check_keywords(kwargs, {"min_size", "max_size"}, "the fake pool")
         return check_sizes(kwargs, minimum=("min_size", 1), maximum=("max_size", 2))
 
     async def open(self, dsn: str, kwargs: Mapping[str, Any], report: Report) -> FakePool:
+        if self.open_errors:
+            raise self.open_errors.pop(0)
         pool = FakePool(lambda: self._server(dsn), self.sizes(kwargs), report)
         pool.free = [await pool.log_in() for _ in range(pool.sizes.minimum)]
         self.pools.append(pool)

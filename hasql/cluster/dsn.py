@@ -10,7 +10,7 @@ Nor is any error raised while another is handled, for that one would quote it.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address
@@ -124,6 +124,14 @@ class Dsn:
             params=tuple(options.items()),
             driver=driver,
         )
+
+    def __len__(self) -> int:
+        """Return how many hosts there are."""
+        return len(self.hosts)
+
+    def __iter__(self) -> Iterator["Dsn"]:
+        """Iterate over DSNs of one host each, in order; `str()` of them hides the password, too."""
+        return (replace(self, hosts=(host,)) for host in self.hosts)
 
     def for_host(self, host: HostSpec) -> str:
         """Return a URL for `host` alone, password included: for the driver, not for a log.

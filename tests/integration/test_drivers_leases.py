@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hasql import NotAvailableError
+from hasql import NotAvailableError, UnknownConnectionError
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Health
 from tests.scene import every_place_works, sessions, until, until_sessions
@@ -322,3 +322,58 @@ async def test_metrics_tell_why_a_host_is_down(
     await down.start()
     await manager.ready(1, 2)
     await every_place_works(kit, manager)
+
+
+# Given back twice
+
+
+async def test_what_was_lent_to_another_task_meanwhile_is_not_given_back_by_the_former(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    async with kit.manager(pg_cluster.dsn, pool_factory_kwargs=kit.sizes(1, 1)) as manager:
+        await manager.ready(1, 2)
+        stale = await manager.acquire_master()
+        await manager.release(stale)
+        is_lent, is_over = asyncio.Event(), asyncio.Event()
+
+        async def use() -> int:
+            connection = await manager.acquire_master()
+            is_lent.set()
+            await is_over.wait()
+            value = await kit.value(connection, "SELECT 42")
+            await manager.release(connection)
+            assert isinstance(value, int)
+            return value
+
+        other = asyncio.ensure_future(use())
+        await is_lent.wait()
+        with pytest.raises(UnknownConnectionError):
+            await manager.release(stale)
+        with pytest.raises(UnknownConnectionError):
+            await manager.release_to_pool(stale, next(iter(manager)))
+        assert manager.metrics().nodes[0].in_flight == 1
+        is_over.set()
+        assert await other == 42
+        assert manager.metrics().nodes[0].in_flight == 0
+
+
+async def test_any_task_may_give_back_what_it_was_given(kit: Kit, pg_cluster: LocalCluster) -> None:
+    async with kit.manager(pg_cluster.dsn, pool_factory_kwargs=kit.sizes(1, 1)) as manager:
+        await manager.ready(1, 2)
+        for _ in range(2):
+            await manager.release(await manager.acquire_master())
+            # In a task of its own, which has ended when this one has the connection.
+            connection = await asyncio.create_task(acquired(manager))
+            await manager.release(connection)
+            connection = await manager.acquire_master()
+            await asyncio.create_task(manager.release(connection))
+            # From the driver's pool, past the manager.
+            pool = await manager.get_pool(read_only=False)
+            taken = await kit.take(pool)
+            manager.register_connection(taken, pool)
+            await manager.release(taken)
+        assert manager.metrics().nodes[0].in_flight == 0
+
+
+async def acquired(manager: Manager) -> Any:
+    return await manager.acquire_master()

@@ -146,6 +146,7 @@ async def pools(pool: PoolManager) -> None:
     pool.host("db1")  # type: ignore[arg-type]
     assert_type(pool.dsn, Dsn)
     assert_type(pool.dsn.hosts, tuple[HostSpec, ...])
+    assert_type(list(pool.dsn), list[Dsn])
     assert_type(pool.balancer, BaseBalancerPolicy)
     assert_type(pool.refresh_delay, float)
     assert_type(pool.master_pool_count + pool.replica_pool_count, int)

@@ -339,3 +339,15 @@ def test_a_default_port_of_0_tells_that_none_is_written() -> None:
 def test_anything_but_one_host_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^the (port of the )?host "):
         parse_host(text)
+
+
+def test_a_dsn_has_one_item_for_each_host() -> None:
+    dsn = Dsn.parse("postgresql://app:secret@db1:1234,db2,[::1]/name?sslmode=require")
+    assert len(dsn) == 3
+    assert [str(one) for one in dsn] == [
+        "postgresql://app:***@db1:1234/name?sslmode=require",
+        "postgresql://app:***@db2:5432/name?sslmode=require",
+        "postgresql://app:***@[::1]:5432/name?sslmode=require",
+    ]
+    assert [one.hosts for one in dsn] == [(host,) for host in dsn.hosts]
+    assert [one.for_host(one.hosts[0]) for one in dsn] == [dsn.for_host(h) for h in dsn.hosts]

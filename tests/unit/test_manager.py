@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,54 @@ def test_13_another_event_loop_is_refused() -> None:
     asyncio.run(use())
     with pytest.raises(WrongEventLoopError, match="another event loop"):
         asyncio.run(use())
+
+
+async def test_13_nothing_is_given_back_or_closed_from_another_thread_or_loop() -> None:
+    manager = manager_of(fake_cluster("a master"))
+    lease = manager.acquire_master()
+    async with manager:
+        connection = await lease
+        [pool] = await manager.get_master_pools()
+        uses: list[Callable[[], Any]] = [
+            lambda: manager.release(connection),
+            lambda: manager.release_to_pool(connection, pool),
+            lambda: lease.__aexit__(None, None, None),
+            lambda: manager.register_connection(connection, pool),
+            manager.accept_timeline,
+            manager.close,
+            manager.terminate,
+            manager.ready,
+        ]
+
+        async def use(one: Callable[[], Any]) -> None:
+            with pytest.raises(WrongEventLoopError, match="another event loop"):
+                await one()
+
+        for one in uses:
+            await asyncio.to_thread(asyncio.run, use(one))
+        assert manager.metrics().nodes[0].in_flight == 1
+        assert await asyncio.to_thread(lambda: manager.metrics().nodes[0].in_flight) == 1
+        await manager.release(connection)
+    await asyncio.to_thread(asyncio.run, manager.terminate())  # nothing is left to do
+
+
+def test_13_a_loop_may_go_on_in_another_thread() -> None:
+    manager = manager_of(fake_cluster("a master"))
+    loop = asyncio.new_event_loop()
+
+    async def use() -> None:
+        async with manager.acquire_master() as connection:
+            pass
+        await manager.release(await manager.acquire_master())
+        assert not connection.closed
+
+    for _ in range(2):
+        loop.run_until_complete(use())
+        thread = threading.Thread(target=lambda: loop.run_until_complete(use()))
+        thread.start()
+        thread.join()
+    loop.run_until_complete(manager.close())
+    loop.close()
 
 
 def test_13_the_first_acquire_starts_it() -> None:
@@ -1040,8 +1089,8 @@ async def test_connections_taken_directly_can_be_given_back() -> None:
         [pool] = await manager.get_master_pools()
         connection = await pool.acquire()
         manager.register_connection(connection, pool)
-        with pytest.raises(UnknownConnectionError):
-            manager.register_connection(connection, pool)
+        manager.register_connection(connection, pool)  # it is known already
+        assert manager.metrics().nodes[0].in_flight == 1
         await manager.release(connection)
         connection = await pool.acquire()
         with pytest.raises(UnknownConnectionError, match="acquired elsewhere"):
@@ -1055,6 +1104,50 @@ async def test_connections_taken_directly_can_be_given_back() -> None:
         assert not pool.lent
         with pytest.raises(UnknownConnectionError):
             manager.host(object())  # type: ignore[arg-type]
+
+
+async def test_what_a_pool_has_lent_is_registered_for_that_pool_alone() -> None:
+    async with manager_of(fake_cluster("a master", "b replica")) as manager:
+        await manager.ready()
+        [pool], [other] = await manager.get_master_pools(), await manager.get_replica_pools()
+        connection = await manager.acquire_from_pool(pool)
+        manager.register_connection(connection, pool)
+        with pytest.raises(UnknownConnectionError, match="lent by a:5432, not b:5432"):
+            manager.register_connection(connection, other)
+        await manager.release(connection)
+        async with manager.acquire_from_pool(pool) as connection:
+            manager.register_connection(connection, pool)
+        assert [node.in_flight for node in manager.metrics().nodes] == [0, 0]
+
+
+async def test_asking_for_a_pool_heeds_the_share_of_the_masters() -> None:
+    servers = fake_cluster("a master", "b replica")
+    async with manager_of(servers, master_as_replica_weight=0.3) as manager:
+        await manager.ready()
+        asked = [await manager.get_pool(read_only=True) for _ in range(1000)]
+        assert 230 <= sum(pool.server is servers["a"] for pool in asked) <= 370
+        assert (await manager.get_pool(read_only=False)).server is servers["a"]
+
+
+async def test_a_pool_that_cannot_be_opened_at_first_is_tried_again_soon() -> None:
+    manager = manager_of(fake_cluster("a master"), refresh_delay=30, acquire_timeout=5)
+    manager.driver.open_errors = [ConnectionResetError("too early")] * 4
+    began = monotonic()
+    async with manager, manager.acquire_master():
+        assert monotonic() - began < 3
+    assert not manager.driver.open_errors
+
+
+async def test_a_pool_that_can_never_be_opened_is_tried_ever_less_often() -> None:
+    servers = fake_cluster("a master", "b replica")
+    manager = manager_of(servers, refresh_delay=0.4)
+    manager.driver.open_errors = [ConnectionResetError("no")] * 1000
+    with pytest.raises(NotAvailableError, match="ConnectionResetError: no"):
+        async with manager.acquire_master(timeout=1.5):
+            pass
+    tries = 1000 - len(manager.driver.open_errors)
+    await manager.terminate()
+    assert 8 <= tries <= 2 * 8
 
 
 # What once went wrong

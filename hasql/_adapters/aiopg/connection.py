@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import psycopg2  # type: ignore[import-untyped]
 from psycopg2 import extensions
 
+from hasql._adapters.inherited import cut_off_in_children
 from hasql._adapters.libpq import of_pool, of_session, shut_down
+from hasql.holder import Held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,7 +36,7 @@ __all__ = (
 _CLOSED = 1
 
 
-class _Watched(extensions.connection):  # type: ignore[misc]  # of an untyped library
+class _Watched(extensions.connection, Held):  # type: ignore[misc]  # of an untyped library
     """A connection of psycopg2's that tells when it ends, be it closed or lost.
 
     aiopg asks `poll` whenever there is something to read, so a server that closes an idle
@@ -127,6 +129,7 @@ def _make(
     watched = extensions.make_dsn(**parameters(extensions.parse_dsn(dsn)))
     raw = of_class(addresses.choose(watched), *args, **kwargs)
     raw.first_socket, raw.number = _socket_of(raw), raw.fileno()
+    cut_off_in_children(raw, extensions.connection.fileno)
     return raw
 
 

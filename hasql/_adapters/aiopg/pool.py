@@ -98,6 +98,7 @@ class AiopgPool(Generic[PoolT, ConnT]):
             raise ConnectionError("the connection was lost before it could be used")
         self._slots[inner] = slot
         self._roster.lend(inner)
+        inner.raw.hold()
         lent = self._handed_out[inner] = self._lend(slot)
         return lent
 
@@ -151,6 +152,16 @@ class AiopgPool(Generic[PoolT, ConnT]):
     def in_hot_standby(self, connection: ConnT) -> bool | None:
         inner = self.behind(connection)
         return None if inner is None else in_hot_standby(inner)
+
+    def hold(self, connection: ConnT) -> None:
+        inner = self.behind(connection)
+        if inner is not None:
+            inner.raw.hold()
+
+    def is_anothers(self, connection: Any) -> bool:
+        # What a subclass makes of a slot is of one lease alone.
+        inner = self.behind(connection)
+        return inner is connection and bool(inner.raw.is_anothers())
 
     def is_closed(self, connection: ConnT) -> bool:
         inner = self.behind(connection)

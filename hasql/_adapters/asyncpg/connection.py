@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import ssl
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
+from hasql._adapters.inherited import cut_off_in_children
 from hasql.cluster.dsn import Dsn
 from hasql.driver import Failure
 from hasql.errors import ConfigurationError
@@ -24,6 +26,7 @@ __all__ = (
     "connect_of",
     "count_rows",
     "failure_of",
+    "guard_from_forks",
     "in_hot_standby",
     "naming_files",
 )
@@ -79,6 +82,20 @@ def _unreadable(path: str) -> str | None:
     except OSError as error:
         return error.strerror
     return "it is a directory" if Path(path).is_dir() else None
+
+
+def guard_from_forks(connection: RawConnection) -> None:
+    """Let no forked child reach the server over this connection; see `cut_off_in_children`."""
+    cut_off_in_children(connection, _descriptor_of)
+
+
+def _descriptor_of(connection: RawConnection) -> int:
+    # asyncpg shows its transport to nobody; the garbage collector has to know what refers to what.
+    for each in gc.get_referents(connection):
+        if hasattr(each, "get_extra_info"):
+            descriptor: int = each.get_extra_info("socket").fileno()
+            return descriptor
+    raise LookupError("asyncpg has changed: a connection refers to no transport")
 
 
 def in_hot_standby(connection: Connection | RawConnection) -> bool | None:

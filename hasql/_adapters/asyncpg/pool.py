@@ -15,16 +15,12 @@ from hasql._adapters.asyncpg.connection import (
     connect_of,
     count_rows,
     failure_of,
+    guard_from_forks,
     in_hot_standby,
 )
 from hasql.destinations import Destinations
-from hasql.driver import (
-    Failure,
-    PendingConnects,
-    PoolSizes,
-    Refill,
-    left_to_end,
-)
+from hasql.driver import Failure, PendingConnects, PoolSizes, Refill, left_to_end
+from hasql.holder import NeverHeldBefore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -44,7 +40,7 @@ def _runs(task: asyncio.Task[Any] | None, name: str) -> bool:
     return code is not None and code.co_qualname == name
 
 
-class AsyncpgPool:
+class AsyncpgPool(NeverHeldBefore):
     """One asyncpg pool, and all connections it has opened.
 
     Knowing them, by the pool's public `connect` hook, is what lets it be purged at once: asyncpg's
@@ -96,6 +92,7 @@ class AsyncpgPool:
                 raise
             # asyncpg's own task fills the pool: it ends here, as the host's next answer does that.
             raise asyncio.CancelledError from error
+        guard_from_forks(connection)
         self._open[connection] = key = connection.get_settings()
         self.destinations.opened(key, in_hot_standby(connection))
         # The listener is called with the proxy while the connection is leased.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from hasql._adapters.asyncpg.connection import RawConnection, in_hot_standby
+from hasql._adapters.asyncpg.connection import RawConnection, guard_from_forks, in_hot_standby
 from hasql._adapters.reserved import TRANSACTION, is_kept_from_us
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class AsyncpgSession:
         self._connection = connection
         self._in_transactions = False
         self._killed = False
+        guard_from_forks(connection)
         connection.add_termination_listener(lambda _: None if self._killed else on_lost())
 
     @property

@@ -15,8 +15,10 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import CancellationTimeout, QueryCanceled
 from psycopg.pq import Conninfo, TransactionStatus
 
+from hasql._adapters.inherited import cut_off_in_children
 from hasql._adapters.libpq import of_pool, shut_down
 from hasql._adapters.psycopg.cancel import request_cancel
+from hasql.holder import Held
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
@@ -36,7 +38,7 @@ _IN_TRANSACTION = frozenset({TransactionStatus.INTRANS, TransactionStatus.INERRO
 is_of_libpq = frozenset(option.keyword.decode() for option in Conninfo.get_defaults()).__contains__
 
 
-class Watched(AsyncConnection[Any]):
+class Watched(AsyncConnection[Any], Held):
     """A connection that can be broken at once, and found broken without asking the server."""
 
     #: Whether it was broken by us, or the server has said its last words on it. Not the same as
@@ -62,6 +64,7 @@ class Watched(AsyncConnection[Any]):
             sockets = select.poll()
             sockets.register(self.fileno(), select.POLLIN)
             self._readable = sockets.poll
+            cut_off_in_children(self, AsyncConnection.fileno)
         # By a weak reference, so that it goes as soon as nobody needs it.
         self.add_notice_handler(partial(_heed, ref(self)))
 

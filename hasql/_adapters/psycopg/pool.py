@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from functools import partial
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakSet
 
@@ -47,6 +48,7 @@ class PsycopgPool:
 
     count_rows = staticmethod(count_rows)
     in_hot_standby = staticmethod(in_hot_standby)
+    hold, is_anothers = methodcaller("hold"), methodcaller("is_anothers")
 
     def __init__(self, dsn: str, kwargs: Mapping[str, Any], sizes: PoolSizes) -> None:
         self.sizes = sizes
@@ -120,6 +122,7 @@ class PsycopgPool:
                 connection = await self._wait(Begun(steps, paused_on))
             self._checked = None
         connection.ours = False
+        connection.hold()
         return connection  # type: ignore[no-any-return]  # as said above
 
     async def _wait(self, getting: Awaitable[_Lent]) -> _Lent:

@@ -13,6 +13,7 @@ from hasql._adapters.asyncpg.connection import (
     RawConnection,
     count_rows,
     failure_of,
+    guard_from_forks,
     in_hot_standby,
     naming_files,
 )
@@ -78,6 +79,7 @@ async def connect(
     connecting = asyncpg.connect(login.without_choice(dsn), **kwargs)
     with naming_files(dsn):
         connection: RawConnection = await left_to_end(connecting, asyncpg.Connection.terminate)
+    guard_from_forks(connection)
     connection.add_termination_listener(on_closed)
     return connection
 

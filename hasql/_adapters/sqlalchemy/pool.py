@@ -11,6 +11,7 @@ from hasql._adapters.sqlalchemy.connections import Connections
 from hasql._adapters.sqlalchemy.loans import Loans, raw_of
 from hasql._adapters.sqlalchemy.passing import MAY_PASS, PassedError
 from hasql._adapters.sqlalchemy.work import Work
+from hasql.holder import NeverHeldBefore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -29,7 +30,7 @@ __all__ = ("EnginePool",)
 _CHANCES = 3
 
 
-class EnginePool:
+class EnginePool(NeverHeldBefore):
     """One engine, what it has opened, and what it has lent."""
 
     def __init__(  # noqa: PLR0913  # made in one place

@@ -1,0 +1,74 @@
+"""The binding of a manager to the event loop, and with it to the process, of its first use."""
+
+import asyncio
+import os
+from threading import get_ident
+from weakref import WeakSet
+
+from hasql.errors import WrongEventLoopError
+
+__all__ = ("LoopBinding",)
+
+
+class LoopBinding:
+    """The one event loop that a manager serves, none until its first use."""
+
+    def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+        #: The thread in which the loop was met last. With `loop.is_running()` that tells as much
+        #: as asyncio.get_running_loop(), which is a system call up to Python 3.11.
+        self.thread = 0
+        #: Whether this is a forked child, and the loop and all that is open its parent's. They
+        #: share the sockets and the epoll set: who closes or watches one here does so there.
+        self.inherited = False
+
+    def bind(self) -> asyncio.AbstractEventLoop:
+        """Bind to the running loop. Raises WrongEventLoopError where none runs."""
+        self.loop = _running()
+        if self.loop is None:
+            raise WrongEventLoopError("a pool manager is used in an event loop, and none runs here")
+        self.thread = get_ident()
+        _bound.add(self)
+        return self.loop
+
+    def check(self) -> None:
+        """Raise WrongEventLoopError in another loop, another thread, or a forked child."""
+        loop = self.loop
+        if loop is None or (self.thread == get_ident() and loop.is_running()):
+            return
+        self.check_process()
+        if _running() is not loop:
+            raise WrongEventLoopError(
+                "this pool manager was started in another event loop; make one manager for each "
+                "loop, and from another thread use asyncio.run_coroutine_threadsafe()"
+            )
+        self.thread = get_ident()
+
+    def check_process(self) -> None:
+        """Raise WrongEventLoopError in a child that was forked after the start."""
+        if self.inherited:
+            raise WrongEventLoopError(
+                "this pool manager was started before a fork, and its connections are the "
+                "parent's; make a manager in each process"
+            )
+
+
+def _running() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+_bound: WeakSet[LoopBinding] = WeakSet()
+
+
+def _disinherit() -> None:
+    for binding in tuple(_bound):
+        binding.inherited = True
+        binding.thread = 0  # so that each use has a closer look
+    _bound.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disinherit)
