@@ -408,6 +408,7 @@ async def test_6_what_hints_at_a_change_and_what_does_not(
     async with manager_of(servers, refresh_delay=60) as manager:
         servers["a"].lie_to_pool = flag or None
         await manager.ready()
+        await manager.wait_next_pool_check()  # a host is asked once more when its pool is open
         probes = len(servers["a"].probes)
         with pytest.raises(ServerError):
             async with manager.acquire(read_only):
