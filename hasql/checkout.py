@@ -139,18 +139,14 @@ class Checkout(Generic[PoolT, ConnT]):
         assert node is not None  # noqa: S101  # it is lent, so it has all three
         assert node.pool is not None  # noqa: S101
         assert connection is not None  # noqa: S101
-        if self._book.find(connection) is not lease:
-            return self._forget(lease, node)
         work = node.pool.leave_block(connection, error)
         return self.give_back(lease, error) if work is None else self._end_block(lease, work, error)
 
-    async def _forget(self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT]) -> None:
-        """End a lease whose connection the application has put into the driver's pool by itself.
-
-        psycopg and aiopg lend the same object again: it is another lease's by now.
-        """
-        self._book.strike(lease)
-        self._router.vacate(node)
+    async def forget(self, lease: Lease[PoolT, ConnT]) -> None:
+        """End the block of a lease that has no connection any more; see `LeaseBook.enter`."""
+        if lease.connection is None and lease.node is not None:
+            node, lease.node = lease.node, None
+            self._router.vacate(node)
 
     async def _end_block(
         self, lease: Lease[PoolT, ConnT], work: Awaitable[None], error: BaseException | None

@@ -25,6 +25,9 @@ class Lender(Protocol[PoolT, ConnT]):
     ) -> Coroutine[Any, Any, None]:
         """Give the lease's connection back at the end of a block; `error` is what ended that."""
 
+    def forget(self, lease: "Lease[PoolT, ConnT]") -> Coroutine[Any, Any, None]:
+        """End the block of a lease that has no connection, or is being given back."""
+
 
 class Lease(Generic[PoolT, ConnT]):
     """What `acquire` returns: ``async with`` it, or ``await`` it and `release` later.
@@ -84,11 +87,9 @@ class Lease(Generic[PoolT, ConnT]):
     ) -> "CoroutineType[Any, Any, None]":
         # Given back within the block already, by release(): nothing left to do.
         done = self.connection is None or self.returning
-        return _nothing() if done else self._lender.leave(self, exc)  # type: ignore[return-value]
-
-
-async def _nothing() -> None:
-    pass
+        if done:
+            return self._lender.forget(self)  # type: ignore[return-value]
+        return self._lender.leave(self, exc)  # type: ignore[return-value]
 
 
 class LeaseBook(Generic[PoolT, ConnT]):
@@ -109,7 +110,13 @@ class LeaseBook(Generic[PoolT, ConnT]):
         lease.connection = connection
         if lease.returning:  # an acquire may have to give one back and take another
             lease.expired = lease.returning = False
-        self._leases[id(connection)] = lease
+        previous = self._leases.setdefault(id(connection), lease)
+        if previous is not lease:
+            self._leases[id(connection)] = lease
+            if not previous.returning:
+                # The application has put it into the driver's pool by itself, and psycopg and aiopg
+                # lend the same object again: the end of the first block must not touch it.
+                previous.connection = None
 
     def strike(self, lease: Lease[PoolT, ConnT]) -> None:
         """Strike out a lease whose connection is back."""
