@@ -217,8 +217,6 @@ async def test_a_login_may_be_in_the_environment(
 async def test_a_service_may_bring_the_login_but_chooses_no_host(
     kit: Kit, pg_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    if kit.name not in LIBPQ:
-        return  # asyncpg reads no service from the environment
     dsn = Dsn.parse(pg_cluster.dsn)
     services = tmp_path / "services"
     services.write_text(
@@ -227,9 +225,13 @@ async def test_a_service_may_bring_the_login_but_chooses_no_host(
         f"client_encoding={encoding(kit)}\noptions=-c search_path=evil,pg_catalog\n"
     )
     monkeypatch.setenv("PGSERVICEFILE", str(services))
-    monkeypatch.setenv("PGSERVICE", "odd")
     hosts = ",".join(map(str, dsn.hosts))
-    async with kit.manager(f"postgresql://{hosts}", pool_factory_kwargs=kit.sizes(1, 2)) as manager:
+    address = f"postgresql://{hosts}"
+    if kit.name in LIBPQ:
+        monkeypatch.setenv("PGSERVICE", "odd")
+    else:
+        address += "?service=odd"  # of the environment asyncpg reads the file's name alone
+    async with kit.manager(address, pool_factory_kwargs=kit.sizes(1, 2)) as manager:
         await manager.ready(1, 2)
         assert shown(manager) == ALL_WELL
 
