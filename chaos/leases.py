@@ -303,7 +303,7 @@ def _judge(
         *_tell("of a replica on a master", masters, director.events),
     ]
     last = max(event.at for event in director.events)
-    if not any(lease.at > last for lease in load.leases if not lease.read_only):
+    if not any(lease.answered > last for lease in load.leases if not lease.read_only):
         problems.append("there was no lease of a master any more in the end")
     if load.stuck or load.hang > LONGEST:
         problems.append(f"{load.stuck} operations did not end, the longest took {load.hang:.1f} s")
