@@ -26,9 +26,25 @@ class Destinations:
         self.doubtful = 0
         self._on: set[Hashable] = set()
         self._servers: dict[Hashable, Server] = {}
+        self._read_only: set[Hashable] = set()
 
-    def opened(self, key: Hashable, in_hot_standby: bool | None) -> None:  # noqa: FBT001  # the flag
-        """Take in a new connection; None: its server does not report the flag."""
+    def opened(
+        self,
+        key: Hashable,
+        in_hot_standby: bool | None,  # noqa: FBT001  # what the server has reported
+        *,
+        read_only: bool,
+    ) -> None:
+        """Take in a new connection.
+
+        Args:
+            key: Of the connection.
+            in_hot_standby: What its server has reported; None: it does not report that.
+            read_only: Whether its server has reported that transactions are read-only by default,
+                the role's, the database's or its own.
+        """
+        if read_only:
+            self._read_only.add(key)
         if in_hot_standby:
             self._on.add(key)
             self.doubtful = len(self._on)
@@ -36,6 +52,7 @@ class Destinations:
     def closed(self, key: Hashable) -> None:
         """Forget a connection."""
         self._servers.pop(key, None)
+        self._read_only.discard(key)
         self.writes(key)
 
     def writes(self, key: Hashable) -> None:
@@ -50,3 +67,7 @@ class Destinations:
     def server_of(self, key: Hashable) -> Server | None:
         """Return which server a connection is known to lead to; None if nobody has asked."""
         return self._servers.get(key)
+
+    def was_opened_read_only(self, key: Hashable) -> bool:
+        """Tell whether a new connection may write where this one does not."""
+        return key in self._read_only

@@ -47,4 +47,7 @@ def _writes(node: Node[PoolT, ConnT], connection: ConnT) -> bool:
     pool = node.pool
     if pool is None or node.flag_lies or node.pooled or pool.is_closed(connection):
         return False
+    # Read-only by a default that it was opened with: another may have been set since.
+    if pool.destinations.was_opened_read_only(pool.key(connection)):
+        return False
     return pool.in_hot_standby(connection) is False

@@ -247,7 +247,7 @@ class FakePool:
     async def log_in(self) -> FakeConnection:
         connection = await self.server.log_in()
         connection.on_closed = self.destinations.closed
-        self.destinations.opened(connection, connection.in_hot_standby)
+        self.destinations.opened(connection, connection.in_hot_standby, read_only=False)
         return connection
 
     @property

@@ -29,6 +29,7 @@ __all__ = (
     "count_rows",
     "in_hot_standby",
     "in_transaction",
+    "is_read_only",
     "session_factory",
 )
 
@@ -174,3 +175,9 @@ def in_hot_standby(connection: aiopg.Connection) -> bool | None:
     raw = connection.raw
     flag = None if raw.closed else raw.get_parameter_status("in_hot_standby")
     return None if flag is None else flag == "on"
+
+
+def is_read_only(connection: aiopg.Connection) -> bool:
+    """Tell whether transactions are read-only by default, as the server reported last."""
+    default: str | None = connection.raw.get_parameter_status("default_transaction_read_only")
+    return default == "on"

@@ -10,6 +10,7 @@ from hasql._adapters.aiopg.connection import (
     close_raw,
     connection_factory,
     in_hot_standby,
+    is_read_only,
 )
 from hasql._adapters.libpq import shut_down
 from hasql.destinations import Destinations
@@ -63,7 +64,9 @@ class Roster:
             raise ConnectionError("the connection was lost while it was being opened")
         del self._connecting[connection.raw]
         self._open[connection.raw] = connection
-        self.destinations.opened(connection.raw, in_hot_standby(connection))
+        self.destinations.opened(
+            connection.raw, in_hot_standby(connection), read_only=is_read_only(connection)
+        )
 
     def _strike(self, raw: Any) -> None:
         self._connecting.pop(raw, None)

@@ -28,6 +28,7 @@ __all__ = (
     "failure_of",
     "guard_from_forks",
     "in_hot_standby",
+    "is_read_only",
     "naming_files",
 )
 
@@ -109,6 +110,11 @@ def in_hot_standby(connection: Connection | RawConnection) -> bool | None:
         return None
     in_standby: bool = flag == "on"
     return in_standby
+
+
+def is_read_only(connection: RawConnection) -> bool:
+    """Tell whether transactions are read-only by default, as the server reported last."""
+    return getattr(connection.get_settings(), "default_transaction_read_only", "off") == "on"
 
 
 async def count_rows(connection: Connection | RawConnection, sql: str) -> int:

@@ -17,6 +17,7 @@ from hasql._adapters.asyncpg.connection import (
     failure_of,
     guard_from_forks,
     in_hot_standby,
+    is_read_only,
 )
 from hasql.destinations import Destinations
 from hasql.driver import Failure, PendingConnects, PoolSizes, Refill, left_to_end
@@ -94,7 +95,8 @@ class AsyncpgPool(NeverHeldBefore):
             raise asyncio.CancelledError from error
         guard_from_forks(connection)
         self._open[connection] = key = connection.get_settings()
-        self.destinations.opened(key, in_hot_standby(connection))
+        flag, read_only = in_hot_standby(connection), is_read_only(connection)
+        self.destinations.opened(key, flag, read_only=read_only)
         # The listener is called with the proxy while the connection is leased.
         connection.add_termination_listener(lambda _: self._forget(connection))
         return connection

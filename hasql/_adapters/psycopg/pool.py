@@ -16,7 +16,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed
 
 from hasql._adapters.psycopg.connects import Connects, LostError, configured
 from hasql._adapters.psycopg.pooled import Pooled
-from hasql._adapters.psycopg.server import count_rows, in_hot_standby
+from hasql._adapters.psycopg.server import count_rows, in_hot_standby, is_read_only
 from hasql._adapters.psycopg.workers import Workers, despite_cancellation, first_step
 from hasql.deadline import Begun, cancellations
 from hasql.destinations import Destinations
@@ -88,7 +88,8 @@ class PsycopgPool:
         connection = await self._connects.run(partial(configured, connect, self._configure))
         if connection is not None:
             self._open.add(connection)
-            self.destinations.opened(connection, in_hot_standby(connection))
+            flag, read_only = in_hot_standby(connection), is_read_only(connection)
+            self.destinations.opened(connection, flag, read_only=read_only)
         return connection
 
     def forget(self, connection: Watched) -> None:

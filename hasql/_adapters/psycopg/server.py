@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from hasql._adapters.psycopg.connection import Watched
 
-__all__ = ("count_rows", "in_hot_standby")
+__all__ = ("count_rows", "in_hot_standby", "is_read_only")
 
 _BAD = ConnStatus.BAD
 
@@ -24,6 +24,11 @@ def in_hot_standby(connection: AsyncConnection[Any]) -> bool | None:
     server = connection.pgconn
     flag = None if server.status == _BAD else server.parameter_status(b"in_hot_standby")
     return None if flag is None else flag == b"on"
+
+
+def is_read_only(connection: AsyncConnection[Any]) -> bool:
+    """Tell whether transactions are read-only by default, as the server reported last."""
+    return connection.pgconn.parameter_status(b"default_transaction_read_only") == b"on"
 
 
 async def count_rows(connection: Watched, sql: str) -> int:

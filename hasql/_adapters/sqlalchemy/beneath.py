@@ -47,6 +47,9 @@ class Beneath(Protocol):
     async def count_rows(self, connection: Any, sql: str) -> int:
         """Run a query in a transaction of its own and return how many rows it has."""
 
+    def is_read_only(self, connection: Any) -> bool:
+        """Tell whether transactions are read-only by default, as the server reported last."""
+
     def in_hot_standby(self, connection: Any) -> bool | None:
         """Return what the server reported last."""
 

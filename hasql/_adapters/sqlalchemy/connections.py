@@ -81,7 +81,8 @@ class Connections:
             self._beneath.break_off(raw)
             raise PoolManagerClosedError("the pool manager is closed")
         self._open[raw] = None
-        self.destinations.opened(raw, self._beneath.in_hot_standby(raw))
+        flag, read_only = self._beneath.in_hot_standby(raw), self._beneath.is_read_only(raw)
+        self.destinations.opened(raw, flag, read_only=read_only)
         return raw
 
     async def _log_in(self, kwargs: dict[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from hasql._adapters.asyncpg.connection import (
     failure_of,
     guard_from_forks,
     in_hot_standby,
+    is_read_only,
     naming_files,
 )
 from hasql._adapters.asyncpg.session import AsyncpgSession
@@ -39,6 +40,7 @@ __all__ = (
     "in_use",
     "is_clean",
     "is_closed",
+    "is_read_only",
     "open_session",
     "session_of",
     "settle",

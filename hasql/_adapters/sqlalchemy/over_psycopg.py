@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql.psycopg import dialect_async as dialect
 from hasql._adapters.psycopg import login
 from hasql._adapters.psycopg.connection import Watched
 from hasql._adapters.psycopg.failure import failure_of
-from hasql._adapters.psycopg.server import count_rows, in_hot_standby
+from hasql._adapters.psycopg.server import count_rows, in_hot_standby, is_read_only
 from hasql._adapters.psycopg.session import PsycopgSession
 from hasql._adapters.sqlalchemy.query import flag, no_text, whole_number
 from hasql.arguments import ROUTING, refuse_keywords
@@ -37,6 +37,7 @@ __all__ = (
     "in_use",
     "is_clean",
     "is_closed",
+    "is_read_only",
     "open_session",
     "session_of",
     "settle",
