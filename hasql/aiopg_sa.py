@@ -16,6 +16,7 @@ try:
     from aiopg.sa import Engine, SAConnection
     from aiopg.sa.engine import get_dialect
 
+    from hasql._adapters.aiopg.connection import in_transaction
     from hasql._adapters.aiopg.driver import AiopgDriver
     from hasql._adapters.aiopg.pool import AiopgPool
 except ImportError as error:  # also aiopg's own, of what SQLAlchemy 2 has no more
@@ -70,7 +71,8 @@ class _Pool(AiopgPool[Engine, SAConnection]):
             # cannot be rolled back: aiopg.sa 1.4.0 fails, so `release` closes the connection.
             transaction = await connection.begin()
             await transaction.rollback()
-        await super()._roll_back(connection, inner)
+        if in_transaction(inner):
+            await super()._roll_back(connection, inner)
 
     async def _let_go(self, connection: Any) -> None:
         await connection.close()

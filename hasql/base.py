@@ -330,7 +330,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
                 raise
             finally:
                 await self._supervisor.stop(deadline)
-                self._checkout.close()
+                await self._checkout.close()
         finally:
             self._closing.set_result(None)
 

@@ -9,11 +9,14 @@ from time import monotonic
 from typing import Any, Generic
 
 from hasql.cadence import Evidence
+from hasql.cancelled_releases import CancelledReleases
 from hasql.cluster.discovery import Discovery
 from hasql.deadline import Begun, OutOfTimeError, by_deadline
 from hasql.destination_check import WrongServerError, check_destination
+from hasql.detachable import Detachable
 from hasql.driver import ConnT, DriverPool, Failure, PoolT
 from hasql.errors import NotAvailableError
+from hasql.judgement import judged
 from hasql.lease import Lease
 from hasql.node import Node
 from hasql.router import MASTER, REPLICA, REPLICA_OR_MASTER, Wanted
@@ -56,6 +59,7 @@ class Checkout(Generic[PoolT, ConnT]):
         #: One for all, because nearly every connection is back at once: it looks through the
         #: book once in release_timeout and is not set anew for each.
         self._overdue_timer: asyncio.TimerHandle | None = None
+        self._cancelled = CancelledReleases(supervisor)
         self.acquires = 0
         self.acquire_seconds = 0.0
         self.waits = 0
@@ -122,10 +126,11 @@ class Checkout(Generic[PoolT, ConnT]):
         self._router.dispatch()
 
     async def _put_back(self, lease: Lease[PoolT, ConnT], deadline: float) -> None:
-        """Give back what did not fit; by the deadline, or it is broken."""
+        """Give back what did not fit; what is not done by the deadline has `release_timeout`."""
+        back = self._book.pass_on(lease)  # as the lease goes on to its next connection
         with suppress(TimeoutError):
             async with asyncio.timeout(deadline - monotonic()):
-                await self.give_back(lease)
+                await self.give_back(back)
 
     def leave(
         self, lease: Lease[PoolT, ConnT], error: BaseException | None
@@ -153,15 +158,20 @@ class Checkout(Generic[PoolT, ConnT]):
     ) -> None:
         """Let the driver end a block, then give back.
 
-        It is the application's work still: it has its time, and its errors are raised.
+        It is the application's work still: it has its time, and its errors are raised. Once
+        cancelled, it has what a release has.
         """
         try:
-            await work
+            steps = work.__await__()
+            paused_on = next(steps, _DONE)
+            if paused_on is not _DONE:
+                await Detachable(steps, paused_on, self._detach_block, (lease, error))
         except BaseException as failed:
             error = failed
             raise
         finally:
-            await self.give_back(lease, error)
+            if not lease.detached:
+                await self.give_back(lease, error)
 
     async def give_back(
         self,
@@ -169,27 +179,34 @@ class Checkout(Generic[PoolT, ConnT]):
         error: BaseException | None = None,
         kwargs: dict[str, Any] | None = None,
     ) -> None:
-        """Give a lease's connection back; `error` is what ended its use, if anything did."""
+        """Give a lease's connection back; `error` is what ended its use, if anything did.
+
+        The lease keeps its place, and its entry in the book, until the driver is done with that.
+        """
         node, connection = lease.node, lease.connection
         assert node is not None  # noqa: S101  # it is lent, so it has all three
         assert node.pool is not None  # noqa: S101
         assert connection is not None  # noqa: S101
         pool = node.pool
         lease.returning = True
-        lease.due_back = monotonic() + self._release_timeout
+        if not lease.detached:
+            lease.due_back = monotonic() + self._release_timeout
         if self._overdue_timer is None:
             self._break_overdue_in(self._release_timeout)
-        self._learn(node, pool, connection, error)
-        if lease.expired or (not node.in_routing and lease.fixed_node is None):
-            # Of a host that was out of routing or is: silent, fenced or gone. A reset would wait
-            # for it, and nothing that is still open there may be acknowledged.
-            pool.abort(connection)
         try:
-            if kwargs:
-                await pool.release(connection, **kwargs)
-            else:
-                await pool.release(connection)
+            self._learn(node, pool, connection, error)
+            if lease.expired or (not node.in_routing and lease.fixed_node is None):
+                # Of a host that was out of routing or is: silent, fenced or gone. A reset would
+                # wait for it, and nothing that is still open there may be acknowledged.
+                pool.abort(connection)
+            releasing = pool.release(connection, **kwargs) if kwargs else pool.release(connection)
+            steps = releasing.__await__()
+            paused_on = next(steps, _DONE)
+            if paused_on is not _DONE:
+                await Detachable(steps, paused_on, self._detach_release, lease)
         except BaseException as failure:
+            if lease.detached:
+                raise
             if self._book.find(connection) is lease:  # else it is the next one's already
                 pool.abort(connection)
             # What it was used for has ended well; but an argument of the caller's may be to blame.
@@ -198,8 +215,32 @@ class Checkout(Generic[PoolT, ConnT]):
             told = self._supervisor.options.dsn.hide(repr(failure))
             log.debug("%s: a connection was closed instead of given back: %s", node.host, told)
         finally:
-            self._book.strike(lease)
-            self._router.vacate(node)
+            if not lease.detached:
+                self._book.strike(lease)
+                self._router.vacate(node)
+
+    def _detach_release(self, rest: Detachable[None], lease: Lease[PoolT, ConnT]) -> bool:
+        return self._cancelled.add(lease, _finish(rest))
+
+    def _detach_block(
+        self, rest: Detachable[None], block: tuple[Lease[PoolT, ConnT], BaseException | None]
+    ) -> bool:
+        lease, error = block
+        lease.returning, lease.due_back = True, monotonic() + self._release_timeout
+        if self._overdue_timer is None:
+            self._break_overdue_in(self._release_timeout)
+        return self._cancelled.add(lease, self._finish_block(lease, error, rest))
+
+    async def _finish_block(
+        self, lease: Lease[PoolT, ConnT], error: BaseException | None, rest: Detachable[None]
+    ) -> None:
+        try:
+            await rest
+        except BaseException as failed:
+            error = failed
+            raise
+        finally:
+            await self.give_back(lease, error)
 
     def _learn(
         self,
@@ -209,19 +250,25 @@ class Checkout(Generic[PoolT, ConnT]):
         error: BaseException | None,
     ) -> None:
         """Take what a lease that ends tells of its host; `error` is what ended it, if anything."""
-        if pool.is_closed(connection):
-            failure = None if error is None else self._driver.failure(error)
-            if failure is Failure.LIMIT:
-                return  # the application's own, who has lost no more than this one
-            probed = self._signal(node.host)
-            if probed and failure not in {None, Failure.FULL} and node.in_routing:
-                # What broke it may be about to break the others, which do not know it yet.
-                self._hold(node)
-        elif node.as_replica and not node.flag_lies and pool.in_hot_standby(connection) is False:
-            # Promoted, as it has just told the application.
-            self._signal(node.host, Evidence.FLAG)
-        if error is not None:
-            self._supervisor.heard(node, connection, error)
+        try:
+            if pool.is_closed(connection):
+                failure = None if error is None else judged(self._driver, error)
+                if failure is Failure.LIMIT:
+                    return  # the application's own, who has lost no more than this one
+                probed = self._signal(node.host)
+                if probed and failure not in {None, Failure.FULL} and node.in_routing:
+                    # What broke it may be about to break the others, which do not know it yet.
+                    self._hold(node)
+            elif (
+                node.as_replica and not node.flag_lies and pool.in_hot_standby(connection) is False
+            ):
+                # Promoted, as it has just told the application.
+                self._signal(node.host, Evidence.FLAG)
+            if error is not None:
+                self._supervisor.heard(node, connection, error)
+        except Exception:
+            # Nothing that is only to be learnt may keep a connection from being given back.
+            log.exception("%s: no telling what the end of a lease says of it", node.host)
 
     def _hold(self, node: Node[PoolT, ConnT]) -> None:
         """Offer nothing of a node until a probe has told what it is, but not for long."""
@@ -233,8 +280,9 @@ class Checkout(Generic[PoolT, ConnT]):
             node.let_go()
             self._router.dispatch()
 
-    def close(self) -> None:
-        """Leave no timer behind."""
+    async def close(self) -> None:
+        """Leave no timer behind, and no task: all connections are broken."""
+        await self._cancelled.end()
         if self._overdue_timer is not None:
             self._overdue_timer.cancel()
 
@@ -287,7 +335,7 @@ class Checkout(Generic[PoolT, ConnT]):
                 node.failed(TimeoutError("connecting was not done by an acquire's deadline"))
             self._signal(node.host)
             raise self._not_available(lease.wanted, lease.timeout) from None
-        if self._driver.failure(error) not in _ANOTHER_TIME or lease.fixed_node is not None:
+        if judged(self._driver, error) not in _ANOTHER_TIME or lease.fixed_node is not None:
             raise error
         node.connect_failed(error)
         self._signal(node.host)
@@ -324,3 +372,7 @@ class Checkout(Generic[PoolT, ConnT]):
 
 async def _nothing() -> None:
     pass
+
+
+async def _finish(rest: Detachable[None]) -> None:
+    await rest

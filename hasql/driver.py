@@ -326,14 +326,14 @@ class DriverPool(Protocol[PoolT_co, ConnT]):
 
         `error` is the exception that leaves the block, if one does. It may take its time,
         as a commit does, and what it raises is the application's. Aborting the connection ends it,
-        and so does cancelling it, whether the server answers or not.
+        and so does cancelling it, whether the server answers or not. See `Detachable`, too.
         """
 
     async def release(self, connection: ConnT, **kwargs: Any) -> None:
         """Give a connection back, reset; what is still open in it is rolled back.
 
         If that fails or is cancelled its place is free all the same, and the core aborts it. It
-        ends as soon as the connection is aborted.
+        ends once the connection is aborted, hooks included, and after what the server was doing.
         """
 
     def in_hot_standby(self, connection: ConnT) -> bool | None:

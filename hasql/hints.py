@@ -5,6 +5,7 @@ from typing import Generic
 
 from hasql.cluster.dsn import HostSpec
 from hasql.driver import ConnT, Driver, Failure, PoolT
+from hasql.judgement import judged
 from hasql.lease import LeaseBook
 from hasql.node import Node
 from hasql.router import MASTER
@@ -27,7 +28,7 @@ class Hints(Generic[PoolT, ConnT]):
 
     def heard(self, node: Node[PoolT, ConnT], connection: ConnT, error: BaseException) -> None:
         """Take note of an exception in the use of a connection of a node's pool."""
-        failure = self._driver.failure(error)
+        failure = judged(self._driver, error)
         if failure is Failure.BROKEN:
             self._signal(node.host)
         elif failure is Failure.READ_ONLY:

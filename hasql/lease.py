@@ -46,6 +46,8 @@ class Lease(Generic[PoolT, ConnT]):
     #: Whether its connection must not be used again: its host was purged meanwhile, or does not
     #: write and is no master any more.
     expired = False
+    #: Whether a task of its own finishes giving it back, as the one that used it was cancelled.
+    detached = False
     #: When it has to be back, by time.monotonic(), once it is returning.
     due_back = 0.0
     used = False
@@ -61,6 +63,14 @@ class Lease(Generic[PoolT, ConnT]):
         self.timeout = timeout
         #: For the driver's own acquire.
         self.kwargs = kwargs
+
+    def successor(self) -> "Lease[PoolT, ConnT]":
+        """Make a lease of what this one has taken, and have this one hold nothing."""
+        heir: Lease[PoolT, ConnT] = Lease(self._lender, self.wanted, self.timeout, self.kwargs)
+        heir.used, heir.fixed_node, heir.expired = True, self.fixed_node, self.expired
+        heir.node, heir.connection = self.node, self.connection
+        self.node, self.connection, self.expired = None, None, False
+        return heir
 
     def __repr__(self) -> str:
         state = "returning" if self.returning else "out" if self.node is not None else "idle"
@@ -108,8 +118,6 @@ class LeaseBook(Generic[PoolT, ConnT]):
     def enter(self, lease: Lease[PoolT, ConnT], connection: ConnT) -> None:
         """Enter a lease that was just taken."""
         lease.connection = connection
-        if lease.returning:  # an acquire may have to give one back and take another
-            lease.expired = lease.returning = False
         previous = self._leases.setdefault(id(connection), lease)
         if previous is not lease:
             self._leases[id(connection)] = lease
@@ -117,6 +125,12 @@ class LeaseBook(Generic[PoolT, ConnT]):
                 # The application has put it into the driver's pool by itself, and psycopg and aiopg
                 # lend the same object again: the end of the first block must not touch it.
                 previous.connection = None
+
+    def pass_on(self, lease: Lease[PoolT, ConnT]) -> Lease[PoolT, ConnT]:
+        """Let another lease stand for a connection, so that the first may take one more."""
+        heir: Lease[PoolT, ConnT] = lease.successor()
+        self._leases[id(heir.connection)] = heir
+        return heir
 
     def strike(self, lease: Lease[PoolT, ConnT]) -> None:
         """Strike out a lease whose connection is back."""

@@ -11,6 +11,7 @@ from hasql.cluster.probe import Reading
 from hasql.cluster.topology import Answered, Failed, Observation, Quiet
 from hasql.driver import ConnT, Driver, Failure, PoolT, Session
 from hasql.fresh_look import Found, FreshLooks, is_another_server, is_to_be_followed
+from hasql.judgement import judged
 from hasql.node import Node
 from hasql.options import Options
 from hasql.patience import Patience
@@ -162,7 +163,7 @@ class Monitor(Generic[PoolT, ConnT]):
             reading = await self._read()
         except Exception as error:  # noqa: BLE001  # anything at all means: cannot be used now
             self._drop_session()
-            self._publish_failure(error, self._driver.failure(error))
+            self._publish_failure(error, judged(self._driver, error))
         else:
             now = monotonic()
             self._publish(
@@ -212,7 +213,7 @@ class Monitor(Generic[PoolT, ConnT]):
             self._node.failed(error)
             self._open_pause = min(2 * self._open_pause, self._refresh_delay)
             self._open_at = monotonic() + self._open_pause
-            failure = self._driver.failure(error)
+            failure = judged(self._driver, error)
             # A setting that the server does not take is a statement that it does not like.
             refused = failure in _NOT_MENDED_BY_WAITING
             refused |= isinstance(error, TypeError | ValueError)
@@ -238,7 +239,7 @@ class Monitor(Generic[PoolT, ConnT]):
                 except Exception as error:
                     # A server that ended just this connection is not down: see whether it takes
                     # another.
-                    if not session.closed and self._driver.failure(error) not in _ENDS_SESSION:
+                    if not session.closed and judged(self._driver, error) not in _ENDS_SESSION:
                         raise
             self._drop_session()
             return await self._ask_afresh(patience)

@@ -9,6 +9,7 @@ from typing import Generic
 from hasql.cluster.probe import ProbeForm, Reading, Role, read_row
 from hasql.deadline import cancellations
 from hasql.driver import ConnT, Driver, Failure, PoolT, Session
+from hasql.judgement import judged
 from hasql.node import Node
 from hasql.options import Options
 from hasql.patience import Patience
@@ -89,7 +90,7 @@ class Prober(Generic[PoolT, ConnT]):
                 reading = await self._timed(session, self._form)
             except Exception as error:
                 refusals += 1
-                if self._driver.failure(error) is not Failure.STATEMENT:
+                if judged(self._driver, error) is not Failure.STATEMENT:
                     raise
                 if refusals == _REFUSALS:
                     refusals = 0

@@ -78,6 +78,7 @@ class Supervisor(Generic[PoolT, ConnT]):
         #: Take note that something may have changed; and of an exception, which may hint at that.
         self.signal = self._watch.signal
         self.heard = Hints(driver, book, self.signal).heard
+        self.is_cut_short = self._watch.is_cut_short
         self._discovering: asyncio.Task[None] | None = None
         self._warm_ups: WarmUps[PoolT, ConnT] = WarmUps(router, options.dsn.hide)
         self._terminating = False
@@ -127,13 +128,8 @@ class Supervisor(Generic[PoolT, ConnT]):
         """Take hosts in, and out once what they lent is back."""
         nodes: dict[HostSpec, Node[PoolT, ConnT]] = {}
         for position, host in enumerate(hosts):
-            node = self.nodes.get(host) or Node(
-                host,
-                self.options.dsn.for_host(host),
-                position,
-                self.sizes,
-                self.options.stopwatch_window_size,
-            )
+            dsn, window = self.options.dsn.for_host(host), self.options.stopwatch_window_size
+            node = self.nodes.get(host) or Node(host, dsn, position, self.sizes, window)
             node.position = position
             nodes[host] = node
         gone = [node for host, node in self.nodes.items() if host not in nodes]

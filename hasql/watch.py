@@ -102,6 +102,10 @@ class Watch(Generic[PoolT, ConnT]):
         self._bursts.forget(node.host)
         self.leaving[node] = asyncio.get_running_loop().create_task(self._retire(node, task))
 
+    def is_cut_short(self) -> bool:
+        """Tell whether the tasks were cancelled from outside, as by asyncio.run() at its end."""
+        return any(watched.task.cancelling() for watched in self._watched.values())
+
     async def end(self, *others: asyncio.Task[None] | None) -> None:
         """Stop watching everything, and end other tasks along with it."""
         tasks = [watched.task for watched in self._watched.values()]
@@ -110,22 +114,26 @@ class Watch(Generic[PoolT, ConnT]):
         await _end(tasks)
 
     async def _run(self, node: Node[PoolT, ConnT], monitor: Monitor[PoolT, ConnT]) -> None:
+        loop = asyncio.get_running_loop()
         try:
             while not self._headquarters.inherited:
                 try:
                     await monitor.run()
                 except Exception as error:
+                    if loop.is_closed():
+                        return  # it was closed under the manager, which is being collected
                     # A defect of ours or of the user's hooks must not leave a host unwatched.
                     log.exception("%s: its monitor has failed and begins anew", node.host)
                     self._headquarters.publish(Failed(node.host, monotonic(), monotonic(), error))
                     await asyncio.sleep(self._options.refresh_delay)
-        finally:
-            # Cancelled from outside, as by asyncio.run() at its end: there is no loop to say
-            # goodbye in, so nothing may be left open.
+        except asyncio.CancelledError:
+            # From outside, as by asyncio.run() at its end: there is no loop to say goodbye in, so
+            # nothing may be left open. A loop that was closed, without that, closes nothing more.
             watched = self._watched.get(node.host)
             own = watched is not None and watched.task is asyncio.current_task()
             if own and node.pool and not self._headquarters.inherited:
                 node.pool.terminate()
+            raise
 
     async def _retire(self, node: Node[PoolT, ConnT], task: asyncio.Task[None]) -> None:
         try:

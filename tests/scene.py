@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "Table",
+    "asleep",
     "end_sessions",
     "every_place_works",
     "fail_over",
@@ -95,10 +96,15 @@ async def until_sessions(node: LocalNode, application: str, count: int, state: s
 
 async def until_asleep(node: LocalNode, application: str, count: int) -> None:
     """Wait until so many sessions are in pg_sleep(): a monitor's is active at times too."""
-    sleeping = f"SELECT count(*) {_of(application, 'active')} AND wait_event = 'PgSleep'"
     async with asyncio.timeout(20):
-        while int(await node.sql(sleeping)) != count:
+        while await asleep(node, application) != count:
             await asyncio.sleep(0.01)
+
+
+async def asleep(node: LocalNode, application: str) -> int:
+    """Count the sessions that are in pg_sleep()."""
+    sleeping = f"SELECT count(*) {_of(application, 'active')} AND wait_event = 'PgSleep'"
+    return int(await node.sql(sleeping))
 
 
 async def end_sessions(node: LocalNode, application: str, state: str = "%") -> None:

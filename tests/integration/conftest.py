@@ -19,11 +19,26 @@ if TYPE_CHECKING:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what asks for a `kit` with each driver of this environment."""
+    """Run what asks for a `kit` with each driver of this environment, and `hooked` with hooks."""
     if "kit" in metafunc.fixturenames:
         from tests.kits import KITS  # not for those that do without: it imports all drivers
 
         metafunc.parametrize("kit", KITS, ids=[kit.name for kit in KITS])
+    if "hooked" in metafunc.fixturenames:
+        from tests.kits import KITS  # as above
+
+        cases = [(kit, name) for kit in KITS for name in _hooks(kit, metafunc.function.__name__)]
+        metafunc.parametrize("hooked", cases, ids=[f"{kit.name}-{name}" for kit, name in cases])
+
+
+def _hooks(kit: Kit, test: str) -> list[str]:
+    """Name the hooks of a driver that a test is about: those of an acquire, or of a release."""
+
+    async def none(_: object) -> None: ...
+
+    if "release" in test:
+        return [] if kit.reset_hook(none) is None else ["reset"]
+    return list(kit.hooks(none))
 
 
 @pytest.fixture

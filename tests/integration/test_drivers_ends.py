@@ -64,7 +64,8 @@ async def test_a_storm_of_cancelled_acquires_leaves_every_place_free(
                 user.cancel()
             await asyncio.gather(*users, return_exceptions=True)
             check_counts(manager)
-        assert [node.in_flight for node in manager.metrics().nodes] == [0, 0, 0]
+        # What was cancelled while it was given back keeps its place until that has ended.
+        await until(lambda: not any(node.in_flight for node in manager.metrics().nodes))
         assert manager.metrics().waiting == 0
         await every_place_works(kit, manager)
         await tasks_end(tasks)
@@ -137,7 +138,9 @@ async def test_what_hangs_on_a_frozen_host_can_be_cancelled_at_once(
         async with asyncio.timeout(8):
             with pytest.raises(asyncio.CancelledError):
                 await user
-        assert manager.metrics().nodes[0].in_flight == (way == "acquire")
+        assert manager.metrics().nodes[0].in_flight == 1  # what was lent, until it is back
+        if way == "release":
+            await until(lambda: manager.metrics().nodes[0].in_flight == 0)
         master.thaw()
         if way == "acquire":
             await manager.release(held)

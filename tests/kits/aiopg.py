@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiopg
 import psycopg2  # type: ignore[import-untyped]
 
 from hasql.aiopg import PoolManager
 from tests.kits.base import Ending, Kit, closed
+
+if TYPE_CHECKING:
+    from tests.kits.base import Hook
 
 
 class AiopgKit(Kit):
@@ -34,6 +37,9 @@ class AiopgKit(Kit):
 
     def checks(self) -> list[dict[str, Any]]:
         return [{"pool_recycle": 0}]
+
+    def hooks(self, hook: Hook) -> dict[str, dict[str, Any]]:
+        return {"on_connect": {"on_connect": hook}}
 
     async def value(self, connection: Any, query: str) -> Any:
         async with connection.cursor() as cursor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiopg.sa
 import psycopg2  # type: ignore[import-untyped]
@@ -14,6 +14,10 @@ from tests.kits.base import Ending, Kit, closed
 async def closed_beneath(pool: Any, connection: Any) -> None:
     del pool
     await connection.connection.close()
+
+
+if TYPE_CHECKING:
+    from tests.kits.base import Hook
 
 
 class AiopgSaKit(Kit):
@@ -39,6 +43,9 @@ class AiopgSaKit(Kit):
 
     def checks(self) -> list[dict[str, Any]]:
         return [{"pool_recycle": 0}]
+
+    def hooks(self, hook: Hook) -> dict[str, dict[str, Any]]:
+        return {"on_connect": {"on_connect": hook}}
 
     async def value(self, connection: Any, query: str) -> Any:
         return await connection.scalar(query)

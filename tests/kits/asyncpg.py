@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -19,6 +19,10 @@ async def terminated(pool: Any, connection: Any) -> None:
 async def ask(connection: Any) -> None:
     """Do what a `setup` hook may do."""
     await connection.execute("SELECT 1")
+
+
+if TYPE_CHECKING:
+    from tests.kits.base import Hook
 
 
 class AsyncpgKit(Kit):
@@ -50,6 +54,12 @@ class AsyncpgKit(Kit):
 
     def checks(self) -> list[dict[str, Any]]:
         return [{"setup": ask}]
+
+    def reset_hook(self, hook: Hook) -> dict[str, Any]:
+        return {"reset": hook}
+
+    def hooks(self, hook: Hook) -> dict[str, dict[str, Any]]:
+        return {name: {name: hook} for name in ("init", "setup")}
 
     async def value(self, connection: Any, query: str) -> Any:
         return await connection.fetchval(query)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -11,6 +11,9 @@ from sqlalchemy import text
 from hasql.asyncpgsa import PoolManager
 from tests.kits.asyncpg import AsyncpgKit, ask, terminated
 from tests.kits.base import Ending, Kit, closed
+
+if TYPE_CHECKING:
+    from tests.kits.base import Hook
 
 
 class AsyncpgsaKit(Kit):
@@ -37,6 +40,12 @@ class AsyncpgsaKit(Kit):
         return [{"setup": ask}]
 
     # As SQLAlchemy's expressions, which a connection of asyncpg alone would refuse.
+
+    def reset_hook(self, hook: Hook) -> dict[str, Any]:
+        return {"reset": hook}
+
+    def hooks(self, hook: Hook) -> dict[str, dict[str, Any]]:
+        return {"setup": {"setup": hook}}
 
     async def value(self, connection: Any, query: str) -> Any:
         return await connection.fetchval(text(query))

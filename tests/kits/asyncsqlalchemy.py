@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
 import asyncpg
@@ -10,6 +10,7 @@ import psycopg
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.util import await_only
 
 from hasql.asyncsqlalchemy import PoolManager
 from tests.kits.base import Ending, Kit
@@ -66,6 +67,9 @@ _ENDINGS = (
     engine_disposed_of,
 )
 
+if TYPE_CHECKING:
+    from tests.kits.base import Hook
+
 
 class _SqlalchemyKit(Kit):
     module = "hasql.asyncsqlalchemy"
@@ -98,6 +102,15 @@ class _SqlalchemyKit(Kit):
 
     def checks(self) -> list[dict[str, Any]]:
         return [{"pool_pre_ping": True}, {"pool_recycle": 0}]
+
+    def reset_hook(self, hook: Hook) -> dict[str, Any]:
+        return self._on(hook, "reset")
+
+    def hooks(self, hook: Hook) -> dict[str, dict[str, Any]]:
+        return {name: self._on(hook, name) for name in ("connect", "checkout")}
+
+    def _on(self, hook: Hook, name: str) -> dict[str, Any]:
+        return {"pool_events": [(lambda adapted, *_: await_only(hook(adapted)), name)]}
 
     async def value(self, connection: Any, query: str) -> Any:
         return await connection.scalar(text(query))

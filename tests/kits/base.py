@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 if TYPE_CHECKING:
     from hasql.base import BasePoolManager
 
 
+#: What a test has run with each connection of the driver's.
+Hook: TypeAlias = Callable[[Any], Awaitable[None]]
 #: Takes the driver's pool and the connection, and may raise what the driver does.
 Ending: TypeAlias = Callable[[Any, Any], Coroutine[Any, Any, None]]
 
@@ -83,6 +85,19 @@ class Kit(ABC):
         if self.min_keyword is not None:
             bounds += [self.sizes(5, 2), self.sizes(0, 0)]
         return bounds
+
+    def reset_hook(self, hook: Hook) -> dict[str, Any] | None:
+        """Return `pool_factory_kwargs` with which it runs when a connection is given back.
+
+        None: the driver has no such hook.
+        """
+        del hook
+        return None
+
+    def hooks(self, hook: Hook) -> dict[str, dict[str, Any]]:
+        """Return `pool_factory_kwargs` with which it runs in an acquire, by the hook's name."""
+        del hook
+        return {}
 
     async def take(self, pool: Any) -> Any:
         """Take a connection from the driver's pool directly, past the pool manager."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from hasql.psycopg3 import PoolManager
 from tests.kits.base import Ending, Kit, closed
+
+if TYPE_CHECKING:
+    from tests.kits.base import Hook
 
 
 class Psycopg3Kit(Kit):
@@ -39,6 +42,12 @@ class Psycopg3Kit(Kit):
 
     def checks(self) -> list[dict[str, Any]]:
         return [{"check": AsyncConnectionPool.check_connection}]
+
+    def reset_hook(self, hook: Hook) -> dict[str, Any]:
+        return {"reset": hook}
+
+    def hooks(self, hook: Hook) -> dict[str, dict[str, Any]]:
+        return {name: {name: hook} for name in ("configure", "check")}
 
     async def value(self, connection: Any, query: str) -> Any:
         cursor = await connection.execute(query)

@@ -30,13 +30,17 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             "hasql.announcer",
+            "hasql.cancelled_releases",
             "hasql.checkout",
             "hasql.cadence",
             "hasql.deadline",
             "hasql.destination_check",
+            "hasql.detachable",
             "hasql.fresh_look",
             "hasql.hints",
             "hasql.holder",
+            "hasql.hooks",
+            "hasql.judgement",
             "hasql.lease",
             "hasql.loop_binding",
             "hasql.metrics",

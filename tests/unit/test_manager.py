@@ -752,9 +752,10 @@ async def test_11_a_place_handed_over_to_one_who_was_cancelled_is_passed_on() ->
         await manager.release(second)
 
 
-async def test_11_a_cancelled_release_frees_the_place() -> None:
+async def test_11_a_cancelled_release_keeps_its_place_until_it_has_ended() -> None:
     servers = fake_cluster("a master")
     async with manager_of(servers, refresh_timeout=30) as manager:
+        tasks = asyncio.all_tasks()
         connection = await manager.acquire_master()
         servers["a"].freeze()
         release = asyncio.ensure_future(manager.release(connection))
@@ -762,9 +763,132 @@ async def test_11_a_cancelled_release_frees_the_place() -> None:
         release.cancel()
         with pytest.raises(asyncio.CancelledError):
             await release
-        assert connection.closed
-        assert manager.metrics().nodes[0].in_flight == 0
+        assert not connection.closed
+        assert manager.metrics().nodes[0].in_flight == 1
+        with pytest.raises(UnknownConnectionError):
+            await manager.release(connection)
         servers["a"].thaw()
+        await until(lambda: manager.metrics().nodes[0].in_flight == 0)
+        assert (connection.closed, connection.resets) == (False, 1)
+        assert asyncio.all_tasks() == tasks
+        assert await manager.acquire_master() is connection
+        await manager.release(connection)
+
+
+async def test_11_a_cancelled_release_is_broken_after_release_timeout() -> None:
+    servers = fake_cluster("a master")
+    async with manager_of(servers, refresh_timeout=30, release_timeout=0.2) as manager:
+        connection = await manager.acquire_master()
+        servers["a"].freeze()
+        release = asyncio.ensure_future(manager.release(connection))
+        await asyncio.sleep(0.01)
+        release.cancel()
+        began = monotonic()
+        await until(lambda: manager.metrics().nodes[0].in_flight == 0)
+        assert 0.1 < monotonic() - began < 5
+        assert connection.closed
+        servers["a"].thaw()
+
+
+@pytest.mark.parametrize("way", ["close", "terminate"])
+async def test_11_closing_waits_for_a_cancelled_release_and_terminate_breaks_it(way: str) -> None:
+    servers = fake_cluster("a master")
+    tasks = asyncio.all_tasks()
+    manager = manager_of(servers, refresh_timeout=30, release_timeout=30)
+    connection = await manager.acquire_master()
+    servers["a"].freeze()
+    release = asyncio.ensure_future(manager.release(connection))
+    await asyncio.sleep(0.01)
+    release.cancel()
+    await asyncio.wait([release])
+    end = asyncio.ensure_future(getattr(manager, way)())
+    if way == "close":
+        await until(lambda: manager.closing)
+        assert manager.metrics().nodes[0].in_flight == 1
+        servers["a"].thaw()
+    async with asyncio.timeout(5):
+        await end
+    assert connection.resets == (way == "close")
+    assert manager.metrics().nodes[0].in_flight == 0
+    await until(lambda: asyncio.all_tasks() == tasks)
+    servers["a"].thaw()
+
+
+async def test_11_a_release_that_is_not_cancelled_needs_no_task() -> None:
+    servers = fake_cluster("a master")
+    async with manager_of(servers) as manager:
+        pool = manager.driver.pools[0]
+        tasks: list[set[asyncio.Task[Any]]] = []
+        proceed = asyncio.Event()
+
+        async def end_block(*_: object) -> None:
+            tasks.append(asyncio.all_tasks())
+            await proceed.wait()
+            tasks.append(asyncio.all_tasks())
+
+        pool.leave_block = end_block
+
+        async def use() -> None:
+            async with manager.acquire_master():
+                pass
+
+        user = asyncio.ensure_future(use())
+        await until(lambda: len(tasks) == 1)
+        proceed.set()
+        await user
+        assert tasks[0] == tasks[1]
+
+
+async def test_11_a_commit_that_is_cancelled_goes_on_and_then_gives_back() -> None:
+    servers = fake_cluster("a master")
+    async with manager_of(servers) as manager:
+        pool = manager.driver.pools[0]
+        proceed, ended = asyncio.Event(), []
+
+        async def end_block(*_: object) -> None:
+            await proceed.wait()
+            ended.append("committed")
+
+        pool.leave_block = end_block
+        connection = None
+
+        async def use() -> None:
+            nonlocal connection
+            async with manager.acquire_master() as connection:
+                pass
+
+        user = asyncio.ensure_future(use())
+        await until(lambda: connection is not None)
+        await asyncio.sleep(0)
+        for _ in range(3):
+            user.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await user
+        assert manager.metrics().nodes[0].in_flight == 1
+        proceed.set()
+        await until(lambda: manager.metrics().nodes[0].in_flight == 0)
+        assert ended == ["committed"]
+        assert connection is not None
+        assert not connection.closed
+
+
+@pytest.mark.parametrize("sqlstate", [42, None, ["25006"]])
+async def test_11_an_exception_that_cannot_be_judged_costs_no_place(
+    sqlstate: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may be the application's own, derived from the driver's and of any shape."""
+    async with manager_of(fake_cluster("a master")) as manager:
+        connection = await manager.acquire_master()
+        await manager.release(connection)
+        for _ in range(2):
+            with pytest.raises(ServerError):
+                async with manager.acquire_master() as again:
+                    assert again is connection
+                    raise ServerError(sqlstate)
+        assert manager.metrics().nodes[0].in_flight == 0
+        assert (connection.closed, connection.resets) == (False, 3)
+    assert "no telling what a ServerError says" in caplog.text
 
 
 # Ownership

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from contextlib import suppress
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,9 @@ __all__ = (
 
 #: `closed` of a psycopg2 connection that was closed by us, not lost.
 _CLOSED = 1
+_ACTIVE = extensions.TRANSACTION_STATUS_ACTIVE
+#: What the server says of a session over a Unix socket.
+_NO_PORT = -1
 
 
 class _Watched(extensions.connection, Held):  # type: ignore[misc]  # of an untyped library
@@ -49,6 +53,8 @@ class _Watched(extensions.connection, Held):  # type: ignore[misc]  # of an unty
     first_socket: int | None = None
     #: The number of the socket, which may be closed by now.
     number: int
+    #: The process at the server, and the port here, of one closed by aiopg during a statement.
+    left_running: tuple[int, int] | None = None
 
     def poll(self) -> Any:
         try:
@@ -67,6 +73,8 @@ class _Watched(extensions.connection, Held):  # type: ignore[misc]  # of an unty
             self._tell_end()
 
     def close(self) -> None:
+        if not self.closed and self.info.transaction_status == _ACTIVE:
+            self.left_running = self.get_backend_pid(), _port_of(self)
         super().close()
         self._tell_end()
 
@@ -83,6 +91,12 @@ class _Watched(extensions.connection, Held):  # type: ignore[misc]  # of an unty
         if self.closed and self.on_end is not None:
             on_end, self.on_end = self.on_end, None
             on_end(self)
+
+
+def _port_of(raw: Any) -> int:
+    with socket.socket(fileno=os.dup(raw.fileno())) as twin:
+        name = twin.getsockname()
+    return name[1] if isinstance(name, tuple) else _NO_PORT
 
 
 def _socket_of(raw: Any) -> int:
@@ -153,6 +167,7 @@ def break_off(connection: aiopg.Connection) -> None:
         shut_down(raw.fileno())
     if raw.closed != _CLOSED:
         _ = connection.close()
+        raw.left_running = None  # what is broken is left alone
 
 
 def in_transaction(connection: aiopg.Connection) -> bool:

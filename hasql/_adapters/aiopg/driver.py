@@ -87,7 +87,8 @@ class AiopgDriver(Generic[PoolT, ConnT]):
         self, dsn: str, kwargs: Mapping[str, Any], report: Callable[[ConnT, BaseException], None]
     ) -> AiopgPool[PoolT, ConnT]:
         del report  # aiopg shows the errors of statements to those who run them alone
-        return await self._make_pool(self.sizes(kwargs)).open(dsn, kwargs)
+        beside = partial(self.connect, dsn, kwargs, lambda: None)
+        return await self._make_pool(self.sizes(kwargs)).open(dsn, kwargs, beside)
 
     async def connect(
         self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]

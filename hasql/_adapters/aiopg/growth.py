@@ -78,6 +78,9 @@ class Growth:
             if waiter in self._waiters:
                 del self._waiters[waiter]
                 self._give_up(_VAIN)
+                if len(self._growers) > len(self._waiters):
+                    # That has only begun, and may hang in a hook of the application's.
+                    self._loop.call_later(_LINGER, self._give_up, _VAIN)
             elif not waiter.cancelled() and waiter.exception() is None:
                 self.pass_on(waiter.result())
             raise

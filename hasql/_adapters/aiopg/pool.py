@@ -1,9 +1,11 @@
 """A pool of aiopg's with all that the core needs of one."""
 
+# long: by a few lines, which the change of the layout after this divides.
+
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, Self
 
 from psycopg2 import extensions  # type: ignore[import-untyped]
 
@@ -15,12 +17,16 @@ from hasql._adapters.aiopg.connection import (
 )
 from hasql._adapters.aiopg.growth import Growth
 from hasql._adapters.aiopg.supply import Supply
+from hasql._adapters.aiopg.unfinished import end_session
 from hasql.driver import ConnT, PoolSizes, PoolT
+from hasql.hooks import Hooks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     import aiopg
+
+    from hasql._adapters.aiopg.unfinished import Beside
 
 __all__ = ("AiopgPool",)
 
@@ -47,9 +53,12 @@ class AiopgPool(Generic[PoolT, ConnT]):
         #: What the user has got for each.
         self._handed_out: dict[aiopg.Connection, ConnT] = {}
         self._ended = False
+        #: What ends the statements of those that aiopg has closed.
+        self._ending = Hooks()
 
-    async def open(self, dsn: str, kwargs: Mapping[str, Any]) -> AiopgPool[PoolT, ConnT]:
+    async def open(self, dsn: str, kwargs: Mapping[str, Any], beside: Beside) -> Self:
         """Create the pool and open what it keeps at least."""
+        self._beside = beside
         self.pool = await self._supply.open(dsn, kwargs, self._growth.note_loss)
         self._roster = self._supply.roster
         self.destinations = self._roster.destinations
@@ -68,10 +77,10 @@ class AiopgPool(Generic[PoolT, ConnT]):
         return slot  # type: ignore[no-any-return]
 
     async def _roll_back(self, connection: ConnT, inner: aiopg.Connection) -> None:
+        """Roll back what is open."""
         del connection
-        if in_transaction(inner):
-            async with inner.cursor(cursor_factory=extensions.cursor) as cursor:
-                await cursor.execute("ROLLBACK")
+        async with inner.cursor(cursor_factory=extensions.cursor) as cursor:
+            await cursor.execute("ROLLBACK")
 
     async def _let_go(self, connection: ConnT) -> None:
         self.take_back(connection)
@@ -111,8 +120,13 @@ class AiopgPool(Generic[PoolT, ConnT]):
             return
         try:
             _take_no(kwargs, "release")
-            if not inner.closed:
-                await self._roll_back(connection, inner)
+            if not inner.closed and in_transaction(inner):
+                # In a task of its own: aiopg's time limit belongs to one, and ours may change.
+                rolling_back = asyncio.create_task(self._roll_back(connection, inner))
+                await asyncio.shield(rolling_back)
+            elif inner.raw.left_running is not None:
+                work = end_session(self._beside, *inner.raw.left_running)
+                await asyncio.shield(asyncio.create_task(self._ending.run(inner, work)))
         except BaseException:
             break_off(inner)
             raise
@@ -171,6 +185,7 @@ class AiopgPool(Generic[PoolT, ConnT]):
         inner = self.behind(connection)
         if inner is not None and not self._is_anothers(connection, inner):
             break_off(inner)
+            self._ending.end(inner)
 
     def end_connects(self) -> None:
         self._roster.break_connects()

@@ -22,6 +22,7 @@ from hasql._adapters.asyncpg.connection import (
 from hasql.destinations import Destinations
 from hasql.driver import Failure, PendingConnects, PoolSizes, Refill, left_to_end
 from hasql.holder import NeverHeldBefore
+from hasql.hooks import Hooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -59,7 +60,7 @@ class AsyncpgPool(NeverHeldBefore):
     ) -> None:
         self.sizes = sizes
         self._users: Any = {name: kwargs.get(name) for name in _HOOKS}
-        self._connects = PendingConnects()
+        self._connects, self._resets = PendingConnects(), Hooks()
         #: With the key of each: see `key`.
         self._open: dict[RawConnection, Hashable] = {}
         self.destinations = Destinations()
@@ -127,11 +128,10 @@ class AsyncpgPool(NeverHeldBefore):
             raise
 
     async def _reset_one(self, connection: RawConnection) -> None:
-        # asyncpg shields the reset from cancellation, in a task that nobody else can await: when
-        # `release` has broken the connection it has to end there without an error.
+        # In a task that nobody else can await: of a broken one it has to end without an error.
         try:
-            if self._users["reset"] is not None:
-                await self._users["reset"](connection)
+            if reset := self._users["reset"]:
+                await self._resets.run(connection.get_server_pid(), reset(connection))
             elif query := connection.get_reset_query():
                 await connection.execute(query)
         except Exception:
@@ -174,6 +174,7 @@ class AsyncpgPool(NeverHeldBefore):
             if connection.is_in_transaction() and not self._heeding:
                 self._heeding = True  # once for all that are aborted now: there may be many tasks
                 asyncio.get_running_loop().call_soon(self._heed)
+            self._resets.end(connection.get_server_pid())
             connection.terminate()
 
     def _heed(self) -> None:

@@ -1,10 +1,12 @@
 """A connection of psycopg 3 that can be broken at once, and found broken for free."""
 
+# long: by a few lines, which the change of the layout after this divides.
+
 from __future__ import annotations
 
 import asyncio
 import select
-import sys
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -18,11 +20,11 @@ from psycopg.pq import Conninfo, TransactionStatus
 from hasql._adapters.inherited import cut_off_in_children
 from hasql._adapters.libpq import of_pool, shut_down
 from hasql._adapters.psycopg.cancel import request_cancel
+from hasql._adapters.psycopg.statement import heed_last_words, remaining_results, wait_for
 from hasql.holder import Held
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
-    from psycopg.errors import Diagnostic
 
 __all__ = ("Watched", "is_of_libpq")
 
@@ -46,12 +48,11 @@ class Watched(AsyncConnection[Any], Held):
     lost = False
     #: Whether it serves us, not the application: who is cancelled then waits for no server.
     ours = True
+    #: Who waits for a statement of the application's, and whether it is to wait no more.
+    _user: asyncio.Task[Any] | None = None
     _abandoned = False
-    #: Who waits for what is running, or did so last; and while psycopg ends the wait of a task that
-    #: is cancelled: by what, and when it is to be at an end.
-    _waiter: asyncio.Task[Any] | None = None
-    _interruption: BaseException | None = None
-    _limit: asyncio.TimerHandle | None = None
+    #: Asks the server to end a statement whose task was cancelled, and waits until it has ended.
+    ending: asyncio.Task[None] | None = None
     #: Ends a cancel request that is under way.
     _request: asyncio.Timeout | None = None
     #: When it was last known to be fine, in seconds of time.monotonic().
@@ -66,7 +67,7 @@ class Watched(AsyncConnection[Any], Held):
             self._readable = sockets.poll
             cut_off_in_children(self, AsyncConnection.fileno)
         # By a weak reference, so that it goes as soon as nobody needs it.
-        self.add_notice_handler(partial(_heed, ref(self)))
+        self.add_notice_handler(partial(heed_last_words, ref(self)))
 
     @classmethod
     async def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
@@ -77,14 +78,13 @@ class Watched(AsyncConnection[Any], Held):
 
     async def wait(self, gen: PQGen[_T], *args: Any, **kwargs: Any) -> _T:
         """Wait for what is running. psycopg does so for each statement."""
-        gen = self._unless_abandoned(gen) if self.ours else gen
-        self._waiter = asyncio.current_task()
-        try:
-            result = await super().wait(gen, *args, **kwargs)
-        except BaseException as error:
-            if (interruption := self._end_interruption()) and isinstance(error, Exception):
-                raise interruption from None  # psycopg before 3.3 lets the lost connection win
-            raise
+        await self.ended()
+        if self.ours and not (args or kwargs):
+            result = await wait_for(gen, self.fileno(), self.sever)
+        else:
+            self._user = asyncio.current_task()
+            result = await super().wait(self._unless_abandoned(gen), *args, **kwargs)
+            self._user = None
         self._sound_at = monotonic()
         return result
 
@@ -93,33 +93,28 @@ class Watched(AsyncConnection[Any], Held):
         if self.ours:
             self._abandoned = True
             self.sever()  # the server may be silent
-            return
-        if self._waiter is asyncio.current_task():  # psycopg itself, with what interrupts its wait
-            self._interruption = sys.exc_info()[1]
-            self._limit = asyncio.get_running_loop().call_later(_TO_END, self.sever)
+        elif self._user is not asyncio.current_task():  # the application itself
+            await self._request_cancel(timeout)
+        else:
+            # If that is cancelled as well, psycopg closes the connection, with what runs there.
+            self.ending = asyncio.create_task(self._end())
+            self._abandoned = True
+            with suppress(asyncio.CancelledError):
+                await asyncio.shield(self.ending)
+
+    async def _request_cancel(self, timeout: float) -> None:
         request = asyncio.timeout(timeout or None)
         try:
             async with request:
                 self._request = request
-                await self._send_cancel(timeout)
+                if capabilities.has_cancel_safe():
+                    await super().cancel_safe(timeout=timeout)
+                elif not self.closed:
+                    await request_cancel(self.pgconn)
         except TimeoutError:
             raise CancellationTimeout("cancellation timeout expired") from None
         finally:
             self._request = None
-
-    async def _send_cancel(self, timeout: float) -> None:
-        if capabilities.has_cancel_safe():
-            await super().cancel_safe(timeout=timeout)
-        elif not self.closed:
-            await request_cancel(self.pgconn)
-
-    def _end_interruption(self) -> BaseException | None:
-        """Take note that psycopg has ended a wait that was interrupted, and return by what."""
-        interruption, self._interruption = self._interruption, None
-        if self._limit is not None:
-            self._limit.cancel()
-            self._limit = None
-        return interruption
 
     def _unless_abandoned(self, gen: PQGen[_T]) -> PQGen[_T]:
         try:
@@ -127,11 +122,29 @@ class Watched(AsyncConnection[Any], Held):
             while True:
                 ready = yield wanted
                 if self._abandoned:
+                    self._abandoned = False
                     raise QueryCanceled  # then psycopg lets the task's cancellation go on
                 wanted = gen.send(ready)
         except StopIteration as done:
             result: _T = done.value
             return result
+
+    async def _end(self) -> None:
+        try:
+            async with asyncio.timeout(_TO_END):
+                await self._request_cancel(_TO_END)
+                await wait_for(remaining_results(self.pgconn), self.fileno(), self.sever)
+        except Exception:  # noqa: BLE001  # whatever it was: there is nobody to be told
+            self.sever()
+        finally:
+            self.ending = None
+            if self.lost:  # closed meanwhile
+                self.pgconn.finish()
+
+    async def ended(self) -> None:
+        """Wait until no statement runs any more whose task was cancelled."""
+        if self.ending is not None:
+            await asyncio.shield(self.ending)
 
     def sever(self) -> None:
         """Break it, whoever waits on it; psycopg closes it when it next uses it."""
@@ -147,6 +160,8 @@ class Watched(AsyncConnection[Any], Held):
         A task whose statement runs there would wait on a socket that is none any more, for ever.
         """
         self.lost = True
+        if self.ending is not None:
+            return  # that closes it, once the statement has ended
         if self.lock.locked():
             self.sever()
             for _ in range(3):
@@ -156,6 +171,7 @@ class Watched(AsyncConnection[Any], Held):
 
     async def clean(self) -> None:
         """Roll back what is open, or close it."""
+        await self.ended()
         if not self.lost and self.pgconn.transaction_status in _IN_TRANSACTION:
             await self.rollback()
             return
@@ -187,9 +203,3 @@ class Watched(AsyncConnection[Any], Held):
         except Error:
             self.lost = True
         return not self.lost
-
-
-def _heed(heard_by: ref[Watched], notice: Diagnostic) -> None:
-    connection = heard_by()
-    if connection is not None and notice.severity_nonlocalized in {"FATAL", "PANIC"}:
-        connection.lost = True  # its socket closes some milliseconds later

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from hasql.driver import PendingConnects
+from hasql.hooks import Hooks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from hasql._adapters.psycopg.connection import Watched
 
-__all__ = ("Connects", "LostError", "configured")
+    _Hook: TypeAlias = Callable[[Watched], Awaitable[None]]
+
+__all__ = ("Connects", "LostError")
 
 _T = TypeVar("_T")
+
+#: Seconds that a new connection's hook may go on after an acquire has waited for it in vain.
+_LINGER = 2.0
 
 
 class LostError(BaseException):
@@ -47,13 +53,20 @@ class Connects:
         #: Whether nothing has connected since a connect failed, or the host was given up.
         self._ailing = False
         self._closed = False
+        #: The user's hooks that run on new connections, and on those that are given back.
+        self._configuring, self.resets = Hooks(), Hooks()
 
-    async def run(self, connect: Callable[[], Awaitable[_T]]) -> _T | None:
-        """Connect; None when that is not wanted any more."""
+    async def run(
+        self, connect: Callable[[], Awaitable[Watched]], configure: _Hook | None
+    ) -> Watched | None:
+        """Connect, and have the user's hook make the connection ready.
+
+        None when that is not wanted any more.
+        """
         while not self._closed:
             try:
                 await self._turn()
-                connection = await self._pending.run(self._log_in(connect))
+                connection = await self._pending.run(self._log_in(connect, configure))
             except asyncio.CancelledError:
                 self._closed = True  # the pool cancels no worker: the loop is coming to its end
             except Exception as error:  # noqa: BLE001  # judged by whoever waits
@@ -67,9 +80,31 @@ class Connects:
                 self._tries -= 1
         return None
 
-    async def _log_in(self, connect: Callable[[], Awaitable[_T]]) -> _T:
+    async def _log_in(
+        self, connect: Callable[[], Awaitable[Watched]], configure: _Hook | None
+    ) -> Watched:
         async with self._logins:
-            return await connect()
+            connection = await connect()
+            try:
+                if configure is not None:
+                    await self._configuring.run(connection, configure(connection))
+                    connection.check_idle("configure")
+            except BaseException:
+                await connection.close()
+                raise
+            return connection
+
+    def reset(self, connection: Watched, hook: _Hook) -> asyncio.Future[None]:
+        """Have the user's hook reset a connection, in a task of its own.
+
+        It may use time limits, which belong to a task, and the core may change that of a release.
+        """
+
+        async def reset() -> None:
+            await self.resets.run(connection, hook(connection))
+            connection.check_idle("reset")
+
+        return asyncio.shield(asyncio.create_task(reset()))
 
     async def _turn(self) -> None:
         """Wait until a try is due: at once, unless the last one failed."""
@@ -108,6 +143,10 @@ class Connects:
             if task not in self._told:
                 raise
             raise self._told[task] from None
+        except asyncio.CancelledError:
+            loop = asyncio.get_running_loop()
+            loop.call_later(_LINGER, self._configuring.end_those_before, loop.time())
+            raise
         finally:
             del self._waiting[task]
             self._told.pop(task, None)
@@ -145,19 +184,3 @@ class Connects:
         self._pending.end()
         while self._parked:
             self._start_one()
-
-
-async def configured(
-    connect: Callable[[], Awaitable[Watched]],
-    configure: Callable[[Watched], Awaitable[None]] | None,
-) -> Watched:
-    """Connect, and have the user's hook make the connection ready."""
-    connection = await connect()
-    try:
-        if configure is not None:
-            await configure(connection)
-            connection.check_idle("configure")
-    except BaseException:
-        await connection.close()
-        raise
-    return connection

@@ -1,10 +1,11 @@
 """A pool of psycopg 3 with all that the core needs of one."""
 
+# long: by a few lines, which the change of the layout after this divides.
+
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from functools import partial
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakSet
@@ -14,7 +15,7 @@ from psycopg.pq import ConnStatus, TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed
 
-from hasql._adapters.psycopg.connects import Connects, LostError, configured
+from hasql._adapters.psycopg.connects import Connects, LostError
 from hasql._adapters.psycopg.pooled import Pooled
 from hasql._adapters.psycopg.server import count_rows, in_hot_standby, is_read_only
 from hasql._adapters.psycopg.workers import Workers, despite_cancellation, first_step
@@ -35,8 +36,7 @@ _Lent: TypeAlias = Any  # one of the class below, which the core knows as a Conn
 
 #: What `next` returns for work that has ended: cheaper than to catch StopIteration.
 _DONE: Any = object()
-_BAD = ConnStatus.BAD
-_IDLE = TransactionStatus.IDLE
+_BAD, _IDLE = ConnStatus.BAD, TransactionStatus.IDLE
 
 
 class PsycopgPool:
@@ -53,6 +53,7 @@ class PsycopgPool:
     def __init__(self, dsn: str, kwargs: Mapping[str, Any], sizes: PoolSizes) -> None:
         self.sizes = sizes
         self._configure, self._check = kwargs.get("configure"), kwargs.get("check")
+        self._reset = kwargs.get("reset")
         self._open: WeakSet[Watched] = WeakSet()
         self.destinations = Destinations()
         #: What the check of an acquire has found: a dead connection, or the one to be returned.
@@ -70,6 +71,7 @@ class PsycopgPool:
             "min_size": sizes.minimum,
             "num_workers": sizes.maximum + workers,
             "open": False,
+            "reset": None,  # which the pool would leave to a worker
         }
         self.pool: Pool = AsyncConnectionPool(dsn, **{**kwargs, **ours})
         self._workers = Workers(self.pool)
@@ -85,7 +87,7 @@ class PsycopgPool:
 
     async def connect(self, connect: Callable[[], Awaitable[Watched]]) -> Watched | None:
         """Connect for the pool; None when it is closed."""
-        connection = await self._connects.run(partial(configured, connect, self._configure))
+        connection = await self._connects.run(connect, self._configure)
         if connection is not None:
             self._open.add(connection)
             flag, read_only = in_hot_standby(connection), is_read_only(connection)
@@ -133,7 +135,7 @@ class PsycopgPool:
             connection = await self._connects.wait(getting)
         if cancellations() > before:
             if connection is not None:
-                await self.release(connection)
+                await despite_cancellation(self.pool.putconn(connection))
             raise asyncio.CancelledError
         return connection
 
@@ -163,6 +165,8 @@ class PsycopgPool:
         try:
             if connection.lost or connection.pgconn.transaction_status != _IDLE:
                 await connection.clean()
+            if self._reset is not None and not connection.lost:
+                await self._connects.reset(connection, self._reset)
             steps = self.pool.putconn(connection, **kwargs).__await__()
         except BaseException:
             await connection.close()
@@ -177,6 +181,7 @@ class PsycopgPool:
 
     def abort(self, connection: _Lent) -> None:
         self.forget(connection)
+        self._connects.resets.end(connection)
         connection.sever()
 
     def purge(self, lent: Iterable[_Lent]) -> None:

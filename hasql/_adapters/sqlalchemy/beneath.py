@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Mapping
 
     from sqlalchemy.engine import Dialect
@@ -70,6 +71,9 @@ class Beneath(Protocol):
 
     def break_off(self, connection: Any) -> None:
         """Break a connection at once, without a word to the server."""
+
+    def ending(self, connection: Any) -> asyncio.Future[None] | None:
+        """Return what ends a statement that was cancelled, if SQLAlchemy does not wait for it."""
 
     async def settle(self, connection: Any) -> None:
         """Wait until nobody is inside a broken connection, so that it can be closed."""

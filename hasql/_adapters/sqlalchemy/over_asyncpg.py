@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import cache
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,7 @@ __all__ = (
     "connect",
     "count_rows",
     "dialect",
+    "ending",
     "failure_of",
     "has_died",
     "in_hot_standby",
@@ -74,10 +77,45 @@ def check_connect_args(kwargs: Mapping[str, Any]) -> None:
     check_keywords(kwargs, _KNOWN | _OF_SQLALCHEMY, "asyncpg's connect, by connect_args,")
 
 
+class _Parting:
+    """Closes a connection to the end, once SQLAlchemy has begun to.
+
+    It does so when a statement is cancelled, for which asyncpg first has the server end that. When
+    it is cancelled again meanwhile, it terminates the connection, with the statement running.
+    """
+
+    goodbye: asyncio.Task[None] | None = None
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        """Close, as asyncpg does; in a task of its own, which goes on when this is cancelled.
+
+        SQLAlchemy gives a time limit when a statement has failed.
+        """
+        closing = super().close(timeout=timeout)  # type: ignore[misc]  # as mixed in
+        if timeout is None or self.is_closed():  # type: ignore[attr-defined]  # as above
+            await closing
+            return
+        self.goodbye = asyncio.create_task(closing)
+        self.goodbye.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(self.goodbye)
+
+    def terminate(self) -> None:
+        """Terminate, as asyncpg does, unless it is being closed, which has its time limit."""
+        if self.goodbye is None or self.goodbye.done():
+            super().terminate()  # type: ignore[misc]  # as above
+
+
+@cache
+def _class_of(users: Any) -> Any:
+    return type(users.__name__, (_Parting, users), {})
+
+
 async def connect(
     dsn: str, kwargs: Mapping[str, Any], on_closed: Callable[[Any], None]
 ) -> RawConnection:
     """Open a connection; `on_closed` is called when it is gone."""
+    of_class = _class_of(kwargs.get("connection_class", asyncpg.Connection))
+    kwargs = {**kwargs, "connection_class": of_class}
     connecting = asyncpg.connect(login.without_choice(dsn), **kwargs)
     with naming_files(dsn):
         connection: RawConnection = await left_to_end(connecting, asyncpg.Connection.terminate)
@@ -125,7 +163,13 @@ def in_use(connection: RawConnection) -> bool:
 
 def break_off(connection: RawConnection) -> None:
     """Break a connection at once, without a word to the server."""
-    connection.terminate()
+    asyncpg.Connection.terminate(connection)
+
+
+def ending(connection: RawConnection) -> asyncio.Future[None] | None:
+    """Return what ends a statement that was cancelled, if SQLAlchemy does not wait for it."""
+    goodbye: asyncio.Future[None] | None = getattr(connection, "goodbye", None)
+    return None if goodbye is None or goodbye.done() else goodbye
 
 
 async def settle(connection: RawConnection) -> None:

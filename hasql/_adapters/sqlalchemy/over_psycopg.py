@@ -21,6 +21,7 @@ from hasql.driver import left_to_end
 from hasql.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Mapping
 
 __all__ = (
@@ -31,6 +32,7 @@ __all__ = (
     "connect",
     "count_rows",
     "dialect",
+    "ending",
     "failure_of",
     "has_died",
     "in_hot_standby",
@@ -117,6 +119,11 @@ def break_off(connection: Watched) -> None:
     connection.sever()
     if not in_use(connection):
         connection.pgconn.finish()
+
+
+def ending(connection: Watched) -> asyncio.Future[None] | None:
+    """Return what ends a statement that was cancelled, if SQLAlchemy does not wait for it."""
+    return connection.ending
 
 
 async def settle(connection: Watched) -> None:

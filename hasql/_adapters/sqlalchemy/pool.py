@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import exc
@@ -90,7 +91,9 @@ class EnginePool(NeverHeldBefore):
         raw = self._loans.raw_lent(connection)
         try:
             back = self._give_back(connection, raw, kwargs)
-            await self._work.run(back, lambda _: self.abort(connection))
+            await self._work.run(back, lambda _: self.abort(connection), connection)
+            if ending := raw and self._beneath.ending(raw):
+                await asyncio.wait({ending})
         finally:
             self._loans.strike(connection)
             if raw is not None:
@@ -151,6 +154,9 @@ class EnginePool(NeverHeldBefore):
         if raw is not None:
             self._loans.abort(connection, raw)
             self._opened.break_off(raw)
+        elif (raw := self._loans.raw_lent(connection)) and self._beneath.ending(raw):
+            self._opened.break_off(raw)  # SQLAlchemy has let go of it
+        self._work.end(connection)
 
     def host_answers(self) -> None:
         """See `DriverPool`: it keeps no connection at least."""

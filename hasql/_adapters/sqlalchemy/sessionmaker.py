@@ -143,8 +143,10 @@ class async_sessionmaker(Generic[_S]):  # noqa: N801  # the name of SQLAlchemy's
                     await transaction.__aexit__(None, None, None)
         finally:
             # Giving the connection back has ended what was open in it, in bounded time; what is
-            # left to do needs no server.
-            if session is not None:
+            # left to do needs no server. Unless that was cancelled, and another task does it now.
+            if session is not None and getattr(lease, "detached", False):
+                session.expunge_all()
+            elif session is not None:
                 await session.close()
 
 

@@ -1,0 +1,77 @@
+"""Releases whose tasks were cancelled, and that tasks of their own finish.
+
+A task that is cancelled, and cancelled again at each of its steps as by the scopes of anyio, can
+wait for nothing any more. If its connection were broken then, the driver could not ask the server
+to stop the statement, which the server would go on with, as it does not look whether its client is
+still there; and a new session would be opened in place of that one, which still lives.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any, Generic
+
+from hasql.driver import ConnT, PoolT
+from hasql.lease import Lease
+from hasql.supervisor import Supervisor
+
+__all__ = ("CancelledReleases",)
+
+log = logging.getLogger("hasql")
+
+#: Seconds in which they have to end once their connections are broken.
+_LAST_WORDS = 1.0
+
+
+class CancelledReleases(Generic[PoolT, ConnT]):
+    """All of one manager. Each keeps its place and its entry in the book until it has ended."""
+
+    def __init__(self, supervisor: Supervisor[PoolT, ConnT]) -> None:
+        self._supervisor = supervisor
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def add(self, lease: Lease[PoolT, ConnT], finish: Coroutine[Any, Any, None]) -> bool:
+        """Have a task finish the release of a lease; False: there is nobody to wait for one.
+
+        The connection is broken in that case, so that it can be finished at once.
+        """
+        supervisor = self._supervisor
+        if lease.detached or supervisor.closed or supervisor.is_cut_short():
+            finish.close()
+            self._abort(lease)
+            return False
+        lease.detached = True
+        task = supervisor.loop.create_task(finish)
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._finished, lease))
+        return True
+
+    def _finished(self, lease: Lease[PoolT, ConnT], task: asyncio.Task[None]) -> None:
+        # A callback's work, as a task that is cancelled before its first step does nothing.
+        self._tasks.discard(task)
+        node = lease.node
+        assert node is not None  # noqa: S101  # its place is still taken
+        failure = asyncio.CancelledError() if task.cancelled() else task.exception()
+        try:
+            if failure is not None:
+                log.debug("%s: a connection was closed, not given back: %r", node.host, failure)
+                self._abort(lease)
+        finally:
+            self._supervisor.book.strike(lease)
+            self._supervisor.router.vacate(node)
+
+    def _abort(self, lease: Lease[PoolT, ConnT]) -> None:
+        node, connection = lease.node, lease.connection
+        assert connection is not None  # noqa: S101  # as above
+        # Unless the driver's pool has lent it to the next one already.
+        mine = self._supervisor.book.find(connection) is lease
+        if mine and node is not None and node.pool is not None:
+            node.pool.abort(connection)
+
+    async def end(self) -> None:
+        """Wait until all have ended, as they do once their connections are broken."""
+        if self._tasks:
+            _, left = await asyncio.wait(self._tasks, timeout=_LAST_WORDS)
+            for task in left:
+                task.cancel()

@@ -1,0 +1,110 @@
+"""Work that is carried on by another task when the one that began it is cancelled."""
+
+import asyncio
+from collections.abc import Callable, Generator
+from contextvars import Context
+from typing import Any, Generic, TypeVar
+
+__all__ = ("Detachable",)
+
+_T = TypeVar("_T")
+
+
+class Detachable(Generic[_T]):
+    """The rest of some work whose first step was taken by hand, for one task after the other.
+
+    A cancellation of the task that awaits it does not reach the work. `detach` is called instead,
+    with this and with what the work is for: True means that another task awaits it from now on,
+    and the cancellation goes on to whoever is cancelled; False, that the work is to be cancelled.
+
+    So the work must not belong to a task, as what waits within `asyncio.timeout` or in a cancel
+    scope does. It costs no task as long as nobody is cancelled.
+    """
+
+    # A task that is cancelled cancels the future it waits for before anything else happens. So this
+    # stands in for the future, with all that `asyncio.isfuture` takes. It is one object for both,
+    # as most releases come this way. With `asyncio.shield` instead, each pause would last for one
+    # more turn of the event loop.
+
+    __slots__ = (
+        "_asyncio_future_blocking",
+        "_context",
+        "_detach",
+        "_future",
+        "_interrupted",
+        "_steps",
+        "_wake",
+        "_whose",
+        "get_loop",
+    )
+
+    def __init__(
+        self,
+        steps: Generator[Any, Any, _T],
+        paused_on: Any,  # noqa: ANN401  # a future of any kind, or None
+        detach: Callable[["Detachable[_T]", Any], bool],
+        whose: object,
+    ) -> None:
+        self._steps = steps
+        self._future = paused_on
+        self._detach = detach
+        self._whose = whose
+
+    def __await__(self) -> Generator[Any, Any, _T]:
+        error: BaseException | None = None
+        while True:
+            future = self._future
+            self._interrupted = False
+            try:
+                if future is None:
+                    yield None
+                else:
+                    self.get_loop = future.get_loop
+                    self._asyncio_future_blocking = True
+                    yield self
+            except BaseException as raised:  # the work's, unless it is the task's
+                if self._is_cancelled(raised):
+                    if self._detach(self, self._whose):
+                        raise
+                    if future is not None:
+                        future.cancel()
+                error = raised
+            try:
+                if error is None:
+                    self._future = self._steps.send(None)
+                else:
+                    thrown, error = error, None
+                    self._future = self._steps.throw(thrown)
+            except StopIteration as done:
+                result: _T = done.value
+                return result
+
+    def _is_cancelled(self, error: BaseException) -> bool:
+        """Tell whether it is the task that was cancelled, and not what it waits for."""
+        if not isinstance(error, asyncio.CancelledError):
+            return False
+        # Both may have happened; or the task was cancelled when its future was done already.
+        return self._future is None or self._interrupted or not self._future.cancelled()
+
+    # What a task asks of a future
+
+    def add_done_callback(
+        self, wake: Callable[[Any], object], *, context: Context | None = None
+    ) -> None:
+        """Have a task woken, with the future itself unless it is cancelled before."""
+        self._wake, self._context = wake, context
+        self._future.add_done_callback(wake, context=context)
+
+    def cancel(self, msg: object = None) -> bool:
+        """Wake the task that waits, without touching the future."""
+        del msg
+        if self._interrupted or self._future.done():
+            return False
+        self._interrupted = True
+        self._future.remove_done_callback(self._wake)
+        self.get_loop().call_soon(self._wake, self, context=self._context)
+        return True
+
+    def result(self) -> None:
+        """Raise what wakes a task that is cancelled."""
+        raise asyncio.CancelledError

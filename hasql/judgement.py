@@ -1,0 +1,22 @@
+"""What an exception tells of a server, whatever it is."""
+
+import logging
+from typing import Any
+
+from hasql.driver import Driver, Failure
+
+__all__ = ("judged",)
+
+log = logging.getLogger("hasql")
+
+
+def judged(driver: Driver[Any, Any], error: BaseException) -> Failure:
+    """Have a driver say what an exception tells of the server; OTHER if it cannot.
+
+    It may be one of the application's own, derived from the driver's and of any shape.
+    """
+    try:
+        return driver.failure(error)
+    except Exception:
+        log.exception("no telling what a %s says of the server", type(error).__name__)
+        return Failure.OTHER
