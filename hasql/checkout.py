@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
+from threading import get_ident
 from time import monotonic
 from typing import Any, Generic
 
@@ -67,7 +68,9 @@ class Checkout(Generic[PoolT, ConnT]):
 
     async def take(self, lease: Lease[PoolT, ConnT]) -> ConnT:
         """Take a connection for a lease; see `LeaseBook` for what becomes of it."""
-        self._supervisor.enter(self._discovery)
+        binding = self._binding
+        if binding.thread != get_ident() or not binding.serves() or self._supervisor.closing:
+            self._supervisor.enter(self._discovery)
         began = monotonic()
         deadline = began + lease.timeout
         while True:
@@ -136,10 +139,12 @@ class Checkout(Generic[PoolT, ConnT]):
         self, lease: Lease[PoolT, ConnT], error: BaseException | None
     ) -> Coroutine[Any, Any, None]:
         """End a lease's block, in which the driver may want to commit or roll back first."""
-        if error is not None and self._binding.inherited:
-            return _nothing()  # what ends the block in a forked child is the error to see
-        if not isinstance(error, GeneratorExit):  # a coroutine is collected in any thread
-            self._binding.check()
+        binding = self._binding
+        if binding.thread != get_ident() or not binding.serves():
+            if binding.inherited and error is not None:
+                return _nothing()  # what ends the block in a forked child is the error to see
+            if not isinstance(error, GeneratorExit):  # a coroutine is collected in any thread
+                binding.check()
         node, connection = lease.node, lease.connection
         assert node is not None  # noqa: S101  # it is lent, so it has all three
         assert node.pool is not None  # noqa: S101
@@ -173,7 +178,7 @@ class Checkout(Generic[PoolT, ConnT]):
             if not lease.detached:
                 await self.give_back(lease, error)
 
-    async def give_back(
+    async def give_back(  # noqa: C901  # the hot path: each call less counts
         self,
         lease: Lease[PoolT, ConnT],
         error: BaseException | None = None,
@@ -200,27 +205,42 @@ class Checkout(Generic[PoolT, ConnT]):
                 # wait for it, and nothing that is still open there may be acknowledged.
                 pool.abort(connection)
             releasing = pool.release(connection, **kwargs) if kwargs else pool.release(connection)
-            steps = releasing.__await__()
-            paused_on = next(steps, _DONE)
-            if paused_on is not _DONE:
-                await Detachable(steps, paused_on, self._detach_release, lease)
+            if pool.released is not None:
+                await releasing
+            else:
+                steps = releasing.__await__()
+                paused_on = next(steps, _DONE)
+                if paused_on is not _DONE:
+                    await Detachable(steps, paused_on, self._detach_release, lease)
         except BaseException as failure:
-            if lease.detached:
+            if self._goes_on(lease, failure):
                 raise
             if self._book.find(connection) is lease:  # else it is the next one's already
                 pool.abort(connection)
             # What it was used for has ended well; but an argument of the caller's may be to blame.
             if kwargs or not isinstance(failure, Exception):
                 raise
-            told = self._supervisor.options.dsn.hide(repr(failure))
-            log.debug("%s: a connection was closed instead of given back: %s", node.host, told)
+            self._note_broken(node, failure)
         finally:
             if not lease.detached:
                 self._book.strike(lease)
                 self._router.vacate(node)
 
+    def _goes_on(self, lease: Lease[PoolT, ConnT], failure: BaseException) -> bool:
+        """Tell whether a release goes on whose task was cancelled, if that is what has failed."""
+        assert lease.node is not None  # noqa: S101  # it is lent, so it has all three
+        assert lease.connection is not None  # noqa: S101
+        released = lease.node.pool and lease.node.pool.released
+        if released and not lease.detached and isinstance(failure, asyncio.CancelledError):
+            self._cancelled.add(lease, released(lease.connection))
+        return lease.detached
+
+    def _note_broken(self, node: Node[PoolT, ConnT], failure: BaseException) -> None:
+        told = self._supervisor.options.dsn.hide(repr(failure))
+        log.debug("%s: a connection was closed instead of given back: %s", node.host, told)
+
     def _detach_release(self, rest: Detachable[None], lease: Lease[PoolT, ConnT]) -> bool:
-        return self._cancelled.add(lease, _finish(rest))
+        return self._cancelled.add(lease, rest.finish())
 
     def _detach_block(
         self, rest: Detachable[None], block: tuple[Lease[PoolT, ConnT], BaseException | None]
@@ -255,6 +275,7 @@ class Checkout(Generic[PoolT, ConnT]):
                 failure = None if error is None else judged(self._driver, error)
                 if failure is Failure.LIMIT:
                     return  # the application's own, who has lost no more than this one
+                self._supervisor.look_afresh(node.host)
                 probed = self._signal(node.host)
                 if probed and failure not in {None, Failure.FULL} and node.in_routing:
                     # What broke it may be about to break the others, which do not know it yet.
@@ -338,6 +359,8 @@ class Checkout(Generic[PoolT, ConnT]):
         if judged(self._driver, error) not in _ANOTHER_TIME or lease.fixed_node is not None:
             raise error
         node.connect_failed(error)
+        if isinstance(error, WrongServerError):
+            self._supervisor.look_afresh(node.host)
         self._signal(node.host)
 
     def _fits(
@@ -357,6 +380,7 @@ class Checkout(Generic[PoolT, ConnT]):
             if node.several or node.astray:
                 lease.expired = True
                 node.connect_failed(WrongServerError("a connection leads to a master"))
+                self._supervisor.look_afresh(node.host)
             else:
                 node.off_at = min(node.off_at, monotonic())
                 self._hold(node)
@@ -372,7 +396,3 @@ class Checkout(Generic[PoolT, ConnT]):
 
 async def _nothing() -> None:
     pass
-
-
-async def _finish(rest: Detachable[None]) -> None:
-    await rest

@@ -79,6 +79,10 @@ class Detachable(Generic[_T]):
                 result: _T = done.value
                 return result
 
+    async def finish(self) -> _T:
+        """Wait for it, as a task does."""
+        return await self
+
     def _is_cancelled(self, error: BaseException) -> bool:
         """Tell whether it is the task that was cancelled, and not what it waits for."""
         if not isinstance(error, asyncio.CancelledError):

@@ -4,7 +4,6 @@
 reserved connection that a monitor probes over.
 """
 
-import asyncio
 import re
 from collections.abc import (
     Awaitable,
@@ -19,7 +18,6 @@ from collections.abc import (
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from hasql.destinations import Destinations
@@ -30,23 +28,16 @@ __all__ = (
     "Driver",
     "DriverPool",
     "Failure",
-    "PendingConnects",
     "PoolSizes",
     "PoolT",
-    "Refill",
     "Session",
     "check_keywords",
     "check_sizes",
-    "left_to_end",
 )
-
-#: Seconds that a connect nobody waits for any more may take until it is cancelled.
-_LINGER = 1.0
 
 PoolT = TypeVar("PoolT")
 PoolT_co = TypeVar("PoolT_co", covariant=True)
 ConnT = TypeVar("ConnT")
-_T = TypeVar("_T")
 
 
 class Failure(Enum):
@@ -176,85 +167,6 @@ def check_sizes(
     return PoolSizes(least, most)
 
 
-class PendingConnects:
-    """The connects of a pool that are under way, so that a purge can end them.
-
-    The driver's own time limit for one is a matter of a minute or of none.
-    """
-
-    def __init__(self) -> None:
-        self._attempts: set[asyncio.Timeout] = set()
-
-    async def run(self, connect: Awaitable[_T]) -> _T:
-        """Wait for one connect. Raises ConnectionError when `end` is called meanwhile."""
-        attempt = asyncio.timeout(None)
-        try:
-            async with attempt:
-                self._attempts.add(attempt)
-                return await connect
-        except TimeoutError:
-            if attempt not in self._attempts:
-                raise ConnectionError("the host was given up while connecting to it") from None
-            raise
-        finally:
-            self._attempts.discard(attempt)
-
-    def end(self) -> None:
-        """End all that are under way."""
-        attempts, self._attempts = self._attempts, set()
-        for attempt in attempts:
-            if not attempt.expired():
-                attempt.reschedule(0.0)
-
-
-async def left_to_end(connect: Awaitable[_T], discard: Callable[[_T], None]) -> _T:
-    """Wait for a connect, and when cancelled leave it to end by itself, its outcome discarded.
-
-    A connect that is cancelled at a bad moment may leave errors behind that nobody can take note
-    of (asyncpg: while it asks for TLS). Most end soon by themselves, as their server is gone; one
-    that does not is waiting for a silent host after a second, and can then be cancelled safely.
-    """
-    task = asyncio.ensure_future(connect)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        asyncio.get_running_loop().call_later(_LINGER, task.cancel)
-        task.add_done_callback(partial(_dispose, discard))
-        raise
-
-
-def _dispose(discard: Callable[[_T], None], task: "asyncio.Future[_T]") -> None:
-    if not task.cancelled() and task.exception() is None:
-        discard(task.result())
-
-
-class Refill:
-    """Has a pool filled again to what it keeps at least, as soon as its host answers probes.
-
-    A driver left to itself tries later and later and logs each failure.
-    """
-
-    def __init__(self, fill: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._fill = fill
-        self._due = False
-        self._task: asyncio.Task[None] | None = None
-
-    def postpone(self) -> None:
-        """Take note that filling failed for now."""
-        self._due = True
-
-    def host_answers(self) -> None:
-        """Fill now what was postponed."""
-        if self._due and (self._task is None or self._task.done()):
-            self._due = False
-            self._task = asyncio.get_running_loop().create_task(self._fill())
-
-    def cancel(self) -> None:
-        """Fill no more."""
-        if self._task is not None:
-            self._task.cancel()
-
-
 class Session(Protocol):
     """A connection of the monitor's own, beside the pool and without the user's hooks."""
 
@@ -336,6 +248,13 @@ class DriverPool(Protocol[PoolT_co, ConnT]):
         ends once the connection is aborted, hooks included, and after what the server was doing.
         """
 
+    @property
+    def released(self) -> Callable[[ConnT], Coroutine[Any, Any, None]] | None:
+        """Waits for the end of a release whose task was cancelled, if the driver goes on with it.
+
+        None: the core sees to that, which costs each release that pauses a microsecond or two.
+        """
+
     def in_hot_standby(self, connection: ConnT) -> bool | None:
         """What the server last reported on this connection; None when it does not report it."""
 
@@ -349,10 +268,13 @@ class DriverPool(Protocol[PoolT_co, ConnT]):
         """Take note that the task which runs holds it; `acquire` does so where it matters."""
 
     def is_anothers(self, connection: ConnT) -> bool:
-        """Tell whether the task which runs held it before, and another does now.
+        """Tell whether the task which runs gave it back before, and another holds it now.
 
         False where each lease has an object of its own.
         """
+
+    def note_release(self, connection: ConnT) -> None:
+        """Take note that the task which runs gives it back by `release`."""
 
     def host_answers(self) -> None:
         """Take note that a probe was answered: time to refill what the pool keeps at least."""

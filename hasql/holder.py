@@ -8,36 +8,37 @@ __all__ = ("Held", "NeverHeldBefore")
 
 
 class Held:
-    """A connection that its pool lends again as the same object: who holds it, and who did before.
+    """A connection that its pool lends again as the same object: who has it, and who had it before.
 
     So that a task which gives back what it has given back before does not take it from the one
-    that it was lent to meanwhile. Tasks are referred to weakly: a connection outlives them.
+    that it was lent to meanwhile. Tasks are referred to weakly: a connection outlives them. Nothing
+    is noted until a task gives it back by `release`; leaving a block cannot mistake the lease.
     """
 
-    _held_in: asyncio.AbstractEventLoop | None = None
+    #: The last task that gave it back by `release`.
+    released_by: ReferenceType[asyncio.Task[Any]] | None = None
     _held_by: ReferenceType[asyncio.Task[Any]] | None = None
-    _held_before: ReferenceType[asyncio.Task[Any]] | None = None
 
     def hold(self) -> None:
-        """Take note that the task which runs holds it from now on."""
-        loop = self._held_in
-        if loop is None:  # it is kept, as asking is a system call up to Python 3.11
-            loop = self._held_in = asyncio.get_running_loop()
-        task = asyncio.current_task(loop)
-        self._held_before, self._held_by = self._held_by, None if task is None else ref(task)
+        """Take note that the task which runs holds it; only needed where `released_by` is known."""
+        self._held_by = _current()
 
     def is_anothers(self) -> bool:
-        """Tell whether the task which runs held it before and another does now.
+        """Tell whether the task which runs gave it back before and another has it now.
 
         One that has ended holds nothing: it has acquired for another, as asyncio.wait_for() does.
         """
-        former, holder = self._held_before, self._held_by
-        if former is holder or former is None or holder is None:
+        former, holder = self.released_by, self._held_by
+        if former is None or holder is None:
             return False
         task, present = former(), holder()
-        if task is None or present is None or present.done():
+        if task is None or present is None or present is task or present.done():
             return False
-        return task is asyncio.current_task(self._held_in)
+        return task is asyncio.current_task()
+
+    def note_release(self) -> None:
+        """Take note that the task which runs gives it back by `release`."""
+        self.released_by, self._held_by = _current(), None
 
 
 class NeverHeldBefore:
@@ -49,3 +50,11 @@ class NeverHeldBefore:
     def is_anothers(self, _: object) -> bool:
         """Tell that it is not."""
         return False
+
+    def note_release(self, _: object) -> None:
+        """Take no note."""
+
+
+def _current() -> ReferenceType[asyncio.Task[Any]] | None:
+    task = asyncio.current_task()
+    return None if task is None else ref(task)

@@ -3,9 +3,13 @@
 import asyncio
 import os
 from threading import get_ident
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from hasql.errors import WrongEventLoopError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ("LoopBinding",)
 
@@ -15,6 +19,8 @@ class LoopBinding:
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
+        #: Whether the loop runs: its own method, as the hot path asks.
+        self.serves: Callable[[], bool] = _never
         #: The thread in which the loop was met last. With `loop.is_running()` that tells as much
         #: as asyncio.get_running_loop(), which is a system call up to Python 3.11.
         self.thread = 0
@@ -27,7 +33,7 @@ class LoopBinding:
         self.loop = _running()
         if self.loop is None:
             raise WrongEventLoopError("a pool manager is used in an event loop, and none runs here")
-        self.thread = get_ident()
+        self.thread, self.serves = get_ident(), self.loop.is_running
         _bound.add(self)
         return self.loop
 
@@ -51,6 +57,10 @@ class LoopBinding:
                 "this pool manager was started before a fork, and its connections are the "
                 "parent's; make a manager in each process"
             )
+
+
+def _never() -> bool:
+    return False
 
 
 def _running() -> asyncio.AbstractEventLoop | None:

@@ -130,16 +130,18 @@ class Monitor(Generic[PoolT, ConnT]):
         `concerned` if a lease on this node has caused it: it was broken, say.
         """
         if concerned:
-            self._looks.ask()
             self._cadence.hint_due()  # this is the probe that it causes
         self._ask_for(monotonic())
+
+    def look_afresh(self) -> None:
+        """Ask over a new connection as well, with the next probe: the name may lead elsewhere."""
+        self._looks.ask()
 
     def hint(self) -> bool:
         """Probe because of a lease on this node, where that begins no burst.
 
         Return whether at once; else a little later, with all that is told until then.
         """
-        self._looks.ask()
         due = self._cadence.hint_due()
         self._ask_for(due)
         return due <= monotonic()

@@ -188,6 +188,8 @@ class PoolAccess(Generic[PoolT, ConnT]):
                 "this task has given the connection back, and it is lent to another task now; "
                 "release a connection once, and leave one of another task to that"
             )
+        if pool is not None:
+            pool.note_release(connection)
         await self._checkout.give_back(lease, None, kwargs)
 
     def register_connection(self, connection: ConnT, pool: PoolT) -> None:

@@ -192,6 +192,10 @@ class Supervisor(Generic[PoolT, ConnT]):
         changed = changed or over != step.topology.first_round_over
         self._apply(step, rerouted=changed or self._routable_now() != self._routable)
 
+    def look_afresh(self, host: HostSpec) -> None:
+        """Take note that connections to a host may lead to another server than its monitor's."""
+        self._watch.look_afresh(host)
+
     def accept_timeline(self) -> None:
         """Forget the timelines seen so far; an older master may win again."""
         self._apply(self.topology.without_memory(monotonic()), rerouted=True)

@@ -5,8 +5,9 @@ import logging
 from collections.abc import Callable
 from typing import Any, Generic
 
+from hasql.connects import PendingConnects
 from hasql.deadline import cancellations
-from hasql.driver import ConnT, DriverPool, PendingConnects, PoolT
+from hasql.driver import ConnT, DriverPool, PoolT
 from hasql.node import Node
 from hasql.router import Router
 

@@ -96,6 +96,11 @@ class Watch(Generic[PoolT, ConnT]):
         self.nudge(host)
         return True
 
+    def look_afresh(self, host: "HostSpec") -> None:
+        """Have a node asked over a new connection as well."""
+        if host in self._watched:
+            self._watched[host].monitor.look_afresh()
+
     def retire(self, node: Node[PoolT, ConnT]) -> None:
         """Stop watching a node; close its pool once `retired` says that it may be closed."""
         task = self._watched.pop(node.host).task

@@ -216,6 +216,8 @@ class FakeConnection(Held):
 class FakePool:
     """A driver's pool and the adapter's view of it in one."""
 
+    released = None
+
     def __init__(self, name: Callable[[], FakeServer], sizes: PoolSizes, report: Report) -> None:
         #: The server that new connections are made to, which a test may change.
         self._name = name
@@ -295,6 +297,9 @@ class FakePool:
 
     def is_anothers(self, connection: FakeConnection) -> bool:
         return connection.is_anothers()
+
+    def note_release(self, connection: FakeConnection) -> None:
+        connection.note_release()
 
     def abort(self, connection: FakeConnection) -> None:
         connection.lose()

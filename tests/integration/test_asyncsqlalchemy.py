@@ -385,16 +385,20 @@ async def test_what_the_engine_lends_directly_does_go_on(
 
 
 async def test_a_read_only_error_evicts_though_the_application_catches_it(
-    manager: PoolManager,
+    manager: PoolManager, pg_cluster: LocalCluster
 ) -> None:
-    async with manager.acquire_master() as connection:
-        pid = await pid_of(connection)
-        await connection.execute(text("SET TRANSACTION READ ONLY"))
-        with pytest.raises(DBAPIError) as caught:
-            await connection.execute(text("CREATE TABLE never (i int)"))
-        assert not caught.value.connection_invalidated
-        await connection.rollback()
-        assert await pid_of(connection) == pid
+    # Not by the application's own doing: by a default that may have been changed since.
+    await pg_cluster.master.sql("ALTER ROLE app SET default_transaction_read_only = on")
+    try:
+        async with manager.acquire_master() as connection:
+            pid = await pid_of(connection)
+            with pytest.raises(DBAPIError) as caught:
+                await connection.execute(text("CREATE TABLE never (i int)"))
+            assert not caught.value.connection_invalidated
+            await connection.rollback()
+            assert await pid_of(connection) == pid
+    finally:
+        await pg_cluster.master.sql("ALTER ROLE app RESET default_transaction_read_only")
     async with manager.acquire_master() as one, manager.acquire_master() as other:
         assert pid not in {await pid_of(one), await pid_of(other)}
 

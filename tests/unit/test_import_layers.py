@@ -25,7 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql.errors"}),
     frozenset({"hasql.cluster.*"}),
     frozenset({"hasql.balancer_policy.*"}),
-    frozenset({"hasql.destinations"}),
+    frozenset({"hasql.connects", "hasql.destinations"}),
     frozenset({"hasql.arguments", "hasql.driver"}),
     frozenset(
         {

@@ -43,6 +43,7 @@ class AiopgPool(Generic[PoolT, ConnT]):
     """
 
     pool: PoolT
+    released = None
 
     def __init__(self, sizes: PoolSizes, create_pool: Callable[..., Awaitable[PoolT]]) -> None:
         self.sizes = sizes
@@ -107,7 +108,8 @@ class AiopgPool(Generic[PoolT, ConnT]):
             raise ConnectionError("the connection was lost before it could be used")
         self._slots[inner] = slot
         self._roster.lend(inner)
-        inner.raw.hold()
+        if inner.raw.released_by is not None:
+            inner.raw.hold()
         lent = self._handed_out[inner] = self._lend(slot)
         return lent
 
@@ -176,6 +178,11 @@ class AiopgPool(Generic[PoolT, ConnT]):
         # What a subclass makes of a slot is of one lease alone.
         inner = self.behind(connection)
         return inner is connection and bool(inner.raw.is_anothers())
+
+    def note_release(self, connection: Any) -> None:
+        inner = self.behind(connection)
+        if inner is connection:
+            inner.raw.note_release()
 
     def is_closed(self, connection: ConnT) -> bool:
         inner = self.behind(connection)

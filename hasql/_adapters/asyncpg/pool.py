@@ -19,8 +19,10 @@ from hasql._adapters.asyncpg.connection import (
     in_hot_standby,
     is_read_only,
 )
+from hasql._adapters.asyncpg.tasks import Releases, heed_releases, runs
+from hasql.connects import PendingConnects, Refill, left_to_end
 from hasql.destinations import Destinations
-from hasql.driver import Failure, PendingConnects, PoolSizes, Refill, left_to_end
+from hasql.driver import Failure, PoolSizes
 from hasql.holder import NeverHeldBefore
 from hasql.hooks import Hooks
 
@@ -30,16 +32,6 @@ if TYPE_CHECKING:
 __all__ = ("AsyncpgPool",)
 
 _HOOKS = ("connect", "init", "reset", "setup")
-
-
-def _runs(task: asyncio.Task[Any] | None, name: str) -> bool:
-    """Tell whether a task is asyncpg's own that runs its method of this name.
-
-    Such tasks have no public mark. Under another name their failures would be retried and logged
-    by asyncpg and asyncio as ever: later than could be, and for all to see, but safely.
-    """
-    code = getattr(task and task.get_coro(), "cr_code", None)
-    return code is not None and code.co_qualname == name
 
 
 class AsyncpgPool(NeverHeldBefore):
@@ -64,6 +56,7 @@ class AsyncpgPool(NeverHeldBefore):
         #: With the key of each: see `key`.
         self._open: dict[RawConnection, Hashable] = {}
         self.destinations = Destinations()
+        self._releases = Releases()
         self._refill = Refill(self._fill)
         setup = self._users["setup"] and self._set_up
         ours = {"connect": self._connect_one, "init": None, "setup": setup}
@@ -89,7 +82,7 @@ class AsyncpgPool(NeverHeldBefore):
             connecting = left_to_end(self._connect(*args, **kwargs), asyncpg.Connection.terminate)
             connection = await self._connects.run(connecting)
         except Exception as error:
-            maintained = _runs(asyncio.current_task(), "Pool._maintain_min_size")
+            maintained = runs(asyncio.current_task(), "Pool._maintain_min_size")
             if not maintained or failure_of(error) not in {Failure.BROKEN, Failure.FULL}:
                 raise
             # asyncpg's own task fills the pool: it ends here, as the host's next answer does that.
@@ -103,7 +96,9 @@ class AsyncpgPool(NeverHeldBefore):
         return connection
 
     def _forget(self, connection: RawConnection) -> None:
-        self.destinations.closed(self._open.pop(connection, None))
+        key = self._open.pop(connection, None)
+        self.destinations.closed(key)
+        self._releases.tell(key)
 
     def key(self, connection: Connection) -> Hashable | None:
         # A proxy is new for each lease; what the server has reported is kept in one place.
@@ -137,6 +132,13 @@ class AsyncpgPool(NeverHeldBefore):
         except Exception:
             if not connection.is_closed():
                 raise
+        finally:
+            self._releases.tell(self._open.get(connection))
+
+    async def released(self, connection: Connection) -> None:
+        # asyncpg waits until the server has ended a cancelled statement, and has the reset hook
+        # run; or the connection ends. After either it has no more to wait for.
+        await self._releases.end_of(self.key(connection))
 
     def leave_block(self, *_: object) -> None:
         """A transaction is ended by asyncpg's own blocks, or rolled back by the reset."""
@@ -178,12 +180,8 @@ class AsyncpgPool(NeverHeldBefore):
             connection.terminate()
 
     def _heed(self) -> None:
-        # asyncpg shields its rollback from cancellation as well, and drops the task: somebody has
-        # to take note of how that ends.
         self._heeding = False
-        for task in asyncio.all_tasks():
-            if _runs(task, "PoolConnectionHolder.release"):
-                task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        heed_releases()
 
     def purge(self, lent: Iterable[Connection]) -> None:
         self._connects.end()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from hasql.driver import PendingConnects
+from hasql.connects import PendingConnects
 from hasql.hooks import Hooks
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class Connects:
             raise self._told[task] from None
         except asyncio.CancelledError:
             loop = asyncio.get_running_loop()
-            loop.call_later(_LINGER, self._configuring.end_those_before, loop.time())
+            loop.call_later(_LINGER, self._configuring.end_those_before, monotonic())
             raise
         finally:
             del self._waiting[task]

@@ -48,7 +48,9 @@ class PsycopgPool:
 
     count_rows = staticmethod(count_rows)
     in_hot_standby = staticmethod(in_hot_standby)
+    released = None
     hold, is_anothers = methodcaller("hold"), methodcaller("is_anothers")
+    note_release = methodcaller("note_release")
 
     def __init__(self, dsn: str, kwargs: Mapping[str, Any], sizes: PoolSizes) -> None:
         self.sizes = sizes
@@ -125,7 +127,8 @@ class PsycopgPool:
                 connection = await self._wait(Begun(steps, paused_on))
             self._checked = None
         connection.ours = False
-        connection.hold()
+        if connection.released_by is not None:
+            connection.hold()
         return connection  # type: ignore[no-any-return]  # as said above
 
     async def _wait(self, getting: Awaitable[_Lent]) -> _Lent:

@@ -23,7 +23,8 @@ from hasql._adapters.asyncpg.connection import (
 from hasql._adapters.asyncpg.session import AsyncpgSession
 from hasql._adapters.sqlalchemy.query import flag, no_text, text, whole_number
 from hasql.arguments import ROUTING, refuse_keywords
-from hasql.driver import check_keywords, left_to_end
+from hasql.connects import left_to_end
+from hasql.driver import check_keywords
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -34,6 +34,8 @@ _CHANCES = 3
 class EnginePool(NeverHeldBefore):
     """One engine, what it has opened, and what it has lent."""
 
+    released = None
+
     def __init__(  # noqa: PLR0913  # made in one place
         self,
         dsn: str,
