@@ -55,7 +55,8 @@ class CancelledReleases(Generic[PoolT, ConnT]):
         failure = asyncio.CancelledError() if task.cancelled() else task.exception()
         try:
             if failure is not None:
-                log.debug("%s: a connection was closed, not given back: %r", node.host, failure)
+                told = self._supervisor.options.dsn.hide(repr(failure))
+                log.debug("%s: a connection was closed, not given back: %s", node.host, told)
                 self._abort(lease)
         finally:
             self._supervisor.book.strike(lease)

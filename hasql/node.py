@@ -209,7 +209,7 @@ class Node(Generic[PoolT, ConnT]):
     def host_answered(self, began: float, state: NodeState) -> None:
         """Take note of an answered probe; one begun after trouble lets more be offered."""
         self.server, self.several = state.server, state.several
-        if began > self.off_at:
+        if began > self.off_at or state.role is not Role.REPLICA:
             self.astray, self.off_at = state.role is Role.REPLICA, _FOREVER
         if self.pool is None:
             return

@@ -1,6 +1,8 @@
 """Ports on loopback that nothing listens on."""
 
+import os
 import random
+import re
 import socket
 import sys
 
@@ -11,6 +13,9 @@ __all__ = ("free_ports",)
 # Below the range from which systems take ports for outgoing connections: a server that is down
 # for a while must find its port free when it comes back.
 _FIRST, _LAST = 15000, 32000
+# Each worker of pytest-xdist has a share of them, as the port of a server that is down for a while
+# looks free to the others.
+_SHARES = 16
 
 
 def free_ports(count: int) -> list[int]:
@@ -18,7 +23,8 @@ def free_ports(count: int) -> list[int]:
 
     :raises ClusterError: when there are not that many
     """
-    candidates = random.SystemRandom().sample(range(_FIRST, _LAST), k=_LAST - _FIRST)
+    share = range(_FIRST + _worker() % _SHARES, _LAST, _SHARES)
+    candidates = random.SystemRandom().sample(share, k=len(share))
     ports: list[int] = []
     for port in candidates:
         if len(ports) == count:
@@ -38,3 +44,12 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def _worker() -> int:
+    """Return the number of the pytest-xdist worker that this is, from 1 on; 0 for none.
+
+    https://pytest-xdist.readthedocs.io/en/stable/how-to.html
+    """
+    worker = re.fullmatch(r"gw(\d+)", os.environ.get("PYTEST_XDIST_WORKER", ""))
+    return int(worker[1]) + 1 if worker else 0
