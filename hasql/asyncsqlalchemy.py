@@ -96,25 +96,20 @@ class _Driver:
 
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
         for name in sorted(_OURS & kwargs.keys()):
-            msg = (
+            raise ConfigurationError(
                 f"pool_factory_kwargs: {name!r} is not for the application: hasql makes one queue "
                 "pool for each host, and opens its connections with connect_args"
             )
-            raise ConfigurationError(msg)
         check_keywords(kwargs, self._keywords, "create_async_engine")
-        size = _integer(kwargs, "pool_size", _POOL_SIZE, 0)
-        overflow = _integer(kwargs, "max_overflow", _MAX_OVERFLOW, -1)
-        connect_args = kwargs.get("connect_args", {})
-        if not isinstance(connect_args, Mapping):
-            msg = f"connect_args must be a dict, not {type(connect_args).__name__}"
-            raise ConfigurationError(msg)
-        self._beneath.check_connect_args(connect_args)
+        given = kwargs.get("connect_args", {})
+        if not isinstance(given, Mapping):
+            raise ConfigurationError(f"connect_args must be a dict, not {type(given).__name__}")
+        self._beneath.check_connect_args(given)
         try:
             self._check_engine(kwargs)
         except (TypeError, ValueError, exc.SQLAlchemyError) as error:
             raise ConfigurationError(f"pool_factory_kwargs: {error}") from error
-        unlimited = size == 0 or overflow == -1
-        return PoolSizes(0, _NO_LIMIT if unlimited else size + overflow)
+        return _sizes(kwargs)
 
     def _check_engine(self, kwargs: Mapping[str, Any]) -> None:
         """Make an engine, which opens nothing, and see what its plugins take of the URL."""
@@ -132,7 +127,7 @@ class _Driver:
         kwargs: Mapping[str, Any],
         report: Callable[[AsyncConnection, BaseException], None],
     ) -> EnginePool:
-        parsed, query, sizes = Dsn.parse(dsn), self._query, self.sizes(kwargs)
+        parsed, query, sizes = Dsn.parse(dsn), self._query, _sizes(kwargs)
         url = _shown(self._scheme, parsed).set(query=query.of_plugins)
         kwargs = {**kwargs, "connect_args": query.connect_args(kwargs)}
         return EnginePool(query.dsn_without(parsed), url, kwargs, sizes, self._beneath, report)
@@ -152,6 +147,12 @@ class _Driver:
         if isinstance(error, self._dbapi_error) and error.__cause__ is not None:
             error = error.__cause__  # asyncpg's own; psycopg's is as it was
         return self._beneath.failure_of(error)
+
+
+def _sizes(kwargs: Mapping[str, Any]) -> PoolSizes:
+    size = _integer(kwargs, "pool_size", _POOL_SIZE, 0)
+    overflow = _integer(kwargs, "max_overflow", _MAX_OVERFLOW, -1)
+    return PoolSizes(0, _NO_LIMIT if size == 0 or overflow == -1 else size + overflow)
 
 
 def _parameters(whose: type) -> Iterator[str]:

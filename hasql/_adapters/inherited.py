@@ -25,7 +25,7 @@ def cut_off_in_children(connection: Any, descriptor_of: Callable[[Any], int]) ->
     or takes its socket out of the set (asyncpg), and the parent's connection is gone or deaf. With
     a dead socket in the descriptor's place neither the server nor the set is reached.
     """
-    with suppress(Exception):  # as when it has been lost already
+    with suppress(OSError, AttributeError, ValueError):  # as when it has been lost already
         descriptor = descriptor_of(connection)
         _connections[connection] = descriptor_of, os.fstat(descriptor).st_ino
 

@@ -167,7 +167,7 @@ def break_off(connection: aiopg.Connection) -> None:
         shut_down(raw.fileno())
     if raw.closed != _CLOSED:
         _ = connection.close()
-        raw.left_running = None  # what is broken is left alone
+    raw.left_running = None  # what is broken is left alone
 
 
 def in_transaction(connection: aiopg.Connection) -> bool:

@@ -1,6 +1,6 @@
 """A pool of aiopg's with all that the core needs of one."""
 
-# long: by a few lines, which the change of the layout after this divides.
+# long: lending, giving back and breaking share who holds which slot
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class AiopgPool(Generic[PoolT, ConnT]):
             raise ConnectionError("the connection was lost before it could be used")
         self._slots[inner] = slot
         self._roster.lend(inner)
-        if inner.raw.released_by is not None:
+        if inner.raw.held_before is not None:
             inner.raw.hold()
         lent = self._handed_out[inner] = self._lend(slot)
         return lent

@@ -98,6 +98,7 @@ class AsyncpgPool(NeverHeldBefore):
     def _forget(self, connection: RawConnection) -> None:
         key = self._open.pop(connection, None)
         self.destinations.closed(key)
+        self._resets.end(key)  # which waits for something else, maybe
         self._releases.tell(key)
 
     def key(self, connection: Connection) -> Hashable | None:
@@ -126,7 +127,7 @@ class AsyncpgPool(NeverHeldBefore):
         # In a task that nobody else can await: of a broken one it has to end without an error.
         try:
             if reset := self._users["reset"]:
-                await self._resets.run(connection.get_server_pid(), reset(connection))
+                await self._resets.run(self._open.get(connection), reset(connection))
             elif query := connection.get_reset_query():
                 await connection.execute(query)
         except Exception:
@@ -176,7 +177,7 @@ class AsyncpgPool(NeverHeldBefore):
             if connection.is_in_transaction() and not self._heeding:
                 self._heeding = True  # once for all that are aborted now: there may be many tasks
                 asyncio.get_running_loop().call_soon(self._heed)
-            self._resets.end(connection.get_server_pid())
+            self._resets.end(connection.get_settings())
             connection.terminate()
 
     def _heed(self) -> None:

@@ -1,18 +1,19 @@
 """A connection of psycopg 3 that can be broken at once, and found broken for free."""
 
-# long: by a few lines, which the change of the layout after this divides.
+# long: waiting, cancelling and closing are one state
 
 from __future__ import annotations
 
 import asyncio
 import select
+import sys
 from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import ref
 
-from psycopg import AsyncConnection, Error, ProgrammingError, capabilities
+from psycopg import AsyncConnection, Error, ProgrammingError, capabilities, pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import CancellationTimeout, QueryCanceled
 from psycopg.pq import Conninfo, TransactionStatus
@@ -50,6 +51,8 @@ class Watched(AsyncConnection[Any], Held):
     ours = True
     #: Who waits for a statement of the application's, and whether it is to wait no more.
     _user: asyncio.Task[Any] | None = None
+    #: What has interrupted its wait.
+    _interruption: BaseException | None = None
     _abandoned = False
     #: Asks the server to end a statement whose task was cancelled, and waits until it has ended.
     ending: asyncio.Task[None] | None = None
@@ -82,11 +85,20 @@ class Watched(AsyncConnection[Any], Held):
         if self.ours and not (args or kwargs):
             result = await wait_for(gen, self.fileno(), self.sever)
         else:
-            self._user = asyncio.current_task()
-            result = await super().wait(self._unless_abandoned(gen), *args, **kwargs)
-            self._user = None
+            result = await self._wait_for_user(self._unless_abandoned(gen), *args, **kwargs)
         self._sound_at = monotonic()
         return result
+
+    async def _wait_for_user(self, gen: PQGen[_T], *args: Any, **kwargs: Any) -> _T:
+        self._user, self._interruption = asyncio.current_task(), None
+        try:
+            return await super().wait(gen, *args, **kwargs)
+        except Exception:
+            if self._interruption is not None:  # psycopg before 3.3 lets what comes after it win
+                raise self._interruption from None
+            raise
+        finally:
+            self._user = self._interruption = None
 
     async def cancel_safe(self, *, timeout: float = 30.0) -> None:
         """Cancel what is running. psycopg does so when its task is cancelled, and waits for it."""
@@ -96,6 +108,7 @@ class Watched(AsyncConnection[Any], Held):
         elif self._user is not asyncio.current_task():  # the application itself
             await self._request_cancel(timeout)
         else:
+            self._interruption = sys.exc_info()[1]
             # If that is cancelled as well, psycopg closes the connection, with what runs there.
             self.ending = asyncio.create_task(self._end())
             self._abandoned = True
@@ -109,6 +122,8 @@ class Watched(AsyncConnection[Any], Held):
                 self._request = request
                 if capabilities.has_cancel_safe():
                     await super().cancel_safe(timeout=timeout)
+                elif pq.__impl__ != "python":
+                    self.sever()  # compiled, libpq's old way to ask stops the whole process
                 elif not self.closed:
                     await request_cancel(self.pgconn)
         except TimeoutError:
@@ -138,7 +153,7 @@ class Watched(AsyncConnection[Any], Held):
             self.sever()
         finally:
             self.ending = None
-            if self.lost:  # closed meanwhile
+            if self.lost and self._user is None:  # closed meanwhile; else psycopg still looks at it
                 self.pgconn.finish()
 
     async def ended(self) -> None:

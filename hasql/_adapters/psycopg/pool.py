@@ -1,6 +1,6 @@
 """A pool of psycopg 3 with all that the core needs of one."""
 
-# long: by a few lines, which the change of the layout after this divides.
+# long: acquire, check and release share what the pool has met
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class PsycopgPool:
                 connection = await self._wait(Begun(steps, paused_on))
             self._checked = None
         connection.ours = False
-        if connection.released_by is not None:
+        if connection.held_before is not None:
             connection.hold()
         return connection  # type: ignore[no-any-return]  # as said above
 
