@@ -20,6 +20,7 @@ from hasql.errors import NotAvailableError
 from hasql.judgement import judged
 from hasql.lease import Lease
 from hasql.node import Node
+from hasql.overdue import OverdueTimer
 from hasql.router import MASTER, REPLICA, REPLICA_OR_MASTER, Wanted
 from hasql.supervisor import Supervisor
 
@@ -57,9 +58,7 @@ class Checkout(Generic[PoolT, ConnT]):
         self._binding = supervisor.binding
         self._release_timeout = supervisor.options.release_timeout
         self._signal = supervisor.signal
-        #: One for all, because nearly every connection is back at once: it looks through the
-        #: book once in release_timeout and is not set anew for each.
-        self._overdue_timer: asyncio.TimerHandle | None = None
+        self._overdue = OverdueTimer(self._book, self._release_timeout)
         self._cancelled = CancelledReleases(supervisor)
         self.acquires = 0
         self.acquire_seconds = 0.0
@@ -119,8 +118,12 @@ class Checkout(Generic[PoolT, ConnT]):
         assert node.pool is not None  # noqa: S101  # only nodes with a pool are routed to
         pool, kwargs = node.pool, lease.kwargs
         connection = await (pool.acquire(**kwargs) if kwargs else pool.acquire())
-        if lease.wanted is MASTER and (pool.destinations.doubtful or node.several):
+        # A read may have fallen to a master, too; a pool that was asked for is what it is.
+        doubtful = node.as_master and (pool.destinations.doubtful or node.several)
+        if doubtful and lease.fixed_node is None:
             await check_destination(node, pool, connection)
+        if lease.awaited:
+            pool.hold(connection)
         lease.node = node
         self._book.enter(lease, connection)
 
@@ -196,8 +199,8 @@ class Checkout(Generic[PoolT, ConnT]):
         lease.returning = True
         if not lease.detached:
             lease.due_back = monotonic() + self._release_timeout
-        if self._overdue_timer is None:
-            self._break_overdue_in(self._release_timeout)
+        if not self._overdue.is_set:
+            self._overdue.set()
         try:
             self._learn(node, pool, connection, error)
             if lease.expired or (not node.in_routing and lease.fixed_node is None):
@@ -247,8 +250,8 @@ class Checkout(Generic[PoolT, ConnT]):
     ) -> bool:
         lease, error = block
         lease.returning, lease.due_back = True, monotonic() + self._release_timeout
-        if self._overdue_timer is None:
-            self._break_overdue_in(self._release_timeout)
+        if not self._overdue.is_set:
+            self._overdue.set()
         return self._cancelled.add(lease, self._finish_block(lease, error, rest))
 
     async def _finish_block(
@@ -256,6 +259,8 @@ class Checkout(Generic[PoolT, ConnT]):
     ) -> None:
         try:
             await rest
+        except Exception as failed:  # noqa: BLE001  # the block's, whose task was cancelled
+            error = failed
         except BaseException as failed:
             error = failed
             raise
@@ -304,19 +309,7 @@ class Checkout(Generic[PoolT, ConnT]):
     async def close(self) -> None:
         """Leave no timer behind, and no task: all connections are broken."""
         await self._cancelled.end()
-        if self._overdue_timer is not None:
-            self._overdue_timer.cancel()
-
-    def _break_overdue_in(self, seconds: float) -> None:
-        loop = self._supervisor.loop
-        self._overdue_timer = loop.call_later(seconds, self._break_overdue)
-
-    def _break_overdue(self) -> None:
-        self._overdue_timer = None
-        now = monotonic()
-        due = self._book.abort_overdue(now)
-        if due is not None:
-            self._break_overdue_in(due - now)
+        self._overdue.cancel()
 
     async def find(self, wanted: Wanted) -> Node[PoolT, ConnT]:
         """Find the node that an acquire would go to now, and wait like one where there is none."""
@@ -379,6 +372,7 @@ class Checkout(Generic[PoolT, ConnT]):
                 return True
             if node.several or node.astray:
                 lease.expired = True
+                node.pool.abort(connection)  # so that it does not count as one to be had again
                 node.connect_failed(WrongServerError("a connection leads to a master"))
                 self._supervisor.look_afresh(node.host)
             else:

@@ -3,9 +3,13 @@
 Mostly nothing has to be asked: see `Destinations.doubtful`, which the checkout looks at first.
 """
 
-from hasql.destinations import Server
+import logging
+
+from hasql.cluster.probe import writes_query
 from hasql.driver import ConnT, DriverPool, PoolT
 from hasql.node import Node
+
+log = logging.getLogger("hasql")
 
 __all__ = ("WrongServerError", "check_destination")
 
@@ -49,8 +53,9 @@ async def _leads_to_master(
         not node.several or (server is not None and known.server_of(key) == server)
     ):
         return True
-    if not await pool.count_rows(connection, _question(server if node.several else None)):
-        return False
+    sql = writes_query(server if node.several else None)
+    if not await pool.count_rows(connection, sql) or pool.key(connection) is None:
+        return False  # which was broken meanwhile, in the second case
     if pool.in_hot_standby(connection) is False:
         known.writes(key)
     if not node.several:
@@ -62,19 +67,7 @@ async def _leads_to_master(
 
 async def _discard(pool: DriverPool[PoolT, ConnT], connection: ConnT) -> None:
     pool.abort(connection)
-    await pool.release(connection)
-
-
-def _question(server: Server | None) -> str:
-    """Return SQL that has a row if the server writes, and is this one.
-
-    No value is read, as those go through codecs of the application's.
-    """
-    sql = "SELECT FROM (SELECT 1) AS s WHERE NOT pg_catalog.pg_is_in_recovery()"
-    if server is None:
-        return sql
-    system_id, started_at = server
-    # Two numbers that a probe has read, in the application's session: no parameters, no codec.
-    identity = "(SELECT system_identifier FROM pg_catalog.pg_control_system())"
-    start = "(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::bigint"
-    return f"{sql} AND {identity} = {system_id} AND {start} = {started_at}"
+    try:
+        await pool.release(connection)
+    except Exception as error:  # noqa: BLE001  # it is broken anyway
+        log.debug("a connection that leads elsewhere could not be given back: %r", type(error))

@@ -265,16 +265,19 @@ class DriverPool(Protocol[PoolT_co, ConnT]):
         """Break the connection at once, without a word to the server, whatever it is doing."""
 
     def hold(self, connection: ConnT) -> None:
-        """Take note that the task which runs holds it; `acquire` does so where it matters."""
+        """Take note that the task which runs has it now, until `release`.
+
+        Of who has it for a block `acquire` takes note by itself, where that matters.
+        """
 
     def is_anothers(self, connection: ConnT) -> bool:
-        """Tell whether the task which runs gave it back before, and another holds it now.
+        """Tell whether the task which runs had it before, and another has it now.
 
         False where each lease has an object of its own.
         """
 
     def note_release(self, connection: ConnT) -> None:
-        """Take note that the task which runs gives it back by `release`."""
+        """Take note that it is given back by `release`."""
 
     def host_answers(self) -> None:
         """Take note that a probe was answered: time to refill what the pool keeps at least."""

@@ -29,6 +29,10 @@ _SLOWEST_QUICK = 10.0
 _FIRST_QUIET = 0.5
 #: The same while there is no master: nothing else tells of one that the name has been moved to.
 _NO_MASTER = 10.0
+#: Seconds in which a look has to end that is cancelled.
+_LAST_WORDS = 0.5
+#: Looks in a row that show where a name leads that may lead to several servers in turn.
+_LOOKS_TO_BE_SURE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +54,8 @@ class FreshLooks:
         self._hide = hide
         #: The look under way, or done and not taken: another server, or None.
         self._look: asyncio.Task[Found | None] | None = None
-        #: Whether new connections led elsewhere than that of the monitor when it was looked last.
-        self.diverges = False
+        #: How many looks in a row have found another server than that of the monitor.
+        self.diverged = 0
         self._looked_at = monotonic()
         self._asked_for = False
         self._quiet = _FIRST_QUIET
@@ -66,7 +70,7 @@ class FreshLooks:
         """Tell whether to begin one now; `quick` while another server is looked for."""
         if self._look is not None:
             return False
-        quick = quick or self.diverges
+        quick = quick or self.diverged > 0
         if not quick:
             self._quick_delay = _FIRST_QUICK
         delay = _DELAY
@@ -107,16 +111,22 @@ class FreshLooks:
             log.debug("%s: a fresh look has failed: %s", self._host, self._hide(repr(error)))
             return None
         found = look.result()
-        self.diverges = found is not None
+        self.diverged = self.diverged + 1 if found is not None else 0
         if found is not None:
             self._quiet = _FIRST_QUIET
         return found
 
-    def end(self) -> None:
+    def cancel(self) -> None:
         """End the look under way, and what it may have found."""
         if self._look is not None:
             self._look.add_done_callback(_kill_found)
             self._look.cancel()
+
+    async def end(self) -> None:
+        """End the look under way, and wait for that, but not for a driver that goes on."""
+        self.cancel()
+        if self._look is not None:
+            await asyncio.wait([self._look], timeout=_LAST_WORDS)
 
 
 def _found_by(look: "asyncio.Task[Found | None]") -> Found | None:
@@ -137,17 +147,20 @@ def is_another_server(known: Reading, fresh: Reading) -> bool:
     return known.started_at is None and known.role is not fresh.role
 
 
-def is_to_be_followed(known: Reading, fresh: Reading, *, no_master: bool) -> bool:
+def is_to_be_followed(known: Reading, fresh: Reading, *, no_master: bool, diverged: int) -> bool:
     """Tell whether the monitor of a host that serves should go on with another server of its name.
 
     A name may lead to a master and its standbys in turn. A master that answers is left for one that
-    has replaced it, and a replica for a master where there is none.
+    has replaced it. A replica is left for a master where there is none, or where so many looks in a
+    row have found no replica that the name seems to lead to none.
     """
     if fresh.system_id != known.system_id or known.role is fresh.role is Role.REPLICA:
         return True  # an upgraded cluster; or the next of several replicas
     if fresh.role is Role.REPLICA:
         return False
-    return no_master if known.role is Role.REPLICA else _is_newer(fresh, known)
+    if known.role is Role.REPLICA:
+        return no_master or diverged >= _LOOKS_TO_BE_SURE
+    return _is_newer(fresh, known)
 
 
 def _is_newer(fresh: Reading, known: Reading) -> bool:

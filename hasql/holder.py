@@ -11,24 +11,26 @@ class Held:
     """A connection that its pool lends again as the same object: who has it, and who had it before.
 
     So that a task which gives back what it has given back before does not take it from the one
-    that it was lent to meanwhile. Tasks are referred to weakly: a connection outlives them. Nothing
-    is noted until a task gives it back by `release`; leaving a block cannot mistake the lease.
+    that it was lent to meanwhile. Tasks are referred to weakly: a connection outlives them. Of who
+    has it for a block nothing is noted until it was lent to one that gives back by `release`: the
+    end of a block cannot mistake the lease.
     """
 
-    #: The last task that gave it back by `release`.
-    released_by: ReferenceType[asyncio.Task[Any]] | None = None
+    #: The last task that had it until `release`.
+    held_before: ReferenceType[asyncio.Task[Any]] | None = None
     _held_by: ReferenceType[asyncio.Task[Any]] | None = None
 
     def hold(self) -> None:
-        """Take note that the task which runs holds it; only needed where `released_by` is known."""
-        self._held_by = _current()
+        """Take note that the task which runs has it now."""
+        task = asyncio.current_task()
+        self._held_by = None if task is None else ref(task)
 
     def is_anothers(self) -> bool:
-        """Tell whether the task which runs gave it back before and another has it now.
+        """Tell whether the task which runs had it before and another does now.
 
         One that has ended holds nothing: it has acquired for another, as asyncio.wait_for() does.
         """
-        former, holder = self.released_by, self._held_by
+        former, holder = self.held_before, self._held_by
         if former is None or holder is None:
             return False
         task, present = former(), holder()
@@ -37,8 +39,8 @@ class Held:
         return task is asyncio.current_task()
 
     def note_release(self) -> None:
-        """Take note that the task which runs gives it back by `release`."""
-        self.released_by, self._held_by = _current(), None
+        """Take note that it is given back by `release`."""
+        self.held_before, self._held_by = self._held_by, None
 
 
 class NeverHeldBefore:
@@ -53,8 +55,3 @@ class NeverHeldBefore:
 
     def note_release(self, _: object) -> None:
         """Take no note."""
-
-
-def _current() -> ReferenceType[asyncio.Task[Any]] | None:
-    task = asyncio.current_task()
-    return None if task is None else ref(task)

@@ -51,6 +51,8 @@ class Lease(Generic[PoolT, ConnT]):
     #: When it has to be back, by time.monotonic(), once it is returning.
     due_back = 0.0
     used = False
+    #: Whether it is given back by `release`, not at the end of a block.
+    awaited = False
     #: Whether it has waited for a place, which is counted once.
     waited = False
 
@@ -77,6 +79,7 @@ class Lease(Generic[PoolT, ConnT]):
         return f"<Lease of a {self.wanted.value}, {state}>"
 
     def __await__(self) -> Generator[Any, Any, ConnT]:
+        self.awaited = True
         return self.__aenter__().__await__()
 
     # Not coroutines themselves, as each layer of those costs every acquire. They are declared as
@@ -182,7 +185,8 @@ class LeaseBook(Generic[PoolT, ConnT]):
                 continue
             pool, connection = lease.node.pool, lease.connection
             if but_on is not None and (
-                pool.destinations.server_of(pool.key(connection)) == but_on
+                pool.is_closed(connection)  # and can be asked nothing
+                or pool.destinations.server_of(pool.key(connection)) == but_on
                 or pool.in_hot_standby(connection)
             ):
                 continue

@@ -32,6 +32,8 @@ _ENDS_SESSION = frozenset({Failure.BROKEN, Failure.LIMIT})
 _OPEN_TIMEOUT = 10.0
 #: A parameter that the server does not know (42704) is refused like a login.
 _NOT_MENDED_BY_WAITING = {Failure.REFUSED, Failure.MISCONFIGURED, Failure.STATEMENT}
+#: Failures alike, in a row, after which a statement is taken for one that no waiting mends.
+_FAILURES_TO_BE_SURE = 3
 #: Seconds until a pool that could not be opened is tried again, doubling to refresh_delay.
 _FIRST_OPEN_PAUSE = 0.02
 
@@ -65,6 +67,10 @@ class Headquarters(Protocol[_ConnT_contra]):
 
     def is_wanted(self, host: HostSpec) -> bool:
         """Whether a host that answers is to have a pool."""
+        ...
+
+    def is_excluded(self, host: HostSpec) -> bool:
+        """Whether a host is kept out of routing though it may answer."""
         ...
 
     async def warm_up(self, host: HostSpec) -> None:
@@ -107,6 +113,8 @@ class Monitor(Generic[PoolT, ConnT]):
         self._afresh = False
         #: What was in use there when the present probe began.
         self._out: tuple[object, ...] = ()
+        #: How the opening of the pool failed last, and how often in a row in this way.
+        self._failure, self._same_failures = "", 0
         self._looks = FreshLooks(node.host, options.dsn.hide)
         #: Whether the session leads to another server than the one before, which lives on.
         self._elsewhere = False
@@ -119,10 +127,13 @@ class Monitor(Generic[PoolT, ConnT]):
                 await self._probe()
                 self._look_if_due()
                 await self._pause()
+        except asyncio.CancelledError:
+            await self._looks.end()
+            raise
         finally:
             if not self._headquarters.inherited:
                 self._drop_session()
-                self._looks.end()
+                self._looks.cancel()
 
     def nudge(self, *, concerned: bool = False) -> None:
         """Probe at once, as the first of a burst.
@@ -219,11 +230,16 @@ class Monitor(Generic[PoolT, ConnT]):
             # A setting that the server does not take is a statement that it does not like.
             refused = failure in _NOT_MENDED_BY_WAITING
             refused |= isinstance(error, TypeError | ValueError)
+            # But a statement of the application's own, in a hook, may be mended by waiting.
+            self._same_failures = self._same_failures + 1 if str(error) == self._failure else 1
+            self._failure = str(error)
+            if failure is Failure.STATEMENT and self._same_failures < _FAILURES_TO_BE_SURE:
+                refused = False
             before, self._node.refusal = self._node.refusal, error if refused else None
             if refused and before is None:  # once: its probes are answered all the same
                 self._publish_failure(error, Failure.REFUSED)
         else:
-            self._node.refusal = None
+            self._node.refusal, self._failure = None, ""
             # The answer has aged meanwhile: it serves from the next one on.
             self._asked_for = monotonic()
             heed_cancellation()
@@ -263,11 +279,11 @@ class Monitor(Generic[PoolT, ConnT]):
 
     @property
     def _is_excluded(self) -> bool:
-        return not self._headquarters.is_wanted(self._node.host)
+        return self._headquarters.is_excluded(self._node.host)
 
     async def _look_afresh(self, known: Reading) -> Found | None:
         with Patience(self._loop, self._refresh_timeout) as patience:
-            session, reading = await self._prober.open(patience, self._lost)
+            session, reading = await self._prober.twin().open(patience, self._lost)
         if is_another_server(known, reading):
             return Found(session, reading)
         session.kill()
@@ -278,15 +294,16 @@ class Monitor(Generic[PoolT, ConnT]):
         known, found = self._known, self._looks.take()
         if found is None:
             return
-        self._elsewhere = True
-        urgent = self._headquarters.is_urgent()
-        if (
-            known is None
-            or self._is_excluded
-            or is_to_be_followed(known, found.reading, no_master=urgent)
+        # It was compared with what was known when the look began: the server may have restarted.
+        self._elsewhere = known is not None and is_another_server(known, found.reading)
+        diverged, urgent = self._looks.diverged, self._headquarters.is_urgent()
+        if self._elsewhere and (
+            self._is_excluded
+            or known is None
+            or is_to_be_followed(known, found.reading, no_master=urgent, diverged=diverged)
         ):
             self._drop_session()
-            self._session, self._looks.diverges = found.session, False
+            self._session, self._looks.diverged = found.session, 0
         else:
             found.session.kill()
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from copy import copy
 from time import monotonic
 from typing import Generic
 
@@ -41,11 +42,18 @@ class Prober(Generic[PoolT, ConnT]):
         self._refresh_timeout = options.refresh_timeout
         self._form = ProbeForm.FULL
         self._form_since = monotonic()
+        #: What was logged as denied, by this one and its twin.
         self._denied: set[ProbeForm] = set()
         #: When the server last answered all that is asked for, by time.monotonic().
         self.told_all_at = float("-inf")
         #: Whether the host has taken a login since somebody set this to False.
         self.let_in = False
+
+    def twin(self) -> "Prober[PoolT, ConnT]":
+        """Make one that asks beside this one, and begins with the whole."""
+        other = copy(self)
+        other._form, other._form_since = ProbeForm.FULL, monotonic()  # noqa: SLF001  # its own class
+        return other
 
     async def open(
         self, patience: Patience, on_lost: Callable[[], None]

@@ -159,8 +159,12 @@ class Supervisor(Generic[PoolT, ConnT]):
 
     def is_wanted(self, host: HostSpec) -> bool:
         """Tell whether a node is to have a pool: all but those that may not serve."""
+        return host in self.nodes and not (self.closing or self.is_excluded(host))
+
+    def is_excluded(self, host: HostSpec) -> bool:
+        """Tell whether a node may not serve, though it may answer."""
         state = self.topology.node(host)
-        return state is not None and state.exclusion is None and not self.closing
+        return state is not None and state.exclusion is not None
 
     async def warm_up(self, host: HostSpec) -> None:
         """Have a host that is back open a first connection, while others serve."""

@@ -109,7 +109,9 @@ class Watch(Generic[PoolT, ConnT]):
 
     def is_cut_short(self) -> bool:
         """Tell whether the tasks were cancelled from outside, as by asyncio.run() at its end."""
-        return any(watched.task.cancelling() for watched in self._watched.values())
+        # All of them: a time limit within one cancels that one for a moment.
+        tasks = [watched.task for watched in self._watched.values()]
+        return bool(tasks) and all(task.cancelling() for task in tasks)
 
     async def end(self, *others: asyncio.Task[None] | None) -> None:
         """Stop watching everything, and end other tasks along with it."""

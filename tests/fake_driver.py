@@ -68,6 +68,8 @@ class FakeServer:
         self.connections: list[FakeConnection] = []
         self.probes: list[ProbeForm] = []
         self.logins = 0
+        #: What a login waits for before anything else, such as the look-up of a name.
+        self.before_login: Callable[[], Awaitable[object]] | None = None
         self.questions = 0
         self._thawed = asyncio.Event()
 
@@ -110,6 +112,8 @@ class FakeServer:
 
     async def log_in(self) -> FakeConnection:
         self.logins += 1
+        if self.before_login is not None:
+            await self.before_login()
         if not self.pooler:  # which takes logins by itself
             await self.answer()
         if not self.alive:
@@ -150,6 +154,7 @@ class FakeConnection(Held):
         self.server = server
         self.login_pid = next(self._pids)
         self.closed = False
+        self.cannot_be_asked = False
         self.on_lost = on_lost
         self.on_closed: Callable[[FakeConnection], None] = lambda _: None
         self.resets = 0
@@ -160,6 +165,7 @@ class FakeConnection(Held):
     @property
     def in_hot_standby(self) -> bool | None:
         """What the server said with its last answer."""
+        assert not self.cannot_be_asked, "as asyncpg's connections when they are closed"
         if self.on_lost is None and self.server.lie_to_pool is not None:
             return self.server.lie_to_pool
         return self._flag if self.server.reports_flag else None
@@ -171,7 +177,7 @@ class FakeConnection(Held):
         await self.run()
         names = sql.partition("system_identifier")[1:], sql.partition("postmaster_start")[1:]
         self.server.questions += 1
-        wanted = [re.search(r"= (\d+)", rest) for name, rest in names if name]
+        wanted = [re.search(r"=\) (\d+)", rest) for name, rest in names if name]
         identity = {self.server.system_id, self.server.started_at}
         return int(self.server.master and all(x and int(x[1]) in identity for x in wanted))
 

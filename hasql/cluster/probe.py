@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 
 from hasql.errors import HasqlError
 
-__all__ = ("ProbeForm", "Reading", "Role", "UnreadableAnswerError", "read_row")
+__all__ = ("ProbeForm", "Reading", "Role", "UnreadableAnswerError", "read_row", "writes_query")
 
 _T = TypeVar("_T")
 
@@ -31,16 +31,21 @@ class Role(Enum):
     UNKNOWN = "unknown"
 
 
+#: When the postmaster started, in microseconds since 1970.
+_STARTED_AT: Final = """\
+(extract(epoch FROM pg_catalog.pg_postmaster_start_time())
+  OPERATOR(pg_catalog.*) 1000000)::bigint"""
+
+
 class ProbeForm(Enum):
     """How much one probe asks for; the value is its SQL."""
 
     # pg_is_in_recovery() is read once, in a subquery that OFFSET 0 keeps from being inlined:
     # a promotion between two readings would make the WAL functions of the other role raise.
     # The timeline is that of the WAL being written; pg_control_checkpoint() lags behind it.
-    FULL = """\
+    FULL = f"""\
 SELECT r, (SELECT system_identifier FROM pg_catalog.pg_control_system()),
- (extract(epoch FROM pg_catalog.pg_postmaster_start_time())
-  OPERATOR(pg_catalog.*) 1000000)::bigint,
+ {_STARTED_AT},
  CASE WHEN NOT r THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END,
  pg_catalog.pg_wal_lsn_diff(CASE WHEN r THEN pg_catalog.pg_last_wal_replay_lsn()
   ELSE pg_catalog.pg_current_wal_lsn() END, '0/0')::bigint,
@@ -49,16 +54,15 @@ SELECT r, (SELECT system_identifier FROM pg_catalog.pg_control_system()),
  extract(epoch FROM pg_catalog.clock_timestamp()
   OPERATOR(pg_catalog.-) pg_catalog.pg_postmaster_start_time()),
  pg_catalog.pg_backend_pid()
-FROM (SELECT pg_catalog.pg_is_in_recovery() AS r OFFSET 0) AS s"""
+FROM (SELECT pg_catalog.pg_is_in_recovery() AS r OFFSET 0) AS s"""  # noqa: S608  # a constant
 
-    PLAIN = """\
+    PLAIN = f"""\
 SELECT pg_catalog.pg_is_in_recovery(), NULL,
- (extract(epoch FROM pg_catalog.pg_postmaster_start_time())
-  OPERATOR(pg_catalog.*) 1000000)::bigint,
+ {_STARTED_AT},
  NULL, NULL, NULL,
  extract(epoch FROM pg_catalog.clock_timestamp()
   OPERATOR(pg_catalog.-) pg_catalog.pg_postmaster_start_time()),
- pg_catalog.pg_backend_pid()"""
+ pg_catalog.pg_backend_pid()"""  # noqa: S608  # as above
 
     BARE = "SELECT pg_catalog.pg_is_in_recovery()"
 
@@ -66,6 +70,25 @@ SELECT pg_catalog.pg_is_in_recovery(), NULL,
     def smaller(self) -> "ProbeForm | None":
         """The form to try when the server denies this one; None for the smallest."""
         return {ProbeForm.FULL: ProbeForm.PLAIN, ProbeForm.PLAIN: ProbeForm.BARE}.get(self)
+
+
+def writes_query(server: tuple[int, int] | None) -> str:
+    """Return SQL that has one row if the server writes, and is this one; else none.
+
+    It is for an application's own session. There are no values to be read, which would go through
+    its codecs, and no parameters.
+
+    Args:
+        server: The system identifier and the start of the postmaster, as a probe has read them;
+            None: whichever server it is.
+    """
+    sql = "SELECT FROM (SELECT 1) AS s WHERE NOT pg_catalog.pg_is_in_recovery()"
+    if server is None:
+        return sql
+    system_id, started_at = server
+    identity = "(SELECT system_identifier FROM pg_catalog.pg_control_system())"
+    equals = "OPERATOR(pg_catalog.=)"
+    return f"{sql} AND {identity} {equals} {system_id} AND {_STARTED_AT} {equals} {started_at}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -266,10 +266,16 @@ def _leads_elsewhere(node: NodeState, observation: Answered) -> bool:
     before, reading = node.reading, observation.reading
     if observation.elsewhere:
         return True
-    if before is None or before.started_at == reading.started_at or node.answered_at is None:
+    if before is None or node.answered_at is None or not _differ(before, reading):
         return False
     since = observation.at - node.answered_at
     return reading.uptime is not None and reading.uptime > since + _SLACK
+
+
+def _differ(before: Reading, after: Reading) -> bool:
+    """Tell whether two answers are of two servers, or of one that has restarted in between."""
+    starts = before.started_at, after.started_at
+    return None not in starts and starts[0] != starts[1]
 
 
 def _standing(node: NodeState) -> tuple[object, ...]:
@@ -290,7 +296,7 @@ def _effects(before: NodeState, after: NodeState) -> list[Effect]:
     restarted = (
         before.reading is not None
         and after.reading is not None
-        and before.reading.started_at != after.reading.started_at
+        and _differ(before.reading, after.reading)
     )
     if after.several and before.role is after.role is Role.REPLICA:
         restarted = False  # its monitor has met another of several replicas, and each may serve
@@ -349,7 +355,7 @@ def _may_replace(winner: NodeState, before: NodeState) -> bool:
 
     What it led to before may be the master that this one has replaced, several moves ago.
     """
-    return winner.several and (
+    return (winner.several and winner.server is not None) and (
         before.role is not winner.role
         or before.server != winner.server
         or before.timeline != winner.timeline

@@ -48,6 +48,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "hasql.patience",
             "hasql.node",
             "hasql.options",
+            "hasql.overdue",
             "hasql.pool_access",
             "hasql.prober",
             "hasql.waiters",

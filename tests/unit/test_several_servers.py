@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from itertools import cycle
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,9 @@ def server(name: str, *, master: bool = False, timeline: int = 1) -> FakeServer:
 def manager_of(**servers: FakeServer) -> FakeManager:
     """Make a manager of names that lead to these servers, which keeps no idle connections."""
     hosts = {parse_host(name): each for name, each in servers.items()}
-    return FakeManager(hosts, refresh_delay=0.02, pool_factory_kwargs={"min_size": 0})
+    return FakeManager(
+        hosts, refresh_delay=0.02, pool_factory_kwargs={"min_size": 0, "max_size": 3}
+    )
 
 
 async def break_a_lease(manager: FakeManager, *, read_only: bool = False) -> None:
@@ -191,3 +194,95 @@ async def test_a_question_that_hangs_ends_with_the_acquire_and_leaks_nothing() -
 
 async def _take(manager: FakeManager) -> FakeConnection:
     return await manager.acquire_master(timeout=5)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {},
+        {"read_only": True, "fallback_master": True},
+        {"read_only": True, "master_as_replica_weight": 1.0},
+    ],
+    ids=["a writer", "a read that falls back", "a read of the masters' share"],
+)
+async def test_no_lease_of_a_master_is_on_one_that_was_replaced(wanted: dict[str, Any]) -> None:
+    old, new = server("old", master=True), server("new", master=True, timeline=2)
+    async with manager_of(rw=old) as manager:
+        await manager.ready(1, 0)
+        manager.driver.servers[RW] = new
+        await break_a_lease(manager)
+        await until(lambda: manager.metrics().nodes[0].timeline == 2)
+        new.drop_pooled()
+        manager.driver.turns[RW] = cycle([old, new])
+        for _ in range(10):
+            async with manager.acquire(timeout=5, **wanted) as connection:
+                assert connection.server is new
+            connection.lose()
+
+
+async def test_a_readers_name_that_leads_to_the_writer_alone_has_reads_fall_back() -> None:
+    writer, reader = server("writer", master=True), server("reader")
+    async with manager_of(rw=writer, r=reader) as manager:
+        await manager.ready(1, 1)
+        manager.driver.servers[R] = writer  # and the reader, which the monitor sees, lives on
+        reader.drop_pooled()
+        logins = writer.logins
+        async with manager.acquire_replica(fallback_master=True, timeout=15) as connection:
+            assert connection.server is writer
+        assert writer.logins - logins < 30, "a storm of logins"
+
+
+async def test_a_restart_during_a_look_is_no_second_server() -> None:
+    one, other = server("one", master=True), server("other")
+    async with manager_of(rw=one, r=other) as manager:
+        await manager.ready(1, 1)
+        held = await manager.acquire_replica()
+        look = asyncio.Event()
+        other.before_login = look.wait
+        logins = other.logins
+        held.lose()
+        await manager.release(held)
+        await until(lambda: other.logins > logins)  # the look has begun, and waits
+        other.restart()
+        other.before_login = None
+        await manager.wait_next_pool_check()
+        look.set()
+        await manager.wait_next_pool_check()
+        other.drop_pooled()
+        manager.driver.servers[R] = one
+        questions = one.questions
+        async with manager.acquire_master():
+            pass
+        assert one.questions == questions
+
+
+async def test_a_lease_that_was_lost_keeps_no_other_from_being_aborted() -> None:
+    old, new = server("old", master=True), server("new", master=True, timeline=2)
+    async with manager_of(rw=old) as manager:
+        await manager.ready(1, 0)
+        lost, held = await manager.acquire_master(), await manager.acquire_master()
+        lost.lose()
+        lost.cannot_be_asked = True
+        manager.driver.servers[RW] = new
+        await break_a_lease(manager)
+        await until(lambda: manager.metrics().nodes[0].timeline == 2)
+        assert held.closed
+        await manager.wait_next_pool_check()
+        assert manager.master_pool_count == 1
+        await manager.release(lost)
+        await manager.release(held)
+        assert set(await masters(manager)) == {new}
+
+
+async def test_a_look_under_way_ends_with_the_manager() -> None:
+    one = server("one", master=True)
+    before = asyncio.all_tasks()
+    async with manager_of(rw=one) as manager:
+        await manager.ready(1, 0)
+        held, logins = await manager.acquire_master(), one.logins
+        never = asyncio.Event()
+        one.before_login = never.wait
+        held.lose()
+        await manager.release(held)
+        await until(lambda: one.logins > logins)
+    assert asyncio.all_tasks() == before

@@ -1,0 +1,44 @@
+"""The timer that breaks what is being given back for too long."""
+
+import asyncio
+from time import monotonic
+from typing import Generic
+
+from hasql.driver import ConnT, PoolT
+from hasql.lease import LeaseBook
+
+__all__ = ("OverdueTimer",)
+
+
+class OverdueTimer(Generic[PoolT, ConnT]):
+    """One for all releases, because nearly every connection is back at once.
+
+    It looks through the book once in release_timeout and is not set anew for each.
+    """
+
+    def __init__(self, book: LeaseBook[PoolT, ConnT], release_timeout: float) -> None:
+        self._book = book
+        self._release_timeout = release_timeout
+        self._timer: asyncio.TimerHandle | None = None
+        #: Whether it is set; asked on each release.
+        self.is_set = False
+
+    def set(self) -> None:
+        """Look in `release_timeout` seconds."""
+        self._look_in(self._release_timeout)
+
+    def cancel(self) -> None:
+        """Leave no timer behind."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look_in(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+        self.is_set = True
+
+    def _look(self) -> None:
+        self.is_set = False
+        now = monotonic()
+        due = self._book.abort_overdue(now)
+        if due is not None:
+            self._look_in(due - now)
