@@ -408,14 +408,15 @@ async def test_pools_are_the_drivers_own_and_known_by_role(
 async def test_connections_taken_from_a_pool_directly_can_be_given_back(
     kit: Kit, manager: Manager
 ) -> None:
-    pool = await manager.get_pool(read_only=False)
+    pool, other = await manager.get_pool(False), await manager.get_pool(True)
     for _ in range(3):
         connection = await kit.take(pool)
         manager.register_connection(connection, pool)
+        manager.register_connection(connection, pool)  # which is so already
         assert manager.get_pool_freesize(pool) == 1
         assert not manager.is_connection_closed(connection)
         with pytest.raises(UnknownConnectionError):
-            manager.register_connection(connection, pool)
+            manager.register_connection(connection, other)
         assert await kit.value(connection, "SELECT 1") == 1
         await manager.release(connection)
         connection = await kit.take(pool)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -12,8 +14,6 @@ from tests.middlemen.forwarder import Forwarder
 from tests.scene import fail_over, until
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from hasql.testing import LocalCluster
     from tests.middlemen.fixtures import StartHAProxy, StartPgBouncer
 
@@ -160,7 +160,7 @@ async def test_middle_men_stand_one_before_another(
 
 
 async def test_nothing_is_left_of_them(
-    pg_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    pg_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tests.middlemen.fixtures import needs
 
@@ -168,15 +168,18 @@ async def test_nothing_is_left_of_them(
     from tests.middlemen.haproxy import HAProxy
     from tests.middlemen.pgbouncer import PgBouncer
 
-    tmp_path.chmod(0o711)
-    for parent in tmp_path.parents:
-        if parent.owner() == tmp_path.owner() and str(parent).startswith("/tmp/"):  # noqa: S108
-            parent.chmod(0o711)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with PgBouncer(pg_cluster, pg_cluster.master) as pooler, HAProxy(pg_cluster.nodes) as service:
-        assert len(list(tmp_path.iterdir())) == 2
-        ports = [pooler.port, service.rw.port]
-    assert list(tmp_path.iterdir()) == []
+    # Not pytest's own: the path of a socket must be short.
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        place.chmod(0o711)
+        monkeypatch.setattr("tempfile.tempdir", name)
+        with (
+            PgBouncer(pg_cluster, pg_cluster.master) as pooler,
+            HAProxy(pg_cluster.nodes) as service,
+        ):
+            assert len(list(place.iterdir())) == 2
+            ports = [pooler.port, service.rw.port]
+        assert list(place.iterdir()) == []
     for port in ports:
         with pytest.raises(OSError, match="Connect call failed"):
             await asyncpg.connect(f"postgresql://app@127.0.0.1:{port}/app")
