@@ -101,15 +101,15 @@ class _Driver:
                 "pool for each host, and opens its connections with connect_args"
             )
         check_keywords(kwargs, self._keywords, "create_async_engine")
-        given = kwargs.get("connect_args", {})
-        if not isinstance(given, Mapping):
+        sizes = _sizes(kwargs)
+        if not isinstance(given := kwargs.get("connect_args", {}), Mapping):
             raise ConfigurationError(f"connect_args must be a dict, not {type(given).__name__}")
         self._beneath.check_connect_args(given)
         try:
             self._check_engine(kwargs)
         except (TypeError, ValueError, exc.SQLAlchemyError) as error:
             raise ConfigurationError(f"pool_factory_kwargs: {error}") from error
-        return _sizes(kwargs)
+        return sizes
 
     def _check_engine(self, kwargs: Mapping[str, Any]) -> None:
         """Make an engine, which opens nothing, and see what its plugins take of the URL."""
