@@ -63,6 +63,7 @@ class Watched(AsyncConnection[Any], Held):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._loop = asyncio.get_running_loop()
         self.lost = self.closed
         if not self.lost:
             sockets = select.poll()
@@ -81,24 +82,25 @@ class Watched(AsyncConnection[Any], Held):
 
     async def wait(self, gen: PQGen[_T], *args: Any, **kwargs: Any) -> _T:
         """Wait for what is running. psycopg does so for each statement."""
-        await self.ended()
+        if self.ending is not None:
+            await self.ended()
         if self.ours and not (args or kwargs):
             result = await wait_for(gen, self.fileno(), self.sever)
         else:
-            result = await self._wait_for_user(self._unless_abandoned(gen), *args, **kwargs)
+            # The loop is kept, as asking for it is a system call up to Python 3.11.
+            self._user, self._interruption = asyncio.current_task(self._loop), None
+            try:
+                result = await super().wait(self._unless_abandoned(gen), *args, **kwargs)
+            except Exception:
+                if (
+                    self._interruption is not None
+                ):  # psycopg before 3.3 lets what comes after it win
+                    raise self._interruption from None
+                raise
+            finally:
+                self._user = self._interruption = None
         self._sound_at = monotonic()
         return result
-
-    async def _wait_for_user(self, gen: PQGen[_T], *args: Any, **kwargs: Any) -> _T:
-        self._user, self._interruption = asyncio.current_task(), None
-        try:
-            return await super().wait(gen, *args, **kwargs)
-        except Exception:
-            if self._interruption is not None:  # psycopg before 3.3 lets what comes after it win
-                raise self._interruption from None
-            raise
-        finally:
-            self._user = self._interruption = None
 
     async def cancel_safe(self, *, timeout: float = 30.0) -> None:
         """Cancel what is running. psycopg does so when its task is cancelled, and waits for it."""
