@@ -147,9 +147,11 @@ class Cadence:
     def evidence_due(self, began: float) -> float:
         """Return when the probe is due that evidence causes which has been in vain just before.
 
-        `began` is when the last one began: it is no sooner than in a burst.
+        `began` is when the last one began: it is no sooner than in a burst. With jitter, as one
+        that keeps step with what ends its sessions is never answered.
         """
-        return began + min(_BURST_DELAY, self._refresh_delay)
+        delay = min(_BURST_DELAY, self._refresh_delay)
+        return began + delay * uniform(0.75, 1.25)  # noqa: S311  # no secret
 
     def delay(self) -> float:
         """Return the seconds from the beginning of one probe to that of the next."""
