@@ -162,3 +162,10 @@ def test_7_the_cadence_is_steady_but_in_bursts_and_without_a_master(
     assert 0.375 <= cadence.delay() <= 0.625
     assert cadence.hurries
     assert Cadence(0.1, bursts, lambda: True, clock).delay() <= 0.125, "never slower than steady"
+
+
+def test_7_a_long_time_without_a_master_is_watched_to_its_end(bursts: Bursts, clock: Clock) -> None:
+    cadence = Cadence(10, bursts, lambda: True, clock)
+    assert 0.15 <= cadence.delay() <= 0.25
+    clock.now += 1_000_000  # a power of two that large is no float any more
+    assert 0.375 <= cadence.delay() <= 0.625

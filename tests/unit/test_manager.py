@@ -1388,20 +1388,6 @@ async def test_8_a_host_that_lets_nobody_in_keeps_serving_those_inside() -> None
             assert connection is held
 
 
-async def test_7_a_long_time_without_a_master_is_watched_to_its_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    servers = fake_cluster("a replica", "b replica")
-    async with manager_of(servers) as manager:
-        await manager.ready(0, 2)
-        real = monotonic
-        monkeypatch.setattr("hasql.monitor.monotonic", lambda: real() + 100_000)
-        await manager.wait_next_pool_check()
-        await manager.wait_next_pool_check()
-        assert manager.replica_pool_count == 2
-        assert [node.last_error for node in manager.metrics().nodes] == [None, None]
-
-
 async def test_4_a_host_that_lets_in_again_offers_all_of_its_pool() -> None:
     servers = fake_cluster("a master")
     kwargs = {"min_size": 1, "max_size": 5}
