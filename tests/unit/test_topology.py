@@ -375,3 +375,15 @@ def test_14_a_node_describes_itself() -> None:
     assert lines[0].startswith("a:5432 down for ")
     assert "last error: ConnectionRefusedError: refused" in lines[0]
     assert lines[1].startswith("b:5432 up master (timeline 2) for 7.0 s")
+
+
+def test_10_a_start_that_is_not_told_is_neither_a_restart_nor_another_server() -> None:
+    for first, second in ((11, None), (None, 11)):
+        readings = [
+            Reading(Role.MASTER, 7, start, 1, 100, uptime=50.0) for start in (first, second)
+        ]
+        step = after(*(Answered(A, at, at, each) for at, each in enumerate(readings)), hosts=(A,))
+        assert Purge(A) not in step.effects
+        node = step.topology.node(A)
+        assert node is not None
+        assert not node.several
