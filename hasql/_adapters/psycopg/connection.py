@@ -87,10 +87,16 @@ class Watched(AsyncConnection[Any], Held):
         if self.ours and not (args or kwargs):
             result = await wait_for(gen, self.fileno(), self.sever)
         else:
+            try:
+                wanted = next(gen)
+            except StopIteration as done:  # nothing to wait for, as there is no transaction to end
+                at_once: _T = done.value
+                return at_once
             # The loop is kept, as asking for it is a system call up to Python 3.11.
             self._user, self._interruption = asyncio.current_task(self._loop), None
             try:
-                result = await super().wait(self._unless_abandoned(gen), *args, **kwargs)
+                rest = self._unless_abandoned(gen, wanted)
+                result = await super().wait(rest, *args, **kwargs)
             except Exception:
                 if (
                     self._interruption is not None
@@ -133,9 +139,8 @@ class Watched(AsyncConnection[Any], Held):
         finally:
             self._request = None
 
-    def _unless_abandoned(self, gen: PQGen[_T]) -> PQGen[_T]:
+    def _unless_abandoned(self, gen: PQGen[_T], wanted: Any) -> PQGen[_T]:
         try:
-            wanted = next(gen)
             while True:
                 ready = yield wanted
                 if self._abandoned:
