@@ -112,12 +112,13 @@ class Connections:
     def _checked_in(self, adapted: Any, _: object) -> None:
         if adapted is None:
             return
-        if self._beneath.is_clean(adapted.driver_connection):
+        raw = adapted.driver_connection
+        if self._beneath.is_clean(raw):
             self._tell_of_idle()
         else:
             # SQLAlchemy could not roll back, as a statement of another task runs, say, and takes
             # it back all the same. Broken, it is replaced when it is next taken.
-            self.break_off(adapted.driver_connection)
+            self.break_off(raw)
 
     def _tell_of_idle(self) -> None:
         while self._waiting:
@@ -160,9 +161,9 @@ class Connections:
         self._forget(raw)
         self._beneath.break_off(raw)
 
-    def let_go(self, raw: Any) -> None:
+    def let_go(self, raw: Any, adapted: Any) -> None:
         """Break what was lent, unless it is back in the pool: SQLAlchemy may not have closed it."""
-        if (record := self._open.get(raw)) is None or record.driver_connection is not raw:
+        if (record := self._open.get(raw)) is None or record.dbapi_connection is not adapted:
             self.break_off(raw)
 
     def _forget(self, raw: Any) -> None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import event, exc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
     from sqlalchemy.engine import ExceptionContext, ExecutionContext
     from sqlalchemy.ext.asyncio import AsyncConnection
     from sqlalchemy.pool import Pool
 
-__all__ = ("Loans", "raw_of")
+__all__ = ("Loan", "Loans", "raw_of")
 
 
 def raw_of(connection: AsyncConnection) -> Any:
@@ -27,17 +27,34 @@ def raw_of(connection: AsyncConnection) -> Any:
     return adapted and adapted.driver_connection
 
 
-class _Loan:
-    __slots__ = ("aborted", "connection", "pool", "raw", "user")
+class Loan:
+    """One connection that is lent."""
+
+    __slots__ = ("aborted", "adapted", "connection", "pool", "proxied", "raw", "user")
 
     def __init__(self, connection: AsyncConnection, raw: Any, pool: Pool | None = None) -> None:
         self.connection = connection
+        #: The driver's connection, what SQLAlchemy adapts it with, and what holds that for it.
         self.raw = raw
+        self.proxied: Any = cast("Connection", connection.sync_connection).connection
+        self.adapted: Any = self.proxied.dbapi_connection
         #: Where it came from; None: it was taken from the engine itself.
         self.pool = pool
         #: Who has begun the last statement.
         self.user: asyncio.Task[Any] | None = None
         self.aborted = False
+
+    def holds(self) -> bool:
+        """Tell whether it still has the connection it was lent with.
+
+        The same as to compare `raw_of`, at a tenth of the cost.
+        """
+        return self.adapted is not None and self.proxied.dbapi_connection is self.adapted
+
+    def is_shared(self) -> bool:
+        """Tell whether another task has begun the last statement, and may still wait for it."""
+        user = self.user
+        return user is not None and user is not asyncio.current_task() and not user.done()
 
 
 class Loans:
@@ -51,7 +68,7 @@ class Loans:
         self, engine: Engine, report: Callable[[AsyncConnection, BaseException], None]
     ) -> None:
         self._report = report
-        self._loans: dict[int, _Loan] = {}
+        self._loans: dict[int, Loan] = {}
         # All of them events of the dialect. The first one of the engine's own would have SQLAlchemy
         # look for listeners at each step of each statement, a tenth of what a short one takes.
         for name in ("do_execute", "do_executemany", "do_execute_no_params"):
@@ -64,7 +81,7 @@ class Loans:
         if loan is None:
             return
         loan.user = asyncio.current_task()
-        if raw_of(loan.connection) is not loan.raw:
+        if not loan.holds():
             lost = ConnectionError("the connection was lost; acquire another one")
             raise exc.OperationalError(None, None, lost, connection_invalidated=True)
 
@@ -77,23 +94,11 @@ class Loans:
 
     def enter(self, connection: AsyncConnection, raw: Any, pool: Pool) -> None:
         """Enter a connection that is lent from now on."""
-        self._loans[id(connection.sync_connection)] = _Loan(connection, raw, pool)
+        self._loans[id(connection.sync_connection)] = Loan(connection, raw, pool)
 
-    def raw_lent(self, connection: AsyncConnection) -> Any:
-        """Return the driver's connection that was lent, whatever has become of it since."""
-        loan = self._loans.get(id(connection.sync_connection))
-        return raw_of(connection) if loan is None else loan.raw
-
-    def outlived(self, connection: AsyncConnection, pool: Pool) -> bool:
-        """Tell whether a connection would go back to another pool than the engine's present one."""
-        loan = self._loans.get(id(connection.sync_connection))
-        return loan is not None and loan.pool is not None and loan.pool is not pool
-
-    def is_shared(self, connection: AsyncConnection) -> bool:
-        """Tell whether another task has begun the last statement, and may still wait for it."""
-        loan = self._loans.get(id(connection.sync_connection))
-        user = None if loan is None else loan.user
-        return user is not None and user is not asyncio.current_task() and not user.done()
+    def of(self, connection: AsyncConnection) -> Loan | None:
+        """Return what is known of a connection; None if it was not lent by hasql."""
+        return self._loans.get(id(connection.sync_connection))
 
     def strike(self, connection: AsyncConnection) -> None:
         """Strike out a connection that is back."""
@@ -101,13 +106,8 @@ class Loans:
 
     def abort(self, connection: AsyncConnection, raw: Any) -> None:
         """Take note that a connection was broken; it may have been taken from the engine itself."""
-        loan = _Loan(connection, raw)
+        loan = Loan(connection, raw)
         self._loans.setdefault(id(connection.sync_connection), loan).aborted = True
-
-    def has_ended(self, connection: AsyncConnection, raw: Any) -> bool:
-        """Tell whether a connection was aborted, or holds another of the driver's than it did."""
-        loan = self._loans.get(id(connection.sync_connection))
-        return loan is not None and (loan.aborted or loan.raw is not raw)
 
     def detach(self) -> None:
         """Let the garbage collector not complain of what is never given back."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from hasql._adapters.sqlalchemy.connections import Connections
-from hasql._adapters.sqlalchemy.loans import Loans, raw_of
+from hasql._adapters.sqlalchemy.loans import Loan, Loans, raw_of
 from hasql._adapters.sqlalchemy.passing import MAY_PASS, PassedError
 from hasql._adapters.sqlalchemy.work import Work
 from hasql.holder import NeverHeldBefore
@@ -53,8 +53,9 @@ class EnginePool(NeverHeldBefore):
         creator = {"async_creator_fn": self._opened.connect}
         arguments = {**kwargs.get("connect_args", {}), **creator}
         self.pool: AsyncEngine = create_async_engine(url, **{**kwargs, "connect_args": arguments})
-        self._opened.watch(self.pool.sync_engine)
-        self._loans = Loans(self.pool.sync_engine, report)
+        self._engine = self.pool.sync_engine
+        self._opened.watch(self._engine)
+        self._loans = Loans(self._engine, report)
         self._work = Work(self._discard)
 
     @property
@@ -65,7 +66,7 @@ class EnginePool(NeverHeldBefore):
         return self._opened.idle()
 
     async def acquire(self, **kwargs: Any) -> AsyncConnection:
-        pool = cast("QueuePool", self.pool.pool)
+        pool: QueuePool = self._engine.pool  # type: ignore[assignment]  # the one hasql allows
         for left in range(pool.checkedin() + _CHANCES, -1, -1):
             passing = MAY_PASS.set(left > 0)
             try:
@@ -80,7 +81,7 @@ class EnginePool(NeverHeldBefore):
             finally:
                 MAY_PASS.reset(passing)
         raw = raw_of(connection)
-        if pool is not self.pool.pool or raw is None:
+        if pool is not self._engine.pool or raw is None:
             await self._discard(connection)
             raise ConnectionError("the host was given up while connecting to it")
         self._loans.enter(connection, raw, pool)
@@ -90,37 +91,41 @@ class EnginePool(NeverHeldBefore):
         """What was not committed is rolled back by SQLAlchemy when the connection is closed."""
 
     async def release(self, connection: AsyncConnection, **kwargs: Any) -> None:
-        raw = self._loans.raw_lent(connection)
+        loan = self._loans.of(connection)
+        if loan is None:
+            if (raw := raw_of(connection)) is None:
+                await connection.close()
+                return
+            loan = Loan(connection, raw)
         try:
-            back = self._give_back(connection, raw, kwargs)
+            back = self._give_back(connection, loan, kwargs)
             await self._work.run(back, lambda _: self.abort(connection), connection)
-            if ending := raw and self._beneath.ending(raw):
+            if ending := self._beneath.ending(loan.raw):
                 await asyncio.wait({ending})
         finally:
             self._loans.strike(connection)
-            if raw is not None:
-                self._opened.let_go(raw)
+            self._opened.let_go(loan.raw, loan.adapted)
 
     async def _give_back(
-        self, connection: AsyncConnection, raw: Any, kwargs: dict[str, Any]
+        self, connection: AsyncConnection, loan: Loan, kwargs: dict[str, Any]
     ) -> None:
         if (
             self.is_closed(connection)
             # A rollback would wait for another task's statement.
-            or self._beneath.in_use(raw)
+            or self._beneath.in_use(loan.raw)
             # One whose pool the application has disposed of would lie there for ever.
-            or self._loans.outlived(connection, self.pool.pool)
+            or (loan.pool is not None and loan.pool is not self._engine.pool)
         ):
             await self._discard(connection)
             return
         try:
             if (
-                self._loans.is_shared(connection)
+                loan.is_shared()
                 and connection.in_transaction()
-                and self._beneath.is_clean(raw)
+                and self._beneath.is_clean(loan.raw)
             ):
                 # With AUTOCOMMIT there is no rollback that would fail.
-                await self._beneath.check_unused(raw)
+                await self._beneath.check_unused(loan.raw)
             await connection.close(**kwargs)
         except BaseException:
             await self._discard(connection)
@@ -135,29 +140,35 @@ class EnginePool(NeverHeldBefore):
             await connection.invalidate()
         await connection.close()
 
+    def _raw_of(self, connection: AsyncConnection) -> Any:
+        loan = self._loans.of(connection)
+        return loan.raw if loan is not None and loan.holds() else raw_of(connection)
+
     def in_hot_standby(self, connection: AsyncConnection) -> bool | None:
-        raw = raw_of(connection)
+        raw = self._raw_of(connection)
         return None if raw is None else self._beneath.in_hot_standby(raw)
 
     def key(self, connection: AsyncConnection) -> Any:
-        return None if self.is_closed(connection) else raw_of(connection)
+        return None if self.is_closed(connection) else self._raw_of(connection)
 
     async def count_rows(self, connection: AsyncConnection, sql: str) -> int:
         return await self._beneath.count_rows(raw_of(connection), sql)
 
     def is_closed(self, connection: AsyncConnection) -> bool:
+        loan = self._loans.of(connection)
+        if loan is not None:
+            return loan.aborted or not loan.holds() or self._beneath.is_closed(loan.raw)
         raw = raw_of(connection)
-        if raw is None or self._loans.has_ended(connection, raw):
-            return True
-        return self._beneath.is_closed(raw)
+        return raw is None or self._beneath.is_closed(raw)
 
     def abort(self, connection: AsyncConnection) -> None:
         raw = raw_of(connection)
+        loan = self._loans.of(connection)
         if raw is not None:
             self._loans.abort(connection, raw)
             self._opened.break_off(raw)
-        elif (raw := self._loans.raw_lent(connection)) and self._beneath.ending(raw):
-            self._opened.break_off(raw)  # SQLAlchemy has let go of it
+        elif loan is not None and self._beneath.ending(loan.raw):
+            self._opened.break_off(loan.raw)  # SQLAlchemy has let go of it
         self._work.end(connection)
 
     def host_answers(self) -> None:
@@ -169,7 +180,7 @@ class EnginePool(NeverHeldBefore):
 
     def _replace(self) -> None:
         # The pool that is put in place has no records of connections that are broken.
-        self.pool.sync_engine.dispose(close=False)
+        self._engine.dispose(close=False)
 
     async def close(self) -> None:
         await self.pool.dispose()
