@@ -1,5 +1,6 @@
 """What the adapters over libpq share: psycopg 3, psycopg2, and what is built on them."""
 
+import asyncio
 import os
 import re
 import socket
@@ -9,7 +10,7 @@ from contextlib import suppress
 from hasql._adapters.reserved import login_words, options
 from hasql.driver import Failure
 
-__all__ = ("failure_to_connect", "of_pool", "of_session", "shut_down")
+__all__ = ("failure_to_connect", "listen_no_more", "of_pool", "of_session", "shut_down")
 
 # libpq passes on what a server says to a login without its SQLSTATE, so the words have to do: those
 # of PostgreSQL in English. In another language (lc_messages) a refusal counts as a broken host,
@@ -125,3 +126,11 @@ def shut_down(fileno: int) -> None:
     """
     with suppress(OSError), socket.socket(fileno=os.dup(fileno)) as twin:
         twin.shutdown(socket.SHUT_RDWR)
+
+
+def listen_no_more(fileno: int) -> None:
+    """Have the event loop forget a socket, which may be closed already."""
+    loop = asyncio.get_running_loop()
+    for forget in (loop.remove_reader, loop.remove_writer):
+        with suppress(OSError):  # the kernel has forgotten it, with the socket
+            forget(fileno)

@@ -9,6 +9,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import aiopg
 import psycopg2  # type: ignore[import-untyped]
 import psycopg2.extras  # type: ignore[import-untyped]
 import pytest
@@ -17,13 +18,12 @@ from psycopg2 import extensions
 from hasql import ConfigurationError, NotAvailableError
 from hasql.aiopg import PoolManager
 from hasql.cluster.dsn import Dsn
+from tests.kits.aiopg import Overtaken
 from tests.proxy import Proxy
 from tests.scene import tcp_options, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import aiopg
 
     from hasql.testing import LocalCluster, LocalNode
 
@@ -490,3 +490,75 @@ async def test_numbers_of_refused_sockets_can_be_used_by_others(
         loop.add_reader(each, lambda: None)
         loop.remove_reader(each)
         each.close()
+
+
+@pytest.fixture
+def overtaken() -> Iterator[list[socket.socket]]:
+    yield Overtaken.sockets
+    for each in Overtaken.sockets:
+        each.close()
+    Overtaken.sockets.clear()
+
+
+async def lose(manager: PoolManager, master: LocalNode) -> tuple[aiopg.Connection, int]:
+    """Lose a leased connection; return it, and the number that its socket had."""
+    connection = await manager.acquire_master()
+    number = connection.raw.fileno()
+    await master.sql(f"SELECT pg_terminate_backend({await pid(connection)}, 5000)")
+    await until(lambda: bool(connection.closed))
+    [taken] = Overtaken.sockets
+    assert taken.fileno() == number
+    return connection, number
+
+
+async def test_the_number_of_a_lost_socket_can_be_used_again_whoever_has_it_first(
+    pg_cluster: LocalCluster, overtaken: list[socket.socket]
+) -> None:
+    """What still listened to it would be in the way of the next connection of that number."""
+    kwargs = {"minsize": 0, "maxsize": 2, "connection_factory": Overtaken}
+    async with PoolManager(pg_cluster.master.dsn, pool_factory_kwargs=kwargs) as manager:
+        await manager.ready(1, 0)
+        lost, number = await lose(manager, pg_cluster.master)
+        overtaken.pop().close()
+        session = await aiopg.connect(pg_cluster.master.dsn)
+        assert session.raw.fileno() == number
+        assert await value(session, "SELECT 1") == 1
+        await session.close()
+        await manager.release(lost)
+
+
+async def test_what_listens_to_the_number_of_a_lost_socket_is_left_alone(
+    pg_cluster: LocalCluster, overtaken: list[socket.socket]
+) -> None:
+    loop, heard = asyncio.get_running_loop(), asyncio.Event()
+    kwargs = {"minsize": 0, "maxsize": 2, "connection_factory": Overtaken}
+    manager = PoolManager(pg_cluster.master.dsn, pool_factory_kwargs=kwargs)
+    await manager.ready(1, 0)
+    _, number = await lose(manager, pg_cluster.master)
+    overtaken.pop().close()
+    one, other = socket.socketpair()
+    with one, other:
+        assert one.fileno() == number
+        loop.add_reader(one, heard.set)
+        await manager.terminate()  # which breaks what is leased
+        other.send(b"heard")
+        async with asyncio.timeout(5):
+            await heard.wait()
+        loop.remove_reader(one)
+
+
+async def test_a_number_that_another_library_has_left_in_the_loop_can_be_used(
+    pg_cluster: LocalCluster,
+) -> None:
+    loop = asyncio.get_running_loop()
+    kwargs = {"minsize": 0, "maxsize": 1}
+    async with PoolManager(pg_cluster.master.dsn, pool_factory_kwargs=kwargs) as manager:
+        await manager.ready(1, 0)
+        left = socket.socket()
+        number = left.fileno()
+        loop.add_reader(number, lambda: None)
+        await asyncio.sleep(0)  # so that the loop has told the kernel
+        left.close()  # without a word to the loop
+        async with manager.acquire_master(timeout=10) as connection:
+            assert connection.raw.fileno() == number
+            assert await value(connection, "SELECT 1") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if not version("sqlalchemy").startswith("1.4."):
 from sqlalchemy import Column, Integer, MetaData, Table, func, select
 
 from hasql.aiopg_sa import PoolManager
+from tests.kits.aiopg import Overtaken
+from tests.scene import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -162,3 +165,28 @@ async def test_a_connection_that_its_user_closes_is_given_back(manager: Any) -> 
         assert await pid(connection) == before
     [engine] = manager.pools
     assert (engine.size, engine.freesize) == (1, 1)
+
+
+async def test_what_listens_to_the_number_of_a_lost_socket_is_left_alone(
+    pg_cluster: LocalCluster,
+) -> None:
+    loop, heard = asyncio.get_running_loop(), asyncio.Event()
+    kwargs = {"minsize": 0, "maxsize": 2, "connection_factory": Overtaken}
+    manager: Any = PoolManager(pg_cluster.master.dsn, pool_factory_kwargs=kwargs)
+    await manager.ready(1, 0)
+    lost = await manager.acquire_master()
+    inner = lost.connection
+    number = inner.raw.fileno()
+    await pg_cluster.master.sql(f"SELECT pg_terminate_backend({await pid(lost)}, 5000)")
+    await until(lambda: bool(inner.closed))
+    Overtaken.sockets.pop().close()
+    one, other = socket.socketpair()
+    with one, other:
+        assert one.fileno() == number
+        loop.add_reader(one, heard.set)
+        await manager.terminate()  # which breaks what is leased
+        other.send(b"heard")
+        async with asyncio.timeout(5):
+            await heard.wait()
+        loop.remove_reader(one)
+    assert not Overtaken.sockets

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import socket
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import aiopg
 import psycopg2  # type: ignore[import-untyped]
+from psycopg2 import extensions
 
 from hasql.aiopg import PoolManager
 from tests.kits.base import Ending, Kit, closed
@@ -53,3 +55,20 @@ class AiopgKit(Kit):
     async def begin(self, connection: Any, statement: str) -> None:
         async with connection.cursor() as cursor:
             await cursor.execute(f"BEGIN; {statement}")
+
+
+class Overtaken(extensions.connection):  # type: ignore[misc]  # of an untyped library
+    """When libpq closes a socket, another thread opens one, which gets its number.
+
+    A thread can do so before anybody in this one is told that the connection is lost.
+    """
+
+    sockets: ClassVar[list[socket.socket]] = []
+
+    def poll(self) -> Any:
+        try:
+            return super().poll()
+        except psycopg2.OperationalError:
+            if self.closed:
+                self.sockets.append(socket.socket())
+            raise

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
-from contextlib import suppress
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +11,7 @@ import psycopg2  # type: ignore[import-untyped]
 from psycopg2 import extensions
 
 from hasql._adapters.inherited import cut_off_in_children
-from hasql._adapters.libpq import of_pool, of_session, shut_down
+from hasql._adapters.libpq import listen_no_more, of_pool, of_session, shut_down
 from hasql.holder import Held
 
 if TYPE_CHECKING:
@@ -51,8 +49,8 @@ class _Watched(extensions.connection, Held):  # type: ignore[misc]  # of an unty
     on_end: Callable[[Any], None] | None = None
     #: The socket that aiopg listens to, as long as libpq may replace it.
     first_socket: int | None = None
-    #: The number of the socket, which may be closed by now.
-    number: int
+    #: The number of its socket; None once that is lost, as the number may be another's by then.
+    number: int | None
     #: The process at the server, and the port here, of one closed by aiopg during a statement.
     left_running: tuple[int, int] | None = None
 
@@ -62,10 +60,12 @@ class _Watched(extensions.connection, Held):  # type: ignore[misc]  # of an unty
             if self.first_socket is not None:
                 self._check_socket(state)
         except psycopg2.Error:
-            # Where libpq has closed its socket, aiopg forgets that it waits to write there, and
-            # uvloop then refuses to listen to the next socket of that number, whosever it is.
-            with suppress(OSError):
-                asyncio.get_running_loop().remove_writer(self.number)
+            # Has libpq closed its socket? Another thread may have opened one of that number since,
+            # which aiopg then takes for this one and goes on to listen to; if it waits to write
+            # there, it always does. Who gets the number next in this loop would be deaf or refused.
+            if self.number is not None and (self.closed or self.fileno() != self.number):
+                listen_no_more(self.number)
+                self.number = None
             raise
         else:
             return state
@@ -144,6 +144,7 @@ def _make(
     watched = extensions.make_dsn(**parameters(extensions.parse_dsn(dsn)))
     raw = of_class(addresses.choose(watched), *args, **kwargs)
     raw.first_socket, raw.number = _socket_of(raw), raw.fileno()
+    listen_no_more(raw.number)  # what does has outlived its socket, and would be in aiopg's way
     cut_off_in_children(raw, extensions.connection.fileno)
     return raw
 
@@ -151,21 +152,22 @@ def _make(
 def close_raw(raw: Any) -> None:
     """Close a connection of psycopg2's that aiopg has let go of."""
     if not raw.closed:
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(raw.fileno())
-        loop.remove_writer(raw.fileno())
+        listen_no_more(raw.fileno())
         raw.close()
 
 
 def break_off(connection: aiopg.Connection) -> None:
     """Close without a word to the server.
 
-    Never twice: aiopg would stop to listen to a socket that may be another connection's by then.
+    Never twice, nor where `poll` has told of a loss: aiopg would stop to listen to a socket that
+    may be another connection's by then.
     """
     raw = connection.raw
     if not raw.closed:
         shut_down(raw.fileno())
-    if raw.closed != _CLOSED:
+    if raw.number is None:
+        raw.close()
+    elif raw.closed != _CLOSED:
         _ = connection.close()
     raw.left_running = None  # what is broken is left alone
 
