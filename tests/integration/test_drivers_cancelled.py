@@ -231,7 +231,7 @@ async def use(manager):
         await kit.value(connection, statement)
 
 async def main():
-    manager = kit.manager(sys.argv[1], pool_factory_kwargs=kit.sizes(1, 2))
+    manager = kit.manager(sys.argv[1], pool_factory_kwargs=kit.sizes(1, 8))
     await manager.ready(1, 2)
     {end}
 
@@ -244,6 +244,19 @@ CANCELLED = """
         for user in users:
             user.cancel()
         await asyncio.sleep(0)
+"""
+ROLLING_BACK = """
+    begun, leave = [], asyncio.Event()
+    async def begin():
+        async with manager.acquire_master() as connection:
+            await kit.begin(connection, "SELECT 1")
+            begun.append(connection)
+            await leave.wait()
+    users = [asyncio.ensure_future(begin()) for _ in range(8)]
+    while len(begun) < 8:
+        await asyncio.sleep(0.01)
+    leave.set()
+    await asyncio.sleep(0)
 """
 CLOSED_LOOP = """
 loop = asyncio.new_event_loop()
@@ -276,6 +289,17 @@ def test_a_program_may_end_while_what_it_cancelled_is_given_back(
     kit: Kit, pg_cluster: LocalCluster, loop: str
 ) -> None:
     assert run(kit, pg_cluster.dsn, CANCELLED, RUN[loop]) == ""
+
+
+@pytest.mark.parametrize("loop", RUN)
+def test_a_program_may_end_while_transactions_are_rolled_back(
+    kit: Kit, pg_cluster: LocalCluster, loop: str
+) -> None:
+    """Whether a release is cancelled before what rolls back for it, or after, is chance."""
+    said = run(kit, pg_cluster.dsn, ROLLING_BACK, RUN[loop])
+    # asyncpg tells of each that it found open, psycopg of each that it could not ask to stop.
+    theirs = ("Resetting connection with an active", "query cancellation failed")
+    assert [line for line in said.splitlines() if not line.startswith(theirs)] == []
 
 
 def test_a_manager_whose_loop_was_closed_is_collected_without_a_word(

@@ -22,7 +22,7 @@ from hasql.driver import ConnT, PoolSizes, PoolT
 from hasql.hooks import Hooks
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 
     import aiopg
 
@@ -34,6 +34,28 @@ __all__ = ("AiopgPool",)
 def _take_no(kwargs: Mapping[str, Any], method: str) -> None:
     if kwargs:
         raise TypeError(f"aiopg's {method} takes no arguments, but got {', '.join(kwargs)}")
+
+
+async def _shielded(work: Coroutine[Any, Any, None]) -> None:
+    """Do some work in a task of its own, which a cancellation of this one does not reach.
+
+    Nobody is told how it ends then: breaking its connection, which is what ends it, must not be an
+    error that asyncio reports, or reports of a program that ends.
+    """
+    error = await asyncio.shield(asyncio.create_task(_outcome(work)))
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # it has this frame, which has it
+
+
+async def _outcome(work: Coroutine[Any, Any, None]) -> Exception | None:
+    try:
+        await work
+    except Exception as error:  # noqa: BLE001  # for whoever waits
+        return error
+    return None
 
 
 class AiopgPool(Generic[PoolT, ConnT]):
@@ -124,11 +146,10 @@ class AiopgPool(Generic[PoolT, ConnT]):
             _take_no(kwargs, "release")
             if not inner.closed and in_transaction(inner):
                 # In a task of its own: aiopg's time limit belongs to one, and ours may change.
-                rolling_back = asyncio.create_task(self._roll_back(connection, inner))
-                await asyncio.shield(rolling_back)
+                await _shielded(self._roll_back(connection, inner))
             elif inner.raw.left_running is not None:
                 work = end_session(self._beside, *inner.raw.left_running)
-                await asyncio.shield(asyncio.create_task(self._ending.run(inner, work)))
+                await _shielded(self._ending.run(inner, work))
         except BaseException:
             break_off(inner)
             raise
