@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from hasql.cluster.dsn import parse_host
-from hasql.cluster.state import Exclusion
+from hasql.cluster.probe import ProbeForm
+from hasql.cluster.state import Exclusion, Health
 from hasql.errors import NotAvailableError
 from tests.fake_driver import FakeConnection, FakeManager, FakeServer
 from tests.unit.test_manager import until
@@ -282,3 +283,62 @@ async def test_a_look_under_way_ends_with_the_manager() -> None:
         await manager.release(held)
         await until(lambda: one.logins > logins)
     assert asyncio.all_tasks() == before
+
+
+async def test_a_look_at_a_server_that_tells_less_has_the_monitors_tell_all_as_before() -> None:
+    one, other = server("one", master=True), server("other")
+    other.denies = {ProbeForm.FULL: "42501", ProbeForm.PLAIN: "42883"}
+    async with manager_of(rw=one) as manager:
+        await manager.ready(1, 0)
+        held = await manager.acquire_master()
+        manager.driver.servers[RW] = other
+        held.lose()
+        await manager.release(held)
+        await until(lambda: ProbeForm.BARE in other.probes)  # it was looked at
+        before = len(one.probes)
+        await until(lambda: ProbeForm.FULL in one.probes[before:])
+        assert ProbeForm.PLAIN not in one.probes
+        assert manager.metrics().nodes[0].timeline == 1
+
+
+async def test_a_look_at_a_server_that_tells_all_has_the_monitors_asked_for_no_more() -> None:
+    one, other = server("one", master=True), server("other")
+    one.denies = {ProbeForm.FULL: "42501"}
+    async with manager_of(rw=one) as manager:
+        await manager.ready(1, 0)
+        held = await manager.acquire_master()
+        manager.driver.servers[RW] = other
+        held.lose()
+        await manager.release(held)
+        before = len(one.probes)
+        await until(lambda: ProbeForm.FULL in other.probes)
+        for _ in range(3):
+            await manager.wait_next_pool_check()
+        assert ProbeForm.PLAIN in one.probes[before:]
+        assert ProbeForm.FULL not in one.probes[before:]
+
+
+async def test_a_look_that_a_pooler_lets_in_does_not_speak_for_the_monitor() -> None:
+    one = server("one", master=True)
+    one.pooler = True
+    limits: dict[str, Any] = {"refresh_delay": 0.02, "refresh_timeout": 0.4}
+    async with FakeManager({RW: one}, **limits) as manager:
+        await manager.ready(1, 0)
+        at_work, broken = await manager.acquire_master(), await manager.acquire_master()
+        may_look, never = asyncio.Event(), asyncio.Event()
+        before = one.logins
+
+        async def wait() -> None:
+            await (may_look if one.logins == before + 1 else never).wait()
+
+        one.before_login = wait
+        broken.lose()
+        await manager.release(broken)
+        await until(lambda: one.logins == before + 1)  # the look's
+        one.freeze()
+        await until(lambda: one.logins == before + 2)  # the monitor's, which is not let in
+        may_look.set()
+        # While it were let in, the host would be suspect, as there is a lease at work.
+        await until(lambda: manager.metrics().nodes[0].last_error is not None)
+        assert manager.metrics().nodes[0].health is Health.DOWN
+        await manager.release(at_work)
