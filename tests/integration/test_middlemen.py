@@ -15,6 +15,7 @@ from tests.scene import fail_over, until
 
 if TYPE_CHECKING:
     from hasql.testing import LocalCluster
+    from tests.middlemen.addresses import Address
     from tests.middlemen.fixtures import StartHAProxy, StartPgBouncer
 
 _PORT = "SELECT inet_server_port()"
@@ -71,6 +72,43 @@ async def test_a_pooler_keeps_to_the_size_it_is_given(
     (pool,) = [row for row in await pooler.console("SHOW POOLS") if row["database"] == "app"]
     assert (pool["sv_active"], pool["cl_active"]) == (1, 1)
     await connection.close()
+
+
+async def test_a_pooler_says_on_of_a_server_that_was_promoted_until_told_to_reconnect(
+    pg_cluster: LocalCluster, pgbouncer: StartPgBouncer
+) -> None:
+    server = pg_cluster.replicas[0]
+    poolers = {}
+    for pool_mode in ("session", "transaction"):
+        session = pool_mode == "session"
+        poolers[pool_mode] = pgbouncer(server, pool_mode="session" if session else "transaction")
+    before = {mode: await _connect(pg_cluster, pooler) for mode, pooler in poolers.items()}
+    assert {await _flag(connection) for connection in before.values()} == {"on"}
+    await server.promote()
+    # Only a session that was there at the promotion and has a connection of its own is told.
+    assert await _flag(before["session"]) == "off"
+    assert await _flag(before["transaction"]) == "on"
+    for mode, pooler in poolers.items():
+        new = await _connect(pg_cluster, pooler)
+        assert await _flag(new) == "on"
+        await pooler.console("RECONNECT app")
+        # What is told at a login is told anew; and nothing to who has logged in before.
+        newest = await _connect(pg_cluster, pooler)
+        assert await _flag(newest) == "off"
+        assert await _flag(new) == "on"
+        for connection in (before[mode], new, newest):
+            await connection.close()
+
+
+async def _connect(cluster: LocalCluster, pooler: Address) -> asyncpg.Connection[asyncpg.Record]:
+    return await asyncpg.connect(dsn_through(cluster, pooler), statement_cache_size=0)
+
+
+async def _flag(connection: asyncpg.Connection[asyncpg.Record]) -> str | None:
+    """Return what was said with an answer, or before."""
+    await connection.execute("SELECT 1")
+    flag: str | None = connection.get_settings().in_hot_standby
+    return flag
 
 
 @pytest.mark.parametrize("cut", [True, False])

@@ -607,6 +607,29 @@ async def test_8_leases_behind_a_pooler_are_aborted_when_the_pooler_lets_nobody_
         await manager.release(held)
 
 
+async def test_1_a_pooler_that_goes_on_saying_on_costs_each_lease_of_the_master_a_question() -> (
+    None
+):
+    servers = fake_cluster("a replica")
+    servers["a"].pooler = True
+    async with manager_of(servers, refresh_delay=0.05) as manager:
+        await manager.ready(0, 1)
+        servers["a"].lie = servers["a"].lie_to_pool = True
+        servers["a"].promote()
+        await manager.ready(1, 0)
+        for asked in range(1, 6):
+            async with manager.acquire_master() as connection:
+                await connection.run()
+            assert servers["a"].questions == asked
+        # It was told to connect anew, and says `off` to those that log in from now on.
+        servers["a"].lie = servers["a"].lie_to_pool = None
+        servers["a"].drop_pooled()
+        for _ in range(5):
+            async with manager.acquire_master() as connection:
+                await connection.run()
+        assert servers["a"].questions == 5
+
+
 async def test_9_a_fenced_master_loses_its_leases_and_serves_nobody() -> None:
     servers = fake_cluster("a master", "b replica")
     async with manager_of(servers, refresh_delay=0.02) as manager:
