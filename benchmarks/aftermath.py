@@ -47,6 +47,8 @@ class Notes:
     hung: Sequence[tuple[str, float]]
     #: Seconds that closing the manager took; None if it did not end.
     closed: float | None
+    #: When each lease was broken, in a storm.
+    broken: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,9 @@ class Aftermath:
     #: Missing without that excuse.
     lost: int
     closed: float | None
+    #: Leases that were broken in a second: in the last one before the fault, and after it.
+    broken_before: int
+    broken_after: float
 
     @classmethod
     def of(cls, scene: Scene, notes: Notes) -> "Aftermath":
@@ -113,6 +118,9 @@ class Aftermath:
             not_shipped=excused,
             lost=len(lost) - excused,
             closed=notes.closed,
+            broken_before=sum(scene.struck - 1 < each <= scene.struck for each in notes.broken),
+            broken_after=sum(scene.struck < each <= scene.ended for each in notes.broken)
+            / (scene.ended - scene.struck),
         )
 
 

@@ -1,11 +1,18 @@
 """What a failover costs an application, with ours and with the published hasql.
 
     make bench ARGS="failover --runs 5"
+    make bench ARGS="failover --runs 5 --storm terminated"
     python benchmarks/failover.py [--peer .venv-peer/bin/python] [--runs 5] [--save FILE]
 
 Each run starts a cluster of its own: a master and two replicas. An application in a process of its
 own, with eight writers and eight readers and the manager's default settings, works on it while the
 fault happens; a process that asks the replicas every 2 ms knows when one has become the master.
+
+With --storm each fault happens in turn to an application as it is and to one that breaks 200 leases
+a second besides, every other one of the master, in the same pools: `terminated` has the server end
+the session, so that the pool logs in again; `raised` has a ConnectionResetError end the lease's
+block, as another service's would, and costs the servers nothing. What is broken is not counted
+among what has failed.
 """
 
 import argparse
@@ -30,6 +37,12 @@ __all__ = ("Stage", "main")
 
 _STEADY = 1.0
 """Seconds of load before the fault."""
+
+_STORMY = 11.5
+"""The same in a storm: it is long since one that is just beginning, which all hosts are asked for.
+
+That is in the third pause between the bursts of probes that broken leases cause.
+"""
 
 _NOTICED_AFTER = 0.1
 """Seconds after which an HA manager promotes, when the master has been killed or frozen."""
@@ -142,6 +155,7 @@ class Application:
             failed=[Failed(*each) for each in notes["failed"]],
             hung=[(task, began) for task, began in notes["hung"]],
             closed=notes["closed"],
+            broken=notes["broken"],
         )
 
 
@@ -166,21 +180,23 @@ async def application(python: str, driver: str) -> AsyncIterator[Application]:
         await process.wait()
 
 
-async def run(fault: str, python: str, driver: str, tasks: tuple[int, int]) -> Aftermath:
-    """Let one fault happen to one application."""
+async def run(
+    fault: str, python: str, driver: str, tasks: tuple[int, int], storm: str | None = None
+) -> Aftermath:
+    """Let one fault happen to one application, which may be in a storm."""
     _, play = _FAULTS[fault]
     async with LocalCluster() as cluster, application(python, driver) as client:
         await cluster.nodes[0].sql("CREATE TABLE bench (client int, number int)")
         await cluster.nodes[0].sql("GRANT ALL ON bench TO app")
         writers, readers = tasks
         plan = {"dsn": cluster.dsn, "writers": writers, "readers": readers, "replicas": 2}
-        await client.order(plan)
+        await client.order(plan | {"storm": storm})
         if await client.answer() is None:
             raise SystemExit(f"{python} traffic.py {driver} has ended at its start")
         async with Observer(cluster.nodes[1:]) as observer:
             stage = Stage(cluster, observer)
             await client.order()
-            await asyncio.sleep(_STEADY)
+            await asyncio.sleep(_STEADY if storm is None else _STORMY)
             await play(stage)
         ended = monotonic()
         notes = await client.notes()
@@ -210,6 +226,8 @@ _COLUMNS: dict[str, Callable[[Aftermath], float | None]] = {
     "wrong server": lambda each: each.wrong,
     "last after ms": lambda each: _ms(each.last_wrong),
     "lost": lambda each: each.lost,
+    "broken a second": lambda each: each.broken_before,
+    "and after it": lambda each: each.broken_after,
     "close() ms": lambda each: _ms(float("inf") if each.closed is None else each.closed),
 }
 
@@ -230,21 +248,24 @@ def row(runs: list[Aftermath]) -> list[str]:
 async def measure(options: argparse.Namespace, pythons: dict[str, str]) -> None:
     """Run everything and print a line for each fault."""
     faults = options.fault or list(_FAULTS)
+    kinds = [(name, storm) for name in pythons for storm in (None, *options.storm)]
     tasks = (options.writers, options.readers)
     results = []
     for driver in options.driver or ["asyncpg"]:
         print(f"\n{driver}: median (worst) of {options.runs} runs, {tasks} writers and readers")
-        print(f"{'':38}", *(f"{name:>16}" for name in _COLUMNS))
+        print(f"{'':52}", *(f"{name:>16}" for name in _COLUMNS))
         for fault in faults:
-            runs: dict[str, list[Aftermath]] = {name: [] for name in pythons}
+            runs: dict[tuple[str, str | None], list[Aftermath]] = {kind: [] for kind in kinds}
             for _ in range(options.runs):
-                for name, python in pythons.items():
-                    runs[name].append(await run(fault, python, driver, tasks))
-            for name, each in runs.items():
-                heading = f"{_FAULTS[fault][0]}, {name}"
-                print(f"{heading:38}", *(f"{cell:>16}" for cell in row(each)), flush=True)
+                for name, storm in kinds:
+                    one = await run(fault, pythons[name], driver, tasks, storm)
+                    runs[name, storm].append(one)
+            for (name, storm), each in runs.items():
+                heading = f"{_FAULTS[fault][0]}, {name}" + (f", {storm}" if storm else "")
+                print(f"{heading:52}", *(f"{cell:>16}" for cell in row(each)), flush=True)
                 saved = {"driver": driver, "fault": fault, "hasql": name, "tasks": tasks}
-                results.append(saved | {"runs": [asdict(one) for one in each]})
+                saved |= {"storm": storm, "runs": [asdict(one) for one in each]}
+                results.append(saved)
     if options.save:
         options.save.parent.mkdir(parents=True, exist_ok=True)
         options.save.write_text(json.dumps(results, indent=1) + "\n")
@@ -252,11 +273,20 @@ async def measure(options: argparse.Namespace, pythons: dict[str, str]) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--peer", metavar="PYTHON", help="that of the published hasql")
     parser.add_argument("--only-peer", action="store_true", help="leave ours out")
     parser.add_argument("--driver", action="append", choices=("asyncpg", "psycopg3", "sqlalchemy"))
     parser.add_argument("--fault", action="append", choices=tuple(_FAULTS))
+    parser.add_argument(
+        "--storm",
+        action="append",
+        choices=("terminated", "raised"),
+        default=[],
+        help="once more, in turn, with 200 leases a second that are broken in this way",
+    )
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--writers", type=int, default=8)
     parser.add_argument("--readers", type=int, default=8)

@@ -89,6 +89,11 @@ def acquire(results: list[dict[str, Any]]) -> str:
     )
 
 
+def _storm(result: dict[str, Any]) -> str | None:
+    kind = result.get("storm")
+    return None if kind is None else f"200 leases a second {kind}"
+
+
 def failover(results: list[dict[str, Any]]) -> str:
     """Show the table of faults."""
 
@@ -102,7 +107,7 @@ def failover(results: list[dict[str, Any]]) -> str:
     heads = "fault", "hasql", "added ms", "failed", "longest hang ms", "wrong server", "lost"
     rows = [
         (
-            f"{_FAULTS[each['fault']]} ({each['driver']})",
+            f"{_FAULTS[each['fault']]} ({', '.join(filter(None, (each['driver'], _storm(each))))})",
             "ours" if each["hasql"] == "ours" else "0.10.0",
             cell(each["runs"], milliseconds("added")),
             cell(each["runs"], lambda run: run["failed"]),
@@ -117,7 +122,8 @@ def failover(results: list[dict[str, Any]]) -> str:
     for name, color, offset in (("ours", _OURS, -0.2), ("peer", _PEER, 0.2)):
         for row, fault in enumerate(faults):
             for each in results:
-                if (each["fault"], each["hasql"], each["driver"]) == (fault, name, "asyncpg"):
+                kind = each["fault"], each["hasql"], each["driver"], each.get("storm")
+                if kind == (fault, name, "asyncpg", None):
                     added = [run["added"] * 1000 for run in each["runs"]]
                     axes.barh(row + offset, median(added), 0.38, color=color)
                     axes.plot(added, [row + offset] * len(added), "k.", markersize=3)

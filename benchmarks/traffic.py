@@ -1,9 +1,9 @@
 """The process that failover.py watches: an application with writers and readers on one manager.
 
 Reads its plan from standard input, one JSON object on a line: `dsn`, `writers`, `readers`,
-`replicas`. Answers ``"ready"``, begins at the next line and stops at the one after; then writes
-what it has taken note of, as one JSON object. Times are of the monotonic clock, which all
-processes of a machine share.
+`replicas`, and `storm`, which says how leases are broken beside all that, or null. Answers
+``"ready"``, begins at the next line and stops at the one after; then writes what it has taken note
+of, as one JSON object. Times are of the monotonic clock, which all processes of a machine share.
 """
 
 import asyncio
@@ -33,6 +33,17 @@ _INSERT = (
 )
 _SELECT = "SELECT current_setting('cluster_name')"
 
+_BROKEN_RATE = 200
+"""Leases that a storm breaks in a second."""
+
+_BREAKERS = 8
+"""Tasks that share in that; every other one takes leases of the master.
+
+One that waits for a lease breaks none meanwhile, nor makes up for it.
+"""
+
+_TERMINATE = "SELECT pg_terminate_backend(pg_backend_pid())"
+
 
 class Traffic:
     """Runs until stopped and takes note of every operation."""
@@ -50,6 +61,9 @@ class Traffic:
         self.failed: list[tuple[str, str, float, float]] = []
         #: Task, begun.
         self.hung: list[tuple[str, float]] = []
+        #: When each lease of the storm was broken.
+        self.broken: list[float] = []
+        self._breakers: list[asyncio.Task[None]] = []
         self._began: dict[str, float] = {}
 
     def start(self, writers: int, readers: int) -> None:
@@ -59,6 +73,38 @@ class Traffic:
         for client in range(readers):
             self._start(f"reader {client}", self._read, client)
 
+    def storm(self, kind: str) -> None:
+        """Break leases from now on.
+
+        As an administrator or a proxy does it whose victims these are (`terminated`: the server
+        ends the session, and the pool opens another), or as it comes out of a lease's block where
+        another service's connection has broken (`raised`).
+        """
+        for index in range(_BREAKERS):
+            self._breakers.append(asyncio.create_task(self._break(kind, index)))
+
+    async def _break(self, kind: str, index: int) -> None:
+        period = _BREAKERS / _BROKEN_RATE
+        due = monotonic() + period * index / _BREAKERS
+        while not self._stopping:
+            await asyncio.sleep(max(0.0, due - monotonic()))
+            due = max(due + period, monotonic())
+            reached = False
+            try:
+                async with self._acquire(read_only=index % 2 == 1) as connection:
+                    reached = True
+                    if kind == "raised":
+                        raise ConnectionResetError("as of another service")  # noqa: TRY301
+                    await self._contender.value(connection, _TERMINATE)
+            except Exception:  # noqa: BLE001 - every driver has a connection error of its own
+                if reached:
+                    self.broken.append(monotonic())
+
+    def _acquire(self, *, read_only: bool) -> Any:
+        if read_only:
+            return self._manager.acquire_replica(fallback_master=True)
+        return self._manager.acquire_master()
+
     def _start(self, name: str, work: Callable[[int, int], Awaitable[None]], client: int) -> None:
         self._tasks.append(asyncio.create_task(self._repeat(name, work, client), name=name))
 
@@ -66,6 +112,9 @@ class Traffic:
         """Let each task end what it does; take note of those that do not."""
         self._stopping = True
         _, hanging = await asyncio.wait(self._tasks, timeout=_PATIENCE)
+        for breaker in self._breakers:
+            breaker.cancel()
+        await asyncio.gather(*self._breakers, return_exceptions=True)
         for task in hanging:
             self.hung.append((task.get_name(), self._began[task.get_name()]))
             task.cancel()
@@ -88,13 +137,13 @@ class Traffic:
 
     async def _write(self, client: int, number: int) -> None:
         began = monotonic()
-        async with self._manager.acquire_master() as connection:
+        async with self._acquire(read_only=False) as connection:
             server = await self._contender.write(connection, _INSERT.format(client, number))
             self.written.append((client, number, server, began, monotonic()))
 
     async def _read(self, client: int, _number: int) -> None:
         began = monotonic()
-        async with self._manager.acquire_replica(fallback_master=True) as connection:
+        async with self._acquire(read_only=True) as connection:
             server = await self._contender.value(connection, _SELECT)
         self.read.append((client, server, began, monotonic()))
 
@@ -110,6 +159,8 @@ async def serve(driver: str) -> None:
     print(json.dumps("ready"), flush=True)
     await loop.run_in_executor(None, sys.stdin.readline)
     traffic.start(plan["writers"], plan["readers"])
+    if plan["storm"] is not None:
+        traffic.storm(plan["storm"])
     await loop.run_in_executor(None, sys.stdin.readline)
     await traffic.stop()
     began = monotonic()
@@ -117,6 +168,7 @@ async def serve(driver: str) -> None:
     await asyncio.wait([closing], timeout=_CLOSE_PATIENCE)
     closed = monotonic() - began if closing.done() else None
     notes = {"written": traffic.written, "read": traffic.read, "failed": traffic.failed}
+    notes |= {"broken": traffic.broken}
     print(json.dumps(notes | {"hung": traffic.hung, "closed": closed}), flush=True)
 
 

@@ -64,6 +64,13 @@ def test_a_missing_row_is_excused_only_if_the_old_master_had_not_been_replaced()
     assert seen.last_wrong == pytest.approx(0.1)
 
 
+def test_broken_leases_are_counted_in_the_second_before_the_fault_and_after_it() -> None:
+    seen = aftermath(broken=[8.9, 9.1, 9.5, 10.0, 10.1, 11.0, 12.0, 14.9, 15.0, 15.1])
+    assert seen.broken_before == 3
+    assert seen.broken_after == pytest.approx(5 / 5.0)
+    assert (aftermath().broken_before, aftermath().broken_after) == (0, 0)
+
+
 def test_ratios_are_of_one_round_each_and_of_the_shortest_laps() -> None:
     laps = [Lap(1.0, 1.5), Lap(2.0, 4.0), Lap(4.0, 12.0)]
     ratio = times_bare(laps)
