@@ -5,6 +5,9 @@
     make chaos ARGS="--runs 5 --driver asyncpg --fault crash"   five runs of one, with medians
     make chaos ARGS="--json --fault freeze"                     everything that was measured
 
+What is being played is told on standard error; the table comes at the end, or at an interruption,
+on standard output. With one driver a crash takes four seconds and a freeze eight.
+
 A run is one fault (`chaos.scenarios`) that happens to a cluster of a master and two replicas while
 an application of one driver writes and reads (`chaos.application`). Commits wait for a replica, so
 that not one acknowledged row may be missing afterwards; the standby that is promoted does not wait

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import logging
+import signal
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -65,9 +66,10 @@ async def _run(
     options: argparse.Namespace,
     scenes: Sequence[Scenario | LeaseScene],
     groups: Sequence[Sequence[Kit]],
-) -> tuple[list[Outcome], list[LeaseOutcome]]:
-    outcomes: list[Outcome] = []
-    leases: list[LeaseOutcome] = []
+    outcomes: list[Outcome],
+    leases: list[LeaseOutcome],
+) -> None:
+    """Play everything, and add what came of each run to `outcomes` or `leases`."""
     async with LocalCluster(synchronous=True, version=options.version) as cluster:
         for scene in scenes:
             for kits in groups:
@@ -80,7 +82,6 @@ async def _run(
                     else:
                         outcomes += await perform(scene, cluster, kits, short=options.short)
                         _tell_problems(outcomes[-len(kits) :])
-    return outcomes, leases
 
 
 def main() -> int:
@@ -106,14 +107,23 @@ def main() -> int:
             _tell(f"{name} is left out: {reason}")
     scenes = [scene for scene in scenes if reasons[scene.name] is None]
     groups = [kits] if options.together else [[kit] for kit in kits]
-    with asyncio.Runner(loop_factory=_LOOPS[options.loop]) as runner:
-        outcomes, leases = runner.run(_run(options, scenes, groups))
+    outcomes: list[Outcome] = []
+    leases: list[LeaseOutcome] = []
+    interrupted = False
+    # Who has no more time, as under timeout(1), has waited for what has been measured until then.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        with asyncio.Runner(loop_factory=_LOOPS[options.loop]) as runner:
+            runner.run(_run(options, scenes, groups, outcomes, leases))
+    except KeyboardInterrupt:
+        interrupted = True
+        _tell("interrupted: what follows is of the runs that had ended")
     both: list[Outcome | LeaseOutcome] = [*outcomes, *leases]
     if options.json:
         print(json.dumps([asdict(outcome) for outcome in both], indent=2))
     else:
         print("\n\n".join(filter(None, (table(outcomes), lease_table(leases)))))
-    return int(any(outcome.problems for outcome in both))
+    return int(interrupted or any(outcome.problems for outcome in both))
 
 
 if __name__ == "__main__":
