@@ -109,6 +109,8 @@ class Monitor(Generic[PoolT, ConnT]):
         self._wake: asyncio.Future[None] | None = None
         #: When a probe is due that something has asked for, by time.monotonic().
         self._asked_for = float("inf")
+        #: Whether the next probe may follow sooner than the load of probing allows, for once.
+        self._pressing = False
         #: Whether the last answer came over a new connection, the old one having stayed silent.
         self._afresh = False
         #: What was in use there when the present probe began.
@@ -144,6 +146,14 @@ class Monitor(Generic[PoolT, ConnT]):
             self._cadence.hint_due()  # this is the probe that it causes
         self._ask_for(monotonic())
 
+    def press(self) -> None:
+        """Have the probe that was asked for begin at once, whenever the last one was.
+
+        Hints keep a host's probes close to one another, and round trips are long where they keep
+        this process busy, so that a promotion would often fall into the rest after one.
+        """
+        self._pressing = True
+
     def look_afresh(self) -> None:
         """Ask over a new connection as well, with the next probe: the name may lead elsewhere."""
         self._looks.ask()
@@ -168,7 +178,7 @@ class Monitor(Generic[PoolT, ConnT]):
 
     async def _probe(self) -> None:
         """Probe once and publish the outcome, whatever it is."""
-        self._asked_for, self._afresh = float("inf"), False
+        self._asked_for, self._afresh, self._pressing = float("inf"), False, False
         self._prober.let_in = False
         self._out = self._headquarters.out(self._node) if self._node.pooled else ()
         elsewhere, self._elsewhere = self._elsewhere, False
@@ -351,7 +361,7 @@ class Monitor(Generic[PoolT, ConnT]):
             regular = min(regular, self._open_at)
         # A probe that is due already must not starve the loop's other tasks.
         await asyncio.sleep(0)
-        while (wait := max(rest, min(regular, self._asked_for)) - monotonic()) > 0:
+        while (wait := self._due(rest, regular) - monotonic()) > 0:
             self._wake = self._loop.create_future()
             timer = self._loop.call_later(wait, _wake, self._wake)
             try:
@@ -359,6 +369,10 @@ class Monitor(Generic[PoolT, ConnT]):
             finally:
                 timer.cancel()
                 self._wake = None
+
+    def _due(self, rest: float, regular: float) -> float:
+        due = min(regular, self._asked_for)
+        return due if self._pressing else max(rest, due)
 
     def _may_be_short(self) -> bool:
         """Tell whether the cheap probe will do: in a hurry, and with the whole not long ago."""

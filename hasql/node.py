@@ -148,7 +148,7 @@ class Node(Generic[PoolT, ConnT]):
 
     @property
     def rest(self) -> float:
-        """Seconds that have to pass between the beginnings of two probes.
+        """Seconds that have to pass between the beginnings of two probes, but after new evidence.
 
         Ten round trips keep the load of probing low; signals closer together are one signal; and
         a single slow answer, or a stall of our own, must not blind us.

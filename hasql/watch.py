@@ -89,6 +89,8 @@ class Watch(Generic[PoolT, ConnT]):
             if not self._bursts.begin_by_evidence(host, evidence):
                 watched.monitor.nudge_again()
                 return False
+            if evidence is not Evidence.HEALTH:  # which a probe has just found
+                watched.monitor.press()
             self.nudge()
             return True
         if not self._bursts.begin_by_hint(urgent=self._headquarters.is_urgent()):

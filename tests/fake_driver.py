@@ -71,6 +71,8 @@ class FakeServer:
         #: What a login waits for before anything else, such as the look-up of a name.
         self.before_login: Callable[[], Awaitable[object]] | None = None
         self.questions = 0
+        #: Seconds that each answer takes.
+        self.latency = 0.0
         self._thawed = asyncio.Event()
 
     def kill(self) -> None:
@@ -106,7 +108,7 @@ class FakeServer:
 
     async def answer(self) -> None:
         """Be there to answer, or hang."""
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.latency)
         while self.frozen:
             await self._thawed.wait()
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hasql.cluster.dsn import HostSpec, parse_host
-from hasql.cluster.probe import ProbeForm
+from hasql.cluster.probe import ProbeForm, Role
+from hasql.cluster.state import Health
 from hasql.errors import (
     HasqlError,
     NotAvailableError,
@@ -382,6 +383,38 @@ async def test_6_a_reader_makes_a_promotion_known() -> None:
         await until(lambda: manager.metrics().fencings == 1)
         async with manager.acquire_master() as connection:
             assert host_of(connection) == "b"
+
+
+async def test_6_a_promotion_that_a_reader_sees_waits_for_no_rest_after_a_probe() -> None:
+    servers = fake_cluster("a master", "b replica")
+    for server in servers.values():
+        server.latency = 0.025
+    async with manager_of(servers, refresh_delay=60) as manager:
+        await manager.ready()
+        await manager.wait_next_pool_check()
+        servers["b"].promote()
+        began = asyncio.get_running_loop().time()
+        async with manager.acquire_replica() as connection:
+            assert connection.server is servers["b"]
+            await connection.run()
+        await until(lambda: manager.metrics().nodes[1].role is Role.MASTER)
+        # Ten round trips are a quarter of a second; the read and two questions take three.
+        assert asyncio.get_running_loop().time() - began < 0.2
+
+
+async def test_6_a_host_whose_reserved_connection_is_lost_is_asked_though_it_has_just_been() -> (
+    None
+):
+    servers = fake_cluster("a master", "b replica")
+    for server in servers.values():
+        server.latency = 0.025
+    async with manager_of(servers, refresh_delay=60) as manager:
+        await manager.ready()
+        await manager.wait_next_pool_check()
+        began = asyncio.get_running_loop().time()
+        servers["a"].kill()
+        await until(lambda: manager.metrics().nodes[0].health is Health.DOWN)
+        assert asyncio.get_running_loop().time() - began < 0.15  # as above
 
 
 @pytest.mark.parametrize(
