@@ -3,6 +3,9 @@
 Import the `PoolManager` of your driver: ``from hasql.asyncpg import PoolManager``.
 """
 
+from hasql.cluster.dsn import HostSpec
+from hasql.cluster.probe import Role
+from hasql.cluster.state import Exclusion, Health
 from hasql.errors import (
     ConfigurationError,
     HasqlError,
@@ -15,10 +18,14 @@ from hasql.errors import (
 
 __all__ = (
     "ConfigurationError",
+    "Exclusion",
     "HasqlError",
+    "Health",
+    "HostSpec",
     "MissingExtraError",
     "NotAvailableError",
     "PoolManagerClosedError",
+    "Role",
     "UnknownConnectionError",
     "WrongEventLoopError",
 )

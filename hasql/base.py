@@ -5,17 +5,12 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-from hasql.announcer import Listener
-from hasql.balancer_policy import BaseBalancerPolicy, GreedyBalancerPolicy
-from hasql.checkout import Checkout
-from hasql.cluster.discovery import Discovery, StaticDiscovery
-from hasql.cluster.dsn import Dsn
-from hasql.cluster.state import Rules
-from hasql.driver import ConnT, Driver, PoolT
-from hasql.errors import ConfigurationError
-from hasql.lease import Lease, LeaseBook
-from hasql.metrics import Metrics, measure
-from hasql.options import (
+from hasql._leasing.book import LeaseBook
+from hasql._leasing.checkout import Checkout
+from hasql._leasing.lease import Lease
+from hasql._manager.measuring import measure
+from hasql._manager.notifier import Listener
+from hasql._manager.options import (
     Options,
     check_count,
     check_seconds,
@@ -23,9 +18,16 @@ from hasql.options import (
     frozen_kwargs,
     never_master_hosts,
 )
-from hasql.pool_access import PoolAccess
-from hasql.router import MASTER, Router
-from hasql.supervisor import Supervisor
+from hasql._manager.pool_access import PoolAccess
+from hasql._manager.supervisor import Supervisor
+from hasql._routing.router import MASTER, Router
+from hasql.balancer_policy import BaseBalancerPolicy, GreedyBalancerPolicy
+from hasql.cluster.dsn import Dsn
+from hasql.cluster.state import Rules
+from hasql.discovery import Discovery, StaticDiscovery
+from hasql.driver import ConnT, Driver, PoolT
+from hasql.errors import ConfigurationError
+from hasql.metrics import Metrics
 
 __all__ = ("BasePoolManager",)
 
@@ -342,7 +344,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         return measure(self._supervisor, self._checkout)
 
     def add_listener(self, listener: Listener) -> None:
-        """Have a function called for each event: see `hasql.cluster.events`.
+        """Have a function called for each event: see `hasql.events`.
 
         It is called by the event loop soon after the change, outside of any acquire, and must not
         wait. What it raises is logged.
@@ -351,7 +353,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
             TypeError: It is not callable, or is a coroutine function.
         """
         self._check_process()
-        self._supervisor.announcer.add(listener)
+        self._supervisor.notifier.add(listener)
 
     def remove_listener(self, listener: Listener) -> None:
         """Have a listener called no more.
@@ -360,7 +362,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
             ValueError: It is no listener of this manager.
         """
         self._check_process()
-        self._supervisor.announcer.remove(listener)
+        self._supervisor.notifier.remove(listener)
 
     def accept_timeline(self) -> None:
         """Forget which timelines were seen, so that a master of an older one may serve again.

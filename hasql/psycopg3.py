@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from inspect import isawaitable, signature
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from hasql.arguments import ROUTING, refuse_keywords
 from hasql.base import BasePoolManager
 from hasql.driver import Failure, PoolSizes, check_keywords, check_sizes
+from hasql.driver.arguments import ROUTING, refuse_keywords
 from hasql.errors import ConfigurationError, MissingExtraError
 
 try:

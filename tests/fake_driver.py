@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from hasql.base import BasePoolManager
 from hasql.cluster.dsn import Dsn, HostSpec, parse_host
 from hasql.cluster.probe import ProbeForm
-from hasql.destinations import Destinations
 from hasql.driver import Failure, PoolSizes, check_keywords, check_sizes
-from hasql.holder import Held
+from hasql.driver.destinations import Destinations
+from hasql.driver.holder import Held
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence

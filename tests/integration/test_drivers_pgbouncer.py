@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hasql.cluster.events import HostDown, HostExcluded
+from hasql.events import HostDown, HostExcluded
 from tests.integration.test_drivers import (
     test_an_error_of_the_applications_own_costs_nobody_anything,
     test_await_and_release_is_the_other_way,

@@ -11,8 +11,8 @@ import pytest
 from hasql import NotAvailableError
 from hasql.asyncpg import PoolManager
 from hasql.cluster.dsn import Dsn
-from hasql.cluster.events import HostExcluded, HostFenced
 from hasql.cluster.state import Exclusion
+from hasql.events import HostExcluded, HostFenced
 from hasql.testing import LocalCluster
 from tests.scene import until
 

@@ -13,12 +13,19 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 import hasql
-from hasql import ConfigurationError, HasqlError, NotAvailableError, PoolManagerClosedError
+from hasql import (
+    ConfigurationError,
+    Exclusion,
+    HasqlError,
+    Health,
+    HostSpec,
+    NotAvailableError,
+    PoolManagerClosedError,
+    Role,
+)
 from hasql.asyncpg import PoolManager
 from hasql.balancer_policy import BaseBalancerPolicy, CandidateT, RoundRobinBalancerPolicy
-from hasql.cluster.dsn import Dsn, HostSpec
-from hasql.cluster.probe import Role
-from hasql.cluster.state import Exclusion, Health
+from hasql.cluster.dsn import Dsn
 from hasql.metrics import Metrics, NodeMetrics
 from hasql.testing import LocalCluster, LocalNode
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hasql.cluster.events import (
+from hasql.cluster.probe import Role
+from hasql.cluster.state import Exclusion
+from hasql.events import (
     Event,
     HostAdmitted,
     HostDown,
@@ -17,8 +19,6 @@ from hasql.cluster.events import (
     HostUp,
     RoleChanged,
 )
-from hasql.cluster.probe import Role
-from hasql.cluster.state import Exclusion
 from tests.fake_driver import fake_cluster, manager_of
 
 if TYPE_CHECKING:

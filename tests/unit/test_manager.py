@@ -36,7 +36,7 @@ from tests.fake_driver import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from hasql.cluster.discovery import Discovery
+    from hasql.discovery import Discovery
 
 
 async def until(holds: Callable[[], bool]) -> None:

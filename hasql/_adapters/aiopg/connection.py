@@ -12,7 +12,7 @@ from psycopg2 import extensions
 
 from hasql._adapters.inherited import cut_off_in_children
 from hasql._adapters.libpq import listen_no_more, of_pool, of_session, shut_down
-from hasql.holder import Held
+from hasql.driver.holder import Held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

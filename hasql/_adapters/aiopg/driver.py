@@ -16,8 +16,8 @@ from hasql._adapters.aiopg.connection import session_factory
 from hasql._adapters.aiopg.failure import failure_of
 from hasql._adapters.aiopg.session import AiopgSession
 from hasql._adapters.reserved import refuses
-from hasql.arguments import ROUTING, refuse_keywords
 from hasql.driver import ConnT, PoolSizes, PoolT, check_keywords, check_sizes
+from hasql.driver.arguments import ROUTING, refuse_keywords
 from hasql.errors import ConfigurationError
 
 if TYPE_CHECKING:

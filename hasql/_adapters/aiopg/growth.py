@@ -12,7 +12,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from hasql._adapters.aiopg.connection import break_off, in_transaction
-from hasql.connects import Refill
+from hasql.driver.connects import Refill
 
 if TYPE_CHECKING:
     from hasql._adapters.aiopg.supply import Supply

@@ -13,7 +13,7 @@ from hasql._adapters.aiopg.connection import (
     is_read_only,
 )
 from hasql._adapters.libpq import shut_down
-from hasql.destinations import Destinations
+from hasql.driver.destinations import Destinations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping

@@ -10,8 +10,8 @@ import asyncpg
 from hasql._adapters.asyncpg.connection import Pool, connect_of, failure_of
 from hasql._adapters.asyncpg.login import open_session, without_choice
 from hasql._adapters.asyncpg.pool import AsyncpgPool
-from hasql.arguments import ROUTING, refuse_keywords
 from hasql.driver import PoolSizes, check_keywords, check_sizes
+from hasql.driver.arguments import ROUTING, refuse_keywords
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -12,7 +12,7 @@ from hasql._adapters.asyncpg.connection import naming_files
 from hasql._adapters.asyncpg.session import AsyncpgSession, HeedingLoop
 from hasql._adapters.reserved import SETTINGS, login_words, refuses
 from hasql.cluster.dsn import Dsn
-from hasql.connects import left_to_end
+from hasql.driver.connects import left_to_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

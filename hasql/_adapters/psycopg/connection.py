@@ -22,7 +22,7 @@ from hasql._adapters.inherited import cut_off_in_children
 from hasql._adapters.libpq import of_pool, shut_down
 from hasql._adapters.psycopg.cancel import request_cancel
 from hasql._adapters.psycopg.statement import heed_last_words, remaining_results, wait_for
-from hasql.holder import Held
+from hasql.driver.holder import Held
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen

@@ -19,8 +19,9 @@ from hasql._adapters.psycopg.connects import Connects, LostError
 from hasql._adapters.psycopg.pooled import Pooled
 from hasql._adapters.psycopg.server import count_rows, in_hot_standby, is_read_only
 from hasql._adapters.psycopg.workers import Workers, despite_cancellation, first_step
-from hasql.deadline import Begun, cancellations
-from hasql.destinations import Destinations
+from hasql.driver.deadline import cancellations
+from hasql.driver.destinations import Destinations
+from hasql.driver.stepping import Begun
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping

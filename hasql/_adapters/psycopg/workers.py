@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from hasql.deadline import Begun
+from hasql.driver.stepping import Begun
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine

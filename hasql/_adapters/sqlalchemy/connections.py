@@ -12,8 +12,8 @@ from hasql._adapters.sqlalchemy.passing import MAY_PASS, PassedError
 from hasql._adapters.sqlalchemy.pings import Pings
 from hasql._adapters.sqlalchemy.spares import Spares
 from hasql._adapters.sqlalchemy.turns import Turns
-from hasql.connects import PendingConnects
-from hasql.destinations import Destinations
+from hasql.driver.connects import PendingConnects
+from hasql.driver.destinations import Destinations
 from hasql.errors import PoolManagerClosedError
 
 if TYPE_CHECKING:

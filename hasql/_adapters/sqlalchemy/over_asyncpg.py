@@ -22,9 +22,9 @@ from hasql._adapters.asyncpg.connection import (
 )
 from hasql._adapters.asyncpg.session import AsyncpgSession
 from hasql._adapters.sqlalchemy.query import flag, no_text, text, whole_number
-from hasql.arguments import ROUTING, refuse_keywords
-from hasql.connects import left_to_end
 from hasql.driver import check_keywords
+from hasql.driver.arguments import ROUTING, refuse_keywords
+from hasql.driver.connects import left_to_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -16,8 +16,8 @@ from hasql._adapters.psycopg.failure import failure_of
 from hasql._adapters.psycopg.server import count_rows, in_hot_standby, is_read_only
 from hasql._adapters.psycopg.session import PsycopgSession
 from hasql._adapters.sqlalchemy.query import flag, no_text, whole_number
-from hasql.arguments import ROUTING, refuse_keywords
-from hasql.connects import left_to_end
+from hasql.driver.arguments import ROUTING, refuse_keywords
+from hasql.driver.connects import left_to_end
 from hasql.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from hasql._adapters.sqlalchemy.connections import Connections
 from hasql._adapters.sqlalchemy.loans import Loan, Loans, raw_of
 from hasql._adapters.sqlalchemy.passing import MAY_PASS, PassedError
 from hasql._adapters.sqlalchemy.work import Work
-from hasql.holder import NeverHeldBefore
+from hasql.driver.holder import NeverHeldBefore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

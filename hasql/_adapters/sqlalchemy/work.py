@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
-from hasql.deadline import Begun
+from hasql.driver.stepping import Begun
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Hashable

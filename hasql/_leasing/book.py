@@ -1,108 +1,15 @@
-"""The lease: an acquired connection, and the duty to give it back."""
+"""The lease book: all leases of one manager that are out."""
 
-from collections.abc import Coroutine, Generator, Iterator
-from types import CoroutineType, TracebackType
-from typing import Any, Generic, Protocol
+from collections.abc import Iterator
+from typing import Generic
 
-from hasql.destinations import Server
+from hasql._leasing.lease import Lease
+from hasql._routing.node import Node
 from hasql.driver import ConnT, PoolT
-from hasql.errors import HasqlError, UnknownConnectionError
-from hasql.node import Node
-from hasql.router import Wanted
+from hasql.driver.destinations import Server
+from hasql.errors import UnknownConnectionError
 
-__all__ = ("Lease", "LeaseBook", "Lender")
-
-
-class Lender(Protocol[PoolT, ConnT]):
-    """Who takes connections for leases and gives them back."""
-
-    async def take(self, lease: "Lease[PoolT, ConnT]") -> ConnT:
-        """Find a connection for the lease, enter it in the book, and return it."""
-        ...
-
-    def leave(
-        self, lease: "Lease[PoolT, ConnT]", error: BaseException | None
-    ) -> Coroutine[Any, Any, None]:
-        """Give the lease's connection back at the end of a block; `error` is what ended that."""
-
-    def forget(self, lease: "Lease[PoolT, ConnT]") -> Coroutine[Any, Any, None]:
-        """End the block of a lease that has no connection, or is being given back."""
-
-
-class Lease(Generic[PoolT, ConnT]):
-    """What `acquire` returns: ``async with`` it, or ``await`` it and `release` later.
-
-    It is for one use. Made by the pool manager, never by the application.
-    """
-
-    # Those are defaults of the class that most leases never set: one is made for each acquire.
-
-    #: The one node to take from, whatever its role; None: route.
-    fixed_node: Node[PoolT, ConnT] | None = None
-    node: Node[PoolT, ConnT] | None = None
-    connection: ConnT | None = None
-    #: Whether the application is done with it: nothing is lost if it is broken now.
-    returning = False
-    #: Whether its connection must not be used again: its host was purged meanwhile, or does not
-    #: write and is no master any more.
-    expired = False
-    #: Whether a task of its own finishes giving it back, as the one that used it was cancelled.
-    detached = False
-    #: When it has to be back, by time.monotonic(), once it is returning.
-    due_back = 0.0
-    used = False
-    #: Whether it is given back by `release`, not at the end of a block.
-    awaited = False
-    #: Whether it has waited for a place, which is counted once.
-    waited = False
-
-    def __init__(
-        self, lender: Lender[PoolT, ConnT], wanted: Wanted, timeout: float, kwargs: dict[str, Any]
-    ) -> None:
-        self._lender = lender
-        self.wanted = wanted
-        #: Seconds for all of the acquire.
-        self.timeout = timeout
-        #: For the driver's own acquire.
-        self.kwargs = kwargs
-
-    def successor(self) -> "Lease[PoolT, ConnT]":
-        """Make a lease of what this one has taken, and have this one hold nothing."""
-        heir: Lease[PoolT, ConnT] = Lease(self._lender, self.wanted, self.timeout, self.kwargs)
-        heir.used, heir.fixed_node, heir.expired = True, self.fixed_node, self.expired
-        heir.node, heir.connection = self.node, self.connection
-        self.node, self.connection, self.expired = None, None, False
-        return heir
-
-    def __repr__(self) -> str:
-        state = "returning" if self.returning else "out" if self.node is not None else "idle"
-        return f"<Lease of a {self.wanted.value}, {state}>"
-
-    def __await__(self) -> Generator[Any, Any, ConnT]:
-        self.awaited = True
-        return self.__aenter__().__await__()
-
-    # Not coroutines themselves, as each layer of those costs every acquire. They are declared as
-    # what coroutine functions return for pyright; for mypy that is a Coroutine.
-
-    def __aenter__(self) -> "CoroutineType[Any, Any, ConnT]":
-        if self.used:
-            msg = "this acquire was used already; call acquire again for another connection"
-            raise HasqlError(msg)
-        self.used = True
-        return self._lender.take(self)  # type: ignore[return-value]
-
-    def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> "CoroutineType[Any, Any, None]":
-        # Given back within the block already, by release(): nothing left to do.
-        done = self.connection is None or self.returning
-        if done:
-            return self._lender.forget(self)  # type: ignore[return-value]
-        return self._lender.leave(self, exc)  # type: ignore[return-value]
+__all__ = ("LeaseBook",)
 
 
 class LeaseBook(Generic[PoolT, ConnT]):

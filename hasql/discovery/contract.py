@@ -1,11 +1,11 @@
-"""Where the hosts of a cluster come from."""
+"""What a source of hosts fulfils."""
 
 from collections.abc import AsyncIterator
 from typing import Protocol
 
 from hasql.cluster.dsn import HostSpec
 
-__all__ = ("Discovery", "StaticDiscovery")
+__all__ = ("Discovery",)
 
 
 class Discovery(Protocol):
@@ -18,14 +18,3 @@ class Discovery(Protocol):
         stay until others are yielded.
         """
         ...
-
-
-class StaticDiscovery:
-    """The hosts that a DSN names; they never change."""
-
-    def __init__(self, hosts: tuple[HostSpec, ...]) -> None:
-        self._hosts = hosts
-
-    async def watch(self) -> AsyncIterator[tuple[HostSpec, ...]]:
-        """Yield the hosts of the DSN once."""
-        yield self._hosts

@@ -4,16 +4,16 @@ from collections.abc import Iterator, Mapping
 from random import random
 from typing import Any, Generic
 
+from hasql._leasing.checkout import Checkout
+from hasql._leasing.lease import Lease
+from hasql._manager.options import Options
+from hasql._manager.supervisor import Supervisor
+from hasql._routing.node import Node
+from hasql._routing.router import MASTER, MASTER_OR_REPLICA, REPLICA, REPLICA_OR_MASTER, Wanted
 from hasql.balancer_policy import BaseBalancerPolicy
-from hasql.checkout import Checkout
 from hasql.cluster.dsn import Dsn
 from hasql.driver import ConnT, PoolT
 from hasql.errors import UnknownConnectionError
-from hasql.lease import Lease
-from hasql.node import Node
-from hasql.options import Options
-from hasql.router import MASTER, MASTER_OR_REPLICA, REPLICA, REPLICA_OR_MASTER, Wanted
-from hasql.supervisor import Supervisor
 
 __all__ = ("PoolAccess",)
 

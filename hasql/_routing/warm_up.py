@@ -5,11 +5,11 @@ import logging
 from collections.abc import Callable
 from typing import Any, Generic
 
-from hasql.connects import PendingConnects
-from hasql.deadline import cancellations
+from hasql._routing.node import Node
+from hasql._routing.router import Router
 from hasql.driver import ConnT, DriverPool, PoolT
-from hasql.node import Node
-from hasql.router import Router
+from hasql.driver.connects import PendingConnects
+from hasql.driver.deadline import cancellations
 
 __all__ = ("WarmUps",)
 

@@ -6,11 +6,11 @@ from enum import Enum
 from math import inf
 from typing import Generic
 
+from hasql._routing.node import Node
+from hasql._routing.waiters import Waiters
 from hasql.balancer_policy.base import BaseBalancerPolicy
 from hasql.driver import ConnT, PoolT
 from hasql.errors import ConfigurationError, PoolManagerClosedError
-from hasql.node import Node
-from hasql.waiters import Waiters
 
 __all__ = (
     "MASTER",

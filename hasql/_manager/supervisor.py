@@ -6,8 +6,15 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Generic
 
-from hasql.announcer import Announcer
-from hasql.cluster.discovery import Discovery
+from hasql._leasing.book import LeaseBook
+from hasql._leasing.hints import Hints
+from hasql._manager.loop_binding import LoopBinding
+from hasql._manager.notifier import Notifier
+from hasql._manager.options import Options
+from hasql._probing.monitors import Watch
+from hasql._routing.node import Node
+from hasql._routing.router import Router
+from hasql._routing.warm_up import WarmUps
 from hasql.cluster.dsn import HostSpec
 from hasql.cluster.state import Health, NodeState
 from hasql.cluster.topology import (
@@ -22,16 +29,9 @@ from hasql.cluster.topology import (
     Step,
     Topology,
 )
+from hasql.discovery import Discovery
 from hasql.driver import ConnT, Driver, Failure, PoolT
 from hasql.errors import NotAvailableError, PoolManagerClosedError
-from hasql.hints import Hints
-from hasql.lease import LeaseBook
-from hasql.loop_binding import LoopBinding
-from hasql.node import Node
-from hasql.options import Options
-from hasql.router import Router
-from hasql.warm_up import WarmUps
-from hasql.watch import Watch
 
 __all__ = ("Supervisor",)
 
@@ -65,7 +65,7 @@ class Supervisor(Generic[PoolT, ConnT]):
         self.nodes: dict[HostSpec, Node[PoolT, ConnT]] = {}
         self.closing = False
         self.closed = False
-        self.announcer = Announcer(options.dsn.hide)
+        self.notifier = Notifier(options.dsn.hide)
         self.binding = LoopBinding()
         #: Nodes in routing with their pools open, suspects included.
         self.masters: list[Node[PoolT, ConnT]] = []
@@ -285,7 +285,7 @@ class Supervisor(Generic[PoolT, ConnT]):
 
     def _note(self, before: NodeState, after: NodeState) -> None:
         """Tell of a change; let nobody wait for a host that has gone quiet."""
-        self.announcer.announce(before, after)
+        self.notifier.announce(before, after)
         node = self.nodes[after.host]
         if after.health is Health.SUSPECT and node.pool is not None:
             log.debug("%s has gone quiet", after.host)

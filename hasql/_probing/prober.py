@@ -7,13 +7,13 @@ from copy import copy
 from time import monotonic
 from typing import Generic
 
+from hasql._manager.options import Options
+from hasql._probing.stall_timer import Patience
+from hasql._routing.node import Node
 from hasql.cluster.probe import ProbeForm, Reading, Role, read_row
-from hasql.deadline import cancellations
 from hasql.driver import ConnT, Driver, Failure, PoolT, Session
-from hasql.judgement import judged
-from hasql.node import Node
-from hasql.options import Options
-from hasql.patience import Patience
+from hasql.driver.deadline import cancellations
+from hasql.driver.judgement import judged
 
 __all__ = ("NoAnswerError", "Prober", "heed_cancellation")
 

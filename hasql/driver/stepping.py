@@ -1,13 +1,33 @@
-"""Work that is carried on by another task when the one that began it is cancelled."""
+"""Work whose first step was taken by hand, as most has no second: an idle connection is there."""
 
 import asyncio
 from collections.abc import Callable, Generator
 from contextvars import Context
 from typing import Any, Generic, TypeVar
 
-__all__ = ("Detachable",)
+__all__ = ("Begun", "Detachable")
 
 _T = TypeVar("_T")
+
+
+class Begun(Generic[_T]):
+    """The rest of some work whose first step was taken by hand."""
+
+    def __init__(self, steps: Generator[Any, Any, _T], paused_on: object) -> None:
+        self._steps = steps
+        self._paused_on = paused_on
+
+    def __await__(self) -> Generator[Any, Any, _T]:
+        try:
+            yield self._paused_on
+        except BaseException as error:  # noqa: BLE001  # it belongs to the work, as cancellations do
+            try:
+                paused_on = self._steps.throw(error)
+            except StopIteration as done:
+                result: _T = done.value
+                return result
+            return (yield from Begun(self._steps, paused_on).__await__())
+        return (yield from self._steps)
 
 
 class Detachable(Generic[_T]):
@@ -41,7 +61,7 @@ class Detachable(Generic[_T]):
     def __init__(
         self,
         steps: Generator[Any, Any, _T],
-        paused_on: Any,  # noqa: ANN401  # a future of any kind, or None
+        paused_on: Any,  # a future of any kind, or None
         detach: Callable[["Detachable[_T]", Any], bool],
         whose: object,
     ) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from hasql.cadence import Bursts, Cadence, Evidence
+from hasql._probing.schedule import Bursts, Cadence, Evidence
 from hasql.cluster.dsn import parse_host
 
 A, B = parse_host("a"), parse_host("b")

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic
 
-from hasql.cadence import Bursts, Evidence
+from hasql._manager.options import Options
+from hasql._probing.monitor import Headquarters, Monitor
+from hasql._probing.schedule import Bursts, Evidence
+from hasql._routing.node import Node
 from hasql.cluster.topology import Failed
 from hasql.driver import ConnT, Driver, PoolT
-from hasql.monitor import Headquarters, Monitor
-from hasql.node import Node
-from hasql.options import Options
 
 if TYPE_CHECKING:
     from hasql.cluster.dsn import HostSpec

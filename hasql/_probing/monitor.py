@@ -5,17 +5,17 @@ import logging
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
-from hasql.cadence import Bursts, Cadence, Evidence
+from hasql._manager.options import Options
+from hasql._probing.fresh_look import Found, FreshLooks, is_another_server, is_to_be_followed
+from hasql._probing.prober import NoAnswerError, Prober, heed_cancellation
+from hasql._probing.schedule import Bursts, Cadence, Evidence
+from hasql._probing.stall_timer import Patience
+from hasql._routing.node import Node
 from hasql.cluster.dsn import HostSpec
 from hasql.cluster.probe import Reading
 from hasql.cluster.topology import Answered, Failed, Observation, Quiet
 from hasql.driver import ConnT, Driver, Failure, PoolT, Session
-from hasql.fresh_look import Found, FreshLooks, is_another_server, is_to_be_followed
-from hasql.judgement import judged
-from hasql.node import Node
-from hasql.options import Options
-from hasql.patience import Patience
-from hasql.prober import NoAnswerError, Prober, heed_cancellation
+from hasql.driver.judgement import judged
 
 __all__ = ("Headquarters", "Monitor")
 

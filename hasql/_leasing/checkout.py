@@ -9,20 +9,20 @@ from threading import get_ident
 from time import monotonic
 from typing import Any, Generic
 
-from hasql.cadence import Evidence
-from hasql.cancelled_releases import CancelledReleases
-from hasql.cluster.discovery import Discovery
-from hasql.deadline import Begun, OutOfTimeError, by_deadline
-from hasql.destination_check import WrongServerError, check_destination
-from hasql.detachable import Detachable
+from hasql._leasing.cancelled_releases import CancelledReleases
+from hasql._leasing.destination_check import WrongServerError, check_destination
+from hasql._leasing.lease import Lease
+from hasql._leasing.overdue import OverdueTimer
+from hasql._manager.supervisor import Supervisor
+from hasql._probing.schedule import Evidence
+from hasql._routing.node import Node
+from hasql._routing.router import MASTER, REPLICA, REPLICA_OR_MASTER, Wanted
+from hasql.discovery import Discovery
 from hasql.driver import ConnT, DriverPool, Failure, PoolT
+from hasql.driver.deadline import OutOfTimeError, by_deadline
+from hasql.driver.judgement import judged
+from hasql.driver.stepping import Begun, Detachable
 from hasql.errors import NotAvailableError
-from hasql.judgement import judged
-from hasql.lease import Lease
-from hasql.node import Node
-from hasql.overdue import OverdueTimer
-from hasql.router import MASTER, REPLICA, REPLICA_OR_MASTER, Wanted
-from hasql.supervisor import Supervisor
 
 __all__ = ("Checkout",)
 

@@ -4,8 +4,8 @@ import asyncio
 from time import monotonic
 from typing import Generic
 
+from hasql._leasing.book import LeaseBook
 from hasql.driver import ConnT, PoolT
-from hasql.lease import LeaseBook
 
 __all__ = ("OverdueTimer",)
 

@@ -5,11 +5,11 @@ a task: so the first step is taken by hand, and the rest is left to `by_deadline
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import Any, Generic, TypeVar
+from typing import TypeVar
 
-__all__ = ("Begun", "OutOfTimeError", "by_deadline", "cancellations")
+__all__ = ("OutOfTimeError", "by_deadline", "cancellations")
 
 _T = TypeVar("_T")
 
@@ -46,23 +46,3 @@ def cancellations() -> int:
     """
     task = asyncio.current_task()
     return 0 if task is None else task.cancelling()
-
-
-class Begun(Generic[_T]):
-    """The rest of some work whose first step was taken by hand."""
-
-    def __init__(self, steps: Generator[Any, Any, _T], paused_on: object) -> None:
-        self._steps = steps
-        self._paused_on = paused_on
-
-    def __await__(self) -> Generator[Any, Any, _T]:
-        try:
-            yield self._paused_on
-        except BaseException as error:  # noqa: BLE001  # it belongs to the work, as cancellations do
-            try:
-                paused_on = self._steps.throw(error)
-            except StopIteration as done:
-                result: _T = done.value
-                return result
-            return (yield from Begun(self._steps, paused_on).__await__())
-        return (yield from self._steps)

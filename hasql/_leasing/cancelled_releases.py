@@ -12,9 +12,9 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Any, Generic
 
+from hasql._leasing.lease import Lease
+from hasql._manager.supervisor import Supervisor
 from hasql.driver import ConnT, PoolT
-from hasql.lease import Lease
-from hasql.supervisor import Supervisor
 
 __all__ = ("CancelledReleases",)
 

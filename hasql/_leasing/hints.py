@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Generic
 
+from hasql._leasing.book import LeaseBook
+from hasql._routing.node import Node
+from hasql._routing.router import MASTER
 from hasql.cluster.dsn import HostSpec
 from hasql.driver import ConnT, Driver, Failure, PoolT
-from hasql.judgement import judged
-from hasql.lease import LeaseBook
-from hasql.node import Node
-from hasql.router import MASTER
+from hasql.driver.judgement import judged
 
 __all__ = ("Hints",)
 

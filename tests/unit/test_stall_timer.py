@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from hasql.patience import Patience
+from hasql._probing.stall_timer import Patience
 
 
 async def test_it_ends_what_waits_once_and_is_lost_then() -> None:

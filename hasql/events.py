@@ -1,12 +1,11 @@
 """Events: what happens to the hosts of a cluster, told once for each change."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from hasql.cluster.dsn import HostSpec
 from hasql.cluster.probe import Role
-from hasql.cluster.state import Exclusion, Health, NodeState
+from hasql.cluster.state import Exclusion
 
 __all__ = (
     "Event",
@@ -16,7 +15,6 @@ __all__ = (
     "HostFenced",
     "HostUp",
     "RoleChanged",
-    "events_between",
 )
 
 
@@ -73,24 +71,3 @@ class HostAdmitted:
 
 
 Event: TypeAlias = HostUp | HostDown | RoleChanged | HostExcluded | HostAdmitted
-
-_BY_ANOTHER_MASTER = frozenset({Exclusion.FENCED, Exclusion.SPLIT})
-
-
-def events_between(before: NodeState, after: NodeState) -> Iterator[Event]:
-    """Tell what has happened to a node between two states that follow each other."""
-    if after.health is Health.DOWN and before.health is not Health.DOWN:
-        yield HostDown(after.host, after.error)
-    if after.health is Health.UP and before.health in {Health.STARTING, Health.DOWN}:
-        yield HostUp(after.host, after.role)
-    # Against its last answer: a host that was down in between may return as another.
-    last = Role.UNKNOWN if before.reading is None else before.reading.role
-    if Role.UNKNOWN not in {last, after.role} and last is not after.role:
-        yield RoleChanged(after.host, last, after.role)
-    if after.exclusion is before.exclusion:
-        return
-    if after.exclusion is not None:
-        kind = HostFenced if after.exclusion in _BY_ANOTHER_MASTER else HostExcluded
-        yield kind(after.host, after.exclusion)
-    elif before.exclusion is not None:
-        yield HostAdmitted(after.host, before.exclusion)

@@ -1,29 +1,32 @@
-"""The announcer: tells of each change once, to the log, the metrics and the application."""
+"""The notifier: tells of each change once, to the log, the metrics and the application."""
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from inspect import iscoroutinefunction
 
-from hasql.cluster.events import (
+from hasql.cluster.probe import Role
+from hasql.cluster.state import Exclusion, Health, NodeState
+from hasql.events import (
     Event,
     HostAdmitted,
     HostDown,
     HostExcluded,
+    HostFenced,
     HostUp,
     RoleChanged,
-    events_between,
 )
-from hasql.cluster.state import Exclusion, NodeState
 
-__all__ = ("Announcer", "Listener")
+__all__ = ("Listener", "Notifier", "events_between")
 
 log = logging.getLogger("hasql")
 
 Listener = Callable[[Event], None]
 
+_BY_ANOTHER_MASTER = frozenset({Exclusion.FENCED, Exclusion.SPLIT})
 
-class Announcer:
+
+class Notifier:
     """Counts and logs what happens to hosts, and calls the application's listeners."""
 
     def __init__(self, hide: Callable[[str], str]) -> None:
@@ -75,3 +78,22 @@ class Announcer:
             listener(event)
         except Exception:
             log.exception("a listener has failed on %s", type(event).__name__)
+
+
+def events_between(before: NodeState, after: NodeState) -> Iterator[Event]:
+    """Tell what has happened to a node between two states that follow each other."""
+    if after.health is Health.DOWN and before.health is not Health.DOWN:
+        yield HostDown(after.host, after.error)
+    if after.health is Health.UP and before.health in {Health.STARTING, Health.DOWN}:
+        yield HostUp(after.host, after.role)
+    # Against its last answer: a host that was down in between may return as another.
+    last = Role.UNKNOWN if before.reading is None else before.reading.role
+    if Role.UNKNOWN not in {last, after.role} and last is not after.role:
+        yield RoleChanged(after.host, last, after.role)
+    if after.exclusion is before.exclusion:
+        return
+    if after.exclusion is not None:
+        kind = HostFenced if after.exclusion in _BY_ANOTHER_MASTER else HostExcluded
+        yield kind(after.host, after.exclusion)
+    elif before.exclusion is not None:
+        yield HostAdmitted(after.host, before.exclusion)

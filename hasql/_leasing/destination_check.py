@@ -5,9 +5,9 @@ Mostly nothing has to be asked: see `Destinations.doubtful`, which the checkout 
 
 import logging
 
+from hasql._routing.node import Node
 from hasql.cluster.probe import writes_query
 from hasql.driver import ConnT, DriverPool, PoolT
-from hasql.node import Node
 
 log = logging.getLogger("hasql")
 

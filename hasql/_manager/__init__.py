@@ -1,0 +1,1 @@
+"""How a pool manager lives: from its first use until it is closed."""

@@ -1,0 +1,1 @@
+"""How hasql learns what each host is."""

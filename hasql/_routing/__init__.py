@@ -1,0 +1,1 @@
+"""Which hosts can serve, and who waits for a place there."""
