@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from random import Random
+from time import monotonic
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-from hasql._leasing.book import LeaseBook
-from hasql._leasing.checkout import Checkout
 from hasql._leasing.lease import Lease
+from hasql._manager.assembly import assemble
 from hasql._manager.measuring import measure
 from hasql._manager.notifier import Listener
 from hasql._manager.options import (
@@ -17,10 +18,10 @@ from hasql._manager.options import (
     check_share,
     frozen_kwargs,
     never_master_hosts,
+    policy_of,
 )
 from hasql._manager.pool_access import PoolAccess
-from hasql._manager.supervisor import Supervisor
-from hasql._routing.router import MASTER, Router
+from hasql._routing.request import MASTER
 from hasql.balancer_policy import BaseBalancerPolicy, GreedyBalancerPolicy
 from hasql.cluster.dsn import Dsn
 from hasql.cluster.state import Rules
@@ -53,10 +54,10 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
             Replicas whose connections are all in use are in routing.
         master_as_replica_weight: Probability, 0 to 1, that `acquire_replica` goes to a master.
         balancer_policy: How one of several candidates is picked: a subclass of
-            `BaseBalancerPolicy`.
+            `BaseBalancerPolicy`, or an instance of one, which serves this manager alone.
         stopwatch_window_size: Over how many probes a host's median response time is taken.
-        pool_factory_kwargs: For the driver's pool, which has exactly the sizes given here. One
-            connection more is opened on each host for probing, two at times.
+        pool_factory_kwargs: For the driver's pool, which has exactly the sizes given here. One more
+            connection is opened on each host for probing, two at times.
         lease_abort_after: After so long without any answer of a host the connections lent on it
             are broken, so that nobody waits for ever. None: never.
         release_timeout: What giving a connection back may take; after that it is broken instead.
@@ -81,7 +82,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         refresh_timeout: float = 1.0,
         fallback_master: bool = False,  # noqa: FBT001, FBT002  # positional in the public API
         master_as_replica_weight: float = 0.0,
-        balancer_policy: type[BaseBalancerPolicy] = GreedyBalancerPolicy,
+        balancer_policy: type[BaseBalancerPolicy] | BaseBalancerPolicy = GreedyBalancerPolicy,
         stopwatch_window_size: int = 128,
         pool_factory_kwargs: dict[str, Any] | None = None,
         *,
@@ -99,7 +100,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
             refresh_timeout=refresh_timeout,
             fallback_master=fallback_master,
             master_as_replica_weight=master_as_replica_weight,
-            balancer_policy=balancer_policy,
+            balancer_policy=policy_of(balancer_policy),
             stopwatch_window_size=stopwatch_window_size,
             pool_factory_kwargs=frozen_kwargs(pool_factory_kwargs),
             release_timeout=release_timeout,
@@ -109,24 +110,35 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
                 never_master=never_master_hosts(parsed, never_master),
                 lease_abort_after=lease_abort_after,
             ),
+            clock=self._clock(),
+            chance=self._chance(),
         )
-        supervisor: Supervisor[PoolT, ConnT] = Supervisor(
-            self._driver_of(parsed), options, Router(balancer_policy()), LeaseBook()
-        )
-        super().__init__(options, supervisor, Checkout(supervisor, self._discovery))
+        driver: Driver[PoolT, ConnT] = self._driver_of(parsed)
+        super().__init__(options, assemble(options, driver, self._discovery(parsed)))
+        options.balancer_policy.serve(options.chance)
         self._closing: asyncio.Future[None] | None = None
 
     def _driver_of(self, dsn: Dsn) -> Driver[PoolT, ConnT]:  # noqa: ARG002  # for subclasses
         """Choose the driver for a DSN."""
         return self._driver
 
-    def _discovery(self) -> Discovery:
+    def _discovery(self, dsn: Dsn, /) -> Discovery:
         """Make the source of hosts."""
-        return StaticDiscovery(self._options.dsn.hosts)
+        return StaticDiscovery(dsn.hosts)
+
+    # The one clock of a manager, and where all its chance comes from; a simulation has its own.
+
+    @staticmethod
+    def _clock() -> Callable[[], float]:
+        return monotonic
+
+    @staticmethod
+    def _chance() -> Random:
+        return Random()  # noqa: S311  # no secret
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "closing" if self.closing else "open"
-        if self._supervisor.inherited:  # and nothing is known of the hosts
+        if self._binding.inherited:  # and nothing is known of the hosts
             name = f"{type(self).__module__}.{type(self).__qualname__}"
             return f"<{name} {self.dsn} {state}, started before a fork>"
         return (
@@ -166,7 +178,9 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
 
     def acquire_master(self, timeout: float | None = None, **kwargs: Any) -> Lease[PoolT, ConnT]:
         """Acquire a connection to a master; see `acquire`."""
-        seconds = self._options.acquire_timeout if timeout is None else _seconds(timeout)
+        seconds = (
+            self._options.acquire_timeout if timeout is None else check_seconds("timeout", timeout)
+        )
         return Lease(self._checkout, MASTER, seconds, kwargs)
 
     def acquire_replica(
@@ -179,9 +193,11 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         """Acquire a connection to a replica, or to a master as far as allowed; see `acquire`."""
         if master_as_replica_weight is not None:
             check_share("master_as_replica_weight", master_as_replica_weight)
-        wanted = self._wanted_to_read(fallback_master, master_as_replica_weight)
-        seconds = self._options.acquire_timeout if timeout is None else _seconds(timeout)
-        return Lease(self._checkout, wanted, seconds, kwargs)
+        request = self._request_to_read(fallback_master, master_as_replica_weight)
+        seconds = (
+            self._options.acquire_timeout if timeout is None else check_seconds("timeout", timeout)
+        )
+        return Lease(self._checkout, request, seconds, kwargs)
 
     async def release(self, connection: ConnT, **kwargs: Any) -> None:
         """Give a connection back that was acquired with ``await``.
@@ -194,7 +210,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
                 another task since this one gave it back; a ValueError.
         """
         self._check_caller()
-        await self._give_back(self._supervisor.book.of(connection), connection, kwargs)
+        await self._give_back(self._book.of(connection), connection, kwargs)
 
     # Waiting for hosts
 
@@ -216,16 +232,15 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         if (masters_count is None) != (replicas_count is None):
             msg = "ready() takes both masters_count and replicas_count, or neither"
             raise ConfigurationError(msg)
-        check_seconds("timeout", timeout)
         if masters_count is None or replicas_count is None:
-            await self._wait_for("all hosts", self._all_answer, timeout)
+            await self._wait_for("all hosts", self._all_answer, check_seconds("timeout", timeout))
             return
         masters = check_count("masters_count", masters_count)
         replicas = check_count("replicas_count", replicas_count)
         await self._wait_for(
             f"{masters} masters and {replicas} replicas",
             lambda: self.master_pool_count >= masters and self.replica_pool_count >= replicas,
-            timeout,
+            check_seconds("timeout", timeout),
         )
 
     async def wait_all_ready(self) -> None:
@@ -248,26 +263,26 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         Raises:
             NotAvailableError: Not every probe has ended after `timeout` seconds.
         """
-        loop = self._supervisor.enter(self._discovery)
-        await self._supervisor.probed_anew(loop.time() + check_seconds("timeout", timeout))
+        self._lifecycle.enter()
+        await self._waits.until_probed_anew(check_seconds("timeout", timeout))
 
     def _all_answer(self) -> bool:
-        topology, nodes = self._supervisor.topology, self._supervisor.nodes
+        topology, nodes = self._routing.topology, self._routing.nodes
         return topology.first_round_over and all(
             state.answers and (state.exclusion is not None or nodes[state.host].in_routing)
             for state in topology.nodes
         )
 
     async def _wait_for(self, what: str, holds: Callable[[], bool], timeout: float | None) -> None:
-        loop = self._supervisor.enter(self._discovery)
-        await self._supervisor.wait_until(
-            lambda: holds() or self._supervisor.raise_if_all_refuse(),
-            float("inf") if timeout is None else loop.time() + timeout,
+        self._lifecycle.enter()
+        await self._waits.until(
+            lambda: holds() or self._waits.raise_if_all_refuse(),
+            timeout,
             f"{what} not available within {timeout} s",
         )
 
     async def __aenter__(self) -> Self:
-        fresh = not self._supervisor.started
+        fresh = not self._lifecycle.started
         try:
             await self._wait_for(
                 "a host in routing",
@@ -275,7 +290,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
                 _START_TIMEOUT,
             )
         except BaseException:
-            if fresh and self._supervisor.started:
+            if fresh and self._lifecycle.started:
                 await self.terminate()
             raise
         return self
@@ -286,7 +301,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if exc is None or not self._supervisor.inherited:  # else what ends a child says enough
+        if exc is None or not self._binding.inherited:  # else what ends a child says enough
             await self.close()
 
     # Closing
@@ -301,38 +316,39 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         self._check_caller()
         if self._closing is not None:
             await asyncio.shield(self._closing)
-        elif not self._supervisor.started:
-            self._supervisor.refuse()
-            self._supervisor.closed = True
+        elif not self._lifecycle.started:
+            self._lifecycle.close_unstarted()
         else:
-            loop = self._supervisor.enter(self._discovery)
-            await self._close(loop.time() + seconds)
+            self._binding.check()
+            await self._close(seconds)
 
     async def terminate(self) -> None:
         """Close without waiting for leases or servers: every connection is broken now."""
         self._check_caller()
-        if not self._supervisor.started:
+        if not self._lifecycle.started:
             await self.close()
             return
-        self._supervisor.refuse()
-        self._supervisor.break_all()
+        self._lifecycle.refuse()
+        self._lifecycle.break_all()
         if self._closing is not None:
             await asyncio.shield(self._closing)
         else:
-            await self._close(float("-inf"))
+            await self._close(0.0)
 
-    async def _close(self, deadline: float) -> None:
-        self._closing = self._supervisor.loop.create_future()
+    async def _close(self, seconds: float) -> None:
+        lifecycle, clock = self._lifecycle, self._options.clock
+        self._closing = lifecycle.loop.create_future()
+        deadline = clock() + seconds
         try:
-            self._supervisor.refuse()
+            lifecycle.refuse()
             try:
-                await self._supervisor.drain(deadline)
+                await lifecycle.drain(seconds)
             except asyncio.CancelledError:
-                deadline = self._supervisor.loop.time()
+                deadline = clock()
                 raise
             finally:
-                await self._supervisor.stop(deadline)
-                await self._checkout.close()
+                await lifecycle.stop(deadline - clock())
+                await self._returns.close()
         finally:
             self._closing.set_result(None)
 
@@ -341,7 +357,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
     def metrics(self) -> Metrics:
         """Return a frozen snapshot of all nodes and counters."""
         self._check_process()
-        return measure(self._supervisor, self._checkout)
+        return measure(self._routing, self._router, self._checkout, self._options)
 
     def add_listener(self, listener: Listener) -> None:
         """Have a function called for each event: see `hasql.events`.
@@ -353,7 +369,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
             TypeError: It is not callable, or is a coroutine function.
         """
         self._check_process()
-        self._supervisor.notifier.add(listener)
+        self._routing.notifier.add(listener)
 
     def remove_listener(self, listener: Listener) -> None:
         """Have a listener called no more.
@@ -362,7 +378,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
             ValueError: It is no listener of this manager.
         """
         self._check_process()
-        self._supervisor.notifier.remove(listener)
+        self._routing.notifier.remove(listener)
 
     def accept_timeline(self) -> None:
         """Forget which timelines were seen, so that a master of an older one may serve again.
@@ -371,18 +387,14 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         state, or a promotion was undone on purpose.
         """
         self._check_caller()
-        self._supervisor.accept_timeline()
+        self._routing.accept_timeline()
 
     @property
     def closing(self) -> bool:
         """Whether closing has begun."""
-        return self._supervisor.closing
+        return self._lifecycle.closing
 
     @property
     def closed(self) -> bool:
         """Whether closing has ended."""
-        return self._supervisor.closed
-
-
-def _seconds(timeout: float) -> float:
-    return check_seconds("timeout", timeout)
+        return self._lifecycle.closed

@@ -8,12 +8,13 @@ still there; and a new session would be opened in place of that one, which still
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Generic
 
+from hasql._leasing.book import LeaseBook
 from hasql._leasing.lease import Lease
-from hasql._manager.supervisor import Supervisor
+from hasql._routing.router import Router
 from hasql.driver import ConnT, PoolT
 
 __all__ = ("CancelledReleases",)
@@ -27,8 +28,18 @@ _LAST_WORDS = 1.0
 class CancelledReleases(Generic[PoolT, ConnT]):
     """All of one manager. Each keeps its place and its entry in the book until it has ended."""
 
-    def __init__(self, supervisor: Supervisor[PoolT, ConnT]) -> None:
-        self._supervisor = supervisor
+    def __init__(
+        self,
+        router: Router[PoolT, ConnT],
+        book: LeaseBook[PoolT, ConnT],
+        is_over: Callable[[], bool],
+        hide: Callable[[str], str],
+    ) -> None:
+        self._router = router
+        self._book = book
+        #: Whether the manager is closed, or the program about to end.
+        self._is_over = is_over
+        self._hide = hide
         self._tasks: set[asyncio.Task[None]] = set()
 
     def add(self, lease: Lease[PoolT, ConnT], finish: Coroutine[Any, Any, None]) -> bool:
@@ -36,13 +47,12 @@ class CancelledReleases(Generic[PoolT, ConnT]):
 
         The connection is broken in that case, so that it can be finished at once.
         """
-        supervisor = self._supervisor
-        if lease.detached or supervisor.closed or supervisor.is_cut_short():
+        if lease.detached or self._is_over():
             finish.close()
             self._abort(lease)
             return False
         lease.detached = True
-        task = supervisor.loop.create_task(finish)
+        task = asyncio.get_running_loop().create_task(finish)
         self._tasks.add(task)
         task.add_done_callback(partial(self._finished, lease))
         return True
@@ -55,18 +65,18 @@ class CancelledReleases(Generic[PoolT, ConnT]):
         failure = asyncio.CancelledError() if task.cancelled() else task.exception()
         try:
             if failure is not None:
-                told = self._supervisor.options.dsn.hide(repr(failure))
+                told = self._hide(repr(failure))
                 log.debug("%s: a connection was closed, not given back: %s", node.host, told)
                 self._abort(lease)
         finally:
-            self._supervisor.book.strike(lease)
-            self._supervisor.router.vacate(node)
+            self._book.strike(lease)
+            self._router.vacate(node)
 
     def _abort(self, lease: Lease[PoolT, ConnT]) -> None:
         node, connection = lease.node, lease.connection
         assert connection is not None  # noqa: S101  # as above
         # Unless the driver's pool has lent it to the next one already.
-        mine = self._supervisor.book.find(connection) is lease
+        mine = self._book.find(connection) is lease
         if mine and node is not None and node.pool is not None:
             node.pool.abort(connection)
 

@@ -1,12 +1,11 @@
 """The hints: what errors in the use of lent connections tell of their hosts."""
 
-from collections.abc import Callable
 from typing import Generic
 
 from hasql._leasing.book import LeaseBook
+from hasql._leasing.options import Signal
 from hasql._routing.node import Node
-from hasql._routing.router import MASTER
-from hasql.cluster.dsn import HostSpec
+from hasql._routing.request import MASTER
 from hasql.driver import ConnT, Driver, Failure, PoolT
 from hasql.driver.judgement import judged
 
@@ -20,7 +19,7 @@ class Hints(Generic[PoolT, ConnT]):
         self,
         driver: Driver[PoolT, ConnT],
         book: LeaseBook[PoolT, ConnT],
-        signal: Callable[[HostSpec], bool],
+        signal: Signal,
     ) -> None:
         self._driver = driver
         self._book = book
@@ -33,7 +32,7 @@ class Hints(Generic[PoolT, ConnT]):
             self._signal(node.host)
         elif failure is Failure.READ_ONLY:
             lease = self._book.find(connection)
-            if lease is not None and lease.wanted is MASTER and not _writes(node, connection):
+            if lease is not None and lease.request is MASTER and not _writes(node, connection):
                 # Nobody knows which server is next behind a pooler: one more login changes nothing.
                 lease.expired = not node.pooled
                 self._signal(node.host)

@@ -5,7 +5,7 @@ from types import CoroutineType, TracebackType
 from typing import Any, Generic, Protocol
 
 from hasql._routing.node import Node
-from hasql._routing.router import Wanted
+from hasql._routing.request import Request
 from hasql.driver import ConnT, PoolT
 from hasql.errors import HasqlError
 
@@ -47,7 +47,7 @@ class Lease(Generic[PoolT, ConnT]):
     expired = False
     #: Whether a task of its own finishes giving it back, as the one that used it was cancelled.
     detached = False
-    #: When it has to be back, by time.monotonic(), once it is returning.
+    #: When it has to be back, by the clock, once it is returning.
     due_back = 0.0
     used = False
     #: Whether it is given back by `release`, not at the end of a block.
@@ -56,10 +56,10 @@ class Lease(Generic[PoolT, ConnT]):
     waited = False
 
     def __init__(
-        self, lender: Lender[PoolT, ConnT], wanted: Wanted, timeout: float, kwargs: dict[str, Any]
+        self, lender: Lender[PoolT, ConnT], request: Request, timeout: float, kwargs: dict[str, Any]
     ) -> None:
         self._lender = lender
-        self.wanted = wanted
+        self.request = request
         #: Seconds for all of the acquire.
         self.timeout = timeout
         #: For the driver's own acquire.
@@ -67,7 +67,7 @@ class Lease(Generic[PoolT, ConnT]):
 
     def successor(self) -> "Lease[PoolT, ConnT]":
         """Make a lease of what this one has taken, and have this one hold nothing."""
-        heir: Lease[PoolT, ConnT] = Lease(self._lender, self.wanted, self.timeout, self.kwargs)
+        heir: Lease[PoolT, ConnT] = Lease(self._lender, self.request, self.timeout, self.kwargs)
         heir.used, heir.fixed_node, heir.expired = True, self.fixed_node, self.expired
         heir.node, heir.connection = self.node, self.connection
         self.node, self.connection, self.expired = None, None, False
@@ -75,7 +75,7 @@ class Lease(Generic[PoolT, ConnT]):
 
     def __repr__(self) -> str:
         state = "returning" if self.returning else "out" if self.node is not None else "idle"
-        return f"<Lease of a {self.wanted.value}, {state}>"
+        return f"<Lease of a {self.request}, {state}>"
 
     def __await__(self) -> Generator[Any, Any, ConnT]:
         self.awaited = True

@@ -1,7 +1,7 @@
 """The timer that breaks what is being given back for too long."""
 
 import asyncio
-from time import monotonic
+from collections.abc import Callable
 from typing import Generic
 
 from hasql._leasing.book import LeaseBook
@@ -16,8 +16,14 @@ class OverdueTimer(Generic[PoolT, ConnT]):
     It looks through the book once in release_timeout and is not set anew for each.
     """
 
-    def __init__(self, book: LeaseBook[PoolT, ConnT], release_timeout: float) -> None:
+    def __init__(
+        self,
+        book: LeaseBook[PoolT, ConnT],
+        release_timeout: float,
+        clock: Callable[[], float],
+    ) -> None:
         self._book = book
+        self._clock = clock
         self._release_timeout = release_timeout
         self._timer: asyncio.TimerHandle | None = None
         #: Whether it is set; asked on each release.
@@ -38,7 +44,7 @@ class OverdueTimer(Generic[PoolT, ConnT]):
 
     def _look(self) -> None:
         self.is_set = False
-        now = monotonic()
+        now = self._clock()
         due = self._book.abort_overdue(now)
         if due is not None:
             self._look_in(due - now)

@@ -1,11 +1,13 @@
 """Measuring: takes the snapshot of one pool manager that `metrics` shows."""
 
 from collections.abc import Callable
-from time import monotonic
 
 from hasql._leasing.checkout import Checkout
-from hasql._manager.supervisor import Supervisor
+from hasql._manager.options import Options
+from hasql._manager.routing_state import RoutingState
 from hasql._routing.node import Node
+from hasql._routing.router import Router
+from hasql.cluster.lag import lag_of, written_by_masters
 from hasql.cluster.probe import Role
 from hasql.cluster.state import NodeState, Rules
 from hasql.driver import ConnT, PoolT
@@ -14,52 +16,55 @@ from hasql.metrics import Metrics, NodeMetrics
 __all__ = ("measure",)
 
 
-def measure(supervisor: Supervisor[PoolT, ConnT], checkout: Checkout[PoolT, ConnT]) -> Metrics:
+def measure(
+    routing: RoutingState[PoolT, ConnT],
+    router: Router[PoolT, ConnT],
+    checkout: Checkout[PoolT, ConnT],
+    options: Options,
+) -> Metrics:
     """Take the snapshot."""
-    topology, hide = supervisor.topology, supervisor.options.dsn.hide
-    written = {
-        state.system_id: state.reading.wal_position
-        for state in topology.masters
-        if state.reading is not None
-    }
+    topology, hide, now = routing.topology, options.dsn.hide, options.clock()
+    written = written_by_masters(topology)
     return Metrics(
         nodes=tuple(
             _measure_node(
                 state,
-                supervisor.nodes[state.host],
+                routing.nodes[state.host],
                 written.get(state.system_id),
                 topology.rules,
                 hide,
+                now,
             )
             for state in topology.nodes
         ),
         acquires=checkout.acquires,
         acquire_seconds=checkout.acquire_seconds,
         waits=checkout.waits,
-        waiting=supervisor.router.waiting,
+        waiting=router.waiting,
         retries=checkout.retries,
-        role_changes=supervisor.notifier.role_changes,
-        fencings=supervisor.notifier.fencings,
+        role_changes=routing.notifier.role_changes,
+        fencings=routing.notifier.fencings,
     )
 
 
-def _measure_node(
+def _measure_node(  # noqa: PLR0913  # all that one is made of
     state: NodeState,
     node: Node[PoolT, ConnT],
     written: int | None,
     rules: Rules,
     hide: Callable[[str], str],
+    now: float,
 ) -> NodeMetrics:
     error = node.last_error
     idle = node.pool.idle() if node.pool is not None else 0
     size = node.pool.size if node.pool is not None else 0
-    lag_bytes, lag_seconds = _lag(state, written)
+    lag_bytes, lag_seconds = lag_of(state, written)
     return NodeMetrics(
         host=state.host,
         role=state.role,
         health=state.health,
         exclusion=state.exclusion,
-        unchanged_for=max(0.0, monotonic() - state.since),
+        unchanged_for=max(0.0, now - state.since),
         pool_min=node.sizes.minimum,
         pool_max=node.sizes.maximum,
         pool_idle=idle,
@@ -74,18 +79,3 @@ def _measure_node(
         and (state.role is not Role.MASTER or state.timeline is not None),
         last_error=None if error is None else hide(f"{type(error).__name__}: {error}"),
     )
-
-
-def _lag(state: NodeState, written: int | None) -> tuple[int | None, float | None]:
-    """Say how far a replica is behind, as of its and the master's last full probes."""
-    reading = state.reading
-    if reading is None or state.role is not Role.REPLICA:
-        return None, None
-    replayed, age = reading.wal_position, reading.replay_age
-    if age is not None:
-        age = max(0.0, age)  # the master's clock, which dated the commit, may be ahead
-    if replayed is None or written is None:
-        return None, age
-    lag = max(0, written - replayed)
-    # A replica that has replayed everything is not behind, however long ago the last commit was.
-    return lag, age if lag else 0.0

@@ -1,17 +1,28 @@
 """The options of one pool manager, checked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from random import Random
 from types import MappingProxyType
 from typing import Any
 
-from hasql.balancer_policy.base import BaseBalancerPolicy
+from hasql._leasing.options import LeasingOptions
+from hasql._probing.options import ProbingOptions
+from hasql.balancer_policy import BaseBalancerPolicy
 from hasql.cluster.dsn import Dsn, parse_host
 from hasql.cluster.state import Rules
 from hasql.errors import ConfigurationError
 
-__all__ = ("Options", "check_count", "check_seconds", "check_share")
+__all__ = (
+    "Options",
+    "check_count",
+    "check_seconds",
+    "check_share",
+    "frozen_kwargs",
+    "never_master_hosts",
+    "policy_of",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +35,36 @@ class Options:
     refresh_timeout: float
     fallback_master: bool
     master_as_replica_weight: float
-    balancer_policy: type[BaseBalancerPolicy]
+    balancer_policy: BaseBalancerPolicy
     stopwatch_window_size: int
     pool_factory_kwargs: Mapping[str, Any]
     release_timeout: float
     rules: Rules
+    #: Seconds of a clock that never goes back; the only one there is in a manager.
+    clock: Callable[[], float]
+    #: Where all chance in a manager comes from.
+    chance: Random
+
+    def for_probing(self) -> ProbingOptions:
+        """Return what the probing wing is told."""
+        return ProbingOptions(
+            refresh_delay=self.refresh_delay,
+            refresh_timeout=self.refresh_timeout,
+            stopwatch_window_size=self.stopwatch_window_size,
+            pool_factory_kwargs=self.pool_factory_kwargs,
+            hide=self.dsn.hide,
+            clock=self.clock,
+            chance=self.chance,
+        )
+
+    def for_leasing(self) -> LeasingOptions:
+        """Return what the leasing wing is told."""
+        return LeasingOptions(
+            acquire_timeout=self.acquire_timeout,
+            release_timeout=self.release_timeout,
+            hide=self.dsn.hide,
+            clock=self.clock,
+        )
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.
@@ -41,10 +77,6 @@ class Options:
             check_seconds("lease_abort_after", self.rules.lease_abort_after)
         check_share("master_as_replica_weight", self.master_as_replica_weight)
         check_count("stopwatch_window_size", self.stopwatch_window_size, minimum=1)
-        policy = self.balancer_policy
-        if not (isinstance(policy, type) and issubclass(policy, BaseBalancerPolicy)):
-            msg = f"balancer_policy must be a subclass of BaseBalancerPolicy, not {policy!r}"
-            raise ConfigurationError(msg)
         flags = ("fallback_master", self.fallback_master), ("fencing", self.rules.fencing)
         for name, value in (
             *flags,
@@ -53,6 +85,19 @@ class Options:
             if not isinstance(value, bool):
                 msg = f"{name} must be True or False, not {value!r}"
                 raise TypeError(msg)
+
+
+def policy_of(given: type[BaseBalancerPolicy] | BaseBalancerPolicy) -> BaseBalancerPolicy:
+    """Make the balancer policy, or take the one that was made. Raises ConfigurationError."""
+    if isinstance(given, BaseBalancerPolicy):
+        return given
+    if not (isinstance(given, type) and issubclass(given, BaseBalancerPolicy)):
+        msg = (
+            "balancer_policy must be a subclass of BaseBalancerPolicy or an instance of one, "
+            f"not {given!r}"
+        )
+        raise ConfigurationError(msg)
+    return given()
 
 
 def frozen_kwargs(kwargs: Mapping[str, Any] | None) -> Mapping[str, Any]:

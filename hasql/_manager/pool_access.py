@@ -1,15 +1,19 @@
 """Access to the driver's pools behind a pool manager."""
 
 from collections.abc import Iterator, Mapping
-from random import random
 from typing import Any, Generic
 
-from hasql._leasing.checkout import Checkout
 from hasql._leasing.lease import Lease
+from hasql._manager.assembly import Parts
 from hasql._manager.options import Options
-from hasql._manager.supervisor import Supervisor
 from hasql._routing.node import Node
-from hasql._routing.router import MASTER, MASTER_OR_REPLICA, REPLICA, REPLICA_OR_MASTER, Wanted
+from hasql._routing.request import (
+    MASTER,
+    MASTER_OR_REPLICA,
+    REPLICA,
+    REPLICA_OR_MASTER,
+    Request,
+)
 from hasql.balancer_policy import BaseBalancerPolicy
 from hasql.cluster.dsn import Dsn
 from hasql.driver import ConnT, PoolT
@@ -25,30 +29,31 @@ class PoolAccess(Generic[PoolT, ConnT]):
     their host is fenced; `acquire_from_pool` gives ones that are counted.
     """
 
-    def __init__(
-        self,
-        options: Options,
-        supervisor: Supervisor[PoolT, ConnT],
-        checkout: Checkout[PoolT, ConnT],
-    ) -> None:
+    def __init__(self, options: Options, parts: Parts[PoolT, ConnT]) -> None:
         self._options = options
-        self._supervisor = supervisor
-        self._checkout = checkout
+        self._binding = parts.binding
+        self._router = parts.router
+        self._book = parts.book
+        self._routing = parts.routing
+        self._waits = parts.waits
+        self._lifecycle = parts.lifecycle
+        self._returns = parts.returns
+        self._checkout = parts.checkout
 
     def _check_caller(self) -> None:
         """Refuse another loop, another thread or a forked child, unless nothing is open any more.
 
         Raises WrongEventLoopError.
         """
-        if not self._supervisor.closed:
-            self._supervisor.binding.check()
+        if not self._lifecycle.closed:
+            self._binding.check()
 
     def _check_process(self) -> None:
         """Refuse a forked child, where nothing is known of the hosts.
 
         Raises WrongEventLoopError.
         """
-        self._supervisor.binding.check_process()
+        self._binding.check_process()
 
     @property
     def dsn(self) -> Dsn:
@@ -58,7 +63,7 @@ class PoolAccess(Generic[PoolT, ConnT]):
     @property
     def balancer(self) -> BaseBalancerPolicy:
         """The balancer policy at work."""
-        return self._supervisor.router.policy
+        return self._router.policy
 
     @property
     def refresh_delay(self) -> float:
@@ -79,24 +84,24 @@ class PoolAccess(Generic[PoolT, ConnT]):
     def pools(self) -> list[PoolT]:
         """The pools opened so far, in the order of the hosts, in routing or not."""
         self._check_process()
-        return _pools_of(list(self._supervisor.nodes.values()))
+        return _pools_of(list(self._routing.nodes.values()))
 
     def __iter__(self) -> Iterator[PoolT]:
         """Iterate over the pools in routing, masters first."""
         self._check_process()
-        return iter(_pools_of([*self._supervisor.masters, *self._supervisor.replicas]))
+        return iter(_pools_of([*self._routing.masters, *self._routing.replicas]))
 
     @property
     def master_pool_count(self) -> int:
         """How many masters are in routing."""
         self._check_process()
-        return len(self._supervisor.masters)
+        return len(self._routing.masters)
 
     @property
     def replica_pool_count(self) -> int:
         """How many replicas are in routing."""
         self._check_process()
-        return len(self._supervisor.replicas)
+        return len(self._routing.replicas)
 
     @property
     def available_pool_count(self) -> int:
@@ -111,13 +116,13 @@ class PoolAccess(Generic[PoolT, ConnT]):
         Raises:
             NotAvailableError: No suitable host could serve within `acquire_timeout`.
         """
-        node = await self._checkout.find(self._wanted(read_only, fallback_master))
+        node = await self._checkout.find(self._request(read_only, fallback_master))
         return _pools_of([node])[0]
 
     async def get_master_pools(self) -> list[PoolT]:
         """Return the pools of all masters in routing; waits like an acquire for the first."""
         await self._checkout.find(MASTER)
-        return _pools_of(self._supervisor.masters)
+        return _pools_of(self._routing.masters)
 
     async def get_replica_pools(self, fallback_master: bool = False) -> list[PoolT]:  # noqa: FBT001, FBT002  # as above
         """Return the pools of all replicas in routing; waits like an acquire for the first.
@@ -125,15 +130,15 @@ class PoolAccess(Generic[PoolT, ConnT]):
         With `fallback_master` those of the masters when no replica is in routing.
         """
         await self._checkout.find(REPLICA_OR_MASTER if fallback_master else REPLICA)
-        return _pools_of(self._supervisor.replicas or self._supervisor.masters)
+        return _pools_of(self._routing.replicas or self._routing.masters)
 
     def pool_is_master(self, pool: PoolT) -> bool:
         """Tell whether the pool's host is a master in routing."""
-        return self._node(pool) in self._supervisor.masters
+        return self._node(pool) in self._routing.masters
 
     def pool_is_replica(self, pool: PoolT) -> bool:
         """Tell whether the pool's host is a replica in routing."""
-        return self._node(pool) in self._supervisor.replicas
+        return self._node(pool) in self._routing.replicas
 
     def get_pool_freesize(self, pool: PoolT) -> int:
         """Return how many more connections the pool can hand out, by hasql's count."""
@@ -172,7 +177,7 @@ class PoolAccess(Generic[PoolT, ConnT]):
         """
         self._check_caller()
         node = self._node(pool)
-        lease = self._supervisor.book.of(connection)
+        lease = self._book.of(connection)
         if lease.node is not node:
             msg = f"the connection was lent by {lease.node and lease.node.host}, not {node.host}"
             raise UnknownConnectionError(msg)
@@ -190,7 +195,7 @@ class PoolAccess(Generic[PoolT, ConnT]):
             )
         if pool is not None:
             pool.note_release(connection)
-        await self._checkout.give_back(lease, None, kwargs)
+        await self._returns.give_back(lease, None, kwargs)
 
     def register_connection(self, connection: ConnT, pool: PoolT) -> None:
         """Take over a connection that was taken from a pool directly: `release` then works.
@@ -202,10 +207,10 @@ class PoolAccess(Generic[PoolT, ConnT]):
         """
         self._check_caller()
         node = self._node(pool)
-        lease = self._supervisor.book.find(connection)
+        lease = self._book.find(connection)
         if lease is None:
             self._checkout.adopt(connection, node)
-        elif self._supervisor.book.of(connection).node is not node:
+        elif self._book.of(connection).node is not node:
             msg = f"the connection was lent by {lease.node and lease.node.host}, not {node.host}"
             raise UnknownConnectionError(msg)
 
@@ -216,28 +221,28 @@ class PoolAccess(Generic[PoolT, ConnT]):
             UnknownConnectionError: It is not lent by this manager.
         """
         self._check_process()
-        node = self._supervisor.book.of(connection).node
+        node = self._book.of(connection).node
         return node is None or node.pool is None or node.pool.is_closed(connection)
 
-    def _wanted(self, read_only: bool, fallback_master: bool | None) -> Wanted:  # noqa: FBT001  # as above
+    def _request(self, read_only: bool, fallback_master: bool | None) -> Request:  # noqa: FBT001  # as above
         if not read_only:
             return MASTER
-        return self._wanted_to_read(fallback_master, None)
+        return self._request_to_read(fallback_master, None)
 
-    def _wanted_to_read(self, fallback_master: bool | None, share: float | None) -> Wanted:  # noqa: FBT001  # as above
+    def _request_to_read(self, fallback_master: bool | None, share: float | None) -> Request:  # noqa: FBT001  # as above
         """Say what a read asks for, by these or else by the manager's options."""
         options = self._options
         if fallback_master is None:
             fallback_master = options.fallback_master
         if share is None:
             share = options.master_as_replica_weight
-        if share and random() < share:  # noqa: S311  # no secret
+        if share and options.chance.random() < share:
             return MASTER_OR_REPLICA
         return REPLICA_OR_MASTER if fallback_master else REPLICA
 
     def _node(self, pool: PoolT) -> Node[PoolT, ConnT]:
         self._check_process()
-        for node in self._supervisor.nodes.values():
+        for node in self._routing.nodes.values():
             if node.pool is not None and node.pool.pool is pool:
                 return node
         msg = f"{type(pool).__name__} is not a pool of this pool manager, or no longer"

@@ -7,8 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from random import uniform
-from time import monotonic
+from random import Random
 from typing import Any
 
 from hasql.cluster.dsn import HostSpec
@@ -49,18 +48,26 @@ class FreshLooks:
     Any new reserved connection is a look as well.
     """
 
-    def __init__(self, host: HostSpec, hide: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        host: HostSpec,
+        hide: Callable[[str], str],
+        clock: Callable[[], float],
+        chance: Random,
+    ) -> None:
         self._host = host
         self._hide = hide
+        self._clock = clock
+        self._chance = chance
         #: The look under way, or done and not taken: another server, or None.
         self._look: asyncio.Task[Found | None] | None = None
         #: How many looks in a row have found another server than that of the monitor.
         self.diverged = 0
-        self._looked_at = monotonic()
+        self._looked_at = self._clock()
         self._asked_for = False
         self._quiet = _FIRST_QUIET
         self._quick_delay = _FIRST_QUICK
-        self._jitter = uniform(0.75, 1.25)  # noqa: S311  # no secret
+        self._jitter = self._chance.uniform(0.75, 1.25)
 
     def ask(self) -> None:
         """Have a look soon, as a lease on this host was broken; but seldom if that goes on."""
@@ -80,15 +87,15 @@ class FreshLooks:
             delay = _NO_MASTER
         if self._asked_for:
             delay = min(delay, self._quiet)
-        return monotonic() - self._looked_at > delay * self._jitter
+        return self._clock() - self._looked_at > delay * self._jitter
 
     def looked(self) -> None:
         """Take note of a look, or of a new reserved connection."""
-        self._looked_at = monotonic()
+        self._looked_at = self._clock()
         self._quiet = min(2 * self._quiet, _DELAY) if self._asked_for else _FIRST_QUIET
         self._asked_for = False
         self._quick_delay = min(2 * self._quick_delay, _SLOWEST_QUICK)
-        self._jitter = uniform(0.75, 1.25)  # noqa: S311  # no secret
+        self._jitter = self._chance.uniform(0.75, 1.25)
 
     def begin(self, look: Coroutine[Any, Any, Found | None], on_found: Callable[[], None]) -> None:
         """Begin a look, which goes on beside the probes; `on_found` is called when `take` is due.

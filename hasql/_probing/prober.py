@@ -4,14 +4,14 @@ import asyncio
 import logging
 from collections.abc import Callable
 from copy import copy
-from time import monotonic
-from typing import Generic
+from typing import Any
 
-from hasql._manager.options import Options
-from hasql._probing.stall_timer import Patience
-from hasql._routing.node import Node
+from hasql._probing.options import ProbingOptions
+from hasql._probing.stall_timer import StallTimer
+from hasql._probing.stopwatch import Stopwatch
+from hasql.cluster.dsn import HostSpec
 from hasql.cluster.probe import ProbeForm, Reading, Role, read_row
-from hasql.driver import ConnT, Driver, Failure, PoolT, Session
+from hasql.driver import Driver, Failure, Session
 from hasql.driver.deadline import cancellations
 from hasql.driver.judgement import judged
 
@@ -29,53 +29,65 @@ class NoAnswerError(TimeoutError):
     """A host has been silent for refresh_timeout."""
 
 
-class Prober(Generic[PoolT, ConnT]):
+class Prober:
     """Asks one host, and knows how much its server tells."""
 
     def __init__(
-        self, node: Node[PoolT, ConnT], driver: Driver[PoolT, ConnT], options: Options
+        self,
+        host: HostSpec,
+        dsn: str,
+        driver: Driver[Any, Any],
+        options: ProbingOptions,
+        stopwatch: Stopwatch,
     ) -> None:
-        self._node = node
+        self._host = host
+        self._dsn = dsn
         self._driver = driver
+        self._stopwatch = stopwatch
         self._kwargs = options.pool_factory_kwargs
-        self._hide = options.dsn.hide
+        self._hide = options.hide
+        self._clock = options.clock
         self._refresh_timeout = options.refresh_timeout
         self._form = ProbeForm.FULL
-        self._form_since = monotonic()
+        self._form_since = options.clock()
+        #: Whether another process gives the answers than had let us in: it is behind a pooler.
+        self.pooled = False
+        #: Whether `in_hot_standby` was caught contradicting SQL: a pooler answers from memory.
+        self.flag_lies = False
         #: What was logged as denied, by this one and its twin.
         self._denied: set[ProbeForm] = set()
-        #: When the server last answered all that is asked for, by time.monotonic().
+        #: When the server last answered all that is asked for, by the clock.
         self.told_all_at = float("-inf")
         #: Whether the host has taken a login since somebody set this to False.
         self.let_in = False
 
-    def twin(self) -> "Prober[PoolT, ConnT]":
+    def twin(self) -> "Prober":
         """Make one that asks beside this one, and begins with the whole."""
         other = copy(self)
-        other._form, other._form_since = ProbeForm.FULL, monotonic()  # noqa: SLF001  # its own class
+        other._form, other._form_since = ProbeForm.FULL, self._clock()  # noqa: SLF001  # its own class
         return other
 
     async def open(
-        self, patience: Patience, on_lost: Callable[[], None]
+        self, stall_timer: StallTimer, on_lost: Callable[[], None]
     ) -> tuple[Session, Reading]:
         """Open a new session and ask over it."""
         connecting = asyncio.timeout(None)
         try:
             async with connecting:
-                with patience.ending(lambda: connecting.reschedule(0.0)):
-                    session = await self._driver.connect(self._node.dsn, self._kwargs, on_lost)
+                with stall_timer.ending(lambda: connecting.reschedule(0.0)):
+                    session = await self._driver.connect(self._dsn, self._kwargs, on_lost)
         except TimeoutError:
             if connecting.expired():
                 raise self.no_answer() from None
             raise
         self._form, self.let_in = ProbeForm.FULL, True
         try:
-            with patience.ending(session.kill):
+            with stall_timer.ending(session.kill):
                 heed_cancellation()
                 reading = await self.ask(session, known=None)
         except BaseException as error:
             session.kill()
-            if patience.lost and isinstance(error, Exception):
+            if stall_timer.ended and isinstance(error, Exception):
                 raise self.no_answer() from None
             raise
         return session, reading
@@ -90,7 +102,7 @@ class Prober(Generic[PoolT, ConnT]):
             reading = await self._timed(session, ProbeForm.BARE)
             if reading.role is known.role:
                 return known
-        if monotonic() - self._form_since > _DENIED_FOR:
+        if self._clock() - self._form_since > _DENIED_FOR:
             self._form = ProbeForm.FULL
         refusals = 0
         while True:
@@ -104,7 +116,7 @@ class Prober(Generic[PoolT, ConnT]):
                     refusals = 0
                     self._step_down(error)
                 continue
-            self.told_all_at = monotonic()
+            self.told_all_at = self._clock()
             return reading
 
     def _step_down(self, error: Exception) -> None:
@@ -116,22 +128,22 @@ class Prober(Generic[PoolT, ConnT]):
             self._denied.add(self._form)
             log.warning(
                 "%s does not answer the %s probe (%s); fencing is off for it",
-                self._node.host, self._form.name.lower(), self._hide(str(error)),
+                self._host, self._form.name.lower(), self._hide(str(error)),
             )  # fmt: skip
-        self._form, self._form_since = smaller, monotonic()
+        self._form, self._form_since = smaller, self._clock()
 
     async def _timed(self, session: Session, form: ProbeForm) -> Reading:
-        began, flag = monotonic(), session.in_hot_standby
+        began, flag = self._clock(), session.in_hot_standby
         row = await session.fetch_row(form.value)
         heed_cancellation()
-        self._node.record_response_time(monotonic() - began)
+        self._stopwatch.record(self._clock() - began)
         # A pooler may answer for a server from memory. Not so when the flag turned to `off` with
         # this very answer: that is a promotion while it was given.
         reading = read_row(form, row)
         if flag is False and reading.role is Role.REPLICA:
-            self._node.flag_lies = True
+            self.flag_lies = True
         if reading.backend_pid is not None and session.login_pid is not None:
-            self._node.pooled = reading.backend_pid != session.login_pid
+            self.pooled = reading.backend_pid != session.login_pid
         return reading
 
     def no_answer(self) -> NoAnswerError:

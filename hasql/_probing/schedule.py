@@ -1,13 +1,12 @@
-"""The cadence: how soon after one probe of a node the next one is due."""
+"""The schedule: how soon after one probe of a node the next one is due."""
 
 from collections.abc import Callable
 from enum import Enum
-from random import uniform
-from time import monotonic
+from random import Random
 
 from hasql.cluster.dsn import HostSpec
 
-__all__ = ("Bursts", "Cadence", "Evidence")
+__all__ = ("Bursts", "Evidence", "ProbeSchedule")
 
 #: Seconds between probes of a burst. A server needs 20 to 70 us for each (measured), so that a
 #: thousand clients cost it half a core; who reads learns of a promotion sooner, by the answers.
@@ -36,6 +35,8 @@ class Evidence(Enum):
     FLAG = "flag"
     #: It is up, suspect or down, unlike before.
     HEALTH = "health"
+    #: A connection to it leads to another server than its reserved one.
+    ELSEWHERE = "elsewhere"
 
 
 class Bursts:
@@ -46,7 +47,7 @@ class Bursts:
     follows in vain has all hosts probed more and more seldom.
     """
 
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._began = _NEVER
         #: Until when hints begin none, and for how long after the next burst.
@@ -110,7 +111,7 @@ class Bursts:
         self._quiet_until, self._quiet = _NEVER, _FIRST_QUIET
 
 
-class Cadence:
+class ProbeSchedule:
     """Steady while nothing happens, often in bursts and while something is urgent."""
 
     def __init__(
@@ -118,12 +119,14 @@ class Cadence:
         refresh_delay: float,
         bursts: Bursts,
         is_urgent: Callable[[], bool],
-        clock: Callable[[], float] = monotonic,
+        clock: Callable[[], float],
+        chance: Random,
     ) -> None:
         self._refresh_delay = refresh_delay
         self._bursts = bursts
         self._is_urgent = is_urgent
         self._clock = clock
+        self._jitter = chance.uniform
         #: Since when it has been urgent.
         self._urgent_since: float | None = None
         #: When the last probe was due, or the next one is, that a hint has caused.
@@ -151,7 +154,7 @@ class Cadence:
         that keeps step with what ends its sessions is never answered.
         """
         delay = min(_BURST_DELAY, self._refresh_delay)
-        return began + delay * uniform(0.75, 1.25)  # noqa: S311  # no secret
+        return began + delay * self._jitter(0.75, 1.25)
 
     def delay(self) -> float:
         """Return the seconds from the beginning of one probe to that of the next."""
@@ -167,5 +170,5 @@ class Cadence:
             # Doubling each second; where it ends is reached long before the power overflows.
             delay = min(_BURST_DELAY * 2 ** min(over, 10.0), _BURST_SLOWEST)
         else:
-            return self._refresh_delay * uniform(0.9, 1.1)  # noqa: S311  # no secret
-        return min(delay, self._refresh_delay) * uniform(0.75, 1.25)  # noqa: S311  # no secret
+            return self._refresh_delay * self._jitter(0.9, 1.1)
+        return min(delay, self._refresh_delay) * self._jitter(0.75, 1.25)

@@ -1,4 +1,4 @@
-"""The patience: how long a silent host is waited for."""
+"""The stall timer: how long a silent host is waited for, stalls of our own left out."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
-__all__ = ("Patience",)
+__all__ = ("StallTimer",)
 
 #: In how many steps it is counted at most, and their least length in seconds.
 _STEPS = 10
 _LEAST_STEP = 0.02
 
 
-class Patience:
+class StallTimer:
     """Ends what waits for a host after so many seconds of those in which the event loop ran.
 
     While an application blocks the loop nobody reads the answer that may have come, and when it
@@ -21,10 +21,13 @@ class Patience:
     it takes, and the last has to come in time.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float], seconds: float
+    ) -> None:
         #: Whether it has come to its end.
-        self.lost = False
+        self.ended = False
         self._loop = loop
+        self._clock = clock
         self._steps = min(_STEPS, max(1, round(seconds / _LEAST_STEP)))
         self._step = seconds / self._steps
         self._repeated = False
@@ -45,7 +48,7 @@ class Patience:
     @contextmanager
     def ending(self, end: Callable[[], object]) -> Iterator[None]:
         """Have `end` called when it comes to its end within this block, or has before."""
-        if self.lost:
+        if self.ended:
             end()
         self._ends.append(end)
         try:
@@ -54,17 +57,17 @@ class Patience:
             self._ends.remove(end)
 
     def _wait(self) -> None:
-        due = self._loop.time() + self._step
-        self._timer = self._loop.call_at(due, self._waited, due)
+        due = self._clock() + self._step
+        self._timer = self._loop.call_later(self._step, self._waited, due)
 
     def _waited(self, due: float) -> None:
         self._steps -= 1
-        if self._steps <= 0 and not self._repeated and self._loop.time() - due > self._step:
+        if self._steps <= 0 and not self._repeated and self._clock() - due > self._step:
             self._repeated = True  # but once: a loop that is always late must not wait for ever
             self._steps = 1
         if self._steps > 0:
             self._wait()
             return
-        self.lost = True
+        self.ended = True
         for end in tuple(self._ends):
             end()

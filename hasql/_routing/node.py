@@ -1,13 +1,12 @@
 """A node at run time: a host, the driver's pool on it, and the count of what is handed out."""
 
-from collections import deque
-from statistics import median
-from time import monotonic
+from collections.abc import Callable
 from typing import Generic
 
 from hasql.cluster.dsn import HostSpec
 from hasql.cluster.probe import Role
 from hasql.cluster.state import NodeState
+from hasql.cluster.topology import Answered
 from hasql.driver import ConnT, DriverPool, PoolSizes, PoolT
 
 __all__ = ("Node",)
@@ -17,24 +16,19 @@ _FOREVER = float("inf")
 #: Seconds until a host that let nobody connect is offered one connect again, at first and at most.
 _FIRST_RETRY = 0.02
 _SLOWEST_RETRY = 1.0
-_REST_ROUND_TRIPS = 10
-_LEAST_REST = 0.01
-_MOST_REST = 0.25
 
 
 class Node(Generic[PoolT, ConnT]):
     """One host of the cluster as the hot path sees it.
 
-    Its counts are changed by the router, the checkout and the warm-ups, its routing flags by the
-    supervisor, its pool and response times by its monitor. All of that happens in one event loop,
-    between two awaits.
+    Its count of leases is changed by the router alone, its limit also by what acquires meet, and
+    all else by the routing state. All of that happens in one event loop, between two awaits.
     """
 
     __slots__ = (
         "_backoff",
+        "_clock",
         "_failed_at",
-        "_median",
-        "_response_times",
         "_retry_at",
         "_size_at_failure",
         "as_master",
@@ -47,6 +41,8 @@ class Node(Generic[PoolT, ConnT]):
         "host",
         "in_flight",
         "in_routing",
+        "label",
+        "lag_seconds",
         "last_error",
         "limit",
         "limited_at",
@@ -55,15 +51,18 @@ class Node(Generic[PoolT, ConnT]):
         "pooled",
         "position",
         "refusal",
+        "replayed",
+        "response_time",
         "server",
         "several",
         "sizes",
     )
 
     def __init__(
-        self, host: HostSpec, dsn: str, position: int, sizes: PoolSizes, window: int
+        self, host: HostSpec, dsn: str, position: int, sizes: PoolSizes, clock: Callable[[], float]
     ) -> None:
         self.host = host
+        self._clock = clock
         #: With the password: never shown.
         self.dsn = dsn
         self.position = position
@@ -74,7 +73,7 @@ class Node(Generic[PoolT, ConnT]):
         self.in_flight = 0
         #: How many leases may be out: the pool's maximum, or less after trouble.
         self.limit = sizes.maximum
-        #: When the limit was lowered last, in seconds of time.monotonic().
+        #: When the limit was lowered last, by the clock.
         self.limited_at = _NEVER
         self._retry_at = _NEVER
         self._backoff = _FIRST_RETRY
@@ -105,8 +104,12 @@ class Node(Generic[PoolT, ConnT]):
         #: has said that it is one all the same, so that some connections lead elsewhere.
         self.off_at = _FOREVER
         self.astray = False
-        self._response_times: deque[float] = deque(maxlen=window)
-        self._median: float | None = None
+        #: What a policy may go by, see `Candidate`.
+        self.replayed: int | None = None
+        self.lag_seconds: float | None = None
+        self.label: str | None = None
+        #: Median round trip of the last probes in seconds, None before the first.
+        self.response_time: float | None = None
 
     def __repr__(self) -> str:
         role = "master" if self.as_master else "replica" if self.as_replica else "out"
@@ -117,13 +120,6 @@ class Node(Generic[PoolT, ConnT]):
         """How many more leases it can hand out; never negative, a policy may weigh by it."""
         free = self.limit - self.in_flight
         return free if free > 0 else 0  # noqa: FURB136  # max() costs twice as much, per acquire
-
-    @property
-    def response_time(self) -> float | None:
-        """Median round trip of the last probes in seconds, None before the first."""
-        if self._median is None and self._response_times:
-            self._median = median(self._response_times)
-        return self._median
 
     def describe(self, now: float) -> str:
         """Say in a few words what it lends, for error messages."""
@@ -146,24 +142,10 @@ class Node(Generic[PoolT, ConnT]):
             and self.pool.size > self._size_at_failure
         )
 
-    @property
-    def rest(self) -> float:
-        """Seconds that have to pass between the beginnings of two probes, but after new evidence.
-
-        Ten round trips keep the load of probing low; signals closer together are one signal; and
-        a single slow answer, or a stall of our own, must not blind us.
-        """
-        return min(max(_REST_ROUND_TRIPS * (self.response_time or 0.0), _LEAST_REST), _MOST_REST)
-
-    def record_response_time(self, seconds: float) -> None:
-        """Take in how long one probe's answer took."""
-        self._response_times.append(seconds)
-        self._median = None
-
     def failed(self, error: BaseException) -> None:
         """Take note that a connection could not be had; `error` is shown, not judged."""
         self.error = self.last_error = error.with_traceback(None)
-        self._failed_at = monotonic()
+        self._failed_at = self._clock()
 
     def connect_failed(self, error: BaseException) -> None:
         """Offer no more than the open connections; later, after answered probes, one more.
@@ -174,7 +156,7 @@ class Node(Generic[PoolT, ConnT]):
         self.failed(error)
         self._size_at_failure = self.pool.size if self.pool is not None else 0
         self._limit_to(self._size_at_failure)
-        self._retry_at = monotonic() + self._backoff
+        self._retry_at = self._clock() + self._backoff
         self._backoff = min(2 * self._backoff, _SLOWEST_RETRY)
 
     def chill(self) -> None:
@@ -197,7 +179,7 @@ class Node(Generic[PoolT, ConnT]):
 
     def _limit_to(self, places: int) -> None:
         self.limit = min(self.limit, places)
-        self.limited_at = monotonic()
+        self.limited_at = self._clock()
 
     def offer_all(self) -> None:
         """Offer all the pool can hold: connecting works, or the host is back."""
@@ -206,8 +188,13 @@ class Node(Generic[PoolT, ConnT]):
         self._backoff = _FIRST_RETRY
         self.error = None
 
-    def host_answered(self, began: float, state: NodeState) -> None:
+    def host_answered(
+        self, answer: Answered, state: NodeState, *, lag_seconds: float | None
+    ) -> None:
         """Take note of an answered probe; one begun after trouble lets more be offered."""
+        began, self.response_time = answer.began, answer.response_time
+        self.pooled, self.flag_lies = answer.pooled, answer.flag_lies
+        self.replayed, self.lag_seconds = answer.reading.wal_position, lag_seconds
         self.server, self.several = state.server, state.several
         if began > self.off_at or state.role is not Role.REPLICA:
             self.astray, self.off_at = state.role is Role.REPLICA, _FOREVER

@@ -1,58 +1,45 @@
 """The router: which node gets an acquire, and who waits when none can take it."""
 
 import asyncio
-from collections.abc import Sequence
-from enum import Enum
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Generic
 
 from hasql._routing.node import Node
+from hasql._routing.request import (
+    MASTER,
+    MASTER_OR_REPLICA,
+    REPLICA,
+    REPLICA_OR_MASTER,
+    Fallback,
+    Request,
+)
 from hasql._routing.waiters import Waiters
 from hasql.balancer_policy.base import BaseBalancerPolicy
+from hasql.cluster.probe import Role
 from hasql.driver import ConnT, PoolT
 from hasql.errors import ConfigurationError, PoolManagerClosedError
 
-__all__ = (
-    "MASTER",
-    "MASTER_OR_REPLICA",
-    "REPLICA",
-    "REPLICA_OR_MASTER",
-    "Router",
-    "Wanted",
-)
+__all__ = ("Router",)
 
-
-class Wanted(Enum):
-    """What an acquire asked for."""
-
-    MASTER = "master"
-    REPLICA = "replica"
-    #: A replica, or a master while no replica is in routing.
-    REPLICA_OR_MASTER = "replica, or master"
-    #: A master if one has room, else a replica: a read that has fallen to the masters' share.
-    MASTER_OR_REPLICA = "master, or replica"
-
-    # That of Enum is written in Python, and queues are looked up by these on the hot path.
-    __hash__ = object.__hash__
-
-
-# For the hot path: up to Python 3.11 looking a member up in its class takes longer than a choice.
-MASTER, REPLICA, REPLICA_OR_MASTER, MASTER_OR_REPLICA = Wanted
+_INTERNED = (MASTER, REPLICA, REPLICA_OR_MASTER, MASTER_OR_REPLICA)
 
 
 class Router(Generic[PoolT, ConnT]):
     """Hands out places on nodes: at once where one is free, else in the order of asking.
 
-    A place is one count of `Node.in_flight`. Who was given one gives it back with `vacate`.
+    A place is one count of `Node.in_flight`, which changes only here. Who was given one gives it
+    back with `vacate`.
     """
 
-    def __init__(self, policy: BaseBalancerPolicy) -> None:
+    def __init__(self, policy: BaseBalancerPolicy, clock: Callable[[], float]) -> None:
         self.policy = policy
-        self._masters: tuple[Node[PoolT, ConnT], ...] = ()
-        self._replicas: tuple[Node[PoolT, ConnT], ...] = ()
         self._closed = False
-        self._waiters: Waiters[Wanted, Node[PoolT, ConnT]] = Waiters()
+        self._waiters: Waiters[Request, Node[PoolT, ConnT]] = Waiters(clock)
         self._vacancy: asyncio.Future[None] | None = None
+        #: For each request the candidates of its passes, in the order in which they are tried.
+        self._passes: dict[Request, tuple[tuple[Node[PoolT, ConnT], ...], ...]] = {}
+        self.route((), ())
 
     @property
     def waiting(self) -> int:
@@ -65,23 +52,36 @@ class Router(Generic[PoolT, ConnT]):
         replicas: Sequence[Node[PoolT, ConnT]],
     ) -> None:
         """Take over who may serve. Call `dispatch` once its consequences are dealt with."""
-        self._masters = tuple(masters)
-        self._replicas = tuple(replicas)
+        of_role = {Role.MASTER: tuple(masters), Role.REPLICA: tuple(replicas)}
+        for request in _INTERNED:
+            present = [of_role[role] for role in request.passes if of_role[role]]
+            # A full host is no absent one: who falls back for absence alone has one pass.
+            tried = present[:1] if request.fallback is Fallback.ABSENT else present
+            self._passes[request] = tuple(tried)
 
-    def choose(self, wanted: Wanted) -> Node[PoolT, ConnT] | None:
-        """Pick a node with a free place, None if there is none; takes no place yet."""
-        if wanted is MASTER_OR_REPLICA:
-            return self.choose(MASTER) or self.choose(REPLICA)
-        candidates = self._replicas
-        if wanted is MASTER or (wanted is REPLICA_OR_MASTER and not candidates):
-            candidates = self._masters
-        if not candidates:
-            return None
-        node = candidates[0] if len(candidates) == 1 else self._chosen(candidates)
-        if node.in_flight < node.limit:
+    def occupy(self, request: Request) -> Node[PoolT, ConnT] | None:
+        """Take a place on the node that the policy picks; None if there is no free place."""
+        for candidates in self._passes[request]:
+            node = candidates[0] if len(candidates) == 1 else self._chosen(candidates)
+            if node.in_flight >= node.limit:
+                free = self._choose_free(candidates)
+                if free is None:
+                    continue
+                node = free
+            node.in_flight += 1
             return node
-        # The policy chose a full node, as only a policy that ignores load does while others
-        # have room: let it choose among those. Rare, so the loop over all hosts is no cost.
+        return None
+
+    def occupy_on(self, node: Node[PoolT, ConnT]) -> None:
+        """Take a place on this node, free or not: its own pool says whether there is one."""
+        node.in_flight += 1
+
+    def _choose_free(self, candidates: Sequence[Node[PoolT, ConnT]]) -> Node[PoolT, ConnT] | None:
+        """Have the policy choose among those that have room.
+
+        It chose a full node, as only a policy that ignores load does while others have room. Rare,
+        so the loop over all hosts is no cost.
+        """
         free = [candidate for candidate in candidates if candidate.free]
         if len(free) < 2:  # noqa: PLR2004  # two are a choice
             return free[0] if free else None
@@ -105,19 +105,19 @@ class Router(Generic[PoolT, ConnT]):
             f"{type(self.policy).__name__} chose {chosen!r}, which is not one of the candidates"
         )
 
-    def join(self, wanted: Wanted, deadline: float) -> "asyncio.Future[Node[PoolT, ConnT]]":
+    def join(self, request: Request, deadline: float) -> "asyncio.Future[Node[PoolT, ConnT]]":
         """Wait for a place on a node, which the future ends with; then it is taken.
 
-        The future ends with TimeoutError at `deadline`, in seconds of time.monotonic(), and with
+        The future ends with TimeoutError at `deadline`, by the clock, and with
         PoolManagerClosedError once the manager closes. Who waits no more calls `leave`.
         """
         if self._closed:
             raise PoolManagerClosedError("the pool manager is closed")
-        return self._waiters.join(wanted, deadline)
+        return self._waiters.join(request, deadline)
 
-    def leave(self, wanted: Wanted, waiter: "asyncio.Future[Node[PoolT, ConnT]]") -> None:
+    def leave(self, request: Request, waiter: "asyncio.Future[Node[PoolT, ConnT]]") -> None:
         """Wait no more: a place that was handed over just before goes to the next."""
-        self._waiters.leave(wanted, waiter)
+        self._waiters.leave(request, waiter)
         if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
             self.vacate(waiter.result())
 
@@ -138,18 +138,19 @@ class Router(Generic[PoolT, ConnT]):
     def dispatch(self, places: float = inf) -> None:
         """Hand free places, so many at most, to those who wait, the earliest first."""
         while places and self._waiters.count:
-            for wanted in self._waiters.kinds():
+            for request in self._waiters.kinds():
                 try:
-                    node = self.choose(wanted)
+                    node = self.occupy(request)
                 except Exception as error:  # noqa: BLE001  # a user's policy: its acquire fails
-                    waiter = self._waiters.next(wanted)
+                    waiter = self._waiters.next(request)
                     if not waiter.done():
                         waiter.set_exception(error)
                     break
                 if node is not None:
-                    waiter = self._waiters.next(wanted)
-                    if not waiter.done():
-                        node.in_flight += 1
+                    waiter = self._waiters.next(request)
+                    if waiter.done():  # cancelled, and has not left yet
+                        node.in_flight -= 1
+                    else:
                         waiter.set_result(node)
                         places -= 1
                     break

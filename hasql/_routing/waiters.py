@@ -2,15 +2,13 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence, Sized
-from enum import Enum
+from collections.abc import Callable, Hashable, Sequence, Sized
 from itertools import count
-from time import monotonic
 from typing import Generic, TypeVar
 
 __all__ = ("Waiters",)
 
-_KindT = TypeVar("_KindT", bound=Enum)
+_KindT = TypeVar("_KindT", bound=Hashable)
 _PlaceT = TypeVar("_PlaceT")
 
 
@@ -21,7 +19,8 @@ class Waiters(Generic[_KindT, _PlaceT]):
     its own would be most of what waiting costs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self._order = count()
         # A future, and when it was asked for and by when it has to end. Queues are ordered dicts,
         # because a waiter that gives up leaves from the middle. Empty ones are not kept.
@@ -35,7 +34,7 @@ class Waiters(Generic[_KindT, _PlaceT]):
     def join(self, kind: _KindT, deadline: float) -> "asyncio.Future[_PlaceT]":
         """Wait at the end of a queue; the future ends with TimeoutError at `deadline`.
 
-        That is in seconds of time.monotonic().
+        That is by the clock.
         """
         # Kept, as the manager lives in one loop, and up to Python 3.11 asking is a system call.
         loop = self._loop
@@ -88,11 +87,11 @@ class Waiters(Generic[_KindT, _PlaceT]):
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = deadline
-        self._timer = loop.call_later(deadline - monotonic(), self._end_overdue)
+        self._timer = loop.call_later(deadline - self._clock(), self._end_overdue)
 
     def _end_overdue(self) -> None:
         self._timer, self._timer_at = None, float("inf")
-        now, due = monotonic(), float("inf")
+        now, due = self._clock(), float("inf")
         for queue in self._queues.values():
             for waiter, (_, deadline) in queue.items():
                 if deadline <= now:

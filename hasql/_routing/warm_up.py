@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Generic
 
 from hasql._routing.node import Node
+from hasql._routing.observations import HostWarm, RoutingObservation
 from hasql._routing.router import Router
 from hasql.driver import ConnT, DriverPool, PoolT
 from hasql.driver.connects import PendingConnects
@@ -15,42 +16,62 @@ __all__ = ("WarmUps",)
 
 log = logging.getLogger("hasql")
 
-#: Seconds that one takes at most: its host is not probed meanwhile.
+#: Seconds after which the host serves, warm or not.
 _TIMEOUT = 0.5
 
 
 class WarmUps(Generic[PoolT, ConnT]):
     """Warm-ups that are under way, each with a place on its node as an acquire has one."""
 
-    def __init__(self, router: Router[PoolT, ConnT], hide: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        router: Router[PoolT, ConnT],
+        hide: Callable[[str], str],
+        publish: Callable[[RoutingObservation], None],
+    ) -> None:
         self._router = router
         self._hide = hide
+        self._publish = publish
         self._pending = PendingConnects()
-        self._nodes: set[Node[PoolT, ConnT]] = set()
+        self._tasks: dict[Node[PoolT, ConnT], asyncio.Task[None]] = {}
 
-    async def run(self, node: Node[PoolT, ConnT]) -> None:
-        """Have a node open a connection. Whether that worked, those will see who want one."""
-        if node.pool is None or node.in_flight >= node.sizes.maximum:
-            return  # all are lent still: it would wait for one of those
-        node.pool.end_connects()  # those begun while nobody answered there
-        node.in_flight += 1
-        self._nodes.add(node)
+    def begin(self, node: Node[PoolT, ConnT]) -> None:
+        """Have a node open a connection, unless it does already."""
+        if node not in self._tasks:
+            self._tasks[node] = asyncio.get_running_loop().create_task(self._run(node))
+
+    async def _run(self, node: Node[PoolT, ConnT]) -> None:
+        try:
+            # Else all are lent still: it would wait for one of those.
+            if node.pool is not None and node.in_flight < node.sizes.maximum:
+                node.pool.end_connects()  # those begun while nobody answered there
+                await self._connect(node, node.pool)
+        finally:
+            self._tasks.pop(node, None)
+        # Whether that worked, those will see who want a connection.
+        self._publish(HostWarm(node.host))
+
+    async def _connect(self, node: Node[PoolT, ConnT], pool: DriverPool[PoolT, ConnT]) -> None:
+        self._router.occupy_on(node)
         try:
             async with asyncio.timeout(_TIMEOUT):
-                await self._pending.run(_use(node.pool))
+                await self._pending.run(_use(pool))
         except Exception as error:  # noqa: BLE001  # as said above
             log.debug("%s: no connection to begin with: %s", node.host, self._hide(repr(error)))
         finally:
-            self._nodes.discard(node)
             self._router.vacate(node)
 
     def concern(self, node: Node[PoolT, ConnT]) -> bool:
         """Whether one is under way on a node."""
-        return node in self._nodes
+        return node in self._tasks
 
     def end(self) -> None:
         """End all: nobody is going to use them."""
         self._pending.end()
+
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """Return the tasks under way."""
+        return list(self._tasks.values())
 
 
 async def _use(pool: DriverPool[Any, Any]) -> None:

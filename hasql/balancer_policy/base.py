@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from random import random
+from random import Random
 from typing import Protocol, TypeVar
 
 from hasql.cluster.dsn import HostSpec
+from hasql.errors import ConfigurationError
 
 __all__ = ("BaseBalancerPolicy", "Candidate", "CandidateT", "few_of")
 
@@ -33,6 +34,18 @@ class Candidate(Protocol):
     def response_time(self) -> float | None:
         """Median of the last probes' round trips in seconds, None before the first."""
 
+    @property
+    def replayed(self) -> int | None:
+        """Its WAL position in bytes, as of its last full probe: what it has written or replayed."""
+
+    @property
+    def lag_seconds(self) -> float | None:
+        """How old what a replica shows is at most, in seconds; None for a master, or not known."""
+
+    @property
+    def label(self) -> str | None:
+        """What the source of hosts calls it; None for a host of the DSN."""
+
 
 CandidateT = TypeVar("CandidateT", bound=Candidate)
 
@@ -41,7 +54,7 @@ CandidateT = TypeVar("CandidateT", bound=Candidate)
 _LOOK_AT_ALL = 8
 
 
-def few_of(candidates: Sequence[CandidateT]) -> Sequence[CandidateT]:
+def few_of(candidates: Sequence[CandidateT], chance: Random) -> Sequence[CandidateT]:
     """Return all candidates, or two at random if there are more than eight.
 
     So that the cost of a choice does not grow with the number of hosts.
@@ -50,12 +63,29 @@ def few_of(candidates: Sequence[CandidateT]) -> Sequence[CandidateT]:
     if number <= _LOOK_AT_ALL:
         return candidates
     # By hand, as `random.sample` takes longer than all the rest of an acquire.
-    one, other = int(random() * number), int(random() * (number - 1))  # noqa: S311  # no secret
+    one, other = int(chance.random() * number), int(chance.random() * (number - 1))
     return candidates[one], candidates[other + (other >= one)]
 
 
 class BaseBalancerPolicy(ABC):
-    """Picks one of several candidates. It is called on every acquire: it must not wait."""
+    """Picks one of several candidates. It is called on every acquire: it must not wait.
+
+    An instance serves one pool manager. Its chance is the manager's, so that what a manager does
+    can be played again; one that serves none has its own.
+    """
+
+    #: Where it takes chance from: ``self.chance.random()``, never the module `random`.
+    chance = Random()  # noqa: S311  # no secret
+    _in_use = False
+
+    def serve(self, chance: Random) -> None:
+        """Serve a manager. Raises ConfigurationError if it serves one already."""
+        if self._in_use:
+            raise ConfigurationError(
+                f"this {type(self).__name__} serves another pool manager; make one for each, or "
+                "give the class"
+            )
+        self._in_use, self.chance = True, chance
 
     @abstractmethod
     def choose(self, candidates: Sequence[CandidateT]) -> CandidateT:

@@ -1,7 +1,6 @@
 """The policy that spreads by load."""
 
 from collections.abc import Sequence
-from random import choice, random
 
 from hasql.balancer_policy.base import BaseBalancerPolicy, CandidateT, few_of
 
@@ -18,11 +17,11 @@ class GreedyBalancerPolicy(BaseBalancerPolicy):
 
     def choose(self, candidates: Sequence[CandidateT]) -> CandidateT:
         """Return the candidate with the most free connections."""
-        candidates = few_of(candidates)
+        candidates = few_of(candidates, self.chance)
         if len(candidates) == 2:  # noqa: PLR2004  # as there mostly are
             one, other = candidates
-            lead = one.free - other.free or random() - 0.5  # noqa: S311  # no secret
+            lead = one.free - other.free or self.chance.random() - 0.5
             return one if lead > 0 else other
         most = max([candidate.free for candidate in candidates])
         best = [candidate for candidate in candidates if candidate.free == most]
-        return best[0] if len(best) == 1 else choice(best)  # noqa: S311  # no secret
+        return best[0] if len(best) == 1 else self.chance.choice(best)

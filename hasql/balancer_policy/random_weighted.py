@@ -1,7 +1,6 @@
 """The policy that prefers hosts that answer fast."""
 
 from collections.abc import Sequence
-from random import choices
 
 from hasql.balancer_policy.base import BaseBalancerPolicy, CandidateT, few_of
 
@@ -21,11 +20,11 @@ class RandomWeightedBalancerPolicy(BaseBalancerPolicy):
 
     def choose(self, candidates: Sequence[CandidateT]) -> CandidateT:
         """Return a candidate at random, the faster the likelier."""
-        candidates = few_of(candidates)
+        candidates = few_of(candidates, self.chance)
         times = [candidate.response_time for candidate in candidates]
         known = [1 / max(time, _SHORTEST) for time in times if time is not None]
         if len(known) < len(times):
             average = sum(known) / len(known) if known else 1.0
             rest = iter(known)
             known = [average if time is None else next(rest) for time in times]
-        return choices(candidates, known)[0]  # noqa: S311  # no secret
+        return self.chance.choices(candidates, known)[0]

@@ -41,6 +41,12 @@ class Answered:
     afresh: bool = False
     #: Over a new connection, which leads to another server than the old one, which lives on.
     elsewhere: bool = False
+    #: Median round trip of the last probes in seconds.
+    response_time: float | None = None
+    #: It came through a pooler: another process gave it than had let us in.
+    pooled: bool = False
+    #: The host's `in_hot_standby` was caught contradicting SQL: a pooler answers from memory.
+    flag_lies: bool = False
 
 
 @dataclass(frozen=True, slots=True)

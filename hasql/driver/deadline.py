@@ -6,7 +6,6 @@ a task: so the first step is taken by hand, and the rest is left to `by_deadline
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from time import monotonic
 from typing import TypeVar
 
 __all__ = ("OutOfTimeError", "by_deadline", "cancellations")
@@ -19,14 +18,14 @@ class OutOfTimeError(Exception):
 
 
 async def by_deadline(
-    work: Awaitable[_T], deadline: float, patience: float, on_long_wait: Callable[[], object]
+    work: Awaitable[_T], seconds: float, long_wait: float, on_long_wait: Callable[[], object]
 ) -> _T:
-    """Do the work, or raise OutOfTimeError at `deadline`, in seconds of time.monotonic().
+    """Do the work, or raise OutOfTimeError after so many seconds.
 
-    `on_long_wait` is called once if it takes longer than `patience` seconds.
+    `on_long_wait` is called once if it takes longer than `long_wait` seconds.
     """
-    watch = asyncio.get_running_loop().call_later(patience, on_long_wait)
-    timer = asyncio.timeout(deadline - monotonic())
+    watch = asyncio.get_running_loop().call_later(long_wait, on_long_wait)
+    timer = asyncio.timeout(seconds)
     try:
         async with timer:
             return await work

@@ -1,13 +1,29 @@
 """Work whose first step was taken by hand, as most has no second: an idle connection is there."""
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context
 from typing import Any, Generic, TypeVar
 
-__all__ = ("Begun", "Detachable")
+__all__ = ("Begun", "Detachable", "begin", "begin_detachable")
 
 _T = TypeVar("_T")
+
+
+#: In place of the future that some work pauses on: it has not paused, but ended.
+_ENDED = object()
+
+
+def begin(work: Awaitable[None]) -> "Begun[None] | None":
+    """Take the first step of some work by hand; return the rest of it, None if that was all.
+
+    Most acquires and releases have but one step, as the driver's pool has an idle connection, or
+    nothing to roll back. They need no timer and no task then, which would cost more than the step.
+    The work returns nothing, because a value would cost an exception to hold it.
+    """
+    steps = work.__await__()
+    paused_on = next(steps, _ENDED)
+    return None if paused_on is _ENDED else Begun(steps, paused_on)
 
 
 class Begun(Generic[_T]):
@@ -28,6 +44,15 @@ class Begun(Generic[_T]):
                 return result
             return (yield from Begun(self._steps, paused_on).__await__())
         return (yield from self._steps)
+
+
+def begin_detachable(
+    work: Awaitable[None], detach: "Callable[[Detachable[None], Any], bool]", whose: object
+) -> "Detachable[None] | None":
+    """Take the first step of some work as `begin` does; the rest can be detached."""
+    steps = work.__await__()
+    paused_on = next(steps, _ENDED)
+    return None if paused_on is _ENDED else Detachable(steps, paused_on, detach, whose)
 
 
 class Detachable(Generic[_T]):

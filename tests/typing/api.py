@@ -44,6 +44,7 @@ class First(BaseBalancerPolicy):
 def constructing() -> None:
     PoolManager("postgresql://db1,db2/app")
     PoolManager("postgresql://db1,db2/app", 1, 1, 1, True, 0.5, First, 128, {"max_size": 5})
+    PoolManager("postgresql://db1,db2/app", balancer_policy=First())
     PoolManager(
         "postgresql://db1,db2/app",
         acquire_timeout=1.5,
@@ -67,7 +68,6 @@ def constructing_wrongly() -> None:
     PoolManager(["postgresql://db1/app"])  # type: ignore[arg-type]
     PoolManager("postgresql://db1/app", acquire_timeout="1")  # type: ignore[arg-type]
     PoolManager("postgresql://db1/app", acquire_timeout=None)  # type: ignore[arg-type]
-    PoolManager("postgresql://db1/app", balancer_policy=First())  # type: ignore[arg-type]
     PoolManager("postgresql://db1/app", balancer_policy=dict)  # type: ignore[arg-type]
     PoolManager("postgresql://db1/app", pool_size=5)  # type: ignore[call-arg]
     PoolManager("postgresql://db1/app", 1, 1, 1, True, 0.5, First, 1, {}, 10.0)  # type: ignore[call-arg]

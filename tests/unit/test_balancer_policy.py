@@ -50,6 +50,9 @@ class Fixed:
     free: int = 10
     response_time: float | None = 0.001
     as_master: bool = False
+    replayed: int | None = None
+    lag_seconds: float | None = None
+    label: str | None = None
     looked_at: int = 0
 
     @property

@@ -28,22 +28,56 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql.cluster.state"}),
     frozenset({"hasql.cluster.fencing"}),
     frozenset({"hasql.cluster.topology"}),
+    frozenset({"hasql.cluster.lag"}),
     frozenset({"hasql.cluster"}),
+    # What a user is told of it.
     frozenset({"hasql.events", "hasql.metrics"}),
     frozenset({"hasql.balancer_policy.*"}),
-    # What an adapter owes.
+    # What an adapter owes, and its tools.
+    frozenset({"hasql.driver.failure", "hasql.driver.arguments", "hasql.driver.destinations"}),
+    frozenset({"hasql.driver.contract"}),
     frozenset({"hasql.driver.*"}),
     frozenset({"hasql.discovery.*"}),
-    frozenset({"hasql._manager.options"}),
-    frozenset({"hasql._routing.node"}),
-    frozenset({"hasql._probing.*"}),
-    frozenset({"hasql._routing.*"}),
-    frozenset({"hasql._leasing.lease", "hasql._leasing.book"}),
-    frozenset({"hasql._leasing.hints", "hasql._leasing.overdue"}),
-    frozenset({"hasql._manager.loop_binding", "hasql._manager.notifier"}),
-    frozenset({"hasql._manager.supervisor"}),
-    frozenset({"hasql._leasing.*"}),
-    frozenset({"hasql._manager.*"}),
+    # How we learn.
+    frozenset({"hasql._probing"}),
+    frozenset(
+        {
+            "hasql._probing.options",
+            "hasql._probing.schedule",
+            "hasql._probing.stall_timer",
+            "hasql._probing.stopwatch",
+        }
+    ),
+    frozenset({"hasql._probing.prober", "hasql._probing.fresh_look"}),
+    frozenset({"hasql._probing.monitor"}),
+    frozenset({"hasql._probing.monitors"}),
+    # Who can serve.
+    frozenset({"hasql._routing"}),
+    frozenset({"hasql._routing.node", "hasql._routing.request", "hasql._routing.waiters"}),
+    frozenset({"hasql._routing.observations", "hasql._routing.router"}),
+    frozenset({"hasql._routing.pool_openings", "hasql._routing.warm_up"}),
+    # Who holds what.
+    frozenset({"hasql._leasing"}),
+    frozenset({"hasql._leasing.lease", "hasql._leasing.loop_binding", "hasql._leasing.options"}),
+    frozenset({"hasql._leasing.book"}),
+    frozenset(
+        {
+            "hasql._leasing.cancelled_releases",
+            "hasql._leasing.destination_check",
+            "hasql._leasing.hints",
+            "hasql._leasing.overdue",
+        }
+    ),
+    frozenset({"hasql._leasing.returns"}),
+    frozenset({"hasql._leasing.checkout"}),
+    # How it lives.
+    frozenset({"hasql._manager"}),
+    frozenset({"hasql._manager.notifier", "hasql._manager.options"}),
+    frozenset({"hasql._manager.routing_state"}),
+    frozenset({"hasql._manager.state_waits"}),
+    frozenset({"hasql._manager.lifecycle"}),
+    frozenset({"hasql._manager.assembly", "hasql._manager.measuring"}),
+    frozenset({"hasql._manager.pool_access"}),
     # `hasql` is what `import hasql` gives.
     frozenset({"hasql.base", "hasql"}),
     # What is behind the adapters.

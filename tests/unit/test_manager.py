@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hasql.cluster.dsn import HostSpec, parse_host
+from hasql.cluster.dsn import Dsn, HostSpec, parse_host
 from hasql.cluster.probe import ProbeForm, Role
 from hasql.cluster.state import Health
 from hasql.errors import (
@@ -1555,10 +1555,10 @@ class Wandering(FakeManager):
     """A manager whose hosts come from a queue."""
 
     def __init__(self, servers: dict[HostSpec, FakeServer], **kwargs: float) -> None:
-        super().__init__(servers, refresh_delay=0.02, **kwargs)
         self.queue: asyncio.Queue[tuple[HostSpec, ...]] = asyncio.Queue()
+        super().__init__(servers, refresh_delay=0.02, **kwargs)
 
-    def _discovery(self) -> Discovery:
+    def _discovery(self, _: Dsn) -> Discovery:
         queue = self.queue
 
         class FromQueue:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from random import Random
 
 import pytest
 
-from hasql._probing.schedule import Bursts, Cadence, Evidence
+from hasql._probing.schedule import Bursts, Evidence, ProbeSchedule
 from hasql.cluster.dsn import parse_host
 
 A, B = parse_host("a"), parse_host("b")
 LOST, FLAG = Evidence.LOST, Evidence.FLAG
+CHANCE = Random()  # noqa: S311  # no secret
 
 
 @dataclass
@@ -121,51 +123,53 @@ def test_7_evidence_is_acted_on_within_a_burst(bursts: Bursts, clock: Clock) -> 
 
 
 def test_7_hints_cost_their_host_a_probe_each_half_second(bursts: Bursts, clock: Clock) -> None:
-    cadence = Cadence(60, bursts, lambda: False, clock)
+    schedule = ProbeSchedule(60, bursts, lambda: False, clock, CHANCE)
     start, due = clock.now, set()
     for _ in range(400):
-        due.add(round(cadence.hint_due() - start, 3))
+        due.add(round(schedule.hint_due() - start, 3))
         clock.now += 0.005
     assert sorted(due) == [0, 0.5, 1, 1.5, 2]
     clock.now += 0.7
-    assert cadence.hint_due() == clock.now, "after a pause at once"
+    assert schedule.hint_due() == clock.now, "after a pause at once"
 
 
 def test_7_evidence_in_vain_has_its_host_probed_as_often_as_in_a_burst(
     bursts: Bursts, clock: Clock
 ) -> None:
     for refresh_delay, least, most in ((60, 50.15, 50.25), (0.05, 50.0375, 50.0625)):
-        cadence = Cadence(refresh_delay, bursts, lambda: False, clock)
-        due = {cadence.evidence_due(50) for _ in range(100)}
+        schedule = ProbeSchedule(refresh_delay, bursts, lambda: False, clock, CHANCE)
+        due = {schedule.evidence_due(50) for _ in range(100)}
         assert least <= min(due) < max(due) <= most, "with jitter"
 
 
-def test_7_the_cadence_is_steady_but_in_bursts_and_without_a_master(
+def test_7_the_schedule_is_steady_but_in_bursts_and_without_a_master(
     bursts: Bursts, clock: Clock
 ) -> None:
     urgent = False
-    cadence = Cadence(10, bursts, lambda: urgent, clock)
-    assert 9 <= cadence.delay() <= 11
-    assert not cadence.hurries
+    schedule = ProbeSchedule(10, bursts, lambda: urgent, clock, CHANCE)
+    assert 9 <= schedule.delay() <= 11
+    assert not schedule.hurries
     bursts.begin()
-    assert 0.15 <= cadence.delay() <= 0.25
-    assert cadence.hurries
+    assert 0.15 <= schedule.delay() <= 0.25
+    assert schedule.hurries
     clock.now += 3.1
-    assert 9 <= cadence.delay() <= 11
+    assert 9 <= schedule.delay() <= 11
     urgent = True
-    assert 0.15 <= cadence.delay() <= 0.25
+    assert 0.15 <= schedule.delay() <= 0.25
     clock.now += 10
-    assert 0.15 <= cadence.delay() <= 0.25
+    assert 0.15 <= schedule.delay() <= 0.25
     clock.now += 1
-    assert 0.3 <= cadence.delay() <= 0.5
+    assert 0.3 <= schedule.delay() <= 0.5
     clock.now += 1000
-    assert 0.375 <= cadence.delay() <= 0.625
-    assert cadence.hurries
-    assert Cadence(0.1, bursts, lambda: True, clock).delay() <= 0.125, "never slower than steady"
+    assert 0.375 <= schedule.delay() <= 0.625
+    assert schedule.hurries
+    assert ProbeSchedule(0.1, bursts, lambda: True, clock, CHANCE).delay() <= 0.125, (
+        "never slower than steady"
+    )
 
 
 def test_7_a_long_time_without_a_master_is_watched_to_its_end(bursts: Bursts, clock: Clock) -> None:
-    cadence = Cadence(10, bursts, lambda: True, clock)
-    assert 0.15 <= cadence.delay() <= 0.25
+    schedule = ProbeSchedule(10, bursts, lambda: True, clock, CHANCE)
+    assert 0.15 <= schedule.delay() <= 0.25
     clock.now += 1_000_000  # a power of two that large is no float any more
-    assert 0.375 <= cadence.delay() <= 0.625
+    assert 0.375 <= schedule.delay() <= 0.625

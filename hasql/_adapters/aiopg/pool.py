@@ -18,8 +18,8 @@ from hasql._adapters.aiopg.connection import (
 from hasql._adapters.aiopg.growth import Growth
 from hasql._adapters.aiopg.supply import Supply
 from hasql._adapters.aiopg.unfinished import end_session
+from hasql._adapters.hooks import Hooks
 from hasql.driver import ConnT, PoolSizes, PoolT
-from hasql.driver.hooks import Hooks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping

@@ -20,11 +20,11 @@ from hasql._adapters.asyncpg.connection import (
     is_read_only,
 )
 from hasql._adapters.asyncpg.tasks import Releases, heed_releases, runs
+from hasql._adapters.hooks import Hooks
 from hasql.driver import Failure, PoolSizes
 from hasql.driver.connects import PendingConnects, Refill, left_to_end
 from hasql.driver.destinations import Destinations
 from hasql.driver.holder import NeverHeldBefore
-from hasql.driver.hooks import Hooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping

@@ -7,8 +7,8 @@ from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from hasql._adapters.hooks import Hooks
 from hasql.driver.connects import PendingConnects
-from hasql.driver.hooks import Hooks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

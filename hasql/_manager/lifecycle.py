@@ -1,0 +1,198 @@
+"""The lifecycle of one manager: it starts at its first use, and is closed once."""
+
+import asyncio
+import logging
+from typing import Generic
+
+from hasql._leasing.book import LeaseBook
+from hasql._leasing.loop_binding import LoopBinding
+from hasql._manager.options import Options
+from hasql._manager.routing_state import RoutingState
+from hasql._manager.state_waits import StateWaits
+from hasql._probing.monitors import end_tasks
+from hasql._routing.node import Node
+from hasql._routing.router import Router
+from hasql.cluster.state import Health
+from hasql.cluster.topology import FirstRoundOver
+from hasql.discovery import Discovery
+from hasql.driver import ConnT, PoolT
+from hasql.errors import PoolManagerClosedError
+
+__all__ = ("Lifecycle",)
+
+log = logging.getLogger("hasql")
+
+#: Seconds a starting manager gives its hosts before it routes to the masters it has met.
+_FIRST_ROUND = 0.1
+#: Seconds in which pools say goodbye to their servers, however long the caller would wait.
+_GOODBYE = 1.0
+
+
+class Lifecycle(Generic[PoolT, ConnT]):
+    """Starts and ends what a manager runs, and what each of its hosts needs."""
+
+    def __init__(  # noqa: PLR0913  # made in one place
+        self,
+        options: Options,
+        discovery: Discovery,
+        routing: RoutingState[PoolT, ConnT],
+        waits: StateWaits[PoolT, ConnT],
+        router: Router[PoolT, ConnT],
+        book: LeaseBook[PoolT, ConnT],
+        binding: LoopBinding,
+    ) -> None:
+        self._options = options
+        self._clock = options.clock
+        self._discovery = discovery
+        self._routing = routing
+        self._waits = waits
+        self._router = router
+        self._book = book
+        self._binding = binding
+        #: Whether closing has begun, and whether it has ended.
+        self.closing = False
+        self.closed = False
+        self._terminating = False
+        self._discovering: asyncio.Task[None] | None = None
+        self._first_round: asyncio.TimerHandle | None = None
+        #: Nodes that are no hosts any more and have leases out still.
+        self._leaving: dict[Node[PoolT, ConnT], asyncio.Task[None]] = {}
+
+    @property
+    def started(self) -> bool:
+        """Whether it has begun to probe."""
+        return self._binding.loop is not None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop it was started in."""
+        loop = self._binding.loop
+        assert loop is not None  # noqa: S101  # only asked for once started
+        return loop
+
+    def is_over(self) -> bool:
+        """Tell whether it is closed, or the program about to end."""
+        return self.closed or self._routing.monitors.is_cut_short()
+
+    # Starting
+
+    def enter(self) -> None:
+        """Start unless started; called on every use, from the loop that uses it.
+
+        Raises WrongEventLoopError, and PoolManagerClosedError once closing.
+        """
+        if self.closing and not self._binding.inherited:
+            raise PoolManagerClosedError("the pool manager is closed")
+        self._binding.check()
+        if self._binding.loop is None:
+            self._start(self._binding.bind())
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._routing.set_hosts(self._options.dsn.hosts)
+        self._first_round = loop.call_later(
+            _FIRST_ROUND, lambda: self._routing.publish(FirstRoundOver(self._clock()))
+        )
+        self._discovering = loop.create_task(self._discover())
+
+    # Hosts that come and go
+
+    async def _discover(self) -> None:
+        try:
+            async for hosts in self._discovery.watch():
+                if hosts != tuple(self._routing.nodes):
+                    for node in self._routing.set_hosts(hosts):
+                        self._retire(node)
+        except Exception:
+            log.exception("discovery has failed; the hosts stay as they are")
+
+    def _retire(self, node: Node[PoolT, ConnT]) -> None:
+        """Probe a host no more; it may come back at once, as another node."""
+        tasks = self._routing.monitors.stop(node.host) + self._routing.openings.cancel(node)
+        self._leaving[node] = self.loop.create_task(self._let_leave(node, tasks))
+
+    async def _let_leave(self, node: Node[PoolT, ConnT], tasks: list[asyncio.Task[None]]) -> None:
+        """Let what a node has lent come back, and close its pool.
+
+        That has as long as it would have on a host that has gone silent.
+        """
+        try:
+            await end_tasks(tasks)
+            async with asyncio.timeout(self._options.rules.lease_abort_after):
+                while node.in_flight:
+                    await self._router.next_vacancy()
+        except TimeoutError:
+            aborted = self._book.abort(node)
+            log.warning("%s, no host any more: %d leases aborted", node.host, aborted)
+        finally:
+            self._leaving.pop(node, None)
+            if node.pool is not None:
+                node.pool.terminate()
+
+    # Closing
+
+    def refuse(self) -> None:
+        """Lend nothing any more and let nobody wait for it."""
+        self.closing = True
+        self._routing.stop_serving()
+        self._waits.close()
+
+    async def drain(self, timeout: float) -> None:
+        """Wait for so many seconds until all leases are back, or until told to terminate."""
+        try:
+            async with asyncio.timeout(timeout):
+                while self._lent() and not self._terminating:
+                    await self._router.next_vacancy()
+        except TimeoutError:
+            if not self._terminating:
+                log.warning("closing: %d leases were not given back in time", len(self._book))
+
+    def _lent(self) -> bool:
+        nodes = (*self._routing.nodes.values(), *self._leaving)
+        return len(self._book) > 0 or any(node.in_flight for node in nodes)
+
+    async def stop(self, timeout: float) -> None:
+        """Stop probing, then close the pools: with a goodbye in so many seconds, else without."""
+        deadline = self._clock() + timeout
+        try:
+            if self._first_round is not None:
+                self._first_round.cancel()
+            others = [*self._leaving.values(), *self._routing.openings.tasks()]
+            others += self._routing.warm_ups.tasks()
+            if self._discovering is not None:
+                others.append(self._discovering)
+            await asyncio.gather(self._routing.monitors.end(), end_tasks(others))
+            deadline = min(deadline, self._clock() + _GOODBYE)
+            nodes = self._routing.nodes.values()
+            await asyncio.gather(*(self._close(node, deadline) for node in nodes))
+        finally:
+            self.break_all()
+            self._routing.stop_learning()
+            self.closed = True
+
+    def break_all(self) -> None:
+        """Break every connection there is, at once."""
+        self._terminating = True
+        self._book.abort()
+        for node in (*self._routing.nodes.values(), *self._leaving):
+            if node.pool is not None:
+                node.pool.terminate()
+        self._router.wake_drain()
+
+    def close_unstarted(self) -> None:
+        """Close what nobody has used: there is nothing to wait for."""
+        self.refuse()
+        self.closed = True
+
+    async def _close(self, node: Node[PoolT, ConnT], deadline: float) -> None:
+        state = self._routing.topology.node(node.host)
+        polite = state is not None and state.health is Health.UP and state.exclusion is None
+        if node.pool is None:
+            return
+        seconds = deadline - self._clock()
+        if polite and not node.in_flight and seconds > 0:
+            try:
+                async with asyncio.timeout(seconds):
+                    await node.pool.close()
+            except Exception as error:  # noqa: BLE001  # terminated below, whatever it was
+                log.debug("%s: closing failed: %s", node.host, self._options.dsn.hide(repr(error)))
+        node.pool.terminate()

@@ -1,0 +1,282 @@
+"""The routing state: what the changes of the topology, and of pools, do to the routing."""
+
+import logging
+from typing import Generic
+
+from hasql._leasing.book import LeaseBook
+from hasql._leasing.hints import Hints
+from hasql._leasing.loop_binding import LoopBinding
+from hasql._manager.notifier import Notifier
+from hasql._manager.options import Options
+from hasql._probing.monitors import Monitors
+from hasql._routing.node import Node
+from hasql._routing.observations import HostWarm, PoolOpened, PoolRefused, RoutingObservation
+from hasql._routing.pool_openings import PoolOpenings
+from hasql._routing.router import Router
+from hasql._routing.warm_up import WarmUps
+from hasql.cluster.dsn import HostSpec
+from hasql.cluster.lag import lag_of, written_by_masters
+from hasql.cluster.state import Health, NodeState
+from hasql.cluster.topology import (
+    AbortLeases,
+    Answered,
+    Changed,
+    Failed,
+    Observation,
+    Probe,
+    Purge,
+    Step,
+    Topology,
+)
+from hasql.driver import ConnT, Driver, PoolT
+
+__all__ = ("RoutingState",)
+
+log = logging.getLogger("hasql")
+
+
+class RoutingState(Generic[PoolT, ConnT]):
+    """Holds the topology and the nodes, and does the I/O that changes call for.
+
+    Everything that is learnt arrives in `publish` or `observe`, and nothing else replaces the
+    topology or routes.
+    """
+
+    def __init__(
+        self,
+        driver: Driver[PoolT, ConnT],
+        options: Options,
+        router: Router[PoolT, ConnT],
+        book: LeaseBook[PoolT, ConnT],
+        binding: LoopBinding,
+    ) -> None:
+        self._options = options
+        self._clock = options.clock
+        self._router = router
+        self._book = book
+        self._binding = binding
+        self._sizes = driver.sizes(options.pool_factory_kwargs)
+        self.topology = Topology.of((), 0.0, options.rules)
+        self.nodes: dict[HostSpec, Node[PoolT, ConnT]] = {}
+        #: Nodes in routing with their pools open, suspects included.
+        self.masters: list[Node[PoolT, ConnT]] = []
+        self.replicas: list[Node[PoolT, ConnT]] = []
+        self.notifier = Notifier(options.dsn.hide)
+        self.monitors = Monitors(driver, options.for_probing(), self)
+        self.hints = Hints(driver, book, self.monitors.signal)
+        self.warm_ups: WarmUps[PoolT, ConnT] = WarmUps(router, options.dsn.hide, self.observe)
+        self.openings: PoolOpenings[PoolT, ConnT] = PoolOpenings(
+            driver,
+            options.pool_factory_kwargs,
+            options.refresh_delay,
+            options.clock,
+            self.observe,
+            self.hints.heard,
+            self.monitors.probe_by,
+        )
+        #: Called when anything has been learnt.
+        self.on_news = _nothing
+        #: Whether anybody may be served still, and whether anything may be learnt.
+        self._serves = True
+        self._learns = True
+
+    # What monitors see, see `ClusterView`
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this is a forked child, in which all of it is its parent's."""
+        return self._binding.inherited
+
+    def in_use(self, host: HostSpec) -> tuple[object, ...]:
+        """Return the leases in use on a host."""
+        node = self.nodes.get(host)
+        return () if node is None else self._book.out(node)
+
+    def cut_off(self, host: HostSpec) -> None:
+        """Break what is open on a host: its monitor was cancelled from outside of hasql."""
+        node = self.nodes.get(host)
+        if node is not None and node.pool is not None:
+            node.pool.terminate()
+
+    # What is learnt
+
+    def publish(self, observation: Observation) -> None:
+        """Take in what a probe has said, and act on it."""
+        if not self._learns:
+            return
+        over = self.topology.first_round_over
+        step = self.topology.observe(observation)
+        if isinstance(observation, Answered) and (state := step.topology.node(observation.host)):
+            lag = lag_of(state, written_by_masters(step.topology).get(state.system_id))
+            self.nodes[state.host].host_answered(observation, state, lag_seconds=lag[1])
+        elif isinstance(observation, Failed) and observation.host in self.nodes:
+            self.nodes[observation.host].last_error = observation.error
+        changed = any(isinstance(effect, Changed) for effect in step.effects)
+        self._apply(step, rerouted=changed or over != step.topology.first_round_over)
+        if isinstance(observation, Answered):
+            self._prepare(observation.host)
+
+    def observe(self, observation: RoutingObservation) -> None:
+        """Take in what has become of a host's pool, and act on it."""
+        node = self.nodes.get(observation.host)
+        if node is None or not self._learns:
+            if isinstance(observation, PoolOpened):
+                observation.pool.terminate()
+            return
+        match observation:
+            case PoolOpened(pool=pool):
+                node.pool = pool
+                self._apply(Step(self.topology), rerouted=True)
+            case HostWarm():
+                if self._is_wanted(node.host):
+                    node.cold = False
+                self._apply(Step(self.topology), rerouted=True)
+            case PoolRefused(error=error):
+                state, now = self.topology.node(node.host), self._clock()
+                began = now if state is None else state.began
+                refusal = error.with_traceback(None)
+                self.publish(Failed(node.host, began, now, refusal, refused=True, heard=True))
+
+    def _prepare(self, host: HostSpec) -> None:
+        """Have a host that answers open its pool, or a first connection if it is back."""
+        node = self.nodes.get(host)
+        if node is None or not self._is_wanted(host):
+            return
+        if node.pool is None:
+            self.openings.host_answered(node)
+        elif node.cold:
+            self.warm_ups.begin(node)
+
+    def _is_wanted(self, host: HostSpec) -> bool:
+        """Tell whether a host is to have a pool: all but those that may not serve."""
+        state = self.topology.node(host)
+        return self._serves and (state is None or state.exclusion is None)
+
+    def accept_timeline(self) -> None:
+        """Forget the timelines seen so far; an older master may win again."""
+        self._apply(self.topology.without_memory(self._clock()), rerouted=True)
+        self.monitors.follow()
+
+    # Hosts that come and go
+
+    def set_hosts(self, hosts: tuple[HostSpec, ...]) -> list[Node[PoolT, ConnT]]:
+        """Take hosts in; return the nodes that are none any more, out of routing already."""
+        nodes: dict[HostSpec, Node[PoolT, ConnT]] = {}
+        for position, host in enumerate(hosts):
+            dsn = self._options.dsn.for_host(host)
+            node = self.nodes.get(host) or Node(host, dsn, position, self._sizes, self._clock)
+            node.position = position
+            nodes[host] = node
+        gone = [node for host, node in self.nodes.items() if host not in nodes]
+        self.nodes = nodes
+        self._apply(self.topology.with_hosts(hosts, self._clock()), rerouted=True)
+        for node in gone:
+            node.in_routing = node.as_master = node.as_replica = False
+        for node in nodes.values():
+            self.monitors.begin(node.host, node.dsn)
+        return gone
+
+    def stop_serving(self) -> None:
+        """Route to nobody any more."""
+        self._serves = False
+        self.warm_ups.end()
+        self.masters, self.replicas = [], []
+        self._router.close()
+        self.on_news()
+
+    def stop_learning(self) -> None:
+        """Leave what is known as it is."""
+        self._learns = False
+
+    # What changes call for
+
+    def _apply(self, step: Step, *, rerouted: bool) -> None:
+        """Swap the topology whole, then do what the change calls for.
+
+        Who must not serve is out of routing before its connections are broken, and those who
+        wait are served last, when nothing stale is left to be handed to them.
+        """
+        self.topology = step.topology
+        if rerouted:
+            self._reroute()
+        for effect in step.effects:
+            match effect:
+                case Probe(host=host):
+                    self.monitors.follow(host)
+                case Changed(before=before, after=after):
+                    self._note(before, after)
+                case Purge(host=host) | AbortLeases(host=host):
+                    self._break(self.nodes[host], effect)
+        self._router.dispatch()
+        self.on_news()
+
+    def _break(self, node: Node[PoolT, ConnT], effect: Purge | AbortLeases) -> None:
+        if isinstance(effect, Purge):
+            lent = self._book.expire(node)
+            if node.pool is not None:
+                node.pool.purge(lent)
+            if not node.in_routing:
+                node.chill()
+            self._book.abort(node, returning_only=True)
+        elif aborted := self._book.abort(node, but_on=effect.but_on):
+            log.warning("%s: %d leases aborted", node.host, aborted)
+
+    def _note(self, before: NodeState, after: NodeState) -> None:
+        """Tell of a change; let nobody wait for a host that has gone quiet."""
+        self.notifier.announce(before, after)
+        node = self.nodes[after.host]
+        if after.health is Health.SUSPECT and node.pool is not None:
+            log.debug("%s has gone quiet", after.host)
+            node.pool.end_connects()  # who waits for one may go elsewhere
+
+    # Routing
+
+    def _reroute(self) -> None:
+        if not self._serves:
+            return
+        self.masters = self._ready(self.topology.masters)
+        self.replicas = self._ready(self.topology.replicas)
+        masters, replicas = self._preferred(self.masters), self._preferred(self.replicas)
+        for node in self.nodes.values():
+            in_routing = node in self.masters or node in self.replicas
+            if in_routing and not node.in_routing:
+                self._admit(node)
+            node.cold = node.cold and not in_routing
+            if node.in_routing and not in_routing:
+                node.chill()
+            node.in_routing = in_routing
+            was_master = node.as_master
+            node.as_master, node.as_replica = node in masters, node in replicas
+            if node.as_master and not was_master:
+                node.let_go()  # it was held because it might be one
+        self._router.route(masters, replicas)
+
+    def _admit(self, node: Node[PoolT, ConnT]) -> None:
+        """Offer all of a node that is in routing again."""
+        node.offer_all()
+        # Connects begun while nobody answered there, which a warm-up has ended already.
+        warmed = not node.cold and node.sizes.minimum == 0
+        if node.pool is not None and not (warmed or self.warm_ups.concern(node)):
+            node.pool.end_connects()
+
+    def _ready(self, states: tuple[NodeState, ...]) -> list[Node[PoolT, ConnT]]:
+        """Leave out those without a pool; and cold ones, for a moment, if others can serve.
+
+        A host that has just started takes its time for a first login. A policy that goes by load
+        would have all wait for that, as nothing is in use there yet.
+        """
+        nodes = [(state, self.nodes[state.host]) for state in states]
+        served = any(
+            state.health is Health.UP and node.pool is not None and not node.cold
+            for state, node in nodes
+        )
+        return [node for _, node in nodes if node.pool is not None and not (node.cold and served)]
+
+    def _preferred(self, nodes: list[Node[PoolT, ConnT]]) -> list[Node[PoolT, ConnT]]:
+        """Leave suspects out as long as others can serve."""
+        states = {state.host: state for state in self.topology.nodes}
+        return [node for node in nodes if states[node.host].health is Health.UP] or nodes
+
+
+def _nothing() -> None:
+    pass

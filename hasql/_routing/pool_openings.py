@@ -1,0 +1,113 @@
+"""The opening of pools: each on a host that has answered, and tried again where that fails."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Generic
+
+from hasql._routing.node import Node
+from hasql._routing.observations import PoolOpened, PoolRefused, RoutingObservation
+from hasql.cluster.dsn import HostSpec
+from hasql.driver import ConnT, Driver, Failure, PoolT
+from hasql.driver.deadline import cancellations
+from hasql.driver.judgement import judged
+
+__all__ = ("PoolOpenings",)
+
+#: Seconds that opening a pool may take: its host has just answered, so it is not silent, but
+#: logging in many connections takes a loaded server its time.
+_TIMEOUT = 10.0
+#: Seconds until a pool that could not be opened is tried again, doubling to refresh_delay.
+_FIRST_PAUSE = 0.02
+#: What no waiting mends. A setting that the server does not take is a statement it does not like.
+_NOT_MENDED_BY_WAITING = frozenset({Failure.REFUSED, Failure.MISCONFIGURED, Failure.STATEMENT})
+#: Failures alike, in a row, after which a statement is taken for one that no waiting mends.
+_FAILURES_TO_BE_SURE = 3
+
+
+class _Attempts:
+    """What has become of the attempts to open the pool of one node."""
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.pause = _FIRST_PAUSE / 2
+        #: When the next may begin, by the clock.
+        self.next_at = float("-inf")
+        #: How the last one failed, and how often in a row in this way.
+        self.failure, self.same_failures = "", 0
+
+
+class PoolOpenings(Generic[PoolT, ConnT]):
+    """Opens the pools of one manager, beside the probes, which go on meanwhile."""
+
+    def __init__(  # noqa: PLR0913  # made in one place
+        self,
+        driver: Driver[PoolT, ConnT],
+        kwargs: Mapping[str, Any],
+        refresh_delay: float,
+        clock: Callable[[], float],
+        publish: Callable[[RoutingObservation], None],
+        report: Callable[[Node[PoolT, ConnT], ConnT, BaseException], None],
+        probe_by: Callable[[HostSpec, float], None],
+    ) -> None:
+        self._driver = driver
+        self._kwargs = kwargs
+        self._refresh_delay = refresh_delay
+        self._clock = clock
+        self._publish = publish
+        self._report = report
+        self._probe_by = probe_by
+        self._attempts: dict[Node[PoolT, ConnT], _Attempts] = {}
+
+    def host_answered(self, node: Node[PoolT, ConnT]) -> None:
+        """Begin to open a node's pool, unless that is under way or has just failed."""
+        attempts = self._attempts.setdefault(node, _Attempts())
+        if attempts.task is None and self._clock() >= attempts.next_at:
+            opening = self._open(node, attempts)
+            attempts.task = asyncio.get_running_loop().create_task(opening)
+
+    def cancel(self, node: Node[PoolT, ConnT]) -> list[asyncio.Task[None]]:
+        """Give a node's pool up, and return the task that ends then, if there is one."""
+        attempts = self._attempts.pop(node, None)
+        if attempts is None or attempts.task is None:
+            return []
+        attempts.task.cancel()
+        return [attempts.task]
+
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """Return the tasks under way."""
+        return [x.task for x in self._attempts.values() if x.task is not None]
+
+    async def _open(self, node: Node[PoolT, ConnT], attempts: _Attempts) -> None:
+        opening = asyncio.timeout(_TIMEOUT)
+        try:
+            async with opening:
+                report = partial(self._report, node)
+                pool = await self._driver.open(node.dsn, self._kwargs, report)
+        except Exception as error:  # noqa: BLE001  # whatever it was: the pool cannot be had now
+            attempts.task = None
+            late = TimeoutError(f"opening the pool took longer than {_TIMEOUT:g} s")
+            self._failed(node, attempts, late if opening.expired() else error)
+            return
+        if cancellations():  # a driver may have lost it: nobody waits for this pool any more
+            pool.terminate()
+            raise asyncio.CancelledError
+        self._attempts.pop(node, None)
+        node.refusal = None
+        self._publish(PoolOpened(node.host, pool))
+
+    def _failed(self, node: Node[PoolT, ConnT], attempts: _Attempts, error: Exception) -> None:
+        node.failed(error)
+        attempts.pause = min(2 * attempts.pause, self._refresh_delay)
+        attempts.next_at = self._clock() + attempts.pause
+        failure = judged(self._driver, error)
+        refused = failure in _NOT_MENDED_BY_WAITING or isinstance(error, TypeError | ValueError)
+        # But a statement of the application's own, in a hook, may be mended by waiting.
+        same = attempts.same_failures + 1 if str(error) == attempts.failure else 1
+        attempts.failure, attempts.same_failures = str(error), same
+        if failure is Failure.STATEMENT and same < _FAILURES_TO_BE_SURE:
+            refused = False
+        before, node.refusal = node.refusal, error if refused else None
+        if refused and before is None:  # once: its probes are answered all the same
+            self._publish(PoolRefused(node.host, error))
+        self._probe_by(node.host, attempts.next_at)
