@@ -402,3 +402,10 @@ def fake_cluster(*roles: str) -> dict[str, FakeServer]:
 def manager_of(servers: Mapping[str, FakeServer], **kwargs: Any) -> FakeManager:
     """Make a manager of these servers."""
     return FakeManager({server.host: server for server in servers.values()}, **kwargs)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Give the other tasks their turns until something holds."""
+    async with asyncio.timeout(20):
+        while not holds():
+            await asyncio.sleep(0.001)

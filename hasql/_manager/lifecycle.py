@@ -6,12 +6,14 @@ from typing import Generic
 
 from hasql._leasing.book import LeaseBook
 from hasql._leasing.loop_binding import LoopBinding
+from hasql._manager.discovering import Discovering
 from hasql._manager.options import Options
 from hasql._manager.routing_state import RoutingState
 from hasql._manager.state_waits import StateWaits
 from hasql._probing.monitors import end_tasks
 from hasql._routing.node import Node
 from hasql._routing.router import Router
+from hasql.cluster.dsn import HostSpec
 from hasql.cluster.state import Health
 from hasql.cluster.topology import FirstRoundOver
 from hasql.discovery import Discovery
@@ -43,7 +45,10 @@ class Lifecycle(Generic[PoolT, ConnT]):
     ) -> None:
         self._options = options
         self._clock = options.clock
-        self._discovery = discovery
+        self._discovering = Discovering(
+            discovery, self._take_over, options.dsn.hide, options.chance
+        )
+        routing.on_masters = self._discovering.note_masters
         self._routing = routing
         self._waits = waits
         self._router = router
@@ -53,7 +58,7 @@ class Lifecycle(Generic[PoolT, ConnT]):
         self.closing = False
         self.closed = False
         self._terminating = False
-        self._discovering: asyncio.Task[None] | None = None
+        self._discovery: asyncio.Task[None] | None = None
         self._first_round: asyncio.TimerHandle | None = None
         #: Nodes that are no hosts any more and have leases out still.
         self._leaving: dict[Node[PoolT, ConnT], asyncio.Task[None]] = {}
@@ -92,18 +97,15 @@ class Lifecycle(Generic[PoolT, ConnT]):
         self._first_round = loop.call_later(
             _FIRST_ROUND, lambda: self._routing.publish(FirstRoundOver(self._clock()))
         )
-        self._discovering = loop.create_task(self._discover())
+        self._discovery = loop.create_task(self._discovering.run())
 
     # Hosts that come and go
 
-    async def _discover(self) -> None:
-        try:
-            async for hosts in self._discovery.watch():
-                if hosts != tuple(self._routing.nodes):
-                    for node in self._routing.set_hosts(hosts):
-                        self._retire(node)
-        except Exception:
-            log.exception("discovery has failed; the hosts stay as they are")
+    def _take_over(self, hosts: tuple[HostSpec, ...]) -> None:
+        """Have these hosts, and no others."""
+        if hosts != tuple(self._routing.nodes):
+            for node in self._routing.set_hosts(hosts):
+                self._retire(node)
 
     def _retire(self, node: Node[PoolT, ConnT]) -> None:
         """Probe a host no more; it may come back at once, as another node."""
@@ -134,6 +136,7 @@ class Lifecycle(Generic[PoolT, ConnT]):
         """Lend nothing any more and let nobody wait for it."""
         self.closing = True
         self._routing.stop_serving()
+        self._discovering.cancel()
         self._waits.close()
 
     async def drain(self, timeout: float) -> None:
@@ -158,8 +161,8 @@ class Lifecycle(Generic[PoolT, ConnT]):
                 self._first_round.cancel()
             others = [*self._leaving.values(), *self._routing.openings.tasks()]
             others += self._routing.warm_ups.tasks()
-            if self._discovering is not None:
-                others.append(self._discovering)
+            if self._discovery is not None:
+                others.append(self._discovery)
             await asyncio.gather(self._routing.monitors.end(), end_tasks(others))
             deadline = min(deadline, self._clock() + _GOODBYE)
             nodes = self._routing.nodes.values()

@@ -76,6 +76,9 @@ class RoutingState(Generic[PoolT, ConnT]):
         )
         #: Called when anything has been learnt.
         self.on_news = _nothing
+        #: Called with whether a master is known, when the first round is over and on each change.
+        self.on_masters = _ignore
+        self._masters_known: bool | None = None
         #: Whether anybody may be served still, and whether anything may be learnt.
         self._serves = True
         self._learns = True
@@ -199,6 +202,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         self.topology = step.topology
         if rerouted:
             self._reroute()
+            self._note_masters()
         for effect in step.effects:
             match effect:
                 case Probe(host=host):
@@ -228,6 +232,12 @@ class RoutingState(Generic[PoolT, ConnT]):
         if after.health is Health.SUSPECT and node.pool is not None:
             log.debug("%s has gone quiet", after.host)
             node.pool.end_connects()  # who waits for one may go elsewhere
+
+    def _note_masters(self) -> None:
+        known = bool(self.topology.masters)
+        if self._serves and self.topology.first_round_over and known is not self._masters_known:
+            self._masters_known = known
+            self.on_masters(known)
 
     # Routing
 
@@ -279,4 +289,8 @@ class RoutingState(Generic[PoolT, ConnT]):
 
 
 def _nothing() -> None:
+    pass
+
+
+def _ignore(_known: bool, /) -> None:  # noqa: FBT001  # stands in for a listener
     pass

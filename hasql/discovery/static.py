@@ -1,18 +1,19 @@
 """The hosts that stand in the DSN."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 from hasql.cluster.dsn import HostSpec
+from hasql.discovery.contract import Discovery
 
 __all__ = ("StaticDiscovery",)
 
 
-class StaticDiscovery:
-    """The hosts that a DSN names; they never change."""
+class StaticDiscovery(Discovery):
+    """Hosts that never change, such as those that a DSN names."""
 
-    def __init__(self, hosts: tuple[HostSpec, ...]) -> None:
-        self._hosts = hosts
+    def __init__(self, hosts: Iterable[HostSpec]) -> None:
+        self._hosts = tuple(hosts)
 
     async def watch(self) -> AsyncIterator[tuple[HostSpec, ...]]:
-        """Yield the hosts of the DSN once."""
+        """Yield the hosts once."""
         yield self._hosts

@@ -31,6 +31,7 @@ from tests.fake_driver import (
     FakeServer,
     fake_cluster,
     manager_of,
+    until,
 )
 
 if TYPE_CHECKING:
@@ -97,13 +98,6 @@ def with_room(
 
 def host_of(connection: FakeConnection) -> str:
     return connection.server.host.host
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Give the other tasks their turns until something holds."""
-    async with asyncio.timeout(20):
-        while not holds():
-            await asyncio.sleep(0.001)
 
 
 async def at_once(acquires: Iterable[Awaitable[FakeConnection]]) -> list[FakeConnection]:

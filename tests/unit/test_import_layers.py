@@ -72,7 +72,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql._leasing.checkout"}),
     # How it lives.
     frozenset({"hasql._manager"}),
-    frozenset({"hasql._manager.notifier", "hasql._manager.options"}),
+    frozenset({"hasql._manager.discovering", "hasql._manager.notifier", "hasql._manager.options"}),
     frozenset({"hasql._manager.routing_state"}),
     frozenset({"hasql._manager.state_waits"}),
     frozenset({"hasql._manager.lifecycle"}),

@@ -17,6 +17,7 @@ import pytest
 from hasql.cluster.dsn import Dsn, HostSpec, parse_host
 from hasql.cluster.probe import ProbeForm, Role
 from hasql.cluster.state import Health
+from hasql.discovery import Discovery
 from hasql.errors import (
     HasqlError,
     NotAvailableError,
@@ -31,19 +32,11 @@ from tests.fake_driver import (
     ServerError,
     fake_cluster,
     manager_of,
+    until,
 )
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
-
-    from hasql.discovery import Discovery
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Give the other tasks their turns until something holds."""
-    async with asyncio.timeout(20):
-        while not holds():
-            await asyncio.sleep(0.001)
 
 
 def host_of(connection: object) -> str:
@@ -1561,7 +1554,7 @@ class Wandering(FakeManager):
     def _discovery(self, _: Dsn) -> Discovery:
         queue = self.queue
 
-        class FromQueue:
+        class FromQueue(Discovery):
             async def watch(self) -> AsyncIterator[tuple[HostSpec, ...]]:
                 while True:
                     yield await queue.get()

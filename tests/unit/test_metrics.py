@@ -30,21 +30,15 @@ from tests.fake_driver import (
     ServerError,
     fake_cluster,
     manager_of,
+    until,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from hasql.cluster.probe import ProbeForm
 
 COUNTERS = ("acquires", "acquire_seconds", "waits", "retries", "role_changes", "fencings")
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Give the other tasks their turns until something holds."""
-    async with asyncio.timeout(20):
-        while not holds():
-            await asyncio.sleep(0.001)
 
 
 def numbers(snapshot: Metrics) -> Iterator[tuple[str, float]]:
