@@ -9,8 +9,6 @@ from typing import Any, ClassVar, Self
 
 from hasql._leasing.lease import Lease
 from hasql._manager.assembly import assemble
-from hasql._manager.measuring import measure
-from hasql._manager.notifier import Listener
 from hasql._manager.options import (
     Options,
     check_count,
@@ -28,7 +26,6 @@ from hasql.cluster.state import Rules
 from hasql.discovery import Discovery, StaticDiscovery
 from hasql.driver import ConnT, Driver, PoolT
 from hasql.errors import ConfigurationError
-from hasql.metrics import Metrics
 
 __all__ = ("BasePoolManager",)
 
@@ -351,34 +348,6 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
                 await self._returns.close()
         finally:
             self._closing.set_result(None)
-
-    # What is known
-
-    def metrics(self) -> Metrics:
-        """Return a frozen snapshot of all nodes and counters."""
-        self._check_process()
-        return measure(self._routing, self._router, self._checkout, self._options)
-
-    def add_listener(self, listener: Listener) -> None:
-        """Have a function called for each event: see `hasql.events`.
-
-        It is called by the event loop soon after the change, outside of any acquire, and must not
-        wait. What it raises is logged.
-
-        Raises:
-            TypeError: It is not callable, or is a coroutine function.
-        """
-        self._check_process()
-        self._routing.notifier.add(listener)
-
-    def remove_listener(self, listener: Listener) -> None:
-        """Have a listener called no more.
-
-        Raises:
-            ValueError: It is no listener of this manager.
-        """
-        self._check_process()
-        self._routing.notifier.remove(listener)
 
     def accept_timeline(self) -> None:
         """Forget which timelines were seen, so that a master of an older one may serve again.

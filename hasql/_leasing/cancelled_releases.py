@@ -14,6 +14,7 @@ from typing import Any, Generic
 
 from hasql._leasing.book import LeaseBook
 from hasql._leasing.lease import Lease
+from hasql._leasing.lease_tracing import LeaseTracing
 from hasql._routing.router import Router
 from hasql.driver import ConnT, PoolT
 
@@ -27,6 +28,9 @@ _LAST_WORDS = 1.0
 
 class CancelledReleases(Generic[PoolT, ConnT]):
     """All of one manager. Each keeps its place and its entry in the book until it has ended."""
+
+    #: At work while there is a tracer.
+    tracing: LeaseTracing[PoolT, ConnT] | None = None
 
     def __init__(
         self,
@@ -71,6 +75,8 @@ class CancelledReleases(Generic[PoolT, ConnT]):
         finally:
             self._book.strike(lease)
             self._router.vacate(node)
+            if self.tracing is not None:
+                self.tracing.returned(lease, node, failure)
 
     def _abort(self, lease: Lease[PoolT, ConnT]) -> None:
         node, connection = lease.node, lease.connection

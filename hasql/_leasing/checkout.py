@@ -10,6 +10,7 @@ from typing import Generic
 from hasql._leasing.book import LeaseBook
 from hasql._leasing.destination_check import WrongServerError, check_destination
 from hasql._leasing.lease import Lease
+from hasql._leasing.lease_tracing import LeaseTracing
 from hasql._leasing.loop_binding import LoopBinding
 from hasql._leasing.options import LeasingOptions, ManagerCalls
 from hasql._leasing.returns import Returns
@@ -63,13 +64,24 @@ class Checkout(Generic[PoolT, ConnT]):
         self._clock = options.clock
         self._enter, self._signal = manager.enter, manager.signal
         self._no_connection = manager.not_available
+        #: At work while there is a tracer.
+        self._tracing: LeaseTracing[PoolT, ConnT] | None = None
         self.acquires = 0
         self.acquire_seconds = 0.0
         self.waits = 0
         self.retries = 0
 
-    async def take(self, lease: Lease[PoolT, ConnT]) -> ConnT:
+    def trace(self, tracing: LeaseTracing[PoolT, ConnT] | None) -> None:
+        """Tell a tracer of each acquire from now on."""
+        self._tracing = tracing
+        self._returns.trace(tracing)
+
+    async def take(  # noqa: C901  # the hot path: each call less counts
+        self, lease: Lease[PoolT, ConnT]
+    ) -> ConnT:
         """Take a connection for a lease; see `LeaseBook` for what becomes of it."""
+        if self._tracing is not None and not lease.number:
+            return await self._tracing.take(lease, self.take)
         binding = self._binding
         if binding.thread != get_ident() or not binding.serves():
             self._enter()
@@ -86,11 +98,8 @@ class Checkout(Generic[PoolT, ConnT]):
                 if rest is not None:
                     slow = partial(self._signal, node.host)
                     await by_deadline(rest, deadline - clock(), _LONG_CONNECT, slow)
-            except BaseException as error:  # noqa: BLE001  # sorted out in _consider
-                try:
-                    self._consider(error, node, lease)
-                finally:
-                    self._router.vacate(node)
+            except BaseException as error:  # noqa: BLE001  # sorted out there
+                self._give_up(node, lease, error)
             else:
                 connection = lease.connection
                 assert connection is not None  # noqa: S101  # it has just been filled
@@ -136,6 +145,8 @@ class Checkout(Generic[PoolT, ConnT]):
 
     async def _put_back(self, lease: Lease[PoolT, ConnT], deadline: float) -> None:
         """Give back what did not fit; what is not done by the deadline has `release_timeout`."""
+        if self._tracing is not None and lease.node is not None:
+            self._tracing.retried(lease, lease.node, None)
         back = self._book.pass_on(lease)  # as the lease goes on to its next connection
         with suppress(TimeoutError):
             async with asyncio.timeout(deadline - self._clock()):
@@ -166,14 +177,26 @@ class Checkout(Generic[PoolT, ConnT]):
         """Wait for a place, which is taken then."""
         self.waits += not lease.waited
         lease.waited = True
-        waiter = self._router.join(lease.request, deadline)
+        waiter, began = self._router.join(lease.request, deadline), self._clock()
         try:
-            return await waiter
+            node = await waiter
         except BaseException as error:
             self._router.leave(lease.request, waiter)
             if isinstance(error, TimeoutError):
                 raise self._not_available(lease) from None
             raise
+        if self._tracing is not None:
+            self._tracing.waited(lease, node, self._clock() - began)
+        return node
+
+    def _give_up(
+        self, node: Node[PoolT, ConnT], lease: Lease[PoolT, ConnT], error: BaseException
+    ) -> None:
+        """Give a place back that had no connection to offer; raise what ends the acquire."""
+        try:
+            self._consider(error, node, lease)
+        finally:
+            self._router.vacate(node)
 
     def _consider(
         self, error: BaseException, node: Node[PoolT, ConnT], lease: Lease[PoolT, ConnT]
@@ -186,6 +209,8 @@ class Checkout(Generic[PoolT, ConnT]):
             raise self._not_available(lease) from None
         if judged(self._driver, error) not in _ANOTHER_TIME or lease.fixed_node is not None:
             raise error
+        if self._tracing is not None:
+            self._tracing.retried(lease, node, error)
         node.connect_failed(error)
         if isinstance(error, WrongServerError):
             self._signal(node.host, Evidence.ELSEWHERE)

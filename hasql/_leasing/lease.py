@@ -54,6 +54,9 @@ class Lease(Generic[PoolT, ConnT]):
     awaited = False
     #: Whether it has waited for a place, which is counted once.
     waited = False
+    #: For a tracer: its number, and when it was lent, by the clock.
+    number = 0
+    lent_at = 0.0
 
     def __init__(
         self, lender: Lender[PoolT, ConnT], request: Request, timeout: float, kwargs: dict[str, Any]

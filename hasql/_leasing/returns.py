@@ -10,6 +10,7 @@ from hasql._leasing.book import LeaseBook
 from hasql._leasing.cancelled_releases import CancelledReleases
 from hasql._leasing.hints import Hints
 from hasql._leasing.lease import Lease
+from hasql._leasing.lease_tracing import LeaseTracing
 from hasql._leasing.loop_binding import LoopBinding
 from hasql._leasing.options import LeasingOptions, Signal
 from hasql._leasing.overdue import OverdueTimer
@@ -52,7 +53,13 @@ class Returns(Generic[PoolT, ConnT]):
         self._hide = options.hide
         self._clock = options.clock
         self._signal = signal
+        #: At work while there is a tracer.
+        self._tracing: LeaseTracing[PoolT, ConnT] | None = None
         self._overdue = OverdueTimer(book, options.release_timeout, options.clock)
+
+    def trace(self, tracing: LeaseTracing[PoolT, ConnT] | None) -> None:
+        """Tell a tracer of each connection that comes back from now on."""
+        self._tracing = self._cancelled.tracing = tracing
 
     def leave(
         self, lease: Lease[PoolT, ConnT], error: BaseException | None
@@ -96,7 +103,7 @@ class Returns(Generic[PoolT, ConnT]):
             if not lease.detached:
                 await self.give_back(lease, error)
 
-    async def give_back(  # noqa: C901  # the hot path: each call less counts
+    async def give_back(  # noqa: C901, PLR0912  # the hot path: each call less counts
         self,
         lease: Lease[PoolT, ConnT],
         error: BaseException | None = None,
@@ -142,6 +149,8 @@ class Returns(Generic[PoolT, ConnT]):
             if not lease.detached:
                 self._book.strike(lease)
                 self._router.vacate(node)
+                if self._tracing is not None:
+                    self._tracing.returned(lease, node, error)
 
     def _goes_on(self, lease: Lease[PoolT, ConnT], failure: BaseException) -> bool:
         """Tell whether a release goes on whose task was cancelled, if that is what has failed."""

@@ -1,10 +1,11 @@
 """Access to the driver's pools behind a pool manager."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Generic
+from typing import Any
 
 from hasql._leasing.lease import Lease
 from hasql._manager.assembly import Parts
+from hasql._manager.introspection import Introspection
 from hasql._manager.options import Options
 from hasql._routing.node import Node
 from hasql._routing.request import (
@@ -22,7 +23,7 @@ from hasql.errors import UnknownConnectionError
 __all__ = ("PoolAccess",)
 
 
-class PoolAccess(Generic[PoolT, ConnT]):
+class PoolAccess(Introspection[PoolT, ConnT]):
     """The part of a pool manager's API that speaks of pools: always the driver's own, one a host.
 
     Connections taken from such a pool directly are not routed, not watched and not broken when
@@ -30,15 +31,11 @@ class PoolAccess(Generic[PoolT, ConnT]):
     """
 
     def __init__(self, options: Options, parts: Parts[PoolT, ConnT]) -> None:
-        self._options = options
-        self._binding = parts.binding
-        self._router = parts.router
+        super().__init__(options, parts)
         self._book = parts.book
-        self._routing = parts.routing
         self._waits = parts.waits
         self._lifecycle = parts.lifecycle
         self._returns = parts.returns
-        self._checkout = parts.checkout
 
     def _check_caller(self) -> None:
         """Refuse another loop, another thread or a forked child, unless nothing is open any more.
@@ -47,13 +44,6 @@ class PoolAccess(Generic[PoolT, ConnT]):
         """
         if not self._lifecycle.closed:
             self._binding.check()
-
-    def _check_process(self) -> None:
-        """Refuse a forked child, where nothing is known of the hosts.
-
-        Raises WrongEventLoopError.
-        """
-        self._binding.check_process()
 
     @property
     def dsn(self) -> Dsn:

@@ -5,6 +5,7 @@ from typing import Generic
 
 from hasql._leasing.book import LeaseBook
 from hasql._leasing.hints import Hints
+from hasql._leasing.lease_tracing import tell
 from hasql._leasing.loop_binding import LoopBinding
 from hasql._manager.notifier import Notifier
 from hasql._manager.options import Options
@@ -16,6 +17,7 @@ from hasql._routing.router import Router
 from hasql._routing.warm_up import WarmUps
 from hasql.cluster.dsn import HostSpec
 from hasql.cluster.lag import lag_of, written_by_masters
+from hasql.cluster.probe import Role
 from hasql.cluster.state import Health, NodeState
 from hasql.cluster.topology import (
     AbortLeases,
@@ -29,6 +31,7 @@ from hasql.cluster.topology import (
     Topology,
 )
 from hasql.driver import ConnT, Driver, PoolT
+from hasql.tracing import ProbeEnded, Tracer
 
 __all__ = ("RoutingState",)
 
@@ -79,6 +82,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         #: Called with whether a master is known, when the first round is over and on each change.
         self.on_masters = _ignore
         self._masters_known: bool | None = None
+        self.tracer: Tracer | None = None
         #: Whether anybody may be served still, and whether anything may be learnt.
         self._serves = True
         self._learns = True
@@ -118,6 +122,8 @@ class RoutingState(Generic[PoolT, ConnT]):
         self._apply(step, rerouted=changed or over != step.topology.first_round_over)
         if isinstance(observation, Answered):
             self._prepare(observation.host)
+        if self.tracer is not None and isinstance(observation, Answered | Failed):
+            _tell_of_probe(self.tracer, observation)
 
     def observe(self, observation: RoutingObservation) -> None:
         """Take in what has become of a host's pool, and act on it."""
@@ -286,6 +292,17 @@ class RoutingState(Generic[PoolT, ConnT]):
         """Leave suspects out as long as others can serve."""
         states = {state.host: state for state in self.topology.nodes}
         return [node for node in nodes if states[node.host].health is Health.UP] or nodes
+
+
+def _tell_of_probe(tracer: Tracer, probe: Answered | Failed) -> None:
+    if tracer.probe_ended is None:
+        return
+    role, error = Role.UNKNOWN, None
+    if isinstance(probe, Answered):
+        role = probe.reading.role
+    else:
+        error = probe.error
+    tell(tracer.probe_ended, ProbeEnded(probe.host, probe.at - probe.began, role, error))
 
 
 def _nothing() -> None:

@@ -17,6 +17,7 @@ from hasql.cli.screen import Frame, Screen
 from hasql.cli.workload import TABLE, Workload
 from hasql.errors import ConfigurationError, NotAvailableError
 from hasql.testing import LocalCluster, LocalNode
+from hasql.tracing import AcquireRetried, AcquireWaited, Tracer
 
 __all__ = ("Demo", "Plan")
 
@@ -94,7 +95,8 @@ class Demo:
         self, pool: PoolManager, stage: Stage, nodes: tuple[LocalNode, ...]
     ) -> Report:
         plan = self._plan
-        workload = Workload(pool)
+        workload, waits, retries = Workload(pool), list[AcquireWaited](), list[AcquireRetried]()
+        pool.set_tracer(Tracer(acquire_waited=waits.append, acquire_retried=retries.append))
         async with self._shown(pool, workload, nodes):
             self._tell(f"{plan.writers} writers and {plan.readers} readers begin")
             workload.start(plan.writers, plan.readers)
@@ -127,6 +129,8 @@ class Demo:
                 failed=workload.failed,
                 hung=workload.hung,
                 present=present,
+                waits=[waited.seconds for waited in waits],
+                retries=len(retries),
                 events=[Event(at - workload.began, what) for at, what in self._events],
             )
         )

@@ -66,6 +66,9 @@ class Evidence:
     hung: int
     #: Client and sequence of every row on the last master.
     present: Collection[tuple[int, int]]
+    #: How long each acquire waited that had to, and how many tries failed before they succeeded.
+    waits: Sequence[float] = ()
+    retries: int = 0
     events: Sequence[Event] = ()
 
 
@@ -135,6 +138,11 @@ class Report:
     errors: tuple[ErrorCount, ...]
     failures: tuple[Failure, ...]
     rows: Rows
+    #: Acquires that had to wait for a place or a host, the longest of it, and tries that failed:
+    #: what the application saw as time, not as an error.
+    waits: int
+    longest_wait: float
+    retries: int
     #: Why the demo has not shown what it should; empty if it has.
     problems: tuple[str, ...] = field(default=())
     events: tuple[Event, ...] = field(default=())
@@ -167,6 +175,9 @@ class Report:
             errors=_count(failures),
             failures=failures,
             rows=rows,
+            waits=len(evidence.waits),
+            longest_wait=max(evidence.waits, default=0.0),
+            retries=evidence.retries,
             problems=tuple(_problems(evidence, outage, rows)),
             events=tuple(evidence.events),
         )

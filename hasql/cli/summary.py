@@ -89,7 +89,15 @@ def _operation_rows(report: Report) -> list[_Row]:
     return [
         ("operations", f"{report.writes + report.reads:,}", _split(report), ""),
         ("failed operations", f"{report.failed:,}", remark, "red" if excess else ""),
+        ("acquires that waited", f"{report.waits:,}", _waiting(report), ""),
     ]
+
+
+def _waiting(report: Report) -> str:
+    if not report.waits and not report.retries:
+        return ""
+    longest = _milliseconds(report.longest_wait)
+    return f"{longest} the longest, and {report.retries:,} tries on another connection or host"
 
 
 def _split(report: Report) -> str:

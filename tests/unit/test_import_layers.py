@@ -31,7 +31,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql.cluster.lag"}),
     frozenset({"hasql.cluster"}),
     # What a user is told of it.
-    frozenset({"hasql.events", "hasql.metrics"}),
+    frozenset({"hasql.events", "hasql.metrics", "hasql.tracing"}),
     frozenset({"hasql.balancer_policy.*"}),
     # What an adapter owes, and its tools.
     frozenset({"hasql.driver.failure", "hasql.driver.arguments", "hasql.driver.destinations"}),
@@ -59,7 +59,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     # Who holds what.
     frozenset({"hasql._leasing"}),
     frozenset({"hasql._leasing.lease", "hasql._leasing.loop_binding", "hasql._leasing.options"}),
-    frozenset({"hasql._leasing.book"}),
+    frozenset({"hasql._leasing.book", "hasql._leasing.lease_tracing"}),
     frozenset(
         {
             "hasql._leasing.cancelled_releases",
@@ -77,6 +77,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql._manager.state_waits"}),
     frozenset({"hasql._manager.lifecycle"}),
     frozenset({"hasql._manager.assembly", "hasql._manager.measuring"}),
+    frozenset({"hasql._manager.introspection"}),
     frozenset({"hasql._manager.pool_access"}),
     # `hasql` is what `import hasql` gives.
     frozenset({"hasql.base", "hasql"}),

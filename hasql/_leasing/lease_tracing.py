@@ -1,0 +1,98 @@
+"""The tracing of leases: tells a tracer what becomes of each."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from itertools import count
+from typing import Any, Generic, TypeVar
+
+from hasql._leasing.lease import Lease
+from hasql._routing.node import Node
+from hasql.cluster.probe import Role
+from hasql.driver import ConnT, PoolT
+from hasql.tracing import (
+    AcquireBegun,
+    AcquireFailed,
+    AcquireRetried,
+    AcquireWaited,
+    ConnectionLent,
+    ConnectionReturned,
+    Tracer,
+)
+
+__all__ = ("LeaseTracing", "tell")
+
+log = logging.getLogger("hasql")
+
+_RecordT = TypeVar("_RecordT")
+
+
+class LeaseTracing(Generic[PoolT, ConnT]):
+    """One tracer at work. Leases that began before it are not told of."""
+
+    def __init__(self, tracer: Tracer, clock: Callable[[], float]) -> None:
+        self._tracer = tracer
+        self._clock = clock
+        self._numbers = count(1)
+
+    async def take(
+        self,
+        lease: Lease[PoolT, ConnT],
+        take: Callable[[Lease[PoolT, ConnT]], Awaitable[ConnT]],
+    ) -> ConnT:
+        """Take a connection for a lease, and tell how that begins and ends."""
+        tracer, began = self._tracer, self._clock()
+        lease.number = next(self._numbers)
+        if tracer.acquire_begun is not None:
+            begun = AcquireBegun(lease.number, str(lease.request), lease.timeout)
+            tell(tracer.acquire_begun, begun)
+        try:
+            connection = await take(lease)
+        except BaseException as error:
+            if tracer.acquire_failed is not None:
+                failed = AcquireFailed(lease.number, self._clock() - began, error)
+                tell(tracer.acquire_failed, failed)
+            raise
+        lease.lent_at = self._clock()
+        node = lease.node
+        if tracer.connection_lent is not None and node is not None:
+            role = Role.MASTER if node.as_master else Role.REPLICA
+            lent = ConnectionLent(lease.number, node.host, role, lease.lent_at - began)
+            tell(tracer.connection_lent, lent)
+        return connection
+
+    def waited(self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], seconds: float) -> None:
+        """Tell that an acquire has waited for a place on a node."""
+        if self._tracer.acquire_waited is not None and lease.number:
+            waited = AcquireWaited(lease.number, node.host, seconds)
+            tell(self._tracer.acquire_waited, waited)
+
+    def retried(
+        self,
+        lease: Lease[PoolT, ConnT],
+        node: Node[PoolT, ConnT],
+        error: BaseException | None,
+    ) -> None:
+        """Tell that a node could not serve an acquire."""
+        if self._tracer.acquire_retried is not None and lease.number:
+            retried = AcquireRetried(lease.number, node.host, error)
+            tell(self._tracer.acquire_retried, retried)
+
+    def returned(
+        self,
+        lease: Lease[PoolT, ConnT],
+        node: Node[PoolT, ConnT],
+        error: BaseException | None,
+    ) -> None:
+        """Tell that a connection was given back."""
+        if self._tracer.connection_returned is not None and lease.number:
+            seconds = self._clock() - lease.lent_at
+            returned = ConnectionReturned(lease.number, node.host, seconds, error)
+            tell(self._tracer.connection_returned, returned)
+
+
+def tell(callback: Callable[[_RecordT], Any], record: _RecordT) -> None:
+    """Call a callback of the application's, which must not harm what it is told of."""
+    try:
+        callback(record)
+    except Exception:
+        log.exception("a tracer has failed on %s", type(record).__name__)

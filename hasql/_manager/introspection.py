@@ -1,0 +1,74 @@
+"""What a pool manager tells of itself: a snapshot, events, and the records of a tracer."""
+
+from typing import Generic
+
+from hasql._leasing.lease_tracing import LeaseTracing
+from hasql._manager.assembly import Parts
+from hasql._manager.measuring import measure
+from hasql._manager.notifier import Listener
+from hasql._manager.options import Options
+from hasql.driver import ConnT, PoolT
+from hasql.metrics import Metrics
+from hasql.tracing import Tracer
+
+__all__ = ("Introspection",)
+
+
+class Introspection(Generic[PoolT, ConnT]):
+    """The part of a pool manager's API that tells what it knows and does."""
+
+    def __init__(self, options: Options, parts: Parts[PoolT, ConnT]) -> None:
+        self._options = options
+        self._binding = parts.binding
+        self._router = parts.router
+        self._routing = parts.routing
+        self._checkout = parts.checkout
+
+    def _check_process(self) -> None:
+        """Refuse a forked child, where nothing is known of the hosts.
+
+        Raises WrongEventLoopError.
+        """
+        self._binding.check_process()
+
+    def metrics(self) -> Metrics:
+        """Return a frozen snapshot of all nodes and counters."""
+        self._check_process()
+        return measure(self._routing, self._router, self._checkout, self._options)
+
+    def add_listener(self, listener: Listener) -> None:
+        """Have a function called for each event: see `hasql.events`.
+
+        It is called by the event loop soon after the change, outside of any acquire, and must not
+        wait. What it raises is logged.
+
+        Raises:
+            TypeError: It is not callable, or is a coroutine function.
+        """
+        self._check_process()
+        self._routing.notifier.add(listener)
+
+    def remove_listener(self, listener: Listener) -> None:
+        """Have a listener called no more.
+
+        Raises:
+            ValueError: It is no listener of this manager.
+        """
+        self._check_process()
+        self._routing.notifier.remove(listener)
+
+    def set_tracer(self, tracer: Tracer | None) -> None:
+        """Tell a tracer of each acquire and each probe from now on; None: tell nobody.
+
+        There is one at a time. Leases that began before it are not told of.
+
+        Raises:
+            TypeError: It is no `hasql.tracing.Tracer`.
+        """
+        self._check_process()
+        if tracer is not None and not isinstance(tracer, Tracer):
+            msg = f"a tracer must be a hasql.tracing.Tracer, not {tracer!r}"
+            raise TypeError(msg)
+        self._routing.tracer = tracer
+        clock = self._options.clock
+        self._checkout.trace(None if tracer is None else LeaseTracing(tracer, clock))
