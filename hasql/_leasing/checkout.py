@@ -103,7 +103,10 @@ class Checkout(Generic[PoolT, ConnT]):
             else:
                 connection = lease.connection
                 assert connection is not None  # noqa: S101  # it has just been filled
-                if lease.fixed_node is not None or self._fits(node, lease, connection):
+                fits = node.as_master  # it may have lost its role while the driver connected
+                if lease.request is not MASTER:
+                    fits = self._may_read(node, lease, connection)
+                if fits:
                     if node.error is not None and node.connects_again:
                         self._offer_all(node)
                     self.acquires += 1
@@ -216,16 +219,16 @@ class Checkout(Generic[PoolT, ConnT]):
             self._signal(node.host, Evidence.ELSEWHERE)
         self._signal(node.host)
 
-    def _fits(
+    def _may_read(
         self, node: Node[PoolT, ConnT], lease: Lease[PoolT, ConnT], connection: ConnT
     ) -> bool:
-        """Check that the node still has the role it was chosen for.
+        """Check that a node may still serve a request for a replica, or for any host.
 
-        It may have lost it while the driver connected. And a server that has been promoted says
-        so with its next answer on any connection: `off` is never taken back within a session.
+        It may have lost its role while the driver connected. And a server that has been promoted
+        says so with its next answer on any connection: `off` is never taken back within a session.
         """
-        if lease.request is MASTER:
-            return node.as_master
+        if lease.fixed_node is not None:
+            return True
         if node.as_replica:
             assert node.pool is not None  # noqa: S101  # it has come from there
             if node.flag_lies or node.pool.in_hot_standby(connection) is not False:

@@ -22,6 +22,8 @@ from hasql.errors import ConfigurationError, PoolManagerClosedError
 
 __all__ = ("Router",)
 
+#: Where our own policies are.
+_OURS = "hasql.balancer_policy."
 _INTERNED = (MASTER, REPLICA, REPLICA_OR_MASTER, MASTER_OR_REPLICA)
 
 
@@ -34,6 +36,10 @@ class Router(Generic[PoolT, ConnT]):
 
     def __init__(self, policy: BaseBalancerPolicy, clock: Callable[[], float]) -> None:
         self.policy = policy
+        # Our own return nothing but candidates, which need not be looked at again.
+        self._chosen: Callable[[Sequence[Node[PoolT, ConnT]]], Node[PoolT, ConnT]] = (
+            policy.choose if type(policy).__module__.startswith(_OURS) else self._checked
+        )
         self._closed = False
         self._waiters: Waiters[Request, Node[PoolT, ConnT]] = Waiters(clock)
         self._vacancy: asyncio.Future[None] | None = None
@@ -90,7 +96,7 @@ class Router(Generic[PoolT, ConnT]):
             raise self._no_candidate(node)
         return node
 
-    def _chosen(self, candidates: Sequence[Node[PoolT, ConnT]]) -> Node[PoolT, ConnT]:
+    def _checked(self, candidates: Sequence[Node[PoolT, ConnT]]) -> Node[PoolT, ConnT]:
         """Ask the policy. Raises ConfigurationError if what it returns is no candidate."""
         node = self.policy.choose(candidates)
         # By what it is and by its role: searching the candidates would cost more with each host.

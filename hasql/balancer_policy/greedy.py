@@ -17,8 +17,9 @@ class GreedyBalancerPolicy(BaseBalancerPolicy):
 
     def choose(self, candidates: Sequence[CandidateT]) -> CandidateT:
         """Return the candidate with the most free connections."""
-        candidates = few_of(candidates, self.chance)
-        if len(candidates) == 2:  # noqa: PLR2004  # as there mostly are
+        if len(candidates) > 2:  # noqa: PLR2004  # mostly there are two
+            candidates = few_of(candidates, self.chance)
+        if len(candidates) == 2:  # noqa: PLR2004
             one, other = candidates
             lead = one.free - other.free or self.chance.random() - 0.5
             return one if lead > 0 else other
