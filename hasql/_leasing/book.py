@@ -38,17 +38,17 @@ class LeaseBook(Generic[PoolT, ConnT]):
 
     def pass_on(self, lease: Lease[PoolT, ConnT]) -> Lease[PoolT, ConnT]:
         """Let another lease stand for a connection, so that the first may take one more."""
-        heir: Lease[PoolT, ConnT] = lease.successor()
-        self._leases[id(heir.connection)] = heir
-        return heir
+        other: Lease[PoolT, ConnT] = lease.successor()
+        self._leases[id(other.connection)] = other
+        return other
 
-    def strike(self, lease: Lease[PoolT, ConnT]) -> None:
-        """Strike out a lease whose connection is back."""
+    def remove(self, lease: Lease[PoolT, ConnT]) -> None:
+        """Remove a lease whose connection is back."""
         # A driver's pool may have handed it to the next one before the release has returned.
         key = id(lease.connection)
-        struck = self._leases.pop(key, lease)
-        if struck is not lease:
-            self._leases[key] = struck
+        removed = self._leases.pop(key, lease)
+        if removed is not lease:
+            self._leases[key] = removed
         lease.connection = lease.node = None
 
     def find(self, connection: ConnT) -> Lease[PoolT, ConnT] | None:

@@ -73,7 +73,7 @@ class CancelledReleases(Generic[PoolT, ConnT]):
                 log.debug("%s: a connection was closed, not given back: %s", node.host, told)
                 self._abort(lease)
         finally:
-            self._book.strike(lease)
+            self._book.remove(lease)
             self._router.vacate(node)
             if self.tracing is not None:
                 self.tracing.returned(lease, node, failure)

@@ -233,7 +233,7 @@ class Checkout(Generic[PoolT, ConnT]):
             assert node.pool is not None  # noqa: S101  # it has come from there
             if node.flag_lies or node.pool.in_hot_standby(connection) is not False:
                 return True
-            if node.several or node.astray:
+            if node.several or node.leads_elsewhere:
                 lease.expired = True
                 node.pool.abort(connection)  # so that it does not count as one to be had again
                 node.connect_failed(WrongServerError("a connection leads to a master"))

@@ -70,11 +70,15 @@ class Lease(Generic[PoolT, ConnT]):
 
     def successor(self) -> "Lease[PoolT, ConnT]":
         """Make a lease of what this one has taken, and have this one hold nothing."""
-        heir: Lease[PoolT, ConnT] = Lease(self._lender, self.request, self.timeout, self.kwargs)
-        heir.used, heir.fixed_node, heir.expired = True, self.fixed_node, self.expired
-        heir.node, heir.connection = self.node, self.connection
+        other: Lease[PoolT, ConnT] = Lease(self._lender, self.request, self.timeout, self.kwargs)
+        other.used, other.fixed_node, other.expired = (
+            True,
+            self.fixed_node,
+            self.expired,
+        )
+        other.node, other.connection = self.node, self.connection
         self.node, self.connection, self.expired = None, None, False
-        return heir
+        return other
 
     def __repr__(self) -> str:
         state = "returning" if self.returning else "out" if self.node is not None else "idle"

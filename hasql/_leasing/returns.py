@@ -147,7 +147,7 @@ class Returns(Generic[PoolT, ConnT]):
             self._note_broken(node, failure)
         finally:
             if not lease.detached:
-                self._book.strike(lease)
+                self._book.remove(lease)
                 self._router.vacate(node)
                 if self._tracing is not None:
                     self._tracing.returned(lease, node, error)
@@ -222,11 +222,11 @@ class Returns(Generic[PoolT, ConnT]):
     def hold(self, node: Node[PoolT, ConnT]) -> None:
         """Offer nothing of a node until a probe has told what it is, but not for long."""
         node.hold()
-        asyncio.get_running_loop().call_later(_HOLD, self._let_go, node, node.limited_at)
+        asyncio.get_running_loop().call_later(_HOLD, self._end_hold, node, node.limited_at)
 
-    def _let_go(self, node: Node[PoolT, ConnT], since: float) -> None:
+    def _end_hold(self, node: Node[PoolT, ConnT], since: float) -> None:
         if node.limited_at == since:
-            node.let_go()
+            node.end_hold()
             self._router.dispatch()
 
     async def close(self) -> None:

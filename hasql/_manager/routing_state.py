@@ -226,7 +226,7 @@ class RoutingState(Generic[PoolT, ConnT]):
             if node.pool is not None:
                 node.pool.purge(lent)
             if not node.in_routing:
-                node.chill()
+                node.mark_cold()
             self._book.abort(node, returning_only=True)
         elif aborted := self._book.abort(node, but_on=effect.but_on):
             log.warning("%s: %d leases aborted", node.host, aborted)
@@ -259,12 +259,12 @@ class RoutingState(Generic[PoolT, ConnT]):
                 self._admit(node)
             node.cold = node.cold and not in_routing
             if node.in_routing and not in_routing:
-                node.chill()
+                node.mark_cold()
             node.in_routing = in_routing
             was_master = node.as_master
             node.as_master, node.as_replica = node in masters, node in replicas
             if node.as_master and not was_master:
-                node.let_go()  # it was held because it might be one
+                node.end_hold()  # it was held because it might be one
         self._router.route(masters, replicas)
 
     def _admit(self, node: Node[PoolT, ConnT]) -> None:

@@ -33,7 +33,6 @@ class Node(Generic[PoolT, ConnT]):
         "_size_at_failure",
         "as_master",
         "as_replica",
-        "astray",
         "cold",
         "dsn",
         "error",
@@ -44,6 +43,7 @@ class Node(Generic[PoolT, ConnT]):
         "label",
         "lag_seconds",
         "last_error",
+        "leads_elsewhere",
         "limit",
         "limited_at",
         "off_at",
@@ -90,8 +90,7 @@ class Node(Generic[PoolT, ConnT]):
         self.in_routing = False
         self.as_master = False
         self.as_replica = False
-        #: See `chill`: it is back once somebody has tried to connect, or when no other of its role
-        #: can serve.
+        #: See `mark_cold`. It serves once it has been warmed up, or when no other of its role can.
         self.cold = False
         #: Its in_hot_standby flag was caught contradicting SQL: a pooler answers from memory.
         self.flag_lies = False
@@ -103,7 +102,7 @@ class Node(Generic[PoolT, ConnT]):
         #: When a connection said `off` though this is a replica; and whether a probe begun later
         #: has said that it is one all the same, so that some connections lead elsewhere.
         self.off_at = _FOREVER
-        self.astray = False
+        self.leads_elsewhere = False
         #: What a policy may go by, see `Candidate`.
         self.replayed: int | None = None
         self.lag_seconds: float | None = None
@@ -159,7 +158,7 @@ class Node(Generic[PoolT, ConnT]):
         self._retry_at = self._clock() + self._backoff
         self._backoff = min(2 * self._backoff, _SLOWEST_RETRY)
 
-    def chill(self) -> None:
+    def mark_cold(self) -> None:
         """Take note that it is out of routing, and its pool empty.
 
         A pool that keeps connections opens them by itself when the host answers.
@@ -170,7 +169,7 @@ class Node(Generic[PoolT, ConnT]):
         """Offer nothing until a new probe has been answered."""
         self._limit_to(0)
 
-    def let_go(self) -> None:
+    def end_hold(self) -> None:
         """End a hold that no probe has ended; what is open can be had again."""
         if self._retry_at == _NEVER:
             self.limit = self.sizes.maximum
@@ -197,7 +196,7 @@ class Node(Generic[PoolT, ConnT]):
         self.replayed, self.lag_seconds = answer.reading.wal_position, lag_seconds
         self.server, self.several = state.server, state.several
         if began > self.off_at or state.role is not Role.REPLICA:
-            self.astray, self.off_at = state.role is Role.REPLICA, _FOREVER
+            self.leads_elsewhere, self.off_at = state.role is Role.REPLICA, _FOREVER
         if self.pool is None:
             return
         self._size_at_failure = min(self._size_at_failure, self.pool.size)
