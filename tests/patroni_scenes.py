@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 from hasql.cli.observer import Observer
-from hasql.cli.report import Acknowledged, Evidence, Failed, Report
+from hasql.cli.report import Acknowledged, FailedOperation, Report, RunRecord
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -79,7 +79,7 @@ class _Load:
         )
         self.acknowledged: list[Acknowledged] = []
         self.reads: list[tuple[float, float]] = []
-        self.failed: list[Failed] = []
+        self.failed: list[FailedOperation] = []
         self.hung = 0
         self.began = self.ended = time.monotonic()
         self._count = tasks
@@ -130,7 +130,9 @@ class _Load:
             try:
                 await operation(client, number)
             except Exception as error:  # noqa: BLE001 - counting them is what this is for
-                self.failed.append(Failed(name, f"{error!r}"[:200], began, time.monotonic()))
+                self.failed.append(
+                    FailedOperation(name, f"{error!r}"[:200], began, time.monotonic())
+                )
             await asyncio.sleep(_PAUSE)
 
     async def _write(self, client: int, number: int) -> None:
@@ -177,7 +179,7 @@ async def perform(
         version = leader.sql("SHOW server_version")
         return {
             load.kit.name: Report.of(
-                Evidence(
+                RunRecord(
                     fault=fault.value,
                     postgresql=version,
                     lossless=True,  # replication is synchronous

@@ -12,7 +12,7 @@ import asyncpg
 from hasql.asyncpg import PoolManager
 from hasql.cli.fault import Fault, Stage, play
 from hasql.cli.observer import Observer
-from hasql.cli.report import Event, Evidence, Report
+from hasql.cli.report import Event, Report, RunRecord
 from hasql.cli.screen import Frame, Screen
 from hasql.cli.workload import TABLE, Workload
 from hasql.errors import ConfigurationError, NotAvailableError
@@ -115,7 +115,7 @@ class Demo:
         version = await stage.master.sql("SHOW server_version")
         assert stage.struck is not None  # noqa: S101 - it has been played
         return Report.of(
-            Evidence(
+            RunRecord(
                 fault=plan.fault.value,
                 postgresql=version.partition(" ")[0],
                 lossless=plan.fault.lossless,

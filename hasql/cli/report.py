@@ -10,12 +10,12 @@ __all__ = (
     "Acknowledged",
     "ErrorCount",
     "Event",
-    "Evidence",
-    "Failed",
-    "Failure",
+    "FailedOperation",
     "Outage",
     "Report",
     "Rows",
+    "RunRecord",
+    "TimedFailure",
 )
 
 
@@ -28,7 +28,7 @@ class Acknowledged(NamedTuple):
     at: float
 
 
-class Failed(NamedTuple):
+class FailedOperation(NamedTuple):
     """An operation that raised; times are monotonic seconds."""
 
     task: str
@@ -46,7 +46,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class RunRecord:
     """What was taken note of. Times are of one monotonic clock, in seconds."""
 
     fault: str
@@ -62,7 +62,7 @@ class Evidence:
     whole: float | None
     acknowledged: Sequence[Acknowledged]
     reads: Sequence[tuple[float, float]]
-    failed: Sequence[Failed]
+    failed: Sequence[FailedOperation]
     hung: int
     #: Client and sequence of every row on the last master.
     present: Collection[tuple[int, int]]
@@ -106,7 +106,7 @@ class ErrorCount:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class TimedFailure:
     """A failed operation; `began` and `ended` are seconds after the fault."""
 
     task: str
@@ -136,7 +136,7 @@ class Report:
     most_failures_of_one_task: int
     hung: int
     errors: tuple[ErrorCount, ...]
-    failures: tuple[Failure, ...]
+    failures: tuple[TimedFailure, ...]
     rows: Rows
     #: Acquires that had to wait for a place or a host, the longest of it, and tries that failed:
     #: what the application saw as time, not as an error.
@@ -148,11 +148,11 @@ class Report:
     events: tuple[Event, ...] = field(default=())
 
     @classmethod
-    def of(cls, evidence: Evidence) -> "Report":
+    def of(cls, evidence: RunRecord) -> "Report":
         """Work it out."""
         struck = evidence.struck
         failures = tuple(
-            Failure(each.task, each.error, each.began - struck, each.ended - struck)
+            TimedFailure(each.task, each.error, each.began - struck, each.ended - struck)
             for each in evidence.failed
         )
         per_task = Counter(each.task for each in failures)
@@ -192,7 +192,7 @@ class Report:
         return {"ok": self.ok, **asdict(self)}
 
 
-def _outage(evidence: Evidence) -> Outage | None:
+def _outage(evidence: RunRecord) -> Outage | None:
     if evidence.writable is None:
         return None
     before = [row.at for row in evidence.acknowledged if row.at < evidence.writable]
@@ -206,7 +206,7 @@ def _outage(evidence: Evidence) -> Outage | None:
     )
 
 
-def _rows(evidence: Evidence) -> Rows:
+def _rows(evidence: RunRecord) -> Rows:
     present = set(evidence.present)
     missing = [row for row in evidence.acknowledged if (row.client, row.sequence) not in present]
     # Until the new master accepted writes, only the old one can have acknowledged any. What
@@ -221,7 +221,7 @@ def _rows(evidence: Evidence) -> Rows:
     )
 
 
-def _problems(evidence: Evidence, outage: Outage | None, rows: Rows) -> Iterable[str]:
+def _problems(evidence: RunRecord, outage: Outage | None, rows: Rows) -> Iterable[str]:
     if rows.lost:
         yield f"{rows.lost} acknowledged rows are lost"
     if evidence.writable is not None and outage is None:
@@ -236,13 +236,13 @@ def _problems(evidence: Evidence, outage: Outage | None, rows: Rows) -> Iterable
         yield f"{evidence.hung} operations hung"
 
 
-def _longest_pause(evidence: Evidence, ends: Iterable[float]) -> float:
+def _longest_pause(evidence: RunRecord, ends: Iterable[float]) -> float:
     moments = [evidence.struck, *sorted(end for end in ends if end > evidence.struck)]
     moments.append(max(evidence.ended, evidence.struck))
     return max(later - earlier for earlier, later in pairwise(moments))
 
 
-def _count(failures: Iterable[Failure]) -> tuple[ErrorCount, ...]:
+def _count(failures: Iterable[TimedFailure]) -> tuple[ErrorCount, ...]:
     counts = Counter((each.task.partition(" ")[0], each.error) for each in failures)
     names = {"writer": "write", "reader": "read"}
     return tuple(

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 from hasql.asyncpg import PoolManager
-from hasql.cli.report import Acknowledged, Failed
+from hasql.cli.report import Acknowledged, FailedOperation
 
 __all__ = ("TABLE", "Workload")
 
@@ -38,7 +38,7 @@ class Workload:
         self.acknowledged: list[Acknowledged] = []
         #: When each read began and ended.
         self.reads: list[tuple[float, float]] = []
-        self.failed: list[Failed] = []
+        self.failed: list[FailedOperation] = []
         self.hung = 0
         self.began = self.ended = time.monotonic()
 
@@ -88,7 +88,7 @@ class Workload:
                 await operation(client, number)
             except Exception as error:  # noqa: BLE001 - counting them is what this is for
                 text = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-                self.failed.append(Failed(name, text, began, time.monotonic()))
+                self.failed.append(FailedOperation(name, text, began, time.monotonic()))
             await asyncio.sleep(_PAUSE)
 
     async def _write(self, client: int, number: int) -> None:

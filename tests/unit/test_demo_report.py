@@ -13,7 +13,15 @@ pytest.importorskip("rich")
 
 from rich.console import Console
 
-from hasql.cli.report import Acknowledged, ErrorCount, Evidence, Failed, Outage, Report, Rows
+from hasql.cli.report import (
+    Acknowledged,
+    ErrorCount,
+    FailedOperation,
+    Outage,
+    Report,
+    Rows,
+    RunRecord,
+)
 from hasql.cli.summary import summary
 
 BEFORE, AFTER = 10.0, 11.0
@@ -25,7 +33,7 @@ WRITES = (
     Acknowledged(1, 2, 11.25),
     Acknowledged(2, 2, 12.0),
 )
-CRASH = Evidence(
+CRASH = RunRecord(
     fault="crash",
     postgresql="18.4",
     lossless=False,
@@ -42,7 +50,7 @@ CRASH = Evidence(
 )
 
 
-def without(*missing: tuple[int, int]) -> Evidence:
+def without(*missing: tuple[int, int]) -> RunRecord:
     return replace(CRASH, present=set(CRASH.present) - set(missing))
 
 
@@ -122,10 +130,10 @@ def test_what_did_not_come_back_is_a_problem(change: dict[str, Any], words: str)
 
 def test_failures_are_counted_by_error_and_by_task() -> None:
     failed = (
-        Failed("writer 1", "Gone: away", 9.5, 10.5),
-        Failed("writer 2", "Gone: away", 9.5, 10.5),
-        Failed("writer 2", "Gone: again", 10.5, 10.75),
-        Failed("reader 1", "Gone: away", 9.5, 10.5),
+        FailedOperation("writer 1", "Gone: away", 9.5, 10.5),
+        FailedOperation("writer 2", "Gone: away", 9.5, 10.5),
+        FailedOperation("writer 2", "Gone: again", 10.5, 10.75),
+        FailedOperation("reader 1", "Gone: away", 9.5, 10.5),
     )
     report = Report.of(replace(CRASH, failed=failed))
     assert report.failed == 4
@@ -146,7 +154,7 @@ def test_the_report_as_json_says_whether_all_is_well() -> None:
 @pytest.mark.parametrize("writable", [AFTER, None])
 def test_the_summary_fits_any_terminal(width: int, writable: float | None) -> None:
     console = Console(file=io.StringIO(), width=width)
-    failed = (Failed("writer 1", "Gone: " + "far " * 40, 9.5, 10.5),)
+    failed = (FailedOperation("writer 1", "Gone: " + "far " * 40, 9.5, 10.5),)
     console.print(summary(Report.of(replace(without((2, 1)), failed=failed, writable=writable))))
     file = console.file
     assert isinstance(file, io.StringIO)
