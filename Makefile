@@ -85,7 +85,7 @@ clean:
 	[ ! -e "$(PEER)/.hasql-peer" ] || rm -rf "$(PEER)"
 	[ ! -e "$(PATRONI)/.hasql-patroni" ] || rm -rf "$(PATRONI)"
 	rm -rf .benchmarks .hypothesis .nox .mypy_cache .pytest_cache .ruff_cache dist
-	find hasql tests -name __pycache__ -prune -exec rm -rf {} +
+	find chaos hasql testbed tests -name __pycache__ -prune -exec rm -rf {} +
 
 # In an environment of its own, without the pins: what the newest releases agree on. setuptools is
 # pinned only where it builds something.

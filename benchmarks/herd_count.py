@@ -46,7 +46,7 @@ time.monotonic = _monotonic
 from hasql.cluster.dsn import HostSpec, parse_host  # noqa: E402
 from hasql.cluster.probe import ProbeForm  # noqa: E402
 from hasql.errors import NotAvailableError  # noqa: E402
-from tests.fake_driver import FakeConnection, FakeManager, FakeServer  # noqa: E402
+from testbed.fake_driver import FakeConnection, FakeManager, FakeServer  # noqa: E402
 
 _ROUND_TRIP = 0.0005
 _STEADY, _AFTER = 3.0, 16.0

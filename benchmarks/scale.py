@@ -30,7 +30,7 @@ from hasql.balancer_policy import (
     RandomWeightedBalancerPolicy,
     RoundRobinBalancerPolicy,
 )
-from tests.fake_driver import (
+from testbed.fake_driver import (
     FakeConnection,
     FakeManager,
     FakePool,

@@ -25,7 +25,7 @@ from herd_count import CountedServer, JumpingSelector
 
 from hasql.cluster.dsn import HostSpec, parse_host
 from hasql.errors import NotAvailableError
-from tests.fake_driver import FakeConnection, FakeManager, FakeServer
+from testbed.fake_driver import FakeConnection, FakeManager, FakeServer
 
 __all__ = ("main",)
 

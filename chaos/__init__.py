@@ -44,7 +44,7 @@ are counted (`chaos.leases`): masters are replaced beside living ones, killed an
 middle man follows, and each lease of a master is asked which server it is on. On a standby, or on
 a replaced master once hasql could have known, must be 0 of 10,000.
 
-The network's faults come in two kinds. Proxies (`tests/proxy.py`) take bytes in and pass none on;
+The network's faults come in two kinds. Proxies (`testbed/proxy.py`) take bytes in and pass none on;
 that runs everywhere. Wires (`chaos.wire`) are tun devices whose packets get lost on the way, so
 that the kernel's own TCP meets silence and loss; they need root.
 """

@@ -19,7 +19,7 @@ from chaos.run import perform, why_not
 from chaos.scenarios import SCENARIOS
 from chaos.table import lease_table, table
 from hasql.testing import LocalCluster
-from tests.kits import KITS
+from testbed.kits import KITS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from chaos.leases import LeaseOutcome
     from chaos.scenarios import Scenario
     from chaos.verdict import Outcome
-    from tests.kits.base import Kit
+    from testbed.kits.base import Kit
 
 _LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 

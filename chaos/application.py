@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster
-    from tests.kits.base import Kit
+    from testbed.kits.base import Kit
 
 __all__ = (
     "ACQUIRE_TIMEOUT",

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from chaos.passages import Passage
     from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster, LocalNode
-    from tests.kits.base import Kit
+    from testbed.kits.base import Kit
 
 __all__ = ("LEASE_SCENES", "LeaseOutcome", "LeaseScene", "play_leases")
 

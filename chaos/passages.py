@@ -6,14 +6,14 @@ import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Self
 
-from tests.middlemen.addresses import dsn_through
-from tests.middlemen.forwarder import Forwarder
-from tests.middlemen.haproxy import HAProxy
-from tests.middlemen.pgbouncer import PgBouncer
+from testbed.middlemen.addresses import dsn_through
+from testbed.middlemen.forwarder import Forwarder
+from testbed.middlemen.haproxy import HAProxy
+from testbed.middlemen.pgbouncer import PgBouncer
 
 if TYPE_CHECKING:
     from hasql.testing import LocalCluster, LocalNode
-    from tests.middlemen.addresses import Address
+    from testbed.middlemen.addresses import Address
 
 __all__ = ("Passage", "Poolers", "PoolersThatMove", "Proxies", "Services", "UncutServices")
 

@@ -5,7 +5,7 @@
     make patroni ARGS="--driver psycopg3 --loop uvloop"
 
 Each driver in its turn has eight writers and eight readers on a cluster of three members with
-synchronous replication (`tests.patroni`). The columns, of which the times are milliseconds:
+synchronous replication (`testbed.patroni`). The columns, of which the times are milliseconds:
 
 ==========  ====================================================================================
 no master   from the fault to the moment the new master itself says that it is writable (a process
@@ -32,9 +32,9 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from tests.kits import KITS
-from tests.patroni import PatroniCluster, PatroniUnavailableError, Programs
-from tests.patroni_scenes import Fault, perform
+from testbed.kits import KITS
+from testbed.patroni import PatroniCluster, PatroniUnavailableError, Programs
+from testbed.patroni_scenes import Fault, perform
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,8 +17,8 @@ from chaos.verdict import Aftermath, Outcome, judge
 from chaos.wire import why_no_wires
 from hasql.cli.observer import Observer
 from hasql.errors import NotAvailableError
-from tests.middlemen.program import why_missing
-from tests.scene import sessions, tasks_end, until_sessions
+from testbed.middlemen.program import why_missing
+from testbed.scene import sessions, tasks_end, until_sessions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from chaos.scenarios import Scenario
     from chaos.stage import Way
     from hasql.testing import LocalCluster, LocalNode
-    from tests.kits.base import Kit
+    from testbed.kits.base import Kit
 
 __all__ = ("perform", "why_not")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from chaos.wire import Wire
 from hasql.cluster.dsn import Dsn
-from tests.proxy import Proxy
+from testbed.proxy import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-pytest_plugins = ("tests.middlemen.fixtures",)
+pytest_plugins = ("tests.middlemen",)
 
 
 @pytest.fixture(

@@ -8,24 +8,24 @@ from uuid import uuid4
 
 import pytest
 
-from tests.scene import Table
+from testbed.scene import Table
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster
-    from tests.kits.base import Kit
+    from testbed.kits.base import Kit
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what asks for a `kit` with each driver of this environment, and `hooked` with hooks."""
     if "kit" in metafunc.fixturenames:
-        from tests.kits import KITS  # not for those that do without: it imports all drivers
+        from testbed.kits import KITS  # not for those that do without: it imports all drivers
 
         metafunc.parametrize("kit", KITS, ids=[kit.name for kit in KITS])
     if "hooked" in metafunc.fixturenames:
-        from tests.kits import KITS  # as above
+        from testbed.kits import KITS  # as above
 
         cases = [(kit, name) for kit in KITS for name in _hooks(kit, metafunc.function.__name__)]
         metafunc.parametrize("hooked", cases, ids=[f"{kit.name}-{name}" for kit, name in cases])

@@ -18,9 +18,9 @@ from psycopg2 import extensions
 from hasql import ConfigurationError, NotAvailableError
 from hasql.aiopg import PoolManager
 from hasql.cluster.dsn import Dsn
-from tests.kits.aiopg import Overtaken
-from tests.proxy import Proxy
-from tests.scene import tcp_options, until
+from testbed.kits.aiopg import Overtaken
+from testbed.proxy import Proxy
+from testbed.scene import tcp_options, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

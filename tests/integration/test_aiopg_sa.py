@@ -16,8 +16,8 @@ if not version("sqlalchemy").startswith("1.4."):
 from sqlalchemy import Column, Integer, MetaData, Table, func, select
 
 from hasql.aiopg_sa import PoolManager
-from tests.kits.aiopg import Overtaken
-from tests.scene import until
+from testbed.kits.aiopg import Overtaken
+from testbed.scene import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

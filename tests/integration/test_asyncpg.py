@@ -19,7 +19,7 @@ from hasql import ConfigurationError, NotAvailableError
 from hasql._adapters.asyncpg.driver import AsyncpgDriver
 from hasql.asyncpg import PoolManager
 from hasql.cluster.dsn import Dsn
-from tests.scene import until
+from testbed.scene import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -19,8 +19,8 @@ from sqlalchemy.exc import DBAPIError, ResourceClosedError
 from hasql import ConfigurationError, NotAvailableError
 from hasql.asyncsqlalchemy import PoolManager
 from hasql.cluster.dsn import Dsn
-from tests.proxy import Proxy
-from tests.scene import sessions, until, until_sessions
+from testbed.proxy import Proxy
+from testbed.scene import sessions, until, until_sessions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -16,8 +16,8 @@ from hasql.cluster.dsn import Dsn
 from hasql.testing import LocalCluster
 from hasql.testing._account import Account
 from hasql.testing.binaries import find_local
-from tests.middlemen.fixtures import skip
-from tests.middlemen.program import NONE
+from testbed.middlemen.program import NONE
+from tests.middlemen import skip
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Engine

@@ -13,8 +13,8 @@ from chaos.leases import LEASE_SCENES, play_leases
 from chaos.run import perform, why_not
 from chaos.scenarios import SCENARIOS
 from hasql.testing import LocalCluster
-from tests.kits import KITS
-from tests.middlemen.fixtures import needs
+from testbed.kits import KITS
+from tests.middlemen import needs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

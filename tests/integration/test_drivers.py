@@ -23,13 +23,13 @@ from hasql.balancer_policy import (
     RoundRobinBalancerPolicy,
 )
 from hasql.cluster.dsn import Dsn
-from tests.scene import every_place_works, tasks_end, until_sessions
+from testbed.scene import every_place_works, tasks_end, until_sessions
 
 if TYPE_CHECKING:
     from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster
-    from tests.kits.base import Kit
-    from tests.scene import Table
+    from testbed.kits.base import Kit
+    from testbed.scene import Table
 
     Manager = BasePoolManager[Any, Any]
 

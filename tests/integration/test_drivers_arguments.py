@@ -20,7 +20,7 @@ from hasql.cluster.dsn import Dsn
 
 if TYPE_CHECKING:
     from hasql.testing import LocalCluster
-    from tests.kits.base import Kit
+    from testbed.kits.base import Kit
 
 
 @pytest.fixture

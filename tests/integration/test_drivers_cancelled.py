@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from tests.scene import (
+from testbed.scene import (
     asleep,
     complaints,
     every_place_works,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster, LocalNode
-    from tests.kits.base import Kit
+    from testbed.kits.base import Kit
 
     Manager = BasePoolManager[Any, Any]
     Hooked = tuple[Kit, str]

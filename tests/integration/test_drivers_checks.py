@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hasql.balancer_policy import RoundRobinBalancerPolicy
-from tests.scene import every_place_works, tasks_end
+from testbed.scene import every_place_works, tasks_end
 
 if TYPE_CHECKING:
     from hasql.testing import LocalCluster
-    from tests.kits.base import Kit
+    from testbed.kits.base import Kit
 
 pytestmark = pytest.mark.usefixtures("nothing_unheard")
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hasql import NotAvailableError
-from tests.scene import tasks_end
+from testbed.scene import tasks_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from hasql.testing import LocalCluster
-    from tests.kits.base import Kit
+    from testbed.kits.base import Kit
 
 pytestmark = pytest.mark.usefixtures("nothing_unheard")
 

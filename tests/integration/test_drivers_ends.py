@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hasql import PoolManagerClosedError
-from tests.scene import (
+from testbed.scene import (
     complaints,
     end_sessions,
     every_place_works,
@@ -24,8 +24,8 @@ from tests.scene import (
 if TYPE_CHECKING:
     from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster
-    from tests.kits.base import Kit
-    from tests.scene import Table
+    from testbed.kits.base import Kit
+    from testbed.scene import Table
 
     Manager = BasePoolManager[Any, Any]
 

@@ -11,15 +11,15 @@ import pytest
 from hasql import NotAvailableError
 from hasql.cluster.dsn import Dsn
 from hasql.cluster.state import Health
-from tests.proxy import Proxy
-from tests.scene import end_sessions, every_place_works, fail_over, until, until_sessions
+from testbed.proxy import Proxy
+from testbed.scene import end_sessions, every_place_works, fail_over, until, until_sessions
 
 if TYPE_CHECKING:
     from hasql.base import BasePoolManager
     from hasql.metrics import NodeMetrics
     from hasql.testing import LocalCluster, LocalNode
-    from tests.kits.base import Kit
-    from tests.scene import Table
+    from testbed.kits.base import Kit
+    from testbed.scene import Table
 
     Manager = BasePoolManager[Any, Any]
 

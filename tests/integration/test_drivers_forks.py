@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.scene import every_place_works, until_sessions
+from testbed.scene import every_place_works, until_sessions
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster
-    from tests.kits.base import Kit
+    from testbed.kits.base import Kit
 
     Manager = BasePoolManager[Any, Any]
 

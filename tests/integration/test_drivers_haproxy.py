@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.middlemen.addresses import dsn_through
-from tests.scene import fail_over, until, until_sessions
+from testbed.middlemen.addresses import dsn_through
+from testbed.scene import fail_over, until, until_sessions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster
-    from tests.kits.base import Kit
-    from tests.middlemen.fixtures import StartHAProxy
-    from tests.middlemen.haproxy import HAProxy
-    from tests.scene import Table
+    from testbed.kits.base import Kit
+    from testbed.middlemen.haproxy import HAProxy
+    from testbed.scene import Table
+    from tests.middlemen import StartHAProxy
 
     Manager = BasePoolManager[Any, Any]
 

@@ -10,13 +10,13 @@ import pytest
 from hasql import NotAvailableError, UnknownConnectionError
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Health
-from tests.scene import every_place_works, sessions, until, until_sessions
+from testbed.scene import every_place_works, sessions, until, until_sessions
 
 if TYPE_CHECKING:
     from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster
-    from tests.kits.base import Kit
-    from tests.scene import Table
+    from testbed.kits.base import Kit
+    from testbed.scene import Table
 
     Manager = BasePoolManager[Any, Any]
 

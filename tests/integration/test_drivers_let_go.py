@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.scene import end_sessions, every_place_works, sessions, until_asleep, until_sessions
+from testbed.scene import end_sessions, every_place_works, sessions, until_asleep, until_sessions
 
 if TYPE_CHECKING:
     from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster
-    from tests.kits.base import Kit
-    from tests.scene import Table
+    from testbed.kits.base import Kit
+    from testbed.scene import Table
 
     Manager = BasePoolManager[Any, Any]
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster
-    from tests.kits.base import Kit
-    from tests.scene import Table
+    from testbed.kits.base import Kit
+    from testbed.scene import Table
 
     Manager = BasePoolManager[Any, Any]
 

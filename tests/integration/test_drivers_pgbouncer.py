@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hasql.events import HostDown, HostExcluded
+from testbed.middlemen.addresses import dsn_through
+from testbed.scene import fail_over, until
 from tests.integration.test_drivers import (
     test_an_error_of_the_applications_own_costs_nobody_anything,
     test_await_and_release_is_the_other_way,
@@ -26,17 +28,15 @@ from tests.integration.test_drivers_ends import (
 from tests.integration.test_drivers_leases import (
     test_what_was_committed_stays_whatever_ends_the_block,
 )
-from tests.middlemen.addresses import dsn_through
-from tests.middlemen.fixtures import needs
-from tests.scene import fail_over, until
+from tests.middlemen import needs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster
-    from tests.kits.base import Kit
-    from tests.scene import Table
+    from testbed.kits.base import Kit
+    from testbed.scene import Table
 
     Manager = BasePoolManager[Any, Any]
 
@@ -89,7 +89,7 @@ def pg_cluster(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[_Pooled]:
     needs("pgbouncer")
-    from tests.middlemen.pgbouncer import PgBouncer
+    from testbed.middlemen.pgbouncer import PgBouncer
 
     if request.param == "transaction":
         sizes = kit.sizes

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hasql import NotAvailableError
-from tests.middlemen.addresses import dsn_through
-from tests.scene import until, until_asleep
+from testbed.middlemen.addresses import dsn_through
+from testbed.scene import until, until_asleep
 
 if TYPE_CHECKING:
     from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster
-    from tests.kits.base import Kit
-    from tests.middlemen.addresses import Address
-    from tests.middlemen.fixtures import StartPgBouncer
-    from tests.scene import Table
+    from testbed.kits.base import Kit
+    from testbed.middlemen.addresses import Address
+    from testbed.scene import Table
+    from tests.middlemen import StartPgBouncer
 
     Manager = BasePoolManager[Any, Any]
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hasql.cluster.dsn import Dsn
-from tests.middlemen.addresses import dsn_through
-from tests.scene import until
+from testbed.middlemen.addresses import dsn_through
+from testbed.scene import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster, LocalNode
-    from tests.kits.base import Kit
-    from tests.middlemen.fixtures import StartPgBouncer
+    from testbed.kits.base import Kit
+    from tests.middlemen import StartPgBouncer
 
     Manager = BasePoolManager[Any, Any]
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.middlemen.addresses import Place, dsn_through
-from tests.proxy import Proxy
-from tests.scene import until
+from testbed.middlemen.addresses import Place, dsn_through
+from testbed.proxy import Proxy
+from testbed.scene import until
 
 if TYPE_CHECKING:
     from hasql.testing import LocalCluster
-    from tests.kits.base import Kit
+    from testbed.kits.base import Kit
 
 pytestmark = pytest.mark.usefixtures("nothing_unheard")
 

@@ -14,11 +14,11 @@ from hasql.cluster.dsn import Dsn
 from hasql.cluster.state import Exclusion
 from hasql.events import HostExcluded, HostFenced
 from hasql.testing import LocalCluster
-from tests.scene import until
+from testbed.scene import until
 
 if TYPE_CHECKING:
     from hasql.testing import LocalNode
-    from tests.scene import Table
+    from testbed.scene import Table
 
 pytestmark = pytest.mark.usefixtures("nothing_unheard")
 

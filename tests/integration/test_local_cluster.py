@@ -26,8 +26,8 @@ from hasql.testing import ClusterError, LocalCluster
 from hasql.testing._account import Account
 from hasql.testing._watchdog import process_table
 from hasql.testing.binaries import find_local
-from tests.middlemen.fixtures import skip
-from tests.middlemen.program import NONE
+from testbed.middlemen.program import NONE
+from tests.middlemen import skip
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
-from tests.middlemen.addresses import dsn_through
-from tests.middlemen.forwarder import Forwarder
-from tests.scene import fail_over, until
+from testbed.middlemen.addresses import dsn_through
+from testbed.middlemen.forwarder import Forwarder
+from testbed.scene import fail_over, until
 
 if TYPE_CHECKING:
     from hasql.testing import LocalCluster
-    from tests.middlemen.addresses import Address
-    from tests.middlemen.fixtures import StartHAProxy, StartPgBouncer
+    from testbed.middlemen.addresses import Address
+    from tests.middlemen import StartHAProxy, StartPgBouncer
 
 _PORT = "SELECT inet_server_port()"
 
@@ -200,11 +200,11 @@ async def test_middle_men_stand_one_before_another(
 async def test_nothing_is_left_of_them(
     pg_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.middlemen.fixtures import needs
+    from tests.middlemen import needs
 
     needs("haproxy", "pgbouncer")
-    from tests.middlemen.haproxy import HAProxy
-    from tests.middlemen.pgbouncer import PgBouncer
+    from testbed.middlemen.haproxy import HAProxy
+    from testbed.middlemen.pgbouncer import PgBouncer
 
     # Not pytest's own: the path of a socket must be short.
     with tempfile.TemporaryDirectory() as name:

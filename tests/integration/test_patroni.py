@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kits import KITS
-from tests.patroni import PatroniCluster, PatroniUnavailableError, Programs
-from tests.patroni_scenes import Fault, perform
+from testbed.kits import KITS
+from testbed.patroni import PatroniCluster, PatroniUnavailableError, Programs
+from testbed.patroni_scenes import Fault, perform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,14 +22,14 @@ from hasql import ConfigurationError, NotAvailableError
 from hasql.cluster.dsn import Dsn
 from hasql.driver import Failure, PoolSizes
 from hasql.psycopg3 import PoolManager
-from tests.proxy import Proxy
-from tests.scene import end_sessions, sessions, tasks_end, tcp_options, until
+from testbed.proxy import Proxy
+from testbed.scene import end_sessions, sessions, tasks_end, tcp_options, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hasql.testing import LocalCluster
-    from tests.scene import Table
+    from testbed.scene import Table
 
 pytestmark = pytest.mark.usefixtures("nothing_unheard")
 

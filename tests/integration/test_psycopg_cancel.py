@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from tests.scene import until_asleep
+from testbed.scene import until_asleep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,8 +36,8 @@ if libpq:
     ctypes.util.find_library = lambda name: libpq if name == "pq" else found(name)
 
 import psycopg
-from tests.kits.asyncsqlalchemy import SqlalchemyPsycopgKit
-from tests.kits.psycopg3 import Psycopg3Kit
+from testbed.kits.asyncsqlalchemy import SqlalchemyPsycopgKit
+from testbed.kits.psycopg3 import Psycopg3Kit
 
 KITS = (Psycopg3Kit(), SqlalchemyPsycopgKit())
 OPTIONS = dict(refresh_delay=60, refresh_timeout=60, lease_abort_after=None)

@@ -42,7 +42,7 @@ from hasql.asyncpg import PoolManager
 from hasql.cluster.state import Exclusion, Health
 from hasql.metrics import Metrics, NodeMetrics
 from hasql.testing import LocalCluster, LocalNode
-from tests.scene import complaints
+from testbed.scene import complaints
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,16 +13,16 @@ import pytest
 
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion
-from tests.middlemen.addresses import dsn_through
-from tests.middlemen.forwarder import Forwarder
-from tests.scene import until
+from testbed.middlemen.addresses import dsn_through
+from testbed.middlemen.forwarder import Forwarder
+from testbed.scene import until
 
 if TYPE_CHECKING:
     from hasql.base import BasePoolManager
     from hasql.metrics import NodeMetrics
     from hasql.testing import LocalCluster
-    from tests.kits.base import Kit
-    from tests.middlemen.addresses import Address
+    from testbed.kits.base import Kit
+    from testbed.middlemen.addresses import Address
 
     Manager = BasePoolManager[Any, Any]
 

@@ -25,7 +25,7 @@ from hasql.balancer_policy import (
 )
 from hasql.cluster.dsn import HostSpec, parse_host
 from hasql.errors import ConfigurationError, HasqlError, NotAvailableError
-from tests.fake_driver import (
+from testbed.fake_driver import (
     FakeConnection,
     FakeManager,
     FakeServer,

@@ -10,7 +10,7 @@ import pytest
 
 from hasql.cluster.dsn import Dsn, HostSpec, parse_host
 from hasql.discovery import Discovery, StaticDiscovery
-from tests.fake_driver import FakeManager, FakeServer, until
+from testbed.fake_driver import FakeManager, FakeServer, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

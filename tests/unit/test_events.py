@@ -19,7 +19,7 @@ from hasql.events import (
     HostUp,
     RoleChanged,
 )
-from tests.fake_driver import fake_cluster, manager_of
+from testbed.fake_driver import fake_cluster, manager_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,7 +25,7 @@ from hasql.errors import (
     UnknownConnectionError,
     WrongEventLoopError,
 )
-from tests.fake_driver import (
+from testbed.fake_driver import (
     FakeConnection,
     FakeManager,
     FakeServer,

@@ -21,7 +21,7 @@ from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion, Health
 from hasql.errors import NotAvailableError
 from hasql.metrics import Metrics, NodeMetrics
-from tests.fake_driver import (
+from testbed.fake_driver import (
     FakeConnection,
     FakeDriver,
     FakeManager,

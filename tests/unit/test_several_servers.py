@@ -16,7 +16,7 @@ from hasql.cluster.dsn import parse_host
 from hasql.cluster.probe import ProbeForm
 from hasql.cluster.state import Exclusion, Health
 from hasql.errors import NotAvailableError
-from tests.fake_driver import FakeConnection, FakeManager, FakeServer, until
+from testbed.fake_driver import FakeConnection, FakeManager, FakeServer, until
 
 RW, R = parse_host("rw"), parse_host("r")
 

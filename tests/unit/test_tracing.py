@@ -21,7 +21,7 @@ from hasql.tracing import (
     ProbeEnded,
     Tracer,
 )
-from tests.fake_driver import fake_cluster, manager_of, until
+from testbed.fake_driver import fake_cluster, manager_of, until
 
 
 class Records(list[Any]):

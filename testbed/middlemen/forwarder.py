@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.proxy import Proxy
+from testbed.proxy import Proxy
 
 if TYPE_CHECKING:
-    from tests.middlemen.addresses import Address
+    from testbed.middlemen.addresses import Address
 
 __all__ = ("Forwarder",)
 

@@ -8,7 +8,7 @@ import aiopg.sa
 import psycopg2  # type: ignore[import-untyped]
 
 from hasql.aiopg_sa import PoolManager
-from tests.kits.base import Ending, Kit, closed
+from testbed.kits.base import Ending, Kit, closed
 
 
 async def closed_beneath(pool: Any, connection: Any) -> None:
@@ -17,7 +17,7 @@ async def closed_beneath(pool: Any, connection: Any) -> None:
 
 
 if TYPE_CHECKING:
-    from tests.kits.base import Hook
+    from testbed.kits.base import Hook
 
 
 class AiopgSaKit(Kit):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import pytest
 
-from tests.middlemen.program import NONE, why_missing
+from testbed.middlemen.program import NONE, why_missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
     from hasql.testing import LocalCluster
-    from tests.middlemen.addresses import Address
-    from tests.middlemen.haproxy import HAProxy
-    from tests.middlemen.pgbouncer import PgBouncer
+    from testbed.middlemen.addresses import Address
+    from testbed.middlemen.haproxy import HAProxy
+    from testbed.middlemen.pgbouncer import PgBouncer
 
 __all__ = ("StartHAProxy", "StartPgBouncer", "haproxy", "needs", "pgbouncer", "skip")
 
@@ -60,7 +60,7 @@ def skip(reason: str) -> NoReturn:
 def pgbouncer(pg_cluster: LocalCluster) -> Iterator[StartPgBouncer]:
     """Start one before a server of the cluster, or several."""
     needs("pgbouncer")
-    from tests.middlemen.pgbouncer import PgBouncer
+    from testbed.middlemen.pgbouncer import PgBouncer
 
     with ExitStack() as stack:
 
@@ -81,7 +81,7 @@ def pgbouncer(pg_cluster: LocalCluster) -> Iterator[StartPgBouncer]:
 def haproxy(pg_cluster: LocalCluster) -> Iterator[StartHAProxy]:
     """Start one before the cluster, or several."""
     needs("haproxy")
-    from tests.middlemen.haproxy import HAProxy
+    from testbed.middlemen.haproxy import HAProxy
 
     with ExitStack() as stack:
 

@@ -1,4 +1,4 @@
-"""asyncpg."""
+"""asyncpgsa."""
 
 from __future__ import annotations
 
@@ -6,42 +6,26 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
+from sqlalchemy import text
 
-from hasql.asyncpg import PoolManager
-from tests.kits.base import Ending, Kit, closed
-
-
-async def terminated(pool: Any, connection: Any) -> None:
-    del pool
-    connection.terminate()
-
-
-async def ask(connection: Any) -> None:
-    """Do what a `setup` hook may do."""
-    await connection.execute("SELECT 1")
-
+from hasql.asyncpgsa import PoolManager
+from testbed.kits.asyncpg import AsyncpgKit, ask, terminated
+from testbed.kits.base import Ending, Kit, closed
 
 if TYPE_CHECKING:
-    from tests.kits.base import Hook
+    from testbed.kits.base import Hook
 
 
-class AsyncpgKit(Kit):
-    name = "asyncpg"
-    module = "hasql.asyncpg"
-    lost = (
-        asyncpg.PostgresConnectionError,
-        asyncpg.InterfaceError,
-        asyncpg.InternalClientError,
-        asyncpg.AdminShutdownError,
-        asyncpg.CrashShutdownError,
-        ConnectionError,
-    )
+class AsyncpgsaKit(Kit):
+    name = "asyncpgsa"
+    module = "hasql.asyncpgsa"
+    lost = AsyncpgKit.lost
     refused_statement = asyncpg.PostgresError
     refused_login = asyncpg.InvalidPasswordError
     min_keyword = "min_size"
     max_keyword = "max_size"
     acquire_kwargs: ClassVar[dict[str, Any]] = {}
-    unprepared: ClassVar[dict[str, Any]] = {"statement_cache_size": 0}
+    unprepared = AsyncpgKit.unprepared
     release_kwargs: ClassVar[dict[str, Any]] = {"timeout": 3}
     connection_type = PoolConnectionProxy
     pool_type = asyncpg.Pool
@@ -55,17 +39,20 @@ class AsyncpgKit(Kit):
     def checks(self) -> list[dict[str, Any]]:
         return [{"setup": ask}]
 
+    # As SQLAlchemy's expressions, which a connection of asyncpg alone would refuse.
+
     def reset_hook(self, hook: Hook) -> dict[str, Any]:
         return {"reset": hook}
 
     def hooks(self, hook: Hook) -> dict[str, dict[str, Any]]:
-        return {name: {name: hook} for name in ("init", "setup")}
+        return {"setup": {"setup": hook}}
 
     async def value(self, connection: Any, query: str) -> Any:
-        return await connection.fetchval(query)
+        return await connection.fetchval(text(query))
 
     async def write(self, connection: Any, statement: str) -> None:
-        await connection.execute(statement)
+        await connection.execute(text(statement))
 
     async def begin(self, connection: Any, statement: str) -> None:
-        await connection.execute(f"BEGIN; {statement}")
+        await connection.execute("BEGIN")
+        await connection.execute(text(statement))

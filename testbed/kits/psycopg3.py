@@ -8,10 +8,10 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from hasql.psycopg3 import PoolManager
-from tests.kits.base import Ending, Kit, closed
+from testbed.kits.base import Ending, Kit, closed
 
 if TYPE_CHECKING:
-    from tests.kits.base import Hook
+    from testbed.kits.base import Hook
 
 
 class Psycopg3Kit(Kit):

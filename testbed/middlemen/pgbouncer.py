@@ -10,11 +10,11 @@ import psycopg2.extras  # type: ignore[import-untyped]
 
 from hasql.cluster.dsn import Dsn
 from hasql.testing._ports import free_ports
-from tests.middlemen.program import Program
+from testbed.middlemen.program import Program
 
 if TYPE_CHECKING:
     from hasql.testing import LocalCluster
-    from tests.middlemen.addresses import Address
+    from testbed.middlemen.addresses import Address
 
 __all__ = ("PgBouncer",)
 

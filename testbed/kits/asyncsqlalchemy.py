@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import await_only
 
 from hasql.asyncsqlalchemy import PoolManager
-from tests.kits.base import Ending, Kit
+from testbed.kits.base import Ending, Kit
 
 
 async def rolled_back(_: Any, connection: Any) -> None:
@@ -68,7 +68,7 @@ _ENDINGS = (
 )
 
 if TYPE_CHECKING:
-    from tests.kits.base import Hook
+    from testbed.kits.base import Hook
 
 
 class _SqlalchemyKit(Kit):

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from hasql.base import BasePoolManager
-    from tests.kits.base import Kit
-    from tests.patroni import Member, PatroniCluster
+    from testbed.kits.base import Kit
+    from testbed.patroni import Member, PatroniCluster
 
 __all__ = ("Fault", "perform")
 

@@ -10,10 +10,10 @@ import psycopg2  # type: ignore[import-untyped]
 from psycopg2 import extensions
 
 from hasql.aiopg import PoolManager
-from tests.kits.base import Ending, Kit, closed
+from testbed.kits.base import Ending, Kit, closed
 
 if TYPE_CHECKING:
-    from tests.kits.base import Hook
+    from testbed.kits.base import Hook
 
 
 class AiopgKit(Kit):

@@ -1,4 +1,4 @@
-"""What tests do to real servers and see of them."""
+"""What is done to real servers, and seen of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster, LocalNode
-    from tests.kits.base import Kit
+    from testbed.kits.base import Kit
 
 __all__ = (
     "Table",

@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Literal, Self
 
 from hasql.testing._ports import free_ports
-from tests.middlemen.addresses import Place
-from tests.middlemen.program import Program
-from tests.middlemen.roles import RoleAgent
+from testbed.middlemen.addresses import Place
+from testbed.middlemen.program import Program
+from testbed.middlemen.roles import RoleAgent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

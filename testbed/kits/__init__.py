@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.kits.base import Kit
+    from testbed.kits.base import Kit
 
 __all__ = ("KITS",)
 
@@ -33,7 +33,7 @@ _CLASSES = {
 
 def _make(path: str) -> Kit:
     module, name = path.split(".")
-    kit: Kit = getattr(import_module(f"tests.kits.{module}"), name)()
+    kit: Kit = getattr(import_module(f"testbed.kits.{module}"), name)()
     return kit
 
 

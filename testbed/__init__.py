@@ -1,0 +1,15 @@
+"""What `tests`, `chaos` and `benchmarks` share, so that none of them imports another.
+
+`testbed.kits`
+    Each driver as an application uses it.
+`testbed.scene`
+    What is done to real servers, and seen of them.
+`testbed.proxy`
+    A TCP proxy that can go deaf.
+`testbed.middlemen`
+    PgBouncer, HAProxy and an address that moves, before the servers.
+`testbed.patroni`, `testbed.patroni_scenes`
+    A cluster that a real Patroni manages, and what happens to it.
+`testbed.fake_driver`
+    A scriptable cluster and a driver for it, without a server.
+"""

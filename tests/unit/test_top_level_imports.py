@@ -1,0 +1,43 @@
+"""What stands beside the package imports downwards only, and nothing imports the tests."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+
+#: What each directory may import of the others.
+MAY_IMPORT = {
+    "hasql": frozenset[str](),
+    "testbed": frozenset({"hasql"}),
+    "benchmarks": frozenset({"hasql", "testbed"}),
+    "chaos": frozenset({"hasql", "testbed"}),
+}
+OURS = {*MAY_IMPORT, "tests", "tools"}
+FILES = [path for name in MAY_IMPORT for path in sorted((ROOT / name).rglob("*.py"))]
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """Yield the modules that are imported, also those whose name is a string or begins one."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield str(node.module)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from re.findall(r"^\w+\.(?=\w)", node.value)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_directory_imports_what_is_below_it_alone(path: Path) -> None:
+    own = path.relative_to(ROOT).parts[0]
+    others = {name.partition(".")[0] for name in imported(ast.parse(path.read_text("utf-8")))}
+    assert (others & OURS) - {own} <= MAY_IMPORT[own]
