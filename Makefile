@@ -8,7 +8,7 @@ PYTHON ?=
 ARGS ?=
 export VENV PYTHON
 
-.PHONY: help demo test test-all bench patroni lint format clean constraints
+.PHONY: help demo demo-picture test test-all bench patroni lint format clean constraints
 .PHONY: venv-demo venv-dev venv-patroni venv-peer venv-sqlalchemy14
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo 'make bench        measure, beside the bare drivers and the published hasql; an hour for all'
 	@echo 'make patroni      let a real Patroni change its leader under the load of each driver'
 	@echo 'make chaos        let faults happen to every driver under load, and measure what they cost'
+	@echo 'make demo-picture run the demo and draw it anew for README.rst'
 	@echo 'make lint         check style and types'
 	@echo 'make format       put the code in the style that lint checks'
 	@echo 'make clean        remove what these commands made'
@@ -38,6 +39,10 @@ venv-sqlalchemy14:
 
 demo: venv-demo
 	"$(VENV)/bin/hasql" demo $(ARGS)
+
+# The picture in README.rst, from a real run.
+demo-picture: venv-demo
+	"$(VENV)/bin/python" tools/demo_picture.py resources/demo.svg
 
 test: venv-dev venv-sqlalchemy14
 	@sh tools/test.sh $(ARGS)
