@@ -8,7 +8,7 @@ PYTHON ?=
 ARGS ?=
 export VENV PYTHON
 
-.PHONY: help demo demo-picture test test-all bench patroni lint format clean constraints
+.PHONY: help demo demo-picture docs test test-all bench patroni lint format clean constraints
 .PHONY: venv-demo venv-dev venv-patroni venv-peer venv-sqlalchemy14
 
 help:
@@ -18,8 +18,9 @@ help:
 	@echo 'make bench        measure, beside the bare drivers and the published hasql; an hour for all'
 	@echo 'make patroni      let a real Patroni change its leader under the load of each driver'
 	@echo 'make chaos        let faults happen to every driver under load, and measure what they cost'
+	@echo 'make docs         build the documentation: docs/_build/html/index.html'
 	@echo 'make demo-picture run the demo and draw it anew for README.rst'
-	@echo 'make lint         check style and types'
+	@echo 'make lint         check style and types, and that the documentation builds'
 	@echo 'make format       put the code in the style that lint checks'
 	@echo 'make clean        remove what these commands made'
 	@echo 'make constraints  write constraints*.txt anew, with the newest versions'
@@ -43,6 +44,11 @@ demo: venv-demo
 # The picture in README.rst, from a real run.
 demo-picture: venv-demo
 	"$(VENV)/bin/python" tools/demo_picture.py resources/demo.svg
+
+# Warnings are errors. Autodoc imports every driver's module.
+docs: venv-dev
+	"$(VENV)/bin/python" -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
+	@echo 'docs/_build/html/index.html'
 
 test: venv-dev venv-sqlalchemy14
 	@sh tools/test.sh $(ARGS)
@@ -78,6 +84,7 @@ lint: venv-dev
 	"$(VENV)/bin/python" -m ruff check
 	"$(VENV)/bin/python" -m ruff format --check
 	"$(VENV)/bin/python" -m mypy
+	@$(MAKE) --no-print-directory docs
 
 format: venv-dev
 	"$(VENV)/bin/python" -m ruff check --fix
@@ -89,6 +96,7 @@ clean:
 	rm -f .venv.lock .venv-sqlalchemy14.lock .venv-newest.lock
 	[ ! -e "$(PEER)/.hasql-peer" ] || rm -rf "$(PEER)"
 	[ ! -e "$(PATRONI)/.hasql-patroni" ] || rm -rf "$(PATRONI)"
+	rm -rf docs/_build
 	rm -rf .benchmarks .hypothesis .nox .mypy_cache .pytest_cache .ruff_cache dist
 	find chaos hasql testbed tests -name __pycache__ -prune -exec rm -rf {} +
 

@@ -43,6 +43,7 @@ SUITES: dict[str, tuple[str, ...]] = {
         "tests/integration/test_chaos.py",
         "tests/integration/test_aiopg_sa.py",
         "tests/integration/test_asyncpgsa.py",
+        "tests/integration/test_docs_programs.py",
         "tests/integration/test_mission_programs.py",
         "tests/unit/test_import_layers.py",
         "tests/unit/test_packaging.py",

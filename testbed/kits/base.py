@@ -36,7 +36,7 @@ class Kit(ABC):
     name: str
     #: The adapter's module.
     module: str
-    #: What leaves a statement on a connection that was lost, as the README lists it.
+    #: What leaves a statement on a connection that was lost, as docs/reference/errors.rst lists it.
     lost: tuple[type[Exception], ...]
     #: What a statement raises that the server refuses; has the SQLSTATE somewhere.
     refused_statement: type[Exception]

@@ -1,4 +1,4 @@
-"""What docs/poolers.rst says has tests, which it names."""
+"""What docs/howto/poolers.rst says has tests, which it names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "poolers.rst").read_text("utf-8")
+PAGE = (ROOT / "docs" / "howto" / "poolers.rst").read_text("utf-8")
 POINTS = re.findall(r"^\* (.+?)(?=^\* |^\w|\Z)", PAGE, re.MULTILINE | re.DOTALL)
 
 

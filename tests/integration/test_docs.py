@@ -1,15 +1,16 @@
-"""The README is true: its code blocks run, its commands exist, its tables are complete.
+"""README and docs/ are true: code blocks run, commands exist, tables are complete.
 
 What a `python` block is decides how it is run; there is no list of exceptions:
 
-* one that calls ``asyncio.run`` at its end is a program. It is run as one, with warnings as
-  errors, and finds the DSN of a cluster in DATABASE_URL.
+* one that calls ``asyncio.run`` at its end is a program. `test_docs_programs.py` runs it as one.
 * one with test functions is a test file and given to pytest.
 * any other is a fragment, run as the body of a coroutine on both event loops. It finds
   ``asyncio``, ``asyncpg``, ``PoolManager`` and ``LocalCluster`` imported, a running LocalCluster as
   ``cluster``, a manager of it as ``pool``, and a table ``visits (id uuid, page text)``.
 
 Of a `console` block each command is checked by `_CHECKS`, and one that is not known there fails.
+A block of any other language says why it is not run; see `tests/pages.py`. That the pages are
+well-formed and their references lead somewhere is for `make docs`.
 """
 
 from __future__ import annotations
@@ -20,15 +21,12 @@ import dataclasses
 import inspect
 import io
 import logging
-import os
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
-from pathlib import Path
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -38,86 +36,64 @@ from docutils.core import publish_doctree
 
 import hasql
 import hasql.balancer_policy
+import hasql.errors
 from hasql.asyncpg import PoolManager
 from hasql.cluster.state import Exclusion, Health
 from hasql.metrics import Metrics, NodeMetrics
 from hasql.testing import LocalCluster, LocalNode
-from testbed.scene import complaints
+from tests.pages import BLOCKS, DOCS, PAGES, README, ROOT, Block, environment, for_this_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "README.rst").read_text("utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+#: What is written of the package, but for what is taken from its docstrings.
+TEXT = "\n".join(path.read_text("utf-8") for path in (README, *DOCS))
 
+#: The modules that a user imports.
+PUBLIC = (
+    "hasql",
+    "hasql.aiopg",
+    "hasql.aiopg_sa",
+    "hasql.asyncpg",
+    "hasql.asyncpgsa",
+    "hasql.asyncsqlalchemy",
+    "hasql.balancer_policy",
+    "hasql.base",
+    "hasql.discovery",
+    "hasql.errors",
+    "hasql.events",
+    "hasql.metrics",
+    "hasql.psycopg3",
+    "hasql.testing",
+)
 
-@dataclass(frozen=True)
-class Block:
-    """One code block."""
-
-    language: str
-    code: str
-    line: int
-
-    def __str__(self) -> str:
-        return f"line{self.line}"
-
-    @property
-    def kind(self) -> str:
-        body = ast.parse(self.code).body
-        if any(isinstance(x, ast.FunctionDef) and x.name.startswith("test_") for x in body):
-            return "test file"
-        return "program" if ast.unparse(body[-1]).startswith("asyncio.run(") else "fragment"
-
-
-def parse() -> tuple[nodes.document, str]:
-    complaints = io.StringIO()
-    settings = {"report_level": 2, "halt_level": 5, "warning_stream": complaints}
-    return publish_doctree(TEXT, "README.rst", settings_overrides=settings), complaints.getvalue()
-
-
-def blocks() -> Iterator[Block]:
-    position = 0
-    for node in parse()[0].findall(nodes.literal_block):
-        if "code" in node["classes"]:
-            code = node.astext()
-            first = code.splitlines()[0]
-            # The tree does not say where a block began.
-            position = TEXT.index(f"\n    {first}\n", position) + 1
-            language = next(name for name in node["classes"] if name != "code")
-            yield Block(language, code, TEXT[:position].count("\n") + 1)
-
-
-BLOCKS = list(blocks())
-PYTHON = [block for block in BLOCKS if block.language == "python"]
-COMMANDS = [
-    pytest.param(line.removeprefix("$ "), id=line.removeprefix("$ "))
+#: Each command once; a script is that of its page.
+COMMANDS = {
+    (command, block.page if command.endswith(".py") else None): block
     for block in BLOCKS
     if block.language == "console"
-    for line in block.code.splitlines()
-]
+    for command in (line.removeprefix("$ ") for line in block.code.splitlines())
+}
 
 
 def of_kind(kind: str) -> list[Any]:
-    return [pytest.param(block, id=str(block)) for block in PYTHON if block.kind == kind]
+    return [pytest.param(block, id=str(block)) for block in BLOCKS if block.kind == kind]
 
 
-def table_rows() -> Iterator[list[str]]:
-    """All rows of all tables, each cell as it is written."""
-    for row in parse()[0].findall(nodes.row):
+def parse(page: Path) -> tuple[nodes.document, str]:
+    """Read a page with docutils alone, which complains of what is Sphinx's."""
+    complaints = io.StringIO()
+    settings = {"report_level": 2, "halt_level": 5, "warning_stream": complaints}
+    text = page.read_text("utf-8")
+    return publish_doctree(text, str(page), settings_overrides=settings), complaints.getvalue()
+
+
+def table_rows(page: str) -> Iterator[list[str]]:
+    """All rows of all tables of a page, each cell as it is written."""
+    for row in parse(ROOT / "docs" / page)[0].findall(nodes.row):
         yield [cell.rawsource or cell.astext() for cell in row.findall(nodes.paragraph)]
-
-
-def environment(**more: str) -> dict[str, str]:
-    """What a program of a user finds: hasql installed."""
-    result = {**os.environ, **more}
-    try:
-        distribution("hasql")
-    except PackageNotFoundError:
-        paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-        result["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    return result
 
 
 def run(*command: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -144,29 +120,30 @@ def run_pytest(*arguments: str, cwd: Path, plugins: tuple[str, ...]) -> str:
 # The text
 
 
-def test_docutils_reads_it_without_a_complaint() -> None:
-    assert parse()[1] == ""
+def test_the_readme_is_read_without_a_complaint_where_there_is_no_sphinx() -> None:
+    assert parse(README)[1] == ""
 
 
-def test_every_code_block_is_of_a_language_that_is_run() -> None:
-    assert {block.language for block in BLOCKS} == {"python", "console"}
+def test_the_readme_is_a_front_door() -> None:
+    assert README.read_text("utf-8").count("\n") <= 200
 
 
-def test_every_file_it_names_is_there() -> None:
-    for path in re.findall(r"(?:image:: |``)([\w./]+\.(?:svg|rst|py|yml))\b", TEXT):
-        assert (ROOT / path).is_file() or f"``{path}``, whole:" in TEXT, path
+def test_every_block_is_run_or_says_why_not() -> None:
+    silent = [str(b) for b in BLOCKS if b.language not in {"python", "console"} and not b.reason]
+    assert silent == []
+    assert [str(b) for b in BLOCKS if b.language in {"python", "console"} and b.reason] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_file_it_names_is_there(page: Path) -> None:
+    text = page.read_text("utf-8")
+    for path in re.findall(r"(?:image:: |`\w[^`]*? <)([\w./-]+\.(?:svg|rst))\b", text):
+        assert (page.parent / path).is_file(), path
+    for path in re.findall(r"``((?:[\w-]+/)*[\w-]+\.(?:svg|rst|py|yml|txt|toml))``", text):
+        assert (ROOT / path).is_file() or f"``{path}``, whole:" in text, path
 
 
 # Python
-
-
-@pytest.mark.parametrize("block", of_kind("program"))
-def test_a_program_runs(block: Block, pg_cluster: LocalCluster, tmp_path: Path) -> None:
-    (tmp_path / "program.py").write_text(block.code)
-    flags = ("-W", "error", "-X", "dev")
-    done = run(sys.executable, *flags, "program.py", cwd=tmp_path, DATABASE_URL=pg_cluster.dsn)
-    assert done.returncode == 0, done.stderr
-    assert complaints(done.stderr) == ""
 
 
 @pytest.mark.parametrize("block", of_kind("test file"))
@@ -191,9 +168,9 @@ def _logging_as_before() -> Iterator[None]:
 async def test_a_fragment_runs(block: Block, pg_cluster: LocalCluster) -> None:
     await pg_cluster.master.sql("DROP TABLE IF EXISTS visits")
     code = compile(
-        # Errors are shown at their place in the README.
+        # Errors are shown at their place in the page.
         "\n" * (block.line - 1) + block.code,
-        str(ROOT / "README.rst"),
+        str(block.page),
         "exec",
         flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
         dont_inherit=True,
@@ -213,7 +190,7 @@ async def test_a_fragment_runs(block: Block, pg_cluster: LocalCluster) -> None:
             "cluster": pg_cluster,
             "pool": pool,
         }
-        outcome = eval(code, names)  # noqa: S307  # our own README
+        outcome = eval(code, names)  # noqa: S307  # our own pages
         if code.co_flags & inspect.CO_COROUTINE:
             await outcome
 
@@ -229,11 +206,12 @@ async def until_replicated(cluster: LocalCluster) -> None:
 def test_programs_and_test_files_satisfy_a_type_checker(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     pytest.importorskip("asyncpg-stubs", reason="asyncpg has its types from asyncpg-stubs")
-    for block in PYTHON:
-        if block.kind != "fragment":
-            (tmp_path / f"readme_{block}.py").write_text(block.code)
+    for block in BLOCKS:
+        if block.kind in {"program", "test file"} and for_this_environment(block):
+            (tmp_path / f"{re.sub(r'[^a-z0-9]', '_', str(block))}.py").write_text(block.code)
     done = run(sys.executable, "-m", "mypy", "--strict", str(tmp_path), cwd=ROOT)
     assert done.returncode == 0, done.stdout
+    assert re.search(r"in \d\d source files", done.stdout)
 
 
 # Commands
@@ -242,11 +220,33 @@ def test_programs_and_test_files_satisfy_a_type_checker(tmp_path: Path) -> None:
 def check_make(words: list[str]) -> None:
     done = run("make", "--dry-run", *words, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    target, *variables = words
-    for variable in variables:
+    for variable in (word for word in words if "=" in word):
         name, _, value = variable.partition("=")
-        assert name == "ARGS"
-        {"demo": check_demo, "test": check_pytest}[target](shlex.split(value))
+        if name == "ARGS":
+            _TARGETS[words[0]](shlex.split(value))
+        else:
+            assert f"$({name})" in (ROOT / "Makefile").read_text("utf-8")
+
+
+def check_bench(words: list[str]) -> None:
+    program = ROOT / "benchmarks" / f"{words[0]}.py"
+    checks_options(str(program))(words[1:])
+
+
+def checks_options(*program: str) -> Callable[[list[str]], None]:
+    def check(words: list[str]) -> None:
+        # What is refused shows that all the rest is accepted, and nothing is run.
+        done = run(sys.executable, *program, *words, "--no-such-option", cwd=ROOT)
+        assert done.stderr.endswith("error: unrecognized arguments: --no-such-option\n"), (
+            done.stderr
+        )
+
+    return check
+
+
+def check_hasql(words: list[str]) -> None:
+    assert words[0] == "demo"
+    check_demo(words[1:])
 
 
 def check_demo(words: list[str]) -> None:
@@ -259,9 +259,9 @@ def check_demo(words: list[str]) -> None:
 
 
 def check_pytest(words: list[str]) -> None:
-    plugins = ("hasql.testing.pytest_plugin", "anyio", "pytest_timeout")
+    plugins = ("hasql.testing.pytest_plugin", "anyio", "pytest_timeout", "xdist")
     # It fails if these words select nothing.
-    run_pytest("-q", "--collect-only", *words, "tests/integration", cwd=ROOT, plugins=plugins)
+    run_pytest("-q", "--collect-only", *words, "tests/unit", cwd=ROOT, plugins=plugins)
 
 
 def check_pip(words: list[str]) -> None:
@@ -272,22 +272,37 @@ def check_pip(words: list[str]) -> None:
     assert set(found["extras"].split(",")) <= PROJECT["project"]["optional-dependencies"].keys()
 
 
-def check_python(words: list[str]) -> None:
-    (name,) = words
-    introduction = re.escape(f"``{name}``, whole:")
-    assert re.search(introduction + r"\s+\.\. code-block:: python", TEXT)
-
-
+_TARGETS: dict[str, Callable[[list[str]], None]] = {
+    "bench": check_bench,
+    "chaos": checks_options("-m", "chaos"),
+    "demo": check_demo,
+    "patroni": checks_options("-m", "chaos.patroni"),
+    "test": check_pytest,
+}
 _CHECKS: dict[str, Callable[[list[str]], None]] = {
+    "hasql": check_hasql,
     "make": check_make,
     "pip": check_pip,
-    "python": check_python,
 }
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_exists(command: str) -> None:
-    program, *words = shlex.split(command)
+@pytest.mark.parametrize(
+    ("block", "command"),
+    [
+        pytest.param(block, command, id=f"{block}-{command}")
+        for (command, _), block in COMMANDS.items()
+    ],
+)
+def test_a_command_exists(block: Block, command: str) -> None:
+    program, *words = shlex.split(command, comments=True)
+    if words[:2] == ["-m", "pytest"]:
+        check_pytest(words[2:])
+        return
+    if program.endswith("python"):
+        introduction = re.escape(f"``{words[0]}``, whole:")
+        page = block.page.read_text("utf-8")
+        assert re.search(introduction + r"\s+\.\. code-block:: python", page)
+        return
     assert program in _CHECKS, "say in _CHECKS how to check it"
     _CHECKS[program](words)
 
@@ -296,7 +311,9 @@ def test_a_command_exists(command: str) -> None:
 
 
 def test_hosts_are_read_as_the_table_says() -> None:
-    rows = [row for row in table_rows() if re.match(r"``(?:\w+://|host=)", row[0])]
+    rows = [
+        row for row in table_rows("howto/hosts.rst") if row[0].startswith(("``post", "``host="))
+    ]
     assert len(rows) > 5
     for dsn, hosts in rows:
         manager = PoolManager(dsn.strip("`"))
@@ -304,7 +321,8 @@ def test_hosts_are_read_as_the_table_says() -> None:
 
 
 def test_every_parameter_is_in_the_table_with_its_default() -> None:
-    documented = {row[0].strip("`"): row[1].strip("`") for row in table_rows() if len(row) == 3}
+    rows = table_rows("reference/pool-manager.rst")
+    documented = {row[0].strip("`"): row[1].strip("`") for row in rows}
     for name, parameter in inspect.signature(PoolManager).parameters.items():
         default = parameter.default
         shown = default.__name__ if isinstance(default, type) else repr(default)
@@ -323,7 +341,7 @@ def public(cls: type) -> list[str]:
         pytest.param(public(PoolManager), id="pool manager"),
         pytest.param(public(LocalCluster), id="cluster"),
         pytest.param(public(LocalNode), id="node"),
-        pytest.param(hasql.__all__, id="errors"),
+        pytest.param(hasql.errors.__all__, id="errors"),
         pytest.param(hasql.balancer_policy.__all__, id="policies"),
         pytest.param([field.name for field in dataclasses.fields(Metrics)], id="metrics"),
         pytest.param([field.name for field in dataclasses.fields(NodeMetrics)], id="node metrics"),
@@ -336,9 +354,18 @@ def test_everything_public_is_named(names: list[str]) -> None:
     assert missing == []
 
 
+@pytest.mark.parametrize("module", PUBLIC)
+def test_everything_public_is_in_the_reference(module: str) -> None:
+    if f".. automodule:: {module}\n   :members:" not in TEXT:
+        for name in import_module(module).__all__:
+            # The errors have a page of their own.
+            documented = re.search(rf":: {module}\.{name}\b", TEXT) is not None
+            assert documented or name in hasql.errors.__all__, name
+
+
 def test_each_error_has_the_bases_of_the_table() -> None:
-    rows = {row[0].strip("`"): row for row in table_rows()}
-    for name in hasql.__all__:
+    rows = {row[0].strip("`"): row for row in table_rows("reference/errors.rst") if row}
+    for name in hasql.errors.__all__:
         error = getattr(hasql, name)
         others = [base.__name__ for base in error.__bases__ if base.__module__ == "builtins"]
         shown = [cell.strip("`") for cell in rows[name][1:-1]]

@@ -1,0 +1,43 @@
+"""The programs in README and docs/ run, in the environment that has what they import."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from testbed.scene import complaints
+from tests.pages import BLOCKS, Block, environment, for_this_environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hasql.testing import LocalCluster
+
+PROGRAMS = [
+    pytest.param(block, id=str(block))
+    for block in BLOCKS
+    if block.kind == "program" and for_this_environment(block)
+]
+
+
+@pytest.mark.parametrize("block", PROGRAMS)
+def test_a_program_runs(block: Block, pg_cluster: LocalCluster, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(block.code)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-X", "dev", "program.py"],
+        cwd=tmp_path,
+        env=environment(DATABASE_URL=pg_cluster.dsn),
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    heard = complaints(done.stderr)
+    if ".kill()" in block.code:  # then hasql's log is on the screen, as the page says
+        heard = re.sub(r"127\.0\.0\.1:\d+ (?:is down|fenced): .*\n", "", heard)
+    assert heard == ""
