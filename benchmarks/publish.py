@@ -3,7 +3,8 @@
     make bench ARGS=publish
     python benchmarks/publish.py
 
-Reads .benchmarks/*.json and writes docs/benchmarks/: results.rst and the SVG files it shows.
+Reads .benchmarks/*.json and writes docs/benchmarks/, results.rst and the SVG files it shows, and
+the failover table of README.rst.
 """
 
 import json
@@ -16,6 +17,7 @@ import matplotlib as mpl
 
 mpl.use("svg")
 
+from front_page import FAULTS, write
 from matplotlib import pyplot as plt
 
 __all__ = ("main",)
@@ -24,15 +26,6 @@ _ROOT = Path(__file__).parent.parent
 _RESULTS = _ROOT / ".benchmarks"
 _DOCS = _ROOT / "docs" / "benchmarks"
 _OURS, _PEER = "#336791", "#c8c8c8"
-
-_FAULTS = {
-    "clean": "clean stop + promote",
-    "kill": "kill -9 + promote",
-    "freeze": "freeze, promote, thaw",
-    "beside": "promote beside a living master",
-    "replica-killed": "replica killed",
-    "replica-frozen": "replica frozen",
-}
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -107,7 +100,7 @@ def failover(results: list[dict[str, Any]]) -> str:
     heads = "fault", "hasql", "added ms", "failed", "longest hang ms", "wrong server", "lost"
     rows = [
         (
-            f"{_FAULTS[each['fault']]} ({', '.join(filter(None, (each['driver'], _storm(each))))})",
+            f"{FAULTS[each['fault']]} ({', '.join(filter(None, (each['driver'], _storm(each))))})",
             "ours" if each["hasql"] == "ours" else "0.10.0",
             cell(each["runs"], milliseconds("added")),
             cell(each["runs"], lambda run: run["failed"]),
@@ -118,7 +111,7 @@ def failover(results: list[dict[str, Any]]) -> str:
         for each in results
     ]
     figure, axes = _figure(8, 3)
-    faults = [f for f in _FAULTS if any(r["fault"] == f and r["runs"][0]["added"] for r in results)]
+    faults = [f for f in FAULTS if any(r["fault"] == f and r["runs"][0]["added"] for r in results)]
     for name, color, offset in (("ours", _OURS, -0.2), ("peer", _PEER, 0.2)):
         for row, fault in enumerate(faults):
             for each in results:
@@ -129,7 +122,7 @@ def failover(results: list[dict[str, Any]]) -> str:
                     axes.plot(added, [row + offset] * len(added), "k.", markersize=3)
     axes.set_xscale("log")
     axes.set_yticks(range(len(faults)))
-    axes.set_yticklabels([_FAULTS[fault] for fault in faults])
+    axes.set_yticklabels([FAULTS[fault] for fault in faults])
     axes.invert_yaxis()
     axes.set_xlabel(
         "ms from the new master's own word to the first write (blue: ours, grey: 0.10.0)"
@@ -207,6 +200,8 @@ def main() -> None:
         if path.exists():
             parts.append(show(json.loads(path.read_text())))
     (_DOCS / "results.rst").write_text("\n".join(parts))
+    if (path := _RESULTS / "failover.json").exists():
+        write(json.loads(path.read_text()))
     print(f"{_DOCS / 'results.rst'}: {len(parts) - 1} parts")
 
 

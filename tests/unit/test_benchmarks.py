@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.aftermath import Aftermath, Failed, Notes, Read, Scene, Written
+from benchmarks.front_page import FAULTS, failover_table, with_table
 from benchmarks.laps import Lap, added, share_of_added, times_bare
 from benchmarks.shares import Cost, Counts, Share
 
@@ -109,3 +113,46 @@ def test_a_burst_is_over_when_every_second_after_it_is_as_before() -> None:
     # The second that begins with the burst's last half still has some of it.
     assert Share.of(COUNTS, cost).settled_after == pytest.approx(1.5)
     assert Share.of(replace(COUNTS, bare=[0] * 8), cost).settled_after == 0
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def published() -> list[dict[str, Any]]:
+    """What the benchmark had found when it was published last: the medians, as one run each."""
+    text = (ROOT / "docs" / "benchmarks" / "results.rst").read_text("utf-8")
+    section = re.split(r"^(\w.*)\n-+$", text, flags=re.MULTILINE)
+    rows = section[section.index("Failover") + 1].split("   * - ")[2:]
+    names = {words: fault for fault, words in FAULTS.items()}
+    results = []
+    for row in rows:
+        what, whose, added, failed, hang, wrong, _ = (
+            cell.strip() for cell in row.replace("\n     - ", "\0").split("\0")
+        )
+        found = re.fullmatch(r"(.+) \((\w+)(?:, (.+))?\)", what)
+        assert found
+        fault, driver, storm = found.groups()
+        values = [
+            None if cell == "-" else float(cell.partition(" ")[0].replace(",", ""))
+            for cell in (added, failed, hang, wrong)
+        ]
+        run = {
+            "added": None if values[0] is None else values[0] / 1000,
+            "failed": values[1],
+            "longest_hang": None if values[2] is None else values[2] / 1000,
+            "wrong": values[3],
+        }
+        hasql = "ours" if whose == "ours" else "peer"
+        key = {"driver": driver, "fault": names[fault], "hasql": hasql, "storm": storm}
+        results.append({**key, "runs": [run]})
+    return results
+
+
+def test_the_table_in_the_readme_is_that_of_the_published_results() -> None:
+    readme = (ROOT / "README.rst").read_text("utf-8")
+    assert with_table(readme, failover_table(published())) == readme
+
+
+def test_a_readme_without_its_markers_is_not_written() -> None:
+    with pytest.raises(ValueError, match="failover table: begin"):
+        with_table("no table here", "")
