@@ -343,6 +343,7 @@ def public(cls: type) -> list[str]:
         pytest.param(public(LocalNode), id="node"),
         pytest.param(hasql.errors.__all__, id="errors"),
         pytest.param(hasql.balancer_policy.__all__, id="policies"),
+        pytest.param(public(hasql.balancer_policy.Candidate), id="candidates"),
         pytest.param([field.name for field in dataclasses.fields(Metrics)], id="metrics"),
         pytest.param([field.name for field in dataclasses.fields(NodeMetrics)], id="node metrics"),
         pytest.param([*Health.__members__, *Exclusion.__members__], id="states"),
