@@ -295,11 +295,11 @@ _CHECKS: dict[str, Callable[[list[str]], None]] = {
 )
 def test_a_command_exists(block: Block, command: str) -> None:
     program, *words = shlex.split(command, comments=True)
-    if words[:2] == ["-m", "pytest"]:
+    if words[:2] == ["-m", "pytest"] and not command.endswith(".py"):
         check_pytest(words[2:])
         return
     if program.endswith("python"):
-        introduction = re.escape(f"``{words[0]}``, whole:")
+        introduction = re.escape(f"``{words[-1]}``, whole:")
         page = block.page.read_text("utf-8")
         assert re.search(introduction + r"\s+\.\. code-block:: python", page)
         return
