@@ -41,6 +41,7 @@ from hasql.asyncpg import PoolManager
 from hasql.cluster.state import Exclusion, Health
 from hasql.metrics import Metrics, NodeMetrics
 from hasql.testing import LocalCluster, LocalNode
+from hasql.tracing import Tracer
 from tests.pages import BLOCKS, DOCS, PAGES, README, ROOT, Block, environment, for_this_environment
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ PUBLIC = (
     "hasql.metrics",
     "hasql.psycopg3",
     "hasql.testing",
+    "hasql.tracing",
 )
 
 #: Each command once; a script is that of its page.
@@ -348,6 +350,7 @@ def public(cls: type) -> list[str]:
         pytest.param([field.name for field in dataclasses.fields(NodeMetrics)], id="node metrics"),
         pytest.param([*Health.__members__, *Exclusion.__members__], id="states"),
         pytest.param(inspect.signature(LocalCluster).parameters, id="cluster options"),
+        pytest.param([field.name for field in dataclasses.fields(Tracer)], id="callbacks"),
     ],
 )
 def test_everything_public_is_named(names: list[str]) -> None:
