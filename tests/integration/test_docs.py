@@ -29,6 +29,7 @@ import sys
 import tomllib
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
 
 import asyncpg
 import pytest
@@ -145,6 +146,12 @@ def test_every_file_it_names_is_there(page: Path) -> None:
         assert (page.parent / path).is_file(), path
     for path in re.findall(r"``((?:[\w-]+/)*[\w-]+\.(?:svg|rst|py|yml|txt|toml))``", text):
         assert (ROOT / path).is_file() or f"``{path}``, whole:" in text, path
+
+
+def test_the_picture_of_the_demo_is_whole_in_itself() -> None:
+    picture = (ROOT / "resources" / "demo.svg").read_text("utf-8")
+    assert ET.fromstring(picture).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314
+    assert re.findall(r"url\(|href|https?://(?!www\.w3\.org)|/home/|/tmp/", picture) == []
 
 
 # Python
