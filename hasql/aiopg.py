@@ -6,30 +6,20 @@ attempt that `sslmode=prefer` and `allow` may need: choose another where TLS is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from hasql.base import BasePoolManager
 from hasql.errors import MissingExtraError
 
 try:
-    import aiopg
+    from aiopg import Connection, Pool
 
-    from hasql._adapters.aiopg.driver import AiopgDriver
-    from hasql._adapters.aiopg.pool import AiopgPool
+    from hasql._adapters.aiopg.driver import AiopgDriver, make_plain_pool
 except ImportError as error:
     raise MissingExtraError("hasql.aiopg needs aiopg: pip install 'hasql[aiopg]'") from error
-
-if TYPE_CHECKING:
-    from hasql.driver import PoolSizes
 
 __all__ = ("PoolManager",)
 
 
-def _make_pool(sizes: PoolSizes) -> AiopgPool[aiopg.Pool, aiopg.Connection]:
-    return AiopgPool(sizes, aiopg.create_pool)
-
-
-class PoolManager(BasePoolManager[aiopg.Pool, aiopg.Connection]):
+class PoolManager(BasePoolManager[Pool, Connection]):
     """Hands out aiopg connections, as `aiopg.Pool.acquire` does.
 
     `pool_factory_kwargs` are those of `aiopg.create_pool` and of `psycopg2.connect`. An open
@@ -37,4 +27,4 @@ class PoolManager(BasePoolManager[aiopg.Pool, aiopg.Connection]):
     aiopg's pool would close it with a warning.
     """
 
-    _driver = AiopgDriver(_make_pool)
+    _driver = AiopgDriver(make_plain_pool)

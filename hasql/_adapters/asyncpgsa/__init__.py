@@ -1,0 +1,1 @@
+"""asyncpgsa, for `hasql.asyncpgsa`: asyncpg's pool with connections that take expressions."""

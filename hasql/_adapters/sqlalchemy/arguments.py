@@ -1,0 +1,76 @@
+"""The arguments of `create_async_engine`: which are taken, and what sizes they give the pool."""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Engine
+
+from hasql.driver import PoolSizes, check_keywords
+from hasql.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ("check_arguments", "sizes_of")
+
+_POOL_SIZE = 5
+_MAX_OVERFLOW = 10
+#: PostgreSQL serves no more connections than these: what "no limit" amounts to.
+_NO_LIMIT = 262_143
+#: What SQLAlchemy's `create_engine` takes for itself and for its queue pool.
+_OF_POOLS = {
+    "connect_args",
+    "echo_pool",
+    "empty_in_strategy",
+    "enable_from_linting",
+    "future",
+    "max_overflow",
+    "plugins",
+    "pool_events",
+    "pool_logging_name",
+    "pool_pre_ping",
+    "pool_recycle",
+    "pool_reset_on_return",
+    "pool_size",
+    "pool_timeout",
+    "pool_use_lifo",
+}
+#: What hasql decides: that each host has a queue pool, and how its connections are opened.
+_OURS = {"async_creator", "creator", "dbapi", "dialect", "module", "pool", "poolclass", "url"}
+
+
+def check_arguments(kwargs: Mapping[str, Any], dialect: type) -> None:
+    """Refuse what `create_async_engine` does not know, and what hasql decides.
+
+    Raises ConfigurationError.
+    """
+    for name in sorted(_OURS & kwargs.keys()):
+        raise ConfigurationError(
+            f"pool_factory_kwargs: {name!r} is not for the application: hasql makes one queue "
+            "pool for each host, and opens its connections with connect_args"
+        )
+    known = {*_OF_POOLS, *_parameters(dialect), *_parameters(Engine)} - _OURS
+    check_keywords(kwargs, known, "create_async_engine")
+
+
+def sizes_of(kwargs: Mapping[str, Any]) -> PoolSizes:
+    """Return the bounds of the pool. Raises ConfigurationError."""
+    size = _integer(kwargs, "pool_size", _POOL_SIZE, 0)
+    overflow = _integer(kwargs, "max_overflow", _MAX_OVERFLOW, -1)
+    return PoolSizes(0, _NO_LIMIT if size == 0 or overflow == -1 else size + overflow)
+
+
+def _parameters(whose: type) -> Iterator[str]:
+    for each in whose.__mro__:
+        if "__init__" in vars(each):
+            yield from signature(each).parameters
+
+
+def _integer(kwargs: Mapping[str, Any], name: str, default: int, least: int) -> int:
+    value = kwargs.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        msg = f"pool_factory_kwargs[{name!r}] must be an int, {least} or more, not {value!r}"
+        raise ConfigurationError(msg)
+    return value
