@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from hasql.base import BasePoolManager
 from hasql.cluster.dsn import Dsn, HostSpec, parse_host
 from hasql.cluster.probe import ProbeForm
-from hasql.driver import Failure, PoolSizes, check_keywords, check_sizes
+from hasql.driver import Driver, DriverPool, Failure, PoolSizes, check_keywords, check_sizes
 from hasql.driver.destinations import Destinations
-from hasql.driver.holder import Held
+from hasql.driver.holder import HolderNotes, ReusesObjects
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -147,7 +147,7 @@ def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-class FakeConnection(Held):
+class FakeConnection(HolderNotes):
     """A connection; as a monitor's session too."""
 
     _pids = count(1000)
@@ -221,35 +221,26 @@ class FakeConnection(Held):
                 asyncio.get_running_loop().call_soon(self.on_lost)
 
 
-class FakePool:
+class FakePool(ReusesObjects, DriverPool["FakePool", FakeConnection]):
     """A driver's pool and the adapter's view of it in one."""
-
-    released = None
 
     def __init__(self, name: Callable[[], FakeServer], sizes: PoolSizes, report: Report) -> None:
         #: The server that new connections are made to, which a test may change.
         self._name = name
+        self.pool = self
         self.destinations = Destinations()
         self.sizes = sizes
         self.free: list[FakeConnection] = []
         self.lent: set[FakeConnection] = set()
         self.closed = False
         #: What a test wants to happen at the end of a block.
-        self.leave_block: Callable[[FakeConnection, BaseException | None], Awaitable[None] | None]
-        self.leave_block = lambda *_: None
+        self.leave_block: Any = lambda *_: None
         #: What an adapter calls with the errors of statements.
         self.report = report
 
     @property
-    def pool(self) -> FakePool:
-        return self
-
-    @property
     def server(self) -> FakeServer:
         return self._name()
-
-    def key(self, connection: FakeConnection) -> FakeConnection | None:
-        return None if connection.closed else connection
 
     async def count_rows(self, connection: FakeConnection, sql: str) -> int:
         return await connection.count_rows(sql)
@@ -300,26 +291,14 @@ class FakePool:
     def is_closed(self, connection: FakeConnection) -> bool:
         return connection.closed
 
-    def hold(self, connection: FakeConnection) -> None:
-        connection.hold()
-
-    def is_anothers(self, connection: FakeConnection) -> bool:
-        return connection.is_anothers()
-
-    def note_release(self, connection: FakeConnection) -> None:
-        connection.note_release()
-
     def abort(self, connection: FakeConnection) -> None:
         connection.lose()
 
-    def purge(self, lent: Iterable[FakeConnection]) -> None:
+    def purge(self, leased: Iterable[FakeConnection]) -> None:
+        del leased
         for connection in self.free:
             connection.lose()
         self.free.clear()
-        del lent
-
-    def host_answers(self) -> None:
-        pass
 
     def end_connects(self) -> None:
         pass
@@ -338,7 +317,7 @@ class FakePool:
         self.free.clear()
 
 
-class FakeDriver:
+class FakeDriver(Driver[FakePool, FakeConnection]):
     """The driver of a fake cluster."""
 
     def __init__(self, servers: Mapping[HostSpec, FakeServer]) -> None:

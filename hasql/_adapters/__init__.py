@@ -1,1 +1,1 @@
-"""What is behind the drivers' modules: everything that touches a library of theirs."""
+"""The adapters: one room for each library, which alone imports it."""

@@ -5,20 +5,23 @@ from collections.abc import Awaitable, Hashable
 from time import monotonic
 from typing import Any
 
-__all__ = ("Hooks",)
+__all__ = ("RunningHooks",)
 
 
-class Hooks:
-    """What runs on the connections of one pool, and what breaking a connection need not end."""
+class RunningHooks:
+    """The hooks that run on the connections of one pool.
+
+    A hook may wait for anything, and then aborting its connection does not end it: `end` does.
+    """
 
     def __init__(self) -> None:
         self._running: dict[Hashable, tuple[asyncio.Task[Any], float]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def run(self, connection: Hashable, hook: Awaitable[None]) -> None:
-        """Wait for one, in the task that runs. Raises ConnectionError when it is ended."""
-        # By hand what `asyncio.timeout` does, which is 2 us more, on each release. The loop is
-        # kept, as asking for it is a system call up to Python 3.11.
+        """Wait for a hook, in the current task. Raises ConnectionError when the hook is ended."""
+        # This does by hand what `asyncio.timeout` does, which would add 2 us to each release. The
+        # loop is kept, as asking for it is a system call up to Python 3.11.
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
@@ -29,7 +32,8 @@ class Hooks:
         try:
             await hook
         except asyncio.CancelledError:
-            # `end` has taken it out and cancelled the task once; whoever else has counts as well.
+            # `end` removes the entry and cancels the task once. If the entry is still here, or if
+            # the task was cancelled once more, somebody else has cancelled it.
             if connection in self._running or task.uncancel() > before:
                 raise
             raise ConnectionError("the connection was given up while a hook ran") from None
@@ -37,13 +41,13 @@ class Hooks:
             self._running.pop(connection, None)
 
     def end(self, connection: Hashable) -> None:
-        """Cancel what runs on a connection, if anything does."""
+        """Cancel the hook that runs on a connection, if one does."""
         running = self._running.pop(connection, None)
         if running is not None:
             running[0].cancel()
 
     def end_those_before(self, began: float) -> None:
-        """Cancel what has run since before a moment, by time.monotonic()."""
+        """Cancel every hook that began before a moment, in seconds of time.monotonic()."""
         for connection, (_, since) in tuple(self._running.items()):
             if since <= began:
                 self.end(connection)

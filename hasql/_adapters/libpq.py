@@ -7,14 +7,20 @@ import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-from hasql._adapters.reserved import login_words, options
+from hasql._adapters.reserved_session import login_words, session_options
 from hasql.driver import Failure
 
-__all__ = ("failure_to_connect", "listen_no_more", "of_pool", "of_session", "shut_down")
+__all__ = (
+    "failure_to_connect",
+    "parameters_of_pool",
+    "parameters_of_session",
+    "shut_down",
+    "stop_listening",
+)
 
-# libpq passes on what a server says to a login without its SQLSTATE, so the words have to do: those
-# of PostgreSQL in English. In another language (lc_messages) a refusal counts as a broken host,
-# which is right but for how soon `ready` gives up.
+# When a server refuses a login, libpq passes on the message without its SQLSTATE, so we go by the
+# words, in PostgreSQL's English. A refusal in another language (lc_messages) counts as a broken
+# host. That is harmless: it only makes `ready` give up later.
 _REFUSED = re.compile(
     "authentication failed"
     "|no pg_hba.conf entry"
@@ -38,9 +44,9 @@ _REFUSED = re.compile(
     "|authentication method requirement .* failed"
     "|channel binding (is )?required"
 )
-# What libpq itself, or psycopg on its way there, finds wrong before it has asked a server, or, as
-# it looks for certificates no sooner, while it asks for TLS. In the words of libpq
-# 15 to 18.
+# What libpq itself, or psycopg before it calls libpq, finds wrong with the arguments: before it has
+# asked a server or, as it opens certificates no sooner, while it asks for TLS. In the words of
+# libpq 15 to 18.
 _MISCONFIGURED = re.compile(
     "invalid (connection option|URI query parameter)"
     '|invalid "?[a-z_]+"? value: '
@@ -65,46 +71,47 @@ _MISCONFIGURED = re.compile(
     "|invalid SCRAM (client|server) key"
     "|local user with ID"
 )
-_WATCH_OVER_TCP = {
+_KEEPALIVES = {
     "keepalives_idle": "5",
     "keepalives_interval": "2",
     "keepalives_count": "3",
     "tcp_user_timeout": "10000",
 }
-"""What libpq is asked for unless the user asks for something else.
+"""What libpq is given unless the user gives something else.
 
-A flow of packets may be lost on its way for good while others to the same host get through, as when
-a firewall forgets it. No probe shows that, and the kernel, by itself, goes on for a quarter of an
-hour: this way ten seconds after an unanswered packet, or eleven of silence, it ends the connection.
+A firewall may forget one connection and drop its packets for good, while those of other connections
+to the same host get through. No probe shows that, and the kernel by itself goes on trying for a
+quarter of an hour. With these it ends the connection ten seconds after a packet that stayed
+unanswered, or after eleven seconds of silence.
 """
 _NO_CHOICE = {"hostaddr": "", "load_balance_hosts": "disable", "target_session_attrs": "any"}
-"""What keeps the environment, or a service file, from choosing an address or a role."""
-#: What is no part of a login, and is not for a reserved session.
+"""What keeps environment variables and service files from choosing an address or a role."""
+#: Parameters of the application that are no part of a login; a reserved session has its own.
 _OF_SESSIONS = frozenset({"client_encoding", "options", "replication"})
 _FULL = re.compile("too many (clients|connections)|remaining connection slots|no more connections")
 
 
-def of_pool(given: Mapping[str, str], knows: Callable[[str], bool]) -> dict[str, str]:
-    """Return the parameters of a connection for the application, of those that it has given.
+def parameters_of_pool(given: Mapping[str, str], knows: Callable[[str], bool]) -> dict[str, str]:
+    """Return the parameters of a connection for the application: those it gave, and hasql's.
 
-    `knows` tells which ones this libpq has: `load_balance_hosts` came with 16.
+    `knows` tells whether this libpq has a parameter: `load_balance_hosts` came with 16.
     """
     choice = {name: value for name, value in _NO_CHOICE.items() if knows(name)}
-    return {**_WATCH_OVER_TCP, **choice, **given}
+    return {**_KEEPALIVES, **choice, **given}
 
 
-def of_session(
+def parameters_of_session(
     given: Mapping[str, str], knows: Callable[[str], bool], *, with_settings: bool
 ) -> dict[str, str]:
     """Return the parameters of a reserved connection.
 
-    Of the environment, too, its session takes no more than libpq insists on: the styles of dates
-    and times (``PGDATESTYLE``, ``PGTZ``) and the planner's ``PGGEQO``.
+    From the environment its session takes no more than libpq insists on: the styles of dates and
+    times (``PGDATESTYLE``, ``PGTZ``) and the planner's ``PGGEQO``.
     """
     login = {name: value for name, value in given.items() if name not in _OF_SESSIONS}
     words = login_words(given.get("options", ""))
-    settings = options(words, with_settings=with_settings)
-    return {**of_pool(login, knows), "client_encoding": "UTF8", "options": settings}
+    settings = session_options(words, with_settings=with_settings)
+    return {**parameters_of_pool(login, knows), "client_encoding": "UTF8", "options": settings}
 
 
 def failure_to_connect(message: str) -> Failure:
@@ -119,16 +126,16 @@ def failure_to_connect(message: str) -> Failure:
 
 
 def shut_down(fileno: int) -> None:
-    """Break the connection behind a socket at once, without a word to the server.
+    """Shut a connection's socket down at once, without a word to the server.
 
-    Whoever waits for the socket is woken, and libpq finds the connection lost; closing it is left
-    to the driver, which still has the descriptor in its event loop.
+    Whoever waits for the socket wakes up, and libpq finds the connection lost. Closing the socket
+    is left to the driver, which still has the descriptor in its event loop.
     """
-    with suppress(OSError), socket.socket(fileno=os.dup(fileno)) as twin:
-        twin.shutdown(socket.SHUT_RDWR)
+    with suppress(OSError), socket.socket(fileno=os.dup(fileno)) as duplicate:
+        duplicate.shutdown(socket.SHUT_RDWR)
 
 
-def listen_no_more(fileno: int) -> None:
+def stop_listening(fileno: int) -> None:
     """Have the event loop forget a socket, which may be closed already."""
     loop = asyncio.get_running_loop()
     for forget in (loop.remove_reader, loop.remove_writer):

@@ -1,14 +1,14 @@
-"""The connects of a pool: how those under way are ended, and how missing ones are made up for."""
+"""The connects of a pool: how those under way are ended, and how missing ones are opened again."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
-__all__ = ("PendingConnects", "Refill", "left_to_end")
+__all__ = ("PendingConnects", "Refill", "discard_if_cancelled")
 
-#: Seconds that a connect nobody waits for any more may take until it is cancelled.
-_LINGER = 1.0
+#: Seconds after which a connect that nobody waits for any more is cancelled.
+_LIMIT_UNAWAITED = 1.0
 
 _T = TypeVar("_T")
 
@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 class PendingConnects:
     """The connects of a pool that are under way, so that a purge can end them.
 
-    The driver's own time limit for one is a matter of a minute or of none.
+    A driver's own time limit for a connect is a minute, or there is none.
     """
 
     def __init__(self) -> None:
@@ -37,25 +37,25 @@ class PendingConnects:
             self._attempts.discard(attempt)
 
     def end(self) -> None:
-        """End all that are under way."""
+        """End every connect that is under way."""
         attempts, self._attempts = self._attempts, set()
         for attempt in attempts:
             if not attempt.expired():
                 attempt.reschedule(0.0)
 
 
-async def left_to_end(connect: Awaitable[_T], discard: Callable[[_T], None]) -> _T:
-    """Wait for a connect, and when cancelled leave it to end by itself, its outcome discarded.
+async def discard_if_cancelled(connect: Awaitable[_T], discard: Callable[[_T], None]) -> _T:
+    """Wait for a connect. When this is cancelled, the connect goes on; its outcome is discarded.
 
-    A connect that is cancelled at a bad moment may leave errors behind that nobody can take note
-    of (asyncpg: while it asks for TLS). Most end soon by themselves, as their server is gone; one
-    that does not is waiting for a silent host after a second, and can then be cancelled safely.
+    A connect that is cancelled at a bad moment may leave errors behind that nobody can retrieve
+    (asyncpg: while it asks for TLS). Left alone, most connects end soon, as their server is gone. A
+    connect that has not ended after a second waits for a silent host, and is cancelled safely then.
     """
     task = asyncio.ensure_future(connect)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        asyncio.get_running_loop().call_later(_LINGER, task.cancel)
+        asyncio.get_running_loop().call_later(_LIMIT_UNAWAITED, task.cancel)
         task.add_done_callback(partial(_dispose, discard))
         raise
 
@@ -66,9 +66,9 @@ def _dispose(discard: Callable[[_T], None], task: "asyncio.Future[_T]") -> None:
 
 
 class Refill:
-    """Has a pool filled again to what it keeps at least, as soon as its host answers probes.
+    """Refills a pool to what it keeps at least, as soon as its host answers probes.
 
-    A driver left to itself tries later and later and logs each failure.
+    A driver that is left to itself tries later and later, and logs each failure.
     """
 
     def __init__(self, fill: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -77,16 +77,16 @@ class Refill:
         self._task: asyncio.Task[None] | None = None
 
     def postpone(self) -> None:
-        """Take note that filling failed for now."""
+        """Take note that connections are missing, and are to be opened when the host answers."""
         self._due = True
 
     def host_answers(self) -> None:
-        """Fill now what was postponed."""
+        """Open the missing connections now, if any are known to be missing."""
         if self._due and (self._task is None or self._task.done()):
             self._due = False
             self._task = asyncio.get_running_loop().create_task(self._fill())
 
     def cancel(self) -> None:
-        """Fill no more."""
+        """Cancel the refill that is under way."""
         if self._task is not None:
             self._task.cancel()

@@ -1,7 +1,8 @@
 """What an adapter fulfils so that one core can serve every driver.
 
 `Driver` opens things, `DriverPool` is one opened pool of the driver's own, `Session` is the
-reserved connection that a monitor probes over.
+reserved connection that a monitor probes over. `tests/integration/test_drivers_contract.py` holds
+every adapter to what is said here.
 """
 
 from collections.abc import (
@@ -22,7 +23,6 @@ from hasql.driver.failure import Failure
 __all__ = ("ConnT", "Driver", "DriverPool", "PoolT", "Session")
 
 PoolT = TypeVar("PoolT")
-PoolT_co = TypeVar("PoolT_co", covariant=True)
 ConnT = TypeVar("ConnT")
 
 
@@ -56,108 +56,128 @@ class Session(Protocol):
         """
 
 
-class DriverPool(Protocol[PoolT_co, ConnT]):
-    """One pool of the driver, on one host, with what the core needs beside its own methods."""
+class DriverPool(Protocol[PoolT, ConnT]):
+    """One pool of the driver, on one host, with what the core needs beside its own methods.
 
-    @property
-    def pool(self) -> PoolT_co:
-        """The driver's pool itself."""
+    An adapter derives its pool from this class. A method that has a body here is a default, for the
+    drivers that need not do anything about it; an adapter provides all others.
+    """
 
-    @property
-    def sizes(self) -> PoolSizes:
-        """How many connections it keeps at least and opens at most."""
+    #: The driver's pool itself.
+    pool: PoolT
+    #: How many connections it keeps at least and opens at most.
+    sizes: PoolSizes
+    #: What is known of where its open connections lead; the adapter keeps it up to date.
+    destinations: Destinations
 
     @property
     def size(self) -> int:
         """How many connections are open now, idle or not. Must not cost more than a len()."""
 
-    @property
-    def destinations(self) -> Destinations:
-        """What is known of where its open connections lead; the adapter keeps it up to date."""
-
-    def key(self, connection: ConnT) -> Hashable | None:
-        """What stays the same of a connection from one lease to the next; None once it is gone."""
-
-    async def count_rows(self, connection: ConnT, sql: str) -> int:
-        """Run a query on a lent connection and return how many rows it has.
-
-        It leaves no transaction open, and no value goes through a codec of the application's.
-        Cancelling it takes no longer than the server is there to answer.
-        """
+    # Acquiring and releasing
 
     def acquire(self, **kwargs: Any) -> Awaitable[ConnT]:
         """Take an idle connection, without a pause if there is one, or open one.
 
-        Cancelling it leaks nothing and takes no longer than the server is there to answer: the
-        core cancels it at the lease's deadline.
+        Cancelling it leaks nothing, and ends it even if the server is silent: the core cancels it
+        at the deadline of the acquire.
         """
 
     def leave_block(self, connection: ConnT, error: BaseException | None) -> Awaitable[None] | None:
-        """Return what leaving ``async with`` does before `release`; None: nothing.
+        """Return what the end of an ``async with`` block does before `release`; None: nothing.
 
-        `error` is the exception that leaves the block, if one does. It may take its time,
-        as a commit does, and what it raises is the application's. Aborting the connection ends it,
-        and so does cancelling it, whether the server answers or not. See `Detachable`, too.
+        `error` is the exception that leaves the block, if one does. What is returned may take its
+        time, as a commit does, and what it raises is the application's. It ends when the connection
+        is aborted and when it is cancelled, whether the server answers or not.
+
+        By default an open transaction is left to `release`, which rolls it back.
         """
+        del connection, error
+        return None
 
     async def release(self, connection: ConnT, **kwargs: Any) -> None:
-        """Give a connection back, reset; what is still open in it is rolled back.
+        """Give a connection back and reset it; an open transaction is rolled back.
 
-        If that fails or is cancelled its place is free all the same, and the core aborts it. It
-        ends once the connection is aborted, hooks included, and after what the server was doing.
+        If that fails or is cancelled, the connection's place in the pool is free all the same, and
+        the core aborts the connection. An abort ends the release, with every hook that it runs, as
+        soon as the server has ended the statement that was running.
         """
 
-    @property
-    def released(self) -> Callable[[ConnT], Coroutine[Any, Any, None]] | None:
-        """Waits for the end of a release whose task was cancelled, if the driver goes on with it.
+    #: Waits for the end of a release whose task was cancelled, where the driver goes on with the
+    #: release by itself. None: the core lets another task finish the release, which costs each
+    #: release that pauses a microsecond or two.
+    released: Callable[[ConnT], Coroutine[Any, Any, None]] | None = None
 
-        None: the core sees to that, which costs each release that pauses a microsecond or two.
-        """
-
-    def in_hot_standby(self, connection: ConnT) -> bool | None:
-        """What the server last reported on this connection; None when it does not report it."""
-
-    def is_closed(self, connection: ConnT) -> bool:
-        """Whether the connection is known to be gone."""
-
-    def abort(self, connection: ConnT) -> None:
-        """Break the connection at once, without a word to the server, whatever it is doing."""
+    # Who holds a connection, where the driver hands out the same object in one lease after the
+    # other: see `hasql.driver.holder`. By default each lease has an object of its own.
 
     def hold(self, connection: ConnT) -> None:
-        """Take note that the task which runs has it now, until `release`.
+        """Take note that the current task holds the connection, until `release`.
 
-        Of who has it for a block `acquire` takes note by itself, where that matters.
+        `acquire` itself takes note of a task that holds one for a block, where that matters.
         """
+        del connection
 
     def is_anothers(self, connection: ConnT) -> bool:
-        """Tell whether the task which runs had it before, and another has it now.
-
-        False where each lease has an object of its own.
-        """
+        """Tell whether the current task held the connection before, and another holds it now."""
+        del connection
+        return False
 
     def note_release(self, connection: ConnT) -> None:
-        """Take note that it is given back by `release`."""
+        """Take note that the connection is given back by `release`."""
+        del connection
 
-    def host_answers(self) -> None:
-        """Take note that a probe was answered: time to refill what the pool keeps at least."""
+    # What is known of a connection
 
-    def end_connects(self) -> None:
-        """End the connects that are under way with a ConnectionError: the host is suspect."""
+    def key(self, connection: ConnT) -> Hashable | None:
+        """Return what stays the same of a connection from one lease to the next.
 
-    def purge(self, lent: Iterable[ConnT]) -> None:
-        """Break all idle connections and pending connects, but not those that are lent."""
+        None once the connection is gone. By default the key is the object itself.
+        """
+        return None if self.is_closed(connection) else connection
+
+    def in_hot_standby(self, connection: ConnT) -> bool | None:
+        """Return what the server last reported on this connection; None: it does not report it."""
+
+    def is_closed(self, connection: ConnT) -> bool:
+        """Tell whether the connection is known to be gone."""
+
+    async def count_rows(self, connection: ConnT, sql: str) -> int:
+        """Run a query on a leased connection and return how many rows it has.
+
+        It leaves no transaction open, and no value goes through a codec of the application's.
+        Cancelling it ends it even if the server is silent.
+        """
 
     def idle(self) -> int:
-        """How many connections wait for use, by the driver's own count; for metrics only."""
+        """Return how many connections wait for use, as the driver counts them; for metrics only."""
+
+    # What the core has learnt of the host
+
+    def host_answers(self) -> None:
+        """Take note that the host answered a probe: the pool may refill to what it keeps at least.
+
+        By default nothing happens, as in a pool that keeps no connections at least.
+        """
+        return  # a body, so that type checkers take it for a default
+
+    def end_connects(self) -> None:
+        """End every connect that is under way with a ConnectionError: the host is suspect."""
+
+    def abort(self, connection: ConnT) -> None:
+        """Close the connection at once, without a word to the server, whatever it is doing."""
+
+    def purge(self, leased: Iterable[ConnT]) -> None:
+        """Abort all connections but those that are leased, and every connect under way."""
 
     async def close(self) -> None:
         """Say goodbye to the server on every connection; all have been given back."""
 
     def terminate(self) -> None:
-        """Break every connection and refuse new ones, without waiting for anything."""
+        """Abort every connection and refuse new ones, without waiting for anything."""
 
 
-class Driver(Protocol[PoolT_co, ConnT]):
+class Driver(Protocol[PoolT, ConnT]):
     """A driver library as a whole."""
 
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
@@ -168,7 +188,7 @@ class Driver(Protocol[PoolT_co, ConnT]):
 
     async def open(
         self, dsn: str, kwargs: Mapping[str, Any], report: Callable[[ConnT, BaseException], None]
-    ) -> DriverPool[PoolT_co, ConnT]:
+    ) -> DriverPool[PoolT, ConnT]:
         """Open a pool on the one host of `dsn`, with as many connections as it keeps at least.
 
         Drivers that show the exceptions of statements `report` them, so that they are known at

@@ -1,34 +1,39 @@
-"""The holder of a connection: the task that it was lent to."""
+"""Which task holds a connection, where a pool leases the same object again and again.
+
+A task may give a connection back twice, by mistake. By then the pool may have leased the same
+object to another task, and the second release must not take it from there.
+"""
 
 import asyncio
+from operator import methodcaller
 from typing import Any
 from weakref import ReferenceType, ref
 
-__all__ = ("Held", "NeverHeldBefore")
+__all__ = ("HolderNotes", "ReusesObjects")
 
 
-class Held:
-    """A connection that its pool lends again as the same object: who has it, and who had it before.
+class HolderNotes:
+    """Mixed into the connections of such a pool: which task holds one, and which held it before.
 
-    So that a task which gives back what it has given back before does not take it from the one
-    that it was lent to meanwhile. Tasks are referred to weakly: a connection outlives them. Of who
-    has it for a block nothing is noted until it was lent to one that gives back by `release`: the
-    end of a block cannot mistake the lease.
+    The notes refer to tasks weakly, as a connection outlives them. A task that holds a connection
+    for an ``async with`` block is noted only once the connection was leased to a task that gave it
+    back by `release`: the end of a block cannot mistake its lease for another.
     """
 
-    #: The last task that had it until `release`.
+    #: The last task that held it until `release`.
     held_before: ReferenceType[asyncio.Task[Any]] | None = None
     _held_by: ReferenceType[asyncio.Task[Any]] | None = None
 
     def hold(self) -> None:
-        """Take note that the task which runs has it now."""
+        """Take note that the current task holds it now."""
         task = asyncio.current_task()
         self._held_by = None if task is None else ref(task)
 
     def is_anothers(self) -> bool:
-        """Tell whether the task which runs had it before and another does now.
+        """Tell whether the current task held it before and another task holds it now.
 
-        One that has ended holds nothing: it has acquired for another, as asyncio.wait_for() does.
+        A task that has ended holds nothing: it acquired the connection for another task, as
+        asyncio.wait_for() does.
         """
         former, holder = self.held_before, self._held_by
         if former is None or holder is None:
@@ -43,15 +48,10 @@ class Held:
         self.held_before, self._held_by = self._held_by, None
 
 
-class NeverHeldBefore:
-    """Of a pool that makes a new object for each lease, so that there is nothing to tell apart."""
+class ReusesObjects:
+    """Mixed into the adapter of such a pool, before `DriverPool`."""
 
-    def hold(self, _: object) -> None:
-        """Take no note."""
-
-    def is_anothers(self, _: object) -> bool:
-        """Tell that it is not."""
-        return False
-
-    def note_release(self, _: object) -> None:
-        """Take no note."""
+    # They call the methods of `HolderNotes` on the connection, in C: a method costs more.
+    hold: Any = methodcaller("hold")
+    is_anothers: Any = methodcaller("is_anothers")
+    note_release: Any = methodcaller("note_release")

@@ -1,4 +1,4 @@
-"""The addresses of a host: which of them libpq is told to connect to."""
+"""The addresses of a host: to which of them libpq is to connect."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _T = TypeVar("_T")
 
 
 class Addresses:
-    """The addresses of one host, resolved beside the event loop, of which libpq is told one.
+    """The addresses of one host. They are resolved without blocking, and libpq is given one.
 
-    libpq would resolve the name while the loop waits, and try one after the other on sockets that
-    aiopg does not listen to.
+    libpq itself would resolve the name in a call that blocks the event loop. It would then try one
+    address after the other, each on a socket of its own, and aiopg listens to the first alone.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -42,7 +42,7 @@ class Addresses:
         return chosen
 
     async def try_each(self, connect: Callable[[], Awaitable[_T]]) -> _T:
-        """Connect to the first address that answers; one that did not is tried last from now on."""
+        """Connect to the first address that answers. One that did not is tried last hereafter."""
         if self._name is not None:
             await self._resolve(self._name)
         for others in reversed(range(max(1, len(self._all)))):

@@ -5,19 +5,19 @@ from __future__ import annotations
 import sys
 from functools import partial
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any
 
 import aiopg
 import psycopg2  # type: ignore[import-untyped]
 from psycopg2 import extensions
 
 from hasql._adapters.aiopg.addresses import Addresses
-from hasql._adapters.aiopg.connection import session_factory
 from hasql._adapters.aiopg.failure import failure_of
 from hasql._adapters.aiopg.pool import AiopgPool
+from hasql._adapters.aiopg.raw_connection import session_factory
 from hasql._adapters.aiopg.session import AiopgSession
-from hasql._adapters.reserved import refuses
-from hasql.driver import ConnT, PoolSizes, PoolT, check_keywords, check_sizes
+from hasql._adapters.reserved_session import with_settings_if_taken
+from hasql.driver import ConnT, Driver, PoolSizes, PoolT, check_keywords, check_sizes
 from hasql.driver.arguments import ROUTING, refuse_keywords
 from hasql.errors import ConfigurationError
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 __all__ = ("AiopgDriver", "make_plain_pool")
 
 _OF_AIOPG = frozenset(signature(aiopg.create_pool).parameters) - {"dsn", "kwargs"}
-#: What libpq knows and is asked for most, for hints; libpq itself is asked whether it knows a name.
+#: The parameters of libpq that are used most, for "did you mean" hints. Whether libpq knows a name,
+#: libpq itself is asked.
 _OF_LIBPQ = frozenset(
     {
         "application_name",
@@ -62,8 +63,13 @@ def make_plain_pool(sizes: PoolSizes) -> AiopgPool[aiopg.Pool, aiopg.Connection]
     return AiopgPool(sizes, aiopg.create_pool)
 
 
-class AiopgDriver(Generic[PoolT, ConnT]):
-    """See `Driver`; `open_pool` makes the pool of the adapter's kind."""
+class AiopgDriver(Driver[PoolT, ConnT]):
+    """aiopg as a whole.
+
+    Args:
+        make_pool: Makes the adapter of a pool: of aiopg's, or of aiopg.sa's.
+        extra: The arguments that `create_pool` takes there besides aiopg's and libpq's.
+    """
 
     def __init__(
         self, make_pool: Callable[[PoolSizes], AiopgPool[PoolT, ConnT]], extra: Iterable[str] = ()
@@ -84,15 +90,15 @@ class AiopgDriver(Generic[PoolT, ConnT]):
                 "psycopg2.extensions.connection: hasql derives its own from it"
             )
         if kwargs.get("maxsize") == 0:
-            kwargs = {**kwargs, "maxsize": sys.maxsize}  # aiopg's word for no bound
+            kwargs = {**kwargs, "maxsize": sys.maxsize}  # what aiopg takes for no bound
         return check_sizes(kwargs, minimum=("minsize", 1), maximum=("maxsize", 10))
 
     async def open(
         self, dsn: str, kwargs: Mapping[str, Any], report: Callable[[ConnT, BaseException], None]
     ) -> AiopgPool[PoolT, ConnT]:
-        del report  # aiopg shows the errors of statements to those who run them alone
-        beside = partial(self.connect, dsn, kwargs, lambda: None)
-        return await self._make_pool(self.sizes(kwargs)).open(dsn, kwargs, beside)
+        del report  # aiopg tells of a statement's error nobody but who runs the statement
+        open_session = partial(self.connect, dsn, kwargs, lambda: None)
+        return await self._make_pool(self.sizes(kwargs)).open(dsn, kwargs, open_session)
 
     async def connect(
         self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
@@ -108,12 +114,8 @@ class AiopgDriver(Generic[PoolT, ConnT]):
             connection = await addresses.try_each(connecting)
             return AiopgSession(connection, on_lost, in_transactions=not with_settings)
 
-        try:
-            return await log_in(with_settings=True)
-        except psycopg2.OperationalError as error:
-            if not refuses(error):
-                raise
-        return await log_in(with_settings=False)
+        session, _ = await with_settings_if_taken(log_in, psycopg2.OperationalError)
+        return session
 
     failure = staticmethod(failure_of)
 

@@ -22,7 +22,7 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, psycopg2.InterfaceError):
         return Failure.BROKEN if "connection" in message else Failure.OTHER
     if type(error) is psycopg2.DatabaseError:
-        return Failure.BROKEN  # libpq had no answer to make anything more exact of
-    # An option that libpq does not know.
+        return Failure.BROKEN  # libpq got no answer that would tell more
+    # libpq may not know an option.
     wrong = failure_to_connect(message) is Failure.MISCONFIGURED
     return Failure.MISCONFIGURED if wrong else Failure.OTHER

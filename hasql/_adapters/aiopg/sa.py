@@ -20,10 +20,10 @@ __all__ = ("AiopgSaDriver",)
 
 
 class _LeasingEngine:
-    """What a connection takes for the engine that it is from, to be given back to when closed.
+    """What a leased connection takes for its engine, to which it gives itself back when closed.
 
-    So a connection that was closed or given back is closed for good, and what is behind it may be
-    lent again without a detour through aiopg's pool.
+    So a connection that was closed or given back is closed for good, and aiopg's connection in it
+    can be leased again without going through aiopg's pool.
     """
 
     def __init__(self, dialect: Any, take_back: Callable[[SAConnection], None]) -> None:
@@ -35,45 +35,45 @@ class _LeasingEngine:
 
 
 class _LeasedSAConnection(SAConnection):
-    """What was made by us, not taken from an engine directly."""
+    """A connection of a lease, not one that the user has taken from the engine directly."""
 
 
 class AiopgSaPool(AiopgPool[Engine, SAConnection]):
-    """An engine: its slots are connections of its own making, and the user gets one of ours."""
+    """An engine: its slots are connections that it makes, and the user gets another for each."""
 
-    def behind(self, connection: SAConnection) -> aiopg.Connection | None:
+    def inner_of(self, connection: SAConnection) -> aiopg.Connection | None:
         inner: aiopg.Connection | None = connection.connection
         return inner
 
-    def _lend(self, slot: SAConnection) -> SAConnection:
-        lender = _LeasingEngine(self.pool.dialect, self.take_back)
-        return _LeasedSAConnection(slot.connection, lender)  # type: ignore[no-untyped-call]
+    def _hand_out(self, slot: SAConnection) -> SAConnection:
+        engine = _LeasingEngine(self.pool.dialect, self.take_back)
+        return _LeasedSAConnection(slot.connection, engine)  # type: ignore[no-untyped-call]
 
-    def _is_anothers(self, connection: SAConnection, inner: aiopg.Connection) -> bool:
-        return isinstance(connection, _LeasedSAConnection) and super()._is_anothers(
-            connection, inner
-        )
+    def _is_of_another_lease(self, connection: SAConnection, inner: aiopg.Connection) -> bool:
+        leased = isinstance(connection, _LeasedSAConnection)
+        return leased and super()._is_of_another_lease(connection, inner)
 
     async def _roll_back(self, connection: Any, inner: aiopg.Connection) -> None:
         while connection.in_transaction:
-            # One that is begun within another stands for that, savepoints first. One in two phases
-            # cannot be rolled back: aiopg.sa 1.4.0 fails, so `release` closes the connection.
+            # A transaction that is begun within another is only a reference to it, and rolling it
+            # back rolls that back, the innermost savepoint first. A two-phase transaction cannot be
+            # rolled back: aiopg.sa 1.4.0 raises, and `release` closes the connection.
             transaction = await connection.begin()
             await transaction.rollback()
         if in_transaction(inner):
             await super()._roll_back(connection, inner)
 
-    async def _let_go(self, connection: Any) -> None:
+    async def _give_back(self, connection: Any) -> None:
         await connection.close()
 
 
-#: As SQLAlchemy keeps what it has compiled with the dialect, one for all hosts.
+#: One dialect for all hosts, as SQLAlchemy keeps compiled statements with the dialect.
 _DIALECT = get_dialect()  # type: ignore[no-untyped-call]
 
 
 async def _create_engine(dsn: str, dialect: Any = _DIALECT, **kwargs: Any) -> Engine:
-    # aiopg's own `create_engine` connects before it returns, if only to ask for the DSN without its
-    # password, and loses the pool with that connection when it is cancelled on its last step.
+    # aiopg's own `create_engine` connects before it returns, only to ask for the DSN without its
+    # password. When it is cancelled in its last step, it loses the pool with that connection.
     pool = await aiopg.create_pool(dsn, **kwargs)
     return Engine(dialect, pool, str(Dsn.parse(dsn)))  # type: ignore[no-untyped-call]
 

@@ -1,1 +1,1 @@
-"""asyncpg, for `hasql.asyncpg` and `hasql.asyncpgsa`, and beneath SQLAlchemy."""
+"""asyncpg, for `hasql.asyncpg` and `hasql.asyncpgsa`, and for SQLAlchemy over it."""

@@ -1,4 +1,4 @@
-"""Connections of asyncpg, and what their errors say."""
+"""Connections of asyncpg: how to open and read them, and what their errors say."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
-from hasql._adapters.inherited import cut_off_in_children
+from hasql._adapters.fork_guard import cut_off_in_children
 from hasql.cluster.dsn import Dsn
 from hasql.driver import Failure
 from hasql.errors import ConfigurationError
@@ -28,6 +28,7 @@ __all__ = (
     "failure_of",
     "guard_from_forks",
     "in_hot_standby",
+    "is_closed",
     "is_read_only",
     "naming_files",
 )
@@ -60,9 +61,10 @@ def connect_of(kwargs: Mapping[str, Any]) -> Any:
 
 @contextmanager
 def naming_files(dsn: str) -> Iterator[None]:
-    """Say of a connect that fails because of a file which one that is. Raises ConfigurationError.
+    """Name the file because of which a connect fails. Raises ConfigurationError.
 
-    asyncpg says "No such file or directory", as of a Unix socket on which no server listens now.
+    asyncpg itself says "No such file or directory", as it does of a Unix socket on which no server
+    listens.
     """
     try:
         yield
@@ -86,12 +88,13 @@ def _unreadable(path: str) -> str | None:
 
 
 def guard_from_forks(connection: RawConnection) -> None:
-    """Let no forked child reach the server over this connection; see `cut_off_in_children`."""
+    """Keep forked children off the server of this connection; see `cut_off_in_children`."""
     cut_off_in_children(connection, _descriptor_of)
 
 
 def _descriptor_of(connection: RawConnection) -> int:
-    # asyncpg shows its transport to nobody; the garbage collector has to know what refers to what.
+    # No attribute of asyncpg's leads to the transport. The garbage collector knows what refers to
+    # what, and can be asked.
     for each in gc.get_referents(connection):
         if hasattr(each, "get_extra_info"):
             descriptor: int = each.get_extra_info("socket").fileno()
@@ -103,13 +106,21 @@ def in_hot_standby(connection: Connection | RawConnection) -> bool | None:
     """Return what the server reported last; PostgreSQL does since version 14."""
     settings: Any = connection.get_settings()
     try:
-        # By hand, as the usual way looks for it everywhere else first: 0.6 us more, and each lease
-        # of a replica asks twice.
+        # Called directly, as getattr() first looks everywhere else, for 0.6 us, and each lease of a
+        # replica asks twice.
         flag = settings.__getattr__("in_hot_standby")
     except AttributeError:
         return None
     in_standby: bool = flag == "on"
     return in_standby
+
+
+def is_closed(connection: Connection) -> bool:
+    """Tell whether a connection is known to be gone, for whoever has leased it."""
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:
+        return True  # the proxy was detached: the connection was terminated or given back
 
 
 def is_read_only(connection: RawConnection) -> bool:
@@ -119,7 +130,7 @@ def is_read_only(connection: RawConnection) -> bool:
 
 async def count_rows(connection: Connection | RawConnection, sql: str) -> int:
     """Run a query and return how many rows it has, as its command tag says."""
-    # asyncpg's own method, whatever the application's class makes of it.
+    # The method is asyncpg's own: the application's class may have changed it.
     proxy: Any = connection
     tag = await asyncpg.Connection.execute(proxy, sql)
     return int(tag.rpartition(" ")[2])
@@ -129,12 +140,12 @@ def failure_of(error: BaseException) -> Failure:
     """Say what an exception tells of the server."""
     if isinstance(error, asyncpg.PostgresError):
         if isinstance(error.__cause__, asyncpg.PostgresError):
-            error = error.__cause__  # what the server has said as it ended the connection
+            error = error.__cause__  # what the server said when it ended the connection
         return Failure.of_sqlstate(error.sqlstate or "", str(error))
     if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
         return Failure.MISCONFIGURED
     if isinstance(error, asyncpg.InternalClientError):
-        return Failure.BROKEN  # as after the last words of a server that is going down
+        return Failure.BROKEN  # as when a server has said that it shuts down
     if isinstance(error, ssl.SSLError):
         return _failure_of_tls(error)
     if isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error):
@@ -145,7 +156,7 @@ def failure_of(error: BaseException) -> Failure:
 def _failure_of_tls(error: ssl.SSLError) -> Failure:
     reason, library = error.reason or "", error.library or ""
     if isinstance(error, ssl.SSLCertVerificationError) or "_ALERT_" in reason:
-        return Failure.REFUSED  # we the server's certificate, or the server ours
-    # What files hold that can be read: no certificate, or one that the key is not for.
+        return Failure.REFUSED  # one side refuses the other's certificate
+    # A file could be read, but holds no certificate, or one that the key does not belong to.
     of_files = library and (library != "SSL" or not reason)
     return Failure.MISCONFIGURED if of_files else Failure.BROKEN

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from hasql._adapters.asyncpg.connection import Pool, connect_of, failure_of
+from hasql._adapters.asyncpg.connection import Connection, Pool, connect_of, failure_of
 from hasql._adapters.asyncpg.login import open_session, without_choice
 from hasql._adapters.asyncpg.pool import AsyncpgPool
-from hasql.driver import PoolSizes, check_keywords, check_sizes
+from hasql.driver import Driver, PoolSizes, check_keywords, check_sizes
 from hasql.driver.arguments import ROUTING, refuse_keywords
 
 if TYPE_CHECKING:
@@ -20,16 +20,17 @@ if TYPE_CHECKING:
 
 __all__ = ("AsyncpgDriver",)
 
-#: What `pool_factory_kwargs` may hold: all of asyncpg's arguments but those that say where to.
+#: What `pool_factory_kwargs` may hold: asyncpg's arguments, without those that name a host.
 _OF_CONNECTIONS = signature(asyncpg.connect).parameters.keys() - ROUTING.keys()
 _OF_POOLS = signature(asyncpg.create_pool).parameters.keys() - ROUTING.keys() - {"connect_kwargs"}
 
 
-class AsyncpgDriver:
+class AsyncpgDriver(Driver[Pool, Connection]):
     """asyncpg as a whole.
 
-    A library that makes asyncpg's pools in its own way gives its `create_pool`, and the names of
-    the arguments which that takes besides asyncpg's.
+    Args:
+        create_pool: `asyncpg.create_pool`, or the function of a library that builds on asyncpg.
+        also: The arguments that this function takes besides asyncpg's.
     """
 
     def __init__(
@@ -44,9 +45,12 @@ class AsyncpgDriver:
         return check_sizes(kwargs, minimum=("min_size", 10), maximum=("max_size", 10))
 
     async def open(
-        self, dsn: str, kwargs: Mapping[str, Any], report: Callable[[Any, BaseException], None]
+        self,
+        dsn: str,
+        kwargs: Mapping[str, Any],
+        report: Callable[[Connection, BaseException], None],
     ) -> AsyncpgPool:
-        del report  # asyncpg shows the errors of statements to those who run them alone
+        del report  # asyncpg tells of a statement's error nobody but who runs the statement
         dsn = without_choice(dsn)
         return await AsyncpgPool(dsn, kwargs, self.sizes(kwargs), self._create_pool).open()
 

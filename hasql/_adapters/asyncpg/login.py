@@ -1,4 +1,4 @@
-"""The logins over asyncpg: where they go, and what they bring."""
+"""Logging in over asyncpg: with which arguments, parameters and settings."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from hasql._adapters.asyncpg.connection import naming_files
-from hasql._adapters.asyncpg.session import AsyncpgSession, HeedingLoop
-from hasql._adapters.reserved import SETTINGS, login_words, refuses
+from hasql._adapters.asyncpg.session import AsyncpgSession, ErrorRetrievingLoop
+from hasql._adapters.reserved_session import SETTINGS, login_words, with_settings_if_taken
 from hasql.cluster.dsn import Dsn
-from hasql.driver.connects import left_to_end
+from hasql.driver.connects import discard_if_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ("open_session", "without_choice")
 
-#: What says who logs in, and how, of asyncpg's arguments and in a DSN. Whatever else a DSN holds
-#: asyncpg sends to the server as a setting.
+#: Those of asyncpg's arguments, and of a DSN's parameters, that say who logs in, and how. What else
+#: a DSN holds, asyncpg sends to the server as a setting.
 _ARGUMENTS = frozenset(
     {
         "database",
@@ -57,12 +57,12 @@ _PARAMETERS = frozenset(
         "sslrootcert",
     }
 )
-#: In the DSN, as a `connect` of the user's own may take no more arguments than asyncpg gives it.
+#: Goes into the DSN: a `connect` of the user's may take no more arguments than asyncpg gives it.
 _NO_CHOICE = ("target_session_attrs", "any")
 
 
 def without_choice(dsn: str) -> str:
-    """Return the DSN of a host, with which the environment does not choose among roles."""
+    """Return the DSN of a host, so that an environment variable cannot ask for a role."""
     parsed = Dsn.parse(dsn)
     return replace(parsed, params=(*parsed.params, _NO_CHOICE)).for_host(parsed.hosts[0])
 
@@ -70,30 +70,27 @@ def without_choice(dsn: str) -> str:
 async def open_session(
     dsn: str, kwargs: Mapping[str, Any], connect: Callable[..., Any], on_lost: Callable[[], None]
 ) -> AsyncpgSession:
-    """Open a reserved connection by what opens the application's."""
+    """Open a reserved connection, by the function that opens the application's connections."""
     arguments = {name: value for name, value in kwargs.items() if name in _ARGUMENTS}
-    # What asyncpg's pool gives, too; but the application's classes are for what it is lent.
+    # asyncpg's pool gives these two as well; the application's own classes are for what it leases.
     arguments |= {"connection_class": asyncpg.Connection, "record_class": asyncpg.Record}
-    arguments["loop"] = HeedingLoop(asyncio.get_running_loop())
+    arguments["loop"] = ErrorRetrievingLoop(asyncio.get_running_loop())
     parsed, given = Dsn.parse(dsn), kwargs.get("server_settings") or {}
 
-    async def log_in(settings: Mapping[str, str]) -> RawConnection:
-        of_session = _of_session(parsed, given, settings).for_host(parsed.hosts[0])
+    async def log_in(*, with_settings: bool) -> RawConnection:
+        settings = SETTINGS if with_settings else {}
+        of_session = _dsn_of_session(parsed, given, settings).for_host(parsed.hosts[0])
         connecting = connect(of_session, **arguments)
+        terminate = asyncpg.Connection.terminate
         with naming_files(dsn):
-            connection: RawConnection = await left_to_end(connecting, asyncpg.Connection.terminate)
+            connection: RawConnection = await discard_if_cancelled(connecting, terminate)
         return connection
 
-    try:
-        connection = await log_in(SETTINGS)
-    except asyncpg.PostgresError as error:
-        if not refuses(error):
-            raise
-        connection = await log_in({})
+    connection, _ = await with_settings_if_taken(log_in, asyncpg.PostgresError)
     return AsyncpgSession(connection, on_lost)
 
 
-def _of_session(dsn: Dsn, given: Mapping[str, str], settings: Mapping[str, str]) -> Dsn:
+def _dsn_of_session(dsn: Dsn, given: Mapping[str, str], settings: Mapping[str, str]) -> Dsn:
     params = {**dict(dsn.params), **given}
     kept = {name: value for name, value in params.items() if name in _PARAMETERS}
     if words := login_words(params.get("options", "")):

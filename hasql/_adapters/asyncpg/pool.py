@@ -17,14 +17,18 @@ from hasql._adapters.asyncpg.connection import (
     failure_of,
     guard_from_forks,
     in_hot_standby,
+    is_closed,
     is_read_only,
 )
-from hasql._adapters.asyncpg.tasks import Releases, heed_releases, runs
-from hasql._adapters.hooks import Hooks
-from hasql.driver import Failure, PoolSizes
-from hasql.driver.connects import PendingConnects, Refill, left_to_end
+from hasql._adapters.asyncpg.pool_tasks import (
+    DetachedReleases,
+    retrieve_release_errors,
+    runs_method,
+)
+from hasql._adapters.hooks import RunningHooks
+from hasql.driver import DriverPool, Failure, PoolSizes
+from hasql.driver.connects import PendingConnects, Refill, discard_if_cancelled
 from hasql.driver.destinations import Destinations
-from hasql.driver.holder import NeverHeldBefore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -34,13 +38,13 @@ __all__ = ("AsyncpgPool",)
 _HOOKS = ("connect", "init", "reset", "setup")
 
 
-class AsyncpgPool(NeverHeldBefore):
+class AsyncpgPool(DriverPool[Pool, Connection]):
     """One asyncpg pool, and all connections it has opened.
 
-    Knowing them, by the pool's public `connect` hook, is what lets it be purged at once: asyncpg's
-    own `expire_connections()` leaves idle sockets open until somebody needs a connection.
+    The adapter knows these by the pool's public `connect` hook, so that it can purge them at once:
+    asyncpg's own `expire_connections()` leaves idle sockets open until somebody needs a connection.
 
-    `create_pool` is `asyncpg.create_pool`, or a library's own way to call it.
+    `create_pool` is `asyncpg.create_pool`, or a function of another library that calls it.
     """
 
     def __init__(
@@ -52,57 +56,60 @@ class AsyncpgPool(NeverHeldBefore):
     ) -> None:
         self.sizes = sizes
         self._users: Any = {name: kwargs.get(name) for name in _HOOKS}
-        self._connects, self._resets = PendingConnects(), Hooks()
-        #: With the key of each: see `key`.
+        self._connects, self._resets = PendingConnects(), RunningHooks()
+        #: The open connections, with the key of each.
         self._open: dict[RawConnection, Hashable] = {}
         self.destinations = Destinations()
-        self._releases = Releases()
-        self._refill = Refill(self._fill)
+        self._releases, self._refill = DetachedReleases(), Refill(self._fill)
         setup = self._users["setup"] and self._set_up
         ours = {"connect": self._connect_one, "init": None, "setup": setup}
         ours |= {"reset": self._reset_one, "min_size": sizes.minimum, "max_size": sizes.maximum}
         self.pool = create_pool(dsn, **{**kwargs, **ours})
-        self._heeding = False
-        # asyncpg's own methods where nothing is to be added: each layer costs every acquire.
+        self._retrieving_errors = False
+        # These are asyncpg's own methods: a method around each would slow every acquire down.
         self.acquire: Any = self.pool.acquire
         self.release: Any = self.pool.release
-        self.idle, self.close = self.pool.get_idle_size, self.pool.close
-        self.end_connects = self._connects.end
+        self.idle: Any = self.pool.get_idle_size
+        self.close: Any = self.pool.close
+        self.end_connects: Any = self._connects.end
 
     async def open(self) -> AsyncpgPool:
         try:
             _ = await self.pool
         except BaseException:
-            self.purge(())  # connects that asyncpg began at the same time may go on
+            self.purge(())  # asyncpg connects several at once, and the others may go on
             raise
         return self
 
     async def _connect_one(self, *args: Any, **kwargs: Any) -> RawConnection:
         try:
-            connecting = left_to_end(self._connect(*args, **kwargs), asyncpg.Connection.terminate)
+            connecting = discard_if_cancelled(
+                self._connect(*args, **kwargs), asyncpg.Connection.terminate
+            )
             connection = await self._connects.run(connecting)
         except Exception as error:
-            maintained = runs(asyncio.current_task(), "Pool._maintain_min_size")
+            maintained = runs_method(asyncio.current_task(), "Pool._maintain_min_size")
             if not maintained or failure_of(error) not in {Failure.BROKEN, Failure.FULL}:
                 raise
-            # asyncpg's own task fills the pool: it ends here, as the host's next answer does that.
+            # This is asyncpg's task that fills the pool. It would retry later and later; it is
+            # ended here, and the pool is refilled as soon as the host answers a probe.
             raise asyncio.CancelledError from error
         guard_from_forks(connection)
         self._open[connection] = key = connection.get_settings()
         flag, read_only = in_hot_standby(connection), is_read_only(connection)
         self.destinations.opened(key, flag, read_only=read_only)
-        # The listener is called with the proxy while the connection is leased.
+        # While the connection is leased the listener is called with its proxy, hence the closure.
         connection.add_termination_listener(lambda _: self._forget(connection))
         return connection
 
     def _forget(self, connection: RawConnection) -> None:
         key = self._open.pop(connection, None)
         self.destinations.closed(key)
-        self._resets.end(key)  # which waits for something else, maybe
-        self._releases.tell(key)
+        self._resets.end(key)  # the hook may be waiting for something else than the connection
+        self._releases.note_end(key)
 
     def key(self, connection: Connection) -> Hashable | None:
-        # A proxy is new for each lease; what the server has reported is kept in one place.
+        # Each lease has a new proxy, but the settings are one object for the connection's life.
         return None if self.is_closed(connection) else connection.get_settings()
 
     count_rows = staticmethod(count_rows)
@@ -124,7 +131,8 @@ class AsyncpgPool(NeverHeldBefore):
             raise
 
     async def _reset_one(self, connection: RawConnection) -> None:
-        # In a task that nobody else can await: of a broken one it has to end without an error.
+        # asyncpg may run this in a task that nobody awaits, so it must not raise when the
+        # connection was aborted meanwhile.
         try:
             if reset := self._users["reset"]:
                 await self._resets.run(self._open.get(connection), reset(connection))
@@ -134,15 +142,12 @@ class AsyncpgPool(NeverHeldBefore):
             if not connection.is_closed():
                 raise
         finally:
-            self._releases.tell(self._open.get(connection))
+            self._releases.note_end(self._open.get(connection))
 
     async def released(self, connection: Connection) -> None:
-        # asyncpg waits until the server has ended a cancelled statement, and has the reset hook
-        # run; or the connection ends. After either it has no more to wait for.
-        await self._releases.end_of(self.key(connection))
-
-    def leave_block(self, *_: object) -> None:
-        """A transaction is ended by asyncpg's own blocks, or rolled back by the reset."""
+        # After a cancelled release asyncpg waits for the server to end the statement, and runs the
+        # reset hook; or the connection ends first. After either asyncpg waits for nothing more.
+        await self._releases.wait_for_end(self.key(connection))
 
     def host_answers(self) -> None:
         if self.size < self.sizes.minimum:
@@ -150,9 +155,9 @@ class AsyncpgPool(NeverHeldBefore):
         self._refill.host_answers()
 
     async def _fill(self) -> None:
-        # asyncpg does so by itself since 0.32, but no more once we have ended it. Begun together,
-        # each of these has a place to itself: first the idle connections, gone for a round trip,
-        # then those that are missing.
+        # asyncpg refills its pool by itself since 0.32, but not after `_connect_one` has ended that
+        # task. Here every acquire takes another place, as all begin before one ends: the first
+        # get the idle connections, for a round trip, and the rest open the missing ones.
         if (missing := self.sizes.minimum - self.size) > 0:
             uses = (self._use() for _ in range(missing + self.idle()))
             _ = await asyncio.gather(*uses, return_exceptions=True)  # the next answer tries again
@@ -165,28 +170,25 @@ class AsyncpgPool(NeverHeldBefore):
         return len(self._open)
 
     in_hot_standby = staticmethod(in_hot_standby)
-
-    def is_closed(self, connection: Connection) -> bool:
-        try:
-            return connection.is_closed()
-        except asyncpg.InterfaceError:
-            return True  # its proxy was detached when it was terminated, or released directly
+    is_closed = staticmethod(is_closed)
 
     def abort(self, connection: Connection) -> None:
-        with suppress(asyncpg.InterfaceError):  # as in is_closed()
-            if connection.is_in_transaction() and not self._heeding:
-                self._heeding = True  # once for all that are aborted now: there may be many tasks
-                asyncio.get_running_loop().call_soon(self._heed)
+        with suppress(asyncpg.InterfaceError):  # as in is_closed
+            if connection.is_in_transaction() and not self._retrieving_errors:
+                self._retrieving = (
+                    True  # once for all that are aborted now: there may be many tasks
+                )
+                asyncio.get_running_loop().call_soon(self._retrieve_errors)
             self._resets.end(connection.get_settings())
             connection.terminate()
 
-    def _heed(self) -> None:
-        self._heeding = False
-        heed_releases()
+    def _retrieve_errors(self) -> None:
+        self._retrieving_errors = False
+        retrieve_release_errors()
 
-    def purge(self, lent: Iterable[Connection]) -> None:
+    def purge(self, leased: Iterable[Connection]) -> None:
         self._connects.end()
-        pids = {each.get_server_pid() for each in lent if not self.is_closed(each)}
+        pids = {each.get_server_pid() for each in leased if not self.is_closed(each)}
         for raw in tuple(self._open):
             if raw.is_closed() or raw.get_server_pid() not in pids:
                 self._forget(raw)

@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from hasql._adapters.asyncpg.connection import RawConnection, guard_from_forks, in_hot_standby
-from hasql._adapters.reserved import TRANSACTION, is_kept_from_us
+from hasql._adapters.reserved_session import BEGIN_PROBE, ReservedSession
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
-__all__ = ("AsyncpgSession", "HeedingLoop")
+__all__ = ("AsyncpgSession", "ErrorRetrievingLoop")
 
 
-class HeedingLoop:
-    """The event loop, but for futures whose error nobody has to ask for.
+class ErrorRetrievingLoop:
+    """The event loop, with futures whose errors count as retrieved.
 
-    Asked to COPY when the server has said its last words, asyncpg raises an error and leaves a
-    future behind, which fails when the socket closes: asyncio would report that error as lost.
+    When a COPY is begun after the server has said why it ends the connection, asyncpg raises an
+    error and leaves a future behind, which fails when the socket closes. Nobody has that future, so
+    asyncio would log its error as never retrieved.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -35,12 +36,12 @@ class HeedingLoop:
         return future
 
 
-class AsyncpgSession:
+class AsyncpgSession(ReservedSession):
     """A reserved connection."""
 
     def __init__(self, connection: RawConnection, on_lost: Callable[[], None]) -> None:
+        super().__init__()
         self._connection = connection
-        self._in_transactions = False
         self._killed = False
         guard_from_forks(connection)
         connection.add_termination_listener(lambda _: None if self._killed else on_lost())
@@ -57,39 +58,12 @@ class AsyncpgSession:
     def login_pid(self) -> int | None:
         return self._connection.get_server_pid()
 
-    async def fetch_row(self, sql: str) -> Sequence[str | None]:
-        if self._in_transactions:
-            return await self._copy_in_transaction(sql)
-        try:
-            return await self._copy(sql)
-        except asyncpg.PostgresError as error:
-            if self.closed or not is_kept_from_us(error):
-                raise
-            row = await self._copy_in_transaction(sql)
-            self._in_transactions = True  # it was for a setting
-            return row
+    # The methods are those of asyncpg's own class: a `connect` of the application's may have made a
+    # connection of another class.
 
-    async def _copy_in_transaction(self, sql: str) -> Sequence[str | None]:
-        # Three round trips, as a COPY of asyncpg's goes alone: not before it is known to be needed.
-        # If it is cancelled, so is the probe, and that kills the session.
-        await self._execute(f"BEGIN; {TRANSACTION}")
-        try:
-            row = await self._copy(sql)
-        except asyncpg.PostgresError:
-            if not self.closed:
-                await self._execute("ROLLBACK")
-            raise
-        await self._execute("COMMIT")
-        return row
-
-    # asyncpg's own methods, whatever the class that a `connect` of the application's has made.
-
-    async def _execute(self, sql: str) -> None:
-        await asyncpg.Connection.execute(self._connection, sql)
-
-    async def _copy(self, sql: str) -> Sequence[str | None]:
-        # COPY, as asyncpg has no other way past its codecs. It also does without a prepared
-        # statement, which a pooler may not have where it is looked for.
+    async def _ask(self, sql: str) -> Sequence[str | None]:
+        # By COPY, as asyncpg has no other way past its codecs. COPY also needs no prepared
+        # statement, which a pooler may look for in another session.
         data = bytearray()
 
         async def take(chunk: bytes) -> None:
@@ -100,6 +74,23 @@ class AsyncpgSession:
             return ()
         row = data.decode("utf-8", "backslashreplace").split("\n")[0]
         return tuple(None if value == "\\N" else value for value in row.split("\t"))
+
+    async def _ask_in_transaction(self, sql: str) -> Sequence[str | None]:
+        # These are three round trips, as asyncpg's COPY is a message of its own; so a session does
+        # this only once it is known to need it. A cancellation in here is the probe's, and the end
+        # of a probe kills the session.
+        await self._execute(f"BEGIN; {BEGIN_PROBE}")
+        try:
+            row = await self._ask(sql)
+        except asyncpg.PostgresError:
+            if not self.closed:
+                await self._execute("ROLLBACK")
+            raise
+        await self._execute("COMMIT")
+        return row
+
+    async def _execute(self, sql: str) -> None:
+        await asyncpg.Connection.execute(self._connection, sql)
 
     def kill(self) -> None:
         self._killed = True

@@ -1,1 +1,1 @@
-"""psycopg 3, for `hasql.psycopg3`, and beneath SQLAlchemy."""
+"""psycopg 3, for `hasql.psycopg3`, and for SQLAlchemy over it."""

@@ -12,8 +12,8 @@ from psycopg.conninfo import make_conninfo
 
 from hasql._adapters.psycopg.failure import failure_of
 from hasql._adapters.psycopg.login import open_session
-from hasql._adapters.psycopg.pool import Connection, PsycopgPool
-from hasql.driver import Failure, PoolSizes, check_keywords, check_sizes
+from hasql._adapters.psycopg.pool import Connection, Pool, PsycopgPool
+from hasql.driver import Driver, Failure, PoolSizes, check_keywords, check_sizes
 from hasql.driver.arguments import ROUTING, refuse_keywords
 from hasql.errors import ConfigurationError
 
@@ -27,7 +27,7 @@ _Report: TypeAlias = Callable[[Connection, BaseException], None]
 _ROUTING = {**ROUTING, "service": "name the service in the DSN"}
 _OF_CONNECTIONS = frozenset(signature(psycopg.AsyncConnection.connect).parameters)
 _OF_POOLS = frozenset(signature(psycopg_pool.AsyncConnectionPool).parameters)
-#: What hasql does itself, and why the pool's own way would be in its way.
+#: Arguments that would have the pool do what hasql does itself, and why each cannot be given.
 _OURS = {
     "close_returns": "a connection is given back by leaving its block, or by release()",
     "open": "hasql opens a pool when its host answers",
@@ -40,14 +40,14 @@ def _check_connect_kwargs(kwargs: object, connection_class: object) -> None:
     if not isinstance(kwargs, Mapping):
         return  # none, or a function that returns them
     refuse_keywords(kwargs, _ROUTING, "pool_factory_kwargs['kwargs']: {!r} is for the DSN to say")
-    if connection_class is None:  # the user's own may take what libpq does not know
+    if connection_class is None:  # the user's own class may take what libpq does not know
         try:
             make_conninfo(**{name: v for name, v in kwargs.items() if name not in _OF_CONNECTIONS})
         except psycopg.ProgrammingError as error:
             raise ConfigurationError(f"pool_factory_kwargs['kwargs']: {error}") from None
 
 
-class PsycopgDriver:
+class PsycopgDriver(Driver[Pool, Connection]):
     """psycopg 3 and its pool as a whole."""
 
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
@@ -60,7 +60,7 @@ class PsycopgDriver:
         return check_sizes(given, minimum=("min_size", 4), maximum=("max_size", least))
 
     async def open(self, dsn: str, kwargs: Mapping[str, Any], report: _Report) -> PsycopgPool:
-        del report  # psycopg shows the errors of statements to those who run them alone
+        del report  # psycopg tells of a statement's error nobody but who runs the statement
         return await PsycopgPool(dsn, kwargs, self.sizes(kwargs)).open()
 
     async def connect(

@@ -1,4 +1,4 @@
-"""What an exception tells of the server, by psycopg 3 and the libpq beneath it."""
+"""What an exception of psycopg 3 or its libpq tells of the server."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def failure_of(error: BaseException) -> Failure:
         return Failure.of_sqlstate(error.sqlstate, str(error))
     if isinstance(error, psycopg.OperationalError):
         return failure_to_connect(str(error))
-    # What psycopg or libpq itself finds wrong with a DSN.
+    # psycopg, or libpq, finds something wrong with a DSN.
     wrong = isinstance(error, psycopg.ProgrammingError) and failure_to_connect(str(error))
     return Failure.MISCONFIGURED if wrong is Failure.MISCONFIGURED else Failure.OTHER

@@ -11,7 +11,7 @@ from psycopg.pq import ConnStatus, ExecStatus
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
-    from hasql._adapters.psycopg.connection import Watched
+    from hasql._adapters.psycopg.connection import PsycopgConnection
 
 __all__ = ("count_rows", "in_hot_standby", "is_read_only")
 
@@ -20,7 +20,7 @@ _BAD = ConnStatus.BAD
 
 def in_hot_standby(connection: AsyncConnection[Any]) -> bool | None:
     """Return what the server reported last; PostgreSQL does since version 14."""
-    # By hand, as asking whether it is closed takes as long as all the rest.
+    # `closed` would take as long as all the rest.
     server = connection.pgconn
     flag = None if server.status == _BAD else server.parameter_status(b"in_hot_standby")
     return None if flag is None else flag == b"on"
@@ -31,18 +31,18 @@ def is_read_only(connection: AsyncConnection[Any]) -> bool:
     return connection.pgconn.parameter_status(b"default_transaction_read_only") == b"on"
 
 
-async def count_rows(connection: Watched, sql: str) -> int:
+async def count_rows(connection: PsycopgConnection, sql: str) -> int:
     """Run a query in a transaction of its own and return how many rows it has.
 
-    Past psycopg's cursors, which would begin a transaction that stays open.
+    It does not use psycopg's cursors, which would begin a transaction and leave it open.
     """
-    ours, connection.ours = connection.ours, True
+    before, connection.used_by_hasql = connection.used_by_hasql, True
     try:
         async with connection.lock:
             connection.pgconn.send_query(sql.encode())
             (result,) = await connection.wait(generators.execute(connection.pgconn))
     finally:
-        connection.ours = ours
+        connection.used_by_hasql = before
     if result.status != ExecStatus.TUPLES_OK:
         raise error_from_result(result)
     count: int = result.ntuples

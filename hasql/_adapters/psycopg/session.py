@@ -5,34 +5,37 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from psycopg import Error
 from psycopg.rows import tuple_row
 
 from hasql._adapters.psycopg.server import in_hot_standby
-from hasql._adapters.reserved import TRANSACTION, is_kept_from_us
+from hasql._adapters.reserved_session import ReservedSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from psycopg.pq.abc import PGresult
 
-    from hasql._adapters.psycopg.connection import Watched
+    from hasql._adapters.psycopg.connection import PsycopgConnection
 
 __all__ = ("PsycopgSession",)
 
 
-class PsycopgSession:
-    """A reserved connection, watched through the event loop while it is idle."""
+class PsycopgSession(ReservedSession):
+    """A reserved connection whose socket the event loop watches while no query runs."""
 
     def __init__(
-        self, connection: Watched, on_lost: Callable[[], None], *, in_transactions: bool = False
+        self,
+        connection: PsycopgConnection,
+        on_lost: Callable[[], None],
+        *,
+        in_transactions: bool = False,
     ) -> None:
+        super().__init__(in_transactions=in_transactions)
         self._connection = connection
-        self._in_transactions = in_transactions
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._socket = connection.fileno()
-        self._listening = False
+        self._watching = False
         self._busy = False
         self._killed = False
         self._told = False
@@ -51,20 +54,10 @@ class PsycopgSession:
         return self._connection.pgconn.backend_pid
 
     async def fetch_row(self, sql: str) -> Sequence[str | None]:
-        # psycopg watches the same socket while it waits.
-        self._listen_no_more()
+        self._stop_watching()  # psycopg watches the same socket while it waits
         self._busy = True
         try:
-            if self._in_transactions:
-                return await self._ask(f"{TRANSACTION}; {sql}")
-            try:
-                return await self._ask(sql)
-            except Error as error:
-                if self.closed or not is_kept_from_us(error):
-                    raise
-                row = await self._ask(f"{TRANSACTION}; {sql}")
-                self._in_transactions = True  # it was for a setting
-                return row
+            return await super().fetch_row(sql)
         finally:
             self._busy = False
             if self._killed:
@@ -76,26 +69,26 @@ class PsycopgSession:
         async with self._connection.cursor(row_factory=tuple_row) as cursor:
             await cursor.execute(sql.encode(), prepare=False)
             while cursor.nextset():
-                pass  # only the last statement asks for something
+                pass  # the row is that of the last statement
             return _first_row(cursor.pgresult)
 
     def _watch(self) -> None:
-        if self._connection.is_sound():
-            self._loop.add_reader(self._socket, self._take_in)
-            self._listening = True
+        if self._connection.is_alive():
+            self._loop.add_reader(self._socket, self._on_readable)
+            self._watching = True
         else:
             self._finish()
             if not self._told:
                 self._told = True
                 self._on_lost()
 
-    def _take_in(self) -> None:
-        self._listen_no_more()  # before libpq may close it
+    def _on_readable(self) -> None:
+        self._stop_watching()  # first, as `_watch` may find it lost and close the socket
         self._watch()
 
-    def _listen_no_more(self) -> None:
-        if self._listening:  # else the number may be another socket's by now
-            self._listening = False
+    def _stop_watching(self) -> None:
+        if self._watching:  # otherwise the descriptor may be another socket's by now
+            self._watching = False
             self._loop.remove_reader(self._socket)
 
     def _finish(self) -> None:
@@ -104,14 +97,15 @@ class PsycopgSession:
 
     def kill(self) -> None:
         self._killed = True
-        self._connection.sever()
+        self._connection.abort()
         if not self._busy:
-            self._listen_no_more()
+            self._stop_watching()
             self._finish()
 
 
 def _first_row(result: PGresult | None) -> Sequence[str | None]:
-    # Not by the cursor, whose loaders are the application's where it has some for all connections.
+    # A cursor would read it by loaders, which the application may have registered for every
+    # connection of the process.
     if result is None or not result.ntuples:
         return ()
     values = (result.get_value(0, column) for column in range(result.nfields))

@@ -1,4 +1,4 @@
-"""The tasks of a psycopg pool, and their end."""
+"""The tasks of a psycopg pool, and how they end."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
     from psycopg_pool import AsyncConnectionPool
 
-__all__ = ("Workers", "despite_cancellation", "first_step")
+__all__ = ("Workers", "first_step", "put_despite_cancellation")
 
-#: Turns of the loop after which a task that was cancelled is not going to end by that.
-_TURNS = 5
+#: Turns of the event loop in which a cancelled task ends, if the cancellation ends it at all.
+_TURNS_TO_END = 5
 
 
 def first_step(work: Coroutine[Any, Any, object]) -> None:
-    """Do what comes before the first pause, and leave it at that."""
+    """Do what some work does before its first pause, and nothing after that."""
     try:
         paused_on = work.send(None)
-        # As when a task is cancelled, so that nothing is left that waits for an outcome.
+        # It ends as a task that is cancelled does, so that nothing is left that waits for it.
         if paused_on is not None:
             paused_on.cancel()
         work.throw(asyncio.CancelledError())
@@ -31,10 +31,10 @@ def first_step(work: Coroutine[Any, Any, object]) -> None:
     work.close()
 
 
-async def despite_cancellation(putting: Awaitable[None]) -> None:
+async def put_despite_cancellation(putting: Awaitable[None]) -> None:
     """Put a connection back, which may wait for the pool's lock but for no server.
 
-    The pool loses the place of one that is cancelled there.
+    If `putconn` were cancelled while it waits for the lock, the pool would lose a place.
     """
     steps = putting.__await__()
     try:
@@ -45,7 +45,10 @@ async def despite_cancellation(putting: Awaitable[None]) -> None:
 
 
 class Workers:
-    """The tasks of a pool. It opens them here, so that they can be told to end at any time."""
+    """The tasks of a pool.
+
+    The pool is opened here, so that its tasks are known and can be told to end at any time.
+    """
 
     def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
         self._pool = pool
@@ -54,15 +57,15 @@ class Workers:
     async def start(self) -> None:
         """Open the pool, which goes on to connect in the background."""
         others = asyncio.all_tasks()
-        await self._pool.open()  # without a pause
+        await self._pool.open()  # does not pause, so that no task of others begins meanwhile
         self._tasks = asyncio.all_tasks() - others
 
     def stop(self) -> None:
         """Close the pool without waiting for its tasks, which are told to end."""
         if any(task.done() or task.cancelling() for task in self._tasks):
-            # The loop is coming to its end and has cancelled all. The pool would wait for what
-            # became of each, and asyncio would tell of that.
-            self._stop_unless_done(_TURNS)
+            # The event loop is about to end and has cancelled every task. Closed now, the pool
+            # would collect the result of each of its tasks, and asyncio would log that as an error.
+            self._stop_unless_done(_TURNS_TO_END)
         else:
             first_step(self._pool.close())
 
@@ -73,8 +76,8 @@ class Workers:
         if turns:
             loop.call_soon(self._stop_unless_done, turns - 1)
         else:
-            # One was cancelled while it connected, which psycopg_pool takes for a failure. A task
-            # of one step, as asyncio's time limits are for tasks only.
+            # One was cancelled while it connected, and psycopg_pool took that for a failed connect.
+            # This needs a task, if only for one step: the pool uses asyncio's time limits.
             self._tasks.add(loop.create_task(self._stop()))
 
     async def _stop(self) -> None:

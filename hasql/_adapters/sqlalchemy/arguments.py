@@ -17,7 +17,7 @@ __all__ = ("check_arguments", "sizes_of")
 
 _POOL_SIZE = 5
 _MAX_OVERFLOW = 10
-#: PostgreSQL serves no more connections than these: what "no limit" amounts to.
+#: The largest `max_connections` of PostgreSQL, which stands for "no limit".
 _NO_LIMIT = 262_143
 #: What SQLAlchemy's `create_engine` takes for itself and for its queue pool.
 _OF_POOLS = {
@@ -37,7 +37,7 @@ _OF_POOLS = {
     "pool_timeout",
     "pool_use_lifo",
 }
-#: What hasql decides: that each host has a queue pool, and how its connections are opened.
+#: What hasql decides: each host has a queue pool, and hasql opens its connections.
 _OURS = {"async_creator", "creator", "dbapi", "dialect", "module", "pool", "poolclass", "url"}
 
 

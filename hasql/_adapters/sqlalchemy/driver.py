@@ -7,67 +7,67 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import URL, exc
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from hasql._adapters.sqlalchemy.arguments import check_arguments, sizes_of
 from hasql._adapters.sqlalchemy.login import open_session
 from hasql._adapters.sqlalchemy.pool import EnginePool
 from hasql._adapters.sqlalchemy.query import UrlQuery
 from hasql.cluster.dsn import Dsn
-from hasql.driver import Failure, PoolSizes
+from hasql.driver import Driver, Failure, PoolSizes
 from hasql.errors import ConfigurationError, MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hasql._adapters.sqlalchemy.beneath import Beneath
+    from hasql._adapters.sqlalchemy.library import DbapiLibrary
     from hasql.driver import Session
 
 __all__ = ("SqlalchemyDriver",)
 
 
-def _load(name: str) -> Beneath | None:
+def _load(name: str) -> DbapiLibrary | None:
     try:
-        return cast("Beneath", import_module(name))
+        return cast("DbapiLibrary", import_module(name).LIBRARY)
     except ImportError:
         return None
 
 
-#: The libraries beneath, as a DSN names them. They are loaded here, as it takes a while, and pool
-#: managers are made where an event loop runs.
-_BENEATH = {
-    "asyncpg": _load("hasql._adapters.sqlalchemy.over_asyncpg"),
-    "psycopg": _load("hasql._adapters.sqlalchemy.over_psycopg"),
+#: The libraries that SQLAlchemy may work with, as a DSN names them. They are imported here, as that
+#: takes a while, and pool managers are made where an event loop runs.
+_LIBRARIES = {
+    "asyncpg": _load("hasql._adapters.sqlalchemy.asyncpg_library"),
+    "psycopg": _load("hasql._adapters.sqlalchemy.psycopg_library"),
 }
 
 
-class SqlalchemyDriver:
+class SqlalchemyDriver(Driver[AsyncEngine, AsyncConnection]):
     """SQLAlchemy over one library."""
 
     def __init__(self, dsn: Dsn) -> None:
         name = dsn.driver or "asyncpg"
-        if name not in _BENEATH:
+        if name not in _LIBRARIES:
             msg = (
                 f"the DSN asks for postgresql+{name}://, which hasql does not know for "
                 "SQLAlchemy's asyncio: use postgresql+asyncpg:// or postgresql+psycopg://"
             )
             raise ConfigurationError(msg)
-        beneath = _BENEATH[name]
-        if beneath is None:
+        library = _LIBRARIES[name]
+        if library is None:
             raise MissingExtraError(
                 f"hasql.asyncsqlalchemy needs {name}: pip install 'hasql[sqlalchemy,{name}]'"
             )
-        self._beneath = beneath
-        self._query = UrlQuery(dsn, beneath.URL_ARGUMENTS)
+        self._library = library
+        self._query = UrlQuery(dsn, library.url_arguments)
         self._scheme = f"postgresql+{name}"
-        self._dbapi_error: type[Exception] = beneath.dialect.import_dbapi().Error
+        self._dbapi_error: type[Exception] = library.dialect.import_dbapi().Error
 
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
-        check_arguments(kwargs, self._beneath.dialect)
+        check_arguments(kwargs, self._library.dialect)
         sizes = sizes_of(kwargs)
         if not isinstance(given := kwargs.get("connect_args", {}), Mapping):
             raise ConfigurationError(f"connect_args must be a dict, not {type(given).__name__}")
-        self._beneath.check_connect_args(given)
+        self._library.check_connect_args(given)
         try:
             self._check_engine(kwargs)
         except (TypeError, ValueError, exc.SQLAlchemyError) as error:
@@ -93,27 +93,27 @@ class SqlalchemyDriver:
         parsed, query, sizes = Dsn.parse(dsn), self._query, sizes_of(kwargs)
         url = _shown(self._scheme, parsed).set(query=query.of_plugins)
         kwargs = {**kwargs, "connect_args": query.connect_args(kwargs)}
-        return EnginePool(query.dsn_without(parsed), url, kwargs, sizes, self._beneath, report)
+        return EnginePool(query.dsn_without(parsed), url, kwargs, sizes, self._library, report)
 
     async def connect(
         self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
     ) -> Session:
         parsed, connect_args = Dsn.parse(dsn), self._query.connect_args(kwargs)
         url, dsn = _shown(self._scheme, parsed), self._query.dsn_without(parsed)
-        return await open_session(self._beneath, dsn, url, connect_args, on_lost)
+        return await open_session(self._library, dsn, url, connect_args, on_lost)
 
     def failure(self, error: BaseException) -> Failure:
         if isinstance(error, exc.TimeoutError):
-            return Failure.FULL  # connections were taken from the engine directly
+            return Failure.FULL  # others have taken connections from the engine directly
         if isinstance(error, exc.StatementError) and error.orig is not None:
             error = error.orig
         if isinstance(error, self._dbapi_error) and error.__cause__ is not None:
-            error = error.__cause__  # asyncpg's own; psycopg's is as it was
-        return self._beneath.failure_of(error)
+            error = error.__cause__  # asyncpg's own error, which SQLAlchemy has wrapped
+        return self._library.failure_of(error)
 
 
 def _shown(scheme: str, dsn: Dsn) -> URL:
-    """Make the URL that an engine shows; its connections are opened from the DSN itself."""
+    """Make the URL that an engine shows. Its connections are opened from the DSN itself."""
     (host,) = dsn.hosts
     is_directory = host.host.startswith("/")
     return URL.create(

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from hasql._adapters.sqlalchemy.connections import Connections
-from hasql._adapters.sqlalchemy.loans import Loan, Loans, raw_of
-from hasql._adapters.sqlalchemy.passing import MAY_PASS, PassedError
-from hasql._adapters.sqlalchemy.work import Work
-from hasql.driver.holder import NeverHeldBefore
+from hasql._adapters.sqlalchemy.checkout_retry import MAY_RETRY, RetryCheckoutError
+from hasql._adapters.sqlalchemy.connections import EngineConnections
+from hasql._adapters.sqlalchemy.leases import EngineLease, EngineLeases, raw_of
+from hasql._adapters.sqlalchemy.shielded import ShieldedOperations
+from hasql.driver import DriverPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -20,21 +20,19 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
     from sqlalchemy.pool import QueuePool
 
-    from hasql._adapters.sqlalchemy.beneath import Beneath
+    from hasql._adapters.sqlalchemy.library import DbapiLibrary
     from hasql.driver import PoolSizes
 
 __all__ = ("EnginePool",)
 
 
-#: How often an acquire goes for a connection that was given back while it had one opened: others
-#: may be quicker.
-_CHANCES = 3
+#: How often an acquire asks the pool again because a connection was given back while it had one
+#: opened: each time others may take that before it does.
+_RETRIES = 3
 
 
-class EnginePool(NeverHeldBefore):
-    """One engine, what it has opened, and what it has lent."""
-
-    released = None
+class EnginePool(DriverPool[AsyncEngine, AsyncConnection]):
+    """One engine, the connections that it has opened, and its leases."""
 
     def __init__(  # noqa: PLR0913  # made in one place
         self,
@@ -42,21 +40,21 @@ class EnginePool(NeverHeldBefore):
         url: URL,
         kwargs: Mapping[str, Any],
         sizes: PoolSizes,
-        beneath: Beneath,
+        library: DbapiLibrary,
         report: Callable[[AsyncConnection, BaseException], None],
     ) -> None:
         self.sizes = sizes
-        self._beneath = beneath
-        self._opened = Connections(dsn, beneath, lifo=bool(kwargs.get("pool_use_lifo")))
-        self.end_connects = self._opened.end_connects
+        self._library = library
+        self._opened = EngineConnections(dsn, library, lifo=bool(kwargs.get("pool_use_lifo")))
+        self.end_connects: Any = self._opened.end_connects
         self.destinations = self._opened.destinations
         creator = {"async_creator_fn": self._opened.connect}
         arguments = {**kwargs.get("connect_args", {}), **creator}
         self.pool: AsyncEngine = create_async_engine(url, **{**kwargs, "connect_args": arguments})
         self._engine = self.pool.sync_engine
         self._opened.watch(self._engine)
-        self._loans = Loans(self._engine, report)
-        self._work = Work(self._discard)
+        self._leases = EngineLeases(self._engine, report)
+        self._shielded = ShieldedOperations(self._discard)
 
     @property
     def size(self) -> int:
@@ -67,119 +65,114 @@ class EnginePool(NeverHeldBefore):
 
     async def acquire(self, **kwargs: Any) -> AsyncConnection:
         pool: QueuePool = self._engine.pool  # type: ignore[assignment]  # the one hasql allows
-        for left in range(pool.checkedin() + _CHANCES, -1, -1):
-            passing = MAY_PASS.set(left > 0)
+        for left in range(pool.checkedin() + _RETRIES, -1, -1):
+            token = MAY_RETRY.set(left > 0)
             try:
                 connecting = self.pool.connect(**kwargs)
-                connection = await self._work.run(connecting, self._opened.give_up)
+                connection = await self._shielded.run(connecting, self._opened.give_up)
                 break
-            except PassedError:
+            except RetryCheckoutError:
                 continue
             except exc.InvalidRequestError as error:
-                # Each that it has opened was broken at once, and SQLAlchemy has had enough.
+                # Each connection that it opened was lost at once, until SQLAlchemy gave up.
                 raise ConnectionError("the connection was lost as soon as it was made") from error
             finally:
-                MAY_PASS.reset(passing)
+                MAY_RETRY.reset(token)
         raw = raw_of(connection)
         if pool is not self._engine.pool or raw is None:
             await self._discard(connection)
             raise ConnectionError("the host was given up while connecting to it")
-        self._loans.enter(connection, raw, pool)
+        self._leases.add(connection, raw, pool)
         return connection
 
-    def leave_block(self, *_: object) -> None:
-        """What was not committed is rolled back by SQLAlchemy when the connection is closed."""
-
     async def release(self, connection: AsyncConnection, **kwargs: Any) -> None:
-        loan = self._loans.of(connection)
-        if loan is None:
+        lease = self._leases.of(connection)
+        if lease is None:
             if (raw := raw_of(connection)) is None:
                 await connection.close()
                 return
-            loan = Loan(connection, raw)
+            lease = EngineLease(connection, raw)
         try:
-            back = self._give_back(connection, loan, kwargs)
-            await self._work.run(back, lambda _: self.abort(connection), connection)
-            if ending := self._beneath.ending(loan.raw):
-                await asyncio.wait({ending})
+            back = self._give_back(connection, lease, kwargs)
+            await self._shielded.run(back, lambda _: self.abort(connection), connection)
+            if pending := self._library.pending_cancel(lease.raw):
+                await asyncio.wait({pending})
         finally:
-            self._loans.strike(connection)
-            self._opened.let_go(loan.raw, loan.adapted)
+            self._leases.remove(connection)
+            self._opened.abort_unless_returned(lease.raw, lease.adapted)
 
     async def _give_back(
-        self, connection: AsyncConnection, loan: Loan, kwargs: dict[str, Any]
+        self, connection: AsyncConnection, lease: EngineLease, kwargs: dict[str, Any]
     ) -> None:
         if (
             self.is_closed(connection)
-            # A rollback would wait for another task's statement.
-            or self._beneath.in_use(loan.raw)
-            # One whose pool the application has disposed of would lie there for ever.
-            or (loan.pool is not None and loan.pool is not self._engine.pool)
+            # Another task's statement runs, and a rollback would wait for that.
+            or self._library.in_use(lease.raw)
+            # The application has disposed of its pool, where nobody would take it any more.
+            or (lease.pool is not None and lease.pool is not self._engine.pool)
         ):
             await self._discard(connection)
             return
         try:
             if (
-                loan.is_shared()
+                lease.is_shared()
                 and connection.in_transaction()
-                and self._beneath.is_clean(loan.raw)
+                and self._library.is_clean(lease.raw)
             ):
-                # With AUTOCOMMIT there is no rollback that would fail.
-                await self._beneath.check_unused(loan.raw)
+                # Otherwise the rollback fails if a statement still runs. With AUTOCOMMIT there is
+                # none, so this asks.
+                await self._library.check_unused(lease.raw)
             await connection.close(**kwargs)
         except BaseException:
             await self._discard(connection)
             raise
 
     async def _discard(self, connection: AsyncConnection) -> None:
-        """Close a connection for good, without I/O."""
+        """Close a connection for good, without a word to the server."""
         raw = raw_of(connection)
         if raw is not None:
-            self._opened.break_off(raw)
-            await self._beneath.settle(raw)
+            self._opened.abort(raw)
+            await self._library.wait_until_unused(raw)
             await connection.invalidate()
         await connection.close()
 
     def _raw_of(self, connection: AsyncConnection) -> Any:
-        loan = self._loans.of(connection)
-        return loan.raw if loan is not None and loan.holds() else raw_of(connection)
+        lease = self._leases.of(connection)
+        return lease.raw if lease is not None and lease.is_intact() else raw_of(connection)
 
     def in_hot_standby(self, connection: AsyncConnection) -> bool | None:
         raw = self._raw_of(connection)
-        return None if raw is None else self._beneath.in_hot_standby(raw)
+        return None if raw is None else self._library.in_hot_standby(raw)
 
     def key(self, connection: AsyncConnection) -> Any:
         return None if self.is_closed(connection) else self._raw_of(connection)
 
     async def count_rows(self, connection: AsyncConnection, sql: str) -> int:
-        return await self._beneath.count_rows(raw_of(connection), sql)
+        return await self._library.count_rows(raw_of(connection), sql)
 
     def is_closed(self, connection: AsyncConnection) -> bool:
-        loan = self._loans.of(connection)
-        if loan is not None:
-            return loan.aborted or not loan.holds() or self._beneath.is_closed(loan.raw)
+        lease = self._leases.of(connection)
+        if lease is not None:
+            return lease.aborted or not lease.is_intact() or self._library.is_closed(lease.raw)
         raw = raw_of(connection)
-        return raw is None or self._beneath.is_closed(raw)
+        return raw is None or self._library.is_closed(raw)
 
     def abort(self, connection: AsyncConnection) -> None:
         raw = raw_of(connection)
-        loan = self._loans.of(connection)
+        lease = self._leases.of(connection)
         if raw is not None:
-            self._loans.abort(connection, raw)
-            self._opened.break_off(raw)
-        elif loan is not None and self._beneath.ending(loan.raw):
-            self._opened.break_off(loan.raw)  # SQLAlchemy has let go of it
-        self._work.end(connection)
+            self._leases.note_abort(connection, raw)
+            self._opened.abort(raw)
+        elif lease is not None and self._library.pending_cancel(lease.raw):
+            self._opened.abort(lease.raw)  # SQLAlchemy is closing it
+        self._shielded.end(connection)
 
-    def host_answers(self) -> None:
-        """See `DriverPool`: it keeps no connection at least."""
+    def purge(self, leased: Iterable[AsyncConnection]) -> None:
+        self._opened.purge({raw_of(connection) for connection in leased})
+        self._replace_pool()
 
-    def purge(self, lent: Iterable[AsyncConnection]) -> None:
-        self._opened.purge({raw_of(connection) for connection in lent})
-        self._replace()
-
-    def _replace(self) -> None:
-        # The pool that is put in place has no records of connections that are broken.
+    def _replace_pool(self) -> None:
+        # SQLAlchemy puts a new pool in its place, without records of the aborted connections.
         self._engine.dispose(close=False)
 
     async def close(self) -> None:
@@ -188,5 +181,5 @@ class EnginePool(NeverHeldBefore):
 
     def terminate(self) -> None:
         self._opened.close()
-        self._replace()
-        self._loans.detach()
+        self._replace_pool()
+        self._leases.detach()

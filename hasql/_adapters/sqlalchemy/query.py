@@ -1,4 +1,4 @@
-"""The query of a URL as SQLAlchemy reads it: what of it is whose, and of which type."""
+"""The query of a URL as SQLAlchemy reads it: whose each parameter is, and of which type."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from hasql.cluster.dsn import Dsn
 
-__all__ = ("UrlQuery", "flag", "no_text", "text", "whole_number")
+__all__ = ("UrlQuery", "flag", "not_text", "text", "whole_number")
 
 
 def text(value: str) -> str:
@@ -33,15 +33,15 @@ def flag(value: str) -> bool:
     return read
 
 
-def no_text(value: str) -> Any:
-    """Read what no text can be. Raises TypeError."""
+def not_text(value: str) -> Any:
+    """Refuse to read a value that text cannot express. Raises TypeError."""
     raise TypeError(type(value))
 
 
 class UrlQuery:
-    """What the query of a URL holds for the `connect` of the library beneath, and for plugins.
+    """What the query of a URL holds for `connect` of the library, and for plugins of SQLAlchemy's.
 
-    All that is neither stays in the DSN, for that library to read there.
+    All other parameters stay in the DSN, and the library reads them there.
     """
 
     def __init__(self, dsn: Dsn, readers: Mapping[str, Callable[[str], Any]]) -> None:
@@ -51,7 +51,7 @@ class UrlQuery:
             for name, value in given.items()
             if name in readers
         }
-        #: For `plugin=` to load, as SQLAlchemy takes them in a URL.
+        #: The plugins that are to be loaded, as SQLAlchemy takes them in a URL.
         self.plugins: dict[str, Sequence[str]] = {}
         if names := given.pop("plugin", ""):
             self.plugins["plugin"] = names.split(",")
@@ -60,7 +60,7 @@ class UrlQuery:
 
     @property
     def rest(self) -> dict[str, str]:
-        """What is not an argument of `connect`: plugins may take of it what is theirs."""
+        """What is not an argument of `connect`: a plugin may take what is its own."""
         return dict(self._rest)
 
     def leave_to_plugins(self, names: Iterable[str]) -> None:
@@ -69,7 +69,7 @@ class UrlQuery:
 
     @property
     def of_plugins(self) -> dict[str, Sequence[str]]:
-        """What a URL for plugins holds, which goes to nobody else."""
+        """What the URL that plugins get holds, and nobody else gets."""
         taken = {name: value for name, value in self._rest.items() if name in self._of_plugins}
         return {**taken, **self.plugins}
 
@@ -80,7 +80,7 @@ class UrlQuery:
         return replace(dsn, params=params).for_host(dsn.hosts[0])
 
     def connect_args(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments of `connect`: those of `connect_args` before those of the URL."""
+        """Return the arguments of `connect`; `connect_args` override the URL."""
         return {**self.arguments, **kwargs.get("connect_args", {})}
 
 

@@ -21,7 +21,7 @@ _S = TypeVar("_S", bound=AsyncSession)
 _S2 = TypeVar("_S2", bound=AsyncSession)
 
 
-class _Lender(Protocol):
+class _Acquires(Protocol):
     """What sessions need of a pool manager."""
 
     def acquire(
@@ -31,7 +31,7 @@ class _Lender(Protocol):
         master_as_replica_weight: float | None = ...,
         timeout: float | None = ...,
     ) -> AbstractAsyncContextManager[AsyncConnection]:
-        """Lend a connection."""
+        """Lease a connection."""
 
 
 class async_sessionmaker(Generic[_S]):  # noqa: N801  # the name of SQLAlchemy's own
@@ -65,16 +65,20 @@ class async_sessionmaker(Generic[_S]):  # noqa: N801  # the name of SQLAlchemy's
 
     @overload
     def __init__(
-        self: async_sessionmaker[_S2], pool_manager: _Lender, *, class_: type[_S2], **kwargs: Any
+        self: async_sessionmaker[_S2],
+        pool_manager: _Acquires,
+        *,
+        class_: type[_S2],
+        **kwargs: Any,
     ) -> None: ...
 
     @overload
     def __init__(
-        self: async_sessionmaker[AsyncSession], pool_manager: _Lender, **kwargs: Any
+        self: async_sessionmaker[AsyncSession], pool_manager: _Acquires, **kwargs: Any
     ) -> None: ...
 
     def __init__(
-        self, pool_manager: _Lender, *, class_: type[Any] = AsyncSession, **kwargs: Any
+        self, pool_manager: _Acquires, *, class_: type[Any] = AsyncSession, **kwargs: Any
     ) -> None:
         _refuse_binds(kwargs)
         self._manager = pool_manager
@@ -107,7 +111,7 @@ class async_sessionmaker(Generic[_S]):  # noqa: N801  # the name of SQLAlchemy's
         """
         _refuse_binds(kwargs)
         lease = self._manager.acquire(read_only, fallback_master, master_as_replica_weight, timeout)
-        return self._lend(lease, kwargs, commit=False)
+        return self._session(lease, kwargs, commit=False)
 
     def begin(
         self,
@@ -123,10 +127,10 @@ class async_sessionmaker(Generic[_S]):  # noqa: N801  # the name of SQLAlchemy's
         """
         _refuse_binds(kwargs)
         lease = self._manager.acquire(read_only, fallback_master, master_as_replica_weight, timeout)
-        return self._lend(lease, kwargs, commit=True)
+        return self._session(lease, kwargs, commit=True)
 
     @asynccontextmanager
-    async def _lend(
+    async def _session(
         self,
         lease: AbstractAsyncContextManager[AsyncConnection],
         kwargs: dict[str, Any],
@@ -142,8 +146,9 @@ class async_sessionmaker(Generic[_S]):  # noqa: N801  # the name of SQLAlchemy's
                 if transaction is not None:
                     await transaction.__aexit__(None, None, None)
         finally:
-            # Giving the connection back has ended what was open in it, in bounded time; what is
-            # left to do needs no server. Unless that was cancelled, and another task does it now.
+            # Giving the connection back has ended its transaction, so that closing the session
+            # needs no server. But if that was cancelled, another task may still be giving it back,
+            # and uses the connection.
             if session is not None and getattr(lease, "detached", False):
                 session.expunge_all()
             elif session is not None:

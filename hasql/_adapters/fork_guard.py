@@ -1,4 +1,4 @@
-"""What a forked child inherits: the sockets of its parent's connections, which it must not use."""
+"""Keeps a forked child from using the sockets of its parent's connections."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ _connections: WeakKeyDictionary[Any, tuple[Callable[[Any], int], int]] = WeakKey
 
 
 def cut_off_in_children(connection: Any, descriptor_of: Callable[[Any], int]) -> None:
-    """Let no forked child reach the server over a connection that was opened here.
+    """Make sure that a forked child cannot reach the server over this connection.
 
-    The child has the same sockets and the same epoll set as its parent. It does not take a mistake
-    to do harm there: an object of a driver's that is collected says goodbye to the server (aiopg)
-    or takes its socket out of the set (asyncpg), and the parent's connection is gone or deaf. With
-    a dead socket in the descriptor's place neither the server nor the set is reached.
+    The child has the same sockets and the same epoll set as its parent, and it can do harm without
+    a mistake of anybody's. When it collects a connection of a driver's, aiopg says goodbye to the
+    server, which ends the parent's connection, and asyncpg removes the socket from the epoll set,
+    so that the parent hears nothing more. So the child gets a dead socket in the descriptor's
+    place: neither the server nor the epoll set is reached over that.
     """
-    with suppress(OSError, AttributeError, ValueError):  # as when it has been lost already
+    with suppress(OSError, AttributeError, ValueError):  # the connection may be lost already
         descriptor = descriptor_of(connection)
         _connections[connection] = descriptor_of, os.fstat(descriptor).st_ino
 
@@ -36,7 +37,7 @@ def _cut_off() -> None:
     with dead:
         dead.settimeout(0)
         for connection, (descriptor_of, inode) in tuple(_connections.items()):
-            # The connection may be closed, and its number another socket's by now.
+            # The connection may be closed, and its descriptor another socket's by now.
             with suppress(Exception):
                 descriptor = descriptor_of(connection)
                 if os.fstat(descriptor).st_ino == inode:

@@ -1,7 +1,8 @@
-"""Cancel requests for a libpq older than 17, whose one way to send them is to block.
+"""Cancel requests for a libpq older than 17, which sends them by a call that blocks.
 
-libpq tells nobody the key that a request needs, so that it has to send it. psycopg lets it do so in
-a thread of the event loop's: on a silent host for ever, and the program does not end before.
+Only libpq knows the key that a cancel request needs, so only libpq can send one. psycopg calls it
+in a thread of the event loop's executor. On a silent host that call never returns, and the program
+cannot end before it does. Here the threads are daemons, and few for each host.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ("request_cancel",)
 
-#: Requests at a time to one host, each in a thread: as many threads as a silent host can hold.
-_AT_A_TIME = 4
+#: How many threads send requests to one host: a silent host blocks no more of them than these.
+_THREADS = 4
 
 
-class _Host:
-    """The requests to one host, and the threads that send them, which end when there are none."""
+class _RequestQueue:
+    """The requests to one host, and the threads that send them and end when none is left."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -34,21 +35,21 @@ class _Host:
         sent: Future[None] = Future()
         with self._lock:
             self._requests.append((request, sent))
-            more = self._threads < _AT_A_TIME
+            more = self._threads < _THREADS
             self._threads += more
         if more:
-            # A daemon: the program's end does not wait for it.
-            Thread(target=self._work, name="hasql cancel request", daemon=True).start()
+            # The end of the program does not wait for a daemon.
+            Thread(target=self._send_all, name="hasql cancel request", daemon=True).start()
         return sent
 
-    def _work(self) -> None:
+    def _send_all(self) -> None:
         while True:
             with self._lock:
                 if not self._requests:
                     self._threads -= 1
                     return
                 request, sent = self._requests.popleft()
-            if sent.set_running_or_notify_cancel():  # else nobody waits for it any more
+            if sent.set_running_or_notify_cancel():  # False: nobody waits for it any more
                 try:
                     request.cancel()
                 except Exception as error:  # noqa: BLE001  # for whoever waits
@@ -58,15 +59,15 @@ class _Host:
             del request, sent
 
 
-#: By address, and process: a child has none of its parent's threads.
-_HOSTS: dict[tuple[int, bytes, bytes, bytes], _Host] = {}
+#: By process and address. The process counts, as a forked child has no threads of its parent's.
+_QUEUES: dict[tuple[int, bytes, bytes, bytes], _RequestQueue] = {}
 
 
 async def request_cancel(connection: PGconn) -> None:
-    """Have the server cancel what runs on a connection; it can be cancelled at any time.
+    """Have the server cancel what runs on a connection. This can be cancelled at any time.
 
     Raises OperationalError if the server cannot be reached.
     """
     address = os.getpid(), connection.hostaddr, connection.host, connection.port
-    host = _HOSTS.setdefault(address, _Host())
-    await asyncio.wrap_future(host.send(connection.get_cancel()))
+    queue = _QUEUES.setdefault(address, _RequestQueue())
+    await asyncio.wrap_future(queue.send(connection.get_cancel()))

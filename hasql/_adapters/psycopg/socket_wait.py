@@ -1,4 +1,4 @@
-"""What a server sends on a connection of psycopg's, where psycopg itself does not wait for it."""
+"""Waiting for the answers of a server by hasql's own means, not by psycopg's."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from psycopg.waiting import Wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from weakref import ref
 
     from psycopg.abc import PQGen
-    from psycopg.errors import Diagnostic
     from psycopg.pq.abc import PGconn
 
-__all__ = ("heed_last_words", "remaining_results", "wait_for")
+__all__ = ("remaining_results", "wait_for")
 
 _T = TypeVar("_T")
 
@@ -25,25 +23,25 @@ _READ, _WRITE = Wait.R, Wait.W
 _COPYING = frozenset({ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH})
 
 
-async def wait_for(gen: PQGen[_T], socket: int, break_off: Callable[[], None]) -> _T:
-    """Wait for what goes on at a socket; cancelled, break it off, as the server may be silent.
+async def wait_for(gen: PQGen[_T], socket: int, on_cancel: Callable[[], None]) -> _T:
+    """Wait for what goes on at a socket; when this is cancelled, call `on_cancel`.
 
-    psycopg would wait for its own cancellation, and use time limits, which belong to a task: with
-    this, one task may go on where another has begun.
+    psycopg would wait for its own cancel request. It would also use time limits, which belong to
+    one task, while a release that one task has begun may be finished by another.
     """
     loop = asyncio.get_running_loop()
     try:
         wanted = next(gen)
         while True:
-            turn: asyncio.Future[Any] = loop.create_future()
+            answer: asyncio.Future[Any] = loop.create_future()
             if wanted & _READ:
-                loop.add_reader(socket, _set, turn, _READ)
+                loop.add_reader(socket, _set, answer, _READ)
             if wanted & _WRITE:
-                loop.add_writer(socket, _set, turn, _WRITE)
+                loop.add_writer(socket, _set, answer, _WRITE)
             try:
-                ready = await turn
+                ready = await answer
             except BaseException:
-                break_off()
+                on_cancel()
                 raise
             finally:
                 if wanted & _READ:
@@ -56,13 +54,13 @@ async def wait_for(gen: PQGen[_T], socket: int, break_off: Callable[[], None]) -
         return result
 
 
-def _set(turn: asyncio.Future[Any], ready: Wait) -> None:
-    if not turn.done():
-        turn.set_result(ready)
+def _set(answer: asyncio.Future[Any], ready: Wait) -> None:
+    if not answer.done():
+        answer.set_result(ready)
 
 
 def remaining_results(server: PGconn) -> PQGen[None]:
-    """Read what a statement still sends that nobody waits for, but for the data of a COPY.
+    """Read what a statement still sends that nobody waits for, except the data of a COPY.
 
     Raises OperationalError where there are several statements, in a pipeline.
     """
@@ -75,10 +73,3 @@ def remaining_results(server: PGconn) -> PQGen[None]:
         result = server.get_result()
         if result is None or result.status in _COPYING:
             return
-
-
-def heed_last_words(heard_by: ref[Any], notice: Diagnostic) -> None:
-    """Take note that a server says its last words on a connection."""
-    connection = heard_by()
-    if connection is not None and notice.severity_nonlocalized in {"FATAL", "PANIC"}:
-        connection.lost = True  # its socket closes some milliseconds later

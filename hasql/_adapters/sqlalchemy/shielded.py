@@ -1,4 +1,4 @@
-"""Work of SQLAlchemy's that must not be cancelled while it waits for a server."""
+"""Operations of SQLAlchemy's that must not be cancelled while they wait for a server."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from hasql.driver.stepping import Begun
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Hashable
 
-__all__ = ("Work",)
+__all__ = ("ShieldedOperations",)
 
 _T = TypeVar("_T")
 
-#: Seconds that what was broken off may take to end until it is cancelled as well.
-_LINGER = 1.0
-_A_MOMENT = 0.1
+#: Seconds in which an operation ends after its connection was aborted: otherwise it is cancelled.
+_LIMIT_GIVEN_UP = 1.0
+_LIMIT_ABORTED = 0.1
 
 
-class Work:
-    """The work of one engine.
+class ShieldedOperations:
+    """The acquires and releases of one engine that are under way.
 
-    Cancelled, psycopg would wait for its own cancellation, and SQLAlchemy for a polite goodbye. So
-    such work is ended by breaking its connection, and what it may still have made is discarded.
+    When an operation is cancelled, psycopg waits for its own cancel request, and SQLAlchemy for the
+    server's answer to a polite goodbye. So the task of an operation is not cancelled: its
+    connection is aborted, which ends it, and what it may still have made is discarded.
     """
 
     def __init__(self, discard: Callable[[Any], Awaitable[None]]) -> None:
         self._discard = discard
-        #: Keeps those that end what was given up from being garbage.
+        #: The tasks that end what was given up: asyncio itself keeps no reference to them.
         self._endings: set[asyncio.Task[None]] = set()
-        #: What is under way, by what it is done for.
+        #: The operations that are under way, by the connection that each is for.
         self._tasks: dict[Hashable, asyncio.Task[Any]] = {}
         self._ended: WeakSet[asyncio.Task[Any]] = WeakSet()
 
@@ -39,11 +40,14 @@ class Work:
         self,
         work: Awaitable[_T],
         give_up: Callable[[asyncio.Task[_T]], object],
-        whose: Hashable | None = None,
+        connection: Hashable | None = None,
     ) -> _T:
-        """Do some work; `give_up` breaks its connection if it is cancelled or fails.
+        """Do some work. It gets a task of its own only if it pauses.
 
-        What needs no I/O needs no task. See `end` for whose it is.
+        Args:
+            work: What to do.
+            give_up: Aborts the connection of the work; called if this is cancelled or fails.
+            connection: For `end`: the connection that the work is for, if that is known.
         """
         steps = work.__await__()
         try:
@@ -53,16 +57,17 @@ class Work:
             return result
         loop = asyncio.get_running_loop()
         task = loop.create_task(_rest(steps, paused_on))
-        if whose is not None:
-            self._tasks[whose] = task
+        if connection is not None:
+            self._tasks[connection] = task
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if task in self._ended:
                 give_up(task)
                 raise ConnectionError("the connection was given up while an event ran") from None
-            # In a task that begins after the first has: one that is cancelled before it begins
-            # leaves SQLAlchemy in the midst of its work, with a place that nobody gives back.
+            # In a task, which begins after the first one has begun. A task that is cancelled before
+            # it begins would leave SQLAlchemy in the middle of its work, with a place that nobody
+            # gives back.
             ending = loop.create_task(self._end(task, give_up))
             self._endings.add(ending)
             ending.add_done_callback(self._endings.discard)
@@ -72,16 +77,16 @@ class Work:
             give_up(task)
             raise
         finally:
-            self._tasks.pop(whose, None)
+            self._tasks.pop(connection, None)
 
-    def end(self, whose: Hashable) -> None:
-        """End the work for a connection that was broken.
+    def end(self, connection: Hashable) -> None:
+        """End the work for a connection that was aborted.
 
-        It ends by that, unless an event of the application's waits for something else.
+        The abort ends it, unless an event of the application's waits for something else.
         """
-        task = self._tasks.get(whose)
+        task = self._tasks.get(connection)
         if task is not None:
-            asyncio.get_running_loop().call_later(_A_MOMENT, self._cancel, task)
+            asyncio.get_running_loop().call_later(_LIMIT_ABORTED, self._cancel, task)
 
     def _cancel(self, task: asyncio.Task[Any]) -> None:
         if task.cancel():
@@ -90,9 +95,9 @@ class Work:
     async def _end(
         self, task: asyncio.Task[Any], give_up: Callable[[asyncio.Task[Any]], object]
     ) -> None:
-        """Give work up, wait until it has ended, and discard what it may have ended with."""
+        """Give work up, wait until it has ended, and discard what it may have returned."""
         give_up(task)
-        done, _ = await asyncio.wait({task}, timeout=_LINGER)
+        done, _ = await asyncio.wait({task}, timeout=_LIMIT_GIVEN_UP)
         if not done:
             task.cancel()
             await asyncio.wait({task})

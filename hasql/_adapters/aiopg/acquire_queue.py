@@ -1,0 +1,196 @@
+"""Those who wait for a connection, and the tasks that open connections for them.
+
+aiopg's pool has a lock that is held while one of its connections is being opened. Whoever asks for
+a connection meanwhile waits for that one, even if another is idle. So waiting and choosing are done
+here, beside aiopg's pool: tasks of their own open connections, and an acquire waits for nothing but
+a connection, whether that is new or has been given back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from hasql._adapters.aiopg.connection import abort_connection, in_transaction
+from hasql.driver.connects import Refill
+
+if TYPE_CHECKING:
+    from hasql._adapters.aiopg.library_pool import LibraryPool
+
+__all__ = ("AcquireQueue",)
+
+#: Seconds after which a connect that nobody needs any more is cancelled, as others would wait
+#: behind it: right after an acquire has given up waiting, and at other times.
+_UNNEEDED_AFTER_WAIT, _UNNEEDED = 0.1, 1.0
+
+
+def _given_up() -> ConnectionError:
+    return ConnectionError("the host was given up while connecting to it")
+
+
+class AcquireQueue:
+    """The queue of those who cannot have an idle connection at once: first in, first out.
+
+    There are never more waiters than tasks that get a connection for them.
+    """
+
+    def __init__(self, library_pool: LibraryPool[Any]) -> None:
+        self._library_pool = library_pool
+        self._loop = asyncio.get_running_loop()
+        #: The waiters, and the tasks that open connections with the time when each connect began;
+        #: both in the order in which they began.
+        self._waiters: dict[asyncio.Future[Any], None] = {}
+        self._openers: dict[asyncio.Task[Any], float] = {}
+        #: Slots with idle connections. They are held back here while connections are being opened,
+        #: as whoever asked aiopg's pool for one would wait for its lock.
+        self._held_back: list[Any] = []
+        self._refill = Refill(self._fill)
+
+    @property
+    def under_way(self) -> bool:
+        """Whether connections are being opened, so that aiopg's pool must not be asked for one."""
+        return bool(self._openers)
+
+    @property
+    def held_back(self) -> int:
+        """How many idle connections are here instead of in aiopg's pool."""
+        return len(self._held_back)
+
+    async def get(self) -> Any:
+        """Get a slot: one that is held back, given back meanwhile, or new."""
+        return self._take_held_back() or await self._wait()
+
+    def _take_held_back(self) -> Any:
+        while self._held_back:
+            slot = self._held_back.pop()
+            if not self._library_pool.inner_of(slot).closed:
+                return slot
+            self._put(slot)
+        return None
+
+    async def _wait(self) -> Any:
+        self._cancel_unneeded(_UNNEEDED)
+        waiter: asyncio.Future[Any] = self._loop.create_future()
+        self._waiters[waiter] = None
+        if len(self._openers) < len(self._waiters):
+            self._start_opener()
+        try:
+            return await waiter
+        except BaseException:
+            if waiter in self._waiters:
+                del self._waiters[waiter]
+                self._cancel_unneeded(_UNNEEDED_AFTER_WAIT)
+                if len(self._openers) > len(self._waiters):
+                    # Its connect has only just begun. It may hang in a hook of the application's.
+                    self._loop.call_later(_UNNEEDED, self._cancel_unneeded, _UNNEEDED_AFTER_WAIT)
+            elif not waiter.cancelled() and waiter.exception() is None:
+                # It was given a slot just before its task was cancelled.
+                self.pass_on(waiter.result())
+            raise
+
+    def pass_on(self, slot: Any) -> None:
+        """Give a slot that is not used any more to the first waiter, or back to aiopg's pool."""
+        inner = self._library_pool.inner_of(slot)
+        if not inner.closed and in_transaction(inner):
+            abort_connection(inner)  # aiopg would close it as well, but with a warning
+        if not inner.closed and (waiter := self._next_waiter()):
+            waiter.set_result(slot)
+        elif not inner.closed and self._openers:
+            self._held_back.append(slot)
+        else:
+            self._put(slot)
+
+    def _next_waiter(self) -> asyncio.Future[Any] | None:
+        while self._waiters:
+            waiter = next(iter(self._waiters))
+            del self._waiters[waiter]
+            if not waiter.done():  # True: cancelled, but its task has not run since
+                return waiter
+        return None
+
+    def _put(self, slot: Any) -> None:
+        closed = self._library_pool.inner_of(slot).closed
+        self._library_pool.release(slot)
+        if closed:
+            self._restart_waiting_openers()
+
+    def _restart_waiting_openers(self) -> None:
+        """Restart the tasks that wait for a place in aiopg's pool, as one is free now.
+
+        aiopg wakes them for an idle connection alone, not when a closed one is given back.
+        """
+        connects, current = self._library_pool.registry.is_connecting, asyncio.current_task()
+        for opener in tuple(self._openers):
+            if opener is not current and not connects(opener):
+                del self._openers[opener]
+                opener.cancel()
+                self._start_opener()
+
+    def _start_opener(self) -> None:
+        self._openers[self._loop.create_task(self._open())] = self._loop.time()
+
+    async def _open(self, *, fill: bool = False) -> None:
+        """Get one connection from aiopg's pool, or as many as are missing, for those who wait."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # for the type checker
+        error: Exception
+        try:
+            while True:
+                self._openers[task] = self._loop.time()
+                slot = await self._library_pool.acquire_by_any_address()
+                if task not in self._openers:
+                    # It was cancelled, but had its connection before the cancellation came.
+                    abort_connection(self._library_pool.inner_of(slot))
+                lost = self._library_pool.inner_of(slot).closed
+                self.pass_on(slot)
+                if lost or not fill or len(self._openers) > self._library_pool.missing:
+                    break
+        except asyncio.CancelledError:
+            error = _given_up()
+        except Exception as failed:  # noqa: BLE001  # its waiter gets it
+            error = failed
+        else:
+            error = ConnectionError("the connection was lost before it could be used")
+        self._openers.pop(task, None)
+        self._settle(error)
+
+    def _settle(self, error: Exception) -> None:
+        """Fail the waiters for whom no task is left; with no task at all, hold nothing back."""
+        while len(self._waiters) > len(self._openers):
+            if waiter := self._next_waiter():
+                waiter.set_exception(error)
+        if not self._openers:
+            held_back, self._held_back = self._held_back, []
+            for slot in held_back:
+                self.pass_on(slot)
+
+    def _cancel_unneeded(self, after: float) -> None:
+        """Cancel connects that nobody needs and that take longer than `after` seconds."""
+        for opener, began in tuple(self._openers.items()):
+            if len(self._openers) > len(self._waiters) and self._loop.time() - began > after:
+                del self._openers[opener]
+                opener.cancel()
+
+    def note_loss(self) -> None:
+        """Take note that an open connection has ended."""
+        if self._library_pool.missing > 0:
+            self._refill.postpone()
+
+    def host_answers(self) -> None:
+        """Open the missing connections now."""
+        self._refill.host_answers()
+
+    async def _fill(self) -> None:
+        if self._library_pool.missing > 0:
+            await self._open(fill=True)
+        self.note_loss()
+
+    def end(self, *, for_good: bool = False) -> tuple[asyncio.Task[Any], ...]:
+        """Cancel the tasks that open connections and return them; waiters get a ConnectionError."""
+        if for_good:
+            self._refill.cancel()
+        openers, self._openers = self._openers, {}
+        for opener in openers:
+            opener.cancel()
+        self._settle(_given_up())
+        return tuple(openers)

@@ -1,0 +1,115 @@
+"""aiopg's own pool, of either kind: what is opened, acquired and released there."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Generic
+
+from hasql._adapters.aiopg.addresses import Addresses
+from hasql._adapters.aiopg.registry import ConnectionRegistry
+from hasql.driver import PoolSizes, PoolT
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+    import aiopg
+
+__all__ = ("LibraryPool",)
+
+
+class LibraryPool(Generic[PoolT]):
+    """A pool of aiopg's or of aiopg.sa's. What it hands out is called a slot here.
+
+    aiopg would make the first task that asks for a connection wait until all that the pool keeps at
+    least have been opened, one after the other. So its own minimum is 0, and the minimum is kept
+    here.
+    """
+
+    pool: PoolT
+    #: All connections that the pool has opened.
+    registry: ConnectionRegistry
+
+    def __init__(
+        self,
+        sizes: PoolSizes,
+        create_pool: Callable[..., Awaitable[PoolT]],
+        inner_of: Callable[[Any], Any],
+    ) -> None:
+        self.sizes = sizes
+        self._create_pool = create_pool
+        self._inner_of = inner_of
+
+    async def open(self, dsn: str, kwargs: Mapping[str, Any], on_loss: Callable[[], None]) -> PoolT:
+        """Create the pool and open what it keeps at least."""
+        self._addresses = Addresses(dsn)
+        self.registry = ConnectionRegistry(kwargs, self._addresses, on_loss)
+        ours = {**kwargs, **self.registry.hooks, "minsize": 0}
+        self.pool = await self._create_pool(dsn, **ours)  # does not pause
+        taken: list[Any] = []
+        try:
+            while len(taken) < self.sizes.minimum:
+                taken.append(await self.acquire_by_any_address())
+            for slot in taken:
+                self.release(slot)
+        except BaseException:
+            self.registry.abort_all()
+            self.terminate(())
+            raise
+        return self.pool
+
+    @property
+    def _untyped(self) -> Any:
+        """The pool, for the methods that its two kinds have in common."""
+        return self.pool
+
+    def inner_of(self, slot: Any) -> aiopg.Connection:
+        """Return the connection in a slot."""
+        connection: aiopg.Connection = self._inner_of(slot)
+        return connection
+
+    @property
+    def idle(self) -> int:
+        """How many connections the pool has to hand out; lost ones are counted as well."""
+        count: int = self._untyped.freesize
+        return count
+
+    @property
+    def missing(self) -> int:
+        """How many connections are to be opened until there are as many as are kept at least."""
+        return self.sizes.minimum - self.registry.size
+
+    async def acquire_by_any_address(self) -> Any:
+        """Take a slot with an idle connection, or with a new one to the first address to answer."""
+        return await self._addresses.try_each(self.acquire)
+
+    async def acquire(self) -> Any:
+        """Take a slot with an idle connection, at once, or try one address for a new connection."""
+        try:
+            return await self._untyped.acquire()
+        except BaseException:
+            self.registry.close_unfinished(asyncio.current_task())
+            raise
+
+    def release(self, slot: Any) -> None:
+        """Give a slot back, with its connection idle or closed."""
+        self._untyped.release(slot)
+
+    async def close(self) -> None:
+        """Close every connection; all slots are back."""
+        self._untyped.close()
+        await self._untyped.wait_closed()
+
+    def terminate(self, leased: Iterable[Any]) -> None:
+        """Give back the slots that are leased, and close; every connection has been aborted."""
+        self._untyped.close()
+        for slot in leased:
+            with suppress(AssertionError, KeyError):  # the user gave it to aiopg's pool directly
+                self.release(slot)
+        # aiopg's own terminate() leaves the idle connections to wait_closed(), whose first step
+        # takes them out of the pool. Its other steps would wait for those who have taken a
+        # connection from the pool directly.
+        closing = self._untyped.wait_closed()
+        with suppress(StopIteration):
+            closing.send(None)
+        closing.close()

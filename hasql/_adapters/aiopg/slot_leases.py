@@ -1,0 +1,50 @@
+"""Which connections of a pool of aiopg's are leased, and what was handed out for each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic
+
+from hasql.driver import ConnT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import aiopg
+
+__all__ = ("SlotLeases",)
+
+
+class SlotLeases(Generic[ConnT]):
+    """The leases of one pool, by aiopg's connection, whether that is still open or not."""
+
+    def __init__(self) -> None:
+        #: What aiopg's pool is to get back.
+        self._slots: dict[aiopg.Connection, Any] = {}
+        #: What the user has got.
+        self._handed_out: dict[aiopg.Connection, ConnT] = {}
+
+    def add(self, inner: aiopg.Connection, slot: Any, handed_out: ConnT) -> ConnT:
+        """Take in a lease, and return what the user gets."""
+        self._slots[inner] = slot
+        self._handed_out[inner] = handed_out
+        return handed_out
+
+    def is_of_another(self, inner: aiopg.Connection, handed_out: ConnT) -> bool:
+        """Tell whether the connection is leased again, and this was handed out for a former lease.
+
+        That can be: the user may have given it to aiopg's pool directly. Where a slot is handed out
+        as it is, it cannot be told here, as it is the same object in each lease.
+        """
+        return self._handed_out.get(inner, handed_out) is not handed_out
+
+    def remove(self, inner: aiopg.Connection) -> Any:
+        """End a lease and return its slot; None: it was taken from aiopg's pool directly."""
+        self._handed_out.pop(inner, None)
+        return self._slots.pop(inner, None)
+
+    def remove_all(self) -> Iterable[Any]:
+        """End every lease and return their slots."""
+        slots = tuple(self._slots.values())
+        self._slots.clear()
+        self._handed_out.clear()
+        return slots

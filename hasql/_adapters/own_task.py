@@ -1,0 +1,33 @@
+"""Work in a task of its own, which a cancellation of the task that waits for it does not reach."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+__all__ = ("in_own_task",)
+
+
+async def in_own_task(work: Coroutine[Any, Any, None]) -> None:
+    """Do some work in a task of its own, and raise the error that it ends with.
+
+    If this is cancelled, nobody is told how the work ends. What ends it is that its connection is
+    aborted, and asyncio must not log that as an error, not even when the program ends.
+    """
+    error = await asyncio.shield(asyncio.create_task(_error_of(work)))
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # else its traceback refers to this frame, and this frame to it
+
+
+async def _error_of(work: Coroutine[Any, Any, None]) -> Exception | None:
+    try:
+        await work
+    except Exception as error:  # noqa: BLE001  # for whoever waits
+        return error
+    return None

@@ -1,0 +1,85 @@
+"""The connections that a psycopg pool has opened."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakSet
+
+from psycopg.pq import PGconn
+
+from hasql._adapters.psycopg.connection import PsycopgConnection
+from hasql._adapters.psycopg.server import in_hot_standby, is_read_only
+from hasql.driver.destinations import Destinations
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from psycopg import AsyncConnection
+
+    from hasql._adapters.psycopg.connect_attempts import ConnectAttempts
+
+__all__ = ("OpenConnections",)
+
+
+class OpenConnections:
+    """The connections that one pool has opened and nobody has closed.
+
+    They are known by the pool's public `connection_class`, so that the pool can be purged at once,
+    and filled again without its own back-off.
+    """
+
+    def __init__(
+        self,
+        attempts: ConnectAttempts,
+        configure: Callable[[PsycopgConnection], Awaitable[None]] | None,
+    ) -> None:
+        self._attempts = attempts
+        self._configure = configure
+        self._open: WeakSet[PsycopgConnection] = WeakSet()
+        self.destinations = Destinations()
+
+    def class_of(self, user_class: type[AsyncConnection[Any]]) -> type[AsyncConnection[Any]]:
+        """Derive the class that the pool is to use from the application's."""
+        return type(user_class.__name__, (_PooledConnection, user_class), {"opened": self})
+
+    async def connect(
+        self, connect: Callable[[], Awaitable[PsycopgConnection]]
+    ) -> PsycopgConnection | None:
+        """Connect for the pool; None when it is closed."""
+        connection = await self._attempts.run(connect, self._configure)
+        if connection is not None:
+            self._open.add(connection)
+            flag, read_only = in_hot_standby(connection), is_read_only(connection)
+            self.destinations.opened(connection, flag, read_only=read_only)
+        return connection
+
+    def forget(self, connection: PsycopgConnection) -> None:
+        """Count a connection no more."""
+        self._open.discard(connection)
+        self.destinations.closed(connection)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def all(self) -> tuple[PsycopgConnection, ...]:
+        """Return the connections that are open now."""
+        return tuple(self._open)
+
+
+class _PooledConnection(PsycopgConnection):
+    """A connection that is opened when its pool's adapter says so."""
+
+    opened: ClassVar[OpenConnections]
+
+    @classmethod
+    async def connect(cls, *args: Any, **kwargs: Any) -> Any:
+        """Connect when an attempt is due."""
+        connection = await cls.opened.connect(partial(super().connect, *args, **kwargs))
+        # None: the pool is closing. It would log an error, but closes this without a word.
+        return connection or cls(PGconn.connect_start(b"none="))
+
+    async def close(self) -> None:
+        """Close it, as psycopg does."""
+        self.opened.forget(self)
+        await super().close()

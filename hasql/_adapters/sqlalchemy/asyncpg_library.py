@@ -1,0 +1,148 @@
+"""asyncpg, as SQLAlchemy works with it: connections without a pool of asyncpg's."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import cache
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+from sqlalchemy.dialects.postgresql.asyncpg import dialect
+
+from hasql._adapters.asyncpg import login
+from hasql._adapters.asyncpg.connection import (
+    RawConnection,
+    count_rows,
+    failure_of,
+    guard_from_forks,
+    in_hot_standby,
+    is_read_only,
+    naming_files,
+)
+from hasql._adapters.asyncpg.session import AsyncpgSession
+from hasql._adapters.sqlalchemy.library import DbapiLibrary
+from hasql._adapters.sqlalchemy.query import flag, not_text, text, whole_number
+from hasql.driver import check_keywords
+from hasql.driver.arguments import ROUTING, refuse_keywords
+from hasql.driver.connects import discard_if_cancelled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ("LIBRARY",)
+
+_KNOWN = signature(asyncpg.connect).parameters.keys() - ROUTING.keys()
+#: Those of `connect_args` that SQLAlchemy keeps for itself.
+_OF_SQLALCHEMY = {"prepared_statement_cache_size", "prepared_statement_name_func"}
+#: asyncpg reads all else, such as `sslmode` or `passfile`, in the DSN itself.
+_URL_ARGUMENTS: Mapping[str, Callable[[str], Any]] = {
+    "command_timeout": float,
+    "connection_class": not_text,
+    "database": text,
+    "direct_tls": flag,
+    "max_cacheable_statement_size": whole_number,
+    "max_cached_statement_lifetime": whole_number,
+    "prepared_statement_cache_size": whole_number,
+    "prepared_statement_name_func": not_text,
+    "record_class": not_text,
+    "server_settings": not_text,
+    "servicefile": text,
+    "ssl": text,
+    "statement_cache_size": whole_number,
+    "timeout": float,
+}
+
+
+class AsyncpgLibrary(DbapiLibrary):
+    """asyncpg: its operations end at once when they are cancelled, and it watches its sockets."""
+
+    dialect = dialect
+    url_arguments = _URL_ARGUMENTS
+    failure_of = staticmethod(failure_of)
+    count_rows = staticmethod(count_rows)
+    in_hot_standby = staticmethod(in_hot_standby)
+    is_read_only = staticmethod(is_read_only)
+
+    def check_connect_args(self, kwargs: Mapping[str, Any]) -> None:
+        refuse_keywords(kwargs, ROUTING, "connect_args: hasql takes no argument {!r}")
+        check_keywords(kwargs, _KNOWN | _OF_SQLALCHEMY, "asyncpg's connect, by connect_args,")
+
+    async def connect(
+        self, dsn: str, kwargs: Mapping[str, Any], on_closed: Callable[[Any], None]
+    ) -> RawConnection:
+        of_class = _class_of(kwargs.get("connection_class", asyncpg.Connection))
+        kwargs = {**kwargs, "connection_class": of_class}
+        connecting = asyncpg.connect(login.without_choice(dsn), **kwargs)
+        terminate = asyncpg.Connection.terminate
+        with naming_files(dsn):
+            connection: RawConnection = await discard_if_cancelled(connecting, terminate)
+        guard_from_forks(connection)
+        connection.add_termination_listener(on_closed)
+        return connection
+
+    async def open_session(
+        self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
+    ) -> AsyncpgSession:
+        return await login.open_session(dsn, kwargs, asyncpg.connect, on_lost)
+
+    async def session_of(
+        self, connection: RawConnection, on_lost: Callable[[], None]
+    ) -> AsyncpgSession:
+        return AsyncpgSession(connection, on_lost)
+
+    def is_closed(self, connection: RawConnection) -> bool:
+        return connection.is_closed()
+
+    def is_clean(self, connection: RawConnection) -> bool:
+        # Whether a statement of another task runs, asyncpg does not tell: see `check_unused`.
+        return not connection.is_closed() and not connection.is_in_transaction()
+
+    async def check_unused(self, connection: RawConnection) -> None:
+        # asyncpg raises an error when a statement is to run beside another.
+        await connection.execute("")
+
+    def abort(self, connection: RawConnection) -> None:
+        # By asyncpg's own method, which does not spare a connection that is being closed.
+        asyncpg.Connection.terminate(connection)
+
+    def pending_cancel(self, connection: RawConnection) -> asyncio.Future[None] | None:
+        closing: asyncio.Future[None] | None = getattr(connection, "closing", None)
+        return None if closing is None or closing.done() else closing
+
+
+class _ClosesToTheEnd:
+    """Mixed into a connection: once SQLAlchemy has begun to close it, it is closed to the end.
+
+    SQLAlchemy closes a connection when a statement on it is cancelled, and asyncpg then first has
+    the server cancel the statement. If SQLAlchemy's task is cancelled once more meanwhile,
+    SQLAlchemy terminates the connection, and the server would go on with the statement.
+    """
+
+    closing: asyncio.Task[None] | None = None
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        """Close, as asyncpg does, in a task of its own, which goes on when this is cancelled.
+
+        SQLAlchemy gives a time limit when it closes because a statement has failed.
+        """
+        polite = super().close(timeout=timeout)  # type: ignore[misc]  # as mixed in
+        if timeout is None or self.is_closed():  # type: ignore[attr-defined]  # as above
+            await polite
+            return
+        self.closing = asyncio.create_task(polite)
+        self.closing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(self.closing)
+
+    def terminate(self) -> None:
+        """Terminate, as asyncpg does, unless it is being closed: that has a time limit."""
+        if self.closing is None or self.closing.done():
+            super().terminate()  # type: ignore[misc]  # as above
+
+
+@cache
+def _class_of(user_class: Any) -> Any:
+    return type(user_class.__name__, (_ClosesToTheEnd, user_class), {})
+
+
+LIBRARY = AsyncpgLibrary()

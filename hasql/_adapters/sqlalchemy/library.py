@@ -1,0 +1,88 @@
+"""What the adapter needs of the library that SQLAlchemy works with, asyncpg or psycopg."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Mapping
+
+    from sqlalchemy.engine import Dialect
+
+    from hasql.driver import Failure, Session
+
+__all__ = ("DbapiLibrary",)
+
+
+class DbapiLibrary(Protocol):
+    """The library that SQLAlchemy works with: what is done with its connections directly.
+
+    A method that has a body here is a default, for a library whose operations end at once when they
+    are cancelled, and which watches its idle sockets.
+    """
+
+    #: SQLAlchemy's own class for it.
+    dialect: type[Dialect]
+    #: Those arguments of its `connect` that the query of a URL may hold, with how each is read.
+    url_arguments: Mapping[str, Callable[[str], Any]]
+
+    def check_connect_args(self, kwargs: Mapping[str, Any]) -> None:
+        """Refuse arguments that the library does not know. Raises ConfigurationError."""
+
+    async def connect(
+        self, dsn: str, kwargs: Mapping[str, Any], on_closed: Callable[[Any], None]
+    ) -> Any:
+        """Open a connection; cancelling it leaks nothing.
+
+        `on_closed` is called when the connection turns out to be gone, if the library watches it.
+        """
+
+    async def open_session(
+        self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
+    ) -> Session:
+        """Open a reserved connection."""
+
+    async def session_of(self, connection: Any, on_lost: Callable[[], None]) -> Session:
+        """Use a connection that the application has opened as a reserved one."""
+
+    def failure_of(self, error: BaseException) -> Failure:
+        """Say what an exception of the library's own tells of the server."""
+
+    async def count_rows(self, connection: Any, sql: str) -> int:
+        """Run a query in a transaction of its own and return how many rows it has."""
+
+    def is_read_only(self, connection: Any) -> bool:
+        """Tell whether transactions are read-only by default, as the server reported last."""
+
+    def in_hot_standby(self, connection: Any) -> bool | None:
+        """Return what the server reported last."""
+
+    def is_closed(self, connection: Any) -> bool:
+        """Tell whether a connection is known to be gone."""
+
+    def is_dead(self, connection: Any) -> bool:
+        """Tell whether an idle connection is gone, looking at its socket if need be."""
+        return self.is_closed(connection)
+
+    def is_clean(self, connection: Any) -> bool:
+        """Tell, without asking the server, whether no transaction is open and no statement runs."""
+
+    async def check_unused(self, connection: Any) -> None:
+        """Raise if a statement of another task runs, unless `in_use` can tell that."""
+        del connection
+
+    def in_use(self, connection: Any) -> bool:
+        """Tell whether a task waits for an answer, and must not be cancelled before the abort."""
+        del connection
+        return False
+
+    def abort(self, connection: Any) -> None:
+        """Close a connection at once, without a word to the server."""
+
+    def pending_cancel(self, connection: Any) -> asyncio.Future[None] | None:
+        """Return what ends a cancelled statement, if SQLAlchemy does not wait for that; or None."""
+
+    async def wait_until_unused(self, connection: Any) -> None:
+        """Wait until no task uses an aborted connection any more, so that it can be closed."""
+        del connection

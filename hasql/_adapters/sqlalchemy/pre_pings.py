@@ -1,0 +1,56 @@
+"""The pings of `pool_pre_ping`, which a silent host does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+from sqlalchemy.util import await_only
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ("PrePings",)
+
+
+class PrePings:
+    """The pings of one engine: which task waits for which, so that they can be ended."""
+
+    def __init__(self, dialect: Any, abort: Callable[[Any], None]) -> None:
+        self._dialects_own: Callable[[Any], bool] = dialect.do_ping
+        dialect.do_ping = self._ping
+        self._abort = abort
+        #: The driver's connections that are being pinged, and the tasks that wait for that.
+        self._pinged: dict[Any, asyncio.Task[Any] | None] = {}
+        #: The tasks whose ping was ended. SQLAlchemy has them connect anew.
+        self._ended: WeakSet[asyncio.Task[Any]] = WeakSet()
+
+    def _ping(self, adapted: Any) -> bool:
+        # The first pause moves an acquire to a task of its own: see `ShieldedOperations`. So
+        # `current_task` is that one below.
+        await_only(asyncio.sleep(0))
+        raw = adapted.driver_connection
+        self._pinged[raw] = asyncio.current_task()
+        try:
+            return self._dialects_own(adapted)
+        finally:
+            self._pinged.pop(raw, None)
+
+    def of(self, task: asyncio.Task[Any]) -> list[Any]:
+        """Return the connections that are being pinged for an acquire."""
+        return [raw for raw, waiting in self._pinged.items() if waiting is task]
+
+    def end(self) -> None:
+        """Abort the connections that are being pinged; no task that waits for one connects anew."""
+        for raw, task in tuple(self._pinged.items()):
+            if task is not None:
+                self._ended.add(task)
+            self._abort(raw)
+
+    def raise_if_ended(self) -> None:
+        """Raise ConnectionError if the ping of the current task was ended."""
+        task = asyncio.current_task()
+        if task is not None and task in self._ended:
+            self._ended.discard(task)
+            raise ConnectionError("the host was given up while a connection to it was checked")

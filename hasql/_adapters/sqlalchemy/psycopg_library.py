@@ -1,0 +1,105 @@
+"""psycopg 3, as SQLAlchemy works with it: connections without a pool of psycopg's."""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+from psycopg.pq import TransactionStatus
+from sqlalchemy.dialects.postgresql.psycopg import dialect_async
+
+from hasql._adapters.psycopg import login
+from hasql._adapters.psycopg.connection import PsycopgConnection
+from hasql._adapters.psycopg.failure import failure_of
+from hasql._adapters.psycopg.server import count_rows, in_hot_standby, is_read_only
+from hasql._adapters.psycopg.session import PsycopgSession
+from hasql._adapters.sqlalchemy.library import DbapiLibrary
+from hasql._adapters.sqlalchemy.query import flag, not_text, whole_number
+from hasql.driver.arguments import ROUTING, refuse_keywords
+from hasql.driver.connects import discard_if_cancelled
+from hasql.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Mapping
+
+__all__ = ("LIBRARY",)
+
+_OF_PSYCOPG = frozenset(signature(psycopg.AsyncConnection.connect).parameters) - {"kwargs"}
+#: psycopg reads all else in the DSN itself.
+_URL_ARGUMENTS: Mapping[str, Callable[[str], Any]] = {
+    "autocommit": flag,
+    "context": not_text,
+    "cursor_factory": not_text,
+    "prepare_threshold": whole_number,
+    "row_factory": not_text,
+}
+
+
+class PsycopgLibrary(DbapiLibrary):
+    """psycopg 3: a cancelled task waits in it, and it does not watch its idle sockets."""
+
+    dialect = dialect_async
+    url_arguments = _URL_ARGUMENTS
+    failure_of = staticmethod(failure_of)
+    count_rows = staticmethod(count_rows)
+    in_hot_standby = staticmethod(in_hot_standby)
+    is_read_only = staticmethod(is_read_only)
+
+    def check_connect_args(self, kwargs: Mapping[str, Any]) -> None:
+        refuse_keywords(kwargs, ROUTING, "connect_args: hasql takes no argument {!r}")
+        try:
+            make_conninfo(**{name: v for name, v in kwargs.items() if name not in _OF_PSYCOPG})
+        except psycopg.ProgrammingError as error:
+            raise ConfigurationError(f"connect_args: {error}") from None
+
+    async def connect(
+        self, dsn: str, kwargs: Mapping[str, Any], on_closed: Callable[[Any], None]
+    ) -> PsycopgConnection:
+        del on_closed  # psycopg finds out when the connection is next used
+        connecting = PsycopgConnection.connect(dsn, **kwargs)
+        connection = await discard_if_cancelled(connecting, self.abort)
+        connection.used_by_hasql = False
+        return connection
+
+    async def open_session(
+        self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
+    ) -> PsycopgSession:
+        connecting = login.open_session(dsn, kwargs, on_lost)
+        return await discard_if_cancelled(connecting, PsycopgSession.kill)
+
+    async def session_of(
+        self, connection: psycopg.AsyncConnection[Any], on_lost: Callable[[], None]
+    ) -> PsycopgSession:
+        return PsycopgSession(await login.take_over(connection), on_lost, in_transactions=True)
+
+    def is_closed(self, connection: PsycopgConnection) -> bool:
+        return connection.lost or connection.closed
+
+    def is_dead(self, connection: PsycopgConnection) -> bool:
+        return not connection.is_alive()
+
+    def is_clean(self, connection: PsycopgConnection) -> bool:
+        idle = connection.pgconn.transaction_status == TransactionStatus.IDLE
+        return idle and not connection.lock.locked()
+
+    def in_use(self, connection: PsycopgConnection) -> bool:
+        active = connection.pgconn.transaction_status == TransactionStatus.ACTIVE
+        return active or connection.lock.locked()
+
+    def abort(self, connection: PsycopgConnection) -> None:
+        connection.abort()
+        if not self.in_use(connection):
+            connection.pgconn.finish()
+
+    def pending_cancel(self, connection: PsycopgConnection) -> asyncio.Future[None] | None:
+        return connection.pending_cancel
+
+    async def wait_until_unused(self, connection: PsycopgConnection) -> None:
+        async with connection.lock:  # the task that holds it wakes as its socket is shut down
+            pass
+
+
+LIBRARY = PsycopgLibrary()
