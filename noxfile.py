@@ -8,6 +8,7 @@ A Python that is not here is skipped. Python X.Y is looked for as `pythonX.Y`.
 """
 
 import os
+import runpy
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -28,8 +29,10 @@ PINS_14 = Path("constraints-sqlalchemy14.txt")
 EXTRAS: dict[str, list[str]] = nox.project.load_toml("pyproject.toml")["project"][
     "optional-dependencies"
 ]
-DRIVERS = ("asyncpg", "psycopg", "aiopg", "sqlalchemy")
-DRIVERS_14 = ("aiopg-sa", "asyncpgsa")
+# As a script, as there may be another `tests` in the environment of nox.
+EXTRAS_WITH = runpy.run_path("testbed/kits/registry.py")["extras_with"]
+DRIVERS: tuple[str, ...] = EXTRAS_WITH("2")
+DRIVERS_14: tuple[str, ...] = EXTRAS_WITH("1")
 
 # pyenv's `pythonX.Y` starts nothing that is not selected: select all there are.
 if "PYENV_VERSION" not in os.environ and (pyenv := shutil.which("pyenv")):

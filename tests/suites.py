@@ -12,10 +12,22 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from testbed.kits.registry import DRIVERS
+
 if TYPE_CHECKING:
     import pytest
 
 ROOT = Path(__file__).parents[1]
+
+#: The tests on real servers that run with the drivers of each environment.
+OF_DRIVERS = ("tests/integration/test_drivers*.py", "tests/integration/test_mission_programs.py")
+
+
+def of_each_driver(sqlalchemy: str) -> tuple[str, ...]:
+    """Return the files about one driver each, of those with this major version of SQLAlchemy."""
+    here = (driver for driver in DRIVERS if driver.sqlalchemy == sqlalchemy)
+    return tuple(f"tests/integration/{test}" for driver in here for test in driver.tests)
+
 
 #: By its name, the files of each suite; "!" takes some out again. The whole has no name.
 SUITES: dict[str, tuple[str, ...]] = {
@@ -27,24 +39,13 @@ SUITES: dict[str, tuple[str, ...]] = {
         "!tests/unit/test_typing.py",  # runs the type checkers
     ),
     # With the drivers that get on with SQLAlchemy 2, or without any.
-    "drivers": (
-        "tests/integration/test_drivers*.py",
-        "tests/integration/test_aiopg.py",
-        "tests/integration/test_asyncpg.py",
-        "tests/integration/test_asyncsqlalchemy*.py",
-        "tests/integration/test_mission_programs.py",
-        "tests/integration/test_psycopg3.py",
-        "tests/integration/test_psycopg_cancel.py",
-        "tests/integration/test_sqlalchemy_sessions.py",
-    ),
+    "drivers": (*OF_DRIVERS, *of_each_driver("2")),
     # With those that need SQLAlchemy 1.4.
     "sqlalchemy14": (
-        "tests/integration/test_drivers*.py",
+        *OF_DRIVERS,
+        *of_each_driver("1"),
         "tests/integration/test_chaos.py",
-        "tests/integration/test_aiopg_sa.py",
-        "tests/integration/test_asyncpgsa.py",
         "tests/integration/test_docs_programs.py",
-        "tests/integration/test_mission_programs.py",
         "tests/unit/test_import_layers.py",
         "tests/unit/test_packaging.py",
     ),

@@ -63,7 +63,7 @@ case $venv in /*) place=$venv ;; *) place=$PWD/$venv ;; esac
 owner="$PWD|$place"
 # What the environment is made from: contents, not times, so that changing branches is cheap.
 key=$({
-    cat pyproject.toml "$constraints" tools/venv.sh
+    cat pyproject.toml "$constraints" tools/venv.sh testbed/kits/registry.py
     grep '^__version__' hasql/__init__.py
 } | cksum)
 
@@ -143,7 +143,8 @@ sqlalchemy14)
         "$constraints"
     # asyncpgsa is there as a source distribution only, which setuptools builds.
     install --upgrade 'pip>=25.1' hatchling editables setuptools
-    install --no-build-isolation --editable '.[aiopg-sa,asyncpgsa,testing]' --group test
+    drivers=$("$venv/bin/python" testbed/kits/registry.py 1) || fail "see above."
+    install --no-build-isolation --editable ".[$drivers,testing]" --group test
     ;;
 esac
 

@@ -1,4 +1,4 @@
-"""aiopg."""
+"""aiopg, and what its kit has in common with that of aiopg.sa."""
 
 from __future__ import annotations
 
@@ -9,29 +9,49 @@ import aiopg
 import psycopg2  # type: ignore[import-untyped]
 from psycopg2 import extensions
 
-from hasql.aiopg import PoolManager
+from testbed.kits.arguments import DSN_ITSELF, NOT_OF_LIBPQ, OF_LIBPQ, Arguments, hook
 from testbed.kits.base import Ending, Kit, closed
 
 if TYPE_CHECKING:
     from testbed.kits.base import Hook
 
 
-class AiopgKit(Kit):
-    name = "aiopg"
-    module = "hasql.aiopg"
+def of_pool(*create_pool: str, **more: Any) -> Arguments:
+    """Return what a pool takes, its connections included."""
+    taken = {
+        **OF_LIBPQ,
+        "database": "app",
+        "connection_factory": extensions.connection,
+        "cursor_factory": extensions.cursor,
+        "minsize": 1,
+        "maxsize": 2,
+        "timeout": 5,
+        "pool_recycle": 60,
+        "enable_json": False,
+        "enable_hstore": False,
+        "enable_uuid": False,
+        "echo": True,
+        "on_connect": hook,
+    }
+    own = {"async": "aiopg says itself", "async_": "aiopg says itself"}
+    refused = {**NOT_OF_LIBPQ, **DSN_ITSELF, **own}
+    documented_by = (*create_pool, "aiopg.create_pool", "psycopg2.connect")
+    return Arguments(taken | more, refused, documented_by)
+
+
+class PoolOfAiopgKit(Kit):
+    """What is the same with aiopg and aiopg.sa."""
+
+    over_libpq = True
+    plus_is_space = False
     lost = (psycopg2.OperationalError, psycopg2.InterfaceError)
     refused_statement = psycopg2.Error
     refused_login = psycopg2.OperationalError
     min_keyword = "minsize"
     max_keyword = "maxsize"
-    connection_type = aiopg.Connection
-    pool_type = aiopg.Pool
-
-    def manager(self, dsn: str, /, *args: Any, **kwargs: Any) -> PoolManager:
-        return PoolManager(dsn, *args, **kwargs)
 
     def contradictions(self) -> list[dict[str, Any]]:
-        # A maximum of 0 is aiopg's word for none.
+        # aiopg takes a maximum of 0 for none.
         return [bounds for bounds in super().contradictions() if bounds.get("maxsize") != 0]
 
     def endings(self) -> dict[str, Ending]:
@@ -42,6 +62,16 @@ class AiopgKit(Kit):
 
     def hooks(self, hook: Hook) -> dict[str, dict[str, Any]]:
         return {"on_connect": {"on_connect": hook}}
+
+
+class AiopgKit(PoolOfAiopgKit):
+    name = "aiopg"
+    module = "hasql.aiopg"
+    connection_type = aiopg.Connection
+    pool_type = aiopg.Pool
+
+    def arguments(self) -> list[Arguments]:
+        return [of_pool()]
 
     async def value(self, connection: Any, query: str) -> Any:
         async with connection.cursor() as cursor:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import aiopg.sa
-import psycopg2  # type: ignore[import-untyped]
+from aiopg.sa.engine import get_dialect
 
-from hasql.aiopg_sa import PoolManager
-from testbed.kits.base import Ending, Kit, closed
+from testbed.kits.aiopg import PoolOfAiopgKit, of_pool
+
+if TYPE_CHECKING:
+    from testbed.kits.arguments import Arguments
+    from testbed.kits.base import Ending
 
 
 async def closed_beneath(pool: Any, connection: Any) -> None:
@@ -16,36 +19,18 @@ async def closed_beneath(pool: Any, connection: Any) -> None:
     await connection.connection.close()
 
 
-if TYPE_CHECKING:
-    from testbed.kits.base import Hook
-
-
-class AiopgSaKit(Kit):
+class AiopgSaKit(PoolOfAiopgKit):
     name = "aiopg_sa"
     module = "hasql.aiopg_sa"
-    lost = (psycopg2.OperationalError, psycopg2.InterfaceError)
-    refused_statement = psycopg2.Error
-    refused_login = psycopg2.OperationalError
-    min_keyword = "minsize"
-    max_keyword = "maxsize"
     connection_type = aiopg.sa.SAConnection
     pool_type = aiopg.sa.Engine
 
-    def manager(self, dsn: str, /, *args: Any, **kwargs: Any) -> PoolManager:
-        return PoolManager(dsn, *args, **kwargs)
-
-    def contradictions(self) -> list[dict[str, Any]]:
-        # A maximum of 0 is aiopg's word for none.
-        return [bounds for bounds in super().contradictions() if bounds.get("maxsize") != 0]
+    def arguments(self) -> list[Arguments]:
+        dialect = get_dialect()  # type: ignore[no-untyped-call]
+        return [of_pool("aiopg.sa.create_engine", dialect=dialect)]
 
     def endings(self) -> dict[str, Ending]:
-        return {**super().endings(), "closed": closed, "closed beneath": closed_beneath}
-
-    def checks(self) -> list[dict[str, Any]]:
-        return [{"pool_recycle": 0}]
-
-    def hooks(self, hook: Hook) -> dict[str, dict[str, Any]]:
-        return {"on_connect": {"on_connect": hook}}
+        return {**super().endings(), "closed beneath": closed_beneath}
 
     async def value(self, connection: Any, query: str) -> Any:
         return await connection.scalar(query)

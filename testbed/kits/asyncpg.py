@@ -1,4 +1,4 @@
-"""asyncpg."""
+"""asyncpg, and what its kit has in common with asyncpgsa's."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from hasql.asyncpg import PoolManager
+from testbed.kits.arguments import CHOOSES, DSN_ITSELF, IN_THE_DSN, OF_THE_LOOP, Arguments, hook
 from testbed.kits.base import Ending, Kit, closed
+
+if TYPE_CHECKING:
+    from testbed.kits.base import Hook
 
 
 async def terminated(pool: Any, connection: Any) -> None:
@@ -21,13 +24,45 @@ async def ask(connection: Any) -> None:
     await connection.execute("SELECT 1")
 
 
-if TYPE_CHECKING:
-    from testbed.kits.base import Hook
+def of_connect() -> Arguments:
+    """Return what a connection takes."""
+    taken = {
+        "user": "app",
+        "password": "secret",
+        "passfile": "/dev/null",
+        "service": "x",
+        "servicefile": "/dev/null",
+        "database": "app",
+        "timeout": 5,
+        "statement_cache_size": 10,
+        "max_cached_statement_lifetime": 10,
+        "max_cacheable_statement_size": 1000,
+        "command_timeout": 5,
+        "ssl": "disable",
+        "direct_tls": False,
+        "connection_class": asyncpg.Connection,
+        "record_class": asyncpg.Record,
+        "server_settings": {"work_mem": "8MB"},
+        "krbsrvname": "postgres",
+        "gsslib": "gssapi",
+    }
+    refused = {**IN_THE_DSN, **CHOOSES, **DSN_ITSELF, **OF_THE_LOOP}
+    return Arguments(taken, refused, ("asyncpg.connect",))
 
 
-class AsyncpgKit(Kit):
-    name = "asyncpg"
-    module = "hasql.asyncpg"
+def of_pool(create_pool: str, **more: Any) -> Arguments:
+    """Return what a pool takes, its connections included."""
+    of_connections = of_connect()
+    hooks = {"connect": hook, "setup": hook, "init": hook, "reset": hook}
+    numbers = {"min_size": 1, "max_size": 2, "max_queries": 9, "init_size": 1}
+    taken = {**of_connections.taken, **hooks, **numbers, "max_inactive_connection_lifetime": 9}
+    documented_by = (create_pool, *of_connections.documented_by)
+    return Arguments(taken | more, of_connections.refused, documented_by)
+
+
+class PoolOfAsyncpgKit(Kit):
+    """What is the same with each library whose pool is asyncpg's."""
+
     lost = (
         asyncpg.PostgresConnectionError,
         asyncpg.InterfaceError,
@@ -46,9 +81,6 @@ class AsyncpgKit(Kit):
     connection_type = PoolConnectionProxy
     pool_type = asyncpg.Pool
 
-    def manager(self, dsn: str, /, *args: Any, **kwargs: Any) -> PoolManager:
-        return PoolManager(dsn, *args, **kwargs)
-
     def endings(self) -> dict[str, Ending]:
         return {**super().endings(), "closed": closed, "terminated": terminated}
 
@@ -57,6 +89,14 @@ class AsyncpgKit(Kit):
 
     def reset_hook(self, hook: Hook) -> dict[str, Any]:
         return {"reset": hook}
+
+
+class AsyncpgKit(PoolOfAsyncpgKit):
+    name = "asyncpg"
+    module = "hasql.asyncpg"
+
+    def arguments(self) -> list[Arguments]:
+        return [of_pool("asyncpg.create_pool")]
 
     def hooks(self, hook: Hook) -> dict[str, dict[str, Any]]:
         return {name: {name: hook} for name in ("init", "setup")}

@@ -1,48 +1,25 @@
-"""asyncpgsa."""
+"""asyncpgsa: statements are SQLAlchemy's expressions, which a connection of asyncpg's refuses."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-import asyncpg
-from asyncpg.pool import PoolConnectionProxy
+from asyncpgsa.connection import get_dialect
 from sqlalchemy import text
 
-from hasql.asyncpgsa import PoolManager
-from testbed.kits.asyncpg import AsyncpgKit, ask, terminated
-from testbed.kits.base import Ending, Kit, closed
+from testbed.kits.asyncpg import PoolOfAsyncpgKit, of_pool
 
 if TYPE_CHECKING:
+    from testbed.kits.arguments import Arguments
     from testbed.kits.base import Hook
 
 
-class AsyncpgsaKit(Kit):
+class AsyncpgsaKit(PoolOfAsyncpgKit):
     name = "asyncpgsa"
     module = "hasql.asyncpgsa"
-    lost = AsyncpgKit.lost
-    refused_statement = asyncpg.PostgresError
-    refused_login = asyncpg.InvalidPasswordError
-    min_keyword = "min_size"
-    max_keyword = "max_size"
-    acquire_kwargs: ClassVar[dict[str, Any]] = {}
-    unprepared = AsyncpgKit.unprepared
-    release_kwargs: ClassVar[dict[str, Any]] = {"timeout": 3}
-    connection_type = PoolConnectionProxy
-    pool_type = asyncpg.Pool
 
-    def manager(self, dsn: str, /, *args: Any, **kwargs: Any) -> PoolManager:
-        return PoolManager(dsn, *args, **kwargs)
-
-    def endings(self) -> dict[str, Ending]:
-        return {**super().endings(), "closed": closed, "terminated": terminated}
-
-    def checks(self) -> list[dict[str, Any]]:
-        return [{"setup": ask}]
-
-    # As SQLAlchemy's expressions, which a connection of asyncpg alone would refuse.
-
-    def reset_hook(self, hook: Hook) -> dict[str, Any]:
-        return {"reset": hook}
+    def arguments(self) -> list[Arguments]:
+        return [of_pool("asyncpgsa.create_pool", dialect=get_dialect())]
 
     def hooks(self, hook: Hook) -> dict[str, dict[str, Any]]:
         return {"setup": {"setup": hook}}

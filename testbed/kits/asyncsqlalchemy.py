@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
 import asyncpg
 import psycopg
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only
 
-from hasql.asyncsqlalchemy import PoolManager
+import testbed.kits.asyncpg
+import testbed.kits.psycopg3
+from testbed.kits.arguments import Arguments
 from testbed.kits.base import Ending, Kit
 
 
@@ -71,6 +76,56 @@ if TYPE_CHECKING:
     from testbed.kits.base import Hook
 
 
+def plain_hook(*_: object) -> None: ...
+
+
+def within_connect_args(given: dict[str, Any]) -> dict[str, Any]:
+    return {"connect_args": given}
+
+
+def of_engine() -> Arguments:
+    """Return what an engine takes."""
+    taken = {
+        "connect_args": {},
+        "empty_in_strategy": "static",  # without effect, and deprecated, as `implicit_returning`
+        "implicit_returning": True,
+        "echo": False,
+        "echo_pool": False,
+        "enable_from_linting": False,
+        "execution_options": {"x": 1},
+        "future": True,
+        "hide_parameters": True,
+        "insertmanyvalues_page_size": 10,
+        "isolation_level": "READ COMMITTED",
+        "json_deserializer": json.loads,
+        "json_serializer": json.dumps,
+        "label_length": 20,
+        "logging_name": "x",
+        "max_identifier_length": 63,
+        "max_overflow": 1,
+        "paramstyle": "numeric_dollar",
+        "plugins": [],
+        "pool_events": [(plain_hook, "checkout")],
+        "pool_logging_name": "x",
+        "pool_pre_ping": True,
+        "pool_recycle": 60,
+        "pool_reset_on_return": "rollback",
+        "pool_size": 1,
+        "pool_timeout": 5,
+        "pool_use_lifo": True,
+        "query_cache_size": 10,
+        "use_insertmanyvalues": False,
+        "native_inet_types": False,
+    }
+    if tuple(map(int, version("sqlalchemy").split(".")[:2])) >= (2, 1):
+        taken["skip_autocommit_rollback"] = True
+    refused = dict.fromkeys(("url", "pool", "poolclass"), "one queue pool for each host")
+    refused |= dict.fromkeys(("creator", "async_creator", "module"), "connect_args")
+    refused |= {"server_side_cursors": "stream"}
+    pages = f"{create_async_engine.__doc__}{create_engine.__doc__}"
+    return Arguments(taken, refused, (), on_pages=tuple(re.findall(r"(?m)^ *:param (\w+)", pages)))
+
+
 class _SqlalchemyKit(Kit):
     module = "hasql.asyncsqlalchemy"
     lost: tuple[type[Exception], ...] = (DBAPIError, ConnectionError)
@@ -80,11 +135,14 @@ class _SqlalchemyKit(Kit):
     autocommit: ClassVar[dict[str, Any] | None] = {"isolation_level": "AUTOCOMMIT"}
     connection_type = AsyncConnection
     pool_type = AsyncEngine
-    driver: str
+    #: What SQLAlchemy works with, as a DSN names it.
+    library: str
 
-    def manager(self, dsn: str, /, *args: Any, **kwargs: Any) -> PoolManager:
-        dsn = dsn.replace("postgresql://", f"postgresql+{self.driver}://", 1)
-        return PoolManager(dsn, *args, **kwargs)
+    def dsn(self, dsn: str) -> str:
+        return dsn.replace("postgresql://", f"postgresql+{self.library}://", 1)
+
+    def of_connections(self, **kwargs: Any) -> dict[str, Any]:
+        return {"connect_args": kwargs}
 
     def sizes(self, minimum: int, maximum: int) -> dict[str, Any]:
         del minimum  # SQLAlchemy's pools begin with none
@@ -125,7 +183,7 @@ class _SqlalchemyKit(Kit):
 
 class SqlalchemyAsyncpgKit(_SqlalchemyKit):
     name = "sqlalchemy-asyncpg"
-    driver = "asyncpg"
+    library = "asyncpg"
     unprepared: ClassVar[dict[str, Any]] = {
         "connect_args": {
             "statement_cache_size": 0,
@@ -138,9 +196,24 @@ class SqlalchemyAsyncpgKit(_SqlalchemyKit):
     lost = (*_SqlalchemyKit.lost, asyncpg.InternalClientError)
     refused_login = asyncpg.InvalidPasswordError
 
+    def arguments(self) -> list[Arguments]:
+        of_connect = testbed.kits.asyncpg.of_connect()
+        of_connect.taken["prepared_statement_cache_size"] = 0
+        of_connect.taken["prepared_statement_name_func"] = lambda: ""
+        return [of_engine(), of_connect._replace(within=within_connect_args)]
+
 
 class SqlalchemyPsycopgKit(_SqlalchemyKit):
     name = "sqlalchemy-psycopg"
-    driver = "psycopg"
+    library = "psycopg"
+    over_libpq = True
+    odd_encoding = "LATIN1"
     unprepared: ClassVar[dict[str, Any]] = {"connect_args": {"prepare_threshold": None}}
     refused_login = psycopg.OperationalError
+
+    def arguments(self) -> list[Arguments]:
+        of_dialect, of_connect = of_engine(), testbed.kits.psycopg3.of_connect()
+        of_dialect.taken["paramstyle"] = "pyformat"
+        of_dialect.taken["use_native_hstore"] = False
+        of_connect.taken["service"] = of_connect.refused.pop("service") and "x"
+        return [of_dialect, of_connect._replace(within=within_connect_args)]

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+from hasql.cluster.dsn import Dsn
 
 if TYPE_CHECKING:
     from hasql.base import BasePoolManager
+    from hasql.driver import Driver
+    from testbed.kits.arguments import Arguments
 
 
 #: What a test has run with each connection of the driver's.
@@ -34,8 +39,14 @@ class Kit(ABC):
 
     #: The test's parameter, such as ``psycopg3``.
     name: str
-    #: The adapter's module.
+    #: The facade's module.
     module: str
+    #: Whether the driver is over libpq, which reads the DSN and takes settings as `options`.
+    over_libpq = False
+    #: Whether a plus in the query of a DSN is a space, as in the library's own URLs.
+    plus_is_space = True
+    #: A client encoding other than UTF8 with which the driver's pool works.
+    odd_encoding = "SQL_ASCII"
     #: What leaves a statement on a connection that was lost, as docs/reference/errors.rst lists it.
     lost: tuple[type[Exception], ...]
     #: What a statement raises that the server refuses; has the SQLSTATE somewhere.
@@ -58,9 +69,36 @@ class Kit(ABC):
     #: transactions need it: what each driver's documentation says of PgBouncer.
     unprepared: ClassVar[dict[str, Any]] = {}
 
-    @abstractmethod
+    def dsn(self, dsn: str) -> str:
+        """Return the DSN for this driver; `dsn` begins with ``postgresql://``."""
+        return dsn
+
     def manager(self, dsn: str, /, *args: Any, **kwargs: Any) -> BasePoolManager[Any, Any]:
         """Make the driver's pool manager; `dsn` begins with ``postgresql://``."""
+        made: BasePoolManager[Any, Any]
+        made = import_module(self.module).PoolManager(self.dsn(dsn), *args, **kwargs)
+        return made
+
+    def driver(self, dsn: str) -> Driver[Any, Any]:
+        """Return the adapter itself, which the pool manager works with."""
+        dsn = self.dsn(dsn)
+        return self.manager(dsn)._driver_of(Dsn.parse(dsn))  # noqa: SLF001  # the contract's seam
+
+    @abstractmethod
+    def arguments(self) -> list[Arguments]:
+        """Return all arguments that the driver's library documents."""
+
+    def of_connections(self, **kwargs: Any) -> dict[str, Any]:
+        """Return `pool_factory_kwargs` that hold what is for connections."""
+        return kwargs
+
+    def with_settings(self, *, application_name: str, **settings: str) -> dict[str, Any]:
+        """Return `pool_factory_kwargs` with which sessions have these settings."""
+        if self.over_libpq:
+            options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+            return self.of_connections(options=options, application_name=application_name)
+        settings["application_name"] = application_name
+        return self.of_connections(server_settings=settings)
 
     @property
     @abstractmethod

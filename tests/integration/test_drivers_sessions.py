@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("nothing_unheard")
 
-LIBPQ = ("psycopg3", "aiopg", "aiopg_sa", "sqlalchemy-psycopg")
-
 #: What stands before the catalog's own in the search path, and says the opposite.
 EVIL = """\
 DROP SCHEMA IF EXISTS evil CASCADE;
@@ -112,11 +110,6 @@ def shown(manager: Manager) -> list[tuple[str, str, bool]]:
 ALL_WELL = [("master", "up", True), ("replica", "up", True), ("replica", "up", True)]
 
 
-def encoding(kit: Kit) -> str:
-    """Return a client encoding other than UTF8 with which the driver's pool works."""
-    return "LATIN1" if kit.name == "sqlalchemy-psycopg" else "SQL_ASCII"
-
-
 async def setting(kit: Kit, connection: Any, name: str) -> str:
     value = await kit.value(connection, f"SHOW {name}")
     return value.decode() if isinstance(value, bytes) else str(value)  # psycopg in SQL_ASCII
@@ -177,7 +170,7 @@ ENVIRONMENT = {
 async def test_the_environment_neither_chooses_hosts_nor_sets_the_reserved_session(
     kit: Kit, pg_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch, attributes: str
 ) -> None:
-    chosen = {"PGTARGETSESSIONATTRS": attributes, "PGCLIENTENCODING": encoding(kit)}
+    chosen = {"PGTARGETSESSIONATTRS": attributes, "PGCLIENTENCODING": kit.odd_encoding}
     for name, value in {**ENVIRONMENT, **chosen}.items():
         monkeypatch.setenv(name, value)
     sizes = kit.sizes(1, 2)
@@ -191,7 +184,7 @@ async def test_the_environment_neither_chooses_hosts_nor_sets_the_reserved_sessi
             assert await setting(kit, connection, "port") == str(pg_cluster.master.port)
             # What the application's driver does with the environment it does as ever.
             limit = await setting(kit, connection, "lock_timeout")
-            assert limit == ("5s" if kit.name in LIBPQ else "0")
+            assert limit == ("5s" if kit.over_libpq else "0")
         async with manager.acquire_replica(timeout=5) as connection:
             port = int(await setting(kit, connection, "port"))
             assert port in {node.port for node in pg_cluster.replicas}
@@ -222,12 +215,12 @@ async def test_a_service_may_bring_the_login_but_chooses_no_host(
     services.write_text(
         f"[odd]\nuser={dsn.user}\npassword={dsn.password}\ndbname={dsn.dbname}\n"
         "host=127.0.0.9\nhostaddr=127.0.0.9\nport=9\ntarget_session_attrs=read-write\n"
-        f"client_encoding={encoding(kit)}\noptions=-c search_path=evil,pg_catalog\n"
+        f"client_encoding={kit.odd_encoding}\noptions=-c search_path=evil,pg_catalog\n"
     )
     monkeypatch.setenv("PGSERVICEFILE", str(services))
     hosts = ",".join(map(str, dsn.hosts))
     address = f"postgresql://{hosts}"
-    if kit.name in LIBPQ:
+    if kit.over_libpq:
         monkeypatch.setenv("PGSERVICE", "odd")
     else:
         address += "?service=odd"  # of the environment asyncpg reads the file's name alone
@@ -243,9 +236,9 @@ async def test_a_service_may_bring_the_login_but_chooses_no_host(
 async def test_settings_in_the_dsn_are_for_the_pools_alone(
     kit: Kit, pg_cluster: LocalCluster, application: str
 ) -> None:
-    if kit.name in LIBPQ:
+    if kit.over_libpq:
         said = "options=-c%20search_path=evil,pg_catalog%20-c%20lock_timeout=5s"
-        said += f"&client_encoding={encoding(kit)}"
+        said += f"&client_encoding={kit.odd_encoding}"
     else:
         said = "search_path=evil,pg_catalog&lock_timeout=5s"
     dsn = f"{pg_cluster.dsn}?{said}&application_name={application}"
@@ -260,7 +253,7 @@ async def test_settings_in_the_dsn_are_for_the_pools_alone(
 async def test_a_setting_that_no_server_knows_fails_at_once_by_the_servers_own_words(
     kit: Kit, pg_cluster: LocalCluster
 ) -> None:
-    said = "options=-c%20nonsense=1" if kit.name in LIBPQ else "nonsense=1"
+    said = "options=-c%20nonsense=1" if kit.over_libpq else "nonsense=1"
     manager = kit.manager(f"{pg_cluster.dsn}?{said}", pool_factory_kwargs=kit.sizes(1, 2))
     began = asyncio.get_running_loop().time()
     try:

