@@ -1,0 +1,405 @@
+"""What the core relies on, asked of each adapter itself: the words of `hasql.driver.contract`.
+
+The other files of the suite use a pool manager. Here there is none: when an adapter breaks a
+promise these tests name it, where a pool manager would only wait, miscount or leak now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hasql import ConfigurationError
+from hasql.cluster.dsn import Dsn
+from hasql.driver import Driver, DriverPool, Failure, Session
+from testbed.proxy import Proxy
+from testbed.scene import Table, until, until_sessions
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from hasql.testing import LocalCluster, LocalNode
+    from testbed.kits.base import Kit
+
+Pool = DriverPool[Any, Any]
+
+pytestmark = pytest.mark.usefixtures("nothing_unheard")
+
+
+@pytest.fixture
+def anyio_backend() -> object:
+    """Run on one event loop; the other files run on each."""
+    return "asyncio", {"use_uvloop": False}
+
+
+@asynccontextmanager
+async def opened(kit: Kit, dsn: str, least: int = 1, most: int = 2) -> AsyncIterator[Pool]:
+    """Open a pool, as the core does, and terminate it at the end."""
+    kwargs = kit.sizes(least, most)
+    pool = await kit.driver(dsn).open(dsn, kwargs, lambda *_: None)
+    try:
+        yield pool
+    finally:
+        pool.terminate()
+
+
+@asynccontextmanager
+async def silent(node: LocalNode) -> AsyncIterator[tuple[Proxy, str]]:
+    """Stand a proxy before a server that takes bytes and passes none on; yield its DSN as well."""
+    dsn = Dsn.parse(node.dsn)
+    (host,) = dsn.hosts
+    async with Proxy(host.host, host.port) as proxy:
+        proxy.black_hole()
+        yield proxy, node.dsn.replace(f":{host.port}/", f":{proxy.port}/", 1)
+
+
+async def lose(cluster: LocalCluster, pid: int | None) -> None:
+    """End a session of the master's, as an administrator may."""
+    await cluster.master.sql(f"SELECT pg_terminate_backend({pid}, 5000)")
+
+
+# The driver
+
+
+def test_an_adapter_is_made_from_the_contract(kit: Kit, pg_cluster: LocalCluster) -> None:
+    assert Driver in type(kit.driver(pg_cluster.dsn)).__mro__
+
+
+def test_sizes_are_those_that_were_asked_for(kit: Kit, pg_cluster: LocalCluster) -> None:
+    sizes = kit.driver(pg_cluster.dsn).sizes(kit.sizes(1, 3))
+    assert (sizes.minimum, sizes.maximum) == (0 if kit.min_keyword is None else 1, 3)
+
+
+def test_an_unknown_argument_is_refused(kit: Kit, pg_cluster: LocalCluster) -> None:
+    with pytest.raises(ConfigurationError, match="no_such"):
+        kit.driver(pg_cluster.dsn).sizes({"no_such": 1})
+
+
+async def test_an_exception_tells_what_is_wrong(kit: Kit, pg_cluster: LocalCluster) -> None:
+    dsn = pg_cluster.master.dsn
+    driver = kit.driver(dsn)
+    assert driver.failure(TimeoutError()) is Failure.BROKEN
+    assert driver.failure(ConnectionError()) is Failure.BROKEN
+    assert driver.failure(ValueError()) is Failure.OTHER
+    wrong = dsn.replace(f":{Dsn.parse(dsn).password}@", ":wrong@")
+    with pytest.raises(Exception) as refused:  # noqa: PT011  # each driver has its own
+        await driver.connect(wrong, {}, lambda: None)
+    assert driver.failure(refused.value) is Failure.REFUSED
+    async with opened(kit, dsn) as pool:
+        connection = await pool.acquire()
+        with pytest.raises(kit.refused_statement) as failed:
+            await kit.value(connection, "SELECT no_such")
+        assert driver.failure(failed.value) is Failure.STATEMENT
+        await pool.release(connection)
+
+
+# The pool
+
+
+async def test_a_pool_has_what_it_was_opened_with(kit: Kit, pg_cluster: LocalCluster) -> None:
+    async with opened(kit, pg_cluster.master.dsn) as pool:
+        assert DriverPool in type(pool).__mro__
+        assert isinstance(pool.pool, kit.pool_type)
+        assert pool.size == pool.idle() == pool.sizes.minimum
+        assert pool.sizes.maximum == 2
+        assert pool.destinations.doubtful == 0
+
+
+async def test_open_idle_and_leased_connections_are_counted(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    async with opened(kit, pg_cluster.master.dsn) as pool:
+        leases = [await pool.acquire() for _ in range(2)]
+        assert all(isinstance(connection, kit.connection_type) for connection in leases)
+        assert (pool.size, pool.idle()) == (2, 0)
+        await pool.release(leases[0])
+        assert (pool.size, pool.idle()) == (2, 1)
+        await pool.release(leases[1])
+        assert (pool.size, pool.idle()) == (2, 2)
+
+
+async def test_an_idle_connection_is_acquired_without_a_pause(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    async with opened(kit, pg_cluster.master.dsn) as pool:
+        await pool.release(await pool.acquire())
+        steps = pool.acquire().__await__()
+        with pytest.raises(StopIteration) as done:
+            next(steps)
+        await pool.release(done.value.value)
+
+
+async def test_a_key_stays_the_same_from_lease_to_lease(kit: Kit, pg_cluster: LocalCluster) -> None:
+    async with opened(kit, pg_cluster.master.dsn, most=1) as pool:
+        connection = await pool.acquire()
+        key = pool.key(connection)
+        assert key is not None
+        await pool.release(connection)
+        again = await pool.acquire()
+        assert pool.key(again) == key
+        pool.abort(again)
+        assert pool.key(again) is None
+        await pool.release(again)
+
+
+async def test_rows_are_counted_and_no_transaction_is_left(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    async with opened(kit, pg_cluster.master.dsn) as pool:
+        connection = await pool.acquire()
+        pid = await kit.pid(connection)
+        await pool.release(connection)
+        connection = await pool.acquire()
+        assert await pool.count_rows(connection, "SELECT 1 FROM generate_series(1, 3)") == 3
+        assert await pool.count_rows(connection, "SELECT 1 WHERE false") == 0
+        state = f"SELECT state FROM pg_stat_activity WHERE pid = {pid}"  # noqa: S608  # a number
+        assert await pg_cluster.master.sql(state) == "idle"
+        await pool.release(connection)
+
+
+async def test_a_connection_says_whether_its_server_is_a_standby(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    for node, on in ((pg_cluster.master, False), (pg_cluster.replicas[0], True)):
+        async with opened(kit, node.dsn) as pool:
+            connection = await pool.acquire()
+            assert pool.in_hot_standby(connection) is on
+            assert pool.destinations.doubtful == (pool.size if on else 0)
+            await pool.release(connection)
+
+
+async def test_a_release_rolls_back(kit: Kit, pg_cluster: LocalCluster, table: Table) -> None:
+    async with opened(kit, pg_cluster.master.dsn) as pool:
+        connection = await pool.acquire()
+        await kit.begin(connection, table.insert(1))
+        await pool.release(connection)
+    assert await pg_cluster.master.sql(table.count) == "0"
+
+
+@pytest.mark.parametrize("error", [None, ValueError()])
+async def test_the_end_of_a_block_commits_if_the_driver_has_it_so(
+    kit: Kit, pg_cluster: LocalCluster, table: Table, error: Exception | None
+) -> None:
+    async with opened(kit, pg_cluster.master.dsn) as pool:
+        connection = await pool.acquire()
+        assert pool.leave_block(connection, error) is None  # as nothing is open
+        await kit.begin(connection, table.insert(1))
+        work = pool.leave_block(connection, error)
+        if work is not None:
+            await work
+        await pool.release(connection)
+    committed = kit.commits and error is None
+    assert await pg_cluster.master.sql(table.count) == str(int(committed))
+
+
+async def test_a_cancelled_release_is_waited_for_by_the_driver_or_the_core(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    async with opened(kit, pg_cluster.master.dsn) as pool:
+        assert pool.released is None or callable(pool.released)
+
+
+async def test_an_aborted_connection_is_closed_and_its_place_is_free(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    async with opened(kit, pg_cluster.master.dsn, most=1) as pool:
+        connection = await pool.acquire()
+        assert not pool.is_closed(connection)
+        pool.abort(connection)
+        assert pool.is_closed(connection)
+        await pool.release(connection)
+        another = await pool.acquire()
+        assert not pool.is_closed(another)
+        assert await kit.value(another, "SELECT 1") == 1
+        await pool.release(another)
+
+
+async def test_an_abort_ends_the_statement_that_waits(kit: Kit, pg_cluster: LocalCluster) -> None:
+    async with opened(kit, pg_cluster.master.dsn, most=1) as pool:
+        connection = await pool.acquire()
+        statement = asyncio.create_task(kit.value(connection, "SELECT pg_sleep(60)"))
+        await asyncio.sleep(0.05)
+        pool.abort(connection)
+        with pytest.raises(kit.lost):
+            await asyncio.wait_for(statement, 5)
+        await pool.release(connection)
+
+
+async def test_a_purge_spares_what_is_leased(kit: Kit, pg_cluster: LocalCluster) -> None:
+    async with opened(kit, pg_cluster.master.dsn) as pool:
+        kept, idle = [await pool.acquire() for _ in range(2)]
+        await pool.release(idle)
+        pool.purge([kept])
+        assert pool.size == 1
+        assert await kit.value(kept, "SELECT 1") == 1
+        await pool.release(kept)
+        pool.purge([])
+        assert pool.size == 0
+        connection = await pool.acquire()
+        assert await kit.value(connection, "SELECT 1") == 1
+        await pool.release(connection)
+
+
+async def test_a_lost_connection_is_not_acquired(kit: Kit, pg_cluster: LocalCluster) -> None:
+    async with opened(kit, pg_cluster.master.dsn, most=1) as pool:
+        connection = await pool.acquire()
+        pid = await kit.pid(connection)
+        await pool.release(connection)
+        await lose(pg_cluster, pid)
+        connection = await pool.acquire()
+        assert await kit.pid(connection) != pid
+        await pool.release(connection)
+
+
+async def test_the_end_of_connects_is_a_broken_host(kit: Kit, pg_cluster: LocalCluster) -> None:
+    async with silent(pg_cluster.master) as (proxy, dsn), opened(kit, dsn, least=0) as pool:
+        acquiring = asyncio.ensure_future(pool.acquire())
+        await until(lambda: proxy.connections > 0)
+        pool.end_connects()
+        with pytest.raises(Exception) as ended:  # noqa: PT011  # SQLAlchemy wraps it
+            await asyncio.wait_for(acquiring, 5)
+        assert kit.driver(dsn).failure(ended.value) is Failure.BROKEN
+
+
+async def test_a_cancelled_acquire_ends_on_a_silent_host_and_leaks_nothing(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    async with silent(pg_cluster.master) as (proxy, dsn), opened(kit, dsn, least=0, most=1) as pool:
+        acquiring = asyncio.ensure_future(pool.acquire())
+        await until(lambda: proxy.connections > 0)
+        acquiring.cancel()
+        done, _ = await asyncio.wait([acquiring], timeout=5)
+        assert done
+        assert acquiring.cancelled()
+        proxy.forward()
+        connection = await asyncio.wait_for(pool.acquire(), 5)
+        assert await kit.value(connection, "SELECT 1") == 1
+        await pool.release(connection)
+
+
+async def test_who_gives_back_twice_is_told_from_who_holds_it_now(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    async with opened(kit, pg_cluster.master.dsn, most=1) as pool:
+
+        async def take() -> Any:
+            connection = await pool.acquire()
+            pool.hold(connection)
+            return connection
+
+        first = await take()
+        assert not pool.is_anothers(first)
+        pool.note_release(first)
+        await pool.release(first)
+        given, over = asyncio.Event(), asyncio.Event()
+
+        async def another() -> None:
+            second = await take()
+            assert not pool.is_anothers(second)
+            given.set()
+            await over.wait()
+            assert pool.key(second) is not None
+            same.append(second is first)
+            pool.note_release(second)
+            await pool.release(second)
+
+        same: list[bool] = []
+        task = asyncio.create_task(another())
+        await given.wait()
+        anothers = pool.is_anothers(first)
+        over.set()
+        await task
+        # Where each lease has an object of its own there is nothing to tell.
+        assert anothers is same[0]
+
+
+async def test_a_pool_that_is_terminated_has_no_connection_and_gives_none(
+    kit: Kit, pg_cluster: LocalCluster, application: str
+) -> None:
+    async with opened(kit, f"{pg_cluster.master.dsn}?application_name={application}") as pool:
+        leased = await pool.acquire()
+        pool.terminate()
+        assert pool.is_closed(leased)
+        assert pool.size == 0
+        with pytest.raises(Exception):  # noqa: B017, PT011  # each driver has its own
+            await pool.acquire()
+    await until_sessions(pg_cluster.master, application, 0)
+
+
+async def test_a_pool_that_is_closed_has_no_session(
+    kit: Kit, pg_cluster: LocalCluster, application: str
+) -> None:
+    async with opened(kit, f"{pg_cluster.master.dsn}?application_name={application}") as pool:
+        await pool.release(await pool.acquire())
+        await pool.close()
+        await until_sessions(pg_cluster.master, application, 0)
+
+
+# The reserved connection
+
+
+@asynccontextmanager
+async def reserved(kit: Kit, dsn: str) -> AsyncIterator[tuple[Session, list[None]]]:
+    """Open a reserved connection; yield it with a list that grows with each call of `on_lost`."""
+    lost: list[None] = []
+    session = await kit.driver(dsn).connect(dsn, {}, lambda: lost.append(None))
+    try:
+        yield session, lost
+    finally:
+        session.kill()
+
+
+async def test_a_session_reads_text_as_the_server_sends_it(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    async with reserved(kit, pg_cluster.master.dsn) as (session, _):
+        row = await session.fetch_row("SELECT true, 1, 2.50, NULL, 'a'::text")
+        assert tuple(row) == ("t", "1", "2.50", None, "a")
+        assert tuple(await session.fetch_row("SELECT 1 WHERE false")) == ()
+        pid = await session.fetch_row("SELECT pg_backend_pid()")
+        assert tuple(pid) == (str(session.login_pid),)
+
+
+async def test_a_session_fails_without_being_lost(kit: Kit, pg_cluster: LocalCluster) -> None:
+    async with reserved(kit, pg_cluster.master.dsn) as (session, lost):
+        with pytest.raises(Exception) as failed:  # noqa: PT011  # each driver has its own
+            await session.fetch_row("SELECT no_such")
+        assert kit.driver(pg_cluster.dsn).failure(failed.value) is Failure.STATEMENT
+        assert tuple(await session.fetch_row("SELECT 1")) == ("1",)
+        assert not session.closed
+        assert lost == []
+
+
+async def test_a_session_says_whether_its_server_is_a_standby(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    for node, on in ((pg_cluster.master, False), (pg_cluster.replicas[0], True)):
+        async with reserved(kit, node.dsn) as (session, _):
+            assert session.in_hot_standby is on
+
+
+async def test_the_loss_of_a_session_is_told_once(kit: Kit, pg_cluster: LocalCluster) -> None:
+    async with reserved(kit, pg_cluster.master.dsn) as (session, lost):
+        await lose(pg_cluster, session.login_pid)
+        await until(lambda: bool(lost))
+        assert session.closed
+        with pytest.raises(Exception):  # noqa: B017, PT011  # each driver has its own
+            await session.fetch_row("SELECT 1")
+        assert lost == [None]
+
+
+async def test_a_session_that_is_killed_is_closed_and_not_lost(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    async with reserved(kit, pg_cluster.master.dsn) as (session, lost):
+        asking = asyncio.create_task(session.fetch_row("SELECT pg_sleep(60)::text"))
+        await asyncio.sleep(0.05)
+        session.kill()
+        await asyncio.wait([asking], timeout=5)
+        assert asking.done()
+        assert asking.exception() is not None
+        assert session.closed
+        assert lost == []
