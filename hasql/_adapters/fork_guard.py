@@ -21,9 +21,9 @@ def cut_off_in_children(connection: Any, descriptor_of: Callable[[Any], int]) ->
     """Make sure that a forked child cannot reach the server over this connection.
 
     The child has the same sockets and the same epoll set as its parent, and it can do harm without
-    a mistake of anybody's. When it collects a connection of a driver's, aiopg says goodbye to the
-    server, which ends the parent's connection, and asyncpg removes the socket from the epoll set,
-    so that the parent hears nothing more. So the child gets a dead socket in the descriptor's
+    a mistake of anybody's: when it collects a connection, aiopg sends the server a Terminate
+    message, which ends the parent's connection, and asyncpg removes the socket from the epoll set,
+    so that the parent is told of no more data. So the child gets a dead socket in the descriptor's
     place: neither the server nor the epoll set is reached over that.
     """
     with suppress(OSError, AttributeError, ValueError):  # the connection may be lost already

@@ -171,7 +171,7 @@ class DriverPool(Protocol[PoolT, ConnT]):
         """Abort all connections but those that are leased, and every connect under way."""
 
     async def close(self) -> None:
-        """Say goodbye to the server on every connection; all have been given back."""
+        """Close every connection in agreement with the server; all have been given back."""
 
     def terminate(self) -> None:
         """Abort every connection and refuse new ones, without waiting for anything."""

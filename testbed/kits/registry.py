@@ -32,6 +32,8 @@ class RegisteredDriver(NamedTuple):
     tests: tuple[str, ...]
     #: The major version of SQLAlchemy that its environment has.
     sqlalchemy: str = "2"
+    #: The other rooms that its room may import from.
+    built_on: tuple[str, ...] = ()
 
 
 DRIVERS = (
@@ -70,6 +72,7 @@ DRIVERS = (
             "test_asyncsqlalchemy_url.py",
             "test_sqlalchemy_sessions.py",
         ),
+        built_on=("asyncpg", "psycopg"),
     ),
     # Both were written for SQLAlchemy 1.4, so that they have an environment of their own.
     RegisteredDriver(
@@ -89,6 +92,7 @@ DRIVERS = (
         kits=("asyncpgsa.AsyncpgsaKit",),
         tests=("test_asyncpgsa.py",),
         sqlalchemy="1",
+        built_on=("asyncpg",),
     ),
 )
 

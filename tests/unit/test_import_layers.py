@@ -289,6 +289,23 @@ def test_an_adapter_imports_no_other_adapter(name: str) -> None:
     assert not others, "it would need the other's library too"
 
 
+ROOMS = {driver.room for driver in DRIVERS}
+
+
+def room_of(name: str) -> str | None:
+    """Return the room of an adapter's module; None: it is none's, or shared by all."""
+    return next((room for room in ROOMS if covers(f"hasql._adapters.{room}.*", name)), None)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if covers("hasql._adapters.*", name)])
+def test_a_room_imports_only_the_rooms_it_is_built_on(name: str) -> None:
+    room = room_of(name)
+    allowed = {None, room}
+    allowed |= {each for driver in DRIVERS if driver.room == room for each in driver.built_on}
+    used = {room_of(target) for _, target in arrows_of(MODULES[name])}
+    assert used <= allowed, "say so in testbed/kits/registry.py, if its users have that library too"
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_is_named_by_a_noun(name: str) -> None:
     assert name.rpartition(".")[2].strip("_") not in NO_NOUNS

@@ -55,13 +55,13 @@ class AsyncpgPool(DriverPool[Pool, Connection]):
         create_pool: Callable[..., Pool] = asyncpg.create_pool,
     ) -> None:
         self.sizes = sizes
-        self._users: Any = {name: kwargs.get(name) for name in _HOOKS}
+        self._user_hooks: Any = {name: kwargs.get(name) for name in _HOOKS}
         self._connects, self._resets = PendingConnects(), RunningHooks()
         #: The open connections, with the key of each.
         self._open: dict[RawConnection, Hashable] = {}
         self.destinations = Destinations()
         self._releases, self._refill = DetachedReleases(), Refill(self._fill)
-        setup = self._users["setup"] and self._set_up
+        setup = self._user_hooks["setup"] and self._set_up
         ours = {"connect": self._connect_one, "init": None, "setup": setup}
         ours |= {"reset": self._reset_one, "min_size": sizes.minimum, "max_size": sizes.maximum}
         self.pool = create_pool(dsn, **{**kwargs, **ours})
@@ -115,8 +115,8 @@ class AsyncpgPool(DriverPool[Pool, Connection]):
     count_rows = staticmethod(count_rows)
 
     async def _connect(self, *args: Any, **kwargs: Any) -> RawConnection:
-        connection: RawConnection = await connect_of(self._users)(*args, **kwargs)
-        if self._users["init"] is not None:
+        connection: RawConnection = await connect_of(self._user_hooks)(*args, **kwargs)
+        if self._user_hooks["init"] is not None:
             await self._hook("init", connection)
         return connection
 
@@ -125,16 +125,16 @@ class AsyncpgPool(DriverPool[Pool, Connection]):
 
     async def _hook(self, name: str, connection: Any) -> None:
         try:
-            await self._users[name](connection)
+            await self._user_hooks[name](connection)
         except BaseException:
-            connection.terminate()  # else asyncpg says goodbye to a server that may be silent
+            connection.terminate()  # else asyncpg waits for the server, which may be silent
             raise
 
     async def _reset_one(self, connection: RawConnection) -> None:
         # asyncpg may run this in a task that nobody awaits, so it must not raise when the
         # connection was aborted meanwhile.
         try:
-            if reset := self._users["reset"]:
+            if reset := self._user_hooks["reset"]:
                 await self._resets.run(self._open.get(connection), reset(connection))
             elif query := connection.get_reset_query():
                 await connection.execute(query)

@@ -38,7 +38,7 @@ class PsycopgSession(ReservedSession):
         self._watching = False
         self._busy = False
         self._killed = False
-        self._told = False
+        self._loss_told = False
         self._watch()
 
     @property
@@ -78,8 +78,8 @@ class PsycopgSession(ReservedSession):
             self._watching = True
         else:
             self._finish()
-            if not self._told:
-                self._told = True
+            if not self._loss_told:
+                self._loss_told = True
                 self._on_lost()
 
     def _on_readable(self) -> None:

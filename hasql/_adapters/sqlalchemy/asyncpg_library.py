@@ -103,7 +103,7 @@ class AsyncpgLibrary(DbapiLibrary):
         await connection.execute("")
 
     def abort(self, connection: RawConnection) -> None:
-        # By asyncpg's own method, which does not spare a connection that is being closed.
+        # By asyncpg's own method, which ends one that is being closed as well.
         asyncpg.Connection.terminate(connection)
 
     def pending_cancel(self, connection: RawConnection) -> asyncio.Future[None] | None:
@@ -126,11 +126,11 @@ class _ClosesToTheEnd:
 
         SQLAlchemy gives a time limit when it closes because a statement has failed.
         """
-        polite = super().close(timeout=timeout)  # type: ignore[misc]  # as mixed in
+        orderly = super().close(timeout=timeout)  # type: ignore[misc]  # as mixed in
         if timeout is None or self.is_closed():  # type: ignore[attr-defined]  # as above
-            await polite
+            await orderly
             return
-        self.closing = asyncio.create_task(polite)
+        self.closing = asyncio.create_task(orderly)
         self.closing.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.shield(self.closing)
 

@@ -139,7 +139,7 @@ class EngineConnections:
     def _on_close(self, adapted: Any, _: object = None) -> None:
         self._forget(adapted.driver_connection)
         if MAY_RETRY.get() is not None:
-            # An acquire closes it, as it is too old. The server may not answer a goodbye.
+            # An acquire closes it, as it is too old. The server may be silent: nobody waits for it.
             self._library.abort(adapted.driver_connection)
 
     def __len__(self) -> int:

@@ -119,8 +119,8 @@ class EnginePool(DriverPool[AsyncEngine, AsyncConnection]):
                 and connection.in_transaction()
                 and self._library.is_clean(lease.raw)
             ):
-                # Otherwise the rollback fails if a statement still runs. With AUTOCOMMIT there is
-                # none, so this asks.
+                # A rollback fails if another task's statement runs. With AUTOCOMMIT there is no
+                # rollback, so that the library has to be asked.
                 await self._library.check_unused(lease.raw)
             await connection.close(**kwargs)
         except BaseException:

@@ -23,9 +23,10 @@ _LIMIT_ABORTED = 0.1
 class ShieldedOperations:
     """The acquires and releases of one engine that are under way.
 
-    When an operation is cancelled, psycopg waits for its own cancel request, and SQLAlchemy for the
-    server's answer to a polite goodbye. So the task of an operation is not cancelled: its
-    connection is aborted, which ends it, and what it may still have made is discarded.
+    When an operation is cancelled, psycopg waits for its own cancel request, and SQLAlchemy until
+    the connection has been closed in agreement with the server. So the task of an operation is not
+    cancelled: its connection is aborted, which ends it, and what it may still have made is
+    discarded.
     """
 
     def __init__(self, discard: Callable[[Any], Awaitable[None]]) -> None:
