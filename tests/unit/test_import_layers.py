@@ -418,3 +418,14 @@ except ImportError as error:
 """
     result = run_fresh(program)
     assert f"hasql[{driver.extra}]" in result.stdout, result.stdout + result.stderr
+
+
+def test_a_class_name_occurs_once() -> None:
+    places: dict[str, list[str]] = {}
+    for module in MODULES.values():
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(f"{module.place}:{node.lineno}")
+    del places["PoolManager"]  # that of each driver, which a user tells apart by its module
+    again = {name: where for name, where in places.items() if len(where) > 1}
+    assert not again, again
