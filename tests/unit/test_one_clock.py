@@ -1,0 +1,129 @@
+"""The core has one clock and one source of chance, which its manager hands to it.
+
+So that a manager can be played in virtual time, and a run of it played again. Timers are set by
+durations and never compared with `loop.time()`, which has another origin, and which uvloop rounds.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import hasql
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PACKAGE = Path(hasql.__file__).parent
+#: Who serves libraries with clocks of their own, and real servers.
+EXEMPT = {"_adapters", "cli", "testing"}
+CORE = sorted(
+    place
+    for path in PACKAGE.rglob("*.py")
+    if (place := path.relative_to(PACKAGE).as_posix()).partition("/")[0] not in EXEMPT
+)
+#: The only place that has the clock, and those that may make a source of chance: the manager's, and
+#: a policy's own until it serves a manager.
+CLOCK = "base.py"
+CHANCE = {"base.py", "balancer_policy/base.py"}
+
+_CLOCKS = {"time", "datetime"}
+_CHANCES = {"random", "secrets"}
+#: What takes, or tells, a time of the event loop's.
+_LOOP_TIMES = {"time", "call_at", "timeout_at", "when"}
+
+
+def offences(place: str, source: str) -> Iterator[str]:
+    """Yield what a module does with a clock, or with chance, of its own."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if found := _offence(place, node):
+            yield f"hasql/{place}:{getattr(node, 'lineno', 0)}: {found}"
+
+
+def _offence(place: str, node: ast.AST) -> str | None:
+    match node:
+        case ast.Import(names=names):
+            taken = {name.name.partition(".")[0] for name in names} & (_CLOCKS | _CHANCES)
+            return f"imports {', '.join(sorted(taken))}" if taken else None
+        case ast.ImportFrom(module=str(module), names=names, level=0):
+            taken = {f"{module}.{name.name}" for name in names}
+            if module in _CLOCKS and not (place == CLOCK and taken == {"time.monotonic"}):
+                return f"imports {', '.join(sorted(taken))}"
+            if module in _CHANCES and taken != {"random.Random"}:
+                return f"imports {', '.join(sorted(taken))}"
+        case ast.Call(func=ast.Name(id="Random")) if place not in CHANCE:
+            return "makes a source of chance"
+        case ast.Call(func=ast.Name(id="timeout_at")):
+            return "uses a time of the event loop: timeout_at"
+        case ast.Attribute(attr=name) if name in _LOOP_TIMES:
+            return f"uses a time of the event loop: {name}"
+        # At once is no time: what has come already.
+        case ast.Call(func=ast.Attribute(attr="reschedule"), args=args) if not (
+            len(args) == 1 and isinstance(args[0], ast.Constant) and args[0].value in {0.0, None}
+        ):
+            return "uses a time of the event loop: reschedule"
+    return None
+
+
+@pytest.mark.parametrize("place", CORE)
+def test_no_module_of_the_core_has_a_clock_or_chance_of_its_own(place: str) -> None:
+    assert not list(offences(place, (PACKAGE / place).read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import time",
+        "import time as clock",
+        "from time import monotonic",
+        "from time import monotonic as now",
+        "from time import perf_counter",
+        "def wait():\n    from time import time",
+        "import random",
+        "from random import random",
+        "from random import Random, choice",
+        "import datetime",
+        "from datetime import datetime",
+        "import secrets",
+        "Random()",
+        "now = self._loop.time()",
+        "now = asyncio.get_running_loop().time",
+        "loop.call_at(due, end)",
+        "async with asyncio.timeout_at(due): pass",
+        "timer.reschedule(due)",
+        "due = timer.when()",
+    ],
+)
+def test_what_would_be_a_clock_or_chance_of_its_own(source: str) -> None:
+    assert list(offences("_routing/router.py", source))
+
+
+@pytest.mark.parametrize(
+    ("place", "source"),
+    [
+        ("_routing/router.py", "from random import Random"),
+        ("_routing/router.py", "self._clock() + self._chance.random()"),
+        ("_routing/router.py", "asyncio.timeout(1.0)"),
+        ("_routing/router.py", "loop.call_later(1.0, end)"),
+        ("_routing/router.py", "timer.reschedule(0.0)"),
+        ("base.py", "from time import monotonic\nRandom()"),
+        ("balancer_policy/base.py", "chance = Random()"),
+    ],
+)
+def test_what_is_none(place: str, source: str) -> None:
+    assert not list(offences(place, source))
+
+
+def test_the_manager_hands_out_one_clock() -> None:
+    # It has it for its hook alone: whatever else used it would have a clock besides.
+    tree = ast.parse((PACKAGE / CLOCK).read_text(encoding="utf-8"))
+    used = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "monotonic"
+    ]
+    hook = next(n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "_clock")
+    assert [node for node in ast.walk(hook) if node in used] == used
+    assert len(used) == 1
