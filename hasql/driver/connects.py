@@ -20,25 +20,26 @@ class PendingConnects:
     """
 
     def __init__(self) -> None:
-        self._attempts: set[asyncio.Timeout] = set()
+        # In the order of asking, in which they are ended: so that a run can be played again.
+        self._attempts: dict[asyncio.Timeout, None] = {}
 
     async def run(self, connect: Awaitable[_T]) -> _T:
         """Wait for one connect. Raises ConnectionError when `end` is called meanwhile."""
         attempt = asyncio.timeout(None)
         try:
             async with attempt:
-                self._attempts.add(attempt)
+                self._attempts[attempt] = None
                 return await connect
         except TimeoutError:
             if attempt not in self._attempts:
                 raise ConnectionError("the host was given up while connecting to it") from None
             raise
         finally:
-            self._attempts.discard(attempt)
+            self._attempts.pop(attempt, None)
 
     def end(self) -> None:
         """End every connect that is under way."""
-        attempts, self._attempts = self._attempts, set()
+        attempts, self._attempts = self._attempts, {}
         for attempt in attempts:
             if not attempt.expired():
                 attempt.reschedule(0.0)
