@@ -38,30 +38,33 @@ _LOOP_TIMES = {"time", "call_at", "timeout_at", "when"}
 
 def offences(place: str, source: str) -> Iterator[str]:
     """Yield what a module does with a clock, or with chance, of its own."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if found := _offence(place, node):
+    for node in ast.walk(ast.parse(source)):
+        if found := _imported(place, node) or _used(place, node):
             yield f"hasql/{place}:{getattr(node, 'lineno', 0)}: {found}"
 
 
-def _offence(place: str, node: ast.AST) -> str | None:
+def _imported(place: str, node: ast.AST) -> str | None:
     match node:
         case ast.Import(names=names):
-            taken = {name.name.partition(".")[0] for name in names} & (_CLOCKS | _CHANCES)
-            return f"imports {', '.join(sorted(taken))}" if taken else None
+            taken = {name.name for name in names}
         case ast.ImportFrom(module=str(module), names=names, level=0):
             taken = {f"{module}.{name.name}" for name in names}
-            if module in _CLOCKS and not (place == CLOCK and taken == {"time.monotonic"}):
-                return f"imports {', '.join(sorted(taken))}"
-            if module in _CHANCES and taken != {"random.Random"}:
-                return f"imports {', '.join(sorted(taken))}"
+        case _:
+            return None
+    taken -= {"random.Random"}
+    if place == CLOCK:
+        taken -= {"time.monotonic"}
+    own = [name for name in taken if name.partition(".")[0] in _CLOCKS | _CHANCES]
+    return f"imports {', '.join(sorted(own))}" if own else None
+
+
+def _used(place: str, node: ast.AST) -> str | None:
+    match node:
         case ast.Call(func=ast.Name(id="Random")) if place not in CHANCE:
             return "makes a source of chance"
-        case ast.Call(func=ast.Name(id="timeout_at")):
-            return "uses a time of the event loop: timeout_at"
-        case ast.Attribute(attr=name) if name in _LOOP_TIMES:
+        case ast.Call(func=ast.Name(id=name)) | ast.Attribute(attr=name) if name in _LOOP_TIMES:
             return f"uses a time of the event loop: {name}"
-        # At once is no time: what has come already.
+        # 0.0 is at once, by whatever clock.
         case ast.Call(func=ast.Attribute(attr="reschedule"), args=args) if not (
             len(args) == 1 and isinstance(args[0], ast.Constant) and args[0].value in {0.0, None}
         ):
