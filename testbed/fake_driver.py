@@ -39,14 +39,21 @@ class FakeServer:
     _starts = count(1)
 
     def __init__(
-        self, host: HostSpec, *, master: bool, system_id: int = 7, timeline: int = 1
+        self,
+        host: HostSpec,
+        *,
+        master: bool,
+        system_id: int = 7,
+        timeline: int = 1,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self.host = host
+        self._clock = clock
         self.master = master
         self.system_id: int | None = system_id
         self.timeline = timeline
         self.started_at = next(self._starts)
-        self._up_since = monotonic()
+        self._up_since = clock()
         self.position = 1000
         self.frozen = False
         #: Whether it lets in and then says nothing more.
@@ -84,7 +91,7 @@ class FakeServer:
         self.kill()
         self.alive = True
         self.started_at = next(self._starts)
-        self._up_since = monotonic()
+        self._up_since = self._clock()
         if master is not None:
             self.master = master
 
@@ -128,7 +135,7 @@ class FakeServer:
     @property
     def uptime(self) -> float:
         """Seconds since it was started."""
-        return monotonic() - self._up_since
+        return self._clock() - self._up_since
 
     def row(self, form: ProbeForm) -> Sequence[object]:
         """Answer a probe, but for what depends on the time and the connection."""

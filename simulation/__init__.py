@@ -1,0 +1,11 @@
+"""A whole cluster in virtual time: servers that fail, applications, and the core of hasql between.
+
+    python -m simulation --seeds 5000     # plays the stories of so many seeds
+    python -m simulation --seed 17        # plays one, and tells what happens in it
+
+Each seed is a story: applications acquire masters and replicas, write, read, hold and are cancelled
+at any await, while servers are killed, frozen, promoted and rejoined. What must hold is checked at
+each step and at the end. The core is the real one, monitors and all; the driver and its servers are
+fakes, whose time and chance come from the story as those of the core do: so a second takes about
+a millisecond, and the same seed gives the same run.
+"""

@@ -1,0 +1,236 @@
+"""Applications: tasks that acquire, work, give back and are cancelled, and check what they get."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from hasql.errors import NotAvailableError, PoolManagerClosedError
+from testbed.fake_driver import ServerError
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from simulation.cluster import Cluster
+    from simulation.driver import SimulatedManager
+    from simulation.record import Record
+    from simulation.servers import Connection, Disturbance
+
+__all__ = ("Task", "Writer")
+
+#: Seconds after which a host that serves undisturbed must be in use.
+_BOUND = 3.0
+#: Seconds of an acquire that must not all be spent on one host that is silent.
+_LONG = 1.0
+#: Seconds that rounding may cost.
+_ROUNDING = 1e-6
+#: Kinds of acquires.
+_KINDS = ("master", "replica", "replica or master", "share")
+
+
+class Task:
+    """One task of an application, which does one thing after the other."""
+
+    def __init__(  # noqa: PLR0913  # made in one place
+        self,
+        name: str,
+        manager: SimulatedManager,
+        cluster: Cluster,
+        record: Record,
+        chance: Random,
+        *,
+        roomy: bool,
+    ) -> None:
+        self.name = name
+        self.manager = manager
+        self.cluster = cluster
+        self.record = record
+        self.chance = chance
+        #: Whether there are places for all tasks on each host, so that nobody waits for another.
+        self.roomy = roomy
+        self.knowledge = manager.driver.knowledge
+        self.stopped = False
+        #: What has cost this task an error: each may only once.
+        self._excused: set[Disturbance] = set()
+        self.done = 0
+        self.failed = 0
+
+    def __str__(self) -> str:
+        return self.name
+
+    async def run(self) -> None:
+        try:
+            while not self.stopped and not self.record.violations:
+                await asyncio.sleep(self.chance.expovariate(4.0))
+                kind = self.chance.choice(_KINDS)
+                if self.chance.random() < 0.3:
+                    await self._use_and_be_cancelled(kind)
+                else:
+                    await self.use(kind)
+        except PoolManagerClosedError:
+            if not self.manager.closing:
+                self.record.violated(self, "was told that the manager is closed, and it is not")
+
+    async def _use_and_be_cancelled(self, kind: str) -> None:
+        task = asyncio.get_running_loop().create_task(self.use(kind))
+        if self.chance.random() < 0.5:
+            for _ in range(self.chance.randrange(12)):  # turns of the loop, in no time
+                await asyncio.sleep(0)
+        else:
+            await asyncio.sleep(self.chance.expovariate(50.0))
+        insists = self.chance.random() < 0.3  # as cancel scopes of anyio do
+        task.cancel()
+        turns = 0
+        while insists and not task.done() and turns < 50:
+            await asyncio.sleep(0)
+            task.cancel()
+            turns += 1
+        with suppress(asyncio.CancelledError):
+            await task
+
+    async def use(self, kind: str) -> None:
+        """Acquire a connection, work with it and give it back."""
+        acquire = _Acquire(self, kind)
+        try:
+            async with acquire as connection:
+                await self._work(connection, write=kind == "master")
+        except NotAvailableError:
+            self.record.note(self, f"has got no {kind}")
+            self.failed += 1
+        except (ConnectionError, ServerError) as error:
+            self.record.note(self, f"has an error: {error!r}")
+            self.failed += 1
+            self._check_error(acquire.connection, error)
+
+    async def _work(self, connection: Connection, *, write: bool) -> None:
+        hold = self.chance.expovariate(10.0) if self.chance.random() < 0.3 else 0.0
+        for number in range(self.chance.choice([1, 1, 1, 2, 3])):
+            if number and hold:
+                await asyncio.sleep(hold)
+            await connection.execute(write=write)
+        self.done += 1
+        self.record.note(self, f"{'writes' if write else 'reads'} on {connection.server}")
+        if write:
+            self.wrote()
+
+    def wrote(self) -> None:
+        """Take note of a write that was acknowledged."""
+
+    # What must hold
+
+    def check_lease(self, connection: Connection, kind: str) -> None:
+        """Check what was handed out, at the moment at which it is."""
+        server = connection.server
+        if connection.closed:
+            self.record.violated(self, f"was given a closed connection to {server}")
+        if connection.holder is not None:
+            self.record.violated(self, f"was given what {connection.holder} has, on {server}")
+        if kind == "master" and self.knowledge.is_standby(server):
+            self.record.violated(self, f"was given {server} as a master, a known standby")
+        if kind != "replica" and self.knowledge.replaced(server):
+            self.record.violated(self, f"was given {server} as a master, which was replaced")
+        if kind == "replica" and connection.in_hot_standby is False:
+            self.record.violated(self, f"was given {server} as a replica, which says it is none")
+        connection.holder = self
+        connection.writes = kind == "master"
+
+    def check_unavailable(self, kind: str, timeout: float) -> None:
+        """Check that nothing was there for an acquire that has come to its deadline."""
+        if not self.roomy or timeout < _LONG:
+            return
+        since = {
+            "master": self.cluster.master_serves_since(),
+            "replica": self.cluster.replica_serves_since(),
+        }
+        needed = [since["replica" if kind != "master" else kind]]
+        if kind == "replica or master" and needed == [None]:
+            needed = [since["master"]]
+        for began in needed:
+            if began is not None and self.record.clock.now - began > _BOUND:
+                self.record.violated(
+                    self, f"has got no {kind} in {timeout} s, and one serves since {began:.6f}"
+                )
+
+    def _check_error(self, connection: Connection, error: Exception) -> None:
+        """Check that an error was not to be avoided: each trouble may cost a task one."""
+        why = connection.ended_by
+        if isinstance(error, ServerError):
+            self.record.violated(self, f"was refused a write: {connection.server} is a standby")
+        elif why is None:
+            if not (connection.was_to_be_ended or self.manager.closing):
+                self.record.violated(self, f"has lost a lease on {connection.server} to hasql")
+        elif why in self._excused:
+            self.record.violated(self, f"has paid twice for: {why.what}")
+        else:
+            self._excused.add(why)
+
+
+class _Acquire:
+    """One acquire, whichever way it is asked for and given back; checks what comes of it."""
+
+    connection: Connection
+
+    def __init__(self, task: Task, kind: str) -> None:
+        self._task = task
+        self._kind = kind
+        self._timeout = timeout = task.chance.choice([0.05, 0.3, 1.0, 2.5])
+        self._awaited = task.chance.random() < 0.5
+        manager = task.manager
+        if kind == "master":
+            self._lease = manager.acquire_master(timeout=timeout)
+        elif kind == "share":
+            self._lease = manager.acquire_replica(master_as_replica_weight=0.5, timeout=timeout)
+        else:
+            fallback = kind == "replica or master"
+            self._lease = manager.acquire_replica(fallback_master=fallback, timeout=timeout)
+
+    async def __aenter__(self) -> Connection:
+        task, clock = self._task, self._task.record.clock
+        began, stalled = clock.now, clock.stalled
+        try:
+            connection = await (self._lease if self._awaited else self._lease.__aenter__())
+        except NotAvailableError:
+            if clock.now - began < self._timeout - _ROUNDING:
+                task.record.violated(task, "was told before the deadline that there is nothing")
+            task.check_unavailable(self._kind, self._timeout)
+            raise
+        finally:
+            late = clock.now - began - (clock.stalled - stalled) - self._timeout
+            if late > _ROUNDING:
+                task.record.violated(task, f"has waited {late:.6f} s beyond its deadline")
+        self.connection = connection
+        task.check_lease(connection, self._kind)
+        return connection
+
+    async def __aexit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        try:
+            if self._awaited:
+                await self._task.manager.release(self.connection)
+            else:
+                await self._lease.__aexit__(type(error) if error else None, error, None)
+        finally:
+            self.connection.holder = None
+
+
+class Writer(Task):
+    """A task that does nothing but write, so that it can be seen how long nobody could."""
+
+    wrote_at = 0.0
+    #: The longest time for which a master was there, undisturbed, and nothing was written.
+    longest = 0.0
+
+    async def run(self) -> None:
+        with suppress(PoolManagerClosedError):
+            while not self.stopped and not self.record.violations:
+                await asyncio.sleep(0.1)
+                await self.use("master")
+
+    def wrote(self) -> None:
+        since = self.cluster.master_serves_since()
+        now = self.record.clock.now
+        if since is not None:
+            self.longest = max(self.longest, now - max(since, self.wrote_at))
+            if self.roomy and now - max(since, self.wrote_at) > _BOUND:
+                self.record.violated(self, f"could not write, and a master serves since {since}")
+        self.wrote_at = now

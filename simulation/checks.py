@@ -1,0 +1,94 @@
+"""What must hold inside a manager at each moment, when all is quiet, and when it is closed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from simulation.cluster import Cluster
+    from simulation.driver import SimulatedManager
+    from simulation.record import Record
+
+__all__ = ("check_closed", "check_counts", "check_quiet", "weight")
+
+
+def check_counts(manager: SimulatedManager, record: Record, tasks: int) -> None:
+    """Check what must hold between any two steps of any task."""
+    router, name = manager._router, manager.driver.knowledge.name
+    nodes = manager._routing.nodes.values()
+    for node in nodes:
+        if not 0 <= node.in_flight <= node.sizes.maximum:
+            record.violated(name, f"{node.in_flight} of {node.sizes.maximum} places are taken")
+    if sum(node.in_flight for node in nodes) < len(manager._book):
+        record.violated(name, "a lease is out that has no place")
+    if router.waiting > tasks:
+        record.violated(name, f"{router.waiting} wait, and there are {tasks} tasks")
+    for request in router._waiters._queues:
+        for candidates in router._passes[request]:
+            for node in candidates:
+                if node.free:
+                    record.violated(name, f"somebody waits for a {request}, and {node} has room")
+
+
+def check_quiet(manager: SimulatedManager, record: Record, cluster: Cluster) -> None:
+    """Check that everything is back, and that the cluster is known as it is."""
+    name, metrics = manager.driver.knowledge.name, manager.metrics()
+    left = {
+        "waiting": metrics.waiting,
+        "in flight": sum(node.in_flight for node in metrics.nodes),
+        "leases": len(manager._book),
+        "lent": sum(len(pool.lent) for pool in manager.driver.pools),
+        "warm-ups": len(manager._routing.warm_ups.tasks()),
+        "openings": len(manager._routing.openings.tasks()),
+        "releases": len(manager._returns._cancelled._tasks),
+    }
+    if any(left.values()):
+        record.violated(name, f"not all is back: {left}")
+    for node in metrics.nodes:
+        server = cluster.servers[node.host]
+        known = (node.role.value, node.health.value, node.exclusion)
+        if known != ("master" if server.master else "replica", "up", None):
+            record.violated(name, f"{server} is known as {known}")
+    if (manager.master_pool_count, manager.replica_pool_count) != (1, len(cluster.all) - 1):
+        record.violated(name, f"not all hosts are in routing: {manager!r}")
+
+
+def check_closed(record: Record, cluster: Cluster, others: set[asyncio.Task[Any]]) -> None:
+    """Check that nothing is left of all managers: no connection, no task, no timer."""
+    loop: Any = asyncio.get_running_loop()
+    for server in cluster.all:
+        if server.connections:
+            record.violated(server, f"{len(server.connections)} connections were left open")
+    if tasks := asyncio.all_tasks() - others:
+        record.violated("the end", f"tasks are left: {sorted(map(repr, tasks))}")
+    if timers := [timer for timer in loop._scheduled if not timer.cancelled()]:
+        record.violated("the end", f"timers are left: {sorted(map(repr, timers))}")
+
+
+def weight(manager: SimulatedManager) -> int:
+    """Count what a manager holds: its objects, and what is in its containers."""
+    seen: set[int] = set()
+    left: list[Any] = [manager]
+    while left:
+        each = left.pop()
+        if id(each) in seen:
+            continue
+        module = type(each).__module__
+        if isinstance(each, Mapping):
+            inside = [*each.keys(), *each.values()]
+        elif isinstance(each, (list, tuple, set, frozenset, deque)):
+            inside = list(each)
+        elif module.startswith("hasql") or isinstance(each, (asyncio.Task, asyncio.Future)):
+            slots = [x for kind in type(each).__mro__ for x in getattr(kind, "__slots__", ())]
+            inside = [getattr(each, x) for x in slots if hasattr(each, x)]
+            inside += list(getattr(each, "__dict__", {}).values())
+        elif each is manager:
+            inside = list(vars(each).values())
+        else:
+            continue
+        seen.add(id(each))
+        left += inside
+    return len(seen)

@@ -1,0 +1,193 @@
+"""The cluster as it really is, and what happens to it: faults, and what an HA manager does."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from hasql.cluster.dsn import HostSpec
+from simulation.servers import Server
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from random import Random
+
+    from simulation.record import Record
+
+__all__ = ("Cluster",)
+
+
+class Cluster:
+    """Servers of which one is the right master: that of the newest timeline."""
+
+    def __init__(self, names: str, record: Record, chance: Random) -> None:
+        self._record = record
+        self._chance = chance
+        self.servers = {
+            HostSpec(name, 5432): Server(
+                HostSpec(name, 5432), record, chance, master=name == names[0]
+            )
+            for name in names
+        }
+        self.all = list(self.servers.values())
+        self.master = self.all[0]
+        #: Changes of the master so far.
+        self.failovers = 0
+        self._stalled_at = 0.0
+
+    def master_serves_since(self) -> float | None:
+        """Since when there is a master that nothing has happened to; None: there is none now."""
+        if not self.master.serves:
+            return None
+        return max(self.master.calm_since, self._stalled_at)
+
+    def replica_serves_since(self) -> float | None:
+        """Since when some standby has been serving to which nothing has happened."""
+        since = [x.calm_since for x in self.all if x.serves and not x.master]
+        return max(min(since), self._stalled_at) if since else None
+
+    # What an HA manager does
+
+    def promote(self) -> None:
+        """Make a standby that works the master, as an HA manager does."""
+        fit = [each for each in self.all if each.serves and not each.master]
+        if not fit:
+            revived = self._chance.choice([x for x in self.all if x is not self.master])
+            revived.start(master=False)
+            fit = [revived]
+        self.master = self._chance.choice(fit)
+        self.failovers += 1
+        self.master.promote_to(max(each.timeline for each in self.all) + 1)
+
+    def rejoin(self) -> None:
+        """Have every server that is not the right master start as its standby, if it is not one."""
+        for server in self.all:
+            if server is not self.master and (server.master or not server.alive):
+                server.start(master=False)
+
+    def mend(self) -> None:
+        """Put everything in order."""
+        for server in self.all:
+            server.round_trip = 0.0005
+            if server.frozen:
+                server.thaw()
+            if server.login_error is not None:
+                server.refuse_logins(None)
+        if not self.master.alive:
+            self.master.start(master=True)
+        self.rejoin()
+
+    # What happens to the master
+
+    async def master_story(self, seconds: float) -> None:
+        """Let one thing after the other happen to the master."""
+        scenes: list[Callable[[], Awaitable[None]]] = [
+            self._crash,
+            self._freeze,
+            self._promote_beside,
+            self._switch_over,
+            self._crash_and_restart,
+            self._short_freeze,
+        ]
+        until = self._record.clock.now + seconds
+        while self._record.clock.now < until and not self._record.violations:
+            await asyncio.sleep(self._chance.uniform(0.3, 3.0))
+            await self._chance.choice(scenes)()
+            if self._chance.random() < 0.5:
+                await asyncio.sleep(self._chance.uniform(0.0, 2.0))
+                self.rejoin()
+
+    async def _some_time(self, most: float) -> None:
+        await asyncio.sleep(self._chance.uniform(0.0, most))
+
+    async def _crash(self) -> None:
+        self.master.kill()
+        await self._some_time(2.0)
+        self.promote()
+        old = [x for x in self.all if not x.alive and x.master]
+        if old and self._chance.random() < 0.3:  # it comes back as if nothing had happened
+            await self._some_time(1.0)
+            old[0].start(master=True)
+
+    async def _freeze(self) -> None:
+        old = self.master
+        old.freeze()
+        await self._some_time(2.0)
+        self.promote()
+        if self._chance.random() < 0.7:  # and then goes on writing
+            await self._some_time(3.0)
+            if old.frozen:
+                old.thaw()
+
+    async def _promote_beside(self) -> None:
+        self.promote()
+
+    async def _switch_over(self) -> None:
+        old = self.master
+        old.kill()
+        await self._some_time(0.1)
+        self.promote()
+        old.start(master=False)
+
+    async def _crash_and_restart(self) -> None:
+        self.master.kill()
+        await self._some_time(1.0)
+        self.master.start(master=True)
+
+    async def _short_freeze(self) -> None:
+        self.master.freeze()
+        await self._some_time(1.5)
+        self.master.thaw()
+
+    # What happens besides
+
+    async def noise(self, seconds: float) -> None:
+        """Let one thing after the other happen to any server."""
+        scenes: list[Callable[[Server], Awaitable[None]]] = [
+            self._replica_gone,
+            self._replica_frozen,
+            self._dropped,
+            self._dropped,
+            self._logins_refused,
+            self._slow,
+            self._stall,
+        ]
+        until = self._record.clock.now + seconds
+        while self._record.clock.now < until and not self._record.violations:
+            await asyncio.sleep(self._chance.uniform(0.1, 2.5))
+            await self._chance.choice(scenes)(self._chance.choice(self.all))
+
+    async def _replica_gone(self, server: Server) -> None:
+        if server.master or not server.alive:
+            return
+        server.kill()
+        await self._some_time(2.0)
+        if not server.alive:
+            server.start(master=False)
+
+    async def _replica_frozen(self, server: Server) -> None:
+        if server.master or server.frozen:
+            return
+        server.freeze()
+        await self._some_time(3.0)
+        if server.frozen:
+            server.thaw()
+
+    async def _dropped(self, server: Server) -> None:
+        server.drop(reserved=self._chance.random() < 0.5)
+
+    async def _logins_refused(self, server: Server) -> None:
+        server.refuse_logins(self._chance.choice(["53300", "57P03"]))
+        await self._some_time(1.0)
+        if server.login_error is not None:
+            server.refuse_logins(None)
+
+    async def _slow(self, server: Server) -> None:
+        server.round_trip = self._chance.choice([0.0002, 0.0005, 0.002, 0.01])
+        self._record.note(server, f"answers in {server.round_trip} s")
+
+    async def _stall(self, _: Server) -> None:
+        seconds = self._chance.choice([0.02, 0.2, 0.8, 1.5])
+        self._record.clock.stall(seconds)
+        self._stalled_at = self._record.clock.now
+        self._record.note("event loop", f"was blocked for {seconds} s")

@@ -1,0 +1,142 @@
+"""The driver of the simulated servers, and the pool manager over it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hasql.base import BasePoolManager
+from hasql.cluster.dsn import Dsn
+from hasql.driver.connects import PendingConnects
+from simulation.servers import Connection
+from testbed.fake_driver import FakeDriver, FakePool
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from random import Random
+
+    from hasql.cluster.dsn import HostSpec
+    from hasql.driver import PoolSizes
+    from simulation.knowledge import Knowledge
+    from simulation.servers import Server
+    from testbed.fake_driver import FakeConnection, Report
+
+__all__ = ("SimulatedDriver", "SimulatedManager", "SimulatedPool")
+
+
+class SimulatedPool(FakePool):
+    """A pool whose connects can be ended, as those of the real drivers can."""
+
+    def __init__(
+        self, server: Server, knowledge: Knowledge, sizes: PoolSizes, report: Report
+    ) -> None:
+        super().__init__(lambda: server, sizes, report)
+        self._to = server
+        self._knowledge = knowledge
+        self._connects = PendingConnects()
+        self._connecting = 0
+        #: Whether giving back costs a round trip, and leaving a block another.
+        self.resets = self.commits = True
+        self.leave_block = self._leave_block
+
+    async def log_in(self) -> Connection:
+        connection = await self._to.connect(self._knowledge)
+        connection.on_closed = self.destinations.closed
+        self.destinations.opened(connection, connection.in_hot_standby, read_only=False)
+        return connection
+
+    async def acquire(self, **kwargs: Any) -> FakeConnection:
+        if any(not connection.closed for connection in self.free):
+            return await super().acquire(**kwargs)
+        if self.closed:
+            raise ConnectionError("the pool is closed")
+        assert len(self.lent) + self._connecting < self.sizes.maximum, "the core lets nobody wait"
+        self._connecting += 1
+        try:
+            connection = await self._connects.run(self.log_in())
+        finally:
+            self._connecting -= 1
+        self.lent.add(connection)
+        connection.hold()
+        return connection
+
+    def _leave_block(
+        self, connection: FakeConnection, error: BaseException | None
+    ) -> Awaitable[None] | None:
+        return connection.run() if self.commits and error is None else None
+
+    async def release(self, connection: FakeConnection, **kwargs: Any) -> None:
+        if self.resets:
+            await super().release(connection, **kwargs)
+            return
+        self.lent.discard(connection)
+        if not connection.closed:
+            self.free.append(connection)
+
+    def purge(self, lent: Iterable[FakeConnection]) -> None:
+        super().purge(lent)
+        self._connects.end()
+
+    def end_connects(self) -> None:
+        self._connects.end()
+
+    def terminate(self) -> None:
+        self.closed = True
+        self._connects.end()
+        # In an order that is the same in each run, which that of a set is not.
+        for connection in sorted((*self.free, *self.lent), key=lambda each: each.login_pid):
+            connection.lose()
+        self.free.clear()
+
+
+class SimulatedDriver(FakeDriver):
+    """The driver that one manager has."""
+
+    def __init__(
+        self, servers: Mapping[HostSpec, Server], knowledge: Knowledge, chance: Random
+    ) -> None:
+        super().__init__(servers)
+        self._by_host = servers
+        self.knowledge = knowledge
+        self._resets, self._commits = chance.random() < 0.5, chance.random() < 0.5
+
+    def _to(self, dsn: str) -> Server:
+        return self._by_host[Dsn.parse(dsn).hosts[0]]
+
+    async def open(self, dsn: str, kwargs: Mapping[str, Any], report: Report) -> FakePool:
+        pool = SimulatedPool(self._to(dsn), self.knowledge, self.sizes(kwargs), report)
+        pool.resets, pool.commits = self._resets, self._commits
+        try:
+            for _ in range(pool.sizes.minimum):
+                pool.free.append(await pool.log_in())
+        except BaseException:
+            pool.terminate()
+            raise
+        self.pools.append(pool)
+        return pool
+
+    async def connect(
+        self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
+    ) -> Connection:
+        del kwargs
+        connection = await self._to(dsn).connect(self.knowledge)
+        connection.on_lost = on_lost
+        return connection
+
+
+class SimulatedManager(BasePoolManager[FakePool, Connection]):
+    """A pool manager that goes by the story's time and chance."""
+
+    def __init__(
+        self, driver: SimulatedDriver, clock: Callable[[], float], chance: Random, **options: Any
+    ) -> None:
+        self.driver = driver
+        self._driver = driver  # type: ignore[misc]  # one for each manager
+        self._given = clock, chance
+        hosts = ",".join(str(host) for host in driver.servers)
+        super().__init__(f"postgresql://user:secret@{hosts}/app", **options)
+
+    def _clock(self) -> Callable[[], float]:  # type: ignore[override]  # of this one
+        return self._given[0]
+
+    def _chance(self) -> Random:  # type: ignore[override]  # as above
+        return self._given[1]

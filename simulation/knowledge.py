@@ -1,0 +1,51 @@
+"""What one manager was told: the answers to its probes, and what follows from them for its leases.
+
+An independent account of it, kept beside the core's own. Time stands still while the core thinks,
+so that whatever was told before this moment must have had its effect.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hasql.cluster.dsn import HostSpec
+    from simulation.record import Record
+    from simulation.servers import Server
+
+__all__ = ("Knowledge",)
+
+
+class Knowledge:
+    """What the servers have told one manager of themselves."""
+
+    def __init__(self, name: str, record: Record) -> None:
+        self.name = name
+        self.record = record
+        #: When each timeline was first heard of, from the master that writes it.
+        self._timelines: dict[int, float] = {}
+        #: What each host said last that was new, and since when that is known: a replica, or not.
+        self._roles: dict[HostSpec, tuple[bool, float]] = {}
+
+    def told(self, server: Server, *, whole: bool) -> None:
+        """Take in an answer to a probe, the whole or the short one."""
+        now = self.record.clock.now
+        if server.master and whole:
+            self._timelines.setdefault(server.timeline, now)
+        replica = not server.master
+        known = self._roles.get(server.host)
+        if known is None or known[0] is not replica:
+            self._roles[server.host] = replica, now
+            what = f"a master of timeline {server.timeline}" if server.master else "a replica"
+            self.record.note(self.name, f"learns that {server} is {what}")
+
+    def replaced(self, server: Server, *, just_now: bool = False) -> bool:
+        """Tell whether a newer master was known before this moment, or has just become known."""
+        now = self.record.clock.now
+        newest = max((t for t, at in self._timelines.items() if at < now or just_now), default=0)
+        return server.master and server.timeline < newest
+
+    def is_standby(self, server: Server) -> bool:
+        """Tell whether the server was known before this moment as a standby, and still is."""
+        replica, since = self._roles.get(server.host, (False, 0.0))
+        return replica and since < self.record.clock.now

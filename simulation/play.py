@@ -1,0 +1,234 @@
+"""The play: one seed's story from its beginning to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+from hasql.balancer_policy import (
+    GreedyBalancerPolicy,
+    RandomWeightedBalancerPolicy,
+    RoundRobinBalancerPolicy,
+)
+from simulation.applications import Task, Writer
+from simulation.checks import check_closed, check_counts, check_quiet
+from simulation.cluster import Cluster
+from simulation.driver import SimulatedDriver, SimulatedManager
+from simulation.knowledge import Knowledge
+from simulation.record import Record
+from simulation.virtual_time import VirtualClock, run
+
+if TYPE_CHECKING:
+    from hasql.events import Event
+
+__all__ = ("Outcome", "StoryFailed", "play")
+
+log = logging.getLogger("hasql")
+
+_POLICIES = [GreedyBalancerPolicy, RandomWeightedBalancerPolicy, RoundRobinBalancerPolicy]
+#: How many lines of its record a story that has failed shows.
+_SHOWN = 40
+
+
+class StoryFailed(AssertionError):  # noqa: N818  # what an assertion is
+    """Something has happened in a story that must not; the message says how to play it again."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a story has come to."""
+
+    seed: int
+    #: Stands for all that was seen.
+    digest: str
+    lines: list[str]
+    #: Virtual seconds.
+    seconds: float
+    failovers: int
+    done: int
+    failed: int
+    #: The longest time for which nobody could write though a master was there, in seconds.
+    longest: float
+
+
+def play(seed: int) -> Outcome:
+    """Play the story of a seed. Raises StoryFailed with what must not have happened."""
+    record = Record(VirtualClock())
+    story = _Story(seed, record)
+    handler = _Complaints(record)
+    log.addHandler(handler)
+    try:
+        run(story.play(), record.clock)
+    except Exception as error:
+        record.violated("the story", repr(error))
+        raise StoryFailed(_told(seed, record)) from error
+    finally:
+        log.removeHandler(handler)
+    if record.violations:
+        raise StoryFailed(_told(seed, record))
+    return story.outcome()
+
+
+def _told(seed: int, record: Record) -> str:
+    shown = "\n".join(record.lines[-_SHOWN:])
+    wrong = "\n".join(record.violations)
+    return f"seed {seed}: {wrong}\n\n{shown}\n\nplay it again: python -m simulation --seed {seed}"
+
+
+class _Complaints(logging.Handler):
+    """Takes what hasql logs as an error for one: the core has met what it did not expect."""
+
+    def __init__(self, record: Record) -> None:
+        super().__init__(logging.ERROR)
+        self._record = record
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        self._record.violated("the log", f"{record.getMessage()}: {error!r}")
+
+
+class _Story:
+    def __init__(self, seed: int, record: Record) -> None:
+        self._seed = seed
+        self._record = record
+        # Each has chance of its own: a change in the one does not make another story of all.
+        self._chance = Random(f"{seed} story")
+        self._cluster: Cluster
+        self._managers: list[SimulatedManager] = []
+        self._tasks: list[Task] = []
+        self._writers: list[Writer] = []
+        self._running: list[asyncio.Task[None]] = []
+
+    def outcome(self) -> Outcome:
+        return Outcome(
+            seed=self._seed,
+            digest=self._record.digest,
+            lines=self._record.lines,
+            seconds=self._record.clock.now,
+            failovers=self._cluster.failovers,
+            done=sum(task.done for task in self._tasks),
+            failed=sum(task.failed for task in self._tasks),
+            longest=max(writer.longest for writer in self._writers),
+        )
+
+    async def play(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._record.loop_failed)
+        me = {task for task in asyncio.all_tasks() if task is asyncio.current_task()}
+        chance = self._chance
+        names = "abcd"[: chance.choice([2, 3, 3, 4])]
+        self._cluster = Cluster(names, self._record, Random(f"{self._seed} cluster"))
+        for number in range(chance.choice([1, 1, 2])):
+            await self._start(number)
+        seconds = chance.uniform(3.0, 9.0)
+        await asyncio.gather(
+            self._cluster.master_story(seconds), self._cluster.noise(seconds), self._watch(seconds)
+        )
+        if chance.random() < 0.3:
+            await self._close_in_the_storm()
+        else:
+            await self._close_in_quiet()
+        check_closed(self._record, self._cluster, me)
+
+    async def _start(self, number: int) -> None:
+        chance, seed = self._chance, f"{self._seed} {number}"
+        knowledge = Knowledge(f"manager {number}", self._record)
+        driver = SimulatedDriver(self._cluster.servers, knowledge, Random(f"{seed} driver"))
+        tasks = chance.choice([3, 4, 6])
+        roomy = chance.random() < 0.6
+        clock, origin = self._record.clock, chance.uniform(1e3, 1e6)  # not that of the loop
+        manager = SimulatedManager(
+            driver,
+            lambda: clock.now + origin,
+            Random(f"{seed} manager"),
+            balancer_policy=chance.choice(_POLICIES),
+            pool_factory_kwargs={
+                "min_size": chance.choice([0, 1, 2]),
+                "max_size": tasks + 4 if roomy else 2,
+            },
+        )
+        manager.add_listener(lambda event: self._heard(knowledge.name, event))
+        self._managers.append(manager)
+        for each in range(tasks):
+            kind = Writer if each == 0 else Task
+            name = f"{'writer' if each == 0 else 'task'} {number}.{each}"
+            task = kind(
+                name, manager, self._cluster, self._record, Random(f"{seed} {name}"), roomy=roomy
+            )
+            self._tasks.append(task)
+            if isinstance(task, Writer):
+                self._writers.append(task)
+            self._running.append(asyncio.get_running_loop().create_task(task.run(), name=name))
+        await asyncio.sleep(0)
+
+    def _heard(self, name: str, event: Event) -> None:
+        self._record.note(name, f"tells {event!r}")
+
+    async def _watch(self, seconds: float) -> None:
+        """Look at the counts again and again."""
+        until = self._record.clock.now + seconds
+        while self._record.clock.now < until and not self._record.violations:
+            self._look()
+            await asyncio.sleep(self._chance.expovariate(50.0))
+
+    def _look(self) -> None:
+        for manager in self._managers:
+            check_counts(manager, self._record, len(self._tasks))
+
+    async def _end_tasks(self) -> None:
+        for task in self._tasks:
+            task.stopped = True
+        _, left = await asyncio.wait(self._running, timeout=20)
+        for each in left:
+            self._record.violated(each.get_name(), "does not end")
+        for each in self._running:
+            if each.done() and (error := each.exception()):
+                self._record.violated(each.get_name(), f"has met {error!r}")
+
+    async def _close_in_quiet(self) -> None:
+        """Mend all, let everybody end, see that everything is back, and close."""
+        self._cluster.mend()
+        await asyncio.sleep(2.0)
+        await self._end_tasks()
+        await asyncio.sleep(1.5)
+        for manager in self._managers:
+            check_quiet(manager, self._record, self._cluster)
+            await self._take_all(manager)
+        for manager in self._managers:
+            await self._close(manager, 1.0)
+        await asyncio.sleep(1.0)
+
+    async def _take_all(self, manager: SimulatedManager) -> None:
+        """See that every place can still be had."""
+        name = manager.driver.knowledge.name
+        for node in manager.metrics().nodes:
+            if node.role.value == "master":
+                taken = [await manager.acquire_master(timeout=1) for _ in range(node.pool_max)]
+                for connection in taken:
+                    await manager.release(connection)
+                self._record.note(name, f"has lent all {len(taken)} places of {node.host}")
+
+    async def _close_in_the_storm(self) -> None:
+        """Close while all is in use, and servers are down."""
+        for manager in self._managers:
+            await self._close(manager, self._chance.choice([0.0, 0.5, 3.0]))
+        await self._end_tasks()
+        for server in self._cluster.all:
+            if server.frozen:
+                server.thaw()
+        await asyncio.sleep(2.0)
+
+    async def _close(self, manager: SimulatedManager, timeout: float) -> None:
+        clock, name = self._record.clock, manager.driver.knowledge.name
+        began = clock.now
+        if timeout:
+            await manager.close(timeout)
+        else:
+            await manager.terminate()
+        took = clock.now - began
+        self._record.note(name, f"has closed in {took:.6f} s")
+        if took > timeout + 2.5 or not manager.closed:
+            self._record.violated(name, f"took {took:.6f} s to close, and was given {timeout}")

@@ -1,0 +1,73 @@
+"""Virtual time: a clock that jumps to the next timer, and an event loop that goes by it."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+__all__ = ("NothingLeftError", "VirtualClock", "run")
+
+_T = TypeVar("_T")
+
+#: Turns of the loop within one moment after which it is taken for an endless loop.
+_MOST_TURNS = 20_000
+
+
+class NothingLeftError(Exception):
+    """Everybody waits for what nothing will bring, or runs without end within one moment."""
+
+
+class VirtualClock:
+    """Seconds that pass only while everybody waits."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        #: Seconds for which the event loop was blocked, in sum.
+        self.stalled = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def stall(self, seconds: float) -> None:
+        """Let time pass while nothing else runs, as an application that blocks the loop does."""
+        self.now += seconds
+        self.stalled += seconds
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    """Moves the clock to where the waiting would end, instead of waiting."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__()
+        self._clock = clock
+        self._turns = 0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        if timeout is None:
+            raise NothingLeftError("everybody waits, and for nothing that could happen")
+        if timeout > 0:
+            self._clock.now += timeout
+            self._turns = 0
+        self._turns += 1
+        if self._turns > _MOST_TURNS:
+            raise NothingLeftError("the event loop goes round and round, and no time passes")
+        return []
+
+
+class _VirtualLoop(asyncio.SelectorEventLoop):
+    def __init__(self, clock: VirtualClock) -> None:
+        self._virtual = clock
+        super().__init__(_JumpingSelector(clock))
+
+    def time(self) -> float:
+        return self._virtual.now
+
+
+def run(work: Coroutine[Any, Any, _T], clock: VirtualClock) -> _T:
+    """Run a coroutine in an event loop of its own, in which time is the clock's."""
+    with asyncio.Runner(loop_factory=lambda: _VirtualLoop(clock)) as runner:
+        return runner.run(work)
