@@ -15,12 +15,17 @@ if TYPE_CHECKING:
     from simulation.cluster import Cluster
     from simulation.driver import SimulatedManager
     from simulation.record import Record
-    from simulation.servers import Connection, Disturbance
+    from simulation.servers import Connection, Disturbance, Server
 
 __all__ = ("Task", "Writer")
 
 #: Seconds after which a host that serves undisturbed must be in use.
 _BOUND = 3.0
+#: Seconds after which a silent host must be known as one, so that others are preferred: the delay
+#: between two probes with its jitter, and how long the answer is waited for.
+_NOTICED = 1.4
+#: Seconds that an application gives a statement.
+_PATIENCE = 3.0
 #: Seconds of an acquire that must not all be spent on one host that is silent.
 _LONG = 1.0
 #: Seconds that rounding may cost.
@@ -32,6 +37,9 @@ _KINDS = ("master", "replica", "replica or master", "share")
 class Task:
     """One task of an application, which does one thing after the other."""
 
+    #: How often it keeps a connection for a while.
+    holds = 0.3
+
     def __init__(  # noqa: PLR0913  # made in one place
         self,
         name: str,
@@ -41,6 +49,7 @@ class Task:
         chance: Random,
         *,
         roomy: bool,
+        crowd: list[asyncio.Task[None]],
     ) -> None:
         self.name = name
         self.manager = manager
@@ -49,10 +58,14 @@ class Task:
         self.chance = chance
         #: Whether there are places for all tasks on each host, so that nobody waits for another.
         self.roomy = roomy
+        #: Uses, of any task of the manager's, that are to be cancelled when somebody gives back.
+        self.crowd = crowd
         self.knowledge = manager.driver.knowledge
         self.stopped = False
         #: What has cost this task an error: each may only once.
         self._excused: set[Disturbance] = set()
+        #: Whether to try again at once, as many do after an error.
+        self._hurries = False
         self.done = 0
         self.failed = 0
 
@@ -62,7 +75,9 @@ class Task:
     async def run(self) -> None:
         try:
             while not self.stopped and not self.record.violations:
-                await asyncio.sleep(self.chance.expovariate(4.0))
+                if not self._hurries:
+                    await asyncio.sleep(self.chance.expovariate(4.0))
+                self._hurries = False
                 kind = self.chance.choice(_KINDS)
                 if self.chance.random() < 0.3:
                     await self._use_and_be_cancelled(kind)
@@ -74,7 +89,12 @@ class Task:
 
     async def _use_and_be_cancelled(self, kind: str) -> None:
         task = asyncio.get_running_loop().create_task(self.use(kind))
-        if self.chance.random() < 0.5:
+        style = self.chance.random()
+        if style < 0.3:  # just when it is handed a place, see `cancel_who_waits`
+            self.crowd.append(task)
+            await asyncio.wait([task], timeout=3.0)
+            self.crowd.remove(task)
+        elif style < 0.7:
             for _ in range(self.chance.randrange(12)):  # turns of the loop, in no time
                 await asyncio.sleep(0)
         else:
@@ -89,6 +109,11 @@ class Task:
         with suppress(asyncio.CancelledError):
             await task
 
+    def cancel_who_waits(self) -> None:
+        """Cancel one that may have been handed this moment what this task has given back."""
+        if self.crowd and self.chance.random() < 0.5:
+            self.crowd[0].cancel()
+
     async def use(self, kind: str) -> None:
         """Acquire a connection, work with it and give it back."""
         acquire = _Acquire(self, kind)
@@ -99,22 +124,30 @@ class Task:
             self.record.note(self, f"has got no {kind}")
             self.failed += 1
         except (ConnectionError, ServerError) as error:
-            self.record.note(self, f"has an error: {error!r}")
+            how = "and calls release" if acquire.awaited else "in a block"
+            self.record.note(self, f"has an error, {how}: {error!r}")
             self.failed += 1
-            self._check_error(acquire.connection, error)
+            self._check_error(acquire.connection, error, released=acquire.awaited)
+            self._hurries = self.chance.random() < 0.7
+        except TimeoutError:
+            self.record.note(self, "has lost its patience")
+            self.failed += 1
+            if not (self.cluster.may_deafen or acquire.connection.server.was_silent):
+                self.record.violated(self, f"waits for {acquire.connection.server} in vain")
 
     async def _work(self, connection: Connection, *, write: bool) -> None:
-        hold = self.chance.expovariate(10.0) if self.chance.random() < 0.3 else 0.0
+        hold = self.chance.expovariate(10.0) if self.chance.random() < self.holds else 0.0
         for number in range(self.chance.choice([1, 1, 1, 2, 3])):
             if number and hold:
                 await asyncio.sleep(hold)
-            await connection.execute(write=write)
+            async with asyncio.timeout(_PATIENCE):
+                await connection.execute(write=write)
         self.done += 1
         self.record.note(self, f"{'writes' if write else 'reads'} on {connection.server}")
         if write:
-            self.wrote()
+            self.wrote(connection.server)
 
-    def wrote(self) -> None:
+    def wrote(self, server: Server) -> None:
         """Take note of a write that was acknowledged."""
 
     # What must hold
@@ -132,8 +165,23 @@ class Task:
             self.record.violated(self, f"was given {server} as a master, which was replaced")
         if kind == "replica" and connection.in_hot_standby is False:
             self.record.violated(self, f"was given {server} as a replica, which says it is none")
+        if self.knowledge.is_of_before(connection):
+            self.record.violated(self, f"was given a connection to {server} from before its end")
+        if kind == "replica" and self._is_known_silent(server) and self._another_serves(server):
+            self.record.violated(self, f"was given {server}, which is silent, and others are not")
         connection.holder = self
         connection.writes = kind == "master"
+
+    def _is_known_silent(self, server: Server) -> bool:
+        since = max(server.calm_since, self.cluster.stalled_at)
+        return server.frozen and self.record.clock.now - since > _NOTICED
+
+    def _another_serves(self, server: Server) -> bool:
+        return self.roomy and any(
+            other.serves and not other.master and self.record.clock.now - other.calm_since > _BOUND
+            for other in self.cluster.all
+            if other is not server
+        )
 
     def check_unavailable(self, kind: str, timeout: float) -> None:
         """Check that nothing was there for an acquire that has come to its deadline."""
@@ -152,7 +200,7 @@ class Task:
                     self, f"has got no {kind} in {timeout} s, and one serves since {began:.6f}"
                 )
 
-    def _check_error(self, connection: Connection, error: Exception) -> None:
+    def _check_error(self, connection: Connection, error: Exception, *, released: bool) -> None:
         """Check that an error was not to be avoided: each trouble may cost a task one."""
         why = connection.ended_by
         if isinstance(error, ServerError):
@@ -162,7 +210,8 @@ class Task:
                 self.record.violated(self, f"has lost a lease on {connection.server} to hasql")
         elif why in self._excused:
             self.record.violated(self, f"has paid twice for: {why.what}")
-        else:
+        elif not released:
+            # With `release` hasql is not told of the error, and cannot hold back what else is lost.
             self._excused.add(why)
 
 
@@ -175,7 +224,7 @@ class _Acquire:
         self._task = task
         self._kind = kind
         self._timeout = timeout = task.chance.choice([0.05, 0.3, 1.0, 2.5])
-        self._awaited = task.chance.random() < 0.5
+        self.awaited = task.chance.random() < 0.5
         manager = task.manager
         if kind == "master":
             self._lease = manager.acquire_master(timeout=timeout)
@@ -189,7 +238,7 @@ class _Acquire:
         task, clock = self._task, self._task.record.clock
         began, stalled = clock.now, clock.stalled
         try:
-            connection = await (self._lease if self._awaited else self._lease.__aenter__())
+            connection = await (self._lease if self.awaited else self._lease.__aenter__())
         except NotAvailableError:
             if clock.now - began < self._timeout - _ROUNDING:
                 task.record.violated(task, "was told before the deadline that there is nothing")
@@ -205,17 +254,19 @@ class _Acquire:
 
     async def __aexit__(self, kind: object, error: BaseException | None, _: object) -> None:
         try:
-            if self._awaited:
+            if self.awaited:
                 await self._task.manager.release(self.connection)
             else:
                 await self._lease.__aexit__(type(error) if error else None, error, None)
         finally:
             self.connection.holder = None
+            self._task.cancel_who_waits()
 
 
 class Writer(Task):
     """A task that does nothing but write, so that it can be seen how long nobody could."""
 
+    holds = 0.0
     wrote_at = 0.0
     #: The longest time for which a master was there, undisturbed, and nothing was written.
     longest = 0.0
@@ -226,11 +277,14 @@ class Writer(Task):
                 await asyncio.sleep(0.1)
                 await self.use("master")
 
-    def wrote(self) -> None:
+    def wrote(self, server: Server) -> None:
+        if server is not self.cluster.master:
+            return
         since = self.cluster.master_serves_since()
         now = self.record.clock.now
         if since is not None:
-            self.longest = max(self.longest, now - max(since, self.wrote_at))
-            if self.roomy and now - max(since, self.wrote_at) > _BOUND:
+            waited, bound = now - max(since, self.wrote_at), self.cluster.bound
+            self.longest = max(self.longest, waited)
+            if self.roomy and waited > bound:
                 self.record.violated(self, f"could not write, and a master serves since {since}")
         self.wrote_at = now

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
 __all__ = ("Cluster",)
 
+#: Seconds within which a new master must be in use: if the loss of the old one had been noticed by
+#: then, so that it was looked for, and if not, so that a steady probe had to find it.
+NOTICED, NOT_NOTICED = 0.8, 1.6
+#: The same after it has refused logins, which are then tried more and more seldom.
+AFTER_REFUSALS = 3.0
+#: Seconds in which the loss of a process is noticed.
+_SOCKETS_CLOSE = 0.05
+
 
 class Cluster:
     """Servers of which one is the right master: that of the newest timeline."""
@@ -33,28 +41,35 @@ class Cluster:
         self.master = self.all[0]
         #: Changes of the master so far.
         self.failovers = 0
-        self._stalled_at = 0.0
+        #: Whether connections may go deaf, so that statements on them never end.
+        self.may_deafen = chance.random() < 0.25
+        #: In how many seconds a master must be in use that nothing happens to.
+        self.bound = NOT_NOTICED
+        self.stalled_at = 0.0
 
     def master_serves_since(self) -> float | None:
         """Since when there is a master that nothing has happened to; None: there is none now."""
         if not self.master.serves:
             return None
-        return max(self.master.calm_since, self._stalled_at)
+        return max(self.master.calm_since, self.stalled_at)
 
     def replica_serves_since(self) -> float | None:
         """Since when some standby has been serving to which nothing has happened."""
         since = [x.calm_since for x in self.all if x.serves and not x.master]
-        return max(min(since), self._stalled_at) if since else None
+        return max(min(since), self.stalled_at) if since else None
 
     # What an HA manager does
 
     def promote(self) -> None:
         """Make a standby that works the master, as an HA manager does."""
+        now = self._record.clock.now
         fit = [each for each in self.all if each.serves and not each.master]
         if not fit:
             revived = self._chance.choice([x for x in self.all if x is not self.master])
             revived.start(master=False)
             fit = [revived]
+        noticed = self.master.alive is False and now - self.master.calm_since > _SOCKETS_CLOSE
+        self.bound = NOTICED if noticed else NOT_NOTICED
         self.master = self._chance.choice(fit)
         self.failovers += 1
         self.master.promote_to(max(each.timeline for each in self.all) + 1)
@@ -151,6 +166,8 @@ class Cluster:
             self._logins_refused,
             self._slow,
             self._stall,
+            self._deaf,
+            self._dropped_and_frozen,
         ]
         until = self._record.clock.now + seconds
         while self._record.clock.now < until and not self._record.violations:
@@ -176,7 +193,15 @@ class Cluster:
     async def _dropped(self, server: Server) -> None:
         server.drop(reserved=self._chance.random() < 0.5)
 
+    async def _deaf(self, server: Server) -> None:
+        server.deafen(reserved=not self.may_deafen or self._chance.random() < 0.5)
+
+    async def _dropped_and_frozen(self, server: Server) -> None:
+        server.drop(reserved=False)
+        await self._replica_frozen(server)
+
     async def _logins_refused(self, server: Server) -> None:
+        self.bound = AFTER_REFUSALS
         server.refuse_logins(self._chance.choice(["53300", "57P03"]))
         await self._some_time(1.0)
         if server.login_error is not None:
@@ -189,5 +214,5 @@ class Cluster:
     async def _stall(self, _: Server) -> None:
         seconds = self._chance.choice([0.02, 0.2, 0.8, 1.5])
         self._record.clock.stall(seconds)
-        self._stalled_at = self._record.clock.now
+        self.stalled_at = self._record.clock.now
         self._record.note("event loop", f"was blocked for {seconds} s")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hasql.cluster.dsn import HostSpec
     from simulation.record import Record
-    from simulation.servers import Server
+    from simulation.servers import Connection, Server
 
 __all__ = ("Knowledge",)
 
@@ -22,10 +22,20 @@ class Knowledge:
     def __init__(self, name: str, record: Record) -> None:
         self.name = name
         self.record = record
+        #: When each host was last taken for dead.
+        self._down: dict[HostSpec, float] = {}
         #: When each timeline was first heard of, from the master that writes it.
         self._timelines: dict[int, float] = {}
         #: What each host said last that was new, and since when that is known: a replica, or not.
         self._roles: dict[HostSpec, tuple[bool, float]] = {}
+
+    def went_down(self, host: HostSpec) -> None:
+        """Take note that the manager takes a host for dead."""
+        self._down[host] = self.record.clock.now
+
+    def is_of_before(self, connection: Connection) -> bool:
+        """Tell whether a connection was opened before its host was last taken for dead."""
+        return connection.opened_at < self._down.get(connection.server.host, 0.0)
 
     def told(self, server: Server, *, whole: bool) -> None:
         """Take in an answer to a probe, the whole or the short one."""

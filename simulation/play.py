@@ -13,6 +13,7 @@ from hasql.balancer_policy import (
     RandomWeightedBalancerPolicy,
     RoundRobinBalancerPolicy,
 )
+from hasql.events import HostDown
 from simulation.applications import Task, Writer
 from simulation.checks import check_closed, check_counts, check_quiet
 from simulation.cluster import Cluster
@@ -137,8 +138,10 @@ class _Story:
         chance, seed = self._chance, f"{self._seed} {number}"
         knowledge = Knowledge(f"manager {number}", self._record)
         driver = SimulatedDriver(self._cluster.servers, knowledge, Random(f"{seed} driver"))
-        tasks = chance.choice([3, 4, 6])
-        roomy = chance.random() < 0.6
+        # Where connections go deaf, places are taken for long that nobody uses.
+        roomy = chance.random() < 0.6 and not self._cluster.may_deafen
+        tasks = chance.choice([3, 4, 6] if roomy else [4, 6, 8])
+        crowd: list[asyncio.Task[None]] = []
         clock, origin = self._record.clock, chance.uniform(1e3, 1e6)  # not that of the loop
         manager = SimulatedManager(
             driver,
@@ -146,17 +149,23 @@ class _Story:
             Random(f"{seed} manager"),
             balancer_policy=chance.choice(_POLICIES),
             pool_factory_kwargs={
-                "min_size": chance.choice([0, 1, 2]),
-                "max_size": tasks + 4 if roomy else 2,
+                "min_size": chance.choice([0, 1, 2 if roomy else 1]),
+                "max_size": tasks + 4 if roomy else chance.choice([1, 2]),
             },
         )
-        manager.add_listener(lambda event: self._heard(knowledge.name, event))
+        manager.add_listener(lambda event: self._heard(knowledge, event))
         self._managers.append(manager)
         for each in range(tasks):
             kind = Writer if each == 0 else Task
             name = f"{'writer' if each == 0 else 'task'} {number}.{each}"
             task = kind(
-                name, manager, self._cluster, self._record, Random(f"{seed} {name}"), roomy=roomy
+                name,
+                manager,
+                self._cluster,
+                self._record,
+                Random(f"{seed} {name}"),
+                roomy=roomy,
+                crowd=crowd,
             )
             self._tasks.append(task)
             if isinstance(task, Writer):
@@ -164,8 +173,10 @@ class _Story:
             self._running.append(asyncio.get_running_loop().create_task(task.run(), name=name))
         await asyncio.sleep(0)
 
-    def _heard(self, name: str, event: Event) -> None:
-        self._record.note(name, f"tells {event!r}")
+    def _heard(self, knowledge: Knowledge, event: Event) -> None:
+        self._record.note(knowledge.name, f"tells {event!r}")
+        if isinstance(event, HostDown):
+            knowledge.went_down(event.host)
 
     async def _watch(self, seconds: float) -> None:
         """Look at the counts again and again."""

@@ -41,6 +41,9 @@ class Connection(FakeConnection):
         self._knowledge = knowledge
         self._waiting: list[asyncio.Future[Exception | None]] = []
         self.born = server.started_at
+        self.opened_at = knowledge.record.clock.now
+        #: Whether somebody on the way drops all that is said on it, and tells nobody.
+        self.deaf = False
         #: What has ended it; None: hasql itself.
         self.ended_by: Disturbance | None = None
         #: Whether hasql had a reason to end it, if it has.
@@ -111,6 +114,8 @@ class Server(FakeServer):
         self._unanswered: list[tuple[Connection, asyncio.Future[Any], bool]] = []
         #: Since when nothing has happened to it, as long as it serves.
         self.calm_since = record.clock.now
+        #: Whether it was ever silent, so that statements there may have been waited for in vain.
+        self.was_silent = False
 
     def __str__(self) -> str:
         return self.host.host
@@ -155,6 +160,7 @@ class Server(FakeServer):
 
     def freeze(self) -> None:
         self.happens("is frozen")
+        self.was_silent = True
         super().freeze()
 
     def thaw(self) -> None:
@@ -179,6 +185,14 @@ class Server(FakeServer):
             assert isinstance(connection, Connection)
             if (connection.on_lost is not None) is reserved:
                 connection.end(why)
+
+    def deafen(self, *, reserved: bool) -> None:
+        """Have some connections go deaf, as a firewall does that has forgotten them."""
+        self._record.note(self, f"has deaf {'reserved' if reserved else 'pooled'} connections")
+        for connection in self.connections:
+            assert isinstance(connection, Connection)
+            is_reserved = connection.on_lost is not None
+            connection.deaf |= is_reserved is reserved and self._chance.random() < 0.5
 
     # What it answers
 
@@ -210,7 +224,7 @@ class Server(FakeServer):
     def _arrived(self, connection: Connection, answer: asyncio.Future[Any], write: bool) -> None:  # noqa: FBT001  # handed through
         if answer.done() or connection.closed or connection.born != self.started_at:
             return  # nobody waits, or its loss is on its way
-        if not self.alive:
+        if not self.alive or connection.deaf:
             return
         if self.frozen:
             self._unanswered.append((connection, answer, write))
