@@ -252,7 +252,8 @@ class RoutingState(Generic[PoolT, ConnT]):
             return
         self.masters = self._ready(self.topology.masters)
         self.replicas = self._ready(self.topology.replicas)
-        masters, replicas = self._preferred(self.masters), self._preferred(self.replicas)
+        up = {state.host for state in self.topology.nodes if state.health is Health.UP}
+        masters, replicas = _preferred(self.masters, up), _preferred(self.replicas, up)
         for node in self.nodes.values():
             in_routing = node in self.masters or node in self.replicas
             if in_routing and not node.in_routing:
@@ -265,7 +266,12 @@ class RoutingState(Generic[PoolT, ConnT]):
             node.as_master, node.as_replica = node in masters, node in replicas
             if node.as_master and not was_master:
                 node.end_hold()  # it was held because it might be one
-        self._router.route(masters, replicas)
+        doubtful = {
+            role
+            for role, nodes in ((Role.MASTER, masters), (Role.REPLICA, replicas))
+            if not any(node.host in up for node in nodes)
+        }
+        self._router.route(masters, replicas, doubtful)
 
     def _admit(self, node: Node[PoolT, ConnT]) -> None:
         """Offer all of a node that is in routing again."""
@@ -288,10 +294,10 @@ class RoutingState(Generic[PoolT, ConnT]):
         )
         return [node for _, node in nodes if node.pool is not None and not (node.cold and served)]
 
-    def _preferred(self, nodes: list[Node[PoolT, ConnT]]) -> list[Node[PoolT, ConnT]]:
-        """Leave suspects out as long as others can serve."""
-        states = {state.host: state for state in self.topology.nodes}
-        return [node for node in nodes if states[node.host].health is Health.UP] or nodes
+
+def _preferred(nodes: list[Node[PoolT, ConnT]], up: set[HostSpec]) -> list[Node[PoolT, ConnT]]:
+    """Leave suspects out as long as others can serve."""
+    return [node for node in nodes if node.host in up] or nodes
 
 
 def _tell_of_probe(tracer: Tracer, probe: Answered | Failed) -> None:

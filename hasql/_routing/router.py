@@ -1,7 +1,7 @@
 """The router: which node gets an acquire, and who waits when none can take it."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from math import inf
 from typing import Generic
 
@@ -56,11 +56,18 @@ class Router(Generic[PoolT, ConnT]):
         self,
         masters: Sequence[Node[PoolT, ConnT]],
         replicas: Sequence[Node[PoolT, ConnT]],
+        doubtful: Collection[Role] = (),
     ) -> None:
-        """Take over who may serve. Call `dispatch` once its consequences are dealt with."""
+        """Take over who may serve. Call `dispatch` once its consequences are dealt with.
+
+        Of a role that is `doubtful` all hosts are suspect: who may take either role comes to it
+        last, as nobody knows whether one of them still answers.
+        """
         of_role = {Role.MASTER: tuple(masters), Role.REPLICA: tuple(replicas)}
         for request in _INTERNED:
             present = [of_role[role] for role in request.passes if of_role[role]]
+            if request.fallback is Fallback.FULL and request.role in doubtful:
+                present.reverse()
             # A full host is no absent one: who falls back for absence alone has one pass.
             tried = present[:1] if request.fallback is Fallback.ABSENT else present
             self._passes[request] = tuple(tried)

@@ -557,6 +557,21 @@ async def test_8_a_silent_replica_is_avoided_before_it_is_given_up() -> None:
         await until(lambda: manager.metrics().nodes[0].health.value == "up")
 
 
+async def test_8_a_masters_share_of_reads_avoids_one_that_is_silent() -> None:
+    servers = fake_cluster("a master", "b replica")
+    async with manager_of(servers, refresh_delay=0.02, refresh_timeout=30) as manager:
+        await manager.ready()
+        servers["a"].freeze()
+        await until(lambda: manager.metrics().nodes[0].health.value == "suspect")
+        for _ in range(4):
+            async with manager.acquire_replica(master_as_replica_weight=1) as connection:
+                assert host_of(connection) == "b"
+        servers["a"].thaw()
+        await until(lambda: manager.metrics().nodes[0].health.value == "up")
+        async with manager.acquire_replica(master_as_replica_weight=1) as connection:
+            assert host_of(connection) == "a"
+
+
 async def test_8_a_silent_host_leaves_routing_within_refresh_timeout() -> None:
     servers = fake_cluster("a master", "b replica")
     async with manager_of(servers, refresh_delay=0.02, refresh_timeout=0.2) as manager:
