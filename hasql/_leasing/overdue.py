@@ -26,7 +26,7 @@ class OverdueTimer(Generic[PoolT, ConnT]):
         self._clock = clock
         self._release_timeout = release_timeout
         self._timer: asyncio.TimerHandle | None = None
-        #: Whether it is set; asked on each release.
+        #: Whether it is set, or is not to be set any more; asked on each release.
         self.is_set = False
 
     def set(self) -> None:
@@ -34,7 +34,8 @@ class OverdueTimer(Generic[PoolT, ConnT]):
         self._look_in(self._release_timeout)
 
     def cancel(self) -> None:
-        """Leave no timer behind."""
+        """Leave no timer behind, also if something is given back later: it is broken already."""
+        self.is_set = True
         if self._timer is not None:
             self._timer.cancel()
 

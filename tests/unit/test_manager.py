@@ -1076,6 +1076,20 @@ async def test_12_terminate_ends_a_close_that_waits() -> None:
     await asyncio.gather(closing, terminating)
 
 
+async def test_12_what_is_given_back_after_the_end_sets_no_timer() -> None:
+    loop = asyncio.get_running_loop()
+    manager = manager_of(fake_cluster("a master"), release_timeout=60)
+    await manager.ready()
+    connection = await manager.acquire_master()
+    await manager.terminate()
+    timers: list[float] = []
+    with pytest.MonkeyPatch.context() as patch:
+        if hasattr(loop, "_scheduled"):  # uvloop takes no other method in place of its own
+            patch.setattr(loop, "call_later", lambda delay, *_: timers.append(delay))
+        await manager.release(connection)
+    assert not timers
+
+
 async def test_12_a_cancelled_close_leaves_nothing() -> None:
     servers = fake_cluster("a master")
     tasks = asyncio.all_tasks()
