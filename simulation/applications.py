@@ -27,7 +27,7 @@ _NOTICED = 1.4
 #: Seconds that an application gives a statement.
 _PATIENCE = 3.0
 #: Seconds of an acquire that must not all be spent on one host that is silent.
-_LONG = 1.0
+_LONG, _LONGER = 0.8, 2.5
 #: Seconds that rounding may cost.
 _ROUNDING = 1e-6
 #: Kinds of acquires.
@@ -110,8 +110,8 @@ class Task:
             await task
 
     def cancel_who_waits(self) -> None:
-        """Cancel one that may have been handed this moment what this task has given back."""
-        if self.crowd and self.chance.random() < 0.5:
+        """Cancel one that may be handed at this moment what this task gives back."""
+        if self.crowd and self.chance.random() < 0.3:
             self.crowd[0].cancel()
 
     async def use(self, kind: str) -> None:
@@ -178,14 +178,16 @@ class Task:
 
     def _another_serves(self, server: Server) -> bool:
         return self.roomy and any(
-            other.serves and not other.master and self.record.clock.now - other.calm_since > _BOUND
+            other.serves and not other.master and self.record.clock.now - other.calm_since > 1.6
             for other in self.cluster.all
             if other is not server
         )
 
     def check_unavailable(self, kind: str, timeout: float) -> None:
         """Check that nothing was there for an acquire that has come to its deadline."""
-        if not self.roomy or timeout < _LONG:
+        # A connection to a new master is asked whether it writes, which only the end of its host
+        # or of the acquire ends: who would be served elsewhere may need that long.
+        if not self.roomy or timeout < (_LONGER if kind == "share" else _LONG):
             return
         since = {
             "master": self.cluster.master_serves_since(),
@@ -223,7 +225,7 @@ class _Acquire:
     def __init__(self, task: Task, kind: str) -> None:
         self._task = task
         self._kind = kind
-        self._timeout = timeout = task.chance.choice([0.05, 0.3, 1.0, 2.5])
+        self._timeout = timeout = task.chance.choice([0.05, 0.3, 0.8, 2.5])
         self.awaited = task.chance.random() < 0.5
         manager = task.manager
         if kind == "master":
@@ -253,6 +255,7 @@ class _Acquire:
         return connection
 
     async def __aexit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        self._task.cancel_who_waits()
         try:
             if self.awaited:
                 await self._task.manager.release(self.connection)

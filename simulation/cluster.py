@@ -18,7 +18,7 @@ __all__ = ("Cluster",)
 
 #: Seconds within which a new master must be in use: if the loss of the old one had been noticed by
 #: then, so that it was looked for, and if not, so that a steady probe had to find it.
-NOTICED, NOT_NOTICED = 0.8, 1.6
+NOTICED, NOT_NOTICED = 0.6, 1.6
 #: The same after it has refused logins, which are then tried more and more seldom.
 AFTER_REFUSALS = 3.0
 #: Seconds in which the loss of a process is noticed.
@@ -98,6 +98,7 @@ class Cluster:
         """Let one thing after the other happen to the master."""
         scenes: list[Callable[[], Awaitable[None]]] = [
             self._crash,
+            self._crash,
             self._freeze,
             self._promote_beside,
             self._switch_over,
@@ -169,6 +170,8 @@ class Cluster:
             self._deaf,
             self._dropped_and_frozen,
         ]
+        if self.may_deafen:
+            scenes += [self._deaf] * 4
         until = self._record.clock.now + seconds
         while self._record.clock.now < until and not self._record.violations:
             await asyncio.sleep(self._chance.uniform(0.1, 2.5))

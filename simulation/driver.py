@@ -73,7 +73,11 @@ class SimulatedPool(FakePool):
             self.free.append(connection)
 
     def purge(self, lent: Iterable[FakeConnection]) -> None:
-        super().purge(lent)
+        kept = set(lent)
+        super().purge(kept)
+        # What is lent to somebody who still asks where it leads is in no book yet.
+        for connection in sorted(self.lent - kept, key=lambda each: each.login_pid):
+            connection.lose()
         self._connects.end()
 
     def end_connects(self) -> None:

@@ -204,7 +204,8 @@ class _Story:
         self._cluster.mend()
         await asyncio.sleep(2.0)
         await self._end_tasks()
-        await asyncio.sleep(1.5)
+        # What is given back over a deaf connection has release_timeout for that.
+        await asyncio.sleep(6.0 if self._cluster.may_deafen else 1.5)
         for manager in self._managers:
             check_quiet(manager, self._record, self._cluster)
             await self._take_all(manager)
