@@ -11,6 +11,7 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass
 from math import sqrt
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from hasql.balancer_policy.base import CandidateT
+    from hasql.cluster.probe import ProbeForm
 
 POLICIES = [GreedyBalancerPolicy, RandomWeightedBalancerPolicy, RoundRobinBalancerPolicy]
 each_policy = pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.__name__[:6])
@@ -600,6 +602,103 @@ async def test_a_policy_cannot_send_a_writer_to_a_replica() -> None:
         assert await reads(manager, 1) == "c"
         with pytest.raises(ConfigurationError, match="c:5432 replica"):
             await manager.acquire_master()
+
+
+# A policy given as an instance
+
+
+class Preferring(BaseBalancerPolicy):
+    """Takes the first of the hosts that it was told of."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def choose(self, candidates: Sequence[CandidateT]) -> CandidateT:
+        return min(candidates, key=lambda candidate: self.names.index(candidate.host.host))
+
+
+async def test_a_policy_may_be_an_instance_with_arguments_of_its_own() -> None:
+    policy = Preferring("c", "a", "b")
+    servers = fake_cluster("a replica", "b replica", "c replica")
+    async with manager_of(servers, balancer_policy=policy) as manager:
+        await manager.ready()
+        assert manager.balancer is policy
+        taken = [await manager.acquire_replica() for _ in range(6)]
+        assert list(map(host_of, taken)) == list("ccaabb")
+        await manager.terminate()
+
+
+async def test_an_instance_serves_one_manager_alone() -> None:
+    policy = Preferring("b", "a")
+    servers = fake_cluster("a replica", "b replica")
+    async with manager_of(servers, balancer_policy=policy) as manager:
+        chance = policy.chance
+        with pytest.raises(ConfigurationError, match="this Preferring serves another pool manager"):
+            manager_of(servers, balancer_policy=policy)
+        # And the first has lost nothing.
+        assert policy.chance is chance
+        await manager.ready()
+        assert await reads(manager, 2) == "bb"
+
+
+def test_an_instance_is_not_used_up_by_a_manager_that_was_refused() -> None:
+    policy = Preferring("a")
+    with pytest.raises(ConfigurationError):
+        manager_of(fake_cluster("a master"), balancer_policy=policy, acquire_timeout=-1)
+    assert manager_of(fake_cluster("a master"), balancer_policy=policy).balancer is policy
+
+
+async def test_a_policy_has_its_chance_from_the_manager() -> None:
+    class Seeded(FakeManager):
+        @staticmethod
+        def _chance() -> Random:
+            return Random(7)  # noqa: S311  # no secret
+
+    async def hosts(policy: type[BaseBalancerPolicy] | BaseBalancerPolicy) -> str:
+        servers = cluster_of(12)  # of so many two are drawn
+        by_host = {server.host: server for server in servers.values()}
+        async with Seeded(
+            by_host, **{**with_room(GreedyBalancerPolicy, 2), "balancer_policy": policy}
+        ) as manager:
+            await manager.ready()
+            return await reads(manager, 50)
+
+    once = await hosts(GreedyBalancerPolicy)
+    assert once == await hosts(GreedyBalancerPolicy()) == await hosts(GreedyBalancerPolicy)
+    assert len(set(once)) > 1
+
+
+class Behind(FakeServer):
+    """A replica that tells how long ago it has replayed the last commit."""
+
+    def row(self, form: ProbeForm) -> Sequence[object]:
+        row = super().row(form)
+        return row if len(row) == 1 or self.master else (*row[:-1], 2.5)
+
+
+async def test_a_policy_sees_how_far_each_candidate_is() -> None:
+    seen: dict[str, tuple[int | None, float | None, str | None]] = {}
+
+    class Watching(BaseBalancerPolicy):
+        def choose(self, candidates: Sequence[CandidateT]) -> CandidateT:
+            for each in candidates:
+                seen[each.host.host] = each.replayed, each.lag_seconds, each.label
+            return max(candidates, key=lambda candidate: candidate.replayed or 0)
+
+    a, b, c = (Behind(parse_host(name), master=name == "a") for name in "abc")
+    a.position, b.position, c.position = 5000, 3000, 5000
+    servers: dict[str, FakeServer] = {"a": a, "b": b, "c": c}
+    async with manager_of(servers, balancer_policy=Watching) as manager:
+        await manager.ready()
+        # The master has told how far it is by now, and so has each replica, once more.
+        await manager.wait_next_pool_check()
+        assert await reads(manager, 1) == "c"
+        # A host of the DSN has no label; one that has replayed all is not behind.
+        assert seen == {"b": (3000, 2.5, None), "c": (5000, 0.0, None)}
+        b.position = 6000
+        await manager.wait_next_pool_check()
+        assert await reads(manager, 1) == "b"
+        assert seen["b"] == (6000, 0.0, None)
 
 
 def test_a_policy_without_the_method_is_refused_at_once() -> None:
