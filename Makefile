@@ -8,7 +8,7 @@ PYTHON ?=
 ARGS ?=
 export VENV PYTHON
 
-.PHONY: help demo demo-picture docs test test-all bench patroni lint format clean constraints
+.PHONY: help demo demo-picture docs test test-all bench patroni simulate lint format clean constraints
 .PHONY: venv-demo venv-dev venv-patroni venv-peer venv-sqlalchemy14
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo 'make bench        measure, beside the bare drivers and the published hasql; an hour for all'
 	@echo 'make patroni      let a real Patroni change its leader under the load of each driver'
 	@echo 'make chaos        let faults happen to every driver under load, and measure what they cost'
+	@echo 'make simulate     play thousands of random stories of a cluster in virtual time'
 	@echo 'make docs         build the documentation: docs/_build/html/index.html'
 	@echo 'make demo-picture run the demo and draw it anew for README.rst'
 	@echo 'make lint         check style and types, and that the documentation builds'
@@ -79,6 +80,10 @@ venv-patroni: venv-dev
 chaos: venv-dev venv-sqlalchemy14
 	@"$(VENV)/bin/python" -m chaos $(ARGS); first=$$?; \
 		"$(VENV)-sqlalchemy14/bin/python" -m chaos $(ARGS) && exit $$first
+
+# ARGS="--seed 17" tells the story of one seed.
+simulate: venv-dev
+	"$(VENV)/bin/python" -m simulation --seeds 5000 $(ARGS)
 
 lint: venv-dev
 	"$(VENV)/bin/python" -m ruff check

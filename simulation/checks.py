@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping
+from functools import partial
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from simulation.cluster import Cluster
     from simulation.driver import SimulatedManager
     from simulation.record import Record
+
+#: Whose objects are walked through: the servers, and what a story takes down, go on growing.
+_WALKED = ("hasql", "simulation.driver", "tests.fake_driver")
 
 __all__ = ("check_closed", "check_counts", "check_quiet", "weight")
 
@@ -69,26 +74,32 @@ def check_closed(record: Record, cluster: Cluster, others: set[asyncio.Task[Any]
 
 
 def weight(manager: SimulatedManager) -> int:
-    """Count what a manager holds: its objects, and what is in its containers."""
+    """Count what a manager holds: the attributes of its objects and what is in its containers."""
     seen: set[int] = set()
     left: list[Any] = [manager]
+    total = 0
     while left:
         each = left.pop()
-        if id(each) in seen:
-            continue
-        module = type(each).__module__
-        if isinstance(each, Mapping):
-            inside = [*each.keys(), *each.values()]
-        elif isinstance(each, (list, tuple, set, frozenset, deque)):
-            inside = list(each)
-        elif module.startswith("hasql") or isinstance(each, (asyncio.Task, asyncio.Future)):
-            slots = [x for kind in type(each).__mro__ for x in getattr(kind, "__slots__", ())]
-            inside = [getattr(each, x) for x in slots if hasattr(each, x)]
-            inside += list(getattr(each, "__dict__", {}).values())
-        elif each is manager:
-            inside = list(vars(each).values())
-        else:
-            continue
+        inside = [] if id(each) in seen else _inside(each)
         seen.add(id(each))
+        total += len(inside)
         left += inside
-    return len(seen)
+    return total
+
+
+def _inside(each: Any) -> list[Any]:
+    if isinstance(each, Mapping):
+        return [*each.keys(), *each.values()]
+    if isinstance(each, (list, tuple, set, frozenset, deque)):
+        return list(each)
+    if isinstance(each, MethodType):
+        return [each.__self__]
+    if isinstance(each, partial):
+        return [each.func, each.args]
+    if isinstance(each, type) or not type(each).__module__.startswith(_WALKED):
+        return []
+    slots = [x for kind in type(each).__mro__ for x in getattr(kind, "__slots__", ())]
+    return [
+        *(getattr(each, x) for x in slots if hasattr(each, x)),
+        *getattr(each, "__dict__", {}).values(),
+    ]

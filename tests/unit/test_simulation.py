@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from simulation.endurance import endure
 from simulation.play import play
 
 ROOT = Path(__file__).parents[2]
@@ -43,3 +44,8 @@ def test_a_seed_gives_the_same_story_in_another_process() -> None:
         for seed in ("1", "2")
     }
     assert len(digests) == 1
+
+
+def test_nothing_grows_with_the_failovers() -> None:
+    held = endure(rounds=3, failovers=20)
+    assert max(held) - min(held) < 10, held

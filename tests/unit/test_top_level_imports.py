@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "testbed": frozenset({"hasql"}),
     "benchmarks": frozenset({"hasql", "testbed"}),
     "chaos": frozenset({"hasql", "testbed"}),
+    "simulation": frozenset({"hasql", "testbed"}),
 }
 OURS = {*MAY_IMPORT, "tests", "tools"}
 FILES = [path for name in MAY_IMPORT for path in sorted((ROOT / name).rglob("*.py"))]

@@ -1,0 +1,81 @@
+"""Endurance: many failovers of one manager, and what it holds after each of some rounds of them."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+
+from simulation.applications import Task, Writer
+from simulation.checks import check_closed, check_quiet, weight
+from simulation.cluster import Cluster
+from simulation.driver import SimulatedDriver, SimulatedManager
+from simulation.knowledge import Knowledge
+from simulation.record import Record
+from simulation.virtual_time import VirtualClock, run
+
+__all__ = ("endure",)
+
+
+def endure(rounds: int, failovers: int) -> list[int]:
+    """Play rounds of so many failovers each; return what the manager held after each round.
+
+    Raises AssertionError if anything happens that must not.
+    """
+    record = Record(VirtualClock())
+    weights = run(_endure(record, rounds, failovers), record.clock)
+    assert not record.violations, "\n".join([*record.violations, *record.lines[-20:]])
+    return weights
+
+
+async def _endure(record: Record, rounds: int, failovers: int) -> list[int]:
+    asyncio.get_running_loop().set_exception_handler(record.loop_failed)
+    before = asyncio.all_tasks()
+    cluster = Cluster("abc", record, Random("cluster"))
+    driver = SimulatedDriver(cluster.servers, Knowledge("manager", record), Random("driver"))
+    # A few round trips are remembered for each host: with many it would be a while until all are.
+    manager = SimulatedManager(
+        driver,
+        lambda: record.clock.now + 1e5,
+        Random("manager"),
+        stopwatch_window_size=8,
+        pool_factory_kwargs={"min_size": 0, "max_size": 4},
+    )
+    weights = []
+    for number in range(rounds):
+        await _fail_over(record, cluster, manager, number, failovers)
+        check_quiet(manager, record, cluster)
+        weights.append(weight(manager))
+    await manager.close()
+    await asyncio.sleep(1.0)
+    check_closed(record, cluster, before)
+    return weights
+
+
+async def _fail_over(
+    record: Record, cluster: Cluster, manager: SimulatedManager, number: int, failovers: int
+) -> None:
+    """Let the master fail again and again while it is in use, and then let all be quiet."""
+    crowd: list[asyncio.Task[None]] = []
+    chance = [Random(f"{number} {each}") for each in range(4)]
+    tasks = [
+        (Writer if each == 0 else Task)(
+            f"task {each}", manager, cluster, record, chance[each], roomy=False, crowd=crowd
+        )
+        for each in range(4)
+    ]
+    running = [asyncio.get_running_loop().create_task(task.run()) for task in tasks]
+    for each in range(failovers):
+        await asyncio.sleep(0.5)
+        if each % 3 == 2:
+            cluster.master.freeze()
+        elif each % 3 == 1:
+            cluster.master.kill()
+        await asyncio.sleep(0.2)
+        cluster.promote()
+        await asyncio.sleep(0.3)
+        cluster.mend()
+    for task in tasks:
+        task.stopped = True
+    await asyncio.wait(running)
+    # Longer than what was seen of a host stays evidence, and than the quiet after bursts in vain.
+    await asyncio.sleep(70.0)
