@@ -21,9 +21,9 @@ __all__ = ("Task", "Writer")
 
 #: Seconds after which a host that serves undisturbed must be in use.
 _BOUND = 3.0
-#: Seconds after which a silent host must be known as one, so that others are preferred: the delay
-#: between two probes with its jitter, and how long the answer is waited for.
-_NOTICED = 1.4
+#: Seconds after which a host that does not answer a probe must be known as silent, so that others
+#: are preferred: ten round trips, as slow as they get here, and some.
+_NOTICED = 0.3
 #: Seconds that an application gives a statement.
 _PATIENCE = 3.0
 #: Seconds of an acquire that must not all be spent on one host that is silent.
@@ -173,8 +173,13 @@ class Task:
         connection.writes = kind == "master"
 
     def _is_known_silent(self, server: Server) -> bool:
-        since = max(server.calm_since, self.cluster.stalled_at)
-        return server.frozen and self.record.clock.now - since > _NOTICED
+        asked = self.knowledge.unanswered.get(server.host)
+        return (
+            server.frozen
+            and asked is not None
+            and asked > self.cluster.stalled_at
+            and self.record.clock.now - asked > _NOTICED
+        )
 
     def _another_serves(self, server: Server) -> bool:
         return self.roomy and any(
@@ -183,24 +188,18 @@ class Task:
             if other is not server
         )
 
-    def check_unavailable(self, kind: str, timeout: float) -> None:
-        """Check that nothing was there for an acquire that has come to its deadline."""
+    def check_waited(self, kind: str, waited: float) -> None:
+        """Check that an acquire that has waited for so long could not have been served."""
         # A connection to a new master is asked whether it writes, which only the end of its host
         # or of the acquire ends: who would be served elsewhere may need that long.
-        if not self.roomy or timeout < (_LONGER if kind == "share" else _LONG):
+        if not self.roomy or waited < (_LONGER if kind == "share" else _LONG):
             return
-        since = {
-            "master": self.cluster.master_serves_since(),
-            "replica": self.cluster.replica_serves_since(),
-        }
-        needed = [since["replica" if kind != "master" else kind]]
-        if kind == "replica or master" and needed == [None]:
-            needed = [since["master"]]
-        for began in needed:
-            if began is not None and self.record.clock.now - began > _BOUND:
-                self.record.violated(
-                    self, f"has got no {kind} in {timeout} s, and one serves since {began:.6f}"
-                )
+        since = self.cluster.replica_serves_since()
+        if kind == "master" or (kind == "replica or master" and since is None):
+            since = self.cluster.master_serves_since()
+        if since is not None and self.record.clock.now - since > _BOUND:
+            what = f"has waited {waited} s for a {kind}, and one serves since {since:.6f}"
+            self.record.violated(self, what)
 
     def _check_error(self, connection: Connection, error: Exception, *, released: bool) -> None:
         """Check that an error was not to be avoided: each trouble may cost a task one."""
@@ -244,12 +243,12 @@ class _Acquire:
         except NotAvailableError:
             if clock.now - began < self._timeout - _ROUNDING:
                 task.record.violated(task, "was told before the deadline that there is nothing")
-            task.check_unavailable(self._kind, self._timeout)
             raise
         finally:
-            late = clock.now - began - (clock.stalled - stalled) - self._timeout
-            if late > _ROUNDING:
-                task.record.violated(task, f"has waited {late:.6f} s beyond its deadline")
+            waited = clock.now - began - (clock.stalled - stalled)
+            if waited > self._timeout + _ROUNDING:
+                task.record.violated(task, f"has waited {waited} s, and had {self._timeout}")
+            task.check_waited(self._kind, waited + _ROUNDING)
         self.connection = connection
         task.check_lease(connection, self._kind)
         return connection

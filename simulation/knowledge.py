@@ -22,12 +22,18 @@ class Knowledge:
     def __init__(self, name: str, record: Record) -> None:
         self.name = name
         self.record = record
+        #: Since when hosts have been asked that have not answered.
+        self.unanswered: dict[HostSpec, float] = {}
         #: When each host was last taken for dead.
         self._down: dict[HostSpec, float] = {}
         #: When each timeline was first heard of, from the master that writes it.
         self._timelines: dict[int, float] = {}
         #: What each host said last that was new, and since when that is known: a replica, or not.
         self._roles: dict[HostSpec, tuple[bool, float]] = {}
+
+    def asks(self, server: Server) -> None:
+        """Take note that the manager asks a server, and has no answer yet."""
+        self.unanswered.setdefault(server.host, self.record.clock.now)
 
     def went_down(self, host: HostSpec) -> None:
         """Take note that the manager takes a host for dead."""

@@ -78,7 +78,11 @@ class Connection(FakeConnection):
             )
 
     async def fetch_row(self, sql: str) -> Sequence[str | None]:
-        row = await super().fetch_row(sql)
+        self._knowledge.asks(self.server)
+        try:
+            row = await super().fetch_row(sql)
+        finally:
+            self._knowledge.unanswered.pop(self.server.host, None)
         self._knowledge.told(self.server, whole=len(row) > 1)
         return row
 
