@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from simulation.record import Record
 
 #: Whose objects are walked through: the servers, and what a story takes down, go on growing.
-_WALKED = ("hasql", "simulation.driver", "tests.fake_driver")
+_WALKED = ("hasql", "simulation.driver", "testbed.fake_driver")
 
 __all__ = ("check_closed", "check_counts", "check_quiet", "weight")
 

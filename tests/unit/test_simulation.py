@@ -14,7 +14,7 @@ from simulation.play import play
 
 ROOT = Path(__file__).parents[2]
 #: Some seconds' worth of stories; `python -m simulation --seeds 5000` plays more.
-SEEDS = 120
+SEEDS = 100
 PARTS = 4
 
 
