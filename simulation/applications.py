@@ -27,7 +27,7 @@ _NOTICED = 0.3
 #: Seconds that an application gives a statement.
 _PATIENCE = 3.0
 #: Seconds of an acquire that must not all be spent on one host that is silent.
-_LONG, _LONGER = 0.8, 2.5
+_LONG, _LONGER = 0.8, 1.5
 #: Seconds that rounding may cost.
 _ROUNDING = 1e-6
 #: Kinds of acquires.
@@ -190,8 +190,8 @@ class Task:
 
     def check_waited(self, kind: str, waited: float) -> None:
         """Check that an acquire that has waited for so long could not have been served."""
-        # A connection to a new master is asked whether it writes, which only the end of its host
-        # or of the acquire ends: who would be served elsewhere may need that long.
+        # Connections to a new master are asked whether they write, and one may not answer, and the
+        # next: who can be served elsewhere needs that much longer.
         if not self.roomy or waited < (_LONGER if kind == "share" else _LONG):
             return
         since = self.cluster.replica_serves_since()

@@ -3,6 +3,7 @@
 Mostly nothing has to be asked: see `Destinations.doubtful`, which the checkout looks at first.
 """
 
+import asyncio
 import logging
 
 from hasql._routing.node import Node
@@ -12,6 +13,11 @@ from hasql.driver import ConnT, DriverPool, PoolT
 log = logging.getLogger("hasql")
 
 __all__ = ("WrongServerError", "check_destination")
+
+
+#: Seconds in which a connection has to answer: the user has not got it yet, so that one which has
+#: gone deaf, or a host which has gone silent, must not cost all the time of an acquire.
+_ANSWER = 0.5
 
 
 class WrongServerError(ConnectionError):
@@ -54,7 +60,10 @@ async def _leads_to_master(
     ):
         return True
     sql = writes_query(server if node.several else None)
-    if not await pool.count_rows(connection, sql) or pool.key(connection) is None:
+    # A pooler may answer late, as all its connections are in use: another would wait as long.
+    async with asyncio.timeout(None if node.pooled else _ANSWER):
+        writes = await pool.count_rows(connection, sql)
+    if not writes or pool.key(connection) is None:
         return False  # which was broken meanwhile, in the second case
     if pool.in_hot_standby(connection) is False:
         known.writes(key)

@@ -572,6 +572,24 @@ async def test_8_a_masters_share_of_reads_avoids_one_that_is_silent() -> None:
             assert host_of(connection) == "a"
 
 
+async def test_8_a_deaf_connection_to_a_new_master_costs_no_acquire() -> None:
+    servers = fake_cluster("a replica", "b replica")
+    async with manager_of(servers, refresh_delay=0.02) as manager:
+        await manager.ready()
+        idle = next(c for c in servers["a"].connections if c.on_lost is None)
+        servers["a"].promote()
+        await until(lambda: manager.master_pool_count == 1)
+        # It said `on` when it was used last, and is asked again; but nothing comes back.
+        deaf = FakeServer(idle.server.host, master=True)
+        deaf.freeze()
+        servers["a"].connections.remove(idle)
+        deaf.connections.append(idle)
+        idle.server = deaf
+        async with manager.acquire_master(timeout=10) as connection:
+            assert connection is not idle
+        assert idle.closed
+
+
 async def test_8_a_silent_host_leaves_routing_within_refresh_timeout() -> None:
     servers = fake_cluster("a master", "b replica")
     async with manager_of(servers, refresh_delay=0.02, refresh_timeout=0.2) as manager:
