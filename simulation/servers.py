@@ -145,19 +145,22 @@ class Server(FakeServer):
         self._end("is killed")
         self.alive = False
 
-    def _end(self, what: str) -> None:
-        """End the process. Its sockets close one after the other."""
+    def _end(self, what: str, *, at_once: bool = False) -> None:
+        """End the process. Its sockets close one after the other, and all before it starts anew."""
         why = self.happens(what)
         super().thaw()
         self._unanswered.clear()
         loop = asyncio.get_running_loop()
-        for connection in self.connections:
+        for connection in tuple(self.connections):
             assert isinstance(connection, Connection)
-            loop.call_later(self._chance.uniform(0.0, _SOCKETS_CLOSE), connection.end, why)
+            if at_once:
+                connection.end(why)
+            else:
+                loop.call_later(self._chance.uniform(0.0, _SOCKETS_CLOSE), connection.end, why)
 
     def start(self, *, master: bool) -> None:
         """Start it, or start it anew, as this."""
-        self._end(f"starts as a {'master' if master else 'replica'}")
+        self._end(f"starts as a {'master' if master else 'replica'}", at_once=True)
         self.alive, self.master, self.login_error = True, master, None
         self.started_at = next(self._starts)
         self._up_since = self._clock()
