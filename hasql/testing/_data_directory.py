@@ -71,6 +71,8 @@ class DataDirectory:
             "--auth=reject",
             "--no-sync",
             "--no-instructions",
+            # Each start and each promotion writes at least one segment: by default 16 MB.
+            "--wal-segsize=1",
             *_memory_in_files(self._machine.version),
         )
         machine = self._machine

@@ -421,11 +421,11 @@ async def test_a_switchover_loses_nothing_and_moves_every_role(cluster: LocalClu
 async def test_healing_costs_nothing_when_all_is_well(cluster: LocalCluster) -> None:
     times = []
     for _ in range(10):
-        # Of the processor, as others may have it meanwhile; the servers' part is a query for each.
-        began = time.process_time()
+        began = time.monotonic()
         cluster.heal()
-        times.append(time.process_time() - began)
-    assert min(times) < 0.03, times
+        times.append(time.monotonic() - began)
+    # Ten milliseconds on a machine at rest; to have a node rejoin for nothing takes half a second.
+    assert min(times) < 0.2, times
 
 
 def _freeze_all(cluster: LocalCluster) -> None:
