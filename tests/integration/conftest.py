@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import zlib
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -16,6 +17,34 @@ if TYPE_CHECKING:
     from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster
     from testbed.kits.base import Kit
+
+
+#: Drivers that leave the event loop to another driver of the suite: SQLAlchemy has no code for a
+#: loop, and aiopg.sa and asyncpgsa wrap the pools and connections of aiopg and asyncpg.
+_ON_ANOTHER_DRIVER = {"aiopg_sa", "asyncpgsa", "sqlalchemy-asyncpg", "sqlalchemy-psycopg"}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run what is for both loops on one of them with the drivers that have none of their own.
+
+    Each test takes its turns: one driver runs it on asyncio, another on uvloop.
+    """
+    left = [item for item in items if _is_run_on_the_other_loop(item)]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in set(left)]
+
+
+def _is_run_on_the_other_loop(item: pytest.Item) -> bool:
+    if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+        return False
+    params: dict[str, Any] = item.callspec.params
+    kit = params["hooked"][0] if "hooked" in params else params.get("kit")
+    if kit is None or kit.name not in _ON_ANOTHER_DRIVER or "anyio_backend" not in params:
+        return False
+    takes_uvloop = zlib.crc32(f"{item.originalname} {kit.name}".encode()) % 2 == 1
+    _, options = params["anyio_backend"]
+    return options["use_uvloop"] is not takes_uvloop
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
