@@ -1,10 +1,50 @@
-"""What every test has: the event loops they run on."""
-
-import socket
+"""What every test has: the event loops they run on, and its place in a shared queue."""
 
 import pytest
 
+from hasql.testing._ports import free_ports
+
 pytest_plugins = ("tests.middlemen",)
+
+#: Files whose tests share what is dear to start: one worker runs all of such a file.
+_TOGETHER = (
+    "test_chaos.py",
+    "test_patroni.py",
+    "test_local_cluster.py",
+    "test_psycopg_cancel.py",
+)
+#: Which files come first, and which last. Chaos measures under a load of its own: meanwhile the
+#: other workers have what waits more than it works. Last is what keeps a core busy.
+_FIRST = ("test_chaos.py", "test_patroni.py", "test_typing.py", "test_storm.py")
+_LAST = (
+    "test_drivers_pgbouncer.py",
+    "test_readme.py",
+    "test_demo.py",
+    "test_fencing.py",
+    "test_several_servers.py",
+    "test_local_cluster.py",
+    "test_drivers_haproxy.py",
+    "test_drivers_failover.py",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tell the workers of pytest-xdist, if there are any, what belongs together and comes first."""
+    if not hasattr(config, "workerinput"):
+        return
+    for item in items:
+        if item.path.name in _TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> tuple[int, int]:
+    name, directory = item.path.name, item.path.parent.name
+    if name in _FIRST:
+        return 0, _FIRST.index(name)
+    if directory == "integration":
+        return (3, _LAST.index(name)) if name in _LAST else (2, 0)
+    return 1, 0
 
 
 @pytest.fixture(
@@ -20,8 +60,6 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 
 @pytest.fixture
 def unused_ports() -> tuple[int, int]:
-    """Two ports of the loopback interface on which nobody listens."""
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
+    """Two ports of the loopback interface on which nobody listens, and no other worker will."""
+    one, other = free_ports(2)
+    return one, other

@@ -297,7 +297,8 @@ def test_a_program_may_end_while_transactions_are_rolled_back(
 ) -> None:
     """Whether a release is cancelled before what rolls back for it, or after, is chance."""
     said = run(kit, pg_cluster.dsn, ROLLING_BACK, RUN[loop])
-    # asyncpg tells of each that it found open, psycopg of each that it could not ask to stop, or not to the end.
+    # asyncpg tells of each that it found open, psycopg of each that it could not ask to stop, or
+    # not to the end.
     theirs = ("Resetting connection with an active", "query cancellation ")
     assert [line for line in said.splitlines() if not line.startswith(theirs)] == []
 
