@@ -379,3 +379,25 @@ async def test_the_loss_of_a_reserved_connection_leaves_no_error_behind(
     del asking, session
     gc.collect()
     assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
+async def test_4_a_connection_that_is_lost_while_a_hook_prepares_it_costs_another_try(
+    pg_cluster: LocalCluster,
+) -> None:
+    lost: list[bool] = []
+
+    async def init(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        if not lost:
+            lost.append(True)
+            connection.terminate()  # as the end of its server does
+            await connection.set_type_codec(
+                "text", schema="pg_catalog", encoder=str, decoder=str, format="text"
+            )
+
+    kwargs = {"min_size": 0, "max_size": 1, "init": init}
+    dsn = pg_cluster.master.dsn
+    async with PoolManager(dsn, pool_factory_kwargs=kwargs) as manager:
+        async with manager.acquire_master(timeout=5) as connection:
+            assert await connection.fetchval("SELECT 1") == 1
+        assert lost
+        assert manager.metrics().retries == 1

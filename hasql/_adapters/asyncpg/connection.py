@@ -144,8 +144,11 @@ def failure_of(error: BaseException) -> Failure:
         return Failure.of_sqlstate(error.sqlstate or "", str(error))
     if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
         return Failure.MISCONFIGURED
-    if isinstance(error, asyncpg.InternalClientError):
-        return Failure.BROKEN  # as when a server has said that it shuts down
+    # Lost while a hook, or SQLAlchemy, still made it ready for use; or as when a server has said
+    # that it shuts down.
+    lost = isinstance(error, asyncpg.InterfaceError) and str(error) == "connection is closed"
+    if lost or isinstance(error, asyncpg.InternalClientError):
+        return Failure.BROKEN
     if isinstance(error, ssl.SSLError):
         return _failure_of_tls(error)
     if isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error):
