@@ -73,6 +73,14 @@ class FreshLooks:
         """Have a look soon, as a lease on this host was broken; but seldom if that goes on."""
         self._asked_for = True
 
+    def expect_another(self) -> None:
+        """Have a look soon, as a new reserved connection leads to another server than the last.
+
+        It may be that server restarted, or the name moved; then one look shows that it is alone.
+        """
+        self.diverged = max(self.diverged, 1)
+        self._quick_delay = _FIRST_QUICK
+
     def due(self, quick: bool, no_master: bool) -> bool:  # noqa: FBT001  # what is so now
         """Tell whether to begin one now; `quick` while another server is looked for."""
         if self._look is not None:

@@ -83,6 +83,8 @@ class Monitor:
         self._session: Session | None = None
         #: The last full answer on the present session; a short probe only confirms its role.
         self._known: Reading | None = None
+        #: The last answer of all, whatever became of its session.
+        self._last: Reading | None = None
         self._stopwatch = Stopwatch(options.stopwatch_window_size)
         self._prober = Prober(host, dsn, driver, options, self._stopwatch)
         self._began = self._clock()
@@ -201,6 +203,7 @@ class Monitor:
             self._drop_session()
             self._publish_failure(error, judged(self._driver, error))
         else:
+            self._last = reading
             self._publish(
                 Answered(
                     self.host,
@@ -257,6 +260,8 @@ class Monitor:
         self._drop_session()
         self._session, self._known = session, reading
         self._looks.looked()
+        if self._last is not None and is_another_server(self._last, reading):
+            self._looks.expect_another()  # the name may lead to both, and this one be a standby
         return reading
 
     async def _ask_hedged(self, session: Session, limit: StallTimer) -> Reading:

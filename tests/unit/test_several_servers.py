@@ -60,6 +60,17 @@ async def test_1a_no_master_lease_leads_to_a_standby_of_the_same_name() -> None:
         assert set(await masters(manager)) == {one}
 
 
+async def test_1a_a_monitor_that_was_cut_and_comes_to_a_standby_finds_the_master_soon() -> None:
+    one, other = server("one", master=True), server("other")
+    async with manager_of(rw=one) as manager:
+        await manager.ready(1, 0)
+        manager.driver.turns[RW] = cycle([other, one])
+        for connection in tuple(one.connections):
+            connection.lose()  # the reserved one, too: the next leads to the standby
+        await until(lambda: manager.replica_pool_count == 1)
+        assert set(await masters(manager)) == {one}
+
+
 async def test_1a_who_is_asked_once_is_not_asked_again() -> None:
     one, other = server("one", master=True), server("other")
     async with manager_of(rw=one) as manager:
