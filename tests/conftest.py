@@ -8,17 +8,15 @@ pytest_plugins = ("tests.middlemen",)
 
 #: Files whose tests share what is dear to start: one worker runs all of such a file.
 _TOGETHER = (
-    "test_chaos.py",
     "test_patroni.py",
     "test_local_cluster.py",
     "test_psycopg_cancel.py",
 )
-#: Which files come first, and which last. Chaos measures under a load of its own: meanwhile the
-#: other workers have what waits more than it works. Last is what keeps a core busy.
-_FIRST = ("test_chaos.py", "test_patroni.py", "test_typing.py", "test_storm.py")
+#: Which files come first, as each takes long by itself, and which last: what keeps a core busy.
+_FIRST = ("test_patroni.py", "test_typing.py", "test_storm.py")
 _LAST = (
     "test_drivers_pgbouncer.py",
-    "test_readme.py",
+    "test_docs.py",
     "test_demo.py",
     "test_fencing.py",
     "test_several_servers.py",
@@ -35,15 +33,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path.name in _TOGETHER:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    # The other environment's workers begin with chaos, and two at once disturb each other.
-    suite = config.getoption("--suite", None)
-    items.sort(key=lambda item: _turn(item, chaos_first=suite is None))
+    items.sort(key=_turn)
 
 
-def _turn(item: pytest.Item, *, chaos_first: bool) -> tuple[int, int]:
+def _turn(item: pytest.Item) -> tuple[int, int]:
     name, directory = item.path.name, item.path.parent.name
-    if name in _FIRST and not chaos_first:
-        return 2, 1
     if name in _FIRST:
         return 0, _FIRST.index(name)
     if directory == "integration":
