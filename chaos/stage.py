@@ -132,9 +132,11 @@ class Stage:
 
     async def promote(self, *candidates: LocalNode) -> LocalNode:
         """Promote the one that is furthest and wait until it accepts writes."""
+        # Before it is found out which one: a master that lives on acknowledges meanwhile what only
+        # another standby may have.
+        self.asked = time.monotonic()
         positions = [int(await node.sql(_POSITION)) for node in candidates]
         new = candidates[positions.index(max(positions))]
-        self.asked = time.monotonic()
         await asyncio.to_thread(new.request_promotion)
         # The earliest moment it can have been: what is uncertain counts against hasql.
         self.writable = (await self._observer.promotion(new)).not_before
