@@ -340,7 +340,7 @@ async def test_readers_of_the_application_do_not_read_what_a_server_says_of_itse
     async with PoolManager(pg_cluster.dsn, pool_factory_kwargs={"minsize": 1}) as manager:
         await manager.ready(1, 2)
         roles = [(node.role.value, node.fencing) for node in manager.metrics().nodes]
-        assert roles == [("master", True), ("replica", True), ("replica", True)]
+        assert sorted(roles) == [("master", True), ("replica", True), ("replica", True)]
         async with manager.acquire_master() as connection:
             assert await value(connection, "SELECT 7") == 0
 
@@ -363,7 +363,7 @@ async def test_a_class_that_brings_the_password_logs_in_and_does_no_more(
     async with PoolManager(dsn, pool_factory_kwargs=kwargs) as manager:
         await manager.ready(1, 2)
         roles = [(node.role.value, node.fencing) for node in manager.metrics().nodes]
-        assert roles == [("master", True), ("replica", True), ("replica", True)]
+        assert sorted(roles) == [("master", True), ("replica", True), ("replica", True)]
 
 
 # libpq's ways

@@ -621,7 +621,7 @@ async def test_a_listener_to_do_connect_brings_the_password_of_all_logins(
         async with PoolManager(dsn, refresh_delay=0.1) as manager:
             await manager.ready(1, 2)
             roles = [(node.role.value, node.fencing) for node in manager.metrics().nodes]
-            assert roles == [("master", True), ("replica", True), ("replica", True)]
+            assert sorted(roles) == [("master", True), ("replica", True), ("replica", True)]
             async with manager.acquire_master(timeout=5) as connection:
                 assert await connection.scalar(text("SELECT 1")) == 1
             await manager.wait_next_pool_check()

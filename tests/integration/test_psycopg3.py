@@ -556,7 +556,7 @@ async def test_loaders_of_the_application_do_not_read_what_a_server_says_of_itse
     async with PoolManager(pg_cluster.dsn, pool_factory_kwargs=kwargs) as manager:
         await manager.ready(1, 2)
         roles = [(node.role.value, node.fencing) for node in manager.metrics().nodes]
-        assert roles == [("master", True), ("replica", True), ("replica", True)]
+        assert sorted(roles) == [("master", True), ("replica", True), ("replica", True)]
 
 
 async def test_a_class_whose_connect_brings_the_password_logs_in_and_does_no_more(
@@ -587,11 +587,13 @@ async def test_a_class_whose_connect_brings_the_password_logs_in_and_does_no_mor
         await manager.ready(1, 2)
         await manager.wait_next_pool_check()
         roles = [(node.role.value, node.fencing) for node in manager.metrics().nodes]
-        assert roles == [("master", True), ("replica", True), ("replica", True)]
+        assert sorted(roles) == [("master", True), ("replica", True), ("replica", True)]
         assert len(made) == 6  # three pools, three reserved connections that stay
         assert await sessions(pg_cluster.master, application) == 2
         query = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'"
-        assert await pg_cluster.master.sql(query) == "0"
+        async with asyncio.timeout(20):  # a probe may be in the midst of its own transaction
+            while await pg_cluster.master.sql(query) != "0":
+                await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
