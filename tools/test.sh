@@ -2,9 +2,9 @@
 # Run the tests in both environments that make has made; arguments go to pytest. All runs are done,
 # and it fails if one of them does.
 #
-# Without arguments chaos comes first, one environment's after the other's: it measures under a load
-# of its own, and bears one worker beside it, which has the rest of the second environment. Then
-# several workers share the rest of the first. What is selected by arguments starts sooner without.
+# Without arguments chaos comes first and alone, one environment's after the other's: it measures
+# under a load of its own. Then several workers share the rest of the first environment, and one has
+# that of the second. What is selected by arguments starts sooner without.
 set -u
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
@@ -46,20 +46,20 @@ if [ "$#" -gt 0 ]; then
     $second "$@"
     note $?
 else
+    $first "$chaos"
+    note $?
+    $second "$chaos"
+    note $?
     # Ports are shared out by the numbers of workers.
     workers=${WORKERS:-2}
     shared="--dist loadgroup --no-loadscope-reorder"
     $second --ignore="$chaos" $shared --tx "popen//id=gw$workers" >"$logs/second.log" 2>&1 &
     beside=$!
-    $first "$chaos"
-    note $?
-    $second "$chaos"
+    $first --ignore="$chaos" $shared --numprocesses "$workers"
     note $?
     wait "$beside"
     note $?
     beside=
     cat "$logs/second.log"
-    $first --ignore="$chaos" $shared --numprocesses "$workers"
-    note $?
 fi
 exit "$outcome"
