@@ -43,7 +43,7 @@ def assemble(
     book: LeaseBook[PoolT, ConnT] = LeaseBook()
     routing = RoutingState(driver, options, router, book, binding)
     waits = StateWaits(driver, options, routing)
-    lifecycle = Lifecycle(options, discovery, routing, waits, router, book, binding)
+    lifecycle = Lifecycle(options, discovery, routing, router, book, binding)
     signal, leasing = routing.monitors.signal, options.for_leasing()
     cancelled = CancelledReleases(router, book, lifecycle.is_over, leasing.hide)
     returns = Returns(driver, router, book, routing.hints, cancelled, binding, leasing, signal)

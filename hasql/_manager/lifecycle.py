@@ -9,7 +9,6 @@ from hasql._leasing.loop_binding import LoopBinding
 from hasql._manager.discovering import Discovering
 from hasql._manager.options import Options
 from hasql._manager.routing_state import RoutingState
-from hasql._manager.state_waits import StateWaits
 from hasql._probing.monitors import end_tasks
 from hasql._routing.node import Node
 from hasql._routing.router import Router
@@ -38,7 +37,6 @@ class Lifecycle(Generic[PoolT, ConnT]):
         options: Options,
         discovery: Discovery,
         routing: RoutingState[PoolT, ConnT],
-        waits: StateWaits[PoolT, ConnT],
         router: Router[PoolT, ConnT],
         book: LeaseBook[PoolT, ConnT],
         binding: LoopBinding,
@@ -50,7 +48,6 @@ class Lifecycle(Generic[PoolT, ConnT]):
         )
         routing.on_masters = self._discovering.note_masters
         self._routing = routing
-        self._waits = waits
         self._router = router
         self._book = book
         self._binding = binding
@@ -137,7 +134,6 @@ class Lifecycle(Generic[PoolT, ConnT]):
         self.closing = True
         self._routing.stop_serving()
         self._discovering.cancel()
-        self._waits.close()
 
     async def drain(self, timeout: float) -> None:
         """Wait for so many seconds until all leases are back, or until told to terminate."""

@@ -83,8 +83,9 @@ class RoutingState(Generic[PoolT, ConnT]):
         self.on_masters = _ignore
         self._masters_known: bool | None = None
         self.tracer: Tracer | None = None
-        #: Whether anybody may be served still, and whether anything may be learnt.
-        self._serves = True
+        #: Whether anybody may be served still: not once the manager is closing.
+        self.serves = True
+        #: Whether anything may be learnt still: not once it is closed.
         self._learns = True
 
     # What monitors see, see `ClusterView`
@@ -129,8 +130,6 @@ class RoutingState(Generic[PoolT, ConnT]):
         """Take in what has become of a host's pool, and act on it."""
         node = self.nodes.get(observation.host)
         if node is None or not self._learns:
-            if isinstance(observation, PoolOpened):
-                observation.pool.terminate()
             return
         match observation:
             case PoolOpened(pool=pool):
@@ -159,7 +158,7 @@ class RoutingState(Generic[PoolT, ConnT]):
     def _is_wanted(self, host: HostSpec) -> bool:
         """Tell whether a host is to have a pool: all but those that may not serve."""
         state = self.topology.node(host)
-        return self._serves and (state is None or state.exclusion is None)
+        return self.serves and (state is None or state.exclusion is None)
 
     def accept_timeline(self) -> None:
         """Forget the timelines seen so far; an older master may win again."""
@@ -187,7 +186,7 @@ class RoutingState(Generic[PoolT, ConnT]):
 
     def stop_serving(self) -> None:
         """Route to nobody any more."""
-        self._serves = False
+        self.serves = False
         self.warm_ups.end()
         self.masters, self.replicas = [], []
         self._router.close()
@@ -241,14 +240,14 @@ class RoutingState(Generic[PoolT, ConnT]):
 
     def _note_masters(self) -> None:
         known = bool(self.topology.masters)
-        if self._serves and self.topology.first_round_over and known is not self._masters_known:
+        if self.serves and self.topology.first_round_over and known is not self._masters_known:
             self._masters_known = known
             self.on_masters(known)
 
     # Routing
 
     def _reroute(self) -> None:
-        if not self._serves:
+        if not self.serves:
             return
         self.masters = self._ready(self.topology.masters)
         self.replicas = self._ready(self.topology.replicas)

@@ -22,15 +22,9 @@ class StateWaits(Generic[PoolT, ConnT]):
         self._clock = options.clock
         self._hide = options.dsn.hide
         self._routing = routing
-        self._closing = False
         #: Ends with the next news; all who wait look again then.
         self._news: asyncio.Future[None] | None = None
         routing.on_news = self._wake
-
-    def close(self) -> None:
-        """Let nobody wait any more."""
-        self._closing = True
-        self._wake()
 
     def _wake(self) -> None:
         if self._news is not None and not self._news.done():
@@ -45,7 +39,7 @@ class StateWaits(Generic[PoolT, ConnT]):
         try:
             async with limit:
                 while not holds():
-                    if self._closing:
+                    if not self._routing.serves:
                         raise PoolManagerClosedError("the pool manager was closed")
                     if self._news is None or self._news.done():
                         self._news = asyncio.get_running_loop().create_future()

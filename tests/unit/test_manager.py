@@ -896,6 +896,20 @@ async def test_11_closing_waits_for_a_cancelled_release_and_terminate_breaks_it(
     servers["a"].thaw()
 
 
+async def test_12_who_waits_for_hosts_is_told_at_once_that_the_manager_closes() -> None:
+    servers = fake_cluster("a master")
+    async with asyncio.timeout(10), manager_of(servers) as manager:
+        waiting = [
+            asyncio.ensure_future(manager.ready(1, 1, timeout=60)),
+            asyncio.ensure_future(manager.wait_replicas_ready(1)),
+        ]
+        await asyncio.sleep(0.01)
+        await manager.close()
+        for waiter in waiting:
+            with pytest.raises(PoolManagerClosedError):
+                await waiter
+
+
 async def test_11_a_release_that_is_not_cancelled_needs_no_task() -> None:
     servers = fake_cluster("a master")
     async with manager_of(servers) as manager:
