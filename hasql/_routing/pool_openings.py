@@ -19,8 +19,6 @@ __all__ = ("PoolOpenings",)
 _TIMEOUT = 10.0
 #: Seconds until a pool that could not be opened is tried again, doubling to refresh_delay.
 _FIRST_PAUSE = 0.02
-#: What no waiting mends. A setting that the server does not take is a statement it does not like.
-_NOT_MENDED_BY_WAITING = frozenset({Failure.REFUSED, Failure.MISCONFIGURED, Failure.STATEMENT})
 #: Failures alike, in a row, after which a statement is taken for one that no waiting mends.
 _FAILURES_TO_BE_SURE = 3
 
@@ -101,7 +99,7 @@ class PoolOpenings(Generic[PoolT, ConnT]):
         attempts.pause = min(2 * attempts.pause, self._refresh_delay)
         attempts.next_at = self._clock() + attempts.pause
         failure = judged(self._driver, error)
-        refused = failure in _NOT_MENDED_BY_WAITING or isinstance(error, TypeError | ValueError)
+        refused = failure.lasts or isinstance(error, TypeError | ValueError)
         # But a statement of the application's own, in a hook, may be mended by waiting.
         same = attempts.same_failures + 1 if str(error) == attempts.failure else 1
         attempts.failure, attempts.same_failures = str(error), same

@@ -30,6 +30,15 @@ class Failure(Enum):
     #: Nothing about the server's role or health.
     OTHER = "other"
 
+    @property
+    def lasts(self) -> bool:
+        """Whether waiting does not mend it.
+
+        A statement that hasql itself sends, such as a setting that the server does not know
+        (42704), is refused for good like a login.
+        """
+        return self in _LASTING
+
     @classmethod
     def of_sqlstate(cls, sqlstate: str, message: str = "") -> "Failure":
         """Read an error code of the server; where a pooler has one for all, its words.
@@ -62,6 +71,7 @@ class Failure(Enum):
         return cls.BROKEN if isinstance(error, OSError) else cls.OTHER
 
 
+_LASTING = frozenset({Failure.REFUSED, Failure.MISCONFIGURED, Failure.STATEMENT})
 _BY_WORDS = [
     (
         re.compile("query_wait_timeout|no more connections allowed|too many connections"),
