@@ -74,9 +74,10 @@ class FreshLooks:
         self._asked_for = True
 
     def expect_another(self) -> None:
-        """Have a look soon, as a new reserved connection leads to another server than the last.
+        """Have a look soon, as a new reserved connection leads to a standby, not to the master.
 
-        It may be that server restarted, or the name moved; then one look shows that it is alone.
+        The master may have become that standby, or the name have moved; then one look shows that
+        there is no other. Or the name leads to both, and only a look finds the master again.
         """
         self.diverged = max(self.diverged, 1)
         self._quick_delay = _FIRST_QUICK

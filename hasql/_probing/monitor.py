@@ -13,7 +13,7 @@ from hasql._probing.schedule import Bursts, ProbeSchedule
 from hasql._probing.stall_timer import StallTimer
 from hasql._probing.stopwatch import Stopwatch
 from hasql.cluster.dsn import HostSpec
-from hasql.cluster.probe import Reading
+from hasql.cluster.probe import Reading, Role
 from hasql.cluster.state import NodeState
 from hasql.cluster.topology import Answered, Failed, Observation, Quiet, Topology
 from hasql.driver import Driver, Failure, Session
@@ -29,8 +29,6 @@ _QUIET_AFTER = 0.1
 _QUIET_ROUND_TRIPS = 10
 #: What ends a session, though a driver may not have seen its end yet.
 _ENDS_SESSION = frozenset({Failure.BROKEN, Failure.LIMIT})
-#: A parameter that the server does not know (42704) is refused like a login.
-_NOT_MENDED_BY_WAITING = frozenset({Failure.REFUSED, Failure.MISCONFIGURED, Failure.STATEMENT})
 
 
 class ClusterView(Protocol):
@@ -230,7 +228,7 @@ class Monitor:
                 self._began,
                 self._clock(),
                 error.with_traceback(None),
-                refused=failure in _NOT_MENDED_BY_WAITING,
+                refused=failure.lasts,
                 heard=at_work if let_in else failure in {Failure.REFUSED, Failure.FULL},
                 let_in=let_in,
             )
@@ -260,8 +258,8 @@ class Monitor:
         self._drop_session()
         self._session, self._known = session, reading
         self._looks.looked()
-        if self._last is not None and is_another_server(self._last, reading):
-            self._looks.expect_another()  # the name may lead to both, and this one be a standby
+        if self._last is not None and _is_standby_of(self._last, reading):
+            self._looks.expect_another()
         return reading
 
     async def _ask_hedged(self, session: Session, limit: StallTimer) -> Reading:
@@ -347,6 +345,12 @@ class Monitor:
             self._session, self._looks.diverged = found.session, 0
         else:
             found.session.kill()
+
+
+def _is_standby_of(last: Reading, fresh: Reading) -> bool:
+    """Tell whether a name that led to a master leads to a standby, and may lead to both."""
+    led_to_master = last.role is Role.MASTER and fresh.role is Role.REPLICA
+    return led_to_master and is_another_server(last, fresh)
 
 
 def _wake(waiter: "asyncio.Future[None]") -> None:
