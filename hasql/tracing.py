@@ -82,7 +82,7 @@ class ConnectionReturned:
     host: HostSpec
     #: From when it was lent, with what giving back took.
     seconds: float
-    #: What ended its block, if an exception did.
+    #: What ended its block, or kept it from being given back, if an exception did.
     error: BaseException | None
 
 

@@ -133,3 +133,21 @@ async def test_what_is_no_tracer_is_refused() -> None:
     async with manager_of(fake_cluster("a master")) as manager:
         with pytest.raises(TypeError, match=r"must be a hasql\.tracing\.Tracer, not"):
             manager.set_tracer(print)  # type: ignore[arg-type]
+
+
+async def test_a_release_that_another_task_finishes_is_told_once_it_has_ended() -> None:
+    servers, records = fake_cluster("a master"), Records()
+    async with manager_of(servers, refresh_timeout=30) as manager:
+        await manager.ready()
+        manager.set_tracer(records.tracer())
+        connection = await manager.acquire_master()
+        servers["a"].freeze()
+        release = asyncio.ensure_future(manager.release(connection))
+        await asyncio.sleep(0.01)
+        release.cancel()
+        await asyncio.wait([release])
+        assert [type(x) for x in records.of_acquires()] == [AcquireBegun, ConnectionLent]
+        servers["a"].thaw()
+        await until(lambda: manager.metrics().nodes[0].in_flight == 0)
+        returned = records.of_acquires()[2]
+        assert returned == ConnectionReturned(1, servers["a"].host, returned.seconds, None)
