@@ -38,7 +38,14 @@ pytestmark = pytest.mark.anyio
 
 REPOSITORY = Path(__file__).parents[2]
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+as_root = pytest.mark.usefixtures("root")
+
+
+@pytest.fixture
+def root() -> None:
+    """Skip what only root can try, or fail it where nothing may be skipped."""
+    if os.geteuid() != 0:
+        skip("only root can become another user")
 
 
 @pytest.fixture
