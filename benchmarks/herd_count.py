@@ -43,7 +43,7 @@ class JumpingSelector(selectors.DefaultSelector):
 # Before hasql is imported, whose modules take the function by its name.
 time.monotonic = _monotonic
 
-from hasql.cluster.dsn import HostSpec, parse_host  # noqa: E402
+from hasql.cluster.host import HostSpec, parse_host  # noqa: E402
 from hasql.cluster.probe import ProbeForm  # noqa: E402
 from hasql.errors import NotAvailableError  # noqa: E402
 from testbed.fake_driver import FakeConnection, FakeManager, FakeServer  # noqa: E402

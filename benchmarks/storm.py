@@ -23,7 +23,7 @@ from typing import Any, Self
 # First of all: it takes the place of time.monotonic() for all that is imported after it.
 from herd_count import CountedServer, JumpingSelector
 
-from hasql.cluster.dsn import HostSpec, parse_host
+from hasql.cluster.host import HostSpec, parse_host
 from hasql.errors import NotAvailableError
 from testbed.fake_driver import FakeConnection, FakeManager, FakeServer
 

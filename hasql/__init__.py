@@ -3,7 +3,7 @@
 Import the `PoolManager` of your driver: ``from hasql.asyncpg import PoolManager``.
 """
 
-from hasql.cluster.dsn import HostSpec
+from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion, Health
 from hasql.errors import (

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hasql.cluster.dsn import HostSpec
+from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion, Health
 

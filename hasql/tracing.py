@@ -8,7 +8,7 @@ each record about a third of a microsecond besides what the callback does.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hasql.cluster.dsn import HostSpec
+from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Role
 
 __all__ = (

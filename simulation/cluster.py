@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from hasql.cluster.dsn import HostSpec
+from hasql.cluster.host import HostSpec
 from simulation.servers import Server
 
 if TYPE_CHECKING:

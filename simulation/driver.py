@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
     from random import Random
 
-    from hasql.cluster.dsn import HostSpec
+    from hasql.cluster.host import HostSpec
     from hasql.driver import PoolSizes
     from simulation.knowledge import Knowledge
     from simulation.servers import Server

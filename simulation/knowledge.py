@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hasql.cluster.dsn import HostSpec
+    from hasql.cluster.host import HostSpec
     from simulation.record import Record
     from simulation.servers import Connection, Server
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from random import Random
 
-    from hasql.cluster.dsn import HostSpec
+    from hasql.cluster.host import HostSpec
     from simulation.knowledge import Knowledge
     from simulation.record import Record
 

@@ -13,7 +13,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from hasql.base import BasePoolManager
-from hasql.cluster.dsn import Dsn, HostSpec, parse_host
+from hasql.cluster.dsn import Dsn
+from hasql.cluster.host import HostSpec, parse_host
 from hasql.cluster.probe import ProbeForm
 from hasql.driver import Driver, DriverPool, Failure, PoolSizes, check_keywords, check_sizes
 from hasql.driver.destinations import Destinations

@@ -2,7 +2,8 @@
 
 from hypothesis import strategies as st
 
-from hasql.cluster.dsn import Dsn, HostSpec
+from hasql.cluster.dsn import Dsn
+from hasql.cluster.host import HostSpec
 
 # Everything a server takes: a NUL ends a string in the protocol.
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hasql._probing.schedule import Evidence
-from hasql.cluster.dsn import HostSpec
+from hasql.cluster.host import HostSpec
 from hasql.errors import NotAvailableError
 
 __all__ = ("LeasingOptions", "ManagerCalls", "Signal")

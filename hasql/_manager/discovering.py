@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from random import Random
 
-from hasql.cluster.dsn import HostSpec
+from hasql.cluster.host import HostSpec
 from hasql.discovery import Discovery
 
 __all__ = ("Discovering",)

@@ -12,7 +12,7 @@ from hasql._manager.routing_state import RoutingState
 from hasql._probing.monitors import end_tasks
 from hasql._routing.node import Node
 from hasql._routing.router import Router
-from hasql.cluster.dsn import HostSpec
+from hasql.cluster.host import HostSpec
 from hasql.cluster.state import Health
 from hasql.cluster.topology import FirstRoundOver
 from hasql.discovery import Discovery

@@ -10,7 +10,8 @@ from typing import Any
 from hasql._leasing.options import LeasingOptions
 from hasql._probing.options import ProbingOptions
 from hasql.balancer_policy import BaseBalancerPolicy
-from hasql.cluster.dsn import Dsn, parse_host
+from hasql.cluster.dsn import Dsn
+from hasql.cluster.host import parse_host
 from hasql.cluster.state import Rules
 from hasql.errors import ConfigurationError
 
@@ -124,7 +125,7 @@ def never_master_hosts(dsn: Dsn, names: Sequence[str]) -> frozenset[tuple[str, i
         if not any(host.host == given.host and port in {None, host.port} for host in dsn.hosts):
             msg = f"never_master names {name!r}, which is not a host of the DSN"
             raise ConfigurationError(msg)
-        hosts.add((given.host, port))
+        hosts.add((given.address or given.host, port))
     return frozenset(hosts)
 
 

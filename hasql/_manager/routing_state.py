@@ -15,7 +15,7 @@ from hasql._routing.observations import HostWarm, PoolOpened, PoolRefused, Routi
 from hasql._routing.pool_openings import PoolOpenings
 from hasql._routing.router import Router
 from hasql._routing.warm_up import WarmUps
-from hasql.cluster.dsn import HostSpec
+from hasql.cluster.host import HostSpec
 from hasql.cluster.lag import lag_of, written_by_masters
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Health, NodeState

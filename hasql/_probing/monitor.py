@@ -12,7 +12,7 @@ from hasql._probing.prober import NoAnswerError, Prober
 from hasql._probing.schedule import Bursts, ProbeSchedule
 from hasql._probing.stall_timer import StallTimer
 from hasql._probing.stopwatch import Stopwatch
-from hasql.cluster.dsn import HostSpec
+from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Reading, Role
 from hasql.cluster.state import NodeState
 from hasql.cluster.topology import Answered, Failed, Observation, Quiet, Topology

@@ -8,7 +8,7 @@ from typing import Any
 from hasql._probing.monitor import ClusterView, Monitor
 from hasql._probing.options import ProbingOptions
 from hasql._probing.schedule import Bursts, Evidence
-from hasql.cluster.dsn import HostSpec
+from hasql.cluster.host import HostSpec
 from hasql.cluster.topology import Failed
 from hasql.driver import Driver
 

@@ -9,7 +9,7 @@ from typing import Any
 from hasql._probing.options import ProbingOptions
 from hasql._probing.stall_timer import StallTimer
 from hasql._probing.stopwatch import Stopwatch
-from hasql.cluster.dsn import HostSpec
+from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import ProbeForm, Reading, Role, read_row
 from hasql.driver import Driver, Failure, Session
 from hasql.driver.deadline import cancellations

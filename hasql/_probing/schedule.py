@@ -4,7 +4,7 @@ from collections.abc import Callable
 from enum import Enum
 from random import Random
 
-from hasql.cluster.dsn import HostSpec
+from hasql.cluster.host import HostSpec
 
 __all__ = ("Bursts", "Evidence", "ProbeSchedule")
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Generic
 
-from hasql.cluster.dsn import HostSpec
+from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Role
 from hasql.cluster.state import NodeState
 from hasql.cluster.topology import Answered

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from hasql.cluster.dsn import HostSpec
+from hasql.cluster.host import HostSpec
 from hasql.driver import DriverPool
 
 __all__ = ("HostWarm", "PoolOpened", "PoolRefused", "RoutingObservation")

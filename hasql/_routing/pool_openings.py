@@ -7,7 +7,7 @@ from typing import Any, Generic
 
 from hasql._routing.node import Node
 from hasql._routing.observations import PoolOpened, PoolRefused, RoutingObservation
-from hasql.cluster.dsn import HostSpec
+from hasql.cluster.host import HostSpec
 from hasql.driver import ConnT, Driver, Failure, PoolT
 from hasql.driver.deadline import cancellations
 from hasql.driver.judgement import judged

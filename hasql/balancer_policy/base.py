@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Protocol, TypeVar
 
-from hasql.cluster.dsn import HostSpec
+from hasql.cluster.host import HostSpec
 from hasql.errors import ConfigurationError
 
 __all__ = ("BaseBalancerPolicy", "Candidate", "CandidateT", "few_of")

@@ -11,21 +11,26 @@ Nor is any error raised while another is handled, for that one would quote it.
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv6Address
 from itertools import count
 from types import MappingProxyType
-from typing import Final
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
+from hasql.cluster.host import (
+    DEFAULT_PORT,
+    UNUSABLE,
+    HostSpec,
+    bracketed,
+    decode,
+    read_port,
+    require_str,
+    split_host,
+)
 from hasql.cluster.redaction import SECRET_PARAMETERS, redact
 from hasql.errors import ConfigurationError
 
-__all__ = ("Dsn", "HostSpec", "parse_host")
+__all__ = ("Dsn",)
 
-_DEFAULT_PORT: Final = 5432
-_MAX_PORT: Final = 65535
 
 _URL = re.compile(
     r"(?:postgresql|postgres)(?:\+(?P<driver>\w+))?://"
@@ -33,8 +38,6 @@ _URL = re.compile(
     re.ASCII | re.DOTALL | re.IGNORECASE,
 )
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_BAD_PERCENT = re.compile(r"%(?![0-9a-fA-F]{2})")
-_UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
 # As conninfo_parse() of libpq reads it: a backslash escapes in quotes and outside of them, and a
 # quote is an ordinary character but at the beginning of a value.
@@ -47,29 +50,11 @@ _KEYWORD = re.compile(r"[a-z_][\w.]*", re.ASCII | re.IGNORECASE)
 
 _ESCAPE = re.compile(r"\\(.?)", re.DOTALL)
 
-_NAME = re.compile(r"[\w.-]+", re.ASCII)
-_NAME_PORT = re.compile(r"(?P<name>[^:\[\]]*)(?::(?P<port>[^:]*))?")
-_BRACKETS_PORT = re.compile(r"\[(?P<name>[^\[\]:]*:[^\[\]]*)\](?::(?P<port>.*))?", re.DOTALL)
-_DIRECTORY_PORT = re.compile(r"(?P<name>/.*):(?P<port>[0-9]+)", re.DOTALL)
-_PORT = re.compile(r"[0-9]{1,5}")
 
 # An '@' elsewhere in a query may be the one that ends a password with an unencoded '/' or '?'.
 _MAY_HOLD_AT = frozenset({"application_name", "options", "password", "sslpassword", "user"})
 # Parameters by which a driver would choose among hosts, and the value that leaves it to hasql.
 _ROUTING = {"target_session_attrs": "any", "load_balance_hosts": "disable"}
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class HostSpec:
-    """The address of one server."""
-
-    host: str
-    """A name, an address (IPv6 without brackets) or the absolute directory of a Unix socket."""
-    port: int
-
-    def __str__(self) -> str:
-        """`db1:5432`, `[::1]:5432` or `/run/postgresql:5432`; `parse_host` reads each of them."""
-        return f"{_bracketed(self.host)}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -100,8 +85,8 @@ class Dsn:
             TypeError: it is not a str.
 
         """
-        _require_str(text)
-        if _UNUSABLE.search(text):
+        require_str(text)
+        if UNUSABLE.search(text):
             raise ConfigurationError(
                 "the DSN holds a NUL or a lone surrogate, which no server takes"
             )
@@ -182,58 +167,13 @@ class Dsn:
         return f"postgresql://{authority}{path}{'?' if query else ''}{query}"
 
 
-def parse_host(text: str, default_port: int = _DEFAULT_PORT) -> HostSpec:
-    """Read one host: `db1`, `db1:5433`, `::1`, `[::1]`, `[::1]:5433`, `/run/pg`, `/run/pg:5433`.
-
-    Where no port is written it is `default_port`; 0 there tells a host without one from others.
-
-    Raises:
-        ConfigurationError: it is anything else.
-        TypeError: it is not a str.
-
-    """
-    _require_str(text)
-    if _UNUSABLE.search(text):
-        raise ConfigurationError("the host holds a NUL or a lone surrogate")
-    if directory := _DIRECTORY_PORT.fullmatch(text.strip()):
-        name, port = _read_name(directory["name"], "the host"), directory["port"]
-        return HostSpec(name, _read_port(port, "the port of the host"))
-    name, own_port = _split_host(text, "the host", in_url=False)
-    if not name:
-        raise ConfigurationError("the host is empty")
-    return HostSpec(name, own_port or default_port)
-
-
-def _require_str(text: object) -> None:
-    if not isinstance(text, str):
-        raise TypeError(f"a DSN or host must be a str, not {type(text).__name__}")
-
-
 def _encode(text: str) -> str:
     return quote(text, safe="*")
 
 
-def _decode(text: str, where: str) -> str:
-    if _BAD_PERCENT.search(text):
-        raise ConfigurationError(
-            f"{where} has a '%' without two hexadecimal digits; write '%' itself as %25"
-        )
-    # Undecodable bytes become lone surrogates here, where errors="strict" would raise and quote.
-    decoded = unquote(text, errors="surrogateescape")
-    if _UNUSABLE.search(decoded):
-        raise ConfigurationError(
-            f"{where} is not UTF-8 once its percent-encoding is undone, or holds a NUL"
-        )
-    return decoded
-
-
-def _bracketed(name: str) -> str:
-    return f"[{name}]" if ":" in name and not name.startswith("/") else name
-
-
 def _authority(host: HostSpec) -> str:
     safe = "" if host.host.startswith("/") else "[:]"
-    return f"{quote(_bracketed(host.host), safe=safe)}:{host.port}"
+    return f"{quote(bracketed(host.host), safe=safe)}:{host.port}"
 
 
 def _read_url(url: re.Match[str], *, plus_is_space: bool) -> dict[str, str]:
@@ -251,9 +191,9 @@ def _read_url(url: re.Match[str], *, plus_is_space: bool) -> dict[str, str]:
             "first host, and write ',' in it as %2C and '@' as %40"
         )
     options = {
-        "user": _decode(user, "the user in the DSN"),
-        "password": _decode(password, "the password in the DSN"),
-        "dbname": _decode(dbname, "the database name in the DSN"),
+        "user": decode(user, "the user in the DSN"),
+        "password": decode(password, "the password in the DSN"),
+        "dbname": decode(dbname, "the database name in the DSN"),
     }
     for number, (keyword, equals, value) in enumerate(items, 1):
         where = f"query parameter {number} of {len(items)} in the DSN"
@@ -261,7 +201,7 @@ def _read_url(url: re.Match[str], *, plus_is_space: bool) -> dict[str, str]:
             raise ConfigurationError(
                 f"{where} is not of the form name=value; write '&' in a value as %26"
             )
-        decoded = _decode(value.replace("+", " ") if plus_is_space else value, where)
+        decoded = decode(value.replace("+", " ") if plus_is_space else value, where)
         if keyword in {"host", "port", "plugin"} and keyword in options:
             # SQLAlchemy names several hosts as ?host=db1:5432&host=db2:5432.
             decoded = f"{options[keyword]},{decoded}"
@@ -313,7 +253,7 @@ def _read_hosts(authority: str, options: dict[str, str]) -> tuple[HostSpec, ...]
             )
         listed = port.split(",")
         ports = [
-            _read_port(p, f"port {i} of {len(listed)} in the DSN") for i, p in enumerate(listed, 1)
+            read_port(p, f"port {i} of {len(listed)} in the DSN") for i, p in enumerate(listed, 1)
         ]
     if not any(names):
         raise ConfigurationError(
@@ -329,59 +269,17 @@ def _read_hosts(authority: str, options: dict[str, str]) -> tuple[HostSpec, ...]
             f"the DSN has {len(ports)} ports for {len(names)} hosts; give one for all or for each"
         )
     pairs = zip(names, ports, strict=True)
-    return tuple(dict.fromkeys(HostSpec(name, port or _DEFAULT_PORT) for name, port in pairs))
+    return tuple(dict.fromkeys(HostSpec(name, port or DEFAULT_PORT) for name, port in pairs))
 
 
 def _split_hosts(text: str, *, in_url: bool) -> tuple[list[str], list[int | None]]:
     """Return the names, and no port, one for all or one for each; an empty name is still ''."""
     segments = text.split(",")
     hosts = [
-        _split_host(segment, f"host {number} of {len(segments)} in the DSN", in_url=in_url)
+        split_host(segment, f"host {number} of {len(segments)} in the DSN", in_url=in_url)
         for number, segment in enumerate(segments, 1)
     ]
     ports = [port for _, port in hosts]
     if not any(ports[:-1]):
         ports = ports[-1:] if ports[-1] else []
     return [name for name, _ in hosts], ports
-
-
-def _split_host(text: str, where: str, *, in_url: bool) -> tuple[str, int | None]:
-    text = text.strip()
-    if not in_url and (text.startswith("/") or (text.count(":") > 1 and text[0] != "[")):
-        return _read_name(text, where), None
-    host = _BRACKETS_PORT.fullmatch(text) or _NAME_PORT.fullmatch(text)
-    if not host:
-        raise ConfigurationError(
-            f"{where} is not of the form name:port; put an IPv6 address in brackets"
-        )
-    name = _decode(host["name"], where) if in_url else host["name"]
-    port = None if host["port"] is None else _read_port(host["port"], f"the port of {where}")
-    return _read_name(name.strip(), where), port
-
-
-def _read_name(name: str, where: str) -> str:
-    if name.startswith("/"):
-        if "," in name:
-            raise ConfigurationError(
-                f"{where} is a directory with a comma, which drivers take for two hosts"
-            )
-        return name
-    if ":" in name:
-        _, percent, zone = name.partition("%")
-        if not percent or _NAME.fullmatch(zone):
-            with suppress(ValueError):
-                return str(IPv6Address(name))
-        raise ConfigurationError(f"{where} is not a valid IPv6 address")
-    if name and not _NAME.fullmatch(name):
-        raise ConfigurationError(
-            f"{where} is not a host name, an address or an absolute directory; a name has ASCII "
-            "letters, digits, '.', '-' and '_', an international one its xn-- form"
-        )
-    return name.lower()
-
-
-def _read_port(text: str, where: str) -> int:
-    text = text.strip()
-    if not _PORT.fullmatch(text) or not 1 <= int(text) <= _MAX_PORT:
-        raise ConfigurationError(f"{where} is not a number from 1 to {_MAX_PORT}")
-    return int(text)

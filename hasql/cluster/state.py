@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from hasql.cluster.dsn import HostSpec
+from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Reading, Role
 
 __all__ = ("Exclusion", "Health", "NodeState", "Rules")
@@ -43,7 +43,10 @@ class Rules:
 
     def forbids_master(self, host: HostSpec) -> bool:
         """Tell whether `never_master` names this host."""
-        return (host.host, None) in self.never_master or (host.host, host.port) in self.never_master
+        names = (host.host, host.address) if host.address else (host.host,)
+        return any(
+            (name, port) in self.never_master for name in names for port in (None, host.port)
+        )
 
 
 @dataclass(frozen=True, slots=True)

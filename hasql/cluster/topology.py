@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from hasql.cluster.dsn import HostSpec
 from hasql.cluster.fencing import Memory, judge
+from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Reading, Role
 from hasql.cluster.state import Exclusion, Health, NodeState, Rules
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 
-from hasql.cluster.dsn import HostSpec
+from hasql.cluster.host import HostSpec
 
 __all__ = ("Discovery",)
 

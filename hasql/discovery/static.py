@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterable
 
-from hasql.cluster.dsn import HostSpec
+from hasql.cluster.host import HostSpec
 from hasql.discovery.contract import Discovery
 
 __all__ = ("StaticDiscovery",)

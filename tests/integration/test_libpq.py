@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from hasql.cluster.dsn import Dsn, HostSpec
+from hasql.cluster.dsn import Dsn
+from hasql.cluster.host import HostSpec
 from tests.dsns import dsns, host_specs
 
 # libpq refuses keywords that it does not know.

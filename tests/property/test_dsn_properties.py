@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hasql.cluster.dsn import Dsn, HostSpec, parse_host
+from hasql.cluster.dsn import Dsn
+from hasql.cluster.host import HostSpec, parse_host
 from hasql.errors import ConfigurationError
 from tests.dsns import dsns, host_specs, names, ports
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hasql.cluster.dsn import HostSpec
+from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Reading, Role
 from hasql.cluster.state import Health, Rules
 from hasql.cluster.topology import Answered, Failed, FirstRoundOver, Observation, Quiet, Topology

@@ -24,7 +24,7 @@ from hasql.balancer_policy import (
     RandomWeightedBalancerPolicy,
     RoundRobinBalancerPolicy,
 )
-from hasql.cluster.dsn import HostSpec, parse_host
+from hasql.cluster.host import HostSpec, parse_host
 from hasql.errors import ConfigurationError, HasqlError, NotAvailableError
 from testbed.fake_driver import (
     FakeConnection,

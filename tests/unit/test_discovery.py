@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hasql.cluster.dsn import Dsn, HostSpec, parse_host
+from hasql.cluster.host import HostSpec, parse_host
 from hasql.discovery import Discovery, StaticDiscovery
 from testbed.fake_driver import FakeManager, FakeServer, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from hasql.cluster.dsn import Dsn
 
 A, B, C = (parse_host(name) for name in "abc")
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from hasql.cluster.dsn import Dsn, HostSpec, parse_host
+from hasql.cluster.dsn import Dsn
+from hasql.cluster.host import HostSpec, parse_host
 from hasql.errors import ConfigurationError
 
 
@@ -316,6 +317,9 @@ def test_only_a_str_is_read(read: Callable[[str], object]) -> None:
         ("/run/postgresql", HostSpec("/run/postgresql", 6432)),
         ("/run/postgresql:5433", HostSpec("/run/postgresql", 5433)),
         ("/cloudsql/p:r:i", HostSpec("/cloudsql/p:r:i", 6432)),
+        ("/run[10.0.0.1]", HostSpec("/run[10.0.0.1]", 6432)),
+        ("DB[10.0.0.1]", HostSpec("db", 6432, "10.0.0.1")),
+        ("db[0::1]:5433", HostSpec("db", 5433, "::1")),
     ],
 )
 def test_one_host_is_read_in_every_form(text: str, expected: HostSpec) -> None:
@@ -334,6 +338,7 @@ def test_a_default_port_of_0_tells_that_none_is_written() -> None:
         *("", " ", "db 1", "db1,db2", "u@db1", "postgresql://db1", "db1\0"),
         *(":5433", "db1:", "db1:x", "db1:0", "/run:0", "[::1", "[]", "a:b:c"),
         *("/a,b", "/a\udc80"),
+        *("db[]", "db[db2]", "db[10.0.0.1]x", "db[10.0.0.1]:0"),
     ],
 )
 def test_anything_but_one_host_is_refused(text: str) -> None:

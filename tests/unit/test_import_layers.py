@@ -25,7 +25,8 @@ PACKAGE = Path(hasql.__file__).parent
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql.errors"}),
     # What is known of the cluster.
-    frozenset({"hasql.cluster.dsn", "hasql.cluster.redaction", "hasql.cluster.probe"}),
+    frozenset({"hasql.cluster.host", "hasql.cluster.redaction", "hasql.cluster.probe"}),
+    frozenset({"hasql.cluster.dsn"}),
     frozenset({"hasql.cluster.state"}),
     frozenset({"hasql.cluster.fencing"}),
     frozenset({"hasql.cluster.topology"}),

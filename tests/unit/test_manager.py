@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hasql.cluster.dsn import Dsn, HostSpec, parse_host
+from hasql.cluster.host import HostSpec, parse_host
 from hasql.cluster.probe import ProbeForm, Role
 from hasql.cluster.state import Health
 from hasql.discovery import Discovery
@@ -37,6 +37,8 @@ from testbed.fake_driver import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
+
+    from hasql.cluster.dsn import Dsn
 
 
 def host_of(connection: object) -> str:

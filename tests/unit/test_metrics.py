@@ -16,7 +16,8 @@ import pytest
 
 import hasql
 from hasql.base import BasePoolManager
-from hasql.cluster.dsn import Dsn, HostSpec, parse_host
+from hasql.cluster.dsn import Dsn
+from hasql.cluster.host import HostSpec, parse_host
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion, Health
 from hasql.errors import NotAvailableError

@@ -19,7 +19,7 @@ from hasql._routing.request import (
 )
 from hasql._routing.router import Router
 from hasql.balancer_policy import RoundRobinBalancerPolicy
-from hasql.cluster.dsn import HostSpec
+from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Role
 from hasql.driver import PoolSizes
 

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from hasql._probing.schedule import Bursts, Evidence, ProbeSchedule
-from hasql.cluster.dsn import parse_host
+from hasql.cluster.host import parse_host
 
 A, B = parse_host("a"), parse_host("b")
 LOST, FLAG = Evidence.LOST, Evidence.FLAG

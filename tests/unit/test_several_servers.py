@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hasql.cluster.dsn import parse_host
+from hasql.cluster.host import parse_host
 from hasql.cluster.probe import ProbeForm
 from hasql.cluster.state import Exclusion, Health
 from hasql.errors import NotAvailableError

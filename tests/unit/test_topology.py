@@ -7,7 +7,7 @@ from itertools import permutations
 
 import pytest
 
-from hasql.cluster.dsn import HostSpec
+from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Reading, Role
 from hasql.cluster.state import Exclusion, Health, Rules
 from hasql.cluster.topology import (
