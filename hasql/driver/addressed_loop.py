@@ -1,0 +1,54 @@
+"""The event loop with one name that leads to a given address: for drivers that are given a loop.
+
+asyncpg takes no address beside a host's name. So it asks this loop for the name, and TLS, password
+files and cancel requests go by the name as ever.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ("AddressedLoop",)
+
+
+class AddressedLoop:
+    """An event loop that dials an address where it is asked for a name.
+
+    Args:
+        loop: The event loop itself, which does all the rest.
+        name: The name.
+        address: The address to dial for it; None: the one that the loop finds first.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, name: str, address: str | None = None
+    ) -> None:
+        self._loop: Any = loop
+        self._name = name
+        self._dialled = address
+        #: Where the name has led: the address of the peer, None before anything has connected.
+        self.address: str | None = None
+        # Looked up here, as asyncpg calls it for each statement that has a time limit.
+        self.call_later = loop.call_later
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    async def create_connection(
+        self,
+        protocol_factory: Callable[[], Any],
+        host: str | None = None,
+        port: int | None = None,
+        **kwargs: Any,
+    ) -> tuple[Any, Any]:
+        """Connect, as the loop does; a cancel request goes where the first connection went."""
+        ours = host == self._name
+        if ours:
+            host = self.address or self._dialled or host
+        transport, protocol = await self._loop.create_connection(
+            protocol_factory, host, port, **kwargs
+        )
+        if ours and self.address is None:
+            peer = transport.get_extra_info("peername")
+            self.address = peer[0] if isinstance(peer, tuple) else None
+        return transport, protocol

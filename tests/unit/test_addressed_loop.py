@@ -1,0 +1,67 @@
+"""The loop that leads a name to an address, for drivers that are given a loop."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hasql.driver.addressed_loop import AddressedLoop
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+NAME = "db.example.invalid"  # leads nowhere, so whoever asks a resolver for it fails
+
+
+@asynccontextmanager
+async def listening(address: str = "127.0.0.2", port: int = 0) -> AsyncIterator[int]:
+    async with await asyncio.start_server(
+        lambda _, writer: writer.close(), address, port
+    ) as server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def connect(loop: AddressedLoop, host: str, port: int) -> str:
+    """Connect, and return the address that this has led to."""
+    transport, _ = await loop.create_connection(asyncio.Protocol, host, port)
+    try:
+        return str(transport.get_extra_info("peername")[0])
+    finally:
+        transport.close()
+
+
+async def test_a_name_leads_to_the_address_and_so_does_a_later_connection() -> None:
+    async with listening() as port:
+        loop = AddressedLoop(asyncio.get_running_loop(), NAME, "127.0.0.2")
+        assert loop.address is None
+        assert await connect(loop, NAME, port) == "127.0.0.2"
+        assert loop.address == "127.0.0.2"
+        assert await connect(loop, NAME, port) == "127.0.0.2"
+
+
+async def test_where_a_name_led_by_itself_is_known_and_kept() -> None:
+    async with listening("127.0.0.1") as port:
+        loop = AddressedLoop(asyncio.get_running_loop(), "localhost")
+        assert await connect(loop, "localhost", port) == "127.0.0.1"
+        assert loop.address == "127.0.0.1"
+
+
+async def test_another_name_leads_where_it_does() -> None:
+    async with listening() as port:
+        loop = AddressedLoop(asyncio.get_running_loop(), NAME, "127.0.0.3")
+        assert await connect(loop, "127.0.0.2", port) == "127.0.0.2"
+        assert loop.address is None  # an application's own `connect` may go through a tunnel
+        with pytest.raises(ConnectionRefusedError):  # it is at another address, not unknown
+            await connect(loop, NAME, port)
+
+
+async def test_all_else_is_the_loops_own() -> None:
+    running = asyncio.get_running_loop()
+    loop = AddressedLoop(running, NAME)
+    assert loop.create_future().get_loop() is running
+    done = running.create_future()
+    loop.call_later(0, done.set_result, None)
+    await done
