@@ -27,6 +27,7 @@ from hasql._adapters.asyncpg.driver import AsyncpgDriver
 from hasql.cluster.probe import ProbeForm
 from hasql.driver import Session
 from hasql.testing import LocalCluster
+from testbed.scene import endpoint_of
 
 __all__ = ("main",)
 
@@ -38,9 +39,8 @@ async def cost(seconds: float) -> Cost:
     """Measure what probes and a login take of a server's processor time."""
     async with LocalCluster(replicas=0, settings={"max_connections": "400"}) as cluster:
         (node,) = cluster.nodes
-        sessions = [
-            await AsyncpgDriver().connect(node.dsn, {}, lambda: None) for _ in range(_SESSIONS)
-        ]
+        driver, endpoint = AsyncpgDriver(), endpoint_of(node.dsn)
+        sessions = [await driver.connect(endpoint, {}, lambda: None) for _ in range(_SESSIONS)]
         forms = {
             form: await _cost_of(sessions, form, seconds)
             for form in (ProbeForm.FULL, ProbeForm.BARE)
@@ -51,7 +51,7 @@ async def cost(seconds: float) -> Cost:
         # The processor time of backends that have ended is in their parent's account.
         before, number = _with_children(node.pid), 200
         for _ in range(number):
-            (await AsyncpgDriver().connect(node.dsn, {}, lambda: None)).kill()
+            (await driver.connect(endpoint, {}, lambda: None)).kill()
         await asyncio.sleep(0.5)
         logins = (_with_children(node.pid) - before) / number
     return Cost(forms[ProbeForm.FULL], forms[ProbeForm.BARE], logins)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hasql.base import BasePoolManager
-from hasql.cluster.dsn import Dsn
 from hasql.driver.connects import PendingConnects
 from simulation.servers import Connection
 from testbed.fake_driver import FakeDriver, FakePool
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from hasql.cluster.host import HostSpec
-    from hasql.driver import PoolSizes
+    from hasql.driver import Endpoint, PoolSizes
     from simulation.knowledge import Knowledge
     from simulation.servers import Server
     from testbed.fake_driver import FakeConnection, Report
@@ -29,20 +29,12 @@ class SimulatedPool(FakePool):
     def __init__(
         self, server: Server, knowledge: Knowledge, sizes: PoolSizes, report: Report
     ) -> None:
-        super().__init__(lambda: server, sizes, report)
-        self._to = server
-        self._knowledge = knowledge
+        super().__init__(partial(server.connect, knowledge), lambda: server, sizes, report)
         self._connects = PendingConnects()
         self._connecting = 0
         #: Whether giving back costs a round trip, and leaving a block another.
         self.resets = self.commits = True
         self.leave_block = self._leave_block
-
-    async def log_in(self) -> Connection:
-        connection = await self._to.connect(self._knowledge)
-        connection.on_closed = self.destinations.closed
-        self.destinations.opened(connection, connection.in_hot_standby, read_only=False)
-        return connection
 
     async def acquire(self, **kwargs: Any) -> FakeConnection:
         if any(not connection.closed for connection in self.free):
@@ -103,11 +95,10 @@ class SimulatedDriver(FakeDriver):
         self.knowledge = knowledge
         self._resets, self._commits = chance.random() < 0.5, chance.random() < 0.5
 
-    def _to(self, dsn: str) -> Server:
-        return self._by_host[Dsn.parse(dsn).hosts[0]]
-
-    async def open(self, dsn: str, kwargs: Mapping[str, Any], report: Report) -> FakePool:
-        pool = SimulatedPool(self._to(dsn), self.knowledge, self.sizes(kwargs), report)
+    async def open(self, endpoint: Endpoint, kwargs: Mapping[str, Any], report: Report) -> FakePool:
+        pool = SimulatedPool(
+            self._by_host[endpoint.host], self.knowledge, self.sizes(kwargs), report
+        )
         pool.resets, pool.commits = self._resets, self._commits
         try:
             for _ in range(pool.sizes.minimum):
@@ -119,10 +110,10 @@ class SimulatedDriver(FakeDriver):
         return pool
 
     async def connect(
-        self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
+        self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
     ) -> Connection:
         del kwargs
-        connection = await self._to(dsn).connect(self.knowledge)
+        connection = await self._by_host[endpoint.host].connect(self.knowledge)
         connection.on_lost = on_lost
         return connection
 

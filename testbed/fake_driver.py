@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import re
+from functools import partial
 from itertools import count
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from hasql.base import BasePoolManager
-from hasql.cluster.dsn import Dsn
 from hasql.cluster.host import HostSpec, parse_host
 from hasql.cluster.probe import ProbeForm
-from hasql.driver import Driver, DriverPool, Failure, PoolSizes, check_keywords, check_sizes
+from hasql.driver import (
+    Driver,
+    DriverPool,
+    Endpoint,
+    Failure,
+    PoolSizes,
+    check_keywords,
+    check_sizes,
+)
 from hasql.driver.destinations import Destinations
 from hasql.driver.holder import HolderNotes, ReusesObjects
 
@@ -164,6 +172,8 @@ class FakeConnection(HolderNotes):
         self.server = server
         self.login_pid = next(self._pids)
         self.closed = False
+        #: The address that was dialled for it.
+        self.address: str | None = None
         self.cannot_be_asked = False
         self.on_lost = on_lost
         self.on_closed: Callable[[FakeConnection], None] = lambda _: None
@@ -232,9 +242,16 @@ class FakeConnection(HolderNotes):
 class FakePool(ReusesObjects, DriverPool["FakePool", FakeConnection]):
     """A driver's pool and the adapter's view of it in one."""
 
-    def __init__(self, name: Callable[[], FakeServer], sizes: PoolSizes, report: Report) -> None:
-        #: The server that new connections are made to, which a test may change.
-        self._name = name
+    def __init__(
+        self,
+        log_in: Callable[[], Awaitable[FakeConnection]],
+        server: Callable[[], FakeServer],
+        sizes: PoolSizes,
+        report: Report,
+    ) -> None:
+        self._log_in = log_in
+        #: The server that its name leads to, which a test may change.
+        self._server = server
         self.pool = self
         self.destinations = Destinations()
         self.sizes = sizes
@@ -248,15 +265,17 @@ class FakePool(ReusesObjects, DriverPool["FakePool", FakeConnection]):
 
     @property
     def server(self) -> FakeServer:
-        return self._name()
+        return self._server()
 
     async def count_rows(self, connection: FakeConnection, sql: str) -> int:
         return await connection.count_rows(sql)
 
     async def log_in(self) -> FakeConnection:
-        connection = await self.server.log_in()
+        connection = await self._log_in()
         connection.on_closed = self.destinations.closed
-        self.destinations.opened(connection, connection.in_hot_standby, read_only=False)
+        self.destinations.opened(
+            connection, connection.in_hot_standby, read_only=False, address=connection.address
+        )
         return connection
 
     @property
@@ -308,6 +327,14 @@ class FakePool(ReusesObjects, DriverPool["FakePool", FakeConnection]):
             connection.lose()
         self.free.clear()
 
+    def drain(
+        self, leased: Iterable[FakeConnection], has_left: Callable[[str | None], bool]
+    ) -> None:
+        del leased
+        for connection in self.free:
+            if has_left(connection.address):
+                connection.lose()
+
     def end_connects(self) -> None:
         pass
 
@@ -332,6 +359,8 @@ class FakeDriver(Driver[FakePool, FakeConnection]):
         self.servers = dict(servers)
         #: Where the next connections of a name lead, one after the other, if to several servers.
         self.turns: dict[HostSpec, Iterator[FakeServer]] = {}
+        #: What is at an address, where a name is followed.
+        self.at: dict[str, FakeServer] = {}
         self.pools: list[FakePool] = []
         #: What opening a pool raises, one after the other, before it succeeds.
         self.open_errors: list[Exception] = []
@@ -340,19 +369,20 @@ class FakeDriver(Driver[FakePool, FakeConnection]):
         check_keywords(kwargs, {"min_size", "max_size"}, "the fake pool")
         return check_sizes(kwargs, minimum=("min_size", 1), maximum=("max_size", 2))
 
-    async def open(self, dsn: str, kwargs: Mapping[str, Any], report: Report) -> FakePool:
+    async def open(self, endpoint: Endpoint, kwargs: Mapping[str, Any], report: Report) -> FakePool:
         if self.open_errors:
             raise self.open_errors.pop(0)
-        pool = FakePool(lambda: self._server(dsn), self.sizes(kwargs), report)
+        log_in, server = partial(self._log_in, endpoint), partial(self._server, endpoint.host, None)
+        pool = FakePool(log_in, server, self.sizes(kwargs), report)
         pool.free = [await pool.log_in() for _ in range(pool.sizes.minimum)]
         self.pools.append(pool)
         return pool
 
     async def connect(
-        self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
+        self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
     ) -> FakeConnection:
         del kwargs
-        connection = await self._server(dsn).log_in()
+        connection = await self._log_in(endpoint)
         connection.on_lost = on_lost
         return connection
 
@@ -361,8 +391,17 @@ class FakeDriver(Driver[FakePool, FakeConnection]):
             return Failure.of_sqlstate(error.sqlstate)
         return Failure.of_exception(error)
 
-    def _server(self, dsn: str) -> FakeServer:
-        host = Dsn.parse(dsn).hosts[0]
+    async def _log_in(self, endpoint: Endpoint) -> FakeConnection:
+        async def dial(address: str | None) -> FakeConnection:
+            connection = await self._server(endpoint.host, address).log_in()
+            connection.address = address
+            return connection
+
+        return await endpoint.connect(dial, self.failure, FakeConnection.lose)
+
+    def _server(self, host: HostSpec, address: str | None) -> FakeServer:
+        if address is not None:
+            return self.at[address]
         return next(self.turns[host]) if host in self.turns else self.servers[host]
 
 

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
 class Proxy:
     """Forwards connections to one server until told otherwise. Use it with ``async with``."""
 
-    def __init__(self, host: str, port: int, *, listen: str = "127.0.0.1") -> None:
+    def __init__(
+        self, host: str, port: int, *, listen: str = "127.0.0.1", listen_port: int = 0
+    ) -> None:
         self._target = host, port
-        self._address = listen
+        self._address = listen, listen_port
         self._listener: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -68,7 +70,7 @@ class Proxy:
         return self._target
 
     async def __aenter__(self) -> Self:
-        self._listener = await asyncio.start_server(self._serve, self._address, 0)
+        self._listener = await asyncio.start_server(self._serve, *self._address)
         return self
 
     async def __aexit__(self, *_: object) -> None:

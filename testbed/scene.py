@@ -9,6 +9,9 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hasql.cluster.dsn import Dsn
+from hasql.driver import Endpoint
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -20,6 +23,7 @@ __all__ = (
     "Table",
     "asleep",
     "end_sessions",
+    "endpoint_of",
     "every_place_works",
     "fail_over",
     "sessions",
@@ -72,6 +76,11 @@ def complaints(stderr: str) -> str:
     return "".join(
         line for line in lines if not re.match(r"Executing <.* took [\d.]+ seconds", line)
     )
+
+
+def endpoint_of(dsn: str) -> Endpoint:
+    """Return the one host of a DSN, as an adapter is given it."""
+    return Endpoint(Dsn.parse(dsn).hosts[0], dsn)
 
 
 async def fail_over(cluster: LocalCluster) -> tuple[LocalNode, LocalNode]:

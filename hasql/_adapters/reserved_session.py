@@ -74,7 +74,8 @@ _ABOUT_SETTINGS: Final = re.compile("parameter|option", re.IGNORECASE)
 class ReservedSession(Session):
     """What the sessions of all drivers have in common: when a probe needs its own settings."""
 
-    def __init__(self, *, in_transactions: bool = False) -> None:
+    def __init__(self, address: str | None, *, in_transactions: bool = False) -> None:
+        self.address = address
         self._in_transactions = in_transactions
 
     async def fetch_row(self, sql: str) -> Sequence[str | None]:

@@ -30,7 +30,7 @@ from hasql.cluster.topology import (
     Step,
     Topology,
 )
-from hasql.driver import ConnT, Driver, PoolT
+from hasql.driver import ConnT, Driver, Endpoint, PoolT
 from hasql.tracing import ProbeEnded, Tracer
 
 __all__ = ("RoutingState",)
@@ -171,8 +171,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         """Take hosts in; return the nodes that are none any more, out of routing already."""
         nodes: dict[HostSpec, Node[PoolT, ConnT]] = {}
         for position, host in enumerate(hosts):
-            dsn = self._options.dsn.for_host(host)
-            node = self.nodes.get(host) or Node(host, dsn, position, self._sizes, self._clock)
+            node = self.nodes.get(host) or self._node(host)
             node.position = position
             nodes[host] = node
         gone = [node for host, node in self.nodes.items() if host not in nodes]
@@ -181,8 +180,12 @@ class RoutingState(Generic[PoolT, ConnT]):
         for node in gone:
             node.in_routing = node.as_master = node.as_replica = False
         for node in nodes.values():
-            self.monitors.begin(node.host, node.dsn)
+            self.monitors.begin(node.endpoint)
         return gone
+
+    def _node(self, host: HostSpec) -> Node[PoolT, ConnT]:
+        endpoint = Endpoint(host, self._options.dsn.for_host(host))
+        return Node(endpoint, 0, self._sizes, self._clock)
 
     def stop_serving(self) -> None:
         """Route to nobody any more."""

@@ -16,7 +16,7 @@ from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Reading, Role
 from hasql.cluster.state import NodeState
 from hasql.cluster.topology import Answered, Failed, Observation, Quiet, Topology
-from hasql.driver import Driver, Failure, Session
+from hasql.driver import Driver, Endpoint, Failure, Session
 from hasql.driver.judgement import judged
 
 __all__ = ("ClusterView", "Monitor")
@@ -61,15 +61,15 @@ class Monitor:
 
     def __init__(  # noqa: PLR0913  # made in one place
         self,
-        host: HostSpec,
-        dsn: str,
+        endpoint: Endpoint,
         driver: Driver[Any, Any],
         options: ProbingOptions,
         view: ClusterView,
         bursts: Bursts,
         on_lost: Callable[[HostSpec], None],
     ) -> None:
-        self.host = host
+        self.host = host = endpoint.host
+        self._endpoint = endpoint
         self._driver = driver
         self._refresh_delay = options.refresh_delay
         self._refresh_timeout = options.refresh_timeout
@@ -84,7 +84,7 @@ class Monitor:
         #: The last answer of all, whatever became of its session.
         self._last: Reading | None = None
         self._stopwatch = Stopwatch(options.stopwatch_window_size)
-        self._prober = Prober(host, dsn, driver, options, self._stopwatch)
+        self._prober = Prober(endpoint, driver, options, self._stopwatch)
         self._began = self._clock()
         self._schedule = ProbeSchedule(
             options.refresh_delay, bursts, self._is_urgent, options.clock, options.chance

@@ -10,7 +10,7 @@ from hasql._probing.options import ProbingOptions
 from hasql._probing.schedule import Bursts, Evidence
 from hasql.cluster.host import HostSpec
 from hasql.cluster.topology import Failed
-from hasql.driver import Driver
+from hasql.driver import Driver, Endpoint
 
 __all__ = ("Monitors", "end_tasks")
 
@@ -41,15 +41,15 @@ class Monitors:
         self._bursts = Bursts(options.clock)
         self._running: dict[HostSpec, _Running] = {}
 
-    def begin(self, host: HostSpec, dsn: str) -> None:
+    def begin(self, endpoint: Endpoint) -> None:
         """Probe a host from now on, unless it is probed already."""
-        if host in self._running:
+        if endpoint.host in self._running:
             return
         monitor = Monitor(
-            host, dsn, self._driver, self._options, self._view, self._bursts, self._lost
+            endpoint, self._driver, self._options, self._view, self._bursts, self._lost
         )
         task = asyncio.get_running_loop().create_task(self._run(monitor))
-        self._running[host] = _Running(monitor, task)
+        self._running[endpoint.host] = _Running(monitor, task)
 
     def stop(self, host: HostSpec) -> list[asyncio.Task[None]]:
         """Probe a host no more; return the task that is to be ended for that."""

@@ -9,9 +9,8 @@ from typing import Any
 from hasql._probing.options import ProbingOptions
 from hasql._probing.stall_timer import StallTimer
 from hasql._probing.stopwatch import Stopwatch
-from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import ProbeForm, Reading, Role, read_row
-from hasql.driver import Driver, Failure, Session
+from hasql.driver import Driver, Endpoint, Failure, Session
 from hasql.driver.deadline import cancellations
 from hasql.driver.judgement import judged
 
@@ -34,14 +33,13 @@ class Prober:
 
     def __init__(
         self,
-        host: HostSpec,
-        dsn: str,
+        endpoint: Endpoint,
         driver: Driver[Any, Any],
         options: ProbingOptions,
         stopwatch: Stopwatch,
     ) -> None:
-        self._host = host
-        self._dsn = dsn
+        self._host = endpoint.host
+        self._endpoint = endpoint
         self._driver = driver
         self._stopwatch = stopwatch
         self._kwargs = options.pool_factory_kwargs
@@ -75,7 +73,7 @@ class Prober:
         try:
             async with connecting:
                 with stall_timer.ending(lambda: connecting.reschedule(0.0)):
-                    session = await self._driver.connect(self._dsn, self._kwargs, on_lost)
+                    session = await self._driver.connect(self._endpoint, self._kwargs, on_lost)
         except TimeoutError:
             if connecting.expired():
                 raise self.no_answer() from None

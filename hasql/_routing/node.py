@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import Generic
 
-from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Role
 from hasql.cluster.state import NodeState
 from hasql.cluster.topology import Answered
-from hasql.driver import ConnT, DriverPool, PoolSizes, PoolT
+from hasql.driver import ConnT, DriverPool, Endpoint, PoolSizes, PoolT
 
 __all__ = ("Node",)
 
@@ -34,7 +33,7 @@ class Node(Generic[PoolT, ConnT]):
         "as_master",
         "as_replica",
         "cold",
-        "dsn",
+        "endpoint",
         "error",
         "flag_lies",
         "host",
@@ -59,12 +58,11 @@ class Node(Generic[PoolT, ConnT]):
     )
 
     def __init__(
-        self, host: HostSpec, dsn: str, position: int, sizes: PoolSizes, clock: Callable[[], float]
+        self, endpoint: Endpoint, position: int, sizes: PoolSizes, clock: Callable[[], float]
     ) -> None:
-        self.host = host
+        self.host = endpoint.host
         self._clock = clock
-        #: With the password: never shown.
-        self.dsn = dsn
+        self.endpoint = endpoint
         self.position = position
         self.sizes = sizes
         #: None until the host has answered for the first time.

@@ -81,7 +81,7 @@ class PoolOpenings(Generic[PoolT, ConnT]):
         try:
             async with opening:
                 report = partial(self._report, node)
-                pool = await self._driver.open(node.dsn, self._kwargs, report)
+                pool = await self._driver.open(node.endpoint, self._kwargs, report)
         except Exception as error:  # noqa: BLE001  # whatever it was: the pool cannot be had now
             attempts.task = None
             late = TimeoutError(f"opening the pool took longer than {_TIMEOUT:g} s")

@@ -8,10 +8,30 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ("AddressedLoop",)
+__all__ = ("AddressedLoop", "LoopProxy")
 
 
-class AddressedLoop:
+class LoopProxy:
+    """Stands for an event loop, and passes everything on to it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop: Any = loop
+        # Looked up here, as asyncpg calls it for each statement that has a time limit.
+        self.call_later = loop.call_later
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    # asyncio is asked for the task that runs in this loop, by the loop.
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self._loop == other)
+
+    def __hash__(self) -> int:
+        return hash(self._loop)
+
+
+class AddressedLoop(LoopProxy):
     """An event loop that dials an address where it is asked for a name.
 
     Args:
@@ -23,16 +43,11 @@ class AddressedLoop:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, name: str, address: str | None = None
     ) -> None:
-        self._loop: Any = loop
+        super().__init__(loop)
         self._name = name
         self._dialled = address
         #: Where the name has led: the address of the peer, None before anything has connected.
         self.address: str | None = None
-        # Looked up here, as asyncpg calls it for each statement that has a time limit.
-        self.call_later = loop.call_later
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loop, name)
 
     async def create_connection(
         self,

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from hasql.errors import ConfigurationError
 
-__all__ = ("ROUTING", "PoolSizes", "check_keywords", "check_sizes", "refuse_keywords")
+__all__ = ("ROUTING", "PoolSizes", "check_keywords", "check_sizes", "refuse_all", "refuse_keywords")
 
 ROUTING: Final[Mapping[str, str]] = {
     **dict.fromkeys(("dsn", "conninfo"), "the DSN is the pool manager's first argument"),
@@ -28,6 +28,12 @@ def refuse_keywords(kwargs: Mapping[str, Any], reasons: Mapping[str, str], said:
     for name in kwargs:
         if name in reasons:
             raise ConfigurationError(f"{said.format(name)}: {reasons[name]}")
+
+
+def refuse_all(kwargs: Mapping[str, Any], whose: str) -> None:
+    """Refuse every argument, as a call of the driver's takes none. Raises TypeError."""
+    if kwargs:
+        raise TypeError(f"{whose} takes no arguments, but got {', '.join(kwargs)}")
 
 
 @dataclass(frozen=True, slots=True)

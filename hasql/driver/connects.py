@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
-__all__ = ("PendingConnects", "Refill", "discard_if_cancelled")
+__all__ = ("PendingConnects", "Refill", "discard_if_cancelled", "leave_to_itself")
 
 #: Seconds after which a connect that nobody waits for any more is cancelled.
 _LIMIT_UNAWAITED = 1.0
@@ -56,9 +56,14 @@ async def discard_if_cancelled(connect: Awaitable[_T], discard: Callable[[_T], N
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        asyncio.get_running_loop().call_later(_LIMIT_UNAWAITED, task.cancel)
-        task.add_done_callback(partial(_dispose, discard))
+        leave_to_itself(task, discard)
         raise
+
+
+def leave_to_itself(task: "asyncio.Future[_T]", discard: Callable[[_T], None]) -> None:
+    """Let a connect that nobody waits for end by itself, as `discard_if_cancelled` does."""
+    asyncio.get_running_loop().call_later(_LIMIT_UNAWAITED, task.cancel)
+    task.add_done_callback(partial(_dispose, discard))
 
 
 def _dispose(discard: Callable[[_T], None], task: "asyncio.Future[_T]") -> None:

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 from hasql.driver.arguments import PoolSizes
 from hasql.driver.destinations import Destinations
+from hasql.driver.endpoint import Endpoint
 from hasql.driver.failure import Failure
 
 __all__ = ("ConnT", "Driver", "DriverPool", "PoolT", "Session")
@@ -28,6 +29,9 @@ ConnT = TypeVar("ConnT")
 
 class Session(Protocol):
     """A connection of the monitor's own, beside the pool and without the user's hooks."""
+
+    #: The address that it was opened to; None: it is not known.
+    address: str | None
 
     @property
     def closed(self) -> bool:
@@ -170,6 +174,13 @@ class DriverPool(Protocol[PoolT, ConnT]):
     def purge(self, leased: Iterable[ConnT]) -> None:
         """Abort all connections but those that are leased, and every connect under way."""
 
+    def drain(self, leased: Iterable[ConnT], has_left: Callable[[str | None], bool]) -> None:
+        """Abort all connections but those that are leased, to addresses that the name has left.
+
+        `has_left` tells of an address, as `destinations` has it. Every connect under way is aborted
+        as well: where it leads is not known yet.
+        """
+
     async def close(self) -> None:
         """Close every connection in agreement with the server; all have been given back."""
 
@@ -187,16 +198,22 @@ class Driver(Protocol[PoolT, ConnT]):
         """
 
     async def open(
-        self, dsn: str, kwargs: Mapping[str, Any], report: Callable[[ConnT, BaseException], None]
+        self,
+        endpoint: Endpoint,
+        kwargs: Mapping[str, Any],
+        report: Callable[[ConnT, BaseException], None],
     ) -> DriverPool[PoolT, ConnT]:
-        """Open a pool on the one host of `dsn`, with as many connections as it keeps at least.
+        """Open a pool on one host, with as many connections as it keeps at least.
+
+        Each of its connections is opened by `endpoint.connect`, and `destinations` is told of the
+        address that it leads to.
 
         Drivers that show the exceptions of statements `report` them, so that they are known at
         once and also if the application catches them.
         """
 
     async def connect(
-        self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
+        self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
     ) -> Session:
         """Open a reserved connection; `on_lost` is called once when it turns out to be gone."""
 

@@ -27,6 +27,7 @@ class Destinations:
         self._on: set[Hashable] = set()
         self._servers: dict[Hashable, Server] = {}
         self._read_only: set[Hashable] = set()
+        self._addresses: dict[Hashable, str] = {}
 
     def opened(
         self,
@@ -34,6 +35,7 @@ class Destinations:
         in_hot_standby: bool | None,  # noqa: FBT001  # what the server has reported
         *,
         read_only: bool,
+        address: str | None = None,
     ) -> None:
         """Take in a new connection.
 
@@ -42,7 +44,10 @@ class Destinations:
             in_hot_standby: What its server has reported; None: it does not report that.
             read_only: Whether its server has reported that transactions are read-only by default,
                 the role's, the database's or its own.
+            address: The address that was dialled; None: it is not known.
         """
+        if address:
+            self._addresses[key] = address
         if read_only:
             self._read_only.add(key)
         if in_hot_standby:
@@ -52,6 +57,7 @@ class Destinations:
     def closed(self, key: Hashable) -> None:
         """Forget a connection."""
         self._servers.pop(key, None)
+        self._addresses.pop(key, None)
         self._read_only.discard(key)
         self.writes(key)
 
@@ -67,6 +73,10 @@ class Destinations:
     def server_of(self, key: Hashable) -> Server | None:
         """Return which server a connection is known to lead to; None if nobody has asked."""
         return self._servers.get(key)
+
+    def address_of(self, key: Hashable) -> str | None:
+        """Return the address that a connection was opened to; None: it is not known."""
+        return self._addresses.get(key)
 
     def was_opened_read_only(self, key: Hashable) -> bool:
         """Tell whether a new connection may write where this one does not."""

@@ -19,7 +19,7 @@ from hasql import ConfigurationError, NotAvailableError
 from hasql._adapters.asyncpg.driver import AsyncpgDriver
 from hasql.asyncpg import PoolManager
 from hasql.cluster.dsn import Dsn
-from testbed.scene import until
+from testbed.scene import endpoint_of, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -363,7 +363,7 @@ async def test_the_loss_of_a_reserved_connection_leaves_no_error_behind(
     pg_cluster: LocalCluster, caplog: pytest.LogCaptureFixture, busy: bool
 ) -> None:
     master, lost = pg_cluster.master, asyncio.Event()
-    session = await AsyncpgDriver().connect(master.dsn, {}, lost.set)
+    session = await AsyncpgDriver().connect(endpoint_of(master.dsn), {}, lost.set)
     asking = asyncio.ensure_future(session.fetch_row("SELECT pg_sleep(60)" if busy else "SELECT 1"))
     await asyncio.sleep(0.05)
     await master.sql(f"SELECT pg_terminate_backend({session.login_pid})")

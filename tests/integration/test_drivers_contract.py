@@ -7,16 +7,18 @@ promise these tests name it, where a pool manager would only wait, miscount or l
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from hasql import ConfigurationError
 from hasql.cluster.dsn import Dsn
-from hasql.driver import Driver, DriverPool, Failure, Session
+from hasql.driver import Driver, DriverPool, Endpoint, Failure, Session
+from testbed.middlemen.addresses import Place
+from testbed.middlemen.forwarder import Forwarder
 from testbed.proxy import Proxy
-from testbed.scene import Table, until, until_sessions
+from testbed.scene import Table, endpoint_of, until, until_sessions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from testbed.kits.base import Kit
 
 Pool = DriverPool[Any, Any]
+
+#: No resolver knows it.
+NAME = "db.invalid"
 
 pytestmark = pytest.mark.usefixtures("nothing_unheard")
 
@@ -36,10 +41,12 @@ def anyio_backend() -> object:
 
 
 @asynccontextmanager
-async def opened(kit: Kit, dsn: str, least: int = 1, most: int = 2) -> AsyncIterator[Pool]:
+async def opened(
+    kit: Kit, to: str | Endpoint, least: int = 1, most: int = 2
+) -> AsyncIterator[Pool]:
     """Open a pool, as the core does, and terminate it at the end."""
-    kwargs = kit.sizes(least, most)
-    pool = await kit.driver(dsn).open(dsn, kwargs, lambda *_: None)
+    endpoint, kwargs = endpoint_of(to) if isinstance(to, str) else to, kit.sizes(least, most)
+    pool = await kit.driver(endpoint.dsn).open(endpoint, kwargs, lambda *_: None)
     try:
         yield pool
     finally:
@@ -86,7 +93,7 @@ async def test_an_exception_tells_what_is_wrong(kit: Kit, pg_cluster: LocalClust
     assert driver.failure(ValueError()) is Failure.OTHER
     wrong = dsn.replace(f":{Dsn.parse(dsn).password}@", ":wrong@")
     with pytest.raises(Exception) as refused:  # noqa: PT011  # each driver has its own
-        await driver.connect(wrong, {}, lambda: None)
+        await driver.connect(endpoint_of(wrong), {}, lambda: None)
     assert driver.failure(refused.value) is Failure.REFUSED
     async with opened(kit, dsn) as pool:
         connection = await pool.acquire()
@@ -243,6 +250,99 @@ async def test_a_purge_spares_what_is_leased(kit: Kit, pg_cluster: LocalCluster)
         await pool.release(connection)
 
 
+# Addresses of a name
+
+
+@asynccontextmanager
+async def name_of(node: LocalNode, *addresses: str) -> AsyncIterator[Endpoint]:
+    """Yield a host whose name leads to addresses of this machine: the first is the server's own.
+
+    The name is none that a resolver knows.
+    """
+    (host,) = Dsn.parse(node.dsn).hosts
+    endpoint = endpoint_of(node.dsn.replace(f"@{host.host}:", f"@{NAME}:", 1))
+    endpoint.lead_to(addresses, frozenset(addresses))
+    async with AsyncExitStack() as stack:
+        for other in ("127.0.0.2", "127.0.0.3"):
+            way = Forwarder(Place(host.host, host.port), listen=other, port=host.port)
+            await stack.enter_async_context(way)
+        yield endpoint
+
+
+async def test_a_connection_is_opened_to_the_address_that_its_name_leads_to(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    async with name_of(pg_cluster.master, "127.0.0.2") as endpoint:
+        driver = kit.driver(endpoint.dsn)
+        session = await driver.connect(endpoint, {}, lambda: None)
+        assert session.address == "127.0.0.2"
+        session.kill()
+        async with opened(kit, endpoint) as pool:
+            connection = await pool.acquire()
+            assert pool.destinations.address_of(pool.key(connection)) == "127.0.0.2"
+            await pool.release(connection)
+
+
+@pytest.mark.parametrize("silent_one", [False, True], ids=["refuses", "silent"])
+async def test_the_next_address_is_tried_where_one_does_not_answer(
+    kit: Kit, pg_cluster: LocalCluster, silent_one: bool
+) -> None:
+    async with (
+        name_of(pg_cluster.master, "127.0.0.4", "127.0.0.3") as endpoint,
+        AsyncExitStack() as stack,
+    ):
+        if silent_one:
+            port = endpoint.host.port
+            hole = Proxy("127.0.0.1", port, listen="127.0.0.4", listen_port=port)
+            (await stack.enter_async_context(hole)).black_hole()
+        async with asyncio.timeout(5), opened(kit, endpoint, least=0) as pool:
+            for _ in range(3):
+                connection = await pool.acquire()
+                assert pool.destinations.address_of(pool.key(connection)) == "127.0.0.3"
+                pool.abort(connection)
+                await pool.release(connection)
+            session = await kit.driver(endpoint.dsn).connect(endpoint, {}, lambda: None)
+            assert session.address == "127.0.0.3"
+            session.kill()
+
+
+async def test_where_no_address_answers_the_error_says_so(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    async with name_of(pg_cluster.master, "127.0.0.4", "127.0.0.5") as endpoint:
+        driver = kit.driver(endpoint.dsn)
+        with pytest.raises(Exception) as raised:  # noqa: PT011  # each driver has its own
+            await driver.connect(endpoint, {}, lambda: None)
+        assert driver.failure(raised.value) is Failure.BROKEN
+
+
+async def test_what_its_name_has_left_is_drained_and_what_is_leased_is_spared(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    async with (
+        name_of(pg_cluster.master, "127.0.0.2") as endpoint,
+        opened(kit, endpoint, most=4) as pool,
+    ):
+        leased, idle = [await pool.acquire() for _ in range(2)]
+        endpoint.lead_to(("127.0.0.3",), frozenset({"127.0.0.2", "127.0.0.3"}))
+        well = await pool.acquire()
+        for connection in (idle, well):
+            await pool.release(connection)
+        pool.drain([leased], endpoint.has_left)
+        assert pool.size == 3  # nothing has left the name yet
+        endpoint.lead_to(("127.0.0.3",), frozenset({"127.0.0.3"}))
+        pool.drain([leased], endpoint.has_left)
+        assert pool.size == 2
+        assert await kit.value(leased, "SELECT 1") == 1
+        pool.abort(leased)
+        await pool.release(leased)
+        for _ in range(3):
+            connection = await pool.acquire()
+            assert pool.destinations.address_of(pool.key(connection)) == "127.0.0.3"
+            assert await kit.value(connection, "SELECT 1") == 1
+            await pool.release(connection)
+
+
 async def test_a_lost_connection_is_not_acquired(kit: Kit, pg_cluster: LocalCluster) -> None:
     async with opened(kit, pg_cluster.master.dsn, most=1) as pool:
         connection = await pool.acquire()
@@ -345,7 +445,7 @@ async def test_a_pool_that_is_closed_has_no_session(
 async def reserved(kit: Kit, dsn: str) -> AsyncIterator[tuple[Session, list[None]]]:
     """Open a reserved connection; yield it with a list that grows with each call of `on_lost`."""
     lost: list[None] = []
-    session = await kit.driver(dsn).connect(dsn, {}, lambda: lost.append(None))
+    session = await kit.driver(dsn).connect(endpoint_of(dsn), {}, lambda: lost.append(None))
     try:
         yield session, lost
     finally:

@@ -23,7 +23,7 @@ from hasql.cluster.dsn import Dsn
 from hasql.driver import Failure, PoolSizes
 from hasql.psycopg3 import PoolManager
 from testbed.proxy import Proxy
-from testbed.scene import end_sessions, sessions, tasks_end, tcp_options, until
+from testbed.scene import end_sessions, endpoint_of, sessions, tasks_end, tcp_options, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -385,7 +385,7 @@ async def test_a_pool_that_cannot_open_tells_why_and_leaves_nothing(
     kwargs = {"min_size": 3, "max_size": 3, "configure": configure}
     async with asyncio.timeout(5):
         with pytest.raises(psycopg.errors.UndefinedColumn):
-            await DRIVER.open(master.dsn, kwargs, lambda *_: None)
+            await DRIVER.open(endpoint_of(master.dsn), kwargs, lambda *_: None)
     await tasks_end(tasks)
     await until(lambda: sockets() <= before)
 
@@ -428,7 +428,7 @@ async def test_12_a_connect_to_a_frozen_server_is_cancelled_without_a_trace(
     master = pg_cluster.master
     master.freeze()
     before = sockets()
-    connecting = asyncio.ensure_future(DRIVER.connect(master.dsn, {}, lambda: None))
+    connecting = asyncio.ensure_future(DRIVER.connect(endpoint_of(master.dsn), {}, lambda: None))
     await until(lambda: sockets() > before)
     connecting.cancel()
     async with asyncio.timeout(2):
@@ -444,7 +444,7 @@ async def test_12_a_cancellation_that_the_pool_loses_ends_an_acquire(
     pg_cluster: LocalCluster, lost: bool
 ) -> None:
     kwargs = {"min_size": 1, "max_size": 1}
-    pool = await DRIVER.open(pg_cluster.master.dsn, kwargs, lambda *_: None)
+    pool = await DRIVER.open(endpoint_of(pg_cluster.master.dsn), kwargs, lambda *_: None)
     try:
         lent = await pool.acquire()
         acquire = asyncio.ensure_future(pool.acquire())
@@ -479,7 +479,7 @@ async def test_a_reserved_connection_tells_of_its_loss_once_and_of_nothing_else(
         calls += 1
         lost.set()
 
-    session = await DRIVER.connect(master.dsn, {}, on_lost)
+    session = await DRIVER.connect(endpoint_of(master.dsn), {}, on_lost)
     row = await session.fetch_row("SELECT pg_backend_pid(), pg_is_in_recovery()")
     assert row == (str(session.login_pid), "f")
     assert session.in_hot_standby is False
@@ -510,7 +510,9 @@ async def test_a_reserved_connection_that_is_killed_is_silent_and_leaves_no_sock
 ) -> None:
     calls: list[None] = []
     before = sockets()
-    session = await DRIVER.connect(pg_cluster.master.dsn, {}, lambda: calls.append(None))
+    session = await DRIVER.connect(
+        endpoint_of(pg_cluster.master.dsn), {}, lambda: calls.append(None)
+    )
     asking = asyncio.ensure_future(session.fetch_row("SELECT pg_sleep(60)")) if busy else None
     await asyncio.sleep(0.05)
     session.kill()
@@ -628,7 +630,7 @@ async def test_errors_tell_what_they_are_and_no_password(
     ]
     for wrong, failure in cases:
         with pytest.raises(psycopg.Error) as caught:
-            await DRIVER.connect(wrong, {}, lambda: None)
+            await DRIVER.connect(endpoint_of(wrong), {}, lambda: None)
         assert DRIVER.failure(caught.value) is failure
         assert "hidden" not in f"{caught.value!r} {caught.value}"
     assert "hidden" not in caplog.text

@@ -37,6 +37,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql.balancer_policy.*"}),
     # What an adapter owes, and its tools.
     frozenset({"hasql.driver.failure", "hasql.driver.arguments", "hasql.driver.destinations"}),
+    frozenset({"hasql.driver.connects", "hasql.driver.addressed_loop"}),
+    frozenset({"hasql.driver.endpoint"}),
     frozenset({"hasql.driver.contract"}),
     frozenset({"hasql.driver.*"}),
     frozenset({"hasql.discovery.*"}),

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from hasql.cluster.dsn import Dsn
+    from hasql.driver import Endpoint
 
 
 def host_of(connection: object) -> str:
@@ -759,10 +760,10 @@ async def test_10_a_host_that_opens_its_pool_as_another_goes_down_serves(
     manager = manager_of(servers, refresh_delay=60)
     opening, opened = manager.driver.open, asyncio.Event()
 
-    async def open_late(dsn: str, *args: Any) -> Any:
-        if "b:5432" in dsn:
+    async def open_late(endpoint: Endpoint, *args: Any) -> Any:
+        if endpoint.host.host == "b":
             await opened.wait()
-        return await opening(dsn, *args)
+        return await opening(endpoint, *args)
 
     monkeypatch.setattr(manager.driver, "open", open_late)
     async with manager:
@@ -1400,10 +1401,10 @@ async def test_9_an_answer_counts_before_the_pool_behind_it_is_open(
     open_pool = driver.open
     allowed = asyncio.Event()
 
-    async def slowly(dsn: str, kwargs: dict[str, object], report: Any) -> object:
-        if "//user:secret@a" in dsn:
+    async def slowly(endpoint: Endpoint, kwargs: dict[str, object], report: Any) -> object:
+        if endpoint.host.host == "a":
             await allowed.wait()
-        return await open_pool(dsn, kwargs, report)
+        return await open_pool(endpoint, kwargs, report)
 
     monkeypatch.setattr(driver, "open", slowly)
     with pytest.raises(NotAvailableError, match="no pool"):

@@ -21,7 +21,7 @@ from hasql._routing.router import Router
 from hasql.balancer_policy import RoundRobinBalancerPolicy
 from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Role
-from hasql.driver import PoolSizes
+from hasql.driver import Endpoint, PoolSizes
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -34,7 +34,7 @@ ROLES = {"m": Role.MASTER, "r": Role.REPLICA}
 
 
 def make_node(name: str, places: int = 1) -> AnyNode:
-    node: AnyNode = Node(HostSpec(name, 5432), "", 0, PoolSizes(0, places), monotonic)
+    node: AnyNode = Node(Endpoint(HostSpec(name, 5432), ""), 0, PoolSizes(0, places), monotonic)
     node.as_master, node.as_replica = name == "m", name == "r"
     return node
 

@@ -15,23 +15,29 @@ from hasql.driver import Failure
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from hasql.driver import Endpoint
+
 __all__ = ("Addresses",)
 
 _T = TypeVar("_T")
 
 
+#: Seconds that a connect may take while there is another address to try. Some drivers try the next
+#: one beside it; libpq's connections are made one by one, as each has a place in aiopg's pool.
+_PATIENCE = 0.3
+
+
 class Addresses:
-    """The addresses of one host. They are resolved without blocking, and libpq is given one.
+    """The addresses of one host. Where nobody follows its name, it is resolved without blocking.
 
     libpq itself would resolve the name in a call that blocks the event loop. It would then try one
     address after the other, each on a socket of its own, and aiopg listens to the first alone.
     """
 
-    def __init__(self, dsn: str) -> None:
-        options = extensions.parse_dsn(dsn)
-        name = options.get("host", "")
-        is_name = name and not name.startswith(("/", "@")) and "hostaddr" not in options
-        self._name: str | None = name if is_name and not _is_address(name) else None
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        name = endpoint.host.host
+        self._name = None if name.startswith("/") or _is_address(name) else name
         self._all: list[str] = []
 
     def choose(self, dsn: str) -> str:
@@ -43,23 +49,26 @@ class Addresses:
 
     async def try_each(self, connect: Callable[[], Awaitable[_T]]) -> _T:
         """Connect to the first address that answers. One that did not is tried last hereafter."""
-        if self._name is not None:
-            await self._resolve(self._name)
+        found = self._endpoint.addresses
+        if self._name is not None and not found:
+            found = await _resolve(self._name)
+        if set(found) != set(self._all):
+            self._all = list(found)
         for others in reversed(range(max(1, len(self._all)))):
             try:
-                return await connect()
+                async with asyncio.timeout(_PATIENCE if others else None):
+                    return await connect()
             except BaseException as error:
                 self._all = self._all[1:] + self._all[:1]
                 if not others or failure_of(error) is not Failure.BROKEN:
                     raise
         raise AssertionError("unreachable")
 
-    async def _resolve(self, name: str) -> None:
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-        addresses = dict.fromkeys(str(address[0]) for *_, address in found)
-        if set(addresses) != set(self._all):
-            self._all = list(addresses)
+
+async def _resolve(name: str) -> tuple[str, ...]:
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    return tuple(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 def _is_address(name: str) -> bool:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "abort_connection",
+    "address_of",
     "close_raw",
     "count_rows",
     "in_hot_standby",
@@ -45,6 +46,12 @@ def abort_connection(connection: aiopg.Connection) -> None:
     elif raw.closed != _CLOSED:
         _ = connection.close()
     raw.left_running = None  # the statement of an aborted connection is left to the server
+
+
+def address_of(connection: aiopg.Connection) -> str | None:
+    """Return the address that libpq was given; None: a Unix socket, or one that stands as host."""
+    address: str | None = connection.raw.info.dsn_parameters.get("hostaddr")
+    return address or None
 
 
 def in_transaction(connection: aiopg.Connection) -> bool:

@@ -17,7 +17,15 @@ from hasql._adapters.aiopg.pool import AiopgPool
 from hasql._adapters.aiopg.raw_connection import session_factory
 from hasql._adapters.aiopg.session import AiopgSession
 from hasql._adapters.reserved_session import with_settings_if_taken
-from hasql.driver import ConnT, Driver, PoolSizes, PoolT, check_keywords, check_sizes
+from hasql.driver import (
+    ConnT,
+    Driver,
+    Endpoint,
+    PoolSizes,
+    PoolT,
+    check_keywords,
+    check_sizes,
+)
 from hasql.driver.arguments import ROUTING, refuse_keywords
 from hasql.errors import ConfigurationError
 
@@ -94,23 +102,26 @@ class AiopgDriver(Driver[PoolT, ConnT]):
         return check_sizes(kwargs, minimum=("minsize", 1), maximum=("maxsize", 10))
 
     async def open(
-        self, dsn: str, kwargs: Mapping[str, Any], report: Callable[[ConnT, BaseException], None]
+        self,
+        endpoint: Endpoint,
+        kwargs: Mapping[str, Any],
+        report: Callable[[ConnT, BaseException], None],
     ) -> AiopgPool[PoolT, ConnT]:
         del report  # aiopg tells of a statement's error nobody but who runs the statement
-        open_session = partial(self.connect, dsn, kwargs, lambda: None)
-        return await self._make_pool(self.sizes(kwargs)).open(dsn, kwargs, open_session)
+        open_session = partial(self.connect, endpoint, kwargs, lambda: None)
+        return await self._make_pool(self.sizes(kwargs)).open(endpoint, kwargs, open_session)
 
     async def connect(
-        self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
+        self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
     ) -> AiopgSession:
-        addresses = Addresses(dsn)
+        addresses = Addresses(endpoint)
         ours: dict[str, Any] = {name: value for name, value in kwargs.items() if _is_of_libpq(name)}
         ours |= {"enable_json": False, "enable_hstore": False, "enable_uuid": False}
         ours["timeout"] = None
 
         async def log_in(*, with_settings: bool) -> AiopgSession:
             make = session_factory(kwargs, addresses, with_settings=with_settings)
-            connecting = partial(aiopg.connect, dsn, **ours, connection_factory=make)
+            connecting = partial(aiopg.connect, endpoint.dsn, **ours, connection_factory=make)
             connection = await addresses.try_each(connecting)
             return AiopgSession(connection, on_lost, in_transactions=not with_settings)
 

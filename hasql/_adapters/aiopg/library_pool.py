@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from hasql._adapters.aiopg.addresses import Addresses
 from hasql._adapters.aiopg.registry import ConnectionRegistry
-from hasql.driver import PoolSizes, PoolT
+from hasql.driver import Endpoint, PoolSizes, PoolT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -40,12 +40,14 @@ class LibraryPool(Generic[PoolT]):
         self._create_pool = create_pool
         self._inner_of = inner_of
 
-    async def open(self, dsn: str, kwargs: Mapping[str, Any], on_loss: Callable[[], None]) -> PoolT:
+    async def open(
+        self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_loss: Callable[[], None]
+    ) -> PoolT:
         """Create the pool and open what it keeps at least."""
-        self._addresses = Addresses(dsn)
+        self._addresses = Addresses(endpoint)
         self.registry = ConnectionRegistry(kwargs, self._addresses, on_loss)
         ours = {**kwargs, **self.registry.hooks, "minsize": 0}
-        self.pool = await self._create_pool(dsn, **ours)  # does not pause
+        self.pool = await self._create_pool(endpoint.dsn, **ours)  # does not pause
         taken: list[Any] = []
         try:
             while len(taken) < self.sizes.minimum:

@@ -19,7 +19,8 @@ from hasql._adapters.aiopg.library_pool import LibraryPool
 from hasql._adapters.aiopg.slot_leases import SlotLeases
 from hasql._adapters.hooks import RunningHooks
 from hasql._adapters.own_task import in_own_task
-from hasql.driver import ConnT, DriverPool, PoolSizes, PoolT
+from hasql.driver import ConnT, DriverPool, Endpoint, PoolSizes, PoolT
+from hasql.driver.arguments import refuse_all
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -29,11 +30,6 @@ if TYPE_CHECKING:
     from hasql._adapters.aiopg.cancelled_statement import OpenSession
 
 __all__ = ("AiopgPool",)
-
-
-def _refuse_arguments(kwargs: Mapping[str, Any], method: str) -> None:
-    if kwargs:
-        raise TypeError(f"aiopg's {method} takes no arguments, but got {', '.join(kwargs)}")
 
 
 class AiopgPool(DriverPool[PoolT, ConnT]):
@@ -53,10 +49,12 @@ class AiopgPool(DriverPool[PoolT, ConnT]):
         self._ending = RunningHooks()
         self.host_answers: Any = self._queue.host_answers
 
-    async def open(self, dsn: str, kwargs: Mapping[str, Any], open_session: OpenSession) -> Self:
+    async def open(
+        self, endpoint: Endpoint, kwargs: Mapping[str, Any], open_session: OpenSession
+    ) -> Self:
         """Create the pool and open what it keeps at least."""
         self._open_session = open_session
-        self.pool = await self._library_pool.open(dsn, kwargs, self._queue.note_loss)
+        self.pool = await self._library_pool.open(endpoint, kwargs, self._queue.note_loss)
         self._registry = self._library_pool.registry
         self.destinations = self._registry.destinations
         return self
@@ -95,7 +93,7 @@ class AiopgPool(DriverPool[PoolT, ConnT]):
         return max(0, min(self._registry.idle, counted))
 
     async def acquire(self, **kwargs: Any) -> ConnT:
-        _refuse_arguments(kwargs, "acquire")
+        refuse_all(kwargs, "aiopg's acquire")
         if self._queue.under_way or not self.idle():
             slot = await self._queue.get()
         else:
@@ -114,7 +112,7 @@ class AiopgPool(DriverPool[PoolT, ConnT]):
         if inner is None or self._is_of_another_lease(connection, inner):
             return
         try:
-            _refuse_arguments(kwargs, "release")
+            refuse_all(kwargs, "aiopg's release")
             if not inner.closed and in_transaction(inner):
                 # In a task of its own: aiopg uses a time limit, which belongs to one task, and the
                 # core may let another task finish the release.
@@ -183,7 +181,10 @@ class AiopgPool(DriverPool[PoolT, ConnT]):
         self._queue.end()
 
     def purge(self, leased: Iterable[ConnT]) -> None:
-        self._registry.abort_all(but={self.inner_of(connection) for connection in leased})
+        self.drain(leased, lambda _: True)
+
+    def drain(self, leased: Iterable[ConnT], has_left: Callable[[str | None], bool]) -> None:
+        self._registry.abort_all({self.inner_of(connection) for connection in leased}, has_left)
         self._queue.end()
 
     async def close(self) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hasql._adapters.aiopg.connection import (
     abort_connection,
+    address_of,
     close_raw,
     in_hot_standby,
     is_read_only,
@@ -66,7 +67,10 @@ class ConnectionRegistry:
         del self._connecting[connection.raw]
         self._open[connection.raw] = connection
         self.destinations.opened(
-            connection.raw, in_hot_standby(connection), read_only=is_read_only(connection)
+            connection.raw,
+            in_hot_standby(connection),
+            read_only=is_read_only(connection),
+            address=address_of(connection),
         )
 
     def _remove(self, raw: Any) -> None:
@@ -112,9 +116,13 @@ class ConnectionRegistry:
         for raw in tuple(self._connecting):
             shut_down(raw.fileno())
 
-    def abort_all(self, but: Container[aiopg.Connection | None] = ()) -> None:
-        """Abort the connections that are open, but for some, and those that are being opened."""
-        for connection in tuple(self._open.values()):
-            if connection not in but:
+    def abort_all(
+        self,
+        but: Container[aiopg.Connection | None] = (),
+        to: Callable[[str | None], bool] = lambda _: True,
+    ) -> None:
+        """Abort what is open, but for some, to the addresses that `to` tells, and all connects."""
+        for raw, connection in tuple(self._open.items()):
+            if connection not in but and to(self.destinations.address_of(raw)):
                 abort_connection(connection)
         self.abort_connects()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from psycopg2 import extensions  # type: ignore[import-untyped]
 
-from hasql._adapters.aiopg.connection import abort_connection, in_hot_standby
+from hasql._adapters.aiopg.connection import abort_connection, address_of, in_hot_standby
 from hasql._adapters.reserved_session import ReservedSession
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class AiopgSession(ReservedSession):
         *,
         in_transactions: bool = False,
     ) -> None:
-        super().__init__(in_transactions=in_transactions)
+        super().__init__(address_of(connection), in_transactions=in_transactions)
         self._connection = connection
         # It goes before the types that the application has registered for every connection.
         extensions.register_type(_AS_TEXT, connection.raw)

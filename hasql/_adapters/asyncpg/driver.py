@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from hasql._adapters.asyncpg.connection import Connection, Pool, connect_of, failure_of
-from hasql._adapters.asyncpg.login import open_session, without_choice
+from hasql._adapters.asyncpg.login import open_session
 from hasql._adapters.asyncpg.pool import AsyncpgPool
-from hasql.driver import Driver, PoolSizes, check_keywords, check_sizes
+from hasql.driver import Driver, Endpoint, PoolSizes, check_keywords, check_sizes
 from hasql.driver.arguments import ROUTING, refuse_keywords
 
 if TYPE_CHECKING:
@@ -46,17 +46,16 @@ class AsyncpgDriver(Driver[Pool, Connection]):
 
     async def open(
         self,
-        dsn: str,
+        endpoint: Endpoint,
         kwargs: Mapping[str, Any],
         report: Callable[[Connection, BaseException], None],
     ) -> AsyncpgPool:
         del report  # asyncpg tells of a statement's error nobody but who runs the statement
-        dsn = without_choice(dsn)
-        return await AsyncpgPool(dsn, kwargs, self.sizes(kwargs), self._create_pool).open()
+        return await AsyncpgPool(endpoint, kwargs, self.sizes(kwargs), self._create_pool).open()
 
     async def connect(
-        self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
+        self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
     ) -> AsyncpgSession:
-        return await open_session(dsn, kwargs, connect_of(kwargs), on_lost)
+        return await open_session(endpoint, kwargs, connect_of(kwargs), on_lost)
 
     failure = staticmethod(failure_of)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -20,13 +21,14 @@ from hasql._adapters.asyncpg.connection import (
     is_closed,
     is_read_only,
 )
+from hasql._adapters.asyncpg.login import connect_by, terminate_addressed, without_choice
 from hasql._adapters.asyncpg.pool_tasks import (
     DetachedReleases,
-    retrieve_release_errors,
+    ReleaseErrors,
     runs_method,
 )
 from hasql._adapters.hooks import RunningHooks
-from hasql.driver import DriverPool, Failure, PoolSizes
+from hasql.driver import DriverPool, Endpoint, Failure, PoolSizes
 from hasql.driver.connects import PendingConnects, Refill, discard_if_cancelled
 from hasql.driver.destinations import Destinations
 
@@ -49,12 +51,13 @@ class AsyncpgPool(DriverPool[Pool, Connection]):
 
     def __init__(
         self,
-        dsn: str,
+        endpoint: Endpoint,
         kwargs: Mapping[str, Any],
         sizes: PoolSizes,
         create_pool: Callable[..., Pool] = asyncpg.create_pool,
     ) -> None:
         self.sizes = sizes
+        self._endpoint = endpoint
         self._user_hooks: Any = {name: kwargs.get(name) for name in _HOOKS}
         self._connects, self._resets = PendingConnects(), RunningHooks()
         #: The open connections, with the key of each.
@@ -64,8 +67,8 @@ class AsyncpgPool(DriverPool[Pool, Connection]):
         setup = self._user_hooks["setup"] and self._set_up
         ours = {"connect": self._connect_one, "init": None, "setup": setup}
         ours |= {"reset": self._reset_one, "min_size": sizes.minimum, "max_size": sizes.maximum}
-        self.pool = create_pool(dsn, **{**kwargs, **ours})
-        self._retrieving_errors = False
+        self.pool = create_pool(without_choice(endpoint.dsn), **{**kwargs, **ours})
+        self._release_errors = ReleaseErrors()
         # These are asyncpg's own methods: a method around each would slow every acquire down.
         self.acquire: Any = self.pool.acquire
         self.release: Any = self.pool.release
@@ -83,10 +86,8 @@ class AsyncpgPool(DriverPool[Pool, Connection]):
 
     async def _connect_one(self, *args: Any, **kwargs: Any) -> RawConnection:
         try:
-            connecting = discard_if_cancelled(
-                self._connect(*args, **kwargs), asyncpg.Connection.terminate
-            )
-            connection = await self._connects.run(connecting)
+            connecting = discard_if_cancelled(self._connect(args, kwargs), terminate_addressed)
+            connection, address = await self._connects.run(connecting)
         except Exception as error:
             maintained = runs_method(asyncio.current_task(), "Pool._maintain_min_size")
             if not maintained or failure_of(error) not in {Failure.BROKEN, Failure.FULL}:
@@ -97,7 +98,7 @@ class AsyncpgPool(DriverPool[Pool, Connection]):
         guard_from_forks(connection)
         self._open[connection] = key = connection.get_settings()
         flag, read_only = in_hot_standby(connection), is_read_only(connection)
-        self.destinations.opened(key, flag, read_only=read_only)
+        self.destinations.opened(key, flag, read_only=read_only, address=address)
         # While the connection is leased the listener is called with its proxy, hence the closure.
         connection.add_termination_listener(lambda _: self._forget(connection))
         return connection
@@ -114,11 +115,12 @@ class AsyncpgPool(DriverPool[Pool, Connection]):
 
     count_rows = staticmethod(count_rows)
 
-    async def _connect(self, *args: Any, **kwargs: Any) -> RawConnection:
-        connection: RawConnection = await connect_of(self._user_hooks)(*args, **kwargs)
+    async def _connect(self, args: Any, kwargs: Any) -> tuple[RawConnection, str | None]:
+        connect = partial(connect_of(self._user_hooks), *args)
+        connection, address = await connect_by(self._endpoint, connect, kwargs)
         if self._user_hooks["init"] is not None:
             await self._hook("init", connection)
-        return connection
+        return connection, address
 
     async def _set_up(self, connection: Connection) -> None:
         await self._connects.run(self._hook("setup", connection))
@@ -174,23 +176,19 @@ class AsyncpgPool(DriverPool[Pool, Connection]):
 
     def abort(self, connection: Connection) -> None:
         with suppress(asyncpg.InterfaceError):  # as in is_closed
-            if connection.is_in_transaction() and not self._retrieving_errors:
-                self._retrieving = (
-                    True  # once for all that are aborted now: there may be many tasks
-                )
-                asyncio.get_running_loop().call_soon(self._retrieve_errors)
+            if connection.is_in_transaction():
+                self._release_errors.retrieve()
             self._resets.end(connection.get_settings())
             connection.terminate()
 
-    def _retrieve_errors(self) -> None:
-        self._retrieving_errors = False
-        retrieve_release_errors()
-
     def purge(self, leased: Iterable[Connection]) -> None:
+        self.drain(leased, lambda _: True)
+
+    def drain(self, leased: Iterable[Connection], has_left: Callable[[str | None], bool]) -> None:
         self._connects.end()
-        pids = {each.get_server_pid() for each in leased if not self.is_closed(each)}
-        for raw in tuple(self._open):
-            if raw.is_closed() or raw.get_server_pid() not in pids:
+        kept = {each.get_settings() for each in leased if not self.is_closed(each)}
+        for raw, key in tuple(self._open.items()):
+            if key not in kept and has_left(self.destinations.address_of(key)):
                 self._forget(raw)
                 raw.terminate()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-__all__ = ("DetachedReleases", "retrieve_release_errors", "runs_method")
+__all__ = ("DetachedReleases", "ReleaseErrors", "runs_method")
 
 
 def runs_method(task: asyncio.Task[Any] | None, name: str) -> bool:
@@ -21,14 +21,26 @@ def runs_method(task: asyncio.Task[Any] | None, name: str) -> bool:
     return code is not None and code.co_qualname == name
 
 
-def retrieve_release_errors() -> None:
-    """Have the errors of all releases that are under way count as retrieved.
+class ReleaseErrors:
+    """The errors of releases that end because their connections are aborted.
 
     asyncpg shields its rollback from cancellation in a task, to which it then keeps no reference.
     """
-    for task in asyncio.all_tasks():
-        if runs_method(task, "PoolConnectionHolder.release"):
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def __init__(self) -> None:
+        self._retrieving = False
+
+    def retrieve(self) -> None:
+        """Have those of all that are under way count as retrieved."""
+        if not self._retrieving:  # once for all that are aborted now: there may be many tasks
+            self._retrieving = True
+            asyncio.get_running_loop().call_soon(self._retrieve)
+
+    def _retrieve(self) -> None:
+        self._retrieving = False
+        for task in asyncio.all_tasks():
+            if runs_method(task, "PoolConnectionHolder.release"):
+                task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
 class DetachedReleases:

@@ -8,6 +8,7 @@ import asyncpg
 
 from hasql._adapters.asyncpg.connection import RawConnection, guard_from_forks, in_hot_standby
 from hasql._adapters.reserved_session import BEGIN_PROBE, ReservedSession
+from hasql.driver.addressed_loop import LoopProxy
 
 if TYPE_CHECKING:
     import asyncio
@@ -16,19 +17,13 @@ if TYPE_CHECKING:
 __all__ = ("AsyncpgSession", "ErrorRetrievingLoop")
 
 
-class ErrorRetrievingLoop:
+class ErrorRetrievingLoop(LoopProxy):
     """The event loop, with futures whose errors count as retrieved.
 
     When a COPY is begun after the server has said why it ends the connection, asyncpg raises an
     error and leaves a future behind, which fails when the socket closes. Nobody has that future, so
     asyncio would log its error as never retrieved.
     """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loop, name)
 
     def create_future(self) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._loop.create_future()
@@ -39,8 +34,10 @@ class ErrorRetrievingLoop:
 class AsyncpgSession(ReservedSession):
     """A reserved connection."""
 
-    def __init__(self, connection: RawConnection, on_lost: Callable[[], None]) -> None:
-        super().__init__()
+    def __init__(
+        self, connection: RawConnection, on_lost: Callable[[], None], address: str | None = None
+    ) -> None:
+        super().__init__(address)
         self._connection = connection
         self._killed = False
         guard_from_forks(connection)

@@ -13,7 +13,7 @@ from psycopg.conninfo import make_conninfo
 from hasql._adapters.psycopg.failure import failure_of
 from hasql._adapters.psycopg.login import open_session
 from hasql._adapters.psycopg.pool import Connection, Pool, PsycopgPool
-from hasql.driver import Driver, Failure, PoolSizes, check_keywords, check_sizes
+from hasql.driver import Driver, Endpoint, Failure, PoolSizes, check_keywords, check_sizes
 from hasql.driver.arguments import ROUTING, refuse_keywords
 from hasql.errors import ConfigurationError
 
@@ -59,19 +59,21 @@ class PsycopgDriver(Driver[Pool, Connection]):
         least = given.get("min_size", 4)
         return check_sizes(given, minimum=("min_size", 4), maximum=("max_size", least))
 
-    async def open(self, dsn: str, kwargs: Mapping[str, Any], report: _Report) -> PsycopgPool:
+    async def open(
+        self, endpoint: Endpoint, kwargs: Mapping[str, Any], report: _Report
+    ) -> PsycopgPool:
         del report  # psycopg tells of a statement's error nobody but who runs the statement
-        return await PsycopgPool(dsn, kwargs, self.sizes(kwargs)).open()
+        return await PsycopgPool(endpoint, kwargs, self.sizes(kwargs)).open()
 
     async def connect(
-        self, dsn: str, kwargs: Mapping[str, Any], on_lost: _OnLost
+        self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_lost: _OnLost
     ) -> PsycopgSession:
         extra = kwargs.get("kwargs") or {}
         if callable(extra):
             extra = extra()
             extra = await extra if isawaitable(extra) else extra
         return await open_session(
-            dsn, extra, on_lost, kwargs.get("connection_class") or psycopg.AsyncConnection
+            endpoint, extra, on_lost, kwargs.get("connection_class") or psycopg.AsyncConnection
         )
 
     def failure(self, error: BaseException) -> Failure:

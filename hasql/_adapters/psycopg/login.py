@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from psycopg import AsyncConnection, OperationalError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -10,13 +11,18 @@ from psycopg.pq import PGconn, TransactionStatus
 
 from hasql._adapters.libpq import parameters_of_session
 from hasql._adapters.psycopg.connection import PsycopgConnection, is_of_libpq
+from hasql._adapters.psycopg.failure import failure_of
 from hasql._adapters.psycopg.session import PsycopgSession
 from hasql._adapters.reserved_session import with_settings_if_taken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
-__all__ = ("log_in", "open_session", "take_over")
+    from hasql.driver import Endpoint
+
+__all__ = ("connect_by", "open_session", "take_over")
+
+_ConnT = TypeVar("_ConnT", bound=AsyncConnection[Any])
 
 #: Arguments that say how the application's statements work: not for a reserved connection.
 _OF_STATEMENTS = frozenset(
@@ -26,8 +32,8 @@ _OF_STATEMENTS = frozenset(
 _OF_SESSIONS = ("client_encoding", "options", "replication")
 
 
-async def log_in(
-    dsn: str, kwargs: Mapping[str, Any], user_class: type[AsyncConnection[Any]] = AsyncConnection
+async def _log_in(
+    endpoint: Endpoint, kwargs: Mapping[str, Any], user_class: type[AsyncConnection[Any]]
 ) -> tuple[PsycopgConnection, bool]:
     """Open a reserved connection; also tell whether its session has hasql's settings.
 
@@ -35,15 +41,32 @@ async def log_in(
     anew for each login.
     """
     arguments = {name: value for name, value in kwargs.items() if name not in _OF_STATEMENTS}
-    given: dict[str, Any] = conninfo_to_dict(dsn)
+    given: dict[str, Any] = conninfo_to_dict(endpoint.dsn)
     given |= {name: arguments.pop(name) for name in _OF_SESSIONS if name in arguments}
 
     async def connect(*, with_settings: bool) -> AsyncConnection[Any]:
         parameters = parameters_of_session(given, is_of_libpq, with_settings=with_settings)
-        return await user_class.connect(make_conninfo(**parameters), **arguments)
+        connecting = partial(user_class.connect, **arguments)
+        return await connect_by(endpoint, connecting, make_conninfo(**parameters))
 
     connection, has_settings = await with_settings_if_taken(connect, OperationalError)
     return await take_over(connection), has_settings
+
+
+async def connect_by(
+    endpoint: Endpoint, connect: Callable[[str], Coroutine[Any, Any, _ConnT]], conninfo: str
+) -> _ConnT:
+    """Connect to a host, at the address that its name leads to."""
+
+    async def dial(address: str | None) -> _ConnT:
+        at = conninfo if address is None else make_conninfo(conninfo, hostaddr=address)
+        return await connect(at)
+
+    return await endpoint.connect(dial, failure_of, _finish)
+
+
+def _finish(connection: AsyncConnection[Any]) -> None:
+    connection.pgconn.finish()
 
 
 async def take_over(connection: AsyncConnection[Any]) -> PsycopgConnection:
@@ -61,11 +84,11 @@ async def take_over(connection: AsyncConnection[Any]) -> PsycopgConnection:
 
 
 async def open_session(
-    dsn: str,
+    endpoint: Endpoint,
     kwargs: Mapping[str, Any],
     on_lost: Callable[[], None],
     user_class: type[AsyncConnection[Any]] = AsyncConnection,
 ) -> PsycopgSession:
     """Open a reserved connection."""
-    connection, has_settings = await log_in(dsn, kwargs, user_class)
+    connection, has_settings = await _log_in(endpoint, kwargs, user_class)
     return PsycopgSession(connection, on_lost, in_transactions=not has_settings)

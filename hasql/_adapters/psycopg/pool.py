@@ -21,10 +21,10 @@ from hasql.driver.holder import ReusesObjects
 from hasql.driver.stepping import Begun
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from hasql._adapters.psycopg.connection import PsycopgConnection
-    from hasql.driver import PoolSizes
+    from hasql.driver import Endpoint, PoolSizes
 
 __all__ = ("Connection", "Pool", "PsycopgPool")
 
@@ -43,7 +43,7 @@ class PsycopgPool(ReusesObjects, DriverPool[Pool, Connection]):
     count_rows: Any = staticmethod(count_rows)
     in_hot_standby = staticmethod(in_hot_standby)
 
-    def __init__(self, dsn: str, kwargs: Mapping[str, Any], sizes: PoolSizes) -> None:
+    def __init__(self, endpoint: Endpoint, kwargs: Mapping[str, Any], sizes: PoolSizes) -> None:
         self.sizes = sizes
         self._check, self._reset = kwargs.get("check"), kwargs.get("reset")
         #: What the check of an acquire has found: a dead connection, or the one to be returned.
@@ -53,7 +53,7 @@ class PsycopgPool(ReusesObjects, DriverPool[Pool, Connection]):
         self._connects = ConnectAttempts(workers)
         self.end_connects: Any = self._connects.end
         self.host_answers: Any = self._connects.host_answers
-        self._opened = OpenConnections(self._connects, kwargs.get("configure"))
+        self._opened = OpenConnections(endpoint, self._connects, kwargs.get("configure"))
         self.destinations = self._opened.destinations
         ours: dict[str, Any] = {
             "check": self._check_one,
@@ -67,7 +67,7 @@ class PsycopgPool(ReusesObjects, DriverPool[Pool, Connection]):
             "open": False,
             "reset": None,  # which the pool would leave to a worker
         }
-        self.pool: Pool = AsyncConnectionPool(dsn, **{**kwargs, **ours})
+        self.pool: Pool = AsyncConnectionPool(endpoint.dsn, **{**kwargs, **ours})
         self._workers = Workers(self.pool)
 
     async def open(self) -> PsycopgPool:
@@ -170,6 +170,13 @@ class PsycopgPool(ReusesObjects, DriverPool[Pool, Connection]):
                 self.abort(connection)
         for _ in range(self.idle()):
             first_step(self.pool.getconn())  # its check discards the aborted connection
+
+    def drain(self, leased: Iterable[_Pooled], has_left: Callable[[str | None], bool]) -> None:
+        self._connects.end()
+        kept = {id(connection) for connection in leased}
+        for connection in self._opened.all():
+            if id(connection) not in kept and has_left(self.destinations.address_of(connection)):
+                self.abort(connection)
 
     async def close(self) -> None:
         self._connects.close()

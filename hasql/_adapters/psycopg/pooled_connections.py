@@ -9,15 +9,17 @@ from weakref import WeakSet
 from psycopg.pq import PGconn
 
 from hasql._adapters.psycopg.connection import PsycopgConnection
-from hasql._adapters.psycopg.server import in_hot_standby, is_read_only
+from hasql._adapters.psycopg.login import connect_by
+from hasql._adapters.psycopg.server import address_of, in_hot_standby, is_read_only
 from hasql.driver.destinations import Destinations
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from psycopg import AsyncConnection
 
     from hasql._adapters.psycopg.connect_attempts import ConnectAttempts
+    from hasql.driver import Endpoint
 
 __all__ = ("OpenConnections",)
 
@@ -31,9 +33,11 @@ class OpenConnections:
 
     def __init__(
         self,
+        endpoint: Endpoint,
         attempts: ConnectAttempts,
         configure: Callable[[PsycopgConnection], Awaitable[None]] | None,
     ) -> None:
+        self._endpoint = endpoint
         self._attempts = attempts
         self._configure = configure
         self._open: WeakSet[PsycopgConnection] = WeakSet()
@@ -44,14 +48,17 @@ class OpenConnections:
         return type(user_class.__name__, (_PooledConnection, user_class), {"opened": self})
 
     async def connect(
-        self, connect: Callable[[], Awaitable[PsycopgConnection]]
+        self, connect: Callable[[str], Coroutine[Any, Any, PsycopgConnection]], conninfo: str
     ) -> PsycopgConnection | None:
         """Connect for the pool; None when it is closed."""
-        connection = await self._attempts.run(connect, self._configure)
+        connecting = partial(connect_by, self._endpoint, connect, conninfo)
+        connection = await self._attempts.run(connecting, self._configure)
         if connection is not None:
             self._open.add(connection)
             flag, read_only = in_hot_standby(connection), is_read_only(connection)
-            self.destinations.opened(connection, flag, read_only=read_only)
+            self.destinations.opened(
+                connection, flag, read_only=read_only, address=address_of(connection)
+            )
         return connection
 
     def forget(self, connection: PsycopgConnection) -> None:
@@ -73,9 +80,9 @@ class _PooledConnection(PsycopgConnection):
     opened: ClassVar[OpenConnections]
 
     @classmethod
-    async def connect(cls, *args: Any, **kwargs: Any) -> Any:
+    async def connect(cls, conninfo: str = "", **kwargs: Any) -> Any:
         """Connect when an attempt is due."""
-        connection = await cls.opened.connect(partial(super().connect, *args, **kwargs))
+        connection = await cls.opened.connect(partial(super().connect, **kwargs), conninfo)
         # None: the pool is closing. It would log an error, but closes this without a word.
         return connection or cls(PGconn.connect_start(b"none="))
 

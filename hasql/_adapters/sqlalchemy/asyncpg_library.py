@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from functools import cache
+from functools import cache, partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ from hasql.driver.connects import discard_if_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from hasql.driver import Endpoint
 
 __all__ = ("LIBRARY",)
 
@@ -69,22 +71,22 @@ class AsyncpgLibrary(DbapiLibrary):
         check_keywords(kwargs, _KNOWN | _OF_SQLALCHEMY, "asyncpg's connect, by connect_args,")
 
     async def connect(
-        self, dsn: str, kwargs: Mapping[str, Any], on_closed: Callable[[Any], None]
-    ) -> RawConnection:
+        self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_closed: Callable[[Any], None]
+    ) -> tuple[RawConnection, str | None]:
         of_class = _class_of(kwargs.get("connection_class", asyncpg.Connection))
         kwargs = {**kwargs, "connection_class": of_class}
-        connecting = asyncpg.connect(login.without_choice(dsn), **kwargs)
-        terminate = asyncpg.Connection.terminate
-        with naming_files(dsn):
-            connection: RawConnection = await discard_if_cancelled(connecting, terminate)
+        connect = partial(asyncpg.connect, login.without_choice(endpoint.dsn))
+        connecting = login.connect_by(endpoint, connect, kwargs)
+        with naming_files(endpoint.dsn):
+            connection, address = await discard_if_cancelled(connecting, login.terminate_addressed)
         guard_from_forks(connection)
         connection.add_termination_listener(on_closed)
-        return connection
+        return connection, address
 
     async def open_session(
-        self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
+        self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
     ) -> AsyncpgSession:
-        return await login.open_session(dsn, kwargs, asyncpg.connect, on_lost)
+        return await login.open_session(endpoint, kwargs, asyncpg.connect, on_lost)
 
     async def session_of(
         self, connection: RawConnection, on_lost: Callable[[], None]

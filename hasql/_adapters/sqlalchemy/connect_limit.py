@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Awaitable, Callable
 
 __all__ = ("ConnectLimit",)
+
+_T = TypeVar("_T")
 
 #: Connects are work for the event loop. If more ran at a time, the first statement would have to
 #: wait until the last of them is done.
@@ -24,15 +26,14 @@ class ConnectLimit:
     def __init__(self) -> None:
         self._free = asyncio.Semaphore(_AT_A_TIME)
 
-    @asynccontextmanager
-    async def connecting(self) -> AsyncIterator[None]:
-        """Wait until a connect may run; after half a second it runs in any case."""
+    async def run(self, connect: Callable[[], Awaitable[_T]]) -> _T:
+        """Wait until a connect may run, and for it; after half a second it runs in any case."""
         taken = False
         with suppress(TimeoutError):
             async with asyncio.timeout(_LONGEST_WAIT):
                 taken = await self._free.acquire()
         try:
-            yield
+            return await connect()
         finally:
             if taken:
                 self._free.release()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event, exc
@@ -17,12 +18,13 @@ from hasql.driver.destinations import Destinations
 from hasql.errors import PoolManagerClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from sqlalchemy import Engine
     from sqlalchemy.pool import ConnectionPoolEntry
 
     from hasql._adapters.sqlalchemy.library import DbapiLibrary
+    from hasql.driver import Endpoint
 
 __all__ = ("EngineConnections",)
 
@@ -34,16 +36,15 @@ class EngineConnections:
     dialects. So they are known: they can be counted, and aborted at any moment.
     """
 
-    def __init__(self, dsn: str, library: DbapiLibrary, *, lifo: bool) -> None:
-        self._dsn = dsn
+    def __init__(self, endpoint: Endpoint, library: DbapiLibrary, *, lifo: bool) -> None:
+        self._endpoint = endpoint
         self._library = library
         #: Whether the pool would hand out the same place again: last in, first out.
         self._lifo = lifo
         #: Acquires that wait for a connection to be opened, but take one that is given back.
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._unclaimed = UnclaimedConnects(library)
-        self._pending = PendingConnects()
-        self._limit = ConnectLimit()
+        self._pending, self._limit = PendingConnects(), ConnectLimit()
         #: Open connections, with SQLAlchemy's record of each once it has one.
         self._open: dict[Any, ConnectionPoolEntry | None] = {}
         self.destinations = Destinations()
@@ -76,18 +77,15 @@ class EngineConnections:
         return raw
 
     async def _open_one(self, kwargs: dict[str, Any]) -> Any:
-        raw = await self._pending.run(self._log_in(kwargs))
+        connect = partial(self._library.connect, self._endpoint, kwargs, self._forget)
+        raw, address = await self._pending.run(self._limit.run(connect))
         if self._closed:  # it was connected just before `close` ended what was under way
             self._library.abort(raw)
             raise PoolManagerClosedError("the pool manager is closed")
         self._open[raw] = None
         flag, read_only = self._library.in_hot_standby(raw), self._library.is_read_only(raw)
-        self.destinations.opened(raw, flag, read_only=read_only)
+        self.destinations.opened(raw, flag, read_only=read_only, address=address)
         return raw
-
-    async def _log_in(self, kwargs: dict[str, Any]) -> Any:
-        async with self._limit.connecting():
-            return await self._library.connect(self._dsn, kwargs, self._forget)
 
     async def _opened_or_given_back(self, opening: asyncio.Task[Any]) -> Any:
         """Wait for a connect. Raises RetryCheckoutError if a connection is given back before."""
@@ -187,11 +185,14 @@ class EngineConnections:
         for raw in tuple(self._fresh):
             self.abort(raw)
 
-    def purge(self, kept: Collection[Any]) -> None:
-        """Abort all but some, and what is not ready for use yet."""
+    def purge(
+        self, kept: Collection[Any], to: Callable[[str | None], bool] = lambda _: True
+    ) -> None:
+        """Abort all but some, to the addresses that `to` tells, and what is not ready yet."""
         self.end_connects()
         for raw in self._open.keys() - kept:
-            self.abort(raw)
+            if to(self.destinations.address_of(raw)):
+                self.abort(raw)
 
     def close(self) -> None:
         """Abort all, and open no more."""

@@ -14,7 +14,7 @@ from hasql._adapters.sqlalchemy.login import open_session
 from hasql._adapters.sqlalchemy.pool import EnginePool
 from hasql._adapters.sqlalchemy.query import UrlQuery
 from hasql.cluster.dsn import Dsn
-from hasql.driver import Driver, Failure, PoolSizes
+from hasql.driver import Driver, Endpoint, Failure, PoolSizes
 from hasql.errors import ConfigurationError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -86,21 +86,23 @@ class SqlalchemyDriver(Driver[AsyncEngine, AsyncConnection]):
 
     async def open(
         self,
-        dsn: str,
+        endpoint: Endpoint,
         kwargs: Mapping[str, Any],
         report: Callable[[AsyncConnection, BaseException], None],
     ) -> EnginePool:
-        parsed, query, sizes = Dsn.parse(dsn), self._query, sizes_of(kwargs)
+        parsed, query, sizes = Dsn.parse(endpoint.dsn), self._query, sizes_of(kwargs)
         url = _shown(self._scheme, parsed).set(query=query.of_plugins)
         kwargs = {**kwargs, "connect_args": query.connect_args(kwargs)}
-        return EnginePool(query.dsn_without(parsed), url, kwargs, sizes, self._library, report)
+        endpoint = endpoint.with_dsn(query.dsn_without(parsed))
+        return EnginePool(endpoint, url, kwargs, sizes, self._library, report)
 
     async def connect(
-        self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
+        self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
     ) -> Session:
-        parsed, connect_args = Dsn.parse(dsn), self._query.connect_args(kwargs)
-        url, dsn = _shown(self._scheme, parsed), self._query.dsn_without(parsed)
-        return await open_session(self._library, dsn, url, connect_args, on_lost)
+        parsed, connect_args = Dsn.parse(endpoint.dsn), self._query.connect_args(kwargs)
+        url = _shown(self._scheme, parsed)
+        endpoint = endpoint.with_dsn(self._query.dsn_without(parsed))
+        return await open_session(self._library, endpoint, url, connect_args, on_lost)
 
     def failure(self, error: BaseException) -> Failure:
         if isinstance(error, exc.TimeoutError):

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Dialect
 
-    from hasql.driver import Failure, Session
+    from hasql.driver import Endpoint, Failure, Session
 
 __all__ = ("DbapiLibrary",)
 
@@ -31,15 +31,15 @@ class DbapiLibrary(Protocol):
         """Refuse arguments that the library does not know. Raises ConfigurationError."""
 
     async def connect(
-        self, dsn: str, kwargs: Mapping[str, Any], on_closed: Callable[[Any], None]
-    ) -> Any:
-        """Open a connection; cancelling it leaks nothing.
+        self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_closed: Callable[[Any], None]
+    ) -> tuple[Any, str | None]:
+        """Open a connection, and tell the address it leads to; cancelling it leaks nothing.
 
         `on_closed` is called when the connection turns out to be gone, if the library watches it.
         """
 
     async def open_session(
-        self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
+        self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
     ) -> Session:
         """Open a reserved connection."""
 

@@ -6,7 +6,6 @@ login. Listeners to all engines (`sqlalchemy.Engine`) are called here as for any
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.util import greenlet_spawn
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
 
     from hasql._adapters.sqlalchemy.library import DbapiLibrary
-    from hasql.driver import Session
+    from hasql.driver import Endpoint, Session
 
 __all__ = ("open_session",)
 
@@ -27,7 +26,7 @@ _ROUTING = frozenset({"host", "hostaddr", "port"})
 
 async def open_session(
     library: DbapiLibrary,
-    dsn: str,
+    endpoint: Endpoint,
     url: URL,
     connect_args: Mapping[str, Any],
     on_lost: Callable[[], None],
@@ -35,11 +34,14 @@ async def open_session(
     """Open a reserved connection over the library that SQLAlchemy works with."""
     dialect = library.dialect(dbapi=library.dialect.import_dbapi())  # type: ignore[call-arg]
     if not dialect.dispatch.do_connect:
-        return await library.open_session(dsn, connect_args, on_lost)
+        return await library.open_session(endpoint, connect_args, on_lost)
     positional, of_url = dialect.create_connect_args(url)
     arguments: dict[str, Any] = {**of_url, **connect_args}
-    creator = partial(library.connect, dsn, on_closed=lambda _: None)
-    arguments["async_creator_fn"] = lambda *_, **kwargs: creator(kwargs=kwargs)
+
+    async def create(*_: object, **kwargs: Any) -> Any:
+        return (await library.connect(endpoint, kwargs, lambda _: None))[0]
+
+    arguments["async_creator_fn"] = create
 
     def ask_listeners() -> Any:
         for listener in dialect.dispatch.do_connect:
@@ -53,4 +55,4 @@ async def open_session(
         return await library.session_of(raw, on_lost)
     del arguments["async_creator_fn"]
     login = {name: value for name, value in arguments.items() if name not in _ROUTING}
-    return await library.open_session(dsn, login, on_lost)
+    return await library.open_session(endpoint, login, on_lost)

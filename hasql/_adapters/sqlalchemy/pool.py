@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import QueuePool
 
     from hasql._adapters.sqlalchemy.library import DbapiLibrary
-    from hasql.driver import PoolSizes
+    from hasql.driver import Endpoint, PoolSizes
 
 __all__ = ("EnginePool",)
 
@@ -36,7 +36,7 @@ class EnginePool(DriverPool[AsyncEngine, AsyncConnection]):
 
     def __init__(  # noqa: PLR0913  # made in one place
         self,
-        dsn: str,
+        endpoint: Endpoint,
         url: URL,
         kwargs: Mapping[str, Any],
         sizes: PoolSizes,
@@ -45,7 +45,7 @@ class EnginePool(DriverPool[AsyncEngine, AsyncConnection]):
     ) -> None:
         self.sizes = sizes
         self._library = library
-        self._opened = EngineConnections(dsn, library, lifo=bool(kwargs.get("pool_use_lifo")))
+        self._opened = EngineConnections(endpoint, library, lifo=bool(kwargs.get("pool_use_lifo")))
         self.end_connects: Any = self._opened.end_connects
         self.destinations = self._opened.destinations
         creator = {"async_creator_fn": self._opened.connect}
@@ -170,6 +170,11 @@ class EnginePool(DriverPool[AsyncEngine, AsyncConnection]):
     def purge(self, leased: Iterable[AsyncConnection]) -> None:
         self._opened.purge({raw_of(connection) for connection in leased})
         self._replace_pool()
+
+    def drain(
+        self, leased: Iterable[AsyncConnection], has_left: Callable[[str | None], bool]
+    ) -> None:
+        self._opened.purge({raw_of(connection) for connection in leased}, has_left)
 
     def _replace_pool(self) -> None:
         # SQLAlchemy puts a new pool in its place, without records of the aborted connections.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from sqlalchemy.dialects.postgresql.psycopg import dialect_async
 from hasql._adapters.psycopg import login
 from hasql._adapters.psycopg.connection import PsycopgConnection
 from hasql._adapters.psycopg.failure import failure_of
-from hasql._adapters.psycopg.server import count_rows, in_hot_standby, is_read_only
+from hasql._adapters.psycopg.server import address_of, count_rows, in_hot_standby, is_read_only
 from hasql._adapters.psycopg.session import PsycopgSession
 from hasql._adapters.sqlalchemy.library import DbapiLibrary
 from hasql._adapters.sqlalchemy.query import flag, not_text, whole_number
@@ -24,6 +25,8 @@ from hasql.errors import ConfigurationError
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Mapping
+
+    from hasql.driver import Endpoint
 
 __all__ = ("LIBRARY",)
 
@@ -56,18 +59,19 @@ class PsycopgLibrary(DbapiLibrary):
             raise ConfigurationError(f"connect_args: {error}") from None
 
     async def connect(
-        self, dsn: str, kwargs: Mapping[str, Any], on_closed: Callable[[Any], None]
-    ) -> PsycopgConnection:
+        self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_closed: Callable[[Any], None]
+    ) -> tuple[PsycopgConnection, str | None]:
         del on_closed  # psycopg finds out when the connection is next used
-        connecting = PsycopgConnection.connect(dsn, **kwargs)
+        connect = partial(PsycopgConnection.connect, **kwargs)
+        connecting = login.connect_by(endpoint, connect, endpoint.dsn)
         connection = await discard_if_cancelled(connecting, self.abort)
         connection.used_by_hasql = False
-        return connection
+        return connection, address_of(connection)
 
     async def open_session(
-        self, dsn: str, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
+        self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
     ) -> PsycopgSession:
-        connecting = login.open_session(dsn, kwargs, on_lost)
+        connecting = login.open_session(endpoint, kwargs, on_lost)
         return await discard_if_cancelled(connecting, PsycopgSession.kill)
 
     async def session_of(

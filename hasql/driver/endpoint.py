@@ -1,0 +1,138 @@
+"""Where one host is reached: its DSN, and the addresses that its name leads to now."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from copy import copy
+from typing import Any, Generic, TypeVar
+
+from hasql.cluster.host import HostSpec
+from hasql.driver.connects import leave_to_itself
+from hasql.driver.failure import Failure
+
+__all__ = ("Endpoint",)
+
+_T = TypeVar("_T")
+
+#: Seconds after which the next address of a name is tried beside the one that has not answered, as
+#: RFC 8305 recommends: https://www.rfc-editor.org/rfc/rfc8305#section-8
+_STAGGER = 0.25
+
+
+class _Whereabouts:
+    """What is known of where one name leads."""
+
+    def __init__(self, address: str) -> None:
+        #: To dial, in the order of the last answer; empty: the driver is to resolve the name.
+        self.addresses: tuple[str, ...] = (address,) if address else ()
+        #: All that has not left the name; empty: nothing is known of that.
+        self.members: frozenset[str] = frozenset()
+        #: The address that connected last, which is tried first.
+        self.last: str | None = None
+
+
+class Endpoint:
+    """One host, as an adapter connects to it.
+
+    Who follows the host's name tells it of the addresses, by `lead_to`.
+    """
+
+    def __init__(self, host: HostSpec, dsn: str) -> None:
+        self.host = host
+        #: A URL of this host alone. With the password: never shown.
+        self.dsn = dsn
+        self._whereabouts = _Whereabouts(host.address)
+
+    def with_dsn(self, dsn: str) -> "Endpoint":
+        """Return the same host, with the same addresses as time goes on, by another DSN."""
+        other = copy(self)
+        other.dsn = dsn
+        return other
+
+    # Where the name leads
+
+    def lead_to(self, addresses: tuple[str, ...], members: frozenset[str]) -> None:
+        """Take note of where the name leads: what to dial, and all that has not left it."""
+        self._whereabouts.addresses, self._whereabouts.members = addresses, members
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses to dial; empty: they are not known, and the driver is to resolve."""
+        return self._whereabouts.addresses
+
+    def has_left(self, address: str | None) -> bool:
+        """Tell whether a connection to this address leads to where the name leads no more."""
+        members = self._whereabouts.members
+        return bool(members) and address is not None and address not in members
+
+    # Connecting
+
+    async def connect(
+        self,
+        dial: Callable[[str | None], Coroutine[Any, Any, _T]],
+        failure_of: Callable[[BaseException], Failure],
+        discard: Callable[[_T], None],
+    ) -> _T:
+        """Connect to whichever address of the name answers.
+
+        Args:
+            dial: Connects to an address; None: to whatever the driver takes the name for.
+            failure_of: Says what an error tells of the server. The next address is tried if the
+                server could not be reached; anything else is raised at once.
+            discard: Is given a second connection, where two addresses have answered at once.
+        """
+        known = self._whereabouts
+        addresses = known.addresses
+        if len(addresses) <= 1:  # the most usual, and it costs no task
+            return await dial(addresses[0] if addresses else None)
+        order = sorted(addresses, key=lambda address: address != known.last)
+        race = _Race(dial, failure_of, order)
+        try:
+            known.last, connection = await race.first()
+        finally:
+            race.leave_others(discard)
+        return connection
+
+
+class _Race(Generic[_T]):
+    """The attempts to connect to the addresses of one name, each a little after the one before."""
+
+    def __init__(
+        self,
+        dial: Callable[[str | None], Coroutine[Any, Any, _T]],
+        failure_of: Callable[[BaseException], Failure],
+        addresses: list[str],
+    ) -> None:
+        self._dial = dial
+        self._failure_of = failure_of
+        self._addresses = iter(addresses)
+        self._tasks: dict[asyncio.Task[_T], str] = {}
+
+    async def first(self) -> tuple[str, _T]:
+        """Return the first address to answer and the connection to it, which is the caller's."""
+        error: BaseException | None = None
+        while True:
+            address = next(self._addresses, None)
+            if address is not None:
+                self._tasks[asyncio.create_task(self._dial(address))] = address
+            elif not self._tasks:
+                assert error is not None  # noqa: S101  # each of the attempts has failed
+                raise error
+            done, _ = await asyncio.wait(
+                self._tasks,
+                timeout=None if address is None else _STAGGER,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            for task in done:
+                address = self._tasks.pop(task)
+                if task.cancelled():
+                    raise asyncio.CancelledError
+                error = task.exception()
+                if error is None:
+                    return address, task.result()
+                if self._failure_of(error) is not Failure.BROKEN:
+                    raise error
+
+    def leave_others(self, discard: Callable[[_T], None]) -> None:
+        """Let no attempt outlast this for long."""
+        for task in self._tasks:
+            leave_to_itself(task, discard)
