@@ -4,6 +4,7 @@ __all__ = (
     "ConfigurationError",
     "HasqlError",
     "MissingExtraError",
+    "NameResolutionError",
     "NotAvailableError",
     "PoolManagerClosedError",
     "UnknownConnectionError",
@@ -45,3 +46,10 @@ class WrongEventLoopError(HasqlError, RuntimeError):
 
 class MissingExtraError(HasqlError, ImportError):
     """The driver's library is not installed; the message names the extra that brings it."""
+
+
+class NameResolutionError(HasqlError, OSError):
+    """A name leads nowhere: no nameserver gave a good answer, and no old one may serve.
+
+    The message names the host, the servers asked, and what each said.
+    """

@@ -1,5 +1,7 @@
 """The core has one clock and one source of chance, which its manager hands to it.
 
+A resolver, which several managers may share, has the same of its own.
+
 So that a manager can be played in virtual time, and a run of it played again. Timers are set by
 durations and never compared with `loop.time()`, which has another origin, and which uvloop rounds.
 """
@@ -25,9 +27,9 @@ CORE = sorted(
     for path in PACKAGE.rglob("*.py")
     if (place := path.relative_to(PACKAGE).as_posix()).partition("/")[0] not in EXEMPT
 )
-#: The only place that has the clock, and those that may make a source of chance: the manager's, and
-#: a policy's own until it serves a manager.
-CLOCK = "base.py"
+#: The only places that have the clock, and those that may make a source of chance: the manager's,
+#: and a policy's own until it serves a manager.
+CLOCKS = ("base.py", "dns/resolver.py")
 CHANCE = {"base.py", "balancer_policy/base.py"}
 
 _CLOCKS = {"time", "datetime"}
@@ -52,7 +54,7 @@ def _imported(place: str, node: ast.AST) -> str | None:
         case _:
             return None
     taken -= {"random.Random"}
-    if place == CLOCK:
+    if place in CLOCKS:
         taken -= {"time.monotonic"}
     own = [name for name in taken if name.partition(".")[0] in _CLOCKS | _CHANCES]
     return f"imports {', '.join(sorted(own))}" if own else None
@@ -114,6 +116,7 @@ def test_what_would_be_a_clock_or_chance_of_its_own(source: str) -> None:
         ("_routing/router.py", "loop.call_later(1.0, end)"),
         ("_routing/router.py", "timer.reschedule(0.0)"),
         ("base.py", "from time import monotonic\nRandom()"),
+        ("dns/resolver.py", "from time import monotonic"),
         ("balancer_policy/base.py", "chance = Random()"),
     ],
 )
@@ -121,9 +124,10 @@ def test_what_is_none(place: str, source: str) -> None:
     assert not list(offences(place, source))
 
 
-def test_the_manager_hands_out_one_clock() -> None:
+@pytest.mark.parametrize("place", CLOCKS)
+def test_a_manager_and_a_resolver_hand_out_one_clock(place: str) -> None:
     # It has it for its hook alone: whatever else used it would have a clock besides.
-    tree = ast.parse((PACKAGE / CLOCK).read_text(encoding="utf-8"))
+    tree = ast.parse((PACKAGE / place).read_text(encoding="utf-8"))
     used = [
         node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "monotonic"
     ]

@@ -1,0 +1,163 @@
+"""Questions to one nameserver, and resolv.conf: all that we use dnspython for.
+
+Of dnspython we take no time limit and no expiration, as both go by the wall clock, which may jump.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from io import StringIO
+
+import dns.asyncquery
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdatatype
+import dns.resolver
+
+from hasql.dns.answers import QueryError, Reply, SrvTarget
+from hasql.dns.nameservers import DEFAULT_PORT, Nameserver
+
+__all__ = ("ResolvConf", "ask", "read_resolv_conf")
+
+#: Where this flag is in a message: the third byte.
+_TRUNCATED = dns.flags.TC >> 8
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvConf:
+    """What resolv.conf says: whom to ask, and what a short name may be short for."""
+
+    nameservers: tuple[Nameserver, ...]
+    search: tuple[dns.name.Name, ...]
+    ndots: int
+
+    def names_for(self, host: str) -> tuple[str, ...]:
+        """Return the whole names that a host's name may stand for, in the order of resolv.conf(5).
+
+        Raises QueryError if it cannot be a name.
+        """
+        try:
+            name = dns.name.from_text(host, origin=None)
+            whole = name if name.is_absolute() else name.concatenate(dns.name.root)
+        except (dns.exception.DNSException, UnicodeError) as error:
+            msg = f"it is no name that DNS can have: {error}"
+            raise QueryError(msg) from error
+        if name.is_absolute():
+            return (whole.to_text(),)
+        longer = []
+        for domain in self.search:
+            try:
+                longer.append(name.concatenate(domain))
+            except dns.name.NameTooLong:
+                continue
+        dots = len(name.labels) - 1
+        names = [whole, *longer] if dots >= self.ndots else [*longer, whole]
+        return tuple(dict.fromkeys(each.to_text() for each in names))
+
+
+def read_resolv_conf(text: str) -> ResolvConf:
+    """Read a resolv.conf. Without a nameserver in it, the one of this machine is asked."""
+    library = dns.resolver.Resolver(configure=False)
+    try:
+        library.read_resolv_conf(StringIO(text))
+        servers = [str(each) for each in library.nameservers]
+    except (dns.resolver.NoResolverConfiguration, ValueError):
+        servers = []
+    search = library.search or ([] if library.domain == dns.name.root else [library.domain])
+    return ResolvConf(
+        tuple(Nameserver(each, DEFAULT_PORT) for each in servers or ["127.0.0.1"]),
+        tuple(search),
+        1 if library.ndots is None else library.ndots,
+    )
+
+
+async def ask(server: Nameserver, name: str, kind: str) -> Reply:
+    """Ask a nameserver for one kind of records, `A`, `AAAA` or `SRV`; over TCP if it must be.
+
+    It waits for as long as it takes. Raises QueryError.
+    """
+    query = dns.message.make_query(name, kind)
+    try:
+        response = await _over_udp(server, query)
+        if response is None:
+            response = await dns.asyncquery.tcp(query, server.address, None, server.port)
+        return _reply(response)
+    except dns.exception.DNSException as error:
+        msg = f"answered nonsense ({error})"
+        raise QueryError(msg) from error
+    except (OSError, EOFError) as error:
+        msg = f"could not be asked ({error})"
+        raise QueryError(msg) from error
+
+
+async def _over_udp(
+    server: Nameserver, query: dns.message.QueryMessage
+) -> dns.message.Message | None:
+    """Return the answer, None if it is too long for UDP."""
+    wire = query.to_wire()
+    # The socket is connected, so that the kernel keeps others' datagrams away, and tells us when
+    # nobody listens there.
+    loop = asyncio.get_running_loop()
+    answered: asyncio.Future[bytes] = loop.create_future()
+    transport, _ = await loop.create_datagram_endpoint(
+        lambda: _FirstAnswer(wire[:2], answered), remote_addr=(server.address, server.port)
+    )
+    try:
+        transport.sendto(wire)
+        answer = await answered
+    finally:
+        transport.close()
+    if len(answer) > 2 and answer[2] & _TRUNCATED:  # noqa: PLR2004  # the byte with the flag
+        return None
+    response = dns.message.from_wire(answer)
+    if not query.is_response(response):
+        msg = "answered another question"
+        raise QueryError(msg)
+    return response
+
+
+class _FirstAnswer(asyncio.DatagramProtocol):
+    """Waits for the first datagram that bears the number of the question.
+
+    Who does not know it is guessing, and the answer may still come. Who knows it could as well have
+    forged a good answer, so nonsense from there needs no patience.
+    """
+
+    def __init__(self, number: bytes, answered: asyncio.Future[bytes]) -> None:
+        self._number = number
+        self._answered = answered
+
+    def datagram_received(self, data: bytes, addr: object) -> None:  # noqa: ARG002  # it is known
+        if data[:2] == self._number and not self._answered.done():
+            self._answered.set_result(data)
+
+    def error_received(self, exc: Exception) -> None:
+        if not self._answered.done():
+            self._answered.set_exception(exc)
+
+
+def _reply(response: dns.message.Message) -> Reply:
+    if response.rcode() == dns.rcode.NXDOMAIN:
+        return Reply(exists=False)
+    if response.rcode() != dns.rcode.NOERROR:
+        msg = f"answered {dns.rcode.to_text(response.rcode())}"
+        raise QueryError(msg)
+    assert isinstance(response, dns.message.QueryMessage)  # noqa: S101  # it answers a query
+    chain = response.resolve_chaining()
+    if chain.answer is None:
+        return Reply(exists=True)
+    if chain.answer.rdtype != dns.rdatatype.SRV:
+        addresses = tuple(record.address for record in chain.answer)
+        return Reply(exists=True, addresses=addresses, ttl=float(chain.minimum_ttl))
+    targets = tuple(
+        SrvTarget(
+            record.target.to_text(omit_final_dot=True),
+            record.port,
+            record.priority,
+            record.weight,
+        )
+        for record in chain.answer
+    )
+    return Reply(exists=True, targets=targets, ttl=float(chain.minimum_ttl))

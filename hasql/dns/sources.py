@@ -1,0 +1,114 @@
+"""Where a resolver has its answers from: the hosts file, nameservers, the system's resolver."""
+
+from ipaddress import ip_address
+from typing import Final
+
+from hasql.dns.answers import Answer, QueryError, Reply
+from hasql.dns.changing_file import ChangingFile
+from hasql.dns.hosts_file import read_hosts
+from hasql.dns.known_name import SHORTEST, KnownName
+from hasql.dns.lookup import FoundRecords, NoRecords, Servers, look_up
+from hasql.dns.settings import ResolverSettings
+from hasql.dns.shared_name import Search
+from hasql.dns.system import ask_system
+from hasql.errors import ConfigurationError, MissingExtraError
+
+__all__ = ("ADDRESSES", "SERVICE", "NameSearch", "Sources", "check_name")
+
+ADDRESSES: Final = ("A", "AAAA")
+SERVICE: Final = ("SRV",)
+LONGEST_TTL: Final = float(2**31 - 1)
+"""Seconds: the longest TTL that DNS has, and that of an address in the place of a name."""
+
+
+class Sources:
+    """What one resolver asks, as its settings say. Raises MissingExtraError without dnspython."""
+
+    def __init__(self, settings: ResolverSettings, hosts_file: str, resolv_conf: str) -> None:
+        try:
+            from hasql.dns import queries  # noqa: PLC0415  # dnspython is an extra
+        except ImportError as error:
+            msg = "a Resolver needs dnspython: pip install 'hasql[dns]'"
+            raise MissingExtraError(msg) from error
+        self.settings = settings
+        self._ask = queries.ask
+        self._hosts = ChangingFile(hosts_file, read_hosts)
+        self._resolv_conf = ChangingFile(resolv_conf, queries.read_resolv_conf)
+        self._servers = Servers()
+
+    def here(self, host: str) -> Answer | None:
+        """Return what needs no nameserver: an address that stands for itself, or the hosts file."""
+        if is_address(host):
+            return Answer((host,), LONGEST_TTL)
+        found = self._hosts.contents().get(host.lower())
+        return None if found is None else Answer(found, SHORTEST)
+
+    async def in_dns(self, host: str, kinds: tuple[str, ...]) -> FoundRecords | NoRecords:
+        """Look up a name, in the hosts file first if it is addresses that are wanted."""
+        if kinds == ADDRESSES and (here := self.here(host)) is not None:
+            replies = dict.fromkeys(kinds, Reply(exists=True))
+            replies[kinds[0]] = Reply(exists=True, addresses=here.addresses, ttl=here.ttl)
+            return FoundRecords(replies, whole=True)
+        conf, settings = self._resolv_conf.contents(), self.settings
+        try:
+            names = conf.names_for(host)
+        except QueryError as error:
+            return NoRecords((str(error),), empty=False)
+        return await look_up(
+            names,
+            kinds,
+            settings.nameservers or conf.nameservers,
+            self._servers,
+            ask=self._ask,
+            timeout=settings.timeout,
+            attempts=settings.max_retries,
+        )
+
+    async def in_system(self, host: str) -> tuple[str, ...]:
+        """Ask the system's resolver. Raises OSError."""
+        return await ask_system(host, self.settings.timeout)
+
+
+class NameSearch(Search):
+    """How one name is looked up: its addresses, or its services."""
+
+    def __init__(self, sources: Sources, host: str, kinds: tuple[str, ...]) -> None:
+        self._sources = sources
+        self._host = host
+        self._kinds = kinds
+        # The system's resolver knows addresses alone.
+        self.fallback = sources.settings.fallback and kinds == ADDRESSES
+
+    def nothing_known(self) -> KnownName:
+        """Make what is known before the first look-up. Old services do not serve."""
+        settings = self._sources.settings
+        grace_ttl = settings.grace_ttl if self._kinds == ADDRESSES else 0.0
+        return KnownName(self._host, grace_ttl, extend_grace=settings.extend_grace)
+
+    async def in_dns(self) -> FoundRecords | NoRecords:
+        """Look it up."""
+        return await self._sources.in_dns(self._host, self._kinds)
+
+    async def in_system(self) -> tuple[str, ...]:
+        """Ask the system's resolver. Raises OSError."""
+        return await self._sources.in_system(self._host)
+
+
+def check_name(host: object) -> str:
+    """Return what may be a name or an address. Raises ConfigurationError, or TypeError."""
+    if not isinstance(host, str):
+        msg = f"host must be a str, not {host!r}"
+        raise TypeError(msg)
+    if not host or host.startswith("/") or any(each.isspace() for each in host):
+        msg = f"host must be a name or an address, not {host!r}"
+        raise ConfigurationError(msg)
+    return host
+
+
+def is_address(host: str) -> bool:
+    """Whether it is an IPv4 or IPv6 address, which stands for itself."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
