@@ -12,6 +12,7 @@ from hasql._manager.assembly import assemble
 from hasql._manager.options import (
     Options,
     check_count,
+    check_flag,
     check_seconds,
     check_share,
     frozen_kwargs,
@@ -19,11 +20,14 @@ from hasql._manager.options import (
     policy_of,
 )
 from hasql._manager.pool_access import PoolAccess
+from hasql._probing.followed_names import NameSource
+from hasql._probing.name_sources import source_of_names
 from hasql._routing.request import MASTER
 from hasql.balancer_policy import BaseBalancerPolicy, GreedyBalancerPolicy
 from hasql.cluster.dsn import Dsn
 from hasql.cluster.state import Rules
 from hasql.discovery import Discovery, StaticDiscovery
+from hasql.dns import Resolver
 from hasql.driver import ConnT, Driver, PoolT
 from hasql.errors import ConfigurationError
 
@@ -61,6 +65,12 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         fencing: Whether a master that a newer timeline has replaced is refused.
         allow_several_clusters: Whether hosts may have different system identifiers.
         never_master: Hosts (`host`, or `host:port`) that are never used as a master.
+        follow_names: Whether connections to an address that the host's name has left are drained:
+            idle ones at once, leases when they are released. Names are looked up when their TTL
+            ends, or every 30 s by the system's resolver, without the extra `dns`; and each second
+            while there is no master, or their host does not answer.
+        resolver: What looks names up, with nameservers and times of its own. None: DNS as
+            resolv.conf says.
 
     Raises:
         ConfigurationError: A DSN, value or pool argument that cannot work; it is a ValueError.
@@ -88,8 +98,11 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         fencing: bool = True,
         allow_several_clusters: bool = False,
         never_master: Sequence[str] = (),
+        follow_names: bool = True,
+        resolver: Resolver | None = None,
     ) -> None:
         parsed = Dsn.parse(dsn, plus_is_space=self._plus_is_space)
+        check_flag("follow_names", follow_names)
         options = Options(
             dsn=parsed,
             acquire_timeout=acquire_timeout,
@@ -107,6 +120,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
                 never_master=never_master_hosts(parsed, never_master),
                 lease_abort_after=lease_abort_after,
             ),
+            name_source=self._name_source(resolver) if follow_names else None,
             clock=self._clock(),
             chance=self._chance(),
         )
@@ -122,6 +136,11 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
     def _discovery(self, dsn: Dsn, /) -> Discovery:
         """Make the source of hosts."""
         return StaticDiscovery(dsn.hosts)
+
+    @staticmethod
+    def _name_source(resolver: Resolver | None, /) -> Callable[[], NameSource] | None:
+        """Return what makes the source of addresses, once there is a name to follow."""
+        return source_of_names(resolver)
 
     # The one clock of a manager, and where all its chance comes from; a simulation has its own.
 

@@ -130,6 +130,9 @@ class SimulatedManager(BasePoolManager[FakePool, Connection]):
         hosts = ",".join(str(host) for host in driver.servers)
         super().__init__(f"postgresql://user:secret@{hosts}/app", **options)
 
+    def _name_source(self, _: object, /) -> None:  # type: ignore[override]  # names do not move here
+        return None
+
     def _clock(self) -> Callable[[], float]:  # type: ignore[override]  # of this one
         return self._given[0]
 

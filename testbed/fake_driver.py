@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hasql.base import BasePoolManager
 from hasql.cluster.host import HostSpec, parse_host
 from hasql.cluster.probe import ProbeForm
+from hasql.dns import Answer
 from hasql.driver import (
     Driver,
     DriverPool,
@@ -30,6 +31,8 @@ from hasql.driver.holder import HolderNotes, ReusesObjects
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+
+    from hasql._probing.followed_names import NameSource
 
     Report = Callable[["FakeConnection", BaseException], None]
 
@@ -405,14 +408,45 @@ class FakeDriver(Driver[FakePool, FakeConnection]):
         return next(self.turns[host]) if host in self.turns else self.servers[host]
 
 
+class ScriptedNames:
+    """What a resolver would say of names, as a test has it."""
+
+    def __init__(self, ttl: float) -> None:
+        self.addresses: dict[str, tuple[str, ...]] = {}
+        self.ttl = ttl
+        self.lookups: list[str] = []
+        self.expired: list[str] = []
+
+    async def lookup_async(self, host: str) -> Answer:
+        self.lookups.append(host)
+        await asyncio.sleep(0)
+        if host not in self.addresses:
+            msg = f"no such name: {host}"
+            raise OSError(msg)
+        return Answer(self.addresses[host], self.ttl)
+
+    def expire(self, host: str) -> None:
+        self.expired.append(host)
+
+
 class FakeManager(BasePoolManager[FakePool, FakeConnection]):
     """A pool manager on a fake cluster."""
 
-    def __init__(self, servers: Mapping[HostSpec, FakeServer], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        servers: Mapping[HostSpec, FakeServer],
+        names: ScriptedNames | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.driver = FakeDriver(servers)
+        self._names = names
         self._driver = self.driver  # type: ignore[misc]  # one cluster for each test
         hosts = ",".join(str(host) for host in servers)
         super().__init__(f"postgresql://user:secret@{hosts}/app", **kwargs)
+
+    def _name_source(self, _: object, /) -> Callable[[], NameSource] | None:  # type: ignore[override]  # of this one
+        names = self._names
+        return None if names is None else lambda: names
 
 
 def fake_cluster(*roles: str) -> dict[str, FakeServer]:

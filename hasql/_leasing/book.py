@@ -1,6 +1,6 @@
 """The lease book: all leases of one manager that are out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic
 
 from hasql._leasing.lease import Lease
@@ -114,12 +114,16 @@ class LeaseBook(Generic[PoolT, ConnT]):
                 lease.node.pool.abort(lease.connection)
         return next_due
 
-    def expire(self, node: Node[PoolT, ConnT]) -> list[ConnT]:
-        """Let no connection that is lent on a node be used again; return them."""
-        leases = [lease for lease in self._on(node) if lease.connection is not None]
-        for lease in leases:
-            lease.expired = True
-        return [lease.connection for lease in leases if lease.connection is not None]
+    def expire(
+        self, node: Node[PoolT, ConnT], which: Callable[[ConnT], bool] = lambda _: True
+    ) -> list[ConnT]:
+        """Let no connection that is lent on a node be used again, or only some; return them all."""
+        lent = []
+        for lease in self._on(node):
+            if lease.connection is not None:
+                lease.expired = lease.expired or which(lease.connection)
+                lent.append(lease.connection)
+        return lent
 
     def _on(self, node: Node[PoolT, ConnT] | None) -> Iterator[Lease[PoolT, ConnT]]:
         # A copy: breaking a connection may call back into a release.

@@ -107,6 +107,8 @@ class Lifecycle(Generic[PoolT, ConnT]):
     def _retire(self, node: Node[PoolT, ConnT]) -> None:
         """Probe a host no more; it may come back at once, as another node."""
         tasks = self._routing.monitors.stop(node.host) + self._routing.openings.cancel(node)
+        if self._routing.names is not None:
+            tasks += self._routing.names.stop(node.host)
         self._leaving[node] = self.loop.create_task(self._let_leave(node, tasks))
 
     async def _let_leave(self, node: Node[PoolT, ConnT], tasks: list[asyncio.Task[None]]) -> None:
@@ -159,6 +161,8 @@ class Lifecycle(Generic[PoolT, ConnT]):
             others += self._routing.warm_ups.tasks()
             if self._discovery is not None:
                 others.append(self._discovery)
+            if self._routing.names is not None:
+                others += self._routing.names.stop_all()
             await asyncio.gather(self._routing.monitors.end(), end_tasks(others))
             deadline = min(deadline, self._clock() + _GOODBYE)
             nodes = self._routing.nodes.values()

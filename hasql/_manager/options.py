@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from hasql._leasing.options import LeasingOptions
+from hasql._probing.followed_names import NameSource
 from hasql._probing.options import ProbingOptions
 from hasql.balancer_policy import BaseBalancerPolicy
 from hasql.cluster.dsn import Dsn
@@ -18,6 +19,7 @@ from hasql.errors import ConfigurationError
 __all__ = (
     "Options",
     "check_count",
+    "check_flag",
     "check_seconds",
     "check_share",
     "frozen_kwargs",
@@ -41,6 +43,8 @@ class Options:
     pool_factory_kwargs: Mapping[str, Any]
     release_timeout: float
     rules: Rules
+    #: Makes what tells where names lead; None: names are left to the driver.
+    name_source: Callable[[], NameSource] | None
     #: Seconds of a clock that never goes back; the only one there is in a manager.
     clock: Callable[[], float]
     #: Where all chance in a manager comes from.
@@ -78,14 +82,9 @@ class Options:
             check_seconds("lease_abort_after", self.rules.lease_abort_after)
         check_share("master_as_replica_weight", self.master_as_replica_weight)
         check_count("stopwatch_window_size", self.stopwatch_window_size, minimum=1)
-        flags = ("fallback_master", self.fallback_master), ("fencing", self.rules.fencing)
-        for name, value in (
-            *flags,
-            ("allow_several_clusters", self.rules.allow_several_clusters),
-        ):
-            if not isinstance(value, bool):
-                msg = f"{name} must be True or False, not {value!r}"
-                raise TypeError(msg)
+        check_flag("fallback_master", self.fallback_master)
+        check_flag("fencing", self.rules.fencing)
+        check_flag("allow_several_clusters", self.rules.allow_several_clusters)
 
 
 def policy_of(given: type[BaseBalancerPolicy] | BaseBalancerPolicy) -> BaseBalancerPolicy:
@@ -127,6 +126,13 @@ def never_master_hosts(dsn: Dsn, names: Sequence[str]) -> frozenset[tuple[str, i
             raise ConfigurationError(msg)
         hosts.add((given.address or given.host, port))
     return frozenset(hosts)
+
+
+def check_flag(name: str, value: object) -> None:
+    """Check that a value is True or False."""
+    if not isinstance(value, bool):
+        msg = f"{name} must be True or False, not {value!r}"
+        raise TypeError(msg)
 
 
 def check_seconds(name: str, value: object, *, positive: bool = False) -> float:

@@ -9,6 +9,7 @@ from hasql._leasing.lease_tracing import tell
 from hasql._leasing.loop_binding import LoopBinding
 from hasql._manager.notifier import Notifier
 from hasql._manager.options import Options
+from hasql._probing.followed_names import FollowedNames
 from hasql._probing.monitors import Monitors
 from hasql._routing.node import Node
 from hasql._routing.observations import HostWarm, PoolOpened, PoolRefused, RoutingObservation
@@ -66,6 +67,11 @@ class RoutingState(Generic[PoolT, ConnT]):
         self.replicas: list[Node[PoolT, ConnT]] = []
         self.notifier = Notifier(options.dsn.hide)
         self.monitors = Monitors(driver, options.for_probing(), self)
+        #: None: names are left to the driver.
+        self.names: FollowedNames | None = None
+        if options.name_source is not None:
+            source, probing = options.name_source, options.for_probing()
+            self.names = FollowedNames(source, probing, self.follow_name)
         self.hints = Hints(driver, book, self.monitors.signal)
         self.warm_ups: WarmUps[PoolT, ConnT] = WarmUps(router, options.dsn.hide, self.observe)
         self.openings: PoolOpenings[PoolT, ConnT] = PoolOpenings(
@@ -180,12 +186,34 @@ class RoutingState(Generic[PoolT, ConnT]):
         for node in gone:
             node.in_routing = node.as_master = node.as_replica = False
         for node in nodes.values():
+            if self.names is not None:
+                self.names.begin(node.endpoint)
             self.monitors.begin(node.endpoint)
         return gone
 
     def _node(self, host: HostSpec) -> Node[PoolT, ConnT]:
         endpoint = Endpoint(host, self._options.dsn.for_host(host))
         return Node(endpoint, 0, self._sizes, self._clock)
+
+    def follow_name(self, host: HostSpec) -> None:
+        """Leave the addresses that a host's name has left.
+
+        The reserved connection leaves first, so that what the name means now is known before the
+        host serves again; what is idle is closed at once, and what is lent once it is given back.
+        """
+        node = self.nodes.get(host)
+        if node is None or not self._learns:
+            return
+        moved = self.monitors.leave_if_moved(host)
+        if (pool := node.pool) is None or not any(
+            map(node.endpoint.has_left, pool.destinations.addresses())
+        ):
+            return
+        if moved:
+            node.hold()
+        has_left, known = node.endpoint.has_left, pool.destinations
+        lent = self._book.expire(node, lambda each: has_left(known.address_of(pool.key(each))))
+        pool.drain(lent, has_left)
 
     def stop_serving(self) -> None:
         """Route to nobody any more."""
@@ -236,6 +264,8 @@ class RoutingState(Generic[PoolT, ConnT]):
     def _note(self, before: NodeState, after: NodeState) -> None:
         """Tell of a change; let nobody wait for a host that has gone quiet."""
         self.notifier.announce(before, after)
+        if self.names is not None:
+            self.names.note_host(after.host, answers=after.health is Health.UP)
         node = self.nodes[after.host]
         if after.health is Health.SUSPECT and node.pool is not None:
             log.debug("%s has gone quiet", after.host)
@@ -246,6 +276,8 @@ class RoutingState(Generic[PoolT, ConnT]):
         if self.serves and self.topology.first_round_over and known is not self._masters_known:
             self._masters_known = known
             self.on_masters(known)
+            if self.names is not None:
+                self.names.note_masters(known)
 
     # Routing
 

@@ -137,6 +137,18 @@ class Monitor:
         """
         self._without_rest = True
 
+    def leave_if_moved(self) -> bool:
+        """Go on over a new connection if the host's name has left the address of the present one.
+
+        Return whether it has.
+        """
+        if self._session is None or not self._endpoint.has_left(self._session.address):
+            return False
+        self._session.kill()  # a probe under way goes on over a new one
+        self.skip_rest()
+        self.probe_by(self._clock())
+        return True
+
     def look_afresh(self) -> None:
         """Ask over a new connection as well, with the next probe: the name may lead elsewhere."""
         self._looks.ask()

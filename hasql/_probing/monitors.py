@@ -75,6 +75,11 @@ class Monitors:
         if host in self._running:
             self._running[host].monitor.probe_by(due)
 
+    def leave_if_moved(self, host: HostSpec) -> bool:
+        """Have a host's monitor leave an address that the name has left; return whether it has."""
+        running = self._running.get(host)
+        return running is not None and running.monitor.leave_if_moved()
+
     def follow(self, host: HostSpec | None = None) -> None:
         """Probe every host often for a while: something has changed.
 

@@ -73,7 +73,7 @@ class Prober:
         try:
             async with connecting:
                 with stall_timer.ending(lambda: connecting.reschedule(0.0)):
-                    session = await self._driver.connect(self._endpoint, self._kwargs, on_lost)
+                    session = await self._connect(on_lost)
         except TimeoutError:
             if connecting.expired():
                 raise self.no_answer() from None
@@ -89,6 +89,14 @@ class Prober:
                 raise self.no_answer() from None
             raise
         return session, reading
+
+    async def _connect(self, on_lost: Callable[[], None]) -> Session:
+        await self._endpoint.settle()
+        while True:
+            session = await self._driver.connect(self._endpoint, self._kwargs, on_lost)
+            if not self._endpoint.has_left(session.address):
+                return session
+            session.kill()  # the name has moved meanwhile
 
     async def ask(self, session: Session, known: Reading | None) -> Reading:
         """Ask once over this session, for less where the server denies the whole.

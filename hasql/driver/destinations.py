@@ -78,6 +78,10 @@ class Destinations:
         """Return the address that a connection was opened to; None: it is not known."""
         return self._addresses.get(key)
 
+    def addresses(self) -> set[str]:
+        """Return all addresses that open connections are known to lead to."""
+        return {*self._addresses.values()}
+
     def was_opened_read_only(self, key: Hashable) -> bool:
         """Tell whether a new connection may write where this one does not."""
         return key in self._read_only

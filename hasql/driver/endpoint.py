@@ -16,6 +16,8 @@ _T = TypeVar("_T")
 #: Seconds after which the next address of a name is tried beside the one that has not answered, as
 #: RFC 8305 recommends: https://www.rfc-editor.org/rfc/rfc8305#section-8
 _STAGGER = 0.25
+#: Seconds that the first connect waits for the name to be looked up. Later the driver does that.
+_FIRST_ANSWER = 0.1
 
 
 class _Whereabouts:
@@ -24,8 +26,10 @@ class _Whereabouts:
     def __init__(self, address: str) -> None:
         #: To dial, in the order of the last answer; empty: the driver is to resolve the name.
         self.addresses: tuple[str, ...] = (address,) if address else ()
-        #: All that has not left the name; empty: nothing is known of that.
-        self.members: frozenset[str] = frozenset()
+        #: Pending while the name is looked up for the first time.
+        self.first_answer: asyncio.Future[None] | None = None
+        #: Tells of an address whether the name has left it.
+        self.has_left: Callable[[str], bool] = _never
         #: The address that connected last, which is tried first.
         self.last: str | None = None
 
@@ -50,9 +54,25 @@ class Endpoint:
 
     # Where the name leads
 
-    def lead_to(self, addresses: tuple[str, ...], members: frozenset[str]) -> None:
-        """Take note of where the name leads: what to dial, and all that has not left it."""
-        self._whereabouts.addresses, self._whereabouts.members = addresses, members
+    def expect_answer(self) -> None:
+        """Take note that the name is being looked up for the first time."""
+        self._whereabouts.first_answer = asyncio.get_running_loop().create_future()
+
+    def end_wait(self) -> None:
+        """Let nobody wait for the first answer any more: it is there, or there is none so far."""
+        first = self._whereabouts.first_answer
+        self._whereabouts.first_answer = None
+        if first is not None and not first.done():
+            first.set_result(None)
+
+    async def settle(self) -> None:
+        """Wait a moment for the first answer, as long as there is none; no acquire does this."""
+        if (first := self._whereabouts.first_answer) is not None:
+            await asyncio.wait([first], timeout=_FIRST_ANSWER)
+
+    def lead_to(self, addresses: tuple[str, ...], has_left: Callable[[str], bool]) -> None:
+        """Take note of where the name leads: what to dial, and what tells what has left it."""
+        self._whereabouts.addresses, self._whereabouts.has_left = addresses, has_left
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -61,8 +81,7 @@ class Endpoint:
 
     def has_left(self, address: str | None) -> bool:
         """Tell whether a connection to this address leads to where the name leads no more."""
-        members = self._whereabouts.members
-        return bool(members) and address is not None and address not in members
+        return address is not None and self._whereabouts.has_left(address)
 
     # Connecting
 
@@ -91,6 +110,10 @@ class Endpoint:
         finally:
             race.leave_others(discard)
         return connection
+
+
+def _never(_address: str, /) -> bool:
+    return False
 
 
 class _Race(Generic[_T]):

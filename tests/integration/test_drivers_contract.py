@@ -255,13 +255,13 @@ async def test_a_purge_spares_what_is_leased(kit: Kit, pg_cluster: LocalCluster)
 
 @asynccontextmanager
 async def name_of(node: LocalNode, *addresses: str) -> AsyncIterator[Endpoint]:
-    """Yield a host whose name leads to addresses of this machine: the first is the server's own.
+    """Yield a host whose name leads to addresses of this machine, two of which lead to a server.
 
     The name is none that a resolver knows.
     """
     (host,) = Dsn.parse(node.dsn).hosts
     endpoint = endpoint_of(node.dsn.replace(f"@{host.host}:", f"@{NAME}:", 1))
-    endpoint.lead_to(addresses, frozenset(addresses))
+    endpoint.lead_to(addresses, frozenset[str]().__contains__)
     async with AsyncExitStack() as stack:
         for other in ("127.0.0.2", "127.0.0.3"):
             way = Forwarder(Place(host.host, host.port), listen=other, port=host.port)
@@ -324,13 +324,13 @@ async def test_what_its_name_has_left_is_drained_and_what_is_leased_is_spared(
         opened(kit, endpoint, most=4) as pool,
     ):
         leased, idle = [await pool.acquire() for _ in range(2)]
-        endpoint.lead_to(("127.0.0.3",), frozenset({"127.0.0.2", "127.0.0.3"}))
+        endpoint.lead_to(("127.0.0.3",), {"127.0.0.1"}.__contains__)
         well = await pool.acquire()
         for connection in (idle, well):
             await pool.release(connection)
         pool.drain([leased], endpoint.has_left)
         assert pool.size == 3  # nothing has left the name yet
-        endpoint.lead_to(("127.0.0.3",), frozenset({"127.0.0.3"}))
+        endpoint.lead_to(("127.0.0.3",), {"127.0.0.1", "127.0.0.2"}.__contains__)
         pool.drain([leased], endpoint.has_left)
         assert pool.size == 2
         assert await kit.value(leased, "SELECT 1") == 1

@@ -61,7 +61,10 @@ LAYERS: tuple[frozenset[str], ...] = (
             "hasql._probing.stopwatch",
         }
     ),
-    frozenset({"hasql._probing.prober", "hasql._probing.fresh_look"}),
+    frozenset(
+        {"hasql._probing.prober", "hasql._probing.fresh_look", "hasql._probing.followed_names"}
+    ),
+    frozenset({"hasql._probing.name_sources"}),
     frozenset({"hasql._probing.monitor"}),
     frozenset({"hasql._probing.monitors"}),
     # Who can serve.

@@ -1611,7 +1611,7 @@ async def test_a_monitor_that_fails_begins_anew(monkeypatch: pytest.MonkeyPatch)
 class Wandering(FakeManager):
     """A manager whose hosts come from a queue."""
 
-    def __init__(self, servers: dict[HostSpec, FakeServer], **kwargs: float) -> None:
+    def __init__(self, servers: dict[HostSpec, FakeServer], **kwargs: Any) -> None:
         self.queue: asyncio.Queue[tuple[HostSpec, ...]] = asyncio.Queue()
         super().__init__(servers, refresh_delay=0.02, **kwargs)
 

@@ -1,0 +1,164 @@
+"""The names of a manager's hosts, followed: where each leads now."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import cached_property
+from ipaddress import ip_address
+from typing import Protocol
+
+from hasql._probing.options import ProbingOptions
+from hasql.cluster.host import HostSpec
+from hasql.cluster.names import NameHistory
+from hasql.dns import Answer
+from hasql.driver import Endpoint
+
+__all__ = ("FollowedNames", "NameSource")
+
+log = logging.getLogger("hasql")
+
+#: Seconds from one look-up of a name to the next, at least; and while its host is missed.
+_SOONEST = 1.0
+#: Seconds until a name that could not be resolved is looked up again, doubling, at most.
+_SLOWEST_RETRY = 30.0
+
+
+class NameSource(Protocol):
+    """What tells where names lead."""
+
+    async def lookup_async(self, host: str) -> Answer:
+        """Return the addresses of a name, and the seconds for which they may be kept.
+
+        Raises OSError.
+        """
+
+    def expire(self, host: str) -> None:
+        """Let what is known of a name be old, so that it is looked up the next time."""
+
+
+class FollowedNames:
+    """Looks each host's name up when its TTL ends, and tells the host's endpoint what it hears.
+
+    The last answer is kept for as long as there is no other.
+    """
+
+    def __init__(
+        self,
+        make_source: Callable[[], NameSource],
+        options: ProbingOptions,
+        on_answer: Callable[[HostSpec], None],
+    ) -> None:
+        self._make_source = make_source
+        self._hide = options.hide
+        self._clock = options.clock
+        self._on_answer = on_answer
+        self._tasks: dict[HostSpec, asyncio.Task[None]] = {}
+        #: The hosts that do not answer, and whether there is a master.
+        self._missed: set[HostSpec] = set()
+        self._no_master = False
+        #: Ends the wait for the next look-up, by host.
+        self._waits: dict[HostSpec, asyncio.Future[None]] = {}
+
+    # Which are followed
+
+    def begin(self, endpoint: Endpoint) -> None:
+        """Follow the name of a host, unless it is an address or followed already."""
+        host = endpoint.host
+        if host not in self._tasks and is_name(host):
+            endpoint.expect_answer()
+            follow = self._follow(endpoint, self._source)
+            self._tasks[host] = asyncio.get_running_loop().create_task(follow)
+
+    @cached_property
+    def _source(self) -> NameSource:
+        return self._make_source()
+
+    def stop(self, host: HostSpec) -> list[asyncio.Task[None]]:
+        """Follow a name no more; return the task that is to be ended for that."""
+        self._missed.discard(host)
+        task = self._tasks.pop(host, None)
+        return [] if task is None else [task]
+
+    def stop_all(self) -> list[asyncio.Task[None]]:
+        """Follow nothing any more."""
+        tasks = [*self._tasks.values()]
+        self._tasks.clear()
+        return tasks
+
+    # When they are looked up
+
+    def note_host(self, host: HostSpec, *, answers: bool) -> None:
+        """Take note whether a host answers: one that does not may have moved."""
+        if answers:
+            self._missed.discard(host)
+        elif host not in self._missed:
+            self._missed.add(host)
+            self._hurry(host)
+
+    def note_masters(self, known: bool, /) -> None:  # noqa: FBT001  # the one fact there is
+        """Take note whether a master is known: while there is none it may be at a new address."""
+        self._no_master = not known
+        if not known:
+            for host in self._tasks:
+                self._hurry(host)
+
+    def _hurry(self, host: HostSpec) -> None:
+        if (wait := self._waits.get(host)) is not None and not wait.done():
+            wait.set_result(None)
+
+    def _is_missed(self, host: HostSpec) -> bool:
+        return self._no_master or host in self._missed
+
+    async def _follow(self, endpoint: Endpoint, source: NameSource) -> None:
+        """Look one name up, time after time."""
+        host, history, failure, retry = endpoint.host, NameHistory(), "", _SOONEST
+
+        def has_left(address: str) -> bool:
+            return history.has_left(address, self._clock())
+
+        while True:
+            began = self._clock()
+            if self._is_missed(host):
+                source.expire(host.host)
+            try:
+                answer = await source.lookup_async(host.host)
+            except OSError as error:
+                delay, retry = retry, min(2 * retry, _SLOWEST_RETRY)
+                if str(error) != failure:
+                    failure = str(error)
+                    log.warning("%s: its name cannot be followed: %s", host, self._hide(failure))
+            else:
+                failure, retry, delay = "", _SOONEST, max(_SOONEST, answer.ttl)
+                before = history.addresses
+                history.answered(answer.addresses, self._clock())
+                endpoint.lead_to(history.addresses, has_left)
+                if before and {*before} != {*history.addresses}:
+                    log.info("%s leads to %s now", host, ", ".join(history.addresses))
+                self._on_answer(host)
+            endpoint.end_wait()
+            await self._wait(host, began, delay)
+
+    async def _wait(self, host: HostSpec, began: float, delay: float) -> None:
+        """Wait until a name is to be looked up again, or until its host is missed."""
+        if not self._is_missed(host):
+            wait = self._waits[host] = asyncio.get_running_loop().create_future()
+            try:
+                async with asyncio.timeout(delay):
+                    await wait
+            except TimeoutError:
+                return
+            finally:
+                del self._waits[host]
+        # It is missed, but no name is looked up more often than this.
+        await asyncio.sleep(max(0.0, began + _SOONEST - self._clock()))
+
+
+def is_name(host: HostSpec) -> bool:
+    """Tell whether a host is given by a name that may lead elsewhere one day."""
+    if host.address or host.host.startswith("/"):
+        return False
+    try:
+        ip_address(host.host.partition("%")[0])
+    except ValueError:
+        return True
+    return False

@@ -1,0 +1,188 @@
+"""Names that move: what a manager does when a host's name leads to other addresses."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hasql import NotAvailableError
+from hasql._probing.followed_names import is_name
+from hasql.cluster.host import parse_host
+from testbed.fake_driver import FakeServer, ScriptedNames, fake_cluster, manager_of, until
+
+if TYPE_CHECKING:
+    from testbed.fake_driver import FakeConnection, FakeManager
+
+
+def moving(
+    ttl: float = 0.0, **kwargs: Any
+) -> tuple[FakeManager, FakeServer, FakeServer, ScriptedNames]:
+    """Make a manager of one name, which leads to the first of two servers that share a cluster.
+
+    The name is looked up again after a second, as it is with the shortest of TTLs.
+    """
+    names = ScriptedNames(ttl)
+    names.addresses["db"] = ("10.0.0.1",)
+    servers = fake_cluster("db master")
+    old, new = servers["db"], FakeServer(parse_host("db"), master=True, timeline=2)
+    manager = manager_of(servers, names=names, refresh_delay=0.05, **kwargs)
+    manager.driver.at = {"10.0.0.1": old, "10.0.0.2": new}
+    return manager, old, new, names
+
+
+def pooled(server: FakeServer) -> list[FakeConnection]:
+    """Return the connections of a server's that are not a monitor's."""
+    return [each for each in server.connections if each.on_lost is None]
+
+
+async def test_what_is_idle_is_drained_and_the_next_lease_leads_to_the_new_address() -> None:
+    manager, old, new, names = moving()
+    async with manager:
+        async with manager.acquire_master() as connection:
+            assert connection.address == "10.0.0.1"
+        names.addresses["db"] = ("10.0.0.2",)
+        await until(lambda: not old.connections)
+        async with manager.acquire_master() as connection:
+            assert connection.server is new
+
+
+async def test_a_lease_goes_on_and_is_closed_when_it_is_released() -> None:
+    manager, server, _, names = moving()
+    manager.driver.at["10.0.0.2"] = server  # which is at another address from now on
+    async with manager:
+        async with manager.acquire_master() as lent:
+            names.addresses["db"] = ("10.0.0.2",)
+            await until(lambda: any(each.address == "10.0.0.2" for each in server.connections))
+            async with manager.acquire_master(timeout=5) as connection:
+                assert connection.address == "10.0.0.2"
+            assert not lent.closed
+        await until(lambda: lent.closed)
+        assert {each.address for each in server.connections} == {"10.0.0.2"}
+
+
+async def test_9_a_lease_on_the_master_that_was_replaced_is_broken() -> None:
+    manager, old, new, names = moving()
+    async with manager, manager.acquire_master() as lent:
+        names.addresses["db"] = ("10.0.0.2",)
+        await until(lambda: lent.closed)
+        assert not pooled(old)
+        async with manager.acquire_master(timeout=5) as connection:
+            assert connection.server is new
+
+
+async def test_nothing_is_lent_until_it_is_known_what_the_name_means_now() -> None:
+    manager, _, new, names = moving()
+    new.master = False  # a standby, as the monitor will say
+    async with manager:
+        new.freeze()
+        names.addresses["db"] = ("10.0.0.2",)
+        await until(lambda: new.logins > 0)
+        with pytest.raises(NotAvailableError):
+            await manager.acquire_master(timeout=0.05)
+        new.thaw()
+        async with manager.acquire_replica(timeout=5) as connection:
+            assert connection.server is new
+        with pytest.raises(NotAvailableError):
+            await manager.acquire_master(timeout=0.05)
+
+
+async def test_an_address_that_stays_keeps_its_connections() -> None:
+    manager, old, _, names = moving()
+    names.addresses["db"] = ("10.0.0.1", "10.0.0.3")
+    manager.driver.at["10.0.0.3"] = old
+    async with manager:
+        before = tuple(old.connections)
+        names.addresses["db"] = ("10.0.0.1", "10.0.0.2")
+        lookups = len(names.lookups)
+        await until(lambda: len(names.lookups) > lookups)
+        names.addresses["db"] = ("10.0.0.1",)
+        lookups = len(names.lookups)
+        await until(lambda: len(names.lookups) > lookups)
+        assert tuple(old.connections) == before
+
+
+async def test_a_name_that_rotates_drains_nothing_that_is_well() -> None:
+    manager, old, _, names = moving()
+    manager.driver.at["10.0.0.2"] = old
+    async with manager:
+        names.addresses["db"] = ("10.0.0.2",)  # as far as anybody knows it has moved
+        await until(lambda: {each.address for each in old.connections} == {"10.0.0.2"})
+        before = tuple(old.connections)
+        for address in ("10.0.0.1", "10.0.0.2", "10.0.0.1"):
+            lookups = len(names.lookups)
+            names.addresses["db"] = (address,)
+            await until(lambda: len(names.lookups) > lookups)  # noqa: B023  # it is awaited here
+        assert tuple(old.connections) == before
+
+
+async def test_a_source_that_fails_changes_nothing_and_says_so_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    manager, old, _, names = moving()
+    async with manager:
+        before = tuple(old.connections)
+        del names.addresses["db"]
+        lookups = len(names.lookups)
+        await until(lambda: len(names.lookups) >= lookups + 2)
+        assert tuple(old.connections) == before
+        async with manager.acquire_master():
+            pass
+    assert [r.message for r in caplog.records].count(
+        "db:5432: its name cannot be followed: no such name: db"
+    ) == 1
+
+
+async def test_a_name_that_is_not_known_yet_is_left_to_the_driver() -> None:
+    manager, old, _, names = moving()
+    names.addresses.clear()
+    async with manager, manager.acquire_master() as connection:
+        assert connection.server is old
+        assert connection.address is None
+
+
+async def test_a_name_is_looked_up_each_second_while_its_host_does_not_answer() -> None:
+    manager, old, new, names = moving(ttl=60.0)
+    async with manager:
+        names.addresses["db"] = ("10.0.0.2",)
+        old.kill()  # and nobody has told that the name moved: its TTL is a minute
+        async with manager.acquire_master(timeout=5) as connection:
+            assert connection.server is new
+    assert "db" in names.expired
+
+
+async def test_names_are_not_followed_if_that_is_not_wanted() -> None:
+    manager, old, _, names = moving(follow_names=False)
+    async with manager, manager.acquire_master() as connection:
+        assert connection.server is old
+    assert not names.lookups
+
+
+async def test_closing_leaves_nothing_behind() -> None:
+    manager, _, _, _ = moving()
+    before = asyncio.all_tasks()
+    async with manager:
+        pass
+    assert asyncio.all_tasks() == before
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("db", True),
+        ("db.example.com:6432", True),
+        ("10.0.0.1", False),
+        ("[::1]:5433", False),
+        ("/run/postgresql", False),
+        ("db[10.0.0.1]:5432", False),
+    ],
+)
+def test_what_is_a_name(host: str, name: bool) -> None:
+    assert is_name(parse_host(host)) is name
+
+
+@pytest.mark.parametrize("value", ["yes", 1, None])
+def test_follow_names_is_true_or_false(value: object) -> None:
+    with pytest.raises(TypeError, match="follow_names must be True or False"):
+        moving(follow_names=value)
