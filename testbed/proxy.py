@@ -10,13 +10,17 @@ if TYPE_CHECKING:
 
 
 class Proxy:
-    """Forwards connections to one server until told otherwise. Use it with ``async with``."""
+    """Forwards connections to one server until told otherwise. Use it with ``async with``.
+
+    It listens at any free port unless it is told which.
+    """
 
     def __init__(
         self, host: str, port: int, *, listen: str = "127.0.0.1", listen_port: int = 0
     ) -> None:
         self._target = host, port
-        self._address = listen, listen_port
+        self._address = listen
+        self._listen_port = listen_port
         self._listener: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -70,7 +74,7 @@ class Proxy:
         return self._target
 
     async def __aenter__(self) -> Self:
-        self._listener = await asyncio.start_server(self._serve, *self._address)
+        self._listener = await asyncio.start_server(self._serve, self._address, self._listen_port)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -18,11 +18,12 @@ class Forwarder(Proxy):
     Args:
         servers: To which it leads, in turn.
         listen: The address that it has itself.
-        port: The same of its port; 0: any that is free.
+        listen_port: Its port there; 0: any that is free.
     """
 
-    def __init__(self, *servers: Address, listen: str = "127.0.0.1", port: int = 0) -> None:
-        super().__init__(servers[0].host, servers[0].port, listen=listen, listen_port=port)
+    def __init__(self, *servers: Address, listen: str = "127.0.0.1", listen_port: int = 0) -> None:
+        server = servers[0]
+        super().__init__(server.host, server.port, listen=listen, listen_port=listen_port)
         self.host = listen
         self._servers = servers
         self._turns = 0

@@ -264,7 +264,7 @@ async def name_of(node: LocalNode, *addresses: str) -> AsyncIterator[Endpoint]:
     endpoint.lead_to(addresses, frozenset[str]().__contains__)
     async with AsyncExitStack() as stack:
         for other in ("127.0.0.2", "127.0.0.3"):
-            way = Forwarder(Place(host.host, host.port), listen=other, port=host.port)
+            way = Forwarder(Place(host.host, host.port), listen=other, listen_port=host.port)
             await stack.enter_async_context(way)
         yield endpoint
 
