@@ -79,6 +79,7 @@ class LeaseBook(Generic[PoolT, ConnT]):
         *,
         returning_only: bool = False,
         but_on: Server | None = None,
+        which: Callable[[ConnT], bool] = lambda _: True,
     ) -> int:
         """Break the connections lent on a node, or on all; return how many were still open.
 
@@ -97,7 +98,7 @@ class LeaseBook(Generic[PoolT, ConnT]):
                 or pool.in_hot_standby(connection)
             ):
                 continue
-            if lease.returning or not returning_only:
+            if (lease.returning or not returning_only) and which(connection):
                 aborted += not pool.is_closed(connection)
                 pool.abort(connection)
         return aborted

@@ -212,8 +212,12 @@ class RoutingState(Generic[PoolT, ConnT]):
         if moved:
             node.hold()
         has_left, known = node.endpoint.has_left, pool.destinations
-        lent = self._book.expire(node, lambda each: has_left(known.address_of(pool.key(each))))
-        pool.drain(lent, has_left)
+
+        def leads_away(connection: ConnT) -> bool:
+            return has_left(known.address_of(pool.key(connection)))
+
+        pool.drain(self._book.expire(node, leads_away), has_left)
+        self._book.abort(node, returning_only=True, which=leads_away)  # nobody uses it any more
 
     def stop_serving(self) -> None:
         """Route to nobody any more."""
