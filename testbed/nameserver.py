@@ -42,6 +42,8 @@ class Fault(Enum):
     GARBAGE = auto()
     #: A good answer to a question that nobody asked.
     STRANGE = auto()
+    #: The same, and then the answer: somebody has tried to be first.
+    FORGED = auto()
     #: Nothing fits into a datagram: ask over TCP.
     TRUNCATED = auto()
 
@@ -245,9 +247,9 @@ class NameServer:
             with suppress(asyncio.IncompleteReadError, ConnectionError):
                 while True:
                     size = int.from_bytes(await reader.readexactly(2), "big")
-                    answer = self.answer(await reader.readexactly(size), tcp=True)
+                    answers = self.answers(await reader.readexactly(size), tcp=True)
                     await asyncio.sleep(self.delay)
-                    if answer is not None:
+                    for answer in answers:
                         writer.write(len(answer).to_bytes(2, "big") + answer)
                         await writer.drain()
         finally:
@@ -255,12 +257,12 @@ class NameServer:
 
     # Answers.
 
-    def answer(self, wire: bytes, *, tcp: bool) -> bytes | None:
-        """Return what is sent for a question, None to be silent."""
+    def answers(self, wire: bytes, *, tcp: bool) -> list[bytes]:
+        """Return what is sent for a question, nothing to be silent."""
         try:
             query = dns.message.from_wire(wire)
         except dns.exception.DNSException:
-            return None
+            return []
         asked = query.question[0]
         name = asked.name.to_text(omit_final_dot=True).lower()
         kind = dns.rdatatype.to_text(asked.rdtype)
@@ -273,20 +275,32 @@ class NameServer:
                 response.set_rcode(_RCODES[fault])
             elif fault is not Fault.EMPTY:
                 self._fill(response, name, kind)
+        answer = self._wire(response, query, fits=tcp, truncated=fault is Fault.TRUNCATED)
+        number = (response.id + 1) % 65536
+        strange = number.to_bytes(2, "big") + answer[2:]
         match fault:
             case Fault.SILENT:
-                return None
+                return []
             case Fault.GARBAGE:
-                return wire[:2] + b"\xff" * 30
+                return [wire[:2] + b"\xff" * 30]
             case Fault.STRANGE:
-                response.id = (response.id + 1) % 65536
+                return [strange]
+            case Fault.FORGED:
+                return [strange, answer]
+            case _:
+                return [answer]
+
+    @staticmethod
+    def _wire(
+        response: dns.message.Message, query: dns.message.Message, *, fits: bool, truncated: bool
+    ) -> bytes:
         answer = response.to_wire(max_size=65535)
         size = max(_UDP_SIZE, query.payload if query.edns >= 0 else 0)
-        if not tcp and (fault is Fault.TRUNCATED or len(answer) > size):
-            response.answer.clear()
-            response.flags |= dns.flags.TC
-            return response.to_wire()
-        return answer
+        if fits or (len(answer) <= size and not truncated):
+            return answer
+        response.answer.clear()
+        response.flags |= dns.flags.TC
+        return response.to_wire()
 
     def _fill(self, response: dns.message.Message, name: str, kind: str) -> None:
         response.flags |= dns.flags.AA
@@ -349,8 +363,7 @@ class _Datagrams(asyncio.DatagramProtocol):
         self._transport = transport
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        answer = self._server.answer(data, tcp=False)
-        if answer is not None:
+        for answer in self._server.answers(data, tcp=False):
             asyncio.get_running_loop().call_later(self._server.delay, self._send, answer, addr)
 
     def _send(self, answer: bytes, addr: tuple[str, int]) -> None:

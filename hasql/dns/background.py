@@ -29,18 +29,10 @@ class LookupThread:
     def hold(self) -> None:
         """Keep it running until the like `release`; it starts with the first."""
         with self._lock:
-            if self._loop is None:
-                loop = asyncio.SelectorEventLoop()
-                thread = threading.Thread(
-                    target=self._run, args=(loop,), name="hasql-dns", daemon=True
-                )
-                try:
-                    thread.start()
-                except RuntimeError:
-                    loop.close()
-                    raise
-                self._loop = loop
+            # First of all: a finalizer that the collector runs in the midst of this may release it.
             self._holders += 1
+            if self._loop is None:
+                self._loop = self._started()
 
     def release(self) -> None:
         """Let it end, if nobody else holds it."""
@@ -58,12 +50,27 @@ class LookupThread:
         assert loop is not None, "held"  # noqa: S101  # a mistake of ours
         loop.call_soon_threadsafe(function, *args)
 
+    @property
+    def is_this(self) -> bool:
+        """Whether it is asked in its own thread, and that one is to go on."""
+        return asyncio.get_running_loop() is self._loop
+
     def after_fork(self) -> None:
         """In a child: there is no thread, and nobody holds it."""
         self._lock = threading.RLock()
         self._inherited = self._loop
         self._loop = None
         self._holders = 0
+
+    def _started(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.SelectorEventLoop()
+        try:
+            threading.Thread(target=self._run, args=(loop,), name="hasql-dns", daemon=True).start()
+        except RuntimeError:  # there are too many, or Python ends
+            loop.close()
+            self._holders -= 1
+            raise
+        return loop
 
     @staticmethod
     def _run(loop: asyncio.AbstractEventLoop) -> None:

@@ -24,8 +24,10 @@ class FollowedName:
     It is looked up again by the process's look-up thread until it is closed or collected.
     """
 
-    def __init__(self, name: SharedName) -> None:
+    def __init__(self, name: SharedName, owner: object) -> None:
         self._name = name
+        # Which is told of forks, and of what is to be forgotten, for as long as it is there.
+        self._owner = owner
         name.follow()
         self._end = finalize(self, name.unfollow)
         self._end.atexit = False

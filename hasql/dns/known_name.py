@@ -77,14 +77,10 @@ class KnownName:
         self._take(addresses, asked_at, ttl if whole else min(ttl, PARTIAL_TTL))
 
     def failed(self, said: tuple[str, ...], now: float) -> None:
-        """Note that no nameserver gave a good answer, as of now."""
-        self.failures += 1
+        """Note what was said instead of a good answer; who says so counts `failures`."""
         self._said = said
+        self._asked_at = now
         self._due = now + FAILURE_TTL
-
-    def failed_too(self, said: tuple[str, ...]) -> None:
-        """Note what the system's resolver said as well, in the same failure."""
-        self._said = said
 
     def system_answered(self, addresses: tuple[str, ...], now: float) -> None:
         """Note what the system's resolver said, after the nameservers had failed."""

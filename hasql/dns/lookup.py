@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hasql.dns.answers import QueryError, Reply
 from hasql.dns.nameservers import Nameserver
@@ -59,7 +59,8 @@ class _LookupAttempts:
     timeout: float
     turn: list[Nameserver]
     left: int
-    said: list[str]
+    silent: Callable[[], None]
+    said: list[str] = field(default_factory=list)
 
     async def kinds_of(self, name: str, kinds: Sequence[str]) -> Mapping[str, Reply] | None:
         """Return what there is by the first nameserver that has or denies it; None: none is left.
@@ -76,7 +77,7 @@ class _LookupAttempts:
                 return replies
             # One that says no well has not failed, so that a long search list costs no attempts.
             self.left -= 1
-            self.said += faults
+            self.said += [fault for fault in faults if fault not in self.said]
             self.turn = [*self.turn[1:], server]
         return None
 
@@ -84,6 +85,7 @@ class _LookupAttempts:
         self, server: Nameserver, name: str, kinds: Sequence[str], replies: dict[str, Reply]
     ) -> list[str]:
         """Ask for all kinds at once, put what comes into `replies` and return who failed how."""
+        in_time = True
         tasks = {asyncio.ensure_future(self.ask(server, name, kind)): kind for kind in kinds}
         waiting = set(tasks)
         try:
@@ -98,7 +100,7 @@ class _LookupAttempts:
                     if not done:
                         break
         except TimeoutError:
-            pass
+            in_time = False
         finally:
             for task in waiting:
                 task.cancel()
@@ -111,6 +113,8 @@ class _LookupAttempts:
                 faults.append(f"{server} gave no answer in time ({kind})")
             except QueryError as error:
                 faults.append(f"{server} {error} ({kind})")
+        if not in_time and not any(replies.values()):
+            self.silent()
         return faults
 
 
@@ -123,20 +127,21 @@ async def look_up(  # noqa: PLR0913  # what is asked, whom, how long
     ask: Ask,
     timeout: float,
     attempts: int,
+    silent: Callable[[], None],
 ) -> FoundRecords | NoRecords:
     """Look up the first of these names that has records of these kinds.
 
     An attempt asks one server for all kinds and takes at most `timeout` seconds; `attempts` may
-    fail in all. A name that is denied leads to the next, one that nobody answers ends it: the next
-    could be somebody else's.
+    fail in all, and `silent` is called when one has taken its whole time. A name that is denied
+    leads to the next, one that nobody answers ends it: the next could be somebody else's.
     """
-    run = _LookupAttempts(ask, timeout, turns.in_turn(servers), attempts, [])
+    run = _LookupAttempts(ask, timeout, turns.in_turn(servers), attempts, silent)
     for name in names:
         replies = await run.kinds_of(name, kinds)
         if replies is None:
             return NoRecords(tuple(run.said), empty=False)
-        turns.answered(run.turn[0])
         if any(replies.values()):
+            turns.answered(run.turn[0])
             return FoundRecords(replies, whole=len(replies) == len(kinds))
         exists = any(reply.exists for reply in replies.values())
         run.said.append(

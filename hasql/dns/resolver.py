@@ -110,7 +110,7 @@ class Resolver:
         """
         if is_address(check_name(host)):
             return FixedName(host)
-        return FollowedName(self._shared(host, ADDRESSES))
+        return FollowedName(self._shared(host, ADDRESSES), self)
 
     def expire(self, host: str) -> None:
         """Let what is known of a name be old, so that it is asked for again, once a second at most.

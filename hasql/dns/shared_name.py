@@ -27,8 +27,8 @@ class Search(ABC):
         """Make what is known of the name before it was ever looked up."""
 
     @abstractmethod
-    async def in_dns(self) -> FoundRecords | NoRecords:
-        """Look the name up."""
+    async def in_dns(self, silent: Callable[[], None]) -> FoundRecords | NoRecords:
+        """Look the name up, and call `silent` for each attempt that nobody answered in time."""
 
     @abstractmethod
     async def in_system(self) -> tuple[str, ...]:
@@ -51,6 +51,8 @@ class SharedName:
         self._lock = threading.RLock()
         self._in_flight: Future[Known | Unknown] | None = None
         self._followers = 0
+        #: Whether the thread is held for the followers.
+        self._holding = False
         # The look-up thread's alone.
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -86,27 +88,23 @@ class SharedName:
     def follow(self) -> None:
         """Look it up whenever its TTL ends, until the like `unfollow`."""
         with self._lock:
-            self._wake()
             self._followers += 1
-            if self._followers == 1:
-                lookup_thread.hold()
-                lookup_thread.call(self._schedule)
+            self._wake()
+            self._hold_thread()
             self.begin()
 
     def unfollow(self) -> None:
         """Look it up no more by itself, if nobody else follows it."""
         with self._lock:
             self._followers -= 1
-            if not self._followers and not self.forked:
-                lookup_thread.call(self._schedule)
-                lookup_thread.release()
+            self._hold_thread()
 
     def expire(self) -> None:
         """Let what is known be old; it is looked up again at once, but at most once a second."""
         with self._lock:
             self._wake()
             self.known.expire(self.clock())
-            if self._followers:
+            if self._holding:
                 lookup_thread.call(self._schedule)
 
     def forget(self) -> None:
@@ -114,21 +112,33 @@ class SharedName:
         with self._lock:
             self.known = self._search.nothing_known()
             self._in_flight = None
-            if self._followers and not self.forked:
+            if self._holding:
                 self._start()
 
     def after_fork(self) -> None:
         """In a child: what the parent had under way is nobody's here."""
         self._lock = threading.RLock()
         self._in_flight = self._timer = self._task = None
+        self._holding = False
         self.forked = True
 
     def _wake(self) -> None:
         if self.forked:
             self.forked = False
             if self._followers:
-                lookup_thread.hold()
+                self._hold_thread()
                 self._start()
+
+    def _hold_thread(self) -> None:
+        # By a flag, as the collector may have another follower end in the midst of this.
+        if self._followers and not self._holding and not self.forked:
+            self._holding = True
+            lookup_thread.hold()
+            lookup_thread.call(self._schedule)
+        elif self._holding and not self._followers:
+            self._holding = False
+            lookup_thread.call(self._schedule)
+            lookup_thread.release()
 
     def _start(self) -> None:
         future = Future[Known | Unknown]()
@@ -149,6 +159,7 @@ class SharedName:
         except Exception as error:
             log.exception("%s could not be looked up", known.host)
             with self._lock:
+                known.failures += 1
                 known.failed((f"an error of ours: {error!r}",), self.clock())
         finally:
             with self._lock:
@@ -160,28 +171,28 @@ class SharedName:
             lookup_thread.release()
 
     async def _look_up(self, known: KnownName) -> None:
-        asked_at = self.clock()
-        result = await self._search.in_dns()
-        if isinstance(result, FoundRecords):
+        asked_at, failures = self.clock(), known.failures
+
+        def silent() -> None:
+            # The look-up goes on, but whoever asks meanwhile should not wait for its end.
             with self._lock:
-                failures = known.failures
+                known.failures += 1
+
+        result = await self._search.in_dns(silent)
+        with self._lock:
+            if isinstance(result, FoundRecords):
                 known.succeeded(result.replies, asked_at, whole=result.whole)
+            else:
+                if known.failures == failures:
+                    known.failures += 1
+                known.failed(result.said, self.clock())
+            serves = known.may_serve(self.clock()) and not known.from_system
+        if isinstance(result, FoundRecords):
             if failures:
                 log.info("%s is answered again; failures before: %d", known.host, failures)
             return
-        with self._lock:
-            known.failed(result.said, self.clock())
-            serves = known.may_serve(self.clock()) and not known.from_system
-        if known.failures == 1 and serves:
-            log.warning(
-                "%s; what it was last, %s, serves on for at most %g s: %s",
-                f"{known.host} is suddenly without records, which is suspicious"
-                if result.empty
-                else f"{known.host} cannot be looked up",
-                ", ".join(known.addresses),
-                known.window,
-                "; ".join(dict.fromkeys(result.said)),
-            )
+        if not failures and serves:
+            _tell_of_failure(known, result)
         if self._search.fallback and not serves:
             await self._ask_system(known, result.said)
 
@@ -190,13 +201,20 @@ class SharedName:
             addresses = await self._search.in_system()
         except OSError as error:
             with self._lock:
-                known.failed_too((*said, f"the system's resolver: {error}"))
-        else:
-            with self._lock:
-                known.system_answered(addresses, self.clock())
+                known.failed((*said, f"the system's resolver: {error}"), self.clock())
+            return
+        if not known.from_system:
+            log.warning(
+                "%s has its addresses from the system's resolver: %s", known.host, _text(said)
+            )
+        with self._lock:
+            known.system_answered(addresses, self.clock())
 
     def _schedule(self) -> None:
         with self._lock:
+            # The thread may be ending, and another one have begun: that one has its own call.
+            if not lookup_thread.is_this:
+                return
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
@@ -209,8 +227,24 @@ class SharedName:
         with self._lock:
             self._timer = None
             # By a clock that is not quite the event loop's it may be a moment too early.
-            if self._followers and self._in_flight is None:
+            if self._holding and self._in_flight is None:
                 if self.known.until_due(self.clock()):
                     self._schedule()
                 else:
                     self._start()
+
+
+def _tell_of_failure(known: KnownName, result: NoRecords) -> None:
+    log.warning(
+        "%s; what it was last, %s, serves on for %g s or until it is answered well: %s",
+        f"{known.host} is suddenly without records, which is suspicious"
+        if result.empty
+        else f"{known.host} cannot be looked up",
+        ", ".join(known.addresses),
+        known.window,
+        _text(result.said),
+    )
+
+
+def _text(said: tuple[str, ...]) -> str:
+    return "; ".join(dict.fromkeys(said))

@@ -1,5 +1,6 @@
 """Where a resolver has its answers from: the hosts file, nameservers, the system's resolver."""
 
+from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Final
 
@@ -40,10 +41,12 @@ class Sources:
         """Return what needs no nameserver: an address that stands for itself, or the hosts file."""
         if is_address(host):
             return Answer((host,), LONGEST_TTL)
-        found = self._hosts.contents().get(host.lower())
+        found = self._hosts.contents().get(host.lower().rstrip("."))
         return None if found is None else Answer(found, SHORTEST)
 
-    async def in_dns(self, host: str, kinds: tuple[str, ...]) -> FoundRecords | NoRecords:
+    async def in_dns(
+        self, host: str, kinds: tuple[str, ...], silent: Callable[[], None]
+    ) -> FoundRecords | NoRecords:
         """Look up a name, in the hosts file first if it is addresses that are wanted."""
         if kinds == ADDRESSES and (here := self.here(host)) is not None:
             replies = dict.fromkeys(kinds, Reply(exists=True))
@@ -62,6 +65,7 @@ class Sources:
             ask=self._ask,
             timeout=settings.timeout,
             attempts=settings.max_retries,
+            silent=silent,
         )
 
     async def in_system(self, host: str) -> tuple[str, ...]:
@@ -85,9 +89,9 @@ class NameSearch(Search):
         grace_ttl = settings.grace_ttl if self._kinds == ADDRESSES else 0.0
         return KnownName(self._host, grace_ttl, extend_grace=settings.extend_grace)
 
-    async def in_dns(self) -> FoundRecords | NoRecords:
-        """Look it up."""
-        return await self._sources.in_dns(self._host, self._kinds)
+    async def in_dns(self, silent: Callable[[], None]) -> FoundRecords | NoRecords:
+        """Look it up, and call `silent` for each attempt that nobody answered in time."""
+        return await self._sources.in_dns(self._host, self._kinds, silent)
 
     async def in_system(self) -> tuple[str, ...]:
         """Ask the system's resolver. Raises OSError."""
