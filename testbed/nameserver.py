@@ -294,7 +294,7 @@ class NameServer:
     def _wire(
         response: dns.message.Message, query: dns.message.Message, *, fits: bool, truncated: bool
     ) -> bytes:
-        answer = response.to_wire(max_size=65535)
+        answer = response.to_wire(max_size=65535, want_shuffle=False)
         size = max(_UDP_SIZE, query.payload if query.edns >= 0 else 0)
         if fits or (len(answer) <= size and not truncated):
             return answer

@@ -119,7 +119,7 @@ class Resolver:
         """
         for kinds in (ADDRESSES, SERVICE):
             with self._lock:
-                name = self._names.get((host.lower(), kinds))
+                name = self._names.get((check_name(host).lower(), kinds))
             if name is not None:
                 name.expire()
 
@@ -208,7 +208,8 @@ def get_ip_with_ttl(  # noqa: PLR0913  # the settings
         prefix="dns_",
     )
     answer = shared_resolver(settings)._answer(host, anew=True)  # noqa: SLF001  # its own module
-    return answer.addresses[0], int(answer.ttl)
+    # What was asked for a moment ago with a TTL of 1 has that, and not 0.
+    return answer.addresses[0], round(answer.ttl)
 
 
 def clear_dns_cache() -> None:
