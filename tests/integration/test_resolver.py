@@ -645,6 +645,18 @@ def test_an_old_answer_goes_before_the_system(
     assert resolver.lookup("localhost").addresses == ("127.0.0.8",), "DNS is back"
 
 
+def test_the_system_is_asked_again_while_dns_fails(
+    nameserver: NameServer, tmp_path: Path, clock: ManualClock
+) -> None:
+    nameserver.fail(Fault.SERVFAIL)
+    resolver = resolver_on(tmp_path, nameserver, clock=clock, fallback=True)
+    assert resolver.lookup("localhost").ttl == 5.0
+    clock.now += 5.0
+    assert resolver.lookup("localhost").ttl == 0.0, "nobody waits for that"
+    until_idle()
+    assert resolver.lookup("localhost").ttl == 5.0
+
+
 def test_what_the_system_said_is_in_the_error(nameserver: NameServer, tmp_path: Path) -> None:
     resolver = resolver_on(tmp_path, nameserver, fallback=True)
     with pytest.raises(NameResolutionError, match=r"NXDOMAIN.*; the system's resolver: "):
