@@ -10,6 +10,7 @@ from io import StringIO
 import dns.asyncquery
 import dns.exception
 import dns.flags
+import dns.inet
 import dns.message
 import dns.name
 import dns.rcode
@@ -58,12 +59,15 @@ class ResolvConf:
 
 
 def read_resolv_conf(text: str) -> ResolvConf:
-    """Read a resolv.conf. Without a nameserver in it, the one of this machine is asked."""
+    """Read a resolv.conf; what is wrong in it is passed over, as by the system's resolver.
+
+    Without a nameserver in it, the one of this machine is asked.
+    """
     library = dns.resolver.Resolver(configure=False)
     try:
-        library.read_resolv_conf(StringIO(text))
+        library.read_resolv_conf(StringIO("\n".join(map(_right_part, text.splitlines()))))
         servers = [str(each) for each in library.nameservers]
-    except (dns.resolver.NoResolverConfiguration, ValueError):
+    except dns.resolver.NoResolverConfiguration:
         servers = []
     search = library.search or ([] if library.domain == dns.name.root else [library.domain])
     return ResolvConf(
@@ -71,6 +75,26 @@ def read_resolv_conf(text: str) -> ResolvConf:
         tuple(search),
         1 if library.ndots is None else library.ndots,
     )
+
+
+def _right_part(line: str) -> str:
+    # dnspython would refuse the whole file.
+    keyword, *values = line.split() or [""]
+    if keyword in {"search", "domain"}:
+        values = [value for value in values if _is_domain(value)]
+    elif keyword == "nameserver":
+        values = [value for value in values[:1] if dns.inet.is_address(value)]
+    else:
+        return line
+    return " ".join([keyword, *values])
+
+
+def _is_domain(text: str) -> bool:
+    try:
+        dns.name.from_text(text)
+    except (dns.exception.DNSException, UnicodeError):
+        return False
+    return True
 
 
 async def ask(server: Nameserver, name: str, kind: str) -> Reply:

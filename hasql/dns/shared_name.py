@@ -15,6 +15,10 @@ __all__ = ("Search", "SharedName")
 
 log = logging.getLogger("hasql")
 
+#: Seconds by which who waits for the end of a TTL may come too early, as uvloop's timers do. Told
+#: that nothing has changed yet, they would wait for a second more.
+_EARLY = 0.01
+
 
 class Search(ABC):
     """How a name is looked up. Its coroutines run in the look-up thread."""
@@ -76,9 +80,9 @@ class SharedName:
             self._wake()
             known, now = self.known, self.clock()
             if self._in_flight is None:
-                if known.failures and known.until_due(now):
+                if known.failures and known.until_due(now + _EARLY):
                     return None
-                if known.is_fresh(now) and not (anew and known.asks_each_time):
+                if known.is_fresh(now + _EARLY) and not (anew and known.asks_each_time):
                     return None
                 self._start()
             if known.failures and known.may_serve(now) and not anew:

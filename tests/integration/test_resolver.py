@@ -121,6 +121,10 @@ def test_who_guesses_an_answer_before_it_comes_is_not_believed(
         ("search a.test", "db.", ["db"]),
         ("domain a.test", "db", ["db.a.test", "db"]),
         ("search a.test\nsearch b.test", "db", ["db.b.test", "db"]),
+        # What systemd-resolved writes, and what dnspython would refuse the whole file for.
+        ("search .", "db", ["db"]),
+        ("search .x a.test b..test\nnameserver nonsense", "db", ["db.a.test", "db"]),
+        ("domain ..", "db", ["db"]),
     ],
 )
 def test_a_short_name_is_completed_as_resolv_conf_says(
@@ -170,6 +174,16 @@ def test_an_answer_is_kept_for_its_ttl(
     clock.now += 59.5
     assert resolver.lookup("db.test") == Answer(("127.0.0.2", "127.0.0.3", "::1"), 0.5)
     clock.now += 0.5
+    assert resolver.lookup("db.test") == Answer(("127.0.0.4",), 60.0)
+
+
+def test_who_comes_for_the_next_answer_a_moment_too_early_gets_it(
+    nameserver: NameServer, tmp_path: Path, clock: ManualClock
+) -> None:
+    resolver = resolver_on(tmp_path, nameserver, clock=clock)
+    resolver.lookup("db.test")
+    nameserver.set("db.test", "127.0.0.4", ttl=60)
+    clock.now += 59.999  # as timers of uvloop, which are whole milliseconds
     assert resolver.lookup("db.test") == Answer(("127.0.0.4",), 60.0)
 
 
