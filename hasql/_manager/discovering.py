@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import Random
 
 from hasql.cluster.host import HostSpec
-from hasql.discovery import Discovery
+from hasql.discovery import Discovered, Discovery
 
 __all__ = ("Discovering",)
 
@@ -55,11 +55,11 @@ class Discovering:
     def _take(self, hosts: object) -> None:
         """Take over an answer, unless it is none."""
         answer = tuple(hosts) if isinstance(hosts, tuple | list) else ()
-        if not answer or not all(isinstance(host, HostSpec) for host in answer):
+        if not answer or not all(isinstance(host, Discovered) for host in answer):
             self._failed(f"it answered {hosts!r}, which is no hosts")
             return
         self._failure, self._pause = "", _FIRST_PAUSE
-        self._take_over(tuple(dict.fromkeys(answer)))
+        self._take_over(tuple(dict.fromkeys(found.host for found in answer)))
 
     def _failed(self, why: str) -> None:
         if why != self._failure:

@@ -1,19 +1,32 @@
-"""The hosts that stand in the DSN."""
+"""Hosts that never change."""
 
 from collections.abc import AsyncIterator, Iterable
 
 from hasql.cluster.host import HostSpec
-from hasql.discovery.contract import Discovery
+from hasql.discovery.contract import Discovered, Discovery
+from hasql.errors import ConfigurationError
 
 __all__ = ("StaticDiscovery",)
 
 
 class StaticDiscovery(Discovery):
-    """Hosts that never change, such as those that a DSN names."""
+    """Hosts that never change, such as those that a DSN names.
 
-    def __init__(self, hosts: Iterable[HostSpec]) -> None:
-        self._hosts = tuple(hosts)
+    Args:
+        hosts: Each as it is, or as `Discovered` with what is to be known of it.
 
-    async def watch(self) -> AsyncIterator[tuple[HostSpec, ...]]:
+    Raises:
+        ConfigurationError: There is no host.
+        TypeError: One is neither a HostSpec nor a Discovered.
+    """
+
+    def __init__(self, hosts: Iterable[HostSpec | Discovered]) -> None:
+        self._hosts = tuple(
+            host if isinstance(host, Discovered) else Discovered(host) for host in hosts
+        )
+        if not self._hosts:
+            raise ConfigurationError("StaticDiscovery has no host; name at least one")
+
+    async def watch(self) -> AsyncIterator[tuple[Discovered, ...]]:
         """Yield the hosts once."""
         yield self._hosts

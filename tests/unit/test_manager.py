@@ -17,7 +17,7 @@ import pytest
 from hasql.cluster.host import HostSpec, parse_host
 from hasql.cluster.probe import ProbeForm, Role
 from hasql.cluster.state import Health
-from hasql.discovery import Discovery
+from hasql.discovery import Discovered, Discovery
 from hasql.errors import (
     HasqlError,
     NotAvailableError,
@@ -1619,9 +1619,9 @@ class Wandering(FakeManager):
         queue = self.queue
 
         class FromQueue(Discovery):
-            async def watch(self) -> AsyncIterator[tuple[HostSpec, ...]]:
+            async def watch(self) -> AsyncIterator[tuple[Discovered, ...]]:
                 while True:
-                    yield await queue.get()
+                    yield tuple(Discovered(host) for host in await queue.get())
 
         return FromQueue()
 
