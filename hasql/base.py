@@ -287,6 +287,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         return topology.first_round_over and all(
             state.answers and (state.exclusion is not None or nodes[state.host].in_routing)
             for state in topology.nodes
+            if not state.leaving
         )
 
     async def _wait_for(self, what: str, holds: Callable[[], bool], timeout: float | None) -> None:

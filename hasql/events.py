@@ -8,6 +8,8 @@ from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion
 
 __all__ = (
+    "DiscoveryFailed",
+    "DiscoveryRecovered",
     "Event",
     "HostAdmitted",
     "HostDown",
@@ -70,4 +72,31 @@ class HostAdmitted:
     exclusion: Exclusion
 
 
-Event: TypeAlias = HostUp | HostDown | RoleChanged | HostExcluded | HostAdmitted
+@dataclass(frozen=True, slots=True)
+class DiscoveryFailed:
+    """The source of hosts has failed; the hosts stay as they are, and it is asked again.
+
+    Told once, however often it goes on failing; `Metrics.discovery` shows the last error.
+    """
+
+    #: The source, as `str()` has it.
+    source: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryRecovered:
+    """The source of hosts has failed, and answers again."""
+
+    source: str
+
+
+Event: TypeAlias = (
+    HostUp
+    | HostDown
+    | RoleChanged
+    | HostExcluded
+    | HostAdmitted
+    | DiscoveryFailed
+    | DiscoveryRecovered
+)

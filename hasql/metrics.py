@@ -6,7 +6,7 @@ from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion, Health
 
-__all__ = ("Metrics", "NodeMetrics")
+__all__ = ("DiscoveryMetrics", "Metrics", "NodeMetrics")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,30 @@ class NodeMetrics:
     #: What the last failed probe, or connect for the pool, met, without passwords; kept after the
     #: host has recovered.
     last_error: str | None
+    #: What its source calls it; None for a host of the DSN.
+    label: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryMetrics:
+    """The source of hosts at the moment of the snapshot."""
+
+    #: As `str()` has it; for the hosts of a DSN as they stand ``StaticDiscovery``.
+    source: str
+    #: The hosts of its last good answer; none before the first.
+    hosts: tuple[HostSpec, ...]
+    #: Seconds since that answer; None before the first.
+    last_success: float | None
+    #: Why it has failed since, without passwords; None when the last answer was good.
+    last_error: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
     """One manager at the moment of the snapshot; the counters never go back."""
 
-    #: In the order of the hosts; none before the manager has been started, the last that was
-    #: known once it is closed.
+    #: In the order of the hosts, those that leave last; none before the manager has been started,
+    #: the last that was known once it is closed.
     nodes: tuple[NodeMetrics, ...]
     #: Connections handed out so far, and the seconds that took in sum.
     acquires: int
@@ -64,3 +80,5 @@ class Metrics:
     role_changes: int
     #: Times a host was fenced.
     fencings: int
+    #: Where the hosts come from.
+    discovery: DiscoveryMetrics

@@ -9,6 +9,8 @@ from hasql._leasing.checkout import Checkout
 from hasql._leasing.loop_binding import LoopBinding
 from hasql._leasing.options import ManagerCalls
 from hasql._leasing.returns import Returns
+from hasql._manager.asking import Asking
+from hasql._manager.discovering import Discovering
 from hasql._manager.lifecycle import Lifecycle
 from hasql._manager.options import Options
 from hasql._manager.routing_state import RoutingState
@@ -29,6 +31,7 @@ class Parts(Generic[PoolT, ConnT]):
     book: LeaseBook[PoolT, ConnT]
     routing: RoutingState[PoolT, ConnT]
     waits: StateWaits[PoolT, ConnT]
+    discovering: Discovering
     lifecycle: Lifecycle[PoolT, ConnT]
     returns: Returns[PoolT, ConnT]
     checkout: Checkout[PoolT, ConnT]
@@ -42,11 +45,13 @@ def assemble(
     router: Router[PoolT, ConnT] = Router(options.balancer_policy, options.clock)
     book: LeaseBook[PoolT, ConnT] = LeaseBook()
     routing = RoutingState(driver, options, router, book, binding)
-    waits = StateWaits(driver, options, routing)
-    lifecycle = Lifecycle(options, discovery, routing, router, book, binding)
+    asking = Asking(driver, options, routing)
+    discovering = Discovering(discovery, asking.ask, options, routing.notifier)
+    waits = StateWaits(driver, options, routing, discovering)
+    lifecycle = Lifecycle(options, discovering, asking, routing, router, book, binding)
     signal, leasing = routing.monitors.signal, options.for_leasing()
     cancelled = CancelledReleases(router, book, lifecycle.is_over, leasing.hide)
     returns = Returns(driver, router, book, routing.hints, cancelled, binding, leasing, signal)
     calls = ManagerCalls(lifecycle.enter, signal, waits.not_available)
     checkout = Checkout(driver, router, book, returns, binding, leasing, calls)
-    return Parts(binding, router, book, routing, waits, lifecycle, returns, checkout)
+    return Parts(binding, router, book, routing, waits, discovering, lifecycle, returns, checkout)

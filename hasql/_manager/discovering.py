@@ -2,13 +2,22 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
-from random import Random
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from inspect import Parameter, signature
+from reprlib import Repr
+from typing import TYPE_CHECKING
 
-from hasql.cluster.host import HostSpec
-from hasql.discovery import Discovered, Discovery
+from hasql._manager.notifier import Notifier
+from hasql._manager.options import Options
+from hasql.cluster.discovered import Discovered
+from hasql.discovery import Ask, Discovery
+from hasql.events import DiscoveryFailed, DiscoveryRecovered
+from hasql.metrics import DiscoveryMetrics
 
-__all__ = ("Discovering",)
+if TYPE_CHECKING:
+    from hasql.cluster.host import HostSpec
+
+__all__ = ("Discovering", "asks_by_sql")
 
 log = logging.getLogger("hasql")
 
@@ -17,55 +26,114 @@ _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
 #: Seconds between two requests to look again while no master is known.
 _REFRESH_DELAY = 1.0
+#: Seconds between two answers at least: a source that never waits must not starve the loop.
+_REST = 0.01
+#: Each host costs a connection and a task, so an answer of more hosts is taken for a mistake.
+_MOST_HOSTS = 1000
+
+_POSITIONAL = {Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD}
+
+_short = Repr()
+_short.maxstring = _short.maxother = 200
 
 
 class Discovering:
-    """Takes over what one source of hosts proposes."""
+    """Takes over what one source of hosts proposes, and knows how the source is doing."""
 
-    def __init__(
-        self,
-        source: Discovery,
-        take_over: Callable[[tuple[HostSpec, ...]], None],
-        hide: Callable[[str], str],
-        chance: Random,
-    ) -> None:
+    def __init__(self, source: Discovery, ask: Ask, options: Options, notifier: Notifier) -> None:
         self._source = source
-        self._take_over = take_over
-        self._hide = hide
-        self._chance = chance
-        #: What was logged last, so that a source that goes on failing is logged once.
-        self._failure = ""
+        self._ask = ask
+        self._hide = options.dsn.hide
+        self._clock = options.clock
+        self._chance = options.chance
+        self._notifier = notifier
+        #: Called with the hosts of each good answer.
+        self.on_answer: Callable[[tuple[Discovered, ...]], None] = _ignore
+        #: The last good answer, () before the first, and when it came.
+        self._hosts: tuple[Discovered, ...] = ()
+        self._answered_at: float | None = None
+        #: Why the last attempt has failed; None while all is well.
+        self._failure: str | None = None
+        self._ended = False
         self._pause = _FIRST_PAUSE
-        #: Set while no master is known.
+        #: Ends with a request to look again, while a failed source is not being asked.
+        self._pausing: asyncio.Future[None] | None = None
+        #: Set while no master is known, and when the source was told so last.
         self._timer: asyncio.TimerHandle | None = None
+        self._refreshed_at = float("-inf")
 
     async def run(self) -> None:
         """Follow the source until it ends."""
         while True:
             try:
-                async for hosts in self._source.watch():
-                    self._take(hosts)
+                await self._follow(self._watch())
+            except asyncio.CancelledError:
+                if _is_cancelled():
+                    raise
+                self._failed("CancelledError: something that it waits for was cancelled")
             except Exception as error:  # noqa: BLE001  # a source of the application's own
                 self._failed(f"{type(error).__name__}: {error}")
             else:
+                self._ended = True
                 return
-            await asyncio.sleep(self._pause * self._chance.uniform(0.75, 1.25))
+            await self._wait()
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
-    def _take(self, hosts: object) -> None:
+    def _watch(self) -> AsyncIterator[object]:
+        asks = asks_by_sql(self._source)
+        return self._source.watch(self._ask) if asks else self._source.watch()
+
+    async def _follow(self, answers: AsyncIterator[object]) -> None:
+        answered_at = float("-inf")
+        try:
+            async for answer in answers:
+                if self._clock() - answered_at < _REST:
+                    await asyncio.sleep(_REST)
+                answered_at = self._clock()
+                self._take(answer)
+        finally:
+            if isinstance(answers, AsyncGenerator):
+                await answers.aclose()
+
+    async def _wait(self) -> None:
+        """Pause before a source that has failed is asked again, unless there is no master."""
+        self._pausing = asyncio.get_running_loop().create_future()
+        seconds = self._pause * self._chance.uniform(0.75, 1.25)
+        try:
+            await asyncio.wait([self._pausing], timeout=seconds)
+        finally:
+            self._pausing = None
+
+    def _take(self, answer: object) -> None:
         """Take over an answer, unless it is none."""
-        answer = tuple(hosts) if isinstance(hosts, tuple | list) else ()
-        if not answer or not all(isinstance(host, Discovered) for host in answer):
-            self._failed(f"it answered {hosts!r}, which is no hosts")
+        hosts = tuple(answer) if isinstance(answer, tuple | list) else ()
+        if not hosts or not all(isinstance(host, Discovered) for host in hosts):
+            self._failed(f"it answered {_short.repr(answer)}, and not a tuple of Discovered")
             return
-        self._failure, self._pause = "", _FIRST_PAUSE
-        self._take_over(tuple(dict.fromkeys(found.host for found in answer)))
+        found: dict[HostSpec, Discovered] = {}
+        for each in hosts:
+            found.setdefault(each.host, each)
+        hosts = tuple(found.values())
+        if len(hosts) > _MOST_HOSTS:
+            self._failed(f"it answered {len(hosts)} hosts, and {_MOST_HOSTS} are the most")
+            return
+        if self._failure is not None:
+            self._notifier.tell(DiscoveryRecovered(self.name))
+        self._failure, self._pause = None, _FIRST_PAUSE
+        self._answered_at = self._clock()
+        if hosts != self._hosts:
+            self._hosts = hosts
+            self.on_answer(hosts)
 
     def _failed(self, why: str) -> None:
-        if why != self._failure:
-            self._failure = why
-            name = type(self._source).__name__
-            log.warning("%s has failed; the hosts stay as they are: %s", name, self._hide(why))
+        """Take note of a failure, and tell of it if it is the first since an answer."""
+        first, self._failure = self._failure is None, self._hide(why)
+        if first:
+            self._notifier.tell(DiscoveryFailed(self.name, self._failure))
+        else:
+            log.debug("%s goes on failing: %s", self.name, self._failure)
+
+    # While no master is known
 
     def note_masters(self, known: bool, /) -> None:  # noqa: FBT001  # the one fact there is
         """Have the source look again, and again, for as long as no master is known."""
@@ -75,7 +143,18 @@ class Discovering:
             self._refresh()
 
     def _refresh(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(_REFRESH_DELAY, self._refresh)
+        """Ask for a new answer, but once a second at most, however often the master is lost."""
+        wait = self._refreshed_at + _REFRESH_DELAY - self._clock()
+        if wait <= 0:
+            self._refreshed_at, wait = self._clock(), _REFRESH_DELAY
+            self._look_again()
+        self._timer = asyncio.get_running_loop().call_later(wait, self._refresh)
+
+    def _look_again(self) -> None:
+        if self._pausing is not None:
+            if not self._pausing.done():
+                self._pausing.set_result(None)
+            return
         try:
             self._source.refresh()
         except Exception as error:  # noqa: BLE001  # as above
@@ -86,3 +165,47 @@ class Discovering:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    # How it is doing
+
+    @property
+    def name(self) -> str:
+        """What the source is called, whatever its `str()` does."""
+        try:
+            return self._hide(str(self._source))
+        except Exception:  # noqa: BLE001  # as above
+            return type(self._source).__name__
+
+    def measure(self) -> DiscoveryMetrics:
+        """Take the snapshot."""
+        since = None if self._answered_at is None else max(0.0, self._clock() - self._answered_at)
+        return DiscoveryMetrics(
+            source=self.name,
+            hosts=tuple(each.host for each in self._hosts),
+            last_success=since,
+            last_error=self._failure,
+        )
+
+    def describe(self) -> str | None:
+        """Say in one line what is wrong with the source, for error messages; None: nothing."""
+        if self._failure is not None:
+            words = "fails" if self._hosts else "has not answered yet"
+            return f"{self.name} {words}, last error: {self._failure}"
+        if self._hosts:
+            return None
+        return f"{self.name} has {'ended without an answer' if self._ended else 'not answered yet'}"
+
+
+def asks_by_sql(source: Discovery) -> bool:
+    """Tell whether a source's `watch` takes `ask`."""
+    parameters = signature(source.watch).parameters.values()
+    return any(x.kind in _POSITIONAL and x.default is Parameter.empty for x in parameters)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _ignore(_hosts: object, /) -> None:
+    pass  # stands in for the lifecycle

@@ -23,6 +23,7 @@ class Introspection(Generic[PoolT, ConnT]):
         self._router = parts.router
         self._routing = parts.routing
         self._checkout = parts.checkout
+        self._discovering = parts.discovering
 
     def _check_process(self) -> None:
         """Refuse a forked child, where nothing is known of the hosts.
@@ -34,7 +35,8 @@ class Introspection(Generic[PoolT, ConnT]):
     def metrics(self) -> Metrics:
         """Return a frozen snapshot of all nodes and counters."""
         self._check_process()
-        return measure(self._routing, self._router, self._checkout, self._options)
+        discovery = self._discovering.measure()
+        return measure(self._routing, self._router, self._checkout, self._options, discovery)
 
     def add_listener(self, listener: Listener) -> None:
         """Have a function called for each event: see `hasql.events`.

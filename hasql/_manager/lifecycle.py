@@ -6,16 +6,16 @@ from typing import Generic
 
 from hasql._leasing.book import LeaseBook
 from hasql._leasing.loop_binding import LoopBinding
+from hasql._manager.asking import Asking
 from hasql._manager.discovering import Discovering
 from hasql._manager.options import Options
 from hasql._manager.routing_state import RoutingState
 from hasql._probing.monitors import end_tasks
 from hasql._routing.node import Node
 from hasql._routing.router import Router
-from hasql.cluster.host import HostSpec
+from hasql.cluster.discovered import Discovered
 from hasql.cluster.state import Health
 from hasql.cluster.topology import FirstRoundOver
-from hasql.discovery import Discovery
 from hasql.driver import ConnT, PoolT
 from hasql.errors import PoolManagerClosedError
 
@@ -35,7 +35,8 @@ class Lifecycle(Generic[PoolT, ConnT]):
     def __init__(  # noqa: PLR0913  # made in one place
         self,
         options: Options,
-        discovery: Discovery,
+        discovering: Discovering,
+        asking: Asking[PoolT, ConnT],
         routing: RoutingState[PoolT, ConnT],
         router: Router[PoolT, ConnT],
         book: LeaseBook[PoolT, ConnT],
@@ -43,10 +44,10 @@ class Lifecycle(Generic[PoolT, ConnT]):
     ) -> None:
         self._options = options
         self._clock = options.clock
-        self._discovering = Discovering(
-            discovery, self._take_over, options.dsn.hide, options.chance
-        )
-        routing.on_masters = self._discovering.note_masters
+        self._discovering, self._asking = discovering, asking
+        discovering.on_answer = self._take_over
+        routing.on_masters = discovering.note_masters
+        routing.on_gone = self._retire
         self._routing = routing
         self._router = router
         self._book = book
@@ -57,8 +58,8 @@ class Lifecycle(Generic[PoolT, ConnT]):
         self._terminating = False
         self._discovery: asyncio.Task[None] | None = None
         self._first_round: asyncio.TimerHandle | None = None
-        #: Nodes that are no hosts any more and have leases out still.
-        self._leaving: dict[Node[PoolT, ConnT], asyncio.Task[None]] = {}
+        #: Nodes that are no hosts any more, until nothing of them is left.
+        self._retired: dict[Node[PoolT, ConnT], asyncio.Task[None]] = {}
 
     @property
     def started(self) -> bool:
@@ -90,42 +91,35 @@ class Lifecycle(Generic[PoolT, ConnT]):
             self._start(self._binding.bind())
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._routing.set_hosts(self._options.dsn.hosts)
-        self._first_round = loop.call_later(
-            _FIRST_ROUND, lambda: self._routing.publish(FirstRoundOver(self._clock()))
-        )
+        self._take_over(tuple(map(Discovered, self._options.dsn.hosts)))
         self._discovery = loop.create_task(self._discovering.run())
 
     # Hosts that come and go
 
-    def _take_over(self, hosts: tuple[HostSpec, ...]) -> None:
-        """Have these hosts, and no others."""
-        if hosts != tuple(self._routing.nodes):
-            for node in self._routing.set_hosts(hosts):
-                self._retire(node)
+    def _take_over(self, hosts: tuple[Discovered, ...]) -> None:
+        """Have these hosts, and no others once those that leave have left."""
+        if self.closing:
+            return
+        if hosts and self._first_round is None:
+            self._first_round = self.loop.call_later(
+                _FIRST_ROUND, lambda: self._routing.publish(FirstRoundOver(self._clock()))
+            )
+        self._routing.set_hosts(hosts)
 
     def _retire(self, node: Node[PoolT, ConnT]) -> None:
         """Probe a host no more; it may come back at once, as another node."""
+        log.info("%s is no host any more", node.host)
         tasks = self._routing.monitors.stop(node.host) + self._routing.openings.cancel(node)
         if self._routing.names is not None:
             tasks += self._routing.names.stop(node.host)
-        self._leaving[node] = self.loop.create_task(self._let_leave(node, tasks))
+        self._retired[node] = self.loop.create_task(self._end(node, tasks))
 
-    async def _let_leave(self, node: Node[PoolT, ConnT], tasks: list[asyncio.Task[None]]) -> None:
-        """Let what a node has lent come back, and close its pool.
-
-        That has as long as it would have on a host that has gone silent.
-        """
+    async def _end(self, node: Node[PoolT, ConnT], tasks: list[asyncio.Task[None]]) -> None:
+        """End what a node runs, which has lent nothing any more, and close its pool."""
         try:
             await end_tasks(tasks)
-            async with asyncio.timeout(self._options.rules.lease_abort_after):
-                while node.in_flight:
-                    await self._router.next_vacancy()
-        except TimeoutError:
-            aborted = self._book.abort(node)
-            log.warning("%s, no host any more: %d leases aborted", node.host, aborted)
         finally:
-            self._leaving.pop(node, None)
+            self._retired.pop(node, None)
             if node.pool is not None:
                 node.pool.terminate()
 
@@ -148,7 +142,7 @@ class Lifecycle(Generic[PoolT, ConnT]):
                 log.warning("closing: %d leases were not given back in time", len(self._book))
 
     def _lent(self) -> bool:
-        nodes = (*self._routing.nodes.values(), *self._leaving)
+        nodes = self._routing.nodes.values()
         return len(self._book) > 0 or any(node.in_flight for node in nodes)
 
     async def stop(self, timeout: float) -> None:
@@ -157,7 +151,7 @@ class Lifecycle(Generic[PoolT, ConnT]):
         try:
             if self._first_round is not None:
                 self._first_round.cancel()
-            others = [*self._leaving.values(), *self._routing.openings.tasks()]
+            others = [*self._retired.values(), *self._routing.openings.tasks()]
             others += self._routing.warm_ups.tasks()
             if self._discovery is not None:
                 others.append(self._discovery)
@@ -168,6 +162,7 @@ class Lifecycle(Generic[PoolT, ConnT]):
             nodes = self._routing.nodes.values()
             await asyncio.gather(*(self._close(node, deadline) for node in nodes))
         finally:
+            self._asking.close()
             self.break_all()
             self._routing.stop_learning()
             self.closed = True
@@ -176,7 +171,7 @@ class Lifecycle(Generic[PoolT, ConnT]):
         """Break every connection there is, at once."""
         self._terminating = True
         self._book.abort()
-        for node in (*self._routing.nodes.values(), *self._leaving):
+        for node in (*self._routing.nodes.values(), *self._retired):
             if node.pool is not None:
                 node.pool.terminate()
         self._router.wake_drain()

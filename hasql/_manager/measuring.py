@@ -11,7 +11,7 @@ from hasql.cluster.lag import lag_of, written_by_masters
 from hasql.cluster.probe import Role
 from hasql.cluster.state import NodeState, Rules
 from hasql.driver import ConnT, PoolT
-from hasql.metrics import Metrics, NodeMetrics
+from hasql.metrics import DiscoveryMetrics, Metrics, NodeMetrics
 
 __all__ = ("measure",)
 
@@ -21,6 +21,7 @@ def measure(
     router: Router[PoolT, ConnT],
     checkout: Checkout[PoolT, ConnT],
     options: Options,
+    discovery: DiscoveryMetrics,
 ) -> Metrics:
     """Take the snapshot."""
     topology, hide, now = routing.topology, options.dsn.hide, options.clock()
@@ -44,6 +45,7 @@ def measure(
         retries=checkout.retries,
         role_changes=routing.notifier.role_changes,
         fencings=routing.notifier.fencings,
+        discovery=discovery,
     )
 
 
@@ -78,4 +80,5 @@ def _measure_node(  # noqa: PLR0913  # all that one is made of
         and state.system_id is not None
         and (state.role is not Role.MASTER or state.timeline is not None),
         last_error=None if error is None else hide(f"{type(error).__name__}: {error}"),
+        label=node.label,
     )

@@ -8,6 +8,8 @@ from inspect import iscoroutinefunction
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion, Health, NodeState
 from hasql.events import (
+    DiscoveryFailed,
+    DiscoveryRecovered,
     Event,
     HostAdmitted,
     HostDown,
@@ -52,9 +54,13 @@ class Notifier:
     def announce(self, before: NodeState, after: NodeState) -> None:
         """Tell what has happened to a node. Listeners hear of it when the change is complete."""
         for event in events_between(before, after):
-            self._take_note(event)
-            for listener in self._listeners:
-                asyncio.get_running_loop().call_soon(self._tell, listener, event)
+            self.tell(event)
+
+    def tell(self, event: Event) -> None:
+        """Tell of one event."""
+        self._take_note(event)
+        for listener in self._listeners:
+            asyncio.get_running_loop().call_soon(self._call, listener, event)
 
     def _take_note(self, event: Event) -> None:
         match event:
@@ -65,13 +71,19 @@ class Notifier:
             case RoleChanged(host, role_before, role):
                 self.role_changes += 1
                 log.info("%s is a %s now, and was a %s", host, role.value, role_before.value)
+            case HostExcluded(host, Exclusion.LEAVING):
+                log.info("%s %s", host, Exclusion.LEAVING.value)
             case HostExcluded(host, exclusion):
                 self.fencings += exclusion is Exclusion.FENCED
                 log.warning("%s %s", host, exclusion.value)
             case HostAdmitted(host, exclusion):
                 log.info("%s may serve again; before, it %s", host, exclusion.value)
+            case DiscoveryFailed(source, error):
+                log.warning("%s has failed; the hosts stay as they are: %s", source, error)
+            case DiscoveryRecovered(source):
+                log.info("%s answers again", source)
 
-    def _tell(self, listener: Listener, event: Event) -> None:
+    def _call(self, listener: Listener, event: Event) -> None:
         if listener not in self._listeners:
             return  # removed since
         try:

@@ -1,7 +1,7 @@
 """The routing state: what the changes of the topology, and of pools, do to the routing."""
 
 import logging
-from typing import Generic
+from typing import TYPE_CHECKING, Generic
 
 from hasql._leasing.book import LeaseBook
 from hasql._leasing.hints import Hints
@@ -16,10 +16,11 @@ from hasql._routing.observations import HostWarm, PoolOpened, PoolRefused, Routi
 from hasql._routing.pool_openings import PoolOpenings
 from hasql._routing.router import Router
 from hasql._routing.warm_up import WarmUps
+from hasql.cluster.discovered import Discovered
 from hasql.cluster.host import HostSpec
 from hasql.cluster.lag import lag_of, written_by_masters
 from hasql.cluster.probe import Role
-from hasql.cluster.state import Health, NodeState
+from hasql.cluster.state import Exclusion, Health, NodeState
 from hasql.cluster.topology import (
     AbortLeases,
     Answered,
@@ -33,6 +34,9 @@ from hasql.cluster.topology import (
 )
 from hasql.driver import ConnT, Driver, Endpoint, PoolT
 from hasql.tracing import ProbeEnded, Tracer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ("RoutingState",)
 
@@ -86,8 +90,11 @@ class RoutingState(Generic[PoolT, ConnT]):
         #: Called when anything has been learnt.
         self.on_news = _nothing
         #: Called with whether a master is known, when the first round is over and on each change.
-        self.on_masters = _ignore
+        self.on_masters: Callable[[bool], None] = _ignore
         self._masters_known: bool | None = None
+        #: Called with a node that is no host any more, and out of routing.
+        self.on_gone: Callable[[Node[PoolT, ConnT]], None] = _ignore
+        self._some_leave = False
         self.tracer: Tracer | None = None
         #: Whether anybody may be served still: not once the manager is closing.
         self.serves = True
@@ -162,9 +169,16 @@ class RoutingState(Generic[PoolT, ConnT]):
             self.warm_ups.begin(node)
 
     def _is_wanted(self, host: HostSpec) -> bool:
-        """Tell whether a host is to have a pool: all but those that may not serve."""
+        """Tell whether a host is to have a pool: all but those that may not serve.
+
+        One that is not to serve as a replica is to be ready when it is promoted.
+        """
         state = self.topology.node(host)
-        return self.serves and (state is None or state.exclusion is None)
+        return self.serves and (
+            state is None
+            or state.exclusion is None
+            or (state.exclusion is Exclusion.NEVER_REPLICA and not state.never_master)
+        )
 
     def accept_timeline(self) -> None:
         """Forget the timelines seen so far; an older master may win again."""
@@ -173,23 +187,43 @@ class RoutingState(Generic[PoolT, ConnT]):
 
     # Hosts that come and go
 
-    def set_hosts(self, hosts: tuple[HostSpec, ...]) -> list[Node[PoolT, ConnT]]:
-        """Take hosts in; return the nodes that are none any more, out of routing already."""
+    def set_hosts(self, hosts: tuple[Discovered, ...]) -> None:
+        """Take hosts in. The others leave: they serve as long as nobody else can, then end."""
+        step = self.topology.with_hosts(hosts, self._clock())
+        found = {each.host: each for each in hosts}
         nodes: dict[HostSpec, Node[PoolT, ConnT]] = {}
-        for position, host in enumerate(hosts):
-            node = self.nodes.get(host) or self._node(host)
-            node.position = position
-            nodes[host] = node
-        gone = [node for host, node in self.nodes.items() if host not in nodes]
-        self.nodes = nodes
-        self._apply(self.topology.with_hosts(hosts, self._clock()), rerouted=True)
-        for node in gone:
-            node.in_routing = node.as_master = node.as_replica = False
-        for node in nodes.values():
+        for position, state in enumerate(step.topology.nodes):
+            node = self.nodes.get(state.host)
+            if node is None:
+                node = self._node(state.host)
+                log.debug("%s is a host now", node.host)
+            if state.leaving:
+                node.position = position
+            else:
+                node.found_as(found[state.host], position)
+            nodes[state.host] = node
+        self.nodes, self._some_leave = nodes, len(nodes) > len(hosts)
+        self._apply(step, rerouted=True)
+        for node in self.nodes.values():
             if self.names is not None:
                 self.names.begin(node.endpoint)
             self.monitors.begin(node.endpoint)
-        return gone
+
+    def _see_off(self) -> None:
+        """Let go of the hosts that leave, each when its leases have ended."""
+        gone = {
+            state.host: self.nodes[state.host]
+            for state in self.topology.nodes
+            if state.may_go and not self.nodes[state.host].in_flight
+        }
+        if not gone:
+            return
+        self.nodes = {host: node for host, node in self.nodes.items() if host not in gone}
+        self._some_leave = any(x.leaving and x.host not in gone for x in self.topology.nodes)
+        for node in gone.values():
+            node.in_routing = node.as_master = node.as_replica = False
+            self.on_gone(node)
+        self._apply(self.topology.without(gone, self._clock()), rerouted=True)
 
     def _node(self, host: HostSpec) -> Node[PoolT, ConnT]:
         endpoint = Endpoint(host, self._options.dsn.for_host(host))
@@ -252,6 +286,8 @@ class RoutingState(Generic[PoolT, ConnT]):
                 case Purge(host=host) | AbortLeases(host=host):
                     self._break(self.nodes[host], effect)
         self._router.dispatch()
+        if self._some_leave:
+            self._see_off()
         self.on_news()
 
     def _break(self, node: Node[PoolT, ConnT], effect: Purge | AbortLeases) -> None:
@@ -277,7 +313,8 @@ class RoutingState(Generic[PoolT, ConnT]):
 
     def _note_masters(self) -> None:
         known = bool(self.topology.masters)
-        if self.serves and self.topology.first_round_over and known is not self._masters_known:
+        told = self.topology.first_round_over or not self.topology.nodes
+        if self.serves and told and known is not self._masters_known:
             self._masters_known = known
             self.on_masters(known)
             if self.names is not None:
@@ -292,8 +329,9 @@ class RoutingState(Generic[PoolT, ConnT]):
         self.replicas = self._ready(self.topology.replicas)
         up = {state.host for state in self.topology.nodes if state.health is Health.UP}
         masters, replicas = _preferred(self.masters, up), _preferred(self.replicas, up)
+        serving, as_masters, as_replicas = {*self.masters, *self.replicas}, {*masters}, {*replicas}
         for node in self.nodes.values():
-            in_routing = node in self.masters or node in self.replicas
+            in_routing = node in serving
             if in_routing and not node.in_routing:
                 self._admit(node)
             node.cold = node.cold and not in_routing
@@ -301,7 +339,7 @@ class RoutingState(Generic[PoolT, ConnT]):
                 node.mark_cold()
             node.in_routing = in_routing
             was_master = node.as_master
-            node.as_master, node.as_replica = node in masters, node in replicas
+            node.as_master, node.as_replica = node in as_masters, node in as_replicas
             if node.as_master and not was_master:
                 node.end_hold()  # it was held because it might be one
         doubtful = {
@@ -353,5 +391,5 @@ def _nothing() -> None:
     pass
 
 
-def _ignore(_known: bool, /) -> None:  # noqa: FBT001  # stands in for a listener
-    pass
+def _ignore(_told: object, /) -> None:
+    pass  # stands in for a listener

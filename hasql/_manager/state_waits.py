@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Generic
 
+from hasql._manager.discovering import Discovering
 from hasql._manager.options import Options
 from hasql._manager.routing_state import RoutingState
 from hasql.driver import ConnT, Driver, Failure, PoolT
@@ -16,12 +17,17 @@ class StateWaits(Generic[PoolT, ConnT]):
     """Who waits for what the routing state is to become, and what they are told if it does not."""
 
     def __init__(
-        self, driver: Driver[PoolT, ConnT], options: Options, routing: RoutingState[PoolT, ConnT]
+        self,
+        driver: Driver[PoolT, ConnT],
+        options: Options,
+        routing: RoutingState[PoolT, ConnT],
+        discovering: Discovering,
     ) -> None:
         self._driver = driver
         self._clock = options.clock
         self._hide = options.dsn.hide
         self._routing = routing
+        self._discovering = discovering
         #: Ends with the next news; all who wait look again then.
         self._news: asyncio.Future[None] | None = None
         routing.on_news = self._wake
@@ -58,11 +64,14 @@ class StateWaits(Generic[PoolT, ConnT]):
             lines.append(f"  {state.describe(now)}, {node.describe(now)}")
         if len(lines) == 1:
             lines.append("  none")
+        if trouble := self._discovering.describe():
+            lines.append(f"discovery: {trouble}")
         return NotAvailableError(self._hide("\n".join(lines)))
 
     def raise_if_all_refuse(self) -> bool:
         """Raise what waiting does not mend: our own arguments, or that every host refuses us."""
-        states, nodes = self._routing.topology.nodes, self._routing.nodes
+        nodes = self._routing.nodes
+        states = [state for state in self._routing.topology.nodes if not state.leaving]
         errors = [nodes[s.host].refusal or (s.error if s.refused else None) for s in states]
         refusals = [error for error in errors if error]
         ours = [x for x in refusals if self._driver.failure(x) is Failure.MISCONFIGURED]

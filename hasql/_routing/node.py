@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Generic
 
+from hasql.cluster.discovered import Discovered
 from hasql.cluster.probe import Role
 from hasql.cluster.state import NodeState
 from hasql.cluster.topology import Answered
@@ -49,12 +50,14 @@ class Node(Generic[PoolT, ConnT]):
         "pool",
         "pooled",
         "position",
+        "priority",
         "refusal",
         "replayed",
         "response_time",
         "server",
         "several",
         "sizes",
+        "weight",
     )
 
     def __init__(
@@ -105,12 +108,18 @@ class Node(Generic[PoolT, ConnT]):
         self.replayed: int | None = None
         self.lag_seconds: float | None = None
         self.label: str | None = None
+        self.priority, self.weight = 0, 1
         #: Median round trip of the last probes in seconds, None before the first.
         self.response_time: float | None = None
 
     def __repr__(self) -> str:
         role = "master" if self.as_master else "replica" if self.as_replica else "out"
         return f"<Node {self.host} {role} {self.in_flight}/{self.limit} in flight>"
+
+    def found_as(self, found: Discovered, position: int) -> None:
+        """Take note of what its source says of it, and of its place among the hosts."""
+        self.position = position
+        self.priority, self.weight, self.label = found.priority, found.weight, found.label
 
     @property
     def free(self) -> int:

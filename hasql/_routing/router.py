@@ -62,15 +62,17 @@ class Router(Generic[PoolT, ConnT]):
 
         Of a role that is `doubtful` all hosts are suspect: who may take either role comes to it
         last, as nobody knows whether one of them still answers.
+
+        Within a role hosts of the lowest priority come first: the next are a pass of their own.
         """
-        of_role = {Role.MASTER: tuple(masters), Role.REPLICA: tuple(replicas)}
+        of_role = {Role.MASTER: _by_priority(masters), Role.REPLICA: _by_priority(replicas)}
         for request in _INTERNED:
             present = [of_role[role] for role in request.passes if of_role[role]]
             if request.fallback is Fallback.FULL and request.role in doubtful:
                 present.reverse()
             # A full host is no absent one: who falls back for absence alone has one pass.
             tried = present[:1] if request.fallback is Fallback.ABSENT else present
-            self._passes[request] = tuple(tried)
+            self._passes[request] = tuple(group for groups in tried for group in groups)
 
     def occupy(self, request: Request) -> Node[PoolT, ConnT] | None:
         """Take a place on the node that the policy picks; None if there is no free place."""
@@ -180,3 +182,8 @@ class Router(Generic[PoolT, ConnT]):
         self._closed = True
         self.route((), ())
         self._waiters.dismiss(PoolManagerClosedError("the pool manager was closed"))
+
+
+def _by_priority(nodes: Sequence[Node[PoolT, ConnT]]) -> list[tuple[Node[PoolT, ConnT], ...]]:
+    ranks = sorted({node.priority for node in nodes})
+    return [tuple(node for node in nodes if node.priority == rank) for rank in ranks]

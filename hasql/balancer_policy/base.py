@@ -46,6 +46,14 @@ class Candidate(Protocol):
     def label(self) -> str | None:
         """What the source of hosts calls it; None for a host of the DSN."""
 
+    @property
+    def priority(self) -> int:
+        """The lower, the sooner used. The candidates of one choice are all alike in it."""
+
+    @property
+    def weight(self) -> int:
+        """Its share beside the others, as its source of hosts has it: 1 by default, 0 or more."""
+
 
 CandidateT = TypeVar("CandidateT", bound=Candidate)
 

@@ -12,7 +12,7 @@ class GreedyBalancerPolicy(BaseBalancerPolicy):
 
     The count is hasql's own and includes acquires under way, so that simultaneous ones do not
     pile up on one node. Among more than eight it takes the better of two at random, which
-    spreads nearly as well: Mitzenmacher, "The Power of Two Choices", 2001.
+    spreads nearly as well: Mitzenmacher, "The Power of Two Choices", 2001. It obeys no `weight`.
     """
 
     def choose(self, candidates: Sequence[CandidateT]) -> CandidateT:

@@ -8,6 +8,8 @@ __all__ = ("RandomWeightedBalancerPolicy",)
 
 #: What is shorter is beyond what a clock can tell of a network; seconds.
 _SHORTEST = 1e-6
+#: What a weight of 0 counts, so that hosts are equal which all have it.
+_LEAST_WEIGHT = 0.01
 
 
 class RandomWeightedBalancerPolicy(BaseBalancerPolicy):
@@ -16,6 +18,9 @@ class RandomWeightedBalancerPolicy(BaseBalancerPolicy):
     A host that answers in 1 ms gets five times the share of one that takes 5 ms. Among more
     than eight nodes two are drawn evenly and the weights decide between these. A host whose
     response time is not known gets the average share.
+
+    It obeys the `weight` of a source of hosts: of hosts that answer equally fast one of weight 20
+    gets twice the share of one of weight 10, and one of weight 0 hardly any.
     """
 
     def choose(self, candidates: Sequence[CandidateT]) -> CandidateT:
@@ -27,4 +32,8 @@ class RandomWeightedBalancerPolicy(BaseBalancerPolicy):
             average = sum(known) / len(known) if known else 1.0
             rest = iter(known)
             known = [average if time is None else next(rest) for time in times]
-        return self.chance.choices(candidates, known)[0]
+        shares = [
+            share * (candidate.weight or _LEAST_WEIGHT)
+            for share, candidate in zip(known, candidates, strict=True)
+        ]
+        return self.chance.choices(candidates, shares)[0]

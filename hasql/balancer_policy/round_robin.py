@@ -16,7 +16,7 @@ class RoundRobinBalancerPolicy(BaseBalancerPolicy):
     """Take the nodes in turn, in the order of the hosts; masters and replicas each in theirs.
 
     What is remembered is the last node and not a count of turns: a node that leaves or returns
-    changes nobody else's turn.
+    changes nobody else's turn. It obeys no `weight`.
     """
 
     def __init__(self) -> None:

@@ -47,8 +47,16 @@ def judge(nodes: Sequence[NodeState], memory: Memory, rules: Rules, now: float) 
     """Judge all nodes anew. The same nodes and memory give the same verdict."""
     memory = _pin(nodes, memory, rules, now)
     exclusions = _own_exclusions(nodes, memory, rules)
-    if not rules.fencing:
-        return Verdict(tuple(exclusions), memory)
+    if rules.fencing:
+        memory = _fence(nodes, exclusions, memory)
+    _see_off(nodes, exclusions)
+    return Verdict(tuple(exclusions), memory)
+
+
+def _fence(
+    nodes: Sequence[NodeState], exclusions: list[Exclusion | None], memory: Memory
+) -> Memory:
+    """Choose the master of each cluster, and return what is to be remembered of that."""
     timelines, incumbents = dict(memory.timelines), dict(memory.incumbents)
     clusters = {node.system_id for node in nodes if node.system_id is not None}
     for cluster in clusters:
@@ -61,8 +69,7 @@ def judge(nodes: Sequence[NodeState], memory: Memory, rules: Rules, now: float) 
             and exclusions[i] is None
         ]
         _elect(nodes, contenders, exclusions, timelines, incumbents)
-    memory = replace(memory, timelines=timelines, incumbents=incumbents)
-    return Verdict(tuple(exclusions), memory)
+    return replace(memory, timelines=timelines, incumbents=incumbents)
 
 
 def _pin(nodes: Sequence[NodeState], memory: Memory, rules: Rules, now: float) -> Memory:
@@ -92,8 +99,10 @@ def _own_exclusions(
         server = node.server if node.answers else None
         if node.system_id is not None and memory.cluster not in {None, node.system_id}:
             exclusions.append(Exclusion.FOREIGN)
-        elif node.was_master and rules.forbids_master(node.host):
+        elif node.was_master and (node.never_master or rules.forbids_master(node.host)):
             exclusions.append(Exclusion.NEVER_MASTER)
+        elif node.was_replica and node.never_replica:
+            exclusions.append(Exclusion.NEVER_REPLICA)
         elif server in servers and not (node.several and node.role is Role.REPLICA):
             # A name for several replicas is more than the one of them that its monitor sees.
             exclusions.append(Exclusion.ALIAS)
@@ -102,6 +111,24 @@ def _own_exclusions(
         if server is not None:
             servers.add(server)
     return exclusions
+
+
+def _see_off(nodes: Sequence[NodeState], exclusions: list[Exclusion | None]) -> None:
+    """Exclude the hosts that leave, as soon as others serve in their place.
+
+    A source that no longer names the master, or names nothing but hosts that do not answer, may be
+    wrong: until then the probe counts for more.
+    """
+    roles = {
+        node.role
+        for node, why in zip(nodes, exclusions, strict=True)
+        if node.answers and why is None and not node.leaving
+    }
+    for i, node in enumerate(nodes):
+        if not node.leaving or exclusions[i] is not None:
+            continue
+        if not node.answers or Role.MASTER in roles or (roles and node.role is Role.REPLICA):
+            exclusions[i] = Exclusion.LEAVING
 
 
 def _elect(

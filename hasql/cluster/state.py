@@ -24,10 +24,12 @@ class Exclusion(Enum):
     """Why a host that answers is not routed to."""
 
     NEVER_MASTER = "is a master, which never_master forbids"
+    NEVER_REPLICA = "is a replica, which its source of hosts forbids"
     FENCED = "fenced: a master of a newer timeline has replaced it"
     SPLIT = "split: another master writes the same timeline"
     FOREIGN = "belongs to another cluster: its system identifier differs"
     ALIAS = "is the same server as a host named before it"
+    LEAVING = "leaves: its source of hosts names it no more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,11 @@ class NodeState:
     refused: bool = False
     #: Whether its name was found to lead to several servers, as that of a service or a proxy may.
     several: bool = False
+    #: What its source of hosts says of it, see `Discovered`.
+    never_master: bool = False
+    never_replica: bool = False
+    #: Whether the source names it no more; it serves as long as it cannot be replaced.
+    leaving: bool = False
 
     @property
     def answers(self) -> bool:
@@ -84,9 +91,19 @@ class NodeState:
         return self.reading.role if self.reading is not None and self.answers else Role.UNKNOWN
 
     @property
+    def may_go(self) -> bool:
+        """Whether nothing is lost if it is no host any more, once its leases have ended."""
+        return self.leaving and (self.exclusion is not None or not self.answers)
+
+    @property
     def was_master(self) -> bool:
         """Whether the last answer, however old, was a master's."""
         return self.reading is not None and self.reading.role is Role.MASTER
+
+    @property
+    def was_replica(self) -> bool:
+        """Whether the last answer, however old, was a replica's."""
+        return self.reading is not None and self.reading.role is Role.REPLICA
 
     @property
     def system_id(self) -> int | None:

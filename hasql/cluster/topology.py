@@ -4,10 +4,11 @@
 change calls for. It does no I/O itself and waits for nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from hasql.cluster.discovered import Discovered
 from hasql.cluster.fencing import Memory, judge
 from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Reading, Role
@@ -186,10 +187,28 @@ class Topology:
         breaks = _breaks(step.topology, observation, before)
         return Step(step.topology, (*step.effects, *breaks)) if breaks else step
 
-    def with_hosts(self, hosts: Sequence[HostSpec], now: float) -> Step:
-        """Take hosts in and out; those that stay keep all that is known of them."""
+    def with_hosts(self, hosts: Sequence[Discovered], now: float) -> Step:
+        """Take hosts in; those that stay keep all that is known of them.
+
+        The others come last, and leave: they are judged like all until they are taken `without`.
+        """
         known = {node.host: node for node in self.nodes}
-        nodes = tuple(known.get(host) or NodeState(host, since=now) for host in hosts)
+        nodes = [
+            replace(
+                known.get(found.host) or NodeState(found.host, since=now),
+                never_master=found.never_master,
+                never_replica=found.never_replica,
+                leaving=False,
+            )
+            for found in hosts
+        ]
+        named = {found.host for found in hosts}
+        nodes += [replace(node, leaving=True) for node in self.nodes if node.host not in named]
+        return self._judged(tuple(nodes), self.memory, now)
+
+    def without(self, gone: Collection[HostSpec], now: float) -> Step:
+        """Take out hosts that have left."""
+        nodes = tuple(node for node in self.nodes if node.host not in gone)
         return self._judged(nodes, self.memory, now)
 
     def without_memory(self, now: float) -> Step:
@@ -211,7 +230,8 @@ class Topology:
         self, nodes: tuple[NodeState, ...], memory: Memory, now: float, *, over: bool = False
     ) -> Step:
         """Judge who may serve among these nodes, and find what has to be done about it."""
-        over = over or self.first_round_over or all(n.health is not Health.STARTING for n in nodes)
+        heard = nodes and all(node.health is not Health.STARTING for node in nodes)
+        over = bool(over or self.first_round_over or heard)
         if over:
             verdict = judge(nodes, memory, self.rules, now)
             memory = verdict.memory
@@ -221,8 +241,9 @@ class Topology:
             )
         effects: list[Effect] = []
         dated = []
+        known = {node.host: node for node in self.nodes}  # there may be hundreds
         for node in nodes:
-            before = self.node(node.host)
+            before = known.get(node.host)
             if before is not None and _standing(before) != _standing(node):
                 node = replace(node, since=now)  # noqa: PLW2901  # the same node, dated
                 effects += _effects(before, node)

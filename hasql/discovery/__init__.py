@@ -1,6 +1,7 @@
 """Where the hosts of a cluster come from."""
 
-from hasql.discovery.contract import Ask, Discovered, Discovery
+from hasql.cluster.discovered import Discovered
+from hasql.discovery.contract import Ask, Discovery
 from hasql.discovery.static import StaticDiscovery
 
 __all__ = ("Ask", "Discovered", "Discovery", "StaticDiscovery")

@@ -2,13 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, TypeAlias
 
-from hasql.cluster.host import HostSpec, parse_host
-from hasql.errors import ConfigurationError
+from hasql.cluster.discovered import Discovered
 
-__all__ = ("Ask", "Discovered", "Discovery")
+__all__ = ("Ask", "Discovery")
 
 Ask: TypeAlias = Callable[[str], Awaitable[list[dict[str, Any]]]]
 """Runs one query on a host that is known, and returns its rows.
@@ -18,50 +16,6 @@ The query is a ``SELECT`` without a semicolon, and runs in a transaction of its 
 connection that is reserved for such questions: of the master if one is known, else of any other
 host. It raises what the driver raises, or NotAvailableError when no host answers in time.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Discovered:
-    """A host that a source has found, and what the source says of it.
-
-    Raises:
-        ConfigurationError: The host cannot be one, or a number is out of its range.
-        TypeError: A value of a wrong type.
-    """
-
-    host: HostSpec
-    _: KW_ONLY
-    never_master: bool = False
-    """Whether it is never used as a master, whatever it answers."""
-    never_replica: bool = False
-    """Whether it is never used as a replica."""
-    priority: int = 0
-    """Hosts with the lowest are used first; the others while those are away or full."""
-    weight: int = 1
-    """Its share beside hosts of the same priority, for policies that obey it; 0: hardly any."""
-    label: str | None = None
-    """What its source calls it."""
-
-    def __post_init__(self) -> None:
-        """Check what a source says; a name is written in lower case, as in a DSN."""
-        if not isinstance(self.host, HostSpec):
-            raise TypeError(f"host must be a HostSpec, not {self.host!r}")
-        try:  # a name with a comma, say, would be two hosts to a driver
-            read = parse_host(str(HostSpec(self.host.host, self.host.port)))
-        except (TypeError, ConfigurationError) as error:
-            raise ConfigurationError(f"{self.host!r} cannot be a host: {error}") from None
-        object.__setattr__(self, "host", replace(self.host, host=read.host, port=read.port))
-        for flag in ("never_master", "never_replica"):
-            if not isinstance(getattr(self, flag), bool):
-                raise TypeError(f"{flag} must be True or False, not {getattr(self, flag)!r}")
-        for number, least in (("priority", None), ("weight", 0)):
-            value = getattr(self, number)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{number} must be an int, not {value!r}")
-            if least is not None and value < least:
-                raise ConfigurationError(f"{number} must be at least {least}, not {value}")
-        if not isinstance(self.label, str | None):
-            raise TypeError(f"label must be a str or None, not {self.label!r}")
 
 
 class Discovery(ABC):

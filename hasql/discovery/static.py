@@ -2,8 +2,9 @@
 
 from collections.abc import AsyncIterator, Iterable
 
+from hasql.cluster.discovered import Discovered
 from hasql.cluster.host import HostSpec
-from hasql.discovery.contract import Discovered, Discovery
+from hasql.discovery.contract import Discovery
 from hasql.errors import ConfigurationError
 
 __all__ = ("StaticDiscovery",)

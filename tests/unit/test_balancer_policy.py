@@ -56,6 +56,8 @@ class Fixed:
     replayed: int | None = None
     lag_seconds: float | None = None
     label: str | None = None
+    priority: int = 0
+    weight: int = 1
     looked_at: int = 0
 
     @property

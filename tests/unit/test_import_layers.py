@@ -33,7 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "hasql.cluster.probe",
         }
     ),
-    frozenset({"hasql.cluster.dsn"}),
+    frozenset({"hasql.cluster.dsn", "hasql.cluster.discovered"}),
     frozenset({"hasql.cluster.state"}),
     frozenset({"hasql.cluster.fencing"}),
     frozenset({"hasql.cluster.topology"}),
@@ -88,8 +88,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql._leasing.checkout"}),
     # How it lives.
     frozenset({"hasql._manager"}),
-    frozenset({"hasql._manager.discovering", "hasql._manager.notifier", "hasql._manager.options"}),
-    frozenset({"hasql._manager.routing_state"}),
+    frozenset({"hasql._manager.notifier", "hasql._manager.options"}),
+    frozenset({"hasql._manager.discovering", "hasql._manager.routing_state"}),
+    frozenset({"hasql._manager.asking"}),
     frozenset({"hasql._manager.state_waits"}),
     frozenset({"hasql._manager.lifecycle"}),
     frozenset({"hasql._manager.assembly", "hasql._manager.measuring"}),

@@ -21,7 +21,7 @@ from hasql.cluster.host import HostSpec, parse_host
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion, Health
 from hasql.errors import NotAvailableError
-from hasql.metrics import Metrics, NodeMetrics
+from hasql.metrics import DiscoveryMetrics, Metrics, NodeMetrics
 from testbed.fake_driver import (
     FakeConnection,
     FakeDriver,
@@ -75,7 +75,8 @@ async def test_a_snapshot_is_frozen() -> None:
 
 def test_before_the_start_there_is_nothing_to_tell() -> None:
     metrics = manager_of(fake_cluster("a master")).metrics()
-    assert metrics == Metrics((), 0, 0.0, 0, 0, 0, 0, 0)
+    source = DiscoveryMetrics("StaticDiscovery", (), None, None)
+    assert metrics == Metrics((), 0, 0.0, 0, 0, 0, 0, 0, source)
 
 
 async def test_before_the_first_answer_all_is_unknown() -> None:

@@ -7,6 +7,7 @@ from itertools import permutations
 
 import pytest
 
+from hasql.cluster.discovered import Discovered
 from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Reading, Role
 from hasql.cluster.state import Exclusion, Health, Rules
@@ -349,13 +350,101 @@ def test_10_what_leaves_or_restarts_is_purged() -> None:
     ).effects  # fmt: skip
 
 
+# Hosts that come and go
+
+
+def named(*hosts: HostSpec) -> tuple[Discovered, ...]:
+    return tuple(Discovered(host) for host in hosts)
+
+
+def hosts_of(step: Step) -> list[HostSpec]:
+    return [node.host for node in step.topology.nodes]
+
+
+def may_go(step: Step) -> set[str]:
+    return {node.host.host for node in step.topology.nodes if node.may_go}
+
+
 def test_hosts_that_stay_keep_what_is_known_of_them() -> None:
     up = after(master(A, 1), replica(B, 1)).topology
-    step = up.with_hosts((C, A), 2)
-    assert [node.host for node in step.topology.nodes] == [C, A]
+    step = up.with_hosts(named(C, A), 2)
+    assert hosts_of(step) == [C, A, B]  # until what is lent on B is back
     assert masters(step) == {"a"}
     assert replicas(step) == set()
+    assert may_go(step) == {"b"}
+    assert Purge(B) in step.effects
     assert replicas(step.topology.observe(replica(C, 3))) == {"c"}
+    gone = step.topology.without({B}, 4)
+    assert hosts_of(gone) == [C, A]
+    assert gone.effects == ()
+
+
+def test_a_host_that_is_named_again_serves_as_it_did() -> None:
+    left = after(master(A, 1), replica(B, 1)).topology.with_hosts(named(A), 2)
+    assert exclusion(left, B) is Exclusion.LEAVING
+    back = left.topology.with_hosts(named(A, B), 3)
+    assert (masters(back), replicas(back), may_go(back)) == ({"a"}, {"b"}, set())
+
+
+def test_17_a_master_that_is_named_no_more_serves_until_another_does() -> None:
+    step = after(master(A, 1), replica(B, 1)).topology.with_hosts(named(B, C), 2)
+    assert (masters(step), replicas(step), may_go(step)) == ({"a"}, {"b"}, set())
+    assert step.effects == ()
+    step = step.topology.observe(failed(C, 3))
+    assert masters(step) == {"a"}
+    # A promotion is what it always is.
+    promoted = step.topology.observe(master(B, 4, timeline=2))
+    assert masters(promoted) == {"b"}
+    assert exclusion(promoted, A) is Exclusion.FENCED
+    assert AbortLeases(A) in promoted.effects
+    assert may_go(promoted) == {"a"}
+    # And a master that is gone is not waited for.
+    assert may_go(step.topology.observe(failed(A, 4))) == {"a"}
+
+
+def test_17_hosts_serve_while_none_that_is_named_in_their_place_answers() -> None:
+    step = after(master(A, 1), replica(B, 1)).topology.with_hosts(named(C), 2)
+    for _ in range(2):
+        assert (masters(step), replicas(step), may_go(step)) == ({"a"}, {"b"}, set())
+        step = step.topology.observe(failed(C, 3))
+    step = step.topology.observe(replica(C, 4))
+    assert (masters(step), replicas(step), may_go(step)) == ({"a"}, {"c"}, {"b"})
+
+
+def test_17_hosts_of_another_cluster_replace_nobody() -> None:
+    step = after(master(A, 1), replica(B, 1)).topology.with_hosts(named(C), 2)
+    step = step.topology.observe(master(C, 3, system_id=8))
+    assert exclusion(step, C) is Exclusion.FOREIGN
+    assert (masters(step), replicas(step)) == ({"a"}, {"b"})
+
+
+def test_a_new_name_of_a_server_takes_the_place_of_its_old_one() -> None:
+    step = after(master(A, 1), hosts=(A,)).topology.with_hosts(named(B), 2)
+    step = step.topology.observe(master(B, 3, started_at=_STARTS[A]))
+    assert masters(step) == {"b"}
+    assert may_go(step) == {"a"}
+
+
+def test_9_no_hosts_are_no_first_round() -> None:
+    step = Step(Topology.of((), 0.0)).topology.with_hosts((), 0)
+    assert not step.topology.first_round_over
+    step = step.topology.with_hosts(named(A, B), 1).topology.observe(master(A, 2))
+    assert masters(step) == set()  # B may be the master that has replaced it
+    step = step.topology.observe(master(B, 3, timeline=2))
+    assert masters(step) == {"b"}
+
+
+def test_what_a_source_says_of_a_host_holds_from_then_on() -> None:
+    step = after(master(A, 1), replica(B, 1))
+    forbids = Discovered(A, never_master=True), Discovered(B, never_replica=True)
+    step = step.topology.with_hosts(forbids, 2)
+    assert exclusion(step, A) is Exclusion.NEVER_MASTER
+    assert exclusion(step, B) is Exclusion.NEVER_REPLICA
+    assert {Purge(A), Purge(B)} <= {*step.effects}
+    promoted = step.topology.observe(master(B, 3, timeline=2)).topology.observe(replica(A, 3))
+    assert (masters(promoted), replicas(promoted)) == ({"b"}, {"a"})
+    step = step.topology.with_hosts(named(A, B), 3)
+    assert (masters(step), replicas(step)) == ({"a"}, {"b"})
 
 
 def test_a_change_is_dated_and_reported_once() -> None:

@@ -1,0 +1,100 @@
+"""Asking: runs the questions of a source of hosts over a reserved connection of its own."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any, Generic
+
+from hasql._manager.options import Options
+from hasql._manager.routing_state import RoutingState
+from hasql._probing.stall_timer import StallTimer
+from hasql._routing.node import Node
+from hasql.cluster.state import Health
+from hasql.driver import ConnT, Driver, Failure, PoolT, Session
+from hasql.driver.judgement import judged
+from hasql.errors import NotAvailableError
+
+__all__ = ("Asking",)
+
+# All rows as one value, in hexadecimal digits: what a session reads holds nothing to be escaped.
+_ALL_ROWS = """
+SELECT encode(convert_to(coalesce(json_agg(asked), '[]')::text, 'UTF8'), 'hex') FROM ({}) AS asked
+"""
+
+
+class Asking(Generic[PoolT, ConnT]):
+    """Asks one host after the other, beginning with the master, until one answers.
+
+    The connection is kept for the next question, while it is of the host to be asked first.
+    """
+
+    def __init__(
+        self, driver: Driver[PoolT, ConnT], options: Options, routing: RoutingState[PoolT, ConnT]
+    ) -> None:
+        self._driver = driver
+        self._options = options
+        self._routing = routing
+        self._session: Session | None = None
+        self._node: Node[PoolT, ConnT] | None = None
+        self._one_at_a_time = asyncio.Lock()
+
+    async def ask(self, sql: str) -> list[dict[str, Any]]:
+        """Run a query; see `hasql.discovery.Ask`."""
+        async with self._one_at_a_time:
+            met = "no host is known"
+            for node in self._candidates():
+                try:
+                    row = await self._ask(node, _ALL_ROWS.format(sql))
+                except Exception as error:
+                    if judged(self._driver, error) is Failure.STATEMENT:
+                        raise
+                    met = f"{node.host}: {type(error).__name__}: {error}"
+                else:
+                    rows: list[dict[str, Any]] = json.loads(bytes.fromhex(row))
+                    return rows
+            raise NotAvailableError(f"no host has answered: {met}")
+
+    def _candidates(self) -> Iterator[Node[PoolT, ConnT]]:
+        """Return masters, then replicas, then who is not in routing, those that are down last."""
+        routing = self._routing
+        down = {s.host for s in routing.topology.nodes if s.health is Health.DOWN}
+        rest = sorted(routing.nodes.values(), key=lambda node: node.host in down)
+        yield from dict.fromkeys([*routing.masters, *routing.replicas, *rest])
+
+    async def _ask(self, node: Node[PoolT, ConnT], sql: str) -> str:
+        """Ask one host; a connection on which anything goes wrong is closed."""
+        loop, options = asyncio.get_running_loop(), self._options
+        with StallTimer(loop, options.clock, options.refresh_timeout) as limit:
+            try:
+                session = await self._session_on(node, limit)
+                with limit.ending(session.kill):
+                    [value] = await session.fetch_row(sql)
+            except BaseException as error:
+                self.close()
+                if limit.ended and isinstance(error, Exception):
+                    raise TimeoutError(f"no answer in {options.refresh_timeout:g} s") from None
+                raise
+        assert value is not None  # noqa: S101  # coalesce
+        return value
+
+    async def _session_on(self, node: Node[PoolT, ConnT], limit: StallTimer) -> Session:
+        session = self._session
+        if session is not None and self._node is node and not session.closed:
+            return session
+        self.close()
+        kwargs, connecting = self._options.pool_factory_kwargs, asyncio.timeout(None)
+        async with connecting:
+            with limit.ending(lambda: connecting.reschedule(0.0)):
+                session = await self._driver.connect(node.endpoint, kwargs, _lost)
+        self._session, self._node = session, node
+        return session
+
+    def close(self) -> None:
+        """Close the connection, if one is open."""
+        session, self._session, self._node = self._session, None, None
+        if session is not None:
+            session.kill()
+
+
+def _lost() -> None:
+    pass  # the next question finds out
