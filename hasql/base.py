@@ -26,7 +26,8 @@ from hasql._routing.request import MASTER
 from hasql.balancer_policy import BaseBalancerPolicy, GreedyBalancerPolicy
 from hasql.cluster.dsn import Dsn
 from hasql.cluster.state import Rules
-from hasql.discovery import Discovery, StaticDiscovery
+from hasql.discovery import Discovery
+from hasql.discovery.choice import choose_source
 from hasql.dns import Resolver
 from hasql.driver import ConnT, Driver, PoolT
 from hasql.errors import ConfigurationError
@@ -64,7 +65,11 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         release_timeout: What giving a connection back may take; after that it is broken instead.
         fencing: Whether a master that a newer timeline has replaced is refused.
         allow_several_clusters: Whether hosts may have different system identifiers.
-        never_master: Hosts (`host`, or `host:port`) that are never used as a master.
+        never_master: Hosts (`host`, or `host:port`) that are never used as a master. With
+            `discovery` they need not be known yet.
+        discovery: Where the hosts come from, an instance that serves this manager alone. The DSN
+            need not name a host then; those that it names are what the manager begins with. None:
+            the DSN's hosts, or what the DSN asks for with ``discovery=``.
         follow_names: Whether connections to an address that the host's name has left are drained:
             idle ones at once, leases when they are released. Names are looked up when their TTL
             ends, or every 30 s by the system's resolver, without the extra `dns`; and each second
@@ -100,8 +105,11 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
         never_master: Sequence[str] = (),
         follow_names: bool = True,
         resolver: Resolver | None = None,
+        discovery: Discovery | None = None,
     ) -> None:
-        parsed = Dsn.parse(dsn, plus_is_space=self._plus_is_space)
+        parsed = Dsn.parse(dsn, plus_is_space=self._plus_is_space, hosts_needed=discovery is None)
+        source = choose_source(parsed, discovery, resolver)
+        listed = discovery is None and parsed.source is None
         check_flag("follow_names", follow_names)
         options = Options(
             dsn=parsed,
@@ -117,7 +125,7 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
             rules=Rules(
                 fencing=fencing,
                 allow_several_clusters=allow_several_clusters,
-                never_master=never_master_hosts(parsed, never_master),
+                never_master=never_master_hosts(never_master, parsed.hosts if listed else None),
                 lease_abort_after=lease_abort_after,
             ),
             name_source=self._name_source(resolver) if follow_names else None,
@@ -125,17 +133,13 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
             chance=self._chance(),
         )
         driver: Driver[PoolT, ConnT] = self._driver_of(parsed)
-        super().__init__(options, assemble(options, driver, self._discovery(parsed)))
+        super().__init__(options, assemble(options, driver, source))
         options.balancer_policy.serve(options.chance)
         self._closing: asyncio.Future[None] | None = None
 
     def _driver_of(self, dsn: Dsn) -> Driver[PoolT, ConnT]:  # noqa: ARG002  # for subclasses
         """Choose the driver for a DSN."""
         return self._driver
-
-    def _discovery(self, dsn: Dsn, /) -> Discovery:
-        """Make the source of hosts."""
-        return StaticDiscovery(dsn.hosts)
 
     @staticmethod
     def _name_source(resolver: Resolver | None, /) -> Callable[[], NameSource] | None:

@@ -436,13 +436,15 @@ class FakeManager(BasePoolManager[FakePool, FakeConnection]):
         self,
         servers: Mapping[HostSpec, FakeServer],
         names: ScriptedNames | None = None,
+        *,
+        dsn: str | None = None,
         **kwargs: Any,
     ) -> None:
         self.driver = FakeDriver(servers)
         self._names = names
         self._driver = self.driver  # type: ignore[misc]  # one cluster for each test
         hosts = ",".join(str(host) for host in servers)
-        super().__init__(f"postgresql://user:secret@{hosts}/app", **kwargs)
+        super().__init__(dsn or f"postgresql://user:secret@{hosts}/app", **kwargs)
 
     def _name_source(self, _: object, /) -> Callable[[], NameSource] | None:  # type: ignore[override]  # of this one
         names = self._names

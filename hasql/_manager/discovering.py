@@ -3,21 +3,20 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from inspect import Parameter, signature
 from reprlib import Repr
 from typing import TYPE_CHECKING
 
 from hasql._manager.notifier import Notifier
 from hasql._manager.options import Options
 from hasql.cluster.discovered import Discovered
-from hasql.discovery import Ask, Discovery
+from hasql.discovery.contract import Ask, Discovery, asks_by_sql
 from hasql.events import DiscoveryFailed, DiscoveryRecovered
 from hasql.metrics import DiscoveryMetrics
 
 if TYPE_CHECKING:
     from hasql.cluster.host import HostSpec
 
-__all__ = ("Discovering", "asks_by_sql")
+__all__ = ("Discovering",)
 
 log = logging.getLogger("hasql")
 
@@ -30,8 +29,6 @@ _REFRESH_DELAY = 1.0
 _REST = 0.01
 #: Each host costs a connection and a task, so an answer of more hosts is taken for a mistake.
 _MOST_HOSTS = 1000
-
-_POSITIONAL = {Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD}
 
 _short = Repr()
 _short.maxstring = _short.maxother = 200
@@ -194,12 +191,6 @@ class Discovering:
         if self._hosts:
             return None
         return f"{self.name} has {'ended without an answer' if self._ended else 'not answered yet'}"
-
-
-def asks_by_sql(source: Discovery) -> bool:
-    """Tell whether a source's `watch` takes `ask`."""
-    parameters = signature(source.watch).parameters.values()
-    return any(x.kind in _POSITIONAL and x.default is Parameter.empty for x in parameters)
 
 
 def _is_cancelled() -> bool:

@@ -1,6 +1,6 @@
 """The options of one pool manager, checked."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from random import Random
@@ -12,7 +12,7 @@ from hasql._probing.followed_names import NameSource
 from hasql._probing.options import ProbingOptions
 from hasql.balancer_policy import BaseBalancerPolicy
 from hasql.cluster.dsn import Dsn
-from hasql.cluster.host import parse_host
+from hasql.cluster.host import HostSpec, parse_host
 from hasql.cluster.state import Rules
 from hasql.errors import ConfigurationError
 
@@ -108,24 +108,28 @@ def frozen_kwargs(kwargs: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return MappingProxyType(dict(kwargs or {}))
 
 
-def never_master_hosts(dsn: Dsn, names: Sequence[str]) -> frozenset[tuple[str, int | None]]:
-    """Read `never_master`: each name is one host of the DSN, with its port or for all its ports.
+def never_master_hosts(
+    names: Sequence[str], hosts: Collection[HostSpec] | None
+) -> frozenset[tuple[str, int | None]]:
+    """Read `never_master`: each name is one of `hosts`, with its port or for all its ports.
 
     Raises ConfigurationError for a name that is not among the hosts: misspelt, it would protect
-    nothing.
+    nothing. With None any host may come.
     """
     if isinstance(names, str):
         msg = f"never_master must be a sequence of hosts: [{names!r}], not {names!r}"
         raise TypeError(msg)
-    hosts = set()
+    read = set()
     for name in names:
         given = parse_host(name, 0)
         port = given.port or None
-        if not any(host.host == given.host and port in {None, host.port} for host in dsn.hosts):
+        if hosts is not None and not any(
+            host.host == given.host and port in {None, host.port} for host in hosts
+        ):
             msg = f"never_master names {name!r}, which is not a host of the DSN"
             raise ConfigurationError(msg)
-        hosts.add((given.address or given.host, port))
-    return frozenset(hosts)
+        read.add((given.address or given.host, port))
+    return frozenset(read)
 
 
 def check_flag(name: str, value: object) -> None:

@@ -10,7 +10,7 @@ Nor is any error raised while another is handled, for that one would quote it.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from types import MappingProxyType
@@ -26,6 +26,7 @@ from hasql.cluster.host import (
     require_str,
     split_host,
 )
+from hasql.cluster.host_source import HostSource, read_source
 from hasql.cluster.redaction import SECRET_PARAMETERS, redact
 from hasql.errors import ConfigurationError
 
@@ -62,7 +63,7 @@ class Dsn:
     """What a connection string says; `str()` and `repr()` of it hide the password."""
 
     hosts: tuple[HostSpec, ...]
-    """In the order given, without duplicates."""
+    """In the order given, without duplicates; none where `source` has to be asked for them."""
     user: str | None = None
     password: str | None = None
     dbname: str | None = None
@@ -70,15 +71,18 @@ class Dsn:
     """All other parameters, in the order given."""
     driver: str | None = field(default=None, compare=False)
     """What SQLAlchemy's URLs name after a plus: `asyncpg` in `postgresql+asyncpg://`."""
+    source: HostSource | None = None
+    """Where the hosts come from; None: from `hosts`, or what the application gives."""
 
     @classmethod
-    def parse(cls, text: str, *, plus_is_space: bool = False) -> "Dsn":
+    def parse(cls, text: str, *, plus_is_space: bool = False, hosts_needed: bool = True) -> "Dsn":
         """Read a URL or libpq's keyword/value form.
 
         As in libpq a parameter in a URL's query takes precedence over the same thing before it,
         '+' and '#' mean themselves, and the last of several equal parameters counts. But
         repeated `host=`, `port=` and `plugin=` in a query add up, as they do in SQLAlchemy. With
-        `plus_is_space` a '+' in a query is a space, as asyncpg and SQLAlchemy have it.
+        `plus_is_space` a '+' in a query is a space, as asyncpg and SQLAlchemy have it. Hosts are
+        not needed where the application has a source of its own for them.
 
         Raises:
             ConfigurationError: it cannot be parsed, names no host, or asks the driver to choose.
@@ -101,13 +105,19 @@ class Dsn:
         else:
             options, authority = _read_keywords(text), ""
         _drop_routing(options)
+        source = read_source(options, srv=driver == "srv")
+        hosts, ports = _read_hosts(authority, options, needed=hosts_needed or source is not None)
+        if source is not None:
+            source = replace(source, names=hosts)
+            source.check(ports)
         return cls(
-            hosts=_read_hosts(authority, options),
+            hosts=hosts if source is None or source.kind == "patroni" else (),
             user=options.pop("user", None) or None,
             password=options.pop("password", None) or None,
             dbname=options.pop("dbname", None) or None,
             params=tuple(options.items()),
-            driver=driver,
+            driver=None if driver == "srv" else driver,
+            source=source,
         )
 
     def __len__(self) -> int:
@@ -137,7 +147,12 @@ class Dsn:
             password=None if self.password is None else "***",
             params=tuple((k, "***" if k in SECRET_PARAMETERS else v) for k, v in self.params),
         )
-        return shown._url(",".join(map(_authority, self.hosts)))  # noqa: SLF001 - own class
+        named = [_authority(host) for host in self._named]
+        if self.source is not None:
+            shown = replace(shown, params=(*shown.params, *self.source.query))
+            if self.source.kind == "srv":
+                named = [name.rpartition(":")[0] for name in named]
+        return shown._url(",".join(named))  # noqa: SLF001 - own class
 
     def hide(self, text: str) -> str:
         """Return a text, such as an error's, with `***` where the password and other secrets stand.
@@ -145,8 +160,12 @@ class Dsn:
         See `hasql.cluster.redaction`.
         """
         secrets = (self.password, *(v for k, v in self.params if k in SECRET_PARAMETERS))
-        names = [self.user or "", self.dbname or "", *(host.host for host in self.hosts)]
+        names = [self.user or "", self.dbname or "", *(host.host for host in self._named)]
         return redact(text, filter(None, secrets), names)
+
+    @property
+    def _named(self) -> tuple[HostSpec, ...]:
+        return self.hosts if self.source is None else self.source.names
 
     def __str__(self) -> str:
         """Return `redacted`."""
@@ -236,7 +255,10 @@ def _drop_routing(options: dict[str, str]) -> None:
             )
 
 
-def _read_hosts(authority: str, options: dict[str, str]) -> tuple[HostSpec, ...]:
+def _read_hosts(
+    authority: str, options: dict[str, str], *, needed: bool
+) -> tuple[tuple[HostSpec, ...], Sequence[int | None]]:
+    """Return the hosts, and the ports that are written."""
     names, ports = _split_hosts(authority, in_url=True)
     host, hostaddr, port = (options.pop(k, "") for k in ("host", "hostaddr", "port"))
     if hostaddr and (host or any(names)):
@@ -256,12 +278,15 @@ def _read_hosts(authority: str, options: dict[str, str]) -> tuple[HostSpec, ...]
             read_port(p, f"port {i} of {len(listed)} in the DSN") for i, p in enumerate(listed, 1)
         ]
     if not any(names):
+        if not needed and not ports and len(names) == 1:
+            return (), ()
         raise ConfigurationError(
             "the DSN names no host; name at least one, as in postgresql://db1,db2/dbname"
         )
     if "" in names:
         where = f"host {names.index('') + 1} of {len(names)} in the DSN"
         raise ConfigurationError(f"{where} is empty; name it or drop its comma")
+    written = ports
     if len(ports) <= 1:
         ports = (ports or [None]) * len(names)
     if len(ports) != len(names):
@@ -269,7 +294,8 @@ def _read_hosts(authority: str, options: dict[str, str]) -> tuple[HostSpec, ...]
             f"the DSN has {len(ports)} ports for {len(names)} hosts; give one for all or for each"
         )
     pairs = zip(names, ports, strict=True)
-    return tuple(dict.fromkeys(HostSpec(name, port or DEFAULT_PORT) for name, port in pairs))
+    hosts = dict.fromkeys(HostSpec(name, port or DEFAULT_PORT) for name, port in pairs)
+    return tuple(hosts), written
 
 
 def _split_hosts(text: str, *, in_url: bool) -> tuple[list[str], list[int | None]]:

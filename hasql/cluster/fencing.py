@@ -127,7 +127,8 @@ def _see_off(nodes: Sequence[NodeState], exclusions: list[Exclusion | None]) -> 
     for i, node in enumerate(nodes):
         if not node.leaving or exclusions[i] is not None:
             continue
-        if not node.answers or Role.MASTER in roles or (roles and node.role is Role.REPLICA):
+        replaced = Role.MASTER in roles or (roles and node.role is Role.REPLICA)
+        if replaced or node.health is Health.DOWN:
             exclusions[i] = Exclusion.LEAVING
 
 

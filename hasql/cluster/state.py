@@ -93,7 +93,7 @@ class NodeState:
     @property
     def may_go(self) -> bool:
         """Whether nothing is lost if it is no host any more, once its leases have ended."""
-        return self.leaving and (self.exclusion is not None or not self.answers)
+        return self.leaving and (self.exclusion is not None or self.health is Health.DOWN)
 
     @property
     def was_master(self) -> bool:

@@ -2,13 +2,17 @@
 
 from hasql.cluster.discovered import Discovered
 from hasql.discovery.contract import Ask, Discovery
+from hasql.discovery.dns import DnsDiscovery
 from hasql.discovery.patroni import PatroniDiscovery
+from hasql.discovery.srv import SrvDiscovery
 from hasql.discovery.static import StaticDiscovery
 
 __all__ = (
     "Ask",
     "Discovered",
     "Discovery",
+    "DnsDiscovery",
     "PatroniDiscovery",
+    "SrvDiscovery",
     "StaticDiscovery",
 )

@@ -2,11 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
+from inspect import Parameter, signature
 from typing import Any, TypeAlias
 
 from hasql.cluster.discovered import Discovered
 
-__all__ = ("Ask", "Discovery")
+__all__ = ("Ask", "Discovery", "asks_by_sql")
 
 Ask: TypeAlias = Callable[[str], Awaitable[list[dict[str, Any]]]]
 """Runs one query on a host that is known, and returns its rows.
@@ -53,3 +54,10 @@ class Discovery(ABC):
     def __str__(self) -> str:
         """Return the name of the class; a source of one's own may say more."""
         return type(self).__name__
+
+
+def asks_by_sql(source: Discovery) -> bool:
+    """Tell whether a source's `watch` takes `ask`."""
+    positional = {Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD}
+    parameters = signature(source.watch).parameters.values()
+    return any(x.kind in positional and x.default is Parameter.empty for x in parameters)

@@ -33,6 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "hasql.cluster.probe",
         }
     ),
+    frozenset({"hasql.cluster.host_source"}),
     frozenset({"hasql.cluster.dsn", "hasql.cluster.discovered"}),
     frozenset({"hasql.cluster.state"}),
     frozenset({"hasql.cluster.fencing"}),

@@ -38,7 +38,6 @@ from testbed.fake_driver import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from hasql.cluster.dsn import Dsn
     from hasql.driver import Endpoint
 
 
@@ -1612,18 +1611,14 @@ class Wandering(FakeManager):
     """A manager whose hosts come from a queue."""
 
     def __init__(self, servers: dict[HostSpec, FakeServer], **kwargs: Any) -> None:
-        self.queue: asyncio.Queue[tuple[HostSpec, ...]] = asyncio.Queue()
-        super().__init__(servers, refresh_delay=0.02, **kwargs)
-
-    def _discovery(self, _: Dsn) -> Discovery:
-        queue = self.queue
+        queue = self.queue = asyncio.Queue[tuple[HostSpec, ...]]()
 
         class FromQueue(Discovery):
             async def watch(self) -> AsyncIterator[tuple[Discovered, ...]]:
                 while True:
                     yield tuple(Discovered(host) for host in await queue.get())
 
-        return FromQueue()
+        super().__init__(servers, refresh_delay=0.02, discovery=FromQueue(), **kwargs)
 
 
 async def test_hosts_are_added_and_removed_while_running() -> None:

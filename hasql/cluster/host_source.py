@@ -1,0 +1,101 @@
+"""Where a DSN says that its hosts come from, if it does not list them.
+
+No error quotes what it was given; see `hasql.cluster.dsn`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Final, Literal
+
+from hasql.cluster.host import HostSpec, read_port
+from hasql.errors import ConfigurationError
+
+__all__ = ("HostSource", "is_address", "read_source")
+
+Kind = Literal["dns", "patroni", "srv"]
+
+_KINDS: Final[Mapping[str, Kind]] = {"dns": "dns", "patroni": "patroni", "srv": "srv"}
+_KEYWORDS: Final = ("patroni_port", "patroni_scheme", "patroni_ca", "patroni_auth_file")
+
+
+@dataclass(frozen=True, slots=True)
+class HostSource:
+    """What a DSN asks for; drivers are told nothing of it."""
+
+    kind: Kind
+    params: tuple[tuple[str, str], ...] = ()
+    """What is said to Patroni, in the order given: `patroni_port` and so on."""
+    names: tuple[HostSpec, ...] = ()
+    """The hosts as they stand in the DSN; for `dns` and `srv` it is one name."""
+
+    def param(self, keyword: str) -> str | None:
+        """Return what the DSN says of this, None if nothing."""
+        return dict(self.params).get(keyword)
+
+    def check(self, ports: Sequence[int | None]) -> None:
+        """Refuse names that its kind cannot ask for; `ports` are those that are written.
+
+        Raises ConfigurationError.
+        """
+        asked, hosts = f"discovery={self.kind}", [host.host for host in self.names]
+        if any(host.startswith("/") for host in hosts):
+            raise ConfigurationError(f"{asked} takes names, and the DSN has a Unix socket")
+        if self.kind == "patroni":
+            return
+        if len(hosts) != 1:
+            raise ConfigurationError(
+                f"{asked} takes one name, and the DSN has {len(hosts)}; to list the hosts drop "
+                f"{asked}"
+            )
+        if is_address(hosts[0]):
+            raise ConfigurationError(
+                f"{asked} takes a name, and the DSN has an address; drop {asked}"
+            )
+        if self.kind == "srv" and any(ports):
+            raise ConfigurationError(
+                f"with {asked} ports come from the SRV record; drop the one in the DSN"
+            )
+
+    @property
+    def query(self) -> tuple[tuple[str, str], ...]:
+        """What a URL's query says of it."""
+        return ("discovery", self.kind), *self.params
+
+
+def read_source(options: dict[str, str], *, srv: bool) -> HostSource | None:
+    """Take what belongs to a source out of a DSN's options; None: the DSN lists its hosts.
+
+    `srv` if the scheme asks for that. Raises ConfigurationError.
+    """
+    asked = options.pop("discovery", "") or ("srv" if srv else "static")
+    params = tuple(
+        (keyword, options.pop(keyword)) for keyword in (*options,) if keyword in _KEYWORDS
+    )
+    if asked != "static" and asked not in _KINDS:
+        known = ", ".join(sorted({"static", *_KINDS}))
+        raise ConfigurationError(f"discovery in the DSN is none of {known}")
+    if srv and asked != "srv":
+        raise ConfigurationError(
+            "the DSN begins with postgresql+srv:// and asks for something else with discovery=; "
+            "keep one of the two"
+        )
+    if params and asked != "patroni":
+        raise ConfigurationError(
+            f"{params[0][0]} in the DSN is for discovery=patroni; add that, or drop it"
+        )
+    for keyword, value in params:
+        if keyword == "patroni_port":
+            read_port(value, "patroni_port in the DSN")
+        elif keyword == "patroni_scheme" and value not in {"http", "https"}:
+            raise ConfigurationError("patroni_scheme in the DSN is neither http nor https")
+    return None if asked == "static" else HostSource(_KINDS[asked], params)
+
+
+def is_address(host: str) -> bool:
+    """Tell whether a host is an address, and no name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,87 @@
+"""A source of hosts that looks a name up, whenever the TTL of its last answer ends."""
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from random import Random
+from typing import Final
+
+from hasql.cluster.discovered import Discovered
+from hasql.cluster.host import parse_host
+from hasql.cluster.host_source import is_address
+from hasql.discovery.contract import Discovery
+from hasql.dns import Resolver
+from hasql.errors import ConfigurationError
+
+__all__ = ("NameDiscovery", "checked_name")
+
+#: Seconds between two look-ups at least, and by how much of a TTL they are put off at most, so that
+#: processes that have started together do not ask together.
+_LEAST_PAUSE: Final = 1.0
+_JITTER: Final = 0.1
+
+
+class NameDiscovery(Discovery):
+    """Looks a name up again and again.
+
+    Args:
+        name: What is looked up.
+        resolver: What looks it up; None: one with the settings that `Resolver` has by itself.
+
+    Raises:
+        MissingExtraError: dnspython is not installed.
+        TypeError: The resolver is none.
+    """
+
+    def __init__(self, name: str, resolver: Resolver | None) -> None:
+        if not isinstance(resolver, Resolver | None):
+            raise TypeError(f"resolver must be a hasql.dns.Resolver, not {resolver!r}")
+        self.name = name
+        self.resolver = resolver or Resolver()
+        self._chance = Random()  # noqa: S311  # no secret
+        #: Ends the pause that is under way.
+        self._again: asyncio.Future[None] | None = None
+
+    @abstractmethod
+    async def look_up(self) -> tuple[list[Discovered], float]:
+        """Return the hosts, and the seconds for which they may be kept.
+
+        They are in an order of their own, so that an answer that rotates is the same answer.
+        """
+
+    async def watch(self) -> AsyncIterator[tuple[Discovered, ...]]:
+        """Yield the hosts each time the name has been looked up.
+
+        Raises NameResolutionError, also for an empty answer.
+        """
+        while True:
+            hosts, ttl = await self.look_up()
+            yield tuple(hosts)
+            seconds = max(ttl, _LEAST_PAUSE) * self._chance.uniform(1.0, 1.0 + _JITTER)
+            self._again = asyncio.get_running_loop().create_future()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._again, seconds)
+
+    def refresh(self) -> None:
+        """Look the name up now."""
+        self.resolver.expire(self.name)
+        if self._again is not None and not self._again.done():
+            self._again.set_result(None)
+
+    def __str__(self) -> str:
+        """Return the class and the name."""
+        return f"{type(self).__name__}({self.name!r})"
+
+
+def checked_name(name: str) -> str:
+    """Return a name as it is looked up: in lower case, without a dot at its end.
+
+    Raises ConfigurationError for what is no name: an address, a port, a socket.
+    """
+    host = parse_host(name, 0)
+    if is_address(host.host):
+        raise ConfigurationError(f"{name!r} is an address; give a name, or use StaticDiscovery")
+    if host.port or host.address or host.host.startswith("/"):
+        raise ConfigurationError(f"{name!r} must be a name alone")
+    return host.host.rstrip(".")

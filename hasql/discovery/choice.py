@@ -1,0 +1,56 @@
+"""The choice of a source of hosts: what the application gives, or what its DSN asks for."""
+
+from hasql.cluster.dsn import Dsn
+from hasql.cluster.host_source import HostSource
+from hasql.discovery.contract import Discovery, asks_by_sql
+from hasql.discovery.dns import DnsDiscovery
+from hasql.discovery.patroni import PatroniDiscovery
+from hasql.discovery.srv import SrvDiscovery
+from hasql.discovery.static import StaticDiscovery
+from hasql.dns import Resolver
+from hasql.errors import ConfigurationError
+
+__all__ = ("choose_source",)
+
+
+def choose_source(dsn: Dsn, given: Discovery | None, resolver: Resolver | None = None) -> Discovery:
+    """Return the source that was given, or make the one that the DSN asks for.
+
+    `resolver` looks up the names for that; None: one with the settings that it has by itself.
+
+    Raises:
+        ConfigurationError: There are two, or there is no host to begin with where one is needed.
+        MissingExtraError: A library is missing that it needs.
+        TypeError: What was given is no Discovery.
+    """
+    if given is None:
+        return (
+            StaticDiscovery(dsn.hosts) if dsn.source is None else _asked_for(dsn.source, resolver)
+        )
+    if not isinstance(given, Discovery):
+        raise TypeError(f"discovery must be an object of a subclass of Discovery, not {given!r}")
+    if dsn.source is not None:
+        raise ConfigurationError(
+            f"the DSN asks for discovery={dsn.source.kind}, and discovery={given} is given; keep "
+            "one of the two"
+        )
+    if not dsn.hosts and asks_by_sql(given):
+        raise ConfigurationError(
+            f"{given} asks the servers themselves: name a host in the DSN to begin with"
+        )
+    return given
+
+
+def _asked_for(source: HostSource, resolver: Resolver | None) -> Discovery:
+    [name, *_] = source.names
+    if source.kind == "srv":
+        return SrvDiscovery(name.host, resolver=resolver)
+    if source.kind == "dns":
+        return DnsDiscovery(name.host, name.port, resolver=resolver)
+    return PatroniDiscovery.of_hosts(
+        source.names,
+        port=int(source.param("patroni_port") or 8008),
+        scheme=source.param("patroni_scheme") or "http",
+        ca=source.param("patroni_ca"),
+        auth_file=source.param("patroni_auth_file"),
+    )

@@ -1,0 +1,197 @@
+"""What a DSN says of where its hosts come from, and what is refused with which remedy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hasql.cluster.dsn import Dsn
+from hasql.discovery import (
+    Ask,
+    Discovered,
+    Discovery,
+    DnsDiscovery,
+    PatroniDiscovery,
+    SrvDiscovery,
+    StaticDiscovery,
+)
+from hasql.discovery.choice import choose_source
+from hasql.errors import ConfigurationError
+from testbed.fake_driver import FakeManager
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+class Own(Discovery):
+    async def watch(self) -> AsyncIterator[tuple[Discovered, ...]]:
+        yield ()
+
+
+class Asking(Discovery):
+    async def watch(self, ask: Ask) -> AsyncIterator[tuple[Discovered, ...]]:
+        await ask("SELECT 1")
+        yield ()
+
+
+def manager(dsn: str, **kwargs: Any) -> FakeManager:
+    """Make a manager that is never started."""
+    return FakeManager({}, dsn=dsn, **kwargs)
+
+
+_NAME = "postgresql._tcp.db.example.com"
+
+
+@pytest.mark.parametrize(
+    ("dsn", "kind", "name", "hosts"),
+    [
+        ("postgresql+srv://u:p@db.example.com/app", SrvDiscovery, f"_{_NAME}", []),
+        ("postgresql://u@_pg._tcp.a.org?discovery=srv", SrvDiscovery, "_pg._tcp.a.org", []),
+        ("postgresql+psycopg://DB.example.com./?discovery=srv", SrvDiscovery, f"_{_NAME}", []),
+        ("host=db.example.com port=6432 discovery=dns", DnsDiscovery, "db.example.com", []),
+        ("host=db1 discovery=static", StaticDiscovery, None, ["db1:5432"]),
+        ("postgresql://db1,db2:6432/app", StaticDiscovery, None, ["db1:6432", "db2:6432"]),
+    ],
+)  # fmt: skip
+def test_a_dsn_says_where_its_hosts_come_from(
+    dsn: str, kind: type[Discovery], name: str | None, hosts: list[str]
+) -> None:
+    shown = kind.__name__ if name is None else f"{kind.__name__}({name!r})"
+    parsed = Dsn.parse(dsn)
+    source = choose_source(parsed, None)
+    assert type(source) is kind
+    assert str(source) == shown
+    assert [str(host) for host in parsed.hosts] == hosts
+    assert manager(dsn).metrics().discovery.source == shown
+
+
+def test_patroni_is_asked_beside_the_hosts_that_a_manager_begins_with(tmp_path: Path) -> None:
+    auth, ca = tmp_path / "auth", tmp_path / "ca.pem"
+    auth.write_text("patroni:secret-1\n")
+    parsed = Dsn.parse("postgresql://u:p@db1,db2:6432/app?discovery=patroni&patroni_port=8009")
+    assert [str(host) for host in parsed.hosts] == ["db1:6432", "db2:6432"]
+    source = choose_source(parsed, None)
+    assert isinstance(source, PatroniDiscovery)
+    assert "http://db1:8009" in str(source)
+    tls = f"host=db1 discovery=patroni patroni_scheme=https patroni_auth_file={auth}"
+    assert "secret-1" not in f"{choose_source(Dsn.parse(tls), None)}{Dsn.parse(tls)!r}"
+    with pytest.raises(ConfigurationError, match=r"ca\.pem"):
+        choose_source(Dsn.parse(f"{tls} patroni_ca={ca}"), None)
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql+srv://u:p@db.example.com/app?sslmode=require",
+        "postgresql://u:p@db.example.com:6432/app?discovery=dns",
+        "postgresql://u:p@db1:6432,[fe80::1%25eth0]:5432/app?discovery=patroni&patroni_port=8009",
+    ],
+)
+def test_what_a_dsn_asks_for_is_shown_and_reaches_no_driver(dsn: str) -> None:
+    parsed = Dsn.parse(dsn)
+    assert Dsn.parse(str(parsed)).source == parsed.source
+    assert "discovery" in str(parsed)
+    assert "p@" not in repr(parsed)
+    assert parsed.source is not None
+    url = parsed.for_host(parsed.source.names[0])
+    assert "discovery" not in url
+    assert "patroni" not in url
+    assert "+srv" not in url
+
+
+@pytest.mark.parametrize(
+    ("dsn", "remedy"),
+    [
+        ("postgresql+srv://db.example.com:5432/app", "drop the one in the DSN"),
+        ("postgresql+srv://db.example.com/app?port=5432", "drop the one in the DSN"),
+        ("host=db.example.com port=5432 discovery=srv", "drop the one in the DSN"),
+        ("postgresql+srv://db1.example.com,db2.example.com/app", "takes one name"),
+        ("postgresql://db1,db2/app?discovery=dns", "to list the hosts drop discovery=dns"),
+        ("postgresql+srv://10.0.0.1/app", "has an address; drop discovery=srv"),
+        ("postgresql://[::1]/app?discovery=dns", "has an address; drop discovery=dns"),
+        ("hostaddr=10.0.0.1 discovery=dns", "has an address"),
+        ("host=/run/postgresql discovery=dns", "has a Unix socket"),
+        ("host=/run/postgresql discovery=patroni", "has a Unix socket"),
+        ("postgresql://db1/app?discovery=consul", "none of dns, patroni, srv, static"),
+        ("postgresql://db1/app?discovery=DNS", "none of dns, patroni, srv, static"),
+        ("postgresql+srv://db1.example.com/app?discovery=dns", "keep one of the two"),
+        ("postgresql+srv:///app", "names no host"),
+        ("postgresql:///app?discovery=patroni", "names no host"),
+        ("postgresql:///app", "names no host"),
+        ("postgresql://db1/app?patroni_port=8008", "is for discovery=patroni; add that"),
+        ("host=db1 discovery=dns patroni_ca=/x", "is for discovery=patroni; add that"),
+        ("postgresql://db1/app?discovery=patroni&patroni_port=x", "a number from 1 to 65535"),
+        ("postgresql://db1/app?discovery=patroni&patroni_scheme=ftp", "neither http nor https"),
+        ("postgresql+srv+psycopg://db1/app", "postgresql://"),
+    ],
+)
+def test_a_dsn_that_cannot_be_meant_names_the_remedy(dsn: str, remedy: str) -> None:
+    with pytest.raises(ConfigurationError, match=remedy):
+        Dsn.parse(dsn)
+
+
+def test_no_error_quotes_what_may_be_a_piece_of_a_password() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Dsn.parse("postgresql://u@db1/app?password=x&discovery=geheim")
+    assert "geheim" not in str(caught.value)
+
+
+def test_a_source_that_is_given_needs_no_host_in_the_dsn() -> None:
+    own = Own()
+    assert manager("postgresql://u:p@/app", discovery=own).dsn.hosts == ()
+    assert manager("user=u dbname=app", discovery=own).dsn.hosts == ()
+    assert choose_source(Dsn.parse("host=db1"), own) is own
+
+
+@pytest.mark.parametrize(
+    ("dsn", "source", "remedy"),
+    [
+        ("postgresql+srv://db.example.com/app", Own(), "discovery=srv, and discovery=Own is given"),
+        ("host=db1 discovery=patroni", Own(), "keep one of the two"),
+        ("postgresql://u:p@/app", Asking(), "name a host in the DSN to begin with"),
+        ("postgresql://u:p@:5433/app", Own(), "names no host"),
+        ("postgresql://u:p@db1,/app", Own(), "host 2 of 2 in the DSN is empty"),
+    ],
+)
+def test_a_source_that_is_given_beside_a_dsn_that_contradicts_it_is_refused(
+    dsn: str, source: Discovery, remedy: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=remedy):
+        manager(dsn, discovery=source)
+
+
+@pytest.mark.parametrize("given", [Own, "dns", object()])
+def test_what_is_no_source_is_refused(given: object) -> None:
+    with pytest.raises(TypeError, match="a subclass of Discovery"):
+        manager("host=db1", discovery=given)
+
+
+def test_with_a_source_never_master_may_name_hosts_that_are_not_known_yet() -> None:
+    manager("postgresql://u:p@/app", discovery=Own(), never_master=["db9"])
+    manager("postgresql+srv://db.example.com/app", never_master=["db9:5433"])
+    with pytest.raises(ConfigurationError, match="not a host of the DSN"):
+        manager("host=db1", never_master=["db9"])
+
+
+@pytest.mark.parametrize(
+    "name", ["", "10.0.0.1", "[::1]", "::1", "/run/pg", "db1:5432", "db1,db2", "a b"]
+)
+def test_only_a_name_can_be_looked_up(name: str) -> None:
+    with pytest.raises(ConfigurationError):
+        DnsDiscovery(name)
+    with pytest.raises(ConfigurationError):
+        SrvDiscovery(name)
+
+
+def test_other_arguments_of_sources_are_checked() -> None:
+    for port in (0, 65536, -1):
+        with pytest.raises(ConfigurationError):
+            DnsDiscovery("db1", port)
+    with pytest.raises(TypeError, match=r"hasql\.dns\.Resolver"):
+        DnsDiscovery("db1", resolver="10.0.0.2")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="allowed_domains"):
+        SrvDiscovery("db1", allowed_domains="example.com")
+    with pytest.raises(ConfigurationError, match="no host"):
+        StaticDiscovery([])
