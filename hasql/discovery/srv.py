@@ -56,16 +56,15 @@ class SrvDiscovery(NameDiscovery):
     async def look_up(self) -> tuple[list[Discovered], float]:
         """Return the targets, those of the lowest priority first."""
         answer = await self.resolver.lookup_srv_async(self.name)
-        targets = sorted(answer.targets, key=lambda x: (x.priority, x.host, x.port))
         hosts = [
             Discovered(
                 HostSpec(self._checked(target.host), target.port),
                 priority=target.priority,
                 weight=target.weight,
             )
-            for target in targets
+            for target in answer.targets
         ]
-        return hosts, answer.ttl
+        return sorted(hosts, key=lambda found: (found.priority, found.host)), answer.ttl
 
     def _checked(self, target: str) -> str:
         """Return a target without its last dot, if it may be sent a password."""
