@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,6 +28,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+needs_extras = pytest.mark.skipif(
+    not (find_spec("dns") and find_spec("httpcore2")), reason="needs hasql[dns,patroni]"
+)
+
+
 class Own(Discovery):
     async def watch(self) -> AsyncIterator[tuple[Discovered, ...]]:
         yield ()
@@ -44,6 +52,7 @@ def manager(dsn: str, **kwargs: Any) -> FakeManager:
 _NAME = "postgresql._tcp.db.example.com"
 
 
+@needs_extras
 @pytest.mark.parametrize(
     ("dsn", "kind", "name", "hosts"),
     [
@@ -67,6 +76,7 @@ def test_a_dsn_says_where_its_hosts_come_from(
     assert manager(dsn).metrics().discovery.source == shown
 
 
+@needs_extras
 def test_patroni_is_asked_beside_the_hosts_that_a_manager_begins_with(tmp_path: Path) -> None:
     auth, ca = tmp_path / "auth", tmp_path / "ca.pem"
     auth.write_text("patroni:secret-1\n")
@@ -168,6 +178,7 @@ def test_what_is_no_source_is_refused(given: object) -> None:
         manager("host=db1", discovery=given)
 
 
+@needs_extras
 def test_with_a_source_never_master_may_name_hosts_that_are_not_known_yet() -> None:
     manager("postgresql://u:p@/app", discovery=Own(), never_master=["db9"])
     manager("postgresql+srv://db.example.com/app", never_master=["db9:5433"])
@@ -185,6 +196,7 @@ def test_only_a_name_can_be_looked_up(name: str) -> None:
         SrvDiscovery(name)
 
 
+@needs_extras
 def test_other_arguments_of_sources_are_checked() -> None:
     for port in (0, 65536, -1):
         with pytest.raises(ConfigurationError):
@@ -195,3 +207,23 @@ def test_other_arguments_of_sources_are_checked() -> None:
         SrvDiscovery("db1", allowed_domains="example.com")
     with pytest.raises(ConfigurationError, match="no host"):
         StaticDiscovery([])
+
+
+def test_without_its_extra_a_source_says_what_to_install_and_others_need_none() -> None:
+    code = """
+import sys
+sys.modules["dns"] = sys.modules["httpcore2"] = None
+from hasql.errors import MissingExtraError
+from testbed.fake_driver import FakeManager, fake_cluster
+FakeManager({}, dsn="host=db1")
+for dsn in ("postgresql+srv://a.org", "host=a.org discovery=dns", "host=a discovery=patroni"):
+    try:
+        FakeManager({}, dsn=dsn)
+    except MissingExtraError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert [line.partition("pip install ")[2] for line in lines] == [
+        "'hasql[dns]'", "'hasql[dns]'", "'hasql[patroni]'"
+    ]  # fmt: skip
