@@ -91,6 +91,29 @@ async def test_a_source_asks_the_master_by_sql_and_else_another_host(
             node.thaw()
 
 
+@one_loop
+async def test_a_manager_that_names_no_host_waits_for_its_source(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    class Waiting(Discovery):
+        answer = asyncio.Event()
+
+        async def watch(self) -> AsyncIterator[tuple[Discovered, ...]]:
+            await self.answer.wait()
+            yield tuple(map(Discovered, dsn.hosts))
+
+    dsn, source = Dsn.parse(pg_cluster.dsn), Waiting()
+    without_hosts = f"postgresql://{dsn.user}:{dsn.password}@/{dsn.dbname}"
+    manager = kit.manager(without_hosts, discovery=source, pool_factory_kwargs=kit.sizes(1, 2))
+    with pytest.raises(NotAvailableError, match="Waiting has not answered yet"):
+        await manager.acquire_master(timeout=0.1)
+    source.answer.set()
+    async with manager:
+        await manager.ready(1, 2)
+        async with manager.acquire_master() as connection:
+            assert await kit.port(connection) == pg_cluster.master.port
+
+
 async def test_a_host_that_leaves_lets_its_leases_finish_and_nothing_of_it_is_left(
     kit: Kit, pg_cluster: LocalCluster, application: str
 ) -> None:
