@@ -27,8 +27,9 @@ _LONGEST_PAUSE = 30.0
 _REFRESH_DELAY = 1.0
 #: Seconds between two answers at least: a source that never waits must not starve the loop.
 _REST = 0.01
-#: Each host costs a connection and a task, so an answer of more hosts is taken for a mistake.
-_MOST_HOSTS = 1000
+#: Each host costs a connection, a task, and time whenever another changes: an answer of more hosts
+#: is taken for a mistake.
+_MOST_HOSTS = 256
 
 _short = Repr()
 _short.maxstring = _short.maxother = 200
