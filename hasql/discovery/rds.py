@@ -1,0 +1,24 @@
+"""The instances of an Amazon RDS Multi-AZ DB cluster, asked of any of them by SQL."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hasql.cluster.discovered import Discovered
+from hasql.cluster.host import HostSpec
+from hasql.discovery.sql import SqlDiscovery
+
+__all__ = ("RdsDiscovery",)
+
+
+class RdsDiscovery(SqlDiscovery):
+    """The instances that ``rds_tools.show_topology()`` lists.
+
+    The database needs the extension: ``CREATE EXTENSION rds_tools``, and the application's role
+    ``USAGE`` on its schema. Who writes is for the probes to say.
+    https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/PostgreSQL_rds_tools-functions-reference.html
+    """
+
+    _query = "SELECT id::text AS id, endpoint, port FROM rds_tools.show_topology() ORDER BY 2"
+
+    def _read(self, row: Mapping[str, Any]) -> Discovered:
+        return Discovered(HostSpec(row["endpoint"], row["port"]), label=row["id"])
