@@ -19,7 +19,7 @@ from hasql.errors import ConfigurationError, MissingExtraError
 if TYPE_CHECKING:
     import httpcore2
 
-__all__ = ("Endpoint", "HttpAnswer", "HttpClient", "HttpFailureError", "basic_auth")
+__all__ = ("HttpAnswer", "HttpClient", "HttpEndpoint", "HttpFailureError", "basic_auth")
 
 _LONGEST_BODY: Final = 1 << 20
 """Bytes of an answer: a hundred members are 40 kB."""
@@ -32,7 +32,7 @@ class HttpFailureError(ConnectionError):
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class HttpEndpoint:
     """Where to ask, and as whom; `str()` and `repr()` hide the latter."""
 
     tls: bool
@@ -40,7 +40,7 @@ class Endpoint:
     authorization: bytes | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def parse(cls, url: str, what: str) -> "Endpoint":
+    def parse(cls, url: str, what: str) -> "HttpEndpoint":
         """Read `https://user:password@db1:8008`; `what` it is stands in the error.
 
         Raises:
@@ -118,7 +118,7 @@ class HttpClient:
         """
         self._tls = _tls(self._ca, self._certificate)
 
-    async def get(self, endpoint: Endpoint, path: str) -> HttpAnswer:
+    async def get(self, endpoint: HttpEndpoint, path: str) -> HttpAnswer:
         """Return what is at this path.
 
         Raises:
@@ -138,7 +138,7 @@ class HttpClient:
             reason = f"it does not speak HTTP as it should: {error}"
         raise HttpFailureError(reason)
 
-    async def _get(self, endpoint: Endpoint, path: str) -> HttpAnswer:
+    async def _get(self, endpoint: HttpEndpoint, path: str) -> HttpAnswer:
         url = self._library.URL(
             scheme="https" if endpoint.tls else "http",
             host=endpoint.host.host,

@@ -10,7 +10,7 @@ from typing import Final
 from hasql.cluster.discovered import Discovered
 from hasql.cluster.host import HostSpec
 from hasql.discovery.contract import Discovery
-from hasql.discovery.http import Endpoint, HttpClient, basic_auth
+from hasql.discovery.http import HttpClient, HttpEndpoint, basic_auth
 from hasql.discovery.patroni_cluster import PatroniCluster
 from hasql.discovery.polling import Polling
 from hasql.errors import ConfigurationError
@@ -78,8 +78,8 @@ class PatroniDiscovery(Discovery):
         elif self._has_files:
             raise ConfigurationError("ca and certificate are for https, and no URL begins with it")
         #: Where the members are asked that the last answer named.
-        self._found: tuple[Endpoint, ...] = ()
-        self._last: Endpoint | None = None
+        self._found: tuple[HttpEndpoint, ...] = ()
+        self._last: HttpEndpoint | None = None
         #: The name of the cluster, once it is known: another's members are not taken for ours.
         self._scope: str | None = None
 
@@ -156,19 +156,19 @@ class PatroniDiscovery(Discovery):
             return cluster
         raise ConnectionError(f"Patroni has given no answer: {'; '.join(failures)}")
 
-    async def _ask_one(self, endpoint: Endpoint) -> PatroniCluster:
+    async def _ask_one(self, endpoint: HttpEndpoint) -> PatroniCluster:
         answer = await self._client.get(endpoint, "/cluster")
         cluster = PatroniCluster.read(answer.body, answer.date)
         if cluster.scope is not None and self._scope not in {None, cluster.scope}:
             raise ValueError(f"it is of cluster {cluster.scope!r}, not of {self._scope!r}")
         return cluster
 
-    def _trusted(self, api_urls: Iterable[str]) -> Iterator[Endpoint]:
+    def _trusted(self, api_urls: Iterable[str]) -> Iterator[HttpEndpoint]:
         """Yield where members say that they can be asked, no less safely than the seeds are."""
         by_tls_alone = all(seed.tls for seed in self._seeds)
         for url in api_urls:
             try:
-                endpoint = Endpoint.parse(url.removesuffix("/patroni"), "api_url")
+                endpoint = HttpEndpoint.parse(url.removesuffix("/patroni"), "api_url")
             except ConfigurationError:
                 continue
             if endpoint.tls or not by_tls_alone:
@@ -176,10 +176,12 @@ class PatroniDiscovery(Discovery):
                 yield replace(endpoint, authorization=None)
 
 
-def _read_seeds(urls: Sequence[str], auth: tuple[str, str] | None) -> tuple[Endpoint, ...]:
+def _read_seeds(urls: Sequence[str], auth: tuple[str, str] | None) -> tuple[HttpEndpoint, ...]:
     if isinstance(urls, str) or not urls:
         raise ConfigurationError('urls must be a sequence of URLs: ["http://db1:8008"]')
-    seeds = [Endpoint.parse(url, f"URL {number} of Patroni") for number, url in enumerate(urls, 1)]
+    seeds = [
+        HttpEndpoint.parse(url, f"URL {number} of Patroni") for number, url in enumerate(urls, 1)
+    ]
     if auth is not None:
         if isinstance(auth, str) or len(auth) != 2 or ":" in auth[0]:  # noqa: PLR2004  # a pair
             raise ConfigurationError("auth must be (user, password), and a user holds no colon")
