@@ -12,10 +12,11 @@ import pytest
 
 from hasql import HostSpec
 from hasql.cluster.dsn import Dsn
-from hasql.discovery import Discovered, Discovery, DnsDiscovery, SrvDiscovery
+from hasql.discovery import Discovered, Discovery, DnsDiscovery, PatroniDiscovery, SrvDiscovery
 from hasql.dns import Resolver
 from hasql.errors import NameResolutionError
 from hasql.testing import LocalCluster
+from testbed.http_server import HttpServer, answers, hangs
 from testbed.kits import KITS
 from testbed.middlemen.forwarder import Forwarder
 from testbed.nameserver import Fault, NameServer
@@ -255,14 +256,19 @@ two_drivers = pytest.mark.parametrize(
 
 
 class Members:
-    """A name for some of ten servers: by SRV at their ports, by DNS at addresses of their own."""
+    """Some of ten servers: by SRV at their ports, by DNS at addresses of their own.
+
+    Or as Patroni's REST API has it; test_patroni.py asks that of a real one.
+    """
 
     def __init__(self, kind: str, nameserver: NameServer, servers: list[LocalNode]) -> None:
         self._kind, self._nameserver, self._servers = kind, nameserver, servers
         self._ways: list[Forwarder] = []
+        self._api = HttpServer(hangs)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        await self._stack.enter_async_context(self._api)
         port = 0
         for number, server in enumerate(self._servers if self._kind == "dns" else (), 1):
             way = Forwarder(server, listen=f"127.0.2.{number}", listen_port=port)
@@ -279,11 +285,18 @@ class Members:
         targets = [(0, 1, server.port, "localhost") for server in self._servers[:number]]
         self._nameserver.set_srv(SERVICE, *targets)
         self._nameserver.set(NAME, *(way.host for way in self._ways[:number]))
+        named = [
+            {"name": f"pg-{server.port}", "host": server.host, "port": server.port}
+            for server in self._servers[:number]
+        ]
+        self._api.behaviour = answers({"members": named})
 
     def source(self, resolver: Resolver) -> Discovery:
         """Make the source that asks for them."""
         if self._kind == "dns":
             return DnsDiscovery(NAME, self._ways[0].port, resolver=resolver)
+        if self._kind == "rest":
+            return PatroniDiscovery([self._api.url], interval=0.5)
         return SrvDiscovery(NAME, resolver=resolver, allowed_domains=["localhost"])
 
 
@@ -296,7 +309,7 @@ async def members(
 
 
 @two_drivers
-@pytest.mark.parametrize("members", ["dns", "srv"], indirect=True)
+@pytest.mark.parametrize("members", ["dns", "srv", "rest"], indirect=True)
 @one_loop
 async def test_ten_members_come_and_go_under_load_without_a_failed_operation(
     driver: Kit, ten: LocalCluster, numbers: Table, members: Members, resolver: Resolver
