@@ -3,6 +3,7 @@
     make patroni                                          every fault, every driver, once
     make patroni ARGS="--runs 5 --fault switchover"       five runs of one, with medians
     make patroni ARGS="--driver psycopg3 --loop uvloop"
+    make patroni ARGS="--hosts dsn --hosts rest"          the hosts in the DSN, and found by REST
 
 Each driver in its turn has eight writers and eight readers on a cluster of three members with
 synchronous replication (`testbed.patroni`). The columns, of which the times are milliseconds:
@@ -34,7 +35,7 @@ import uvloop
 
 from testbed.kits import KITS
 from testbed.patroni import PatroniCluster, PatroniUnavailableError, Programs
-from testbed.patroni_scenes import Fault, perform
+from testbed.patroni_scenes import Fault, Hosts, perform
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +55,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--fault", action="append", choices=[fault.value for fault in Fault])
     parser.add_argument("--driver", action="append", choices=[kit.name for kit in KITS])
+    parser.add_argument("--hosts", action="append", choices=[hosts.value for hosts in Hosts])
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--loop", choices=_LOOPS, default="asyncio")
     return parser.parse_args()
@@ -92,6 +94,8 @@ def main() -> int:
     options = _options()
     faults = [Fault(value) for value in options.fault or Fault]
     kits = [kit for kit in KITS if not options.driver or kit.name in options.driver]
+    # In turn, so that what the machine does besides falls upon all alike.
+    turns = [(kit, Hosts(hosts)) for kit in kits for hosts in options.hosts or [Hosts.DSN]]
     try:
         programs = Programs.find()
     except PatroniUnavailableError as error:
@@ -99,17 +103,18 @@ def main() -> int:
     results: dict[tuple[str, str], list[Report]] = defaultdict(list)
     with PatroniCluster(programs) as cluster:
         for fault in faults:
-            for kit in kits * options.runs:
+            for kit, hosts in turns * options.runs:
                 with asyncio.Runner(loop_factory=_LOOPS[options.loop]) as runner:
-                    report = runner.run(perform(cluster, [kit], fault, _TASKS))[kit.name]
-                results[fault.value, kit.name].append(report)
+                    reports = runner.run(perform(cluster, [kit], fault, _TASKS, hosts))
+                report, name = reports[kit.name], f"{kit.name}, {hosts}"
+                results[fault.value, name].append(report)
                 for each in (*_wrong(report), *report.errors):
-                    print(f"{fault.value}, {kit.name}: {each}", file=sys.stderr, flush=True)
-    print(f"{'':24} {'':18} ", *(f"{name:>15}" for name in _COLUMNS))
-    for (fault_name, driver), reports in results.items():
-        columns = zip(*map(_figures, reports), strict=True)
-        print(f"{fault_name:24} {driver:18} ", *(f"{_cell(column):>15}" for column in columns))
-    return any(_wrong(report) for reports in results.values() for report in reports)
+                    print(f"{fault.value}, {name}: {each}", file=sys.stderr, flush=True)
+    print(f"{'':24} {'':24} ", *(f"{name:>15}" for name in _COLUMNS))
+    for (fault_name, name), of_runs in results.items():
+        columns = zip(*map(_figures, of_runs), strict=True)
+        print(f"{fault_name:24} {name:24} ", *(f"{_cell(column):>15}" for column in columns))
+    return any(_wrong(report) for of_runs in results.values() for report in of_runs)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,12 @@ import signal
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from hasql.testing import ClusterError
@@ -30,13 +32,16 @@ from hasql.testing._watchdog import process_table
 from hasql.testing.binaries import Binaries, find_local, find_wheel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
 __all__ = ("Member", "PatroniCluster", "PatroniUnavailableError", "Programs")
 
 _ENVIRONMENTS = (f"{sys.prefix}-patroni", str(Path(__file__).parents[1] / ".venv-patroni"))
 """Where make puts Patroni and etcd: beside the environment that runs this, and by default."""
+
+_SCOPE = "hasql"
+"""The name of the cluster."""
 
 _SERVER_PROGRAMS = ("pg_ctl", "pg_isready", "psql")
 """What Patroni and this module need beside what every LocalCluster needs."""
@@ -302,6 +307,16 @@ class PatroniCluster:
         return f"postgresql://app:{self._site.passwords.app}@{hosts}/app"
 
     @property
+    def hostless_dsn(self) -> str:
+        """The same without a server: for who finds them."""
+        return f"postgresql://app:{self._site.passwords.app}@/app"
+
+    @property
+    def api_urls(self) -> list[str]:
+        """Where each member's REST API is."""
+        return [f"http://{member.host}:{member.api_port}" for member in self.members]
+
+    @property
     def leader(self) -> Member | None:
         """Whom Patroni takes for the leader, None without one or without an answer."""
         return self._of("leader")
@@ -335,6 +350,32 @@ class PatroniCluster:
         What ``patronictl switchover`` does: https://patroni.readthedocs.io/en/latest/rest_api.html
         """
         old.ask("POST", "/switchover", {"leader": old.name, "candidate": new.name}, _PATIENCE)
+
+    def take_out(self, member: Member) -> None:
+        """Take a member out of the cluster and leave its server to itself; `heal` takes it in.
+
+        Its key would expire by itself, after the time that a leader's lock lasts.
+        """
+        member.kill_patroni()
+        key = b64encode(f"/service/{_SCOPE}/members/{member.name}".encode()).decode()
+        connection = HTTPConnection("127.0.0.1", self._etcd[0], timeout=5.0)
+        try:
+            connection.request("POST", "/v3/kv/deleterange", json.dumps({"key": key}))
+            answer = json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+        if answer.get("deleted") != "1":
+            raise ClusterError(f"etcd knows no member {member.name}: {answer}")
+
+    def tag(self, member: Member, **tags: object) -> None:
+        """Give a member these tags, and no others; returns once all know of them."""
+        self._configure(member, tags)
+        member.ask("POST", "/reload")
+        self._await(lambda: self._tags(member) == tags, f"tag {member.name}")
+
+    def _tags(self, member: Member) -> object:
+        of_name = {each["name"]: each.get("tags", {}) for each in self._view()}
+        return of_name.get(member.name)
 
     def change(self, settings: dict[str, object]) -> None:
         """Change settings of Patroni's that the members share."""
@@ -381,10 +422,9 @@ class PatroniCluster:
         )
         self._processes.append(process)
 
-    def _configure(self, member: Member) -> None:
-        self._site.machine.write(
-            f"{member.home}/patroni.json", json.dumps(self._configuration(member))
-        )
+    def _configure(self, member: Member, tags: Mapping[str, object] = MappingProxyType({})) -> None:
+        configuration = {**self._configuration(member), "tags": dict(tags)}
+        self._site.machine.write(f"{member.home}/patroni.json", json.dumps(configuration))
 
     def _configuration(self, member: Member) -> dict[str, object]:
         passwords = self._site.passwords
@@ -392,7 +432,7 @@ class PatroniCluster:
         address = f"{member.host}:{member.port}"
         api = f"{member.host}:{member.api_port}"
         return {
-            "scope": "hasql",
+            "scope": _SCOPE,
             "name": member.name,
             "etcd3": {"host": f"127.0.0.1:{self._etcd[0]}"},
             "restapi": {"listen": api, "connect_address": api},

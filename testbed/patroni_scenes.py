@@ -12,6 +12,8 @@ from uuid import uuid4
 
 from hasql.cli.observer import Observer
 from hasql.cli.report import Acknowledged, FailedOperation, Report, RunRecord
+from hasql.discovery import PatroniDiscovery
+from testbed.scene import until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from testbed.kits.base import Kit
     from testbed.patroni import Member, PatroniCluster
 
-__all__ = ("Fault", "perform")
+__all__ = ("Fault", "Hosts", "Scaled", "come_and_go", "perform")
 
 _PAUSE = 0.005
 """Seconds that a task rests between two operations: the same cores run all of the cluster."""
@@ -42,6 +44,13 @@ class Fault(StrEnum):
     LEADER_KILLED = "leader killed"
     SERVER_KILLED = "server killed, failover"
     SERVER_RESTARTED = "server killed, restart"
+
+
+class Hosts(StrEnum):
+    """Where an application has the hosts from."""
+
+    DSN = "dsn"
+    REST = "rest"
 
 
 @dataclass(frozen=True)
@@ -71,11 +80,21 @@ class _Table:
 class _Load:
     """Writers and readers of one driver, and what became of each operation."""
 
-    def __init__(self, kit: Kit, table: _Table, dsn: str, tasks: int) -> None:
+    def __init__(
+        self,
+        kit: Kit,
+        table: _Table,
+        cluster: PatroniCluster,
+        source: PatroniDiscovery | None,
+        tasks: int,
+    ) -> None:
         self.kit = kit
         self.table = table
         self.manager: BasePoolManager[Any, Any] = kit.manager(
-            dsn, acquire_timeout=_ACQUIRE_TIMEOUT, pool_factory_kwargs=kit.sizes(tasks, 2 * tasks)
+            cluster.dsn if source is None else cluster.hostless_dsn,
+            discovery=source,
+            acquire_timeout=_ACQUIRE_TIMEOUT,
+            pool_factory_kwargs=kit.sizes(tasks, 2 * tasks),
         )
         self.acknowledged: list[Acknowledged] = []
         self.reads: list[tuple[float, float]] = []
@@ -149,7 +168,11 @@ class _Load:
 
 
 async def perform(
-    cluster: PatroniCluster, kits: Sequence[Kit], fault: Fault, tasks: int
+    cluster: PatroniCluster,
+    kits: Sequence[Kit],
+    fault: Fault,
+    tasks: int,
+    hosts: Hosts = Hosts.DSN,
 ) -> dict[str, Report]:
     """Let it happen to a whole cluster while each driver has so many writers, and readers.
 
@@ -163,7 +186,13 @@ async def perform(
     assert new is not None
     async with AsyncExitStack() as stack:
         observer = await stack.enter_async_context(Observer([new]))
-        loads = [_Load(kit, _Table.on(old), cluster.dsn, tasks) for kit in kits]
+        sources = [
+            PatroniDiscovery(cluster.api_urls) if hosts is Hosts.REST else None for _ in kits
+        ]
+        loads = [
+            _Load(kit, _Table.on(old), cluster, source, tasks)
+            for kit, source in zip(kits, sources, strict=True)
+        ]
         for load in loads:
             await stack.enter_async_context(load)
         await asyncio.sleep(_STEADY)
@@ -197,6 +226,53 @@ async def perform(
             )
             for load in loads
         }
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """What an application has seen of members that came and went."""
+
+    writes: int
+    reads: int
+    failed: tuple[FailedOperation, ...]
+
+
+async def come_and_go(
+    cluster: PatroniCluster, kits: Sequence[Kit], tasks: int
+) -> dict[str, Scaled]:
+    """Take members out until the leader is alone, and in again, while each driver has its load.
+
+    :returns: what became of each driver's, whose manager has followed each step
+    """
+    await cluster.heal()
+    leader = cluster.leader
+    assert leader is not None
+    async with AsyncExitStack() as stack:
+        loads = []
+        for kit in kits:
+            source = PatroniDiscovery(cluster.api_urls, interval=0.5)
+            load = _Load(kit, _Table.on(leader), cluster, source, tasks)
+            loads.append(await stack.enter_async_context(load))
+        members = len(cluster.members)
+        for member in [each for each in cluster.members if each is not leader]:
+            await asyncio.to_thread(cluster.take_out, member)
+            members -= 1
+            await _until_hosts(loads, members)
+        await cluster.heal()
+        await _until_hosts(loads, len(cluster.members))
+        await asyncio.gather(*[load.manager.ready(1, 2) for load in loads])
+        await asyncio.gather(*[load.writes(_AFTERWARDS) for load in loads])
+        await asyncio.gather(*[load.stop() for load in loads])
+        return {
+            load.kit.name: Scaled(len(load.acknowledged), len(load.reads), tuple(load.failed))
+            for load in loads
+        }
+
+
+async def _until_hosts(loads: Sequence[_Load], count: int) -> None:
+    """Wait until each manager has so many hosts, and writes go on."""
+    await until(lambda: all(len(load.manager.metrics().nodes) == count for load in loads))
+    await asyncio.gather(*[load.writes(_AFTERWARDS) for load in loads])
 
 
 async def _strike(

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
 
+from hasql import HostSpec
+from hasql.cluster.state import Exclusion
+from hasql.discovery import PatroniDiscovery
 from testbed.kits import KITS
 from testbed.patroni import PatroniCluster, PatroniUnavailableError, Programs
-from testbed.patroni_scenes import Fault, perform
+from testbed.patroni_scenes import Fault, Hosts, come_and_go, perform
+from testbed.scene import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from hasql.metrics import NodeMetrics
 
 pytestmark = pytest.mark.usefixtures("nothing_unheard")
 
@@ -34,18 +41,19 @@ def patroni() -> Iterator[PatroniCluster]:
 
 # A dead leader's lock lasts for 20 seconds, so that each fault has but one event loop.
 @pytest.mark.parametrize(
-    ("fault", "anyio_backend"),
+    ("fault", "hosts", "anyio_backend"),
     [
-        pytest.param(Fault.SWITCHOVER, _ASYNCIO, id="switchover-asyncio"),
-        pytest.param(Fault.SWITCHOVER, _UVLOOP, id="switchover-uvloop"),
-        pytest.param(Fault.SERVER_KILLED, _ASYNCIO, id="server killed-asyncio"),
-        pytest.param(Fault.LEADER_KILLED, _UVLOOP, id="leader killed-uvloop"),
+        pytest.param(Fault.SWITCHOVER, Hosts.DSN, _ASYNCIO, id="switchover-asyncio"),
+        pytest.param(Fault.SWITCHOVER, Hosts.DSN, _UVLOOP, id="switchover-uvloop"),
+        pytest.param(Fault.SWITCHOVER, Hosts.REST, _ASYNCIO, id="switchover-rest-asyncio"),
+        pytest.param(Fault.SERVER_KILLED, Hosts.DSN, _ASYNCIO, id="server killed-asyncio"),
+        pytest.param(Fault.LEADER_KILLED, Hosts.REST, _UVLOOP, id="leader killed-rest-uvloop"),
     ],
 )
 async def test_a_new_leader_is_followed_at_once_and_nothing_acknowledged_is_lost(
-    patroni: PatroniCluster, fault: Fault
+    patroni: PatroniCluster, fault: Fault, hosts: Hosts
 ) -> None:
-    reports = await perform(patroni, KITS, fault, _TASKS)
+    reports = await perform(patroni, KITS, fault, _TASKS, hosts)
     assert reports.keys() == {kit.name for kit in KITS}
     for driver, report in reports.items():
         assert report.problems == (), driver
@@ -53,3 +61,47 @@ async def test_a_new_leader_is_followed_at_once_and_nothing_acknowledged_is_lost
         assert report.most_failures_of_one_task <= 1, (driver, report.errors)
         assert report.outage is not None, driver
         assert 0 <= report.outage.added_by_hasql < 1, driver
+
+
+@pytest.mark.parametrize("anyio_backend", [_ASYNCIO], ids=["asyncio"], indirect=True)
+async def test_members_come_and_go_under_load_without_a_failed_operation(
+    patroni: PatroniCluster,
+) -> None:
+    scaled = await come_and_go(patroni, KITS, _TASKS)
+    assert scaled.keys() == {kit.name for kit in KITS}
+    for driver, seen in scaled.items():
+        assert seen.failed == (), driver
+        assert seen.writes >= 200, driver
+        assert seen.reads > 0, driver
+
+
+@pytest.mark.parametrize("anyio_backend", [_ASYNCIO], ids=["asyncio"], indirect=True)
+async def test_the_next_leader_is_open_even_if_nobody_reads_from_it(
+    patroni: PatroniCluster,
+) -> None:
+    await patroni.heal()
+    old, new = patroni.leader, patroni.standby
+    assert old is not None
+    assert new is not None
+    (kit,) = (each for each in KITS if each.name == "asyncpg")
+    source = PatroniDiscovery(patroni.api_urls, interval=0.2)
+    try:
+        async with kit.manager(
+            patroni.hostless_dsn, discovery=source, pool_factory_kwargs=kit.sizes(3, 4)
+        ) as manager:
+            await manager.ready(1, 2)
+            await asyncio.to_thread(patroni.tag, new, noloadbalance=True)
+
+            def node() -> NodeMetrics:
+                host = HostSpec(new.host, new.port)
+                return next(each for each in manager.metrics().nodes if each.host == host)
+
+            await until(lambda: node().exclusion is Exclusion.NEVER_REPLICA)
+            await until(lambda: node().pool_idle == 3)
+            assert node().label == new.name
+            assert manager.replica_pool_count == 1
+            await asyncio.to_thread(patroni.switch_over, old, new)
+            async with manager.acquire_master(timeout=20) as connection:
+                assert await kit.port(connection) == new.port
+    finally:
+        await asyncio.to_thread(patroni.tag, new)
