@@ -33,6 +33,7 @@ from hasql.testing.binaries import Binaries, find_local, find_wheel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import datetime
     from types import TracebackType
 
 __all__ = ("Member", "PatroniCluster", "PatroniUnavailableError", "Programs")
@@ -350,6 +351,19 @@ class PatroniCluster:
         What ``patronictl switchover`` does: https://patroni.readthedocs.io/en/latest/rest_api.html
         """
         old.ask("POST", "/switchover", {"leader": old.name, "candidate": new.name}, _PATIENCE)
+
+    def schedule_switch_over(self, at: datetime) -> None:
+        """Have the standby take over at this time, unless `forget_switch_over` is called before."""
+        leader, standby = self.leader, self.standby
+        assert leader is not None
+        assert standby is not None
+        names = {"leader": leader.name, "candidate": standby.name}
+        leader.ask("POST", "/switchover", {**names, "scheduled_at": at.isoformat()})
+
+    def forget_switch_over(self) -> None:
+        """Let no switchover be scheduled any more."""
+        assert self.leader is not None
+        self.leader.ask("DELETE", "/switchover")
 
     def take_out(self, member: Member) -> None:
         """Take a member out of the cluster and leave its server to itself; `heal` takes it in.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
 from hasql import HostSpec
 from hasql.cluster.state import Exclusion
-from hasql.discovery import PatroniDiscovery
+from hasql.discovery import Discovered, PatroniDiscovery
+from hasql.discovery.http import HttpClient, HttpEndpoint
+from hasql.discovery.patroni_cluster import PatroniCluster as Answer
 from testbed.kits import KITS
 from testbed.patroni import PatroniCluster, PatroniUnavailableError, Programs
 from testbed.patroni_scenes import Fault, Hosts, come_and_go, perform
@@ -105,3 +108,30 @@ async def test_the_next_leader_is_open_even_if_nobody_reads_from_it(
                 assert await kit.port(connection) == new.port
     finally:
         await asyncio.to_thread(patroni.tag, new)
+
+
+@pytest.mark.parametrize("anyio_backend", [_ASYNCIO], ids=["asyncio"], indirect=True)
+async def test_a_real_answer_is_read(patroni: PatroniCluster) -> None:
+    await patroni.heal()
+    client = HttpClient(timeout=5.0)
+    endpoint = HttpEndpoint.parse(patroni.api_urls[0], "the API")
+
+    async def ask() -> Answer:
+        answer = await client.get(endpoint, "/cluster")
+        return Answer.read(answer.body, answer.date)
+
+    cluster = await ask()
+    assert cluster.scope == "hasql"
+    assert cluster.hosts == tuple(
+        Discovered(HostSpec(member.host, member.port), label=member.name)
+        for member in patroni.members
+    )
+    assert cluster.api_urls == tuple(f"{url}/patroni" for url in patroni.api_urls)
+    assert cluster.switchover_in is None
+    await asyncio.to_thread(patroni.schedule_switch_over, datetime.now(UTC) + timedelta(minutes=1))
+    try:
+        soon = (await ask()).switchover_in
+        assert soon is not None
+        assert 40 < soon <= 61
+    finally:
+        await asyncio.to_thread(patroni.forget_switch_over)
