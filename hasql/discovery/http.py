@@ -54,7 +54,7 @@ class HttpEndpoint:
         with suppress(KeyError, ValueError):
             parts = urlsplit(url.strip())
             host = parse_host(parts.netloc.rpartition("@")[2], _DEFAULT_PORTS[parts.scheme])
-        if parts is None or host is None or host.host.startswith("/"):
+        if parts is None or host is None or host.host.startswith("/") or host.address:
             raise ConfigurationError(f"{what} is no URL such as http://db1:8008")
         if parts.path.strip("/") or parts.query or parts.fragment:
             raise ConfigurationError(f"{what} must end after the port: http://db1:8008")

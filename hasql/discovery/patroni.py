@@ -111,7 +111,7 @@ class PatroniDiscovery(Discovery):
         if any(host.host.startswith("/") for host in hosts):
             raise ConfigurationError("Patroni is asked at names or addresses, not at Unix sockets")
         auth = None if auth_file is None else _read_auth(auth_file)
-        urls = [f"{scheme}://{replace(host, port=port)}" for host in hosts]
+        urls = [f"{scheme}://{HostSpec(host.host, port)}" for host in hosts]
         return cls(list(dict.fromkeys(urls)), ca=ca, auth=auth)
 
     async def watch(self) -> AsyncIterator[tuple[Discovered, ...]]:

@@ -74,7 +74,8 @@ def _read_host(member: object) -> Discovered | None:
         return None
     tags = member.get("tags")
     tags = tags if isinstance(tags, dict) else {}
-    if str(host).startswith("/"):
+    # A socket, or a name with an address, which Patroni never tells.
+    if str(host).startswith("/") or "[" in str(host):
         raise ValueError(f"member {member['name']!r} has no usable address: {host!r} is none")
     try:
         return Discovered(

@@ -1,6 +1,7 @@
 """The polling of a source that cannot tell of a change: when it is asked again."""
 
 import asyncio
+from contextlib import suppress
 from math import inf
 from random import Random
 from typing import Final
@@ -33,21 +34,17 @@ class Polling:
         self._wanted: asyncio.Event | None = None
 
     def hurry(self) -> None:
-        """End the pause that is under way, or the next; the least there is stays: one second."""
+        """End the pause that is under way, once it has lasted a second."""
         if self._wanted is not None:
             self._wanted.set()
 
     async def pause(self, longest: float = inf) -> None:
         """Wait until it is time to ask again, at most so many seconds."""
-        if self._wanted is None:
-            self._wanted = asyncio.Event()
+        wanted = self._wanted = asyncio.Event()
         pause = self._interval * self._chance.uniform(1 - _JITTER, 1 + _JITTER)
         pause = min(pause, max(longest, _LEAST))
         least = min(pause, _LEAST)
         await asyncio.sleep(least)
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(pause - least):
-                await self._wanted.wait()
-        except TimeoutError:
-            pass
-        self._wanted.clear()
+                await wanted.wait()

@@ -398,6 +398,7 @@ def test_a_password_is_not_sent_in_plain_text(options: dict[str, Any]) -> None:
         ({"urls": ["http://db1:8008", "ftp://s3cret"]}, "URL 2 of Patroni is no URL"),
         ({"urls": ["http://s3cret:port"]}, "no URL"),
         ({"urls": ["http://[s3cret"]}, "no URL"),
+        ({"urls": ["http://s3cret[::1]"]}, "no URL"),
         ({"urls": ["http://"]}, "no URL"),
         ({"urls": ["http:///s3cret"]}, "no URL"),
         ({"urls": ["http://db1:8008/s3cret"]}, "must end after the port"),

@@ -124,6 +124,7 @@ def test_a_leader_leads_whatever_its_tags_say_of_the_next_time() -> None:
         (b'{"members": [{"name": "a", "host": "b c"}]}', "'a' has no usable address"),
         (b'{"members": [{"name": "a", "host": "b,c"}]}', "'a' has no usable address"),
         (b'{"members": [{"name": "a", "host": "/tmp"}]}', "'a' has no usable address"),
+        (b'{"members": [{"name": "a", "host": "b[::1]"}]}', "'a' has no usable address"),
         (b'{"members": [{"name": "a", "host": "b", "port": "x"}]}', "'a' has no usable address"),
         (b'{"members": [{"name": "a", "host": "b", "port": 0}]}', "'a' has no usable address"),
         (b'{"members": [{"name": "a", "host": "b", "port": 99999}]}', "'a' has no usable address"),
