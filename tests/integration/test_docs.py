@@ -176,7 +176,10 @@ def _logging_as_before() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_logging_as_before")
 @pytest.mark.parametrize("block", of_kind("fragment"))
-async def test_a_fragment_runs(block: Block, pg_cluster: LocalCluster) -> None:
+async def test_a_fragment_runs(
+    block: Block, pg_cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # it may write files
     await pg_cluster.master.sql("DROP TABLE IF EXISTS visits")
     code = compile(
         # Errors are shown at their place in the page.
