@@ -40,6 +40,8 @@ class Fault(Enum):
     EMPTY = auto()
     #: Bytes that are no message, but begin with the number of the question.
     GARBAGE = auto()
+    #: The number is right, and the question in it is another one.
+    MISTAKEN = auto()
     #: A good answer to a question that nobody asked.
     STRANGE = auto()
     #: The same, and then the answer: somebody has tried to be first.
@@ -276,13 +278,19 @@ class NameServer:
             elif fault is not Fault.EMPTY:
                 self._fill(response, name, kind)
         answer = self._wire(response, query, fits=tcp, truncated=fault is Fault.TRUNCATED)
-        number = (response.id + 1) % 65536
-        strange = number.to_bytes(2, "big") + answer[2:]
+        return self._sent(fault, query, answer)
+
+    @staticmethod
+    def _sent(fault: Fault | None, query: dns.message.Message, answer: bytes) -> list[bytes]:
+        strange = ((query.id + 1) % 65536).to_bytes(2, "big") + answer[2:]
         match fault:
             case Fault.SILENT:
                 return []
             case Fault.GARBAGE:
-                return [wire[:2] + b"\xff" * 30]
+                return [answer[:2] + b"\xff" * 30]
+            case Fault.MISTAKEN:
+                other = dns.message.make_query("mistaken.test", "A", id=query.id)
+                return [dns.message.make_response(other).to_wire()]
             case Fault.STRANGE:
                 return [strange]
             case Fault.FORGED:

@@ -33,10 +33,13 @@ FAILURES = (
     Fault.REFUSED,
     Fault.SILENT,
     Fault.GARBAGE,
+    Fault.MISTAKEN,
     Fault.STRANGE,
     Fault.EMPTY,
     Fault.NXDOMAIN,
 )
+#: Leaves room for a short domain alone.
+LONG = ".".join(["a" * 57] * 4)
 
 
 @pytest.fixture
@@ -125,6 +128,7 @@ def test_who_guesses_an_answer_before_it_comes_is_not_believed(
         ("search .", "db", ["db"]),
         ("search .x a.test b..test\nnameserver nonsense", "db", ["db.a.test", "db"]),
         ("domain ..", "db", ["db"]),
+        (f"search {'x' * 63}.test a.test", LONG, [LONG, f"{LONG}.a.test"]),
     ],
 )
 def test_a_short_name_is_completed_as_resolv_conf_says(
@@ -499,6 +503,16 @@ def test_a_first_answer_without_one_kind_is_an_answer(
     assert answer.addresses == ("127.0.0.2", "127.0.0.3")
 
 
+def test_a_kind_that_is_never_answered_holds_up_the_other_for_a_second_at_most(
+    nameserver: NameServer, tmp_path: Path
+) -> None:
+    nameserver.fail(Fault.SILENT, kind="AAAA")  # as broken load balancers do
+    began = time.monotonic()
+    answer = resolver_on(tmp_path, nameserver).lookup("db.test")
+    assert answer.addresses == ("127.0.0.2", "127.0.0.3")
+    assert time.monotonic() - began < 4, "a third of one attempt"
+
+
 # Whom it asks.
 
 
@@ -575,6 +589,7 @@ def test_an_attempt_takes_its_timeout_at_most_whatever_the_wall_clock_does(
         (Fault.SILENT, "gave no answer in time"),
         (Fault.STRANGE, "gave no answer in time"),
         (Fault.GARBAGE, "answered nonsense"),
+        (Fault.MISTAKEN, "answered another question"),
         (Fault.NXDOMAIN, "does not exist"),
         (Fault.EMPTY, "has no A or AAAA records"),
         (None, "could not be asked"),
