@@ -22,9 +22,9 @@ class LookupThread:
         self._lock = threading.RLock()
         self._holders = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        #: A parent's loop, in its forked child. It may not be collected: closing it would take the
-        #: parent's sockets out of the epoll set that both have.
-        self._inherited: asyncio.AbstractEventLoop | None = None
+        #: In a forked child: the loops of its ancestors. They may not be collected: closing one
+        #: would take the ancestor's sockets out of the epoll set that both have.
+        self._inherited: list[asyncio.AbstractEventLoop] = []
 
     def hold(self) -> None:
         """Keep it running until the like `release`; it starts with the first."""
@@ -58,8 +58,9 @@ class LookupThread:
     def after_fork(self) -> None:
         """In a child: there is no thread, and nobody holds it."""
         self._lock = threading.RLock()
-        self._inherited = self._loop
-        self._loop = None
+        if self._loop is not None:
+            self._inherited.append(self._loop)
+            self._loop = None
         self._holders = 0
 
     def _started(self) -> asyncio.AbstractEventLoop:
