@@ -169,6 +169,9 @@ class Task:
             self.record.violated(self, f"was given a connection to {server} from before its end")
         if kind == "replica" and self._is_known_silent(server) and self._another_serves(server):
             self.record.violated(self, f"was given {server}, which is silent, and others are not")
+        names = self.manager.names
+        if names is not None and names.is_stale(connection, self.cluster.stalled_at):
+            self.record.violated(self, f"was given {connection.address}, which {server} has left")
         connection.holder = self
         connection.writes = kind == "master"
 

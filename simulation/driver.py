@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
     from random import Random
 
+    from hasql._probing.followed_names import NameSource
     from hasql.cluster.host import HostSpec
     from hasql.driver import Endpoint, PoolSizes
     from simulation.knowledge import Knowledge
+    from simulation.names import Names
     from simulation.servers import Server
     from testbed.fake_driver import FakeConnection, Report
 
@@ -27,9 +29,13 @@ class SimulatedPool(FakePool):
     """A pool whose connects can be ended, as those of the real drivers can."""
 
     def __init__(
-        self, server: Server, knowledge: Knowledge, sizes: PoolSizes, report: Report
+        self,
+        log_in: Callable[[], Awaitable[FakeConnection]],
+        server: Server,
+        sizes: PoolSizes,
+        report: Report,
     ) -> None:
-        super().__init__(partial(server.connect, knowledge), lambda: server, sizes, report)
+        super().__init__(log_in, lambda: server, sizes, report)
         self._connects = PendingConnects()
         self._connecting = 0
         #: Whether giving back costs a round trip, and leaving a block another.
@@ -64,6 +70,17 @@ class SimulatedPool(FakePool):
         if not connection.closed:
             self.free.append(connection)
 
+    def drain(
+        self, leased: Iterable[FakeConnection], has_left: Callable[[str | None], bool]
+    ) -> None:
+        kept = set(leased)
+        super().drain(kept, has_left)
+        # As in `purge`.
+        for connection in sorted(self.lent - kept, key=lambda each: each.login_pid):
+            if has_left(connection.address):
+                connection.lose()
+        self._connects.end()
+
     def purge(self, lent: Iterable[FakeConnection]) -> None:
         kept = set(lent)
         super().purge(kept)
@@ -96,9 +113,8 @@ class SimulatedDriver(FakeDriver):
         self._resets, self._commits = chance.random() < 0.5, chance.random() < 0.5
 
     async def open(self, endpoint: Endpoint, kwargs: Mapping[str, Any], report: Report) -> FakePool:
-        pool = SimulatedPool(
-            self._by_host[endpoint.host], self.knowledge, self.sizes(kwargs), report
-        )
+        log_in, server = partial(self._dial, endpoint), self._by_host[endpoint.host]
+        pool = SimulatedPool(log_in, server, self.sizes(kwargs), report)
         pool.resets, pool.commits = self._resets, self._commits
         try:
             for _ in range(pool.sizes.minimum):
@@ -113,25 +129,40 @@ class SimulatedDriver(FakeDriver):
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
     ) -> Connection:
         del kwargs
-        connection = await self._by_host[endpoint.host].connect(self.knowledge)
+        connection = await self._dial(endpoint)
         connection.on_lost = on_lost
         return connection
+
+    async def _dial(self, endpoint: Endpoint) -> Connection:
+        async def dial(address: str | None) -> Connection:
+            connection = await self._by_host[endpoint.host].connect(self.knowledge)
+            connection.address = address
+            return connection
+
+        return await endpoint.connect(dial, self.failure, Connection.lose)
 
 
 class SimulatedManager(BasePoolManager[FakePool, Connection]):
     """A pool manager that goes by the story's time and chance."""
 
     def __init__(
-        self, driver: SimulatedDriver, clock: Callable[[], float], chance: Random, **options: Any
+        self,
+        driver: SimulatedDriver,
+        names: Names | None,
+        clock: Callable[[], float],
+        chance: Random,
+        **options: Any,
     ) -> None:
         self.driver = driver
+        self.names = names
         self._driver = driver  # type: ignore[misc]  # one for each manager
         self._given = clock, chance
         hosts = ",".join(str(host) for host in driver.servers)
         super().__init__(f"postgresql://user:secret@{hosts}/app", **options)
 
-    def _name_source(self, _: object, /) -> None:  # type: ignore[override]  # names do not move here
-        return None
+    def _name_source(self, _: object, /) -> Callable[[], NameSource] | None:  # type: ignore[override]  # of this one
+        names = self.names
+        return None if names is None else lambda: names
 
     def _clock(self) -> Callable[[], float]:  # type: ignore[override]  # of this one
         return self._given[0]

@@ -35,6 +35,7 @@ async def _endure(record: Record, rounds: int, failovers: int) -> list[int]:
     # A few round trips are remembered for each host: with many it would be a while until all are.
     manager = SimulatedManager(
         driver,
+        None,
         lambda: record.clock.now + 1e5,
         Random("manager"),
         stopwatch_window_size=8,

@@ -19,6 +19,7 @@ from simulation.checks import check_closed, check_counts, check_quiet
 from simulation.cluster import Cluster
 from simulation.driver import SimulatedDriver, SimulatedManager
 from simulation.knowledge import Knowledge
+from simulation.names import Names
 from simulation.record import Record
 from simulation.virtual_time import VirtualClock, run
 
@@ -98,6 +99,8 @@ class _Story:
         # Each has chance of its own: a change in the one does not make another story of all.
         self._chance = Random(f"{seed} story")
         self._cluster: Cluster
+        #: None: hosts are at the addresses that their names have for good.
+        self._names: Names | None = None
         self._managers: list[SimulatedManager] = []
         self._tasks: list[Task] = []
         self._writers: list[Writer] = []
@@ -122,12 +125,16 @@ class _Story:
         chance = self._chance
         names = "abcd"[: chance.choice([2, 3, 3, 4])]
         self._cluster = Cluster(names, self._record, Random(f"{self._seed} cluster"))
+        if chance.random() < 0.5:
+            chance_of_names = Random(f"{self._seed} names")
+            self._names = Names(self._cluster.all, self._record, chance_of_names)
         for number in range(chance.choice([1, 1, 2])):
             await self._start(number)
         seconds = chance.uniform(3.0, 9.0)
-        await asyncio.gather(
-            self._cluster.master_story(seconds), self._cluster.noise(seconds), self._watch(seconds)
-        )
+        stories = [self._cluster.master_story(seconds), self._cluster.noise(seconds)]
+        if self._names is not None:
+            stories.append(self._names.story(seconds))
+        await asyncio.gather(*stories, self._watch(seconds))
         if chance.random() < 0.3:
             await self._close_in_the_storm()
         else:
@@ -145,6 +152,7 @@ class _Story:
         clock, origin = self._record.clock, chance.uniform(1e3, 1e6)  # not that of the loop
         manager = SimulatedManager(
             driver,
+            self._names,
             lambda: clock.now + origin,
             Random(f"{seed} manager"),
             balancer_policy=chance.choice(_POLICIES),
@@ -202,6 +210,8 @@ class _Story:
     async def _close_in_quiet(self) -> None:
         """Mend all, let everybody end, see that everything is back, and close."""
         self._cluster.mend()
+        if self._names is not None:
+            self._names.mend()
         await asyncio.sleep(2.0)
         await self._end_tasks()
         # What is given back over a deaf connection has release_timeout for that.
