@@ -244,7 +244,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         ):
             return
         if moved:
-            node.hold()
+            node.hold_until_answer()
         has_left, known = node.endpoint.has_left, pool.destinations
 
         def leads_away(connection: ConnT) -> bool:

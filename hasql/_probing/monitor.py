@@ -142,12 +142,14 @@ class Monitor:
 
         Return whether it has.
         """
-        if self._session is None or not self._endpoint.has_left(self._session.address):
-            return False
-        self._session.kill()  # a probe under way goes on over a new one
-        self.skip_rest()
-        self.probe_by(self._clock())
-        return True
+        moved = self._prober.leave_if_moved()
+        if self._session is not None and self._endpoint.has_left(self._session.address):
+            self._session.kill()  # a probe under way goes on over a new one
+            moved = True
+        if moved:
+            self.skip_rest()
+            self.probe_by(self._clock())
+        return moved
 
     def look_afresh(self) -> None:
         """Ask over a new connection as well, with the next probe: the name may lead elsewhere."""
@@ -253,7 +255,9 @@ class Monitor:
             session = self._session
             if session is not None and not session.closed:
                 try:
-                    return await self._ask_hedged(session, limit)
+                    reading = await self._ask_hedged(session, limit)
+                    if self._session and not self._endpoint.has_left(self._session.address):
+                        return reading  # else it tells of where the name led before
                 except NoAnswerError:
                     raise  # and it has had its fresh connect as well
                 except Exception as error:

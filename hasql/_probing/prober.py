@@ -28,6 +28,31 @@ class NoAnswerError(TimeoutError):
     """A host has been silent for refresh_timeout."""
 
 
+class _Opening:
+    """A session that is being opened, and asked for the first time."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._has_left = endpoint.has_left
+        self._dialled = endpoint.addresses
+        self.connecting = asyncio.timeout(None)
+        self.session: Session | None = None
+        #: Whether it was ended because its name leads elsewhere.
+        self.left_behind = False
+
+    def leads_away(self) -> bool:
+        """Tell whether it leads to where the host's name leads no more."""
+        if self.session is not None:
+            return self._has_left(self.session.address)
+        return bool(self._dialled) and all(map(self._has_left, self._dialled))
+
+    def end(self) -> None:
+        """Wait for it no more."""
+        if self.session is not None:
+            self.session.kill()
+        elif not self.connecting.expired():
+            self.connecting.reschedule(0.0)
+
+
 class Prober:
     """Asks one host, and knows how much its server tells."""
 
@@ -58,6 +83,8 @@ class Prober:
         self.told_all_at = float("-inf")
         #: Whether the host has taken a login since somebody set this to False.
         self.let_in = False
+        #: The sessions that are being opened, by this one and its twins.
+        self._openings: dict[_Opening, None] = {}
 
     def twin(self) -> "Prober":
         """Make one that asks beside this one, and begins with the whole."""
@@ -68,16 +95,31 @@ class Prober:
     async def open(
         self, stall_timer: StallTimer, on_lost: Callable[[], None]
     ) -> tuple[Session, Reading]:
-        """Open a new session and ask over it."""
-        connecting = asyncio.timeout(None)
+        """Open a new session and ask over it; anew if the host's name moves meanwhile."""
+        await self._endpoint.settle()
+        while True:
+            opening = _Opening(self._endpoint)
+            self._openings[opening] = None
+            try:
+                return await self._open(opening, stall_timer, on_lost)
+            except Exception:
+                if stall_timer.ended or not opening.left_behind:
+                    raise
+            finally:
+                del self._openings[opening]
+
+    async def _open(
+        self, opening: "_Opening", stall_timer: StallTimer, on_lost: Callable[[], None]
+    ) -> tuple[Session, Reading]:
         try:
-            async with connecting:
-                with stall_timer.ending(lambda: connecting.reschedule(0.0)):
-                    session = await self._connect(on_lost)
+            async with opening.connecting:
+                with stall_timer.ending(opening.end):
+                    session = await self._driver.connect(self._endpoint, self._kwargs, on_lost)
         except TimeoutError:
-            if connecting.expired():
+            if opening.connecting.expired():
                 raise self.no_answer() from None
             raise
+        opening.session = session
         self._form, self.let_in = ProbeForm.FULL, True
         try:
             with stall_timer.ending(session.kill):
@@ -90,13 +132,16 @@ class Prober:
             raise
         return session, reading
 
-    async def _connect(self, on_lost: Callable[[], None]) -> Session:
-        await self._endpoint.settle()
-        while True:
-            session = await self._driver.connect(self._endpoint, self._kwargs, on_lost)
-            if not self._endpoint.has_left(session.address):
-                return session
-            session.kill()  # the name has moved meanwhile
+    def leave_if_moved(self) -> bool:
+        """Have what is being opened begin anew if the host's name has left where it leads.
+
+        Return whether it has.
+        """
+        left = [opening for opening in self._openings if opening.leads_away()]
+        for opening in left:
+            opening.left_behind = True
+            opening.end()
+        return bool(left)
 
     async def ask(self, session: Session, known: Reading | None) -> Reading:
         """Ask once over this session, for less where the server denies the whole.

@@ -176,6 +176,13 @@ class Node(Generic[PoolT, ConnT]):
         """Offer nothing until a new probe has been answered."""
         self._limit_to(0)
 
+    def hold_until_answer(self) -> None:
+        """Offer nothing until a probe is answered, whenever it was begun: its name has moved.
+
+        A probe that was under way then goes on at the new address.
+        """
+        self.limit, self.limited_at = 0, _NEVER
+
     def end_hold(self) -> None:
         """End a hold that no probe has ended; what is open can be had again."""
         if self._retry_at == _NEVER:

@@ -27,7 +27,7 @@ def moving(
     names.addresses["db"] = ("10.0.0.1",)
     servers = fake_cluster("db master")
     old, new = servers["db"], FakeServer(parse_host("db"), master=True, timeline=2)
-    manager = manager_of(servers, names=names, refresh_delay=0.05, **kwargs)
+    manager = manager_of(servers, names=names, **{"refresh_delay": 0.05, **kwargs})
     manager.driver.at = {"10.0.0.1": old, "10.0.0.2": new}
     return manager, old, new, names
 
@@ -86,6 +86,21 @@ async def test_nothing_is_lent_until_it_is_known_what_the_name_means_now() -> No
             assert connection.server is new
         with pytest.raises(NotAvailableError):
             await manager.acquire_master(timeout=0.05)
+
+
+async def test_a_probe_under_way_when_the_name_moves_goes_on_at_the_new_address() -> None:
+    manager, old, new, names = moving(refresh_delay=60, refresh_timeout=50)
+    async with manager:
+        old.freeze()
+        waiting = asyncio.create_task(manager.wait_next_pool_check(60))
+        names.addresses["db"] = ("10.0.0.2",)
+        # Long before another probe would be due.
+        async with asyncio.timeout(10):
+            await until(lambda: bool(pooled(new)) or bool(new.connections))
+            async with manager.acquire_master(timeout=5) as connection:
+                assert connection.server is new
+        await waiting
+        old.thaw()
 
 
 async def test_an_address_that_stays_keeps_its_connections() -> None:
