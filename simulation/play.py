@@ -21,6 +21,7 @@ from simulation.driver import SimulatedDriver, SimulatedManager
 from simulation.knowledge import Knowledge
 from simulation.names import Names
 from simulation.record import Record
+from simulation.source import Source
 from simulation.virtual_time import VirtualClock, run
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class _Story:
         #: None: hosts are at the addresses that their names have for good.
         self._names: Names | None = None
         self._managers: list[SimulatedManager] = []
+        self._sources: list[Source] = []
         self._tasks: list[Task] = []
         self._writers: list[Writer] = []
         self._running: list[asyncio.Task[None]] = []
@@ -155,6 +157,7 @@ class _Story:
             self._names,
             lambda: clock.now + origin,
             Random(f"{seed} manager"),
+            discovery=self._source(Random(f"{seed} source")),
             balancer_policy=chance.choice(_POLICIES),
             pool_factory_kwargs={
                 "min_size": chance.choice([0, 1, 2 if roomy else 1]),
@@ -180,6 +183,13 @@ class _Story:
                 self._writers.append(task)
             self._running.append(asyncio.get_running_loop().create_task(task.run(), name=name))
         await asyncio.sleep(0)
+
+    def _source(self, chance: Random) -> Source | None:
+        """Have the hosts of one manager in three come and go."""
+        if chance.random() > 1 / 3:
+            return None
+        self._sources.append(Source(self._cluster, self._record, chance))
+        return self._sources[-1]
 
     def _heard(self, knowledge: Knowledge, event: Event) -> None:
         self._record.note(knowledge.name, f"tells {event!r}")
@@ -212,6 +222,8 @@ class _Story:
         self._cluster.mend()
         if self._names is not None:
             self._names.mend()
+        for source in self._sources:
+            source.settled = True
         await asyncio.sleep(2.0)
         await self._end_tasks()
         # What is given back over a deaf connection has release_timeout for that.
