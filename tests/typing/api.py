@@ -7,7 +7,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import assert_type
+from typing import Any, assert_type
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -26,7 +26,16 @@ from hasql import (
 from hasql.asyncpg import PoolManager
 from hasql.balancer_policy import BaseBalancerPolicy, CandidateT, RoundRobinBalancerPolicy
 from hasql.cluster.dsn import Dsn
-from hasql.metrics import Metrics, NodeMetrics
+from hasql.discovery import (
+    Ask,
+    Discovered,
+    Discovery,
+    DnsDiscovery,
+    SrvDiscovery,
+    StaticDiscovery,
+)
+from hasql.dns import Resolver
+from hasql.metrics import DiscoveryMetrics, Metrics, NodeMetrics
 from hasql.testing import LocalCluster, LocalNode
 
 Connection = PoolConnectionProxy[asyncpg.Record]
@@ -39,6 +48,33 @@ class First(BaseBalancerPolicy):
         assert_type(candidates[0].free, int)
         assert_type(candidates[0].response_time, float | None)
         return candidates[0]
+
+
+class Found(Discovery):
+    async def watch(self) -> AsyncIterator[tuple[Discovered, ...]]:
+        yield (Discovered(HostSpec("db1", 5432), never_master=True, weight=2, label="one"),)
+
+
+class Asked(Discovery):
+    async def watch(self, ask: Ask) -> AsyncIterator[tuple[Discovered, ...]]:
+        for row in await ask("SELECT host, port FROM hosts"):
+            assert_type(row, dict[str, Any])
+            yield (Discovered(HostSpec(row["host"], row["port"]), priority=1),)
+
+    def refresh(self) -> None:
+        pass
+
+
+def discovering() -> None:
+    PoolManager("postgresql://app@/app", discovery=Found())
+    PoolManager("postgresql://app@db1/app", discovery=Asked())
+    PoolManager("postgresql://app@/app", discovery=SrvDiscovery("db.example.com"))
+    PoolManager("postgresql://app@/app", discovery=DnsDiscovery("db", 6432, resolver=Resolver()))
+    PoolManager("postgresql://app@/app", discovery=StaticDiscovery([HostSpec("db1", 5432)]))
+    PoolManager("postgresql://app@/app", discovery=Found)  # type: ignore[arg-type]
+    Discovered(HostSpec("db1", 5432), True)  # type: ignore[call-arg]
+    Discovered("db1")  # type: ignore[arg-type]
+    Discovery()  # type: ignore[abstract]
 
 
 def constructing() -> None:
@@ -163,6 +199,9 @@ async def pools(pool: PoolManager) -> None:
 
 def metrics(pool: PoolManager) -> None:
     snapshot = pool.metrics()
+    assert_type(snapshot.discovery, DiscoveryMetrics)
+    assert_type(snapshot.discovery.hosts, tuple[HostSpec, ...])
+    assert_type(snapshot.discovery.last_success, float | None)
     assert_type(snapshot, Metrics)
     assert_type(snapshot.acquires, int)
     assert_type(snapshot.acquire_seconds, float)

@@ -161,6 +161,27 @@ def test_shares_follow_the_inverse_of_the_response_times(
         assert_share(count, 3000, share)
 
 
+@pytest.mark.parametrize(
+    ("times", "weights", "shares"),
+    [
+        ((0.001, 0.001), (20, 10), (2 / 3, 1 / 3)),
+        ((0.001, 0.002), (10, 20), (0.5, 0.5)),
+        ((0.001, 0.001), (0, 0), (0.5, 0.5)),
+        ((0.001, 0.001), (1, 0), (100 / 101, 1 / 101)),
+        ((None, 0.001), (3, 1), (3 / 4, 1 / 4)),
+    ],
+)
+def test_shares_follow_the_weights_of_a_source(
+    times: tuple[float | None, ...], weights: tuple[int, ...], shares: tuple[float, ...]
+) -> None:
+    candidates = fixed(*times)
+    for candidate, weight in zip(candidates, weights, strict=True):
+        candidate.weight = weight
+    got = counts(RandomWeightedBalancerPolicy(), candidates, 3000)
+    for count, share in zip(got, shares, strict=True):
+        assert_share(count, 3000, share)
+
+
 def test_weighted_among_many_decides_between_two_drawn_evenly() -> None:
     # The one fast host of twelve is drawn in 2 of 12 cases, and then wins 5 of 6.
     got = counts(RandomWeightedBalancerPolicy(), fixed(0.001, *[0.005] * 11), 12_000)
