@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import pytest
@@ -206,8 +206,10 @@ def ten() -> Iterator[LocalCluster]:
 class Load:
     """Tasks that write and read, each operation one that must not fail."""
 
-    def __init__(self, kit: Kit, manager: Manager, table: Table) -> None:
+    def __init__(self, kit: Kit, manager: Manager, table: Table, *, may_lose: bool = False) -> None:
         self._kit, self._manager, self._table = kit, manager, table
+        #: What a statement may meet that is in flight when the master is shut down.
+        self._lost = (*kit.lost, kit.refused_statement) if may_lose else ()
         self._tasks: list[asyncio.Task[None]] = []
         self._number = 0
         self.writes = 0
@@ -229,15 +231,18 @@ class Load:
     async def _write(self) -> None:
         while True:
             self._number += 1
-            async with self._manager.acquire_master() as connection:
-                await self._kit.value(connection, f"{self._table.insert(self._number)} RETURNING i")
-            self.writes += 1
+            with suppress(*self._lost):
+                async with self._manager.acquire_master() as connection:
+                    insert = f"{self._table.insert(self._number)} RETURNING i"
+                    await self._kit.value(connection, insert)
+                self.writes += 1
             await asyncio.sleep(0.002)
 
     async def _read(self) -> None:
         while True:
-            async with self._manager.acquire_replica(fallback_master=True) as connection:
-                self.reads[await self._kit.port(connection)] += 1
+            with suppress(*self._lost):
+                async with self._manager.acquire_replica(fallback_master=True) as connection:
+                    self.reads[await self._kit.port(connection)] += 1
             await asyncio.sleep(0.002)
 
 
@@ -331,6 +336,66 @@ async def test_ten_members_come_and_go_under_load_without_a_failed_operation(
         assert {*load.reads} == {ten.nodes[0].port}
         assert manager.metrics().role_changes == 0
         assert manager.metrics().discovery.last_error is None
+
+
+@one_loop
+async def test_members_are_replaced_under_load_and_the_master_goes_last(
+    ten: LocalCluster, numbers: Table, nameserver: NameServer, resolver: Resolver
+) -> None:
+    [kit] = [kit for kit in KITS if kit.name == "asyncpg"]
+
+    def name(*servers: LocalNode) -> None:
+        nameserver.set_srv(SERVICE, *((0, 1, each.port, "localhost") for each in servers))
+
+    def hosts(manager: Manager) -> list[int]:
+        return [node.host.port for node in manager.metrics().nodes]
+
+    old, new = ten.master, ten.replicas[0]
+    others = [node for node in ten.replicas if node is not new]
+    name(old, *others[:2])
+    source = SrvDiscovery(NAME, resolver=resolver, allowed_domains=["localhost"])
+    async with (
+        kit.manager(without_hosts(ten), discovery=source, acquire_timeout=10) as manager,
+        Load(kit, manager, numbers, may_lose=True) as load,
+    ):
+        await manager.ready(1, 2)
+        name(new, *others[2:4])
+        ports = [node.port for node in (*others[2:4], new)]
+        await until(
+            lambda: sorted(hosts(manager)[:3]) == sorted(ports) and len(hosts(manager)) == 4
+        )
+        assert hosts(manager)[3] == old.port  # nobody else is a master
+        writes = load.writes
+        await until(lambda: load.writes > writes)
+        await ten.switchover(new)
+        await until(lambda: sorted(hosts(manager)) == sorted(ports))
+        writes = load.writes
+        await until(lambda: load.writes > writes)
+    await ten.switchover(old)
+
+
+@one_loop
+async def test_a_dsn_with_srv_leads_by_names_that_the_managers_resolver_knows(
+    kit: Kit, pg_cluster: LocalCluster, nameserver: NameServer, resolver: Resolver
+) -> None:
+    dsn = Dsn.parse(pg_cluster.dsn)
+    for number, node in enumerate(pg_cluster.nodes):
+        nameserver.set(f"pg{number}.example.test", node.host)
+    nameserver.set_srv(
+        SERVICE,
+        *((0, 1, x.port, f"pg{number}.example.test") for number, x in enumerate(pg_cluster.nodes)),
+    )
+    # SQLAlchemy's driver has to be named where the scheme would say srv; others read both.
+    for text in ("+srv://{}", "://{}?discovery=srv"):
+        url = "postgresql" + text.format(f"{dsn.user}:{dsn.password}@{NAME}/{dsn.dbname}")
+        sizes = kit.sizes(1, 2)
+        async with kit.manager(url, resolver=resolver, pool_factory_kwargs=sizes) as manager:
+            await manager.ready(1, 2)
+            hosts = [str(node.host) for node in manager.metrics().nodes]
+            assert hosts == [f"pg{i}.example.test:{x.port}" for i, x in enumerate(pg_cluster.nodes)]
+            async with manager.acquire_master() as connection:
+                assert await kit.port(connection) == pg_cluster.master.port
+            assert "srv" in repr(manager)
 
 
 @one_loop
