@@ -105,7 +105,7 @@ def _own_exclusions(
             exclusions.append(Exclusion.NEVER_REPLICA)
         elif server in servers and not (node.several and node.role is Role.REPLICA):
             # A name for several replicas is more than the one of them that its monitor sees.
-            exclusions.append(Exclusion.ALIAS)
+            exclusions.append(Exclusion.LEAVING if node.leaving else Exclusion.ALIAS)
         else:
             exclusions.append(None)
         if server is not None:

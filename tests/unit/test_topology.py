@@ -423,6 +423,7 @@ def test_a_new_name_of_a_server_takes_the_place_of_its_old_one() -> None:
     step = step.topology.observe(master(B, 3, started_at=_STARTS[A]))
     assert masters(step) == {"b"}
     assert may_go(step) == {"a"}
+    assert exclusion(step, A) is Exclusion.LEAVING
 
 
 def test_9_no_hosts_are_no_first_round() -> None:
