@@ -69,7 +69,8 @@ class BasePoolManager(PoolAccess[PoolT, ConnT]):
             `discovery` they need not be known yet.
         discovery: Where the hosts come from, an instance that serves this manager alone. The DSN
             need not name a host then; those that it names are what the manager begins with. None:
-            the DSN's hosts, or what the DSN asks for with ``discovery=``.
+            the DSN's hosts, or what the DSN asks for with ``discovery=``. One that asks by SQL has
+            a connection of its own, to one host.
         follow_names: Whether connections to an address that the host's name has left are drained:
             idle ones at once, leases when they are released. Names are looked up when their TTL
             ends, or every 30 s by the system's resolver, without the extra `dns`; and each second

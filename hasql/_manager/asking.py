@@ -41,18 +41,30 @@ class Asking(Generic[PoolT, ConnT]):
     async def ask(self, sql: str) -> list[dict[str, Any]]:
         """Run a query; see `hasql.discovery.Ask`."""
         async with self._one_at_a_time:
-            met = "no host is known"
-            for node in self._candidates():
+            met, silent = "no host is known", None
+            for node in self._order():
+                if node is silent:
+                    continue
                 try:
                     row = await self._ask(node, _ALL_ROWS.format(sql))
                 except Exception as error:
                     if judged(self._driver, error) is Failure.STATEMENT:
                         raise
+                    silent = node if isinstance(error, TimeoutError) else None
                     met = f"{node.host}: {type(error).__name__}: {error}"
                 else:
                     rows: list[dict[str, Any]] = json.loads(bytes.fromhex(row))
                     return rows
             raise NotAvailableError(f"no host has answered: {met}")
+
+    def _order(self) -> list[Node[PoolT, ConnT]]:
+        """Return whom to ask; twice the first if its connection, which may be gone, is open still.
+
+        Its server may just have restarted.
+        """
+        nodes = list(self._candidates())
+        again = self._session is not None and nodes and nodes[0] is self._node
+        return [nodes[0], *nodes] if again else nodes
 
     def _candidates(self) -> Iterator[Node[PoolT, ConnT]]:
         """Return masters, then replicas, then who is not in routing, those that are down last."""

@@ -79,6 +79,13 @@ async def test_a_source_asks_the_master_by_sql_and_else_another_host(
         assert "nonsense" in str(wrong)
         assert not isinstance(wrong, NotAvailableError)
         assert await source.ask("SELECT 1 AS one") == [{"one": 1}]
+        # Nor is another host asked because that connection has ended.
+        await master.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "  # noqa: S608
+            f"WHERE application_name = '{application}' AND query LIKE '%asked%'"
+        )
+        [row] = await source.ask("SELECT inet_server_port() AS port")
+        assert row["port"] == master.port
         master.freeze()
         [row] = await source.ask("SELECT inet_server_port() AS port")
         assert row["port"] in {replica.port for replica in pg_cluster.nodes} - {master.port}
