@@ -14,7 +14,8 @@ from hasql.errors import ConfigurationError
 from tests.dsns import dsns, host_specs, names, ports
 
 _TAKEN = {"host", "hostaddr", "port", "user", "password", "dbname"}
-_TAKEN |= {"target_session_attrs", "load_balance_hosts"}
+_TAKEN |= {"target_session_attrs", "load_balance_hosts", "discovery"}
+_TAKEN |= {"patroni_port", "patroni_scheme", "patroni_ca", "patroni_auth_file"}
 keywords = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.]{0,20}", fullmatch=True).filter(
     lambda keyword: keyword not in _TAKEN
 )
@@ -164,3 +165,19 @@ def test_arbitrary_text_is_a_host_or_a_configuration_error(text: str) -> None:
         assert str(error)  # noqa: PT017 - either outcome is right
         return
     assert parse_host(str(host)) == host
+
+
+@given(dsns(keywords), st.sampled_from(["dns", "patroni", "srv"]), names, ports)
+def test_a_source_is_read_back_from_what_is_shown_and_reaches_no_driver(
+    dsn: Dsn, kind: str, name: str, port: int
+) -> None:
+    authority = name if kind == "srv" else f"{name}:{port}"
+    query = "&".join([f"discovery={kind}", *(f"{k}={quote(v, safe='')}" for k, v in dsn.params)])
+    try:
+        parsed = Dsn.parse(f"postgresql://me:pass@{authority}/app?{query}")
+    except ConfigurationError as error:
+        assert "has an address" in str(error)  # noqa: PT017 - a name of digits and dots may be one
+        return
+    assert Dsn.parse(str(parsed)).source == parsed.source
+    assert parsed.params == dsn.params
+    assert "discovery" not in parsed.for_host(HostSpec(name, port)).partition("?")[2].split("=")
