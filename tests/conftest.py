@@ -10,6 +10,7 @@ pytest_plugins = ("tests.middlemen",)
 _TOGETHER = (
     "test_patroni.py",
     "test_local_cluster.py",
+    "test_name_discovery.py",
     "test_psycopg_cancel.py",
 )
 #: Which files come first, as each takes long by itself, and which last: what keeps a core busy.
