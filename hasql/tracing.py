@@ -2,7 +2,7 @@
 
 Counters (`hasql.metrics`) tell how often, events (`hasql.events`) what becomes of hosts; a tracer
 tells of each acquire by itself, for a log or for spans. Without one it costs nothing; with one,
-each record about a third of a microsecond besides what the callback does.
+each record about two microseconds besides what the callback does.
 """
 
 from collections.abc import Callable
