@@ -357,6 +357,24 @@ def test_every_parameter_is_in_the_table_with_its_default() -> None:
         assert documented[name] == shown, name
 
 
+def messages(source: Path) -> Iterator[tuple[str, str]]:
+    """Level and text of all that a module logs, but for debugging."""
+    for node in ast.walk(ast.parse(source.read_text("utf-8"))):
+        match node:
+            case ast.Call(ast.Attribute(ast.Name("log"), level), [ast.Constant(str(text)), *_]):
+                if level != "debug":
+                    level = "ERROR" if level == "exception" else level.upper()
+                    yield level, re.sub("%[a-z]", "…", text)
+
+
+def test_every_message_of_the_log_is_in_the_table() -> None:
+    rows = [
+        row for row in table_rows("howto/observe.rst") if row[0] in logging.getLevelNamesMapping()
+    ]
+    logged = {each for path in (ROOT / "hasql").rglob("*.py") for each in messages(path)}
+    assert {(row[0], row[1].strip("`")) for row in rows} == logged
+
+
 def public(cls: type) -> list[str]:
     return [name for name in dir(cls) if not name.startswith("_")]
 
