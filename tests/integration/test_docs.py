@@ -66,6 +66,7 @@ PUBLIC = (
     "hasql.balancer_policy",
     "hasql.base",
     "hasql.discovery",
+    "hasql.dns",
     "hasql.errors",
     "hasql.events",
     "hasql.metrics",
