@@ -45,7 +45,7 @@ class WrongEventLoopError(HasqlError, RuntimeError):
 
 
 class MissingExtraError(HasqlError, ImportError):
-    """The driver's library is not installed; the message names the extra that brings it."""
+    """A library that this needs is not installed; the message names the extra that brings it."""
 
 
 class NameResolutionError(HasqlError, OSError):
