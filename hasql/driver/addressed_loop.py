@@ -59,6 +59,8 @@ class AddressedLoop(LoopProxy):
         """Connect, as the loop does; a cancel request goes where the first connection went."""
         ours = host == self._name
         if ours:
+            if kwargs.get("ssl"):  # at once, without asking PostgreSQL: the loop goes by the host
+                kwargs.setdefault("server_hostname", host)
             host = self.address or self._dialled or host
         transport, protocol = await self._loop.create_connection(
             protocol_factory, host, port, **kwargs

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from hasql.driver.addressed_loop import AddressedLoop
+from testbed.certificates import Authority
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 NAME = "db.example.invalid"  # leads nowhere, so whoever asks a resolver for it fails
 
@@ -56,6 +59,23 @@ async def test_another_name_leads_where_it_does() -> None:
         assert loop.address is None  # an application's own `connect` may go through a tunnel
         with pytest.raises(ConnectionRefusedError):  # it is at another address, not unknown
             await connect(loop, NAME, port)
+
+
+async def test_tls_from_the_first_byte_checks_the_name(tmp_path: Path) -> None:
+    """As asyncpg has it with ``sslnegotiation=direct``."""
+    authority = Authority(tmp_path / "authority")
+    trusting = ssl.create_default_context(cafile=authority.certificate)
+    async with await asyncio.start_server(
+        lambda _, writer: writer.close(), "127.0.0.2", ssl=authority.server(f"DNS:{NAME}")
+    ) as server:
+        port = server.sockets[0].getsockname()[1]
+        loop = AddressedLoop(asyncio.get_running_loop(), NAME, "127.0.0.2")
+        transport, _ = await loop.create_connection(asyncio.Protocol, NAME, port, ssl=trusting)
+        transport.close()
+        other = "other.example.invalid"
+        loop = AddressedLoop(asyncio.get_running_loop(), other, "127.0.0.2")
+        with pytest.raises(ssl.SSLCertVerificationError, match=f"not valid for '{other}'"):
+            await loop.create_connection(asyncio.Protocol, other, port, ssl=trusting)
 
 
 async def test_all_else_is_the_loops_own() -> None:
