@@ -18,7 +18,9 @@ from psycopg2 import extensions
 from hasql import ConfigurationError, NotAvailableError
 from hasql.aiopg import PoolManager
 from hasql.cluster.dsn import Dsn
+from hasql.dns import Resolver
 from testbed.kits.aiopg import Overtaken
+from testbed.nameserver import NameServer
 from testbed.proxy import Proxy
 from testbed.scene import tcp_options, until
 
@@ -394,6 +396,26 @@ async def test_all_addresses_of_a_name_are_tried(pg_cluster: LocalCluster) -> No
         for connection in leases:
             assert connection.raw.info.host == "many.test"
             await manager.release(connection)
+
+
+async def test_a_slow_address_is_waited_for_if_the_others_refuse(pg_cluster: LocalCluster) -> None:
+    """As `localhost` is 127.0.0.1 and ::1, and a login takes long where there is much to do."""
+    node = pg_cluster.master
+    kwargs = {"minsize": 1, "maxsize": 4}
+    with NameServer() as nameserver:
+        async with Proxy(node.host, node.port, listen="127.0.0.31") as proxy:
+            proxy.delay = 0.5
+            nameserver.set("slow.test", "127.0.0.31", "127.0.0.32")
+            dsn = node.dsn.replace(f"127.0.0.1:{node.port}", f"slow.test:{proxy.port}")
+            resolver = Resolver(nameservers=[nameserver.address], fallback=False)
+            async with PoolManager(
+                dsn, resolver=resolver, pool_factory_kwargs=kwargs, acquire_timeout=10
+            ) as manager:
+                # They wait for one another, which is no fault of the address.
+                for lease in await asyncio.gather(*(manager.acquire_master() for _ in range(4))):
+                    await manager.release(lease)
+                nodes = manager.metrics().nodes
+                assert [node.last_error for node in nodes] == [None]
 
 
 async def test_a_name_is_resolved(pg_cluster: LocalCluster) -> None:

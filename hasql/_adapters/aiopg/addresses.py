@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import deque
+from contextvars import ContextVar
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from psycopg2 import extensions  # type: ignore[import-untyped]
 
@@ -13,7 +15,7 @@ from hasql._adapters.aiopg.failure import failure_of
 from hasql.driver import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from hasql.driver import Endpoint
 
@@ -22,9 +24,27 @@ __all__ = ("Addresses",)
 _T = TypeVar("_T")
 
 
-#: Seconds that a connect may take while there is another address to try. Some drivers try the next
-#: one beside it; libpq's connections are made one by one, as each has a place in aiopg's pool.
+#: Seconds that a connect may take at first while there is another address to try; it doubles each
+#: time that all were too slow. Some drivers try the next one beside it; libpq's connections are
+#: made one by one, as each has a place in aiopg's pool.
 _PATIENCE = 0.3
+
+
+class _Attempt(NamedTuple):
+    """The connect of a task to one address."""
+
+    address: str
+    limit: asyncio.Timeout
+    #: Seconds that it may take; None: as long as it takes.
+    patience: float | None
+
+    def begin(self) -> None:
+        """Let the time begin, now that it need not wait for another connect any more."""
+        if self.patience is not None:
+            self.limit.reschedule(asyncio.get_running_loop().time() + self.patience)
+
+
+_attempt: ContextVar[_Attempt] = ContextVar("hasql_aiopg_attempt")
 
 
 class Addresses:
@@ -38,31 +58,48 @@ class Addresses:
         self._endpoint = endpoint
         name = endpoint.host.host
         self._name = None if name.startswith("/") or _is_address(name) else name
-        self._all: list[str] = []
+        #: The address that answered last, which is tried first, and how patient one was with it.
+        self._last: str | None = None
+        self._patience = _PATIENCE
 
     def choose(self, dsn: str) -> str:
         """Return the DSN with the address to connect to now."""
-        if not self._all:
+        attempt = _attempt.get(None)
+        if attempt is None:
             return dsn
-        chosen: str = extensions.make_dsn(dsn, hostaddr=self._all[0])
+        attempt.begin()
+        chosen: str = extensions.make_dsn(dsn, hostaddr=attempt.address)
         return chosen
 
     async def try_each(self, connect: Callable[[], Awaitable[_T]]) -> _T:
-        """Connect to the first address that answers. One that did not is tried last hereafter."""
-        found = self._endpoint.addresses
+        """Connect to the first address that answers in time."""
+        found: Sequence[str] = self._endpoint.addresses
         if self._name is not None and not found:
             found = await _resolve(self._name)
-        if set(found) != set(self._all):
-            self._all = list(found)
-        for others in reversed(range(max(1, len(self._all)))):
+        if not found:
+            return await connect()
+        order = sorted(found, key=lambda address: address != self._last)
+        patience = dict.fromkeys(order, _PATIENCE) | {self._last: self._patience}
+        turns = deque(order)
+        while True:
+            address = turns.popleft()
+            limit = asyncio.timeout(None)
+            attempt = _Attempt(address, limit, patience[address] if turns else None)
+            token = _attempt.set(attempt)
             try:
-                async with asyncio.timeout(_PATIENCE if others else None):
-                    return await connect()
+                async with limit:
+                    connected = await connect()
             except BaseException as error:
-                self._all = self._all[1:] + self._all[:1]
-                if not others or failure_of(error) is not Failure.BROKEN:
+                if limit.expired() and isinstance(error, TimeoutError):
+                    patience[address] *= 2
+                    turns.append(address)
+                elif not turns or failure_of(error) is not Failure.BROKEN:
                     raise
-        raise AssertionError("unreachable")
+            else:
+                self._last, self._patience = address, patience[address]
+                return connected
+            finally:
+                _attempt.reset(token)
 
 
 async def _resolve(name: str) -> tuple[str, ...]:
