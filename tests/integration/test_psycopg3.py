@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from psycopg.adapt import Loader
+from psycopg.conninfo import make_conninfo
 from psycopg.pq import Format as PqFormat
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from hasql import ConfigurationError, NotAvailableError
 from hasql.cluster.dsn import Dsn
+from hasql.dns import Resolver
 from hasql.driver import Failure, PoolSizes
 from hasql.psycopg3 import PoolManager
+from testbed.nameserver import NameServer
 from testbed.proxy import Proxy
 from testbed.scene import end_sessions, endpoint_of, sessions, tasks_end, tcp_options, until
 
@@ -677,3 +680,34 @@ def test_13_a_program_ends_at_once_though_its_pool_waits_for_a_host(
         master.thaw()
     assert process.returncode == 0
     assert [line for line in said.splitlines() if " is down" not in line] == []
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["all", "but the name"])
+async def test_a_class_that_goes_another_way_is_let_go_there(
+    pg_cluster: LocalCluster, kept: bool
+) -> None:
+    """Through a tunnel, say: the address of that was never one of the host's name."""
+    node = pg_cluster.master
+    connects = 0
+
+    class Tunnelled(psycopg.AsyncConnection[Any]):
+        @classmethod
+        async def connect(cls, conninfo: str = "", **kwargs: Any) -> Any:
+            nonlocal connects
+            connects += 1
+            host = {} if kept else {"host": node.host}
+            way = make_conninfo(conninfo, hostaddr=node.host, port=node.port, **host)
+            return await super().connect(way, **kwargs)
+
+    with NameServer() as nameserver:
+        nameserver.set("db.test", "127.0.0.99")
+        resolver = Resolver(nameservers=[nameserver.address], fallback=False)
+        dsn = node.dsn.replace(f"127.0.0.1:{node.port}", "db.test:1")
+        kwargs = {"connection_class": Tunnelled, "min_size": 1}
+        async with PoolManager(dsn, resolver=resolver, pool_factory_kwargs=kwargs) as manager:
+            await manager.ready(1, 0)
+            asked = nameserver.count("db.test")
+            await until(lambda: nameserver.count("db.test") > asked + 1)  # and been told again
+            async with manager.acquire_master() as connection:
+                assert await value(connection, "SELECT 1") == 1
+            assert connects == 2  # the monitor's and the pool's

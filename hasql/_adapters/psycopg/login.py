@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from hasql.driver import Endpoint
 
-__all__ = ("connect_by", "open_session", "take_over")
+__all__ = ("connect_by", "finish_addressed", "open_session", "take_over")
 
 _ConnT = TypeVar("_ConnT", bound=AsyncConnection[Any])
 
@@ -34,8 +34,8 @@ _OF_SESSIONS = ("client_encoding", "options", "replication")
 
 async def _log_in(
     endpoint: Endpoint, kwargs: Mapping[str, Any], user_class: type[AsyncConnection[Any]]
-) -> tuple[PsycopgConnection, bool]:
-    """Open a reserved connection; also tell whether its session has hasql's settings.
+) -> tuple[PsycopgConnection, str | None, bool]:
+    """Open a reserved connection; also tell its address, and whether its session has our settings.
 
     It connects by `connect` of the application's class, as that may add a password which is made
     anew for each login.
@@ -44,29 +44,38 @@ async def _log_in(
     given: dict[str, Any] = conninfo_to_dict(endpoint.dsn)
     given |= {name: arguments.pop(name) for name in _OF_SESSIONS if name in arguments}
 
-    async def connect(*, with_settings: bool) -> AsyncConnection[Any]:
+    async def connect(*, with_settings: bool) -> tuple[AsyncConnection[Any], str | None]:
         parameters = parameters_of_session(given, is_of_libpq, with_settings=with_settings)
         connecting = partial(user_class.connect, **arguments)
         return await connect_by(endpoint, connecting, make_conninfo(**parameters))
 
-    connection, has_settings = await with_settings_if_taken(connect, OperationalError)
-    return await take_over(connection), has_settings
+    (connection, address), has_settings = await with_settings_if_taken(connect, OperationalError)
+    return await take_over(connection), address, has_settings
 
 
 async def connect_by(
     endpoint: Endpoint, connect: Callable[[str], Coroutine[Any, Any, _ConnT]], conninfo: str
-) -> _ConnT:
-    """Connect to a host, at the address that its name leads to."""
+) -> tuple[_ConnT, str | None]:
+    """Connect to a host, at the address that its name leads to; return that as well.
 
-    async def dial(address: str | None) -> _ConnT:
+    The address is None for a Unix socket, and where `connect` of an application's class goes
+    another way, by a tunnel say.
+    """
+    name = endpoint.host.host
+
+    async def dial(address: str | None) -> tuple[_ConnT, str | None]:
         at = conninfo if address is None else make_conninfo(conninfo, hostaddr=address)
-        return await connect(at)
+        connection = await connect(at)
+        host, led_to = connection.pgconn.host.decode(), connection.pgconn.hostaddr.decode()
+        as_dialled = host == name and address in {None, led_to}
+        return connection, (led_to or None) if as_dialled else None
 
-    return await endpoint.connect(dial, failure_of, _finish)
+    return await endpoint.connect(dial, failure_of, finish_addressed)
 
 
-def _finish(connection: AsyncConnection[Any]) -> None:
-    connection.pgconn.finish()
+def finish_addressed(connected: tuple[AsyncConnection[Any], str | None]) -> None:
+    """End what `connect_by` has made, and nobody waits for."""
+    connected[0].pgconn.finish()
 
 
 async def take_over(connection: AsyncConnection[Any]) -> PsycopgConnection:
@@ -90,5 +99,5 @@ async def open_session(
     user_class: type[AsyncConnection[Any]] = AsyncConnection,
 ) -> PsycopgSession:
     """Open a reserved connection."""
-    connection, has_settings = await _log_in(endpoint, kwargs, user_class)
-    return PsycopgSession(connection, on_lost, in_transactions=not has_settings)
+    connection, address, has_settings = await _log_in(endpoint, kwargs, user_class)
+    return PsycopgSession(connection, on_lost, address, in_transactions=not has_settings)

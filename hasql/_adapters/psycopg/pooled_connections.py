@@ -10,7 +10,7 @@ from psycopg.pq import PGconn
 
 from hasql._adapters.psycopg.connection import PsycopgConnection
 from hasql._adapters.psycopg.login import connect_by
-from hasql._adapters.psycopg.server import address_of, in_hot_standby, is_read_only
+from hasql._adapters.psycopg.server import in_hot_standby, is_read_only
 from hasql.driver.destinations import Destinations
 
 if TYPE_CHECKING:
@@ -51,14 +51,18 @@ class OpenConnections:
         self, connect: Callable[[str], Coroutine[Any, Any, PsycopgConnection]], conninfo: str
     ) -> PsycopgConnection | None:
         """Connect for the pool; None when it is closed."""
-        connecting = partial(connect_by, self._endpoint, connect, conninfo)
-        connection = await self._attempts.run(connecting, self._configure)
+        address: str | None = None
+
+        async def connect_one() -> PsycopgConnection:
+            nonlocal address
+            connection, address = await connect_by(self._endpoint, connect, conninfo)
+            return connection
+
+        connection = await self._attempts.run(connect_one, self._configure)
         if connection is not None:
             self._open.add(connection)
             flag, read_only = in_hot_standby(connection), is_read_only(connection)
-            self.destinations.opened(
-                connection, flag, read_only=read_only, address=address_of(connection)
-            )
+            self.destinations.opened(connection, flag, read_only=read_only, address=address)
         return connection
 
     def forget(self, connection: PsycopgConnection) -> None:

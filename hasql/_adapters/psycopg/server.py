@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from hasql._adapters.psycopg.connection import PsycopgConnection
 
-__all__ = ("address_of", "count_rows", "in_hot_standby", "is_read_only")
+__all__ = ("count_rows", "in_hot_standby", "is_read_only")
 
 _BAD = ConnStatus.BAD
 
@@ -29,11 +29,6 @@ def in_hot_standby(connection: AsyncConnection[Any]) -> bool | None:
 def is_read_only(connection: AsyncConnection[Any]) -> bool:
     """Tell whether transactions are read-only by default, as the server reported last."""
     return connection.pgconn.parameter_status(b"default_transaction_read_only") == b"on"
-
-
-def address_of(connection: AsyncConnection[Any]) -> str | None:
-    """Return the address that a new connection leads to; None: a Unix socket."""
-    return connection.pgconn.hostaddr.decode() or None
 
 
 async def count_rows(connection: PsycopgConnection, sql: str) -> int:

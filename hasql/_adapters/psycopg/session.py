@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from psycopg.rows import tuple_row
 
-from hasql._adapters.psycopg.server import address_of, in_hot_standby
+from hasql._adapters.psycopg.server import in_hot_standby
 from hasql._adapters.reserved_session import ReservedSession
 
 if TYPE_CHECKING:
@@ -27,10 +27,11 @@ class PsycopgSession(ReservedSession):
         self,
         connection: PsycopgConnection,
         on_lost: Callable[[], None],
+        address: str | None = None,
         *,
         in_transactions: bool = False,
     ) -> None:
-        super().__init__(address_of(connection), in_transactions=in_transactions)
+        super().__init__(address, in_transactions=in_transactions)
         self._connection = connection
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql.psycopg import dialect_async
 from hasql._adapters.psycopg import login
 from hasql._adapters.psycopg.connection import PsycopgConnection
 from hasql._adapters.psycopg.failure import failure_of
-from hasql._adapters.psycopg.server import address_of, count_rows, in_hot_standby, is_read_only
+from hasql._adapters.psycopg.server import count_rows, in_hot_standby, is_read_only
 from hasql._adapters.psycopg.session import PsycopgSession
 from hasql._adapters.sqlalchemy.library import DbapiLibrary
 from hasql._adapters.sqlalchemy.query import flag, not_text, whole_number
@@ -64,9 +64,9 @@ class PsycopgLibrary(DbapiLibrary):
         del on_closed  # psycopg finds out when the connection is next used
         connect = partial(PsycopgConnection.connect, **kwargs)
         connecting = login.connect_by(endpoint, connect, endpoint.dsn)
-        connection = await discard_if_cancelled(connecting, self.abort)
+        connection, address = await discard_if_cancelled(connecting, login.finish_addressed)
         connection.used_by_hasql = False
-        return connection, address_of(connection)
+        return connection, address
 
     async def open_session(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
