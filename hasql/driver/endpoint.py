@@ -100,16 +100,29 @@ class Endpoint:
             discard: Is given a second connection, where two addresses have answered at once.
         """
         known = self._whereabouts
-        addresses = known.addresses
-        if len(addresses) <= 1:  # the most usual, and it costs no task
-            return await dial(addresses[0] if addresses else None)
-        order = sorted(addresses, key=lambda address: address != known.last)
+        while addresses := known.addresses:
+            address, connection = await self._first_of(addresses, dial, failure_of, discard)
+            if not known.has_left(address):
+                known.last = address
+                return connection
+            discard(connection)  # the name has moved meanwhile
+        return await dial(None)
+
+    async def _first_of(
+        self,
+        addresses: tuple[str, ...],
+        dial: Callable[[str | None], Coroutine[Any, Any, _T]],
+        failure_of: Callable[[BaseException], Failure],
+        discard: Callable[[_T], None],
+    ) -> tuple[str, _T]:
+        if len(addresses) == 1:  # the most usual, and it costs no task
+            return addresses[0], await dial(addresses[0])
+        order = sorted(addresses, key=lambda address: address != self._whereabouts.last)
         race = _Race(dial, failure_of, order)
         try:
-            known.last, connection = await race.first()
+            return await race.first()
         finally:
             race.leave_others(discard)
-        return connection
 
 
 def _never(_address: str, /) -> bool:
@@ -121,7 +134,7 @@ class _Race(Generic[_T]):
 
     def __init__(
         self,
-        dial: Callable[[str | None], Coroutine[Any, Any, _T]],
+        dial: Callable[[str], Coroutine[Any, Any, _T]],
         failure_of: Callable[[BaseException], Failure],
         addresses: list[str],
     ) -> None:

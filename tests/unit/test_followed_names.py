@@ -167,6 +167,18 @@ async def test_a_name_is_looked_up_each_second_while_its_host_does_not_answer() 
     assert "db" in names.expired
 
 
+async def test_a_connect_that_hangs_at_an_address_that_the_name_leaves_is_begun_anew() -> None:
+    manager, old, new, names = moving(refresh_timeout=30.0)
+    old.freeze()
+    acquiring = asyncio.ensure_future(manager.acquire_master(timeout=10))
+    await until(lambda: bool(names.lookups))
+    names.addresses["db"] = ("10.0.0.2",)
+    connection = await acquiring
+    assert connection.server is new
+    await manager.release(connection)
+    await manager.close()
+
+
 async def test_names_are_not_followed_if_that_is_not_wanted() -> None:
     manager, old, _, names = moving(follow_names=False)
     async with manager, manager.acquire_master() as connection:

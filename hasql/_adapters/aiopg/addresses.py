@@ -71,6 +71,10 @@ class Addresses:
         chosen: str = extensions.make_dsn(dsn, hostaddr=attempt.address)
         return chosen
 
+    def has_left(self, address: str | None) -> bool:
+        """Tell whether the name has moved away from an address that was chosen."""
+        return self._endpoint.has_left(address)
+
     async def try_each(self, connect: Callable[[], Awaitable[_T]]) -> _T:
         """Connect to the first address that answers in time."""
         found: Sequence[str] = self._endpoint.addresses

@@ -37,6 +37,7 @@ class ConnectionRegistry:
         self, kwargs: Mapping[str, Any], addresses: Addresses, on_loss: Callable[[], None]
     ) -> None:
         self._new = connection_factory(kwargs, addresses)
+        self._has_left = addresses.has_left
         self._user_hook = kwargs.get("on_connect")
         #: Called when an open connection has ended, whoever ended it.
         self._on_loss = on_loss
@@ -64,6 +65,9 @@ class ConnectionRegistry:
                 raise
         if connection.closed:
             raise ConnectionError("the connection was lost while it was being opened")
+        if self._has_left(address_of(connection)):
+            abort_connection(connection)
+            raise ConnectionError("the host's name has moved while the connection was being opened")
         del self._connecting[connection.raw]
         self._open[connection.raw] = connection
         self.destinations.opened(
