@@ -416,10 +416,14 @@ class ScriptedNames:
         self.ttl = ttl
         self.lookups: list[str] = []
         self.expired: list[str] = []
+        #: What a look-up raises instead.
+        self.error: Exception | None = None
 
     async def lookup_async(self, host: str) -> Answer:
         self.lookups.append(host)
         await asyncio.sleep(0)
+        if self.error is not None:
+            raise self.error
         if host not in self.addresses:
             msg = f"no such name: {host}"
             raise OSError(msg)

@@ -122,7 +122,7 @@ class FollowedNames:
                 source.expire(host.host)
             try:
                 answer = await source.lookup_async(host.host)
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001  # whatever it is, the next time may be better
                 delay, retry = retry, min(2 * retry, _SLOWEST_RETRY)
                 if str(error) != failure:
                     failure = str(error)

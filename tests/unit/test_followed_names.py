@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from hasql import NotAvailableError
 from hasql._probing.followed_names import is_name
+from hasql._probing.name_sources import SystemNames
 from hasql.cluster.host import parse_host
 from testbed.fake_driver import FakeServer, ScriptedNames, fake_cluster, manager_of, until
 
@@ -147,6 +150,51 @@ async def test_a_source_that_fails_changes_nothing_and_says_so_once(
     assert [r.message for r in caplog.records].count(
         "db:5432: its name cannot be followed: no such name: db"
     ) == 1
+
+
+async def test_an_error_that_nobody_foresees_does_not_end_the_following(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    manager, _, new, names = moving()
+    async with manager:
+        names.error = RuntimeError("can't start new thread")
+        lookups = len(names.lookups)
+        await until(lambda: len(names.lookups) > lookups)
+        names.error = None
+        names.addresses["db"] = ("10.0.0.2",)
+        await until(lambda: bool(new.connections))
+    assert "its name cannot be followed: can't start new thread" in caplog.text
+
+
+async def test_a_name_that_the_system_cannot_take_is_one_that_it_does_not_know() -> None:
+    with pytest.raises(OSError, match="no name"):
+        await SystemNames().lookup_async("db..example.com")
+
+
+def test_12_a_look_up_of_the_systems_that_hangs_holds_up_no_programs_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, answered = threading.Event(), threading.Event()
+
+    def hang(*_: object, **__: object) -> list[Any]:
+        asked.set()
+        answered.wait(10)
+        return []
+
+    async def program() -> None:
+        looking_up = asyncio.ensure_future(SystemNames().lookup_async("db.example.com"))
+        await until(asked.is_set)
+        looking_up.cancel()
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    ending = threading.Timer(8, answered.set)
+    ending.start()
+    try:
+        asyncio.run(program())
+        assert not answered.is_set()
+    finally:
+        ending.cancel()
+        answered.set()
 
 
 async def test_a_name_that_is_not_known_yet_is_left_to_the_driver() -> None:
