@@ -1,11 +1,18 @@
-"""Names that move: a resolver that keeps what it knows of them.
+"""Names that move: a resolver that keeps what it knows of them, and an engine that follows one.
 
-Needs dnspython: ``pip install 'hasql[dns]'``. Importing it needs nothing.
+Needs dnspython: ``pip install 'hasql[dns]'``; the engine needs SQLAlchemy 2 and a driver as well.
+Importing it needs nothing.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from hasql.dns.answers import Answer, SrvAnswer, SrvTarget
 from hasql.dns.followed_name import FollowedName
 from hasql.dns.resolver import Resolver, clear_dns_cache, get_ip_with_ttl
+
+if TYPE_CHECKING:
+    from hasql.dns.engine import get_async_dns_engine, get_dns_engine
 
 __all__ = (
     "Answer",
@@ -14,5 +21,17 @@ __all__ = (
     "SrvAnswer",
     "SrvTarget",
     "clear_dns_cache",
+    "get_async_dns_engine",
+    "get_dns_engine",
     "get_ip_with_ttl",
 )
+
+#: What is there only where SQLAlchemy is, and looked for when it is first used.
+_OF_SQLALCHEMY = frozenset({"get_async_dns_engine", "get_dns_engine"})
+
+
+def __getattr__(name: str) -> object:
+    if name in _OF_SQLALCHEMY:
+        return getattr(import_module(f"{__name__}.engine"), name)
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message)

@@ -12,7 +12,7 @@ import asyncpg
 import psycopg
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
-from sqlalchemy import text
+from sqlalchemy import URL, Engine, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 import hasql.aiopg
@@ -21,6 +21,7 @@ import hasql.asyncpgsa
 import hasql.asyncsqlalchemy
 import hasql.psycopg3
 from hasql.asyncsqlalchemy import async_sessionmaker
+from hasql.dns import get_async_dns_engine, get_dns_engine
 
 PsycopgConnection = psycopg.AsyncConnection[TupleRow]
 PsycopgPool = AsyncConnectionPool[PsycopgConnection]
@@ -106,6 +107,13 @@ async def asyncsqlalchemy(pool: hasql.asyncsqlalchemy.PoolManager) -> None:
     assert_type(pool.pools, list[AsyncEngine])
     async with pool.acquire_from_pool(engine) as conn:
         _ = assert_type(conn, AsyncConnection)
+
+
+async def engines(url: URL) -> None:
+    engine = get_dns_engine(url, dns_nameservers=["10.0.0.2"], dns_timeout=1.5, pool_size=10)
+    assert_type(engine, Engine)
+    get_dns_engine("postgresql+psycopg://db.example.com/app", dns_timeout="12")  # type: ignore[arg-type]
+    assert_type(get_async_dns_engine(url, dns_grace_ttl=60, echo=True), AsyncEngine)
 
 
 class OwnSession(AsyncSession):

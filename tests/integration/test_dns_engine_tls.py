@@ -1,0 +1,118 @@
+"""TLS is checked against the name, wherever it leads: with a certificate for the name alone."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from hasql.dns import clear_dns_cache, get_async_dns_engine, get_dns_engine
+from hasql.testing._account import Account
+from hasql.testing.binaries import find_local
+from testbed.middlemen.program import NONE
+from testbed.moving_server import Authority, MovingServer, moving_server
+from testbed.nameserver import NameServer
+from tests.middlemen import needs, skip
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+NAME, STRANGER = "db.example.test", "stranger.example.test"
+OLD, NEW = "127.0.0.2", "127.0.0.3"
+WHERE = text("SELECT host(inet_server_addr()), ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+
+
+class Secured(NamedTuple):
+    """A server with TLS, and what a client trusts."""
+
+    server: MovingServer
+    trusted: Path
+
+    def arguments(self, driver: str) -> tuple[str, dict[str, Any]]:
+        """Return how a driver is told to check the name: in the URL, and as arguments."""
+        if driver == "pg8000":
+            return "", {"ssl_context": ssl.create_default_context(cafile=self.trusted)}
+        if driver == "asyncpg":
+            return "", {"ssl": ssl.create_default_context(cafile=self.trusted)}
+        return f"?sslmode=verify-full&sslrootcert={self.trusted}", {}
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    needs("openssl")
+    if find_local(None, Account.for_servers(), tls=True) is None:
+        skip(f"{NONE} PostgreSQL that was built with TLS: apt-get install postgresql")
+    authority = Authority(tmp_path_factory.mktemp("authority"))
+    with moving_server(OLD, NEW, certificate=authority.sign(NAME)) as server:
+        yield Secured(server, authority.certificate)
+
+
+@pytest.fixture
+def nameserver() -> Iterator[NameServer]:
+    clear_dns_cache()  # a nameserver of another test may have had the port of this one
+    with NameServer() as nameserver:
+        nameserver.set(NAME, OLD)
+        nameserver.set(STRANGER, OLD)
+        yield nameserver
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "pg8000"])
+def test_a_name_that_moves_stays_verified(
+    secured: Secured, nameserver: NameServer, driver: str
+) -> None:
+    query, arguments = secured.arguments(driver)
+
+    def make(name: str) -> Any:
+        return get_dns_engine(
+            secured.server.url(driver, name, query),
+            connect_args=arguments,
+            dns_nameservers=[nameserver.address],
+        )
+
+    engine = make(NAME)
+    with engine.connect() as connection:
+        assert connection.execute(WHERE).one() == (OLD, True)
+    nameserver.set(NAME, NEW)
+    end, seen = time.monotonic() + 5, OLD
+    while seen == OLD and time.monotonic() < end:
+        with engine.connect() as connection:
+            seen, encrypted = connection.execute(WHERE).one()
+            assert encrypted
+    assert seen == NEW
+    engine.dispose()
+    # It is checked: the same server by another name is refused.
+    with pytest.raises((DBAPIError, ssl.SSLError), match=r"match|mismatch"):
+        make(STRANGER).connect()
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_a_name_that_moves_stays_verified_with_asyncio(
+    secured: Secured, nameserver: NameServer, driver: str
+) -> None:
+    query, arguments = secured.arguments(driver)
+
+    def make(name: str) -> Any:
+        return get_async_dns_engine(
+            secured.server.url(driver, name, query),
+            connect_args=arguments,
+            dns_nameservers=[nameserver.address],
+        )
+
+    engine = make(NAME)
+    async with engine.connect() as connection:
+        assert (await connection.execute(WHERE)).one() == (OLD, True)
+    nameserver.set(NAME, NEW)
+    end, seen = time.monotonic() + 5, OLD
+    while seen == OLD and time.monotonic() < end:
+        async with engine.connect() as connection:
+            seen, encrypted = (await connection.execute(WHERE)).one()
+            assert encrypted
+    assert seen == NEW
+    await engine.dispose()
+    with pytest.raises((DBAPIError, ssl.SSLError), match=r"match|mismatch"):
+        await make(STRANGER).connect()
