@@ -65,7 +65,8 @@ class Block:
         body = ast.parse(self.code).body
         if any(isinstance(x, ast.FunctionDef) and x.name.startswith("test_") for x in body):
             return "test file"
-        return "program" if ast.unparse(body[-1]).startswith("asyncio.run(") else "fragment"
+        last = ast.unparse(body[-1])
+        return "program" if last.startswith("asyncio.run(") or last == "main()" else "fragment"
 
 
 def for_this_environment(block: Block) -> bool:

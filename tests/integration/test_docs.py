@@ -2,7 +2,8 @@
 
 What a `python` block is decides how it is run; there is no list of exceptions:
 
-* one that calls ``asyncio.run`` at its end is a program. `test_docs_programs.py` runs it as one.
+* one that calls ``asyncio.run`` or ``main`` at its end is a program. `test_docs_programs.py` runs
+  it as one.
 * one with test functions is a test file and given to pytest.
 * any other is a fragment, run as the body of a coroutine on both event loops. It finds
   ``asyncio``, ``asyncpg``, ``PoolManager`` and ``LocalCluster`` imported, a running LocalCluster as

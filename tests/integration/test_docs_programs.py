@@ -30,7 +30,7 @@ def test_a_program_runs(block: Block, pg_cluster: LocalCluster, tmp_path: Path) 
     done = subprocess.run(
         [sys.executable, "-W", "error", "-X", "dev", "program.py"],
         cwd=tmp_path,
-        env=environment(DATABASE_URL=pg_cluster.dsn),
+        env=environment(DATABASE_URL=pg_cluster.dsn, ENGINE_URL=engine_url(pg_cluster)),
         capture_output=True,
         text=True,
         timeout=50,
@@ -41,3 +41,9 @@ def test_a_program_runs(block: Block, pg_cluster: LocalCluster, tmp_path: Path) 
     if ".kill()" in block.code:  # then hasql's log is on the screen, as the page says
         heard = re.sub(r"127\.0\.0\.1:\d+ (?:is down|fenced): .*\n", "", heard)
     assert heard == ""
+
+
+def engine_url(cluster: LocalCluster) -> str:
+    """What SQLAlchemy's engines take: the master by a name, over a driver for both kinds."""
+    dsn = cluster.master.dsn
+    return dsn.replace("://", "+psycopg://", 1).replace("127.0.0.1", "localhost")
