@@ -62,6 +62,8 @@ class AddressedLoop(LoopProxy):
             if kwargs.get("ssl"):  # at once, without asking PostgreSQL: the loop goes by the host
                 kwargs.setdefault("server_hostname", host)
             host = self.address or self._dialled or host
+            if kwargs.get("ssl"):  # from the first byte on: asyncio would check what it dials
+                kwargs.setdefault("server_hostname", self._name)
         transport, protocol = await self._loop.create_connection(
             protocol_factory, host, port, **kwargs
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from hasql.dns import clear_dns_cache, get_async_dns_engine, get_dns_engine
+from hasql.driver.addressed_loop import AddressedLoop
 from hasql.testing._account import Account
 from hasql.testing.binaries import find_local
 from testbed.middlemen.program import NONE
@@ -116,3 +118,23 @@ async def test_a_name_that_moves_stays_verified_with_asyncio(
     await engine.dispose()
     with pytest.raises((DBAPIError, ssl.SSLError), match=r"match|mismatch"):
         await make(STRANGER).connect()
+
+
+async def test_tls_without_a_negotiation_is_checked_against_the_name(tmp_path: Path) -> None:
+    """As with asyncpg's `direct_tls`, for which the server would have to be PostgreSQL 17."""
+    needs("openssl")
+    authority = Authority(tmp_path)
+    key, certificate = authority.sign(NAME)
+    (tmp_path / "both.pem").write_text(key + certificate)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "both.pem")
+    trusting = ssl.create_default_context(cafile=authority.certificate)
+    async with await asyncio.start_server(lambda *_: None, OLD, 0, ssl=context) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        running = asyncio.get_running_loop()
+        loop = AddressedLoop(running, NAME, OLD)
+        transport, _ = await loop.create_connection(asyncio.Protocol, NAME, port, ssl=trusting)
+        transport.abort()
+        loop = AddressedLoop(running, STRANGER, OLD)
+        with pytest.raises(ssl.SSLCertVerificationError, match="mismatch"):
+            await loop.create_connection(asyncio.Protocol, STRANGER, port, ssl=trusting)
