@@ -44,6 +44,17 @@ are counted (`chaos.leases`): masters are replaced beside living ones, killed an
 middle man follows, and each lease of a master is asked which server it is on. On a standby, or on
 a replaced master once hasql could have known, must be 0 of 10,000.
 
+Names that move (`chaos.names`) are told of by a nameserver that is asked through the extra `dns`.
+Servers stay as they are and listen at several addresses, so that nothing at all may fail:
+
+==========  ====================================================================================
+old for     the longest after a name had moved that a lease led to the address it had left
+overdue     how much of it is beyond the name's TTL, a second at least, and 100 ms: must be 0
+renewed     connections opened after it was known that names only rotate: must be 0
+added       what an acquire takes more while the nameserver is away than one of a manager beside
+            it, whose nameserver is well: of the medians; then of one in a hundred
+==========  ====================================================================================
+
 The network's faults come in two kinds. Proxies (`testbed/proxy.py`) take bytes in and pass none on;
 that runs everywhere. Wires (`chaos.wire`) are tun devices whose packets get lost on the way, so
 that the kernel's own TCP meets silence and loss; they need root.

@@ -8,16 +8,17 @@ import json
 import logging
 import signal
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 import uvloop
 
 import chaos
 from chaos.leases import LEASE_SCENES, LeaseScene, play_leases
+from chaos.names import NAME_SCENES, NameScene, play_names
 from chaos.run import perform, why_not
 from chaos.scenarios import SCENARIOS
-from chaos.table import lease_table, table
+from chaos.table import lease_table, name_table, table
 from hasql.testing import LocalCluster
 from testbed.kits import KITS
 
@@ -25,9 +26,28 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from chaos.leases import LeaseOutcome
+    from chaos.name_verdict import NameOutcome
     from chaos.scenarios import Scenario
     from chaos.verdict import Outcome
     from testbed.kits.base import Kit
+
+
+@dataclass(frozen=True, slots=True)
+class _Played:
+    """What came of everything so far."""
+
+    faults: list[Outcome] = field(default_factory=list)
+    leases: list[LeaseOutcome] = field(default_factory=list)
+    names: list[NameOutcome] = field(default_factory=list)
+
+    @property
+    def every(self) -> list[Outcome | LeaseOutcome | NameOutcome]:
+        return [*self.faults, *self.leases, *self.names]
+
+    def __str__(self) -> str:
+        tables = table(self.faults), lease_table(self.leases), name_table(self.names)
+        return "\n\n".join(filter(None, tables))
+
 
 _LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
@@ -39,7 +59,10 @@ def _options() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--fault", action="append", choices=[*SCENARIOS, *LEASE_SCENES], metavar="NAME"
+        "--fault",
+        action="append",
+        choices=[*SCENARIOS, *LEASE_SCENES, *NAME_SCENES],
+        metavar="NAME",
     )
     parser.add_argument("--driver", action="append", metavar="NAME")
     parser.add_argument("--runs", type=int, default=1)
@@ -56,7 +79,7 @@ def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _tell_problems(outcomes: Sequence[Outcome | LeaseOutcome]) -> None:
+def _tell_problems(outcomes: Sequence[Outcome | LeaseOutcome | NameOutcome]) -> None:
     for outcome in outcomes:
         for problem in outcome.problems:
             _tell(f"    {outcome.driver}: {problem}")
@@ -64,24 +87,28 @@ def _tell_problems(outcomes: Sequence[Outcome | LeaseOutcome]) -> None:
 
 async def _run(
     options: argparse.Namespace,
-    scenes: Sequence[Scenario | LeaseScene],
-    groups: Sequence[Sequence[Kit]],
-    outcomes: list[Outcome],
-    leases: list[LeaseOutcome],
+    scenes: Sequence[Scenario | LeaseScene | NameScene],
+    kits: Sequence[Kit],
+    played: _Played,
 ) -> None:
-    """Play everything, and add what came of each run to `outcomes` or `leases`."""
+    """Play everything, and add what came of each run to what was played."""
     async with LocalCluster(synchronous=True, version=options.version) as cluster:
         for scene in scenes:
-            for kits in groups:
+            together = options.together or (isinstance(scene, NameScene) and scene.together)
+            for group in [kits] if together else [[kit] for kit in kits]:
                 for run in range(1, options.runs + 1):
-                    names = ", ".join(kit.name for kit in kits)
-                    _tell(f"{scene.name}, {names}, run {run}: {scene.description}")
+                    drivers = ", ".join(kit.name for kit in group)
+                    _tell(f"{scene.name}, {drivers}, run {run}: {scene.description}")
+                    short = options.short
                     if isinstance(scene, LeaseScene):
-                        leases += await play_leases(scene, cluster, kits, short=options.short)
-                        _tell_problems(leases[-len(kits) :])
+                        played.leases.extend(await play_leases(scene, cluster, group, short=short))
+                        _tell_problems(played.leases[-len(group) :])
+                    elif isinstance(scene, NameScene):
+                        played.names.extend(await play_names(scene, cluster, group, short=short))
+                        _tell_problems(played.names[-len(group) :])
                     else:
-                        outcomes += await perform(scene, cluster, kits, short=options.short)
-                        _tell_problems(outcomes[-len(kits) :])
+                        played.faults.extend(await perform(scene, cluster, group, short=short))
+                        _tell_problems(played.faults[-len(group) :])
 
 
 def main() -> int:
@@ -89,7 +116,8 @@ def main() -> int:
     options = _options()
     # What is logged as an error is reported, and what is below is in the way.
     logging.lastResort = None
-    known: dict[str, Scenario | LeaseScene] = {**SCENARIOS, **LEASE_SCENES}
+    known: dict[str, Scenario | LeaseScene | NameScene]
+    known = {**SCENARIOS, **LEASE_SCENES, **NAME_SCENES}
     scenes = [known[name] for name in options.fault or known]
     kits = [kit for kit in KITS if not options.driver or kit.name in options.driver]
     if options.list:
@@ -106,24 +134,21 @@ def main() -> int:
         if reason is not None:
             _tell(f"{name} is left out: {reason}")
     scenes = [scene for scene in scenes if reasons[scene.name] is None]
-    groups = [kits] if options.together else [[kit] for kit in kits]
-    outcomes: list[Outcome] = []
-    leases: list[LeaseOutcome] = []
+    played = _Played()
     interrupted = False
     # Who has no more time, as under timeout(1), has waited for what has been measured until then.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         with asyncio.Runner(loop_factory=_LOOPS[options.loop]) as runner:
-            runner.run(_run(options, scenes, groups, outcomes, leases))
+            runner.run(_run(options, scenes, kits, played))
     except KeyboardInterrupt:
         interrupted = True
         _tell("interrupted: what follows is of the runs that had ended")
-    both: list[Outcome | LeaseOutcome] = [*outcomes, *leases]
     if options.json:
-        print(json.dumps([asdict(outcome) for outcome in both], indent=2))
+        print(json.dumps([asdict(outcome) for outcome in played.every], indent=2))
     else:
-        print("\n\n".join(filter(None, (table(outcomes), lease_table(leases)))))
-    return int(interrupted or any(outcome.problems for outcome in both))
+        print(played)
+    return int(interrupted or any(outcome.problems for outcome in played.every))
 
 
 if __name__ == "__main__":

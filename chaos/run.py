@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from chaos.application import Application
 from chaos.leases import LeaseScene
+from chaos.names import NameScene
 from chaos.scenarios import Network
 from chaos.stage import Stage, dsn_of, set_synchronous, ways
 from chaos.verdict import Aftermath, Outcome, judge
@@ -43,8 +44,10 @@ _CLOSING = 10.5
 """Seconds that `close()` may take: its timeout, and a moment."""
 
 
-def why_not(scenario: Scenario | LeaseScene) -> str | None:
+def why_not(scenario: Scenario | LeaseScene | NameScene) -> str | None:
     """Return why a scenario cannot be played here, None if it can."""
+    if isinstance(scenario, NameScene):
+        return None
     if isinstance(scenario, LeaseScene):
         return why_missing(scenario.program) if scenario.program else None
     return why_no_wires() if scenario.network == Network.WIRES else None

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from chaos.leases import LeaseOutcome
+    from chaos.name_verdict import NameOutcome
     from chaos.verdict import Outcome
 
-__all__ = ("lease_table", "table")
+__all__ = ("lease_table", "name_table", "table")
 
 _HEAD = (
     *("fault", "driver", "runs", "added", "no master", "failed", "per task"),
@@ -24,6 +25,11 @@ _HEAD = (
 _LEASE_HEAD = (
     *("passage", "driver", "leases", "changes", "on standby", "on replaced"),
     *("not replica", "failed", "hang"),
+)
+
+_NAME_HEAD = (
+    *("names", "driver", "leases", "moves", "old for", "overdue", "renewed"),
+    *("added", "of slowest", "failed", "lost", "hang"),
 )
 
 
@@ -59,6 +65,25 @@ def lease_table(outcomes: Sequence[LeaseOutcome]) -> str:
     return "\n".join([*_lay_out([_LEASE_HEAD, *rows]), *([""] if notes else []), *notes])
 
 
+def name_table(outcomes: Sequence[NameOutcome]) -> str:
+    """The same for names that move: a line for each run."""
+    if not outcomes:
+        return ""
+    rows = [
+        (
+            *(each.scenario, each.driver, str(each.leases), str(each.moves)),
+            *map(_times, ([each.old_for], [each.overdue])),
+            "-" if each.renewed is None else str(each.renewed),
+            *map(_microseconds, (each.added, each.added_of_slowest)),
+            *map(str, (each.failed, each.lost)),
+            f"{each.hang * 1000:,.0f}",
+        )
+        for each in outcomes
+    ]
+    notes = [f"{each.scenario}, {each.driver}: {x}" for each in outcomes for x in each.problems]
+    return "\n".join([*_lay_out([_NAME_HEAD, *rows]), *([""] if notes else []), *notes])
+
+
 def _lay_out(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
@@ -91,6 +116,10 @@ def _times(seconds: Sequence[float | None]) -> str:
     if len(known) == 1:
         return f"{known[0]:,.0f}"
     return f"{median(known):,.0f} | {max(known):,.0f}"
+
+
+def _microseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e6:+,.0f} us"
 
 
 def _counts(numbers: Sequence[int]) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from hasql.testing import LocalNode
 
-__all__ = ("Authority", "MovingServer", "moving_server")
+__all__ = ("Authority", "MovingServer", "listen_at", "moving_server")
 
 
 class MovingServer(NamedTuple):
@@ -97,12 +97,18 @@ def moving_server(
         yield MovingServer(node, addresses, parsed.user, parsed.password)
 
 
+async def listen_at(node: LocalNode, addresses: tuple[str, ...]) -> None:
+    """Let a server that is there be at these addresses as well, which takes a restart."""
+    # LocalCluster itself asks at its own address.
+    listen = ",".join((node.host, *addresses))
+    if await node.sql("SHOW listen_addresses") != listen:
+        await node.sql(f"ALTER SYSTEM SET listen_addresses = '{listen}'")
+        await node.restart()
+
+
 async def _set_up(
     node: LocalNode, addresses: tuple[str, ...], certificate: tuple[str, str] | None
 ) -> None:
-    # LocalCluster itself asks at its own address.
-    listen = ",".join((node.host, *addresses))
-    await node.sql(f"ALTER SYSTEM SET listen_addresses = '{listen}'")
     if certificate is not None:
         for name, pem in zip(("moving.key", "moving.crt"), certificate, strict=True):
             # By the server itself: they must be its user's.
@@ -113,4 +119,4 @@ async def _set_up(
         await node.sql("ALTER SYSTEM SET ssl_cert_file = 'moving.crt'")
         await node.sql("ALTER SYSTEM SET ssl_key_file = 'moving.key'")
         await node.sql("ALTER SYSTEM SET ssl = on")
-    await node.restart()
+    await listen_at(node, addresses)

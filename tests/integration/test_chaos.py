@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaos.leases import LEASE_SCENES, play_leases
+from chaos.names import NAME_SCENES, play_names
 from chaos.run import perform, why_not
 from chaos.scenarios import SCENARIOS
 from hasql.testing import LocalCluster
@@ -24,12 +25,13 @@ _LATE = 1.0
 
 _NAMES = tuple(name for name, scenario in SCENARIOS.items() if scenario.brief)
 _PASSAGES = tuple(LEASE_SCENES)
+_MOVES = tuple(NAME_SCENES)
 
 
 @pytest.fixture
 def anyio_backend(request: pytest.FixtureRequest) -> object:
     """Play each on one of the event loops, in turn: on both it would take twice as long."""
-    uvloop = (*_NAMES, *_PASSAGES).index(request.getfixturevalue("name")) % 2 == 1
+    uvloop = (*_NAMES, *_PASSAGES, *_MOVES).index(request.getfixturevalue("name")) % 2 == 1
     return "asyncio", {"use_uvloop": uvloop}
 
 
@@ -62,4 +64,12 @@ async def test_no_lease_of_a_master_is_on_another_server_behind_a_middle_man(
         needs(scene.program)
     outcomes = await play_leases(scene, cluster, KITS, short=True)
     assert sum(x.leases for x in outcomes) >= 500
+    assert {x.driver: x.problems for x in outcomes if x.problems} == {}
+
+
+@pytest.mark.parametrize("name", _MOVES)
+async def test_names_move_and_fail_to_be_told_and_no_operation_fails_or_is_late(
+    name: str, cluster: LocalCluster
+) -> None:
+    outcomes = await play_names(NAME_SCENES[name], cluster, KITS, short=True)
     assert {x.driver: x.problems for x in outcomes if x.problems} == {}

@@ -1,0 +1,189 @@
+"""An application whose hosts are names, under a load that notes where each lease leads."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import uuid4
+
+from chaos.application import ACQUIRE_TIMEOUT, LONGEST
+from hasql.cluster.dsn import Dsn
+from hasql.dns import Resolver
+from hasql.errors import HasqlError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from hasql.base import BasePoolManager
+    from hasql.testing import LocalCluster, LocalNode
+    from testbed.kits.base import Kit
+    from testbed.nameserver import NameServer
+
+__all__ = ("NameLoad", "NamedLease")
+
+_WHERE = "SELECT concat_ws(' ', inet_server_port(), host(inet_server_addr()), pg_backend_pid())"
+
+_WRITERS, _READERS, _PLACES = 2, 2, 4
+
+_PAUSE = 0.01
+"""Seconds that a task rests between two operations: what has had 50,000 is renewed by asyncpg."""
+
+
+class NamedLease(NamedTuple):
+    """What one led to; `at` is when it was handed out, in monotonic seconds."""
+
+    port: int
+    address: str
+    pid: int
+    at: float
+
+
+class NameLoad:
+    """One driver's pool manager, which knows its hosts by names that nobody else has.
+
+    With a second nameserver there is a second manager, whose names are always answered: what one
+    of the two is asked, the other is asked in turn.
+    """
+
+    def __init__(
+        self,
+        kit: Kit,
+        cluster: LocalCluster,
+        nameserver: NameServer,
+        sound: NameServer | None,
+    ) -> None:
+        self.kit = kit
+        self.leases: list[NamedLease] = []
+        self.acknowledged = 0
+        self.errors: Counter[str] = Counter()
+        self.hang = 0.0
+        #: Operations that did not end when the load had to.
+        self.stuck = 0
+        #: Seconds that acquires took, through the manager and through the one beside it.
+        self.waits: list[float] = []
+        self.waits_beside: list[float] = []
+        self._table = f"n_{uuid4().hex}"
+        self._cluster = cluster
+        self._stopping = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._expected: tuple[type[Exception], ...] = (*kit.lost, HasqlError)
+        self._manager = self._make_manager(nameserver)
+        self._beside = None if sound is None else self._make_manager(sound)
+
+    def name(self, node: LocalNode) -> str:
+        """Return what this application calls a server."""
+        return f"{node.name}.{self.kit.name.replace('_', '-')}.test"
+
+    def _make_manager(self, nameserver: NameServer) -> BasePoolManager[Any, Any]:
+        login = Dsn.parse(self._cluster.dsn)
+        hosts = ",".join(f"{self.name(node)}:{node.port}" for node in self._cluster.nodes)
+        return self.kit.manager(
+            f"postgresql://{login.user}:{login.password}@{hosts}/app",
+            acquire_timeout=ACQUIRE_TIMEOUT,
+            pool_factory_kwargs=self.kit.sizes(1, _PLACES),
+            resolver=Resolver(nameservers=[nameserver.address], fallback=False),
+        )
+
+    @property
+    def _managers(self) -> list[BasePoolManager[Any, Any]]:
+        return [each for each in (self._manager, self._beside) if each is not None]
+
+    async def prepare(self) -> None:
+        """Make the table, and wait for every host."""
+        master = self._cluster.master
+        await master.sql(f"CREATE TABLE {self._table} (client int, number int)")
+        await master.sql(f"GRANT ALL ON {self._table} TO app")
+        await asyncio.gather(*(manager.ready(1, 2) for manager in self._managers))
+
+    def start(self) -> None:
+        if self._beside is not None:
+            self._start(self._compare, 0)
+            return
+        for client in range(_WRITERS):
+            self._start(self._write, client)
+        for client in range(_READERS):
+            self._start(self._read, client)
+
+    async def stop(self) -> None:
+        """Let each task end its operation, and count those that do not."""
+        self._stopping = True
+        _, stuck = await asyncio.wait(self._tasks, timeout=LONGEST)
+        self.stuck = len(stuck)
+        for task in stuck:
+            task.cancel()
+        await asyncio.gather(*(manager.close() for manager in self._managers))
+
+    async def terminate(self) -> None:
+        await asyncio.gather(*(manager.terminate() for manager in self._managers))
+
+    async def rows(self) -> int:
+        """Count what is on the master."""
+        count = f"SELECT count(*) FROM {self._table}"  # noqa: S608 - ours
+        return int(await self._cluster.master.sql(count))
+
+    async def use_places(self, places: int = _PLACES) -> None:
+        """Take so many connections of each pool at once; those that are missing are opened."""
+
+        async def use(manager: BasePoolManager[Any, Any], *, read_only: bool) -> None:
+            async with AsyncExitStack() as stack:
+                for _ in range(places * (2 if read_only else 1)):
+                    await self._note(await stack.enter_async_context(manager.acquire(read_only)))
+
+        for manager in self._managers:
+            for read_only in (False, True):
+                await self._noted(use(manager, read_only=read_only))
+
+    async def open_more(self) -> None:
+        """Open connections beside those that the load uses."""
+        await self.use_places(_PLACES - 1)
+
+    def _start(self, operation: Callable[[int, int], Awaitable[None]], client: int) -> None:
+        self._tasks.append(asyncio.create_task(self._repeat(operation, client)))
+
+    async def _repeat(self, operation: Callable[[int, int], Awaitable[None]], client: int) -> None:
+        number = 0
+        while not self._stopping:
+            number += 1
+            await self._noted(operation(client, number))
+            await asyncio.sleep(_PAUSE)
+
+    async def _noted(self, operation: Awaitable[None]) -> None:
+        began = time.monotonic()
+        try:
+            await operation
+        except self._expected as error:
+            self.errors[f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"] += 1
+        self.hang = max(self.hang, time.monotonic() - began)
+
+    async def _write(self, client: int, number: int) -> None:
+        async with self._manager.acquire_master() as connection:
+            await self._note(connection)
+            await self.kit.write(
+                connection,
+                f"INSERT INTO {self._table} VALUES ({client}, {number})",  # noqa: S608 - ours
+            )
+            self.acknowledged += 1
+
+    async def _read(self, client: int, number: int) -> None:
+        del client, number
+        async with self._manager.acquire_replica() as connection:
+            await self._note(connection)
+
+    async def _note(self, connection: Any) -> None:  # noqa: ANN401 - the driver's
+        at = time.monotonic()
+        port, address, pid = (await self.kit.value(connection, _WHERE)).split()
+        self.leases.append(NamedLease(int(port), address, int(pid), at))
+
+    async def _compare(self, client: int, number: int) -> None:
+        """Acquire from one and from the other, who goes first changing each time."""
+        del client
+        assert self._beside is not None
+        sides = [(self._manager, self.waits), (self._beside, self.waits_beside)]
+        for manager, waits in sides if number % 2 else reversed(sides):
+            began = time.perf_counter()
+            async with manager.acquire(read_only=number % 4 > 1) as connection:
+                waits.append(time.perf_counter() - began)
+                await self._note(connection)

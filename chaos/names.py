@@ -1,0 +1,246 @@
+"""Names that move, rotate and cannot be looked up, while an application of each driver is at work.
+
+Each server of the cluster has a name, of which a nameserver of ours (`testbed.nameserver`) tells,
+and listens at several addresses. So what a name leads to can change while every server goes on: no
+operation may fail, and which address a lease has led to is the server's own word.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from chaos.application import LONGEST
+from chaos.name_load import NameLoad
+from chaos.name_verdict import Move, NameOutcome, added, latest, overdue, renewed
+from chaos.stage import set_synchronous
+from testbed.moving_server import listen_at
+from testbed.nameserver import Fault, NameServer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+    from hasql.testing import LocalCluster, LocalNode
+    from testbed.kits.base import Kit
+
+__all__ = ("NAME_SCENES", "NameScene", "play_names")
+
+_ADDRESSES = "127.0.0.61", "127.0.0.62", "127.0.0.63", "127.0.0.64"
+
+_TTLS = 1, 0, 2
+"""Seconds, of each server's name."""
+
+_LATE = 0.5
+"""Seconds by which a busy machine may miss what one at rest keeps: all drivers are at it there."""
+
+_SLOWER = 0.001
+"""Seconds that an acquire may take longer for a nameserver that is away."""
+
+
+@dataclass(frozen=True, slots=True)
+class NameScene:
+    """What happens to names."""
+
+    name: str
+    description: str
+    play: Callable[[_NameStage], Awaitable[None]]
+    #: Whether acquires are compared with those of a manager whose names are answered.
+    compared: bool = False
+    #: Whether all drivers are at it at once, as it takes so long.
+    together: bool = False
+
+
+class _NameStage:
+    """What a scene plays on."""
+
+    def __init__(
+        self,
+        nodes: Sequence[LocalNode],
+        nameserver: NameServer,
+        loads: Sequence[NameLoad],
+        *,
+        short: bool,
+    ) -> None:
+        self.nodes = nodes
+        self.nameserver = nameserver
+        self.loads = loads
+        self.short = short
+        self.moves: list[Move] = []
+        #: From when on no connection may be renewed.
+        self.settled: float | None = None
+        # None comes back: a name to which one does rotates, and leaves it only after a minute.
+        self._addresses = {node: deque(_ADDRESSES) for node in nodes}
+        self._ttls = dict(zip(nodes, _TTLS, strict=True))
+
+    def names(self, node: LocalNode) -> Iterator[str]:
+        """Yield what the applications call a server."""
+        for load in self.loads:
+            yield load.name(node)
+
+    async def move(self, *nodes: LocalNode) -> None:
+        """Lead the names of these servers to their next address, and see what comes of it."""
+        for node in nodes:
+            left, ttl = self._addresses[node].popleft(), self._ttls[node]
+            self.moves.append(Move(node.port, left, time.monotonic(), ttl))
+            for name in self.names(node):
+                self.nameserver.set(name, self._addresses[node][0], ttl=ttl)
+        await asyncio.sleep(max(move.due for move in self.moves) - time.monotonic() + _LATE)
+
+    def address(self, node: LocalNode) -> str:
+        """Return where the name of a server leads."""
+        return self._addresses[node][0]
+
+
+async def _move(stage: _NameStage) -> None:
+    await asyncio.sleep(0.3)
+    if not stage.short:
+        for node in (*stage.nodes, *stage.nodes):
+            await stage.move(node)
+    await stage.move(*stage.nodes)
+
+
+async def _flap(stage: _NameStage) -> None:
+    """Rotate one name, move one to and fro, and let one be unknown half the time."""
+    rotating, moving, failing = stage.nodes
+    for name in stage.names(rotating):
+        stage.nameserver.rotate(name, *_ADDRESSES[:2], ttl=0)
+
+    async def flap() -> None:
+        number = 0
+        while True:
+            await asyncio.sleep(1.1)  # longer than from one look-up to the next
+            number += 1
+            for name in stage.names(moving):
+                stage.nameserver.set(name, _ADDRESSES[number % 2], ttl=0)
+            for name in stage.names(failing):
+                if number % 2:
+                    stage.nameserver.fail(Fault.NXDOMAIN, name=name)
+                else:
+                    stage.nameserver.heal()
+
+    flapping = asyncio.create_task(flap())
+    try:
+        # Until each of them has come back to where it was, and everybody has heard of it.
+        await asyncio.sleep(4.2)
+        await asyncio.gather(*(load.use_places() for load in stage.loads))
+        stage.settled = time.monotonic()
+        await asyncio.sleep(2.0 if stage.short else 60.0)
+    finally:
+        flapping.cancel()
+
+
+async def _be_away(stage: _NameStage) -> None:
+    """Be silent, refuse, and be gone, in turn."""
+    await asyncio.sleep(0.3)
+    for load in stage.loads:
+        load.waits.clear()
+        load.waits_beside.clear()
+    moment = 1.0 if stage.short else 100.0
+    stage.nameserver.fail(Fault.SILENT)
+    await asyncio.sleep(moment)
+    for load in stage.loads:
+        await load.open_more()
+    stage.nameserver.fail(Fault.SERVFAIL)
+    await asyncio.sleep(moment)
+    await asyncio.to_thread(stage.nameserver.stop)
+    await asyncio.sleep(moment)
+
+
+_ALL = (
+    NameScene(
+        "name-moves",
+        "the names of the hosts lead to other addresses, one after the other or all at once",
+        _move,
+    ),
+    NameScene(
+        "name-flaps",
+        "a name rotates, one goes to and fro, and one is unknown half the time",
+        _flap,
+    ),
+    NameScene(
+        "name-unanswered",
+        "the nameserver is silent, fails and is gone, for five minutes",
+        _be_away,
+        compared=True,
+        together=True,
+    ),
+)
+
+NAME_SCENES = {scene.name: scene for scene in _ALL}
+
+
+async def play_names(
+    scene: NameScene, cluster: LocalCluster, kits: Sequence[Kit], *, short: bool
+) -> list[NameOutcome]:
+    """Play a scene to all these drivers at once, and say how each of them fared."""
+    await asyncio.to_thread(cluster.heal)
+    for node in cluster.nodes:
+        await set_synchronous(node, "")
+        await listen_at(node, _ADDRESSES)
+    async with AsyncExitStack() as stack:
+        nameserver = stack.enter_context(NameServer())
+        sound = stack.enter_context(NameServer()) if scene.compared else None
+        loads = [NameLoad(kit, cluster, nameserver, sound) for kit in kits]
+        for server in filter(None, (nameserver, sound)):
+            for node, ttl in zip(cluster.nodes, _TTLS, strict=True):
+                for load in loads:
+                    server.set(load.name(node), _ADDRESSES[0], ttl=ttl)
+        for load in loads:
+            stack.push_async_callback(load.terminate)
+        await asyncio.gather(*(load.prepare() for load in loads))
+        stage = _NameStage(cluster.nodes, nameserver, loads, short=short)
+        for load in loads:
+            load.start()
+        await scene.play(stage)
+        await asyncio.gather(*(load.stop() for load in loads))
+        rows = await asyncio.gather(*(load.rows() for load in loads))
+    return [_judge(scene, load, stage, present) for load, present in zip(loads, rows, strict=True)]
+
+
+def _judge(scene: NameScene, load: NameLoad, stage: _NameStage, present: int) -> NameOutcome:
+    slower = added(load.waits, load.waits_beside) if scene.compared else None
+    outcome = NameOutcome(
+        scenario=scene.name,
+        driver=load.kit.name,
+        leases=len(load.leases),
+        moves=len(stage.moves),
+        old_for=latest(load.leases, stage.moves),
+        overdue=overdue(load.leases, stage.moves),
+        renewed=None if stage.settled is None else renewed(load.leases, stage.settled),
+        added=None if slower is None else slower[0],
+        added_of_slowest=None if slower is None else slower[1],
+        failed=load.errors.total(),
+        lost=load.acknowledged - present,
+        hang=load.hang,
+    )
+    return replace(outcome, problems=tuple(_problems(outcome, load, stage)))
+
+
+def _problems(outcome: NameOutcome, load: NameLoad, stage: _NameStage) -> Iterator[str]:
+    late = _LATE if stage.short else 0.0
+    if load.errors:
+        yield f"{outcome.failed} operations failed: {dict(load.errors)}"
+    if outcome.lost:
+        yield f"{outcome.lost} acknowledged rows are missing"
+    if load.stuck or load.hang > LONGEST:
+        yield f"{load.stuck} operations did not end, the longest took {load.hang:.1f} s"
+    if (outcome.overdue or 0.0) > late:
+        yield (
+            f"an address served for {outcome.old_for:.3f} s after it was left, "
+            f"{outcome.overdue:.3f} s too long"
+        )
+    for node in stage.nodes:
+        at = stage.address(node)
+        if stage.moves and all((x.port, x.address) != (node.port, at) for x in load.leases):
+            yield f"no lease led to {node.name} at its last address"
+    if outcome.renewed:
+        yield f"{outcome.renewed} connections were renewed although names only rotate"
+    if (outcome.added or 0.0) > _SLOWER or (outcome.added_of_slowest or 0.0) > _SLOWER + late:
+        yield (
+            f"an acquire takes {outcome.added:.6f} s more while the nameserver is away, "
+            f"the slowest {outcome.added_of_slowest:.6f} s"
+        )
