@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from chaos.application import ACQUIRE_TIMEOUT, LEASE_ABORT_AFTER, LONGEST
-from chaos.passages import Poolers, PoolersThatMove, Proxies, Services, UncutServices
+from chaos.passages import (
+    Poolers,
+    PoolersThatMove,
+    Proxies,
+    Records,
+    Services,
+    UncutServices,
+)
 from chaos.stage import set_synchronous
 from hasql.errors import HasqlError
 
@@ -72,6 +79,11 @@ _ALL = (
         "service-uncut",
         "masters change behind names that are turned, and no flow is cut",
         UncutServices,
+    ),
+    LeaseScene(
+        "records",
+        "masters change behind names whose DNS records are repointed",
+        Records,
     ),
     LeaseScene(
         "pgbouncer",
@@ -155,6 +167,7 @@ class _Load:
             acquire_timeout=ACQUIRE_TIMEOUT,
             lease_abort_after=LEASE_ABORT_AFTER,
             pool_factory_kwargs=sizes | kit.unprepared if passage.pools_transactions else sizes,
+            **passage.arguments,
         )
         self._pause = pause
         self._tasks: list[asyncio.Task[None]] = []

@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import time
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from testbed.middlemen.addresses import dsn_through
+from hasql.dns import Resolver
+from testbed.middlemen.addresses import Place, dsn_through
 from testbed.middlemen.forwarder import Forwarder
 from testbed.middlemen.haproxy import HAProxy
 from testbed.middlemen.pgbouncer import PgBouncer
+from testbed.nameserver import NameServer
 
 if TYPE_CHECKING:
     from hasql.testing import LocalCluster, LocalNode
     from testbed.middlemen.addresses import Address
 
-__all__ = ("Passage", "Poolers", "PoolersThatMove", "Proxies", "Services", "UncutServices")
+__all__ = (
+    "Passage",
+    "Poolers",
+    "PoolersThatMove",
+    "Proxies",
+    "Records",
+    "Services",
+    "UncutServices",
+)
 
 _NEXT_PROBE = 1.060
 """Seconds until another host of the DSN has been asked: `refresh_delay`, and a moment."""
+
+_TTL = 1
+"""Seconds for which what a name leads to may be kept."""
+
+_NEXT_LOOKUP = 1.1
+"""Seconds until a name with that TTL has been looked up, and a moment."""
+
+_ADDRESSES = "127.0.0.71", "127.0.0.72", "127.0.0.73"
 
 
 class Passage:
@@ -55,6 +73,11 @@ class Passage:
     @property
     def dsn(self) -> str:
         return dsn_through(self.cluster, *self.addresses)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What a pool manager is given besides the DSN."""
+        return {}
 
     async def open(self) -> None:
         """Start what is there."""
@@ -139,6 +162,50 @@ class UncutServices(Services):
         self.writer.turn(new)
         self.reader.turn(*self.others(old, new))
         return promoted + _NEXT_PROBE
+
+
+class Records(Passage):
+    """A writer's name and a reader's in DNS, whose records are repointed; no flow is cut.
+
+    Each server has an address of its own, and all have one port. hasql could know of a move once
+    it has looked the name up.
+    """
+
+    keeps_readers = True
+    stale_for = _NEXT_LOOKUP
+
+    async def open(self) -> None:
+        nodes = self.cluster.nodes
+        self.nameserver = self.stack.enter_context(NameServer())
+        self.at: dict[LocalNode, str] = dict(zip(nodes, _ADDRESSES, strict=True))
+        port = 0
+        for node, address in self.at.items():
+            forwarder = Forwarder(node, listen=address, listen_port=port)
+            port = (await self.stack.enter_async_context(forwarder)).port
+        self.addresses = [Place("rw.hasql.test", port), Place("r.hasql.test", port)]
+        self.point(self.cluster.master, *self.cluster.replicas)
+        self.resolver = Resolver(nameservers=[self.nameserver.address], fallback=False)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"resolver": self.resolver}
+
+    def point(self, writer: LocalNode, *readers: LocalNode) -> None:
+        """Let the writer's name lead to one server, and the reader's to others."""
+        for place, nodes in zip(self.addresses, ((writer,), readers), strict=True):
+            addresses = [self.at[node] for node in nodes]
+            self.nameserver.set(place.host, *addresses, ttl=_TTL)
+
+    async def early(self, new: LocalNode) -> None:
+        self.nameserver.set(self.addresses[0].host, self.at[new], ttl=_TTL)
+
+    async def moved(self, old: LocalNode, new: LocalNode) -> float:
+        self.point(new, *self.others(old, new))
+        return time.monotonic() + _NEXT_LOOKUP
+
+    async def joined(self, old: LocalNode) -> None:
+        new = self.cluster.master
+        self.point(new, old, *self.others(old, new))
 
 
 class Poolers(Passage):
