@@ -70,7 +70,7 @@ def lowest(session: nox.Session) -> None:
     # The tests need libpq as well, which comes in a wheel of psycopg's version. (The extra `binary`
     # of psycopg 3.2.0 asks for one that was never released.)
     wanted += [line.replace("psycopg", "psycopg-binary") for line in wanted if "psycopg=" in line]
-    extras = f".[testing,{','.join(DRIVERS)}]"
+    extras = f".[dns,testing,{','.join(DRIVERS)}]"
     constraints = with_lowest(session, PINS, wanted)
     install(session, constraints, "--editable", extras, "psycopg-binary", "--group", "test")
     pytest(session, "--suite=drivers")
@@ -96,7 +96,7 @@ def install(session: nox.Session, constraints: Path, *what: str) -> None:
 
 def install_14(session: nox.Session, constraints: Path) -> None:
     """Install what the `sqlalchemy14` suite needs."""
-    extras = f".[testing,{','.join(DRIVERS_14)}]"
+    extras = f".[dns,testing,{','.join(DRIVERS_14)}]"
     install(session, constraints, "--editable", extras, "--group", "test")
 
 

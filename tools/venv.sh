@@ -144,7 +144,7 @@ sqlalchemy14)
     # asyncpgsa is there as a source distribution only, which setuptools builds.
     install --upgrade 'pip>=25.1' hatchling editables setuptools
     drivers=$("$venv/bin/python" testbed/kits/registry.py 1) || fail "see above."
-    install --no-build-isolation --editable ".[$drivers,testing]" --group test
+    install --no-build-isolation --editable ".[$drivers,dns,testing]" --group test
     ;;
 esac
 
