@@ -56,7 +56,8 @@ def demo(  # noqa: PLR0913 - each is an option
         Fault,
         typer.Option(
             metavar="NAME",
-            help="What happens: crash, freeze, switchover (all of the master) or replica.",
+            help="What happens: crash, freeze, switchover (all of the master), replica, or dns:"
+            " the master's name moves.",
         ),
     ] = Fault.CRASH,
     duration: Annotated[

@@ -4,13 +4,14 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
 import asyncpg
 
 from hasql.asyncpg import PoolManager
 from hasql.cli.fault import Fault, Stage, play
+from hasql.cli.host_names import HostNames
 from hasql.cli.observer import Observer
 from hasql.cli.report import Event, Report, RunRecord
 from hasql.cli.screen import Frame, Screen
@@ -84,12 +85,17 @@ class Demo:
         with _hasql_log(self._screen):
             self._tell("starting a PostgreSQL cluster: a master and two replicas")
             cluster = LocalCluster(version=plan.version, on_progress=self._tell)
-            async with cluster, self._pool(cluster) as pool:
+            async with cluster, AsyncExitStack() as stack:
+                names = None
+                if plan.fault is Fault.DNS:
+                    names = await stack.enter_async_context(HostNames(cluster.nodes))
+                    self._tell("the hosts have names, of which a nameserver of this demo tells")
+                pool = await stack.enter_async_context(self._pool(cluster, names))
                 await pool.ready(1, 2)
                 await Workload.prepare(pool)
-                async with Observer(cluster.nodes[1:]) as observer:
-                    stage = Stage(cluster.nodes, observer, self._tell)
-                    return await self._perform(pool, stage, cluster.nodes)
+                observer = await stack.enter_async_context(Observer(cluster.nodes[1:]))
+                stage = Stage(cluster.nodes, observer, self._tell, names)
+                return await self._perform(pool, stage, cluster.nodes)
 
     async def _perform(
         self, pool: PoolManager, stage: Stage, nodes: tuple[LocalNode, ...]
@@ -112,12 +118,11 @@ class Demo:
                 await workload.abort()
         self._tell(f"looking for every acknowledged row on {stage.master.name}")
         present = await _rows_on(stage.master)
-        version = await stage.master.sql("SHOW server_version")
         assert stage.struck is not None  # noqa: S101 - it has been played
         return Report.of(
             RunRecord(
                 fault=plan.fault.value,
-                postgresql=version.partition(" ")[0],
+                postgresql=await _version_of(stage.master),
                 lossless=plan.fault.lossless,
                 began=workload.began,
                 ended=workload.ended,
@@ -132,14 +137,16 @@ class Demo:
                 waits=[waited.seconds for waited in waits],
                 retries=len(retries),
                 events=[Event(at - workload.began, what) for at, what in self._events],
+                move=None if stage.names is None else stage.names.move,
             )
         )
 
-    def _pool(self, cluster: LocalCluster) -> PoolManager:
+    def _pool(self, cluster: LocalCluster, names: HostNames | None) -> PoolManager:
         size = max(_POOL_SIZE, self._plan.writers + self._plan.readers)
         return PoolManager(
-            cluster.dsn,
+            cluster.dsn if names is None else names.dsn(cluster.dsn),
             acquire_timeout=_ACQUIRE_TIMEOUT,
+            resolver=None if names is None else names.resolver,
             pool_factory_kwargs={"min_size": _POOL_SIZE, "max_size": size},
         )
 
@@ -191,6 +198,10 @@ async def _rows_on(node: LocalNode) -> set[tuple[int, int]]:
     finally:
         await connection.close()
     return {(row["client"], row["sequence"]) for row in rows}
+
+
+async def _version_of(node: LocalNode) -> str:
+    return (await node.sql("SHOW server_version")).partition(" ")[0]
 
 
 class _LogLines(logging.Handler):

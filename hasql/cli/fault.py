@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 
+from hasql.cli.host_names import HostNames
 from hasql.cli.observer import Observer
 from hasql.testing import ClusterError, LocalNode
 
@@ -20,16 +21,17 @@ class Fault(StrEnum):
     CRASH = "crash"
     FREEZE = "freeze"
     REPLICA = "replica"
+    DNS = "dns"
 
     @property
     def minimum(self) -> float:
         """Seconds of load that it takes at least to show it."""
-        return 7.0 if self is Fault.FREEZE else 5.0
+        return {Fault.FREEZE: 7.0, Fault.DNS: 6.0}.get(self, 5.0)
 
     @property
     def lossless(self) -> bool:
         """Whether asynchronous replication is no excuse for a missing row."""
-        return self in {Fault.SWITCHOVER, Fault.REPLICA}
+        return self in {Fault.SWITCHOVER, Fault.REPLICA, Fault.DNS}
 
     @property
     def description(self) -> str:
@@ -39,6 +41,7 @@ class Fault(StrEnum):
             Fault.CRASH: "the master is killed and a replica is promoted",
             Fault.FREEZE: "the master freezes, is replaced, and comes back",
             Fault.REPLICA: "a replica is killed and comes back",
+            Fault.DNS: "the master's name moves, and then the nameserver is away",
         }[self]
 
 
@@ -50,7 +53,10 @@ class Stage:
         nodes: Sequence[LocalNode],
         observer: Observer,
         tell: Callable[[str], None],
+        names: HostNames | None,
     ) -> None:
+        #: The names of the servers, where the application knows them by names.
+        self.names = names
         self.master = nodes[0]
         self.replicas = list(nodes[1:])
         #: When the fault happened, and when the new master began to accept writes.
@@ -135,9 +141,26 @@ async def _lose_replica(stage: Stage) -> None:
     stage.tell(f"{replica.name} is up")
 
 
+async def _move_name(stage: Stage) -> None:
+    names = stage.names
+    assert names is not None  # noqa: S101 - for this fault there are some
+    await stage.strike(
+        f"{names.name(stage.master)}, the master's name, leads to {names.elsewhere} now;"
+        f" it answers at {stage.master.host} as before",
+        names.move_master,
+    )
+    await asyncio.sleep(2.0)
+    stage.tell("the nameserver is stopped: no name can be looked up")
+    names.nameserver.stop()
+    await asyncio.sleep(1.5)
+    await names.nameserver.start()
+    stage.tell("the nameserver answers again")
+
+
 _SCENES: dict[Fault, Callable[[Stage], Awaitable[None]]] = {
     Fault.SWITCHOVER: _switch_over,
     Fault.CRASH: _crash,
     Fault.FREEZE: _freeze,
     Fault.REPLICA: _lose_replica,
+    Fault.DNS: _move_name,
 }

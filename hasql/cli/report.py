@@ -11,12 +11,17 @@ __all__ = (
     "ErrorCount",
     "Event",
     "FailedOperation",
+    "MovedName",
+    "NameMove",
     "Outage",
     "Report",
     "Rows",
     "RunRecord",
     "TimedFailure",
 )
+
+_LATE = 1.0
+"""Seconds beyond its TTL after which an old address has no excuse, on a busy machine too."""
 
 
 class Acknowledged(NamedTuple):
@@ -26,6 +31,8 @@ class Acknowledged(NamedTuple):
     sequence: int
     #: When it returned, in monotonic seconds.
     at: float
+    #: The server's address by which it was written, where that is of interest.
+    address: str = ""
 
 
 class FailedOperation(NamedTuple):
@@ -43,6 +50,17 @@ class Event:
 
     at: float
     what: str
+
+
+class NameMove(NamedTuple):
+    """A host's name left one address for another at `at`, in monotonic seconds."""
+
+    name: str
+    left: str
+    to: str
+    #: Seconds for which who had asked before may take the old address for good.
+    ttl: int
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +88,8 @@ class RunRecord:
     waits: Sequence[float] = ()
     retries: int = 0
     events: Sequence[Event] = ()
+    #: The master's name, if that is what has moved.
+    move: NameMove | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +102,20 @@ class Outage:
     without_master: float
     #: From that moment to the first write acknowledged through the pool manager.
     added_by_hasql: float
+
+
+@dataclass(frozen=True, slots=True)
+class MovedName:
+    """How long a name that had moved was taken for what it was. Seconds."""
+
+    name: str
+    left: str
+    to: str
+    ttl: int
+    #: From the move to the last write by way of the old address, and to the first of the new one;
+    #: None: there was none.
+    old_for: float
+    new_after: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +160,8 @@ class Report:
     reads: int
     #: None when the fault took no master away.
     outage: Outage | None
+    #: None when no name has moved.
+    moved: MovedName | None
     #: The longest time after the fault in which no read, or no write, ended.
     longest_pause_in_reads: float
     longest_pause_in_writes: float
@@ -157,7 +193,7 @@ class Report:
         )
         per_task = Counter(each.task for each in failures)
         writes = [row.at for row in evidence.acknowledged]
-        outage, rows = _outage(evidence), _rows(evidence)
+        outage, moved, rows = _outage(evidence), _moved(evidence), _rows(evidence)
         return cls(
             fault=evidence.fault,
             postgresql=evidence.postgresql,
@@ -165,6 +201,7 @@ class Report:
             writes=len(writes),
             reads=len(evidence.reads),
             outage=outage,
+            moved=moved,
             longest_pause_in_reads=_longest_pause(evidence, (end for _, end in evidence.reads)),
             longest_pause_in_writes=_longest_pause(evidence, writes),
             slowest_read=max((end - began for began, end in evidence.reads), default=0.0),
@@ -178,7 +215,7 @@ class Report:
             waits=len(evidence.waits),
             longest_wait=max(evidence.waits, default=0.0),
             retries=evidence.retries,
-            problems=tuple(_problems(evidence, outage, rows)),
+            problems=(*_problems(evidence, outage, rows), *_problems_of_move(moved)),
             events=tuple(evidence.events),
         )
 
@@ -203,6 +240,21 @@ def _outage(evidence: RunRecord) -> Outage | None:
         without_writes=min(after) - max(before),
         without_master=evidence.writable - evidence.struck,
         added_by_hasql=min(after) - evidence.writable,
+    )
+
+
+def _moved(evidence: RunRecord) -> MovedName | None:
+    move = evidence.move
+    if move is None:
+        return None
+    since = [(row.at - move.at, row.address) for row in evidence.acknowledged if row.at > move.at]
+    return MovedName(
+        name=move.name,
+        left=move.left,
+        to=move.to,
+        ttl=move.ttl,
+        old_for=max((after for after, address in since if address == move.left), default=0.0),
+        new_after=min((after for after, address in since if address == move.to), default=None),
     )
 
 
@@ -234,6 +286,15 @@ def _problems(evidence: RunRecord, outage: Outage | None, rows: Rows) -> Iterabl
         yield "the cluster was not whole again: one master and two replicas in routing"
     if evidence.hung:
         yield f"{evidence.hung} operations hung"
+
+
+def _problems_of_move(moved: MovedName | None) -> Iterable[str]:
+    if moved is None:
+        return
+    if moved.new_after is None:
+        yield f"no write was made by the new address of {moved.name}"
+    if moved.old_for > moved.ttl + _LATE:
+        yield f"the address that {moved.name} had left was used for {moved.old_for:.1f} s more"
 
 
 def _longest_pause(evidence: RunRecord, ends: Iterable[float]) -> float:

@@ -5,7 +5,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hasql.cli.report import Report
+from hasql.cli.report import MovedName, Report
 
 __all__ = ("summary",)
 
@@ -40,8 +40,30 @@ def summary(report: Report) -> RenderableType:
 _Row = tuple[str, str, str, str]
 
 
+def _moved_rows(moved: MovedName, report: Report) -> list[_Row]:
+    new_after = "never" if moved.new_after is None else _milliseconds(moved.new_after)
+    return [
+        (
+            "last write by the old address",
+            _milliseconds(moved.old_for),
+            f"after {moved.name} had left {moved.left}; its TTL is {moved.ttl} s",
+            "bold green",
+        ),
+        ("first write by the new one", new_after, f"by {moved.to}", ""),
+        (
+            "longest pause in writes",
+            _milliseconds(report.longest_pause_in_writes),
+            "since the name moved, and while the nameserver was stopped",
+            "bold",
+        ),
+        ("longest pause in reads", _milliseconds(report.longest_pause_in_reads), "", ""),
+    ]
+
+
 def _outage_rows(report: Report) -> list[_Row]:
     outage = report.outage
+    if report.moved is not None:
+        return _moved_rows(report.moved, report)
     if outage is None:
         return [
             (

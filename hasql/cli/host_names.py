@@ -1,0 +1,82 @@
+"""The names by which the demo's application knows its hosts, and where they lead."""
+
+import socket
+import time
+from collections.abc import Sequence
+from typing import Self
+
+from hasql.cli.nameserver import NameServer
+from hasql.cli.report import NameMove
+from hasql.cluster.dsn import Dsn
+from hasql.dns import Resolver
+from hasql.errors import ConfigurationError
+from hasql.testing import LocalNode
+
+__all__ = ("HostNames",)
+
+_TTL = 1
+"""Seconds for which an answer may be kept."""
+
+
+class HostNames:
+    """A name for each server, and the nameserver that tells of them; use it in ``async with``.
+
+    The first server, the master, then listens at a second address as well.
+
+    Raises ConfigurationError.
+    """
+
+    #: To which the master's name moves. All of 127.0.0.0/8 is this machine, on Linux by itself.
+    elsewhere = "127.0.0.2"
+
+    def __init__(self, nodes: Sequence[LocalNode]) -> None:
+        _check(self.elsewhere)
+        self._nodes = nodes
+        self.nameserver = NameServer(_TTL)
+        self.nameserver.records = {self.name(node): node.host for node in nodes}
+        #: What has moved.
+        self.move: NameMove | None = None
+
+    async def __aenter__(self) -> Self:
+        master = self._nodes[0]
+        await master.sql(f"ALTER SYSTEM SET listen_addresses = '{master.host},{self.elsewhere}'")
+        await master.restart()
+        await self.nameserver.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.nameserver.stop()
+
+    @property
+    def resolver(self) -> Resolver:
+        """What asks this nameserver, and no other."""
+        return Resolver(nameservers=[self.nameserver.address], fallback=False)
+
+    @staticmethod
+    def name(node: LocalNode) -> str:
+        """Return what a server is called."""
+        return f"{node.name}.demo.test"
+
+    def dsn(self, dsn: str) -> str:
+        """Return a DSN with these names for hosts."""
+        login = Dsn.parse(dsn)
+        hosts = ",".join(f"{self.name(node)}:{node.port}" for node in self._nodes)
+        return f"postgresql://{login.user}:{login.password}@{hosts}/{login.dbname}"
+
+    def move_master(self) -> None:
+        """Lead the master's name to its other address."""
+        master = self._nodes[0]
+        name = self.name(master)
+        self.move = NameMove(name, master.host, self.elsewhere, _TTL, time.monotonic())
+        self.nameserver.records[name] = self.elsewhere
+
+
+def _check(address: str) -> None:
+    with socket.socket() as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError as error:
+            raise ConfigurationError(
+                f"--fault dns moves a name to {address}, which this machine has not: {error}; "
+                f"on macOS `sudo ifconfig lo0 alias {address}` adds it"
+            ) from error
