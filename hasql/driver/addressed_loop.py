@@ -59,8 +59,6 @@ class AddressedLoop(LoopProxy):
         """Connect, as the loop does; a cancel request goes where the first connection went."""
         ours = host == self._name
         if ours:
-            if kwargs.get("ssl"):  # at once, without asking PostgreSQL: the loop goes by the host
-                kwargs.setdefault("server_hostname", host)
             host = self.address or self._dialled or host
             if kwargs.get("ssl"):  # from the first byte on: asyncio would check what it dials
                 kwargs.setdefault("server_hostname", self._name)

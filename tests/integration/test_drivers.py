@@ -60,6 +60,9 @@ CONSTRUCTOR = {
     "fencing": True,
     "allow_several_clusters": False,
     "never_master": (),
+    "follow_names": True,
+    "resolver": None,
+    "discovery": None,
 }
 REPLICA = {"fallback_master": None, "master_as_replica_weight": None, "timeout": None}
 METHODS: dict[str, dict[str, object]] = {
