@@ -139,7 +139,7 @@ def _set_hostaddr(arguments: MutableMapping[str, Any], addresses: Sequence[str])
 
 def _open_socket(arguments: MutableMapping[str, Any], addresses: Sequence[str], dbapi: Any) -> str:
     """Give pg8000 a socket as it would have made itself, and return where it leads."""
-    port, seconds = _port(arguments), arguments.get("timeout")
+    port, seconds = int(arguments.get("port") or _PORT), arguments.get("timeout")
     source = arguments.get("source_address")
     try:
         sock, address = dial(addresses, port, seconds=seconds, source=source)
@@ -156,7 +156,10 @@ def _open_socket(arguments: MutableMapping[str, Any], addresses: Sequence[str], 
 
 
 def _port(arguments: MutableMapping[str, Any]) -> int:
-    return int(arguments.get("port") or _PORT)
+    try:
+        return int(arguments.get("port") or _PORT)
+    except (TypeError, ValueError):
+        return _PORT  # what is wrong with it, the driver will say
 
 
 def _peer_of(fileno: int) -> str:
