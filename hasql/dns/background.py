@@ -50,6 +50,19 @@ class LookupThread:
         assert loop is not None, "held"  # noqa: S101  # a mistake of ours
         loop.call_soon_threadsafe(function, *args)
 
+    def call_for_collector(self, function: Callable[[], object]) -> None:
+        """Call a function there soon; here if the thread is not running, as in a forked child.
+
+        The collector may ask for it in any thread and with any lock held. A function that takes one
+        would wait there for a thread which waits for ours.
+        """
+        with self._lock:
+            loop = self._loop
+            if loop is not None:
+                loop.call_soon_threadsafe(function)
+        if loop is None:
+            function()
+
     @property
     def is_this(self) -> bool:
         """Whether it is asked in its own thread, and that one is to go on."""

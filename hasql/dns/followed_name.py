@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 from weakref import finalize
 
+from hasql.dns.background import lookup_thread
 from hasql.dns.known_name import Known, Unknown
 from hasql.errors import NameResolutionError
 
@@ -29,7 +30,7 @@ class FollowedName:
         # Which is told of forks, and of what is to be forgotten, for as long as it is there.
         self._owner = owner
         name.follow()
-        self._end = finalize(self, name.unfollow)
+        self._end = finalize(self, lookup_thread.call_for_collector, name.unfollow)
         self._end.atexit = False
 
     def has_left(self, address: str) -> bool:
@@ -65,7 +66,8 @@ class FollowedName:
 
     def close(self) -> None:
         """Follow it no more. What is known can still be asked for."""
-        self._end()
+        if self._end.detach() is not None:
+            self._name.unfollow()
 
     def _now(self) -> tuple[tuple[str, ...], Future[Known | Unknown] | None]:
         name, known = self._name, self._name.known

@@ -18,6 +18,7 @@ import pytest
 
 from hasql import NameResolutionError
 from hasql.dns import Resolver, clear_dns_cache
+from hasql.dns.background import lookup_thread
 from testbed.nameserver import Fault, NameServer
 from testbed.resolvers import ManualClock, resolver_on
 
@@ -54,6 +55,28 @@ def until(condition: Callable[[], bool], within: float = 10.0) -> float:
         assert time.monotonic() - began < within, "it has not happened"
         time.sleep(0.001)
     return time.monotonic() - began
+
+
+def test_the_collector_waits_for_no_thread_that_waits_for_it(
+    nameserver: NameServer, tmp_path: Path
+) -> None:
+    """It may find a followed name in a thread that has a lock of the look-ups, anywhere."""
+    followed = [resolver_on(tmp_path, nameserver).follow("db.test")]
+    name = followed[0]._name  # noqa: SLF001  # whose lock another thread has at that moment
+    waits = threading.Event()
+
+    def look_up() -> None:
+        with name._lock:  # noqa: SLF001  # as above
+            waits.set()
+            lookup_thread.call(int)
+
+    other = threading.Thread(target=look_up, daemon=True)
+    with lookup_thread._lock:  # noqa: SLF001  # as `hold` has it, which makes objects
+        other.start()
+        assert waits.wait(10)
+        followed.clear()  # a finalizer runs
+    other.join(10)
+    assert not other.is_alive()
 
 
 def test_what_a_name_has_left_is_known_within_its_ttl(
