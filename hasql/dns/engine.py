@@ -211,7 +211,11 @@ class _NamesOfEngine:
             # pg8000's `connect` takes no socket, but the class of its connections does.
             by_socket = dialect.driver == "pg8000"
             opener = dialect.loaded_dbapi.Connection if by_socket else connect
-            connection: DBAPIConnection = opener(*cargs, **cparams)
+            try:
+                connection: DBAPIConnection = opener(*cargs, **cparams)
+            except Exception:
+                self._resolver.expire(host)  # it may have moved, and its TTL be long
+                raise
             dialled.connected(dialect.get_driver_connection(connection))
             dialled.put_in(_kept_with(place))
             self._by_connection[id(connection)] = place.info[_KEY] = dialled

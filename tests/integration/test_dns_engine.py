@@ -319,6 +319,23 @@ def test_where_all_refuse_the_error_is_the_drivers(
         ask(make(driver))
 
 
+def test_a_name_is_looked_up_again_where_a_connect_has_failed(
+    make: Callable[..., Engine], nameserver: NameServer
+) -> None:
+    nameserver.set(NAME, NOBODY, ttl=3600)
+    engine = make()
+    with pytest.raises(OperationalError):
+        ask(engine)
+    nameserver.set(NAME, NEW)
+    end = time.monotonic() + 10
+    while True:
+        with suppress(OperationalError):
+            assert ask(engine)[0] == NEW
+            break
+        assert time.monotonic() < end, "the name is taken for what it was an hour ago"
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
 def test_a_wrong_port_is_the_drivers_to_refuse(
     make: Callable[..., Engine], server: MovingServer, nameserver: NameServer, driver: str
