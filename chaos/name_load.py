@@ -31,6 +31,9 @@ _WRITERS, _READERS, _PLACES = 2, 2, 4
 _PAUSE = 0.01
 """Seconds that a task rests between two operations: what has had 50,000 is renewed by asyncpg."""
 
+_LITTLE_PATIENCE = {"timeout": 0.2, "max_retries": 1, "grace_ttl": 0.2, "extend_grace": False}
+"""What a resolver has in the short form, so that it has nothing to say a moment after an outage."""
+
 
 class NamedLease(NamedTuple):
     """What one led to; `at` is when it was handed out, in monotonic seconds."""
@@ -54,6 +57,8 @@ class NameLoad:
         cluster: LocalCluster,
         nameserver: NameServer,
         sound: NameServer | None,
+        *,
+        short: bool,
     ) -> None:
         self.kit = kit
         self.leases: list[NamedLease] = []
@@ -70,21 +75,24 @@ class NameLoad:
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
         self._expected: tuple[type[Exception], ...] = (*kit.lost, HasqlError)
-        self._manager = self._make_manager(nameserver)
-        self._beside = None if sound is None else self._make_manager(sound)
+        patience = _LITTLE_PATIENCE if short and sound is not None else {}
+        self._manager = self._make_manager(nameserver, patience)
+        self._beside = None if sound is None else self._make_manager(sound, patience)
 
     def name(self, node: LocalNode) -> str:
         """Return what this application calls a server."""
         return f"{node.name}.{self.kit.name.replace('_', '-')}.test"
 
-    def _make_manager(self, nameserver: NameServer) -> BasePoolManager[Any, Any]:
+    def _make_manager(
+        self, nameserver: NameServer, patience: dict[str, Any]
+    ) -> BasePoolManager[Any, Any]:
         login = Dsn.parse(self._cluster.dsn)
         hosts = ",".join(f"{self.name(node)}:{node.port}" for node in self._cluster.nodes)
         return self.kit.manager(
             f"postgresql://{login.user}:{login.password}@{hosts}/app",
             acquire_timeout=ACQUIRE_TIMEOUT,
             pool_factory_kwargs=self.kit.sizes(1, _PLACES),
-            resolver=Resolver(nameservers=[nameserver.address], fallback=False),
+            resolver=Resolver(nameservers=[nameserver.address], fallback=False, **patience),
         )
 
     @property

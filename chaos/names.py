@@ -125,10 +125,10 @@ async def _flap(stage: _NameStage) -> None:
     flapping = asyncio.create_task(flap())
     try:
         # Until each of them has come back to where it was, and everybody has heard of it.
-        await asyncio.sleep(4.2)
+        await asyncio.sleep(3.7)
         await asyncio.gather(*(load.use_places() for load in stage.loads))
         stage.settled = time.monotonic()
-        await asyncio.sleep(2.0 if stage.short else 60.0)
+        await asyncio.sleep(1.8 if stage.short else 60.0)
     finally:
         flapping.cancel()
 
@@ -184,7 +184,7 @@ async def play_names(
     async with AsyncExitStack() as stack:
         nameserver = stack.enter_context(NameServer())
         sound = stack.enter_context(NameServer()) if scene.compared else None
-        loads = [NameLoad(kit, cluster, nameserver, sound) for kit in kits]
+        loads = [NameLoad(kit, cluster, nameserver, sound, short=short) for kit in kits]
         for server in filter(None, (nameserver, sound)):
             for node, ttl in zip(cluster.nodes, _TTLS, strict=True):
                 for load in loads:
