@@ -39,6 +39,11 @@ class HostNames:
 
     async def __aenter__(self) -> Self:
         master = self._nodes[0]
+        if await master.sql("SHOW listen_addresses") != master.host:
+            raise ConfigurationError(
+                "--fault dns needs servers on this machine itself, and these are in a container:"
+                " pip install 'hasql[cli]' brings some"
+            )
         await master.sql(f"ALTER SYSTEM SET listen_addresses = '{master.host},{self.elsewhere}'")
         await master.restart()
         await self.nameserver.start()

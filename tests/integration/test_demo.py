@@ -258,6 +258,12 @@ def test_help_names_every_option_of_the_demo() -> None:
         assert option in done.stdout
 
 
+def test_help_names_every_fault() -> None:
+    done = run("demo", "--help")
+    for fault in ("crash", "freeze", "switchover", "replica", "dns"):
+        assert fault in done.stdout
+
+
 @pytest.mark.parametrize("library", ["typer", "rich", "asyncpg", "dns"])
 def test_a_missing_library_is_explained_by_the_extra(library: str) -> None:
     done = subprocess.run(
