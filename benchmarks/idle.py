@@ -4,7 +4,8 @@
 
 Starts a cluster of three and a manager on it, in a process of its own for each measurement, and
 prints the memory that hasql adds to its driver's pools, the share of one core it uses while
-nothing happens, and the growth of memory over many acquires.
+nothing happens, the same where it follows names whose TTL is a second, and the growth of memory
+over many acquires.
 """
 
 import argparse
@@ -17,7 +18,10 @@ import time
 from pathlib import Path
 from statistics import median
 
+from names import named_dsn, tell_names
+
 from hasql.testing import LocalCluster
+from testbed.nameserver import NameServer
 
 
 def rss() -> int:
@@ -50,11 +54,16 @@ async def bare(dsns: list[str]) -> None:
         connection.terminate()
 
 
-async def managed(dsn: str, seconds: float) -> None:
+async def managed(dsn: str, seconds: float, nameserver: str | None = None) -> None:
     """Print the memory of a manager, and the share of a core that it uses."""
     from hasql.asyncpg import PoolManager
 
-    async with PoolManager(dsn) as manager:
+    resolver = None
+    if nameserver is not None:
+        from hasql.dns import Resolver
+
+        resolver = Resolver(nameservers=[nameserver], fallback=False)
+    async with PoolManager(dsn, resolver=resolver) as manager:
         await manager.ready()
         gc.collect()
         began, used = time.monotonic(), cpu()
@@ -97,19 +106,29 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--acquires", type=int, default=100_000)
     options = parser.parse_args()
-    with LocalCluster() as cluster:
+    with LocalCluster() as cluster, NameServer() as nameserver:
+        tell_names(nameserver, cluster)
         rounds = 5
         drivers, managers, shares = [], [], []
+        followers, shares_of_followers = [], []
         for _ in range(rounds):
             drivers.append(run("bare", *(node.dsn for node in cluster.nodes))[0])
             memory, share = run("managed", cluster.dsn, options.seconds / rounds)
             managers.append(memory)
             shares.append(share)
+            named = "managed", named_dsn(cluster), options.seconds / rounds, nameserver.address
+            memory, share = run(*named)
+            followers.append(memory)
+            shares_of_followers.append(share)
         mib = 1 << 20
         added = [(m - d) / mib for m, d in zip(managers, drivers, strict=True)]
         print(f"driver alone        {median(drivers) / mib:8.2f} MiB")
         print(f"hasql adds          {median(added):8.2f} MiB (worst {max(added):.2f})")
         print(f"of one core, idle   {median(shares):8.2%} (worst {max(shares):.2%})")
+        added = [(f - m) / mib for f, m in zip(followers, managers, strict=True)]
+        print(f"following adds      {median(added):8.2f} MiB (worst {max(added):.2f})")
+        share = median(shares_of_followers)
+        print(f"of one core, idle   {share:8.2%} (worst {max(shares_of_followers):.2%}), TTL 1 s")
         objects, *growth = run("acquires", cluster.dsn, options.acquires)
         print(f"{options.acquires} acquires, growth {growth[-1] / 1024:.0f} KiB,", end=" ")
         print(f"{objects:+.0f} objects")
@@ -123,7 +142,7 @@ if __name__ == "__main__":
         if name == "bare":
             asyncio.run(bare(rest))
         elif name == "managed":
-            asyncio.run(managed(rest[0], float(rest[1])))
+            asyncio.run(managed(rest[0], float(rest[1]), *rest[2:]))
         else:
             asyncio.run(acquires(rest[0], int(rest[1])))
     else:
