@@ -12,6 +12,7 @@ import time
 from collections import deque
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import TYPE_CHECKING
 
 from chaos.application import LONGEST
@@ -90,6 +91,14 @@ class _NameStage:
                 self.nameserver.set(name, self._addresses[node][0], ttl=ttl)
         await asyncio.sleep(max(move.due for move in self.moves) - time.monotonic() + _LATE)
 
+    async def asked(self, node: LocalNode, *, times: int = 1) -> None:
+        """Wait until each application has looked a server's name up so often from now on."""
+        wanted = {name: self.nameserver.count(name, "A") + times for name in self.names(node)}
+        async with asyncio.timeout(LONGEST):
+            while any(self.nameserver.count(name, "A") < at for name, at in wanted.items()):  # noqa: ASYNC110 - a thread's word
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(0.3)  # until it has the answer, and made use of it
+
     def address(self, node: LocalNode) -> str:
         """Return where the name of a server leads."""
         return self._addresses[node][0]
@@ -109,26 +118,31 @@ async def _flap(stage: _NameStage) -> None:
     for name in stage.names(rotating):
         stage.nameserver.rotate(name, *_ADDRESSES[:2], ttl=0)
 
+    async def go(number: int) -> None:
+        for name in stage.names(moving):
+            stage.nameserver.set(name, _ADDRESSES[number % 2], ttl=0)
+        await stage.asked(moving)
+
     async def flap() -> None:
-        number = 0
-        while True:
-            await asyncio.sleep(1.1)  # longer than from one look-up to the next
-            number += 1
-            for name in stage.names(moving):
-                stage.nameserver.set(name, _ADDRESSES[number % 2], ttl=0)
+        for number in count(1):
+            await go(number)
             for name in stage.names(failing):
                 if number % 2:
                     stage.nameserver.fail(Fault.NXDOMAIN, name=name)
                 else:
                     stage.nameserver.heal()
 
+    async def come_and_go() -> None:
+        await go(1)
+        await go(2)
+
+    # Until each has come back to where it was: that is how one knows that it rotates.
+    await asyncio.gather(stage.asked(rotating, times=3), come_and_go())
+    await asyncio.gather(*(load.use_places() for load in stage.loads))
+    stage.settled = time.monotonic()
     flapping = asyncio.create_task(flap())
     try:
-        # Until each of them has come back to where it was, and everybody has heard of it.
-        await asyncio.sleep(3.7)
-        await asyncio.gather(*(load.use_places() for load in stage.loads))
-        stage.settled = time.monotonic()
-        await asyncio.sleep(1.8 if stage.short else 60.0)
+        await asyncio.sleep(2.0 if stage.short else 60.0)
     finally:
         flapping.cancel()
 
@@ -139,7 +153,7 @@ async def _be_away(stage: _NameStage) -> None:
     for load in stage.loads:
         load.waits.clear()
         load.waits_beside.clear()
-    moment = 1.0 if stage.short else 100.0
+    moment = 0.8 if stage.short else 100.0
     stage.nameserver.fail(Fault.SILENT)
     await asyncio.sleep(moment)
     for load in stage.loads:
