@@ -332,13 +332,16 @@ class Monitor:
         """Ask the host over a fresh connection now and then, beside the probes."""
         known, state, urgent = self._known, self._state, self._is_urgent()
         excluded = state is not None and state.exclusion is not None
-        quick = excluded or (urgent and state is not None and state.several)
+        several = len(self._endpoint.addresses) > 1 or (state is not None and state.several)
+        quick = excluded or (urgent and several)
         if known is not None and self._looks.due(quick, urgent):
-            self._looks.begin(self._look_afresh(known), lambda: self.probe_by(self._clock()))
+            look = self._look_afresh(known, elsewhere=quick)
+            self._looks.begin(look, lambda: self.probe_by(self._clock()))
 
-    async def _look_afresh(self, known: Reading) -> Found | None:
+    async def _look_afresh(self, known: Reading, *, elsewhere: bool) -> Found | None:
+        prober = self._prober.twin(elsewhere=elsewhere)
         with self._stall_timer(self._refresh_timeout) as limit:
-            session, reading = await self._prober.twin().open(limit, self._on_lost)
+            session, reading = await prober.open(limit, self._on_lost)
         if is_another_server(known, reading):
             return Found(session, reading)
         session.kill()
@@ -359,6 +362,7 @@ class Monitor:
         ):
             self._drop_session()
             self._session, self._looks.diverged = found.session, 0
+            self._endpoint.note_connected(found.session.address)
         else:
             found.session.kill()
 

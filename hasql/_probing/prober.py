@@ -86,9 +86,11 @@ class Prober:
         #: The sessions that are being opened, by this one and its twins.
         self._openings: dict[_Opening, None] = {}
 
-    def twin(self) -> "Prober":
-        """Make one that asks beside this one, and begins with the whole."""
+    def twin(self, *, elsewhere: bool) -> "Prober":
+        """Make one that asks beside this one, maybe `elsewhere`, and begins with the whole."""
         other = copy(self)
+        if elsewhere:
+            other._endpoint = self._endpoint.elsewhere()  # noqa: SLF001  # its own class
         other._form, other._form_since = ProbeForm.FULL, self._clock()  # noqa: SLF001  # its own class
         return other
 

@@ -45,11 +45,21 @@ class Endpoint:
         #: A URL of this host alone. With the password: never shown.
         self.dsn = dsn
         self._whereabouts = _Whereabouts(host.address)
+        self._elsewhere = False
 
     def with_dsn(self, dsn: str) -> "Endpoint":
         """Return the same host, with the same addresses as time goes on, by another DSN."""
         other = copy(self)
         other.dsn = dsn
+        return other
+
+    def elsewhere(self) -> "Endpoint":
+        """Return the same host, by another address first than the one that connected last.
+
+        In turn, so that each address of a name is looked at.
+        """
+        other = copy(self)
+        other._elsewhere = True  # noqa: SLF001  # its own class
         return other
 
     # Where the name leads
@@ -76,8 +86,20 @@ class Endpoint:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """The addresses to dial; empty: they are not known, and the driver is to resolve."""
-        return self._whereabouts.addresses
+        """The addresses to dial, in this order; empty: the driver is to resolve the name."""
+        addresses, last = self._whereabouts.addresses, self._whereabouts.last
+        if len(addresses) <= 1 or last not in addresses:
+            return addresses
+        if self._elsewhere:
+            addresses = tuple(sorted(addresses))
+            after = addresses.index(last) + 1
+            return addresses[after:] + addresses[:after]
+        return (last, *(address for address in addresses if address != last))
+
+    def note_connected(self, address: str | None) -> None:
+        """Have connects lead to this address first, unless this is but a look elsewhere."""
+        if not self._elsewhere:
+            self._whereabouts.last = address
 
     def has_left(self, address: str | None) -> bool:
         """Tell whether a connection to this address leads to where the name leads no more."""
@@ -99,11 +121,10 @@ class Endpoint:
                 server could not be reached; anything else is raised at once.
             discard: Is given a second connection, where two addresses have answered at once.
         """
-        known = self._whereabouts
-        while addresses := known.addresses:
+        while addresses := self.addresses:
             address, connection = await self._first_of(addresses, dial, failure_of, discard)
-            if not known.has_left(address):
-                known.last = address
+            if not self.has_left(address):
+                self.note_connected(address)
                 return connection
             discard(connection)  # the name has moved meanwhile
         return await dial(None)
@@ -117,8 +138,7 @@ class Endpoint:
     ) -> tuple[str, _T]:
         if len(addresses) == 1:  # the most usual, and it costs no task
             return addresses[0], await dial(addresses[0])
-        order = sorted(addresses, key=lambda address: address != self._whereabouts.last)
-        race = _Race(dial, failure_of, order)
+        race = _Race(dial, failure_of, addresses)
         try:
             return await race.first()
         finally:
@@ -136,7 +156,7 @@ class _Race(Generic[_T]):
         self,
         dial: Callable[[str], Coroutine[Any, Any, _T]],
         failure_of: Callable[[BaseException], Failure],
-        addresses: list[str],
+        addresses: tuple[str, ...],
     ) -> None:
         self._dial = dial
         self._failure_of = failure_of

@@ -227,6 +227,17 @@ async def test_a_connect_that_hangs_at_an_address_that_the_name_leaves_is_begun_
     await manager.close()
 
 
+async def test_the_master_is_found_at_whichever_address_of_a_name_it_is() -> None:
+    manager, first, master, names = moving()
+    first.master, second = False, FakeServer(parse_host("db"), master=False)
+    manager.driver.at = {"10.0.0.1": first, "10.0.0.2": second, "10.0.0.3": master}
+    names.addresses["db"] = ("10.0.0.1", "10.0.0.2", "10.0.0.3")
+    async with manager:
+        for _ in range(3):
+            async with manager.acquire_master(timeout=10) as connection:
+                assert connection.server is master
+
+
 async def test_names_are_not_followed_if_that_is_not_wanted() -> None:
     manager, old, _, names = moving(follow_names=False)
     async with manager, manager.acquire_master() as connection:

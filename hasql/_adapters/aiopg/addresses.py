@@ -79,12 +79,12 @@ class Addresses:
         """Connect to the first address that answers in time."""
         found: Sequence[str] = self._endpoint.addresses
         if self._name is not None and not found:
-            found = await _resolve(self._name)
+            resolved = await _resolve(self._name)
+            found = sorted(resolved, key=lambda address: address != self._last)
         if not found:
             return await connect()
-        order = sorted(found, key=lambda address: address != self._last)
-        patience = dict.fromkeys(order, _PATIENCE) | {self._last: self._patience}
-        turns = deque(order)
+        patience = dict.fromkeys(found, _PATIENCE) | {self._last: self._patience}
+        turns = deque(found)
         while True:
             address = turns.popleft()
             limit = asyncio.timeout(None)
@@ -101,6 +101,7 @@ class Addresses:
                     raise
             else:
                 self._last, self._patience = address, patience[address]
+                self._endpoint.note_connected(address)
                 return connected
             finally:
                 _attempt.reset(token)
