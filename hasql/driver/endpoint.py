@@ -118,7 +118,8 @@ class Endpoint:
         Args:
             dial: Connects to an address; None: to whatever the driver takes the name for.
             failure_of: Says what an error tells of the server. The next address is tried if the
-                server could not be reached; anything else is raised at once.
+                server could not be reached or takes no more connections; anything else is raised
+                at once.
             discard: Is given a second connection, where two addresses have answered at once.
         """
         while addresses := self.addresses:
@@ -166,18 +167,21 @@ class _Race(Generic[_T]):
     async def first(self) -> tuple[str, _T]:
         """Return the first address to answer and the connection to it, which is the caller's."""
         error: BaseException | None = None
+        full: BaseException | None = None
         while True:
             address = next(self._addresses, None)
             if address is not None:
                 self._tasks[asyncio.create_task(self._dial(address))] = address
             elif not self._tasks:
                 assert error is not None  # noqa: S101  # each of the attempts has failed
-                raise error
+                raise full or error
             done, _ = await asyncio.wait(
                 self._tasks,
-                timeout=None if address is None else _STAGGER,
+                timeout=None if address is None and full is None else _STAGGER,
                 return_when=asyncio.FIRST_COMPLETED,
             )
+            if not done and address is None and full is not None:
+                raise full  # that says more than the silence of the others
             for task in done:
                 address = self._tasks.pop(task)
                 if task.cancelled():
@@ -185,7 +189,10 @@ class _Race(Generic[_T]):
                 error = task.exception()
                 if error is None:
                     return address, task.result()
-                if self._failure_of(error) is not Failure.BROKEN:
+                failure = self._failure_of(error)
+                if failure is Failure.FULL:
+                    full = error  # another may have a place
+                elif failure is not Failure.BROKEN:
                     raise error
 
     def leave_others(self, discard: Callable[[_T], None]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from hasql.cluster.host import parse_host
 from hasql.driver import Endpoint, Failure
 
@@ -21,3 +23,43 @@ async def test_a_connect_during_which_the_name_moves_leads_to_where_it_has_moved
 
     assert await endpoint.connect(dial, Failure.of_exception, discarded.append) == "10.0.0.2"
     assert discarded == ["10.0.0.1"]
+
+
+class FullError(Exception):
+    """What a server says that takes no more connections."""
+
+
+def failure_of(error: BaseException) -> Failure:
+    return Failure.FULL if isinstance(error, FullError) else Failure.of_exception(error)
+
+
+async def connect(**outcomes: float | Exception) -> str:
+    """Connect to a name of these addresses: seconds until each answers, or what it raises."""
+    endpoint = Endpoint(parse_host("db"), "postgresql://db/app")
+    endpoint.lead_to((*outcomes,), lambda _: False)
+
+    async def dial(address: str | None) -> str:
+        assert address is not None
+        outcome = outcomes[address]
+        if isinstance(outcome, Exception):
+            raise outcome
+        await asyncio.sleep(outcome)
+        return address
+
+    return await endpoint.connect(dial, failure_of, lambda _: None)
+
+
+async def test_4_a_server_that_is_full_leaves_it_to_the_other_addresses() -> None:
+    assert await connect(full=FullError(), other=0) == "other"
+    assert await connect(slow=0.3, full=FullError()) == "slow"
+
+
+@pytest.mark.parametrize("other", [ConnectionRefusedError(), 60.0], ids=["refuses", "silent"])
+async def test_that_a_server_is_full_says_more_than_that_another_is_away(
+    other: float | Exception,
+) -> None:
+    async with asyncio.timeout(5):
+        with pytest.raises(FullError):
+            await connect(full=FullError(), other=other)
+        with pytest.raises(FullError):
+            await connect(other=other, full=FullError())
