@@ -69,7 +69,7 @@ class PatroniDiscovery(Discovery):
     ) -> None:
         self._seeds = _read_seeds(urls, auth)
         self._polling = Polling(interval)
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
             raise ConfigurationError(f"timeout must be seconds above zero, not {timeout!r}")
         self._client = HttpClient(timeout=timeout, ca=ca, certificate=certificate)
         self._has_files = ca is not None or certificate is not None
@@ -183,7 +183,8 @@ def _read_seeds(urls: Sequence[str], auth: tuple[str, str] | None) -> tuple[Http
         HttpEndpoint.parse(url, f"URL {number} of Patroni") for number, url in enumerate(urls, 1)
     ]
     if auth is not None:
-        if isinstance(auth, str) or len(auth) != 2 or ":" in auth[0]:  # noqa: PLR2004  # a pair
+        pair = not isinstance(auth, str) and len(auth) == 2  # noqa: PLR2004  # as said
+        if not pair or not all(isinstance(part, str) for part in auth) or ":" in auth[0]:
             raise ConfigurationError("auth must be (user, password), and a user holds no colon")
         common = basic_auth(*auth)
         seeds = [replace(seed, authorization=seed.authorization or common) for seed in seeds]

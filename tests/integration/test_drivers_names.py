@@ -217,3 +217,9 @@ async def test_a_name_that_does_not_exist_is_named_in_the_error(
             await manager.ready(1, 0, timeout=1)
     finally:
         await manager.close()
+
+
+@pytest.mark.parametrize("followed", [True, False])
+def test_what_is_no_resolver_is_refused(kit: Kit, followed: bool) -> None:
+    with pytest.raises(TypeError, match=r"must be a hasql\.dns\.Resolver, not str"):
+        kit.manager("postgresql://db1/app", resolver="10.0.0.2", follow_names=followed)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from contextlib import aclosing, suppress
+from math import nan
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -407,6 +408,7 @@ def test_a_password_is_not_sent_in_plain_text(options: dict[str, Any]) -> None:
         ({"urls": ["http://db1"], "interval": "1"}, "interval must be a number"),
         ({"urls": ["http://db1"], "timeout": 0}, "timeout must be seconds above zero"),
         ({"urls": ["http://db1"], "timeout": None}, "timeout must be seconds above zero"),
+        ({"urls": ["http://db1"], "timeout": nan}, "timeout must be seconds above zero"),
         ({"urls": ["http://db1"], "ca": "ca.crt"}, "are for https"),
         ({"urls": ["http://db1"], "certificate": "c"}, "are for https"),
         ({"urls": ["https://db1"], "ca": "no/such"}, "ca='no/such' cannot be used: .*No such"),
@@ -414,6 +416,7 @@ def test_a_password_is_not_sent_in_plain_text(options: dict[str, Any]) -> None:
         ({"urls": ["https://db1"], "certificate": __file__}, "certificate='.*' cannot be used"),
         ({"urls": ["https://db1"], "auth": "app:s3cret"}, "auth must be \\(user, password\\)"),
         ({"urls": ["https://db1"], "auth": ("app:s3cret", "x")}, "auth must be"),
+        ({"urls": ["https://db1"], "auth": ("app", None)}, "auth must be"),
     ],
 )
 def test_what_can_never_work_is_refused_with_its_remedy(options: dict[str, Any], why: str) -> None:
