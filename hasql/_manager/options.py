@@ -122,13 +122,13 @@ def never_master_hosts(
     read = set()
     for name in names:
         given = parse_host(name, 0)
-        port = given.port or None
+        named, port = given.host.rstrip("."), given.port or None
         if hosts is not None and not any(
-            host.host == given.host and port in {None, host.port} for host in hosts
+            host.host.rstrip(".") == named and port in {None, host.port} for host in hosts
         ):
             msg = f"never_master names {name!r}, which is not a host of the DSN"
             raise ConfigurationError(msg)
-        read.add((given.address or given.host, port))
+        read.add((given.address or named, port))
     return frozenset(read)
 
 

@@ -44,8 +44,8 @@ class Rules:
     lease_abort_after: float | None = 10.0
 
     def forbids_master(self, host: HostSpec) -> bool:
-        """Tell whether `never_master` names this host."""
-        names = (host.host, host.address) if host.address else (host.host,)
+        """Tell whether `never_master` names this host; there no name ends in a dot."""
+        names = (host.host.rstrip("."), *filter(None, [host.address]))
         return any(
             (name, port) in self.never_master for name in names for port in (None, host.port)
         )

@@ -7,8 +7,9 @@ from itertools import permutations
 
 import pytest
 
+from hasql._manager.options import never_master_hosts
 from hasql.cluster.discovered import Discovered
-from hasql.cluster.host import HostSpec
+from hasql.cluster.host import HostSpec, parse_host
 from hasql.cluster.probe import Reading, Role
 from hasql.cluster.state import Exclusion, Health, Rules
 from hasql.cluster.topology import (
@@ -208,6 +209,14 @@ def test_9_a_never_master_is_never_one_and_fences_nobody() -> None:
 def test_9_never_master_with_a_port_means_that_port(port: int, masters_left: set[str]) -> None:
     rules = Rules(never_master=frozenset({("b", port)}))
     assert masters(after(replica(A, 1), master(B, 1), rules=rules)) == masters_left
+
+
+@pytest.mark.parametrize("never", ["B.example", "b.example.", "10.0.0.2"])
+@pytest.mark.parametrize("host", ["b.example[10.0.0.2]", "b.example.[10.0.0.2]"])
+def test_9_never_master_knows_a_host_however_its_name_is_written(never: str, host: str) -> None:
+    rules = Rules(never_master=never_master_hosts([never], None))
+    assert rules.forbids_master(parse_host(host))
+    assert not rules.forbids_master(parse_host("c.example[10.0.0.3]"))
 
 
 def test_9_a_node_of_another_cluster_is_refused() -> None:
