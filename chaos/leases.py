@@ -318,6 +318,8 @@ def _judge(
     last = max(event.at for event in director.events)
     if not any(lease.answered > last for lease in load.leases if not lease.read_only):
         problems.append("there was no lease of a master any more in the end")
+    if passage.finds_each:
+        problems += _unseen(load.leases, director.reigns)
     if load.stuck or load.hang > LONGEST:
         problems.append(f"{load.stuck} operations did not end, the longest took {load.hang:.1f} s")
     if load.masters < wanted:
@@ -335,6 +337,15 @@ def _judge(
         errors=dict(load.errors),
         problems=tuple(problems),
     )
+
+
+def _unseen(leases: Sequence[Lease], reigns: Sequence[Reign]) -> Iterator[str]:
+    for number, reign in enumerate(reigns):
+        if not any(
+            not lease.read_only and lease.port == reign.port and reign.begin < lease.at < reign.end
+            for lease in leases
+        ):
+            yield f"there was no lease of master {number + 1} of {len(reigns)}"
 
 
 def _is_right(lease: Lease, director: _Director, passage: Passage) -> bool:

@@ -53,6 +53,9 @@ class Passage:
     keeps_readers = False
     #: Seconds after a move in which nobody can know of it.
     unknown_for = 0.0
+    #: Whether there has to be a lease on each master before the next one follows: where masters
+    #: take turns, who never moves has one every other time.
+    finds_each = False
 
     def __init__(self, cluster: LocalCluster) -> None:
         self.cluster = cluster
@@ -167,12 +170,11 @@ class UncutServices(Services):
 class Records(Passage):
     """A writer's name and a reader's in DNS, whose records are repointed; no flow is cut.
 
-    Each server has an address of its own, and all have one port. hasql could know of a move once
-    it has looked the name up.
+    Each server has an address of its own, and all have one port. Whoever does not follow the names
+    has no way to the next master. hasql could know of a move once it has looked the name up.
     """
 
-    keeps_readers = True
-    stale_for = _NEXT_LOOKUP
+    finds_each = True
 
     async def open(self) -> None:
         nodes = self.cluster.nodes
@@ -182,30 +184,28 @@ class Records(Passage):
         for node, address in self.at.items():
             forwarder = Forwarder(node, listen=address, listen_port=port)
             port = (await self.stack.enter_async_context(forwarder)).port
-        self.addresses = [Place("rw.hasql.test", port), Place("r.hasql.test", port)]
-        self.point(self.cluster.master, *self.cluster.replicas)
+        self.writer, self.reader = (Place(f"{name}.hasql.test", port) for name in ("rw", "r"))
+        self.addresses = [self.writer, self.reader]
+        # Not to the one that is promoted next.
+        self.point(self.writer, self.cluster.master)
+        self.point(self.reader, self.cluster.replicas[-1])
         self.resolver = Resolver(nameservers=[self.nameserver.address], fallback=False)
 
     @property
     def arguments(self) -> dict[str, Any]:
         return {"resolver": self.resolver}
 
-    def point(self, writer: LocalNode, *readers: LocalNode) -> None:
-        """Let the writer's name lead to one server, and the reader's to others."""
-        for place, nodes in zip(self.addresses, ((writer,), readers), strict=True):
-            addresses = [self.at[node] for node in nodes]
-            self.nameserver.set(place.host, *addresses, ttl=_TTL)
+    def point(self, name: Place, node: LocalNode) -> None:
+        """Let a name lead to a server."""
+        self.nameserver.set(name.host, self.at[node], ttl=_TTL)
 
     async def early(self, new: LocalNode) -> None:
-        self.nameserver.set(self.addresses[0].host, self.at[new], ttl=_TTL)
+        self.point(self.writer, new)
 
     async def moved(self, old: LocalNode, new: LocalNode) -> float:
-        self.point(new, *self.others(old, new))
+        self.point(self.writer, new)
+        self.point(self.reader, self.others(old, new)[0])
         return time.monotonic() + _NEXT_LOOKUP
-
-    async def joined(self, old: LocalNode) -> None:
-        new = self.cluster.master
-        self.point(new, old, *self.others(old, new))
 
 
 class Poolers(Passage):
