@@ -30,6 +30,8 @@ _REST = 0.01
 #: Each host costs a connection, a task, and time whenever another changes: an answer of more hosts
 #: is taken for a mistake.
 _MOST_HOSTS = 256
+#: Characters of an error, which may quote all that some server has answered.
+_LONGEST_TEXT = 2000
 
 _short = Repr()
 _short.maxstring = _short.maxother = 200
@@ -70,7 +72,7 @@ class Discovering:
                     raise
                 self._failed("CancelledError: something that it waits for was cancelled")
             except Exception as error:  # noqa: BLE001  # a source of the application's own
-                self._failed(f"{type(error).__name__}: {error}")
+                self._failed(_text_of(error))
             else:
                 self._ended = True
                 return
@@ -156,7 +158,7 @@ class Discovering:
         try:
             self._source.refresh()
         except Exception as error:  # noqa: BLE001  # as above
-            self._failed(f"{type(error).__name__}: {error}")
+            self._failed(_text_of(error))
 
     def cancel(self) -> None:
         """Leave no timer behind."""
@@ -192,6 +194,15 @@ class Discovering:
         if self._hosts:
             return None
         return f"{self.name} has {'ended without an answer' if self._ended else 'not answered yet'}"
+
+
+def _text_of(error: Exception) -> str:
+    """Say what a source has raised, whatever its `str()` does, and however long it is."""
+    try:
+        text = str(error)
+    except Exception as another:  # noqa: BLE001  # as above
+        text = f"it has no text ({type(another).__name__})"
+    return f"{type(error).__name__}: {text[:_LONGEST_TEXT]}"
 
 
 def _is_cancelled() -> bool:

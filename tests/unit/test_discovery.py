@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,34 @@ async def test_17_what_is_no_answer_changes_nothing_and_is_logged_once(
             await until(lambda: manager.hosts() == [C, A])
         async with manager.acquire_master() as connection:
             assert connection.server.host == A
+
+
+class TextlessError(Exception):
+    """One that cannot be told."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(TextlessError(), r"TextlessError: it has no text"), (OSError("x" * 10**7), r"OSError: x+")],
+    ids=["textless", "endless"],
+)
+async def test_17_whatever_a_source_raises_it_is_asked_again(error: Exception, told: str) -> None:
+    async with SourcedManager() as manager:
+        await manager.source.answers.put(error)
+        await until(lambda: described(manager) is not None)
+        assert re.fullmatch(told + ".{0,20}", str(described(manager)))
+        assert len(str(described(manager))) < 3000
+        await manager.source.answers.put(found(A, B))
+        await until(lambda: manager.hosts() == [A, B])
+
+
+def described(manager: SourcedManager) -> str | None:
+    shown = manager.metrics().discovery
+    assert shown is not None
+    return shown.last_error
 
 
 async def test_17_a_source_that_fails_is_asked_again_and_the_hosts_serve_meanwhile() -> None:
