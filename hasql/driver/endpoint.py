@@ -15,7 +15,10 @@ _T = TypeVar("_T")
 
 #: Seconds after which the next address of a name is tried beside the one that has not answered, as
 #: RFC 8305 recommends: https://www.rfc-editor.org/rfc/rfc8305#section-8
-_STAGGER = 0.25
+#: That is for TCP alone. A whole login takes longer where the server is far away or busy, and two
+#: for each connection would make it busier still: so it doubles whenever the first was but slow, up
+#: to the second of these.
+_STAGGER, _LONGEST_STAGGER = 0.25, 1.0
 #: Seconds that the first connect waits for the name to be looked up. Later the driver does that.
 _FIRST_ANSWER = 0.1
 
@@ -32,6 +35,8 @@ class _Whereabouts:
         self.has_left: Callable[[str], bool] = _never
         #: The address that connected last, which is tried first.
         self.last: str | None = None
+        #: Seconds that a connect may take before the next address is tried beside it.
+        self.stagger = _STAGGER
 
 
 class Endpoint:
@@ -139,11 +144,17 @@ class Endpoint:
     ) -> tuple[str, _T]:
         if len(addresses) == 1:  # the most usual, and it costs no task
             return addresses[0], await dial(addresses[0])
-        race = _Race(dial, failure_of, addresses)
+        known = self._whereabouts
+        race = _Race(dial, failure_of, addresses, known.stagger)
         try:
-            return await race.first()
+            address, connection = await race.first()
         finally:
             race.leave_others(discard)
+        if address != addresses[0]:
+            known.stagger = _STAGGER
+        elif race.has_others:
+            known.stagger = min(2 * known.stagger, _LONGEST_STAGGER)
+        return address, connection
 
 
 def _never(_address: str, /) -> bool:
@@ -158,8 +169,10 @@ class _Race(Generic[_T]):
         dial: Callable[[str], Coroutine[Any, Any, _T]],
         failure_of: Callable[[BaseException], Failure],
         addresses: tuple[str, ...],
+        stagger: float,
     ) -> None:
         self._dial = dial
+        self._stagger = stagger
         self._failure_of = failure_of
         self._addresses = iter(addresses)
         self._tasks: dict[asyncio.Task[_T], str] = {}
@@ -177,7 +190,7 @@ class _Race(Generic[_T]):
                 raise full or error
             done, _ = await asyncio.wait(
                 self._tasks,
-                timeout=None if address is None and full is None else _STAGGER,
+                timeout=None if address is None and full is None else self._stagger,
                 return_when=asyncio.FIRST_COMPLETED,
             )
             if not done and address is None and full is not None:
@@ -194,6 +207,11 @@ class _Race(Generic[_T]):
                     full = error  # another may have a place
                 elif failure is not Failure.BROKEN:
                     raise error
+
+    @property
+    def has_others(self) -> bool:
+        """Whether other attempts than that of the first to answer are under way."""
+        return bool(self._tasks)
 
     def leave_others(self, discard: Callable[[_T], None]) -> None:
         """Let no attempt outlast this for long."""

@@ -63,3 +63,18 @@ async def test_that_a_server_is_full_says_more_than_that_another_is_away(
             await connect(full=FullError(), other=other)
         with pytest.raises(FullError):
             await connect(other=other, full=FullError())
+
+
+async def test_where_logins_take_long_no_two_are_begun_for_each_connection() -> None:
+    endpoint = Endpoint(parse_host("db"), "postgresql://db/app")
+    endpoint.lead_to(("10.0.0.1", "10.0.0.2"), lambda _: False)
+    dialled: list[str | None] = []
+
+    async def dial(address: str | None) -> str | None:
+        dialled.append(address)
+        await asyncio.sleep(0.35)
+        return address
+
+    for _ in range(3):
+        await endpoint.connect(dial, Failure.of_exception, lambda _: None)
+    assert dialled == ["10.0.0.1", "10.0.0.2", "10.0.0.1", "10.0.0.1"]
