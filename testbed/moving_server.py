@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
     from hasql.testing import LocalNode
 
-__all__ = ("Authority", "MovingServer", "listen_at", "moving_server")
+__all__ = ("MovingServer", "listen_at", "moving_server")
 
 
 class MovingServer(NamedTuple):
@@ -38,55 +37,12 @@ class MovingServer(NamedTuple):
         return f"postgresql+{driver}://{login}@{host}:{self.port}/app{query}"
 
 
-class Authority:
-    """An authority that signs certificates, with files in a directory. It needs openssl."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._openssl(
-            *("req", "-x509", "-days", "30", "-nodes", "-subj", "/CN=hasql tests"),
-            *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
-            *("-keyout", "ca.key", "-out", "ca.crt"),
-            *("-addext", "keyUsage=critical,digitalSignature,keyCertSign"),
-        )
-
-    @property
-    def certificate(self) -> Path:
-        """What clients trust."""
-        return self._directory / "ca.crt"
-
-    def sign(self, name: str) -> tuple[str, str]:
-        """Return a private key and the certificate for a name, and no address, as PEM."""
-        (self._directory / "server.ext").write_text(
-            f"subjectAltName=DNS:{name}\nauthorityKeyIdentifier=keyid\n"
-        )
-        self._openssl(
-            *("req", "-new", "-nodes", "-subj", f"/CN={name}"),
-            *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
-            *("-keyout", "server.key", "-out", "server.csr"),
-        )
-        self._openssl(
-            *("x509", "-req", "-days", "30", "-in", "server.csr", "-CA", "ca.crt"),
-            *("-CAkey", "ca.key", "-CAcreateserial", "-extfile", "server.ext"),
-            *("-out", "server.crt"),
-        )
-        key, certificate = self._directory / "server.key", self._directory / "server.crt"
-        return key.read_text(), certificate.read_text()
-
-    def _openssl(self, *arguments: str) -> None:
-        subprocess.run(
-            ["openssl", *arguments],  # noqa: S607 - that of this machine
-            cwd=self._directory,
-            capture_output=True,
-            check=True,
-        )
-
-
 @contextmanager
-def moving_server(
-    *addresses: str, certificate: tuple[str, str] | None = None
-) -> Iterator[MovingServer]:
-    """Start a server at these addresses; with a key and a certificate it speaks TLS as well."""
+def moving_server(*addresses: str, certificate: Path | None = None) -> Iterator[MovingServer]:
+    """Start a server at these addresses; with a key and a certificate it speaks TLS as well.
+
+    Both are in one file, as `testbed.certificates.Authority` issues them.
+    """
     # The wheel's PostgreSQL has no TLS.
     with LocalCluster(replicas=0, source="local" if certificate else "auto") as cluster:
         node = cluster.nodes[0]
@@ -106,17 +62,14 @@ async def listen_at(node: LocalNode, addresses: tuple[str, ...]) -> None:
         await node.restart()
 
 
-async def _set_up(
-    node: LocalNode, addresses: tuple[str, ...], certificate: tuple[str, str] | None
-) -> None:
+async def _set_up(node: LocalNode, addresses: tuple[str, ...], certificate: Path | None) -> None:
     if certificate is not None:
-        for name, pem in zip(("moving.key", "moving.crt"), certificate, strict=True):
-            # By the server itself: they must be its user's.
-            await node.sql(
-                f"COPY (SELECT unnest(string_to_array($pem${pem.strip()}$pem$, E'\\n')))"
-                f" TO PROGRAM 'umask 077; cat >{name}'"
-            )
-        await node.sql("ALTER SYSTEM SET ssl_cert_file = 'moving.crt'")
-        await node.sql("ALTER SYSTEM SET ssl_key_file = 'moving.key'")
+        # By the server itself: the file must be its user's.
+        await node.sql(
+            f"COPY (SELECT unnest(string_to_array($pem${certificate.read_text().strip()}$pem$,"
+            " E'\\n'))) TO PROGRAM 'umask 077; cat >moving.pem'"
+        )
+        await node.sql("ALTER SYSTEM SET ssl_cert_file = 'moving.pem'")
+        await node.sql("ALTER SYSTEM SET ssl_key_file = 'moving.pem'")
         await node.sql("ALTER SYSTEM SET ssl = on")
     await listen_at(node, addresses)

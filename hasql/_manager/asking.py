@@ -91,7 +91,11 @@ class Asking(Generic[PoolT, ConnT]):
 
     async def _session_on(self, node: Node[PoolT, ConnT], limit: StallTimer) -> Session:
         session = self._session
-        if session is not None and self._node is node and not session.closed:
+        if (
+            session is not None
+            and self._node is node
+            and not (session.closed or node.endpoint.has_left(session.address))
+        ):
             return session
         self.close()
         kwargs, connecting = self._options.pool_factory_kwargs, asyncio.timeout(None)

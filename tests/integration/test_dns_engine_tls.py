@@ -15,8 +15,9 @@ from hasql.dns import clear_dns_cache, get_async_dns_engine, get_dns_engine
 from hasql.driver.addressed_loop import AddressedLoop
 from hasql.testing._account import Account
 from hasql.testing.binaries import find_local
+from testbed.certificates import Authority
 from testbed.middlemen.program import NONE
-from testbed.moving_server import Authority, MovingServer, moving_server
+from testbed.moving_server import MovingServer, moving_server
 from testbed.nameserver import NameServer
 from tests.middlemen import needs, skip
 
@@ -50,7 +51,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     if find_local(None, Account.for_servers(), tls=True) is None:
         skip(f"{NONE} PostgreSQL that was built with TLS: apt-get install postgresql")
     authority = Authority(tmp_path_factory.mktemp("authority"))
-    with moving_server(OLD, NEW, certificate=authority.sign(NAME)) as server:
+    with moving_server(OLD, NEW, certificate=authority.issue(f"DNS:{NAME}")) as server:
         yield Secured(server, authority.certificate)
 
 
@@ -124,10 +125,9 @@ async def test_tls_without_a_negotiation_is_checked_against_the_name(tmp_path: P
     """As with asyncpg's `direct_tls`, for which the server would have to be PostgreSQL 17."""
     needs("openssl")
     authority = Authority(tmp_path)
-    key, certificate = authority.sign(NAME)
-    (tmp_path / "both.pem").write_text(key + certificate)
+    both = authority.issue(f"DNS:{NAME}")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(tmp_path / "both.pem")
+    context.load_cert_chain(both)
     trusting = ssl.create_default_context(cafile=authority.certificate)
     async with await asyncio.start_server(lambda *_: None, OLD, 0, ssl=context) as listener:
         port = listener.sockets[0].getsockname()[1]

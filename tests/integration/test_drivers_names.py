@@ -11,12 +11,15 @@ import pytest
 
 from hasql import NotAvailableError
 from hasql.cluster.dsn import Dsn
+from hasql.cluster.host import HostSpec
+from hasql.discovery import Discovered, Discovery
 from hasql.dns import Resolver
 from hasql.testing._account import Account
 from hasql.testing.binaries import find_local
+from testbed.certificates import Authority
 from testbed.middlemen.addresses import Place
 from testbed.middlemen.forwarder import Forwarder
-from testbed.moving_server import Authority, MovingServer, moving_server
+from testbed.moving_server import MovingServer, moving_server
 from testbed.nameserver import Fault, NameServer
 from testbed.scene import fail_over, until
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hasql.base import BasePoolManager
+    from hasql.discovery import Ask
     from hasql.testing import LocalCluster
     from testbed.kits.base import Kit
     from testbed.scene import Table
@@ -67,7 +71,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def tls_server(authority: Authority) -> Iterator[MovingServer]:
-    with moving_server(*ADDRESSES, certificate=authority.sign(NAME)) as server:
+    with moving_server(*ADDRESSES, certificate=authority.issue(f"DNS:{NAME}")) as server:
         yield server
 
 
@@ -204,6 +208,31 @@ async def test_a_name_that_follows_a_failover_leads_to_the_new_master(
             async with manager.acquire_master(timeout=20) as connection:
                 assert await kit.port(connection) == standby.port
                 await kit.write(connection, table.insert(1))
+
+
+class AsksWhere(Discovery):
+    """A source that asks, again and again, by which address it comes to the server."""
+
+    def __init__(self, server: MovingServer) -> None:
+        self.seen: list[str] = []
+        self._host = HostSpec(NAME, server.port)
+
+    async def watch(self, ask: Ask) -> AsyncIterator[tuple[Discovered, ...]]:
+        while True:
+            [row] = await ask("SELECT host(inet_server_addr()) AS address")
+            self.seen.append(row["address"])
+            yield (Discovered(self._host),)
+            await asyncio.sleep(0.02)
+
+
+async def test_a_source_that_asks_by_sql_is_answered_at_the_new_address(
+    kit: Kit, server: MovingServer, nameserver: NameServer
+) -> None:
+    source = AsksWhere(server)
+    async with following(kit, nameserver, dsn_of(server), discovery=source):
+        await until(lambda: ADDRESSES[0] in source.seen)
+        nameserver.set(NAME, ADDRESSES[1])
+        await until(lambda: source.seen[-1] == ADDRESSES[1])
 
 
 async def test_a_name_that_does_not_exist_is_named_in_the_error(
