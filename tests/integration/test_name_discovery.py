@@ -418,7 +418,7 @@ async def test_17_a_nameserver_that_is_away_changes_nothing(
             assert SERVICE in error
             assert (manager.master_pool_count, manager.replica_pool_count) == (1, 2)
             async with manager.acquire_master() as connection:
-                assert await kit.port(connection) == pg_cluster.nodes[0].port
+                assert await kit.port(connection) == pg_cluster.master.port
             nameserver.start()
             await until(lambda: manager.metrics().discovery.last_error is None)
         said = [x.getMessage() for x in caplog.records if "SrvDiscovery" in x.getMessage()]
