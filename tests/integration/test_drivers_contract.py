@@ -343,6 +343,23 @@ async def test_what_its_name_has_left_is_drained_and_what_is_leased_is_spared(
             await pool.release(connection)
 
 
+async def test_a_pool_that_is_closed_leaves_the_connections_of_another_alone(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    """The number of a socket that it has purged may be that of another's by then."""
+    endpoint = endpoint_of(pg_cluster.master.dsn)
+    async with opened(kit, endpoint) as pool:
+        pool.purge([])
+        driver = kit.driver(endpoint.dsn)
+        opening = asyncio.create_task(driver.open(endpoint, kit.sizes(1, 1), lambda *_: None))
+        for _ in range(5):  # it has begun to connect
+            await asyncio.sleep(0)
+        pool.terminate()
+        async with asyncio.timeout(5):
+            another = await opening
+        another.terminate()
+
+
 async def test_a_lost_connection_is_not_acquired(kit: Kit, pg_cluster: LocalCluster) -> None:
     async with opened(kit, pg_cluster.master.dsn, most=1) as pool:
         connection = await pool.acquire()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from psycopg2 import extensions  # type: ignore[import-untyped]
@@ -36,7 +37,8 @@ def abort_connection(connection: aiopg.Connection) -> None:
     """Close a connection at once, without a word to the server.
 
     aiopg's `close` must not be called twice, nor after `poll` has told of a loss: it has the event
-    loop forget the descriptor, which may be another connection's by then.
+    loop forget the descriptor, which may be another connection's by then. aiopg's pool does call it
+    once more when the pool is closed, so that the connection is given one that does nothing.
     """
     raw = connection.raw
     if not raw.closed:
@@ -45,7 +47,14 @@ def abort_connection(connection: aiopg.Connection) -> None:
         raw.close()
     elif raw.closed != _CLOSED:
         _ = connection.close()
+    connection.close = _nothing_more  # type: ignore[method-assign]  # of this one object
     raw.left_running = None  # the statement of an aborted connection is left to the server
+
+
+def _nothing_more() -> asyncio.Future[None]:
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    done.set_result(None)
+    return done
 
 
 def address_of(connection: aiopg.Connection) -> str | None:
