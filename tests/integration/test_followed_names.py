@@ -62,6 +62,7 @@ def test_the_collector_waits_for_no_thread_that_waits_for_it(
 ) -> None:
     """It may find a followed name in a thread that has a lock of the look-ups, anywhere."""
     followed = [resolver_on(tmp_path, nameserver).follow("db.test")]
+    assert followed[0].addresses()  # so that no look-up is under way
     name = followed[0]._name  # noqa: SLF001  # whose lock another thread has at that moment
     waits = threading.Event()
 
