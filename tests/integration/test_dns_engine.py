@@ -63,7 +63,11 @@ def make(server: MovingServer, nameserver: NameServer) -> Iterator[Callable[...,
     made: list[Engine] = []
 
     def make(driver: str = "psycopg", url: str | URL | None = None, **kwargs: Any) -> Engine:
-        options: dict[str, Any] = {"dns_nameservers": [nameserver.address], **kwargs}
+        options: dict[str, Any] = {
+            "dns_nameservers": [nameserver.address],
+            "dns_timeout": 1,
+            **kwargs,
+        }
         made.append(get_dns_engine(url or server.url(driver, NAME), **options))
         return made[-1]
 
@@ -663,7 +667,9 @@ def test_a_forked_child_follows_for_itself(
 def test_an_engine_that_is_gone_follows_nothing(
     server: MovingServer, nameserver: NameServer
 ) -> None:
-    engine = get_dns_engine(server.url("psycopg", NAME), dns_nameservers=[nameserver.address])
+    engine = get_dns_engine(
+        server.url("psycopg", NAME), dns_nameservers=[nameserver.address], dns_timeout=1
+    )
     ask(engine)
     engine.dispose()
     nameserver.forget_questions()

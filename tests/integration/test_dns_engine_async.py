@@ -63,7 +63,11 @@ async def make(
     made: list[AsyncEngine] = []
 
     def make(driver: str = "asyncpg", **kwargs: Any) -> AsyncEngine:
-        options: dict[str, Any] = {"dns_nameservers": [nameserver.address], **kwargs}
+        options: dict[str, Any] = {
+            "dns_nameservers": [nameserver.address],
+            "dns_timeout": 1,
+            **kwargs,
+        }
         made.append(get_async_dns_engine(server.url(driver, NAME), **options))
         return made[-1]
 
@@ -213,7 +217,7 @@ async def test_a_password_file_goes_by_the_name(
     passwords.chmod(0o600)
     nameserver.set(NAME, "127.0.0.8", OLD)
     url = f"postgresql+{driver}://{server.user}@{NAME}:{server.port}/app?passfile={passwords}"
-    engine = get_async_dns_engine(url, dns_nameservers=[nameserver.address])
+    engine = get_async_dns_engine(url, dns_nameservers=[nameserver.address], dns_timeout=1)
     assert (await ask(engine))[0] == OLD
     await engine.dispose()
 

@@ -75,6 +75,7 @@ def test_a_name_that_moves_stays_verified(
             secured.server.url(driver, name, query),
             connect_args=arguments,
             dns_nameservers=[nameserver.address],
+            dns_timeout=1,  # no look-up outlasts the test for long
         )
 
     engine = make(NAME)
@@ -104,6 +105,7 @@ async def test_a_name_that_moves_stays_verified_with_asyncio(
             secured.server.url(driver, name, query),
             connect_args=arguments,
             dns_nameservers=[nameserver.address],
+            dns_timeout=1,  # no look-up outlasts the test for long
         )
 
     engine = make(NAME)
