@@ -27,13 +27,12 @@ class RandomWeightedBalancerPolicy(BaseBalancerPolicy):
         """Return a candidate at random, the faster the likelier."""
         candidates = few_of(candidates, self.chance)
         times = [candidate.response_time for candidate in candidates]
-        known = [1 / max(time, _SHORTEST) for time in times if time is not None]
-        if len(known) < len(times):
-            average = sum(known) / len(known) if known else 1.0
-            rest = iter(known)
-            known = [average if time is None else next(rest) for time in times]
+        if None in times:  # a host that has just come
+            known = [1 / max(time, _SHORTEST) for time in times if time is not None]
+            unknown = len(known) / sum(known) if known else 1.0
+            times = [unknown if time is None else time for time in times]
         shares = [
-            share * (candidate.weight or _LEAST_WEIGHT)
-            for share, candidate in zip(known, candidates, strict=True)
+            (candidate.weight or _LEAST_WEIGHT) / max(time or 0.0, _SHORTEST)
+            for candidate, time in zip(candidates, times, strict=True)
         ]
         return self.chance.choices(candidates, shares)[0]
