@@ -11,10 +11,6 @@ from hasql._leasing.lease import Lease
 from hasql._manager.assembly import assemble
 from hasql._manager.options import (
     Options,
-    check_count,
-    check_flag,
-    check_seconds,
-    check_share,
     frozen_kwargs,
     never_master_hosts,
     policy_of,
@@ -24,6 +20,7 @@ from hasql._probing.followed_names import NameSource
 from hasql._probing.name_sources import source_of_names
 from hasql._routing.request import MASTER
 from hasql.balancer_policy import BaseBalancerPolicy, GreedyBalancerPolicy
+from hasql.cluster.checks import check_count, check_flag, check_seconds, check_share
 from hasql.cluster.dsn import Dsn
 from hasql.cluster.state import Rules
 from hasql.discovery import Discovery

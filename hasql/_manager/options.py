@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from random import Random
 from types import MappingProxyType
 from typing import Any
@@ -11,6 +10,7 @@ from hasql._leasing.options import LeasingOptions
 from hasql._probing.followed_names import NameSource
 from hasql._probing.options import ProbingOptions
 from hasql.balancer_policy import BaseBalancerPolicy
+from hasql.cluster.checks import check_count, check_flag, check_seconds, check_share
 from hasql.cluster.dsn import Dsn
 from hasql.cluster.host import HostSpec, parse_host
 from hasql.cluster.state import Rules
@@ -18,10 +18,6 @@ from hasql.errors import ConfigurationError
 
 __all__ = (
     "Options",
-    "check_count",
-    "check_flag",
-    "check_seconds",
-    "check_share",
     "frozen_kwargs",
     "never_master_hosts",
     "policy_of",
@@ -130,43 +126,3 @@ def never_master_hosts(
             raise ConfigurationError(msg)
         read.add((given.address or named, port))
     return frozenset(read)
-
-
-def check_flag(name: str, value: object) -> None:
-    """Check that a value is True or False."""
-    if not isinstance(value, bool):
-        msg = f"{name} must be True or False, not {value!r}"
-        raise TypeError(msg)
-
-
-def check_seconds(name: str, value: object, *, positive: bool = False) -> float:
-    """Check a duration in seconds and return it as a float."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        msg = f"{name} must be a number of seconds, not {value!r}"
-        raise TypeError(msg)
-    if not isfinite(value) or value < 0 or (positive and value == 0):
-        msg = f"{name} must be {'more than' if positive else 'at least'} 0 seconds, not {value!r}"
-        raise ConfigurationError(msg)
-    return float(value)
-
-
-def check_share(name: str, value: object) -> float:
-    """Check a probability, 0 to 1, and return it as a float."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        msg = f"{name} must be a number from 0 to 1, not {value!r}"
-        raise TypeError(msg)
-    if not 0 <= value <= 1:
-        msg = f"{name} must be from 0 to 1, not {value!r}"
-        raise ConfigurationError(msg)
-    return float(value)
-
-
-def check_count(name: str, value: object, *, minimum: int = 0) -> int:
-    """Check a whole number."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        msg = f"{name} must be an int, not {value!r}"
-        raise TypeError(msg)
-    if value < minimum:
-        msg = f"{name} must be at least {minimum}, not {value!r}"
-        raise ConfigurationError(msg)
-    return value

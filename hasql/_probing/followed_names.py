@@ -4,11 +4,10 @@ import asyncio
 import logging
 from collections.abc import Callable
 from functools import cached_property
-from ipaddress import ip_address
 from typing import Protocol
 
 from hasql._probing.options import ProbingOptions
-from hasql.cluster.host import HostSpec
+from hasql.cluster.host import HostSpec, is_address
 from hasql.cluster.names import NameHistory
 from hasql.dns import Answer
 from hasql.driver import Endpoint
@@ -155,10 +154,4 @@ class FollowedNames:
 
 def is_name(host: HostSpec) -> bool:
     """Tell whether a host is given by a name that may lead elsewhere one day."""
-    if host.address or host.host.startswith("/"):
-        return False
-    try:
-        ip_address(host.host.partition("%")[0])
-    except ValueError:
-        return True
-    return False
+    return not (host.address or host.host.startswith("/") or is_address(host.host))

@@ -2,6 +2,7 @@
 
 from dataclasses import KW_ONLY, dataclass
 
+from hasql.cluster.checks import check_count, check_flag, check_whole
 from hasql.cluster.host import HostSpec, parse_host
 from hasql.errors import ConfigurationError
 
@@ -39,14 +40,9 @@ class Discovered:
         except (TypeError, ConfigurationError) as error:
             raise ConfigurationError(f"{self.host!r} cannot be a host: {error}") from None
         object.__setattr__(self, "host", host)
-        for flag in ("never_master", "never_replica"):
-            if not isinstance(getattr(self, flag), bool):
-                raise TypeError(f"{flag} must be True or False, not {getattr(self, flag)!r}")
-        for number, least in (("priority", None), ("weight", 0)):
-            value = getattr(self, number)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{number} must be an int, not {value!r}")
-            if least is not None and value < least:
-                raise ConfigurationError(f"{number} must be at least {least}, not {value}")
+        check_flag("never_master", self.never_master)
+        check_flag("never_replica", self.never_replica)
+        check_whole("priority", self.priority)
+        check_count("weight", self.weight)
         if not isinstance(self.label, str | None):
             raise TypeError(f"label must be a str or None, not {self.label!r}")

@@ -18,6 +18,7 @@ __all__ = (
     "HostSpec",
     "bracketed",
     "decode",
+    "is_address",
     "parse_host",
     "read_port",
     "require_str",
@@ -86,6 +87,15 @@ def parse_host(text: str, default_port: int = DEFAULT_PORT) -> HostSpec:
     if not name:
         raise ConfigurationError("the host is empty")
     return HostSpec(name, own_port or default_port)
+
+
+def is_address(host: str) -> bool:
+    """Tell whether a host is an address, and no name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def require_str(text: object) -> None:

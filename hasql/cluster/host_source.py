@@ -5,13 +5,12 @@ No error quotes what it was given; see `hasql.cluster.dsn`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Final, Literal
 
-from hasql.cluster.host import HostSpec, read_port
+from hasql.cluster.host import HostSpec, is_address, read_port
 from hasql.errors import ConfigurationError
 
-__all__ = ("HostSource", "is_address", "read_source")
+__all__ = ("HostSource", "read_source")
 
 Kind = Literal["dns", "patroni", "srv"]
 
@@ -90,12 +89,3 @@ def read_source(options: dict[str, str], *, srv: bool) -> HostSource | None:
         elif keyword == "patroni_scheme" and value not in {"http", "https"}:
             raise ConfigurationError("patroni_scheme in the DSN is neither http nor https")
     return None if asked == "static" else HostSource(_KINDS[asked], params)
-
-
-def is_address(host: str) -> bool:
-    """Tell whether a host is an address, and no name."""
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True

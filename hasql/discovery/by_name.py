@@ -8,8 +8,7 @@ from random import Random
 from typing import Final
 
 from hasql.cluster.discovered import Discovered
-from hasql.cluster.host import parse_host
-from hasql.cluster.host_source import is_address
+from hasql.cluster.host import is_address, parse_host
 from hasql.discovery.contract import Discovery
 from hasql.dns import Resolver
 from hasql.errors import ConfigurationError

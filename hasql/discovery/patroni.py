@@ -7,6 +7,7 @@ from math import inf
 from pathlib import Path
 from typing import Final
 
+from hasql.cluster.checks import check_seconds
 from hasql.cluster.discovered import Discovered
 from hasql.cluster.host import HostSpec
 from hasql.discovery.contract import Discovery
@@ -54,6 +55,7 @@ class PatroniDiscovery(Discovery):
 
     Raises:
         ConfigurationError: One of the arguments can never work.
+        TypeError: `interval` or `timeout` is no number.
         MissingExtraError: httpcore2 is not installed.
     """
 
@@ -69,8 +71,7 @@ class PatroniDiscovery(Discovery):
     ) -> None:
         self._seeds = _read_seeds(urls, auth)
         self._polling = Polling(interval)
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
-            raise ConfigurationError(f"timeout must be seconds above zero, not {timeout!r}")
+        check_seconds("timeout", timeout, positive=True)
         self._client = HttpClient(timeout=timeout, ca=ca, certificate=certificate)
         self._has_files = ca is not None or certificate is not None
         if any(seed.tls for seed in self._seeds):

@@ -6,7 +6,7 @@ from math import inf
 from random import Random
 from typing import Final
 
-from hasql.errors import ConfigurationError
+from hasql.cluster.checks import check_seconds
 
 __all__ = ("Polling",)
 
@@ -21,15 +21,12 @@ class Polling:
     They differ by up to a quarter of it, so that processes that started together part.
 
     Raises:
-        ConfigurationError: `interval` is no number of seconds above zero.
+        ConfigurationError: `interval` is not above zero.
+        TypeError: It is no number.
     """
 
     def __init__(self, interval: float) -> None:
-        if isinstance(interval, bool) or not isinstance(interval, int | float):
-            raise ConfigurationError(f"interval must be a number of seconds, not {interval!r}")
-        if not 0 < interval < inf:
-            raise ConfigurationError(f"interval must be above zero, not {interval!r}")
-        self._interval = interval
+        self._interval = check_seconds("interval", interval, positive=True)
         self._chance = Random()  # noqa: S311  # no secret
         self._wanted: asyncio.Event | None = None
 

@@ -8,12 +8,13 @@ from time import monotonic
 from typing import Final
 from weakref import WeakSet
 
+from hasql.cluster.host import is_address
 from hasql.dns.answers import Answer, SrvAnswer
 from hasql.dns.followed_name import FixedName, FollowedName, addresses_of, resolution_error
 from hasql.dns.known_name import Known, Unknown
 from hasql.dns.settings import ResolverSettings
 from hasql.dns.shared_name import SharedName
-from hasql.dns.sources import ADDRESSES, SERVICE, NameSearch, Sources, check_name, is_address
+from hasql.dns.sources import ADDRESSES, SERVICE, NameSearch, Sources, check_name
 
 __all__ = ("Resolver", "clear_dns_cache", "get_ip_with_ttl", "shared_resolver")
 

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import isfinite
 from typing import Self
 
+from hasql.cluster.checks import check_count, check_flag, check_seconds
 from hasql.dns.nameservers import Nameserver, parse_nameservers
-from hasql.errors import ConfigurationError
 
 __all__ = ("ResolverSettings",)
 
@@ -39,35 +38,13 @@ class ResolverSettings:
 
         Raises ConfigurationError for impossible values and TypeError for wrong types.
         """
-        for name, flag in (("fallback", fallback), ("extend_grace", extend_grace)):
-            if not isinstance(flag, bool):
-                msg = f"{prefix}{name} must be True or False, not {flag!r}"
-                raise TypeError(msg)
+        check_flag(f"{prefix}fallback", fallback)
+        check_flag(f"{prefix}extend_grace", extend_grace)
         return cls(
-            timeout=_seconds(f"{prefix}timeout", timeout, positive=True),
+            timeout=check_seconds(f"{prefix}timeout", timeout, positive=True),
             nameservers=parse_nameservers(f"{prefix}nameservers", nameservers),
-            grace_ttl=_seconds(f"{prefix}grace_ttl", grace_ttl),
+            grace_ttl=check_seconds(f"{prefix}grace_ttl", grace_ttl),
             fallback=fallback,
-            max_retries=_attempts(f"{prefix}max_retries", max_retries),
+            max_retries=check_count(f"{prefix}max_retries", max_retries, minimum=1),
             extend_grace=extend_grace,
         )
-
-
-def _seconds(name: str, value: object, *, positive: bool = False) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        msg = f"{name} must be a number of seconds, not {value!r}"
-        raise TypeError(msg)
-    if not isfinite(value) or value < 0 or (positive and value == 0):
-        msg = f"{name} must be {'more than' if positive else 'at least'} 0 seconds, not {value!r}"
-        raise ConfigurationError(msg)
-    return float(value)
-
-
-def _attempts(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        msg = f"{name} must be an int, not {value!r}"
-        raise TypeError(msg)
-    if value < 1:
-        msg = f"{name} counts the attempts in all, so it must be at least 1, not {value!r}"
-        raise ConfigurationError(msg)
-    return value

@@ -1,9 +1,9 @@
 """Where a resolver has its answers from: the hosts file, nameservers, the system's resolver."""
 
 from collections.abc import Callable
-from ipaddress import ip_address
 from typing import Final
 
+from hasql.cluster.host import is_address
 from hasql.dns.answers import Answer, QueryError, Reply
 from hasql.dns.changing_file import ChangingFile
 from hasql.dns.hosts_file import read_hosts
@@ -107,12 +107,3 @@ def check_name(host: object) -> str:
         msg = f"host must be a name or an address, not {host!r}"
         raise ConfigurationError(msg)
     return host
-
-
-def is_address(host: str) -> bool:
-    """Whether it is an IPv4 or IPv6 address, which stands for itself."""
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -404,11 +404,9 @@ def test_a_password_is_not_sent_in_plain_text(options: dict[str, Any]) -> None:
         ({"urls": ["http:///s3cret"]}, "no URL"),
         ({"urls": ["http://db1:8008/s3cret"]}, "must end after the port"),
         ({"urls": ["http://db1:8008?token=s3cret"]}, "must end after the port"),
-        ({"urls": ["http://db1"], "interval": 0}, "interval must be above zero"),
-        ({"urls": ["http://db1"], "interval": "1"}, "interval must be a number"),
-        ({"urls": ["http://db1"], "timeout": 0}, "timeout must be seconds above zero"),
-        ({"urls": ["http://db1"], "timeout": None}, "timeout must be seconds above zero"),
-        ({"urls": ["http://db1"], "timeout": nan}, "timeout must be seconds above zero"),
+        ({"urls": ["http://db1"], "interval": 0}, "interval must be more than 0 seconds"),
+        ({"urls": ["http://db1"], "timeout": 0}, "timeout must be more than 0 seconds"),
+        ({"urls": ["http://db1"], "timeout": nan}, "timeout must be more than 0 seconds"),
         ({"urls": ["http://db1"], "ca": "ca.crt"}, "are for https"),
         ({"urls": ["http://db1"], "certificate": "c"}, "are for https"),
         ({"urls": ["https://db1"], "ca": "no/such"}, "ca='no/such' cannot be used: .*No such"),
@@ -423,6 +421,13 @@ def test_what_can_never_work_is_refused_with_its_remedy(options: dict[str, Any],
     with pytest.raises(ConfigurationError, match=why) as caught:
         PatroniDiscovery(**options)
     assert "s3cret" not in f"{caught.value}{caught.value.__context__}"
+
+
+@pytest.mark.parametrize("options", [{"interval": "1"}, {"timeout": None}], ids=str)
+def test_a_time_is_a_number_of_seconds(options: dict[str, Any]) -> None:
+    [name] = options
+    with pytest.raises(TypeError, match=f"{name} must be a number of seconds"):
+        PatroniDiscovery(["http://db1"], **options)
 
 
 def test_a_missing_library_is_explained_by_its_extra() -> None:

@@ -27,6 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     # What is known of the cluster.
     frozenset(
         {
+            "hasql.cluster.checks",
             "hasql.cluster.host",
             "hasql.cluster.names",
             "hasql.cluster.redaction",

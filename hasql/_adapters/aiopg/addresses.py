@@ -6,12 +6,12 @@ import asyncio
 import socket
 from collections import deque
 from contextvars import ContextVar
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from psycopg2 import extensions  # type: ignore[import-untyped]
 
 from hasql._adapters.aiopg.failure import failure_of
+from hasql.cluster.host import is_address
 from hasql.driver import Failure
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Addresses:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         name = endpoint.host.host
-        self._name = None if name.startswith("/") or _is_address(name) else name
+        self._name = None if name.startswith("/") or is_address(name) else name
         #: The address that answered last, which is tried first, and how patient one was with it.
         self._last: str | None = None
         self._patience = _PATIENCE
@@ -111,11 +111,3 @@ async def _resolve(name: str) -> tuple[str, ...]:
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     return tuple(dict.fromkeys(str(address[0]) for *_, address in found))
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ip_address(name)
-    except ValueError:
-        return False
-    return True
