@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import pytest
 
+from hasql.testing._account import Account
+from hasql.testing.binaries import find_local
 from testbed.middlemen.program import NONE, why_missing
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from testbed.middlemen.haproxy import HAProxy
     from testbed.middlemen.pgbouncer import PgBouncer
 
-__all__ = ("StartHAProxy", "StartPgBouncer", "haproxy", "needs", "pgbouncer", "skip")
+__all__ = ("StartHAProxy", "StartPgBouncer", "haproxy", "needs", "needs_tls", "pgbouncer", "skip")
 
 
 class StartPgBouncer(Protocol):
@@ -47,6 +49,13 @@ def needs(*programs: str) -> None:
     """Skip the test without these programs, or fail it where nothing may be skipped."""
     if reason := why_missing(*programs):
         skip(reason)
+
+
+def needs_tls() -> None:
+    """Skip the test where no server can speak TLS, or fail it where nothing may be skipped."""
+    needs("openssl")
+    if find_local(None, Account.for_servers(), tls=True) is None:
+        skip(f"{NONE} PostgreSQL that was built with TLS: apt-get install postgresql")
 
 
 def skip(reason: str) -> NoReturn:

@@ -36,6 +36,7 @@ SUITES: dict[str, tuple[str, ...]] = {
         "tests/unit/*.py",
         "tests/property/*.py",
         "!tests/unit/test_demo_report.py",  # reads what rich prints
+        "!tests/unit/test_source_of_a_dsn.py",  # asks DNS and Patroni
         "!tests/unit/test_typing.py",  # runs the type checkers
     ),
     # With the drivers that get on with SQLAlchemy 2, or without any.

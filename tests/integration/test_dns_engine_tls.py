@@ -13,13 +13,10 @@ from sqlalchemy.exc import DBAPIError
 
 from hasql.dns import clear_dns_cache, get_async_dns_engine, get_dns_engine
 from hasql.driver.addressed_loop import AddressedLoop
-from hasql.testing._account import Account
-from hasql.testing.binaries import find_local
 from testbed.certificates import Authority
-from testbed.middlemen.program import NONE
 from testbed.moving_server import MovingServer, moving_server
 from testbed.nameserver import NameServer
-from tests.middlemen import needs, skip
+from tests.middlemen import needs, needs_tls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,9 +44,7 @@ class Secured(NamedTuple):
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    needs("openssl")
-    if find_local(None, Account.for_servers(), tls=True) is None:
-        skip(f"{NONE} PostgreSQL that was built with TLS: apt-get install postgresql")
+    needs_tls()
     authority = Authority(tmp_path_factory.mktemp("authority"))
     with moving_server(OLD, NEW, certificate=authority.issue(f"DNS:{NAME}")) as server:
         yield Secured(server, authority.certificate)

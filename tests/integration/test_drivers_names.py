@@ -14,14 +14,13 @@ from hasql.cluster.dsn import Dsn
 from hasql.cluster.host import HostSpec
 from hasql.discovery import Discovered, Discovery
 from hasql.dns import Resolver
-from hasql.testing._account import Account
-from hasql.testing.binaries import find_local
 from testbed.certificates import Authority
 from testbed.middlemen.addresses import Place
 from testbed.middlemen.forwarder import Forwarder
 from testbed.moving_server import MovingServer, moving_server
 from testbed.nameserver import Fault, NameServer
 from testbed.scene import fail_over, until
+from tests.middlemen import needs_tls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -64,8 +63,7 @@ def server() -> Iterator[MovingServer]:
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    if find_local(None, Account.for_servers(), tls=True) is None:
-        pytest.skip("no PostgreSQL with TLS on this machine")
+    needs_tls()
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
