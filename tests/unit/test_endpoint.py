@@ -49,6 +49,23 @@ async def connect(**outcomes: float | Exception) -> str:
     return await endpoint.connect(dial, failure_of, lambda _: None)
 
 
+async def test_11_a_second_connection_that_comes_too_late_is_discarded() -> None:
+    endpoint = Endpoint(parse_host("db"), "postgresql://db/app")
+    endpoint.lead_to(("10.0.0.1", "10.0.0.2"), lambda _: False)
+    late, discarded = asyncio.Event(), asyncio.Queue[str | None]()
+
+    async def dial(address: str | None) -> str | None:
+        if address == "10.0.0.1":
+            await late.wait()
+        return address
+
+    taken = await endpoint.connect(dial, Failure.of_exception, discarded.put_nowait)
+    assert taken == "10.0.0.2"
+    late.set()
+    async with asyncio.timeout(5):
+        assert await discarded.get() == "10.0.0.1"
+
+
 async def test_4_a_server_that_is_full_leaves_it_to_the_other_addresses() -> None:
     assert await connect(full=FullError(), other=0) == "other"
     assert await connect(slow=0.3, full=FullError()) == "slow"

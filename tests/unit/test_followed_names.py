@@ -35,6 +35,17 @@ def moving(
     return manager, old, new, names
 
 
+def move_once(names: ScriptedNames, *addresses: str) -> None:
+    """Let the name lead elsewhere; after the answer that says so there is no other for long."""
+    names.addresses["db"], names.ttl = addresses, 60.0
+
+
+async def until_heard(names: ScriptedNames) -> None:
+    """Wait until what the name means now has been told, and has had its effect."""
+    lookups = len(names.lookups)
+    await until(lambda: len(names.lookups) >= lookups + 2)
+
+
 def pooled(server: FakeServer) -> list[FakeConnection]:
     """Return the connections of a server's that are not a monitor's."""
     return [each for each in server.connections if each.on_lost is None]
@@ -56,7 +67,7 @@ async def test_a_lease_goes_on_and_is_closed_when_it_is_released() -> None:
     manager.driver.at["10.0.0.2"] = server  # which is at another address from now on
     async with manager:
         async with manager.acquire_master() as lent:
-            names.addresses["db"] = ("10.0.0.2",)
+            move_once(names, "10.0.0.2")
             await until(lambda: any(each.address == "10.0.0.2" for each in server.connections))
             async with manager.acquire_master(timeout=5) as connection:
                 assert connection.address == "10.0.0.2"
@@ -77,14 +88,20 @@ async def test_9_a_lease_on_the_master_that_was_replaced_is_broken() -> None:
 
 async def test_nothing_is_lent_until_it_is_known_what_the_name_means_now() -> None:
     manager, _, new, names = moving()
-    new.master = False  # a standby, as the monitor will say
+    new.master, new.reports_flag = False, False  # a standby, as the monitor alone will find out
+    told = asyncio.Event()
+
+    async def first_login_waits() -> None:
+        if new.logins == 1:
+            await told.wait()
+
+    new.before_login = first_login_waits
     async with manager:
-        new.freeze()
-        names.addresses["db"] = ("10.0.0.2",)
+        move_once(names, "10.0.0.2")
         await until(lambda: new.logins > 0)
         with pytest.raises(NotAvailableError):
             await manager.acquire_master(timeout=0.05)
-        new.thaw()
+        told.set()
         async with manager.acquire_replica(timeout=5) as connection:
             assert connection.server is new
         with pytest.raises(NotAvailableError):
@@ -106,18 +123,22 @@ async def test_a_probe_under_way_when_the_name_moves_goes_on_at_the_new_address(
         old.thaw()
 
 
+async def test_the_monitor_leaves_at_once_and_not_with_its_next_probe() -> None:
+    manager, _, new, names = moving(refresh_delay=60)
+    async with manager:
+        move_once(names, "10.0.0.2")
+        await until(lambda: any(each.on_lost is not None for each in new.connections))
+
+
 async def test_an_address_that_stays_keeps_its_connections() -> None:
     manager, old, _, names = moving()
     names.addresses["db"] = ("10.0.0.1", "10.0.0.3")
     manager.driver.at["10.0.0.3"] = old
     async with manager:
         before = tuple(old.connections)
-        names.addresses["db"] = ("10.0.0.1", "10.0.0.2")
-        lookups = len(names.lookups)
-        await until(lambda: len(names.lookups) > lookups)
-        names.addresses["db"] = ("10.0.0.1",)
-        lookups = len(names.lookups)
-        await until(lambda: len(names.lookups) > lookups)
+        for addresses in (("10.0.0.1", "10.0.0.2"), ("10.0.0.1",)):
+            names.addresses["db"] = addresses
+            await until_heard(names)
         assert tuple(old.connections) == before
 
 
@@ -129,9 +150,8 @@ async def test_a_name_that_rotates_drains_nothing_that_is_well() -> None:
         await until(lambda: {each.address for each in old.connections} == {"10.0.0.2"})
         before = tuple(old.connections)
         for address in ("10.0.0.1", "10.0.0.2", "10.0.0.1"):
-            lookups = len(names.lookups)
             names.addresses["db"] = (address,)
-            await until(lambda: len(names.lookups) > lookups)  # noqa: B023  # it is awaited here
+            await until_heard(names)
         assert tuple(old.connections) == before
 
 
@@ -213,7 +233,35 @@ async def test_a_name_is_looked_up_each_second_while_its_host_does_not_answer() 
     assert "db" in names.expired
 
 
-async def test_a_connect_that_hangs_at_an_address_that_the_name_leaves_is_begun_anew() -> None:
+async def test_a_name_is_looked_up_each_second_while_its_replica_is_away() -> None:
+    names = ScriptedNames(60.0)
+    names.addresses = {"a": ("10.0.0.9",), "db": ("10.0.0.1",)}
+    servers = fake_cluster("a master", "db replica")
+    old, new = servers["db"], FakeServer(parse_host("db"), master=False)
+    manager = manager_of(servers, names=names, refresh_delay=0.05)
+    manager.driver.at = {"10.0.0.9": servers["a"], "10.0.0.1": old, "10.0.0.2": new}
+    async with manager:
+        await manager.ready(1, 1)
+        names.addresses["db"] = ("10.0.0.2",)
+        old.kill()
+        async with manager.acquire_replica(timeout=5) as connection:
+            assert connection.server is new
+
+
+async def test_a_name_is_looked_up_each_second_while_no_master_is_known() -> None:
+    manager, standby, master, names = moving(ttl=60.0)
+    standby.master = False
+    async with manager:
+        await manager.ready(0, 1)
+        await until(lambda: len(names.lookups) >= 3)
+        names.addresses["db"] = ("10.0.0.2",)  # and the standby goes on answering
+        async with manager.acquire_master(timeout=5) as connection:
+            assert connection.server is master
+
+
+async def test_a_connect_that_hangs_at_an_address_that_the_name_leaves_is_begun_anew(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     manager, old, new, names = moving(refresh_timeout=30.0)
     old.freeze()
     acquiring = asyncio.ensure_future(manager.acquire_master(timeout=10))
@@ -223,6 +271,7 @@ async def test_a_connect_that_hangs_at_an_address_that_the_name_leaves_is_begun_
     assert connection.server is new
     await manager.release(connection)
     await manager.close()
+    assert "is down" not in caplog.text  # for that the name has moved is no failure
 
 
 async def test_the_master_is_found_at_whichever_address_of_a_name_it_is() -> None:
