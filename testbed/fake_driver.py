@@ -19,7 +19,7 @@ from hasql.cluster.probe import ProbeForm
 from hasql.dns import Answer
 from hasql.driver import (
     Driver,
-    DriverPool,
+    AsyncPool,
     Endpoint,
     Failure,
     PoolSizes,
@@ -242,7 +242,7 @@ class FakeConnection(HolderNotes):
                 asyncio.get_running_loop().call_soon(self.on_lost)
 
 
-class FakePool(ReusesObjects, DriverPool["FakePool", FakeConnection]):
+class FakePool(ReusesObjects, AsyncPool["FakePool", FakeConnection]):
     """A driver's pool and the adapter's view of it in one."""
 
     def __init__(

@@ -127,5 +127,5 @@ class LeaseBook(Generic[PoolT, ConnT]):
         return lent
 
     def _on(self, node: Node[PoolT, ConnT] | None) -> Iterator[Lease[PoolT, ConnT]]:
-        # A copy: breaking a connection may call back into a release.
-        return (x for x in tuple(self._leases.values()) if node is None or x.node is node)
+        # A copy: breaking a connection may call back into a release, and threads change it.
+        return (x for x in self._leases.copy().values() if node is None or x.node is node)

@@ -1,19 +1,22 @@
 """The check that a connection leads to the master that its lease was routed to.
 
-Mostly nothing has to be asked: see `Destinations.doubtful`, which the checkout looks at first.
+Mostly nothing has to be asked: see `Destinations.doubtful`, which a checkout looks at first.
 """
 
 import asyncio
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 from hasql._routing.node import Node
 from hasql.cluster.probe import writes_query
-from hasql.driver import ConnT, DriverPool, PoolT
+from hasql.driver import AsyncPool, ConnT, DriverPool, PoolT, ThreadPool
+from hasql.driver.destinations import Server
 
 log = logging.getLogger("hasql")
 
-__all__ = ("WrongServerError", "check_destination")
-
+__all__ = ("WrongServerError", "check_destination", "check_destination_in_thread")
 
 #: Seconds in which a connection has to answer: the user has not got it yet, so that one which has
 #: gone deaf, or a host which has gone silent, must not cost all the time of an acquire.
@@ -24,59 +27,137 @@ class WrongServerError(ConnectionError):
     """A connection leads to another server than the master; never leaves hasql."""
 
 
-async def check_destination(
-    node: Node[PoolT, ConnT], pool: DriverPool[PoolT, ConnT], connection: ConnT
-) -> None:
-    """Make sure that a connection leads to the master, asking the server if need be.
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What a connection is asked; the answer has a row if it leads to the master."""
 
-    Raises WrongServerError, and the connection is broken and given back then; so it is whatever
-    else ends the question.
+    sql: str
+    #: Seconds for the answer. A pooler may answer late, as all its connections are in use: another
+    #: connection would wait as long.
+    seconds: float | None
+    #: Whether the name is known to lead to several servers, and the one that it is to lead to.
+    several: bool
+    server: Server | None
+
+
+def _question_for(
+    node: Node[PoolT, ConnT], pool: DriverPool[PoolT, ConnT], connection: ConnT
+) -> _Question | None:
+    """Return what a connection must be asked; None: it is known to lead to the master.
+
+    Raises ConnectionError for one that was broken meanwhile.
     """
-    try:
-        if await _leads_to_master(node, pool, connection):
-            return
-    except Exception as error:  # noqa: BLE001  # the connection is of no use, whatever it was
-        await _discard(pool, connection)
-        raise WrongServerError(f"a connection could not be asked where it leads: {error}") from None
-    except BaseException:
-        await _discard(pool, connection)
-        raise
-    await _discard(pool, connection)
-    raise WrongServerError("a connection to this name leads to a server that is not the master")
-
-
-async def _leads_to_master(
-    node: Node[PoolT, ConnT], pool: DriverPool[PoolT, ConnT], connection: ConnT
-) -> bool:
     key, known = pool.key(connection), pool.destinations
     if key is None:
-        return False  # broken meanwhile
-    flag, server = pool.in_hot_standby(connection), node.server
+        raise ConnectionError("it was broken meanwhile")
+    flag, server, several = pool.in_hot_standby(connection), node.server, node.several
     if flag is False:
         known.writes(key)
     # `on` is only as old as the last answer: after a promotion all that was idle still says so.
     if flag is not True and (
-        not node.several or (server is not None and known.server_of(key) == server)
+        not several or (server is not None and known.server_of(key) == server)
     ):
-        return True
-    sql = writes_query(server if node.several else None)
-    # A pooler may answer late, as all its connections are in use: another would wait as long.
-    async with asyncio.timeout(None if node.pooled else _ANSWER):
-        writes = await pool.count_rows(connection, sql)
-    if not writes or pool.key(connection) is None:
+        return None
+    seconds = None if node.pooled else _ANSWER
+    return _Question(writes_query(server if several else None), seconds, several, server)
+
+
+def _is_right(
+    question: _Question,
+    rows: int,
+    node: Node[PoolT, ConnT],
+    pool: DriverPool[PoolT, ConnT],
+    connection: ConnT,
+) -> bool:
+    """Take note of an answer of so many rows; return whether it is the master's."""
+    key, known = pool.key(connection), pool.destinations
+    if not rows or key is None:
         return False  # which was broken meanwhile, in the second case
     if pool.in_hot_standby(connection) is False:
         known.writes(key)
-    if not node.several:
+    if not question.several:
         return True
-    if server is not None:
-        known.lead_to(key, server)
-    return server == node.server  # else the name has moved while this was asked
+    if question.server is not None:
+        known.lead_to(key, question.server)
+    return question.server == node.server  # else the name has moved while this was asked
 
 
-async def _discard(pool: DriverPool[PoolT, ConnT], connection: ConnT) -> None:
+def _not_the_master(error: BaseException | None) -> WrongServerError:
+    if error is not None:
+        return WrongServerError(f"a connection could not be asked where it leads: {error}")
+    return WrongServerError("a connection to this name leads to a server that is not the master")
+
+
+# Both raise WrongServerError, and the connection is broken and given back then; so it is whatever
+# else ends the question.
+
+
+async def check_destination(
+    node: Node[PoolT, ConnT], pool: AsyncPool[PoolT, ConnT], connection: ConnT
+) -> None:
+    """Make sure that a task's connection leads to the master, asking the server if need be."""
+    failed = None
+    try:
+        if (question := _question_for(node, pool, connection)) is None:
+            return
+        async with asyncio.timeout(question.seconds):
+            rows = await pool.count_rows(connection, question.sql)
+        if _is_right(question, rows, node, pool, connection):
+            return
+    except Exception as error:  # noqa: BLE001  # the connection is of no use, whatever it was
+        failed = error
+    except BaseException:
+        await _discard(pool, connection)
+        raise
+    await _discard(pool, connection)
+    raise _not_the_master(failed)
+
+
+async def _discard(pool: AsyncPool[PoolT, ConnT], connection: ConnT) -> None:
     pool.abort(connection)
     try:
         await pool.release(connection)
     except Exception as error:  # noqa: BLE001  # it is broken anyway
-        log.debug("a connection that leads elsewhere could not be given back: %r", type(error))
+        _note_discarded(error)
+
+
+def check_destination_in_thread(
+    node: Node[PoolT, ConnT],
+    pool: ThreadPool[PoolT, ConnT],
+    connection: ConnT,
+    aborting_after: Callable[[float], AbstractContextManager[object]],
+) -> None:
+    """Make sure that a thread's connection leads to the master, asking the server if need be.
+
+    Within `aborting_after` so many seconds the connection is aborted then.
+    """
+    failed = None
+    try:
+        if (question := _question_for(node, pool, connection)) is None:
+            return
+        if question.seconds is None:
+            rows = pool.count_rows(connection, question.sql)
+        else:
+            with aborting_after(question.seconds):
+                rows = pool.count_rows(connection, question.sql)
+        if _is_right(question, rows, node, pool, connection):
+            return
+    except Exception as error:  # noqa: BLE001  # the connection is of no use, whatever it was
+        failed = error
+    except BaseException:
+        _discard_in_thread(pool, connection)
+        raise
+    _discard_in_thread(pool, connection)
+    raise _not_the_master(failed)
+
+
+def _discard_in_thread(pool: ThreadPool[PoolT, ConnT], connection: ConnT) -> None:
+    pool.abort(connection)
+    try:
+        pool.release(connection)
+    except Exception as error:  # noqa: BLE001  # it is broken anyway
+        _note_discarded(error)
+
+
+def _note_discarded(error: Exception) -> None:
+    log.debug("a connection that leads elsewhere could not be given back: %r", type(error))

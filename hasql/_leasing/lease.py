@@ -1,35 +1,17 @@
 """The lease: an acquired connection, and the duty to give it back."""
 
-from collections.abc import Coroutine, Generator
-from types import CoroutineType, TracebackType
-from typing import Any, Generic, Protocol
+from typing import Any, Generic
 
 from hasql._routing.node import Node
 from hasql._routing.request import Request
 from hasql.driver import ConnT, PoolT
 from hasql.errors import HasqlError
 
-__all__ = ("Lease", "Lender")
-
-
-class Lender(Protocol[PoolT, ConnT]):
-    """Who takes connections for leases and gives them back."""
-
-    async def take(self, lease: "Lease[PoolT, ConnT]") -> ConnT:
-        """Find a connection for the lease, enter it in the book, and return it."""
-        ...
-
-    def leave(
-        self, lease: "Lease[PoolT, ConnT]", error: BaseException | None
-    ) -> Coroutine[Any, Any, None]:
-        """Give the lease's connection back at the end of a block; `error` is what ended that."""
-
-    def forget(self, lease: "Lease[PoolT, ConnT]") -> Coroutine[Any, Any, None]:
-        """End the block of a lease that has no connection, or is being given back."""
+__all__ = ("Lease",)
 
 
 class Lease(Generic[PoolT, ConnT]):
-    """What `acquire` returns: ``async with`` it, or ``await`` it and `release` later.
+    """What is known of one acquire, of a task's or of a thread's.
 
     It is for one use. Made by the pool manager, never by the application.
     """
@@ -50,7 +32,7 @@ class Lease(Generic[PoolT, ConnT]):
     #: When it has to be back, by the clock, once it is returning.
     due_back = 0.0
     used = False
-    #: Whether it is given back by `release`, not at the end of a block.
+    #: Whether it is given back by a call, not at the end of a block.
     awaited = False
     #: Whether it has waited for a place, which is counted once.
     waited = False
@@ -59,7 +41,11 @@ class Lease(Generic[PoolT, ConnT]):
     lent_at = 0.0
 
     def __init__(
-        self, lender: Lender[PoolT, ConnT], request: Request, timeout: float, kwargs: dict[str, Any]
+        self,
+        lender: Any,  # each kind of lease has its own
+        request: Request,
+        timeout: float,
+        kwargs: dict[str, Any],
     ) -> None:
         self._lender = lender
         self.request = request
@@ -70,7 +56,9 @@ class Lease(Generic[PoolT, ConnT]):
 
     def successor(self) -> "Lease[PoolT, ConnT]":
         """Make a lease of what this one has taken, and have this one hold nothing."""
-        other: Lease[PoolT, ConnT] = Lease(self._lender, self.request, self.timeout, self.kwargs)
+        other: Lease[PoolT, ConnT] = type(self)(
+            self._lender, self.request, self.timeout, self.kwargs
+        )
         other.used, other.fixed_node, other.expired = (
             True,
             self.fixed_node,
@@ -84,28 +72,8 @@ class Lease(Generic[PoolT, ConnT]):
         state = "returning" if self.returning else "out" if self.node is not None else "idle"
         return f"<Lease of a {self.request}, {state}>"
 
-    def __await__(self) -> Generator[Any, Any, ConnT]:
-        self.awaited = True
-        return self.__aenter__().__await__()
-
-    # Not coroutines themselves, as each layer of those costs every acquire. They are declared as
-    # what coroutine functions return for pyright; for mypy that is a Coroutine.
-
-    def __aenter__(self) -> "CoroutineType[Any, Any, ConnT]":
-        if self.used:
-            msg = "this acquire was used already; call acquire again for another connection"
-            raise HasqlError(msg)
-        self.used = True
-        return self._lender.take(self)  # type: ignore[return-value]
-
-    def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> "CoroutineType[Any, Any, None]":
-        # Given back within the block already, by release(): nothing left to do.
-        done = self.connection is None or self.returning
-        if done:
-            return self._lender.forget(self)  # type: ignore[return-value]
-        return self._lender.leave(self, exc)  # type: ignore[return-value]
+    def used_twice(self) -> HasqlError:
+        """Make the error of an application that uses it once more."""
+        return HasqlError(
+            "this acquire was used already; call acquire again for another connection"
+        )

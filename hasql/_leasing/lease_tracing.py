@@ -1,13 +1,15 @@
 """The tracing of leases: tells a tracer what becomes of each."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from typing import Any, Generic, TypeVar
 
 from hasql._leasing.lease import Lease
 from hasql._routing.node import Node
 from hasql.cluster.probe import Role
+from hasql.cluster.topology import Answered, Failed
 from hasql.driver import ConnT, PoolT
 from hasql.tracing import (
     AcquireBegun,
@@ -16,10 +18,11 @@ from hasql.tracing import (
     AcquireWaited,
     ConnectionLent,
     ConnectionReturned,
+    ProbeEnded,
     Tracer,
 )
 
-__all__ = ("LeaseTracing", "tell")
+__all__ = ("LeaseTracing", "tell_of_probe")
 
 log = logging.getLogger("hasql")
 
@@ -39,32 +42,43 @@ class LeaseTracing(Generic[PoolT, ConnT]):
         lease: Lease[PoolT, ConnT],
         take: Callable[[Lease[PoolT, ConnT]], Awaitable[ConnT]],
     ) -> ConnT:
-        """Take a connection for a lease, and tell how that begins and ends."""
+        """Take a connection for a task's lease, and tell how that begins and ends."""
+        with self._telling_of(lease):
+            return await take(lease)
+
+    def take_in_thread(
+        self, lease: Lease[PoolT, ConnT], take: Callable[[Lease[PoolT, ConnT]], ConnT]
+    ) -> ConnT:
+        """Take a connection for a thread's lease, and tell how that begins and ends."""
+        with self._telling_of(lease):
+            return take(lease)
+
+    @contextmanager
+    def _telling_of(self, lease: Lease[PoolT, ConnT]) -> Iterator[None]:
         tracer, began = self._tracer, self._clock()
         lease.number = next(self._numbers)
         if tracer.acquire_begun is not None:
             begun = AcquireBegun(lease.number, str(lease.request), lease.timeout)
-            tell(tracer.acquire_begun, begun)
+            _tell(tracer.acquire_begun, begun)
         try:
-            connection = await take(lease)
+            yield
         except BaseException as error:
             if tracer.acquire_failed is not None:
                 failed = AcquireFailed(lease.number, self._clock() - began, error)
-                tell(tracer.acquire_failed, failed)
+                _tell(tracer.acquire_failed, failed)
             raise
         lease.lent_at = self._clock()
         node = lease.node
         if tracer.connection_lent is not None and node is not None:
             role = Role.MASTER if node.as_master else Role.REPLICA
             lent = ConnectionLent(lease.number, node.host, role, lease.lent_at - began)
-            tell(tracer.connection_lent, lent)
-        return connection
+            _tell(tracer.connection_lent, lent)
 
     def waited(self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], seconds: float) -> None:
         """Tell that an acquire has waited for a place on a node."""
         if self._tracer.acquire_waited is not None and lease.number:
             waited = AcquireWaited(lease.number, node.host, seconds)
-            tell(self._tracer.acquire_waited, waited)
+            _tell(self._tracer.acquire_waited, waited)
 
     def retried(
         self,
@@ -75,7 +89,7 @@ class LeaseTracing(Generic[PoolT, ConnT]):
         """Tell that a node could not serve an acquire."""
         if self._tracer.acquire_retried is not None and lease.number:
             retried = AcquireRetried(lease.number, node.host, error)
-            tell(self._tracer.acquire_retried, retried)
+            _tell(self._tracer.acquire_retried, retried)
 
     def returned(
         self,
@@ -87,12 +101,24 @@ class LeaseTracing(Generic[PoolT, ConnT]):
         if self._tracer.connection_returned is not None and lease.number:
             seconds = self._clock() - lease.lent_at
             returned = ConnectionReturned(lease.number, node.host, seconds, error)
-            tell(self._tracer.connection_returned, returned)
+            _tell(self._tracer.connection_returned, returned)
 
 
-def tell(callback: Callable[[_RecordT], Any], record: _RecordT) -> None:
+def _tell(callback: Callable[[_RecordT], Any], record: _RecordT) -> None:
     """Call a callback of the application's, which must not harm what it is told of."""
     try:
         callback(record)
     except Exception:
         log.exception("a tracer has failed on %s", type(record).__name__)
+
+
+def tell_of_probe(tracer: Tracer, probe: Answered | Failed) -> None:
+    """Tell a tracer how a probe has ended."""
+    if tracer.probe_ended is None:
+        return
+    role, error = Role.UNKNOWN, None
+    if isinstance(probe, Answered):
+        role = probe.reading.role
+    else:
+        error = probe.error
+    _tell(tracer.probe_ended, ProbeEnded(probe.host, probe.at - probe.began, role, error))

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from hasql._probing.schedule import Evidence
 from hasql.cluster.host import HostSpec
 from hasql.errors import NotAvailableError
 
-__all__ = ("LeasingOptions", "ManagerCalls", "Signal")
+__all__ = ("InLoop", "LeasingOptions", "ManagerCalls", "Signal")
 
 
 class Signal(Protocol):
@@ -17,6 +17,19 @@ class Signal(Protocol):
     def __call__(self, host: HostSpec, evidence: Evidence | None = None, /) -> bool:
         """Take note of what a lease has met, or of what a connection has shown."""
         ...
+
+
+class InLoop(Protocol):
+    """Has a function called in the manager's event loop soon; from any thread, without waiting.
+
+    Nothing happens once the loop has ended.
+    """
+
+    def __call__(self, function: Callable[..., object], /, *args: Any) -> None:
+        """Have it called with these arguments."""
+
+    def call_later(self, seconds: float, function: Callable[..., object], /, *args: Any) -> None:
+        """Have it called after so many seconds; to be called in the loop itself."""
 
 
 @dataclass(frozen=True, slots=True)

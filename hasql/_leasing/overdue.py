@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Generic
 
 from hasql._leasing.book import LeaseBook
@@ -21,8 +22,10 @@ class OverdueTimer(Generic[PoolT, ConnT]):
         book: LeaseBook[PoolT, ConnT],
         release_timeout: float,
         clock: Callable[[], float],
+        guard: AbstractContextManager[object],
     ) -> None:
         self._book = book
+        self._guard = guard
         self._clock = clock
         self._release_timeout = release_timeout
         self._timer: asyncio.TimerHandle | None = None
@@ -46,6 +49,7 @@ class OverdueTimer(Generic[PoolT, ConnT]):
     def _look(self) -> None:
         self.is_set = False
         now = self._clock()
-        due = self._book.abort_overdue(now)
+        with self._guard:
+            due = self._book.abort_overdue(now)
         if due is not None:
             self._look_in(due - now)

@@ -1,10 +1,10 @@
-"""The giving back of connections, and what a lease that ends tells of its host."""
+"""The giving back of connections that tasks have used."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Coroutine
+from contextlib import nullcontext
 from threading import get_ident
-from typing import Any, Generic
+from typing import Any
 
 from hasql._leasing.book import LeaseBook
 from hasql._leasing.cancelled_releases import CancelledReleases
@@ -14,23 +14,18 @@ from hasql._leasing.lease_tracing import LeaseTracing
 from hasql._leasing.loop_binding import LoopBinding
 from hasql._leasing.options import LeasingOptions, Signal
 from hasql._leasing.overdue import OverdueTimer
+from hasql._leasing.return_rules import LONGEST_HOLD, ReturnRules
 from hasql._probing.schedule import Evidence
 from hasql._routing.node import Node
 from hasql._routing.router import Router
-from hasql.driver import ConnT, Driver, DriverPool, Failure, PoolT
-from hasql.driver.judgement import judged
+from hasql.driver import AsyncPool, ConnT, Driver, Failure, PoolT
 from hasql.driver.stepping import Detachable, begin_detachable
 
 __all__ = ("Returns",)
 
-log = logging.getLogger("hasql")
 
-#: Seconds for which a host offers nothing at most while a probe is to tell what broke a lease.
-_HOLD = 0.1
-
-
-class Returns(Generic[PoolT, ConnT]):
-    """Gives connections back, each within `release_timeout`, and learns from how they come back."""
+class Returns(ReturnRules[PoolT, ConnT]):
+    """Gives the connections of tasks back, each within `release_timeout`."""
 
     def __init__(  # noqa: PLR0913  # made in one place
         self,
@@ -43,19 +38,15 @@ class Returns(Generic[PoolT, ConnT]):
         options: LeasingOptions,
         signal: Signal,
     ) -> None:
-        self._driver = driver
+        super().__init__(driver, hints, options, signal)
         self._router = router
         self._book = book
-        self._hints = hints
         self._cancelled = cancelled
         self._binding = binding
         self._release_timeout = options.release_timeout
-        self._hide = options.hide
-        self._clock = options.clock
-        self._signal = signal
         #: At work while there is a tracer.
         self._tracing: LeaseTracing[PoolT, ConnT] | None = None
-        self._overdue = OverdueTimer(book, options.release_timeout, options.clock)
+        self._overdue = OverdueTimer(book, options.release_timeout, options.clock, nullcontext())
 
     def trace(self, tracing: LeaseTracing[PoolT, ConnT] | None) -> None:
         """Tell a tracer of each connection that comes back from now on."""
@@ -73,9 +64,9 @@ class Returns(Generic[PoolT, ConnT]):
                 binding.check()
         node, connection = lease.node, lease.connection
         assert node is not None  # noqa: S101  # it is lent, so it has all three
-        assert node.pool is not None  # noqa: S101
         assert connection is not None  # noqa: S101
-        work = node.pool.leave_block(connection, error)
+        pool: AsyncPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
+        work = pool.leave_block(connection, error)
         return self.give_back(lease, error) if work is None else self._end_block(lease, work, error)
 
     async def forget(self, lease: Lease[PoolT, ConnT]) -> None:
@@ -115,9 +106,8 @@ class Returns(Generic[PoolT, ConnT]):
         """
         node, connection = lease.node, lease.connection
         assert node is not None  # noqa: S101  # it is lent, so it has all three
-        assert node.pool is not None  # noqa: S101
         assert connection is not None  # noqa: S101
-        pool = node.pool
+        pool: AsyncPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
         lease.returning = True
         if not lease.detached:
             lease.due_back = self._clock() + self._release_timeout
@@ -156,14 +146,11 @@ class Returns(Generic[PoolT, ConnT]):
         """Tell whether a release goes on whose task was cancelled, if that is what has failed."""
         assert lease.node is not None  # noqa: S101  # it is lent, so it has all three
         assert lease.connection is not None  # noqa: S101
-        released = lease.node.pool and lease.node.pool.released
+        pool: AsyncPool[PoolT, ConnT] = lease.node.pool  # type: ignore[assignment]  # as above
+        released = pool.released
         if released and not lease.detached and isinstance(failure, asyncio.CancelledError):
             self._cancelled.add(lease, released(lease.connection))
         return lease.detached
-
-    def _note_broken(self, node: Node[PoolT, ConnT], failure: BaseException) -> None:
-        told = self._hide(repr(failure))
-        log.debug("%s: a connection was closed instead of given back: %s", node.host, told)
 
     def _detach_release(self, rest: Detachable[None], lease: Lease[PoolT, ConnT]) -> bool:
         return self._cancelled.add(lease, rest.finish())
@@ -190,39 +177,15 @@ class Returns(Generic[PoolT, ConnT]):
         finally:
             await self.give_back(lease, error)
 
-    def _learn(
-        self,
-        node: Node[PoolT, ConnT],
-        pool: DriverPool[PoolT, ConnT],
-        connection: ConnT,
-        error: BaseException | None,
-    ) -> None:
-        """Take what a lease that ends tells of its host; `error` is what ended it, if anything."""
-        try:
-            if pool.is_closed(connection):
-                failure = None if error is None else judged(self._driver, error)
-                if failure is Failure.LIMIT:
-                    return  # the application's own, who has lost no more than this one
-                self._signal(node.host, Evidence.ELSEWHERE)
-                probed = self._signal(node.host)
-                if probed and failure not in {None, Failure.FULL} and node.in_routing:
-                    # What broke it may be about to break the others, which do not know it yet.
-                    self.hold(node)
-            elif (
-                node.as_replica and not node.flag_lies and pool.in_hot_standby(connection) is False
-            ):
-                # Promoted, as it has just told the application.
-                self._signal(node.host, Evidence.FLAG)
-            if error is not None:
-                self._hints.heard(node, connection, error)
-        except Exception:
-            # Nothing that is only to be learnt may keep a connection from being given back.
-            log.exception("%s: no telling what the end of a lease says of it", node.host)
+    def _lost(self, node: Node[PoolT, ConnT], failure: Failure | None) -> None:
+        self._signal(node.host, Evidence.ELSEWHERE)
+        if self._signal(node.host) and self.breaks_others(node, failure):
+            self.hold(node)
 
     def hold(self, node: Node[PoolT, ConnT]) -> None:
         """Offer nothing of a node until a probe has told what it is, but not for long."""
         node.hold()
-        asyncio.get_running_loop().call_later(_HOLD, self._end_hold, node, node.limited_at)
+        asyncio.get_running_loop().call_later(LONGEST_HOLD, self._end_hold, node, node.limited_at)
 
     def _end_hold(self, node: Node[PoolT, ConnT], since: float) -> None:
         if node.limited_at == since:

@@ -1,30 +1,43 @@
 """The assembly: the parts of one manager, put together. None of them does anything yet."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Generic
+from threading import RLock
+from typing import Any, Generic
 
 from hasql._leasing.book import LeaseBook
 from hasql._leasing.cancelled_releases import CancelledReleases
 from hasql._leasing.checkout import Checkout
+from hasql._leasing.checkout_rules import CheckoutRules
+from hasql._leasing.hints import Hints
 from hasql._leasing.loop_binding import LoopBinding
 from hasql._leasing.options import ManagerCalls
 from hasql._leasing.returns import Returns
+from hasql._leasing.thread_checkout import ThreadCheckout
+from hasql._leasing.thread_returns import ThreadReturns
 from hasql._manager.asking import Asking
+from hasql._manager.closing import Closing
 from hasql._manager.discovering import Discovering
 from hasql._manager.lifecycle import Lifecycle
+from hasql._manager.loop_thread import LoopThread
 from hasql._manager.options import Options
 from hasql._manager.routing_state import RoutingState
 from hasql._manager.state_waits import StateWaits
+from hasql._probing.schedule import Evidence
 from hasql._routing.router import Router
+from hasql._routing.shared_router import SharedRouter
+from hasql._routing.waiters import AsyncWaiters
+from hasql.cluster.host import HostSpec
 from hasql.discovery import Discovery
 from hasql.driver import ConnT, Driver, PoolT
 
-__all__ = ("Parts", "assemble")
+__all__ = ("AsyncParts", "Parts", "ThreadParts", "assemble", "assemble_for_threads")
 
 
 @dataclass(frozen=True, slots=True)
 class Parts(Generic[PoolT, ConnT]):
-    """What a pool manager is made of."""
+    """What the managers of both faces are made of."""
 
     binding: LoopBinding
     router: Router[PoolT, ConnT]
@@ -33,25 +46,100 @@ class Parts(Generic[PoolT, ConnT]):
     waits: StateWaits[PoolT, ConnT]
     discovering: Discovering
     lifecycle: Lifecycle[PoolT, ConnT]
-    returns: Returns[PoolT, ConnT]
+    checkout: CheckoutRules[PoolT, ConnT]
+    closing: Closing[PoolT, ConnT]
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncParts(Parts[PoolT, ConnT]):
+    """What a manager for tasks is made of."""
+
     checkout: Checkout[PoolT, ConnT]
+    returns: Returns[PoolT, ConnT]
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadParts(Parts[PoolT, ConnT]):
+    """What a manager for threads is made of."""
+
+    checkout: ThreadCheckout[PoolT, ConnT]
+    returns: ThreadReturns[PoolT, ConnT]
+    thread: LoopThread
+
+
+class _Watch(Generic[PoolT, ConnT]):
+    """What watches the hosts and routes, in one event loop, whoever the connections are for."""
+
+    def __init__(
+        self,
+        options: Options,
+        driver: Driver[PoolT, ConnT],
+        discovery: Discovery,
+        router: Router[PoolT, ConnT],
+        guard: AbstractContextManager[object],
+    ) -> None:
+        self.binding = LoopBinding()
+        self.router = router
+        self.book: LeaseBook[PoolT, ConnT] = LeaseBook()
+        self.routing = RoutingState(driver, options, router, self.book, self.binding, guard)
+        asking = Asking(driver, options, self.routing)
+        self.discovering = Discovering(discovery, asking.ask, options, self.routing.notifier)
+        self.waits = StateWaits(driver, options, self.routing, self.discovering)
+        self.lifecycle = Lifecycle(
+            options, self.discovering, asking, self.routing, router, self.book, self.binding
+        )
+
+    def parts(self) -> dict[str, Any]:
+        """Return them by the names that `Parts` has for them."""
+        return vars(self)
 
 
 def assemble(
     options: Options, driver: Driver[PoolT, ConnT], discovery: Discovery
-) -> Parts[PoolT, ConnT]:
-    """Make the parts, each with the others that it works with."""
-    binding = LoopBinding()
-    router: Router[PoolT, ConnT] = Router(options.balancer_policy, options.clock)
-    book: LeaseBook[PoolT, ConnT] = LeaseBook()
-    routing = RoutingState(driver, options, router, book, binding)
-    asking = Asking(driver, options, routing)
-    discovering = Discovering(discovery, asking.ask, options, routing.notifier)
-    waits = StateWaits(driver, options, routing, discovering)
-    lifecycle = Lifecycle(options, discovering, asking, routing, router, book, binding)
+) -> AsyncParts[PoolT, ConnT]:
+    """Make the parts of a manager for tasks, each with the others that it works with."""
+    waiters = AsyncWaiters[Any, Any](options.clock)
+    router: Router[PoolT, ConnT] = Router(options.balancer_policy, waiters)
+    watch = _Watch(options, driver, discovery, router, nullcontext())
+    book, binding, lifecycle, routing = watch.book, watch.binding, watch.lifecycle, watch.routing
     signal, leasing = routing.monitors.signal, options.for_leasing()
     cancelled = CancelledReleases(router, book, lifecycle.is_over, leasing.hide)
     returns = Returns(driver, router, book, routing.hints, cancelled, binding, leasing, signal)
-    calls = ManagerCalls(lifecycle.enter, signal, waits.not_available)
-    checkout = Checkout(driver, router, book, returns, binding, leasing, calls)
-    return Parts(binding, router, book, routing, waits, discovering, lifecycle, returns, checkout)
+    calls = ManagerCalls(lifecycle.enter, signal, watch.waits.not_available)
+    return AsyncParts(
+        **watch.parts(),
+        checkout=Checkout(driver, router, book, returns, binding, leasing, calls),
+        closing=Closing(lifecycle, returns.close, options.clock),
+        returns=returns,
+    )
+
+
+def assemble_for_threads(
+    options: Options,
+    driver: Driver[PoolT, ConnT],
+    discovery: Discovery,
+    enter: Callable[[], object],
+) -> ThreadParts[PoolT, ConnT]:
+    """Make the parts of a manager for threads; `enter` starts it if need be."""
+    guard, thread = RLock(), LoopThread()
+    router: SharedRouter[PoolT, ConnT] = SharedRouter(options.balancer_policy, guard, thread)
+    watch = _Watch(options, driver, discovery, router, guard)
+    book, lifecycle = watch.book, watch.lifecycle
+    signal_in_loop, leasing = watch.routing.monitors.signal, options.for_leasing()
+
+    def signal(host: HostSpec, evidence: Evidence | None = None, /) -> bool:
+        thread(signal_in_loop, host, evidence)
+        return True
+
+    hints = Hints(driver, book, signal)
+    returns = ThreadReturns(
+        driver, router, book, hints, leasing, signal, signal_in_loop, guard, thread
+    )
+    calls = ManagerCalls(enter, signal, watch.waits.not_available)
+    return ThreadParts(
+        **watch.parts(),
+        checkout=ThreadCheckout(driver, router, book, returns, leasing, calls, guard, thread),
+        closing=Closing(lifecycle, returns.close, options.clock),
+        returns=returns,
+        thread=thread,
+    )

@@ -19,7 +19,12 @@ class Introspection(Generic[PoolT, ConnT]):
 
     def __init__(self, options: Options, parts: Parts[PoolT, ConnT]) -> None:
         self._options = options
+        self._take(parts)
+
+    def _take(self, parts: Parts[PoolT, ConnT]) -> None:
+        """Be made of these parts from now on."""
         self._binding = parts.binding
+        self._lifecycle = parts.lifecycle
         self._router = parts.router
         self._routing = parts.routing
         self._checkout = parts.checkout
@@ -36,7 +41,8 @@ class Introspection(Generic[PoolT, ConnT]):
         """Return a frozen snapshot of all nodes and counters."""
         self._check_process()
         discovery = self._discovering.measure()
-        return measure(self._routing, self._router, self._checkout, self._options, discovery)
+        with self._routing.guard:
+            return measure(self._routing, self._router, self._checkout, self._options, discovery)
 
     def add_listener(self, listener: Listener) -> None:
         """Have a function called for each event: see `hasql.events`.

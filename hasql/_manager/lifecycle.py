@@ -135,15 +135,18 @@ class Lifecycle(Generic[PoolT, ConnT]):
         """Wait for so many seconds until all leases are back, or until told to terminate."""
         try:
             async with asyncio.timeout(timeout):
-                while self._lent() and not self._terminating:
-                    await self._router.next_vacancy()
+                while (vacancy := self._next_vacancy()) is not None:
+                    await asyncio.shield(vacancy)
         except TimeoutError:
             if not self._terminating:
                 log.warning("closing: %d leases were not given back in time", len(self._book))
 
-    def _lent(self) -> bool:
-        nodes = self._routing.nodes.values()
-        return len(self._book) > 0 or any(node.in_flight for node in nodes)
+    def _next_vacancy(self) -> "asyncio.Future[None] | None":
+        """Return what to wait for while leases are out; None: for nothing any more."""
+        with self._routing.guard:
+            nodes = self._routing.nodes.values()
+            lent = len(self._book) > 0 or any(node.in_flight for node in nodes)
+            return self._router.next_vacancy() if lent and not self._terminating else None
 
     async def stop(self, timeout: float) -> None:
         """Stop probing, then close the pools: with a goodbye in so many seconds, else without."""
@@ -170,10 +173,11 @@ class Lifecycle(Generic[PoolT, ConnT]):
     def break_all(self) -> None:
         """Break every connection there is, at once."""
         self._terminating = True
-        self._book.abort()
-        for node in (*self._routing.nodes.values(), *self._retired):
-            if node.pool is not None:
-                node.pool.terminate()
+        with self._routing.guard:
+            self._book.abort()
+            for node in (*self._routing.nodes.values(), *self._retired):
+                if node.pool is not None:
+                    node.pool.terminate()
         self._router.wake_drain()
 
     def close_unstarted(self) -> None:

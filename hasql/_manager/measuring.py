@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from hasql._leasing.checkout import Checkout
+from hasql._leasing.checkout_rules import CheckoutRules
 from hasql._manager.options import Options
 from hasql._manager.routing_state import RoutingState
 from hasql._routing.node import Node
@@ -19,7 +19,7 @@ __all__ = ("measure",)
 def measure(
     routing: RoutingState[PoolT, ConnT],
     router: Router[PoolT, ConnT],
-    checkout: Checkout[PoolT, ConnT],
+    checkout: CheckoutRules[PoolT, ConnT],
     options: Options,
     discovery: DiscoveryMetrics,
 ) -> Metrics:

@@ -1,12 +1,12 @@
 """Access to the driver's pools behind a pool manager."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hasql._leasing.lease import Lease
 from hasql._manager.assembly import Parts
 from hasql._manager.introspection import Introspection
-from hasql._manager.options import Options
 from hasql._routing.node import Node
 from hasql._routing.request import (
     MASTER,
@@ -20,7 +20,7 @@ from hasql.cluster.dsn import Dsn
 from hasql.driver import ConnT, PoolT
 from hasql.errors import UnknownConnectionError
 
-__all__ = ("PoolAccess",)
+__all__ = ("PoolAccess", "pools_of")
 
 
 class PoolAccess(Introspection[PoolT, ConnT]):
@@ -30,20 +30,13 @@ class PoolAccess(Introspection[PoolT, ConnT]):
     their host is fenced; `acquire_from_pool` gives ones that are counted.
     """
 
-    def __init__(self, options: Options, parts: Parts[PoolT, ConnT]) -> None:
-        super().__init__(options, parts)
+    def _take(self, parts: Parts[PoolT, ConnT]) -> None:
+        super()._take(parts)
         self._book = parts.book
-        self._waits = parts.waits
-        self._lifecycle = parts.lifecycle
-        self._returns = parts.returns
 
+    @abstractmethod
     def _check_caller(self) -> None:
-        """Refuse another loop, another thread or a forked child, unless nothing is open any more.
-
-        Raises WrongEventLoopError.
-        """
-        if not self._lifecycle.closed:
-            self._binding.check()
+        """Refuse whoever may not use this manager. Raises WrongEventLoopError."""
 
     @property
     def dsn(self) -> Dsn:
@@ -74,12 +67,12 @@ class PoolAccess(Introspection[PoolT, ConnT]):
     def pools(self) -> list[PoolT]:
         """The pools opened so far, in the order of the hosts, in routing or not."""
         self._check_process()
-        return _pools_of(list(self._routing.nodes.values()))
+        return pools_of(list(self._routing.nodes.values()))
 
     def __iter__(self) -> Iterator[PoolT]:
         """Iterate over the pools in routing, masters first."""
         self._check_process()
-        return iter(_pools_of([*self._routing.masters, *self._routing.replicas]))
+        return iter(pools_of([*self._routing.masters, *self._routing.replicas]))
 
     @property
     def master_pool_count(self) -> int:
@@ -97,30 +90,6 @@ class PoolAccess(Introspection[PoolT, ConnT]):
     def available_pool_count(self) -> int:
         """How many hosts are in routing."""
         return self.master_pool_count + self.replica_pool_count
-
-    async def get_pool(self, read_only: bool, fallback_master: bool | None = None) -> PoolT:  # noqa: FBT001  # positional in the public API
-        """Return the pool that an acquire would use now; waits like one.
-
-        `master_as_replica_weight` counts as it does there.
-
-        Raises:
-            NotAvailableError: No suitable host could serve within `acquire_timeout`.
-        """
-        node = await self._checkout.find(self._request(read_only, fallback_master))
-        return _pools_of([node])[0]
-
-    async def get_master_pools(self) -> list[PoolT]:
-        """Return the pools of all masters in routing; waits like an acquire for the first."""
-        await self._checkout.find(MASTER)
-        return _pools_of(self._routing.masters)
-
-    async def get_replica_pools(self, fallback_master: bool = False) -> list[PoolT]:  # noqa: FBT001, FBT002  # as above
-        """Return the pools of all replicas in routing; waits like an acquire for the first.
-
-        With `fallback_master` those of the masters when no replica is in routing.
-        """
-        await self._checkout.find(REPLICA_OR_MASTER if fallback_master else REPLICA)
-        return _pools_of(self._routing.replicas or self._routing.masters)
 
     def pool_is_master(self, pool: PoolT) -> bool:
         """Tell whether the pool's host is a master in routing."""
@@ -142,51 +111,6 @@ class PoolAccess(Introspection[PoolT, ConnT]):
         """Return the pool's host with its port, as ``db1:5432``."""
         return str(self._node(pool).host)
 
-    def acquire_from_pool(self, pool: PoolT, **kwargs: Any) -> Lease[PoolT, ConnT]:
-        """Acquire a connection of this one pool, whatever its role is.
-
-        ``async with`` the result, or ``await`` it and call `release` later. It takes at most
-        `acquire_timeout` seconds; `kwargs` go to the driver's own acquire.
-        """
-        timeout = self._options.acquire_timeout
-        node = self._node(pool)
-        lease: Lease[PoolT, ConnT]
-        lease = Lease(self._checkout, REPLICA_OR_MASTER, timeout, kwargs)
-        lease.fixed_node = node
-        return lease
-
-    async def release_to_pool(self, connection: ConnT, pool: PoolT, **kwargs: Any) -> None:
-        """Give a connection back to the pool it came from.
-
-        One that was taken from the pool directly has to be registered before. `kwargs` go to the
-        driver's own release.
-
-        Raises:
-            UnknownConnectionError: The pool is not this manager's, or lent no such connection, or
-                the connection is another task's; see `release`.
-        """
-        self._check_caller()
-        node = self._node(pool)
-        lease = self._book.of(connection)
-        if lease.node is not node:
-            msg = f"the connection was lent by {lease.node and lease.node.host}, not {node.host}"
-            raise UnknownConnectionError(msg)
-        await self._give_back(lease, connection, kwargs)
-
-    async def _give_back(
-        self, lease: Lease[PoolT, ConnT], connection: ConnT, kwargs: dict[str, Any]
-    ) -> None:
-        """Give back what was acquired with ``await``, unless it is another task's by now."""
-        pool = None if lease.node is None else lease.node.pool
-        if pool is not None and pool.is_anothers(connection):
-            raise UnknownConnectionError(
-                "this task has given the connection back, and it is lent to another task now; "
-                "release a connection once, and leave one of another task to that"
-            )
-        if pool is not None:
-            pool.note_release(connection)
-        await self._returns.give_back(lease, None, kwargs)
-
     def register_connection(self, connection: ConnT, pool: PoolT) -> None:
         """Take over a connection that was taken from a pool directly: `release` then works.
 
@@ -197,12 +121,11 @@ class PoolAccess(Introspection[PoolT, ConnT]):
         """
         self._check_caller()
         node = self._node(pool)
-        lease = self._book.find(connection)
-        if lease is None:
-            self._checkout.adopt(connection, node)
-        elif self._book.of(connection).node is not node:
-            msg = f"the connection was lent by {lease.node and lease.node.host}, not {node.host}"
-            raise UnknownConnectionError(msg)
+        with self._routing.guard:
+            if self._book.find(connection) is None:
+                self._checkout.adopt(connection, node)
+            else:
+                self._lease_of(connection, node)
 
     def is_connection_closed(self, connection: ConnT) -> bool:
         """Tell whether a connection lent by this manager is known to be closed.
@@ -213,6 +136,28 @@ class PoolAccess(Introspection[PoolT, ConnT]):
         self._check_process()
         node = self._book.of(connection).node
         return node is None or node.pool is None or node.pool.is_closed(connection)
+
+    def _lease_of(self, connection: ConnT, node: Node[PoolT, ConnT]) -> Lease[PoolT, ConnT]:
+        """Return the lease of a connection of this node's. Raises UnknownConnectionError."""
+        lease = self._book.of(connection)
+        if lease.node is not node:
+            msg = f"the connection was lent by {lease.node and lease.node.host}, not {node.host}"
+            raise UnknownConnectionError(msg)
+        return lease
+
+    def _check_release(self, lease: Lease[PoolT, ConnT], connection: ConnT) -> None:
+        """Make sure that whoever gives a connection back by a call is the one who holds it.
+
+        Raises UnknownConnectionError.
+        """
+        pool = None if lease.node is None else lease.node.pool
+        if pool is not None and pool.is_anothers(connection):
+            raise UnknownConnectionError(
+                "whoever gives this connection back has done that already, and it is lent to "
+                "somebody else now; give a connection back once, and leave one of another to that"
+            )
+        if pool is not None:
+            pool.note_release(connection)
 
     def _request(self, read_only: bool, fallback_master: bool | None) -> Request:  # noqa: FBT001  # as above
         if not read_only:
@@ -239,5 +184,6 @@ class PoolAccess(Introspection[PoolT, ConnT]):
         raise UnknownConnectionError(msg)
 
 
-def _pools_of(nodes: list[Node[PoolT, ConnT]]) -> list[PoolT]:
+def pools_of(nodes: list[Node[PoolT, ConnT]]) -> list[PoolT]:
+    """Return the driver's pools of these nodes, of those that have one."""
     return [node.pool.pool for node in nodes if node.pool is not None]

@@ -1,12 +1,14 @@
 """The routing state: what the changes of the topology, and of pools, do to the routing."""
 
 import logging
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Generic
 
 from hasql._leasing.book import LeaseBook
 from hasql._leasing.hints import Hints
-from hasql._leasing.lease_tracing import tell
+from hasql._leasing.lease_tracing import tell_of_probe
 from hasql._leasing.loop_binding import LoopBinding
+from hasql._manager.guarded import guarded
 from hasql._manager.notifier import Notifier
 from hasql._manager.options import Options
 from hasql._probing.followed_names import FollowedNames
@@ -33,10 +35,11 @@ from hasql.cluster.topology import (
     Topology,
 )
 from hasql.driver import ConnT, Driver, Endpoint, PoolT
-from hasql.tracing import ProbeEnded, Tracer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from hasql.tracing import Tracer
 
 __all__ = ("RoutingState",)
 
@@ -50,14 +53,17 @@ class RoutingState(Generic[PoolT, ConnT]):
     topology or routes.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # made in one place
         self,
         driver: Driver[PoolT, ConnT],
         options: Options,
         router: Router[PoolT, ConnT],
         book: LeaseBook[PoolT, ConnT],
         binding: LoopBinding,
+        guard: AbstractContextManager[object],
     ) -> None:
+        #: Held while anything changes that threads share.
+        self.guard = guard
         self._options = options
         self._clock = options.clock
         self._router = router
@@ -121,6 +127,7 @@ class RoutingState(Generic[PoolT, ConnT]):
 
     # What is learnt
 
+    @guarded
     def publish(self, observation: Observation) -> None:
         """Take in what a probe has said, and act on it."""
         if not self._learns:
@@ -137,8 +144,9 @@ class RoutingState(Generic[PoolT, ConnT]):
         if isinstance(observation, Answered):
             self._prepare(observation.host)
         if self.tracer is not None and isinstance(observation, Answered | Failed):
-            _tell_of_probe(self.tracer, observation)
+            tell_of_probe(self.tracer, observation)
 
+    @guarded
     def observe(self, observation: RoutingObservation) -> None:
         """Take in what has become of a host's pool, and act on it."""
         node = self.nodes.get(observation.host)
@@ -180,6 +188,7 @@ class RoutingState(Generic[PoolT, ConnT]):
             or (state.exclusion is Exclusion.NEVER_REPLICA and not state.never_master)
         )
 
+    @guarded
     def accept_timeline(self) -> None:
         """Forget the timelines seen so far; an older master may win again."""
         self._apply(self.topology.without_memory(self._clock()), rerouted=True)
@@ -187,6 +196,7 @@ class RoutingState(Generic[PoolT, ConnT]):
 
     # Hosts that come and go
 
+    @guarded
     def set_hosts(self, hosts: tuple[Discovered, ...]) -> None:
         """Take hosts in. The others leave: they serve as long as nobody else can, then end."""
         step = self.topology.with_hosts(hosts, self._clock())
@@ -229,6 +239,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         endpoint = Endpoint(host, self._options.dsn.for_host(host))
         return Node(endpoint, 0, self._sizes, self._clock)
 
+    @guarded
     def follow_name(self, host: HostSpec) -> None:
         """Leave the addresses that a host's name has left.
 
@@ -253,6 +264,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         pool.drain(self._book.expire(node, leads_away), has_left)
         self._book.abort(node, returning_only=True, which=leads_away)  # nobody uses it any more
 
+    @guarded
     def stop_serving(self) -> None:
         """Route to nobody any more."""
         self.serves = False
@@ -374,17 +386,6 @@ class RoutingState(Generic[PoolT, ConnT]):
 def _preferred(nodes: list[Node[PoolT, ConnT]], up: set[HostSpec]) -> list[Node[PoolT, ConnT]]:
     """Leave suspects out as long as others can serve."""
     return [node for node in nodes if node.host in up] or nodes
-
-
-def _tell_of_probe(tracer: Tracer, probe: Answered | Failed) -> None:
-    if tracer.probe_ended is None:
-        return
-    role, error = Role.UNKNOWN, None
-    if isinstance(probe, Answered):
-        role = probe.reading.role
-    else:
-        error = probe.error
-    tell(tracer.probe_ended, ProbeEnded(probe.host, probe.at - probe.began, role, error))
 
 
 def _nothing() -> None:

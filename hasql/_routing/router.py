@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from math import inf
-from typing import Generic
+from typing import Any, Generic
 
 from hasql._routing.node import Node
 from hasql._routing.request import (
@@ -14,7 +14,7 @@ from hasql._routing.request import (
     Fallback,
     Request,
 )
-from hasql._routing.waiters import Waiters
+from hasql._routing.waiters import Waiter, Waiters
 from hasql.balancer_policy.base import BaseBalancerPolicy
 from hasql.cluster.probe import Role
 from hasql.driver import ConnT, PoolT
@@ -34,14 +34,16 @@ class Router(Generic[PoolT, ConnT]):
     back with `vacate`.
     """
 
-    def __init__(self, policy: BaseBalancerPolicy, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, policy: BaseBalancerPolicy, waiters: Waiters[Request, Node[PoolT, ConnT]]
+    ) -> None:
         self.policy = policy
         # Our own return nothing but candidates, which need not be looked at again.
         self._chosen: Callable[[Sequence[Node[PoolT, ConnT]]], Node[PoolT, ConnT]] = (
             policy.choose if type(policy).__module__.startswith(_OURS) else self._checked
         )
         self._closed = False
-        self._waiters: Waiters[Request, Node[PoolT, ConnT]] = Waiters(clock)
+        self._waiters = waiters
         self._vacancy: asyncio.Future[None] | None = None
         #: For each request the candidates of its passes, in the order in which they are tried.
         self._passes: dict[Request, tuple[tuple[Node[PoolT, ConnT], ...], ...]] = {}
@@ -120,17 +122,18 @@ class Router(Generic[PoolT, ConnT]):
             f"{type(self.policy).__name__} chose {chosen!r}, which is not one of the candidates"
         )
 
-    def join(self, request: Request, deadline: float) -> "asyncio.Future[Node[PoolT, ConnT]]":
-        """Wait for a place on a node, which the future ends with; then it is taken.
+    def join(self, request: Request, deadline: float) -> Any:
+        """Wait for a place on a node, which the waiter ends with; then it is taken.
 
-        The future ends with TimeoutError at `deadline`, by the clock, and with
-        PoolManagerClosedError once the manager closes. Who waits no more calls `leave`.
+        It is a future of the kind that the manager's face waits for. It ends at `deadline`, by the
+        clock, and with PoolManagerClosedError once the manager closes. Who waits no more calls
+        `leave`.
         """
         if self._closed:
             raise PoolManagerClosedError("the pool manager is closed")
         return self._waiters.join(request, deadline)
 
-    def leave(self, request: Request, waiter: "asyncio.Future[Node[PoolT, ConnT]]") -> None:
+    def leave(self, request: Request, waiter: Waiter[Node[PoolT, ConnT]]) -> None:
         """Wait no more: a place that was handed over just before goes to the next."""
         self._waiters.leave(request, waiter)
         if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
@@ -144,11 +147,11 @@ class Router(Generic[PoolT, ConnT]):
         if self._vacancy is not None:
             self.wake_drain()
 
-    async def next_vacancy(self) -> None:
-        """Wait until the next place is given back."""
+    def next_vacancy(self) -> "asyncio.Future[None]":
+        """Return what ends when the next place is given back."""
         if self._vacancy is None or self._vacancy.done():
             self._vacancy = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._vacancy)
+        return self._vacancy
 
     def dispatch(self, places: float = inf) -> None:
         """Hand free places, so many at most, to those who wait, the earliest first."""

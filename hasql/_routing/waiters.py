@@ -3,54 +3,64 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence, Sized
+from concurrent.futures import Future
 from itertools import count
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-__all__ = ("Waiters",)
+__all__ = ("AsyncWaiters", "ThreadWaiters", "Waiter", "Waiters")
 
 _KindT = TypeVar("_KindT", bound=Hashable)
 _PlaceT = TypeVar("_PlaceT")
 
 
+class Waiter(Protocol[_PlaceT]):
+    """One who waits, as the futures of asyncio and of threads are."""
+
+    def done(self) -> bool:
+        """Tell whether the waiting has ended."""
+
+    def cancelled(self) -> bool:
+        """Tell whether it was given up."""
+
+    def exception(self) -> BaseException | None:
+        """Return the error that it has ended with."""
+
+    def result(self) -> _PlaceT:
+        """Return the place that it has ended with."""
+
+    def set_result(self, place: _PlaceT, /) -> None:
+        """End it with a place."""
+
+    def set_exception(self, error: BaseException, /) -> None:
+        """End it with an error."""
+
+
 class Waiters(Generic[_KindT, _PlaceT]):
-    """A queue for each kind of place that can be waited for, each waiter with its own deadline.
+    """A queue for each kind of place that can be waited for, each waiter with its own deadline."""
 
-    One timer serves them all: nearly everyone is served long before its deadline, and a timer of
-    its own would be most of what waiting costs.
-    """
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._order = count()
-        # A future, and when it was asked for and by when it has to end. Queues are ordered dicts,
+        # A waiter, and when it was asked for and by when it has to end. Queues are ordered dicts,
         # because a waiter that gives up leaves from the middle. Empty ones are not kept.
-        self._queues: dict[_KindT, OrderedDict[asyncio.Future[_PlaceT], tuple[int, float]]] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = float("inf")
+        self._queues: dict[_KindT, OrderedDict[Waiter[_PlaceT], tuple[int, float]]] = {}
         #: How many wait.
         self.count = 0
 
-    def join(self, kind: _KindT, deadline: float) -> "asyncio.Future[_PlaceT]":
-        """Wait at the end of a queue; the future ends with TimeoutError at `deadline`.
+    def _make(self, deadline: float) -> Waiter[_PlaceT]:
+        """Make a waiter that ends by `deadline`."""
+        raise NotImplementedError
 
-        That is by the clock.
-        """
-        # Kept, as the manager lives in one loop, and up to Python 3.11 asking is a system call.
-        loop = self._loop
-        if loop is None:
-            loop = self._loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[_PlaceT] = loop.create_future()
+    def join(self, kind: _KindT, deadline: float) -> Waiter[_PlaceT]:
+        """Wait at the end of a queue until `deadline`, by the clock."""
+        waiter = self._make(deadline)
         queue = self._queues.get(kind)
         if queue is None:
             queue = self._queues[kind] = OrderedDict()
         queue[waiter] = next(self._order), deadline
         self.count += 1
-        if deadline < self._timer_at:
-            self._look_again_at(deadline, loop)
         return waiter
 
-    def leave(self, kind: _KindT, waiter: "asyncio.Future[_PlaceT]") -> None:
+    def leave(self, kind: _KindT, waiter: Waiter[_PlaceT]) -> None:
         """Wait no more."""
         queue = self._queues.get(kind)
         if queue is not None and queue.pop(waiter, None) is not None:
@@ -63,7 +73,7 @@ class Waiters(Generic[_KindT, _PlaceT]):
             return kinds
         return sorted(kinds, key=lambda kind: next(iter(self._queues[kind].values()))[0])
 
-    def next(self, kind: _KindT) -> "asyncio.Future[_PlaceT]":
+    def next(self, kind: _KindT) -> Waiter[_PlaceT]:
         """Take the first out of a queue."""
         queue = self._queues[kind]
         waiter, _ = queue.popitem(last=False)
@@ -80,6 +90,34 @@ class Waiters(Generic[_KindT, _PlaceT]):
         for queue in self._queues.values():
             for waiter in queue:
                 _fail(waiter, error)
+
+
+class AsyncWaiters(Waiters[_KindT, _PlaceT]):
+    """Tasks that wait; each ends with TimeoutError at its deadline.
+
+    One timer serves them all: nearly everyone is served long before its deadline, and a timer of
+    its own would be most of what waiting costs.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__()
+        self._clock = clock
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
+
+    def _make(self, deadline: float) -> "asyncio.Future[_PlaceT]":
+        # Kept, as the manager lives in one loop, and up to Python 3.11 asking is a system call.
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        if deadline < self._timer_at:
+            self._look_again_at(deadline, loop)
+        return loop.create_future()
+
+    def dismiss(self, error: BaseException) -> None:
+        """End all waiting with an error."""
+        super().dismiss(error)
         if self._timer is not None:
             self._timer.cancel()
 
@@ -102,6 +140,14 @@ class Waiters(Generic[_KindT, _PlaceT]):
             self._look_again_at(due, asyncio.get_running_loop())
 
 
-def _fail(waiter: "asyncio.Future[_PlaceT]", error: BaseException) -> None:
+class ThreadWaiters(Waiters[_KindT, _PlaceT]):
+    """Threads that wait; each looks at its deadline itself."""
+
+    def _make(self, deadline: float) -> "Future[_PlaceT]":
+        del deadline
+        return Future()
+
+
+def _fail(waiter: Waiter[_PlaceT], error: BaseException) -> None:
     if not waiter.done():
         waiter.set_exception(error)

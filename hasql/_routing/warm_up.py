@@ -3,14 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Generic
+from typing import Generic
 
 from hasql._routing.node import Node
 from hasql._routing.observations import HostWarm, RoutingObservation
 from hasql._routing.router import Router
 from hasql.driver import ConnT, DriverPool, PoolT
 from hasql.driver.connects import PendingConnects
-from hasql.driver.deadline import cancellations
 
 __all__ = ("WarmUps",)
 
@@ -55,7 +54,7 @@ class WarmUps(Generic[PoolT, ConnT]):
         self._router.occupy_on(node)
         try:
             async with asyncio.timeout(_TIMEOUT):
-                await self._pending.run(_use(pool))
+                await self._pending.run(pool.warm_up())
         except Exception as error:  # noqa: BLE001  # as said above
             log.debug("%s: no connection to begin with: %s", node.host, self._hide(repr(error)))
         finally:
@@ -72,16 +71,3 @@ class WarmUps(Generic[PoolT, ConnT]):
     def tasks(self) -> list[asyncio.Task[None]]:
         """Return the tasks under way."""
         return list(self._tasks.values())
-
-
-async def _use(pool: DriverPool[Any, Any]) -> None:
-    """Take a connection and give it back."""
-    before = cancellations()
-    connection = await pool.acquire()
-    if cancellations() > before:
-        pool.abort(connection)  # nothing else would end its release
-    try:
-        await pool.release(connection)
-    except BaseException:
-        pool.abort(connection)
-        raise

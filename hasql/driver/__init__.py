@@ -1,11 +1,12 @@
 """What an adapter owes the core, and the tools that it may use for that."""
 
 from hasql.driver.arguments import PoolSizes, check_keywords, check_sizes
-from hasql.driver.contract import ConnT, Driver, DriverPool, PoolT, Session
+from hasql.driver.contract import AsyncPool, ConnT, Driver, DriverPool, PoolT, Session, ThreadPool
 from hasql.driver.endpoint import Endpoint
 from hasql.driver.failure import Failure
 
 __all__ = (
+    "AsyncPool",
     "ConnT",
     "Driver",
     "DriverPool",
@@ -14,6 +15,7 @@ __all__ = (
     "PoolSizes",
     "PoolT",
     "Session",
+    "ThreadPool",
     "check_keywords",
     "check_sizes",
 )

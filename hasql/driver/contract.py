@@ -17,11 +17,13 @@ from collections.abc import (
 from typing import Any, Protocol, TypeVar
 
 from hasql.driver.arguments import PoolSizes
+from hasql.driver.deadline import cancellations
 from hasql.driver.destinations import Destinations
 from hasql.driver.endpoint import Endpoint
 from hasql.driver.failure import Failure
+from hasql.driver.patience import Patience
 
-__all__ = ("ConnT", "Driver", "DriverPool", "PoolT", "Session")
+__all__ = ("AsyncPool", "ConnT", "Driver", "DriverPool", "PoolT", "Session", "ThreadPool")
 
 PoolT = TypeVar("PoolT")
 ConnT = TypeVar("ConnT")
@@ -60,11 +62,13 @@ class Session(Protocol):
         """
 
 
-class DriverPool(Protocol[PoolT, ConnT]):
+class DriverPool(Protocol[PoolT, ConnT]):  # type: ignore[misc]  # those derived lend ConnT
     """One pool of the driver, on one host, with what the core needs beside its own methods.
 
-    An adapter derives its pool from this class. A method that has a body here is a default, for the
-    drivers that need not do anything about it; an adapter provides all others.
+    An adapter derives its pool from `AsyncPool` or from `ThreadPool`. A method that has a body here
+    is a default, for the drivers that need not do anything about it; an adapter provides all
+    others. They are called in the manager's event loop and must not wait; those of a pool for
+    threads are called while the threads use it.
     """
 
     #: The driver's pool itself.
@@ -78,7 +82,80 @@ class DriverPool(Protocol[PoolT, ConnT]):
     def size(self) -> int:
         """How many connections are open now, idle or not. Must not cost more than a len()."""
 
-    # Acquiring and releasing
+    # Who holds a connection, where the driver hands out the same object in one lease after the
+    # other: see `hasql.driver.holder`. By default each lease has an object of its own.
+
+    def hold(self, connection: ConnT) -> None:
+        """Take note that the current task or thread holds the connection, until `release`.
+
+        `acquire` itself takes note of who holds one for a block, where that matters.
+        """
+        del connection
+
+    def is_anothers(self, connection: ConnT) -> bool:
+        """Tell whether the current task or thread held the connection, and another holds it now."""
+        del connection
+        return False
+
+    def note_release(self, connection: ConnT) -> None:
+        """Take note that the connection is given back by `release`."""
+        del connection
+
+    # What is known of a connection
+
+    def key(self, connection: ConnT) -> Hashable | None:
+        """Return what stays the same of a connection from one lease to the next.
+
+        None once the connection is gone. By default the key is the object itself.
+        """
+        return None if self.is_closed(connection) else connection
+
+    def in_hot_standby(self, connection: ConnT) -> bool | None:
+        """Return what the server last reported on this connection; None: it does not report it."""
+
+    def is_closed(self, connection: ConnT) -> bool:
+        """Tell whether the connection is known to be gone."""
+
+    def idle(self) -> int:
+        """Return how many connections wait for use, as the driver counts them; for metrics only."""
+
+    # What the core has learnt of the host
+
+    def host_answers(self) -> None:
+        """Take note that the host answered a probe: the pool may refill to what it keeps at least.
+
+        By default nothing happens, as in a pool that keeps no connections at least.
+        """
+        return  # a body, so that type checkers take it for a default
+
+    def end_connects(self) -> None:
+        """End every connect that is under way with a ConnectionError: the host is suspect."""
+
+    def abort(self, connection: ConnT) -> None:
+        """Close the connection at once, without a word to the server, whatever it is doing."""
+
+    def purge(self, leased: Iterable[ConnT]) -> None:
+        """Abort all connections but those that are leased, and every connect under way."""
+
+    def drain(self, leased: Iterable[ConnT], has_left: Callable[[str | None], bool]) -> None:
+        """Abort all connections but those that are leased, to addresses that the name has left.
+
+        `has_left` tells of an address, as `destinations` has it. Every connect under way is aborted
+        as well: where it leads is not known yet.
+        """
+
+    async def warm_up(self) -> None:
+        """Open a connection, and have the pool keep it; cancelling it leaks nothing."""
+
+    async def close(self) -> None:
+        """Close every connection in agreement with the server; all have been given back."""
+
+    def terminate(self) -> None:
+        """Abort every connection and refuse new ones, without waiting for anything."""
+
+
+class AsyncPool(DriverPool[PoolT, ConnT], Protocol[PoolT, ConnT]):
+    """A pool whose connections are used by the tasks of the manager's event loop."""
 
     def acquire(self, **kwargs: Any) -> Awaitable[ConnT]:
         """Take an idle connection, without a pause if there is one, or open one.
@@ -112,40 +189,6 @@ class DriverPool(Protocol[PoolT, ConnT]):
     #: release that pauses a microsecond or two.
     released: Callable[[ConnT], Coroutine[Any, Any, None]] | None = None
 
-    # Who holds a connection, where the driver hands out the same object in one lease after the
-    # other: see `hasql.driver.holder`. By default each lease has an object of its own.
-
-    def hold(self, connection: ConnT) -> None:
-        """Take note that the current task holds the connection, until `release`.
-
-        `acquire` itself takes note of a task that holds one for a block, where that matters.
-        """
-        del connection
-
-    def is_anothers(self, connection: ConnT) -> bool:
-        """Tell whether the current task held the connection before, and another holds it now."""
-        del connection
-        return False
-
-    def note_release(self, connection: ConnT) -> None:
-        """Take note that the connection is given back by `release`."""
-        del connection
-
-    # What is known of a connection
-
-    def key(self, connection: ConnT) -> Hashable | None:
-        """Return what stays the same of a connection from one lease to the next.
-
-        None once the connection is gone. By default the key is the object itself.
-        """
-        return None if self.is_closed(connection) else connection
-
-    def in_hot_standby(self, connection: ConnT) -> bool | None:
-        """Return what the server last reported on this connection; None: it does not report it."""
-
-    def is_closed(self, connection: ConnT) -> bool:
-        """Tell whether the connection is known to be gone."""
-
     async def count_rows(self, connection: ConnT, sql: str) -> int:
         """Run a query on a leased connection and return how many rows it has.
 
@@ -153,39 +196,56 @@ class DriverPool(Protocol[PoolT, ConnT]):
         Cancelling it ends it even if the server is silent.
         """
 
-    def idle(self) -> int:
-        """Return how many connections wait for use, as the driver counts them; for metrics only."""
+    async def warm_up(self) -> None:
+        """Take a connection and give it back."""
+        before = cancellations()
+        connection = await self.acquire()
+        if cancellations() > before:
+            self.abort(connection)  # nothing else would end its release
+        try:
+            await self.release(connection)
+        except BaseException:
+            self.abort(connection)
+            raise
 
-    # What the core has learnt of the host
 
-    def host_answers(self) -> None:
-        """Take note that the host answered a probe: the pool may refill to what it keeps at least.
+class ThreadPool(DriverPool[PoolT, ConnT], Protocol[PoolT, ConnT]):
+    """A pool whose connections are used by threads.
 
-        By default nothing happens, as in a pool that keeps no connections at least.
+    What may wait is called in the thread that wants a connection or gives it back, everything else
+    in the manager's event loop, at the same time. So all of it is thread-safe. Nothing is asked of
+    the manager while a lock of the pool is held.
+    """
+
+    def acquire(self, patience: Patience, **kwargs: Any) -> ConnT:
+        """Take an idle connection, at once if there is one, or open one.
+
+        It waits by `patience` alone, so that it ends at the deadline of the acquire, and when
+        `end_connects`, `purge` or `terminate` is called. Whatever exception ends it, nothing is
+        leaked. A connect that fails is raised at once; the core decides whether to try again.
         """
-        return  # a body, so that type checkers take it for a default
 
-    def end_connects(self) -> None:
-        """End every connect that is under way with a ConnectionError: the host is suspect."""
+    def leave_block(self, connection: ConnT, error: BaseException | None) -> None:
+        """Do what the end of a ``with`` block does before `release`; see `AsyncPool.leave_block`.
 
-    def abort(self, connection: ConnT) -> None:
-        """Close the connection at once, without a word to the server, whatever it is doing."""
+        By default an open transaction is left to `release`, which rolls it back.
+        """
+        del connection, error
 
-    def purge(self, leased: Iterable[ConnT]) -> None:
-        """Abort all connections but those that are leased, and every connect under way."""
+    def release(self, connection: ConnT, **kwargs: Any) -> None:
+        """Give a connection back and reset it; an open transaction is rolled back.
 
-    def drain(self, leased: Iterable[ConnT], has_left: Callable[[str | None], bool]) -> None:
-        """Abort all connections but those that are leased, to addresses that the name has left.
-
-        `has_left` tells of an address, as `destinations` has it. Every connect under way is aborted
-        as well: where it leads is not known yet.
+        It may wait for the server: the core aborts the connection after `release_timeout`, which
+        ends that. If it fails, the connection's place in the pool is free all the same, and the
+        core aborts the connection.
         """
 
-    async def close(self) -> None:
-        """Close every connection in agreement with the server; all have been given back."""
+    def count_rows(self, connection: ConnT, sql: str) -> int:
+        """Run a query on a leased connection and return how many rows it has.
 
-    def terminate(self) -> None:
-        """Abort every connection and refuse new ones, without waiting for anything."""
+        It leaves no transaction open, and no value goes through a codec of the application's.
+        Aborting the connection ends it.
+        """
 
 
 class Driver(Protocol[PoolT, ConnT]):

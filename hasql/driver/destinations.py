@@ -17,14 +17,14 @@ class Destinations:
     """What is known of where each open connection of one pool leads.
 
     An adapter tells of each connection that opens and closes, by a key that stays the same from one
-    lease to the next.
+    lease to the next. Any thread may use all of it: each method changes one thing at a time, and in
+    an order that leaves nothing taken for safe that is not.
     """
 
     def __init__(self) -> None:
-        #: How many connections said `in_hot_standby = on` when they were last looked at. `off` is
-        #: final for a session, so at zero nobody has to look.
-        self.doubtful = 0
-        self._on: set[Hashable] = set()
+        #: The connections that said `in_hot_standby = on` when they were last looked at. `off` is
+        #: final for a session, so when there are none nobody has to look.
+        self.doubtful: set[Hashable] = set()
         self._servers: dict[Hashable, Server] = {}
         self._read_only: set[Hashable] = set()
         self._addresses: dict[Hashable, str] = {}
@@ -51,8 +51,7 @@ class Destinations:
         if read_only:
             self._read_only.add(key)
         if in_hot_standby:
-            self._on.add(key)
-            self.doubtful = len(self._on)
+            self.doubtful.add(key)
 
     def closed(self, key: Hashable) -> None:
         """Forget a connection."""
@@ -63,8 +62,7 @@ class Destinations:
 
     def writes(self, key: Hashable) -> None:
         """Take note that a connection said `off`: its server writes as long as it lasts."""
-        self._on.discard(key)
-        self.doubtful = len(self._on)
+        self.doubtful.discard(key)
 
     def lead_to(self, key: Hashable, server: Server) -> None:
         """Take note which server a connection leads to."""
@@ -80,7 +78,7 @@ class Destinations:
 
     def addresses(self) -> set[str]:
         """Return all addresses that open connections are known to lead to."""
-        return {*self._addresses.values()}
+        return {*self._addresses.copy().values()}
 
     def was_opened_read_only(self, key: Hashable) -> bool:
         """Tell whether a new connection may write where this one does not."""

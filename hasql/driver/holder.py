@@ -49,7 +49,7 @@ class HolderNotes:
 
 
 class ReusesObjects:
-    """Mixed into the adapter of such a pool, before `DriverPool`."""
+    """Mixed into the adapter of such a pool, before `AsyncPool`."""
 
     # They call the methods of `HolderNotes` on the connection, in C: a method costs more.
     hold: Any = methodcaller("hold")

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from hasql import ConfigurationError
 from hasql.cluster.dsn import Dsn
-from hasql.driver import Driver, DriverPool, Endpoint, Failure, Session
+from hasql.driver import AsyncPool, Driver, Endpoint, Failure, Session
 from testbed.middlemen.addresses import Place
 from testbed.middlemen.forwarder import Forwarder
 from testbed.proxy import Proxy
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hasql.testing import LocalCluster, LocalNode
     from testbed.kits.base import Kit
 
-Pool = DriverPool[Any, Any]
+Pool = AsyncPool[Any, Any]
 
 #: No resolver knows it.
 NAME = "db.invalid"
@@ -46,7 +46,7 @@ async def opened(
 ) -> AsyncIterator[Pool]:
     """Open a pool, as the core does, and terminate it at the end."""
     endpoint, kwargs = endpoint_of(to) if isinstance(to, str) else to, kit.sizes(least, most)
-    pool = await kit.driver(endpoint.dsn).open(endpoint, kwargs, lambda *_: None)
+    pool = cast("Pool", await kit.driver(endpoint.dsn).open(endpoint, kwargs, lambda *_: None))
     try:
         yield pool
     finally:
@@ -108,11 +108,11 @@ async def test_an_exception_tells_what_is_wrong(kit: Kit, pg_cluster: LocalClust
 
 async def test_a_pool_has_what_it_was_opened_with(kit: Kit, pg_cluster: LocalCluster) -> None:
     async with opened(kit, pg_cluster.master.dsn) as pool:
-        assert DriverPool in type(pool).__mro__
+        assert AsyncPool in type(pool).__mro__
         assert isinstance(pool.pool, kit.pool_type)
         assert pool.size == pool.idle() == pool.sizes.minimum
         assert pool.sizes.maximum == 2
-        assert pool.destinations.doubtful == 0
+        assert not pool.destinations.doubtful
 
 
 async def test_open_idle_and_leased_connections_are_counted(
@@ -174,7 +174,7 @@ async def test_a_connection_says_whether_its_server_is_a_standby(
         async with opened(kit, node.dsn) as pool:
             connection = await pool.acquire()
             assert pool.in_hot_standby(connection) is on
-            assert pool.destinations.doubtful == (pool.size if on else 0)
+            assert len(pool.destinations.doubtful) == (pool.size if on else 0)
             await pool.release(connection)
 
 

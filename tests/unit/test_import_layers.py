@@ -46,8 +46,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql.balancer_policy.*"}),
     # What an adapter owes, and its tools.
     frozenset({"hasql.driver.failure", "hasql.driver.arguments", "hasql.driver.destinations"}),
-    frozenset({"hasql.driver.connects", "hasql.driver.addressed_loop"}),
-    frozenset({"hasql.driver.endpoint"}),
+    frozenset({"hasql.driver.connects", "hasql.driver.addressed_loop", "hasql.driver.deadline"}),
+    frozenset({"hasql.driver.endpoint", "hasql.driver.patience"}),
     frozenset({"hasql.driver.contract"}),
     frozenset({"hasql.driver.*"}),
     # Names, and where hosts come from.
@@ -73,11 +73,19 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql._routing"}),
     frozenset({"hasql._routing.node", "hasql._routing.request", "hasql._routing.waiters"}),
     frozenset({"hasql._routing.observations", "hasql._routing.router"}),
+    frozenset({"hasql._routing.shared_router"}),
     frozenset({"hasql._routing.pool_openings", "hasql._routing.warm_up"}),
     # Who holds what.
     frozenset({"hasql._leasing"}),
     frozenset({"hasql._leasing.lease", "hasql._leasing.loop_binding", "hasql._leasing.options"}),
-    frozenset({"hasql._leasing.book", "hasql._leasing.lease_tracing"}),
+    frozenset(
+        {
+            "hasql._leasing.async_lease",
+            "hasql._leasing.book",
+            "hasql._leasing.lease_tracing",
+            "hasql._leasing.thread_lease",
+        }
+    ),
     frozenset(
         {
             "hasql._leasing.cancelled_releases",
@@ -86,20 +94,25 @@ LAYERS: tuple[frozenset[str], ...] = (
             "hasql._leasing.overdue",
         }
     ),
-    frozenset({"hasql._leasing.returns"}),
-    frozenset({"hasql._leasing.checkout"}),
+    frozenset({"hasql._leasing.return_rules", "hasql._leasing.checkout_rules"}),
+    frozenset({"hasql._leasing.returns", "hasql._leasing.thread_returns"}),
+    frozenset({"hasql._leasing.checkout", "hasql._leasing.thread_checkout"}),
     # How it lives.
     frozenset({"hasql._manager"}),
+    frozenset({"hasql._manager.guarded", "hasql._manager.loop_thread"}),
     frozenset({"hasql._manager.notifier", "hasql._manager.options"}),
     frozenset({"hasql._manager.discovering", "hasql._manager.routing_state"}),
     frozenset({"hasql._manager.asking"}),
     frozenset({"hasql._manager.state_waits"}),
     frozenset({"hasql._manager.lifecycle"}),
+    frozenset({"hasql._manager.closing"}),
     frozenset({"hasql._manager.assembly", "hasql._manager.measuring"}),
     frozenset({"hasql._manager.introspection"}),
     frozenset({"hasql._manager.pool_access"}),
+    frozenset({"hasql._manager.facade"}),
     # `hasql` is what `import hasql` gives.
     frozenset({"hasql.base", "hasql"}),
+    frozenset({"hasql.sync", "hasql.sync.base"}),
     # What is behind the adapters.
     frozenset({"hasql._adapters.*"}),
     # A facade for each driver.

@@ -132,7 +132,7 @@ def test_13_the_first_acquire_starts_it() -> None:
 async def test_13_entering_undoes_everything_when_nobody_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("hasql.base._START_TIMEOUT", 0.05)
+    monkeypatch.setattr("hasql._manager.state_waits._START_TIMEOUT", 0.05)
     servers = fake_cluster("a master")
     servers["a"].alive = False
     manager = manager_of(servers)

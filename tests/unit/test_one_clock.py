@@ -29,8 +29,13 @@ CORE = sorted(
 )
 #: The only places that have the clock, and those that may make a source of chance: the manager's, a
 #: policy's own until it serves a manager, and that of sources of hosts, which no simulation has.
-CLOCKS = ("base.py", "dns/resolver.py")
-CHANCE = {"base.py", "balancer_policy/base.py", "discovery/by_name.py", "discovery/polling.py"}
+CLOCKS = ("_manager/facade.py", "dns/resolver.py")
+CHANCE = {
+    "_manager/facade.py",
+    "balancer_policy/base.py",
+    "discovery/by_name.py",
+    "discovery/polling.py",
+}
 
 _CLOCKS = {"time", "datetime"}
 _CHANCES = {"random", "secrets"}
@@ -115,7 +120,7 @@ def test_what_would_be_a_clock_or_chance_of_its_own(source: str) -> None:
         ("_routing/router.py", "asyncio.timeout(1.0)"),
         ("_routing/router.py", "loop.call_later(1.0, end)"),
         ("_routing/router.py", "timer.reschedule(0.0)"),
-        ("base.py", "from time import monotonic\nRandom()"),
+        ("_manager/facade.py", "from time import monotonic\nRandom()"),
         ("dns/resolver.py", "from time import monotonic"),
         ("balancer_policy/base.py", "chance = Random()"),
     ],

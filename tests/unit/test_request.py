@@ -18,6 +18,7 @@ from hasql._routing.request import (
     Request,
 )
 from hasql._routing.router import Router
+from hasql._routing.waiters import AsyncWaiters
 from hasql.balancer_policy import RoundRobinBalancerPolicy
 from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Role
@@ -43,7 +44,7 @@ class Stage:
     """A router, and the hosts in its routing by name: `m` is a master and `r` a replica."""
 
     def __init__(self, routed: str, full: str = "", suspect: str = "") -> None:
-        self.router: AnyRouter = Router(RoundRobinBalancerPolicy(), monotonic)
+        self.router: AnyRouter = Router(RoundRobinBalancerPolicy(), AsyncWaiters(monotonic))
         self.nodes = {name: make_node(name) for name in "mr"}
         self.route(routed, {ROLES[name] for name in suspect})
         for name in full:

@@ -19,7 +19,7 @@ from hasql._adapters.aiopg.library_pool import LibraryPool
 from hasql._adapters.aiopg.slot_leases import SlotLeases
 from hasql._adapters.hooks import RunningHooks
 from hasql._adapters.own_task import in_own_task
-from hasql.driver import ConnT, DriverPool, Endpoint, PoolSizes, PoolT
+from hasql.driver import AsyncPool, ConnT, Endpoint, PoolSizes, PoolT
 from hasql.driver.arguments import refuse_all
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ("AiopgPool",)
 
 
-class AiopgPool(DriverPool[PoolT, ConnT]):
+class AiopgPool(AsyncPool[PoolT, ConnT]):
     """One pool of aiopg's, with the queue for its connections and its leases.
 
     What aiopg's pool hands out is called a slot here. The user gets the slot itself, unless a

@@ -28,7 +28,7 @@ from hasql._adapters.asyncpg.pool_tasks import (
     runs_method,
 )
 from hasql._adapters.hooks import RunningHooks
-from hasql.driver import DriverPool, Endpoint, Failure, PoolSizes
+from hasql.driver import AsyncPool, Endpoint, Failure, PoolSizes
 from hasql.driver.connects import PendingConnects, Refill, discard_if_cancelled
 from hasql.driver.destinations import Destinations
 
@@ -40,7 +40,7 @@ __all__ = ("AsyncpgPool",)
 _HOOKS = ("connect", "init", "reset", "setup")
 
 
-class AsyncpgPool(DriverPool[Pool, Connection]):
+class AsyncpgPool(AsyncPool[Pool, Connection]):
     """One asyncpg pool, and all connections it has opened.
 
     The adapter knows these by the pool's public `connect` hook, so that it can purge them at once:

@@ -15,7 +15,7 @@ from hasql._adapters.psycopg.connect_attempts import ConnectAttempts, LostWhileI
 from hasql._adapters.psycopg.pooled_connections import OpenConnections
 from hasql._adapters.psycopg.server import count_rows, in_hot_standby
 from hasql._adapters.psycopg.workers import Workers, first_step, put_despite_cancellation
-from hasql.driver import DriverPool
+from hasql.driver import AsyncPool
 from hasql.driver.deadline import cancellations
 from hasql.driver.holder import ReusesObjects
 from hasql.driver.stepping import Begun
@@ -37,7 +37,7 @@ _DONE: Any = object()
 _BAD, _IDLE = ConnStatus.BAD, TransactionStatus.IDLE
 
 
-class PsycopgPool(ReusesObjects, DriverPool[Pool, Connection]):
+class PsycopgPool(ReusesObjects, AsyncPool[Pool, Connection]):
     """One psycopg pool, and all connections it has opened."""
 
     count_rows: Any = staticmethod(count_rows)

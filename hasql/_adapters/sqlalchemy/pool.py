@@ -12,7 +12,7 @@ from hasql._adapters.sqlalchemy.checkout_retry import MAY_RETRY, RetryCheckoutEr
 from hasql._adapters.sqlalchemy.connections import EngineConnections
 from hasql._adapters.sqlalchemy.leases import EngineLease, EngineLeases, raw_of
 from hasql._adapters.sqlalchemy.shielded import ShieldedOperations
-from hasql.driver import DriverPool
+from hasql.driver import AsyncPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -31,7 +31,7 @@ __all__ = ("EnginePool",)
 _RETRIES = 3
 
 
-class EnginePool(DriverPool[AsyncEngine, AsyncConnection]):
+class EnginePool(AsyncPool[AsyncEngine, AsyncConnection]):
     """One engine, the connections that it has opened, and its leases."""
 
     def __init__(  # noqa: PLR0913  # made in one place

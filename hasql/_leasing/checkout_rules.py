@@ -1,0 +1,147 @@
+"""What decides in a checkout, for tasks and threads alike."""
+
+from typing import Final, Generic, Protocol
+
+from hasql._leasing.book import LeaseBook
+from hasql._leasing.destination_check import WrongServerError
+from hasql._leasing.lease import Lease
+from hasql._leasing.lease_tracing import LeaseTracing
+from hasql._leasing.options import LeasingOptions, ManagerCalls
+from hasql._probing.schedule import Evidence
+from hasql._routing.node import Node
+from hasql._routing.request import REPLICA, REPLICA_OR_MASTER
+from hasql._routing.router import Router
+from hasql.driver import ConnT, Driver, Failure, PoolT
+from hasql.driver.deadline import OutOfTimeError
+from hasql.driver.judgement import judged
+from hasql.errors import NotAvailableError
+
+__all__ = ("LONG_CONNECT", "CheckoutRules", "GivesBack")
+
+LONG_CONNECT: Final = 0.1
+"""Seconds after which an acquire that has to connect has its host probed."""
+
+#: What an acquire meets that another host, or the same one a little later, may not.
+_ANOTHER_TIME = frozenset(
+    {Failure.BROKEN, Failure.REFUSED, Failure.MISCONFIGURED, Failure.FULL, Failure.LIMIT}
+)
+
+
+class GivesBack(Protocol[PoolT, ConnT]):
+    """What the rules call of who gives back."""
+
+    def trace(self, tracing: LeaseTracing[PoolT, ConnT] | None) -> None:
+        """Tell a tracer of each connection that comes back from now on."""
+
+    def hold(self, node: Node[PoolT, ConnT]) -> None:
+        """Offer nothing of a node until a probe has told what it is, but not for long."""
+
+
+class CheckoutRules(Generic[PoolT, ConnT]):
+    """The part of a checkout that decides: which node still fits, what a failure means.
+
+    What is counted and changed here is the router's, or guarded as that is.
+    """
+
+    def __init__(  # noqa: PLR0913  # made in one place
+        self,
+        driver: Driver[PoolT, ConnT],
+        router: Router[PoolT, ConnT],
+        book: LeaseBook[PoolT, ConnT],
+        returns: GivesBack[PoolT, ConnT],
+        options: LeasingOptions,
+        manager: ManagerCalls,
+    ) -> None:
+        self._driver = driver
+        self._router = router
+        self._book = book
+        self._returns = returns
+        self._acquire_timeout = options.acquire_timeout
+        self._clock = options.clock
+        self._enter, self._signal = manager.enter, manager.signal
+        self._no_connection = manager.not_available
+        #: At work while there is a tracer.
+        self._tracing: LeaseTracing[PoolT, ConnT] | None = None
+        self.acquires = 0
+        self.acquire_seconds = 0.0
+        self.waits = 0
+        self.retries = 0
+
+    def trace(self, tracing: LeaseTracing[PoolT, ConnT] | None) -> None:
+        """Tell a tracer of each acquire from now on."""
+        self._tracing = tracing
+        self._returns.trace(tracing)
+
+    def _occupy_on(self, node: Node[PoolT, ConnT]) -> Node[PoolT, ConnT]:
+        self._enter()  # a router that is closed lends nothing, but nothing is routed here
+        self._router.occupy_on(node)
+        return node
+
+    def _offer_all(self, node: Node[PoolT, ConnT]) -> None:
+        node.offer_all()
+        self._router.dispatch()
+
+    def adopt(self, connection: ConnT, node: Node[PoolT, ConnT]) -> None:
+        """Enter a connection in the book that was taken from the driver's pool directly."""
+        lease: Lease[PoolT, ConnT] = Lease(self, REPLICA_OR_MASTER, 0.0, {})
+        lease.used, lease.node, lease.fixed_node = True, node, node
+        self._router.occupy_on(node)
+        assert node.pool is not None  # noqa: S101  # it has come from there
+        node.pool.hold(connection)
+        self._book.enter(lease, connection)
+
+    def _give_up(
+        self, node: Node[PoolT, ConnT], lease: Lease[PoolT, ConnT], error: BaseException
+    ) -> None:
+        """Give a place back that had no connection to offer; raise what ends the acquire."""
+        try:
+            self._consider(error, node, lease)
+        finally:
+            self._router.vacate(node)
+
+    def _consider(
+        self, error: BaseException, node: Node[PoolT, ConnT], lease: Lease[PoolT, ConnT]
+    ) -> None:
+        """Return if the acquire is to be tried again, else raise."""
+        if isinstance(error, OutOfTimeError):
+            if node.error is None:  # what the server itself has said tells more
+                node.failed(TimeoutError("connecting was not done by an acquire's deadline"))
+            self._signal(node.host)
+            raise self._not_available(lease) from None
+        if judged(self._driver, error) not in _ANOTHER_TIME or lease.fixed_node is not None:
+            raise error
+        if self._tracing is not None:
+            self._tracing.retried(lease, node, error)
+        node.connect_failed(error)
+        if isinstance(error, WrongServerError):
+            self._signal(node.host, Evidence.ELSEWHERE)
+        self._signal(node.host)
+
+    def _may_read(
+        self, node: Node[PoolT, ConnT], lease: Lease[PoolT, ConnT], connection: ConnT
+    ) -> bool:
+        """Check that a node may still serve a request for a replica, or for any host.
+
+        It may have lost its role while the driver connected. And a server that has been promoted
+        says so with its next answer on any connection: `off` is never taken back within a session.
+        """
+        if lease.fixed_node is not None:
+            return True
+        if node.as_replica:
+            assert node.pool is not None  # noqa: S101  # it has come from there
+            if node.flag_lies or node.pool.in_hot_standby(connection) is not False:
+                return True
+            if node.several or node.leads_elsewhere:
+                lease.expired = True
+                node.pool.abort(connection)  # so that it does not count as one to be had again
+                node.connect_failed(WrongServerError("a connection leads to a master"))
+                self._signal(node.host, Evidence.ELSEWHERE)
+            else:
+                node.off_at = min(node.off_at, self._clock())
+                self._returns.hold(node)
+            self._signal(node.host, Evidence.FLAG)
+            return False
+        return node.as_master and lease.request is not REPLICA
+
+    def _not_available(self, lease: Lease[PoolT, ConnT]) -> NotAvailableError:
+        return self._no_connection(f"no connection to a {lease.request} within {lease.timeout:g} s")

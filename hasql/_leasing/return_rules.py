@@ -1,0 +1,76 @@
+"""What a connection that comes back tells of its host, for tasks and threads alike."""
+
+import logging
+from typing import Final, Generic
+
+from hasql._leasing.hints import Hints
+from hasql._leasing.options import LeasingOptions, Signal
+from hasql._probing.schedule import Evidence
+from hasql._routing.node import Node
+from hasql.driver import ConnT, Driver, DriverPool, Failure, PoolT
+from hasql.driver.judgement import judged
+
+__all__ = ("LONGEST_HOLD", "ReturnRules")
+
+log = logging.getLogger("hasql")
+
+LONGEST_HOLD: Final = 0.1
+"""Seconds for which a host offers nothing at most while a probe is to tell what broke a lease."""
+
+
+class ReturnRules(Generic[PoolT, ConnT]):
+    """The part of giving back that decides."""
+
+    def __init__(
+        self,
+        driver: Driver[PoolT, ConnT],
+        hints: Hints[PoolT, ConnT],
+        options: LeasingOptions,
+        signal: Signal,
+    ) -> None:
+        self._driver = driver
+        self._hints = hints
+        self._release_timeout = options.release_timeout
+        self._hide = options.hide
+        self._clock = options.clock
+        self._signal = signal
+
+    def _lost(self, node: Node[PoolT, ConnT], failure: Failure | None) -> None:
+        """Take note that a lease has ended with its connection gone; `failure` is why it ended."""
+        raise NotImplementedError
+
+    def breaks_others(self, node: Node[PoolT, ConnT], failure: Failure | None) -> bool:
+        """Tell whether what broke a lease may be about to break others, which do not know it yet.
+
+        Then the host is to offer nothing until a probe has told what it is.
+        """
+        return failure not in {None, Failure.FULL} and node.in_routing
+
+    def _learn(
+        self,
+        node: Node[PoolT, ConnT],
+        pool: DriverPool[PoolT, ConnT],
+        connection: ConnT,
+        error: BaseException | None,
+    ) -> None:
+        """Take what a lease that ends tells of its host; `error` is what ended it, if anything."""
+        try:
+            if pool.is_closed(connection):
+                failure = None if error is None else judged(self._driver, error)
+                if failure is Failure.LIMIT:
+                    return  # the application's own, who has lost no more than this one
+                self._lost(node, failure)
+            elif (
+                node.as_replica and not node.flag_lies and pool.in_hot_standby(connection) is False
+            ):
+                # Promoted, as it has just told the application.
+                self._signal(node.host, Evidence.FLAG)
+            if error is not None:
+                self._hints.heard(node, connection, error)
+        except Exception:
+            # Nothing that is only to be learnt may keep a connection from being given back.
+            log.exception("%s: no telling what the end of a lease says of it", node.host)
+
+    def _note_broken(self, node: Node[PoolT, ConnT], failure: BaseException) -> None:
+        told = self._hide(repr(failure))
+        log.debug("%s: a connection was closed instead of given back: %s", node.host, told)

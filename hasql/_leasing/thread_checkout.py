@@ -1,0 +1,198 @@
+"""The checkout of threads: takes a connection for a lease, and gives it back."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+
+from hasql._leasing.book import LeaseBook
+from hasql._leasing.checkout_rules import LONG_CONNECT, CheckoutRules
+from hasql._leasing.destination_check import check_destination_in_thread
+from hasql._leasing.lease import Lease
+from hasql._leasing.options import InLoop, LeasingOptions, ManagerCalls
+from hasql._leasing.thread_returns import ThreadReturns
+from hasql._routing.node import Node
+from hasql._routing.request import MASTER, Request
+from hasql._routing.router import Router
+from hasql.driver import ConnT, Driver, PoolT, ThreadPool
+from hasql.driver.patience import Patience
+
+__all__ = ("ThreadCheckout",)
+
+
+class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
+    """The hot path of threads, as `Checkout` is that of tasks.
+
+    A thread takes a place, fills it by the driver's pool, and has a look at what it has got. What
+    it changes or counts it does under the manager's guard, which nobody holds while waiting.
+    """
+
+    def __init__(  # noqa: PLR0913  # made in one place
+        self,
+        driver: Driver[PoolT, ConnT],
+        router: Router[PoolT, ConnT],
+        book: LeaseBook[PoolT, ConnT],
+        returns: ThreadReturns[PoolT, ConnT],
+        options: LeasingOptions,
+        manager: ManagerCalls,
+        guard: AbstractContextManager[object],
+        in_loop: InLoop,
+    ) -> None:
+        super().__init__(driver, router, book, returns, options, manager)
+        # Taken over as they are, so that the end of a lease costs no call more.
+        self.leave, self.forget = returns.leave, returns.forget
+        self._give_back = returns.give_back
+        self._guard = guard
+        self._in_loop = in_loop
+        #: Whether the manager has started; asked on each acquire.
+        self.live = False
+
+    def take(self, lease: Lease[PoolT, ConnT]) -> ConnT:
+        """Take a connection for a lease; see `LeaseBook` for what becomes of it."""
+        if self._tracing is not None and not lease.number:
+            return self._tracing.take_in_thread(lease, self.take)
+        if not self.live:
+            self._enter()
+        clock = self._clock
+        began = clock()
+        deadline = began + lease.timeout
+        while True:
+            fixed = lease.fixed_node
+            node = self._router.occupy(lease.request) if fixed is None else self._occupy_on(fixed)
+            if node is None:
+                node = self._wait(lease, deadline)
+            connection = None
+            try:
+                patience = Patience(deadline, clock, LONG_CONNECT, partial(self._signal, node.host))
+                connection = self._fill(lease, node, patience)
+                fits = self._lend(lease, node, connection, began)
+            except BaseException as error:  # noqa: BLE001  # sorted out there
+                if connection is not None:
+                    self._discard(lease, node, connection)
+                with self._guard:
+                    self._give_up(node, lease, error)
+            else:
+                if fits:
+                    return connection
+                self._put_back(lease, deadline)
+            with self._guard:
+                self.retries += 1
+            if clock() >= deadline:
+                raise self._not_available(lease)
+
+    def _fill(
+        self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], patience: Patience
+    ) -> ConnT:
+        """Have the driver acquire a connection."""
+        pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
+        connection = pool.acquire(patience, **lease.kwargs)
+        # A read may have fallen to a master, too; a pool that was asked for is what it is.
+        doubtful = node.as_master and (pool.destinations.doubtful or node.several)
+        if doubtful and lease.fixed_node is None:
+            aborting_after = partial(self._aborting_after, pool, connection)
+            check_destination_in_thread(node, pool, connection, aborting_after)
+        if lease.awaited:
+            pool.hold(connection)
+        return connection
+
+    def _lend(
+        self,
+        lease: Lease[PoolT, ConnT],
+        node: Node[PoolT, ConnT],
+        connection: ConnT,
+        began: float,
+    ) -> bool:
+        """Enter a lease in the book; return whether the node still fits.
+
+        The loop may have purged the node before the lease was in the book, and then it has broken
+        the connection, or it has found the lease there.
+        """
+        with self._guard:
+            lease.node = node
+            self._book.enter(lease, connection)
+            fits = node.as_master  # it may have lost its role while the driver connected
+            if lease.request is not MASTER:
+                fits = self._may_read(node, lease, connection)
+            if not fits or lease.expired or node.pool is None or node.pool.is_closed(connection):
+                return False
+            if node.error is not None and node.connects_again:
+                self._offer_all(node)
+            self.acquires += 1
+            self.acquire_seconds += self._clock() - began
+            return True
+
+    def _discard(
+        self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], connection: ConnT
+    ) -> None:
+        """End what was taken by an acquire that was interrupted; its place is given up later."""
+        with self._guard:
+            if lease.connection is not None:
+                self._book.remove(lease)
+        pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
+        pool.abort(connection)
+        pool.release(connection)
+
+    def _put_back(self, lease: Lease[PoolT, ConnT], deadline: float) -> None:
+        """Give back what did not fit, by the deadline."""
+        if self._tracing is not None and lease.node is not None:
+            self._tracing.retried(lease, lease.node, None)
+        with self._guard:
+            back = self._book.pass_on(lease)  # as the lease goes on to its next connection
+        node, connection = back.node, back.connection
+        assert node is not None  # noqa: S101  # it was lent, so it has both
+        assert connection is not None  # noqa: S101
+        pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # as above
+        with self._aborting_after(pool, connection, deadline - self._clock()):
+            self._give_back(back)
+
+    @contextmanager
+    def _aborting_after(
+        self, pool: ThreadPool[PoolT, ConnT], connection: ConnT, seconds: float
+    ) -> Iterator[None]:
+        """Abort a connection if what is done within takes longer than so many seconds."""
+        over = False
+
+        def look() -> None:
+            with self._guard:
+                if not over:
+                    pool.abort(connection)
+
+        self._in_loop(self._in_loop.call_later, seconds, look)
+        try:
+            yield
+        finally:
+            with self._guard:  # so that it is not in use again when it is aborted
+                over = True
+
+    def find(self, request: Request) -> Node[PoolT, ConnT]:
+        """Find the node that an acquire would go to now, and wait like one where there is none."""
+        if not self.live:
+            self._enter()
+        node = self._router.occupy(request)
+        if node is None:
+            seconds = self._acquire_timeout
+            lease: Lease[PoolT, ConnT] = Lease(self, request, seconds, {})
+            lease.waited = True  # this is no acquire that would be counted
+            node = self._wait(lease, self._clock() + seconds)
+        self._router.vacate(node)
+        return node
+
+    def _wait(self, lease: Lease[PoolT, ConnT], deadline: float) -> Node[PoolT, ConnT]:
+        """Wait for a place, which is taken then."""
+        with self._guard:
+            # In one step: a place that is given back in between would be handed to nobody.
+            if (free := self._router.occupy(lease.request)) is not None:
+                return free
+            self.waits += not lease.waited
+            lease.waited = True
+            waiter = self._router.join(lease.request, deadline)
+        began = self._clock()
+        try:
+            node: Node[PoolT, ConnT] = waiter.result(max(0.0, deadline - began))
+        except BaseException as error:
+            self._router.leave(lease.request, waiter)
+            if isinstance(error, TimeoutError):
+                raise self._not_available(lease) from None
+            raise
+        if self._tracing is not None:
+            self._tracing.waited(lease, node, self._clock() - began)
+        return node

@@ -1,0 +1,51 @@
+"""The lease as a thread uses it."""
+
+from types import TracebackType
+from typing import Protocol
+
+from hasql._leasing.lease import Lease
+from hasql.driver import ConnT, PoolT
+
+__all__ = ("ThreadLease", "ThreadLender")
+
+
+class ThreadLender(Protocol[PoolT, ConnT]):
+    """Who takes connections for leases and gives them back."""
+
+    def take(self, lease: Lease[PoolT, ConnT]) -> ConnT:
+        """Find a connection for the lease, enter it in the book, and return it."""
+
+    def leave(self, lease: Lease[PoolT, ConnT], error: BaseException | None) -> None:
+        """Give the lease's connection back at the end of a block; `error` is what ended that."""
+
+    def forget(self, lease: Lease[PoolT, ConnT]) -> None:
+        """End the block of a lease that has no connection, or is being given back."""
+
+
+class ThreadLease(Lease[PoolT, ConnT]):
+    """What `acquire` returns: ``with`` it. `getconn` takes one that `putconn` gives back."""
+
+    _lender: ThreadLender[PoolT, ConnT]
+
+    def take(self) -> ConnT:
+        """Take a connection for `getconn`."""
+        self.awaited = True
+        return self.__enter__()
+
+    def __enter__(self) -> ConnT:
+        if self.used:
+            raise self.used_twice()
+        self.used = True
+        return self._lender.take(self)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # Given back within the block already, by putconn(): nothing left to do.
+        if self.connection is None or self.returning:
+            self._lender.forget(self)
+        else:
+            self._lender.leave(self, exc)

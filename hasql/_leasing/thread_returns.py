@@ -1,0 +1,158 @@
+"""The giving back of connections that threads have used."""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from hasql._leasing.book import LeaseBook
+from hasql._leasing.hints import Hints
+from hasql._leasing.lease import Lease
+from hasql._leasing.lease_tracing import LeaseTracing
+from hasql._leasing.options import InLoop, LeasingOptions, Signal
+from hasql._leasing.overdue import OverdueTimer
+from hasql._leasing.return_rules import LONGEST_HOLD, ReturnRules
+from hasql._probing.schedule import Evidence
+from hasql._routing.node import Node
+from hasql._routing.router import Router
+from hasql.driver import ConnT, Driver, Failure, PoolT, ThreadPool
+
+__all__ = ("ThreadReturns",)
+
+
+class ThreadReturns(ReturnRules[PoolT, ConnT]):
+    """Gives the connections of threads back, each within `release_timeout`."""
+
+    def __init__(  # noqa: PLR0913  # made in one place
+        self,
+        driver: Driver[PoolT, ConnT],
+        router: Router[PoolT, ConnT],
+        book: LeaseBook[PoolT, ConnT],
+        hints: Hints[PoolT, ConnT],
+        options: LeasingOptions,
+        signal: Signal,
+        signal_in_loop: Signal,
+        guard: AbstractContextManager[object],
+        in_loop: InLoop,
+    ) -> None:
+        super().__init__(driver, hints, options, signal)
+        self._signal_in_loop = signal_in_loop
+        self._router = router
+        self._book = book
+        self._guard = guard
+        self._in_loop = in_loop
+        #: Whether this is a forked child, and all that is open its parent's.
+        self.inherited = False
+        #: At work while there is a tracer.
+        self._tracing: LeaseTracing[PoolT, ConnT] | None = None
+        self._overdue = OverdueTimer(book, options.release_timeout, options.clock, guard)
+
+    def trace(self, tracing: LeaseTracing[PoolT, ConnT] | None) -> None:
+        """Tell a tracer of each connection that comes back from now on."""
+        self._tracing = tracing
+
+    def leave(self, lease: Lease[PoolT, ConnT], error: BaseException | None) -> None:
+        """End a lease's block, in which the driver may want to commit or roll back first.
+
+        That is the application's work still: it has its time, and its errors are raised.
+        """
+        if self.inherited:
+            return
+        node, connection = lease.node, lease.connection
+        if node is None or connection is None:
+            self.forget(lease)  # another thread has taken it out of the book meanwhile
+            return
+        pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
+        try:
+            pool.leave_block(connection, error)
+        except BaseException as failed:
+            error = failed
+            raise
+        finally:
+            self.give_back(lease, error)
+
+    def forget(self, lease: Lease[PoolT, ConnT]) -> None:
+        """End the block of a lease that has no connection any more; see `LeaseBook.enter`."""
+        with self._guard:
+            if lease.connection is None and lease.node is not None:
+                node, lease.node = lease.node, None
+                self._router.vacate(node)
+
+    def give_back(
+        self,
+        lease: Lease[PoolT, ConnT],
+        error: BaseException | None = None,
+        kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        """Give a lease's connection back; `error` is what ended its use, if anything did.
+
+        The lease keeps its place, and its entry in the book, until the driver is done with that.
+        """
+        node, connection = lease.node, lease.connection
+        assert node is not None  # noqa: S101  # it is lent, so it has both
+        assert connection is not None  # noqa: S101
+        pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
+        lease.due_back = self._clock() + self._release_timeout
+        lease.returning = True  # after it is known by when
+        try:
+            if not self._overdue.is_set:
+                self._overdue.is_set = True
+                self._in_loop(self._overdue.set)
+            self._learn(node, pool, connection, error)
+            if lease.expired or (not node.in_routing and lease.fixed_node is None):
+                # Of a host that was out of routing or is: silent, fenced or gone. A reset would
+                # wait for it, and nothing that is still open there may be acknowledged.
+                pool.abort(connection)
+            pool.release(connection, **(kwargs or {}))
+        except BaseException as failure:
+            if self._book.find(connection) is lease:  # else it is the next one's already
+                pool.abort(connection)
+            # What it was used for has ended well; but an argument of the caller's may be to blame.
+            if kwargs or not isinstance(failure, Exception):
+                raise
+            self._note_broken(node, failure)
+        finally:
+            with self._guard:
+                self._book.remove(lease)
+                self._router.vacate(node)
+            if self._tracing is not None:
+                self._tracing.returned(lease, node, error)
+
+    # What the event loop is told. A thread cannot wait for its word, so it holds the host first,
+    # and the loop ends that where no probe is to come.
+
+    def _lost(self, node: Node[PoolT, ConnT], failure: Failure | None) -> None:
+        held = None
+        if self.breaks_others(node, failure):
+            with self._guard:
+                node.hold()
+                held = node.limited_at
+        self._in_loop(self._look_at, node, held)
+
+    def _look_at(self, node: Node[PoolT, ConnT], held: float | None) -> None:
+        self._signal_in_loop(node.host, Evidence.ELSEWHERE)
+        probed = self._signal_in_loop(node.host)
+        if held is None:
+            return
+        if probed:
+            self._end_hold_later(node, held)
+        else:
+            self._end_hold(node, held)
+
+    def hold(self, node: Node[PoolT, ConnT]) -> None:
+        """Offer nothing of a node until a probe has told what it is, but not for long."""
+        with self._guard:
+            node.hold()
+            held = node.limited_at
+        self._in_loop(self._end_hold_later, node, held)
+
+    def _end_hold_later(self, node: Node[PoolT, ConnT], held: float) -> None:
+        self._in_loop.call_later(LONGEST_HOLD, self._end_hold, node, held)
+
+    def _end_hold(self, node: Node[PoolT, ConnT], held: float) -> None:
+        with self._guard:
+            if node.limited_at == held:
+                node.end_hold()
+                self._router.dispatch()
+
+    async def close(self) -> None:
+        """Leave no timer behind: all connections are broken."""
+        self._overdue.cancel()

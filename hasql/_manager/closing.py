@@ -1,0 +1,53 @@
+"""The closing of one manager, once, however often it is asked for."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Generic
+
+from hasql._manager.lifecycle import Lifecycle
+from hasql.driver import ConnT, PoolT
+
+__all__ = ("Closing",)
+
+
+class Closing(Generic[PoolT, ConnT]):
+    """Closes a manager that has started, in its event loop."""
+
+    def __init__(
+        self,
+        lifecycle: Lifecycle[PoolT, ConnT],
+        close_returns: Callable[[], Awaitable[None]],
+        clock: Callable[[], float],
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._close_returns = close_returns
+        self._clock = clock
+        #: Ends with the first closing; None: it has not begun.
+        self._over: asyncio.Future[None] | None = None
+
+    async def close(self, seconds: float) -> None:
+        """Refuse new acquires, let the leases end for so many seconds, then close the pools."""
+        if self._over is not None:
+            await asyncio.shield(self._over)
+            return
+        lifecycle, clock = self._lifecycle, self._clock
+        self._over = lifecycle.loop.create_future()
+        deadline = clock() + seconds
+        try:
+            lifecycle.refuse()
+            try:
+                await lifecycle.drain(seconds)
+            except asyncio.CancelledError:
+                deadline = clock()
+                raise
+            finally:
+                await lifecycle.stop(deadline - clock())
+                await self._close_returns()
+        finally:
+            self._over.set_result(None)
+
+    async def terminate(self) -> None:
+        """Close without waiting for leases or servers: every connection is broken now."""
+        self._lifecycle.refuse()
+        self._lifecycle.break_all()
+        await self.close(0.0)

@@ -1,0 +1,210 @@
+"""What the pool managers of both faces are, and what they have in common."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from random import Random
+from time import monotonic
+from typing import Any, ClassVar, Generic, TypeVar
+
+from hasql._leasing.lease import Lease
+from hasql._manager.assembly import Parts
+from hasql._manager.options import (
+    Options,
+    frozen_kwargs,
+    never_master_hosts,
+    policy_of,
+)
+from hasql._manager.pool_access import PoolAccess
+from hasql._probing.followed_names import NameSource
+from hasql._probing.name_sources import source_of_names
+from hasql._routing.request import MASTER, REPLICA_OR_MASTER
+from hasql.balancer_policy import BaseBalancerPolicy, GreedyBalancerPolicy
+from hasql.cluster.checks import check_flag, check_seconds, check_share
+from hasql.cluster.dsn import Dsn
+from hasql.cluster.state import Rules
+from hasql.discovery import Discovery
+from hasql.discovery.choice import choose_source
+from hasql.dns import Resolver
+from hasql.driver import ConnT, Driver, PoolT
+
+__all__ = ("Facade", "LeaseT")
+
+LeaseT = TypeVar("LeaseT", bound=Lease[Any, Any])
+
+
+class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
+    """The part of a pool manager's API that is the same for tasks and for threads.
+
+    Its arguments are told of at `hasql.base.BasePoolManager`.
+    """
+
+    _driver: ClassVar[Driver[Any, Any]]
+    #: Whether the driver's own library reads a '+' in the query of a URL as a space.
+    _plus_is_space: ClassVar[bool] = False
+
+    def __init__(  # noqa: PLR0913  # the public API, fixed
+        self,
+        dsn: str,
+        acquire_timeout: float = 1.0,
+        refresh_delay: float = 1.0,
+        refresh_timeout: float = 1.0,
+        fallback_master: bool = False,  # noqa: FBT001, FBT002  # positional in the public API
+        master_as_replica_weight: float = 0.0,
+        balancer_policy: type[BaseBalancerPolicy] | BaseBalancerPolicy = GreedyBalancerPolicy,
+        stopwatch_window_size: int = 128,
+        pool_factory_kwargs: dict[str, Any] | None = None,
+        *,
+        lease_abort_after: float | None = 10.0,
+        release_timeout: float = 5.0,
+        fencing: bool = True,
+        allow_several_clusters: bool = False,
+        never_master: Sequence[str] = (),
+        follow_names: bool = True,
+        resolver: Resolver | None = None,
+        discovery: Discovery | None = None,
+    ) -> None:
+        parsed = Dsn.parse(dsn, plus_is_space=self._plus_is_space, hosts_needed=discovery is None)
+        source = choose_source(parsed, discovery, resolver)
+        listed = discovery is None and parsed.source is None
+        check_flag("follow_names", follow_names)
+        name_source = self._name_source(resolver)
+        options = Options(
+            dsn=parsed,
+            acquire_timeout=acquire_timeout,
+            refresh_delay=refresh_delay,
+            refresh_timeout=refresh_timeout,
+            fallback_master=fallback_master,
+            master_as_replica_weight=master_as_replica_weight,
+            balancer_policy=policy_of(balancer_policy),
+            stopwatch_window_size=stopwatch_window_size,
+            pool_factory_kwargs=frozen_kwargs(pool_factory_kwargs),
+            release_timeout=release_timeout,
+            rules=Rules(
+                fencing=fencing,
+                allow_several_clusters=allow_several_clusters,
+                never_master=never_master_hosts(never_master, parsed.hosts if listed else None),
+                lease_abort_after=lease_abort_after,
+            ),
+            name_source=name_source if follow_names else None,
+            clock=self._clock(),
+            chance=self._chance(),
+        )
+        self._discovery = source
+        super().__init__(options, self._assemble(options, self._driver_of(parsed), source))
+        options.balancer_policy.serve(options.chance)
+
+    @abstractmethod
+    def _assemble(
+        self, options: Options, driver: Driver[PoolT, ConnT], source: Discovery
+    ) -> Parts[PoolT, ConnT]:
+        """Put the parts of this face together."""
+
+    @property
+    @abstractmethod
+    def _new_lease(self) -> Callable[..., LeaseT]:
+        """What makes a lease of this face's kind."""
+
+    def _driver_of(self, dsn: Dsn) -> Driver[PoolT, ConnT]:  # noqa: ARG002  # for subclasses
+        """Choose the driver for a DSN."""
+        return self._driver
+
+    @staticmethod
+    def _name_source(resolver: Resolver | None, /) -> Callable[[], NameSource] | None:
+        """Return what makes the source of addresses, once there is a name to follow."""
+        return source_of_names(resolver)
+
+    # The one clock of a manager, and where all its chance comes from; a simulation has its own.
+
+    @staticmethod
+    def _clock() -> Callable[[], float]:
+        return monotonic
+
+    @staticmethod
+    def _chance() -> Random:
+        return Random()  # noqa: S311  # no secret
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "closing" if self.closing else "open"
+        if self._binding.inherited:  # and nothing is known of the hosts
+            name = f"{type(self).__module__}.{type(self).__qualname__}"
+            return f"<{name} {self.dsn} {state}, started before a fork>"
+        return (
+            f"<{type(self).__module__}.{type(self).__qualname__} {self.dsn} {state}, "
+            f"{self.master_pool_count} masters, {self.replica_pool_count} replicas>"
+        )
+
+    # Acquiring
+
+    def acquire(
+        self,
+        read_only: bool = False,  # noqa: FBT001, FBT002  # positional in the public API
+        fallback_master: bool | None = None,  # noqa: FBT001  # as above
+        master_as_replica_weight: float | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> LeaseT:
+        """Acquire a connection to a master, or with `read_only` to a replica.
+
+        The result is for ``async with``, or for ``await`` and a later `release`; in `hasql.sync`
+        for ``with``.
+
+        Args:
+            read_only: Whether a replica is wanted.
+            fallback_master: Overrides the manager's, for this acquire.
+            master_as_replica_weight: Overrides the manager's, for this acquire.
+            timeout: Overrides `acquire_timeout`, for this acquire.
+            kwargs: For the driver's own acquire.
+
+        Raises:
+            NotAvailableError: When used: no suitable host could serve in time.
+            PoolManagerClosedError: When used: the manager is closing or closed.
+            WrongEventLoopError: When used: it was started in another event loop.
+        """
+        if not read_only:
+            return self.acquire_master(timeout, **kwargs)
+        return self.acquire_replica(fallback_master, master_as_replica_weight, timeout, **kwargs)
+
+    def acquire_master(self, timeout: float | None = None, **kwargs: Any) -> LeaseT:
+        """Acquire a connection to a master; see `acquire`."""
+        seconds = (
+            self._options.acquire_timeout if timeout is None else check_seconds("timeout", timeout)
+        )
+        return self._new_lease(self._checkout, MASTER, seconds, kwargs)
+
+    def acquire_replica(
+        self,
+        fallback_master: bool | None = None,  # noqa: FBT001  # positional in the public API
+        master_as_replica_weight: float | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> LeaseT:
+        """Acquire a connection to a replica, or to a master as far as allowed; see `acquire`."""
+        if master_as_replica_weight is not None:
+            check_share("master_as_replica_weight", master_as_replica_weight)
+        request = self._request_to_read(fallback_master, master_as_replica_weight)
+        seconds = (
+            self._options.acquire_timeout if timeout is None else check_seconds("timeout", timeout)
+        )
+        return self._new_lease(self._checkout, request, seconds, kwargs)
+
+    def acquire_from_pool(self, pool: PoolT, **kwargs: Any) -> LeaseT:
+        """Acquire a connection of this one pool, whatever its role is.
+
+        The result is used like that of `acquire`. It takes at most `acquire_timeout` seconds;
+        `kwargs` go to the driver's own acquire.
+        """
+        timeout = self._options.acquire_timeout
+        node = self._node(pool)
+        lease = self._new_lease(self._checkout, REPLICA_OR_MASTER, timeout, kwargs)
+        lease.fixed_node = node
+        return lease
+
+    @property
+    def closing(self) -> bool:
+        """Whether closing has begun."""
+        return self._lifecycle.closing
+
+    @property
+    def closed(self) -> bool:
+        """Whether closing has ended."""
+        return self._lifecycle.closed

@@ -1,0 +1,31 @@
+"""Methods that change what threads share."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+__all__ = ("guarded",)
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class _Guarding(Protocol):
+    guard: AbstractContextManager[object]
+
+
+_SelfT = TypeVar("_SelfT", bound=_Guarding)
+
+
+def guarded(
+    method: Callable[Concatenate[_SelfT, _P], _T],
+) -> Callable[Concatenate[_SelfT, _P], _T]:
+    """Have a method done in one step, as its object's `guard` sees to."""
+
+    @wraps(method)
+    def with_guard(self: Any, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with self.guard:
+            return method(self, *args, **kwargs)
+
+    return with_guard

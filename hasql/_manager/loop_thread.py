@@ -1,0 +1,86 @@
+"""The thread in which the event loop of a manager for threads runs."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from threading import Thread, get_ident
+from typing import Any, TypeVar
+
+from hasql.errors import HasqlError
+
+__all__ = ("LoopThread",)
+
+_T = TypeVar("_T")
+
+#: Seconds in which the thread has to end once it is told to.
+_LAST_WORDS = 1.0
+
+
+class LoopThread:
+    """One event loop in a daemon thread of its own: it does not keep the program alive.
+
+    Calling it with a function has that called in the loop soon, from any thread and without
+    waiting; nothing happens once the loop has ended.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: Thread | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether it was ever started."""
+        return self._thread is not None
+
+    def start(self) -> None:
+        """Start the thread."""
+        loop = self._loop = asyncio.new_event_loop()
+        self._thread = Thread(target=_run, args=(loop,), name="hasql", daemon=True)
+        self._thread.start()
+
+    def __call__(self, function: Callable[..., object], /, *args: Any) -> None:
+        with suppress(RuntimeError):  # closed meanwhile
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(function, *args)
+
+    def call_later(self, seconds: float, function: Callable[..., object], /, *args: Any) -> None:
+        """Have a function called after so many seconds; to be called in the loop itself."""
+        if self._loop is not None:
+            self._loop.call_later(seconds, function, *args)
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """Do some work in the loop and wait for it; an exception in this thread cancels it.
+
+        Raises HasqlError in the loop's own thread, where it would wait for itself.
+        """
+        assert self._loop is not None  # noqa: S101  # it was started
+        if self._thread is not None and self._thread.ident == get_ident():
+            raise HasqlError(
+                "a listener or tracer has called what waits for hasql's own thread, in which it "
+                "runs; have another thread do that"
+            )
+        done = asyncio.run_coroutine_threadsafe(work(), self._loop)
+        try:
+            return done.result()
+        except BaseException:
+            done.cancel()
+            raise
+
+    def stop(self) -> None:
+        """End the loop and its thread, and wait for that unless this is that thread."""
+        if self._loop is None or self._thread is None:
+            return
+        with suppress(RuntimeError):  # it has ended
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        if self._thread.ident != get_ident():
+            self._thread.join(_LAST_WORDS)
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+    finally:
+        with suppress(Exception):
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()

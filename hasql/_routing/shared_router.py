@@ -1,0 +1,57 @@
+"""The router of a manager whose leases threads take and give back."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from math import inf
+
+from hasql._routing.node import Node
+from hasql._routing.request import Request
+from hasql._routing.router import Router
+from hasql._routing.waiters import ThreadWaiters, Waiter
+from hasql.balancer_policy.base import BaseBalancerPolicy
+from hasql.driver import ConnT, PoolT
+
+__all__ = ("SharedRouter",)
+
+
+class SharedRouter(Router[PoolT, ConnT]):
+    """A router for several threads at once: what each calls is one step under the guard."""
+
+    def __init__(
+        self,
+        policy: BaseBalancerPolicy,
+        guard: AbstractContextManager[object],
+        in_loop: Callable[..., None],
+    ) -> None:
+        super().__init__(policy, ThreadWaiters())
+        self._guard = guard
+        self._in_loop = in_loop
+
+    def occupy(self, request: Request) -> Node[PoolT, ConnT] | None:
+        """Take a place; see `Router.occupy`."""
+        with self._guard:
+            return super().occupy(request)
+
+    def occupy_on(self, node: Node[PoolT, ConnT]) -> None:
+        """Take a place on this node; see `Router.occupy_on`."""
+        with self._guard:
+            super().occupy_on(node)
+
+    def leave(self, request: Request, waiter: Waiter[Node[PoolT, ConnT]]) -> None:
+        """Wait no more; see `Router.leave`."""
+        with self._guard:
+            super().leave(request, waiter)
+
+    def vacate(self, node: Node[PoolT, ConnT]) -> None:
+        """Give a place back; see `Router.vacate`."""
+        with self._guard:
+            super().vacate(node)
+
+    def dispatch(self, places: float = inf) -> None:
+        """Hand free places to those who wait; see `Router.dispatch`."""
+        with self._guard:
+            super().dispatch(places)
+
+    def wake_drain(self) -> None:
+        """Let whoever waits for vacancies look again; that is a task of the event loop's."""
+        self._in_loop(super().wake_drain)

@@ -1,0 +1,66 @@
+"""The patience of an acquire in a thread: how long it may still wait for a connection."""
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from hasql.driver.deadline import OutOfTimeError
+
+__all__ = ("Awaited", "Patience")
+
+_T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
+
+
+class Awaited(Protocol[_T_co]):
+    """What a thread waits for, as `concurrent.futures.Future` is."""
+
+    def done(self) -> bool:
+        """Tell whether it has ended."""
+
+    def result(self, timeout: float | None = None) -> _T_co:
+        """Return or raise what it ends with. Raises TimeoutError after `timeout` seconds."""
+
+
+class Patience:
+    """The time that one acquire has left."""
+
+    __slots__ = ("_clock", "_deadline", "_long_wait", "_on_long_wait")
+
+    def __init__(
+        self,
+        deadline: float,
+        clock: Callable[[], float],
+        long_wait: float,
+        on_long_wait: Callable[[], object],
+    ) -> None:
+        self._deadline = deadline
+        self._clock = clock
+        #: Seconds after which `on_long_wait` is called, once.
+        self._long_wait = long_wait
+        self._on_long_wait = on_long_wait
+
+    @property
+    def seconds(self) -> float:
+        """How many are left; 0 once there are none."""
+        return max(0.0, self._deadline - self._clock())
+
+    def wait(self, awaited: Awaited[_T]) -> _T:
+        """Wait for what has been begun, and return or raise what it ends with.
+
+        Raises OutOfTimeError at the deadline, and nothing has become of what was begun then.
+        """
+        seconds = self.seconds
+        if self._long_wait < seconds:
+            try:
+                return awaited.result(self._long_wait)
+            except TimeoutError:
+                if awaited.done():
+                    raise
+            self._on_long_wait()
+            seconds = self.seconds
+        try:
+            return awaited.result(seconds)
+        except TimeoutError:
+            if awaited.done():
+                raise
+            raise OutOfTimeError from None

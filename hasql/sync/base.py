@@ -1,0 +1,274 @@
+"""The base of every driver's pool manager for threads."""
+
+import os
+from collections.abc import Callable, Coroutine
+from threading import Lock
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from weakref import WeakSet, finalize
+
+from hasql._leasing.thread_lease import ThreadLease
+from hasql._manager.assembly import ThreadParts, assemble_for_threads
+from hasql._manager.facade import Facade
+from hasql._manager.options import Options
+from hasql._manager.pool_access import pools_of
+from hasql._routing.request import MASTER, REPLICA, REPLICA_OR_MASTER
+from hasql.cluster.checks import check_seconds
+from hasql.discovery import Discovery
+from hasql.driver import ConnT, Driver, PoolT
+from hasql.errors import PoolManagerClosedError
+
+__all__ = ("BaseSyncPoolManager",)
+
+_T = TypeVar("_T")
+
+
+class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
+    """Hands out connections to the master or the replicas of one cluster, to threads.
+
+    Use the subclass of your driver, `hasql.sync.psycopg3.PoolManager` for one. The arguments, their
+    defaults and what they raise are those of `hasql.base.BasePoolManager`.
+
+    Any thread may use any method. Constructing checks the arguments and does nothing else. The
+    first use starts one daemon thread, in which the hosts are watched; it ends with the manager.
+    In a child that was forked after that, the first use starts afresh, and nothing that is the
+    parent's is touched.
+    """
+
+    _new_lease = ThreadLease
+
+    def _assemble(
+        self, options: Options, driver: Driver[PoolT, ConnT], source: Discovery
+    ) -> ThreadParts[PoolT, ConnT]:
+        self._ingredients = options, driver, source
+        _managers.add(self)
+        return assemble_for_threads(options, driver, source, self._start)
+
+    def _take(self, parts: ThreadParts[PoolT, ConnT]) -> None:  # type: ignore[override]  # its own
+        super()._take(parts)
+        self._parts = parts
+        self._start_lock = Lock()
+        self._waits, self._returns = parts.waits, parts.returns
+
+    def _check_caller(self) -> None:
+        """Let any thread in."""
+
+    # Starting
+
+    def _start(self) -> None:
+        """Start unless started; called on every use. Raises PoolManagerClosedError once closing."""
+        parts = self._parts
+        if parts.checkout.live:
+            return
+        with self._start_lock:
+            if parts.lifecycle.closing:
+                raise PoolManagerClosedError("the pool manager is closed")
+            if not parts.thread.started:
+                parts.thread.start()
+                # Who drops a manager without closing it leaves no thread behind.
+                self._finalizer = finalize(self, _abandon, parts)
+            parts.thread.run(_entering(parts.lifecycle.enter))
+            parts.checkout.live = True
+
+    def _run(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """Do some work in the loop, started if need be, and wait for it."""
+        self._start()
+        return self._parts.thread.run(work)
+
+    def _begin_anew(self) -> None:
+        """Have nothing of the parent's, in a child that was just forked."""
+        parts = self._parts
+        if parts.thread.started:
+            _inherited.append(parts)  # whose end would tell the servers something
+            self._finalizer.detach()
+            parts.returns.inherited = True
+            closed = parts.lifecycle.closing
+            self._take(assemble_for_threads(*self._ingredients, self._start))
+            if closed:
+                self._lifecycle.close_unstarted()
+        else:
+            self._start_lock = Lock()
+
+    # Giving back
+
+    def getconn(
+        self,
+        read_only: bool = False,  # noqa: FBT001, FBT002  # positional in the public API
+        fallback_master: bool | None = None,  # noqa: FBT001  # as above
+        master_as_replica_weight: float | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> ConnT:
+        """Acquire a connection that `putconn` gives back; see `acquire`."""
+        lease = self.acquire(
+            read_only, fallback_master, master_as_replica_weight, timeout, **kwargs
+        )
+        return lease.take()
+
+    def putconn(self, connection: ConnT, **kwargs: Any) -> None:
+        """Give a connection back that `getconn` has acquired, in any thread.
+
+        Its open transaction is rolled back and its session reset, in `release_timeout` seconds at
+        most; then it is closed instead. `kwargs` go to the driver's own release.
+
+        Raises:
+            UnknownConnectionError: The connection is not lent by this manager, or was lent to
+                another thread since this one gave it back; a ValueError.
+        """
+        lease = self._book.of(connection)
+        self._check_release(lease, connection)
+        self._returns.give_back(lease, None, kwargs)
+
+    def release_to_pool(self, connection: ConnT, pool: PoolT, **kwargs: Any) -> None:
+        """Give a connection back to the pool it came from; see `putconn`.
+
+        One that was taken from the pool directly has to be registered before.
+
+        Raises:
+            UnknownConnectionError: The pool is not this manager's, or lent no such connection.
+        """
+        lease = self._lease_of(connection, self._node(pool))
+        self._check_release(lease, connection)
+        self._returns.give_back(lease, None, kwargs)
+
+    # The driver's pools
+
+    def get_pool(self, read_only: bool, fallback_master: bool | None = None) -> PoolT:  # noqa: FBT001  # positional in the public API
+        """Return the pool that an acquire would use now; waits like one.
+
+        `master_as_replica_weight` counts as it does there.
+
+        Raises:
+            NotAvailableError: No suitable host could serve within `acquire_timeout`.
+        """
+        node = self._parts.checkout.find(self._request(read_only, fallback_master))
+        return pools_of([node])[0]
+
+    def get_master_pools(self) -> list[PoolT]:
+        """Return the pools of all masters in routing; waits like an acquire for the first."""
+        self._parts.checkout.find(MASTER)
+        return pools_of(self._routing.masters)
+
+    def get_replica_pools(self, fallback_master: bool = False) -> list[PoolT]:  # noqa: FBT001, FBT002  # as above
+        """Return the pools of all replicas in routing; waits like an acquire for the first.
+
+        With `fallback_master` those of the masters when no replica is in routing.
+        """
+        self._parts.checkout.find(REPLICA_OR_MASTER if fallback_master else REPLICA)
+        return pools_of(self._routing.replicas or self._routing.masters)
+
+    # Waiting for hosts
+
+    def ready(
+        self,
+        masters_count: int | None = None,
+        replicas_count: int | None = None,
+        timeout: float = 10.0,
+    ) -> None:
+        """Wait until so many masters and replicas are in routing; without counts, for all hosts.
+
+        Raises what `hasql.base.BasePoolManager.ready` does.
+        """
+        self._run(lambda: self._waits.ready(masters_count, replicas_count, timeout))
+
+    def wait_all_ready(self) -> None:
+        """Wait, however long it takes, until all hosts answer."""
+        self._run(self._waits.all_ready)
+
+    def wait_masters_ready(self, masters_count: int) -> None:
+        """Wait, however long it takes, until so many masters are in routing."""
+        self._run(lambda: self._waits.masters_ready(masters_count))
+
+    def wait_replicas_ready(self, replicas_count: int) -> None:
+        """Wait, however long it takes, until so many replicas are in routing."""
+        self._run(lambda: self._waits.replicas_ready(replicas_count))
+
+    def wait_next_pool_check(self, timeout: float = 10.0) -> None:
+        """Wait until each host has been probed once more, with whatever outcome.
+
+        Raises:
+            NotAvailableError: Not every probe has ended after `timeout` seconds.
+        """
+        self._run(lambda: self._waits.until_probed_anew(timeout))
+
+    def __enter__(self) -> Self:
+        fresh = not self._parts.checkout.live
+        try:
+            self._run(self._waits.started)
+        except BaseException:
+            if fresh and self._parts.checkout.live:
+                self.terminate()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Closing
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Close: refuse new acquires, let the leases end, then close the pools.
+
+        After `timeout` seconds what has not ended is broken. Waiting acquires end at once with
+        PoolManagerClosedError. Closing again waits for the first close.
+        """
+        seconds = check_seconds("timeout", timeout)
+        self._end(lambda: self._parts.closing.close(seconds))
+
+    def terminate(self) -> None:
+        """Close without waiting for leases or servers: every connection is broken now."""
+        self._end(self._parts.closing.terminate)
+
+    def _end(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        parts = self._parts
+        with self._start_lock:
+            if not parts.thread.started:
+                self._lifecycle.close_unstarted()
+                return
+        if parts.lifecycle.closed:
+            return
+        try:
+            parts.thread.run(work)
+        finally:
+            if parts.lifecycle.closed:
+                parts.thread.stop()
+
+    def accept_timeline(self) -> None:
+        """Forget which timelines were seen, so that a master of an older one may serve again.
+
+        For when the newer master is gone for good: its data directory was restored to an earlier
+        state, or a promotion was undone on purpose.
+        """
+        self._parts.thread(self._routing.accept_timeline)
+
+
+def _entering(enter: Callable[[], None]) -> Callable[[], Coroutine[Any, Any, None]]:
+    async def start() -> None:
+        enter()
+
+    return start
+
+
+def _abandon(parts: ThreadParts[Any, Any]) -> None:
+    """End what a manager has left behind that was dropped without being closed."""
+    parts.thread(parts.lifecycle.break_all)
+    parts.thread.stop()
+
+
+#: All there are, and what those of a parent were made of.
+_managers: WeakSet[BaseSyncPoolManager[Any, Any]] = WeakSet()
+_inherited: list[ThreadParts[Any, Any]] = []
+
+
+def _disinherit() -> None:
+    for manager in tuple(_managers):
+        manager._begin_anew()  # noqa: SLF001  # its own
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disinherit)
