@@ -18,8 +18,8 @@ from hasql.cluster.host import HostSpec, parse_host
 from hasql.cluster.probe import ProbeForm
 from hasql.dns import Answer
 from hasql.driver import (
-    Driver,
     AsyncPool,
+    Driver,
     Endpoint,
     Failure,
     PoolSizes,

@@ -26,6 +26,7 @@ class LoopThread:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: Thread | None = None
+        self._last: asyncio.Task[None] | None = None
 
     @property
     def started(self) -> bool:
@@ -65,6 +66,21 @@ class LoopThread:
         except BaseException:
             done.cancel()
             raise
+
+    def end_after(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have the loop do some last work, and end then; this waits for neither."""
+
+        async def last() -> None:
+            try:
+                await work()
+            finally:
+                self.stop()
+
+        self(self._begin, last)
+
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        assert self._loop is not None  # noqa: S101  # this is called in it
+        self._last = self._loop.create_task(work())  # which the loop itself holds but weakly
 
     def stop(self) -> None:
         """End the loop and its thread, and wait for that unless this is that thread."""

@@ -51,6 +51,10 @@ class Notifier:
         """Have a listener called no more. Raises ValueError for one that is not there."""
         self._listeners.remove(listener)
 
+    def take_over(self, other: "Notifier") -> None:
+        """Have the listeners of another one."""
+        self._listeners = list(other._listeners)  # noqa: SLF001  # its own class
+
     def announce(self, before: NodeState, after: NodeState) -> None:
         """Tell what has happened to a node. Listeners hear of it when the change is complete."""
         for event in events_between(before, after):

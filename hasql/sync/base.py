@@ -65,8 +65,9 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
                 raise PoolManagerClosedError("the pool manager is closed")
             if not parts.thread.started:
                 parts.thread.start()
-                # Who drops a manager without closing it leaves no thread behind.
-                self._finalizer = finalize(self, _abandon, parts)
+                # Who drops a manager without closing it leaves no thread behind. Leases that are
+                # out keep it alive.
+                self._finalizer = finalize(self, parts.thread.end_after, parts.closing.terminate)
             parts.thread.run(_entering(parts.lifecycle.enter))
             parts.checkout.live = True
 
@@ -78,16 +79,18 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
     def _begin_anew(self) -> None:
         """Have nothing of the parent's, in a child that was just forked."""
         parts = self._parts
-        if parts.thread.started:
-            _inherited.append(parts)  # whose end would tell the servers something
-            self._finalizer.detach()
-            parts.returns.inherited = True
-            closed = parts.lifecycle.closing
-            self._take(assemble_for_threads(*self._ingredients, self._start))
-            if closed:
-                self._lifecycle.close_unstarted()
-        else:
-            self._start_lock = Lock()
+        self._options.chance.seed()  # else all children would choose alike
+        if not parts.thread.started:
+            self._start_lock = Lock()  # which another thread may have held
+            return
+        _inherited.append(parts)  # whose end would tell the servers something
+        self._finalizer.detach()
+        parts.returns.inherited = True
+        self._take(assemble_for_threads(*self._ingredients, self._start))
+        self._routing.notifier.take_over(parts.routing.notifier)
+        self.set_tracer(parts.routing.tracer)
+        if parts.lifecycle.closing:
+            self._lifecycle.close_unstarted()
 
     # Giving back
 
@@ -115,6 +118,8 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
             UnknownConnectionError: The connection is not lent by this manager, or was lent to
                 another thread since this one gave it back; a ValueError.
         """
+        if _is_inherited(connection):
+            return
         lease = self._book.of(connection)
         self._check_release(lease, connection)
         self._returns.give_back(lease, None, kwargs)
@@ -127,6 +132,8 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         Raises:
             UnknownConnectionError: The pool is not this manager's, or lent no such connection.
         """
+        if _is_inherited(connection):
+            return
         lease = self._lease_of(connection, self._node(pool))
         self._check_release(lease, connection)
         self._returns.give_back(lease, None, kwargs)
@@ -254,15 +261,14 @@ def _entering(enter: Callable[[], None]) -> Callable[[], Coroutine[Any, Any, Non
     return start
 
 
-def _abandon(parts: ThreadParts[Any, Any]) -> None:
-    """End what a manager has left behind that was dropped without being closed."""
-    parts.thread(parts.lifecycle.break_all)
-    parts.thread.stop()
-
-
 #: All there are, and what those of a parent were made of.
 _managers: WeakSet[BaseSyncPoolManager[Any, Any]] = WeakSet()
 _inherited: list[ThreadParts[Any, Any]] = []
+
+
+def _is_inherited(connection: object) -> bool:
+    """Tell whether a connection was lent to the parent of this process."""
+    return any(parts.book.find(connection) is not None for parts in _inherited)
 
 
 def _disinherit() -> None:

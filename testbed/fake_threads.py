@@ -1,0 +1,260 @@
+"""The scriptable cluster of `testbed.fake_driver` for a manager for threads.
+
+The servers live in the manager's event loop, as its monitors wait for them there: a test changes
+them by `ThreadManager.in_loop`.
+"""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import Future
+from functools import partial
+from threading import Event, Lock
+from typing import TYPE_CHECKING, Any
+
+from hasql.driver import Driver, Endpoint, Failure, PoolSizes, ThreadPool
+from hasql.driver.destinations import Destinations
+from hasql.sync.base import BaseSyncPoolManager
+from testbed.fake_driver import FakeConnection, FakeDriver, FakeServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
+
+    from hasql.cluster.host import HostSpec
+    from hasql.driver.patience import Patience
+
+#: Seconds after which a thread that waits here for ever has waited too long for a test.
+_TOO_LONG = 20.0
+
+
+class ThreadConnection(FakeConnection):
+    """A connection that a thread waits on."""
+
+    def __init__(self, server: FakeServer) -> None:
+        super().__init__(server)
+        self._lost = Event()
+
+    def use(self) -> None:
+        """Run a statement: succeed, hang while the server is frozen, or fail."""
+        while not self.closed and (self.server.frozen or self.server.silent_after_login):
+            assert self._lost.wait(0.001) or not self._waits_too_long()
+        if self.closed:
+            msg = "the connection was closed in the middle of the operation"
+            raise ConnectionResetError(msg)
+        self._flag = not self.server.master if self.server.lie is None else self.server.lie
+
+    _waited = 0
+
+    def _waits_too_long(self) -> bool:
+        self._waited += 1
+        return self._waited * 0.001 > _TOO_LONG
+
+    def lose(self) -> None:
+        super().lose()
+        self._lost.set()
+
+
+class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
+    """A driver's pool for threads, and the adapter's view of it in one."""
+
+    def __init__(self, server: Callable[[], FakeServer], sizes: PoolSizes) -> None:
+        #: The server that its name leads to.
+        self._server = server
+        self.pool = self
+        self.destinations = Destinations()
+        self.sizes = sizes
+        self.free: list[ThreadConnection] = []
+        self.lent: set[ThreadConnection] = set()
+        self.connecting: set[Future[None]] = set()
+        self.most_lent = 0
+        self.closed = False
+        self.generation = 0
+        #: What a test wants to happen in the thread that acquires, and at the end of a block.
+        self.on_acquire: Callable[[], object] = lambda: None
+        self.on_acquired: Callable[[ThreadConnection], object] = lambda _: None
+        self.leave_block: Any = lambda *_: None
+        self._lock = Lock()
+
+    @property
+    def size(self) -> int:
+        return sum(not connection.closed for connection in (*self.free, *self.lent))
+
+    def acquire(self, patience: Patience, **kwargs: Any) -> ThreadConnection:
+        assert not kwargs
+        self.on_acquire()
+        with self._lock:
+            connection = self._idle()
+            if connection is None:
+                assert len(self.lent) < self.sizes.maximum, "the core lets nobody wait in the pool"
+        if connection is None:
+            connection = self._connect(patience)
+            with self._lock:
+                self.lent.add(connection)
+        self.most_lent = max(self.most_lent, len(self.lent))
+        self.on_acquired(connection)
+        return connection
+
+    def _idle(self) -> ThreadConnection | None:
+        while self.free:
+            connection = self.free.pop()
+            if not connection.closed:
+                self.lent.add(connection)
+                return connection
+        return None
+
+    def _connect(self, patience: Patience) -> ThreadConnection:
+        server, began = self._server(), self.generation
+        server.logins += 1
+        while server.frozen:
+            answer: Future[None] = Future()
+            self.connecting.add(answer)
+            try:
+                patience.wait(answer)
+            finally:
+                self.connecting.discard(answer)
+        if not server.alive:
+            msg = f"connection refused by {server.host}"
+            raise ConnectionRefusedError(msg)
+        if server.login_error is not None:
+            raise server.login_error
+        connection = ThreadConnection(server)
+        if began != self.generation or self.closed:
+            connection.lose()
+            raise ConnectionError("the host was given up while connecting to it")
+        connection.on_closed = self.destinations.closed
+        self.destinations.opened(connection, connection.in_hot_standby, read_only=False)
+        return connection
+
+    def release(self, connection: ThreadConnection, **kwargs: Any) -> None:
+        assert not kwargs
+        try:
+            if not connection.closed:
+                connection.use()
+                connection.resets += 1
+        except ConnectionError:
+            pass
+        finally:
+            with self._lock:
+                self.lent.discard(connection)
+                if not connection.closed:
+                    self.free.append(connection)
+
+    def count_rows(self, connection: ThreadConnection, sql: str) -> int:
+        connection.use()
+        names = sql.partition("system_identifier")[1:], sql.partition("postmaster_start")[1:]
+        server = connection.server
+        server.questions += 1
+        wanted = [re.search(r"=\) (\d+)", rest) for name, rest in names if name]
+        identity = {server.system_id, server.started_at}
+        return int(server.master and all(x and int(x[1]) in identity for x in wanted))
+
+    def in_hot_standby(self, connection: ThreadConnection) -> bool | None:
+        return connection.in_hot_standby
+
+    def is_closed(self, connection: ThreadConnection) -> bool:
+        return connection.closed
+
+    def abort(self, connection: ThreadConnection) -> None:
+        connection.lose()
+
+    def purge(self, leased: Iterable[ThreadConnection]) -> None:
+        self.generation += 1
+        kept = {id(connection) for connection in leased}
+        with self._lock:
+            for connection in (*self.free, *self.lent):
+                if id(connection) not in kept:
+                    connection.lose()
+        self.end_connects()
+
+    def drain(
+        self, leased: Iterable[ThreadConnection], has_left: Callable[[str | None], bool]
+    ) -> None:
+        del leased, has_left  # nothing here follows a name
+
+    def end_connects(self) -> None:
+        for answer in tuple(self.connecting):
+            if not answer.done():
+                answer.set_exception(ConnectionError("the host was given up while connecting"))
+
+    def idle(self) -> int:
+        return len(self.free)
+
+    async def warm_up(self) -> None:
+        if not self._server().alive:
+            raise ConnectionRefusedError
+        if not self.free:
+            self.free.append(ThreadConnection(self._server()))
+
+    async def close(self) -> None:
+        await self._server().answer()
+        self.terminate()
+
+    def terminate(self) -> None:
+        self.closed = True
+        self.end_connects()
+        with self._lock:
+            for connection in (*self.free, *self.lent):
+                connection.lose()
+            self.free.clear()
+
+
+class FakeThreadDriver(Driver[FakeThreadPool, ThreadConnection]):
+    """The driver of a fake cluster whose connections threads use."""
+
+    def __init__(self, servers: Mapping[HostSpec, FakeServer]) -> None:
+        self._sessions = FakeDriver(servers)
+        self.pools: list[FakeThreadPool] = []
+
+    def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
+        return self._sessions.sizes(kwargs)
+
+    async def connect(self, *args: Any) -> FakeConnection:
+        return await self._sessions.connect(*args)
+
+    async def open(
+        self, endpoint: Endpoint, kwargs: Mapping[str, Any], report: object
+    ) -> FakeThreadPool:
+        del report
+        server = partial(self._sessions.servers.__getitem__, endpoint.host)
+        pool = FakeThreadPool(server, self.sizes(kwargs))
+        self.pools.append(pool)
+        return pool
+
+    def failure(self, error: BaseException) -> Failure:
+        return self._sessions.failure(error)
+
+
+class ThreadManager(BaseSyncPoolManager[FakeThreadPool, ThreadConnection]):
+    """A pool manager for threads on a fake cluster."""
+
+    def __init__(self, servers: Mapping[str, FakeServer], **kwargs: Any) -> None:
+        by_host = {server.host: server for server in servers.values()}
+        self.driver = FakeThreadDriver(by_host)
+        self._driver = self.driver  # type: ignore[misc]  # one cluster for each test
+        hosts = ",".join(map(str, by_host))
+        super().__init__(f"postgresql://user:secret@{hosts}/app", **kwargs)
+
+    @staticmethod
+    def _name_source(_: object, /) -> None:
+        """Follow no name: there is no such host."""
+
+    def in_loop(self, change: Callable[[], object]) -> None:
+        """Change a server in the loop, and wait until that is done."""
+
+        async def done() -> None:
+            change()
+
+        self._run(done)
+
+    def wait_in_loop(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have the loop do something, and wait for it."""
+        self._run(work)
+
+    @property
+    def waiting(self) -> int:
+        """How many threads wait for a place."""
+        return self.metrics().waiting
+
+    def pool_of(self, name: str) -> FakeThreadPool:
+        """Return the pool on a host."""
+        return next(pool for pool in self.driver.pools if self.host(pool).startswith(f"{name}:"))

@@ -1,0 +1,662 @@
+"""The pool manager for threads on a scriptable cluster: what differs from the one for tasks.
+
+Each test bears the number of the invariant it stands for, where it stands for one.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hasql.cluster.state import Health
+from hasql.errors import (
+    HasqlError,
+    NotAvailableError,
+    PoolManagerClosedError,
+    UnknownConnectionError,
+)
+from hasql.tracing import Tracer
+from testbed.fake_driver import FakeServer, fake_cluster
+from testbed.fake_threads import ThreadConnection, ThreadManager
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
+
+    from hasql.events import Event as HasqlEvent
+
+LONG = 10.0
+
+
+@contextmanager
+def managed(servers: dict[str, FakeServer], **kwargs: Any) -> Iterator[ThreadManager]:
+    """Make a manager that has met all hosts, and terminate it."""
+    manager = ThreadManager(servers, **kwargs)
+    try:
+        manager.ready()
+        yield manager
+    finally:
+        manager.terminate()
+    assert not threads_of_hasql()
+
+
+def threads_of_hasql() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "hasql"]
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds that other threads see to."""
+    tick, deadline = threading.Event(), monotonic() + LONG
+    while not holds():
+        assert monotonic() < deadline
+        tick.wait(0.001)
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(32) as executor:
+        yield executor
+
+
+def name_of(connection: ThreadConnection) -> str:
+    return connection.server.host.host
+
+
+# Starting
+
+
+def test_13_constructing_starts_no_thread() -> None:
+    manager = ThreadManager(fake_cluster("a master"))
+    assert not threads_of_hasql()
+    assert "open, 0 masters" in repr(manager)
+    assert manager.available_pool_count == 0
+    manager.close()
+    with pytest.raises(PoolManagerClosedError), manager.acquire_master():
+        pass
+    assert not threads_of_hasql()
+
+
+def test_13_the_first_acquire_starts_one_thread_that_ends_with_the_manager() -> None:
+    manager = ThreadManager(fake_cluster("a master", "b replica"))
+    with manager.acquire_replica() as connection:
+        assert name_of(connection) == "b"
+    assert len(threads_of_hasql()) == 1
+    manager.close()
+    assert not threads_of_hasql()
+    assert manager.closed
+
+
+def test_threads_that_start_it_at_once_start_it_once(threads: ThreadPoolExecutor) -> None:
+    manager = ThreadManager(fake_cluster("a master"), pool_factory_kwargs={"max_size": 16})
+    together = threading.Barrier(16)
+
+    def acquire() -> str:
+        together.wait()
+        with manager.acquire_master() as connection:
+            return name_of(connection)
+
+    assert [x.result() for x in [threads.submit(acquire) for _ in range(16)]] == ["a"] * 16
+    assert len(threads_of_hasql()) == 1
+    manager.close()
+
+
+def test_a_manager_that_is_dropped_leaves_no_thread_and_no_connection() -> None:
+    servers = fake_cluster("a master")
+    manager = ThreadManager(servers)
+    with manager.acquire_master():
+        pass
+    del manager
+    gc.collect()
+    until(lambda: not threads_of_hasql())
+    assert not [c for c in servers["a"].connections if isinstance(c, ThreadConnection)]
+
+
+def test_entering_waits_for_a_host_and_leaving_closes() -> None:
+    with ThreadManager(fake_cluster("a master")) as manager:
+        assert manager.master_pool_count == 1
+    assert manager.closed
+    assert not threads_of_hasql()
+
+
+# The way of an acquire
+
+
+def test_an_acquire_never_enters_the_loop_while_a_candidate_is_known() -> None:
+    with managed(fake_cluster("a master", "b replica")) as manager:
+        with manager.acquire_master(), manager.acquire_replica():
+            pass
+        busy, go_on = threading.Event(), threading.Event()
+
+        async def block() -> None:
+            busy.set()
+            go_on.wait(LONG)
+
+        blocking = threading.Thread(target=lambda: manager.wait_in_loop(block))
+        blocking.start()
+        busy.wait(LONG)
+        try:
+            with manager.acquire_master() as master, manager.acquire_replica() as replica:
+                assert (name_of(master), name_of(replica)) == ("a", "b")
+            manager.putconn(manager.getconn())
+            assert manager.metrics().acquires == 5
+        finally:
+            go_on.set()
+            blocking.join()
+
+
+def test_a_thread_waits_for_a_place_and_the_earliest_gets_it(threads: ThreadPoolExecutor) -> None:
+    with managed(fake_cluster("a master"), pool_factory_kwargs={"max_size": 1}) as manager:
+        served: list[int] = []
+
+        def acquire(number: int) -> None:
+            with manager.acquire_master(timeout=LONG):
+                served.append(number)
+
+        waiting: list[Future[None]] = []
+        with manager.acquire_master():
+            for number in range(5):
+                waiting.append(threads.submit(acquire, number))
+                until(lambda: manager.waiting == len(waiting))
+        for each in waiting:
+            each.result(LONG)
+        assert served == [0, 1, 2, 3, 4]
+        assert manager.metrics().waits == 5
+
+
+def test_3_a_thread_waits_no_longer_than_its_deadline() -> None:
+    with (
+        managed(fake_cluster("a master"), pool_factory_kwargs={"max_size": 1}) as manager,
+        manager.acquire_master(),
+    ):
+        began = monotonic()
+        with (
+            pytest.raises(NotAvailableError, match="1 of 1 connections in use") as raised,
+            manager.acquire_master(timeout=0.05),
+        ):
+            pass
+        assert isinstance(raised.value, TimeoutError)
+        assert monotonic() - began >= 0.05
+        assert manager.waiting == 0
+
+
+def test_places_are_handed_on_without_loss(threads: ThreadPoolExecutor) -> None:
+    with managed(fake_cluster("a master"), pool_factory_kwargs={"max_size": 2}) as manager:
+
+        def work() -> None:
+            for _ in range(300):
+                with manager.acquire_master(timeout=LONG) as connection:
+                    connection.use()
+
+        for each in [threads.submit(work) for _ in range(16)]:
+            each.result()
+        metrics = manager.metrics()
+        assert metrics.acquires == 16 * 300
+        assert (metrics.nodes[0].in_flight, metrics.waiting) == (0, 0)
+        assert manager.pool_of("a").most_lent <= 2
+
+
+def test_an_interrupted_wait_loses_no_place() -> None:
+    with managed(fake_cluster("a master"), pool_factory_kwargs={"max_size": 1}) as manager:
+        connection = manager.getconn()
+        raised_in = threading.Event()
+
+        def interrupt(*_: object) -> None:
+            raised_in.set()
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGUSR1, interrupt)
+        main = threading.get_ident()
+
+        def when_it_waits() -> None:
+            until(lambda: manager.waiting == 1)
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+        other = threading.Thread(target=when_it_waits)
+        other.start()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                manager.getconn(timeout=LONG)
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+            other.join()
+        assert raised_in.is_set()
+        assert manager.waiting == 0
+        manager.putconn(connection)
+        assert manager.metrics().nodes[0].in_flight == 0
+        with manager.acquire_master(timeout=1):
+            pass
+
+
+def test_what_is_raised_while_the_driver_acquires_loses_nothing() -> None:
+    with managed(fake_cluster("a master"), pool_factory_kwargs={"max_size": 1}) as manager:
+
+        def interrupt() -> None:
+            raise KeyboardInterrupt
+
+        pool = manager.pool_of("a")
+        pool.on_acquire = interrupt
+        with pytest.raises(KeyboardInterrupt), manager.acquire_master():
+            pass
+        pool.on_acquire = lambda: None
+        with manager.acquire_master():
+            assert manager.metrics().nodes[0].in_flight == 1
+
+
+def test_4_a_refused_connection_is_no_error_while_another_host_can_serve() -> None:
+    servers = fake_cluster("a master", "b replica", "c replica")
+    with managed(servers) as manager:
+        servers["b"].login_error = ConnectionRefusedError("no")
+        for _ in range(6):
+            with manager.acquire_replica() as connection:
+                assert name_of(connection) == "c"
+        assert manager.metrics().retries >= 1
+
+
+def test_3_a_silent_host_costs_an_acquire_no_more_than_its_deadline() -> None:
+    servers = fake_cluster("a master")
+    with managed(servers, refresh_timeout=60) as manager:
+        servers["a"].silent_after_login = True  # and no connection was opened yet
+        manager.in_loop(servers["a"].freeze)
+        with pytest.raises(NotAvailableError), manager.acquire_master(timeout=0.15):
+            pass
+        assert manager.metrics().nodes[0].in_flight == 0
+        servers["a"].silent_after_login = False
+        manager.in_loop(servers["a"].thaw)
+        with manager.acquire_master(timeout=LONG):
+            pass
+
+
+def test_8_a_host_that_goes_quiet_ends_the_connects_to_it(threads: ThreadPoolExecutor) -> None:
+    servers = fake_cluster("a master", "b replica", "c replica")
+    with managed(servers, refresh_delay=0.05, refresh_timeout=0.1) as manager:
+        manager.in_loop(servers["b"].freeze)
+
+        def acquire() -> str:
+            with manager.acquire_replica(timeout=LONG) as connection:
+                return name_of(connection)
+
+        acquired = [threads.submit(acquire) for _ in range(8)]
+        assert {each.result(LONG) for each in acquired} == {"c"}
+        manager.in_loop(servers["b"].thaw)
+
+
+def test_an_idle_connection_that_was_aborted_meanwhile_is_not_lent() -> None:
+    with managed(fake_cluster("a master")) as manager:
+        with manager.acquire_master() as first:
+            pass
+        pool = manager.pool_of("a")
+        # As the loop may do between the driver's word and ours.
+        pool.on_acquired = lambda connection: connection.lose() if connection is first else None
+        with manager.acquire_master() as second:
+            assert second is not first
+            assert not second.closed
+        assert manager.metrics().nodes[0].in_flight == 0
+
+
+# Giving back
+
+
+def test_what_getconn_took_may_be_put_back_by_any_thread(threads: ThreadPoolExecutor) -> None:
+    with managed(fake_cluster("a master")) as manager:
+        connection = manager.getconn()
+        threads.submit(manager.putconn, connection).result()
+        assert manager.metrics().nodes[0].in_flight == 0
+        with pytest.raises(UnknownConnectionError, match="was released already"):
+            manager.putconn(connection)
+
+
+def test_putconn_within_a_block_ends_the_lease() -> None:
+    with managed(fake_cluster("a master")) as manager:
+        with manager.acquire_master() as connection:
+            manager.putconn(connection)
+            assert manager.metrics().nodes[0].in_flight == 0
+        assert manager.metrics().nodes[0].in_flight == 0
+
+
+def test_a_lease_is_for_one_use() -> None:
+    with managed(fake_cluster("a master")) as manager:
+        lease = manager.acquire_master()
+        with lease:
+            pass
+        with pytest.raises(HasqlError, match="used already"), lease:
+            pass
+
+
+def test_12_giving_back_to_a_silent_host_takes_release_timeout_at_most() -> None:
+    servers = fake_cluster("a master")
+    with managed(servers, release_timeout=0.1, refresh_timeout=60) as manager:
+        connection = manager.getconn()
+        manager.in_loop(servers["a"].freeze)
+        manager.putconn(connection)
+        assert connection.closed
+        assert manager.metrics().nodes[0].in_flight == 0
+        manager.in_loop(servers["a"].thaw)
+
+
+def test_an_error_at_the_end_of_a_block_is_raised_and_the_connection_given_back() -> None:
+    with managed(fake_cluster("a master")) as manager:
+        with manager.acquire_master():
+            pass
+
+        def commit(*_: object) -> None:
+            raise ValueError("no commit")
+
+        manager.pool_of("a").leave_block = commit
+        with pytest.raises(ValueError, match="no commit"), manager.acquire_master():
+            pass
+        assert manager.metrics().nodes[0].in_flight == 0
+
+
+def test_the_drivers_own_pool_can_be_used_and_registered() -> None:
+    with managed(fake_cluster("a master", "b replica")) as manager:
+        [pool] = manager.get_master_pools()
+        assert manager.get_pool(read_only=False) is pool
+        assert manager.pool_is_master(pool)
+        [replica] = manager.get_replica_pools()
+        assert manager.pool_is_replica(replica)
+        with manager.acquire_from_pool(replica) as connection:
+            assert name_of(connection) == "b"
+            assert not manager.is_connection_closed(connection)
+        connection = manager.getconn()
+        manager.register_connection(connection, pool)
+        with pytest.raises(UnknownConnectionError, match="was lent by a"):
+            manager.release_to_pool(connection, replica)
+        manager.release_to_pool(connection, pool)
+        assert manager.metrics().nodes[0].in_flight == 0
+
+
+# Failing over
+
+
+def test_the_application_follows_the_master() -> None:
+    servers = fake_cluster("a master", "b replica")
+    with managed(servers, refresh_delay=0.05) as manager:
+        with manager.acquire_master() as connection:
+            assert name_of(connection) == "a"
+
+        def fail_over() -> None:
+            servers["a"].kill()
+            servers["b"].promote()
+
+        manager.in_loop(fail_over)
+        with manager.acquire_master(timeout=LONG) as connection:
+            assert name_of(connection) == "b"
+
+
+def test_6_a_lease_that_breaks_has_its_host_probed_at_once() -> None:
+    servers = fake_cluster("a master", "b replica")
+    with managed(servers, refresh_delay=60) as manager:
+        until(lambda: len(servers["a"].probes) >= 1)
+        probes = len(servers["a"].probes)
+        with pytest.raises(ConnectionResetError), manager.acquire_master() as connection:
+            manager.in_loop(connection.lose)
+            connection.use()
+        until(lambda: len(servers["a"].probes) > probes)
+        with manager.acquire_master() as connection:
+            assert name_of(connection) == "a"
+
+
+def test_a_hold_ends_where_no_probe_is_to_come() -> None:
+    servers = fake_cluster("a master")
+    with managed(servers, refresh_delay=60) as manager:
+        for _ in range(20):  # more than the bursts that are begun for hints
+            with pytest.raises(ConnectionResetError), manager.acquire_master() as connection:
+                manager.in_loop(connection.lose)
+                connection.use()
+        began = monotonic()
+        with manager.acquire_master(timeout=LONG):
+            pass
+        assert monotonic() - began < LONG / 2
+
+
+def test_9_a_lease_on_a_master_that_was_replaced_is_aborted() -> None:
+    servers = fake_cluster("a master", "b replica")
+    with managed(servers, refresh_delay=0.05) as manager:
+        connection = manager.getconn()
+        manager.in_loop(servers["b"].promote)
+        until(lambda: connection.closed)
+        with pytest.raises(ConnectionResetError):
+            connection.use()
+        manager.putconn(connection)
+        with manager.acquire_master(timeout=LONG) as connection:
+            assert name_of(connection) == "b"
+
+
+def test_8_leases_on_a_silent_host_are_broken_after_lease_abort_after() -> None:
+    servers = fake_cluster("a master")
+    with managed(
+        servers, refresh_delay=0.05, refresh_timeout=0.1, lease_abort_after=0.2
+    ) as manager:
+        with pytest.raises(ConnectionResetError), manager.acquire_master() as connection:
+            manager.in_loop(servers["a"].freeze)
+            connection.use()
+        manager.in_loop(servers["a"].thaw)
+
+
+def test_5_a_replica_that_says_it_was_promoted_is_not_handed_out_for_reading() -> None:
+    servers = fake_cluster("a master", "b replica")
+    with managed(servers, refresh_delay=60) as manager:
+        with manager.acquire_replica() as connection:
+            assert name_of(connection) == "b"
+            manager.in_loop(servers["b"].promote)
+            connection.use()
+        with (
+            pytest.raises(NotAvailableError),
+            manager.acquire_replica(timeout=0.2) as connection,
+        ):
+            pass
+        with manager.acquire_master(timeout=LONG) as connection:
+            assert name_of(connection) == "b"
+
+
+def test_5_a_master_connection_that_says_standby_is_asked_before_it_is_lent() -> None:
+    servers = fake_cluster("a master")
+    with managed(servers) as manager:
+        servers["a"].lie_to_pool = True
+        with manager.acquire_master() as connection:
+            assert name_of(connection) == "a"
+        assert servers["a"].questions == 1
+
+
+def test_5_the_question_is_ended_where_the_connection_has_gone_deaf() -> None:
+    servers = fake_cluster("a master")
+    with managed(servers) as manager:
+        servers["a"].lie_to_pool = True
+        servers["a"].silent_after_login = True
+        began = monotonic()
+        with pytest.raises(NotAvailableError), manager.acquire_master(timeout=1.0):
+            pass
+        assert monotonic() - began < LONG
+        assert manager.metrics().nodes[0].in_flight == 0
+
+
+# Closing
+
+
+def test_12_closing_waits_for_leases_and_dismisses_those_who_wait(
+    threads: ThreadPoolExecutor,
+) -> None:
+    with managed(fake_cluster("a master"), pool_factory_kwargs={"max_size": 1}) as manager:
+        connection = manager.getconn()
+        waiting = threads.submit(manager.getconn, timeout=LONG)
+        until(lambda: manager.waiting == 1)
+        closing = [threads.submit(manager.close, LONG) for _ in range(2)]
+        with pytest.raises(PoolManagerClosedError):
+            waiting.result(LONG)
+        assert not manager.closed
+        connection.use()
+        manager.putconn(connection)
+        for each in closing:
+            each.result(LONG)
+        assert manager.closed
+
+
+def test_12_closing_breaks_what_is_lent_after_its_timeout() -> None:
+    with managed(fake_cluster("a master")) as manager, manager.acquire_master() as connection:
+        manager.close(0.05)
+        assert connection.closed
+        assert manager.closed
+    with pytest.raises(PoolManagerClosedError), manager.acquire_master():
+        pass
+
+
+def test_closing_from_a_listener_says_what_to_do() -> None:
+    servers = fake_cluster("a master", "b replica")
+    with managed(servers, refresh_delay=0.05) as manager:
+        heard: list[HasqlEvent] = []
+        raised: list[BaseException] = []
+
+        def listen(event: HasqlEvent) -> None:
+            heard.append(event)
+            try:
+                manager.close()
+            except HasqlError as error:
+                raised.append(error)
+
+        manager.add_listener(listen)
+        manager.in_loop(servers["b"].kill)
+        until(lambda: bool(raised))
+        assert "have another thread do that" in str(raised[0])
+        assert not manager.closing
+        assert heard
+
+
+def test_a_tracer_is_told_of_the_acquires_of_threads() -> None:
+    told: list[str] = []
+    with managed(fake_cluster("a master")) as manager:
+        tracer = Tracer(
+            connection_lent=lambda record: told.append(f"lent by {record.host.host}"),
+            connection_returned=lambda record: told.append(f"back to {record.host.host}"),
+        )
+        manager.set_tracer(tracer)
+        with manager.acquire_master():
+            pass
+    assert told == ["lent by a", "back to a"]
+
+
+def test_refusals_are_raised_by_ready() -> None:
+    servers = fake_cluster("a master")
+    manager = ThreadManager(servers)
+    with pytest.raises(ValueError, match="or neither"):
+        manager.ready(masters_count=1)
+    with pytest.raises(NotAvailableError):
+        manager.ready(masters_count=2, replicas_count=0, timeout=0.05)
+    manager.wait_next_pool_check()
+    manager.wait_all_ready()
+    manager.wait_masters_ready(1)
+    manager.wait_replicas_ready(0)
+    manager.accept_timeline()
+    manager.terminate()
+
+
+# Forking
+
+
+def in_child(work: Callable[[], None]) -> None:
+    """Do something in a forked child, and fail as it fails."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        said = b"ok"
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001  # told to the parent
+            said = repr(error).encode()
+        os.write(write, said)
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as told:
+        said = told.read()
+    os.waitpid(pid, 0)
+    assert said == b"ok", said.decode()
+
+
+def test_16_a_manager_made_before_a_fork_starts_in_the_child_alone() -> None:
+    manager = ThreadManager(fake_cluster("a master"))
+
+    def work() -> None:
+        with manager.acquire_master() as connection:
+            assert name_of(connection) == "a"
+        manager.close()
+
+    in_child(work)
+    assert not threads_of_hasql()
+    with manager.acquire_master():
+        pass
+    manager.close()
+
+
+def test_16_a_manager_started_before_a_fork_starts_afresh_in_the_child() -> None:
+    servers = fake_cluster("a master", "b replica")
+    with managed(servers, pool_factory_kwargs={"max_size": 1}) as manager:
+        heard: list[HasqlEvent] = []
+        manager.add_listener(heard.append)
+        lease = manager.acquire_master()
+        connection = lease.__enter__()
+        ours = manager.getconn(read_only=True)
+
+        def work() -> None:
+            assert not threads_of_hasql()
+            assert manager.available_pool_count == 0
+            manager.putconn(ours)  # of the parent's
+            lease.__exit__(None, None, None)
+            assert not ours.closed
+            with manager.acquire_master() as another:  # whose one place is not the parent's
+                assert another is not connection
+            manager.close()
+            assert not connection.closed
+
+        in_child(work)
+        assert not connection.closed
+        connection.use()
+        lease.__exit__(None, None, None)
+        manager.putconn(ours)
+        assert [node.in_flight for node in manager.metrics().nodes] == [0, 0]
+        assert all(node.health is Health.UP for node in manager.metrics().nodes)
+
+
+def test_16_children_do_not_all_choose_alike() -> None:
+    with managed(fake_cluster("a master")) as manager:
+        chance = manager.balancer.chance
+        before = chance.getstate()
+
+        def work() -> None:
+            assert chance.getstate() != before
+
+        in_child(work)
+        assert chance.getstate() == before
+
+
+def test_16_a_fork_while_other_threads_acquire_leaves_no_lock_behind(
+    threads: ThreadPoolExecutor,
+) -> None:
+    with managed(fake_cluster("a master"), pool_factory_kwargs={"max_size": 4}) as manager:
+        stop = threading.Event()
+
+        def load() -> None:
+            while not stop.is_set():
+                with manager.acquire_master(timeout=LONG):
+                    pass
+
+        loads = [threads.submit(load) for _ in range(8)]
+
+        def work() -> None:
+            with manager.acquire_master(timeout=LONG):
+                pass
+            manager.terminate()
+
+        try:
+            for _ in range(10):
+                in_child(work)
+        finally:
+            stop.set()
+        for each in loads:
+            each.result(LONG)
