@@ -72,6 +72,7 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
         #: What a test wants to happen in the thread that acquires, and at the end of a block.
         self.on_acquire: Callable[[], object] = lambda: None
         self.on_acquired: Callable[[ThreadConnection], object] = lambda _: None
+        self.on_hold: Callable[[], object] = lambda: None
         self.leave_block: Any = lambda *_: None
         self._lock = Lock()
 
@@ -124,6 +125,10 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
         connection.on_closed = self.destinations.closed
         self.destinations.opened(connection, connection.in_hot_standby, read_only=False)
         return connection
+
+    def hold(self, connection: ThreadConnection) -> None:
+        del connection
+        self.on_hold()
 
     def release(self, connection: ThreadConnection, **kwargs: Any) -> None:
         assert not kwargs

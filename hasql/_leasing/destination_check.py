@@ -88,14 +88,14 @@ def _not_the_master(error: BaseException | None) -> WrongServerError:
     return WrongServerError("a connection to this name leads to a server that is not the master")
 
 
-# Both raise WrongServerError, and the connection is broken and given back then; so it is whatever
-# else ends the question.
-
-
 async def check_destination(
     node: Node[PoolT, ConnT], pool: AsyncPool[PoolT, ConnT], connection: ConnT
 ) -> None:
-    """Make sure that a task's connection leads to the master, asking the server if need be."""
+    """Make sure that a task's connection leads to the master, asking the server if need be.
+
+    Raises WrongServerError, and the connection is broken and given back then; so it is whatever
+    else ends the question.
+    """
     failed = None
     try:
         if (question := _question_for(node, pool, connection)) is None:
@@ -118,7 +118,7 @@ async def _discard(pool: AsyncPool[PoolT, ConnT], connection: ConnT) -> None:
     try:
         await pool.release(connection)
     except Exception as error:  # noqa: BLE001  # it is broken anyway
-        _note_discarded(error)
+        log.debug("a connection that leads elsewhere could not be given back: %r", type(error))
 
 
 def check_destination_in_thread(
@@ -129,7 +129,8 @@ def check_destination_in_thread(
 ) -> None:
     """Make sure that a thread's connection leads to the master, asking the server if need be.
 
-    Within `aborting_after` so many seconds the connection is aborted then.
+    Raises WrongServerError, and the connection is the caller's to discard then. Within
+    `aborting_after` so many seconds the connection is aborted then.
     """
     failed = None
     try:
@@ -144,20 +145,4 @@ def check_destination_in_thread(
             return
     except Exception as error:  # noqa: BLE001  # the connection is of no use, whatever it was
         failed = error
-    except BaseException:
-        _discard_in_thread(pool, connection)
-        raise
-    _discard_in_thread(pool, connection)
     raise _not_the_master(failed)
-
-
-def _discard_in_thread(pool: ThreadPool[PoolT, ConnT], connection: ConnT) -> None:
-    pool.abort(connection)
-    try:
-        pool.release(connection)
-    except Exception as error:  # noqa: BLE001  # it is broken anyway
-        _note_discarded(error)
-
-
-def _note_discarded(error: Exception) -> None:
-    log.debug("a connection that leads elsewhere could not be given back: %r", type(error))

@@ -1,5 +1,6 @@
 """The checkout of threads: takes a connection for a lease, and gives it back."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -17,6 +18,8 @@ from hasql.driver import ConnT, Driver, PoolT, ThreadPool
 from hasql.driver.patience import Patience
 
 __all__ = ("ThreadCheckout",)
+
+log = logging.getLogger("hasql")
 
 
 class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
@@ -46,7 +49,9 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         #: Whether the manager has started; asked on each acquire.
         self.live = False
 
-    def take(self, lease: Lease[PoolT, ConnT]) -> ConnT:
+    def take(  # noqa: C901  # the hot path: each call less counts
+        self, lease: Lease[PoolT, ConnT]
+    ) -> ConnT:
         """Take a connection for a lease; see `LeaseBook` for what becomes of it."""
         if self._tracing is not None and not lease.number:
             return self._tracing.take_in_thread(lease, self.take)
@@ -60,14 +65,25 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
             node = self._router.occupy(lease.request) if fixed is None else self._occupy_on(fixed)
             if node is None:
                 node = self._wait(lease, deadline)
+            pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
             connection = None
             try:
                 patience = Patience(deadline, clock, LONG_CONNECT, partial(self._signal, node.host))
-                connection = self._fill(lease, node, patience)
+                connection = pool.acquire(patience, **lease.kwargs)
+                # A read may have fallen to a master, too; a pool that was asked for is what it is.
+                if (
+                    node.as_master
+                    and fixed is None
+                    and (pool.destinations.doubtful or node.several)
+                ):
+                    aborting_after = partial(self._aborting_after, pool, connection)
+                    check_destination_in_thread(node, pool, connection, aborting_after)
+                if lease.awaited:
+                    pool.hold(connection)
                 fits = self._lend(lease, node, connection, began)
             except BaseException as error:  # noqa: BLE001  # sorted out there
                 if connection is not None:
-                    self._discard(lease, node, connection)
+                    self._discard(lease, pool, connection)
                 with self._guard:
                     self._give_up(node, lease, error)
             else:
@@ -78,21 +94,6 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 self.retries += 1
             if clock() >= deadline:
                 raise self._not_available(lease)
-
-    def _fill(
-        self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], patience: Patience
-    ) -> ConnT:
-        """Have the driver acquire a connection."""
-        pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
-        connection = pool.acquire(patience, **lease.kwargs)
-        # A read may have fallen to a master, too; a pool that was asked for is what it is.
-        doubtful = node.as_master and (pool.destinations.doubtful or node.several)
-        if doubtful and lease.fixed_node is None:
-            aborting_after = partial(self._aborting_after, pool, connection)
-            check_destination_in_thread(node, pool, connection, aborting_after)
-        if lease.awaited:
-            pool.hold(connection)
-        return connection
 
     def _lend(
         self,
@@ -121,15 +122,17 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
             return True
 
     def _discard(
-        self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], connection: ConnT
+        self, lease: Lease[PoolT, ConnT], pool: ThreadPool[PoolT, ConnT], connection: ConnT
     ) -> None:
-        """End what was taken by an acquire that was interrupted; its place is given up later."""
+        """End what was taken by an acquire that failed or was interrupted."""
         with self._guard:
             if lease.connection is not None:
                 self._book.remove(lease)
-        pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
         pool.abort(connection)
-        pool.release(connection)
+        try:
+            pool.release(connection)
+        except Exception as error:  # noqa: BLE001  # it is broken anyway
+            log.debug("a connection that was not lent could not be given back: %r", type(error))
 
     def _put_back(self, lease: Lease[PoolT, ConnT], deadline: float) -> None:
         """Give back what did not fit, by the deadline."""
