@@ -51,6 +51,25 @@ def managed(servers: dict[str, FakeServer], **kwargs: Any) -> Iterator[ThreadMan
     assert not threads_of_hasql()
 
 
+@contextmanager
+def blocked_loop(manager: ThreadManager) -> Iterator[None]:
+    """Have the manager's event loop do nothing."""
+    busy, go_on = threading.Event(), threading.Event()
+
+    async def block() -> None:
+        busy.set()
+        go_on.wait(LONG)
+
+    blocking = threading.Thread(target=lambda: manager.wait_in_loop(block))
+    blocking.start()
+    busy.wait(LONG)
+    try:
+        yield
+    finally:
+        go_on.set()
+        blocking.join()
+
+
 def threads_of_hasql() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name == "hasql"]
 
@@ -147,23 +166,11 @@ def test_an_acquire_never_enters_the_loop_while_a_candidate_is_known() -> None:
     with managed(fake_cluster("a master", "b replica")) as manager:
         with manager.acquire_master(), manager.acquire_replica():
             pass
-        busy, go_on = threading.Event(), threading.Event()
-
-        async def block() -> None:
-            busy.set()
-            go_on.wait(LONG)
-
-        blocking = threading.Thread(target=lambda: manager.wait_in_loop(block))
-        blocking.start()
-        busy.wait(LONG)
-        try:
+        with blocked_loop(manager):
             with manager.acquire_master() as master, manager.acquire_replica() as replica:
                 assert (name_of(master), name_of(replica)) == ("a", "b")
             manager.putconn(manager.getconn())
             assert manager.metrics().acquires == 5
-        finally:
-            go_on.set()
-            blocking.join()
 
 
 def test_a_thread_waits_for_a_place_and_the_earliest_gets_it(threads: ThreadPoolExecutor) -> None:
@@ -219,8 +226,7 @@ def test_places_are_handed_on_without_loss(threads: ThreadPoolExecutor) -> None:
 
 
 def test_a_place_given_back_while_a_thread_begins_to_wait_is_not_lost() -> None:
-    servers, sizes = fake_cluster("a master"), {"max_size": 1}
-    with managed(servers, pool_factory_kwargs=sizes, refresh_delay=60) as manager:
+    with managed(fake_cluster("a master"), pool_factory_kwargs={"max_size": 1}) as manager:
         connection = manager.getconn()
 
         def give_back(frame: FrameType, event: str, _: object) -> None:
@@ -232,7 +238,8 @@ def test_a_place_given_back_while_a_thread_begins_to_wait_is_not_lost() -> None:
         before = sys.gettrace()
         sys.settrace(give_back)
         try:
-            with manager.acquire_master(timeout=1):
+            # Where the loop would hand the place on sooner or later.
+            with blocked_loop(manager), manager.acquire_master(timeout=1):
                 pass
         finally:
             sys.settrace(before)
