@@ -5,6 +5,7 @@ reserved connection that a monitor probes over. `tests/integration/test_drivers_
 every adapter to what is said here.
 """
 
+import asyncio
 from collections.abc import (
     Awaitable,
     Callable,
@@ -22,11 +23,15 @@ from hasql.driver.destinations import Destinations
 from hasql.driver.endpoint import Endpoint
 from hasql.driver.failure import Failure
 from hasql.driver.patience import Patience
+from hasql.driver.threads import in_thread
 
 __all__ = ("AsyncPool", "ConnT", "Driver", "DriverPool", "PoolT", "Session", "ThreadPool")
 
 PoolT = TypeVar("PoolT")
 ConnT = TypeVar("ConnT")
+
+#: Seconds that a thread waits for the connection of a warm-up.
+_WARM_UP = 1.0
 
 
 class Session(Protocol):
@@ -246,6 +251,19 @@ class ThreadPool(DriverPool[PoolT, ConnT], Protocol[PoolT, ConnT]):
         It leaves no transaction open, and no value goes through a codec of the application's.
         Aborting the connection ends it.
         """
+
+    async def warm_up(self) -> None:
+        """Take a connection and give it back, in a thread; if cancelled, that ends by itself."""
+        await asyncio.wrap_future(in_thread(self._take_and_return, "hasql warm-up"))
+
+    def _take_and_return(self) -> None:
+        # Its clock stands still, so that each wait may take so long.
+        connection = self.acquire(Patience(_WARM_UP, lambda: 0.0, _WARM_UP, lambda: None))
+        try:
+            self.release(connection)
+        except BaseException:
+            self.abort(connection)
+            raise
 
 
 class Driver(Protocol[PoolT, ConnT]):

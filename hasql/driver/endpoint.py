@@ -106,6 +106,19 @@ class Endpoint:
         if not self._elsewhere:
             self._whereabouts.last = address
 
+    @property
+    def stagger(self) -> float:
+        """Seconds that a connect may take before the next address is tried beside it."""
+        return self._whereabouts.stagger
+
+    def note_race(self, *, in_time: bool, others: bool) -> None:
+        """Take note of how the first address has fared, and whether others were being tried."""
+        known = self._whereabouts
+        if not in_time:
+            known.stagger = _STAGGER
+        elif others:
+            known.stagger = min(2 * known.stagger, _LONGEST_STAGGER)
+
     def has_left(self, address: str | None) -> bool:
         """Tell whether a connection to this address leads to where the name leads no more."""
         return address is not None and self._whereabouts.has_left(address)
@@ -144,16 +157,12 @@ class Endpoint:
     ) -> tuple[str, _T]:
         if len(addresses) == 1:  # the most usual, and it costs no task
             return addresses[0], await dial(addresses[0])
-        known = self._whereabouts
-        race = _Race(dial, failure_of, addresses, known.stagger)
+        race = _Race(dial, failure_of, addresses, self.stagger)
         try:
             address, connection = await race.first()
         finally:
             race.leave_others(discard)
-        if address != addresses[0]:
-            known.stagger = _STAGGER
-        elif race.has_others:
-            known.stagger = min(2 * known.stagger, _LONGEST_STAGGER)
+        self.note_race(in_time=address == addresses[0], others=race.has_others)
         return address, connection
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from typing import NamedTuple
 
-__all__ = ("DRIVERS", "RegisteredDriver", "extras_with")
+__all__ = ("DRIVERS", "THREAD_DRIVERS", "RegisteredDriver", "extras_with")
 
 
 class RegisteredDriver(NamedTuple):
@@ -93,6 +93,18 @@ DRIVERS = (
         tests=("test_asyncpgsa.py",),
         sqlalchemy="1",
         built_on=("asyncpg",),
+    ),
+)
+
+#: Those of `hasql.sync`. Their kits are in `testbed/sync_kits.py`.
+THREAD_DRIVERS = (
+    RegisteredDriver(
+        facade="hasql.sync.psycopg3",
+        room="psycopg",
+        extra="psycopg",
+        libraries=("psycopg", "psycopg_pool"),
+        kits=("Psycopg3ThreadKit",),
+        tests=(),
     ),
 )
 

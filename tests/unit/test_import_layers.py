@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 import hasql
-from testbed.kits.registry import DRIVERS, RegisteredDriver
+from testbed.kits.registry import DRIVERS, THREAD_DRIVERS, RegisteredDriver
 
 PACKAGE = Path(hasql.__file__).parent
+ALL_DRIVERS = (*DRIVERS, *THREAD_DRIVERS)
 
 # From the lowest to the highest. A name ending in `.*` stands for a package and all that is in it.
 LAYERS: tuple[frozenset[str], ...] = (
@@ -48,6 +49,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql.driver.failure", "hasql.driver.arguments", "hasql.driver.destinations"}),
     frozenset({"hasql.driver.connects", "hasql.driver.addressed_loop", "hasql.driver.deadline"}),
     frozenset({"hasql.driver.endpoint", "hasql.driver.patience"}),
+    frozenset({"hasql.driver.threads"}),
     frozenset({"hasql.driver.contract"}),
     frozenset({"hasql.driver.*"}),
     # Names, and where hosts come from.
@@ -116,7 +118,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     # What is behind the adapters.
     frozenset({"hasql._adapters.*"}),
     # A facade for each driver.
-    frozenset(driver.facade for driver in DRIVERS),
+    frozenset(driver.facade for driver in ALL_DRIVERS),
     frozenset({"hasql.cli.*", "hasql.testing.*"}),
 )
 ADAPTERS = LAYERS[-2]
@@ -128,12 +130,12 @@ OPTIONAL = frozenset({"hasql.dns.queries", "hasql.dns.engine"})
 
 # Who may import what from outside the standard library. Whatever is not here may import nothing.
 LIBRARIES: dict[str, frozenset[str]] = {
-    **{driver.facade: frozenset(driver.libraries) for driver in DRIVERS},
+    **{driver.facade: frozenset(driver.libraries) for driver in ALL_DRIVERS},
     **{
         f"hasql._adapters.{room}.*": frozenset(
-            library for driver in DRIVERS if driver.room == room for library in driver.libraries
+            library for driver in ALL_DRIVERS if driver.room == room for library in driver.libraries
         )
-        for room in {driver.room for driver in DRIVERS}
+        for room in {driver.room for driver in ALL_DRIVERS}
     },
     "hasql.dns.queries": frozenset({"dns"}),
     "hasql.dns.engine": frozenset({"sqlalchemy"}),
@@ -325,7 +327,7 @@ def test_an_adapter_imports_no_other_adapter(name: str) -> None:
     assert not others, "it would need the other's library too"
 
 
-ROOMS = {driver.room for driver in DRIVERS}
+ROOMS = {driver.room for driver in ALL_DRIVERS}
 
 
 def room_of(name: str) -> str | None:
@@ -337,7 +339,7 @@ def room_of(name: str) -> str | None:
 def test_a_room_imports_only_the_rooms_it_is_built_on(name: str) -> None:
     room = room_of(name)
     allowed = {None, room}
-    allowed |= {each for driver in DRIVERS if driver.room == room for each in driver.built_on}
+    allowed |= {each for x in ALL_DRIVERS if x.room == room for each in x.built_on}
     used = {room_of(target) for _, target in arrows_of(MODULES[name])}
     assert used <= allowed, "say so in testbed/kits/registry.py, if its users have that library too"
 
@@ -436,7 +438,7 @@ print(sorted(loaded - sys.stdlib_module_names - {{"hasql"}}))
     assert (result.stdout.strip(), result.stderr) == ("[]", "")
 
 
-@pytest.mark.parametrize("driver", DRIVERS, ids=lambda driver: driver.facade)
+@pytest.mark.parametrize("driver", ALL_DRIVERS, ids=lambda driver: driver.facade)
 def test_a_missing_library_is_explained_by_its_extra(driver: RegisteredDriver) -> None:
     program = f"""
 import sys

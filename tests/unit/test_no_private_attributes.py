@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 import hasql
-from testbed.kits.registry import DRIVERS
+from testbed.kits.registry import DRIVERS, THREAD_DRIVERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PACKAGE = Path(hasql.__file__).parent
 #: The facades, and the adapters behind them.
-MODULES = [f"{driver.facade.removeprefix('hasql.')}.py" for driver in DRIVERS]
+FACADES = [driver.facade.removeprefix("hasql.") for driver in (*DRIVERS, *THREAD_DRIVERS)]
+MODULES = [f"{facade.replace('.', '/')}.py" for facade in FACADES]
 MODULES += sorted(str(x.relative_to(PACKAGE)) for x in PACKAGE.glob("_adapters/**/*.py"))
 
 _BY_NAME = {"getattr", "setattr", "delattr", "hasattr", "attrgetter", "methodcaller"}

@@ -20,7 +20,7 @@ from hasql.errors import ConfigurationError
 if TYPE_CHECKING:
     from hasql._adapters.psycopg.session import PsycopgSession
 
-__all__ = ("PsycopgDriver",)
+__all__ = ("PsycopgDriver", "check_pool_kwargs")
 
 _OnLost: TypeAlias = Callable[[], None]
 _Report: TypeAlias = Callable[[Connection, BaseException], None]
@@ -47,17 +47,25 @@ def _check_connect_kwargs(kwargs: object, connection_class: object) -> None:
             raise ConfigurationError(f"pool_factory_kwargs['kwargs']: {error}") from None
 
 
+def check_pool_kwargs(kwargs: Mapping[str, Any]) -> PoolSizes:
+    """Check the arguments of a pool of psycopg's, for tasks or threads, and return its sizes.
+
+    Raises ConfigurationError.
+    """
+    refuse_keywords(kwargs, _OURS, "pool_factory_kwargs: {!r} cannot be given")
+    refuse_keywords(kwargs, _ROUTING, "pool_factory_kwargs: hasql takes no argument {!r}")
+    check_keywords(kwargs, _OF_POOLS, "psycopg's pool")
+    _check_connect_kwargs(kwargs.get("kwargs"), kwargs.get("connection_class"))
+    given = {name: value for name, value in kwargs.items() if value is not None}
+    least = given.get("min_size", 4)
+    return check_sizes(given, minimum=("min_size", 4), maximum=("max_size", least))
+
+
 class PsycopgDriver(Driver[Pool, Connection]):
     """psycopg 3 and its pool as a whole."""
 
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
-        refuse_keywords(kwargs, _OURS, "pool_factory_kwargs: {!r} cannot be given")
-        refuse_keywords(kwargs, _ROUTING, "pool_factory_kwargs: hasql takes no argument {!r}")
-        check_keywords(kwargs, _OF_POOLS, "psycopg's pool")
-        _check_connect_kwargs(kwargs.get("kwargs"), kwargs.get("connection_class"))
-        given = {name: value for name, value in kwargs.items() if value is not None}
-        least = given.get("min_size", 4)
-        return check_sizes(given, minimum=("min_size", 4), maximum=("max_size", least))
+        return check_pool_kwargs(kwargs)
 
     async def open(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], report: _Report

@@ -1,0 +1,111 @@
+"""A synchronous connection of psycopg 3 that any thread can abort, and that is found dead early."""
+
+from __future__ import annotations
+
+import select
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from psycopg import Connection, Error, ProgrammingError
+from psycopg.pq import TransactionStatus
+
+from hasql._adapters.fork_guard import cut_off_in_children
+from hasql._adapters.kill_switch import KillSwitch
+from hasql.driver.holder import ThreadHolderNotes
+
+if TYPE_CHECKING:
+    from psycopg.errors import Diagnostic
+
+__all__ = ("ThreadConnection",)
+
+#: Seconds for which a connection that was alive counts as alive without asking the kernel.
+_ALIVE_FOR = 0.001
+_IN_TRANSACTION = frozenset({TransactionStatus.INTRANS, TransactionStatus.INERROR})
+
+
+class ThreadConnection(Connection[Any], ThreadHolderNotes):
+    """A connection that any thread can abort, and that is found dead without asking the server."""
+
+    #: Whether it was aborted, or the server has said that it ends it. This is not `closed`: as long
+    #: as psycopg takes the connection for open, ending its transaction raises an error.
+    lost = False
+    #: Whether it was taken out of the pool since it was put there last.
+    taken = True
+    #: Whether it is one of the pool's.
+    pooled = False
+    #: When it was last known to be alive, in seconds of time.monotonic().
+    _alive_at = float("-inf")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._switch: KillSwitch | None = None
+        self.lost = self.closed
+        if not self.lost:
+            sockets = select.poll()
+            sockets.register(self.fileno(), select.POLLIN)
+            self._readable = sockets.poll
+            self._switch = KillSwitch(self.fileno())
+            cut_off_in_children(self, Connection.fileno)
+        # The handler has a weak reference, so that the connection is freed when nobody needs it.
+        self.add_notice_handler(partial(_note_fatal_notice, ref(self)))
+
+    def abort(self) -> None:
+        """Shut its socket down, whichever thread uses it; that one closes it."""
+        self.lost = True
+        if self._switch is not None:
+            self._switch.shut_down()
+
+    def close(self) -> None:
+        """Close it, as psycopg does."""
+        self.lost = True
+        super().close()
+        self.pgconn.finish()  # psycopg leaves a broken one to the collection of garbage
+        if self._switch is not None:
+            self._switch.close()
+
+    def roll_back_or_close(self) -> None:
+        """Roll an open transaction back. Where that is not possible, close the connection."""
+        if not self.lost and self.pgconn.transaction_status in _IN_TRANSACTION:
+            self.rollback()
+            return
+        self.abort()
+        self.close()
+
+    def check_idle(self, hook: str) -> None:
+        """Raise if a hook of the user's has left a transaction open."""
+        if self.pgconn.transaction_status != TransactionStatus.IDLE:
+            raise ProgrammingError(f"the {hook} function has left a transaction open")
+
+    def note_alive(self) -> None:
+        """Take note that the server has just answered on it."""
+        self._alive_at = monotonic()
+
+    def is_alive(self) -> bool:
+        """Tell whether an idle connection can be used, as far as can be seen without a query."""
+        if self.lost:
+            return False
+        if monotonic() - self._alive_at < _ALIVE_FOR:
+            return True  # which saves a system call
+        if self._readable(0) and not self._read_pending():
+            return False
+        self._alive_at = monotonic()
+        return True
+
+    def _read_pending(self) -> bool:
+        """Read what the server has sent, which may be why it ends the connection."""
+        try:
+            while not self.lost and self._readable(0):
+                self.pgconn.consume_input()
+                self.pgconn.is_busy()  # makes libpq parse it
+        except Error:
+            self.lost = True
+        return not self.lost
+
+
+def _note_fatal_notice(connection_ref: ref[ThreadConnection], notice: Diagnostic) -> None:
+    """Take note that a server says that it ends a connection."""
+    connection = connection_ref()
+    if connection is not None and notice.severity_nonlocalized in {"FATAL", "PANIC"}:
+        connection.lost = True  # the socket closes some milliseconds later

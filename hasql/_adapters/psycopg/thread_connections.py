@@ -1,0 +1,106 @@
+"""The connections that a psycopg pool for threads has opened."""
+
+from __future__ import annotations
+
+from functools import partial
+from threading import Lock
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakSet
+
+from psycopg import Connection
+
+from hasql._adapters.psycopg.server import in_hot_standby, is_read_only
+from hasql._adapters.psycopg.thread_connection import ThreadConnection
+from hasql._adapters.psycopg.thread_login import EndableLogin, connect_by_thread
+from hasql._adapters.psycopg.thread_slots import IdleConnections, take_inserted
+from hasql.driver.destinations import Destinations
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hasql.driver import Endpoint
+    from hasql.driver.address_race import ThreadedConnect
+
+__all__ = ("ThreadConnections",)
+
+
+class ThreadConnections:
+    """The connections that one pool has opened and nobody has closed, and how one is opened."""
+
+    def __init__(self, endpoint: Endpoint, kwargs: Mapping[str, Any]) -> None:
+        self._endpoint = endpoint
+        self._kwargs = kwargs.get("kwargs")
+        self._configure = kwargs.get("configure")
+        self._lock = Lock()
+        self._open: WeakSet[ThreadConnection] = WeakSet()
+        self.idle = IdleConnections()
+        self.destinations = Destinations()
+        user_class = kwargs.get("connection_class") or Connection
+        bases = (_PooledConnection, user_class, EndableLogin)
+        if issubclass(EndableLogin, user_class):
+            bases = (_PooledConnection, EndableLogin)
+        #: The class that the pool is to use, derived from the application's.
+        self.connection_class: type[_PooledConnection] = type(
+            user_class.__name__, bases, {"opened": self}
+        )
+
+    def log_in(self, connect: ThreadedConnect) -> ThreadConnection:
+        """Open a connection and have the user's hook configure it.
+
+        Raises ConnectionError if the connect was ended meanwhile.
+        """
+        kwargs = self._kwargs() if callable(self._kwargs) else self._kwargs
+        dialling = partial(self.connection_class.log_in, **(kwargs or {}))
+        connection, address = connect_by_thread(
+            self._endpoint, connect, dialling, self._endpoint.dsn
+        )
+        flag, read_only = in_hot_standby(connection), is_read_only(connection)
+        with self._lock:
+            self._open.add(connection)
+        self.destinations.opened(connection, flag, read_only=read_only, address=address)
+        try:
+            if self._configure is not None:
+                self._configure(connection)
+                connection.check_idle("configure")
+            connect.check()
+        except BaseException:
+            connection.close()
+            raise
+        return connection  # type: ignore[no-any-return]  # of the class above
+
+    def forget(self, connection: ThreadConnection) -> None:
+        """Count a connection no more."""
+        with self._lock:
+            self._open.discard(connection)
+        self.idle.gone(connection)
+        self.destinations.closed(connection)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def all(self) -> tuple[ThreadConnection, ...]:
+        """Return the connections that are open now."""
+        with self._lock:
+            return tuple(self._open)
+
+
+class _PooledConnection(ThreadConnection):
+    """A connection of one pool's."""
+
+    opened: ClassVar[ThreadConnections]
+
+    @classmethod
+    def connect(cls, conninfo: str = "", **kwargs: Any) -> Any:
+        """Return what is to be put into the pool, which calls this."""
+        del conninfo, kwargs
+        return take_inserted()
+
+    @classmethod
+    def log_in(cls, conninfo: str, **kwargs: Any) -> Any:
+        """Connect, by the application's class."""
+        return super().connect(conninfo, **kwargs)
+
+    def close(self) -> None:
+        """Close it, as psycopg does."""
+        self.opened.forget(self)
+        super().close()

@@ -1,0 +1,47 @@
+"""psycopg 3 as a driver for threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import psycopg_pool
+
+from hasql._adapters.psycopg.driver import check_pool_kwargs
+from hasql._adapters.psycopg.failure import failure_of
+from hasql._adapters.psycopg.login import open_session
+from hasql._adapters.psycopg.thread_pool import PsycopgThreadPool, SyncConnection, SyncPool
+from hasql.driver import Driver, Endpoint, Failure, PoolSizes
+
+if TYPE_CHECKING:
+    from hasql._adapters.psycopg.session import PsycopgSession
+
+__all__ = ("PsycopgThreadDriver",)
+
+_OnLost: TypeAlias = Callable[[], None]
+_Report: TypeAlias = Callable[[SyncConnection, BaseException], None]
+
+
+class PsycopgThreadDriver(Driver[SyncPool, SyncConnection]):
+    """psycopg 3 and its pool for threads as a whole."""
+
+    def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
+        return check_pool_kwargs(kwargs)
+
+    async def open(
+        self, endpoint: Endpoint, kwargs: Mapping[str, Any], report: _Report
+    ) -> PsycopgThreadPool:
+        del report  # psycopg tells of a statement's error nobody but who runs the statement
+        return await PsycopgThreadPool(endpoint, kwargs, self.sizes(kwargs)).open()
+
+    async def connect(
+        self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_lost: _OnLost
+    ) -> PsycopgSession:
+        extra = kwargs.get("kwargs") or {}
+        extra = extra() if callable(extra) else extra
+        return await open_session(endpoint, extra, on_lost)
+
+    def failure(self, error: BaseException) -> Failure:
+        if isinstance(error, psycopg_pool.PoolTimeout | psycopg_pool.TooManyRequests):
+            return Failure.FULL
+        return failure_of(error)

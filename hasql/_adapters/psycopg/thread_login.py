@@ -1,0 +1,116 @@
+"""Logging in by psycopg's synchronous connections, so that another thread can end it."""
+
+from __future__ import annotations
+
+from threading import local
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Self
+
+from psycopg import Connection, generators, waiting
+from psycopg.adapt import AdaptersMap
+from psycopg.conninfo import conninfo_to_dict, make_conninfo, timeout_from_conninfo
+from psycopg.errors import ConnectionTimeout
+
+from hasql._adapters.libpq import parameters_of_pool
+from hasql._adapters.psycopg.connection import is_of_libpq
+from hasql._adapters.psycopg.failure import failure_of
+from hasql.driver.address_race import ThreadedConnect, connect_in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from psycopg.abc import AdaptContext, PQGenConn
+    from psycopg.pq.abc import PGconn
+
+    from hasql.driver import Endpoint
+
+__all__ = ("EndableLogin", "connect_by_thread")
+
+#: Seconds between two looks at whether a login is to end.
+_LOOK = 0.1
+
+_thread = local()
+
+
+class EndableLogin(Connection[Any]):
+    """Stands behind the application's class, whose `connect` calls it as if it were psycopg's.
+
+    psycopg's own waits for a silent server as long as its time limit says, and nothing ends that.
+    """
+
+    @classmethod
+    def connect(  # noqa: PLR0913  # as psycopg has it
+        cls,
+        conninfo: str = "",
+        *,
+        autocommit: bool = False,
+        prepare_threshold: int | None = 5,
+        context: AdaptContext | None = None,
+        row_factory: Any = None,
+        cursor_factory: Any = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Connect, as psycopg does; raise ConnectionError when the thread's connect is ended."""
+        parameters = conninfo_to_dict(conninfo, **kwargs)
+        deadline = monotonic() + timeout_from_conninfo(parameters)
+        steps = generators.connect(make_conninfo("", **parameters))
+        steps = _until_ended(steps, _thread.connect, deadline)
+        connection = cls(waiting.wait_conn(steps, interval=_LOOK))
+        connection.autocommit = bool(autocommit)
+        connection.prepare_threshold = prepare_threshold
+        if row_factory:
+            connection.row_factory = row_factory
+        if cursor_factory:
+            connection.cursor_factory = cursor_factory
+        if context:
+            AdaptersMap.__init__(connection.adapters, context.adapters)
+        return connection
+
+
+def _until_ended(
+    steps: PQGenConn[PGconn], connect: ThreadedConnect, deadline: float
+) -> PQGenConn[PGconn]:
+    """Do the steps of a login; raise once it is to end, or is over time."""
+    try:
+        wanted = next(steps)
+        while True:
+            ready = yield wanted
+            connect.check()
+            if not ready and monotonic() > deadline:
+                raise ConnectionTimeout("connection timeout expired")
+            wanted = steps.send(ready)
+    except StopIteration as done:
+        server: PGconn = done.value
+        return server
+    finally:
+        steps.close()
+
+
+def connect_by_thread(
+    endpoint: Endpoint,
+    attempt: ThreadedConnect,
+    connect: Callable[[str], Any],
+    conninfo: str,
+) -> tuple[Any, str | None]:
+    """Connect to a host, at the address that its name leads to; return that as well.
+
+    The address is None for a Unix socket, and where `connect` of an application's class goes
+    another way, by a tunnel say.
+    """
+    name = endpoint.host.host
+    given: dict[str, Any] = conninfo_to_dict(conninfo)
+    conninfo = make_conninfo(**parameters_of_pool(given, is_of_libpq))
+
+    def dial(address: str | None, attempt: ThreadedConnect) -> tuple[Any, str | None]:
+        at = conninfo if address is None else make_conninfo(conninfo, hostaddr=address)
+        _thread.connect = attempt
+        connection = connect(at)
+        host, led_to = connection.pgconn.host.decode(), connection.pgconn.hostaddr.decode()
+        as_dialled = host == name and address in {None, led_to}
+        return connection, (led_to or None) if as_dialled else None
+
+    return connect_in_thread(endpoint, attempt, dial, failure_of, _finish)
+
+
+def _finish(connected: tuple[Any, str | None]) -> None:
+    connected[0].close()

@@ -1,0 +1,120 @@
+"""psycopg's pool, with its places: which hold a connection for whom."""
+
+from __future__ import annotations
+
+from collections import deque
+from threading import Lock, get_ident, local
+from typing import TYPE_CHECKING, Any
+
+from psycopg_pool import ConnectionPool
+from psycopg_pool.pool import AddConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from psycopg_pool.pool import MaintenanceTask
+
+    from hasql._adapters.psycopg.thread_connection import ThreadConnection
+
+__all__ = ("HeldPool", "IdleConnections", "take_inserted")
+
+_thread = local()
+
+
+def take_inserted() -> Any:
+    """Return the connection that the current thread is putting into a pool."""
+    connection, _thread.connection = _thread.connection, None
+    return connection
+
+
+class HeldPool(ConnectionPool[Any]):
+    """psycopg's pool, which leaves the connecting to its adapter.
+
+    By itself it would log each connect that fails, tell nobody else of it, and try later and later.
+    Here a task that is to add a connection waits until there is one, and `insert` has it done.
+    """
+
+    def __init__(self, *args: Any, on_missing: Callable[[], None], **kwargs: Any) -> None:
+        #: The places that lack a connection.
+        self.missing: deque[AddConnection] = deque()
+        self.on_missing = on_missing
+        self.growth = Lock()
+        super().__init__(*args, **kwargs)
+
+    def run_task(self, task: MaintenanceTask) -> None:
+        """Do a task in a worker, unless it is one that `insert` has to do."""
+        if isinstance(task, AddConnection):
+            self.missing.append(task)
+            self.on_missing()
+        else:
+            super().run_task(task)
+
+    def has_vacancy(self) -> bool:
+        """Tell whether it can take one more connection."""
+        return bool(self.missing) or self.get_stats()["pool_size"] < self.max_size
+
+    def insert(self, connection: ThreadConnection) -> bool:
+        """Put a new connection in; False: there is no place for it, or the pool is closed."""
+        with self.growth:
+            if not self.missing and self.get_stats()["pool_size"] < self.max_size:
+                least, most = self.min_size, self.max_size
+                self.resize(least + 1, most)  # which is how one more place is made
+                self.resize(least, most)
+            try:
+                task = self.missing.popleft()
+            except IndexError:
+                return False
+        _thread.connection = connection
+        task.run()
+        inserted: bool = _thread.connection is None
+        _thread.connection = None
+        return inserted
+
+
+class IdleConnections:
+    """The connections that wait for use, and the threads that are about to take one.
+
+    A thread that has a claim finds one in the pool at once: so no thread of the application's ever
+    waits in the pool, which would lose a place if the thread were interrupted.
+    """
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self._idle: set[ThreadConnection] = set()
+        self._claims: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._idle)
+
+    def claim(self) -> bool:
+        """Claim one for the current thread, if there is one that no other has claimed."""
+        with self.lock:
+            free = len(self._idle) > len(self._claims)
+            if free:
+                self._claims.add(get_ident())
+            return free
+
+    def claim_for(self, thread: int) -> None:
+        """Claim one that was just put in for another thread; to be called under the lock."""
+        self._claims.add(thread)
+
+    def give_up_claim(self) -> None:
+        """Have no claim any more, if the current thread has one; to be called under the lock."""
+        self._claims.discard(get_ident())
+
+    def taken(self, connection: ThreadConnection) -> None:
+        """Take note that the current thread has taken one out of the pool."""
+        with self.lock:
+            connection.taken = True
+            self._idle.discard(connection)
+            self._claims.discard(get_ident())
+
+    def put(self, connection: ThreadConnection) -> None:
+        """Take note that one is in the pool, unless it was taken or lost; under the lock."""
+        if not (connection.taken or connection.lost):
+            self._idle.add(connection)
+
+    def gone(self, connection: ThreadConnection) -> None:
+        """Take note that one is of no use any more."""
+        with self.lock:
+            self._idle.discard(connection)

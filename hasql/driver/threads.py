@@ -1,0 +1,48 @@
+"""Work that is done in a thread of its own, so that whoever waits for it can give up."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from threading import Thread
+from typing import TypeVar
+
+from hasql.driver.patience import Patience
+
+__all__ = ("in_thread", "wait_in_thread")
+
+_T = TypeVar("_T")
+
+
+def in_thread(
+    work: Callable[[], _T], name: str, discard: Callable[[_T], object] = lambda _: None
+) -> "Future[_T]":
+    """Begin some work in a daemon thread; `discard` is given what it makes if that is cancelled."""
+    future: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001  # for who waits
+            with suppress(InvalidStateError):
+                future.set_exception(error)
+            return
+        try:
+            future.set_result(result)
+        except InvalidStateError:
+            discard(result)
+
+    Thread(target=run, name=name, daemon=True).start()
+    return future
+
+
+def wait_in_thread(
+    patience: Patience, work: Callable[[], _T], name: str, discard: Callable[[_T], object]
+) -> _T:
+    """Have a thread do some work and wait for it; what comes of it too late is discarded."""
+    future = in_thread(work, name, discard)
+    try:
+        return patience.wait(future)
+    except BaseException:
+        if not future.cancel() and future.exception() is None:
+            discard(future.result())
+        raise
