@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from threading import RLock
 from typing import Any, Generic
 
 from hasql._leasing.book import LeaseBook
@@ -31,6 +30,7 @@ from hasql._routing.waiters import AsyncWaiters
 from hasql.cluster.host import HostSpec
 from hasql.discovery import Discovery
 from hasql.driver import ConnT, Driver, PoolT
+from hasql.driver.os_threads import new_guard
 
 __all__ = ("AsyncParts", "Parts", "ThreadParts", "assemble", "assemble_for_threads")
 
@@ -121,7 +121,7 @@ def assemble_for_threads(
     enter: Callable[[], object],
 ) -> ThreadParts[PoolT, ConnT]:
     """Make the parts of a manager for threads; `enter` starts it if need be."""
-    guard, thread = RLock(), LoopThread()
+    guard, thread = new_guard(), LoopThread()
     router: SharedRouter[PoolT, ConnT] = SharedRouter(options.balancer_policy, guard, thread)
     watch = _Watch(options, driver, discovery, router, guard)
     book, lifecycle = watch.book, watch.lifecycle

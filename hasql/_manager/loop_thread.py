@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from threading import Thread, get_ident
+from functools import partial
 from typing import Any, TypeVar
 
+from hasql.driver.os_threads import OsThread, in_os_thread, original
 from hasql.errors import HasqlError
 
 __all__ = ("LoopThread",)
@@ -14,6 +16,18 @@ _T = TypeVar("_T")
 
 #: Seconds in which the thread has to end once it is told to.
 _LAST_WORDS = 1.0
+_LOOK_UP_FROM_WAITING = 60.0
+
+
+class _Executor(ThreadPoolExecutor):
+    """Has what the loop cannot wait for done by daemon threads, a look-up of a name for one.
+
+    Python's own would keep the program alive until they have ended, and gevent's could not run.
+    """
+
+    def submit(self, work: Callable[..., _T], /, *args: Any, **kwargs: Any) -> "Future[_T]":
+        """Have it done in a thread of its own."""
+        return in_os_thread(partial(work, *args, **kwargs), "hasql look-up")
 
 
 class LoopThread:
@@ -25,7 +39,7 @@ class LoopThread:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: Thread | None = None
+        self._thread: OsThread | None = None
         self._last: asyncio.Task[None] | None = None
 
     @property
@@ -35,8 +49,9 @@ class LoopThread:
 
     def start(self) -> None:
         """Start the thread."""
-        loop = self._loop = asyncio.new_event_loop()
-        self._thread = Thread(target=_run, args=(loop,), name="hasql", daemon=True)
+        loop = self._loop = asyncio.SelectorEventLoop(original("selectors", "DefaultSelector")())
+        loop.set_default_executor(_Executor())
+        self._thread = OsThread(partial(_run, loop), "hasql")
         self._thread.start()
 
     def __call__(self, function: Callable[..., object], /, *args: Any) -> None:
@@ -55,14 +70,20 @@ class LoopThread:
         Raises HasqlError in the loop's own thread, where it would wait for itself.
         """
         assert self._loop is not None  # noqa: S101  # it was started
-        if self._thread is not None and self._thread.ident == get_ident():
+        if self._thread is not None and self._thread.is_current:
             raise HasqlError(
                 "a listener or tracer has called what waits for hasql's own thread, in which it "
                 "runs; have another thread do that"
             )
         done = asyncio.run_coroutine_threadsafe(work(), self._loop)
         try:
-            return done.result()
+            while True:
+                with suppress(TimeoutError):
+                    # With a limit, as gevent takes a wait without one, and nothing else to do, for
+                    # an error.
+                    return done.result(_LOOK_UP_FROM_WAITING)
+                if done.done():
+                    return done.result()
         except BaseException:
             done.cancel()
             raise
@@ -88,7 +109,7 @@ class LoopThread:
             return
         with suppress(RuntimeError):  # it has ended
             self._loop.call_soon_threadsafe(self._loop.stop)
-        if self._thread.ident != get_ident():
+        if not self._thread.is_current:
             self._thread.join(_LAST_WORDS)
 
 

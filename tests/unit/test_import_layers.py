@@ -48,7 +48,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     # What an adapter owes, and its tools.
     frozenset({"hasql.driver.failure", "hasql.driver.arguments", "hasql.driver.destinations"}),
     frozenset({"hasql.driver.connects", "hasql.driver.addressed_loop", "hasql.driver.deadline"}),
-    frozenset({"hasql.driver.endpoint", "hasql.driver.patience"}),
+    frozenset({"hasql.driver.endpoint", "hasql.driver.patience", "hasql.driver.os_threads"}),
     frozenset({"hasql.driver.threads"}),
     frozenset({"hasql.driver.contract"}),
     frozenset({"hasql.driver.*"}),

@@ -1,0 +1,84 @@
+"""Threads of the operating system, and locks between them, also where gevent is at work.
+
+gevent puts greenlets in the place of Python's threads, all in one thread of the operating system.
+hasql watches the hosts in a thread that goes on while a greenlet computes, so it asks for the real
+ones. https://www.gevent.org/api/gevent.monkey.html
+"""
+
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, suppress
+from importlib import import_module
+from threading import Thread
+from typing import Any, TypeVar
+
+__all__ = ("OsThread", "in_os_thread", "new_guard", "original")
+
+_T = TypeVar("_T")
+
+
+def original(module: str, name: str) -> Any:
+    """Return what a module of Python's has by this name, whatever gevent has put in its place."""
+    patching = sys.modules.get("gevent.monkey")
+    if patching is None or not patching.is_module_patched("threading"):
+        return getattr(import_module(module), name)
+    return patching.get_original(module, name)
+
+
+def new_guard() -> AbstractContextManager[object]:
+    """Make a lock between threads of the operating system, for what never waits under it."""
+    guard: AbstractContextManager[object] = original("_thread", "RLock")()
+    return guard
+
+
+def in_os_thread(work: Callable[[], _T], name: str) -> "Future[_T]":
+    """Have a daemon thread do some work; the future has its outcome, unless it is cancelled."""
+    done: Future[_T] = Future()
+
+    def run() -> None:
+        if not done.set_running_or_notify_cancel():
+            return
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001  # for whoever waits
+            done.set_exception(error)
+        else:
+            done.set_result(result)
+
+    OsThread(run, name).start()
+    return done
+
+
+class OsThread:
+    """A daemon thread: the end of the program does not wait for it."""
+
+    def __init__(self, target: Callable[[], object], name: str) -> None:
+        self._target = target
+        self._name = name
+        self._ident: int | None = None
+        self._ended: Future[None] = Future()
+
+    def start(self) -> None:
+        """Start it."""
+        if original("threading", "Thread") is Thread:
+            Thread(target=self._run, name=self._name, daemon=True).start()
+        else:
+            original("_thread", "start_new_thread")(self._run, ())
+
+    def _run(self) -> None:
+        self._ident = original("_thread", "get_ident")()
+        try:
+            self._target()
+        finally:
+            self._ended.set_result(None)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this is called in it."""
+        return bool(self._ident == original("_thread", "get_ident")())
+
+    def join(self, seconds: float) -> None:
+        """Wait until it has ended, for so many seconds at most."""
+        with suppress(TimeoutError):
+            self._ended.result(seconds)
