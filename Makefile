@@ -8,7 +8,7 @@ PYTHON ?=
 ARGS ?=
 export VENV PYTHON
 
-.PHONY: help demo demo-picture docs test test-all bench patroni simulate lint format clean constraints
+.PHONY: help demo demo-picture docs test test-all bench patroni simulate web lint format clean constraints
 .PHONY: venv-demo venv-dev venv-patroni venv-peer venv-sqlalchemy14
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo 'make bench        measure, beside the bare drivers and the published hasql; an hour for all'
 	@echo 'make patroni      let a real Patroni change its leader under the load of each driver'
 	@echo 'make chaos        let faults happen to every driver under load, and measure what they cost'
+	@echo 'make web          let a master be killed under the load of each web framework'
 	@echo 'make simulate     play thousands of random stories of a cluster in virtual time'
 	@echo 'make docs         build the documentation: docs/_build/html/index.html'
 	@echo 'make demo-picture run the demo and draw it anew for README.rst'
@@ -81,6 +82,9 @@ chaos: venv-dev venv-sqlalchemy14
 	@"$(VENV)/bin/python" -m chaos $(ARGS); first=$$?; \
 		"$(VENV)-sqlalchemy14/bin/python" -m chaos $(ARGS) && exit $$first
 
+web: venv-dev
+	"$(VENV)/bin/python" -m chaos.web $(ARGS)
+
 # ARGS="--seed 17" tells the story of one seed.
 simulate: venv-dev
 	"$(VENV)/bin/python" -m simulation --seeds 5000 $(ARGS)
@@ -103,7 +107,7 @@ clean:
 	[ ! -e "$(PATRONI)/.hasql-patroni" ] || rm -rf "$(PATRONI)"
 	rm -rf docs/_build
 	rm -rf .benchmarks .hypothesis .nox .mypy_cache .pytest_cache .ruff_cache dist
-	find chaos hasql testbed tests -name __pycache__ -prune -exec rm -rf {} +
+	find chaos examples hasql testbed tests -name __pycache__ -prune -exec rm -rf {} +
 
 # In an environment of its own, without the pins: what the newest releases agree on. setuptools is
 # pinned only where it builds something.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from chaos.name_verdict import NameOutcome
     from chaos.verdict import Outcome
 
-__all__ = ("lease_table", "name_table", "table")
+__all__ = ("lay_out", "lease_table", "name_table", "table")
 
 _HEAD = (
     *("fault", "driver", "runs", "added", "no master", "failed", "per task"),
@@ -40,7 +40,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     groups: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         groups[outcome.scenario, outcome.driver].append(outcome)
-    lines = _lay_out([_HEAD, *(_row(group) for group in groups.values())])
+    lines = lay_out([_HEAD, *(_row(group) for group in groups.values())])
     notes = []
     for (scenario, driver), group in groups.items():
         said = [*_missed(group), *dict.fromkeys(x for each in group for x in each.problems)]
@@ -62,7 +62,7 @@ def lease_table(outcomes: Sequence[LeaseOutcome]) -> str:
         for each in outcomes
     ]
     notes = [f"{each.scenario}, {each.driver}: {x}" for each in outcomes for x in each.problems]
-    return "\n".join([*_lay_out([_LEASE_HEAD, *rows]), *([""] if notes else []), *notes])
+    return "\n".join([*lay_out([_LEASE_HEAD, *rows]), *([""] if notes else []), *notes])
 
 
 def name_table(outcomes: Sequence[NameOutcome]) -> str:
@@ -81,10 +81,11 @@ def name_table(outcomes: Sequence[NameOutcome]) -> str:
         for each in outcomes
     ]
     notes = [f"{each.scenario}, {each.driver}: {x}" for each in outcomes for x in each.problems]
-    return "\n".join([*_lay_out([_NAME_HEAD, *rows]), *([""] if notes else []), *notes])
+    return "\n".join([*lay_out([_NAME_HEAD, *rows]), *([""] if notes else []), *notes])
 
 
-def _lay_out(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def lay_out(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Lay rows out in columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(x, widths, strict=True)) for x in rows

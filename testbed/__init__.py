@@ -8,6 +8,8 @@
     A TCP proxy that can go deaf.
 `testbed.middlemen`
     PgBouncer, HAProxy and an address that moves, before the servers.
+`testbed.web`
+    Example applications under their real web servers, load over HTTP, and a failover under it.
 `testbed.patroni`, `testbed.patroni_scenes`
     A cluster that a real Patroni manages, and what happens to it.
 `testbed.fake_driver`

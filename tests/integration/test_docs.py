@@ -306,6 +306,7 @@ _TARGETS: dict[str, Callable[[list[str]], None]] = {
     "demo": check_demo,
     "patroni": checks_options("-m", "chaos.patroni"),
     "test": check_pytest,
+    "web": checks_options("-m", "chaos.web"),
 }
 _CHECKS: dict[str, Callable[[list[str]], None]] = {
     "hasql": check_hasql,

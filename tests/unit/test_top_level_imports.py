@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "testbed": frozenset({"hasql"}),
     "benchmarks": frozenset({"hasql", "testbed"}),
     "chaos": frozenset({"hasql", "testbed"}),
+    "examples": frozenset({"hasql"}),
     "simulation": frozenset({"hasql", "testbed"}),
 }
 OURS = {*MAY_IMPORT, "tests", "tools"}

@@ -1,0 +1,161 @@
+"""A failover under an application that serves: the master is killed, a replica promoted."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from hasql.cli.observer import Observer
+from testbed.scene import sessions, until_sessions
+from testbed.web.load import WebLoad
+from testbed.web.server import WebServer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hasql.testing import LocalCluster, LocalNode
+    from testbed.web.apps import WebApp
+    from testbed.web.load import Answer
+
+__all__ = ("WebOutcome", "play_failover")
+
+_TABLE = """
+    CREATE TABLE IF NOT EXISTS visits (id serial PRIMARY KEY, page text NOT NULL);
+    TRUNCATE visits; GRANT ALL ON visits TO app; GRANT ALL ON visits_id_seq TO app
+"""
+_POSITION = "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'::pg_lsn"
+
+_FELT = 0.1
+"""Seconds in which a fault is felt: a killed server's sockets close a moment after it, and a busy
+machine notices later still."""
+
+_COMPLAINT = re.compile(
+    r".*(?:never retrieved|never awaited|ResourceWarning|was destroyed but|unclosed|Unclosed).*"
+)
+
+
+@dataclass
+class WebOutcome:
+    """What was measured; durations are seconds."""
+
+    app: str
+    #: Requests that were answered well, writes among them.
+    requests: int
+    writes: int
+    #: Of those that were not: all, those that began when the fault must have been felt, and the
+    #: most that one client saw.
+    failed: int
+    failed_late: int
+    failed_of_one: int
+    #: When the last of them had begun, after the fault; below zero: before it.
+    last_failed: float | None
+    #: What became of them: the status, or why there was none.
+    failures: dict[str, int]
+    #: From the fault to the moment in which the new master accepted writes.
+    without_master: float
+    #: From there to the first write that was acknowledged.
+    added: float
+    #: The longest write, and the longest read.
+    hang: float
+    read_hang: float
+    #: From the server's being told to end to its end.
+    closing: float
+    #: Writes that were acknowledged and are missing; a master that waits for nobody may lose some.
+    lost: int
+    #: What must not be.
+    problems: list[str] = field(default_factory=list)
+
+
+async def play_failover(
+    app: WebApp, cluster: LocalCluster, *, before: float = 0.5, after: float = 0.5
+) -> WebOutcome:
+    """Play it once, with so many seconds of load before the fault and after the first write."""
+    name = f"web_{uuid4().hex}"
+    master = cluster.master
+    if not app.prepare:
+        await master.sql(_TABLE)
+    async with (
+        Observer(cluster.replicas) as observer,
+        WebServer(app, f"{cluster.dsn}?application_name={name}") as server,
+    ):
+        load = WebLoad(app, server.port)
+        load.start()
+        try:
+            await asyncio.sleep(before)
+            observer.watch()
+            struck = time.monotonic()
+            await asyncio.to_thread(master.kill)
+            new = await _furthest(cluster.replicas)
+            await asyncio.to_thread(new.request_promotion)
+            # The earliest moment it can have been: what is uncertain counts against hasql.
+            writable = (await observer.promotion(new)).not_before
+            first = await load.first_write_after(writable)
+            await asyncio.sleep(after)
+            await load.stop()
+        finally:
+            await load.abort()
+        await server.stop()
+        output = server.output
+    pages = set((await new.sql("SELECT page FROM visits")).split())
+    outcome = _judge(app, load.answers, struck)
+    outcome.without_master, outcome.added = writable - struck, first.ended - writable
+    outcome.closing = server.closing or 0.0
+    outcome.lost = len({x.page for x in load.answers if x.page} - pages)
+    outcome.problems += _COMPLAINT.findall(output)
+    outcome.problems += await _leftovers([node for node in cluster.nodes if node.running], name)
+    return outcome
+
+
+async def _furthest(candidates: Sequence[LocalNode]) -> LocalNode:
+    positions = [int(await node.sql(_POSITION)) for node in candidates]
+    return candidates[positions.index(max(positions))]
+
+
+def _judge(app: WebApp, answers: Sequence[Answer], struck: float) -> WebOutcome:
+    good = [each for each in answers if each.good]
+    bad = [each for each in answers if not each.good]
+    late = [each for each in bad if each.ended < struck or each.began > struck + _FELT]
+    last = max((each.began - struck for each in bad), default=None)
+    of_one = Counter(each.client for each in bad)
+    writes = [each.ended - each.began for each in answers if each.client.startswith("writer")]
+    reads = [each.ended - each.began for each in answers if each.client.startswith("reader")]
+    again = [each for each in bad if of_one[each.client] > 1]
+    problems = [
+        f"{each.client}: began {each.began - struck:+.3f} s and ended {each.ended - struck:+.3f} s"
+        f" after the fault: {each.status}: {each.error}"
+        for each in bad
+        if each in late or each in again
+    ]
+    return WebOutcome(
+        app=app.name,
+        requests=len(good),
+        writes=sum(each.page is not None for each in good),
+        failed=len(bad),
+        failed_late=len(late),
+        failed_of_one=max(of_one.values(), default=0),
+        last_failed=last,
+        failures=dict(Counter(str(each.status or each.error) for each in bad)),
+        without_master=0.0,
+        added=0.0,
+        hang=max(writes, default=0.0),
+        read_hang=max(reads, default=0.0),
+        closing=0.0,
+        lost=0,
+        problems=problems,
+    )
+
+
+async def _leftovers(nodes: Sequence[LocalNode], name: str) -> list[str]:
+    problems = []
+    for node in nodes:
+        try:
+            await until_sessions(node, name, 0)
+        except TimeoutError:
+            count = await sessions(node, name)
+            problems.append(f"{node.name} has {count} sessions after the server has ended")
+    return problems
