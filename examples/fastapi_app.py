@@ -4,38 +4,31 @@ DATABASE_URL=postgresql://app@db1,db2,db3/app uvicorn --app-dir examples fastapi
 """
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from typing import Annotated
 
-from fastapi import FastAPI
+import asyncpg
+from fastapi import Depends, FastAPI
 
 from hasql.asyncpg import PoolManager
+from hasql.contrib.fastapi import Hasql
 
-pool = PoolManager(os.environ["DATABASE_URL"], acquire_timeout=15)
+# Who writes while a replica is being promoted waits for it, up to 15 seconds.
+db = Hasql(PoolManager(os.environ["DATABASE_URL"], acquire_timeout=15))
 
+app = FastAPI(lifespan=db.lifespan)
+db.install(app)
+app.include_router(db.health)
 
-@asynccontextmanager
-async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    async with pool:
-        yield
-
-
-app = FastAPI(lifespan=lifespan)
-
-
-@app.get("/health/ready")
-async def ready() -> int:
-    return pool.master_pool_count
+Master = Annotated[asyncpg.Connection, Depends(db.master)]
+Replica = Annotated[asyncpg.Connection, Depends(db.replica)]
 
 
 @app.post("/visits/{page}", status_code=201)
-async def visit(page: str) -> None:
-    async with pool.acquire_master() as conn:
-        await conn.execute("INSERT INTO visits (page) VALUES ($1)", page)
+async def visit(page: str, conn: Master) -> None:
+    await conn.execute("INSERT INTO visits (page) VALUES ($1)", page)
 
 
 @app.get("/visits")
-async def visits() -> int:
-    async with pool.acquire_replica() as conn:
-        count: int = await conn.fetchval("SELECT count(*) FROM visits")
-        return count
+async def visits(conn: Replica) -> int:
+    count: int = await conn.fetchval("SELECT count(*) FROM visits")
+    return count

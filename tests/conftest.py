@@ -18,6 +18,7 @@ _FIRST = ("test_patroni.py", "test_typing.py", "test_storm.py")
 _LAST = (
     "test_drivers_pgbouncer.py",
     "test_docs.py",
+    "test_web.py",
     "test_demo.py",
     "test_fencing.py",
     "test_several_servers.py",

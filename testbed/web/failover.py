@@ -30,10 +30,6 @@ _TABLE = """
 """
 _POSITION = "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'::pg_lsn"
 
-_FELT = 0.1
-"""Seconds in which a fault is felt: a killed server's sockets close a moment after it, and a busy
-machine notices later still."""
-
 _COMPLAINT = re.compile(
     r".*(?:never retrieved|never awaited|ResourceWarning|was destroyed but|unclosed|Unclosed).*"
 )
@@ -72,9 +68,23 @@ class WebOutcome:
 
 
 async def play_failover(
-    app: WebApp, cluster: LocalCluster, *, before: float = 0.5, after: float = 0.5
+    app: WebApp,
+    cluster: LocalCluster,
+    *,
+    before: float = 0.5,
+    after: float = 0.5,
+    felt: float = 0.1,
 ) -> WebOutcome:
-    """Play it once, with so many seconds of load before the fault and after the first write."""
+    """Play it once.
+
+    Args:
+        app: Who serves.
+        cluster: Its master is killed, and the replica that is furthest promoted.
+        before: Seconds of load before the fault.
+        after: Seconds of load after the first write on the new master.
+        felt: Seconds after which the fault must have been felt, and nothing that begins may fail:
+            a killed server's sockets close a moment later, and a busy machine notices later still.
+    """
     name = f"web_{uuid4().hex}"
     master = cluster.master
     if not app.prepare:
@@ -102,7 +112,7 @@ async def play_failover(
         await server.stop()
         output = server.output
     pages = set((await new.sql("SELECT page FROM visits")).split())
-    outcome = _judge(app, load.answers, struck)
+    outcome = _judge(app, load.answers, struck, felt)
     outcome.without_master, outcome.added = writable - struck, first.ended - writable
     outcome.closing = server.closing or 0.0
     outcome.lost = len({x.page for x in load.answers if x.page} - pages)
@@ -116,10 +126,10 @@ async def _furthest(candidates: Sequence[LocalNode]) -> LocalNode:
     return candidates[positions.index(max(positions))]
 
 
-def _judge(app: WebApp, answers: Sequence[Answer], struck: float) -> WebOutcome:
+def _judge(app: WebApp, answers: Sequence[Answer], struck: float, felt: float) -> WebOutcome:
     good = [each for each in answers if each.good]
     bad = [each for each in answers if not each.good]
-    late = [each for each in bad if each.ended < struck or each.began > struck + _FELT]
+    late = [each for each in bad if each.ended < struck or each.began > struck + felt]
     last = max((each.began - struck for each in bad), default=None)
     of_one = Counter(each.client for each in bad)
     writes = [each.ended - each.began for each in answers if each.client.startswith("writer")]

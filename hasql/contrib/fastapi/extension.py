@@ -1,0 +1,221 @@
+"""The extension: what an application has of one pool manager."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection, Request
+
+from hasql.base import BasePoolManager
+from hasql.contrib.fastapi.access import Access
+from hasql.contrib.fastapi.give_back import GiveBackMiddleware
+from hasql.contrib.fastapi.health import health_router
+from hasql.errors import ConfigurationError, NotAvailableError, PoolManagerClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from hasql.contrib.fastapi.request_leases import RequestLease
+
+__all__ = ("Hasql",)
+
+log = logging.getLogger("hasql")
+
+_ConnT = TypeVar("_ConnT")
+_AppT = TypeVar("_AppT", bound=Starlette)
+_StateT = TypeVar("_StateT")
+
+#: Seconds that the start of an application waits for a master.
+_START_TIMEOUT = 2.0
+
+
+class Hasql(Generic[_ConnT]):
+    """Connections of one cluster for the requests of one FastAPI or Starlette application.
+
+    `master`, `replica`, `access`, `session` and `read_session` are dependencies, for ``Depends``.
+
+    Args:
+        pool: Any async `PoolManager`, not started yet: `lifespan` starts and closes it.
+        name: Of the cluster, in health reports and errors; one for each in an application.
+
+    Raises:
+        ConfigurationError: The pool manager is none of the async ones, or the name is empty.
+    """
+
+    def __init__(self, pool: BasePoolManager[Any, _ConnT], name: str = "default") -> None:
+        if not isinstance(pool, BasePoolManager):
+            raise ConfigurationError(
+                "hasql.contrib.fastapi needs an async PoolManager, as hasql.asyncpg and "
+                f"hasql.psycopg3 have; {type(pool).__module__}.{type(pool).__qualname__} is none"
+            )
+        if not name:
+            raise ConfigurationError("the name of a cluster must not be empty")
+        self.pool = pool
+        self.name = name
+        #: The endpoints ``/health/live`` and ``/health/ready``, for `FastAPI.include_router`. They
+        #: tell of all clusters that were installed in the application.
+        self.health = health_router(self._pools_of)
+        self._key = f"hasql.{name}"
+        self._serves = False
+
+    def __repr__(self) -> str:
+        return f"<Hasql {self.name!r} of {self.pool!r}>"
+
+    # The application
+
+    @asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:  # noqa: ARG002  # as called
+        """Start the pool manager with the application, and close it at the end.
+
+        The start waits for a master, but for no longer than two seconds: an application also
+        starts while no host answers. Closing lets the leases end, and takes at most 10 s.
+
+        Raises:
+            Exception: The driver's own error, when every host refuses the login, the database
+                name or TLS, or when the arguments for connecting cannot work on any.
+            PoolManagerClosedError: It has served an application that has ended.
+        """
+        if self.pool.closing:
+            raise PoolManagerClosedError(
+                f"the pool manager {self.name!r} was closed when an application ended: make a new "
+                "one, with a new application, for each start"
+            )
+        try:
+            await self.pool.ready(1, 0, timeout=_START_TIMEOUT)
+        except NotAvailableError as error:
+            log.warning("the application starts without a master: %s", error)
+        except BaseException:
+            await self.pool.terminate()
+            raise
+        self._serves = True
+        try:
+            yield
+        finally:
+            self._serves = False
+            await self.pool.close()
+
+    def lifespan_with(
+        self, own: Callable[[_AppT], AbstractAsyncContextManager[_StateT]]
+    ) -> Callable[[_AppT], AbstractAsyncContextManager[_StateT]]:
+        """Return a lifespan in which `own` runs, with the pool manager started.
+
+        Args:
+            own: A lifespan of the application's, or that of another `Hasql`.
+        """
+
+        @asynccontextmanager
+        async def lifespan(app: _AppT) -> AsyncIterator[_StateT]:
+            async with self.lifespan(app), own(app) as state:
+                yield state
+
+        return lifespan
+
+    def install(self, app: Starlette) -> None:
+        """Have the application's requests give their connections back before they respond.
+
+        And have NotAvailableError answered with 503 and ``Retry-After``, where the application has
+        no handler for it.
+
+        Raises:
+            ConfigurationError: The application has another cluster of this name.
+            TypeError: It is no application of FastAPI or Starlette.
+        """
+        if not isinstance(app, Starlette):
+            msg = f"install() takes an application of FastAPI or Starlette, not {app!r}"
+            raise TypeError(msg)
+        installed = _installed_in(app)
+        other = installed.setdefault(self.name, self)
+        if other is not self:
+            raise ConfigurationError(
+                f"the application has a cluster {self.name!r} already: "
+                "Hasql(pool, name=...) takes another name"
+            )
+        app.state.hasql = installed
+        # Around the routes, not among `app.add_middleware`'s, which stand outside of the app's
+        # exception handlers: those see a commit that fails, too.
+        router = app.router
+        router.middleware_stack = GiveBackMiddleware(router.middleware_stack, self.pool, self._key)
+
+    # Dependencies
+
+    async def master(self, connection: HTTPConnection) -> AsyncIterator[_ConnT]:
+        """Give a connection to a master, the same one for all of a request.
+
+        It is given back before the response begins, whatever ``scope=`` says: as by an exception if
+        one has left the endpoint, else well.
+
+        Raises:
+            NotAvailableError: No suitable host could serve in time.
+            ConfigurationError: It is a WebSocket, or `install` or `lifespan` is missing.
+        """
+        async with self._lease(connection, read_only=False) as lent:
+            yield lent
+
+    async def replica(self, connection: HTTPConnection) -> AsyncIterator[_ConnT]:
+        """Give a connection to a replica; see `master`."""
+        async with self._lease(connection, read_only=True) as lent:
+            yield lent
+
+    async def access(self, connection: HTTPConnection) -> Access[_ConnT]:
+        """Give what takes connections later, and for no longer than an ``async with`` each."""
+        self._leases_of(connection)
+        return Access(self.pool)
+
+    async def session(self, connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
+        """Give a session of SQLAlchemy's on the connection that `master` gives.
+
+        What the endpoint does not commit is rolled back. What was committed can be read afterwards
+        (``expire_on_commit=False``).
+
+        Raises:
+            NotAvailableError: No suitable host could serve in time.
+            ConfigurationError: As with `master`, or the pool manager is none of SQLAlchemy's.
+        """
+        lease = self._lease(connection, read_only=False)
+        async with lease as lent:
+            yield lease.session(lent)
+
+    async def read_session(self, connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
+        """Give a session of SQLAlchemy's on the connection that `replica` gives; see `session`."""
+        lease = self._lease(connection, read_only=True)
+        async with lease as lent:
+            yield lease.session(lent)
+
+    def _lease(self, connection: HTTPConnection, *, read_only: bool) -> RequestLease[_ConnT]:
+        leases = self._leases_of(connection)
+        if leases is None:
+            raise ConfigurationError(
+                "a WebSocket would hold its connection to the server as long as it lives: "
+                "Depends(db.access), and `async with access.master()` where one is used"
+            )
+        lease: RequestLease[_ConnT] = leases.of(read_only=read_only)
+        return lease
+
+    def _leases_of(self, connection: HTTPConnection) -> Any:
+        if not self._serves:
+            raise ConfigurationError(
+                f"the pool manager {self.name!r} is not started by the application's lifespan: "
+                "FastAPI(lifespan=db.lifespan), or db.lifespan_with(yours); and some test clients "
+                "run a lifespan only when they are told to"
+            )
+        try:
+            return connection.scope[self._key]
+        except KeyError:
+            raise ConfigurationError(
+                f"{self.name!r} is not installed in the application: db.install(app)"
+            ) from None
+
+    def _pools_of(self, request: Request) -> dict[str, BasePoolManager[Any, Any]]:
+        installed = _installed_in(request.app)
+        return {name: db.pool for name, db in {self.name: self, **installed}.items()}
+
+
+def _installed_in(app: Any) -> dict[str, Hasql[Any]]:
+    installed: dict[str, Hasql[Any]] = getattr(app.state, "hasql", {})
+    return installed

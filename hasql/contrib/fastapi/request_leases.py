@@ -1,0 +1,118 @@
+"""The leases of one request: one for each role at most, whoever of its dependencies asks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+    from types import TracebackType
+
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from hasql.base import BasePoolManager
+
+__all__ = ("RequestLease", "RequestLeases")
+
+_ConnT = TypeVar("_ConnT")
+
+
+class RequestLease(Generic[_ConnT]):
+    """A connection that several dependencies of a request use, each in its ``async with``.
+
+    The first one acquires it. It is given back by `end`, before the response begins: an endpoint
+    that has ended well may still fail, in another dependency or in what FastAPI makes of its
+    result. Only what an exception has ended is given back as soon as the last one has left.
+    """
+
+    def __init__(
+        self, pool: BasePoolManager[Any, _ConnT], lease: AbstractAsyncContextManager[_ConnT]
+    ) -> None:
+        self._pool = pool
+        self._lease = lease
+        self._connection: _ConnT | None = None
+        self._users = 0
+        self._error: BaseException | None = None
+        self._session: AsyncSession | None = None
+        #: Whether there is nothing to be had from it any more.
+        self.over = False
+
+    async def __aenter__(self) -> _ConnT:
+        connection = self._connection
+        if connection is None:
+            try:
+                connection = self._connection = await self._lease.__aenter__()
+            except BaseException:
+                self.over = True
+                raise
+        self._users += 1
+        return connection
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._users -= 1
+        if error is not None:
+            self._error = error
+        if self._error is not None and not self._users:
+            await self.end(self._error)
+
+    def session(self, connection: _ConnT) -> AsyncSession:
+        """Return the session of the request on this connection."""
+        if self._session is None:
+            from hasql.contrib.fastapi.sessions import open_session
+
+            self._session = open_session(self._pool, connection)  # type: ignore[arg-type]
+        return self._session
+
+    async def end(self, error: BaseException | None) -> None:
+        """Give the connection back, whoever may still use it: as by this error, or well."""
+        if self.over:
+            return
+        self.over = True
+        if error is None:
+            error = self._error
+        try:
+            if error is None:
+                await self._lease.__aexit__(None, None, None)
+            else:
+                await self._lease.__aexit__(type(error), error, error.__traceback__)
+        finally:
+            if self._session is not None:
+                from hasql.contrib.fastapi.sessions import close_session
+
+                await close_session(self._session, self._lease)
+
+
+class RequestLeases(Generic[_ConnT]):
+    """What one request holds."""
+
+    def __init__(self, pool: BasePoolManager[Any, _ConnT]) -> None:
+        self._pool = pool
+        self._held: dict[bool, RequestLease[_ConnT]] = {}
+
+    def of(self, *, read_only: bool) -> RequestLease[_ConnT]:
+        """Return the lease of a role, to be entered."""
+        held = self._held.get(read_only)
+        if held is None or held.over:
+            lease = self._pool.acquire(read_only)
+            held = self._held[read_only] = RequestLease(self._pool, lease)
+        return held
+
+    async def end(self, error: BaseException | None) -> None:
+        """Give back all that is held, the last one first, as a stack of blocks would.
+
+        Raises what the first of them raises that fails; the others end as by that.
+        """
+        first = error
+        while self._held:
+            _, held = self._held.popitem()
+            try:
+                await held.end(error)
+            except BaseException as failure:  # noqa: BLE001  # raised below
+                error = failure
+        if error is not None and error is not first:
+            raise error
