@@ -41,15 +41,22 @@ class WebApp:
     readers: int = 25
 
 
+def _uvicorn(app: str) -> tuple[str, ...]:
+    words = "-m uvicorn --app-dir examples {app} --host 127.0.0.1 --port {{port}} --no-access-log"
+    return sys.executable, *words.format(app=app).split()
+
+
+def _aiohttp(app: str) -> tuple[str, ...]:
+    return sys.executable, *f"-m aiohttp.web -H 127.0.0.1 -P {{port}} {app}".split()
+
+
 WEB_APPS = {
     app.name: app
     for app in (
-        WebApp(
-            "fastapi",
-            (
-                *(sys.executable, "-m", "uvicorn", "--app-dir", "examples", "fastapi_app:app"),
-                *("--host", "127.0.0.1", "--port", "{port}", "--no-access-log"),
-            ),
-        ),
+        WebApp("fastapi", _uvicorn("fastapi_app:app")),
+        WebApp("starlette", _uvicorn("starlette_app:app")),
+        WebApp("aiohttp", _aiohttp("examples.aiohttp_app:make_app")),
+        # An ORM and a repository have one core busy with fewer.
+        WebApp("litestar", _uvicorn("litestar_app:app"), writers=10, readers=10),
     )
 }

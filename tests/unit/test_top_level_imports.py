@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 #: What each directory may import of the others.
 MAY_IMPORT = {
     "hasql": frozenset[str](),
-    "testbed": frozenset({"hasql"}),
+    "testbed": frozenset({"examples", "hasql"}),
     "benchmarks": frozenset({"hasql", "testbed"}),
     "chaos": frozenset({"hasql", "testbed"}),
     "examples": frozenset({"hasql"}),
