@@ -66,6 +66,7 @@ PUBLIC = (
     "hasql.asyncsqlalchemy",
     "hasql.balancer_policy",
     "hasql.base",
+    "hasql.contrib.fastapi",
     "hasql.discovery",
     "hasql.dns",
     "hasql.errors",
