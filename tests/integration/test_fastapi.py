@@ -340,6 +340,34 @@ async def test_under_a_middleware_that_answers_in_another_task_it_is_the_same(
     assert await pg_cluster.master.sql(table.rows) == "2"
 
 
+async def test_a_mounted_application_has_what_is_installed_in_the_outer_one(
+    psycopg_db: Hasql[Any], checked_late: str
+) -> None:
+    db, inner = psycopg_db, FastAPI()
+
+    @inner.get("/")
+    async def endpoint(conn: Annotated[Any, Depends(db.master)]) -> str:
+        await conn.execute(checked_late)
+        return "ok"
+
+    @inner.exception_handler(psycopg.errors.UniqueViolation)
+    async def handle_inside(_: Request, error: Exception) -> PlainTextResponse:
+        return PlainTextResponse(type(error).__name__, 418)
+
+    async with serving(db) as app:
+        app.mount("/inner", inner)
+
+        @app.exception_handler(psycopg.errors.UniqueViolation)
+        async def handle(_: Request, error: Exception) -> PlainTextResponse:
+            return PlainTextResponse(type(error).__name__, 409)
+
+        outside = await ask(app, "/inner/", watch=lambda: held(db.pool))
+        db.install(inner)
+        inside = await ask(app, "/inner/", watch=lambda: held(db.pool))
+    assert (outside.status, inside.status) == (409, 418)
+    assert {*outside.watched, *inside.watched} == {0}
+
+
 # Lazy access
 
 
@@ -395,6 +423,24 @@ async def test_a_websocket_is_told_to_use_access(db: Hasql[Any]) -> None:
     assert isinstance(refused.error, ConfigurationError)
     assert "db.access" in str(refused.error)
     assert [message.get("text") for message in served.messages] == [None, "1", None]
+
+
+async def test_an_endpoint_that_yields_is_told_to_use_access(db: Hasql[Any]) -> None:
+    async with serving(db) as app:
+
+        @app.get("/")
+        async def endpoint(conn: Annotated[Any, Depends(db.master)]) -> AsyncIterator[int]:
+            yield await conn.fetchval("SELECT 1")
+
+        @app.get("/lazily")
+        async def lazily(access: Annotated[Access, Depends(db.access)]) -> AsyncIterator[int]:
+            async with access.master() as conn:
+                yield await conn.fetchval("SELECT 1")
+
+        refused, served = await ask(app, "/"), await ask(app, "/lazily")
+    assert isinstance(refused.error, ConfigurationError)
+    assert "db.access" in str(refused.error)
+    assert served.json == 1
 
 
 # Sessions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import asynccontextmanager
+from inspect import isasyncgenfunction, isgeneratorfunction
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from starlette.applications import Starlette
@@ -152,7 +153,8 @@ class Hasql(Generic[_ConnT]):
 
         Raises:
             NotAvailableError: No suitable host could serve in time.
-            ConfigurationError: It is a WebSocket, or `install` or `lifespan` is missing.
+            ConfigurationError: The endpoint is a WebSocket's or yields its response, or `install`
+                or `lifespan` is missing.
         """
         async with self._lease(connection, read_only=False) as lent:
             yield lent
@@ -193,6 +195,12 @@ class Hasql(Generic[_ConnT]):
             raise ConfigurationError(
                 "a WebSocket would hold its connection to the server as long as it lives: "
                 "Depends(db.access), and `async with access.master()` where one is used"
+            )
+        endpoint = connection.scope.get("endpoint")
+        if isasyncgenfunction(endpoint) or isgeneratorfunction(endpoint):
+            raise ConfigurationError(
+                "an endpoint that yields runs while its response is sent, when its connection has "
+                "been given back: Depends(db.access), and `async with access.master()` in it"
             )
         lease: RequestLease[_ConnT] = leases.of(read_only=read_only)
         return lease
