@@ -16,7 +16,7 @@ _HERE = Path(__file__).parent
 _RESULTS = _HERE.parent / ".benchmarks"
 _WITH_PEER = ("acquire", "failover")
 _SAVED = (*_WITH_PEER, "names", "scale", "herd", "storm")
-_ALL = (*_SAVED, "idle", "dns_engine", "publish")
+_ALL = (*_SAVED, "idle", "dns_engine", "dependency", "publish")
 
 
 def main() -> None:
