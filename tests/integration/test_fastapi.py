@@ -17,11 +17,11 @@ from starlette.middleware.base import BaseHTTPMiddleware
 
 import hasql.asyncsqlalchemy
 import hasql.psycopg3
+import hasql.sync.psycopg3
 from hasql import ConfigurationError, NotAvailableError, PoolManagerClosedError
 from hasql.asyncpg import PoolManager
 from hasql.base import BasePoolManager
 from hasql.contrib.fastapi import Access, Hasql
-from hasql.sync.base import BaseSyncPoolManager
 from hasql.testing import LocalCluster
 from testbed.scene import Table, asleep, until, until_asleep, until_sessions
 from testbed.web.asgi import ask
@@ -678,7 +678,7 @@ async def test_dependencies_are_overridden_as_any(db: Hasql[Any]) -> None:
 
 
 def test_what_is_no_async_pool_manager_is_refused() -> None:
-    for_threads = BaseSyncPoolManager.__new__(BaseSyncPoolManager)
+    for_threads = hasql.sync.psycopg3.PoolManager("postgresql://app@db1/app")
     for wrong in (for_threads, object(), None, PoolManager):
         with pytest.raises(ConfigurationError, match="needs an async PoolManager"):
             Hasql(cast("Any", wrong))
