@@ -67,7 +67,7 @@ async def lent() -> int:
 
 @app.get("/slow")
 async def slow(conn: Annotated[Any, Depends(db.master)]) -> None:
-    await conn.execute("SELECT pg_sleep(0.3)")
+    await conn.execute("SELECT pg_sleep(1)")
 
 
 @app.get("/stream")
@@ -82,7 +82,7 @@ async def stream(access: Annotated[Access, Depends(db.access)]) -> StreamingResp
 """
 
 
-async def test_clients_that_go_away_leave_nothing_behind(
+async def test_clients_that_go_away_and_a_server_that_ends_leave_nothing_behind(
     pg_cluster: LocalCluster, application: str, tmp_path: Path
 ) -> None:
     (tmp_path / "slow_app.py").write_text(SLOW)
@@ -99,9 +99,18 @@ async def test_clients_that_go_away_leave_nothing_behind(
         async with asyncio.timeout(20):
             while (await client.request("GET", "/lent"))[1] != b"0":
                 await asyncio.sleep(0.01)
-        client.close()
         assert await sessions(pg_cluster.master, application) > 0
+        # And what it is still serving when it is told to end, it ends well.
+        clients = [HttpClient(server.port) for _ in range(5)]
+        last = [asyncio.create_task(each.request("GET", "/slow")) for each in clients]
+        async with asyncio.timeout(20):
+            while (await client.request("GET", "/lent"))[1] != b"5":
+                await asyncio.sleep(0.01)
+        client.close()
         await server.stop()
+        assert [status for status, _ in await asyncio.gather(*last)] == [200] * 5
+        for each in clients:
+            each.close()
         assert not re.search("Traceback|never|unclosed", server.output), server.output
     for node in pg_cluster.nodes:
         await until_sessions(node, application, 0)
