@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import subprocess
 import sys
 import textwrap
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import psycopg
 import pytest
@@ -20,6 +21,8 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from hasql import ConfigurationError, NotAvailableError
+from hasql._adapters.psycopg.connection import PsycopgConnection
+from hasql._adapters.psycopg.session import PsycopgSession
 from hasql.cluster.dsn import Dsn
 from hasql.dns import Resolver
 from hasql.driver import Failure, PoolSizes
@@ -526,6 +529,44 @@ async def test_a_reserved_connection_that_is_killed_is_silent_and_leaves_no_sock
                 await asking
         await until(lambda: sockets() <= before)
     assert calls == []
+
+
+class Overtaken(psycopg.AsyncCursor[Any]):
+    """As if another thread opened a file as soon as libpq closes its socket."""
+
+    descriptors: ClassVar[tuple[int, int] | None] = None
+
+    async def execute(self, *args: Any, **kwargs: Any) -> Self:
+        try:
+            return await super().execute(*args, **kwargs)
+        except psycopg.OperationalError:
+            Overtaken.descriptors = os.pipe()
+            raise
+
+
+async def test_a_reserved_connection_leaves_the_number_of_its_lost_socket_to_others(
+    pg_cluster: LocalCluster,
+) -> None:
+    """uvloop would make the file nonblocking, and the `subprocess.Popen` that it is of fail."""
+    master, lost = pg_cluster.master, asyncio.Event()
+    connection = await PsycopgConnection.connect(master.dsn, cursor_factory=Overtaken)
+    number = connection.fileno()
+    session = PsycopgSession(connection, lost.set)
+    asking = asyncio.ensure_future(session.fetch_row("SELECT pg_sleep(60)"))
+    await master.sql(f"SELECT pg_terminate_backend({session.login_pid}, 5000)")
+    with pytest.raises(psycopg.OperationalError):
+        await asking
+    assert Overtaken.descriptors is not None
+    reading, writing = Overtaken.descriptors
+    try:
+        assert reading == number
+        assert os.get_blocking(reading)
+        assert not asyncio.get_running_loop().remove_reader(reading)
+        assert (session.closed, lost.is_set()) == (True, True)
+    finally:
+        session.kill()
+        os.close(reading)
+        os.close(writing)
 
 
 class Anything(Loader):

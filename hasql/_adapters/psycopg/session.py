@@ -74,7 +74,9 @@ class PsycopgSession(ReservedSession):
             return _first_row(cursor.pgresult)
 
     def _watch(self) -> None:
-        if self._connection.is_alive():
+        # If libpq has closed its socket in the query, another thread may have opened a file since
+        # that got the same number. That is not ours to look at, and seems to be alive.
+        if not self.closed and self._connection.is_alive():
             self._loop.add_reader(self._socket, self._on_readable)
             self._watching = True
         else:
