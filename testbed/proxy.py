@@ -27,6 +27,9 @@ class Proxy:
         self._open = asyncio.Event()
         self._open.set()
         self._there, self._back = _set(), _set()
+        self._holding = False
+        #: How many ends of connections were held back.
+        self.held = 0
         #: Seconds that a connection made from now on waits before its first byte is passed on.
         self.delay = 0.0
         #: How many connections were made through it, and how often clients have sent something.
@@ -64,6 +67,13 @@ class Proxy:
         self._back.set()
         self._open.set()
 
+    def hold_ends(self) -> None:
+        """Pass on what a server says, but not that it has closed a connection.
+
+        A client that sends something more gets a reset, as by the server's kernel.
+        """
+        self._holding = True
+
     def drop(self) -> None:
         """Close every connection."""
         for writer in tuple(self._writers):
@@ -91,9 +101,6 @@ class Proxy:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _count(self) -> None:
-        self.requests += 1
-
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
@@ -101,12 +108,22 @@ class Proxy:
             await asyncio.sleep(self.delay)
             there_reader, there = await asyncio.open_connection(*self.choose())
             self._writers.add(there)
+            sent = asyncio.Event()
+
+            def note_request() -> None:
+                self.requests += 1
+                sent.set()
+
             ends = [
-                asyncio.ensure_future(_copy(reader, there, self._there, self._count)),
+                asyncio.ensure_future(_copy(reader, there, self._there, note_request)),
                 asyncio.ensure_future(_copy(there_reader, writer, self._back)),
             ]
             try:
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                if self._holding and not ends[0].done():
+                    sent.clear()
+                    self.held += 1
+                    await sent.wait()
             finally:
                 for end in ends:
                     end.cancel()

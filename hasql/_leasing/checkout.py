@@ -7,7 +7,7 @@ from threading import get_ident
 
 from hasql._leasing.book import LeaseBook
 from hasql._leasing.checkout_rules import LONG_CONNECT, CheckoutRules
-from hasql._leasing.destination_check import check_destination
+from hasql._leasing.destination_check import answers, check_destination
 from hasql._leasing.lease import Lease
 from hasql._leasing.loop_binding import LoopBinding
 from hasql._leasing.options import LeasingOptions, ManagerCalls
@@ -94,6 +94,8 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
         pool: AsyncPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
         kwargs = lease.kwargs
         connection = await (pool.acquire(**kwargs) if kwargs else pool.acquire())
+        while pool.destinations.unsure and not await answers(node, pool, connection):
+            connection = await pool.acquire(**kwargs)
         # A read may have fallen to a master, too; a pool that was asked for is what it is.
         doubtful = node.as_master and (pool.destinations.doubtful or node.several)
         if doubtful and lease.fixed_node is None:

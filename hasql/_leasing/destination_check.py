@@ -1,6 +1,7 @@
-"""The check that a connection leads to the master that its lease was routed to.
+"""The checks of a connection before it is lent: that it is alive, and leads where it should.
 
-Mostly nothing has to be asked: see `Destinations.doubtful`, which a checkout looks at first.
+Mostly nothing has to be asked: see `Destinations.unsure` and `Destinations.doubtful`, which a
+checkout looks at first.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from hasql.driver.destinations import Server
 
 log = logging.getLogger("hasql")
 
-__all__ = ("WrongServerError", "check_destination", "check_destination_in_thread")
+__all__ = ("WrongServerError", "answers", "check_destination", "check_destination_in_thread")
 
 #: Seconds in which a connection has to answer: the user has not got it yet, so that one which has
 #: gone deaf, or a host which has gone silent, must not cost all the time of an acquire.
@@ -86,6 +87,32 @@ def _not_the_master(error: BaseException | None) -> WrongServerError:
     if error is not None:
         return WrongServerError(f"a connection could not be asked where it leads: {error}")
     return WrongServerError("a connection to this name leads to a server that is not the master")
+
+
+async def answers(
+    node: Node[PoolT, ConnT], pool: AsyncPool[PoolT, ConnT], connection: ConnT
+) -> bool:
+    """Tell whether a connection can be used; it is asked if it is one of those that may have ended.
+
+    If not, it is broken and given back, and so may be the others: no error of theirs is to reach
+    the task that has already met one.
+    """
+    key, known = pool.key(connection), pool.destinations
+    if key not in known.unsure:
+        return True  # None: it has just ended, as it may whenever it is lent
+    known.unsure.discard(key)
+    try:
+        async with asyncio.timeout(None if node.pooled else _ANSWER):
+            await pool.count_rows(connection, "SELECT 1")
+    except Exception as error:  # noqa: BLE001  # it is of no use, whatever it was
+        log.debug("%s: an idle connection had ended: %r", node.host, type(error))
+        await _discard(pool, connection)
+        known.doubt_all()
+        return False
+    except BaseException:
+        await _discard(pool, connection)
+        raise
+    return True
 
 
 async def check_destination(

@@ -30,6 +30,8 @@ class Hints(Generic[PoolT, ConnT]):
         failure = judged(self._driver, error)
         if failure is Failure.BROKEN:
             self._signal(node.host)
+            if node.pool is not None:  # it need not have ended, if the error is another service's
+                node.pool.destinations.doubt(node.pool.key(connection))
         elif failure is Failure.READ_ONLY:
             lease = self._book.find(connection)
             if lease is not None and lease.request is MASTER and not _writes(node, connection):

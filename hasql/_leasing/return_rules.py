@@ -59,6 +59,8 @@ class ReturnRules(Generic[PoolT, ConnT]):
                 failure = None if error is None else judged(self._driver, error)
                 if failure is Failure.LIMIT:
                     return  # the application's own, who has lost no more than this one
+                if failure in {None, Failure.BROKEN}:  # None: `release` is not told of an error
+                    pool.destinations.doubt_all()
                 self._lost(node, failure)
             elif (
                 node.as_replica and not node.flag_lies and pool.in_hot_standby(connection) is False

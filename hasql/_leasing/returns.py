@@ -134,6 +134,7 @@ class Returns(ReturnRules[PoolT, ConnT]):
             # What it was used for has ended well; but an argument of the caller's may be to blame.
             if kwargs or not isinstance(failure, Exception):
                 raise
+            pool.destinations.doubt_all()
             self._note_broken(node, failure)
         finally:
             if not lease.detached:

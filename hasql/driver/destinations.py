@@ -25,6 +25,9 @@ class Destinations:
         #: The connections that said `in_hot_standby = on` when they were last looked at. `off` is
         #: final for a session, so when there are none nobody has to look.
         self.doubtful: set[Hashable] = set()
+        #: Those that may have ended without a sign: who is to lend one to a task asks it first.
+        self.unsure: set[Hashable] = set()
+        self._open: set[Hashable] = set()
         self._servers: dict[Hashable, Server] = {}
         self._read_only: set[Hashable] = set()
         self._addresses: dict[Hashable, str] = {}
@@ -46,6 +49,7 @@ class Destinations:
                 the role's, the database's or its own.
             address: The address that was dialled; None: it is not known.
         """
+        self._open.add(key)
         if address:
             self._addresses[key] = address
         if read_only:
@@ -55,10 +59,27 @@ class Destinations:
 
     def closed(self, key: Hashable) -> None:
         """Forget a connection."""
+        self._open.discard(key)
+        self.unsure.discard(key)
         self._servers.pop(key, None)
         self._addresses.pop(key, None)
         self._read_only.discard(key)
         self.writes(key)
+
+    def doubt(self, key: Hashable) -> None:
+        """Take note that an open connection may have ended, as far as its last user could tell."""
+        if key in self._open:
+            self.unsure.add(key)
+
+    def doubt_all(self) -> None:
+        """Take note that what has ended one connection may have ended the others.
+
+        A server that shuts down, or an administrator, ends many sessions at once. A driver that has
+        heard a server's last words takes the connection for open until its socket closes.
+        """
+        self.unsure.update(self._open.copy())
+        # Those that another thread has closed meanwhile nobody would take out any more.
+        self.unsure.difference_update(self.unsure.copy() - self._open.copy())
 
     def writes(self, key: Hashable) -> None:
         """Take note that a connection said `off`: its server writes as long as it lasts."""

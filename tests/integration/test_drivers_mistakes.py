@@ -60,3 +60,13 @@ async def test_18_sixty_mistakes_cost_no_login(
             async with pool.acquire_master() as connection:
                 await mistake(kit, connection, table)
     assert await _pids(kit, pool) == before
+
+
+async def test_18_sixty_errors_of_another_service_cost_no_login(kit: Kit, pool: Manager) -> None:
+    """They look like that of a lost connection, which is asked before it is lent again."""
+    before = await _pids(kit, pool)
+    for _ in range(60):
+        with pytest.raises(ConnectionResetError):
+            async with pool.acquire_master():
+                raise ConnectionResetError("by a cache, say")
+    assert await _pids(kit, pool) == before

@@ -1,0 +1,102 @@
+"""A server says that it ends its sessions, and their sockets close later, with every driver.
+
+So it is between a server's last words and the end of its process, which takes milliseconds: probes
+say that the host is well, and no socket tells that it was closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from testbed.middlemen.addresses import Place, dsn_through
+from testbed.proxy import Proxy
+from testbed.scene import until, until_asleep
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from hasql.base import BasePoolManager
+    from hasql.testing import LocalCluster, LocalNode
+    from testbed.kits.base import Kit
+
+pytestmark = pytest.mark.usefixtures("nothing_unheard")
+
+_PLACES = 4
+
+
+@asynccontextmanager
+async def idle_connections(
+    kit: Kit, cluster: LocalCluster, application: str
+) -> AsyncIterator[tuple[BasePoolManager[Any, Any], Proxy, set[int]]]:
+    """Open all connections to a master behind a proxy, and tell the server's processes."""
+    master, sizes = cluster.master, kit.sizes(_PLACES, _PLACES)
+    async with Proxy(master.host, master.port) as proxy:
+        dsn = dsn_through(cluster, Place("127.0.0.1", proxy.port))
+        dsn = f"{dsn}?application_name={application}"
+        async with kit.manager(dsn, pool_factory_kwargs=sizes) as manager:
+            leased = [await manager.acquire_master() for _ in range(_PLACES)]
+            pids = {await kit.pid(connection) for connection in leased}
+            for connection in leased:
+                await manager.release(connection)
+            yield manager, proxy, pids
+            proxy.drop()
+
+
+async def end(master: LocalNode, pids: set[int]) -> None:
+    for pid in pids:
+        await master.sql(f"SELECT pg_terminate_backend({pid}, 5000)")
+
+
+async def errors_of(
+    kit: Kit, manager: BasePoolManager[Any, Any], ended: set[int]
+) -> list[Exception]:
+    """Lease so often that each place must have had its turn, and return what that has raised."""
+    errors: list[Exception] = []
+    for _ in range(3 * _PLACES):
+        try:
+            async with manager.acquire_master(timeout=5) as connection:
+                assert await kit.pid(connection) not in ended
+        except kit.lost as error:
+            errors.append(error)
+    return errors
+
+
+async def test_4_of_idle_connections_that_a_server_has_ended_no_task_meets_two(
+    kit: Kit, pg_cluster: LocalCluster, application: str
+) -> None:
+    master = pg_cluster.master
+    async with idle_connections(kit, pg_cluster, application) as (manager, proxy, pids):
+        proxy.hold_ends()
+        await end(master, pids)
+        await until(lambda: proxy.held == _PLACES)
+        errors = await errors_of(kit, manager, pids)
+        assert len(errors) <= 1, errors
+
+
+@pytest.mark.parametrize("way", ["block", "release"])
+async def test_4_a_statement_that_has_broken_is_a_tasks_only_error_however_it_is_told(
+    kit: Kit, pg_cluster: LocalCluster, application: str, way: str
+) -> None:
+    master = pg_cluster.master
+    async with idle_connections(kit, pg_cluster, application) as (manager, proxy, pids):
+        lease = manager.acquire_master()
+        connection = await lease.__aenter__() if way == "block" else await lease
+        busy = await kit.pid(connection)
+        statement = asyncio.ensure_future(kit.value(connection, "SELECT pg_sleep(60)"))
+        await until_asleep(master, application, 1)
+        await end(master, {busy})
+        with pytest.raises(kit.lost) as raised:
+            await statement
+        proxy.hold_ends()
+        await end(master, pids - {busy})
+        await until(lambda: proxy.held == _PLACES - 1)
+        with suppress(*kit.lost):  # what ends a block may raise it once more
+            if way == "block":
+                await lease.__aexit__(raised.type, raised.value, None)
+            else:
+                await manager.release(connection)
+        assert await errors_of(kit, manager, pids) == []
