@@ -112,8 +112,9 @@ class CheckoutRules(Generic[PoolT, ConnT]):
             raise error
         if self._tracing is not None:
             self._tracing.retried(lease, node, error)
-        node.connect_failed(error)
-        if isinstance(error, WrongServerError):
+        elsewhere = isinstance(error, WrongServerError)
+        node.connect_failed(error, led_elsewhere=elsewhere)
+        if elsewhere:
             self._signal(node.host, Evidence.ELSEWHERE)
         self._signal(node.host)
 
@@ -134,7 +135,8 @@ class CheckoutRules(Generic[PoolT, ConnT]):
             if node.several or node.leads_elsewhere:
                 lease.expired = True
                 node.pool.abort(connection)  # so that it does not count as one to be had again
-                node.connect_failed(WrongServerError("a connection leads to a master"))
+                error = WrongServerError("a connection leads to a master")
+                node.connect_failed(error, led_elsewhere=True)
                 self._signal(node.host, Evidence.ELSEWHERE)
             else:
                 node.off_at = min(node.off_at, self._clock())

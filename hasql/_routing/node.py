@@ -16,6 +16,8 @@ _FOREVER = float("inf")
 #: Seconds until a host that let nobody connect is offered one connect again, at first and at most.
 _FIRST_RETRY = 0.02
 _SLOWEST_RETRY = 1.0
+#: At most where connects lead to another server: each may lead to the right one.
+_SLOWEST_ELSEWHERE = 0.2
 
 
 class Node(Generic[PoolT, ConnT]):
@@ -153,17 +155,19 @@ class Node(Generic[PoolT, ConnT]):
         self.error = self.last_error = error.with_traceback(None)
         self._failed_at = self._clock()
 
-    def connect_failed(self, error: BaseException) -> None:
+    def connect_failed(self, error: BaseException, *, led_elsewhere: bool = False) -> None:
         """Offer no more than the open connections; later, after answered probes, one more.
 
         The wait for that doubles with each failure: a server without free slots answers probes
-        all the time, and would get a login from everyone who waits after each of them.
+        all the time, and would get a login from everyone who waits after each of them. A name that
+        leads to several servers is not full, so that the wait stays short there.
         """
         self.failed(error)
         self._size_at_failure = self.pool.size if self.pool is not None else 0
         self._limit_to(self._size_at_failure)
         self._retry_at = self._clock() + self._backoff
-        self._backoff = min(2 * self._backoff, _SLOWEST_RETRY)
+        slowest = _SLOWEST_ELSEWHERE if led_elsewhere else _SLOWEST_RETRY
+        self._backoff = min(2 * self._backoff, slowest)
 
     def mark_cold(self) -> None:
         """Take note that it is out of routing, and its pool empty.

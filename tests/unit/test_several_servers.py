@@ -60,6 +60,18 @@ async def test_1a_no_master_lease_leads_to_a_standby_of_the_same_name() -> None:
         assert set(await masters(manager)) == {one}
 
 
+async def test_a_name_of_which_few_connects_lead_to_the_master_is_tried_again_and_again() -> None:
+    """It is no server that is full, which would be asked more and more seldom."""
+    one, other, wrong = server("one", master=True), server("other"), 11
+    async with manager_of(rw=one) as manager:
+        await manager.ready(1, 0)
+        manager.driver.turns[RW] = cycle([other] * wrong + [one])
+        one.drop_pooled()
+        before = len(one.probes)
+        assert await masters(manager, 1) == [one]
+        assert len(one.probes) - before < 12 * wrong
+
+
 async def test_1a_a_monitor_that_was_cut_and_comes_to_a_standby_finds_the_master_soon() -> None:
     one, other = server("one", master=True), server("other")
     async with manager_of(rw=one) as manager:
