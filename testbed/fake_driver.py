@@ -442,13 +442,18 @@ class FakeManager(BasePoolManager[FakePool, FakeConnection]):
         names: ScriptedNames | None = None,
         *,
         dsn: str | None = None,
+        clock: Callable[[], float] = monotonic,
         **kwargs: Any,
     ) -> None:
         self.driver = FakeDriver(servers)
         self._names = names
+        self._given_clock = clock
         self._driver = self.driver  # type: ignore[misc]  # one cluster for each test
         hosts = ",".join(str(host) for host in servers)
         super().__init__(dsn or f"postgresql://user:secret@{hosts}/app", **kwargs)
+
+    def _clock(self) -> Callable[[], float]:  # type: ignore[override]  # of this one
+        return self._given_clock
 
     def _name_source(self, _: object, /) -> Callable[[], NameSource] | None:  # type: ignore[override]  # of this one
         names = self._names

@@ -549,7 +549,7 @@ async def test_an_acquire_that_pings_a_frozen_host_ends_at_its_deadline(
         began = monotonic()
         with pytest.raises(NotAvailableError):
             _ = await manager.acquire_master(timeout=0.05)
-        assert monotonic() - began < 0.5
+        assert monotonic() - began < 5  # not the 30 s for which a probe waits
         master.thaw()
         async with asyncio.timeout(5), manager.acquire_master(timeout=5) as connection:
             await connection.scalar(PID)

@@ -252,12 +252,12 @@ def test_without_a_nameserver_what_is_in_the_pool_serves(
     first = ask(engine)
     nameserver.stop()
     began = time.monotonic()
-    longest = 0.0
+    slow = 0
     while (now := time.monotonic()) - began < 2.5:
         assert ask(engine) == first
-        longest = max(longest, time.monotonic() - now)
+        slow += time.monotonic() - now > 0.1
         time.sleep(0.001)
-    assert longest < 0.1
+    assert slow < 5  # if they waited for the nameserver, each would be: a dozen
     with engine.connect(), pytest.raises(NameResolutionError, match=NAME) as caught:
         engine.connect()
     assert isinstance(caught.value, OSError)

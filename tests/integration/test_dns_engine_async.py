@@ -163,12 +163,12 @@ async def test_without_a_nameserver_what_is_in_the_pool_serves(
     engine = make(driver, **options, dns_fallback=False, pool_size=1, max_overflow=1)
     first = await ask(engine)
     await asyncio.to_thread(nameserver.stop)
-    began, longest = time.monotonic(), 0.0
+    began, slow = time.monotonic(), 0
     while (now := time.monotonic()) - began < 2.5:
         assert await ask(engine) == first
-        longest = max(longest, time.monotonic() - now)
+        slow += time.monotonic() - now > 0.1
         await asyncio.sleep(0.001)
-    assert longest < 0.1
+    assert slow < 5  # if they waited for the nameserver, each would be: a dozen
     async with engine.connect():
         with pytest.raises(NameResolutionError, match=NAME):
             await ask(engine)
@@ -195,7 +195,7 @@ async def test_a_host_that_is_gone_holds_up_no_checkout(
         await asyncio.to_thread(nameserver.wait_for_questions, 4)
         began = time.monotonic()
         assert (await ask(engine))[0] == NEW
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 5  # the old address would never answer
 
 
 @pytest.mark.parametrize("poolclass", [NullPool, StaticPool])

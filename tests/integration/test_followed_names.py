@@ -196,12 +196,13 @@ def test_a_silent_nameserver_is_a_failure_before_the_look_up_has_ended(
     with closing(resolver.follow("db.test")) as followed:
         followed.addresses()
         nameserver.fail(Fault.SILENT)
-        began = time.monotonic()
+        began, slow = time.monotonic(), 0
         while time.monotonic() - began < 2.6:
             asked = time.perf_counter()
             assert followed.addresses() == ("127.0.0.2", "127.0.0.3")
-            assert time.perf_counter() - asked < 0.2
+            slow += time.perf_counter() - asked > 0.2
             time.sleep(0.001)
+        assert slow < 3  # if they waited for the nameserver, each would be: six
 
 
 def test_a_name_that_rotates_has_left_none_of_its_addresses(

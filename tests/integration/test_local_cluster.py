@@ -379,9 +379,9 @@ async def test_a_promoted_server_takes_writes_at_once(cluster: LocalCluster) -> 
 
 async def test_asking_for_a_promotion_does_not_wait_for_it(cluster: LocalCluster) -> None:
     replica = cluster.replicas[0]
-    began = time.monotonic()
-    replica.request_promotion()
-    assert time.monotonic() - began < 0.05
+    replica.freeze()
+    replica.request_promotion()  # which would take a minute, and raise
+    replica.thaw()
     async with asyncio.timeout(10):
         while await replica.sql("SELECT pg_is_in_recovery()") == "t":
             await asyncio.sleep(0.005)

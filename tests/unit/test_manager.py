@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hasql.cluster.host import HostSpec, parse_host
-from hasql.cluster.probe import ProbeForm, Role
-from hasql.cluster.state import Health
+from hasql.cluster.probe import ProbeForm
 from hasql.discovery import Discovered, Discovery
 from hasql.errors import (
     HasqlError,
@@ -378,38 +377,6 @@ async def test_6_a_reader_makes_a_promotion_known() -> None:
         await until(lambda: manager.metrics().fencings == 1)
         async with manager.acquire_master() as connection:
             assert host_of(connection) == "b"
-
-
-async def test_6_a_promotion_that_a_reader_sees_waits_for_no_rest_after_a_probe() -> None:
-    servers = fake_cluster("a master", "b replica")
-    for server in servers.values():
-        server.latency = 0.025
-    async with manager_of(servers, refresh_delay=60) as manager:
-        await manager.ready()
-        await manager.wait_next_pool_check()
-        servers["b"].promote()
-        began = asyncio.get_running_loop().time()
-        async with manager.acquire_replica() as connection:
-            assert connection.server is servers["b"]
-            await connection.run()
-        await until(lambda: manager.metrics().nodes[1].role is Role.MASTER)
-        # Ten round trips are a quarter of a second; the read and two questions take three.
-        assert asyncio.get_running_loop().time() - began < 0.2
-
-
-async def test_6_a_host_whose_reserved_connection_is_lost_is_asked_though_it_has_just_been() -> (
-    None
-):
-    servers = fake_cluster("a master", "b replica")
-    for server in servers.values():
-        server.latency = 0.025
-    async with manager_of(servers, refresh_delay=60) as manager:
-        await manager.ready()
-        await manager.wait_next_pool_check()
-        began = asyncio.get_running_loop().time()
-        servers["a"].kill()
-        await until(lambda: manager.metrics().nodes[0].health is Health.DOWN)
-        assert asyncio.get_running_loop().time() - began < 0.15  # as above
 
 
 @pytest.mark.parametrize(
@@ -1364,15 +1331,6 @@ async def test_asking_for_a_pool_heeds_the_share_of_the_masters() -> None:
         asked = [await manager.get_pool(read_only=True) for _ in range(1000)]
         assert 230 <= sum(pool.server is servers["a"] for pool in asked) <= 370
         assert (await manager.get_pool(read_only=False)).server is servers["a"]
-
-
-async def test_a_pool_that_cannot_be_opened_at_first_is_tried_again_soon() -> None:
-    manager = manager_of(fake_cluster("a master"), refresh_delay=30, acquire_timeout=5)
-    manager.driver.open_errors = [ConnectionResetError("too early")] * 4
-    began = monotonic()
-    async with manager, manager.acquire_master():
-        assert monotonic() - began < 3
-    assert not manager.driver.open_errors
 
 
 async def test_a_pool_that_can_never_be_opened_is_tried_ever_less_often() -> None:

@@ -1,0 +1,70 @@
+"""How soon the pool manager acts, in virtual time: a busy machine makes nothing of it longer."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from hasql.cluster.probe import Role
+from hasql.cluster.state import Health
+from simulation.virtual_time import VirtualClock, run
+from testbed.fake_driver import fake_cluster, manager_of, until
+
+if TYPE_CHECKING:
+    from testbed.fake_driver import FakeManager, FakeServer
+
+_ROUND_TRIP = 0.025
+
+
+def stage(*roles: str) -> tuple[VirtualClock, FakeManager, dict[str, FakeServer]]:
+    """Return the clock, and a manager of servers whose answers take a moment, probed seldom."""
+    clock, servers = VirtualClock(), fake_cluster(*roles)
+    for server in servers.values():
+        server.latency = _ROUND_TRIP
+    return clock, manager_of(servers, clock=clock, refresh_delay=60, refresh_timeout=30), servers
+
+
+def test_6_a_promotion_that_a_reader_sees_waits_for_no_rest_after_a_probe() -> None:
+    clock, manager, servers = stage("a master", "b replica")
+
+    async def play() -> float:
+        async with manager:
+            await manager.ready()
+            await manager.wait_next_pool_check()
+            servers["b"].promote()
+            began = clock.now
+            async with manager.acquire_replica() as connection:
+                assert connection.server is servers["b"]
+                await connection.run()
+            await until(lambda: manager.metrics().nodes[1].role is Role.MASTER)
+            return clock.now - began
+
+    # The read and two questions take three round trips; the rest after a probe would be ten.
+    assert run(play(), clock) < 5 * _ROUND_TRIP
+
+
+def test_6_a_host_whose_reserved_connection_is_lost_is_asked_though_it_has_just_been() -> None:
+    clock, manager, servers = stage("a master", "b replica")
+
+    async def play() -> float:
+        async with manager:
+            await manager.ready()
+            await manager.wait_next_pool_check()
+            began = clock.now
+            servers["a"].kill()
+            await until(lambda: manager.metrics().nodes[0].health is Health.DOWN)
+            return clock.now - began
+
+    assert run(play(), clock) < 5 * _ROUND_TRIP
+
+
+def test_a_pool_that_cannot_be_opened_at_first_is_tried_again_soon() -> None:
+    clock, manager, _ = stage("a master")
+    manager.driver.open_errors = [ConnectionResetError("too early")] * 4
+
+    async def play() -> float:
+        async with manager, manager.acquire_master(timeout=5):
+            return asyncio.get_running_loop().time()
+
+    assert run(play(), clock) < 3
+    assert not manager.driver.open_errors
