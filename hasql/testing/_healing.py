@@ -68,9 +68,17 @@ def heal(nodes: tuple[LocalNode, ...]) -> None:
         for node in nodes
         if node is not master and not _is_well(node, found[node], master, status)
     ]
-    if others:
-        with ThreadPoolExecutor(len(others)) as workers:
-            list(workers.map(lambda node: _mend(node, found[node], master), others))
+    # A master that is none any more comes last: what it writes when it stops, its replicas would
+    # get too, and then have more than the new master has of that timeline.
+    deposed = [node for node in others if _is_master(found[node])]
+    for group in ([node for node in others if node not in deposed], deposed):
+        if group:
+            with ThreadPoolExecutor(len(group)) as workers:
+                list(workers.map(lambda node: _mend(node, found[node], master, status), group))
+
+
+def _is_master(status: NodeStatus | None) -> bool:
+    return status is not None and not status.in_recovery
 
 
 def _settled(node: LocalNode) -> NodeStatus | None:
@@ -129,8 +137,10 @@ def _bring_back_a_master(
     return furthest
 
 
-def _mend(node: LocalNode, status: NodeStatus | None, master: LocalNode) -> None:
-    if status is not None and status.in_recovery:
+def _mend(
+    node: LocalNode, status: NodeStatus | None, master: LocalNode, masters: NodeStatus
+) -> None:
+    if status is not None and status.in_recovery and status.may_follow(masters):
         try:
             node._sql("SELECT pg_wal_replay_resume()")
             node._follow(master, _FOLLOWING_PATIENCE)

@@ -1,5 +1,6 @@
 """What a server says of itself in one query."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 __all__ = ("NodeStatus",)
@@ -18,7 +19,13 @@ SELECT pg_is_in_recovery()::int,
             THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
             ELSE pg_current_wal_lsn() END - '0/0'::pg_lsn,
        (SELECT string_agg(application_name, ',') FROM pg_stat_replication
-        WHERE state = 'streaming')
+        WHERE state = 'streaming'),
+       (SELECT string_agg(number || ':' || (position::pg_lsn - '0/0'::pg_lsn), ',')
+        FROM (SELECT split_part(line, E'\\t', 1), split_part(line, E'\\t', 2)
+              FROM (SELECT 'pg_wal/' || max(name) FROM pg_ls_waldir()
+                    WHERE name LIKE '%.history') AS history (path),
+                   regexp_split_to_table(pg_read_file(path, 0, 1000000, true), E'\\n') AS line
+              WHERE line ~ '^[0-9]') AS forks (number, position))
 """
 
 
@@ -39,6 +46,15 @@ class NodeStatus:
     """
     standbys: frozenset[str]
     """The names of those that stream from it and have caught up, by its own word."""
+    forks: Mapping[int, int]
+    """How far in the WAL each older timeline was left for the next one, up to its own."""
+
+    def may_follow(self, master: "NodeStatus") -> bool:
+        """Tell whether this replica can turn to a master, as far as is known.
+
+        It cannot once it has more of its timeline than the master, which has left that before.
+        """
+        return self.position <= master.forks.get(self.timeline, self.position)
 
     def streams(self, port: int, timeline: int) -> bool:
         """Tell whether it follows the master on `port` onto its present timeline.
@@ -51,7 +67,7 @@ class NodeStatus:
     @classmethod
     def parse(cls, row: str) -> "NodeStatus":
         """Read the answer to `QUERY`."""
-        recovery, port, paused, timeline, promoted, position, standbys = row.split("|")
+        recovery, port, paused, timeline, promoted, position, standbys, forks = row.split("|")
         return cls(
             recovery == "1",
             int(port),
@@ -60,4 +76,9 @@ class NodeStatus:
             float(promoted),
             int(position),
             frozenset(standbys.split(",")),
+            {
+                int(fork[0]): int(fork[1])
+                for each in forks.split(",")
+                if len(fork := each.split(":")) > 1
+            },
         )

@@ -503,6 +503,23 @@ async def test_healing_believes_no_replica_that_has_not_heard_of_a_loss(
     assert await cluster.master.sql(streaming) == "2"
 
 
+async def test_a_replica_that_has_more_than_the_new_master_rejoins_without_a_try_to_follow(
+    cluster: LocalCluster,
+) -> None:
+    old, (new, other) = cluster.master, cluster.replicas
+    await new.promote()
+    assert other._status().may_follow(new._status())  # noqa: SLF001  # what healing goes by
+    await old.sql("CREATE TABLE of_the_old ()")
+    async with asyncio.timeout(10):
+        while not await other.sql("SELECT to_regclass('of_the_old')"):
+            await asyncio.sleep(0.01)
+    assert not other._status().may_follow(new._status())  # noqa: SLF001  # as above
+    await asyncio.to_thread(cluster.heal)
+    assert cluster.master is new
+    assert len(cluster.replicas) == 2
+    assert await other.sql("SELECT to_regclass('of_the_old')") == ""
+
+
 async def test_healing_waits_for_a_promotion_that_was_asked_for(cluster: LocalCluster) -> None:
     replica = cluster.replicas[0]
     startup = int(
