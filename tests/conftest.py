@@ -1,6 +1,8 @@
 """What every test has: the event loops they run on, and its place in a shared queue."""
 
 import gc
+import zlib
+from typing import Any
 
 import pytest
 
@@ -31,13 +33,30 @@ _LAST = (
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tell the workers of pytest-xdist, if there are any, what belongs together and comes first."""
+    """Leave each test the loops that it is for; tell workers what belongs together, and when."""
+    if left := {item for item in items if _is_run_on_the_other_loop(item)}:
+        config.hook.pytest_deselected(items=[*left])
+        items[:] = [item for item in items if item not in left]
     if not hasattr(config, "workerinput"):
         return
     for item in items:
         if item.path.name in _TOGETHER:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
     items.sort(key=_turn)
+
+
+def _is_run_on_the_other_loop(item: pytest.Item) -> bool:
+    """Tell whether a test that the loop makes no difference to runs on the other one: in turn."""
+    if item.get_closest_marker("loops_in_turn") is None or not isinstance(item, pytest.Function):
+        return False
+    params: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+    if "anyio_backend" not in params:
+        return False
+    _, options = params["anyio_backend"]
+    of_both = item.nodeid.replace("asyncio", "").replace("uvloop", "")
+    takes_uvloop = zlib.crc32(of_both.encode()) % 2 == 1
+    uses_uvloop: bool = options["use_uvloop"]
+    return uses_uvloop is not takes_uvloop
 
 
 def pytest_collection_finish() -> None:

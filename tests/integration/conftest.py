@@ -29,10 +29,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     Each test takes its turns: one driver runs it on asyncio, another on uvloop.
     """
-    left = [item for item in items if _is_run_on_the_other_loop(item)]
-    if left:
-        config.hook.pytest_deselected(items=left)
-        items[:] = [item for item in items if item not in set(left)]
+    if left := {item for item in items if _is_run_on_the_other_loop(item)}:
+        config.hook.pytest_deselected(items=[*left])
+        items[:] = [item for item in items if item not in left]
 
 
 def _is_run_on_the_other_loop(item: pytest.Item) -> bool:

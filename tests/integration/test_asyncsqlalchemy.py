@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from hasql.testing import LocalCluster, LocalNode
 
-pytestmark = pytest.mark.usefixtures("nothing_unheard")
+pytestmark = [pytest.mark.usefixtures("nothing_unheard"), pytest.mark.loops_in_turn]
 
 PID = text("SELECT pg_backend_pid()")
 RAW = {"asyncpg": asyncpg.Connection, "psycopg": psycopg.AsyncConnection}

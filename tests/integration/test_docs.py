@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.loops_in_turn
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 #: What is written of the package, but for what is taken from its docstrings.
 TEXT = "\n".join(path.read_text("utf-8") for path in (README, *DOCS))

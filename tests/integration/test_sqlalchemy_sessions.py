@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from hasql.testing import LocalCluster
 
-pytestmark = pytest.mark.usefixtures("nothing_unheard")
+pytestmark = [pytest.mark.usefixtures("nothing_unheard"), pytest.mark.loops_in_turn]
 
 
 class Base(DeclarativeBase):

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from hasql.balancer_policy.base import CandidateT
     from hasql.cluster.probe import ProbeForm
 
+pytestmark = pytest.mark.loops_in_turn
+
 POLICIES = [GreedyBalancerPolicy, RandomWeightedBalancerPolicy, RoundRobinBalancerPolicy]
 each_policy = pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.__name__[:6])
 

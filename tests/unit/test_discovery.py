@@ -21,6 +21,8 @@ from testbed.fake_driver import FakeManager, FakeServer, until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+pytestmark = pytest.mark.loops_in_turn
+
 
 NO_HOST = "postgresql://user:secret@/app"
 A, B, C = (parse_host(name) for name in "abc")

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
     from hasql.cluster.probe import ProbeForm
 
+pytestmark = pytest.mark.loops_in_turn
+
 COUNTERS = ("acquires", "acquire_seconds", "waits", "retries", "role_changes", "fencings")
 
 

@@ -18,6 +18,8 @@ from hasql.cluster.state import Exclusion, Health
 from hasql.errors import NotAvailableError
 from testbed.fake_driver import FakeConnection, FakeManager, FakeServer, until
 
+pytestmark = pytest.mark.loops_in_turn
+
 RW, R = parse_host("rw"), parse_host("r")
 
 

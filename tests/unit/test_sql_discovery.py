@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from hasql.discovery.sql import SqlDiscovery
 
+pytestmark = pytest.mark.loops_in_turn
+
 PATTERN = "?.xyz.eu-west-1.rds.amazonaws.com"
 
 

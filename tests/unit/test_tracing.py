@@ -23,6 +23,8 @@ from hasql.tracing import (
 )
 from testbed.fake_driver import fake_cluster, manager_of, until
 
+pytestmark = pytest.mark.loops_in_turn
+
 
 class Records(list[Any]):
     """All that a tracer was told, in order."""
