@@ -40,7 +40,7 @@ SUITES: dict[str, tuple[str, ...]] = {
         "!tests/unit/test_typing.py",  # runs the type checkers
     ),
     # With the drivers that get on with SQLAlchemy 2, or without any.
-    "drivers": (*OF_DRIVERS, *of_each_driver("2")),
+    "drivers": (*OF_DRIVERS, "tests/integration/test_sync_*.py", *of_each_driver("2")),
     # With those that need SQLAlchemy 1.4.
     "sqlalchemy14": (
         *OF_DRIVERS,

@@ -104,7 +104,7 @@ THREAD_DRIVERS = (
         extra="psycopg",
         libraries=("psycopg", "psycopg_pool"),
         kits=("Psycopg3ThreadKit",),
-        tests=(),
+        tests=("test_sync_psycopg3.py",),
     ),
 )
 

@@ -80,9 +80,8 @@ class PsycopgDriver(Driver[Pool, Connection]):
         if callable(extra):
             extra = extra()
             extra = await extra if isawaitable(extra) else extra
-        return await open_session(
-            endpoint, extra, on_lost, kwargs.get("connection_class") or psycopg.AsyncConnection
-        )
+        user_class = kwargs.get("connection_class") or psycopg.AsyncConnection
+        return await open_session(endpoint, extra, on_lost, user_class.connect)
 
     def failure(self, error: BaseException) -> Failure:
         if isinstance(error, psycopg_pool.PoolTimeout | psycopg_pool.TooManyRequests):

@@ -33,7 +33,7 @@ _OF_SESSIONS = ("client_encoding", "options", "replication")
 
 
 async def _log_in(
-    endpoint: Endpoint, kwargs: Mapping[str, Any], user_class: type[AsyncConnection[Any]]
+    endpoint: Endpoint, kwargs: Mapping[str, Any], user_connect: Callable[..., Any]
 ) -> tuple[PsycopgConnection, str | None, bool]:
     """Open a reserved connection; also tell its address, and whether its session has our settings.
 
@@ -46,7 +46,7 @@ async def _log_in(
 
     async def connect(*, with_settings: bool) -> tuple[AsyncConnection[Any], str | None]:
         parameters = parameters_of_session(given, is_of_libpq, with_settings=with_settings)
-        connecting = partial(user_class.connect, **arguments)
+        connecting = partial(user_connect, **arguments)
         return await connect_by(endpoint, connecting, make_conninfo(**parameters))
 
     (connection, address), has_settings = await with_settings_if_taken(connect, OperationalError)
@@ -96,8 +96,8 @@ async def open_session(
     endpoint: Endpoint,
     kwargs: Mapping[str, Any],
     on_lost: Callable[[], None],
-    user_class: type[AsyncConnection[Any]] = AsyncConnection,
+    user_connect: Callable[..., Any] = AsyncConnection.connect,
 ) -> PsycopgSession:
-    """Open a reserved connection."""
-    connection, address, has_settings = await _log_in(endpoint, kwargs, user_class)
+    """Open a reserved connection; `user_connect` makes it, as the application has it."""
+    connection, address, has_settings = await _log_in(endpoint, kwargs, user_connect)
     return PsycopgSession(connection, on_lost, address, in_transactions=not has_settings)

@@ -9,16 +9,18 @@ from psycopg.errors import error_from_result
 from psycopg.pq import ConnStatus, ExecStatus
 
 if TYPE_CHECKING:
-    from psycopg import AsyncConnection
+    from psycopg import BaseConnection
+    from psycopg.pq.abc import PGresult
 
     from hasql._adapters.psycopg.connection import PsycopgConnection
+    from hasql._adapters.psycopg.thread_connection import ThreadConnection
 
-__all__ = ("count_rows", "in_hot_standby", "is_read_only")
+__all__ = ("count_rows", "count_rows_in_thread", "in_hot_standby", "is_read_only")
 
 _BAD = ConnStatus.BAD
 
 
-def in_hot_standby(connection: AsyncConnection[Any]) -> bool | None:
+def in_hot_standby(connection: BaseConnection[Any]) -> bool | None:
     """Return what the server reported last; PostgreSQL does since version 14."""
     # `closed` would take as long as all the rest.
     server = connection.pgconn
@@ -26,7 +28,7 @@ def in_hot_standby(connection: AsyncConnection[Any]) -> bool | None:
     return None if flag is None else flag == b"on"
 
 
-def is_read_only(connection: AsyncConnection[Any]) -> bool:
+def is_read_only(connection: BaseConnection[Any]) -> bool:
     """Tell whether transactions are read-only by default, as the server reported last."""
     return connection.pgconn.parameter_status(b"default_transaction_read_only") == b"on"
 
@@ -43,7 +45,18 @@ async def count_rows(connection: PsycopgConnection, sql: str) -> int:
             (result,) = await connection.wait(generators.execute(connection.pgconn))
     finally:
         connection.used_by_hasql = before
+    return _rows(result)
+
+
+def count_rows_in_thread(connection: ThreadConnection, sql: str) -> int:
+    """Do the same on a synchronous connection."""
+    with connection.lock:
+        connection.pgconn.send_query(sql.encode())
+        (result,) = connection.wait(generators.execute(connection.pgconn))
+    return _rows(result)
+
+
+def _rows(result: PGresult) -> int:
     if result.status != ExecStatus.TUPLES_OK:
         raise error_from_result(result)
-    count: int = result.ntuples
-    return count
+    return result.ntuples

@@ -11,7 +11,7 @@ from psycopg import Connection
 
 from hasql._adapters.psycopg.server import in_hot_standby, is_read_only
 from hasql._adapters.psycopg.thread_connection import ThreadConnection
-from hasql._adapters.psycopg.thread_login import EndableLogin, connect_by_thread
+from hasql._adapters.psycopg.thread_login import connect_by_thread, endable
 from hasql._adapters.psycopg.thread_slots import IdleConnections, take_inserted
 from hasql.driver.destinations import Destinations
 
@@ -35,14 +35,10 @@ class ThreadConnections:
         self._open: WeakSet[ThreadConnection] = WeakSet()
         self.idle = IdleConnections()
         self.destinations = Destinations()
-        user_class = kwargs.get("connection_class") or Connection
-        bases = (_PooledConnection, user_class, EndableLogin)
-        if issubclass(EndableLogin, user_class):
-            bases = (_PooledConnection, EndableLogin)
+        user_class: type[Connection[Any]] = kwargs.get("connection_class") or Connection
+        classes: tuple[type[Any], ...] = (_ThreadPooled, *endable(user_class))
         #: The class that the pool is to use, derived from the application's.
-        self.connection_class: type[_PooledConnection] = type(
-            user_class.__name__, bases, {"opened": self}
-        )
+        self.connection_class: Any = type(user_class.__name__, classes, {"opened": self})
 
     def log_in(self, connect: ThreadedConnect) -> ThreadConnection:
         """Open a connection and have the user's hook configure it.
@@ -84,7 +80,7 @@ class ThreadConnections:
             return tuple(self._open)
 
 
-class _PooledConnection(ThreadConnection):
+class _ThreadPooled(ThreadConnection):
     """A connection of one pool's."""
 
     opened: ClassVar[ThreadConnections]

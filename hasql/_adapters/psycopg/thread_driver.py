@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psycopg_pool
+from psycopg import Connection
 
 from hasql._adapters.psycopg.driver import check_pool_kwargs
 from hasql._adapters.psycopg.failure import failure_of
 from hasql._adapters.psycopg.login import open_session
+from hasql._adapters.psycopg.thread_login import connect_for_session
 from hasql._adapters.psycopg.thread_pool import PsycopgThreadPool, SyncConnection, SyncPool
 from hasql.driver import Driver, Endpoint, Failure, PoolSizes
 
@@ -39,7 +42,13 @@ class PsycopgThreadDriver(Driver[SyncPool, SyncConnection]):
     ) -> PsycopgSession:
         extra = kwargs.get("kwargs") or {}
         extra = extra() if callable(extra) else extra
-        return await open_session(endpoint, extra, on_lost)
+        user_class = kwargs.get("connection_class") or Connection
+        if user_class is Connection:
+            return await open_session(endpoint, extra, on_lost)
+        # It may add a password that is made anew for each login.
+        return await open_session(
+            endpoint, extra, on_lost, partial(connect_for_session, user_class)
+        )
 
     def failure(self, error: BaseException) -> Failure:
         if isinstance(error, psycopg_pool.PoolTimeout | psycopg_pool.TooManyRequests):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from threading import local
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
@@ -15,6 +16,7 @@ from hasql._adapters.libpq import parameters_of_pool
 from hasql._adapters.psycopg.connection import is_of_libpq
 from hasql._adapters.psycopg.failure import failure_of
 from hasql.driver.address_race import ThreadedConnect, connect_in_thread
+from hasql.driver.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from hasql.driver import Endpoint
 
-__all__ = ("EndableLogin", "connect_by_thread")
+__all__ = ("connect_by_thread", "connect_for_session", "endable")
 
 #: Seconds between two looks at whether a login is to end.
 _LOOK = 0.1
@@ -32,7 +34,7 @@ _LOOK = 0.1
 _thread = local()
 
 
-class EndableLogin(Connection[Any]):
+class _EndableLogin(Connection[Any]):
     """Stands behind the application's class, whose `connect` calls it as if it were psycopg's.
 
     psycopg's own waits for a silent server as long as its time limit says, and nothing ends that.
@@ -65,6 +67,29 @@ class EndableLogin(Connection[Any]):
         if context:
             AdaptersMap.__init__(connection.adapters, context.adapters)
         return connection
+
+
+def endable(user_class: type[Connection[Any]]) -> tuple[type[Any], ...]:
+    """Return the classes to derive one from whose login can be ended."""
+    return (_EndableLogin,) if user_class is Connection else (user_class, _EndableLogin)
+
+
+async def connect_for_session(
+    user_class: type[Connection[Any]], conninfo: str, **kwargs: Any
+) -> Connection[Any]:
+    """Connect by the application's class, in a thread which ends when this is cancelled."""
+    attempt = ThreadedConnect()
+    made: Any = type(user_class.__name__, endable(user_class), {})
+
+    def connect() -> Any:
+        _thread.connect = attempt
+        return made.connect(conninfo, **kwargs)
+
+    try:
+        return await asyncio.wrap_future(in_thread(connect, "hasql connect", made.close))
+    except asyncio.CancelledError:
+        attempt.end()
+        raise
 
 
 def _until_ended(

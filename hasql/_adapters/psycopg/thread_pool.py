@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from psycopg import Connection, generators
-from psycopg.errors import error_from_result
-from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
+from psycopg import Connection
+from psycopg.pq import ConnStatus, TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from hasql._adapters.psycopg.server import in_hot_standby
+from hasql._adapters.psycopg.server import count_rows_in_thread, in_hot_standby
 from hasql._adapters.psycopg.thread_connections import ThreadConnections
 from hasql._adapters.psycopg.thread_connects import ThreadConnects
+from hasql._adapters.psycopg.thread_refill import ThreadRefill
 from hasql._adapters.psycopg.thread_slots import HeldPool
 from hasql.driver import ThreadPool
+from hasql.driver.arguments import refuse_all
 from hasql.driver.deadline import OutOfTimeError
 from hasql.driver.holder import ReusesObjects
 from hasql.driver.threads import in_thread, wait_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from concurrent.futures import Future
 
-    from hasql._adapters.psycopg.thread_connection import ThreadConnection
     from hasql.driver import Endpoint, PoolSizes
     from hasql.driver.patience import Patience
 
@@ -38,52 +40,43 @@ _Pooled: TypeAlias = Any  # of the class of `ThreadConnections`, which the core 
 _BAD, _IDLE = ConnStatus.BAD, TransactionStatus.IDLE
 #: Seconds within which a thread finds the connection in the pool that it has a claim on.
 _AT_ONCE = 0.05
-#: Seconds that the pool's own threads have to end.
-_LAST_WORDS = 5.0
-
-
-class LostConnectionError(BaseException):
-    """Has psycopg's pool return without the connection that it took, as that was lost.
-
-    It is no Exception: after one the pool would pause.
-    """
 
 
 class PsycopgThreadPool(ReusesObjects, ThreadPool[SyncPool, SyncConnection]):
     """One psycopg pool, and all connections it has opened."""
 
+    count_rows: Any = staticmethod(count_rows_in_thread)
     in_hot_standby = staticmethod(in_hot_standby)
 
     def __init__(self, endpoint: Endpoint, kwargs: Mapping[str, Any], sizes: PoolSizes) -> None:
         self.sizes = sizes
         self._check, self._reset = kwargs.get("check"), kwargs.get("reset")
-        #: What threads have taken out of psycopg's pool, and not returned yet.
-        self._taken: dict[int, ThreadConnection] = {}
+        #: By thread, what an acquire has taken out of psycopg's pool and not returned yet.
+        self._taken: dict[int, _Pooled] = {}
         self._opened = ThreadConnections(endpoint, kwargs)
         self._idle = self._opened.idle
         self.destinations = self._opened.destinations
-        self._connects = ThreadConnects(self._opened, kwargs.get("num_workers", 3))
+        self._connects = ThreadConnects(self._opened)
+        self._refill = ThreadRefill(self._opened, self._connects, kwargs.get("num_workers", 3))
         self.end_connects: Any = self._connects.end
-        self.host_answers: Any = self._connects.host_answers
+        self.host_answers: Any = self._refill.host_answers
         ours: dict[str, Any] = {
+            **dict.fromkeys(("configure", "kwargs", "reset")),  # which are not left to the pool
             "check": self._check_one,
-            "configure": None,
             "connection_class": self._opened.connection_class,
-            "kwargs": None,
             "max_size": sizes.maximum,
             "min_size": sizes.minimum,
-            "on_missing": self._connects.fill_unless_failing,
+            "on_missing": self._refill.connection_is_missing,
             "open": False,
-            "reset": None,  # which the pool would leave to a worker
         }
         self._held = HeldPool(endpoint.dsn, **{**kwargs, **ours})
-        self._connects.pool = self._held
         self.pool: SyncPool = self._held
+        self._connects.pool = self._held
 
     async def open(self) -> PsycopgThreadPool:
+        self.pool.open()
         try:
-            self.pool.open()
-            await asyncio.wrap_future(self._connects.fill())
+            await asyncio.wrap_future(self._refill.fill())
         except BaseException:
             self.terminate()
             raise
@@ -97,59 +90,64 @@ class PsycopgThreadPool(ReusesObjects, ThreadPool[SyncPool, SyncConnection]):
         return len(self._idle)
 
     def acquire(self, patience: Patience, **kwargs: Any) -> SyncConnection:
+        refuse_all(kwargs, "getconn()")
         if self._check is None:
-            return self._acquire(patience, kwargs)
+            connection: SyncConnection = self._acquire(patience)
+            return connection
         # A check may wait for a silent server, or for anything.
-        acquire = partial(self._acquire, patience, kwargs)
+        acquire = partial(self._acquire, patience)
         return wait_in_thread(patience, acquire, "hasql check", self.release)
 
-    def _acquire(self, patience: Patience, kwargs: dict[str, Any]) -> _Pooled:
+    def _acquire(self, patience: Patience) -> _Pooled:
         thread = get_ident()
+        connection: _Pooled = None
         try:
-            while True:
+            while connection is None:
                 if not self._idle.claim():
                     self._connects.wait(patience)
-                try:
-                    connection: _Pooled = self.pool.getconn(timeout=_AT_ONCE, **kwargs)
-                except (LostConnectionError, PoolTimeout):
-                    if not patience.seconds:
-                        raise OutOfTimeError from None
-                else:
-                    del self._taken[thread]
-                    break
+                connection = self._take(patience)
+            if connection.held_before is not None:
+                connection.hold()
+            del self._taken[thread]
         except BaseException:
             self._abandon(thread)
             raise
-        if connection.held_before is not None:
-            connection.hold()
+        return connection
+
+    def _take(self, patience: Patience) -> _Pooled:
+        """Take what the current thread has a claim on; None: it was lost, or taken by another."""
+        connection = None
+        with suppress(PoolTimeout):
+            connection = self._held.take(_AT_ONCE)
+        if connection is None and not patience.seconds:
+            raise OutOfTimeError
         return connection
 
     def _abandon(self, thread: int) -> None:
         """Leave nothing behind of an acquire that was interrupted."""
-        with self._idle.lock:
-            self._idle.give_up_claim()
+        self._idle.give_up_claim(thread)
         connection = self._taken.pop(thread, None)
         if connection is not None:
             self.abort(connection)
             self.release(connection)
 
-    def _check_one(self, connection: ThreadConnection) -> None:
-        self._idle.taken(connection)
+    def _check_one(self, connection: _Pooled) -> None:
+        thread = get_ident()
+        self._idle.taken(connection, thread)
         if not connection.is_alive():
             connection.close()
-            raise LostConnectionError
+            self._held.found_lost()
         if self._check is not None:
             self._check(connection)
-        self._taken[get_ident()] = connection
+        self._taken[thread] = connection
 
     def leave_block(self, connection: _Pooled, error: BaseException | None) -> None:
         if connection.pgconn.transaction_status != _IDLE:
             connection.__exit__(type(error) if error else None, error, None)
 
     def release(self, connection: _Pooled, **kwargs: Any) -> None:
-        if kwargs:
-            raise TypeError(f"psycopg's pool takes no {', '.join(kwargs)} when given a connection")
         try:
+            refuse_all(kwargs, "putconn()")
             if connection.lost or connection.pgconn.transaction_status != _IDLE:
                 connection.roll_back_or_close()
             if self._reset is not None and not connection.lost:
@@ -159,17 +157,7 @@ class PsycopgThreadPool(ReusesObjects, ThreadPool[SyncPool, SyncConnection]):
             connection.close()
             raise
         finally:
-            self._connects.put_in(connection)
-
-    def count_rows(self, connection: _Pooled, sql: str) -> int:
-        # psycopg's cursors would begin a transaction and leave it open.
-        with connection.lock:
-            connection.pgconn.send_query(sql.encode())
-            (result,) = connection.wait(generators.execute(connection.pgconn))
-        if result.status != ExecStatus.TUPLES_OK:
-            raise error_from_result(result)
-        count: int = result.ntuples
-        return count
+            self._connects.give_back(connection)
 
     def is_closed(self, connection: _Pooled) -> bool:
         return bool(connection.lost or connection.pgconn.status == _BAD)
@@ -179,18 +167,24 @@ class PsycopgThreadPool(ReusesObjects, ThreadPool[SyncPool, SyncConnection]):
         self._opened.forget(connection)
 
     def purge(self, leased: Iterable[_Pooled]) -> None:
-        self._connects.end(failing=True)
-        self._abort_but(leased, lambda _: True)
+        self._connects.failing = True  # the pool is refilled when the host answers
+        self.drain(leased, lambda _: True)
 
     def drain(self, leased: Iterable[_Pooled], has_left: Callable[[str | None], bool]) -> None:
         self._connects.end()
-        self._abort_but(leased, has_left)
-
-    def _abort_but(self, leased: Iterable[_Pooled], has_left: Callable[[str | None], bool]) -> None:
         kept = {id(connection) for connection in leased}
         for connection in self._opened.all():
             if id(connection) not in kept and has_left(self.destinations.address_of(connection)):
                 self.abort(connection)
+        in_thread(self._sweep, "hasql sweep")
+
+    def _sweep(self) -> None:
+        """Have the pool discard what was aborted in it, and close the sockets."""
+        for _ in range(self.pool.get_stats()["pool_available"]):
+            with suppress(PoolTimeout):
+                self._held.take(_AT_ONCE)
+            if (connection := self._taken.pop(get_ident(), None)) is not None:
+                self._connects.give_back(connection)
 
     async def close(self) -> None:
         self._connects.close()
@@ -202,5 +196,5 @@ class PsycopgThreadPool(ReusesObjects, ThreadPool[SyncPool, SyncConnection]):
             self.abort(connection)
         self._close_pool()
 
-    def _close_pool(self) -> Any:
-        return in_thread(partial(self.pool.close, _LAST_WORDS), "hasql close")
+    def _close_pool(self) -> Future[None]:
+        return in_thread(self.pool.close, "hasql close")

@@ -6,6 +6,7 @@ from collections import deque
 from threading import Lock, get_ident, local
 from typing import TYPE_CHECKING, Any
 
+from psycopg import OperationalError
 from psycopg_pool import ConnectionPool
 from psycopg_pool.pool import AddConnection
 
@@ -18,7 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = ("HeldPool", "IdleConnections", "take_inserted")
 
+#: Of a thread: the `connection` that it is putting into a pool, and whether it takes one by `take`.
 _thread = local()
+
+
+class _LostConnectionError(BaseException):
+    """Has psycopg's pool return without the connection that it took, as that was lost.
+
+    It is no Exception: after one the pool would pause.
+    """
 
 
 def take_inserted() -> Any:
@@ -48,6 +57,23 @@ class HeldPool(ConnectionPool[Any]):
             self.on_missing()
         else:
             super().run_task(task)
+
+    def take(self, seconds: float) -> Any:
+        """Take a connection out, for the adapter; None: it was lost. Raises PoolTimeout."""
+        _thread.takes = True
+        try:
+            return self.getconn(timeout=seconds)
+        except _LostConnectionError:
+            return None
+        finally:
+            _thread.takes = False
+
+    @staticmethod
+    def found_lost() -> None:
+        """Have the pool discard the connection that the current thread has taken out."""
+        if getattr(_thread, "takes", False):
+            raise _LostConnectionError
+        raise OperationalError("the connection was lost while it was idle")
 
     def has_vacancy(self) -> bool:
         """Tell whether it can take one more connection."""
@@ -98,16 +124,17 @@ class IdleConnections:
         """Claim one that was just put in for another thread; to be called under the lock."""
         self._claims.add(thread)
 
-    def give_up_claim(self) -> None:
-        """Have no claim any more, if the current thread has one; to be called under the lock."""
-        self._claims.discard(get_ident())
+    def give_up_claim(self, thread: int) -> None:
+        """Let a thread have no claim any more."""
+        with self.lock:
+            self._claims.discard(thread)
 
-    def taken(self, connection: ThreadConnection) -> None:
-        """Take note that the current thread has taken one out of the pool."""
+    def taken(self, connection: ThreadConnection, thread: int) -> None:
+        """Take note that a thread has taken one out of the pool."""
         with self.lock:
             connection.taken = True
             self._idle.discard(connection)
-            self._claims.discard(get_ident())
+            self._claims.discard(thread)
 
     def put(self, connection: ThreadConnection) -> None:
         """Take note that one is in the pool, unless it was taken or lost; under the lock."""

@@ -1,0 +1,154 @@
+"""The kits of `hasql.sync`: how each driver does what every test of its suite does, in threads."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from importlib import import_module
+from time import monotonic
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+import psycopg
+import psycopg_pool
+
+from hasql.cluster.dsn import Dsn
+from hasql.driver.patience import Patience
+from testbed.kits.registry import THREAD_DRIVERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hasql.driver import Driver
+    from hasql.sync.base import BaseSyncPoolManager
+
+__all__ = ("SYNC_KITS", "Psycopg3ThreadKit", "SyncKit", "patience")
+
+#: What a test has run with each connection of the driver's.
+SyncHook: TypeAlias = "Callable[[Any], None]"
+
+
+def patience(seconds: float = 10.0) -> Patience:
+    """Return the patience of an acquire that has so many seconds."""
+    return Patience(monotonic() + seconds, monotonic, 0.1, lambda: None)
+
+
+class SyncKit(ABC):
+    """One driver, as an application uses it in threads.
+
+    Kits are the only place of the suite that knows what a driver's own calls look like.
+    """
+
+    #: The test's parameter, such as ``psycopg3``.
+    name: str
+    #: The facade's module.
+    module: str
+    #: What leaves a statement on a connection that was lost.
+    lost: tuple[type[Exception], ...]
+    #: What a statement raises that the server refuses.
+    refused_statement: type[Exception]
+    #: The keywords of `pool_factory_kwargs` for the pool's bounds; None: the driver has none.
+    min_keyword: str | None
+    max_keyword: str
+    #: Whether leaving ``with`` commits what is open, else it is rolled back.
+    commits = False
+    #: Whether a pool hands out the same object in one lease after the other.
+    reuses_objects = False
+    #: The classes of what acquire gives, and of the driver's pool.
+    connection_type: ClassVar[type]
+    pool_type: ClassVar[type]
+
+    def dsn(self, dsn: str) -> str:
+        """Return the DSN for this driver; `dsn` begins with ``postgresql://``."""
+        return dsn
+
+    def manager(self, dsn: str, /, *args: Any, **kwargs: Any) -> BaseSyncPoolManager[Any, Any]:
+        """Make the driver's pool manager; `dsn` begins with ``postgresql://``."""
+        made: BaseSyncPoolManager[Any, Any]
+        made = import_module(self.module).PoolManager(self.dsn(dsn), *args, **kwargs)
+        return made
+
+    def driver(self, dsn: str) -> Driver[Any, Any]:
+        """Return the adapter itself, which the pool manager works with."""
+        dsn = self.dsn(dsn)
+        return self.manager(dsn)._driver_of(Dsn.parse(dsn))  # noqa: SLF001  # the contract's seam
+
+    def sizes(self, minimum: int, maximum: int) -> dict[str, Any]:
+        """Return `pool_factory_kwargs` for a pool with these bounds."""
+        sizes: dict[str, Any] = {self.max_keyword: maximum}
+        if self.min_keyword is not None:
+            sizes[self.min_keyword] = minimum
+        return sizes
+
+    def hooks(self, hook: SyncHook) -> dict[str, dict[str, Any]]:
+        """Return `pool_factory_kwargs` with which it runs in an acquire, by the hook's name."""
+        del hook
+        return {}
+
+    def reset_hook(self, hook: SyncHook) -> dict[str, Any] | None:
+        """Return `pool_factory_kwargs` with which it runs when a connection is given back."""
+        del hook
+        return None
+
+    @abstractmethod
+    def take(self, pool: Any) -> Any:
+        """Take a connection from the driver's pool directly, past the pool manager."""
+
+    @abstractmethod
+    def put(self, pool: Any, connection: Any) -> None:
+        """Give a connection to the driver's pool directly, past the pool manager."""
+
+    @abstractmethod
+    def value(self, connection: Any, query: str) -> Any:
+        """Run a query and return the first column of its one row."""
+
+    @abstractmethod
+    def begin(self, connection: Any, statement: str) -> None:
+        """Run a statement in a transaction that stays open."""
+
+    @abstractmethod
+    def end(self, connection: Any) -> None:
+        """Commit what is open."""
+
+    def pid(self, connection: Any) -> int:
+        """Return the process that serves a connection, and leave no transaction open."""
+        pid = self.value(connection, "SELECT pg_backend_pid()")
+        assert isinstance(pid, int)
+        self.end(connection)
+        return pid
+
+
+class Psycopg3ThreadKit(SyncKit):
+    name = "psycopg3"
+    module = "hasql.sync.psycopg3"
+    lost = (psycopg.OperationalError,)
+    refused_statement = psycopg.DatabaseError
+    min_keyword = "min_size"
+    max_keyword = "max_size"
+    commits = True
+    reuses_objects = True
+    connection_type = psycopg.Connection
+    pool_type = psycopg_pool.ConnectionPool
+
+    def hooks(self, hook: SyncHook) -> dict[str, dict[str, Any]]:
+        return {name: {name: hook} for name in ("configure", "check")}
+
+    def reset_hook(self, hook: SyncHook) -> dict[str, Any]:
+        return {"reset": hook}
+
+    def take(self, pool: Any) -> Any:
+        return pool.getconn()
+
+    def put(self, pool: Any, connection: Any) -> None:
+        pool.putconn(connection)
+
+    def value(self, connection: Any, query: str) -> Any:
+        (value,) = connection.execute(query).fetchone()
+        return value
+
+    def begin(self, connection: Any, statement: str) -> None:
+        connection.execute(statement)
+
+    def end(self, connection: Any) -> None:
+        connection.commit()
+
+
+SYNC_KITS: list[SyncKit] = [globals()[kit]() for driver in THREAD_DRIVERS for kit in driver.kits]

@@ -1,0 +1,795 @@
+"""What the core relies on, asked of each adapter for threads: the words of `ThreadPool`.
+
+There is no pool manager here; see test_drivers_contract.py, whose sibling this is. What threads do
+is done in threads of the event loop's, in which the tests watch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import pytest
+
+from hasql import ConfigurationError
+from hasql.cluster.dsn import Dsn
+from hasql.driver import Driver, Endpoint, Failure, ThreadPool
+from hasql.driver.deadline import OutOfTimeError
+from testbed.black_hole import black_hole
+from testbed.middlemen.addresses import Place
+from testbed.middlemen.forwarder import Forwarder
+from testbed.proxy import Proxy
+from testbed.scene import Table, endpoint_of, until, until_asleep, until_sessions
+from testbed.sync_kits import SYNC_KITS, SyncKit, patience
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from hasql.testing import LocalCluster, LocalNode
+
+_T = TypeVar("_T")
+
+#: No resolver knows it.
+NAME = "db.invalid"
+
+
+@pytest.fixture
+def anyio_backend() -> object:
+    """Run on one event loop: it is hasql's own, in a manager for threads."""
+    return "asyncio", {"use_uvloop": False}
+
+
+@pytest.fixture(params=SYNC_KITS, ids=lambda kit: kit.name)
+def sync_kit(request: pytest.FixtureRequest) -> SyncKit:
+    """Each driver in turn."""
+    kit: SyncKit = request.param
+    return kit
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    """Fail if a thread of a pool's outlives it for long."""
+    before = set(threading.enumerate())
+    yield
+    left = [each for each in threading.enumerate() if each not in before]
+    for each in left:
+        if not each.name.startswith("asyncio_"):  # the tests' own
+            each.join(5)
+            assert not each.is_alive(), each
+
+
+async def in_thread(work: Callable[..., _T], *args: Any) -> _T:
+    """Do some work in a thread, and wait for it as long as no sound acquire takes."""
+    async with asyncio.timeout(15):
+        return await asyncio.to_thread(work, *args)
+
+
+class Threads:
+    """A pool whose connections are used in threads."""
+
+    def __init__(self, pool: ThreadPool[Any, Any]) -> None:
+        self.pool = pool
+
+    async def acquire(self, seconds: float = 10.0) -> Any:
+        return await in_thread(self.pool.acquire, patience(seconds))
+
+    async def release(self, connection: Any) -> None:
+        await in_thread(self.pool.release, connection)
+
+
+@asynccontextmanager
+async def opened(
+    kit: SyncKit, to: str | Endpoint, least: int = 1, most: int = 2, **kwargs: Any
+) -> AsyncIterator[Threads]:
+    """Open a pool, as the core does, and terminate it at the end."""
+    endpoint = endpoint_of(to) if isinstance(to, str) else to
+    driver = kit.driver(endpoint.dsn)
+    pool = await driver.open(endpoint, kit.sizes(least, most) | kwargs, lambda *_: None)
+    try:
+        yield Threads(cast("ThreadPool[Any, Any]", pool))
+    finally:
+        pool.terminate()
+
+
+@asynccontextmanager
+async def silent(node: LocalNode) -> AsyncIterator[tuple[Proxy, str]]:
+    """Stand a proxy before a server that takes bytes and passes none on; yield its DSN as well."""
+    (host,) = Dsn.parse(node.dsn).hosts
+    async with Proxy(host.host, host.port) as proxy:
+        proxy.black_hole()
+        yield proxy, node.dsn.replace(f":{host.port}/", f":{proxy.port}/", 1)
+
+
+async def every_place_works(kit: SyncKit, threads: Threads) -> None:
+    """Take every connection there can be at once, use it and give it back."""
+    leases = [await threads.acquire() for _ in range(threads.pool.sizes.maximum)]
+    assert len({id(connection) for connection in leases}) == len(leases)
+    for connection in leases:
+        assert await in_thread(kit.value, connection, "SELECT 1") == 1
+        await threads.release(connection)
+
+
+async def lose(cluster: LocalCluster, pid: int) -> None:
+    """End a session of the master's, as an administrator may."""
+    await cluster.master.sql(f"SELECT pg_terminate_backend({pid}, 5000)")
+
+
+# The driver
+
+
+def test_an_adapter_is_made_from_the_contract(sync_kit: SyncKit, pg_cluster: LocalCluster) -> None:
+    assert Driver in type(sync_kit.driver(pg_cluster.dsn)).__mro__
+
+
+def test_sizes_are_those_that_were_asked_for(sync_kit: SyncKit, pg_cluster: LocalCluster) -> None:
+    sizes = sync_kit.driver(pg_cluster.dsn).sizes(sync_kit.sizes(1, 3))
+    assert (sizes.minimum, sizes.maximum) == (0 if sync_kit.min_keyword is None else 1, 3)
+
+
+def test_an_unknown_argument_is_refused(sync_kit: SyncKit, pg_cluster: LocalCluster) -> None:
+    with pytest.raises(ConfigurationError, match="no_such"):
+        sync_kit.driver(pg_cluster.dsn).sizes({"no_such": 1})
+
+
+async def test_an_exception_tells_what_is_wrong(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    dsn = pg_cluster.master.dsn
+    driver = sync_kit.driver(dsn)
+    assert driver.failure(TimeoutError()) is Failure.BROKEN
+    assert driver.failure(ConnectionError()) is Failure.BROKEN
+    assert driver.failure(ValueError()) is Failure.OTHER
+    wrong = dsn.replace(f":{Dsn.parse(dsn).password}@", ":wrong@")
+    async with opened(sync_kit, wrong, least=0) as threads:
+        with pytest.raises(Exception) as refused:  # noqa: PT011  # each driver has its own
+            await threads.acquire()
+    assert driver.failure(refused.value) is Failure.REFUSED
+    async with opened(sync_kit, dsn) as threads:
+        connection = await threads.acquire()
+        with pytest.raises(sync_kit.refused_statement) as failed:
+            await in_thread(sync_kit.value, connection, "SELECT no_such")
+        assert driver.failure(failed.value) is Failure.STATEMENT
+        await threads.release(connection)
+
+
+# The pool
+
+
+async def test_a_pool_has_what_it_was_opened_with(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    async with opened(sync_kit, pg_cluster.master.dsn) as threads:
+        pool = threads.pool
+        assert ThreadPool in type(pool).__mro__
+        assert isinstance(pool.pool, sync_kit.pool_type)
+        assert pool.size == pool.idle() == pool.sizes.minimum
+        assert pool.sizes.maximum == 2
+        assert not pool.destinations.doubtful
+
+
+async def test_open_idle_and_leased_connections_are_counted(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    async with opened(sync_kit, pg_cluster.master.dsn) as threads:
+        leases = [await threads.acquire() for _ in range(2)]
+        assert all(isinstance(connection, sync_kit.connection_type) for connection in leases)
+        for connection, idle in zip(leases, (0, 1), strict=True):
+            assert (threads.pool.size, threads.pool.idle()) == (2, idle)
+            await threads.release(connection)
+        assert (threads.pool.size, threads.pool.idle()) == (2, 2)
+
+
+async def test_an_idle_connection_is_there_at_once(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    async with opened(sync_kit, pg_cluster.master.dsn, most=1) as threads:
+        await threads.release(await threads.acquire())
+        await threads.release(await threads.acquire(seconds=0))
+
+
+async def test_a_key_stays_the_same_from_lease_to_lease(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    async with opened(sync_kit, pg_cluster.master.dsn, most=1) as threads:
+        keys = []
+        for _ in range(2):
+            connection = await threads.acquire()
+            keys.append(threads.pool.key(connection))
+            await threads.release(connection)
+        assert keys[0] is not None
+        assert keys[0] == keys[1]
+        connection = await threads.acquire()
+        threads.pool.abort(connection)
+        assert threads.pool.key(connection) is None
+        await threads.release(connection)
+
+
+async def test_counting_rows_leaves_no_transaction_open(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    async with opened(sync_kit, pg_cluster.master.dsn, most=1) as threads:
+        connection = await threads.acquire()
+        pid = await in_thread(sync_kit.pid, connection)
+        three, none = "SELECT 1 FROM generate_series(1, 3)", "SELECT 1 WHERE false"
+        assert await in_thread(threads.pool.count_rows, connection, three) == 3
+        assert await in_thread(threads.pool.count_rows, connection, none) == 0
+        state = f"SELECT state FROM pg_stat_activity WHERE pid = {pid}"  # noqa: S608  # a number
+        assert await pg_cluster.master.sql(state) == "idle"
+        await threads.release(connection)
+
+
+async def test_a_connection_says_whether_its_server_is_a_standby(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    for node, on in ((pg_cluster.master, False), (pg_cluster.replicas[0], True)):
+        async with opened(sync_kit, node.dsn) as threads:
+            connection = await threads.acquire()
+            assert threads.pool.in_hot_standby(connection) is on
+            assert len(threads.pool.destinations.doubtful) == (threads.pool.size if on else 0)
+            await threads.release(connection)
+
+
+async def test_a_release_rolls_back(
+    sync_kit: SyncKit, pg_cluster: LocalCluster, table: Table
+) -> None:
+    async with opened(sync_kit, pg_cluster.master.dsn) as threads:
+        connection = await threads.acquire()
+        await in_thread(sync_kit.begin, connection, table.insert(1))
+        await threads.release(connection)
+        assert threads.pool.size == threads.pool.idle()
+    assert await pg_cluster.master.sql(table.count) == "0"
+
+
+@pytest.mark.parametrize("error", [None, ValueError()])
+async def test_the_end_of_a_block_commits_if_the_driver_has_it_so(
+    sync_kit: SyncKit, pg_cluster: LocalCluster, table: Table, error: Exception | None
+) -> None:
+    async with opened(sync_kit, pg_cluster.master.dsn) as threads:
+        connection = await threads.acquire()
+        await in_thread(threads.pool.leave_block, connection, error)  # as nothing is open
+        await in_thread(sync_kit.begin, connection, table.insert(1))
+        await in_thread(threads.pool.leave_block, connection, error)
+        await threads.release(connection)
+    committed = sync_kit.commits and error is None
+    assert await pg_cluster.master.sql(table.count) == str(int(committed))
+
+
+async def test_an_aborted_connection_is_closed_and_its_place_is_free(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    async with opened(sync_kit, pg_cluster.master.dsn, most=1) as threads:
+        connection = await threads.acquire()
+        assert not threads.pool.is_closed(connection)
+        threads.pool.abort(connection)
+        assert threads.pool.is_closed(connection)
+        await threads.release(connection)
+        await every_place_works(sync_kit, threads)
+
+
+async def test_an_abort_ends_the_statement_that_waits(
+    sync_kit: SyncKit, pg_cluster: LocalCluster, application: str
+) -> None:
+    dsn = f"{pg_cluster.master.dsn}?application_name={application}"
+    async with opened(sync_kit, dsn, most=1) as threads:
+        connection = await threads.acquire()
+        statement = asyncio.create_task(
+            in_thread(sync_kit.value, connection, "SELECT pg_sleep(60)")
+        )
+        await until_asleep(pg_cluster.master, application, 1)
+        threads.pool.abort(connection)
+        with pytest.raises(sync_kit.lost):
+            await statement
+        await threads.release(connection)
+
+
+async def test_an_abort_ends_a_release_on_a_silent_host(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    async with silent(pg_cluster.master) as (proxy, dsn):
+        proxy.forward()
+        async with opened(sync_kit, dsn, most=1) as threads:
+            connection = await threads.acquire()
+            await in_thread(sync_kit.begin, connection, "SELECT 1")
+            proxy.black_hole(new_ones_too=False)
+            heard = proxy.requests
+            releasing = asyncio.create_task(threads.release(connection))
+            await until(lambda: proxy.requests > heard)
+            threads.pool.abort(connection)
+            await asyncio.wait([releasing], timeout=5)
+            assert releasing.done()
+            releasing.exception()  # whether it raises is the driver's business
+            await every_place_works(sync_kit, threads)
+
+
+async def test_a_purge_spares_what_is_leased(sync_kit: SyncKit, pg_cluster: LocalCluster) -> None:
+    async with opened(sync_kit, pg_cluster.master.dsn) as threads:
+        kept, idle = [await threads.acquire() for _ in range(2)]
+        await threads.release(idle)
+        threads.pool.purge([kept])
+        assert threads.pool.size == 1
+        assert threads.pool.idle() == 0
+        assert await in_thread(sync_kit.value, kept, "SELECT 1") == 1
+        await threads.release(kept)
+        threads.pool.purge([])
+        assert threads.pool.size == 0
+        await every_place_works(sync_kit, threads)
+
+
+async def test_a_purge_ends_the_sessions_of_idle_connections(
+    sync_kit: SyncKit, pg_cluster: LocalCluster, application: str
+) -> None:
+    dsn = f"{pg_cluster.master.dsn}?application_name={application}"
+    async with opened(sync_kit, dsn, least=2) as threads:
+        threads.pool.purge([])
+        await until_sessions(pg_cluster.master, application, 0)
+
+
+async def test_a_lost_connection_is_not_acquired(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    async with opened(sync_kit, pg_cluster.master.dsn, most=1) as threads:
+        connection = await threads.acquire()
+        pid = await in_thread(sync_kit.pid, connection)
+        await threads.release(connection)
+        await lose(pg_cluster, pid)
+        connection = await threads.acquire()
+        assert await in_thread(sync_kit.pid, connection) != pid
+        await threads.release(connection)
+
+
+async def test_a_pool_that_lost_all_is_refilled_when_the_host_answers(
+    sync_kit: SyncKit,
+    pg_cluster: LocalCluster,
+    application: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    if sync_kit.min_keyword is None:
+        return  # it keeps none
+    endpoint = endpoint_of(f"{pg_cluster.master.dsn}?application_name={application}")
+    async with opened(sync_kit, endpoint, least=2, most=4) as threads:
+        endpoint.lead_to(("127.0.0.9",), frozenset[str]().__contains__)  # which refuses
+        threads.pool.purge([])
+        threads.pool.host_answers()  # which is not so
+        with pytest.raises(Exception):  # noqa: B017, PT011  # each driver has its own
+            await threads.acquire()
+        assert threads.pool.size == 0
+        endpoint.lead_to(("127.0.0.1",), frozenset[str]().__contains__)
+        threads.pool.host_answers()
+        await until(lambda: threads.pool.idle() == threads.pool.size == 2)
+        await until_sessions(pg_cluster.master, application, 2)
+        await every_place_works(sync_kit, threads)
+    assert [x.getMessage() for x in caplog.records if x.levelno >= logging.WARNING] == []
+
+
+# Connects
+
+
+async def test_a_refused_connect_is_raised_at_once(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    endpoint = endpoint_of(pg_cluster.master.dsn.replace("@127.0.0.1", "@127.0.0.9", 1))
+    async with opened(sync_kit, endpoint, least=0) as threads:
+        for _ in range(3):
+            async with asyncio.timeout(1):
+                with pytest.raises(Exception) as raised:  # noqa: PT011  # each driver has its own
+                    await threads.acquire()
+            assert sync_kit.driver(endpoint.dsn).failure(raised.value) is Failure.BROKEN
+        assert threads.pool.size == 0
+
+
+async def test_the_end_of_connects_is_a_broken_host(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    async with (
+        silent(pg_cluster.master) as (proxy, dsn),
+        opened(sync_kit, dsn, least=0) as threads,
+    ):
+        for end in (threads.pool.end_connects, lambda: threads.pool.purge([])):
+            before = proxy.connections
+            acquiring = asyncio.create_task(threads.acquire())
+            await until(lambda before=before: proxy.connections > before)  # type: ignore[misc]
+            end()
+            async with asyncio.timeout(1):
+                with pytest.raises(Exception) as ended:  # noqa: PT011  # SQLAlchemy wraps it
+                    await acquiring
+            assert sync_kit.driver(dsn).failure(ended.value) is Failure.BROKEN
+
+
+async def test_an_acquire_ends_at_its_deadline_on_a_silent_host(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    async with (
+        silent(pg_cluster.master) as (proxy, dsn),
+        opened(sync_kit, dsn, least=0, most=1) as threads,
+    ):
+        async with asyncio.timeout(2):
+            with pytest.raises(OutOfTimeError):
+                await threads.acquire(seconds=0.3)
+        proxy.forward()
+        await every_place_works(sync_kit, threads)
+
+
+async def test_a_connect_begun_before_a_purge_is_not_kept(
+    sync_kit: SyncKit, pg_cluster: LocalCluster, application: str
+) -> None:
+    async with silent(pg_cluster.master) as (proxy, dsn):
+        named = f"{dsn}?application_name={application}"
+        async with opened(sync_kit, named, least=0, most=1) as threads:
+            acquiring = asyncio.create_task(threads.acquire())
+            await until(lambda: proxy.connections > 0)
+            threads.pool.purge([])
+            proxy.forward()
+            with pytest.raises(Exception):  # noqa: B017, PT011  # each driver has its own
+                await acquiring
+            await until_sessions(pg_cluster.master, application, 0)
+            assert threads.pool.size == 0
+
+
+def test_an_interrupted_acquire_loses_no_place(sync_kit: SyncKit, pg_cluster: LocalCluster) -> None:
+    """A real signal, in the main thread, while that waits for a silent host."""
+    (host,) = Dsn.parse(pg_cluster.master.dsn).hosts
+    endpoint = endpoint_of(pg_cluster.master.dsn)
+    driver = sync_kit.driver(endpoint.dsn)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    async def open_pool() -> Any:
+        return await driver.open(endpoint, sync_kit.sizes(0, 1), lambda *_: None)
+
+    pool = asyncio.run(open_pool())
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        endpoint.lead_to(("127.0.0.7",), frozenset[str]().__contains__)
+        with black_hole("127.0.0.7", host.port):
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises(KeyboardInterrupt):
+                pool.acquire(patience())
+        endpoint.lead_to(("127.0.0.1",), frozenset[str]().__contains__)
+        for _ in range(3):
+            connection = pool.acquire(patience())
+            assert sync_kit.value(connection, "SELECT 1") == 1
+            pool.release(connection)
+        assert (pool.size, pool.idle()) == (1, 1)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        pool.terminate()
+
+
+# The hooks of the application
+
+
+@pytest.mark.parametrize("number", range(2))
+async def test_what_a_hook_raises_is_raised_and_loses_no_place(
+    sync_kit: SyncKit, pg_cluster: LocalCluster, number: int
+) -> None:
+    broken = threading.Event()
+
+    def hook(_: Any) -> None:
+        if broken.is_set():
+            raise KeyError("a mistake")
+
+    for kwargs in list(sync_kit.hooks(hook).values())[number : number + 1]:
+        async with opened(sync_kit, pg_cluster.master.dsn, least=0, **kwargs) as threads:
+            broken.set()
+            with pytest.raises((KeyError, OutOfTimeError)):
+                await threads.acquire(seconds=0.5)
+            broken.clear()
+            await every_place_works(sync_kit, threads)
+
+
+@pytest.mark.parametrize("number", range(2))
+async def test_a_hook_that_waits_holds_no_acquire_beyond_its_deadline(
+    sync_kit: SyncKit, pg_cluster: LocalCluster, number: int
+) -> None:
+    go_on = threading.Event()
+
+    def hook(_: Any) -> None:
+        go_on.wait(20)
+
+    for kwargs in list(sync_kit.hooks(hook).values())[number : number + 1]:
+        async with opened(sync_kit, pg_cluster.master.dsn, least=0, **kwargs) as threads:
+            try:
+                async with asyncio.timeout(2):
+                    with pytest.raises(OutOfTimeError):
+                        await threads.acquire(seconds=0.3)
+            finally:
+                go_on.set()
+            await every_place_works(sync_kit, threads)
+
+
+async def test_a_reset_runs_on_what_is_given_back(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    seen: list[Any] = []
+    kwargs = sync_kit.reset_hook(seen.append)
+    if kwargs is None:
+        return
+    async with opened(sync_kit, pg_cluster.master.dsn, most=1, **kwargs) as threads:
+        for times in (1, 2):
+            await threads.release(await threads.acquire())
+            assert len(seen) == times
+
+
+# Who holds what, and the end
+
+
+async def test_who_gives_back_twice_is_told_from_who_holds_it_now(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    async with opened(sync_kit, pg_cluster.master.dsn, most=1) as threads:
+        pool = threads.pool
+
+        def take() -> Any:
+            connection = pool.acquire(patience())
+            pool.hold(connection)
+            return connection
+
+        given, over = threading.Event(), threading.Event()
+
+        def another() -> bool:
+            second = take()
+            assert not pool.is_anothers(second)
+            given.set()
+            over.wait(10)
+            pool.note_release(second)
+            pool.release(second)
+            return second is firsts[0]
+
+        firsts: list[Any] = []
+
+        def one() -> bool:
+            firsts.append(take())
+            assert not pool.is_anothers(firsts[0])
+            pool.note_release(firsts[0])
+            pool.release(firsts[0])
+            given.wait(10)
+            return pool.is_anothers(firsts[0])
+
+        first = asyncio.create_task(in_thread(one))
+        await until(lambda: bool(firsts))
+        second = asyncio.create_task(in_thread(another))
+        anothers = await first
+        over.set()
+        # Where each lease has an object of its own there is nothing to tell.
+        assert anothers is await second is sync_kit.reuses_objects
+
+
+async def test_many_threads_share_few_connections(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    """As the core has it: nobody asks without a place."""
+    async with opened(sync_kit, pg_cluster.master.dsn, least=0, most=4) as threads:
+        pool, places = threads.pool, threading.Semaphore(4)
+
+        def work() -> None:
+            for number in range(100):
+                with places:
+                    connection = pool.acquire(patience())
+                    if number % 20 == 7:
+                        pool.abort(connection)
+                    elif number % 5 == 0:
+                        assert sync_kit.value(connection, "SELECT 1") == 1
+                    pool.release(connection)
+
+        await asyncio.gather(*(in_thread(work) for _ in range(6)))
+        assert pool.size == pool.idle() <= 4
+        await every_place_works(sync_kit, threads)
+
+
+async def test_a_warm_up_opens_a_connection_that_is_kept(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    async with opened(sync_kit, pg_cluster.master.dsn, least=0) as threads:
+        await threads.pool.warm_up()
+        assert (threads.pool.size, threads.pool.idle()) == (1, 1)
+
+
+async def test_a_cancelled_warm_up_leaks_nothing(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    async with (
+        silent(pg_cluster.master) as (proxy, dsn),
+        opened(sync_kit, dsn, least=0, most=1) as threads,
+    ):
+        warming = asyncio.create_task(threads.pool.warm_up())
+        await until(lambda: proxy.connections > 0)
+        warming.cancel()
+        async with asyncio.timeout(1):
+            await asyncio.wait([warming])
+        assert warming.cancelled()
+        proxy.forward()
+        await every_place_works(sync_kit, threads)
+
+
+async def test_the_drivers_pool_can_be_used_directly(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    async with opened(sync_kit, pg_cluster.master.dsn, least=0) as threads:
+        for _ in range(2):
+            connection = await in_thread(sync_kit.take, threads.pool.pool)
+            assert await in_thread(sync_kit.value, connection, "SELECT 1") == 1
+            await in_thread(sync_kit.put, threads.pool.pool, connection)
+        await every_place_works(sync_kit, threads)
+
+
+async def test_a_pool_that_is_terminated_has_no_connection_and_gives_none(
+    sync_kit: SyncKit, pg_cluster: LocalCluster, application: str
+) -> None:
+    async with opened(
+        sync_kit, f"{pg_cluster.master.dsn}?application_name={application}"
+    ) as threads:
+        leased = await threads.acquire()
+        threads.pool.terminate()
+        assert threads.pool.is_closed(leased)
+        assert threads.pool.size == 0
+        with pytest.raises(Exception):  # noqa: B017, PT011  # each driver has its own
+            await threads.acquire()
+        await threads.release(leased)
+    await until_sessions(pg_cluster.master, application, 0)
+
+
+async def test_a_pool_that_is_terminated_ends_its_connects(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    async with (
+        silent(pg_cluster.master) as (proxy, dsn),
+        opened(sync_kit, dsn, least=0) as threads,
+    ):
+        acquiring = asyncio.create_task(threads.acquire())
+        await until(lambda: proxy.connections > 0)
+        threads.pool.terminate()
+        async with asyncio.timeout(1):
+            with pytest.raises(Exception):  # noqa: B017, PT011  # each driver has its own
+                await acquiring
+
+
+async def test_an_opening_that_is_cancelled_leaves_nothing(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    if sync_kit.min_keyword is None:
+        return  # it opens none
+    async with silent(pg_cluster.master) as (proxy, dsn):
+        driver = sync_kit.driver(dsn)
+        opening = asyncio.create_task(
+            cast("Any", driver.open(endpoint_of(dsn), sync_kit.sizes(1, 1), lambda *_: None))
+        )
+        await until(lambda: proxy.connections > 0)
+        opening.cancel()
+        async with asyncio.timeout(1):
+            await asyncio.wait([opening])
+        assert opening.cancelled()
+
+
+async def test_a_pool_that_is_closed_has_no_session(
+    sync_kit: SyncKit, pg_cluster: LocalCluster, application: str
+) -> None:
+    async with opened(
+        sync_kit, f"{pg_cluster.master.dsn}?application_name={application}"
+    ) as threads:
+        await threads.release(await threads.acquire())
+        await threads.pool.close()
+        await until_sessions(pg_cluster.master, application, 0)
+
+
+async def test_a_forked_child_does_not_reach_the_server(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    async with opened(sync_kit, pg_cluster.master.dsn, most=1) as threads:
+        connection = await threads.acquire()
+        pid = await in_thread(sync_kit.pid, connection)
+        child = os.fork()
+        if not child:
+            try:
+                threads.pool.abort(connection)
+                sync_kit.value(connection, "SELECT 1")
+            except sync_kit.lost:
+                os._exit(7)
+            finally:
+                os._exit(1)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 7
+        assert await in_thread(sync_kit.pid, connection) == pid
+        await threads.release(connection)
+
+
+# Addresses of a name
+
+
+@asynccontextmanager
+async def name_of(node: LocalNode, *addresses: str) -> AsyncIterator[Endpoint]:
+    """Yield a host whose name leads to addresses of this machine, two of which lead to a server."""
+    (host,) = Dsn.parse(node.dsn).hosts
+    endpoint = endpoint_of(node.dsn.replace(f"@{host.host}:", f"@{NAME}:", 1))
+    endpoint.lead_to(addresses, frozenset[str]().__contains__)
+    place = Place(host.host, host.port)
+    async with (
+        Forwarder(place, listen="127.0.0.2", listen_port=host.port),
+        Forwarder(place, listen="127.0.0.3", listen_port=host.port),
+    ):
+        yield endpoint
+
+
+async def test_a_connection_is_opened_to_the_address_that_its_name_leads_to(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    async with (
+        name_of(pg_cluster.master, "127.0.0.2") as endpoint,
+        opened(sync_kit, endpoint) as threads,
+    ):
+        connection = await threads.acquire()
+        key = threads.pool.key(connection)
+        assert key is not None
+        assert threads.pool.destinations.address_of(key) == "127.0.0.2"
+        await threads.release(connection)
+
+
+@pytest.mark.parametrize("silent_one", [False, True], ids=["refuses", "silent"])
+async def test_the_next_address_is_tried_where_one_does_not_answer(
+    sync_kit: SyncKit, pg_cluster: LocalCluster, silent_one: bool
+) -> None:
+    async with name_of(pg_cluster.master, "127.0.0.4", "127.0.0.3") as endpoint:
+        port = endpoint.host.port
+        hole = Proxy("127.0.0.1", port, listen="127.0.0.4", listen_port=port)
+        if silent_one:
+            await hole.__aenter__()
+            hole.black_hole()
+        try:
+            async with asyncio.timeout(5), opened(sync_kit, endpoint, least=0) as threads:
+                for _ in range(3):
+                    connection = await threads.acquire()
+                    key = threads.pool.key(connection)
+                    assert key is not None
+                    assert threads.pool.destinations.address_of(key) == "127.0.0.3"
+                    threads.pool.abort(connection)
+                    await threads.release(connection)
+        finally:
+            if silent_one:
+                await hole.__aexit__(None, None, None)
+
+
+async def test_where_no_address_answers_the_error_says_so(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    async with (
+        name_of(pg_cluster.master, "127.0.0.4", "127.0.0.5") as endpoint,
+        opened(sync_kit, endpoint, least=0) as threads,
+    ):
+        with pytest.raises(Exception) as raised:  # noqa: PT011  # each driver has its own
+            await threads.acquire()
+        assert sync_kit.driver(endpoint.dsn).failure(raised.value) is Failure.BROKEN
+
+
+async def test_what_its_name_has_left_is_drained_and_what_is_leased_is_spared(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    async with (
+        name_of(pg_cluster.master, "127.0.0.2") as endpoint,
+        opened(sync_kit, endpoint, most=4) as threads,
+    ):
+        pool = threads.pool
+        leased, idle = [await threads.acquire() for _ in range(2)]
+        endpoint.lead_to(("127.0.0.3",), {"127.0.0.1"}.__contains__)
+        well = await threads.acquire()
+        for connection in (idle, well):
+            await threads.release(connection)
+        pool.drain([leased], endpoint.has_left)
+        assert pool.size == 3  # nothing has left the name yet
+        endpoint.lead_to(("127.0.0.3",), {"127.0.0.1", "127.0.0.2"}.__contains__)
+        pool.drain([leased], endpoint.has_left)
+        assert pool.size == 2
+        assert await in_thread(sync_kit.value, leased, "SELECT 1") == 1
+        pool.abort(leased)
+        await threads.release(leased)
+        for _ in range(3):
+            connection = await threads.acquire()
+            key = pool.key(connection)
+            assert key is not None
+            assert pool.destinations.address_of(key) == "127.0.0.3"
+            await threads.release(connection)

@@ -1,0 +1,348 @@
+"""hasql.sync.psycopg3: what an application does with psycopg's own connections and pool."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
+from uuid import uuid4
+
+import psycopg
+import psycopg_pool
+import pytest
+from psycopg.adapt import AdaptersMap
+from psycopg.rows import dict_row
+from psycopg.types.string import StrDumper
+
+from hasql.cluster.dsn import Dsn
+from hasql.errors import ConfigurationError, UnknownConnectionError
+from hasql.sync.psycopg3 import PoolManager
+from testbed.scene import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hasql.testing import LocalCluster
+
+
+@contextmanager
+def opened(cluster: LocalCluster, dsn: str | None = None, **kwargs: Any) -> Iterator[PoolManager]:
+    """Open a manager of all nodes."""
+    kwargs = {"min_size": 1, "max_size": 2, **kwargs}
+    with PoolManager(dsn or cluster.dsn, pool_factory_kwargs=kwargs) as manager:
+        manager.ready(1, 2)
+        yield manager
+
+
+@pytest.fixture
+def pool(pg_cluster: LocalCluster) -> Iterator[PoolManager]:
+    """A manager of all nodes, with two connections on each."""
+    with opened(pg_cluster) as manager:
+        yield manager
+
+
+@pytest.fixture
+def numbers(pool: PoolManager) -> Table:
+    """An empty table."""
+    made = Table(f"t_{uuid4().hex}")
+    with pool.acquire_master() as connection:
+        connection.execute(f"CREATE TABLE {made.name} (i int)")
+    return made
+
+
+def rows(pool: PoolManager, table: Table) -> int:
+    """Count what is committed."""
+    with pool.acquire_master() as connection:
+        row = connection.execute(table.count).fetchone()
+        assert row is not None
+        count: int = row[0]
+        return count
+
+
+def insert(connection: psycopg.Connection[Any], table: Table) -> None:
+    connection.execute(table.insert(1))
+
+
+# The end of a lease
+
+
+def test_a_block_commits(pool: PoolManager, numbers: Table) -> None:
+    with pool.acquire_master() as connection:
+        assert isinstance(connection, psycopg.Connection)
+        insert(connection, numbers)
+    assert rows(pool, numbers) == 1
+
+
+def test_a_block_that_raises_rolls_back(pool: PoolManager, numbers: Table) -> None:
+    with pytest.raises(KeyError), pool.acquire_master() as connection:
+        insert(connection, numbers)
+        raise KeyError
+    assert rows(pool, numbers) == 0
+
+
+def test_what_is_given_back_is_rolled_back(pool: PoolManager, numbers: Table) -> None:
+    connection = pool.getconn()
+    insert(connection, numbers)
+    pool.putconn(connection)
+    assert rows(pool, numbers) == 0
+
+
+def test_a_connection_is_given_back_once(pool: PoolManager) -> None:
+    connection = pool.getconn()
+    pool.putconn(connection)
+    with pytest.raises(UnknownConnectionError, match="released already"):
+        pool.putconn(connection)
+
+
+def test_nobody_gives_back_what_another_thread_holds(pg_cluster: LocalCluster) -> None:
+    with opened(pg_cluster, max_size=1) as pool:
+        connection = pool.getconn()
+        pool.putconn(connection)
+        taken, over = threading.Event(), threading.Event()
+        theirs: list[Any] = []
+
+        def work() -> None:
+            theirs.append(pool.getconn())
+            taken.set()
+            over.wait(10)
+            pool.putconn(theirs[0])
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            assert taken.wait(10)
+            assert theirs == [connection]
+            with pytest.raises(UnknownConnectionError, match="lent to somebody else"):
+                pool.putconn(connection)
+        finally:
+            over.set()
+            thread.join(10)
+        assert pool.metrics().nodes[0].in_flight == 0
+
+
+def test_a_thread_may_give_back_for_another(pool: PoolManager) -> None:
+    connection = pool.getconn()
+    thread = threading.Thread(target=pool.putconn, args=(connection,))
+    thread.start()
+    thread.join(10)
+    assert pool.metrics().nodes[0].in_flight == 0
+
+
+def test_a_connection_that_was_closed_loses_no_place(pool: PoolManager) -> None:
+    for _ in range(5):
+        with pool.acquire_master() as connection:
+            connection.close()
+    leases = [pool.getconn() for _ in range(2)]
+    for connection in leases:
+        connection.execute("SELECT 1")
+        pool.putconn(connection)
+
+
+# What psycopg can do
+
+
+def test_a_pipeline(pool: PoolManager) -> None:
+    with pool.acquire_master() as connection:
+        with connection.pipeline():
+            cursors = [connection.execute("SELECT %s::int", (number,)) for number in range(5)]
+        assert [cursor.fetchall() for cursor in cursors] == [[(number,)] for number in range(5)]
+
+
+def test_a_server_side_cursor(pool: PoolManager) -> None:
+    with pool.acquire_replica() as connection, connection.cursor("named") as cursor:
+        cursor.execute("SELECT generate_series(1, 100)")
+        cursor.itersize = 7
+        assert [number for (number,) in cursor] == list(range(1, 101))
+
+
+def test_a_copy(pool: PoolManager, numbers: Table) -> None:
+    with pool.acquire_master() as connection, connection.cursor() as cursor:
+        with cursor.copy(f"COPY {numbers.name} FROM STDIN") as copy:
+            for number in range(100):
+                copy.write_row((number,))
+        with cursor.copy(f"COPY {numbers.name} TO STDOUT") as copy:
+            assert len(list(copy.rows())) == 100
+    assert rows(pool, numbers) == 100
+
+
+def test_notifications(pg_cluster: LocalCluster) -> None:
+    with opened(pg_cluster, kwargs={"autocommit": True}) as pool:
+        with pool.acquire_master() as listener, pool.acquire_master() as speaker:
+            listener.execute("LISTEN news")
+            speaker.execute("NOTIFY news, 'all is well'")
+            heard = next(listener.notifies(timeout=10))
+            listener.execute("UNLISTEN news")
+        assert heard.payload == "all is well"
+
+
+def test_prepared_statements_outlive_a_lease(pg_cluster: LocalCluster) -> None:
+    with opened(pg_cluster, max_size=1) as pool:
+        for _ in range(10):
+            with pool.acquire_master() as connection:
+                connection.execute("SELECT %s::int + 1", (1,))
+        with pool.acquire_master() as connection:
+            row = connection.execute("SELECT count(*) FROM pg_prepared_statements").fetchone()
+        assert row == (1,)
+
+
+# The arguments of the pool
+
+
+class Shouting(StrDumper):
+    def dump(self, obj: str) -> Any:
+        return super().dump(obj.upper())
+
+
+class _Context:
+    def __init__(self) -> None:
+        self.adapters = AdaptersMap(psycopg.adapters)
+        self.adapters.register_dumper(str, Shouting)
+        self.connection = None
+
+
+def test_the_arguments_of_connections(pg_cluster: LocalCluster) -> None:
+    class Mine(psycopg.Cursor[Any]):
+        pass
+
+    given = {
+        "autocommit": True,
+        "prepare_threshold": 3,
+        "row_factory": dict_row,
+        "cursor_factory": Mine,
+        "context": _Context(),
+        "application_name": "its own",
+    }
+    for kwargs in (given, lambda: given):
+        with opened(pg_cluster, kwargs=kwargs) as pool, pool.acquire_master() as connection:
+            assert connection.autocommit
+            assert connection.prepare_threshold == 3
+            cursor = connection.execute(
+                "SELECT %s AS word, current_setting('application_name') AS name", ("quiet",)
+            )
+            assert isinstance(cursor, Mine)
+            assert cursor.fetchone() == {"word": "QUIET", "name": "its own"}
+
+
+class WithPassword(psycopg.Connection[Any]):
+    """Has a password made anew for each login."""
+
+    passwords: list[str]
+    made = 0
+
+    @classmethod
+    def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
+        WithPassword.made += 1
+        return super().connect(conninfo, **{**kwargs, "password": cls.passwords[0]})
+
+
+def test_a_class_of_the_applications_makes_each_connection(pg_cluster: LocalCluster) -> None:
+    parsed = Dsn.parse(pg_cluster.dsn)
+    assert parsed.password is not None
+    WithPassword.passwords, WithPassword.made = [parsed.password], 0
+    without = pg_cluster.dsn.replace(f":{parsed.password}@", "@", 1)
+    with opened(pg_cluster, without, connection_class=WithPassword) as pool:
+        with pool.acquire_master() as connection:
+            assert isinstance(connection, WithPassword)
+            connection.execute("SELECT 1")
+        assert WithPassword.made >= 6  # those of the monitors, and one in each pool
+
+
+def test_the_hooks_run(pg_cluster: LocalCluster) -> None:
+    seen: list[str] = []
+
+    def configure(connection: psycopg.Connection[Any]) -> None:
+        connection.execute("SET statement_timeout = 1234")
+        connection.commit()
+        seen.append("configure")
+
+    hooks: dict[str, Any] = {
+        "configure": configure,
+        "check": lambda _: seen.append("check"),
+        "reset": lambda _: seen.append("reset"),
+    }
+    with opened(pg_cluster, **hooks) as pool:
+        seen.clear()
+        with pool.acquire_master() as connection:
+            assert connection.execute("SHOW statement_timeout").fetchone() == ("1234ms",)
+        assert seen == ["check", "reset"]
+
+
+def test_a_hook_that_leaves_a_transaction_open_is_told_so(pg_cluster: LocalCluster) -> None:
+    def configure(connection: psycopg.Connection[Any]) -> None:
+        connection.execute("SELECT 1")
+
+    manager = PoolManager(pg_cluster.dsn, pool_factory_kwargs={"configure": configure})
+    try:
+        with pytest.raises(Exception, match="configure function has left a transaction open"):
+            manager.ready(1, 2, timeout=2)
+    finally:
+        manager.terminate()
+
+
+def test_a_pool_has_psycopgs_default_size(pg_cluster: LocalCluster) -> None:
+    with PoolManager(pg_cluster.dsn) as manager:
+        manager.ready(1, 2)
+        (pool,) = manager.get_master_pools()
+        assert (pool.min_size, pool.max_size) == (4, 4)
+        assert manager.metrics().nodes[0].pool_idle == 4
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"open": True}, "when its host answers"),
+        ({"conninfo": ""}, "first argument"),
+        ({"reconnect_failed": print}, "hasql itself connects"),
+        ({"min_sise": 1}, "min_size"),
+        ({"min_size": 5, "max_size": 2}, "cannot work"),
+        ({"kwargs": {"host": "db1"}}, "name the hosts in the DSN"),
+        ({"kwargs": {"sslmod": "require"}}, "sslmod"),
+    ],
+)
+def test_what_cannot_work_is_refused(kwargs: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        PoolManager("postgresql://app@db1,db2/app", pool_factory_kwargs=kwargs)
+
+
+# psycopg's pool, used directly
+
+
+def test_a_connection_of_the_pools_own_is_registered_and_given_back(pool: PoolManager) -> None:
+    (own,) = pool.get_master_pools()
+    assert isinstance(own, psycopg_pool.ConnectionPool)
+    connection = own.getconn()
+    pool.register_connection(connection, own)
+    assert pool.metrics().nodes[0].in_flight == 1
+    pool.release_to_pool(connection, own)
+    assert pool.metrics().nodes[0].in_flight == 0
+
+
+def test_the_pools_own_connections_are_used_beside_the_managers(pool: PoolManager) -> None:
+    (own,) = pool.get_master_pools()
+    with own.connection() as one, own.connection() as two:
+        assert one is not two
+        assert one.execute("SELECT 1").fetchone() == (1,)
+        done: list[object] = []
+
+        def work() -> None:
+            with pool.acquire_master(timeout=10) as connection:
+                done.append(connection.execute("SELECT 1").fetchone())
+
+        waiting = threading.Thread(target=work)
+        waiting.start()
+        waiting.join(0.2)
+        assert done == []  # psycopg's pool has no more
+    waiting.join(10)
+    assert done == [(1,)]
+
+
+@pytest.mark.parametrize("way", ["close", "terminate"])
+def test_no_thread_outlives_a_manager(pg_cluster: LocalCluster, way: str) -> None:
+    before = set(threading.enumerate())
+    with opened(pg_cluster) as pool:
+        with pool.acquire_master() as connection:
+            connection.execute("SELECT 1")
+        getattr(pool, way)()
+        for thread in set(threading.enumerate()) - before:
+            thread.join(5)
+            assert not thread.is_alive(), thread
