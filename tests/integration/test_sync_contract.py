@@ -414,6 +414,24 @@ async def test_an_acquire_ends_at_its_deadline_on_a_silent_host(
         await every_place_works(sync_kit, threads)
 
 
+async def test_who_waits_for_a_connect_takes_what_is_given_back(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    async with silent(pg_cluster.master) as (proxy, dsn):
+        proxy.forward()
+        async with opened(sync_kit, dsn, least=0, most=2) as threads:
+            first = await threads.acquire()
+            before, proxy.delay = proxy.connections, 30.0
+            acquiring = asyncio.create_task(threads.acquire(seconds=15))
+            await until(lambda: proxy.connections > before)
+            await threads.release(first)
+            async with asyncio.timeout(2):
+                assert await acquiring is not None
+            proxy.delay = 0.0
+            await threads.release(acquiring.result())
+            await every_place_works(sync_kit, threads)
+
+
 async def test_a_connect_begun_before_a_purge_is_not_kept(
     sync_kit: SyncKit, pg_cluster: LocalCluster, application: str
 ) -> None:

@@ -16,6 +16,8 @@ from hasql._adapters.kill_switch import KillSwitch
 from hasql.driver.holder import ThreadHolderNotes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from psycopg.errors import Diagnostic
 
 __all__ = ("ThreadConnection",)
@@ -73,14 +75,18 @@ class ThreadConnection(Connection[Any], ThreadHolderNotes):
         self.abort()
         self.close()
 
+    def check_by(self, check: Callable[[Any], None]) -> None:
+        """Have the application check it; one that fails is of no use to anybody."""
+        try:
+            check(self)
+        except BaseException:
+            self.close()
+            raise
+
     def check_idle(self, hook: str) -> None:
         """Raise if a hook of the user's has left a transaction open."""
         if self.pgconn.transaction_status != TransactionStatus.IDLE:
             raise ProgrammingError(f"the {hook} function has left a transaction open")
-
-    def note_alive(self) -> None:
-        """Take note that the server has just answered on it."""
-        self._alive_at = monotonic()
 
     def is_alive(self) -> bool:
         """Tell whether an idle connection can be used, as far as can be seen without a query."""

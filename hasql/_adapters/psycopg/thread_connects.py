@@ -2,48 +2,22 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
-from math import inf
-from threading import Lock, Thread, get_ident
-from time import monotonic
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from psycopg_pool import PoolClosed
 
-from hasql.driver.address_race import ThreadedConnect
+from hasql._adapters.psycopg.thread_connect import PoolConnect, start_connecting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from hasql._adapters.psycopg.thread_connection import ThreadConnection
     from hasql._adapters.psycopg.thread_connections import ThreadConnections
     from hasql._adapters.psycopg.thread_slots import HeldPool
     from hasql.driver.patience import Patience
 
-__all__ = ("ThreadConnects", "start_connecting")
-
-#: Seconds that a connect may still take once nobody waits for it any more.
-_LIMIT_UNAWAITED = 2.0
-
-
-class _PoolConnect(ThreadedConnect):
-    """A connect for the pool, and who waits for it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.thread = get_ident()
-        #: Ends when that thread has a claim on a connection.
-        self.claimed: Future[None] = Future()
-        self._until = inf
-
-    @property
-    def ended(self) -> bool:
-        return super().ended or monotonic() > self._until
-
-    def leave_alone(self) -> None:
-        """Give it a little time more: nobody waits for it."""
-        self._until = monotonic() + _LIMIT_UNAWAITED
+__all__ = ("ThreadConnects",)
 
 
 class ThreadConnects:
@@ -58,7 +32,9 @@ class ThreadConnects:
         self._idle = opened.idle
         self.pool: HeldPool
         self._lock = Lock()
-        self._under_way: set[_PoolConnect] = set()
+        self._under_way: set[PoolConnect] = set()
+        #: The connects that threads wait for, in the order of asking.
+        self._waiting: dict[PoolConnect, None] = {}
         #: Whether nothing has connected since a connect failed or the host was given up.
         self.failing = False
         self.closed = False
@@ -70,39 +46,46 @@ class ThreadConnects:
     def wait(self, patience: Patience) -> None:
         """Wait until the current thread has a claim on a connection, which is opened for it.
 
-        It may have none yet when this returns: then there may be an idle one by now.
+        Or on one that is given back before. It may have none when this returns: then there may be
+        an idle one by now.
         """
-        connect = self._begin()
+        connect = PoolConnect()
+        with self._idle.lock:
+            self._waiting[connect] = None
+            self._hand_on()  # what was given back a moment ago
         try:
-            start_connecting(partial(self._serve, connect, patience.seconds))
+            if not connect.claimed.done():
+                self._begin(connect)
+                start_connecting(partial(self._serve, connect, patience.seconds))
             patience.wait(connect.claimed)
         except BaseException:
             with self._idle.lock:
                 connect.claimed.cancel()
-            connect.leave_alone()
             raise
+        finally:
+            self._waiting.pop(connect, None)
+            connect.leave_alone()
 
     def open_one(self) -> None:
         """Open a connection and put it into the pool, in the current thread."""
-        connect = self._begin()
+        connect = PoolConnect()
+        self._begin(connect)
         try:
             self._put_in(self._log_in(connect))
         finally:
             self._end_one(connect)
 
-    def _begin(self) -> _PoolConnect:
-        connect = _PoolConnect()
+    def _begin(self, connect: PoolConnect) -> None:
         with self._lock:
             if self.closed:
                 raise PoolClosed(f"the pool {self.pool.name!r} is closed")
             self._under_way.add(connect)
-        return connect
 
-    def _end_one(self, connect: _PoolConnect) -> None:
+    def _end_one(self, connect: PoolConnect) -> None:
         with self._lock:
             self._under_way.discard(connect)
 
-    def _serve(self, connect: _PoolConnect, seconds: float) -> None:
+    def _serve(self, connect: PoolConnect, seconds: float) -> None:
         try:
             connection = self._find_one(connect, seconds)
         except BaseException as error:  # noqa: BLE001  # who waits judges it
@@ -112,7 +95,7 @@ class ThreadConnects:
         finally:
             self._end_one(connect)
 
-    def _find_one(self, connect: _PoolConnect, seconds: float) -> ThreadConnection:
+    def _find_one(self, connect: PoolConnect, seconds: float) -> ThreadConnection:
         while not self.pool.has_vacancy():
             # Who uses the pool directly has taken them all, or one was found dead just now.
             found: ThreadConnection | None = self.pool.take(seconds)
@@ -120,7 +103,7 @@ class ThreadConnects:
                 return found
         return self._log_in(connect)
 
-    def _log_in(self, connect: _PoolConnect) -> ThreadConnection:
+    def _log_in(self, connect: PoolConnect) -> ThreadConnection:
         try:
             connection = self._opened.log_in(connect)
         except BaseException:
@@ -129,16 +112,37 @@ class ThreadConnects:
         self.failing = False
         return connection
 
-    def _answer(self, connect: _PoolConnect, error: BaseException) -> None:
+    def _answer(self, connect: PoolConnect, error: BaseException) -> None:
         with self._idle.lock:
             if not connect.claimed.done():
                 connect.claimed.set_exception(error)
 
     def give_back(self, connection: ThreadConnection) -> None:
         """Put a connection into the pool that was taken out of it."""
-        self._put_in(connection)
+        connection.taken = False
+        try:
+            self.pool.putconn(connection)
+        except BaseException:
+            # Interrupted: it is not known how far it came. The pool knows what it has already.
+            with suppress(ValueError):
+                self.pool.putconn(connection)
+            raise
+        finally:
+            with self._idle.lock:
+                self._idle.put(connection)
+                if self._waiting:
+                    self._hand_on()
 
-    def _put_in(self, connection: ThreadConnection, connect: _PoolConnect | None = None) -> None:
+    def _hand_on(self) -> None:
+        """Give who has waited longest the claim on what is idle; to be called under the lock."""
+        for connect in tuple(self._waiting):
+            if not connect.claimed.done():
+                if self._idle.has_unclaimed:
+                    self._idle.claim_for(connect.thread)
+                    connect.claimed.set_result(None)
+                return
+
+    def _put_in(self, connection: ThreadConnection, connect: PoolConnect | None = None) -> None:
         inserted, connection.taken = True, False
         if connection.pooled:
             self.pool.putconn(connection)
@@ -166,8 +170,3 @@ class ThreadConnects:
         with self._lock:
             self.closed = True
         self.end()
-
-
-def start_connecting(work: Callable[[], object]) -> None:
-    """Have a thread connect; the end of the program does not wait for it."""
-    Thread(target=work, name="hasql connect", daemon=True).start()

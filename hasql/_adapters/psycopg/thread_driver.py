@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,6 +16,7 @@ from hasql._adapters.psycopg.login import open_session
 from hasql._adapters.psycopg.thread_login import connect_for_session
 from hasql._adapters.psycopg.thread_pool import PsycopgThreadPool, SyncConnection, SyncPool
 from hasql.driver import Driver, Endpoint, Failure, PoolSizes
+from hasql.driver.threads import in_thread
 
 if TYPE_CHECKING:
     from hasql._adapters.psycopg.session import PsycopgSession
@@ -41,7 +43,8 @@ class PsycopgThreadDriver(Driver[SyncPool, SyncConnection]):
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_lost: _OnLost
     ) -> PsycopgSession:
         extra = kwargs.get("kwargs") or {}
-        extra = extra() if callable(extra) else extra
+        if callable(extra):  # and may wait, for a password say
+            extra = await asyncio.wrap_future(in_thread(extra, "hasql kwargs"))
         user_class = kwargs.get("connection_class") or Connection
         if user_class is Connection:
             return await open_session(endpoint, extra, on_lost)

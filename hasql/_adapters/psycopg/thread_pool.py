@@ -17,7 +17,7 @@ from hasql._adapters.psycopg.server import count_rows_in_thread, in_hot_standby
 from hasql._adapters.psycopg.thread_connections import ThreadConnections
 from hasql._adapters.psycopg.thread_connects import ThreadConnects
 from hasql._adapters.psycopg.thread_refill import ThreadRefill
-from hasql._adapters.psycopg.thread_slots import HeldPool
+from hasql._adapters.psycopg.thread_slots import HeldPool, LostConnectionError
 from hasql.driver import ThreadPool
 from hasql.driver.arguments import refuse_all
 from hasql.driver.deadline import OutOfTimeError
@@ -103,7 +103,7 @@ class PsycopgThreadPool(ReusesObjects, ThreadPool[SyncPool, SyncConnection]):
         connection: _Pooled = None
         try:
             while connection is None:
-                if not self._idle.claim():
+                if not self._idle.claim(thread):
                     self._connects.wait(patience)
                 connection = self._take(patience)
             if connection.held_before is not None:
@@ -116,12 +116,12 @@ class PsycopgThreadPool(ReusesObjects, ThreadPool[SyncPool, SyncConnection]):
 
     def _take(self, patience: Patience) -> _Pooled:
         """Take what the current thread has a claim on; None: it was lost, or taken by another."""
-        connection = None
-        with suppress(PoolTimeout):
-            connection = self._held.take(_AT_ONCE)
-        if connection is None and not patience.seconds:
-            raise OutOfTimeError
-        return connection
+        try:
+            return self.pool.getconn(_AT_ONCE)
+        except (LostConnectionError, PoolTimeout):
+            if not patience.seconds:
+                raise OutOfTimeError from None
+            return None
 
     def _abandon(self, thread: int) -> None:
         """Leave nothing behind of an acquire that was interrupted."""
@@ -133,12 +133,12 @@ class PsycopgThreadPool(ReusesObjects, ThreadPool[SyncPool, SyncConnection]):
 
     def _check_one(self, connection: _Pooled) -> None:
         thread = get_ident()
-        self._idle.taken(connection, thread)
+        claimed = self._idle.taken(connection, thread)
         if not connection.is_alive():
             connection.close()
-            self._held.found_lost()
+            self._held.found_lost(for_us=claimed)
         if self._check is not None:
-            self._check(connection)
+            connection.check_by(self._check)
         self._taken[thread] = connection
 
     def leave_block(self, connection: _Pooled, error: BaseException | None) -> None:

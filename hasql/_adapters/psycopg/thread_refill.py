@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from hasql._adapters.psycopg.thread_connects import start_connecting
+from hasql._adapters.psycopg.thread_connect import start_connecting
 
 if TYPE_CHECKING:
     from hasql._adapters.psycopg.thread_connections import ThreadConnections

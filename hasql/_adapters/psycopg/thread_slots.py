@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from threading import Lock, get_ident, local
+from threading import Lock, local
 from typing import TYPE_CHECKING, Any
 
 from psycopg import OperationalError
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
     from hasql._adapters.psycopg.thread_connection import ThreadConnection
 
-__all__ = ("HeldPool", "IdleConnections", "take_inserted")
+__all__ = ("HeldPool", "IdleConnections", "LostConnectionError", "take_inserted")
 
 #: Of a thread: the `connection` that it is putting into a pool, and whether it takes one by `take`.
 _thread = local()
 
 
-class _LostConnectionError(BaseException):
+class LostConnectionError(BaseException):
     """Has psycopg's pool return without the connection that it took, as that was lost.
 
     It is no Exception: after one the pool would pause.
@@ -59,20 +59,23 @@ class HeldPool(ConnectionPool[Any]):
             super().run_task(task)
 
     def take(self, seconds: float) -> Any:
-        """Take a connection out, for the adapter; None: it was lost. Raises PoolTimeout."""
+        """Take a connection out, without a claim; None: it was lost. Raises PoolTimeout."""
         _thread.takes = True
         try:
             return self.getconn(timeout=seconds)
-        except _LostConnectionError:
+        except LostConnectionError:
             return None
         finally:
             _thread.takes = False
 
     @staticmethod
-    def found_lost() -> None:
-        """Have the pool discard the connection that the current thread has taken out."""
-        if getattr(_thread, "takes", False):
-            raise _LostConnectionError
+    def found_lost(*, for_us: bool) -> None:
+        """Have the pool discard the connection that the current thread has taken out.
+
+        Raises LostConnectionError if that is the adapter at work, else OperationalError.
+        """
+        if for_us or getattr(_thread, "takes", False):
+            raise LostConnectionError
         raise OperationalError("the connection was lost while it was idle")
 
     def has_vacancy(self) -> bool:
@@ -112,13 +115,18 @@ class IdleConnections:
     def __len__(self) -> int:
         return len(self._idle)
 
-    def claim(self) -> bool:
-        """Claim one for the current thread, if there is one that no other has claimed."""
+    @property
+    def has_unclaimed(self) -> bool:
+        """Whether there is one that no thread has claimed."""
+        return len(self._idle) > len(self._claims)
+
+    def claim(self, thread: int) -> bool:
+        """Claim one for a thread, if there is one that no other has claimed."""
         with self.lock:
-            free = len(self._idle) > len(self._claims)
-            if free:
-                self._claims.add(get_ident())
-            return free
+            if len(self._idle) > len(self._claims):
+                self._claims.add(thread)
+                return True
+            return False
 
     def claim_for(self, thread: int) -> None:
         """Claim one that was just put in for another thread; to be called under the lock."""
@@ -129,12 +137,14 @@ class IdleConnections:
         with self.lock:
             self._claims.discard(thread)
 
-    def taken(self, connection: ThreadConnection, thread: int) -> None:
-        """Take note that a thread has taken one out of the pool."""
+    def taken(self, connection: ThreadConnection, thread: int) -> bool:
+        """Take note that a thread has taken one out of the pool; return whether it had a claim."""
         with self.lock:
             connection.taken = True
             self._idle.discard(connection)
+            claimed = thread in self._claims
             self._claims.discard(thread)
+            return claimed
 
     def put(self, connection: ThreadConnection) -> None:
         """Take note that one is in the pool, unless it was taken or lost; under the lock."""
