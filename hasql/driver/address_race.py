@@ -4,12 +4,13 @@ The counterpart of `Endpoint.connect` for the drivers' synchronous connects.
 """
 
 from collections.abc import Callable
+from functools import partial
 from queue import Empty, SimpleQueue
-from threading import Lock, Thread
 from typing import Generic, TypeVar
 
 from hasql.driver.endpoint import Endpoint
 from hasql.driver.failure import Failure
+from hasql.driver.os_threads import OsThread, new_guard
 
 __all__ = ("ThreadedConnect", "connect_in_thread")
 
@@ -88,7 +89,7 @@ class _ThreadRace(Generic[_T]):
         self._under_way = 0
         #: By address, the connection or the error that its attempt has ended with.
         self._answers: SimpleQueue[tuple[str, _T | None, BaseException | None]] = SimpleQueue()
-        self._over = Lock()
+        self._over = new_guard()
 
     def run(self, addresses: tuple[str, ...], endpoint: Endpoint) -> tuple[str, _T]:
         """Return the first address to answer and the connection to it."""
@@ -107,8 +108,7 @@ class _ThreadRace(Generic[_T]):
             address = next(left, None)
             if address is not None:
                 self._under_way += 1
-                # The end of the program does not wait for a daemon.
-                Thread(target=self._try, args=(address,), name="hasql dial", daemon=True).start()
+                OsThread(partial(self._try, address), "hasql dial").start()
             elif not self._under_way:
                 assert error is not None  # noqa: S101  # each of the attempts has failed
                 raise full or error

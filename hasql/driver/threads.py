@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from threading import Thread
 from typing import TypeVar
 
+from hasql.driver.os_threads import OsThread
 from hasql.driver.patience import Patience
 
 __all__ = ("in_thread", "wait_in_thread")
@@ -31,7 +31,7 @@ def in_thread(
         except InvalidStateError:
             discard(result)
 
-    Thread(target=run, name=name, daemon=True).start()
+    OsThread(run, name).start()
     return future
 
 

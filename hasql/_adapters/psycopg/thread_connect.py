@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from math import inf
-from threading import Thread, get_ident
+from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from hasql.driver.address_race import ThreadedConnect
+from hasql.driver.os_threads import OsThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,4 +41,4 @@ class PoolConnect(ThreadedConnect):
 
 def start_connecting(work: Callable[[], object]) -> None:
     """Have a thread connect; the end of the program does not wait for it."""
-    Thread(target=work, name="hasql connect", daemon=True).start()
+    OsThread(work, "hasql connect").start()

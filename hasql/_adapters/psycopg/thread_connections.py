@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet
 
@@ -14,6 +13,7 @@ from hasql._adapters.psycopg.thread_connection import ThreadConnection
 from hasql._adapters.psycopg.thread_login import connect_by_thread, endable
 from hasql._adapters.psycopg.thread_slots import IdleConnections, take_inserted
 from hasql.driver.destinations import Destinations
+from hasql.driver.os_threads import new_guard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,7 @@ class ThreadConnections:
         self._endpoint = endpoint
         self._kwargs = kwargs.get("kwargs")
         self._configure = kwargs.get("configure")
-        self._lock = Lock()
+        self._lock = new_guard()
         self._open: WeakSet[ThreadConnection] = WeakSet()
         self.idle = IdleConnections()
         self.destinations = Destinations()

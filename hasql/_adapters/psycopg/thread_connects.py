@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
-from threading import Lock
 from typing import TYPE_CHECKING
 
 from psycopg_pool import PoolClosed
 
 from hasql._adapters.psycopg.thread_connect import PoolConnect, start_connecting
+from hasql.driver.os_threads import new_guard
 
 if TYPE_CHECKING:
     from hasql._adapters.psycopg.thread_connection import ThreadConnection
@@ -31,7 +31,7 @@ class ThreadConnects:
         self._opened = opened
         self._idle = opened.idle
         self.pool: HeldPool
-        self._lock = Lock()
+        self._lock = new_guard()
         self._under_way: set[PoolConnect] = set()
         #: The connects that threads wait for, in the order of asking.
         self._waiting: dict[PoolConnect, None] = {}

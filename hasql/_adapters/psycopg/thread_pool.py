@@ -26,7 +26,6 @@ from hasql.driver.threads import in_thread, wait_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from concurrent.futures import Future
 
     from hasql.driver import Endpoint, PoolSizes
     from hasql.driver.patience import Patience
@@ -67,6 +66,7 @@ class PsycopgThreadPool(ReusesObjects, ThreadPool[SyncPool, SyncConnection]):
             "max_size": sizes.maximum,
             "min_size": sizes.minimum,
             "on_missing": self._refill.connection_is_missing,
+            "num_workers": 1,  # as it has little to do
             "open": False,
         }
         self._held = HeldPool(endpoint.dsn, **{**kwargs, **ours})
@@ -188,13 +188,10 @@ class PsycopgThreadPool(ReusesObjects, ThreadPool[SyncPool, SyncConnection]):
 
     async def close(self) -> None:
         self._connects.close()
-        await asyncio.wrap_future(self._close_pool())
+        await asyncio.wrap_future(self._held.close_in_thread())
 
     def terminate(self) -> None:
         self._connects.close()
         for connection in self._opened.all():
             self.abort(connection)
-        self._close_pool()
-
-    def _close_pool(self) -> Future[None]:
-        return in_thread(self.pool.close, "hasql close")
+        self._held.close_in_thread()

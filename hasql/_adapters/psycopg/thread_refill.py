@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from threading import Lock
 from typing import TYPE_CHECKING
 
 from hasql._adapters.psycopg.thread_connect import start_connecting
+from hasql.driver.os_threads import new_guard
 
 if TYPE_CHECKING:
     from hasql._adapters.psycopg.thread_connections import ThreadConnections
@@ -25,7 +25,7 @@ class ThreadRefill:
         self._opened = opened
         self._connects = connects
         self._at_a_time = at_a_time
-        self._lock = Lock()
+        self._lock = new_guard()
         self._fillers = 0
         #: Those that wait for the end of the refill under way.
         self._waiting: list[Future[None]] = []

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from threading import Lock, local
+from threading import local
 from typing import TYPE_CHECKING, Any
 
 from psycopg import OperationalError
 from psycopg_pool import ConnectionPool
-from psycopg_pool.pool import AddConnection
+from psycopg_pool.pool import AddConnection, ReturnConnection
+
+from hasql.driver.os_threads import new_guard
+from hasql.driver.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from psycopg_pool.pool import MaintenanceTask
 
@@ -47,14 +51,16 @@ class HeldPool(ConnectionPool[Any]):
         #: The places that lack a connection.
         self.missing: deque[AddConnection] = deque()
         self.on_missing = on_missing
-        self.growth = Lock()
+        self.growth = new_guard()
         super().__init__(*args, **kwargs)
 
     def run_task(self, task: MaintenanceTask) -> None:
-        """Do a task in a worker, unless it is one that `insert` has to do."""
+        """Do a task, in a worker if it is none of those that lend connections."""
         if isinstance(task, AddConnection):
             self.missing.append(task)
             self.on_missing()
+        elif isinstance(task, ReturnConnection):
+            task.run()  # which waits for nothing: the adapter has reset the connection
         else:
             super().run_task(task)
 
@@ -82,6 +88,10 @@ class HeldPool(ConnectionPool[Any]):
         """Tell whether it can take one more connection."""
         return bool(self.missing) or self.get_stats()["pool_size"] < self.max_size
 
+    def close_in_thread(self) -> Future[None]:
+        """Close it, which waits for its threads."""
+        return in_thread(self.close, "hasql close")
+
     def insert(self, connection: ThreadConnection) -> bool:
         """Put a new connection in; False: there is no place for it, or the pool is closed."""
         with self.growth:
@@ -108,7 +118,7 @@ class IdleConnections:
     """
 
     def __init__(self) -> None:
-        self.lock = Lock()
+        self.lock = new_guard()
         self._idle: set[ThreadConnection] = set()
         self._claims: set[int] = set()
 
