@@ -5,7 +5,8 @@
 
 The driver's pool and a manager of the same size take turns on the same server, in one process; in
 each round each runs a lap, and who goes first changes from round to round. All connections are
-opened anew several times: see acquire.py.
+opened anew several times: see acquire.py. What is empty is a call that takes a connection and one
+that gives it back; a statement runs in a ``with`` block, as applications write it.
 """
 
 import argparse
@@ -30,10 +31,11 @@ __all__ = ("ThreadCase", "ThreadDriver", "main")
 
 
 class Side(NamedTuple):
-    """A pool or a manager, by what takes a connection and what gives it back."""
+    """A pool or a manager, by what takes a connection, what gives it back, and what does both."""
 
     take: Callable[[], Any]
     give: Callable[[Any], object]
+    lend: Callable[[], AbstractContextManager[Any]]
 
 
 class ThreadDriver(NamedTuple):
@@ -51,7 +53,7 @@ def bare_psycopg3(dsn: str, size: int) -> Iterator[Side]:
         dsn, min_size=size, max_size=size, kwargs={"autocommit": True}, open=True
     ) as pool:
         pool.wait()
-        yield Side(pool.getconn, pool.putconn)
+        yield Side(pool.getconn, pool.putconn, pool.connection)
 
 
 @contextmanager
@@ -60,7 +62,7 @@ def managed_psycopg3(dsn: str, size: int) -> Iterator[Side]:
     kwargs = {"min_size": size, "max_size": size, "kwargs": {"autocommit": True}}
     with psycopg3.PoolManager(dsn, pool_factory_kwargs=kwargs) as manager:
         manager.ready()
-        yield Side(manager.getconn, manager.putconn)
+        yield Side(manager.getconn, manager.putconn, manager.acquire_master)
 
 
 DRIVERS = {
@@ -127,9 +129,8 @@ class Runners:
 
     def _select(self, times: int, side: Side) -> None:
         for _ in range(times):
-            connection = side.take()
-            self._select_1(connection)
-            side.give(connection)
+            with side.lend() as connection:
+                self._select_1(connection)
 
     def end(self) -> None:
         """End the threads."""

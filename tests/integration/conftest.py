@@ -47,11 +47,18 @@ def _is_run_on_the_other_loop(item: pytest.Item) -> bool:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what asks for a `kit` with each driver of this environment, and `hooked` with hooks."""
+    """Run what asks for a `kit` with each driver of this environment, and `hooked` with hooks.
+
+    A `sync_kit` is one of `hasql.sync`.
+    """
     if "kit" in metafunc.fixturenames:
         from testbed.kits import KITS  # not for those that do without: it imports all drivers
 
         metafunc.parametrize("kit", KITS, ids=[kit.name for kit in KITS])
+    if "sync_kit" in metafunc.fixturenames:
+        from testbed.sync_kits import SYNC_KITS  # as above
+
+        metafunc.parametrize("sync_kit", SYNC_KITS, ids=[kit.name for kit in SYNC_KITS])
     if "hooked" in metafunc.fixturenames:
         from testbed.kits import KITS  # as above
 

@@ -25,12 +25,13 @@ from testbed.middlemen.addresses import Place
 from testbed.middlemen.forwarder import Forwarder
 from testbed.proxy import Proxy
 from testbed.scene import Table, endpoint_of, until, until_asleep, until_sessions
-from testbed.sync_kits import SYNC_KITS, SyncKit, patience
+from testbed.sync_kits import patience
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from hasql.testing import LocalCluster, LocalNode
+    from testbed.sync_kits import SyncKit
 
 _T = TypeVar("_T")
 
@@ -42,13 +43,6 @@ NAME = "db.invalid"
 def anyio_backend() -> object:
     """Run on one event loop: it is hasql's own, in a manager for threads."""
     return "asyncio", {"use_uvloop": False}
-
-
-@pytest.fixture(params=SYNC_KITS, ids=lambda kit: kit.name)
-def sync_kit(request: pytest.FixtureRequest) -> SyncKit:
-    """Each driver in turn."""
-    kit: SyncKit = request.param
-    return kit
 
 
 @pytest.fixture(autouse=True)

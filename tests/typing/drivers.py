@@ -11,7 +11,7 @@ import aiopg.sa
 import asyncpg
 import psycopg
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from sqlalchemy import URL, Engine, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
@@ -20,11 +20,13 @@ import hasql.aiopg_sa
 import hasql.asyncpgsa
 import hasql.asyncsqlalchemy
 import hasql.psycopg3
+import hasql.sync.psycopg3
 from hasql.asyncsqlalchemy import async_sessionmaker
 from hasql.dns import get_async_dns_engine, get_dns_engine
 
 PsycopgConnection = psycopg.AsyncConnection[TupleRow]
 PsycopgPool = AsyncConnectionPool[PsycopgConnection]
+ThreadConnection = psycopg.Connection[TupleRow]
 AsyncpgConnection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
 AsyncpgPool = asyncpg.Pool[asyncpg.Record]
 
@@ -49,6 +51,25 @@ async def psycopg3(pool: hasql.psycopg3.PoolManager) -> None:
         assert_type(conn, PsycopgConnection)
     async with hasql.psycopg3.PoolManager("postgresql://db1/app") as entered:
         assert_type(entered, hasql.psycopg3.PoolManager)
+
+
+def psycopg3_in_threads(pool: hasql.sync.psycopg3.PoolManager) -> None:
+    with pool.acquire_master() as conn:
+        assert_type(conn, ThreadConnection)
+        assert_type(conn.execute("SELECT 1").fetchone(), TupleRow | None)
+    with pool.acquire_replica(fallback_master=True) as conn, conn.transaction():
+        assert_type(conn, ThreadConnection)
+        conn.no_such_method()  # type: ignore[attr-defined]
+    lent = pool.getconn(read_only=True)
+    assert_type(lent, ThreadConnection)
+    pool.putconn(lent)
+    driver_pool = pool.get_pool(read_only=False)
+    assert_type(driver_pool, ConnectionPool[ThreadConnection])
+    assert_type(pool.pools, list[ConnectionPool[ThreadConnection]])
+    with pool.acquire_from_pool(driver_pool) as conn:
+        assert_type(conn, ThreadConnection)
+    with hasql.sync.psycopg3.PoolManager("postgresql://db1/app") as entered:
+        assert_type(entered, hasql.sync.psycopg3.PoolManager)
 
 
 async def of_aiopg(pool: hasql.aiopg.PoolManager) -> None:
