@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
@@ -302,6 +303,30 @@ def test_a_pool_has_psycopgs_default_size(pg_cluster: LocalCluster) -> None:
 def test_what_cannot_work_is_refused(kwargs: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         PoolManager("postgresql://app@db1,db2/app", pool_factory_kwargs=kwargs)
+
+
+def test_the_pool_closes_what_has_been_idle_for_long(pg_cluster: LocalCluster) -> None:
+    with opened(pg_cluster, min_size=0, max_idle=0.2) as pool:
+        with pool.acquire_master() as connection:
+            connection.execute("SELECT 1")
+        deadline = monotonic() + 10
+        while pool.metrics().nodes[0].pool_idle:
+            assert monotonic() < deadline
+            sleep(0.02)
+        for _ in range(2):
+            with pool.acquire_master() as one, pool.acquire_master() as two:
+                assert one.execute("SELECT 1").fetchone() == two.execute("SELECT 1").fetchone()
+
+
+def test_connections_are_replaced_when_their_time_is_over(pg_cluster: LocalCluster) -> None:
+    with opened(pg_cluster, max_size=1, max_lifetime=0.2) as pool:
+        pids: set[int] = set()
+        deadline = monotonic() + 10
+        while len(pids) < 3:
+            assert monotonic() < deadline
+            with pool.acquire_master() as connection:
+                pids.add(connection.info.backend_pid)
+            sleep(0.02)
 
 
 # psycopg's pool, used directly
