@@ -7,7 +7,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from hasql.driver.os_threads import OsThread, in_os_thread, original
+from hasql.driver.os_threads import OsThread, original
+from hasql.driver.threads import in_thread
 from hasql.errors import HasqlError
 
 __all__ = ("LoopThread",)
@@ -27,7 +28,7 @@ class _Executor(ThreadPoolExecutor):
 
     def submit(self, work: Callable[..., _T], /, *args: Any, **kwargs: Any) -> "Future[_T]":
         """Have it done in a thread of its own."""
-        return in_os_thread(partial(work, *args, **kwargs), "hasql look-up")
+        return in_thread(partial(work, *args, **kwargs), "hasql look-up")
 
 
 class LoopThread:
@@ -109,7 +110,11 @@ class LoopThread:
             return
         with suppress(RuntimeError):  # it has ended
             self._loop.call_soon_threadsafe(self._loop.stop)
-        if not self._thread.is_current:
+        self.join()
+
+    def join(self) -> None:
+        """Wait until the thread has ended, but not for long, and not in itself."""
+        if self._thread is not None and not self._thread.is_current:
             self._thread.join(_LAST_WORDS)
 
 

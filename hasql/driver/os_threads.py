@@ -11,11 +11,9 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
 from importlib import import_module
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any
 
-__all__ = ("OsThread", "in_os_thread", "new_guard", "original")
-
-_T = TypeVar("_T")
+__all__ = ("OsThread", "new_guard", "original")
 
 
 def original(module: str, name: str) -> Any:
@@ -30,24 +28,6 @@ def new_guard() -> AbstractContextManager[object]:
     """Make a lock between threads of the operating system, for what never waits under it."""
     guard: AbstractContextManager[object] = original("_thread", "RLock")()
     return guard
-
-
-def in_os_thread(work: Callable[[], _T], name: str) -> "Future[_T]":
-    """Have a daemon thread do some work; the future has its outcome, unless it is cancelled."""
-    done: Future[_T] = Future()
-
-    def run() -> None:
-        if not done.set_running_or_notify_cancel():
-            return
-        try:
-            result = work()
-        except BaseException as error:  # noqa: BLE001  # for whoever waits
-            done.set_exception(error)
-        else:
-            done.set_result(result)
-
-    OsThread(run, name).start()
-    return done
 
 
 class OsThread:

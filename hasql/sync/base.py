@@ -1,5 +1,6 @@
 """The base of every driver's pool manager for threads."""
 
+import atexit
 import os
 from collections.abc import Callable, Coroutine
 from threading import Lock
@@ -68,6 +69,7 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
                 # Who drops a manager without closing it leaves no thread behind. Leases that are
                 # out keep it alive.
                 self._finalizer = finalize(self, parts.thread.end_after, parts.closing.terminate)
+                self._finalizer.atexit = False  # `_end_all` waits for the thread, too
             parts.thread.run(_entering(parts.lifecycle.enter))
             parts.checkout.live = True
 
@@ -245,6 +247,13 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
             if parts.lifecycle.closed:
                 parts.thread.stop()
 
+    def _abandon(self) -> None:
+        """Break all there is, at the end of the program; no server is waited for."""
+        parts = self._parts
+        if parts.thread.started and not parts.lifecycle.closed:
+            parts.thread.end_after(parts.closing.terminate)
+            parts.thread.join()
+
     def accept_timeline(self) -> None:
         """Forget which timelines were seen, so that a master of an older one may serve again.
 
@@ -271,10 +280,17 @@ def _is_inherited(connection: object) -> bool:
     return any(parts.book.find(connection) is not None for parts in _inherited)
 
 
+def _end_all() -> None:
+    """End what the program has left open, so that nothing is heard of it while Python ends."""
+    for manager in tuple(_managers):
+        manager._abandon()  # noqa: SLF001  # its own
+
+
 def _disinherit() -> None:
     for manager in tuple(_managers):
         manager._begin_anew()  # noqa: SLF001  # its own
 
 
+atexit.register(_end_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_disinherit)

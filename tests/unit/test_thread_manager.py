@@ -8,10 +8,12 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +152,29 @@ def test_a_manager_that_is_dropped_leaves_no_thread_and_no_connection() -> None:
     gc.collect()
     until(lambda: not threads_of_hasql())
     assert not [c for c in servers["a"].connections if isinstance(c, ThreadConnection)]
+
+
+def test_a_program_that_ends_without_closing_says_nothing() -> None:
+    program = """
+from testbed.fake_driver import fake_cluster
+from testbed.fake_threads import ThreadManager
+
+manager = ThreadManager(fake_cluster("a master", "b replica"))
+manager.ready()
+connection = manager.getconn()
+lease = manager.acquire_replica()
+other = lease.__enter__()
+print("used")
+"""
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", program],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "used\n", "")
 
 
 def test_entering_waits_for_a_host_and_leaving_closes() -> None:
