@@ -6,7 +6,7 @@ import socket
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import aiopg
-import psycopg2  # type: ignore[import-untyped]
+import psycopg2
 from psycopg2 import extensions
 
 from testbed.kits.arguments import DSN_ITSELF, NOT_OF_LIBPQ, OF_LIBPQ, Arguments, hook
@@ -87,7 +87,7 @@ class AiopgKit(PoolOfAiopgKit):
             await cursor.execute(f"BEGIN; {statement}")
 
 
-class Overtaken(extensions.connection):  # type: ignore[misc]  # of an untyped library
+class Overtaken(extensions.connection):
     """When libpq closes a socket, another thread opens one, which gets its number.
 
     A thread can do so before anybody in this one is told that the connection is lost.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Literal
 
-import psycopg2  # type: ignore[import-untyped]
-import psycopg2.extras  # type: ignore[import-untyped]
+import psycopg2
+import psycopg2.extras
 
 from hasql.cluster.dsn import Dsn
 from hasql.testing._ports import free_ports

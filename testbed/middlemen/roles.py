@@ -10,7 +10,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import psycopg2  # type: ignore[import-untyped]
+import psycopg2
 
 if TYPE_CHECKING:
     from hasql.testing import LocalNode

@@ -10,8 +10,8 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import aiopg
-import psycopg2  # type: ignore[import-untyped]
-import psycopg2.extras  # type: ignore[import-untyped]
+import psycopg2
+import psycopg2.extras
 import pytest
 from psycopg2 import extensions
 
@@ -352,7 +352,7 @@ async def test_a_class_that_brings_the_password_logs_in_and_does_no_more(
 ) -> None:
     password = Dsn.parse(pg_cluster.dsn).password
 
-    class Token(extensions.connection):  # type: ignore[misc]  # of an untyped library
+    class Token(extensions.connection):
         def __init__(self, dsn: str, *args: Any, **kwargs: Any) -> None:
             super().__init__(extensions.make_dsn(dsn, password=password), *args, **kwargs)
 

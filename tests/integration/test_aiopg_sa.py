@@ -7,7 +7,7 @@ import socket
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-import psycopg2  # type: ignore[import-untyped]
+import psycopg2
 import pytest
 
 if not version("sqlalchemy").startswith("1.4."):

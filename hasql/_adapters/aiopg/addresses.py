@@ -8,9 +8,9 @@ from collections import deque
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from psycopg2 import extensions  # type: ignore[import-untyped]
+from psycopg2 import extensions
 
-from hasql._adapters.aiopg.failure import failure_of
+from hasql._adapters.psycopg2.failure import failure_of
 from hasql.cluster.host import is_address
 from hasql.driver import Failure
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from psycopg2 import extensions  # type: ignore[import-untyped]
+from psycopg2 import extensions
 
 from hasql._adapters.libpq import shut_down, stop_listening
 

@@ -8,14 +8,15 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import aiopg
-import psycopg2  # type: ignore[import-untyped]
+import psycopg2
 from psycopg2 import extensions
 
 from hasql._adapters.aiopg.addresses import Addresses
-from hasql._adapters.aiopg.failure import failure_of
 from hasql._adapters.aiopg.pool import AiopgPool
 from hasql._adapters.aiopg.raw_connection import session_factory
 from hasql._adapters.aiopg.session import AiopgSession
+from hasql._adapters.psycopg2.failure import failure_of
+from hasql._adapters.psycopg2.parameters import OF_LIBPQ, is_of_libpq
 from hasql._adapters.reserved_session import with_settings_if_taken
 from hasql.driver import (
     ConnT,
@@ -35,29 +36,6 @@ if TYPE_CHECKING:
 __all__ = ("AiopgDriver", "make_plain_pool")
 
 _OF_AIOPG = frozenset(signature(aiopg.create_pool).parameters) - {"dsn", "kwargs"}
-#: The parameters of libpq that are used most, for "did you mean" hints. Whether libpq knows a name,
-#: libpq itself is asked.
-_OF_LIBPQ = frozenset(
-    {
-        "application_name",
-        "client_encoding",
-        "database",
-        "dbname",
-        "keepalives",
-        "keepalives_count",
-        "keepalives_idle",
-        "keepalives_interval",
-        "options",
-        "passfile",
-        "password",
-        "sslcert",
-        "sslkey",
-        "sslmode",
-        "sslrootcert",
-        "tcp_user_timeout",
-        "user",
-    }
-)
 #: What says where to connect to, or how psycopg2 is to work.
 _OURS = {
     **ROUTING,
@@ -86,7 +64,7 @@ class AiopgDriver(Driver[PoolT, ConnT]):
         self._extra = frozenset(extra)
 
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
-        known = {name for name in kwargs if _is_of_libpq(name)} | _OF_LIBPQ | _OF_AIOPG
+        known = {name for name in kwargs if _is_of_libpq(name)} | OF_LIBPQ | _OF_AIOPG
         known |= {"connection_factory", "cursor_factory"} | self._extra
         refuse_keywords(kwargs, _OURS, "pool_factory_kwargs: hasql takes no argument {!r}")
         check_keywords(kwargs, known, "aiopg's pool")
@@ -132,8 +110,4 @@ class AiopgDriver(Driver[PoolT, ConnT]):
 
 
 def _is_of_libpq(name: str) -> bool:
-    try:
-        extensions.make_dsn(**{name: "0"})
-    except (TypeError, psycopg2.ProgrammingError):
-        return False
-    return name not in _OF_AIOPG
+    return name not in _OF_AIOPG and is_of_libpq(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Self
 
-from psycopg2 import extensions  # type: ignore[import-untyped]
+from psycopg2 import extensions
 
 from hasql._adapters.aiopg.acquire_queue import AcquireQueue
 from hasql._adapters.aiopg.cancelled_statement import end_statement

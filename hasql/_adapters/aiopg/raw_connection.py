@@ -7,11 +7,12 @@ import socket
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-import psycopg2  # type: ignore[import-untyped]
+import psycopg2
 from psycopg2 import extensions
 
 from hasql._adapters.fork_guard import cut_off_in_children
 from hasql._adapters.libpq import parameters_of_pool, parameters_of_session, stop_listening
+from hasql._adapters.psycopg2.parameters import is_of_libpq
 from hasql.driver.holder import HolderNotes
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _ACTIVE = extensions.TRANSACTION_STATUS_ACTIVE
 _NO_PORT = -1
 
 
-class _Psycopg2Connection(extensions.connection, HolderNotes):  # type: ignore[misc]  # untyped
+class _Psycopg2Connection(extensions.connection, HolderNotes):
     """A connection of psycopg2's that tells when it ends, be it closed or lost.
 
     aiopg calls `poll` whenever there is something to read. So when a server closes an idle
@@ -103,19 +104,10 @@ def _class_of(ours: Any, user_class: Any) -> Any:
     return ours if user_class is None else type(ours.__name__, (ours, user_class), {})
 
 
-@cache
-def _is_of_libpq(name: str) -> bool:
-    try:
-        extensions.make_dsn(**{name: "0"})
-    except (TypeError, psycopg2.ProgrammingError):
-        return False
-    return True
-
-
 def connection_factory(kwargs: Mapping[str, Any], addresses: Addresses) -> Callable[..., Any]:
     """Return what makes a pool's connections; their class is derived from the user's, if given."""
     of_class = _class_of(_Psycopg2Connection, kwargs.get("connection_factory"))
-    return partial(_make, of_class, addresses, partial(parameters_of_pool, knows=_is_of_libpq))
+    return partial(_make, of_class, addresses, partial(parameters_of_pool, knows=is_of_libpq))
 
 
 def session_factory(
@@ -123,7 +115,7 @@ def session_factory(
 ) -> Callable[..., Any]:
     """Return what makes reserved connections; the user's class may be what adds the password."""
     of_class = _class_of(_ReservedConnection, kwargs.get("connection_factory"))
-    parameters = partial(parameters_of_session, knows=_is_of_libpq, with_settings=with_settings)
+    parameters = partial(parameters_of_session, knows=is_of_libpq, with_settings=with_settings)
     return partial(_make, of_class, addresses, parameters)
 
 

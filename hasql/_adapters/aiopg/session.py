@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from psycopg2 import extensions  # type: ignore[import-untyped]
+from psycopg2 import extensions
 
 from hasql._adapters.aiopg.connection import abort_connection, address_of, in_hot_standby
 from hasql._adapters.reserved_session import ReservedSession
@@ -20,7 +20,7 @@ __all__ = ("AiopgSession",)
 _LOST = 2
 
 
-def _unchanged(value: str | None, cursor: object) -> str | None:
+def _unchanged(value: str | bytes | None, cursor: object) -> str | bytes | None:
     del cursor
     return value
 

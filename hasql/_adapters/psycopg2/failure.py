@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import psycopg2  # type: ignore[import-untyped]
+import psycopg2
 
 from hasql._adapters.libpq import failure_to_connect
 from hasql.driver import Failure
