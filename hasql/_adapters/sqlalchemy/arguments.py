@@ -1,4 +1,4 @@
-"""The arguments of `create_async_engine`: which are taken, and what sizes they give the pool."""
+"""The arguments of engines and sessions: which are taken, and what sizes they give the pool."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hasql.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ("check_arguments", "sizes_of")
+__all__ = ("check_arguments", "refuse_binds", "sizes_of")
 
 _POOL_SIZE = 5
 _MAX_OVERFLOW = 10
@@ -60,6 +60,14 @@ def sizes_of(kwargs: Mapping[str, Any]) -> PoolSizes:
     size = _integer(kwargs, "pool_size", _POOL_SIZE, 0)
     overflow = _integer(kwargs, "max_overflow", _MAX_OVERFLOW, -1)
     return PoolSizes(0, _NO_LIMIT if size == 0 or overflow == -1 else size + overflow)
+
+
+def refuse_binds(kwargs: Mapping[str, Any]) -> None:
+    """Refuse what would bind a session to something else. Raises ConfigurationError."""
+    for name in ("bind", "binds"):
+        if name in kwargs:
+            msg = f"a session of hasql's gets its connection from the pool manager: drop {name!r}"
+            raise ConfigurationError(msg)
 
 
 def _parameters(whose: type) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What the adapter needs of the library that SQLAlchemy works with, asyncpg or psycopg."""
+"""What the adapter needs of the library that SQLAlchemy works with."""
 
 from __future__ import annotations
 
@@ -12,15 +12,11 @@ if TYPE_CHECKING:
 
     from hasql.driver import Endpoint, Failure, Session
 
-__all__ = ("DbapiLibrary",)
+__all__ = ("DbapiLibrary", "EngineLibrary")
 
 
-class DbapiLibrary(Protocol):
-    """The library that SQLAlchemy works with: what is done with its connections directly.
-
-    A method that has a body here is a default, for a library whose operations end at once when they
-    are cancelled, and which watches its idle sockets.
-    """
+class EngineLibrary(Protocol):
+    """A library that SQLAlchemy works with, for tasks or threads: what an engine is made by."""
 
     #: SQLAlchemy's own class for it.
     dialect: type[Dialect]
@@ -29,6 +25,17 @@ class DbapiLibrary(Protocol):
 
     def check_connect_args(self, kwargs: Mapping[str, Any]) -> None:
         """Refuse arguments that the library does not know. Raises ConfigurationError."""
+
+    def failure_of(self, error: BaseException) -> Failure:
+        """Say what an exception of the library's own tells of the server."""
+
+
+class DbapiLibrary(EngineLibrary, Protocol):
+    """What is done with the connections of asyncpg or psycopg directly, for SQLAlchemy's asyncio.
+
+    A method that has a body here is a default, for a library whose operations end at once when they
+    are cancelled, and which watches its idle sockets.
+    """
 
     async def connect(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_closed: Callable[[Any], None]
@@ -45,9 +52,6 @@ class DbapiLibrary(Protocol):
 
     async def session_of(self, connection: Any, on_lost: Callable[[], None]) -> Session:
         """Use a connection that the application has opened as a reserved one."""
-
-    def failure_of(self, error: BaseException) -> Failure:
-        """Say what an exception of the library's own tells of the server."""
 
     async def count_rows(self, connection: Any, sql: str) -> int:
         """Run a query in a transaction of its own and return how many rows it has."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hasql.errors import ConfigurationError
+from hasql._adapters.sqlalchemy.arguments import refuse_binds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -80,7 +80,7 @@ class async_sessionmaker(Generic[_S]):  # noqa: N801  # the name of SQLAlchemy's
     def __init__(
         self, pool_manager: _Acquires, *, class_: type[Any] = AsyncSession, **kwargs: Any
     ) -> None:
-        _refuse_binds(kwargs)
+        refuse_binds(kwargs)
         self._manager = pool_manager
         self._class = class_
         self._kwargs = kwargs
@@ -109,7 +109,7 @@ class async_sessionmaker(Generic[_S]):  # noqa: N801  # the name of SQLAlchemy's
             NotAvailableError: On entering: no suitable host could serve in time.
             ConfigurationError: `bind` or `binds` was given.
         """
-        _refuse_binds(kwargs)
+        refuse_binds(kwargs)
         lease = self._manager.acquire(read_only, fallback_master, master_as_replica_weight, timeout)
         return self._session(lease, kwargs, commit=False)
 
@@ -125,7 +125,7 @@ class async_sessionmaker(Generic[_S]):  # noqa: N801  # the name of SQLAlchemy's
 
         The arguments and errors are those of calling the maker.
         """
-        _refuse_binds(kwargs)
+        refuse_binds(kwargs)
         lease = self._manager.acquire(read_only, fallback_master, master_as_replica_weight, timeout)
         return self._session(lease, kwargs, commit=True)
 
@@ -153,10 +153,3 @@ class async_sessionmaker(Generic[_S]):  # noqa: N801  # the name of SQLAlchemy's
                 session.expunge_all()
             elif session is not None:
                 await session.close()
-
-
-def _refuse_binds(kwargs: dict[str, Any]) -> None:
-    for name in ("bind", "binds"):
-        if name in kwargs:
-            msg = f"a session of hasql's gets its connection from the pool manager: drop {name!r}"
-            raise ConfigurationError(msg)
