@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import socket
 from contextlib import suppress
-from threading import RLock
 
 from hasql._adapters.fork_guard import cut_off_in_children
+from hasql.driver.os_threads import new_guard
 
 __all__ = ("KillSwitch",)
 
@@ -32,7 +32,7 @@ class KillSwitch:
         self._socket = socket.socket(fileno=os.dup(fileno))
         # `shut_down` must not meet a descriptor that `close` has just given away. A collection of
         # garbage may call `close` in the midst of `shut_down`: hence a lock that lets it in.
-        self._lock = RLock()
+        self._lock = new_guard()
         cut_off_in_children(self, KillSwitch.fileno)
 
     def fileno(self) -> int:
