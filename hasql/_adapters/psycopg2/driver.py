@@ -1,0 +1,99 @@
+"""psycopg2 as a driver for threads."""
+
+from __future__ import annotations
+
+from functools import partial
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import psycopg2
+from psycopg2 import extensions
+from sqlalchemy import exc
+from sqlalchemy.dialects.postgresql.psycopg2 import dialect
+from sqlalchemy.pool import Pool, QueuePool
+
+from hasql._adapters.psycopg import failure as of_psycopg
+from hasql._adapters.psycopg.login import open_session
+from hasql._adapters.psycopg2.failure import failure_of
+from hasql._adapters.psycopg2.library import LIBRARY
+from hasql._adapters.psycopg2.parameters import OF_LIBPQ, is_of_libpq
+from hasql._adapters.psycopg2.pool import Psycopg2Pool
+from hasql._adapters.sqlalchemy.arguments import sizes_of
+from hasql.driver import Driver, Endpoint, Failure, PoolSizes, check_keywords
+from hasql.driver.arguments import ROUTING, refuse_keywords
+from hasql.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from hasql.driver import Session
+
+__all__ = ("Psycopg2Driver",)
+
+_OF_POOLS = frozenset({*signature(QueuePool).parameters, *signature(Pool).parameters}) - {
+    "creator",
+    "dialect",
+    "kw",
+    "timeout",
+}
+_FACTORIES = frozenset({"connection_factory", "cursor_factory"})
+#: What says where to connect to, how psycopg2 is to work, or what hasql does itself.
+_OURS = {
+    **ROUTING,
+    **dict.fromkeys(("async", "async_"), "its connections are for threads"),
+    "creator": "hasql opens the connections; what psycopg2.connect takes can be given as well",
+    "dialect": "hasql gives psycopg2's, where the pool needs it",
+    "service": "name the service in the DSN",
+    "timeout": "an acquire waits by acquire_timeout, and by hasql's own",
+}
+
+
+class Psycopg2Driver(Driver[QueuePool, extensions.connection]):
+    """psycopg2, and SQLAlchemy's queue pool, as a whole."""
+
+    def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
+        refuse_keywords(kwargs, _OURS, "pool_factory_kwargs: hasql takes no argument {!r}")
+        known = {name for name in kwargs if is_of_libpq(name)} | OF_LIBPQ | _OF_POOLS | _FACTORIES
+        check_keywords(kwargs, known, "neither SQLAlchemy's QueuePool nor psycopg2.connect")
+        for name in _FACTORIES & kwargs.keys():
+            if kwargs[name] is not None and not callable(kwargs[name]):
+                raise ConfigurationError(f"pool_factory_kwargs[{name!r}] must be a class")
+        if not isinstance(kwargs.get("recycle", -1), int | float):
+            raise ConfigurationError("pool_factory_kwargs['recycle'] must be a number of seconds")
+        sizes = sizes_of(kwargs)
+        try:
+            QueuePool(lambda: None, **_of_pool(kwargs))  # type: ignore[arg-type]  # opens none
+        except (TypeError, ValueError, exc.SQLAlchemyError) as error:
+            raise ConfigurationError(f"pool_factory_kwargs: {error}") from error
+        return sizes
+
+    async def open(
+        self,
+        endpoint: Endpoint,
+        kwargs: Mapping[str, Any],
+        report: Callable[[extensions.connection, BaseException], None],
+    ) -> Psycopg2Pool:
+        del report  # psycopg2 tells of a statement's error nobody but who runs the statement
+        of_connections = {name: v for name, v in kwargs.items() if name not in _OF_POOLS}
+        connect = partial(LIBRARY.connect, endpoint, of_connections)
+        return Psycopg2Pool(self.sizes(kwargs), _of_pool(kwargs), connect)
+
+    async def connect(
+        self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
+    ) -> Session:
+        return await open_session(endpoint, LIBRARY.login_of(kwargs), on_lost)
+
+    def failure(self, error: BaseException) -> Failure:
+        if isinstance(error, exc.TimeoutError):
+            return Failure.FULL  # others have taken connections from the pool directly
+        if isinstance(error, psycopg.Error):
+            return of_psycopg.failure_of(error)  # of a probe
+        return failure_of(error)
+
+
+def _of_pool(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    given = {name: value for name, value in kwargs.items() if name in _OF_POOLS}
+    if given.get("pre_ping"):  # the pool alone does not know how to
+        given["dialect"] = dialect(dbapi=psycopg2)  # type: ignore[no-untyped-call]
+    return given

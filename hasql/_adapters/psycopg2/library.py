@@ -1,0 +1,132 @@
+"""psycopg2 beneath a queue pool: how its connections are opened, looked at and rolled back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+from psycopg2 import extensions
+
+from hasql._adapters.libpq import parameters_of_pool
+from hasql._adapters.psycopg2.failure import failure_of
+from hasql._adapters.psycopg2.parameters import is_of_libpq
+from hasql._adapters.sqlalchemy.thread_library import ThreadLibrary
+from hasql.driver.address_race import connect_in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hasql.driver import Endpoint
+    from hasql.driver.address_race import ThreadedConnect
+
+__all__ = ("LIBRARY", "Psycopg2Library")
+
+_IDLE = extensions.TRANSACTION_STATUS_IDLE
+_ACTIVE = extensions.TRANSACTION_STATUS_ACTIVE
+#: Seconds after which libpq gives a login up, unless the user gives another limit. Nobody can
+#: interrupt it, and by itself it waits for a silent server for ever.
+_LONGEST_LOGIN = "10"
+
+
+class Psycopg2Library(ThreadLibrary):
+    """psycopg2: a statement or a login waits within libpq until its socket tells more."""
+
+    def connect(
+        self, endpoint: Endpoint, kwargs: Mapping[str, Any], connect: ThreadedConnect
+    ) -> tuple[Any, str | None]:
+        of_libpq = {name: value for name, value in kwargs.items() if is_of_libpq(name)}
+        others = {name: value for name, value in kwargs.items() if name not in of_libpq}
+        given = extensions.parse_dsn(extensions.make_dsn(endpoint.dsn, **of_libpq))
+        parameters = {"connect_timeout": _LONGEST_LOGIN, **parameters_of_pool(given, is_of_libpq)}
+
+        def dial(address: str | None, attempt: ThreadedConnect) -> tuple[Any, str | None]:
+            attempt.check()
+            at = parameters if address is None else {**parameters, "hostaddr": address}
+            return psycopg2.connect(extensions.make_dsn(**at), **others), address
+
+        return connect_in_thread(
+            endpoint, connect, dial, failure_of, lambda connected: connected[0].close()
+        )
+
+    def login_of(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        login = {name: value for name, value in kwargs.items() if is_of_libpq(name)}
+        if "database" in login:  # psycopg2's own name for it
+            login["dbname"] = login.pop("database")
+        return login
+
+    def close(self, raw: Any) -> None:
+        raw.close()
+
+    def fileno(self, raw: Any) -> int:
+        descriptor: int = raw.fileno()
+        return descriptor
+
+    def is_closed(self, raw: Any) -> bool:
+        return bool(raw.closed)
+
+    def is_busy(self, raw: Any) -> bool:
+        status: int = raw.get_transaction_status()
+        return bool(status == _ACTIVE)
+
+    def is_clean(self, raw: Any) -> bool:
+        prepared = raw.status == extensions.STATUS_PREPARED
+        return bool(raw.get_transaction_status() == _IDLE and not prepared)
+
+    def in_hot_standby(self, raw: Any) -> bool | None:
+        try:
+            flag = raw.get_parameter_status("in_hot_standby")
+        except psycopg2.InterfaceError:  # it is closed
+            return None
+        return None if flag is None else flag == "on"
+
+    def is_read_only(self, raw: Any) -> bool:
+        default: str | None = raw.get_parameter_status("default_transaction_read_only")
+        return default == "on"
+
+    def reads(self, raw: Any) -> bool:
+        # The server says why it ends a connection, and closes its socket milliseconds later. It
+        # says nothing else on an idle one that psycopg2 would take for a notice.
+        before, raw.notices = raw.notices, []
+        try:
+            raw.poll()
+        except psycopg2.Error:
+            return False
+        said, raw.notices = raw.notices, before
+        return not said and not raw.closed
+
+    def count_rows(self, raw: Any, sql: str) -> int:
+        before = raw.autocommit
+        raw.autocommit = True  # it costs no round trip, and leaves no transaction open
+        try:
+            with _plain_cursor(raw) as cursor:
+                cursor.execute(sql)
+                count: int = cursor.rowcount
+        finally:
+            if not raw.closed:
+                raw.autocommit = before
+        return count
+
+    def roll_back(self, raw: Any) -> None:
+        status = raw.get_transaction_status()
+        if raw.status == extensions.STATUS_PREPARED:
+            # It is left to whoever commits it. psycopg2 lets nothing else be done here.
+            raise psycopg2.ProgrammingError("a prepared transaction was left open")
+        if status == _ACTIVE:  # another thread's statement, or a COPY that was not read to its end
+            raise psycopg2.ProgrammingError("a statement still runs")
+        if status == _IDLE:
+            return
+        if raw.autocommit:  # then psycopg2 takes no note of a transaction that was begun by hand
+            with _plain_cursor(raw) as cursor:
+                cursor.execute("ROLLBACK")
+        else:
+            raw.rollback()
+
+
+def _plain_cursor(raw: Any) -> Any:
+    """Make a cursor of psycopg2's own, whatever the application's class makes."""
+    if isinstance(type(raw), type) and issubclass(type(raw), extensions.connection):
+        return extensions.connection.cursor(raw, cursor_factory=extensions.cursor)
+    return raw.cursor(cursor_factory=extensions.cursor)  # a proxy of a tracer's
+
+
+LIBRARY = Psycopg2Library()

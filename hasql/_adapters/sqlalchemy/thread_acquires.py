@@ -1,0 +1,230 @@
+"""How threads take connections from a queue pool of SQLAlchemy's, without waiting in it.
+
+By itself the pool connects, and waits, in the thread that asks it, for as long as that takes. Here
+connects have threads of their own, and the pool is asked again once there is something to be had:
+what it asks to create is ready by then.
+"""
+
+# long: an acquire, the pool's request for a connection and what ends both are one sequence.
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy import event
+
+from hasql._adapters.pool_connects import ConnectionsOf, PoolConnects, Ticket
+from hasql._adapters.sqlalchemy.thread_connections import NewConnection, QueueConnections
+from hasql._adapters.sqlalchemy.thread_preparations import Preparations
+from hasql._adapters.sqlalchemy.thread_request import (
+    NothingReadyError,
+    PoolRequest,
+    RequestingThread,
+    Taking,
+)
+from hasql.driver.address_race import ThreadedConnect
+from hasql.driver.deadline import OutOfTimeError
+from hasql.errors import PoolManagerClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from sqlalchemy.pool import QueuePool
+
+    from hasql._adapters.sqlalchemy.thread_library import ThreadLibrary
+    from hasql.driver.patience import Patience
+
+__all__ = ("QueueAcquires",)
+
+_T = TypeVar("_T")
+
+
+class QueueAcquires:
+    """The acquires of one pool, to be made in the manager's event loop.
+
+    Args:
+        library: What is beneath the pool.
+        pool: Tells which pool it is now.
+        connect: Opens a connection, and tells the address it leads to.
+        limit: How many connections the pool opens at most.
+    """
+
+    def __init__(
+        self,
+        library: ThreadLibrary,
+        pool: Callable[[], QueuePool],
+        connect: Callable[[ThreadedConnect], tuple[Any, str | None]],
+        limit: int,
+    ) -> None:
+        self._library = library
+        self._pool = pool
+        self._connect = connect
+        self._limit = limit
+        self.connections = QueueConnections(library)
+        self._connects = PoolConnects(
+            ConnectionsOf(
+                self._open, self.connections.take_in, self._keeps, self.connections.discard
+            )
+        )
+        self._preparations = Preparations(self.connections.abort)
+        self._thread = RequestingThread()
+        #: The driver's connections that are leased.
+        self._lent: set[Any] = set()
+        self._closed = False
+
+    def watch(self, target: Any) -> None:
+        """Follow what the pool, or the engine that has it, closes."""
+        for name in ("close", "close_detached"):
+            event.listen(target, name, self._on_close)
+
+    def watch_pings(self, dialect: Any) -> None:
+        """Have the pings of a dialect, the pool's own, be broken off at the deadline."""
+        ping: Callable[[Any], bool] = dialect.do_ping
+
+        def prepare_and_ping(raw: Any) -> bool:
+            self.prepare(raw)
+            return ping(raw)
+
+        dialect.do_ping = prepare_and_ping
+
+    def _on_close(self, raw: Any, _: object = None) -> None:
+        self.connections.forget(raw)
+
+    # Acquiring
+
+    def acquire(self, patience: Patience, taking: Taking[_T]) -> _T:
+        """Take an idle connection, or a new one."""
+        request = PoolRequest(patience)
+        before, self._thread.request = self._thread.request, request
+        try:
+            while True:
+                ticket = self._connects.ticket()
+                if self._pool().checkedout() >= self._limit:
+                    # Others have taken all from the pool directly. It would wait in its own way.
+                    self._connects.wait_for_return(patience, ticket)
+                    continue
+                if (taken := self._look(taking)) is not None:
+                    self._lent.add(taking.raw_of(taken))
+                    return taken
+                self._wait(request, ticket)
+        except BaseException:
+            for raw in request.preparing:
+                self.connections.abort(raw)
+            raise
+        finally:
+            self._thread.request = before
+            request.error = None  # whose traceback leads here
+            for raw in request.preparing:
+                self._preparations.end(raw)
+
+    def _wait(self, request: PoolRequest, ticket: Ticket) -> None:
+        if request.error is not None:
+            raise request.error  # the pool did not ask for what could not be had
+        try:
+            self._connects.wait(request.patience, ticket)
+        except (ConnectionError, OutOfTimeError):
+            raise
+        except Exception as error:  # noqa: BLE001  # the pool raises it, in its own way
+            request.error = error
+
+    def _look(self, taking: Taking[_T]) -> _T | None:
+        """Take what can be had without waiting; None: there is nothing."""
+        pool = self._pool()
+        if pool.dispatch.checkout and not event.contains(pool, "checkout", self._on_checkout):
+            event.listen(pool, "checkout", self._on_checkout, insert=True)
+        # A place without a connection may be first in the pool's queue, and idle ones behind it.
+        for _ in range(pool.checkedin() + 1):
+            try:
+                taken = taking.take()
+            except NothingReadyError:
+                continue
+            if self.connections.is_usable(taking.raw_of(taken)):
+                return taken
+            taking.drop(taken)
+        return None
+
+    def create(self) -> Any:
+        """Return a new connection to the pool, which asks for one."""
+        if self._closed:
+            raise PoolManagerClosedError("the pool manager is closed")
+        request = self._thread.request
+        if request is None:  # the application asks the pool itself
+            opened = self._open(ThreadedConnect())
+            self.connections.take_in(opened)
+            return opened.raw
+        while (new := self._connects.take()) is not None:
+            if self.connections.is_usable(new.raw):
+                if self._pool().dispatch.connect:
+                    self.prepare(new.raw)
+                return new.raw
+            self.connections.discard(new)
+        if request.error is not None:
+            raise request.error
+        raise NothingReadyError
+
+    def prepare(self, raw: Any) -> None:
+        """Take note that listeners or a ping are to run on a connection."""
+        request = self._thread.request
+        if request is not None:
+            request.preparing += (raw,)
+            self._preparations.begin(raw, request.patience.seconds)
+
+    def _on_checkout(self, raw: Any, *_: object) -> None:
+        if len(self._pool().dispatch.checkout) > 1:  # there are others after this one
+            self.prepare(raw)
+
+    def given_back(self, raw: Any) -> None:
+        """Take note that a connection is idle now, or its place free."""
+        self._lent.discard(raw)
+        self.connections.note_alive(raw)
+        self._connects.arrived()
+
+    # Connecting
+
+    def _open(self, connect: ThreadedConnect) -> NewConnection:
+        return self.connections.opened(*self._connect(connect))
+
+    def _keeps(self, ready: int, awaited: bool) -> bool:  # noqa: FBT001  # of a tuple
+        pool = self._pool()
+        room = not pool.size() or pool.checkedin() + ready < pool.size()
+        return (awaited or room) and len(self.connections) < self._limit
+
+    # What the core wants of all
+
+    def idle(self) -> int:
+        """Return how many wait for use."""
+        places = self._pool().checkedin() + self._connects.ready
+        return min(places, self.connections.without(self._lent))
+
+    def end_connects(self) -> None:
+        """End every wait for a connect, and abort what is not ready for use yet."""
+        self._connects.end()
+        self._preparations.abort_all()
+
+    def purge(self, kept: Collection[Any]) -> None:
+        """Abort all but some, and every connect under way."""
+        self.end_connects()
+        for new in self._connects.empty():
+            self.connections.discard(new)
+        self.connections.abort_all(kept)
+
+    def drain(self, kept: Collection[Any], has_left: Callable[[str | None], bool]) -> None:
+        """Abort all but some, of those to the addresses that it tells."""
+        self.end_connects()
+        self.connections.abort_all(kept, has_left)
+
+    def close(self) -> None:
+        """Open no more, and close all that nobody has."""
+        self._closed = True
+        self._connects.close()
+        for new in self._connects.empty():
+            self.connections.forget(new.raw)
+            self._library.close(new.raw)
+        self._pool().dispose()
+
+    def terminate(self) -> None:
+        """Open no more, and abort all."""
+        self._closed = True
+        self._connects.close()
+        self.purge(())
+        self._pool().dispose()  # of what is left of idle ones
