@@ -21,9 +21,14 @@ from threading import Barrier
 from time import perf_counter, process_time
 from typing import Any, NamedTuple, TypeAlias
 
+import psycopg2
 import psycopg_pool
 from laps import Lap, added, times_bare
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import QueuePool
 
+import hasql.sync.psycopg2
+import hasql.sync.sqlalchemy
 from hasql.sync import psycopg3
 from hasql.testing import LocalCluster
 
@@ -65,9 +70,59 @@ def managed_psycopg3(dsn: str, size: int) -> Iterator[Side]:
         yield Side(manager.getconn, manager.putconn, manager.acquire_master)
 
 
+@contextmanager
+def bare_psycopg2(dsn: str, size: int) -> Iterator[Side]:
+    """Open a queue pool over psycopg2."""
+    pool = QueuePool(lambda: psycopg2.connect(dsn), pool_size=size, max_overflow=0)
+    try:
+        yield Side(pool.connect, lambda connection: connection.close())
+    finally:
+        pool.dispose()
+
+
+@contextmanager
+def managed_psycopg2(dsn: str, size: int) -> Iterator[Side]:
+    """Open a manager over such a pool."""
+    kwargs = {"pool_size": size, "max_overflow": 0}
+    with hasql.sync.psycopg2.PoolManager(dsn, pool_factory_kwargs=kwargs) as manager:
+        manager.ready()
+        yield Side(manager.getconn, manager.putconn)
+
+
+def select_by_psycopg2(connection: Any) -> None:
+    """Ask for 1, in a transaction that giving back the connection ends."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
+@contextmanager
+def bare_sqlalchemy(dsn: str, size: int) -> Iterator[Side]:
+    """Open an engine."""
+    url = dsn.replace("postgresql://", "postgresql+psycopg://")
+    engine = create_engine(url, pool_size=size, max_overflow=0)
+    try:
+        yield Side(engine.connect, lambda connection: connection.close())
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def managed_sqlalchemy(dsn: str, size: int) -> Iterator[Side]:
+    """Open a manager over such an engine."""
+    kwargs = {"pool_size": size, "max_overflow": 0}
+    with hasql.sync.sqlalchemy.PoolManager(dsn, pool_factory_kwargs=kwargs) as manager:
+        manager.ready()
+        yield Side(manager.getconn, manager.putconn)
+
+
+SELECT_1 = text("SELECT 1")
 DRIVERS = {
     "psycopg3": ThreadDriver(
         bare_psycopg3, managed_psycopg3, lambda connection: connection.execute("SELECT 1")
+    ),
+    "psycopg2": ThreadDriver(bare_psycopg2, managed_psycopg2, select_by_psycopg2),
+    "sqlalchemy": ThreadDriver(
+        bare_sqlalchemy, managed_sqlalchemy, lambda connection: connection.execute(SELECT_1)
     ),
 }
 

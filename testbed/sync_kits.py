@@ -8,7 +8,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import psycopg
+import psycopg2
 import psycopg_pool
+from psycopg2 import extensions
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import QueuePool
 
 from hasql.cluster.dsn import Dsn
 from hasql.driver.patience import Patience
@@ -20,7 +25,15 @@ if TYPE_CHECKING:
     from hasql.driver import Driver
     from hasql.sync.base import BaseSyncPoolManager
 
-__all__ = ("SYNC_KITS", "Psycopg3ThreadKit", "SyncKit", "patience")
+__all__ = (
+    "SYNC_KITS",
+    "Psycopg2ThreadKit",
+    "Psycopg3ThreadKit",
+    "SqlalchemyPsycopg2ThreadKit",
+    "SqlalchemyPsycopgThreadKit",
+    "SyncKit",
+    "patience",
+)
 
 #: What a test has run with each connection of the driver's.
 SyncHook: TypeAlias = "Callable[[Any], None]"
@@ -149,6 +162,87 @@ class Psycopg3ThreadKit(SyncKit):
 
     def end(self, connection: Any) -> None:
         connection.commit()
+
+
+class _QueuePoolKit(SyncKit):
+    min_keyword = None
+    max_keyword = "pool_size"
+
+    #: What keeps a test from waiting for a login: within libpq nobody can end one.
+    login_limit: ClassVar[dict[str, Any]] = {"connect_timeout": 2}
+
+    def sizes(self, minimum: int, maximum: int) -> dict[str, Any]:
+        return {"max_overflow": 0, **super().sizes(minimum, maximum), **self.login_limit}
+
+
+class Psycopg2ThreadKit(_QueuePoolKit):
+    name = "psycopg2"
+    module = "hasql.sync.psycopg2"
+    lost = (psycopg2.OperationalError, psycopg2.InterfaceError)
+    refused_statement = psycopg2.DatabaseError
+    reuses_objects = True
+    connection_type = extensions.connection
+    pool_type = QueuePool
+
+    def take(self, pool: Any) -> Any:
+        return pool.connect()
+
+    def put(self, pool: Any, connection: Any) -> None:
+        del pool
+        connection.close()
+
+    def value(self, connection: Any, query: str) -> Any:
+        with connection.cursor() as cursor:
+            cursor.execute(query)
+            (value,) = cursor.fetchone()
+            return value
+
+    def begin(self, connection: Any, statement: str) -> None:
+        connection.cursor().execute(statement)
+
+    def end(self, connection: Any) -> None:
+        connection.commit()
+
+
+class _SqlalchemyThreadKit(_QueuePoolKit):
+    module = "hasql.sync.sqlalchemy"
+    lost = (DBAPIError,)
+    refused_statement = DBAPIError
+    connection_type = Connection
+    pool_type = Engine
+    #: What SQLAlchemy works with, as a DSN names it.
+    library: str
+
+    def dsn(self, dsn: str) -> str:
+        return dsn.replace("postgresql://", f"postgresql+{self.library}://", 1)
+
+    def take(self, pool: Any) -> Any:
+        return pool.connect()
+
+    def put(self, pool: Any, connection: Any) -> None:
+        del pool
+        connection.close()
+
+    def value(self, connection: Any, query: str) -> Any:
+        return connection.scalar(text(query))
+
+    def begin(self, connection: Any, statement: str) -> None:
+        connection.execute(text(statement))
+
+    def end(self, connection: Any) -> None:
+        connection.commit()
+
+
+class SqlalchemyPsycopgThreadKit(_SqlalchemyThreadKit):
+    name = "sqlalchemy-psycopg"
+    library = "psycopg"
+    login_limit: ClassVar[dict[str, Any]] = {}
+
+
+class SqlalchemyPsycopg2ThreadKit(_SqlalchemyThreadKit):
+    name = "sqlalchemy-psycopg2"
+    library = "psycopg2"
+    login_limit: ClassVar[dict[str, Any]] = {"connect_args": _QueuePoolKit.login_limit}
 
 
 SYNC_KITS: list[SyncKit] = [globals()[kit]() for driver in THREAD_DRIVERS for kit in driver.kits]

@@ -60,6 +60,7 @@ DRIVERS = (
         libraries=("aiopg", "psycopg2"),
         kits=("aiopg.AiopgKit",),
         tests=("test_aiopg.py",),
+        built_on=("psycopg2",),
     ),
     RegisteredDriver(
         facade="hasql.asyncsqlalchemy",
@@ -83,6 +84,7 @@ DRIVERS = (
         kits=("aiopg_sa.AiopgSaKit",),
         tests=("test_aiopg_sa.py",),
         sqlalchemy="1",
+        built_on=("psycopg2",),
     ),
     RegisteredDriver(
         facade="hasql.asyncpgsa",
@@ -105,6 +107,24 @@ THREAD_DRIVERS = (
         libraries=("psycopg", "psycopg_pool"),
         kits=("Psycopg3ThreadKit",),
         tests=("test_sync_psycopg3.py",),
+    ),
+    RegisteredDriver(
+        facade="hasql.sync.psycopg2",
+        room="psycopg2",
+        extra="psycopg2",
+        libraries=("psycopg2", "sqlalchemy", "psycopg"),
+        kits=("Psycopg2ThreadKit",),
+        tests=("test_sync_psycopg2.py",),
+        built_on=("psycopg", "sqlalchemy"),
+    ),
+    RegisteredDriver(
+        facade="hasql.sync.sqlalchemy",
+        room="sqlalchemy",
+        extra="sqlalchemy",
+        libraries=("sqlalchemy", "psycopg", "psycopg2"),
+        kits=("SqlalchemyPsycopgThreadKit", "SqlalchemyPsycopg2ThreadKit"),
+        tests=("test_sync_sqlalchemy.py",),
+        built_on=("psycopg", "psycopg2"),
     ),
 )
 

@@ -11,18 +11,24 @@ import aiopg.sa
 import asyncpg
 import psycopg
 from psycopg.rows import TupleRow
+from psycopg2 import extensions
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
-from sqlalchemy import URL, Engine, text
+from sqlalchemy import URL, Connection, Engine, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import QueuePool
 
 import hasql.aiopg
 import hasql.aiopg_sa
 import hasql.asyncpgsa
 import hasql.asyncsqlalchemy
 import hasql.psycopg3
+import hasql.sync.psycopg2
 import hasql.sync.psycopg3
+import hasql.sync.sqlalchemy
 from hasql.asyncsqlalchemy import async_sessionmaker
 from hasql.dns import get_async_dns_engine, get_dns_engine
+from hasql.sync.sqlalchemy import sessionmaker
 
 PsycopgConnection = psycopg.AsyncConnection[TupleRow]
 PsycopgPool = AsyncConnectionPool[PsycopgConnection]
@@ -174,3 +180,38 @@ async def of_asyncpgsa(pool: hasql.asyncpgsa.PoolManager) -> None:
     assert_type(pool.pools, list[AsyncpgPool])
     async with pool.acquire_from_pool(driver_pool) as conn:
         await conn.fetchrow(text("SELECT 1"))
+
+
+def psycopg2_in_threads(pool: hasql.sync.psycopg2.PoolManager) -> None:
+    with pool.acquire_master() as conn:
+        assert_type(conn, extensions.connection)
+        with conn.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        conn.no_such_method()  # type: ignore[attr-defined]
+    with pool.acquire_replica(fallback_master=True) as conn:
+        assert_type(conn, extensions.connection)
+    lent = pool.getconn(read_only=True)
+    assert_type(lent, extensions.connection)
+    pool.putconn(lent)
+    assert_type(pool.get_pool(read_only=False), QueuePool)
+
+
+def sqlalchemy_in_threads(pool: hasql.sync.sqlalchemy.PoolManager) -> None:
+    with pool.acquire(read_only=True) as conn:
+        assert_type(conn, Connection)
+        conn.execute(text("SELECT 1"))
+    assert_type(pool.get_pool(read_only=False), Engine)
+    maker = sessionmaker(pool, expire_on_commit=False)
+    with maker() as session:
+        assert_type(session, Session)
+    with maker.begin(read_only=True) as session:
+        assert_type(session, Session)
+
+
+class OwnThreadSession(Session):
+    pass
+
+
+def own_sessions_in_threads(pool: hasql.sync.sqlalchemy.PoolManager) -> None:
+    with sessionmaker(pool, class_=OwnThreadSession)() as own:
+        assert_type(own, OwnThreadSession)

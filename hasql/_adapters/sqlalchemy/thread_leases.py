@@ -1,0 +1,108 @@
+"""SQLAlchemy's connections that threads have leased, each bound to the driver's that it has."""
+
+from __future__ import annotations
+
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection, Engine
+    from sqlalchemy.engine import ExceptionContext, ExecutionContext
+    from sqlalchemy.pool import Pool, PoolProxiedConnection
+
+__all__ = ("EngineThreadLease", "EngineThreadLeases")
+
+
+class EngineThreadLease:
+    """One connection that is leased."""
+
+    __slots__ = ("pool", "proxied", "raw", "thread")
+
+    def __init__(self, connection: Connection, pool: Pool | None) -> None:
+        #: The pool's proxy for the driver's connection, and that connection.
+        self.proxied: PoolProxiedConnection = connection.connection
+        self.raw: Any = self.proxied.dbapi_connection
+        #: The pool that it came from; None: the user has taken it from the engine directly.
+        self.pool = pool
+        #: The thread that has used it last.
+        self.thread = get_ident()
+
+    def is_intact(self) -> bool:
+        """Tell whether it still has the driver's connection that it was leased with."""
+        return self.raw is not None and self.proxied.dbapi_connection is self.raw
+
+
+class EngineThreadLeases:
+    """The leases of one engine.
+
+    When the driver's connection is lost, SQLAlchemy would open another one with the next statement.
+    But the host may be fenced by then, so a lease ends with the driver's connection that it began
+    with.
+    """
+
+    def __init__(
+        self, engine: Engine, report: Callable[[Connection, BaseException], object]
+    ) -> None:
+        self._report = report
+        self._leases: dict[Connection, EngineThreadLease] = {}
+        #: Those whose driver's connection was found lost, as long as they are not given back.
+        self._lost: dict[Connection, EngineThreadLease] = {}
+        self._lost_error: type[Exception] = engine.dialect.loaded_dbapi.OperationalError
+        self._engines_own: Callable[[], PoolProxiedConnection] = engine.raw_connection
+        engine.raw_connection = self._raw_connection  # type: ignore[method-assign]  # of this one
+        # These are all events of the dialect. With one event of the engine itself SQLAlchemy would
+        # look for listeners at each step of each statement: a tenth of what a short one takes.
+        for name in ("do_execute", "do_executemany", "do_execute_no_params"):
+            event.listen(engine, name, self._before_statement)
+        event.listen(engine, "handle_error", self._on_error)
+
+    def _raw_connection(self) -> PoolProxiedConnection:
+        if self._lost:
+            thread = get_ident()
+            if any(lease.thread == thread for lease in tuple(self._lost.values())):
+                raise self._loss()
+        return self._engines_own()
+
+    def _before_statement(self, *arguments: Any) -> None:
+        execution: ExecutionContext = arguments[-1]
+        lease = self._leases.get(execution.root_connection)
+        if lease is None:
+            return
+        lease.thread = get_ident()
+        if not lease.is_intact():
+            raise self._loss()
+
+    def _loss(self) -> Exception:
+        return self._lost_error("the connection was lost; acquire another one")
+
+    def _on_error(self, context: ExceptionContext) -> None:
+        # The pool's other connections are kept: each is looked at before it is used, and all are
+        # aborted if their host is down.
+        context.invalidate_pool_on_disconnect = False
+        connection = context.connection
+        lease = None if connection is None else self._leases.get(connection)
+        if connection is None or lease is None:
+            return
+        if not lease.is_intact():
+            context.is_disconnect = True
+        if context.is_disconnect:
+            lease.thread = get_ident()
+            self._lost[connection] = lease
+        self._report(connection, context.original_exception)
+
+    def add(self, connection: Connection, pool: Pool) -> None:
+        """Take in a connection that is leased from now on."""
+        self._leases[connection] = EngineThreadLease(connection, pool)
+
+    def of(self, connection: Connection) -> EngineThreadLease | None:
+        """Return the lease of a connection; None if hasql has not leased it."""
+        return self._leases.get(connection)
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection that has been given back."""
+        self._leases.pop(connection, None)
+        self._lost.pop(connection, None)

@@ -1,0 +1,138 @@
+"""psycopg 3, as SQLAlchemy works with it in threads: connections without a pool of psycopg's."""
+
+from __future__ import annotations
+
+from functools import partial
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import generators
+from psycopg.conninfo import make_conninfo
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus, TransactionStatus
+from sqlalchemy.dialects.postgresql.psycopg import dialect
+
+from hasql._adapters.psycopg import login, server
+from hasql._adapters.psycopg.failure import failure_of
+from hasql._adapters.psycopg.session import PsycopgSession
+from hasql._adapters.psycopg.thread_login import connect_by_thread, endable
+from hasql._adapters.sqlalchemy.query import flag, not_text, whole_number
+from hasql._adapters.sqlalchemy.thread_library import EngineThreadLibrary
+from hasql.driver.arguments import ROUTING, refuse_keywords
+from hasql.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from psycopg.errors import Diagnostic
+
+    from hasql.driver import Endpoint
+    from hasql.driver.address_race import ThreadedConnect
+
+__all__ = ("LIBRARY",)
+
+_OF_PSYCOPG = frozenset(signature(psycopg.Connection.connect).parameters) - {"kwargs"}
+_Connection: Any = type("Connection", endable(psycopg.Connection), {})
+#: Seconds in which another thread leaves a connection that was aborted.
+_LAST_WORDS = 1.0
+
+
+class PsycopgThreadLibrary(EngineThreadLibrary):
+    """psycopg 3 beneath an engine for threads."""
+
+    dialect = dialect
+    #: psycopg reads all else in the DSN itself.
+    url_arguments: Mapping[str, Callable[[str], Any]] = {
+        "autocommit": flag,
+        "context": not_text,
+        "cursor_factory": not_text,
+        "prepare_threshold": whole_number,
+        "row_factory": not_text,
+    }
+    failure_of = staticmethod(failure_of)
+
+    def check_connect_args(self, kwargs: Mapping[str, Any]) -> None:
+        refuse_keywords(kwargs, ROUTING, "connect_args: hasql takes no argument {!r}")
+        try:
+            make_conninfo(**{name: v for name, v in kwargs.items() if name not in _OF_PSYCOPG})
+        except psycopg.ProgrammingError as error:
+            raise ConfigurationError(f"connect_args: {error}") from None
+
+    def connect(
+        self, endpoint: Endpoint, kwargs: Mapping[str, Any], connect: ThreadedConnect
+    ) -> tuple[Any, str | None]:
+        log_in = partial(_Connection.connect, **kwargs)
+        return connect_by_thread(endpoint, connect, log_in, endpoint.dsn)
+
+    def login_of(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(kwargs)
+
+    async def session_of(self, raw: Any, on_lost: Callable[[], None]) -> PsycopgSession:
+        return PsycopgSession(await login.take_over(raw), on_lost, in_transactions=True)
+
+    def close(self, raw: Any) -> None:
+        # A thread that still waits for its socket wakes, as that was shut down.
+        left = raw.lock.acquire(timeout=_LAST_WORDS)
+        try:
+            raw.close()
+            raw.pgconn.finish()  # psycopg leaves a broken one to the collection of garbage
+        finally:
+            if left:
+                raw.lock.release()
+
+    def fileno(self, raw: Any) -> int:
+        descriptor: int = raw.fileno()
+        return descriptor
+
+    def is_closed(self, raw: Any) -> bool:
+        return bool(raw.closed)
+
+    def is_busy(self, raw: Any) -> bool:
+        active = raw.pgconn.transaction_status == TransactionStatus.ACTIVE
+        return bool(active or raw.lock.locked())
+
+    def is_clean(self, raw: Any) -> bool:
+        return bool(raw.pgconn.transaction_status == TransactionStatus.IDLE)
+
+    def in_hot_standby(self, raw: Any) -> bool | None:
+        return server.in_hot_standby(raw)
+
+    def is_read_only(self, raw: Any) -> bool:
+        return server.is_read_only(raw)
+
+    def reads(self, raw: Any) -> bool:
+        fatal: list[Diagnostic] = []
+
+        def note(notice: Diagnostic) -> None:
+            # The server says that it ends the connection, and closes it milliseconds later.
+            if notice.severity_nonlocalized in {"FATAL", "PANIC"}:
+                fatal.append(notice)
+
+        raw.add_notice_handler(note)
+        try:
+            raw.pgconn.consume_input()
+            raw.pgconn.is_busy()  # makes libpq parse it
+        except psycopg.Error:
+            return False
+        finally:
+            raw.remove_notice_handler(note)
+        return not fatal
+
+    def roll_back(self, raw: Any) -> None:
+        if self.is_busy(raw):
+            raise psycopg.ProgrammingError("a statement still runs")
+        raw.rollback()
+
+    def count_rows(self, raw: Any, sql: str) -> int:
+        # psycopg's cursors would begin a transaction and leave it open.
+        with raw.lock:
+            raw.pgconn.send_query(sql.encode())
+            (result,) = raw.wait(generators.execute(raw.pgconn))
+        if result.status != ExecStatus.TUPLES_OK:
+            raise error_from_result(result)
+        count: int = result.ntuples
+        return count
+
+
+LIBRARY = PsycopgThreadLibrary()
