@@ -4,6 +4,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from hasql._leasing.async_lease import AsyncLease
+from hasql._leasing.lease import Lease
 from hasql._manager.assembly import AsyncParts, assemble
 from hasql._manager.facade import Facade
 from hasql._manager.options import Options
@@ -11,7 +12,8 @@ from hasql._manager.pool_access import pools_of
 from hasql._routing.request import MASTER, REPLICA, REPLICA_OR_MASTER
 from hasql.cluster.checks import check_seconds
 from hasql.discovery import Discovery
-from hasql.driver import ConnT, Driver, PoolT
+from hasql.driver import AsyncPool, ConnT, Driver, PoolT
+from hasql.errors import UnknownConnectionError
 
 __all__ = ("BasePoolManager",)
 
@@ -95,8 +97,7 @@ class BasePoolManager(Facade[PoolT, ConnT, AsyncLease[PoolT, ConnT]]):
         """
         self._check_caller()
         lease = self._book.of(connection)
-        self._check_release(lease, connection)
-        await self._returns.give_back(lease, None, kwargs)
+        await self._give_back(lease, connection, kwargs)
 
     async def release_to_pool(self, connection: ConnT, pool: PoolT, **kwargs: Any) -> None:
         """Give a connection back to the pool it came from.
@@ -110,7 +111,21 @@ class BasePoolManager(Facade[PoolT, ConnT, AsyncLease[PoolT, ConnT]]):
         """
         self._check_caller()
         lease = self._lease_of(connection, self._node(pool))
-        self._check_release(lease, connection)
+        await self._give_back(lease, connection, kwargs)
+
+    async def _give_back(
+        self, lease: Lease[PoolT, ConnT], connection: ConnT, kwargs: dict[str, Any]
+    ) -> None:
+        """Give back what was acquired with ``await``, unless it is another task's by now."""
+        pool: AsyncPool[PoolT, ConnT] | None
+        pool = None if lease.node is None else lease.node.pool  # type: ignore[assignment]  # its face's
+        if pool is not None and pool.is_anothers(connection):
+            raise UnknownConnectionError(
+                "this task has given the connection back, and it is lent to another task now; "
+                "release a connection once, and leave one of another task to that"
+            )
+        if pool is not None:
+            pool.note_release(connection)
         await self._returns.give_back(lease, None, kwargs)
 
     # The driver's pools

@@ -72,7 +72,7 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
         #: What a test wants to happen in the thread that acquires, and at the end of a block.
         self.on_acquire: Callable[[], object] = lambda: None
         self.on_acquired: Callable[[ThreadConnection], object] = lambda _: None
-        self.on_hold: Callable[[], object] = lambda: None
+        self.on_look: Callable[[], object] = lambda: None
         self.leave_block: Any = lambda *_: None
         self._lock = Lock()
 
@@ -126,10 +126,6 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
         self.destinations.opened(connection, connection.in_hot_standby, read_only=False)
         return connection
 
-    def hold(self, connection: ThreadConnection) -> None:
-        del connection
-        self.on_hold()
-
     def release(self, connection: ThreadConnection, **kwargs: Any) -> None:
         assert not kwargs
         try:
@@ -157,6 +153,7 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
         return connection.in_hot_standby
 
     def is_closed(self, connection: ThreadConnection) -> bool:
+        self.on_look()
         return connection.closed
 
     def abort(self, connection: ThreadConnection) -> None:

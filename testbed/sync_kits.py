@@ -63,8 +63,6 @@ class SyncKit(ABC):
     max_keyword: str
     #: Whether leaving ``with`` commits what is open, else it is rolled back.
     commits = False
-    #: Whether a pool hands out the same object in one lease after the other.
-    reuses_objects = False
     #: The classes of what acquire gives, and of the driver's pool.
     connection_type: ClassVar[type]
     pool_type: ClassVar[type]
@@ -137,7 +135,6 @@ class Psycopg3ThreadKit(SyncKit):
     min_keyword = "min_size"
     max_keyword = "max_size"
     commits = True
-    reuses_objects = True
     connection_type = psycopg.Connection
     pool_type = psycopg_pool.ConnectionPool
 
@@ -180,7 +177,6 @@ class Psycopg2ThreadKit(_QueuePoolKit):
     module = "hasql.sync.psycopg2"
     lost = (psycopg2.OperationalError, psycopg2.InterfaceError)
     refused_statement = psycopg2.DatabaseError
-    reuses_objects = True
     connection_type = extensions.connection
     pool_type = QueuePool
 

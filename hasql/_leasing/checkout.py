@@ -114,6 +114,12 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
             async with asyncio.timeout(deadline - self._clock()):
                 await self._give_back(back)
 
+    def adopt(self, connection: ConnT, node: Node[PoolT, ConnT]) -> None:
+        """Enter a connection in the book that was taken from the driver's pool directly."""
+        super().adopt(connection, node)
+        pool: AsyncPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
+        pool.hold(connection)
+
     async def find(self, request: Request) -> Node[PoolT, ConnT]:
         """Find the node that an acquire would go to now, and wait like one where there is none."""
         self._enter()

@@ -86,8 +86,6 @@ class CheckoutRules(Generic[PoolT, ConnT]):
         lease: Lease[PoolT, ConnT] = Lease(self, REPLICA_OR_MASTER, 0.0, {})
         lease.used, lease.node, lease.fixed_node = True, node, node
         self._router.occupy_on(node)
-        assert node.pool is not None  # noqa: S101  # it has come from there
-        node.pool.hold(connection)
         self._book.enter(lease, connection)
 
     def _give_up(

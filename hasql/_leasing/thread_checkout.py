@@ -78,8 +78,6 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 ):
                     aborting_after = partial(self._aborting_after, pool, connection)
                     check_destination_in_thread(node, pool, connection, aborting_after)
-                if lease.awaited:
-                    pool.hold(connection)
                 fits = self._lend(lease, node, connection, began)
             except BaseException as error:  # noqa: BLE001  # sorted out there
                 if connection is not None:

@@ -145,20 +145,6 @@ class PoolAccess(Introspection[PoolT, ConnT]):
             raise UnknownConnectionError(msg)
         return lease
 
-    def _check_release(self, lease: Lease[PoolT, ConnT], connection: ConnT) -> None:
-        """Make sure that whoever gives a connection back by a call is the one who holds it.
-
-        Raises UnknownConnectionError.
-        """
-        pool = None if lease.node is None else lease.node.pool
-        if pool is not None and pool.is_anothers(connection):
-            raise UnknownConnectionError(
-                "whoever gives this connection back has done that already, and it is lent to "
-                "somebody else now; give a connection back once, and leave one of another to that"
-            )
-        if pool is not None:
-            pool.note_release(connection)
-
     def _request(self, read_only: bool, fallback_master: bool | None) -> Request:  # noqa: FBT001  # as above
         if not read_only:
             return MASTER

@@ -87,25 +87,6 @@ class DriverPool(Protocol[PoolT, ConnT]):  # type: ignore[misc]  # those derived
     def size(self) -> int:
         """How many connections are open now, idle or not. Must not cost more than a len()."""
 
-    # Who holds a connection, where the driver hands out the same object in one lease after the
-    # other: see `hasql.driver.holder`. By default each lease has an object of its own.
-
-    def hold(self, connection: ConnT) -> None:
-        """Take note that the current task or thread holds the connection, until `release`.
-
-        `acquire` itself takes note of who holds one for a block, where that matters.
-        """
-        del connection
-
-    def is_anothers(self, connection: ConnT) -> bool:
-        """Tell whether the current task or thread held the connection, and another holds it now."""
-        del connection
-        return False
-
-    def note_release(self, connection: ConnT) -> None:
-        """Take note that the connection is given back by `release`."""
-        del connection
-
     # What is known of a connection
 
     def key(self, connection: ConnT) -> Hashable | None:
@@ -193,6 +174,25 @@ class AsyncPool(DriverPool[PoolT, ConnT], Protocol[PoolT, ConnT]):
     #: release by itself. None: the core lets another task finish the release, which costs each
     #: release that pauses a microsecond or two.
     released: Callable[[ConnT], Coroutine[Any, Any, None]] | None = None
+
+    # Who holds a connection, where the driver hands out the same object in one lease after the
+    # other: see `hasql.driver.holder`. By default each lease has an object of its own.
+
+    def hold(self, connection: ConnT) -> None:
+        """Take note that the current task holds the connection, until `release`.
+
+        `acquire` itself takes note of who holds one for a block, where that matters.
+        """
+        del connection
+
+    def is_anothers(self, connection: ConnT) -> bool:
+        """Tell whether the current task held the connection, and another holds it now."""
+        del connection
+        return False
+
+    def note_release(self, connection: ConnT) -> None:
+        """Take note that the connection is given back by `release`."""
+        del connection
 
     async def count_rows(self, connection: ConnT, sql: str) -> int:
         """Run a query on a leased connection and return how many rows it has.

@@ -1,16 +1,16 @@
-"""Which task or thread holds a connection, where a pool leases the same object again and again.
+"""Which task holds a connection, where a pool leases the same object again and again.
 
-One may give a connection back twice, by mistake. By then the pool may have leased the same object
-to another, and the second release must not take it from there.
+A task may give a connection back twice, by mistake. By then the pool may have leased the same
+object to another task, and the second release must not take it from there. Of threads nothing is
+noted: any thread may give back what another has taken, and threads are used again and again.
 """
 
 import asyncio
 from operator import methodcaller
-from threading import Thread, current_thread
 from typing import Any
 from weakref import ReferenceType, ref
 
-__all__ = ("HolderNotes", "ReusesObjects", "ThreadHolderNotes")
+__all__ = ("HolderNotes", "ReusesObjects")
 
 
 class HolderNotes:
@@ -22,12 +22,12 @@ class HolderNotes:
     """
 
     #: The last task that held it until `release`.
-    held_before: ReferenceType[Any] | None = None
-    _held_by: ReferenceType[Any] | None = None
+    held_before: ReferenceType[asyncio.Task[Any]] | None = None
+    _held_by: ReferenceType[asyncio.Task[Any]] | None = None
 
     def hold(self) -> None:
         """Take note that the current task holds it now."""
-        task = self._current()
+        task = asyncio.current_task()
         self._held_by = None if task is None else ref(task)
 
     def is_anothers(self) -> bool:
@@ -40,39 +40,17 @@ class HolderNotes:
         if former is None or holder is None:
             return False
         task, present = former(), holder()
-        if task is None or present is None or present is task or self._has_ended(present):
+        if task is None or present is None or present is task or present.done():
             return False
-        return task is self._current()
+        return task is asyncio.current_task()
 
     def note_release(self) -> None:
         """Take note that it is given back by `release`."""
         self.held_before, self._held_by = self._held_by, None
 
-    @staticmethod
-    def _current() -> Any:
-        return asyncio.current_task()
-
-    @staticmethod
-    def _has_ended(holder: Any) -> bool:
-        task: asyncio.Task[Any] = holder
-        return task.done()
-
-
-class ThreadHolderNotes(HolderNotes):
-    """The same of threads."""
-
-    @staticmethod
-    def _current() -> Any:
-        return current_thread()
-
-    @staticmethod
-    def _has_ended(holder: Any) -> bool:
-        thread: Thread = holder
-        return not thread.is_alive()
-
 
 class ReusesObjects:
-    """Mixed into the adapter of such a pool, before `AsyncPool` or `ThreadPool`."""
+    """Mixed into the adapter of such a pool, before `AsyncPool`."""
 
     # They call the methods of `HolderNotes` on the connection, in C: a method costs more.
     hold: Any = methodcaller("hold")

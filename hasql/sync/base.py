@@ -117,13 +117,11 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         most; then it is closed instead. `kwargs` go to the driver's own release.
 
         Raises:
-            UnknownConnectionError: The connection is not lent by this manager, or was lent to
-                another thread since this one gave it back; a ValueError.
+            UnknownConnectionError: The connection is not lent by this manager; a ValueError.
         """
         if _is_inherited(connection):
             return
         lease = self._book.of(connection)
-        self._check_release(lease, connection)
         self._returns.give_back(lease, None, kwargs)
 
     def release_to_pool(self, connection: ConnT, pool: PoolT, **kwargs: Any) -> None:
@@ -137,7 +135,6 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         if _is_inherited(connection):
             return
         lease = self._lease_of(connection, self._node(pool))
-        self._check_release(lease, connection)
         self._returns.give_back(lease, None, kwargs)
 
     # The driver's pools

@@ -548,47 +548,6 @@ async def test_a_reset_runs_on_what_is_given_back(
 # Who holds what, and the end
 
 
-async def test_who_gives_back_twice_is_told_from_who_holds_it_now(
-    sync_kit: SyncKit, pg_cluster: LocalCluster
-) -> None:
-    async with opened(sync_kit, pg_cluster.master.dsn, most=1) as threads:
-        pool = threads.pool
-
-        def take() -> Any:
-            connection = pool.acquire(patience())
-            pool.hold(connection)
-            return connection
-
-        given, over = threading.Event(), threading.Event()
-
-        def another() -> bool:
-            second = take()
-            assert not pool.is_anothers(second)
-            given.set()
-            over.wait(10)
-            pool.note_release(second)
-            pool.release(second)
-            return second is firsts[0]
-
-        firsts: list[Any] = []
-
-        def one() -> bool:
-            firsts.append(take())
-            assert not pool.is_anothers(firsts[0])
-            pool.note_release(firsts[0])
-            pool.release(firsts[0])
-            given.wait(10)
-            return pool.is_anothers(firsts[0])
-
-        first = asyncio.create_task(in_thread(one))
-        await until(lambda: bool(firsts))
-        second = asyncio.create_task(in_thread(another))
-        anothers = await first
-        over.set()
-        # Where each lease has an object of its own there is nothing to tell.
-        assert anothers is await second is sync_kit.reuses_objects
-
-
 async def test_many_threads_share_few_connections(
     sync_kit: SyncKit, pg_cluster: LocalCluster
 ) -> None:

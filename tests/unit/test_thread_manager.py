@@ -314,9 +314,10 @@ def test_what_is_raised_while_the_driver_acquires_loses_nothing() -> None:
         with pytest.raises(KeyboardInterrupt), manager.acquire_master():
             pass
         pool.on_acquire = lambda: None
-        pool.on_hold = interrupt  # the driver has acquired it
+        pool.on_look = interrupt  # the driver has acquired it
         with pytest.raises(KeyboardInterrupt):
             manager.getconn()
+        pool.on_look = lambda: None
         assert not pool.lent
         with manager.acquire_master():
             assert manager.metrics().nodes[0].in_flight == 1

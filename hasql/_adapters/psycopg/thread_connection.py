@@ -13,7 +13,6 @@ from psycopg.pq import TransactionStatus
 
 from hasql._adapters.fork_guard import cut_off_in_children
 from hasql._adapters.kill_switch import KillSwitch
-from hasql.driver.holder import ThreadHolderNotes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +26,7 @@ _ALIVE_FOR = 0.001
 _IN_TRANSACTION = frozenset({TransactionStatus.INTRANS, TransactionStatus.INERROR})
 
 
-class ThreadConnection(Connection[Any], ThreadHolderNotes):
+class ThreadConnection(Connection[Any]):
     """A connection that any thread can abort, and that is found dead without asking the server."""
 
     #: Whether it was aborted, or the server has said that it ends it. This is not `closed`: as long

@@ -21,7 +21,6 @@ from hasql._adapters.psycopg.thread_slots import HeldPool, LostConnectionError
 from hasql.driver import ThreadPool
 from hasql.driver.arguments import refuse_all
 from hasql.driver.deadline import OutOfTimeError
-from hasql.driver.holder import ReusesObjects
 from hasql.driver.threads import in_thread, wait_in_thread
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ _BAD, _IDLE = ConnStatus.BAD, TransactionStatus.IDLE
 _AT_ONCE = 0.05
 
 
-class PsycopgThreadPool(ReusesObjects, ThreadPool[SyncPool, SyncConnection]):
+class PsycopgThreadPool(ThreadPool[SyncPool, SyncConnection]):
     """One psycopg pool, and all connections it has opened."""
 
     count_rows: Any = staticmethod(count_rows_in_thread)
@@ -106,8 +105,6 @@ class PsycopgThreadPool(ReusesObjects, ThreadPool[SyncPool, SyncConnection]):
                 if not self._idle.claim(thread):
                     self._connects.wait(patience)
                 connection = self._take(patience)
-            if connection.held_before is not None:
-                connection.hold()
             del self._taken[thread]
         except BaseException:
             self._abandon(thread)

@@ -108,18 +108,6 @@ class Psycopg2Pool(ThreadPool[QueuePool, extensions.connection]):
     def count_rows(self, connection: extensions.connection, sql: str) -> int:
         return LIBRARY.count_rows(connection, sql)
 
-    def hold(self, connection: extensions.connection) -> None:
-        if (holder := self._connections.holder_of(connection)) is not None:
-            holder.hold()
-
-    def is_anothers(self, connection: extensions.connection) -> bool:
-        holder = self._connections.holder_of(connection)
-        return holder is not None and holder.is_anothers()
-
-    def note_release(self, connection: extensions.connection) -> None:
-        if (holder := self._connections.holder_of(connection)) is not None:
-            holder.note_release()
-
     def purge(self, leased: Iterable[extensions.connection]) -> None:
         self._acquires.purge(set(leased))
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hasql._adapters.fork_guard import cut_off_in_children
 from hasql._adapters.kill_switch import KillSwitch
 from hasql.driver.destinations import Destinations
-from hasql.driver.holder import ThreadHolderNotes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -34,7 +33,7 @@ class NewConnection(NamedTuple):
 class _Known:
     """What is known of an open connection."""
 
-    __slots__ = ("alive_at", "holder", "in_hot_standby", "readable", "switch")
+    __slots__ = ("alive_at", "in_hot_standby", "readable", "switch")
 
     def __init__(self, switch: KillSwitch) -> None:
         self.switch = switch
@@ -43,7 +42,6 @@ class _Known:
         self.readable: Callable[[int], Any] = sockets.poll
         self.in_hot_standby: bool | None = None
         #: Which thread holds it, where `getconn` has handed it out.
-        self.holder = ThreadHolderNotes()
         #: When it was last known to be alive, in seconds of time.monotonic().
         self.alive_at = monotonic()
 
@@ -128,11 +126,6 @@ class QueueConnections:
         if get_ident() != self._loop_thread or not self._library.is_busy(raw):
             known.in_hot_standby = self._library.in_hot_standby(raw)
         return known.in_hot_standby
-
-    def holder_of(self, raw: Any) -> ThreadHolderNotes | None:
-        """Return the notes of which thread holds one; None: it is closed."""
-        known = self._open.get(raw)
-        return None if known is None else known.holder
 
     def forget(self, raw: Any) -> None:
         """Know one no more: it is closed, or about to be."""
