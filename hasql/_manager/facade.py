@@ -145,8 +145,8 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
     ) -> LeaseT:
         """Acquire a connection to a master, or with `read_only` to a replica.
 
-        The result is for ``async with``, or for ``await`` and a later `release`; in `hasql.sync`
-        for ``with``.
+        The result is for ``async with``, or for ``await`` and a later `release`; with threads it
+        is for ``with``.
 
         Args:
             read_only: Whether a replica is wanted.

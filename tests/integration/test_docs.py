@@ -75,6 +75,10 @@ PUBLIC = (
     "hasql.events",
     "hasql.metrics",
     "hasql.psycopg3",
+    "hasql.sync.base",
+    "hasql.sync.psycopg2",
+    "hasql.sync.psycopg3",
+    "hasql.sync.sqlalchemy",
     "hasql.testing",
     "hasql.tracing",
 )
