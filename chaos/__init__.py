@@ -1,4 +1,4 @@
-"""Faults on real servers, under load, with every driver; and what each of them cost.
+"""Faults on real servers, under load, with every driver of both faces; and what each of them cost.
 
     make chaos                                                  all faults, all drivers
     make chaos ARGS="--list"                                    what there is
@@ -9,9 +9,11 @@ What is being played is told on standard error; the table comes at the end, or a
 on standard output. With one driver a crash takes four seconds and a freeze eight.
 
 A run is one fault (`chaos.scenarios`) that happens to a cluster of a master and two replicas while
-an application of one driver writes and reads (`chaos.application`). Commits wait for a replica, so
-that not one acknowledged row may be missing afterwards; the standby that is promoted does not wait
-for others, as an HA manager would see to it. Then the cluster is mended, the load ends, and
+an application of one driver writes and reads (`chaos.application`): in tasks, or with the drivers
+called sync-... in threads (`testbed.workers`), which is all that differs. Commits wait for a
+replica, so that not one acknowledged row may be missing afterwards; the standby that is promoted
+does not wait for others, as an HA manager would see to it. Then the cluster is mended, the load
+ends, and
 `chaos.verdict` says what was wrong:
 
 - an acknowledged write is missing on the final master, and the old one was not "promoted beside";
@@ -20,7 +22,8 @@ for others, as an HA manager would see to it. Then the cluster is mended, the lo
   moment after its promotion;
 - an operation did not end within `acquire_timeout` and what aborting a lease takes;
 - a server has more sessions than the pool's size and the reserved one, or any after `close()`;
-- a place of a pool was lost, asyncio had something to complain about, memory grew.
+- a place of a pool was lost, a task or thread was left, asyncio had something to complain about,
+  memory grew.
 
 What is measured, in milliseconds of the monotonic clock, which all processes share:
 
@@ -28,8 +31,8 @@ What is measured, in milliseconds of the monotonic clock, which all processes sh
 added       from the moment the new master itself says that it is writable (a process of its own
             asks it every 2 ms) to the first write acknowledged through the pool manager
 no master   from the fault to that moment
-failed      operations that raised, of all tasks
-per task    the most of them that one task saw
+failed      operations that raised, of all tasks or threads
+per task    the most of them that one of these saw
 hang        the longest write, and the longest read, that ended after the fault and began before
             the cluster was mended, which restarts replicas
 wrong       writes acknowledged by another server than the new master after it was asked to be one

@@ -20,7 +20,7 @@ from chaos.run import perform, why_not
 from chaos.scenarios import SCENARIOS
 from chaos.table import lease_table, name_table, table
 from hasql.testing import LocalCluster
-from testbed.kits import KITS
+from testbed.kits import KITS, THREAD_KITS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from chaos.name_verdict import NameOutcome
     from chaos.scenarios import Scenario
     from chaos.verdict import Outcome
-    from testbed.kits.base import Kit
+    from testbed.kits.base import LoadKit
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def _tell_problems(outcomes: Sequence[Outcome | LeaseOutcome | NameOutcome]) -> 
 async def _run(
     options: argparse.Namespace,
     scenes: Sequence[Scenario | LeaseScene | NameScene],
-    kits: Sequence[Kit],
+    kits: Sequence[LoadKit],
     played: _Played,
 ) -> None:
     """Play everything, and add what came of each run to what was played."""
@@ -119,7 +119,8 @@ def main() -> int:
     known: dict[str, Scenario | LeaseScene | NameScene]
     known = {**SCENARIOS, **LEASE_SCENES, **NAME_SCENES}
     scenes = [known[name] for name in options.fault or known]
-    kits = [kit for kit in KITS if not options.driver or kit.name in options.driver]
+    here: list[LoadKit] = [*KITS, *THREAD_KITS]
+    kits = [kit for kit in here if not options.driver or kit.name in options.driver]
     if options.list:
         for scene in scenes:
             print(f"{scene.name:15} {scene.description}")

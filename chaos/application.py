@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import traceback
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -13,9 +12,8 @@ from hasql.errors import HasqlError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster
-    from testbed.kits.base import Kit
+    from testbed.kits.base import LoadKit
 
 __all__ = (
     "ACQUIRE_TIMEOUT",
@@ -65,7 +63,7 @@ class Operation(NamedTuple):
 
 
 class Load(NamedTuple):
-    """How many tasks there are, and for how many each pool has places."""
+    """How many tasks or threads there are, and for how many each pool has places."""
 
     writers: int = 8
     readers: int = 8
@@ -82,13 +80,13 @@ class Load(NamedTuple):
 class Application:
     """Use it in ``async with``: it is ready when the block begins, and closed afterwards."""
 
-    def __init__(self, kit: Kit, cluster: LocalCluster, dsn: str, load: Load) -> None:
+    def __init__(self, kit: LoadKit, cluster: LocalCluster, dsn: str, load: Load) -> None:
         mark = uuid4().hex
         self.kit = kit
         self.load = load
         #: The name of its sessions, and that of its table.
         self.name, self.table = f"chaos_{mark}", f"c_{mark}"
-        self.manager: BasePoolManager[Any, Any] = kit.manager(
+        self.manager: Any = kit.manager(
             f"{dsn}?application_name={self.name}",
             acquire_timeout=ACQUIRE_TIMEOUT,
             lease_abort_after=LEASE_ABORT_AFTER,
@@ -104,7 +102,8 @@ class Application:
         #: Seconds that closing the manager took.
         self.closing = 0.0
         self._cluster = cluster
-        self._tasks: list[asyncio.Task[None]] = []
+        self.workers = kit.workers()
+        self._started = 0
         self._stopping = False
 
     async def __aenter__(self) -> Self:
@@ -121,27 +120,24 @@ class Application:
 
     async def __aexit__(self, *_: object) -> None:
         self._stopping = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.workers.end()
         began = time.monotonic()
         await self.manager.close()
         self.closing = time.monotonic() - began
+        await self.workers.wait()
 
     def start(self) -> None:
         """Begin with the load, or double it."""
-        begin = len(self._tasks)
+        begin = self._started
         for client in range(begin, begin + self.load.writers):
             self._start(f"writer {client}", self._write, client)
         for client in range(begin, begin + self.load.readers):
             self._start(f"reader {client}", self._read, client)
 
     async def stop(self) -> None:
-        """Let each task end its operation, and count those that do not."""
+        """Let each worker end its operation, and count those that do not."""
         self._stopping = True
-        if self._tasks:
-            _, stuck = await asyncio.wait(self._tasks, timeout=LONGEST)
-            self.stuck = len(stuck)
+        self.stuck = await self.workers.stuck_after(LONGEST)
 
     async def rows(self) -> set[tuple[int, int]]:
         """Return what is on the master."""
@@ -151,7 +147,8 @@ class Application:
         return {(int(client), int(number)) for client, number in pairs}
 
     def _start(self, name: str, operation: Callable[[int, int], Awaitable[None]], of: int) -> None:
-        self._tasks.append(asyncio.create_task(self._repeat(name, operation, of), name=name))
+        self._started += 1
+        self.workers.start(name, self._repeat(name, operation, of))
 
     async def _repeat(
         self, name: str, operation: Callable[[int, int], Awaitable[None]], client: int
@@ -168,7 +165,7 @@ class Application:
                     where = traceback.extract_tb(raised.__traceback__)[-1]
                     error += f" (unexpected, at {where.filename}:{where.lineno})"
             self.operations.append(Operation(name, began, time.monotonic(), error))
-            await asyncio.sleep(self.load.pause)
+            await self.workers.rest(self.load.pause)
 
     async def _write(self, client: int, number: int) -> None:
         statement = f"INSERT INTO {self.table} VALUES ({client}, {number})"  # noqa: S608 - ours

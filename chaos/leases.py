@@ -35,9 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from chaos.passages import Passage
-    from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster, LocalNode
-    from testbed.kits.base import Kit
+    from testbed.kits.base import LoadKit
 
 __all__ = ("LEASE_SCENES", "LeaseOutcome", "LeaseScene", "play_leases")
 
@@ -150,19 +149,20 @@ class LeaseOutcome:
 
 
 class _Load:
-    """One driver's pool manager, and tasks that lease masters and replicas from it."""
+    """One driver's pool manager, and workers that lease masters and replicas from it."""
 
-    def __init__(self, kit: Kit, passage: Passage, pause: float) -> None:
+    def __init__(self, kit: LoadKit, passage: Passage, pause: float) -> None:
         self.kit = kit
         self.leases: list[Lease] = []
-        self.errors: Counter[str] = Counter()
-        self.hang = 0.0
+        self.errors: list[str] = []
+        #: How long each operation took.
+        self.hangs: list[float] = []
         #: Operations that did not end when the load had to.
         self.stuck = 0
         self._stopping = False
         self._expected: tuple[type[Exception], ...] = (*kit.lost, HasqlError)
         sizes = kit.sizes(1, 6)
-        self.manager: BasePoolManager[Any, Any] = kit.manager(
+        self.manager: Any = kit.manager(
             f"{passage.dsn}?application_name=leases_{uuid4().hex}",
             acquire_timeout=ACQUIRE_TIMEOUT,
             lease_abort_after=LEASE_ABORT_AFTER,
@@ -170,21 +170,19 @@ class _Load:
             **passage.arguments,
         )
         self._pause = pause
-        self._tasks: list[asyncio.Task[None]] = []
+        self._workers = kit.workers()
 
     def start(self) -> None:
         for number in range(_WRITERS + _READERS):
-            self._tasks.append(asyncio.create_task(self._repeat(read_only=number >= _WRITERS)))
+            self._workers.start(f"lessee {number}", self._repeat(read_only=number >= _WRITERS))
 
     async def stop(self) -> None:
-        """Let each task end its operation, and count those that do not."""
+        """Let each worker end its operation, and count those that do not."""
         self._stopping = True
-        if self._tasks:
-            _, stuck = await asyncio.wait(self._tasks, timeout=LONGEST)
-            self.stuck = len(stuck)
-            for task in stuck:
-                task.cancel()
+        self.stuck = await self._workers.stuck_after(LONGEST)
+        await self._workers.end()
         await self.manager.close()
+        await self._workers.wait()
 
     @property
     def masters(self) -> int:
@@ -203,9 +201,9 @@ class _Load:
                     Lease(read_only, int(port), int(pid), in_recovery == "t", at, now)
                 )
             except self._expected as error:
-                self.errors[f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"] += 1
-            self.hang = max(self.hang, time.monotonic() - began)
-            await asyncio.sleep(self._pause)
+                self.errors.append(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+            self.hangs.append(time.monotonic() - began)
+            await self._workers.rest(self._pause)
 
 
 class _Director:
@@ -265,7 +263,7 @@ class _Director:
 
 
 async def play_leases(
-    scene: LeaseScene, cluster: LocalCluster, kits: Sequence[Kit], *, short: bool
+    scene: LeaseScene, cluster: LocalCluster, kits: Sequence[LoadKit], *, short: bool
 ) -> list[LeaseOutcome]:
     """Play a scene to all these drivers at once, and say how each of them fared.
 
@@ -320,8 +318,9 @@ def _judge(
         problems.append("there was no lease of a master any more in the end")
     if passage.finds_each:
         problems += _unseen(load.leases, director.reigns)
-    if load.stuck or load.hang > LONGEST:
-        problems.append(f"{load.stuck} operations did not end, the longest took {load.hang:.1f} s")
+    hang = max(load.hangs, default=0.0)
+    if load.stuck or hang > LONGEST:
+        problems.append(f"{load.stuck} operations did not end, the longest took {hang:.1f} s")
     if load.masters < wanted:
         problems.append(f"there were but {load.masters} leases of a master")
     return LeaseOutcome(
@@ -332,9 +331,9 @@ def _judge(
         on_standby=len(standbys),
         on_replaced=len(replaced),
         not_replica=len(masters),
-        failed=load.errors.total(),
-        hang=load.hang,
-        errors=dict(load.errors),
+        failed=len(load.errors),
+        hang=hang,
+        errors=dict(Counter(load.errors)),
         problems=tuple(problems),
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
@@ -17,9 +16,8 @@ from hasql.errors import HasqlError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster, LocalNode
-    from testbed.kits.base import Kit
+    from testbed.kits.base import LoadKit
     from testbed.nameserver import NameServer
 
 __all__ = ("NameLoad", "NamedLease")
@@ -53,7 +51,7 @@ class NameLoad:
 
     def __init__(
         self,
-        kit: Kit,
+        kit: LoadKit,
         cluster: LocalCluster,
         nameserver: NameServer,
         sound: NameServer | None,
@@ -62,9 +60,11 @@ class NameLoad:
     ) -> None:
         self.kit = kit
         self.leases: list[NamedLease] = []
-        self.acknowledged = 0
-        self.errors: Counter[str] = Counter()
-        self.hang = 0.0
+        #: The numbers of the rows that were, of any client.
+        self.acknowledged: list[int] = []
+        self.errors: list[str] = []
+        #: How long each operation took.
+        self.hangs: list[float] = []
         #: Operations that did not end when the load had to.
         self.stuck = 0
         #: Seconds that acquires took, through the manager and through the one beside it.
@@ -73,7 +73,7 @@ class NameLoad:
         self._table = f"n_{uuid4().hex}"
         self._cluster = cluster
         self._stopping = False
-        self._tasks: list[asyncio.Task[None]] = []
+        self._workers = kit.workers()
         self._expected: tuple[type[Exception], ...] = (*kit.lost, HasqlError)
         patience = _LITTLE_PATIENCE if short and sound is not None else {}
         self._manager = self._make_manager(nameserver, patience)
@@ -83,9 +83,7 @@ class NameLoad:
         """Return what this application calls a server."""
         return f"{node.name}.{self.kit.name.replace('_', '-')}.test"
 
-    def _make_manager(
-        self, nameserver: NameServer, patience: dict[str, Any]
-    ) -> BasePoolManager[Any, Any]:
+    def _make_manager(self, nameserver: NameServer, patience: dict[str, Any]) -> Any:  # noqa: ANN401 - either face's
         login = Dsn.parse(self._cluster.dsn)
         hosts = ",".join(f"{self.name(node)}:{node.port}" for node in self._cluster.nodes)
         return self.kit.manager(
@@ -96,7 +94,7 @@ class NameLoad:
         )
 
     @property
-    def _managers(self) -> list[BasePoolManager[Any, Any]]:
+    def _managers(self) -> list[Any]:
         return [each for each in (self._manager, self._beside) if each is not None]
 
     async def prepare(self) -> None:
@@ -116,13 +114,12 @@ class NameLoad:
             self._start(self._read, client)
 
     async def stop(self) -> None:
-        """Let each task end its operation, and count those that do not."""
+        """Let each worker end its operation, and count those that do not."""
         self._stopping = True
-        _, stuck = await asyncio.wait(self._tasks, timeout=LONGEST)
-        self.stuck = len(stuck)
-        for task in stuck:
-            task.cancel()
+        self.stuck = await self._workers.stuck_after(LONGEST)
+        await self._workers.end()
         await asyncio.gather(*(manager.close() for manager in self._managers))
+        await self._workers.wait()
 
     async def terminate(self) -> None:
         await asyncio.gather(*(manager.terminate() for manager in self._managers))
@@ -135,36 +132,36 @@ class NameLoad:
     async def use_places(self, places: int = _PLACES) -> None:
         """Take so many connections of each pool at once; those that are missing are opened."""
 
-        async def use(manager: BasePoolManager[Any, Any], *, read_only: bool) -> None:
+        async def use(manager: Any, *, read_only: bool) -> None:  # noqa: ANN401 - as above
             async with AsyncExitStack() as stack:
                 for _ in range(places * (2 if read_only else 1)):
                     await self._note(await stack.enter_async_context(manager.acquire(read_only)))
 
         for manager in self._managers:
             for read_only in (False, True):
-                await self._noted(use(manager, read_only=read_only))
+                await self._workers.do(self._noted(use(manager, read_only=read_only)))
 
     async def open_more(self) -> None:
         """Open connections beside those that the load uses."""
         await self.use_places(_PLACES - 1)
 
     def _start(self, operation: Callable[[int, int], Awaitable[None]], client: int) -> None:
-        self._tasks.append(asyncio.create_task(self._repeat(operation, client)))
+        self._workers.start(f"client {client}", self._repeat(operation, client))
 
     async def _repeat(self, operation: Callable[[int, int], Awaitable[None]], client: int) -> None:
         number = 0
         while not self._stopping:
             number += 1
             await self._noted(operation(client, number))
-            await asyncio.sleep(_PAUSE)
+            await self._workers.rest(_PAUSE)
 
     async def _noted(self, operation: Awaitable[None]) -> None:
         began = time.monotonic()
         try:
             await operation
         except self._expected as error:
-            self.errors[f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"] += 1
-        self.hang = max(self.hang, time.monotonic() - began)
+            self.errors.append(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+        self.hangs.append(time.monotonic() - began)
 
     async def _write(self, client: int, number: int) -> None:
         async with self._manager.acquire_master() as connection:
@@ -173,7 +170,7 @@ class NameLoad:
                 connection,
                 f"INSERT INTO {self._table} VALUES ({client}, {number})",  # noqa: S608 - ours
             )
-            self.acknowledged += 1
+            self.acknowledged.append(number)
 
     async def _read(self, client: int, number: int) -> None:
         del client, number

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from itertools import count
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from hasql.testing import LocalCluster, LocalNode
-    from testbed.kits.base import Kit
+    from testbed.kits.base import LoadKit
 
 __all__ = ("NAME_SCENES", "NameScene", "play_names")
 
@@ -188,7 +188,7 @@ NAME_SCENES = {scene.name: scene for scene in _ALL}
 
 
 async def play_names(
-    scene: NameScene, cluster: LocalCluster, kits: Sequence[Kit], *, short: bool
+    scene: NameScene, cluster: LocalCluster, kits: Sequence[LoadKit], *, short: bool
 ) -> list[NameOutcome]:
     """Play a scene to all these drivers at once, and say how each of them fared."""
     await asyncio.to_thread(cluster.heal)
@@ -227,9 +227,9 @@ def _judge(scene: NameScene, load: NameLoad, stage: _NameStage, present: int) ->
         renewed=None if stage.settled is None else renewed(load.leases, stage.settled),
         added=None if slower is None else slower[0],
         added_of_slowest=None if slower is None else slower[1],
-        failed=load.errors.total(),
-        lost=load.acknowledged - present,
-        hang=load.hang,
+        failed=len(load.errors),
+        lost=len(load.acknowledged) - present,
+        hang=max(load.hangs, default=0.0),
     )
     return replace(outcome, problems=tuple(_problems(outcome, load, stage)))
 
@@ -237,11 +237,11 @@ def _judge(scene: NameScene, load: NameLoad, stage: _NameStage, present: int) ->
 def _problems(outcome: NameOutcome, load: NameLoad, stage: _NameStage) -> Iterator[str]:
     late = _LATE if stage.short else 0.0
     if load.errors:
-        yield f"{outcome.failed} operations failed: {dict(load.errors)}"
+        yield f"{outcome.failed} operations failed: {dict(Counter(load.errors))}"
     if outcome.lost:
         yield f"{outcome.lost} acknowledged rows are missing"
-    if load.stuck or load.hang > LONGEST:
-        yield f"{load.stuck} operations did not end, the longest took {load.hang:.1f} s"
+    if load.stuck or outcome.hang > LONGEST:
+        yield f"{load.stuck} operations did not end, the longest took {outcome.hang:.1f} s"
     if (outcome.overdue or 0.0) > late:
         yield (
             f"an address served for {outcome.old_for:.3f} s after it was left, "

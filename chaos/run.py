@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import threading
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from chaos.wire import why_no_wires
 from hasql.cli.observer import Observer
 from hasql.errors import NotAvailableError
 from testbed.middlemen.program import why_missing
-from testbed.scene import sessions, tasks_end, until_sessions
+from testbed.scene import sessions, tasks_end, threads_end, until_sessions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from chaos.scenarios import Scenario
     from chaos.stage import Way
     from hasql.testing import LocalCluster, LocalNode
-    from testbed.kits.base import Kit
+    from testbed.kits.base import LoadKit
 
 __all__ = ("perform", "why_not")
 
@@ -54,7 +55,7 @@ def why_not(scenario: Scenario | LeaseScene | NameScene) -> str | None:
 
 
 async def perform(
-    scenario: Scenario, cluster: LocalCluster, kits: Sequence[Kit], *, short: bool
+    scenario: Scenario, cluster: LocalCluster, kits: Sequence[LoadKit], *, short: bool
 ) -> list[Outcome]:
     """Play a scenario to an application of each driver, and say how each of them fared."""
     await _restore(cluster)
@@ -62,7 +63,7 @@ async def perform(
     # A reset that gets lost on a wire is not sent again: the server's side of it stays.
     watched = cluster.nodes if scenario.network != Network.WIRES else ()
     with _complaints() as complaints, _little_garbage():
-        before = asyncio.all_tasks()
+        before, threads_before = asyncio.all_tasks(), set(threading.enumerate())
         async with _network(scenario, cluster) as found:
             dsn = dsn_of(cluster, found)
             applications = [Application(kit, cluster, dsn, load) for kit in kits]
@@ -79,12 +80,15 @@ async def perform(
             await tasks_end(before)
         except AssertionError as error:
             complaints.append(f"tasks are left: {error}")
+        try:
+            await threads_end(threads_before)
+        except AssertionError as error:
+            complaints.append(f"threads are left: {error}")
         gc.collect()
     for aftermath, problems in zip(aftermaths, left, strict=True):
         aftermath.problems.extend([*problems, *complaints])
-    loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
     return [
-        judge(scenario, stage, application, aftermath, loop)
+        judge(scenario, stage, application, aftermath)
         for application, aftermath in zip(applications, aftermaths, strict=True)
     ]
 
@@ -145,7 +149,7 @@ async def _look(application: Application, nodes: Sequence[LocalNode]) -> Afterma
     elif not application.stuck:
         for read_only in (False, True):
             try:
-                await _use_every_place(application, read_only=read_only)
+                await application.workers.do(_use_every_place(application, read_only=read_only))
             except Exception as error:  # noqa: BLE001 - whatever it is, it is to be reported
                 problems.append(f"a place of a pool does not work: {type(error).__name__}: {error}")
     allowed = application.load.places + 1
@@ -202,7 +206,7 @@ def _little_garbage() -> Iterator[None]:
 
 @contextmanager
 def _complaints() -> Iterator[list[str]]:
-    """Collect what asyncio has nobody else to tell, and what was logged as an error."""
+    """Collect what nobody else is told: by asyncio, of threads, and what was logged as an error."""
     loop = asyncio.get_running_loop()
     complaints: list[str] = []
 
@@ -210,14 +214,20 @@ def _complaints() -> Iterator[list[str]]:
         error = context.get("exception")
         complaints.append(f"asyncio: {context.get('message')}: {error!r}")
 
+    def hear_of_thread(ended: threading.ExceptHookArgs) -> None:
+        name = None if ended.thread is None else ended.thread.name
+        complaints.append(f"thread {name} ended with {ended.exc_value!r}")
+
     usual = loop.get_exception_handler()
     loop.set_exception_handler(hear)
+    usual_of_thread, threading.excepthook = threading.excepthook, hear_of_thread
     log = _Errors(complaints)
     logging.getLogger().addHandler(log)
     try:
         yield complaints
     finally:
         logging.getLogger().removeHandler(log)
+        threading.excepthook = usual_of_thread
         loop.set_exception_handler(usual)
 
 

@@ -50,6 +50,7 @@ class Outcome:
 
     scenario: str
     driver: str
+    #: The event loop, or threads.
     loop: str
     writes: int
     reads: int
@@ -75,7 +76,7 @@ class Outcome:
 
 
 def judge(
-    scenario: Scenario, stage: Stage, application: Application, aftermath: Aftermath, loop: str
+    scenario: Scenario, stage: Stage, application: Application, aftermath: Aftermath
 ) -> Outcome:
     """Work the outcome out."""
     assert stage.struck is not None
@@ -92,7 +93,7 @@ def judge(
     outcome = Outcome(
         scenario=scenario.name,
         driver=application.kit.name,
-        loop=loop,
+        loop=application.workers.kind,
         writes=len(acknowledged),
         reads=len(application.reads),
         without_master=None if writable is None else writable - stage.struck,

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import socket
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from hasql.driver import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from threading import Thread
 
     from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster, LocalNode
@@ -29,6 +31,7 @@ __all__ = (
     "sessions",
     "tasks_end",
     "tcp_options",
+    "threads_end",
     "until",
     "until_sessions",
 )
@@ -68,6 +71,18 @@ async def tasks_end(before: set[asyncio.Task[Any]]) -> None:
     while more := asyncio.all_tasks() - before:
         assert asyncio.get_running_loop().time() < deadline, more
         await asyncio.sleep(0.005)
+
+
+async def threads_end(before: set[Thread]) -> None:
+    """Wait until there are no threads but those before, and those that event loops keep."""
+    deadline = asyncio.get_running_loop().time() + 5
+    while more := [x for x in threading.enumerate() if x not in before and not _is_kept(x)]:
+        assert asyncio.get_running_loop().time() < deadline, more
+        await asyncio.sleep(0.005)
+
+
+def _is_kept(thread: Thread) -> bool:
+    return thread.name.startswith(("asyncio_", "uvloop_"))
 
 
 def complaints(stderr: str) -> str:

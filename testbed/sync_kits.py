@@ -61,6 +61,9 @@ class SyncKit(ABC):
     #: The keywords of `pool_factory_kwargs` for the pool's bounds; None: the driver has none.
     min_keyword: str | None
     max_keyword: str
+    #: `pool_factory_kwargs` with which no named statement outlives its transaction, as poolers of
+    #: transactions need it.
+    unprepared: ClassVar[dict[str, Any]] = {}
     #: Whether leaving ``with`` commits what is open, else it is rolled back.
     commits = False
     #: The classes of what acquire gives, and of the driver's pool.
@@ -130,6 +133,7 @@ class SyncKit(ABC):
 class Psycopg3ThreadKit(SyncKit):
     name = "psycopg3"
     module = "hasql.sync.psycopg3"
+    unprepared: ClassVar[dict[str, Any]] = {"kwargs": {"prepare_threshold": None}}
     lost = (psycopg.OperationalError,)
     refused_statement = psycopg.DatabaseError
     min_keyword = "min_size"
@@ -232,6 +236,7 @@ class _SqlalchemyThreadKit(_QueuePoolKit):
 class SqlalchemyPsycopgThreadKit(_SqlalchemyThreadKit):
     name = "sqlalchemy-psycopg"
     library = "psycopg"
+    unprepared: ClassVar[dict[str, Any]] = {"connect_args": {"prepare_threshold": None}}
     login_limit: ClassVar[dict[str, Any]] = {}
 
 

@@ -9,6 +9,7 @@ set -u
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
 chaos=tests/integration/test_chaos.py
+threads=tests/integration/test_chaos_threads.py # of the first environment alone
 logs=$(mktemp -d "${TMPDIR:-/tmp}/make-test-XXXXXX") || exit 1
 beside=
 outcome=5 # what pytest says when it has selected nothing
@@ -46,7 +47,7 @@ if [ "$#" -gt 0 ]; then
     $second "$@"
     note $?
 else
-    $first "$chaos"
+    $first "$chaos" "$threads"
     note $?
     $second "$chaos"
     note $?
@@ -55,7 +56,7 @@ else
     shared="--dist loadgroup --no-loadscope-reorder"
     $second --ignore="$chaos" $shared --tx "popen//id=gw$workers" >"$logs/second.log" 2>&1 &
     beside=$!
-    $first --ignore="$chaos" $shared --numprocesses "$workers"
+    $first --ignore="$chaos" --ignore="$threads" $shared --numprocesses "$workers"
     note $?
     wait "$beside"
     note $?

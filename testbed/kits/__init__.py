@@ -15,10 +15,13 @@ from testbed.kits.registry import DRIVERS
 
 if TYPE_CHECKING:
     from testbed.kits.base import Kit
+    from testbed.kits.in_threads import ThreadLoadKit
 
-__all__ = ("KITS",)
+__all__ = ("KITS", "THREAD_KITS")
 
 KITS: list[Kit]
+THREAD_KITS: list[ThreadLoadKit]
+"""The drivers for threads, where SQLAlchemy 2 is."""
 
 
 def _make(path: str) -> Kit:
@@ -27,9 +30,14 @@ def _make(path: str) -> Kit:
     return kit
 
 
-def __getattr__(name: str) -> list[Kit]:
+def __getattr__(name: str) -> list[Kit] | list[ThreadLoadKit]:
     # Made when asked for: a program that imports one kit does without the others' libraries.
-    if name != "KITS":
+    if name not in __all__:
         raise AttributeError(name)
     here = version("sqlalchemy").split(".")[0]
+    if name == "THREAD_KITS":
+        of_threads: list[ThreadLoadKit] = []
+        if here == "2":
+            of_threads += import_module("testbed.kits.in_threads").ALL
+        return of_threads
     return [_make(kit) for driver in DRIVERS if driver.sqlalchemy == here for kit in driver.kits]

@@ -8,11 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from hasql.cluster.dsn import Dsn
+from testbed.workers import TaskWorkers
 
 if TYPE_CHECKING:
     from hasql.base import BasePoolManager
     from hasql.driver import Driver
     from testbed.kits.arguments import Arguments
+    from testbed.workers import Workers
 
 
 #: What a test has run with each connection of the driver's.
@@ -31,31 +33,66 @@ async def closed(pool: Any, connection: Any) -> None:
     await connection.close()
 
 
-class Kit(ABC):
-    """One driver, as an application uses it.
-
-    Kits are the only place of the suite that knows what a driver's own calls look like.
-    """
+class LoadKit(ABC):
+    """One driver, as far as an application under load uses it."""
 
     #: The test's parameter, such as ``psycopg3``.
     name: str
     #: The facade's module.
     module: str
+    #: What leaves a statement on a connection that was lost, as docs/reference/errors.rst lists it.
+    lost: tuple[type[Exception], ...]
+    #: The keywords of `pool_factory_kwargs` for the pool's bounds; None: the driver has none.
+    min_keyword: str | None
+    max_keyword: str
+    #: `pool_factory_kwargs` with which no named statement outlives its transaction, as poolers of
+    #: transactions need it: what each driver's documentation says of PgBouncer.
+    unprepared: ClassVar[dict[str, Any]] = {}
+
+    def dsn(self, dsn: str) -> str:
+        """Return the DSN for this driver; `dsn` begins with ``postgresql://``."""
+        return dsn
+
+    @abstractmethod
+    def manager(self, dsn: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Make the driver's pool manager; `dsn` begins with ``postgresql://``."""
+
+    def workers(self) -> Workers:
+        """Make those who use the manager."""
+        return TaskWorkers()
+
+    def sizes(self, minimum: int, maximum: int) -> dict[str, Any]:
+        """Return `pool_factory_kwargs` for a pool with these bounds."""
+        sizes: dict[str, Any] = {self.max_keyword: maximum}
+        if self.min_keyword is not None:
+            sizes[self.min_keyword] = minimum
+        return sizes
+
+    @abstractmethod
+    async def value(self, connection: Any, query: str) -> Any:
+        """Run a query and return the first column of its one row."""
+
+    @abstractmethod
+    async def write(self, connection: Any, statement: str) -> None:
+        """Run a statement and see to it that it is committed when this returns."""
+
+
+class Kit(LoadKit):
+    """One driver, as an application uses it.
+
+    Kits are the only place of the suite that knows what a driver's own calls look like.
+    """
+
     #: Whether the driver is over libpq, which reads the DSN and takes settings as `options`.
     over_libpq = False
     #: Whether a plus in the query of a DSN is a space, as in the library's own URLs.
     plus_is_space = True
     #: A client encoding other than UTF8 with which the driver's pool works.
     odd_encoding = "SQL_ASCII"
-    #: What leaves a statement on a connection that was lost, as docs/reference/errors.rst lists it.
-    lost: tuple[type[Exception], ...]
     #: What a statement raises that the server refuses; has the SQLSTATE somewhere.
     refused_statement: type[Exception]
     #: What a login raises that every host refuses, a wrong password for one.
     refused_login: type[Exception]
-    #: The keywords of `pool_factory_kwargs` for the pool's bounds; None: the driver has none.
-    min_keyword: str | None
-    max_keyword: str
     #: Whether leaving `async with` commits what is open (psycopg), else it is rolled back.
     commits = False
     #: `pool_factory_kwargs` with which each statement commits itself; None: it always does, but in
@@ -64,14 +101,6 @@ class Kit(ABC):
     #: Keywords that the driver's acquire and release take.
     acquire_kwargs: ClassVar[dict[str, Any]] = {}
     release_kwargs: ClassVar[dict[str, Any]] = {}
-
-    #: `pool_factory_kwargs` with which no named statement outlives its transaction, as poolers of
-    #: transactions need it: what each driver's documentation says of PgBouncer.
-    unprepared: ClassVar[dict[str, Any]] = {}
-
-    def dsn(self, dsn: str) -> str:
-        """Return the DSN for this driver; `dsn` begins with ``postgresql://``."""
-        return dsn
 
     def manager(self, dsn: str, /, *args: Any, **kwargs: Any) -> BasePoolManager[Any, Any]:
         """Make the driver's pool manager; `dsn` begins with ``postgresql://``."""
@@ -109,13 +138,6 @@ class Kit(ABC):
     @abstractmethod
     def pool_type(self) -> type:
         """The class of the driver's pool."""
-
-    def sizes(self, minimum: int, maximum: int) -> dict[str, Any]:
-        """Return `pool_factory_kwargs` for a pool with these bounds."""
-        sizes: dict[str, Any] = {self.max_keyword: maximum}
-        if self.min_keyword is not None:
-            sizes[self.min_keyword] = minimum
-        return sizes
 
     def contradictions(self) -> list[dict[str, Any]]:
         """Return `pool_factory_kwargs` that name the pool's bounds and cannot work."""
@@ -155,14 +177,6 @@ class Kit(ABC):
         It is asked whether it lives, or closed and opened anew.
         """
         raise NotImplementedError
-
-    @abstractmethod
-    async def value(self, connection: Any, query: str) -> Any:
-        """Run a query and return the first column of its one row."""
-
-    @abstractmethod
-    async def write(self, connection: Any, statement: str) -> None:
-        """Run a statement and see to it that it is committed when this returns."""
 
     @abstractmethod
     async def begin(self, connection: Any, statement: str) -> None:

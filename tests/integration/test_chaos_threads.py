@@ -1,0 +1,46 @@
+"""The chaos suite in its short form for threads: some faults, once for all drivers at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from chaos.run import perform
+from chaos.scenarios import SCENARIOS
+from hasql.testing import LocalCluster
+from testbed.kits import THREAD_KITS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LATE = 1.0
+"""Seconds by which a busy machine may miss what one at rest keeps."""
+
+#: Of each kind of fault one: `python -m chaos` plays all of them to threads as well.
+_NAMES = ("crash", "freeze", "split", "blackout", "exhausted", "full")
+
+
+@pytest.fixture
+def anyio_backend() -> object:
+    """Play on one of the event loops: it is the stage's, and nothing of hasql's runs there."""
+    return "asyncio", {"use_uvloop": False}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    """One whose commits wait for a replica, so that nothing acknowledged may be missing."""
+    with LocalCluster(synchronous=True) as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("name", _NAMES)
+async def test_a_fault_costs_threads_little_and_nothing_that_was_acknowledged(
+    name: str, cluster: LocalCluster
+) -> None:
+    scenario = SCENARIOS[name]
+    outcomes = await perform(scenario, cluster, THREAD_KITS, short=True)
+    assert {x.driver: x.problems for x in outcomes if x.problems} == {}
+    assert {x.loop for x in outcomes} == {"threads"}
+    added = {x.driver: x.added for x in outcomes if x.added is not None}
+    assert max(added.values(), default=0) < (scenario.goal.added or 0) + _LATE, added
