@@ -9,7 +9,7 @@ of, as one JSON object. Times are of the monotonic clock, which all processes of
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from time import monotonic
 from typing import Any
 
@@ -52,7 +52,7 @@ class Traffic:
         self._contender = contender
         self._manager = manager
         self._stopping = False
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[Any] = []
         #: Client, number, server, begun, ended.
         self.written: list[tuple[int, int, str, float, float]] = []
         #: Client, server, begun, ended.
@@ -63,11 +63,11 @@ class Traffic:
         self.hung: list[tuple[str, float]] = []
         #: When each lease of the storm was broken.
         self.broken: list[float] = []
-        self._breakers: list[asyncio.Task[None]] = []
+        self._breakers: list[Any] = []
         self._began: dict[str, float] = {}
 
     def start(self, writers: int, readers: int) -> None:
-        """Start the tasks."""
+        """Start the writers and readers."""
         for client in range(writers):
             self._start(f"writer {client}", self._write, client)
         for client in range(readers):
@@ -81,13 +81,13 @@ class Traffic:
         another service's connection has broken (`raised`).
         """
         for index in range(_BREAKERS):
-            self._breakers.append(asyncio.create_task(self._break(kind, index)))
+            self._begin(self._break(kind, index), f"breaker {index}", self._breakers)
 
     async def _break(self, kind: str, index: int) -> None:
         period = _BREAKERS / _BROKEN_RATE
         due = monotonic() + period * index / _BREAKERS
         while not self._stopping:
-            await asyncio.sleep(max(0.0, due - monotonic()))
+            await self._rest(max(0.0, due - monotonic()))
             due = max(due + period, monotonic())
             reached = False
             try:
@@ -106,20 +106,33 @@ class Traffic:
         return self._manager.acquire_master()
 
     def _start(self, name: str, work: Callable[[int, int], Awaitable[None]], client: int) -> None:
-        self._tasks.append(asyncio.create_task(self._repeat(name, work, client), name=name))
+        self._begin(self._repeat(name, work, client), name, self._tasks)
 
     async def stop(self) -> None:
-        """Let each task end what it does; take note of those that do not."""
+        """Let each of them end what it does; take note of those that do not."""
         self._stopping = True
-        _, hanging = await asyncio.wait(self._tasks, timeout=_PATIENCE)
+        for name in await self._end(_PATIENCE):
+            self.hung.append((name, self._began[name]))
+
+    # What runs them: tasks here.
+
+    def _begin(self, work: Coroutine[Any, Any, None], name: str, among: list[Any]) -> None:
+        among.append(asyncio.create_task(work, name=name))
+
+    async def _rest(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def _end(self, patience: float) -> list[str]:
+        """Wait for them, then end them; return the names of those that did not by themselves."""
+        _, hanging = await asyncio.wait(self._tasks, timeout=patience)
         for breaker in self._breakers:
             breaker.cancel()
         await asyncio.gather(*self._breakers, return_exceptions=True)
         for task in hanging:
-            self.hung.append((task.get_name(), self._began[task.get_name()]))
             task.cancel()
         if hanging:
             await asyncio.wait(hanging, timeout=_CLOSE_PATIENCE)
+        return [task.get_name() for task in hanging]
 
     async def _repeat(
         self, name: str, work: Callable[[int, int], Awaitable[None]], client: int
@@ -133,7 +146,7 @@ class Traffic:
             except Exception as error:  # noqa: BLE001 - counting them is what this is for
                 words = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
                 self.failed.append((name, words, began, monotonic()))
-            await asyncio.sleep(_PAUSE)
+            await self._rest(_PAUSE)
 
     async def _write(self, client: int, number: int) -> None:
         began = monotonic()
@@ -148,14 +161,24 @@ class Traffic:
         self.read.append((client, server, began, monotonic()))
 
 
+def contender_of(driver: str) -> tuple[Contender, type[Traffic]]:
+    """Return what uses a driver, and what it is used by."""
+    if driver in DRIVERS:
+        return DRIVERS[driver](), Traffic
+    # Not where the published hasql is, which has none.
+    from thread_traffic import SYNC_DRIVERS, ThreadTraffic
+
+    return SYNC_DRIVERS[driver](), ThreadTraffic
+
+
 async def serve(driver: str) -> None:
     """Play one application."""
     loop = asyncio.get_running_loop()
     plan = json.loads(sys.stdin.readline())
-    contender = DRIVERS[driver]()
+    contender, kind = contender_of(driver)
     manager = contender.manager(plan["dsn"], _POOL)
     await manager.ready(masters_count=1, replicas_count=plan["replicas"])
-    traffic = Traffic(contender, manager)
+    traffic = kind(contender, manager)
     print(json.dumps("ready"), flush=True)
     await loop.run_in_executor(None, sys.stdin.readline)
     traffic.start(plan["writers"], plan["readers"])
