@@ -11,6 +11,7 @@ from rich.console import Console
 
 from hasql import __version__
 from hasql.cli.demo import Demo, Plan
+from hasql.cli.face import Face
 from hasql.cli.fault import Fault
 from hasql.cli.live import LiveScreen
 from hasql.cli.report import Report
@@ -66,8 +67,15 @@ def demo(  # noqa: PLR0913 - each is an option
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document, and progress on stderr.")
     ] = False,
-    writers: Annotated[int, typer.Option(help="Tasks that insert rows.")] = 4,
-    readers: Annotated[int, typer.Option(help="Tasks that read from replicas.")] = 4,
+    writers: Annotated[int, typer.Option(help="Tasks or threads that insert rows.")] = 4,
+    readers: Annotated[int, typer.Option(help="Tasks or threads that read from replicas.")] = 4,
+    face: Annotated[
+        Face,
+        typer.Option(
+            metavar="async|sync",
+            help="What the application runs on: tasks over asyncpg, or threads over psycopg.",
+        ),
+    ] = Face.ASYNC,
     version: Annotated[
         int | None,
         typer.Option(
@@ -84,7 +92,7 @@ def demo(  # noqa: PLR0913 - each is an option
     """
     console = Console() if sys.stdout.isatty() else Console(width=_PLAIN_WIDTH)
     try:
-        plan = Plan(fault, duration, writers, readers, version)
+        plan = Plan(fault, duration, writers, readers, version, face)
         report = _run(plan, console, as_json=as_json)
     except HasqlError as error:
         _fail(str(error), _USAGE if isinstance(error, ValueError) else _FAILED)

@@ -6,19 +6,23 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import asyncpg
 
-from hasql.asyncpg import PoolManager
+import hasql.asyncpg
+import hasql.sync.psycopg3
+from hasql.cli.face import Face
 from hasql.cli.fault import Fault, Stage, play
 from hasql.cli.host_names import HostNames
 from hasql.cli.observer import Observer
 from hasql.cli.report import Event, Report, RunRecord
 from hasql.cli.screen import Frame, Screen
+from hasql.cli.task_workload import TaskWorkload
+from hasql.cli.thread_workload import ThreadWorkload
 from hasql.cli.workload import TABLE, Workload
 from hasql.errors import ConfigurationError, NotAvailableError
 from hasql.testing import LocalCluster, LocalNode
-from hasql.tracing import AcquireRetried, AcquireWaited, Tracer
 
 __all__ = ("Demo", "Plan")
 
@@ -26,7 +30,7 @@ _ACQUIRE_TIMEOUT = 10.0
 """Seconds an operation waits for a master, rather than fail: more than the promotion takes."""
 
 _POOL_SIZE = 10
-"""What asyncpg's pool has by default."""
+"""Connections of each host: what asyncpg's pool has by default."""
 
 _MOST_TASKS = 40
 """Writers, and readers, that a server's connections suffice for."""
@@ -49,6 +53,7 @@ class Plan:
     readers: int = 4
     #: PostgreSQL's major version, None for the newest there is.
     version: int | None = None
+    face: Face = Face.ASYNC
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.
@@ -90,26 +95,25 @@ class Demo:
                 if plan.fault is Fault.DNS:
                     names = await stack.enter_async_context(HostNames(cluster.nodes))
                     self._tell("the hosts have names, of which a nameserver of this demo tells")
-                pool = await stack.enter_async_context(self._pool(cluster, names))
-                await pool.ready(1, 2)
-                await Workload.prepare(pool)
+                workload = await stack.enter_async_context(self._workload(cluster, names))
+                await workload.ready()
+                await workload.prepare()
                 observer = await stack.enter_async_context(Observer(cluster.nodes[1:]))
                 stage = Stage(cluster.nodes, observer, self._tell, names)
-                return await self._perform(pool, stage, cluster.nodes)
+                return await self._perform(workload, stage, cluster.nodes)
 
     async def _perform(
-        self, pool: PoolManager, stage: Stage, nodes: tuple[LocalNode, ...]
+        self, workload: Workload, stage: Stage, nodes: tuple[LocalNode, ...]
     ) -> Report:
         plan = self._plan
-        workload, waits, retries = Workload(pool), list[AcquireWaited](), list[AcquireRetried]()
-        pool.set_tracer(Tracer(acquire_waited=waits.append, acquire_retried=retries.append))
-        async with self._shown(pool, workload, nodes):
-            self._tell(f"{plan.writers} writers and {plan.readers} readers begin")
+        async with self._shown(workload, nodes):
+            load = f"{plan.writers} writers and {plan.readers} readers"
+            self._tell(f"{load} begin in {plan.face.kind}")
             workload.start(plan.writers, plan.readers)
             try:
                 await asyncio.sleep(plan.steady)
                 await play(plan.fault, stage)
-                whole = await self._await_whole(pool)
+                whole = await self._await_whole(workload)
                 rest = workload.began + plan.duration - time.monotonic()
                 await asyncio.sleep(max(rest, _LAST_WORDS))
                 self._tell("the load ends")
@@ -122,6 +126,7 @@ class Demo:
         return Report.of(
             RunRecord(
                 fault=plan.fault.value,
+                face=plan.face.value,
                 postgresql=await _version_of(stage.master),
                 lossless=plan.fault.lossless,
                 began=workload.began,
@@ -134,25 +139,34 @@ class Demo:
                 failed=workload.failed,
                 hung=workload.hung,
                 present=present,
-                waits=[waited.seconds for waited in waits],
-                retries=len(retries),
+                waits=[waited.seconds for waited in workload.waits],
+                retries=len(workload.retries),
                 events=[Event(at - workload.began, what) for at, what in self._events],
                 move=None if stage.names is None else stage.names.move,
             )
         )
 
-    def _pool(self, cluster: LocalCluster, names: HostNames | None) -> PoolManager:
+    def _workload(self, cluster: LocalCluster, names: HostNames | None) -> Workload:
+        dsn = cluster.dsn if names is None else names.dsn(cluster.dsn)
+        resolver = None if names is None else names.resolver
         size = max(_POOL_SIZE, self._plan.writers + self._plan.readers)
-        return PoolManager(
-            cluster.dsn if names is None else names.dsn(cluster.dsn),
-            acquire_timeout=_ACQUIRE_TIMEOUT,
-            resolver=None if names is None else names.resolver,
-            pool_factory_kwargs={"min_size": _POOL_SIZE, "max_size": size},
+        sizes: dict[str, Any] = {"min_size": _POOL_SIZE, "max_size": size}
+        if self._plan.face is Face.ASYNC:
+            return TaskWorkload(
+                hasql.asyncpg.PoolManager(
+                    dsn, _ACQUIRE_TIMEOUT, pool_factory_kwargs=sizes, resolver=resolver
+                )
+            )
+        sizes["kwargs"] = {"autocommit": True}
+        return ThreadWorkload(
+            hasql.sync.psycopg3.PoolManager(
+                dsn, _ACQUIRE_TIMEOUT, pool_factory_kwargs=sizes, resolver=resolver
+            )
         )
 
-    async def _await_whole(self, pool: PoolManager) -> float | None:
+    async def _await_whole(self, workload: Workload) -> float | None:
         with suppress(NotAvailableError):
-            await pool.ready(1, 2, timeout=_REPAIR_PATIENCE)
+            await workload.ready(_REPAIR_PATIENCE)
             self._tell("one master and two replicas serve again")
             return time.monotonic()
         return None
@@ -162,9 +176,7 @@ class Demo:
         self._screen.tell(text)
 
     @asynccontextmanager
-    async def _shown(
-        self, pool: PoolManager, workload: Workload, nodes: tuple[LocalNode, ...]
-    ) -> AsyncIterator[None]:
+    async def _shown(self, workload: Workload, nodes: tuple[LocalNode, ...]) -> AsyncIterator[None]:
         names = tuple(node.name for node in nodes)
 
         async def redraw() -> None:
@@ -173,7 +185,7 @@ class Demo:
                 await self._screen.show(
                     Frame(
                         time.monotonic(),
-                        pool.metrics(),
+                        workload.pool.metrics(),
                         names,
                         len(workload.acknowledged),
                         len(workload.reads),
@@ -215,16 +227,20 @@ class _LogLines(logging.Handler):
 
 @contextmanager
 def _hasql_log(screen: Screen) -> Iterator[None]:
-    """Show hasql's log lines and send them nowhere else."""
-    ours = logging.getLogger("hasql")
+    """Show hasql's log lines and send them nowhere else.
+
+    psycopg's pool warns of each connection that was lost, which goes nowhere: the screen says it.
+    """
+    ours, of_pool = logging.getLogger("hasql"), logging.getLogger("psycopg.pool")
     handler = _LogLines(screen)
-    before = ours.level, ours.propagate
+    before = ours.level, ours.propagate, of_pool.disabled
     ours.addHandler(handler)
     ours.setLevel(logging.INFO)
     ours.propagate = False
+    of_pool.disabled = True
     try:
         yield
     finally:
         ours.removeHandler(handler)
         ours.setLevel(before[0])
-        ours.propagate = before[1]
+        ours.propagate, of_pool.disabled = before[1:]

@@ -90,6 +90,8 @@ class RunRecord:
     events: Sequence[Event] = ()
     #: The master's name, if that is what has moved.
     move: NameMove | None = None
+    #: What the application ran on: ``async`` or ``sync``.
+    face: str = "async"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,8 @@ class Report:
     #: Why the demo has not shown what it should; empty if it has.
     problems: tuple[str, ...] = field(default=())
     events: tuple[Event, ...] = field(default=())
+    #: What the application ran on: ``async`` or ``sync``.
+    face: str = "async"
 
     @classmethod
     def of(cls, evidence: RunRecord) -> "Report":
@@ -217,6 +221,7 @@ class Report:
             retries=evidence.retries,
             problems=(*_problems(evidence, outage, rows), *_problems_of_move(moved)),
             events=tuple(evidence.events),
+            face=evidence.face,
         )
 
     @property

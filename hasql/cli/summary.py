@@ -17,7 +17,7 @@ def _milliseconds(seconds: float) -> str:
 def summary(report: Report) -> RenderableType:
     """Make the tables that close a demo."""
     table = Table(
-        title=f"{report.fault}, PostgreSQL {report.postgresql}",
+        title=f"{report.fault}, {report.face}, PostgreSQL {report.postgresql}",
         title_style="bold",
         title_justify="left",
         show_header=False,

@@ -64,12 +64,12 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def demo_report(fault: str, seconds: int) -> dict[str, Any]:
-    done = run("demo", "--json", "--fault", fault, "--duration", str(seconds))
+def demo_report(fault: str, seconds: int, face: str = "async") -> dict[str, Any]:
+    done = run("demo", "--json", "--fault", fault, "--duration", str(seconds), "--face", face)
     assert "Traceback" not in done.stderr, done.stderr
     report: dict[str, Any] = json.loads(done.stdout)  # nothing but the document is there
     assert (done.returncode, report["ok"], report["problems"]) == (0, True, []), done.stderr
-    assert report["fault"] == fault
+    assert (report["fault"], report["face"]) == (fault, face)
     assert report["load_seconds"] >= seconds
     assert report["most_failures_of_one_task"] <= 1, report["failures"]
     assert report["hung"] == 0
@@ -99,6 +99,13 @@ def test_writing_goes_on_after_the_master_was_killed() -> None:
     )
 
 
+def test_threads_go_on_writing_after_the_master_was_killed() -> None:
+    report = demo_report("crash", 5, "sync")
+    assert 0 <= report["outage"]["added_by_hasql"] < 0.5
+    assert report["reads"] > 100
+    assert all(each["task"].startswith("writer") for each in report["failures"])
+
+
 def test_a_frozen_master_is_replaced_and_acknowledges_nothing_when_it_thaws() -> None:
     report = demo_report("freeze", 7)
     assert 0 <= report["outage"]["added_by_hasql"] < 0.5
@@ -124,7 +131,8 @@ def test_nothing_fails_when_the_master_s_name_moves_and_the_nameserver_goes_away
 
 
 def test_without_a_terminal_the_demo_prints_lines_and_a_table() -> None:
-    done = run("demo", "--fault", "switchover", "--duration", "5", "--version", "16")
+    command = ("demo", "--fault", "switchover", "--duration", "5", "--version", "16")
+    done = run(*command, "--face", "sync")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\x1b" not in done.stdout
     assert done.stderr == ""
@@ -137,7 +145,8 @@ def test_without_a_terminal_the_demo_prints_lines_and_a_table() -> None:
         "added by hasql",
         "failed operations",
         "verified present",
-        "switchover, PostgreSQL 16.",
+        "4 readers begin in threads",
+        "switchover, sync, PostgreSQL 16.",
         "Service came back",
     ):
         assert words in done.stdout
@@ -204,9 +213,10 @@ def test_on_a_terminal_hosts_are_shown_live_and_ctrl_c_ends_and_removes_all(
     assert left_behind(scratch) == []
 
 
-def test_a_demo_that_is_terminated_removes_all(scratch: Path) -> None:
+@pytest.mark.parametrize("face", ["async", "sync"])
+def test_a_demo_that_is_terminated_removes_all(scratch: Path, face: str) -> None:
     with subprocess.Popen(
-        [*COMMAND, "demo"],
+        [*COMMAND, "demo", "--face", face],
         env=environment(TMPDIR=str(scratch)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -232,6 +242,7 @@ def test_a_demo_that_is_terminated_removes_all(scratch: Path) -> None:
         (["--duration", "nan"], "give 5 to 3600 seconds"),
         (["--duration", "soon"], "--duration"),
         (["--fault", "fire"], "switchover"),
+        (["--face", "both"], "sync"),
         (["--writers", "0"], "--writers 0: give 1 to"),
         (["--readers", "1000"], "--readers 1000: give 1 to"),
         (["--version", "3"], "version=3: give a major version"),
@@ -254,7 +265,8 @@ def test_the_version_is_shown() -> None:
 def test_help_names_every_option_of_the_demo() -> None:
     done = run("demo", "--help")
     assert done.returncode == 0
-    for option in ("--fault", "--duration", "--json", "--writers", "--readers", "--version"):
+    options = "--fault", "--duration", "--json", "--writers", "--readers", "--face", "--version"
+    for option in options:
         assert option in done.stdout
 
 
@@ -264,7 +276,7 @@ def test_help_names_every_fault() -> None:
         assert fault in done.stdout
 
 
-@pytest.mark.parametrize("library", ["typer", "rich", "asyncpg", "dns"])
+@pytest.mark.parametrize("library", ["typer", "rich", "asyncpg", "psycopg", "dns"])
 def test_a_missing_library_is_explained_by_the_extra(library: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", ABSENT.format(library=library), "demo"],
