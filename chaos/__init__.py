@@ -58,6 +58,9 @@ added       what an acquire takes more while the nameserver is away than one of 
             it, whose nameserver is well: of the medians; then of one in a hundred
 ==========  ====================================================================================
 
+In the storm (`chaos.storm`) 64 workers take 100,000 leases while hosts are killed, frozen and
+promoted in turn, and what is counted and left afterwards is looked at.
+
 The network's faults come in two kinds. Proxies (`testbed/proxy.py`) take bytes in and pass none on;
 that runs everywhere. Wires (`chaos.wire`) are tun devices whose packets get lost on the way, so
 that the kernel's own TCP meets silence and loss; they need root.

@@ -9,7 +9,7 @@ import logging
 import signal
 import sys
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import uvloop
 
@@ -18,7 +18,8 @@ from chaos.leases import LEASE_SCENES, LeaseScene, play_leases
 from chaos.names import NAME_SCENES, NameScene, play_names
 from chaos.run import perform, why_not
 from chaos.scenarios import SCENARIOS
-from chaos.table import lease_table, name_table, table
+from chaos.storm import STORM, StormScene, play_storm
+from chaos.table import lease_table, name_table, storm_table, table
 from hasql.testing import LocalCluster
 from testbed.kits import KITS, THREAD_KITS
 
@@ -28,8 +29,13 @@ if TYPE_CHECKING:
     from chaos.leases import LeaseOutcome
     from chaos.name_verdict import NameOutcome
     from chaos.scenarios import Scenario
+    from chaos.storm import StormOutcome
     from chaos.verdict import Outcome
     from testbed.kits.base import LoadKit
+
+
+_AnyScene: TypeAlias = "Scenario | LeaseScene | NameScene | StormScene"
+_AnyOutcome: TypeAlias = "Outcome | LeaseOutcome | NameOutcome | StormOutcome"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +45,17 @@ class _Played:
     faults: list[Outcome] = field(default_factory=list)
     leases: list[LeaseOutcome] = field(default_factory=list)
     names: list[NameOutcome] = field(default_factory=list)
+    storms: list[StormOutcome] = field(default_factory=list)
 
     @property
-    def every(self) -> list[Outcome | LeaseOutcome | NameOutcome]:
-        return [*self.faults, *self.leases, *self.names]
+    def every(self) -> list[_AnyOutcome]:
+        return [*self.faults, *self.leases, *self.names, *self.storms]
 
     def __str__(self) -> str:
-        tables = table(self.faults), lease_table(self.leases), name_table(self.names)
+        tables = (
+            *(table(self.faults), lease_table(self.leases), name_table(self.names)),
+            storm_table(self.storms),
+        )
         return "\n\n".join(filter(None, tables))
 
 
@@ -61,7 +71,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--fault",
         action="append",
-        choices=[*SCENARIOS, *LEASE_SCENES, *NAME_SCENES],
+        choices=[*SCENARIOS, *LEASE_SCENES, *NAME_SCENES, STORM.name],
         metavar="NAME",
     )
     parser.add_argument("--driver", action="append", metavar="NAME")
@@ -79,7 +89,7 @@ def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _tell_problems(outcomes: Sequence[Outcome | LeaseOutcome | NameOutcome]) -> None:
+def _tell_problems(outcomes: Sequence[_AnyOutcome]) -> None:
     for outcome in outcomes:
         for problem in outcome.problems:
             _tell(f"    {outcome.driver}: {problem}")
@@ -87,7 +97,7 @@ def _tell_problems(outcomes: Sequence[Outcome | LeaseOutcome | NameOutcome]) -> 
 
 async def _run(
     options: argparse.Namespace,
-    scenes: Sequence[Scenario | LeaseScene | NameScene],
+    scenes: Sequence[_AnyScene],
     kits: Sequence[LoadKit],
     played: _Played,
 ) -> None:
@@ -106,6 +116,9 @@ async def _run(
                     elif isinstance(scene, NameScene):
                         played.names.extend(await play_names(scene, cluster, group, short=short))
                         _tell_problems(played.names[-len(group) :])
+                    elif isinstance(scene, StormScene):
+                        played.storms.extend(await play_storm(cluster, group, short=short))
+                        _tell_problems(played.storms[-len(group) :])
                     else:
                         played.faults.extend(await perform(scene, cluster, group, short=short))
                         _tell_problems(played.faults[-len(group) :])
@@ -116,8 +129,8 @@ def main() -> int:
     options = _options()
     # What is logged as an error is reported, and what is below is in the way.
     logging.lastResort = None
-    known: dict[str, Scenario | LeaseScene | NameScene]
-    known = {**SCENARIOS, **LEASE_SCENES, **NAME_SCENES}
+    known: dict[str, _AnyScene]
+    known = {**SCENARIOS, **LEASE_SCENES, **NAME_SCENES, STORM.name: STORM}
     scenes = [known[name] for name in options.fault or known]
     here: list[LoadKit] = [*KITS, *THREAD_KITS]
     kits = [kit for kit in here if not options.driver or kit.name in options.driver]

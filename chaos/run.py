@@ -15,6 +15,7 @@ from chaos.leases import LeaseScene
 from chaos.names import NameScene
 from chaos.scenarios import Network
 from chaos.stage import Stage, dsn_of, set_synchronous, ways
+from chaos.storm import StormScene
 from chaos.verdict import Aftermath, Outcome, judge
 from chaos.wire import why_no_wires
 from hasql.cli.observer import Observer
@@ -45,9 +46,9 @@ _CLOSING = 10.5
 """Seconds that `close()` may take: its timeout, and a moment."""
 
 
-def why_not(scenario: Scenario | LeaseScene | NameScene) -> str | None:
+def why_not(scenario: Scenario | LeaseScene | NameScene | StormScene) -> str | None:
     """Return why a scenario cannot be played here, None if it can."""
-    if isinstance(scenario, NameScene):
+    if isinstance(scenario, NameScene | StormScene):
         return None
     if isinstance(scenario, LeaseScene):
         return why_missing(scenario.program) if scenario.program else None

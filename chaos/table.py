@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
     from chaos.leases import LeaseOutcome
     from chaos.name_verdict import NameOutcome
+    from chaos.storm import StormOutcome
     from chaos.verdict import Outcome
 
-__all__ = ("lay_out", "lease_table", "name_table", "table")
+__all__ = ("lay_out", "lease_table", "name_table", "storm_table", "table")
 
 _HEAD = (
     *("fault", "driver", "runs", "added", "no master", "failed", "per task"),
@@ -30,6 +31,11 @@ _LEASE_HEAD = (
 _NAME_HEAD = (
     *("names", "driver", "leases", "moves", "old for", "overdue", "renewed"),
     *("added", "of slowest", "failed", "lost", "hang"),
+)
+
+_STORM_HEAD = (
+    *("storm", "driver", "leases", "acquires", "changes", "refused", "failed", "longest"),
+    *("late", "waits", "per second"),
 )
 
 
@@ -82,6 +88,24 @@ def name_table(outcomes: Sequence[NameOutcome]) -> str:
     ]
     notes = [f"{each.scenario}, {each.driver}: {x}" for each in outcomes for x in each.problems]
     return "\n".join([*lay_out([_NAME_HEAD, *rows]), *([""] if notes else []), *notes])
+
+
+def storm_table(outcomes: Sequence[StormOutcome]) -> str:
+    """The same for storms: a line for each run."""
+    if not outcomes:
+        return ""
+    rows = [
+        (
+            *(each.scenario, each.driver),
+            *map(str, (each.leases, each.acquires, each.changes, each.refused, each.failed)),
+            *map(_times, ([each.longest], [each.late])),
+            *(str(each.waits), f"{each.rate:,.0f}"),
+        )
+        for each in outcomes
+    ]
+    told = [(each, x) for each in outcomes for x in (*each.problems, each.refusal) if x]
+    notes = [f"{each.scenario}, {each.driver}: {x}" for each, x in told]
+    return "\n".join([*lay_out([_STORM_HEAD, *rows]), *([""] if notes else []), *notes])
 
 
 def lay_out(rows: Sequence[tuple[str, ...]]) -> list[str]:
