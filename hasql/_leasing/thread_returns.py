@@ -120,21 +120,27 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
     # and the loop ends that where no probe is to come.
 
     def _lost(self, node: Node[PoolT, ConnT], failure: Failure | None) -> None:
-        held = None
-        if self.breaks_others(node, failure):
+        held, breaks_others = None, self.breaks_others(node, failure)
+        if breaks_others:
             with self._guard:
-                node.hold()
-                held = node.limited_at
-        self._in_loop(self._look_at, node, held)
+                if node.limit:  # else another one's probe may be on its way, which ends that
+                    node.hold()
+                    held = node.limited_at
+        self._in_loop(self._look_at, node, held, breaks_others)
 
-    def _look_at(self, node: Node[PoolT, ConnT], held: float | None) -> None:
+    def _look_at(
+        self,
+        node: Node[PoolT, ConnT],
+        held: float | None,
+        breaks_others: bool,  # noqa: FBT001  # handed on by the loop
+    ) -> None:
         self._signal_in_loop(node.host, Evidence.ELSEWHERE)
-        probed = self._signal_in_loop(node.host)
-        if held is None:
-            return
-        if probed:
-            self._end_hold_later(node, held)
-        else:
+        if self._signal_in_loop(node.host):
+            if held is not None:
+                self._end_hold_later(node, held)
+            elif breaks_others:
+                self.hold(node)
+        elif held is not None:
             self._end_hold(node, held)
 
     def hold(self, node: Node[PoolT, ConnT]) -> None:

@@ -5,6 +5,7 @@ Each test bears the number of the invariant it stands for, where it stands for o
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import signal
@@ -491,6 +492,42 @@ def test_a_hold_ends_where_no_probe_is_to_come() -> None:
             with manager.acquire_master(timeout=LONG):
                 unprobed += len(servers["a"].probes) == probes
         assert unprobed
+
+
+def test_6_a_lease_that_breaks_does_not_end_the_hold_for_anothers_probe() -> None:
+    sizes = {"max_size": 3}
+    with managed(fake_cluster("a master"), pool_factory_kwargs=sizes, refresh_delay=60) as manager:
+        with manager.acquire_master(), manager.acquire_master(), manager.acquire_master():
+            pass  # three are idle
+        busy, broken, told, looked = (threading.Event() for _ in range(4))
+
+        async def hear_of_both() -> None:
+            busy.set()
+            broken.wait(LONG)
+            await asyncio.sleep(0)  # what the leases have told is next, and no timer is due
+            told.set()
+            looked.wait(LONG)
+
+        loop = threading.Thread(target=lambda: manager.wait_in_loop(hear_of_both))
+        loop.start()
+        try:
+            assert busy.wait(LONG)
+            with pytest.raises(ConnectionResetError), manager.acquire_master() as first:
+                with pytest.raises(ConnectionResetError), manager.acquire_master() as second:
+                    second.lose()
+                    second.use()  # begins a burst, until whose probe the host is held
+                first.lose()
+                first.use()  # begins none
+            broken.set()
+            assert told.wait(LONG)
+            with pytest.raises(NotAvailableError), manager.acquire_master(timeout=0.01):
+                pass
+        finally:
+            broken.set()
+            looked.set()
+            loop.join()
+        with manager.acquire_master(timeout=LONG):
+            pass
 
 
 def test_9_a_lease_on_a_master_that_was_replaced_is_aborted() -> None:
