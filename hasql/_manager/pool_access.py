@@ -137,6 +137,29 @@ class PoolAccess(Introspection[PoolT, ConnT]):
         node = self._book.of(connection).node
         return node is None or node.pool is None or node.pool.is_closed(connection)
 
+    def still_fits(self, connection: ConnT) -> bool:
+        """Tell whether the acquire that has lent a connection would take its host now as well.
+
+        It would not where the host has lost the role that was asked for, was fenced, fails or has
+        left; where the connection is closed, or says that its server has another role; nor where a
+        master stands in for replicas and one is back. For who keeps connections for longer than a
+        moment, and gives them back then.
+
+        Raises:
+            UnknownConnectionError: It is not lent by this manager.
+        """
+        self._check_process()
+        lease = self._book.of(connection)
+        node = lease.node
+        if node is None or node.pool is None or lease.expired or node.pool.is_closed(connection):
+            return False
+        if lease.fixed_node is not None:
+            return True
+        standby = None if node.flag_lies else node.pool.in_hot_standby(connection)
+        if standby is not None and standby != node.as_replica:
+            return False
+        return self._router.is_candidate(node, lease.request)
+
     def _lease_of(self, connection: ConnT, node: Node[PoolT, ConnT]) -> Lease[PoolT, ConnT]:
         """Return the lease of a connection of this node's. Raises UnknownConnectionError."""
         lease = self._book.of(connection)

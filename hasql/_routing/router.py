@@ -76,6 +76,10 @@ class Router(Generic[PoolT, ConnT]):
             tried = present[:1] if request.fallback is Fallback.ABSENT else present
             self._passes[request] = tuple(group for groups in tried for group in groups)
 
+    def is_candidate(self, node: Node[PoolT, ConnT], request: Request) -> bool:
+        """Tell whether a request might be given a connection of this node now, if it had room."""
+        return any(node in candidates for candidates in self._passes[request])
+
     def occupy(self, request: Request) -> Node[PoolT, ConnT] | None:
         """Take a place on the node that the policy picks; None if there is no free place."""
         for candidates in self._passes[request]:

@@ -88,6 +88,7 @@ METHODS: dict[str, dict[str, object]] = {
     "acquire_from_pool": {"pool": REQUIRED, "kwargs": REQUIRED},
     "release_to_pool": {"connection": REQUIRED, "pool": REQUIRED, "kwargs": REQUIRED},
     "is_connection_closed": {"connection": REQUIRED},
+    "still_fits": {"connection": REQUIRED},
     "register_connection": {"connection": REQUIRED, "pool": REQUIRED},
     "metrics": {},
     "accept_timeline": {},

@@ -1288,6 +1288,59 @@ async def test_the_pools_are_the_drivers_own() -> None:
             assert not manager.is_connection_closed(connection)
 
 
+async def test_a_lent_connection_fits_until_its_host_has_another_role() -> None:
+    servers = fake_cluster("a master", "b replica", "c replica")
+    async with manager_of(servers, refresh_delay=0.01) as manager:
+        await manager.ready()
+        write = await manager.acquire_master()
+        read, other = await manager.acquire_replica(), await manager.acquire_replica()
+        assert {host_of(read), host_of(other)} == {"b", "c"}
+        assert all(map(manager.still_fits, (write, read, other)))
+        promoted = read if host_of(read) == "b" else other
+        servers["a"].kill()
+        servers["b"].promote()
+        # It says so itself before any probe does, once it has answered anything.
+        await promoted.run()
+        assert not manager.still_fits(promoted)
+        assert not manager.still_fits(write)
+        await until(lambda: manager.replica_pool_count == manager.master_pool_count == 1)
+        assert [manager.still_fits(each) for each in (read, other)].count(True) == 1
+        for each in (write, read, other):
+            await manager.release(each)
+        with pytest.raises(UnknownConnectionError):
+            manager.still_fits(write)
+
+
+async def test_a_lent_connection_fits_no_more_when_what_it_stands_in_for_is_back() -> None:
+    servers = fake_cluster("a master", "b replica")
+    servers["b"].kill()
+    async with manager_of(servers, refresh_delay=0.01) as manager:
+        await manager.ready(1, 0)
+        read = await manager.acquire_replica(fallback_master=True)
+        shared = await manager.acquire_replica(master_as_replica_weight=1.0)
+        assert manager.still_fits(read)
+        servers["b"].restart()
+        await until(lambda: manager.replica_pool_count == 1)
+        assert not manager.still_fits(read)
+        assert manager.still_fits(shared)
+        for each in (read, shared):
+            await manager.release(each)
+
+
+async def test_a_connection_of_one_pool_fits_while_it_is_open() -> None:
+    servers = fake_cluster("a master", "b replica")
+    async with manager_of(servers, refresh_delay=0.01) as manager:
+        await manager.ready()
+        [pool] = await manager.get_replica_pools()
+        connection = await manager.acquire_from_pool(pool)
+        servers["b"].promote()
+        await connection.run()
+        assert manager.still_fits(connection)
+        connection.lose()
+        assert not manager.still_fits(connection)
+        await manager.release(connection)
+
+
 async def test_connections_taken_directly_can_be_given_back() -> None:
     async with manager_of(fake_cluster("a master")) as manager:
         [pool] = await manager.get_master_pools()
