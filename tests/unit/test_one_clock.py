@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PACKAGE = Path(hasql.__file__).parent
-#: Who serves libraries with clocks of their own, and real servers.
-EXEMPT = {"_adapters", "cli", "testing"}
+#: Who serves libraries and frameworks with clocks of their own, and real servers.
+EXEMPT = {"_adapters", "cli", "contrib", "testing"}
 CORE = sorted(
     place
     for path in PACKAGE.rglob("*.py")

@@ -1,0 +1,70 @@
+"""What Django looks for in a backend: the wrapper of a connection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.db.backends.base.base import NO_DB_ALIAS
+
+from hasql.contrib.django.client import ClusterClient
+from hasql.contrib.django.cluster_settings import role_of
+from hasql.contrib.django.creation import ClusterCreation
+from hasql.contrib.django.cursors import NoticingCursor, NoticingDebugCursor
+from hasql.contrib.django.dropped_database import let_go_of
+from hasql.contrib.django.leasing_wrapper import LeasingWrapper
+from hasql.contrib.django.request_writes import end_of_work
+
+if TYPE_CHECKING:
+    from hasql.sync.psycopg3 import PoolManager
+
+__all__ = ("DatabaseWrapper",)
+
+
+class DatabaseWrapper(LeasingWrapper):
+    """Django's wrapper for PostgreSQL, whose connections come from a pool manager.
+
+    ``HOST`` names all hosts of the cluster, ``OPTIONS["hasql"]`` the role and what else the pool
+    manager is told.
+    """
+
+    client_class = ClusterClient
+    creation_class = ClusterCreation
+
+    @property
+    def manager(self) -> PoolManager:
+        """The pool manager that this alias and others of the same cluster share."""
+        return self._shared(self.get_connection_params()).pool
+
+    @property
+    def has_replica(self) -> bool:
+        """Whether a read here finds a host: always, where it goes to the master."""
+        if role_of(self.settings_dict) == "master":
+            return True
+        return self._shared(self.get_connection_params()).has_replica
+
+    def make_cursor(self, cursor: Any) -> Any:
+        """Wrap a cursor; one of a master notices writes."""
+        if role_of(self.settings_dict) == "replica":
+            return super().make_cursor(cursor)
+        return NoticingCursor(cursor, self)
+
+    def make_debug_cursor(self, cursor: Any) -> Any:
+        """Wrap a cursor for debugging, as `make_cursor` does."""
+        if role_of(self.settings_dict) == "replica":
+            return super().make_debug_cursor(cursor)
+        return NoticingDebugCursor(cursor, self)
+
+    def close_if_unusable_or_obsolete(self) -> None:
+        """Close what is of no use at the end or the beginning of a request.
+
+        That is also a connection whose host has lost its role, was fenced or has left.
+        """
+        end_of_work()
+        if self._is_out_of_place:
+            self.close()
+        super().close_if_unusable_or_obsolete()
+
+    def close_pool(self) -> None:
+        """Close the managers of this database, before it is copied or dropped."""
+        if self.alias != NO_DB_ALIAS:
+            let_go_of(self.settings_dict, self.settings_dict["NAME"])

@@ -1,0 +1,28 @@
+"""The client program that ``dbshell`` runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.db.backends.postgresql.client import DatabaseClient
+
+from hasql.contrib.django.cluster_settings import role_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ("ClusterClient",)
+
+
+class ClusterClient(DatabaseClient):
+    """psql, which tries the hosts in turn until one has the role of the alias."""
+
+    @classmethod
+    def settings_to_cmd_args_env(
+        cls, settings_dict: dict[str, Any], parameters: Iterable[str]
+    ) -> tuple[list[str], dict[str, str] | None]:
+        """Say what to run, and in which environment."""
+        args, env = super().settings_to_cmd_args_env(settings_dict, parameters)
+        wanted = "prefer-standby" if role_of(settings_dict) == "replica" else "read-write"
+        wanted = settings_dict["OPTIONS"].get("target_session_attrs", wanted)
+        return args, {**(env or {}), "PGTARGETSESSIONATTRS": wanted}

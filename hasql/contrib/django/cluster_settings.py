@@ -1,0 +1,120 @@
+"""What the settings of an alias say: of the cluster that it leads to, and of each acquire."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from django.core.exceptions import ImproperlyConfigured
+
+from hasql.cluster.checks import check_flag, check_seconds, check_share
+from hasql.errors import ConfigurationError
+
+__all__ = ("AcquireSettings", "ClusterSettings", "as_master", "explained", "role_of")
+
+#: Arguments of psycopg.connect() that are set for each lease anew: aliases may differ in them.
+_OF_A_LEASE: Final = frozenset(
+    {"autocommit", "context", "cursor_factory", "prepare_threshold", "row_factory"}
+)
+#: Entries of OPTIONS["hasql"] that each acquire has for itself.
+_OF_AN_ACQUIRE: Final = frozenset(
+    {"role", "acquire_timeout", "fallback_master", "master_as_replica_weight"}
+)
+
+#: A manager's own default.
+_ACQUIRE_TIMEOUT: Final = 1.0
+
+
+def _hasql_options(settings_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    options = settings_dict["OPTIONS"].get("hasql") or {}
+    if not isinstance(options, Mapping):
+        raise ImproperlyConfigured(
+            'OPTIONS["hasql"] is a dictionary of hasql\'s options, as in {"acquire_timeout": 15}'
+        )
+    return options
+
+
+def role_of(settings_dict: Mapping[str, Any]) -> str:
+    """Return the role that an alias is for: master or replica. Raises ImproperlyConfigured."""
+    role = _hasql_options(settings_dict).get("role", "master")
+    if role not in {"master", "replica"}:
+        raise ImproperlyConfigured(
+            f'OPTIONS["hasql"]["role"] is "master" or "replica", not {role!r}'
+        )
+    return str(role)
+
+
+def as_master(settings_dict: dict[str, Any]) -> None:
+    """Have an alias be for the master; no dictionary is changed that aliases may share."""
+    options = {**_hasql_options(settings_dict), "role": "master"}
+    settings_dict["OPTIONS"] = {**settings_dict["OPTIONS"], "hasql": options}
+
+
+@dataclass(frozen=True, slots=True)
+class AcquireSettings:
+    """What an alias asks of each acquire; None: what the manager does by itself."""
+
+    read_only: bool
+    fallback_master: bool | None
+    master_as_replica_weight: float | None
+    timeout: float
+
+    @classmethod
+    def of(cls, settings_dict: Mapping[str, Any], alias: str) -> AcquireSettings:
+        """Read the settings of an alias. Raises ImproperlyConfigured."""
+        options = _hasql_options(settings_dict)
+        fallback = options.get("fallback_master")
+        weight = options.get("master_as_replica_weight")
+        with explained(alias):
+            if fallback is not None:
+                check_flag("fallback_master", fallback)
+            return cls(
+                read_only=role_of(settings_dict) == "replica",
+                fallback_master=fallback,
+                master_as_replica_weight=(
+                    None if weight is None else check_share("master_as_replica_weight", weight)
+                ),
+                timeout=check_seconds(
+                    "acquire_timeout", options.get("acquire_timeout", _ACQUIRE_TIMEOUT)
+                ),
+            )
+
+
+@contextmanager
+def explained(alias: str) -> Iterator[None]:
+    """Make what hasql says of its arguments Django's error about settings."""
+    try:
+        yield
+    except (ConfigurationError, TypeError) as error:
+        raise ImproperlyConfigured(
+            f"DATABASES[{alias!r}] is no configuration for hasql: {error}"
+        ) from error
+
+
+@dataclass(frozen=True, repr=False)
+class ClusterSettings:
+    """Which manager an alias has: aliases in which all of this is equal share one."""
+
+    #: Hosts, login, and what else libpq is told.
+    parameters: Mapping[str, Any]
+    #: What the pool manager is told.
+    options: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, settings_dict: Mapping[str, Any], parameters: Mapping[str, Any]) -> ClusterSettings:
+        """Read the settings of an alias, of which Django has made parameters for psycopg."""
+        return cls(
+            {name: value for name, value in parameters.items() if name not in _OF_A_LEASE},
+            {
+                name: value
+                for name, value in _hasql_options(settings_dict).items()
+                if name not in _OF_AN_ACQUIRE
+            },
+        )
+
+    def is_of(self, hosts: str, ports: object, dbname: str) -> bool:
+        """Tell whether this is that database on those hosts, whoever logs in."""
+        mine = [self.parameters.get(name, "") for name in ("host", "port", "dbname")]
+        return mine == [hosts, ports, dbname]

@@ -1,0 +1,40 @@
+"""The making and dropping of databases for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db.backends.postgresql.creation import DatabaseCreation
+
+from hasql.contrib.django.cluster_settings import as_master
+from hasql.contrib.django.dropped_database import let_go_of
+
+__all__ = ("ClusterCreation",)
+
+
+class ClusterCreation(DatabaseCreation):
+    """Django's own, which has pool managers let go of a database before it is copied or dropped."""
+
+    def set_as_test_mirror(self, primary_settings_dict: dict[str, Any]) -> None:
+        """Have the alias use the master, where a test finds what it has written."""
+        super().set_as_test_mirror(primary_settings_dict)
+        as_master(self.connection.settings_dict)
+
+    def create_test_db(self, *args: Any, **kwargs: Any) -> str:
+        """Create the database of tests; one that is left from before is dropped first."""
+        *_, name = self.test_db_signature()
+        let_go_of(self.connection.settings_dict, name)
+        return super().create_test_db(*args, **kwargs)
+
+    def clone_test_db(self, suffix: str, *args: Any, **kwargs: Any) -> None:
+        """Copy it for a process of its own; a copy that is left from before is dropped first."""
+        let_go_of(self.connection.settings_dict, self.get_test_db_clone_settings(suffix)["NAME"])
+        super().clone_test_db(suffix, *args, **kwargs)
+
+    def destroy_test_db(self, *args: Any, **kwargs: Any) -> None:
+        """Drop it, or with `suffix` a copy."""
+        name = self.connection.settings_dict["NAME"]
+        if kwargs.get("suffix") is not None:
+            name = self.get_test_db_clone_settings(kwargs["suffix"])["NAME"]
+        let_go_of(self.connection.settings_dict, name)
+        super().destroy_test_db(*args, **kwargs)

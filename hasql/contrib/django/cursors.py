@@ -1,0 +1,51 @@
+"""Cursors of a master, which notice writes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.db.backends.postgresql.base import CursorDebugWrapper
+from django.db.backends.utils import CursorWrapper
+
+from hasql.contrib.django.request_writes import is_write, note_write
+
+if TYPE_CHECKING:
+    _Base = CursorWrapper
+else:
+    _Base = object
+
+__all__ = ("NoticingCursor", "NoticingDebugCursor")
+
+
+class _NoticesWrites(_Base):
+    """Notes, before a statement is executed, that the request writes."""
+
+    def execute(self, sql: Any, params: Any = None) -> Any:
+        self._notice(sql)
+        return super().execute(sql, params)
+
+    def executemany(self, sql: Any, param_list: Any) -> Any:
+        self._notice(sql)
+        return super().executemany(sql, param_list)
+
+    def callproc(self, procname: str, params: Any = None, kparams: Any = None) -> Any:
+        note_write(self.db.alias)
+        return super().callproc(procname, params, kparams)
+
+    def copy(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
+        note_write(self.db.alias)
+        # Without debugging there is none in Django's own, which passes it on.
+        own = getattr(super(), "copy", None) or self.cursor.copy
+        return own(statement, *args, **kwargs)
+
+    def _notice(self, sql: Any) -> None:
+        if is_write(sql):
+            note_write(self.db.alias)
+
+
+class NoticingCursor(_NoticesWrites, CursorWrapper):
+    """A cursor as Django wraps it."""
+
+
+class NoticingDebugCursor(_NoticesWrites, CursorDebugWrapper):
+    """A cursor as Django wraps it for debugging."""

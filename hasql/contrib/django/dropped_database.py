@@ -1,0 +1,24 @@
+"""A database that is about to be copied or dropped: nothing of this process may be connected."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.db import connections
+
+from hasql.contrib.django.leasing_wrapper import LeasingWrapper
+from hasql.contrib.django.shared_managers import close_where
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ("let_go_of",)
+
+
+def let_go_of(settings_dict: Mapping[str, Any], dbname: str) -> None:
+    """Close the managers of a database on an alias's cluster, and what this thread has of them."""
+    for wrapper in connections.all(initialized_only=True):
+        if isinstance(wrapper, LeasingWrapper) and wrapper.settings_dict["NAME"] == dbname:
+            wrapper.close()
+    hosts, ports = settings_dict["HOST"], settings_dict["PORT"]
+    close_where(lambda settings: settings.is_of(hosts, ports, dbname))

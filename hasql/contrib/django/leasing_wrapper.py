@@ -1,0 +1,192 @@
+"""A wrapper of Django's whose connections come from a pool manager, and go back there."""
+
+from __future__ import annotations
+
+import os
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet, finalize
+
+import psycopg
+from django.core.exceptions import ImproperlyConfigured
+from django.db.backends.base.base import NO_DB_ALIAS, BaseDatabaseWrapper
+from django.db.backends.postgresql.base import DatabaseWrapper as PsycopgWrapper
+from django.utils.asyncio import async_unsafe
+from psycopg.rows import tuple_row
+
+from hasql.contrib.django.cluster_settings import AcquireSettings, ClusterSettings
+from hasql.contrib.django.lent_connection import LentConnection, abandoned
+from hasql.contrib.django.session_state import SessionState
+from hasql.contrib.django.shared_managers import SharedManager, manager_of
+from hasql.errors import NotAvailableError, PoolManagerClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from psycopg import Connection
+
+__all__ = ("LeasingWrapper",)
+
+
+class LeasingWrapper(PsycopgWrapper):
+    """Takes a connection where Django's own opens one, and gives it back where that closes it."""
+
+    #: Django's own pool; there is none, and OPTIONS["pool"] is refused.
+    pool = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lent: LentConnection | None = None
+        self._finalizer: finalize[..., Any] | None = None
+
+    # Taking one
+
+    def _shared(self, parameters: Mapping[str, Any]) -> SharedManager:
+        settings = ClusterSettings.of(self.settings_dict, parameters)
+        return manager_of(settings, self.alias, parameters["context"], self._session_state)
+
+    @property
+    def _session_state(self) -> SessionState:
+        role = self.settings_dict["OPTIONS"].get("assume_role")
+        return SessionState(self.timezone_name, role or None)
+
+    def get_connection_params(self) -> dict[str, Any]:
+        """Return the arguments for psycopg.connect(), as if it were for the whole cluster."""
+        if self.settings_dict["OPTIONS"].get("pool"):
+            raise ImproperlyConfigured(
+                f'DATABASES[{self.alias!r}]: OPTIONS["pool"] is for Django\'s own backend; with '
+                'this one sizes are in OPTIONS["hasql"]["pool_factory_kwargs"]'
+            )
+        if self.settings_dict["OPTIONS"].get("service"):
+            raise ImproperlyConfigured(
+                f'DATABASES[{self.alias!r}]: hasql does not read the file of OPTIONS["service"]; '
+                "name the hosts in HOST"
+            )
+        parameters: dict[str, Any] = super().get_connection_params()
+        parameters.pop("hasql", None)
+        if self.alias == NO_DB_ALIAS:  # which creates and drops databases
+            parameters.setdefault("target_session_attrs", "read-write")
+        return parameters
+
+    @async_unsafe
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Connection[Any]:
+        """Take a connection from the manager, and make it what this alias wants."""
+        if self.alias == NO_DB_ALIAS:
+            connection: Connection[Any] = super().get_new_connection(conn_params)
+            return connection
+        acquire = AcquireSettings.of(self.settings_dict, self.alias)
+        deadline = monotonic() + acquire.timeout
+        while True:
+            try:
+                lent = self._shared(conn_params).lend(acquire, max(0.0, deadline - monotonic()))
+            except PoolManagerClosedError:
+                continue  # the database was dropped meanwhile, and the next manager is another
+            except NotAvailableError as error:
+                raise psycopg.OperationalError(str(error)) from error
+            try:
+                self._prepare(lent.connection, conn_params)
+            except BaseException as error:
+                lent.give_back()
+                # It was lost on the way: nothing of the application's has run on it yet.
+                if isinstance(error, psycopg.OperationalError) and lent.connection.broken:
+                    continue
+                raise
+            self._hold(lent)
+            return lent.connection
+
+    def _prepare(self, connection: Connection[Any], parameters: Mapping[str, Any]) -> None:
+        """Set what aliases may differ in; only a time zone or a role costs a round trip."""
+        connection.autocommit = True
+        connection.isolation_level = self._isolation_level()
+        connection.read_only = connection.deferrable = None
+        connection.cursor_factory = parameters["cursor_factory"]
+        connection.row_factory = parameters.get("row_factory", tuple_row)
+        connection.prepare_threshold = parameters["prepare_threshold"]
+        self._session_state.set_on(connection)
+
+    def _isolation_level(self) -> psycopg.IsolationLevel | None:
+        """Return the level that OPTIONS names; None: the server's own."""
+        self.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        given = self.settings_dict["OPTIONS"].get("isolation_level")
+        if given is None:
+            return None
+        try:
+            level = self.isolation_level = psycopg.IsolationLevel(given)
+        except ValueError:
+            raise ImproperlyConfigured(
+                f"Invalid transaction isolation level {given} specified. Use one of the "
+                "psycopg.IsolationLevel values."
+            ) from None
+        return level
+
+    def init_connection_state(self) -> None:
+        """Leave a connection as `get_new_connection` has prepared it."""
+        if self._lent is None:
+            super().init_connection_state()
+        else:
+            BaseDatabaseWrapper.init_connection_state(self)
+
+    def ensure_timezone(self) -> bool:
+        """Follow a changed time zone; connections of others do when they are taken."""
+        if self.connection is None:
+            return False
+        return self._session_state.set_on(self.connection)
+
+    # Having one, and giving it back
+
+    def _hold(self, lent: LentConnection) -> None:
+        self._lent = lent
+        _holders.add(self)
+        # A thread may end without having closed what it has used.
+        abandoned.watch()
+        self._finalizer = finalize(self, abandoned.add, lent)
+        self._finalizer.atexit = False
+
+    def _let_go(self) -> LentConnection | None:
+        lent, self._lent = self._lent, None
+        _holders.discard(self)
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        return lent
+
+    def create_cursor(self, name: str | None = None) -> Any:
+        """Make a cursor that ends with the lease."""
+        cursor = super().create_cursor(name)
+        if self._lent is not None:
+            self._lent.cursors.add(cursor)
+        return cursor
+
+    def _close(self) -> None:
+        lent = self._let_go()
+        if lent is None:
+            super()._close()  # type: ignore[misc]  # a backend's to override, and not in the stubs
+            return
+        self.connection = None  # somebody else's from now on
+        with self.wrap_database_errors:
+            lent.give_back()
+
+    @property
+    def _is_out_of_place(self) -> bool:
+        """Whether the connection's host is not what it was taken for any more."""
+        return self._lent is not None and not self._lent.still_fits
+
+    def _disinherit(self) -> None:
+        """Have no connection, in a child that was just forked: it is the parent's."""
+        self._let_go()
+        self.connection = None
+        self.run_on_commit = []
+        if self.in_atomic_block:  # which can't go on here
+            self.closed_in_transaction = self.needs_rollback = True
+
+
+#: The wrappers that have a connection.
+_holders: WeakSet[LeasingWrapper] = WeakSet()
+
+
+def _disinherit() -> None:
+    for wrapper in tuple(_holders):
+        wrapper._disinherit()  # noqa: SLF001  # its own
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disinherit)

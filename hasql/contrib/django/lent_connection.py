@@ -1,0 +1,91 @@
+"""A connection that an alias has, and the duty to give it back."""
+
+from __future__ import annotations
+
+import os
+from queue import SimpleQueue
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakSet
+
+from psycopg import ServerCursor
+
+from hasql.errors import HasqlError
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+    from hasql._adapters.psycopg.thread_connection import ThreadConnection
+    from hasql.sync.psycopg3 import PoolManager
+
+__all__ = ("AbandonedConnections", "LentConnection", "abandoned")
+
+
+class LentConnection:
+    """A connection that a manager has lent to one wrapper of Django's."""
+
+    def __init__(self, manager: PoolManager, connection: Connection[Any]) -> None:
+        self._manager = manager
+        self.connection = connection
+        #: Those that were made of it and are alive: none of them may outlive the lease.
+        self.cursors: WeakSet[Any] = WeakSet()
+
+    @property
+    def still_fits(self) -> bool:
+        """Whether it is alive, as far as its socket tells, and its host what it was taken for."""
+        connection = cast("ThreadConnection", self.connection)  # what this manager's pools are of
+        try:
+            return self._manager.still_fits(connection) and connection.is_alive()
+        except HasqlError:  # its manager was closed
+            return False
+
+    def give_back(self) -> None:
+        """Give it back, at most once; what is left of its cursors is of no use after that."""
+        for cursor in tuple(self.cursors):
+            if isinstance(cursor, ServerCursor):
+                # When it is closed, or only collected, it tells the server; whoever has the
+                # connection by then would get that into their transaction.
+                if not cursor.closed:
+                    self.connection.close()
+            else:
+                cursor.close()
+        try:
+            self._manager.putconn(self.connection)
+        except HasqlError:
+            self.connection.close()  # its manager was closed, and does not know it any more
+
+
+class AbandonedConnections:
+    """Gives back what the wrapper of a thread had that has ended without closing it.
+
+    A finalizer runs wherever the collector does, be it while this thread changes a manager: all it
+    may do is to put the connection into a queue. One thread gives it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._queue: SimpleQueue[LentConnection] = SimpleQueue()
+        self._started = False
+
+    def watch(self) -> None:
+        """Start the thread, unless that was done."""
+        if self._started:
+            return
+        with self._lock:
+            if not self._started:
+                self._started = True
+                Thread(target=self._work, name="hasql-django", daemon=True).start()
+
+    def add(self, lent: LentConnection) -> None:
+        """Have it given back soon; may be called by a finalizer."""
+        self._queue.put(lent)
+
+    def _work(self) -> None:
+        while True:
+            self._queue.get().give_back()
+
+
+abandoned = AbandonedConnections()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=abandoned.__init__)  # type: ignore[misc]  # all of it anew

@@ -1,0 +1,111 @@
+"""The middleware that lets users read what they wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from math import ceil, isfinite
+from typing import Final, cast
+
+from asgiref.sync import iscoroutinefunction
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.utils.cache import patch_vary_headers
+from django.utils.decorators import sync_and_async_middleware
+
+from hasql.contrib.django.request_writes import Pins, current_pins
+
+__all__ = ("COOKIE", "read_your_writes")
+
+COOKIE: Final = "hasql_wrote"
+_SALT = "hasql.contrib.django.read_your_writes"
+_DEFAULT_SECONDS = 5
+
+_Sync = Callable[[HttpRequest], HttpResponseBase]
+_Async = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
+
+
+@sync_and_async_middleware
+def read_your_writes(get_response: _Sync | _Async) -> _Sync | _Async:
+    """Have a user's reads go to the master for a while after that user has written.
+
+    A signed cookie says what was written, for ``HASQL_PIN_SECONDS`` (5) seconds; within them
+    `ReplicaRouter` sends this user's reads to the master. Statements that change nothing set none.
+
+    Raises:
+        ImproperlyConfigured: ``HASQL_PIN_SECONDS`` is no number of seconds.
+    """
+    seconds = _pin_seconds()
+
+    if iscoroutinefunction(get_response):
+        answer_soon = cast("_Async", get_response)
+
+        async def middleware_async(request: HttpRequest) -> HttpResponseBase:
+            pins = _begin(request, seconds)
+            response = None
+            try:
+                response = await answer_soon(request)
+            finally:
+                _end(response)
+            return _pinned(request, response, pins, seconds)
+
+        return middleware_async
+
+    answer = cast("_Sync", get_response)
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        pins = _begin(request, seconds)
+        response = None
+        try:
+            response = answer(request)
+        finally:
+            _end(response)
+        return _pinned(request, response, pins, seconds)
+
+    return middleware
+
+
+def _pin_seconds() -> float:
+    seconds = getattr(settings, "HASQL_PIN_SECONDS", _DEFAULT_SECONDS)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise ImproperlyConfigured(f"HASQL_PIN_SECONDS is a number of seconds, not {seconds!r}")
+    if not isfinite(seconds) or seconds < 0:
+        raise ImproperlyConfigured("HASQL_PIN_SECONDS is a number of seconds, zero or more")
+    return seconds
+
+
+def _begin(request: HttpRequest, seconds: float) -> Pins:
+    # No secret is in there, but who could write it could send all their reads to the master.
+    age = timedelta(seconds=seconds + 1)  # a signature's time is cut to whole seconds
+    text = request.get_signed_cookie(COOKIE, default="", salt=_SALT, max_age=age) or ""
+    pins = Pins(text.split(",") if text else ())
+    current_pins.set(pins)
+    return pins
+
+
+def _end(response: HttpResponseBase | None) -> None:
+    # What a response streams is read after this, and still by this request.
+    if response is None or not response.streaming:
+        current_pins.set(None)
+
+
+def _pinned(
+    request: HttpRequest, response: HttpResponseBase, pins: Pins, seconds: float
+) -> HttpResponseBase:
+    if pins.written and seconds:
+        response.set_signed_cookie(
+            COOKIE,
+            ",".join(sorted(pins.written | pins.before)),
+            salt=_SALT,
+            max_age=ceil(seconds),
+            path=settings.SESSION_COOKIE_PATH,
+            domain=settings.SESSION_COOKIE_DOMAIN,
+            secure=request.is_secure(),
+            httponly=True,
+            samesite="Lax",
+        )
+        # No cache may hand one user's cookie to another.
+        patch_vary_headers(response, ("Cookie",))
+    return response

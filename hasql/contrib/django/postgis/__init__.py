@@ -1,0 +1,1 @@
+"""The backend over Django's own for PostGIS."""

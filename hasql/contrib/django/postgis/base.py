@@ -1,0 +1,11 @@
+"""What Django looks for in a backend: the wrapper of a connection, with PostGIS."""
+
+from django.contrib.gis.db.backends.postgis.base import DatabaseWrapper as PostgisWrapper
+
+from hasql.contrib.django.base import DatabaseWrapper as ClusterWrapper
+
+__all__ = ("DatabaseWrapper",)
+
+
+class DatabaseWrapper(PostgisWrapper, ClusterWrapper):
+    """Django's wrapper for PostGIS, whose connections come from a pool manager."""
