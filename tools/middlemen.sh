@@ -1,6 +1,7 @@
 #!/bin/sh
 # Install what tests want of the machine, for root, from Debian's packages: PgBouncer and HAProxy,
-# which stand between application and servers, and a PostgreSQL with TLS, which the wheel's has not.
+# which stand between application and servers, and a PostgreSQL with TLS and PostGIS, which the
+# wheel's has not.
 # What is there already is left alone.
 set -eu
 
@@ -10,6 +11,8 @@ for program in haproxy pgbouncer; do
         missing="$missing $program"
 done
 ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql"
+ls /usr/share/postgresql/*/extension/postgis.control >/dev/null 2>&1 ||
+    missing="$missing postgresql-postgis"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then

@@ -63,7 +63,7 @@ case $venv in /*) place=$venv ;; *) place=$PWD/$venv ;; esac
 owner="$PWD|$place"
 # What the environment is made from: contents, not times, so that changing branches is cheap.
 key=$({
-    cat pyproject.toml "$constraints" tools/venv.sh testbed/kits/registry.py
+    cat pyproject.toml "$constraints" tools/venv.sh tools/django_tests.sh testbed/kits/registry.py
     grep '^__version__' hasql/__init__.py
 } | cksum)
 
@@ -137,6 +137,7 @@ dev)
     # Dependency groups need a newer pip than the one Python 3.11 brings.
     install --upgrade 'pip>=25.1' hatchling editables
     install --no-build-isolation --editable '.[all]' --group dev
+    sh tools/django_tests.sh "$venv" || fail "see above."
     ;;
 sqlalchemy14)
     say "installing hasql, the drivers for SQLAlchemy 1.4 and pytest into $venv, as pinned in" \

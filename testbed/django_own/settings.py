@@ -1,0 +1,10 @@
+"""Settings for Django's own tests, see its tests/README.rst."""
+
+import json
+import os
+
+DATABASES = json.loads(os.environ["HASQL_DJANGO_OWN"])
+SECRET_KEY = "of a test"  # noqa: S105
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
+USE_TZ = False
