@@ -68,6 +68,7 @@ PUBLIC = (
     "hasql.asyncsqlalchemy",
     "hasql.balancer_policy",
     "hasql.base",
+    "hasql.contrib.django",
     "hasql.contrib.fastapi",
     "hasql.discovery",
     "hasql.dns",
