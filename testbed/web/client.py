@@ -29,7 +29,8 @@ class HttpClient:
         try:
             writer.write("\r\n".join(lines).encode())
             status, headers = _parse(await reader.readuntil(b"\r\n\r\n"))
-            body = await _body(reader, headers)
+            # Nothing follows these two, and no header says so.
+            body = b"" if status in {204, 304} else await _body(reader, headers)
         except asyncio.IncompleteReadError as error:
             self.close()
             raise ConnectionResetError("the server has closed the connection") from error
