@@ -50,6 +50,10 @@ def _aiohttp(app: str) -> tuple[str, ...]:
     return sys.executable, *f"-m aiohttp.web -H 127.0.0.1 -P {{port}} {app}".split()
 
 
+#: The project's directory, in which its server begins.
+_DJANGO = "examples/django_project"
+
+
 WEB_APPS = {
     app.name: app
     for app in (
@@ -58,5 +62,16 @@ WEB_APPS = {
         WebApp("aiohttp", _aiohttp("examples.aiohttp_app:make_app")),
         # An ORM and a repository have one core busy with fewer.
         WebApp("litestar", _uvicorn("litestar_app:app"), writers=10, readers=10),
+        WebApp(
+            "django",
+            (
+                *(sys.executable, "-m", "gunicorn", "--chdir", _DJANGO, "project.wsgi"),
+                *["--workers", "2", "--threads", "8", "--bind", "127.0.0.1:{port}"],
+            ),
+            prepare=(sys.executable, f"{_DJANGO}/manage.py", "migrate", "--verbosity=0"),
+            # As many as there are threads: a write that waits for a master has one of them.
+            writers=8,
+            readers=8,
+        ),
     )
 }
