@@ -7,7 +7,7 @@ import socket
 from contextlib import suppress
 
 from hasql._adapters.fork_guard import cut_off_in_children
-from hasql.driver.os_threads import new_guard
+from hasql.driver.os_threads import new_guard, original
 
 __all__ = ("KillSwitch",)
 
@@ -29,7 +29,8 @@ class KillSwitch:
     """
 
     def __init__(self, fileno: int) -> None:
-        self._socket = socket.socket(fileno=os.dup(fileno))
+        # The system's: gevent's belongs to the thread that has made it, also when it is closed.
+        self._socket = original("socket", "socket")(fileno=os.dup(fileno))
         # `shut_down` must not meet a descriptor that `close` has just given away. A collection of
         # garbage may call `close` in the midst of `shut_down`: hence a lock that lets it in.
         self._lock = new_guard()
@@ -37,7 +38,8 @@ class KillSwitch:
 
     def fileno(self) -> int:
         """Return the descriptor of its own; -1 once it is closed."""
-        return self._socket.fileno()
+        descriptor: int = self._socket.fileno()
+        return descriptor
 
     def shut_down(self) -> None:
         """End the connection without a word to the server.
