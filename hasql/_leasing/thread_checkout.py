@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 from hasql._leasing.book import LeaseBook
@@ -144,6 +144,14 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # as above
         with self._aborting_after(pool, connection, deadline - self._clock()):
             self._give_back(back)
+
+    def limited(self, lease: Lease[PoolT, ConnT], seconds: float) -> AbstractContextManager[object]:
+        """Abort the lease's connection if what is done within takes longer than so many seconds."""
+        node, connection = lease.node, lease.connection
+        if node is None or connection is None:
+            return nullcontext()  # the application has given it back by itself
+        pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
+        return self._aborting_after(pool, connection, seconds)
 
     @contextmanager
     def _aborting_after(

@@ -1,5 +1,6 @@
 """The lease as a thread uses it."""
 
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Protocol
 
@@ -21,6 +22,9 @@ class ThreadLender(Protocol[PoolT, ConnT]):
     def forget(self, lease: Lease[PoolT, ConnT]) -> None:
         """End the block of a lease that has no connection, or is being given back."""
 
+    def limited(self, lease: Lease[PoolT, ConnT], seconds: float) -> AbstractContextManager[object]:
+        """Abort the lease's connection if what is done within takes longer."""
+
 
 class ThreadLease(Lease[PoolT, ConnT]):
     """What `acquire` returns: ``with`` it. `getconn` takes one that `putconn` gives back."""
@@ -31,6 +35,13 @@ class ThreadLease(Lease[PoolT, ConnT]):
         """Take a connection for `getconn`."""
         self.awaited = True
         return self.__enter__()
+
+    def limited(self, seconds: float) -> AbstractContextManager[object]:
+        """Abort the connection if what is done within takes longer than so many seconds.
+
+        For what hasql itself asks of a server that may be silent. It ends with the driver's error.
+        """
+        return self._lender.limited(self, seconds)
 
     def __enter__(self) -> ConnT:
         if self.used:
