@@ -141,6 +141,10 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "hasql.dns.engine": frozenset({"sqlalchemy"}),
     "hasql.discovery.http": frozenset({"httpcore2"}),
     "hasql.cli.*": frozenset({"asyncpg", "dns", "rich", "typer"}),
+    # Flask's own foundations come with it.
+    "hasql.contrib.flask.*": frozenset(
+        {"click", "flask", "sqlalchemy", "typing_extensions", "werkzeug"}
+    ),
     "hasql.contrib.fastapi.*": frozenset(
         {"fastapi", "sqlalchemy", "starlette", "typing_extensions"}
     ),
@@ -447,6 +451,7 @@ NEEDS = [
     *((driver.facade, driver.libraries[0], driver.extra) for driver in ALL_DRIVERS),
     ("hasql.contrib.django", "django", "django"),
     ("hasql.contrib.fastapi", "fastapi", "fastapi"),
+    ("hasql.contrib.flask", "flask", "flask"),
 ]
 
 
@@ -476,7 +481,9 @@ def test_a_class_name_occurs_once() -> None:
         for node in ast.walk(module.tree):
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(f"{module.place}:{node.lineno}")
-    del places["PoolManager"]  # that of each driver, which a user tells apart by its module
-    del places["DatabaseWrapper"]  # what Django looks for in each backend
+    # That of each driver, and of each framework, which a user tells apart by its module; and what
+    # Django looks for in each backend.
+    for name in ("DatabaseWrapper", "Hasql", "PoolManager"):
+        del places[name]
     again = {name: where for name, where in places.items() if len(where) > 1}
     assert not again, again

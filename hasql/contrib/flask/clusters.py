@@ -1,0 +1,270 @@
+"""The clusters of an application: their pool managers, and what they lend to requests."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+from contextlib import ExitStack, suppress
+from functools import partial
+from importlib import import_module
+from threading import Lock
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary, WeakSet
+
+from hasql.contrib.flask.background import BackgroundReturns
+from hasql.contrib.flask.driver_sessions import DriverSession, session_class
+from hasql.errors import ConfigurationError, HasqlError, UnknownConnectionError
+from hasql.sync.base import BaseSyncPoolManager
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from hasql._leasing.thread_lease import ThreadLease
+    from hasql.contrib.flask.settings import AppSettings, ClusterSettings
+
+__all__ = ("AppClusters", "Cluster", "ContextLease")
+
+log = logging.getLogger("hasql")
+
+_TRUSTED_FOR: Final = 1.0
+"""Seconds for which a connection that has answered a request is lent without asking the server.
+
+The driver's pool has looked at its socket all the same, and the host's monitor has asked the host.
+What is left are connections that something between has forgotten, and that takes minutes.
+"""
+_EXIT_TIMEOUT: Final = 5.0
+"""Seconds that the end of a process may wait for requests to give their connections back."""
+
+
+class ContextLease:
+    """A connection that a request has of a cluster, until `give_back`."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        manager: BaseSyncPoolManager[Any, Any],
+        lease: ThreadLease[Any, Any],
+        session: DriverSession,
+    ) -> None:
+        self.cluster = cluster
+        self.session = session
+        self._manager = manager
+        self._lease = lease
+        self._process = os.getpid()
+
+    @property
+    def connection(self) -> Any:
+        """The driver's connection."""
+        return self.session.connection
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this process was forked since, and the connection is its parent's."""
+        return self._process != os.getpid()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection is known to be gone."""
+        try:
+            return self._manager.is_connection_closed(self.connection)
+        except UnknownConnectionError:  # the application has given it back by itself
+            return False
+
+    @property
+    def open_transaction(self) -> bool:
+        """Whether its request is one transaction, which is open now."""
+        return self.cluster.settings.in_requests and self.session.in_transaction
+
+    def rollback(self) -> None:
+        """Roll its transaction back, in `release_timeout` at most. Raises the driver's error."""
+        with self._lease.limited(self.cluster.release_timeout):
+            self.session.rollback()
+
+    def give_back(self, error: BaseException | None) -> None:
+        """Give it back; `error` is what ended the request, if anything did.
+
+        A reset is left to another thread, and the place stays taken until that is done.
+        """
+        if self.inherited:
+            return
+        if self.cluster.settings.reset and not self.lost:
+            self.cluster.returns.submit(partial(self._end, self.session.reset, error))
+        else:
+            self._end(self.session.restore, error)
+
+    def _end(self, clean: Callable[[], None], error: BaseException | None) -> None:
+        try:
+            if not self.lost and self.session.is_usable:
+                with self._lease.limited(self.cluster.release_timeout):
+                    clean()
+                self.cluster.note_answer(self.session)
+            elif not self.lost:
+                # Broken off in the middle of a statement, which the server would go on with.
+                self.session.cancel()
+                self.session.discard()
+        except Exception as failed:  # noqa: BLE001  # of the driver, or of a `configure`
+            # That of a lost connection is the manager's to tell, with its host.
+            log.log(
+                logging.DEBUG if self.lost else logging.WARNING,
+                "cluster %r: a connection was closed, as it could not be reset: %s",
+                self.cluster.settings.name,
+                self._manager.dsn.hide(repr(failed)),
+            )
+            with suppress(Exception):
+                self.session.discard()
+        finally:
+            kind = None if error is None else type(error)
+            self._lease.__exit__(kind, error, None if error is None else error.__traceback__)
+
+
+class Cluster:
+    """One cluster of an application, with its pool manager."""
+
+    def __init__(self, settings: ClusterSettings, returns: BackgroundReturns) -> None:
+        self.settings = settings
+        self.returns = returns
+        self._session_class = session_class(settings.driver)
+        self._lock = Lock()
+        self._manager: BaseSyncPoolManager[Any, Any] | None = self._new_manager()
+        options = settings.options
+        self._acquire_timeout: float = options.get("acquire_timeout", 1.0)
+        self.release_timeout: float = options.get("release_timeout", 5.0)
+        self._configure = (options.get("pool_factory_kwargs") or {}).get("configure")
+        #: When a connection answered a request last, by `monotonic`.
+        self._answers: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+
+    def begin_anew(self) -> None:
+        """Hold no lock of a parent's, in a child that was just forked."""
+        self._lock = Lock()
+        self._answers = WeakKeyDictionary()
+        self.returns.begin_anew()
+
+    @property
+    def manager(self) -> BaseSyncPoolManager[Any, Any]:
+        """The pool manager; a new one, after `close`."""
+        with self._lock:
+            if self._manager is None:
+                self._manager = self._new_manager()
+            return self._manager
+
+    def _new_manager(self) -> BaseSyncPoolManager[Any, Any]:
+        settings = self.settings
+        # Each driver has an error that names the extra it needs.
+        pool_manager = import_module(f"hasql.sync.{settings.driver}").PoolManager
+        try:
+            made: BaseSyncPoolManager[Any, Any] = pool_manager(settings.dsn, **settings.options)
+        except TypeError as error:
+            msg = f"the options of the cluster {settings.name!r} cannot work: {error}"
+            raise ConfigurationError(msg) from error
+        return made
+
+    def lend(self, *, read_only: bool) -> ContextLease:
+        """Take a connection for a request, which is tested unless it has just been used.
+
+        Raises:
+            NotAvailableError: No suitable host could serve within `acquire_timeout`.
+        """
+        manager = self.manager
+        deadline = monotonic() + self._acquire_timeout
+        while True:
+            seconds = max(0.0, deadline - monotonic())
+            lease = manager.acquire(read_only=read_only, timeout=seconds)
+            connection = lease.__enter__()
+            try:
+                session = self._session_class(connection, self._configure)
+                lent = ContextLease(self, manager, lease, session)
+                if self._answered_lately(session) or self._answers_now(lent, lease, deadline):
+                    session.begin(in_transaction=self.settings.in_requests)
+                    return lent
+            except BaseException:
+                lease.__exit__(*sys.exc_info())
+                raise
+            lease.__exit__(None, None, None)
+
+    def _answered_lately(self, session: DriverSession) -> bool:
+        return monotonic() - self._answers.get(session.raw, float("-inf")) < _TRUSTED_FOR
+
+    def _answers_now(
+        self, lent: ContextLease, lease: ThreadLease[Any, Any], deadline: float
+    ) -> bool:
+        """Ask the server; a silent one gets half of what is left, so that there is a next one."""
+        try:
+            with lease.limited(max(0.0, deadline - monotonic()) / 2):
+                lent.session.ask()
+        except Exception:
+            if lent.lost or lent.session.raw.closed:
+                return False
+            raise  # the server has said no
+        self.note_answer(lent.session)
+        return True
+
+    def note_answer(self, session: DriverSession) -> None:
+        """Take note that the server has just answered on this connection."""
+        self._answers[session.raw] = monotonic()
+
+    def close(self, timeout: float) -> None:
+        """Close the pool manager; the next use makes a new one."""
+        with self._lock:
+            manager, self._manager = self._manager, None
+        if manager is not None:
+            manager.close(timeout)
+
+
+class AppClusters:
+    """All clusters of one application: what is in ``app.extensions["hasql"]``."""
+
+    def __init__(self, settings: AppSettings) -> None:
+        self.settings = settings
+        self.returns = BackgroundReturns()
+        self.by_name: Mapping[str, Cluster] = {
+            name: Cluster(each, self.returns) for name, each in settings.clusters.items()
+        }
+        _all.add(self)
+
+    def of(self, name: str) -> Cluster:
+        """Return a cluster. Raises ConfigurationError for one that the application has not."""
+        try:
+            return self.by_name[name]
+        except (KeyError, TypeError):
+            known = ", ".join(map(repr, self.by_name))
+            raise ConfigurationError(
+                f"the application has no cluster {name!r}, but {known}: HASQL_DSN names the hosts "
+                "of 'default', HASQL_CLUSTERS those of all others"
+            ) from None
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Close every pool manager, each within so many seconds."""
+        with ExitStack() as closing:
+            closing.callback(self.returns.stop)
+            for cluster in self.by_name.values():
+                closing.callback(cluster.close, timeout)
+
+    def begin_anew(self) -> None:
+        """Have nothing of a parent's, in a child that was just forked."""
+        for cluster in self.by_name.values():
+            cluster.begin_anew()
+
+
+_all: WeakSet[AppClusters] = WeakSet()
+
+
+def _begin_anew() -> None:
+    for clusters in tuple(_all):
+        clusters.begin_anew()
+
+
+def _close_all() -> None:
+    """Say goodbye to the servers at the end of the process."""
+    for clusters in tuple(_all):
+        with suppress(HasqlError):
+            clusters.close(_EXIT_TIMEOUT)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
+# What is registered last is called first: before `hasql.sync.base`, which is imported above, breaks
+# what nobody has closed.
+atexit.register(_close_all)

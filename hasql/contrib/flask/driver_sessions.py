@@ -1,0 +1,276 @@
+"""What a request does with a connection besides statements, in the words of each driver."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from hasql.errors import HasqlError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ("DriverSession", "session_class")
+
+_RESET: Final = (
+    "SELECT pg_catalog.pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; "
+    "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; DISCARD TEMP"
+)
+"""One round trip. What DISCARD ALL does, without the prepared statements and their plans.
+
+The role goes by itself: RESET ALL leaves it, and that of the session is not that of its login where
+a default role is set for it.
+"""
+_CANCEL_LIMIT: Final = 3.0
+"""Seconds that a server may take to be told of a cancel request."""
+_IDLE, _ACTIVE, _FAILED = 0, 1, 3
+"""States of a transaction, as libpq numbers them."""
+
+
+class DriverSession(ABC):
+    """The session of one lent connection.
+
+    Args:
+        connection: The driver's connection, fresh from its pool.
+        configure: What the driver's pool does to each new connection.
+    """
+
+    def __init__(self, connection: Any, configure: Callable[[Any], object] | None) -> None:
+        self.connection = connection
+        self._configure = configure
+
+    @property
+    @abstractmethod
+    def raw(self) -> Any:
+        """The connection of psycopg or psycopg2, whatever wraps it; it can be weakly referenced."""
+
+    @abstractmethod
+    def ask(self) -> None:
+        """Make one round trip that leaves nothing behind. Raises the driver's error."""
+
+    @abstractmethod
+    def begin(self, *, in_transaction: bool) -> None:
+        """Have what follows be one transaction, or each statement one of its own.
+
+        No round trip: the transaction begins with the first statement.
+        """
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Commit the open transaction, if there is one.
+
+        Raises the driver's error, and HasqlError where the server could only roll it back.
+        """
+
+    @abstractmethod
+    def rollback(self) -> None:
+        """Roll the open transaction back, if there is one."""
+
+    @abstractmethod
+    def restore(self) -> None:
+        """Roll back, and give the connection the attributes that it came with."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Undo what a request has left in the session, on the server and in the driver.
+
+        Raises the driver's error, and HasqlError where the pool's `configure` leaves a transaction
+        open: then the connection must not be used again.
+        """
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Have the server end the statement that runs. Raises the driver's error."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Close the connection: nobody is to get it again."""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the server waits for a statement; not so where one was broken off."""
+        return not self.raw.closed and self._state != _ACTIVE
+
+    @property
+    def _state(self) -> int:
+        return int(self.raw.info.transaction_status)
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open on the server."""
+        return self._state != _IDLE
+
+    def lost_error(self, message: str) -> Exception:
+        """Make the driver's error for a connection that is gone."""
+        made: Exception = self.raw.OperationalError(message)
+        return made
+
+    def _check_commit(self) -> None:
+        if self._state == _FAILED:
+            self.rollback()
+            raise HasqlError(
+                "the request's transaction was rolled back, not committed: a statement in it had "
+                "failed, and the view went on. What may fail needs a transaction within it (a "
+                "savepoint): conn.transaction() with psycopg, conn.begin_nested() with SQLAlchemy"
+            )
+
+
+class _LibpqSession(DriverSession):
+    """What is the same with psycopg and psycopg2."""
+
+    #: The attributes of a connection that an application may set, besides `autocommit`.
+    attributes: ClassVar[tuple[str, ...]]
+
+    def __init__(self, connection: Any, configure: Callable[[Any], object] | None) -> None:
+        super().__init__(connection, configure)
+        self._autocommit = connection.autocommit
+        self._found = {name: getattr(connection, name) for name in self.attributes}
+
+    @property
+    def raw(self) -> Any:
+        return self.connection
+
+    @abstractmethod
+    def _execute(self, sql: str) -> None:
+        """Run statements; the connection is in autocommit mode."""
+
+    def ask(self) -> None:
+        self._set_autocommit(on=True)
+        self._execute("SELECT 1")
+        self._set_autocommit(on=self._autocommit)
+
+    def begin(self, *, in_transaction: bool) -> None:
+        self._set_autocommit(on=not in_transaction)
+
+    def commit(self) -> None:
+        self._check_commit()
+        if self.in_transaction:
+            self.connection.commit()
+
+    def rollback(self) -> None:
+        if self.in_transaction:
+            self.connection.rollback()
+
+    def restore(self) -> None:
+        self.rollback()
+        for name, value in self._found.items():
+            if getattr(self.connection, name) != value:
+                setattr(self.connection, name, value)
+        self._set_autocommit(on=self._autocommit)
+
+    def reset(self) -> None:
+        self.restore()  # first, as the cursors may be of the application's making
+        self._set_autocommit(on=True)
+        self._execute(_RESET)
+        self._set_autocommit(on=self._autocommit)
+        if self._configure is not None:
+            self._configure(self.connection)
+            if self.in_transaction:
+                raise HasqlError("the pool's configure has left a transaction open")
+
+    def discard(self) -> None:
+        self.connection.close()
+
+    def _set_autocommit(self, *, on: bool) -> None:
+        if self.connection.autocommit != on:
+            self.connection.autocommit = on
+
+
+class _PsycopgSession(_LibpqSession):
+    attributes = (
+        *("isolation_level", "read_only", "deferrable", "row_factory", "cursor_factory"),
+        *("server_cursor_factory", "prepare_threshold", "prepared_max"),
+    )
+
+    def cancel(self) -> None:
+        self.connection.cancel_safe(timeout=_CANCEL_LIMIT)
+
+    def _execute(self, sql: str) -> None:
+        # As bytes it may be several statements; unprepared, so that none is left for it.
+        self.connection.execute(sql.encode(), prepare=False)
+
+
+class _Psycopg2Session(_LibpqSession):
+    attributes = ("isolation_level", "readonly", "deferrable", "cursor_factory")
+
+    def __init__(self, connection: Any, configure: Callable[[Any], object] | None) -> None:
+        super().__init__(connection, configure)
+        self._encoding = connection.encoding
+
+    def cancel(self) -> None:
+        self.connection.cancel()
+
+    def _execute(self, sql: str) -> None:
+        with self.connection.cursor() as cursor:
+            cursor.execute(sql)
+            # As at the login: it reads dates in no other style.
+            if not self.connection.get_parameter_status("DateStyle").startswith("ISO"):
+                cursor.execute("SET datestyle TO 'ISO'")
+
+    def reset(self) -> None:
+        super().reset()
+        if self.connection.encoding != self._encoding:  # which it keeps for itself
+            self.connection.set_client_encoding(self._encoding)
+        del self.connection.notifies[:]
+
+
+class _SqlalchemySession(DriverSession):
+    def __init__(self, connection: Any, configure: Callable[[Any], object] | None) -> None:
+        super().__init__(connection, configure)
+        of_driver = _PsycopgSession if connection.dialect.driver == "psycopg" else _Psycopg2Session
+        # Kept, as the connection has none any more once it is lost.
+        self._session = of_driver(connection.connection.driver_connection, None)
+
+    @property
+    def raw(self) -> Any:
+        return self._session.raw
+
+    def ask(self) -> None:
+        self._session.ask()
+
+    def begin(self, *, in_transaction: bool) -> None:
+        if not in_transaction:
+            self.connection.execution_options(isolation_level="AUTOCOMMIT")
+        elif self.raw.autocommit:  # as `create_engine` was told
+            level = self.connection.default_isolation_level
+            self.connection.execution_options(isolation_level=level)
+
+    def commit(self) -> None:
+        self._check_commit()
+        if self.connection.in_transaction():
+            self.connection.commit()
+
+    def rollback(self) -> None:
+        if self.connection.in_transaction():
+            self.connection.rollback()
+
+    def restore(self) -> None:
+        self.rollback()
+        self._session.restore()
+
+    def reset(self) -> None:
+        self.rollback()
+        self._session.reset()
+
+    def cancel(self) -> None:
+        self._session.cancel()
+
+    def discard(self) -> None:
+        self.connection.invalidate()
+
+    def lost_error(self, message: str) -> Exception:
+        from sqlalchemy.exc import OperationalError
+
+        return OperationalError(None, None, self._session.lost_error(message))
+
+
+_CLASSES: Final[dict[str, type[DriverSession]]] = {
+    "psycopg3": _PsycopgSession,
+    "psycopg2": _Psycopg2Session,
+    "sqlalchemy": _SqlalchemySession,
+}
+
+
+def session_class(driver: str) -> type[DriverSession]:
+    """Return the class for a driver of `HASQL_DRIVER`."""
+    return _CLASSES[driver]

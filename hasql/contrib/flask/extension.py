@@ -1,0 +1,204 @@
+"""The extension: what an application has of its clusters."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from functools import wraps
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, cast
+
+from flask import Flask, current_app, has_app_context
+
+from hasql.contrib.flask.clusters import AppClusters
+from hasql.contrib.flask.commands import commands
+from hasql.contrib.flask.context_leases import leases_here, made_leases_here
+from hasql.contrib.flask.health import health_blueprint
+from hasql.contrib.flask.requests import RequestEnds
+from hasql.contrib.flask.settings import DEFAULT, read_settings
+from hasql.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import TypeVar
+
+    from hasql.metrics import Metrics
+    from hasql.sync.base import BaseSyncPoolManager
+
+    _ConnT = TypeVar("_ConnT", default=Any)
+else:
+    from typing import TypeVar
+
+    _ConnT = TypeVar("_ConnT")
+
+__all__ = ("Hasql", "NoAppError")
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_EXTENSION = "hasql"
+
+#: Whether `db.connection()` is a replica's, as the view in which it is called has said.
+_read_only: ContextVar[bool] = ContextVar("hasql_read_only", default=False)
+
+
+class NoAppError(ConfigurationError, RuntimeError):
+    """There is no application whose clusters could be meant.
+
+    The code runs outside of an app context, or the application was not given to `init_app`. It is a
+    `RuntimeError`, as what Flask raises there.
+    """
+
+
+class Hasql(Generic[_ConnT]):
+    """Connections of an application's clusters, one for each request, cluster and role.
+
+    One object serves any number of applications; each has its own settings and pool managers. To
+    have an editor know the connection, name its class: ``db: Hasql[psycopg.Connection] = Hasql()``.
+
+    Args:
+        app: The same as `init_app` right away.
+
+    Raises:
+        ConfigurationError: As `init_app`.
+        MissingExtraError: As `init_app`.
+    """
+
+    def __init__(self, app: Flask | None = None) -> None:
+        #: The endpoints ``/live`` and ``/ready``, for `Flask.register_blueprint`. They tell of all
+        #: clusters of the application that is asked.
+        self.health = health_blueprint(self._clusters)
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Read an application's settings and serve its requests. No server is asked yet.
+
+        Raises:
+            ConfigurationError: The settings can never work, or the application has this extension
+                already.
+            MissingExtraError: The library of a driver is not installed.
+        """
+        if not isinstance(app, Flask):
+            msg = (
+                f"Hasql takes a Flask application, not {app!r}; its pool managers are made of the "
+                "settings HASQL_DSN, HASQL_DRIVER and HASQL_OPTIONS of app.config"
+            )
+            raise ConfigurationError(msg)
+        if _EXTENSION in app.extensions:
+            msg = (
+                f"{app!r} has this extension already: call init_app once for each application, and "
+                "name several clusters of one in HASQL_CLUSTERS"
+            )
+            raise ConfigurationError(msg)
+        settings = read_settings(app)
+        app.extensions[_EXTENSION] = _Registered(self, settings)
+        RequestEnds(app, settings.retry_after)
+        app.cli.add_command(commands)
+
+    # Connections
+
+    def connection(
+        self,
+        read_only: bool | None = None,  # noqa: FBT001  # positional, as with `acquire`
+        cluster: str = DEFAULT,
+    ) -> _ConnT:
+        """Return the connection of this request, the same one whenever it is asked for.
+
+        It is taken at the first use and given back when the app context ends. It is tested before,
+        by a round trip only if it has not answered a request within the last second.
+
+        Args:
+            read_only: Whether a replica is wanted; the default is what the view is: see `read_only`
+                of this class. It is another connection than that to the master.
+            cluster: A name of `HASQL_CLUSTERS`.
+
+        Raises:
+            NotAvailableError: No suitable host could serve within `acquire_timeout`. Unless it is
+                handled it becomes 503 with ``Retry-After``.
+            Exception: The driver's own OperationalError, when the connection was lost since the
+                request has it.
+            ConfigurationError: The application has no such cluster.
+            NoAppError: Outside of an app context, or `init_app` was not called.
+        """
+        found = self._clusters().of(cluster)
+        wanted = _read_only.get() if read_only is None else read_only
+        return cast("_ConnT", made_leases_here().connection(found, read_only=wanted))
+
+    def manager(self, cluster: str = DEFAULT) -> BaseSyncPoolManager[Any, _ConnT]:
+        """Return the pool manager of a cluster, for connections that are no request's.
+
+        Raises:
+            ConfigurationError: The application has no such cluster.
+            NoAppError: Outside of an app context, or `init_app` was not called.
+        """
+        return self._clusters().of(cluster).manager
+
+    def read_only(self, view: Callable[_P, _T]) -> Callable[_P, _T]:
+        """Have `connection` be a replica's in a view. It stands below the route's decorator.
+
+        ``connection(read_only=False)`` is the master's there as well.
+        """
+        if iscoroutinefunction(view):
+
+            @wraps(view)
+            async def of_replica_async(*args: _P.args, **kwargs: _P.kwargs) -> Any:
+                before = _read_only.set(True)
+                try:
+                    return await view(*args, **kwargs)
+                finally:
+                    _read_only.reset(before)
+
+            return cast("Callable[_P, _T]", of_replica_async)
+
+        @wraps(view)
+        def of_replica(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+            before = _read_only.set(True)
+            try:
+                return view(*args, **kwargs)
+            finally:
+                _read_only.reset(before)
+
+        return of_replica
+
+    # The application
+
+    def stats(self) -> dict[str, Metrics]:
+        """Return a snapshot of each cluster of the current application, by its name."""
+        clusters = self._clusters().by_name
+        return {name: cluster.manager.metrics() for name, cluster in clusters.items()}
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Close the current application's pool managers; the next use makes new ones.
+
+        What this app context has is given back. What others have may end in `timeout` seconds, and
+        is broken then.
+        """
+        clusters = self._clusters()
+        leases = leases_here()
+        if leases is not None:
+            leases.give_back(None)
+        clusters.close(timeout)
+
+    def _clusters(self) -> AppClusters:
+        if not has_app_context():
+            raise NoAppError(
+                "there is no app context here, so no application whose connections could be meant: "
+                "`with app.app_context():` around it. A thread of your own needs one, too"
+            )
+        registered = current_app.extensions.get(_EXTENSION)
+        if not isinstance(registered, _Registered) or registered.extension is not self:
+            name = current_app.name
+            raise NoAppError(
+                f"this Hasql does not know the application {name!r}: call db.init_app(app) of the "
+                "same object when the application is made"
+            )
+        return registered
+
+
+class _Registered(AppClusters):
+    """The clusters of an application, and whose `init_app` it was given to."""
+
+    def __init__(self, extension: Hasql[Any], settings: Any) -> None:
+        super().__init__(settings)
+        self.extension = extension

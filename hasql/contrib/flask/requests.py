@@ -1,0 +1,140 @@
+"""The end of requests and app contexts: transactions end, connections are given back."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, Final
+from weakref import ref
+
+from flask import got_request_exception, has_request_context, request, request_finished
+from werkzeug.exceptions import ServiceUnavailable
+
+from hasql.contrib.flask.context_leases import leases_here
+from hasql.errors import NotAvailableError
+
+if TYPE_CHECKING:
+    from flask import Flask, Response
+
+__all__ = ("RequestEnds",)
+
+log = logging.getLogger("hasql")
+
+_ERROR: Final = "hasql.error"
+"""Where in a request's WSGI environment stands what it has raised."""
+_SERVER_ERROR: Final = 500
+
+
+class RequestEnds:
+    """Listens to one application, and ends what its requests have begun."""
+
+    def __init__(self, app: Flask, retry_after: int) -> None:
+        self._app = ref(app)  # the application has this, in its signals and functions
+        self._retry_after = retry_after
+        self._watch_exceptions(app)
+        request_finished.connect(self._finish, app)
+        got_request_exception.connect(self._note_exception, app)
+        app.teardown_request(self._end_request)
+        app.teardown_appcontext(self._end_context)
+        self._guard_end(app)
+
+    # What a request raises
+
+    def _watch_exceptions(self, app: Flask) -> None:
+        """Learn of each exception of a view, also of those that an error handler makes well of.
+
+        There is no signal for those. The method is one that an application may replace.
+        """
+        handle = app.handle_user_exception
+
+        def watching(*args: Any) -> Any:
+            error = args[-1]
+            self._raised(error)
+            if isinstance(error, NotAvailableError) and not self._has_handler(error):
+                log.warning("a request is answered 503: %s", error)
+                unavailable = ServiceUnavailable(retry_after=self._retry_after)
+                unavailable.__cause__ = error
+                args = (*args[:-1], unavailable)
+            return handle(*args)
+
+        app.handle_user_exception = watching  # type: ignore[assignment, method-assign]  # as above
+
+    def _has_handler(self, error: Exception) -> bool:
+        """Tell whether the application handles an error of this kind, and not just any."""
+        app = self._app()
+        kinds = type(error).__mro__
+        kinds = kinds[: kinds.index(Exception)]
+        handlers = {} if app is None else app.error_handler_spec
+        return any(
+            kind in handlers.get(name, {}).get(None, {})
+            for name in (*request.blueprints, None)
+            for kind in kinds
+        )
+
+    def _note_exception(self, _: Flask, exception: BaseException, **_others: Any) -> None:
+        """Take note of what was raised where nothing handles it: after the view, for one."""
+        self._raised(exception)
+
+    def _raised(self, error: BaseException) -> None:
+        """Undo at once what a request did that has raised, before anybody handles that."""
+        if has_request_context():
+            request.environ[_ERROR] = error
+        leases = leases_here()
+        if leases is not None:
+            leases.error = error
+            leases.drop_lost(error)
+            leases.rollback()
+
+    # Ends
+
+    def _finish(self, _: Flask, response: Response, **_others: Any) -> None:
+        """End the request's transactions: all functions have seen the response, nobody got it.
+
+        What this raises is a 500 by Flask's own means.
+        """
+        leases = leases_here()
+        if leases is None:
+            return
+        if _ERROR in request.environ or response.status_code >= _SERVER_ERROR:
+            leases.rollback()
+        else:
+            leases.commit()
+
+    def _end_request(self, error: BaseException | None) -> None:
+        """Roll back what was interrupted. The app context may go on, as those of tests do."""
+        leases = leases_here()
+        if leases is None:
+            return
+        raised = request.environ.pop(_ERROR, None) or error
+        if raised is not None:
+            leases.drop_lost(raised)
+            leases.rollback()
+        leases.drop_lost(None)
+        leases.forget_losses()
+
+    def _guard_end(self, app: Flask) -> None:
+        """Give back also where a teardown function raises: Flask then calls none of the others."""
+        end = app.do_teardown_appcontext
+
+        def guarded(*args: Any, **kwargs: Any) -> None:
+            try:
+                end(*args, **kwargs)
+            finally:
+                leases = leases_here()
+                if leases is not None:
+                    leases.give_back(sys.exc_info()[1])
+
+        app.do_teardown_appcontext = guarded  # type: ignore[method-assign]  # for that alone
+
+    def _end_context(self, error: BaseException | None) -> None:
+        """End what was begun outside of a request, or after it, and give all back."""
+        leases = leases_here()
+        if leases is None:
+            return
+        try:
+            if error is None:
+                leases.commit()
+            else:
+                leases.rollback()
+        finally:
+            leases.give_back(error or sys.exc_info()[1])
