@@ -50,6 +50,12 @@ def _aiohttp(app: str) -> tuple[str, ...]:
     return sys.executable, *f"-m aiohttp.web -H 127.0.0.1 -P {{port}} {app}".split()
 
 
+def _gunicorn(app: str, options: str) -> tuple[str, ...]:
+    words = f"--pythonpath examples --workers 2 --bind 127.0.0.1:{{port}} {options} {app}"
+    # Its control socket lies in the user's home, and several of them run here.
+    return sys.executable, "-m", "gunicorn", "--no-control-socket", *words.split()
+
+
 #: The project's directory, in which its server begins.
 _DJANGO = "examples/django_project"
 
@@ -65,13 +71,17 @@ WEB_APPS = {
         WebApp(
             "django",
             (
-                *(sys.executable, "-m", "gunicorn", "--chdir", _DJANGO, "project.wsgi"),
-                *["--workers", "2", "--threads", "8", "--bind", "127.0.0.1:{port}"],
+                *_gunicorn("project.wsgi", "--threads 8"),
+                *("--chdir", _DJANGO),
             ),
             prepare=(sys.executable, f"{_DJANGO}/manage.py", "migrate", "--verbosity=0"),
             # As many as there are threads: a write that waits for a master has one of them.
             writers=8,
             readers=8,
         ),
+        WebApp("flask", _gunicorn("flask_app:app", "--threads 8")),
+        # The application is made before the workers are forked.
+        WebApp("flask-preload", _gunicorn("flask_app:app", "--threads 8 --preload")),
+        WebApp("flask-gevent", _gunicorn("flask_app:app", "--worker-class gevent")),
     )
 }
