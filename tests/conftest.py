@@ -8,7 +8,7 @@ import pytest
 
 from hasql.testing._ports import free_ports
 
-pytest_plugins = ("tests.middlemen",)
+pytest_plugins = ("tests.flask_scene", "tests.middlemen")
 
 #: Files whose tests share what is dear to start: one worker runs all of such a file.
 _TOGETHER = (

@@ -1,0 +1,127 @@
+"""An application of Flask under gunicorn: what is begun before the fork, and what is broken off.
+
+`test_web.py` plays a failover to the example application, under each kind of worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from testbed.scene import until_sessions
+from testbed.web.apps import WebApp
+from testbed.web.client import HttpClient
+from testbed.web.server import WebServer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hasql.testing import LocalCluster
+
+APP = """
+import os
+
+from flask import Flask
+
+from hasql.contrib.flask import Hasql
+
+db = Hasql()
+app = Flask(__name__)
+app.config["HASQL_DSN"] = os.environ["DATABASE_URL"]
+app.config["HASQL_OPTIONS"] = {"pool_factory_kwargs": {"min_size": 0, "max_size": 2}}
+db.init_app(app)
+app.register_blueprint(db.health, url_prefix="/health")
+
+
+def ask():
+    return db.connection().execute("SELECT pg_backend_pid()").fetchone()[0]
+
+
+@app.get("/pids")
+def pids():
+    return {"worker": os.getpid(), "server": ask(), "before": BEFORE}
+
+
+@app.get("/in-flight")
+def in_flight():
+    return {"in_flight": sum(node.in_flight for node in db.stats()["default"].nodes)}
+
+
+@app.get("/slow")
+def slow():
+    import gevent
+
+    with gevent.Timeout(0.1):
+        db.connection().execute("SELECT pg_sleep(100)")
+
+
+BEFORE = None
+"""
+STARTED = """
+with app.app_context():
+    BEFORE = ask()
+"""
+
+
+@pytest.fixture
+def anyio_backend() -> object:
+    """Ask from one of the event loops: it is the application's that counts."""
+    return "asyncio", {"use_uvloop": False}
+
+
+async def ask(client: HttpClient, path: str) -> tuple[int, Any]:
+    status, body = await client.request("GET", path)
+    return status, json.loads(body) if status == 200 else body
+
+
+def under_gunicorn(directory: Path, program: str, options: str) -> WebApp:
+    (directory / "tested_app.py").write_text(program)
+    words = f"-m gunicorn --no-control-socket --pythonpath {directory} {options} tested_app:app"
+    return WebApp("tested", (sys.executable, *words.split(), "--bind", "127.0.0.1:{port}"))
+
+
+async def test_what_was_started_before_the_fork_starts_afresh_in_each_worker(
+    pg_cluster: LocalCluster, application: str, tmp_path: Path
+) -> None:
+    app = under_gunicorn(tmp_path, APP + STARTED, "--workers 2 --threads 2 --preload")
+    seen: dict[int, set[int]] = {}
+    before = None
+    async with WebServer(app, f"{pg_cluster.dsn}?application_name={application}") as server:
+        async with asyncio.timeout(20):
+            while len(seen) < 2:  # the kernel chooses the worker for each connection
+                client = HttpClient(server.port)
+                status, answer = await ask(client, "/pids")
+                client.close()
+                assert status == 200
+                seen.setdefault(answer["worker"], set()).add(answer["server"])
+                before = answer["before"]
+        one, other = seen.values()
+        assert not one & other
+        assert before not in one | other
+        await server.stop()
+        assert "Traceback" not in server.output, server.output
+    for node in pg_cluster.nodes:
+        await until_sessions(node, application, 0)
+
+
+async def test_requests_that_gevent_breaks_off_cost_no_place(
+    pg_cluster: LocalCluster, application: str, tmp_path: Path
+) -> None:
+    app = under_gunicorn(tmp_path, APP, "--worker-class gevent")
+    async with WebServer(app, f"{pg_cluster.dsn}?application_name={application}") as server:
+        clients = [HttpClient(server.port) for _ in range(4)]
+        await asyncio.gather(*(ask(each, "/slow") for each in clients), return_exceptions=True)
+        client = HttpClient(server.port)
+        async with asyncio.timeout(20):
+            while (await ask(client, "/in-flight"))[1] != {"in_flight": 0}:
+                await asyncio.sleep(0.01)
+        assert (await ask(client, "/pids"))[0] == 200
+        for each in (client, *clients):
+            each.close()
+        await server.stop()
+    for node in pg_cluster.nodes:
+        await until_sessions(node, application, 0)
