@@ -70,6 +70,7 @@ PUBLIC = (
     "hasql.base",
     "hasql.contrib.django",
     "hasql.contrib.fastapi",
+    "hasql.contrib.flask",
     "hasql.discovery",
     "hasql.dns",
     "hasql.errors",
@@ -308,6 +309,15 @@ def check_pip(words: list[str]) -> None:
     assert set(found["extras"].split(",")) <= PROJECT["project"]["optional-dependencies"].keys()
 
 
+def check_flask(words: list[str]) -> None:
+    # Its help shows that the command is there, and no server is asked.
+    environment = {"DATABASE_URL": "postgresql://db1,db2/app"}
+    done = run(sys.executable, "-m", "flask", *words, "--help", cwd=ROOT, **environment)
+    assert done.returncode == 0, done.stderr
+    given = {word for word in words[2:] if word.startswith("--")}
+    assert given <= set(re.findall(r"--[\w-]+", done.stdout))
+
+
 _TARGETS: dict[str, Callable[[list[str]], None]] = {
     "bench": check_bench,
     "chaos": checks_options("-m", "chaos"),
@@ -317,6 +327,7 @@ _TARGETS: dict[str, Callable[[list[str]], None]] = {
     "web": checks_options("-m", "chaos.web"),
 }
 _CHECKS: dict[str, Callable[[list[str]], None]] = {
+    "flask": check_flask,
     "hasql": check_hasql,
     "make": check_make,
     "pip": check_pip,
