@@ -70,10 +70,7 @@ WEB_APPS = {
         WebApp("litestar", _uvicorn("litestar_app:app"), writers=10, readers=10),
         WebApp(
             "django",
-            (
-                *_gunicorn("project.wsgi", "--threads 8"),
-                *("--chdir", _DJANGO),
-            ),
+            _gunicorn("project.wsgi", f"--threads 8 --chdir {_DJANGO}"),
             prepare=(sys.executable, f"{_DJANGO}/manage.py", "migrate", "--verbosity=0"),
             # As many as there are threads: a write that waits for a master has one of them.
             writers=8,
