@@ -33,8 +33,13 @@ class OverdueTimer(Generic[PoolT, ConnT]):
         self.is_set = False
 
     def set(self) -> None:
-        """Look in `release_timeout` seconds."""
-        self._look_in(self._release_timeout)
+        """Look in `release_timeout` seconds, unless a look is to come already.
+
+        A thread may have asked for one just before a look that has seen its lease, too: a second
+        timer would go on beside the first, and call for more.
+        """
+        if self._timer is None:
+            self._look_in(self._release_timeout)
 
     def cancel(self) -> None:
         """Leave no timer behind, also if something is given back later: it is broken already."""
@@ -47,7 +52,7 @@ class OverdueTimer(Generic[PoolT, ConnT]):
         self.is_set = True
 
     def _look(self) -> None:
-        self.is_set = False
+        self._timer, self.is_set = None, False
         now = self._clock()
         with self._guard:
             due = self._book.abort_overdue(now)
