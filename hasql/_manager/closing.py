@@ -31,6 +31,9 @@ class Closing(Generic[PoolT, ConnT]):
             await asyncio.shield(self._over)
             return
         lifecycle, clock = self._lifecycle, self._clock
+        if not lifecycle.started:  # its start was interrupted
+            lifecycle.close_unstarted()
+            return
         self._over = lifecycle.loop.create_future()
         deadline = clock() + seconds
         try:

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
 from hasql.driver.os_threads import OsThread, original
 from hasql.driver.threads import in_thread
-from hasql.errors import HasqlError
+from hasql.errors import HasqlError, PoolManagerClosedError
 
 __all__ = ("LoopThread",)
 
@@ -42,6 +42,8 @@ class LoopThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: OsThread | None = None
         self._last: asyncio.Task[None] | None = None
+        #: What threads wait for.
+        self._waited_for: set[Future[Any]] = set()
 
     @property
     def started(self) -> bool:
@@ -49,11 +51,18 @@ class LoopThread:
         return self._thread is not None
 
     def start(self) -> None:
-        """Start the thread."""
-        loop = self._loop = asyncio.SelectorEventLoop(original("selectors", "DefaultSelector")())
+        """Start the thread. If that fails, or is interrupted, it has not started."""
+        loop = asyncio.SelectorEventLoop(original("selectors", "DefaultSelector")())
         loop.set_default_executor(_Executor())
-        self._thread = OsThread(partial(_run, loop), "hasql")
-        self._thread.start()
+        thread = OsThread(partial(self._serve, loop), "hasql")
+        try:
+            thread.start()
+        except BaseException:
+            # It may be running all the same, if it was not for want of threads. If not, the loop is
+            # the collector's.
+            loop.call_soon_threadsafe(loop.stop)
+            raise
+        self._loop, self._thread = loop, thread
 
     def __call__(self, function: Callable[..., object], /, *args: Any) -> None:
         with suppress(RuntimeError):  # closed meanwhile
@@ -68,7 +77,8 @@ class LoopThread:
     def run(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Do some work in the loop and wait for it; an exception in this thread cancels it.
 
-        Raises HasqlError in the loop's own thread, where it would wait for itself.
+        Raises HasqlError in the loop's own thread, where it would wait for itself, and
+        PoolManagerClosedError if the loop has ended, or ends meanwhile.
         """
         assert self._loop is not None  # noqa: S101  # it was started
         if self._thread is not None and self._thread.is_current:
@@ -76,7 +86,7 @@ class LoopThread:
                 "a listener or tracer has called what waits for hasql's own thread, in which it "
                 "runs; have another thread do that"
             )
-        done = asyncio.run_coroutine_threadsafe(work(), self._loop)
+        done = self._begun(work(), self._loop)
         try:
             while True:
                 with suppress(TimeoutError):
@@ -85,9 +95,26 @@ class LoopThread:
                     return done.result(_LOOK_UP_FROM_WAITING)
                 if done.done():
                     return done.result()
+        except CancelledError:
+            raise _over() from None
         except BaseException:
             done.cancel()
             raise
+        finally:
+            self._waited_for.discard(done)
+
+    def _begun(
+        self, work: Coroutine[Any, Any, _T], loop: asyncio.AbstractEventLoop
+    ) -> "Future[_T]":
+        try:
+            done = asyncio.run_coroutine_threadsafe(work, loop)
+        except RuntimeError:
+            work.close()
+            raise _over() from None
+        self._waited_for.add(done)
+        if loop.is_closed():  # before it could begin, or see that it is waited for
+            done.cancel()
+        return done
 
     def end_after(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Have the loop do some last work, and end then; this waits for neither."""
@@ -117,12 +144,17 @@ class LoopThread:
         if self._thread is not None and not self._thread.is_current:
             self._thread.join(_LAST_WORDS)
 
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+        finally:
+            with suppress(Exception):
+                loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+            for done in tuple(self._waited_for):
+                done.cancel()
 
-def _run(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-    finally:
-        with suppress(Exception):
-            loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
+
+def _over() -> PoolManagerClosedError:
+    return PoolManagerClosedError("the pool manager is closed")

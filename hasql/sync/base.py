@@ -3,7 +3,7 @@
 import atexit
 import os
 from collections.abc import Callable, Coroutine
-from threading import Lock
+from threading import RLock
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from weakref import WeakSet, finalize
@@ -17,7 +17,7 @@ from hasql._routing.request import MASTER, REPLICA, REPLICA_OR_MASTER
 from hasql.cluster.checks import check_seconds
 from hasql.discovery import Discovery
 from hasql.driver import ConnT, Driver, PoolT
-from hasql.errors import PoolManagerClosedError
+from hasql.errors import HasqlError, PoolManagerClosedError
 
 __all__ = ("BaseSyncPoolManager",)
 
@@ -42,14 +42,16 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         self, options: Options, driver: Driver[PoolT, ConnT], source: Discovery
     ) -> ThreadParts[PoolT, ConnT]:
         self._ingredients = options, driver, source
-        _managers.add(self)
         return assemble_for_threads(options, driver, source, self._start)
 
     def _take(self, parts: ThreadParts[PoolT, ConnT]) -> None:  # type: ignore[override]  # its own
         super()._take(parts)
         self._parts = parts
-        self._start_lock = Lock()
+        # One that a signal's handler may take again, which closes what is just starting.
+        self._start_lock = RLock()
         self._waits, self._returns = parts.waits, parts.returns
+        self._finalizer: finalize[..., Any] | None = None
+        _managers.add(self)
 
     def _check_caller(self) -> None:
         """Let any thread in."""
@@ -59,18 +61,24 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
     def _start(self) -> None:
         """Start unless started; called on every use. Raises PoolManagerClosedError once closing."""
         parts = self._parts
-        if parts.checkout.live:
+        if parts.checkout.live and not parts.lifecycle.closing:
             return
         with self._start_lock:
             if parts.lifecycle.closing:
                 raise PoolManagerClosedError("the pool manager is closed")
             if not parts.thread.started:
+                if self._finalizer is None:
+                    # Who drops a manager without closing it leaves no thread behind. Leases that
+                    # are out keep it alive.
+                    end_after, terminate = parts.thread.end_after, parts.closing.terminate
+                    self._finalizer = finalize(self, end_after, terminate)
+                    self._finalizer.atexit = False  # `_end_all` waits for the thread, too
                 parts.thread.start()
-                # Who drops a manager without closing it leaves no thread behind. Leases that are
-                # out keep it alive.
-                self._finalizer = finalize(self, parts.thread.end_after, parts.closing.terminate)
-                self._finalizer.atexit = False  # `_end_all` waits for the thread, too
-            parts.thread.run(_entering(parts.lifecycle.enter))
+            try:
+                parts.thread.run(_entering(parts.lifecycle.enter))
+            finally:
+                if parts.lifecycle.closed:  # meanwhile, by a signal's handler
+                    parts.thread.stop()
             parts.checkout.live = True
 
     def _run(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
@@ -83,10 +91,11 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         parts = self._parts
         self._options.chance.seed()  # else all children would choose alike
         if not parts.thread.started:
-            self._start_lock = Lock()  # which another thread may have held
+            self._start_lock = RLock()  # which another thread may have held
             return
         _inherited.append(parts)  # whose end would tell the servers something
-        self._finalizer.detach()
+        if self._finalizer is not None:
+            self._finalizer.detach()
         parts.returns.inherited = True
         self._take(assemble_for_threads(*self._ingredients, self._start))
         self._routing.notifier.take_over(parts.routing.notifier)
@@ -202,7 +211,7 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         try:
             self._run(self._waits.started)
         except BaseException:
-            if fresh and self._parts.checkout.live:
+            if fresh and self._parts.thread.started:
                 self.terminate()
             raise
         return self
@@ -236,10 +245,16 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
             if not parts.thread.started:
                 self._lifecycle.close_unstarted()
                 return
-        if parts.lifecycle.closed:
-            return
         try:
-            parts.thread.run(work)
+            if not parts.lifecycle.closed:
+                parts.thread.run(work)
+        except PoolManagerClosedError:
+            pass  # by another thread, or as the program ends
+        except HasqlError:
+            raise  # in the loop itself, where nothing has begun
+        except BaseException:
+            parts.thread.end_after(parts.closing.terminate)  # nobody waits for it any more
+            raise
         finally:
             if parts.lifecycle.closed:
                 parts.thread.stop()

@@ -6,13 +6,205 @@ Each test bears the number of the invariant it stands for, where it stands for o
 from __future__ import annotations
 
 import asyncio
-from contextlib import nullcontext
-from typing import Any
+import gc
+import signal
+import sys
+import threading
+from contextlib import nullcontext, suppress
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import pytest
+
+import hasql
 from hasql._leasing.book import LeaseBook
 from hasql._leasing.lease import Lease
 from hasql._leasing.overdue import OverdueTimer
 from hasql._routing.request import MASTER
+from hasql.errors import PoolManagerClosedError
+from testbed.fake_driver import fake_cluster
+from testbed.fake_threads import ThreadManager
+from tests.unit.test_thread_manager import (
+    LONG,
+    managed,
+    name_of,
+    threads_of_hasql,
+    until,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+HASQL = str(Path(hasql.__file__).parent)
+#: A loop whose thread has not begun is left to the collector, and so is what has not begun in it.
+unclosed_loops = pytest.mark.filterwarnings(
+    "ignore:coroutine:RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+def interrupted_at(point: int, work: Callable[[], object]) -> bool:
+    """Do something, and interrupt it where a signal could the so many-th time; tell whether.
+
+    Within hasql, that is: where Python's own modules leak what they were making, it is not ours.
+    """
+    left = point
+
+    def profile(frame: FrameType, event: str, _arg: object) -> None:
+        nonlocal left
+        # Signals are looked for when a function of Python's begins, and when one of C has ended.
+        if event in {"call", "c_return"} and frame.f_code.co_filename.startswith(HASQL):
+            left -= 1
+            if not left:
+                raise KeyboardInterrupt
+
+    try:
+        sys.setprofile(profile)
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
+
+
+def hosts_of(manager: ThreadManager) -> list[int]:
+    """Return how many places are taken on each host."""
+    return [node.in_flight for node in manager.metrics().nodes]
+
+
+# Starting
+
+
+@unclosed_loops
+def test_13_a_start_that_finds_no_more_threads_is_made_up_for() -> None:
+    manager = ThreadManager(fake_cluster("a master"))
+    before = threading.stack_size(1 << 46)
+    try:
+        with pytest.raises(RuntimeError, match="thread"):
+            manager.ready()
+    finally:
+        threading.stack_size(before)
+    with manager.acquire_master() as connection:
+        assert name_of(connection) == "a"
+    manager.close()
+    assert not threads_of_hasql()
+
+
+@unclosed_loops
+@pytest.mark.parametrize("end", ["close", "drop", "use"])
+def test_11_a_start_that_is_interrupted_anywhere_can_be_ended_and_made_up_for(end: str) -> None:
+    for point in count(1):
+        manager = ThreadManager(fake_cluster("a master"))
+        interrupted = interrupted_at(point, manager.ready)
+        if end == "use":
+            manager.ready()
+        if end != "drop":
+            manager.close()
+            assert manager.closed
+        del manager
+        gc.collect()
+        until(lambda: not threads_of_hasql())
+        if not interrupted:
+            break
+    assert point > 10
+
+
+def test_13_a_signal_handler_may_close_what_is_just_starting() -> None:
+    servers = fake_cluster("a master")
+    for point in range(1, 10**6):
+        manager = ThreadManager(servers)
+        left = point
+
+        def profile(frame: FrameType, event: str, _arg: object) -> None:
+            nonlocal left
+            ours = frame.f_code.co_filename.startswith(HASQL)
+            left -= ours and event in {"call", "c_return"}
+            if not left:
+                sys.setprofile(None)
+                manager.close()  # noqa: B023  # within the turn
+
+        with suppress(PoolManagerClosedError):
+            sys.setprofile(profile)
+            manager.ready()
+        sys.setprofile(None)
+        manager.close()
+        assert manager.closed
+        until(lambda: not threads_of_hasql())
+        if left > 0:
+            break
+
+
+# Closing
+
+
+def test_what_is_used_after_closing_says_so() -> None:
+    with managed(fake_cluster("a master")) as manager:
+        [pool] = manager.get_master_pools()
+        lease = manager.getconn()
+        closing = threading.Thread(target=manager.close)
+        closing.start()
+        until(lambda: manager.closing)
+        with pytest.raises(PoolManagerClosedError), manager.acquire_from_pool(pool):
+            pass
+        manager.putconn(lease)
+        closing.join()
+        for use in (
+            manager.ready,
+            manager.wait_next_pool_check,
+            manager.get_master_pools,
+            manager.getconn,
+            lambda: manager.acquire_from_pool(pool).take(),
+        ):
+            with pytest.raises(PoolManagerClosedError):
+                use()
+        manager.accept_timeline()  # which nobody waits for
+
+
+def test_an_interrupted_close_ends_the_thread_all_the_same() -> None:
+    with managed(fake_cluster("a master")) as manager:
+        connection = manager.getconn()
+        main = threading.get_ident()
+
+        def interrupt(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        def when_it_waits() -> None:
+            until(lambda: manager.closing)
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+        before = signal.signal(signal.SIGUSR1, interrupt)
+        other = threading.Thread(target=when_it_waits)
+        other.start()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                manager.close(LONG)
+        finally:
+            other.join()
+            signal.signal(signal.SIGUSR1, before)
+        until(lambda: not threads_of_hasql())
+        assert manager.closed
+        assert connection.closed
+
+
+def test_who_waits_for_the_loop_when_it_ends_is_told() -> None:
+    manager = ThreadManager(fake_cluster("a master"))
+    manager.ready()
+    told: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            manager.wait_in_loop(asyncio.Event().wait)  # type: ignore[arg-type]  # never ends
+        except PoolManagerClosedError as error:
+            told.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    manager.close()
+    waiting.join(LONG)
+    assert told
+
 
 # Timers
 
