@@ -54,6 +54,10 @@ class Lease(Generic[PoolT, ConnT]):
         #: For the driver's own acquire.
         self.kwargs = kwargs
 
+    def move_to(self, lender: Any) -> None:
+        """Be lent, and given back, by another one."""
+        self._lender = lender
+
     def successor(self) -> "Lease[PoolT, ConnT]":
         """Make a lease of what this one has taken, and have this one hold nothing."""
         other: Lease[PoolT, ConnT] = type(self)(

@@ -16,6 +16,7 @@ from hasql._routing.request import MASTER, Request
 from hasql._routing.router import Router
 from hasql.driver import ConnT, Driver, PoolT, ThreadPool
 from hasql.driver.patience import Patience
+from hasql.errors import UnknownConnectionError
 
 __all__ = ("ThreadCheckout",)
 
@@ -48,6 +49,8 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         self._in_loop = in_loop
         #: Whether the manager has started; asked on each acquire.
         self.live = False
+        #: In a forked child: who lends there. This one is the parent's.
+        self.heir: ThreadCheckout[PoolT, ConnT] | None = None
 
     def take(  # noqa: C901  # the hot path: each call less counts
         self, lease: Lease[PoolT, ConnT]
@@ -56,6 +59,8 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         if self._tracing is not None and not lease.number:
             return self._tracing.take_in_thread(lease, self.take)
         if not self.live:
+            if self.heir is not None:
+                return self._take_from(self.heir, lease)
             self._enter()
         clock = self._clock
         began = clock()
@@ -92,6 +97,13 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 self.retries += 1
             if clock() >= deadline:
                 raise self._not_available(lease)
+
+    def _take_from(self, heir: "ThreadCheckout[PoolT, ConnT]", lease: Lease[PoolT, ConnT]) -> ConnT:
+        """Take a connection in a child for an acquire that was made before the fork."""
+        if lease.fixed_node is not None:
+            raise UnknownConnectionError("a pool from before a fork is the parent's")
+        lease.move_to(heir)
+        return heir.take(lease)
 
     def _lend(
         self,

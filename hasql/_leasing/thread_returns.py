@@ -71,6 +71,8 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
 
     def forget(self, lease: Lease[PoolT, ConnT]) -> None:
         """End the block of a lease that has no connection any more; see `LeaseBook.enter`."""
+        if self.inherited:
+            return  # a thread of the parent's may have held the guard when it forked
         with self._guard:
             if lease.connection is None and lease.node is not None:
                 node, lease.node = lease.node, None

@@ -98,6 +98,7 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
             self._finalizer.detach()
         parts.returns.inherited = True
         self._take(assemble_for_threads(*self._ingredients, self._start))
+        parts.checkout.live, parts.checkout.heir = False, self._parts.checkout
         self._routing.notifier.take_over(parts.routing.notifier)
         self.set_tracer(parts.routing.tracer)
         if parts.lifecycle.closing:

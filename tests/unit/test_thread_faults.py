@@ -22,11 +22,16 @@ from hasql._leasing.book import LeaseBook
 from hasql._leasing.lease import Lease
 from hasql._leasing.overdue import OverdueTimer
 from hasql._routing.request import MASTER
-from hasql.errors import PoolManagerClosedError
+from hasql.errors import (
+    ConfigurationError,
+    PoolManagerClosedError,
+    UnknownConnectionError,
+)
 from testbed.fake_driver import fake_cluster
-from testbed.fake_threads import ThreadManager
+from testbed.fake_threads import ThreadConnection, ThreadManager
 from tests.unit.test_thread_manager import (
     LONG,
+    in_child,
     managed,
     name_of,
     threads_of_hasql,
@@ -204,6 +209,76 @@ def test_who_waits_for_the_loop_when_it_ends_is_told() -> None:
     manager.close()
     waiting.join(LONG)
     assert told
+
+
+# Forking
+
+
+def test_16_an_acquire_made_before_a_fork_takes_nothing_of_the_parents_in_the_child() -> None:
+    with managed(fake_cluster("a master")) as manager:
+        manager.putconn(manager.getconn())
+        [pool] = manager.get_master_pools()
+        [idle] = pool.free
+        lease, fixed = manager.acquire_master(), manager.acquire_from_pool(pool)
+
+        def work() -> None:
+            with lease as connection:
+                assert connection is not idle
+                assert hosts_of(manager) == [1]
+            assert hosts_of(manager) == [0]
+            with pytest.raises(UnknownConnectionError, match="the parent's"), fixed:
+                pass
+            manager.terminate()
+            assert not idle.closed
+
+        in_child(work)
+        with lease as connection:
+            assert connection is idle
+
+
+def test_16_a_block_that_a_fork_has_copied_ends_whoever_held_the_guard() -> None:
+    with managed(fake_cluster("a master")) as manager:
+        lease = manager.acquire_master()
+        with lease as connection:
+            manager.putconn(connection)
+            holds, go_on = threading.Event(), threading.Event()
+
+            def is_closed(connection: ThreadConnection) -> bool:  # asked under the guard
+                holds.set()
+                go_on.wait(LONG)
+                return connection.closed
+
+            [pool] = manager.driver.pools
+            pool.is_closed = is_closed  # type: ignore[method-assign]
+            other = threading.Thread(target=lambda: manager.putconn(manager.getconn()))
+            other.start()
+            assert holds.wait(LONG)
+
+            def work() -> None:
+                signal.alarm(5)  # the end of a child that waits for ever
+                lease.__exit__(None, None, None)
+                signal.alarm(0)
+
+            try:
+                in_child(work)
+            finally:
+                go_on.set()
+                other.join()
+
+
+def test_16_a_manager_that_could_not_be_made_keeps_no_other_from_beginning_anew() -> None:
+    kept: list[BaseException] = []
+    for _ in range(8):  # the order in which they begin is any
+        with pytest.raises(ConfigurationError) as raised:
+            ThreadManager(fake_cluster("a master"), pool_factory_kwargs={"max_size": -1})
+        kept.append(raised.value)
+    with managed(fake_cluster("a master")) as manager:
+
+        def work() -> None:
+            assert manager.available_pool_count == 0
+            manager.terminate()
+
+        in_child(work)
 
 
 # Timers
