@@ -14,6 +14,7 @@ from hasql._probing.schedule import Evidence
 from hasql._routing.node import Node
 from hasql._routing.router import Router
 from hasql.driver import ConnT, Driver, Failure, PoolT, ThreadPool
+from hasql.errors import UnknownConnectionError
 
 __all__ = ("ThreadReturns",)
 
@@ -87,13 +88,15 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
         """Give a lease's connection back; `error` is what ended its use, if anything did.
 
         The lease keeps its place, and its entry in the book, until the driver is done with that.
+        Raises UnknownConnectionError where another thread gives it back already.
         """
-        node, connection = lease.node, lease.connection
-        assert node is not None  # noqa: S101  # it is lent, so it has both
-        assert connection is not None  # noqa: S101
+        with self._guard:
+            node, connection = lease.node, lease.connection
+            if node is None or connection is None or lease.returning:
+                raise UnknownConnectionError("another thread gives this connection back already")
+            lease.due_back = self._clock() + self._release_timeout
+            lease.returning = True  # after it is known by when
         pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
-        lease.due_back = self._clock() + self._release_timeout
-        lease.returning = True  # after it is known by when
         try:
             if not self._overdue.is_set:
                 self._overdue.is_set = True

@@ -211,6 +211,40 @@ def test_who_waits_for_the_loop_when_it_ends_is_told() -> None:
     assert told
 
 
+# Giving back
+
+
+def test_18_two_threads_that_give_the_same_back_at_once_give_it_back_once() -> None:
+    with managed(fake_cluster("a master"), pool_factory_kwargs={"max_size": 2}) as manager:
+        connection = manager.getconn()
+        others: list[BaseException | None] = []
+
+        def other_puts_it_back() -> None:
+            try:
+                manager.putconn(connection)
+            except UnknownConnectionError as error:
+                others.append(error)
+            else:
+                others.append(None)
+
+        def between(frame: FrameType, event: str, _: object) -> None:
+            if (event, frame.f_code.co_name) == ("call", "give_back"):
+                other = threading.Thread(target=other_puts_it_back)
+                other.start()
+                other.join()
+
+        before = sys.gettrace()
+        sys.settrace(between)
+        try:
+            with pytest.raises(UnknownConnectionError, match="gives this connection back already"):
+                manager.putconn(connection)
+        finally:
+            sys.settrace(before)
+        assert others == [None]
+        assert connection.resets == 1
+        assert hosts_of(manager) == [0]
+
+
 # Forking
 
 
