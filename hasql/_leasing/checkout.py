@@ -69,6 +69,8 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
                     await by_deadline(rest, deadline - clock(), LONG_CONNECT, slow)
             except BaseException as error:  # noqa: BLE001  # sorted out there
                 self._give_up(node, lease, error)
+                if self._tracing is not None:
+                    self._tracing.retried(lease, node, error)
             else:
                 connection = lease.connection
                 assert connection is not None  # noqa: S101  # it has just been filled

@@ -108,8 +108,6 @@ class CheckoutRules(Generic[PoolT, ConnT]):
             raise self._not_available(lease) from None
         if judged(self._driver, error) not in _ANOTHER_TIME or lease.fixed_node is not None:
             raise error
-        if self._tracing is not None:
-            self._tracing.retried(lease, node, error)
         elsewhere = isinstance(error, WrongServerError)
         node.connect_failed(error, led_elsewhere=elsewhere)
         if elsewhere:

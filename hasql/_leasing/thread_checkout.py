@@ -89,6 +89,8 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                     self._discard(lease, pool, connection)
                 with self._guard:
                     self._give_up(node, lease, error)
+                if self._tracing is not None:  # not under the guard: it may wait
+                    self._tracing.retried(lease, node, error)
             else:
                 if fits:
                     return connection

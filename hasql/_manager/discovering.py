@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from reprlib import Repr
 from typing import TYPE_CHECKING
 
+from hasql._manager.guarded import soon
 from hasql._manager.notifier import Notifier
 from hasql._manager.options import Options
 from hasql.cluster.discovered import Discovered
@@ -147,7 +148,7 @@ class Discovering:
         wait = self._refreshed_at + _REFRESH_DELAY - self._clock()
         if wait <= 0:
             self._refreshed_at, wait = self._clock(), _REFRESH_DELAY
-            self._look_again()
+            soon(self._look_again)
         self._timer = asyncio.get_running_loop().call_later(wait, self._refresh)
 
     def _look_again(self) -> None:

@@ -1,11 +1,12 @@
 """Methods that change what threads share."""
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-__all__ = ("guarded",)
+__all__ = ("guarded", "soon")
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -29,3 +30,12 @@ def guarded(
             return method(self, *args, **kwargs)
 
     return with_guard
+
+
+def soon(function: Callable[..., object], /, *args: object) -> None:
+    """Have the event loop call what may wait for other threads, when nothing is guarded any more.
+
+    Under the guard it could wait for ever: a log handler has a lock of its own, and whoever holds
+    that may be about to acquire a connection.
+    """
+    asyncio.get_running_loop().call_soon(function, *args)

@@ -8,6 +8,7 @@ from hasql._leasing.book import LeaseBook
 from hasql._leasing.loop_binding import LoopBinding
 from hasql._manager.asking import Asking
 from hasql._manager.discovering import Discovering
+from hasql._manager.guarded import soon
 from hasql._manager.options import Options
 from hasql._manager.routing_state import RoutingState
 from hasql._probing.monitors import end_tasks
@@ -108,7 +109,7 @@ class Lifecycle(Generic[PoolT, ConnT]):
 
     def _retire(self, node: Node[PoolT, ConnT]) -> None:
         """Probe a host no more; it may come back at once, as another node."""
-        log.info("%s is no host any more", node.host)
+        soon(log.info, "%s is no host any more", node.host)
         tasks = self._routing.monitors.stop(node.host) + self._routing.openings.cancel(node)
         if self._routing.names is not None:
             tasks += self._routing.names.stop(node.host)

@@ -1,10 +1,10 @@
 """The notifier: tells of each change once, to the log, the metrics and the application."""
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from inspect import iscoroutinefunction
 
+from hasql._manager.guarded import soon
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion, Health, NodeState
 from hasql.events import (
@@ -61,24 +61,28 @@ class Notifier:
             self.tell(event)
 
     def tell(self, event: Event) -> None:
-        """Tell of one event."""
-        self._take_note(event)
-        for listener in self._listeners:
-            asyncio.get_running_loop().call_soon(self._call, listener, event)
+        """Tell of one event.
 
-    def _take_note(self, event: Event) -> None:
+        A log handler and a listener may wait for a thread that waits for what is changing here, so
+        they are called once that is done.
+        """
+        self.role_changes += isinstance(event, RoleChanged)
+        self.fencings += isinstance(event, HostExcluded) and event.exclusion is Exclusion.FENCED
+        soon(self._log, event)
+        for listener in tuple(self._listeners):
+            soon(self._call, listener, event)
+
+    def _log(self, event: Event) -> None:
         match event:
             case HostUp(host, role):
                 log.info("%s is up: a %s", host, role.value)
             case HostDown(host, error):
                 log.warning("%s is down: %s", host, self._hide(repr(error)))
             case RoleChanged(host, role_before, role):
-                self.role_changes += 1
                 log.info("%s is a %s now, and was a %s", host, role.value, role_before.value)
             case HostExcluded(host, Exclusion.LEAVING):
                 log.info("%s %s", host, Exclusion.LEAVING.value)
             case HostExcluded(host, exclusion):
-                self.fencings += exclusion is Exclusion.FENCED
                 log.warning("%s %s", host, exclusion.value)
             case HostAdmitted(host, exclusion):
                 log.info("%s may serve again; before, it %s", host, exclusion.value)

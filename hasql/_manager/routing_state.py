@@ -8,7 +8,7 @@ from hasql._leasing.book import LeaseBook
 from hasql._leasing.hints import Hints
 from hasql._leasing.lease_tracing import tell_of_probe
 from hasql._leasing.loop_binding import LoopBinding
-from hasql._manager.guarded import guarded
+from hasql._manager.guarded import guarded, soon
 from hasql._manager.notifier import Notifier
 from hasql._manager.options import Options
 from hasql._probing.followed_names import FollowedNames
@@ -144,7 +144,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         if isinstance(observation, Answered):
             self._prepare(observation.host)
         if self.tracer is not None and isinstance(observation, Answered | Failed):
-            tell_of_probe(self.tracer, observation)
+            soon(tell_of_probe, self.tracer, observation)
 
     @guarded
     def observe(self, observation: RoutingObservation) -> None:
@@ -206,7 +206,7 @@ class RoutingState(Generic[PoolT, ConnT]):
             node = self.nodes.get(state.host)
             if node is None:
                 node = self._node(state.host)
-                log.debug("%s is a host now", node.host)
+                soon(log.debug, "%s is a host now", node.host)
             if state.leaving:
                 node.position = position
             else:
@@ -311,7 +311,7 @@ class RoutingState(Generic[PoolT, ConnT]):
                 node.mark_cold()
             self._book.abort(node, returning_only=True)
         elif aborted := self._book.abort(node, but_on=effect.but_on):
-            log.warning("%s: %d leases aborted", node.host, aborted)
+            soon(log.warning, "%s: %d leases aborted", node.host, aborted)
 
     def _note(self, before: NodeState, after: NodeState) -> None:
         """Tell of a change; let nobody wait for a host that has gone quiet."""
@@ -320,7 +320,7 @@ class RoutingState(Generic[PoolT, ConnT]):
             self.names.note_host(after.host, answers=after.health is Health.UP)
         node = self.nodes[after.host]
         if after.health is Health.SUSPECT and node.pool is not None:
-            log.debug("%s has gone quiet", after.host)
+            soon(log.debug, "%s has gone quiet", after.host)
             node.pool.end_connects()  # who waits for one may go elsewhere
 
     def _note_masters(self) -> None:

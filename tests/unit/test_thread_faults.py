@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import signal
 import sys
 import threading
@@ -27,6 +28,7 @@ from hasql.errors import (
     PoolManagerClosedError,
     UnknownConnectionError,
 )
+from hasql.tracing import Tracer
 from testbed.fake_driver import fake_cluster
 from testbed.fake_threads import ThreadConnection, ThreadManager
 from tests.unit.test_thread_manager import (
@@ -243,6 +245,94 @@ def test_18_two_threads_that_give_the_same_back_at_once_give_it_back_once() -> N
         assert others == [None]
         assert connection.resets == 1
         assert hosts_of(manager) == [0]
+
+
+# What users' own code may do that hasql calls
+
+
+def test_a_log_handler_may_wait_for_a_thread_that_acquires() -> None:
+    servers = fake_cluster("a master", "b replica")
+    loops, looked = threading.Event(), threading.Event()
+
+    class Handler(logging.Handler):
+        def acquire(self) -> None:
+            if threading.current_thread().name == "hasql":
+                loops.set()
+            super().acquire()
+
+        def emit(self, record: logging.LogRecord) -> None:
+            pass
+
+    handler, log = Handler(), logging.getLogger("hasql")
+    before = log.level
+    with managed(servers, refresh_delay=0.02) as manager:
+        log.addHandler(handler)
+        log.setLevel(logging.DEBUG)
+
+        def acquire() -> None:  # as a handler that writes into a table does
+            with manager.acquire_replica(fallback_master=True, timeout=LONG):
+                looked.set()
+
+        acquiring = threading.Thread(target=acquire)
+        try:
+            with handler.lock or nullcontext():
+                manager.in_loop(servers["b"].kill)
+                assert loops.wait(LONG)
+                acquiring.start()
+                assert looked.wait(LONG / 2)
+        finally:
+            acquiring.join()
+            log.setLevel(before)
+            log.removeHandler(handler)
+
+
+def test_a_tracer_may_wait_for_the_loop_wherever_a_thread_calls_it() -> None:
+    servers = fake_cluster("a master", "b replica", "c replica")
+    told: list[str] = []
+    with managed(servers, refresh_delay=60) as manager:
+        servers["b"].login_error = ConnectionRefusedError("no")
+
+        def wait_for_the_loop(record: object) -> None:
+            waiting = threading.Thread(target=lambda: manager.in_loop(lambda: None))
+            waiting.start()
+            manager.in_loop(lambda: told.append(type(record).__name__))
+            waiting.join()
+
+        manager.set_tracer(
+            Tracer(
+                acquire_begun=wait_for_the_loop,
+                acquire_retried=wait_for_the_loop,
+                connection_lent=wait_for_the_loop,
+                connection_returned=wait_for_the_loop,
+            )
+        )
+        for _ in range(2):
+            with manager.acquire_replica(timeout=LONG):
+                pass
+        manager.set_tracer(None)
+    assert "AcquireRetried" in told
+
+
+def test_a_tracer_may_wait_for_a_thread_that_acquires_when_it_is_told_of_a_probe() -> None:
+    with managed(fake_cluster("a master")) as manager:
+        told: list[bool] = []
+
+        def acquire() -> None:
+            with manager.acquire_master(timeout=LONG):
+                pass
+
+        def wait_for_another(_: object) -> None:
+            other = threading.Thread(target=acquire)
+            other.start()
+            other.join(LONG / 2)
+            told.append(not other.is_alive())
+
+        acquire()
+        manager.set_tracer(Tracer(probe_ended=wait_for_another))
+        manager.wait_next_pool_check()
+        until(lambda: bool(told))
+        manager.set_tracer(None)
+    assert all(told)
 
 
 # Forking
