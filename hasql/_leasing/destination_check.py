@@ -13,11 +13,19 @@ from dataclasses import dataclass
 from hasql._routing.node import Node
 from hasql.cluster.probe import writes_query
 from hasql.driver import AsyncPool, ConnT, DriverPool, PoolT, ThreadPool
+from hasql.driver.deadline import OutOfTimeError
 from hasql.driver.destinations import Server
+from hasql.driver.patience import Patience
 
 log = logging.getLogger("hasql")
 
-__all__ = ("WrongServerError", "answers", "check_destination", "check_destination_in_thread")
+__all__ = (
+    "WrongServerError",
+    "answers",
+    "answers_in_thread",
+    "check_destination",
+    "check_destination_in_thread",
+)
 
 #: Seconds in which a connection has to answer: the user has not got it yet, so that one which has
 #: gone deaf, or a host which has gone silent, must not cost all the time of an acquire.
@@ -152,24 +160,55 @@ def check_destination_in_thread(
     node: Node[PoolT, ConnT],
     pool: ThreadPool[PoolT, ConnT],
     connection: ConnT,
+    patience: Patience,
     aborting_after: Callable[[float], AbstractContextManager[object]],
 ) -> None:
     """Make sure that a thread's connection leads to the master, asking the server if need be.
 
-    Raises WrongServerError, and the connection is the caller's to discard then. Within
-    `aborting_after` so many seconds the connection is aborted then.
+    Raises WrongServerError, or OutOfTimeError once the acquire has no more time, and the
+    connection is the caller's to discard then. Within `aborting_after` so many seconds the
+    connection is aborted then.
     """
     failed = None
     try:
         if (question := _question_for(node, pool, connection)) is None:
             return
-        if question.seconds is None:
+        with aborting_after(_time_for(question.seconds, patience)):
             rows = pool.count_rows(connection, question.sql)
-        else:
-            with aborting_after(question.seconds):
-                rows = pool.count_rows(connection, question.sql)
         if _is_right(question, rows, node, pool, connection):
             return
     except Exception as error:  # noqa: BLE001  # the connection is of no use, whatever it was
         failed = error
+        if not patience.seconds:
+            raise OutOfTimeError from None  # which may be why, and tells nothing of the server
     raise _not_the_master(failed)
+
+
+def answers_in_thread(
+    node: Node[PoolT, ConnT],
+    pool: ThreadPool[PoolT, ConnT],
+    connection: ConnT,
+    patience: Patience,
+    aborting_after: Callable[[float], AbstractContextManager[object]],
+) -> bool:
+    """Tell whether a thread's connection can be used, as `answers` does for tasks.
+
+    If not, the connection is the caller's to discard.
+    """
+    key, known = pool.key(connection), pool.destinations
+    if key not in known.unsure:
+        return True
+    known.unsure.discard(key)
+    try:
+        with aborting_after(_time_for(None if node.pooled else _ANSWER, patience)):
+            pool.count_rows(connection, "SELECT 1")
+    except Exception as error:  # noqa: BLE001  # it is of no use, whatever it was
+        log.debug("%s: an idle connection had ended: %r", node.host, type(error))
+        known.doubt_all()
+        return False
+    return True
+
+
+def _time_for(seconds: float | None, patience: Patience) -> float:
+    """Return in how many seconds to have an answer, None: in those that the acquire has left."""
+    return patience.seconds if seconds is None else min(seconds, patience.seconds)

@@ -7,7 +7,7 @@ from functools import partial
 
 from hasql._leasing.book import LeaseBook
 from hasql._leasing.checkout_rules import LONG_CONNECT, CheckoutRules
-from hasql._leasing.destination_check import check_destination_in_thread
+from hasql._leasing.destination_check import answers_in_thread, check_destination_in_thread
 from hasql._leasing.lease import Lease
 from hasql._leasing.options import InLoop, LeasingOptions, ManagerCalls
 from hasql._leasing.thread_returns import ThreadReturns
@@ -52,7 +52,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         #: In a forked child: who lends there. This one is the parent's.
         self.heir: ThreadCheckout[PoolT, ConnT] | None = None
 
-    def take(  # noqa: C901  # the hot path: each call less counts
+    def take(  # noqa: C901, PLR0912  # the hot path: each call less counts
         self, lease: Lease[PoolT, ConnT]
     ) -> ConnT:
         """Take a connection for a lease; see `LeaseBook` for what becomes of it."""
@@ -75,6 +75,16 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
             try:
                 patience = Patience(deadline, clock, LONG_CONNECT, partial(self._signal, node.host))
                 connection = pool.acquire(patience, **lease.kwargs)
+                while pool.destinations.unsure and not answers_in_thread(
+                    node,
+                    pool,
+                    connection,
+                    patience,
+                    partial(self._aborting_after, pool, connection),
+                ):
+                    ended, connection = connection, None
+                    self._discard(lease, pool, ended)
+                    connection = pool.acquire(patience, **lease.kwargs)
                 # A read may have fallen to a master, too; a pool that was asked for is what it is.
                 if (
                     node.as_master
@@ -82,7 +92,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                     and (pool.destinations.doubtful or node.several)
                 ):
                     aborting_after = partial(self._aborting_after, pool, connection)
-                    check_destination_in_thread(node, pool, connection, aborting_after)
+                    check_destination_in_thread(node, pool, connection, patience, aborting_after)
                 fits = self._lend(lease, node, connection, began)
             except BaseException as error:  # noqa: BLE001  # sorted out there
                 if connection is not None:

@@ -14,6 +14,7 @@ import threading
 from contextlib import nullcontext, suppress
 from itertools import count
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,6 +26,7 @@ from hasql._leasing.overdue import OverdueTimer
 from hasql._routing.request import MASTER
 from hasql.errors import (
     ConfigurationError,
+    NotAvailableError,
     PoolManagerClosedError,
     UnknownConnectionError,
 )
@@ -213,6 +215,55 @@ def test_who_waits_for_the_loop_when_it_ends_is_told() -> None:
     assert told
 
 
+# Before a connection is lent
+
+
+def test_4_a_thread_meets_no_second_of_connections_that_have_broken_together() -> None:
+    servers = fake_cluster("a master")
+    sizes = {"max_size": 4}
+    with managed(servers, refresh_delay=60, pool_factory_kwargs=sizes) as manager:
+        taken = [manager.getconn() for _ in range(4)]
+        for each in taken:
+            manager.putconn(each)
+        pool = manager.pool_of("a")
+        ended = set(taken)
+        ask = pool.count_rows
+
+        def count_rows(connection: ThreadConnection, sql: str) -> int:
+            if connection in ended:  # the server has closed it, and its driver does not know yet
+                connection.lose()
+            return ask(connection, sql)
+
+        pool.count_rows = count_rows  # type: ignore[method-assign]
+        with pytest.raises(ConnectionResetError), manager.acquire_master() as connection:
+            assert connection in ended
+            connection.lose()
+            connection.use()
+        with manager.acquire_master(timeout=LONG) as connection:
+            assert connection not in ended
+            connection.use()
+        assert not pool.destinations.unsure
+        assert hosts_of(manager) == [0]
+        with manager.acquire_master():
+            questions = servers["a"].questions
+        assert servers["a"].questions == questions  # each is asked once
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_3_a_question_to_a_connection_takes_no_longer_than_the_acquire(*, pooled: bool) -> None:
+    servers = fake_cluster("a master")
+    servers["a"].pooler = pooled
+    with managed(servers, refresh_timeout=60) as manager:
+        servers["a"].lie_to_pool = True
+        servers["a"].silent_after_login = True
+        began = monotonic()
+        with pytest.raises(NotAvailableError), manager.acquire_master(timeout=0.1):
+            pass
+        assert monotonic() - began < 0.4
+        assert hosts_of(manager) == [0]
+        assert not manager.pool_of("a").lent
+
+
 # Giving back
 
 
@@ -306,11 +357,13 @@ def test_a_tracer_may_wait_for_the_loop_wherever_a_thread_calls_it() -> None:
                 connection_returned=wait_for_the_loop,
             )
         )
-        for _ in range(2):
+        for _ in range(100):  # which of the two comes first is chance
             with manager.acquire_replica(timeout=LONG):
                 pass
+            if "AcquireRetried" in told:
+                break
         manager.set_tracer(None)
-    assert "AcquireRetried" in told
+    assert {"AcquireBegun", "AcquireRetried", "ConnectionLent", "ConnectionReturned"} <= {*told}
 
 
 def test_a_tracer_may_wait_for_a_thread_that_acquires_when_it_is_told_of_a_probe() -> None:
