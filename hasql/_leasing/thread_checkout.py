@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 from hasql._leasing.book import LeaseBook
 from hasql._leasing.checkout_rules import LONG_CONNECT, CheckoutRules
@@ -52,7 +53,8 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         #: In a forked child: who lends there. This one is the parent's.
         self.heir: ThreadCheckout[PoolT, ConnT] | None = None
 
-    def take(  # noqa: C901, PLR0912  # the hot path: each call less counts
+    # long: the hot path, each call less counts
+    def take(  # noqa: C901, PLR0912  # as above
         self, lease: Lease[PoolT, ConnT]
     ) -> ConnT:
         """Take a connection for a lease; see `LeaseBook` for what becomes of it."""
@@ -211,21 +213,28 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
 
     def _wait(self, lease: Lease[PoolT, ConnT], deadline: float) -> Node[PoolT, ConnT]:
         """Wait for a place, which is taken then."""
-        with self._guard:
-            # In one step: a place that is given back in between would be handed to nobody.
-            if (free := self._router.occupy(lease.request)) is not None:
-                return free
-            self.waits += not lease.waited
-            lease.waited = True
-            waiter = self._router.join(lease.request, deadline)
-        began = self._clock()
+        node: Node[PoolT, ConnT] | None = None
+        waiter: Any = None  # see `Router.join`
         try:
-            node: Node[PoolT, ConnT] = waiter.result(max(0.0, deadline - began))
+            with self._guard:
+                # In one step: a place that is given back in between would be handed to nobody.
+                node = self._router.occupy(lease.request)
+                if node is None:
+                    self.waits += not lease.waited
+                    lease.waited = True
+                    waiter = self._router.join(lease.request, deadline)
+            if node is not None:
+                return node
+            began = self._clock()
+            node = waiter.result(max(0.0, deadline - began))
+            if self._tracing is not None:
+                self._tracing.waited(lease, node, self._clock() - began)
         except BaseException as error:
-            self._router.leave(lease.request, waiter)
-            if isinstance(error, TimeoutError):
-                raise self._not_available(lease) from None
+            if waiter is not None:
+                self._router.leave(lease.request, waiter)
+                if isinstance(error, TimeoutError):
+                    raise self._not_available(lease) from None
+            elif node is not None:  # a signal's, as the guard was left
+                self._router.vacate(node)
             raise
-        if self._tracing is not None:
-            self._tracing.waited(lease, node, self._clock() - began)
         return node

@@ -12,7 +12,7 @@ from hasql._leasing.overdue import OverdueTimer
 from hasql._leasing.return_rules import LONGEST_HOLD, ReturnRules
 from hasql._probing.schedule import Evidence
 from hasql._routing.node import Node
-from hasql._routing.router import Router
+from hasql._routing.shared_router import SharedRouter
 from hasql.driver import ConnT, Driver, Failure, PoolT, ThreadPool
 from hasql.errors import UnknownConnectionError
 
@@ -25,7 +25,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
     def __init__(  # noqa: PLR0913  # made in one place
         self,
         driver: Driver[PoolT, ConnT],
-        router: Router[PoolT, ConnT],
+        router: SharedRouter[PoolT, ConnT],
         book: LeaseBook[PoolT, ConnT],
         hints: Hints[PoolT, ConnT],
         options: LeasingOptions,
@@ -79,7 +79,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
                 node, lease.node = lease.node, None
                 self._router.vacate(node)
 
-    def give_back(
+    def give_back(  # noqa: C901, PLR0912  # each call more could be interrupted before it begins
         self,
         lease: Lease[PoolT, ConnT],
         error: BaseException | None = None,
@@ -90,14 +90,18 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
         The lease keeps its place, and its entry in the book, until the driver is done with that.
         Raises UnknownConnectionError where another thread gives it back already.
         """
-        with self._guard:
-            node, connection = lease.node, lease.connection
-            if node is None or connection is None or lease.returning:
-                raise UnknownConnectionError("another thread gives this connection back already")
-            lease.due_back = self._clock() + self._release_timeout
-            lease.returning = True  # after it is known by when
+        node, connection = lease.node, lease.connection
+        if node is None or connection is None:
+            raise _given_back_twice()
         pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
+        due_back = self._clock() + self._release_timeout
+        claimed = begun = False
         try:
+            with self._guard:
+                if lease.connection is None or lease.returning:
+                    raise _given_back_twice()  # noqa: TRY301  # whatever leaves the guard is sorted
+                lease.due_back = due_back
+                lease.returning = claimed = True  # after it is known by when
             if not self._overdue.is_set:
                 self._overdue.is_set = True
                 self._in_loop(self._overdue.set)
@@ -106,20 +110,46 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
                 # Of a host that was out of routing or is: silent, fenced or gone. A reset would
                 # wait for it, and nothing that is still open there may be acknowledged.
                 pool.abort(connection)
+            begun = True
             pool.release(connection, **(kwargs or {}))
         except BaseException as failure:
+            if not claimed:
+                raise
             if self._book.find(connection) is lease:  # else it is the next one's already
                 pool.abort(connection)
+                if not begun:
+                    pool.release(connection)  # it has its place there still
             # What it was used for has ended well; but an argument of the caller's may be to blame.
             if kwargs or not isinstance(failure, Exception):
                 raise
             self._note_broken(node, failure)
         finally:
+            if claimed:
+                try:
+                    self._end(lease, node)
+                except BaseException:
+                    if lease.node is not None:  # interrupted before it began
+                        self._end(lease, node)
+                    raise
+                if self._tracing is not None:
+                    self._tracing.returned(lease, node, error)
+
+    def _end(self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT]) -> None:
+        """Have a lease hold nothing any more, whatever interrupts that."""
+        freed = False
+        try:
             with self._guard:
+                self._router.free(node)
+                freed = True
                 self._book.remove(lease)
-                self._router.vacate(node)
-            if self._tracing is not None:
-                self._tracing.returned(lease, node, error)
+                self._router.hand_on()
+        except BaseException:
+            with self._guard:
+                if not freed:
+                    self._router.free(node)
+                self._book.remove(lease)
+                self._router.hand_on()
+            raise
 
     # What the event loop is told. A thread cannot wait for its word, so it holds the host first,
     # and the loop ends that where no probe is to come.
@@ -167,3 +197,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
     async def close(self) -> None:
         """Leave no timer behind: all connections are broken."""
         self._overdue.cancel()
+
+
+def _given_back_twice() -> UnknownConnectionError:
+    return UnknownConnectionError("another thread gives this connection back already")

@@ -146,6 +146,10 @@ class Router(Generic[PoolT, ConnT]):
     def vacate(self, node: Node[PoolT, ConnT]) -> None:
         """Give a place back; whoever waits for it gets it now."""
         node.in_flight -= 1
+        self.hand_on()
+
+    def hand_on(self) -> None:
+        """Let those know of a place that was given back who wait for one."""
         if self._waiters.count:
             self.dispatch(1)
         if self._vacancy is not None:

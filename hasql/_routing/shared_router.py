@@ -29,13 +29,27 @@ class SharedRouter(Router[PoolT, ConnT]):
 
     def occupy(self, request: Request) -> Node[PoolT, ConnT] | None:
         """Take a place; see `Router.occupy`."""
-        with self._guard:
-            return super().occupy(request)
+        node = None
+        try:
+            with self._guard:
+                node = super().occupy(request)
+        except BaseException:
+            if node is not None:  # a signal's, as the guard was left
+                self.vacate(node)
+            raise
+        return node
 
     def occupy_on(self, node: Node[PoolT, ConnT]) -> None:
         """Take a place on this node; see `Router.occupy_on`."""
-        with self._guard:
-            super().occupy_on(node)
+        taken = False
+        try:
+            with self._guard:
+                super().occupy_on(node)
+                taken = True
+        except BaseException:
+            if taken:  # as above
+                self.vacate(node)
+            raise
 
     def leave(self, request: Request, waiter: Waiter[Node[PoolT, ConnT]]) -> None:
         """Wait no more; see `Router.leave`."""
@@ -46,6 +60,13 @@ class SharedRouter(Router[PoolT, ConnT]):
         """Give a place back; see `Router.vacate`."""
         with self._guard:
             super().vacate(node)
+
+    def free(self, node: Node[PoolT, ConnT]) -> None:
+        """Count a place as given back, under the guard; what interrupts this has it undone.
+
+        `hand_on` is for the caller to call then.
+        """
+        node.in_flight -= 1  # by nothing else, so that no signal's handler comes after it
 
     def dispatch(self, places: float = inf) -> None:
         """Hand free places to those who wait; see `Router.dispatch`."""

@@ -215,6 +215,73 @@ def test_who_waits_for_the_loop_when_it_ends_is_told() -> None:
     assert told
 
 
+# Interrupts
+
+
+def test_11_an_acquire_interrupted_anywhere_leaks_nothing() -> None:
+    with managed(fake_cluster("a master"), pool_factory_kwargs={"max_size": 1}) as manager:
+        manager.putconn(manager.getconn())
+        pool = manager.pool_of("a")
+
+        def acquire() -> None:
+            taken.append(manager.getconn(timeout=LONG))
+
+        for point in count(1):
+            taken: list[ThreadConnection] = []
+            interrupted = interrupted_at(point, acquire)
+            for each in taken:
+                manager.putconn(each)
+            assert hosts_of(manager) == [0], point
+            assert not pool.lent, point
+            if not interrupted:
+                break
+        assert point > 10
+
+
+def test_11_a_wait_interrupted_anywhere_loses_no_place() -> None:
+    with managed(fake_cluster("a master"), pool_factory_kwargs={"max_size": 1}) as manager:
+        for point in count(1):
+            taken = [manager.getconn()]
+            over = threading.Event()
+
+            def give_back() -> None:
+                until(lambda: manager.waiting == 1 or over.is_set())  # noqa: B023  # within the turn
+                manager.putconn(taken.pop(0))  # noqa: B023
+
+            def acquire() -> None:
+                connection = manager.getconn(timeout=LONG)
+                taken.append(connection)  # noqa: B023
+
+            other = threading.Thread(target=give_back)
+            other.start()
+            interrupted = interrupted_at(point, acquire)
+            over.set()
+            other.join()
+            for each in taken:
+                manager.putconn(each)
+            assert hosts_of(manager) == [0], point
+            assert manager.waiting == 0, point
+            if not interrupted:
+                break
+        assert point > 20
+
+
+def test_11_giving_back_interrupted_anywhere_loses_no_place() -> None:
+    with managed(fake_cluster("a master"), pool_factory_kwargs={"max_size": 1}) as manager:
+        pool = manager.pool_of("a")
+        for point in count(1):
+            lease = manager.acquire_master()
+            lease.__enter__()
+            interrupted = interrupted_at(point, lambda: lease.__exit__(None, None, None))  # noqa: B023
+            if lease.connection is not None:
+                lease.__exit__(None, None, None)  # it was interrupted before it began
+            assert hosts_of(manager) == [0], point
+            assert not pool.lent, point
+            if not interrupted:
+                break
+        assert point > 10
+
+
 # Before a connection is lent
 
 
@@ -306,10 +373,10 @@ def test_a_log_handler_may_wait_for_a_thread_that_acquires() -> None:
     loops, looked = threading.Event(), threading.Event()
 
     class Handler(logging.Handler):
-        def acquire(self) -> None:
+        def filter(self, record: logging.LogRecord) -> bool:  # called before its lock is taken
             if threading.current_thread().name == "hasql":
                 loops.set()
-            super().acquire()
+            return bool(super().filter(record))
 
         def emit(self, record: logging.LogRecord) -> None:
             pass
@@ -332,7 +399,8 @@ def test_a_log_handler_may_wait_for_a_thread_that_acquires() -> None:
                 acquiring.start()
                 assert looked.wait(LONG / 2)
         finally:
-            acquiring.join()
+            if loops.is_set():
+                acquiring.join()
             log.setLevel(before)
             log.removeHandler(handler)
 
