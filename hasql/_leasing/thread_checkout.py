@@ -10,6 +10,7 @@ from hasql._leasing.book import LeaseBook
 from hasql._leasing.checkout_rules import LONG_CONNECT, CheckoutRules
 from hasql._leasing.destination_check import answers_in_thread, check_destination_in_thread
 from hasql._leasing.lease import Lease
+from hasql._leasing.lease_tracing import LeaseTracing
 from hasql._leasing.options import InLoop, LeasingOptions, ManagerCalls
 from hasql._leasing.thread_returns import ThreadReturns
 from hasql._routing.node import Node
@@ -58,8 +59,8 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         self, lease: Lease[PoolT, ConnT]
     ) -> ConnT:
         """Take a connection for a lease; see `LeaseBook` for what becomes of it."""
-        if self._tracing is not None and not lease.number:
-            return self._tracing.take_in_thread(lease, self.take)
+        if (tracing := self._tracing) is not None and not lease.number:
+            return self._traced(lease, tracing)
         if not self.live:
             if self.heir is not None:
                 return self._take_from(self.heir, lease)
@@ -101,8 +102,8 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                     self._discard(lease, pool, connection)
                 with self._guard:
                     self._give_up(node, lease, error)
-                if self._tracing is not None:  # not under the guard: it may wait
-                    self._tracing.retried(lease, node, error)
+                if (tracing := self._tracing) is not None:  # not under the guard: it may wait
+                    tracing.retried(lease, node, error)
             else:
                 if fits:
                     return connection
@@ -111,6 +112,14 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 self.retries += 1
             if clock() >= deadline:
                 raise self._not_available(lease)
+
+    def _traced(self, lease: Lease[PoolT, ConnT], tracing: LeaseTracing[PoolT, ConnT]) -> ConnT:
+        try:
+            return tracing.take_in_thread(lease, self.take)
+        except BaseException:
+            if lease.connection is not None:  # it was the tracer that was interrupted
+                self._give_back(lease)
+            raise
 
     def _take_from(self, heir: "ThreadCheckout[PoolT, ConnT]", lease: Lease[PoolT, ConnT]) -> ConnT:
         """Take a connection in a child for an acquire that was made before the fork."""
@@ -160,8 +169,8 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
 
     def _put_back(self, lease: Lease[PoolT, ConnT], deadline: float) -> None:
         """Give back what did not fit, by the deadline."""
-        if self._tracing is not None and lease.node is not None:
-            self._tracing.retried(lease, lease.node, None)
+        if (tracing := self._tracing) is not None and lease.node is not None:
+            tracing.retried(lease, lease.node, None)
         with self._guard:
             back = self._book.pass_on(lease)  # as the lease goes on to its next connection
         node, connection = back.node, back.connection
@@ -227,8 +236,8 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 return node
             began = self._clock()
             node = waiter.result(max(0.0, deadline - began))
-            if self._tracing is not None:
-                self._tracing.waited(lease, node, self._clock() - began)
+            if (tracing := self._tracing) is not None:
+                tracing.waited(lease, node, self._clock() - began)
         except BaseException as error:
             if waiter is not None:
                 self._router.leave(lease.request, waiter)

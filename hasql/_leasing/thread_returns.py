@@ -131,8 +131,8 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
                     if lease.node is not None:  # interrupted before it began
                         self._end(lease, node)
                     raise
-                if self._tracing is not None:
-                    self._tracing.returned(lease, node, error)
+                if (tracing := self._tracing) is not None:
+                    tracing.returned(lease, node, error)
 
     def _end(self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT]) -> None:
         """Have a lease hold nothing any more, whatever interrupts that."""

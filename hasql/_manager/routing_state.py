@@ -143,8 +143,8 @@ class RoutingState(Generic[PoolT, ConnT]):
         self._apply(step, rerouted=changed or over != step.topology.first_round_over)
         if isinstance(observation, Answered):
             self._prepare(observation.host)
-        if self.tracer is not None and isinstance(observation, Answered | Failed):
-            soon(tell_of_probe, self.tracer, observation)
+        if (tracer := self.tracer) is not None and isinstance(observation, Answered | Failed):
+            soon(tell_of_probe, tracer, observation)
 
     @guarded
     def observe(self, observation: RoutingObservation) -> None:

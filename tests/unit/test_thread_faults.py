@@ -282,6 +282,41 @@ def test_11_giving_back_interrupted_anywhere_loses_no_place() -> None:
         assert point > 10
 
 
+def test_11_what_interrupts_a_tracer_that_is_told_of_a_lease_leaks_nothing() -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with managed(fake_cluster("a master")) as manager:
+        manager.set_tracer(Tracer(connection_lent=interrupt))
+        with pytest.raises(KeyboardInterrupt):
+            manager.getconn()
+        assert hosts_of(manager) == [0]
+        assert not manager.pool_of("a").lent
+
+
+@pytest.mark.parametrize("phase", [0, 1])
+def test_a_tracer_may_be_taken_away_at_any_moment(phase: int) -> None:
+    with managed(fake_cluster("a master"), pool_factory_kwargs={"max_size": 1}) as manager:
+        turns = count(phase)
+        tracer = Tracer(connection_lent=lambda _: None)
+
+        def change(frame: FrameType, event: str, _: object) -> Any:
+            if not frame.f_code.co_filename.endswith(("thread_checkout.py", "thread_returns.py")):
+                return None
+            if event == "line":
+                manager.set_tracer((tracer, None)[next(turns) % 2])
+            return change
+
+        before = sys.gettrace()
+        sys.settrace(change)
+        try:
+            with manager.acquire_master(), suppress(NotAvailableError):
+                manager.getconn(timeout=0.01)
+        finally:
+            sys.settrace(before)
+        assert hosts_of(manager) == [0]
+
+
 # Before a connection is lent
 
 
