@@ -232,6 +232,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                     self.waits += not lease.waited
                     lease.waited = True
                     waiter = self._router.join(lease.request, deadline)
+                    self._router.dispatch()  # a finalizer may have given one back since
             if node is not None:
                 return node
             began = self._clock()

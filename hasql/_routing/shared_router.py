@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from math import inf
+from typing import Any
 
 from hasql._routing.node import Node
 from hasql._routing.request import Request
@@ -26,6 +27,10 @@ class SharedRouter(Router[PoolT, ConnT]):
         super().__init__(policy, ThreadWaiters())
         self._guard = guard
         self._in_loop = in_loop
+        #: Whether the waiters are just changing, and whether to look for free places after that. A
+        #: finalizer and a signal's handler may give a connection back in the midst of it, in the
+        #: same thread, for which the guard is no obstacle.
+        self._changing = self._look_again = False
 
     def occupy(self, request: Request) -> Node[PoolT, ConnT] | None:
         """Take a place; see `Router.occupy`."""
@@ -54,7 +59,24 @@ class SharedRouter(Router[PoolT, ConnT]):
     def leave(self, request: Request, waiter: Waiter[Node[PoolT, ConnT]]) -> None:
         """Wait no more; see `Router.leave`."""
         with self._guard:
-            super().leave(request, waiter)
+            self._changing = True
+            try:
+                super().leave(request, waiter)
+            finally:
+                self._changing = False
+            if self._look_again:
+                self.dispatch()
+
+    def join(self, request: Request, deadline: float) -> Any:
+        """Wait for a place, under the guard; see `Router.join`.
+
+        `dispatch` is for the caller to call then: a place may be free by now.
+        """
+        self._changing = True
+        try:
+            return super().join(request, deadline)
+        finally:
+            self._changing = False
 
     def vacate(self, node: Node[PoolT, ConnT]) -> None:
         """Give a place back; see `Router.vacate`."""
@@ -71,7 +93,17 @@ class SharedRouter(Router[PoolT, ConnT]):
     def dispatch(self, places: float = inf) -> None:
         """Hand free places to those who wait; see `Router.dispatch`."""
         with self._guard:
-            super().dispatch(places)
+            if self._changing:
+                self._look_again = True
+                return
+            self._changing = True
+            try:
+                super().dispatch(places)
+                while self._look_again:
+                    self._look_again = False
+                    super().dispatch()
+            finally:
+                self._changing = False
 
     def wake_drain(self) -> None:
         """Let whoever waits for vacancies look again; that is a task of the event loop's."""

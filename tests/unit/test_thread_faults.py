@@ -11,6 +11,7 @@ import logging
 import signal
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from itertools import count
 from pathlib import Path
@@ -35,6 +36,7 @@ from testbed.fake_driver import fake_cluster
 from testbed.fake_threads import ThreadConnection, ThreadManager
 from tests.unit.test_thread_manager import (
     LONG,
+    blocked_loop,
     in_child,
     managed,
     name_of,
@@ -315,6 +317,73 @@ def test_a_tracer_may_be_taken_away_at_any_moment(phase: int) -> None:
         finally:
             sys.settrace(before)
         assert hosts_of(manager) == [0]
+
+
+def test_what_a_finalizer_gives_back_anywhere_in_a_wait_is_handed_on() -> None:
+    sizes = {"max_size": 1}
+    with managed(fake_cluster("a master"), pool_factory_kwargs=sizes, refresh_delay=60) as manager:
+        for point in count(1):
+            left, held, late = point, manager.getconn(), False
+
+            def profile(frame: FrameType, event: str, _arg: object) -> None:
+                nonlocal left, late
+                ours = frame.f_code.co_filename.startswith(HASQL)
+                left -= ours and event in {"call", "c_return"}
+                if not left:
+                    sys.setprofile(None)
+                    late = monotonic() > began + 0.1  # noqa: B023  # within the turn
+                    manager.putconn(held)  # noqa: B023
+
+            began = monotonic()
+            with blocked_loop(manager):
+                sys.setprofile(profile)
+                try:
+                    manager.putconn(manager.getconn(timeout=0.1))
+                except NotAvailableError:
+                    assert late, point
+                finally:
+                    sys.setprofile(None)
+            if late:
+                break
+        assert point > 20
+        assert hosts_of(manager) == [0]
+
+
+def test_what_a_finalizer_gives_back_anywhere_in_a_release_is_handed_on() -> None:
+    sizes = {"max_size": 2}
+    with (
+        ThreadPoolExecutor(2) as threads,
+        managed(fake_cluster("a master"), pool_factory_kwargs=sizes, refresh_delay=60) as manager,
+    ):
+        for point in count(1):
+            left, first, second = point, manager.getconn(), manager.getconn()
+
+            def profile(frame: FrameType, event: str, _arg: object) -> None:
+                nonlocal left
+                ours = frame.f_code.co_filename.startswith(HASQL)
+                left -= ours and event in {"call", "c_return"}
+                if not left:
+                    sys.setprofile(None)
+                    manager.putconn(second)  # noqa: B023  # within the turn
+
+            waiting = [
+                threads.submit(manager.getconn, timeout=LONG),
+                threads.submit(manager.getconn, read_only=True, fallback_master=True, timeout=LONG),
+            ]
+            until(lambda: manager.waiting == 2)
+            sys.setprofile(profile)
+            try:
+                manager.putconn(first)
+            finally:
+                sys.setprofile(None)
+            if left > 0:
+                manager.putconn(second)
+            for each in waiting:
+                manager.putconn(each.result(LONG))
+            assert hosts_of(manager) == [0], point
+            if left > 0:
+                break
+        assert point > 20
 
 
 # Before a connection is lent
