@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
+from hasql._probing.monitors import end_tasks
 from hasql.driver.os_threads import OsThread, original
 from hasql.driver.threads import in_thread
 from hasql.errors import HasqlError, PoolManagerClosedError
@@ -15,7 +16,7 @@ __all__ = ("LoopThread",)
 
 _T = TypeVar("_T")
 
-#: Seconds in which the thread has to end once it is told to.
+#: Seconds in which the thread has to end once it is told to, beside those that its tasks have.
 _LAST_WORDS = 1.0
 _LOOK_UP_FROM_WAITING = 60.0
 
@@ -142,7 +143,7 @@ class LoopThread:
     def join(self) -> None:
         """Wait until the thread has ended, but not for long, and not in itself."""
         if self._thread is not None and not self._thread.is_current:
-            self._thread.join(_LAST_WORDS)
+            self._thread.join(2 * _LAST_WORDS)
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
@@ -150,10 +151,16 @@ class LoopThread:
             loop.run_forever()
         finally:
             with suppress(Exception):
+                loop.run_until_complete(_end_tasks())
                 loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
             for done in tuple(self._waited_for):
                 done.cancel()
+
+
+async def _end_tasks() -> None:
+    """End what is still under way: a connect that nobody waits for any more, which has a socket."""
+    await end_tasks([task for task in asyncio.all_tasks() if task is not asyncio.current_task()])
 
 
 def _over() -> PoolManagerClosedError:

@@ -280,28 +280,6 @@ def test_a_statement_of_another_thread_does_not_go_back_with_its_connection(
     asyncio.run(pg_cluster.master.sql(f"SELECT pg_terminate_backend({pid}, 5000)"))
 
 
-def test_who_gives_back_twice_does_not_take_it_from_another_thread(manager: PoolManager) -> None:
-    handed, done = threading.Event(), threading.Event()
-    first = master(manager)
-
-    def hold() -> int:
-        connection = master(manager)
-        handed.set()
-        assert done.wait(10)
-        pid: int = value(connection, "SELECT pg_backend_pid()")
-        manager.putconn(connection)
-        return pid
-
-    with ThreadPoolExecutor(1) as threads:
-        manager.putconn(first)
-        holds = threads.submit(hold)
-        assert handed.wait(10)
-        with pytest.raises(ValueError, match="lent to somebody else now"):
-            manager.putconn(first)
-        done.set()
-        assert holds.result(10) == pid_of(first)
-
-
 @pytest.mark.parametrize("way", ["close", "cancel"])
 def test_what_the_application_ends_costs_no_place(manager: PoolManager, way: str) -> None:
     for _ in range(3):

@@ -95,32 +95,6 @@ def test_a_connection_is_given_back_once(pool: PoolManager) -> None:
         pool.putconn(connection)
 
 
-def test_nobody_gives_back_what_another_thread_holds(pg_cluster: LocalCluster) -> None:
-    with opened(pg_cluster, max_size=1) as pool:
-        connection = pool.getconn()
-        pool.putconn(connection)
-        taken, over = threading.Event(), threading.Event()
-        theirs: list[Any] = []
-
-        def work() -> None:
-            theirs.append(pool.getconn())
-            taken.set()
-            over.wait(10)
-            pool.putconn(theirs[0])
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        try:
-            assert taken.wait(10)
-            assert theirs == [connection]
-            with pytest.raises(UnknownConnectionError, match="lent to somebody else"):
-                pool.putconn(connection)
-        finally:
-            over.set()
-            thread.join(10)
-        assert pool.metrics().nodes[0].in_flight == 0
-
-
 def test_a_thread_may_give_back_for_another(pool: PoolManager) -> None:
     connection = pool.getconn()
     thread = threading.Thread(target=pool.putconn, args=(connection,))

@@ -628,6 +628,28 @@ def test_12_closing_breaks_what_is_lent_after_its_timeout() -> None:
         pass
 
 
+def test_closing_leaves_no_task_of_the_loop_behind() -> None:
+    """A connect that nobody waits for any more ends before its loop does, and closes its socket."""
+    ended = threading.Event()
+    with managed(fake_cluster("a master")) as manager:
+        left: list[asyncio.Task[None]] = []
+
+        async def linger() -> None:
+            try:
+                await asyncio.sleep(LONG)
+            finally:
+                await asyncio.sleep(0)  # as closing a socket may take
+                ended.set()
+
+        async def begin() -> None:
+            left.append(asyncio.create_task(linger()))
+            await asyncio.sleep(0)
+
+        manager.wait_in_loop(begin)
+        manager.close()
+        assert ended.is_set()
+
+
 def test_closing_from_a_listener_says_what_to_do() -> None:
     servers = fake_cluster("a master", "b replica")
     with managed(servers, refresh_delay=0.05) as manager:

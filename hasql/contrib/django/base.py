@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from django.db.backends.base.base import NO_DB_ALIAS
 
 from hasql.contrib.django.client import ClusterClient
-from hasql.contrib.django.cluster_settings import role_of
 from hasql.contrib.django.creation import ClusterCreation
 from hasql.contrib.django.cursors import NoticingCursor, NoticingDebugCursor
 from hasql.contrib.django.dropped_database import let_go_of
 from hasql.contrib.django.leasing_wrapper import LeasingWrapper
+from hasql.contrib.django.manager_settings import role_of
 from hasql.contrib.django.request_writes import end_of_work
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db.backends.postgresql.client import DatabaseClient
 
-from hasql.contrib.django.cluster_settings import role_of
+from hasql.contrib.django.manager_settings import role_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,8 +6,8 @@ from typing import Any
 
 from django.db.backends.postgresql.creation import DatabaseCreation
 
-from hasql.contrib.django.cluster_settings import as_master
 from hasql.contrib.django.dropped_database import let_go_of
+from hasql.contrib.django.manager_settings import as_master
 
 __all__ = ("ClusterCreation",)
 

@@ -14,8 +14,8 @@ from django.db.backends.postgresql.base import DatabaseWrapper as PsycopgWrapper
 from django.utils.asyncio import async_unsafe
 from psycopg.rows import tuple_row
 
-from hasql.contrib.django.cluster_settings import AcquireSettings, ClusterSettings
 from hasql.contrib.django.lent_connection import LentConnection, abandoned
+from hasql.contrib.django.manager_settings import AcquireSettings, ManagerSettings
 from hasql.contrib.django.session_state import SessionState
 from hasql.contrib.django.shared_managers import SharedManager, manager_of
 from hasql.errors import NotAvailableError, PoolManagerClosedError
@@ -42,7 +42,7 @@ class LeasingWrapper(PsycopgWrapper):
     # Taking one
 
     def _shared(self, parameters: Mapping[str, Any]) -> SharedManager:
-        settings = ClusterSettings.of(self.settings_dict, parameters)
+        settings = ManagerSettings.of(self.settings_dict, parameters)
         return manager_of(settings, self.alias, parameters["context"], self._session_state)
 
     @property

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from psycopg.conninfo import make_conninfo
 
-from hasql.contrib.django.cluster_settings import explained
 from hasql.contrib.django.lent_connection import LentConnection
+from hasql.contrib.django.manager_settings import explained
 from hasql.contrib.django.session_state import undo
 from hasql.errors import NotAvailableError
 from hasql.sync.psycopg3 import PoolManager
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
 
-    from hasql.contrib.django.cluster_settings import AcquireSettings, ClusterSettings
+    from hasql.contrib.django.manager_settings import AcquireSettings, ManagerSettings
     from hasql.contrib.django.session_state import SessionState
 
     _Hook = Callable[[Connection[Any]], object]
@@ -41,7 +41,7 @@ _LET_GO = 1.0
 class SharedManager:
     """One pool manager, and the settings that lead to it."""
 
-    def __init__(self, settings: ClusterSettings, pool: PoolManager) -> None:
+    def __init__(self, settings: ManagerSettings, pool: PoolManager) -> None:
         self.settings = settings
         self.pool = pool
         self._known_to = 0
@@ -73,7 +73,7 @@ _lock = Lock()
 
 
 def manager_of(
-    settings: ClusterSettings, alias: str, context: object, state: SessionState
+    settings: ManagerSettings, alias: str, context: object, state: SessionState
 ) -> SharedManager:
     """Return the manager of a cluster, made at the first time; nothing is started.
 
@@ -100,7 +100,7 @@ def manager_of(
         return made
 
 
-def _make(settings: ClusterSettings, context: object, state: SessionState) -> PoolManager:
+def _make(settings: ManagerSettings, context: object, state: SessionState) -> PoolManager:
     options: dict[str, Any] = dict(settings.options)
     given: dict[str, Any] = dict(options.pop("pool_factory_kwargs", None) or {})
     sizes = {} if DEFAULT_SIZES.keys() & given.keys() else DEFAULT_SIZES
@@ -131,7 +131,7 @@ def all_managers() -> tuple[SharedManager, ...]:
     return tuple(_managers)
 
 
-def close_where(chosen: Callable[[ClusterSettings], bool]) -> None:
+def close_where(chosen: Callable[[ManagerSettings], bool]) -> None:
     """Close managers; the next use of their aliases makes new ones."""
     with _lock:
         closed = [shared for shared in _managers if chosen(shared.settings)]

@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from hasql.cluster.checks import check_flag, check_seconds, check_share
 from hasql.errors import ConfigurationError
 
-__all__ = ("AcquireSettings", "ClusterSettings", "as_master", "explained", "role_of")
+__all__ = ("AcquireSettings", "ManagerSettings", "as_master", "explained", "role_of")
 
 #: Arguments of psycopg.connect() that are set for each lease anew: aliases may differ in them.
 _OF_A_LEASE: Final = frozenset(
@@ -94,7 +94,7 @@ def explained(alias: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True, repr=False)
-class ClusterSettings:
+class ManagerSettings:
     """Which manager an alias has: aliases in which all of this is equal share one."""
 
     #: Hosts, login, and what else libpq is told.
@@ -103,7 +103,7 @@ class ClusterSettings:
     options: Mapping[str, Any]
 
     @classmethod
-    def of(cls, settings_dict: Mapping[str, Any], parameters: Mapping[str, Any]) -> ClusterSettings:
+    def of(cls, settings_dict: Mapping[str, Any], parameters: Mapping[str, Any]) -> ManagerSettings:
         """Read the settings of an alias, of which Django has made parameters for psycopg."""
         return cls(
             {name: value for name, value in parameters.items() if name not in _OF_A_LEASE},
