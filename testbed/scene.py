@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 __all__ = (
     "Table",
     "asleep",
+    "empty_database",
     "end_sessions",
     "endpoint_of",
     "every_place_works",
     "fail_over",
+    "in_flight",
     "sessions",
     "tasks_end",
     "tcp_options",
@@ -53,6 +55,20 @@ class Table:
     @property
     def rows(self) -> str:
         return f"SELECT i FROM {self.name}"  # noqa: S608  # as above
+
+
+async def empty_database(node: LocalNode) -> None:
+    """Drop whatever tables others have left: an application wants to find its own, or none."""
+    await node.sql(
+        "SET client_min_messages = error; DROP SCHEMA public CASCADE; "
+        "CREATE SCHEMA public AUTHORIZATION pg_database_owner; "
+        "GRANT USAGE ON SCHEMA public TO PUBLIC"
+    )
+
+
+def in_flight(manager: BasePoolManager[Any, Any]) -> int:
+    """Count the leases that are out, on whichever host."""
+    return sum(node.in_flight for node in manager.metrics().nodes)
 
 
 async def until(holds: Callable[[], bool]) -> None:

@@ -2,13 +2,16 @@
 
 import gc
 import zlib
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 
 from hasql.testing._ports import free_ports
 
-pytest_plugins = ("tests.flask_scene", "tests.middlemen")
+pytest_plugins = ["tests.middlemen"]
+if find_spec("flask"):  # which is not in every environment
+    pytest_plugins.append("tests.flask_scene")
 
 #: Files whose tests share what is dear to start: one worker runs all of such a file.
 _TOGETHER = (

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hasql._routing.node import Node
 from hasql.cluster.probe import writes_query
 from hasql.driver import AsyncPool, ConnT, DriverPool, PoolT, ThreadPool
-from hasql.driver.deadline import OutOfTimeError
+from hasql.driver.deadline import OutOfTimeError, cancellations
 from hasql.driver.destinations import Server
 from hasql.driver.patience import Patience
 
@@ -97,6 +97,17 @@ def _not_the_master(error: BaseException | None) -> WrongServerError:
     return WrongServerError("a connection to this name leads to a server that is not the master")
 
 
+async def _ask(
+    pool: AsyncPool[PoolT, ConnT], connection: ConnT, sql: str, seconds: float | None
+) -> int:
+    before = cancellations()
+    async with asyncio.timeout(seconds):
+        rows = await pool.count_rows(connection, sql)
+    if cancellations() > before:  # a driver may have lost it
+        raise asyncio.CancelledError
+    return rows
+
+
 async def answers(
     node: Node[PoolT, ConnT], pool: AsyncPool[PoolT, ConnT], connection: ConnT
 ) -> bool:
@@ -110,8 +121,7 @@ async def answers(
         return True  # None: it has just ended, as it may whenever it is lent
     known.unsure.discard(key)
     try:
-        async with asyncio.timeout(None if node.pooled else _ANSWER):
-            await pool.count_rows(connection, "SELECT 1")
+        await _ask(pool, connection, "SELECT 1", None if node.pooled else _ANSWER)
     except Exception as error:  # noqa: BLE001  # it is of no use, whatever it was
         log.debug("%s: an idle connection had ended: %r", node.host, type(error))
         await _discard(pool, connection)
@@ -135,8 +145,7 @@ async def check_destination(
     try:
         if (question := _question_for(node, pool, connection)) is None:
             return
-        async with asyncio.timeout(question.seconds):
-            rows = await pool.count_rows(connection, question.sql)
+        rows = await _ask(pool, connection, question.sql, question.seconds)
         if _is_right(question, rows, node, pool, connection):
             return
     except Exception as error:  # noqa: BLE001  # the connection is of no use, whatever it was

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from hasql.cli.observer import Observer
-from testbed.scene import sessions, until_sessions
+from testbed.scene import empty_database, sessions, until_sessions
 from testbed.web.load import WebLoad
 from testbed.web.server import WebServer
 
@@ -87,6 +87,7 @@ async def play_failover(
     """
     name = f"web_{uuid4().hex}"
     master = cluster.master
+    await empty_database(master)
     if not app.prepare:
         await master.sql(_TABLE)
     async with (
@@ -112,6 +113,7 @@ async def play_failover(
         await server.stop()
         output = server.output
     pages = set((await new.sql("SELECT page FROM visits")).split())
+    await empty_database(new)
     outcome = _judge(app, load.answers, struck, felt)
     outcome.without_master, outcome.added = writable - struck, first.ended - writable
     outcome.closing = server.closing or 0.0

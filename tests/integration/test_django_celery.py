@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import pytest
 
-from testbed.scene import fail_over, until_sessions
+from testbed.scene import empty_database, fail_over, until_sessions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -149,7 +149,7 @@ async def test_parent_and_prefork_children_do_not_disturb_each_other(
 ) -> None:
     name = f"celery_{uuid4().hex}"
     celery = Celery(tmp_path, f"{pg_cluster.dsn}?application_name={name}")
-    await pg_cluster.master.sql("DROP TABLE IF EXISTS visits, django_migrations")
+    await empty_database(pg_cluster.master)
     await celery.run(str(PROJECT / "manage.py"), "migrate", "--verbosity=0")
     async with celery.worker() as worker:
         ours = await celery.visits("before", 20)
@@ -168,3 +168,4 @@ async def test_parent_and_prefork_children_do_not_disturb_each_other(
     for node in pg_cluster.nodes:
         if node.running:
             await until_sessions(node, name, 0)
+    await empty_database(new)

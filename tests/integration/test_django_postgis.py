@@ -53,6 +53,8 @@ assert near.get().place.coords == (2.35, 48.86)
 connections.close_all()
 request_started.send(sender=None)
 assert City.objects.all().db == "replica"
+while City._meta.db_table not in connections["replica"].introspection.table_names():
+    pass
 while not City.objects.exists():
     pass
 # Aliases that share their connections have each other's adapters on them, too.

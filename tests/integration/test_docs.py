@@ -384,9 +384,23 @@ def messages(source: Path) -> Iterator[tuple[str, str]]:
     for node in ast.walk(ast.parse(source.read_text("utf-8"))):
         match node:
             case ast.Call(ast.Attribute(ast.Name("log"), level), [ast.Constant(str(text)), *_]):
-                if level != "debug":
-                    level = "ERROR" if level == "exception" else level.upper()
-                    yield level, re.sub("%[a-z]", "…", text)
+                pass
+            # What is logged when nothing is guarded any more, and what may be for debugging.
+            case ast.Call(
+                ast.Name("soon"),
+                [ast.Attribute(ast.Name("log"), level), ast.Constant(str(text)), *_],
+            ):
+                pass
+            case ast.Call(
+                ast.Attribute(ast.Name("log"), "log"),
+                [ast.IfExp(_, _, ast.Attribute(_, level)), ast.Constant(str(text)), *_],
+            ):
+                pass
+            case _:
+                continue
+        if level.lower() != "debug":
+            level = "ERROR" if level == "exception" else level.upper()
+            yield level, re.sub("%[a-z]", "…", text)
 
 
 def test_every_message_of_the_log_is_in_the_table() -> None:

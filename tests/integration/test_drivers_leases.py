@@ -10,7 +10,7 @@ import pytest
 from hasql import NotAvailableError, UnknownConnectionError
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Health
-from testbed.scene import every_place_works, sessions, until, until_sessions
+from testbed.scene import every_place_works, in_flight, sessions, until, until_sessions
 
 if TYPE_CHECKING:
     from hasql.base import BasePoolManager
@@ -352,10 +352,10 @@ async def test_what_was_lent_to_another_task_meanwhile_is_not_given_back_by_the_
             await manager.release(stale)
         with pytest.raises(UnknownConnectionError):
             await manager.release_to_pool(stale, next(iter(manager)))
-        assert manager.metrics().nodes[0].in_flight == 1
+        assert in_flight(manager) == 1
         is_over.set()
         assert await other == 42
-        assert manager.metrics().nodes[0].in_flight == 0
+        assert in_flight(manager) == 0
 
 
 async def test_any_task_may_give_back_what_it_was_given(kit: Kit, pg_cluster: LocalCluster) -> None:
@@ -373,7 +373,7 @@ async def test_any_task_may_give_back_what_it_was_given(kit: Kit, pg_cluster: Lo
             taken = await kit.take(pool)
             manager.register_connection(taken, pool)
             await manager.release(taken)
-        assert manager.metrics().nodes[0].in_flight == 0
+        assert in_flight(manager) == 0
 
 
 async def acquired(manager: Manager) -> Any:
