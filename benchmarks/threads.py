@@ -14,7 +14,7 @@ import gc
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Barrier
@@ -70,12 +70,17 @@ def managed_psycopg3(dsn: str, size: int) -> Iterator[Side]:
         yield Side(manager.getconn, manager.putconn, manager.acquire_master)
 
 
+def closing_of(pool: QueuePool) -> Callable[[], AbstractContextManager[Any]]:
+    """Return what takes a connection of a queue pool for a block."""
+    return lambda: closing(pool.connect())
+
+
 @contextmanager
 def bare_psycopg2(dsn: str, size: int) -> Iterator[Side]:
     """Open a queue pool over psycopg2."""
     pool = QueuePool(lambda: psycopg2.connect(dsn), pool_size=size, max_overflow=0)
     try:
-        yield Side(pool.connect, lambda connection: connection.close())
+        yield Side(pool.connect, lambda connection: connection.close(), closing_of(pool))
     finally:
         pool.dispose()
 
@@ -86,7 +91,7 @@ def managed_psycopg2(dsn: str, size: int) -> Iterator[Side]:
     kwargs = {"pool_size": size, "max_overflow": 0}
     with hasql.sync.psycopg2.PoolManager(dsn, pool_factory_kwargs=kwargs) as manager:
         manager.ready()
-        yield Side(manager.getconn, manager.putconn)
+        yield Side(manager.getconn, manager.putconn, manager.acquire_master)
 
 
 def select_by_psycopg2(connection: Any) -> None:
@@ -101,7 +106,7 @@ def bare_sqlalchemy(dsn: str, size: int) -> Iterator[Side]:
     url = dsn.replace("postgresql://", "postgresql+psycopg://")
     engine = create_engine(url, pool_size=size, max_overflow=0)
     try:
-        yield Side(engine.connect, lambda connection: connection.close())
+        yield Side(engine.connect, lambda connection: connection.close(), engine.connect)
     finally:
         engine.dispose()
 
@@ -112,7 +117,7 @@ def managed_sqlalchemy(dsn: str, size: int) -> Iterator[Side]:
     kwargs = {"pool_size": size, "max_overflow": 0}
     with hasql.sync.sqlalchemy.PoolManager(dsn, pool_factory_kwargs=kwargs) as manager:
         manager.ready()
-        yield Side(manager.getconn, manager.putconn)
+        yield Side(manager.getconn, manager.putconn, manager.acquire_master)
 
 
 SELECT_1 = text("SELECT 1")
