@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 __all__ = ("ROOT", "WEB_APPS", "WebApp")
@@ -56,6 +57,9 @@ def _gunicorn(app: str, options: str) -> tuple[str, ...]:
     return sys.executable, "-m", "gunicorn", "--no-control-socket", *words.split()
 
 
+#: As many requests as two workers have threads: a write that waits for a master has one of them,
+#: and if all did, nothing would be read meanwhile that could tell of the promotion.
+_of_threads = partial(WebApp, writers=8, readers=8)
 #: The project's directory, in which its server begins.
 _DJANGO = "examples/django_project"
 
@@ -68,17 +72,14 @@ WEB_APPS = {
         WebApp("aiohttp", _aiohttp("examples.aiohttp_app:make_app")),
         # An ORM and a repository have one core busy with fewer.
         WebApp("litestar", _uvicorn("litestar_app:app"), writers=10, readers=10),
-        WebApp(
+        _of_threads(
             "django",
             _gunicorn("project.wsgi", f"--threads 8 --chdir {_DJANGO}"),
             prepare=(sys.executable, f"{_DJANGO}/manage.py", "migrate", "--verbosity=0"),
-            # As many as there are threads: a write that waits for a master has one of them.
-            writers=8,
-            readers=8,
         ),
-        WebApp("flask", _gunicorn("flask_app:app", "--threads 8")),
+        _of_threads("flask", _gunicorn("flask_app:app", "--threads 8")),
         # The application is made before the workers are forked.
-        WebApp("flask-preload", _gunicorn("flask_app:app", "--threads 8 --preload")),
+        _of_threads("flask-preload", _gunicorn("flask_app:app", "--threads 8 --preload")),
         WebApp("flask-gevent", _gunicorn("flask_app:app", "--worker-class gevent")),
     )
 }
