@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from threading import Thread
 
+    from hasql._manager.facade import Facade
     from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster, LocalNode
     from testbed.kits.base import Kit
@@ -66,7 +67,7 @@ async def empty_database(node: LocalNode) -> None:
     )
 
 
-def in_flight(manager: BasePoolManager[Any, Any]) -> int:
+def in_flight(manager: Facade[Any, Any, Any]) -> int:
     """Count the leases that are out, on whichever host."""
     return sum(node.in_flight for node in manager.metrics().nodes)
 

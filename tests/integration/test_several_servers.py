@@ -66,7 +66,7 @@ async def test_1_no_master_lease_leads_to_a_standby_of_the_same_name(
         await manager.wait_next_pool_check()  # by then it knows which connections were cut
         for _ in range(20):
             # Three of four connects lead to the standby.
-            async with manager.acquire_master(timeout=10) as connection:
+            async with manager.acquire_master(timeout=30) as connection:
                 assert await kit.port(connection) == master.port
 
 

@@ -86,10 +86,14 @@ def until(holds: Callable[[], bool]) -> None:
         sleep(0.01)
 
 
+_LONGEST = 1.1 + 1.5
+"""Seconds for which the old address may be lent: by a TTL of at most one, and on a busy machine."""
+
+
 def test_a_record_is_repointed_under_load_and_no_statement_fails(
     sync_kit: SyncKit, tls_server: MovingServer, authority: Authority, nameserver: NameServer
 ) -> None:
-    """Once a lease leads to the new address, no later one leads to the old."""
+    """Nothing is lent at the old address for long once the TTL of its record has ended."""
     seen: list[tuple[float, str]] = []
     errors: list[BaseException] = []
     stopping = threading.Event()
@@ -98,8 +102,7 @@ def test_a_record_is_repointed_under_load_and_no_statement_fails(
         try:
             while not stopping.is_set():
                 with manager.acquire_master() as connection:
-                    began = monotonic()
-                    seen.append((began, sync_kit.value(connection, WHICH)))
+                    seen.append((monotonic(), sync_kit.value(connection, WHICH)))
         except BaseException as error:  # noqa: BLE001  # for the test
             errors.append(error)
 
@@ -114,15 +117,18 @@ def test_a_record_is_repointed_under_load_and_no_statement_fails(
             until(lambda: times(ADDRESSES[0]) > 50 or bool(errors))
             assert value(sync_kit, manager, ENCRYPTED) == "true"
             nameserver.set(NAME, ADDRESSES[1])
+            changed = monotonic()
             until(lambda: times(ADDRESSES[1]) > 50 or bool(errors))
+            # Threads go on, so that a connection which has stayed would be seen again.
+            until(lambda: monotonic() > changed + _LONGEST + 0.5)
             assert value(sync_kit, manager, ENCRYPTED) == "true"
         finally:
             stopping.set()
             for thread in threads:
                 thread.join(10)
         assert errors == []
-        moved = min(began for began, address in seen if address == ADDRESSES[1])
-        assert max(began for began, address in seen if address == ADDRESSES[0]) < moved
+        assert max(lent for lent, address in seen if address == ADDRESSES[0]) < changed + _LONGEST
+        assert max(lent for lent, address in seen if address == ADDRESSES[1]) > changed + _LONGEST
 
 
 def test_a_certificate_of_another_name_is_refused(
