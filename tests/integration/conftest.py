@@ -49,21 +49,37 @@ def _is_run_on_the_other_loop(item: pytest.Item) -> bool:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what asks for a `kit` with each driver of this environment, and `hooked` with hooks.
 
-    A `sync_kit` is one of `hasql.sync`.
+    A `sync_kit` is one of `hasql.sync`: `filling`, where a pool keeps connections by itself, and
+    `resetting`, where it runs a hook on what is given back. `sync_hooked` is one with a hook.
     """
     if "kit" in metafunc.fixturenames:
         from testbed.kits import KITS  # not for those that do without: it imports all drivers
 
         metafunc.parametrize("kit", KITS, ids=[kit.name for kit in KITS])
-    if "sync_kit" in metafunc.fixturenames:
-        from testbed.sync_kits import SYNC_KITS  # as above
-
-        metafunc.parametrize("sync_kit", SYNC_KITS, ids=[kit.name for kit in SYNC_KITS])
+    _parametrize_threads(metafunc)
     if "hooked" in metafunc.fixturenames:
         from testbed.kits import KITS  # as above
 
         cases = [(kit, name) for kit in KITS for name in _hooks(kit, metafunc.function.__name__)]
         metafunc.parametrize("hooked", cases, ids=[f"{kit.name}-{name}" for kit, name in cases])
+
+
+def _parametrize_threads(metafunc: pytest.Metafunc) -> None:
+    if not any("sync_" in name for name in metafunc.fixturenames):
+        return
+    from testbed.sync_kits import SYNC_KITS  # as above
+
+    kits = {
+        "sync_kit": SYNC_KITS,
+        "filling_sync_kit": [kit for kit in SYNC_KITS if kit.min_keyword is not None],
+        "resetting_sync_kit": [kit for kit in SYNC_KITS if kit.reset_hook(print)],
+    }
+    for name in kits.keys() & {*metafunc.fixturenames}:
+        metafunc.parametrize(name, kits[name], ids=[kit.name for kit in kits[name]])
+    if "sync_hooked" in metafunc.fixturenames:
+        cases = [(kit, hook) for kit in SYNC_KITS for hook in kit.hooks(print)]
+        ids = [f"{kit.name}-{hook}" for kit, hook in cases]
+        metafunc.parametrize("sync_hooked", cases, ids=ids)
 
 
 def _hooks(kit: Kit, test: str) -> list[str]:

@@ -548,7 +548,6 @@ def abandoned(node: LocalNode, application: str) -> int:
 # Forks
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_child_starts_afresh_and_leaves_its_parent_alone(flask: FlaskScene) -> None:
     app, db, table = flask.app(pool=2), flask.db, flask.table()

@@ -341,15 +341,13 @@ async def test_a_lost_connection_is_not_acquired(
 
 
 async def test_a_pool_that_lost_all_is_refilled_when_the_host_answers(
-    sync_kit: SyncKit,
+    filling_sync_kit: SyncKit,
     pg_cluster: LocalCluster,
     application: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    if sync_kit.min_keyword is None:
-        return  # it keeps none
     endpoint = endpoint_of(f"{pg_cluster.master.dsn}?application_name={application}")
-    async with opened(sync_kit, endpoint, least=2, most=4) as threads:
+    async with opened(filling_sync_kit, endpoint, least=2, most=4) as threads:
         endpoint.lead_to(("127.0.0.9",), frozenset[str]().__contains__)  # which refuses
         threads.pool.purge([])
         threads.pool.host_answers()  # which is not so
@@ -360,7 +358,7 @@ async def test_a_pool_that_lost_all_is_refilled_when_the_host_answers(
         threads.pool.host_answers()
         await until(lambda: threads.pool.idle() == threads.pool.size == 2)
         await until_sessions(pg_cluster.master, application, 2)
-        await every_place_works(sync_kit, threads)
+        await every_place_works(filling_sync_kit, threads)
     assert [x.getMessage() for x in caplog.records if x.levelno >= logging.WARNING] == []
 
 
@@ -493,9 +491,8 @@ def test_an_interrupted_acquire_loses_no_place(sync_kit: SyncKit, pg_cluster: Lo
 # The hooks of the application
 
 
-@pytest.mark.parametrize("number", range(2))
 async def test_what_a_hook_raises_is_raised_and_loses_no_place(
-    sync_kit: SyncKit, pg_cluster: LocalCluster, number: int
+    sync_hooked: tuple[SyncKit, str], pg_cluster: LocalCluster
 ) -> None:
     broken = threading.Event()
 
@@ -503,43 +500,42 @@ async def test_what_a_hook_raises_is_raised_and_loses_no_place(
         if broken.is_set():
             raise KeyError("a mistake")
 
-    for kwargs in list(sync_kit.hooks(hook).values())[number : number + 1]:
-        async with opened(sync_kit, pg_cluster.master.dsn, least=0, **kwargs) as threads:
-            broken.set()
-            with pytest.raises((KeyError, OutOfTimeError)):
-                await threads.acquire(seconds=0.5)
-            broken.clear()
-            await every_place_works(sync_kit, threads)
+    kit, name = sync_hooked
+    kwargs = kit.hooks(hook)[name]
+    async with opened(kit, pg_cluster.master.dsn, least=0, **kwargs) as threads:
+        broken.set()
+        with pytest.raises((KeyError, OutOfTimeError)):
+            await threads.acquire(seconds=0.5)
+        broken.clear()
+        await every_place_works(kit, threads)
 
 
-@pytest.mark.parametrize("number", range(2))
 async def test_a_hook_that_waits_holds_no_acquire_beyond_its_deadline(
-    sync_kit: SyncKit, pg_cluster: LocalCluster, number: int
+    sync_hooked: tuple[SyncKit, str], pg_cluster: LocalCluster
 ) -> None:
     go_on = threading.Event()
 
     def hook(_: Any) -> None:
         go_on.wait(20)
 
-    for kwargs in list(sync_kit.hooks(hook).values())[number : number + 1]:
-        async with opened(sync_kit, pg_cluster.master.dsn, least=0, **kwargs) as threads:
-            try:
-                async with asyncio.timeout(2):
-                    with pytest.raises(OutOfTimeError):
-                        await threads.acquire(seconds=0.3)
-            finally:
-                go_on.set()
-            await every_place_works(sync_kit, threads)
+    kit, name = sync_hooked
+    kwargs = kit.hooks(hook)[name]
+    async with opened(kit, pg_cluster.master.dsn, least=0, **kwargs) as threads:
+        try:
+            async with asyncio.timeout(2):
+                with pytest.raises(OutOfTimeError):
+                    await threads.acquire(seconds=0.3)
+        finally:
+            go_on.set()
+        await every_place_works(kit, threads)
 
 
 async def test_a_reset_runs_on_what_is_given_back(
-    sync_kit: SyncKit, pg_cluster: LocalCluster
+    resetting_sync_kit: SyncKit, pg_cluster: LocalCluster
 ) -> None:
     seen: list[Any] = []
-    kwargs = sync_kit.reset_hook(seen.append)
-    if kwargs is None:
-        return
-    async with opened(sync_kit, pg_cluster.master.dsn, most=1, **kwargs) as threads:
+    kwargs = resetting_sync_kit.reset_hook(seen.append) or {}
+    async with opened(resetting_sync_kit, pg_cluster.master.dsn, most=1, **kwargs) as threads:
         for times in (1, 2):
             await threads.release(await threads.acquire())
             assert len(seen) == times
@@ -639,14 +635,14 @@ async def test_a_pool_that_is_terminated_ends_its_connects(
 
 
 async def test_an_opening_that_is_cancelled_leaves_nothing(
-    sync_kit: SyncKit, pg_cluster: LocalCluster
+    filling_sync_kit: SyncKit, pg_cluster: LocalCluster
 ) -> None:
-    if sync_kit.min_keyword is None:
-        return  # it opens none
     async with silent(pg_cluster.master) as (proxy, dsn):
-        driver = sync_kit.driver(dsn)
+        driver = filling_sync_kit.driver(dsn)
         opening = asyncio.create_task(
-            cast("Any", driver.open(endpoint_of(dsn), sync_kit.sizes(1, 1), lambda *_: None))
+            cast(
+                "Any", driver.open(endpoint_of(dsn), filling_sync_kit.sizes(1, 1), lambda *_: None)
+            )
         )
         await until(lambda: proxy.connections > 0)
         opening.cancel()

@@ -83,7 +83,6 @@ def test_a_closed_socket_has_none() -> None:
             KillSwitch(ours.fileno())
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_child_does_not_end_its_parents_connection() -> None:
     with connection() as (ours, servers):
         switch = KillSwitch(ours.fileno())
