@@ -1,11 +1,11 @@
 """The checkout of threads: takes a connection for a lease, and gives it back."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
+from hasql._leasing.abort_timer import AbortTimer
 from hasql._leasing.book import LeaseBook
 from hasql._leasing.checkout_rules import LONG_CONNECT, CheckoutRules
 from hasql._leasing.destination_check import answers_in_thread, check_destination_in_thread
@@ -48,7 +48,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         self.leave, self.forget = returns.leave, returns.forget
         self._give_back = returns.give_back
         self._guard = guard
-        self._in_loop = in_loop
+        self._limits = AbortTimer(options.clock, guard, in_loop)
         #: Whether the manager has started; asked on each acquire.
         self.live = False
         #: In a forked child: who lends there. This one is the parent's.
@@ -188,24 +188,11 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
         return self._aborting_after(pool, connection, seconds)
 
-    @contextmanager
     def _aborting_after(
         self, pool: ThreadPool[PoolT, ConnT], connection: ConnT, seconds: float
-    ) -> Iterator[None]:
+    ) -> AbstractContextManager[None]:
         """Abort a connection if what is done within takes longer than so many seconds."""
-        over = False
-
-        def look() -> None:
-            with self._guard:
-                if not over:
-                    pool.abort(connection)
-
-        self._in_loop(self._in_loop.call_later, seconds, look)
-        try:
-            yield
-        finally:
-            with self._guard:  # so that it is not in use again when it is aborted
-                over = True
+        return self._limits.limit(seconds, partial(pool.abort, connection))
 
     def find(self, request: Request) -> Node[PoolT, ConnT]:
         """Find the node that an acquire would go to now, and wait like one where there is none."""

@@ -90,6 +90,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     ),
     frozenset(
         {
+            "hasql._leasing.abort_timer",
             "hasql._leasing.cancelled_releases",
             "hasql._leasing.destination_check",
             "hasql._leasing.hints",

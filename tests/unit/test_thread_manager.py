@@ -13,13 +13,15 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import pytest
 
+from hasql._leasing.abort_timer import AbortTimer
 from hasql.cluster.state import Health
 from hasql.errors import (
     HasqlError,
@@ -589,6 +591,47 @@ def test_5_the_question_is_ended_where_the_connection_has_gone_deaf() -> None:
             pass
         assert monotonic() - began < LONG
         assert manager.metrics().nodes[0].in_flight == 0
+
+
+class CountedLoop:
+    """Calls at once what a loop is to call, and counts how often it is asked to."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, function: Callable[..., object], /, *args: Any) -> None:
+        self.asked += 1
+        function(*args)
+
+    def call_later(self, seconds: float, function: Callable[..., object], /, *args: Any) -> None:
+        asyncio.get_running_loop().call_later(seconds, function, *args)
+
+
+async def test_15_a_limit_that_is_kept_wakes_no_loop_and_holds_on_to_nothing() -> None:
+    loop, event = CountedLoop(), asyncio.Event()
+    timer = AbortTimer(monotonic, nullcontext(), loop)
+    used = []
+    for _ in range(1000):
+        connection = ThreadConnection(fake_cluster("a master")["a"])
+        used.append(ref(connection))
+        with timer.limit(LONG, connection.lose):
+            del connection
+    assert loop.asked == 1
+    gc.collect()
+    assert not any(each() for each in used)
+    with timer.limit(0.01, event.set), timer.limit(LONG, event.set):
+        await event.wait()
+    assert loop.asked == 2
+
+
+def test_a_lease_that_takes_longer_than_its_limit_is_aborted() -> None:
+    with managed(fake_cluster("a master")) as manager:
+        lease = manager.acquire_master()
+        with lease as connection:
+            with lease.limited(LONG):
+                assert not connection.closed
+            with lease.limited(0.05):
+                until(lambda: connection.closed)
 
 
 # Closing
