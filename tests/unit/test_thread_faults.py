@@ -81,7 +81,10 @@ def interrupted_at(point: int, work: Callable[[], object]) -> bool:
 
 
 def hosts_of(manager: ThreadManager) -> list[int]:
-    """Return how many places are taken on each host."""
+    """Return how many places are taken on each host.
+
+    One may be hasql's own for a moment, to warm up a host that was late to answer.
+    """
     return [node.in_flight for node in manager.metrics().nodes]
 
 
@@ -233,8 +236,7 @@ def test_11_an_acquire_interrupted_anywhere_leaks_nothing() -> None:
             interrupted = interrupted_at(point, acquire)
             for each in taken:
                 manager.putconn(each)
-            assert hosts_of(manager) == [0], point
-            assert not pool.lent, point
+            until(lambda: hosts_of(manager) == [0] and not pool.lent)
             if not interrupted:
                 break
         assert point > 10
@@ -261,7 +263,7 @@ def test_11_a_wait_interrupted_anywhere_loses_no_place() -> None:
             other.join()
             for each in taken:
                 manager.putconn(each)
-            assert hosts_of(manager) == [0], point
+            until(lambda: hosts_of(manager) == [0])
             assert manager.waiting == 0, point
             if not interrupted:
                 break
@@ -277,8 +279,7 @@ def test_11_giving_back_interrupted_anywhere_loses_no_place() -> None:
             interrupted = interrupted_at(point, lambda: lease.__exit__(None, None, None))  # noqa: B023
             if lease.connection is not None:
                 lease.__exit__(None, None, None)  # it was interrupted before it began
-            assert hosts_of(manager) == [0], point
-            assert not pool.lent, point
+            until(lambda: hosts_of(manager) == [0] and not pool.lent)
             if not interrupted:
                 break
         assert point > 10
@@ -380,7 +381,7 @@ def test_what_a_finalizer_gives_back_anywhere_in_a_release_is_handed_on() -> Non
                 manager.putconn(second)
             for each in waiting:
                 manager.putconn(each.result(LONG))
-            assert hosts_of(manager) == [0], point
+            until(lambda: hosts_of(manager) == [0])
             if left > 0:
                 break
         assert point > 20

@@ -6,20 +6,18 @@ import asyncio
 import select
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from weakref import ref
 
-from psycopg import AsyncConnection, Error, ProgrammingError
+from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo, TransactionStatus
 
 from hasql._adapters.fork_guard import cut_off_in_children
 from hasql._adapters.libpq import parameters_of_pool
 from hasql._adapters.psycopg.cancellable import CancellableConnection
+from hasql._adapters.psycopg.idle_look import LooksWhileIdle, note_fatal_notice
 from hasql.driver.holder import HolderNotes
-
-if TYPE_CHECKING:
-    from psycopg.errors import Diagnostic
 
 __all__ = ("PsycopgConnection", "is_of_libpq")
 
@@ -32,7 +30,7 @@ _IN_TRANSACTION = frozenset({TransactionStatus.INTRANS, TransactionStatus.INERRO
 is_of_libpq = frozenset(option.keyword.decode() for option in Conninfo.get_defaults()).__contains__
 
 
-class PsycopgConnection(CancellableConnection, HolderNotes):
+class PsycopgConnection(LooksWhileIdle, CancellableConnection, HolderNotes):
     """A connection that can be aborted at once, and found dead without asking the server."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -44,7 +42,7 @@ class PsycopgConnection(CancellableConnection, HolderNotes):
             self._readable = sockets.poll
             cut_off_in_children(self, AsyncConnection.fileno)
         # The handler has a weak reference, so that the connection is freed when nobody needs it.
-        self.add_notice_handler(partial(_note_fatal_notice, ref(self)))
+        self.add_notice_handler(partial(note_fatal_notice, ref(self)))
 
     @classmethod
     async def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
@@ -77,11 +75,6 @@ class PsycopgConnection(CancellableConnection, HolderNotes):
         self.abort()
         await self.close()
 
-    def check_idle(self, hook: str) -> None:
-        """Raise if a hook of the user's has left a transaction open."""
-        if self.pgconn.transaction_status != TransactionStatus.IDLE:
-            raise ProgrammingError(f"the {hook} function has left a transaction open")
-
     def was_just_alive(self) -> bool:
         """Tell whether it was alive within the last millisecond, which costs no system call."""
         return not self.lost and monotonic() - self._alive_at < _ALIVE_FOR
@@ -92,20 +85,3 @@ class PsycopgConnection(CancellableConnection, HolderNotes):
             return False
         self._alive_at = monotonic()
         return True
-
-    def _read_pending(self) -> bool:
-        """Read what the server has sent, which may be why it ends the connection."""
-        try:
-            while not self.lost and self._readable(0):
-                self.pgconn.consume_input()
-                self.pgconn.is_busy()  # makes libpq parse it
-        except Error:
-            self.lost = True
-        return not self.lost
-
-
-def _note_fatal_notice(connection_ref: ref[PsycopgConnection], notice: Diagnostic) -> None:
-    """Take note that a server says that it ends a connection."""
-    connection = connection_ref()
-    if connection is not None and notice.severity_nonlocalized in {"FATAL", "PANIC"}:
-        connection.lost = True  # the socket closes some milliseconds later

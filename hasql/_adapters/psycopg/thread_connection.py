@@ -8,16 +8,15 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from psycopg import Connection, Error, ProgrammingError
+from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
 from hasql._adapters.fork_guard import cut_off_in_children
 from hasql._adapters.kill_switch import KillSwitch
+from hasql._adapters.psycopg.idle_look import LooksWhileIdle, note_fatal_notice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from psycopg.errors import Diagnostic
 
 __all__ = ("ThreadConnection",)
 
@@ -26,7 +25,7 @@ _ALIVE_FOR = 0.001
 _IN_TRANSACTION = frozenset({TransactionStatus.INTRANS, TransactionStatus.INERROR})
 
 
-class ThreadConnection(Connection[Any]):
+class ThreadConnection(LooksWhileIdle, Connection[Any]):
     """A connection that any thread can abort, and that is found dead without asking the server."""
 
     #: Whether it was aborted, or the server has said that it ends it. This is not `closed`: as long
@@ -50,7 +49,7 @@ class ThreadConnection(Connection[Any]):
             self._switch = KillSwitch(self.fileno())
             cut_off_in_children(self, Connection.fileno)
         # The handler has a weak reference, so that the connection is freed when nobody needs it.
-        self.add_notice_handler(partial(_note_fatal_notice, ref(self)))
+        self.add_notice_handler(partial(note_fatal_notice, ref(self)))
 
     def abort(self) -> None:
         """Shut its socket down, whichever thread uses it; that one closes it."""
@@ -82,11 +81,6 @@ class ThreadConnection(Connection[Any]):
             self.close()
             raise
 
-    def check_idle(self, hook: str) -> None:
-        """Raise if a hook of the user's has left a transaction open."""
-        if self.pgconn.transaction_status != TransactionStatus.IDLE:
-            raise ProgrammingError(f"the {hook} function has left a transaction open")
-
     def is_alive(self) -> bool:
         """Tell whether an idle connection can be used, as far as can be seen without a query."""
         if self.lost:
@@ -97,20 +91,3 @@ class ThreadConnection(Connection[Any]):
             return False
         self._alive_at = monotonic()
         return True
-
-    def _read_pending(self) -> bool:
-        """Read what the server has sent, which may be why it ends the connection."""
-        try:
-            while not self.lost and self._readable(0):
-                self.pgconn.consume_input()
-                self.pgconn.is_busy()  # makes libpq parse it
-        except Error:
-            self.lost = True
-        return not self.lost
-
-
-def _note_fatal_notice(connection_ref: ref[ThreadConnection], notice: Diagnostic) -> None:
-    """Take note that a server says that it ends a connection."""
-    connection = connection_ref()
-    if connection is not None and notice.severity_nonlocalized in {"FATAL", "PANIC"}:
-        connection.lost = True  # the socket closes some milliseconds later

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, overload
 
 from sqlalchemy.orm import Session
 
-from hasql._adapters.sqlalchemy.arguments import refuse_binds
+from hasql._adapters.sqlalchemy.sessions import Acquires, SessionMaker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,23 +18,13 @@ if TYPE_CHECKING:
 __all__ = ("sessionmaker",)
 
 _S = TypeVar("_S", bound=Session)
+_Lease: TypeAlias = "AbstractContextManager[Connection]"
 _S2 = TypeVar("_S2", bound=Session)
 
 
-class _AcquiresForThread(Protocol):
-    """What sessions need of a pool manager."""
-
-    def acquire(
-        self,
-        read_only: bool = ...,  # noqa: FBT001  # as the pool manager's own
-        fallback_master: bool | None = ...,  # noqa: FBT001  # as above
-        master_as_replica_weight: float | None = ...,
-        timeout: float | None = ...,
-    ) -> AbstractContextManager[Connection]:
-        """Lease a connection."""
-
-
-class sessionmaker(Generic[_S]):  # noqa: N801  # the name of SQLAlchemy's own
+class sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
+    SessionMaker["_Lease", "AbstractContextManager[_S]"], Generic[_S]
+):
     """Makes sessions, each of which has one connection of a pool manager's from begin to end.
 
     Like SQLAlchemy's own of this name, but the sessions are for ``with`` alone, as that is
@@ -66,7 +56,7 @@ class sessionmaker(Generic[_S]):  # noqa: N801  # the name of SQLAlchemy's own
     @overload
     def __init__(
         self: sessionmaker[_S2],
-        pool_manager: _AcquiresForThread,
+        pool_manager: Acquires[_Lease],
         *,
         class_: type[_S2],
         **kwargs: Any,
@@ -74,65 +64,24 @@ class sessionmaker(Generic[_S]):  # noqa: N801  # the name of SQLAlchemy's own
 
     @overload
     def __init__(
-        self: sessionmaker[Session], pool_manager: _AcquiresForThread, **kwargs: Any
+        self: sessionmaker[Session],
+        pool_manager: Acquires[_Lease],
+        **kwargs: Any,
     ) -> None: ...
 
     def __init__(
-        self, pool_manager: _AcquiresForThread, *, class_: type[Any] = Session, **kwargs: Any
+        self,
+        pool_manager: Acquires[_Lease],
+        *,
+        class_: type[Any] = Session,
+        **kwargs: Any,
     ) -> None:
-        refuse_binds(kwargs)
-        self._manager = pool_manager
-        self._class = class_
-        self._kwargs = kwargs
-
-    def __repr__(self) -> str:
-        return f"<sessionmaker of {self._class.__name__} on {self._manager!r}>"
-
-    def __call__(
-        self,
-        read_only: bool = False,  # noqa: FBT001, FBT002  # as the pool manager's acquire
-        fallback_master: bool | None = None,  # noqa: FBT001  # as above
-        master_as_replica_weight: float | None = None,
-        timeout: float | None = None,
-        **kwargs: Any,
-    ) -> AbstractContextManager[_S]:
-        """Make a session for ``with``, on the master, or on a replica if `read_only`.
-
-        Args:
-            read_only: As the next three, for the pool manager's `acquire`.
-            fallback_master: See `read_only`.
-            master_as_replica_weight: See `read_only`.
-            timeout: See `read_only`.
-            kwargs: For this session, before those that were given for all.
-
-        Raises:
-            NotAvailableError: On entering: no suitable host could serve in time.
-            ConfigurationError: `bind` or `binds` was given.
-        """
-        refuse_binds(kwargs)
-        lease = self._manager.acquire(read_only, fallback_master, master_as_replica_weight, timeout)
-        return self._session(lease, kwargs, commit=False)
-
-    def begin(
-        self,
-        read_only: bool = False,  # noqa: FBT001, FBT002  # as the pool manager's acquire
-        fallback_master: bool | None = None,  # noqa: FBT001  # as above
-        master_as_replica_weight: float | None = None,
-        timeout: float | None = None,
-        **kwargs: Any,
-    ) -> AbstractContextManager[_S]:
-        """Make a session in a transaction, which is committed unless an exception leaves the block.
-
-        The arguments and errors are those of calling the maker.
-        """
-        refuse_binds(kwargs)
-        lease = self._manager.acquire(read_only, fallback_master, master_as_replica_weight, timeout)
-        return self._session(lease, kwargs, commit=True)
+        super().__init__(pool_manager, class_, kwargs)
 
     @contextmanager
     def _session(
         self,
-        lease: AbstractContextManager[Connection],
+        lease: _Lease,
         kwargs: dict[str, Any],
         *,
         commit: bool,
@@ -140,7 +89,7 @@ class sessionmaker(Generic[_S]):  # noqa: N801  # the name of SQLAlchemy's own
         session: _S | None = None
         try:
             with lease as connection:
-                session = self._class(bind=connection, **{**self._kwargs, **kwargs})
+                session = self._class(bind=connection, **kwargs)
                 transaction = session.begin().__enter__() if commit else None
                 yield session
                 if transaction is not None:
