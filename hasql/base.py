@@ -57,6 +57,13 @@ class BasePoolManager(Facade[PoolT, ConnT, AsyncLease[PoolT, ConnT]]):
             while there is no master, or their host does not answer.
         resolver: What looks names up, with nameservers and times of its own. None: DNS as
             resolv.conf says.
+        session: What each connection is set to: time limits, search path and such.
+        credentials: Asked for the password, or the user and the password, of each new connection.
+        lifecycle: How old connections become, and what is said of leases that are out too long.
+        admission: How many leases there may be at once, and who waits.
+        rate_limit: How many acquires there may be in a time.
+        breaker: When acquires of a master are refused at once.
+        report_every: Seconds between two log records on the pools. None: there are none.
 
     Raises:
         ConfigurationError: A DSN, value or pool argument that cannot work; it is a ValueError.
@@ -80,7 +87,7 @@ class BasePoolManager(Facade[PoolT, ConnT, AsyncLease[PoolT, ConnT]]):
 
         Raises WrongEventLoopError.
         """
-        if not self._lifecycle.closed:
+        if not self._lifetime.closed:
             self._binding.check()
 
     # Giving back
@@ -171,22 +178,22 @@ class BasePoolManager(Facade[PoolT, ConnT, AsyncLease[PoolT, ConnT]]):
                 database name or TLS, or when the arguments for connecting cannot work on any:
                 a misspelt `sslmode`, a certificate file that is not there.
         """
-        self._lifecycle.enter()
+        self._lifetime.enter()
         await self._waits.ready(masters_count, replicas_count, timeout)
 
     async def wait_all_ready(self) -> None:
         """Wait, however long it takes, until all hosts answer."""
-        self._lifecycle.enter()
+        self._lifetime.enter()
         await self._waits.all_ready()
 
     async def wait_masters_ready(self, masters_count: int) -> None:
         """Wait, however long it takes, until so many masters are in routing."""
-        self._lifecycle.enter()
+        self._lifetime.enter()
         await self._waits.masters_ready(masters_count)
 
     async def wait_replicas_ready(self, replicas_count: int) -> None:
         """Wait, however long it takes, until so many replicas are in routing."""
-        self._lifecycle.enter()
+        self._lifetime.enter()
         await self._waits.replicas_ready(replicas_count)
 
     async def wait_next_pool_check(self, timeout: float = 10.0) -> None:
@@ -195,16 +202,16 @@ class BasePoolManager(Facade[PoolT, ConnT, AsyncLease[PoolT, ConnT]]):
         Raises:
             NotAvailableError: Not every probe has ended after `timeout` seconds.
         """
-        self._lifecycle.enter()
+        self._lifetime.enter()
         await self._waits.until_probed_anew(timeout)
 
     async def __aenter__(self) -> Self:
-        fresh = not self._lifecycle.started
+        fresh = not self._lifetime.started
         try:
-            self._lifecycle.enter()
+            self._lifetime.enter()
             await self._waits.started()
         except BaseException:
-            if fresh and self._lifecycle.started:
+            if fresh and self._lifetime.started:
                 await self.terminate()
             raise
         return self
@@ -228,19 +235,19 @@ class BasePoolManager(Facade[PoolT, ConnT, AsyncLease[PoolT, ConnT]]):
         """
         seconds = check_seconds("timeout", timeout)
         self._check_caller()
-        if self._lifecycle.started:
+        if self._lifetime.started:
             self._binding.check()
             await self._parts.closing.close(seconds)
         else:
-            self._lifecycle.close_unstarted()
+            self._lifetime.close_unstarted()
 
     async def terminate(self) -> None:
         """Close without waiting for leases or servers: every connection is broken now."""
         self._check_caller()
-        if self._lifecycle.started:
+        if self._lifetime.started:
             await self._parts.closing.terminate()
         else:
-            self._lifecycle.close_unstarted()
+            self._lifetime.close_unstarted()
 
     def accept_timeline(self) -> None:
         """Forget which timelines were seen, so that a master of an older one may serve again.

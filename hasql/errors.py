@@ -1,12 +1,15 @@
 """The errors hasql raises; all of them are a `HasqlError`."""
 
 __all__ = (
+    "BreakerOpenError",
     "ConfigurationError",
     "HasqlError",
     "MissingExtraError",
     "NameResolutionError",
     "NotAvailableError",
+    "OverloadedError",
     "PoolManagerClosedError",
+    "RateLimitedError",
     "UnknownConnectionError",
     "WrongEventLoopError",
 )
@@ -30,6 +33,18 @@ class NotAvailableError(HasqlError, TimeoutError):
     The message names every host, its state, since when it is so, and its last error. It is a
     `TimeoutError`, and so an `asyncio.TimeoutError`, with every driver.
     """
+
+
+class OverloadedError(NotAvailableError):
+    """Admission sheds load: too many acquires wait already. Try later, or do less."""
+
+
+class RateLimitedError(NotAvailableError):
+    """The rate that the manager allows is used up, and waiting would outlast the deadline."""
+
+
+class BreakerOpenError(NotAvailableError):
+    """The breaker stops acquires of a master: too many have failed in a row."""
 
 
 class PoolManagerClosedError(HasqlError):

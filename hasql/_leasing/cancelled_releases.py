@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Generic
 
 from hasql._leasing.book import LeaseBook
+from hasql._leasing.layers import LeaseLayers
 from hasql._leasing.lease import Lease
 from hasql._leasing.lease_tracing import LeaseTracing
 from hasql._routing.router import Router
@@ -31,6 +32,8 @@ class CancelledReleases(Generic[PoolT, ConnT]):
 
     #: At work while there is a tracer.
     tracing: LeaseTracing[PoolT, ConnT] | None = None
+    #: At work if anything stands around the leases.
+    layers: LeaseLayers[PoolT, ConnT] | None = None
 
     def __init__(
         self,
@@ -75,6 +78,8 @@ class CancelledReleases(Generic[PoolT, ConnT]):
         finally:
             self._book.remove(lease)
             self._router.vacate(node)
+            if self.layers is not None:
+                self.layers.returned(lease, node, failure)
             if self.tracing is not None:
                 self.tracing.returned(lease, node, failure)
 

@@ -45,17 +45,24 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
         self.leave, self.forget = returns.leave, returns.forget
         self._binding = binding
 
-    async def take(  # noqa: C901  # the hot path: each call less counts
-        self, lease: Lease[PoolT, ConnT]
+    # long: the hot path, each call less counts
+    async def take(  # noqa: C901, PLR0912  # the hot path: each call less counts
+        self, lease: Lease[PoolT, ConnT], began: float | None = None
     ) -> ConnT:
-        """Take a connection for a lease; see `LeaseBook` for what becomes of it."""
+        """Take a connection for a lease; see `LeaseBook` for what becomes of it.
+
+        `began` is when that has begun, by the clock; None: now.
+        """
         if self._tracing is not None and not lease.number:
             return await self._tracing.take(lease, self.take)
+        if self._layers is not None and not lease.layered:
+            return await self._layers.take(lease, self.take)
         binding = self._binding
         if binding.thread != get_ident() or not binding.serves():
             self._enter()
         clock = self._clock
-        began = clock()
+        if began is None:
+            began = clock()
         deadline = began + lease.timeout
         while True:
             fixed = lease.fixed_node

@@ -4,6 +4,7 @@ from typing import Final, Generic, Protocol
 
 from hasql._leasing.book import LeaseBook
 from hasql._leasing.destination_check import WrongServerError
+from hasql._leasing.layers import LeaseLayers
 from hasql._leasing.lease import Lease
 from hasql._leasing.lease_tracing import LeaseTracing
 from hasql._leasing.options import LeasingOptions, ManagerCalls
@@ -32,6 +33,9 @@ class GivesBack(Protocol[PoolT, ConnT]):
 
     def trace(self, tracing: LeaseTracing[PoolT, ConnT] | None) -> None:
         """Tell a tracer of each connection that comes back from now on."""
+
+    def stand_within(self, layers: LeaseLayers[PoolT, ConnT]) -> None:
+        """Have these layers know of each connection that comes back."""
 
     def hold(self, node: Node[PoolT, ConnT]) -> None:
         """Offer nothing of a node until a probe has told what it is, but not for long."""
@@ -62,6 +66,8 @@ class CheckoutRules(Generic[PoolT, ConnT]):
         self._no_connection = manager.not_available
         #: At work while there is a tracer.
         self._tracing: LeaseTracing[PoolT, ConnT] | None = None
+        #: At work if anything stands around the leases.
+        self._layers: LeaseLayers[PoolT, ConnT] | None = None
         self.acquires = 0
         self.acquire_seconds = 0.0
         self.waits = 0
@@ -71,6 +77,11 @@ class CheckoutRules(Generic[PoolT, ConnT]):
         """Tell a tracer of each acquire from now on."""
         self._tracing = tracing
         self._returns.trace(tracing)
+
+    def stand_within(self, layers: LeaseLayers[PoolT, ConnT]) -> None:
+        """Have each acquire go through these layers; to be called before the first."""
+        self._layers = layers
+        self._returns.stand_within(layers)
 
     def _occupy_on(self, node: Node[PoolT, ConnT]) -> Node[PoolT, ConnT]:
         self._enter()  # a router that is closed lends nothing, but nothing is routed here

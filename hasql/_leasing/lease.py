@@ -39,6 +39,8 @@ class Lease(Generic[PoolT, ConnT]):
     #: For a tracer: its number, and when it was lent, by the clock.
     number = 0
     lent_at = 0.0
+    #: Whether it is within the manager's layers: see `LeaseLayers`.
+    layered = False
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from typing import Any
 from hasql._leasing.book import LeaseBook
 from hasql._leasing.cancelled_releases import CancelledReleases
 from hasql._leasing.hints import Hints
+from hasql._leasing.layers import LeaseLayers
 from hasql._leasing.lease import Lease
 from hasql._leasing.lease_tracing import LeaseTracing
 from hasql._leasing.loop_binding import LoopBinding
@@ -46,11 +47,17 @@ class Returns(ReturnRules[PoolT, ConnT]):
         self._release_timeout = options.release_timeout
         #: At work while there is a tracer.
         self._tracing: LeaseTracing[PoolT, ConnT] | None = None
+        #: At work if anything stands around the leases.
+        self._layers: LeaseLayers[PoolT, ConnT] | None = None
         self._overdue = OverdueTimer(book, options.release_timeout, options.clock, nullcontext())
 
     def trace(self, tracing: LeaseTracing[PoolT, ConnT] | None) -> None:
         """Tell a tracer of each connection that comes back from now on."""
         self._tracing = self._cancelled.tracing = tracing
+
+    def stand_within(self, layers: LeaseLayers[PoolT, ConnT]) -> None:
+        """Have these layers know of each connection that comes back."""
+        self._layers = self._cancelled.layers = layers
 
     def leave(
         self, lease: Lease[PoolT, ConnT], error: BaseException | None
@@ -74,6 +81,8 @@ class Returns(ReturnRules[PoolT, ConnT]):
         if lease.connection is None and lease.node is not None:
             node, lease.node = lease.node, None
             self._router.vacate(node)
+            if self._layers is not None:
+                self._layers.returned(lease, node, None)
 
     async def _end_block(
         self, lease: Lease[PoolT, ConnT], work: Awaitable[None], error: BaseException | None
@@ -140,6 +149,8 @@ class Returns(ReturnRules[PoolT, ConnT]):
             if not lease.detached:
                 self._book.remove(lease)
                 self._router.vacate(node)
+                if self._layers is not None:
+                    self._layers.returned(lease, node, error)
                 if self._tracing is not None:
                     self._tracing.returned(lease, node, error)
 

@@ -9,6 +9,7 @@ from hasql._leasing.abort_timer import AbortTimer
 from hasql._leasing.book import LeaseBook
 from hasql._leasing.checkout_rules import LONG_CONNECT, CheckoutRules
 from hasql._leasing.destination_check import answers_in_thread, check_destination_in_thread
+from hasql._leasing.layers import LeaseLayers
 from hasql._leasing.lease import Lease
 from hasql._leasing.lease_tracing import LeaseTracing
 from hasql._leasing.options import InLoop, LeasingOptions, ManagerCalls
@@ -56,17 +57,23 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
 
     # long: the hot path, each call less counts
     def take(  # noqa: C901, PLR0912  # as above
-        self, lease: Lease[PoolT, ConnT]
+        self, lease: Lease[PoolT, ConnT], began: float | None = None
     ) -> ConnT:
-        """Take a connection for a lease; see `LeaseBook` for what becomes of it."""
+        """Take a connection for a lease; see `LeaseBook` for what becomes of it.
+
+        `began` is when that has begun, by the clock; None: now.
+        """
         if (tracing := self._tracing) is not None and not lease.number:
             return self._traced(lease, tracing)
         if not self.live:
             if self.heir is not None:
                 return self._take_from(self.heir, lease)
             self._enter()
+        if self._layers is not None and not lease.layered:
+            return self._layered(lease, self._layers)
         clock = self._clock
-        began = clock()
+        if began is None:
+            began = clock()
         deadline = began + lease.timeout
         while True:
             fixed = lease.fixed_node
@@ -112,6 +119,14 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 self.retries += 1
             if clock() >= deadline:
                 raise self._not_available(lease)
+
+    def _layered(self, lease: Lease[PoolT, ConnT], layers: LeaseLayers[PoolT, ConnT]) -> ConnT:
+        try:
+            return layers.take_in_thread(lease, self.take)
+        except BaseException:
+            if lease.connection is not None:  # it was a layer that was interrupted
+                self._give_back(lease)
+            raise
 
     def _traced(self, lease: Lease[PoolT, ConnT], tracing: LeaseTracing[PoolT, ConnT]) -> ConnT:
         try:

@@ -5,6 +5,7 @@ from typing import Any
 
 from hasql._leasing.book import LeaseBook
 from hasql._leasing.hints import Hints
+from hasql._leasing.layers import LeaseLayers
 from hasql._leasing.lease import Lease
 from hasql._leasing.lease_tracing import LeaseTracing
 from hasql._leasing.options import InLoop, LeasingOptions, Signal
@@ -44,11 +45,17 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
         self.inherited = False
         #: At work while there is a tracer.
         self._tracing: LeaseTracing[PoolT, ConnT] | None = None
+        #: At work if anything stands around the leases.
+        self._layers: LeaseLayers[PoolT, ConnT] | None = None
         self._overdue = OverdueTimer(book, options.release_timeout, options.clock, guard)
 
     def trace(self, tracing: LeaseTracing[PoolT, ConnT] | None) -> None:
         """Tell a tracer of each connection that comes back from now on."""
         self._tracing = tracing
+
+    def stand_within(self, layers: LeaseLayers[PoolT, ConnT]) -> None:
+        """Have these layers know of each connection that comes back."""
+        self._layers = layers
 
     def leave(self, lease: Lease[PoolT, ConnT], error: BaseException | None) -> None:
         """End a lease's block, in which the driver may want to commit or roll back first.
@@ -74,12 +81,16 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
         """End the block of a lease that has no connection any more; see `LeaseBook.enter`."""
         if self.inherited:
             return  # a thread of the parent's may have held the guard when it forked
+        node = None
         with self._guard:
             if lease.connection is None and lease.node is not None:
                 node, lease.node = lease.node, None
                 self._router.vacate(node)
+        if node is not None and self._layers is not None:
+            self._layers.returned(lease, node, None)
 
-    def give_back(  # noqa: C901, PLR0912  # each call more could be interrupted before it begins
+    # long: as one step as can be, each call more could be interrupted before it begins
+    def give_back(  # noqa: C901, PLR0912  # as above
         self,
         lease: Lease[PoolT, ConnT],
         error: BaseException | None = None,
@@ -131,6 +142,8 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
                     if lease.node is not None:  # interrupted before it began
                         self._end(lease, node)
                     raise
+                if self._layers is not None:
+                    self._layers.returned(lease, node, error)
                 if (tracing := self._tracing) is not None:
                     tracing.returned(lease, node, error)
 

@@ -10,6 +10,7 @@ from hasql._leasing.cancelled_releases import CancelledReleases
 from hasql._leasing.checkout import Checkout
 from hasql._leasing.checkout_rules import CheckoutRules
 from hasql._leasing.hints import Hints
+from hasql._leasing.layers import Layer, LeaseLayers
 from hasql._leasing.loop_binding import LoopBinding
 from hasql._leasing.options import ManagerCalls
 from hasql._leasing.returns import Returns
@@ -18,7 +19,7 @@ from hasql._leasing.thread_returns import ThreadReturns
 from hasql._manager.asking import Asking
 from hasql._manager.closing import Closing
 from hasql._manager.discovering import Discovering
-from hasql._manager.lifecycle import Lifecycle
+from hasql._manager.lifetime import Lifetime
 from hasql._manager.loop_thread import LoopThread
 from hasql._manager.options import Options
 from hasql._manager.routing_state import RoutingState
@@ -45,7 +46,7 @@ class Parts(Generic[PoolT, ConnT]):
     routing: RoutingState[PoolT, ConnT]
     waits: StateWaits[PoolT, ConnT]
     discovering: Discovering
-    lifecycle: Lifecycle[PoolT, ConnT]
+    lifetime: Lifetime[PoolT, ConnT]
     checkout: CheckoutRules[PoolT, ConnT]
     closing: Closing[PoolT, ConnT]
 
@@ -85,13 +86,20 @@ class _Watch(Generic[PoolT, ConnT]):
         asking = Asking(driver, options, self.routing)
         self.discovering = Discovering(discovery, asking.ask, options, self.routing.notifier)
         self.waits = StateWaits(driver, options, self.routing, self.discovering)
-        self.lifecycle = Lifecycle(
+        self.lifetime = Lifetime(
             options, self.discovering, asking, self.routing, router, self.book, self.binding
         )
 
     def parts(self) -> dict[str, Any]:
         """Return them by the names that `Parts` has for them."""
         return vars(self)
+
+
+def _put_layers_around(checkout: CheckoutRules[PoolT, ConnT], options: Options) -> None:
+    """Have what the user asked for stand around each lease: who refuses at once outermost."""
+    layers: list[Layer] = []
+    if layers:
+        checkout.stand_within(LeaseLayers(layers, options.clock))
 
 
 def assemble(
@@ -101,15 +109,17 @@ def assemble(
     waiters = AsyncWaiters[Any, Any](options.clock)
     router: Router[PoolT, ConnT] = Router(options.balancer_policy, waiters)
     watch = _Watch(options, driver, discovery, router, nullcontext())
-    book, binding, lifecycle, routing = watch.book, watch.binding, watch.lifecycle, watch.routing
+    book, binding, lifetime, routing = watch.book, watch.binding, watch.lifetime, watch.routing
     signal, leasing = routing.monitors.signal, options.for_leasing()
-    cancelled = CancelledReleases(router, book, lifecycle.is_over, leasing.hide)
+    cancelled = CancelledReleases(router, book, lifetime.is_over, leasing.hide)
     returns = Returns(driver, router, book, routing.hints, cancelled, binding, leasing, signal)
-    calls = ManagerCalls(lifecycle.enter, signal, watch.waits.not_available)
+    calls = ManagerCalls(lifetime.enter, signal, watch.waits.not_available)
+    checkout = Checkout(driver, router, book, returns, binding, leasing, calls)
+    _put_layers_around(checkout, options)
     return AsyncParts(
         **watch.parts(),
-        checkout=Checkout(driver, router, book, returns, binding, leasing, calls),
-        closing=Closing(lifecycle, returns.close, options.clock),
+        checkout=checkout,
+        closing=Closing(lifetime, returns.close, options.clock),
         returns=returns,
     )
 
@@ -124,7 +134,7 @@ def assemble_for_threads(
     guard, thread = new_guard(), LoopThread()
     router: SharedRouter[PoolT, ConnT] = SharedRouter(options.balancer_policy, guard, thread)
     watch = _Watch(options, driver, discovery, router, guard)
-    book, lifecycle = watch.book, watch.lifecycle
+    book, lifetime = watch.book, watch.lifetime
     signal_in_loop, leasing = watch.routing.monitors.signal, options.for_leasing()
 
     def signal(host: HostSpec, evidence: Evidence | None = None, /) -> bool:
@@ -136,10 +146,12 @@ def assemble_for_threads(
         driver, router, book, hints, leasing, signal, signal_in_loop, guard, thread
     )
     calls = ManagerCalls(enter, signal, watch.waits.not_available)
+    checkout = ThreadCheckout(driver, router, book, returns, leasing, calls, guard, thread)
+    _put_layers_around(checkout, options)
     return ThreadParts(
         **watch.parts(),
-        checkout=ThreadCheckout(driver, router, book, returns, leasing, calls, guard, thread),
-        closing=Closing(lifecycle, returns.close, options.clock),
+        checkout=checkout,
+        closing=Closing(lifetime, returns.close, options.clock),
         returns=returns,
         thread=thread,
     )

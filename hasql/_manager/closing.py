@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic
 
-from hasql._manager.lifecycle import Lifecycle
+from hasql._manager.lifetime import Lifetime
 from hasql.driver import ConnT, PoolT
 
 __all__ = ("Closing",)
@@ -15,11 +15,11 @@ class Closing(Generic[PoolT, ConnT]):
 
     def __init__(
         self,
-        lifecycle: Lifecycle[PoolT, ConnT],
+        lifetime: Lifetime[PoolT, ConnT],
         close_returns: Callable[[], Awaitable[None]],
         clock: Callable[[], float],
     ) -> None:
-        self._lifecycle = lifecycle
+        self._lifetime = lifetime
         self._close_returns = close_returns
         self._clock = clock
         #: Ends with the first closing; None: it has not begun.
@@ -30,27 +30,27 @@ class Closing(Generic[PoolT, ConnT]):
         if self._over is not None:
             await asyncio.shield(self._over)
             return
-        lifecycle, clock = self._lifecycle, self._clock
-        if not lifecycle.started:  # its start was interrupted
-            lifecycle.close_unstarted()
+        lifetime, clock = self._lifetime, self._clock
+        if not lifetime.started:  # its start was interrupted
+            lifetime.close_unstarted()
             return
-        self._over = lifecycle.loop.create_future()
+        self._over = lifetime.loop.create_future()
         deadline = clock() + seconds
         try:
-            lifecycle.refuse()
+            lifetime.refuse()
             try:
-                await lifecycle.drain(seconds)
+                await lifetime.drain(seconds)
             except asyncio.CancelledError:
                 deadline = clock()
                 raise
             finally:
-                await lifecycle.stop(deadline - clock())
+                await lifetime.stop(deadline - clock())
                 await self._close_returns()
         finally:
             self._over.set_result(None)
 
     async def terminate(self) -> None:
         """Close without waiting for leases or servers: every connection is broken now."""
-        self._lifecycle.refuse()
-        self._lifecycle.break_all()
+        self._lifetime.refuse()
+        self._lifetime.break_all()
         await self.close(0.0)

@@ -212,4 +212,4 @@ def _is_cancelled() -> bool:
 
 
 def _ignore(_hosts: object, /) -> None:
-    pass  # stands in for the lifecycle
+    pass  # stands in for the lifetime

@@ -26,6 +26,12 @@ from hasql.discovery import Discovery
 from hasql.discovery.choice import choose_source
 from hasql.dns import Resolver
 from hasql.driver import ConnT, Driver, PoolT
+from hasql.resilience.admission import Admission
+from hasql.resilience.breaker import Breaker
+from hasql.resilience.lifecycle import Lifecycle
+from hasql.resilience.options import Credentials, ResilienceOptions
+from hasql.resilience.rate_limit import RateLimit
+from hasql.resilience.session_defaults import SessionDefaults
 
 __all__ = ("Facade", "LeaseT")
 
@@ -62,6 +68,13 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
         follow_names: bool = True,
         resolver: Resolver | None = None,
         discovery: Discovery | None = None,
+        session: SessionDefaults | None = None,
+        credentials: Credentials | None = None,
+        lifecycle: Lifecycle | None = None,
+        admission: Admission | None = None,
+        rate_limit: RateLimit | None = None,
+        breaker: Breaker | None = None,
+        report_every: float | None = None,
     ) -> None:
         parsed = Dsn.parse(dsn, plus_is_space=self._plus_is_space, hosts_needed=discovery is None)
         source = choose_source(parsed, discovery, resolver)
@@ -86,6 +99,15 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
                 lease_abort_after=lease_abort_after,
             ),
             name_source=name_source if follow_names else None,
+            resilience=ResilienceOptions(
+                session=session,
+                credentials=credentials,
+                lifecycle=lifecycle,
+                admission=admission,
+                rate_limit=rate_limit,
+                breaker=breaker,
+                report_every=report_every,
+            ),
             clock=self._clock(),
             chance=self._chance(),
         )
@@ -202,9 +224,9 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
     @property
     def closing(self) -> bool:
         """Whether closing has begun."""
-        return self._lifecycle.closing
+        return self._lifetime.closing
 
     @property
     def closed(self) -> bool:
         """Whether closing has ended."""
-        return self._lifecycle.closed
+        return self._lifetime.closed

@@ -24,7 +24,7 @@ class Introspection(Generic[PoolT, ConnT]):
     def _take(self, parts: Parts[PoolT, ConnT]) -> None:
         """Be made of these parts from now on."""
         self._binding = parts.binding
-        self._lifecycle = parts.lifecycle
+        self._lifetime = parts.lifetime
         self._router = parts.router
         self._routing = parts.routing
         self._checkout = parts.checkout

@@ -15,6 +15,7 @@ from hasql.cluster.dsn import Dsn
 from hasql.cluster.host import HostSpec, parse_host
 from hasql.cluster.state import Rules
 from hasql.errors import ConfigurationError
+from hasql.resilience.options import ResilienceOptions
 
 __all__ = (
     "Options",
@@ -41,6 +42,7 @@ class Options:
     rules: Rules
     #: Makes what tells where names lead; None: names are left to the driver.
     name_source: Callable[[], NameSource] | None
+    resilience: ResilienceOptions
     #: Seconds of a clock that never goes back; the only one there is in a manager.
     clock: Callable[[], float]
     #: Where all chance in a manager comes from.

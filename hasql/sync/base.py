@@ -61,10 +61,10 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
     def _start(self) -> None:
         """Start unless started; called on every use. Raises PoolManagerClosedError once closing."""
         parts = self._parts
-        if parts.checkout.live and not parts.lifecycle.closing:
+        if parts.checkout.live and not parts.lifetime.closing:
             return
         with self._start_lock:
-            if parts.lifecycle.closing:
+            if parts.lifetime.closing:
                 raise PoolManagerClosedError("the pool manager is closed")
             if not parts.thread.started:
                 if self._finalizer is None:
@@ -75,9 +75,9 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
                     self._finalizer.atexit = False  # `_end_all` waits for the thread, too
                 parts.thread.start()
             try:
-                parts.thread.run(_entering(parts.lifecycle.enter))
+                parts.thread.run(_entering(parts.lifetime.enter))
             finally:
-                if parts.lifecycle.closed:  # meanwhile, by a signal's handler
+                if parts.lifetime.closed:  # meanwhile, by a signal's handler
                     parts.thread.stop()
             parts.checkout.live = True
 
@@ -101,8 +101,8 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         parts.checkout.live, parts.checkout.heir = False, self._parts.checkout
         self._routing.notifier.take_over(parts.routing.notifier)
         self.set_tracer(parts.routing.tracer)
-        if parts.lifecycle.closing:
-            self._lifecycle.close_unstarted()
+        if parts.lifetime.closing:
+            self._lifetime.close_unstarted()
 
     # Giving back
 
@@ -244,10 +244,10 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         parts = self._parts
         with self._start_lock:
             if not parts.thread.started:
-                self._lifecycle.close_unstarted()
+                self._lifetime.close_unstarted()
                 return
         try:
-            if not parts.lifecycle.closed:
+            if not parts.lifetime.closed:
                 parts.thread.run(work)
         except PoolManagerClosedError:
             pass  # by another thread, or as the program ends
@@ -257,13 +257,13 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
             parts.thread.end_after(parts.closing.terminate)  # nobody waits for it any more
             raise
         finally:
-            if parts.lifecycle.closed:
+            if parts.lifetime.closed:
                 parts.thread.stop()
 
     def _abandon(self) -> None:
         """Break all there is, at the end of the program; no server is waited for."""
         parts = self._parts
-        if parts.thread.started and not parts.lifecycle.closed:
+        if parts.thread.started and not parts.lifetime.closed:
             parts.thread.end_after(parts.closing.terminate)
             parts.thread.join()
 

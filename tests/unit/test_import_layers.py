@@ -84,6 +84,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         {
             "hasql._leasing.async_lease",
             "hasql._leasing.book",
+            "hasql._leasing.layers",
             "hasql._leasing.lease_tracing",
             "hasql._leasing.thread_lease",
         }
@@ -100,6 +101,19 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql._leasing.return_rules", "hasql._leasing.checkout_rules"}),
     frozenset({"hasql._leasing.returns", "hasql._leasing.thread_returns"}),
     frozenset({"hasql._leasing.checkout", "hasql._leasing.thread_checkout"}),
+    # Around a lease.
+    frozenset(
+        {
+            "hasql.resilience.admission",
+            "hasql.resilience.breaker",
+            "hasql.resilience.lifecycle",
+            "hasql.resilience.priority",
+            "hasql.resilience.rate_limit",
+            "hasql.resilience.session_defaults",
+        }
+    ),
+    frozenset({"hasql.resilience.options"}),
+    frozenset({"hasql.resilience"}),
     # How it lives.
     frozenset({"hasql._manager"}),
     frozenset({"hasql._manager.guarded", "hasql._manager.loop_thread"}),
@@ -107,7 +121,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql._manager.discovering", "hasql._manager.routing_state"}),
     frozenset({"hasql._manager.asking"}),
     frozenset({"hasql._manager.state_waits"}),
-    frozenset({"hasql._manager.lifecycle"}),
+    frozenset({"hasql._manager.lifetime"}),
     frozenset({"hasql._manager.closing"}),
     frozenset({"hasql._manager.assembly", "hasql._manager.measuring"}),
     frozenset({"hasql._manager.introspection"}),

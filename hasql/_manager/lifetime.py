@@ -1,4 +1,4 @@
-"""The lifecycle of one manager: it starts at its first use, and is closed once."""
+"""The lifetime of one manager: it starts at its first use, and is closed once."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ from hasql.cluster.topology import FirstRoundOver
 from hasql.driver import ConnT, PoolT
 from hasql.errors import PoolManagerClosedError
 
-__all__ = ("Lifecycle",)
+__all__ = ("Lifetime",)
 
 log = logging.getLogger("hasql")
 
@@ -30,7 +30,7 @@ _FIRST_ROUND = 0.1
 _GOODBYE = 1.0
 
 
-class Lifecycle(Generic[PoolT, ConnT]):
+class Lifetime(Generic[PoolT, ConnT]):
     """Starts and ends what a manager runs, and what each of its hosts needs."""
 
     def __init__(  # noqa: PLR0913  # made in one place

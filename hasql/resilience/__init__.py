@@ -1,0 +1,22 @@
+"""Resilience around the pool: load that is shed, limits, and what becomes of connections."""
+
+from hasql.errors import BreakerOpenError, OverloadedError, RateLimitedError
+from hasql.resilience.admission import Admission
+from hasql.resilience.breaker import Breaker
+from hasql.resilience.lifecycle import Lifecycle
+from hasql.resilience.priority import Priority, priority
+from hasql.resilience.rate_limit import RateLimit
+from hasql.resilience.session_defaults import SessionDefaults
+
+__all__ = (
+    "Admission",
+    "Breaker",
+    "BreakerOpenError",
+    "Lifecycle",
+    "OverloadedError",
+    "Priority",
+    "RateLimit",
+    "RateLimitedError",
+    "SessionDefaults",
+    "priority",
+)

@@ -1,0 +1,49 @@
+"""What a user asked of the features around the pool; each is off unless given."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from hasql.resilience.admission import Admission
+from hasql.resilience.breaker import Breaker
+from hasql.resilience.lifecycle import Lifecycle
+from hasql.resilience.rate_limit import RateLimit
+from hasql.resilience.session_defaults import SessionDefaults
+
+__all__ = ("Credentials", "ResilienceOptions")
+
+Credentials: TypeAlias = Callable[
+    [], str | tuple[str, str] | Awaitable[str] | Awaitable[tuple[str, str]]
+]
+"""Returns a password, or a user and a password; it may be a coroutine function."""
+
+_KINDS: dict[str, type[Any]] = {
+    "session": SessionDefaults,
+    "lifecycle": Lifecycle,
+    "admission": Admission,
+    "rate_limit": RateLimit,
+    "breaker": Breaker,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ResilienceOptions:
+    """The arguments of a pool manager that are about resilience."""
+
+    session: SessionDefaults | None = None
+    credentials: Credentials | None = None
+    lifecycle: Lifecycle | None = None
+    admission: Admission | None = None
+    rate_limit: RateLimit | None = None
+    breaker: Breaker | None = None
+    report_every: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is of the wrong kind. Raises TypeError."""
+        for name, kind in _KINDS.items():
+            given = getattr(self, name)
+            if given is not None and not isinstance(given, kind):
+                msg = f"{name} must be a hasql.resilience.{kind.__name__}, not {given!r}"
+                raise TypeError(msg)
+        if self.credentials is not None and not callable(self.credentials):
+            raise TypeError("credentials must be a callable that returns a password")
