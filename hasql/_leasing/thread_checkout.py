@@ -83,8 +83,9 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
             pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
             connection = None
             try:
-                patience = Patience(deadline, clock, LONG_CONNECT, partial(self._signal, node.host))
-                connection = pool.acquire(patience, **lease.kwargs)
+                patience = Patience(deadline, clock, LONG_CONNECT, self._signal, node.host)
+                kwargs = lease.kwargs
+                connection = pool.acquire(patience, **kwargs) if kwargs else pool.acquire(patience)
                 while pool.destinations.unsure and not answers_in_thread(
                     node,
                     pool,
@@ -94,7 +95,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 ):
                     ended, connection = connection, None
                     self._discard(lease, pool, ended)
-                    connection = pool.acquire(patience, **lease.kwargs)
+                    connection = pool.acquire(patience, **kwargs)
                 # A read may have fallen to a master, too; a pool that was asked for is what it is.
                 if (
                     node.as_master

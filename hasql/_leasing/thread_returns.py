@@ -122,7 +122,10 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
                 # wait for it, and nothing that is still open there may be acknowledged.
                 pool.abort(connection)
             begun = True
-            pool.release(connection, **(kwargs or {}))
+            if kwargs:
+                pool.release(connection, **kwargs)
+            else:
+                pool.release(connection)
         except BaseException as failure:
             if not claimed:
                 raise

@@ -15,6 +15,9 @@ from hasql.driver import ConnT, PoolT
 __all__ = ("SharedRouter",)
 
 
+_occupy = Router.occupy  # called for each acquire, where super() costs as much again
+
+
 class SharedRouter(Router[PoolT, ConnT]):
     """A router for several threads at once: what each calls is one step under the guard."""
 
@@ -37,7 +40,7 @@ class SharedRouter(Router[PoolT, ConnT]):
         node = None
         try:
             with self._guard:
-                node = super().occupy(request)
+                node = _occupy(self, request)
         except BaseException:
             if node is not None:  # a signal's, as the guard was left
                 self.vacate(node)

@@ -24,20 +24,22 @@ class Awaited(Protocol[_T_co]):
 class Patience:
     """The time that one acquire has left."""
 
-    __slots__ = ("_clock", "_deadline", "_long_wait", "_on_long_wait")
+    __slots__ = ("_args", "_clock", "_deadline", "_long_wait", "_on_long_wait")
 
     def __init__(
         self,
         deadline: float,
         clock: Callable[[], float],
         long_wait: float,
-        on_long_wait: Callable[[], object],
+        on_long_wait: Callable[..., object],
+        *args: object,
     ) -> None:
         self._deadline = deadline
         self._clock = clock
-        #: Seconds after which `on_long_wait` is called, once.
+        #: Seconds after which `on_long_wait` is called with `args`, once.
         self._long_wait = long_wait
         self._on_long_wait = on_long_wait
+        self._args = args
 
     @property
     def seconds(self) -> float:
@@ -56,7 +58,7 @@ class Patience:
             except TimeoutError:
                 if awaited.done():
                     raise
-            self._on_long_wait()
+            self._on_long_wait(*self._args)
             seconds = self.seconds
         try:
             return awaited.result(seconds)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import select
 from functools import partial
-from time import monotonic
 from typing import Any, Self
 from weakref import ref
 
@@ -21,9 +19,6 @@ from hasql.driver.holder import HolderNotes
 
 __all__ = ("PsycopgConnection", "is_of_libpq")
 
-#: Seconds for which a connection that was alive counts as alive without asking the kernel: as long
-#: as a busy event loop takes for a turn.
-_ALIVE_FOR = 0.001
 _IN_TRANSACTION = frozenset({TransactionStatus.INTRANS, TransactionStatus.INERROR})
 
 #: Tells whether a parameter is one of this libpq's.
@@ -37,9 +32,6 @@ class PsycopgConnection(LooksWhileIdle, CancellableConnection, HolderNotes):
         super().__init__(*args, **kwargs)
         self.lost = self.closed
         if not self.lost:
-            sockets = select.poll()
-            sockets.register(self.fileno(), select.POLLIN)
-            self._readable = sockets.poll
             cut_off_in_children(self, AsyncConnection.fileno)
         # The handler has a weak reference, so that the connection is freed when nobody needs it.
         self.add_notice_handler(partial(note_fatal_notice, ref(self)))
@@ -74,14 +66,3 @@ class PsycopgConnection(LooksWhileIdle, CancellableConnection, HolderNotes):
             return
         self.abort()
         await self.close()
-
-    def was_just_alive(self) -> bool:
-        """Tell whether it was alive within the last millisecond, which costs no system call."""
-        return not self.lost and monotonic() - self._alive_at < _ALIVE_FOR
-
-    def is_alive(self) -> bool:
-        """Tell whether an idle connection can be used, as far as can be seen without a query."""
-        if self.lost or (self._readable(0) and not self._read_pending()):
-            return False
-        self._alive_at = monotonic()
-        return True

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from psycopg import Error, ProgrammingError
 from psycopg.pq import TransactionStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from weakref import ref
 
     from psycopg.errors import Diagnostic
@@ -17,28 +17,44 @@ if TYPE_CHECKING:
 __all__ = ("LooksWhileIdle", "note_fatal_notice")
 
 
+#: Seconds for which a connection that was alive counts as alive without asking the kernel: as long
+#: as a busy event loop takes for a turn.
+_ALIVE_FOR = 0.001
+
+
 class LooksWhileIdle:
     """Mixed into a connection of hasql's, before psycopg's class."""
 
     #: Whether it was aborted, or the server has said that it ends it.
     lost: bool
     pgconn: PGconn
-    #: Waits so many milliseconds until its socket can be read; true if it can.
-    _readable: Callable[[int], object]
+    #: When it was last known to be alive, in seconds of time.monotonic().
+    _alive_at = float("-inf")
 
     def check_idle(self, hook: str) -> None:
         """Raise if a hook of the user's has left a transaction open."""
         if self.pgconn.transaction_status != TransactionStatus.IDLE:
             raise ProgrammingError(f"the {hook} function has left a transaction open")
 
-    def _read_pending(self) -> bool:
-        """Read what the server has sent, which may be why it ends the connection."""
+    def was_just_alive(self) -> bool:
+        """Tell whether it was alive within the last millisecond, which costs no system call."""
+        return not self.lost and monotonic() - self._alive_at < _ALIVE_FOR
+
+    def is_alive(self) -> bool:
+        """Tell whether an idle connection can be used, as far as can be seen without a query.
+
+        libpq reads what has come, without waiting. Asking the kernel whether anything has would let
+        go of the interpreter's lock, and a thread among many waits for that anew.
+        """
+        if self.lost:
+            return False
         try:
-            while not self.lost and self._readable(0):
-                self.pgconn.consume_input()
-                self.pgconn.is_busy()  # makes libpq parse it
+            self.pgconn.consume_input()
+            self.pgconn.is_busy()  # makes libpq parse it: it may be why the server ends it
+            self.pgconn.consume_input()  # that end comes after its last words, in a read of its own
         except Error:
             self.lost = True
+        self._alive_at = monotonic()
         return not self.lost
 
 

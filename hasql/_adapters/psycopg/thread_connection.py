@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import select
 from functools import partial
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ("ThreadConnection",)
 
-#: Seconds for which a connection that was alive counts as alive without asking the kernel.
-_ALIVE_FOR = 0.001
 _IN_TRANSACTION = frozenset({TransactionStatus.INTRANS, TransactionStatus.INERROR})
 
 
@@ -35,17 +31,12 @@ class ThreadConnection(LooksWhileIdle, Connection[Any]):
     taken = True
     #: Whether it is one of the pool's.
     pooled = False
-    #: When it was last known to be alive, in seconds of time.monotonic().
-    _alive_at = float("-inf")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._switch: KillSwitch | None = None
         self.lost = self.closed
         if not self.lost:
-            sockets = select.poll()
-            sockets.register(self.fileno(), select.POLLIN)
-            self._readable = sockets.poll
             self._switch = KillSwitch(self.fileno())
             cut_off_in_children(self, Connection.fileno)
         # The handler has a weak reference, so that the connection is freed when nobody needs it.
@@ -80,14 +71,3 @@ class ThreadConnection(LooksWhileIdle, Connection[Any]):
         except BaseException:
             self.close()
             raise
-
-    def is_alive(self) -> bool:
-        """Tell whether an idle connection can be used, as far as can be seen without a query."""
-        if self.lost:
-            return False
-        if monotonic() - self._alive_at < _ALIVE_FOR:
-            return True  # which saves a system call
-        if self._readable(0) and not self._read_pending():
-            return False
-        self._alive_at = monotonic()
-        return True

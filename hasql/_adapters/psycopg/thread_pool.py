@@ -131,7 +131,7 @@ class PsycopgThreadPool(ThreadPool[SyncPool, SyncConnection]):
     def _check_one(self, connection: _Pooled) -> None:
         thread = get_ident()
         claimed = self._idle.taken(connection, thread)
-        if not connection.is_alive():
+        if not (connection.was_just_alive() or connection.is_alive()):
             connection.close()
             self._held.found_lost(for_us=claimed)
         if self._check is not None:
