@@ -82,6 +82,24 @@ def acquire(results: list[dict[str, Any]]) -> str:
     )
 
 
+def threads(results: list[dict[str, Any]]) -> str:
+    """Show the cost of acquire and release to threads."""
+    heads = "driver", "case", "bare, us", "added, us", "times bare"
+    rows = [
+        (
+            *(each["driver"], each["case"], f"{each['bare_us']:.0f}", f"{each['added_us']:.1f}"),
+            f"{each['ours']['median']:.2f} / {each['ours']['of_minima']:.2f}",
+        )
+        for each in results
+    ]
+    return (
+        "Threads\n-------\n\n"
+        "``make bench ARGS=threads``. Beside the driver's own pool, median over the rounds / ratio\n"
+        "of the shortest laps. A case is `threads` of `connections`, and what is done with the\n"
+        "connection.\n\n" + table(heads, rows)
+    )
+
+
 def _storm(result: dict[str, Any]) -> str | None:
     kind = result.get("storm")
     return None if kind is None else f"200 leases a second {kind}"
@@ -195,7 +213,7 @@ def main() -> None:
     mpl.rcParams["svg.hashsalt"] = "hasql"
     _DOCS.mkdir(parents=True, exist_ok=True)
     parts = ["Benchmarks\n==========\n\nWritten by ``make bench ARGS=publish``.\n"]
-    for show in (acquire, failover, scale, herd):
+    for show in (acquire, threads, failover, scale, herd):
         path = _RESULTS / f"{show.__name__}.json"
         if path.exists():
             parts.append(show(json.loads(path.read_text())))
