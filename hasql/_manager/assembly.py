@@ -18,6 +18,7 @@ from hasql._leasing.thread_checkout import ThreadCheckout
 from hasql._leasing.thread_returns import ThreadReturns
 from hasql._manager.asking import Asking
 from hasql._manager.closing import Closing
+from hasql._manager.commit_finder import CommitFinder
 from hasql._manager.discovering import Discovering
 from hasql._manager.lifetime import Lifetime
 from hasql._manager.loop_thread import LoopThread
@@ -45,6 +46,7 @@ class Parts(Generic[PoolT, ConnT]):
     book: LeaseBook[PoolT, ConnT]
     routing: RoutingState[PoolT, ConnT]
     waits: StateWaits[PoolT, ConnT]
+    commits: CommitFinder[PoolT, ConnT]
     discovering: Discovering
     lifetime: Lifetime[PoolT, ConnT]
     checkout: CheckoutRules[PoolT, ConnT]
@@ -86,6 +88,7 @@ class _Watch(Generic[PoolT, ConnT]):
         asking = Asking(driver, options, self.routing)
         self.discovering = Discovering(discovery, asking.ask, options, self.routing.notifier)
         self.waits = StateWaits(driver, options, self.routing, self.discovering)
+        self.commits = CommitFinder(driver, options, self.routing, self.waits)
         self.lifetime = Lifetime(
             options, self.discovering, asking, self.routing, router, self.book, self.binding
         )

@@ -18,7 +18,16 @@ from typing import Final, TypeVar
 
 from hasql.errors import HasqlError
 
-__all__ = ("ProbeForm", "Reading", "Role", "UnreadableAnswerError", "read_row", "writes_query")
+__all__ = (
+    "STARTED_AT",
+    "ProbeForm",
+    "Reading",
+    "Role",
+    "UnreadableAnswerError",
+    "read_row",
+    "timeline_of",
+    "writes_query",
+)
 
 _T = TypeVar("_T")
 
@@ -32,7 +41,7 @@ class Role(Enum):
 
 
 #: When the postmaster started, in microseconds since 1970.
-_STARTED_AT: Final = """\
+STARTED_AT: Final = """\
 (extract(epoch FROM pg_catalog.pg_postmaster_start_time())
   OPERATOR(pg_catalog.*) 1000000)::bigint"""
 
@@ -45,7 +54,7 @@ class ProbeForm(Enum):
     # The timeline is that of the WAL being written; pg_control_checkpoint() lags behind it.
     FULL = f"""\
 SELECT r, (SELECT system_identifier FROM pg_catalog.pg_control_system()),
- {_STARTED_AT},
+ {STARTED_AT},
  CASE WHEN NOT r THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END,
  pg_catalog.pg_wal_lsn_diff(CASE WHEN r THEN pg_catalog.pg_last_wal_replay_lsn()
   ELSE pg_catalog.pg_current_wal_lsn() END, '0/0')::bigint,
@@ -58,7 +67,7 @@ FROM (SELECT pg_catalog.pg_is_in_recovery() AS r OFFSET 0) AS s"""  # noqa: S608
 
     PLAIN = f"""\
 SELECT pg_catalog.pg_is_in_recovery(), NULL,
- {_STARTED_AT},
+ {STARTED_AT},
  NULL, NULL, NULL,
  extract(epoch FROM pg_catalog.clock_timestamp()
   OPERATOR(pg_catalog.-) pg_catalog.pg_postmaster_start_time()),
@@ -88,7 +97,7 @@ def writes_query(server: tuple[int, int] | None) -> str:
     system_id, started_at = server
     identity = "(SELECT system_identifier FROM pg_catalog.pg_control_system())"
     equals = "OPERATOR(pg_catalog.=)"
-    return f"{sql} AND {identity} {equals} {system_id} AND {_STARTED_AT} {equals} {started_at}"
+    return f"{sql} AND {identity} {equals} {system_id} AND {STARTED_AT} {equals} {started_at}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +156,7 @@ def read_row(form: ProbeForm, row: Sequence[str | None]) -> Reading:
         role=role,
         system_id=_read("system identifier", system_id, int),
         started_at=_read("start time", started_at, int),
-        timeline=_read("WAL file", wal_file, _timeline),
+        timeline=_read("WAL file", wal_file, timeline_of),
         wal_position=_read("WAL position", position, int),
         replay_age=_read("age of the last replay", age, _seconds),
         uptime=_read("uptime", uptime, _seconds),
@@ -169,7 +178,8 @@ def _role(value: str) -> Role:
     return {"t": Role.REPLICA, "f": Role.MASTER}[value]
 
 
-def _timeline(value: str) -> int:
+def timeline_of(value: str) -> int:
+    """Return the timeline of a WAL file by its name. Raises ValueError: it is none."""
     if not _WAL_FILE.fullmatch(value):
         raise ValueError
     return int(value[:8], 16)

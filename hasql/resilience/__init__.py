@@ -3,6 +3,7 @@
 from hasql.errors import BreakerOpenError, OverloadedError, RateLimitedError
 from hasql.resilience.admission import Admission
 from hasql.resilience.breaker import Breaker
+from hasql.resilience.commit_outcome import CommitMark, CommitUnknownError, Outcome
 from hasql.resilience.lifecycle import Lifecycle
 from hasql.resilience.priority import Priority, priority
 from hasql.resilience.rate_limit import RateLimit
@@ -12,7 +13,10 @@ __all__ = (
     "Admission",
     "Breaker",
     "BreakerOpenError",
+    "CommitMark",
+    "CommitUnknownError",
     "Lifecycle",
+    "Outcome",
     "OverloadedError",
     "Priority",
     "RateLimit",

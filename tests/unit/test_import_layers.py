@@ -106,6 +106,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         {
             "hasql.resilience.admission",
             "hasql.resilience.breaker",
+            "hasql.resilience.commit_outcome",
             "hasql.resilience.lifecycle",
             "hasql.resilience.priority",
             "hasql.resilience.rate_limit",
@@ -121,6 +122,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql._manager.discovering", "hasql._manager.routing_state"}),
     frozenset({"hasql._manager.asking"}),
     frozenset({"hasql._manager.state_waits"}),
+    frozenset({"hasql._manager.commit_finder"}),
     frozenset({"hasql._manager.lifetime"}),
     frozenset({"hasql._manager.closing"}),
     frozenset({"hasql._manager.assembly", "hasql._manager.measuring"}),

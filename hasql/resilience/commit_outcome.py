@@ -1,0 +1,126 @@
+"""The outcome of a commit: what is read before COMMIT, and what a master is asked afterwards."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar, Final
+
+from hasql.cluster.checks import check_seconds
+from hasql.cluster.host import HostSpec
+from hasql.cluster.probe import STARTED_AT, Reading, timeline_of
+from hasql.errors import HasqlError
+
+__all__ = ("CommitMark", "CommitUnknownError", "Outcome")
+
+
+class Outcome(Enum):
+    """What has become of a transaction, as the master says that serves now."""
+
+    #: What it wrote is there.
+    COMMITTED = "committed"
+    #: What it wrote is not there, and will not be: it was rolled back, or a failover has lost it.
+    ABORTED = "aborted"
+    #: No server that could be asked knows.
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class CommitMark:
+    """Where a transaction stood right before its COMMIT."""
+
+    #: What is asked, in the transaction itself, in one round trip. Each value is `text`, and is to
+    #: be read past the application's codecs. It is for a server that answers the whole probe.
+    SQL: ClassVar[str] = f"""\
+SELECT pg_catalog.pg_current_xact_id_if_assigned()::text,
+ pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), '0/0')::text,
+ pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())::text,
+ (SELECT system_identifier FROM pg_catalog.pg_control_system())::text,
+ ({STARTED_AT})::text,
+ pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_last_wal_replay_lsn(), '0/0')::text,
+ ((extract(epoch FROM pg_catalog.clock_timestamp())
+  OPERATOR(pg_catalog.*) 1000000)::bigint)::text"""  # noqa: S608  # a constant
+
+    #: The same for a server that denies or lacks some of that.
+    PLAIN_SQL: ClassVar[str] = """\
+SELECT pg_catalog.pg_current_xact_id_if_assigned()::text, NULL::text, NULL::text, NULL::text,
+ NULL::text, NULL::text, NULL::text"""
+
+    #: The transaction's id, with its epoch.
+    xid: int
+    #: Where it was begun.
+    host: HostSpec
+    system_id: int | None = None
+    timeline: int | None = None
+    #: Where the next WAL record would have gone, in bytes: the commit's lies behind it.
+    position: int | None = None
+    #: Start of the postmaster, microseconds since 1970.
+    started_at: int | None = None
+    #: Where the recovery ended with which that server has begun; None: it needed none.
+    recovered_to: int | None = None
+    #: The server's clock, microseconds since 1970.
+    at: int | None = None
+
+    @classmethod
+    def query(cls, reading: Reading | None) -> str:
+        """Return what to ask a master that has answered a probe with this."""
+        told = reading is not None and None not in {reading.system_id, reading.timeline}
+        return cls.SQL if told else cls.PLAIN_SQL
+
+    @classmethod
+    def read(cls, host: HostSpec, row: Sequence[str | None]) -> "CommitMark | None":
+        """Read the one row of the answer; None: nothing was written, and nothing is to be lost."""
+        xid, position, wal_file, system_id, started_at, recovered_to, at = row
+        if xid is None:
+            return None
+        return cls(
+            xid=int(xid),
+            host=host,
+            system_id=_int(system_id),
+            timeline=None if wal_file is None else timeline_of(wal_file),
+            position=_int(position),
+            started_at=_int(started_at),
+            recovered_to=_int(recovered_to),
+            at=_int(at),
+        )
+
+
+def _int(value: str | None) -> int | None:
+    return None if value is None else int(value)
+
+
+#: Seconds that `CommitUnknownError.outcome` waits, unless told otherwise.
+_PATIENCE: Final = 10.0
+
+
+class CommitUnknownError(HasqlError):
+    """COMMIT was sent, its answer was lost, and no server could say what has become of it.
+
+    The work may have been done, or not. What the application does now is its decision: look for
+    what the work would have written, or ask again later.
+
+    Attributes:
+        xid: The transaction's id; None with ``resolve_commits=False``.
+        host: Where it was begun.
+        timeline: The timeline that host wrote; None: it does not tell, or was not asked.
+    """
+
+    def __init__(
+        self, host: HostSpec, mark: CommitMark | None, ask: Callable[[float], Any]
+    ) -> None:
+        self.host = host
+        self.xid = None if mark is None else mark.xid
+        self.timeline = None if mark is None else mark.timeline
+        self._ask = ask
+        what = "a transaction" if self.xid is None else f"transaction {self.xid}"
+        where = f"{host}" if self.timeline is None else f"{host} (timeline {self.timeline})"
+        super().__init__(
+            f"{what} on {where} may have been committed, or not: the connection was lost before "
+            f"the answer to COMMIT; look for what it has written, or ask outcome() later"
+        )
+
+    def outcome(self, timeout: float = _PATIENCE) -> Any:  # noqa: ANN401  # by face
+        """Ask again, for so many seconds at most, and return an `Outcome`.
+
+        It is to be awaited, but with the pool managers of `hasql.sync`, which wait themselves.
+        """
+        return self._ask(check_seconds("timeout", timeout))
