@@ -20,6 +20,7 @@ __all__ = (
     "BEGIN_PROBE",
     "SETTINGS",
     "ReservedSession",
+    "is_about_settings",
     "login_words",
     "session_options",
     "with_settings_if_taken",
@@ -123,9 +124,14 @@ async def with_settings_if_taken(
     try:
         return await log_in(with_settings=True), True
     except errors as error:
-        if not _ABOUT_SETTINGS.search(str(error)):
+        if not is_about_settings(error):
             raise
     return await log_in(with_settings=False), False
+
+
+def is_about_settings(error: Exception) -> bool:
+    """Tell whether a login may have been refused because of settings that it named."""
+    return _ABOUT_SETTINGS.search(str(error)) is not None
 
 
 def session_options(words: str, *, with_settings: bool) -> str:

@@ -10,6 +10,7 @@ from hasql._leasing.lease import Lease
 from hasql._manager.assembly import Parts
 from hasql._manager.options import (
     Options,
+    apply_session,
     frozen_kwargs,
     never_master_hosts,
     policy_of,
@@ -77,10 +78,11 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
         report_every: float | None = None,
     ) -> None:
         parsed = Dsn.parse(dsn, plus_is_space=self._plus_is_space, hosts_needed=discovery is None)
+        kwargs = frozen_kwargs(pool_factory_kwargs)
+        parsed, settings = apply_session(parsed, session, kwargs)
         source = choose_source(parsed, discovery, resolver)
         listed = discovery is None and parsed.source is None
         check_flag("follow_names", follow_names)
-        name_source = self._name_source(resolver)
         options = Options(
             dsn=parsed,
             acquire_timeout=acquire_timeout,
@@ -90,7 +92,7 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
             master_as_replica_weight=master_as_replica_weight,
             balancer_policy=policy_of(balancer_policy),
             stopwatch_window_size=stopwatch_window_size,
-            pool_factory_kwargs=frozen_kwargs(pool_factory_kwargs),
+            pool_factory_kwargs=kwargs,
             release_timeout=release_timeout,
             rules=Rules(
                 fencing=fencing,
@@ -98,7 +100,7 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
                 never_master=never_master_hosts(never_master, parsed.hosts if listed else None),
                 lease_abort_after=lease_abort_after,
             ),
-            name_source=name_source if follow_names else None,
+            name_source=self._name_source(resolver) if follow_names else None,
             resilience=ResilienceOptions(
                 session=session,
                 credentials=credentials,
@@ -108,6 +110,7 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
                 breaker=breaker,
                 report_every=report_every,
             ),
+            settings=settings,
             clock=self._clock(),
             chance=self._chance(),
         )

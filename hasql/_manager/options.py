@@ -1,7 +1,7 @@
 """The options of one pool manager, checked."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from random import Random
 from types import MappingProxyType
 from typing import Any
@@ -14,11 +14,14 @@ from hasql.cluster.checks import check_count, check_flag, check_seconds, check_s
 from hasql.cluster.dsn import Dsn
 from hasql.cluster.host import HostSpec, parse_host
 from hasql.cluster.state import Rules
+from hasql.driver.session_settings import NO_SETTINGS, SessionSettings
 from hasql.errors import ConfigurationError
 from hasql.resilience.options import ResilienceOptions
+from hasql.resilience.session_defaults import SessionDefaults
 
 __all__ = (
     "Options",
+    "apply_session",
     "frozen_kwargs",
     "never_master_hosts",
     "policy_of",
@@ -43,6 +46,8 @@ class Options:
     #: Makes what tells where names lead; None: names are left to the driver.
     name_source: Callable[[], NameSource] | None
     resilience: ResilienceOptions
+    #: What each connection of a pool is set to.
+    settings: SessionSettings
     #: Seconds of a clock that never goes back; the only one there is in a manager.
     clock: Callable[[], float]
     #: Where all chance in a manager comes from.
@@ -96,6 +101,38 @@ def policy_of(given: type[BaseBalancerPolicy] | BaseBalancerPolicy) -> BaseBalan
         )
         raise ConfigurationError(msg)
     return given()
+
+
+def apply_session(
+    dsn: Dsn, session: SessionDefaults | None, kwargs: Mapping[str, Any]
+) -> tuple[Dsn, SessionSettings]:
+    """Return the DSN, with the application's name in it, and what a pool's connections are set to.
+
+    Raises ConfigurationError where the DSN or the pool's arguments set the same otherwise, and
+    TypeError.
+    """
+    if session is None:
+        return dsn, NO_SETTINGS
+    if not isinstance(session, SessionDefaults):
+        raise TypeError(f"session must be a hasql.resilience.SessionDefaults, not {session!r}")
+    settings = SessionSettings(session.parameters())
+    params = dict(dsn.params)
+    settings.check(params, "the DSN")
+    for where, given in _of_connections("pool_factory_kwargs", kwargs):
+        settings.check(given, where)
+    if session.application_name is not None:
+        params["application_name"] = session.application_name  # which reserved ones have as well
+    return replace(dsn, params=tuple(params.items())), settings
+
+
+def _of_connections(
+    where: str, given: Mapping[str, Any]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the arguments in which the driver's libraries look for settings."""
+    yield where, given
+    for name in ("connect_args", "kwargs", "server_settings"):
+        if isinstance(given.get(name), Mapping):
+            yield from _of_connections(f"{where}[{name!r}]", given[name])
 
 
 def frozen_kwargs(kwargs: Mapping[str, Any] | None) -> Mapping[str, Any]:

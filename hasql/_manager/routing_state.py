@@ -236,7 +236,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         self._apply(self.topology.without(gone, self._clock()), rerouted=True)
 
     def _node(self, host: HostSpec) -> Node[PoolT, ConnT]:
-        endpoint = Endpoint(host, self._options.dsn.for_host(host))
+        endpoint = Endpoint(host, self._options.dsn.for_host(host), self._options.settings)
         return Node(endpoint, 0, self._sizes, self._clock)
 
     @guarded

@@ -27,6 +27,9 @@ class Destinations:
         self.doubtful: set[Hashable] = set()
         #: Those that may have ended without a sign: who is to lend one to a task asks it first.
         self.unsure: set[Hashable] = set()
+        #: By connection, which of the pool's settings are not in force on it: it leads through a
+        #: pooler that has refused or ignored them.
+        self.lacking: dict[Hashable, tuple[str, ...]] = {}
         self._open: set[Hashable] = set()
         self._servers: dict[Hashable, Server] = {}
         self._read_only: set[Hashable] = set()
@@ -39,6 +42,7 @@ class Destinations:
         *,
         read_only: bool,
         address: str | None = None,
+        lacks: tuple[str, ...] = (),
     ) -> None:
         """Take in a new connection.
 
@@ -48,8 +52,11 @@ class Destinations:
             read_only: Whether its server has reported that transactions are read-only by default,
                 the role's, the database's or its own.
             address: The address that was dialled; None: it is not known.
+            lacks: Which of the pool's settings are not in force on it.
         """
         self._open.add(key)
+        if lacks:
+            self.lacking[key] = lacks
         if address:
             self._addresses[key] = address
         if read_only:
@@ -64,6 +71,7 @@ class Destinations:
         self._servers.pop(key, None)
         self._addresses.pop(key, None)
         self._read_only.discard(key)
+        self.lacking.pop(key, None)
         self.writes(key)
 
     def doubt(self, key: Hashable) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 from hasql.cluster.host import HostSpec
 from hasql.driver.connects import leave_to_itself
 from hasql.driver.failure import Failure
+from hasql.driver.session_settings import NO_SETTINGS, SessionSettings
 
 __all__ = ("Endpoint",)
 
@@ -45,10 +46,12 @@ class Endpoint:
     Who follows the host's name tells it of the addresses, by `lead_to`.
     """
 
-    def __init__(self, host: HostSpec, dsn: str) -> None:
+    def __init__(self, host: HostSpec, dsn: str, settings: SessionSettings = NO_SETTINGS) -> None:
         self.host = host
         #: A URL of this host alone. With the password: never shown.
         self.dsn = dsn
+        #: What each connection of a pool is to be set to; not for reserved ones.
+        self.settings = settings
         self._whereabouts = _Whereabouts(host.address)
         self._elsewhere = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic
 
 from hasql._adapters.aiopg.addresses import Addresses
@@ -45,7 +46,7 @@ class LibraryPool(Generic[PoolT]):
     ) -> PoolT:
         """Create the pool and open what it keeps at least."""
         self._addresses = Addresses(endpoint)
-        self.registry = ConnectionRegistry(kwargs, self._addresses, on_loss)
+        self.registry = ConnectionRegistry(kwargs, self._addresses, endpoint.settings, on_loss)
         ours = {**kwargs, **self.registry.hooks, "minsize": 0}
         self.pool = await self._create_pool(endpoint.dsn, **ours)  # does not pause
         taken: list[Any] = []
@@ -83,7 +84,7 @@ class LibraryPool(Generic[PoolT]):
 
     async def acquire_by_any_address(self) -> Any:
         """Take a slot with an idle connection, or with a new one to the first address to answer."""
-        return await self._addresses.try_each(self.acquire)
+        return await self.registry.connect(partial(self._addresses.try_each, self.acquire))
 
     async def acquire(self) -> Any:
         """Take a slot with an idle connection, at once, or try one address for a new connection."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from hasql._adapters.aiopg.addresses import Addresses
+    from hasql.driver.session_settings import SessionSettings
 
 __all__ = ("connection_factory", "session_factory")
 
@@ -104,10 +105,23 @@ def _class_of(ours: Any, user_class: Any) -> Any:
     return ours if user_class is None else type(ours.__name__, (ours, user_class), {})
 
 
-def connection_factory(kwargs: Mapping[str, Any], addresses: Addresses) -> Callable[..., Any]:
-    """Return what makes a pool's connections; their class is derived from the user's, if given."""
+def connection_factory(
+    kwargs: Mapping[str, Any], addresses: Addresses, settings: Callable[[], SessionSettings]
+) -> Callable[..., Any]:
+    """Return what makes a pool's connections; their class is derived from the user's, if given.
+
+    `settings` tells which a login is to name.
+    """
     of_class = _class_of(_Psycopg2Connection, kwargs.get("connection_factory"))
-    return partial(_make, of_class, addresses, partial(parameters_of_pool, knows=is_of_libpq))
+
+    def parameters(given: dict[str, str]) -> dict[str, str]:
+        named = parameters_of_pool(given, is_of_libpq)
+        if named_too := settings():
+            named_too.check(given, "the DSN or pool_factory_kwargs")
+            named["options"] = named_too.as_options(given.get("options"))
+        return named
+
+    return partial(_make, of_class, addresses, parameters)
 
 
 def session_factory(

@@ -5,24 +5,36 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from hasql._adapters.asyncpg.connection import failure_of, naming_files
+from hasql._adapters.asyncpg.connection import count_rows, failure_of, naming_files
 from hasql._adapters.asyncpg.session import AsyncpgSession, ErrorRetrievingLoop
 from hasql._adapters.reserved_session import SETTINGS, login_words, with_settings_if_taken
+from hasql._adapters.session_setup import Setup, WithSettings
 from hasql.cluster.dsn import Dsn
 from hasql.driver.addressed_loop import AddressedLoop
 from hasql.driver.connects import discard_if_cancelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from hasql._adapters.asyncpg.connection import RawConnection
     from hasql.driver import Endpoint
+    from hasql.driver.session_settings import SessionSettings
 
-__all__ = ("connect_by", "open_session", "terminate_addressed", "without_choice")
+    Addressed = tuple[RawConnection, str | None]
+
+__all__ = (
+    "connect_by",
+    "connect_for_pool",
+    "open_session",
+    "terminate_addressed",
+    "terminate_opened",
+    "without_choice",
+)
 
 #: Those of asyncpg's arguments, and of a DSN's parameters, that say who logs in, and how. What else
 #: a DSN holds, asyncpg sends to the server as a setting.
@@ -64,31 +76,62 @@ _PARAMETERS = frozenset(
 _NO_CHOICE = ("target_session_attrs", "any")
 
 
-def without_choice(dsn: str) -> str:
-    """Return the DSN of a host, so that an environment variable cannot ask for a role."""
+def without_choice(dsn: str, settings: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return the DSN of a host, so that an environment variable cannot ask for a role.
+
+    asyncpg sends to the server as a setting what it does not know in there.
+    """
     parsed = Dsn.parse(dsn)
-    return replace(parsed, params=(*parsed.params, _NO_CHOICE)).for_host(parsed.hosts[0])
+    params = {**dict(parsed.params), **settings}
+    return replace(parsed, params=(*params.items(), _NO_CHOICE)).for_host(parsed.hosts[0])
+
+
+async def connect_for_pool(
+    endpoint: Endpoint, connect: Callable[..., Any], kwargs: Mapping[str, Any]
+) -> WithSettings[Addressed]:
+    """Connect for the application, with the settings of its pool."""
+    if endpoint.settings:
+        endpoint.settings.check(dict(Dsn.parse(endpoint.dsn).params), "the DSN")
+        endpoint.settings.check(kwargs.get("server_settings") or {}, "server_settings")
+
+    def log_in(settings: SessionSettings) -> Awaitable[Addressed]:
+        dsn = without_choice(endpoint.dsn, settings.parameters)
+        return connect_by(endpoint, partial(connect, dsn), kwargs)
+
+    setup: Setup[Addressed] = Setup(
+        log_in,
+        asyncpg.PostgresError,
+        lambda opened: asyncpg.Connection.get_server_pid(opened[0]),
+        lambda opened, sql: count_rows(opened[0], sql),
+        terminate_addressed,
+    )
+    return await setup.open(endpoint.settings)
 
 
 async def connect_by(
     endpoint: Endpoint, connect: Callable[..., Any], kwargs: Mapping[str, Any]
-) -> tuple[RawConnection, str | None]:
+) -> Addressed:
     """Connect to a host, and return the address that this has led to as well.
 
     The address is None where a `connect` of the application's goes another way, by a tunnel say.
     """
     running = kwargs.get("loop") or asyncio.get_running_loop()
 
-    async def dial(address: str | None) -> tuple[RawConnection, str | None]:
+    async def dial(address: str | None) -> Addressed:
         loop = AddressedLoop(running, endpoint.host.host, address)
         return await connect(**{**kwargs, "loop": loop}), loop.address
 
     return await endpoint.connect(dial, failure_of, terminate_addressed)
 
 
-def terminate_addressed(connected: tuple[RawConnection, str | None]) -> None:
+def terminate_addressed(connected: Addressed) -> None:
     """End what `connect_by` has made, and nobody waits for."""
     asyncpg.Connection.terminate(connected[0])
+
+
+def terminate_opened(opened: WithSettings[Addressed]) -> None:
+    """End what `connect_for_pool` has made, and nobody waits for."""
+    terminate_addressed(opened.connection)
 
 
 async def open_session(
@@ -104,7 +147,7 @@ async def open_session(
     arguments["loop"] = ErrorRetrievingLoop(asyncio.get_running_loop())
     parsed, given = Dsn.parse(endpoint.dsn), kwargs.get("server_settings") or {}
 
-    async def log_in(*, with_settings: bool) -> tuple[RawConnection, str | None]:
+    async def log_in(*, with_settings: bool) -> Addressed:
         settings = SETTINGS if with_settings else {}
         of_session = _dsn_of_session(parsed, given, settings).for_host(parsed.hosts[0])
         connecting = connect_by(endpoint, partial(connect, of_session), arguments)

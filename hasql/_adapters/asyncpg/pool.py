@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -21,19 +20,21 @@ from hasql._adapters.asyncpg.connection import (
     is_closed,
     is_read_only,
 )
-from hasql._adapters.asyncpg.login import connect_by, terminate_addressed, without_choice
+from hasql._adapters.asyncpg.login import connect_for_pool, terminate_opened, without_choice
 from hasql._adapters.asyncpg.pool_tasks import (
     DetachedReleases,
     ReleaseErrors,
     runs_method,
 )
-from hasql._adapters.hooks import RunningHooks
+from hasql._adapters.asyncpg.resets import ConnectionResets
 from hasql.driver import AsyncPool, Endpoint, Failure, PoolSizes
 from hasql.driver.connects import PendingConnects, Refill, discard_if_cancelled
 from hasql.driver.destinations import Destinations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping
+
+    from hasql._adapters.session_setup import WithSettings
 
 __all__ = ("AsyncpgPool",)
 
@@ -59,7 +60,8 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
         self.sizes = sizes
         self._endpoint = endpoint
         self._user_hooks: Any = {name: kwargs.get(name) for name in _HOOKS}
-        self._connects, self._resets = PendingConnects(), RunningHooks()
+        self._connects = PendingConnects()
+        self._resets = ConnectionResets(self._user_hooks["reset"], endpoint.settings)
         #: The open connections, with the key of each.
         self._open: dict[RawConnection, Hashable] = {}
         self.destinations = Destinations()
@@ -84,10 +86,10 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
             raise
         return self
 
-    async def _connect_one(self, *args: Any, **kwargs: Any) -> RawConnection:
+    async def _connect_one(self, _: str, **kwargs: Any) -> RawConnection:
         try:
-            connecting = discard_if_cancelled(self._connect(args, kwargs), terminate_addressed)
-            connection, address = await self._connects.run(connecting)
+            connecting = discard_if_cancelled(self._connect(kwargs), terminate_opened)
+            (connection, address), lacks, by_sql = await self._connects.run(connecting)
         except Exception as error:
             maintained = runs_method(asyncio.current_task(), "Pool._maintain_min_size")
             if not maintained or failure_of(error) not in {Failure.BROKEN, Failure.FULL}:
@@ -98,7 +100,9 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
         guard_from_forks(connection)
         self._open[connection] = key = connection.get_settings()
         flag, read_only = in_hot_standby(connection), is_read_only(connection)
-        self.destinations.opened(key, flag, read_only=read_only, address=address)
+        self.destinations.opened(key, flag, read_only=read_only, address=address, lacks=lacks)
+        if by_sql:
+            self._resets.note_set_by_sql(key)
         # While the connection is leased the listener is called with its proxy, hence the closure.
         connection.add_termination_listener(lambda _: self._forget(connection))
         return connection
@@ -106,7 +110,7 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
     def _forget(self, connection: RawConnection) -> None:
         key = self._open.pop(connection, None)
         self.destinations.closed(key)
-        self._resets.end(key)  # the hook may be waiting for something else than the connection
+        self._resets.forget(key)
         self._releases.note_end(key)
 
     def key(self, connection: Connection) -> Hashable | None:
@@ -115,12 +119,11 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
 
     count_rows = staticmethod(count_rows)
 
-    async def _connect(self, args: Any, kwargs: Any) -> tuple[RawConnection, str | None]:
-        connect = partial(connect_of(self._user_hooks), *args)
-        connection, address = await connect_by(self._endpoint, connect, kwargs)
+    async def _connect(self, kwargs: Any) -> WithSettings[tuple[RawConnection, str | None]]:
+        opened = await connect_for_pool(self._endpoint, connect_of(self._user_hooks), kwargs)
         if self._user_hooks["init"] is not None:
-            await self._hook("init", connection)
-        return connection, address
+            await self._hook("init", opened.connection[0])
+        return opened
 
     async def _set_up(self, connection: Connection) -> None:
         await self._connects.run(self._hook("setup", connection))
@@ -133,16 +136,8 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
             raise
 
     async def _reset_one(self, connection: RawConnection) -> None:
-        # asyncpg may run this in a task that nobody awaits, so it must not raise when the
-        # connection was aborted meanwhile.
         try:
-            if reset := self._user_hooks["reset"]:
-                await self._resets.run(self._open.get(connection), reset(connection))
-            elif query := connection.get_reset_query():
-                await connection.execute(query)
-        except Exception:
-            if not connection.is_closed():
-                raise
+            await self._resets.run(connection, self._open.get(connection))
         finally:
             self._releases.note_end(self._open.get(connection))
 

@@ -12,15 +12,26 @@ from psycopg.pq import PGconn, TransactionStatus
 from hasql._adapters.libpq import parameters_of_session
 from hasql._adapters.psycopg.connection import PsycopgConnection, is_of_libpq
 from hasql._adapters.psycopg.failure import failure_of
+from hasql._adapters.psycopg.server import count_rows
 from hasql._adapters.psycopg.session import PsycopgSession
+from hasql._adapters.psycopg.settings import backend_pid, naming
 from hasql._adapters.reserved_session import with_settings_if_taken
+from hasql._adapters.session_setup import Setup, WithSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
     from hasql.driver import Endpoint
+    from hasql.driver.session_settings import SessionSettings
 
-__all__ = ("connect_by", "finish_addressed", "open_session", "take_over")
+__all__ = (
+    "connect_by",
+    "connect_for_pool",
+    "finish_addressed",
+    "finish_opened",
+    "open_session",
+    "take_over",
+)
 
 _ConnT = TypeVar("_ConnT", bound=AsyncConnection[Any])
 
@@ -71,6 +82,32 @@ async def connect_by(
         return connection, (led_to or None) if as_dialled else None
 
     return await endpoint.connect(dial, failure_of, finish_addressed)
+
+
+async def connect_for_pool(
+    endpoint: Endpoint,
+    connect: Callable[..., Coroutine[Any, Any, PsycopgConnection]],
+    kwargs: Mapping[str, Any],
+) -> WithSettings[tuple[PsycopgConnection, str | None]]:
+    """Connect for the application, with the settings of its pool; the rest as in `connect_by`."""
+
+    def log_in(settings: SessionSettings) -> Any:
+        conninfo, named = naming(settings, endpoint.dsn, kwargs)
+        return connect_by(endpoint, partial(connect, **named), conninfo)
+
+    setup: Setup[tuple[PsycopgConnection, str | None]] = Setup(
+        log_in,
+        OperationalError,
+        backend_pid,
+        lambda opened, sql: count_rows(opened[0], sql),
+        finish_addressed,
+    )
+    return await setup.open(endpoint.settings)
+
+
+def finish_opened(opened: WithSettings[tuple[PsycopgConnection, str | None]]) -> None:
+    """End what `connect_for_pool` has made, and nobody waits for."""
+    finish_addressed(opened.connection)
 
 
 def finish_addressed(connected: tuple[AsyncConnection[Any], str | None]) -> None:

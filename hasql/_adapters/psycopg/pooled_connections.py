@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet
 
 from psycopg.pq import PGconn
 
 from hasql._adapters.psycopg.connection import PsycopgConnection
-from hasql._adapters.psycopg.login import connect_by
+from hasql._adapters.psycopg.login import connect_for_pool
 from hasql._adapters.psycopg.server import in_hot_standby, is_read_only
 from hasql.driver.destinations import Destinations
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from psycopg import AsyncConnection
 
@@ -48,21 +47,27 @@ class OpenConnections:
         return type(user_class.__name__, (_PooledConnection, user_class), {"opened": self})
 
     async def connect(
-        self, connect: Callable[[str], Coroutine[Any, Any, PsycopgConnection]], conninfo: str
+        self,
+        connect: Callable[..., Coroutine[Any, Any, PsycopgConnection]],
+        kwargs: Mapping[str, Any],
     ) -> PsycopgConnection | None:
         """Connect for the pool; None when it is closed."""
         address: str | None = None
+        lacks: tuple[str, ...] = ()
 
         async def connect_one() -> PsycopgConnection:
-            nonlocal address
-            connection, address = await connect_by(self._endpoint, connect, conninfo)
+            nonlocal address, lacks
+            opened = await connect_for_pool(self._endpoint, connect, kwargs)
+            (connection, address), lacks, _ = opened
             return connection
 
         connection = await self._attempts.run(connect_one, self._configure)
         if connection is not None:
             self._open.add(connection)
             flag, read_only = in_hot_standby(connection), is_read_only(connection)
-            self.destinations.opened(connection, flag, read_only=read_only, address=address)
+            self.destinations.opened(
+                connection, flag, read_only=read_only, address=address, lacks=lacks
+            )
         return connection
 
     def forget(self, connection: PsycopgConnection) -> None:
@@ -86,7 +91,8 @@ class _PooledConnection(PsycopgConnection):
     @classmethod
     async def connect(cls, conninfo: str = "", **kwargs: Any) -> Any:
         """Connect when an attempt is due."""
-        connection = await cls.opened.connect(partial(super().connect, **kwargs), conninfo)
+        del conninfo  # the endpoint's
+        connection = await cls.opened.connect(super().connect, kwargs)
         # None: the pool is closing. It would log an error, but closes this without a word.
         return connection or cls(PGconn.connect_start(b"none="))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet
 
@@ -10,7 +9,7 @@ from psycopg import Connection
 
 from hasql._adapters.psycopg.server import in_hot_standby, is_read_only
 from hasql._adapters.psycopg.thread_connection import ThreadConnection
-from hasql._adapters.psycopg.thread_login import connect_by_thread, endable
+from hasql._adapters.psycopg.thread_login import connect_for_pool, endable
 from hasql._adapters.psycopg.thread_slots import IdleConnections, take_inserted
 from hasql.driver.destinations import Destinations
 from hasql.driver.os_threads import new_guard
@@ -46,14 +45,16 @@ class ThreadConnections:
         Raises ConnectionError if the connect was ended meanwhile.
         """
         kwargs = self._kwargs() if callable(self._kwargs) else self._kwargs
-        dialling = partial(self.connection_class.log_in, **(kwargs or {}))
-        connection, address = connect_by_thread(
-            self._endpoint, connect, dialling, self._endpoint.dsn
+        opened = connect_for_pool(
+            self._endpoint, connect, self.connection_class.log_in, kwargs or {}
         )
+        (connection, address), lacks, _ = opened
         flag, read_only = in_hot_standby(connection), is_read_only(connection)
         with self._lock:
             self._open.add(connection)
-        self.destinations.opened(connection, flag, read_only=read_only, address=address)
+        self.destinations.opened(
+            connection, flag, read_only=read_only, address=address, lacks=lacks
+        )
         try:
             if self._configure is not None:
                 self._configure(connection)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from threading import local
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
-from psycopg import Connection, generators, waiting
+from psycopg import Connection, OperationalError, generators, waiting
 from psycopg.adapt import AdaptersMap
 from psycopg.conninfo import conninfo_to_dict, make_conninfo, timeout_from_conninfo
 from psycopg.errors import ConnectionTimeout
@@ -15,18 +16,22 @@ from psycopg.errors import ConnectionTimeout
 from hasql._adapters.libpq import parameters_of_pool
 from hasql._adapters.psycopg.connection import is_of_libpq
 from hasql._adapters.psycopg.failure import failure_of
+from hasql._adapters.psycopg.server import count_rows_in_thread
+from hasql._adapters.psycopg.settings import backend_pid, naming
+from hasql._adapters.session_setup import Setup, WithSettings
 from hasql.driver.address_race import ThreadedConnect, connect_in_thread
 from hasql.driver.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from psycopg.abc import AdaptContext, PQGenConn
     from psycopg.pq.abc import PGconn
 
     from hasql.driver import Endpoint
+    from hasql.driver.session_settings import SessionSettings
 
-__all__ = ("connect_by_thread", "connect_for_session", "endable")
+__all__ = ("connect_for_pool", "connect_for_session", "endable")
 
 #: Seconds between two looks at whether a login is to end.
 _LOOK = 0.1
@@ -111,7 +116,29 @@ def _until_ended(
         steps.close()
 
 
-def connect_by_thread(
+def connect_for_pool(
+    endpoint: Endpoint,
+    attempt: ThreadedConnect,
+    connect: Callable[..., Any],
+    kwargs: Mapping[str, Any],
+) -> WithSettings[tuple[Any, str | None]]:
+    """Connect for the application, with the settings of its pool; see `_connect_by_thread`."""
+
+    def log_in(settings: SessionSettings) -> tuple[Any, str | None]:
+        conninfo, named = naming(settings, endpoint.dsn, kwargs)
+        return _connect_by_thread(endpoint, attempt, partial(connect, **named), conninfo)
+
+    setup: Setup[tuple[Any, str | None]] = Setup(
+        log_in,
+        OperationalError,
+        backend_pid,
+        lambda opened, sql: count_rows_in_thread(opened[0], sql),
+        _finish,
+    )
+    return setup.open_in_thread(endpoint.settings)
+
+
+def _connect_by_thread(
     endpoint: Endpoint,
     attempt: ThreadedConnect,
     connect: Callable[[str], Any],

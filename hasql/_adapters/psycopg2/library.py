@@ -10,6 +10,7 @@ from psycopg2 import extensions
 from hasql._adapters.libpq import parameters_of_pool
 from hasql._adapters.psycopg2.failure import failure_of
 from hasql._adapters.psycopg2.parameters import is_of_libpq
+from hasql._adapters.session_setup import Setup, WithSettings
 from hasql._adapters.sqlalchemy.thread_library import ThreadLibrary
 from hasql.driver.address_race import connect_in_thread
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from hasql.driver import Endpoint
     from hasql.driver.address_race import ThreadedConnect
+    from hasql.driver.session_settings import SessionSettings
 
 __all__ = ("LIBRARY", "Psycopg2Library")
 
@@ -33,20 +35,33 @@ class Psycopg2Library(ThreadLibrary):
 
     def connect(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], connect: ThreadedConnect
-    ) -> tuple[Any, str | None]:
+    ) -> WithSettings[tuple[Any, str | None]]:
         of_libpq = {name: value for name, value in kwargs.items() if is_of_libpq(name)}
         others = {name: value for name, value in kwargs.items() if name not in of_libpq}
         given = extensions.parse_dsn(extensions.make_dsn(endpoint.dsn, **of_libpq))
         parameters = {"connect_timeout": _LONGEST_LOGIN, **parameters_of_pool(given, is_of_libpq)}
+        endpoint.settings.check(given, "the DSN or the arguments of its connections")
 
-        def dial(address: str | None, attempt: ThreadedConnect) -> tuple[Any, str | None]:
-            attempt.check()
-            at = parameters if address is None else {**parameters, "hostaddr": address}
-            return psycopg2.connect(extensions.make_dsn(**at), **others), address
+        def log_in(settings: SessionSettings) -> tuple[Any, str | None]:
+            named = parameters
+            if settings:
+                named = {**parameters, "options": settings.as_options(given.get("options"))}
 
-        return connect_in_thread(
-            endpoint, connect, dial, failure_of, lambda connected: connected[0].close()
+            def dial(address: str | None, attempt: ThreadedConnect) -> tuple[Any, str | None]:
+                attempt.check()
+                at = named if address is None else {**named, "hostaddr": address}
+                return psycopg2.connect(extensions.make_dsn(**at), **others), address
+
+            return connect_in_thread(endpoint, connect, dial, failure_of, _close)
+
+        setup: Setup[tuple[Any, str | None]] = Setup(
+            log_in,
+            psycopg2.OperationalError,
+            lambda opened: opened[0].get_backend_pid(),
+            lambda opened, sql: self.count_rows(opened[0], sql),
+            _close,
         )
+        return setup.open_in_thread(endpoint.settings)
 
     def login_of(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         login = {name: value for name, value in kwargs.items() if is_of_libpq(name)}
@@ -120,6 +135,10 @@ class Psycopg2Library(ThreadLibrary):
                 cursor.execute("ROLLBACK")
         else:
             raw.rollback()
+
+
+def _close(opened: tuple[Any, str | None]) -> None:
+    opened[0].close()
 
 
 def _plain_cursor(raw: Any) -> Any:

@@ -18,6 +18,7 @@ from hasql.driver.arguments import refuse_all
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from hasql._adapters.session_setup import WithSettings
     from hasql.driver import PoolSizes
     from hasql.driver.address_race import ThreadedConnect
     from hasql.driver.patience import Patience
@@ -38,7 +39,7 @@ class Psycopg2Pool(ThreadPool[QueuePool, extensions.connection]):
         self,
         sizes: PoolSizes,
         kwargs: Mapping[str, Any],
-        connect: Callable[[ThreadedConnect], tuple[Any, str | None]],
+        connect: Callable[[ThreadedConnect], WithSettings[tuple[Any, str | None]]],
     ) -> None:
         self.sizes = sizes
         self._acquires = QueueAcquires(LIBRARY, lambda: self.pool, connect, sizes.maximum)

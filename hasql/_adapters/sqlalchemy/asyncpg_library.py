@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from functools import cache, partial
+from functools import cache
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from hasql.driver.connects import discard_if_cancelled
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from hasql._adapters.session_setup import WithSettings
     from hasql.driver import Endpoint
 
 __all__ = ("LIBRARY",)
@@ -72,16 +73,16 @@ class AsyncpgLibrary(DbapiLibrary):
 
     async def connect(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_closed: Callable[[Any], None]
-    ) -> tuple[RawConnection, str | None]:
+    ) -> WithSettings[tuple[RawConnection, str | None]]:
         of_class = _class_of(kwargs.get("connection_class", asyncpg.Connection))
         kwargs = {**kwargs, "connection_class": of_class}
-        connect = partial(asyncpg.connect, login.without_choice(endpoint.dsn))
-        connecting = login.connect_by(endpoint, connect, kwargs)
+        connecting = login.connect_for_pool(endpoint, asyncpg.connect, kwargs)
         with naming_files(endpoint.dsn):
-            connection, address = await discard_if_cancelled(connecting, login.terminate_addressed)
+            opened = await discard_if_cancelled(connecting, login.terminate_opened)
+        connection = opened.connection[0]
         guard_from_forks(connection)
         connection.add_termination_listener(on_closed)
-        return connection, address
+        return opened
 
     async def open_session(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_lost: Callable[[], None]

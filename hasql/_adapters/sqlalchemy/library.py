@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Dialect
 
+    from hasql._adapters.session_setup import WithSettings
     from hasql.driver import Endpoint, Failure, Session
 
 __all__ = ("DbapiLibrary", "EngineLibrary")
@@ -39,7 +40,7 @@ class DbapiLibrary(EngineLibrary, Protocol):
 
     async def connect(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_closed: Callable[[Any], None]
-    ) -> tuple[Any, str | None]:
+    ) -> WithSettings[tuple[Any, str | None]]:
         """Open a connection, and tell the address it leads to; cancelling it leaks nothing.
 
         `on_closed` is called when the connection turns out to be gone, if the library watches it.

@@ -39,7 +39,7 @@ async def open_session(
     arguments: dict[str, Any] = {**of_url, **connect_args}
 
     async def create(*_: object, **kwargs: Any) -> Any:
-        return (await library.connect(endpoint, kwargs, lambda _: None))[0]
+        return (await library.connect(endpoint, kwargs, lambda _: None)).connection[0]
 
     arguments["async_creator_fn"] = create
 

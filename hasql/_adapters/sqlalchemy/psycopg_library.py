@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Mapping
 
+    from hasql._adapters.session_setup import WithSettings
     from hasql.driver import Endpoint
 
 __all__ = ("LIBRARY",)
@@ -60,13 +60,12 @@ class PsycopgLibrary(DbapiLibrary):
 
     async def connect(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_closed: Callable[[Any], None]
-    ) -> tuple[PsycopgConnection, str | None]:
+    ) -> WithSettings[tuple[PsycopgConnection, str | None]]:
         del on_closed  # psycopg finds out when the connection is next used
-        connect = partial(PsycopgConnection.connect, **kwargs)
-        connecting = login.connect_by(endpoint, connect, endpoint.dsn)
-        connection, address = await discard_if_cancelled(connecting, login.finish_addressed)
-        connection.used_by_hasql = False
-        return connection, address
+        connecting = login.connect_for_pool(endpoint, PsycopgConnection.connect, kwargs)
+        opened = await discard_if_cancelled(connecting, login.finish_opened)
+        opened.connection[0].used_by_hasql = False
+        return opened
 
     async def open_session(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_lost: Callable[[], None]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.pool import QueuePool
 
+    from hasql._adapters.session_setup import WithSettings
     from hasql._adapters.sqlalchemy.thread_library import ThreadLibrary
     from hasql.driver.patience import Patience
 
@@ -53,7 +54,7 @@ class QueueAcquires:
         self,
         library: ThreadLibrary,
         pool: Callable[[], QueuePool],
-        connect: Callable[[ThreadedConnect], tuple[Any, str | None]],
+        connect: Callable[[ThreadedConnect], WithSettings[tuple[Any, str | None]]],
         limit: int,
     ) -> None:
         self._library = library
@@ -182,7 +183,7 @@ class QueueAcquires:
     # Connecting
 
     def _open(self, connect: ThreadedConnect) -> NewConnection:
-        return self.connections.opened(*self._connect(connect))
+        return self.connections.opened(self._connect(connect))
 
     def _keeps(self, ready: int, awaited: bool) -> bool:  # noqa: FBT001  # of a tuple
         pool = self._pool()

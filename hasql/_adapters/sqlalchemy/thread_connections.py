@@ -14,6 +14,7 @@ from hasql.driver.destinations import Destinations
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from hasql._adapters.session_setup import WithSettings
     from hasql._adapters.sqlalchemy.thread_library import ThreadLibrary
 
 __all__ = ("NewConnection", "QueueConnections")
@@ -28,6 +29,7 @@ class NewConnection(NamedTuple):
     raw: Any
     switch: KillSwitch
     address: str | None
+    lacks: tuple[str, ...]
 
 
 class _Known:
@@ -58,15 +60,16 @@ class QueueConnections:
         self.destinations = Destinations()
         self._loop_thread = get_ident()
 
-    def opened(self, raw: Any, address: str | None) -> NewConnection:
+    def opened(self, opened: WithSettings[tuple[Any, str | None]]) -> NewConnection:
         """Make a connection one that any thread can end. Raises ConnectionError if it is lost."""
+        raw, address = opened.connection
         try:
             switch = KillSwitch(self._library.fileno(raw))
         except Exception as error:  # each library has an error of its own for that
             self._library.close(raw)
             raise ConnectionError("the connection was lost as soon as it was made") from error
         cut_off_in_children(raw, self._library.fileno)
-        return NewConnection(raw, switch, address)
+        return NewConnection(raw, switch, address, opened.lacks)
 
     def take_in(self, new: NewConnection) -> None:
         """Know a new connection from now on."""
@@ -75,7 +78,11 @@ class QueueConnections:
         known.in_hot_standby = self._library.in_hot_standby(raw)
         read_only = self._library.is_read_only(raw)
         self.destinations.opened(
-            raw, known.in_hot_standby, read_only=read_only, address=new.address
+            raw,
+            known.in_hot_standby,
+            read_only=read_only,
+            address=new.address,
+            lacks=new.lacks,
         )
 
     def discard(self, new: NewConnection) -> None:

@@ -9,6 +9,7 @@ from hasql._adapters.sqlalchemy.library import EngineLibrary
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from hasql._adapters.session_setup import WithSettings
     from hasql.driver import Endpoint, Session
     from hasql.driver.address_race import ThreadedConnect
 
@@ -23,7 +24,7 @@ class ThreadLibrary(Protocol):
 
     def connect(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], connect: ThreadedConnect
-    ) -> tuple[Any, str | None]:
+    ) -> WithSettings[tuple[Any, str | None]]:
         """Open a connection, however long it takes, and tell the address it leads to."""
 
     def login_of(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:

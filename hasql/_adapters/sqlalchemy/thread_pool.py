@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import Connection, Engine, create_engine
 
+from hasql._adapters.session_setup import WithSettings
 from hasql._adapters.sqlalchemy.thread_acquires import QueueAcquires
 from hasql._adapters.sqlalchemy.thread_leases import EngineThreadLease, EngineThreadLeases
 from hasql._adapters.sqlalchemy.thread_login import LoginArguments
@@ -60,10 +61,10 @@ class EngineThreadPool(ThreadPool[Engine, Connection]):
     def _queue(self) -> QueuePool:
         return cast("QueuePool", self.pool.pool)  # the one that hasql allows
 
-    def _connect(self, connect: ThreadedConnect) -> tuple[Any, str | None]:
+    def _connect(self, connect: ThreadedConnect) -> WithSettings[tuple[Any, str | None]]:
         raw, arguments = self._login.ask()
         if raw is not None:  # a listener has connected by itself
-            return raw, None
+            return WithSettings((raw, None))
         return self._library.connect(self._endpoint, arguments, connect)
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from sqlalchemy.dialects.postgresql.psycopg import dialect
 from hasql._adapters.psycopg import login, server
 from hasql._adapters.psycopg.failure import failure_of
 from hasql._adapters.psycopg.session import PsycopgSession
-from hasql._adapters.psycopg.thread_login import connect_by_thread, endable
+from hasql._adapters.psycopg.thread_login import connect_for_pool, endable
 from hasql._adapters.sqlalchemy.query import flag, not_text, whole_number
 from hasql._adapters.sqlalchemy.thread_library import EngineThreadLibrary
 from hasql.driver.arguments import ROUTING, refuse_keywords
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from psycopg.errors import Diagnostic
 
+    from hasql._adapters.session_setup import WithSettings
     from hasql.driver import Endpoint
     from hasql.driver.address_race import ThreadedConnect
 
@@ -61,9 +61,8 @@ class PsycopgThreadLibrary(EngineThreadLibrary):
 
     def connect(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], connect: ThreadedConnect
-    ) -> tuple[Any, str | None]:
-        log_in = partial(_Connection.connect, **kwargs)
-        return connect_by_thread(endpoint, connect, log_in, endpoint.dsn)
+    ) -> WithSettings[tuple[Any, str | None]]:
+        return connect_for_pool(endpoint, connect, _Connection.connect, kwargs)
 
     def login_of(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         return dict(kwargs)

@@ -1,0 +1,55 @@
+"""What asyncpg's pool does to a connection that is given back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hasql._adapters.hooks import RunningHooks
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Hashable
+
+    from hasql._adapters.asyncpg.connection import RawConnection
+    from hasql.driver.session_settings import SessionSettings
+
+__all__ = ("ConnectionResets",)
+
+
+class ConnectionResets:
+    """The resets of one pool's connections: the application's hook, or asyncpg's own query."""
+
+    def __init__(
+        self, hook: Callable[[Any], Awaitable[None]] | None, settings: SessionSettings
+    ) -> None:
+        self._hook = hook
+        self._settings = settings
+        self._running = RunningHooks()
+        #: By key, whose settings were made by SQL, so that asyncpg's query undoes them.
+        self._by_sql: set[Hashable] = set()
+        self.end = self._running.end
+
+    def note_set_by_sql(self, key: Hashable) -> None:
+        """Take note that a login did not name the settings, and SQL has made them."""
+        self._by_sql.add(key)
+
+    def forget(self, key: Hashable) -> None:
+        """Take note that a connection has ended; the hook may wait for something else than it."""
+        self._by_sql.discard(key)
+        self._running.end(key)
+
+    async def run(self, connection: RawConnection, key: Hashable) -> None:
+        """Reset a connection.
+
+        asyncpg may run this in a task that nobody awaits, so it does not raise when the connection
+        was aborted meanwhile.
+        """
+        try:
+            if self._hook is not None:
+                await self._running.run(key, self._hook(connection))
+            elif query := connection.get_reset_query():
+                if key in self._by_sql:
+                    query += f"\n{self._settings.query()};"
+                await connection.execute(query)
+        except Exception:
+            if not connection.is_closed():
+                raise

@@ -1,0 +1,120 @@
+"""Opening a connection that is to have settings: named at the login, set by SQL, or found missing.
+
+What decides is the same for tasks and threads: it is written as steps that say what to ask next.
+"""
+
+from collections.abc import Awaitable, Callable, Generator
+from functools import partial
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+
+from hasql._adapters.reserved_session import is_about_settings
+from hasql.driver.session_settings import NO_SETTINGS, SessionSettings
+
+__all__ = ("Setup", "WithSettings", "answered", "set_up")
+
+_T = TypeVar("_T")
+
+
+class WithSettings(NamedTuple, Generic[_T]):
+    """A new connection, and what has become of the settings."""
+
+    connection: _T
+    #: Which of them are not in force.
+    lacks: tuple[str, ...] = ()
+    #: Whether they were set by SQL, so that a `RESET ALL` undoes them.
+    by_sql: bool = False
+
+
+class Setup(NamedTuple, Generic[_T]):
+    """How the connections of one library are opened.
+
+    `open` is for coroutine functions as `log_in` and `ask`, `open_in_thread` for others.
+    """
+
+    #: Logs in and names these settings to the server.
+    log_in: Callable[[SessionSettings], Any]
+    #: What it raises when a server refuses a login.
+    refusals: type[Exception]
+    #: The process that the login has told of.
+    pid: Callable[[_T], int]
+    #: Runs a query on a new connection, and returns how many rows it has.
+    ask: Callable[[_T, str], Any]
+    #: Ends a connection on which a question has failed.
+    discard: Callable[[_T], object]
+
+    async def open(self, settings: SessionSettings) -> WithSettings[_T]:
+        """Open a connection, in a task."""
+        try:
+            connection, taken = await self.log_in(settings), True
+        except self.refusals as error:
+            if not settings or not is_about_settings(error):
+                raise
+            connection, taken = None, False
+        if connection is None:
+            connection = await self.log_in(NO_SETTINGS)
+        if not settings:
+            return WithSettings(connection)
+        try:
+            steps = set_up(settings, self.pid(connection), taken=taken)
+            lacks, by_sql = await answered(steps, partial(self.ask, connection))
+        except BaseException:
+            self.discard(connection)
+            raise
+        return WithSettings(connection, lacks, by_sql)
+
+    def open_in_thread(self, settings: SessionSettings) -> WithSettings[_T]:
+        """Open a connection, in a thread."""
+        try:
+            connection, taken = self.log_in(settings), True
+        except self.refusals as error:
+            if not settings or not is_about_settings(error):
+                raise
+            connection, taken = None, False
+        if connection is None:
+            connection = self.log_in(NO_SETTINGS)
+        if not settings:
+            return WithSettings(connection)
+        try:
+            steps = set_up(settings, self.pid(connection), taken=taken)
+            lacks, by_sql = _answered_in_thread(steps, partial(self.ask, connection))
+        except BaseException:
+            self.discard(connection)
+            raise
+        return WithSettings(connection, lacks, by_sql)
+
+
+#: Yields what a new connection is to be asked and takes the number of rows; returns which settings
+#: it lacks, and whether they were set by SQL.
+Steps: TypeAlias = Generator[str, int, tuple[tuple[str, ...], bool]]
+
+
+def set_up(settings: SessionSettings, pid: int, *, taken: bool) -> Steps:
+    """Begin to see to the settings of a new connection; `taken`: the login has named them."""
+    if rows := (yield settings.question(pid)):
+        return settings.lacking(rows), False
+    if not taken:
+        yield settings.query()
+    return (), not taken
+
+
+async def answered(
+    steps: Steps, ask: Callable[[str], Awaitable[int]]
+) -> tuple[tuple[str, ...], bool]:
+    """Ask what the steps want to know, in a task, and return what they do."""
+    try:
+        query = next(steps)
+        while True:
+            query = steps.send(await ask(query))
+    except StopIteration as done:
+        outcome: tuple[tuple[str, ...], bool] = done.value
+        return outcome
+
+
+def _answered_in_thread(steps: Steps, ask: Callable[[str], int]) -> tuple[tuple[str, ...], bool]:
+    try:
+        query = next(steps)
+        while True:
+            query = steps.send(ask(query))
+    except StopIteration as done:
+        outcome: tuple[tuple[str, ...], bool] = done.value
+        return outcome

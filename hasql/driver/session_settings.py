@@ -1,0 +1,113 @@
+"""Session settings: what each connection of a pool is to be set to when it is opened."""
+
+import os
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from hasql.errors import ConfigurationError
+
+__all__ = ("NO_SETTINGS", "SessionSettings", "set_query")
+
+#: A setting in libpq's `options`: ``-c name=value``, ``-cname=value`` or ``--name=value``.
+_IN_OPTIONS: Final = re.compile(r"(?:-c\s*|--)([\w.-]+)\s*=\s*((?:\\.|[^\s\\])*)")
+_ESCAPED: Final = re.compile(r"\\(.)")
+_CURRENT: Final = "(SELECT setting FROM pg_catalog.pg_settings WHERE name"
+_TO_ESCAPE: Final = re.compile(r"([\s\\])")
+
+
+class SessionSettings:
+    """Settings by their names, with values as a login takes them.
+
+    A login names them to the server as startup parameters: there they are the session's defaults,
+    to which `RESET ALL` and `DISCARD ALL` return. Where something between refuses that, a `SET`
+    does on a connection that leads to one server process. One that a pooler leads to another
+    process with each transaction is asked what it has, as it may also have ignored them.
+    """
+
+    def __init__(self, parameters: Mapping[str, str] = MappingProxyType({})) -> None:
+        self.parameters = MappingProxyType(dict(parameters))
+
+    def __bool__(self) -> bool:
+        return bool(self.parameters)
+
+    # What a login is given
+
+    def check(self, given: Mapping[str, object], where: str) -> None:
+        """Refuse what the application sets otherwise by itself. Raises ConfigurationError."""
+        found = {name: str(value) for name, value in given.items()}
+        found |= _in_options(found.get("options", ""))
+        for name in self.parameters.keys() & found.keys():
+            if found[name] != self.parameters[name]:
+                msg = (
+                    f"session= sets {name} to {self.parameters[name]!r}, and {where} to "
+                    f"{found[name]!r}: leave one of the two out"
+                )
+                raise ConfigurationError(msg)
+
+    def as_options(self, given: str | None) -> str:
+        """Return libpq's `options` with all settings that are no parameters of libpq's own.
+
+        Without any of the application's, its environment's (`PGOPTIONS`) come first, as libpq would
+        not look there any more.
+        """
+        words = os.environ.get("PGOPTIONS", "") if given is None else given
+        for name, value in self.parameters.items():
+            if name != "application_name":
+                escaped = _TO_ESCAPE.sub(r"\\\1", value)
+                words += f" -c {name}={escaped}"
+        return words.strip()
+
+    # What a new connection is asked
+
+    def question(self, pid: int) -> str:
+        """Return SQL that has no row where the process `pid` answers, which has let us in.
+
+        Else there is a pooler, and it has so many rows as `lacking` reads.
+        """
+        equals = "OPERATOR(pg_catalog.=)"
+        marks = "".join(
+            f" + CASE WHEN {_CURRENT} {equals} {_literal(name)}) {equals} {_literal(value)}"
+            f" THEN 0 ELSE {2 << place} END"
+            for place, (name, value) in enumerate(self.parameters.items())
+        )
+        return (
+            "SELECT FROM pg_catalog.generate_series(1, CASE WHEN pg_catalog.pg_backend_pid() "
+            f"{equals} {pid} THEN 0 ELSE 1{marks} END)"
+        )
+
+    def lacking(self, rows: int) -> tuple[str, ...]:
+        """Return which settings are not in force, as the question's number of rows tells."""
+        return tuple(name for place, name in enumerate(self.parameters) if rows - 1 & 2 << place)
+
+    def query(self) -> str:
+        """Return SQL that sets them for the session."""
+        return set_query(self.parameters)
+
+
+NO_SETTINGS: Final = SessionSettings()
+
+
+def set_query(settings: Mapping[str, str | None]) -> str:
+    """Return SQL of one row that sets these for the session; None: what the login had given."""
+    values = (
+        f"pg_catalog.set_config({_literal(name)}, {_literal(value)}, false)"
+        for name, value in settings.items()
+    )
+    return f"SELECT {', '.join(values)}"
+
+
+def _literal(value: str | None) -> str:
+    if value is None:
+        return "NULL"
+    # Whatever `standard_conforming_strings` is: no backslash stands for itself in such a one.
+    escaped = value.replace("\\", "\\\\").replace("'", "''")
+    return f"E'{escaped}'" if "\\" in value else f"'{escaped}'"
+
+
+def _in_options(options: str) -> dict[str, str]:
+    return {
+        name.replace("-", "_"): _ESCAPED.sub(r"\1", value)
+        for name, value in _IN_OPTIONS.findall(options)
+    }
