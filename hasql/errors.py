@@ -36,11 +36,23 @@ class NotAvailableError(HasqlError, TimeoutError):
 
 
 class OverloadedError(NotAvailableError):
-    """Admission sheds load: too many acquires wait already. Try later, or do less."""
+    """Admission sheds load: too many acquires wait already, or this one has waited in vain.
+
+    Try later, or do less at once. The message says how many are out, and how many may be.
+    """
 
 
 class RateLimitedError(NotAvailableError):
-    """The rate that the manager allows is used up, and waiting would outlast the deadline."""
+    """The rate that the manager allows is used up, and waiting would outlast the deadline.
+
+    Attributes:
+        seconds: After how many seconds there is a token again; what others take meanwhile is not
+            known.
+    """
+
+    def __init__(self, message: str = "", seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.seconds = seconds
 
 
 class BreakerOpenError(NotAvailableError):

@@ -8,6 +8,8 @@ from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion
 
 __all__ = (
+    "BreakerClosed",
+    "BreakerOpened",
     "DiscoveryFailed",
     "DiscoveryRecovered",
     "Event",
@@ -91,6 +93,21 @@ class DiscoveryRecovered:
     source: str
 
 
+@dataclass(frozen=True, slots=True)
+class BreakerOpened:
+    """The breaker refuses acquires of a master: too many have failed, or its trial has."""
+
+    #: How many have failed in a row.
+    failures: int
+    #: What the last one met.
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerClosed:
+    """The breaker's trial has gone well: it lets all acquires of a master through again."""
+
+
 Event: TypeAlias = (
     HostUp
     | HostDown
@@ -99,4 +116,6 @@ Event: TypeAlias = (
     | HostAdmitted
     | DiscoveryFailed
     | DiscoveryRecovered
+    | BreakerOpened
+    | BreakerClosed
 )

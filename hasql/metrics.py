@@ -1,12 +1,41 @@
 """Metrics: a frozen snapshot of one pool manager."""
 
 from dataclasses import dataclass
+from enum import Enum
 
 from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion, Health
 
-__all__ = ("DiscoveryMetrics", "Metrics", "NodeMetrics")
+__all__ = (
+    "AdmissionMetrics",
+    "BreakerMetrics",
+    "BreakerState",
+    "DiscoveryMetrics",
+    "Metrics",
+    "NodeMetrics",
+    "RateLimitMetrics",
+)
+
+
+class BreakerState(Enum):
+    """What a breaker lets through."""
+
+    #: Everything.
+    CLOSED = "closed"
+    #: Nothing.
+    OPEN = "open"
+    #: One trial, which tells how it goes on.
+    HALF_OPEN = "half-open"
+
+
+#: The monitor is the breaker of its host, and the next probe is the trial.
+_BREAKER_OF = {
+    Health.STARTING: BreakerState.HALF_OPEN,
+    Health.UP: BreakerState.CLOSED,
+    Health.SUSPECT: BreakerState.HALF_OPEN,
+    Health.DOWN: BreakerState.OPEN,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +74,63 @@ class NodeMetrics:
     #: What its source calls it; None for a host of the DSN.
     label: str | None = None
 
+    @property
+    def breaker(self) -> BreakerState:
+        """What its monitor is as a breaker of this host.
+
+        Closed while the host is up. Open while it is down: nothing is sent to it, and each probe is
+        a trial. Half-open before its first answer, and while it is suspect: it is avoided as long
+        as others can serve.
+        """
+        return _BREAKER_OF[self.health]
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionMetrics:
+    """Admission at the moment of the snapshot; the counters never go back."""
+
+    #: How many leases there may be at once; it moves if it is adaptive.
+    limit: int
+    #: How many there are, those included that are being taken.
+    in_use: int
+    #: How many acquires wait for one of those to end.
+    waiting: int
+    #: Acquires that had to wait, whatever became of them.
+    waits: int
+    #: Acquires that were refused, or had to give way to others, as the queue was full.
+    refusals: int
+    #: Acquires that have waited until their deadlines.
+    timeouts: int
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimitMetrics:
+    """The rate limit at the moment of the snapshot; the counters never go back."""
+
+    #: Acquires that had to wait for a token, whatever became of them.
+    waits: int
+    #: Acquires that were refused.
+    refusals: int
+    #: How many wait now.
+    waiting: int
+    #: How many keys are kept in memory; 0 if they are kept elsewhere.
+    keys: int
+    #: Times that the storage failed, or did not answer in time.
+    storage_errors: int
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerMetrics:
+    """The breaker of a cluster's masters; the counters never go back."""
+
+    state: BreakerState
+    #: Infrastructure errors in a row, up to now.
+    failures: int
+    #: Times it has opened, a trial that failed included.
+    openings: int
+    #: Acquires that were refused.
+    refusals: int
+
 
 @dataclass(frozen=True, slots=True)
 class DiscoveryMetrics:
@@ -82,3 +168,9 @@ class Metrics:
     fencings: int
     #: Where the hosts come from.
     discovery: DiscoveryMetrics
+    #: What is off is None.
+    admission: AdmissionMetrics | None = None
+    #: That of replicas, if they are counted apart.
+    replica_admission: AdmissionMetrics | None = None
+    rate_limit: RateLimitMetrics | None = None
+    breaker: BreakerMetrics | None = None

@@ -25,8 +25,11 @@ class LeaseBook(Generic[PoolT, ConnT]):
     def __len__(self) -> int:
         return len(self._leases)
 
-    def enter(self, lease: Lease[PoolT, ConnT], connection: ConnT) -> None:
-        """Enter a lease that was just taken."""
+    def enter(self, lease: Lease[PoolT, ConnT], connection: ConnT) -> Lease[PoolT, ConnT] | None:
+        """Enter a lease that was just taken; return one that has ended by that, unless None.
+
+        That has no block whose end would come.
+        """
         lease.connection = connection
         previous = self._leases.setdefault(id(connection), lease)
         if previous is not lease:
@@ -35,6 +38,9 @@ class LeaseBook(Generic[PoolT, ConnT]):
                 # The application has put it into the driver's pool by itself, and psycopg and aiopg
                 # lend the same object again: the end of the first block must not touch it.
                 previous.connection = None
+                if previous.awaited:
+                    return previous
+        return None
 
     def pass_on(self, lease: Lease[PoolT, ConnT]) -> Lease[PoolT, ConnT]:
         """Let another lease stand for a connection, so that the first may take one more."""

@@ -55,11 +55,11 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
         """
         if self._tracing is not None and not lease.number:
             return await self._tracing.take(lease, self.take)
-        if self._layers is not None and not lease.layered:
-            return await self._layers.take(lease, self.take)
         binding = self._binding
         if binding.thread != get_ident() or not binding.serves():
             self._enter()
+        if self._layers is not None and not lease.layered:
+            return await self._layers.take(lease, self.take)
         clock = self._clock
         if began is None:
             began = clock()
@@ -112,7 +112,8 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
         if lease.awaited:
             pool.hold(connection)
         lease.node = node
-        self._book.enter(lease, connection)
+        if (ended := self._book.enter(lease, connection)) is not None:
+            await self.forget(ended)
 
     async def _put_back(self, lease: Lease[PoolT, ConnT], deadline: float) -> None:
         """Give back what did not fit; what is not done by the deadline has `release_timeout`."""

@@ -95,7 +95,8 @@ class CheckoutRules(Generic[PoolT, ConnT]):
     def adopt(self, connection: ConnT, node: Node[PoolT, ConnT]) -> None:
         """Enter a connection in the book that was taken from the driver's pool directly."""
         lease: Lease[PoolT, ConnT] = Lease(self, REPLICA_OR_MASTER, 0.0, {})
-        lease.used, lease.node, lease.fixed_node = True, node, node
+        lease.used = lease.awaited = True
+        lease.node = lease.fixed_node = node
         self._router.occupy_on(node)
         self._book.enter(lease, connection)
 

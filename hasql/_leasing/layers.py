@@ -1,7 +1,7 @@
 """The layers around a lease: what lets an acquire in, and learns what becomes of its connection."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, Protocol
+from typing import Any, Generic
 
 from hasql._leasing.lease import Lease
 from hasql._routing.node import Node
@@ -10,10 +10,14 @@ from hasql.driver import ConnT, PoolT
 __all__ = ("Layer", "LeaseLayers")
 
 
-class Layer(Protocol):
+class Layer:
     """One thing that stands around each lease, from before its acquire until its end.
 
-    For threads its methods are called by several at once, and never under the manager's guard.
+    For threads its methods are called by several at once, and never under the manager's guard. A
+    thread may be interrupted anywhere, so `failed` and `returned` may be told of one lease twice,
+    and `failed` of one that was not let in: they do then what is left to be done, or nothing.
+
+    Derive from it; what is not overridden is not called.
     """
 
     def enter(self, lease: Lease[Any, Any], deadline: float) -> Awaitable[None] | None:
@@ -22,6 +26,8 @@ class Layer(Protocol):
         None: it is in. It has to end by the deadline, by the clock. Cancelling what waits leaves
         nothing behind.
         """
+        del lease, deadline
+        return None
 
     def enter_in_thread(self, lease: Lease[Any, Any], deadline: float) -> None:
         """Let a thread's acquire in, which may wait till the deadline, or raise what refuses it."""
@@ -30,14 +36,14 @@ class Layer(Protocol):
         """Take note that an acquire that was let in has its connection."""
 
     def failed(self, lease: Lease[Any, Any], error: BaseException) -> None:
-        """Take note that an acquire that was let in has ended without a connection."""
+        """Take note that an acquire has ended without a connection."""
 
     def returned(
         self, lease: Lease[Any, Any], node: Node[Any, Any], error: BaseException | None
     ) -> None:
         """Take note that the connection is back; `error` is what ended its block, if anything did.
 
-        Called once for each lease that was lent. By then the lease has no node any more.
+        Called for each lease that was lent. By then the lease has no node any more.
         """
 
 
@@ -45,9 +51,15 @@ class LeaseLayers(Generic[PoolT, ConnT]):
     """The layers of one manager, the outermost first."""
 
     def __init__(self, layers: Sequence[Layer], clock: Callable[[], float]) -> None:
-        self._layers = tuple(layers)
-        self._inside_out = tuple(reversed(self._layers))
         self._clock = clock
+        self._enter = [layer.enter for layer in layers if _defines(layer, "enter")]
+        self._enter_in_thread = [
+            layer.enter_in_thread for layer in layers if _defines(layer, "enter_in_thread")
+        ]
+        self._lent = [layer.lent for layer in layers if _defines(layer, "lent")]
+        inside_out = list(reversed(layers))
+        self._failed = [layer.failed for layer in inside_out if _defines(layer, "failed")]
+        self._returned = [layer.returned for layer in inside_out if _defines(layer, "returned")]
 
     async def take(
         self,
@@ -57,18 +69,17 @@ class LeaseLayers(Generic[PoolT, ConnT]):
         """Take a connection for a task's lease, once each layer has let it in."""
         began = self._clock()
         deadline = began + lease.timeout
-        lease.layered, entered = True, 0
+        lease.layered = True
         try:
-            for layer in self._layers:
-                if (waiting := layer.enter(lease, deadline)) is not None:
+            for enter in self._enter:
+                if (waiting := enter(lease, deadline)) is not None:
                     await waiting
-                entered += 1
             connection = await take(lease, began)
         except BaseException as error:
-            self._leave(lease, entered, error)
+            self._leave(lease, error)
             raise
-        for layer in self._layers:
-            layer.lent(lease)
+        for lent in self._lent:
+            lent(lease)
         return connection
 
     def take_in_thread(
@@ -76,33 +87,43 @@ class LeaseLayers(Generic[PoolT, ConnT]):
         lease: Lease[PoolT, ConnT],
         take: Callable[[Lease[PoolT, ConnT], float], ConnT],
     ) -> ConnT:
-        """Take a connection for a thread's lease, once each layer has let it in."""
+        """Take a connection for a thread's lease, once each layer has let it in.
+
+        If a layer is interrupted once it is lent, it has its connection: the caller gives it back.
+        """
         began = self._clock()
         deadline = began + lease.timeout
-        lease.layered, entered = True, 0
+        lease.layered = True
         try:
-            for layer in self._layers:
-                layer.enter_in_thread(lease, deadline)
-                entered += 1
+            for enter in self._enter_in_thread:
+                enter(lease, deadline)
             connection = take(lease, began)
         except BaseException as error:
-            self._leave(lease, entered, error)
+            try:
+                self._leave(lease, error)
+            except BaseException:  # an interrupt
+                self._leave(lease, error)
+                raise
             raise
-        for layer in self._layers:
-            layer.lent(lease)
+        for lent in self._lent:
+            lent(lease)
         return connection
 
-    def _leave(self, lease: Lease[PoolT, ConnT], entered: int, error: BaseException) -> None:
+    def _leave(self, lease: Lease[PoolT, ConnT], error: BaseException) -> None:
         lease.layered = False
-        for layer in self._inside_out[len(self._layers) - entered :]:
-            layer.failed(lease, error)
+        for failed in self._failed:
+            failed(lease, error)
 
     def returned(
         self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], error: BaseException | None
     ) -> None:
-        """Have each layer know that a connection is back."""
+        """Have each layer know that a connection is back; once more does no harm."""
         if not lease.layered:
             return  # it stands for a connection that did not fit, and another one goes on
-        lease.layered = False
-        for layer in self._inside_out:
-            layer.returned(lease, node, error)
+        for returned in self._returned:
+            returned(lease, node, error)
+        lease.layered = False  # last, so that who was interrupted may call it again
+
+
+def _defines(layer: Layer, method: str) -> bool:
+    return getattr(type(layer), method) is not getattr(Layer, method)

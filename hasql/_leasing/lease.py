@@ -41,6 +41,11 @@ class Lease(Generic[PoolT, ConnT]):
     lent_at = 0.0
     #: Whether it is within the manager's layers: see `LeaseLayers`.
     layered = False
+    #: Whether its connection was closed when it was to be given back.
+    lost = False
+    #: What the layers that let it in have given it, and want back.
+    permit: Any = None
+    token: Any = None
 
     def __init__(
         self,

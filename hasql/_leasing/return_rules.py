@@ -4,6 +4,7 @@ import logging
 from typing import Final, Generic
 
 from hasql._leasing.hints import Hints
+from hasql._leasing.lease import Lease
 from hasql._leasing.options import LeasingOptions, Signal
 from hasql._probing.schedule import Evidence
 from hasql._routing.node import Node
@@ -48,6 +49,7 @@ class ReturnRules(Generic[PoolT, ConnT]):
 
     def _learn(
         self,
+        lease: Lease[PoolT, ConnT],
         node: Node[PoolT, ConnT],
         pool: DriverPool[PoolT, ConnT],
         connection: ConnT,
@@ -56,6 +58,7 @@ class ReturnRules(Generic[PoolT, ConnT]):
         """Take what a lease that ends tells of its host; `error` is what ended it, if anything."""
         try:
             if pool.is_closed(connection):
+                lease.lost = True
                 failure = None if error is None else judged(self._driver, error)
                 if failure is Failure.LIMIT:
                     return  # the application's own, who has lost no more than this one

@@ -123,7 +123,7 @@ class Returns(ReturnRules[PoolT, ConnT]):
         if not self._overdue.is_set:
             self._overdue.set()
         try:
-            self._learn(node, pool, connection, error)
+            self._learn(lease, node, pool, connection, error)
             if lease.expired or (not node.in_routing and lease.fixed_node is None):
                 # Of a host that was out of routing or is: silent, fenced or gone. A reset would
                 # wait for it, and nothing that is still open there may be acknowledged.

@@ -156,19 +156,25 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         The loop may have purged the node before the lease was in the book, and then it has broken
         the connection, or it has found the lease there.
         """
-        with self._guard:
-            lease.node = node
-            self._book.enter(lease, connection)
-            fits = node.as_master  # it may have lost its role while the driver connected
-            if lease.request is not MASTER:
-                fits = self._may_read(node, lease, connection)
-            if not fits or lease.expired or node.pool is None or node.pool.is_closed(connection):
-                return False
-            if node.error is not None and node.connects_again:
-                self._offer_all(node)
-            self.acquires += 1
-            self.acquire_seconds += self._clock() - began
-            return True
+        ended = None
+        try:
+            with self._guard:
+                lease.node = node
+                ended = self._book.enter(lease, connection)
+                fits = node.as_master  # it may have lost its role while the driver connected
+                if lease.request is not MASTER:
+                    fits = self._may_read(node, lease, connection)
+                pool = node.pool
+                if not fits or lease.expired or pool is None or pool.is_closed(connection):
+                    return False
+                if node.error is not None and node.connects_again:
+                    self._offer_all(node)
+                self.acquires += 1
+                self.acquire_seconds += self._clock() - began
+                return True
+        finally:
+            if ended is not None:  # not under the guard
+                self.forget(ended)
 
     def _discard(
         self, lease: Lease[PoolT, ConnT], pool: ThreadPool[PoolT, ConnT], connection: ConnT

@@ -81,13 +81,21 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
         """End the block of a lease that has no connection any more; see `LeaseBook.enter`."""
         if self.inherited:
             return  # a thread of the parent's may have held the guard when it forked
-        node = None
-        with self._guard:
-            if lease.connection is None and lease.node is not None:
-                node, lease.node = lease.node, None
-                self._router.vacate(node)
-        if node is not None and self._layers is not None:
-            self._layers.returned(lease, node, None)
+        node, layers = None, self._layers
+        try:
+            with self._guard:
+                if lease.connection is None and lease.node is not None:
+                    node = lease.node
+                    self._end(lease, node)
+            if node is not None and layers is not None:
+                layers.returned(lease, node, None)
+        except BaseException:
+            if node is not None:
+                if lease.node is not None:  # interrupted before it began
+                    self._end(lease, node)
+                if layers is not None:
+                    layers.returned(lease, node, None)
+            raise
 
     # long: as one step as can be, each call more could be interrupted before it begins
     def give_back(  # noqa: C901, PLR0912  # as above
@@ -116,7 +124,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
             if not self._overdue.is_set:
                 self._overdue.is_set = True
                 self._in_loop(self._overdue.set)
-            self._learn(node, pool, connection, error)
+            self._learn(lease, node, pool, connection, error)
             if lease.expired or (not node.in_routing and lease.fixed_node is None):
                 # Of a host that was out of routing or is: silent, fenced or gone. A reset would
                 # wait for it, and nothing that is still open there may be acknowledged.
@@ -141,12 +149,14 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
             if claimed:
                 try:
                     self._end(lease, node)
+                    if self._layers is not None:
+                        self._layers.returned(lease, node, error)
                 except BaseException:
                     if lease.node is not None:  # interrupted before it began
                         self._end(lease, node)
+                    if self._layers is not None:
+                        self._layers.returned(lease, node, error)
                     raise
-                if self._layers is not None:
-                    self._layers.returned(lease, node, error)
                 if (tracing := self._tracing) is not None:
                     tracing.returned(lease, node, error)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic
 
 from hasql._leasing.book import LeaseBook
@@ -28,11 +29,13 @@ from hasql._manager.state_waits import StateWaits
 from hasql._probing.schedule import Evidence
 from hasql._routing.router import Router
 from hasql._routing.shared_router import SharedRouter
-from hasql._routing.waiters import AsyncWaiters
+from hasql._routing.waiters import AsyncWaiters, ThreadWaiters, Waiters
 from hasql.cluster.host import HostSpec
 from hasql.discovery import Discovery
 from hasql.driver import ConnT, Driver, PoolT
 from hasql.driver.os_threads import new_guard
+from hasql.events import Event
+from hasql.resilience.load_control import LoadControl
 
 __all__ = ("AsyncParts", "Parts", "ThreadParts", "assemble", "assemble_for_threads")
 
@@ -51,6 +54,7 @@ class Parts(Generic[PoolT, ConnT]):
     lifetime: Lifetime[PoolT, ConnT]
     checkout: CheckoutRules[PoolT, ConnT]
     closing: Closing[PoolT, ConnT]
+    load: LoadControl
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class _Watch(Generic[PoolT, ConnT]):
         router: Router[PoolT, ConnT],
         guard: AbstractContextManager[object],
     ) -> None:
+        self.driver = driver
         self.binding = LoopBinding()
         self.router = router
         self.book: LeaseBook[PoolT, ConnT] = LeaseBook()
@@ -95,14 +100,33 @@ class _Watch(Generic[PoolT, ConnT]):
 
     def parts(self) -> dict[str, Any]:
         """Return them by the names that `Parts` has for them."""
-        return vars(self)
+        return {name: part for name, part in vars(self).items() if name != "driver"}
 
 
-def _put_layers_around(checkout: CheckoutRules[PoolT, ConnT], options: Options) -> None:
+def _put_layers_around(
+    checkout: CheckoutRules[PoolT, ConnT],
+    options: Options,
+    watch: _Watch[PoolT, ConnT],
+    new_waiters: Callable[[], Waiters[Any, Any]],
+    tell: Callable[[Event], object],
+) -> LoadControl:
     """Have what the user asked for stand around each lease: who refuses at once outermost."""
-    layers: list[Layer] = []
+    routing, hide = watch.routing, options.dsn.hide
+    load = LoadControl(
+        options.resilience,
+        watch.driver,
+        options.clock,
+        new_waiters,
+        lambda: routing.masters,
+        tell,
+        hide,
+    )
+    routing.on_master = load.master_seen
+    watch.lifetime.on_closing = load.close
+    layers: list[Layer] = load.layers()
     if layers:
         checkout.stand_within(LeaseLayers(layers, options.clock))
+    return load
 
 
 def assemble(
@@ -118,9 +142,11 @@ def assemble(
     returns = Returns(driver, router, book, routing.hints, cancelled, binding, leasing, signal)
     calls = ManagerCalls(lifetime.enter, signal, watch.waits.not_available)
     checkout = Checkout(driver, router, book, returns, binding, leasing, calls)
-    _put_layers_around(checkout, options)
+    new_waiters = partial(AsyncWaiters[Any, Any], options.clock)
+    load = _put_layers_around(checkout, options, watch, new_waiters, routing.notifier.tell)
     return AsyncParts(
         **watch.parts(),
+        load=load,
         checkout=checkout,
         closing=Closing(lifetime, returns.close, options.clock),
         returns=returns,
@@ -150,9 +176,11 @@ def assemble_for_threads(
     )
     calls = ManagerCalls(enter, signal, watch.waits.not_available)
     checkout = ThreadCheckout(driver, router, book, returns, leasing, calls, guard, thread)
-    _put_layers_around(checkout, options)
+    tell = partial(thread, watch.routing.notifier.tell)
+    load = _put_layers_around(checkout, options, watch, ThreadWaiters[Any, Any], tell)
     return ThreadParts(
         **watch.parts(),
+        load=load,
         checkout=checkout,
         closing=Closing(lifetime, returns.close, options.clock),
         returns=returns,

@@ -29,6 +29,7 @@ class Introspection(Generic[PoolT, ConnT]):
         self._routing = parts.routing
         self._checkout = parts.checkout
         self._discovering = parts.discovering
+        self._load = parts.load
 
     def _check_process(self) -> None:
         """Refuse a forked child, where nothing is known of the hosts.
@@ -40,9 +41,11 @@ class Introspection(Generic[PoolT, ConnT]):
     def metrics(self) -> Metrics:
         """Return a frozen snapshot of all nodes and counters."""
         self._check_process()
-        discovery = self._discovering.measure()
+        discovery, load = self._discovering.measure(), self._load.measure()
         with self._routing.guard:
-            return measure(self._routing, self._router, self._checkout, self._options, discovery)
+            return measure(
+                self._routing, self._router, self._checkout, self._options, discovery, load
+            )
 
     def add_listener(self, listener: Listener) -> None:
         """Have a function called for each event: see `hasql.events`.

@@ -49,6 +49,8 @@ class Lifetime(Generic[PoolT, ConnT]):
         discovering.on_answer = self._take_over
         routing.on_masters = discovering.note_masters
         routing.on_gone = self._retire
+        #: Called when closing begins, so that nobody waits for being let in.
+        self.on_closing = _nothing
         self._routing = routing
         self._router = router
         self._book = book
@@ -129,6 +131,7 @@ class Lifetime(Generic[PoolT, ConnT]):
     def refuse(self) -> None:
         """Lend nothing any more and let nobody wait for it."""
         self.closing = True
+        self.on_closing()
         self._routing.stop_serving()
         self._discovering.cancel()
 
@@ -199,3 +202,7 @@ class Lifetime(Generic[PoolT, ConnT]):
             except Exception as error:  # noqa: BLE001  # terminated below, whatever it was
                 log.debug("%s: closing failed: %s", node.host, self._options.dsn.hide(repr(error)))
         node.pool.terminate()
+
+
+def _nothing() -> None:
+    pass

@@ -12,16 +12,18 @@ from hasql.cluster.probe import Role
 from hasql.cluster.state import NodeState, Rules
 from hasql.driver import ConnT, PoolT
 from hasql.metrics import DiscoveryMetrics, Metrics, NodeMetrics
+from hasql.resilience.load_control import LoadMetrics
 
 __all__ = ("measure",)
 
 
-def measure(
+def measure(  # noqa: PLR0913  # all that one is made of
     routing: RoutingState[PoolT, ConnT],
     router: Router[PoolT, ConnT],
     checkout: CheckoutRules[PoolT, ConnT],
     options: Options,
     discovery: DiscoveryMetrics,
+    load: LoadMetrics,
 ) -> Metrics:
     """Take the snapshot."""
     topology, hide, now = routing.topology, options.dsn.hide, options.clock()
@@ -46,6 +48,10 @@ def measure(
         role_changes=routing.notifier.role_changes,
         fencings=routing.notifier.fencings,
         discovery=discovery,
+        admission=load.admission,
+        replica_admission=load.replica_admission,
+        rate_limit=load.rate_limit,
+        breaker=load.breaker,
     )
 
 

@@ -8,6 +8,8 @@ from hasql._manager.guarded import soon
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion, Health, NodeState
 from hasql.events import (
+    BreakerClosed,
+    BreakerOpened,
     DiscoveryFailed,
     DiscoveryRecovered,
     Event,
@@ -72,7 +74,7 @@ class Notifier:
         for listener in tuple(self._listeners):
             soon(self._call, listener, event)
 
-    def _log(self, event: Event) -> None:
+    def _log(self, event: Event) -> None:  # noqa: C901  # one line for each
         match event:
             case HostUp(host, role):
                 log.info("%s is up: a %s", host, role.value)
@@ -90,6 +92,11 @@ class Notifier:
                 log.warning("%s has failed; the hosts stay as they are: %s", source, error)
             case DiscoveryRecovered(source):
                 log.info("%s answers again", source)
+            case BreakerOpened(failures, error):
+                told = self._hide(repr(error))
+                log.warning("the breaker is open: %d failures of a master, last %s", failures, told)
+            case BreakerClosed():
+                log.info("the breaker is closed: a master serves")
 
     def _call(self, listener: Listener, event: Event) -> None:
         if listener not in self._listeners:

@@ -98,6 +98,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         #: Called with whether a master is known, when the first round is over and on each change.
         self.on_masters: Callable[[bool], None] = _ignore
         self._masters_known: bool | None = None
+        self.on_master: Callable[[float | None], None] = _ignore  # see `LoadControl.master_seen`
         #: Called with a node that is no host any more, and out of routing.
         self.on_gone: Callable[[Node[PoolT, ConnT]], None] = _ignore
         self._some_leave = False
@@ -143,6 +144,8 @@ class RoutingState(Generic[PoolT, ConnT]):
         self._apply(step, rerouted=changed or over != step.topology.first_round_over)
         if isinstance(observation, Answered):
             self._prepare(observation.host)
+            if self.nodes[observation.host].as_master:
+                self.on_master(observation.began)
         if (tracer := self.tracer) is not None and isinstance(observation, Answered | Failed):
             soon(tell_of_probe, tracer, observation)
 
@@ -354,6 +357,7 @@ class RoutingState(Generic[PoolT, ConnT]):
             node.as_master, node.as_replica = node in as_masters, node in as_replicas
             if node.as_master and not was_master:
                 node.end_hold()  # it was held because it might be one
+                self.on_master(None)
         doubtful = {
             role
             for role, nodes in ((Role.MASTER, masters), (Role.REPLICA, replicas))

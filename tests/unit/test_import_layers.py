@@ -117,10 +117,21 @@ LAYERS: tuple[frozenset[str], ...] = (
             "hasql.resilience.lifecycle",
             "hasql.resilience.priority",
             "hasql.resilience.rate_limit",
+            "hasql.resilience.rates",
             "hasql.resilience.session_defaults",
         }
     ),
+    frozenset({"hasql.resilience.adaptive_limit", "hasql.resilience.token_buckets"}),
+    frozenset({"hasql.resilience.admission_gate"}),
+    frozenset(
+        {
+            "hasql.resilience.admission_layer",
+            "hasql.resilience.breaker_layer",
+            "hasql.resilience.rate_layer",
+        }
+    ),
     frozenset({"hasql.resilience.options"}),
+    frozenset({"hasql.resilience.load_control"}),
     frozenset({"hasql.resilience"}),
     # How it lives.
     frozenset({"hasql._manager"}),

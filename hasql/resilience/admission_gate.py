@@ -1,0 +1,249 @@
+"""The gate of admission: who may take a lease now, and who is next."""
+
+from collections import deque
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from itertools import count
+from math import floor
+from typing import Any
+
+from hasql._routing.waiters import Waiter, Waiters
+from hasql.errors import OverloadedError, PoolManagerClosedError
+from hasql.metrics import AdmissionMetrics
+from hasql.resilience.adaptive_limit import AdaptiveLimit
+from hasql.resilience.priority import Priority
+
+__all__ = ("AdmissionGate", "Turn")
+
+#: How many turns that are done with a queue may keep before it is swept.
+_SLACK = 32
+
+
+class Turn:
+    """One acquire that waits at a gate, or is about to."""
+
+    __slots__ = ("counted", "granted", "half_at", "number", "out", "priority", "waiter")
+
+    def __init__(self, priority: Priority, now: float, deadline: float) -> None:
+        self.priority = priority
+        #: When half of its time is over.
+        self.half_at = now + (deadline - now) / 2
+        self.number = 0
+        self.waiter: Waiter[None] | None = None
+        #: Whether it is counted as waiting, has been given a permit, and waits no more.
+        self.counted = self.granted = self.out = False
+
+    def __lt__(self, other: "Turn") -> bool:
+        return (self.half_at, self.number) < (other.half_at, other.number)
+
+
+class AdmissionGate:
+    """Gives so many permits out at once. All that is called is one step, under the caller's lock.
+
+    Whatever interrupts a thread in a step, calling `dispatch` completes it: between two calls of
+    other code what is counted and what is noted of it change together.
+
+    Args:
+        limit: How many permits there are at most.
+        queue: How many may wait.
+        reserve: The share of the permits that is kept for `Priority.CRITICAL`.
+        waiters: What those wait with who wait; they end at their deadlines.
+        clock: The manager's.
+        what: What the permits are for, in messages.
+        adaptive: What moves the limit, if it moves.
+    """
+
+    def __init__(  # noqa: PLR0913  # made in one place
+        self,
+        limit: int,
+        queue: int,
+        reserve: float,
+        waiters: Waiters[Priority, None],
+        clock: Callable[[], float],
+        what: str,
+        adaptive: AdaptiveLimit | None = None,
+    ) -> None:
+        self._queue_size = queue
+        self._reserve = reserve
+        self._waiters = waiters
+        self._clock = clock
+        self._what = what
+        self._adaptive = adaptive
+        self._closed = False
+        #: How many permits there are, and how many of them for all priorities.
+        self.limit = self.open_limit = 0
+        self.set_limit(limit)
+        self.in_use = 0
+        self.waiting = 0
+        self._numbers = count()
+        #: Who waits, in the order of asking, and by when half of the time is over. Who waits no
+        #: more is passed over there.
+        self._queues: dict[Priority, deque[Turn]] = {level: deque() for level in Priority}
+        self._by_age: dict[bool, list[Turn]] = {True: [], False: []}
+        #: Who has been given a permit, until it has been woken.
+        self._waking: Turn | None = None
+        self.waits = self.refusals = self.timeouts = 0
+
+    def set_limit(self, limit: int) -> None:
+        """Give out so many permits at most from now on; those that are out stay."""
+        if not self._closed:
+            self.limit = limit
+            # A product such as 0.29 * 100 may be a little less than the whole number it is.
+            self.open_limit = limit - floor(limit * self._reserve + 1e-9)
+
+    def note(self, seconds: float) -> None:
+        """Take note that a lease has ended well that took so long."""
+        if self._adaptive is not None and self._adaptive.note(seconds, self.in_use):
+            self.set_limit(self._adaptive.limit)
+
+    def join(self, turn: Turn, deadline: float) -> Any:  # noqa: ANN401  # a future of its face
+        """Have a turn wait at its place in the queue; return what to wait with.
+
+        That ends with a permit, with TimeoutError at the deadline, or with the error to raise. Who
+        waits no more, for whatever reason, calls `leave`.
+
+        Raises OverloadedError if the queue is full and nobody is in it who would give way.
+        """
+        if self._closed:
+            raise _closed()
+        if self.waiting >= self._queue_size:
+            self._make_way_for(turn)
+        waiter = self._waiters.join(turn.priority, deadline)
+        turn.waiter, turn.number = waiter, next(self._numbers)
+        self._sweep()
+        self._queues[turn.priority].append(turn)
+        heappush(self._by_age[turn.priority is Priority.CRITICAL], turn)
+        turn.counted = True
+        self.waiting += 1
+        self.waits += 1
+        return waiter
+
+    def leave(self, turn: Turn) -> None:
+        """Wait no more, and give back what the turn was given."""
+        if turn.granted:
+            turn.granted = False
+            self.in_use -= 1
+        self._take_out(turn)
+        self.settle(turn)
+        self.dispatch()
+
+    def settle(self, turn: Turn) -> None:
+        """Let go of what a turn has waited with."""
+        if turn.waiter is not None:
+            self._waiters.leave(turn.priority, turn.waiter)
+
+    def dispatch(self) -> None:
+        """Give free permits to those who wait, and wake them."""
+        while (turn := self._waking or self._next()) is not None:
+            if turn is not self._waking:
+                turn.granted = True
+                self.in_use += 1
+                self._waking = turn
+            waiter = turn.waiter
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+            self._take_out(turn)
+            self._waking = None
+
+    def close(self) -> None:
+        """Give no permit any more: who waits, and who comes, is told that the manager closes."""
+        self._closed = True
+        self.limit = self.open_limit = 0
+        self._waiters.dismiss(_closed())
+
+    def too_late(self, seconds: float) -> OverloadedError:
+        """Make the error of who has waited until its deadline."""
+        self.timeouts += 1
+        return OverloadedError(
+            f"no admission within {seconds:g} s: {self._state()}; hold connections for a shorter "
+            "time, try later, or raise the limit if the servers can do more"
+        )
+
+    def measure(self) -> AdmissionMetrics:
+        """Take a snapshot."""
+        return AdmissionMetrics(
+            limit=self.limit,
+            in_use=self.in_use,
+            waiting=self.waiting,
+            waits=self.waits,
+            refusals=self.refusals,
+            timeouts=self.timeouts,
+        )
+
+    def _state(self) -> str:
+        return f"{self.in_use} of {self.limit} {self._what} are out and {self.waiting} wait"
+
+    def _overloaded(self) -> OverloadedError:
+        self.refusals += 1
+        return OverloadedError(
+            f"overloaded: {self._state()}, as many as may (queue={self._queue_size}); try later, "
+            "do less at once, or raise limit or queue"
+        )
+
+    def _make_way_for(self, turn: Turn) -> None:
+        """Refuse who came last of those that count less than a turn, or else that."""
+        for priority in sorted(Priority, reverse=True):
+            if priority <= turn.priority:
+                break
+            queue = self._queues[priority]
+            while queue and queue[-1].out:
+                queue.pop()
+            if queue:
+                last = queue[-1]
+                self._take_out(last)
+                if last.waiter is not None and not last.waiter.done():
+                    last.waiter.set_exception(self._overloaded())
+                return
+        raise self._overloaded()
+
+    def _take_out(self, turn: Turn) -> None:
+        if turn.counted and not turn.out:
+            self.waiting -= 1
+        turn.out = True
+
+    def _next(self) -> Turn | None:
+        """Return who is to have the next permit, if there is one for any who wait."""
+        room_for_all = self.in_use < self.open_limit
+        if not self.waiting or (not room_for_all and self.in_use >= self.limit):
+            return None
+        for turn in (self._oldest(room_for_all), *map(self._first, Priority)):
+            if turn is not None and (room_for_all or turn.priority is Priority.CRITICAL):
+                return turn
+        return None
+
+    def _oldest(self, room_for_all: bool) -> Turn | None:  # noqa: FBT001  # of two
+        """Return who has waited for more than half of its time, the longest of several."""
+        now, found = self._clock(), []
+        for critical in (True, False) if room_for_all else (True,):
+            turns = self._by_age[critical]
+            while turns and _is_over(turns[0]):
+                self._take_out(heappop(turns))
+            if turns and turns[0].half_at <= now:
+                found.append(turns[0])
+        return min(found, default=None)
+
+    def _first(self, priority: Priority) -> Turn | None:
+        queue = self._queues[priority]
+        while queue and _is_over(queue[0]):
+            self._take_out(queue.popleft())
+        return queue[0] if queue else None
+
+    def _sweep(self) -> None:
+        """Let go of those who wait no more, where they have become many."""
+        for critical, turns in self._by_age.items():
+            if len(turns) > 2 * self.waiting + _SLACK:
+                kept = [turn for turn in turns if not turn.out]
+                heapify(kept)
+                self._by_age[critical] = kept
+        for priority, queue in self._queues.items():
+            if len(queue) > 2 * self.waiting + _SLACK:
+                self._queues[priority] = deque(turn for turn in queue if not turn.out)
+
+
+def _is_over(turn: Turn) -> bool:
+    """Tell whether a turn waits no more, or was given up and has not left yet."""
+    return turn.out or turn.waiter is None or turn.waiter.done()
+
+
+def _closed() -> PoolManagerClosedError:
+    return PoolManagerClosedError("the pool manager is closing")

@@ -1,0 +1,186 @@
+"""The layer of admission: lets acquires in through a gate, tasks and threads alike."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from hasql._leasing.layers import Layer
+from hasql._leasing.lease import Lease
+from hasql._routing.node import Node
+from hasql._routing.waiters import Waiters
+from hasql.cluster.probe import Role
+from hasql.driver.os_threads import new_guard
+from hasql.metrics import AdmissionMetrics
+from hasql.resilience.adaptive_limit import AdaptiveLimit
+from hasql.resilience.admission import Admission
+from hasql.resilience.admission_gate import AdmissionGate, Turn
+from hasql.resilience.priority import Priority, current_priority
+
+__all__ = ("AdaptiveAdmissionLayer", "AdmissionLayer")
+
+NewWaiters = Callable[[], Waiters[Priority, None]]
+
+
+class AdmissionLayer(Layer):
+    """Admission around the leases of one manager.
+
+    With `replica_limit` there are two gates. Which one a lease goes through is said by what it asks
+    for, as the host is not known yet: a read that falls back to a master counts as a replica's.
+
+    Args:
+        admission: What the user asked for.
+        new_waiters: Makes what tasks wait with, or threads.
+        clock: The manager's.
+    """
+
+    def __init__(
+        self, admission: Admission, new_waiters: NewWaiters, clock: Callable[[], float]
+    ) -> None:
+        self._admission = admission
+        self._new_waiters = new_waiters
+        self._clock = clock
+        # Held for a moment at a time; who holds it takes no other lock.
+        self._lock = new_guard()
+        apart = admission.replica_limit
+        self._gate = self._replicas = self._new_gate(
+            admission.limit, "leases" if apart is None else "leases but those of replicas"
+        )
+        if apart is not None:
+            self._replicas = self._new_gate(apart, "leases of replicas")
+        self._together = apart is None
+        self._gates = (self._gate,) if self._together else (self._gate, self._replicas)
+
+    def _new_gate(self, limit: int, what: str) -> AdmissionGate:
+        given = self._admission
+        adaptive = AdaptiveLimit(limit, self._clock) if given.adaptive else None
+        waiters = self._new_waiters()
+        return AdmissionGate(
+            limit, given.queue, given.reserve, waiters, self._clock, what, adaptive
+        )
+
+    def _gate_for(self, lease: Lease[Any, Any]) -> AdmissionGate:
+        node = lease.fixed_node
+        read = lease.request.role is Role.REPLICA if node is None else node.as_replica
+        return self._replicas if read else self._gate
+
+    # Letting in. What is counted and what the lease holds change with no call in between, at which
+    # a thread could be interrupted.
+
+    def enter(self, lease: Lease[Any, Any], deadline: float) -> Awaitable[None] | None:
+        """Let a task's acquire in, or have it wait for a permit."""
+        gate = self._gate if self._together else self._gate_for(lease)
+        level = current_priority.get()
+        if gate.in_use < (gate.limit if level is Priority.CRITICAL else gate.open_limit):
+            gate.in_use += 1
+            lease.permit = gate
+            return None
+        turn = Turn(level, self._clock(), deadline)
+        return self._wait(lease, gate, turn, gate.join(turn, deadline))
+
+    async def _wait(
+        self,
+        lease: Lease[Any, Any],
+        gate: AdmissionGate,
+        turn: Turn,
+        waiter: Awaitable[None],
+    ) -> None:
+        try:
+            await waiter
+        except BaseException as error:
+            gate.leave(turn)
+            if type(error) is TimeoutError:
+                raise gate.too_late(lease.timeout) from None
+            raise
+        gate.settle(turn)
+        turn.granted = False
+        lease.permit = gate
+
+    def enter_in_thread(self, lease: Lease[Any, Any], deadline: float) -> None:
+        """Let a thread's acquire in, or wait for a permit."""
+        gate = self._gate if self._together else self._gate_for(lease)
+        level = current_priority.get()
+        turn = None
+        try:
+            with self._lock:
+                if gate.in_use < (gate.limit if level is Priority.CRITICAL else gate.open_limit):
+                    gate.in_use += 1
+                    lease.permit = gate
+                    return
+                turn = Turn(level, self._clock(), deadline)
+                waiter = gate.join(turn, deadline)
+                gate.dispatch()  # a finalizer may have given one back since
+            waiter.result(max(0.0, deadline - self._clock()))
+            with self._lock:
+                gate.settle(turn)
+                turn.granted = False
+                lease.permit = gate
+        except BaseException as error:
+            if turn is not None:
+                self._leave(gate, turn)
+                if type(error) is TimeoutError:
+                    raise gate.too_late(lease.timeout) from None
+            raise
+
+    def _leave(self, gate: AdmissionGate, turn: Turn) -> None:
+        try:
+            with self._lock:
+                gate.leave(turn)
+        except BaseException:  # an interrupt
+            with self._lock:
+                gate.leave(turn)
+            raise
+
+    # Ends
+
+    def failed(self, lease: Lease[Any, Any], error: BaseException) -> None:
+        """Take the permit back of an acquire that has ended without a connection."""
+        del error
+        self._take_back(lease)
+
+    def returned(
+        self, lease: Lease[Any, Any], node: Node[Any, Any], error: BaseException | None
+    ) -> None:
+        """Take the permit back of a lease that has ended."""
+        del node, error
+        self._take_back(lease)
+
+    def _take_back(self, lease: Lease[Any, Any]) -> None:
+        gate: AdmissionGate | None = lease.permit
+        with self._lock:
+            if gate is not None:
+                gate.in_use -= 1
+                lease.permit = None
+                if gate.waiting:
+                    gate.dispatch()
+            else:  # it has waited in vain, or an interrupt has come before this was done
+                for each in self._gates:
+                    each.dispatch()
+
+    def close(self) -> None:
+        """Let nobody in any more, and nobody wait."""
+        with self._lock:
+            for gate in self._gates:
+                gate.close()
+
+    def measure(self) -> tuple[AdmissionMetrics, AdmissionMetrics | None]:
+        """Take a snapshot of admission; and of that of replicas, if they are counted apart."""
+        with self._lock:
+            replicas = None if self._together else self._replicas.measure()
+            return self._gate.measure(), replicas
+
+
+class AdaptiveAdmissionLayer(AdmissionLayer):
+    """Admission whose limit follows the time for which leases are out."""
+
+    def lent(self, lease: Lease[Any, Any]) -> None:
+        """Take note of when a lease was lent."""
+        lease.lent_at = self._clock()
+
+    def returned(
+        self, lease: Lease[Any, Any], node: Node[Any, Any], error: BaseException | None
+    ) -> None:
+        """Take the permit back of a lease that has ended, and learn from it if it ended well."""
+        gate: AdmissionGate | None = lease.permit
+        if gate is not None and error is None and lease.lent_at:
+            with self._lock:
+                gate.note(self._clock() - lease.lent_at)
+        super().returned(lease, node, error)

@@ -1,0 +1,224 @@
+"""The breaker of a cluster's masters, as a layer around leases.
+
+Libraries were looked at first. A lease is no call that one could wrap: it begins with an acquire
+and ends with a release, perhaps of another task, so that all of them would have to be driven by
+hand; what is left of a breaker then is a counter and a time.
+"""
+
+from collections.abc import Awaitable, Callable
+from math import inf
+from typing import Any
+
+from hasql._leasing.layers import Layer
+from hasql._leasing.lease import Lease
+from hasql._routing.node import Node
+from hasql._routing.request import MASTER
+from hasql.driver import Driver, Failure
+from hasql.driver.judgement import judged
+from hasql.driver.os_threads import new_guard
+from hasql.errors import BreakerOpenError, NotAvailableError, OverloadedError, RateLimitedError
+from hasql.events import BreakerClosed, BreakerOpened, Event
+from hasql.metrics import BreakerMetrics, BreakerState
+from hasql.resilience.breaker import Breaker
+
+__all__ = ("BreakerLayer",)
+
+#: Seconds after which a trial that has its connection counts as gone well, ended or not.
+_PROVEN = 1.0
+#: What says no on purpose, and nothing of a master.
+_SHED = (OverloadedError, RateLimitedError, BreakerOpenError)
+#: What is not the application's own where a lease has lost its connection by it.
+_FROM_BELOW = frozenset({Failure.BROKEN, Failure.READ_ONLY})
+
+
+class BreakerLayer(Layer):
+    """Refuses acquires of a master while masters fail, and lets one trial through at a time.
+
+    It counts acquires that ask for a master alone, and their leases. A trial ends with its lease,
+    or once it has its connection for a second, so that long work does not keep others waiting.
+
+    Args:
+        breaker: What the user asked for.
+        driver: Judges what its errors mean.
+        clock: The manager's.
+        masters: Returns the masters in routing.
+        tell: Tells listeners of an event; called under no lock.
+        hide: Masks passwords in a text.
+    """
+
+    def __init__(  # noqa: PLR0913  # made in one place
+        self,
+        breaker: Breaker,
+        driver: Driver[Any, Any],
+        clock: Callable[[], float],
+        masters: Callable[[], list[Node[Any, Any]]],
+        tell: Callable[[Event], object],
+        hide: Callable[[str], str],
+    ) -> None:
+        self._threshold: float = breaker.threshold
+        self._recovery = breaker.recovery
+        self._driver = driver
+        self._clock = clock
+        self._masters = masters
+        self._tell = tell
+        self._hide = hide
+        # Held for a moment at a time; who holds it takes no other lock.
+        self._lock = new_guard()
+        self._open = False
+        self._failures = 0
+        self._opened_at = self._tries_at = 0.0
+        #: Whether the word of a probe is enough for a trial: not once a trial has failed.
+        self._heeds_probes = False
+        #: The lease that is the trial, and when it was lent.
+        self._trial: Lease[Any, Any] | None = None
+        self._trial_lent_at = inf
+        self._last_error = ""
+        self._openings = self._refusals = 0
+
+    # Letting in
+
+    def enter(self, lease: Lease[Any, Any], deadline: float) -> Awaitable[None] | None:
+        """Let a task's acquire in, unless it is of a master and the breaker open."""
+        if self._open and _concerns(lease):
+            self.enter_in_thread(lease, deadline)
+        return None
+
+    def enter_in_thread(self, lease: Lease[Any, Any], deadline: float) -> None:
+        """Let a thread's acquire in, unless it is of a master and the breaker open."""
+        del deadline
+        if not self._open or not _concerns(lease):
+            return
+        closed = False
+        with self._lock:
+            now = self._clock()
+            if self._trial is not None and now >= self._trial_lent_at + _PROVEN:
+                closed = self._close()
+            if self._open:
+                if self._trial is not None or now < self._tries_at:
+                    self._refusals += 1
+                    raise self._refusal(now)
+                self._trial, self._trial_lent_at = lease, inf
+        if closed:
+            self._tell(BreakerClosed())
+
+    def _refusal(self, now: float) -> BreakerOpenError:
+        if self._trial is not None:
+            until = "until the trial that is under way has gone well"
+        else:
+            until = f"for {self._tries_at - now:.1f} s more, or until a master is seen"
+        return BreakerOpenError(
+            f"the breaker is open {until}: {self._failures} acquires or leases of a master have "
+            f"failed in a row, the last with {self._last_error}; try later"
+        )
+
+    def master_seen(self, began: float | None) -> None:
+        """Take note that a probe that began then has found a master; None: one begins to serve."""
+        with self._lock:
+            heeds = began is None or (self._heeds_probes and began > self._opened_at)
+            if self._open and heeds:
+                self._tries_at = min(self._tries_at, self._clock())
+
+    # Ends
+
+    def lent(self, lease: Lease[Any, Any]) -> None:
+        """Take note that the trial has its connection."""
+        if self._trial is lease:
+            self._trial_lent_at = self._clock()
+
+    def failed(self, lease: Lease[Any, Any], error: BaseException) -> None:
+        """Count an acquire that has failed, if that tells of the masters."""
+        if not _concerns(lease):
+            return
+        if isinstance(error, NotAvailableError):
+            fails = not isinstance(error, _SHED) and not self._is_exhausted()
+        else:
+            fails = isinstance(error, Exception) and self._judged(error) is Failure.BROKEN
+        if fails:
+            self._count(lease, error)
+        elif self._trial is lease:
+            self._free_trial()
+
+    def returned(
+        self, lease: Lease[Any, Any], node: Node[Any, Any], error: BaseException | None
+    ) -> None:
+        """Count a lease that has ended, if that tells of the masters."""
+        if not (self._failures or error is not None) or not _concerns(lease):
+            return
+        lost = lease.lost or lease.expired
+        if (
+            error is not None
+            and lost
+            and self._judged(error) in {Failure.BROKEN, Failure.READ_ONLY}
+        ):
+            # A master that another has replaced tells nothing of that.
+            if node.as_master or not self._masters():
+                self._count(lease, error)
+            elif self._trial is lease:
+                self._free_trial()
+        elif lost or not isinstance(error, Exception | None):
+            if self._trial is lease:  # nobody knows, or it was cancelled
+                self._free_trial()
+        else:
+            self._note_success(lease)
+
+    def _judged(self, error: BaseException) -> Failure:
+        return judged(self._driver, error)
+
+    def _is_exhausted(self) -> bool:
+        """Tell whether a master works, but has no place free."""
+        return any(not node.free for node in self._masters())
+
+    def _count(self, lease: Lease[Any, Any], error: BaseException) -> None:
+        first_line = f"{type(error).__name__}: {error}".partition("\n")[0]
+        opens = False
+        with self._lock:
+            self._failures += 1
+            self._last_error = self._hide(first_line)
+            of_trial = self._trial is lease
+            if of_trial or (not self._open and self._failures >= self._threshold):
+                self._open, self._trial = True, None
+                self._opened_at = self._clock()
+                self._tries_at = self._opened_at + self._recovery
+                self._heeds_probes = not of_trial
+                self._openings += 1
+                opens = True
+        if opens:
+            self._tell(BreakerOpened(self._failures, error))
+
+    def _note_success(self, lease: Lease[Any, Any]) -> None:
+        closed = False
+        with self._lock:
+            if self._trial is lease:
+                closed = self._close()
+            elif not self._open:
+                self._failures = 0
+        if closed:
+            self._tell(BreakerClosed())
+
+    def _free_trial(self) -> None:
+        """Have the next acquire be the trial, as this one has shown nothing."""
+        with self._lock:
+            self._trial = None
+
+    def _close(self) -> bool:
+        self._open, self._trial, self._failures = False, None, 0
+        return True
+
+    def close(self) -> None:
+        """Stop nobody any more: the manager is closing, and says so by itself."""
+        with self._lock:
+            self._close()
+            self._threshold = inf
+
+    def measure(self) -> BreakerMetrics:
+        """Take a snapshot."""
+        with self._lock:
+            state = BreakerState.CLOSED
+            if self._open:
+                tries = self._trial is not None or self._clock() >= self._tries_at
+                state = BreakerState.HALF_OPEN if tries else BreakerState.OPEN
+            return BreakerMetrics(state, self._failures, self._openings, self._refusals)
+
+
+def _concerns(lease: Lease[Any, Any]) -> bool:
+    return lease.request is MASTER and lease.fixed_node is None

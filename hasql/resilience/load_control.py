@@ -1,0 +1,88 @@
+"""The load control of one manager: its layers of breaker, rate limit and admission."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hasql._leasing.layers import Layer
+from hasql._routing.node import Node
+from hasql._routing.waiters import Waiters
+from hasql.driver import Driver
+from hasql.events import Event
+from hasql.metrics import AdmissionMetrics, BreakerMetrics, RateLimitMetrics
+from hasql.resilience.admission_layer import AdaptiveAdmissionLayer, AdmissionLayer
+from hasql.resilience.breaker_layer import BreakerLayer
+from hasql.resilience.options import ResilienceOptions
+from hasql.resilience.rate_layer import RateLimitLayer
+
+__all__ = ("LoadControl", "LoadMetrics")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadMetrics:
+    """The load control at the moment of a snapshot; what is off is None."""
+
+    admission: AdmissionMetrics | None
+    replica_admission: AdmissionMetrics | None
+    rate_limit: RateLimitMetrics | None
+    breaker: BreakerMetrics | None
+
+
+class LoadControl:
+    """What refuses acquires of one manager, or has them wait: who refuses at once outermost.
+
+    Args:
+        options: What the user asked for.
+        driver: Judges what its errors mean.
+        clock: The manager's.
+        new_waiters: Makes what tasks wait with, or threads.
+        masters: Returns the masters in routing.
+        tell: Tells listeners of an event.
+        hide: Masks passwords in a text.
+    """
+
+    def __init__(  # noqa: PLR0913  # made in one place
+        self,
+        options: ResilienceOptions,
+        driver: Driver[Any, Any],
+        clock: Callable[[], float],
+        new_waiters: Callable[[], Waiters[Any, Any]],
+        masters: Callable[[], list[Node[Any, Any]]],
+        tell: Callable[[Event], object],
+        hide: Callable[[str], str],
+    ) -> None:
+        self._breaker: BreakerLayer | None = None
+        self._rate_limit: RateLimitLayer | None = None
+        self._admission: AdmissionLayer | None = None
+        if options.breaker is not None:
+            self._breaker = BreakerLayer(options.breaker, driver, clock, masters, tell, hide)
+        if options.rate_limit is not None:
+            self._rate_limit = RateLimitLayer(options.rate_limit, new_waiters(), clock)
+        if (admission := options.admission) is not None:
+            kind = AdaptiveAdmissionLayer if admission.adaptive else AdmissionLayer
+            self._admission = kind(admission, new_waiters, clock)
+
+    def layers(self) -> list[Layer]:
+        """Return the layers there are, the outermost first."""
+        layers = self._breaker, self._rate_limit, self._admission
+        return [layer for layer in layers if layer is not None]
+
+    def master_seen(self, began: float | None) -> None:
+        """Take note of a master in routing: see `BreakerLayer`."""
+        if self._breaker is not None:
+            self._breaker.master_seen(began)
+
+    def close(self) -> None:
+        """Let nobody wait any more: the manager is closing, which each acquire is told."""
+        for layer in (self._breaker, self._rate_limit, self._admission):
+            if layer is not None:
+                layer.close()
+
+    def measure(self) -> LoadMetrics:
+        """Take a snapshot."""
+        admission = replicas = None
+        if self._admission is not None:
+            admission, replicas = self._admission.measure()
+        rate_limit = None if self._rate_limit is None else self._rate_limit.measure()
+        breaker = None if self._breaker is None else self._breaker.measure()
+        return LoadMetrics(admission, replicas, rate_limit, breaker)

@@ -1,0 +1,47 @@
+"""Rates as an application writes them: so many in a time."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from hasql.errors import ConfigurationError
+
+__all__ = ("Rate",)
+
+_SECONDS: Final = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+_RATE = re.compile(
+    r"\s*(?P<count>[0-9]+)\s*(?:/|\s+per\s+)\s*(?P<multiple>[0-9]+)?\s*(?P<unit>[a-z]+?)s?\s*",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many in a time, all of them at once if nothing was asked for before."""
+
+    count: int
+    #: Of how many seconds the time is.
+    seconds: int
+
+    @classmethod
+    def parse(cls, text: object) -> "Rate":
+        """Read a rate such as ``100/second``, ``10 per minute`` or ``5/2 hours``.
+
+        Raises TypeError and ConfigurationError.
+        """
+        if not isinstance(text, str):
+            msg = f'rate must be a str, such as "100/second", not {text!r}'
+            raise TypeError(msg)
+        found = _RATE.fullmatch(text)
+        unit = found["unit"].lower() if found else ""
+        if found is None or unit not in _SECONDS or not int(found["count"]):
+            msg = (
+                f'rate must be a count of at least 1 in a time, such as "100/second", "10 per '
+                f'minute" or "5/2 hours" (units: {", ".join(_SECONDS)}), not {text!r}'
+            )
+            raise ConfigurationError(msg)
+        multiple = int(found["multiple"] or 1)
+        if not multiple:
+            msg = f'rate must have a time of more than 0, such as "10/minute", not {text!r}'
+            raise ConfigurationError(msg)
+        return cls(int(found["count"]), multiple * _SECONDS[unit])
