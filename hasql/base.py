@@ -14,6 +14,7 @@ from hasql.cluster.checks import check_seconds
 from hasql.discovery import Discovery
 from hasql.driver import AsyncPool, ConnT, Driver, PoolT
 from hasql.errors import UnknownConnectionError
+from hasql.resilience.drain_report import DrainReport
 
 __all__ = ("BasePoolManager",)
 
@@ -240,6 +241,25 @@ class BasePoolManager(Facade[PoolT, ConnT, AsyncLease[PoolT, ConnT]]):
             await self._parts.closing.close(seconds)
         else:
             self._lifetime.close_unstarted()
+
+    async def drain(self, timeout: float = 30.0) -> DrainReport:
+        """Close as `close` does, and tell of what had to be broken: for the end of a program.
+
+        No new acquires, those that wait end at once with PoolManagerClosedError, and what is in use
+        has `timeout` seconds to finish and commit. What is in use still is broken then; the log
+        and the report say on which hosts, and for how long it was out.
+
+        Draining again waits for the first time, and has its report. One that is cancelled breaks
+        what is left at once, and so does `terminate` meanwhile. A task that is within a block of
+        its own waits for itself until the timeout: leave the block first.
+        """
+        seconds = check_seconds("timeout", timeout)
+        self._check_caller()
+        if self._lifetime.started:
+            self._binding.check()
+            return await self._parts.closing.drain(seconds)
+        self._lifetime.close_unstarted()
+        return self._parts.closing.report
 
     async def terminate(self) -> None:
         """Close without waiting for leases or servers: every connection is broken now."""

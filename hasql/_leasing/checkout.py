@@ -88,7 +88,8 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
                     if node.error is not None and node.connects_again:
                         self._offer_all(node)
                     self.acquires += 1
-                    self.acquire_seconds += clock() - began
+                    lease.lent_at = now = clock()
+                    self.acquire_seconds += now - began
                     return connection
                 await self._put_back(lease, deadline)
             self.retries += 1

@@ -97,6 +97,7 @@ class CheckoutRules(Generic[PoolT, ConnT]):
         lease: Lease[PoolT, ConnT] = Lease(self, REPLICA_OR_MASTER, 0.0, {})
         lease.used = lease.awaited = True
         lease.node = lease.fixed_node = node
+        lease.lent_at = self._clock()
         self._router.occupy_on(node)
         self._book.enter(lease, connection)
 

@@ -36,9 +36,12 @@ class Lease(Generic[PoolT, ConnT]):
     awaited = False
     #: Whether it has waited for a place, which is counted once.
     waited = False
-    #: For a tracer: its number, and when it was lent, by the clock.
-    number = 0
+    #: When its acquire has ended, by the clock; 0: it has not.
     lent_at = 0.0
+    #: The thread that has taken it; 0: a task has.
+    thread = 0
+    #: For a tracer: its number.
+    number = 0
     #: Whether it is within the manager's layers: see `LeaseLayers`.
     layered = False
     #: Whether its connection was closed when it was to be given back.

@@ -170,7 +170,8 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 if node.error is not None and node.connects_again:
                     self._offer_all(node)
                 self.acquires += 1
-                self.acquire_seconds += self._clock() - began
+                lease.lent_at = now = self._clock()
+                self.acquire_seconds += now - began
                 return True
         finally:
             if ended is not None:  # not under the guard

@@ -1,5 +1,6 @@
 """The lease as a thread uses it."""
 
+import threading
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Protocol
@@ -47,6 +48,8 @@ class ThreadLease(Lease[PoolT, ConnT]):
         if self.used:
             raise self.used_twice()
         self.used = True
+        # Looked up each time, as gevent may put its own there later.
+        self.thread = threading.get_ident()
         return self._lender.take(self)
 
     def __exit__(

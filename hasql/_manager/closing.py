@@ -1,13 +1,17 @@
 """The closing of one manager, once, however often it is asked for."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Generic
 
 from hasql._manager.lifetime import Lifetime
 from hasql.driver import ConnT, PoolT
+from hasql.resilience.drain_report import BrokenLease, DrainReport
 
 __all__ = ("Closing",)
+
+log = logging.getLogger("hasql")
 
 
 class Closing(Generic[PoolT, ConnT]):
@@ -24,8 +28,24 @@ class Closing(Generic[PoolT, ConnT]):
         self._clock = clock
         #: Ends with the first closing; None: it has not begun.
         self._over: asyncio.Future[None] | None = None
+        #: How the first has ended, once it has.
+        self.report = DrainReport()
 
-    async def close(self, seconds: float) -> None:
+    async def drain(self, seconds: float) -> DrainReport:
+        """Close, and tell of what had to be broken."""
+        out = self._lifetime.leases_out() if self._over is None else ()
+        if out:
+            told = ", ".join(map(str, out))
+            log.info("draining: %d leases have %g s to end: %s", len(out), seconds, told)
+        await self.close(seconds, says=_say_what_was_broken)
+        return self.report
+
+    async def close(
+        self,
+        seconds: float,
+        *,
+        says: Callable[[tuple[BrokenLease, ...]], None] | None = None,
+    ) -> None:
         """Refuse new acquires, let the leases end for so many seconds, then close the pools."""
         if self._over is not None:
             await asyncio.shield(self._over)
@@ -35,7 +55,9 @@ class Closing(Generic[PoolT, ConnT]):
             lifetime.close_unstarted()
             return
         self._over = lifetime.loop.create_future()
-        deadline = clock() + seconds
+        began = clock()
+        deadline = began + seconds
+        broken: tuple[BrokenLease, ...] = ()
         try:
             lifetime.refuse()
             try:
@@ -44,9 +66,12 @@ class Closing(Generic[PoolT, ConnT]):
                 deadline = clock()
                 raise
             finally:
+                if broken := lifetime.leases_out():
+                    (says or _say_how_many)(broken)
                 await lifetime.stop(deadline - clock())
                 await self._close_returns()
         finally:
+            self.report = DrainReport(clock() - began, broken)
             self._over.set_result(None)
 
     async def terminate(self) -> None:
@@ -54,3 +79,12 @@ class Closing(Generic[PoolT, ConnT]):
         self._lifetime.refuse()
         self._lifetime.break_all()
         await self.close(0.0)
+
+
+def _say_how_many(broken: tuple[BrokenLease, ...]) -> None:
+    log.warning("closing: %d leases were not given back in time", len(broken))
+
+
+def _say_what_was_broken(broken: tuple[BrokenLease, ...]) -> None:
+    told = ", ".join(map(str, broken))
+    log.warning("drained: %d leases were not given back in time, and broken: %s", len(broken), told)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Generic
 
 from hasql._leasing.book import LeaseBook
@@ -15,10 +16,12 @@ from hasql._probing.monitors import end_tasks
 from hasql._routing.node import Node
 from hasql._routing.router import Router
 from hasql.cluster.discovered import Discovered
+from hasql.cluster.probe import Role
 from hasql.cluster.state import Health
 from hasql.cluster.topology import FirstRoundOver
 from hasql.driver import ConnT, PoolT
 from hasql.errors import PoolManagerClosedError
+from hasql.resilience.drain_report import BrokenLease
 
 __all__ = ("Lifetime",)
 
@@ -137,13 +140,10 @@ class Lifetime(Generic[PoolT, ConnT]):
 
     async def drain(self, timeout: float) -> None:
         """Wait for so many seconds until all leases are back, or until told to terminate."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while (vacancy := self._next_vacancy()) is not None:
                     await asyncio.shield(vacancy)
-        except TimeoutError:
-            if not self._terminating:
-                log.warning("closing: %d leases were not given back in time", len(self._book))
 
     def _next_vacancy(self) -> "asyncio.Future[None] | None":
         """Return what to wait for while leases are out; None: for nothing any more."""
@@ -151,6 +151,23 @@ class Lifetime(Generic[PoolT, ConnT]):
             nodes = self._routing.nodes.values()
             lent = len(self._book) > 0 or any(node.in_flight for node in nodes)
             return self._router.next_vacancy() if lent and not self._terminating else None
+
+    def leases_out(self) -> tuple[BrokenLease, ...]:
+        """Return what closing would break now, the longest first; none once that was done."""
+        if self._terminating:
+            return ()
+        now = self._clock()
+        with self._routing.guard:
+            out = [
+                BrokenLease(lease.node.host, self._role_of(lease.node), now - lease.lent_at)
+                for lease in self._book
+                if lease.node is not None and lease.lent_at  # else its acquire has not ended yet
+            ]
+        return tuple(sorted(out, key=lambda lease: -lease.seconds))
+
+    def _role_of(self, node: Node[PoolT, ConnT]) -> Role:
+        state = self._routing.topology.node(node.host)
+        return Role.UNKNOWN if state is None else state.role
 
     async def stop(self, timeout: float) -> None:
         """Stop probing, then close the pools: with a goodbye in so many seconds, else without."""

@@ -4,6 +4,7 @@ from hasql.errors import BreakerOpenError, OverloadedError, RateLimitedError
 from hasql.resilience.admission import Admission
 from hasql.resilience.breaker import Breaker
 from hasql.resilience.commit_outcome import CommitMark, CommitUnknownError, Outcome
+from hasql.resilience.drain_report import BrokenLease, DrainReport
 from hasql.resilience.lifecycle import Lifecycle
 from hasql.resilience.priority import Priority, priority
 from hasql.resilience.rate_limit import RateLimit
@@ -13,8 +14,10 @@ __all__ = (
     "Admission",
     "Breaker",
     "BreakerOpenError",
+    "BrokenLease",
     "CommitMark",
     "CommitUnknownError",
+    "DrainReport",
     "Lifecycle",
     "Outcome",
     "OverloadedError",

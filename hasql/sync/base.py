@@ -1,9 +1,10 @@
 """The base of every driver's pool manager for threads."""
 
 import atexit
+import logging
 import os
+import threading
 from collections.abc import Callable, Coroutine
-from threading import RLock
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from weakref import WeakSet, finalize
@@ -18,10 +19,13 @@ from hasql.cluster.checks import check_seconds
 from hasql.discovery import Discovery
 from hasql.driver import ConnT, Driver, PoolT
 from hasql.errors import HasqlError, PoolManagerClosedError
+from hasql.resilience.drain_report import DrainReport
 
 __all__ = ("BaseSyncPoolManager",)
 
 _T = TypeVar("_T")
+
+log = logging.getLogger("hasql")
 
 
 class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
@@ -48,7 +52,7 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         super()._take(parts)
         self._parts = parts
         # One that a signal's handler may take again, which closes what is just starting.
-        self._start_lock = RLock()
+        self._start_lock = threading.RLock()
         self._waits, self._returns = parts.waits, parts.returns
         self._finalizer: finalize[..., Any] | None = None
         _managers.add(self)
@@ -91,7 +95,7 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         parts = self._parts
         self._options.chance.seed()  # else all children would choose alike
         if not parts.thread.started:
-            self._start_lock = RLock()  # which another thread may have held
+            self._start_lock = threading.RLock()  # which another thread may have held
             return
         _inherited.append(parts)  # whose end would tell the servers something
         if self._finalizer is not None:
@@ -236,11 +240,46 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         seconds = check_seconds("timeout", timeout)
         self._end(lambda: self._parts.closing.close(seconds))
 
+    def drain(self, timeout: float = 30.0) -> DrainReport:
+        """Close as `close` does, and tell of what had to be broken: for the end of a program.
+
+        No new acquires, those that wait end at once with PoolManagerClosedError, and what is in use
+        has `timeout` seconds to finish and commit. What is in use still is broken then; the log
+        and the report say on which hosts, and for how long it was out.
+
+        Draining again waits for the first time, and has its report. `terminate` in another thread
+        breaks what is left at once.
+
+        Raises:
+            HasqlError: This thread is within the block of a lease, for whose end it would wait.
+        """
+        seconds = check_seconds("timeout", timeout)
+        if not self._lifetime.closed:
+            self._check_own_leases(seconds)
+        self._end(lambda: self._parts.closing.drain(seconds))
+        return self._parts.closing.report
+
+    def _check_own_leases(self, seconds: float) -> None:
+        """Refuse to wait for the thread that is to wait, as far as that is known."""
+        own = [lease for lease in self._book if lease.thread == threading.get_ident()]
+        if not all(lease.awaited or lease.returning for lease in own):
+            raise HasqlError(
+                "this thread is within a `with` block of a lease, and draining would wait for the "
+                "end of that: leave the block first, or have another thread drain"
+            )
+        if own:
+            log.warning(
+                "draining waits for %d connections that this very thread has taken with getconn(): "
+                "unless another one gives them back they are broken in %g s",
+                len(own),
+                seconds,
+            )
+
     def terminate(self) -> None:
         """Close without waiting for leases or servers: every connection is broken now."""
         self._end(self._parts.closing.terminate)
 
-    def _end(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _end(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
         parts = self._parts
         with self._start_lock:
             if not parts.thread.started:

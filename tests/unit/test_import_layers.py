@@ -114,6 +114,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "hasql.resilience.admission",
             "hasql.resilience.breaker",
             "hasql.resilience.commit_outcome",
+            "hasql.resilience.drain_report",
             "hasql.resilience.lifecycle",
             "hasql.resilience.priority",
             "hasql.resilience.rate_limit",

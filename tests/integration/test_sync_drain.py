@@ -1,0 +1,83 @@
+"""Draining each driver's manager of threads: what is in flight commits, the rest is broken."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hasql.cluster.probe import Role
+from hasql.errors import PoolManagerClosedError
+from testbed.scene import until_asleep, until_sessions
+
+if TYPE_CHECKING:
+    from hasql.testing import LocalCluster
+    from testbed.scene import Table
+    from testbed.sync_kits import SyncKit
+
+
+@pytest.fixture
+def anyio_backend() -> object:
+    """Look on from one of the event loops: those at work are threads."""
+    return "asyncio", {"use_uvloop": False}
+
+
+def slow_insert(table: Table) -> str:
+    return table.insert(1).replace("VALUES (1)", "SELECT 1 FROM pg_sleep(0.3)")
+
+
+async def test_12_a_drain_lets_what_threads_have_in_flight_commit(
+    sync_kit: SyncKit, pg_cluster: LocalCluster, application: str, table: Table
+) -> None:
+    dsn = f"{pg_cluster.dsn}?application_name={application}"
+    manager = sync_kit.manager(dsn, pool_factory_kwargs=sync_kit.sizes(0, 2))
+
+    def work() -> None:
+        with manager.acquire_master(timeout=10) as connection:
+            sync_kit.begin(connection, slow_insert(table))
+            sync_kit.end(connection)
+
+    await asyncio.to_thread(manager.ready, 1, 2)
+    try:
+        working = [asyncio.create_task(asyncio.to_thread(work)) for _ in range(2)]
+        await until_asleep(pg_cluster.master, application, 2)
+        waiting = asyncio.create_task(asyncio.to_thread(work))
+        while not manager.metrics().waiting:
+            await asyncio.sleep(0.001)
+        draining = asyncio.create_task(asyncio.to_thread(manager.drain))
+        with pytest.raises(PoolManagerClosedError):
+            await waiting
+        with pytest.raises(PoolManagerClosedError):
+            manager.getconn()
+        await asyncio.gather(*working)
+        assert (await draining).broken == ()
+        assert await pg_cluster.master.sql(table.rows) == "1\n1"
+        for node in pg_cluster.nodes:
+            await until_sessions(node, application, 0)
+    finally:
+        manager.terminate()
+
+
+async def test_12_a_drain_breaks_what_a_thread_does_too_long_and_tells_of_it(
+    sync_kit: SyncKit, pg_cluster: LocalCluster, application: str, table: Table
+) -> None:
+    dsn = f"{pg_cluster.dsn}?application_name={application}"
+    manager = sync_kit.manager(dsn, pool_factory_kwargs=sync_kit.sizes(0, 2))
+
+    def work() -> None:
+        with manager.acquire_master(timeout=10) as connection:
+            sync_kit.begin(connection, table.insert(1))
+            sync_kit.value(connection, "SELECT pg_sleep(20)")
+
+    try:
+        working = asyncio.create_task(asyncio.to_thread(work))
+        await until_asleep(pg_cluster.master, application, 1)
+        report = await asyncio.to_thread(manager.drain, 0.1)
+        (broken,) = report.broken
+        assert (broken.host.port, broken.role) == (pg_cluster.master.port, Role.MASTER)
+        with pytest.raises(sync_kit.lost):
+            await working
+        assert await pg_cluster.master.sql(table.rows) == ""
+    finally:
+        manager.terminate()

@@ -1,0 +1,284 @@
+"""Draining a manager of either face on a scriptable cluster.
+
+`tests/integration/test_drivers_drain.py` drains each driver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hasql.cluster.probe import Role
+from hasql.errors import (
+    ConfigurationError,
+    HasqlError,
+    PoolManagerClosedError,
+    WrongEventLoopError,
+)
+from hasql.resilience import DrainReport
+from testbed.fake_driver import fake_cluster, manager_of
+from testbed.fake_threads import ThreadManager
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+LONG = 10.0
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+# Tasks
+
+
+async def test_12_draining_lets_what_is_in_use_end_and_nobody_in(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    manager = manager_of(fake_cluster("a master"))
+    held = [await manager.acquire_master(), await manager.acquire_master()]
+    waiting = asyncio.ensure_future(manager.acquire_master(timeout=60))
+    await asyncio.sleep(0)
+    draining = asyncio.ensure_future(manager.drain())
+    with pytest.raises(PoolManagerClosedError):
+        await waiting
+    with pytest.raises(PoolManagerClosedError):
+        await manager.acquire_master()
+    for connection in held:
+        await connection.run()
+        await manager.release(connection)
+    report = await draining
+    assert report.broken == ()
+    assert 0 < report.seconds < LONG
+    assert manager.closed
+    assert told(caplog) == []
+
+
+async def test_12_what_does_not_end_in_time_is_broken_and_told_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    manager = manager_of(fake_cluster("a master", "b replica"))
+    await manager.ready()
+    writer = await manager.acquire_master()
+    await asyncio.sleep(0.02)
+    reader = await manager.acquire_replica()
+    report = await manager.drain(0.05)
+    assert writer.closed
+    assert reader.closed
+    assert [(lease.host.host, lease.role) for lease in report.broken] == [
+        ("a", Role.MASTER),
+        ("b", Role.REPLICA),
+    ]
+    first, second = report.broken
+    assert LONG > first.seconds > second.seconds + 0.01 > 0.05
+    (said,) = told(caplog)
+    assert said == f"drained: 2 leases were not given back in time, and broken: {first}, {second}"
+    assert str(first) == f"a:5432 (master) out for {first.seconds:.1f} s"
+
+
+async def test_12_closing_tells_how_many(caplog: pytest.LogCaptureFixture) -> None:
+    manager = manager_of(fake_cluster("a master"))
+    await manager.acquire_master()
+    await manager.close(0.02)
+    assert told(caplog) == ["closing: 1 leases were not given back in time"]
+
+
+async def test_12_draining_again_waits_for_the_first_and_has_its_report() -> None:
+    manager = manager_of(fake_cluster("a master"))
+    await manager.acquire_master()
+    first = asyncio.ensure_future(manager.drain(0.05))
+    second = asyncio.ensure_future(manager.drain(60))
+    closing = asyncio.ensure_future(manager.close(60))
+    report = await first
+    assert len(report.broken) == 1
+    assert await second is report
+    await closing
+    assert await manager.drain() is report
+
+
+async def test_12_a_drain_that_is_cancelled_breaks_what_is_left(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    manager = manager_of(fake_cluster("a master"))
+    held = await manager.acquire_master()
+    draining = asyncio.ensure_future(manager.drain())
+    await asyncio.sleep(0.01)
+    draining.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await draining
+    assert held.closed
+    assert manager.closed
+    assert len(told(caplog)) == 1
+    assert len((await manager.drain()).broken) == 1
+
+
+async def test_12_one_that_waits_for_a_drain_may_be_cancelled_alone() -> None:
+    manager = manager_of(fake_cluster("a master"))
+    held = await manager.acquire_master()
+    first = asyncio.ensure_future(manager.drain())
+    await asyncio.sleep(0)
+    second = asyncio.ensure_future(manager.drain())
+    await asyncio.sleep(0.01)
+    second.cancel()
+    await asyncio.wait([second])
+    assert not first.done()
+    await manager.release(held)
+    assert (await first).broken == ()
+
+
+async def test_12_terminate_ends_a_drain(caplog: pytest.LogCaptureFixture) -> None:
+    manager = manager_of(fake_cluster("a master"))
+    held = await manager.acquire_master()
+    draining = asyncio.ensure_future(manager.drain())
+    await asyncio.sleep(0.01)
+    await manager.terminate()
+    assert held.closed
+    await draining
+    assert told(caplog) == []  # whoever calls that knows
+
+
+async def test_draining_what_was_never_used_is_nothing() -> None:
+    manager = manager_of(fake_cluster("a master"))
+    assert await manager.drain() == DrainReport()
+    assert manager.closed
+    with pytest.raises(PoolManagerClosedError):
+        await manager.acquire_master()
+
+
+async def test_a_registered_connection_is_waited_for_and_told_of() -> None:
+    manager = manager_of(fake_cluster("a master"))
+    await manager.ready()
+    (pool,) = manager.pools
+    connection = await pool.acquire()
+    manager.register_connection(connection, pool)
+    report = await manager.drain(0.02)
+    assert [lease.host.host for lease in report.broken] == ["a"]
+    assert report.broken[0].seconds < LONG
+
+
+async def test_13_another_loop_cannot_drain() -> None:
+    manager = manager_of(fake_cluster("a master"))
+    await manager.ready()
+
+    def drain_elsewhere() -> None:
+        with pytest.raises(WrongEventLoopError):
+            asyncio.run(manager.drain())
+
+    await asyncio.to_thread(drain_elsewhere)
+    assert not manager.closing
+    await manager.terminate()
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "1", True])
+async def test_a_timeout_is_a_number_of_seconds(timeout: Any) -> None:
+    manager, threads_manager = manager_of(fake_cluster("a master")), threaded()
+    with pytest.raises((ConfigurationError, TypeError), match="timeout must be"):
+        await manager.drain(timeout)
+    with pytest.raises((ConfigurationError, TypeError), match="timeout must be"):
+        threads_manager.drain(timeout)
+    assert not manager.closing
+    assert not threads_manager.closing
+
+
+# Threads
+
+
+def threaded(**kwargs: Any) -> ThreadManager:
+    return ThreadManager(fake_cluster("a master"), **kwargs)
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as executor:
+        yield executor
+
+
+def test_12_a_drain_waits_for_other_threads(
+    threads: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = threaded()
+    lent, go_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with manager.acquire_master() as connection:
+            lent.set()
+            assert go_on.wait(LONG)
+            connection.use()
+
+    working = threads.submit(work)
+    assert lent.wait(LONG)
+    draining = [threads.submit(manager.drain) for _ in range(2)]
+    while not manager.closing:
+        assert not draining[0].done()
+    with pytest.raises(PoolManagerClosedError):
+        manager.getconn()
+    go_on.set()
+    working.result(LONG)
+    reports = [each.result(LONG) for each in draining]
+    assert [report.broken for report in reports] == [(), ()]
+    assert told(caplog) == []
+
+
+def test_12_a_drain_breaks_what_threads_do_not_give_back_and_tells(
+    threads: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = threaded()
+    connection = threads.submit(manager.getconn).result(LONG)
+    report = manager.drain(0.02)
+    assert connection.closed
+    assert [(lease.host.host, lease.role) for lease in report.broken] == [("a", Role.MASTER)]
+    assert told(caplog) == [
+        f"drained: 1 leases were not given back in time, and broken: {report.broken[0]}"
+    ]
+    assert manager.drain() is report
+
+
+def test_12_a_drain_within_a_block_of_its_own_thread_is_refused() -> None:
+    manager = threaded()
+    with manager.acquire_master() as connection:
+        with pytest.raises(HasqlError, match="leave the block first, or have another thread drain"):
+            manager.drain()
+        assert not manager.closing
+        connection.use()
+    assert manager.drain().broken == ()
+
+
+def test_12_a_drain_that_waits_for_its_own_thread_says_so(
+    threads: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another thread may give back what this one has taken, so that it is no error."""
+    manager = threaded()
+    connection = manager.getconn()
+    said = threading.Event()
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "this very thread has taken with getconn()" in record.getMessage():
+                said.set()
+
+    def give_back() -> None:
+        assert said.wait(LONG)
+        manager.putconn(connection)
+
+    handler = Handler()
+    logging.getLogger("hasql").addHandler(handler)
+    try:
+        giving = threads.submit(give_back)
+        assert manager.drain().broken == ()
+        giving.result(LONG)
+    finally:
+        logging.getLogger("hasql").removeHandler(handler)
+    assert len(told(caplog)) == 1
+
+
+def test_draining_what_no_thread_has_used_is_nothing() -> None:
+    manager = threaded()
+    assert manager.drain() == DrainReport()
+    assert manager.drain() == DrainReport()
+    assert manager.closed
