@@ -1,4 +1,4 @@
-"""Resilience around the pool: load that is shed, limits, and what becomes of connections."""
+"""Resilience around the pool: load that is shed, limits, what becomes of connections; the end."""
 
 from hasql.errors import BreakerOpenError, OverloadedError, RateLimitedError
 from hasql.resilience.admission import Admission
@@ -9,6 +9,7 @@ from hasql.resilience.lifecycle import Lifecycle
 from hasql.resilience.priority import Priority, priority
 from hasql.resilience.rate_limit import RateLimit
 from hasql.resilience.session_defaults import SessionDefaults
+from hasql.resilience.shutdown import shutdown_on_signals
 
 __all__ = (
     "Admission",
@@ -26,4 +27,5 @@ __all__ = (
     "RateLimitedError",
     "SessionDefaults",
     "priority",
+    "shutdown_on_signals",
 )

@@ -1,12 +1,15 @@
-"""Draining a manager of either face on a scriptable cluster.
+"""Draining a manager of either face on a scriptable cluster, and signals that cannot do that.
 
-`tests/integration/test_drivers_drain.py` drains each driver.
+`tests/integration/test_drivers_drain.py` drains each driver, and `test_shutdown.py` programs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -20,13 +23,14 @@ from hasql.errors import (
     PoolManagerClosedError,
     WrongEventLoopError,
 )
-from hasql.resilience import DrainReport
+from hasql.resilience import DrainReport, shutdown_on_signals
 from testbed.fake_driver import fake_cluster, manager_of
 from testbed.fake_threads import ThreadManager
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from testbed.fake_driver import FakeManager
 
 LONG = 10.0
 
@@ -282,3 +286,95 @@ def test_draining_what_no_thread_has_used_is_nothing() -> None:
     assert manager.drain() == DrainReport()
     assert manager.drain() == DrainReport()
     assert manager.closed
+
+
+# Signals
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """See to it that no handler stays."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        assert signal.getsignal(number) == handler
+        signal.signal(number, handler)
+
+
+async def test_signals_need_a_pool_manager() -> None:
+    with pytest.raises(TypeError, match="takes pool managers, which have drain"):
+        shutdown_on_signals(print)  # type: ignore[arg-type]
+
+
+async def test_signals_need_the_main_thread() -> None:
+    def call(pool: Any) -> None:
+        with pytest.raises(ConfigurationError, match="call it there, before other threads"):
+            shutdown_on_signals(pool)
+
+    await asyncio.to_thread(call, threaded())
+
+
+def test_signals_need_the_loop_of_an_async_manager() -> None:
+    manager: FakeManager = manager_of(fake_cluster("a master"))
+    with pytest.raises(WrongEventLoopError, match="in the coroutine that asyncio"):
+        shutdown_on_signals(threaded(), manager)
+
+
+async def test_a_handler_of_the_loop_is_refused() -> None:
+    """It could not be called later: nothing tells what it is."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, print)
+    try:
+        with pytest.raises(ConfigurationError, match=r"SIGTERM has .*install it with signal\.sig"):
+            shutdown_on_signals(manager_of(fake_cluster("a master")))
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
+async def test_the_handlers_of_a_web_server_are_left_to_it() -> None:
+    def handle_exit(number: int, frame: object) -> None: ...
+
+    handle_exit.__module__ = "uvicorn.server"
+    before = signal.signal(signal.SIGTERM, handle_exit)
+    try:
+        with pytest.raises(ConfigurationError, match="is handled by uvicorn, which has to stop"):
+            shutdown_on_signals(manager_of(fake_cluster("a master")))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    ("signals", "said"),
+    [
+        ((), "`signals` is empty"),
+        ((signal.SIGKILL,), "SIGKILL cannot be caught"),
+        ((1234,), "1234 is not the number of a signal"),
+    ],
+)
+def test_signals_that_cannot_be(signals: tuple[int, ...], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        shutdown_on_signals(threaded(), signals=signals)
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        shutdown_on_signals(threaded(), signals=iter([signal.SIGINT]))
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_windows_has_no_such_signals() -> None:
+    program = """
+import sys
+from hasql.resilience import shutdown_on_signals
+class Pool:
+    def drain(self, timeout): ...
+sys.platform = "win32"
+shutdown_on_signals(Pool())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "this is Windows: drain the pool managers in a `finally`" in done.stderr

@@ -120,6 +120,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "hasql.resilience.rate_limit",
             "hasql.resilience.rates",
             "hasql.resilience.session_defaults",
+            "hasql.resilience.shutdown",
         }
     ),
     frozenset({"hasql.resilience.adaptive_limit", "hasql.resilience.token_buckets"}),

@@ -1,0 +1,350 @@
+"""Programs that are told to end by a signal: what is in flight commits, and then they end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from testbed.scene import end_sessions, until_asleep, until_sessions
+from testbed.web.apps import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from hasql.testing import LocalCluster
+    from testbed.scene import Table
+
+_PATIENCE = 20.0
+
+
+@pytest.fixture
+def anyio_backend() -> object:
+    """Look on from one of the event loops: it is the program's that counts."""
+    return "asyncio", {"use_uvloop": False}
+
+
+TASKS = """
+import asyncio, logging, os, signal, sys, threading
+import uvloop
+from hasql.asyncpg import PoolManager
+from hasql.errors import PoolManagerClosedError
+from hasql.resilience import shutdown_on_signals
+
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+DSN, INSERT, SLEEP = (os.environ[name] for name in ("DSN", "INSERT", "SLEEP"))
+
+
+async def work(pool, number):
+    async with pool.acquire_master(timeout=10) as conn, conn.transaction():
+        await conn.execute(INSERT.format(number))
+        await conn.execute(f"SELECT pg_sleep({SLEEP})")
+    print("committed", number, flush=True)
+
+
+async def main(*, timeout=30.0):
+    async with PoolManager(DSN) as pool:
+        shutdown_on_signals(pool, timeout=timeout)
+        working = [asyncio.create_task(work(pool, number)) for number in range(3)]
+        try:
+            await asyncio.Event().wait()
+        finally:
+            print("main ends", flush=True)
+            for each in await asyncio.gather(*working, return_exceptions=True):
+                print("ended by", repr(each), flush=True)
+"""
+
+THREADS = """
+import logging, os, signal, sys, threading
+from hasql.errors import PoolManagerClosedError
+from hasql.resilience import shutdown_on_signals
+from hasql.sync.psycopg3 import PoolManager
+
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+DSN, INSERT, SLEEP = (os.environ[name] for name in ("DSN", "INSERT", "SLEEP"))
+
+
+def work(pool, number):
+    with pool.acquire_master(timeout=10) as conn:
+        conn.execute(INSERT.format(number))
+        conn.execute(f"SELECT pg_sleep({SLEEP})")
+    print("committed", number, flush=True)
+
+
+def start(pool, **options):
+    for number in range(3):
+        threading.Thread(target=work, args=(pool, number), **options).start()
+
+
+"""
+
+
+class Program:
+    """A program in a process of its own, as long as the block of `running` lasts."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.output = ""
+
+    def tell(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def said(self, text: str) -> None:
+        """Wait until it has written something."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(_PATIENCE):
+            while text not in self.output:
+                line = await self.process.stdout.readline()
+                assert line, self.output
+                self.output += line.decode()
+
+    async def end(self) -> int:
+        """Wait for its end and return its exit code."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(_PATIENCE):
+            self.output += (await self.process.stdout.read()).decode()
+            return await self.process.wait()
+
+
+@asynccontextmanager
+async def running(
+    program: str, cluster: LocalCluster, application: str, table: Table, *, sleep: float = 0.5
+) -> AsyncIterator[Program]:
+    environment = {
+        **os.environ,
+        "DSN": f"{cluster.dsn}?application_name={application}",
+        "INSERT": table.insert(0).replace("(0)", "({})"),
+        "SLEEP": str(sleep),
+        "PYTHONPATH": str(ROOT),
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-X", "dev", "-c", program),
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        yield Program(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def rows(cluster: LocalCluster, table: Table) -> list[int]:
+    return sorted(map(int, (await cluster.master.sql(table.rows)).split()))
+
+
+ENDS = {
+    "asyncio.run": TASKS + "asyncio.run(main())",
+    "uvloop.run": TASKS + "uvloop.run(main())",
+    "threads": THREADS
+    + """
+with PoolManager(DSN) as pool:
+    shutdown_on_signals(pool)
+    start(pool)
+    threading.Event().wait()
+""",
+    "main thread at work": THREADS
+    + """
+with PoolManager(DSN) as pool:
+    shutdown_on_signals(pool)
+    for number in 1, 2:
+        threading.Thread(target=work, args=(pool, number)).start()
+    work(pool, 0)
+    threading.Event().wait()
+""",
+    "main thread has ended": THREADS
+    + """
+pool = PoolManager(DSN)
+shutdown_on_signals(pool)
+start(pool)
+""",
+    "both": TASKS
+    + """
+from hasql.sync.psycopg3 import PoolManager as SyncPoolManager
+
+def work_in_thread(pool):
+    with pool.acquire_master(timeout=10) as conn:
+        conn.execute(INSERT.format(2))
+        conn.execute(f"SELECT pg_sleep({SLEEP})")
+    print("committed 2", flush=True)
+
+async def main():
+    async with PoolManager(DSN) as pool:
+        sync_pool = SyncPoolManager(DSN)
+        shutdown_on_signals(pool, sync_pool)
+        threading.Thread(target=work_in_thread, args=(sync_pool,)).start()
+        await asyncio.gather(work(pool, 0), work(pool, 1), asyncio.Event().wait())
+
+asyncio.run(main())
+""",
+}
+
+
+CASES = [
+    *((name, signal.SIGTERM) for name in ENDS),
+    *((name, signal.SIGINT) for name in ("asyncio.run", "uvloop.run", "threads")),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), CASES, ids=[f"{name}-{number.name}" for name, number in CASES]
+)
+async def test_a_signal_lets_what_is_in_flight_commit_and_then_ends_the_program(
+    name: str, number: signal.Signals, pg_cluster: LocalCluster, application: str, table: Table
+) -> None:
+    async with running(ENDS[name], pg_cluster, application, table) as program:
+        await until_asleep(pg_cluster.master, application, 3)
+        program.tell(number)
+        code = await program.end()
+    said = program.output
+    assert await rows(pg_cluster, table) == [0, 1, 2], said
+    assert said.count("committed") == 3, said
+    assert "were not given back" not in said, said
+    if number is signal.SIGTERM:
+        assert code == 0, said
+        assert "Traceback" not in said, said
+    else:
+        assert code == -signal.SIGINT, said  # as Python ends by a KeyboardInterrupt
+        assert said.rstrip().endswith("KeyboardInterrupt"), said
+    for node in pg_cluster.nodes:
+        await until_sessions(node, application, 0)
+
+
+@pytest.mark.parametrize(
+    "program", [ENDS["asyncio.run"], ENDS["threads"]], ids=["tasks", "threads"]
+)
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+async def test_a_second_signal_ends_the_program_at_once(
+    program: str,
+    second: signal.Signals,
+    pg_cluster: LocalCluster,
+    application: str,
+    table: Table,
+) -> None:
+    async with running(program, pg_cluster, application, table, sleep=60) as running_program:
+        await until_asleep(pg_cluster.master, application, 3)
+        running_program.tell(signal.SIGTERM)
+        await running_program.said("what is in use has 30 s to end")
+        running_program.tell(second)
+        began = time.monotonic()
+        code = await running_program.end()
+    assert time.monotonic() - began < 5
+    assert code == 128 + second
+    assert "Traceback" not in running_program.output, running_program.output
+    await end_sessions(pg_cluster.master, application)  # which sleep on
+    assert await rows(pg_cluster, table) == []
+
+
+TOO_LONG = {
+    "tasks": TASKS + "asyncio.run(main(timeout=0.3))",
+    "threads": THREADS
+    + """
+pool = PoolManager(DSN)
+shutdown_on_signals(pool, timeout=0.3)
+start(pool)
+threading.Event().wait()
+""",
+}
+
+
+@pytest.mark.parametrize("program", TOO_LONG.values(), ids=TOO_LONG.keys())
+async def test_work_that_takes_longer_than_the_timeout_is_broken_and_reported(
+    program: str, pg_cluster: LocalCluster, application: str, table: Table
+) -> None:
+    async with running(program, pg_cluster, application, table, sleep=60) as running_program:
+        await until_asleep(pg_cluster.master, application, 3)
+        running_program.tell(signal.SIGTERM)
+        began = time.monotonic()
+        code = await running_program.end()
+    said = running_program.output
+    assert time.monotonic() - began < 0.3 + 5
+    assert code == 0, said
+    assert "drained: 3 leases were not given back in time, and broken: 127.0.0.1:" in said, said
+    assert said.count("(master) out for") == 6, said  # as it begins, and as it ends
+    await end_sessions(pg_cluster.master, application)  # which sleep on
+    assert await rows(pg_cluster, table) == []
+
+
+HANDLERS = {
+    "asyncio.run": TASKS
+    + """
+def found(number, frame):
+    print("found handler", number, flush=True)
+    done.set()
+
+async def run():
+    global done
+    done = asyncio.Event()
+    async with PoolManager(DSN) as pool:
+        signal.signal(signal.SIGTERM, found)
+        shutdown_on_signals(pool)
+        await asyncio.gather(*(work(pool, number) for number in range(3)))
+        await done.wait()
+        print("closed:", pool.closed)
+    sys.exit(7)
+
+asyncio.run(run())
+""",
+    "threads": THREADS
+    + """
+done = threading.Event()
+
+def found(number, frame):
+    print("found handler", number, flush=True)
+    done.set()
+
+signal.signal(signal.SIGTERM, found)
+with PoolManager(DSN) as pool:
+    shutdown_on_signals(pool)
+    start(pool)
+    done.wait()
+    print("closed:", pool.closed)
+sys.exit(7)
+""",
+    "after the loop has ended": THREADS
+    + """
+import asyncio
+from hasql.asyncpg import PoolManager as AsyncPoolManager
+
+done = threading.Event()
+
+def found(number, frame):
+    print("found handler", number, flush=True)
+    done.set()
+
+async def before():
+    shutdown_on_signals(AsyncPoolManager(DSN), pool)
+
+signal.signal(signal.SIGTERM, found)
+with PoolManager(DSN) as pool:
+    asyncio.run(before())
+    start(pool)
+    done.wait()
+    print("closed:", pool.closed)
+sys.exit(7)
+""",
+}
+
+
+@pytest.mark.parametrize("program", HANDLERS.values(), ids=HANDLERS.keys())
+async def test_a_handler_that_was_found_is_called_when_all_is_drained(
+    program: str, pg_cluster: LocalCluster, application: str, table: Table
+) -> None:
+    async with running(program, pg_cluster, application, table) as running_program:
+        await until_asleep(pg_cluster.master, application, 3)
+        running_program.tell(signal.SIGTERM)
+        code = await running_program.end()
+    said = running_program.output
+    assert code == 7, said
+    assert said.count("found handler 15") == 1, said
+    assert "found handler" in said.split("committed")[-1], said
+    assert "closed: True" in said, said
+    assert await rows(pg_cluster, table) == [0, 1, 2], said
