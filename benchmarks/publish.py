@@ -94,9 +94,9 @@ def threads(results: list[dict[str, Any]]) -> str:
     ]
     return (
         "Threads\n-------\n\n"
-        "``make bench ARGS=threads``. Beside the driver's own pool, median over the rounds / ratio\n"
-        "of the shortest laps. A case is `threads` of `connections`, and what is done with the\n"
-        "connection.\n\n" + table(heads, rows)
+        "``make bench ARGS=threads``. Beside the driver's own pool, median over the rounds /\n"
+        "ratio of the shortest laps. A case is `threads` of `connections`, and what is done with\n"
+        "the connection.\n\n" + table(heads, rows)
     )
 
 
