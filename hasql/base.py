@@ -1,7 +1,9 @@
 """The base of every driver's pool manager: the public API over the parts that do the work."""
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from hasql._leasing.async_lease import AsyncLease
 from hasql._leasing.lease import Lease
@@ -15,8 +17,13 @@ from hasql.discovery import Discovery
 from hasql.driver import AsyncPool, ConnT, Driver, PoolT
 from hasql.errors import UnknownConnectionError
 from hasql.resilience.drain_report import DrainReport
+from hasql.resilience.retry_policy import RetryPolicy
+from hasql.resilience.task_runs import TaskRuns
+from hasql.resilience.unit_of_work import RunOptions
 
 __all__ = ("BasePoolManager",)
+
+_T = TypeVar("_T")
 
 
 class BasePoolManager(Facade[PoolT, ConnT, AsyncLease[PoolT, ConnT]]):
@@ -72,6 +79,7 @@ class BasePoolManager(Facade[PoolT, ConnT, AsyncLease[PoolT, ConnT]]):
     """
 
     _new_lease = AsyncLease
+    _runs: TaskRuns[PoolT, ConnT]
 
     def _assemble(
         self, options: Options, driver: Driver[PoolT, ConnT], source: Discovery
@@ -82,6 +90,7 @@ class BasePoolManager(Facade[PoolT, ConnT, AsyncLease[PoolT, ConnT]]):
         super()._take(parts)
         self._parts = parts
         self._waits, self._returns = parts.waits, parts.returns
+        self._runs = parts.runs
 
     def _check_caller(self) -> None:
         """Refuse another loop, another thread or a forked child, unless nothing is open any more.
@@ -90,6 +99,49 @@ class BasePoolManager(Facade[PoolT, ConnT, AsyncLease[PoolT, ConnT]]):
         """
         if not self._lifetime.closed:
             self._binding.check()
+
+    # A unit of work
+
+    async def run(  # noqa: PLR0913  # the public API, fixed
+        self,
+        work: Callable[[ConnT], Awaitable[_T]],
+        *,
+        read_only: bool = False,
+        idempotent: bool = False,
+        retry: RetryPolicy | None = None,
+        isolation: str | None = None,
+        resolve_commits: bool = True,
+    ) -> _T:
+        """Do work in a transaction, and do it again where that is safe: see `docs/howto/retries`.
+
+        `work` gets the driver's own connection and returns what this returns. It leaves the
+        transaction open: that is committed when it returns, and rolled back when it raises. It may
+        be called several times, each time with another connection and from its beginning.
+
+        Tried again is what was lost before COMMIT was sent, what the server says another one may
+        succeed with (40001, 40P01, 57P01 to 57P03, 53300, 25006 of a master that is none any more),
+        and getting a connection. A connection that is lost after COMMIT was sent leaves its outcome
+        open, and that is found out.
+
+        Args:
+            work: A coroutine function that takes a connection.
+            read_only: Whether it is for a replica, and the transaction read-only.
+            idempotent: Whether it may be done once more where nobody knows if it was committed.
+            retry: How often and for how long to try. None: five times, and 30 seconds in all.
+            isolation: The isolation level, such as ``"serializable"``. None: the session's default.
+            resolve_commits: Whether to find out what has become of a commit whose answer was lost.
+                That takes a round trip before each commit of what has written something.
+
+        Raises:
+            CommitUnknownError: Nobody knows whether it was committed.
+            RolledBackError: It went on after an error that it has caught, and is rolled back.
+            NotAvailableError: No suitable host could serve in the time that there is.
+            HasqlError: It is called within another run of this manager; or the work has committed
+                or rolled back by itself, or given its connection back.
+            Exception: What the work raises; the driver's own error, once the policy says so.
+        """
+        options = RunOptions(read_only, idempotent, retry, isolation, resolve_commits)
+        return await self._runs.run(work, options, partial(self._lease_for_run, options))
 
     # Giving back
 

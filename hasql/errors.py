@@ -10,6 +10,7 @@ __all__ = (
     "OverloadedError",
     "PoolManagerClosedError",
     "RateLimitedError",
+    "RolledBackError",
     "UnknownConnectionError",
     "WrongEventLoopError",
 )
@@ -33,6 +34,9 @@ class NotAvailableError(HasqlError, TimeoutError):
     The message names every host, its state, since when it is so, and its last error. It is a
     `TimeoutError`, and so an `asyncio.TimeoutError`, with every driver.
     """
+
+    #: Whether hosts could serve, and all connections that they may have open were in use.
+    exhausted = False
 
 
 class OverloadedError(NotAvailableError):
@@ -61,6 +65,14 @@ class BreakerOpenError(NotAvailableError):
 
 class PoolManagerClosedError(HasqlError):
     """The pool manager is closing or closed and hands out no more connections."""
+
+
+class RolledBackError(HasqlError):
+    """A unit of work was rolled back by the server: it went on after an error that it has caught.
+
+    A statement that fails spoils its transaction, also where the application catches the error. Let
+    the error out of the work, or put the statement into a savepoint.
+    """
 
 
 class UnknownConnectionError(HasqlError, ValueError):

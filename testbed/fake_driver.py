@@ -28,6 +28,7 @@ from hasql.driver import (
 )
 from hasql.driver.destinations import Destinations
 from hasql.driver.holder import HolderNotes, ReusesObjects
+from testbed.fake_transactions import FakeTransaction
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -93,6 +94,21 @@ class FakeServer:
         #: Seconds that each answer takes.
         self.latency = 0.0
         self._thawed = asyncio.Event()
+        #: What happens in a step of a unit of work: "begin", "mark", "commit" or "rollback".
+        self.script: dict[str, Callable[[FakeConnection], object]] = {}
+        #: How transactions have ended here.
+        self.ended: list[str] = []
+        #: The id of each transaction that writes; None: what runs here only reads.
+        self.xid: int | None = None
+
+    def mark_row(self) -> Sequence[str | None]:
+        """Answer what is asked before COMMIT."""
+        if self.xid is None:
+            return (None,) * 7
+        wal_file = f"{self.timeline:08X}0000000000000001"
+        return tuple(
+            map(_text, (self.xid, 1000, wal_file, self.system_id, self.started_at, None, 0))
+        )
 
     def kill(self) -> None:
         self.alive = False
@@ -180,6 +196,8 @@ class FakeConnection(HolderNotes):
         self.cannot_be_asked = False
         self.on_lost = on_lost
         self.on_closed: Callable[[FakeConnection], None] = lambda _: None
+        #: That of the last unit of work.
+        self.transaction: Any = None
         self.resets = 0
         self._flag = not server.master
         self._gone = asyncio.Event()
@@ -272,6 +290,8 @@ class FakePool(ReusesObjects, AsyncPool["FakePool", FakeConnection]):
 
     async def count_rows(self, connection: FakeConnection, sql: str) -> int:
         return await connection.count_rows(sql)
+
+    transaction = FakeTransaction
 
     async def log_in(self) -> FakeConnection:
         connection = await self._log_in()
@@ -393,6 +413,9 @@ class FakeDriver(Driver[FakePool, FakeConnection]):
         if isinstance(error, ServerError):
             return Failure.of_sqlstate(error.sqlstate)
         return Failure.of_exception(error)
+
+    def sqlstate(self, error: BaseException) -> str | None:
+        return error.sqlstate if isinstance(error, ServerError) else None
 
     async def _log_in(self, endpoint: Endpoint) -> FakeConnection:
         async def dial(address: str | None) -> FakeConnection:

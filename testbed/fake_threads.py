@@ -16,6 +16,7 @@ from hasql.driver import Driver, Endpoint, Failure, PoolSizes, ThreadPool
 from hasql.driver.destinations import Destinations
 from hasql.sync.base import BaseSyncPoolManager
 from testbed.fake_driver import FakeConnection, FakeDriver, FakeServer
+from testbed.fake_transactions import FakeThreadTransaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -149,6 +150,8 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
         identity = {server.system_id, server.started_at}
         return int(server.master and all(x and int(x[1]) in identity for x in wanted))
 
+    transaction = FakeThreadTransaction
+
     def in_hot_standby(self, connection: ThreadConnection) -> bool | None:
         return connection.in_hot_standby
 
@@ -224,6 +227,9 @@ class FakeThreadDriver(Driver[FakeThreadPool, ThreadConnection]):
 
     def failure(self, error: BaseException) -> Failure:
         return self._sessions.failure(error)
+
+    def sqlstate(self, error: BaseException) -> str | None:
+        return self._sessions.sqlstate(error)
 
 
 class ThreadManager(BaseSyncPoolManager[FakeThreadPool, ThreadConnection]):

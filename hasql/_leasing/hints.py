@@ -3,13 +3,14 @@
 from typing import Generic
 
 from hasql._leasing.book import LeaseBook
+from hasql._leasing.met_errors import MetErrors
 from hasql._leasing.options import Signal
 from hasql._routing.node import Node
 from hasql._routing.request import MASTER
 from hasql.driver import ConnT, Driver, Failure, PoolT
 from hasql.driver.judgement import judged
 
-__all__ = ("Hints",)
+__all__ = ("Hints", "is_on_standby")
 
 
 class Hints(Generic[PoolT, ConnT]):
@@ -24,6 +25,8 @@ class Hints(Generic[PoolT, ConnT]):
         self._driver = driver
         self._book = book
         self._signal = signal
+        #: Those that only their lease can explain.
+        self.met = MetErrors()
 
     def heard(self, node: Node[PoolT, ConnT], connection: ConnT, error: BaseException) -> None:
         """Take note of an exception in the use of a connection of a node's pool."""
@@ -38,6 +41,16 @@ class Hints(Generic[PoolT, ConnT]):
                 # Nobody knows which server is next behind a pooler: one more login changes nothing.
                 lease.expired = not node.pooled
                 self._signal(node.host)
+                if is_on_standby(node, connection):
+                    self.met.note_on_standby(error)
+
+
+def is_on_standby(node: Node[PoolT, ConnT], connection: ConnT) -> bool:
+    """Tell whether a connection's server has said itself that it is a standby."""
+    pool = node.pool
+    if pool is None or node.flag_lies or pool.is_closed(connection):
+        return False
+    return pool.in_hot_standby(connection) is True
 
 
 def _writes(node: Node[PoolT, ConnT], connection: ConnT) -> bool:

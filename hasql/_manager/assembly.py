@@ -35,7 +35,11 @@ from hasql.discovery import Discovery
 from hasql.driver import ConnT, Driver, PoolT
 from hasql.driver.os_threads import new_guard
 from hasql.events import Event
+from hasql.resilience.error_rules import ErrorRules
 from hasql.resilience.load_control import LoadControl
+from hasql.resilience.runs import RunMeans, Runs
+from hasql.resilience.task_runs import TaskRuns
+from hasql.resilience.thread_runs import ThreadRuns
 
 __all__ = ("AsyncParts", "Parts", "ThreadParts", "assemble", "assemble_for_threads")
 
@@ -55,6 +59,7 @@ class Parts(Generic[PoolT, ConnT]):
     checkout: CheckoutRules[PoolT, ConnT]
     closing: Closing[PoolT, ConnT]
     load: LoadControl
+    runs: Runs[PoolT, ConnT]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,7 @@ class AsyncParts(Parts[PoolT, ConnT]):
 
     checkout: Checkout[PoolT, ConnT]
     returns: Returns[PoolT, ConnT]
+    runs: TaskRuns[PoolT, ConnT]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,7 @@ class ThreadParts(Parts[PoolT, ConnT]):
 
     checkout: ThreadCheckout[PoolT, ConnT]
     returns: ThreadReturns[PoolT, ConnT]
+    runs: ThreadRuns[PoolT, ConnT]
     thread: LoopThread
 
 
@@ -101,6 +108,18 @@ class _Watch(Generic[PoolT, ConnT]):
     def parts(self) -> dict[str, Any]:
         """Return them by the names that `Parts` has for them."""
         return {name: part for name, part in vars(self).items() if name != "driver"}
+
+    def run_means(self, options: Options, driver: Driver[PoolT, ConnT]) -> RunMeans:
+        """Return what the manager has for its runs."""
+        return RunMeans(
+            rules=ErrorRules(driver, self.routing.hints.met),
+            finder=self.commits,
+            release_timeout=options.release_timeout,
+            clock=options.clock,
+            chance=options.chance,
+            hide=options.dsn.hide,
+            guard=self.routing.guard,
+        )
 
 
 def _put_layers_around(
@@ -150,6 +169,7 @@ def assemble(
         checkout=checkout,
         closing=Closing(lifetime, returns.close, options.clock),
         returns=returns,
+        runs=TaskRuns(watch.run_means(options, driver)),
     )
 
 
@@ -184,5 +204,6 @@ def assemble_for_threads(
         checkout=checkout,
         closing=Closing(lifetime, returns.close, options.clock),
         returns=returns,
+        runs=ThreadRuns(watch.run_means(options, driver), thread.run, checkout.limited),
         thread=thread,
     )

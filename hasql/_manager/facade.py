@@ -29,10 +29,12 @@ from hasql.dns import Resolver
 from hasql.driver import ConnT, Driver, PoolT
 from hasql.resilience.admission import Admission
 from hasql.resilience.breaker import Breaker
+from hasql.resilience.error_rules import Category
 from hasql.resilience.lifecycle import Lifecycle
 from hasql.resilience.options import Credentials, ResilienceOptions
 from hasql.resilience.rate_limit import RateLimit
 from hasql.resilience.session_defaults import SessionDefaults
+from hasql.resilience.unit_of_work import RunOptions
 
 __all__ = ("Facade", "LeaseT")
 
@@ -223,6 +225,26 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
         lease = self._new_lease(self._checkout, REPLICA_OR_MASTER, timeout, kwargs)
         lease.fixed_node = node
         return lease
+
+    def _lease_for_run(self, options: RunOptions, seconds: float) -> LeaseT:
+        """Make the lease of one attempt."""
+        if options.read_only:
+            return self.acquire_replica(timeout=seconds)
+        return self.acquire_master(seconds)
+
+    # What exceptions mean
+
+    def category(self, error: BaseException) -> Category:
+        """Say what an exception is about, which a connection of this manager has caused, or hasql.
+
+        Of what a lease of this manager has met hasql knows the lease: that a master has refused to
+        write (25006) as it is none any more, for one. Any other exception is `APPLICATION`.
+        """
+        return self._runs.rules.kind(error).category
+
+    def retriable(self, error: BaseException) -> bool:
+        """Tell whether `run` would try again after this exception, unless it came of COMMIT."""
+        return self._runs.rules.kind(error).retried
 
     @property
     def closing(self) -> bool:

@@ -30,6 +30,7 @@ class Introspection(Generic[PoolT, ConnT]):
         self._checkout = parts.checkout
         self._discovering = parts.discovering
         self._load = parts.load
+        self._runs = parts.runs
 
     def _check_process(self) -> None:
         """Refuse a forked child, where nothing is known of the hosts.

@@ -24,6 +24,7 @@ from hasql.driver.endpoint import Endpoint
 from hasql.driver.failure import Failure
 from hasql.driver.patience import Patience
 from hasql.driver.threads import in_thread
+from hasql.driver.transactions import TaskTransaction, ThreadTransaction, TransactionModes
 
 __all__ = ("AsyncPool", "ConnT", "Driver", "DriverPool", "PoolT", "Session", "ThreadPool")
 
@@ -201,6 +202,9 @@ class AsyncPool(DriverPool[PoolT, ConnT], Protocol[PoolT, ConnT]):
         Cancelling it ends it even if the server is silent.
         """
 
+    def transaction(self, connection: ConnT, modes: TransactionModes) -> TaskTransaction:
+        """Make the transaction for a unit of work on a leased connection, which has none open."""
+
     async def warm_up(self) -> None:
         """Take a connection and give it back."""
         before = cancellations()
@@ -252,6 +256,9 @@ class ThreadPool(DriverPool[PoolT, ConnT], Protocol[PoolT, ConnT]):
         Aborting the connection ends it.
         """
 
+    def transaction(self, connection: ConnT, modes: TransactionModes) -> ThreadTransaction:
+        """Make the transaction for a unit of work on a leased connection, which has none open."""
+
     async def warm_up(self) -> None:
         """Take a connection and give it back, in a thread; if cancelled, that ends by itself."""
         await asyncio.wrap_future(in_thread(self._take_and_return, "hasql warm-up"))
@@ -297,3 +304,9 @@ class Driver(Protocol[PoolT, ConnT]):
 
     def failure(self, error: BaseException) -> Failure:
         """Say what an exception of the driver, or of the application, tells of the server."""
+
+    def sqlstate(self, error: BaseException) -> str | None:
+        """Return the code with which the server has answered, as an exception has it.
+
+        Empty: the driver, or a library around it, has raised it by itself. None: neither has.
+        """

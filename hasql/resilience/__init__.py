@@ -1,13 +1,15 @@
 """Resilience around the pool: load that is shed, limits, what becomes of connections; the end."""
 
-from hasql.errors import BreakerOpenError, OverloadedError, RateLimitedError
+from hasql.errors import BreakerOpenError, OverloadedError, RateLimitedError, RolledBackError
 from hasql.resilience.admission import Admission
 from hasql.resilience.breaker import Breaker
 from hasql.resilience.commit_outcome import CommitMark, CommitUnknownError, Outcome
 from hasql.resilience.drain_report import BrokenLease, DrainReport
+from hasql.resilience.error_rules import Category
 from hasql.resilience.lifecycle import Lifecycle
 from hasql.resilience.priority import Priority, priority
 from hasql.resilience.rate_limit import RateLimit
+from hasql.resilience.retry_policy import RetryPolicy
 from hasql.resilience.session_defaults import SessionDefaults
 from hasql.resilience.shutdown import shutdown_on_signals
 
@@ -16,6 +18,7 @@ __all__ = (
     "Breaker",
     "BreakerOpenError",
     "BrokenLease",
+    "Category",
     "CommitMark",
     "CommitUnknownError",
     "DrainReport",
@@ -25,6 +28,8 @@ __all__ = (
     "Priority",
     "RateLimit",
     "RateLimitedError",
+    "RetryPolicy",
+    "RolledBackError",
     "SessionDefaults",
     "priority",
     "shutdown_on_signals",

@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Coroutine
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from weakref import WeakSet, finalize
@@ -20,6 +21,9 @@ from hasql.discovery import Discovery
 from hasql.driver import ConnT, Driver, PoolT
 from hasql.errors import HasqlError, PoolManagerClosedError
 from hasql.resilience.drain_report import DrainReport
+from hasql.resilience.retry_policy import RetryPolicy
+from hasql.resilience.thread_runs import ThreadRuns
+from hasql.resilience.unit_of_work import RunOptions
 
 __all__ = ("BaseSyncPoolManager",)
 
@@ -41,6 +45,7 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
     """
 
     _new_lease = ThreadLease
+    _runs: ThreadRuns[PoolT, ConnT]
 
     def _assemble(
         self, options: Options, driver: Driver[PoolT, ConnT], source: Discovery
@@ -54,6 +59,7 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         # One that a signal's handler may take again, which closes what is just starting.
         self._start_lock = threading.RLock()
         self._waits, self._returns = parts.waits, parts.returns
+        self._runs = parts.runs
         self._finalizer: finalize[..., Any] | None = None
         _managers.add(self)
 
@@ -107,6 +113,25 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         self.set_tracer(parts.routing.tracer)
         if parts.lifetime.closing:
             self._lifetime.close_unstarted()
+
+    # A unit of work
+
+    def run(  # noqa: PLR0913  # the public API, fixed
+        self,
+        work: Callable[[ConnT], _T],
+        *,
+        read_only: bool = False,
+        idempotent: bool = False,
+        retry: RetryPolicy | None = None,
+        isolation: str | None = None,
+        resolve_commits: bool = True,
+    ) -> _T:
+        """Do work in a transaction, and do it again where that is safe.
+
+        `work` is a function that takes a connection; see `hasql.base.BasePoolManager.run`.
+        """
+        options = RunOptions(read_only, idempotent, retry, isolation, resolve_commits)
+        return self._runs.run(work, options, partial(self._lease_for_run, options))
 
     # Giving back
 

@@ -57,6 +57,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql.driver.connects", "hasql.driver.addressed_loop", "hasql.driver.deadline"}),
     frozenset({"hasql.driver.endpoint", "hasql.driver.patience", "hasql.driver.os_threads"}),
     frozenset({"hasql.driver.threads"}),
+    frozenset({"hasql.driver.transactions"}),
     frozenset({"hasql.driver.contract"}),
     frozenset({"hasql.driver.*"}),
     # Names, and where hosts come from.
@@ -86,6 +87,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql._routing.pool_openings", "hasql._routing.warm_up"}),
     # Who holds what.
     frozenset({"hasql._leasing"}),
+    frozenset({"hasql._leasing.met_errors"}),
     frozenset({"hasql._leasing.lease", "hasql._leasing.loop_binding", "hasql._leasing.options"}),
     frozenset(
         {
@@ -134,6 +136,10 @@ LAYERS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"hasql.resilience.options"}),
     frozenset({"hasql.resilience.load_control"}),
+    frozenset({"hasql.resilience.error_rules", "hasql.resilience.retry_policy"}),
+    frozenset({"hasql.resilience.unit_of_work"}),
+    frozenset({"hasql.resilience.runs"}),
+    frozenset({"hasql.resilience.task_runs", "hasql.resilience.thread_runs"}),
     frozenset({"hasql.resilience"}),
     # How it lives.
     frozenset({"hasql._manager"}),

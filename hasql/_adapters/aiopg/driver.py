@@ -15,7 +15,7 @@ from hasql._adapters.aiopg.addresses import Addresses
 from hasql._adapters.aiopg.pool import AiopgPool
 from hasql._adapters.aiopg.raw_connection import session_factory
 from hasql._adapters.aiopg.session import AiopgSession
-from hasql._adapters.psycopg2.failure import failure_of
+from hasql._adapters.psycopg2.failure import failure_of, sqlstate_of
 from hasql._adapters.psycopg2.parameters import OF_LIBPQ, is_of_libpq
 from hasql._adapters.reserved_session import with_settings_if_taken
 from hasql.driver import (
@@ -107,6 +107,7 @@ class AiopgDriver(Driver[PoolT, ConnT]):
         return session
 
     failure = staticmethod(failure_of)
+    sqlstate = staticmethod(sqlstate_of)
 
 
 def _is_of_libpq(name: str) -> bool:

@@ -9,17 +9,13 @@ from psycopg2 import extensions
 
 from hasql._adapters.aiopg.acquire_queue import AcquireQueue
 from hasql._adapters.aiopg.cancelled_statement import end_statement
-from hasql._adapters.aiopg.connection import (
-    abort_connection,
-    count_rows,
-    in_hot_standby,
-    in_transaction,
-)
+from hasql._adapters.aiopg.connection import abort_connection, in_transaction
+from hasql._adapters.aiopg.inner_connections import InnerConnections
 from hasql._adapters.aiopg.library_pool import LibraryPool
 from hasql._adapters.aiopg.slot_leases import SlotLeases
 from hasql._adapters.hooks import RunningHooks
 from hasql._adapters.own_task import in_own_task
-from hasql.driver import AsyncPool, ConnT, Endpoint, PoolSizes, PoolT
+from hasql.driver import ConnT, Endpoint, PoolSizes, PoolT
 from hasql.driver.arguments import refuse_all
 
 if TYPE_CHECKING:
@@ -32,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ("AiopgPool",)
 
 
-class AiopgPool(AsyncPool[PoolT, ConnT]):
+class AiopgPool(InnerConnections[PoolT, ConnT]):
     """One pool of aiopg's, with the queue for its connections and its leases.
 
     What aiopg's pool hands out is called a slot here. The user gets the slot itself, unless a
@@ -60,13 +56,6 @@ class AiopgPool(AsyncPool[PoolT, ConnT]):
         return self
 
     # What the user gets for a slot
-
-    def inner_of(self, connection: Any) -> Any:
-        """Return aiopg's connection in what was handed out, or in a slot.
-
-        None: the user has closed what was handed out.
-        """
-        return connection
 
     def _hand_out(self, slot: Any) -> ConnT:
         return slot  # type: ignore[no-any-return]
@@ -138,37 +127,6 @@ class AiopgPool(AsyncPool[PoolT, ConnT]):
         slot = self._leases.remove(inner)
         if not self._terminated:
             self._queue.pass_on(connection if slot is None else slot)
-
-    # What is known of a connection
-
-    def key(self, connection: ConnT) -> Any:
-        return None if self.is_closed(connection) else self.inner_of(connection).raw
-
-    async def count_rows(self, connection: ConnT, sql: str) -> int:
-        return await count_rows(self.inner_of(connection), sql)
-
-    def in_hot_standby(self, connection: ConnT) -> bool | None:
-        inner = self.inner_of(connection)
-        return None if inner is None else in_hot_standby(inner)
-
-    def hold(self, connection: ConnT) -> None:
-        inner = self.inner_of(connection)
-        if inner is not None:
-            inner.raw.hold()
-
-    def is_anothers(self, connection: Any) -> bool:
-        # What a subclass makes of a slot is an object of one lease alone.
-        inner = self.inner_of(connection)
-        return inner is connection and bool(inner.raw.is_anothers())
-
-    def note_release(self, connection: Any) -> None:
-        inner = self.inner_of(connection)
-        if inner is connection:
-            inner.raw.note_release()
-
-    def is_closed(self, connection: ConnT) -> bool:
-        inner = self.inner_of(connection)
-        return inner is None or bool(inner.closed)
 
     def abort(self, connection: ConnT) -> None:
         inner = self.inner_of(connection)

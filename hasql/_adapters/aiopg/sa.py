@@ -11,10 +11,13 @@ from aiopg.sa.engine import get_dialect
 from hasql._adapters.aiopg.connection import in_transaction
 from hasql._adapters.aiopg.driver import AiopgDriver
 from hasql._adapters.aiopg.pool import AiopgPool
+from hasql._adapters.aiopg.transactions import AiopgSaTransaction
 from hasql.cluster.dsn import Dsn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from hasql.driver.transactions import TransactionModes
 
 __all__ = ("AiopgSaDriver",)
 
@@ -44,6 +47,9 @@ class AiopgSaPool(AiopgPool[Engine, SAConnection]):
     def inner_of(self, connection: SAConnection) -> aiopg.Connection | None:
         inner: aiopg.Connection | None = connection.connection
         return inner
+
+    def transaction(self, connection: SAConnection, modes: TransactionModes) -> AiopgSaTransaction:
+        return AiopgSaTransaction(connection, self.inner_of(connection), modes)
 
     def _hand_out(self, slot: SAConnection) -> SAConnection:
         engine = _LeasingEngine(self.pool.dialect, self.take_back)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from psycopg2 import extensions
 
 from hasql._adapters.aiopg.connection import abort_connection, address_of, in_hot_standby
+from hasql._adapters.psycopg2.transactions import AS_TEXT
 from hasql._adapters.reserved_session import ReservedSession
 
 if TYPE_CHECKING:
@@ -18,15 +19,6 @@ __all__ = ("AiopgSession",)
 
 #: `closed` of a psycopg2 connection that was lost, not closed by us.
 _LOST = 2
-
-
-def _unchanged(value: str | bytes | None, cursor: object) -> str | bytes | None:
-    del cursor
-    return value
-
-
-#: Leaves what a probe asks for as text: boolean, bigint, integer, text, float, numeric.
-_AS_TEXT = extensions.new_type((16, 20, 23, 25, 701, 1700), "HASQL_TEXT", _unchanged)
 
 
 class AiopgSession(ReservedSession):
@@ -42,7 +34,7 @@ class AiopgSession(ReservedSession):
         super().__init__(address_of(connection), in_transactions=in_transactions)
         self._connection = connection
         # It goes before the types that the application has registered for every connection.
-        extensions.register_type(_AS_TEXT, connection.raw)
+        extensions.register_type(AS_TEXT, connection.raw)
         connection.raw.on_end = lambda raw: on_lost() if raw.closed == _LOST else None
 
     @property

@@ -17,7 +17,7 @@ from hasql.driver import Failure
 from hasql.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = (
     "Connection",
@@ -26,11 +26,13 @@ __all__ = (
     "connect_of",
     "count_rows",
     "failure_of",
+    "fetch_row",
     "guard_from_forks",
     "in_hot_standby",
     "is_closed",
     "is_read_only",
     "naming_files",
+    "sqlstate_of",
 )
 
 # As strings: asyncpg's classes take their parameter in its stubs alone.
@@ -136,11 +138,42 @@ async def count_rows(connection: Connection | RawConnection, sql: str) -> int:
     return int(tag.rpartition(" ")[2])
 
 
+async def fetch_row(connection: RawConnection, sql: str) -> Sequence[str | None]:
+    """Run a query and return its one row as the server writes it; empty: there is none.
+
+    By COPY, as asyncpg has no other way past its codecs. COPY also needs no prepared statement,
+    which a pooler may look for in another session.
+    """
+    data = bytearray()
+
+    async def take(chunk: bytes) -> None:
+        data.extend(chunk)
+
+    await asyncpg.Connection.copy_from_query(connection, sql, output=take)
+    if not data:
+        return ()
+    row = data.decode("utf-8", "backslashreplace").split("\n")[0]
+    return tuple(None if value == "\\N" else value for value in row.split("\t"))
+
+
+def sqlstate_of(error: BaseException) -> str | None:
+    """Return the server's code; empty: asyncpg's own error; None: another's."""
+    if isinstance(error, asyncpg.PostgresError):
+        return _first_said(error).sqlstate or ""
+    own = isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError)
+    return "" if own else None
+
+
+def _first_said(error: asyncpg.PostgresError) -> asyncpg.PostgresError:
+    """Return what the server said when it ended the connection, where that was before."""
+    cause = error.__cause__
+    return cause if isinstance(cause, asyncpg.PostgresError) else error
+
+
 def failure_of(error: BaseException) -> Failure:
     """Say what an exception tells of the server."""
     if isinstance(error, asyncpg.PostgresError):
-        if isinstance(error.__cause__, asyncpg.PostgresError):
-            error = error.__cause__  # what the server said when it ended the connection
+        error = _first_said(error)
         return Failure.of_sqlstate(error.sqlstate or "", str(error))
     if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
         return Failure.MISCONFIGURED

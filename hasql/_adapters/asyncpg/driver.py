@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from hasql._adapters.asyncpg.connection import Connection, Pool, connect_of, failure_of
+from hasql._adapters.asyncpg.connection import Connection, Pool, connect_of, failure_of, sqlstate_of
 from hasql._adapters.asyncpg.login import open_session
 from hasql._adapters.asyncpg.pool import AsyncpgPool
 from hasql.driver import Driver, Endpoint, PoolSizes, check_keywords, check_sizes
@@ -59,3 +59,4 @@ class AsyncpgDriver(Driver[Pool, Connection]):
         return await open_session(endpoint, kwargs, connect_of(kwargs), on_lost)
 
     failure = staticmethod(failure_of)
+    sqlstate = staticmethod(sqlstate_of)

@@ -27,6 +27,7 @@ from hasql._adapters.asyncpg.pool_tasks import (
     runs_method,
 )
 from hasql._adapters.asyncpg.resets import ConnectionResets
+from hasql._adapters.asyncpg.transactions import AsyncpgTransaction
 from hasql.driver import AsyncPool, Endpoint, Failure, PoolSizes
 from hasql.driver.connects import PendingConnects, Refill, discard_if_cancelled
 from hasql.driver.destinations import Destinations
@@ -118,6 +119,7 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
         return None if self.is_closed(connection) else connection.get_settings()
 
     count_rows = staticmethod(count_rows)
+    transaction: Any = AsyncpgTransaction
 
     async def _connect(self, kwargs: Any) -> WithSettings[tuple[RawConnection, str | None]]:
         opened = await connect_for_pool(self._endpoint, connect_of(self._user_hooks), kwargs)

@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from hasql._adapters.asyncpg.connection import RawConnection, guard_from_forks, in_hot_standby
+from hasql._adapters.asyncpg.connection import (
+    RawConnection,
+    fetch_row,
+    guard_from_forks,
+    in_hot_standby,
+)
 from hasql._adapters.reserved_session import BEGIN_PROBE, ReservedSession
 from hasql.driver.addressed_loop import LoopProxy
 
@@ -59,18 +64,7 @@ class AsyncpgSession(ReservedSession):
     # connection of another class.
 
     async def _ask(self, sql: str) -> Sequence[str | None]:
-        # By COPY, as asyncpg has no other way past its codecs. COPY also needs no prepared
-        # statement, which a pooler may look for in another session.
-        data = bytearray()
-
-        async def take(chunk: bytes) -> None:
-            data.extend(chunk)
-
-        await asyncpg.Connection.copy_from_query(self._connection, sql, output=take)
-        if not data:
-            return ()
-        row = data.decode("utf-8", "backslashreplace").split("\n")[0]
-        return tuple(None if value == "\\N" else value for value in row.split("\t"))
+        return await fetch_row(self._connection, sql)
 
     async def _ask_in_transaction(self, sql: str) -> Sequence[str | None]:
         # These are three round trips, as asyncpg's COPY is a message of its own; so a session does

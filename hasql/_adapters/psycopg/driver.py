@@ -10,7 +10,7 @@ import psycopg
 import psycopg_pool
 from psycopg.conninfo import make_conninfo
 
-from hasql._adapters.psycopg.failure import failure_of
+from hasql._adapters.psycopg.failure import failure_of, sqlstate_of
 from hasql._adapters.psycopg.login import open_session
 from hasql._adapters.psycopg.pool import Connection, Pool, PsycopgPool
 from hasql.driver import Driver, Endpoint, Failure, PoolSizes, check_keywords, check_sizes
@@ -87,3 +87,5 @@ class PsycopgDriver(Driver[Pool, Connection]):
         if isinstance(error, psycopg_pool.PoolTimeout | psycopg_pool.TooManyRequests):
             return Failure.FULL
         return failure_of(error)
+
+    sqlstate = staticmethod(sqlstate_of)

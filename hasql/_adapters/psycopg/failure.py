@@ -7,7 +7,7 @@ import psycopg
 from hasql._adapters.libpq import failure_to_connect
 from hasql.driver import Failure
 
-__all__ = ("failure_of",)
+__all__ = ("failure_of", "sqlstate_of")
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -21,3 +21,8 @@ def failure_of(error: BaseException) -> Failure:
     # psycopg, or libpq, finds something wrong with a DSN.
     wrong = isinstance(error, psycopg.ProgrammingError) and failure_to_connect(str(error))
     return Failure.MISCONFIGURED if wrong is Failure.MISCONFIGURED else Failure.OTHER
+
+
+def sqlstate_of(error: BaseException) -> str | None:
+    """Return the server's code; empty: psycopg's own error; None: another's."""
+    return error.sqlstate or "" if isinstance(error, psycopg.Error) else None

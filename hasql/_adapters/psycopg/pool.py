@@ -14,6 +14,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed
 from hasql._adapters.psycopg.connect_attempts import ConnectAttempts, LostWhileIdleError
 from hasql._adapters.psycopg.pooled_connections import OpenConnections
 from hasql._adapters.psycopg.server import count_rows, in_hot_standby
+from hasql._adapters.psycopg.transactions import PsycopgTransaction
 from hasql._adapters.psycopg.workers import Workers, first_step, put_despite_cancellation
 from hasql.driver import AsyncPool
 from hasql.driver.deadline import cancellations
@@ -42,6 +43,7 @@ class PsycopgPool(ReusesObjects, AsyncPool[Pool, Connection]):
 
     count_rows: Any = staticmethod(count_rows)
     in_hot_standby = staticmethod(in_hot_standby)
+    transaction: Any = PsycopgTransaction
 
     def __init__(self, endpoint: Endpoint, kwargs: Mapping[str, Any], sizes: PoolSizes) -> None:
         self.sizes = sizes

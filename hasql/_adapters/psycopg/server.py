@@ -9,13 +9,23 @@ from psycopg.errors import error_from_result
 from psycopg.pq import ConnStatus, ExecStatus
 
 if TYPE_CHECKING:
-    from psycopg import BaseConnection
+    from collections.abc import Sequence
+
+    from psycopg import BaseConnection, Connection
     from psycopg.pq.abc import PGresult
 
     from hasql._adapters.psycopg.connection import PsycopgConnection
     from hasql._adapters.psycopg.thread_connection import ThreadConnection
 
-__all__ = ("count_rows", "count_rows_in_thread", "in_hot_standby", "is_read_only")
+__all__ = (
+    "ask",
+    "ask_in_thread",
+    "count_rows",
+    "count_rows_in_thread",
+    "first_row",
+    "in_hot_standby",
+    "is_read_only",
+)
 
 _BAD = ConnStatus.BAD
 
@@ -34,7 +44,17 @@ def is_read_only(connection: BaseConnection[Any]) -> bool:
 
 
 async def count_rows(connection: PsycopgConnection, sql: str) -> int:
-    """Run a query in a transaction of its own and return how many rows it has.
+    """Run a query in a transaction of its own and return how many rows it has."""
+    return (await ask(connection, sql)).ntuples
+
+
+def count_rows_in_thread(connection: ThreadConnection, sql: str) -> int:
+    """Do the same on a synchronous connection."""
+    return ask_in_thread(connection, sql).ntuples
+
+
+async def ask(connection: PsycopgConnection, sql: str) -> PGresult:
+    """Run a query in the transaction that is open, or in one of its own.
 
     It does not use psycopg's cursors, which would begin a transaction and leave it open.
     """
@@ -45,18 +65,30 @@ async def count_rows(connection: PsycopgConnection, sql: str) -> int:
             (result,) = await connection.wait(generators.execute(connection.pgconn))
     finally:
         connection.used_by_hasql = before
-    return _rows(result)
+    return _checked(result)
 
 
-def count_rows_in_thread(connection: ThreadConnection, sql: str) -> int:
+def ask_in_thread(connection: Connection[Any], sql: str) -> PGresult:
     """Do the same on a synchronous connection."""
     with connection.lock:
         connection.pgconn.send_query(sql.encode())
         (result,) = connection.wait(generators.execute(connection.pgconn))
-    return _rows(result)
+    return _checked(result)
 
 
-def _rows(result: PGresult) -> int:
+def _checked(result: PGresult) -> PGresult:
     if result.status != ExecStatus.TUPLES_OK:
         raise error_from_result(result)
-    return result.ntuples
+    return result
+
+
+def first_row(result: PGresult | None) -> Sequence[str | None]:
+    """Return the first row of a result; empty: there is none.
+
+    A cursor would read it by loaders, which the application may have registered for every
+    connection of the process.
+    """
+    if result is None or not result.ntuples:
+        return ()
+    values = (result.get_value(0, column) for column in range(result.nfields))
+    return tuple(v if v is None else v.decode("utf-8", "backslashreplace") for v in values)

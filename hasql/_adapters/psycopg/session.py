@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 
 from psycopg.rows import tuple_row
 
-from hasql._adapters.psycopg.server import in_hot_standby
+from hasql._adapters.psycopg.server import first_row, in_hot_standby
 from hasql._adapters.reserved_session import ReservedSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from psycopg.pq.abc import PGresult
 
     from hasql._adapters.psycopg.connection import PsycopgConnection
 
@@ -71,7 +69,7 @@ class PsycopgSession(ReservedSession):
             await cursor.execute(sql.encode(), prepare=False)
             while cursor.nextset():
                 pass  # the row is that of the last statement
-            return _first_row(cursor.pgresult)
+            return first_row(cursor.pgresult)
 
     def _watch(self) -> None:
         # If libpq has closed its socket in the query, another thread may have opened a file since
@@ -104,12 +102,3 @@ class PsycopgSession(ReservedSession):
         if not self._busy:
             self._stop_watching()
             self._finish()
-
-
-def _first_row(result: PGresult | None) -> Sequence[str | None]:
-    # A cursor would read it by loaders, which the application may have registered for every
-    # connection of the process.
-    if result is None or not result.ntuples:
-        return ()
-    values = (result.get_value(0, column) for column in range(result.nfields))
-    return tuple(v if v is None else v.decode("utf-8", "backslashreplace") for v in values)

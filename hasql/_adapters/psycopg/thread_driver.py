@@ -11,7 +11,7 @@ import psycopg_pool
 from psycopg import Connection
 
 from hasql._adapters.psycopg.driver import check_pool_kwargs
-from hasql._adapters.psycopg.failure import failure_of
+from hasql._adapters.psycopg.failure import failure_of, sqlstate_of
 from hasql._adapters.psycopg.login import open_session
 from hasql._adapters.psycopg.thread_login import connect_for_session
 from hasql._adapters.psycopg.thread_pool import PsycopgThreadPool, SyncConnection, SyncPool
@@ -57,3 +57,5 @@ class PsycopgThreadDriver(Driver[SyncPool, SyncConnection]):
         if isinstance(error, psycopg_pool.PoolTimeout | psycopg_pool.TooManyRequests):
             return Failure.FULL
         return failure_of(error)
+
+    sqlstate = staticmethod(sqlstate_of)

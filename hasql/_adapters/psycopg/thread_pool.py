@@ -18,6 +18,7 @@ from hasql._adapters.psycopg.thread_connections import ThreadConnections
 from hasql._adapters.psycopg.thread_connects import ThreadConnects
 from hasql._adapters.psycopg.thread_refill import ThreadRefill
 from hasql._adapters.psycopg.thread_slots import HeldPool, LostConnectionError
+from hasql._adapters.psycopg.transactions import PsycopgThreadTransaction
 from hasql.driver import ThreadPool
 from hasql.driver.arguments import refuse_all
 from hasql.driver.deadline import OutOfTimeError
@@ -45,6 +46,7 @@ class PsycopgThreadPool(ThreadPool[SyncPool, SyncConnection]):
 
     count_rows: Any = staticmethod(count_rows_in_thread)
     in_hot_standby = staticmethod(in_hot_standby)
+    transaction: Any = PsycopgThreadTransaction
 
     def __init__(self, endpoint: Endpoint, kwargs: Mapping[str, Any], sizes: PoolSizes) -> None:
         self.sizes = sizes

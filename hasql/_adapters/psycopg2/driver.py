@@ -15,7 +15,7 @@ from sqlalchemy.pool import Pool, QueuePool
 
 from hasql._adapters.psycopg import failure as of_psycopg
 from hasql._adapters.psycopg.login import open_session
-from hasql._adapters.psycopg2.failure import failure_of
+from hasql._adapters.psycopg2.failure import failure_of, sqlstate_of
 from hasql._adapters.psycopg2.library import LIBRARY
 from hasql._adapters.psycopg2.parameters import OF_LIBPQ, is_of_libpq
 from hasql._adapters.psycopg2.pool import Psycopg2Pool
@@ -90,6 +90,8 @@ class Psycopg2Driver(Driver[QueuePool, extensions.connection]):
         if isinstance(error, psycopg.Error):
             return of_psycopg.failure_of(error)  # of a probe
         return failure_of(error)
+
+    sqlstate = staticmethod(sqlstate_of)
 
 
 def _of_pool(kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import psycopg2
 from hasql._adapters.libpq import failure_to_connect
 from hasql.driver import Failure
 
-__all__ = ("failure_of",)
+__all__ = ("failure_of", "sqlstate_of")
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -26,3 +26,8 @@ def failure_of(error: BaseException) -> Failure:
     # libpq may not know an option.
     wrong = failure_to_connect(message) is Failure.MISCONFIGURED
     return Failure.MISCONFIGURED if wrong else Failure.OTHER
+
+
+def sqlstate_of(error: BaseException) -> str | None:
+    """Return the server's code; empty: psycopg2's own error; None: another's."""
+    return error.pgcode or "" if isinstance(error, psycopg2.Error) else None

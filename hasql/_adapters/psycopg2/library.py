@@ -10,6 +10,7 @@ from psycopg2 import extensions
 from hasql._adapters.libpq import parameters_of_pool
 from hasql._adapters.psycopg2.failure import failure_of
 from hasql._adapters.psycopg2.parameters import is_of_libpq
+from hasql._adapters.psycopg2.transactions import fetch_row, plain_cursor, state_of, within_units
 from hasql._adapters.session_setup import Setup, WithSettings
 from hasql._adapters.sqlalchemy.thread_library import ThreadLibrary
 from hasql.driver.address_race import connect_in_thread
@@ -38,6 +39,7 @@ class Psycopg2Library(ThreadLibrary):
     ) -> WithSettings[tuple[Any, str | None]]:
         of_libpq = {name: value for name, value in kwargs.items() if is_of_libpq(name)}
         others = {name: value for name, value in kwargs.items() if name not in of_libpq}
+        factory = within_units(others.pop("connection_factory", None))
         given = extensions.parse_dsn(extensions.make_dsn(endpoint.dsn, **of_libpq))
         parameters = {"connect_timeout": _LONGEST_LOGIN, **parameters_of_pool(given, is_of_libpq)}
         endpoint.settings.check(given, "the DSN or the arguments of its connections")
@@ -50,7 +52,7 @@ class Psycopg2Library(ThreadLibrary):
             def dial(address: str | None, attempt: ThreadedConnect) -> tuple[Any, str | None]:
                 attempt.check()
                 at = named if address is None else {**named, "hostaddr": address}
-                return psycopg2.connect(extensions.make_dsn(**at), **others), address
+                return psycopg2.connect(extensions.make_dsn(**at), factory, **others), address
 
             return connect_in_thread(endpoint, connect, dial, failure_of, _close)
 
@@ -109,11 +111,14 @@ class Psycopg2Library(ThreadLibrary):
         said, raw.notices = raw.notices, before
         return not said and not raw.closed
 
+    fetch_row = staticmethod(fetch_row)
+    state_of = staticmethod(state_of)
+
     def count_rows(self, raw: Any, sql: str) -> int:
         before = raw.autocommit
         raw.autocommit = True  # it costs no round trip, and leaves no transaction open
         try:
-            with _plain_cursor(raw) as cursor:
+            with plain_cursor(raw) as cursor:
                 cursor.execute(sql)
                 count: int = cursor.rowcount
         finally:
@@ -131,7 +136,7 @@ class Psycopg2Library(ThreadLibrary):
         if status == _IDLE:
             return
         if raw.autocommit:  # then psycopg2 takes no note of a transaction that was begun by hand
-            with _plain_cursor(raw) as cursor:
+            with plain_cursor(raw) as cursor:
                 cursor.execute("ROLLBACK")
         else:
             raw.rollback()
@@ -139,13 +144,6 @@ class Psycopg2Library(ThreadLibrary):
 
 def _close(opened: tuple[Any, str | None]) -> None:
     opened[0].close()
-
-
-def _plain_cursor(raw: Any) -> Any:
-    """Make a cursor of psycopg2's own, whatever the application's class makes."""
-    if isinstance(type(raw), type) and issubclass(type(raw), extensions.connection):
-        return extensions.connection.cursor(raw, cursor_factory=extensions.cursor)
-    return raw.cursor(cursor_factory=extensions.cursor)  # a proxy of a tracer's
 
 
 LIBRARY = Psycopg2Library()

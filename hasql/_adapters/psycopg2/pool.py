@@ -10,6 +10,7 @@ from sqlalchemy import event
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
 from hasql._adapters.psycopg2.library import LIBRARY
+from hasql._adapters.psycopg2.transactions import Psycopg2Transaction
 from hasql._adapters.sqlalchemy.thread_acquires import QueueAcquires
 from hasql._adapters.sqlalchemy.thread_request import Taking
 from hasql.driver import ThreadPool
@@ -105,6 +106,8 @@ class Psycopg2Pool(ThreadPool[QueuePool, extensions.connection]):
         # The pool was told not to roll back, and must not lend what is left of a transaction.
         if raw is not None and not LIBRARY.is_clean(raw):
             self.abort(raw)
+
+    transaction: Any = Psycopg2Transaction
 
     def count_rows(self, connection: extensions.connection, sql: str) -> int:
         return LIBRARY.count_rows(connection, sql)

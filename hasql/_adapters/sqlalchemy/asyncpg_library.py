@@ -15,12 +15,15 @@ from hasql._adapters.asyncpg.connection import (
     RawConnection,
     count_rows,
     failure_of,
+    fetch_row,
     guard_from_forks,
     in_hot_standby,
     is_read_only,
     naming_files,
+    sqlstate_of,
 )
 from hasql._adapters.asyncpg.session import AsyncpgSession
+from hasql._adapters.asyncpg.transactions import ROLLED_BACK, state_of
 from hasql._adapters.sqlalchemy.library import DbapiLibrary
 from hasql._adapters.sqlalchemy.query import flag, not_text, text, whole_number
 from hasql.driver import check_keywords
@@ -63,6 +66,9 @@ class AsyncpgLibrary(DbapiLibrary):
     dialect = dialect
     url_arguments = _URL_ARGUMENTS
     failure_of = staticmethod(failure_of)
+    sqlstate_of = staticmethod(sqlstate_of)
+    fetch_row = staticmethod(fetch_row)
+    state_of = staticmethod(state_of)
     count_rows = staticmethod(count_rows)
     in_hot_standby = staticmethod(in_hot_standby)
     is_read_only = staticmethod(is_read_only)
@@ -101,6 +107,10 @@ class AsyncpgLibrary(DbapiLibrary):
         # Whether a statement of another task runs, asyncpg does not tell: see `check_unused`.
         return not connection.is_closed() and not connection.is_in_transaction()
 
+    def was_rolled_back(self, connection: RawConnection) -> bool:
+        # A `connect` of the application's may have made one of another class.
+        return getattr(connection, "last_tag", "") == ROLLED_BACK
+
     async def check_unused(self, connection: RawConnection) -> None:
         # asyncpg raises an error when a statement is to run beside another.
         await connection.execute("")
@@ -114,8 +124,8 @@ class AsyncpgLibrary(DbapiLibrary):
         return None if closing is None or closing.done() else closing
 
 
-class _ClosesToTheEnd:
-    """Mixed into a connection: once SQLAlchemy has begun to close it, it is closed to the end.
+class _OfEngine:
+    """Mixed into a connection: it keeps an answer, and what SQLAlchemy closes is closed to the end.
 
     SQLAlchemy closes a connection when a statement on it is cancelled, and asyncpg then first has
     the server cancel the statement. If SQLAlchemy's task is cancelled once more meanwhile,
@@ -123,6 +133,14 @@ class _ClosesToTheEnd:
     """
 
     closing: asyncio.Task[None] | None = None
+    #: How the server has called what it did last, of what SQLAlchemy ends transactions by.
+    last_tag = ""
+
+    async def execute(self, query: str, *args: Any, **kwargs: Any) -> str:
+        """Execute, as asyncpg does, and keep the answer, which asyncpg drops of a COMMIT."""
+        tag: str = await super().execute(query, *args, **kwargs)  # type: ignore[misc]  # as mixed in
+        self.last_tag = tag
+        return tag
 
     async def close(self, *, timeout: float | None = None) -> None:
         """Close, as asyncpg does, in a task of its own, which goes on when this is cancelled.
@@ -145,7 +163,7 @@ class _ClosesToTheEnd:
 
 @cache
 def _class_of(user_class: Any) -> Any:
-    return type(user_class.__name__, (_ClosesToTheEnd, user_class), {})
+    return type(user_class.__name__, (_OfEngine, user_class), {})
 
 
 LIBRARY = AsyncpgLibrary()

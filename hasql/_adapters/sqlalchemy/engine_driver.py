@@ -106,11 +106,20 @@ class EngineDriver(Driver[PoolT, ConnT], Generic[PoolT, ConnT, _LibraryT]):
     def failure(self, error: BaseException) -> Failure:
         if isinstance(error, exc.TimeoutError):
             return Failure.FULL  # others have taken connections from the engine directly
+        return self._library.failure_of(self._origin(error))
+
+    def sqlstate(self, error: BaseException) -> str | None:
+        code = self._library.sqlstate_of(self._origin(error))
+        own = isinstance(error, exc.SQLAlchemyError | self._dbapi_error)
+        return "" if code is None and own else code
+
+    def _origin(self, error: BaseException) -> BaseException:
+        """Return the library's own error within what SQLAlchemy has wrapped it in."""
         if isinstance(error, exc.StatementError) and error.orig is not None:
             error = error.orig
         if isinstance(error, self._dbapi_error) and error.__cause__ is not None:
             error = error.__cause__  # asyncpg's own error, which SQLAlchemy has wrapped
-        return self._library.failure_of(error)
+        return error
 
 
 def _shown(scheme: str, dsn: Dsn) -> URL:

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy.engine import Dialect
 
     from hasql._adapters.session_setup import WithSettings
     from hasql.driver import Endpoint, Failure, Session
+    from hasql.driver.transactions import TransactionState
 
 __all__ = ("DbapiLibrary", "EngineLibrary")
 
@@ -29,6 +30,9 @@ class EngineLibrary(Protocol):
 
     def failure_of(self, error: BaseException) -> Failure:
         """Say what an exception of the library's own tells of the server."""
+
+    def sqlstate_of(self, error: BaseException) -> str | None:
+        """Return the server's code; empty: the library's own error; None: another's."""
 
 
 class DbapiLibrary(EngineLibrary, Protocol):
@@ -56,6 +60,17 @@ class DbapiLibrary(EngineLibrary, Protocol):
 
     async def count_rows(self, connection: Any, sql: str) -> int:
         """Run a query in a transaction of its own and return how many rows it has."""
+
+    async def fetch_row(self, connection: Any, sql: str) -> Sequence[str | None]:
+        """Run a query in the transaction that is open; see `Session.fetch_row`."""
+
+    def state_of(self, connection: Any) -> TransactionState:
+        """Tell what has become of a transaction; what was never begun has ENDED."""
+
+    def was_rolled_back(self, connection: Any) -> bool:
+        """Tell whether the server has answered COMMIT by a rollback, where `state_of` cannot."""
+        del connection
+        return False
 
     def is_read_only(self, connection: Any) -> bool:
         """Tell whether transactions are read-only by default, as the server reported last."""

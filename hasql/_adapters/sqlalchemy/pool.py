@@ -12,6 +12,7 @@ from hasql._adapters.sqlalchemy.checkout_retry import MAY_RETRY, RetryCheckoutEr
 from hasql._adapters.sqlalchemy.connections import EngineConnections
 from hasql._adapters.sqlalchemy.leases import EngineLease, EngineLeases, raw_of
 from hasql._adapters.sqlalchemy.shielded import ShieldedOperations
+from hasql._adapters.sqlalchemy.transactions import EngineTransaction
 from hasql.driver import AsyncPool
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from hasql._adapters.sqlalchemy.library import DbapiLibrary
     from hasql.driver import Endpoint, PoolSizes
+    from hasql.driver.transactions import TransactionModes
 
 __all__ = ("EnginePool",)
 
@@ -149,6 +151,12 @@ class EnginePool(AsyncPool[AsyncEngine, AsyncConnection]):
 
     async def count_rows(self, connection: AsyncConnection, sql: str) -> int:
         return await self._library.count_rows(raw_of(connection), sql)
+
+    def transaction(
+        self, connection: AsyncConnection, modes: TransactionModes
+    ) -> EngineTransaction:
+        lease = self._leases.of(connection) or EngineLease(connection, raw_of(connection))
+        return EngineTransaction(connection, lease, self._library, modes)
 
     def is_closed(self, connection: AsyncConnection) -> bool:
         lease = self._leases.of(connection)

@@ -12,9 +12,16 @@ from sqlalchemy.dialects.postgresql.psycopg import dialect_async
 
 from hasql._adapters.psycopg import login
 from hasql._adapters.psycopg.connection import PsycopgConnection
-from hasql._adapters.psycopg.failure import failure_of
-from hasql._adapters.psycopg.server import count_rows, in_hot_standby, is_read_only
+from hasql._adapters.psycopg.failure import failure_of, sqlstate_of
+from hasql._adapters.psycopg.server import (
+    ask,
+    count_rows,
+    first_row,
+    in_hot_standby,
+    is_read_only,
+)
 from hasql._adapters.psycopg.session import PsycopgSession
+from hasql._adapters.psycopg.transactions import state_of
 from hasql._adapters.sqlalchemy.library import DbapiLibrary
 from hasql._adapters.sqlalchemy.query import flag, not_text, whole_number
 from hasql.driver.arguments import ROUTING, refuse_keywords
@@ -23,7 +30,7 @@ from hasql.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from hasql._adapters.session_setup import WithSettings
     from hasql.driver import Endpoint
@@ -47,6 +54,8 @@ class PsycopgLibrary(DbapiLibrary):
     dialect = dialect_async
     url_arguments = _URL_ARGUMENTS
     failure_of = staticmethod(failure_of)
+    sqlstate_of = staticmethod(sqlstate_of)
+    state_of = staticmethod(state_of)
     count_rows = staticmethod(count_rows)
     in_hot_standby = staticmethod(in_hot_standby)
     is_read_only = staticmethod(is_read_only)
@@ -77,6 +86,9 @@ class PsycopgLibrary(DbapiLibrary):
         self, connection: psycopg.AsyncConnection[Any], on_lost: Callable[[], None]
     ) -> PsycopgSession:
         return PsycopgSession(await login.take_over(connection), on_lost, in_transactions=True)
+
+    async def fetch_row(self, connection: PsycopgConnection, sql: str) -> Sequence[str | None]:
+        return first_row(await ask(connection, sql))
 
     def is_closed(self, connection: PsycopgConnection) -> bool:
         return connection.lost or connection.closed

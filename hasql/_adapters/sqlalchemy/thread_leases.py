@@ -20,7 +20,7 @@ __all__ = ("EngineThreadLease", "EngineThreadLeases")
 class EngineThreadLease:
     """One connection that is leased."""
 
-    __slots__ = ("pool", "proxied", "raw", "thread")
+    __slots__ = ("pool", "proxied", "raw", "stated", "thread")
 
     def __init__(self, connection: Connection, pool: Pool | None) -> None:
         #: The pool's proxy for the driver's connection, and that connection.
@@ -28,6 +28,8 @@ class EngineThreadLease:
         self.raw: Any = self.proxied.dbapi_connection
         #: The pool that it came from; None: the user has taken it from the engine directly.
         self.pool = pool
+        #: Whether a statement has been begun.
+        self.stated = False
         #: The thread that has used it last.
         self.thread = get_ident()
 
@@ -72,7 +74,7 @@ class EngineThreadLeases:
         lease = self._leases.get(execution.root_connection)
         if lease is None:
             return
-        lease.thread = get_ident()
+        lease.thread, lease.stated = get_ident(), True
         if not lease.is_intact():
             raise self._loss()
 

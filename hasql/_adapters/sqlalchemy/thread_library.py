@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from hasql._adapters.sqlalchemy.library import EngineLibrary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from hasql._adapters.session_setup import WithSettings
     from hasql.driver import Endpoint, Session
     from hasql.driver.address_race import ThreadedConnect
+    from hasql.driver.transactions import TransactionState
 
 __all__ = ("EngineThreadLibrary", "ThreadLibrary")
 
@@ -56,6 +57,12 @@ class ThreadLibrary(Protocol):
 
     def roll_back(self, raw: Any) -> None:
         """Roll an open transaction back; raise an error of the library's where that cannot be."""
+
+    def fetch_row(self, raw: Any, sql: str) -> Sequence[str | None]:
+        """Run a query in the transaction that is open; see `Session.fetch_row`."""
+
+    def state_of(self, raw: Any) -> TransactionState:
+        """Tell what has become of a transaction; what was never begun may have ENDED."""
 
     def count_rows(self, raw: Any, sql: str) -> int:
         """Run a query in a transaction of its own and return how many rows it has."""

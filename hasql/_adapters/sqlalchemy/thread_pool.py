@@ -14,6 +14,7 @@ from hasql._adapters.sqlalchemy.thread_acquires import QueueAcquires
 from hasql._adapters.sqlalchemy.thread_leases import EngineThreadLease, EngineThreadLeases
 from hasql._adapters.sqlalchemy.thread_login import LoginArguments
 from hasql._adapters.sqlalchemy.thread_request import Taking
+from hasql._adapters.sqlalchemy.transactions import EngineThreadTransaction
 from hasql.driver import ThreadPool
 from hasql.driver.arguments import refuse_all
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from hasql.driver import PoolSizes
     from hasql.driver.address_race import ThreadedConnect
     from hasql.driver.patience import Patience
+    from hasql.driver.transactions import TransactionModes
 
 __all__ = ("EngineThreadPool",)
 
@@ -135,6 +137,12 @@ class EngineThreadPool(ThreadPool[Engine, Connection]):
     def is_closed(self, connection: Connection) -> bool:
         lease = self._lease_of(connection)
         return lease is None or not lease.is_intact() or self._connections.is_closed(lease.raw)
+
+    def transaction(
+        self, connection: Connection, modes: TransactionModes
+    ) -> EngineThreadTransaction:
+        lease = self._leases.of(connection) or EngineThreadLease(connection, None)
+        return EngineThreadTransaction(connection, lease, self._library, modes)
 
     def count_rows(self, connection: Connection, sql: str) -> int:
         return self._library.count_rows(self._raw(connection), sql)

@@ -8,7 +8,7 @@ import psycopg
 from sqlalchemy.dialects.postgresql.psycopg2 import dialect
 
 from hasql._adapters.psycopg import failure as of_psycopg
-from hasql._adapters.psycopg2.failure import failure_of
+from hasql._adapters.psycopg2.failure import failure_of, sqlstate_of
 from hasql._adapters.psycopg2.library import Psycopg2Library
 from hasql._adapters.psycopg2.parameters import OF_LIBPQ, is_of_libpq
 from hasql._adapters.sqlalchemy.query import not_text
@@ -31,6 +31,7 @@ class Psycopg2EngineLibrary(Psycopg2Library, EngineThreadLibrary):
     """psycopg2 beneath an engine; its probes are psycopg's."""
 
     dialect = dialect
+    sqlstate_of = staticmethod(sqlstate_of)
     #: libpq reads all else in the DSN itself.
     url_arguments: Mapping[str, Callable[[str], Any]] = dict.fromkeys(_FACTORIES, not_text)
 

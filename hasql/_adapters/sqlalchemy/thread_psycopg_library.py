@@ -6,29 +6,29 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg import generators
 from psycopg.conninfo import make_conninfo
-from psycopg.errors import error_from_result
-from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq import TransactionStatus
 from sqlalchemy.dialects.postgresql.psycopg import dialect
 
 from hasql._adapters.psycopg import login, server
-from hasql._adapters.psycopg.failure import failure_of
+from hasql._adapters.psycopg.failure import failure_of, sqlstate_of
 from hasql._adapters.psycopg.session import PsycopgSession
 from hasql._adapters.psycopg.thread_login import connect_for_pool, endable
+from hasql._adapters.psycopg.transactions import state_of
 from hasql._adapters.sqlalchemy.query import flag, not_text, whole_number
 from hasql._adapters.sqlalchemy.thread_library import EngineThreadLibrary
 from hasql.driver.arguments import ROUTING, refuse_keywords
 from hasql.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from psycopg.errors import Diagnostic
 
     from hasql._adapters.session_setup import WithSettings
     from hasql.driver import Endpoint
     from hasql.driver.address_race import ThreadedConnect
+    from hasql.driver.transactions import TransactionState
 
 __all__ = ("LIBRARY",)
 
@@ -51,6 +51,7 @@ class PsycopgThreadLibrary(EngineThreadLibrary):
         "row_factory": not_text,
     }
     failure_of = staticmethod(failure_of)
+    sqlstate_of = staticmethod(sqlstate_of)
 
     def check_connect_args(self, kwargs: Mapping[str, Any]) -> None:
         refuse_keywords(kwargs, ROUTING, "connect_args: hasql takes no argument {!r}")
@@ -124,14 +125,13 @@ class PsycopgThreadLibrary(EngineThreadLibrary):
         raw.rollback()
 
     def count_rows(self, raw: Any, sql: str) -> int:
-        # psycopg's cursors would begin a transaction and leave it open.
-        with raw.lock:
-            raw.pgconn.send_query(sql.encode())
-            (result,) = raw.wait(generators.execute(raw.pgconn))
-        if result.status != ExecStatus.TUPLES_OK:
-            raise error_from_result(result)
-        count: int = result.ntuples
-        return count
+        return server.ask_in_thread(raw, sql).ntuples
+
+    def state_of(self, raw: Any) -> TransactionState:
+        return state_of(raw)
+
+    def fetch_row(self, raw: Any, sql: str) -> Sequence[str | None]:
+        return server.first_row(server.ask_in_thread(raw, sql))
 
 
 LIBRARY = PsycopgThreadLibrary()

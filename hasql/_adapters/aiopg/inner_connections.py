@@ -1,0 +1,57 @@
+"""What is known of aiopg's connections in what a pool of aiopg's hands out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hasql._adapters.aiopg.connection import count_rows, in_hot_standby
+from hasql._adapters.aiopg.transactions import AiopgTransaction
+from hasql.driver import AsyncPool, ConnT, PoolT
+
+if TYPE_CHECKING:
+    from hasql.driver.transactions import TransactionModes
+
+__all__ = ("InnerConnections",)
+
+
+class InnerConnections(AsyncPool[PoolT, ConnT]):
+    """The part of a pool that asks connections, each of which may be within another object."""
+
+    def inner_of(self, connection: Any) -> Any:
+        """Return aiopg's connection in what was handed out, or in a slot.
+
+        None: the user has closed what was handed out.
+        """
+        return connection
+
+    def key(self, connection: ConnT) -> Any:
+        return None if self.is_closed(connection) else self.inner_of(connection).raw
+
+    async def count_rows(self, connection: ConnT, sql: str) -> int:
+        return await count_rows(self.inner_of(connection), sql)
+
+    def in_hot_standby(self, connection: ConnT) -> bool | None:
+        inner = self.inner_of(connection)
+        return None if inner is None else in_hot_standby(inner)
+
+    def hold(self, connection: ConnT) -> None:
+        inner = self.inner_of(connection)
+        if inner is not None:
+            inner.raw.hold()
+
+    def is_anothers(self, connection: Any) -> bool:
+        # What a subclass makes of a slot is an object of one lease alone.
+        inner = self.inner_of(connection)
+        return inner is connection and bool(inner.raw.is_anothers())
+
+    def note_release(self, connection: Any) -> None:
+        inner = self.inner_of(connection)
+        if inner is connection:
+            inner.raw.note_release()
+
+    def is_closed(self, connection: ConnT) -> bool:
+        inner = self.inner_of(connection)
+        return inner is None or bool(inner.closed)
+
+    def transaction(self, connection: ConnT, modes: TransactionModes) -> AiopgTransaction:
+        return AiopgTransaction(self.inner_of(connection), modes)

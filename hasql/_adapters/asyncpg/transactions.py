@@ -1,0 +1,92 @@
+"""The transaction around a unit of work over asyncpg: one of asyncpg's own.
+
+So `Connection.transaction()` within it makes a savepoint.
+"""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+from asyncpg.transaction import Transaction
+
+from hasql._adapters.asyncpg.connection import Connection, RawConnection, fetch_row
+from hasql.driver.transactions import TaskTransaction, TransactionState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hasql.driver.transactions import TransactionModes
+
+__all__ = ("ROLLED_BACK", "AsyncpgTransaction", "state_of")
+
+ROLLED_BACK = "ROLLBACK"
+"""The tag of an answer to COMMIT, where the transaction had failed."""
+
+
+def state_of(connection: RawConnection) -> TransactionState:
+    """Return the state of the transaction that was begun on a connection, failed or not."""
+    if connection.is_closed() or connection.is_in_transaction():
+        return TransactionState.OPEN  # on one that is closed COMMIT will fail
+    return TransactionState.ENDED
+
+
+class _Answered:
+    """Stands for a connection in a transaction of asyncpg's, which drops the answer to COMMIT."""
+
+    def __init__(self, connection: RawConnection) -> None:
+        vars(self)["connection"] = connection
+        #: How the server has called what it did last.
+        vars(self)["tag"] = ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.connection, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self.connection, name, value)
+
+    async def execute(self, query: str) -> str:
+        """Run what asyncpg begins or ends the transaction with."""
+        # The method is asyncpg's own: the application's class may have changed it.
+        vars(self)["tag"] = tag = await asyncpg.Connection.execute(self.connection, query)
+        return tag
+
+
+class AsyncpgTransaction(TaskTransaction):
+    """One of a task's."""
+
+    def __init__(self, connection: Connection, modes: TransactionModes) -> None:
+        raw = _raw_of(connection)
+        self._connection = raw
+        self._answered = _Answered(raw)
+        level: Any = modes.isolation and modes.isolation.replace(" ", "_")
+        answered: Any = self._answered
+        # For `transaction()` of an application's class there is no telling what it makes.
+        self._transaction: Any = Transaction(answered, level, modes.read_only, deferrable=False)
+
+    async def begin(self) -> None:
+        await self._transaction.start()
+
+    @property
+    def state(self) -> TransactionState:
+        return state_of(self._connection)
+
+    async def fetch_row(self, sql: str) -> Sequence[str | None]:
+        return await fetch_row(self._connection, sql)
+
+    async def commit(self) -> bool:
+        await self._transaction.commit()
+        return bool(self._answered.tag != ROLLED_BACK)
+
+    async def roll_back(self) -> None:
+        # Also where the application has ended it: asyncpg would take it for open.
+        await self._transaction.rollback()
+
+
+def _raw_of(connection: Connection) -> RawConnection:
+    # A proxy's class takes no attribute, and asyncpg's transactions set one.
+    for each in gc.get_referents(connection):
+        if isinstance(each, asyncpg.Connection):
+            return each
+    raise asyncpg.InterfaceError("connection is closed")

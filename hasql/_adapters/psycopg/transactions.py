@@ -1,0 +1,146 @@
+"""The transaction around a unit of work over psycopg 3: one of psycopg's own.
+
+So `Connection.transaction()` within it makes a savepoint, and psycopg itself refuses `commit()` and
+`rollback()`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from psycopg import AsyncTransaction, Error, IsolationLevel, OperationalError, Rollback, Transaction
+from psycopg.pq import TransactionStatus
+
+from hasql._adapters.psycopg.server import ask, ask_in_thread, first_row
+from hasql.driver.transactions import TaskTransaction, ThreadTransaction, TransactionState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from psycopg import BaseConnection
+
+    from hasql.driver.transactions import TransactionModes
+
+__all__ = ("PsycopgThreadTransaction", "PsycopgTransaction", "state_of")
+
+_IDLE = TransactionStatus.IDLE
+_STATES = {
+    _IDLE: TransactionState.ENDED,
+    TransactionStatus.ACTIVE: TransactionState.BUSY,
+    TransactionStatus.INTRANS: TransactionState.OPEN,
+    TransactionStatus.INERROR: TransactionState.FAILED,
+    # The connection is lost, so that COMMIT will fail.
+    TransactionStatus.UNKNOWN: TransactionState.OPEN,
+}
+
+
+def state_of(connection: BaseConnection[Any]) -> TransactionState:
+    """Return the state of the transaction that was begun on a connection."""
+    return _STATES[TransactionStatus(connection.pgconn.transaction_status)]
+
+
+def _level_of(modes: TransactionModes) -> IsolationLevel | None:
+    level = modes.isolation
+    return None if level is None else IsolationLevel[level.upper().replace(" ", "_")]
+
+
+def _check_left(transaction: Transaction | AsyncTransaction) -> None:
+    """Raise an error where psycopg says nothing: the connection was gone as the block was left."""
+    if transaction.status is transaction.Status.FAILED:
+        raise OperationalError("the connection was lost")
+
+
+class _OfPsycopg:
+    """What both faces have in common."""
+
+    def __init__(self, connection: Any, modes: TransactionModes) -> None:
+        self._connection = connection
+        self._modes = modes
+        self._before: tuple[IsolationLevel | None, bool | None] | None = None
+        if modes.isolation or modes.read_only:
+            self._before = connection.isolation_level, connection.read_only
+
+    @property
+    def state(self) -> TransactionState:
+        return state_of(self._connection)
+
+
+class PsycopgTransaction(_OfPsycopg, TaskTransaction):
+    """One of a task's."""
+
+    async def begin(self) -> None:
+        if self._before is not None:
+            level, read_only = self._before
+            await self._set(_level_of(self._modes) or level, self._modes.read_only or read_only)
+        self._transaction = AsyncTransaction(self._connection)
+        await self._transaction.__aenter__()
+
+    async def _set(self, level: IsolationLevel | None, read_only: bool | None) -> None:  # noqa: FBT001  # as psycopg takes it
+        await self._connection.set_isolation_level(level)
+        await self._connection.set_read_only(read_only)
+
+    async def fetch_row(self, sql: str) -> Sequence[str | None]:
+        return first_row(await ask(self._connection, sql))
+
+    async def commit(self) -> bool:
+        await self._transaction.__aexit__(None, None, None)
+        _check_left(self._transaction)
+        await self._restore()
+        return True  # what has failed, or was ended within, is not committed in the first place
+
+    async def roll_back(self) -> None:
+        connection = self._connection
+        connection.used_by_hasql = True  # so that a cancelled task waits for no server
+        if connection.pgconn.transaction_status != _IDLE:
+            rollback = Rollback()
+            await self._transaction.__aexit__(Rollback, rollback, None)
+            if connection.pgconn.transaction_status != _IDLE:
+                await connection.rollback()
+        await self._restore()
+
+    async def _restore(self) -> None:
+        if self._before is not None:
+            try:
+                await self._set(*self._before)
+            except Error:
+                self._connection.abort()  # lost just now, and nobody is to have it like this
+
+
+class PsycopgThreadTransaction(_OfPsycopg, ThreadTransaction):
+    """One of a thread's."""
+
+    def begin(self) -> None:
+        if self._before is not None:
+            level, read_only = self._before
+            self._set(_level_of(self._modes) or level, self._modes.read_only or read_only)
+        self._transaction = Transaction(self._connection)
+        self._transaction.__enter__()
+
+    def _set(self, level: IsolationLevel | None, read_only: bool | None) -> None:  # noqa: FBT001  # as psycopg takes it
+        self._connection.isolation_level = level
+        self._connection.read_only = read_only
+
+    def fetch_row(self, sql: str) -> Sequence[str | None]:
+        return first_row(ask_in_thread(self._connection, sql))
+
+    def commit(self) -> bool:
+        self._transaction.__exit__(None, None, None)
+        _check_left(self._transaction)
+        self._restore()
+        return True  # as above
+
+    def roll_back(self) -> None:
+        connection = self._connection
+        if connection.pgconn.transaction_status != _IDLE:
+            rollback = Rollback()
+            self._transaction.__exit__(Rollback, rollback, None)
+            if connection.pgconn.transaction_status != _IDLE:
+                connection.rollback()
+        self._restore()
+
+    def _restore(self) -> None:
+        if self._before is not None:
+            try:
+                self._set(*self._before)
+            except Error:
+                self._connection.abort()  # as above

@@ -1,0 +1,156 @@
+"""The transaction around a unit of work over psycopg2: it begins with the first statement."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+from psycopg2 import extensions
+
+from hasql.driver.transactions import ThreadTransaction, TransactionState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from hasql.driver.transactions import TransactionModes
+
+__all__ = (
+    "AS_TEXT",
+    "STATES",
+    "Psycopg2Transaction",
+    "fetch_row",
+    "plain_cursor",
+    "state_of",
+    "within_units",
+)
+
+STATES = {
+    extensions.TRANSACTION_STATUS_IDLE: TransactionState.ENDED,
+    extensions.TRANSACTION_STATUS_ACTIVE: TransactionState.BUSY,
+    extensions.TRANSACTION_STATUS_INTRANS: TransactionState.OPEN,
+    extensions.TRANSACTION_STATUS_INERROR: TransactionState.FAILED,
+    # The connection is lost, so that COMMIT will fail.
+    extensions.TRANSACTION_STATUS_UNKNOWN: TransactionState.OPEN,
+}
+_BEGUN = extensions.STATUS_BEGIN
+
+
+def _unchanged(value: str | bytes | None, cursor: object) -> str | bytes | None:
+    del cursor
+    return value
+
+
+AS_TEXT = extensions.new_type((16, 20, 23, 25, 701, 1700), "HASQL_TEXT", _unchanged)
+"""Leaves what hasql asks for as text: boolean, bigint, integer, text, float, numeric."""
+
+
+def plain_cursor(raw: Any) -> Any:
+    """Make a cursor of psycopg2's own, whatever the application's class makes."""
+    if isinstance(type(raw), type) and issubclass(type(raw), extensions.connection):
+        return extensions.connection.cursor(raw, cursor_factory=extensions.cursor)
+    return raw.cursor(cursor_factory=extensions.cursor)  # a proxy of a tracer's
+
+
+def fetch_row(raw: Any, sql: str) -> Sequence[str | None]:
+    """Run a query in the transaction that is open; see `Session.fetch_row`."""
+    with plain_cursor(raw) as cursor:
+        extensions.register_type(AS_TEXT, cursor)
+        cursor.execute(sql)
+        return tuple(cursor.fetchone() or ())
+
+
+def state_of(raw: Any) -> TransactionState:
+    """Return the state of a transaction that psycopg2 has begun, or would begin."""
+    if raw.closed:
+        return TransactionState.OPEN  # as above
+    state = STATES[raw.get_transaction_status()]
+    never_begun = state is TransactionState.ENDED and raw.status != _BEGUN
+    return TransactionState.NOT_BEGUN if never_begun else state
+
+
+class _RefusesToEnd:
+    """Mixed into a connection: within a unit of work it is not the work that ends the transaction.
+
+    psycopg2 would begin another with the next statement, and nobody could tell it from the first.
+    """
+
+    #: Whether a unit of work uses it.
+    in_unit = False
+
+    def commit(self) -> None:
+        """Commit, as psycopg2 does, unless in a unit of work."""
+        self._check("commit")
+        super().commit()  # type: ignore[misc]  # as mixed in
+
+    def rollback(self) -> None:
+        """Roll back, as psycopg2 does, unless in a unit of work."""
+        self._check("rollback")
+        super().rollback()  # type: ignore[misc]  # as above
+
+    def _check(self, what: str) -> None:
+        if self.in_unit:
+            msg = (
+                f"{what}() is not for the work of a run, which commits when the work returns; "
+                "raise an exception to have it rolled back"
+            )
+            raise psycopg2.ProgrammingError(msg)
+
+
+@cache
+def within_units(factory: Callable[..., Any] | None) -> Callable[..., Any]:
+    """Return what makes the connections of a pool: a class of its own, or of the application's."""
+    made = extensions.connection if factory is None else factory
+    if not isinstance(made, type):
+        return made  # a function of the application's, whose class nobody knows
+    return type(made.__name__, (_RefusesToEnd, made), {})
+
+
+class Psycopg2Transaction(ThreadTransaction):
+    """One of a thread's."""
+
+    def __init__(self, connection: Any, modes: TransactionModes) -> None:
+        self._connection = connection
+        self._modes = modes
+        self._before = connection.isolation_level, connection.readonly, connection.autocommit
+
+    def begin(self) -> None:
+        connection, modes = self._connection, self._modes
+        if self._before[2]:
+            connection.autocommit = False
+        if modes.isolation:
+            connection.isolation_level = modes.isolation.upper()
+        if modes.read_only:
+            connection.readonly = True
+        connection.in_unit = True
+
+    @property
+    def state(self) -> TransactionState:
+        return state_of(self._connection)
+
+    def fetch_row(self, sql: str) -> Sequence[str | None]:
+        return fetch_row(self._connection, sql)
+
+    def commit(self) -> bool:
+        self._connection.in_unit = False
+        self._connection.commit()
+        self._restore()
+        return True  # what has failed, or was ended within, is not committed in the first place
+
+    def roll_back(self) -> None:
+        connection = self._connection
+        connection.in_unit = False
+        if connection.status == _BEGUN:
+            connection.rollback()
+        self._restore()
+
+    def _restore(self) -> None:
+        connection, (level, read_only, autocommit) = self._connection, self._before
+        if connection.closed:
+            return
+        if self._modes.isolation:
+            connection.isolation_level = level
+        if self._modes.read_only:
+            connection.readonly = read_only
+        if autocommit:
+            connection.autocommit = True

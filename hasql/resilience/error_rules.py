@@ -1,0 +1,149 @@
+"""What an exception means to whoever could try again: its category, and whether `run` would."""
+
+from enum import Enum
+from errno import ETIMEDOUT
+from types import MappingProxyType
+from typing import Any, Final
+
+from hasql._leasing.met_errors import MetErrors
+from hasql.driver import Driver, Failure
+from hasql.driver.judgement import judged
+from hasql.errors import (
+    BreakerOpenError,
+    HasqlError,
+    NameResolutionError,
+    NotAvailableError,
+    OverloadedError,
+    RateLimitedError,
+)
+from hasql.resilience.commit_outcome import CommitUnknownError
+
+__all__ = ("Category", "ErrorKind", "ErrorRules")
+
+
+class Category(Enum):
+    """What an exception is about, for whoever decides what to do about it."""
+
+    #: A host or a connection is gone or not to be had; the outcome of a commit is not known.
+    INFRASTRUCTURE = "infrastructure"
+    #: There is too much to do: no slot at the server, a pool that is exhausted, load that is shed.
+    OVERLOAD = "overload"
+    #: Another transaction was in the way: serialization, a deadlock, a lock that was not to be had.
+    CONFLICT = "conflict"
+    #: Everything else, which is the application's.
+    APPLICATION = "application"
+
+
+class ErrorKind(Enum):
+    """How an exception is dealt with: its category, and whether `run` tries again."""
+
+    LOST = Category.INFRASTRUCTURE, True, "connection lost"
+    SHUTDOWN = Category.INFRASTRUCTURE, True, "server shuts down or starts"
+    STANDBY = Category.INFRASTRUCTURE, True, "a standby was asked to write"
+    ABSENT = Category.INFRASTRUCTURE, True, "no host to be had"
+    REFUSED = Category.INFRASTRUCTURE, False, "login refused"
+    BREAKER = Category.INFRASTRUCTURE, False, "breaker open"
+    UNKNOWN = Category.INFRASTRUCTURE, False, "outcome of a commit not known"
+    FULL = Category.OVERLOAD, True, "no slot at the server"
+    EXHAUSTED = Category.OVERLOAD, True, "pool exhausted"
+    SHED = Category.OVERLOAD, False, "load shed"
+    CONFLICT = Category.CONFLICT, True, "serialization failure or deadlock"
+    LOCKED = Category.CONFLICT, False, "lock not to be had"
+    #: The server answers no question about a transaction's id; the work is done again without.
+    NO_MARK = Category.APPLICATION, True, "no telling what becomes of commits"
+    OTHER = Category.APPLICATION, False, "the application's"
+
+    @property
+    def category(self) -> Category:
+        """What it is about."""
+        return self.value[0]
+
+    @property
+    def retried(self) -> bool:
+        """Whether `run` tries again, unless it came in answer to COMMIT."""
+        return self.value[1]
+
+
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+_BY_SQLSTATE: Final = MappingProxyType(
+    {
+        "40001": ErrorKind.CONFLICT,
+        "40P01": ErrorKind.CONFLICT,
+        "53300": ErrorKind.FULL,
+        "55P03": ErrorKind.LOCKED,
+        "57P01": ErrorKind.SHUTDOWN,
+        "57P02": ErrorKind.SHUTDOWN,
+        "57P03": ErrorKind.SHUTDOWN,
+    }
+)
+_BY_FAILURE: Final = MappingProxyType(
+    {
+        Failure.BROKEN: ErrorKind.LOST,
+        Failure.FULL: ErrorKind.FULL,
+        Failure.REFUSED: ErrorKind.REFUSED,
+    }
+)
+_OURS: Final = (
+    (OverloadedError, ErrorKind.SHED),
+    (RateLimitedError, ErrorKind.SHED),
+    (BreakerOpenError, ErrorKind.BREAKER),
+    (CommitUnknownError, ErrorKind.UNKNOWN),
+)
+_READ_ONLY: Final = "25006"
+
+
+class ErrorRules:
+    """Reads exceptions: the driver's by SQLSTATE and by what was lost, and hasql's own."""
+
+    def __init__(self, driver: Driver[Any, Any], met: MetErrors) -> None:
+        self._driver = driver
+        self._met = met
+
+    def sqlstate(self, error: BaseException) -> str | None:
+        """Return the server's code; empty: the driver's own error; None: another's."""
+        try:
+            return self._driver.sqlstate(error)
+        except Exception:  # noqa: BLE001  # one of the application's, of any shape
+            return None
+
+    def kind(self, error: BaseException) -> ErrorKind:
+        """Say how an exception is dealt with, as far as it and its lease tell."""
+        if not isinstance(error, Exception):
+            return ErrorKind.OTHER  # a cancellation, or the end of the program
+        if isinstance(error, HasqlError) and not isinstance(error, NameResolutionError):
+            return _of_ours(error)
+        code = self.sqlstate(error) or ""
+        if code in _BY_SQLSTATE:
+            return _BY_SQLSTATE[code]
+        if code == _READ_ONLY:
+            return ErrorKind.STANDBY if self._met.was_on_standby(error) else ErrorKind.OTHER
+        if isinstance(error, TimeoutError) and error.errno != ETIMEDOUT:
+            return ErrorKind.OTHER  # a limit of the application's, not the kernel's word
+        return _BY_FAILURE.get(judged(self._driver, error), ErrorKind.OTHER)
+
+    def kind_met(self, error: BaseException, *, closed: bool) -> ErrorKind:
+        """Say it of an exception in the use of a connection, which is `closed` since or is not.
+
+        What looks like a lost connection may be another one's, of another database or service. On
+        one that is closed, whatever the driver says by itself is about that.
+        """
+        kind = self.kind(error)
+        if kind is ErrorKind.LOST and not closed:
+            return ErrorKind.OTHER
+        if kind is ErrorKind.OTHER and closed and self.sqlstate(error) == "":
+            return ErrorKind.LOST
+        return kind
+
+    def note_on_standby(self, error: BaseException) -> None:
+        """Take note that the server of a master's lease has said that it is a standby."""
+        if self.sqlstate(error) == _READ_ONLY:
+            self._met.note_on_standby(error)
+
+
+def _of_ours(error: HasqlError) -> ErrorKind:
+    for of, kind in _OURS:
+        if isinstance(error, of):
+            return kind
+    if isinstance(error, NotAvailableError):
+        return ErrorKind.EXHAUSTED if error.exhausted else ErrorKind.ABSENT
+    return ErrorKind.OTHER

@@ -1,0 +1,112 @@
+"""What the runs of one manager have in common, for tasks and threads alike."""
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Generic, Protocol
+
+from hasql._leasing.lease import Lease
+from hasql.cluster.host import HostSpec
+from hasql.driver import ConnT, PoolT
+from hasql.errors import HasqlError
+from hasql.resilience.commit_outcome import CommitMark, Outcome
+from hasql.resilience.error_rules import Category, ErrorRules
+from hasql.resilience.unit_of_work import RunOptions, UnitOfWork
+
+__all__ = ("RunMeans", "Runs")
+
+log = logging.getLogger("hasql")
+
+
+class FindsOutcome(Protocol):
+    """Finds out what has become of commits, in the manager's event loop."""
+
+    def saw(self, mark: CommitMark) -> None:
+        """Take note of a mark that was read; called by whoever has read it, in any thread."""
+
+    async def find(self, mark: CommitMark | None, deadline: float) -> Outcome:
+        """Find out by a deadline, by the clock."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunMeans:
+    """What a manager has for its runs. Durations are seconds."""
+
+    rules: ErrorRules
+    finder: FindsOutcome
+    release_timeout: float
+    clock: Callable[[], float]
+    chance: Random
+    #: Takes passwords out of a text.
+    hide: Callable[[str], str]
+    #: Held while something is counted.
+    guard: AbstractContextManager[object]
+
+
+class Runs(Generic[PoolT, ConnT]):
+    """The part that needs no waiting."""
+
+    def __init__(self, means: RunMeans) -> None:
+        self._means = means
+        self.rules = means.rules
+        #: Who is within a run: tasks, or numbers of threads.
+        self._within: set[object] = set()
+        #: Hosts whose servers do not tell a transaction's id.
+        self._without_marks: set[HostSpec] = set()
+        self.count = 0
+        self.retried = dict.fromkeys(Category, 0)
+
+    def _begin(self, who: object, work: object, options: RunOptions) -> UnitOfWork:
+        """Begin a run, unless one is under way. Raises HasqlError."""
+        if not callable(work):
+            msg = f"work must be a function that takes a connection, not {work!r}"
+            raise TypeError(msg)
+        if who in self._within:
+            raise HasqlError(
+                "this is called within a run of the same manager: it would be a transaction of its "
+                "own, which stays where the outer one is rolled back or done again; have the work "
+                "use the connection that it was given, or begin the other run once this has ended"
+            )
+        means = self._means
+        unit = UnitOfWork(options, means.rules, means.clock, means.chance, means.hide)
+        self._within.add(who)
+        return unit
+
+    def _end(self, who: object, unit: UnitOfWork) -> None:
+        self._within.discard(who)
+        unit.forget()
+        with self._means.guard:
+            self.count += 1
+            for category in unit.retried:
+                self.retried[category] += 1
+
+    def _has_mark(self, unit: UnitOfWork, host: HostSpec) -> bool:
+        """Tell whether to read a mark, which comes next then."""
+        if not unit.wants_mark or host in self._without_marks:
+            return False
+        unit.marking()
+        return True
+
+    def _read_mark(self, unit: UnitOfWork, host: HostSpec, row: Sequence[str | None]) -> None:
+        mark = CommitMark.read(host, row)
+        if mark is not None:
+            self._means.finder.saw(mark)
+        unit.read_mark(mark)
+
+    def _note_refusal(self, unit: UnitOfWork, host: HostSpec, error: Exception) -> None:
+        if unit.mark_was_refused and host not in self._without_marks:
+            self._without_marks.add(host)
+            log.warning(
+                "%s does not tell the id of a transaction, so that nobody can find out what has "
+                "become of a commit whose answer is lost: %s",
+                host,
+                self._means.hide(repr(error)),
+            )
+
+
+def is_out(lease: Lease[Any, Any], connection: object) -> bool:
+    """Tell whether a connection is the lease's still: the work may have given it back."""
+    return lease.connection is connection and not lease.returning

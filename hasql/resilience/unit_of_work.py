@@ -1,0 +1,297 @@
+"""One unit of work: what it may still cost, and what comes after each failure."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from random import Random
+from types import MappingProxyType
+from typing import Any, Final
+
+from hasql._leasing.hints import is_on_standby
+from hasql._leasing.lease import Lease
+from hasql._routing.node import Node
+from hasql._routing.request import MASTER
+from hasql.cluster.checks import check_flag
+from hasql.cluster.host import HostSpec
+from hasql.cluster.probe import UnreadableAnswerError
+from hasql.driver.transactions import TransactionModes, TransactionState, isolation_level
+from hasql.errors import ConfigurationError, HasqlError, RolledBackError
+from hasql.resilience.commit_outcome import CommitMark, Outcome
+from hasql.resilience.error_rules import Category, ErrorKind, ErrorRules
+from hasql.resilience.retry_policy import RetryPolicy
+
+__all__ = ("Phase", "RunOptions", "UnitOfWork")
+
+log = logging.getLogger("hasql")
+
+_IN_FAILED_TRANSACTION: Final = "25P02"
+_DEFAULT: Final = RetryPolicy()
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """The arguments of one `run`. Raises ConfigurationError or TypeError for what cannot work."""
+
+    read_only: bool
+    idempotent: bool
+    retry: RetryPolicy | None
+    isolation: str | None
+    resolve_commits: bool
+
+    def __post_init__(self) -> None:
+        for name in ("read_only", "idempotent", "resolve_commits"):
+            check_flag(name, getattr(self, name))
+        if self.retry is not None and not isinstance(self.retry, RetryPolicy):
+            msg = f"retry must be a hasql.resilience.RetryPolicy, not {self.retry!r}"
+            raise TypeError(msg)
+        if self.modes.isolation == "serializable" and self.read_only:
+            raise ConfigurationError(
+                "a replica has no serializable transactions: use isolation='repeatable read', or "
+                "run it without read_only"
+            )
+
+    @property
+    def modes(self) -> TransactionModes:
+        """How its transactions are begun."""
+        level = None if self.isolation is None else isolation_level(self.isolation)
+        return TransactionModes(level, self.read_only)
+
+
+_GIVEN_BACK: Final = (
+    "the work has given its connection back by itself, and what it had open is rolled back; leave "
+    "that to run"
+)
+_MISTAKES: Final = MappingProxyType(
+    {
+        TransactionState.ENDED: (
+            "the work has ended its transaction by itself: what it has committed stays, and "
+            "nothing is tried again; leave the commit to run, and raise an exception to have it "
+            "rolled back"
+        ),
+        TransactionState.BUSY: (
+            "the work has returned while a statement still runs on its connection, and is rolled "
+            "back; wait for the end of each statement"
+        ),
+    }
+)
+
+
+class Phase(Enum):
+    """How far an attempt has come."""
+
+    #: No connection yet.
+    WAITING = "waiting for a connection"
+    #: From the connection to the end of the work.
+    WORKING = "at work"
+    #: Reading what tells later what has become of a commit.
+    MARKING = "about to commit"
+    #: COMMIT may have been sent.
+    COMMITTING = "committing"
+
+
+class UnitOfWork:
+    """Decides for tasks and threads alike; who drives it waits and does the I/O.
+
+    Each attempt goes from `begin_attempt` over `took`, `may_commit` and `committing` to
+    `committed`. Where an exception ends it, `met` and `ended` are told while the lease is still
+    out, and `pause` then says what comes next.
+    """
+
+    def __init__(
+        self,
+        options: RunOptions,
+        rules: ErrorRules,
+        clock: Callable[[], float],
+        chance: Random,
+        hide: Callable[[str], str],
+    ) -> None:
+        self.options = options
+        self.modes = options.modes
+        self._policy = options.retry or _DEFAULT
+        self._rules = rules
+        self._clock = clock
+        self._chance = chance
+        self._hide = hide
+        #: When nothing new is begun any more, by the clock.
+        self.deadline = clock() + self._policy.seconds
+        self.attempts = 0
+        #: The categories of those errors after which it was tried again.
+        self.retried: list[Category] = []
+        self.phase = Phase.WAITING
+        #: What was read before COMMIT; None: nothing, or nothing was written.
+        self.mark: CommitMark | None = None
+        #: Whether nothing was written for sure.
+        self.wrote_nothing = False
+        #: What the work has returned in the attempt that is committing.
+        self.result: Any = None
+        self._kind = ErrorKind.OTHER
+        self._answered = True
+        self._node: Node[Any, Any] | None = None
+        self._last: Exception | None = None
+
+    @property
+    def host(self) -> HostSpec:
+        """The host that the last attempt was on."""
+        assert self._node is not None  # noqa: S101  # it had a connection
+        return self._node.host
+
+    # One attempt
+
+    def begin_attempt(self) -> float:
+        """Begin one; return the seconds that there are for getting a connection."""
+        self.phase, self._node, self.mark, self.result = Phase.WAITING, None, None, None
+        self.wrote_nothing, self._answered = self.options.read_only, True
+        return max(0.0, self.deadline - self._clock())
+
+    def took(self, node: Node[Any, Any]) -> None:
+        """Take note that a server was reached."""
+        self.attempts += 1
+        self.phase, self._node = Phase.WORKING, node
+
+    def may_commit(
+        self, lease: Lease[Any, Any], connection: object, state: TransactionState
+    ) -> None:
+        """Refuse to commit what the work has not left to be committed.
+
+        Raises RolledBackError, or HasqlError for a mistake.
+        """
+        if lease.connection is not connection or lease.returning:
+            raise HasqlError(_GIVEN_BACK)
+        if state is TransactionState.FAILED:
+            raise _rolled_back()
+        if state in _MISTAKES:
+            raise HasqlError(_MISTAKES[state])
+        if state is TransactionState.NOT_BEGUN:
+            self.wrote_nothing = True
+
+    @property
+    def wants_mark(self) -> bool:
+        """Whether to read what tells later what has become of the commit."""
+        return self.options.resolve_commits and not self.wrote_nothing
+
+    def marking(self) -> None:
+        """Take note that the mark is read next."""
+        self.phase = Phase.MARKING
+
+    def read_mark(self, mark: CommitMark | None) -> None:
+        """Take over what was read of the transaction; None: it has written nothing."""
+        self.mark, self.wrote_nothing = mark, mark is None
+
+    def committing(self, result: object) -> None:
+        """Take note that COMMIT is sent next."""
+        self.phase, self.result = Phase.COMMITTING, result
+
+    def committed(self, *, done: bool) -> None:
+        """Take the server's answer to COMMIT. Raises RolledBackError."""
+        if not done:
+            raise _rolled_back()
+
+    def met(self, error: BaseException, lease: Lease[Any, Any], connection: object) -> bool:
+        """Take note of what has ended an attempt; tell whether its connection is to be broken.
+
+        So it is where COMMIT was sent and not answered, so that the server does not go on with it.
+        """
+        node, self._answered = self._node, True
+        assert node is not None  # noqa: S101  # it has a connection
+        if lease.request is MASTER and is_on_standby(node, connection):
+            self._rules.note_on_standby(error)
+        if self.phase is Phase.COMMITTING and not isinstance(error, RolledBackError):
+            lost = self._rules.kind(error) in {ErrorKind.LOST, ErrorKind.SHUTDOWN}
+            self._answered = bool(self._rules.sqlstate(error)) and not lost
+        return not self._answered
+
+    def ended(self, error: BaseException, *, closed: bool) -> None:
+        """Take note that all is rolled back, and whether the connection is closed.
+
+        Raises RolledBackError in place of an error that only says so.
+        """
+        self._kind = self._rules.kind_met(error, closed=closed)
+        if not self._answered and isinstance(error, Exception):
+            self._kind = ErrorKind.LOST
+        if self.phase is Phase.MARKING:
+            code = self._rules.sqlstate(error)
+            if code == _IN_FAILED_TRANSACTION:
+                raise _rolled_back() from error
+            unreadable = isinstance(error, UnreadableAnswerError)
+            if unreadable or (code and self._kind is ErrorKind.OTHER):
+                self._kind = ErrorKind.NO_MARK
+
+    # What comes next
+
+    @property
+    def outcome_is_open(self) -> bool:
+        """Whether it is not known what has become of what has just failed.
+
+        What has written nothing is simply done again.
+        """
+        return not self._answered and not self.wrote_nothing
+
+    def found(self, outcome: Outcome) -> bool | None:
+        """Take what was found out; tell whether it is done. None: nobody knows, which ends it."""
+        if outcome is Outcome.UNKNOWN and not self.options.idempotent:
+            return None
+        return outcome is Outcome.COMMITTED
+
+    @property
+    def mark_was_refused(self) -> bool:
+        """Whether the server has refused hasql's own question, of which the work knows nothing."""
+        return self._kind is ErrorKind.NO_MARK
+
+    def pause(self, error: Exception) -> float | None:
+        """Return for how many seconds to wait before the next attempt; None: there is none."""
+        if self.phase is Phase.WAITING:
+            self._kind = self._rules.kind_met(error, closed=True)
+            if self._last is not None and error.__cause__ is None:
+                error.__cause__ = self._last
+        self._last = error
+        if self.mark_was_refused:
+            self.attempts -= 1
+            return 0.0
+        if not self._kind.retried or self.attempts >= self._policy.attempts:
+            self._give_up(error)
+            return None
+        pause = self._policy.pause(len(self.retried) + 1, self._chance)
+        if pause >= self.deadline - self._clock():
+            self._give_up(error)
+            return None
+        self.retried.append(self._kind.category)
+        self._tell(error, pause)
+        return pause
+
+    def forget(self) -> None:
+        """Let go of the last error, whose traceback leads here."""
+        self._last = None
+
+    def _give_up(self, error: Exception) -> None:
+        if self.retried:
+            error.add_note(f"hasql: run gave up after attempt {self.attempts}")
+
+    def _tell(self, error: Exception, pause: float) -> None:
+        host = None if self._node is None else str(self._node.host)
+        where = host or "no host yet"
+        what, told = self._kind.value[2], self._hide(f"{type(error).__name__}: {error}")
+        log.info(
+            "run: %s, attempt %d, %s; again in %.3f s: %s",
+            where,
+            self.attempts,
+            what,
+            pause,
+            told,
+            extra={
+                "event": "run.retried",
+                "host": host,
+                "attempt": self.attempts,
+                "phase": self.phase.value,
+                "category": self._kind.category.value,
+                "sqlstate": self._rules.sqlstate(error) or None,
+                "pause": pause,
+            },
+        )
+
+
+def _rolled_back() -> RolledBackError:
+    return RolledBackError(
+        "the server has rolled the work back: an error of one of its statements was caught, and "
+        "the work went on; let the error out, or put that statement into a savepoint"
+    )
