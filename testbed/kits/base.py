@@ -76,6 +76,10 @@ class LoadKit(ABC):
     async def write(self, connection: Any, statement: str) -> None:
         """Run a statement and see to it that it is committed when this returns."""
 
+    @abstractmethod
+    async def begin(self, connection: Any, statement: str) -> None:
+        """Run a statement in a transaction that stays open, as one who forgets to end it would."""
+
 
 class Kit(LoadKit):
     """One driver, as an application uses it.
@@ -177,10 +181,6 @@ class Kit(LoadKit):
         It is asked whether it lives, or closed and opened anew.
         """
         raise NotImplementedError
-
-    @abstractmethod
-    async def begin(self, connection: Any, statement: str) -> None:
-        """Run a statement in a transaction that stays open, as one who forgets to end it would."""
 
     async def port(self, connection: Any) -> int:
         """Return the port of the server behind a connection."""

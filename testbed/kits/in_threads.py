@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from testbed.kits.base import LoadKit
 from testbed.sync_kits import SYNC_KITS
-from testbed.workers import ThreadWorkers
+from testbed.workers import ThreadWorkers, run_to_end
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Coroutine, Generator
     from types import TracebackType
 
     from hasql.sync.base import BaseSyncPoolManager
@@ -53,6 +53,7 @@ class ManagerOfThreads:
     def __init__(self, manager: BaseSyncPoolManager[Any, Any]) -> None:
         self.manager = manager
         self.metrics = manager.metrics
+        self.category, self.retriable = manager.category, manager.retriable
 
     @property
     def master_pool_count(self) -> int:
@@ -70,6 +71,9 @@ class ManagerOfThreads:
 
     def acquire_replica(self, **kwargs: Any) -> Any:
         return _Acquire(self.manager, read_only=True, **kwargs)
+
+    async def run(self, work: Callable[[Any], Coroutine[Any, Any, Any]], **kwargs: Any) -> Any:
+        return self.manager.run(lambda connection: run_to_end(work(connection)), **kwargs)
 
     async def release(self, connection: Any) -> None:
         self.manager.putconn(connection)
@@ -105,6 +109,9 @@ class ThreadLoadKit(LoadKit):
 
     async def value(self, connection: Any, query: str) -> Any:
         return self._kit.value(connection, query)
+
+    async def begin(self, connection: Any, statement: str) -> None:
+        self._kit.begin(connection, statement)
 
     async def write(self, connection: Any, statement: str) -> None:
         self._kit.begin(connection, statement)

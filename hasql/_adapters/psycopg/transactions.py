@@ -6,7 +6,7 @@ So `Connection.transaction()` within it makes a savepoint, and psycopg itself re
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from psycopg import AsyncTransaction, Error, IsolationLevel, OperationalError, Rollback, Transaction
 from psycopg.pq import TransactionStatus
@@ -44,6 +44,11 @@ def _level_of(modes: TransactionModes) -> IsolationLevel | None:
     return None if level is None else IsolationLevel[level.upper().replace(" ", "_")]
 
 
+def _is_entered(transaction: Transaction | AsyncTransaction) -> bool:
+    """Tell whether psycopg takes it for open, as it does where SQL has ended it."""
+    return transaction.status is transaction.Status.ACTIVE
+
+
 def _check_left(transaction: Transaction | AsyncTransaction) -> None:
     """Raise an error where psycopg says nothing: the connection was gone as the block was left."""
     if transaction.status is transaction.Status.FAILED:
@@ -51,11 +56,14 @@ def _check_left(transaction: Transaction | AsyncTransaction) -> None:
 
 
 class _OfPsycopg:
-    """What both faces have in common."""
+    """What both faces have in common; `_of` makes psycopg's own."""
+
+    _of: ClassVar[type[Any]]
 
     def __init__(self, connection: Any, modes: TransactionModes) -> None:
         self._connection = connection
         self._modes = modes
+        self._transaction = self._of(connection)
         self._before: tuple[IsolationLevel | None, bool | None] | None = None
         if modes.isolation or modes.read_only:
             self._before = connection.isolation_level, connection.read_only
@@ -68,11 +76,12 @@ class _OfPsycopg:
 class PsycopgTransaction(_OfPsycopg, TaskTransaction):
     """One of a task's."""
 
+    _of = AsyncTransaction
+
     async def begin(self) -> None:
         if self._before is not None:
             level, read_only = self._before
             await self._set(_level_of(self._modes) or level, self._modes.read_only or read_only)
-        self._transaction = AsyncTransaction(self._connection)
         await self._transaction.__aenter__()
 
     async def _set(self, level: IsolationLevel | None, read_only: bool | None) -> None:  # noqa: FBT001  # as psycopg takes it
@@ -91,11 +100,10 @@ class PsycopgTransaction(_OfPsycopg, TaskTransaction):
     async def roll_back(self) -> None:
         connection = self._connection
         connection.used_by_hasql = True  # so that a cancelled task waits for no server
+        if _is_entered(self._transaction):
+            await self._transaction.__aexit__(Rollback, Rollback(), None)
         if connection.pgconn.transaction_status != _IDLE:
-            rollback = Rollback()
-            await self._transaction.__aexit__(Rollback, rollback, None)
-            if connection.pgconn.transaction_status != _IDLE:
-                await connection.rollback()
+            await connection.rollback()
         await self._restore()
 
     async def _restore(self) -> None:
@@ -109,11 +117,12 @@ class PsycopgTransaction(_OfPsycopg, TaskTransaction):
 class PsycopgThreadTransaction(_OfPsycopg, ThreadTransaction):
     """One of a thread's."""
 
+    _of = Transaction
+
     def begin(self) -> None:
         if self._before is not None:
             level, read_only = self._before
             self._set(_level_of(self._modes) or level, self._modes.read_only or read_only)
-        self._transaction = Transaction(self._connection)
         self._transaction.__enter__()
 
     def _set(self, level: IsolationLevel | None, read_only: bool | None) -> None:  # noqa: FBT001  # as psycopg takes it
@@ -131,11 +140,10 @@ class PsycopgThreadTransaction(_OfPsycopg, ThreadTransaction):
 
     def roll_back(self) -> None:
         connection = self._connection
+        if _is_entered(self._transaction):
+            self._transaction.__exit__(Rollback, Rollback(), None)
         if connection.pgconn.transaction_status != _IDLE:
-            rollback = Rollback()
-            self._transaction.__exit__(Rollback, rollback, None)
-            if connection.pgconn.transaction_status != _IDLE:
-                connection.rollback()
+            connection.rollback()
         self._restore()
 
     def _restore(self) -> None:

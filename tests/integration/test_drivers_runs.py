@@ -1,0 +1,368 @@
+"""Units of work on real servers, with every driver, for tasks and for threads.
+
+What a thread does is written in coroutines too, which never pause: see `testbed.workers`. So the
+faults within the work are made by a connection that blocks for as long as they take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import psycopg2
+import pytest
+from psycopg2 import extensions
+
+from hasql import HasqlError
+from hasql.resilience import Category, RetryPolicy, RolledBackError
+from testbed.kits import KITS
+from testbed.scene import until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+
+    from hasql.testing import LocalCluster
+    from testbed.kits.base import LoadKit
+
+pytestmark = pytest.mark.loops_in_turn
+
+OF_THREADS: tuple[LoadKit, ...] = ()
+if find_spec("psycopg"):  # which all of those need
+    from testbed.kits.in_threads import ALL as OF_THREADS
+QUICK = RetryPolicy(first=0.001)
+#: Those whose connections have a method that commits.
+WITH_COMMIT = re.compile("psycopg|sqlalchemy")
+LOST = "SELECT pg_terminate_backend({})"
+
+
+@pytest.fixture(params=[*KITS, *OF_THREADS], ids=lambda kit: str(kit.name))
+def run_kit(request: pytest.FixtureRequest) -> LoadKit:
+    """Each driver, for tasks or for threads."""
+    kit: LoadKit = request.param
+    return kit
+
+
+@pytest.fixture
+def admin(pg_cluster: LocalCluster) -> Iterator[Callable[[str], Any]]:
+    """Does something on the master at once, whoever else waits."""
+    raw: extensions.connection = psycopg2.connect(pg_cluster.master.superuser_dsn)
+    raw.autocommit = True
+
+    def do(sql: str) -> Any:
+        with raw.cursor() as cursor:
+            cursor.execute(sql)
+            return cursor.fetchall() if cursor.description else None
+
+    yield do
+    raw.close()
+
+
+class Scene:
+    """A manager, who uses it, and a table with one row."""
+
+    def __init__(self, kit: LoadKit, manager: Any, admin: Callable[[str], Any]) -> None:
+        self.kit, self.manager, self.admin = kit, manager, admin
+        self.table = f"t_{uuid4().hex}"
+        self.calls = 0
+        admin(self.sql("CREATE TABLE {} (i int); GRANT ALL ON {} TO app"))
+        admin(self.sql("INSERT INTO {} VALUES (0)"))
+
+    def sql(self, statement: str) -> str:
+        """Put the name of the table into a statement."""
+        return statement.replace("{}", self.table)
+
+    async def run(self, work: Callable[[Any], Coroutine[Any, Any, Any]], **kwargs: Any) -> Any:
+        """Have a worker run it, and count how often it is called."""
+
+        async def counted(connection: Any) -> Any:
+            self.calls += 1
+            return await work(connection)
+
+        self.calls = 0
+        kwargs.setdefault("retry", QUICK)
+        return await self.kit.workers().do(self.manager.run(counted, **kwargs))
+
+    async def add(self, connection: Any) -> int:
+        """Add to the row; return what it is then."""
+        statement = self.sql("UPDATE {} SET i = i + 1 RETURNING i")
+        value: int = await self.kit.value(connection, statement)
+        return value
+
+    async def fail(self, connection: Any, sqlstate: str) -> None:
+        """Have the server answer with this code."""
+        raising = f"RAISE EXCEPTION ''x'' USING ERRCODE = ''{sqlstate}''"
+        name = f"{self.table}_{sqlstate.lower()}"
+        body = f"'BEGIN {raising}; END'"
+        self.admin(f"CREATE OR REPLACE FUNCTION {name}() RETURNS int LANGUAGE plpgsql AS {body}")
+        await self.kit.value(connection, f"SELECT {name}()")
+
+    def kill(self, pid: int) -> None:
+        self.admin(LOST.format(pid))
+
+    @property
+    def row(self) -> int:
+        """What has been committed."""
+        ((value,),) = self.admin(self.sql("SELECT i FROM {}"))
+        assert isinstance(value, int)
+        return value
+
+    @property
+    def in_flight(self) -> int:
+        return sum(node.in_flight for node in self.manager.metrics().nodes)
+
+
+@pytest.fixture
+async def scene(
+    run_kit: LoadKit, pg_cluster: LocalCluster, admin: Callable[[str], Any]
+) -> AsyncIterator[Scene]:
+    """A manager of all nodes, with two connections on each."""
+    manager = run_kit.manager(
+        pg_cluster.dsn,
+        refresh_delay=0.2,
+        refresh_timeout=0.5,
+        pool_factory_kwargs=run_kit.sizes(1, 2),
+    )
+    try:
+        await manager.ready(1, 2)
+        scene = Scene(run_kit, manager, admin)
+        yield scene
+        assert scene.in_flight == 0
+    finally:
+        await manager.close()
+
+
+async def pid_of(scene: Scene, connection: Any) -> int:
+    pid: int = await scene.kit.value(connection, "SELECT pg_backend_pid()")
+    return pid
+
+
+async def test_work_is_committed_and_its_result_returned(scene: Scene) -> None:
+    async def work(connection: Any) -> str:
+        await scene.add(connection)
+        await scene.add(connection)
+        assert scene.row == 0, "it is one transaction"
+        return "done"
+
+    assert await scene.run(work) == "done"
+    assert (scene.row, scene.calls) == (2, 1)
+
+
+async def test_what_the_work_raises_is_raised_and_nothing_is_kept(scene: Scene) -> None:
+    class OwnError(Exception): ...
+
+    async def work(connection: Any) -> None:
+        await scene.add(connection)
+        raise OwnError
+
+    with pytest.raises(OwnError) as met:
+        await scene.run(work)
+    assert (scene.row, scene.calls) == (0, 1)
+    assert scene.manager.category(met.value) is Category.APPLICATION
+
+
+async def test_work_whose_connection_is_lost_is_done_once(scene: Scene) -> None:
+    async def work(connection: Any) -> int:
+        value = await scene.add(connection)
+        if scene.calls == 1:
+            scene.kill(await pid_of(scene, connection))
+        return await scene.add(connection) - value
+
+    assert await scene.run(work) == 1
+    assert (scene.row, scene.calls) == (2, 2)
+
+
+async def test_work_that_takes_no_note_of_a_lost_connection_is_done_once(scene: Scene) -> None:
+    async def work(connection: Any) -> None:
+        await scene.add(connection)
+        if scene.calls == 1:
+            scene.kill(await pid_of(scene, connection))
+            with contextlib.suppress(Exception):
+                await scene.add(connection)
+
+    await scene.run(work)
+    assert (scene.row, scene.calls) == (1, 2)
+
+
+async def test_work_whose_connection_is_lost_as_it_returns_is_done_once(scene: Scene) -> None:
+    async def work(connection: Any) -> None:
+        await scene.add(connection)
+        if scene.calls == 1:
+            scene.kill(await pid_of(scene, connection))
+
+    await scene.run(work)
+    assert (scene.row, scene.calls) == (1, 2)
+
+
+async def test_a_serialization_failure_is_tried_again(scene: Scene) -> None:
+    async def work(connection: Any) -> int:
+        before: int = await scene.kit.value(connection, scene.sql("SELECT i FROM {}"))
+        if scene.calls == 1:
+            scene.admin(scene.sql("UPDATE {} SET i = i + 10"))
+        return await scene.add(connection) - before
+
+    assert await scene.run(work, isolation="repeatable read") == 1
+    assert (scene.row, scene.calls) == (11, 2)
+
+
+#: What the server answers with; how often of three times it is tried; what it is about.
+ANSWERS = (
+    ("40001", 3, Category.CONFLICT),
+    ("40P01", 3, Category.CONFLICT),
+    ("53300", 3, Category.OVERLOAD),
+    ("57P01", 3, Category.INFRASTRUCTURE),
+    ("55P03", 1, Category.CONFLICT),
+    ("22012", 1, Category.APPLICATION),
+    ("23505", 1, Category.APPLICATION),
+    ("25006", 1, Category.APPLICATION),
+    ("08006", 1, Category.INFRASTRUCTURE),  # another server's, as this connection is well
+)
+
+
+async def test_the_code_of_an_answer_says_whether_it_is_tried_again(scene: Scene) -> None:
+    for sqlstate, calls, category in ANSWERS:
+
+        async def work(connection: Any, sqlstate: str = sqlstate) -> None:
+            await scene.add(connection)
+            await scene.fail(connection, sqlstate)
+
+        with pytest.raises(Exception, match="x") as met:
+            await scene.run(work, retry=RetryPolicy(attempts=3, first=0.001))
+        assert (sqlstate, scene.row, scene.calls) == (sqlstate, 0, calls)
+        assert scene.manager.category(met.value) is category
+    assert await scene.run(scene.add) == 1
+
+
+@pytest.mark.parametrize("resolve_commits", [True, False])
+async def test_work_that_swallows_an_error_is_never_reported_as_done(
+    scene: Scene, resolve_commits: bool
+) -> None:
+    async def work(connection: Any) -> None:
+        await scene.add(connection)
+        with contextlib.suppress(Exception):
+            await scene.fail(connection, "23505")
+
+    with pytest.raises(RolledBackError):
+        await scene.run(work, resolve_commits=resolve_commits)
+    assert (scene.row, scene.calls) == (0, 1)
+    assert await scene.run(scene.add) == 1
+
+
+async def test_work_that_ends_its_transaction_is_told_so(scene: Scene) -> None:
+    async def work(connection: Any) -> None:
+        await scene.add(connection)
+        await scene.kit.begin(connection, "COMMIT")
+
+    with pytest.raises(HasqlError, match="by itself"):
+        await scene.run(work)
+    assert scene.calls == 1
+    assert await scene.run(scene.add) == 2
+
+
+async def test_work_that_commits_and_goes_on_is_told_so(scene: Scene) -> None:
+    async def work(connection: Any) -> None:
+        await scene.add(connection)
+        if not WITH_COMMIT.search(scene.kit.name):
+            await scene.kit.begin(connection, "COMMIT")
+        await scene.kit.write(connection, scene.sql("UPDATE {} SET i = i"))
+        await scene.add(connection)
+
+    with pytest.raises(Exception, match=r"by itself|not for the work|forbidden"):
+        await scene.run(work)
+    assert scene.calls == 1
+
+
+async def test_a_run_within_a_run_is_refused(scene: Scene) -> None:
+    async def work(connection: Any) -> None:
+        await scene.add(connection)
+        await scene.manager.run(scene.add)
+
+    with pytest.raises(HasqlError, match="within a run"):
+        await scene.run(work)
+    assert scene.row == 0
+    assert await scene.run(scene.add) == 1
+
+
+async def test_read_only_work_is_on_a_replica_and_goes_on_to_another(scene: Scene) -> None:
+    replicas = "SELECT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'on'"
+    pids: list[int] = []
+
+    async def work(connection: Any) -> bool:
+        pids.append(await pid_of(scene, connection))
+        if scene.calls == 1:
+            ended = await scene.kit.value(
+                connection, "SELECT pg_terminate_backend(pg_backend_pid())"
+            )
+            assert not ended, "the session ends before it answers"
+        good: bool = await scene.kit.value(connection, replicas)
+        return good
+
+    assert await scene.run(work, read_only=True) is True
+    assert len(set(pids)) == scene.calls == 2
+
+
+async def test_a_write_of_read_only_work_is_the_applications_mistake(scene: Scene) -> None:
+    with pytest.raises(Exception, match="read-only") as met:
+        await scene.run(scene.add, read_only=True)
+    assert scene.calls == 1
+    assert scene.manager.category(met.value) is Category.APPLICATION
+    assert not scene.manager.retriable(met.value)
+
+
+async def test_how_a_transaction_was_begun_is_forgotten_with_it(scene: Scene) -> None:
+    modes = (
+        "SELECT current_setting('transaction_isolation') || ' ' || "
+        "current_setting('transaction_read_only')"
+    )
+
+    async def work(connection: Any) -> str:
+        shown: str = await scene.kit.value(connection, modes)
+        return shown
+
+    assert await scene.run(work, isolation="SERIALIZABLE") == "serializable off"
+    assert (
+        await scene.run(work, read_only=True, isolation="repeatable_read") == "repeatable read on"
+    )
+    for _ in range(6):
+        assert await scene.run(work) == "read committed off"
+    assert await scene.run(work, read_only=True) == "read committed on"
+
+
+async def test_a_promotion_is_waited_for_in_one_attempt(
+    scene: Scene, pg_cluster: LocalCluster
+) -> None:
+    old, new = pg_cluster.master, pg_cluster.replicas[0]
+
+    async def work(connection: Any) -> int:
+        port: int = await scene.kit.value(connection, "SELECT inet_server_port()")
+        return port
+
+    old.kill()
+    running = asyncio.ensure_future(scene.run(work, retry=RetryPolicy(attempts=2)))
+    await asyncio.sleep(1.2)  # more than acquire_timeout
+    assert not running.done()
+    await new.promote()
+    assert await running == new.port
+    assert scene.calls <= 2
+
+
+@pytest.mark.parametrize("run_kit", KITS, indirect=True, ids=lambda kit: str(kit.name))
+async def test_cancelled_work_is_rolled_back_and_not_tried_again(scene: Scene) -> None:
+    began = asyncio.Event()
+
+    async def work(connection: Any) -> None:
+        await scene.add(connection)
+        began.set()
+        await scene.kit.value(connection, "SELECT pg_sleep(20)")
+
+    running = asyncio.ensure_future(scene.run(work))
+    await asyncio.wait_for(began.wait(), 10)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await until(lambda: scene.in_flight == 0)
+    assert (scene.row, scene.calls) == (0, 1)
+    assert await scene.run(scene.add) == 1
