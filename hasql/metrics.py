@@ -15,6 +15,7 @@ __all__ = (
     "Metrics",
     "NodeMetrics",
     "RateLimitMetrics",
+    "RunMetrics",
 )
 
 
@@ -147,6 +148,22 @@ class DiscoveryMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class RunMetrics:
+    """The units of work that were given to `run`; the counters never go back."""
+
+    #: How many have ended, with whatever outcome.
+    count: int = 0
+    #: How often one was tried again, by the category of the error.
+    retries_infrastructure: int = 0
+    retries_overload: int = 0
+    retries_conflict: int = 0
+    #: Commits whose answer was lost: those whose outcome was found out, and those of which nobody
+    #: knows.
+    commits_found: int = 0
+    commits_unknown: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Metrics:
     """One manager at the moment of the snapshot; the counters never go back."""
 
@@ -174,3 +191,5 @@ class Metrics:
     replica_admission: AdmissionMetrics | None = None
     rate_limit: RateLimitMetrics | None = None
     breaker: BreakerMetrics | None = None
+    #: Units of work.
+    runs: RunMetrics = RunMetrics()

@@ -19,10 +19,11 @@ __all__ = ("FakeThreadTransaction", "FakeTransaction")
 class _Steps:
     """What both have in common."""
 
+    state = TransactionState.NOT_BEGUN
+
     def __init__(self, connection: FakeConnection, modes: TransactionModes) -> None:
         self.connection = connection
         self.modes = modes
-        self.state = TransactionState.NOT_BEGUN
         connection.transaction = self
 
     @property

@@ -155,4 +155,7 @@ class CheckoutRules(Generic[PoolT, ConnT]):
         return node.as_master and lease.request is not REPLICA
 
     def _not_available(self, lease: Lease[PoolT, ConnT]) -> NotAvailableError:
-        return self._no_connection(f"no connection to a {lease.request} within {lease.timeout:g} s")
+        told = f"no connection to a {lease.request} within {lease.timeout:g} s"
+        error = self._no_connection(told)
+        error.exhausted = self._router.is_exhausted(lease.request)
+        return error

@@ -45,7 +45,13 @@ class Introspection(Generic[PoolT, ConnT]):
         discovery, load = self._discovering.measure(), self._load.measure()
         with self._routing.guard:
             return measure(
-                self._routing, self._router, self._checkout, self._options, discovery, load
+                self._routing,
+                self._router,
+                self._checkout,
+                self._options,
+                discovery,
+                load,
+                self._runs.measure(),
             )
 
     def add_listener(self, listener: Listener) -> None:

@@ -11,7 +11,7 @@ from hasql.cluster.lag import lag_of, written_by_masters
 from hasql.cluster.probe import Role
 from hasql.cluster.state import NodeState, Rules
 from hasql.driver import ConnT, PoolT
-from hasql.metrics import DiscoveryMetrics, Metrics, NodeMetrics
+from hasql.metrics import DiscoveryMetrics, Metrics, NodeMetrics, RunMetrics
 from hasql.resilience.load_control import LoadMetrics
 
 __all__ = ("measure",)
@@ -24,6 +24,7 @@ def measure(  # noqa: PLR0913  # all that one is made of
     options: Options,
     discovery: DiscoveryMetrics,
     load: LoadMetrics,
+    runs: RunMetrics,
 ) -> Metrics:
     """Take the snapshot."""
     topology, hide, now = routing.topology, options.dsn.hide, options.clock()
@@ -52,6 +53,7 @@ def measure(  # noqa: PLR0913  # all that one is made of
         replica_admission=load.replica_admission,
         rate_limit=load.rate_limit,
         breaker=load.breaker,
+        runs=runs,
     )
 
 

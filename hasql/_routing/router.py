@@ -80,6 +80,11 @@ class Router(Generic[PoolT, ConnT]):
         """Tell whether a request might be given a connection of this node now, if it had room."""
         return any(node in candidates for candidates in self._passes[request])
 
+    def is_exhausted(self, request: Request) -> bool:
+        """Tell whether hosts could serve, and none of them has room."""
+        candidates = [node for group in self._passes[request] for node in group]
+        return bool(candidates) and not any(node.free for node in candidates)
+
     def occupy(self, request: Request) -> Node[PoolT, ConnT] | None:
         """Take a place on the node that the policy picks; None if there is no free place."""
         for candidates in self._passes[request]:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any, Generic, Protocol
 
@@ -11,7 +12,8 @@ from hasql._leasing.lease import Lease
 from hasql.cluster.host import HostSpec
 from hasql.driver import ConnT, PoolT
 from hasql.errors import HasqlError
-from hasql.resilience.commit_outcome import CommitMark, Outcome
+from hasql.metrics import RunMetrics
+from hasql.resilience.commit_outcome import CommitMark, CommitUnknownError, Outcome
 from hasql.resilience.error_rules import Category, ErrorRules
 from hasql.resilience.unit_of_work import RunOptions, UnitOfWork
 
@@ -56,8 +58,19 @@ class Runs(Generic[PoolT, ConnT]):
         self._within: set[object] = set()
         #: Hosts whose servers do not tell a transaction's id.
         self._without_marks: set[HostSpec] = set()
-        self.count = 0
-        self.retried = dict.fromkeys(Category, 0)
+        self._ended = self._found = self._unknown = 0
+        self._retried = dict.fromkeys(Category, 0)
+
+    def measure(self) -> RunMetrics:
+        """Return what has been counted."""
+        return RunMetrics(
+            count=self._ended,
+            retries_infrastructure=self._retried[Category.INFRASTRUCTURE],
+            retries_overload=self._retried[Category.OVERLOAD],
+            retries_conflict=self._retried[Category.CONFLICT],
+            commits_found=self._found,
+            commits_unknown=self._unknown,
+        )
 
     def _begin(self, who: object, work: object, options: RunOptions) -> UnitOfWork:
         """Begin a run, unless one is under way. Raises HasqlError."""
@@ -79,9 +92,28 @@ class Runs(Generic[PoolT, ConnT]):
         self._within.discard(who)
         unit.forget()
         with self._means.guard:
-            self.count += 1
+            self._ended += 1
             for category in unit.retried:
-                self.retried[category] += 1
+                self._retried[category] += 1
+
+    def _found_out(self, unit: UnitOfWork, outcome: Outcome, error: Exception) -> bool:
+        """Take what was found out of a commit; tell whether it is done.
+
+        Raises CommitUnknownError.
+        """
+        known = outcome is not Outcome.UNKNOWN
+        with self._means.guard:
+            self._found += known
+            self._unknown += not known
+        done = unit.found(outcome)
+        if done is None:
+            ask = partial(self._find_again, unit.mark)
+            raise CommitUnknownError(unit.host, unit.mark, ask) from error
+        return done
+
+    def _find_again(self, mark: CommitMark | None, seconds: float) -> Any:  # noqa: ANN401  # by face
+        """Find out once more, within so many seconds."""
+        raise NotImplementedError
 
     def _has_mark(self, unit: UnitOfWork, host: HostSpec) -> bool:
         """Tell whether to read a mark, which comes next then."""

@@ -2,14 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import partial
 from inspect import isawaitable
 from typing import Generic, TypeVar
 
 from hasql._leasing.async_lease import AsyncLease
 from hasql.driver import AsyncPool, ConnT, PoolT
 from hasql.driver.transactions import TaskTransaction
-from hasql.resilience.commit_outcome import CommitMark, CommitUnknownError, Outcome
+from hasql.resilience.commit_outcome import CommitMark, Outcome
 from hasql.resilience.runs import Runs, is_out
 from hasql.resilience.unit_of_work import RunOptions, UnitOfWork
 
@@ -115,10 +114,7 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         mark, outcome = unit.mark, Outcome.UNKNOWN
         if mark is not None:
             outcome = await self._means.finder.find(mark, unit.deadline)
-        done = unit.found(outcome)
-        if done is None:
-            raise CommitUnknownError(unit.host, mark, partial(self._find_again, mark)) from error
-        return done
+        return self._found_out(unit, outcome, error)
 
     async def _find_again(self, mark: CommitMark | None, seconds: float) -> Outcome:
         return await self._means.finder.find(mark, self._means.clock() + seconds)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
-from functools import partial
 from inspect import isawaitable, iscoroutine
 from threading import Event, get_ident
 from typing import Any, Generic, Protocol, TypeVar
@@ -11,7 +10,7 @@ from hasql._leasing.lease import Lease
 from hasql._leasing.thread_lease import ThreadLease
 from hasql.driver import ConnT, PoolT, ThreadPool
 from hasql.driver.transactions import ThreadTransaction
-from hasql.resilience.commit_outcome import CommitMark, CommitUnknownError, Outcome
+from hasql.resilience.commit_outcome import CommitMark, Outcome
 from hasql.resilience.runs import RunMeans, Runs, is_out
 from hasql.resilience.unit_of_work import RunOptions, UnitOfWork
 
@@ -134,10 +133,7 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         mark, outcome = unit.mark, Outcome.UNKNOWN
         if mark is not None:
             outcome = self._find(mark, unit.deadline)
-        done = unit.found(outcome)
-        if done is None:
-            raise CommitUnknownError(unit.host, mark, partial(self._find_again, mark)) from error
-        return done
+        return self._found_out(unit, outcome, error)
 
     def _find(self, mark: CommitMark | None, deadline: float) -> Outcome:
         return self._in_loop(lambda: self._means.finder.find(mark, deadline))

@@ -26,6 +26,8 @@ __all__ = ("Phase", "RunOptions", "UnitOfWork")
 log = logging.getLogger("hasql")
 
 _IN_FAILED_TRANSACTION: Final = "25P02"
+#: The classes of what a server answers that lets nobody ask, or has no such function.
+_REFUSALS: Final = ("0A", "42", "55000", "XX")
 _DEFAULT: Final = RetryPolicy()
 
 
@@ -127,6 +129,7 @@ class UnitOfWork:
         self.result: Any = None
         self._kind = ErrorKind.OTHER
         self._answered = True
+        self._on_standby = False
         self._node: Node[Any, Any] | None = None
         self._last: Exception | None = None
 
@@ -194,7 +197,8 @@ class UnitOfWork:
         """
         node, self._answered = self._node, True
         assert node is not None  # noqa: S101  # it has a connection
-        if lease.request is MASTER and is_on_standby(node, connection):
+        self._on_standby = lease.request is MASTER and is_on_standby(node, connection)
+        if self._on_standby:
             self._rules.note_on_standby(error)
         if self.phase is Phase.COMMITTING and not isinstance(error, RolledBackError):
             lost = self._rules.kind(error) in {ErrorKind.LOST, ErrorKind.SHUTDOWN}
@@ -214,8 +218,8 @@ class UnitOfWork:
             if code == _IN_FAILED_TRANSACTION:
                 raise _rolled_back() from error
             unreadable = isinstance(error, UnreadableAnswerError)
-            if unreadable or (code and self._kind is ErrorKind.OTHER):
-                self._kind = ErrorKind.NO_MARK
+            if unreadable or (code and code.startswith(_REFUSALS) and not closed):
+                self._kind = ErrorKind.STANDBY if self._on_standby else ErrorKind.NO_MARK
 
     # What comes next
 
