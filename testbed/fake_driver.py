@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     Report = Callable[["FakeConnection", BaseException], None]
 
 
+_OF_A_TRANSACTION = re.compile(r"SELECT CASE WHEN '(\d+)'::pg_catalog.xid8")
+
+
 class ServerError(Exception):
     """What a fake server answers instead of a row."""
 
@@ -68,6 +71,13 @@ class FakeServer:
         self.started_at = next(self._starts)
         self._up_since = clock()
         self.position = 1000
+        #: What it tells of the recovery with which it began to write, and followed as a standby.
+        self.recovered_to: int | None = None
+        self.was_standby = False
+        self.last_replayed: int | None = None
+        self.followed: int | None = None
+        #: What has become of transactions, by their ids; what is not here is in progress.
+        self.statuses: dict[int, str | None] = {}
         self.frozen = False
         #: Whether it lets in and then says nothing more.
         self.silent_after_login = False
@@ -120,6 +130,7 @@ class FakeServer:
         self.alive = True
         self.started_at = next(self._starts)
         self._up_since = self._clock()
+        self.recovered_to, self.was_standby, self.last_replayed = self.position, False, None
         if master is not None:
             self.master = master
 
@@ -138,7 +149,7 @@ class FakeServer:
         self._thawed.set()
 
     def promote(self) -> None:
-        self.master = True
+        self.master, self.was_standby, self.recovered_to = True, True, self.position
         self.timeline += 1
 
     async def answer(self) -> None:
@@ -168,11 +179,20 @@ class FakeServer:
     def row(self, form: ProbeForm) -> Sequence[object]:
         """Answer a probe, but for what depends on the time and the connection."""
         self.probes.append(form)
-        if form in self.denies:
-            raise ServerError(self.denies[form])
+        forms = tuple(ProbeForm)
+        for each in forms[forms.index(form) :]:
+            if each in self.denies:
+                raise ServerError(self.denies[each])
         wal_file = f"{self.timeline:08X}0000000000000001" if self.master else None
         whole = (not self.master, self.system_id, self.started_at, wal_file, self.position, None)
         return whole[:1] if form is ProbeForm.BARE else whole
+
+    @property
+    def history(self) -> Sequence[object]:
+        """What the full probe is told beside that."""
+        if self.master:
+            return self.recovered_to, self.was_standby, self.last_replayed, None
+        return None, None, None, self.followed
 
 
 def _text(value: object) -> str | None:
@@ -239,12 +259,19 @@ class FakeConnection(HolderNotes):
 
     async def fetch_row(self, sql: str) -> Sequence[str | None]:
         await self.run()
-        form = ProbeForm(sql)
+        if asked := _OF_A_TRANSACTION.match(sql):
+            status = self.server.statuses.get(int(asked[1]), "in progress")
+            return [status, *self._probed(ProbeForm.FULL)]
+        return self.server.garble(self._probed(ProbeForm(sql)))
+
+    def _probed(self, form: ProbeForm) -> Sequence[str | None]:
         row = self.server.row(form)
         if form is not ProbeForm.BARE:
             pid = self.login_pid + 1_000_000 if self.server.pooler else self.login_pid
             row = (*row, self.server.uptime, pid)
-        return self.server.garble([_text(value) for value in row])
+        if form is ProbeForm.FULL:
+            row = (*row, *self.server.history)
+        return [_text(value) for value in row]
 
     def kill(self) -> None:
         self.on_lost = None

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any, Generic
 
 from hasql._manager.options import Options
+from hasql._manager.own_session import OwnSession
 from hasql._manager.routing_state import RoutingState
-from hasql._probing.stall_timer import StallTimer
 from hasql._routing.node import Node
 from hasql.cluster.state import Health
-from hasql.driver import ConnT, Driver, Failure, PoolT, Session
+from hasql.driver import ConnT, Driver, Failure, PoolT
 from hasql.driver.judgement import judged
 from hasql.errors import NotAvailableError
 
@@ -32,10 +32,8 @@ class Asking(Generic[PoolT, ConnT]):
         self, driver: Driver[PoolT, ConnT], options: Options, routing: RoutingState[PoolT, ConnT]
     ) -> None:
         self._driver = driver
-        self._options = options
         self._routing = routing
-        self._session: Session | None = None
-        self._node: Node[PoolT, ConnT] | None = None
+        self._session = OwnSession(driver, options)
         self._one_at_a_time = asyncio.Lock()
 
     async def ask(self, sql: str) -> list[dict[str, Any]]:
@@ -63,7 +61,7 @@ class Asking(Generic[PoolT, ConnT]):
         Its server may just have restarted.
         """
         nodes = list(self._candidates())
-        again = self._session is not None and nodes and nodes[0] is self._node
+        again = nodes and nodes[0] is self._session.node
         return [nodes[0], *nodes] if again else nodes
 
     def _candidates(self) -> Iterator[Node[PoolT, ConnT]]:
@@ -74,43 +72,10 @@ class Asking(Generic[PoolT, ConnT]):
         yield from dict.fromkeys([*routing.masters, *routing.replicas, *rest])
 
     async def _ask(self, node: Node[PoolT, ConnT], sql: str) -> str:
-        """Ask one host; a connection on which anything goes wrong is closed."""
-        loop, options = asyncio.get_running_loop(), self._options
-        with StallTimer(loop, options.clock, options.refresh_timeout) as limit:
-            try:
-                session = await self._session_on(node, limit)
-                with limit.ending(session.kill):
-                    [value] = await session.fetch_row(sql)
-            except BaseException as error:
-                self.close()
-                if limit.ended and isinstance(error, Exception):
-                    raise TimeoutError(f"no answer in {options.refresh_timeout:g} s") from None
-                raise
+        [value] = await self._session.fetch_row(node, sql)
         assert value is not None  # noqa: S101  # coalesce
         return value
 
-    async def _session_on(self, node: Node[PoolT, ConnT], limit: StallTimer) -> Session:
-        session = self._session
-        if (
-            session is not None
-            and self._node is node
-            and not (session.closed or node.endpoint.has_left(session.address))
-        ):
-            return session
-        self.close()
-        kwargs, connecting = self._options.pool_factory_kwargs, asyncio.timeout(None)
-        async with connecting:
-            with limit.ending(lambda: connecting.reschedule(0.0)):
-                session = await self._driver.connect(node.endpoint, kwargs, _lost)
-        self._session, self._node = session, node
-        return session
-
     def close(self) -> None:
         """Close the connection, if one is open."""
-        session, self._session, self._node = self._session, None, None
-        if session is not None:
-            session.kill()
-
-
-def _lost() -> None:
-    pass  # the next question finds out
+        self._session.close()

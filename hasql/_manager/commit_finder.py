@@ -1,18 +1,44 @@
 """The commit finder: asks the master that serves now what has become of a commit."""
 
-from typing import Generic
+import asyncio
+import logging
+from typing import Final, Generic
 
 from hasql._manager.options import Options
+from hasql._manager.own_session import OwnSession
 from hasql._manager.routing_state import RoutingState
 from hasql._manager.state_waits import StateWaits
-from hasql.driver import ConnT, Driver, PoolT
+from hasql._routing.node import Node
+from hasql.driver import ConnT, Driver, Failure, PoolT
+from hasql.driver.judgement import judged
 from hasql.resilience.commit_outcome import CommitMark, Outcome
+from hasql.resilience.commit_rule import (
+    Word,
+    alive_until,
+    outcome_of,
+    question,
+    read_word,
+)
 
 __all__ = ("CommitFinder",)
 
+log = logging.getLogger("hasql")
+
+#: Seconds between two questions, at first and at most.
+_FIRST_PAUSE: Final = 0.01
+_LONGEST_PAUSE: Final = 0.5
+#: How often a server has to refuse the question: once may have been by chance.
+_REFUSALS: Final = 2
+#: Of how many servers is known until when they have lived.
+_KEPT: Final = 8
+
 
 class CommitFinder(Generic[PoolT, ConnT]):
-    """Finds out what has become of commits whose answer was lost, in the manager's event loop."""
+    """Finds out what has become of commits whose answer was lost, in the manager's event loop.
+
+    All questions go over one session, one after the other: a failover has many ask at once, when
+    the new master has enough to do.
+    """
 
     def __init__(
         self,
@@ -22,17 +48,90 @@ class CommitFinder(Generic[PoolT, ConnT]):
         waits: StateWaits[PoolT, ConnT],
     ) -> None:
         self._driver = driver
-        self._options = options
+        self._clock = options.clock
+        self._hide = options.dsn.hide
         self._routing = routing
         self._waits = waits
+        self._session = OwnSession(driver, options)
+        self._one_at_a_time = asyncio.Lock()
+        #: How many are being found out now.
+        self._asking = 0
+        #: By server: until when it has lived for sure, by its clock.
+        self._alive: dict[tuple[int, int, int | None], int] = {}
 
     def saw(self, mark: CommitMark) -> None:
-        """Take note of a mark that was read: its server was alive by then."""
+        """Take note of a mark that was read: its server has lived until then."""
+        if mark.server not in self._alive:
+            with self._routing.guard:
+                if len(self._alive) >= _KEPT:
+                    del self._alive[next(iter(self._alive))]
+                self._alive[mark.server] = mark.at
+        self._alive[mark.server] = mark.at
 
     async def find(self, mark: CommitMark | None, deadline: float) -> Outcome:
         """Find the outcome of a commit, waiting for a master until the deadline, by the clock.
 
         A transaction that is in progress still is waited for. Without a mark nobody can know.
         """
-        del mark, deadline
+        if mark is None:
+            return Outcome.UNKNOWN
+        limit = asyncio.timeout(max(0.0, deadline - self._clock()))
+        self._asking += 1
+        try:
+            async with limit:
+                outcome = await self._find(mark)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            outcome = Outcome.UNKNOWN
+        finally:
+            self._asking -= 1
+            if not self._asking:
+                self._session.close()
+        log.info(
+            "the commit of transaction %d on %s (timeline %d), whose answer was lost, is %s",
+            mark.xid, mark.host, mark.timeline, outcome.value,
+        )  # fmt: skip
+        return outcome
+
+    async def _find(self, mark: CommitMark) -> Outcome:
+        pause, refusals = _FIRST_PAUSE, 0
+        while self._routing.learns:
+            node = self._master(mark)
+            if node is None:
+                await self._waits.news()
+                continue
+            try:
+                outcome = await self._outcome(mark, node)
+            except Exception as error:  # noqa: BLE001  # whatever it is, another answer may come
+                log.debug("%s: no word on a commit: %s", node.host, self._hide(repr(error)))
+                if judged(self._driver, error) is Failure.STATEMENT:
+                    refusals += 1
+                outcome = None if refusals < _REFUSALS else Outcome.UNKNOWN
+            if outcome is not None:
+                return outcome
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
         return Outcome.UNKNOWN
+
+    def _master(self, mark: CommitMark) -> Node[PoolT, ConnT] | None:
+        """Return whom to ask: a master of that cluster, with or without a pool."""
+        for state in self._routing.topology.masters:
+            if state.answers and state.system_id == mark.system_id:
+                return self._routing.nodes[state.host]
+        return None
+
+    async def _outcome(self, mark: CommitMark, node: Node[PoolT, ConnT]) -> Outcome | None:
+        word = await self._ask(mark, node)
+        topology = self._routing.topology
+        state = topology.node(mark.host)
+        alive = alive_until(mark, None if state is None else state.reading)
+        alive = max(alive, self._alive.get(mark.server, alive))
+        switches = topology.memory.switches.get(mark.system_id, ())
+        return outcome_of(mark, word, switches, alive)
+
+    async def _ask(self, mark: CommitMark, node: Node[PoolT, ConnT]) -> Word:
+        async with self._one_at_a_time:
+            row = await self._session.fetch_row(node, question(mark))
+        state = self._routing.topology.node(node.host)
+        return read_word(node.host, row, several=state is None or state.several)

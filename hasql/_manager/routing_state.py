@@ -106,7 +106,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         #: Whether anybody may be served still: not once the manager is closing.
         self.serves = True
         #: Whether anything may be learnt still: not once it is closed.
-        self._learns = True
+        self.learns = True
 
     # What monitors see, see `ClusterView`
 
@@ -131,7 +131,7 @@ class RoutingState(Generic[PoolT, ConnT]):
     @guarded
     def publish(self, observation: Observation) -> None:
         """Take in what a probe has said, and act on it."""
-        if not self._learns:
+        if not self.learns:
             return
         over = self.topology.first_round_over
         step = self.topology.observe(observation)
@@ -153,7 +153,7 @@ class RoutingState(Generic[PoolT, ConnT]):
     def observe(self, observation: RoutingObservation) -> None:
         """Take in what has become of a host's pool, and act on it."""
         node = self.nodes.get(observation.host)
-        if node is None or not self._learns:
+        if node is None or not self.learns:
             return
         match observation:
             case PoolOpened(pool=pool):
@@ -250,7 +250,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         host serves again; what is idle is closed at once, and what is lent once it is given back.
         """
         node = self.nodes.get(host)
-        if node is None or not self._learns:
+        if node is None or not self.learns:
             return
         moved = self.monitors.leave_if_moved(host)
         if (pool := node.pool) is None or not any(
@@ -277,8 +277,9 @@ class RoutingState(Generic[PoolT, ConnT]):
         self.on_news()
 
     def stop_learning(self) -> None:
-        """Leave what is known as it is."""
-        self._learns = False
+        """Leave what is known as it is; who waits for more hears of it."""
+        self.learns = False
+        self.on_news()
 
     # What changes call for
 

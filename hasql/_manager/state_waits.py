@@ -40,6 +40,12 @@ class StateWaits(Generic[PoolT, ConnT]):
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
 
+    async def news(self) -> None:
+        """Wait until something has been learnt."""
+        if self._news is None or self._news.done():
+            self._news = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._news)
+
     async def until(self, holds: Callable[[], bool], timeout: float | None, what: str) -> None:
         """Wait until `holds` is true of the routing state.
 
@@ -51,9 +57,7 @@ class StateWaits(Generic[PoolT, ConnT]):
                 while not holds():
                     if not self._routing.serves:
                         raise PoolManagerClosedError("the pool manager was closed")
-                    if self._news is None or self._news.done():
-                        self._news = asyncio.get_running_loop().create_future()
-                    await asyncio.shield(self._news)
+                    await self.news()
         except TimeoutError:
             if limit.expired():
                 raise self.not_available(what) from None

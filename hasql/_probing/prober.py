@@ -4,7 +4,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 from copy import copy
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from hasql._probing.options import ProbingOptions
 from hasql._probing.stall_timer import StallTimer
@@ -20,6 +21,14 @@ log = logging.getLogger("hasql")
 
 #: How often in a row a server has to refuse a form: once may have been by chance.
 _REFUSALS = 2
+#: What a server that denies a form of the probe does without.
+_LOST: Final = MappingProxyType(
+    {
+        ProbeForm.FULL: "after a failover the outcome of a commit may stay unknown",
+        ProbeForm.CORE: "fencing is off for it",
+        ProbeForm.PLAIN: "fencing is off for it",
+    }
+)
 #: Seconds after which a server that denied a form of the probe is asked for all again.
 _DENIED_FOR = 60.0
 
@@ -180,8 +189,8 @@ class Prober:
         if self._form not in self._denied:
             self._denied.add(self._form)
             log.warning(
-                "%s does not answer the %s probe (%s); fencing is off for it",
-                self._host, self._form.name.lower(), self._hide(str(error)),
+                "%s does not answer the %s probe (%s); %s",
+                self._host, self._form.name.lower(), self._hide(str(error)), _LOST[self._form],
             )  # fmt: skip
         self._form, self._form_since = smaller, self._clock()
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from hasql.cluster.lineage import Switch
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion, Health, NodeState, Rules
 
@@ -33,6 +34,8 @@ class Memory:
     timelines: Mapping[int, int] = field(default_factory=dict)
     #: By system identifier: the node that is, or was last, the elected master.
     incumbents: Mapping[int, NodeState] = field(default_factory=dict)
+    #: By system identifier: where its timelines have begun, as far as that was seen.
+    switches: Mapping[int, tuple[Switch, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """The probe: the SQL that asks a server what it is, and the reading of its answer.
 
 One round trip and one row, for an ordinary role without grants, on PostgreSQL 14 to 18. A server
-that denies or lacks a function gets the next smaller form: `FULL`, then `PLAIN` (no control file,
-no WAL functions), then `BARE`. `BARE` is also the cheap form for bursts.
+that denies or lacks a function gets the next smaller form: `FULL`, then `CORE` (nothing of how its
+timeline came to be), `PLAIN` (no control file, no WAL functions), then `BARE`. `BARE` is also the
+cheap form for bursts.
 
 Names and operators are qualified, as an application's search path may put others before them. No
 value depends on how a session likes its numbers and times written: all are integers, `numeric`,
@@ -13,7 +14,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
 from math import isfinite
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 from hasql.errors import HasqlError
@@ -46,13 +49,10 @@ STARTED_AT: Final = """\
   OPERATOR(pg_catalog.*) 1000000)::bigint"""
 
 
-class ProbeForm(Enum):
-    """How much one probe asks for; the value is its SQL."""
-
-    # pg_is_in_recovery() is read once, in a subquery that OFFSET 0 keeps from being inlined:
-    # a promotion between two readings would make the WAL functions of the other role raise.
-    # The timeline is that of the WAL being written; pg_control_checkpoint() lags behind it.
-    FULL = f"""\
+# pg_is_in_recovery() is read once, in a subquery that OFFSET 0 keeps from being inlined: a
+# promotion between two readings would make the WAL functions of the other role raise. The timeline
+# is that of the WAL being written; pg_control_checkpoint() lags behind it.
+_CORE: Final = f"""\
 SELECT r, (SELECT system_identifier FROM pg_catalog.pg_control_system()),
  {STARTED_AT},
  CASE WHEN NOT r THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END,
@@ -62,8 +62,31 @@ SELECT r, (SELECT system_identifier FROM pg_catalog.pg_control_system()),
   OPERATOR(pg_catalog.-) pg_catalog.pg_last_xact_replay_timestamp()) END,
  extract(epoch FROM pg_catalog.clock_timestamp()
   OPERATOR(pg_catalog.-) pg_catalog.pg_postmaster_start_time()),
- pg_catalog.pg_backend_pid()
-FROM (SELECT pg_catalog.pg_is_in_recovery() AS r OFFSET 0) AS s"""  # noqa: S608  # a constant
+ pg_catalog.pg_backend_pid()"""  # noqa: S608  # a constant
+
+# What the replay functions say stands still once a recovery has ended, until the next: it is of
+# the recovery with which this server has begun to write. WAL was received in it by a standby
+# alone, and so it was promoted then; what a crash leaves behind knows of none.
+# A standby does not say which timeline it follows. Each of the three it has followed, at the least.
+_HISTORY: Final = """\
+ CASE WHEN NOT r THEN pg_catalog.pg_wal_lsn_diff(
+  pg_catalog.pg_last_wal_replay_lsn(), '0/0')::bigint END,
+ CASE WHEN NOT r THEN pg_catalog.pg_last_wal_receive_lsn() IS NOT NULL END,
+ CASE WHEN NOT r THEN (extract(epoch FROM pg_catalog.pg_last_xact_replay_timestamp())
+  OPERATOR(pg_catalog.*) 1000000)::bigint END,
+ CASE WHEN r THEN GREATEST((SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()),
+  (SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery()),
+  (SELECT received_tli FROM pg_catalog.pg_stat_get_wal_receiver())) END"""
+
+_FROM: Final = "FROM (SELECT pg_catalog.pg_is_in_recovery() AS r OFFSET 0) AS s"
+
+
+class ProbeForm(Enum):
+    """How much one probe asks for; the value is its SQL."""
+
+    FULL = f"{_CORE},\n{_HISTORY}\n{_FROM}"
+
+    CORE = f"{_CORE}\n{_FROM}"
 
     PLAIN = f"""\
 SELECT pg_catalog.pg_is_in_recovery(), NULL,
@@ -78,7 +101,8 @@ SELECT pg_catalog.pg_is_in_recovery(), NULL,
     @property
     def smaller(self) -> "ProbeForm | None":
         """The form to try when the server denies this one; None for the smallest."""
-        return {ProbeForm.FULL: ProbeForm.PLAIN, ProbeForm.PLAIN: ProbeForm.BARE}.get(self)
+        forms = tuple(ProbeForm)
+        return dict(pairwise(forms)).get(self)
 
 
 def writes_query(server: tuple[int, int] | None) -> str:
@@ -120,6 +144,16 @@ class Reading:
     uptime: float | None = None
     #: The process that answered. Another than the one that the login told of: a pooler.
     backend_pid: int | None = None
+    #: On a master: up to which WAL position, in bytes, it has recovered when it started or was
+    #: promoted. None where it had no need to.
+    recovered_to: int | None = None
+    #: On a master: whether it was a standby since its start, and so was promoted at `recovered_to`.
+    was_standby: bool | None = None
+    #: On a master that was a standby: when the last transaction that it has replayed had ended, by
+    #: the clock of the master before it, in microseconds since 1970.
+    last_replayed: int | None = None
+    #: On a replica: a timeline that it has followed, the newest that is known for sure.
+    followed: int | None = None
 
 
 class UnreadableAnswerError(HasqlError):
@@ -129,7 +163,10 @@ class UnreadableAnswerError(HasqlError):
 #: A WAL file's name begins with its timeline, eight hexadecimal digits:
 #: https://www.postgresql.org/docs/current/wal-internals.html
 _WAL_FILE: Final = re.compile("[0-9A-F]{24}")
-_COLUMNS: Final = 8
+_COLUMNS: Final = MappingProxyType(
+    {ProbeForm.FULL: 12, ProbeForm.CORE: 8, ProbeForm.PLAIN: 8, ProbeForm.BARE: 1}
+)
+_NO_HISTORY: Final = (None,) * 4
 
 
 def read_row(form: ProbeForm, row: Sequence[str | None]) -> Reading:
@@ -141,7 +178,7 @@ def read_row(form: ProbeForm, row: Sequence[str | None]) -> Reading:
     Raises:
         UnreadableAnswerError: it is no answer to such a probe.
     """
-    expected = 1 if form is ProbeForm.BARE else _COLUMNS
+    expected = _COLUMNS[form]
     if len(row) != expected:
         msg = f"a probe was answered with {len(row)} columns instead of {expected}"
         raise UnreadableAnswerError(msg)
@@ -151,7 +188,8 @@ def read_row(form: ProbeForm, row: Sequence[str | None]) -> Reading:
         raise UnreadableAnswerError("a probe was answered without a role")
     if not rest:
         return Reading(role)
-    system_id, started_at, wal_file, position, age, uptime, pid = rest
+    system_id, started_at, wal_file, position, age, uptime, pid, *history = rest
+    recovered_to, was_standby, last_replayed, followed = history or _NO_HISTORY
     return Reading(
         role=role,
         system_id=_read("system identifier", system_id, int),
@@ -161,6 +199,10 @@ def read_row(form: ProbeForm, row: Sequence[str | None]) -> Reading:
         replay_age=_read("age of the last replay", age, _seconds),
         uptime=_read("uptime", uptime, _seconds),
         backend_pid=_read("process id", pid, int),
+        recovered_to=_read("end of the recovery", recovered_to, int),
+        was_standby=_read("past as a standby", was_standby, _flag),
+        last_replayed=_read("last replayed commit", last_replayed, int),
+        followed=_read("followed timeline", followed, int),
     )
 
 
@@ -176,6 +218,10 @@ def _read(what: str, value: str | None, reader: Callable[[str], _T]) -> _T | Non
 
 def _role(value: str) -> Role:
     return {"t": Role.REPLICA, "f": Role.MASTER}[value]
+
+
+def _flag(value: str) -> bool:
+    return {"t": True, "f": False}[value]
 
 
 def timeline_of(value: str) -> int:

@@ -11,6 +11,7 @@ from functools import cached_property
 from hasql.cluster.discovered import Discovered
 from hasql.cluster.fencing import Memory, judge
 from hasql.cluster.host import HostSpec
+from hasql.cluster.lineage import remembered
 from hasql.cluster.probe import Reading, Role
 from hasql.cluster.state import Exclusion, Health, NodeState, Rules
 
@@ -183,6 +184,10 @@ class Topology:
         if self.first_round_over and _standing(before) == _standing(after) and not foreign:
             step = Step(replace(self, nodes=nodes, memory=memory))
         else:
+            if isinstance(observation, Answered):
+                last = before.reading
+                known = remembered(memory.switches, before.host, observation.reading, last)
+                memory = replace(memory, switches=known)
             step = self._judged(nodes, memory, observation.at)
         breaks = _breaks(step.topology, observation, before)
         return Step(step.topology, (*step.effects, *breaks)) if breaks else step
@@ -223,7 +228,7 @@ class Topology:
             for cluster, node in self.memory.incumbents.items()
             if node.host in serving
         }
-        memory = replace(self.memory, timelines={}, incumbents=incumbents)
+        memory = replace(self.memory, timelines={}, incumbents=incumbents, switches={})
         return self._judged(nodes, memory, now)
 
     def _judged(

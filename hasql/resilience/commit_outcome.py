@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Final
 
 from hasql.cluster.checks import check_seconds
 from hasql.cluster.host import HostSpec
-from hasql.cluster.probe import STARTED_AT, Reading, timeline_of
+from hasql.cluster.probe import STARTED_AT, UnreadableAnswerError, timeline_of
 from hasql.errors import HasqlError
 
 __all__ = ("CommitMark", "CommitUnknownError", "Outcome")
@@ -40,52 +40,54 @@ SELECT pg_catalog.pg_current_xact_id_if_assigned()::text,
  ((extract(epoch FROM pg_catalog.clock_timestamp())
   OPERATOR(pg_catalog.*) 1000000)::bigint)::text"""  # noqa: S608  # a constant
 
-    #: The same for a server that denies or lacks some of that.
-    PLAIN_SQL: ClassVar[str] = """\
-SELECT pg_catalog.pg_current_xact_id_if_assigned()::text, NULL::text, NULL::text, NULL::text,
- NULL::text, NULL::text, NULL::text"""
-
     #: The transaction's id, with its epoch.
     xid: int
     #: Where it was begun.
     host: HostSpec
-    system_id: int | None = None
-    timeline: int | None = None
+    system_id: int
+    timeline: int
     #: Where the next WAL record would have gone, in bytes: the commit's lies behind it.
-    position: int | None = None
+    position: int
     #: Start of the postmaster, microseconds since 1970.
-    started_at: int | None = None
-    #: Where the recovery ended with which that server has begun; None: it needed none.
-    recovered_to: int | None = None
-    #: The server's clock, microseconds since 1970.
-    at: int | None = None
+    started_at: int
+    #: Up to where that server had recovered before it wrote; None: it had no need to.
+    recovered_to: int | None
+    #: That server's clock, microseconds since 1970.
+    at: int
 
-    @classmethod
-    def query(cls, reading: Reading | None) -> str:
-        """Return what to ask a master that has answered a probe with this."""
-        told = reading is not None and None not in {reading.system_id, reading.timeline}
-        return cls.SQL if told else cls.PLAIN_SQL
+    @property
+    def server(self) -> tuple[int, int, int | None]:
+        """What changes with each restart of the server, and with each crash it recovers from.
+
+        One that goes on with the same postmaster after a crash has recovered up to another
+        position: behind the last, as it has written since.
+        """
+        return self.system_id, self.started_at, self.recovered_to
 
     @classmethod
     def read(cls, host: HostSpec, row: Sequence[str | None]) -> "CommitMark | None":
-        """Read the one row of the answer; None: nothing was written, and nothing is to be lost."""
-        xid, position, wal_file, system_id, started_at, recovered_to, at = row
-        if xid is None:
+        """Read the one row of the answer; None: nothing was written, and nothing is to be lost.
+
+        Raises:
+            UnreadableAnswerError: It is no answer to that.
+        """
+        if not row or row[0] is None:
             return None
-        return cls(
-            xid=int(xid),
-            host=host,
-            system_id=_int(system_id),
-            timeline=None if wal_file is None else timeline_of(wal_file),
-            position=_int(position),
-            started_at=_int(started_at),
-            recovered_to=_int(recovered_to),
-            at=_int(at),
-        )
-
-
-def _int(value: str | None) -> int | None:
-    return None if value is None else int(value)
+        try:
+            xid, position, wal_file, system_id, started_at, recovered_to, at = row
+            return cls(
+                xid=int(xid or ""),
+                host=host,
+                system_id=int(system_id or ""),
+                timeline=timeline_of(wal_file or ""),
+                position=int(position or ""),
+                started_at=int(started_at or ""),
+                recovered_to=None if recovered_to is None else int(recovered_to),
+                at=int(at or ""),
+            )
+        except ValueError:
+            msg = f"{host} has told of a transaction what cannot be read: {tuple(row)}"
+            raise UnreadableAnswerError(msg) from None
 
 
 #: Seconds that `CommitUnknownError.outcome` waits, unless told otherwise.

@@ -35,7 +35,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "hasql.cluster.probe",
         }
     ),
-    frozenset({"hasql.cluster.host_source"}),
+    frozenset({"hasql.cluster.host_source", "hasql.cluster.lineage"}),
     frozenset({"hasql.cluster.dsn", "hasql.cluster.discovered"}),
     frozenset({"hasql.cluster.state"}),
     frozenset({"hasql.cluster.fencing"}),
@@ -134,7 +134,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "hasql.resilience.rate_layer",
         }
     ),
-    frozenset({"hasql.resilience.options"}),
+    frozenset({"hasql.resilience.options", "hasql.resilience.commit_rule"}),
     frozenset({"hasql.resilience.load_control"}),
     frozenset({"hasql.resilience.error_rules", "hasql.resilience.retry_policy"}),
     frozenset({"hasql.resilience.unit_of_work"}),
@@ -145,6 +145,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql._manager"}),
     frozenset({"hasql._manager.guarded", "hasql._manager.loop_thread"}),
     frozenset({"hasql._manager.notifier", "hasql._manager.options"}),
+    frozenset({"hasql._manager.own_session"}),
     frozenset({"hasql._manager.discovering", "hasql._manager.routing_state"}),
     frozenset({"hasql._manager.asking"}),
     frozenset({"hasql._manager.state_waits"}),

@@ -1215,6 +1215,16 @@ async def test_a_server_that_denies_functions_is_asked_for_less() -> None:
         assert (node.role.value, node.fencing) == ("master", False)
 
 
+async def test_a_server_that_hides_its_history_is_fenced_as_any() -> None:
+    servers = fake_cluster("a master", "b replica")
+    servers["a"].denies = {ProbeForm.FULL: "42501"}
+    async with manager_of(servers) as manager:
+        await manager.ready(1, 1)
+        node = manager.metrics().nodes[0]
+        assert (node.role.value, node.fencing) == ("master", True)
+        assert ProbeForm.PLAIN not in servers["a"].probes
+
+
 async def test_a_server_in_trouble_is_not_asked_for_less() -> None:
     servers = fake_cluster("a master", "b replica")
     servers["a"].denies = {ProbeForm.FULL: "53200"}
@@ -1227,8 +1237,8 @@ async def test_a_server_in_trouble_is_not_asked_for_less() -> None:
 @pytest.mark.parametrize(
     ("garble", "expected"),
     [
-        pytest.param(lambda _: (), "0 columns instead of 8", id="no row"),
-        pytest.param(lambda row: row[:1], "1 columns instead of 8", id="one column"),
+        pytest.param(lambda _: (), "0 columns instead of 12", id="no row"),
+        pytest.param(lambda row: row[:1], "1 columns instead of 12", id="one column"),
         pytest.param(lambda row: (None, *row[1:]), "without a role", id="no role"),
         pytest.param(lambda row: ("0", *row[1:]), "'0' as the role", id="another's boolean"),
         pytest.param(lambda row: (*row[:3], "", *row[4:]), "'' as the WAL file", id="no timeline"),

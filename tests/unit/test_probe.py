@@ -9,17 +9,25 @@ import pytest
 from hasql.cluster.probe import ProbeForm, Reading, Role, UnreadableAnswerError, read_row
 
 WAL_FILE = "0000000A00000001000000FF"
-MASTER = ("f", "-7", "1700000000000001", WAL_FILE, "5000", None, "12.5", "4711")
-REPLICA = ("t", "7", "1700000000000001", None, "5000", "0.25", "12.5", "4711")
+CORE = ("f", "-7", "1700000000000001", WAL_FILE, "5000", None, "12.5", "4711")
+MASTER = (*CORE, "4000", "t", "1700000000000002", None)
+REPLICA = ("t", "7", "1700000000000001", None, "5000", "0.25", "12.5", "4711", *[None] * 3, "9")
 
 
 def test_a_master_tells_all_but_what_it_replayed() -> None:
-    expected = Reading(Role.MASTER, -7, 1700000000000001, 10, 5000, None, 12.5, 4711)
-    assert read_row(ProbeForm.FULL, MASTER) == expected
+    core = (Role.MASTER, -7, 1700000000000001, 10, 5000, None, 12.5, 4711)
+    assert read_row(ProbeForm.CORE, CORE) == Reading(*core)
+    assert read_row(ProbeForm.FULL, MASTER) == Reading(*core, 4000, True, 1700000000000002)
+
+
+def test_a_master_that_has_started_as_one_was_no_standby() -> None:
+    reading = read_row(ProbeForm.FULL, (*CORE, None, "f", None, None))
+    assert (reading.recovered_to, reading.was_standby) == (None, False)
 
 
 def test_a_replica_tells_no_timeline() -> None:
-    expected = Reading(Role.REPLICA, 7, 1700000000000001, None, 5000, 0.25, 12.5, 4711)
+    core = (Role.REPLICA, 7, 1700000000000001, None, 5000, 0.25, 12.5, 4711)
+    expected = Reading(*core, followed=9)
     assert read_row(ProbeForm.FULL, REPLICA) == expected
 
 
@@ -28,7 +36,7 @@ def test_null_is_what_is_not_told() -> None:
     assert read_row(ProbeForm.PLAIN, row) == Reading(
         Role.MASTER, started_at=17, uptime=12.5, backend_pid=4711
     )
-    nothing = ("t", *[None] * 7)
+    nothing = ("t", *[None] * 11)
     assert read_row(ProbeForm.FULL, nothing) == Reading(Role.REPLICA)
 
 
@@ -42,10 +50,11 @@ def test_the_short_form_tells_the_role_alone(value: str, role: Role) -> None:
     [
         (ProbeForm.BARE, (), "0 columns instead of 1"),
         (ProbeForm.BARE, ("f", "f"), "2 columns instead of 1"),
-        (ProbeForm.FULL, (), "0 columns instead of 8"),
-        (ProbeForm.FULL, ("f",), "1 columns instead of 8"),
-        (ProbeForm.FULL, MASTER[:-1], "7 columns instead of 8"),
-        (ProbeForm.PLAIN, (*MASTER, None), "9 columns instead of 8"),
+        (ProbeForm.FULL, (), "0 columns instead of 12"),
+        (ProbeForm.FULL, ("f",), "1 columns instead of 12"),
+        (ProbeForm.FULL, MASTER[:-1], "11 columns instead of 12"),
+        (ProbeForm.CORE, CORE[:-1], "7 columns instead of 8"),
+        (ProbeForm.PLAIN, (*CORE, None), "9 columns instead of 8"),
     ],
 )
 def test_another_number_of_columns_is_no_answer(
@@ -66,6 +75,10 @@ def test_another_number_of_columns_is_no_answer(
         (5, "age of the last replay", ["00:00:01", "NaN", ""]),
         (6, "uptime", ["Infinity", "1 day"]),
         (7, "process id", ["x", "1.0"]),
+        (8, "end of the recovery", ["0/5000", ""]),
+        (9, "past as a standby", ["true", "1", ""]),
+        (10, "last replayed commit", ["2024-01-01", "1.5"]),
+        (11, "followed timeline", ["A", ""]),
     ],
 )
 def test_a_value_that_cannot_be_read_is_no_answer(
@@ -78,8 +91,14 @@ def test_a_value_that_cannot_be_read_is_no_answer(
             read_row(ProbeForm.FULL, row)
 
 
+def test_each_form_asks_for_less_than_the_one_before() -> None:
+    forms = [ProbeForm.FULL, ProbeForm.CORE, ProbeForm.PLAIN, ProbeForm.BARE]
+    assert [form.smaller for form in forms] == [*forms[1:], None]
+
+
 @pytest.mark.parametrize("form", ProbeForm)
 def test_an_answer_without_a_role_is_none(form: ProbeForm) -> None:
-    row = [None] * (1 if form is ProbeForm.BARE else 8)
+    columns = {ProbeForm.FULL: 12, ProbeForm.BARE: 1}
+    row = [None] * columns.get(form, 8)
     with pytest.raises(UnreadableAnswerError, match="without a role"):
         read_row(form, row)

@@ -338,7 +338,7 @@ async def test_a_look_at_a_server_that_tells_all_has_the_monitors_asked_for_no_m
         await until(lambda: ProbeForm.FULL in other.probes)
         for _ in range(3):
             await manager.wait_next_pool_check()
-        assert ProbeForm.PLAIN in one.probes[before:]
+        assert ProbeForm.CORE in one.probes[before:]
         assert ProbeForm.FULL not in one.probes[before:]
 
 

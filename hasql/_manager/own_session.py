@@ -1,0 +1,66 @@
+"""A session of the manager's own, beside those of the monitors: for questions now and then."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Generic
+
+from hasql._manager.options import Options
+from hasql._probing.stall_timer import StallTimer
+from hasql._routing.node import Node
+from hasql.driver import ConnT, Driver, PoolT, Session
+
+__all__ = ("OwnSession",)
+
+
+class OwnSession(Generic[PoolT, ConnT]):
+    """Asks one host at a time, and keeps the connection while it is of the host to be asked."""
+
+    def __init__(self, driver: Driver[PoolT, ConnT], options: Options) -> None:
+        self._driver = driver
+        self._options = options
+        self._session: Session | None = None
+        #: The host that was asked last, while the connection is open.
+        self.node: Node[PoolT, ConnT] | None = None
+
+    async def fetch_row(self, node: Node[PoolT, ConnT], sql: str) -> Sequence[str | None]:
+        """Ask one host; a connection on which anything goes wrong is closed.
+
+        Raises TimeoutError after refresh_timeout.
+        """
+        loop, options = asyncio.get_running_loop(), self._options
+        with StallTimer(loop, options.clock, options.refresh_timeout) as limit:
+            try:
+                session = await self._session_on(node, limit)
+                with limit.ending(session.kill):
+                    return await session.fetch_row(sql)
+            except BaseException as error:
+                self.close()
+                if limit.ended and isinstance(error, Exception):
+                    raise TimeoutError(f"no answer in {options.refresh_timeout:g} s") from None
+                raise
+
+    async def _session_on(self, node: Node[PoolT, ConnT], limit: StallTimer) -> Session:
+        session = self._session
+        if (
+            session is not None
+            and self.node is node
+            and not (session.closed or node.endpoint.has_left(session.address))
+        ):
+            return session
+        self.close()
+        kwargs, connecting = self._options.pool_factory_kwargs, asyncio.timeout(None)
+        async with connecting:
+            with limit.ending(lambda: connecting.reschedule(0.0)):
+                session = await self._driver.connect(node.endpoint, kwargs, _lost)
+        self._session, self.node = session, node
+        return session
+
+    def close(self) -> None:
+        """Close the connection, if one is open."""
+        session, self._session, self.node = self._session, None, None
+        if session is not None:
+            session.kill()
+
+
+def _lost() -> None:
+    pass  # the next question finds out

@@ -1,0 +1,190 @@
+"""The rule by which a master's word on a transaction is taken for the outcome of a commit.
+
+A transaction's id says which it is only within one history. A server that crashes forgets the WAL
+it had not flushed, and then gives the ids that were in it to others; a standby that is promoted
+goes on without what it has not received, and does the same. So "committed" may be said of another
+transaction, and counts only if the position that was read before COMMIT is in the history of the
+server that says it: then so is the id, which is not given away again.
+
+All else needs less. Our commit, where a history holds it, is "committed" there for good. So a
+server that says anything else of the id does not have it, whatever its past was.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from hasql.cluster.host import HostSpec
+from hasql.cluster.lineage import Switch, switch_of, switches_from
+from hasql.cluster.probe import ProbeForm, Reading, Role, UnreadableAnswerError, read_row
+from hasql.resilience.commit_outcome import CommitMark, Outcome
+
+__all__ = ("Word", "alive_until", "outcome_of", "question", "read_word")
+
+#: Microseconds in which no server crashes, recovers, lets somebody in and commits. (PostgreSQL 16
+#: and 18 take 34 ms from the death of a process to the next commit, all in memory.)
+_NO_RESTART: Final = 10_000
+
+_STATUSES: Final = frozenset({"committed", "aborted", "in progress"})
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What a server has said of a transaction and of itself, in one answer."""
+
+    host: HostSpec
+    #: What `pg_xact_status` says of the id; None: it is too old to be known.
+    status: str | None
+    reading: Reading
+    #: Whether the host's name was found to lead to several servers.
+    several: bool = False
+
+
+def question(mark: CommitMark) -> str:
+    """Return the SQL that asks a server of a transaction; it has one row.
+
+    What has not ended when the server looks is "in progress": no other word would do for an id that
+    the server has not given away yet, of which `pg_xact_status` does not like to be asked.
+    """
+    status = f"""\
+CASE WHEN '{mark.xid}'::pg_catalog.xid8 OPERATOR(pg_catalog.<)
+   pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())
+  THEN pg_catalog.pg_xact_status('{mark.xid}') ELSE 'in progress' END"""
+    return f"SELECT {status}, {ProbeForm.FULL.value.removeprefix('SELECT ')}"
+
+
+def read_word(host: HostSpec, row: Sequence[str | None], *, several: bool) -> Word:
+    """Read the row. Raises UnreadableAnswerError: it is no answer to that."""
+    status = row[0] if row else ""
+    if status is not None and status not in _STATUSES:
+        msg = f"{host} has said {status!r} of a transaction"
+        raise UnreadableAnswerError(msg)
+    return Word(host, status, read_row(ProbeForm.FULL, row[1:]), several)
+
+
+def alive_until(mark: CommitMark, reading: Reading | None) -> int:
+    """Return until when the mark's server has lived for sure, by its clock, without a restart."""
+    if reading is None or reading.uptime is None or reading.started_at is None:
+        return mark.at
+    if _server(reading) != mark.server:
+        return mark.at
+    return max(mark.at, reading.started_at + int(reading.uptime * 1_000_000))
+
+
+def _server(reading: Reading) -> tuple[int | None, int | None, int | None]:
+    return reading.system_id, reading.started_at, reading.recovered_to
+
+
+def outcome_of(
+    mark: CommitMark, word: Word, switches: Iterable[Switch], alive: int
+) -> Outcome | None:
+    """Return the outcome; None: ask again later, it is too early to say.
+
+    Args:
+        mark: What was read before COMMIT.
+        word: What a server says that is a master now.
+        switches: Where the timelines of the mark's cluster have begun, as far as that was seen.
+        alive: Until when the mark's server has lived, by its clock, without a restart.
+    """
+    reading = word.reading
+    if not _may_know(mark, reading):
+        return None
+    if _server(reading) == mark.server and reading.timeline == mark.timeline:
+        return _of_the_same_server(word.status)
+    if word.status is None:
+        return Outcome.UNKNOWN
+    if word.status != "committed":
+        # "In progress" is another's: ours has ended with its server.
+        return Outcome.ABORTED
+    if reading.timeline == mark.timeline:
+        return _after_a_restart(mark, reading)
+    return _after_promotions(mark, word, tuple(switches), alive)
+
+
+def _may_know(mark: CommitMark, reading: Reading) -> bool:
+    """Tell whether it is a master of that cluster, and none that has been replaced already."""
+    timeline = reading.timeline if reading.role is Role.MASTER else None
+    same = reading.system_id == mark.system_id
+    return same and timeline is not None and timeline >= mark.timeline
+
+
+def _of_the_same_server(status: str | None) -> Outcome | None:
+    """Without a restart all is in memory that ever was: it knows, or will."""
+    if status == "in progress":
+        return None
+    if status is None:
+        return Outcome.UNKNOWN
+    return Outcome.COMMITTED if status == "committed" else Outcome.ABORTED
+
+
+def _after_a_restart(mark: CommitMark, reading: Reading) -> Outcome:
+    """Say what "committed" means on the same timeline, from a server that has started since.
+
+    It is lost if that server has recovered to no further than the mark: what it says is of another
+    transaction, which has got the same id. So it is if this is another server, which was promoted
+    to a timeline of the same number without knowing of the mark's.
+
+    The contrary proves nothing. There may have been a crash before the last one, which lost the
+    mark's position, and the server that started then may have written beyond it.
+    """
+    if reading.was_standby:
+        return Outcome.ABORTED
+    if reading.recovered_to is not None and reading.recovered_to <= mark.position:
+        return Outcome.ABORTED
+    return Outcome.UNKNOWN
+
+
+def _after_promotions(
+    mark: CommitMark, word: Word, switches: tuple[Switch, ...], alive: int
+) -> Outcome:
+    """Say what "committed" means on a later timeline."""
+    last = _last_switch(word, switches)
+    # A server that has started since its promotion, or received nothing before it, does not tell
+    # where its timeline began; but it has recovered to there at the least.
+    bound = word.reading.recovered_to if last is None else last.position
+    # No history has left a timeline behind where its last timeline began. The mark is where a
+    # record ends, and the commit's lies behind it: what ends there has all before it, but not that.
+    if bound is not None and bound <= mark.position:
+        return Outcome.ABORTED
+    left = None if last is None else switches_from(mark.timeline, last, switches)
+    if left is None:
+        return Outcome.UNKNOWN
+    if all(switch.position <= mark.position for switch in left):
+        return Outcome.ABORTED
+    if all(_holds(switch, mark, alive) for switch in left):
+        return Outcome.COMMITTED
+    return Outcome.UNKNOWN
+
+
+def _last_switch(word: Word, switches: Iterable[Switch]) -> Switch | None:
+    """Return where the timeline began that a master writes; None: it is not known."""
+    told, known = switch_of(word.host, word.reading, None), _known(word, switches)
+    if told is None or (known is not None and known.position == told.position):
+        return known  # which may know of an ancestor, too
+    return told
+
+
+def _known(word: Word, switches: Iterable[Switch]) -> Switch | None:
+    """Return what was seen of where the timeline began that this host writes.
+
+    It is of use if the host is that server still, which goes without saying but for a name that
+    leads to several.
+    """
+    if word.several:
+        return None
+    timeline = word.reading.timeline
+    found = (each for each in switches if (each.host, each.timeline) == (word.host, timeline))
+    return next(found, None)
+
+
+def _holds(switch: Switch, mark: CommitMark, alive: int) -> bool:
+    """Tell whether a history that has left the mark's timeline so holds what the mark tells of.
+
+    Its position alone would not tell: the mark's server may have crashed and lost it, started
+    again, and written other things up to beyond it before it was replaced. Then a transaction had
+    ended there after the crash; so there was none if the last that was replayed had ended before
+    the mark's server could have been up again.
+    """
+    if switch.position <= mark.position or switch.last_ended is None:
+        return False
+    return switch.last_ended <= alive + _NO_RESTART
