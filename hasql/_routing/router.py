@@ -167,7 +167,10 @@ class Router(Generic[PoolT, ConnT]):
         return self._vacancy
 
     def dispatch(self, places: float = inf) -> None:
-        """Hand free places, so many at most, to those who wait, the earliest first."""
+        """Hand free places, so many at most, to those who wait, the earliest first.
+
+        Whatever interrupts that, no place is lost, and nobody who was to have it.
+        """
         while places and self._waiters.count:
             for request in self._waiters.kinds():
                 try:
@@ -177,14 +180,25 @@ class Router(Generic[PoolT, ConnT]):
                     if not waiter.done():
                         waiter.set_exception(error)
                     break
-                if node is not None:
-                    waiter = self._waiters.next(request)
-                    if waiter.done():  # cancelled, and has not left yet
+                if node is None:
+                    continue
+                served: Waiter[Node[PoolT, ConnT]] | None = None
+                handed = False
+                try:
+                    served = self._waiters.next(request)
+                    if served.done():  # cancelled, and has not left yet
                         node.in_flight -= 1
                     else:
-                        waiter.set_result(node)
+                        handed = True
+                        served.set_result(node)
                         places -= 1
-                    break
+                except BaseException:
+                    if served is not None and not served.done():
+                        served.set_result(node)
+                    elif not handed:
+                        node.in_flight -= 1
+                    raise
+                break
             else:
                 return
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence, Sized
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from itertools import count
 from typing import Generic, Protocol, TypeVar
@@ -63,8 +63,12 @@ class Waiters(Generic[_KindT, _PlaceT]):
     def leave(self, kind: _KindT, waiter: Waiter[_PlaceT]) -> None:
         """Wait no more."""
         queue = self._queues.get(kind)
-        if queue is not None and queue.pop(waiter, None) is not None:
-            self._took_out(kind, queue)
+        if queue is not None and waiter in queue:
+            # With no call in between, at which a thread could be interrupted.
+            del queue[waiter]
+            self.count -= 1
+            if not queue:
+                del self._queues[kind]
 
     def kinds(self) -> Sequence[_KindT]:
         """Return what is waited for, beginning with what was asked for first."""
@@ -76,14 +80,12 @@ class Waiters(Generic[_KindT, _PlaceT]):
     def next(self, kind: _KindT) -> Waiter[_PlaceT]:
         """Take the first out of a queue."""
         queue = self._queues[kind]
-        waiter, _ = queue.popitem(last=False)
-        self._took_out(kind, queue)
-        return waiter
-
-    def _took_out(self, kind: _KindT, queue: Sized) -> None:
+        waiter = next(iter(queue))
+        del queue[waiter]  # as in `leave`
         self.count -= 1
         if not queue:
             del self._queues[kind]
+        return waiter
 
     def dismiss(self, error: BaseException) -> None:
         """End all waiting with an error."""

@@ -80,8 +80,15 @@ class RateLimitLayer(Layer):
             pass  # as above
         finally:
             if waiter is not None:
-                with self._lock:
-                    self._waiters.leave(None, waiter)
+                try:
+                    self._leave(waiter)
+                except BaseException:  # an interrupt
+                    self._leave(waiter)
+                    raise
+
+    def _leave(self, waiter: Any) -> None:  # noqa: ANN401  # a future
+        with self._lock:
+            self._waiters.leave(None, waiter)
 
     def _take(self, key: str, lease: Lease[Any, Any], deadline: float) -> float:
         """Take a token, and return for how long to wait until it is there."""

@@ -1,0 +1,72 @@
+"""A layer that writes down what it is told of each lease."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hasql._leasing.layers import Layer, LeaseLayers
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from hasql._leasing.lease import Lease
+
+__all__ = ("RecordingLayer", "record")
+
+
+class RecordingLayer(Layer):
+    """Writes down how each lease has gone, by the order of asking."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[int, int] = {}
+        self._kept: list[object] = []  # so that no identity comes twice
+        self.stories: list[list[str]] = []
+        self.errors: list[BaseException | None] = []
+
+    def enter(self, lease: Lease[Any, Any], deadline: float) -> Awaitable[None] | None:
+        del deadline
+        self._begin(lease)
+        return None
+
+    def enter_in_thread(self, lease: Lease[Any, Any], deadline: float) -> None:
+        del deadline
+        self._begin(lease)
+
+    def lent(self, lease: Lease[Any, Any]) -> None:
+        self._of(lease).append("lent")
+
+    def failed(self, lease: Lease[Any, Any], error: BaseException) -> None:
+        if id(lease) in self._numbers:
+            self._of(lease).append("failed")
+            self.errors.append(error)
+
+    def returned(self, lease: Lease[Any, Any], node: object, error: BaseException | None) -> None:
+        assert node is not None
+        assert lease.node is None
+        self._of(lease).append("returned")
+        self.errors.append(error)
+
+    def _begin(self, lease: Lease[Any, Any]) -> None:
+        self._kept.append(lease)
+        self._numbers[id(lease)] = len(self.stories)
+        self.stories.append([])
+
+    def _of(self, lease: Lease[Any, Any]) -> list[str]:
+        return self.stories[self._numbers[id(lease)]]
+
+    @property
+    def out(self) -> int:
+        """How many leases are lent and not back, or have neither been lent nor failed."""
+        return sum(not {"failed", "returned"} & set(story) for story in self.stories)
+
+
+def record(manager: Any) -> tuple[RecordingLayer, RecordingLayer]:
+    """Put one around all layers of a manager, and one within; to be called before its first use."""
+    parts = manager._parts  # noqa: SLF001  # no user puts layers there
+    outer, inner = RecordingLayer(), RecordingLayer()
+    layers: LeaseLayers[Any, Any] = LeaseLayers(
+        [outer, *parts.load.layers(), inner],
+        manager._options.clock,  # noqa: SLF001  # as above
+    )
+    parts.checkout.stand_within(layers)
+    return outer, inner
