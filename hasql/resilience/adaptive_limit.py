@@ -13,18 +13,21 @@ _EPOCH = 30.0
 _TOLERANCE = 1.5
 #: What part of the way to its new value the limit goes with each window.
 _SMOOTHING = 0.3
-#: What is left of the limit while the shortest time is measured anew.
-_PROBED_SHARE = 0.5
+#: What is left of the limit while the shortest time is measured anew, and what it begins with.
+_PROBED_SHARE, _FIRST_SHARE = 0.5, 0.125
 
 
 class AdaptiveLimit:
     """Moves a limit between 1 and the highest by a gradient, window by window.
 
     The gradient is the time that leases took at the best, in this epoch or the last, over what they
-    take now. While it is 1 or more the limit grows by its square root; below it shrinks by that.
+    take now. While it is 1 the limit grows by a part of its square root; below it shrinks by that.
     Where fewer than half of the permits are in use, what a lease takes says nothing of the limit.
-    Each epoch begins with one window at half of the limit: if leases are quicker then, they were in
-    each other's way, else the work has become longer.
+
+    It begins with an eighth of the highest, so that it learns what a lease takes at the best also
+    if there is too much to do from the beginning, and doubles until leases take longer. Each epoch
+    begins with one window at half of the limit: if leases are quicker then, they were in each
+    other's way, else the work has become longer.
 
     What it keeps is a handful of numbers; it has no timer and no thread.
     """
@@ -32,7 +35,8 @@ class AdaptiveLimit:
     def __init__(self, highest: int, clock: Callable[[], float]) -> None:
         self._highest = highest
         self._clock = clock
-        self._limit = float(highest)
+        self._limit = max(1.0, highest * _FIRST_SHARE)
+        self._doubles = True
         #: The limit to go back to once the shortest time has been measured anew.
         self._before_probe: float | None = None
         self._shortest = self._shortest_before = inf
@@ -74,6 +78,10 @@ class AdaptiveLimit:
             return
         shortest = min(self._shortest, self._shortest_before)
         gradient = max(0.5, min(1.0, _TOLERANCE * shortest / seconds)) if seconds else 1.0
+        self._doubles = self._doubles and gradient == 1
+        if self._doubles:
+            self._limit = min(float(self._highest), 2 * self._limit)
+            return
         aim = self._limit * gradient + sqrt(self._limit)
         moved = self._limit + (aim - self._limit) * _SMOOTHING
         self._limit = max(1.0, min(float(self._highest), moved))

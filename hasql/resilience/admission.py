@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from hasql.cluster.checks import check_count, check_flag, check_share
+from hasql.errors import ConfigurationError
 
 __all__ = ("Admission",)
 
@@ -13,8 +14,10 @@ class Admission:
 
     Args:
         limit: How many leases there may be at once.
-        replica_limit: How many of replicas, which are counted apart then. None: together.
-        queue: How many acquires may wait; one more is refused at once with OverloadedError.
+        replica_limit: How many of replicas, which are counted apart then. None: together. What
+            asks for a replica and falls back to a master counts as one of a replica.
+        queue: How many acquires may wait; with `replica_limit` as many of replicas besides. One
+            more is refused at once with OverloadedError; or else the last of those that count less.
         adaptive: Whether the limit moves between 1 and `limit` with the latency that is measured.
         reserve: The share of the places, rounded down, that is kept for `Priority.CRITICAL`.
     """
@@ -31,4 +34,6 @@ class Admission:
             check_count("replica_limit", self.replica_limit, minimum=1)
         check_count("queue", self.queue, minimum=0)
         check_flag("adaptive", self.adaptive)
-        check_share("reserve", self.reserve)
+        if check_share("reserve", self.reserve) == 1:
+            msg = "reserve must be less than 1: else nothing but what is critical is ever let in"
+            raise ConfigurationError(msg)

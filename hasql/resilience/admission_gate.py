@@ -72,7 +72,7 @@ class AdmissionGate:
         self._closed = False
         #: How many permits there are, and how many of them for all priorities.
         self.limit = self.open_limit = 0
-        self.set_limit(limit)
+        self.set_limit(limit if adaptive is None else adaptive.limit)
         self.in_use = 0
         self.waiting = 0
         self._numbers = count()

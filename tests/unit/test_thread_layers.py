@@ -33,13 +33,13 @@ FAILED = ["failed"]
 
 @contextmanager
 def watched(
-    limit: int, queue: int = 100, rate: str = "100000/second", **kwargs: Any
+    limit: int, rate: str = "100000/second", *, adaptive: bool = False, **kwargs: Any
 ) -> Iterator[tuple[ThreadManager, RecordingLayer]]:
     """Make a manager with everything on."""
     manager = ThreadManager(
         fake_cluster("a master", "b replica"),
         refresh_delay=60,
-        admission=Admission(limit, queue=queue, reserve=0.0, adaptive=True),
+        admission=Admission(limit, reserve=0.0, adaptive=adaptive),
         rate_limit=RateLimit(rate),
         breaker=Breaker(threshold=1000),
         **kwargs,
@@ -254,7 +254,7 @@ class _Interrupt(BaseException):
 
 def test_11_ten_thousand_interrupts_leave_no_permit_token_or_place_behind() -> None:
     # In one thread after the other, each at a point by chance, while others work on.
-    with watched(3, rate="100000/second", acquire_timeout=LONG) as (manager, outer):
+    with watched(3, adaptive=True, acquire_timeout=LONG) as (manager, outer):
         over = threading.Event()
 
         def work() -> None:

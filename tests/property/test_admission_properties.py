@@ -1,0 +1,154 @@
+"""The gate of admission against a model: fair, never more than the limit, nobody forgotten."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import floor
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from hasql._routing.waiters import ThreadWaiters
+from hasql.errors import OverloadedError, PoolManagerClosedError
+from hasql.resilience.admission_gate import AdmissionGate, Turn
+from hasql.resilience.priority import Priority
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+
+@dataclass(eq=False)
+class Asker:
+    """One who waits: what the model knows of it, and its turn at the gate."""
+
+    priority: Priority
+    half_at: float
+    turn: Turn
+    future: Future[None]
+
+
+class GateMachine(RuleBasedStateMachine):
+    """Acquires that come, wait, give up and end, while time goes on."""
+
+    @initialize(
+        limit=st.integers(1, 12),
+        queue=st.integers(0, 8),
+        reserve=st.sampled_from([0.0, 0.1, 0.29, 0.5]),
+    )
+    def begin(self, limit: int, queue: int, reserve: float) -> None:
+        self.now = 0.0
+        self.limit, self.queue, self.reserve = limit, queue, reserve
+        self.gate = AdmissionGate(
+            limit, queue, reserve, ThreadWaiters(), lambda: self.now, "leases"
+        )
+        self.waiting: list[Asker] = []
+        self.out = 0
+
+    @property
+    def open_limit(self) -> int:
+        return self.limit - floor(round(self.limit * self.reserve, 6))
+
+    def room_for(self, priority: Priority) -> bool:
+        return self.out < (self.limit if priority is Priority.CRITICAL else self.open_limit)
+
+    @rule(priority=st.sampled_from(Priority), patience=st.sampled_from([0.0, 1.0, 2.0, 7.0]))
+    def enter(self, priority: Priority, patience: float) -> None:
+        gate = self.gate
+        if self.room_for(priority):
+            assert gate.in_use < (gate.limit if priority is Priority.CRITICAL else gate.open_limit)
+            gate.in_use += 1
+            self.out += 1
+            return
+        assert gate.in_use >= (gate.limit if priority is Priority.CRITICAL else gate.open_limit)
+        turn = Turn(priority, self.now, self.now + patience)
+        if len(self.waiting) >= self.queue:
+            last = max((x for x in self.waiting), key=lambda x: x.priority, default=None)
+            if last is None or last.priority <= priority:
+                with pytest.raises(OverloadedError, match=rf"queue={self.queue}"):
+                    gate.join(turn, self.now + patience)
+                return
+            gives_way = [x for x in self.waiting if x.priority is last.priority][-1]
+            future = gate.join(turn, self.now + patience)
+            with pytest.raises(OverloadedError):
+                gives_way.future.result(0)
+            self.waiting.remove(gives_way)
+            gate.leave(gives_way.turn)
+        else:
+            future = gate.join(turn, self.now + patience)
+        self.waiting.append(Asker(priority, self.now + patience / 2, turn, future))
+
+    @precondition(lambda self: self.out)
+    @rule()
+    def give_back(self) -> None:
+        self.gate.in_use -= 1
+        self.out -= 1
+        self.gate.dispatch()
+        self.expect_grants()
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def give_up(self, data: st.DataObject) -> None:
+        asker = data.draw(st.sampled_from(self.waiting))
+        self.waiting.remove(asker)
+        self.gate.leave(asker.turn)
+        self.gate.leave(asker.turn)  # once more, as after an interrupt
+        self.expect_grants()
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 3.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(limit=st.integers(1, 12))
+    def change_limit(self, limit: int) -> None:
+        self.limit = limit
+        self.gate.set_limit(limit)
+        self.gate.dispatch()
+        self.expect_grants()
+
+    def expect_grants(self) -> None:
+        """Check that those have a permit who are next by the model, and no others."""
+        while self.waiting:
+            able = [x for x in self.waiting if self.room_for(x.priority)]
+            if not able:
+                break
+            aged = [x for x in able if x.half_at <= self.now]
+            first = min(aged or able, key=(lambda x: x.half_at) if aged else (lambda x: x.priority))
+            assert first.future.done()
+            assert first.turn.granted
+            self.gate.settle(first.turn)
+            first.turn.granted = False
+            self.waiting.remove(first)
+            self.out += 1
+        assert not any(x.future.done() for x in self.waiting)
+
+    @invariant()
+    def counts_are_right(self) -> None:
+        assert self.gate.in_use == self.out
+        assert self.gate.waiting == len(self.waiting)
+        assert not any(self.room_for(x.priority) for x in self.waiting), "a wakeup was lost"
+
+    def teardown(self) -> None:
+        if not hasattr(self, "gate"):
+            return
+        self.gate.close()
+        for asker in self.waiting:
+            with pytest.raises(PoolManagerClosedError):
+                asker.future.result(0)
+
+
+TestGate = GateMachine.TestCase
+TestGate.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+
+
+def test_a_queue_whose_waiters_give_up_does_not_grow() -> None:
+    gate = AdmissionGate(1, 100, 0.0, ThreadWaiters(), lambda: 0.0, "leases")
+    gate.in_use = 1
+    for _ in range(10_000):
+        turn = Turn(Priority.NORMAL, 0.0, 1000.0)
+        gate.join(turn, 1000.0)
+        gate.leave(turn)
+    kept = [*gate._queues.values(), *gate._by_age.values()]  # noqa: SLF001  # what would grow
+    assert sum(map(len, kept)) < 200
