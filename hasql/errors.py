@@ -63,6 +63,14 @@ class BreakerOpenError(NotAvailableError):
     """The breaker stops acquires of a master: too many have failed in a row."""
 
 
+class LeaseTerminatedError(HasqlError, ConnectionError):
+    """A lease was out for longer than `leak_threshold`, and its connection was broken for that.
+
+    Raised at the end of its block, unless that ends with an error already: what the block has not
+    committed by then is lost.
+    """
+
+
 class PoolManagerClosedError(HasqlError):
     """The pool manager is closing or closed and hands out no more connections."""
 

@@ -6,6 +6,7 @@ from typing import TypeAlias
 from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion
+from hasql.diagnostics import LeaseInfo
 
 __all__ = (
     "BreakerClosed",
@@ -18,6 +19,8 @@ __all__ = (
     "HostExcluded",
     "HostFenced",
     "HostUp",
+    "LeaseDropped",
+    "LeaseOverdue",
     "RoleChanged",
 )
 
@@ -108,6 +111,27 @@ class BreakerClosed:
     """The breaker's trial has gone well: it lets all acquires of a master through again."""
 
 
+@dataclass(frozen=True, slots=True)
+class LeaseOverdue:
+    """A lease has been out for longer than `Lifecycle.leak_threshold`; told once for each."""
+
+    host: HostSpec
+    lease: LeaseInfo
+    #: Whether its connection was broken for that, by `leak_action="terminate"`.
+    terminated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseDropped:
+    """The application has dropped a connection without giving it back; hasql has done that.
+
+    Told by a manager with `lifecycle`, where the driver's objects can tell.
+    """
+
+    host: HostSpec
+    lease: LeaseInfo
+
+
 Event: TypeAlias = (
     HostUp
     | HostDown
@@ -118,4 +142,6 @@ Event: TypeAlias = (
     | DiscoveryRecovered
     | BreakerOpened
     | BreakerClosed
+    | LeaseOverdue
+    | LeaseDropped
 )

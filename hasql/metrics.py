@@ -193,3 +193,7 @@ class Metrics:
     breaker: BreakerMetrics | None = None
     #: Units of work.
     runs: RunMetrics = RunMetrics()
+    #: Leases that were out for longer than `leak_threshold`, and that the application has dropped
+    #: without giving them back; 0 without `lifecycle`.
+    leases_overdue: int = 0
+    leases_dropped: int = 0

@@ -11,6 +11,9 @@ from hasql.errors import UnknownConnectionError
 
 __all__ = ("LeaseBook",)
 
+#: How many terminated leases are remembered.
+_MOST_TERMINATED = 100
+
 
 class LeaseBook(Generic[PoolT, ConnT]):
     """All leases that are out, by connection.
@@ -21,6 +24,8 @@ class LeaseBook(Generic[PoolT, ConnT]):
 
     def __init__(self) -> None:
         self._leases: dict[int, Lease[PoolT, ConnT]] = {}
+        #: Those that were terminated and that the application still gives back, if it ever does.
+        self._terminated: dict[int, Lease[PoolT, ConnT]] = {}
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -51,6 +56,36 @@ class LeaseBook(Generic[PoolT, ConnT]):
         self._leases[id(other.connection)] = other
         return other
 
+    def take_dropped(self, identity: int) -> Lease[PoolT, ConnT] | None:
+        """Take out the lease of an object that the application has dropped, by its `id`.
+
+        `revive` enters it again. The `id` may be another object's before that.
+        """
+        lease = self._leases.get(identity)
+        if lease is None or lease.returning:
+            self._terminated.pop(identity, None)
+            return None
+        return self._leases.pop(identity)
+
+    def set_aside(self, lease: Lease[PoolT, ConnT]) -> None:
+        """Have a lease that was terminated be none that is out, but known when it is given back."""
+        lease.terminated = True
+        self._leases.pop(id(lease.connection), None)
+        if len(self._terminated) >= _MOST_TERMINATED:  # whoever has leaked those gives none back
+            del self._terminated[next(iter(self._terminated))]
+        self._terminated[id(lease.connection)] = lease
+
+    def forget(self, lease: Lease[PoolT, ConnT]) -> None:
+        """Forget a terminated lease that is given back."""
+        if self._terminated.get(id(lease.connection)) is lease:
+            del self._terminated[id(lease.connection)]
+        lease.connection = lease.node = None
+
+    def revive(self, lease: Lease[PoolT, ConnT], connection: ConnT) -> None:
+        """Enter a lease again with what stands for the connection that was dropped."""
+        lease.connection = connection
+        self._leases[id(connection)] = lease
+
     def remove(self, lease: Lease[PoolT, ConnT]) -> None:
         """Remove a lease whose connection is back."""
         # A driver's pool may have handed it to the next one before the release has returned.
@@ -69,7 +104,7 @@ class LeaseBook(Generic[PoolT, ConnT]):
 
         Raises UnknownConnectionError.
         """
-        lease = self.find(connection)
+        lease = self.find(connection) or self._terminated.get(id(connection))
         if lease is None or lease.returning:
             msg = (
                 f"{type(connection).__name__} is not a connection that this pool manager has lent: "
@@ -77,6 +112,10 @@ class LeaseBook(Generic[PoolT, ConnT]):
             )
             raise UnknownConnectionError(msg)
         return lease
+
+    def all(self) -> tuple[Lease[PoolT, ConnT], ...]:
+        """Return the leases that the application has, those being given back left out."""
+        return tuple(lease for lease in self._on(None) if not lease.returning)
 
     def out(self, node: Node[PoolT, ConnT]) -> tuple[Lease[PoolT, ConnT], ...]:
         """Return the leases that the application has on a node, those being given back left out."""

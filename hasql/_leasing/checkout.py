@@ -15,6 +15,7 @@ from hasql._leasing.returns import Returns
 from hasql._routing.node import Node
 from hasql._routing.request import MASTER, Request
 from hasql._routing.router import Router
+from hasql.diagnostics import correlation_id
 from hasql.driver import AsyncPool, ConnT, Driver, PoolT
 from hasql.driver.deadline import by_deadline
 from hasql.driver.stepping import begin
@@ -90,6 +91,7 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
                     self.acquires += 1
                     lease.lent_at = now = clock()
                     self.acquire_seconds += now - began
+                    lease.correlation_id = correlation_id.get()
                     return connection
                 await self._put_back(lease, deadline)
             self.retries += 1

@@ -12,6 +12,7 @@ from hasql._probing.schedule import Evidence
 from hasql._routing.node import Node
 from hasql._routing.request import REPLICA, REPLICA_OR_MASTER
 from hasql._routing.router import Router
+from hasql.diagnostics import correlation_id
 from hasql.driver import ConnT, Driver, Failure, PoolT
 from hasql.driver.deadline import OutOfTimeError
 from hasql.driver.judgement import judged
@@ -97,7 +98,7 @@ class CheckoutRules(Generic[PoolT, ConnT]):
         lease: Lease[PoolT, ConnT] = Lease(self, REPLICA_OR_MASTER, 0.0, {})
         lease.used = lease.awaited = True
         lease.node = lease.fixed_node = node
-        lease.lent_at = self._clock()
+        lease.lent_at, lease.correlation_id = self._clock(), correlation_id.get()
         self._router.occupy_on(node)
         self._book.enter(lease, connection)
 

@@ -1,5 +1,6 @@
 """The lease: an acquired connection, and the duty to give it back."""
 
+from types import CodeType
 from typing import Any, Generic
 
 from hasql._routing.node import Node
@@ -36,12 +37,24 @@ class Lease(Generic[PoolT, ConnT]):
     awaited = False
     #: Whether it has waited for a place, which is counted once.
     waited = False
-    #: When its acquire has ended, by the clock; 0: it has not.
+    #: When its acquire has ended, by the clock; 0: it has not. And to what it is correlated: see
+    #: `hasql.diagnostics`.
     lent_at = 0.0
+    correlation_id: str | None = None
     #: The thread that has taken it; 0: a task has.
     thread = 0
     #: For a tracer: its number.
     number = 0
+    #: What a watch on leases has noted of who has acquired it: the name of the task or thread, and
+    #: the code and line of each call that has led there, the innermost first. No frames, which
+    #: would keep alive what the calls have at hand.
+    task: str | None = None
+    calls: tuple[tuple[CodeType, int], ...] = ()
+    #: Whether it was out for too long, and was told of.
+    told_of = False
+    #: Whether its connection was broken for that. Its places in the driver's pool and with the
+    #: router are free then; the application still gives it back, as it would any broken one.
+    terminated = False
     #: Whether it is within the manager's layers: see `LeaseLayers`.
     layered = False
     #: Whether its connection was closed when it was to be given back.
@@ -81,6 +94,9 @@ class Lease(Generic[PoolT, ConnT]):
         other.node, other.connection = self.node, self.connection
         self.node, self.connection, self.expired = None, None, False
         return other
+
+    def let_go(self) -> None:
+        """Hold what is lent no more than need be; by default it is held until it is back."""
 
     def __repr__(self) -> str:
         state = "returning" if self.returning else "out" if self.node is not None else "idle"

@@ -67,7 +67,6 @@ class LeaseTracing(Generic[PoolT, ConnT]):
                 failed = AcquireFailed(lease.number, self._clock() - began, error)
                 _tell(tracer.acquire_failed, failed)
             raise
-        lease.lent_at = self._clock()
         node = lease.node
         if tracer.connection_lent is not None and node is not None:
             role = Role.MASTER if node.as_master else Role.REPLICA

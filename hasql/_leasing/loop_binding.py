@@ -2,8 +2,9 @@
 
 import asyncio
 import os
+from contextlib import suppress
 from threading import get_ident
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from hasql.errors import WrongEventLoopError
@@ -11,7 +12,7 @@ from hasql.errors import WrongEventLoopError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ("LoopBinding",)
+__all__ = ("BoundLoop", "LoopBinding")
 
 
 class LoopBinding:
@@ -57,6 +58,24 @@ class LoopBinding:
                 "this pool manager was started before a fork, and its connections are the "
                 "parent's; make a manager in each process"
             )
+
+
+class BoundLoop:
+    """Has something done soon in the loop that a manager is bound to, from any thread."""
+
+    def __init__(self, binding: LoopBinding) -> None:
+        self._binding = binding
+
+    def __call__(self, function: "Callable[..., object]", /, *args: Any) -> None:
+        loop = self._binding.loop
+        if loop is not None and not self._binding.inherited:
+            with suppress(RuntimeError):  # it is closed
+                loop.call_soon_threadsafe(function, *args)
+
+    def call_later(self, seconds: float, function: "Callable[..., object]", /, *args: Any) -> None:
+        """Have it done after so many seconds; to be called in the loop itself."""
+        if self._binding.loop is not None:
+            self._binding.loop.call_later(seconds, function, *args)
 
 
 def _never() -> bool:

@@ -10,6 +10,7 @@ from hasql._probing.schedule import Evidence
 from hasql._routing.node import Node
 from hasql.driver import ConnT, Driver, DriverPool, Failure, PoolT
 from hasql.driver.judgement import judged
+from hasql.errors import LeaseTerminatedError
 
 __all__ = ("LONGEST_HOLD", "ReturnRules")
 
@@ -75,6 +76,15 @@ class ReturnRules(Generic[PoolT, ConnT]):
         except Exception:
             # Nothing that is only to be learnt may keep a connection from being given back.
             log.exception("%s: no telling what the end of a lease says of it", node.host)
+
+    @staticmethod
+    def check_not_terminated(lease: Lease[PoolT, ConnT], error: BaseException | None) -> None:
+        """Raise LeaseTerminatedError at the end of a block that would end as if all were well."""
+        if lease.terminated and error is None:
+            raise LeaseTerminatedError(
+                "this lease was out for longer than leak_threshold, and its connection was broken "
+                "for that (leak_action='terminate'): what the block has not committed is lost"
+            )
 
     def _note_broken(self, node: Node[PoolT, ConnT], failure: BaseException) -> None:
         told = self._hide(repr(failure))

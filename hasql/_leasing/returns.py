@@ -73,6 +73,8 @@ class Returns(ReturnRules[PoolT, ConnT]):
         assert node is not None  # noqa: S101  # it is lent, so it has all three
         assert connection is not None  # noqa: S101
         pool: AsyncPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
+        if lease.terminated:
+            return self._end_terminated(lease, error)
         work = pool.leave_block(connection, error)
         return self.give_back(lease, error) if work is None else self._end_block(lease, work, error)
 
@@ -83,6 +85,12 @@ class Returns(ReturnRules[PoolT, ConnT]):
             self._router.vacate(node)
             if self._layers is not None:
                 self._layers.returned(lease, node, None)
+
+    async def _end_terminated(
+        self, lease: Lease[PoolT, ConnT], error: BaseException | None
+    ) -> None:
+        await self.give_back(lease, error)
+        self.check_not_terminated(lease, error)
 
     async def _end_block(
         self, lease: Lease[PoolT, ConnT], work: Awaitable[None], error: BaseException | None
@@ -113,6 +121,9 @@ class Returns(ReturnRules[PoolT, ConnT]):
 
         The lease keeps its place, and its entry in the book, until the driver is done with that.
         """
+        if lease.terminated:
+            self._book.forget(lease)  # its places are free already
+            return
         node, connection = lease.node, lease.connection
         assert node is not None  # noqa: S101  # it is lent, so it has all three
         assert connection is not None  # noqa: S101

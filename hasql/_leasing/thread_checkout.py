@@ -17,6 +17,7 @@ from hasql._leasing.thread_returns import ThreadReturns
 from hasql._routing.node import Node
 from hasql._routing.request import MASTER, Request
 from hasql._routing.router import Router
+from hasql.diagnostics import correlation_id
 from hasql.driver import ConnT, Driver, PoolT, ThreadPool
 from hasql.driver.patience import Patience
 from hasql.errors import UnknownConnectionError
@@ -172,6 +173,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 self.acquires += 1
                 lease.lent_at = now = self._clock()
                 self.acquire_seconds += now - began
+                lease.correlation_id = correlation_id.get()
                 return True
         finally:
             if ended is not None:  # not under the guard

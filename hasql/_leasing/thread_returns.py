@@ -69,6 +69,10 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
             self.forget(lease)  # another thread has taken it out of the book meanwhile
             return
         pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
+        if lease.terminated:
+            self.give_back(lease, error)
+            self.check_not_terminated(lease, error)
+            return
         try:
             pool.leave_block(connection, error)
         except BaseException as failed:
@@ -98,7 +102,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
             raise
 
     # long: as one step as can be, each call more could be interrupted before it begins
-    def give_back(  # noqa: C901, PLR0912  # as above
+    def give_back(  # noqa: C901, PLR0912, PLR0915  # as above
         self,
         lease: Lease[PoolT, ConnT],
         error: BaseException | None = None,
@@ -112,6 +116,10 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
         node, connection = lease.node, lease.connection
         if node is None or connection is None:
             raise _given_back_twice()
+        if lease.terminated:
+            with self._guard:
+                self._book.forget(lease)  # its places are free already
+            return
         pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
         due_back = self._clock() + self._release_timeout
         claimed = begun = False

@@ -12,8 +12,9 @@ from hasql._leasing.checkout import Checkout
 from hasql._leasing.checkout_rules import CheckoutRules
 from hasql._leasing.hints import Hints
 from hasql._leasing.layers import Layer, LeaseLayers
-from hasql._leasing.loop_binding import LoopBinding
-from hasql._leasing.options import ManagerCalls
+from hasql._leasing.lease_ends import AsyncLeaseEnds, ThreadLeaseEnds
+from hasql._leasing.loop_binding import BoundLoop, LoopBinding
+from hasql._leasing.options import InLoop, ManagerCalls
 from hasql._leasing.returns import Returns
 from hasql._leasing.thread_checkout import ThreadCheckout
 from hasql._leasing.thread_returns import ThreadReturns
@@ -36,6 +37,7 @@ from hasql.driver import ConnT, Driver, PoolT
 from hasql.driver.os_threads import new_guard
 from hasql.events import Event
 from hasql.resilience.error_rules import ErrorRules
+from hasql.resilience.lease_watch import LeaseWatch, name_of_task, name_of_thread
 from hasql.resilience.load_control import LoadControl
 from hasql.resilience.runs import RunMeans, Runs
 from hasql.resilience.task_runs import TaskRuns
@@ -60,6 +62,7 @@ class Parts(Generic[PoolT, ConnT]):
     closing: Closing[PoolT, ConnT]
     load: LoadControl
     runs: Runs[PoolT, ConnT]
+    lease_watch: LeaseWatch | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +125,14 @@ class _Watch(Generic[PoolT, ConnT]):
         )
 
 
-def _put_layers_around(
+def _put_layers_around(  # noqa: PLR0913  # all that they are made of
     checkout: CheckoutRules[PoolT, ConnT],
     options: Options,
     watch: _Watch[PoolT, ConnT],
     new_waiters: Callable[[], Waiters[Any, Any]],
     tell: Callable[[Event], object],
+    lease_watch: LeaseWatch | None,
+    ends: AsyncLeaseEnds[PoolT, ConnT] | ThreadLeaseEnds[PoolT, ConnT],
 ) -> LoadControl:
     """Have what the user asked for stand around each lease: who refuses at once outermost."""
     routing, hide = watch.routing, options.dsn.hide
@@ -143,9 +148,46 @@ def _put_layers_around(
     routing.on_master = load.master_seen
     watch.lifetime.on_closing = load.close
     layers: list[Layer] = load.layers()
+    if lease_watch is not None:
+        layers.append(lease_watch)
     if layers:
-        checkout.stand_within(LeaseLayers(layers, options.clock))
+        ends.layers = LeaseLayers(layers, options.clock)
+        checkout.stand_within(ends.layers)
     return load
+
+
+async def _end(
+    returns: Returns[PoolT, ConnT] | ThreadReturns[PoolT, ConnT], lease_watch: LeaseWatch | None
+) -> None:
+    """Leave no timer behind."""
+    await returns.close()
+    if lease_watch is not None:
+        lease_watch.cancel()
+
+
+def _watch_leases(
+    watch: _Watch[PoolT, ConnT],
+    options: Options,
+    ends: AsyncLeaseEnds[PoolT, ConnT] | ThreadLeaseEnds[PoolT, ConnT],
+    in_loop: InLoop,
+    name_of_holder: Callable[[], str | None],
+) -> LeaseWatch | None:
+    """Make the watch on leases, if the user asked for one."""
+    lifecycle, routing = options.resilience.lifecycle, watch.routing
+    if lifecycle is None:
+        return None
+    lease_watch = LeaseWatch(
+        lifecycle,
+        watch.book,
+        ends,
+        options.clock,
+        routing.guard,
+        in_loop,
+        routing.notifier.tell,
+        name_of_holder,
+    )
+    routing.on_pool_opened = lease_watch.watch
+    return lease_watch
 
 
 def assemble(
@@ -162,12 +204,17 @@ def assemble(
     calls = ManagerCalls(lifetime.enter, signal, watch.waits.not_available)
     checkout = Checkout(driver, router, book, returns, binding, leasing, calls)
     new_waiters = partial(AsyncWaiters[Any, Any], options.clock)
-    load = _put_layers_around(checkout, options, watch, new_waiters, routing.notifier.tell)
+    ends = AsyncLeaseEnds(router, book, returns, leasing.hide)
+    lease_watch = _watch_leases(watch, options, ends, BoundLoop(binding), name_of_task)
+    load = _put_layers_around(
+        checkout, options, watch, new_waiters, routing.notifier.tell, lease_watch, ends
+    )
     return AsyncParts(
         **watch.parts(),
         load=load,
+        lease_watch=lease_watch,
         checkout=checkout,
-        closing=Closing(lifetime, returns.close, options.clock),
+        closing=Closing(lifetime, partial(_end, returns, lease_watch), options.clock),
         returns=returns,
         runs=TaskRuns(watch.run_means(options, driver)),
     )
@@ -197,12 +244,17 @@ def assemble_for_threads(
     calls = ManagerCalls(enter, signal, watch.waits.not_available)
     checkout = ThreadCheckout(driver, router, book, returns, leasing, calls, guard, thread)
     tell = partial(thread, watch.routing.notifier.tell)
-    load = _put_layers_around(checkout, options, watch, ThreadWaiters[Any, Any], tell)
+    ends = ThreadLeaseEnds(router, book, returns, leasing.hide)
+    lease_watch = _watch_leases(watch, options, ends, thread, name_of_thread)
+    load = _put_layers_around(
+        checkout, options, watch, ThreadWaiters[Any, Any], tell, lease_watch, ends
+    )
     return ThreadParts(
         **watch.parts(),
         load=load,
+        lease_watch=lease_watch,
         checkout=checkout,
-        closing=Closing(lifetime, returns.close, options.clock),
+        closing=Closing(lifetime, partial(_end, returns, lease_watch), options.clock),
         returns=returns,
         runs=ThreadRuns(watch.run_means(options, driver), thread.run, checkout.limited),
         thread=thread,

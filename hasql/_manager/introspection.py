@@ -2,11 +2,13 @@
 
 from typing import Generic
 
+from hasql._leasing.lease_infos import info_of
 from hasql._leasing.lease_tracing import LeaseTracing
 from hasql._manager.assembly import Parts
 from hasql._manager.measuring import measure
 from hasql._manager.notifier import Listener
 from hasql._manager.options import Options
+from hasql.diagnostics import LeaseInfo
 from hasql.driver import ConnT, PoolT
 from hasql.metrics import Metrics
 from hasql.tracing import Tracer
@@ -31,6 +33,8 @@ class Introspection(Generic[PoolT, ConnT]):
         self._discovering = parts.discovering
         self._load = parts.load
         self._runs = parts.runs
+        self._book = parts.book
+        self._lease_watch = parts.lease_watch
 
     def _check_process(self) -> None:
         """Refuse a forked child, where nothing is known of the hosts.
@@ -52,7 +56,20 @@ class Introspection(Generic[PoolT, ConnT]):
                 discovery,
                 load,
                 self._runs.measure(),
+                self._lease_watch,
             )
+
+    def leases(self) -> list[LeaseInfo]:
+        """Return who holds which connection, the oldest lease first.
+
+        Those that are being given back are left out. `task` is known with `lifecycle`, `stack` with
+        ``Lifecycle(stacks=True)``.
+        """
+        self._check_process()
+        now = self._options.clock()
+        with self._routing.guard:
+            known = [info_of(lease, now) for lease in self._book.all()]
+        return sorted(filter(None, known), key=lambda info: -info.since)
 
     def add_listener(self, listener: Listener) -> None:
         """Have a function called for each event: see `hasql.events`.

@@ -12,6 +12,7 @@ from hasql.cluster.probe import Role
 from hasql.cluster.state import NodeState, Rules
 from hasql.driver import ConnT, PoolT
 from hasql.metrics import DiscoveryMetrics, Metrics, NodeMetrics, RunMetrics
+from hasql.resilience.lease_watch import LeaseWatch
 from hasql.resilience.load_control import LoadMetrics
 
 __all__ = ("measure",)
@@ -25,6 +26,7 @@ def measure(  # noqa: PLR0913  # all that one is made of
     discovery: DiscoveryMetrics,
     load: LoadMetrics,
     runs: RunMetrics,
+    lease_watch: LeaseWatch | None,
 ) -> Metrics:
     """Take the snapshot."""
     topology, hide, now = routing.topology, options.dsn.hide, options.clock()
@@ -54,6 +56,8 @@ def measure(  # noqa: PLR0913  # all that one is made of
         rate_limit=load.rate_limit,
         breaker=load.breaker,
         runs=runs,
+        leases_overdue=0 if lease_watch is None else lease_watch.overdue,
+        leases_dropped=0 if lease_watch is None else lease_watch.dropped,
     )
 
 

@@ -4,14 +4,11 @@ import logging
 from collections.abc import Callable, Iterator
 from inspect import iscoroutinefunction
 
+from hasql._manager.event_log import log_event
 from hasql._manager.guarded import soon
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion, Health, NodeState
 from hasql.events import (
-    BreakerClosed,
-    BreakerOpened,
-    DiscoveryFailed,
-    DiscoveryRecovered,
     Event,
     HostAdmitted,
     HostDown,
@@ -70,33 +67,9 @@ class Notifier:
         """
         self.role_changes += isinstance(event, RoleChanged)
         self.fencings += isinstance(event, HostExcluded) and event.exclusion is Exclusion.FENCED
-        soon(self._log, event)
+        soon(log_event, event, self._hide)
         for listener in tuple(self._listeners):
             soon(self._call, listener, event)
-
-    def _log(self, event: Event) -> None:  # noqa: C901  # one line for each
-        match event:
-            case HostUp(host, role):
-                log.info("%s is up: a %s", host, role.value)
-            case HostDown(host, error):
-                log.warning("%s is down: %s", host, self._hide(repr(error)))
-            case RoleChanged(host, role_before, role):
-                log.info("%s is a %s now, and was a %s", host, role.value, role_before.value)
-            case HostExcluded(host, Exclusion.LEAVING):
-                log.info("%s %s", host, Exclusion.LEAVING.value)
-            case HostExcluded(host, exclusion):
-                log.warning("%s %s", host, exclusion.value)
-            case HostAdmitted(host, exclusion):
-                log.info("%s may serve again; before, it %s", host, exclusion.value)
-            case DiscoveryFailed(source, error):
-                log.warning("%s has failed; the hosts stay as they are: %s", source, error)
-            case DiscoveryRecovered(source):
-                log.info("%s answers again", source)
-            case BreakerOpened(failures, error):
-                told = self._hide(repr(error))
-                log.warning("the breaker is open: %d failures of a master, last %s", failures, told)
-            case BreakerClosed():
-                log.info("the breaker is closed: a master serves")
 
     def _call(self, listener: Listener, event: Event) -> None:
         if listener not in self._listeners:

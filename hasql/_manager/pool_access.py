@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hasql._leasing.lease import Lease
-from hasql._manager.assembly import Parts
 from hasql._manager.introspection import Introspection
 from hasql._routing.node import Node
 from hasql._routing.request import (
@@ -29,10 +28,6 @@ class PoolAccess(Introspection[PoolT, ConnT]):
     Connections taken from such a pool directly are not routed, not watched and not broken when
     their host is fenced; `acquire_from_pool` gives ones that are counted.
     """
-
-    def _take(self, parts: Parts[PoolT, ConnT]) -> None:
-        super()._take(parts)
-        self._book = parts.book
 
     @abstractmethod
     def _check_caller(self) -> None:

@@ -15,6 +15,7 @@ from hasql._probing.followed_names import FollowedNames
 from hasql._probing.monitors import Monitors
 from hasql._routing.node import Node
 from hasql._routing.observations import HostWarm, PoolOpened, PoolRefused, RoutingObservation
+from hasql._routing.offered import preferred, with_pools
 from hasql._routing.pool_openings import PoolOpenings
 from hasql._routing.router import Router
 from hasql._routing.warm_up import WarmUps
@@ -34,7 +35,7 @@ from hasql.cluster.topology import (
     Step,
     Topology,
 )
-from hasql.driver import ConnT, Driver, Endpoint, PoolT
+from hasql.driver import ConnT, Driver, DriverPool, Endpoint, PoolT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,6 +102,9 @@ class RoutingState(Generic[PoolT, ConnT]):
         self.on_master: Callable[[float | None], None] = _ignore  # see `LoadControl.master_seen`
         #: Called with a node that is no host any more, and out of routing.
         self.on_gone: Callable[[Node[PoolT, ConnT]], None] = _ignore
+        #: Called with a node whose pool has opened.
+        self.on_pool_opened: Callable[[Node[PoolT, ConnT], DriverPool[PoolT, ConnT]], None]
+        self.on_pool_opened = _ignore
         self._some_leave = False
         self.tracer: Tracer | None = None
         #: Whether anybody may be served still: not once the manager is closing.
@@ -158,6 +162,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         match observation:
             case PoolOpened(pool=pool):
                 node.pool = pool
+                self.on_pool_opened(node, pool)
                 self._apply(Step(self.topology), rerouted=True)
             case HostWarm():
                 if self._is_wanted(node.host):
@@ -341,10 +346,10 @@ class RoutingState(Generic[PoolT, ConnT]):
     def _reroute(self) -> None:
         if not self.serves:
             return
-        self.masters = self._ready(self.topology.masters)
-        self.replicas = self._ready(self.topology.replicas)
+        self.masters = with_pools(self.topology.masters, self.nodes)
+        self.replicas = with_pools(self.topology.replicas, self.nodes)
         up = {state.host for state in self.topology.nodes if state.health is Health.UP}
-        masters, replicas = _preferred(self.masters, up), _preferred(self.replicas, up)
+        masters, replicas = preferred(self.masters, up), preferred(self.replicas, up)
         serving, as_masters, as_replicas = {*self.masters, *self.replicas}, {*masters}, {*replicas}
         for node in self.nodes.values():
             in_routing = node in serving
@@ -374,28 +379,10 @@ class RoutingState(Generic[PoolT, ConnT]):
         if node.pool is not None and not (warmed or self.warm_ups.concern(node)):
             node.pool.end_connects()
 
-    def _ready(self, states: tuple[NodeState, ...]) -> list[Node[PoolT, ConnT]]:
-        """Leave out those without a pool; and cold ones, for a moment, if others can serve.
-
-        A host that has just started takes its time for a first login. A policy that goes by load
-        would have all wait for that, as nothing is in use there yet.
-        """
-        nodes = [(state, self.nodes[state.host]) for state in states]
-        served = any(
-            state.health is Health.UP and node.pool is not None and not node.cold
-            for state, node in nodes
-        )
-        return [node for _, node in nodes if node.pool is not None and not (node.cold and served)]
-
-
-def _preferred(nodes: list[Node[PoolT, ConnT]], up: set[HostSpec]) -> list[Node[PoolT, ConnT]]:
-    """Leave suspects out as long as others can serve."""
-    return [node for node in nodes if node.host in up] or nodes
-
 
 def _nothing() -> None:
     pass
 
 
-def _ignore(_told: object, /) -> None:
+def _ignore(*_told: object) -> None:
     pass  # stands in for a listener

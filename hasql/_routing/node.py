@@ -59,6 +59,7 @@ class Node(Generic[PoolT, ConnT]):
         "server",
         "several",
         "sizes",
+        "tells_of_drops",
         "weight",
     )
 
@@ -72,6 +73,8 @@ class Node(Generic[PoolT, ConnT]):
         self.sizes = sizes
         #: None until the host has answered for the first time.
         self.pool: DriverPool[PoolT, ConnT] | None = None
+        #: Whether the pool tells when the application drops what is lent.
+        self.tells_of_drops = False
         #: Leases out, being taken, or being given back; and a warm-up.
         self.in_flight = 0
         #: How many leases may be out: the pool's maximum, or less after trouble.

@@ -68,7 +68,7 @@ class Session(Protocol):
         """
 
 
-class DriverPool(Protocol[PoolT, ConnT]):  # type: ignore[misc]  # those derived lend ConnT
+class DriverPool(Protocol[PoolT, ConnT]):
     """One pool of the driver, on one host, with what the core needs beside its own methods.
 
     An adapter derives its pool from `AsyncPool` or from `ThreadPool`. A method that has a body here
@@ -105,6 +105,19 @@ class DriverPool(Protocol[PoolT, ConnT]):  # type: ignore[misc]  # those derived
 
     def idle(self) -> int:
         """Return how many connections wait for use, as the driver counts them; for metrics only."""
+
+    def watch_drops(self, dropped: Callable[[int, Callable[[], ConnT]], bool]) -> bool:
+        """Tell of each connection that the application drops while it is lent, from now on.
+
+        `dropped` is called with the connection's `id` and with what makes an object of it again,
+        which is to be given back; it returns whether that was a lease. That happens wherever Python
+        collects the object: in any thread, in the midst of anything. Nothing of the adapter's may
+        keep alive what is lent then.
+
+        False, as by default: it cannot tell, as its library keeps alive what is lent.
+        """
+        del dropped
+        return False
 
     # What the core has learnt of the host
 

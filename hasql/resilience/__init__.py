@@ -1,6 +1,12 @@
 """Resilience around the pool: load that is shed, limits, what becomes of connections; the end."""
 
-from hasql.errors import BreakerOpenError, OverloadedError, RateLimitedError, RolledBackError
+from hasql.errors import (
+    BreakerOpenError,
+    LeaseTerminatedError,
+    OverloadedError,
+    RateLimitedError,
+    RolledBackError,
+)
 from hasql.resilience.admission import Admission
 from hasql.resilience.breaker import Breaker
 from hasql.resilience.commit_outcome import CommitMark, CommitUnknownError, Outcome
@@ -22,6 +28,7 @@ __all__ = (
     "CommitMark",
     "CommitUnknownError",
     "DrainReport",
+    "LeaseTerminatedError",
     "Lifecycle",
     "Outcome",
     "OverloadedError",

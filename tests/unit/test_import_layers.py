@@ -43,6 +43,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql.cluster.lag"}),
     frozenset({"hasql.cluster"}),
     # What a user is told of it.
+    frozenset({"hasql.diagnostics"}),
     frozenset({"hasql.events", "hasql.metrics", "hasql.tracing"}),
     frozenset({"hasql.balancer_policy.*"}),
     # What an adapter owes, and its tools.
@@ -82,7 +83,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     # Who can serve.
     frozenset({"hasql._routing"}),
     frozenset({"hasql._routing.node", "hasql._routing.request", "hasql._routing.waiters"}),
-    frozenset({"hasql._routing.observations", "hasql._routing.router"}),
+    frozenset({"hasql._routing.observations", "hasql._routing.offered", "hasql._routing.router"}),
     frozenset({"hasql._routing.shared_router"}),
     frozenset({"hasql._routing.pool_openings", "hasql._routing.warm_up"}),
     # Who holds what.
@@ -94,6 +95,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "hasql._leasing.async_lease",
             "hasql._leasing.book",
             "hasql._leasing.layers",
+            "hasql._leasing.lease_infos",
             "hasql._leasing.lease_tracing",
             "hasql._leasing.thread_lease",
         }
@@ -103,13 +105,20 @@ LAYERS: tuple[frozenset[str], ...] = (
             "hasql._leasing.abort_timer",
             "hasql._leasing.cancelled_releases",
             "hasql._leasing.destination_check",
+            "hasql._leasing.held_weakly",
             "hasql._leasing.hints",
             "hasql._leasing.overdue",
         }
     ),
     frozenset({"hasql._leasing.return_rules", "hasql._leasing.checkout_rules"}),
     frozenset({"hasql._leasing.returns", "hasql._leasing.thread_returns"}),
-    frozenset({"hasql._leasing.checkout", "hasql._leasing.thread_checkout"}),
+    frozenset(
+        {
+            "hasql._leasing.checkout",
+            "hasql._leasing.lease_ends",
+            "hasql._leasing.thread_checkout",
+        }
+    ),
     # Around a lease.
     frozenset(
         {
@@ -134,7 +143,9 @@ LAYERS: tuple[frozenset[str], ...] = (
             "hasql.resilience.rate_layer",
         }
     ),
-    frozenset({"hasql.resilience.options", "hasql.resilience.commit_rule"}),
+    frozenset(
+        {"hasql.resilience.lease_watch", "hasql.resilience.options", "hasql.resilience.commit_rule"}
+    ),
     frozenset({"hasql.resilience.load_control"}),
     frozenset({"hasql.resilience.error_rules", "hasql.resilience.retry_policy"}),
     frozenset({"hasql.resilience.unit_of_work"}),
@@ -143,7 +154,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql.resilience"}),
     # How it lives.
     frozenset({"hasql._manager"}),
-    frozenset({"hasql._manager.guarded", "hasql._manager.loop_thread"}),
+    frozenset({"hasql._manager.event_log", "hasql._manager.guarded", "hasql._manager.loop_thread"}),
     frozenset({"hasql._manager.notifier", "hasql._manager.options"}),
     frozenset({"hasql._manager.own_session"}),
     frozenset({"hasql._manager.discovering", "hasql._manager.routing_state"}),

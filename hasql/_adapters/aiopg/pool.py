@@ -13,6 +13,7 @@ from hasql._adapters.aiopg.connection import abort_connection, in_transaction
 from hasql._adapters.aiopg.inner_connections import InnerConnections
 from hasql._adapters.aiopg.library_pool import LibraryPool
 from hasql._adapters.aiopg.slot_leases import SlotLeases
+from hasql._adapters.aiopg.watched_connection import LendsSlots
 from hasql._adapters.hooks import RunningHooks
 from hasql._adapters.own_task import in_own_task
 from hasql.driver import ConnT, Endpoint, PoolSizes, PoolT
@@ -28,11 +29,10 @@ if TYPE_CHECKING:
 __all__ = ("AiopgPool",)
 
 
-class AiopgPool(InnerConnections[PoolT, ConnT]):
+class AiopgPool(LendsSlots, InnerConnections[PoolT, ConnT]):
     """One pool of aiopg's, with the queue for its connections and its leases.
 
-    What aiopg's pool hands out is called a slot here. The user gets the slot itself, unless a
-    subclass makes something else of it.
+    What aiopg's pool hands out is called a slot here.
     """
 
     def __init__(self, sizes: PoolSizes, create_pool: Callable[..., Awaitable[PoolT]]) -> None:
@@ -54,11 +54,6 @@ class AiopgPool(InnerConnections[PoolT, ConnT]):
         self._registry = self._library_pool.registry
         self.destinations = self._registry.destinations
         return self
-
-    # What the user gets for a slot
-
-    def _hand_out(self, slot: Any) -> ConnT:
-        return slot  # type: ignore[no-any-return]
 
     async def _roll_back(self, connection: ConnT, inner: aiopg.Connection) -> None:
         """Roll an open transaction back."""

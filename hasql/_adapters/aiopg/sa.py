@@ -12,6 +12,7 @@ from hasql._adapters.aiopg.connection import in_transaction
 from hasql._adapters.aiopg.driver import AiopgDriver
 from hasql._adapters.aiopg.pool import AiopgPool
 from hasql._adapters.aiopg.transactions import AiopgSaTransaction
+from hasql._adapters.aiopg.watched_connection import nothing_is_lent
 from hasql.cluster.dsn import Dsn
 
 if TYPE_CHECKING:
@@ -40,6 +41,13 @@ class _LeasingEngine:
 class _LeasedSAConnection(SAConnection):
     """A connection of a lease, not one that the user has taken from the engine directly."""
 
+    #: Told if it is dropped.
+    dropped = staticmethod(nothing_is_lent)
+
+    def __del__(self) -> None:
+        if getattr(self, "connection", None) is not None:
+            self.dropped(id(self), lambda: self)
+
 
 class AiopgSaPool(AiopgPool[Engine, SAConnection]):
     """An engine: its slots are connections that it makes, and the user gets another for each."""
@@ -53,7 +61,9 @@ class AiopgSaPool(AiopgPool[Engine, SAConnection]):
 
     def _hand_out(self, slot: SAConnection) -> SAConnection:
         engine = _LeasingEngine(self.pool.dialect, self.take_back)
-        return _LeasedSAConnection(slot.connection, engine)  # type: ignore[no-untyped-call]
+        leased = _LeasedSAConnection(slot.connection, engine)  # type: ignore[no-untyped-call]
+        leased.dropped = self._dropped
+        return leased
 
     def _is_of_another_lease(self, connection: SAConnection, inner: aiopg.Connection) -> bool:
         leased = isinstance(connection, _LeasedSAConnection)

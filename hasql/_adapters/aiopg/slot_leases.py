@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic
+from weakref import ReferenceType, ref
 
 from hasql.driver import ConnT
 
@@ -21,12 +22,12 @@ class SlotLeases(Generic[ConnT]):
         #: What aiopg's pool is to get back.
         self._slots: dict[aiopg.Connection, Any] = {}
         #: What the user has got.
-        self._handed_out: dict[aiopg.Connection, ConnT] = {}
+        self._handed_out: dict[aiopg.Connection, ReferenceType[Any]] = {}
 
     def add(self, inner: aiopg.Connection, slot: Any, handed_out: ConnT) -> ConnT:
         """Take in a lease, and return what the user gets."""
         self._slots[inner] = slot
-        self._handed_out[inner] = handed_out
+        self._handed_out[inner] = ref(handed_out)
         return handed_out
 
     def is_of_another(self, inner: aiopg.Connection, handed_out: ConnT) -> bool:
@@ -35,7 +36,9 @@ class SlotLeases(Generic[ConnT]):
         That can be: the user may have given it to aiopg's pool directly. Where a slot is handed out
         as it is, it cannot be told here, as it is the same object in each lease.
         """
-        return self._handed_out.get(inner, handed_out) is not handed_out
+        reference = self._handed_out.get(inner)
+        lent = None if reference is None else reference()
+        return lent is not None and lent is not handed_out  # None: it was dropped, and is this one
 
     def remove(self, inner: aiopg.Connection) -> Any:
         """End a lease and return its slot; None: it was taken from aiopg's pool directly."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from psycopg import Error, ProgrammingError
 from psycopg.pq import TransactionStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from weakref import ref
 
     from psycopg.errors import Diagnostic
     from psycopg.pq.abc import PGconn
 
-__all__ = ("LooksWhileIdle", "note_fatal_notice")
+__all__ = ("LooksWhileIdle", "note_fatal_notice", "nothing_is_lent")
 
 
 #: Seconds for which a connection that was alive counts as alive without asking the kernel: as long
@@ -56,6 +57,12 @@ class LooksWhileIdle:
             self.lost = True
         self._alive_at = monotonic()
         return not self.lost
+
+
+def nothing_is_lent(identity: int, revive: Callable[[], Any], /) -> bool:
+    """Stand in for who is told of connections that are dropped."""
+    del identity, revive
+    return False
 
 
 def note_fatal_notice(connection_ref: ref[LooksWhileIdle], notice: Diagnostic) -> None:

@@ -12,6 +12,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed
 
 from hasql._adapters.psycopg.connect_attempts import ConnectAttempts, LostWhileIdleError
+from hasql._adapters.psycopg.drops import TellsOfDrops
 from hasql._adapters.psycopg.pooled_connections import OpenConnections
 from hasql._adapters.psycopg.server import count_rows, in_hot_standby
 from hasql._adapters.psycopg.transactions import PsycopgTransaction
@@ -38,7 +39,7 @@ _DONE: Any = object()
 _BAD, _IDLE = ConnStatus.BAD, TransactionStatus.IDLE
 
 
-class PsycopgPool(ReusesObjects, AsyncPool[Pool, Connection]):
+class PsycopgPool(TellsOfDrops, ReusesObjects, AsyncPool[Pool, Connection]):
     """One psycopg pool, and all connections it has opened."""
 
     count_rows: Any = staticmethod(count_rows)
@@ -177,7 +178,7 @@ class PsycopgPool(ReusesObjects, AsyncPool[Pool, Connection]):
         self._connects.end()
         kept = {id(connection) for connection in leased}
         for connection in self._opened.all():
-            if id(connection) not in kept and has_left(self.destinations.address_of(connection)):
+            if id(connection) not in kept and has_left(self._address_of(connection)):
                 self.abort(connection)
 
     async def close(self) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet
 
 from psycopg.pq import PGconn
 
 from hasql._adapters.psycopg.connection import PsycopgConnection
+from hasql._adapters.psycopg.idle_look import nothing_is_lent
 from hasql._adapters.psycopg.login import connect_for_pool
 from hasql._adapters.psycopg.server import in_hot_standby, is_read_only
 from hasql.driver.destinations import Destinations
@@ -40,7 +42,10 @@ class OpenConnections:
         self._attempts = attempts
         self._configure = configure
         self._open: WeakSet[PsycopgConnection] = WeakSet()
+        #: By their `pgconn`, so that they are not kept alive.
         self.destinations = Destinations()
+        #: Told of those that are dropped.
+        self.dropped = nothing_is_lent
 
     def class_of(self, user_class: type[AsyncConnection[Any]]) -> type[AsyncConnection[Any]]:
         """Derive the class that the pool is to use from the application's."""
@@ -65,15 +70,15 @@ class OpenConnections:
         if connection is not None:
             self._open.add(connection)
             flag, read_only = in_hot_standby(connection), is_read_only(connection)
-            self.destinations.opened(
-                connection, flag, read_only=read_only, address=address, lacks=lacks
-            )
+            key: Any = connection.pgconn
+            self.destinations.opened(key, flag, read_only=read_only, address=address, lacks=lacks)
         return connection
 
     def forget(self, connection: PsycopgConnection) -> None:
         """Count a connection no more."""
         self._open.discard(connection)
-        self.destinations.closed(connection)
+        key: Any = connection.pgconn
+        self.destinations.closed(key)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -100,3 +105,9 @@ class _PooledConnection(PsycopgConnection):
         """Close it, as psycopg does."""
         self.opened.forget(self)
         await super().close()
+
+    def __del__(self, warn: Any = warnings.warn, /) -> None:
+        """Have it given back if it was lent, else end as psycopg's does."""
+        # It may have failed before it was one.
+        if getattr(self, "lost", True) or not self.opened.dropped(id(self), lambda: self):
+            super().__del__(warn)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet
 
 from psycopg import Connection
 
+from hasql._adapters.psycopg.idle_look import nothing_is_lent
 from hasql._adapters.psycopg.server import in_hot_standby, is_read_only
 from hasql._adapters.psycopg.thread_connection import ThreadConnection
 from hasql._adapters.psycopg.thread_login import connect_for_pool, endable
@@ -33,7 +35,10 @@ class ThreadConnections:
         self._lock = new_guard()
         self._open: WeakSet[ThreadConnection] = WeakSet()
         self.idle = IdleConnections()
+        #: By their `pgconn`, so that they are not kept alive.
         self.destinations = Destinations()
+        #: Told of those that are dropped.
+        self.dropped = nothing_is_lent
         user_class: type[Connection[Any]] = kwargs.get("connection_class") or Connection
         classes: tuple[type[Any], ...] = (_ThreadPooled, *endable(user_class))
         #: The class that the pool is to use, derived from the application's.
@@ -52,9 +57,8 @@ class ThreadConnections:
         flag, read_only = in_hot_standby(connection), is_read_only(connection)
         with self._lock:
             self._open.add(connection)
-        self.destinations.opened(
-            connection, flag, read_only=read_only, address=address, lacks=lacks
-        )
+        key: Any = connection.pgconn
+        self.destinations.opened(key, flag, read_only=read_only, address=address, lacks=lacks)
         try:
             if self._configure is not None:
                 self._configure(connection)
@@ -70,7 +74,8 @@ class ThreadConnections:
         with self._lock:
             self._open.discard(connection)
         self.idle.gone(connection)
-        self.destinations.closed(connection)
+        key: Any = connection.pgconn
+        self.destinations.closed(key)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -101,3 +106,9 @@ class _ThreadPooled(ThreadConnection):
         """Close it, as psycopg does."""
         self.opened.forget(self)
         super().close()
+
+    def __del__(self, warn: Any = warnings.warn, /) -> None:
+        """Have it given back if it was lent, else end as psycopg's does."""
+        # It may have failed before it was one.
+        if getattr(self, "lost", True) or not self.opened.dropped(id(self), lambda: self):
+            super().__del__(warn)

@@ -13,6 +13,7 @@ from psycopg.pq import ConnStatus, TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from hasql._adapters.psycopg.drops import TellsOfDrops
 from hasql._adapters.psycopg.server import count_rows_in_thread, in_hot_standby
 from hasql._adapters.psycopg.thread_connections import ThreadConnections
 from hasql._adapters.psycopg.thread_connects import ThreadConnects
@@ -41,7 +42,7 @@ _BAD, _IDLE = ConnStatus.BAD, TransactionStatus.IDLE
 _AT_ONCE = 0.05
 
 
-class PsycopgThreadPool(ThreadPool[SyncPool, SyncConnection]):
+class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
     """One psycopg pool, and all connections it has opened."""
 
     count_rows: Any = staticmethod(count_rows_in_thread)
@@ -173,7 +174,7 @@ class PsycopgThreadPool(ThreadPool[SyncPool, SyncConnection]):
         self._connects.end()
         kept = {id(connection) for connection in leased}
         for connection in self._opened.all():
-            if id(connection) not in kept and has_left(self.destinations.address_of(connection)):
+            if id(connection) not in kept and has_left(self._address_of(connection)):
                 self.abort(connection)
         in_thread(self._sweep, "hasql sweep")
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
+from weakref import ref
 
-from sqlalchemy import event, exc
+from sqlalchemy import Connection, event, exc
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import Connection, Engine
     from sqlalchemy.engine import ExceptionContext, ExecutionContext
-    from sqlalchemy.ext.asyncio import AsyncConnection
+    from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.pool import Pool
 
 __all__ = ("EngineLease", "EngineLeases", "raw_of")
@@ -30,10 +32,13 @@ def raw_of(connection: AsyncConnection) -> Any:
 class EngineLease:
     """One connection that is leased."""
 
-    __slots__ = ("aborted", "adapted", "connection", "pool", "proxied", "raw", "user")
+    __slots__ = ("aborted", "adapted", "connection", "end", "pool", "proxied", "raw", "user")
 
     def __init__(self, connection: AsyncConnection, raw: Any, pool: Pool | None = None) -> None:
-        self.connection = connection
+        #: Weakly, as the application's alone it is to be.
+        self.connection = ref(connection)
+        #: Calls who is told if it is dropped.
+        self.end: object = None
         #: The driver's connection, what SQLAlchemy adapts it with, and the pool's proxy for that.
         self.raw = raw
         self.proxied: Any = cast("Connection", connection.sync_connection).connection
@@ -65,9 +70,12 @@ class EngineLeases:
     """
 
     def __init__(
-        self, engine: Engine, report: Callable[[AsyncConnection, BaseException], None]
+        self, asynchronous: AsyncEngine, report: Callable[[AsyncConnection, BaseException], None]
     ) -> None:
+        self._engine, engine = asynchronous, asynchronous.sync_engine
         self._report = report
+        #: Told of those that are dropped.
+        self.dropped: Callable[[int, Callable[[], AsyncConnection]], bool] | None = None
         self._leases: dict[int, EngineLease] = {}
         # These are all events of the dialect. With one event of the engine itself SQLAlchemy would
         # look for listeners at each step of each statement: a tenth of what a short one takes.
@@ -90,12 +98,31 @@ class EngineLeases:
         # aborted if their host is down.
         context.invalidate_pool_on_disconnect = False
         lease = self._leases.get(id(context.connection))
-        if lease is not None:
-            self._report(lease.connection, context.original_exception)
+        if lease is not None and (connection := lease.connection()) is not None:
+            self._report(connection, context.original_exception)
 
     def add(self, connection: AsyncConnection, raw: Any, pool: Pool) -> None:
         """Take in a connection that is leased from now on."""
-        self._leases[id(connection.sync_connection)] = EngineLease(connection, raw, pool)
+        lease = EngineLease(connection, raw, pool)
+        self._leases[id(connection.sync_connection)] = lease
+        if self.dropped is not None and connection.sync_connection is not None:
+            # Results and transactions hold the inner one, which is dropped last.
+            end = partial(self._note_drop, id(connection), id(connection.sync_connection), lease)
+            lease.end = ref(connection.sync_connection, end)
+
+    def _note_drop(self, outer: int, inner: int, lease: EngineLease, _: object) -> None:
+        if self.dropped is not None:
+            self.dropped(outer, partial(self._revive, inner, lease))
+
+    def _revive(self, inner: int, lease: EngineLease) -> AsyncConnection:
+        """Make a connection of what one has left that was dropped."""
+        sync = Connection(self._engine.sync_engine, lease.proxied)
+        connection = AsyncConnection(self._engine, sync)
+        if self._leases.get(inner) is lease:
+            del self._leases[inner]
+        lease.connection = ref(connection)
+        self._leases[id(sync)] = lease
+        return connection
 
     def of(self, connection: AsyncConnection) -> EngineLease | None:
         """Return the lease of a connection; None if hasql has not leased it."""
@@ -113,5 +140,6 @@ class EngineLeases:
     def detach(self) -> None:
         """Detach all from the pool, so that SQLAlchemy does not warn when they are collected."""
         for lease in self._leases.values():
-            if raw_of(lease.connection) is not None and lease.connection.sync_connection:
-                lease.connection.sync_connection.connection.detach()
+            connection = lease.connection()
+            if connection and raw_of(connection) is not None and connection.sync_connection:
+                connection.sync_connection.connection.detach()

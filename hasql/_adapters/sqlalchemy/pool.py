@@ -50,12 +50,12 @@ class EnginePool(AsyncPool[AsyncEngine, AsyncConnection]):
         self._opened = EngineConnections(endpoint, library, lifo=bool(kwargs.get("pool_use_lifo")))
         self.end_connects: Any = self._opened.end_connects
         self.destinations = self._opened.destinations
-        creator = {"async_creator_fn": self._opened.connect}
-        arguments = {**kwargs.get("connect_args", {}), **creator}
+        given = kwargs.get("connect_args", {})
+        arguments = {**given, "async_creator_fn": self._opened.connect}
         self.pool: AsyncEngine = create_async_engine(url, **{**kwargs, "connect_args": arguments})
         self._engine = self.pool.sync_engine
         self._opened.watch(self._engine)
-        self._leases = EngineLeases(self._engine, report)
+        self._leases = EngineLeases(self.pool, report)
         self._shielded = ShieldedOperations(self._discard)
 
     @property
@@ -116,11 +116,8 @@ class EnginePool(AsyncPool[AsyncEngine, AsyncConnection]):
             await self._discard(connection)
             return
         try:
-            if (
-                lease.is_shared()
-                and connection.in_transaction()
-                and self._library.is_clean(lease.raw)
-            ):
+            shared = lease.is_shared() and connection.in_transaction()
+            if shared and self._library.is_clean(lease.raw):
                 # A rollback fails if another task's statement runs. With AUTOCOMMIT there is no
                 # rollback, so that the library has to be asked.
                 await self._library.check_unused(lease.raw)
@@ -157,6 +154,10 @@ class EnginePool(AsyncPool[AsyncEngine, AsyncConnection]):
     ) -> EngineTransaction:
         lease = self._leases.of(connection) or EngineLease(connection, raw_of(connection))
         return EngineTransaction(connection, lease, self._library, modes)
+
+    def watch_drops(self, dropped: Callable[[int, Callable[[], AsyncConnection]], bool]) -> bool:
+        self._leases.dropped = dropped
+        return True
 
     def is_closed(self, connection: AsyncConnection) -> bool:
         lease = self._leases.of(connection)

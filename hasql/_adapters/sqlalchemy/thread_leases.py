@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Engine
     from sqlalchemy.engine import ExceptionContext, ExecutionContext
     from sqlalchemy.pool import Pool, PoolProxiedConnection
 
@@ -20,7 +22,7 @@ __all__ = ("EngineThreadLease", "EngineThreadLeases")
 class EngineThreadLease:
     """One connection that is leased."""
 
-    __slots__ = ("pool", "proxied", "raw", "stated", "thread")
+    __slots__ = ("end", "pool", "proxied", "raw", "stated", "thread")
 
     def __init__(self, connection: Connection, pool: Pool | None) -> None:
         #: The pool's proxy for the driver's connection, and that connection.
@@ -30,6 +32,8 @@ class EngineThreadLease:
         self.pool = pool
         #: Whether a statement has been begun.
         self.stated = False
+        #: Calls who is told if it is dropped.
+        self.end: object = None
         #: The thread that has used it last.
         self.thread = get_ident()
 
@@ -50,9 +54,13 @@ class EngineThreadLeases:
         self, engine: Engine, report: Callable[[Connection, BaseException], object]
     ) -> None:
         self._report = report
-        self._leases: dict[Connection, EngineThreadLease] = {}
+        #: By the `id` of each, so that they are not kept alive.
+        self._leases: dict[int, EngineThreadLease] = {}
         #: Those whose driver's connection was found lost, as long as they are not given back.
-        self._lost: dict[Connection, EngineThreadLease] = {}
+        self._lost: dict[int, EngineThreadLease] = {}
+        self._engine = engine
+        #: Told of those that are dropped.
+        self.dropped: Callable[[int, Callable[[], Connection]], bool] | None = None
         self._lost_error: type[Exception] = engine.dialect.loaded_dbapi.OperationalError
         self._engines_own: Callable[[], PoolProxiedConnection] = engine.raw_connection
         engine.raw_connection = self._raw_connection  # type: ignore[method-assign]  # of this one
@@ -71,7 +79,7 @@ class EngineThreadLeases:
 
     def _before_statement(self, *arguments: Any) -> None:
         execution: ExecutionContext = arguments[-1]
-        lease = self._leases.get(execution.root_connection)
+        lease = self._leases.get(id(execution.root_connection))
         if lease is None:
             return
         lease.thread, lease.stated = get_ident(), True
@@ -86,25 +94,39 @@ class EngineThreadLeases:
         # aborted if their host is down.
         context.invalidate_pool_on_disconnect = False
         connection = context.connection
-        lease = None if connection is None else self._leases.get(connection)
+        lease = None if connection is None else self._leases.get(id(connection))
         if connection is None or lease is None:
             return
         if not lease.is_intact():
             context.is_disconnect = True
         if context.is_disconnect:
             lease.thread = get_ident()
-            self._lost[connection] = lease
+            self._lost[id(connection)] = lease
         self._report(connection, context.original_exception)
 
     def add(self, connection: Connection, pool: Pool) -> None:
         """Take in a connection that is leased from now on."""
-        self._leases[connection] = EngineThreadLease(connection, pool)
+        self._leases[id(connection)] = lease = EngineThreadLease(connection, pool)
+        if self.dropped is not None:
+            lease.end = ref(connection, partial(self._note_drop, id(connection), lease))
+
+    def _note_drop(self, identity: int, lease: EngineThreadLease, _: object) -> None:
+        if self.dropped is not None:
+            self.dropped(identity, partial(self._revive, identity, lease))
+
+    def _revive(self, identity: int, lease: EngineThreadLease) -> Connection:
+        """Make a connection of what one has left that was dropped."""
+        connection = Connection(self._engine, lease.proxied)
+        if self._leases.get(identity) is lease:
+            del self._leases[identity]
+        self._leases[id(connection)] = lease
+        return connection
 
     def of(self, connection: Connection) -> EngineThreadLease | None:
         """Return the lease of a connection; None if hasql has not leased it."""
-        return self._leases.get(connection)
+        return self._leases.get(id(connection))
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection that has been given back."""
-        self._leases.pop(connection, None)
-        self._lost.pop(connection, None)
+        self._leases.pop(id(connection), None)
+        self._lost.pop(id(connection), None)

@@ -131,6 +131,10 @@ class EngineThreadPool(ThreadPool[Engine, Connection]):
         lease = self._lease_of(connection)
         return lease.raw if lease is not None and lease.is_intact() else None
 
+    def watch_drops(self, dropped: Callable[[int, Callable[[], Connection]], bool]) -> bool:
+        self._leases.dropped = dropped
+        return True
+
     def in_hot_standby(self, connection: Connection) -> bool | None:
         return self._connections.in_hot_standby(self._raw(connection))
 

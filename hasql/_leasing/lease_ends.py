@@ -1,0 +1,160 @@
+"""Leases that end in the application's place: out for too long, or dropped."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic
+
+from hasql._leasing.book import LeaseBook
+from hasql._leasing.lease import Lease
+from hasql._leasing.returns import Returns
+from hasql._leasing.thread_returns import ThreadReturns
+from hasql._routing.node import Node
+from hasql._routing.router import Router
+from hasql.diagnostics import about
+from hasql.driver import AsyncPool, ConnT, PoolT, ThreadPool
+from hasql.driver.threads import in_thread
+from hasql.errors import UnknownConnectionError
+
+if TYPE_CHECKING:
+    from hasql._leasing.layers import LeaseLayers
+
+__all__ = ("AsyncLeaseEnds", "ThreadLeaseEnds")
+
+log = logging.getLogger("hasql")
+
+
+class _LeaseEnds(Generic[PoolT, ConnT]):
+    """What both faces do at the end of a lease that the application does not end."""
+
+    def __init__(
+        self,
+        router: Router[PoolT, ConnT],
+        book: LeaseBook[PoolT, ConnT],
+        hide: Callable[[str], str],
+    ) -> None:
+        self._router = router
+        self._book = book
+        self._hide = hide
+        #: What else stands around the leases.
+        self.layers: LeaseLayers[PoolT, ConnT] | None = None
+
+    def terminate(self, lease: Lease[PoolT, ConnT]) -> None:
+        """Break a connection that is in use, and free its places; to be called under the guard.
+
+        The application meets the driver's error, and gives it back as it would any broken one.
+        """
+        node, connection = lease.node, lease.connection
+        if node is None or node.pool is None or connection is None:
+            return
+        node.pool.abort(connection)
+        self._book.set_aside(lease)
+        self._release(lease, node, connection)
+
+    def _release(
+        self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], connection: ConnT
+    ) -> None:
+        raise NotImplementedError
+
+    def _released(
+        self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], error: BaseException | None
+    ) -> None:
+        if error is not None:
+            told = self._hide(repr(error))
+            log.debug(
+                "%s: a connection was closed, not given back: %s",
+                node.host,
+                told,
+                extra=about("connection_closed", host=node.host),
+            )
+        self._router.vacate(node)
+        if self.layers is not None:
+            self.layers.returned(lease, node, None)
+
+
+class AsyncLeaseEnds(_LeaseEnds[PoolT, ConnT]):
+    """Ends the leases of tasks, each in a task of its own."""
+
+    def __init__(
+        self,
+        router: Router[PoolT, ConnT],
+        book: LeaseBook[PoolT, ConnT],
+        returns: Returns[PoolT, ConnT],
+        hide: Callable[[str], str],
+    ) -> None:
+        super().__init__(router, book, hide)
+        self._returns = returns
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def reclaim(self, lease: Lease[PoolT, ConnT]) -> None:
+        """Give back what nobody has any more, closed."""
+        lease.expired = True
+        self._begin(self._give_back(lease))
+
+    async def _give_back(self, lease: Lease[PoolT, ConnT]) -> None:
+        if lease.node is not None and not lease.returning:
+            await self._returns.give_back(lease)
+
+    def _release(
+        self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], connection: ConnT
+    ) -> None:
+        self._begin(self._release_it(lease, node, connection))
+
+    async def _release_it(
+        self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], connection: ConnT
+    ) -> None:
+        pool: AsyncPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
+        failure = None
+        try:
+            await pool.release(connection)
+        except Exception as error:  # noqa: BLE001  # it is broken anyway
+            failure = error
+        finally:
+            self._released(lease, node, failure)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class ThreadLeaseEnds(_LeaseEnds[PoolT, ConnT]):
+    """Ends the leases of threads, each in a thread of its own."""
+
+    def __init__(
+        self,
+        router: Router[PoolT, ConnT],
+        book: LeaseBook[PoolT, ConnT],
+        returns: ThreadReturns[PoolT, ConnT],
+        hide: Callable[[str], str],
+    ) -> None:
+        super().__init__(router, book, hide)
+        self._returns = returns
+
+    def reclaim(self, lease: Lease[PoolT, ConnT]) -> None:
+        """Give back what nobody has any more, closed."""
+        lease.expired = True
+        in_thread(partial(self._give_back, lease), "hasql reclaim")
+
+    def _give_back(self, lease: Lease[PoolT, ConnT]) -> None:
+        with suppress(UnknownConnectionError):  # it is given back already
+            self._returns.give_back(lease)
+
+    def _release(
+        self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], connection: ConnT
+    ) -> None:
+        in_thread(partial(self._release_it, lease, node, connection), "hasql reclaim")
+
+    def _release_it(
+        self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], connection: ConnT
+    ) -> None:
+        pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
+        failure = None
+        try:
+            pool.release(connection)
+        except Exception as error:  # noqa: BLE001  # it is broken anyway
+            failure = error
+        finally:
+            self._released(lease, node, failure)

@@ -1,0 +1,96 @@
+"""What the log says of each event."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from hasql.cluster.state import Exclusion, Health
+from hasql.diagnostics import LeaseInfo, about
+from hasql.events import (
+    BreakerClosed,
+    BreakerOpened,
+    DiscoveryFailed,
+    DiscoveryRecovered,
+    Event,
+    HostAdmitted,
+    HostDown,
+    HostExcluded,
+    HostUp,
+    LeaseDropped,
+    LeaseOverdue,
+    RoleChanged,
+)
+
+__all__ = ("log_event",)
+
+log = logging.getLogger("hasql")
+
+
+def log_event(event: Event, hide: Callable[[str], str]) -> None:
+    """Log one event; `hide` takes passwords out of a text."""
+    match event:
+        case LeaseOverdue() | LeaseDropped():
+            _log_lease(event)
+        case DiscoveryFailed(source, error):
+            text = "%s has failed; the hosts stay as they are: %s"
+            log.warning(text, source, error, extra=about("discovery_failed"))
+        case DiscoveryRecovered(source):
+            log.info("%s answers again", source, extra=about("discovery_recovered"))
+        case BreakerOpened(failures, error):
+            text = "the breaker is open: %d failures of a master, last %s"
+            log.warning(text, failures, hide(repr(error)), extra=about("breaker_opened"))
+        case BreakerClosed():
+            text = "the breaker is closed: a master serves"
+            log.info(text, extra=about("breaker_closed"))
+        case _:
+            _log_host(event, hide)
+
+
+def _log_host(
+    event: HostUp | HostDown | RoleChanged | HostExcluded | HostAdmitted,
+    hide: Callable[[str], str],
+) -> None:
+    host = event.host
+    match event:
+        case HostUp(_, role):
+            extra = about("host_up", host=host, role=role, health=Health.UP)
+            log.info("%s is up: a %s", host, role.value, extra=extra)
+        case HostDown(_, error):
+            extra = about("host_down", host=host, health=Health.DOWN)
+            log.warning("%s is down: %s", host, hide(repr(error)), extra=extra)
+        case RoleChanged(_, before, role):
+            extra = about("role_changed", host=host, role=role, health=Health.UP)
+            log.info("%s is a %s now, and was a %s", host, role.value, before.value, extra=extra)
+        case HostExcluded(_, exclusion):
+            level = logging.INFO if exclusion is Exclusion.LEAVING else logging.WARNING
+            log.log(level, "%s %s", host, exclusion.value, extra=about("host_excluded", host=host))
+        case HostAdmitted(_, exclusion):
+            extra = about("host_admitted", host=host)
+            log.info("%s may serve again; before, it %s", host, exclusion.value, extra=extra)
+
+
+def _log_lease(event: LeaseOverdue | LeaseDropped) -> None:
+    lease, host = event.lease, event.host
+    by = "" if lease.task is None else f", acquired by {lease.task}"
+    where = "" if lease.stack is None else f":\n{lease.stack}"
+    if isinstance(event, LeaseOverdue):
+        name, says = "lease_overdue", f"is out for {lease.since:.1f} s{by}"
+        says += ", and is terminated" if event.terminated else ""
+    else:
+        name = "lease_dropped"
+        says = f"was dropped after {lease.since:.1f} s without being given back{by}"
+    extra = _about_lease(name, lease)
+    log.warning("%s: a lease of a %s %s%s", host, lease.role.value, says, where, extra=extra)
+
+
+def _about_lease(event: str, lease: LeaseInfo) -> dict[str, Any]:
+    """Make the `extra` of a record on a lease, whose correlation id it bears."""
+    return about(
+        event,
+        host=lease.host,
+        role=lease.role,
+        correlation_id=lease.correlation_id,
+        since=lease.since,
+        task=lease.task,
+        stack=lease.stack,
+    )

@@ -1,0 +1,155 @@
+"""The watch on leases: reports those that are out for too long, and takes back what was dropped."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from inspect import currentframe
+from threading import current_thread
+from typing import Any, Protocol
+
+from hasql._leasing.book import LeaseBook
+from hasql._leasing.layers import Layer
+from hasql._leasing.lease import Lease
+from hasql._leasing.lease_infos import calls_that_led_here, info_of
+from hasql._leasing.options import InLoop
+from hasql._routing.node import Node
+from hasql.driver import DriverPool
+from hasql.events import LeaseDropped, LeaseOverdue
+from hasql.resilience.lifecycle import Lifecycle
+
+__all__ = ("EndsLeases", "LeaseWatch", "name_of_task", "name_of_thread")
+
+
+class EndsLeases(Protocol):
+    """Who ends leases in the application's place."""
+
+    def terminate(self, lease: Lease[Any, Any]) -> None:
+        """Break a connection that is in use, and free its places."""
+
+    def reclaim(self, lease: Lease[Any, Any]) -> None:
+        """Give back what nobody has any more, closed."""
+
+
+def name_of_task() -> str | None:
+    """Return the name of the current task."""
+    task = asyncio.current_task()
+    return None if task is None else task.get_name()
+
+
+def name_of_thread() -> str:
+    """Return the name of the current thread."""
+    return current_thread().name
+
+
+class LeaseWatch(Layer):
+    """A layer around each lease, which notes who has it. It has one timer for all, none when idle.
+
+    Its look at the leases comes no more often than `leak_threshold` seconds have to pass for the
+    oldest of them, and costs as much as there are leases out.
+    """
+
+    def __init__(  # noqa: PLR0913  # made in one place
+        self,
+        lifecycle: Lifecycle,
+        book: LeaseBook[Any, Any],
+        ends: EndsLeases,
+        clock: Callable[[], float],
+        guard: AbstractContextManager[object],
+        in_loop: InLoop,
+        tell: Callable[[LeaseOverdue | LeaseDropped], None],
+        name_of_holder: Callable[[], str | None],
+    ) -> None:
+        self._threshold = lifecycle.leak_threshold
+        self._terminates = lifecycle.leak_action == "terminate"
+        self._stacks = lifecycle.stacks
+        self._book = book
+        self._ends = ends
+        self._clock = clock
+        self._guard = guard
+        self._in_loop = in_loop
+        self._tell = tell
+        self._name_of_holder = name_of_holder
+        self._timer: asyncio.TimerHandle | None = None
+        #: Whether a look is to come, or none is needed; asked on each acquire.
+        self._is_set = self._threshold is None
+        #: How many leases were out for too long, and how many were dropped.
+        self.overdue = 0
+        self.dropped = 0
+
+    # As a layer
+
+    def lent(self, lease: Lease[Any, Any]) -> None:
+        """Note who has it."""
+        lease.task = self._name_of_holder()
+        if self._stacks:
+            lease.calls = calls_that_led_here(currentframe())
+        lease.let_go()
+        if not self._is_set:
+            self._is_set = True
+            self._in_loop(self._set)
+
+    # Out for too long
+
+    def _set(self) -> None:
+        if self._timer is None and self._threshold is not None:
+            self._look_in(self._threshold)
+
+    def _look_in(self, seconds: float) -> None:
+        self._is_set = True
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        assert self._threshold is not None  # noqa: S101  # else there is no timer
+        # Before the leases are looked at: what is lent after that asks for a look of its own.
+        self._timer, self._is_set = None, False
+        now, next_due = self._clock(), None
+        with self._guard:
+            for lease in self._book.all():
+                if lease.told_of or not lease.lent_at:
+                    continue
+                due = lease.lent_at + self._threshold
+                if due <= now:
+                    self._report(lease, now)
+                else:
+                    next_due = due if next_due is None else min(due, next_due)
+        if next_due is not None:
+            self._look_in(next_due - now)
+
+    def _report(self, lease: Lease[Any, Any], now: float) -> None:
+        info = info_of(lease, now)
+        if info is None:
+            return
+        lease.told_of = True
+        self.overdue += 1
+        self._tell(LeaseOverdue(info.host, info, self._terminates))
+        if self._terminates:
+            self._ends.terminate(lease)
+
+    def cancel(self) -> None:
+        """Leave no timer behind."""
+        self._is_set = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # Dropped
+
+    def watch(self, node: Node[Any, Any], pool: DriverPool[Any, Any]) -> None:
+        """Have a pool tell what is dropped, if it can."""
+        node.tells_of_drops = pool.watch_drops(self._note_drop)
+
+    def _note_drop(self, identity: int, revive: Callable[[], Any]) -> bool:
+        # In the midst of anything, in any thread: only what waits for nothing may be done here.
+        lease = self._book.take_dropped(identity)
+        if lease is not None:
+            self._in_loop(partial(self._take_back, lease, revive))
+        return lease is not None
+
+    def _take_back(self, lease: Lease[Any, Any], revive: Callable[[], Any]) -> None:
+        with self._guard:
+            self._book.revive(lease, revive())
+            info = info_of(lease, self._clock())
+            if info is not None:
+                self.dropped += 1
+                self._tell(LeaseDropped(info.host, info))
+            self._ends.reclaim(lease)
