@@ -17,6 +17,7 @@ from hasql._leasing.layers import LeaseLayers
 from hasql._leasing.lease import Lease
 from hasql._leasing.lease_tracing import LeaseTracing
 from hasql._routing.router import Router
+from hasql.diagnostics import about
 from hasql.driver import ConnT, PoolT
 
 __all__ = ("CancelledReleases",)
@@ -73,7 +74,10 @@ class CancelledReleases(Generic[PoolT, ConnT]):
         try:
             if failure is not None:
                 told = self._hide(repr(failure))
-                log.debug("%s: a connection was closed, not given back: %s", node.host, told)
+                extra = about("connection_closed", host=node.host)
+                log.debug(
+                    "%s: a connection was closed, not given back: %s", node.host, told, extra=extra
+                )
                 self._abort(lease)
         finally:
             self._book.remove(lease)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from hasql._routing.node import Node
 from hasql.cluster.probe import writes_query
+from hasql.diagnostics import about
 from hasql.driver import AsyncPool, ConnT, DriverPool, PoolT, ThreadPool
 from hasql.driver.deadline import OutOfTimeError, cancellations
 from hasql.driver.destinations import Server
@@ -123,7 +124,8 @@ async def answers(
     try:
         await _ask(pool, connection, "SELECT 1", None if node.pooled else _ANSWER)
     except Exception as error:  # noqa: BLE001  # it is of no use, whatever it was
-        log.debug("%s: an idle connection had ended: %r", node.host, type(error))
+        extra = about("connection_lost", host=node.host)
+        log.debug("%s: an idle connection had ended: %r", node.host, type(error), extra=extra)
         await _discard(pool, connection)
         known.doubt_all()
         return False
@@ -162,7 +164,11 @@ async def _discard(pool: AsyncPool[PoolT, ConnT], connection: ConnT) -> None:
     try:
         await pool.release(connection)
     except Exception as error:  # noqa: BLE001  # it is broken anyway
-        log.debug("a connection that leads elsewhere could not be given back: %r", type(error))
+        log.debug(
+            "a connection that leads elsewhere could not be given back: %r",
+            type(error),
+            extra=about("connection_closed"),
+        )
 
 
 def check_destination_in_thread(
@@ -212,7 +218,8 @@ def answers_in_thread(
         with aborting_after(_time_for(None if node.pooled else _ANSWER, patience)):
             pool.count_rows(connection, "SELECT 1")
     except Exception as error:  # noqa: BLE001  # it is of no use, whatever it was
-        log.debug("%s: an idle connection had ended: %r", node.host, type(error))
+        extra = about("connection_lost", host=node.host)
+        log.debug("%s: an idle connection had ended: %r", node.host, type(error), extra=extra)
         known.doubt_all()
         return False
     return True

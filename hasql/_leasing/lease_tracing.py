@@ -10,6 +10,7 @@ from hasql._leasing.lease import Lease
 from hasql._routing.node import Node
 from hasql.cluster.probe import Role
 from hasql.cluster.topology import Answered, Failed
+from hasql.diagnostics import about
 from hasql.driver import ConnT, PoolT
 from hasql.tracing import (
     AcquireBegun,
@@ -108,7 +109,8 @@ def _tell(callback: Callable[[_RecordT], Any], record: _RecordT) -> None:
     try:
         callback(record)
     except Exception:
-        log.exception("a tracer has failed on %s", type(record).__name__)
+        name, extra = type(record).__name__, about("tracer_failed")
+        log.exception("a tracer has failed on %s", name, extra=extra)
 
 
 def tell_of_probe(tracer: Tracer, probe: Answered | Failed) -> None:

@@ -8,6 +8,7 @@ from hasql._leasing.lease import Lease
 from hasql._leasing.options import LeasingOptions, Signal
 from hasql._probing.schedule import Evidence
 from hasql._routing.node import Node
+from hasql.diagnostics import about
 from hasql.driver import ConnT, Driver, DriverPool, Failure, PoolT
 from hasql.driver.judgement import judged
 from hasql.errors import LeaseTerminatedError
@@ -75,7 +76,11 @@ class ReturnRules(Generic[PoolT, ConnT]):
                 self._hints.heard(node, connection, error)
         except Exception:
             # Nothing that is only to be learnt may keep a connection from being given back.
-            log.exception("%s: no telling what the end of a lease says of it", node.host)
+            log.exception(
+                "%s: no telling what the end of a lease says of it",
+                node.host,
+                extra=about("judgement_failed", host=node.host),
+            )
 
     @staticmethod
     def check_not_terminated(lease: Lease[PoolT, ConnT], error: BaseException | None) -> None:
@@ -88,4 +93,5 @@ class ReturnRules(Generic[PoolT, ConnT]):
 
     def _note_broken(self, node: Node[PoolT, ConnT], failure: BaseException) -> None:
         told = self._hide(repr(failure))
-        log.debug("%s: a connection was closed instead of given back: %s", node.host, told)
+        extra = about("connection_closed", host=node.host)
+        log.debug("%s: a connection was closed, not given back: %s", node.host, told, extra=extra)

@@ -17,7 +17,7 @@ from hasql._leasing.thread_returns import ThreadReturns
 from hasql._routing.node import Node
 from hasql._routing.request import MASTER, Request
 from hasql._routing.router import Router
-from hasql.diagnostics import correlation_id
+from hasql.diagnostics import about, correlation_id
 from hasql.driver import ConnT, Driver, PoolT, ThreadPool
 from hasql.driver.patience import Patience
 from hasql.errors import UnknownConnectionError
@@ -190,7 +190,11 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         try:
             pool.release(connection)
         except Exception as error:  # noqa: BLE001  # it is broken anyway
-            log.debug("a connection that was not lent could not be given back: %r", type(error))
+            log.debug(
+                "a connection that was not lent could not be given back: %r",
+                type(error),
+                extra=about("connection_closed"),
+            )
 
     def _put_back(self, lease: Lease[PoolT, ConnT], deadline: float) -> None:
         """Give back what did not fit, by the deadline."""

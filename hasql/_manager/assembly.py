@@ -125,7 +125,7 @@ class _Watch(Generic[PoolT, ConnT]):
         )
 
 
-def _put_layers_around(  # noqa: PLR0913  # all that they are made of
+def _put_layers_around(  # noqa: PLR0913  # made in one place
     checkout: CheckoutRules[PoolT, ConnT],
     options: Options,
     watch: _Watch[PoolT, ConnT],

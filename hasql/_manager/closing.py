@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Generic
 
 from hasql._manager.lifetime import Lifetime
+from hasql.diagnostics import about
 from hasql.driver import ConnT, PoolT
 from hasql.resilience.drain_report import BrokenLease, DrainReport
 
@@ -36,7 +37,8 @@ class Closing(Generic[PoolT, ConnT]):
         out = self._lifetime.leases_out() if self._over is None else ()
         if out:
             told = ", ".join(map(str, out))
-            log.info("draining: %d leases have %g s to end: %s", len(out), seconds, told)
+            text, extra = "draining: %d leases have %g s to end: %s", about("draining")
+            log.info(text, len(out), seconds, told, extra=extra)
         await self.close(seconds, says=_say_what_was_broken)
         return self.report
 
@@ -82,9 +84,11 @@ class Closing(Generic[PoolT, ConnT]):
 
 
 def _say_how_many(broken: tuple[BrokenLease, ...]) -> None:
-    log.warning("closing: %d leases were not given back in time", len(broken))
+    text = "closing: %d leases were not given back in time"
+    log.warning(text, len(broken), extra=about("leases_left"))
 
 
 def _say_what_was_broken(broken: tuple[BrokenLease, ...]) -> None:
     told = ", ".join(map(str, broken))
-    log.warning("drained: %d leases were not given back in time, and broken: %s", len(broken), told)
+    text = "drained: %d leases were not given back in time, and broken: %s"
+    log.warning(text, len(broken), told, extra=about("leases_left"))

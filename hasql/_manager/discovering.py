@@ -10,6 +10,7 @@ from hasql._manager.guarded import soon
 from hasql._manager.notifier import Notifier
 from hasql._manager.options import Options
 from hasql.cluster.discovered import Discovered
+from hasql.diagnostics import about
 from hasql.discovery.contract import Ask, Discovery, asks_by_sql
 from hasql.events import DiscoveryFailed, DiscoveryRecovered
 from hasql.metrics import DiscoveryMetrics
@@ -132,7 +133,8 @@ class Discovering:
         if first:
             self._notifier.tell(DiscoveryFailed(self.name, self._failure))
         else:
-            log.debug("%s goes on failing: %s", self.name, self._failure)
+            extra = about("discovery_failed")
+            log.debug("%s goes on failing: %s", self.name, self._failure, extra=extra)
 
     # While no master is known
 

@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-__all__ = ("guarded", "soon")
+from hasql.cluster.host import HostSpec
+from hasql.diagnostics import about
+
+__all__ = ("guarded", "say", "soon")
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -39,3 +42,8 @@ def soon(function: Callable[..., object], /, *args: object) -> None:
     that may be about to acquire a connection.
     """
     asyncio.get_running_loop().call_soon(function, *args)
+
+
+def say(log: Callable[..., None], text: str, host: HostSpec, event: str, *more: object) -> None:
+    """Have the event loop log something of a host, as `soon` does; the text begins with it."""
+    soon(partial(log, text, host, *more, extra=about(event, host=host)))

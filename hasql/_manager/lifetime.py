@@ -9,7 +9,7 @@ from hasql._leasing.book import LeaseBook
 from hasql._leasing.loop_binding import LoopBinding
 from hasql._manager.asking import Asking
 from hasql._manager.discovering import Discovering
-from hasql._manager.guarded import soon
+from hasql._manager.guarded import say
 from hasql._manager.options import Options
 from hasql._manager.routing_state import RoutingState
 from hasql._probing.monitors import end_tasks
@@ -19,6 +19,7 @@ from hasql.cluster.discovered import Discovered
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Health
 from hasql.cluster.topology import FirstRoundOver
+from hasql.diagnostics import about
 from hasql.driver import ConnT, PoolT
 from hasql.errors import PoolManagerClosedError
 from hasql.resilience.drain_report import BrokenLease
@@ -114,7 +115,7 @@ class Lifetime(Generic[PoolT, ConnT]):
 
     def _retire(self, node: Node[PoolT, ConnT]) -> None:
         """Probe a host no more; it may come back at once, as another node."""
-        soon(log.info, "%s is no host any more", node.host)
+        say(log.info, "%s is no host any more", node.host, "host_gone")
         tasks = self._routing.monitors.stop(node.host) + self._routing.openings.cancel(node)
         if self._routing.names is not None:
             tasks += self._routing.names.stop(node.host)
@@ -217,7 +218,9 @@ class Lifetime(Generic[PoolT, ConnT]):
                 async with asyncio.timeout(seconds):
                     await node.pool.close()
             except Exception as error:  # noqa: BLE001  # terminated below, whatever it was
-                log.debug("%s: closing failed: %s", node.host, self._options.dsn.hide(repr(error)))
+                told = self._options.dsn.hide(repr(error))
+                extra = about("close_failed", host=node.host)
+                log.debug("%s: closing failed: %s", node.host, told, extra=extra)
         node.pool.terminate()
 
 

@@ -8,6 +8,7 @@ from hasql._manager.event_log import log_event
 from hasql._manager.guarded import soon
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion, Health, NodeState
+from hasql.diagnostics import about
 from hasql.events import (
     Event,
     HostAdmitted,
@@ -77,7 +78,8 @@ class Notifier:
         try:
             listener(event)
         except Exception:
-            log.exception("a listener has failed on %s", type(event).__name__)
+            name, extra = type(event).__name__, about("listener_failed")
+            log.exception("a listener has failed on %s", name, extra=extra)
 
 
 def events_between(before: NodeState, after: NodeState) -> Iterator[Event]:

@@ -8,7 +8,7 @@ from hasql._leasing.book import LeaseBook
 from hasql._leasing.hints import Hints
 from hasql._leasing.lease_tracing import tell_of_probe
 from hasql._leasing.loop_binding import LoopBinding
-from hasql._manager.guarded import guarded, soon
+from hasql._manager.guarded import guarded, say, soon
 from hasql._manager.notifier import Notifier
 from hasql._manager.options import Options
 from hasql._probing.followed_names import FollowedNames
@@ -214,7 +214,7 @@ class RoutingState(Generic[PoolT, ConnT]):
             node = self.nodes.get(state.host)
             if node is None:
                 node = self._node(state.host)
-                soon(log.debug, "%s is a host now", node.host)
+                say(log.debug, "%s is a host now", node.host, "host_new")
             if state.leaving:
                 node.position = position
             else:
@@ -320,7 +320,7 @@ class RoutingState(Generic[PoolT, ConnT]):
                 node.mark_cold()
             self._book.abort(node, returning_only=True)
         elif aborted := self._book.abort(node, but_on=effect.but_on):
-            soon(log.warning, "%s: %d leases aborted", node.host, aborted)
+            say(log.warning, "%s: %d leases aborted", node.host, "leases_aborted", aborted)
 
     def _note(self, before: NodeState, after: NodeState) -> None:
         """Tell of a change; let nobody wait for a host that has gone quiet."""
@@ -329,7 +329,7 @@ class RoutingState(Generic[PoolT, ConnT]):
             self.names.note_host(after.host, answers=after.health is Health.UP)
         node = self.nodes[after.host]
         if after.health is Health.SUSPECT and node.pool is not None:
-            soon(log.debug, "%s has gone quiet", after.host)
+            say(log.debug, "%s has gone quiet", after.host, "host_quiet")
             node.pool.end_connects()  # who waits for one may go elsewhere
 
     def _note_masters(self) -> None:

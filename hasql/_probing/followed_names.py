@@ -9,6 +9,7 @@ from typing import Protocol
 from hasql._probing.options import ProbingOptions
 from hasql.cluster.host import HostSpec, is_address
 from hasql.cluster.names import NameHistory
+from hasql.diagnostics import about
 from hasql.dns import Answer
 from hasql.driver import Endpoint
 
@@ -125,14 +126,16 @@ class FollowedNames:
                 delay, retry = retry, min(2 * retry, _SLOWEST_RETRY)
                 if str(error) != failure:
                     failure = str(error)
-                    log.warning("%s: its name cannot be followed: %s", host, self._hide(failure))
+                    told, extra = self._hide(failure), about("name_failed", host=host)
+                    log.warning("%s: its name cannot be followed: %s", host, told, extra=extra)
             else:
                 failure, retry, delay = "", _SOONEST, max(_SOONEST, answer.ttl)
                 before = history.addresses
                 history.answered(answer.addresses, self._clock())
                 endpoint.lead_to(history.addresses, has_left)
                 if before and {*before} != {*history.addresses}:
-                    log.info("%s leads to %s now", host, ", ".join(history.addresses))
+                    addresses, extra = ", ".join(history.addresses), about("name_moved", host=host)
+                    log.info("%s leads to %s now", host, addresses, extra=extra)
                 self._on_answer(host)
             endpoint.end_wait()
             await self._wait(host, began, delay)

@@ -12,6 +12,7 @@ from typing import Any
 
 from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Reading, Role
+from hasql.diagnostics import about
 from hasql.driver import Session
 
 __all__ = ("Found", "FreshLooks", "is_another_server", "is_to_be_followed")
@@ -124,7 +125,8 @@ class FreshLooks:
             return None
         if error := look.exception():
             # What keeps the host from taking new connections, its pool meets as well.
-            log.debug("%s: a fresh look has failed: %s", self._host, self._hide(repr(error)))
+            told, extra = self._hide(repr(error)), about("fresh_look_failed", host=self._host)
+            log.debug("%s: a fresh look has failed: %s", self._host, told, extra=extra)
             return None
         found = look.result()
         self.diverged = self.diverged + 1 if found is not None else 0

@@ -10,6 +10,7 @@ from hasql._probing.options import ProbingOptions
 from hasql._probing.schedule import Bursts, Evidence
 from hasql.cluster.host import HostSpec
 from hasql.cluster.topology import Failed
+from hasql.diagnostics import about
 from hasql.driver import Driver, Endpoint
 
 __all__ = ("Monitors", "end_tasks")
@@ -140,7 +141,11 @@ class Monitors:
                     if loop.is_closed():
                         return  # it was closed under the manager, which is being collected
                     # A defect of ours must not leave a host without a monitor.
-                    log.exception("%s: its monitor has failed and begins anew", host)
+                    log.exception(
+                        "%s: its monitor has failed and begins anew",
+                        host,
+                        extra=about("monitor_failed", host=host),
+                    )
                     now = self._clock()
                     self._view.publish(Failed(host, now, now, error))
                     await asyncio.sleep(self._options.refresh_delay)

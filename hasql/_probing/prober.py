@@ -11,6 +11,7 @@ from hasql._probing.options import ProbingOptions
 from hasql._probing.stall_timer import StallTimer
 from hasql._probing.stopwatch import Stopwatch
 from hasql.cluster.probe import ProbeForm, Reading, Role, read_row
+from hasql.diagnostics import about
 from hasql.driver import Driver, Endpoint, Failure, Session
 from hasql.driver.deadline import cancellations
 from hasql.driver.judgement import judged
@@ -191,6 +192,7 @@ class Prober:
             log.warning(
                 "%s does not answer the %s probe (%s); %s",
                 self._host, self._form.name.lower(), self._hide(str(error)), _LOST[self._form],
+                extra=about("probe_denied", host=self._host),
             )  # fmt: skip
         self._form, self._form_since = smaller, self._clock()
 

@@ -8,6 +8,7 @@ from typing import Generic
 from hasql._routing.node import Node
 from hasql._routing.observations import HostWarm, RoutingObservation
 from hasql._routing.router import Router
+from hasql.diagnostics import about
 from hasql.driver import ConnT, DriverPool, PoolT
 from hasql.driver.connects import PendingConnects
 
@@ -56,7 +57,8 @@ class WarmUps(Generic[PoolT, ConnT]):
             async with asyncio.timeout(_TIMEOUT):
                 await self._pending.run(pool.warm_up())
         except Exception as error:  # noqa: BLE001  # as said above
-            log.debug("%s: no connection to begin with: %s", node.host, self._hide(repr(error)))
+            told, extra = self._hide(repr(error)), about("warm_up_failed", host=node.host)
+            log.debug("%s: no connection to begin with: %s", node.host, told, extra=extra)
         finally:
             self._router.vacate(node)
 

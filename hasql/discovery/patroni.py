@@ -10,6 +10,7 @@ from typing import Final
 from hasql.cluster.checks import check_seconds
 from hasql.cluster.discovered import Discovered
 from hasql.cluster.host import HostSpec
+from hasql.diagnostics import about
 from hasql.discovery.contract import Discovery
 from hasql.discovery.http import HttpClient, HttpEndpoint, basic_auth
 from hasql.discovery.patroni_cluster import PatroniCluster
@@ -151,7 +152,8 @@ class PatroniDiscovery(Discovery):
                 failures.append(f"{endpoint}: {error}")
                 continue
             for failure in failures:
-                log.info("%s; %s has answered instead", failure, endpoint)
+                extra = about("patroni_failed")
+                log.info("%s; %s has answered instead", failure, endpoint, extra=extra)
             self._last, self._scope = endpoint, cluster.scope or self._scope
             self._found = tuple(self._trusted(cluster.api_urls))
             return cluster

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from hasql.diagnostics import about
 from hasql.dns.background import lookup_thread
 from hasql.dns.known_name import Known, KnownName, Unknown
 from hasql.dns.lookup import FoundRecords, NoRecords
@@ -161,7 +162,7 @@ class SharedName:
         try:
             await self._look_up(known)
         except Exception as error:
-            log.exception("%s could not be looked up", known.host)
+            log.exception("%s could not be looked up", known.host, extra=_of("name_failed", known))
             with self._lock:
                 known.failures += 1
                 known.failed((f"an error of ours: {error!r}",), self.clock())
@@ -193,7 +194,12 @@ class SharedName:
             serves = known.may_serve(self.clock()) and not known.from_system
         if isinstance(result, FoundRecords):
             if failures:
-                log.info("%s is answered again; failures before: %d", known.host, failures)
+                log.info(
+                    "%s is answered again; failures before: %d",
+                    known.host,
+                    failures,
+                    extra=_of("name_recovered", known),
+                )
             return
         if not failures and serves:
             _tell_of_failure(known, result)
@@ -209,7 +215,10 @@ class SharedName:
             return
         if not known.from_system:
             log.warning(
-                "%s has its addresses from the system's resolver: %s", known.host, _text(said)
+                "%s has its addresses from the system's resolver: %s",
+                known.host,
+                _text(said),
+                extra=_of("name_from_system", known),
             )
         with self._lock:
             known.system_answered(addresses, self.clock())
@@ -247,7 +256,13 @@ def _tell_of_failure(known: KnownName, result: NoRecords) -> None:
         ", ".join(known.addresses),
         known.window,
         _text(result.said),
+        extra=_of("name_failed", known),
     )
+
+
+def _of(event: str, known: KnownName) -> dict[str, object]:
+    """Make the `extra` of a record on a name, which stands where other records have a host."""
+    return about(event) | {"host": known.host}
 
 
 def _text(said: tuple[str, ...]) -> str:

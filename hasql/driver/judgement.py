@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+from hasql.diagnostics import about
 from hasql.driver import Driver, Failure
 
 __all__ = ("judged",)
@@ -18,5 +19,6 @@ def judged(driver: Driver[Any, Any], error: BaseException) -> Failure:
     try:
         return driver.failure(error)
     except Exception:
-        log.exception("no telling what a %s says of the server", type(error).__name__)
+        name, extra = type(error).__name__, about("judgement_failed")
+        log.exception("no telling what a %s says of the server", name, extra=extra)
         return Failure.OTHER

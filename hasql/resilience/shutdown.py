@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, Final, Protocol, TypeAlias, TypeGuard
 
 from hasql.cluster.checks import check_seconds
+from hasql.diagnostics import about
 from hasql.driver.os_threads import original
 from hasql.errors import ConfigurationError, WrongEventLoopError
 
@@ -135,7 +136,7 @@ def _handlers_of(numbers: Sequence[int]) -> dict[int, _Handler | None]:
             raise ConfigurationError(f"{name} cannot be caught by any program")
         handler: Any = signal.getsignal(number)
         if handler is signal.SIG_IGN:
-            log.info("%s is ignored, and stays so", name)
+            log.info("%s is ignored, and stays so", name, extra=about("signal_ignored"))
             continue
         if handler is None:
             raise ConfigurationError(
@@ -240,20 +241,22 @@ class _Shutdown:
     def _begin_in_threads(self, in_loop: bool) -> None:  # noqa: FBT001  # a thread's argument
         assert self._received is not None  # noqa: S101  # that is why
         name = signal.Signals(self._received).name
-        log.info("%s: what is in use has %g s to end", name, self._timeout)
+        extra = about("draining")
+        log.info("%s: what is in use has %g s to end", name, self._timeout, extra=extra)
         for pool in self._pools:
             if not _is_async(pool):
                 # No daemon, so that a main thread which ends meanwhile waits for it.
                 threading.Thread(target=self._drain, args=(pool,), name="hasql shutdown").start()
             elif not in_loop:
-                log.error("%r is not drained: its event loop does not run any more", pool)
+                text = "%r is not drained: its event loop does not run any more"
+                log.error(text, pool, extra=about("not_drained"))
                 self._count_down()
 
     def _drain(self, pool: Drainable) -> None:
         try:
             pool.drain(self._timeout)
         except Exception:
-            log.exception("%r was not drained", pool)
+            log.exception("%r was not drained", pool, extra=about("not_drained"))
         finally:
             self._count_down()
 
@@ -267,7 +270,7 @@ class _Shutdown:
         try:
             await pool.drain(self._timeout)
         except Exception:
-            log.exception("%r was not drained", pool)
+            log.exception("%r was not drained", pool, extra=about("not_drained"))
         # Not if it was cancelled: the loop ends by itself then, and with it the program.
         self._count_down()
 

@@ -14,6 +14,7 @@ from hasql.base import BasePoolManager
 from hasql.contrib.fastapi.access import Access
 from hasql.contrib.fastapi.give_back import GiveBackMiddleware
 from hasql.contrib.fastapi.health import health_router
+from hasql.diagnostics import about
 from hasql.errors import ConfigurationError, NotAvailableError, PoolManagerClosedError
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ class Hasql(Generic[_ConnT]):
         try:
             await self.pool.ready(1, 0, timeout=_START_TIMEOUT)
         except NotAvailableError as error:
-            log.warning("the application starts without a master: %s", error)
+            extra = about("started_without_master")
+            log.warning("the application starts without a master: %s", error, extra=extra)
         except BaseException:
             await self.pool.terminate()
             raise

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.exceptions import HTTPException, WebSocketException
 
 from hasql.contrib.fastapi.request_leases import RequestLeases
+from hasql.diagnostics import about
 from hasql.errors import NotAvailableError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class GiveBackMiddleware:
             if failure is not None and isinstance(error, Exception):
                 raise failure  # noqa: B904  # it was there first
             if isinstance(error, NotAvailableError) and not begun:
-                log.warning("a request is answered 503: %s", error)
+                log.warning("a request is answered 503: %s", error, extra=about("answered_503"))
                 headers = {"Retry-After": _RETRY_AFTER}
                 raise HTTPException(503, headers=headers) from error
             raise
@@ -93,7 +94,7 @@ class GiveBackMiddleware:
         try:
             await self._app(scope, receive, watch)
         except NotAvailableError as error:
-            log.warning("a WebSocket is closed: %s", error)
+            log.warning("a WebSocket is closed: %s", error, extra=about("websocket_closed"))
             if not accepted and "websocket.http.response" in scope.get("extensions", {}):
                 headers = {"Retry-After": _RETRY_AFTER}
                 raise HTTPException(503, headers=headers) from error

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+from hasql.diagnostics import about
+
 __all__ = ("BackgroundReturns",)
 
 log = logging.getLogger("hasql")
@@ -55,4 +57,4 @@ def _run(work: Callable[[], None]) -> None:
     try:
         work()
     except Exception:
-        log.exception("a connection was not given back")
+        log.exception("a connection was not given back", extra=about("not_given_back"))

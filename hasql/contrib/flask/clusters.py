@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from hasql.contrib.flask.background import BackgroundReturns
 from hasql.contrib.flask.driver_sessions import DriverSession, session_class
+from hasql.diagnostics import about
 from hasql.errors import ConfigurationError, HasqlError, UnknownConnectionError
 from hasql.sync.base import BaseSyncPoolManager
 
@@ -112,6 +113,7 @@ class ContextLease:
                 "cluster %r: a connection was closed, as it could not be reset: %s",
                 self.cluster.settings.name,
                 self._manager.dsn.hide(repr(failed)),
+                extra=about("connection_closed"),
             )
             with suppress(Exception):
                 self.session.discard()

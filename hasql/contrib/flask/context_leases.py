@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from hasql.contrib.flask.clusters import Cluster, ContextLease
 
+from hasql.diagnostics import about
+
 __all__ = ("ContextLeases", "leases_here", "made_leases_here")
 
 log = logging.getLogger("hasql")
@@ -100,7 +102,7 @@ class ContextLeases:
                 try:
                     lease.rollback()
                 except Exception as error:  # noqa: BLE001  # of the driver
-                    log.debug("a rollback failed: %r", error)
+                    log.debug("a rollback failed: %r", error, extra=about("rollback_failed"))
                     with suppress(Exception):
                         lease.session.discard()
             self.drop_lost(sys.exc_info()[1])
@@ -118,7 +120,7 @@ class ContextLeases:
                 try:
                     lease.give_back(error or self.error)
                 except Exception:
-                    log.exception("a connection was not given back")
+                    log.exception("a connection was not given back", extra=about("not_given_back"))
             self._losses.clear()
             self.error = None
 

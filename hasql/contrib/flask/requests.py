@@ -11,6 +11,7 @@ from flask import got_request_exception, has_request_context, request, request_f
 from werkzeug.exceptions import ServiceUnavailable
 
 from hasql.contrib.flask.context_leases import leases_here
+from hasql.diagnostics import about
 from hasql.errors import NotAvailableError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class RequestEnds:
             error = args[-1]
             self._raised(error)
             if isinstance(error, NotAvailableError) and not self._has_handler(error):
-                log.warning("a request is answered 503: %s", error)
+                log.warning("a request is answered 503: %s", error, extra=about("answered_503"))
                 unavailable = ServiceUnavailable(retry_after=self._retry_after)
                 unavailable.__cause__ = error
                 args = (*args[:-1], unavailable)

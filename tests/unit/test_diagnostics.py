@@ -1,0 +1,100 @@
+"""Diagnostics: what log records, events and leases bear."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import logging
+from contextvars import copy_context
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+import hasql
+from hasql.diagnostics import about, correlated, correlation_id
+
+PACKAGE = Path(hasql.__file__).parent
+#: What says something in the log.
+LEVELS = {"debug", "info", "warning", "error", "exception", "log"}
+ATTRIBUTES = ("host", "role", "health", "correlation_id", "event")
+
+
+def calls_of_the_log() -> list[tuple[str, ast.Call]]:
+    """Return each call in the package that logs, with its place."""
+    found: list[tuple[str, ast.Call]] = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        text = path.read_text("utf-8")
+        if 'log = logging.getLogger("hasql")' not in text:
+            continue
+        found.extend(
+            (f"{path.relative_to(PACKAGE)}:{node.lineno}", node)
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in LEVELS
+            and isinstance(node.func.value, ast.Name)
+            and node.func.value.id == "log"
+        )
+    return found
+
+
+def test_each_record_says_what_has_happened() -> None:
+    calls = calls_of_the_log()
+    assert len(calls) > 30
+    silent = [where for where, call in calls if "extra" not in {x.arg for x in call.keywords}]
+    assert silent == []
+
+
+def test_each_record_has_all_attributes(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "hasql")
+    formatter = logging.Formatter(" ".join(f"%({name})s" for name in ATTRIBUTES))
+    with correlated("req-1"):
+        logging.getLogger("hasql").info("said %s", "plainly")
+        logging.getLogger("hasql").info("said", extra=about("host_up"))
+    logging.getLogger("hasql").info("said", extra=about("lease_overdue", correlation_id="req-2"))
+    assert [formatter.format(record) for record in caplog.records] == [
+        "None None None req-1 said plainly",  # structlog takes it for the message
+        "None None None req-1 host_up",
+        "None None None req-2 lease_overdue",
+    ]
+
+
+def test_a_correlation_ends_with_its_block() -> None:
+    with correlated("outer"):
+        with correlated("inner"):
+            assert correlation_id.get() == "inner"
+        assert correlation_id.get() == "outer"
+        with pytest.raises(KeyError), correlated("inner"):
+            raise KeyError("mine")
+        assert correlation_id.get() == "outer"
+    assert correlation_id.get() is None
+
+
+@pytest.mark.parametrize("wrong", [None, 7, b"req"])
+def test_a_correlation_is_a_str(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="correlated takes a str"), correlated(wrong):
+        pass
+
+
+def test_tasks_inherit_it_and_threads_do_not() -> None:
+    async def ask() -> str | None:
+        return correlation_id.get()
+
+    async def main() -> str | None:
+        with correlated("req-1"):
+            return await asyncio.create_task(ask())
+
+    assert asyncio.run(main()) == "req-1"
+    heard: list[str | None] = []
+    with correlated("req-1"):
+        context = copy_context()
+        threads = [
+            Thread(target=lambda: heard.append(correlation_id.get())),
+            Thread(target=context.run, args=(lambda: heard.append(correlation_id.get()),)),
+        ]
+        for thread in threads:
+            thread.start()
+            thread.join()
+    assert heard == [None, "req-1"]
