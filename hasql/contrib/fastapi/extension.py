@@ -73,10 +73,11 @@ class Hasql(Generic[_ConnT]):
 
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:  # noqa: ARG002  # as called
-        """Start the pool manager with the application, and close it at the end.
+        """Start the pool manager with the application, and drain it at the end.
 
         The start waits for a master, but for no longer than two seconds: an application also
-        starts while no host answers. Closing lets the leases end, and takes at most 10 s.
+        starts while no host answers. By its end the server has let all requests end; what else is
+        in use, by tasks of the application's, has 30 s to end, and then is broken and logged.
 
         Raises:
             Exception: The driver's own error, when every host refuses the login, the database
@@ -101,7 +102,7 @@ class Hasql(Generic[_ConnT]):
             yield
         finally:
             self._serves = False
-            await self.pool.close()
+            await self.pool.drain()
 
     def lifespan_with(
         self, own: Callable[[_AppT], AbstractAsyncContextManager[_StateT]]

@@ -37,7 +37,7 @@ The driver's pool has looked at its socket all the same, and the host's monitor 
 What is left are connections that something between has forgotten, and that takes minutes.
 """
 _EXIT_TIMEOUT: Final = 5.0
-"""Seconds that the end of a process may wait for requests to give their connections back."""
+"""Seconds that the end of a process waits for threads to give their connections back."""
 
 
 class ContextLease:
@@ -209,10 +209,24 @@ class Cluster:
 
     def close(self, timeout: float) -> None:
         """Close the pool manager; the next use makes a new one."""
-        with self._lock:
-            manager, self._manager = self._manager, None
+        manager = self._let_go()
         if manager is not None:
             manager.close(timeout)
+
+    def drain(self, timeout: float) -> None:
+        """Drain the pool manager, as the process ends."""
+        manager = self._let_go()
+        if manager is None:
+            return
+        try:
+            manager.drain(timeout)
+        except HasqlError:  # this thread has a connection in use, and others may have, too
+            manager.close(timeout)
+
+    def _let_go(self) -> BaseSyncPoolManager[Any, Any] | None:
+        with self._lock:
+            manager, self._manager = self._manager, None
+        return manager
 
 
 class AppClusters:
@@ -244,6 +258,13 @@ class AppClusters:
             for cluster in self.by_name.values():
                 closing.callback(cluster.close, timeout)
 
+    def drain(self, timeout: float) -> None:
+        """Drain every pool manager, each within so many seconds."""
+        with ExitStack() as draining:
+            draining.callback(self.returns.stop)
+            for cluster in self.by_name.values():
+                draining.callback(cluster.drain, timeout)
+
     def begin_anew(self) -> None:
         """Have nothing of a parent's, in a child that was just forked."""
         for cluster in self.by_name.values():
@@ -259,10 +280,10 @@ def _begin_anew() -> None:
 
 
 def _close_all() -> None:
-    """Say goodbye to the servers at the end of the process."""
+    """Let work in other threads end, and say goodbye to the servers, as the process ends."""
     for clusters in tuple(_all):
         with suppress(HasqlError):
-            clusters.close(_EXIT_TIMEOUT)
+            clusters.drain(_EXIT_TIMEOUT)
 
 
 if hasattr(os, "register_at_fork"):
