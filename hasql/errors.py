@@ -11,6 +11,7 @@ __all__ = (
     "PoolManagerClosedError",
     "RateLimitedError",
     "RolledBackError",
+    "StaleReadError",
     "UnknownConnectionError",
     "WrongEventLoopError",
 )
@@ -80,6 +81,14 @@ class RolledBackError(HasqlError):
 
     A statement that fails spoils its transaction, also where the application catches the error. Let
     the error out of the work, or put the statement into a savepoint.
+    """
+
+
+class StaleReadError(HasqlError):
+    """What a session is to write was computed from what a replica has shown, which is past.
+
+    The message names the object and the attributes that differ. It is a conflict with another
+    transaction: roll back and do the work again, or have `sessions.run` do that.
     """
 
 

@@ -526,8 +526,8 @@ def test_the_class_and_the_options_are_the_users(manager: PoolManager) -> None:
 @pytest.mark.parametrize("name", ["bind", "binds"])
 def test_another_bind_is_refused(name: str) -> None:
     manager = PoolManager("postgresql://db1/app")
-    with pytest.raises(ConfigurationError, match=f"drop '{name}'"):
-        sessionmaker(manager, **{name: None})
     given: dict[str, Any] = {name: None}
+    with pytest.raises(ConfigurationError, match=f"drop '{name}'"):
+        sessionmaker(manager, **given)
     with pytest.raises(ConfigurationError, match=f"drop '{name}'"):
         sessionmaker(manager)(**given)

@@ -13,7 +13,7 @@ from hasql.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ("check_arguments", "refuse_binds", "sizes_of")
+__all__ = ("check_arguments", "refuse_binds", "refuse_for_routing", "sizes_of")
 
 _POOL_SIZE = 5
 _MAX_OVERFLOW = 10
@@ -68,6 +68,15 @@ def refuse_binds(kwargs: Mapping[str, Any]) -> None:
         if name in kwargs:
             msg = f"a session of hasql's gets its connection from the pool manager: drop {name!r}"
             raise ConfigurationError(msg)
+
+
+def refuse_for_routing(kwargs: Mapping[str, Any]) -> None:
+    """Refuse what sessions that route themselves cannot have. Raises ConfigurationError."""
+    if kwargs.get("twophase"):
+        raise ConfigurationError(
+            "a session that routes itself cannot commit in two phases: drop 'twophase', or take "
+            'route="explicit"'
+        )
 
 
 def _parameters(whose: type) -> Iterator[str]:

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast, overload
 
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.util import await_only
 
-from hasql._adapters.sqlalchemy.sessions import Acquires, SessionMaker
+from hasql._adapters.sqlalchemy.routed_session import routed
+from hasql._adapters.sqlalchemy.sessions import Acquires, Route, SessionMaker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
     from contextlib import AbstractAsyncContextManager
 
+    from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from hasql._adapters.sqlalchemy.session_route import SessionRoute
 
 __all__ = ("async_sessionmaker",)
 
 _S = TypeVar("_S", bound=AsyncSession)
 _Lease: TypeAlias = "AbstractAsyncContextManager[AsyncConnection]"
 _S2 = TypeVar("_S2", bound=AsyncSession)
+
+
+class _TaskLeases:
+    """Acquires and gives back in the greenlet that SQLAlchemy runs a session's method in."""
+
+    def acquire(self, lease: _Lease) -> Connection:
+        connection: AsyncConnection = await_only(lease.__aenter__())
+        return cast("Connection", connection.sync_connection)
+
+    def give_back(self, lease: _Lease) -> None:
+        await_only(lease.__aexit__(None, None, None))
 
 
 class async_sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
@@ -53,12 +70,16 @@ class async_sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
         ConfigurationError: `bind` or `binds` was given.
     """
 
+    _leases = _TaskLeases()
+
     @overload
     def __init__(
         self: async_sessionmaker[_S2],
         pool_manager: Acquires[_Lease],
         *,
         class_: type[_S2],
+        route: Route = ...,
+        read_functions: Iterable[str] = ...,
         **kwargs: Any,
     ) -> None: ...
 
@@ -66,6 +87,9 @@ class async_sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
     def __init__(
         self: async_sessionmaker[AsyncSession],
         pool_manager: Acquires[_Lease],
+        *,
+        route: Route = ...,
+        read_functions: Iterable[str] = ...,
         **kwargs: Any,
     ) -> None: ...
 
@@ -74,9 +98,14 @@ class async_sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
         pool_manager: Acquires[_Lease],
         *,
         class_: type[Any] = AsyncSession,
+        route: Route = "explicit",
+        read_functions: Iterable[str] = (),
         **kwargs: Any,
     ) -> None:
-        super().__init__(pool_manager, class_, kwargs)
+        super().__init__(pool_manager, class_, route, read_functions, kwargs)
+
+    def _routed_class(self, kwargs: dict[str, Any]) -> type[Any]:
+        return routed(kwargs.get("sync_session_class") or self._class.sync_session_class)
 
     @asynccontextmanager
     async def _session(
@@ -102,3 +131,26 @@ class async_sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
                 session.expunge_all()
             elif session is not None:
                 await session.close()
+
+    @asynccontextmanager
+    async def _routed_session(
+        self, made: type[Any], route: SessionRoute, kwargs: dict[str, Any], *, commit: bool
+    ) -> AsyncIterator[_S]:
+        session: _S = self._class(**{**kwargs, "sync_session_class": made})
+        session.sync_session.hasql_route = route  # type: ignore[attr-defined]  # as made
+        lease: Any = None
+        try:
+            transaction = await session.begin().__aenter__() if commit else None
+            yield session
+            if transaction is not None:
+                await transaction.__aexit__(None, None, None)
+        finally:
+            try:
+                lease = route.end()
+                if lease is not None:
+                    await lease.__aexit__(*sys.exc_info())
+            finally:  # as above
+                if getattr(lease, "detached", False):
+                    session.expunge_all()
+                else:
+                    await session.close()

@@ -1,21 +1,42 @@
-"""What makes sessions of SQLAlchemy's ORM, each on a lease; for tasks and threads alike."""
+"""What makes sessions of SQLAlchemy's ORM on leases; for tasks and threads alike."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Generic, Protocol, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar
 
-from hasql._adapters.sqlalchemy.arguments import refuse_binds
+from hasql._adapters.sqlalchemy.arguments import refuse_binds, refuse_for_routing
+from hasql._adapters.sqlalchemy.reads import ProvableReads
+from hasql._adapters.sqlalchemy.session_route import Leases, RouteRules, SessionRoute, is_routed
+from hasql.errors import ConfigurationError
 
-__all__ = ("Acquires", "SessionMaker")
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ("Acquires", "Route", "SessionMaker")
 
 _LeaseT = TypeVar("_LeaseT")
 _LeaseT_co = TypeVar("_LeaseT_co", covariant=True)
 _BlockT = TypeVar("_BlockT")
+#: Who says where a session's statements go: its maker's caller, or the statements themselves.
+Route: TypeAlias = Literal["explicit", "auto"]
 
 
 class Acquires(Protocol[_LeaseT_co]):
     """What sessions need of a pool manager."""
+
+    @property
+    def pool_factory_kwargs(self) -> Mapping[str, Any]:
+        """The arguments of the engines."""
+
+    @property
+    def available_pool_count(self) -> int:
+        """How many hosts are in routing."""
+
+    @property
+    def replica_pool_count(self) -> int:
+        """How many replicas are."""
 
     def acquire(
         self,
@@ -30,45 +51,64 @@ class Acquires(Protocol[_LeaseT_co]):
 class SessionMaker(Generic[_LeaseT, _BlockT]):
     """Makes sessions, each for one block."""
 
+    _leases: ClassVar[Leases]
+
     def __init__(
-        self, pool_manager: Acquires[_LeaseT], class_: type[Any], kwargs: dict[str, Any]
+        self,
+        pool_manager: Acquires[_LeaseT],
+        class_: type[Any],
+        route: Route,
+        read_functions: Iterable[str],
+        kwargs: dict[str, Any],
     ) -> None:
         refuse_binds(kwargs)
+        if route not in ("explicit", "auto"):
+            raise ConfigurationError(f'route must be "explicit" or "auto", not {route!r}')
         self._manager = pool_manager
         self._class = class_
         self._kwargs = kwargs
+        self._reads = ProvableReads(read_functions)
+        self._is_routed = route == "auto"
+        if self._is_routed:
+            refuse_for_routing(kwargs)
+            self._routed_class(kwargs)
+        elif read_functions:
+            raise ConfigurationError('read_functions are for route="auto": drop them, or take that')
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._class.__name__} on {self._manager!r}>"
 
     def __call__(
         self,
-        read_only: bool = False,  # noqa: FBT001, FBT002  # as the pool manager's acquire
+        read_only: bool | None = None,  # noqa: FBT001  # as the pool manager's acquire
         fallback_master: bool | None = None,  # noqa: FBT001  # as above
         master_as_replica_weight: float | None = None,
         timeout: float | None = None,
         **kwargs: Any,
     ) -> _BlockT:
-        """Make a session for a block, on the master, or on a replica if `read_only`.
+        """Make a session for a block.
 
         Args:
-            read_only: As the next three, for the pool manager's `acquire`.
-            fallback_master: See `read_only`.
-            master_as_replica_weight: See `read_only`.
-            timeout: See `read_only`.
+            read_only: Whether it is on a replica, or on the master. None: on the master, or where
+                its statements may go, as the maker's `route` says.
+            fallback_master: For the pool manager's `acquire`. None: what the manager says, but
+                a session that routes itself reads from a master where there is no replica.
+            master_as_replica_weight: For the pool manager's `acquire`.
+            timeout: As above; for each acquire of a session that routes itself.
             kwargs: For this session, before those that were given for all.
 
         Raises:
-            NotAvailableError: On entering: no suitable host could serve in time.
-            ConfigurationError: `bind` or `binds` was given.
+            NotAvailableError: On entering, or with the first statement where the session routes
+                itself: no suitable host could serve in time.
+            ConfigurationError: An argument cannot work, such as `bind` or `binds`.
         """
-        refuse_binds(kwargs)
-        lease = self._manager.acquire(read_only, fallback_master, master_as_replica_weight, timeout)
-        return self._session(lease, {**self._kwargs, **kwargs}, commit=False)
+        return self._block(
+            read_only, (fallback_master, master_as_replica_weight, timeout), kwargs, commit=False
+        )
 
     def begin(
         self,
-        read_only: bool = False,  # noqa: FBT001, FBT002  # as the pool manager's acquire
+        read_only: bool | None = None,  # noqa: FBT001  # as the pool manager's acquire
         fallback_master: bool | None = None,  # noqa: FBT001  # as above
         master_as_replica_weight: float | None = None,
         timeout: float | None = None,
@@ -78,10 +118,57 @@ class SessionMaker(Generic[_LeaseT, _BlockT]):
 
         The arguments and errors are those of calling the maker.
         """
+        return self._block(
+            read_only, (fallback_master, master_as_replica_weight, timeout), kwargs, commit=True
+        )
+
+    def _block(
+        self,
+        read_only: bool | None,  # noqa: FBT001  # as above
+        given: tuple[bool | None, float | None, float | None],
+        kwargs: dict[str, Any],
+        *,
+        commit: bool,
+    ) -> _BlockT:
         refuse_binds(kwargs)
-        lease = self._manager.acquire(read_only, fallback_master, master_as_replica_weight, timeout)
-        return self._session(lease, {**self._kwargs, **kwargs}, commit=True)
+        kwargs = {**self._kwargs, **kwargs}
+        if not self._is_routed or read_only is not None:
+            lease = self._manager.acquire(bool(read_only), *given)
+            return self._session(lease, kwargs, commit=commit)
+        refuse_for_routing(kwargs)
+        made = self._routed_class(kwargs)
+        levels = self._manager.pool_factory_kwargs, kwargs
+        rules = RouteRules(self._reads, self._leases, all(map(is_routed, levels)))
+        route = SessionRoute(rules, partial(self._acquire, *given))
+        return self._routed_session(made, route, kwargs, commit=commit)
+
+    def _acquire(
+        self,
+        fallback_master: bool | None,  # noqa: FBT001  # as above
+        master_as_replica_weight: float | None,
+        timeout: float | None,
+        replica: bool,  # noqa: FBT001  # as above
+    ) -> _LeaseT | None:
+        """Make a lease for a session that routes itself; None: there is no replica to read from."""
+        fallback = True if fallback_master is None else fallback_master
+        manager = self._manager
+        if replica and fallback and manager.available_pool_count and not manager.replica_pool_count:
+            return None
+        return manager.acquire(replica, fallback, master_as_replica_weight, timeout)
+
+    @abstractmethod
+    def _routed_class(self, kwargs: dict[str, Any]) -> type[Any]:
+        """Return SQLAlchemy's own class of sessions, made to route them.
+
+        Raises ConfigurationError.
+        """
 
     @abstractmethod
     def _session(self, lease: _LeaseT, kwargs: dict[str, Any], *, commit: bool) -> _BlockT:
         """Make a block that has a session on a lease, and commits at its end if it is to."""
+
+    @abstractmethod
+    def _routed_session(
+        self, made: type[Any], route: SessionRoute, kwargs: dict[str, Any], *, commit: bool
+    ) -> _BlockT:
+        """Make a block that has a session that routes itself, and commits at its end."""

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, overload
 
 from sqlalchemy.orm import Session
 
-from hasql._adapters.sqlalchemy.sessions import Acquires, SessionMaker
+from hasql._adapters.sqlalchemy.routed_session import routed
+from hasql._adapters.sqlalchemy.sessions import Acquires, Route, SessionMaker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
 
     from sqlalchemy import Connection
+
+    from hasql._adapters.sqlalchemy.session_route import SessionRoute
 
 __all__ = ("sessionmaker",)
 
 _S = TypeVar("_S", bound=Session)
 _Lease: TypeAlias = "AbstractContextManager[Connection]"
 _S2 = TypeVar("_S2", bound=Session)
+
+
+class _ThreadLeases:
+    """Acquires and gives back in the thread that uses the session."""
+
+    def acquire(self, lease: _Lease) -> Connection:
+        return lease.__enter__()
+
+    def give_back(self, lease: _Lease) -> None:
+        lease.__exit__(None, None, None)
 
 
 class sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
@@ -53,12 +67,16 @@ class sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
         ConfigurationError: `bind` or `binds` was given.
     """
 
+    _leases = _ThreadLeases()
+
     @overload
     def __init__(
         self: sessionmaker[_S2],
         pool_manager: Acquires[_Lease],
         *,
         class_: type[_S2],
+        route: Route = ...,
+        read_functions: Iterable[str] = ...,
         **kwargs: Any,
     ) -> None: ...
 
@@ -66,6 +84,9 @@ class sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
     def __init__(
         self: sessionmaker[Session],
         pool_manager: Acquires[_Lease],
+        *,
+        route: Route = ...,
+        read_functions: Iterable[str] = ...,
         **kwargs: Any,
     ) -> None: ...
 
@@ -74,9 +95,15 @@ class sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
         pool_manager: Acquires[_Lease],
         *,
         class_: type[Any] = Session,
+        route: Route = "explicit",
+        read_functions: Iterable[str] = (),
         **kwargs: Any,
     ) -> None:
-        super().__init__(pool_manager, class_, kwargs)
+        super().__init__(pool_manager, class_, route, read_functions, kwargs)
+
+    def _routed_class(self, kwargs: dict[str, Any]) -> type[Any]:
+        del kwargs
+        return routed(self._class)
 
     @contextmanager
     def _session(
@@ -97,4 +124,23 @@ class sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
         finally:
             # Giving the connection back has ended its transaction, so this needs no server.
             if session is not None:
+                session.close()
+
+    @contextmanager
+    def _routed_session(
+        self, made: type[Any], route: SessionRoute, kwargs: dict[str, Any], *, commit: bool
+    ) -> Iterator[_S]:
+        session: Any = made(**kwargs)
+        session.hasql_route = route
+        try:
+            transaction = session.begin().__enter__() if commit else None
+            yield session
+            if transaction is not None:
+                transaction.__exit__(None, None, None)
+        finally:
+            try:
+                lease = route.end()
+                if lease is not None:
+                    lease.__exit__(*sys.exc_info())
+            finally:  # as above
                 session.close()

@@ -1,0 +1,150 @@
+"""Which statements are reads for certain, so that a session may ask a replica."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import CompoundSelect, Select, TextClause
+from sqlalchemy.orm import FromStatement
+from sqlalchemy.sql.dml import UpdateBase
+from sqlalchemy.sql.elements import ColumnClause
+from sqlalchemy.sql.functions import FunctionElement, GenericFunction, next_value
+from sqlalchemy.sql.operators import custom_op
+from sqlalchemy.sql.selectable import ForUpdateArg
+
+from hasql.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy.orm import Mapper
+
+__all__ = ("ProvableReads",)
+
+_STATEMENTS = (Select, CompoundSelect, FromStatement)
+#: Whatever holds one of these is no read, or nobody can tell.
+_OTHERS = (TextClause, UpdateBase, ForUpdateArg, next_value)
+#: An operator of PostgreSQL's, and none that somebody has written SQL into.
+_OPERATOR = re.compile(r"[-+*/<>=~!@#%^&|`?]+|(?:NOT )?I?LIKE|(?:NOT )?SIMILAR TO", re.IGNORECASE)
+
+
+class ProvableReads:
+    """Tells reads by looking at each part of a statement, with SQLAlchemy's own means.
+
+    Nobody can tell what text does, nor a function of which SQLAlchemy knows only the name.
+
+    Args:
+        functions: Names of functions that read, as `func` spells them: "lower", "geo.distance".
+
+    Raises:
+        TypeError: They are no names.
+        ConfigurationError: One is empty.
+    """
+
+    def __init__(self, functions: Iterable[str]) -> None:
+        if isinstance(functions, str):
+            msg = f"read_functions must be a sequence of names, not the str {functions!r}"
+            raise TypeError(msg)
+        self._functions = frozenset(map(_checked, functions))
+        #: What was found for a class of elements, where that says enough.
+        self._classes: dict[type[Any], bool | None] = {}
+        self._mappers: WeakKeyDictionary[Mapper[Any], bool] = WeakKeyDictionary()
+
+    def is_read(self, statement: Any, mappers: Iterable[Mapper[Any]]) -> bool:
+        """Tell whether a statement does nothing but read.
+
+        Args:
+            statement: What is to be executed.
+            mappers: Those of the entities that it is for.
+        """
+        if not isinstance(statement, _STATEMENTS) or not self._only_reads(statement):
+            return False
+        return all(map(self._is_plain, mappers))
+
+    def _only_reads(self, root: Any) -> bool:
+        classes = self._classes
+        stack = [root]
+        while stack:
+            element = stack.pop()
+            kind = type(element)
+            verdict = classes.get(kind)
+            if verdict is None:
+                if kind not in classes:
+                    verdict = classes[kind] = _of_class(kind)
+                if verdict is None:
+                    verdict = self._of_element(element)
+            if not verdict:
+                return False
+            stack.extend(element.get_children())
+        return True
+
+    def _of_element(self, element: Any) -> bool:
+        if isinstance(element, FunctionElement):
+            names = (*getattr(element, "packagenames", ()), getattr(element, "name", ""))
+            return ".".join(names).lower() in self._functions
+        if isinstance(element, ColumnClause):
+            # A literal column is text, and so is a name that is never quoted.
+            quoted = getattr(element.name, "quote", None) is not False
+            return quoted and not element.is_literal
+        operator = getattr(element, "operator", None)
+        return not isinstance(operator, custom_op) or bool(_OPERATOR.fullmatch(operator.opstring))
+
+    def _is_plain(self, mapper: Mapper[Any]) -> bool:
+        """Tell whether loading what is mapped only reads, with all that is loaded along with it."""
+        known = self._mappers.get(mapper)
+        if known is None:
+            found = _reachable(mapper)
+            known = all(map(self._maps_reads, found))
+            if known:
+                self._mappers.update(dict.fromkeys(found, True))
+            else:
+                self._mappers[mapper] = False
+        return known
+
+    def _maps_reads(self, mapper: Mapper[Any]) -> bool:
+        parts: list[Any] = [mapper.persist_selectable, mapper.polymorphic_on]
+        for column in mapper.column_attrs:
+            parts += column.columns
+        for relation in mapper.relationships:
+            parts += [relation.primaryjoin, relation.secondaryjoin, relation.secondary]
+            parts += relation.order_by or ()
+        return all(self._only_reads(part) for part in parts if part is not None)
+
+
+def _checked(name: object) -> str:
+    if not isinstance(name, str):
+        msg = f"read_functions must be names of functions, not {name!r}"
+        raise TypeError(msg)
+    if not name.strip("."):
+        raise ConfigurationError("read_functions: a function's name is empty; drop it")
+    return name.lower()
+
+
+def _of_class(kind: type[Any]) -> bool | None:
+    """Say it of all elements of a class; None: each has to be looked at."""
+    if issubclass(kind, _OTHERS):
+        return False
+    if not kind.__module__.startswith("sqlalchemy."):
+        # Nobody knows what an application's own element compiles to. Its functions have names.
+        return None if issubclass(kind, FunctionElement) else False
+    if issubclass(kind, FunctionElement):
+        return True if issubclass(kind, GenericFunction) else None
+    if issubclass(kind, ColumnClause) or hasattr(kind, "operator"):
+        return None
+    return None if "operator" in getattr(kind, "__annotations__", {}) else True
+
+
+def _reachable(mapper: Mapper[Any]) -> set[Mapper[Any]]:
+    """Return the mappers that loading an entity may come to: related ones, bases and subclasses."""
+    found: set[Mapper[Any]] = set()
+    left = [mapper]
+    while left:
+        one = left.pop()
+        if one in found:
+            continue
+        found.add(one)
+        left += [*one.iterate_to_root(), *one.self_and_descendants]
+        left += [relation.mapper for relation in one.relationships]
+    return found

@@ -1,0 +1,52 @@
+"""What a session that routes itself is given, where SQLAlchemy expects it to keep what it has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection, Transaction
+
+__all__ = ("ReadTransaction", "SameEngine")
+
+
+class ReadTransaction:
+    """The transaction of a replica's connection, as a session has it.
+
+    It may have ended, as the connection was given back, before the session ends it.
+    """
+
+    def __init__(self, begin: Callable[[], Transaction]) -> None:
+        self._begun = begin()
+
+    @property
+    def is_active(self) -> bool:
+        return self._begun.is_active
+
+    def commit(self) -> None:
+        if self.is_active:
+            self._begun.commit()
+
+    def rollback(self) -> None:
+        if self.is_active:
+            self._begun.rollback()
+
+    close = rollback
+
+
+class SameEngine:
+    """A connection of an engine that a session has had a connection of in the same transaction.
+
+    It accepts another one if that is a new one of the engine's.
+    """
+
+    def __init__(self, connection: Connection, on_use: Callable[[Connection], None]) -> None:
+        self._connection = connection
+        self._on_use = on_use
+
+    def connect(self) -> Connection:
+        """Return the connection, as an engine does."""
+        self._on_use(self._connection)
+        return self._connection

@@ -1,0 +1,98 @@
+"""The class of sessions that route themselves: that of the application, with hooks."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from hasql._adapters.sqlalchemy.replica_values import READ_FROM, ReadFrom, watch_loading
+from hasql._adapters.sqlalchemy.session_route import ROUTE_OPTION
+from hasql.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy import Connection, Engine
+    from sqlalchemy.orm import ORMExecuteState, SessionTransaction
+
+    from hasql._adapters.sqlalchemy.session_route import SessionRoute
+
+__all__ = ("routed",)
+
+_ROUTES = (None, "master", "replica")
+
+
+class _Routed(Session):
+    """Mixed into a class of sessions. Whoever makes one gives it a route."""
+
+    hasql_route: SessionRoute
+
+    def get_bind(
+        self, mapper: Any = None, *, clause: Any = None, bind: Any = None, **kwargs: Any
+    ) -> Engine | Connection:
+        """Return where a statement is executed; see `Session.get_bind`."""
+        if bind is not None:  # given for this statement by the application
+            return super().get_bind(mapper, clause=clause, bind=bind, **kwargs)
+        found: Connection | Engine
+        found = self.hasql_route.bind_for(self, clause, kwargs.get(READ_FROM))
+        return found
+
+    def invalidate(self) -> None:
+        """Close, and have the connection be thrown away; see `Session.invalidate`."""
+        if self.in_transaction() and (connection := self.hasql_route.connection) is not None:
+            connection.invalidate()
+        self.close()
+
+    def bulk_save_objects(self, objects: Iterable[object], *args: Any, **kwargs: Any) -> None:
+        """Save objects; see `Session.bulk_save_objects`."""
+        saved = [*objects]
+        self.hasql_route.check(self, saved)
+        super().bulk_save_objects(saved, *args, **kwargs)
+
+
+@cache
+def routed(class_: Any) -> type[Any]:
+    """Return a class of sessions that route themselves.
+
+    Raises ConfigurationError if they do so already.
+    """
+    if class_.get_bind is not Session.get_bind:
+        raise ConfigurationError(
+            f"{class_.__name__} has a get_bind of its own, so its sessions cannot have hasql route "
+            'them: remove get_bind, or take route="explicit"'
+        )
+    watch_loading()
+    made = type(class_.__name__, (_Routed, class_), {"__doc__": class_.__doc__})
+    event.listen(made, "do_orm_execute", _on_execute)
+    event.listen(made, "before_flush", _on_flush)
+    event.listen(made, "after_transaction_end", _on_transaction_end)
+    return made
+
+
+def _on_execute(state: ORMExecuteState) -> None:
+    options = state.execution_options
+    wanted = options.get(ROUTE_OPTION)
+    if wanted not in _ROUTES:
+        msg = f'the execution option {ROUTE_OPTION} must be "master" or "replica", not {wanted!r}'
+        raise ConfigurationError(msg)
+    route: SessionRoute = state.session.hasql_route  # type: ignore[attr-defined]  # as made above
+    if route.on_master and READ_FROM not in options:
+        return
+    read_from = ReadFrom(wanted, state.all_mappers)
+    # One goes with the rows to where objects are made of them, the other one to `get_bind`.
+    state.update_execution_options(**{READ_FROM: read_from})
+    state.bind_arguments[READ_FROM] = read_from
+
+
+def _on_flush(session: Any, *_: object) -> None:
+    route: SessionRoute = session.hasql_route
+    route.check_before_flush(session)
+
+
+def _on_transaction_end(session: Any, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:
+        route: SessionRoute = session.hasql_route
+        route.end_transaction()

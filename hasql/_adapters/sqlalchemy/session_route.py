@@ -1,0 +1,178 @@
+"""Where a session that routes itself is: on a replica, on the master, or on neither."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sqlalchemy import inspect
+from sqlalchemy.exc import InvalidRequestError
+
+from hasql._adapters.sqlalchemy.replica_checks import (
+    check_on_master,
+    expire_clean,
+    to_be_written,
+)
+from hasql._adapters.sqlalchemy.replica_binds import ReadTransaction, SameEngine
+from hasql._adapters.sqlalchemy.replica_values import shown_by_replica
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from sqlalchemy import Connection, Engine
+    from sqlalchemy.orm import Session
+
+    from hasql._adapters.sqlalchemy.reads import ProvableReads
+    from hasql._adapters.sqlalchemy.replica_values import ReadFrom
+
+__all__ = ("ROUTE_OPTION", "Leases", "RouteRules", "SessionRoute", "is_routed")
+
+#: The execution option by which a statement says where it is to run.
+ROUTE_OPTION = "hasql_route"
+#: In others what a statement has seen is there until the end of the transaction, or is not locked.
+_ROUTED_LEVELS = {"READ COMMITTED", "READ UNCOMMITTED"}
+
+
+def is_routed(options: Mapping[str, Any]) -> bool:
+    """Tell whether a session may route itself with these options, of an engine's or of its own."""
+    level = options.get("isolation_level")
+    level = (options.get("execution_options") or {}).get("isolation_level", level)
+    return level is None or level.upper().replace("_", " ") in _ROUTED_LEVELS
+
+
+class Leases(Protocol):
+    """Acquires connections, and gives them back; each face has its own."""
+
+    def acquire(self, lease: Any) -> Connection:
+        """Take the connection of a lease."""
+
+    def give_back(self, lease: Any) -> None:
+        """Give it back."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRules:
+    """What all sessions of one maker have in common."""
+
+    reads: ProvableReads
+    leases: Leases
+    #: Whether a transaction may begin on a replica.
+    starts_on_replica: bool
+
+
+class SessionRoute:
+    """Leases one connection at a time for one session: of a replica, or of the master's.
+
+    Args:
+        rules: The maker's.
+        acquire: Makes a lease, on a `replica` or not; None if there is no replica to read from.
+    """
+
+    def __init__(self, rules: RouteRules, acquire: Callable[..., Any]) -> None:
+        self._rules = rules
+        self._acquire = acquire
+        #: What is leased, if anything is.
+        self._lease: Any = None
+        #: What the session is to use.
+        self._bind: Any = None
+        self._connection: Any = None
+        self._replicas_engine: Engine | None = None
+        #: Whether the current transaction is on the master, or has lost the replica on its way.
+        self._moved = False
+        self._ended = False
+
+    @property
+    def on_master(self) -> bool:
+        """Whether all statements go to the master until the transaction ends."""
+        return self._moved
+
+    def bind_for(self, session: Session, statement: Any, read_from: ReadFrom | None) -> Any:
+        """Return the connection for a statement, or for whatever the session writes by itself."""
+        if self._ended:
+            raise InvalidRequestError("the block of this session has ended: make another session")
+        if (
+            self._moved
+            or not self._rules.starts_on_replica
+            or session.in_nested_transaction()
+            or not self._may_read(statement, read_from)
+        ):
+            return self.master(session)
+        bind = self._replica(session)
+        if read_from is not None:
+            read_from.replica = not self._moved
+        return bind
+
+    def _may_read(self, statement: Any, read_from: ReadFrom | None) -> bool:
+        if statement is None or read_from is None or read_from.route == "master":
+            return False
+        if read_from.route == "replica":
+            return True
+        return self._rules.reads.is_read(statement, read_from.mappers)
+
+    def _replica(self, session: Session) -> Any:
+        if self._lease is None:
+            lease = self._acquire(replica=True)
+            if lease is None:
+                return self.master(session)
+            connection = self._rules.leases.acquire(lease)
+            self._lease, self._bind, self._connection = lease, connection, connection
+            if connection.default_isolation_level not in _ROUTED_LEVELS:
+                return self.master(session)
+            begin: Any = partial(ReadTransaction, connection.begin)
+            connection.begin = begin  # type: ignore[method-assign]  # of this one
+        return self._bind
+
+    def master(self, session: Session) -> Any:
+        """Return a connection to the master, once the replica's has been given back."""
+        if not self._moved:
+            self._moved = True
+            if self._lease is not None:
+                expire_clean(session, to_be_written(session))
+                self._replicas_engine = self._connection.engine
+                self._leave()
+        if self._lease is None:
+            lease = self._acquire(replica=False)
+            connection = self._rules.leases.acquire(lease)
+            self._lease, self._bind, self._connection = lease, connection, connection
+            if connection.engine is self._replicas_engine:
+                self._bind = SameEngine(connection, self._use)
+        return self._bind
+
+    def _use(self, connection: Connection) -> None:
+        self._bind = connection
+
+    @property
+    def connection(self) -> Connection | None:
+        """What is leased now."""
+        return None if self._lease is None else self._connection
+
+    def check(self, session: Session, objects: Iterable[object]) -> None:
+        """Do so for objects that are to be saved beside a flush."""
+        states = [inspect(each) for each in objects]
+        if any(map(shown_by_replica, states)):
+            check_on_master(session.connection(), states)
+
+    def check_before_flush(self, session: Session) -> None:
+        """Move to the master, and see that it has what a replica has shown of what is written.
+
+        Raises StaleReadError.
+        """
+        states = to_be_written(session)
+        check_on_master(session.connection(), states)
+
+    def _leave(self) -> None:
+        lease, self._lease, self._bind, self._connection = self._lease, None, None, None
+        if lease is not None:
+            self._rules.leases.give_back(lease)
+
+    def end_transaction(self) -> None:
+        """Give back what is leased. The next transaction begins anew."""
+        self._moved, self._replicas_engine = False, None
+        self._leave()
+
+    def end(self) -> Any:
+        """Let the session do nothing any more. Return the lease that is still to be given back."""
+        self._ended = True
+        lease, self._lease = self._lease, None
+        return lease
