@@ -9,6 +9,7 @@ from hasql._manager.own_session import OwnSession
 from hasql._manager.routing_state import RoutingState
 from hasql._manager.state_waits import StateWaits
 from hasql._routing.node import Node
+from hasql.diagnostics import about
 from hasql.driver import ConnT, Driver, Failure, PoolT
 from hasql.driver.judgement import judged
 from hasql.resilience.commit_outcome import CommitMark, Outcome
@@ -91,6 +92,7 @@ class CommitFinder(Generic[PoolT, ConnT]):
         log.info(
             "the commit of transaction %d on %s (timeline %d), whose answer was lost, is %s",
             mark.xid, mark.host, mark.timeline, outcome.value,
+            extra=about("commit_found_out", host=mark.host),
         )  # fmt: skip
         return outcome
 
@@ -104,7 +106,9 @@ class CommitFinder(Generic[PoolT, ConnT]):
             try:
                 outcome = await self._outcome(mark, node)
             except Exception as error:  # noqa: BLE001  # whatever it is, another answer may come
-                log.debug("%s: no word on a commit: %s", node.host, self._hide(repr(error)))
+                extra = about("commit_not_found_out", host=node.host)
+                told = self._hide(repr(error))
+                log.debug("%s: no word on a commit: %s", node.host, told, extra=extra)
                 if judged(self._driver, error) is Failure.STATEMENT:
                     refusals += 1
                 outcome = None if refusals < _REFUSALS else Outcome.UNKNOWN

@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol
 
 from hasql._leasing.lease import Lease
 from hasql.cluster.host import HostSpec
+from hasql.diagnostics import about
 from hasql.driver import ConnT, PoolT
 from hasql.errors import HasqlError
 from hasql.metrics import RunMetrics
@@ -136,6 +137,7 @@ class Runs(Generic[PoolT, ConnT]):
                 "become of a commit whose answer is lost: %s",
                 host,
                 self._means.hide(repr(error)),
+                extra=about("marks_refused", host=host),
             )
 
 

@@ -18,6 +18,7 @@ from hasql._manager.options import Options
 from hasql._manager.pool_access import pools_of
 from hasql._routing.request import MASTER, REPLICA, REPLICA_OR_MASTER
 from hasql.cluster.checks import check_seconds
+from hasql.diagnostics import about
 from hasql.discovery import Discovery
 from hasql.driver import ConnT, Driver, PoolT
 from hasql.errors import HasqlError, PoolManagerClosedError
@@ -301,6 +302,7 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
                 "unless another one gives them back they are broken in %g s",
                 len(own),
                 seconds,
+                extra=about("draining_waits_for_itself"),
             )
 
     def terminate(self) -> None:

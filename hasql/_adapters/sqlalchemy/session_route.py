@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sqlalchemy import inspect
 from sqlalchemy.exc import InvalidRequestError
 
+from hasql._adapters.sqlalchemy.replica_binds import ReadTransaction, SameEngine
 from hasql._adapters.sqlalchemy.replica_checks import (
     check_on_master,
     expire_clean,
     to_be_written,
 )
-from hasql._adapters.sqlalchemy.replica_binds import ReadTransaction, SameEngine
 from hasql._adapters.sqlalchemy.replica_values import shown_by_replica
 
 if TYPE_CHECKING:

@@ -103,7 +103,8 @@ class sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
 
     def _routed_class(self, kwargs: dict[str, Any]) -> type[Any]:
         del kwargs
-        return routed(self._class)
+        class_: Any = self._class  # which mypy takes for no Hashable
+        return routed(class_)
 
     @contextmanager
     def _session(
