@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hasql.testing import LocalCluster
     from testbed.kits.base import LoadKit
 
-pytestmark = pytest.mark.loops_in_turn
+pytestmark = [pytest.mark.loops_in_turn, pytest.mark.usefixtures("nothing_unheard")]
 
 OF_THREADS: tuple[LoadKit, ...] = ()
 if find_spec("psycopg"):  # which all of those need
@@ -305,8 +305,11 @@ async def test_read_only_work_is_on_a_replica_and_goes_on_to_another(scene: Scen
 
 
 async def test_a_write_of_read_only_work_is_the_applications_mistake(scene: Scene) -> None:
+    async def work(connection: Any) -> None:
+        await scene.kit.value(connection, "CREATE TABLE never_there (i int)")
+
     with pytest.raises(Exception, match="read-only") as met:
-        await scene.run(scene.add, read_only=True)
+        await scene.run(work, read_only=True)
     assert scene.calls == 1
     assert scene.manager.category(met.value) is Category.APPLICATION
     assert not scene.manager.retriable(met.value)
