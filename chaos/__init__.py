@@ -3,6 +3,7 @@
     make chaos                                                  all faults, all drivers
     make chaos ARGS="--list"                                    what there is
     make chaos ARGS="--runs 5 --driver asyncpg --fault crash"   five runs of one, with medians
+    make chaos ARGS="--units --fault crash"                     the load is `run`, and nothing else
     make chaos ARGS="--json --fault freeze"                     everything that was measured
 
 What is being played is told on standard error; the table comes at the end, or at an interruption,
@@ -41,6 +42,10 @@ wrong       writes acknowledged by another server than the new master after it w
 The table gives the median of the runs and, behind a stroke, the worst. Under --short things last
 just long enough to go wrong: it is what `tests/integration/test_chaos.py` runs, for all drivers
 at once and with bounds that a busy machine can keep.
+
+With --units each operation of the application is a unit of work, given to `run`
+(`chaos.units`). Then no error at all may be seen but CommitUnknownError, of which the column failed
+tells, and no row is written twice.
 
 Behind middle men (`chaos.passages`: HAProxy, names that are turned, PgBouncer) it is leases that
 are counted (`chaos.leases`): masters are replaced beside living ones, killed and handed over, the

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, TypeAlias
 import uvloop
 
 import chaos
+from chaos.application import Application
 from chaos.leases import LEASE_SCENES, LeaseScene, play_leases
 from chaos.names import NAME_SCENES, NameScene, play_names
 from chaos.run import perform, why_not
 from chaos.scenarios import SCENARIOS
 from chaos.storm import STORM, StormScene, play_storm
 from chaos.table import lease_table, name_table, storm_table, table
+from chaos.units import UnitsOfWork
 from hasql.testing import LocalCluster
 from testbed.kits import KITS, THREAD_KITS
 
@@ -80,6 +82,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--version", type=int, help="PostgreSQL's major version")
     parser.add_argument("--short", action="store_true", help="as `make test` has it")
     parser.add_argument("--together", action="store_true", help="all drivers at once")
+    parser.add_argument("--units", action="store_true", help="of work, by run, is all there is")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--list", action="store_true", help="name the faults and drivers")
     return parser.parse_args()
@@ -120,7 +123,11 @@ async def _run(
                         played.storms.extend(await play_storm(cluster, group, short=short))
                         _tell_problems(played.storms[-len(group) :])
                     else:
-                        played.faults.extend(await perform(scene, cluster, group, short=short))
+                        of_class = UnitsOfWork if options.units else Application
+                        outcomes = await perform(
+                            scene, cluster, group, short=short, of_class=of_class
+                        )
+                        played.faults.extend(outcomes)
                         _tell_problems(played.faults[-len(group) :])
 
 

@@ -56,7 +56,12 @@ def why_not(scenario: Scenario | LeaseScene | NameScene | StormScene) -> str | N
 
 
 async def perform(
-    scenario: Scenario, cluster: LocalCluster, kits: Sequence[LoadKit], *, short: bool
+    scenario: Scenario,
+    cluster: LocalCluster,
+    kits: Sequence[LoadKit],
+    *,
+    short: bool,
+    of_class: type[Application] = Application,
 ) -> list[Outcome]:
     """Play a scenario to an application of each driver, and say how each of them fared."""
     await _restore(cluster)
@@ -67,7 +72,7 @@ async def perform(
         before, threads_before = asyncio.all_tasks(), set(threading.enumerate())
         async with _network(scenario, cluster) as found:
             dsn = dsn_of(cluster, found)
-            applications = [Application(kit, cluster, dsn, load) for kit in kits]
+            applications = [of_class(kit, cluster, dsn, load) for kit in kits]
             async with AsyncExitStack() as stack:
                 await asyncio.gather(*map(stack.enter_async_context, applications))
                 stage = await _play(scenario, cluster, applications, found, short=short)
@@ -86,8 +91,8 @@ async def perform(
         except AssertionError as error:
             complaints.append(f"threads are left: {error}")
         gc.collect()
-    for aftermath, problems in zip(aftermaths, left, strict=True):
-        aftermath.problems.extend([*problems, *complaints])
+    for application, aftermath, problems in zip(applications, aftermaths, left, strict=True):
+        aftermath.problems.extend([*problems, *complaints, *application.unforgiven()])
     return [
         judge(scenario, stage, application, aftermath)
         for application, aftermath in zip(applications, aftermaths, strict=True)

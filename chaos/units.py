@@ -1,0 +1,50 @@
+"""An application whose every operation is a unit of work: it uses `run` and nothing else."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from chaos.application import Acknowledged, Application, Read
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ("UnitsOfWork",)
+
+_UNKNOWN = "CommitUnknownError:"
+"""The one error that a fault may cost, where no server could say what became of a commit."""
+
+
+class UnitsOfWork(Application):
+    """Each row is written once: done twice, it would violate the table's key."""
+
+    async def _write(self, client: int, number: int) -> None:
+        values = f"VALUES ({client}, {number}) RETURNING 1"
+        statement = f"INSERT INTO {self.table} {values}"
+
+        async def write(connection: Any) -> None:
+            await self.kit.value(connection, statement)
+
+        await self.manager.run(write)
+        self.acknowledged.append(Acknowledged(client, number, time.monotonic()))
+
+    async def _read(self, client: int, number: int) -> None:
+        del client, number
+
+        async def read(connection: Any) -> tuple[float, str]:
+            began = time.monotonic()
+            answer: str = await self.kit.value(
+                connection, "SELECT concat(inet_server_port(), ' ', pg_is_in_recovery())"
+            )
+            return began, answer
+
+        began, answer = await self.manager.run(read, read_only=True)
+        port, _, in_recovery = answer.partition(" ")
+        self.reads.append(Read(int(port), in_recovery == "t", began, time.monotonic()))
+
+    def unforgiven(self) -> Iterator[str]:
+        """Yield all errors but the one, as each of these faults ends within the time of a run."""
+        for each in self.operations:
+            if each.error is not None and not each.error.startswith(_UNKNOWN):
+                yield f"{each.task} has seen an error: {each.error}"
