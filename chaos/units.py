@@ -23,7 +23,7 @@ class UnitsOfWork(Application):
         values = f"VALUES ({client}, {number}) RETURNING 1"
         statement = f"INSERT INTO {self.table} {values}"
 
-        async def write(connection: Any) -> None:
+        async def write(connection: Any) -> None:  # noqa: ANN401 - each driver's
             await self.kit.value(connection, statement)
 
         await self.manager.run(write)
@@ -32,7 +32,7 @@ class UnitsOfWork(Application):
     async def _read(self, client: int, number: int) -> None:
         del client, number
 
-        async def read(connection: Any) -> tuple[float, str]:
+        async def read(connection: Any) -> tuple[float, str]:  # noqa: ANN401 - as above
             began = time.monotonic()
             answer: str = await self.kit.value(
                 connection, "SELECT concat(inet_server_port(), ' ', pg_is_in_recovery())"

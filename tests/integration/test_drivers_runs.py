@@ -331,7 +331,14 @@ async def test_how_a_transaction_was_begun_is_forgotten_with_it(scene: Scene) ->
     )
     for _ in range(6):
         assert await scene.run(work) == "read committed off"
+        await scene.kit.workers().do(look_at_a_replica(scene))
     assert await scene.run(work, read_only=True) == "read committed on"
+
+
+async def look_at_a_replica(scene: Scene) -> None:
+    async with scene.manager.acquire_replica() as connection:
+        shown = await scene.kit.value(connection, "SHOW transaction_isolation")
+        assert shown == "read committed"
 
 
 async def test_a_promotion_is_waited_for_in_one_attempt(

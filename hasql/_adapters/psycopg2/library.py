@@ -114,6 +114,13 @@ class Psycopg2Library(ThreadLibrary):
     fetch_row = staticmethod(fetch_row)
     state_of = staticmethod(state_of)
 
+    def read_only(self, raw: Any) -> bool | None:
+        before: bool | None = raw.readonly
+        return before
+
+    def set_read_only(self, raw: Any, value: bool | None) -> None:  # noqa: FBT001  # as above
+        raw.readonly = value
+
     def count_rows(self, raw: Any, sql: str) -> int:
         before = raw.autocommit
         raw.autocommit = True  # it costs no round trip, and leaves no transaction open

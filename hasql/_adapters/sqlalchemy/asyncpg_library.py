@@ -107,6 +107,13 @@ class AsyncpgLibrary(DbapiLibrary):
         # Whether a statement of another task runs, asyncpg does not tell: see `check_unused`.
         return not connection.is_closed() and not connection.is_in_transaction()
 
+    def read_only(self, adapted: Any) -> bool | None:
+        before: bool = adapted.readonly
+        return before
+
+    async def set_read_only(self, adapted: Any, value: bool | None) -> None:  # noqa: FBT001  # as above
+        adapted.readonly = value
+
     def was_rolled_back(self, connection: RawConnection) -> bool:
         # A `connect` of the application's may have made one of another class.
         return getattr(connection, "last_tag", "") == ROLLED_BACK

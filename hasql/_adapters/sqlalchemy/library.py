@@ -64,6 +64,15 @@ class DbapiLibrary(EngineLibrary, Protocol):
     async def fetch_row(self, connection: Any, sql: str) -> Sequence[str | None]:
         """Run a query in the transaction that is open; see `Session.fetch_row`."""
 
+    def read_only(self, adapted: Any) -> bool | None:
+        """Return what the next transactions are begun as; None: as the session's default is."""
+
+    async def set_read_only(self, adapted: Any, value: bool | None) -> None:  # noqa: FBT001  # a value
+        """Have the next transactions begun so.
+
+        SQLAlchemy's own option is no use on a replica: it ends with transactions that are to write.
+        """
+
     def state_of(self, connection: Any) -> TransactionState:
         """Tell what has become of a transaction; what was never begun has ENDED."""
 

@@ -90,6 +90,13 @@ class PsycopgLibrary(DbapiLibrary):
     async def fetch_row(self, connection: PsycopgConnection, sql: str) -> Sequence[str | None]:
         return first_row(await ask(connection, sql))
 
+    def read_only(self, adapted: Any) -> bool | None:
+        before: bool | None = adapted.driver_connection.read_only
+        return before
+
+    async def set_read_only(self, adapted: Any, value: bool | None) -> None:  # noqa: FBT001  # as above
+        await adapted.driver_connection.set_read_only(value)
+
     def is_closed(self, connection: PsycopgConnection) -> bool:
         return connection.lost or connection.closed
 

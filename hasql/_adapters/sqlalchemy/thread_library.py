@@ -61,6 +61,12 @@ class ThreadLibrary(Protocol):
     def fetch_row(self, raw: Any, sql: str) -> Sequence[str | None]:
         """Run a query in the transaction that is open; see `Session.fetch_row`."""
 
+    def read_only(self, raw: Any) -> bool | None:
+        """Return what the next transactions are begun as; None: as the session's default is."""
+
+    def set_read_only(self, raw: Any, value: bool | None) -> None:  # noqa: FBT001  # a value
+        """Have the next transactions begun so."""
+
     def state_of(self, raw: Any) -> TransactionState:
         """Tell what has become of a transaction; what was never begun may have ENDED."""
 

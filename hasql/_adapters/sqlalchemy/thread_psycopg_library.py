@@ -127,6 +127,13 @@ class PsycopgThreadLibrary(EngineThreadLibrary):
     def count_rows(self, raw: Any, sql: str) -> int:
         return server.ask_in_thread(raw, sql).ntuples
 
+    def read_only(self, raw: Any) -> bool | None:
+        before: bool | None = raw.read_only
+        return before
+
+    def set_read_only(self, raw: Any, value: bool | None) -> None:  # noqa: FBT001  # as above
+        raw.read_only = value
+
     def state_of(self, raw: Any) -> TransactionState:
         return state_of(raw)
 

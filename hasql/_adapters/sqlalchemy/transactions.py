@@ -6,6 +6,7 @@ statement, and is asked what has become of it.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hasql.driver.transactions import TaskTransaction, ThreadTransaction, TransactionState
@@ -27,14 +28,11 @@ __all__ = ("EngineThreadTransaction", "EngineTransaction")
 
 def _options(adapted: Any, modes: TransactionModes) -> dict[str, Any]:
     """Return the options with which SQLAlchemy begins it so; it undoes them on return."""
-    options: dict[str, Any] = {}
     if modes.isolation:
-        options["isolation_level"] = modes.isolation.upper()
-    elif adapted.autocommit:
-        options["isolation_level"] = "READ COMMITTED"  # there would be no transaction at all
-    if modes.read_only:
-        options["postgresql_readonly"] = True
-    return options
+        return {"isolation_level": modes.isolation.upper()}
+    if adapted.autocommit:
+        return {"isolation_level": "READ COMMITTED"}  # else there would be no transaction at all
+    return {}
 
 
 class _Library(Protocol):
@@ -67,11 +65,15 @@ class EngineTransaction(TaskTransaction):
         self._library = library
         self._modes = modes
         self._transaction: Any = None
+        self._before: bool | None = None
 
     async def begin(self) -> None:
         self._lease.user = None
         if options := _options(self._lease.adapted, self._modes):
             _ = await self._connection.execution_options(**options)
+        if self._modes.read_only:
+            self._before = self._library.read_only(self._lease.adapted)
+            await self._library.set_read_only(self._lease.adapted, value=True)
         self._transaction = await self._connection.begin()
 
     @property
@@ -86,11 +88,20 @@ class EngineTransaction(TaskTransaction):
     async def commit(self) -> bool:
         began = self.state is not TransactionState.NOT_BEGUN
         await self._transaction.commit()
+        await self._restore()
         return not (began and self._library.was_rolled_back(self._lease.raw))
 
     async def roll_back(self) -> None:
         if self._connection.in_transaction():
             await self._connection.rollback()
+        await self._restore()
+
+    async def _restore(self) -> None:
+        if self._modes.read_only and not self._library.is_closed(self._lease.raw):
+            try:
+                await self._library.set_read_only(self._lease.adapted, self._before)
+            except Exception:  # noqa: BLE001  # lost just now, and nobody is to have it like this
+                self._library.abort(self._lease.raw)
 
 
 class EngineThreadTransaction(ThreadTransaction):
@@ -108,11 +119,15 @@ class EngineThreadTransaction(ThreadTransaction):
         self._library = library
         self._modes = modes
         self._transaction: Any = None
+        self._before: bool | None = None
 
     def begin(self) -> None:
         self._lease.stated = False
         if options := _options(self._lease.raw, self._modes):
             self._connection.execution_options(**options)
+        if self._modes.read_only:
+            self._before = self._library.read_only(self._lease.raw)
+            self._library.set_read_only(self._lease.raw, value=True)
         self._transaction = self._connection.begin()
 
     @property
@@ -125,8 +140,15 @@ class EngineThreadTransaction(ThreadTransaction):
 
     def commit(self) -> bool:
         self._transaction.commit()
+        self._restore()
         return True  # what has failed, or was ended within, is not committed in the first place
 
     def roll_back(self) -> None:
         if self._connection.in_transaction():
             self._connection.rollback()
+        self._restore()
+
+    def _restore(self) -> None:
+        if self._modes.read_only:
+            with suppress(Exception):  # lost just now, and found so when it is lent next
+                self._library.set_read_only(self._lease.raw, self._before)
