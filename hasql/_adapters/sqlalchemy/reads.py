@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import CompoundSelect, Select, TextClause
 from sqlalchemy.orm import FromStatement
 from sqlalchemy.sql.dml import UpdateBase
-from sqlalchemy.sql.elements import ColumnClause
+from sqlalchemy.sql.elements import ColumnClause, OperatorExpression, UnaryExpression
 from sqlalchemy.sql.functions import FunctionElement, GenericFunction, next_value
 from sqlalchemy.sql.operators import custom_op
 from sqlalchemy.sql.selectable import ForUpdateArg
@@ -28,6 +28,8 @@ _STATEMENTS = (Select, CompoundSelect, FromStatement)
 _OTHERS = (TextClause, UpdateBase, ForUpdateArg, next_value)
 #: An operator of PostgreSQL's, and none that somebody has written SQL into.
 _OPERATOR = re.compile(r"[-+*/<>=~!@#%^&|`?]+|(?:NOT )?I?LIKE|(?:NOT )?SIMILAR TO", re.IGNORECASE)
+#: Text that is a value, as SQLAlchemy itself writes ``select(1)`` and ``count(*)``.
+_CONSTANT = re.compile(r"\*|[0-9.]+|'[^'\\]*'|NULL|TRUE|FALSE", re.IGNORECASE)
 
 
 class ProvableReads:
@@ -86,8 +88,8 @@ class ProvableReads:
             return ".".join(names).lower() in self._functions
         if isinstance(element, ColumnClause):
             # A literal column is text, and so is a name that is never quoted.
-            quoted = getattr(element.name, "quote", None) is not False
-            return quoted and not element.is_literal
+            is_text = element.is_literal or getattr(element.name, "quote", None) is False
+            return not is_text or bool(_CONSTANT.fullmatch(element.name))
         operator = getattr(element, "operator", None)
         return not isinstance(operator, custom_op) or bool(_OPERATOR.fullmatch(operator.opstring))
 
@@ -131,9 +133,7 @@ def _of_class(kind: type[Any]) -> bool | None:
         return None if issubclass(kind, FunctionElement) else False
     if issubclass(kind, FunctionElement):
         return True if issubclass(kind, GenericFunction) else None
-    if issubclass(kind, ColumnClause) or hasattr(kind, "operator"):
-        return None
-    return None if "operator" in getattr(kind, "__annotations__", {}) else True
+    return None if issubclass(kind, (ColumnClause, OperatorExpression, UnaryExpression)) else True
 
 
 def _reachable(mapper: Mapper[Any]) -> set[Mapper[Any]]:

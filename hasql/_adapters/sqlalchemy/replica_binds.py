@@ -15,15 +15,17 @@ __all__ = ("ReadTransaction", "SameEngine")
 class ReadTransaction:
     """The transaction of a replica's connection, as a session has it.
 
-    It may have ended, as the connection was given back, before the session ends it.
+    It may have ended before the session ends it: the connection was given back, and is no longer
+    the session's to use.
     """
 
-    def __init__(self, begin: Callable[[], Transaction]) -> None:
+    def __init__(self, begin: Callable[[], Transaction], is_leased: Callable[[], bool]) -> None:
         self._begun = begin()
+        self._is_leased = is_leased
 
     @property
     def is_active(self) -> bool:
-        return self._begun.is_active
+        return self._is_leased() and self._begun.is_active
 
     def commit(self) -> None:
         if self.is_active:

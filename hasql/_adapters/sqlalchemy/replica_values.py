@@ -76,8 +76,11 @@ def _on_load(state: InstanceState[Any], context: QueryContext) -> None:
 
 
 def _on_refresh(
-    state: InstanceState[Any], context: QueryContext, names: Iterable[str] | None
+    state: InstanceState[Any], context: QueryContext | None, names: Iterable[str] | None
 ) -> None:
+    if context is None:
+        # Not loaded, but computed by SQLAlchemy as an UPDATE does, of what the object had before.
+        return
     if _is_of_replica(context):
         columns = columns_of(state.mapper)
         keys = columns if names is None else columns.keys() & names

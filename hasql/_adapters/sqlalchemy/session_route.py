@@ -104,10 +104,12 @@ class SessionRoute:
         return bind
 
     def _may_read(self, statement: Any, read_from: ReadFrom | None) -> bool:
-        if statement is None or read_from is None or read_from.route == "master":
+        if statement is None:
             return False
-        if read_from.route == "replica":
-            return True
+        if read_from is None:  # it is not executed: somebody wants to know where it would be
+            return self._rules.reads.is_read(statement, ())
+        if read_from.route is not None:
+            return read_from.route == "replica"
         return self._rules.reads.is_read(statement, read_from.mappers)
 
     def _replica(self, session: Session) -> Any:
@@ -119,9 +121,13 @@ class SessionRoute:
             self._lease, self._bind, self._connection = lease, connection, connection
             if connection.default_isolation_level not in _ROUTED_LEVELS:
                 return self.master(session)
-            begin: Any = partial(ReadTransaction, connection.begin)
+            is_leased = partial(self._has, lease)
+            begin: Any = partial(ReadTransaction, connection.begin, is_leased)
             connection.begin = begin  # type: ignore[method-assign]  # of this one
         return self._bind
+
+    def _has(self, lease: Any) -> bool:
+        return self._lease is lease
 
     def master(self, session: Session) -> Any:
         """Return a connection to the master, once the replica's has been given back."""

@@ -1,0 +1,820 @@
+"""Sessions that route themselves: from a replica to the master, and what must not be lost."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import (
+    JSON,
+    ForeignKey,
+    delete,
+    event,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.exc import DBAPIError, InvalidRequestError, PendingRollbackError
+from sqlalchemy.ext.asyncio import AsyncAttrs, AsyncSession
+from sqlalchemy.ext.mutable import MutableDict
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    attributes,
+    joinedload,
+    load_only,
+    mapped_column,
+    relationship,
+    selectinload,
+)
+
+from hasql import ConfigurationError, NotAvailableError
+from hasql.asyncsqlalchemy import PoolManager, async_sessionmaker
+from hasql.errors import StaleReadError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from hasql.testing import LocalCluster
+
+pytestmark = [pytest.mark.usefixtures("nothing_unheard"), pytest.mark.loops_in_turn]
+
+
+class Base(AsyncAttrs, DeclarativeBase):
+    pass
+
+
+class Owner(Base):
+    __tablename__ = "routed_owner"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    accounts: Mapped[list[Account]] = relationship(order_by="Account.id")
+
+
+class Account(Base):
+    __tablename__ = "routed_account"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(default="plain")
+    v: Mapped[int] = mapped_column(default=0)
+    note: Mapped[str] = mapped_column(default="", deferred=True)
+    data: Mapped[dict[str, Any]] = mapped_column(MutableDict.as_mutable(JSON), default=dict)
+    owner_id: Mapped[int | None] = mapped_column(ForeignKey("routed_owner.id"))
+    __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "plain"}  # noqa: RUF012  # as SQLAlchemy has it
+
+
+class Savings(Account):
+    __tablename__ = "routed_savings"
+    id: Mapped[int] = mapped_column(ForeignKey("routed_account.id"), primary_key=True)
+    rate: Mapped[int] = mapped_column(default=0)
+    __mapper_args__ = {"polymorphic_identity": "savings"}  # noqa: RUF012  # as SQLAlchemy has it
+
+
+class Versioned(Base):
+    __tablename__ = "routed_versioned"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    v: Mapped[int]
+    version: Mapped[int] = mapped_column()
+    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012  # as SQLAlchemy has it
+
+
+OWNER, ACCOUNT, SAVINGS = (
+    Base.metadata.tables[f"routed_{x}"] for x in ("owner", "account", "savings")
+)
+
+
+@pytest.fixture(params=["asyncpg", "psycopg"])
+async def manager(
+    pg_cluster: LocalCluster, request: pytest.FixtureRequest
+) -> AsyncIterator[PoolManager]:
+    dsn = pg_cluster.dsn.replace("postgresql://", f"postgresql+{request.param}://", 1)
+    kwargs = {"pool_size": 1, "max_overflow": 0}
+    async with PoolManager(dsn, refresh_delay=0.2, pool_factory_kwargs=kwargs) as manager:
+        await manager.ready(1, 2)
+        async with manager.acquire_master() as connection:
+            await connection.run_sync(Base.metadata.create_all)
+            await connection.execute(text(f"TRUNCATE {', '.join(Base.metadata.tables)}"))
+            await connection.execute(insert(Owner), [{"id": 1, "name": "ada"}])
+            accounts = [{"id": i, "v": 100, "data": {"v": 100}, "owner_id": 1} for i in (1, 2, 3)]
+            await connection.execute(insert(ACCOUNT), accounts)
+            await connection.execute(insert(ACCOUNT), [{"id": 9, "v": 100, "kind": "savings"}])
+            await connection.execute(insert(SAVINGS), [{"id": 9, "rate": 100}])
+            await connection.execute(insert(Versioned), [{"id": 1, "v": 100, "version": 1}])
+            await connection.commit()
+        await replayed(pg_cluster)
+        yield manager
+        assert leased(manager) == []
+
+
+async def replayed(cluster: LocalCluster) -> None:
+    """Wait until the replicas have all that the master has."""
+    lsn = await cluster.master.sql("SELECT pg_current_wal_lsn()")
+    for replica in cluster.replicas:
+        while await replica.sql(f"SELECT pg_last_wal_replay_lsn() >= '{lsn}'") != "t":
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def past(cluster: LocalCluster, sql: str) -> AsyncIterator[None]:
+    """Change something on the master that the replicas do not show."""
+    for replica in cluster.replicas:
+        await replica.sql("SELECT pg_wal_replay_pause()")
+        while await replica.sql("SELECT pg_get_wal_replay_pause_state()") != "paused":
+            await asyncio.sleep(0.01)
+    try:
+        await cluster.master.sql(sql)
+        yield
+    finally:
+        for replica in cluster.replicas:
+            await replica.sql("SELECT pg_wal_replay_resume()")
+
+
+def leased(manager: PoolManager) -> list[str]:
+    """Return the roles of the hosts that connections are leased on."""
+    nodes = manager.metrics().nodes
+    return [node.role.name for node in nodes for _ in range(node.in_flight)]
+
+
+@pytest.fixture
+def maker(manager: PoolManager) -> async_sessionmaker[AsyncSession]:
+    return async_sessionmaker(manager, route="auto")
+
+
+@pytest.fixture
+def lasting(manager: PoolManager) -> async_sessionmaker[AsyncSession]:
+    """Sessions whose objects outlast a commit."""
+    return async_sessionmaker(manager, route="auto", expire_on_commit=False)
+
+
+SEVENTY = "UPDATE routed_account SET v = 70 WHERE id = 1"
+SEVENTY_IN_ALL = """UPDATE routed_account SET v = 70, data = '{"v": 70}' WHERE id = 1"""
+V = "SELECT v FROM routed_account WHERE id = 1"
+
+
+async def test_it_reads_from_a_replica_until_it_writes(
+    maker: async_sessionmaker[AsyncSession], manager: PoolManager
+) -> None:
+    async with maker() as session:
+        assert leased(manager) == []
+        account = await session.get_one(Account, 1)
+        assert leased(manager) == ["REPLICA"]
+        account.v -= 10
+        await session.flush()
+        assert leased(manager) == ["MASTER"]
+        assert await session.scalar(select(Account.v).where(Account.id == 1)) == 90
+        assert leased(manager) == ["MASTER"]
+        await session.commit()
+        assert leased(manager) == []
+        await session.scalars(select(Account))
+        assert leased(manager) == ["REPLICA"]
+        await session.rollback()
+        assert leased(manager) == []
+
+
+async def test_an_update_computed_from_the_past_is_not_lost(
+    maker: async_sessionmaker[AsyncSession], pg_cluster: LocalCluster
+) -> None:
+    async with past(pg_cluster, SEVENTY):
+        with pytest.raises(StaleReadError, match=r"Account\(1\) .* other values of v:"):
+            async with maker.begin() as session:
+                account = await session.get_one(Account, 1)
+                assert account.v == 100
+                account.v -= 10
+        assert await pg_cluster.master.sql(V) == "70"
+
+
+async def v_of(session: AsyncSession, number: int = 1) -> Account:
+    account = await session.get_one(Account, number)
+    account.v -= 10
+    return account
+
+
+async def in_place(session: AsyncSession) -> None:
+    account = await session.get_one(Account, 1)
+    account.data["v"] -= 10
+
+
+async def other_column(session: AsyncSession) -> None:
+    account = await session.get_one(Account, 1)
+    account.note = "rich" if account.v > 80 else "poor"
+
+
+async def flagged(session: AsyncSession) -> None:
+    account = await session.get_one(Account, 1)
+    attributes.flag_modified(account, "v")
+    account.v -= 10
+
+
+async def twice(session: AsyncSession) -> None:
+    account = await session.get_one(Account, 1)
+    account.data["v"] -= 10
+    account.data = {"v": account.data["v"] - 10}
+
+
+async def deleted(session: AsyncSession) -> None:
+    account = await session.get_one(Account, 1)
+    if account.v == 100:
+        await session.delete(account)
+
+
+async def of_a_subclass(session: AsyncSession) -> None:
+    savings = await session.get_one(Savings, 9)
+    savings.v -= savings.rate
+
+
+async def through_the_base(session: AsyncSession) -> None:
+    savings = (await session.scalars(select(Account).where(Account.id == 9))).one()
+    assert isinstance(savings, Savings)
+    savings.v = await savings.awaitable_attrs.rate
+
+
+async def versioned(session: AsyncSession) -> None:
+    one = await session.get_one(Versioned, 1)
+    one.v -= 10
+
+
+async def taken_out_of_a_collection(session: AsyncSession) -> None:
+    owner = await session.get_one(Owner, 1, options=[selectinload(Owner.accounts)])
+    owner.accounts.remove(next(each for each in owner.accounts if each.v == 100))
+
+
+async def put_into_a_new_one(session: AsyncSession) -> None:
+    account = await session.get_one(Account, 1)
+    session.add(Owner(id=2, name="rich", accounts=[account]))
+
+
+async def loaded_along(session: AsyncSession) -> None:
+    query = select(Owner).options(joinedload(Owner.accounts))
+    owner = (await session.scalars(query)).unique().one()
+    owner.accounts[0].v -= 10
+
+
+async def merged(session: AsyncSession) -> None:
+    account = await session.merge(Account(id=1, note="merged"))
+    account.v -= 10
+
+
+async def refreshed(session: AsyncSession) -> None:
+    account = await session.get_one(Account, 1)
+    session.expire(account)
+    await session.refresh(account)
+    account.v -= 10
+
+
+async def loaded_later(session: AsyncSession) -> None:
+    account = await session.get_one(Account, 1, options=[load_only(Account.id)])
+    account.v = await account.awaitable_attrs.v - 10
+
+
+async def overwritten(session: AsyncSession) -> None:
+    account = await session.get_one(Account, 1)
+    query = select(Account).execution_options(populate_existing=True)
+    await session.scalars(query)
+    account.v -= 10
+
+
+async def of_an_earlier_transaction(session: AsyncSession) -> None:
+    account = await session.get_one(Account, 1)
+    await session.commit()
+    account.v -= 10
+
+
+async def written_past_a_flush(session: AsyncSession) -> None:
+    account = await session.get_one(Account, 1)
+    with session.no_autoflush:
+        account.v -= 10
+        await session.execute(update(Account).where(Account.id == 3).values(v=1))
+
+
+async def beside_a_flush(session: AsyncSession) -> None:
+    account = await v_of(session)
+    await session.run_sync(lambda sync: sync.bulk_save_objects([account]))
+
+
+async def in_a_savepoint(session: AsyncSession) -> None:
+    account = await session.get_one(Account, 1)
+    async with session.begin_nested():
+        account.v -= 10
+
+
+async def attached_again(session: AsyncSession) -> None:
+    account = await session.get_one(Account, 1)
+    session.expunge(account)
+    await session.execute(update(Account).where(Account.id == 3).values(note="moved"))
+    session.add(account)
+    account.v -= 10
+
+
+CONFLICTS = {
+    **dict.fromkeys(
+        [
+            v_of, in_place, other_column, flagged, twice, deleted, taken_out_of_a_collection,
+            put_into_a_new_one, loaded_along, merged, refreshed, loaded_later, overwritten,
+            of_an_earlier_transaction, written_past_a_flush, beside_a_flush,
+            in_a_savepoint, attached_again,
+        ],
+        SEVENTY_IN_ALL,
+    ),
+    of_a_subclass: "UPDATE routed_savings SET rate = 1",
+    through_the_base: "UPDATE routed_account SET v = 1 WHERE id = 9",
+    versioned: "UPDATE routed_versioned SET v = 70, version = 2",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("manager", ["asyncpg"], indirect=True)
+@pytest.mark.parametrize("work", CONFLICTS, ids=lambda work: work.__name__)
+async def test_what_was_computed_from_the_past_is_a_conflict(
+    lasting: async_sessionmaker[AsyncSession], pg_cluster: LocalCluster, work: Any
+) -> None:
+    async with past(pg_cluster, CONFLICTS[work]):
+        with pytest.raises(StaleReadError):
+            async with lasting() as session:
+                await work(session)
+                await session.commit()
+    await replayed(pg_cluster)
+    async with lasting() as session:  # no difference, no conflict
+        await work(session)
+        await session.commit()
+
+
+async def test_a_row_that_is_gone_is_a_conflict(
+    maker: async_sessionmaker[AsyncSession], pg_cluster: LocalCluster
+) -> None:
+    async with past(pg_cluster, "DELETE FROM routed_account WHERE id = 1"):
+        with pytest.raises(StaleReadError, match=r"Account\(1\) .* no such row"):
+            async with maker.begin() as session:
+                await v_of(session)
+
+
+async def computed_by_the_master(session: AsyncSession) -> None:
+    account = await session.get_one(Account, 1, options=[load_only(Account.v)])
+    account.v = Account.v - 10
+
+
+async def set_unseen(session: AsyncSession) -> None:
+    account = await session.get_one(Account, 1, options=[load_only(Account.kind)])
+    account.v = 60
+
+
+async def set_unseen_after_it_expired(session: AsyncSession) -> None:
+    account = await session.get_one(Account, 1)
+    await session.rollback()
+    account.v = 60
+
+
+async def locked(session: AsyncSession) -> None:
+    account = await session.get_one(Account, 1)
+    await session.refresh(account, with_for_update=True)
+    account.v -= 10
+
+
+async def locked_at_once(session: AsyncSession) -> None:
+    account = await session.get_one(Account, 1, with_for_update=True)
+    account.v -= 10
+
+
+async def read_after_a_write(session: AsyncSession) -> None:
+    account = await session.get_one(Account, 1)
+    await session.execute(update(Account).where(Account.id == 3).values(note="moved"))
+    account.v = await account.awaitable_attrs.v - 10
+
+
+async def read_in_a_transaction_after_a_commit(session: AsyncSession) -> None:
+    async with session.begin():
+        session.add(Account(id=7))
+        await session.flush()
+        account = await session.get_one(Account, 1)
+    account.v -= 10
+
+
+async def clean_and_deferred(session: AsyncSession) -> None:
+    account = await session.get_one(Account, 1, options=[load_only(Account.note)])
+    account.note = "what is not loaded may differ"
+    await session.flush()
+    account = await session.get_one(Account, 1)
+    account.v = await account.awaitable_attrs.v - 10
+
+
+@pytest.mark.parametrize("manager", ["psycopg"], indirect=True)
+@pytest.mark.parametrize(
+    "work",
+    [
+        computed_by_the_master,
+        set_unseen,
+        set_unseen_after_it_expired,
+        locked,
+        locked_at_once,
+        read_after_a_write,
+        read_in_a_transaction_after_a_commit,
+        clean_and_deferred,
+    ],
+    ids=lambda work: work.__name__,
+)
+async def test_what_the_master_has_shown_or_nobody_is_no_conflict(
+    lasting: async_sessionmaker[AsyncSession], pg_cluster: LocalCluster, work: Any
+) -> None:
+    async with past(pg_cluster, SEVENTY_IN_ALL):
+        async with lasting() as session:
+            await work(session)
+            await session.commit()
+        assert await pg_cluster.master.sql(V) == "60"
+
+
+async def test_what_is_clean_is_read_anew_on_the_master(
+    lasting: async_sessionmaker[AsyncSession], pg_cluster: LocalCluster
+) -> None:
+    changed = "UPDATE routed_account SET v = 70, owner_id = nullif(owner_id, id - 1)"
+    async with past(pg_cluster, changed), lasting() as session:
+        owner = await session.get_one(Owner, 1, options=[selectinload(Owner.accounts)])
+        account, other, _ = owner.accounts
+        assert account.v == 100
+        owner.name = "grace"
+        await session.flush()
+        # Neither what was written nor what is the same for sure is loaded once more.
+        assert (owner.name, account.id, other.id) == ("grace", 1, 2)
+        assert await account.awaitable_attrs.v == 70
+        assert [each.id for each in await owner.awaitable_attrs.accounts] == [1, 3]
+        await session.rollback()
+    async with past(pg_cluster, "UPDATE routed_account SET v = 30"), lasting() as session:
+        accounts = (await session.scalars(select(Account).order_by(Account.id))).all()
+        assert accounts[1].v != 30
+        session.add(Account(id=20, owner_id=accounts[0].id))
+        await session.flush()
+        assert await accounts[1].awaitable_attrs.v == 30
+
+
+async def test_nothing_that_was_changed_is_lost_when_the_rest_expires(
+    lasting: async_sessionmaker[AsyncSession], pg_cluster: LocalCluster
+) -> None:
+    async with lasting() as session:
+        owner = await session.get_one(Owner, 1, options=[selectinload(Owner.accounts)])
+        one, two, three = owner.accounts
+        with session.no_autoflush:
+            one.v, two.data["v"] = 1, 2
+            owner.accounts.remove(three)
+            owner.accounts.append(Account(id=21, v=21))
+            await session.execute(text("SELECT 1"))  # which moves it
+        await session.commit()
+        await replayed(pg_cluster)
+        session.expire_all()
+        accounts = (await session.scalars(select(Account).order_by(Account.id))).all()
+        assert [each.v for each in accounts] == [1, 100, 100, 100, 21]
+    found = "SELECT data->>'v' FROM routed_account WHERE id = 2"
+    assert await pg_cluster.master.sql(found) == "2"
+    found = "SELECT string_agg(id::text, ' ' ORDER BY id) FROM routed_account WHERE owner_id = 1"
+    assert await pg_cluster.master.sql(found) == "1 2 21"
+
+
+async def test_a_conflict_stays_one_until_the_rollback(
+    maker: async_sessionmaker[AsyncSession], pg_cluster: LocalCluster, manager: PoolManager
+) -> None:
+    async with past(pg_cluster, SEVENTY), maker() as session:
+        account = await v_of(session)
+        for _ in range(2):
+            with pytest.raises(StaleReadError):
+                await session.flush()
+        assert leased(manager) == ["MASTER"]
+        with pytest.raises(StaleReadError):
+            await session.commit()
+        await session.rollback()
+        assert leased(manager) == []
+        account = await session.get_one(Account, 1, with_for_update=True, populate_existing=True)
+        account.v -= 10
+        await session.commit()
+        assert await pg_cluster.master.sql(V) == "60"
+
+
+async def test_what_conflicts_keeps_its_lock_until_the_end(
+    maker: async_sessionmaker[AsyncSession], pg_cluster: LocalCluster
+) -> None:
+    async with maker() as session:
+        await v_of(session)
+        await session.flush()
+        with pytest.raises(Exception, match="could not obtain lock"):
+            await pg_cluster.master.sql(f"{V} FOR UPDATE NOWAIT")
+        await session.commit()
+    assert await pg_cluster.master.sql(V) == "90"
+
+
+MOVES: dict[str, Any] = {
+    "text": lambda s: s.execute(text("SELECT 1")),
+    "update": lambda s: s.execute(update(Account).where(Account.id == 3).values(v=2)),
+    "delete": lambda s: s.execute(delete(Account).where(Account.id == 3)),
+    "insert": lambda s: s.execute(insert(Owner), [{"id": 5, "name": "x"}, {"id": 6, "name": "y"}]),
+    "core": lambda s: s.execute(insert(OWNER).values(id=5, name="x")),
+    "locking": lambda s: s.execute(select(Account).with_for_update()),
+    "function": lambda s: s.execute(select(func.pg_advisory_xact_lock(1))),
+    "connection": lambda s: s.connection(),
+    "savepoint": lambda s: (s.begin_nested(), s.get(Account, 1)),
+    "bulk": lambda s: s.run_sync(lambda sync: sync.bulk_insert_mappings(Owner, [])),
+}
+"""What a session does on the master."""
+
+
+@pytest.mark.parametrize("manager", ["psycopg"], indirect=True)
+@pytest.mark.parametrize("moves", MOVES.values(), ids=MOVES)
+async def test_whatever_may_not_be_a_read_is_the_masters(
+    maker: async_sessionmaker[AsyncSession], manager: PoolManager, moves: Any
+) -> None:
+    for reads_first in (False, True):
+        async with maker() as session:
+            if reads_first:
+                await session.scalar(select(Account.id))
+                assert leased(manager) == ["REPLICA"]
+            done = moves(session)
+            for each in done if isinstance(done, tuple) else [done]:
+                await each
+            assert leased(manager) == ["MASTER"]
+            await session.scalar(select(Account.id))
+            assert leased(manager) == ["MASTER"]
+
+
+async def test_a_statement_says_itself_where_it_is_to_run(
+    maker: async_sessionmaker[AsyncSession], manager: PoolManager
+) -> None:
+    recovers = text("SELECT pg_is_in_recovery()")
+    async with maker() as session:
+        here = recovers.execution_options(hasql_route="replica")
+        assert await session.scalar(here) is True
+        assert await session.scalar(recovers, execution_options={"hasql_route": "replica"}) is True
+        query = select(Account).execution_options(hasql_route="master")
+        await session.scalars(query)
+        assert leased(manager) == ["MASTER"]
+        assert await session.scalar(here) is False  # the transaction is the master's by now
+        await session.rollback()
+        await session.get(Account, 1, execution_options={"hasql_route": "master"})
+        assert leased(manager) == ["MASTER"]
+        with pytest.raises(ConfigurationError, match="hasql_route must be"):
+            await session.scalar(recovers, execution_options={"hasql_route": "standby"})
+    named = async_sessionmaker(manager, route="auto", read_functions=["pg_is_in_recovery"])
+    async with named() as session:
+        assert await session.scalar(select(func.pg_is_in_recovery())) is True
+    async with maker() as session:
+        assert await session.scalar(select(func.pg_is_in_recovery())) is False
+
+
+async def test_read_only_decides_where_it_is_given(
+    maker: async_sessionmaker[AsyncSession], manager: PoolManager
+) -> None:
+    for begin in (maker, maker.begin):
+        async with begin(read_only=False) as session:
+            await session.scalar(select(Account.id))
+            assert leased(manager) == ["MASTER"]
+        async with begin(True) as session:
+            assert await session.scalar(text("SELECT pg_is_in_recovery()"))
+            assert leased(manager) == ["REPLICA"]
+        async with begin() as session:
+            assert leased(manager) == []
+    with pytest.raises(DBAPIError, match="read-only"):
+        async with maker.begin(read_only=True) as session:
+            session.add(Owner(id=7, name="never"))
+
+
+@pytest.mark.parametrize("level", ["SERIALIZABLE", "REPEATABLE READ", "AUTOCOMMIT"])
+async def test_other_isolation_levels_start_on_the_master(
+    pg_cluster: LocalCluster, manager: PoolManager, level: str
+) -> None:
+    async with async_sessionmaker(manager, route="auto")() as session:
+        _ = await session.connection(execution_options={"isolation_level": level})
+        await session.scalar(select(1))
+        assert leased(manager) == ["MASTER"]
+    kwargs: dict[str, Any]
+    for kwargs in ({"isolation_level": level}, {"execution_options": {"isolation_level": level}}):
+        async with PoolManager(pg_cluster.dsn, pool_factory_kwargs=kwargs) as other:
+            await other.ready(1, 2)
+            async with async_sessionmaker(other, route="auto")() as session:
+                await session.scalar(select(1))
+                assert leased(other) == ["MASTER"]
+    if level == "REPEATABLE READ":  # of the others one is no default, and no standby takes one
+        settings = {"server_settings": {"default_transaction_isolation": level.lower()}}
+        async with PoolManager(
+            pg_cluster.dsn, pool_factory_kwargs={"connect_args": settings}
+        ) as other:
+            await other.ready(1, 2)
+            async with async_sessionmaker(other, route="auto")() as session:
+                await session.scalar(select(1))
+                assert leased(other) == ["MASTER"]
+
+
+async def test_where_there_is_no_replica_it_reads_from_the_master(
+    pg_cluster: LocalCluster,
+) -> None:
+    async with PoolManager(pg_cluster.master.dsn) as manager:
+        await manager.ready(1, 0)
+        maker = async_sessionmaker(manager, route="auto")
+        async with maker() as session:
+            await session.scalar(select(1))
+            assert leased(manager) == ["MASTER"]
+        with pytest.raises(NotAvailableError):
+            async with maker(fallback_master=False, timeout=0.05) as session:
+                await session.scalar(select(1))
+        assert leased(manager) == []
+
+
+async def test_a_read_that_was_the_masters_all_the_same_moves_like_any_other(
+    maker: async_sessionmaker[AsyncSession], manager: PoolManager, pg_cluster: LocalCluster
+) -> None:
+    for _ in range(2):
+        async with maker(master_as_replica_weight=1.0) as session:
+            account = await v_of(session)
+            assert leased(manager) == ["MASTER"]
+            await session.flush()
+            async with session.begin_nested():
+                account.note = "moved"
+            assert leased(manager) == ["MASTER"]
+            await session.commit()
+            assert leased(manager) == []
+            await session.refresh(account)
+            await session.rollback()
+    assert await pg_cluster.master.sql(V) == "80"
+
+
+async def test_a_session_has_one_lease_at_a_time(
+    maker: async_sessionmaker[AsyncSession], manager: PoolManager
+) -> None:
+    most = 0
+
+    def look(*_: object) -> None:
+        nonlocal most
+        most = max(most, len(leased(manager)))
+
+    async with maker() as session:
+        event.listen(session.sync_session, "after_begin", look)
+        for engine in manager.pools:
+            event.listen(engine.sync_engine, "checkout", look)
+            event.listen(engine.sync_engine, "checkin", look)
+        await v_of(session)
+        async with session.begin_nested():
+            await v_of(session, 2)
+        await session.commit()
+        assert most == 1
+
+
+async def test_savepoints_are_the_masters(
+    maker: async_sessionmaker[AsyncSession], pg_cluster: LocalCluster
+) -> None:
+    async with maker() as session:
+        account = await session.get_one(Account, 1)
+        with pytest.raises(KeyError):
+            async with session.begin_nested():
+                account.v = 1
+                raise KeyError
+        async with session.begin_nested():
+            (await session.get_one(Account, 2)).v = 2
+        await session.commit()
+    found = "SELECT string_agg(v::text, ' ' ORDER BY id) FROM routed_account WHERE id < 3"
+    assert await pg_cluster.master.sql(found) == "100 2"
+
+
+async def test_ways_to_end_a_transaction_give_the_lease_back(
+    maker: async_sessionmaker[AsyncSession], manager: PoolManager
+) -> None:
+    async with maker() as session:
+        for writes in (False, True):
+            for end in ("commit", "rollback", "close", "invalidate", "reset"):
+                await session.get_one(Account, 1)
+                if writes:
+                    await v_of(session, 2)
+                    await session.flush()
+                assert leased(manager) == ["MASTER" if writes else "REPLICA"]
+                await getattr(session, end)()
+                assert leased(manager) == []
+        async with session.begin():
+            await session.get_one(Account, 1)
+        assert leased(manager) == []
+        await session.get_one(Account, 1)
+        await session.close()
+    with pytest.raises(InvalidRequestError, match="block of this session has ended"):
+        await session.scalar(select(1))
+    assert leased(manager) == []
+
+
+async def test_a_connection_that_is_closed_within_a_transaction_is_not_replaced(
+    maker: async_sessionmaker[AsyncSession], manager: PoolManager
+) -> None:
+    async with maker() as session:
+        await (await session.connection()).close()
+        for _ in range(2):
+            with pytest.raises(InvalidRequestError, match="closed"):
+                await session.scalar(select(Account.id))
+        await session.close()
+        assert leased(manager) == []
+        assert await session.scalar(select(Account.v).where(Account.id == 1)) == 100
+
+
+@pytest.mark.parametrize("writes", [False, True])
+async def test_a_lost_connection_ends_the_transaction_and_not_the_session(
+    maker: async_sessionmaker[AsyncSession], pg_cluster: LocalCluster, writes: bool
+) -> None:
+    pid = text("SELECT pg_backend_pid()").execution_options(hasql_route="replica")
+    port = text("SELECT inet_server_port()").execution_options(hasql_route="replica")
+    async with maker(timeout=10) as session:
+        if writes:
+            session.add(Owner(id=8, name="lost"))
+            await session.flush()
+        lost, where = await session.scalar(pid), await session.scalar(port)
+        server = next(each for each in pg_cluster.nodes if each.port == where)
+        await server.sql(f"SELECT pg_terminate_backend({lost}, 5000)")
+        for _ in range(2):
+            with pytest.raises((DBAPIError, PendingRollbackError)):
+                await session.scalar(select(Account.id))
+        await session.rollback()
+        await v_of(session)
+        await session.commit()
+    assert await pg_cluster.master.sql("SELECT count(*) FROM routed_owner WHERE id = 8") == "0"
+    assert await pg_cluster.master.sql(V) == "90"
+
+
+async def test_a_master_that_is_not_to_be_had_is_an_error_and_no_way_back(
+    maker: async_sessionmaker[AsyncSession], manager: PoolManager
+) -> None:
+    async with manager.acquire_master(), maker(timeout=0.1) as session:
+        await session.scalar(select(Account.id))
+        for _ in range(2):
+            with pytest.raises(NotAvailableError):
+                await session.execute(text("SELECT 1"))
+        with pytest.raises(NotAvailableError):  # its transaction is the master's now
+            await session.scalar(select(Account.id))
+        assert leased(manager) == ["MASTER"]  # the other one
+        await session.rollback()
+        await session.scalar(select(Account.id))
+        assert sorted(leased(manager)) == ["MASTER", "REPLICA"]
+    assert leased(manager) == []
+
+
+async def test_whoever_is_cancelled_gives_everything_back(
+    maker: async_sessionmaker[AsyncSession], manager: PoolManager
+) -> None:
+    async def work() -> None:
+        async with maker.begin(timeout=10) as session:
+            await v_of(session)
+            await session.flush()
+            await v_of(session, 2)
+
+    steps, times = 0, 0
+    while True:  # cancel it at many of its pauses
+        task = asyncio.ensure_future(work())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if task.done():
+            break
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        steps, times = steps + 1 + steps // 10, times + 1
+        async with asyncio.timeout(1):
+            while leased(manager):  # another task may still give it back
+                await asyncio.sleep(0)
+    await task
+    assert times > 10
+    async with maker(timeout=5) as session:
+        assert await session.scalar(select(1)) == 1
+
+
+async def test_what_is_fixed_is_refused(manager: PoolManager) -> None:
+    class Decides(Session):
+        def get_bind(self, *args: Any, **kwargs: Any) -> Any:
+            return super().get_bind(*args, **kwargs)
+
+    given: dict[str, Any]
+    for given, why in (
+        ({"route": "automatic"}, 'route must be "explicit" or "auto"'),
+        ({"route": "auto", "twophase": True}, "drop 'twophase'"),
+        ({"route": "auto", "bind": None}, "drop 'bind'"),
+        ({"route": "auto", "sync_session_class": Decides}, "Decides has a get_bind of its own"),
+        ({"read_functions": ["lower"]}, 'read_functions are for route="auto"'),
+        ({"route": "auto", "read_functions": [""]}, "a function's name is empty"),
+    ):
+        with pytest.raises(ConfigurationError, match=why):
+            async_sessionmaker(manager, **given)
+    for functions in ("lower", [1]):
+        with pytest.raises(TypeError, match="read_functions must be"):
+            async_sessionmaker(manager, route="auto", read_functions=functions)  # type: ignore[call-overload]
+    maker = async_sessionmaker(manager, route="auto")
+    with pytest.raises(ConfigurationError, match="drop 'twophase'"):
+        maker(twophase=True)
+
+
+async def test_the_class_and_the_options_are_the_users(manager: PoolManager) -> None:
+    class Beneath(Session):
+        pass
+
+    class Own(AsyncSession):
+        sync_session_class = Beneath
+
+    seen = []
+    event.listen(Beneath, "do_orm_execute", lambda state: seen.append(state.is_select))
+    maker = async_sessionmaker(manager, class_=Own, route="auto", info={"of": "all"})
+    async with maker(autoflush=False) as session:
+        assert type(session) is Own
+        assert isinstance(session.sync_session, Beneath)
+        assert type(session.sync_session).__name__ == "Beneath"
+        assert (session.info, session.sync_session.autoflush) == ({"of": "all"}, False)
+        await session.scalar(select(1))
+        assert seen == [True]
+    async with maker(read_only=False) as session:
+        assert type(session.sync_session) is Beneath

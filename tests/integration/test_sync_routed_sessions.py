@@ -1,0 +1,278 @@
+"""Sessions of threads that route themselves: what is particular to them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import ForeignKey, func, select, text, update
+from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    joinedload,
+    mapped_column,
+    relationship,
+    selectinload,
+)
+
+from hasql.errors import ConfigurationError, StaleReadError
+from hasql.sync.sqlalchemy import PoolManager, sessionmaker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hasql.testing import LocalCluster
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Shop(Base):
+    __tablename__ = "sync_routed_shop"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    stock: Mapped[list[Stock]] = relationship(back_populates="shop", cascade="all, delete-orphan")
+
+
+class Stock(Base):
+    __tablename__ = "sync_routed_stock"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    left: Mapped[int]
+    shop_id: Mapped[int] = mapped_column(ForeignKey("sync_routed_shop.id"))
+    shop: Mapped[Shop] = relationship(back_populates="stock")
+
+
+@pytest.fixture(params=["psycopg", "psycopg2"])
+def manager(pg_cluster: LocalCluster, request: pytest.FixtureRequest) -> Iterator[PoolManager]:
+    dsn = pg_cluster.dsn.replace("postgresql://", f"postgresql+{request.param}://", 1)
+    kwargs = {"pool_size": 1, "max_overflow": 0}
+    with PoolManager(dsn, refresh_delay=0.2, pool_factory_kwargs=kwargs) as manager:
+        manager.ready(1, 2)
+        with manager.acquire_master() as connection:
+            Base.metadata.create_all(connection)
+            connection.execute(text(f"TRUNCATE {', '.join(Base.metadata.tables)}"))
+            with Session(connection) as session:
+                session.add(Shop(id=1, name="x", stock=[Stock(id=i, left=100) for i in (1, 2, 3)]))
+                session.commit()
+            connection.commit()
+        asyncio.run(replayed(pg_cluster))
+        yield manager
+        assert leased(manager) == []
+
+
+async def replayed(cluster: LocalCluster) -> None:
+    lsn = await cluster.master.sql("SELECT pg_current_wal_lsn()")
+    for replica in cluster.replicas:
+        while await replica.sql(f"SELECT pg_last_wal_replay_lsn() >= '{lsn}'") != "t":
+            await asyncio.sleep(0.01)
+
+
+@contextmanager
+def past(cluster: LocalCluster, sql: str) -> Iterator[None]:
+    """Change something on the master that the replicas do not show."""
+
+    async def pause() -> None:
+        for replica in cluster.replicas:
+            await replica.sql("SELECT pg_wal_replay_pause()")
+            while await replica.sql("SELECT pg_get_wal_replay_pause_state()") != "paused":
+                await asyncio.sleep(0.01)
+        await cluster.master.sql(sql)
+
+    async def resume() -> None:
+        for replica in cluster.replicas:
+            await replica.sql("SELECT pg_wal_replay_resume()")
+
+    try:
+        asyncio.run(pause())
+        yield
+    finally:
+        asyncio.run(resume())
+
+
+def leased(manager: PoolManager) -> list[str]:
+    nodes = manager.metrics().nodes
+    return [node.role.name for node in nodes for _ in range(node.in_flight)]
+
+
+def left(cluster: LocalCluster, number: int = 1) -> str:
+    found = asyncio.run(cluster.master.sql(LEFT))
+    return found.split()[number - 1]
+
+
+LEFT = """SELECT string_agg("left"::text, ' ' ORDER BY id) FROM sync_routed_stock"""
+SEVENTY = 'UPDATE sync_routed_stock SET "left" = 70 WHERE id = 1'
+
+
+@pytest.fixture
+def maker(manager: PoolManager) -> sessionmaker[Session]:
+    return sessionmaker(manager, route="auto")
+
+
+def test_it_reads_from_a_replica_until_it_writes(
+    maker: sessionmaker[Session], manager: PoolManager, pg_cluster: LocalCluster
+) -> None:
+    with maker() as session:
+        assert isinstance(session, Session)
+        assert leased(manager) == []
+        stock = session.get_one(Stock, 1)
+        assert stock.shop.name == "x"  # loaded from there, too
+        assert leased(manager) == ["REPLICA"]
+        assert "FROM sync_routed_stock" in str(session.query(Stock))
+        assert session.query(Stock).count() == 3
+        assert leased(manager) == ["REPLICA"]
+        stock.left -= 10
+        assert session.query(func.sum(Stock.left)).scalar() == 290
+        assert leased(manager) == ["MASTER"]
+        session.commit()
+        assert leased(manager) == []
+        asyncio.run(replayed(pg_cluster))
+        assert stock.left == 90
+        assert leased(manager) == ["REPLICA"]
+    assert leased(manager) == []
+    assert left(pg_cluster) == "90"
+    with pytest.raises(InvalidRequestError, match="block of this session has ended"):
+        session.scalar(select(1))
+
+
+def test_an_update_computed_from_the_past_is_not_lost(
+    maker: sessionmaker[Session], pg_cluster: LocalCluster
+) -> None:
+    def take() -> None:
+        with maker.begin() as session:
+            stock = session.get_one(Stock, 1)
+            assert stock.left == 100
+            stock.left -= 10
+
+    with past(pg_cluster, SEVENTY):
+        with pytest.raises(StaleReadError, match=r"Stock\(1\) .* other values of left:"):
+            take()
+        assert left(pg_cluster) == "70"
+
+
+def test_objects_made_of_a_replicas_rows_after_the_move_are_compared_too(
+    maker: sessionmaker[Session], pg_cluster: LocalCluster
+) -> None:
+    def take() -> None:
+        with maker.begin() as session:
+            rows = session.scalars(select(Stock).order_by(Stock.id))
+            session.execute(update(Stock).where(Stock.id == 3).values(left=3))
+            stock = rows.first()
+            assert stock is not None
+            stock.left -= 10
+
+    with past(pg_cluster, SEVENTY):
+        with pytest.raises(StaleReadError):
+            take()
+        assert (left(pg_cluster), left(pg_cluster, 3)) == ("70", "100")
+    asyncio.run(replayed(pg_cluster))
+    with maker.begin() as session:
+        for stock in session.scalars(select(Stock).order_by(Stock.id)):
+            stock.left += 1
+            session.flush()
+    assert (left(pg_cluster), left(pg_cluster, 3)) == ("71", "101")
+
+
+def test_an_orphan_is_compared_before_it_is_deleted(
+    maker: sessionmaker[Session], pg_cluster: LocalCluster
+) -> None:
+    def sell_out() -> None:
+        with maker.begin() as session:
+            shop = session.get_one(Shop, 1, options=[selectinload(Shop.stock)])
+            shop.stock[:] = [each for each in shop.stock if each.left < 100]
+
+    with past(pg_cluster, SEVENTY):
+        with pytest.raises(StaleReadError):
+            sell_out()
+        assert left(pg_cluster) == "70"
+    asyncio.run(replayed(pg_cluster))
+    sell_out()
+    assert asyncio.run(pg_cluster.master.sql("SELECT count(*) FROM sync_routed_stock")) == "1"
+
+
+def test_a_cascade_of_deletes_is_compared(
+    maker: sessionmaker[Session], pg_cluster: LocalCluster
+) -> None:
+    def close() -> None:
+        with maker.begin() as session:
+            query = select(Shop).options(joinedload(Shop.stock))
+            session.delete(session.scalars(query).unique().one())
+
+    with past(pg_cluster, SEVENTY), pytest.raises(StaleReadError, match="Stock"):
+        close()
+    asyncio.run(replayed(pg_cluster))
+    close()
+
+
+def test_ways_to_end_a_transaction_give_the_lease_back(
+    maker: sessionmaker[Session], manager: PoolManager
+) -> None:
+    with maker() as session:
+        for writes in (False, True):
+            for end in ("commit", "rollback", "close", "invalidate", "reset"):
+                stock = session.get_one(Stock, 1)
+                if writes:
+                    stock.left += 1
+                    session.flush()
+                assert leased(manager) == ["MASTER" if writes else "REPLICA"]
+                getattr(session, end)()
+                assert leased(manager) == []
+        with session.begin():
+            session.get_one(Stock, 1)
+        assert leased(manager) == []
+        with session.begin(), session.begin_nested():
+            session.get_one(Stock, 1)
+            assert leased(manager) == ["MASTER"]
+
+
+def test_what_fails_in_a_flush_gives_everything_back(
+    maker: sessionmaker[Session], manager: PoolManager, pg_cluster: LocalCluster
+) -> None:
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), maker() as session:
+            session.get_one(Stock, 1).left = 1
+            session.flush()
+            raise ZeroDivisionError
+        assert leased(manager) == []
+        with pytest.raises(Exception, match="null value"), maker.begin() as session:
+            session.get_one(Stock, 1).left = 1
+            session.add(Stock(id=8))
+        assert leased(manager) == []
+    assert left(pg_cluster) == "100"
+
+
+def test_each_thread_has_its_own_way(
+    maker: sessionmaker[Session], manager: PoolManager, pg_cluster: LocalCluster
+) -> None:
+    def add(number: int) -> None:
+        for _ in range(10):
+            with maker.begin(timeout=30) as session:
+                stock = session.get_one(Stock, number, with_for_update=True)
+                stock.left += 1
+
+    threads = [Thread(target=add, args=(1 + n % 2,), name=uuid4().hex) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (left(pg_cluster), left(pg_cluster, 2)) == ("120", "120")
+    assert leased(manager) == []
+
+
+def test_what_cannot_work_is_refused(manager: PoolManager) -> None:
+    class Decides(Session):
+        def get_bind(self, *args: Any, **kwargs: Any) -> Any:
+            return super().get_bind(*args, **kwargs)
+
+    with pytest.raises(ConfigurationError, match="Decides has a get_bind of its own"):
+        sessionmaker(manager, class_=Decides, route="auto")
+    with pytest.raises(ConfigurationError, match="drop 'twophase'"):
+        sessionmaker(manager, route="auto", twophase=True)
+    with sessionmaker(manager, class_=Decides)() as session:
+        assert type(session) is Decides
