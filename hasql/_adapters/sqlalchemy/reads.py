@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import CompoundSelect, Select, TextClause
+from sqlalchemy import BindParameter, Column, CompoundSelect, Select, Table, TextClause
 from sqlalchemy.orm import FromStatement
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.elements import ColumnClause, OperatorExpression, UnaryExpression
@@ -26,10 +27,26 @@ __all__ = ("ProvableReads",)
 _STATEMENTS = (Select, CompoundSelect, FromStatement)
 #: Whatever holds one of these is no read, or nobody can tell.
 _OTHERS = (TextClause, UpdateBase, ForUpdateArg, next_value)
+_DEPENDING = (ColumnClause, OperatorExpression, UnaryExpression)
+#: Of these SQLAlchemy would look for parts in vain, which takes it a while.
+_LEAVES = (BindParameter, Column, Table)
 #: An operator of PostgreSQL's, and none that somebody has written SQL into.
 _OPERATOR = re.compile(r"[-+*/<>=~!@#%^&|`?]+|(?:NOT )?I?LIKE|(?:NOT )?SIMILAR TO", re.IGNORECASE)
 #: Text that is a value, as SQLAlchemy itself writes ``select(1)`` and ``count(*)``.
 _CONSTANT = re.compile(r"\*|[0-9.]+|'[^'\\]*'|NULL|TRUE|FALSE", re.IGNORECASE)
+
+
+class _Verdict(Enum):
+    """What is known of all elements of a class."""
+
+    #: It reads, and has no parts.
+    LEAF = auto()
+    #: It reads, if its parts do.
+    READ = auto()
+    #: Each has to be looked at.
+    DEPENDS = auto()
+    #: It is no read, or nobody can tell.
+    OTHER = auto()
 
 
 class ProvableReads:
@@ -50,8 +67,8 @@ class ProvableReads:
             msg = f"read_functions must be a sequence of names, not the str {functions!r}"
             raise TypeError(msg)
         self._functions = frozenset(map(_checked, functions))
-        #: What was found for a class of elements, where that says enough.
-        self._classes: dict[type[Any], bool | None] = {}
+        #: What was found for each class of elements.
+        self._verdicts: dict[type[Any], _Verdict] = {}
         self._mappers: WeakKeyDictionary[Mapper[Any], bool] = WeakKeyDictionary()
 
     def is_read(self, statement: Any, mappers: Iterable[Mapper[Any]]) -> bool:
@@ -66,20 +83,21 @@ class ProvableReads:
         return all(map(self._is_plain, mappers))
 
     def _only_reads(self, root: Any) -> bool:
-        classes = self._classes
+        verdicts = self._verdicts
         stack = [root]
         while stack:
             element = stack.pop()
             kind = type(element)
-            verdict = classes.get(kind)
+            verdict = verdicts.get(kind)
             if verdict is None:
-                if kind not in classes:
-                    verdict = classes[kind] = _of_class(kind)
-                if verdict is None:
-                    verdict = self._of_element(element)
-            if not verdict:
+                verdict = verdicts[kind] = _of_class(kind)
+            if verdict is _Verdict.LEAF:
+                continue
+            if verdict is _Verdict.OTHER or (
+                verdict is _Verdict.DEPENDS and not self._of_element(element)
+            ):
                 return False
-            stack.extend(element.get_children())
+            stack += element.get_children()
         return True
 
     def _of_element(self, element: Any) -> bool:
@@ -124,16 +142,18 @@ def _checked(name: object) -> str:
     return name.lower()
 
 
-def _of_class(kind: type[Any]) -> bool | None:
-    """Say it of all elements of a class; None: each has to be looked at."""
+def _of_class(kind: type[Any]) -> _Verdict:
     if issubclass(kind, _OTHERS):
-        return False
+        return _Verdict.OTHER
+    is_function = issubclass(kind, FunctionElement)
     if not kind.__module__.startswith("sqlalchemy."):
         # Nobody knows what an application's own element compiles to. Its functions have names.
-        return None if issubclass(kind, FunctionElement) else False
-    if issubclass(kind, FunctionElement):
-        return True if issubclass(kind, GenericFunction) else None
-    return None if issubclass(kind, (ColumnClause, OperatorExpression, UnaryExpression)) else True
+        return _Verdict.DEPENDS if is_function else _Verdict.OTHER
+    if is_function:
+        return _Verdict.READ if issubclass(kind, GenericFunction) else _Verdict.DEPENDS
+    if issubclass(kind, _LEAVES):
+        return _Verdict.LEAF
+    return _Verdict.DEPENDS if issubclass(kind, _DEPENDING) else _Verdict.READ
 
 
 def _reachable(mapper: Mapper[Any]) -> set[Mapper[Any]]:
