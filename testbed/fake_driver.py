@@ -219,6 +219,9 @@ class FakeConnection(HolderNotes):
         #: That of the last unit of work.
         self.transaction: Any = None
         self.resets = 0
+        #: Whether it was made read-only, and all that was set on it.
+        self.read_only = False
+        self.settings: list[str] = []
         self._flag = not server.master
         self._gone = asyncio.Event()
         server.connections.append(self)
@@ -236,11 +239,20 @@ class FakeConnection(HolderNotes):
         if self.server.silent_after_login:
             await self._gone.wait()
         await self.run()
+        if "set_config" in sql:
+            return self.set(sql)
         names = sql.partition("system_identifier")[1:], sql.partition("postmaster_start")[1:]
         self.server.questions += 1
         wanted = [re.search(r"=\) (\d+)", rest) for name, rest in names if name]
         identity = {self.server.system_id, self.server.started_at}
         return int(self.server.master and all(x and int(x[1]) in identity for x in wanted))
+
+    def set(self, sql: str) -> int:
+        """Make settings; return the number of rows of the answer."""
+        self.settings.append(sql)
+        if guard := re.search(r"'default_transaction_read_only', ('on'|NULL)", sql):
+            self.read_only = guard[1] == "'on'"
+        return 1
 
     async def run(self) -> None:
         """Run a statement: succeed, hang, or fail because the connection is gone."""
@@ -361,6 +373,12 @@ class FakePool(ReusesObjects, AsyncPool["FakePool", FakeConnection]):
             self.lent.discard(connection)
             if not connection.closed:
                 self.free.append(connection)
+
+    async def roll_back(self, connection: FakeConnection) -> None:
+        await connection.run()
+
+    def is_read_only(self, connection: FakeConnection) -> bool:
+        return connection.read_only
 
     def in_hot_standby(self, connection: FakeConnection) -> bool | None:
         return connection.in_hot_standby

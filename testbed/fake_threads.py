@@ -143,6 +143,8 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
 
     def count_rows(self, connection: ThreadConnection, sql: str) -> int:
         connection.use()
+        if "set_config" in sql:
+            return connection.set(sql)
         names = sql.partition("system_identifier")[1:], sql.partition("postmaster_start")[1:]
         server = connection.server
         server.questions += 1
@@ -151,6 +153,11 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
         return int(server.master and all(x and int(x[1]) in identity for x in wanted))
 
     transaction = FakeThreadTransaction
+    def roll_back(self, connection: ThreadConnection) -> None:
+        connection.use()
+
+    def is_read_only(self, connection: ThreadConnection) -> bool:
+        return connection.read_only
 
     def in_hot_standby(self, connection: ThreadConnection) -> bool | None:
         return connection.in_hot_standby

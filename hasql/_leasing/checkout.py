@@ -9,6 +9,7 @@ from hasql._leasing.book import LeaseBook
 from hasql._leasing.checkout_rules import LONG_CONNECT, CheckoutRules
 from hasql._leasing.destination_check import answers, check_destination
 from hasql._leasing.lease import Lease
+from hasql._leasing.lease_settings import prepare_session
 from hasql._leasing.loop_binding import LoopBinding
 from hasql._leasing.options import LeasingOptions, ManagerCalls
 from hasql._leasing.returns import Returns
@@ -112,6 +113,8 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
         doubtful = node.as_master and (pool.destinations.doubtful or node.several)
         if doubtful and lease.fixed_node is None:
             await check_destination(node, pool, connection)
+        if lease.settings is not None or pool.destinations.lacking:
+            await prepare_session(lease, node, pool, connection)
         if lease.awaited:
             pool.hold(connection)
         lease.node = node

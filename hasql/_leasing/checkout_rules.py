@@ -6,6 +6,7 @@ from hasql._leasing.book import LeaseBook
 from hasql._leasing.destination_check import WrongServerError
 from hasql._leasing.layers import LeaseLayers
 from hasql._leasing.lease import Lease
+from hasql._leasing.lease_settings import PoolerRefusesError, is_to_be_guarded
 from hasql._leasing.lease_tracing import LeaseTracing
 from hasql._leasing.options import LeasingOptions, ManagerCalls
 from hasql._probing.schedule import Evidence
@@ -120,6 +121,8 @@ class CheckoutRules(Generic[PoolT, ConnT]):
                 node.failed(TimeoutError("connecting was not done by an acquire's deadline"))
             self._signal(node.host)
             raise self._not_available(lease) from None
+        if isinstance(error, PoolerRefusesError):
+            raise error  # another host would have to be one without a pooler
         if judged(self._driver, error) not in _ANOTHER_TIME or lease.fixed_node is not None:
             raise error
         elsewhere = isinstance(error, WrongServerError)
@@ -153,7 +156,11 @@ class CheckoutRules(Generic[PoolT, ConnT]):
                 self._returns.hold(node)
             self._signal(node.host, Evidence.FLAG)
             return False
-        return node.as_master and lease.request is not REPLICA
+        if not node.as_master or lease.request is REPLICA:
+            return False
+        # A replica that was promoted meanwhile: what was lent to read would write.
+        assert node.pool is not None  # noqa: S101  # as above
+        return not is_to_be_guarded(lease, node) or node.pool.is_read_only(connection)
 
     def _not_available(self, lease: Lease[PoolT, ConnT]) -> NotAvailableError:
         told = f"no connection to a {lease.request} within {lease.timeout:g} s"

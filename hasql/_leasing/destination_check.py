@@ -24,8 +24,10 @@ __all__ = (
     "WrongServerError",
     "answers",
     "answers_in_thread",
+    "ask",
     "check_destination",
     "check_destination_in_thread",
+    "discard",
 )
 
 #: Seconds in which a connection has to answer: the user has not got it yet, so that one which has
@@ -98,9 +100,10 @@ def _not_the_master(error: BaseException | None) -> WrongServerError:
     return WrongServerError("a connection to this name leads to a server that is not the master")
 
 
-async def _ask(
+async def ask(
     pool: AsyncPool[PoolT, ConnT], connection: ConnT, sql: str, seconds: float | None
 ) -> int:
+    """Run a query on a connection that is to be lent; return how many rows it has."""
     before = cancellations()
     async with asyncio.timeout(seconds):
         rows = await pool.count_rows(connection, sql)
@@ -122,15 +125,15 @@ async def answers(
         return True  # None: it has just ended, as it may whenever it is lent
     known.unsure.discard(key)
     try:
-        await _ask(pool, connection, "SELECT 1", None if node.pooled else _ANSWER)
+        await ask(pool, connection, "SELECT 1", None if node.pooled else _ANSWER)
     except Exception as error:  # noqa: BLE001  # it is of no use, whatever it was
         extra = about("connection_lost", host=node.host)
         log.debug("%s: an idle connection had ended: %r", node.host, type(error), extra=extra)
-        await _discard(pool, connection)
+        await discard(pool, connection)
         known.doubt_all()
         return False
     except BaseException:
-        await _discard(pool, connection)
+        await discard(pool, connection)
         raise
     return True
 
@@ -147,19 +150,20 @@ async def check_destination(
     try:
         if (question := _question_for(node, pool, connection)) is None:
             return
-        rows = await _ask(pool, connection, question.sql, question.seconds)
+        rows = await ask(pool, connection, question.sql, question.seconds)
         if _is_right(question, rows, node, pool, connection):
             return
     except Exception as error:  # noqa: BLE001  # the connection is of no use, whatever it was
         failed = error
     except BaseException:
-        await _discard(pool, connection)
+        await discard(pool, connection)
         raise
-    await _discard(pool, connection)
+    await discard(pool, connection)
     raise _not_the_master(failed)
 
 
-async def _discard(pool: AsyncPool[PoolT, ConnT], connection: ConnT) -> None:
+async def discard(pool: AsyncPool[PoolT, ConnT], connection: ConnT) -> None:
+    """Break a connection that is not to be lent, and give it back."""
     pool.abort(connection)
     try:
         await pool.release(connection)

@@ -55,6 +55,14 @@ class Lease(Generic[PoolT, ConnT]):
     #: Whether its connection was broken for that. Its places in the driver's pool and with the
     #: router are free then; the application still gives it back, as it would any broken one.
     terminated = False
+    #: What it wants of the session; None: no more than the login gives.
+    settings: Any = None
+    #: Whether who takes it sets by `local_settings`, in a transaction, what the session lacks.
+    sets_locally = False
+    #: SQL for that; None: nothing is lacking.
+    local_settings: str | None = None
+    #: SQL that undoes what was set for it; None: nothing is to be undone.
+    undo: str | None = None
     #: Whether it is within the manager's layers: see `LeaseLayers`.
     layered = False
     #: Whether its connection was closed when it was to be given back.
@@ -92,6 +100,7 @@ class Lease(Generic[PoolT, ConnT]):
             self.expired,
         )
         other.node, other.connection = self.node, self.connection
+        other.undo, self.undo = self.undo, None
         self.node, self.connection, self.expired = None, None, False
         return other
 

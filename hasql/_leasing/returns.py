@@ -11,6 +11,7 @@ from hasql._leasing.cancelled_releases import CancelledReleases
 from hasql._leasing.hints import Hints
 from hasql._leasing.layers import LeaseLayers
 from hasql._leasing.lease import Lease
+from hasql._leasing.lease_settings import undo_settings
 from hasql._leasing.lease_tracing import LeaseTracing
 from hasql._leasing.loop_binding import LoopBinding
 from hasql._leasing.options import LeasingOptions, Signal
@@ -111,6 +112,7 @@ class Returns(ReturnRules[PoolT, ConnT]):
             if not lease.detached:
                 await self.give_back(lease, error)
 
+    # long: the hot path, each call less counts
     async def give_back(  # noqa: C901, PLR0912  # the hot path: each call less counts
         self,
         lease: Lease[PoolT, ConnT],
@@ -139,8 +141,14 @@ class Returns(ReturnRules[PoolT, ConnT]):
                 # Of a host that was out of routing or is: silent, fenced or gone. A reset would
                 # wait for it, and nothing that is still open there may be acknowledged.
                 pool.abort(connection)
-            releasing = pool.release(connection, **kwargs) if kwargs else pool.release(connection)
-            if pool.released is not None:
+            undoes = lease.undo is not None
+            if undoes:
+                releasing = self._undo_and_release(lease, pool, connection, kwargs)
+            elif kwargs:
+                releasing = pool.release(connection, **kwargs)
+            else:
+                releasing = pool.release(connection)
+            if pool.released is not None and not undoes:
                 await releasing
             else:
                 rest = begin_detachable(releasing, self._detach_release, lease)
@@ -174,6 +182,27 @@ class Returns(ReturnRules[PoolT, ConnT]):
         if released and not lease.detached and isinstance(failure, asyncio.CancelledError):
             self._cancelled.add(lease, released(lease.connection))
         return lease.detached
+
+    async def _undo_and_release(
+        self,
+        lease: Lease[PoolT, ConnT],
+        pool: AsyncPool[PoolT, ConnT],
+        connection: ConnT,
+        kwargs: dict[str, Any] | None,
+    ) -> None:
+        """Undo what was set for a lease, and release; what cannot be undone is not lent again."""
+        try:
+            if not pool.is_closed(connection):
+                await undo_settings(lease, pool, connection)
+        except Exception as failure:  # noqa: BLE001  # it is broken, whatever it was
+            if lease.node is not None:
+                self._note_broken(lease.node, failure)
+            pool.abort(connection)
+        except BaseException:
+            pool.abort(connection)
+            await pool.release(connection)
+            raise
+        await pool.release(connection, **(kwargs or {}))
 
     def _detach_release(self, rest: Detachable[None], lease: Lease[PoolT, ConnT]) -> bool:
         return self._cancelled.add(lease, rest.finish())

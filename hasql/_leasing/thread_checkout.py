@@ -11,6 +11,7 @@ from hasql._leasing.checkout_rules import LONG_CONNECT, CheckoutRules
 from hasql._leasing.destination_check import answers_in_thread, check_destination_in_thread
 from hasql._leasing.layers import LeaseLayers
 from hasql._leasing.lease import Lease
+from hasql._leasing.lease_settings import PoolerRefusesError, note_prepared, session_query
 from hasql._leasing.lease_tracing import LeaseTracing
 from hasql._leasing.options import InLoop, LeasingOptions, ManagerCalls
 from hasql._leasing.thread_returns import ThreadReturns
@@ -19,6 +20,7 @@ from hasql._routing.request import MASTER, Request
 from hasql._routing.router import Router
 from hasql.diagnostics import about, correlation_id
 from hasql.driver import ConnT, Driver, PoolT, ThreadPool
+from hasql.driver.deadline import OutOfTimeError
 from hasql.driver.patience import Patience
 from hasql.errors import UnknownConnectionError
 
@@ -105,10 +107,13 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 ):
                     aborting_after = partial(self._aborting_after, pool, connection)
                     check_destination_in_thread(node, pool, connection, patience, aborting_after)
+                if lease.settings is not None or pool.destinations.lacking:
+                    self._prepare(lease, node, pool, connection, patience)
                 fits = self._lend(lease, node, connection, began)
             except BaseException as error:  # noqa: BLE001  # sorted out there
                 if connection is not None:
-                    self._discard(lease, pool, connection)
+                    good = isinstance(error, PoolerRefusesError)  # nothing is wrong with it
+                    self._discard(lease, pool, connection, keeping=good)
                 with self._guard:
                     self._give_up(node, lease, error)
                 if (tracing := self._tracing) is not None:  # not under the guard: it may wait
@@ -121,6 +126,27 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 self.retries += 1
             if clock() >= deadline:
                 raise self._not_available(lease)
+
+    def _prepare(
+        self,
+        lease: Lease[PoolT, ConnT],
+        node: Node[PoolT, ConnT],
+        pool: ThreadPool[PoolT, ConnT],
+        connection: ConnT,
+        patience: Patience,
+    ) -> None:
+        """Set a connection as its lease wants it."""
+        query = session_query(lease, node, pool, connection)
+        if query is None:
+            return
+        try:
+            with self._aborting_after(pool, connection, patience.seconds):
+                pool.count_rows(connection, query)
+        except Exception:
+            if not patience.seconds:
+                raise OutOfTimeError from None
+            raise
+        note_prepared(lease, node, pool, connection)
 
     def _layered(self, lease: Lease[PoolT, ConnT], layers: LeaseLayers[PoolT, ConnT]) -> ConnT:
         try:
@@ -180,13 +206,19 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 self.forget(ended)
 
     def _discard(
-        self, lease: Lease[PoolT, ConnT], pool: ThreadPool[PoolT, ConnT], connection: ConnT
+        self,
+        lease: Lease[PoolT, ConnT],
+        pool: ThreadPool[PoolT, ConnT],
+        connection: ConnT,
+        *,
+        keeping: bool = False,
     ) -> None:
-        """End what was taken by an acquire that failed or was interrupted."""
+        """End what was taken by an acquire that failed or was interrupted, or give it back."""
         with self._guard:
             if lease.connection is not None:
                 self._book.remove(lease)
-        pool.abort(connection)
+        if not keeping:
+            pool.abort(connection)
         try:
             pool.release(connection)
         except Exception as error:  # noqa: BLE001  # it is broken anyway

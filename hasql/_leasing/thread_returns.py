@@ -7,6 +7,7 @@ from hasql._leasing.book import LeaseBook
 from hasql._leasing.hints import Hints
 from hasql._leasing.layers import LeaseLayers
 from hasql._leasing.lease import Lease
+from hasql._leasing.lease_settings import undo_settings_in_thread
 from hasql._leasing.lease_tracing import LeaseTracing
 from hasql._leasing.options import InLoop, LeasingOptions, Signal
 from hasql._leasing.overdue import OverdueTimer
@@ -137,6 +138,8 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
                 # Of a host that was out of routing or is: silent, fenced or gone. A reset would
                 # wait for it, and nothing that is still open there may be acknowledged.
                 pool.abort(connection)
+            if lease.undo is not None:
+                self._undo(lease, node, pool, connection)
             begun = True
             if kwargs:
                 pool.release(connection, **kwargs)
@@ -167,6 +170,21 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
                     raise
                 if (tracing := self._tracing) is not None:
                     tracing.returned(lease, node, error)
+
+    def _undo(
+        self,
+        lease: Lease[PoolT, ConnT],
+        node: Node[PoolT, ConnT],
+        pool: ThreadPool[PoolT, ConnT],
+        connection: ConnT,
+    ) -> None:
+        """Undo what was set for a lease; what cannot be undone is not lent again."""
+        try:
+            if not pool.is_closed(connection):
+                undo_settings_in_thread(lease, pool, connection)
+        except Exception as failure:  # noqa: BLE001  # it is broken, whatever it was
+            self._note_broken(node, failure)
+            pool.abort(connection)
 
     def _end(self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT]) -> None:
         """Have a lease hold nothing any more, whatever interrupts that."""

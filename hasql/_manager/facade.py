@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from hasql._leasing.lease import Lease
 from hasql._manager.assembly import Parts
+from hasql._manager.lease_wishes import settings_of, wanted_by_all
 from hasql._manager.options import (
     Options,
     apply_session,
@@ -51,6 +52,7 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
     #: Whether the driver's own library reads a '+' in the query of a URL as a space.
     _plus_is_space: ClassVar[bool] = False
 
+    # long: most lines are one argument each
     def __init__(  # noqa: PLR0913  # the public API, fixed
         self,
         dsn: str,
@@ -117,6 +119,8 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
             chance=self._chance(),
         )
         self._discovery = source
+        #: What each acquire wants of the session; None: nothing.
+        self._lease_settings = wanted_by_all(session)
         super().__init__(options, self._assemble(options, self._driver_of(parsed), source))
         options.balancer_policy.serve(options.chance)
 
@@ -168,6 +172,8 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
         fallback_master: bool | None = None,  # noqa: FBT001  # as above
         master_as_replica_weight: float | None = None,
         timeout: float | None = None,
+        *,
+        session: SessionDefaults | None = None,
         **kwargs: Any,
     ) -> LeaseT:
         """Acquire a connection to a master, or with `read_only` to a replica.
@@ -180,29 +186,46 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
             fallback_master: Overrides the manager's, for this acquire.
             master_as_replica_weight: Overrides the manager's, for this acquire.
             timeout: Overrides `acquire_timeout`, for this acquire.
+            session: Overrides the manager's in what it names, for this lease. That costs a round
+                trip, and another to undo it on return.
             kwargs: For the driver's own acquire.
 
         Raises:
+            ConfigurationError: When used: `session` cannot be set, as the host is behind a pooler.
             NotAvailableError: When used: no suitable host could serve in time.
             PoolManagerClosedError: When used: the manager is closing or closed.
             WrongEventLoopError: When used: it was started in another event loop.
         """
         if not read_only:
-            return self.acquire_master(timeout, **kwargs)
-        return self.acquire_replica(fallback_master, master_as_replica_weight, timeout, **kwargs)
+            return self.acquire_master(timeout, session=session, **kwargs)
+        return self.acquire_replica(
+            fallback_master, master_as_replica_weight, timeout, session=session, **kwargs
+        )
 
-    def acquire_master(self, timeout: float | None = None, **kwargs: Any) -> LeaseT:
+    def acquire_master(
+        self,
+        timeout: float | None = None,
+        *,
+        session: SessionDefaults | None = None,
+        **kwargs: Any,
+    ) -> LeaseT:
         """Acquire a connection to a master; see `acquire`."""
         seconds = (
             self._options.acquire_timeout if timeout is None else check_seconds("timeout", timeout)
         )
-        return self._new_lease(self._checkout, MASTER, seconds, kwargs)
+        lease = self._new_lease(self._checkout, MASTER, seconds, kwargs)
+        lease.settings = self._lease_settings
+        if session is not None:
+            lease.settings = settings_of(session, lease)
+        return lease
 
     def acquire_replica(
         self,
         fallback_master: bool | None = None,  # noqa: FBT001  # positional in the public API
         master_as_replica_weight: float | None = None,
         timeout: float | None = None,
+        *,
+        session: SessionDefaults | None = None,
         **kwargs: Any,
     ) -> LeaseT:
         """Acquire a connection to a replica, or to a master as far as allowed; see `acquire`."""
@@ -212,9 +235,15 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
         seconds = (
             self._options.acquire_timeout if timeout is None else check_seconds("timeout", timeout)
         )
-        return self._new_lease(self._checkout, request, seconds, kwargs)
+        lease = self._new_lease(self._checkout, request, seconds, kwargs)
+        lease.settings = self._lease_settings
+        if session is not None:
+            lease.settings = settings_of(session, lease)
+        return lease
 
-    def acquire_from_pool(self, pool: PoolT, **kwargs: Any) -> LeaseT:
+    def acquire_from_pool(
+        self, pool: PoolT, *, session: SessionDefaults | None = None, **kwargs: Any
+    ) -> LeaseT:
         """Acquire a connection of this one pool, whatever its role is.
 
         The result is used like that of `acquire`. It takes at most `acquire_timeout` seconds;
@@ -224,6 +253,9 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
         node = self._node(pool)
         lease = self._new_lease(self._checkout, REPLICA_OR_MASTER, timeout, kwargs)
         lease.fixed_node = node
+        lease.settings = self._lease_settings
+        if session is not None:
+            lease.settings = settings_of(session, lease)
         return lease
 
     def _lease_for_run(self, options: RunOptions, seconds: float) -> LeaseT:

@@ -103,6 +103,9 @@ class DriverPool(Protocol[PoolT, ConnT]):
     def is_closed(self, connection: ConnT) -> bool:
         """Tell whether the connection is known to be gone."""
 
+    def is_read_only(self, connection: ConnT) -> bool:
+        """Tell whether the server last reported that transactions are read-only by default."""
+
     def idle(self) -> int:
         """Return how many connections wait for use, as the driver counts them; for metrics only."""
 
@@ -218,6 +221,12 @@ class AsyncPool(DriverPool[PoolT, ConnT], Protocol[PoolT, ConnT]):
     def transaction(self, connection: ConnT, modes: TransactionModes) -> TaskTransaction:
         """Make the transaction for a unit of work on a leased connection, which has none open."""
 
+    async def roll_back(self, connection: ConnT) -> None:
+        """Roll an open transaction back on a connection that is about to be released.
+
+        If this raises, or leaves one open, the connection is of no use any more.
+        """
+
     async def warm_up(self) -> None:
         """Take a connection and give it back."""
         before = cancellations()
@@ -271,6 +280,12 @@ class ThreadPool(DriverPool[PoolT, ConnT], Protocol[PoolT, ConnT]):
 
     def transaction(self, connection: ConnT, modes: TransactionModes) -> ThreadTransaction:
         """Make the transaction for a unit of work on a leased connection, which has none open."""
+
+    def roll_back(self, connection: ConnT) -> None:
+        """Roll an open transaction back on a connection that is about to be released.
+
+        If this raises, or leaves one open, the connection is of no use any more.
+        """
 
     async def warm_up(self) -> None:
         """Take a connection and give it back, in a thread; if cancelled, that ends by itself."""

@@ -30,6 +30,9 @@ class Destinations:
         #: By connection, which of the pool's settings are not in force on it: it leads through a
         #: pooler that has refused or ignored them.
         self.lacking: dict[Hashable, tuple[str, ...]] = {}
+        #: Those that hasql has made read-only, for reads on a master: they are so still, unless a
+        #: reset has lifted it.
+        self.guarded: set[Hashable] = set()
         self._open: set[Hashable] = set()
         self._servers: dict[Hashable, Server] = {}
         self._read_only: set[Hashable] = set()
@@ -72,6 +75,7 @@ class Destinations:
         self._addresses.pop(key, None)
         self._read_only.discard(key)
         self.lacking.pop(key, None)
+        self.guarded.discard(key)
         self.writes(key)
 
     def doubt(self, key: Hashable) -> None:
@@ -92,6 +96,11 @@ class Destinations:
     def writes(self, key: Hashable) -> None:
         """Take note that a connection said `off`: its server writes as long as it lasts."""
         self.doubtful.discard(key)
+
+    def guard(self, key: Hashable) -> None:
+        """Take note that an open connection was made read-only."""
+        if key in self._open:
+            self.guarded.add(key)
 
     def lead_to(self, key: Hashable, server: Server) -> None:
         """Take note which server a connection leads to."""

@@ -2,16 +2,18 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
 
 from hasql.errors import ConfigurationError
 
-__all__ = ("NO_SETTINGS", "SessionSettings", "set_query")
+__all__ = ("NO_SETTINGS", "SessionSettings", "restore_query", "set_query")
 
 #: A setting in libpq's `options`: ``-c name=value``, ``-cname=value`` or ``--name=value``.
 _IN_OPTIONS: Final = re.compile(r"(?:-c\s*|--)([\w.-]+)\s*=\s*((?:\\.|[^\s\\])*)")
+#: Where a session keeps what a setting was before a lease: a name that is no server's.
+_KEPT: Final = "hasql.before_"
 _ESCAPED: Final = re.compile(r"\\(.)")
 _CURRENT: Final = "(SELECT setting FROM pg_catalog.pg_settings WHERE name"
 _TO_ESCAPE: Final = re.compile(r"([\s\\])")
@@ -89,13 +91,42 @@ class SessionSettings:
 NO_SETTINGS: Final = SessionSettings()
 
 
-def set_query(settings: Mapping[str, str | None]) -> str:
-    """Return SQL of one row that sets these for the session; None: what the login had given."""
-    values = (
-        f"pg_catalog.set_config({_literal(name)}, {_literal(value)}, false)"
-        for name, value in settings.items()
-    )
+def set_query(
+    settings: Mapping[str, str | None],
+    *,
+    kept: Mapping[str, str] = MappingProxyType({}),
+    local: bool = False,
+) -> str:
+    """Return SQL of one row that sets these for the session; None: what the login had given.
+
+    Args:
+        settings: The settings.
+        kept: More of them, whose values before are kept on the server for `restore_query`.
+        local: Whether it is for the transaction alone.
+    """
+    # The server evaluates a list from left to right.
+    values = [_set(name, _literal(value), local=local) for name, value in settings.items()]
+    for name, value in kept.items():
+        before = f"pg_catalog.concat('=', pg_catalog.current_setting({_literal(name)}))"
+        values += [_set(_KEPT + name, before), _set(name, _literal(value))]
     return f"SELECT {', '.join(values)}"
+
+
+def restore_query(kept: Iterable[str], settings: Mapping[str, str | None]) -> str:
+    """Return SQL of one row that restores what `set_query` has kept, and sets others.
+
+    Where the application has reset the session meanwhile, the login's value is what was before.
+    """
+    values = [_set(name, _literal(value)) for name, value in settings.items()]
+    for name in kept:
+        before = f"pg_catalog.current_setting({_literal(_KEPT + name)}, true)"
+        is_kept = f"pg_catalog.starts_with({before}, '=')"
+        values.append(_set(name, f"CASE WHEN {is_kept} THEN pg_catalog.substr({before}, 2) END"))
+    return f"SELECT {', '.join(values)}"
+
+
+def _set(name: str, value: str, *, local: bool = False) -> str:
+    return f"pg_catalog.set_config({_literal(name)}, {value}, {str(local).lower()})"
 
 
 def _literal(value: str | None) -> str:

@@ -26,6 +26,7 @@ from hasql.resilience.drain_report import DrainReport
 from hasql.resilience.retry_policy import RetryPolicy
 from hasql.resilience.thread_runs import ThreadRuns
 from hasql.resilience.unit_of_work import RunOptions
+from hasql.resilience.session_defaults import SessionDefaults
 
 __all__ = ("BaseSyncPoolManager",)
 
@@ -145,11 +146,13 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         fallback_master: bool | None = None,  # noqa: FBT001  # as above
         master_as_replica_weight: float | None = None,
         timeout: float | None = None,
+        *,
+        session: SessionDefaults | None = None,
         **kwargs: Any,
     ) -> ConnT:
         """Acquire a connection that `putconn` gives back; see `acquire`."""
         lease = self.acquire(
-            read_only, fallback_master, master_as_replica_weight, timeout, **kwargs
+            read_only, fallback_master, master_as_replica_weight, timeout, session=session, **kwargs
         )
         return lease.take()
 

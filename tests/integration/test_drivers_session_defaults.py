@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hasql.cluster.dsn import Dsn
 from hasql.errors import ConfigurationError
 from hasql.resilience import SessionDefaults
 from testbed.middlemen.addresses import dsn_through
+from testbed.scene import in_flight
 from testbed.strict_proxy import StrictProxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from hasql.base import BasePoolManager
-    from hasql.testing import LocalCluster
+    from hasql.testing import LocalCluster, LocalNode
     from testbed.kits.base import Kit
+    from testbed.scene import Table
 
     Manager = BasePoolManager[Any, Any]
 
@@ -134,3 +138,197 @@ async def test_where_the_login_is_refused_sql_sets_a_connection_and_again_after_
             async with manager.acquire_master() as connection:
                 assert await shown(kit, connection) == SHOWN
     assert strict.refused
+
+
+# What is lent to read does not write
+
+GUARDED = SessionDefaults(enforce_read_only=True)
+
+
+def guarded(kit: Kit, node: LocalNode, session: SessionDefaults | None = GUARDED) -> Manager:
+    """Make a manager of the master alone, with one connection, to which all reads come."""
+    parsed = Dsn.parse(node.dsn)
+    return kit.manager(
+        parsed.for_host(parsed.hosts[0]),
+        session=session,
+        fallback_master=True,
+        pool_factory_kwargs=kit.sizes(1, 1),
+        refresh_delay=0.2,
+    )
+
+
+def refuses_to_write(kit: Kit) -> Any:
+    return pytest.raises(kit.refused_statement, match="read-only transaction")
+
+
+async def test_what_is_lent_to_read_on_a_master_does_not_write_and_to_write_it_does(
+    kit: Kit, pg_cluster: LocalCluster, table: Table
+) -> None:
+    async with guarded(kit, pg_cluster.master) as manager:
+        pids = set()
+        for number in range(3):
+            async with manager.acquire_replica() as connection:
+                pids.add(await kit.pid(connection))
+                with refuses_to_write(kit):
+                    await kit.write(connection, table.insert(100 + number))
+            async with manager.acquire_replica(timeout=5) as connection:  # no round trip more
+                assert await kit.value(connection, table.count) == number
+            async with manager.acquire_master() as connection:
+                pids.add(await kit.pid(connection))
+                await kit.write(connection, table.insert(number))
+        assert len(pids) == 1
+        # hasql itself takes the server for what it is, and has had no reason to ask again.
+        assert manager.master_pool_count == 1
+        (node,) = manager.metrics().nodes
+        assert (node.role.value, node.health.value) == ("master", "up")
+
+
+async def test_a_read_that_has_fallen_to_the_masters_share_does_not_write(
+    kit: Kit, pg_cluster: LocalCluster, table: Table
+) -> None:
+    kwargs = kit.sizes(1, 1)
+    async with kit.manager(
+        pg_cluster.dsn, session=GUARDED, pool_factory_kwargs=kwargs, refresh_delay=0.2
+    ) as manager:
+        await manager.ready(1, 2)
+        async with manager.acquire_replica(master_as_replica_weight=1.0) as connection:
+            assert await kit.port(connection) == pg_cluster.master.port
+            with refuses_to_write(kit):
+                await kit.write(connection, table.insert(1))
+        async with manager.acquire_replica() as connection:
+            assert await kit.port(connection) != pg_cluster.master.port
+        async with manager.acquire_master() as connection:
+            await kit.write(connection, table.insert(2))
+
+
+async def test_sql_can_lift_the_guard_and_that_ends_with_the_lease(
+    kit: Kit, pg_cluster: LocalCluster, table: Table
+) -> None:
+    async with guarded(kit, pg_cluster.master) as manager:
+        async with manager.acquire_replica() as connection:
+            lift = "SELECT set_config('default_transaction_read_only', 'off', false)"
+            await kit.write(connection, lift)
+            await kit.write(connection, table.insert(1))
+        async with manager.acquire_replica() as connection:
+            with refuses_to_write(kit):
+                await kit.write(connection, table.insert(2))
+
+
+async def test_one_acquire_can_be_guarded_alone(
+    kit: Kit, pg_cluster: LocalCluster, table: Table
+) -> None:
+    async with guarded(kit, pg_cluster.master, None) as manager:
+        async with manager.acquire_replica(session=GUARDED) as connection:
+            with refuses_to_write(kit):
+                await kit.write(connection, table.insert(1))
+        async with manager.acquire_replica() as connection:
+            await kit.write(connection, table.insert(2))
+        with pytest.raises(ConfigurationError, match="begin it READ ONLY"):
+            _ = manager.acquire_master(session=GUARDED)
+
+
+# Settings of one lease
+
+OTHER = SessionDefaults(statement_timeout=7, application_name="other", search_path=["other"])
+SHOWN_OTHER = {**SHOWN, "statement_timeout": "7s", "application_name": "other"}
+SHOWN_OTHER |= {"search_path": "other"}
+
+
+async def test_an_acquire_overrides_what_it_names_and_that_is_undone_on_return(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    async with settled(kit, pg_cluster.dsn) as manager:
+        async with manager.acquire_master(session=OTHER) as connection:
+            pid = await kit.pid(connection)
+            assert await shown(kit, connection) == SHOWN_OTHER
+        async with manager.acquire_master() as connection:
+            assert await kit.pid(connection) == pid
+            assert await shown(kit, connection) == SHOWN
+        connection = await manager.acquire(session=OTHER)
+        assert await shown(kit, connection) == SHOWN_OTHER
+        await kit.begin(connection, "SELECT 1")  # a transaction that nobody ends
+        await manager.release(connection)
+        async with manager.acquire_master() as connection:
+            assert await kit.pid(connection) == pid
+            assert await shown(kit, connection) == SHOWN
+
+
+async def test_what_a_hook_has_set_is_restored_and_a_reset_within_leads_to_the_login(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    kwargs = {**(kit.autocommit or {}), **({} if kit.over_libpq else kit.unprepared)}
+    async with settled(kit, pg_cluster.dsn, **kwargs) as manager:
+        async with manager.acquire_master() as connection:
+            # Such as a hook does to each connection; asyncpg's own reset undoes it, by its design.
+            await kit.write(connection, "SELECT set_config('statement_timeout', '8s', false)")
+        async with manager.acquire_master() as connection:
+            before = (await shown(kit, connection))["statement_timeout"]
+        async with manager.acquire_master(session=OTHER) as connection:
+            assert (await shown(kit, connection))["statement_timeout"] == "7s"
+        async with manager.acquire_master() as connection:
+            assert (await shown(kit, connection))["statement_timeout"] == before
+        async with manager.acquire_master(session=OTHER) as connection:
+            await kit.write(connection, "RESET ALL")
+        async with manager.acquire_master() as connection:
+            assert await shown(kit, connection) == SHOWN
+
+
+async def test_it_is_undone_after_an_error_and_after_a_cancellation(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    async with settled(kit, pg_cluster.dsn) as manager:
+        with pytest.raises(kit.refused_statement):
+            async with manager.acquire_master(session=OTHER) as connection:
+                await kit.value(connection, "SELECT 1 / 0")
+        async with manager.acquire_master() as connection:
+            assert await shown(kit, connection) == SHOWN
+
+        async def work() -> None:
+            async with manager.acquire_master(session=OTHER) as connection:
+                assert await kit.value(connection, "SELECT 1") == 1
+                inside.set()
+                await kit.value(connection, "SELECT 1 FROM (SELECT pg_sleep(5)) AS s")
+
+        for seconds in (0.0, 0.05):
+            inside = asyncio.Event()
+            task = asyncio.ensure_future(work())
+            await inside.wait()
+            await asyncio.sleep(seconds)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            async with manager.acquire_master(timeout=10) as connection:
+                assert await shown(kit, connection) == SHOWN
+        assert in_flight(manager) == 0
+
+
+async def test_a_connection_on_which_it_cannot_be_undone_is_closed(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    async with kit.manager(
+        pg_cluster.dsn,
+        session=ALL,
+        pool_factory_kwargs=kit.sizes(1, 1),
+        refresh_timeout=20,
+        release_timeout=0.3,
+    ) as manager:
+        connection = await manager.acquire(session=OTHER)
+        pid = await kit.pid(connection)
+        master = pg_cluster.master
+        master.freeze()  # it says nothing, and is not known to be silent yet
+        async with asyncio.timeout(5):
+            await manager.release(connection)
+        master.thaw()
+        assert in_flight(manager) == 0
+        async with manager.acquire_master(timeout=10) as connection:
+            assert await kit.pid(connection) != pid
+            assert await shown(kit, connection) == SHOWN
+
+
+async def test_what_is_no_session_default_is_refused_when_asked_for(kit: Kit) -> None:
+    wrong: Any = {"statement_timeout": 5}
+    with pytest.raises(TypeError, match="SessionDefaults"):
+        kit.manager("postgresql://app@localhost/app", session=wrong)
+    manager = kit.manager("postgresql://app@localhost/app")
+    with pytest.raises(TypeError, match="SessionDefaults"):
+        _ = manager.acquire_master(session=wrong)

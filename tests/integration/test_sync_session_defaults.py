@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 
 from hasql.errors import ConfigurationError
 from testbed.middlemen.addresses import dsn_through
+from testbed.scene import Table, in_flight
 from testbed.strict_proxy import StrictProxy
-from tests.integration.test_drivers_session_defaults import ALL, SHOWN
+from tests.integration.test_drivers_session_defaults import (
+    ALL,
+    GUARDED,
+    OTHER,
+    SHOWN,
+    SHOWN_OTHER,
+)
 
 if TYPE_CHECKING:
     from hasql.resilience import SessionDefaults
     from hasql.sync.base import BaseSyncPoolManager
-    from hasql.testing import LocalCluster
+    from hasql.testing import LocalCluster, LocalNode
     from testbed.sync_kits import SyncKit
 
     Manager = BaseSyncPoolManager[Any, Any]
@@ -74,3 +82,101 @@ async def test_where_the_login_is_refused_sql_sets_a_connection(
     async with StrictProxy(pg_cluster.master) as proxy:
         await asyncio.to_thread(work, dsn_through(pg_cluster, proxy.address))
         assert proxy.refused
+
+
+# What is lent to read does not write
+
+
+def guarded(kit: SyncKit, node: LocalNode, session: SessionDefaults | None = GUARDED) -> Manager:
+    """Make a manager of the master alone, with one connection, to which all reads come."""
+    kwargs = {"fallback_master": True, "refresh_delay": 0.2}
+    return kit.manager(node.dsn, session=session, pool_factory_kwargs=kit.sizes(1, 1), **kwargs)
+
+
+@pytest.fixture
+async def numbers(pg_cluster: LocalCluster) -> Table:
+    """An empty table."""
+    made = Table(f"t_{uuid4().hex}")
+    await pg_cluster.master.sql(
+        f"CREATE TABLE {made.name} (i int); GRANT ALL ON {made.name} TO app"
+    )
+    return made
+
+
+def test_what_is_lent_to_read_on_a_master_does_not_write_and_to_write_it_does(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    numbers = Table(f"t_{uuid4().hex}")
+    with guarded(sync_kit, pg_cluster.master) as manager:
+        with manager.acquire_master() as connection:
+            sync_kit.begin(connection, f"CREATE TABLE {numbers.name} (i int)")
+            sync_kit.end(connection)
+        pids = set()
+        for number in range(3):
+            with (
+                pytest.raises(sync_kit.refused_statement, match="read-only transaction"),
+                manager.acquire_replica() as connection,
+            ):
+                pids.add(sync_kit.pid(connection))
+                sync_kit.begin(connection, numbers.insert(100 + number))
+            connection = manager.getconn(read_only=True)
+            assert sync_kit.value(connection, numbers.count) == number
+            manager.putconn(connection)
+            with manager.acquire_master() as connection:
+                pids.add(sync_kit.pid(connection))
+                sync_kit.begin(connection, numbers.insert(number))
+                sync_kit.end(connection)
+        assert len(pids) == 1
+        assert manager.master_pool_count == 1
+
+
+# Settings of one lease
+
+
+def test_an_acquire_overrides_what_it_names_and_that_is_undone_on_return(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    with settled(sync_kit, pg_cluster.dsn) as manager:
+        with manager.acquire_master(session=OTHER) as connection:
+            pid = sync_kit.pid(connection)
+            assert shown(sync_kit, connection) == SHOWN_OTHER
+        with manager.acquire_master() as connection:
+            assert sync_kit.pid(connection) == pid
+            assert shown(sync_kit, connection) == SHOWN
+        connection = manager.getconn(session=OTHER)
+        assert shown(sync_kit, connection) == SHOWN_OTHER
+        sync_kit.begin(connection, "SELECT 1")  # a transaction that nobody ends
+        manager.putconn(connection)
+        with (
+            pytest.raises(sync_kit.refused_statement),
+            manager.acquire_master(session=OTHER) as connection,
+        ):
+            sync_kit.value(connection, "SELECT 1 / 0")
+        with manager.acquire_master(session=OTHER) as connection:
+            sync_kit.begin(connection, "RESET ALL")
+            sync_kit.end(connection)
+        with manager.acquire_master() as connection:
+            assert sync_kit.pid(connection) == pid
+            assert shown(sync_kit, connection) == SHOWN
+
+
+def test_a_connection_on_which_it_cannot_be_undone_is_closed(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    with sync_kit.manager(
+        pg_cluster.dsn,
+        session=ALL,
+        pool_factory_kwargs=sync_kit.sizes(1, 1),
+        refresh_timeout=20,
+        release_timeout=0.3,
+    ) as manager:
+        connection = manager.getconn(session=OTHER)
+        pid = sync_kit.pid(connection)
+        master = pg_cluster.master
+        master.freeze()  # it says nothing, and is not known to be silent yet
+        manager.putconn(connection)
+        master.thaw()
+        assert in_flight(manager) == 0
+        with manager.acquire_master(timeout=10) as connection:
+            assert sync_kit.pid(connection) != pid
+            assert shown(sync_kit, connection) == SHOWN

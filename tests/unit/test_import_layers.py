@@ -110,6 +110,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "hasql._leasing.overdue",
         }
     ),
+    frozenset({"hasql._leasing.lease_settings"}),
     frozenset({"hasql._leasing.return_rules", "hasql._leasing.checkout_rules"}),
     frozenset({"hasql._leasing.returns", "hasql._leasing.thread_returns"}),
     frozenset(
@@ -154,7 +155,14 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql.resilience"}),
     # How it lives.
     frozenset({"hasql._manager"}),
-    frozenset({"hasql._manager.event_log", "hasql._manager.guarded", "hasql._manager.loop_thread"}),
+    frozenset(
+        {
+            "hasql._manager.event_log",
+            "hasql._manager.guarded",
+            "hasql._manager.lease_wishes",
+            "hasql._manager.loop_thread",
+        }
+    ),
     frozenset({"hasql._manager.notifier", "hasql._manager.options"}),
     frozenset({"hasql._manager.own_session"}),
     frozenset({"hasql._manager.discovering", "hasql._manager.routing_state"}),

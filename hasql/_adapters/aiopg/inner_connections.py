@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hasql._adapters.aiopg.connection import count_rows, in_hot_standby
+from hasql._adapters.aiopg.connection import count_rows, in_hot_standby, is_read_only
 from hasql._adapters.aiopg.transactions import AiopgTransaction
 from hasql.driver import AsyncPool, ConnT, PoolT
 
@@ -29,6 +29,9 @@ class InnerConnections(AsyncPool[PoolT, ConnT]):
 
     async def count_rows(self, connection: ConnT, sql: str) -> int:
         return await count_rows(self.inner_of(connection), sql)
+
+    def is_read_only(self, connection: ConnT) -> bool:
+        return is_read_only(self.inner_of(connection))
 
     def in_hot_standby(self, connection: ConnT) -> bool | None:
         inner = self.inner_of(connection)

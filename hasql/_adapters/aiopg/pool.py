@@ -15,9 +15,9 @@ from hasql._adapters.aiopg.library_pool import LibraryPool
 from hasql._adapters.aiopg.slot_leases import SlotLeases
 from hasql._adapters.aiopg.watched_connection import LendsSlots
 from hasql._adapters.hooks import RunningHooks
-from hasql._adapters.own_task import in_own_task
 from hasql.driver import ConnT, Endpoint, PoolSizes, PoolT
 from hasql.driver.arguments import refuse_all
+from hasql.driver.own_task import in_own_task
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -122,6 +122,11 @@ class AiopgPool(LendsSlots, InnerConnections[PoolT, ConnT]):
         slot = self._leases.remove(inner)
         if not self._terminated:
             self._queue.pass_on(connection if slot is None else slot)
+
+    async def roll_back(self, connection: ConnT) -> None:
+        inner = self.inner_of(connection)
+        if in_transaction(inner):
+            await self._roll_back(connection, inner)
 
     def abort(self, connection: ConnT) -> None:
         inner = self.inner_of(connection)

@@ -33,6 +33,7 @@ __all__ = (
     "is_read_only",
     "naming_files",
     "sqlstate_of",
+    "roll_back",
 )
 
 # As strings: asyncpg's classes take their parameter in its stubs alone.
@@ -125,9 +126,16 @@ def is_closed(connection: Connection) -> bool:
         return True  # the proxy was detached: the connection was terminated or given back
 
 
-def is_read_only(connection: RawConnection) -> bool:
+def is_read_only(connection: Connection | RawConnection) -> bool:
     """Tell whether transactions are read-only by default, as the server reported last."""
     return getattr(connection.get_settings(), "default_transaction_read_only", "off") == "on"
+
+
+async def roll_back(connection: Connection | RawConnection) -> None:
+    """Roll an open transaction back."""
+    if connection.is_in_transaction():
+        proxy: Any = connection
+        await asyncpg.Connection.execute(proxy, "ROLLBACK")
 
 
 async def count_rows(connection: Connection | RawConnection, sql: str) -> int:

@@ -19,6 +19,7 @@ from hasql._adapters.asyncpg.connection import (
     in_hot_standby,
     is_closed,
     is_read_only,
+    roll_back,
 )
 from hasql._adapters.asyncpg.login import connect_for_pool, terminate_opened, without_choice
 from hasql._adapters.asyncpg.pool_tasks import (
@@ -120,6 +121,8 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
 
     count_rows = staticmethod(count_rows)
     transaction: Any = AsyncpgTransaction
+    count_rows, roll_back = staticmethod(count_rows), staticmethod(roll_back)
+    is_read_only = staticmethod(is_read_only)
 
     async def _connect(self, kwargs: Any) -> WithSettings[tuple[RawConnection, str | None]]:
         opened = await connect_for_pool(self._endpoint, connect_of(self._user_hooks), kwargs)

@@ -14,8 +14,8 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed
 from hasql._adapters.psycopg.connect_attempts import ConnectAttempts, LostWhileIdleError
 from hasql._adapters.psycopg.drops import TellsOfDrops
 from hasql._adapters.psycopg.pooled_connections import OpenConnections
-from hasql._adapters.psycopg.server import count_rows, in_hot_standby
 from hasql._adapters.psycopg.transactions import PsycopgTransaction
+from hasql._adapters.psycopg.server import count_rows, in_hot_standby, is_read_only
 from hasql._adapters.psycopg.workers import Workers, first_step, put_despite_cancellation
 from hasql.driver import AsyncPool
 from hasql.driver.deadline import cancellations
@@ -45,6 +45,7 @@ class PsycopgPool(TellsOfDrops, ReusesObjects, AsyncPool[Pool, Connection]):
     count_rows: Any = staticmethod(count_rows)
     in_hot_standby = staticmethod(in_hot_standby)
     transaction: Any = PsycopgTransaction
+    is_read_only: Any = staticmethod(is_read_only)
 
     def __init__(self, endpoint: Endpoint, kwargs: Mapping[str, Any], sizes: PoolSizes) -> None:
         self.sizes = sizes
@@ -140,6 +141,11 @@ class PsycopgPool(TellsOfDrops, ReusesObjects, AsyncPool[Pool, Connection]):
             return None
         connection.used_by_hasql = True
         return connection.__aexit__(type(error) if error else None, error, None)
+
+    async def roll_back(self, connection: _Pooled) -> None:
+        connection.used_by_hasql = True
+        if connection.lost or connection.pgconn.transaction_status != _IDLE:
+            await connection.roll_back_or_close()
 
     async def release(self, connection: _Pooled, **kwargs: Any) -> None:
         connection.used_by_hasql = True

@@ -14,7 +14,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from hasql._adapters.psycopg.drops import TellsOfDrops
-from hasql._adapters.psycopg.server import count_rows_in_thread, in_hot_standby
+from hasql._adapters.psycopg.server import count_rows_in_thread, in_hot_standby, is_read_only
 from hasql._adapters.psycopg.thread_connections import ThreadConnections
 from hasql._adapters.psycopg.thread_connects import ThreadConnects
 from hasql._adapters.psycopg.thread_refill import ThreadRefill
@@ -48,6 +48,7 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
     count_rows: Any = staticmethod(count_rows_in_thread)
     in_hot_standby = staticmethod(in_hot_standby)
     transaction: Any = PsycopgThreadTransaction
+    is_read_only: Any = staticmethod(is_read_only)
 
     def __init__(self, endpoint: Endpoint, kwargs: Mapping[str, Any], sizes: PoolSizes) -> None:
         self.sizes = sizes
@@ -145,11 +146,14 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
         if connection.pgconn.transaction_status != _IDLE:
             connection.__exit__(type(error) if error else None, error, None)
 
+    def roll_back(self, connection: _Pooled) -> None:
+        if connection.lost or connection.pgconn.transaction_status != _IDLE:
+            connection.roll_back_or_close()
+
     def release(self, connection: _Pooled, **kwargs: Any) -> None:
         try:
             refuse_all(kwargs, "putconn()")
-            if connection.lost or connection.pgconn.transaction_status != _IDLE:
-                connection.roll_back_or_close()
+            self.roll_back(connection)
             if self._reset is not None and not connection.lost:
                 self._reset(connection)
                 connection.check_idle("reset")

@@ -112,6 +112,12 @@ class Psycopg2Pool(ThreadPool[QueuePool, extensions.connection]):
     def count_rows(self, connection: extensions.connection, sql: str) -> int:
         return LIBRARY.count_rows(connection, sql)
 
+    def roll_back(self, connection: extensions.connection) -> None:
+        LIBRARY.roll_back(connection)
+
+    def is_read_only(self, connection: extensions.connection) -> bool:
+        return LIBRARY.is_read_only(connection)
+
     def purge(self, leased: Iterable[extensions.connection]) -> None:
         self._acquires.purge(set(leased))
 

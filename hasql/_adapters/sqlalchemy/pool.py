@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from hasql._adapters.sqlalchemy.checkout_retry import MAY_RETRY, RetryCheckoutError
 from hasql._adapters.sqlalchemy.connections import EngineConnections
 from hasql._adapters.sqlalchemy.leases import EngineLease, EngineLeases, raw_of
+from hasql._adapters.sqlalchemy.raw_questions import AsksRawConnections
 from hasql._adapters.sqlalchemy.shielded import ShieldedOperations
 from hasql._adapters.sqlalchemy.transactions import EngineTransaction
 from hasql.driver import AsyncPool
@@ -33,7 +34,7 @@ __all__ = ("EnginePool",)
 _RETRIES = 3
 
 
-class EnginePool(AsyncPool[AsyncEngine, AsyncConnection]):
+class EnginePool(AsksRawConnections, AsyncPool[AsyncEngine, AsyncConnection]):
     """One engine, the connections that it has opened, and its leases."""
 
     def __init__(  # noqa: PLR0913  # made in one place
@@ -146,9 +147,6 @@ class EnginePool(AsyncPool[AsyncEngine, AsyncConnection]):
     def key(self, connection: AsyncConnection) -> Any:
         return None if self.is_closed(connection) else self._raw_of(connection)
 
-    async def count_rows(self, connection: AsyncConnection, sql: str) -> int:
-        return await self._library.count_rows(raw_of(connection), sql)
-
     def transaction(
         self, connection: AsyncConnection, modes: TransactionModes
     ) -> EngineTransaction:
@@ -158,7 +156,6 @@ class EnginePool(AsyncPool[AsyncEngine, AsyncConnection]):
     def watch_drops(self, dropped: Callable[[int, Callable[[], AsyncConnection]], bool]) -> bool:
         self._leases.dropped = dropped
         return True
-
     def is_closed(self, connection: AsyncConnection) -> bool:
         lease = self._leases.of(connection)
         if lease is not None:

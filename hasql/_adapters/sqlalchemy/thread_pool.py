@@ -151,6 +151,14 @@ class EngineThreadPool(ThreadPool[Engine, Connection]):
     def count_rows(self, connection: Connection, sql: str) -> int:
         return self._library.count_rows(self._raw(connection), sql)
 
+    def roll_back(self, connection: Connection) -> None:
+        connection.rollback()
+        if not self._library.is_clean(raw := self._raw(connection)):
+            self._library.roll_back(raw)
+
+    def is_read_only(self, connection: Connection) -> bool:
+        return self._library.is_read_only(self._raw(connection))
+
     def abort(self, connection: Connection) -> None:
         self._connections.abort(self._raw(connection))
 

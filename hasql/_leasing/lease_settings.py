@@ -1,0 +1,190 @@
+"""The settings of one lease: the guard of reads on a master, and what an acquire overrides.
+
+A setting costs its connection a round trip when it is lent, and one when it is back. The guard
+costs one only where it changes: it stays on the connection until a lease that may write gets that.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from hasql._leasing.destination_check import ask, discard
+from hasql._leasing.lease import Lease
+from hasql._routing.node import Node
+from hasql._routing.request import MASTER
+from hasql.driver import AsyncPool, ConnT, DriverPool, PoolT, ThreadPool
+from hasql.driver.own_task import in_own_task
+from hasql.driver.session_settings import restore_query, set_query
+from hasql.errors import ConfigurationError
+
+__all__ = (
+    "LeaseSettings",
+    "PoolerRefusesError",
+    "note_prepared",
+    "prepare_session",
+    "session_query",
+    "undo_settings",
+    "undo_settings_in_thread",
+)
+
+_READ_ONLY: Final = "default_transaction_read_only"
+
+
+class PoolerRefusesError(ConfigurationError):
+    """A setting was asked for that cannot be made behind a pooler without reaching others."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseSettings:
+    """What an acquire, or the manager for all of them, wants of the session besides its login."""
+
+    #: What is set for this lease alone, and undone on its return.
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    #: Whether what is lent to read does not write, on a master either.
+    guards_reads: bool = False
+    #: Whether that is so for all leases of the manager.
+    guards_all: bool = False
+
+
+_NONE: Final = LeaseSettings()
+
+
+def session_query(
+    lease: Lease[PoolT, ConnT],
+    node: Node[PoolT, ConnT],
+    pool: DriverPool[PoolT, ConnT],
+    connection: ConnT,
+) -> str | None:
+    """Return what a connection must be told before it is lent; None: nothing.
+
+    Raises PoolerRefusesError for what cannot be told.
+    """
+    key, known = pool.key(connection), pool.destinations
+    wanted = lease.settings or _NONE
+    lease.undo = lease.local_settings = None
+    if key in known.lacking:
+        lease.local_settings = _made_locally(lease, node, known.lacking[key])
+    changes: dict[str, str | None] = {}
+    if is_to_be_guarded(lease, node):
+        if not pool.is_read_only(connection):
+            changes[_READ_ONLY] = "on"
+    elif key in known.guarded and (node.as_master or lease.fixed_node is not None):
+        # A reset may have lifted it. Servers before PostgreSQL 14 do not say so.
+        if pool.is_read_only(connection) or pool.in_hot_standby(connection) is None:
+            changes[_READ_ONLY] = None
+        else:
+            known.guarded.discard(key)
+    if not (changes or wanted.overrides):
+        return None
+    if node.pooled:
+        raise PoolerRefusesError(_refusal(node, wanted, changes))
+    return set_query(changes, kept=wanted.overrides)
+
+
+def is_to_be_guarded(lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT]) -> bool:
+    """Tell whether a lease is for reading, and only a setting keeps it from writing."""
+    wanted = lease.settings
+    return (
+        wanted is not None
+        and wanted.guards_reads
+        and lease.request is not MASTER
+        and lease.fixed_node is None
+        and not node.as_replica
+        and not lease.sets_locally
+    )
+
+
+def note_prepared(
+    lease: Lease[PoolT, ConnT],
+    node: Node[PoolT, ConnT],
+    pool: DriverPool[PoolT, ConnT],
+    connection: ConnT,
+) -> None:
+    """Take note that a connection was told what `session_query` has said."""
+    key, known, wanted = pool.key(connection), pool.destinations, lease.settings or _NONE
+    guarded = is_to_be_guarded(lease, node)
+    undone: dict[str, str | None] = {}
+    if guarded and wanted.guards_all:
+        known.guard(key)
+    elif guarded:
+        undone[_READ_ONLY] = None
+    else:
+        known.guarded.discard(key)
+    if wanted.overrides or undone:
+        lease.undo = restore_query(wanted.overrides, undone)
+
+
+async def prepare_session(
+    lease: Lease[PoolT, ConnT],
+    node: Node[PoolT, ConnT],
+    pool: AsyncPool[PoolT, ConnT],
+    connection: ConnT,
+) -> None:
+    """Set a task's connection as its lease wants it; one that cannot be set is given back."""
+    try:
+        query = session_query(lease, node, pool, connection)
+        if query is None:
+            return
+        await ask(pool, connection, query, None)
+        note_prepared(lease, node, pool, connection)
+    except PoolerRefusesError:
+        await pool.release(connection)  # nothing is wrong with it
+        raise
+    except BaseException:
+        await discard(pool, connection)
+        raise
+
+
+async def undo_settings(
+    lease: Lease[PoolT, ConnT], pool: AsyncPool[PoolT, ConnT], connection: ConnT
+) -> None:
+    """Undo what was set for one lease, on a connection that is given back.
+
+    It goes on in a task of its own, as another task may have to finish the release. Raises what
+    the driver does.
+    """
+    query, lease.undo = lease.undo, None
+    assert query is not None  # noqa: S101  # who calls this has looked
+
+    async def undo() -> None:
+        await pool.roll_back(connection)
+        await pool.count_rows(connection, query)
+
+    await in_own_task(undo())
+
+
+def undo_settings_in_thread(
+    lease: Lease[PoolT, ConnT], pool: ThreadPool[PoolT, ConnT], connection: ConnT
+) -> None:
+    """Do the same in a thread."""
+    query, lease.undo = lease.undo, None
+    assert query is not None  # noqa: S101  # as above
+    pool.roll_back(connection)
+    pool.count_rows(connection, query)
+
+
+def _made_locally(
+    lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], lacks: tuple[str, ...]
+) -> str:
+    """Return SQL that sets for one transaction what a pooled connection lacks."""
+    settings = node.endpoint.settings
+    if not lease.sets_locally:
+        raise PoolerRefusesError(_told(node, ", ".join(lacks), "session= of the manager"))
+    return set_query({name: settings.parameters[name] for name in lacks}, local=True)
+
+
+def _refusal(
+    node: Node[PoolT, ConnT], wanted: LeaseSettings, changes: Mapping[str, str | None]
+) -> str:
+    if changes:
+        return _told(node, _READ_ONLY, "enforce_read_only, for a read that has come to a master,")
+    return _told(node, ", ".join(wanted.overrides), "session= of this acquire")
+
+
+def _told(node: Node[PoolT, ConnT], names: str, what: str) -> str:
+    return (
+        f"{what} cannot set {names} on {node.host}, which is behind a pooler: it takes no such "
+        "setting at the login, and a SET would reach whoever gets the server's session next. Use "
+        "run(), which sets it for its transaction, or set it where the pooler logs in: ALTER ROLE "
+        "… SET, or the pooler's own configuration"
+    )

@@ -1,0 +1,38 @@
+"""What acquires want of the session that they are lent."""
+
+from dataclasses import replace
+from typing import Any, Final
+
+from hasql._leasing.lease import Lease
+from hasql._leasing.lease_settings import LeaseSettings
+from hasql._routing.request import MASTER
+from hasql.errors import ConfigurationError
+from hasql.resilience.session_defaults import SessionDefaults
+
+__all__ = ("settings_of", "wanted_by_all")
+
+_ALL_READS_GUARDED: Final = LeaseSettings(guards_reads=True, guards_all=True)
+
+
+def wanted_by_all(session: SessionDefaults | None) -> LeaseSettings | None:
+    """Return what each acquire of a manager wants; None: no more than a login gives."""
+    return _ALL_READS_GUARDED if session is not None and session.enforce_read_only else None
+
+
+def settings_of(session: SessionDefaults, lease: Lease[Any, Any]) -> LeaseSettings:
+    """Return what an acquire with a `session` of its own wants.
+
+    Raises TypeError, and ConfigurationError for an `enforce_read_only` that has no meaning.
+    """
+    if not isinstance(session, SessionDefaults):
+        msg = f"session must be a hasql.resilience.SessionDefaults, not {session!r}"
+        raise TypeError(msg)
+    wanted: LeaseSettings = lease.settings or LeaseSettings()
+    if session.enforce_read_only:
+        if lease.request is MASTER or lease.fixed_node is not None:
+            raise ConfigurationError(
+                "enforce_read_only is about what acquire_replica lends: for a transaction that "
+                "does not write on a master, begin it READ ONLY"
+            )
+        wanted = replace(wanted, guards_reads=True)
+    return replace(wanted, overrides=session.parameters())
