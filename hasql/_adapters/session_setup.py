@@ -21,8 +21,8 @@ class WithSettings(NamedTuple, Generic[_T]):
     connection: _T
     #: Which of them are not in force.
     lacks: tuple[str, ...] = ()
-    #: Whether they were set by SQL, so that a `RESET ALL` undoes them.
-    by_sql: bool = False
+    #: Which of them a `RESET ALL` undoes, so that they have to be set once more after one.
+    undone_by_reset: tuple[str, ...] = ()
 
 
 class Setup(NamedTuple, Generic[_T]):
@@ -56,11 +56,11 @@ class Setup(NamedTuple, Generic[_T]):
             return WithSettings(connection)
         try:
             steps = set_up(settings, self.pid(connection), taken=taken)
-            lacks, by_sql = await answered(steps, partial(self.ask, connection))
+            lacks, undone = await answered(steps, partial(self.ask, connection))
         except BaseException:
             self.discard(connection)
             raise
-        return WithSettings(connection, lacks, by_sql)
+        return WithSettings(connection, lacks, undone)
 
     def open_in_thread(self, settings: SessionSettings) -> WithSettings[_T]:
         """Open a connection, in a thread."""
@@ -76,45 +76,46 @@ class Setup(NamedTuple, Generic[_T]):
             return WithSettings(connection)
         try:
             steps = set_up(settings, self.pid(connection), taken=taken)
-            lacks, by_sql = _answered_in_thread(steps, partial(self.ask, connection))
+            lacks, undone = _answered_in_thread(steps, partial(self.ask, connection))
         except BaseException:
             self.discard(connection)
             raise
-        return WithSettings(connection, lacks, by_sql)
+        return WithSettings(connection, lacks, undone)
 
 
-#: Yields what a new connection is to be asked and takes the number of rows; returns which settings
-#: it lacks, and whether they were set by SQL.
-Steps: TypeAlias = Generator[str, int, tuple[tuple[str, ...], bool]]
+#: Which settings a connection lacks, and which a reset undoes.
+Outcome: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
+#: Yields what a new connection is to be asked, and takes the number of rows.
+Steps: TypeAlias = Generator[str, int, Outcome]
 
 
 def set_up(settings: SessionSettings, pid: int, *, taken: bool) -> Steps:
     """Begin to see to the settings of a new connection; `taken`: the login has named them."""
     if rows := (yield settings.question(pid)):
-        return settings.lacking(rows), False
-    if not taken:
-        yield settings.query()
-    return (), not taken
+        # A pooler's own session has another name, and what a pooler tracks may be set by SQL.
+        return settings.lacking(rows), settings.tracked
+    if taken:
+        return (), ()
+    yield settings.query()
+    return (), tuple(settings.parameters)
 
 
-async def answered(
-    steps: Steps, ask: Callable[[str], Awaitable[int]]
-) -> tuple[tuple[str, ...], bool]:
+async def answered(steps: Steps, ask: Callable[[str], Awaitable[int]]) -> Outcome:
     """Ask what the steps want to know, in a task, and return what they do."""
     try:
         query = next(steps)
         while True:
             query = steps.send(await ask(query))
     except StopIteration as done:
-        outcome: tuple[tuple[str, ...], bool] = done.value
+        outcome: Outcome = done.value
         return outcome
 
 
-def _answered_in_thread(steps: Steps, ask: Callable[[str], int]) -> tuple[tuple[str, ...], bool]:
+def _answered_in_thread(steps: Steps, ask: Callable[[str], int]) -> Outcome:
     try:
         query = next(steps)
         while True:
             query = steps.send(ask(query))
     except StopIteration as done:
-        outcome: tuple[tuple[str, ...], bool] = done.value
+        outcome: Outcome = done.value
         return outcome

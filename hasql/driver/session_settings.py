@@ -83,9 +83,14 @@ class SessionSettings:
         """Return which settings are not in force, as the question's number of rows tells."""
         return tuple(name for place, name in enumerate(self.parameters) if rows - 1 & 2 << place)
 
-    def query(self) -> str:
-        """Return SQL that sets them for the session."""
-        return set_query(self.parameters)
+    def query(self, names: Iterable[str] | None = None) -> str:
+        """Return SQL that sets some of them for the session; None: all."""
+        return set_query({name: self.parameters[name] for name in names or self.parameters})
+
+    @property
+    def tracked(self) -> tuple[str, ...]:
+        """Those that every pooler tracks: its client has them with whichever session it gets."""
+        return tuple({"application_name"} & self.parameters.keys())
 
 
 NO_SETTINGS: Final = SessionSettings()

@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from hasql.errors import ConfigurationError
+from hasql.resilience import SessionDefaults
 from testbed.middlemen.addresses import dsn_through
 from testbed.scene import Table, in_flight
 from testbed.strict_proxy import StrictProxy
@@ -21,10 +22,10 @@ from tests.integration.test_drivers_session_defaults import (
 )
 
 if TYPE_CHECKING:
-    from hasql.resilience import SessionDefaults
     from hasql.sync.base import BaseSyncPoolManager
     from hasql.testing import LocalCluster, LocalNode
     from testbed.sync_kits import SyncKit
+    from tests.middlemen import StartPgBouncer
 
     Manager = BaseSyncPoolManager[Any, Any]
 
@@ -180,3 +181,35 @@ def test_a_connection_on_which_it_cannot_be_undone_is_closed(
         with manager.acquire_master(timeout=10) as connection:
             assert sync_kit.pid(connection) != pid
             assert shown(sync_kit, connection) == SHOWN
+
+
+# Behind a pooler
+
+
+def test_what_a_pooler_does_not_take_is_refused_with_the_remedy(
+    sync_kit: SyncKit, pg_cluster: LocalCluster, pgbouncer: StartPgBouncer
+) -> None:
+    pooler = pgbouncer(pg_cluster.master, pool_mode="transaction")
+    dsn = dsn_through(pg_cluster, pooler)
+    with settled(sync_kit, dsn, SessionDefaults(lock_timeout=1), **sync_kit.unprepared) as manager:
+        manager.ready(1, 0)
+        for _ in range(2):
+            with (
+                pytest.raises(ConfigurationError, match=r"cannot set lock_timeout .*ALTER ROLE"),
+                manager.acquire_master(timeout=5),
+            ):
+                pass
+        lease = manager.acquire_master(timeout=5)
+        lease.sets_locally = True
+        with lease as connection:
+            assert lease.local_settings is not None
+            sync_kit.begin(connection, lease.local_settings)
+            assert shown(sync_kit, connection, "lock_timeout") == {"lock_timeout": "1s"}
+        assert in_flight(manager) == 0
+    name = SessionDefaults(application_name="mine")
+    with (
+        settled(sync_kit, dsn, name, **sync_kit.unprepared) as manager,
+        manager.acquire_master() as connection,
+    ):
+        seen = shown(sync_kit, connection, "lock_timeout", "application_name")
+        assert seen == {"lock_timeout": "0", "application_name": "mine"}

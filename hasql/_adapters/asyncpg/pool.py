@@ -91,7 +91,7 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
     async def _connect_one(self, _: str, **kwargs: Any) -> RawConnection:
         try:
             connecting = discard_if_cancelled(self._connect(kwargs), terminate_opened)
-            (connection, address), lacks, by_sql = await self._connects.run(connecting)
+            (connection, address), lacks, undone = await self._connects.run(connecting)
         except Exception as error:
             maintained = runs_method(asyncio.current_task(), "Pool._maintain_min_size")
             if not maintained or failure_of(error) not in {Failure.BROKEN, Failure.FULL}:
@@ -103,8 +103,7 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
         self._open[connection] = key = connection.get_settings()
         flag, read_only = in_hot_standby(connection), is_read_only(connection)
         self.destinations.opened(key, flag, read_only=read_only, address=address, lacks=lacks)
-        if by_sql:
-            self._resets.note_set_by_sql(key)
+        self._resets.note_undone(key, undone)
         # While the connection is leased the listener is called with its proxy, hence the closure.
         connection.add_termination_listener(lambda _: self._forget(connection))
         return connection

@@ -24,17 +24,18 @@ class ConnectionResets:
         self._hook = hook
         self._settings = settings
         self._running = RunningHooks()
-        #: By key, whose settings were made by SQL, so that asyncpg's query undoes them.
-        self._by_sql: set[Hashable] = set()
+        #: By key, the settings that asyncpg's query undoes.
+        self._undone: dict[Hashable, tuple[str, ...]] = {}
         self.end = self._running.end
 
-    def note_set_by_sql(self, key: Hashable) -> None:
-        """Take note that a login did not name the settings, and SQL has made them."""
-        self._by_sql.add(key)
+    def note_undone(self, key: Hashable, names: tuple[str, ...]) -> None:
+        """Take note of settings of a connection that asyncpg's own query undoes."""
+        if names:
+            self._undone[key] = names
 
     def forget(self, key: Hashable) -> None:
         """Take note that a connection has ended; the hook may wait for something else than it."""
-        self._by_sql.discard(key)
+        self._undone.pop(key, None)
         self._running.end(key)
 
     async def run(self, connection: RawConnection, key: Hashable) -> None:
@@ -47,8 +48,8 @@ class ConnectionResets:
             if self._hook is not None:
                 await self._running.run(key, self._hook(connection))
             elif query := connection.get_reset_query():
-                if key in self._by_sql:
-                    query += f"\n{self._settings.query()};"
+                if key in self._undone:
+                    query += f"\n{self._settings.query(self._undone[key])};"
                 await connection.execute(query)
         except Exception:
             if not connection.is_closed():
