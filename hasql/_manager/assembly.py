@@ -135,7 +135,7 @@ def _put_layers_around(  # noqa: PLR0913  # made in one place
     ends: AsyncLeaseEnds[PoolT, ConnT] | ThreadLeaseEnds[PoolT, ConnT],
 ) -> LoadControl:
     """Have what the user asked for stand around each lease: who refuses at once outermost."""
-    routing, hide = watch.routing, options.dsn.hide
+    routing, hide = watch.routing, options.hide
     load = LoadControl(
         options.resilience,
         watch.driver,

@@ -45,7 +45,7 @@ class Discovering:
     def __init__(self, source: Discovery, ask: Ask, options: Options, notifier: Notifier) -> None:
         self._source = source
         self._ask = ask
-        self._hide = options.dsn.hide
+        self._hide = options.hide
         self._clock = options.clock
         self._chance = options.chance
         self._notifier = notifier

@@ -28,6 +28,7 @@ from hasql.discovery import Discovery
 from hasql.discovery.choice import choose_source
 from hasql.dns import Resolver
 from hasql.driver import ConnT, Driver, PoolT
+from hasql.driver.credentials import CredentialSource
 from hasql.resilience.admission import Admission
 from hasql.resilience.breaker import Breaker
 from hasql.resilience.error_rules import Category
@@ -115,6 +116,7 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
                 report_every=report_every,
             ),
             settings=settings,
+            credentials=None if credentials is None else CredentialSource(credentials),
             clock=self._clock(),
             chance=self._chance(),
         )

@@ -218,7 +218,7 @@ class Lifetime(Generic[PoolT, ConnT]):
                 async with asyncio.timeout(seconds):
                     await node.pool.close()
             except Exception as error:  # noqa: BLE001  # terminated below, whatever it was
-                told = self._options.dsn.hide(repr(error))
+                told = self._options.hide(repr(error))
                 extra = about("close_failed", host=node.host)
                 log.debug("%s: closing failed: %s", node.host, told, extra=extra)
         node.pool.terminate()

@@ -29,7 +29,7 @@ def measure(  # noqa: PLR0913  # all that one is made of
     lease_watch: LeaseWatch | None,
 ) -> Metrics:
     """Take the snapshot."""
-    topology, hide, now = routing.topology, options.dsn.hide, options.clock()
+    topology, hide, now = routing.topology, options.hide, options.clock()
     written = written_by_masters(topology)
     return Metrics(
         nodes=tuple(

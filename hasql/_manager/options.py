@@ -14,6 +14,8 @@ from hasql.cluster.checks import check_count, check_flag, check_seconds, check_s
 from hasql.cluster.dsn import Dsn
 from hasql.cluster.host import HostSpec, parse_host
 from hasql.cluster.state import Rules
+from hasql.driver import Endpoint
+from hasql.driver.credentials import CredentialSource
 from hasql.driver.session_settings import NO_SETTINGS, SessionSettings
 from hasql.errors import ConfigurationError
 from hasql.resilience.options import ResilienceOptions
@@ -48,6 +50,8 @@ class Options:
     resilience: ResilienceOptions
     #: What each connection of a pool is set to.
     settings: SessionSettings
+    #: What is asked for the login of each new connection; None: the DSN says it.
+    credentials: CredentialSource | None
     #: Seconds of a clock that never goes back; the only one there is in a manager.
     clock: Callable[[], float]
     #: Where all chance in a manager comes from.
@@ -60,7 +64,7 @@ class Options:
             refresh_timeout=self.refresh_timeout,
             stopwatch_window_size=self.stopwatch_window_size,
             pool_factory_kwargs=self.pool_factory_kwargs,
-            hide=self.dsn.hide,
+            hide=self.hide,
             clock=self.clock,
             chance=self.chance,
         )
@@ -70,9 +74,18 @@ class Options:
         return LeasingOptions(
             acquire_timeout=self.acquire_timeout,
             release_timeout=self.release_timeout,
-            hide=self.dsn.hide,
+            hide=self.hide,
             clock=self.clock,
         )
+
+    def endpoint(self, host: HostSpec) -> Endpoint:
+        """Return how a host is connected to."""
+        return Endpoint(host, self.dsn.for_host(host), self.settings, self.credentials)
+
+    def hide(self, text: str) -> str:
+        """Return a text, such as an error's, with `***` where a secret stands."""
+        text = self.dsn.hide(text)
+        return text if self.credentials is None else self.credentials.hide(text)
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.

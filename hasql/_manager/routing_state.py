@@ -35,7 +35,7 @@ from hasql.cluster.topology import (
     Step,
     Topology,
 )
-from hasql.driver import ConnT, Driver, DriverPool, Endpoint, PoolT
+from hasql.driver import ConnT, Driver, DriverPool, PoolT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +76,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         #: Nodes in routing with their pools open, suspects included.
         self.masters: list[Node[PoolT, ConnT]] = []
         self.replicas: list[Node[PoolT, ConnT]] = []
-        self.notifier = Notifier(options.dsn.hide)
+        self.notifier = Notifier(options.hide)
         self.monitors = Monitors(driver, options.for_probing(), self)
         #: None: names are left to the driver.
         self.names: FollowedNames | None = None
@@ -84,7 +84,7 @@ class RoutingState(Generic[PoolT, ConnT]):
             source, probing = options.name_source, options.for_probing()
             self.names = FollowedNames(source, probing, self.follow_name)
         self.hints = Hints(driver, book, self.monitors.signal)
-        self.warm_ups: WarmUps[PoolT, ConnT] = WarmUps(router, options.dsn.hide, self.observe)
+        self.warm_ups: WarmUps[PoolT, ConnT] = WarmUps(router, options.hide, self.observe)
         self.openings: PoolOpenings[PoolT, ConnT] = PoolOpenings(
             driver,
             options.pool_factory_kwargs,
@@ -244,8 +244,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         self._apply(self.topology.without(gone, self._clock()), rerouted=True)
 
     def _node(self, host: HostSpec) -> Node[PoolT, ConnT]:
-        endpoint = Endpoint(host, self._options.dsn.for_host(host), self._options.settings)
-        return Node(endpoint, 0, self._sizes, self._clock)
+        return Node(self._options.endpoint(host), 0, self._sizes, self._clock)
 
     @guarded
     def follow_name(self, host: HostSpec) -> None:

@@ -29,7 +29,7 @@ class StateWaits(Generic[PoolT, ConnT]):
     ) -> None:
         self._driver = driver
         self._clock = options.clock
-        self._hide = options.dsn.hide
+        self._hide = options.hide
         self._routing = routing
         self._discovering = discovering
         #: Ends with the next news; all who wait look again then.

@@ -1,16 +1,18 @@
 """Where one host is reached: its DSN, and the addresses that its name leads to now."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from copy import copy
-from typing import Any, Generic, TypeVar
+from dataclasses import replace
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from hasql.cluster.dsn import Dsn
 from hasql.cluster.host import HostSpec
 from hasql.driver.connects import leave_to_itself
 from hasql.driver.failure import Failure
 from hasql.driver.session_settings import NO_SETTINGS, SessionSettings
 
-__all__ = ("Endpoint",)
+__all__ = ("Endpoint", "Login", "LoginSource")
 
 _T = TypeVar("_T")
 
@@ -40,18 +42,51 @@ class _Whereabouts:
         self.stagger = _STAGGER
 
 
+class Login(NamedTuple):
+    """Who logs in: what an application has made for one connection."""
+
+    #: None: the DSN's, or the arguments'.
+    user: str | None
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Login(user={self.user!r}, password='***')"
+
+
+class LoginSource(Protocol):
+    """Where the login of each new connection comes from."""
+
+    async def login(self) -> Login:
+        """Ask for one, in the manager's event loop."""
+        ...
+
+    def login_in_thread(self, check: Callable[[], None]) -> Login:
+        """Ask for one, in a thread; `check` raises once its connect is to end."""
+        ...
+
+
 class Endpoint:
     """One host, as an adapter connects to it.
 
     Who follows the host's name tells it of the addresses, by `lead_to`.
     """
 
-    def __init__(self, host: HostSpec, dsn: str, settings: SessionSettings = NO_SETTINGS) -> None:
+    def __init__(
+        self,
+        host: HostSpec,
+        dsn: str,
+        settings: SessionSettings = NO_SETTINGS,
+        logins: LoginSource | None = None,
+    ) -> None:
         self.host = host
         #: A URL of this host alone. With the password: never shown.
         self.dsn = dsn
         #: What each connection of a pool is to be set to; not for reserved ones.
         self.settings = settings
+        #: What is asked for the login of each new connection; None: the DSN says it.
+        self.logins = logins
+        #: The login of one connection.
+        self._login: Login | None = None
         self._whereabouts = _Whereabouts(host.address)
         self._elsewhere = False
 
@@ -60,6 +95,37 @@ class Endpoint:
         other = copy(self)
         other.dsn = dsn
         return other
+
+    # Who logs in
+
+    async def for_login(self) -> "Endpoint":
+        """Return the same host with the login of one connection in its DSN; in a task.
+
+        Raises what `LoginSource.login` does.
+        """
+        return self if self.logins is None else self.with_login(await self.logins.login())
+
+    def for_login_in_thread(self, check: Callable[[], None]) -> "Endpoint":
+        """Do the same in a thread; `check` raises once the connect is to end."""
+        if self.logins is None:
+            return self
+        return self.with_login(self.logins.login_in_thread(check))
+
+    def with_login(self, login: Login) -> "Endpoint":
+        """Return the same host with this login in its DSN."""
+        parsed = Dsn.parse(self.dsn)
+        user = parsed.user if login.user is None else login.user
+        named = replace(parsed, user=user, password=login.password)
+        other = self.with_dsn(named.for_host(parsed.hosts[0]))
+        other._login = login  # noqa: SLF001  # its own class
+        return other
+
+    def arguments(self, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return arguments of a connect without what the login says instead."""
+        if self._login is None:
+            return kwargs
+        said = {"password"} if self._login.user is None else {"password", "user"}
+        return {name: value for name, value in kwargs.items() if name not in said}
 
     def elsewhere(self) -> "Endpoint":
         """Return the same host, by another address first than the one that connected last.

@@ -93,7 +93,9 @@ class AiopgDriver(Driver[PoolT, ConnT]):
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
     ) -> AiopgSession:
         addresses = Addresses(endpoint)
-        ours: dict[str, Any] = {name: value for name, value in kwargs.items() if _is_of_libpq(name)}
+        endpoint = await endpoint.for_login()
+        given = endpoint.arguments(kwargs)
+        ours: dict[str, Any] = {name: value for name, value in given.items() if _is_of_libpq(name)}
         ours |= {"enable_json": False, "enable_hstore": False, "enable_uuid": False}
         ours["timeout"] = None
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic
 
 from hasql._adapters.aiopg.addresses import Addresses
+from hasql._adapters.aiopg.logins import PoolLogins
 from hasql._adapters.aiopg.registry import ConnectionRegistry
 from hasql.driver import Endpoint, PoolSizes, PoolT
 
@@ -46,7 +47,8 @@ class LibraryPool(Generic[PoolT]):
     ) -> PoolT:
         """Create the pool and open what it keeps at least."""
         self._addresses = Addresses(endpoint)
-        self.registry = ConnectionRegistry(kwargs, self._addresses, endpoint.settings, on_loss)
+        self._logins = PoolLogins(endpoint)
+        self.registry = ConnectionRegistry(kwargs, self._addresses, self._logins, on_loss)
         ours = {**kwargs, **self.registry.hooks, "minsize": 0}
         self.pool = await self._create_pool(endpoint.dsn, **ours)  # does not pause
         taken: list[Any] = []
@@ -84,7 +86,7 @@ class LibraryPool(Generic[PoolT]):
 
     async def acquire_by_any_address(self) -> Any:
         """Take a slot with an idle connection, or with a new one to the first address to answer."""
-        return await self.registry.connect(partial(self._addresses.try_each, self.acquire))
+        return await self._logins.connect(partial(self._addresses.try_each, self.acquire))
 
     async def acquire(self) -> Any:
         """Take a slot with an idle connection, at once, or try one address for a new connection."""

@@ -11,7 +11,7 @@ import psycopg2
 from psycopg2 import extensions
 
 from hasql._adapters.fork_guard import cut_off_in_children
-from hasql._adapters.libpq import parameters_of_pool, parameters_of_session, stop_listening
+from hasql._adapters.libpq import parameters_of_session, stop_listening
 from hasql._adapters.psycopg2.parameters import is_of_libpq
 from hasql.driver.holder import HolderNotes
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from hasql._adapters.aiopg.addresses import Addresses
-    from hasql.driver.session_settings import SessionSettings
 
 __all__ = ("connection_factory", "session_factory")
 
@@ -106,21 +105,15 @@ def _class_of(ours: Any, user_class: Any) -> Any:
 
 
 def connection_factory(
-    kwargs: Mapping[str, Any], addresses: Addresses, settings: Callable[[], SessionSettings]
+    kwargs: Mapping[str, Any],
+    addresses: Addresses,
+    parameters: Callable[[dict[str, str]], dict[str, str]],
 ) -> Callable[..., Any]:
     """Return what makes a pool's connections; their class is derived from the user's, if given.
 
-    `settings` tells which a login is to name.
+    `parameters` makes what libpq is given.
     """
     of_class = _class_of(_Psycopg2Connection, kwargs.get("connection_factory"))
-
-    def parameters(given: dict[str, str]) -> dict[str, str]:
-        named = parameters_of_pool(given, is_of_libpq)
-        if named_too := settings():
-            named_too.check(given, "the DSN or pool_factory_kwargs")
-            named["options"] = named_too.as_options(given.get("options"))
-        return named
-
     return partial(_make, of_class, addresses, parameters)
 
 

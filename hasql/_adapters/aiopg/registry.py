@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from contextvars import ContextVar
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import psycopg2
+from typing import TYPE_CHECKING, Any
 
 from hasql._adapters.aiopg.connection import (
     abort_connection,
     address_of,
     close_raw,
-    count_rows,
     in_hot_standby,
     is_read_only,
 )
 from hasql._adapters.aiopg.raw_connection import connection_factory
 from hasql._adapters.libpq import shut_down
-from hasql._adapters.reserved_session import is_about_settings
-from hasql._adapters.session_setup import answered, set_up
 from hasql.driver.destinations import Destinations
-from hasql.driver.session_settings import NO_SETTINGS, SessionSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Container, Mapping
+    from collections.abc import Callable, Container, Mapping
 
     import aiopg
 
     from hasql._adapters.aiopg.addresses import Addresses
+    from hasql._adapters.aiopg.logins import PoolLogins
 
 __all__ = ("ConnectionRegistry",)
-
-_T = TypeVar("_T")
 
 
 class ConnectionRegistry:
@@ -47,14 +38,11 @@ class ConnectionRegistry:
         self,
         kwargs: Mapping[str, Any],
         addresses: Addresses,
-        settings: SessionSettings,
+        logins: PoolLogins,
         on_loss: Callable[[], None],
     ) -> None:
-        self._settings = settings
-        #: Whether the login of this task leaves the settings out, as the one before was refused.
-        self._without: ContextVar[bool] = ContextVar("hasql_aiopg_without", default=False)
-        named = lambda: NO_SETTINGS if self._without.get() else settings  # noqa: E731
-        self._new = connection_factory(kwargs, addresses, named)
+        self._logins = logins
+        self._new = connection_factory(kwargs, addresses, logins.parameters)
         self._has_left = addresses.has_left
         self._user_hook = kwargs.get("on_connect")
         #: Called when an open connection has ended, whoever ended it.
@@ -74,27 +62,10 @@ class ConnectionRegistry:
         self._connecting[raw] = asyncio.current_task()
         return raw
 
-    async def connect(self, log_in: Callable[[], Awaitable[_T]]) -> _T:
-        """Log in with the settings; and if those may be what is refused, without them."""
-        try:
-            return await log_in()
-        except psycopg2.OperationalError as error:
-            if not self._settings or not is_about_settings(error):
-                raise
-        token = self._without.set(True)  # of a variable
-        try:
-            return await log_in()
-        finally:
-            self._without.reset(token)
-
     async def _prepare(self, connection: aiopg.Connection) -> tuple[str, ...]:
         """Have a new connection ready for use; return the settings that it lacks."""
-        lacks: tuple[str, ...] = ()
         try:
-            if self._settings:
-                pid = connection.raw.get_backend_pid()
-                steps = set_up(self._settings, pid, taken=not self._without.get())
-                lacks, _ = await answered(steps, partial(count_rows, connection))
+            lacks = await self._logins.set_up(connection)
             if self._user_hook is not None:
                 await self._user_hook(connection)
         except BaseException:

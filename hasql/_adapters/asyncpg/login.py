@@ -90,6 +90,8 @@ async def connect_for_pool(
     endpoint: Endpoint, connect: Callable[..., Any], kwargs: Mapping[str, Any]
 ) -> WithSettings[Addressed]:
     """Connect for the application, with the settings of its pool."""
+    endpoint = await endpoint.for_login()
+    kwargs = endpoint.arguments(kwargs)
     if endpoint.settings:
         endpoint.settings.check(dict(Dsn.parse(endpoint.dsn).params), "the DSN")
         endpoint.settings.check(kwargs.get("server_settings") or {}, "server_settings")
@@ -141,6 +143,8 @@ async def open_session(
     on_lost: Callable[[], None],
 ) -> AsyncpgSession:
     """Open a reserved connection, by the function that opens the application's connections."""
+    endpoint = await endpoint.for_login()
+    kwargs = endpoint.arguments(kwargs)
     arguments = {name: value for name, value in kwargs.items() if name in _ARGUMENTS}
     # asyncpg's pool gives these two as well; the application's own classes are for what it leases.
     arguments |= {"connection_class": asyncpg.Connection, "record_class": asyncpg.Record}

@@ -51,6 +51,8 @@ async def _log_in(
     It connects by `connect` of the application's class, as that may add a password which is made
     anew for each login.
     """
+    endpoint = await endpoint.for_login()
+    kwargs = endpoint.arguments(kwargs)
     arguments = {name: value for name, value in kwargs.items() if name not in _OF_STATEMENTS}
     given: dict[str, Any] = conninfo_to_dict(endpoint.dsn)
     given |= {name: arguments.pop(name) for name in _OF_SESSIONS if name in arguments}
@@ -90,6 +92,8 @@ async def connect_for_pool(
     kwargs: Mapping[str, Any],
 ) -> WithSettings[tuple[PsycopgConnection, str | None]]:
     """Connect for the application, with the settings of its pool; the rest as in `connect_by`."""
+    endpoint = await endpoint.for_login()
+    kwargs = endpoint.arguments(kwargs)
 
     def log_in(settings: SessionSettings) -> Any:
         conninfo, named = naming(settings, endpoint.dsn, kwargs)

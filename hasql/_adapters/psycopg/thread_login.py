@@ -123,6 +123,8 @@ def connect_for_pool(
     kwargs: Mapping[str, Any],
 ) -> WithSettings[tuple[Any, str | None]]:
     """Connect for the application, with the settings of its pool; see `_connect_by_thread`."""
+    endpoint = endpoint.for_login_in_thread(attempt.check)
+    kwargs = endpoint.arguments(kwargs)
 
     def log_in(settings: SessionSettings) -> tuple[Any, str | None]:
         conninfo, named = naming(settings, endpoint.dsn, kwargs)

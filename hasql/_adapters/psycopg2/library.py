@@ -37,6 +37,8 @@ class Psycopg2Library(ThreadLibrary):
     def connect(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], connect: ThreadedConnect
     ) -> WithSettings[tuple[Any, str | None]]:
+        endpoint = endpoint.for_login_in_thread(connect.check)
+        kwargs = endpoint.arguments(kwargs)
         of_libpq = {name: value for name, value in kwargs.items() if is_of_libpq(name)}
         others = {name: value for name, value in kwargs.items() if name not in of_libpq}
         factory = within_units(others.pop("connection_factory", None))

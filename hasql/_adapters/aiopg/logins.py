@@ -1,0 +1,93 @@
+"""The logins of a pool of aiopg's: who logs in, and which settings the login names."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import psycopg2
+
+from hasql._adapters.aiopg.connection import count_rows
+from hasql._adapters.libpq import parameters_of_pool
+from hasql._adapters.psycopg2.parameters import is_of_libpq
+from hasql._adapters.reserved_session import is_about_settings
+from hasql._adapters.session_setup import answered, set_up
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import aiopg
+
+    from hasql.driver import Endpoint
+    from hasql.driver.endpoint import Login
+
+__all__ = ("PoolLogins",)
+
+_T = TypeVar("_T")
+
+
+class _Naming(NamedTuple):
+    """What the login of a task names."""
+
+    login: Login | None
+    #: Whether it names the settings; not so where one that did was refused.
+    settings: bool = True
+
+
+#: aiopg's pool itself connects, somewhere below `PoolLogins.connect`, in the same task.
+_naming: ContextVar[_Naming | None] = ContextVar("hasql_aiopg_naming", default=None)
+
+
+class PoolLogins:
+    """How the connections of one pool log in, and are set."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._settings = endpoint.settings
+        #: For who connects by taking a connection from aiopg's pool directly.
+        self._usual = _Naming(None)
+
+    async def connect(self, log_in: Callable[[], Awaitable[_T]]) -> _T:
+        """Log in with the settings; and if those may be what is refused, without them."""
+        logins = self._endpoint.logins
+        if logins is not None:
+            self._usual = _Naming(await logins.login())
+        elif not self._settings:
+            return await log_in()
+        naming = self._usual
+        try:
+            return await self._connect(log_in, naming)
+        except psycopg2.OperationalError as error:
+            if not self._settings or not is_about_settings(error):
+                raise
+        return await self._connect(log_in, naming._replace(settings=False))
+
+    async def _connect(self, log_in: Callable[[], Awaitable[_T]], naming: _Naming) -> _T:
+        token = _naming.set(naming)
+        try:
+            return await log_in()
+        finally:
+            _naming.reset(token)
+
+    def parameters(self, given: dict[str, str]) -> dict[str, str]:
+        """Return what libpq is given, of what it would be given without hasql."""
+        naming = _naming.get() or self._usual
+        named = parameters_of_pool(given, is_of_libpq)
+        if self._settings and naming.settings:
+            self._settings.check(given, "the DSN or pool_factory_kwargs")
+            named["options"] = self._settings.as_options(given.get("options"))
+        if naming.login is not None:
+            named["password"] = naming.login.password
+            named |= {} if naming.login.user is None else {"user": naming.login.user}
+        return named
+
+    async def set_up(self, connection: aiopg.Connection) -> tuple[str, ...]:
+        """See to the settings of a new connection; return which it lacks."""
+        if not self._settings:
+            return ()
+        naming = _naming.get() or self._usual
+        pid = connection.raw.get_backend_pid()
+        steps = set_up(self._settings, pid, taken=naming.settings)
+        lacks, _ = await answered(steps, partial(count_rows, connection))
+        return lacks

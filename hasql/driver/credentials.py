@@ -1,0 +1,120 @@
+"""Credentials that an application makes for each login: tokens, or passwords that rotate."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from inspect import isawaitable, iscoroutinefunction
+from typing import Any, Final
+
+from hasql.cluster.redaction import redact
+from hasql.driver.endpoint import Login
+from hasql.driver.threads import in_thread
+from hasql.errors import ConfigurationError
+
+__all__ = ("CredentialSource",)
+
+#: Seconds that an answer may take, however long the connect that needs it may.
+_LONGEST_ANSWER: Final = 10.0
+#: Seconds between two looks of a thread at whether its connect is to end.
+_LOOK: Final = 0.1
+#: How many passwords are remembered, to be hidden.
+_REMEMBERED: Final = 16
+
+
+class CredentialSource:
+    """Asks an application for the login of each new connection to a server.
+
+    A coroutine function runs in the manager's event loop, and any other in a thread, as it may wait
+    for a service. One that fails fails that connect.
+
+    Args:
+        ask: Returns a password, or a user and a password; or is a coroutine function.
+    """
+
+    def __init__(self, ask: Callable[[], Any]) -> None:
+        self._ask = ask
+        self._is_async = iscoroutinefunction(ask) or iscoroutinefunction(
+            getattr(ask, "__call__", None)  # noqa: B004  # whether that is a coroutine function
+        )
+        #: The manager's event loop: no pool connects before its host's monitor has.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._given: deque[str] = deque(maxlen=_REMEMBERED)
+
+    async def login(self) -> Login:
+        """Ask in the manager's event loop. Raises ConnectionError and ConfigurationError."""
+        self._loop = asyncio.get_running_loop()
+        limit = asyncio.timeout(_LONGEST_ANSWER)
+        try:
+            async with limit:
+                given = await self._answer()
+        except Exception as error:
+            late = limit.expired() and isinstance(error, TimeoutError)
+            raise self._too_late() if late else self._failed(error) from error
+        return self._read(given)
+
+    async def _answer(self) -> Any:
+        if self._is_async:
+            return await self._ask()
+        given = await asyncio.wrap_future(in_thread(self._ask, "hasql credentials"))
+        return await given if isawaitable(given) else given
+
+    def login_in_thread(self, check: Callable[[], None]) -> Login:
+        """Ask for the connect of a thread; `check` raises once that is to end."""
+        assert self._loop is not None  # noqa: S101  # as said above
+        if self._is_async:
+            asking: Future[Any] = asyncio.run_coroutine_threadsafe(self._answer(), self._loop)
+        else:
+            asking = in_thread(self._ask, "hasql credentials")
+        given = self._wait(asking, check)
+        if isawaitable(given):
+            waiting = partial(_result_of, given)
+            given = self._wait(asyncio.run_coroutine_threadsafe(waiting(), self._loop), check)
+        return self._read(given)
+
+    def _wait(self, asking: Future[Any], check: Callable[[], None]) -> Any:
+        try:
+            for _ in range(round(_LONGEST_ANSWER / _LOOK)):
+                try:
+                    return asking.result(_LOOK)
+                except TimeoutError as error:
+                    if asking.done():
+                        raise self._failed(error) from error
+                except Exception as error:
+                    raise self._failed(error) from error
+                check()
+            raise self._too_late()
+        finally:
+            asking.cancel()
+
+    def hide(self, text: str) -> str:
+        """Return a text with `***` where a password stands that was given lately."""
+        return redact(text, tuple(self._given), ())
+
+    def _read(self, given: object) -> Login:
+        user, password = given if isinstance(given, tuple) and len(given) == 2 else (None, given)  # noqa: PLR2004  # a pair
+        if not (isinstance(password, str) and isinstance(user, str | None)):
+            kinds = [
+                type(each).__name__ for each in (given if isinstance(given, tuple) else [given])
+            ]
+            msg = (
+                "credentials must return a password, or a user and a password, as str: not "
+                f"{', '.join(kinds)}"
+            )
+            raise ConfigurationError(msg)
+        if password and password not in self._given:
+            self._given.append(password)
+        return Login(user, password)
+
+    def _failed(self, error: Exception) -> ConnectionError:
+        return ConnectionError(
+            f"credentials= has raised {type(error).__name__}: {self.hide(str(error))}"
+        )
+
+    def _too_late(self) -> ConnectionError:
+        return ConnectionError(f"credentials= has not returned within {_LONGEST_ANSWER:g} s")
+
+
+async def _result_of(given: Any) -> Any:
+    return await given
