@@ -7,7 +7,9 @@ import os
 import re
 import socket
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hasql.cluster.dsn import Dsn
@@ -32,6 +34,7 @@ __all__ = (
     "fail_over",
     "in_flight",
     "sessions",
+    "sockets",
     "tasks_end",
     "tcp_options",
     "threads_end",
@@ -121,6 +124,15 @@ async def fail_over(cluster: LocalCluster) -> tuple[LocalNode, LocalNode]:
     old.kill()
     await new.promote()
     return old, new
+
+
+def sockets() -> int:
+    """Count the sockets of this process."""
+    count = 0
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            count += str(descriptor.readlink()).startswith("socket:")
+    return count
 
 
 async def sessions(node: LocalNode, application: str, state: str = "%") -> int:

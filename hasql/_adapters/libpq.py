@@ -40,6 +40,7 @@ _REFUSED = re.compile(
     "|server certificate for .* does not match host name"
     "|could not get server's host name from server certificate"
     "|alert (bad certificate|unknown ca|(certificate|handshake|protocol) [a-z]+)"
+    "|connection requires a valid client certificate"
     "|server (accepted connection without a valid|did not request an) SSL certificate"
     "|authentication method requirement .* failed"
     "|channel binding (is )?required"

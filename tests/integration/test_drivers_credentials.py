@@ -10,12 +10,16 @@ from uuid import uuid4
 
 import pytest
 
+from hasql.cluster.discovered import Discovered
 from hasql.cluster.dsn import Dsn
+from hasql.cluster.host import HostSpec
+from hasql.discovery.sql import SqlDiscovery
 from hasql.errors import ConfigurationError, NotAvailableError
 from testbed.middlemen.addresses import dsn_through
+from testbed.scene import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster
@@ -200,3 +204,23 @@ async def test_a_wrong_password_is_refused_and_no_text_has_it(
         await manager.ready(1, 0, timeout=5)
     assert wrong not in f"{met.value!r}{manager.metrics()}{caplog.text}{manager!r}"
     await manager.close()
+
+
+class _PortOfServer(SqlDiscovery):
+    """Asks a server where it listens, and so tells what the DSN does not."""
+
+    _query = "SELECT inet_server_port() AS port"
+
+    def _read(self, row: Mapping[str, Any]) -> Discovered:
+        return Discovered(HostSpec("localhost", row["port"]))
+
+
+async def test_the_connection_by_which_hosts_are_asked_for_has_them_too(
+    kit: Kit, role: Role
+) -> None:
+    async with (
+        kit.manager(role.dsn(), credentials=role.give, discovery=_PortOfServer()) as manager,
+    ):
+        await until(lambda: any("localhost" in str(n.host) for n in manager.metrics().nodes))
+        async with manager.acquire_master(timeout=10) as connection:
+            assert await kit.value(connection, "SELECT session_user") == role.name

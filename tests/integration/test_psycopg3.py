@@ -8,8 +8,6 @@ import os
 import subprocess
 import sys
 import textwrap
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import psycopg
@@ -29,7 +27,15 @@ from hasql.driver import Failure, PoolSizes
 from hasql.psycopg3 import PoolManager
 from testbed.nameserver import NameServer
 from testbed.proxy import Proxy
-from testbed.scene import end_sessions, endpoint_of, sessions, tasks_end, tcp_options, until
+from testbed.scene import (
+    end_sessions,
+    endpoint_of,
+    sessions,
+    sockets,
+    tasks_end,
+    tcp_options,
+    until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,15 +56,6 @@ async def value(connection: psycopg.AsyncConnection[Any], query: str) -> Any:
     row = await (await connection.execute(query)).fetchone()
     assert row is not None
     return row[0]
-
-
-def sockets() -> int:
-    """Count the sockets of this process."""
-    count = 0
-    for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):
-            count += str(descriptor.readlink()).startswith("socket:")
-    return count
 
 
 # Arguments

@@ -61,7 +61,7 @@ class PoolLogins:
         except psycopg2.OperationalError as error:
             if not self._settings or not is_about_settings(error):
                 raise
-        return await self._connect(log_in, naming._replace(settings=False))
+        return await self._connect(log_in, _Naming(naming.login, settings=False))
 
     async def _connect(self, log_in: Callable[[], Awaitable[_T]], naming: _Naming) -> _T:
         token = _naming.set(naming)
