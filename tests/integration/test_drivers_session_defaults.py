@@ -268,8 +268,10 @@ async def test_what_a_hook_has_set_is_restored_and_a_reset_within_leads_to_the_l
         async with manager.acquire_master() as connection:
             assert (await shown(kit, connection))["statement_timeout"] == before
         async with manager.acquire_master(session=OTHER) as connection:
+            pid = await kit.pid(connection)
             await kit.write(connection, "RESET ALL")
         async with manager.acquire_master() as connection:
+            assert await kit.pid(connection) == pid
             assert await shown(kit, connection) == SHOWN
 
 
