@@ -153,6 +153,7 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
         return int(server.master and all(x and int(x[1]) in identity for x in wanted))
 
     transaction = FakeThreadTransaction
+
     def roll_back(self, connection: ThreadConnection) -> None:
         connection.use()
 

@@ -120,7 +120,7 @@ class _Watch(Generic[PoolT, ConnT]):
             release_timeout=options.release_timeout,
             clock=options.clock,
             chance=options.chance,
-            hide=options.dsn.hide,
+            hide=options.hide,
             guard=self.routing.guard,
         )
 

@@ -50,7 +50,7 @@ class CommitFinder(Generic[PoolT, ConnT]):
     ) -> None:
         self._driver = driver
         self._clock = options.clock
-        self._hide = options.dsn.hide
+        self._hide = options.hide
         self._routing = routing
         self._waits = waits
         self._session = OwnSession(driver, options)

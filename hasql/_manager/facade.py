@@ -262,9 +262,13 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
 
     def _lease_for_run(self, options: RunOptions, seconds: float) -> LeaseT:
         """Make the lease of one attempt."""
-        if options.read_only:
-            return self.acquire_replica(timeout=seconds)
-        return self.acquire_master(seconds)
+        lease = (
+            self.acquire_replica(timeout=seconds)
+            if options.read_only
+            else self.acquire_master(seconds)
+        )
+        lease.sets_locally = True
+        return lease
 
     # What exceptions mean
 

@@ -74,6 +74,8 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         transaction = pool.transaction(connection, unit.modes)
         try:
             await transaction.begin()
+            if lease.local_settings is not None:
+                await transaction.fetch_row(lease.local_settings)
             result = await _awaitable(work(connection))
             unit.may_commit(lease, connection, transaction.state)
             if self._has_mark(unit, node.host):

@@ -92,6 +92,8 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         transaction = pool.transaction(connection, unit.modes)
         try:
             transaction.begin()
+            if lease.local_settings is not None:
+                transaction.fetch_row(lease.local_settings)
             result = _value(work(connection))
             unit.may_commit(lease, connection, transaction.state)
             if self._has_mark(unit, node.host):

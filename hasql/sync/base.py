@@ -24,9 +24,9 @@ from hasql.driver import ConnT, Driver, PoolT
 from hasql.errors import HasqlError, PoolManagerClosedError
 from hasql.resilience.drain_report import DrainReport
 from hasql.resilience.retry_policy import RetryPolicy
+from hasql.resilience.session_defaults import SessionDefaults
 from hasql.resilience.thread_runs import ThreadRuns
 from hasql.resilience.unit_of_work import RunOptions
-from hasql.resilience.session_defaults import SessionDefaults
 
 __all__ = ("BaseSyncPoolManager",)
 

@@ -66,20 +66,20 @@ async def test_what_a_pooler_does_not_take_is_refused_with_the_remedy_and_reache
 ) -> None:
     settings: dict[str, object] = {"ignore_startup_parameters": NAMES} if drops else {}
     pooler = pgbouncer(pg_cluster.master, pool_mode="transaction", default_pool_size=1, **settings)
-    async with behind(kit, pg_cluster, pooler, TIMED) as manager:
+    async with behind(kit, pg_cluster, pooler, TIMED, fallback_master=True) as manager:
         await manager.ready(1, 0)
         match = r"cannot set statement_timeout on .*behind a pooler.*run\(\).*ALTER ROLE"
         for _ in range(3):
             with pytest.raises(ConfigurationError, match=match):
                 await manager.acquire_master(timeout=5)
         assert in_flight(manager) == 0
-        # Who makes a transaction, and sets it there, gets the connection.
-        lease = manager.acquire_master(timeout=5)
-        lease.sets_locally = True
-        async with lease as connection:
-            assert lease.local_settings is not None
-            await kit.begin(connection, lease.local_settings)
-            assert await kit.value(connection, "SHOW statement_timeout") == "5s"
+        # A run makes a transaction, and sets it there.
+        for read_only in (False, True):
+            seen = await manager.run(
+                lambda connection: kit.value(connection, "SHOW statement_timeout"),
+                read_only=read_only,
+            )
+            assert seen == "5s"
     plain = SessionDefaults(application_name="plain")
     async with (
         behind(kit, pg_cluster, pooler, plain) as manager,

@@ -199,12 +199,8 @@ def test_what_a_pooler_does_not_take_is_refused_with_the_remedy(
                 manager.acquire_master(timeout=5),
             ):
                 pass
-        lease = manager.acquire_master(timeout=5)
-        lease.sets_locally = True
-        with lease as connection:
-            assert lease.local_settings is not None
-            sync_kit.begin(connection, lease.local_settings)
-            assert shown(sync_kit, connection, "lock_timeout") == {"lock_timeout": "1s"}
+        seen = manager.run(lambda connection: shown(sync_kit, connection, "lock_timeout"))
+        assert seen == {"lock_timeout": "1s"}
         assert in_flight(manager) == 0
     name = SessionDefaults(application_name="mine")
     with (

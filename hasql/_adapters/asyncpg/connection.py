@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import gc
-import os
 import ssl
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
 from hasql._adapters.fork_guard import cut_off_in_children
-from hasql.cluster.dsn import Dsn
 from hasql.driver import Failure
-from hasql.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = (
     "Connection",
@@ -31,9 +26,8 @@ __all__ = (
     "in_hot_standby",
     "is_closed",
     "is_read_only",
-    "naming_files",
-    "sqlstate_of",
     "roll_back",
+    "sqlstate_of",
 )
 
 # As strings: asyncpg's classes take their parameter in its stubs alone.
@@ -41,53 +35,10 @@ Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 RawConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
-#: The parameters of a DSN that name a file, and the variable that asyncpg takes without one.
-_FILES = {
-    "sslrootcert": "PGSSLROOTCERT",
-    "sslcert": "PGSSLCERT",
-    "sslkey": "PGSSLKEY",
-    "sslcrl": "PGSSLCRL",
-}
-_OF_FILES = (
-    FileNotFoundError,
-    IsADirectoryError,
-    NotADirectoryError,
-    PermissionError,
-    ssl.SSLError,
-)
-
 
 def connect_of(kwargs: Mapping[str, Any]) -> Any:
     """Return what opens a connection: the user's own, or asyncpg's."""
     return kwargs.get("connect") or asyncpg.connect
-
-
-@contextmanager
-def naming_files(dsn: str) -> Iterator[None]:
-    """Name the file because of which a connect fails. Raises ConfigurationError.
-
-    asyncpg itself says "No such file or directory", as it does of a Unix socket on which no server
-    listens.
-    """
-    try:
-        yield
-    except _OF_FILES as error:
-        parsed = Dsn.parse(dsn)
-        given = dict(parsed.params)
-        for parameter, variable in _FILES.items():
-            path = given.get(parameter) or os.environ.get(variable)
-            if path and not parsed.hosts[0].host.startswith("/") and (why := _unreadable(path)):
-                msg = f"{parameter} cannot be read: {why}: {path!r}"
-                raise ConfigurationError(msg) from error
-        raise
-
-
-def _unreadable(path: str) -> str | None:
-    try:
-        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
-    except OSError as error:
-        return error.strerror
-    return "it is a directory" if Path(path).is_dir() else None
 
 
 def guard_from_forks(connection: RawConnection) -> None:

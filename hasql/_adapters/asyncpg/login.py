@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from hasql._adapters.asyncpg.connection import count_rows, failure_of, naming_files
+from hasql._adapters.asyncpg.connection import count_rows, failure_of
+from hasql._adapters.asyncpg.named_files import naming_files
 from hasql._adapters.asyncpg.session import AsyncpgSession, ErrorRetrievingLoop
 from hasql._adapters.reserved_session import SETTINGS, login_words, with_settings_if_taken
 from hasql._adapters.session_setup import Setup, WithSettings

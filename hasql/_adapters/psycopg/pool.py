@@ -14,8 +14,8 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed
 from hasql._adapters.psycopg.connect_attempts import ConnectAttempts, LostWhileIdleError
 from hasql._adapters.psycopg.drops import TellsOfDrops
 from hasql._adapters.psycopg.pooled_connections import OpenConnections
-from hasql._adapters.psycopg.transactions import PsycopgTransaction
 from hasql._adapters.psycopg.server import count_rows, in_hot_standby, is_read_only
+from hasql._adapters.psycopg.transactions import PsycopgTransaction
 from hasql._adapters.psycopg.workers import Workers, first_step, put_despite_cancellation
 from hasql.driver import AsyncPool
 from hasql.driver.deadline import cancellations

@@ -46,9 +46,8 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
     """One psycopg pool, and all connections it has opened."""
 
     count_rows: Any = staticmethod(count_rows_in_thread)
-    in_hot_standby = staticmethod(in_hot_standby)
+    in_hot_standby, is_read_only = staticmethod(in_hot_standby), staticmethod(is_read_only)
     transaction: Any = PsycopgThreadTransaction
-    is_read_only: Any = staticmethod(is_read_only)
 
     def __init__(self, endpoint: Endpoint, kwargs: Mapping[str, Any], sizes: PoolSizes) -> None:
         self.sizes = sizes

@@ -19,9 +19,9 @@ from hasql._adapters.asyncpg.connection import (
     guard_from_forks,
     in_hot_standby,
     is_read_only,
-    naming_files,
     sqlstate_of,
 )
+from hasql._adapters.asyncpg.named_files import naming_files
 from hasql._adapters.asyncpg.session import AsyncpgSession
 from hasql._adapters.asyncpg.transactions import ROLLED_BACK, state_of
 from hasql._adapters.sqlalchemy.library import DbapiLibrary

@@ -156,6 +156,7 @@ class EnginePool(AsksRawConnections, AsyncPool[AsyncEngine, AsyncConnection]):
     def watch_drops(self, dropped: Callable[[int, Callable[[], AsyncConnection]], bool]) -> bool:
         self._leases.dropped = dropped
         return True
+
     def is_closed(self, connection: AsyncConnection) -> bool:
         lease = self._leases.of(connection)
         if lease is not None:

@@ -83,6 +83,8 @@ class EngineTransaction(TaskTransaction):
         return _state(self._library, lease.raw, self._transaction, stated=stated)
 
     async def fetch_row(self, sql: str) -> Sequence[str | None]:
+        if self.state is TransactionState.NOT_BEGUN:
+            _ = await self._connection.exec_driver_sql("SELECT 1")
         return await self._library.fetch_row(self._lease.raw, sql)
 
     async def commit(self) -> bool:
@@ -136,6 +138,8 @@ class EngineThreadTransaction(ThreadTransaction):
         return _state(self._library, lease.raw, self._transaction, stated=lease.stated)
 
     def fetch_row(self, sql: str) -> Sequence[str | None]:
+        if self.state is TransactionState.NOT_BEGUN:
+            self._connection.exec_driver_sql("SELECT 1")
         return self._library.fetch_row(self._lease.raw, sql)
 
     def commit(self) -> bool:

@@ -1,0 +1,60 @@
+"""The files that asyncpg reads for TLS: which of them a connect has failed for."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hasql.cluster.dsn import Dsn
+from hasql.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ("naming_files",)
+
+#: The parameters of a DSN that name a file, and the variable that asyncpg takes without one.
+_FILES = {
+    "sslrootcert": "PGSSLROOTCERT",
+    "sslcert": "PGSSLCERT",
+    "sslkey": "PGSSLKEY",
+    "sslcrl": "PGSSLCRL",
+}
+_OF_FILES = (
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+    ssl.SSLError,
+)
+
+
+@contextmanager
+def naming_files(dsn: str) -> Iterator[None]:
+    """Name the file because of which a connect fails. Raises ConfigurationError.
+
+    asyncpg itself says "No such file or directory", as it does of a Unix socket on which no server
+    listens.
+    """
+    try:
+        yield
+    except _OF_FILES as error:
+        parsed = Dsn.parse(dsn)
+        given = dict(parsed.params)
+        for parameter, variable in _FILES.items():
+            path = given.get(parameter) or os.environ.get(variable)
+            if path and not parsed.hosts[0].host.startswith("/") and (why := _unreadable(path)):
+                msg = f"{parameter} cannot be read: {why}: {path!r}"
+                raise ConfigurationError(msg) from error
+        raise
+
+
+def _unreadable(path: str) -> str | None:
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    except OSError as error:
+        return error.strerror
+    return "it is a directory" if Path(path).is_dir() else None
