@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from hasql._adapters.reserved_session import is_about_settings
-from hasql.driver.session_settings import NO_SETTINGS, SessionSettings
+from hasql.driver.session_settings import ALL_MADE, NO_SETTINGS, SessionSettings, SettingsMade
 
 __all__ = ("Setup", "WithSettings", "answered", "set_up")
 
@@ -19,10 +19,7 @@ class WithSettings(NamedTuple, Generic[_T]):
     """A new connection, and what has become of the settings."""
 
     connection: _T
-    #: Which of them are not in force.
-    lacks: tuple[str, ...] = ()
-    #: Which of them a `RESET ALL` undoes, so that they have to be set once more after one.
-    undone_by_reset: tuple[str, ...] = ()
+    made: SettingsMade = ALL_MADE
 
 
 class Setup(NamedTuple, Generic[_T]):
@@ -56,11 +53,11 @@ class Setup(NamedTuple, Generic[_T]):
             return WithSettings(connection)
         try:
             steps = set_up(settings, self.pid(connection), taken=taken)
-            lacks, undone = await answered(steps, partial(self.ask, connection))
+            made = await answered(steps, partial(self.ask, connection))
         except BaseException:
             self.discard(connection)
             raise
-        return WithSettings(connection, lacks, undone)
+        return WithSettings(connection, made)
 
     def open_in_thread(self, settings: SessionSettings) -> WithSettings[_T]:
         """Open a connection, in a thread."""
@@ -76,46 +73,44 @@ class Setup(NamedTuple, Generic[_T]):
             return WithSettings(connection)
         try:
             steps = set_up(settings, self.pid(connection), taken=taken)
-            lacks, undone = _answered_in_thread(steps, partial(self.ask, connection))
+            made = _answered_in_thread(steps, partial(self.ask, connection))
         except BaseException:
             self.discard(connection)
             raise
-        return WithSettings(connection, lacks, undone)
+        return WithSettings(connection, made)
 
 
-#: Which settings a connection lacks, and which a reset undoes.
-Outcome: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
 #: Yields what a new connection is to be asked, and takes the number of rows.
-Steps: TypeAlias = Generator[str, int, Outcome]
+Steps: TypeAlias = Generator[str, int, SettingsMade]
 
 
 def set_up(settings: SessionSettings, pid: int, *, taken: bool) -> Steps:
     """Begin to see to the settings of a new connection; `taken`: the login has named them."""
     if rows := (yield settings.question(pid)):
         # A pooler's own session has another name, and what a pooler tracks may be set by SQL.
-        return settings.lacking(rows), settings.tracked
+        return SettingsMade(settings.lacking(rows), settings.tracked)
     if taken:
-        return (), ()
+        return ALL_MADE
     yield settings.query()
-    return (), tuple(settings.parameters)
+    return SettingsMade(undone_by_reset=tuple(settings.parameters))
 
 
-async def answered(steps: Steps, ask: Callable[[str], Awaitable[int]]) -> Outcome:
+async def answered(steps: Steps, ask: Callable[[str], Awaitable[int]]) -> SettingsMade:
     """Ask what the steps want to know, in a task, and return what they do."""
     try:
         query = next(steps)
         while True:
             query = steps.send(await ask(query))
     except StopIteration as done:
-        outcome: Outcome = done.value
-        return outcome
+        made: SettingsMade = done.value
+        return made
 
 
-def _answered_in_thread(steps: Steps, ask: Callable[[str], int]) -> Outcome:
+def _answered_in_thread(steps: Steps, ask: Callable[[str], int]) -> SettingsMade:
     try:
         query = next(steps)
         while True:
             query = steps.send(ask(query))
     except StopIteration as done:
-        outcome: Outcome = done.value
-        return outcome
+        made: SettingsMade = done.value
+        return made

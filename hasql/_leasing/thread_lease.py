@@ -44,6 +44,17 @@ class ThreadLease(Lease[PoolT, ConnT]):
         """
         return self._lender.limited(self, seconds)
 
+    def query_after_reset(self) -> str | None:
+        """Return SQL that makes again what a `RESET ALL` undoes of the manager's settings, if any.
+
+        For who resets a session. Mostly there is nothing, as a login has named the settings.
+        """
+        node, connection = self.node, self.connection
+        if node is None or node.pool is None or connection is None:
+            return None
+        undone = node.pool.destinations.undone_by_reset.get(node.pool.key(connection))
+        return node.endpoint.settings.query(undone) if undone else None
+
     def __enter__(self) -> ConnT:
         if self.used:
             raise self.used_twice()

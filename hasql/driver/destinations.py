@@ -7,6 +7,8 @@ master that was replaced, while the monitor sees the one server under its own co
 from collections.abc import Hashable
 from typing import TypeAlias
 
+from hasql.driver.session_settings import ALL_MADE, SettingsMade
+
 __all__ = ("Destinations", "Server")
 
 #: A running server: the identifier of its cluster, and the start of its postmaster.
@@ -30,6 +32,8 @@ class Destinations:
         #: By connection, which of the pool's settings are not in force on it: it leads through a
         #: pooler that has refused or ignored them.
         self.lacking: dict[Hashable, tuple[str, ...]] = {}
+        #: By connection, which of the pool's settings a `RESET ALL` undoes.
+        self.undone_by_reset: dict[Hashable, tuple[str, ...]] = {}
         #: Those that hasql has made read-only, for reads on a master: they are so still, unless a
         #: reset has lifted it.
         self.guarded: set[Hashable] = set()
@@ -45,7 +49,7 @@ class Destinations:
         *,
         read_only: bool,
         address: str | None = None,
-        lacks: tuple[str, ...] = (),
+        made: SettingsMade = ALL_MADE,
     ) -> None:
         """Take in a new connection.
 
@@ -55,11 +59,13 @@ class Destinations:
             read_only: Whether its server has reported that transactions are read-only by default,
                 the role's, the database's or its own.
             address: The address that was dialled; None: it is not known.
-            lacks: Which of the pool's settings are not in force on it.
+            made: What has become of the pool's settings on it.
         """
         self._open.add(key)
-        if lacks:
-            self.lacking[key] = lacks
+        if made.lacking:
+            self.lacking[key] = made.lacking
+        if made.undone_by_reset:
+            self.undone_by_reset[key] = made.undone_by_reset
         if address:
             self._addresses[key] = address
         if read_only:
@@ -75,6 +81,7 @@ class Destinations:
         self._addresses.pop(key, None)
         self._read_only.discard(key)
         self.lacking.pop(key, None)
+        self.undone_by_reset.pop(key, None)
         self.guarded.discard(key)
         self.writes(key)
 

@@ -4,11 +4,18 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 from hasql.errors import ConfigurationError
 
-__all__ = ("NO_SETTINGS", "SessionSettings", "restore_query", "set_query")
+__all__ = (
+    "ALL_MADE",
+    "NO_SETTINGS",
+    "SessionSettings",
+    "SettingsMade",
+    "restore_query",
+    "set_query",
+)
 
 #: A setting in libpq's `options`: ``-c name=value``, ``-cname=value`` or ``--name=value``.
 _IN_OPTIONS: Final = re.compile(r"(?:-c\s*|--)([\w.-]+)\s*=\s*((?:\\.|[^\s\\])*)")
@@ -94,6 +101,18 @@ class SessionSettings:
 
 
 NO_SETTINGS: Final = SessionSettings()
+
+
+class SettingsMade(NamedTuple):
+    """What has become of the settings of one connection."""
+
+    #: Which of them are not in force.
+    lacking: tuple[str, ...] = ()
+    #: Which of them a `RESET ALL` undoes, so that they have to be made once more after one.
+    undone_by_reset: tuple[str, ...] = ()
+
+
+ALL_MADE: Final = SettingsMade()
 
 
 def set_query(

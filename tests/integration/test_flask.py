@@ -20,7 +20,10 @@ import pytest
 import sqlalchemy.exc
 
 from hasql import NotAvailableError
+from hasql.resilience import SessionDefaults
+from testbed.middlemen.addresses import dsn_through
 from testbed.proxy import Proxy
+from testbed.strict_proxy import StrictProxy
 from tests.flask_scene import FlaskScene, execute, value
 
 if TYPE_CHECKING:
@@ -396,6 +399,34 @@ def test_what_a_request_leaves_in_its_session_does_not_reach_the_next(
     assert flask.ask(app, leave).status_code == 200
     assert flask.ask(app, look).json == {**dict.fromkeys(LEFT, not reset), "prepared": True}
     assert len(pids) == 1
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["direct", "login takes no settings"])
+async def test_after_a_request_the_managers_session_settings_apply_again(
+    flask: FlaskScene, strict: bool
+) -> None:
+    session = SessionDefaults(statement_timeout=5, search_path=["app"])
+    shown = {"statement_timeout": "5s", "search_path": "app"}
+    pids: set[int] = set()
+
+    def look() -> dict[str, str]:
+        connection = flask.db.connection()
+        pids.add(value(connection, PID))
+        seen = {name: value(connection, f"SHOW {name}") for name in shown}
+        execute(connection, "SET statement_timeout = 0; SET search_path = nowhere")
+        return seen
+
+    def work(dsn: str) -> None:
+        app = flask.app(DSN=dsn, pool=1, replicas=0, OPTIONS={"session": session})
+        for _ in range(3):
+            assert flask.ask(app, look).json == shown
+            flask.all_given_back(app)
+        assert len(pids) == 1
+
+    async with StrictProxy(flask.cluster.master) as proxy:
+        way = proxy.address if strict else flask.cluster.master
+        await asyncio.to_thread(work, dsn_through(flask.cluster, way))
+        assert bool(proxy.refused) is strict
 
 
 def test_each_application_has_pools_of_its_own(flask: FlaskScene) -> None:

@@ -47,14 +47,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql.events", "hasql.metrics", "hasql.tracing"}),
     frozenset({"hasql.balancer_policy.*"}),
     # What an adapter owes, and its tools.
-    frozenset(
-        {
-            "hasql.driver.failure",
-            "hasql.driver.arguments",
-            "hasql.driver.destinations",
-            "hasql.driver.session_settings",
-        }
-    ),
+    frozenset({"hasql.driver.failure", "hasql.driver.arguments", "hasql.driver.session_settings"}),
+    frozenset({"hasql.driver.destinations"}),
     frozenset({"hasql.driver.connects", "hasql.driver.addressed_loop", "hasql.driver.deadline"}),
     frozenset({"hasql.driver.endpoint", "hasql.driver.patience", "hasql.driver.os_threads"}),
     frozenset({"hasql.driver.threads"}),

@@ -13,6 +13,7 @@ from hasql._adapters.libpq import parameters_of_pool
 from hasql._adapters.psycopg2.parameters import is_of_libpq
 from hasql._adapters.reserved_session import is_about_settings
 from hasql._adapters.session_setup import answered, set_up
+from hasql.driver.session_settings import ALL_MADE, SettingsMade
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -82,12 +83,11 @@ class PoolLogins:
             named |= {} if naming.login.user is None else {"user": naming.login.user}
         return named
 
-    async def set_up(self, connection: aiopg.Connection) -> tuple[str, ...]:
-        """See to the settings of a new connection; return which it lacks."""
+    async def set_up(self, connection: aiopg.Connection) -> SettingsMade:
+        """See to the settings of a new connection."""
         if not self._settings:
-            return ()
+            return ALL_MADE
         naming = _naming.get() or self._usual
         pid = connection.raw.get_backend_pid()
         steps = set_up(self._settings, pid, taken=naming.settings)
-        lacks, _ = await answered(steps, partial(count_rows, connection))
-        return lacks
+        return await answered(steps, partial(count_rows, connection))

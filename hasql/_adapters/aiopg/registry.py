@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from hasql._adapters.aiopg.addresses import Addresses
     from hasql._adapters.aiopg.logins import PoolLogins
+    from hasql.driver.session_settings import SettingsMade
 
 __all__ = ("ConnectionRegistry",)
 
@@ -62,19 +63,19 @@ class ConnectionRegistry:
         self._connecting[raw] = asyncio.current_task()
         return raw
 
-    async def _prepare(self, connection: aiopg.Connection) -> tuple[str, ...]:
-        """Have a new connection ready for use; return the settings that it lacks."""
+    async def _prepare(self, connection: aiopg.Connection) -> SettingsMade:
+        """Have a new connection ready for use; return what has become of its settings."""
         try:
-            lacks = await self._logins.set_up(connection)
+            made = await self._logins.set_up(connection)
             if self._user_hook is not None:
                 await self._user_hook(connection)
         except BaseException:
             abort_connection(connection)
             raise
-        return lacks
+        return made
 
     async def _add(self, connection: aiopg.Connection) -> None:
-        lacks = await self._prepare(connection)
+        made = await self._prepare(connection)
         if connection.closed:
             raise ConnectionError("the connection was lost while it was being opened")
         if self._has_left(address_of(connection)):
@@ -87,7 +88,7 @@ class ConnectionRegistry:
             in_hot_standby(connection),
             read_only=is_read_only(connection),
             address=address_of(connection),
-            lacks=lacks,
+            made=made,
         )
 
     def _remove(self, raw: Any) -> None:

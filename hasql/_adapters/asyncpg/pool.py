@@ -63,10 +63,10 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
         self._endpoint = endpoint
         self._user_hooks: Any = {name: kwargs.get(name) for name in _HOOKS}
         self._connects = PendingConnects()
-        self._resets = ConnectionResets(self._user_hooks["reset"], endpoint.settings)
         #: The open connections, with the key of each.
         self._open: dict[RawConnection, Hashable] = {}
-        self.destinations = Destinations()
+        self.destinations = known = Destinations()
+        self._resets = ConnectionResets(self._user_hooks["reset"], endpoint.settings, known)
         self._releases, self._refill = DetachedReleases(), Refill(self._fill)
         setup = self._user_hooks["setup"] and self._set_up
         ours = {"connect": self._connect_one, "init": None, "setup": setup}
@@ -91,7 +91,7 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
     async def _connect_one(self, _: str, **kwargs: Any) -> RawConnection:
         try:
             connecting = discard_if_cancelled(self._connect(kwargs), terminate_opened)
-            (connection, address), lacks, undone = await self._connects.run(connecting)
+            (connection, address), made = await self._connects.run(connecting)
         except Exception as error:
             maintained = runs_method(asyncio.current_task(), "Pool._maintain_min_size")
             if not maintained or failure_of(error) not in {Failure.BROKEN, Failure.FULL}:
@@ -102,8 +102,7 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
         guard_from_forks(connection)
         self._open[connection] = key = connection.get_settings()
         flag, read_only = in_hot_standby(connection), is_read_only(connection)
-        self.destinations.opened(key, flag, read_only=read_only, address=address, lacks=lacks)
-        self._resets.note_undone(key, undone)
+        self.destinations.opened(key, flag, read_only=read_only, address=address, made=made)
         # While the connection is leased the listener is called with its proxy, hence the closure.
         connection.add_termination_listener(lambda _: self._forget(connection))
         return connection
@@ -111,7 +110,7 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
     def _forget(self, connection: RawConnection) -> None:
         key = self._open.pop(connection, None)
         self.destinations.closed(key)
-        self._resets.forget(key)
+        self._resets.end(key)  # the hook may be waiting for something else than the connection
         self._releases.note_end(key)
 
     def key(self, connection: Connection) -> Hashable | None:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
 
     from hasql._adapters.asyncpg.connection import RawConnection
+    from hasql.driver.destinations import Destinations
     from hasql.driver.session_settings import SessionSettings
 
 __all__ = ("ConnectionResets",)
@@ -19,24 +20,16 @@ class ConnectionResets:
     """The resets of one pool's connections: the application's hook, or asyncpg's own query."""
 
     def __init__(
-        self, hook: Callable[[Any], Awaitable[None]] | None, settings: SessionSettings
+        self,
+        hook: Callable[[Any], Awaitable[None]] | None,
+        settings: SessionSettings,
+        known: Destinations,
     ) -> None:
         self._hook = hook
         self._settings = settings
         self._running = RunningHooks()
-        #: By key, the settings that asyncpg's query undoes.
-        self._undone: dict[Hashable, tuple[str, ...]] = {}
+        self._undone = known.undone_by_reset
         self.end = self._running.end
-
-    def note_undone(self, key: Hashable, names: tuple[str, ...]) -> None:
-        """Take note of settings of a connection that asyncpg's own query undoes."""
-        if names:
-            self._undone[key] = names
-
-    def forget(self, key: Hashable) -> None:
-        """Take note that a connection has ended; the hook may wait for something else than it."""
-        self._undone.pop(key, None)
-        self._running.end(key)
 
     async def run(self, connection: RawConnection, key: Hashable) -> None:
         """Reset a connection.

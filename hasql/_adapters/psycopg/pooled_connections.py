@@ -13,6 +13,7 @@ from hasql._adapters.psycopg.idle_look import nothing_is_lent
 from hasql._adapters.psycopg.login import connect_for_pool
 from hasql._adapters.psycopg.server import in_hot_standby, is_read_only
 from hasql.driver.destinations import Destinations
+from hasql.driver.session_settings import ALL_MADE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -58,12 +59,12 @@ class OpenConnections:
     ) -> PsycopgConnection | None:
         """Connect for the pool; None when it is closed."""
         address: str | None = None
-        lacks: tuple[str, ...] = ()
+        made = ALL_MADE
 
         async def connect_one() -> PsycopgConnection:
-            nonlocal address, lacks
+            nonlocal address, made
             opened = await connect_for_pool(self._endpoint, connect, kwargs)
-            (connection, address), lacks, _ = opened
+            (connection, address), made = opened
             return connection
 
         connection = await self._attempts.run(connect_one, self._configure)
@@ -71,7 +72,7 @@ class OpenConnections:
             self._open.add(connection)
             flag, read_only = in_hot_standby(connection), is_read_only(connection)
             key: Any = connection.pgconn
-            self.destinations.opened(key, flag, read_only=read_only, address=address, lacks=lacks)
+            self.destinations.opened(key, flag, read_only=read_only, address=address, made=made)
         return connection
 
     def forget(self, connection: PsycopgConnection) -> None:

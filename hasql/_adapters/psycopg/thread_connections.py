@@ -53,12 +53,12 @@ class ThreadConnections:
         opened = connect_for_pool(
             self._endpoint, connect, self.connection_class.log_in, kwargs or {}
         )
-        (connection, address), lacks, _ = opened
+        (connection, address), made = opened
         flag, read_only = in_hot_standby(connection), is_read_only(connection)
         with self._lock:
             self._open.add(connection)
         key: Any = connection.pgconn
-        self.destinations.opened(key, flag, read_only=read_only, address=address, lacks=lacks)
+        self.destinations.opened(key, flag, read_only=read_only, address=address, made=made)
         try:
             if self._configure is not None:
                 self._configure(connection)

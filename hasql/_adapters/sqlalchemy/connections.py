@@ -78,13 +78,13 @@ class EngineConnections:
 
     async def _open_one(self, kwargs: dict[str, Any]) -> Any:
         connect = partial(self._library.connect, self._endpoint, kwargs, self._forget)
-        (raw, address), lacks, _ = await self._pending.run(self._limit.run(connect))
+        (raw, address), made = await self._pending.run(self._limit.run(connect))
         if self._closed:  # it was connected just before `close` ended what was under way
             self._library.abort(raw)
             raise PoolManagerClosedError("the pool manager is closed")
         self._open[raw] = None
         flag, read_only = self._library.in_hot_standby(raw), self._library.is_read_only(raw)
-        self.destinations.opened(raw, flag, read_only=read_only, address=address, lacks=lacks)
+        self.destinations.opened(raw, flag, read_only=read_only, address=address, made=made)
         return raw
 
     async def _opened_or_given_back(self, opening: asyncio.Task[Any]) -> Any:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from hasql._adapters.session_setup import WithSettings
     from hasql._adapters.sqlalchemy.thread_library import ThreadLibrary
+    from hasql.driver.session_settings import SettingsMade
 
 __all__ = ("NewConnection", "QueueConnections")
 
@@ -29,7 +30,7 @@ class NewConnection(NamedTuple):
     raw: Any
     switch: KillSwitch
     address: str | None
-    lacks: tuple[str, ...]
+    made: SettingsMade
 
 
 class _Known:
@@ -69,7 +70,7 @@ class QueueConnections:
             self._library.close(raw)
             raise ConnectionError("the connection was lost as soon as it was made") from error
         cut_off_in_children(raw, self._library.fileno)
-        return NewConnection(raw, switch, address, opened.lacks)
+        return NewConnection(raw, switch, address, opened.made)
 
     def take_in(self, new: NewConnection) -> None:
         """Know a new connection from now on."""
@@ -82,7 +83,7 @@ class QueueConnections:
             known.in_hot_standby,
             read_only=read_only,
             address=new.address,
-            lacks=new.lacks,
+            made=new.made,
         )
 
     def discard(self, new: NewConnection) -> None:

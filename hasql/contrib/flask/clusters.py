@@ -176,7 +176,8 @@ class Cluster:
             lease = manager.acquire(read_only=read_only, timeout=seconds)
             connection = lease.__enter__()
             try:
-                session = self._session_class(connection, self._configure)
+                again = lease.query_after_reset() if self.settings.reset else None
+                session = self._session_class(connection, self._configure, again)
                 lent = ContextLease(self, manager, lease, session)
                 if self._answered_lately(session) or self._answers_now(lent, lease, deadline):
                     session.begin(in_transaction=self.settings.in_requests)

@@ -33,11 +33,18 @@ class DriverSession(ABC):
     Args:
         connection: The driver's connection, fresh from its pool.
         configure: What the driver's pool does to each new connection.
+        after_reset: SQL that makes the manager's settings again, where a reset undoes them.
     """
 
-    def __init__(self, connection: Any, configure: Callable[[Any], object] | None) -> None:
+    def __init__(
+        self,
+        connection: Any,
+        configure: Callable[[Any], object] | None,
+        after_reset: str | None = None,
+    ) -> None:
         self.connection = connection
         self._configure = configure
+        self._after_reset = after_reset
 
     @property
     @abstractmethod
@@ -121,8 +128,13 @@ class _LibpqSession(DriverSession):
     #: The attributes of a connection that an application may set, besides `autocommit`.
     attributes: ClassVar[tuple[str, ...]]
 
-    def __init__(self, connection: Any, configure: Callable[[Any], object] | None) -> None:
-        super().__init__(connection, configure)
+    def __init__(
+        self,
+        connection: Any,
+        configure: Callable[[Any], object] | None,
+        after_reset: str | None = None,
+    ) -> None:
+        super().__init__(connection, configure, after_reset)
         self._autocommit = connection.autocommit
         self._found = {name: getattr(connection, name) for name in self.attributes}
 
@@ -161,7 +173,7 @@ class _LibpqSession(DriverSession):
     def reset(self) -> None:
         self.restore()  # first, as the cursors may be of the application's making
         self._set_autocommit(on=True)
-        self._execute(_RESET)
+        self._execute(_RESET if self._after_reset is None else f"{_RESET}; {self._after_reset}")
         self._set_autocommit(on=self._autocommit)
         if self._configure is not None:
             self._configure(self.connection)
@@ -193,8 +205,13 @@ class _PsycopgSession(_LibpqSession):
 class _Psycopg2Session(_LibpqSession):
     attributes = ("isolation_level", "readonly", "deferrable", "cursor_factory")
 
-    def __init__(self, connection: Any, configure: Callable[[Any], object] | None) -> None:
-        super().__init__(connection, configure)
+    def __init__(
+        self,
+        connection: Any,
+        configure: Callable[[Any], object] | None,
+        after_reset: str | None = None,
+    ) -> None:
+        super().__init__(connection, configure, after_reset)
         self._encoding = connection.encoding
 
     def cancel(self) -> None:
@@ -215,11 +232,17 @@ class _Psycopg2Session(_LibpqSession):
 
 
 class _SqlalchemySession(DriverSession):
-    def __init__(self, connection: Any, configure: Callable[[Any], object] | None) -> None:
-        super().__init__(connection, configure)
+    def __init__(
+        self,
+        connection: Any,
+        configure: Callable[[Any], object] | None,
+        after_reset: str | None = None,
+    ) -> None:
+        super().__init__(connection, configure, after_reset)
         of_driver = _PsycopgSession if connection.dialect.driver == "psycopg" else _Psycopg2Session
         # Kept, as the connection has none any more once it is lost.
-        self._session = of_driver(connection.connection.driver_connection, None)
+        raw = connection.connection.driver_connection
+        self._session = of_driver(raw, None, after_reset)
 
     @property
     def raw(self) -> Any:
