@@ -1,11 +1,13 @@
 """The layers around a lease: what lets an acquire in, and learns what becomes of its connection."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic
 
 from hasql._leasing.lease import Lease
 from hasql._routing.node import Node
 from hasql.driver import ConnT, PoolT
+from hasql.errors import NotAvailableError
 
 __all__ = ("Layer", "LeaseLayers")
 
@@ -77,6 +79,9 @@ class LeaseLayers(Generic[PoolT, ConnT]):
             connection = await take(lease, began)
         except BaseException as error:
             self._leave(lease, error)
+            if isinstance(error, NotAvailableError):
+                # Who is refused without having waited, and asks again, must not starve the loop.
+                await asyncio.sleep(0)
             raise
         for lent in self._lent:
             lent(lease)

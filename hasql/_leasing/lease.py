@@ -65,7 +65,7 @@ class Lease(Generic[PoolT, ConnT]):
     undo: str | None = None
     #: Whether it is within the manager's layers: see `LeaseLayers`.
     layered = False
-    #: Whether its connection was closed when it was to be given back.
+    #: Whether its connection was closed when it was to be given back, or by that.
     lost = False
     #: What the layers that let it in have given it, and want back.
     permit: Any = None

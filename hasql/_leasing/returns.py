@@ -159,6 +159,7 @@ class Returns(ReturnRules[PoolT, ConnT]):
                 raise
             if self._book.find(connection) is lease:  # else it is the next one's already
                 pool.abort(connection)
+            lease.lost = True
             # What it was used for has ended well; but an argument of the caller's may be to blame.
             if kwargs or not isinstance(failure, Exception):
                 raise

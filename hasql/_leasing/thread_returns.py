@@ -152,6 +152,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
                 pool.abort(connection)
                 if not begun:
                     pool.release(connection)  # it has its place there still
+            lease.lost = True
             # What it was used for has ended well; but an argument of the caller's may be to blame.
             if kwargs or not isinstance(failure, Exception):
                 raise

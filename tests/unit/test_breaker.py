@@ -377,6 +377,16 @@ async def test_five_errors_of_the_application_do_not_open_it() -> None:
         assert state_of(manager) is BreakerState.CLOSED
 
 
+async def test_who_asks_again_at_once_starves_no_loop() -> None:
+    async with broken() as (manager, servers, _):
+        servers["a"].restart()
+        async with asyncio.timeout(5):
+            while True:
+                with suppress(BreakerOpenError):
+                    async with manager.acquire_master():
+                        break
+
+
 async def test_a_manager_that_is_closed_says_so_and_not_that_its_breaker_is_open() -> None:
     async with broken() as (manager, _, _):
         await manager.close()
