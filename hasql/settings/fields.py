@@ -1,0 +1,88 @@
+"""The fields of the settings: numbers, names, and what is named by ``"module:name"``."""
+
+import re
+from importlib import import_module
+from json import loads
+from typing import Annotated, Any, Final
+
+from pydantic import BeforeValidator, Field, JsonValue, PlainValidator
+
+from hasql.errors import ConfigurationError
+
+__all__ = (
+    "SECONDS",
+    "Count",
+    "Names",
+    "NamesOrNone",
+    "OrNone",
+    "PositiveSeconds",
+    "Reference",
+    "Seconds",
+    "Share",
+    "found_at",
+    "made_by",
+)
+
+#: What a program calls "no value" where there is no such thing, in the environment and in TOML.
+_NONE: Final = "none"
+_REFERENCE: Final = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")  # noqa: TRY004  # for pydantic
+    return value
+
+
+def _is_none(value: object) -> bool:
+    return isinstance(value, str) and value.strip().lower() == _NONE
+
+
+def _names(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return loads(value)
+    return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+def _reference(value: object) -> object:
+    if isinstance(value, str) and not _REFERENCE.fullmatch(value):
+        raise ValueError("must be 'module:name', where the object is, or the object itself")
+    return value
+
+
+def found_at(name: str, reference: object) -> Any:  # noqa: ANN401  # whatever is there
+    """Return what a reference leads to, or what stands in its place."""
+    if not isinstance(reference, str):
+        return reference
+    module, _, path = reference.partition(":")
+    try:
+        found: Any = import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        msg = f"{name}={reference!r} leads nowhere: {error}"
+        raise ConfigurationError(msg) from error
+    return found
+
+
+def made_by(name: str, reference: object, kind: type[Any]) -> Any:  # noqa: ANN401  # as above
+    """Return an object that a reference leads to, or to what makes one for this manager."""
+    found = found_at(name, reference)
+    return found() if callable(found) and not isinstance(found, kind) else found
+
+
+Count = Annotated[int, BeforeValidator(_number)]
+Seconds = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
+PositiveSeconds = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
+#: Reads ``none`` as None.
+OrNone = BeforeValidator(lambda value: None if _is_none(value) else value)
+#: Reads names that are separated by commas, or a JSON list of them.
+Names = BeforeValidator(_names)
+NamesOrNone = BeforeValidator(lambda value: None if _is_none(value) else _names(value))
+#: Takes an object, or where it is, as ``module:name``; it is imported when it is needed.
+Reference = PlainValidator(_reference, json_schema_input_type=str)
+
+SECONDS: Final[dict[str, JsonValue]] = {"unit": "seconds"}

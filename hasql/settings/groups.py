@@ -1,0 +1,193 @@
+"""The groups of settings: each is one argument of a pool manager."""
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import NoDecode
+
+from hasql.resilience import Admission, Breaker, Lifecycle, RateLimit, SessionDefaults
+from hasql.settings.fields import (
+    SECONDS,
+    Count,
+    NamesOrNone,
+    OrNone,
+    PositiveSeconds,
+    Reference,
+    Seconds,
+    Share,
+    found_at,
+)
+
+__all__ = (
+    "AdmissionGroup",
+    "BreakerGroup",
+    "Group",
+    "LifecycleGroup",
+    "RateLimitGroup",
+    "SessionGroup",
+)
+
+
+class Group(BaseModel):
+    """Settings that are one argument of a pool manager together."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    _argument: ClassVar[type[Any]]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: object) -> object:
+        """Take the argument itself as well."""
+        if isinstance(value, cls._argument):
+            return {field.name: getattr(value, field.name) for field in fields(cls._argument)}
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        try:
+            self._argument(**self._values())
+        except (TypeError, ValueError) as error:
+            said = str(error)
+            # Without the value: it may be a password that has come to the wrong place.
+            raise ValueError(said.rpartition(", not ")[0] or said) from None
+        return self
+
+    def _values(self) -> dict[str, Any]:
+        return dict(self)
+
+    def argument(self) -> Any:  # noqa: ANN401  # each group has its own
+        """Make the argument.
+
+        Raises:
+            ConfigurationError: What is named by ``"module:name"`` is not there.
+        """
+        return self._argument(**self._values())
+
+
+class SessionGroup(Group):
+    """What each connection is set to: see `hasql.resilience.SessionDefaults`."""
+
+    _argument = SessionDefaults
+
+    statement_timeout: Annotated[Seconds | None, OrNone] = Field(
+        default=None, description="How long a statement may take.", json_schema_extra=SECONDS
+    )
+    lock_timeout: Annotated[Seconds | None, OrNone] = Field(
+        default=None,
+        description="How long a statement may wait for a lock.",
+        json_schema_extra=SECONDS,
+    )
+    idle_in_transaction_timeout: Annotated[Seconds | None, OrNone] = Field(
+        default=None,
+        description="How long a transaction may be idle before its session is ended.",
+        json_schema_extra=SECONDS,
+    )
+    application_name: str | None = Field(
+        default=None, description="What the sessions are called in `pg_stat_activity`."
+    )
+    search_path: Annotated[tuple[str, ...] | None, NoDecode, NamesOrNone] = Field(
+        default=None, description="Schemas in which names are looked up, separated by commas."
+    )
+    enforce_read_only: bool = Field(
+        default=False, description="Whether what `acquire_replica` lends does not write."
+    )
+
+
+class LifecycleGroup(Group):
+    """How old connections become, and leaks: see `hasql.resilience.Lifecycle`."""
+
+    _argument = Lifecycle
+
+    max_lifetime: Annotated[PositiveSeconds | None, OrNone] = Field(
+        default=None, description="A connection that is older is closed.", json_schema_extra=SECONDS
+    )
+    max_idle: Annotated[PositiveSeconds | None, OrNone] = Field(
+        default=None,
+        description="A connection that was not used for so long is closed.",
+        json_schema_extra=SECONDS,
+    )
+    check_idle: Annotated[PositiveSeconds | None, OrNone] = Field(
+        default=None,
+        description="Idle connections are asked for a sign of life that often.",
+        json_schema_extra=SECONDS,
+    )
+    jitter: Share = Field(
+        default=0.1, description="The share by which each of these is shortened at random at most."
+    )
+    leak_threshold: Annotated[PositiveSeconds | None, OrNone] = Field(
+        default=None,
+        description="A lease that is out for longer is reported.",
+        json_schema_extra=SECONDS,
+    )
+    leak_action: Literal["report", "terminate"] = Field(
+        default="report", description="Whether it is broken then, too."
+    )
+    stacks: bool = Field(
+        default=False, description="Whether reports tell where a connection was acquired."
+    )
+
+
+class AdmissionGroup(Group):
+    """How many leases there may be at once: see `hasql.resilience.Admission`."""
+
+    _argument = Admission
+
+    limit: Count = Field(ge=1, description="How many leases there may be at once.")
+    replica_limit: Annotated[Annotated[Count, Field(ge=1)] | None, OrNone] = Field(
+        default=None, description="How many of replicas, which are counted apart then."
+    )
+    queue: Count = Field(default=100, ge=0, description="How many acquires may wait.")
+    adaptive: bool = Field(
+        default=False, description="Whether the limit moves with the latency that is measured."
+    )
+    reserve: Share = Field(
+        default=0.1, description="The share of the places kept for critical work."
+    )
+
+
+class RateLimitGroup(Group):
+    """How many acquires there may be in a time: see `hasql.resilience.RateLimit`."""
+
+    _argument = RateLimit
+
+    rate: str = Field(default="100/second", description="So many in a time.")
+    strategy: Literal["token-bucket", "moving-window", "fixed-window", "sliding-window-counter"] = (
+        Field(default="token-bucket", description="How that is counted.")
+    )
+    storage: SecretStr = Field(
+        default=SecretStr("memory://"),
+        description="Where that is counted; a URL of Redis is for all.",
+    )
+    key: Annotated[Callable[[], str] | str | None, Reference] = Field(
+        default=None, description="A callable; each str that it returns has a rate of its own."
+    )
+    wait: bool = Field(default=True, description="Whether an acquire waits for its token.")
+    on_storage_error: Literal["allow", "refuse"] = Field(
+        default="allow", description="What happens to acquires while the storage fails."
+    )
+
+    def _values(self) -> dict[str, Any]:
+        # What `key` leads to is imported when it is needed.
+        return {**self.model_dump(exclude={"key"}), "storage": self.storage.get_secret_value()}
+
+    def argument(self) -> Any:  # noqa: ANN401  # each group has its own
+        """Make the argument; see above."""
+        return replace(super().argument(), key=found_at("rate_limit.key", self.key))
+
+
+class BreakerGroup(Group):
+    """When acquires of a master are refused at once: see `hasql.resilience.Breaker`."""
+
+    _argument = Breaker
+
+    threshold: Count = Field(
+        default=5, ge=1, description="After so many infrastructure errors in a row it opens."
+    )
+    recovery: Seconds = Field(
+        default=30.0,
+        description="How long until one trial goes through.",
+        json_schema_extra=SECONDS,
+    )
