@@ -19,7 +19,11 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!hasql\.).*"),
     # What a public signature names and no user imports.
-    (r"py:.*", r"hasql\.(?:.*\._|_|balancer_policy\.base\.|cluster\.|driver\.).*"),
+    (
+        r"py:.*",
+        r"hasql\.(?:.*\._|_|balancer_policy\.base\.|cluster\.|driver\.|settings\.fields\.).*",
+    ),
+    (r"py:class", r"hasql\.resilience\.shutdown\.(?:Async)?Drainable"),
 ]
 
 autodoc_member_order = "bysource"

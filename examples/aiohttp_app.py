@@ -20,6 +20,7 @@ async def pool_context(app: web.Application) -> AsyncIterator[None]:
     async with PoolManager(os.environ["DATABASE_URL"], acquire_timeout=15) as pool:
         app[POOL] = pool
         yield
+        await pool.drain()  # what goes on beside the requests may end
 
 
 @web.middleware

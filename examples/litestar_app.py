@@ -71,6 +71,7 @@ def unavailable(_request: Request[Any, Any, Any], _error: NotAvailableError) -> 
 async def lifespan(_app: Litestar) -> AsyncGenerator[None]:
     async with pool:
         yield
+        await pool.drain()  # what goes on beside the requests may end
 
 
 app = Litestar(

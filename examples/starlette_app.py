@@ -25,6 +25,7 @@ class State(TypedDict):
 async def lifespan(_app: Starlette) -> AsyncIterator[State]:
     async with PoolManager(os.environ["DATABASE_URL"], acquire_timeout=15) as pool:
         yield {"pool": pool}
+        await pool.drain()  # what goes on beside the requests may end
 
 
 async def visit(request: Request) -> Response:

@@ -66,7 +66,7 @@ def shutdown_on_signals(
     in the coroutine that uses it.
 
     Args:
-        pool: A pool manager, async or of `hasql.sync`, started or not.
+        pool: A pool manager, for tasks or for threads, started or not.
         more: Others, of either kind. All are drained at the same time.
         signals: The signals.
         timeout: Seconds that work in flight has to end; then it is broken, and the log says which.

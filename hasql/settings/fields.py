@@ -15,6 +15,7 @@ __all__ = (
     "Names",
     "NamesOrNone",
     "OrNone",
+    "PositiveCount",
     "PositiveSeconds",
     "Reference",
     "Seconds",
@@ -73,10 +74,11 @@ def made_by(name: str, reference: object, kind: type[Any]) -> Any:  # noqa: ANN4
     return found() if callable(found) and not isinstance(found, kind) else found
 
 
-Count = Annotated[int, BeforeValidator(_number)]
-Seconds = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
-PositiveSeconds = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0), BeforeValidator(_number)]
+PositiveCount = Annotated[int, Field(ge=1), BeforeValidator(_number)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
+PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
+Share = Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)]
 #: Reads ``none`` as None.
 OrNone = BeforeValidator(lambda value: None if _is_none(value) else value)
 #: Reads names that are separated by commas, or a JSON list of them.

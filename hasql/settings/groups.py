@@ -13,6 +13,7 @@ from hasql.settings.fields import (
     Count,
     NamesOrNone,
     OrNone,
+    PositiveCount,
     PositiveSeconds,
     Reference,
     Seconds,
@@ -135,11 +136,11 @@ class AdmissionGroup(Group):
 
     _argument = Admission
 
-    limit: Count = Field(ge=1, description="How many leases there may be at once.")
-    replica_limit: Annotated[Annotated[Count, Field(ge=1)] | None, OrNone] = Field(
+    limit: PositiveCount = Field(description="How many leases there may be at once.")
+    replica_limit: Annotated[PositiveCount | None, OrNone] = Field(
         default=None, description="How many of replicas, which are counted apart then."
     )
-    queue: Count = Field(default=100, ge=0, description="How many acquires may wait.")
+    queue: Count = Field(default=100, description="How many acquires may wait.")
     adaptive: bool = Field(
         default=False, description="Whether the limit moves with the latency that is measured."
     )
@@ -183,8 +184,8 @@ class BreakerGroup(Group):
 
     _argument = Breaker
 
-    threshold: Count = Field(
-        default=5, ge=1, description="After so many infrastructure errors in a row it opens."
+    threshold: PositiveCount = Field(
+        default=5, description="After so many infrastructure errors in a row it opens."
     )
     recovery: Seconds = Field(
         default=30.0,

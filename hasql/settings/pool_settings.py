@@ -21,9 +21,9 @@ from hasql.errors import ConfigurationError
 from hasql.resilience.options import Credentials
 from hasql.settings.fields import (
     SECONDS,
-    Count,
     Names,
     OrNone,
+    PositiveCount,
     PositiveSeconds,
     Reference,
     Seconds,
@@ -107,9 +107,8 @@ class Settings(BaseSettings):
             description="How one of several candidates is picked.",
         )
     )
-    stopwatch_window_size: Count = Field(
+    stopwatch_window_size: PositiveCount = Field(
         default=128,
-        ge=1,
         description="Over how many probes a host's median response time is taken.",
         json_schema_extra={"unit": "probes"},
     )

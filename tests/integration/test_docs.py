@@ -77,6 +77,7 @@ PUBLIC = (
     "hasql.events",
     "hasql.metrics",
     "hasql.psycopg3",
+    "hasql.settings",
     "hasql.sync.base",
     "hasql.sync.psycopg2",
     "hasql.sync.psycopg3",
@@ -377,6 +378,14 @@ def test_every_parameter_is_in_the_table_with_its_default() -> None:
         if default is inspect.Parameter.empty:
             shown = "required"
         assert documented[name] == shown, name
+
+
+def test_every_setting_is_in_the_table() -> None:
+    pytest.importorskip("pydantic_settings")
+    from tests.settings_table import table_of_settings
+
+    [_, *rows] = table_rows("howto/settings.rst")
+    assert rows == list(table_of_settings())
 
 
 def messages(source: Path) -> Iterator[tuple[str, str]]:
