@@ -20,6 +20,7 @@ from psycopg2 import extensions
 from hasql import HasqlError
 from hasql.resilience import Category, RetryPolicy, RolledBackError
 from testbed.kits import KITS
+from testbed.lost_commits import LosesCommits, Lost
 from testbed.scene import until
 
 if TYPE_CHECKING:
@@ -376,3 +377,23 @@ async def test_cancelled_work_is_rolled_back_and_not_tried_again(scene: Scene) -
     await until(lambda: scene.in_flight == 0)
     assert (scene.row, scene.calls) == (0, 1)
     assert await scene.run(scene.add) == 1
+
+
+@pytest.mark.parametrize("lost", Lost, ids=lambda lost: str(lost.value))
+async def test_work_is_done_exactly_once_where_the_connection_is_lost_at_its_commit(
+    run_kit: LoadKit, pg_cluster: LocalCluster, admin: Callable[[str], Any], lost: Lost
+) -> None:
+    async with LosesCommits("127.0.0.1", pg_cluster.master.port) as proxy:
+        there = f"127.0.0.1:{pg_cluster.master.port}"
+        dsn = pg_cluster.master.dsn.replace(there, f"127.0.0.1:{proxy.port}")
+        manager = run_kit.manager(dsn, pool_factory_kwargs=run_kit.sizes(1, 2))
+        try:
+            await manager.ready(1, 0)
+            scene = Scene(run_kit, manager, admin)
+            for number in range(1, 4):
+                proxy.loses = lost
+                assert await scene.run(scene.add) == number
+                assert proxy.loses is None
+                assert (scene.row, scene.calls) == (number, 1 + (lost is Lost.ITSELF))
+        finally:
+            await manager.close()
