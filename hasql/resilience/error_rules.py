@@ -15,6 +15,7 @@ from hasql.errors import (
     NotAvailableError,
     OverloadedError,
     RateLimitedError,
+    StaleReadError,
 )
 from hasql.resilience.commit_outcome import CommitUnknownError
 
@@ -47,7 +48,7 @@ class ErrorKind(Enum):
     FULL = Category.OVERLOAD, True, "no slot at the server"
     EXHAUSTED = Category.OVERLOAD, True, "pool exhausted"
     SHED = Category.OVERLOAD, False, "load shed"
-    CONFLICT = Category.CONFLICT, True, "serialization failure or deadlock"
+    CONFLICT = Category.CONFLICT, True, "conflict with another transaction"
     LOCKED = Category.CONFLICT, False, "lock not to be had"
     #: The server answers no question about a transaction's id; the work is done again without.
     NO_MARK = Category.APPLICATION, True, "no telling what becomes of commits"
@@ -88,6 +89,7 @@ _OURS: Final = (
     (RateLimitedError, ErrorKind.SHED),
     (BreakerOpenError, ErrorKind.BREAKER),
     (CommitUnknownError, ErrorKind.UNKNOWN),
+    (StaleReadError, ErrorKind.CONFLICT),
 )
 _READ_ONLY: Final = "25006"
 

@@ -18,7 +18,7 @@ from hasql.resilience.commit_outcome import CommitMark, CommitUnknownError, Outc
 from hasql.resilience.error_rules import Category, ErrorRules
 from hasql.resilience.unit_of_work import RunOptions, UnitOfWork
 
-__all__ = ("RunMeans", "Runs")
+__all__ = ("RunMeans", "Runs", "check_work", "is_out")
 
 log = logging.getLogger("hasql")
 
@@ -73,11 +73,8 @@ class Runs(Generic[PoolT, ConnT]):
             commits_unknown=self._unknown,
         )
 
-    def _begin(self, who: object, work: object, options: RunOptions) -> UnitOfWork:
+    def _begin(self, who: object, options: RunOptions) -> UnitOfWork:
         """Begin a run, unless one is under way. Raises HasqlError."""
-        if not callable(work):
-            msg = f"work must be a function that takes a connection, not {work!r}"
-            raise TypeError(msg)
         if who in self._within:
             raise HasqlError(
                 "this is called within a run of the same manager: it would be a transaction of its "
@@ -139,6 +136,13 @@ class Runs(Generic[PoolT, ConnT]):
                 self._means.hide(repr(error)),
                 extra=about("marks_refused", host=host),
             )
+
+
+def check_work(work: object, takes: str = "a connection") -> None:
+    """Refuse what cannot be called. Raises TypeError."""
+    if not callable(work):
+        msg = f"work must be a function that takes {takes}, not {work!r}"
+        raise TypeError(msg)
 
 
 def is_out(lease: Lease[Any, Any], connection: object) -> bool:

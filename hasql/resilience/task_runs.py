@@ -6,15 +6,59 @@ from inspect import isawaitable
 from typing import Generic, TypeVar
 
 from hasql._leasing.async_lease import AsyncLease
+from hasql._routing.request import MASTER
 from hasql.driver import AsyncPool, ConnT, PoolT
 from hasql.driver.transactions import TaskTransaction
 from hasql.resilience.commit_outcome import CommitMark, Outcome
-from hasql.resilience.runs import Runs, is_out
+from hasql.resilience.runs import Runs, check_work, is_out
 from hasql.resilience.unit_of_work import RunOptions, UnitOfWork
 
-__all__ = ("TaskRuns",)
+__all__ = ("TaskAttempt", "TaskRuns")
 
 _T = TypeVar("_T")
+
+
+class TaskAttempt(Generic[PoolT, ConnT]):
+    """One attempt at a unit of work: what it has leased, and its transaction there."""
+
+    lease: AsyncLease[PoolT, ConnT] | None = None
+    connection: ConnT
+    pool: AsyncPool[PoolT, ConnT]
+    transaction: TaskTransaction
+
+    def __init__(self, runs: "TaskRuns[PoolT, ConnT]", unit: UnitOfWork) -> None:
+        self._runs = runs
+        self.unit = unit
+
+    async def take(self, lease: AsyncLease[PoolT, ConnT]) -> None:
+        """Lease a connection."""
+        self.connection = await lease.__aenter__()
+        self.lease, node, unit = lease, lease.node, self.unit
+        assert node is not None  # noqa: S101  # it is lent, so it has both
+        unit.took(node)
+        if lease.request is not MASTER:
+            unit.only_reads()
+        self.pool = node.pool  # type: ignore[assignment]  # its face's
+        self.transaction = self.pool.transaction(self.connection, unit.modes)
+
+    async def begin(self) -> None:
+        """Begin its transaction, in which it sets what a pooler keeps from the session."""
+        await self.transaction.begin()
+        if self.lease is not None and self.lease.local_settings is not None:
+            await self.transaction.fetch_row(self.lease.local_settings)
+
+    async def leave(self, error: BaseException | None) -> None:
+        """Give back what is leased, if anything is."""
+        lease, self.lease = self.lease, None
+        if lease is not None:
+            await lease.__aexit__(type(error) if error else None, error, None)
+
+    async def exchange(self, acquire: Callable[[float], AsyncLease[PoolT, ConnT]]) -> None:
+        """Go on in a transaction on another connection, once the first one is given back."""
+        await self._runs.roll_back(self)
+        await self.leave(None)
+        await self.take(acquire(self.unit.exchanging()))
+        await self.begin()
 
 
 class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
@@ -27,8 +71,18 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         acquire: Callable[[float], AsyncLease[PoolT, ConnT]],
     ) -> _T:
         """Do the work; `acquire` makes a lease that has so many seconds."""
+        check_work(work)
+        return await self.run_attempts(lambda attempt: work(attempt.connection), options, acquire)
+
+    async def run_attempts(
+        self,
+        work: Callable[[TaskAttempt[PoolT, ConnT]], Awaitable[_T]],
+        options: RunOptions,
+        acquire: Callable[[float], AsyncLease[PoolT, ConnT]],
+    ) -> _T:
+        """Do work that may exchange its connection, as long as it has only read."""
         task = asyncio.current_task()
-        unit = self._begin(task, work, options)
+        unit = self._begin(task, options)
         try:
             while True:
                 try:
@@ -46,64 +100,59 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
     async def _attempt(
         self,
         unit: UnitOfWork,
-        work: Callable[[ConnT], Awaitable[_T]],
+        work: Callable[[TaskAttempt[PoolT, ConnT]], Awaitable[_T]],
         acquire: Callable[[float], AsyncLease[PoolT, ConnT]],
     ) -> _T:
-        lease = acquire(unit.begin_attempt())
-        connection = await lease.__aenter__()
+        attempt = TaskAttempt(self, unit)
+        await attempt.take(acquire(unit.begin_attempt()))
         try:
-            result = await self._transact(unit, lease, connection, work)
+            result = await self._transact(attempt, work)
         except BaseException as error:
-            await lease.__aexit__(type(error), error, error.__traceback__)
+            await attempt.leave(error)
             raise
-        await lease.__aexit__(None, None, None)
+        await attempt.leave(None)
         return result
 
     async def _transact(
         self,
-        unit: UnitOfWork,
-        lease: AsyncLease[PoolT, ConnT],
-        connection: ConnT,
-        work: Callable[[ConnT], Awaitable[_T]],
+        attempt: TaskAttempt[PoolT, ConnT],
+        work: Callable[[TaskAttempt[PoolT, ConnT]], Awaitable[_T]],
     ) -> _T:
         """Do the work on a connection and commit it, or roll back."""
-        node = lease.node
-        assert node is not None  # noqa: S101  # it is lent, so it has both
-        pool: AsyncPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
-        unit.took(node)
-        transaction = pool.transaction(connection, unit.modes)
+        unit = attempt.unit
         try:
-            await transaction.begin()
-            if lease.local_settings is not None:
-                await transaction.fetch_row(lease.local_settings)
-            result = await _awaitable(work(connection))
-            unit.may_commit(lease, connection, transaction.state)
-            if self._has_mark(unit, node.host):
+            await attempt.begin()
+            result = await _awaitable(work(attempt))
+            transaction = attempt.transaction
+            unit.may_commit(attempt.lease, attempt.connection, transaction.state)
+            if self._has_mark(unit, unit.host):
                 row = await transaction.fetch_row(CommitMark.SQL)
-                self._read_mark(unit, node.host, row)
+                self._read_mark(unit, unit.host, row)
             unit.committing(result)
             unit.committed(done=await transaction.commit())
         except BaseException as error:
+            lease, connection, pool = attempt.lease, attempt.connection, attempt.pool
+            if lease is None:  # it was about to get another one
+                raise
             if unit.met(error, lease, connection) and is_out(lease, connection):
                 pool.abort(connection)
             elif is_out(lease, connection):
-                await self._roll_back(pool, connection, transaction)
+                await self.roll_back(attempt)
             unit.ended(error, closed=pool.is_closed(connection))
             if isinstance(error, Exception):
-                self._note_refusal(unit, node.host, error)
+                self._note_refusal(unit, unit.host, error)
             raise
         return result
 
-    async def _roll_back(
-        self, pool: AsyncPool[PoolT, ConnT], connection: ConnT, transaction: TaskTransaction
-    ) -> None:
+    async def roll_back(self, attempt: TaskAttempt[PoolT, ConnT]) -> None:
         """Roll back in the time that a release has; else break the connection, to the same end."""
+        pool, connection = attempt.pool, attempt.connection
         if pool.is_closed(connection):
             return
         loop = asyncio.get_running_loop()
         timer = loop.call_later(self._means.release_timeout, pool.abort, connection)
         try:
-            await transaction.roll_back()
+            await attempt.transaction.roll_back()
         except BaseException as error:
             pool.abort(connection)
             if not isinstance(error, Exception):

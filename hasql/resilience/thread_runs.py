@@ -8,13 +8,14 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from hasql._leasing.lease import Lease
 from hasql._leasing.thread_lease import ThreadLease
+from hasql._routing.request import MASTER
 from hasql.driver import ConnT, PoolT, ThreadPool
 from hasql.driver.transactions import ThreadTransaction
 from hasql.resilience.commit_outcome import CommitMark, Outcome
-from hasql.resilience.runs import RunMeans, Runs, is_out
+from hasql.resilience.runs import RunMeans, Runs, check_work, is_out
 from hasql.resilience.unit_of_work import RunOptions, UnitOfWork
 
-__all__ = ("ThreadRuns",)
+__all__ = ("ThreadAttempt", "ThreadRuns")
 
 _T = TypeVar("_T")
 
@@ -23,6 +24,49 @@ class _InLoop(Protocol):
     """Does some work in the manager's event loop and waits for it."""
 
     def __call__(self, work: Callable[[], Coroutine[Any, Any, _T]], /) -> _T: ...
+
+
+class ThreadAttempt(Generic[PoolT, ConnT]):
+    """One attempt at a unit of work: what it has leased, and its transaction there."""
+
+    lease: ThreadLease[PoolT, ConnT] | None = None
+    connection: ConnT
+    pool: ThreadPool[PoolT, ConnT]
+    transaction: ThreadTransaction
+
+    def __init__(self, runs: "ThreadRuns[PoolT, ConnT]", unit: UnitOfWork) -> None:
+        self._runs = runs
+        self.unit = unit
+
+    def take(self, lease: ThreadLease[PoolT, ConnT]) -> None:
+        """Lease a connection."""
+        self.connection = lease.__enter__()
+        self.lease, node, unit = lease, lease.node, self.unit
+        assert node is not None  # noqa: S101  # it is lent, so it has both
+        unit.took(node)
+        if lease.request is not MASTER:
+            unit.only_reads()
+        self.pool = node.pool  # type: ignore[assignment]  # its face's
+        self.transaction = self.pool.transaction(self.connection, unit.modes)
+
+    def begin(self) -> None:
+        """Begin its transaction, in which it sets what a pooler keeps from the session."""
+        self.transaction.begin()
+        if self.lease is not None and self.lease.local_settings is not None:
+            self.transaction.fetch_row(self.lease.local_settings)
+
+    def leave(self, error: BaseException | None) -> None:
+        """Give back what is leased, if anything is."""
+        lease, self.lease = self.lease, None
+        if lease is not None:
+            lease.__exit__(type(error) if error else None, error, None)
+
+    def exchange(self, acquire: Callable[[float], ThreadLease[PoolT, ConnT]]) -> None:
+        """Go on in a transaction on another connection, once the first one is given back."""
+        self._runs.roll_back(self)
+        self.leave(None)
+        self.take(acquire(self.unit.exchanging()))
+        self.begin()
 
 
 class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
@@ -51,8 +95,18 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         acquire: Callable[[float], ThreadLease[PoolT, ConnT]],
     ) -> _T:
         """Do the work; `acquire` makes a lease that has so many seconds."""
+        check_work(work)
+        return self.run_attempts(lambda attempt: work(attempt.connection), options, acquire)
+
+    def run_attempts(
+        self,
+        work: Callable[[ThreadAttempt[PoolT, ConnT]], _T],
+        options: RunOptions,
+        acquire: Callable[[float], ThreadLease[PoolT, ConnT]],
+    ) -> _T:
+        """Do work that may exchange its connection, as long as it has only read."""
         thread = get_ident()
-        unit = self._begin(thread, work, options)
+        unit = self._begin(thread, options)
         try:
             while True:
                 try:
@@ -70,61 +124,58 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
     def _attempt(
         self,
         unit: UnitOfWork,
-        work: Callable[[ConnT], _T],
+        work: Callable[[ThreadAttempt[PoolT, ConnT]], _T],
         acquire: Callable[[float], ThreadLease[PoolT, ConnT]],
     ) -> _T:
-        lease = acquire(unit.begin_attempt())
-        with lease as connection:
-            return self._transact(unit, lease, connection, work)
+        attempt = ThreadAttempt(self, unit)
+        attempt.take(acquire(unit.begin_attempt()))
+        try:
+            result = self._transact(attempt, work)
+        except BaseException as error:
+            attempt.leave(error)
+            raise
+        attempt.leave(None)
+        return result
 
     def _transact(
         self,
-        unit: UnitOfWork,
-        lease: ThreadLease[PoolT, ConnT],
-        connection: ConnT,
-        work: Callable[[ConnT], _T],
+        attempt: ThreadAttempt[PoolT, ConnT],
+        work: Callable[[ThreadAttempt[PoolT, ConnT]], _T],
     ) -> _T:
         """Do the work on a connection and commit it, or roll back."""
-        node = lease.node
-        assert node is not None  # noqa: S101  # it is lent, so it has both
-        pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
-        unit.took(node)
-        transaction = pool.transaction(connection, unit.modes)
+        unit = attempt.unit
         try:
-            transaction.begin()
-            if lease.local_settings is not None:
-                transaction.fetch_row(lease.local_settings)
-            result = _value(work(connection))
-            unit.may_commit(lease, connection, transaction.state)
-            if self._has_mark(unit, node.host):
+            attempt.begin()
+            result = _value(work(attempt))
+            transaction = attempt.transaction
+            unit.may_commit(attempt.lease, attempt.connection, transaction.state)
+            if self._has_mark(unit, unit.host):
                 row = transaction.fetch_row(CommitMark.SQL)
-                self._read_mark(unit, node.host, row)
+                self._read_mark(unit, unit.host, row)
             unit.committing(result)
             unit.committed(done=transaction.commit())
         except BaseException as error:
+            lease, connection, pool = attempt.lease, attempt.connection, attempt.pool
+            if lease is None:  # it was about to get another one
+                raise
             if unit.met(error, lease, connection) and is_out(lease, connection):
                 pool.abort(connection)
             elif is_out(lease, connection):
-                self._roll_back(pool, lease, connection, transaction)
+                self.roll_back(attempt)
             unit.ended(error, closed=pool.is_closed(connection))
             if isinstance(error, Exception):
-                self._note_refusal(unit, node.host, error)
+                self._note_refusal(unit, unit.host, error)
             raise
         return result
 
-    def _roll_back(
-        self,
-        pool: ThreadPool[PoolT, ConnT],
-        lease: ThreadLease[PoolT, ConnT],
-        connection: ConnT,
-        transaction: ThreadTransaction,
-    ) -> None:
+    def roll_back(self, attempt: ThreadAttempt[PoolT, ConnT]) -> None:
         """Roll back in the time that a release has; else break the connection, to the same end."""
-        if pool.is_closed(connection):
+        pool, connection, lease = attempt.pool, attempt.connection, attempt.lease
+        if lease is None or pool.is_closed(connection):
             return
         try:
             with self._limited(lease, self._means.release_timeout):
-                transaction.roll_back()
+                attempt.transaction.roll_back()
         except BaseException as error:
             pool.abort(connection)
             if not isinstance(error, Exception):

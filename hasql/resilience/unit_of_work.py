@@ -152,14 +152,23 @@ class UnitOfWork:
         self.attempts += 1
         self.phase, self._node = Phase.WORKING, node
 
+    def only_reads(self) -> None:
+        """Take note that what the attempt is on now is for reading alone."""
+        self.wrote_nothing = True
+
+    def exchanging(self) -> float:
+        """Take note that the attempt goes on elsewhere; return the seconds to get there in."""
+        self.attempts -= 1  # which is counted where it ends
+        return self.begin_attempt()
+
     def may_commit(
-        self, lease: Lease[Any, Any], connection: object, state: TransactionState
+        self, lease: Lease[Any, Any] | None, connection: object, state: TransactionState
     ) -> None:
         """Refuse to commit what the work has not left to be committed.
 
         Raises RolledBackError, or HasqlError for a mistake.
         """
-        if lease.connection is not connection or lease.returning:
+        if lease is None or lease.connection is not connection or lease.returning:
             raise HasqlError(_GIVEN_BACK)
         if state is TransactionState.FAILED:
             raise _rolled_back()
