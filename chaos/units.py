@@ -31,17 +31,17 @@ class UnitsOfWork(Application):
 
     async def _read(self, client: int, number: int) -> None:
         del client, number
+        asked = time.monotonic()
 
-        async def read(connection: Any) -> tuple[float, str]:  # noqa: ANN401 - as above
-            began = time.monotonic()
+        async def read(connection: Any) -> str:  # noqa: ANN401 - as above
             answer: str = await self.kit.value(
                 connection, "SELECT concat(inet_server_port(), ' ', pg_is_in_recovery())"
             )
-            return began, answer
+            return answer
 
-        began, answer = await self.manager.run(read, read_only=True)
+        answer = await self.manager.run(read, read_only=True)
         port, _, in_recovery = answer.partition(" ")
-        self.reads.append(Read(int(port), in_recovery == "t", began, time.monotonic()))
+        self.reads.append(Read(int(port), in_recovery == "t", asked, time.monotonic()))
 
     def unforgiven(self) -> Iterator[str]:
         """Yield all errors but the one, as each of these faults ends within the time of a run."""

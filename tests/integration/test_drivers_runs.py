@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import time
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -21,6 +22,7 @@ from hasql import HasqlError
 from hasql.resilience import Category, RetryPolicy, RolledBackError
 from testbed.kits import KITS
 from testbed.lost_commits import LosesCommits, Lost
+from testbed.proxy import Proxy
 from testbed.scene import until
 
 if TYPE_CHECKING:
@@ -395,5 +397,33 @@ async def test_work_is_done_exactly_once_where_the_connection_is_lost_at_its_com
                 assert await scene.run(scene.add) == number
                 assert proxy.loses is None
                 assert (scene.row, scene.calls) == (number, 1 + (lost is Lost.ITSELF))
+        finally:
+            await manager.close()
+
+
+async def test_work_whose_server_has_said_that_it_ends_is_done_once(
+    run_kit: LoadKit, pg_cluster: LocalCluster, admin: Callable[[str], Any]
+) -> None:
+    """Between a server's last words and the end of its socket, whatever asks next."""
+    async with Proxy("127.0.0.1", pg_cluster.master.port) as proxy:
+        there = f"127.0.0.1:{pg_cluster.master.port}"
+        dsn = pg_cluster.master.dsn.replace(there, f"127.0.0.1:{proxy.port}")
+        manager = run_kit.manager(dsn, pool_factory_kwargs=run_kit.sizes(1, 2))
+        try:
+            await manager.ready(1, 0)
+            scene = Scene(run_kit, manager, admin)
+            proxy.hold_ends()
+
+            async def work(connection: Any) -> None:
+                await scene.add(connection)
+                if scene.calls == 1:
+                    scene.kill(await pid_of(scene, connection))
+                    if run_kit in KITS:
+                        await until(lambda: proxy.held > 0)
+                    while not proxy.held:  # of a thread: the proxy runs in the tests' own
+                        time.sleep(0.001)  # no event loop is there
+
+            await scene.run(work)
+            assert (scene.row, scene.calls) == (1, 2)
         finally:
             await manager.close()

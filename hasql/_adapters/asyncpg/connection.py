@@ -12,7 +12,7 @@ from hasql._adapters.fork_guard import cut_off_in_children
 from hasql.driver import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 __all__ = (
     "Connection",
@@ -21,7 +21,6 @@ __all__ = (
     "connect_of",
     "count_rows",
     "failure_of",
-    "fetch_row",
     "guard_from_forks",
     "in_hot_standby",
     "is_closed",
@@ -95,24 +94,6 @@ async def count_rows(connection: Connection | RawConnection, sql: str) -> int:
     proxy: Any = connection
     tag = await asyncpg.Connection.execute(proxy, sql)
     return int(tag.rpartition(" ")[2])
-
-
-async def fetch_row(connection: RawConnection, sql: str) -> Sequence[str | None]:
-    """Run a query and return its one row as the server writes it; empty: there is none.
-
-    By COPY, as asyncpg has no other way past its codecs. COPY also needs no prepared statement,
-    which a pooler may look for in another session.
-    """
-    data = bytearray()
-
-    async def take(chunk: bytes) -> None:
-        data.extend(chunk)
-
-    await asyncpg.Connection.copy_from_query(connection, sql, output=take)
-    if not data:
-        return ()
-    row = data.decode("utf-8", "backslashreplace").split("\n")[0]
-    return tuple(None if value == "\\N" else value for value in row.split("\t"))
 
 
 def sqlstate_of(error: BaseException) -> str | None:

@@ -8,10 +8,10 @@ import asyncpg
 
 from hasql._adapters.asyncpg.connection import (
     RawConnection,
-    fetch_row,
     guard_from_forks,
     in_hot_standby,
 )
+from hasql._adapters.asyncpg.row import fetch_row
 from hasql._adapters.reserved_session import BEGIN_PROBE, ReservedSession
 from hasql.driver.addressed_loop import LoopProxy
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 from asyncpg.transaction import Transaction
 
-from hasql._adapters.asyncpg.connection import Connection, RawConnection, fetch_row
+from hasql._adapters.asyncpg.row import fetch_row
 from hasql.driver.transactions import TaskTransaction, TransactionState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hasql._adapters.asyncpg.connection import Connection, RawConnection
     from hasql.driver.transactions import TransactionModes
 
 __all__ = ("ROLLED_BACK", "AsyncpgTransaction", "state_of")

@@ -15,13 +15,13 @@ from hasql._adapters.asyncpg.connection import (
     RawConnection,
     count_rows,
     failure_of,
-    fetch_row,
     guard_from_forks,
     in_hot_standby,
     is_read_only,
     sqlstate_of,
 )
 from hasql._adapters.asyncpg.named_files import naming_files
+from hasql._adapters.asyncpg.row import fetch_row
 from hasql._adapters.asyncpg.session import AsyncpgSession
 from hasql._adapters.asyncpg.transactions import ROLLED_BACK, state_of
 from hasql._adapters.sqlalchemy.library import DbapiLibrary

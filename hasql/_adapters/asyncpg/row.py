@@ -1,0 +1,50 @@
+"""One row as the server writes it, past all that an application has taught asyncpg."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hasql._adapters.asyncpg.connection import RawConnection
+
+__all__ = ("fetch_row",)
+
+
+async def fetch_row(connection: RawConnection, sql: str) -> Sequence[str | None]:
+    """Run a query and return its one row as the server writes it; empty: there is none.
+
+    By COPY, as asyncpg has no other way past its codecs. COPY also needs no prepared statement,
+    which a pooler may look for in another session.
+    """
+    data = bytearray()
+
+    async def take(chunk: bytes) -> None:
+        data.extend(chunk)
+
+    try:
+        await asyncpg.Connection.copy_from_query(connection, sql, output=take)
+    except asyncpg.InternalClientError:
+        _retrieve_left(connection)
+        raise
+    if not data:
+        return ()
+    row = data.decode("utf-8", "backslashreplace").split("\n")[0]
+    return tuple(None if value == "\\N" else value for value in row.split("\t"))
+
+
+def _retrieve_left(connection: RawConnection) -> None:
+    """Have nobody told of a future's error, which asyncpg has left behind.
+
+    It does so where a COPY is begun after the server has said why it ends the connection. The
+    future fails when the socket closes, and asyncio would log that nobody has asked for its error.
+    """
+    for protocol in gc.get_referents(connection):
+        if isinstance(protocol, asyncio.Protocol):
+            for each in filter(asyncio.isfuture, gc.get_referents(protocol)):
+                each.add_done_callback(lambda done: done.cancelled() or done.exception())
