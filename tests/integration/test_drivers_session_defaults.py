@@ -11,7 +11,7 @@ from hasql.cluster.dsn import Dsn
 from hasql.errors import ConfigurationError
 from hasql.resilience import SessionDefaults
 from testbed.middlemen.addresses import dsn_through
-from testbed.scene import in_flight
+from testbed.scene import in_flight, sessions
 from testbed.strict_proxy import StrictProxy
 
 if TYPE_CHECKING:
@@ -121,6 +121,23 @@ async def test_contradictions_are_refused_with_the_names_of_both(
             settled(kit, dsn, **more)
     same = kit.with_settings(application_name=ALL.application_name or "", lock_timeout="1500")
     settled(kit, dsn, **same)
+
+
+async def test_the_reserved_connection_has_of_them_the_name_alone(
+    kit: Kit, pg_cluster: LocalCluster, application: str
+) -> None:
+    # With such a limit no probe would be answered.
+    session = SessionDefaults(statement_timeout=0.001, application_name=application)
+    kwargs = kit.sizes(0, 1)
+    async with kit.manager(
+        pg_cluster.dsn, session=session, pool_factory_kwargs=kwargs, refresh_delay=0.05
+    ) as manager:
+        await manager.ready(1, 2)
+        for _ in range(5):
+            await manager.wait_next_pool_check()
+        assert {node.health.value for node in manager.metrics().nodes} == {"up"}
+        for node in pg_cluster.nodes:
+            assert await sessions(node, application) == 1
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from hasql.cluster.dsn import Dsn
 from hasql.dns import Resolver
 from hasql.driver import Failure, PoolSizes
 from hasql.psycopg3 import PoolManager
+from hasql.resilience import SessionDefaults
 from testbed.nameserver import NameServer
 from testbed.proxy import Proxy
 from testbed.scene import (
@@ -56,6 +57,22 @@ async def value(connection: psycopg.AsyncConnection[Any], query: str) -> Any:
     row = await (await connection.execute(query)).fetchone()
     assert row is not None
     return row[0]
+
+
+# Session settings
+
+
+async def test_what_a_function_sets_otherwise_is_refused_when_it_connects(
+    pg_cluster: LocalCluster,
+) -> None:
+    manager = PoolManager(
+        pg_cluster.dsn,
+        session=SessionDefaults(lock_timeout=1),
+        pool_factory_kwargs={"kwargs": lambda: {"options": "-c lock_timeout=5s"}},
+    )
+    with pytest.raises(ConfigurationError, match=r"session= sets lock_timeout to '1000', and"):
+        await manager.ready(1, 2)
+    await manager.close()
 
 
 # Arguments

@@ -36,6 +36,7 @@ from hasql.discovery import (
 )
 from hasql.dns import Resolver
 from hasql.metrics import DiscoveryMetrics, Metrics, NodeMetrics
+from hasql.resilience import SessionDefaults
 from hasql.testing import LocalCluster, LocalNode
 
 Connection = PoolConnectionProxy[asyncpg.Record]
@@ -99,6 +100,27 @@ def constructing() -> None:
     )
 
 
+async def password() -> str:
+    return "secret"
+
+
+async def login() -> tuple[str, str]:
+    return "app", "secret"
+
+
+def setting_sessions(pool: PoolManager) -> None:
+    session = SessionDefaults(statement_timeout=5, search_path=["app"], enforce_read_only=True)
+    PoolManager("postgresql://db1/app", session=session, credentials=password)
+    PoolManager("postgresql://db1/app", credentials=login)
+    PoolManager("postgresql://db1/app", credentials=lambda: "secret")
+    PoolManager("postgresql://db1/app", credentials=lambda: ("app", "secret"))
+    PoolManager("postgresql://db1/app", credentials="secret")  # type: ignore[arg-type]
+    PoolManager("postgresql://db1/app", credentials=lambda: 7)  # type: ignore[arg-type, return-value]
+    PoolManager("postgresql://db1/app", session={"lock_timeout": 1})  # type: ignore[arg-type]
+    SessionDefaults(statement_timeout="5s")  # type: ignore[arg-type]
+    _ = pool.acquire_master(5, session)  # type: ignore[call-arg]
+
+
 def constructing_wrongly() -> None:
     PoolManager()  # type: ignore[call-arg]
     PoolManager(["postgresql://db1/app"])  # type: ignore[arg-type]
@@ -117,6 +139,8 @@ async def acquiring(pool: PoolManager) -> None:
     async with pool.acquire_replica(fallback_master=True, timeout=1) as conn:
         assert_type(conn, Connection)
     async with pool.acquire(read_only=True, master_as_replica_weight=0.5) as conn:
+        assert_type(conn, Connection)
+    async with pool.acquire_replica(session=SessionDefaults(lock_timeout=1)) as conn:
         assert_type(conn, Connection)
     lent = await pool.acquire_replica()
     assert_type(lent, Connection)
