@@ -21,6 +21,7 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from hasql.cluster.dsn import Dsn
+    from hasql.resilience.task_runs import TaskRuns
 
 __all__ = ("PoolManager", "async_sessionmaker")
 
@@ -38,6 +39,11 @@ class PoolManager(BasePoolManager[AsyncEngine, AsyncConnection]):
     """
 
     _plus_is_space = True
+
+    @property
+    def runs(self) -> TaskRuns[AsyncEngine, AsyncConnection]:
+        """What does units of work, for session makers."""
+        return self._runs
 
     def _driver_of(self, dsn: Dsn) -> SqlalchemyDriver:
         return SqlalchemyDriver(dsn)

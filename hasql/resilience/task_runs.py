@@ -30,13 +30,18 @@ class TaskAttempt(Generic[PoolT, ConnT]):
         self._runs = runs
         self.unit = unit
 
+    @property
+    def may_write(self) -> bool:
+        """Whether it is on the master."""
+        return self.lease is not None and self.lease.request is MASTER
+
     async def take(self, lease: AsyncLease[PoolT, ConnT]) -> None:
         """Lease a connection."""
         self.connection = await lease.__aenter__()
         self.lease, node, unit = lease, lease.node, self.unit
         assert node is not None  # noqa: S101  # it is lent, so it has both
         unit.took(node)
-        if lease.request is not MASTER:
+        if not self.may_write:
             unit.only_reads()
         self.pool = node.pool  # type: ignore[assignment]  # its face's
         self.transaction = self.pool.transaction(self.connection, unit.modes)

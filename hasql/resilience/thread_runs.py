@@ -38,13 +38,18 @@ class ThreadAttempt(Generic[PoolT, ConnT]):
         self._runs = runs
         self.unit = unit
 
+    @property
+    def may_write(self) -> bool:
+        """Whether it is on the master."""
+        return self.lease is not None and self.lease.request is MASTER
+
     def take(self, lease: ThreadLease[PoolT, ConnT]) -> None:
         """Lease a connection."""
         self.connection = lease.__enter__()
         self.lease, node, unit = lease, lease.node, self.unit
         assert node is not None  # noqa: S101  # it is lent, so it has both
         unit.took(node)
-        if lease.request is not MASTER:
+        if not self.may_write:
             unit.only_reads()
         self.pool = node.pool  # type: ignore[assignment]  # its face's
         self.transaction = self.pool.transaction(self.connection, unit.modes)

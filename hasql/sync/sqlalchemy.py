@@ -19,6 +19,7 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from hasql.cluster.dsn import Dsn
+    from hasql.resilience.thread_runs import ThreadRuns
 
 __all__ = ("PoolManager", "sessionmaker")
 
@@ -36,6 +37,11 @@ class PoolManager(BaseSyncPoolManager[Engine, Connection]):
     """
 
     _plus_is_space = True
+
+    @property
+    def runs(self) -> ThreadRuns[Engine, Connection]:
+        """What does units of work, for session makers."""
+        return self._runs
 
     def _driver_of(self, dsn: Dsn) -> SqlalchemyThreadDriver:
         return SqlalchemyThreadDriver(dsn)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,11 +16,17 @@ from sqlalchemy import (
     event,
     func,
     insert,
+    inspect,
     select,
     text,
     update,
 )
-from sqlalchemy.exc import DBAPIError, InvalidRequestError, PendingRollbackError
+from sqlalchemy.exc import (
+    DBAPIError,
+    IntegrityError,
+    InvalidRequestError,
+    PendingRollbackError,
+)
 from sqlalchemy.ext.asyncio import AsyncAttrs, AsyncSession
 from sqlalchemy.ext.mutable import MutableDict
 from sqlalchemy.orm import (
@@ -32,10 +40,12 @@ from sqlalchemy.orm import (
     relationship,
     selectinload,
 )
+from sqlalchemy.orm.exc import DetachedInstanceError
 
 from hasql import ConfigurationError, NotAvailableError
 from hasql.asyncsqlalchemy import PoolManager, async_sessionmaker
-from hasql.errors import StaleReadError
+from hasql.errors import HasqlError, StaleReadError
+from hasql.resilience import Category
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -818,3 +828,216 @@ async def test_the_class_and_the_options_are_the_users(manager: PoolManager) -> 
         assert seen == [True]
     async with maker(read_only=False) as session:
         assert type(session.sync_session) is Beneath
+
+
+# Units of work
+
+
+async def test_a_run_begins_on_a_replica_and_goes_on_on_the_master(
+    maker: async_sessionmaker[AsyncSession], manager: PoolManager, pg_cluster: LocalCluster
+) -> None:
+    seen: list[Any] = []
+
+    async def work(session: AsyncSession) -> str:
+        account = await session.get_one(Account, 1)
+        seen.append(leased(manager))
+        account.v -= 10
+        await session.flush()
+        seen.append(leased(manager))
+        async with session.begin_nested():
+            account.note = "changed"
+        account.data["v"] = 5  # flushed by run
+        for name in ("before_commit", "after_commit"):
+            told = partial(seen.append, name)
+            event.listen(session.sync_session, name, lambda _, told=told: told())
+        return "done"
+
+    assert await maker.run(work) == "done"
+    assert seen == [["REPLICA"], ["MASTER"], "before_commit", "after_commit"]
+    found = "SELECT v || note || data::text FROM routed_account WHERE id = 1"
+    assert await pg_cluster.master.sql(found) == '90changed{"v": 5}'
+    assert leased(manager) == []
+    assert manager.metrics().runs.retries_conflict == 0
+
+
+async def test_a_run_does_work_again_on_the_master_that_was_computed_from_the_past(
+    lasting: async_sessionmaker[AsyncSession], manager: PoolManager, pg_cluster: LocalCluster
+) -> None:
+    seen = []
+
+    async def work(session: AsyncSession) -> Account:
+        account = await v_of(session)
+        seen.append((account.v, leased(manager)))
+        return account
+
+    async with past(pg_cluster, SEVENTY):
+        account = await lasting.run(work)
+        assert account.v == 60
+        assert seen == [(90, ["REPLICA"]), (60, ["MASTER"])]
+        assert await pg_cluster.master.sql(V) == "60"
+    assert leased(manager) == []
+    assert manager.metrics().runs.retries_conflict == 1
+    error = StaleReadError("")
+    assert (manager.category(error), manager.retriable(error)) == (Category.CONFLICT, True)
+
+
+async def test_a_run_that_only_reads_stays_where_it_is(
+    maker: async_sessionmaker[AsyncSession], manager: PoolManager
+) -> None:
+    async def read(session: AsyncSession) -> tuple[int, list[str]]:
+        account = await session.get_one(Account, 1)
+        return account.v, leased(manager)
+
+    async def write(session: AsyncSession) -> None:
+        session.add(Owner(id=9, name="never"))
+
+    assert await maker.run(read) == (100, ["REPLICA"])
+    assert await maker.run(read, read_only=True) == (100, ["REPLICA"])
+    assert await maker.run(read, read_only=False) == (100, ["MASTER"])
+    assert await maker.run(read, isolation="serializable") == (100, ["MASTER"])
+    explicit = async_sessionmaker(manager)
+    assert await explicit.run(read) == (100, ["MASTER"])
+    assert await explicit.run(read, read_only=True) == (100, ["REPLICA"])
+    with pytest.raises(DBAPIError, match="read-only"):
+        await maker.run(write, read_only=True)
+    assert leased(manager) == []
+
+
+async def commits(session: AsyncSession) -> None:
+    await session.execute(text(SEVENTY))
+    await session.commit()
+
+
+async def rolls_back(session: AsyncSession) -> None:
+    await session.execute(text(SEVENTY))
+    await session.rollback()
+
+
+async def begins_by_itself(session: AsyncSession) -> None:
+    async with session.begin():
+        await session.execute(text(SEVENTY))
+
+
+async def closes(session: AsyncSession) -> None:
+    await session.execute(text(SEVENTY))
+    await session.close()
+
+
+@pytest.mark.parametrize("work", [commits, rolls_back, begins_by_itself, closes])
+@pytest.mark.parametrize("route", ["auto", "explicit"])
+async def test_work_that_ends_its_session_itself_is_told_so(
+    manager: PoolManager, pg_cluster: LocalCluster, work: Any, route: Any
+) -> None:
+    with pytest.raises(HasqlError, match="by itself"):
+        await async_sessionmaker(manager, route=route).run(work)
+    assert await pg_cluster.master.sql(V) == "100"
+    assert leased(manager) == []
+
+
+async def test_after_a_run_its_objects_are_as_after_a_commit(
+    maker: async_sessionmaker[AsyncSession], lasting: async_sessionmaker[AsyncSession]
+) -> None:
+    numbers = count(100)
+
+    async def work(session: AsyncSession) -> Owner:
+        session.add(owner := Owner(id=next(numbers), name="new"))
+        return owner
+
+    owner = await lasting.run(work)
+    assert (owner.name, inspect(owner).detached) == ("new", True)
+    owner = await maker.run(work)
+    with pytest.raises(DetachedInstanceError):
+        _ = owner.name
+
+
+@pytest.mark.parametrize("route", ["auto", "explicit"])
+async def test_what_work_raises_ends_its_run(
+    manager: PoolManager, pg_cluster: LocalCluster, route: Any
+) -> None:
+    maker = async_sessionmaker(manager, route=route)
+
+    async def fail(session: AsyncSession) -> None:
+        await v_of(session)
+        await session.flush()
+        raise KeyError
+
+    async def duplicate(session: AsyncSession) -> None:
+        session.add(Owner(id=1, name="there is one"))
+
+    async def within(_: AsyncSession) -> None:
+        await maker.run(fail)
+
+    async def swallow(session: AsyncSession) -> None:
+        await v_of(session)
+        with suppress(DBAPIError):
+            await session.execute(text("SELECT 1/0"))
+
+    for work, error in (
+        (fail, KeyError),
+        (duplicate, IntegrityError),
+        (within, HasqlError),
+        (swallow, Exception),
+    ):
+        with pytest.raises(error):
+            await maker.run(work)
+        assert leased(manager) == []
+    with pytest.raises(TypeError, match="takes a session"):
+        await maker.run(None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="drop 'twophase'"):
+        await async_sessionmaker(manager, twophase=True).run(fail)
+    assert await pg_cluster.master.sql(V) == "100"
+
+
+@pytest.mark.parametrize("writes", [False, True])
+async def test_a_run_outlives_the_connections_that_it_has(
+    maker: async_sessionmaker[AsyncSession], pg_cluster: LocalCluster, writes: bool
+) -> None:
+    pid = text("SELECT pg_backend_pid()").execution_options(hasql_route="replica")
+    port = text("SELECT inet_server_port()").execution_options(hasql_route="replica")
+    times = 0
+
+    async def work(session: AsyncSession) -> int:
+        nonlocal times
+        times += 1
+        if writes:
+            await v_of(session)
+            await session.flush()
+        lost, where = await session.scalar(pid), await session.scalar(port)
+        if times == 1:
+            server = next(each for each in pg_cluster.nodes if each.port == where)
+            await server.sql(f"SELECT pg_terminate_backend({lost}, 5000)")
+        return (await v_of(session, 2)).v
+
+    assert await maker.run(work) == 90
+    assert times == 2
+    assert await pg_cluster.master.sql(V) == ("90" if writes else "100")
+
+
+async def test_a_cancelled_run_gives_everything_back(
+    maker: async_sessionmaker[AsyncSession], manager: PoolManager
+) -> None:
+    steps, done = 0, 0
+    while not done:
+        task = asyncio.ensure_future(maker.run(v_of))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+            done += 1
+        steps += 1 + steps // 10
+        async with asyncio.timeout(1):
+            while leased(manager):
+                await asyncio.sleep(0)
+    assert (await maker.run(v_of)) is not None
+
+
+async def test_where_there_is_no_replica_a_run_is_the_masters(pg_cluster: LocalCluster) -> None:
+    async with PoolManager(pg_cluster.master.dsn) as manager:
+        await manager.ready(1, 0)
+
+        async def work(session: AsyncSession) -> list[str]:
+            await session.scalar(select(1))
+            return leased(manager)
+
+        assert await async_sessionmaker(manager, route="auto").run(work) == ["MASTER"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import ForeignKey, func, select, text, update
+from sqlalchemy import ForeignKey, event, func, select, text, update
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import (
     DeclarativeBase,
@@ -21,7 +21,7 @@ from sqlalchemy.orm import (
     selectinload,
 )
 
-from hasql.errors import ConfigurationError, StaleReadError
+from hasql.errors import ConfigurationError, HasqlError, StaleReadError
 from hasql.sync.sqlalchemy import PoolManager, sessionmaker
 
 if TYPE_CHECKING:
@@ -276,3 +276,85 @@ def test_what_cannot_work_is_refused(manager: PoolManager) -> None:
         sessionmaker(manager, route="auto", twophase=True)
     with sessionmaker(manager, class_=Decides)() as session:
         assert type(session) is Decides
+
+
+# Units of work
+
+
+def test_a_run_begins_on_a_replica_and_goes_on_on_the_master(
+    maker: sessionmaker[Session], manager: PoolManager, pg_cluster: LocalCluster
+) -> None:
+    seen: list[Any] = []
+
+    def work(session: Session) -> str:
+        stock = session.get_one(Stock, 1)
+        seen.append(leased(manager))
+        stock.left -= 10
+        session.flush()
+        seen.append(leased(manager))
+        stock.left -= 1
+        event.listen(session, "after_commit", lambda _: seen.append(leased(manager)))
+        return "done"
+
+    assert maker.run(work) == "done"
+    assert seen == [["REPLICA"], ["MASTER"], []]
+    assert left(pg_cluster) == "89"
+    assert maker.run(lambda _: leased(manager), read_only=True) == ["REPLICA"]
+    assert sessionmaker(manager).run(lambda _: leased(manager)) == ["MASTER"]
+
+
+def test_a_run_does_work_again_on_the_master_that_was_computed_from_the_past(
+    maker: sessionmaker[Session], manager: PoolManager, pg_cluster: LocalCluster
+) -> None:
+    seen = []
+
+    def work(session: Session) -> None:
+        stock = session.get_one(Stock, 1)
+        stock.left -= 10
+        seen.append((stock.left, leased(manager)))
+
+    with past(pg_cluster, SEVENTY):
+        maker.run(work)
+        assert seen == [(90, ["REPLICA"]), (60, ["MASTER"])]
+        assert left(pg_cluster) == "60"
+    assert manager.metrics().runs.retries_conflict == 1
+
+
+@pytest.mark.parametrize("route", ["auto", "explicit"])
+def test_work_that_ends_its_session_itself_is_told_so(
+    manager: PoolManager, pg_cluster: LocalCluster, route: Any
+) -> None:
+    maker = sessionmaker(manager, route=route)
+    for end in (Session.commit, Session.rollback, Session.close):
+
+        def work(session: Session, end: Any = end) -> None:
+            session.get_one(Stock, 1).left = 1
+            session.flush()
+            end(session)
+
+        with pytest.raises(HasqlError, match="by itself"):
+            maker.run(work)
+        assert leased(manager) == []
+    with pytest.raises(TypeError, match="takes a session"):
+        maker.run(None)  # type: ignore[arg-type]
+    assert left(pg_cluster) == "100"
+
+
+def test_a_run_outlives_the_connection_that_it_reads_from(
+    maker: sessionmaker[Session], pg_cluster: LocalCluster
+) -> None:
+    where = text("SELECT inet_server_port(), pg_backend_pid()")
+    ports = []
+
+    def work(session: Session) -> None:
+        port, pid = session.execute(where, execution_options={"hasql_route": "replica"}).one()
+        ports.append(port)
+        if len(ports) == 1:
+            server = next(each for each in pg_cluster.nodes if each.port == port)
+            asyncio.run(server.sql(f"SELECT pg_terminate_backend({pid}, 5000)"))
+        session.get_one(Stock, 1).left -= 1
+
+    maker.run(work)
+    assert len(ports) == 2
+    assert ports[1] == pg_cluster.master.port
+    assert left(pg_cluster) == "99"

@@ -159,6 +159,22 @@ async def sessions(pool: hasql.asyncsqlalchemy.PoolManager) -> None:
         assert_type(session, AsyncSession)
     async with async_sessionmaker(pool, class_=OwnSession)() as own:
         assert_type(own, OwnSession)
+    routed = async_sessionmaker(pool, route="auto", read_functions=["lower"], autoflush=False)
+    async with routed() as session, routed.begin(read_only=False) as other:
+        assert_type(session, AsyncSession)
+        assert_type(other, AsyncSession)
+    async_sessionmaker(pool, route="automatic")  # type: ignore[call-overload]
+
+    async def work(session: AsyncSession) -> int:
+        await session.execute(text("SELECT 1"))
+        return 42
+
+    async def own_work(session: OwnSession) -> None:
+        await session.execute(text("SELECT 1"))
+
+    assert_type(await routed.run(work), int)
+    assert_type(await routed.run(work, read_only=True, isolation="serializable"), int)
+    await async_sessionmaker(pool, class_=OwnSession, route="auto").run(own_work)
 
 
 async def of_asyncpgsa(pool: hasql.asyncpgsa.PoolManager) -> None:
@@ -206,6 +222,10 @@ def sqlalchemy_in_threads(pool: hasql.sync.sqlalchemy.PoolManager) -> None:
         assert_type(session, Session)
     with maker.begin(read_only=True) as session:
         assert_type(session, Session)
+    routed = sessionmaker(pool, route="auto", read_functions=["lower"])
+    with routed() as session:
+        assert_type(session, Session)
+    assert_type(routed.run(lambda session: session.is_active), bool)
 
 
 class OwnThreadSession(Session):
@@ -215,3 +235,8 @@ class OwnThreadSession(Session):
 def own_sessions_in_threads(pool: hasql.sync.sqlalchemy.PoolManager) -> None:
     with sessionmaker(pool, class_=OwnThreadSession)() as own:
         assert_type(own, OwnThreadSession)
+
+    def work(session: OwnThreadSession) -> str:
+        return str(session.info)
+
+    assert_type(sessionmaker(pool, class_=OwnThreadSession, route="auto").run(work), str)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from hasql.errors import HasqlError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqlalchemy import Connection, Transaction
 
-__all__ = ("ReadTransaction", "SameEngine")
+__all__ = ("ReadTransaction", "RunTransaction", "SameEngine", "lend")
 
 
 class ReadTransaction:
@@ -19,8 +21,8 @@ class ReadTransaction:
     the session's to use.
     """
 
-    def __init__(self, begin: Callable[[], Transaction], is_leased: Callable[[], bool]) -> None:
-        self._begun = begin()
+    def __init__(self, begun: Transaction, is_leased: Callable[[], bool]) -> None:
+        self._begun = begun
         self._is_leased = is_leased
 
     @property
@@ -36,6 +38,34 @@ class ReadTransaction:
             self._begun.rollback()
 
     close = rollback
+
+
+class RunTransaction(ReadTransaction):
+    """The transaction of a unit of work, as its session has it: it is for `run` to commit."""
+
+    def commit(self) -> None:
+        if self.is_active:
+            raise HasqlError(
+                "the work has committed its session by itself; leave the commit to run, and raise "
+                "an exception to have all rolled back"
+            )
+
+
+def lend(connection: Connection, wrap: Callable[[Transaction], ReadTransaction]) -> None:
+    """Have the session that gets a connection next hold its transaction in something of ours.
+
+    Args:
+        connection: May have begun a transaction.
+        wrap: Makes what the session holds.
+    """
+    own = vars(connection)  # methods of this one, as long as the session has not begun
+
+    def begin() -> Any:
+        for name in ("begin", "in_transaction"):
+            own.pop(name, None)
+        return wrap(connection.get_transaction() or connection.begin())
+
+    own.update(begin=begin, in_transaction=lambda: False)
 
 
 class SameEngine:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sqlalchemy import inspect
 from sqlalchemy.exc import InvalidRequestError
 
-from hasql._adapters.sqlalchemy.replica_binds import ReadTransaction, SameEngine
+from hasql._adapters.sqlalchemy.replica_binds import ReadTransaction, SameEngine, lend
 from hasql._adapters.sqlalchemy.replica_checks import (
     check_on_master,
     expire_clean,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hasql._adapters.sqlalchemy.reads import ProvableReads
     from hasql._adapters.sqlalchemy.replica_values import ReadFrom
 
-__all__ = ("ROUTE_OPTION", "Leases", "RouteRules", "SessionRoute", "is_routed")
+__all__ = ("ROUTE_OPTION", "Leases", "RouteRules", "SessionLeases", "SessionRoute", "is_routed")
 
 #: The execution option by which a statement says where it is to run.
 ROUTE_OPTION = "hasql_route"
@@ -49,6 +49,18 @@ class Leases(Protocol):
 
     def give_back(self, lease: Any) -> None:
         """Give it back."""
+
+    def lend(self, connection: Connection, is_leased: Callable[[], bool], *, replica: bool) -> None:
+        """Prepare a connection for the session, which may end its transaction after its lease."""
+
+
+class SessionLeases:
+    """What is the same for a session that ends its transactions itself, of either face."""
+
+    def lend(self, connection: Connection, is_leased: Callable[[], bool], *, replica: bool) -> None:
+        """Have a commit not miss the transaction of a replica that was given back by then."""
+        if replica:
+            lend(connection, partial(ReadTransaction, is_leased=is_leased))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +133,7 @@ class SessionRoute:
             self._lease, self._bind, self._connection = lease, connection, connection
             if connection.default_isolation_level not in _ROUTED_LEVELS:
                 return self.master(session)
-            is_leased = partial(self._has, lease)
-            begin: Any = partial(ReadTransaction, connection.begin, is_leased)
-            connection.begin = begin  # type: ignore[method-assign]  # of this one
+            self._rules.leases.lend(connection, partial(self._has, lease), replica=True)
         return self._bind
 
     def _has(self, lease: Any) -> bool:
@@ -141,6 +151,7 @@ class SessionRoute:
             lease = self._acquire(replica=False)
             connection = self._rules.leases.acquire(lease)
             self._lease, self._bind, self._connection = lease, connection, connection
+            self._rules.leases.lend(connection, partial(self._has, lease), replica=False)
             if connection.engine is self._replicas_engine:
                 self._bind = SameEngine(connection, self._use)
         return self._bind

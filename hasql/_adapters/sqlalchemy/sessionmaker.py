@@ -4,39 +4,31 @@ from __future__ import annotations
 
 import sys
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, overload
 
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.util import await_only
 
 from hasql._adapters.sqlalchemy.routed_session import routed
 from hasql._adapters.sqlalchemy.sessions import Acquires, Route, SessionMaker
+from hasql._adapters.sqlalchemy.task_session_run import TaskLeases, TaskSessionRun
+from hasql.resilience.runs import check_work
+from hasql.resilience.unit_of_work import RunOptions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
     from contextlib import AbstractAsyncContextManager
 
-    from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from hasql._adapters.sqlalchemy.session_route import SessionRoute
+    from hasql.resilience import RetryPolicy
 
 __all__ = ("async_sessionmaker",)
 
 _S = TypeVar("_S", bound=AsyncSession)
 _Lease: TypeAlias = "AbstractAsyncContextManager[AsyncConnection]"
 _S2 = TypeVar("_S2", bound=AsyncSession)
-
-
-class _TaskLeases:
-    """Acquires and gives back in the greenlet that SQLAlchemy runs a session's method in."""
-
-    def acquire(self, lease: _Lease) -> Connection:
-        connection: AsyncConnection = await_only(lease.__aenter__())
-        return cast("Connection", connection.sync_connection)
-
-    def give_back(self, lease: _Lease) -> None:
-        await_only(lease.__aexit__(None, None, None))
+_T = TypeVar("_T")
 
 
 class async_sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
@@ -61,16 +53,23 @@ class async_sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
 
     What is not committed at the end of the block is rolled back.
 
+    With ``route="auto"`` a session has a connection from its first statement to the end of the
+    transaction: a replica's until it writes, or does what is no read for certain, and then the
+    master's. See `docs/howto/routing-sessions`.
+
     Args:
         pool_manager: Where connections come from.
         class_: The class of the sessions.
+        route: ``"explicit"``: `read_only` says where a session is. ``"auto"``: its statements do,
+            unless `read_only` is given.
+        read_functions: Functions that only read, by name, which SQLAlchemy does not know.
         kwargs: For each session, as SQLAlchemy's `AsyncSession` takes them; not `bind` or `binds`.
 
     Raises:
         ConfigurationError: `bind` or `binds` was given.
     """
 
-    _leases = _TaskLeases()
+    _leases = TaskLeases()
 
     @overload
     def __init__(
@@ -106,6 +105,48 @@ class async_sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
 
     def _routed_class(self, kwargs: dict[str, Any]) -> type[Any]:
         return routed(kwargs.get("sync_session_class") or self._class.sync_session_class)
+
+    async def run(  # noqa: PLR0913  # as the pool manager's
+        self,
+        work: Callable[[_S], Awaitable[_T]],
+        *,
+        read_only: bool | None = None,
+        idempotent: bool = False,
+        retry: RetryPolicy | None = None,
+        isolation: str | None = None,
+        resolve_commits: bool = True,
+    ) -> _T:
+        """Do work in a session, and do it again where that is safe: the pool manager's `run`.
+
+        `work` gets a session and returns what this returns. It leaves the commit to this, which
+        flushes before. It may be called several times, each time with a session of its own.
+
+        With ``route="auto"`` the first attempt routes itself: it reads from a replica until it
+        writes. All others are on the master, such as that after a `StaleReadError`.
+
+        Args:
+            work: A coroutine function that takes a session.
+            read_only: Whether it is on a replica, in a read-only transaction, or on the master from
+                the beginning. None: as the maker's `route` says.
+            idempotent: See the pool manager's `run`, as for the others.
+            retry: See `idempotent`.
+            isolation: See `idempotent`. One that is not routed has all be on the master.
+            resolve_commits: See `idempotent`.
+
+        Raises:
+            Exception: What the pool manager's `run` raises.
+        """
+        check_work(work, "a session")
+        options = RunOptions(bool(read_only), idempotent, retry, isolation, resolve_commits)
+        plan = self._plan_run(read_only, isolation)
+        run = TaskSessionRun(work, self._class, plan)
+        try:
+            result: _T = await self._manager.runs.run_attempts(run.attempt, options, plan.acquire)
+        except BaseException:
+            await run.close()
+            raise
+        await run.finish()
+        return result
 
     @asynccontextmanager
     async def _session(

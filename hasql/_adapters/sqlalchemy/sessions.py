@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, Typ
 from hasql._adapters.sqlalchemy.arguments import refuse_binds, refuse_for_routing
 from hasql._adapters.sqlalchemy.reads import ProvableReads
 from hasql._adapters.sqlalchemy.session_route import Leases, RouteRules, SessionRoute, is_routed
+from hasql._adapters.sqlalchemy.session_runs import FirstReads, RunPlan
 from hasql.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 __all__ = ("Acquires", "Route", "SessionMaker")
 
@@ -29,6 +30,10 @@ class Acquires(Protocol[_LeaseT_co]):
     @property
     def pool_factory_kwargs(self) -> Mapping[str, Any]:
         """The arguments of the engines."""
+
+    @property
+    def runs(self) -> Any:
+        """What does units of work."""
 
     @property
     def available_pool_count(self) -> int:
@@ -147,7 +152,8 @@ class SessionMaker(Generic[_LeaseT, _BlockT]):
         fallback_master: bool | None,  # noqa: FBT001  # as above
         master_as_replica_weight: float | None,
         timeout: float | None,
-        replica: bool,  # noqa: FBT001  # as above
+        *,
+        replica: bool,
     ) -> _LeaseT | None:
         """Make a lease for a session that routes itself; None: there is no replica to read from."""
         fallback = True if fallback_master is None else fallback_master
@@ -155,6 +161,21 @@ class SessionMaker(Generic[_LeaseT, _BlockT]):
         if replica and fallback and manager.available_pool_count and not manager.replica_pool_count:
             return None
         return manager.acquire(replica, fallback, master_as_replica_weight, timeout)
+
+    def _plan_run(self, read_only: bool | None, isolation: str | None) -> RunPlan:  # noqa: FBT001  # as above
+        """Say where the attempts of a run are, and what their sessions are made of."""
+        kwargs, manager = self._kwargs, self._manager
+        if kwargs.get("twophase"):
+            raise ConfigurationError("run ends the transaction of its session: drop 'twophase'")
+        acquire = manager.acquire
+        writes: Callable[[float], _LeaseT] = partial(acquire, False, None, None)  # noqa: FBT003  # as above
+        levels = manager.pool_factory_kwargs, kwargs, {"isolation_level": isolation}
+        if read_only is None and self._is_routed and all(map(is_routed, levels)):
+            made = self._routed_class(kwargs)
+            reads = FirstReads(partial(self._acquire, None, None, replica=True), writes)
+            return RunPlan(reads, writes, kwargs, made, self._reads)
+        first = partial(acquire, True, None, None) if read_only else writes  # noqa: FBT003  # as above
+        return RunPlan(first, writes, kwargs, None, self._reads)
 
     @abstractmethod
     def _routed_class(self, kwargs: dict[str, Any]) -> type[Any]:

@@ -10,30 +10,25 @@ from sqlalchemy.orm import Session
 
 from hasql._adapters.sqlalchemy.routed_session import routed
 from hasql._adapters.sqlalchemy.sessions import Acquires, Route, SessionMaker
+from hasql._adapters.sqlalchemy.thread_session_run import ThreadLeases, ThreadSessionRun
+from hasql.resilience.runs import check_work
+from hasql.resilience.unit_of_work import RunOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
     from sqlalchemy import Connection
 
     from hasql._adapters.sqlalchemy.session_route import SessionRoute
+    from hasql.resilience import RetryPolicy
 
 __all__ = ("sessionmaker",)
 
 _S = TypeVar("_S", bound=Session)
 _Lease: TypeAlias = "AbstractContextManager[Connection]"
 _S2 = TypeVar("_S2", bound=Session)
-
-
-class _ThreadLeases:
-    """Acquires and gives back in the thread that uses the session."""
-
-    def acquire(self, lease: _Lease) -> Connection:
-        return lease.__enter__()
-
-    def give_back(self, lease: _Lease) -> None:
-        lease.__exit__(None, None, None)
+_T = TypeVar("_T")
 
 
 class sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
@@ -58,16 +53,23 @@ class sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
 
     What is not committed at the end of the block is rolled back.
 
+    With ``route="auto"`` a session has a connection from its first statement to the end of the
+    transaction: a replica's until it writes, or does what is no read for certain, and then the
+    master's. See `docs/howto/routing-sessions`.
+
     Args:
         pool_manager: Where connections come from.
         class_: The class of the sessions.
+        route: ``"explicit"``: `read_only` says where a session is. ``"auto"``: its statements do,
+            unless `read_only` is given.
+        read_functions: Functions that only read, by name, which SQLAlchemy does not know.
         kwargs: For each session, as SQLAlchemy's `Session` takes them; not `bind` or `binds`.
 
     Raises:
         ConfigurationError: `bind` or `binds` was given.
     """
 
-    _leases = _ThreadLeases()
+    _leases = ThreadLeases()
 
     @overload
     def __init__(
@@ -105,6 +107,48 @@ class sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
         del kwargs
         class_: Any = self._class  # which mypy takes for no Hashable
         return routed(class_)
+
+    def run(  # noqa: PLR0913  # as the pool manager's
+        self,
+        work: Callable[[_S], _T],
+        *,
+        read_only: bool | None = None,
+        idempotent: bool = False,
+        retry: RetryPolicy | None = None,
+        isolation: str | None = None,
+        resolve_commits: bool = True,
+    ) -> _T:
+        """Do work in a session, and do it again where that is safe: the pool manager's `run`.
+
+        `work` gets a session and returns what this returns. It leaves the commit to this, which
+        flushes before. It may be called several times, each time with a session of its own.
+
+        With ``route="auto"`` the first attempt routes itself: it reads from a replica until it
+        writes. All others are on the master, such as that after a `StaleReadError`.
+
+        Args:
+            work: A function that takes a session.
+            read_only: Whether it is on a replica, in a read-only transaction, or on the master from
+                the beginning. None: as the maker's `route` says.
+            idempotent: See the pool manager's `run`, as for the others.
+            retry: See `idempotent`.
+            isolation: See `idempotent`. One that is not routed has all be on the master.
+            resolve_commits: See `idempotent`.
+
+        Raises:
+            Exception: What the pool manager's `run` raises.
+        """
+        check_work(work, "a session")
+        options = RunOptions(bool(read_only), idempotent, retry, isolation, resolve_commits)
+        plan = self._plan_run(read_only, isolation)
+        run = ThreadSessionRun(work, self._class, plan)
+        try:
+            result: _T = self._manager.runs.run_attempts(run.attempt, options, plan.acquire)
+        except BaseException:
+            run.close()
+            raise
+        run.finish()
+        return result
 
     @contextmanager
     def _session(

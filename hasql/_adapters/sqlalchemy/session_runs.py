@@ -1,0 +1,123 @@
+"""The session of a unit of work: on the connection that `run` has, and ended by it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from hasql._adapters.sqlalchemy.replica_binds import RunTransaction, lend
+from hasql._adapters.sqlalchemy.session_route import RouteRules, SessionRoute
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection
+    from sqlalchemy.orm import Session
+
+    from hasql._adapters.sqlalchemy.reads import ProvableReads
+
+__all__ = ("AttemptLeases", "FirstReads", "RunPlan", "finish", "prepare")
+
+
+class AttemptLeases:
+    """Gives a session the connection of an attempt, which is on one server at a time.
+
+    Args:
+        attempt: The attempt, of either face.
+        connection: Returns SQLAlchemy's own connection that the attempt has.
+        exchange: Has the attempt go on on the master.
+    """
+
+    def __init__(
+        self, attempt: Any, connection: Callable[[], Connection], exchange: Callable[[], object]
+    ) -> None:
+        self._attempt = attempt
+        self._connection = connection
+        self._exchange = exchange
+        self._is_over = False
+
+    def route(self, reads: ProvableReads) -> SessionRoute:
+        """Make the route of its session."""
+        return SessionRoute(RouteRules(reads, self, not self._attempt.may_write), _Wanted)
+
+    def bind(self) -> None:
+        """Prepare the connection for a session that stays where it is."""
+        self.lend(self._connection(), lambda: True, replica=False)
+
+    def end(self) -> None:
+        """Let the session end its transaction without a word to the server."""
+        self._is_over = True
+
+    # What a route has it for
+
+    def acquire(self, lease: _Wanted) -> Connection:
+        """Return the connection, on the master if that is wanted."""
+        if not lease.replica and not self._attempt.may_write:
+            self._exchange()
+        return self._connection()
+
+    def give_back(self, lease: _Wanted) -> None:
+        """Leave that to the attempt."""
+
+    def lend(self, connection: Connection, is_leased: Callable[[], bool], *, replica: bool) -> None:
+        """Have the session not commit."""
+        del replica
+        lend(connection, partial(RunTransaction, is_leased=lambda: self._goes_on(is_leased)))
+
+    def _goes_on(self, is_leased: Callable[[], bool]) -> bool:
+        return not self._is_over and is_leased()
+
+
+class _Wanted:
+    """What a route asks for."""
+
+    def __init__(self, *, replica: bool) -> None:
+        self.replica = replica
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """How the attempts of one run get what they need."""
+
+    #: Makes the lease of the next attempt, of so many seconds.
+    acquire: Callable[[float], Any]
+    #: Makes one of the master's, to which an attempt moves.
+    writes: Callable[[float], Any]
+    #: For sessions.
+    kwargs: dict[str, Any]
+    #: SQLAlchemy's own class of sessions, made to route them; None: they stay where they are.
+    made: type[Any] | None
+    reads: ProvableReads
+
+
+class FirstReads:
+    """Makes the leases of a run's attempts: the first one reads, the others are the master's.
+
+    Args:
+        reads: Makes a lease to read by, of so many seconds; None if there is no replica.
+        writes: Makes one of the master's.
+    """
+
+    def __init__(self, reads: Callable[[float], Any], writes: Callable[[float], Any]) -> None:
+        self._reads = reads
+        self._writes = writes
+        self._is_first = True
+
+    def __call__(self, seconds: float) -> Any:
+        """Make the next one."""
+        first, self._is_first = self._is_first, False
+        return (self._reads(seconds) if first else None) or self._writes(seconds)
+
+
+def prepare(session: Session) -> None:
+    """Have all been written that the session is to commit."""
+    session.dispatch.before_commit(session)
+    session.flush()
+
+
+def finish(session: Session) -> None:
+    """Have the session know that all is committed."""
+    session.dispatch.after_commit(session)
+    if session.expire_on_commit:
+        session.expire_all()

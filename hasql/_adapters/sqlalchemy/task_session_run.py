@@ -1,0 +1,99 @@
+"""A unit of work of a task's in a session."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.util import await_only
+
+from hasql._adapters.sqlalchemy.session_route import SessionLeases
+from hasql._adapters.sqlalchemy.session_runs import AttemptLeases, finish, prepare
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from sqlalchemy import Connection
+
+    from hasql._adapters.sqlalchemy.session_runs import RunPlan
+
+__all__ = ("TaskLeases", "TaskSessionRun")
+
+_S = TypeVar("_S", bound=AsyncSession)
+_T = TypeVar("_T")
+
+
+class TaskLeases(SessionLeases):
+    """Acquires and gives back in the greenlet that SQLAlchemy runs a session's method in."""
+
+    def acquire(self, lease: Any) -> Connection:
+        connection = await_only(lease.__aenter__())
+        return cast("Connection", connection.sync_connection)
+
+    def give_back(self, lease: Any) -> None:
+        await_only(lease.__aexit__(None, None, None))
+
+
+class TaskSessionRun(Generic[_S, _T]):
+    """Does the work of one run, each attempt in a session of its own.
+
+    Args:
+        work: What to do.
+        class_: The class of the sessions.
+        plan: What they are made of.
+    """
+
+    def __init__(
+        self, work: Callable[[_S], Awaitable[_T]], class_: type[_S], plan: RunPlan
+    ) -> None:
+        self._work = work
+        self._class = class_
+        self._plan = plan
+        self._last: tuple[_S, AttemptLeases] | None = None
+
+    async def attempt(self, attempt: Any) -> _T:
+        """Do it once, and have all written that is to be committed."""
+        session = self._open(attempt)
+        try:
+            result = await self._work(session)
+            await session.run_sync(prepare)
+        except BaseException:
+            await self.close()
+            raise
+        return result
+
+    def _open(self, attempt: Any) -> _S:
+        plan = self._plan
+
+        def connection() -> Connection:
+            found: Connection = attempt.connection.sync_connection
+            return found
+
+        def exchange() -> None:
+            await_only(attempt.exchange(plan.writes))
+
+        leases = AttemptLeases(attempt, connection, exchange)
+        if plan.made is None:
+            leases.bind()
+            session = self._class(bind=attempt.connection, **plan.kwargs)
+        else:
+            session = self._class(**{**plan.kwargs, "sync_session_class": plan.made})
+            session.sync_session.hasql_route = leases.route(plan.reads)  # type: ignore[attr-defined]  # as made
+        self._last = session, leases
+        return session
+
+    async def finish(self) -> None:
+        """Have the last session know that all is committed, and close it."""
+        assert self._last is not None  # noqa: S101  # there was an attempt
+        try:
+            await self._last[0].run_sync(finish)
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Close the last session, which needs no server."""
+        last, self._last = self._last, None
+        if last is not None:
+            session, leases = last
+            leases.end()
+            await session.close()

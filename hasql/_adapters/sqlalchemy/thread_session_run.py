@@ -1,0 +1,97 @@
+"""A unit of work of a thread's in a session."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from sqlalchemy.orm import Session
+
+from hasql._adapters.sqlalchemy.session_route import SessionLeases
+from hasql._adapters.sqlalchemy.session_runs import AttemptLeases, finish, prepare
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection
+
+    from hasql._adapters.sqlalchemy.session_runs import RunPlan
+
+__all__ = ("ThreadLeases", "ThreadSessionRun")
+
+_S = TypeVar("_S", bound=Session)
+_T = TypeVar("_T")
+
+
+class ThreadLeases(SessionLeases):
+    """Acquires and gives back in the thread that uses the session."""
+
+    def acquire(self, lease: Any) -> Connection:
+        connection: Connection = lease.__enter__()
+        return connection
+
+    def give_back(self, lease: Any) -> None:
+        lease.__exit__(None, None, None)
+
+
+class ThreadSessionRun(Generic[_S, _T]):
+    """Does the work of one run, each attempt in a session of its own.
+
+    Args:
+        work: What to do.
+        class_: The class of the sessions.
+        plan: What they are made of.
+    """
+
+    def __init__(self, work: Callable[[_S], _T], class_: type[_S], plan: RunPlan) -> None:
+        self._work = work
+        self._class = class_
+        self._plan = plan
+        self._last: tuple[_S, AttemptLeases] | None = None
+
+    def attempt(self, attempt: Any) -> _T:
+        """Do it once, and have all written that is to be committed."""
+        session = self._open(attempt)
+        try:
+            result = self._work(session)
+            prepare(session)
+        except BaseException:
+            self.close()
+            raise
+        return result
+
+    def _open(self, attempt: Any) -> _S:
+        plan = self._plan
+
+        def connection() -> Connection:
+            found: Connection = attempt.connection
+            return found
+
+        def exchange() -> None:
+            attempt.exchange(plan.writes)
+
+        leases = AttemptLeases(attempt, connection, exchange)
+        session: _S
+        if plan.made is None:
+            leases.bind()
+            session = self._class(bind=attempt.connection, **plan.kwargs)
+        else:
+            session = plan.made(**plan.kwargs)
+            session.hasql_route = leases.route(plan.reads)  # type: ignore[attr-defined]  # as made
+        self._last = session, leases
+        return session
+
+    def finish(self) -> None:
+        """Have the last session know that all is committed, and close it."""
+        assert self._last is not None  # noqa: S101  # there was an attempt
+        try:
+            finish(self._last[0])
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the last session, which needs no server."""
+        last, self._last = self._last, None
+        if last is not None:
+            session, leases = last
+            leases.end()
+            session.close()
