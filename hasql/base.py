@@ -1,6 +1,6 @@
 """The base of every driver's pool manager: the public API over the parts that do the work."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -324,6 +324,28 @@ class BasePoolManager(Facade[PoolT, ConnT, AsyncLease[PoolT, ConnT]]):
         else:
             self._lifetime.close_unstarted()
 
+    def resize(self, min_size: int | None = None, max_size: int | None = None) -> Awaitable[None]:
+        """Change the bounds of each host's pool, now and for hosts to come.
+
+        Each host gets another pool with these bounds in place of the driver's present one, in
+        `pools` as well. What is idle in that is closed at once, and what is lent when it is given
+        back; both together have no more connections than the new bounds allow. Those who wait are
+        served as soon as there is room. What is returned can be
+        awaited, but need not be: it ends when all pools are replaced.
+
+        Args:
+            min_size: How many connections a pool keeps at least. None: as before, but no more than
+                `max_size`. Pools of SQLAlchemy's keep none.
+            max_size: How many it opens at most. None: as before.
+
+        Raises:
+            ConfigurationError: Bounds that cannot work; a ValueError.
+            PoolManagerClosedError: The manager is closing or closed.
+        """
+        self._check_caller()
+        kwargs = self._new_pool_kwargs(min_size, max_size)
+        return _Done() if kwargs is None else self._resizing.begin(kwargs)
+
     def accept_timeline(self) -> None:
         """Forget which timelines were seen, so that a master of an older one may serve again.
 
@@ -332,3 +354,11 @@ class BasePoolManager(Facade[PoolT, ConnT, AsyncLease[PoolT, ConnT]]):
         """
         self._check_caller()
         self._routing.accept_timeline()
+
+
+class _Done(Awaitable[None]):
+    """What can be awaited where there is nothing to wait for."""
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return
+        yield

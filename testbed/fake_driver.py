@@ -26,6 +26,7 @@ from hasql.driver import (
     check_keywords,
     check_sizes,
 )
+from hasql.driver.arguments import with_bounds
 from hasql.driver.destinations import Destinations
 from hasql.driver.holder import HolderNotes, ReusesObjects
 from testbed.fake_transactions import FakeTransaction
@@ -436,6 +437,11 @@ class FakeDriver(Driver[FakePool, FakeConnection]):
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
         check_keywords(kwargs, {"min_size", "max_size"}, "the fake pool")
         return check_sizes(kwargs, minimum=("min_size", 1), maximum=("max_size", 2))
+
+    def resized(
+        self, kwargs: Mapping[str, Any], minimum: int | None, maximum: int | None
+    ) -> dict[str, Any]:
+        return with_bounds(kwargs, self.sizes(kwargs), (minimum, maximum), ("min_size", "max_size"))
 
     async def open(self, endpoint: Endpoint, kwargs: Mapping[str, Any], report: Report) -> FakePool:
         if self.open_errors:

@@ -221,6 +221,11 @@ class FakeThreadDriver(Driver[FakeThreadPool, ThreadConnection]):
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
         return self._sessions.sizes(kwargs)
 
+    def resized(
+        self, kwargs: Mapping[str, Any], minimum: int | None, maximum: int | None
+    ) -> dict[str, Any]:
+        return self._sessions.resized(kwargs, minimum, maximum)
+
     async def connect(self, *args: Any) -> FakeConnection:
         return await self._sessions.connect(*args)
 

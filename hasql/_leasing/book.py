@@ -176,4 +176,12 @@ class LeaseBook(Generic[PoolT, ConnT]):
 
     def _on(self, node: Node[PoolT, ConnT] | None) -> Iterator[Lease[PoolT, ConnT]]:
         # A copy: breaking a connection may call back into a release, and threads change it.
-        return (x for x in self._leases.copy().values() if node is None or x.node is node)
+        return (x for x in self._leases.copy().values() if node is None or _is_on(x, node))
+
+
+def _is_on(lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT]) -> bool:
+    """Tell whether a lease is on a node, or on one whose place this has taken."""
+    if lease.node is node:
+        return True
+    succession = None if lease.node is None else lease.node.succession
+    return succession is not None and succession.heir is node

@@ -123,6 +123,9 @@ class CheckoutRules(Generic[PoolT, ConnT]):
             raise self._not_available(lease) from None
         if isinstance(error, PoolerRefusesError):
             raise error  # another host would have to be one without a pooler
+        resized = node.succession is not None and isinstance(error, Exception)
+        if lease.fixed_node is None and resized:
+            return  # its connects were ended, as another pool has taken its place
         if judged(self._driver, error) not in _ANOTHER_TIME or lease.fixed_node is not None:
             raise error
         elsewhere = isinstance(error, WrongServerError)

@@ -195,13 +195,13 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
                 self._router.free(node)
                 freed = True
                 self._book.remove(lease)
-                self._router.hand_on()
+                self._router.hand_on(node)
         except BaseException:
             with self._guard:
                 if not freed:
                     self._router.free(node)
                 self._book.remove(lease)
-                self._router.hand_on()
+                self._router.hand_on(node)
             raise
 
     # What the event loop is told. A thread cannot wait for its word, so it holds the host first,

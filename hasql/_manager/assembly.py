@@ -25,6 +25,7 @@ from hasql._manager.discovering import Discovering
 from hasql._manager.lifetime import Lifetime
 from hasql._manager.loop_thread import LoopThread
 from hasql._manager.options import Options
+from hasql._manager.resizing import Resizing
 from hasql._manager.routing_state import RoutingState
 from hasql._manager.state_waits import StateWaits
 from hasql._probing.schedule import Evidence
@@ -63,6 +64,7 @@ class Parts(Generic[PoolT, ConnT]):
     load: LoadControl
     runs: Runs[PoolT, ConnT]
     lease_watch: LeaseWatch | None
+    resizing: Resizing[PoolT, ConnT]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +206,10 @@ def assemble(
     calls = ManagerCalls(lifetime.enter, signal, watch.waits.not_available)
     checkout = Checkout(driver, router, book, returns, binding, leasing, calls)
     new_waiters = partial(AsyncWaiters[Any, Any], options.clock)
-    ends = AsyncLeaseEnds(router, book, returns, leasing.hide)
-    lease_watch = _watch_leases(watch, options, ends, BoundLoop(binding), name_of_task)
+    ends, bound_loop = AsyncLeaseEnds(router, book, returns, leasing.hide), BoundLoop(binding)
+    resizing = Resizing(driver, routing, book, bound_loop, leasing.hide)
+    lifetime.more_tasks = resizing.tasks
+    lease_watch = _watch_leases(watch, options, ends, bound_loop, name_of_task)
     load = _put_layers_around(
         checkout, options, watch, new_waiters, routing.notifier.tell, lease_watch, ends
     )
@@ -213,6 +217,7 @@ def assemble(
         **watch.parts(),
         load=load,
         lease_watch=lease_watch,
+        resizing=resizing,
         checkout=checkout,
         closing=Closing(lifetime, partial(_end, returns, lease_watch), options.clock),
         returns=returns,
@@ -245,6 +250,8 @@ def assemble_for_threads(
     checkout = ThreadCheckout(driver, router, book, returns, leasing, calls, guard, thread)
     tell = partial(thread, watch.routing.notifier.tell)
     ends = ThreadLeaseEnds(router, book, returns, leasing.hide)
+    resizing = Resizing(driver, watch.routing, book, thread, leasing.hide)
+    lifetime.more_tasks = resizing.tasks
     lease_watch = _watch_leases(watch, options, ends, thread, name_of_thread)
     load = _put_layers_around(
         checkout, options, watch, ThreadWaiters[Any, Any], tell, lease_watch, ends
@@ -253,6 +260,7 @@ def assemble_for_threads(
         **watch.parts(),
         load=load,
         lease_watch=lease_watch,
+        resizing=resizing,
         checkout=checkout,
         closing=Closing(lifetime, partial(_end, returns, lease_watch), options.clock),
         returns=returns,

@@ -34,6 +34,7 @@ class Introspection(Generic[PoolT, ConnT]):
         self._load = parts.load
         self._runs = parts.runs
         self._book = parts.book
+        self._resizing = parts.resizing
         self._lease_watch = parts.lease_watch
 
     def _check_process(self) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from contextlib import suppress
-from typing import Generic
+from typing import TYPE_CHECKING, Generic
 
 from hasql._leasing.book import LeaseBook
 from hasql._leasing.loop_binding import LoopBinding
@@ -23,6 +23,9 @@ from hasql.diagnostics import about
 from hasql.driver import ConnT, PoolT
 from hasql.errors import PoolManagerClosedError
 from hasql.resilience.drain_report import BrokenLease
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ("Lifetime",)
 
@@ -63,6 +66,8 @@ class Lifetime(Generic[PoolT, ConnT]):
         self.closing = False
         self.closed = False
         self._terminating = False
+        #: Returns the tasks that others have under way for the manager.
+        self.more_tasks: Callable[[], list[asyncio.Task[None]]] = list
         self._discovery: asyncio.Task[None] | None = None
         self._first_round: asyncio.TimerHandle | None = None
         #: Nodes that are no hosts any more, until nothing of them is left.
@@ -149,7 +154,7 @@ class Lifetime(Generic[PoolT, ConnT]):
     def _next_vacancy(self) -> "asyncio.Future[None] | None":
         """Return what to wait for while leases are out; None: for nothing any more."""
         with self._routing.guard:
-            nodes = self._routing.nodes.values()
+            nodes = self._routing.all_nodes()
             lent = len(self._book) > 0 or any(node.in_flight for node in nodes)
             return self._router.next_vacancy() if lent and not self._terminating else None
 
@@ -177,14 +182,14 @@ class Lifetime(Generic[PoolT, ConnT]):
             if self._first_round is not None:
                 self._first_round.cancel()
             others = [*self._retired.values(), *self._routing.openings.tasks()]
-            others += self._routing.warm_ups.tasks()
+            others += [*self._routing.warm_ups.tasks(), *self.more_tasks()]
             if self._discovery is not None:
                 others.append(self._discovery)
             if self._routing.names is not None:
                 others += self._routing.names.stop_all()
             await asyncio.gather(self._routing.monitors.end(), end_tasks(others))
             deadline = min(deadline, self._clock() + _GOODBYE)
-            nodes = self._routing.nodes.values()
+            nodes = self._routing.all_nodes()
             await asyncio.gather(*(self._close(node, deadline) for node in nodes))
         finally:
             self._asking.close()
@@ -197,7 +202,7 @@ class Lifetime(Generic[PoolT, ConnT]):
         self._terminating = True
         with self._routing.guard:
             self._book.abort()
-            for node in (*self._routing.nodes.values(), *self._retired):
+            for node in (*self._routing.all_nodes(), *self._retired):
                 if node.pool is not None:
                     node.pool.terminate()
         self._router.wake_drain()

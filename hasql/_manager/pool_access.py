@@ -15,9 +15,14 @@ from hasql._routing.request import (
     Request,
 )
 from hasql.balancer_policy import BaseBalancerPolicy
+from hasql.cluster.checks import check_count
 from hasql.cluster.dsn import Dsn
 from hasql.driver import ConnT, PoolT
-from hasql.errors import UnknownConnectionError
+from hasql.errors import (
+    ConfigurationError,
+    PoolManagerClosedError,
+    UnknownConnectionError,
+)
 
 __all__ = ("PoolAccess", "pools_of")
 
@@ -55,8 +60,8 @@ class PoolAccess(Introspection[PoolT, ConnT]):
 
     @property
     def pool_factory_kwargs(self) -> Mapping[str, Any]:
-        """The arguments of the driver's pools."""
-        return self._options.pool_factory_kwargs
+        """The arguments of the driver's pools, as `resize` has changed them."""
+        return self._routing.pool_kwargs
 
     @property
     def pools(self) -> list[PoolT]:
@@ -154,6 +159,22 @@ class PoolAccess(Introspection[PoolT, ConnT]):
         if standby is not None and standby != node.as_replica:
             return False
         return self._router.is_candidate(node, lease.request)
+
+    def _new_pool_kwargs(self, min_size: object, max_size: object) -> Mapping[str, Any] | None:
+        """Check what `resize` was given; None: there is nothing to be done any more."""
+        if self._lifetime.closing:
+            raise PoolManagerClosedError("the pool manager is closed")
+        if min_size is None and max_size is None:
+            raise ConfigurationError("resize takes min_size, max_size, or both")
+        minimum = None if min_size is None else check_count("min_size", min_size)
+        maximum = None if max_size is None else check_count("max_size", max_size, minimum=1)
+        kwargs = self._resizing.new_kwargs(minimum, maximum)
+        if kwargs == self._routing.pool_kwargs:
+            return None
+        if not self._lifetime.started:
+            self._resizing.set_before_start(kwargs)
+            return None
+        return kwargs
 
     def _lease_of(self, connection: ConnT, node: Node[PoolT, ConnT]) -> Lease[PoolT, ConnT]:
         """Return the lease of a connection of this node's. Raises UnknownConnectionError."""

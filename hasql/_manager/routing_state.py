@@ -1,8 +1,11 @@
 """The routing state: what the changes of the topology, and of pools, do to the routing."""
 
+# long: all that changes what is routed is here, and each change is one step.
+
 import logging
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 from hasql._leasing.book import LeaseBook
 from hasql._leasing.hints import Hints
@@ -35,7 +38,7 @@ from hasql.cluster.topology import (
     Step,
     Topology,
 )
-from hasql.driver import ConnT, Driver, DriverPool, PoolT
+from hasql.driver import ConnT, Driver, DriverPool, PoolSizes, PoolT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +73,9 @@ class RoutingState(Generic[PoolT, ConnT]):
         self._router = router
         self._book = book
         self._binding = binding
-        self._sizes = driver.sizes(options.pool_factory_kwargs)
+        #: The arguments of the pools.
+        self.pool_kwargs = options.pool_factory_kwargs
+        self._sizes = driver.sizes(self.pool_kwargs)
         self.topology = Topology.of((), 0.0, options.rules)
         self.nodes: dict[HostSpec, Node[PoolT, ConnT]] = {}
         #: Nodes in routing with their pools open, suspects included.
@@ -87,7 +92,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         self.warm_ups: WarmUps[PoolT, ConnT] = WarmUps(router, options.hide, self.observe)
         self.openings: PoolOpenings[PoolT, ConnT] = PoolOpenings(
             driver,
-            options.pool_factory_kwargs,
+            self.pool_kwargs,
             options.refresh_delay,
             options.clock,
             self.observe,
@@ -232,7 +237,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         gone = {
             state.host: self.nodes[state.host]
             for state in self.topology.nodes
-            if state.may_go and not self.nodes[state.host].in_flight
+            if state.may_go and not self.nodes[state.host].lends
         }
         if not gone:
             return
@@ -245,6 +250,40 @@ class RoutingState(Generic[PoolT, ConnT]):
 
     def _node(self, host: HostSpec) -> Node[PoolT, ConnT]:
         return Node(self._options.endpoint(host), 0, self._sizes, self._clock)
+
+    # Pools that are resized; see `Resizing`
+
+    def set_sizes(self, kwargs: Mapping[str, Any], sizes: PoolSizes) -> None:
+        """Have the pools of hosts to come be of these arguments."""
+        self.pool_kwargs = self.openings.kwargs = kwargs
+        self._sizes = sizes
+
+    def reopen(self, node: Node[PoolT, ConnT]) -> None:
+        """Give up a pool that is being opened, with the arguments of before, and begin anew."""
+        if self.openings.cancel(node):
+            self._prepare(node.host)
+
+    def has(self, node: Node[PoolT, ConnT]) -> bool:
+        """Tell whether a node is one still."""
+        return self.learns and self.nodes.get(node.host) is node
+
+    def all_nodes(self) -> list[Node[PoolT, ConnT]]:
+        """Return all nodes, with those that others have taken the place of."""
+        nodes = list(self.nodes.values())
+        return nodes + [each.former for node in nodes for each in node.successions]
+
+    def replace(
+        self,
+        node: Node[PoolT, ConnT],
+        heir: Node[PoolT, ConnT],
+        pool: DriverPool[PoolT, ConnT],
+    ) -> None:
+        """Have another node with its pool serve in place of one."""
+        self.nodes[node.host] = heir
+        self.on_pool_opened(heir, pool)
+        heir.in_routing, node.in_routing = node.in_routing, False
+        node.as_master = node.as_replica = False
+        self._apply(Step(self.topology), rerouted=True)
 
     @guarded
     def follow_name(self, host: HostSpec) -> None:

@@ -1,7 +1,7 @@
 """A node at run time: a host, the driver's pool on it, and the count of what is handed out."""
 
 from collections.abc import Callable
-from typing import Generic
+from typing import TYPE_CHECKING, Generic
 
 from hasql.cluster.discovered import Discovered
 from hasql.cluster.probe import Role
@@ -9,8 +9,28 @@ from hasql.cluster.state import NodeState
 from hasql.cluster.topology import Answered
 from hasql.driver import ConnT, DriverPool, Endpoint, PoolSizes, PoolT
 
+if TYPE_CHECKING:
+    from hasql._routing.succession import Succession
+
 __all__ = ("Node",)
 
+#: What a node of the same host takes over.
+_INHERITED = (
+    "error",
+    "flag_lies",
+    "label",
+    "lag_seconds",
+    "last_error",
+    "leads_elsewhere",
+    "off_at",
+    "pooled",
+    "priority",
+    "replayed",
+    "response_time",
+    "server",
+    "several",
+    "weight",
+)
 _NEVER = float("-inf")
 _FOREVER = float("inf")
 #: Seconds until a host that let nobody connect is offered one connect again, at first and at most.
@@ -33,6 +53,7 @@ class Node(Generic[PoolT, ConnT]):
         "_failed_at",
         "_retry_at",
         "_size_at_failure",
+        "_whole",
         "as_master",
         "as_replica",
         "cold",
@@ -59,6 +80,8 @@ class Node(Generic[PoolT, ConnT]):
         "server",
         "several",
         "sizes",
+        "succession",
+        "successions",
         "tells_of_drops",
         "weight",
     )
@@ -79,6 +102,12 @@ class Node(Generic[PoolT, ConnT]):
         self.in_flight = 0
         #: How many leases may be out: the pool's maximum, or less after trouble.
         self.limit = sizes.maximum
+        #: The pools before this one that have places out still; and what becomes of this node's own
+        #: places once another one has taken its place.
+        self.successions: list[Succession] = []
+        self.succession: Succession | None = None
+        #: Whether that is all there is.
+        self._whole = True
         #: When the limit was lowered last, by the clock.
         self.limited_at = _NEVER
         self._retry_at = _NEVER
@@ -131,6 +160,38 @@ class Node(Generic[PoolT, ConnT]):
         """How many more leases it can hand out; never negative, a policy may weigh by it."""
         free = self.limit - self.in_flight
         return free if free > 0 else 0  # noqa: FURB136  # max() costs twice as much, per acquire
+
+    @property
+    def lends(self) -> bool:
+        """Whether any lease is out, on this pool or one before."""
+        return bool(self.in_flight) or any(each.former.in_flight for each in self.successions)
+
+    @property
+    def most(self) -> int:
+        """How many leases may be out at most: what pools before this one have out is not there."""
+        owed: int = sum(each.former.in_flight for each in self.successions)
+        return max(0, self.sizes.maximum - owed)
+
+    def set_sizes(self, sizes: PoolSizes) -> None:
+        """Have other bounds; there is no pool yet."""
+        self.sizes = sizes
+        self._offer_whole()
+
+    def make_heir(self, pool: DriverPool[PoolT, ConnT], sizes: PoolSizes) -> "Node[PoolT, ConnT]":
+        """Make a node of the same host, with all that is known of it, and another pool."""
+        heir: Node[PoolT, ConnT] = Node(self.endpoint, self.position, sizes, self._clock)
+        for name in _INHERITED:
+            setattr(heir, name, getattr(self, name))
+        heir.pool = pool
+        return heir
+
+    def places_are_back(self) -> None:
+        """Offer the places that pools before this one have back."""
+        if self._whole:  # else it is held, or what was the trouble says when it may have more
+            self._offer_whole()
+
+    def _offer_whole(self) -> None:
+        self._whole, self.limit = True, self.most
 
     def describe(self, now: float) -> str:
         """Say in a few words what it lends, for error messages."""
@@ -188,22 +249,22 @@ class Node(Generic[PoolT, ConnT]):
 
         A probe that was under way then goes on at the new address.
         """
-        self.limit, self.limited_at = 0, _NEVER
+        self._whole, self.limit, self.limited_at = False, 0, _NEVER
 
     def end_hold(self) -> None:
         """End a hold that no probe has ended; what is open can be had again."""
         if self._retry_at == _NEVER:
-            self.limit = self.sizes.maximum
+            self._offer_whole()
         elif self.pool is not None:
-            self.limit = max(self.limit, self.pool.size)
+            self.limit = max(self.limit, min(self.pool.size, self.most))
 
     def _limit_to(self, places: int) -> None:
-        self.limit = min(self.limit, places)
+        self._whole, self.limit = False, min(self.limit, places)
         self.limited_at = self._clock()
 
     def offer_all(self) -> None:
         """Offer all the pool can hold: connecting works, or the host is back."""
-        self.limit = self.sizes.maximum
+        self._offer_whole()
         self._retry_at = _NEVER
         self._backoff = _FIRST_RETRY
         self.error = None
@@ -222,7 +283,7 @@ class Node(Generic[PoolT, ConnT]):
             return
         self._size_at_failure = min(self._size_at_failure, self.pool.size)
         if began > self.limited_at and self._retry_at == _NEVER:
-            self.limit = self.sizes.maximum
+            self._offer_whole()
         elif began > max(self.limited_at, self._retry_at):
-            self.limit = max(self.limit, min(self.pool.size + 1, self.sizes.maximum))
+            self.limit = max(self.limit, min(self.pool.size + 1, self.most))
         self.pool.host_answers()

@@ -49,7 +49,8 @@ class PoolOpenings(Generic[PoolT, ConnT]):
         probe_by: Callable[[HostSpec, float], None],
     ) -> None:
         self._driver = driver
-        self._kwargs = kwargs
+        #: The arguments of pools.
+        self.kwargs = kwargs
         self._refresh_delay = refresh_delay
         self._clock = clock
         self._publish = publish
@@ -81,7 +82,7 @@ class PoolOpenings(Generic[PoolT, ConnT]):
         try:
             async with opening:
                 report = partial(self._report, node)
-                pool = await self._driver.open(node.endpoint, self._kwargs, report)
+                pool = await self._driver.open(node.endpoint, self.kwargs, report)
         except Exception as error:  # noqa: BLE001  # whatever it was: the pool cannot be had now
             attempts.task = None
             late = TimeoutError(f"opening the pool took longer than {_TIMEOUT:g} s")

@@ -151,10 +151,12 @@ class Router(Generic[PoolT, ConnT]):
     def vacate(self, node: Node[PoolT, ConnT]) -> None:
         """Give a place back; whoever waits for it gets it now."""
         node.in_flight -= 1
-        self.hand_on()
+        self.hand_on(node)
 
-    def hand_on(self) -> None:
+    def hand_on(self, node: Node[PoolT, ConnT]) -> None:
         """Let those know of a place that was given back who wait for one."""
+        if node.succession is not None:
+            node.succession.place_is_back()
         if self._waiters.count:
             self.dispatch(1)
         if self._vacancy is not None:

@@ -43,7 +43,7 @@ class WarmUps(Generic[PoolT, ConnT]):
     async def _run(self, node: Node[PoolT, ConnT]) -> None:
         try:
             # Else all are lent still: it would wait for one of those.
-            if node.pool is not None and node.in_flight < node.sizes.maximum:
+            if node.pool is not None and node.in_flight < node.most:
                 node.pool.end_connects()  # those begun while nobody answered there
                 await self._connect(node, node.pool)
         finally:

@@ -7,7 +7,15 @@ from typing import Any, Final
 
 from hasql.errors import ConfigurationError
 
-__all__ = ("ROUTING", "PoolSizes", "check_keywords", "check_sizes", "refuse_all", "refuse_keywords")
+__all__ = (
+    "ROUTING",
+    "PoolSizes",
+    "check_keywords",
+    "check_sizes",
+    "refuse_all",
+    "refuse_keywords",
+    "with_bounds",
+)
 
 ROUTING: Final[Mapping[str, str]] = {
     **dict.fromkeys(("dsn", "conninfo"), "the DSN is the pool manager's first argument"),
@@ -42,6 +50,21 @@ class PoolSizes:
 
     minimum: int
     maximum: int
+
+
+def with_bounds(
+    kwargs: Mapping[str, Any],
+    current: PoolSizes,
+    bounds: tuple[int | None, int | None],
+    names: tuple[str, str],
+) -> dict[str, Any]:
+    """Return a pool's arguments with other bounds, a minimum and a maximum; None: as they are."""
+    minimum, maximum = bounds
+    if maximum is None:
+        maximum = current.maximum
+    if minimum is None:
+        minimum = min(current.minimum, maximum)
+    return {**kwargs, names[0]: minimum, names[1]: maximum}
 
 
 def check_keywords(kwargs: Mapping[str, Any], known: Collection[str], whose: str) -> None:

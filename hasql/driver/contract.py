@@ -150,6 +150,15 @@ class DriverPool(Protocol[PoolT, ConnT]):
     async def warm_up(self) -> None:
         """Open a connection, and have the pool keep it; cancelling it leaks nothing."""
 
+    async def keep(self, sizes: PoolSizes) -> None:
+        """Keep at least as many connections as `sizes` says, from now on.
+
+        It was opened with a minimum of 0; the maximum is the same. By default the missing ones are
+        opened as when the host answers a probe.
+        """
+        self.sizes = sizes
+        self.host_answers()
+
     async def close(self) -> None:
         """Close every connection in agreement with the server; all have been given back."""
 
@@ -308,6 +317,15 @@ class Driver(Protocol[PoolT, ConnT]):
         """Check the arguments meant for the pool and return its sizes; opens nothing.
 
         Raises ConfigurationError for what the driver's pool does not know or cannot work with.
+        """
+
+    def resized(
+        self, kwargs: Mapping[str, Any], minimum: int | None, maximum: int | None
+    ) -> dict[str, Any]:
+        """Return the arguments of a pool with other bounds; None: as they are.
+
+        A minimum that would be more than a new maximum is that. Raises ConfigurationError for what
+        the driver's pool does not have.
         """
 
     async def open(

@@ -4,7 +4,8 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -16,6 +17,7 @@ from hasql._manager.assembly import ThreadParts, assemble_for_threads
 from hasql._manager.facade import Facade
 from hasql._manager.options import Options
 from hasql._manager.pool_access import pools_of
+from hasql._manager.resizing import Resizing
 from hasql._routing.request import MASTER, REPLICA, REPLICA_OR_MASTER
 from hasql.cluster.checks import check_seconds
 from hasql.diagnostics import about
@@ -112,7 +114,9 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         if self._finalizer is not None:
             self._finalizer.detach()
         parts.returns.inherited = True
-        self._take(assemble_for_threads(*self._ingredients, self._start))
+        options, driver, source = self._ingredients
+        options = replace(options, pool_factory_kwargs=parts.routing.pool_kwargs)
+        self._take(assemble_for_threads(options, driver, source, self._start))
         parts.checkout.live, parts.checkout.heir = False, self._parts.checkout
         self._routing.notifier.take_over(parts.routing.notifier)
         self.set_tracer(parts.routing.tracer)
@@ -339,6 +343,16 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
             parts.thread.end_after(parts.closing.terminate)
             parts.thread.join()
 
+    def resize(self, min_size: int | None = None, max_size: int | None = None) -> None:
+        """Change the bounds of each host's pool, now and for hosts to come.
+
+        It returns when all pools are replaced: see `hasql.base.BasePoolManager.resize`.
+        """
+        kwargs = self._new_pool_kwargs(min_size, max_size)
+        if kwargs is not None:
+            resizing = self._resizing
+            self._run(lambda: _waiting(resizing, kwargs))
+
     def accept_timeline(self) -> None:
         """Forget which timelines were seen, so that a master of an older one may serve again.
 
@@ -346,6 +360,10 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         state, or a promotion was undone on purpose.
         """
         self._parts.thread(self._routing.accept_timeline)
+
+
+async def _waiting(resizing: Resizing[PoolT, ConnT], kwargs: Mapping[str, Any]) -> None:
+    await resizing.begin(kwargs)
 
 
 def _entering(enter: Callable[[], None]) -> Callable[[], Coroutine[Any, Any, None]]:

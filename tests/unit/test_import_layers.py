@@ -76,7 +76,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql._probing.monitors"}),
     # Who can serve.
     frozenset({"hasql._routing"}),
-    frozenset({"hasql._routing.node", "hasql._routing.request", "hasql._routing.waiters"}),
+    frozenset({"hasql._routing.request", "hasql._routing.succession", "hasql._routing.waiters"}),
+    frozenset({"hasql._routing.node"}),
     frozenset({"hasql._routing.observations", "hasql._routing.offered", "hasql._routing.router"}),
     frozenset({"hasql._routing.shared_router"}),
     frozenset({"hasql._routing.pool_openings", "hasql._routing.warm_up"}),
@@ -160,7 +161,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql._manager.notifier", "hasql._manager.options"}),
     frozenset({"hasql._manager.own_session"}),
     frozenset({"hasql._manager.discovering", "hasql._manager.routing_state"}),
-    frozenset({"hasql._manager.asking"}),
+    frozenset({"hasql._manager.asking", "hasql._manager.resizing"}),
     frozenset({"hasql._manager.state_waits"}),
     frozenset({"hasql._manager.commit_finder"}),
     frozenset({"hasql._manager.lifetime"}),

@@ -27,7 +27,7 @@ from hasql.driver import (
     check_keywords,
     check_sizes,
 )
-from hasql.driver.arguments import ROUTING, refuse_keywords
+from hasql.driver.arguments import ROUTING, refuse_keywords, with_bounds
 from hasql.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -78,6 +78,11 @@ class AiopgDriver(Driver[PoolT, ConnT]):
         if kwargs.get("maxsize") == 0:
             kwargs = {**kwargs, "maxsize": sys.maxsize}  # what aiopg takes for no bound
         return check_sizes(kwargs, minimum=("minsize", 1), maximum=("maxsize", 10))
+
+    def resized(
+        self, kwargs: Mapping[str, Any], minimum: int | None, maximum: int | None
+    ) -> dict[str, Any]:
+        return with_bounds(kwargs, self.sizes(kwargs), (minimum, maximum), ("minsize", "maxsize"))
 
     async def open(
         self,

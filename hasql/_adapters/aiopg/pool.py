@@ -134,6 +134,11 @@ class AiopgPool(LendsSlots, InnerConnections[PoolT, ConnT]):
             abort_connection(inner)
             self._ending.end(inner)
 
+    async def keep(self, sizes: PoolSizes) -> None:
+        self.sizes = self._library_pool.sizes = sizes
+        self._queue.note_loss()
+        self.host_answers()
+
     def end_connects(self) -> None:
         self._registry.abort_connects()
         self._queue.end()

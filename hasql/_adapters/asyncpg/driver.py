@@ -11,7 +11,7 @@ from hasql._adapters.asyncpg.connection import Connection, Pool, connect_of, fai
 from hasql._adapters.asyncpg.login import open_session
 from hasql._adapters.asyncpg.pool import AsyncpgPool
 from hasql.driver import Driver, Endpoint, PoolSizes, check_keywords, check_sizes
-from hasql.driver.arguments import ROUTING, refuse_keywords
+from hasql.driver.arguments import ROUTING, refuse_keywords, with_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -43,6 +43,11 @@ class AsyncpgDriver(Driver[Pool, Connection]):
         refuse_keywords(kwargs, ROUTING, "pool_factory_kwargs: hasql takes no argument {!r}")
         check_keywords(kwargs, self._keywords, "asyncpg's pool")
         return check_sizes(kwargs, minimum=("min_size", 10), maximum=("max_size", 10))
+
+    def resized(
+        self, kwargs: Mapping[str, Any], minimum: int | None, maximum: int | None
+    ) -> dict[str, Any]:
+        return with_bounds(kwargs, self.sizes(kwargs), (minimum, maximum), ("min_size", "max_size"))
 
     async def open(
         self,

@@ -14,7 +14,7 @@ from hasql._adapters.psycopg.failure import failure_of, sqlstate_of
 from hasql._adapters.psycopg.login import open_session
 from hasql._adapters.psycopg.pool import Connection, Pool, PsycopgPool
 from hasql.driver import Driver, Endpoint, Failure, PoolSizes, check_keywords, check_sizes
-from hasql.driver.arguments import ROUTING, refuse_keywords
+from hasql.driver.arguments import ROUTING, refuse_keywords, with_bounds
 from hasql.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -66,6 +66,11 @@ class PsycopgDriver(Driver[Pool, Connection]):
 
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
         return check_pool_kwargs(kwargs)
+
+    def resized(
+        self, kwargs: Mapping[str, Any], minimum: int | None, maximum: int | None
+    ) -> dict[str, Any]:
+        return with_bounds(kwargs, self.sizes(kwargs), (minimum, maximum), ("min_size", "max_size"))
 
     async def open(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], report: _Report

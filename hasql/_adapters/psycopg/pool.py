@@ -187,6 +187,12 @@ class PsycopgPool(TellsOfDrops, ReusesObjects, AsyncPool[Pool, Connection]):
             if id(connection) not in kept and has_left(self._address_of(connection)):
                 self.abort(connection)
 
+    async def keep(self, sizes: PoolSizes) -> None:
+        self.sizes = sizes
+        room = sizes.maximum - self.pool.get_stats().get("pool_size", 0)
+        if room >= sizes.minimum:  # else psycopg's would open more than it may
+            await self.pool.resize(sizes.minimum, sizes.maximum)
+
     async def close(self) -> None:
         self._connects.close()
         await self.pool.close()

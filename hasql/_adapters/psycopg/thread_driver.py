@@ -16,6 +16,7 @@ from hasql._adapters.psycopg.login import open_session
 from hasql._adapters.psycopg.thread_login import connect_for_session
 from hasql._adapters.psycopg.thread_pool import PsycopgThreadPool, SyncConnection, SyncPool
 from hasql.driver import Driver, Endpoint, Failure, PoolSizes
+from hasql.driver.arguments import with_bounds
 from hasql.driver.threads import in_thread
 
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ class PsycopgThreadDriver(Driver[SyncPool, SyncConnection]):
 
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
         return check_pool_kwargs(kwargs)
+
+    def resized(
+        self, kwargs: Mapping[str, Any], minimum: int | None, maximum: int | None
+    ) -> dict[str, Any]:
+        return with_bounds(kwargs, self.sizes(kwargs), (minimum, maximum), ("min_size", "max_size"))
 
     async def open(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], report: _Report

@@ -1,5 +1,7 @@
 """A pool of psycopg 3 for threads, with all that the core needs of one."""
 
+# long: it is one class, with what the core asks of a pool and nothing else.
+
 from __future__ import annotations
 
 import asyncio
@@ -188,6 +190,12 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
                 self._held.take(_AT_ONCE)
             if (connection := self._taken.pop(get_ident(), None)) is not None:
                 self._connects.give_back(connection)
+
+    async def keep(self, sizes: PoolSizes) -> None:
+        self.sizes = sizes
+        room = sizes.maximum - self.pool.get_stats().get("pool_size", 0)
+        if room >= sizes.minimum:  # else psycopg's would open more than it may
+            self.pool.resize(sizes.minimum, sizes.maximum)
 
     async def close(self) -> None:
         self._connects.close()

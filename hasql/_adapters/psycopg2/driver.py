@@ -19,7 +19,7 @@ from hasql._adapters.psycopg2.failure import failure_of, sqlstate_of
 from hasql._adapters.psycopg2.library import LIBRARY
 from hasql._adapters.psycopg2.parameters import OF_LIBPQ, is_of_libpq
 from hasql._adapters.psycopg2.pool import Psycopg2Pool
-from hasql._adapters.sqlalchemy.arguments import sizes_of
+from hasql._adapters.sqlalchemy.arguments import resized, sizes_of
 from hasql.driver import Driver, Endpoint, Failure, PoolSizes, check_keywords
 from hasql.driver.arguments import ROUTING, refuse_keywords
 from hasql.errors import ConfigurationError
@@ -67,6 +67,11 @@ class Psycopg2Driver(Driver[QueuePool, extensions.connection]):
         except (TypeError, ValueError, exc.SQLAlchemyError) as error:
             raise ConfigurationError(f"pool_factory_kwargs: {error}") from error
         return sizes
+
+    def resized(
+        self, kwargs: Mapping[str, Any], minimum: int | None, maximum: int | None
+    ) -> dict[str, Any]:
+        return resized(kwargs, minimum, maximum)
 
     async def open(
         self,

@@ -13,7 +13,7 @@ from hasql.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ("check_arguments", "refuse_binds", "refuse_for_routing", "sizes_of")
+__all__ = ("check_arguments", "refuse_binds", "refuse_for_routing", "resized", "sizes_of")
 
 _POOL_SIZE = 5
 _MAX_OVERFLOW = 10
@@ -60,6 +60,19 @@ def sizes_of(kwargs: Mapping[str, Any]) -> PoolSizes:
     size = _integer(kwargs, "pool_size", _POOL_SIZE, 0)
     overflow = _integer(kwargs, "max_overflow", _MAX_OVERFLOW, -1)
     return PoolSizes(0, _NO_LIMIT if size == 0 or overflow == -1 else size + overflow)
+
+
+def resized(kwargs: Mapping[str, Any], minimum: int | None, maximum: int | None) -> dict[str, Any]:
+    """Return a pool's arguments with other bounds; None: as they are. Raises ConfigurationError."""
+    if minimum:
+        raise ConfigurationError(
+            "min_size: a queue pool of SQLAlchemy's keeps no connections at least; give max_size"
+        )
+    if maximum is None:
+        return dict(kwargs)
+    size = _integer(kwargs, "pool_size", _POOL_SIZE, 0) or maximum
+    kept = min(size, maximum)
+    return {**kwargs, "pool_size": kept, "max_overflow": maximum - kept}
 
 
 def refuse_binds(kwargs: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sqlalchemy import URL, exc
 
-from hasql._adapters.sqlalchemy.arguments import check_arguments, sizes_of
+from hasql._adapters.sqlalchemy.arguments import check_arguments, resized, sizes_of
 from hasql._adapters.sqlalchemy.query import UrlQuery
 from hasql.cluster.dsn import Dsn
 from hasql.driver import ConnT, Driver, Endpoint, Failure, PoolSizes, PoolT
@@ -67,6 +67,11 @@ class EngineDriver(Driver[PoolT, ConnT], Generic[PoolT, ConnT, _LibraryT]):
         self._query = UrlQuery(dsn, library.url_arguments)
         self._scheme = f"postgresql+{name}"
         self._dbapi_error: type[Exception] = library.dialect.import_dbapi().Error
+
+    def resized(
+        self, kwargs: Mapping[str, Any], minimum: int | None, maximum: int | None
+    ) -> dict[str, Any]:
+        return resized(kwargs, minimum, maximum)
 
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
         check_arguments(kwargs, self._library.dialect)

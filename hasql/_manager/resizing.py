@@ -1,0 +1,157 @@
+"""The resizing of the pools of one manager, while they are in use.
+
+Not every driver's pool can be resized, and none closes what is too much by then. So each host gets
+another pool, with the new bounds, and the one before lends no more: what is idle there is closed at
+once, and what is lent when it is given back.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Generic
+
+from hasql._leasing.book import LeaseBook
+from hasql._leasing.options import InLoop
+from hasql._manager.routing_state import RoutingState
+from hasql._routing.node import Node
+from hasql._routing.succession import Succession
+from hasql.diagnostics import about
+from hasql.driver import ConnT, Driver, DriverPool, PoolSizes, PoolT
+
+__all__ = ("Resizing",)
+
+log = logging.getLogger("hasql")
+
+
+class Resizing(Generic[PoolT, ConnT]):
+    """Changes the bounds of all pools, now and of hosts to come."""
+
+    def __init__(
+        self,
+        driver: Driver[PoolT, ConnT],
+        routing: RoutingState[PoolT, ConnT],
+        book: LeaseBook[PoolT, ConnT],
+        in_loop: InLoop,
+        hide: Callable[[str], str],
+    ) -> None:
+        self._driver = driver
+        self._routing = routing
+        self._book = book
+        self._in_loop = in_loop
+        self._hide = hide
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def new_kwargs(self, minimum: int | None, maximum: int | None) -> Mapping[str, Any]:
+        """Return the arguments of pools with these bounds. Raises ConfigurationError."""
+        kwargs = self._driver.resized(self._routing.pool_kwargs, minimum, maximum)
+        self._driver.sizes(kwargs)
+        return kwargs
+
+    def set_before_start(self, kwargs: Mapping[str, Any]) -> None:
+        """Have all pools be of these arguments; there is none yet."""
+        self._routing.set_sizes(kwargs, self._driver.sizes(kwargs))
+
+    def begin(self, kwargs: Mapping[str, Any]) -> "asyncio.Future[None]":
+        """Have all pools be of these arguments; in the event loop. Returns what ends with that."""
+        routing, sizes = self._routing, self._driver.sizes(kwargs)
+        with routing.guard:
+            routing.set_sizes(kwargs, sizes)
+            nodes = list(routing.nodes.values())
+            for node in nodes:
+                if node.pool is None:
+                    node.set_sizes(sizes)
+                    routing.reopen(node)
+        task = asyncio.get_running_loop().create_task(self._replace_all(nodes, kwargs, sizes))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _replace_all(
+        self, nodes: list[Node[PoolT, ConnT]], kwargs: Mapping[str, Any], sizes: PoolSizes
+    ) -> None:
+        pools = [self._replace(node, kwargs, sizes) for node in nodes if node.pool is not None]
+        await asyncio.gather(*pools)
+
+    async def _replace(
+        self, node: Node[PoolT, ConnT], kwargs: Mapping[str, Any], sizes: PoolSizes
+    ) -> None:
+        """Replace the pool of one host.
+
+        The new one is opened without connections: first those of the old one are closed.
+        """
+        empty = self._driver.resized(kwargs, 0, None)
+        pool = await self._driver.open(
+            node.endpoint, empty, partial(self._routing.hints.heard, node)
+        )
+        heir = None
+        with self._routing.guard:
+            if self._routing.pool_kwargs is kwargs:  # else another call has come after this one
+                heir = self._succeed(node, pool, sizes)
+        if heir is None:
+            pool.terminate()
+        else:
+            await self._keep(heir)
+
+    def _succeed(
+        self, node: Node[PoolT, ConnT], pool: DriverPool[PoolT, ConnT], sizes: PoolSizes
+    ) -> Node[PoolT, ConnT] | None:
+        """Have a pool take the place of a node's, in one step; None: the node is gone."""
+        assert node.pool is not None  # noqa: S101  # it was opened
+        if not self._routing.has(node):
+            return None
+        heir: Node[PoolT, ConnT] = node.make_heir(pool, sizes)
+        succession = Succession(node, heir, self._emptied)
+        for former in node.successions:  # which have not ended either
+            former.heir = heir
+        heir.successions = [*node.successions, succession]
+        node.successions, node.succession = [], succession
+        heir.places_are_back()
+        self._routing.replace(node, heir, pool)
+        node.pool.purge(self._book.expire(node))
+        if not node.in_flight:
+            self._emptied(succession)
+        log_extra = about("pool_resized", host=node.host)
+        self._in_loop(
+            partial(
+                log.info,
+                "%s: its pool has %d to %d connections now",
+                node.host,
+                sizes.minimum,
+                sizes.maximum,
+                extra=log_extra,
+            )
+        )
+        return heir
+
+    def _emptied(self, succession: Succession) -> None:
+        self._in_loop(self._end, succession)
+
+    def _end(self, succession: Succession) -> None:
+        heir: Node[PoolT, ConnT] = succession.heir
+        with self._routing.guard:
+            if succession not in heir.successions:
+                return
+            heir.successions.remove(succession)
+        succession.former.pool.terminate()
+        if heir.pool is not None and self._routing.serves:
+            task = asyncio.get_running_loop().create_task(self._keep(heir))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _keep(self, node: Node[PoolT, ConnT]) -> None:
+        """Have a pool keep as many connections as it is to, once no other has any of the host's.
+
+        Until then what it opens by itself could be too much, as nobody has a place for that.
+        """
+        if node.pool is None or node.successions:
+            return
+        try:
+            await node.pool.keep(node.sizes)
+        except Exception as error:  # noqa: BLE001  # whoever acquires opens them, and sees it
+            told, extra = self._hide(repr(error)), about("refill_failed", host=node.host)
+            log.debug("%s: its pool is not filled: %s", node.host, told, extra=extra)
+
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """Return the tasks under way."""
+        return list(self._tasks)
