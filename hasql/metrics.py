@@ -197,3 +197,7 @@ class Metrics:
     #: without giving them back; 0 without `lifecycle`.
     leases_overdue: int = 0
     leases_dropped: int = 0
+    #: Idle connections that hasql has closed for their age, and because they gave no sign of life,
+    #: as `lifecycle` says. What the driver's pool closes by itself is not counted.
+    connections_aged: int = 0
+    connections_dead: int = 0

@@ -1,5 +1,6 @@
 """The lease: an acquired connection, and the duty to give it back."""
 
+from collections.abc import Hashable
 from types import CodeType
 from typing import Any, Generic
 
@@ -50,6 +51,8 @@ class Lease(Generic[PoolT, ConnT]):
     #: would keep alive what the calls have at hand.
     task: str | None = None
     calls: tuple[tuple[CodeType, int], ...] = ()
+    #: What the upkeep of connections knows its connection by.
+    key: Hashable | None = None
     #: Whether it was out for too long, and was told of.
     told_of = False
     #: Whether its connection was broken for that. Its places in the driver's pool and with the

@@ -1,5 +1,6 @@
 """The assembly: the parts of one manager, put together. None of them does anything yet."""
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -37,8 +38,17 @@ from hasql.discovery import Discovery
 from hasql.driver import ConnT, Driver, PoolT
 from hasql.driver.os_threads import new_guard
 from hasql.events import Event
+from hasql.resilience.connection_ages import ConnectionAges, left_of_ages
 from hasql.resilience.error_rules import ErrorRules
+from hasql.resilience.idle_upkeep import (
+    Hands,
+    IdleUpkeep,
+    TaskHands,
+    ThreadHands,
+    look_every,
+)
 from hasql.resilience.lease_watch import LeaseWatch, name_of_task, name_of_thread
+from hasql.resilience.lifecycle import Lifecycle
 from hasql.resilience.load_control import LoadControl
 from hasql.resilience.runs import RunMeans, Runs
 from hasql.resilience.task_runs import TaskRuns
@@ -167,11 +177,20 @@ async def _end(
         lease_watch.cancel()
 
 
-def _watch_leases(
+def _tasks_of(
+    resizing: Resizing[PoolT, ConnT], lease_watch: LeaseWatch | None
+) -> list[asyncio.Task[None]]:
+    """Return the tasks under way that no other part ends."""
+    upkeep = None if lease_watch is None else lease_watch.upkeep
+    return resizing.tasks() + ([] if upkeep is None else upkeep.tasks())
+
+
+def _watch_leases(  # noqa: PLR0913  # made in one place
     watch: _Watch[PoolT, ConnT],
     options: Options,
     ends: AsyncLeaseEnds[PoolT, ConnT] | ThreadLeaseEnds[PoolT, ConnT],
     in_loop: InLoop,
+    hands: Hands[PoolT, ConnT],
     name_of_holder: Callable[[], str | None],
 ) -> LeaseWatch | None:
     """Make the watch on leases, if the user asked for one."""
@@ -188,8 +207,32 @@ def _watch_leases(
         routing.notifier.tell,
         name_of_holder,
     )
+    lease_watch.upkeep = _upkeep(watch, options, lifecycle, hands)
     routing.on_pool_opened = lease_watch.watch
     return lease_watch
+
+
+def _upkeep(
+    watch: _Watch[PoolT, ConnT],
+    options: Options,
+    lifecycle: Lifecycle,
+    hands: Hands[PoolT, ConnT],
+) -> IdleUpkeep[PoolT, ConnT] | None:
+    """Make what sees to idle connections, as far as the driver's pool does not."""
+    lifetime, idle = left_of_ages(lifecycle, watch.driver.ages)
+    limits = [each for each in (lifetime, idle, lifecycle.check_idle) if each is not None]
+    if not limits:
+        return None
+    clock, chance = options.clock, options.chance
+    return IdleUpkeep(
+        look_every(limits),
+        lambda: ConnectionAges(lifecycle, lifetime, idle, clock, chance),
+        lambda: list(watch.routing.nodes.values()),
+        watch.router,
+        watch.book,
+        hands,
+        options.hide,
+    )
 
 
 def assemble(
@@ -208,8 +251,8 @@ def assemble(
     new_waiters = partial(AsyncWaiters[Any, Any], options.clock)
     ends, bound_loop = AsyncLeaseEnds(router, book, returns, leasing.hide), BoundLoop(binding)
     resizing = Resizing(driver, routing, book, bound_loop, leasing.hide)
-    lifetime.more_tasks = resizing.tasks
-    lease_watch = _watch_leases(watch, options, ends, bound_loop, name_of_task)
+    lease_watch = _watch_leases(watch, options, ends, bound_loop, TaskHands(), name_of_task)
+    lifetime.more_tasks = partial(_tasks_of, resizing, lease_watch)
     load = _put_layers_around(
         checkout, options, watch, new_waiters, routing.notifier.tell, lease_watch, ends
     )
@@ -251,8 +294,8 @@ def assemble_for_threads(
     tell = partial(thread, watch.routing.notifier.tell)
     ends = ThreadLeaseEnds(router, book, returns, leasing.hide)
     resizing = Resizing(driver, watch.routing, book, thread, leasing.hide)
-    lifetime.more_tasks = resizing.tasks
-    lease_watch = _watch_leases(watch, options, ends, thread, name_of_thread)
+    lease_watch = _watch_leases(watch, options, ends, thread, ThreadHands(), name_of_thread)
+    lifetime.more_tasks = partial(_tasks_of, resizing, lease_watch)
     load = _put_layers_around(
         checkout, options, watch, ThreadWaiters[Any, Any], tell, lease_watch, ends
     )

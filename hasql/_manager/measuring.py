@@ -29,6 +29,7 @@ def measure(  # noqa: PLR0913  # all that one is made of
     lease_watch: LeaseWatch | None,
 ) -> Metrics:
     """Take the snapshot."""
+    upkeep = None if lease_watch is None else lease_watch.upkeep
     topology, hide, now = routing.topology, options.hide, options.clock()
     written = written_by_masters(topology)
     return Metrics(
@@ -58,6 +59,8 @@ def measure(  # noqa: PLR0913  # all that one is made of
         runs=runs,
         leases_overdue=0 if lease_watch is None else lease_watch.overdue,
         leases_dropped=0 if lease_watch is None else lease_watch.dropped,
+        connections_aged=0 if upkeep is None else upkeep.aged,
+        connections_dead=0 if upkeep is None else upkeep.dead,
     )
 
 

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
     from hasql.tracing import Tracer
 
+from hasql.resilience.connection_ages import with_ages
+
 __all__ = ("RoutingState",)
 
 log = logging.getLogger("hasql")
@@ -74,7 +76,8 @@ class RoutingState(Generic[PoolT, ConnT]):
         self._book = book
         self._binding = binding
         #: The arguments of the pools.
-        self.pool_kwargs = options.pool_factory_kwargs
+        lifecycle = options.resilience.lifecycle
+        self.pool_kwargs = with_ages(options.pool_factory_kwargs, lifecycle, driver.ages)
         self._sizes = driver.sizes(self.pool_kwargs)
         self.topology = Topology.of((), 0.0, options.rules)
         self.nodes: dict[HostSpec, Node[PoolT, ConnT]] = {}
@@ -108,8 +111,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         #: Called with a node that is no host any more, and out of routing.
         self.on_gone: Callable[[Node[PoolT, ConnT]], None] = _ignore
         #: Called with a node whose pool has opened.
-        self.on_pool_opened: Callable[[Node[PoolT, ConnT], DriverPool[PoolT, ConnT]], None]
-        self.on_pool_opened = _ignore
+        self.on_pool_opened: Callable[[Node[PoolT, ConnT], Any], None] = _ignore
         self._some_leave = False
         self.tracer: Tracer | None = None
         #: Whether anybody may be served still: not once the manager is closing.

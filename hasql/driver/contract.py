@@ -15,7 +15,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from hasql.driver.arguments import PoolSizes
 from hasql.driver.deadline import cancellations
@@ -312,6 +312,10 @@ class ThreadPool(DriverPool[PoolT, ConnT], Protocol[PoolT, ConnT]):
 
 class Driver(Protocol[PoolT, ConnT]):
     """A driver library as a whole."""
+
+    #: By "max_lifetime" and "max_idle", the argument of the driver's pool that is about the same,
+    #: and whether the pool closes a connection for it without being asked for one.
+    ages: ClassVar[Mapping[str, tuple[str, bool]]] = {}
 
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
         """Check the arguments meant for the pool and return its sizes; opens nothing.

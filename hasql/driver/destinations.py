@@ -73,6 +73,10 @@ class Destinations:
         if in_hot_standby:
             self.doubtful.add(key)
 
+    def keys(self) -> set[Hashable]:
+        """Return the keys of all open connections."""
+        return self._open.copy()
+
     def closed(self, key: Hashable) -> None:
         """Forget a connection."""
         self._open.discard(key)

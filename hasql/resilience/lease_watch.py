@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from inspect import currentframe
 from threading import current_thread
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hasql._leasing.book import LeaseBook
 from hasql._leasing.layers import Layer
@@ -17,6 +17,9 @@ from hasql._routing.node import Node
 from hasql.driver import DriverPool
 from hasql.events import LeaseDropped, LeaseOverdue
 from hasql.resilience.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from hasql.resilience.idle_upkeep import IdleUpkeep
 
 __all__ = ("EndsLeases", "LeaseWatch", "name_of_task", "name_of_thread")
 
@@ -73,6 +76,8 @@ class LeaseWatch(Layer):
         self._timer: asyncio.TimerHandle | None = None
         #: Whether a look is to come, or none is needed; asked on each acquire.
         self._is_set = self._threshold is None
+        #: Who closes connections that are too old, where the driver does not.
+        self.upkeep: IdleUpkeep[Any, Any] | None = None
         #: How many leases were out for too long, and how many were dropped.
         self.overdue = 0
         self.dropped = 0
@@ -84,10 +89,20 @@ class LeaseWatch(Layer):
         lease.task = self._name_of_holder()
         if self._stacks:
             lease.calls = calls_that_led_here(currentframe())
+        if self.upkeep is not None:
+            self.upkeep.lent(lease)
         lease.let_go()
         if not self._is_set:
             self._is_set = True
             self._in_loop(self._set)
+
+    def returned(
+        self, lease: Lease[Any, Any], node: Node[Any, Any], error: BaseException | None
+    ) -> None:
+        """Note that its connection was used until now."""
+        del error
+        if self.upkeep is not None:
+            self.upkeep.returned(lease, node)
 
     # Out for too long
 
@@ -137,6 +152,8 @@ class LeaseWatch(Layer):
     def watch(self, node: Node[Any, Any], pool: DriverPool[Any, Any]) -> None:
         """Have a pool tell what is dropped, if it can."""
         node.tells_of_drops = pool.watch_drops(self._note_drop)
+        if self.upkeep is not None:
+            self.upkeep.begin()
 
     def _note_drop(self, identity: int, revive: Callable[[], Any]) -> bool:
         # In the midst of anything, in any thread: only what waits for nothing may be done here.

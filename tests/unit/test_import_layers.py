@@ -140,8 +140,14 @@ LAYERS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset(
-        {"hasql.resilience.lease_watch", "hasql.resilience.options", "hasql.resilience.commit_rule"}
+        {
+            "hasql.resilience.commit_rule",
+            "hasql.resilience.connection_ages",
+            "hasql.resilience.options",
+        }
     ),
+    frozenset({"hasql.resilience.idle_upkeep"}),
+    frozenset({"hasql.resilience.lease_watch"}),
     frozenset({"hasql.resilience.load_control"}),
     frozenset({"hasql.resilience.error_rules", "hasql.resilience.retry_policy"}),
     frozenset({"hasql.resilience.unit_of_work"}),

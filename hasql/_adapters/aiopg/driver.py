@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import aiopg
 import psycopg2
@@ -56,6 +56,8 @@ class AiopgDriver(Driver[PoolT, ConnT]):
         make_pool: Makes the adapter of a pool: of aiopg's, or of aiopg.sa's.
         extra: The arguments that `create_pool` takes there besides aiopg's and libpq's.
     """
+
+    ages: ClassVar[Mapping[str, tuple[str, bool]]] = {"max_idle": ("pool_recycle", False)}
 
     def __init__(
         self, make_pool: Callable[[PoolSizes], AiopgPool[PoolT, ConnT]], extra: Iterable[str] = ()

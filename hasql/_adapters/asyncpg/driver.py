@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import asyncpg
 
@@ -32,6 +32,10 @@ class AsyncpgDriver(Driver[Pool, Connection]):
         create_pool: `asyncpg.create_pool`, or the function of a library that builds on asyncpg.
         also: The arguments that this function takes besides asyncpg's.
     """
+
+    ages: ClassVar[Mapping[str, tuple[str, bool]]] = {
+        "max_idle": ("max_inactive_connection_lifetime", True),
+    }
 
     def __init__(
         self, create_pool: Callable[..., Pool] = asyncpg.create_pool, also: Iterable[str] = ()

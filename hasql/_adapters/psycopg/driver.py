@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from inspect import isawaitable, signature
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import psycopg
 import psycopg_pool
@@ -63,6 +63,11 @@ def check_pool_kwargs(kwargs: Mapping[str, Any]) -> PoolSizes:
 
 class PsycopgDriver(Driver[Pool, Connection]):
     """psycopg 3 and its pool as a whole."""
+
+    ages: ClassVar[Mapping[str, tuple[str, bool]]] = {
+        "max_lifetime": ("max_lifetime", True),
+        "max_idle": ("max_idle", True),
+    }
 
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
         return check_pool_kwargs(kwargs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import psycopg_pool
 from psycopg import Connection
@@ -30,6 +30,11 @@ _Report: TypeAlias = Callable[[SyncConnection, BaseException], None]
 
 class PsycopgThreadDriver(Driver[SyncPool, SyncConnection]):
     """psycopg 3 and its pool for threads as a whole."""
+
+    ages: ClassVar[Mapping[str, tuple[str, bool]]] = {
+        "max_lifetime": ("max_lifetime", True),
+        "max_idle": ("max_idle", True),
+    }
 
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
         return check_pool_kwargs(kwargs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import psycopg
 import psycopg2
@@ -51,6 +51,8 @@ _OURS = {
 
 class Psycopg2Driver(Driver[QueuePool, extensions.connection]):
     """psycopg2, and SQLAlchemy's queue pool, as a whole."""
+
+    ages: ClassVar[Mapping[str, tuple[str, bool]]] = {"max_lifetime": ("recycle", False)}
 
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
         refuse_keywords(kwargs, _OURS, "pool_factory_kwargs: hasql takes no argument {!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from sqlalchemy import URL, exc
 
@@ -58,6 +58,8 @@ class EngineDriver(Driver[PoolT, ConnT], Generic[PoolT, ConnT, _LibraryT]):
         library: The library.
         create_engine: SQLAlchemy's own, of this face.
     """
+
+    ages: ClassVar[Mapping[str, tuple[str, bool]]] = {"max_lifetime": ("pool_recycle", False)}
 
     def __init__(
         self, dsn: Dsn, name: str, library: _LibraryT, create_engine: Callable[..., Any]

@@ -1,0 +1,122 @@
+"""The ages of the connections of one pool: when each is too old, and when it is to be asked."""
+
+from collections.abc import Callable, Collection, Hashable, Mapping
+from dataclasses import dataclass
+from math import inf
+from random import Random
+from typing import Any
+
+from hasql.errors import ConfigurationError
+from hasql.resilience.lifecycle import Lifecycle
+
+__all__ = ("ConnectionAges", "left_of_ages", "with_ages")
+
+
+@dataclass(slots=True)
+class _Age:
+    """Of one connection, by the clock."""
+
+    #: Since when it is known.
+    since: float
+    #: When it was used last, and when it was used or asked.
+    used: float
+    heard: float
+    #: The share of each limit that is its own.
+    share: float
+
+
+class ConnectionAges:
+    """What the driver does not see to is None in `max_lifetime` and `max_idle`."""
+
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        max_lifetime: float | None,
+        max_idle: float | None,
+        clock: Callable[[], float],
+        chance: Random,
+    ) -> None:
+        self._max_lifetime = max_lifetime or inf
+        self._max_idle = max_idle or inf
+        self._check_idle = lifecycle.check_idle or inf
+        self._jitter = lifecycle.jitter
+        self._clock = clock
+        self._chance = chance
+        self._ages: dict[Hashable, _Age] = {}
+
+    def know(self, keys: Collection[Hashable]) -> None:
+        """Take note of the connections that are open, by their keys, and forget all others."""
+        now = self._clock()
+        for gone in self._ages.keys() - set(keys):
+            self._ages.pop(gone, None)
+        for key in keys:
+            if key not in self._ages:
+                share = 1.0 - self._jitter * self._chance.random()
+                self._ages[key] = _Age(now, now, now, share)
+
+    def used(self, key: Hashable) -> None:
+        """Take note that a connection was used until now."""
+        age = self._ages.get(key)
+        if age is not None:
+            age.used = age.heard = self._clock()
+
+    def heard(self, key: Hashable) -> None:
+        """Take note that a connection has given a sign of life now."""
+        age = self._ages.get(key)
+        if age is not None:
+            age.heard = self._clock()
+
+    def is_old(self, key: Hashable) -> bool:
+        """Tell whether a connection is older than it may be, in use or not."""
+        age = self._ages.get(key)
+        return age is not None and self._clock() - age.since >= self._max_lifetime * age.share
+
+    def is_to_go(self, key: Hashable) -> bool:
+        """Tell whether an idle connection is too old, or was idle for too long."""
+        age = self._ages.get(key)
+        if age is None:
+            return False
+        return self.is_old(key) or self._clock() - age.used >= self._max_idle * age.share
+
+    def is_to_be_asked(self, key: Hashable) -> bool:
+        """Tell whether an idle connection is to be asked for a sign of life."""
+        age = self._ages.get(key)
+        return age is not None and self._clock() - age.heard >= self._check_idle * age.share
+
+
+def with_ages(
+    kwargs: Mapping[str, Any],
+    lifecycle: Lifecycle | None,
+    ages: Mapping[str, tuple[str, bool]],
+) -> Mapping[str, Any]:
+    """Have the driver's pool see to what it can; see `Driver.ages`.
+
+    Raises ConfigurationError where the application has told the pool something else.
+    """
+    if lifecycle is None:
+        return kwargs
+    given: dict[str, Any] = {}
+    for name, (keyword, does_it) in ages.items():
+        seconds = getattr(lifecycle, name)
+        if seconds is None:
+            continue
+        if kwargs.get(keyword, seconds) != seconds:
+            msg = (
+                f"Lifecycle({name}={seconds!r}) and pool_factory_kwargs[{keyword!r}]="
+                f"{kwargs[keyword]!r} say two things of one: leave one of them out"
+            )
+            raise ConfigurationError(msg)
+        if does_it:
+            given[keyword] = seconds
+    return {**kwargs, **given} if given else kwargs
+
+
+def left_of_ages(
+    lifecycle: Lifecycle, ages: Mapping[str, tuple[str, bool]]
+) -> tuple[float | None, float | None]:
+    """Return `max_lifetime` and `max_idle` as far as the driver's pool does not see to them."""
+    lifetime, idle = (
+        None if ages.get(name, ("", False))[1] else getattr(lifecycle, name)
+        for name in ("max_lifetime", "max_idle")
+    )
+    return lifetime, idle

@@ -1,0 +1,266 @@
+"""The upkeep of idle connections: those that are too old are closed, and others asked if they live.
+
+They are taken from the driver's pool as an acquire takes them, each with a place of its own, so
+that there is never one more than there may be.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Hashable, Iterable
+from functools import partial
+from typing import Generic, Protocol
+
+from hasql._leasing.book import LeaseBook
+from hasql._leasing.lease import Lease
+from hasql._routing.node import Node
+from hasql._routing.router import Router
+from hasql.diagnostics import about
+from hasql.driver import AsyncPool, ConnT, DriverPool, PoolT, ThreadPool
+from hasql.driver.patience import Patience
+from hasql.driver.threads import in_thread
+from hasql.resilience.connection_ages import ConnectionAges
+
+__all__ = ("Hands", "IdleUpkeep", "TaskHands", "ThreadHands", "look_every")
+
+log = logging.getLogger("hasql")
+
+#: Seconds in which an idle connection is to be had, and in which it has to answer.
+_TAKING, _ANSWERING = 1.0, 1.0
+#: Seconds after which those that were taken to get at another one go back, answer or not.
+_LONGEST_ASIDE = 0.05
+
+
+class Hands(Protocol[PoolT, ConnT]):
+    """How connections are taken and given back by one face's pools."""
+
+    async def take(self, pool: DriverPool[PoolT, ConnT]) -> ConnT:
+        """Take an idle connection."""
+        ...
+
+    async def ask(self, pool: DriverPool[PoolT, ConnT], connection: ConnT) -> None:
+        """Have it answer; raises what it meets."""
+        ...
+
+    async def give_back(self, pool: DriverPool[PoolT, ConnT], connection: ConnT) -> None:
+        """Give it back."""
+        ...
+
+
+class TaskHands(Generic[PoolT, ConnT]):
+    """Those of pools for tasks."""
+
+    async def take(self, pool: DriverPool[PoolT, ConnT]) -> ConnT:
+        """Take an idle connection."""
+        its: AsyncPool[PoolT, ConnT] = pool  # type: ignore[assignment]  # its face's
+        connection: ConnT = await its.acquire()
+        return connection
+
+    async def ask(self, pool: DriverPool[PoolT, ConnT], connection: ConnT) -> None:
+        """Have it answer."""
+        its: AsyncPool[PoolT, ConnT] = pool  # type: ignore[assignment]  # as above
+        await its.count_rows(connection, "SELECT 1")
+
+    async def give_back(self, pool: DriverPool[PoolT, ConnT], connection: ConnT) -> None:
+        """Give it back."""
+        its: AsyncPool[PoolT, ConnT] = pool  # type: ignore[assignment]  # as above
+        await its.release(connection)
+
+
+class ThreadHands(Generic[PoolT, ConnT]):
+    """Those of pools for threads, where all that may wait has a thread of its own."""
+
+    async def take(self, pool: DriverPool[PoolT, ConnT]) -> ConnT:
+        """Take an idle connection."""
+        its: ThreadPool[PoolT, ConnT] = pool  # type: ignore[assignment]  # its face's
+        patience = Patience(_TAKING, lambda: 0.0, _TAKING, lambda: None)
+        taking = in_thread(partial(its.acquire, patience), "hasql upkeep", its.release)
+        return await asyncio.wrap_future(taking)
+
+    async def ask(self, pool: DriverPool[PoolT, ConnT], connection: ConnT) -> None:
+        """Have it answer."""
+        its: ThreadPool[PoolT, ConnT] = pool  # type: ignore[assignment]  # as above
+        asking = partial(its.count_rows, connection, "SELECT 1")
+        await asyncio.wrap_future(in_thread(asking, "hasql upkeep"))
+
+    async def give_back(self, pool: DriverPool[PoolT, ConnT], connection: ConnT) -> None:
+        """Give it back."""
+        its: ThreadPool[PoolT, ConnT] = pool  # type: ignore[assignment]  # as above
+        giving = partial(its.release, connection)
+        await asyncio.wrap_future(in_thread(giving, "hasql upkeep"))
+
+
+class IdleUpkeep(Generic[PoolT, ConnT]):
+    """One task for all pools of a manager, which looks at them every so many seconds.
+
+    Args:
+        every: Seconds between two looks.
+        new_ages: Makes what knows of the ages of one pool's connections.
+    """
+
+    def __init__(  # noqa: PLR0913  # made in one place
+        self,
+        every: float,
+        new_ages: Callable[[], ConnectionAges],
+        nodes: Callable[[], Iterable[Node[PoolT, ConnT]]],
+        router: Router[PoolT, ConnT],
+        book: LeaseBook[PoolT, ConnT],
+        hands: Hands[PoolT, ConnT],
+        hide: Callable[[str], str],
+    ) -> None:
+        self._every = every
+        self._new_ages = new_ages
+        self._nodes = nodes
+        self._router = router
+        self._book = book
+        self._hands = hands
+        self._hide = hide
+        self._ages: dict[Node[PoolT, ConnT], ConnectionAges] = {}
+        self._task: asyncio.Task[None] | None = None
+        #: How many were closed for their age, and how many gave no sign of life.
+        self.aged = 0
+        self.dead = 0
+
+    # What leases tell
+
+    def lent(self, lease: Lease[PoolT, ConnT]) -> None:
+        """Take note which connection is in use; one that is too old is closed when it is back."""
+        node, connection = lease.node, lease.connection
+        if node is None or node.pool is None or connection is None:
+            return
+        ages = self._ages.get(node)
+        if ages is not None:
+            lease.key = key = node.pool.key(connection)
+            if ages.is_old(key):
+                lease.expired = True
+
+    def returned(self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT]) -> None:
+        """Take note that a connection was used until now."""
+        ages = self._ages.get(node)
+        if ages is not None and lease.key is not None:
+            ages.used(lease.key)
+
+    # The task
+
+    def begin(self) -> None:
+        """Begin to look, unless that has begun; in the event loop."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """Return the task, if it has begun."""
+        return [] if self._task is None else [self._task]
+
+    async def _run(self) -> None:
+        while True:
+            nodes = [node for node in self._nodes() if node.pool is not None]
+            self._ages = {node: self._ages.get(node) or self._new_ages() for node in nodes}
+            for node in nodes:
+                try:
+                    await self._look_at(node)
+                except Exception as error:  # noqa: BLE001  # the next look is the next occasion
+                    told, extra = self._hide(repr(error)), about("upkeep_failed", host=node.host)
+                    log.debug("%s: no look at idle ones: %s", node.host, told, extra=extra)
+            await asyncio.sleep(self._every)
+
+    async def _look_at(self, node: Node[PoolT, ConnT]) -> None:
+        pool, ages = node.pool, self._ages[node]
+        assert pool is not None  # noqa: S101  # as was looked above
+        ages.know(keys := pool.destinations.keys())
+        lent = {lease.key for lease in self._book.out(node)}
+        due = {key for key in keys - lent if ages.is_to_go(key) or ages.is_to_be_asked(key)}
+        aside: list[ConnT] = []
+        try:
+            for _ in range(pool.idle()):
+                if not due or not self._has_room(node, pool):
+                    break
+                await self._see_to_one(node, pool, due, aside)
+        finally:
+            await self._put_back(node, pool, aside)
+
+    def _has_room(self, node: Node[PoolT, ConnT], pool: DriverPool[PoolT, ConnT]) -> bool:
+        """Tell whether one can be taken that nobody waits for."""
+        wanted = self._router.waiting > 0 or not node.in_routing
+        return pool.idle() > 0 and node.free > 0 and not wanted
+
+    async def _see_to_one(
+        self,
+        node: Node[PoolT, ConnT],
+        pool: DriverPool[PoolT, ConnT],
+        due: set[Hashable],
+        aside: list[ConnT],
+    ) -> None:
+        """Take one idle connection, and do what is due; others are set aside to get at the next."""
+        ages = self._ages[node]
+        self._router.occupy_on(node)
+        try:
+            async with asyncio.timeout(_TAKING):
+                connection = await self._hands.take(pool)
+        except BaseException:
+            self._router.vacate(node)
+            raise
+        key = pool.key(connection)
+        if key not in due:
+            aside.append(connection)  # it keeps its place
+            return
+        due.discard(key)
+        try:
+            if ages.is_to_go(key):
+                pool.abort(connection)
+                self.aged += 1
+            elif await self._answers(node, pool, connection, aside):
+                ages.heard(key)
+            else:
+                pool.abort(connection)
+                self.dead += 1
+        finally:
+            await self._put_back(node, pool, [connection])
+
+    async def _answers(
+        self,
+        node: Node[PoolT, ConnT],
+        pool: DriverPool[PoolT, ConnT],
+        connection: ConnT,
+        aside: list[ConnT],
+    ) -> bool:
+        asking = asyncio.ensure_future(self._hands.ask(pool, connection))
+        try:
+            done, _ = await asyncio.wait({asking}, timeout=_LONGEST_ASIDE)
+            if not done:
+                await self._put_back(node, pool, aside)
+                await asyncio.wait({asking}, timeout=_ANSWERING)
+        finally:
+            if not asking.done():
+                pool.abort(connection)  # which ends it
+                asking.cancel()
+                await asyncio.wait({asking}, timeout=_ANSWERING)
+        failure = asyncio.CancelledError() if asking.cancelled() else asking.exception()
+        if failure is not None:
+            told, extra = self._hide(repr(failure)), about("connection_lost", host=node.host)
+            log.debug("%s: an idle connection is dead: %s", node.host, told, extra=extra)
+        return failure is None
+
+    async def _put_back(
+        self,
+        node: Node[PoolT, ConnT],
+        pool: DriverPool[PoolT, ConnT],
+        connections: list[ConnT],
+    ) -> None:
+        while connections:
+            connection = connections.pop()
+            alive = not pool.is_closed(connection)
+            try:
+                async with asyncio.timeout(_TAKING):
+                    await self._hands.give_back(pool, connection)
+            except Exception:  # noqa: BLE001  # whatever it was, it is of no use
+                pool.abort(connection)
+                self.dead += alive
+            except BaseException:
+                pool.abort(connection)
+                raise
+            finally:
+                self._router.vacate(node)
+
+
+def look_every(limits: Collection[float | None]) -> float:
+    """Return how often to look, by the shortest of the limits."""
+    return max(0.02, min(30.0, min(limit for limit in limits if limit is not None) / 8))
