@@ -6,7 +6,6 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from hasql._leasing.async_lease import AsyncLease
-from hasql._leasing.held_weakly import WeakAsyncLease
 from hasql._leasing.lease import Lease
 from hasql._manager.assembly import AsyncParts, assemble
 from hasql._manager.facade import Facade
@@ -79,7 +78,7 @@ class BasePoolManager(Facade[PoolT, ConnT, AsyncLease[PoolT, ConnT]]):
         TypeError: An argument of a wrong type.
     """
 
-    _new_lease: type[AsyncLease[PoolT, ConnT]] = AsyncLease
+    _new_lease = AsyncLease
     _runs: TaskRuns[PoolT, ConnT]
 
     def _assemble(
@@ -92,8 +91,6 @@ class BasePoolManager(Facade[PoolT, ConnT, AsyncLease[PoolT, ConnT]]):
         self._parts = parts
         self._waits, self._returns = parts.waits, parts.returns
         self._runs = parts.runs
-        if parts.lease_watch is not None:
-            self._new_lease = WeakAsyncLease
 
     def _check_caller(self) -> None:
         """Refuse another loop, another thread or a forked child, unless nothing is open any more.

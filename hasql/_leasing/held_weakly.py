@@ -8,11 +8,11 @@ from hasql._leasing.lease import Lease
 from hasql._leasing.thread_lease import ThreadLease
 from hasql.driver import ConnT, PoolT
 
-__all__ = ("WeakAsyncLease", "WeakThreadLease")
+__all__ = ("let_go",)
 
 
 class _HeldWeakly(Lease[PoolT, ConnT]):
-    """Holds its connection weakly once it is lent, where the pool tells when that is dropped."""
+    """Holds its connection weakly, until it is given one anew."""
 
     _weak: ReferenceType[Any] | None = None
     _strong: Any = None
@@ -27,18 +27,30 @@ class _HeldWeakly(Lease[PoolT, ConnT]):
     def connection(self, connection: ConnT | None) -> None:
         self._weak, self._strong = None, connection
 
-    def let_go(self) -> None:
-        """Leave it to the application alone to hold what is lent, if the pool tells of drops.
 
-        A block gives its connection back whether the application holds it or not.
-        """
-        if self.awaited and self.node is not None and self.node.tells_of_drops:
-            self._weak, self._strong = ref(self._strong), None
+class _WeakAsyncLease(_HeldWeakly[PoolT, ConnT], AsyncLease[PoolT, ConnT]):
+    """A task's."""
 
 
-class WeakAsyncLease(_HeldWeakly[PoolT, ConnT], AsyncLease[PoolT, ConnT]):
-    """A task's lease, in a manager that watches them."""
+class _WeakThreadLease(_HeldWeakly[PoolT, ConnT], ThreadLease[PoolT, ConnT]):
+    """A thread's."""
 
 
-class WeakThreadLease(_HeldWeakly[PoolT, ConnT], ThreadLease[PoolT, ConnT]):
-    """A thread's lease, in a manager that watches them."""
+_WEAK: dict[type[Lease[Any, Any]], type[_HeldWeakly[Any, Any]]] = {
+    AsyncLease: _WeakAsyncLease,
+    ThreadLease: _WeakThreadLease,
+}
+
+
+def let_go(lease: Lease[PoolT, ConnT]) -> None:
+    """Leave it to the application alone to hold what a lease has lent.
+
+    The lease is of another class then, as most need not pay for that: a block gives its connection
+    back whether the application holds it or not.
+    """
+    weak, connection = _WEAK.get(type(lease)), lease.connection
+    if weak is None or connection is None:
+        return
+    vars(lease).pop("connection", None)
+    lease.__class__ = weak
+    lease._weak = ref(connection)  # type: ignore[attr-defined]  # noqa: SLF001  # of that class

@@ -107,9 +107,6 @@ class Lease(Generic[PoolT, ConnT]):
         self.node, self.connection, self.expired = None, None, False
         return other
 
-    def let_go(self) -> None:
-        """Hold what is lent no more than need be; by default it is held until it is back."""
-
     def __repr__(self) -> str:
         state = "returning" if self.returning else "out" if self.node is not None else "idle"
         return f"<Lease of a {self.request}, {state}>"

@@ -9,6 +9,7 @@ from threading import current_thread
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hasql._leasing.book import LeaseBook
+from hasql._leasing.held_weakly import let_go
 from hasql._leasing.layers import Layer
 from hasql._leasing.lease import Lease
 from hasql._leasing.lease_infos import calls_that_led_here, info_of
@@ -91,7 +92,8 @@ class LeaseWatch(Layer):
             lease.calls = calls_that_led_here(currentframe())
         if self.upkeep is not None:
             self.upkeep.lent(lease)
-        lease.let_go()
+        if lease.awaited and lease.node is not None and lease.node.tells_of_drops:
+            let_go(lease)
         if not self._is_set:
             self._is_set = True
             self._in_loop(self._set)

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from weakref import WeakSet, finalize
 
-from hasql._leasing.held_weakly import WeakThreadLease
 from hasql._leasing.thread_lease import ThreadLease
 from hasql._manager.assembly import ThreadParts, assemble_for_threads
 from hasql._manager.facade import Facade
@@ -49,7 +48,7 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
     parent's is touched.
     """
 
-    _new_lease: type[ThreadLease[PoolT, ConnT]] = ThreadLease
+    _new_lease = ThreadLease
     _runs: ThreadRuns[PoolT, ConnT]
 
     def _assemble(
@@ -65,8 +64,6 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         self._start_lock = threading.RLock()
         self._waits, self._returns = parts.waits, parts.returns
         self._runs = parts.runs
-        if parts.lease_watch is not None:
-            self._new_lease = WeakThreadLease
         self._finalizer: finalize[..., Any] | None = None
         _managers.add(self)
 
