@@ -69,7 +69,7 @@ class LeaseBook(Generic[PoolT, ConnT]):
 
     def set_aside(self, lease: Lease[PoolT, ConnT]) -> None:
         """Have a lease that was terminated be none that is out, but known when it is given back."""
-        lease.terminated = True
+        lease.freed = True
         self._leases.pop(id(lease.connection), None)
         if len(self._terminated) >= _MOST_TERMINATED:  # whoever has leaked those gives none back
             del self._terminated[next(iter(self._terminated))]

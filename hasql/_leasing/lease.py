@@ -55,9 +55,10 @@ class Lease(Generic[PoolT, ConnT]):
     key: Hashable | None = None
     #: Whether it was out for too long, and was told of.
     told_of = False
-    #: Whether its connection was broken for that. Its places in the driver's pool and with the
-    #: router are free then; the application still gives it back, as it would any broken one.
+    #: Whether its connection was broken for that; and whether its places in the driver's pool and
+    #: with the router are free by now. The application still gives it back, as any broken one.
     terminated = False
+    freed = False
     #: What it wants of the session; None: no more than the login gives.
     settings: Any = None
     #: Whether who takes it sets by `local_settings`, in a transaction, what the session lacks.

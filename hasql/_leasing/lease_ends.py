@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -25,6 +25,10 @@ __all__ = ("AsyncLeaseEnds", "ThreadLeaseEnds")
 
 log = logging.getLogger("hasql")
 
+#: Seconds in which whoever uses a connection that was broken meets that, and gives it back. Another
+#: one must not touch it as long as a thread may be about to.
+_GIVES_BACK = 0.25
+
 
 class _LeaseEnds(Generic[PoolT, ConnT]):
     """What both faces do at the end of a lease that the application does not end."""
@@ -33,24 +37,35 @@ class _LeaseEnds(Generic[PoolT, ConnT]):
         self,
         router: Router[PoolT, ConnT],
         book: LeaseBook[PoolT, ConnT],
+        guard: AbstractContextManager[object],
         hide: Callable[[str], str],
     ) -> None:
         self._router = router
         self._book = book
+        self._guard = guard
         self._hide = hide
         #: What else stands around the leases.
         self.layers: LeaseLayers[PoolT, ConnT] | None = None
 
     def terminate(self, lease: Lease[PoolT, ConnT]) -> None:
-        """Break a connection that is in use, and free its places; to be called under the guard.
+        """Break a connection that is in use; to be called in the loop, under the guard.
 
-        The application meets the driver's error, and gives it back as it would any broken one.
+        The application meets the driver's error, and gives it back as it would any broken one. In
+        case it never does, its places are freed a moment later.
         """
         node, connection = lease.node, lease.connection
         if node is None or node.pool is None or connection is None:
             return
+        lease.terminated = True
         node.pool.abort(connection)
-        self._book.set_aside(lease)
+        asyncio.get_running_loop().call_later(_GIVES_BACK, self._free, lease)
+
+    def _free(self, lease: Lease[PoolT, ConnT]) -> None:
+        with self._guard:
+            node, connection = lease.node, lease.connection
+            if lease.returning or node is None or connection is None:
+                return
+            self._book.set_aside(lease)
         self._release(lease, node, connection)
 
     def _release(
@@ -82,9 +97,10 @@ class AsyncLeaseEnds(_LeaseEnds[PoolT, ConnT]):
         router: Router[PoolT, ConnT],
         book: LeaseBook[PoolT, ConnT],
         returns: Returns[PoolT, ConnT],
+        guard: AbstractContextManager[object],
         hide: Callable[[str], str],
     ) -> None:
-        super().__init__(router, book, hide)
+        super().__init__(router, book, guard, hide)
         self._returns = returns
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -128,9 +144,10 @@ class ThreadLeaseEnds(_LeaseEnds[PoolT, ConnT]):
         router: Router[PoolT, ConnT],
         book: LeaseBook[PoolT, ConnT],
         returns: ThreadReturns[PoolT, ConnT],
+        guard: AbstractContextManager[object],
         hide: Callable[[str], str],
     ) -> None:
-        super().__init__(router, book, hide)
+        super().__init__(router, book, guard, hide)
         self._returns = returns
 
     def reclaim(self, lease: Lease[PoolT, ConnT]) -> None:

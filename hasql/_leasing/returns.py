@@ -123,8 +123,8 @@ class Returns(ReturnRules[PoolT, ConnT]):
 
         The lease keeps its place, and its entry in the book, until the driver is done with that.
         """
-        if lease.terminated:
-            self._book.forget(lease)  # its places are free already
+        if lease.freed:
+            self._book.forget(lease)
             return
         node, connection = lease.node, lease.connection
         assert node is not None  # noqa: S101  # it is lent, so it has all three

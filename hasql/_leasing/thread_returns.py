@@ -117,9 +117,9 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
         node, connection = lease.node, lease.connection
         if node is None or connection is None:
             raise _given_back_twice()
-        if lease.terminated:
+        if lease.freed:
             with self._guard:
-                self._book.forget(lease)  # its places are free already
+                self._book.forget(lease)
             return
         pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
         due_back = self._clock() + self._release_timeout

@@ -249,7 +249,10 @@ def assemble(
     calls = ManagerCalls(lifetime.enter, signal, watch.waits.not_available)
     checkout = Checkout(driver, router, book, returns, binding, leasing, calls)
     new_waiters = partial(AsyncWaiters[Any, Any], options.clock)
-    ends, bound_loop = AsyncLeaseEnds(router, book, returns, leasing.hide), BoundLoop(binding)
+    ends, bound_loop = (
+        AsyncLeaseEnds(router, book, returns, routing.guard, leasing.hide),
+        BoundLoop(binding),
+    )
     resizing = Resizing(driver, routing, book, bound_loop, leasing.hide)
     lease_watch = _watch_leases(watch, options, ends, bound_loop, TaskHands(), name_of_task)
     lifetime.more_tasks = partial(_tasks_of, resizing, lease_watch)
@@ -292,7 +295,7 @@ def assemble_for_threads(
     calls = ManagerCalls(enter, signal, watch.waits.not_available)
     checkout = ThreadCheckout(driver, router, book, returns, leasing, calls, guard, thread)
     tell = partial(thread, watch.routing.notifier.tell)
-    ends = ThreadLeaseEnds(router, book, returns, leasing.hide)
+    ends = ThreadLeaseEnds(router, book, returns, guard, leasing.hide)
     resizing = Resizing(driver, watch.routing, book, thread, leasing.hide)
     lease_watch = _watch_leases(watch, options, ends, thread, ThreadHands(), name_of_thread)
     lifetime.more_tasks = partial(_tasks_of, resizing, lease_watch)

@@ -1,5 +1,7 @@
 """A pool of psycopg 3 with all that the core needs of one."""
 
+# long: it is one class, with what the core asks of a pool and nothing else.
+
 from __future__ import annotations
 
 import asyncio
