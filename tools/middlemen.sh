@@ -1,12 +1,12 @@
 #!/bin/sh
 # Install what tests want of the machine, for root, from Debian's packages: PgBouncer and HAProxy,
-# which stand between application and servers, and a PostgreSQL with TLS and PostGIS, which the
-# wheel's has not.
+# which stand between application and servers, a Redis, which keeps rates for several processes, and
+# a PostgreSQL with TLS and PostGIS, which the wheel's has not.
 # What is there already is left alone.
 set -eu
 
 missing=
-for program in haproxy pgbouncer; do
+for program in haproxy pgbouncer redis-server; do
     PATH="$PATH:/usr/local/sbin:/usr/sbin" command -v "$program" >/dev/null ||
         missing="$missing $program"
 done

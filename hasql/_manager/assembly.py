@@ -169,10 +169,13 @@ def _put_layers_around(  # noqa: PLR0913  # made in one place
 
 
 async def _end(
-    returns: Returns[PoolT, ConnT] | ThreadReturns[PoolT, ConnT], lease_watch: LeaseWatch | None
+    returns: Returns[PoolT, ConnT] | ThreadReturns[PoolT, ConnT],
+    load: LoadControl,
+    lease_watch: LeaseWatch | None,
 ) -> None:
-    """Leave no timer behind."""
+    """Leave no timer behind, and nothing open."""
     await returns.close()
+    await load.end()
     if lease_watch is not None:
         lease_watch.cancel()
 
@@ -265,7 +268,7 @@ def assemble(
         lease_watch=lease_watch,
         resizing=resizing,
         checkout=checkout,
-        closing=Closing(lifetime, partial(_end, returns, lease_watch), options.clock),
+        closing=Closing(lifetime, partial(_end, returns, load, lease_watch), options.clock),
         returns=returns,
         runs=TaskRuns(watch.run_means(options, driver)),
     )
@@ -308,7 +311,7 @@ def assemble_for_threads(
         lease_watch=lease_watch,
         resizing=resizing,
         checkout=checkout,
-        closing=Closing(lifetime, partial(_end, returns, lease_watch), options.clock),
+        closing=Closing(lifetime, partial(_end, returns, load, lease_watch), options.clock),
         returns=returns,
         runs=ThreadRuns(watch.run_means(options, driver), thread.run, checkout.limited),
         thread=thread,

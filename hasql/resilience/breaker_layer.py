@@ -1,8 +1,10 @@
 """The breaker of a cluster's masters, as a layer around leases.
 
-Libraries were looked at first. A lease is no call that one could wrap: it begins with an acquire
-and ends with a release, perhaps of another task, so that all of them would have to be driven by
-hand; what is left of a breaker then is a counter and a time.
+Libraries were looked at first, in November 2026. purgatory 3.0 and circuitbreaker 2.1 let all calls
+through while half-open, pybreaker 1.4 holds its lock throughout a call and knows no asyncio, and
+aiobreaker 1.2 has had no release since 2021. And all of them wrap calls, which a lease is none: it
+begins with an acquire and ends with a release, perhaps of another task. Driven by hand for that, of
+a breaker a counter and a time are left.
 """
 
 from collections.abc import Awaitable, Callable

@@ -14,6 +14,8 @@ from hasql.resilience.admission_layer import AdaptiveAdmissionLayer, AdmissionLa
 from hasql.resilience.breaker_layer import BreakerLayer
 from hasql.resilience.options import ResilienceOptions
 from hasql.resilience.rate_layer import RateLimitLayer
+from hasql.resilience.rate_limit import RateLimit
+from hasql.resilience.stored_rate_layer import StoredRateLayer
 
 __all__ = ("LoadControl", "LoadMetrics")
 
@@ -52,12 +54,12 @@ class LoadControl:
         hide: Callable[[str], str],
     ) -> None:
         self._breaker: BreakerLayer | None = None
-        self._rate_limit: RateLimitLayer | None = None
+        self._rate_limit: RateLimitLayer | StoredRateLayer | None = None
         self._admission: AdmissionLayer | None = None
         if options.breaker is not None:
             self._breaker = BreakerLayer(options.breaker, driver, clock, masters, tell, hide)
         if options.rate_limit is not None:
-            self._rate_limit = RateLimitLayer(options.rate_limit, new_waiters(), clock)
+            self._rate_limit = _rate_layer(options.rate_limit, new_waiters(), clock, hide)
         if (admission := options.admission) is not None:
             kind = AdaptiveAdmissionLayer if admission.adaptive else AdmissionLayer
             self._admission = kind(admission, new_waiters, clock)
@@ -78,6 +80,11 @@ class LoadControl:
             if layer is not None:
                 layer.close()
 
+    async def end(self) -> None:
+        """Leave nothing open: the manager has closed."""
+        if self._rate_limit is not None:
+            await self._rate_limit.end()
+
     def measure(self) -> LoadMetrics:
         """Take a snapshot."""
         admission = replicas = None
@@ -86,3 +93,14 @@ class LoadControl:
         rate_limit = None if self._rate_limit is None else self._rate_limit.measure()
         breaker = None if self._breaker is None else self._breaker.measure()
         return LoadMetrics(admission, replicas, rate_limit, breaker)
+
+
+def _rate_layer(
+    rate_limit: RateLimit,
+    waiters: Waiters[None, None],
+    clock: Callable[[], float],
+    hide: Callable[[str], str],
+) -> RateLimitLayer | StoredRateLayer:
+    if rate_limit.is_in_buckets:
+        return RateLimitLayer(rate_limit, waiters, clock)
+    return StoredRateLayer(rate_limit, waiters, clock, hide)

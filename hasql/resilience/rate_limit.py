@@ -71,6 +71,11 @@ class RateLimit:
             raise TypeError(msg)
 
     @property
+    def is_in_buckets(self) -> bool:
+        """Whether our own token buckets keep it, else the `limits` library."""
+        return self.strategy == TOKEN_BUCKET
+
+    @property
     def shown_storage(self) -> str:
         """The storage, without its password."""
         return redact(self.storage, (), ())

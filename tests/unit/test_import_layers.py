@@ -131,12 +131,19 @@ LAYERS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"hasql.resilience.adaptive_limit", "hasql.resilience.token_buckets"}),
-    frozenset({"hasql.resilience.admission_gate"}),
+    frozenset(
+        {
+            "hasql.resilience.admission_gate",
+            "hasql.resilience.stored_rates",
+            "hasql.resilience.token_waits",
+        }
+    ),
     frozenset(
         {
             "hasql.resilience.admission_layer",
             "hasql.resilience.breaker_layer",
             "hasql.resilience.rate_layer",
+            "hasql.resilience.stored_rate_layer",
         }
     ),
     frozenset(
@@ -190,7 +197,7 @@ ADAPTERS = LAYERS[-2]
 OF_LIBRARIES = LAYERS[-3] | ADAPTERS
 CORE = frozenset().union(*LAYERS[:-3])
 #: What lies among the core and is imported only where its library is wanted.
-OPTIONAL = frozenset({"hasql.dns.queries", "hasql.dns.engine"})
+OPTIONAL = frozenset({"hasql.dns.queries", "hasql.dns.engine", "hasql.resilience.stored_rates"})
 
 # Who may import what from outside the standard library. Whatever is not here may import nothing.
 LIBRARIES: dict[str, frozenset[str]] = {
@@ -204,6 +211,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "hasql.dns.queries": frozenset({"dns"}),
     "hasql.dns.engine": frozenset({"sqlalchemy"}),
     "hasql.discovery.http": frozenset({"httpcore2"}),
+    "hasql.resilience.stored_rates": frozenset({"limits", "redis"}),
     "hasql.cli.*": frozenset({"asyncpg", "dns", "rich", "typer"}),
     # Flask's own foundations come with it.
     "hasql.contrib.flask.*": frozenset(

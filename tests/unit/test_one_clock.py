@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 PACKAGE = Path(hasql.__file__).parent
 #: Who serves libraries and frameworks with clocks of their own, and real servers.
 EXEMPT = {"_adapters", "cli", "contrib", "testing"}
+#: What speaks with a library that goes by the clock of the wall, which several processes share.
+FOREIGN = {"resilience/stored_rates.py"}
 CORE = sorted(
     place
     for path in PACKAGE.rglob("*.py")
     if (place := path.relative_to(PACKAGE).as_posix()).partition("/")[0] not in EXEMPT
+    and place not in FOREIGN
 )
 #: The only places that have the clock, and those that may make a source of chance: the manager's, a
 #: policy's own until it serves a manager, and that of sources of hosts, which no simulation has.

@@ -1,0 +1,176 @@
+"""The rate limit that a storage keeps, as a layer around leases."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from hasql._leasing.layers import Layer
+from hasql._leasing.lease import Lease
+from hasql._routing.waiters import Waiters
+from hasql.errors import MissingExtraError, RateLimitedError
+from hasql.metrics import RateLimitMetrics
+from hasql.resilience.rate_limit import RateLimit
+from hasql.resilience.token_waits import TokenWaits
+
+if TYPE_CHECKING:
+    from hasql.resilience.stored_rates import TaskRates, ThreadRates
+
+__all__ = ("StoredRateLayer",)
+
+log = logging.getLogger("hasql")
+
+#: Seconds that the storage may take to answer; and for which it is left alone once it has failed.
+_PATIENCE: Final = 0.5
+_PAUSE: Final = 1.0
+
+
+class StoredRateLayer(Layer):
+    """A rate that the `limits` library keeps around the leases of one manager.
+
+    Args:
+        rate_limit: What the user asked for.
+        waiters: What tasks wait with, or threads.
+        clock: The manager's.
+        hide: Masks passwords in a text.
+
+    Raises MissingExtraError without the library.
+    """
+
+    def __init__(
+        self,
+        rate_limit: RateLimit,
+        waiters: Waiters[None, None],
+        clock: Callable[[], float],
+        hide: Callable[[str], str],
+    ) -> None:
+        try:
+            from hasql.resilience import stored_rates  # noqa: PLC0415  # limits is an extra
+        except ImportError as error:
+            msg = (
+                f"a RateLimit with strategy={rate_limit.strategy!r} needs limits and redis: "
+                "pip install 'hasql[limits]'"
+            )
+            raise MissingExtraError(msg) from error
+        self._library = stored_rates
+        self._rate_limit = rate_limit
+        self._waits = TokenWaits(rate_limit, waiters, clock)
+        self._clock = clock
+        self._hide = hide
+        # Made when the first acquire comes: those of memory start threads or timers.
+        self._of_tasks: TaskRates | None = None
+        self._of_threads: ThreadRates | None = None
+        #: Until when the storage is left alone.
+        self._pause_ends = -float("inf")
+
+    def enter(self, lease: Lease[Any, Any], deadline: float) -> Awaitable[None] | None:
+        """Take a token for a task's acquire, or have it wait for one."""
+        del lease
+        return self._take(self._waits.key(), deadline)
+
+    async def _take(self, key: str, deadline: float) -> None:
+        waited = False
+        while True:
+            patience = self._waits.patience(deadline)
+            if self._clock() < self._pause_ends:
+                self._stand_in()
+                return
+            try:
+                async with asyncio.timeout(_share(deadline - self._clock())):
+                    seconds = await self._rates_of_tasks().take(key)
+            except Exception as error:  # noqa: BLE001  # whatever a client of a storage raises
+                self._note_failure(error)
+                self._stand_in()
+                return
+            if not seconds:
+                return
+            self._check(key, seconds, patience, waited=waited)
+            waited = True
+            await self._waits.wait(seconds)
+
+    def enter_in_thread(self, lease: Lease[Any, Any], deadline: float) -> None:
+        """Take a token for a thread's acquire, or wait for one."""
+        del lease
+        key, waited = self._waits.key(), False
+        while True:
+            patience = self._waits.patience(deadline)
+            if self._clock() < self._pause_ends:
+                self._stand_in()
+                return
+            try:
+                seconds = self._rates_of_threads().take(key)
+            except Exception as error:  # noqa: BLE001  # as above
+                self._note_failure(error)
+                self._stand_in()
+                return
+            if not seconds:
+                return
+            self._check(key, seconds, patience, waited=waited)
+            waited = True
+            self._waits.wait_in_thread(seconds)
+
+    def _check(self, key: str, seconds: float, patience: float, *, waited: bool) -> None:
+        """Refuse an acquire whose next token comes too late."""
+        with self._waits.lock:
+            if seconds > patience:
+                raise self._waits.refusal(key, seconds)
+            self._waits.waits += not waited
+
+    # The storage
+
+    def _rates_of_tasks(self) -> "TaskRates":
+        if self._of_tasks is None:
+            self._of_tasks = self._library.TaskRates(self._rate_limit, _PATIENCE)
+        return self._of_tasks
+
+    def _rates_of_threads(self) -> "ThreadRates":
+        if self._of_threads is None:
+            with self._waits.lock:
+                if self._of_threads is None:
+                    self._of_threads = self._library.ThreadRates(self._rate_limit, _PATIENCE)
+        return self._of_threads
+
+    def _note_failure(self, error: Exception) -> None:
+        """Leave a storage that fails alone for a moment: each acquire would wait for it."""
+        with self._waits.lock:
+            first = not self._waits.storage_errors
+            self._waits.storage_errors += 1
+            self._pause_ends = self._clock() + _PAUSE
+        told = self._hide(f"{type(error).__name__}: {error}")
+        report = log.warning if first else log.debug
+        report("the storage of the rate limit fails (%s): %s", self._shown(), told)
+
+    def _stand_in(self) -> None:
+        """Let an acquire through, or refuse it, as the user wants it while the storage fails."""
+        if self._rate_limit.on_storage_error == "allow":
+            return
+        with self._waits.lock:
+            self._waits.refusals += 1
+            seconds = max(0.0, self._pause_ends - self._clock())
+        msg = (
+            f"the storage of the rate limit fails ({self._shown()}), and on_storage_error is "
+            f"'refuse'; it is asked again in {seconds:.3f} s"
+        )
+        raise RateLimitedError(msg, seconds)
+
+    def _shown(self) -> str:
+        return self._rate_limit.shown_storage
+
+    def close(self) -> None:
+        """Let nobody in any more, and nobody wait."""
+        self._waits.close()
+
+    async def end(self) -> None:
+        """Close what is open to the storage."""
+        for rates in (self._of_tasks, self._of_threads):
+            if rates is not None:
+                await rates.close()
+
+    def measure(self) -> RateLimitMetrics:
+        """Take a snapshot."""
+        return self._waits.measure(0)
+
+
+def _share(seconds: float) -> float:
+    """Return what the storage may take of the seconds that an acquire has left."""
+    return min(_PATIENCE, max(0.0, seconds) / 2)

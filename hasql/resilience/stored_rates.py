@@ -1,0 +1,131 @@
+"""Rates that the `limits` library keeps, in memory or on Redis: all that we use of it.
+
+By its own clock, that of the wall, which the processes have in common that share a rate.
+"""
+
+from time import time
+from typing import Any, Final
+
+import limits
+from limits import aio
+from redis import BlockingConnectionPool
+from redis.asyncio import BlockingConnectionPool as AsyncBlockingConnectionPool
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from hasql.resilience.rate_limit import IN_MEMORY, RateLimit
+from hasql.resilience.rates import Rate
+
+__all__ = ("TaskRates", "ThreadRates")
+
+#: Under which all of ours are kept.
+_NAMESPACE: Final = "hasql"
+#: Connections to Redis at most; who wants one more waits for it.
+_CONNECTIONS: Final = 10
+#: A refused acquire waits for this long at least until it asks again.
+_SHORTEST_WAIT: Final = 0.002
+
+_STRATEGIES: Final[dict[str, tuple[type[Any], type[Any]]]] = {
+    "moving-window": (
+        limits.strategies.MovingWindowRateLimiter,
+        aio.strategies.MovingWindowRateLimiter,
+    ),
+    "fixed-window": (
+        limits.strategies.FixedWindowRateLimiter,
+        aio.strategies.FixedWindowRateLimiter,
+    ),
+    "sliding-window-counter": (
+        limits.strategies.SlidingWindowCounterRateLimiter,
+        aio.strategies.SlidingWindowCounterRateLimiter,
+    ),
+}
+
+
+class _Rates:
+    def __init__(self, rate_limit: RateLimit) -> None:
+        rate = Rate.parse(rate_limit.rate)
+        self._item = limits.RateLimitItemPerSecond(rate.count, rate.seconds, _NAMESPACE)
+
+    def _seconds_till(self, reset_time: float) -> float:
+        return max(_SHORTEST_WAIT, reset_time - time())
+
+
+class TaskRates(_Rates):
+    """A rate for tasks: nothing blocks their loop.
+
+    Args:
+        rate_limit: What the user asked for.
+        seconds: What Redis may take to answer.
+    """
+
+    def __init__(self, rate_limit: RateLimit, seconds: float) -> None:
+        super().__init__(rate_limit)
+        self._pool: Any = None
+        storage: Any
+        if rate_limit.storage == IN_MEMORY:
+            storage = aio.storage.MemoryStorage()
+        else:
+            self._pool = AsyncBlockingConnectionPool.from_url(
+                _url_of(rate_limit), **_options(AsyncRetry, seconds)
+            )
+            storage = aio.storage.RedisStorage(
+                f"async+{rate_limit.storage}", implementation="redispy", connection_pool=self._pool
+            )
+        self._strategy = _STRATEGIES[rate_limit.strategy][1](storage)
+
+    async def take(self, key: str) -> float:
+        """Take a token if there is one; return in how many seconds there is, if there is none."""
+        if await self._strategy.hit(self._item, key):
+            return 0.0
+        stats = await self._strategy.get_window_stats(self._item, key)
+        return self._seconds_till(stats.reset_time)
+
+    async def close(self) -> None:
+        """Close what is open to Redis."""
+        if self._pool is not None:
+            await self._pool.aclose()
+
+
+class ThreadRates(_Rates):
+    """A rate for threads, each of which waits for Redis itself; else as `TaskRates`."""
+
+    def __init__(self, rate_limit: RateLimit, seconds: float) -> None:
+        super().__init__(rate_limit)
+        self._pool: Any = None
+        storage: Any
+        if rate_limit.storage == IN_MEMORY:
+            storage = limits.storage.MemoryStorage()
+        else:
+            self._pool = BlockingConnectionPool.from_url(
+                _url_of(rate_limit), **_options(Retry, seconds)
+            )
+            storage = limits.storage.RedisStorage(rate_limit.storage, connection_pool=self._pool)
+        self._strategy = _STRATEGIES[rate_limit.strategy][0](storage)
+
+    def take(self, key: str) -> float:
+        """Take a token if there is one; return in how many seconds there is, if there is none."""
+        if self._strategy.hit(self._item, key):
+            return 0.0
+        return self._seconds_till(self._strategy.get_window_stats(self._item, key).reset_time)
+
+    async def close(self) -> None:
+        """Close what is open to Redis."""
+        if self._pool is not None:
+            self._pool.disconnect()
+
+
+def _options(retry: type[Any], seconds: float) -> dict[str, Any]:
+    """Return how to connect: bounded in number and in time, tried once more where one has ended."""
+    return {
+        "max_connections": _CONNECTIONS,
+        "timeout": seconds,
+        "socket_timeout": seconds,
+        "socket_connect_timeout": seconds,
+        "retry": retry(NoBackoff(), 1),
+    }
+
+
+def _url_of(rate_limit: RateLimit) -> str:
+    """Return the URL as redis-py has it, which knows a socket of Unix by another scheme."""
+    return rate_limit.storage.replace("redis+unix://", "unix://", 1)

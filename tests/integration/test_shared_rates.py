@@ -1,0 +1,176 @@
+"""A rate that several managers share on a real Redis, and what becomes of them when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+
+from hasql.errors import RateLimitedError
+from hasql.resilience import RateLimit
+from testbed.kits.asyncpg import AsyncpgKit
+from testbed.redis_server import RedisServer
+from testbed.sync_kits import Psycopg3ThreadKit
+from tests.middlemen import needs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hasql.testing import LocalCluster
+
+STRATEGIES = ["moving-window", "fixed-window", "sliding-window-counter"]
+
+
+@pytest.fixture
+def storage() -> Iterator[RedisServer]:
+    needs("redis-server")
+    with RedisServer() as server:
+        yield server
+
+
+def clients(storage: RedisServer) -> int:
+    """Return how many are connected, the one left out that asks."""
+    with redis.Redis.from_url(storage.url) as client:
+        return len(client.client_list()) - 1
+
+
+async def use(manager: Any, timeout: float = 5.0) -> None:
+    async with manager.acquire_master(timeout=timeout):
+        pass
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+async def test_processes_share_a_rate_and_leave_no_connection_to_its_storage(
+    pg_cluster: LocalCluster, storage: RedisServer, strategy: str
+) -> None:
+    limit = RateLimit("20/hour", strategy=strategy, storage=storage.url, wait=False)
+    let_in = 0
+    # Fixed windows begin by the clock of the wall, and two may meet here.
+    async with (
+        AsyncpgKit().manager(pg_cluster.dsn, rate_limit=limit) as first,
+        AsyncpgKit().manager(pg_cluster.dsn, rate_limit=limit) as second,
+    ):
+        with pytest.raises(RateLimitedError) as raised:
+            for _ in range(41):
+                await use(first)
+                let_in += 1
+                await use(second)
+                let_in += 1
+        assert 20 <= let_in <= 40
+        assert 0 < raised.value.seconds <= 3600
+
+        def in_thread() -> None:
+            with Psycopg3ThreadKit().manager(pg_cluster.dsn, rate_limit=limit) as third:
+                third.ready()
+                with pytest.raises(RateLimitedError):
+                    third.getconn()
+                assert clients(storage) == 3
+
+        await asyncio.to_thread(in_thread)
+        assert clients(storage) == 2
+    assert clients(storage) == 0
+
+
+async def test_who_waits_is_let_in_when_there_is_a_token(
+    pg_cluster: LocalCluster, storage: RedisServer
+) -> None:
+    limit = RateLimit("10/second", strategy="moving-window", storage=storage.url)
+    async with AsyncpgKit().manager(pg_cluster.dsn, rate_limit=limit) as manager:
+        began = monotonic()
+        await asyncio.gather(*(use(manager, 10) for _ in range(25)))
+        assert 1.9 < monotonic() - began < 5
+        metrics = manager.metrics().rate_limit
+        assert metrics is not None
+        assert metrics.waits >= 5
+        assert metrics.storage_errors == metrics.waiting == metrics.refusals == 0
+    assert clients(storage) == 0
+
+
+@pytest.mark.parametrize("fault", ["freeze", "kill"])
+@pytest.mark.parametrize("then", ["allow", "refuse"])
+async def test_a_storage_that_fails_stops_no_loop_and_no_deadline_is_missed(
+    pg_cluster: LocalCluster,
+    storage: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+    fault: str,
+    then: str,
+) -> None:
+    caplog.set_level(logging.DEBUG, "hasql")
+    limit = RateLimit(
+        "100000/hour", strategy="fixed-window", storage=storage.url, on_storage_error=then
+    )
+    async with AsyncpgKit().manager(pg_cluster.dsn, rate_limit=limit) as manager:
+        await use(manager)
+        getattr(storage, fault)()
+        longest = 0.0
+
+        async def watch() -> None:
+            nonlocal longest
+            while True:
+                before = monotonic()
+                await asyncio.sleep(0.005)
+                longest = max(longest, monotonic() - before)
+
+        watching = asyncio.create_task(watch())
+        try:
+            for _ in range(20):
+                began = monotonic()
+                if then == "allow":
+                    await use(manager, 1.0)
+                else:
+                    with pytest.raises(RateLimitedError, match=r"redis://:\*\*\*@") as raised:
+                        await use(manager, 1.0)
+                    assert storage.password not in str(raised.value)
+                assert monotonic() - began < 1.0
+        finally:
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
+        assert longest < 0.2, "the loop was blocked"
+        metrics = manager.metrics().rate_limit
+        assert metrics is not None
+        assert 1 <= metrics.storage_errors <= 2, "it is left alone for a moment"
+        if fault == "freeze":
+            storage.thaw()
+            await asyncio.sleep(1.1)  # as long as it is left alone
+            await use(manager)
+            await use(manager)
+            assert manager.metrics().rate_limit == metrics
+    assert storage.password not in caplog.text
+    assert "the storage of the rate limit fails (redis://:***@" in caplog.text
+
+
+@pytest.mark.parametrize("fault", ["freeze", "kill"])
+def test_threads_are_let_through_while_their_storage_fails(
+    pg_cluster: LocalCluster, storage: RedisServer, fault: str
+) -> None:
+    limit = RateLimit("100000/hour", strategy="moving-window", storage=storage.url)
+    with Psycopg3ThreadKit().manager(pg_cluster.dsn, rate_limit=limit) as manager:
+        manager.putconn(manager.getconn())
+        getattr(storage, fault)()
+        for _ in range(20):
+            began = monotonic()
+            manager.putconn(manager.getconn(timeout=2.0))
+            assert monotonic() - began < 2.0
+        metrics = manager.metrics().rate_limit
+        assert metrics is not None
+        assert metrics.storage_errors >= 1
+
+
+async def test_a_wrong_password_of_the_storage_is_said_without_it(
+    pg_cluster: LocalCluster, storage: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "hasql")
+    url = storage.url.replace(storage.password, "hunter2-is-wrong")
+    limit = RateLimit("10/second", strategy="fixed-window", storage=url, on_storage_error="refuse")
+    async with AsyncpgKit().manager(pg_cluster.dsn, rate_limit=limit) as manager:
+        with pytest.raises(RateLimitedError) as raised:
+            await use(manager)
+        assert "hunter2" not in f"{raised.value} {manager!r} {manager.metrics()}"
+    assert "hunter2" not in caplog.text
+    assert "AuthenticationError" in caplog.text
