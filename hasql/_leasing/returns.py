@@ -113,7 +113,7 @@ class Returns(ReturnRules[PoolT, ConnT]):
                 await self.give_back(lease, error)
 
     # long: the hot path, each call less counts
-    async def give_back(  # noqa: C901, PLR0912  # the hot path: each call less counts
+    async def give_back(  # noqa: C901, PLR0912  # as above
         self,
         lease: Lease[PoolT, ConnT],
         error: BaseException | None = None,

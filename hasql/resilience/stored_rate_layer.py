@@ -23,6 +23,9 @@ log = logging.getLogger("hasql")
 #: Seconds that the storage may take to answer; and for which it is left alone once it has failed.
 _PATIENCE: Final = 0.5
 _PAUSE: Final = 1.0
+#: Of what an acquire has left it has half, but these seconds at the least. If it does not answer in
+#: so many that would have been enough, it has failed; in less, the acquire was in a hurry.
+_MOMENT, _ENOUGH = 0.02, 0.1
 
 
 class StoredRateLayer(Layer):
@@ -75,11 +78,13 @@ class StoredRateLayer(Layer):
             if self._clock() < self._pause_ends:
                 self._stand_in()
                 return
+            limit = min(_PATIENCE, max(_MOMENT, (deadline - self._clock()) / 2))
             try:
-                async with asyncio.timeout(_share(deadline - self._clock())):
+                async with asyncio.timeout(limit):
                     seconds = await self._rates_of_tasks().take(key)
             except Exception as error:  # noqa: BLE001  # whatever a client of a storage raises
-                self._note_failure(error)
+                if not isinstance(error, TimeoutError) or limit >= _ENOUGH:
+                    self._note_failure(error)
                 self._stand_in()
                 return
             if not seconds:
@@ -169,8 +174,3 @@ class StoredRateLayer(Layer):
     def measure(self) -> RateLimitMetrics:
         """Take a snapshot."""
         return self._waits.measure(0)
-
-
-def _share(seconds: float) -> float:
-    """Return what the storage may take of the seconds that an acquire has left."""
-    return min(_PATIENCE, max(0.0, seconds) / 2)

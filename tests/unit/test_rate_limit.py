@@ -138,7 +138,7 @@ def test_keys_are_bounded_and_a_forgotten_one_is_given_no_more_than_its_rate() -
 def test_never_more_than_a_burst_and_the_rate(count: int, steps: list[tuple[float, int]]) -> None:
     clock = Clock()
     buckets = TokenBuckets(Rate(count, 2), clock, most_keys=2)
-    began, let_in = clock.now, {key: 0 for key in range(6)}
+    began, let_in = clock.now, dict.fromkeys(range(6), 0)
     for seconds, key in steps:
         clock.now += seconds
         let_in[key] += buckets.take(str(key), 0.0) == 0.0
