@@ -17,6 +17,8 @@ from hasql.resilience.priority import Priority, current_priority
 
 __all__ = ("AdaptiveAdmissionLayer", "AdmissionLayer")
 
+_CRITICAL = Priority.CRITICAL  # asked for on each acquire, and an enum is slow to ask
+
 NewWaiters = Callable[[], Waiters[Priority, None]]
 
 
@@ -69,7 +71,7 @@ class AdmissionLayer(Layer):
         """Let a task's acquire in, or have it wait for a permit."""
         gate = self._gate if self._together else self._gate_for(lease)
         level = current_priority.get()
-        if gate.in_use < (gate.limit if level is Priority.CRITICAL else gate.open_limit):
+        if gate.in_use < (gate.limit if level is _CRITICAL else gate.open_limit):
             gate.in_use += 1
             lease.permit = gate
             return None
@@ -101,7 +103,7 @@ class AdmissionLayer(Layer):
         turn = None
         try:
             with self._lock:
-                if gate.in_use < (gate.limit if level is Priority.CRITICAL else gate.open_limit):
+                if gate.in_use < (gate.limit if level is _CRITICAL else gate.open_limit):
                     gate.in_use += 1
                     lease.permit = gate
                     return
@@ -179,8 +181,9 @@ class AdaptiveAdmissionLayer(AdmissionLayer):
         self, lease: Lease[Any, Any], node: Node[Any, Any], error: BaseException | None
     ) -> None:
         """Take the permit back of a lease that has ended, and learn from it if it ended well."""
+        del node
         gate: AdmissionGate | None = lease.permit
-        if gate is not None and error is None and lease.lent_at:
-            with self._lock:
+        with self._lock:
+            if gate is not None and error is None and lease.lent_at:
                 gate.note(self._clock() - lease.lent_at)
-        super().returned(lease, node, error)
+            self._take_back(lease)
