@@ -72,6 +72,7 @@ class FakeServer:
         self.started_at = next(self._starts)
         self._up_since = clock()
         self.position = 1000
+        self.flushed = 1000
         #: What it tells of the recovery with which it began to write, and followed as a standby.
         self.recovered_to: int | None = None
         self.was_standby = False
@@ -192,8 +193,8 @@ class FakeServer:
     def history(self) -> Sequence[object]:
         """What the full probe is told beside that."""
         if self.master:
-            return self.recovered_to, self.was_standby, self.last_replayed, None
-        return None, None, None, self.followed
+            return self.flushed, self.recovered_to, self.was_standby, self.last_replayed, None
+        return None, None, None, None, self.followed
 
 
 def _text(value: object) -> str | None:

@@ -15,7 +15,7 @@ from hasql.driver.judgement import judged
 from hasql.resilience.commit_outcome import CommitMark, Outcome
 from hasql.resilience.commit_rule import (
     Word,
-    alive_until,
+    last_sign,
     outcome_of,
     question,
     read_word,
@@ -30,7 +30,7 @@ _FIRST_PAUSE: Final = 0.01
 _LONGEST_PAUSE: Final = 0.5
 #: How often a server has to refuse the question: once may have been by chance.
 _REFUSALS: Final = 2
-#: Of how many servers is known until when they have lived.
+#: Of how many servers is known what they have shown last.
 _KEPT: Final = 8
 
 
@@ -57,17 +57,17 @@ class CommitFinder(Generic[PoolT, ConnT]):
         self._one_at_a_time = asyncio.Lock()
         #: How many are being found out now.
         self._asking = 0
-        #: By server: until when it has lived for sure, by its clock.
-        self._alive: dict[tuple[int, int, int | None], int] = {}
+        #: By server: the mark that was read last.
+        self._marks: dict[tuple[int, int, int | None], CommitMark] = {}
 
     def saw(self, mark: CommitMark) -> None:
-        """Take note of a mark that was read: its server has lived until then."""
-        if mark.server not in self._alive:
+        """Take note of a mark that was read, as it tells how far its server has come."""
+        server = mark.server
+        if server not in self._marks:
             with self._routing.guard:
-                if len(self._alive) >= _KEPT:
-                    del self._alive[next(iter(self._alive))]
-                self._alive[mark.server] = mark.at
-        self._alive[mark.server] = mark.at
+                if len(self._marks) >= _KEPT:
+                    del self._marks[next(iter(self._marks))]
+        self._marks[server] = mark
 
     async def find(self, mark: CommitMark | None, deadline: float) -> Outcome:
         """Find the outcome of a commit, waiting for a master until the deadline, by the clock.
@@ -129,10 +129,11 @@ class CommitFinder(Generic[PoolT, ConnT]):
         word = await self._ask(mark, node)
         topology = self._routing.topology
         state = topology.node(mark.host)
-        alive = alive_until(mark, None if state is None else state.reading)
-        alive = max(alive, self._alive.get(mark.server, alive))
+        sign = last_sign(mark, None if state is None else state.reading)
+        if (later := self._marks.get(mark.server)) is not None:
+            sign = sign.and_then(last_sign(later, None))
         switches = topology.memory.switches.get(mark.system_id, ())
-        return outcome_of(mark, word, switches, alive)
+        return outcome_of(mark, word, switches, sign)
 
     async def _ask(self, mark: CommitMark, node: Node[PoolT, ConnT]) -> Word:
         async with self._one_at_a_time:

@@ -70,6 +70,8 @@ SELECT r, (SELECT system_identifier FROM pg_catalog.pg_control_system()),
 # A standby does not say which timeline it follows. Each of the three it has followed, at the least.
 _HISTORY: Final = """\
  CASE WHEN NOT r THEN pg_catalog.pg_wal_lsn_diff(
+  pg_catalog.pg_current_wal_flush_lsn(), '0/0')::bigint END,
+ CASE WHEN NOT r THEN pg_catalog.pg_wal_lsn_diff(
   pg_catalog.pg_last_wal_replay_lsn(), '0/0')::bigint END,
  CASE WHEN NOT r THEN pg_catalog.pg_last_wal_receive_lsn() IS NOT NULL END,
  CASE WHEN NOT r THEN (extract(epoch FROM pg_catalog.pg_last_xact_replay_timestamp())
@@ -144,6 +146,8 @@ class Reading:
     uptime: float | None = None
     #: The process that answered. Another than the one that the login told of: a pooler.
     backend_pid: int | None = None
+    #: On a master: up to which WAL position, in bytes, no crash loses anything any more.
+    flushed: int | None = None
     #: On a master: up to which WAL position, in bytes, it has recovered when it started or was
     #: promoted. None where it had no need to.
     recovered_to: int | None = None
@@ -164,9 +168,9 @@ class UnreadableAnswerError(HasqlError):
 #: https://www.postgresql.org/docs/current/wal-internals.html
 _WAL_FILE: Final = re.compile("[0-9A-F]{24}")
 _COLUMNS: Final = MappingProxyType(
-    {ProbeForm.FULL: 12, ProbeForm.CORE: 8, ProbeForm.PLAIN: 8, ProbeForm.BARE: 1}
+    {ProbeForm.FULL: 13, ProbeForm.CORE: 8, ProbeForm.PLAIN: 8, ProbeForm.BARE: 1}
 )
-_NO_HISTORY: Final = (None,) * 4
+_NO_HISTORY: Final = (None,) * 5
 
 
 def read_row(form: ProbeForm, row: Sequence[str | None]) -> Reading:
@@ -189,7 +193,7 @@ def read_row(form: ProbeForm, row: Sequence[str | None]) -> Reading:
     if not rest:
         return Reading(role)
     system_id, started_at, wal_file, position, age, uptime, pid, *history = rest
-    recovered_to, was_standby, last_replayed, followed = history or _NO_HISTORY
+    flushed, recovered_to, was_standby, last_replayed, followed = history or _NO_HISTORY
     return Reading(
         role=role,
         system_id=_read("system identifier", system_id, int),
@@ -199,6 +203,7 @@ def read_row(form: ProbeForm, row: Sequence[str | None]) -> Reading:
         replay_age=_read("age of the last replay", age, _seconds),
         uptime=_read("uptime", uptime, _seconds),
         backend_pid=_read("process id", pid, int),
+        flushed=_read("flushed position", flushed, int),
         recovered_to=_read("end of the recovery", recovered_to, int),
         was_standby=_read("past as a standby", was_standby, _flag),
         last_replayed=_read("last replayed commit", last_replayed, int),

@@ -33,6 +33,7 @@ class CommitMark:
     SQL: ClassVar[str] = f"""\
 SELECT pg_catalog.pg_current_xact_id_if_assigned()::text,
  pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), '0/0')::text,
+ pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_flush_lsn(), '0/0')::text,
  pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())::text,
  (SELECT system_identifier FROM pg_catalog.pg_control_system())::text,
  ({STARTED_AT})::text,
@@ -48,6 +49,8 @@ SELECT pg_catalog.pg_current_xact_id_if_assigned()::text,
     timeline: int
     #: Where the next WAL record would have gone, in bytes: the commit's lies behind it.
     position: int
+    #: Up to where, in bytes, that server would have lost nothing in a crash.
+    flushed: int
     #: Start of the postmaster, microseconds since 1970.
     started_at: int
     #: Up to where that server had recovered before it wrote; None: it had no need to.
@@ -74,13 +77,14 @@ SELECT pg_catalog.pg_current_xact_id_if_assigned()::text,
         if not row or row[0] is None:
             return None
         try:
-            xid, position, wal_file, system_id, started_at, recovered_to, at = row
+            xid, position, flushed, wal_file, system_id, started_at, recovered_to, at = row
             return cls(
                 xid=int(xid or ""),
                 host=host,
                 system_id=int(system_id or ""),
                 timeline=timeline_of(wal_file or ""),
                 position=int(position or ""),
+                flushed=int(flushed or ""),
                 started_at=int(started_at or ""),
                 recovered_to=None if recovered_to is None else int(recovered_to),
                 at=int(at or ""),

@@ -19,7 +19,7 @@ from hasql.cluster.lineage import Switch, switch_of, switches_from
 from hasql.cluster.probe import ProbeForm, Reading, Role, UnreadableAnswerError, read_row
 from hasql.resilience.commit_outcome import CommitMark, Outcome
 
-__all__ = ("Word", "alive_until", "outcome_of", "question", "read_word")
+__all__ = ("LastSign", "Word", "last_sign", "outcome_of", "question", "read_word")
 
 #: Microseconds in which no server crashes, recovers, lets somebody in and commits. (PostgreSQL 16
 #: and 18 take 34 ms from the death of a process to the next commit, all in memory.)
@@ -62,13 +62,29 @@ def read_word(host: HostSpec, row: Sequence[str | None], *, several: bool) -> Wo
     return Word(host, status, read_row(ProbeForm.FULL, row[1:]), several)
 
 
-def alive_until(mark: CommitMark, reading: Reading | None) -> int:
-    """Return until when the mark's server has lived for sure, by its clock, without a restart."""
+@dataclass(frozen=True, slots=True)
+class LastSign:
+    """What a server has shown last, as far as is known, before it stopped, crashed or was lost."""
+
+    #: When it has lived, by its clock, in microseconds since 1970.
+    at: int
+    #: Up to where, in bytes, it would have lost nothing in a crash.
+    flushed: int
+
+    def and_then(self, other: "LastSign") -> "LastSign":
+        """Return what both of them tell of the same server."""
+        return LastSign(max(self.at, other.at), max(self.flushed, other.flushed))
+
+
+def last_sign(mark: CommitMark, reading: Reading | None) -> LastSign:
+    """Return what a mark, and what was read later at the same place, tell of the mark's server."""
+    sign = LastSign(mark.at, mark.flushed)
     if reading is None or reading.uptime is None or reading.started_at is None:
-        return mark.at
+        return sign
     if _server(reading) != mark.server:
-        return mark.at
-    return max(mark.at, reading.started_at + int(reading.uptime * 1_000_000))
+        return sign
+    at = reading.started_at + int(reading.uptime * 1_000_000)
+    return sign.and_then(LastSign(at, reading.flushed or 0))
 
 
 def _server(reading: Reading) -> tuple[int | None, int | None, int | None]:
@@ -76,7 +92,7 @@ def _server(reading: Reading) -> tuple[int | None, int | None, int | None]:
 
 
 def outcome_of(
-    mark: CommitMark, word: Word, switches: Iterable[Switch], alive: int
+    mark: CommitMark, word: Word, switches: Iterable[Switch], sign: LastSign
 ) -> Outcome | None:
     """Return the outcome; None: ask again later, it is too early to say.
 
@@ -84,7 +100,7 @@ def outcome_of(
         mark: What was read before COMMIT.
         word: What a server says that is a master now.
         switches: Where the timelines of the mark's cluster have begun, as far as that was seen.
-        alive: Until when the mark's server has lived, by its clock, without a restart.
+        sign: What the mark's server has shown last, before any restart.
     """
     reading = word.reading
     if not _may_know(mark, reading):
@@ -97,8 +113,8 @@ def outcome_of(
         # "In progress" is another's: ours has ended with its server.
         return Outcome.ABORTED
     if reading.timeline == mark.timeline:
-        return _after_a_restart(mark, reading)
-    return _after_promotions(mark, word, tuple(switches), alive)
+        return _after_a_restart(mark, word, switches, sign)
+    return _after_promotions(mark, word, switches, sign)
 
 
 def _may_know(mark: CommitMark, reading: Reading) -> bool:
@@ -117,25 +133,31 @@ def _of_the_same_server(status: str | None) -> Outcome | None:
     return Outcome.COMMITTED if status == "committed" else Outcome.ABORTED
 
 
-def _after_a_restart(mark: CommitMark, reading: Reading) -> Outcome:
+def _after_a_restart(
+    mark: CommitMark, word: Word, switches: Iterable[Switch], sign: LastSign
+) -> Outcome:
     """Say what "committed" means on the same timeline, from a server that has started since.
 
     It is lost if that server has recovered to no further than the mark: what it says is of another
     transaction, which has got the same id. So it is if this is another server, which was promoted
     to a timeline of the same number without knowing of the mark's.
 
-    The contrary proves nothing. There may have been a crash before the last one, which lost the
-    mark's position, and the server that started then may have written beyond it.
+    The contrary proves nothing, unless the mark's position had been flushed: there may have been a
+    crash before the last one, which lost it, and the server that started then may have written
+    beyond it.
     """
-    if reading.was_standby:
+    reading = word.reading
+    if reading.was_standby or (
+        reading.recovered_to is not None and reading.recovered_to <= mark.position
+    ):
         return Outcome.ABORTED
-    if reading.recovered_to is not None and reading.recovered_to <= mark.position:
-        return Outcome.ABORTED
-    return Outcome.UNKNOWN
+    begun = {each.host for each in switches if each.timeline == mark.timeline}
+    same = word.host == mark.host and not word.several and begun <= {mark.host}
+    return Outcome.COMMITTED if same and mark.position <= sign.flushed else Outcome.UNKNOWN
 
 
 def _after_promotions(
-    mark: CommitMark, word: Word, switches: tuple[Switch, ...], alive: int
+    mark: CommitMark, word: Word, switches: Iterable[Switch], sign: LastSign
 ) -> Outcome:
     """Say what "committed" means on a later timeline."""
     last = _last_switch(word, switches)
@@ -151,7 +173,7 @@ def _after_promotions(
         return Outcome.UNKNOWN
     if all(switch.position <= mark.position for switch in left):
         return Outcome.ABORTED
-    if all(_holds(switch, mark, alive) for switch in left):
+    if all(_holds(switch, mark, sign) for switch in left):
         return Outcome.COMMITTED
     return Outcome.UNKNOWN
 
@@ -177,14 +199,16 @@ def _known(word: Word, switches: Iterable[Switch]) -> Switch | None:
     return next(found, None)
 
 
-def _holds(switch: Switch, mark: CommitMark, alive: int) -> bool:
+def _holds(switch: Switch, mark: CommitMark, sign: LastSign) -> bool:
     """Tell whether a history that has left the mark's timeline so holds what the mark tells of.
 
     Its position alone would not tell: the mark's server may have crashed and lost it, started
-    again, and written other things up to beyond it before it was replaced. Then a transaction had
-    ended there after the crash; so there was none if the last that was replayed had ended before
-    the mark's server could have been up again.
+    again, and written other things up to beyond it before it was replaced. That cannot be if it had
+    been flushed; nor if the last transaction that was replayed had ended before the mark's server
+    could have been up again.
     """
-    if switch.position <= mark.position or switch.last_ended is None:
+    if switch.position <= mark.position:
         return False
-    return switch.last_ended <= alive + _NO_RESTART
+    if mark.position <= sign.flushed:
+        return True
+    return switch.last_ended is not None and switch.last_ended <= sign.at + _NO_RESTART

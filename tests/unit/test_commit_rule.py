@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from hasql.cluster.host import parse_host
+from hasql.cluster.host import HostSpec, parse_host
 from hasql.cluster.lineage import Switch, remembered, switch_of, switches_from
 from hasql.cluster.probe import Reading, Role, UnreadableAnswerError
 from hasql.cluster.topology import Answered, Topology
 from hasql.errors import HasqlError
 from hasql.resilience import CommitMark, CommitUnknownError, Outcome
-from hasql.resilience.commit_rule import Word, alive_until, outcome_of, question, read_word
+from hasql.resilience.commit_rule import LastSign, Word, last_sign, outcome_of, question, read_word
 
 A, B, C = (parse_host(name) for name in "abc")
 COMMITTED, ABORTED, UNKNOWN, WAIT = Outcome.COMMITTED, Outcome.ABORTED, Outcome.UNKNOWN, None
@@ -21,7 +21,7 @@ SYSTEM = 7
 AT = 1_000_000_000
 
 #: Transaction 100 on timeline 3 of server A, before COMMIT at position 5000.
-MARK = CommitMark(100, A, SYSTEM, 3, 5000, 11, None, AT)
+MARK = CommitMark(100, A, SYSTEM, 3, 5000, 4000, 11, None, AT)
 
 SAME = Reading(Role.MASTER, SYSTEM, 11, 3)
 #: The same postmaster after a backend has crashed, and all have started anew.
@@ -36,16 +36,18 @@ PROMOTED = Reading(
 BEGUN = Switch(B, 4, 6000, AT, ancestor=3)
 
 
-def told(
+def told(  # noqa: PLR0913  # by name, and few at a time
     reading: Reading,
     *switches: Switch,
     status: str | None = "committed",
     mark: CommitMark = MARK,
     several: bool = False,
     alive: int = AT,
+    flushed: int = 4000,
+    host: HostSpec | None = None,
 ) -> Outcome | None:
-    host = A if reading.timeline == 3 else B
-    return outcome_of(mark, Word(host, status, reading, several), switches, alive)
+    word = Word(host or (A if reading.timeline == 3 else B), status, reading, several)
+    return outcome_of(mark, word, switches, LastSign(alive, flushed))
 
 
 # The same server
@@ -73,6 +75,17 @@ def test_a_commit_is_not_there_where_its_id_is_not_committed(
 def test_committed_proves_nothing_after_a_restart(reading: Reading) -> None:
     # It may have started twice, and the first time without what the mark tells of.
     assert told(reading) is UNKNOWN
+
+
+@pytest.mark.parametrize("reading", [RECOVERED, RESTARTED, CRASHED])
+def test_what_had_been_flushed_is_there_after_any_restart(reading: Reading) -> None:
+    assert told(reading, flushed=4999) is UNKNOWN
+    assert told(reading, flushed=5000) is COMMITTED
+    # Unless it may be another server, with a timeline of the same number.
+    assert told(reading, flushed=5000, host=B) is UNKNOWN
+    assert told(reading, flushed=5000, several=True) is UNKNOWN
+    assert told(reading, Switch(B, 3, 1000, None), flushed=5000) is UNKNOWN
+    assert told(reading, Switch(A, 3, 1000, None), flushed=5000) is COMMITTED
 
 
 @pytest.mark.parametrize("reading", [RECOVERED, CRASHED])
@@ -127,6 +140,8 @@ def test_what_was_replayed_long_after_the_mark_may_be_of_a_server_that_has_lost_
     reading, switch = replace(PROMOTED, last_replayed=late), replace(BEGUN, last_ended=late)
     assert told(reading, switch) is UNKNOWN
     assert told(reading, switch, alive=AT + 1) is COMMITTED
+    assert told(reading, switch, flushed=4999) is UNKNOWN
+    assert told(reading, switch, flushed=5000) is COMMITTED
     assert told(replace(reading, last_replayed=None), replace(switch, last_ended=None)) is UNKNOWN
 
 
@@ -189,13 +204,14 @@ def test_two_servers_that_began_the_same_timeline_must_agree() -> None:
 # Until when the mark's server has lived
 
 
-def test_a_probe_tells_that_the_server_has_lived_on() -> None:
+def test_a_probe_tells_how_far_the_server_has_come() -> None:
     mark = replace(MARK, started_at=AT - 5_000_000, at=AT)
-    reading = Reading(Role.MASTER, SYSTEM, AT - 5_000_000, 3, uptime=6.5)
-    assert alive_until(mark, reading) == AT + 1_500_000
-    assert alive_until(mark, replace(reading, uptime=1.0)) == AT
+    reading = Reading(Role.MASTER, SYSTEM, AT - 5_000_000, 3, uptime=6.5, flushed=4500)
+    assert last_sign(mark, reading) == LastSign(AT + 1_500_000, 4500)
+    assert last_sign(mark, replace(reading, uptime=1.0, flushed=None)) == LastSign(AT, 4000)
     for other in (None, replace(reading, recovered_to=1), replace(reading, started_at=AT)):
-        assert alive_until(mark, other) == AT
+        assert last_sign(mark, other) == LastSign(AT, 4000)
+    assert LastSign(1, 2).and_then(LastSign(2, 1)) == LastSign(2, 2)
 
 
 # What is known of switches
@@ -261,36 +277,24 @@ def test_a_way_through_timelines_is_found_by_their_ancestors() -> None:
 
 
 def test_a_mark_is_read_from_the_text_of_one_row() -> None:
-    row = ("100", "5000", "000000030000000000000001", "7", "11", None, str(AT))
+    row = ("100", "5000", "4000", "000000030000000000000001", "7", "11", None, str(AT))
     assert CommitMark.read(A, row) == MARK
-    assert CommitMark.read(A, (*row[:5], "4000", row[6])) == replace(MARK, recovered_to=4000)
+    assert CommitMark.read(A, (*row[:6], "4500", row[7])) == replace(MARK, recovered_to=4500)
     assert CommitMark.read(A, (None, *row[1:])) is None
 
 
-@pytest.mark.parametrize("column", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("column", [1, 2, 3, 4, 5, 7])
 @pytest.mark.parametrize("value", [None, "", "x"])
 def test_a_mark_that_cannot_be_read_is_none(column: int, value: str | None) -> None:
-    row = ["100", "5000", "000000030000000000000001", "7", "11", None, str(AT)]
+    row = ["100", "5000", "4000", "000000030000000000000001", "7", "11", None, str(AT)]
     row[column] = value
     with pytest.raises(UnreadableAnswerError, match="a:5432 has told of a transaction"):
         CommitMark.read(A, row)
 
 
 def test_a_word_is_read_from_the_text_of_one_row() -> None:
-    probed = (
-        "f",
-        "7",
-        "11",
-        "000000030000000000000001",
-        "9",
-        None,
-        "1",
-        "2",
-        None,
-        "f",
-        None,
-        None,
-    )
+    core = ("f", "7", "11", "000000030000000000000001", "9", None, "1", "2")
+    probed = (*core, "8", None, "f", None, None)
     word = read_word(A, ("aborted", *probed), several=False)
     assert (word.status, word.reading.timeline, word.reading.started_at) == ("aborted", 3, 11)
     for row in ((), ("rolled back", *probed), ("aborted", *probed[1:])):

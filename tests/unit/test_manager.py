@@ -1237,8 +1237,8 @@ async def test_a_server_in_trouble_is_not_asked_for_less() -> None:
 @pytest.mark.parametrize(
     ("garble", "expected"),
     [
-        pytest.param(lambda _: (), "0 columns instead of 12", id="no row"),
-        pytest.param(lambda row: row[:1], "1 columns instead of 12", id="one column"),
+        pytest.param(lambda _: (), "0 columns instead of 13", id="no row"),
+        pytest.param(lambda row: row[:1], "1 columns instead of 13", id="one column"),
         pytest.param(lambda row: (None, *row[1:]), "without a role", id="no role"),
         pytest.param(lambda row: ("0", *row[1:]), "'0' as the role", id="another's boolean"),
         pytest.param(lambda row: (*row[:3], "", *row[4:]), "'' as the WAL file", id="no timeline"),

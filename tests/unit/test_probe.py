@@ -10,18 +10,18 @@ from hasql.cluster.probe import ProbeForm, Reading, Role, UnreadableAnswerError,
 
 WAL_FILE = "0000000A00000001000000FF"
 CORE = ("f", "-7", "1700000000000001", WAL_FILE, "5000", None, "12.5", "4711")
-MASTER = (*CORE, "4000", "t", "1700000000000002", None)
-REPLICA = ("t", "7", "1700000000000001", None, "5000", "0.25", "12.5", "4711", *[None] * 3, "9")
+MASTER = (*CORE, "4500", "4000", "t", "1700000000000002", None)
+REPLICA = ("t", "7", "1700000000000001", None, "5000", "0.25", "12.5", "4711", *[None] * 4, "9")
 
 
 def test_a_master_tells_all_but_what_it_replayed() -> None:
     core = (Role.MASTER, -7, 1700000000000001, 10, 5000, None, 12.5, 4711)
     assert read_row(ProbeForm.CORE, CORE) == Reading(*core)
-    assert read_row(ProbeForm.FULL, MASTER) == Reading(*core, 4000, True, 1700000000000002)
+    assert read_row(ProbeForm.FULL, MASTER) == Reading(*core, 4500, 4000, True, 1700000000000002)
 
 
 def test_a_master_that_has_started_as_one_was_no_standby() -> None:
-    reading = read_row(ProbeForm.FULL, (*CORE, None, "f", None, None))
+    reading = read_row(ProbeForm.FULL, (*CORE, None, None, "f", None, None))
     assert (reading.recovered_to, reading.was_standby) == (None, False)
 
 
@@ -36,7 +36,7 @@ def test_null_is_what_is_not_told() -> None:
     assert read_row(ProbeForm.PLAIN, row) == Reading(
         Role.MASTER, started_at=17, uptime=12.5, backend_pid=4711
     )
-    nothing = ("t", *[None] * 11)
+    nothing = ("t", *[None] * 12)
     assert read_row(ProbeForm.FULL, nothing) == Reading(Role.REPLICA)
 
 
@@ -50,9 +50,9 @@ def test_the_short_form_tells_the_role_alone(value: str, role: Role) -> None:
     [
         (ProbeForm.BARE, (), "0 columns instead of 1"),
         (ProbeForm.BARE, ("f", "f"), "2 columns instead of 1"),
-        (ProbeForm.FULL, (), "0 columns instead of 12"),
-        (ProbeForm.FULL, ("f",), "1 columns instead of 12"),
-        (ProbeForm.FULL, MASTER[:-1], "11 columns instead of 12"),
+        (ProbeForm.FULL, (), "0 columns instead of 13"),
+        (ProbeForm.FULL, ("f",), "1 columns instead of 13"),
+        (ProbeForm.FULL, MASTER[:-1], "12 columns instead of 13"),
         (ProbeForm.CORE, CORE[:-1], "7 columns instead of 8"),
         (ProbeForm.PLAIN, (*CORE, None), "9 columns instead of 8"),
     ],
@@ -75,10 +75,11 @@ def test_another_number_of_columns_is_no_answer(
         (5, "age of the last replay", ["00:00:01", "NaN", ""]),
         (6, "uptime", ["Infinity", "1 day"]),
         (7, "process id", ["x", "1.0"]),
-        (8, "end of the recovery", ["0/5000", ""]),
-        (9, "past as a standby", ["true", "1", ""]),
-        (10, "last replayed commit", ["2024-01-01", "1.5"]),
-        (11, "followed timeline", ["A", ""]),
+        (8, "flushed position", ["0/5000", ""]),
+        (9, "end of the recovery", ["0/5000", ""]),
+        (10, "past as a standby", ["true", "1", ""]),
+        (11, "last replayed commit", ["2024-01-01", "1.5"]),
+        (12, "followed timeline", ["A", ""]),
     ],
 )
 def test_a_value_that_cannot_be_read_is_no_answer(
@@ -98,7 +99,7 @@ def test_each_form_asks_for_less_than_the_one_before() -> None:
 
 @pytest.mark.parametrize("form", ProbeForm)
 def test_an_answer_without_a_role_is_none(form: ProbeForm) -> None:
-    columns = {ProbeForm.FULL: 12, ProbeForm.BARE: 1}
+    columns = {ProbeForm.FULL: 13, ProbeForm.BARE: 1}
     row = [None] * columns.get(form, 8)
     with pytest.raises(UnreadableAnswerError, match="without a role"):
         read_row(form, row)

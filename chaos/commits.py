@@ -1,0 +1,382 @@
+"""Commits: the master is lost at random moments around COMMIT, and `run` has to know the truth.
+
+Each unit of work writes a row of its own, once. What `run` has returned from must be there once,
+what it has raised CommitUnknownError for at most once, and no other error is seen. It is compared
+with what the master holds that has survived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from chaos.stage import dsn_of, set_synchronous, ways
+from hasql.resilience import CommitUnknownError, RetryPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+
+    from chaos.stage import Way
+    from hasql.testing import LocalCluster, LocalNode
+    from testbed.kits.base import LoadKit
+
+__all__ = ("COMMIT_SCENES", "CommitOutcome", "CommitScene", "play_commits")
+
+_WRITERS = 3
+
+_MOMENTS, _FEW_MOMENTS = 25, 2
+"""How often a scene is played: 200 times are all of them, for each driver."""
+
+_BUDGET = RetryPolicy(attempts=20, seconds=30.0)
+
+_PATIENCE = 30.0
+"""Seconds until every driver must have written again."""
+
+_AROUND = 0.005
+"""Seconds after the end of some work within which the fault comes."""
+
+_HELD = 0.03
+"""Seconds for which commits are held back at most, before it comes."""
+
+_POSITION = "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'::pg_lsn"
+
+
+class _Units:
+    """One driver's pool manager, and those who have their work done by it."""
+
+    def __init__(self, kit: LoadKit, dsn: str, committing: Callable[[], object]) -> None:
+        self.kit = kit
+        self.table = f"u_{uuid4().hex}"
+        self.manager: Any = kit.manager(
+            dsn,
+            refresh_delay=0.5,
+            lease_abort_after=2.0,
+            pool_factory_kwargs=kit.sizes(1, _WRITERS),
+        )
+        self.workers = kit.workers()
+        self.done: list[int] = []
+        self.unknown: list[int] = []
+        self.errors: list[str] = []
+        self.longest = 0.0
+        self.stopping = False
+        self._committing = committing
+
+    def start(self) -> None:
+        for number in range(_WRITERS):
+            self.workers.start(f"writer {number}", self._write(number))
+
+    async def _write(self, number: int) -> None:
+        while not self.stopping:
+            number += _WRITERS
+            began = time.monotonic()
+            try:
+                await self._unit(number)
+            except CommitUnknownError:
+                self.unknown.append(number)
+            except Exception as error:  # noqa: BLE001 - counting them is what this is for
+                self.errors.append(f"{type(error).__name__}: {error}".partition("\n")[0])
+            else:
+                self.done.append(number)
+            self.longest = max(self.longest, time.monotonic() - began)
+            await self.workers.rest(0.002)
+
+    async def _unit(self, number: int) -> None:
+        values = f"VALUES ({number}) RETURNING 1"
+        insert = f"INSERT INTO {self.table} {values}"
+
+        async def work(connection: Any) -> None:  # noqa: ANN401 - any driver's
+            await self.kit.value(connection, insert)
+            self._committing()
+
+        await self.manager.run(work, retry=_BUDGET)
+
+
+class _Stage:
+    """The servers, and the HA manager that a scene plays."""
+
+    def __init__(self, cluster: LocalCluster, found: dict[LocalNode, Way], chance: Random) -> None:
+        self.cluster = cluster
+        self.ways = found
+        self.chance = chance
+        self.units: list[_Units] = []
+        self._loop = asyncio.get_running_loop()
+        self._committing = asyncio.Event()
+
+    def committing(self) -> None:
+        """Take note that somebody is about to commit; called by whoever is."""
+        self._loop.call_soon_threadsafe(self._committing.set)
+
+    async def moment(self) -> None:
+        """Wait for a random moment around a commit."""
+        self._committing.clear()
+        await self._committing.wait()
+        await asyncio.sleep(self.chance.random() * _AROUND)
+
+    async def kill(self, master: LocalNode) -> None:
+        """Kill the master: between some steps of commits, or with all of them waiting.
+
+        A commit waits until a standby has replayed it. Where none does, all wait that are under
+        way: the server has done them, and a standby has them, or not yet.
+        """
+        held = []
+        if self.chance.random() < 0.5:  # noqa: PLR2004 - one of two ways
+            held = [node for node in self.cluster.nodes if node is not master and node.running]
+            await self.moment()
+            await asyncio.gather(*(node.pause_replay() for node in held))
+            await asyncio.sleep(self.chance.random() * _HELD)
+        else:
+            await self.moment()
+        master.kill()
+        await asyncio.gather(*(node.resume_replay() for node in held))
+
+    async def promote(self, *candidates: LocalNode) -> LocalNode:
+        """Promote the one that is furthest, and have the others follow it."""
+        positions = [int(await node.sql(_POSITION)) for node in candidates]
+        new = candidates[positions.index(max(positions))]
+        await new.promote()
+        await asyncio.gather(*(node.follow(new) for node in candidates if node is not new))
+        return new
+
+    async def written(self) -> None:
+        """Wait until each driver has done more of its work."""
+        before = [len(each.done) for each in self.units]
+        deadline = time.monotonic() + _PATIENCE
+        while any(len(each.done) <= done for each, done in zip(self.units, before, strict=True)):
+            if time.monotonic() > deadline:
+                for each, done in zip(self.units, before, strict=True):
+                    if len(each.done) <= done:
+                        each.errors.append(f"nothing was done for {_PATIENCE:g} s")
+                return
+            await asyncio.sleep(0.005)
+
+
+# The scenes
+
+
+async def _once(stage: _Stage) -> None:
+    replicas = stage.cluster.replicas
+    await stage.kill(stage.cluster.master)
+    await stage.promote(*replicas)
+
+
+async def _twice(stage: _Stage) -> None:
+    replicas = stage.cluster.replicas
+    await stage.kill(stage.cluster.master)
+    new = await stage.promote(*replicas)
+    if stage.chance.random() < 0.5:  # noqa: PLR2004 - one of two ways
+        await stage.written()
+        await stage.kill(new)
+    else:
+        new.kill()
+    await stage.promote(*(node for node in replicas if node is not new))
+
+
+async def _restarted(stage: _Stage) -> None:
+    master = stage.cluster.master
+    await stage.kill(master)
+    await master.start()
+
+
+async def _restarted_twice(stage: _Stage) -> None:
+    master = stage.cluster.master
+    for _ in range(2):
+        await stage.kill(master)
+        await master.start()
+        if stage.chance.random() < 0.5:  # noqa: PLR2004 - one of two ways
+            await stage.written()
+
+
+async def _promoted_and_restarted(stage: _Stage) -> None:
+    replicas = stage.cluster.replicas
+    await stage.kill(stage.cluster.master)
+    new = await stage.promote(*replicas)
+    if stage.chance.random() < 0.5:  # noqa: PLR2004 - one of two ways
+        await stage.written()
+    new.kill()
+    await new.start()
+
+
+async def _restarted_and_replaced(stage: _Stage) -> None:
+    master, replicas = stage.cluster.master, stage.cluster.replicas
+    await stage.kill(master)
+    await master.start()
+    await asyncio.sleep(0.5 * stage.chance.random())
+    master.kill()
+    await stage.promote(*replicas)
+
+
+async def _unheard(stage: _Stage) -> None:
+    proxy = stage.ways[stage.cluster.master].proxy
+    await stage.moment()
+    proxy.black_hole(there=False)
+    await asyncio.sleep(0.05 * stage.chance.random())
+    proxy.drop()
+    proxy.forward()
+
+
+async def _unheard_and_killed(stage: _Stage) -> None:
+    master, replicas = stage.cluster.master, stage.cluster.replicas
+    await _unheard(stage)
+    if stage.chance.random() < 0.5:  # noqa: PLR2004 - one of two ways
+        await stage.moment()
+    master.kill()
+    await stage.promote(*replicas)
+
+
+@dataclass(frozen=True, slots=True)
+class CommitScene:
+    name: str
+    description: str
+    play: Callable[[_Stage], Awaitable[None]]
+    #: Whether there are proxies between the application and the servers.
+    proxies: bool = False
+
+
+_ALL = (
+    CommitScene("commit-killed", "the master is killed at COMMIT and replaced", _once),
+    CommitScene("commit-twice", "the same, and then the new one is, too", _twice),
+    CommitScene("commit-restart", "the master is killed at COMMIT and started again", _restarted),
+    CommitScene("commit-restarts", "the same, twice", _restarted_twice),
+    CommitScene(
+        "commit-again",
+        "the master is killed at COMMIT and replaced, and the new one started anew",
+        _promoted_and_restarted,
+    ),
+    CommitScene(
+        "commit-replaced",
+        "the master is killed at COMMIT, started again, killed and replaced",
+        _restarted_and_replaced,
+    ),
+    CommitScene(
+        "commit-unheard", "the answer to COMMIT is lost in a proxy", _unheard, proxies=True
+    ),
+    CommitScene(
+        "commit-buried",
+        "the answer to COMMIT is lost in a proxy, and the master is killed and replaced",
+        _unheard_and_killed,
+        proxies=True,
+    ),
+)
+COMMIT_SCENES = {scene.name: scene for scene in _ALL}
+
+
+@dataclass(frozen=True, slots=True)
+class CommitOutcome:
+    """How one driver fared. Durations are seconds."""
+
+    scenario: str
+    driver: str
+    #: How often the master was lost.
+    moments: int
+    #: Units of work that were done, commits that were found out, and those that were not.
+    done: int
+    found: int
+    unknown: int
+    #: The longest unit of work.
+    longest: float
+    problems: tuple[str, ...] = ()
+
+
+async def play_commits(
+    scene: CommitScene,
+    cluster: LocalCluster,
+    kits: Sequence[LoadKit],
+    *,
+    short: bool,
+    seed: int | None = None,
+) -> list[CommitOutcome]:
+    """Play a scene to all drivers at once, and say how each of them fared."""
+    chance, moments = Random(seed), _FEW_MOMENTS if short else _MOMENTS  # noqa: S311 - no secret
+    async with _waiting_for_replicas(cluster), AsyncExitStack() as stack:
+        found = {}
+        if scene.proxies:
+            found = await stack.enter_async_context(ways(cluster.nodes, wires=False))
+        stage = _Stage(cluster, found, chance)
+        dsn = dsn_of(cluster, found)
+        for kit in kits:
+            units = _Units(kit, dsn, stage.committing)
+            stage.units.append(await stack.enter_async_context(_working(units, cluster)))
+        for _ in range(moments):
+            await stage.written()
+            await scene.play(stage)
+            await asyncio.to_thread(cluster.heal)
+            await stage.written()
+        stuck = await asyncio.gather(*map(_stop, stage.units))
+        return [
+            await _judge(scene, each, cluster.master, moments, left)
+            for each, left in zip(stage.units, stuck, strict=True)
+        ]
+
+
+@asynccontextmanager
+async def _waiting_for_replicas(cluster: LocalCluster) -> AsyncIterator[None]:
+    """Have whoever is master acknowledge what a replica has replayed, and mend it afterwards."""
+    await asyncio.to_thread(cluster.heal)
+    # With it a standby tells at once which timeline it follows.
+    await cluster.master.sql("GRANT pg_read_all_stats TO app")
+    for node in cluster.nodes:
+        await node.sql("ALTER SYSTEM SET synchronous_commit = remote_apply")
+        await set_synchronous(node, "ANY 1 (*)")
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(cluster.heal)
+        for node in cluster.nodes:
+            await node.sql("ALTER SYSTEM RESET synchronous_commit")
+            await node.sql("SELECT pg_reload_conf()")
+
+
+@asynccontextmanager
+async def _working(units: _Units, cluster: LocalCluster) -> AsyncIterator[_Units]:
+    await cluster.master.sql(f"CREATE TABLE {units.table} (number int)")
+    await cluster.master.sql(f"GRANT ALL ON {units.table} TO app")
+    try:
+        await units.manager.ready(1, 2)
+        units.start()
+        yield units
+    finally:
+        units.stopping = True
+        await units.workers.end()
+        await units.manager.close(1.0)
+        await units.workers.wait()
+
+
+async def _stop(units: _Units) -> int:
+    units.stopping = True
+    return await units.workers.stuck_after(_PATIENCE)
+
+
+async def _judge(
+    scene: CommitScene, units: _Units, master: LocalNode, moments: int, stuck: int
+) -> CommitOutcome:
+    rows = await master.sql(f"SELECT number FROM {units.table}")  # noqa: S608 - ours
+    there = Counter(map(int, rows.splitlines()))
+    runs = units.manager.metrics().runs
+    return CommitOutcome(
+        scenario=scene.name,
+        driver=units.kit.name,
+        moments=moments,
+        done=len(units.done),
+        found=runs.commits_found,
+        unknown=runs.commits_unknown,
+        longest=units.longest,
+        problems=(*_problems(units, there), *([f"{stuck} writers did not end"] if stuck else ())),
+    )
+
+
+def _problems(units: _Units, there: Counter[int]) -> Iterator[str]:
+    done = set(units.done)
+    if missing := [number for number in done if number not in there]:
+        yield f"{len(missing)} units of work are said to be done, and are not: {missing[:5]}"
+    if doubled := [number for number, count in there.items() if count > 1]:
+        yield f"{len(doubled)} units of work were done several times: {doubled[:5]}"
+    if unwanted := there.keys() - done - set(units.unknown):
+        yield f"{len(unwanted)} units of work were done, and nobody was told: {[*unwanted][:5]}"
+    for error, count in Counter(units.errors).items():
+        yield f"{count} times {error}"
