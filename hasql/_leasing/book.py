@@ -30,9 +30,6 @@ class LeaseBook(Generic[PoolT, ConnT]):
     def __len__(self) -> int:
         return len(self._leases)
 
-    def __iter__(self) -> Iterator[Lease[PoolT, ConnT]]:
-        return self._on(None)
-
     def enter(self, lease: Lease[PoolT, ConnT], connection: ConnT) -> Lease[PoolT, ConnT] | None:
         """Enter a lease that was just taken; return one that has ended by that, unless None.
 

@@ -1,6 +1,7 @@
 """What is told of the leases that are out."""
 
 import linecache
+from collections.abc import Iterable
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -9,7 +10,7 @@ from hasql._leasing.lease import Lease
 from hasql.cluster.probe import Role
 from hasql.diagnostics import LeaseInfo
 
-__all__ = ("calls_that_led_here", "info_of")
+__all__ = ("calls_that_led_here", "info_of", "infos_of")
 
 _OURS = f"{Path(__file__).parents[1]}/"
 """Where hasql's own code is, of which nobody wants to hear."""
@@ -31,6 +32,12 @@ def info_of(lease: Lease[Any, Any], now: float) -> LeaseInfo | None:
         task=lease.task,
         stack=_formatted(lease.calls) if lease.calls else None,
     )
+
+
+def infos_of(leases: Iterable[Lease[Any, Any]], now: float) -> list[LeaseInfo]:
+    """Tell of leases, the oldest first."""
+    known = (info_of(lease, now) for lease in leases)
+    return sorted(filter(None, known), key=lambda info: -info.since)
 
 
 def calls_that_led_here(frame: Any) -> tuple[tuple[CodeType, int], ...]:

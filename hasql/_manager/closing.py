@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from typing import Generic
 
 from hasql._manager.lifetime import Lifetime
-from hasql.diagnostics import about
+from hasql.diagnostics import LeaseInfo, about
 from hasql.driver import ConnT, PoolT
-from hasql.resilience.drain_report import BrokenLease, DrainReport
+from hasql.resilience.drain_report import DrainReport
 
 __all__ = ("Closing",)
 
@@ -36,7 +36,7 @@ class Closing(Generic[PoolT, ConnT]):
         """Close, and tell of what had to be broken."""
         out = self._lifetime.leases_out() if self._over is None else ()
         if out:
-            told = ", ".join(map(str, out))
+            told = ", ".join(map(_told, out))
             text, extra = "draining: %d leases have %g s to end: %s", about("draining")
             log.info(text, len(out), seconds, told, extra=extra)
         await self.close(seconds, says=_say_what_was_broken)
@@ -46,7 +46,7 @@ class Closing(Generic[PoolT, ConnT]):
         self,
         seconds: float,
         *,
-        says: Callable[[tuple[BrokenLease, ...]], None] | None = None,
+        says: Callable[[tuple[LeaseInfo, ...]], None] | None = None,
     ) -> None:
         """Refuse new acquires, let the leases end for so many seconds, then close the pools."""
         if self._over is not None:
@@ -59,7 +59,7 @@ class Closing(Generic[PoolT, ConnT]):
         self._over = lifetime.loop.create_future()
         began = clock()
         deadline = began + seconds
-        broken: tuple[BrokenLease, ...] = ()
+        broken: tuple[LeaseInfo, ...] = ()
         try:
             lifetime.refuse()
             try:
@@ -83,12 +83,18 @@ class Closing(Generic[PoolT, ConnT]):
         await self.close(0.0)
 
 
-def _say_how_many(broken: tuple[BrokenLease, ...]) -> None:
+def _say_how_many(broken: tuple[LeaseInfo, ...]) -> None:
     text = "closing: %d leases were not given back in time"
     log.warning(text, len(broken), extra=about("leases_left"))
 
 
-def _say_what_was_broken(broken: tuple[BrokenLease, ...]) -> None:
-    told = ", ".join(map(str, broken))
+def _say_what_was_broken(broken: tuple[LeaseInfo, ...]) -> None:
+    told = ", ".join(map(_told, broken))
     text = "drained: %d leases were not given back in time, and broken: %s"
     log.warning(text, len(broken), told, extra=about("leases_left"))
+
+
+def _told(lease: LeaseInfo) -> str:
+    words = f"{lease.host} ({lease.role.value}) out for {lease.since:.1f} s"
+    holder = lease.task or lease.correlation_id
+    return words if holder is None else f"{words}, taken by {holder}"

@@ -2,7 +2,7 @@
 
 from typing import Generic
 
-from hasql._leasing.lease_infos import info_of
+from hasql._leasing.lease_infos import infos_of
 from hasql._leasing.lease_tracing import LeaseTracing
 from hasql._manager.assembly import Parts
 from hasql._manager.measuring import measure
@@ -69,8 +69,7 @@ class Introspection(Generic[PoolT, ConnT]):
         self._check_process()
         now = self._options.clock()
         with self._routing.guard:
-            known = [info_of(lease, now) for lease in self._book.all()]
-        return sorted(filter(None, known), key=lambda info: -info.since)
+            return infos_of(self._book.all(), now)
 
     def add_listener(self, listener: Listener) -> None:
         """Have a function called for each event: see `hasql.events`.

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Generic
 
 from hasql._leasing.book import LeaseBook
+from hasql._leasing.lease_infos import infos_of
 from hasql._leasing.loop_binding import LoopBinding
 from hasql._manager.asking import Asking
 from hasql._manager.discovering import Discovering
@@ -16,13 +17,11 @@ from hasql._probing.monitors import end_tasks
 from hasql._routing.node import Node
 from hasql._routing.router import Router
 from hasql.cluster.discovered import Discovered
-from hasql.cluster.probe import Role
 from hasql.cluster.state import Health
 from hasql.cluster.topology import FirstRoundOver
-from hasql.diagnostics import about
+from hasql.diagnostics import LeaseInfo, about
 from hasql.driver import ConnT, PoolT
 from hasql.errors import PoolManagerClosedError
-from hasql.resilience.drain_report import BrokenLease
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,22 +157,12 @@ class Lifetime(Generic[PoolT, ConnT]):
             lent = len(self._book) > 0 or any(node.in_flight for node in nodes)
             return self._router.next_vacancy() if lent and not self._terminating else None
 
-    def leases_out(self) -> tuple[BrokenLease, ...]:
-        """Return what closing would break now, the longest first; none once that was done."""
+    def leases_out(self) -> tuple[LeaseInfo, ...]:
+        """Return what closing would break now, the oldest first; none once that was done."""
         if self._terminating:
             return ()
-        now = self._clock()
         with self._routing.guard:
-            out = [
-                BrokenLease(lease.node.host, self._role_of(lease.node), now - lease.lent_at)
-                for lease in self._book
-                if lease.node is not None and lease.lent_at  # else its acquire has not ended yet
-            ]
-        return tuple(sorted(out, key=lambda lease: -lease.seconds))
-
-    def _role_of(self, node: Node[PoolT, ConnT]) -> Role:
-        state = self._routing.topology.node(node.host)
-        return Role.UNKNOWN if state is None else state.role
+            return tuple(infos_of(self._book.all(), self._clock()))
 
     async def stop(self, timeout: float) -> None:
         """Stop probing, then close the pools: with a goodbye in so many seconds, else without."""

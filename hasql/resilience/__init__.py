@@ -10,7 +10,7 @@ from hasql.errors import (
 from hasql.resilience.admission import Admission
 from hasql.resilience.breaker import Breaker
 from hasql.resilience.commit_outcome import CommitMark, CommitUnknownError, Outcome
-from hasql.resilience.drain_report import BrokenLease, DrainReport
+from hasql.resilience.drain_report import DrainReport
 from hasql.resilience.error_rules import Category
 from hasql.resilience.lifecycle import Lifecycle
 from hasql.resilience.priority import Priority, priority
@@ -23,7 +23,6 @@ __all__ = (
     "Admission",
     "Breaker",
     "BreakerOpenError",
-    "BrokenLease",
     "Category",
     "CommitMark",
     "CommitUnknownError",

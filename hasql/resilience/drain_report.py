@@ -2,24 +2,9 @@
 
 from dataclasses import dataclass
 
-from hasql.cluster.host import HostSpec
-from hasql.cluster.probe import Role
+from hasql.diagnostics import LeaseInfo
 
-__all__ = ("BrokenLease", "DrainReport")
-
-
-@dataclass(frozen=True, slots=True)
-class BrokenLease:
-    """A lease that was not given back in time, so that its connection was broken."""
-
-    host: HostSpec
-    #: What the host was when it was broken.
-    role: Role
-    #: Seconds for which it was out.
-    seconds: float
-
-    def __str__(self) -> str:
-        return f"{self.host} ({self.role.value}) out for {self.seconds:.1f} s"
+__all__ = ("DrainReport",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,5 +13,5 @@ class DrainReport:
 
     #: Seconds that it took, with the closing of the pools.
     seconds: float = 0.0
-    #: What was in use still, and was broken; the longest first. Empty: all work has ended well.
-    broken: tuple[BrokenLease, ...] = ()
+    #: What was in use still, and was broken; the oldest first. Empty: all work has ended well.
+    broken: tuple[LeaseInfo, ...] = ()

@@ -294,8 +294,8 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
 
     def _check_own_leases(self, seconds: float) -> None:
         """Refuse to wait for the thread that is to wait, as far as that is known."""
-        own = [lease for lease in self._book if lease.thread == threading.get_ident()]
-        if not all(lease.awaited or lease.returning for lease in own):
+        own = [lease for lease in self._book.all() if lease.thread == threading.get_ident()]
+        if not all(lease.awaited for lease in own):
             raise HasqlError(
                 "this thread is within a `with` block of a lease, and draining would wait for the "
                 "end of that: leave the block first, or have another thread drain"

@@ -3,8 +3,8 @@
 from typing import Any, assert_type
 
 from hasql import asyncpg
+from hasql.diagnostics import LeaseInfo
 from hasql.resilience import (
-    BrokenLease,
     DrainReport,
     SessionDefaults,
     shutdown_on_signals,
@@ -39,4 +39,4 @@ async def ended(pool: asyncpg.PoolManager, sync_pool: psycopg3.PoolManager) -> N
     shutdown_on_signals("pool")  # type: ignore[arg-type]
     assert_type(await pool.drain(), DrainReport)
     assert_type(sync_pool.drain(timeout=5), DrainReport)
-    assert_type((await pool.drain()).broken, tuple[BrokenLease, ...])
+    assert_type((await pool.drain()).broken, tuple[LeaseInfo, ...])

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hasql.cluster.probe import Role
+from hasql.diagnostics import correlated
 from hasql.errors import (
     ConfigurationError,
     HasqlError,
     PoolManagerClosedError,
     WrongEventLoopError,
 )
-from hasql.resilience import DrainReport, shutdown_on_signals
+from hasql.resilience import DrainReport, Lifecycle, shutdown_on_signals
 from testbed.fake_driver import fake_cluster, manager_of
 from testbed.fake_threads import ThreadManager
 
@@ -80,10 +81,30 @@ async def test_12_what_does_not_end_in_time_is_broken_and_told_of(
         ("b", Role.REPLICA),
     ]
     first, second = report.broken
-    assert LONG > first.seconds > second.seconds + 0.01 > 0.05
+    assert LONG > first.since > second.since + 0.01 > 0.05
     (said,) = told(caplog)
-    assert said == f"drained: 2 leases were not given back in time, and broken: {first}, {second}"
-    assert str(first) == f"a:5432 (master) out for {first.seconds:.1f} s"
+    assert said == (
+        "drained: 2 leases were not given back in time, and broken: "
+        f"a:5432 (master) out for {first.since:.1f} s, "
+        f"b:5432 (replica) out for {second.since:.1f} s"
+    )
+
+
+async def test_12_it_tells_who_has_what_is_broken(caplog: pytest.LogCaptureFixture) -> None:
+    manager = manager_of(fake_cluster("a master"), lifecycle=Lifecycle())
+    with correlated("request 7"):
+        await asyncio.create_task(manager.__aenter__(), name="starter")
+        await asyncio.create_task(take(manager), name="one that forgets")
+    (broken,) = (await manager.drain(0.02)).broken
+    assert (broken.task, broken.correlation_id) == ("one that forgets", "request 7")
+    assert told(caplog)[0].endswith(" s, taken by one that forgets")
+
+
+async def take(manager: FakeManager) -> None:
+    kept.append(await manager.acquire_master())
+
+
+kept: list[object] = []
 
 
 async def test_12_closing_tells_how_many(caplog: pytest.LogCaptureFixture) -> None:
@@ -163,7 +184,7 @@ async def test_a_registered_connection_is_waited_for_and_told_of() -> None:
     manager.register_connection(connection, pool)
     report = await manager.drain(0.02)
     assert [lease.host.host for lease in report.broken] == ["a"]
-    assert report.broken[0].seconds < LONG
+    assert report.broken[0].since < LONG
 
 
 async def test_13_another_loop_cannot_drain() -> None:
@@ -237,9 +258,11 @@ def test_12_a_drain_breaks_what_threads_do_not_give_back_and_tells(
     report = manager.drain(0.02)
     assert connection.closed
     assert [(lease.host.host, lease.role) for lease in report.broken] == [("a", Role.MASTER)]
-    assert told(caplog) == [
-        f"drained: 1 leases were not given back in time, and broken: {report.broken[0]}"
-    ]
+    (said,) = told(caplog)
+    assert said == (
+        "drained: 1 leases were not given back in time, and broken: "
+        f"a:5432 (master) out for {report.broken[0].since:.1f} s"
+    )
     assert manager.drain() is report
 
 
