@@ -16,7 +16,7 @@ _HERE = Path(__file__).parent
 _RESULTS = _HERE.parent / ".benchmarks"
 _WITH_PEER = ("acquire", "failover")
 _SAVED = (*_WITH_PEER, "names", "scale", "herd", "storm", "threads")
-_ALL = (*_SAVED, "idle", "dns_engine", "dependency", "session_settings", "publish")
+_ALL = (*_SAVED, "idle", "runs", "dns_engine", "dependency", "session_settings", "publish")
 
 
 def main() -> None:

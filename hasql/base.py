@@ -18,8 +18,8 @@ from hasql.driver import AsyncPool, ConnT, Driver, PoolT
 from hasql.errors import UnknownConnectionError
 from hasql.resilience.drain_report import DrainReport
 from hasql.resilience.retry_policy import RetryPolicy
+from hasql.resilience.run_options import run_options
 from hasql.resilience.task_runs import TaskRuns
-from hasql.resilience.unit_of_work import RunOptions
 
 __all__ = ("BasePoolManager",)
 
@@ -140,7 +140,7 @@ class BasePoolManager(Facade[PoolT, ConnT, AsyncLease[PoolT, ConnT]]):
                 or rolled back by itself, or given its connection back.
             Exception: What the work raises; the driver's own error, once the policy says so.
         """
-        options = RunOptions(read_only, idempotent, retry, isolation, resolve_commits)
+        options = run_options(read_only, idempotent, retry, isolation, resolve_commits)
         return await self._runs.run(work, options, partial(self._lease_for_run, options))
 
     # Giving back

@@ -50,7 +50,8 @@ from hasql.resilience.idle_upkeep import (
 from hasql.resilience.lease_watch import LeaseWatch, name_of_task, name_of_thread
 from hasql.resilience.lifecycle import Lifecycle
 from hasql.resilience.load_control import LoadControl
-from hasql.resilience.runs import RunMeans, Runs
+from hasql.resilience.run_means import RunMeans
+from hasql.resilience.runs import Runs
 from hasql.resilience.task_runs import TaskRuns
 from hasql.resilience.thread_runs import ThreadRuns
 

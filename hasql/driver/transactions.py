@@ -41,6 +41,9 @@ class TransactionModes:
     isolation: str | None = None
     #: Whether it is read-only; if not, the session's default says.
     read_only: bool = False
+    #: Whether a question is put within it right before COMMIT. That fails where it has failed, and
+    #: then nobody needs the answer to COMMIT to tell that it has.
+    asked: bool = False
 
     @property
     def sql(self) -> str:
@@ -79,9 +82,9 @@ class TaskTransaction(Protocol):
         """What has become of it, without asking the server."""
 
     async def fetch_row(self, sql: str) -> Sequence[str | None]:
-        """Run one query within it and return its one row; see `Session.fetch_row`.
+        """Run one query within it, as the first statement or a later one, and return its one row.
 
-        No value goes through a codec of the application's.
+        See `Session.fetch_row`. No value goes through a codec of the application's.
         """
 
     async def commit(self) -> bool:

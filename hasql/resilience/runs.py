@@ -1,52 +1,26 @@
 """What the runs of one manager have in common, for tasks and threads alike."""
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
-from random import Random
-from typing import Any, Generic, Protocol
+from typing import Any, Generic
 
 from hasql._leasing.lease import Lease
 from hasql.cluster.host import HostSpec
 from hasql.diagnostics import about
 from hasql.driver import ConnT, PoolT
+from hasql.driver.transactions import TransactionModes
 from hasql.errors import HasqlError
 from hasql.metrics import RunMetrics
 from hasql.resilience.commit_outcome import CommitMark, CommitUnknownError, Outcome
-from hasql.resilience.error_rules import Category, ErrorRules
-from hasql.resilience.unit_of_work import RunOptions, UnitOfWork
+from hasql.resilience.error_rules import Category
+from hasql.resilience.run_means import RunMeans
+from hasql.resilience.run_options import RunOptions
+from hasql.resilience.unit_of_work import UnitOfWork
 
-__all__ = ("RunMeans", "Runs", "check_work", "is_out")
+__all__ = ("Runs", "check_work", "is_out")
 
 log = logging.getLogger("hasql")
-
-
-class FindsOutcome(Protocol):
-    """Finds out what has become of commits, in the manager's event loop."""
-
-    def saw(self, mark: CommitMark) -> None:
-        """Take note of a mark that was read; called by whoever has read it, in any thread."""
-
-    async def find(self, mark: CommitMark | None, deadline: float) -> Outcome:
-        """Find out by a deadline, by the clock."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class RunMeans:
-    """What a manager has for its runs. Durations are seconds."""
-
-    rules: ErrorRules
-    finder: FindsOutcome
-    release_timeout: float
-    clock: Callable[[], float]
-    chance: Random
-    #: Takes passwords out of a text.
-    hide: Callable[[str], str]
-    #: Held while something is counted.
-    guard: AbstractContextManager[object]
 
 
 class Runs(Generic[PoolT, ConnT]):
@@ -81,10 +55,8 @@ class Runs(Generic[PoolT, ConnT]):
                 "own, which stays where the outer one is rolled back or done again; have the work "
                 "use the connection that it was given, or begin the other run once this has ended"
             )
-        means = self._means
-        unit = UnitOfWork(options, means.rules, means.clock, means.chance, means.hide)
         self._within.add(who)
-        return unit
+        return UnitOfWork(options, self._means)
 
     def _end(self, who: object, unit: UnitOfWork) -> None:
         self._within.discard(who)
@@ -113,12 +85,12 @@ class Runs(Generic[PoolT, ConnT]):
         """Find out once more, within so many seconds."""
         raise NotImplementedError
 
-    def _has_mark(self, unit: UnitOfWork, host: HostSpec) -> bool:
-        """Tell whether to read a mark, which comes next then."""
-        if not unit.wants_mark or host in self._without_marks:
-            return False
-        unit.marking()
-        return True
+    def modes(self, unit: UnitOfWork, host: HostSpec) -> TransactionModes:
+        """Say how to begin a transaction on a host: whether its mark will be asked for."""
+        options = unit.options
+        if options.resolve_commits and not unit.wrote_nothing and host not in self._without_marks:
+            return options.modes_to_mark
+        return options.modes
 
     def _read_mark(self, unit: UnitOfWork, host: HostSpec, row: Sequence[str | None]) -> None:
         mark = CommitMark.read(host, row)

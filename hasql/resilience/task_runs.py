@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
+from types import CoroutineType
 from typing import Generic, TypeVar
 
 from hasql._leasing.async_lease import AsyncLease
 from hasql._routing.request import MASTER
 from hasql.driver import AsyncPool, ConnT, PoolT
-from hasql.driver.transactions import TaskTransaction
+from hasql.driver.transactions import TaskTransaction, TransactionModes
 from hasql.resilience.commit_outcome import CommitMark, Outcome
+from hasql.resilience.run_options import RunOptions
 from hasql.resilience.runs import Runs, check_work, is_out
-from hasql.resilience.unit_of_work import RunOptions, UnitOfWork
+from hasql.resilience.unit_of_work import UnitOfWork
 
 __all__ = ("TaskAttempt", "TaskRuns")
 
@@ -24,6 +26,7 @@ class TaskAttempt(Generic[PoolT, ConnT]):
     lease: AsyncLease[PoolT, ConnT] | None = None
     connection: ConnT
     pool: AsyncPool[PoolT, ConnT]
+    modes: TransactionModes
     transaction: TaskTransaction
 
     def __init__(self, runs: "TaskRuns[PoolT, ConnT]", unit: UnitOfWork) -> None:
@@ -44,7 +47,8 @@ class TaskAttempt(Generic[PoolT, ConnT]):
         if not self.may_write:
             unit.only_reads()
         self.pool = node.pool  # type: ignore[assignment]  # its face's
-        self.transaction = self.pool.transaction(self.connection, unit.modes)
+        self.modes = self._runs.modes(unit, node.host)
+        self.transaction = self.pool.transaction(self.connection, self.modes)
 
     async def begin(self) -> None:
         """Begin its transaction, in which it sets what a pooler keeps from the session."""
@@ -130,7 +134,8 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
             result = await _awaitable(work(attempt))
             transaction = attempt.transaction
             unit.may_commit(attempt.lease, attempt.connection, transaction.state)
-            if self._has_mark(unit, unit.host):
+            if attempt.modes.asked and not unit.wrote_nothing:
+                unit.marking()
                 row = await transaction.fetch_row(CommitMark.SQL)
                 self._read_mark(unit, unit.host, row)
             unit.committing(result)
@@ -178,7 +183,7 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
 
 def _awaitable(result: Awaitable[_T]) -> Awaitable[_T]:
     """Return what a work is waited for by. Raises TypeError if that is nothing to wait for."""
-    if not isawaitable(result):
+    if type(result) is not CoroutineType and not isawaitable(result):
         msg = f"work must be a coroutine function; this one has returned {type(result).__name__}"
         raise TypeError(msg)
     return result

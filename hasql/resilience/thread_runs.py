@@ -10,10 +10,12 @@ from hasql._leasing.lease import Lease
 from hasql._leasing.thread_lease import ThreadLease
 from hasql._routing.request import MASTER
 from hasql.driver import ConnT, PoolT, ThreadPool
-from hasql.driver.transactions import ThreadTransaction
+from hasql.driver.transactions import ThreadTransaction, TransactionModes
 from hasql.resilience.commit_outcome import CommitMark, Outcome
-from hasql.resilience.runs import RunMeans, Runs, check_work, is_out
-from hasql.resilience.unit_of_work import RunOptions, UnitOfWork
+from hasql.resilience.run_means import RunMeans
+from hasql.resilience.run_options import RunOptions
+from hasql.resilience.runs import Runs, check_work, is_out
+from hasql.resilience.unit_of_work import UnitOfWork
 
 __all__ = ("ThreadAttempt", "ThreadRuns")
 
@@ -32,6 +34,7 @@ class ThreadAttempt(Generic[PoolT, ConnT]):
     lease: ThreadLease[PoolT, ConnT] | None = None
     connection: ConnT
     pool: ThreadPool[PoolT, ConnT]
+    modes: TransactionModes
     transaction: ThreadTransaction
 
     def __init__(self, runs: "ThreadRuns[PoolT, ConnT]", unit: UnitOfWork) -> None:
@@ -52,7 +55,8 @@ class ThreadAttempt(Generic[PoolT, ConnT]):
         if not self.may_write:
             unit.only_reads()
         self.pool = node.pool  # type: ignore[assignment]  # its face's
-        self.transaction = self.pool.transaction(self.connection, unit.modes)
+        self.modes = self._runs.modes(unit, node.host)
+        self.transaction = self.pool.transaction(self.connection, self.modes)
 
     def begin(self) -> None:
         """Begin its transaction, in which it sets what a pooler keeps from the session."""
@@ -154,7 +158,8 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
             result = _value(work(attempt))
             transaction = attempt.transaction
             unit.may_commit(attempt.lease, attempt.connection, transaction.state)
-            if self._has_mark(unit, unit.host):
+            if attempt.modes.asked and not unit.wrote_nothing:
+                unit.marking()
                 row = transaction.fetch_row(CommitMark.SQL)
                 self._read_mark(unit, unit.host, row)
             unit.committing(result)
@@ -202,7 +207,7 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
 
 def _value(result: _T) -> _T:
     """Return what a work has returned. Raises TypeError for a coroutine, which nobody waits for."""
-    if isawaitable(result):
+    if result is not None and isawaitable(result):
         if iscoroutine(result):
             result.close()
         raise TypeError(

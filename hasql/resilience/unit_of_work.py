@@ -1,10 +1,7 @@
 """One unit of work: what it may still cost, and what comes after each failure."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
-from random import Random
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -12,52 +9,22 @@ from hasql._leasing.hints import is_on_standby
 from hasql._leasing.lease import Lease
 from hasql._routing.node import Node
 from hasql._routing.request import MASTER
-from hasql.cluster.checks import check_flag
 from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import UnreadableAnswerError
-from hasql.driver.transactions import TransactionModes, TransactionState, isolation_level
-from hasql.errors import ConfigurationError, HasqlError, RolledBackError
+from hasql.driver.transactions import TransactionState
+from hasql.errors import HasqlError, RolledBackError
 from hasql.resilience.commit_outcome import CommitMark, Outcome
-from hasql.resilience.error_rules import Category, ErrorKind, ErrorRules
-from hasql.resilience.retry_policy import RetryPolicy
+from hasql.resilience.error_rules import Category, ErrorKind
+from hasql.resilience.run_means import RunMeans
+from hasql.resilience.run_options import RunOptions
 
-__all__ = ("Phase", "RunOptions", "UnitOfWork")
+__all__ = ("Phase", "UnitOfWork")
 
 log = logging.getLogger("hasql")
 
 _IN_FAILED_TRANSACTION: Final = "25P02"
 #: The classes of what a server answers that lets nobody ask, or has no such function.
 _REFUSALS: Final = ("0A", "42", "55000", "XX")
-_DEFAULT: Final = RetryPolicy()
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """The arguments of one `run`. Raises ConfigurationError or TypeError for what cannot work."""
-
-    read_only: bool
-    idempotent: bool
-    retry: RetryPolicy | None
-    isolation: str | None
-    resolve_commits: bool
-
-    def __post_init__(self) -> None:
-        for name in ("read_only", "idempotent", "resolve_commits"):
-            check_flag(name, getattr(self, name))
-        if self.retry is not None and not isinstance(self.retry, RetryPolicy):
-            msg = f"retry must be a hasql.resilience.RetryPolicy, not {self.retry!r}"
-            raise TypeError(msg)
-        if self.modes.isolation == "serializable" and self.read_only:
-            raise ConfigurationError(
-                "a replica has no serializable transactions: use isolation='repeatable read', or "
-                "run it without read_only"
-            )
-
-    @property
-    def modes(self) -> TransactionModes:
-        """How its transactions are begun."""
-        level = None if self.isolation is None else isolation_level(self.isolation)
-        return TransactionModes(level, self.read_only)
 
 
 _GIVEN_BACK: Final = (
@@ -100,38 +67,31 @@ class UnitOfWork:
     out, and `pause` then says what comes next.
     """
 
-    def __init__(
-        self,
-        options: RunOptions,
-        rules: ErrorRules,
-        clock: Callable[[], float],
-        chance: Random,
-        hide: Callable[[str], str],
-    ) -> None:
+    # Those are defaults of the class that most units never set: one is made for each run.
+
+    #: How many attempts have reached a server.
+    attempts = 0
+    phase = Phase.WAITING
+    #: What was read before COMMIT; None: nothing, or nothing was written.
+    mark: CommitMark | None = None
+    #: Whether nothing was written for sure.
+    wrote_nothing = False
+    #: What the work has returned in the attempt that is committing.
+    result: Any = None
+    #: The categories of those errors after which it was tried again.
+    retried: tuple[Category, ...] = ()
+    _kind = ErrorKind.OTHER
+    _answered = True
+    _on_standby = False
+    _node: Node[Any, Any] | None = None
+    _last: Exception | None = None
+
+    def __init__(self, options: RunOptions, means: RunMeans) -> None:
         self.options = options
-        self.modes = options.modes
-        self._policy = options.retry or _DEFAULT
-        self._rules = rules
-        self._clock = clock
-        self._chance = chance
-        self._hide = hide
+        self._means = means
+        self._rules = means.rules
         #: When nothing new is begun any more, by the clock.
-        self.deadline = clock() + self._policy.seconds
-        self.attempts = 0
-        #: The categories of those errors after which it was tried again.
-        self.retried: list[Category] = []
-        self.phase = Phase.WAITING
-        #: What was read before COMMIT; None: nothing, or nothing was written.
-        self.mark: CommitMark | None = None
-        #: Whether nothing was written for sure.
-        self.wrote_nothing = False
-        #: What the work has returned in the attempt that is committing.
-        self.result: Any = None
-        self._kind = ErrorKind.OTHER
-        self._answered = True
-        self._on_standby = False
-        self._node: Node[Any, Any] | None = None
-        self._last: Exception | None = None
+        self.deadline = means.clock() + options.policy.seconds
 
     @property
     def host(self) -> HostSpec:
@@ -143,9 +103,11 @@ class UnitOfWork:
 
     def begin_attempt(self) -> float:
         """Begin one; return the seconds that there are for getting a connection."""
-        self.phase, self._node, self.mark, self.result = Phase.WAITING, None, None, None
-        self.wrote_nothing, self._answered = self.options.read_only, True
-        return max(0.0, self.deadline - self._clock())
+        if self._node is not None:
+            self.phase, self._node, self.mark, self.result = Phase.WAITING, None, None, None
+            self._answered = True
+        self.wrote_nothing = self.options.read_only
+        return max(0.0, self.deadline - self._means.clock())
 
     def took(self, node: Node[Any, Any]) -> None:
         """Take note that a server was reached."""
@@ -176,11 +138,6 @@ class UnitOfWork:
             raise HasqlError(_MISTAKES[state])
         if state is TransactionState.NOT_BEGUN:
             self.wrote_nothing = True
-
-    @property
-    def wants_mark(self) -> bool:
-        """Whether to read what tells later what has become of the commit."""
-        return self.options.resolve_commits and not self.wrote_nothing
 
     def marking(self) -> None:
         """Take note that the mark is read next."""
@@ -261,14 +218,14 @@ class UnitOfWork:
         if self.mark_was_refused:
             self.attempts -= 1
             return 0.0
-        if not self._kind.retried or self.attempts >= self._policy.attempts:
+        if not self._kind.retried or self.attempts >= self.options.policy.attempts:
             self._give_up(error)
             return None
-        pause = self._policy.pause(len(self.retried) + 1, self._chance)
-        if pause >= self.deadline - self._clock():
+        pause = self.options.policy.pause(len(self.retried) + 1, self._means.chance)
+        if pause >= self.deadline - self._means.clock():
             self._give_up(error)
             return None
-        self.retried.append(self._kind.category)
+        self.retried += (self._kind.category,)
         self._tell(error, pause)
         return pause
 
@@ -283,7 +240,7 @@ class UnitOfWork:
     def _tell(self, error: Exception, pause: float) -> None:
         host = None if self._node is None else str(self._node.host)
         where = host or "no host yet"
-        what, told = self._kind.value[2], self._hide(f"{type(error).__name__}: {error}")
+        what, told = self._kind.value[2], self._means.hide(f"{type(error).__name__}: {error}")
         log.info(
             "run: %s, attempt %d, %s; again in %.3f s: %s",
             where,

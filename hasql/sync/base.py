@@ -25,9 +25,9 @@ from hasql.driver import ConnT, Driver, PoolT
 from hasql.errors import HasqlError, PoolManagerClosedError
 from hasql.resilience.drain_report import DrainReport
 from hasql.resilience.retry_policy import RetryPolicy
+from hasql.resilience.run_options import run_options
 from hasql.resilience.session_defaults import SessionDefaults
 from hasql.resilience.thread_runs import ThreadRuns
-from hasql.resilience.unit_of_work import RunOptions
 
 __all__ = ("BaseSyncPoolManager",)
 
@@ -136,7 +136,7 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
 
         `work` is a function that takes a connection; see `hasql.base.BasePoolManager.run`.
         """
-        options = RunOptions(read_only, idempotent, retry, isolation, resolve_commits)
+        options = run_options(read_only, idempotent, retry, isolation, resolve_commits)
         return self._runs.run(work, options, partial(self._lease_for_run, options))
 
     # Giving back

@@ -15,6 +15,8 @@ from testbed.kits import KITS, THREAD_KITS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from testbed.kits.base import LoadKit
+
 #: Of each kind of fault one: `python -m chaos --units` plays the rest.
 _NAMES = ("switchover", "freeze", "blackout")
 
@@ -35,7 +37,7 @@ def cluster() -> Iterator[LocalCluster]:
 @pytest.mark.parametrize("name", _NAMES)
 @pytest.mark.parametrize("kits", [KITS, THREAD_KITS], ids=["tasks", "threads"])
 async def test_an_application_that_uses_run_sees_no_error_in_a_fault_that_ends(
-    name: str, kits: list[object], cluster: LocalCluster
+    name: str, kits: list[LoadKit], cluster: LocalCluster
 ) -> None:
     outcomes = await perform(SCENARIOS[name], cluster, kits, short=True, of_class=UnitsOfWork)
     assert {x.driver: x.problems for x in outcomes if x.problems} == {}

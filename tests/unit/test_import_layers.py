@@ -157,6 +157,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql.resilience.lease_watch"}),
     frozenset({"hasql.resilience.load_control"}),
     frozenset({"hasql.resilience.error_rules", "hasql.resilience.retry_policy"}),
+    frozenset({"hasql.resilience.run_means", "hasql.resilience.run_options"}),
     frozenset({"hasql.resilience.unit_of_work"}),
     frozenset({"hasql.resilience.runs"}),
     frozenset({"hasql.resilience.task_runs", "hasql.resilience.thread_runs"}),

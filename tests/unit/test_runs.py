@@ -27,6 +27,7 @@ from hasql.metrics import RunMetrics
 from hasql.resilience import (
     Category,
     CommitUnknownError,
+    Outcome,
     RetryPolicy,
     RolledBackError,
 )
@@ -78,9 +79,10 @@ def raising(error: BaseException) -> Callable[[FakeConnection], None]:
 
 @pytest.fixture
 async def servers() -> dict[str, FakeServer]:
-    """A master and two replicas, whose transactions write."""
+    """A master and two replicas, whose transactions write, and of which nobody knows the end."""
     servers = fake_cluster("a master", "b replica", "c replica")
     servers["a"].xid = 7
+    servers["a"].statuses[7] = None
     return servers
 
 
@@ -219,6 +221,50 @@ class thread_manager:  # noqa: N801  # used like a function
 
 
 # The outcome of a commit
+
+
+@pytest.mark.parametrize(("status", "calls"), [("committed", 1), ("aborted", 2)])
+async def test_a_commit_whose_answer_is_lost_is_found_out(
+    servers: dict[str, FakeServer], manager: FakeManager, status: str, calls: int
+) -> None:
+    def once(connection: FakeConnection) -> None:
+        del servers["a"].script["commit"]
+        servers["a"].statuses[7] = status
+        lost(connection)
+
+    servers["a"].script["commit"] = once
+    work = Work()
+    assert await manager.run(work, retry=POLICY) == "done"
+    assert work.calls == calls
+    assert manager.metrics().runs.commits_found == 1
+
+
+@pytest.mark.parametrize(("status", "calls"), [("committed", 1), ("aborted", 2)])
+def test_a_threads_commit_whose_answer_is_lost_is_found_out(status: str, calls: int) -> None:
+    with thread_manager() as (manager, servers):
+
+        def once(connection: FakeConnection) -> None:
+            del servers["a"].script["commit"]
+            servers["a"].statuses[7] = status
+            lost(connection)
+
+        servers["a"].xid, servers["a"].script["commit"] = 7, once
+        work = Work()
+        assert manager.run(work.in_thread, retry=POLICY) == "done"
+        assert work.calls == calls
+
+
+async def test_one_that_nobody_knows_of_can_be_asked_for_again(
+    servers: dict[str, FakeServer], manager: FakeManager
+) -> None:
+    servers["a"].script["commit"] = lost
+    with pytest.raises(CommitUnknownError) as met:
+        await manager.run(Work(), retry=POLICY)
+    assert (met.value.xid, met.value.timeline) == (7, 1)
+    assert await met.value.outcome(5) is Outcome.UNKNOWN
+    servers["a"].statuses[7] = "committed"
+    assert await met.value.outcome(5) is Outcome.COMMITTED
+    assert manager.metrics().runs.commits_unknown == 1
 
 
 async def test_what_has_written_nothing_is_done_again_where_its_commit_is_lost(

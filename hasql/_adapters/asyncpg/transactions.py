@@ -60,9 +60,10 @@ class AsyncpgTransaction(TaskTransaction):
     def __init__(self, connection: Connection, modes: TransactionModes) -> None:
         raw = _raw_of(connection)
         self._connection = raw
-        self._answered = _Answered(raw)
+        #: None: the question before COMMIT tells whether it has failed.
+        self._answered = None if modes.asked else _Answered(raw)
         level: Any = modes.isolation and modes.isolation.replace(" ", "_")
-        answered: Any = self._answered
+        answered: Any = self._answered or raw
         # For `transaction()` of an application's class there is no telling what it makes.
         self._transaction: Any = Transaction(answered, level, modes.read_only, deferrable=False)
 
@@ -78,7 +79,7 @@ class AsyncpgTransaction(TaskTransaction):
 
     async def commit(self) -> bool:
         await self._transaction.commit()
-        return bool(self._answered.tag != ROLLED_BACK)
+        return self._answered is None or bool(self._answered.tag != ROLLED_BACK)
 
     async def roll_back(self) -> None:
         # Also where the application has ended it: asyncpg would take it for open.

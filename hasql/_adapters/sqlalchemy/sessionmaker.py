@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from hasql._adapters.sqlalchemy.routed_session import routed
 from hasql._adapters.sqlalchemy.sessions import Acquires, Route, SessionMaker
 from hasql._adapters.sqlalchemy.task_session_run import TaskLeases, TaskSessionRun
+from hasql.resilience.run_options import run_options
 from hasql.resilience.runs import check_work
-from hasql.resilience.unit_of_work import RunOptions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -137,7 +137,7 @@ class async_sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
             Exception: What the pool manager's `run` raises.
         """
         check_work(work, "a session")
-        options = RunOptions(bool(read_only), idempotent, retry, isolation, resolve_commits)
+        options = run_options(bool(read_only), idempotent, retry, isolation, resolve_commits)
         plan = self._plan_run(read_only, isolation)
         run = TaskSessionRun(work, self._class, plan)
         try:

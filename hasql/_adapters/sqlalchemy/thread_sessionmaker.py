@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 from hasql._adapters.sqlalchemy.routed_session import routed
 from hasql._adapters.sqlalchemy.sessions import Acquires, Route, SessionMaker
 from hasql._adapters.sqlalchemy.thread_session_run import ThreadLeases, ThreadSessionRun
+from hasql.resilience.run_options import run_options
 from hasql.resilience.runs import check_work
-from hasql.resilience.unit_of_work import RunOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -139,7 +139,7 @@ class sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
             Exception: What the pool manager's `run` raises.
         """
         check_work(work, "a session")
-        options = RunOptions(bool(read_only), idempotent, retry, isolation, resolve_commits)
+        options = run_options(bool(read_only), idempotent, retry, isolation, resolve_commits)
         plan = self._plan_run(read_only, isolation)
         run = ThreadSessionRun(work, self._class, plan)
         try:

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 __all__ = ("EngineThreadTransaction", "EngineTransaction")
 
 
+#: With a statement of its own SQLAlchemy begins, or has the library begin.
+_BEGINNING = "SELECT"
+
+
 def _options(adapted: Any, modes: TransactionModes) -> dict[str, Any]:
     """Return the options with which SQLAlchemy begins it so; it undoes them on return."""
     if modes.isolation:
@@ -85,6 +89,8 @@ class EngineTransaction(TaskTransaction):
     async def fetch_row(self, sql: str) -> Sequence[str | None]:
         if self.state is TransactionState.NOT_BEGUN:
             _ = await self._connection.exec_driver_sql("SELECT 1")
+        if self.state is TransactionState.NOT_BEGUN:
+            await self._connection.exec_driver_sql(_BEGINNING)
         return await self._library.fetch_row(self._lease.raw, sql)
 
     async def commit(self) -> bool:
@@ -140,6 +146,8 @@ class EngineThreadTransaction(ThreadTransaction):
     def fetch_row(self, sql: str) -> Sequence[str | None]:
         if self.state is TransactionState.NOT_BEGUN:
             self._connection.exec_driver_sql("SELECT 1")
+        if self.state is TransactionState.NOT_BEGUN:
+            self._connection.exec_driver_sql(_BEGINNING)
         return self._library.fetch_row(self._lease.raw, sql)
 
     def commit(self) -> bool:
