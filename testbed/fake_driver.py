@@ -116,11 +116,10 @@ class FakeServer:
     def mark_row(self) -> Sequence[str | None]:
         """Answer what is asked before COMMIT."""
         if self.xid is None:
-            return (None,) * 7
+            return (None,) * 8
         wal_file = f"{self.timeline:08X}0000000000000001"
-        return tuple(
-            map(_text, (self.xid, 1000, wal_file, self.system_id, self.started_at, None, 0))
-        )
+        of_server = wal_file, self.system_id, self.started_at, None, 0
+        return tuple(map(_text, (self.xid, 1000, 900, *of_server)))
 
     def kill(self) -> None:
         self.alive = False
