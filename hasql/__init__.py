@@ -13,6 +13,7 @@ from hasql.errors import (
     NameResolutionError,
     NotAvailableError,
     PoolManagerClosedError,
+    RolledBackError,
     UnknownConnectionError,
     WrongEventLoopError,
 )
@@ -28,6 +29,7 @@ __all__ = (
     "NotAvailableError",
     "PoolManagerClosedError",
     "Role",
+    "RolledBackError",
     "UnknownConnectionError",
     "WrongEventLoopError",
 )
