@@ -6,13 +6,20 @@ https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-TIMELIN
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Reading, Role
 
-__all__ = ("FIRST_TIMELINE", "Switch", "remembered", "switch_of", "switches_from")
+__all__ = (
+    "FIRST_TIMELINE",
+    "Switch",
+    "remembered",
+    "switch_of",
+    "switches_from",
+    "with_what_was_followed",
+)
 
 #: Every history begins with it.
 FIRST_TIMELINE: Final = 1
@@ -57,6 +64,18 @@ def switch_of(host: HostSpec, reading: Reading, before: Reading | None) -> Switc
     if same and before is not None and before.followed is not None and before.followed < timeline:
         ancestor = max(ancestor, before.followed)
     return Switch(host, timeline, position, reading.last_replayed, ancestor)
+
+
+def with_what_was_followed(reading: Reading, before: Reading | None) -> Reading:
+    """Add to what a replica says the newest timeline that it has said before to have followed.
+
+    It says less once it receives nothing any more.
+    """
+    if before is None or before.followed is None or reading.role is not Role.REPLICA:
+        return reading
+    if (reading.followed or 0) >= before.followed or _server(reading) != _server(before):
+        return reading
+    return replace(reading, followed=before.followed)
 
 
 def _server(reading: Reading) -> tuple[int, int] | None:

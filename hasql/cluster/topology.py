@@ -11,7 +11,7 @@ from functools import cached_property
 from hasql.cluster.discovered import Discovered
 from hasql.cluster.fencing import Memory, judge
 from hasql.cluster.host import HostSpec
-from hasql.cluster.lineage import remembered
+from hasql.cluster.lineage import remembered, with_what_was_followed
 from hasql.cluster.probe import Reading, Role
 from hasql.cluster.state import Exclusion, Health, NodeState, Rules
 
@@ -270,7 +270,7 @@ def _observed(node: NodeState, observation: Answered | Failed | Quiet) -> NodeSt
             return replace(
                 node,
                 health=Health.UP,
-                reading=reading,
+                reading=with_what_was_followed(reading, node.reading),
                 began=began,
                 answered_at=at,
                 silent_since=None,

@@ -265,9 +265,16 @@ async def test_nothing_is_said_of_an_id_that_a_crash_before_the_promotion_gave_a
 async def test_a_timeline_of_the_same_number_is_not_the_same(cluster: LocalCluster) -> None:
     await asyncio.to_thread(cluster.heal)
     old, (first, second) = cluster.master, cluster.replicas
+    # One has less of the old timeline, and begins a new one. The other never meets it, and begins
+    # its own much later.
+    await first.stop()
+    more = "SELECT generate_series(1, 100000) AS i"
+    await old.sql(f"CREATE TABLE more AS {more}; DROP TABLE more")
+    await replayed(second, await old.sql("SELECT pg_current_wal_lsn()"))
     for node in (old, second):
         await node.stop()
-    await first.promote()  # whom the other replica never meets
+    await first.start()
+    await first.promote()
     table = f"t_{uuid4().hex}"
     await first.sql(f"CREATE TABLE {table} (i int); GRANT ALL ON {table} TO app")
     async with PoolManager(cluster.dsn, refresh_delay=0.2, refresh_timeout=0.5) as manager:

@@ -7,7 +7,13 @@ from dataclasses import replace
 import pytest
 
 from hasql.cluster.host import HostSpec, parse_host
-from hasql.cluster.lineage import Switch, remembered, switch_of, switches_from
+from hasql.cluster.lineage import (
+    Switch,
+    remembered,
+    switch_of,
+    switches_from,
+    with_what_was_followed,
+)
 from hasql.cluster.probe import Reading, Role, UnreadableAnswerError
 from hasql.cluster.topology import Answered, Topology
 from hasql.errors import HasqlError
@@ -239,6 +245,19 @@ def test_what_is_known_of_a_switch_stays_known() -> None:
     assert len(remembered(first, C, PROMOTED, None)[SYSTEM]) == 2
 
 
+def test_a_replica_that_has_restarted_may_follow_another_timeline() -> None:
+    before = Reading(Role.REPLICA, SYSTEM, 21, followed=3)
+    for less in (None, 2):
+        reading = replace(before, followed=less)
+        assert with_what_was_followed(reading, before) == before
+        anew = replace(reading, started_at=22)
+        for other in (before, replace(before, followed=None), None):
+            assert with_what_was_followed(anew, other) == anew
+    more = replace(before, followed=4)
+    assert with_what_was_followed(more, before) == more
+    assert with_what_was_followed(PROMOTED, before) == PROMOTED
+
+
 def test_the_newest_switches_are_kept_and_no_more() -> None:
     known = remembered({}, B, PROMOTED, None)
     for timeline in range(5, 100):
@@ -255,6 +274,8 @@ def test_the_topology_keeps_the_switch_of_the_first_answer_after_a_promotion() -
         topology = topology.observe(Answered(B, now, now, reading)).topology
 
     answer(Reading(Role.REPLICA, SYSTEM, 21, followed=3))
+    answer(Reading(Role.REPLICA, SYSTEM, 21, followed=2))  # it receives nothing any more
+    answer(Reading(Role.REPLICA, SYSTEM, 21))
     assert not topology.memory.switches
     answer(PROMOTED)
     assert topology.memory.switches == {SYSTEM: (BEGUN,)}
