@@ -66,6 +66,18 @@ added       what an acquire takes more while the nameserver is away than one of 
 In the storm (`chaos.storm`) 64 workers take 100,000 leases while hosts are killed, frozen and
 promoted in turn, and what is counted and left afterwards is looked at.
 
+At COMMIT (`chaos.commits`) the master is lost at random moments, 25 times in each of eight ways:
+killed, replaced once or twice, started again in between, or its answer lost in a proxy. Units of
+work, which `run` does, write each a row; all drivers work at the same time. What `run` says is
+compared with what is on the master that survives, and may never be wrong:
+
+==========  ====================================================================================
+moments     how often the master was lost
+found       commits whose answer was lost, and whose outcome `run` found out
+unknown     those for which it raised CommitUnknownError
+longest     the longest that one unit of work took
+==========  ====================================================================================
+
 The network's faults come in two kinds. Proxies (`testbed/proxy.py`) take bytes in and pass none on;
 that runs everywhere. Wires (`chaos.wire`) are tun devices whose packets get lost on the way, so
 that the kernel's own TCP meets silence and loss; they need root.

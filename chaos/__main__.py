@@ -15,12 +15,13 @@ import uvloop
 
 import chaos
 from chaos.application import Application
+from chaos.commits import COMMIT_SCENES, CommitScene, play_commits
 from chaos.leases import LEASE_SCENES, LeaseScene, play_leases
 from chaos.names import NAME_SCENES, NameScene, play_names
 from chaos.run import perform, why_not
 from chaos.scenarios import SCENARIOS
 from chaos.storm import STORM, StormScene, play_storm
-from chaos.table import lease_table, name_table, storm_table, table
+from chaos.table import commit_table, lease_table, name_table, storm_table, table
 from chaos.units import UnitsOfWork
 from hasql.testing import LocalCluster
 from testbed.kits import KITS, THREAD_KITS
@@ -28,6 +29,7 @@ from testbed.kits import KITS, THREAD_KITS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from chaos.commits import CommitOutcome
     from chaos.leases import LeaseOutcome
     from chaos.name_verdict import NameOutcome
     from chaos.scenarios import Scenario
@@ -36,8 +38,8 @@ if TYPE_CHECKING:
     from testbed.kits.base import LoadKit
 
 
-_AnyScene: TypeAlias = "Scenario | LeaseScene | NameScene | StormScene"
-_AnyOutcome: TypeAlias = "Outcome | LeaseOutcome | NameOutcome | StormOutcome"
+_AnyScene: TypeAlias = "Scenario | LeaseScene | NameScene | StormScene | CommitScene"
+_AnyOutcome: TypeAlias = "Outcome | LeaseOutcome | NameOutcome | StormOutcome | CommitOutcome"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +50,16 @@ class _Played:
     leases: list[LeaseOutcome] = field(default_factory=list)
     names: list[NameOutcome] = field(default_factory=list)
     storms: list[StormOutcome] = field(default_factory=list)
+    commits: list[CommitOutcome] = field(default_factory=list)
 
     @property
     def every(self) -> list[_AnyOutcome]:
-        return [*self.faults, *self.leases, *self.names, *self.storms]
+        return [*self.faults, *self.leases, *self.names, *self.storms, *self.commits]
 
     def __str__(self) -> str:
         tables = (
             *(table(self.faults), lease_table(self.leases), name_table(self.names)),
-            storm_table(self.storms),
+            *(storm_table(self.storms), commit_table(self.commits)),
         )
         return "\n\n".join(filter(None, tables))
 
@@ -73,7 +76,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--fault",
         action="append",
-        choices=[*SCENARIOS, *LEASE_SCENES, *NAME_SCENES, STORM.name],
+        choices=[*SCENARIOS, *LEASE_SCENES, *NAME_SCENES, STORM.name, *COMMIT_SCENES],
         metavar="NAME",
     )
     parser.add_argument("--driver", action="append", metavar="NAME")
@@ -107,7 +110,8 @@ async def _run(
     """Play everything, and add what came of each run to what was played."""
     async with LocalCluster(synchronous=True, version=options.version) as cluster:
         for scene in scenes:
-            together = options.together or (isinstance(scene, NameScene) and scene.together)
+            together = options.together or isinstance(scene, CommitScene)
+            together = together or (isinstance(scene, NameScene) and scene.together)
             for group in [kits] if together else [[kit] for kit in kits]:
                 for run in range(1, options.runs + 1):
                     drivers = ", ".join(kit.name for kit in group)
@@ -119,6 +123,11 @@ async def _run(
                     elif isinstance(scene, NameScene):
                         played.names.extend(await play_names(scene, cluster, group, short=short))
                         _tell_problems(played.names[-len(group) :])
+                    elif isinstance(scene, CommitScene):
+                        played.commits.extend(
+                            await play_commits(scene, cluster, group, short=short)
+                        )
+                        _tell_problems(played.commits[-len(group) :])
                     elif isinstance(scene, StormScene):
                         played.storms.extend(await play_storm(cluster, group, short=short))
                         _tell_problems(played.storms[-len(group) :])
@@ -137,7 +146,7 @@ def main() -> int:
     # What is logged as an error is reported, and what is below is in the way.
     logging.lastResort = None
     known: dict[str, _AnyScene]
-    known = {**SCENARIOS, **LEASE_SCENES, **NAME_SCENES, STORM.name: STORM}
+    known = {**SCENARIOS, **LEASE_SCENES, **NAME_SCENES, STORM.name: STORM, **COMMIT_SCENES}
     scenes = [known[name] for name in options.fault or known]
     here: list[LoadKit] = [*KITS, *THREAD_KITS]
     kits = [kit for kit in here if not options.driver or kit.name in options.driver]

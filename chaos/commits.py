@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = ("COMMIT_SCENES", "CommitOutcome", "CommitScene", "play_commits")
 
-_WRITERS = 3
+_WRITERS, _SHORT_WRITERS = 3, 1
 
 _MOMENTS, _FEW_MOMENTS = 25, 2
 """How often a scene is played: 200 times are all of them, for each driver."""
 
-_BUDGET = RetryPolicy(attempts=20, seconds=30.0)
+_BUDGET = RetryPolicy(attempts=100, seconds=30.0, longest=0.2)
 
 _PATIENCE = 30.0
 """Seconds until every driver must have written again."""
@@ -44,20 +44,27 @@ _AROUND = 0.005
 _HELD = 0.03
 """Seconds for which commits are held back at most, before it comes."""
 
+_SETTINGS = ("synchronous_commit = remote_apply", "commit_delay = 2000", "commit_siblings = 0")
+"""A commit waits until a replica has replayed it; and before, for 2 ms until it is flushed. What is
+lost then has its id given to another transaction, if the server starts again."""
+
 _POSITION = "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'::pg_lsn"
 
 
 class _Units:
     """One driver's pool manager, and those who have their work done by it."""
 
-    def __init__(self, kit: LoadKit, dsn: str, committing: Callable[[], object]) -> None:
+    def __init__(
+        self, kit: LoadKit, dsn: str, committing: Callable[[], object], writers: int
+    ) -> None:
         self.kit = kit
+        self.writers = writers
         self.table = f"u_{uuid4().hex}"
         self.manager: Any = kit.manager(
             dsn,
             refresh_delay=0.5,
             lease_abort_after=2.0,
-            pool_factory_kwargs=kit.sizes(1, _WRITERS),
+            pool_factory_kwargs=kit.sizes(1, writers),
         )
         self.workers = kit.workers()
         self.done: list[int] = []
@@ -68,12 +75,12 @@ class _Units:
         self._committing = committing
 
     def start(self) -> None:
-        for number in range(_WRITERS):
+        for number in range(self.writers):
             self.workers.start(f"writer {number}", self._write(number))
 
     async def _write(self, number: int) -> None:
         while not self.stopping:
-            number += _WRITERS
+            number += self.writers
             began = time.monotonic()
             try:
                 await self._unit(number)
@@ -300,7 +307,7 @@ async def play_commits(
         stage = _Stage(cluster, found, chance)
         dsn = dsn_of(cluster, found)
         for kit in kits:
-            units = _Units(kit, dsn, stage.committing)
+            units = _Units(kit, dsn, stage.committing, _SHORT_WRITERS if short else _WRITERS)
             stage.units.append(await stack.enter_async_context(_working(units, cluster)))
         for _ in range(moments):
             await stage.written()
@@ -321,14 +328,16 @@ async def _waiting_for_replicas(cluster: LocalCluster) -> AsyncIterator[None]:
     # With it a standby tells at once which timeline it follows.
     await cluster.master.sql("GRANT pg_read_all_stats TO app")
     for node in cluster.nodes:
-        await node.sql("ALTER SYSTEM SET synchronous_commit = remote_apply")
+        for setting in _SETTINGS:
+            await node.sql(f"ALTER SYSTEM SET {setting}")
         await set_synchronous(node, "ANY 1 (*)")
     try:
         yield
     finally:
         await asyncio.to_thread(cluster.heal)
         for node in cluster.nodes:
-            await node.sql("ALTER SYSTEM RESET synchronous_commit")
+            for setting in _SETTINGS:
+                await node.sql(f"ALTER SYSTEM RESET {setting.partition(' ')[0]}")
             await node.sql("SELECT pg_reload_conf()")
 
 

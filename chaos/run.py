@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from chaos.application import Application
+from chaos.commits import CommitScene
 from chaos.leases import LeaseScene
 from chaos.names import NameScene
 from chaos.scenarios import Network
@@ -46,9 +47,9 @@ _CLOSING = 10.5
 """Seconds that `close()` may take: its timeout, and a moment."""
 
 
-def why_not(scenario: Scenario | LeaseScene | NameScene | StormScene) -> str | None:
+def why_not(scenario: Scenario | LeaseScene | NameScene | StormScene | CommitScene) -> str | None:
     """Return why a scenario cannot be played here, None if it can."""
-    if isinstance(scenario, NameScene | StormScene):
+    if isinstance(scenario, NameScene | StormScene | CommitScene):
         return None
     if isinstance(scenario, LeaseScene):
         return why_missing(scenario.program) if scenario.program else None

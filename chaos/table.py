@@ -11,12 +11,13 @@ from chaos.scenarios import SCENARIOS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from chaos.commits import CommitOutcome
     from chaos.leases import LeaseOutcome
     from chaos.name_verdict import NameOutcome
     from chaos.storm import StormOutcome
     from chaos.verdict import Outcome
 
-__all__ = ("lay_out", "lease_table", "name_table", "storm_table", "table")
+__all__ = ("commit_table", "lay_out", "lease_table", "name_table", "storm_table", "table")
 
 _HEAD = (
     *("fault", "driver", "runs", "added", "no master", "failed", "per task"),
@@ -32,6 +33,8 @@ _NAME_HEAD = (
     *("names", "driver", "leases", "moves", "old for", "overdue", "renewed"),
     *("added", "of slowest", "failed", "lost", "hang"),
 )
+
+_COMMIT_HEAD = ("commits", "driver", "moments", "done", "found", "unknown", "longest")
 
 _STORM_HEAD = (
     *("storm", "driver", "leases", "acquires", "changes", "refused", "failed", "longest"),
@@ -106,6 +109,22 @@ def storm_table(outcomes: Sequence[StormOutcome]) -> str:
     told = [(each, x) for each in outcomes for x in (*each.problems, each.refusal) if x]
     notes = [f"{each.scenario}, {each.driver}: {x}" for each, x in told]
     return "\n".join([*lay_out([_STORM_HEAD, *rows]), *([""] if notes else []), *notes])
+
+
+def commit_table(outcomes: Sequence[CommitOutcome]) -> str:
+    """The same for the outcomes of commits: a line for each run."""
+    if not outcomes:
+        return ""
+    rows = [
+        (
+            *(each.scenario, each.driver),
+            *map(str, (each.moments, each.done, each.found, each.unknown)),
+            _times([each.longest]),
+        )
+        for each in outcomes
+    ]
+    notes = [f"{each.scenario}, {each.driver}: {x}" for each in outcomes for x in each.problems]
+    return "\n".join([*lay_out([_COMMIT_HEAD, *rows]), *([""] if notes else []), *notes])
 
 
 def lay_out(rows: Sequence[tuple[str, ...]]) -> list[str]:
