@@ -6,15 +6,17 @@ from math import inf, sqrt
 __all__ = ("AdaptiveLimit",)
 
 #: A window has this many leases at least, and lasts so many seconds at least.
-_LEASES, _SECONDS = 20, 0.1
+_LEASES, _SECONDS = 40, 0.1
 #: For so many seconds the shortest time that was seen counts; then it is measured anew.
 _EPOCH = 30.0
+#: The least that it begins with.
+_FIRST = 4
 #: By how much leases may take longer than the shortest before the limit goes down.
-_TOLERANCE = 1.5
+_TOLERANCE = 1.25
 #: What part of the way to its new value the limit goes with each window.
 _SMOOTHING = 0.3
 #: What is left of the limit while the shortest time is measured anew, and what it begins with.
-_PROBED_SHARE, _FIRST_SHARE = 0.5, 0.125
+_PROBED_SHARE, _FIRST_SHARE = 0.5, 1 / 16
 
 
 class AdaptiveLimit:
@@ -24,7 +26,7 @@ class AdaptiveLimit:
     take now. While it is 1 the limit grows by a part of its square root; below it shrinks by that.
     Where fewer than half of the permits are in use, what a lease takes says nothing of the limit.
 
-    It begins with an eighth of the highest, so that it learns what a lease takes at the best also
+    It begins with a sixteenth of the highest, so that it learns what a lease takes at the best also
     if there is too much to do from the beginning, and doubles until leases take longer. Each epoch
     begins with one window at half of the limit: if leases are quicker then, they were in each
     other's way, else the work has become longer.
@@ -35,13 +37,15 @@ class AdaptiveLimit:
     def __init__(self, highest: int, clock: Callable[[], float]) -> None:
         self._highest = highest
         self._clock = clock
-        self._limit = max(1.0, highest * _FIRST_SHARE)
+        self._limit = max(float(min(highest, _FIRST)), highest * _FIRST_SHARE)
         self._doubles = True
         #: The limit to go back to once the shortest time has been measured anew.
         self._before_probe: float | None = None
         self._shortest = self._shortest_before = inf
         self._epoch_ends = clock() + _EPOCH
         self._window_ends = clock() + _SECONDS
+        #: How many leases this window needs: fewer as long as the limit doubles.
+        self._needed = min(_LEASES, self.limit)
         self._leases, self._sum, self._most_in_use = 0, 0.0, 0
 
     @property
@@ -55,10 +59,11 @@ class AdaptiveLimit:
         self._sum += seconds
         if in_use > self._most_in_use:  # noqa: PLR1730  # quicker, and done on each release
             self._most_in_use = in_use
-        if self._leases < _LEASES or (now := self._clock()) < self._window_ends:
+        if self._leases < self._needed or (now := self._clock()) < self._window_ends:
             return False
         self._end_window(self._sum / self._leases, now)
         self._window_ends = now + _SECONDS
+        self._needed = min(_LEASES, self.limit) if self._doubles else _LEASES
         self._leases, self._sum, self._most_in_use = 0, 0.0, 0
         return True
 
