@@ -7,18 +7,22 @@ from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion, Health
 from hasql.errors import (
+    BreakerOpenError,
     ConfigurationError,
     HasqlError,
     MissingExtraError,
     NameResolutionError,
     NotAvailableError,
+    OverloadedError,
     PoolManagerClosedError,
+    RateLimitedError,
     RolledBackError,
     UnknownConnectionError,
     WrongEventLoopError,
 )
 
 __all__ = (
+    "BreakerOpenError",
     "ConfigurationError",
     "Exclusion",
     "HasqlError",
@@ -27,7 +31,9 @@ __all__ = (
     "MissingExtraError",
     "NameResolutionError",
     "NotAvailableError",
+    "OverloadedError",
     "PoolManagerClosedError",
+    "RateLimitedError",
     "Role",
     "RolledBackError",
     "UnknownConnectionError",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hasql._leasing.layers import Layer
 from hasql._leasing.lease import Lease
 from hasql._routing.waiters import Waiters
+from hasql.diagnostics import about
 from hasql.errors import MissingExtraError, RateLimitedError
 from hasql.metrics import RateLimitMetrics
 from hasql.resilience.rate_limit import RateLimit
@@ -142,8 +143,11 @@ class StoredRateLayer(Layer):
             self._waits.storage_errors += 1
             self._pause_ends = self._clock() + _PAUSE
         told = self._hide(f"{type(error).__name__}: {error}")
-        report = log.warning if first else log.debug
-        report("the storage of the rate limit fails (%s): %s", self._shown(), told)
+        extra, shown = about("rate_storage_failed"), self._shown()
+        if first:
+            log.warning("the storage of the rate limit fails (%s): %s", shown, told, extra=extra)
+        else:
+            log.debug("the storage of the rate limit fails again: %s", told, extra=extra)
 
     def _stand_in(self) -> None:
         """Let an acquire through, or refuse it, as the user wants it while the storage fails."""
