@@ -74,6 +74,11 @@ class NodeMetrics:
     last_error: str | None
     #: What its source calls it; None for a host of the DSN.
     label: str | None = None
+    #: How many leases there were at once at most, by hasql's count: since the last report with
+    #: `report_every`, else since the start.
+    pool_peak: int = 0
+    #: What the pool could do with, in words, by what was asked of it meanwhile; None: nothing.
+    advice: str | None = None
 
     @property
     def breaker(self) -> BreakerState:

@@ -26,6 +26,7 @@ from hasql._manager.discovering import Discovering
 from hasql._manager.lifetime import Lifetime
 from hasql._manager.loop_thread import LoopThread
 from hasql._manager.options import Options
+from hasql._manager.reporting import Reporting
 from hasql._manager.resizing import Resizing
 from hasql._manager.routing_state import RoutingState
 from hasql._manager.state_waits import StateWaits
@@ -76,6 +77,7 @@ class Parts(Generic[PoolT, ConnT]):
     runs: Runs[PoolT, ConnT]
     lease_watch: LeaseWatch | None
     resizing: Resizing[PoolT, ConnT]
+    reporting: Reporting
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +175,12 @@ async def _end(
     returns: Returns[PoolT, ConnT] | ThreadReturns[PoolT, ConnT],
     load: LoadControl,
     lease_watch: LeaseWatch | None,
+    reporting: Reporting,
 ) -> None:
     """Leave no timer behind, and nothing open."""
     await returns.close()
     await load.end()
+    reporting.cancel()
     if lease_watch is not None:
         lease_watch.cancel()
 
@@ -260,6 +264,8 @@ def assemble(
     resizing = Resizing(driver, routing, book, bound_loop, leasing.hide)
     lease_watch = _watch_leases(watch, options, ends, bound_loop, TaskHands(), name_of_task)
     lifetime.more_tasks = partial(_tasks_of, resizing, lease_watch)
+    reporting = Reporting(options.resilience.report_every, watch.routing.all_nodes)
+    lifetime.on_start = reporting.begin
     load = _put_layers_around(
         checkout, options, watch, new_waiters, routing.notifier.tell, lease_watch, ends
     )
@@ -268,8 +274,11 @@ def assemble(
         load=load,
         lease_watch=lease_watch,
         resizing=resizing,
+        reporting=reporting,
         checkout=checkout,
-        closing=Closing(lifetime, partial(_end, returns, load, lease_watch), options.clock),
+        closing=Closing(
+            lifetime, partial(_end, returns, load, lease_watch, reporting), options.clock
+        ),
         returns=returns,
         runs=TaskRuns(watch.run_means(options, driver)),
     )
@@ -303,6 +312,8 @@ def assemble_for_threads(
     resizing = Resizing(driver, watch.routing, book, thread, leasing.hide)
     lease_watch = _watch_leases(watch, options, ends, thread, ThreadHands(), name_of_thread)
     lifetime.more_tasks = partial(_tasks_of, resizing, lease_watch)
+    reporting = Reporting(options.resilience.report_every, watch.routing.all_nodes)
+    lifetime.on_start = reporting.begin
     load = _put_layers_around(
         checkout, options, watch, ThreadWaiters[Any, Any], tell, lease_watch, ends
     )
@@ -311,8 +322,11 @@ def assemble_for_threads(
         load=load,
         lease_watch=lease_watch,
         resizing=resizing,
+        reporting=reporting,
         checkout=checkout,
-        closing=Closing(lifetime, partial(_end, returns, load, lease_watch), options.clock),
+        closing=Closing(
+            lifetime, partial(_end, returns, load, lease_watch, reporting), options.clock
+        ),
         returns=returns,
         runs=ThreadRuns(watch.run_means(options, driver), thread.run, checkout.limited),
         thread=thread,

@@ -5,7 +5,7 @@ from typing import Generic
 from hasql._leasing.lease_infos import infos_of
 from hasql._leasing.lease_tracing import LeaseTracing
 from hasql._manager.assembly import Parts
-from hasql._manager.measuring import measure
+from hasql._manager.measuring import Measuring
 from hasql._manager.notifier import Listener
 from hasql._manager.options import Options
 from hasql.diagnostics import LeaseInfo
@@ -35,6 +35,8 @@ class Introspection(Generic[PoolT, ConnT]):
         self._runs = parts.runs
         self._book = parts.book
         self._resizing = parts.resizing
+        self._measuring = Measuring(parts, self._options)
+        parts.reporting.measure = self._measuring.take  # which does not keep the manager alive
         self._lease_watch = parts.lease_watch
 
     def _check_process(self) -> None:
@@ -47,18 +49,7 @@ class Introspection(Generic[PoolT, ConnT]):
     def metrics(self) -> Metrics:
         """Return a frozen snapshot of all nodes and counters."""
         self._check_process()
-        discovery, load = self._discovering.measure(), self._load.measure()
-        with self._routing.guard:
-            return measure(
-                self._routing,
-                self._router,
-                self._checkout,
-                self._options,
-                discovery,
-                load,
-                self._runs.measure(),
-                self._lease_watch,
-            )
+        return self._measuring.take()
 
     def leases(self) -> list[LeaseInfo]:
         """Return who holds which connection, the oldest lease first.

@@ -65,6 +65,8 @@ class Lifetime(Generic[PoolT, ConnT]):
         self.closing = False
         self.closed = False
         self._terminating = False
+        #: Called when it starts.
+        self.on_start: Callable[[], object] = _nothing
         #: Returns the tasks that others have under way for the manager.
         self.more_tasks: Callable[[], list[asyncio.Task[None]]] = list
         self._discovery: asyncio.Task[None] | None = None
@@ -104,6 +106,7 @@ class Lifetime(Generic[PoolT, ConnT]):
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._take_over(tuple(map(Discovered, self._options.dsn.hosts)))
         self._discovery = loop.create_task(self._discovering.run())
+        self.on_start()
 
     # Hosts that come and go
 

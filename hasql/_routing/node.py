@@ -70,6 +70,7 @@ class Node(Generic[PoolT, ConnT]):
         "limit",
         "limited_at",
         "off_at",
+        "peak",
         "pool",
         "pooled",
         "position",
@@ -100,6 +101,8 @@ class Node(Generic[PoolT, ConnT]):
         self.tells_of_drops = False
         #: Leases out, being taken, or being given back; and a warm-up.
         self.in_flight = 0
+        #: How many of them there were at once at most, since the last report.
+        self.peak = 0
         #: How many leases may be out: the pool's maximum, or less after trouble.
         self.limit = sizes.maximum
         #: The pools before this one that have places out still; and what becomes of this node's own

@@ -94,7 +94,8 @@ class Router(Generic[PoolT, ConnT]):
                 if free is None:
                     continue
                 node = free
-            node.in_flight += 1
+            node.in_flight = in_flight = node.in_flight + 1
+            node.peak = max(node.peak, in_flight)
             return node
         return None
 

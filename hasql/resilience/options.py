@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from hasql.cluster.checks import check_seconds
 from hasql.resilience.admission import Admission
 from hasql.resilience.breaker import Breaker
 from hasql.resilience.lifecycle import Lifecycle
@@ -45,5 +46,7 @@ class ResilienceOptions:
             if given is not None and not isinstance(given, kind):
                 msg = f"{name} must be a hasql.resilience.{kind.__name__}, not {given!r}"
                 raise TypeError(msg)
+        if self.report_every is not None:
+            check_seconds("report_every", self.report_every, positive=True)
         if self.credentials is not None and not callable(self.credentials):
             raise TypeError("credentials must be a callable that returns a password")

@@ -1,0 +1,125 @@
+"""The watch on leases: what it costs in memory and timers, and its arguments."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+from typing import Any
+
+import pytest
+
+from hasql import ConfigurationError
+from hasql.events import LeaseOverdue
+from hasql.resilience import Lifecycle
+from testbed.fake_driver import FakeManager, fake_cluster, manager_of, until
+
+#: How many acquires may leave nothing behind.
+MANY = 100_000
+
+
+async def give_back_at_once(pool: Any, connection: Any, **_: Any) -> None:
+    """Stand in for a release that asks the server for nothing."""
+    pool.lent.discard(connection)
+    pool.free.append(connection)
+
+
+@pytest.fixture
+async def fast() -> Any:
+    """A manager with everything of `Lifecycle` on, whose releases are fast."""
+    everything = Lifecycle(
+        max_lifetime=600, max_idle=600, check_idle=600, leak_threshold=600, stacks=False
+    )
+    async with manager_of(fake_cluster("a master"), lifecycle=everything) as manager:
+        await manager.ready()
+        (pool,) = manager.driver.pools
+        pool.release = give_back_at_once.__get__(pool)  # type: ignore[method-assign]
+        yield manager
+
+
+def tracked() -> tuple[int, int]:
+    """Return how many objects and blocks of memory there are."""
+    gc.collect()
+    return len(gc.get_objects()), sys.getallocatedblocks()
+
+
+async def test_15_nothing_grows_with_operations(fast: FakeManager) -> None:
+    async def use(times: int) -> None:
+        for _ in range(times):
+            async with fast.acquire_master():
+                pass
+
+    await use(1000)
+    objects, blocks = tracked()
+    await use(MANY)
+    more_objects, more_blocks = tracked()
+    assert more_objects - objects < 100
+    assert more_blocks - blocks < 1000
+    assert fast.leases() == []
+
+
+async def test_15_there_is_one_timer_for_all_leases_and_none_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop, made = asyncio.get_running_loop(), []
+    call_later = loop.call_later
+
+    def note(delay: float, function: Any, *args: Any, **kwargs: Any) -> Any:
+        if getattr(function, "__qualname__", "").startswith("LeaseWatch."):
+            made.append(function)
+        return call_later(delay, function, *args, **kwargs)
+
+    servers = fake_cluster("a master")
+    async with manager_of(servers, lifecycle=Lifecycle(leak_threshold=5)) as manager:
+        if not hasattr(loop, "_run_once"):
+            return  # uvloop's methods cannot be watched
+        monkeypatch.setattr(loop, "call_later", note)
+        await asyncio.sleep(0.01)
+        assert made == []  # nothing is out
+        for _ in range(50):
+            async with manager.acquire():
+                await asyncio.sleep(0)
+        assert len(made) == 1
+
+
+async def test_a_lease_that_is_registered_is_watched_too() -> None:
+    servers = fake_cluster("a master")
+    async with manager_of(servers, lifecycle=Lifecycle(leak_threshold=0.02)) as manager:
+        told: list[Any] = []
+        manager.add_listener(told.append)
+        [pool] = await manager.get_master_pools()
+        connection = await pool.acquire()
+        manager.register_connection(connection, pool)
+        async with manager.acquire():  # which sets the timer
+            (registered, _) = manager.leases()
+            assert registered.task is None
+            await until(lambda: sum(isinstance(each, LeaseOverdue) for each in told) == 2)
+        await manager.release(connection)
+
+
+@pytest.mark.parametrize("name", ["max_lifetime", "max_idle", "check_idle", "leak_threshold"])
+def test_durations_are_checked(name: str) -> None:
+    given: dict[str, Any]
+    for wrong in (0, -1, float("inf"), float("nan")):
+        given = {name: wrong}
+        with pytest.raises(ConfigurationError, match=name):
+            Lifecycle(**given)
+    given = {name: "1"}
+    with pytest.raises(TypeError, match=name):
+        Lifecycle(**given)
+
+
+REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"jitter": 2.0}, ConfigurationError, "jitter"),
+    ({"leak_action": "kill"}, ConfigurationError, "'report' or 'terminate'"),
+    ({"leak_action": "terminate"}, ConfigurationError, "needs leak_threshold"),
+    ({"stacks": 1}, TypeError, "stacks"),
+]
+
+
+@pytest.mark.parametrize(("given", "error", "said"), REFUSED)
+def test_what_cannot_work_is_refused(
+    given: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        Lifecycle(**given)
