@@ -20,8 +20,16 @@ from chaos.leases import LEASE_SCENES, LeaseScene, play_leases
 from chaos.names import NAME_SCENES, NameScene, play_names
 from chaos.run import perform, why_not
 from chaos.scenarios import SCENARIOS
+from chaos.soak import SOAK, SoakScene, play_soak
 from chaos.storm import STORM, StormScene, play_storm
-from chaos.table import commit_table, lease_table, name_table, storm_table, table
+from chaos.table import (
+    commit_table,
+    lease_table,
+    name_table,
+    soak_table,
+    storm_table,
+    table,
+)
 from chaos.units import UnitsOfWork
 from hasql.testing import LocalCluster
 from testbed.kits import KITS, THREAD_KITS
@@ -33,13 +41,16 @@ if TYPE_CHECKING:
     from chaos.leases import LeaseOutcome
     from chaos.name_verdict import NameOutcome
     from chaos.scenarios import Scenario
+    from chaos.soak import SoakOutcome
     from chaos.storm import StormOutcome
     from chaos.verdict import Outcome
     from testbed.kits.base import LoadKit
 
 
-_AnyScene: TypeAlias = "Scenario | LeaseScene | NameScene | StormScene | CommitScene"
-_AnyOutcome: TypeAlias = "Outcome | LeaseOutcome | NameOutcome | StormOutcome | CommitOutcome"
+_AnyScene: TypeAlias = "Scenario | LeaseScene | NameScene | StormScene | CommitScene | SoakScene"
+_AnyOutcome: TypeAlias = (
+    "Outcome | LeaseOutcome | NameOutcome | StormOutcome | CommitOutcome | SoakOutcome"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +62,17 @@ class _Played:
     names: list[NameOutcome] = field(default_factory=list)
     storms: list[StormOutcome] = field(default_factory=list)
     commits: list[CommitOutcome] = field(default_factory=list)
+    soaks: list[SoakOutcome] = field(default_factory=list)
 
     @property
     def every(self) -> list[_AnyOutcome]:
-        return [*self.faults, *self.leases, *self.names, *self.storms, *self.commits]
+        ended = *self.faults, *self.leases, *self.names, *self.storms, *self.commits, *self.soaks
+        return list(ended)
 
     def __str__(self) -> str:
         tables = (
             *(table(self.faults), lease_table(self.leases), name_table(self.names)),
-            *(storm_table(self.storms), commit_table(self.commits)),
+            *(storm_table(self.storms), commit_table(self.commits), soak_table(self.soaks)),
         )
         return "\n\n".join(filter(None, tables))
 
@@ -76,7 +89,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--fault",
         action="append",
-        choices=[*SCENARIOS, *LEASE_SCENES, *NAME_SCENES, STORM.name, *COMMIT_SCENES],
+        choices=[
+            *(*SCENARIOS, *LEASE_SCENES, *NAME_SCENES, *COMMIT_SCENES),
+            *(STORM.name, SOAK.name),
+        ],
         metavar="NAME",
     )
     parser.add_argument("--driver", action="append", metavar="NAME")
@@ -131,6 +147,9 @@ async def _run(
                     elif isinstance(scene, StormScene):
                         played.storms.extend(await play_storm(cluster, group, short=short))
                         _tell_problems(played.storms[-len(group) :])
+                    elif isinstance(scene, SoakScene):
+                        played.soaks.extend(await play_soak(cluster, group, short=short))
+                        _tell_problems(played.soaks[-len(group) :])
                     else:
                         of_class = UnitsOfWork if options.units else Application
                         outcomes = await perform(
@@ -147,7 +166,10 @@ def main() -> int:
     logging.lastResort = None
     known: dict[str, _AnyScene]
     known = {**SCENARIOS, **LEASE_SCENES, **NAME_SCENES, STORM.name: STORM, **COMMIT_SCENES}
-    scenes = [known[name] for name in options.fault or known]
+    known[SOAK.name] = SOAK
+    # A soak takes its time, and is to be asked for.
+    asked = options.fault or [name for name in known if options.list or name != SOAK.name]
+    scenes = [known[name] for name in asked]
     here: list[LoadKit] = [*KITS, *THREAD_KITS]
     kits = [kit for kit in here if not options.driver or kit.name in options.driver]
     if options.list:

@@ -15,6 +15,7 @@ from chaos.commits import CommitScene
 from chaos.leases import LeaseScene
 from chaos.names import NameScene
 from chaos.scenarios import Network
+from chaos.soak import SoakScene
 from chaos.stage import Stage, dsn_of, set_synchronous, ways
 from chaos.storm import StormScene
 from chaos.verdict import Aftermath, Outcome, judge
@@ -47,9 +48,11 @@ _CLOSING = 10.5
 """Seconds that `close()` may take: its timeout, and a moment."""
 
 
-def why_not(scenario: Scenario | LeaseScene | NameScene | StormScene | CommitScene) -> str | None:
+def why_not(
+    scenario: Scenario | LeaseScene | NameScene | StormScene | CommitScene | SoakScene,
+) -> str | None:
     """Return why a scenario cannot be played here, None if it can."""
-    if isinstance(scenario, NameScene | StormScene | CommitScene):
+    if isinstance(scenario, NameScene | StormScene | CommitScene | SoakScene):
         return None
     if isinstance(scenario, LeaseScene):
         return why_missing(scenario.program) if scenario.program else None

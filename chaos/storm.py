@@ -20,14 +20,24 @@ from hasql.errors import HasqlError, NotAvailableError
 from testbed.scene import sessions, tasks_end, threads_end, until, until_sessions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from hasql.testing import LocalCluster, LocalNode
     from testbed.kits.base import LoadKit
 
-__all__ = ("STORM", "StormOutcome", "StormScene", "play_storm")
+__all__ = (
+    "PLACES",
+    "STORM",
+    "StormLoad",
+    "StormOutcome",
+    "StormScene",
+    "at_rest",
+    "change_cluster",
+    "left_behind",
+    "play_storm",
+)
 
-_WORKERS, _PLACES = 64, 16
+_WORKERS, PLACES = 64, 16
 
 _LEASES, _SHORT_LEASES = 100_000, 5_000
 
@@ -83,17 +93,24 @@ class StormOutcome:
     problems: tuple[str, ...] = ()
 
 
-class _Load:
+class StormLoad:
     """One driver's pool manager, and its workers."""
 
-    def __init__(self, kit: LoadKit, cluster: LocalCluster, wanted: int) -> None:
+    def __init__(
+        self,
+        kit: LoadKit,
+        cluster: LocalCluster,
+        wanted: int,
+        features: Mapping[str, Any] | None = None,
+    ) -> None:
         self.kit = kit
         self.name = f"storm_{uuid4().hex}"
         self.manager: Any = kit.manager(
             f"{cluster.dsn}?application_name={self.name}",
             acquire_timeout=_TIMEOUT,
             lease_abort_after=LEASE_ABORT_AFTER,
-            pool_factory_kwargs=kit.sizes(1, _PLACES),
+            pool_factory_kwargs=kit.sizes(1, PLACES),
+            **(features or {}),
         )
         self.workers = kit.workers()
         #: Seconds that each acquire took which led to a lease, and which did not.
@@ -153,28 +170,28 @@ async def _play(cluster: LocalCluster, kit: LoadKit, wanted: int) -> StormOutcom
     for node in cluster.nodes:
         await set_synchronous(node, "")
     tasks, threads = asyncio.all_tasks(), set(threading.enumerate())
-    load = _Load(kit, cluster, wanted)
+    load = StormLoad(kit, cluster, wanted)
     try:
         await load.manager.ready(1, 2)
         load.start()
         changes = 0
         while not load.is_over:
-            await _change(cluster, changes)
+            await change_cluster(cluster, changes)
             changes += 1
         seconds = time.monotonic() - load.began
         stuck = await load.workers.stuck_after(_PATIENCE)
-        left = [f"{stuck} workers did not end"] if stuck else await _at_rest(load)
+        left = [f"{stuck} workers did not end"] if stuck else await at_rest(load)
         metrics = load.manager.metrics()
         await load.workers.end()
         await load.manager.close()
         await load.workers.wait()
     finally:
         await load.manager.terminate()
-    left += await _left(cluster, load, tasks, threads)
+    left += await left_behind(cluster, load, tasks, threads)
     return _judge(load, metrics.acquires, metrics.waits, changes, seconds, left)
 
 
-async def _change(cluster: LocalCluster, number: int) -> None:
+async def change_cluster(cluster: LocalCluster, number: int) -> None:
     """Let something happen, in turn, and mend the cluster."""
     changes = (_kill_a_replica, _crash, _freeze_a_replica, _freeze, _replace)
     await changes[number % len(changes)](cluster.master, cluster.replicas[number % 2])
@@ -211,7 +228,7 @@ async def _replace(_: LocalNode, replica: LocalNode) -> None:
     await replica.promote()
 
 
-async def _at_rest(load: _Load) -> list[str]:
+async def at_rest(load: StormLoad) -> list[str]:
     """Tell what is not as it has to be once nobody has a lease."""
     problems = []
     nodes = load.manager.metrics().nodes
@@ -227,9 +244,9 @@ async def _at_rest(load: _Load) -> list[str]:
     return problems
 
 
-async def _left(
+async def left_behind(
     cluster: LocalCluster,
-    load: _Load,
+    load: StormLoad,
     tasks: set[asyncio.Task[Any]],
     threads: set[threading.Thread],
 ) -> list[str]:
@@ -249,7 +266,7 @@ async def _left(
 
 
 def _judge(  # noqa: PLR0913 - what there is to judge
-    load: _Load, acquires: int, waits: int, changes: int, seconds: float, left: Sequence[str]
+    load: StormLoad, acquires: int, waits: int, changes: int, seconds: float, left: Sequence[str]
 ) -> StormOutcome:
     longest = max((*load.lent, *load.refused))
     return StormOutcome(
@@ -270,7 +287,7 @@ def _judge(  # noqa: PLR0913 - what there is to judge
     )
 
 
-def _problems(load: _Load, acquires: int, changes: int, longest: float) -> Iterator[str]:
+def _problems(load: StormLoad, acquires: int, changes: int, longest: float) -> Iterator[str]:
     if acquires != len(load.lent):
         yield f"{acquires} acquires were counted, and there were {len(load.lent)} leases"
     if longest > _TIMEOUT + _LATE:

@@ -14,10 +14,19 @@ if TYPE_CHECKING:
     from chaos.commits import CommitOutcome
     from chaos.leases import LeaseOutcome
     from chaos.name_verdict import NameOutcome
+    from chaos.soak import SoakOutcome
     from chaos.storm import StormOutcome
     from chaos.verdict import Outcome
 
-__all__ = ("commit_table", "lay_out", "lease_table", "name_table", "storm_table", "table")
+__all__ = (
+    "commit_table",
+    "lay_out",
+    "lease_table",
+    "name_table",
+    "soak_table",
+    "storm_table",
+    "table",
+)
 
 _HEAD = (
     *("fault", "driver", "runs", "added", "no master", "failed", "per task"),
@@ -193,3 +202,33 @@ def _missed(group: list[Outcome]) -> list[str]:
                 f"the goal is {limit * 1000:.0f} ms"
             )
     return missed
+
+
+_SOAK_HEAD = (
+    *("soak", "driver", "leases", "seconds", "refused", "failed", "overdue", "changes"),
+    *("objects", "MB", "sessions"),
+)
+
+
+def soak_table(outcomes: Sequence[SoakOutcome]) -> str:
+    """The same for soaks: memory after the second part and the last."""
+    if not outcomes:
+        return ""
+    rows = [
+        (
+            *(each.scenario, each.driver, f"{each.leases:,}", f"{each.seconds:,.0f}"),
+            *map(str, (each.refused, each.failed, each.overdue, each.changes)),
+            " → ".join(f"{count:,}" for count in each.objects[1 :: max(1, len(each.objects) - 2)]),
+            " → ".join(
+                f"{size:,.0f}" for size in each.megabytes[1 :: max(1, len(each.megabytes) - 2)]
+            ),
+            str(each.sessions),
+        )
+        for each in outcomes
+    ]
+    notes = [f"{each.scenario}, {each.driver}: {x}" for each in outcomes for x in each.problems]
+    return "\n".join([*lay_out([_SOAK_HEAD, *rows]), *([""] if notes else []), *notes])
+
+
+def _first_and_last(sizes: Sequence[float]) -> str:
+    return " → ".join(f"{size:,.0f}" for size in (*sizes[:1], *sizes[-1:]))

@@ -1,0 +1,216 @@
+"""A soak: a million leases with every feature on, while hosts fail, and applications leak.
+
+What it is about is that nothing grows: memory is flat from one part to the next, no server has a
+session more than the pools may have, and nothing runs or is connected any more in the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from chaos.stage import set_synchronous
+from chaos.storm import PLACES, StormLoad, at_rest, change_cluster, left_behind
+from hasql.resilience import Admission, Breaker, Lifecycle, RateLimit, SessionDefaults
+from testbed.scene import sessions, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from hasql.testing import LocalCluster
+    from testbed.kits.base import LoadKit
+
+__all__ = ("SOAK", "SoakOutcome", "SoakScene", "play_soak")
+
+_LEASES, _SHORT_LEASES = 1_000_000, 20_000
+#: Memory is looked at between the parts; in the first, caches fill.
+_PARTS, _SHORT_PARTS = 5, 3
+#: One of so many leases is kept for longer than `leak_threshold`.
+_KEPT = 2_000
+_OVERDUE = 0.5
+#: Seconds in which all workers have to end, and the pool to be still.
+_PATIENCE = 30.0
+#: Objects by which a million leases may leave more than there were, and a share of the leases.
+_FLAT, _FLAT_SHARE = 3_000, 0.01
+#: Sessions of a host beside the pool's: the monitor's, and one that takes its place.
+_RESERVED = 2
+
+EVERYTHING: dict[str, Any] = {
+    "lifecycle": Lifecycle(
+        max_lifetime=5.0,
+        max_idle=2.0,
+        check_idle=0.5,
+        leak_threshold=_OVERDUE,
+        leak_action="terminate",
+    ),
+    "admission": Admission(limit=3 * PLACES, queue=1000, adaptive=True),
+    "rate_limit": RateLimit("1000000/second"),
+    "breaker": Breaker(threshold=50, recovery=1.0),
+    "session": SessionDefaults(statement_timeout=20.0),
+    "report_every": 5.0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SoakScene:
+    name: str
+    description: str
+
+
+SOAK = SoakScene(
+    "soak", f"{_LEASES:,} leases with every feature on; with --short {_SHORT_LEASES:,}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SoakOutcome:
+    """How one driver fared."""
+
+    scenario: str
+    driver: str
+    leases: int
+    seconds: float
+    refused: int
+    failed: int
+    overdue: int
+    changes: int
+    #: Objects and megabytes after each part.
+    objects: tuple[int, ...]
+    megabytes: tuple[float, ...]
+    #: The most sessions that a server had at rest.
+    sessions: int
+    problems: tuple[str, ...] = ()
+
+
+class _Load(StormLoad):
+    """The storm's workers, who also keep leases for too long, and whose counts do not grow."""
+
+    def __init__(self, kit: LoadKit, cluster: LocalCluster) -> None:
+        super().__init__(kit, cluster, 0, EVERYTHING)
+        self._chance = Random(7)  # noqa: S311  # no secret
+        self.count = self.of_refused = self.of_failed = 0
+        self.until = 0
+
+    @property
+    def is_over(self) -> bool:
+        return self.count >= self.until
+
+    async def _use(self, *, read_only: bool) -> None:
+        await super()._use(read_only=read_only)
+        if self._chance.random() < 1 / _KEPT:
+            await self._keep()
+        # In whole: threads do this at the same time, and what is in between is lost count of.
+        self.count += len(self.lent)
+        self.of_refused += len(self.refused)
+        self.of_failed += len(self.errors)
+        for counted in (self.lent, self.refused, self.errors):
+            counted.clear()
+
+    async def _keep(self) -> None:
+        """Keep a lease for too long, which breaks it."""
+        try:
+            async with self.manager.acquire(read_only=True) as connection:
+                await self.workers.rest(_OVERDUE * 1.5)
+                await self.kit.value(connection, "SELECT 1")
+        except Exception:  # noqa: BLE001  # whatever the driver says of a broken one
+            self.of_failed += 1
+
+
+async def play_soak(
+    cluster: LocalCluster, kits: Sequence[LoadKit], *, short: bool
+) -> list[SoakOutcome]:
+    """Play it to one driver after the other, and say how each fared."""
+    return [await _play(cluster, kit, short=short) for kit in kits]
+
+
+async def _play(cluster: LocalCluster, kit: LoadKit, *, short: bool) -> SoakOutcome:
+    wanted, parts = (_SHORT_LEASES, _SHORT_PARTS) if short else (_LEASES, _PARTS)
+    await asyncio.to_thread(cluster.heal)
+    for node in cluster.nodes:
+        await set_synchronous(node, "")
+    tasks, threads = asyncio.all_tasks(), set(threading.enumerate())
+    load, problems, began = _Load(kit, cluster), list[str](), time.monotonic()
+    objects, megabytes, most, changes = list[int](), list[float](), 0, 0
+    try:
+        await load.manager.ready(1, 2)
+        for part in range(parts):
+            load.until = wanted * (part + 1) // parts
+            load.start()
+            changes = await _change_while_busy(cluster, load, changes, once=short)
+            if stuck := await load.workers.stuck_after(_PATIENCE):
+                problems.append(f"{stuck} workers did not end")
+                break
+            problems += await _at_rest(load)
+            most = max(most, *[await sessions(node, load.name) for node in cluster.nodes])
+            gc.collect()
+            objects.append(len(gc.get_objects()))
+            megabytes.append(_resident())
+        metrics = load.manager.metrics()
+        await load.workers.end()
+        await load.manager.close()
+        await load.workers.wait()
+    finally:
+        await load.manager.terminate()
+    problems += await left_behind(cluster, load, tasks, threads)
+    return SoakOutcome(
+        scenario=SOAK.name,
+        driver=kit.name,
+        leases=load.count,
+        seconds=time.monotonic() - began,
+        refused=load.of_refused,
+        failed=load.of_failed,
+        overdue=metrics.leases_overdue,
+        changes=changes,
+        objects=tuple(objects),
+        megabytes=tuple(megabytes),
+        sessions=most,
+        problems=(*problems, *_problems(load, objects, most)),
+    )
+
+
+async def _change_while_busy(
+    cluster: LocalCluster, load: _Load, changes: int, *, once: bool
+) -> int:
+    """Let things happen until the part is over, or one thing; return how many did so far."""
+    while not load.is_over:
+        await change_cluster(cluster, changes)
+        changes += 1
+        if once:
+            break
+    while not load.is_over:  # noqa: ASYNC110  # threads tell no event of it
+        await asyncio.sleep(0.05)
+    return changes
+
+
+async def _at_rest(load: _Load) -> list[str]:
+    """Tell what is not as it has to be; the upkeep of idle connections takes places of its own."""
+    try:
+        await until(lambda: not any(node.in_flight for node in load.manager.metrics().nodes))
+    except TimeoutError:
+        return await at_rest(load)
+    return []
+
+
+def _problems(load: _Load, objects: Sequence[int], most: int) -> Iterator[str]:
+    allowed = max(_FLAT, _FLAT_SHARE * load.count)
+    if len(objects) > 1 and objects[-1] - objects[1] > allowed:
+        yield f"memory grew: {', '.join(f'{count:,}' for count in objects)} objects"
+    if most > PLACES + _RESERVED:
+        yield f"a server had {most} sessions, and the pool may have {PLACES}"
+    if load.wrong:
+        yield f"{load.wrong} leases of a master were on a standby"
+
+
+def _resident() -> float:
+    """Return how many megabytes of memory the process has; nan where nobody says."""
+    if not sys.platform.startswith("linux"):
+        return float("nan")
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    return pages * 4096 / 1e6
