@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from testbed.kits.base import LoadKit
 
 _KITS: list[LoadKit] = [kit for kit in (*KITS, *THREAD_KITS) if kit.name.startswith("asyncpg")][:1]
-_KITS += [kit for kit in THREAD_KITS if kit.name.startswith("psycopg3")]
+_KITS += [kit for kit in THREAD_KITS if kit.name == "sync-psycopg3"]
 
 
 @pytest.fixture
