@@ -157,6 +157,27 @@ async def test_where_the_login_is_refused_sql_sets_a_connection_and_again_after_
     assert strict.refused
 
 
+async def test_a_reset_hook_of_the_applications_undoes_no_setting(
+    kit: Kit, pg_cluster: LocalCluster, strict: StrictProxy
+) -> None:
+    ran = 0
+
+    async def reset(connection: Any) -> None:
+        nonlocal ran
+        await kit.write(connection, "RESET ALL")
+        ran += 1
+
+    more = kit.reset_hook(reset)
+    if more is None or "pool_events" in more:
+        return  # SQLAlchemy's has another connection, and runs beside a rollback
+    for way in (strict.address, pg_cluster.master):
+        async with settled(kit, dsn_through(pg_cluster, way), **more) as manager:
+            for _ in range(3):
+                async with manager.acquire_master() as connection:
+                    assert await shown(kit, connection) == SHOWN
+    assert ran >= 6
+
+
 # What is lent to read does not write
 
 GUARDED = SessionDefaults(enforce_read_only=True)

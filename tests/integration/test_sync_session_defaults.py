@@ -85,6 +85,26 @@ async def test_where_the_login_is_refused_sql_sets_a_connection(
         assert proxy.refused
 
 
+async def test_a_reset_hook_of_the_applications_undoes_no_setting(
+    resetting_sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    kit = resetting_sync_kit
+
+    def reset(connection: Any) -> None:
+        kit.begin(connection, "RESET ALL")
+        kit.end(connection)
+
+    def work(dsn: str) -> None:
+        with settled(kit, dsn, **(kit.reset_hook(reset) or {})) as manager:
+            for _ in range(3):
+                with manager.acquire_master() as connection:
+                    assert shown(kit, connection) == SHOWN
+
+    async with StrictProxy(pg_cluster.master) as proxy:
+        for way in (proxy.address, pg_cluster.master):
+            await asyncio.to_thread(work, dsn_through(pg_cluster, way))
+
+
 # What is lent to read does not write
 
 

@@ -17,7 +17,10 @@ __all__ = ("ConnectionResets",)
 
 
 class ConnectionResets:
-    """The resets of one pool's connections: the application's hook, or asyncpg's own query."""
+    """The resets of one pool's connections: the application's hook, or asyncpg's own query.
+
+    After either the settings that it may have undone are made again.
+    """
 
     def __init__(
         self,
@@ -38,11 +41,14 @@ class ConnectionResets:
         was aborted meanwhile.
         """
         try:
+            query = ""
             if self._hook is not None:
                 await self._running.run(key, self._hook(connection))
-            elif query := connection.get_reset_query():
-                if key in self._undone:
-                    query += f"\n{self._settings.query(self._undone[key])};"
+            else:
+                query = connection.get_reset_query()
+            if key in self._undone:
+                query += f"\n{self._settings.query(self._undone[key])};"
+            if query:
                 await connection.execute(query)
         except Exception:
             if not connection.is_closed():

@@ -51,7 +51,7 @@ class PsycopgPool(TellsOfDrops, ReusesObjects, AsyncPool[Pool, Connection]):
 
     def __init__(self, endpoint: Endpoint, kwargs: Mapping[str, Any], sizes: PoolSizes) -> None:
         self.sizes = sizes
-        self._check, self._reset = kwargs.get("check"), kwargs.get("reset")
+        self._check = kwargs.get("check")
         #: What the check of an acquire has found: a dead connection, or the one to be returned.
         self._found_dead = False
         self._checked: PsycopgConnection | None = None
@@ -61,6 +61,7 @@ class PsycopgPool(TellsOfDrops, ReusesObjects, AsyncPool[Pool, Connection]):
         self.host_answers: Any = self._connects.host_answers
         self._opened = OpenConnections(endpoint, self._connects, kwargs.get("configure"))
         self.destinations = self._opened.destinations
+        self._reset = self._opened.resetting(kwargs.get("reset"))
         ours: dict[str, Any] = {
             "check": self._check_one,
             "configure": None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from weakref import WeakSet
 
 from psycopg.pq import PGconn
@@ -11,7 +11,7 @@ from psycopg.pq import PGconn
 from hasql._adapters.psycopg.connection import PsycopgConnection
 from hasql._adapters.psycopg.idle_look import nothing_is_lent
 from hasql._adapters.psycopg.login import connect_for_pool
-from hasql._adapters.psycopg.server import in_hot_standby, is_read_only
+from hasql._adapters.psycopg.server import count_rows, in_hot_standby, is_read_only
 from hasql.driver.destinations import Destinations
 from hasql.driver.session_settings import ALL_MADE
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from hasql._adapters.psycopg.connect_attempts import ConnectAttempts
     from hasql.driver import Endpoint
+
+    Reset: TypeAlias = Callable[[PsycopgConnection], Awaitable[None]]
 
 __all__ = ("OpenConnections",)
 
@@ -71,15 +73,27 @@ class OpenConnections:
         if connection is not None:
             self._open.add(connection)
             flag, read_only = in_hot_standby(connection), is_read_only(connection)
-            key: Any = connection.pgconn
+            key = _key_of(connection)
             self.destinations.opened(key, flag, read_only=read_only, address=address, made=made)
         return connection
+
+    def resetting(self, hook: Reset | None) -> Reset | None:
+        """Return a hook of the application's that makes again what it undoes of the settings."""
+        settings, undone = self._endpoint.settings, self.destinations.undone_by_reset
+        if hook is None or not settings:
+            return hook
+
+        async def reset(connection: PsycopgConnection) -> None:
+            await hook(connection)
+            if names := undone.get(_key_of(connection)):
+                await count_rows(connection, settings.query(names))
+
+        return reset
 
     def forget(self, connection: PsycopgConnection) -> None:
         """Count a connection no more."""
         self._open.discard(connection)
-        key: Any = connection.pgconn
-        self.destinations.closed(key)
+        self.destinations.closed(_key_of(connection))
 
     def __len__(self) -> int:
         return len(self._open)
@@ -112,3 +126,7 @@ class _PooledConnection(PsycopgConnection):
         # It may have failed before it was one.
         if getattr(self, "lost", True) or not self.opened.dropped(id(self), lambda: self):
             super().__del__(warn)
+
+
+def _key_of(connection: AsyncConnection[Any]) -> Any:
+    return connection.pgconn  # what stays, whichever object stands for it

@@ -9,7 +9,11 @@ from weakref import WeakSet
 from psycopg import Connection
 
 from hasql._adapters.psycopg.idle_look import nothing_is_lent
-from hasql._adapters.psycopg.server import in_hot_standby, is_read_only
+from hasql._adapters.psycopg.server import (
+    count_rows_in_thread,
+    in_hot_standby,
+    is_read_only,
+)
 from hasql._adapters.psycopg.thread_connection import ThreadConnection
 from hasql._adapters.psycopg.thread_login import connect_for_pool, endable
 from hasql._adapters.psycopg.thread_slots import IdleConnections, take_inserted
@@ -17,7 +21,7 @@ from hasql.driver.destinations import Destinations
 from hasql.driver.os_threads import new_guard
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from hasql.driver import Endpoint
     from hasql.driver.address_race import ThreadedConnect
@@ -57,7 +61,7 @@ class ThreadConnections:
         flag, read_only = in_hot_standby(connection), is_read_only(connection)
         with self._lock:
             self._open.add(connection)
-        key: Any = connection.pgconn
+        key = _key_of(connection)
         self.destinations.opened(key, flag, read_only=read_only, address=address, made=made)
         try:
             if self._configure is not None:
@@ -69,13 +73,25 @@ class ThreadConnections:
             raise
         return connection  # type: ignore[no-any-return]  # of the class above
 
+    def resetting(self, hook: Callable[[Any], None] | None) -> Callable[[Any], None] | None:
+        """Return a hook of the application's that makes again what it undoes of the settings."""
+        settings, undone = self._endpoint.settings, self.destinations.undone_by_reset
+        if hook is None or not settings:
+            return hook
+
+        def reset(connection: ThreadConnection) -> None:
+            hook(connection)
+            if names := undone.get(_key_of(connection)):
+                count_rows_in_thread(connection, settings.query(names))
+
+        return reset
+
     def forget(self, connection: ThreadConnection) -> None:
         """Count a connection no more."""
         with self._lock:
             self._open.discard(connection)
         self.idle.gone(connection)
-        key: Any = connection.pgconn
-        self.destinations.closed(key)
+        self.destinations.closed(_key_of(connection))
 
     def __len__(self) -> int:
         return len(self._open)
@@ -112,3 +128,7 @@ class _ThreadPooled(ThreadConnection):
         # It may have failed before it was one.
         if getattr(self, "lost", True) or not self.opened.dropped(id(self), lambda: self):
             super().__del__(warn)
+
+
+def _key_of(connection: Connection[Any]) -> Any:
+    return connection.pgconn  # what stays, whichever object stands for it

@@ -53,12 +53,12 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
 
     def __init__(self, endpoint: Endpoint, kwargs: Mapping[str, Any], sizes: PoolSizes) -> None:
         self.sizes = sizes
-        self._check, self._reset = kwargs.get("check"), kwargs.get("reset")
-        #: By thread, what an acquire has taken out of psycopg's pool and not returned yet.
+        self._check = kwargs.get("check")
+        #: By thread, what an acquire has taken out of the pool and not returned yet.
         self._taken: dict[int, _Pooled] = {}
         self._opened = ThreadConnections(endpoint, kwargs)
-        self._idle = self._opened.idle
-        self.destinations = self._opened.destinations
+        self._idle, self.destinations = self._opened.idle, self._opened.destinations
+        self._reset = self._opened.resetting(kwargs.get("reset"))
         self._connects = ThreadConnects(self._opened)
         self._refill = ThreadRefill(self._opened, self._connects, kwargs.get("num_workers", 3))
         self.end_connects: Any = self._connects.end
