@@ -72,21 +72,6 @@ class SessionDefaults:
             given["search_path"] = ", ".join(map(_quoted, self.search_path))
         return given
 
-    def local_statements(self) -> tuple[str, ...]:
-        """Return statements that set these for the transaction in which they run."""
-        return tuple(
-            f"SET LOCAL {name} = {self._value(name, value)}"
-            for name, value in self.parameters().items()
-        )
-
-    def _value(self, name: str, value: str) -> str:
-        if name == "search_path" and value:
-            return value
-        if name == "application_name":
-            escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-            return f"E'{escaped}'"
-        return value or "''"
-
 
 def _milliseconds(name: str, seconds: object) -> int:
     milliseconds = ceil(check_seconds(name, seconds) * 1000)

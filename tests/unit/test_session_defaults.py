@@ -42,11 +42,6 @@ def test_times_are_whole_milliseconds_and_never_off_by_being_short() -> None:
         "lock_timeout": "0",
         "search_path": "",
     }
-    assert given.local_statements() == (
-        "SET LOCAL statement_timeout = 1",
-        "SET LOCAL lock_timeout = 0",
-        "SET LOCAL search_path = ''",
-    )
 
 
 def test_a_changed_list_changes_nothing() -> None:
