@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import threading
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from hasql.cluster.dsn import Dsn
 from hasql.driver import Endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from threading import Thread
 
     from hasql._manager.facade import Facade
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from testbed.kits.base import Kit
 
 __all__ = (
+    "LOCK",
+    "WAIT_FOR_LOCK",
     "Table",
     "asleep",
     "empty_database",
@@ -32,6 +34,7 @@ __all__ = (
     "endpoint_of",
     "every_place_works",
     "fail_over",
+    "held_lock",
     "in_flight",
     "sessions",
     "sockets",
@@ -40,6 +43,7 @@ __all__ = (
     "threads_end",
     "until",
     "until_sessions",
+    "until_waiting",
 )
 
 
@@ -158,6 +162,30 @@ async def asleep(node: LocalNode, application: str) -> int:
     """Count the sessions that are in pg_sleep()."""
     sleeping = f"SELECT count(*) {_of(application, 'active')} AND wait_event = 'PgSleep'"
     return int(await node.sql(sleeping))
+
+
+LOCK = 17
+"""An advisory lock that nobody asks for but those who are to wait in the midst of a transaction."""
+WAIT_FOR_LOCK = f"SELECT pg_advisory_xact_lock_shared({LOCK})"
+
+
+@asynccontextmanager
+async def held_lock(node: LocalNode) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Hold the lock, so that others wait for it, until what this gives is called."""
+    from psycopg import AsyncConnection
+
+    dsn = node.superuser_dsn.rpartition("/")[0] + "/app"
+    async with await AsyncConnection.connect(dsn, autocommit=True) as connection:
+        await connection.execute("SELECT pg_advisory_lock(%s)", [LOCK])
+        yield connection.close
+
+
+async def until_waiting(node: LocalNode, application: str, count: int) -> None:
+    """Wait until so many sessions wait for the lock."""
+    waiting = f"SELECT count(*) {_of(application, 'active')} AND wait_event = 'advisory'"
+    async with asyncio.timeout(20):
+        while int(await node.sql(waiting)) != count:
+            await asyncio.sleep(0.01)
 
 
 async def end_sessions(node: LocalNode, application: str, state: str = "%") -> None:

@@ -186,11 +186,11 @@ class _Shutdown:
         self._timeout = timeout
         self._loop = loop
         self._found = found
+        self._process = os.getpid()
         self._main_thread: int = original("_thread", "get_ident")()
         #: The first signal, and whether all that was to wait for it is drained.
         self._received: int | None = None
-        self._drained = False
-        self._ended = threading.Event()
+        self._drained = self._ended = False
         #: How many managers are not drained yet.
         self._left = len(pools)
         self._lock = threading.Lock()
@@ -201,6 +201,9 @@ class _Shutdown:
 
         It may hold any lock just now. So this takes none, which includes that of a log handler.
         """
+        if os.getpid() != self._process:
+            self._pass_on(number, frame)
+            return
         if self._received is None:
             self._received = number
             loop = self._running_loop()
@@ -208,10 +211,21 @@ class _Shutdown:
                 loop.call_soon_threadsafe(self._begin_in_loop)
             self._watch_for_second()
             _thread.start_new_thread(self._begin_in_threads, (loop is not None,))
-        elif self._drained and not self._ended.is_set():
+        elif self._drained and not self._ended:
             self._end(frame)
         else:
             os._exit(128 + number)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        """Do in a forked child, whose managers are its own, what a signal did before."""
+        handler = self._found[number]
+        if handler is not None:
+            handler(number, frame)
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        else:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     def _running_loop(self) -> asyncio.AbstractEventLoop | None:
         return self._loop if self._loop is not None and self._loop.is_running() else None
@@ -285,19 +299,27 @@ class _Shutdown:
             return
         if not threading.main_thread().is_alive() and _others_end():
             return  # and with them the program, by itself
+        # By a thread of the system's: under gevent this one is a greenlet in the main thread, and
+        # would have the signal handled in itself. It stays, as a hub with nothing to do complains.
+        original("_thread", "start_new_thread")(self._tell_main_thread, ())
+        never = threading.Event()
+        while not self._ended:
+            never.wait(_ASKED_AGAIN)
+
+    def _tell_main_thread(self) -> None:
         assert self._received is not None  # noqa: S101  # that is why
-        while True:  # see `_watch_for_second`
+        sleep = original("time", "sleep")
+        while not self._ended:  # see `_watch_for_second`
             signal.pthread_kill(self._main_thread, self._received)
-            if self._ended.wait(_ASKED_AGAIN):
-                return
+            sleep(_ASKED_AGAIN)
 
     # The end
 
     def _end(self, frame: FrameType | None = None) -> None:
         """End as the first signal would have ended it, in the main thread."""
-        if self._ended.is_set():
+        if self._ended:
             return  # by one more signal, which came first
-        self._ended.set()
+        self._ended = True
         number = self._received
         assert number is not None  # noqa: S101  # that is why
         handler = self._found[number]

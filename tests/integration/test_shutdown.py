@@ -12,11 +12,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from testbed.scene import end_sessions, until_asleep, until_sessions
+from testbed.scene import (
+    WAIT_FOR_LOCK,
+    end_sessions,
+    held_lock,
+    until_sessions,
+    until_waiting,
+)
 from testbed.web.apps import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from hasql.testing import LocalCluster
     from testbed.scene import Table
@@ -38,13 +45,13 @@ from hasql.errors import PoolManagerClosedError
 from hasql.resilience import shutdown_on_signals
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
-DSN, INSERT, SLEEP = (os.environ[name] for name in ("DSN", "INSERT", "SLEEP"))
+DSN, INSERT, WAIT = (os.environ[name] for name in ("DSN", "INSERT", "WAIT"))
 
 
 async def work(pool, number):
     async with pool.acquire_master(timeout=10) as conn, conn.transaction():
         await conn.execute(INSERT.format(number))
-        await conn.execute(f"SELECT pg_sleep({SLEEP})")
+        await conn.execute(WAIT)
     print("committed", number, flush=True)
 
 
@@ -67,13 +74,13 @@ from hasql.resilience import shutdown_on_signals
 from hasql.sync.psycopg3 import PoolManager
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
-DSN, INSERT, SLEEP = (os.environ[name] for name in ("DSN", "INSERT", "SLEEP"))
+DSN, INSERT, WAIT = (os.environ[name] for name in ("DSN", "INSERT", "WAIT"))
 
 
 def work(pool, number):
     with pool.acquire_master(timeout=10) as conn:
         conn.execute(INSERT.format(number))
-        conn.execute(f"SELECT pg_sleep({SLEEP})")
+        conn.execute(WAIT)
     print("committed", number, flush=True)
 
 
@@ -114,13 +121,13 @@ class Program:
 
 @asynccontextmanager
 async def running(
-    program: str, cluster: LocalCluster, application: str, table: Table, *, sleep: float = 0.5
+    program: str, cluster: LocalCluster, application: str, table: Table
 ) -> AsyncIterator[Program]:
     environment = {
         **os.environ,
         "DSN": f"{cluster.dsn}?application_name={application}",
         "INSERT": table.insert(0).replace("(0)", "({})"),
-        "SLEEP": str(sleep),
+        "WAIT": WAIT_FOR_LOCK,
         "PYTHONPATH": str(ROOT),
     }
     process = await asyncio.create_subprocess_exec(
@@ -135,6 +142,21 @@ async def running(
         if process.returncode is None:
             process.kill()
             await process.communicate()
+
+
+async def told_to_end(
+    program: str, number: signal.Signals, cluster: LocalCluster, application: str, table: Table
+) -> tuple[int, str]:
+    """Send a signal while three transactions are open; return the exit code, and what was said."""
+    async with (
+        held_lock(cluster.master) as let_go,
+        running(program, cluster, application, table) as told,
+    ):
+        await until_waiting(cluster.master, application, 3)
+        told.tell(number)
+        await told.said("what is in use has 30 s to end")
+        await let_go()
+        return await told.end(), told.output
 
 
 async def rows(cluster: LocalCluster, table: Table) -> list[int]:
@@ -173,7 +195,7 @@ from hasql.sync.psycopg3 import PoolManager as SyncPoolManager
 def work_in_thread(pool):
     with pool.acquire_master(timeout=10) as conn:
         conn.execute(INSERT.format(2))
-        conn.execute(f"SELECT pg_sleep({SLEEP})")
+        conn.execute(WAIT)
     print("committed 2", flush=True)
 
 async def main():
@@ -200,11 +222,7 @@ CASES = [
 async def test_a_signal_lets_what_is_in_flight_commit_and_then_ends_the_program(
     name: str, number: signal.Signals, pg_cluster: LocalCluster, application: str, table: Table
 ) -> None:
-    async with running(ENDS[name], pg_cluster, application, table) as program:
-        await until_asleep(pg_cluster.master, application, 3)
-        program.tell(number)
-        code = await program.end()
-    said = program.output
+    code, said = await told_to_end(ENDS[name], number, pg_cluster, application, table)
     assert await rows(pg_cluster, table) == [0, 1, 2], said
     assert said.count("committed") == 3, said
     assert "were not given back" not in said, said
@@ -229,8 +247,11 @@ async def test_a_second_signal_ends_the_program_at_once(
     application: str,
     table: Table,
 ) -> None:
-    async with running(program, pg_cluster, application, table, sleep=60) as running_program:
-        await until_asleep(pg_cluster.master, application, 3)
+    async with (
+        held_lock(pg_cluster.master),
+        running(program, pg_cluster, application, table) as running_program,
+    ):
+        await until_waiting(pg_cluster.master, application, 3)
         running_program.tell(signal.SIGTERM)
         await running_program.said("what is in use has 30 s to end")
         running_program.tell(second)
@@ -239,7 +260,7 @@ async def test_a_second_signal_ends_the_program_at_once(
     assert time.monotonic() - began < 5
     assert code == 128 + second
     assert "Traceback" not in running_program.output, running_program.output
-    await end_sessions(pg_cluster.master, application)  # which sleep on
+    await end_sessions(pg_cluster.master, application)
     assert await rows(pg_cluster, table) == []
 
 
@@ -259,8 +280,11 @@ threading.Event().wait()
 async def test_work_that_takes_longer_than_the_timeout_is_broken_and_reported(
     program: str, pg_cluster: LocalCluster, application: str, table: Table
 ) -> None:
-    async with running(program, pg_cluster, application, table, sleep=60) as running_program:
-        await until_asleep(pg_cluster.master, application, 3)
+    async with (
+        held_lock(pg_cluster.master),
+        running(program, pg_cluster, application, table) as running_program,
+    ):
+        await until_waiting(pg_cluster.master, application, 3)
         running_program.tell(signal.SIGTERM)
         began = time.monotonic()
         code = await running_program.end()
@@ -269,7 +293,7 @@ async def test_work_that_takes_longer_than_the_timeout_is_broken_and_reported(
     assert code == 0, said
     assert "drained: 3 leases were not given back in time, and broken: 127.0.0.1:" in said, said
     assert said.count("(master) out for") == 6, said  # as it begins, and as it ends
-    await end_sessions(pg_cluster.master, application)  # which sleep on
+    await end_sessions(pg_cluster.master, application)
     assert await rows(pg_cluster, table) == []
 
 
@@ -338,13 +362,116 @@ sys.exit(7)
 async def test_a_handler_that_was_found_is_called_when_all_is_drained(
     program: str, pg_cluster: LocalCluster, application: str, table: Table
 ) -> None:
-    async with running(program, pg_cluster, application, table) as running_program:
-        await until_asleep(pg_cluster.master, application, 3)
-        running_program.tell(signal.SIGTERM)
-        code = await running_program.end()
-    said = running_program.output
+    code, said = await told_to_end(program, signal.SIGTERM, pg_cluster, application, table)
     assert code == 7, said
     assert said.count("found handler 15") == 1, said
     assert "found handler" in said.split("committed")[-1], said
     assert "closed: True" in said, said
     assert await rows(pg_cluster, table) == [0, 1, 2], said
+
+
+FORKS = (
+    TASKS
+    + """
+def in_child():
+    print("child", os.getpid(), flush=True)
+    signal.pause()
+
+async def run():
+    async with PoolManager(DSN) as pool:
+        shutdown_on_signals(pool)
+        child = os.fork()
+        if child == 0:
+            in_child()
+            os._exit(9)
+        working = [asyncio.create_task(work(pool, number)) for number in range(3)]
+        _, status = await asyncio.to_thread(os.waitpid, child, 0)
+        print("child ended by", os.waitstatus_to_exitcode(status), flush=True)
+        await asyncio.gather(*working)
+        print("closing:", pool.closing, flush=True)
+
+asyncio.run(run())
+"""
+)
+
+
+async def test_a_forked_child_ends_as_it_would_have_and_harms_nobody(
+    pg_cluster: LocalCluster, application: str, table: Table
+) -> None:
+    async with (
+        held_lock(pg_cluster.master) as let_go,
+        running(FORKS, pg_cluster, application, table) as program,
+    ):
+        await program.said("child ")
+        await until_waiting(pg_cluster.master, application, 3)
+        os.kill(int(program.output.split("child ")[-1].split()[0]), signal.SIGTERM)
+        await program.said("child ended")
+        await let_go()
+        code = await program.end()
+    assert code == 0, program.output
+    assert f"child ended by {-signal.SIGTERM}" in program.output, program.output
+    assert "closing: False" in program.output, program.output
+    assert await rows(pg_cluster, table) == [0, 1, 2]
+
+
+GEVENT = (
+    "from gevent import monkey; monkey.patch_all()\n"
+    + THREADS
+    + """
+with PoolManager(DSN) as pool:
+    shutdown_on_signals(pool)
+    start(pool)
+    threading.Event().wait()
+"""
+)
+
+
+async def test_greenlets_commit_too(
+    pg_cluster: LocalCluster, application: str, table: Table
+) -> None:
+    code, said = await told_to_end(GEVENT, signal.SIGTERM, pg_cluster, application, table)
+    assert code == 0, said
+    assert "Traceback" not in said, said
+    assert await rows(pg_cluster, table) == [0, 1, 2], said
+
+
+SERVERS = {
+    "uvicorn": "-m uvicorn --app-dir {} app:app --host 127.0.0.1 --port 0",
+    "gunicorn": "-m gunicorn --no-control-socket --pythonpath {} app:app --bind 127.0.0.1:0",
+}
+SERVED = """
+import os
+from hasql.asyncpg import PoolManager
+from hasql.sync.psycopg3 import PoolManager as SyncPoolManager
+from hasql.resilience import shutdown_on_signals
+
+DSN = os.environ["DSN"]
+
+async def app(scope, receive, send):
+    assert scope["type"] == "lifespan"
+    await receive()
+    try:
+        shutdown_on_signals(PoolManager(DSN))
+    except Exception as error:
+        await send({"type": "lifespan.startup.failed", "message": repr(error)})
+
+if "gunicorn" in __import__("sys").modules:
+    shutdown_on_signals(SyncPoolManager(DSN))
+"""
+
+
+@pytest.mark.parametrize("server", SERVERS)
+async def test_a_web_server_keeps_its_signals(
+    server: str, pg_cluster: LocalCluster, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text(SERVED)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, *SERVERS[server].format(tmp_path).split()),
+        env={**os.environ, "DSN": str(pg_cluster.dsn), "PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    async with asyncio.timeout(_PATIENCE):
+        output, _ = await process.communicate()
+    assert process.returncode == 3, output.decode()
+    assert f"SIGTERM is handled by {server}, which has to stop accepting" in output.decode()

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
 
-import psycopg
 import pytest
 
-from testbed.scene import until_sessions
+from testbed.scene import LOCK, held_lock, until_sessions, until_waiting
 from testbed.web.apps import WebApp
 from testbed.web.client import HttpClient
 from testbed.web.server import WebServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from hasql.testing import LocalCluster
@@ -269,15 +267,15 @@ async def test_what_a_server_has_accepted_when_it_is_told_to_end_commits_and_is_
     words = served.words.format(directory=tmp_path).split()
     app = WebApp("tested", (sys.executable, "-m", *words))
     dsn = f"{pg_cluster.dsn}?application_name={application}"
-    async with WebServer(app, dsn) as server, _lock(pg_cluster) as let_go:
+    async with WebServer(app, dsn) as server, held_lock(pg_cluster.master) as let_go:
         clients = [HttpClient(server.port) for _ in range(4)]
         slow = [
-            asyncio.create_task(client.request("POST", f"/visits/{number}/{_LOCK}"))
+            asyncio.create_task(client.request("POST", f"/visits/{number}/{LOCK}"))
             for number, client in enumerate(clients)
         ]
         visitors = Visitors(server.port, count(100))
         try:
-            await _until_waiting(pg_cluster, application, len(slow))
+            await until_waiting(pg_cluster.master, application, len(slow))
             stopping = asyncio.create_task(server.stop())
             await _until_told(server)
             await let_go()
@@ -311,13 +309,13 @@ async def test_what_goes_on_behind_the_requests_commits_before_the_worker_ends(
     words = served.words.format(directory=tmp_path).split()
     app = WebApp("tested", (sys.executable, "-m", *words))
     dsn = f"{pg_cluster.dsn}?application_name={application}"
-    async with WebServer(app, dsn) as server, _lock(pg_cluster) as let_go:
+    async with WebServer(app, dsn) as server, held_lock(pg_cluster.master) as let_go:
         client = HttpClient(server.port)
         for number in range(2):
-            status, _ = await client.request("POST", f"/later/{number}/{_LOCK}")
+            status, _ = await client.request("POST", f"/later/{number}/{LOCK}")
             assert status == 200, server.output
         client.close()
-        await _until_waiting(pg_cluster, application, 2)
+        await until_waiting(pg_cluster.master, application, 2)
         stopping = asyncio.create_task(server.stop())
         async with asyncio.timeout(20):
             while server.output.count("(master) out for") < 2:  # as draining begins
@@ -328,28 +326,6 @@ async def test_what_goes_on_behind_the_requests_commits_before_the_worker_ends(
     assert set((await pg_cluster.master.sql(table.rows)).split()) == {"0", "1"}
     for node in pg_cluster.nodes:
         await until_sessions(node, application, 0)
-
-
-_LOCK = 17
-"""What slow requests wait for, in the middle of their transaction. Nobody else asks for it."""
-
-
-@asynccontextmanager
-async def _lock(cluster: LocalCluster) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Hold the lock until what this gives is called."""
-    dsn = cluster.master.superuser_dsn.rpartition("/")[0] + "/app"
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        await connection.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
-        yield connection.close
-
-
-async def _until_waiting(cluster: LocalCluster, application: str, number: int) -> None:
-    """Wait until so many requests are in the middle of their transaction."""
-    of_app = f"FROM pg_stat_activity WHERE application_name = '{application}'"
-    waiting = f"SELECT count(*) {of_app} AND wait_event = 'advisory'"
-    async with asyncio.timeout(20):
-        while int(await cluster.master.sql(waiting)) < number:
-            await asyncio.sleep(0.005)
 
 
 async def _until_told(server: WebServer) -> None:
