@@ -133,8 +133,6 @@ def test_bounds_are_those_of_the_pool_manager(name: str, group: str | None, valu
     needed = {"limit": 10} if group == "admission" and name != "limit" else {}
     with pytest.raises(ValidationError, match=name):
         Settings(**{"dsn": DSN, **({group: {**needed, **given}} if group else given)})
-    if name == "report_every":
-        return  # see `test_bounds_of_reports`
     with pytest.raises(ConfigurationError, match=name):
         if group is None:
             FakeManager({}, dsn=DSN, **given)
