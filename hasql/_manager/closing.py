@@ -37,8 +37,13 @@ class Closing(Generic[PoolT, ConnT]):
         out = self._lifetime.leases_out() if self._over is None else ()
         if out:
             told = ", ".join(map(_told, out))
-            text, extra = "draining: %d leases have %g s to end: %s", about("draining")
-            log.info(text, len(out), seconds, told, extra=extra)
+            log.info(
+                "draining: %d leases have %g s to end: %s",
+                len(out),
+                seconds,
+                told,
+                extra=about("draining"),
+            )
         await self.close(seconds, says=_say_what_was_broken)
         return self.report
 
@@ -84,14 +89,19 @@ class Closing(Generic[PoolT, ConnT]):
 
 
 def _say_how_many(broken: tuple[LeaseInfo, ...]) -> None:
-    text = "closing: %d leases were not given back in time"
-    log.warning(text, len(broken), extra=about("leases_left"))
+    log.warning(
+        "closing: %d leases were not given back in time", len(broken), extra=about("leases_left")
+    )
 
 
 def _say_what_was_broken(broken: tuple[LeaseInfo, ...]) -> None:
     told = ", ".join(map(_told, broken))
-    text = "drained: %d leases were not given back in time, and broken: %s"
-    log.warning(text, len(broken), told, extra=about("leases_left"))
+    log.warning(
+        "drained: %d leases were not given back in time, and broken: %s",
+        len(broken),
+        told,
+        extra=about("leases_left"),
+    )
 
 
 def _told(lease: LeaseInfo) -> str:

@@ -262,8 +262,11 @@ class _Shutdown:
                 # No daemon, so that a main thread which ends meanwhile waits for it.
                 threading.Thread(target=self._drain, args=(pool,), name="hasql shutdown").start()
             elif not in_loop:
-                text = "%r is not drained: its event loop does not run any more"
-                log.error(text, pool, extra=about("not_drained"))
+                log.error(
+                    "%r is not drained: its event loop does not run any more",
+                    pool,
+                    extra=about("not_drained"),
+                )
                 self._count_down()
 
     def _drain(self, pool: Drainable) -> None:

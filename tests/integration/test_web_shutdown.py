@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from dataclasses import dataclass
 from itertools import count
@@ -134,7 +135,9 @@ def later(number, lock):
 """
 
 DJANGO = """
+import logging
 import os
+from threading import Thread
 
 from django.conf import settings
 from django.core.asgi import get_asgi_application
@@ -145,6 +148,8 @@ from django.urls import path
 
 from psycopg.conninfo import conninfo_to_dict
 
+logging.getLogger("hasql").addHandler(logging.StreamHandler())
+logging.getLogger("hasql").setLevel(logging.INFO)
 url = conninfo_to_dict(os.environ["DATABASE_URL"])
 settings.configure(
     ROOT_URLCONF=__name__,
@@ -175,13 +180,22 @@ def visit(request, number, lock):
     return HttpResponse("")
 
 
+def later(request, number, lock):
+    Thread(target=visit, args=(request, number, lock), daemon=True).start()
+    return HttpResponse("")
+
+
 def ready(request):
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")
     return HttpResponse("")
 
 
-urlpatterns = [path("visits/<int:number>/<int:lock>", visit), path("health/ready", ready)]
+urlpatterns = [
+    path("visits/<int:number>/<int:lock>", visit),
+    path("later/<int:number>/<int:lock>", later),
+    path("health/ready", ready),
+]
 app = get_asgi_application() if "uvicorn" in __import__("sys").argv[0] else get_wsgi_application()
 """
 
@@ -300,7 +314,10 @@ async def test_what_a_server_has_accepted_when_it_is_told_to_end_commits_and_is_
         await until_sessions(node, application, 0)
 
 
-@pytest.mark.parametrize("name", ["fastapi-uvicorn", "fastapi-gunicorn", "flask-threads"])
+@pytest.mark.parametrize(
+    "name",
+    ["fastapi-uvicorn", "fastapi-gunicorn", "flask-threads", "django-threads", "django-persistent"],
+)
 async def test_what_goes_on_behind_the_requests_commits_before_the_worker_ends(
     name: str, pg_cluster: LocalCluster, application: str, table: Table, tmp_path: Path
 ) -> None:
@@ -318,7 +335,7 @@ async def test_what_goes_on_behind_the_requests_commits_before_the_worker_ends(
         await until_waiting(pg_cluster.master, application, 2)
         stopping = asyncio.create_task(server.stop())
         async with asyncio.timeout(20):
-            while server.output.count("(master) out for") < 2:  # as draining begins
+            while _draining(server.output) < 2:
                 await asyncio.sleep(0.005)
         await let_go()
         await stopping
@@ -326,6 +343,12 @@ async def test_what_goes_on_behind_the_requests_commits_before_the_worker_ends(
     assert set((await pg_cluster.master.sql(table.rows)).split()) == {"0", "1"}
     for node in pg_cluster.nodes:
         await until_sessions(node, application, 0)
+
+
+def _draining(output: str) -> int:
+    """Count the connections that the workers wait for as they end."""
+    of_django = re.findall(r"draining: (\d+) connections of Django's", output)
+    return output.count("(master) out for") + sum(map(int, of_django))
 
 
 async def _until_told(server: WebServer) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
 
 from psycopg import ServerCursor
+from psycopg.pq import TransactionStatus
 
 from hasql.errors import HasqlError
 
@@ -27,6 +28,7 @@ class LentConnection:
     def __init__(self, manager: PoolManager, connection: Connection[Any]) -> None:
         self._manager = manager
         self.connection = connection
+        self.given_back = False
         #: Those that were made of it and are alive: none of them may outlive the lease.
         self.cursors: WeakSet[Any] = WeakSet()
 
@@ -39,8 +41,15 @@ class LentConnection:
         except HasqlError:  # its manager was closed
             return False
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way on it: neither a statement nor a transaction."""
+        idle = self.connection.info.transaction_status is TransactionStatus.IDLE
+        return idle and not self.given_back
+
     def give_back(self) -> None:
         """Give it back, at most once; what is left of its cursors is of no use after that."""
+        self.given_back = True
         for cursor in tuple(self.cursors):
             if isinstance(cursor, ServerCursor):
                 # When it is closed, or only collected, it tells the server; whoever has the

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
 import os
 from contextlib import suppress
 from threading import Lock
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
 
+from django.db import connections
 from psycopg.conninfo import make_conninfo
 
 from hasql.contrib.django.lent_connection import LentConnection
 from hasql.contrib.django.manager_settings import explained
 from hasql.contrib.django.session_state import undo
-from hasql.errors import NotAvailableError
+from hasql.diagnostics import about
+from hasql.errors import HasqlError, NotAvailableError
 from hasql.sync.psycopg3 import PoolManager
 
 if TYPE_CHECKING:
@@ -27,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ("DEFAULT_SIZES", "SharedManager", "all_managers", "close_where", "manager_of")
 
+log = logging.getLogger("hasql")
+
 #: Django's own backend opens a connection for each thread, and has no limit. This one is what
 #: PostgreSQL itself has by default: a request waits for a place where it would have failed.
 DEFAULT_SIZES: Final = {"min_size": 0, "max_size": 100}
@@ -36,6 +44,9 @@ _FIRST_LOOK = 1.0
 
 #: Seconds for leases to come back when a database is about to be dropped.
 _LET_GO = 1.0
+#: Seconds that the end of the process waits for transactions in other threads.
+_LAST = 5.0
+_BETWEEN_LOOKS = 0.02
 
 
 class SharedManager:
@@ -45,6 +56,8 @@ class SharedManager:
         self.settings = settings
         self.pool = pool
         self._known_to = 0
+        #: What is lent, as far as it is anybody's still.
+        self._lent: WeakSet[LentConnection] = WeakSet()
 
     def lend(self, acquire: AcquireSettings, timeout: float) -> LentConnection:
         """Take a connection, within so many seconds.
@@ -56,7 +69,37 @@ class SharedManager:
         connection = self.pool.getconn(
             acquire.read_only, acquire.fallback_master, acquire.master_as_replica_weight, timeout
         )
-        return LentConnection(self.pool, connection)
+        lent = LentConnection(self.pool, connection)
+        self._lent.add(lent)
+        return lent
+
+    def drain(self) -> None:
+        """Let transactions in other threads end, as the process ends."""
+        deadline = monotonic() + _LAST
+        if busy := self._give_back_idle():
+            log.info(
+                "draining: %d connections of Django's have %g s to end what they are in",
+                busy,
+                _LAST,
+                extra=about("draining"),
+            )
+        while self._give_back_idle() and monotonic() < deadline:
+            sleep(_BETWEEN_LOOKS)
+        with suppress(HasqlError):
+            self.pool.drain(max(0.0, deadline - monotonic()))
+
+    def _give_back_idle(self) -> int:
+        """Give back what is kept for requests that will not come; return how many are busy."""
+        busy = 0
+        for lent in tuple(self._lent):
+            if lent.is_idle:
+                lent.give_back()
+            busy += not lent.given_back
+        return busy
+
+    def begin_anew(self) -> None:
+        """Have nothing lent, in a child that was just forked."""
+        self._lent = WeakSet()
 
     @property
     def has_replica(self) -> bool:
@@ -143,7 +186,19 @@ def close_where(chosen: Callable[[ManagerSettings], bool]) -> None:
 def _begin_anew() -> None:
     global _lock  # noqa: PLW0603  # a thread that the child does not have may have held it
     _lock = Lock()
+    for shared in _managers:
+        shared.begin_anew()
+
+
+def _drain_all() -> None:
+    with suppress(Exception):
+        connections.close_all()  # this thread's, which does nothing with them any more
+    for shared in tuple(_managers):
+        shared.drain()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_begin_anew)
+# What is registered last is called first: before `hasql.sync.base`, which is imported above, breaks
+# what nobody has closed.
+atexit.register(_drain_all)
