@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hasql.errors import HasqlError
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Transaction
 
-__all__ = ("ReadTransaction", "RunTransaction", "SameEngine", "lend")
+__all__ = ("Leases", "RunTransaction", "SameEngine", "SessionLeases", "lend")
 
 
 class ReadTransaction:
@@ -82,3 +83,25 @@ class SameEngine:
         """Return the connection, as an engine does."""
         self._on_use(self._connection)
         return self._connection
+
+
+class Leases(Protocol):
+    """Acquires connections, and gives them back; each face has its own."""
+
+    def acquire(self, lease: Any) -> Connection:
+        """Take the connection of a lease."""
+
+    def give_back(self, lease: Any) -> None:
+        """Give it back."""
+
+    def lend(self, connection: Connection, is_leased: Callable[[], bool], *, replica: bool) -> None:
+        """Prepare a connection for the session, which may end its transaction after its lease."""
+
+
+class SessionLeases:
+    """What is the same for a session that ends its transactions itself, of either face."""
+
+    def lend(self, connection: Connection, is_leased: Callable[[], bool], *, replica: bool) -> None:
+        """Have a commit not miss the transaction of a replica that was given back by then."""
+        if replica:
+            lend(connection, partial(ReadTransaction, is_leased=is_leased))

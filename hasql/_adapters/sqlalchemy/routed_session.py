@@ -8,20 +8,24 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
-from hasql._adapters.sqlalchemy.replica_values import READ_FROM, ReadFrom, watch_loading
-from hasql._adapters.sqlalchemy.session_route import ROUTE_OPTION
+from hasql._adapters.sqlalchemy.replica_values import note_loaded, watch_loading
+from hasql._adapters.sqlalchemy.session_route import ROUTE_OPTION, Asked
 from hasql.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sqlalchemy import Connection, Engine
-    from sqlalchemy.orm import ORMExecuteState, SessionTransaction
+    from sqlalchemy.orm import InstanceState, ORMExecuteState, SessionTransaction
 
     from hasql._adapters.sqlalchemy.session_route import SessionRoute
 
 __all__ = ("routed",)
 
+#: The key of what `get_bind` is told.
+_ASKED = "hasql_asked"
+#: The options of results whose rows are fetched one after the other, from a cursor of the server's.
+_STREAMING = {"stream_results", "yield_per"}
 _ROUTES = (None, "master", "replica")
 
 
@@ -37,7 +41,7 @@ class _Routed(Session):
         if bind is not None:  # given for this statement by the application
             return super().get_bind(mapper, clause=clause, bind=bind, **kwargs)
         found: Connection | Engine
-        found = self.hasql_route.bind_for(self, clause, kwargs.get(READ_FROM))
+        found = self.hasql_route.bind_for(self, clause, kwargs.get(_ASKED))
         return found
 
     def invalidate(self) -> None:
@@ -64,9 +68,10 @@ def routed(class_: Any) -> type[Any]:
             f"{class_.__name__} has a get_bind of its own, so its sessions cannot have hasql route "
             'them: remove get_bind, or take route="explicit"'
         )
-    watch_loading()
+    watch_loading(_reads_replica)
     made = type(class_.__name__, (_Routed, class_), {"__doc__": class_.__doc__})
     event.listen(made, "do_orm_execute", _on_execute)
+    event.listen(made, "loaded_as_persistent", _on_load, raw=True)
     event.listen(made, "before_flush", _on_flush)
     event.listen(made, "after_transaction_end", _on_transaction_end)
     return made
@@ -78,13 +83,23 @@ def _on_execute(state: ORMExecuteState) -> None:
     if wanted not in _ROUTES:
         msg = f'the execution option {ROUTE_OPTION} must be "master" or "replica", not {wanted!r}'
         raise ConfigurationError(msg)
-    route: SessionRoute = state.session.hasql_route  # type: ignore[attr-defined]  # as made above
-    if route.on_master and READ_FROM not in options:
+    if state.session.hasql_route.on_master:  # type: ignore[attr-defined]  # as made above
         return
-    read_from = ReadFrom(wanted, state.all_mappers)
-    # One goes with the rows to where objects are made of them, the other one to `get_bind`.
-    state.update_execution_options(**{READ_FROM: read_from})
-    state.bind_arguments[READ_FROM] = read_from
+    state.bind_arguments[_ASKED] = Asked(wanted, state.all_mappers)
+    if state.is_select and not options.keys() & _STREAMING:
+        # Objects are made of the rows at once, as they are with asyncio. Made after the session has
+        # moved, they would be taken for what the master has shown.
+        state.update_execution_options(prebuffer_rows=True)
+
+
+def _on_load(session: Any, state: InstanceState[Any]) -> None:
+    if session.hasql_route.reads_replica:
+        note_loaded(state)
+
+
+def _reads_replica(session: Any) -> bool:
+    route: SessionRoute | None = getattr(session, "hasql_route", None)
+    return route is not None and route.reads_replica
 
 
 def _on_flush(session: Any, *_: object) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import inspect
 from sqlalchemy.exc import InvalidRequestError
 
-from hasql._adapters.sqlalchemy.replica_binds import ReadTransaction, SameEngine, lend
+from hasql._adapters.sqlalchemy.replica_binds import Leases, SameEngine
 from hasql._adapters.sqlalchemy.replica_checks import (
     check_on_master,
     expire_clean,
@@ -18,15 +18,20 @@ from hasql._adapters.sqlalchemy.replica_checks import (
 from hasql._adapters.sqlalchemy.replica_values import shown_by_replica
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sqlalchemy import Connection, Engine
-    from sqlalchemy.orm import Session
+    from sqlalchemy.orm import Mapper, Session
 
     from hasql._adapters.sqlalchemy.reads import ProvableReads
-    from hasql._adapters.sqlalchemy.replica_values import ReadFrom
 
-__all__ = ("ROUTE_OPTION", "Leases", "RouteRules", "SessionLeases", "SessionRoute", "is_routed")
+__all__ = (
+    "ROUTE_OPTION",
+    "Asked",
+    "RouteRules",
+    "SessionRoute",
+    "is_routed",
+)
 
 #: The execution option by which a statement says where it is to run.
 ROUTE_OPTION = "hasql_route"
@@ -41,28 +46,6 @@ def is_routed(options: Mapping[str, Any]) -> bool:
     return level is None or level.upper().replace("_", " ") in _ROUTED_LEVELS
 
 
-class Leases(Protocol):
-    """Acquires connections, and gives them back; each face has its own."""
-
-    def acquire(self, lease: Any) -> Connection:
-        """Take the connection of a lease."""
-
-    def give_back(self, lease: Any) -> None:
-        """Give it back."""
-
-    def lend(self, connection: Connection, is_leased: Callable[[], bool], *, replica: bool) -> None:
-        """Prepare a connection for the session, which may end its transaction after its lease."""
-
-
-class SessionLeases:
-    """What is the same for a session that ends its transactions itself, of either face."""
-
-    def lend(self, connection: Connection, is_leased: Callable[[], bool], *, replica: bool) -> None:
-        """Have a commit not miss the transaction of a replica that was given back by then."""
-        if replica:
-            lend(connection, partial(ReadTransaction, is_leased=is_leased))
-
-
 @dataclass(frozen=True, slots=True)
 class RouteRules:
     """What all sessions of one maker have in common."""
@@ -71,6 +54,15 @@ class RouteRules:
     leases: Leases
     #: Whether a transaction may begin on a replica.
     starts_on_replica: bool
+
+
+class Asked(NamedTuple):
+    """What a statement asks for that is about to be executed."""
+
+    #: Where to run; None: it does not say.
+    route: str | None
+    #: The mappers of the entities that it is for.
+    mappers: Sequence[Mapper[Any]]
 
 
 class SessionRoute:
@@ -99,7 +91,7 @@ class SessionRoute:
         """Whether all statements go to the master until the transaction ends."""
         return self._moved
 
-    def bind_for(self, session: Session, statement: Any, read_from: ReadFrom | None) -> Any:
+    def bind_for(self, session: Session, statement: Any, asked: Asked | None) -> Any:
         """Return the connection for a statement, or for whatever the session writes by itself."""
         if self._ended:
             raise InvalidRequestError("the block of this session has ended: make another session")
@@ -107,22 +99,19 @@ class SessionRoute:
             self._moved
             or not self._rules.starts_on_replica
             or session.in_nested_transaction()
-            or not self._may_read(statement, read_from)
+            or not self._may_read(statement, asked)
         ):
             return self.master(session)
-        bind = self._replica(session)
-        if read_from is not None:
-            read_from.replica = not self._moved
-        return bind
+        return self._replica(session)
 
-    def _may_read(self, statement: Any, read_from: ReadFrom | None) -> bool:
+    def _may_read(self, statement: Any, asked: Asked | None) -> bool:
         if statement is None:
             return False
-        if read_from is None:  # it is not executed: somebody wants to know where it would be
+        if asked is None:  # it is not executed: somebody wants to know where it would be
             return self._rules.reads.is_read(statement, ())
-        if read_from.route is not None:
-            return read_from.route == "replica"
-        return self._rules.reads.is_read(statement, read_from.mappers)
+        if asked.route is not None:
+            return asked.route == "replica"
+        return self._rules.reads.is_read(statement, asked.mappers)
 
     def _replica(self, session: Session) -> Any:
         if self._lease is None:
@@ -158,6 +147,11 @@ class SessionRoute:
 
     def _use(self, connection: Connection) -> None:
         self._bind = connection
+
+    @property
+    def reads_replica(self) -> bool:
+        """Whether what is read now is a replica's."""
+        return self._lease is not None and not self._moved
 
     @property
     def connection(self) -> Connection | None:

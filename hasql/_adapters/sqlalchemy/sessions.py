@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, Typ
 
 from hasql._adapters.sqlalchemy.arguments import refuse_binds, refuse_for_routing
 from hasql._adapters.sqlalchemy.reads import ProvableReads
-from hasql._adapters.sqlalchemy.session_route import Leases, RouteRules, SessionRoute, is_routed
+from hasql._adapters.sqlalchemy.session_route import RouteRules, SessionRoute, is_routed
 from hasql._adapters.sqlalchemy.session_runs import FirstReads, RunPlan
 from hasql.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from hasql._adapters.sqlalchemy.replica_binds import Leases
 
 __all__ = ("Acquires", "Route", "SessionMaker")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.util import await_only
 
-from hasql._adapters.sqlalchemy.session_route import SessionLeases
+from hasql._adapters.sqlalchemy.replica_binds import SessionLeases
 from hasql._adapters.sqlalchemy.session_runs import AttemptLeases, finish, prepare
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sqlalchemy.orm import Session
 
-from hasql._adapters.sqlalchemy.session_route import SessionLeases
+from hasql._adapters.sqlalchemy.replica_binds import SessionLeases
 from hasql._adapters.sqlalchemy.session_runs import AttemptLeases, finish, prepare
 
 if TYPE_CHECKING:
