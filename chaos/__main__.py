@@ -66,8 +66,8 @@ class _Played:
 
     @property
     def every(self) -> list[_AnyOutcome]:
-        ended = *self.faults, *self.leases, *self.names, *self.storms, *self.commits, *self.soaks
-        return list(ended)
+        of_faults: list[_AnyOutcome] = [*self.faults, *self.leases, *self.names]
+        return [*of_faults, *self.storms, *self.commits, *self.soaks]
 
     def __str__(self) -> str:
         tables = (

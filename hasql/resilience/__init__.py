@@ -6,6 +6,7 @@ from hasql.errors import (
     OverloadedError,
     RateLimitedError,
     RolledBackError,
+    StaleReadError,
 )
 from hasql.resilience.admission import Admission
 from hasql.resilience.breaker import Breaker
@@ -37,6 +38,7 @@ __all__ = (
     "RetryPolicy",
     "RolledBackError",
     "SessionDefaults",
+    "StaleReadError",
     "priority",
     "shutdown_on_signals",
 )
