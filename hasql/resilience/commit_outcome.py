@@ -127,6 +127,6 @@ class CommitUnknownError(HasqlError):
     def outcome(self, timeout: float = _PATIENCE) -> Any:  # noqa: ANN401  # by face
         """Ask again, for so many seconds at most, and return an `Outcome`.
 
-        It is to be awaited, but with the pool managers of `hasql.sync`, which wait themselves.
+        It is to be awaited, but with the pool managers of ``hasql.sync``, which wait themselves.
         """
         return self._ask(check_seconds("timeout", timeout))

@@ -95,7 +95,7 @@ async def unanswered(
             await session.execute("BEGIN")
             await session.execute(f"INSERT INTO {table} VALUES (1)")  # noqa: S608  # ours
             row = await session.fetchrow(CommitMark.SQL)
-            mark = CommitMark.read(HostSpec(master.host, master.port), tuple(row))
+            mark = CommitMark.read(HostSpec(master.host, master.port), tuple(row or ()))
             assert mark is not None
             yield Unanswered(manager, table, mark, session)
         finally:
@@ -164,7 +164,7 @@ async def test_a_commit_that_was_flushed_is_there_after_a_restart(
         other = await asyncpg.connect(master.dsn)
         await other.execute("BEGIN")
         await other.execute(f"INSERT INTO {it.table} VALUES (2)")  # noqa: S608  # ours
-        later = CommitMark.read(it.mark.host, tuple(await other.fetchrow(CommitMark.SQL)))
+        later = CommitMark.read(it.mark.host, tuple(await other.fetchrow(CommitMark.SQL) or ()))
         await other.close()
         assert later is not None
         it.manager._parts.commits.saw(later)  # noqa: SLF001  # as `run` does
@@ -283,7 +283,7 @@ async def test_a_timeline_of_the_same_number_is_not_the_same(cluster: LocalClust
         await session.execute("BEGIN")
         await session.execute(f"INSERT INTO {table} VALUES (1)")  # noqa: S608  # ours
         row = await session.fetchrow(CommitMark.SQL)
-        mark = CommitMark.read(HostSpec(first.host, first.port), tuple(row))
+        mark = CommitMark.read(HostSpec(first.host, first.port), tuple(row or ()))
         assert mark is not None
         it = Unanswered(manager, table, mark, session)
         await it.commit()
