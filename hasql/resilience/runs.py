@@ -102,8 +102,7 @@ class Runs(Generic[PoolT, ConnT]):
         if unit.mark_was_refused and host not in self._without_marks:
             self._without_marks.add(host)
             log.warning(
-                "%s does not tell the id of a transaction, so that nobody can find out what has "
-                "become of a commit whose answer is lost: %s",
+                "%s tells no ids of transactions, so that lost commits are not found out: %s",
                 host,
                 self._means.hide(repr(error)),
                 extra=about("marks_refused", host=host),

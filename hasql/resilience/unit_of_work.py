@@ -11,6 +11,7 @@ from hasql._routing.node import Node
 from hasql._routing.request import MASTER
 from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import UnreadableAnswerError
+from hasql.diagnostics import about
 from hasql.driver.transactions import TransactionState
 from hasql.errors import HasqlError, RolledBackError
 from hasql.resilience.commit_outcome import CommitMark, Outcome
@@ -238,25 +239,23 @@ class UnitOfWork:
             error.add_note(f"hasql: run gave up after attempt {self.attempts}")
 
     def _tell(self, error: Exception, pause: float) -> None:
-        host = None if self._node is None else str(self._node.host)
-        where = host or "no host yet"
-        what, told = self._kind.value[2], self._means.hide(f"{type(error).__name__}: {error}")
+        host = None if self._node is None else self._node.host
         log.info(
-            "run: %s, attempt %d, %s; again in %.3f s: %s",
-            where,
+            "run: %s, attempt %d, %s; again in %s s: %s",
+            host or "no host yet",
             self.attempts,
-            what,
-            pause,
-            told,
-            extra={
-                "event": "run.retried",
-                "host": host,
-                "attempt": self.attempts,
-                "phase": self.phase.value,
-                "category": self._kind.category.value,
-                "sqlstate": self._rules.sqlstate(error) or None,
-                "pause": pause,
-            },
+            self._kind.value[2],
+            f"{pause:.3f}",
+            self._means.hide(f"{type(error).__name__}: {error}"),
+            extra=about(
+                "run_retried",
+                host=host,
+                attempt=self.attempts,
+                phase=self.phase.value,
+                category=self._kind.category.value,
+                sqlstate=self._rules.sqlstate(error) or None,
+                pause=pause,
+            ),
         )
 
 

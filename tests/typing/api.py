@@ -36,7 +36,7 @@ from hasql.discovery import (
 )
 from hasql.dns import Resolver
 from hasql.metrics import DiscoveryMetrics, Metrics, NodeMetrics
-from hasql.resilience import SessionDefaults
+from hasql.resilience import Category, RetryPolicy, SessionDefaults
 from hasql.testing import LocalCluster, LocalNode
 
 Connection = PoolConnectionProxy[asyncpg.Record]
@@ -238,6 +238,20 @@ def metrics(pool: PoolManager) -> None:
     assert_type(node.lag_bytes, int | None)
     assert_type(node.response_time, float | None)
     snapshot.acquires = 0  # type: ignore[misc]
+
+
+async def units_of_work(pool: PoolManager) -> None:
+    async def count(conn: Connection) -> int:
+        return int(await conn.fetchval("SELECT 1"))
+
+    assert_type(await pool.run(count), int)
+    assert_type(await pool.run(count, read_only=True, isolation="repeatable read"), int)
+    await pool.run(count, retry=RetryPolicy(attempts=3), idempotent=True, resolve_commits=False)
+    await pool.run(lambda conn: conn.execute("SELECT 1"))
+    await pool.run(count, True)  # type: ignore[call-arg]
+    await pool.run(len)  # type: ignore[arg-type]
+    assert_type(pool.category(ValueError()), Category)
+    assert_type(pool.retriable(ValueError()), bool)
 
 
 async def errors(pool: PoolManager) -> str:

@@ -652,7 +652,7 @@ async def test_runs_and_retries_are_counted_and_told(
         assert await manager.run(work, retry=POLICY) == "done"
     counted = manager.metrics().runs
     assert counted == RunMetrics(count=1, retries_infrastructure=1, retries_conflict=1)
-    told = [record for record in caplog.records if getattr(record, "event", "") == "run.retried"]
+    told = [record for record in caplog.records if getattr(record, "event", "") == "run_retried"]
     assert [record.levelno for record in told] == [logging.INFO] * 2
     facts = [(r.__dict__["host"], r.__dict__["attempt"], r.__dict__["sqlstate"]) for r in told]
     assert facts == [("a:5432", 1, None), ("a:5432", 2, "40001")]
@@ -672,7 +672,7 @@ async def test_a_server_that_tells_no_ids_is_asked_once_and_that_is_told(
     assert await manager.run(work, retry=RetryPolicy(attempts=1)) == "done"
     assert await manager.run(work) == "done"
     assert (work.calls, len(asked)) == (3, 1)
-    (told,) = [x for x in caplog.records if "does not tell the id" in x.getMessage()]
+    (told,) = [x for x in caplog.records if "tells no ids" in x.getMessage()]
     assert told.levelno == logging.WARNING
     servers["a"].script["commit"] = lost
     with pytest.raises(CommitUnknownError):
