@@ -309,8 +309,8 @@ async def play_commits(
         for kit in kits:
             units = _Units(kit, dsn, stage.committing, _SHORT_WRITERS if short else _WRITERS)
             stage.units.append(await stack.enter_async_context(_working(units, cluster)))
+        await stage.written()
         for _ in range(moments):
-            await stage.written()
             await scene.play(stage)
             await asyncio.to_thread(cluster.heal)
             await stage.written()
@@ -327,18 +327,20 @@ async def _waiting_for_replicas(cluster: LocalCluster) -> AsyncIterator[None]:
     await asyncio.to_thread(cluster.heal)
     # With it a standby tells at once which timeline it follows.
     await cluster.master.sql("GRANT pg_read_all_stats TO app")
-    for node in cluster.nodes:
-        for setting in _SETTINGS:
-            await node.sql(f"ALTER SYSTEM SET {setting}")
-        await set_synchronous(node, "ANY 1 (*)")
+    settings = [f"SET {setting}" for setting in _SETTINGS]
+    await asyncio.gather(*(_set(node, settings, "ANY 1 (*)") for node in cluster.nodes))
     try:
         yield
     finally:
         await asyncio.to_thread(cluster.heal)
-        for node in cluster.nodes:
-            for setting in _SETTINGS:
-                await node.sql(f"ALTER SYSTEM RESET {setting.partition(' ')[0]}")
-            await node.sql("SELECT pg_reload_conf()")
+        settings = [f"RESET {setting.partition(' ')[0]}" for setting in _SETTINGS]
+        await asyncio.gather(*(_set(node, settings, "") for node in cluster.nodes))
+
+
+async def _set(node: LocalNode, settings: Sequence[str], waits_for: str) -> None:
+    for setting in settings:
+        await node.sql(f"ALTER SYSTEM {setting}")
+    await set_synchronous(node, waits_for)
 
 
 @asynccontextmanager
