@@ -241,6 +241,8 @@ class _Shutdown:
         if others == -1:
             # A thread of the system's, also under gevent, as this one blocks.
             original("_thread", "start_new_thread")(self._exit_on_second, (read,))
+            # The signals of a child are none of this process's.
+            os.register_at_fork(after_in_child=partial(_write_no_more_to, write))
         else:  # an event loop's, which is woken by it
             signal.set_wakeup_fd(others)
 
@@ -332,6 +334,12 @@ class _Shutdown:
             raise KeyboardInterrupt
         else:
             raise SystemExit(0)
+
+
+def _write_no_more_to(write: int) -> None:
+    others = signal.set_wakeup_fd(-1)
+    if others != write:
+        signal.set_wakeup_fd(others)
 
 
 def _others_end() -> bool:

@@ -475,3 +475,48 @@ async def test_a_web_server_keeps_its_signals(
         output, _ = await process.communicate()
     assert process.returncode == 3, output.decode()
     assert f"SIGTERM is handled by {server}, which has to stop accepting" in output.decode()
+
+
+FORKS_WHILE_IT_DRAINS = (
+    THREADS
+    + """
+def fork():
+    child = os.fork()
+    if child == 0:
+        print("child", os.getpid(), flush=True)
+        signal.pause()
+        os._exit(9)
+    _, status = os.waitpid(child, 0)
+    print("child ended by", os.waitstatus_to_exitcode(status), flush=True)
+
+class Forks(logging.Handler):
+    def emit(self, record):
+        if record.getMessage().startswith("draining"):
+            threading.Thread(target=fork).start()
+
+logging.getLogger().addHandler(Forks())
+with PoolManager(DSN) as pool:
+    shutdown_on_signals(pool)
+    start(pool)
+    threading.Event().wait()
+"""
+)
+
+
+async def test_the_signal_of_a_child_that_was_forked_meanwhile_is_no_second_one(
+    pg_cluster: LocalCluster, application: str, table: Table
+) -> None:
+    async with (
+        held_lock(pg_cluster.master) as let_go,
+        running(FORKS_WHILE_IT_DRAINS, pg_cluster, application, table) as program,
+    ):
+        await until_waiting(pg_cluster.master, application, 3)
+        program.tell(signal.SIGTERM)
+        await program.said("child ")
+        os.kill(int(program.output.split("child ")[-1].split()[0]), signal.SIGTERM)
+        await program.said("child ended")
+        await let_go()
+        code = await program.end()
+    assert f"child ended by {-signal.SIGTERM}" in program.output, program.output
+    assert code == 0, program.output
+    assert await rows(pg_cluster, table) == [0, 1, 2]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import MISSING, fields
 from importlib import import_module
+from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -390,6 +391,14 @@ def test_errors_show_no_value(given: dict[str, Any]) -> None:
     error = caught.value
     assert "very-secret" not in f"{error} {error!r} {error.errors()} {error.json()}"
     assert error.__context__ is None
+
+
+def test_what_is_no_json_is_not_shown(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("HASQL_DSN", DSN)
+    environment.setenv("HASQL_POOL_FACTORY_KWARGS", '{"password": "very-secret"')
+    with pytest.raises(ValueError, match="pool_factory_kwargs") as caught:
+        Settings()
+    assert "very-secret" not in "".join(format_exception(caught.value))
 
 
 def test_a_repr_shows_no_secret() -> None:
