@@ -15,6 +15,7 @@ import pytest
 from hasql import ConfigurationError
 from hasql.cluster.dsn import Dsn
 from hasql.driver import AsyncPool, Driver, Endpoint, Failure, Session
+from hasql.driver.transactions import TransactionModes, TransactionState
 from testbed.middlemen.addresses import Place
 from testbed.middlemen.forwarder import Forwarder
 from testbed.proxy import Proxy
@@ -165,6 +166,74 @@ async def test_rows_are_counted_and_no_transaction_is_left(
         state = f"SELECT state FROM pg_stat_activity WHERE pid = {pid}"  # noqa: S608  # a number
         assert await pg_cluster.master.sql(state) == "idle"
         await pool.release(connection)
+
+
+async def test_a_transaction_is_begun_as_asked_and_the_next_lease_knows_nothing_of_it(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    shown = "SELECT concat_ws(' ', {}('transaction_isolation'), {}('transaction_read_only'))"
+    shown = shown.replace("{}", "current_setting")
+    asked, plain = TransactionModes("repeatable read", read_only=True), TransactionModes()
+    async with opened(kit, pg_cluster.master.dsn, most=1) as pool:
+        for commits in (True, False):
+            for modes, level in ((asked, "repeatable read on"), (plain, "read committed off")):
+                connection = await pool.acquire()
+                transaction = pool.transaction(connection, modes)
+                await transaction.begin()
+                assert await kit.value(connection, shown) == level
+                assert transaction.state is TransactionState.OPEN
+                row = await transaction.fetch_row("SELECT 'a'::text, NULL::text, '1'::text")
+                assert tuple(row) == ("a", None, "1")
+                if commits:
+                    assert await transaction.commit() is True
+                else:
+                    await transaction.roll_back()
+                await pool.release(connection)
+
+
+async def test_a_transaction_tells_what_has_become_of_it(
+    kit: Kit, pg_cluster: LocalCluster, table: Table
+) -> None:
+    async with opened(kit, pg_cluster.master.dsn) as pool:
+        connection = await pool.acquire()
+        for asked in (False, True):
+            transaction = pool.transaction(connection, TransactionModes(asked=asked))
+            await transaction.begin()
+            await kit.value(connection, f"{table.insert(1)} RETURNING i")
+            with pytest.raises(kit.refused_statement):
+                await kit.value(connection, "SELECT 1 / 0")
+            if transaction.state is TransactionState.FAILED or asked:
+                with pytest.raises(Exception, match="aborted"):
+                    await transaction.fetch_row("SELECT 1")
+                await transaction.roll_back()
+            else:
+                assert await transaction.commit() is False, "the server has answered ROLLBACK"
+            transaction = pool.transaction(connection, TransactionModes(asked=asked))
+            await transaction.begin()
+            await kit.value(connection, f"{table.insert(1)} RETURNING i")
+            await kit.begin(connection, "ROLLBACK")
+            assert transaction.state is TransactionState.ENDED
+            await transaction.roll_back()
+        assert await kit.value(connection, table.count) == 0
+        await pool.release(connection)
+
+
+async def test_what_the_server_has_said_is_told_from_what_the_driver_says(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    driver = kit.driver(pg_cluster.dsn)
+    async with opened(kit, pg_cluster.master.dsn) as pool:
+        connection = await pool.acquire()
+        with pytest.raises(kit.refused_statement) as refused:
+            await kit.value(connection, "SELECT 1 / 0")
+        assert driver.sqlstate(refused.value) == "22012"
+        pool.abort(connection)
+        with pytest.raises(Exception) as lost:  # noqa: PT011  # each driver's own
+            await kit.value(connection, "SELECT 1")
+        assert driver.sqlstate(lost.value) in {"", "08003"}
+        await pool.release(connection)
+    assert driver.sqlstate(ValueError()) is None
+    assert driver.sqlstate(ConnectionResetError()) is None
 
 
 async def test_a_connection_says_whether_its_server_is_a_standby(

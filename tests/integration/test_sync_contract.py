@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pytest
@@ -20,6 +21,7 @@ from hasql import ConfigurationError
 from hasql.cluster.dsn import Dsn
 from hasql.driver import Driver, Endpoint, Failure, ThreadPool
 from hasql.driver.deadline import OutOfTimeError
+from hasql.driver.transactions import TransactionModes, TransactionState
 from testbed.black_hole import black_hole
 from testbed.middlemen.addresses import Place
 from testbed.middlemen.forwarder import Forwarder
@@ -218,6 +220,63 @@ async def test_counting_rows_leaves_no_transaction_open(
         assert await in_thread(threads.pool.count_rows, connection, none) == 0
         state = f"SELECT state FROM pg_stat_activity WHERE pid = {pid}"  # noqa: S608  # a number
         assert await pg_cluster.master.sql(state) == "idle"
+        await threads.release(connection)
+
+
+async def test_a_transaction_is_begun_as_asked_and_the_next_lease_knows_nothing_of_it(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    shown = "SELECT concat_ws(' ', {}('transaction_isolation'), {}('transaction_read_only'))"
+    shown = shown.replace("{}", "current_setting")
+    asked, plain = TransactionModes("repeatable read", read_only=True), TransactionModes()
+
+    def use(
+        pool: ThreadPool[Any, Any], connection: Any, modes: TransactionModes, *, commits: bool
+    ) -> Any:
+        transaction = pool.transaction(connection, modes)
+        transaction.begin()
+        level = sync_kit.value(connection, shown)
+        assert transaction.state is TransactionState.OPEN
+        row = transaction.fetch_row("SELECT 'a'::text, NULL::text, '1'::text")
+        assert tuple(row) == ("a", None, "1")
+        if commits:
+            assert transaction.commit() is True
+        else:
+            transaction.roll_back()
+        return level
+
+    async with opened(sync_kit, pg_cluster.master.dsn, most=1) as threads:
+        for commits in (True, False):
+            for modes, level in ((asked, "repeatable read on"), (plain, "read committed off")):
+                connection = await threads.acquire()
+                work = partial(use, threads.pool, connection, modes, commits=commits)
+                assert await in_thread(work) == level
+                await threads.release(connection)
+
+
+async def test_a_transaction_tells_what_has_become_of_it(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    def use(pool: ThreadPool[Any, Any], connection: Any) -> None:
+        transaction = pool.transaction(connection, TransactionModes())
+        transaction.begin()
+        with pytest.raises(sync_kit.refused_statement):
+            sync_kit.value(connection, "SELECT 1 / 0")
+        assert transaction.state is TransactionState.FAILED
+        with pytest.raises(Exception, match="aborted"):
+            transaction.fetch_row("SELECT 1")
+        transaction.roll_back()
+        transaction = pool.transaction(connection, TransactionModes())
+        transaction.begin()
+        assert sync_kit.value(connection, "SELECT 1") == 1
+        sync_kit.begin(connection, "ROLLBACK")
+        assert transaction.state is TransactionState.ENDED
+        transaction.roll_back()
+        assert sync_kit.value(connection, "SELECT 1") == 1
+
+    async with opened(sync_kit, pg_cluster.master.dsn, most=1) as threads:
+        connection = await threads.acquire()
+        await in_thread(use, threads.pool, connection)
         await threads.release(connection)
 
 
