@@ -155,7 +155,8 @@ class RoutingState(Generic[PoolT, ConnT]):
         self._apply(step, rerouted=changed or over != step.topology.first_round_over)
         if isinstance(observation, Answered):
             self._prepare(observation.host)
-            if self.nodes[observation.host].as_master:
+            node = self.nodes.get(observation.host)  # None: it has left meanwhile
+            if node is not None and node.as_master:
                 self.on_master(observation.began)
         if (tracer := self.tracer) is not None and isinstance(observation, Answered | Failed):
             soon(tell_of_probe, tracer, observation)
