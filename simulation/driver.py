@@ -60,6 +60,9 @@ class SimulatedPool(FakePool):
     def _leave_block(
         self, connection: FakeConnection, error: BaseException | None
     ) -> Awaitable[None] | None:
+        ended, connection.transaction = connection.transaction, None
+        if ended is not None:
+            return None  # a run has left nothing open
         return connection.run() if self.commits and error is None else None
 
     async def release(self, connection: FakeConnection, **kwargs: Any) -> None:

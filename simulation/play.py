@@ -22,6 +22,7 @@ from simulation.knowledge import Knowledge
 from simulation.names import Names
 from simulation.record import Record
 from simulation.source import Source
+from simulation.units import UnitsOfWork
 from simulation.virtual_time import VirtualClock, run
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = ("Outcome", "StoryFailed", "play")
 
 log = logging.getLogger("hasql")
 
+_NAMES: dict[type[Task], str] = {Writer: "writer", Task: "task", UnitsOfWork: "unit"}
 _POLICIES = [GreedyBalancerPolicy, RandomWeightedBalancerPolicy, RoundRobinBalancerPolicy]
 #: How many lines of its record a story that has failed shows.
 _SHOWN = 40
@@ -166,9 +168,11 @@ class _Story:
         )
         manager.add_listener(lambda event: self._heard(knowledge, event))
         self._managers.append(manager)
-        for each in range(tasks):
-            kind = Writer if each == 0 else Task
-            name = f"{'writer' if each == 0 else 'task'} {number}.{each}"
+        kinds = [Writer, *[Task] * (tasks - 1)]
+        if not self._cluster.may_deafen:  # where the answer to COMMIT may never come
+            kinds.append(UnitsOfWork)
+        for each, kind in enumerate(kinds):
+            name = f"{_NAMES[kind]} {number}.{each}"
             task = kind(
                 name,
                 manager,
