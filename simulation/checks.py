@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: Whose objects are walked through: the servers, and what a story takes down, go on growing.
 _WALKED = ("hasql", "simulation.driver", "testbed.fake_driver")
 
-__all__ = ("check_closed", "check_counts", "check_quiet", "weight")
+__all__ = ("check_closed", "check_counts", "check_permits", "check_quiet", "weight")
 
 
 def check_counts(manager: SimulatedManager, record: Record, tasks: int) -> None:
@@ -38,6 +38,16 @@ def check_counts(manager: SimulatedManager, record: Record, tasks: int) -> None:
                     record.violated(name, f"somebody waits for a {request}, and {node} has room")
 
 
+def check_permits(manager: SimulatedManager, record: Record) -> None:
+    """Check that each lease has a permit, and that admission has refused nobody: there is room."""
+    load, name = manager._load.measure(), manager.driver.knowledge.name
+    gates = [gate for gate in (load.admission, load.replica_admission) if gate is not None]
+    if gates and sum(gate.in_use for gate in gates) < len(manager._book):
+        record.violated(name, "a lease is out that has no permit")
+    if any(gate.refusals or gate.timeouts for gate in gates):
+        record.violated(name, "admission has refused somebody")
+
+
 def check_quiet(manager: SimulatedManager, record: Record, cluster: Cluster) -> None:
     """Check that everything is back, and that the cluster is known as it is."""
     name, metrics = manager.driver.knowledge.name, manager.metrics()
@@ -46,6 +56,7 @@ def check_quiet(manager: SimulatedManager, record: Record, cluster: Cluster) -> 
         "in flight": sum(node.in_flight for node in metrics.nodes),
         "leases": len(manager._book),
         "lent": sum(len(pool.lent) for pool in manager.driver.pools),
+        "permits": sum(x.in_use for x in (metrics.admission, metrics.replica_admission) if x),
         "warm-ups": len(manager._routing.warm_ups.tasks()),
         "openings": len(manager._routing.openings.tasks()),
         "releases": len(manager._returns._cancelled._tasks),

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hasql.balancer_policy import (
     GreedyBalancerPolicy,
@@ -14,8 +14,9 @@ from hasql.balancer_policy import (
     RoundRobinBalancerPolicy,
 )
 from hasql.events import HostDown
+from hasql.resilience import Admission, Breaker, RateLimit
 from simulation.applications import Task, Writer
-from simulation.checks import check_closed, check_counts, check_quiet
+from simulation.checks import check_closed, check_counts, check_permits, check_quiet
 from simulation.cluster import Cluster
 from simulation.driver import SimulatedDriver, SimulatedManager
 from simulation.knowledge import Knowledge
@@ -81,6 +82,18 @@ def _told(seed: int, record: Record) -> str:
     shown = "\n".join(record.lines[-_SHOWN:])
     wrong = "\n".join(record.violations)
     return f"seed {seed}: {wrong}\n\n{shown}\n\nplay it again: python -m simulation --seed {seed}"
+
+
+def _load_control(chance: Random, tasks: int) -> dict[str, Any]:
+    """Have one manager in two count all of its leases, and refuse none: see `check_permits`."""
+    if chance.random() < 0.5:
+        return {}
+    apart = chance.choice([None, 2 * tasks])
+    return {
+        "admission": Admission(2 * tasks + 8, replica_limit=apart, reserve=0.0),
+        "rate_limit": RateLimit("1000000/second"),
+        "breaker": Breaker(threshold=1_000_000),
+    }
 
 
 class _Complaints(logging.Handler):
@@ -165,6 +178,7 @@ class _Story:
                 "min_size": chance.choice([0, 1, 2 if roomy else 1]),
                 "max_size": tasks + 4 if roomy else chance.choice([1, 2]),
             },
+            **_load_control(Random(f"{seed} load"), tasks),
         )
         manager.add_listener(lambda event: self._heard(knowledge, event))
         self._managers.append(manager)
@@ -210,6 +224,7 @@ class _Story:
     def _look(self) -> None:
         for manager in self._managers:
             check_counts(manager, self._record, len(self._tasks))
+            check_permits(manager, self._record)
 
     async def _end_tasks(self) -> None:
         for task in self._tasks:
