@@ -17,6 +17,7 @@ import chaos
 from chaos.application import Application
 from chaos.commits import COMMIT_SCENES, CommitScene, play_commits
 from chaos.leases import LEASE_SCENES, LeaseScene, play_leases
+from chaos.load_control import WithLoadControl
 from chaos.names import NAME_SCENES, NameScene, play_names
 from chaos.run import perform, why_not
 from chaos.scenarios import SCENARIOS
@@ -102,9 +103,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--short", action="store_true", help="as `make test` has it")
     parser.add_argument("--together", action="store_true", help="all drivers at once")
     parser.add_argument("--units", action="store_true", help="of work, by run, is all there is")
+    parser.add_argument("--load-control", action="store_true", help="admission and such are on")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--list", action="store_true", help="name the faults and drivers")
     return parser.parse_args()
+
+
+def _class_of(options: argparse.Namespace) -> type[Application]:
+    if options.units:
+        return UnitsOfWork
+    return WithLoadControl if options.load_control else Application
 
 
 def _tell(text: str) -> None:
@@ -151,7 +159,7 @@ async def _run(
                         played.soaks.extend(await play_soak(cluster, group, short=short))
                         _tell_problems(played.soaks[-len(group) :])
                     else:
-                        of_class = UnitsOfWork if options.units else Application
+                        of_class = _class_of(options)
                         outcomes = await perform(
                             scene, cluster, group, short=short, of_class=of_class
                         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 from uuid import uuid4
 
 from hasql.errors import HasqlError
@@ -81,6 +81,9 @@ class Load(NamedTuple):
 class Application:
     """Use it in ``async with``: it is ready when the block begins, and closed afterwards."""
 
+    #: More arguments of its manager.
+    options: ClassVar[dict[str, Any]] = {}
+
     def __init__(self, kit: LoadKit, cluster: LocalCluster, dsn: str, load: Load) -> None:
         mark = uuid4().hex
         self.kit = kit
@@ -92,6 +95,7 @@ class Application:
             acquire_timeout=ACQUIRE_TIMEOUT,
             lease_abort_after=LEASE_ABORT_AFTER,
             pool_factory_kwargs=kit.sizes(min(2, load.places), load.places),
+            **self.options,
         )
         self.acknowledged: list[Acknowledged] = []
         self.reads: list[Read] = []
