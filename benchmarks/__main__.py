@@ -15,7 +15,7 @@ __all__ = ("main",)
 _HERE = Path(__file__).parent
 _RESULTS = _HERE.parent / ".benchmarks"
 _WITH_PEER = ("acquire", "failover")
-_SAVED = (*_WITH_PEER, "names", "scale", "herd", "storm", "threads")
+_SAVED = (*_WITH_PEER, "names", "scale", "herd", "storm", "threads", "load_control")
 _ALL = (*_SAVED, "idle", "runs", "dns_engine", "dependency", "session_settings", "publish")
 
 

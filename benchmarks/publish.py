@@ -100,6 +100,36 @@ def threads(results: list[dict[str, Any]]) -> str:
     )
 
 
+def load_control(results: dict[str, Any]) -> str:
+    """Show what load control costs, and what it is worth in an overload."""
+    costs = [
+        (name, f"{added:.1f}", f"{results['threads'][name]:.1f}")
+        for name, added in results["tasks"].items()
+    ]
+
+    def milliseconds(value: float | None) -> str:
+        return "-" if value is None else f"{value:.0f}"
+
+    overload = [
+        (
+            *(name, f"{part['good_a_second']:.0f}", milliseconds(part["critical_p99_ms"])),
+            *(milliseconds(part["latest_ms"]), str(part["outcomes"].get("OverloadedError", 0))),
+        )
+        for name, part in results["overload"].items()
+        if isinstance(part, dict)
+    ]
+    heads = "requests arrive", "done in time a second", "critical, p99 ms", "late ms", "refused"
+    return (
+        "Load control\n------------\n\n"
+        "``make bench ARGS=load_control``. Microseconds of the processor that an acquire and its\n"
+        "release take longer with one feature on.\n\n"
+        + table(("feature", "tasks, us", "threads, us"), costs)
+        + "\nAn overload of one server, each request with half a second: how many were done in\n"
+        "time, and by how much a request has waited beyond its deadline at most.\n\n"
+        + table(heads, overload)
+    )
+
+
 def _storm(result: dict[str, Any]) -> str | None:
     kind = result.get("storm")
     return None if kind is None else f"200 leases a second {kind}"
@@ -213,7 +243,7 @@ def main() -> None:
     mpl.rcParams["svg.hashsalt"] = "hasql"
     _DOCS.mkdir(parents=True, exist_ok=True)
     parts = ["Benchmarks\n==========\n\nWritten by ``make bench ARGS=publish``.\n"]
-    for show in (acquire, threads, failover, scale, herd):
+    for show in (acquire, threads, load_control, failover, scale, herd):
         path = _RESULTS / f"{show.__name__}.json"
         if path.exists():
             parts.append(show(json.loads(path.read_text())))
