@@ -89,9 +89,8 @@ class Closing(Generic[PoolT, ConnT]):
 
 
 def _say_how_many(broken: tuple[LeaseInfo, ...]) -> None:
-    log.warning(
-        "closing: %d leases were not given back in time", len(broken), extra=about("leases_left")
-    )
+    extra = about("leases_left")
+    log.warning("closing: %d leases were not given back in time", len(broken), extra=extra)
 
 
 def _say_what_was_broken(broken: tuple[LeaseInfo, ...]) -> None:

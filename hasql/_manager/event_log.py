@@ -32,16 +32,17 @@ def log_event(event: Event, hide: Callable[[str], str]) -> None:
         case LeaseOverdue() | LeaseDropped():
             _log_lease(event)
         case DiscoveryFailed(source, error):
-            text = "%s has failed; the hosts stay as they are: %s"
-            log.warning(text, source, error, extra=about("discovery_failed"))
+            extra = about("discovery_failed")
+            log.warning("%s has failed; the hosts stay as they are: %s", source, error, extra=extra)
         case DiscoveryRecovered(source):
             log.info("%s answers again", source, extra=about("discovery_recovered"))
         case BreakerOpened(failures, error):
-            text = "the breaker is open: %d failures of a master, last %s"
-            log.warning(text, failures, hide(repr(error)), extra=about("breaker_opened"))
+            told, extra = hide(repr(error)), about("breaker_opened")
+            log.warning(
+                "the breaker is open: %d failures of a master, last %s", failures, told, extra=extra
+            )
         case BreakerClosed():
-            text = "the breaker is closed: a master serves"
-            log.info(text, extra=about("breaker_closed"))
+            log.info("the breaker is closed: a master serves", extra=about("breaker_closed"))
         case _:
             _log_host(event, hide)
 
@@ -61,26 +62,36 @@ def _log_host(
         case RoleChanged(_, before, role):
             extra = about("role_changed", host=host, role=role, health=Health.UP)
             log.info("%s is a %s now, and was a %s", host, role.value, before.value, extra=extra)
+        case HostExcluded(_, Exclusion.LEAVING):
+            extra = about("host_excluded", host=host)
+            log.info("%s %s", host, Exclusion.LEAVING.value, extra=extra)
         case HostExcluded(_, exclusion):
-            level = logging.INFO if exclusion is Exclusion.LEAVING else logging.WARNING
-            log.log(level, "%s %s", host, exclusion.value, extra=about("host_excluded", host=host))
+            log.warning("%s %s", host, exclusion.value, extra=about("host_excluded", host=host))
         case HostAdmitted(_, exclusion):
             extra = about("host_admitted", host=host)
             log.info("%s may serve again; before, it %s", host, exclusion.value, extra=extra)
 
 
 def _log_lease(event: LeaseOverdue | LeaseDropped) -> None:
-    lease, host = event.lease, event.host
-    by = "" if lease.task is None else f", acquired by {lease.task}"
-    where = "" if lease.stack is None else f":\n{lease.stack}"
+    lease, host, role = event.lease, event.host, event.lease.role.value
+    since, rest = f"{lease.since:.1f}", "" if lease.task is None else f", acquired by {lease.task}"
+    if isinstance(event, LeaseOverdue) and event.terminated:
+        rest += ", and is terminated"
+    if lease.stack is not None:
+        rest += f":\n{lease.stack}"
     if isinstance(event, LeaseOverdue):
-        name, says = "lease_overdue", f"is out for {lease.since:.1f} s{by}"
-        says += ", and is terminated" if event.terminated else ""
+        extra = _about_lease("lease_overdue", lease)
+        log.warning("%s: a lease of a %s is out for %s s%s", host, role, since, rest, extra=extra)
     else:
-        name = "lease_dropped"
-        says = f"was dropped after {lease.since:.1f} s without being given back{by}"
-    extra = _about_lease(name, lease)
-    log.warning("%s: a lease of a %s %s%s", host, lease.role.value, says, where, extra=extra)
+        extra = _about_lease("lease_dropped", lease)
+        log.warning(
+            "%s: a lease of a %s was dropped after %s s without being given back%s",
+            host,
+            role,
+            since,
+            rest,
+            extra=extra,
+        )
 
 
 def _about_lease(event: str, lease: LeaseInfo) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, Generic
 
 from hasql._leasing.book import LeaseBook
 from hasql._leasing.options import InLoop
+from hasql._manager.guarded import say
 from hasql._manager.routing_state import RoutingState
 from hasql._routing.node import Node
 from hasql._routing.succession import Succession
@@ -111,16 +112,13 @@ class Resizing(Generic[PoolT, ConnT]):
         node.pool.purge(self._book.expire(node))
         if not node.in_flight:
             self._emptied(succession)
-        log_extra = about("pool_resized", host=node.host)
-        self._in_loop(
-            partial(
-                log.info,
-                "%s: its pool has %d to %d connections now",
-                node.host,
-                sizes.minimum,
-                sizes.maximum,
-                extra=log_extra,
-            )
+        say(
+            log.info,
+            "%s: its pool has %d to %d connections now",
+            node.host,
+            "pool_resized",
+            sizes.minimum,
+            sizes.maximum,
         )
         return heir
 
