@@ -4,6 +4,7 @@ __all__ = (
     "BreakerOpenError",
     "ConfigurationError",
     "HasqlError",
+    "LeaseTerminatedError",
     "MissingExtraError",
     "NameResolutionError",
     "NotAvailableError",
