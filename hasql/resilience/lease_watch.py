@@ -79,6 +79,8 @@ class LeaseWatch(Layer):
         self._is_set = self._threshold is None
         #: Who closes connections that are too old, where the driver does not.
         self.upkeep: IdleUpkeep[Any, Any] | None = None
+        #: Whether this is a forked child, and all that is open its parent's.
+        self.inherited = False
         #: How many leases were out for too long, and how many were dropped.
         self.overdue = 0
         self.dropped = 0
@@ -158,7 +160,10 @@ class LeaseWatch(Layer):
             self.upkeep.begin()
 
     def _note_drop(self, identity: int, revive: Callable[[], Any]) -> bool:
-        # In the midst of anything, in any thread: only what waits for nothing may be done here.
+        # In the midst of anything, in any thread: only what waits for nothing may be done here, not
+        # even for the guard, as this thread may have a lock that whoever has that waits for.
+        if self.inherited:
+            return False
         lease = self._book.take_dropped(identity)
         if lease is not None:
             self._in_loop(partial(self._take_back, lease, revive))

@@ -111,6 +111,8 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         if self._finalizer is not None:
             self._finalizer.detach()
         parts.returns.inherited = True
+        if parts.lease_watch is not None:
+            parts.lease_watch.inherited = True
         options, driver, source = self._ingredients
         options = replace(options, pool_factory_kwargs=parts.routing.pool_kwargs)
         self._take(assemble_for_threads(options, driver, source, self._start))
