@@ -162,10 +162,7 @@ class CheckoutRules(Generic[PoolT, ConnT]):
         if not node.as_master or lease.request is REPLICA:
             return False
         # A replica that was promoted meanwhile: what was lent to read would write.
-        pool = node.pool
-        assert pool is not None  # noqa: S101  # as above
-        unguarded = is_to_be_guarded(lease, node) and not pool.is_closed(connection)
-        return not unguarded or pool.is_read_only(connection)
+        return lease.guarded or not is_to_be_guarded(lease, node)
 
     def _not_available(self, lease: Lease[PoolT, ConnT]) -> NotAvailableError:
         told = f"no connection to a {lease.request} within {lease.timeout:g} s"

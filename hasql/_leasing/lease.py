@@ -65,6 +65,8 @@ class Lease(Generic[PoolT, ConnT]):
     sets_locally = False
     #: SQL for that; None: nothing is lacking.
     local_settings: str | None = None
+    #: Whether its connection does not write, as it is to be.
+    guarded = False
     #: SQL that undoes what was set for it; None: nothing is to be undone.
     undo: str | None = None
     #: Whether it is within the manager's layers: see `LeaseLayers`.

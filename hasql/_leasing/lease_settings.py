@@ -6,7 +6,7 @@ costs one only where it changes: it stays on the connection until a lease that m
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from hasql._leasing.destination_check import ask, discard
 from hasql._leasing.lease import Lease
@@ -20,9 +20,10 @@ from hasql.errors import ConfigurationError
 __all__ = (
     "LeaseSettings",
     "PoolerRefusesError",
-    "note_prepared",
+    "is_to_be_guarded",
+    "note_changed",
     "prepare_session",
-    "session_query",
+    "session_change",
     "undo_settings",
     "undo_settings_in_thread",
 )
@@ -49,12 +50,20 @@ class LeaseSettings:
 _NONE: Final = LeaseSettings()
 
 
-def session_query(
+class SessionChange(NamedTuple):
+    """What a connection is told before it is lent."""
+
+    query: str
+    #: Whether that makes it read-only, or lifts that; None: neither.
+    guard: bool | None
+
+
+def session_change(
     lease: Lease[PoolT, ConnT],
     node: Node[PoolT, ConnT],
     pool: DriverPool[PoolT, ConnT],
     connection: ConnT,
-) -> str | None:
+) -> SessionChange | None:
     """Return what a connection must be told before it is lent; None: nothing.
 
     Raises PoolerRefusesError for what cannot be told.
@@ -62,23 +71,25 @@ def session_query(
     key, known = pool.key(connection), pool.destinations
     wanted = lease.settings or _NONE
     lease.undo = lease.local_settings = None
+    lease.guarded = False
     if key in known.lacking:
         lease.local_settings = _made_locally(lease, node, known.lacking[key])
-    changes: dict[str, str | None] = {}
+    guard: bool | None = None
     if is_to_be_guarded(lease, node):
-        if not pool.is_read_only(connection):
-            changes[_READ_ONLY] = "on"
+        lease.guarded = pool.is_read_only(connection)
+        guard = None if lease.guarded else True
     elif key in known.guarded and (node.as_master or lease.fixed_node is not None):
         # A reset may have lifted it. Servers before PostgreSQL 14 do not say so.
         if pool.is_read_only(connection) or pool.in_hot_standby(connection) is None:
-            changes[_READ_ONLY] = None
+            guard = False
         else:
             known.guarded.discard(key)
-    if not (changes or wanted.overrides):
+    if guard is None and not wanted.overrides:
         return None
     if node.pooled:
-        raise PoolerRefusesError(_refusal(node, wanted, changes))
-    return set_query(changes, kept=wanted.overrides)
+        raise PoolerRefusesError(_refusal(node, wanted, guard=guard))
+    changes = {} if guard is None else {_READ_ONLY: "on" if guard else None}
+    return SessionChange(set_query(changes, kept=wanted.overrides), guard)
 
 
 def is_to_be_guarded(lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT]) -> bool:
@@ -94,21 +105,22 @@ def is_to_be_guarded(lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT]) -> bo
     )
 
 
-def note_prepared(
+def note_changed(
     lease: Lease[PoolT, ConnT],
-    node: Node[PoolT, ConnT],
     pool: DriverPool[PoolT, ConnT],
     connection: ConnT,
+    change: SessionChange,
 ) -> None:
-    """Take note that a connection was told what `session_query` has said."""
+    """Take note that a connection was told what `session_change` has said."""
     key, known, wanted = pool.key(connection), pool.destinations, lease.settings or _NONE
-    guarded = is_to_be_guarded(lease, node)
     undone: dict[str, str | None] = {}
-    if guarded and wanted.guards_all:
-        known.guard(key)
-    elif guarded:
-        undone[_READ_ONLY] = None
-    else:
+    if change.guard:
+        lease.guarded = True
+        if wanted.guards_all:
+            known.guard(key)
+        else:
+            undone[_READ_ONLY] = None
+    elif change.guard is not None:
         known.guarded.discard(key)
     if wanted.overrides or undone:
         lease.undo = restore_query(wanted.overrides, undone)
@@ -122,11 +134,11 @@ async def prepare_session(
 ) -> None:
     """Set a task's connection as its lease wants it; one that cannot be set is given back."""
     try:
-        query = session_query(lease, node, pool, connection)
-        if query is None:
+        change = session_change(lease, node, pool, connection)
+        if change is None:
             return
-        await ask(pool, connection, query, None)
-        note_prepared(lease, node, pool, connection)
+        await ask(pool, connection, change.query, None)
+        note_changed(lease, pool, connection, change)
     except PoolerRefusesError:
         await pool.release(connection)  # nothing is wrong with it
         raise
@@ -173,10 +185,8 @@ def _made_locally(
     return set_query({name: settings.parameters[name] for name in lacks}, local=True)
 
 
-def _refusal(
-    node: Node[PoolT, ConnT], wanted: LeaseSettings, changes: Mapping[str, str | None]
-) -> str:
-    if changes:
+def _refusal(node: Node[PoolT, ConnT], wanted: LeaseSettings, *, guard: bool | None) -> str:
+    if guard is not None:
         return _told(node, _READ_ONLY, "enforce_read_only, for a read that has come to a master,")
     return _told(node, ", ".join(wanted.overrides), "session= of this acquire")
 

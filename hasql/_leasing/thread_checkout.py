@@ -11,7 +11,7 @@ from hasql._leasing.checkout_rules import LONG_CONNECT, CheckoutRules
 from hasql._leasing.destination_check import answers_in_thread, check_destination_in_thread
 from hasql._leasing.layers import LeaseLayers
 from hasql._leasing.lease import Lease
-from hasql._leasing.lease_settings import PoolerRefusesError, note_prepared, session_query
+from hasql._leasing.lease_settings import PoolerRefusesError, note_changed, session_change
 from hasql._leasing.lease_tracing import LeaseTracing
 from hasql._leasing.options import InLoop, LeasingOptions, ManagerCalls
 from hasql._leasing.thread_returns import ThreadReturns
@@ -136,17 +136,17 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         patience: Patience,
     ) -> None:
         """Set a connection as its lease wants it."""
-        query = session_query(lease, node, pool, connection)
-        if query is None:
+        change = session_change(lease, node, pool, connection)
+        if change is None:
             return
         try:
             with self._aborting_after(pool, connection, patience.seconds):
-                pool.count_rows(connection, query)
+                pool.count_rows(connection, change.query)
         except Exception:
             if not patience.seconds:
                 raise OutOfTimeError from None
             raise
-        note_prepared(lease, node, pool, connection)
+        note_changed(lease, pool, connection, change)
 
     def _layered(self, lease: Lease[PoolT, ConnT], layers: LeaseLayers[PoolT, ConnT]) -> ConnT:
         try:
