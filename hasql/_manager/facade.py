@@ -95,6 +95,7 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
         source = choose_source(parsed, discovery, resolver)
         listed = discovery is None and parsed.source is None
         check_flag("follow_names", follow_names)
+        name_source = self._name_source(resolver)
         options = Options(
             dsn=parsed,
             acquire_timeout=acquire_timeout,
@@ -112,7 +113,7 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
                 never_master=never_master_hosts(never_master, parsed.hosts if listed else None),
                 lease_abort_after=lease_abort_after,
             ),
-            name_source=self._name_source(resolver) if follow_names else None,
+            name_source=name_source if follow_names else None,
             resilience=ResilienceOptions(
                 session=session,
                 credentials=credentials,
