@@ -1,6 +1,7 @@
 """What a pool manager tells of itself: a snapshot, events, and the records of a tracer."""
 
 from typing import Generic
+from weakref import WeakMethod
 
 from hasql._leasing.lease_infos import infos_of
 from hasql._leasing.lease_tracing import LeaseTracing
@@ -36,7 +37,8 @@ class Introspection(Generic[PoolT, ConnT]):
         self._book = parts.book
         self._resizing = parts.resizing
         self._measuring = Measuring(parts, self._options)
-        parts.reporting.measure = self._measuring.take  # which does not keep the manager alive
+        # Weakly: what ends the loop's thread of a manager that was dropped must not keep it alive.
+        parts.reporting.measure = WeakMethod(self._measuring.take)
         self._lease_watch = parts.lease_watch
 
     def _check_process(self) -> None:

@@ -26,8 +26,8 @@ class Reporting:
         self._every = every
         self._nodes = nodes
         self._timer: asyncio.TimerHandle | None = None
-        #: Takes the snapshot.
-        self.measure: Callable[[], Metrics] | None = None
+        #: What returns what takes the snapshot, None once the manager was dropped.
+        self.measure: Callable[[], Callable[[], Metrics] | None] = _nothing
         #: How many acquires had waited at the last report.
         self.waits_before = 0
         self._acquires_before = 0
@@ -45,8 +45,8 @@ class Reporting:
 
     def _report(self) -> None:
         self._timer = None
-        if self.measure is not None:
-            metrics = self.measure()
+        if (measure := self.measure()) is not None:
+            metrics = measure()
             waits, acquires = metrics.waits - self.waits_before, metrics.acquires
             acquires -= self._acquires_before
             self.waits_before, self._acquires_before = metrics.waits, metrics.acquires
@@ -67,6 +67,10 @@ class Reporting:
                 ),
             )
         self.begin()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _told(node: NodeMetrics) -> str:

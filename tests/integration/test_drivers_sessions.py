@@ -118,7 +118,8 @@ async def setting(kit: Kit, connection: Any, name: str) -> str:
 async def reserved(node: LocalNode, application: str) -> set[str]:
     """Return the processes that serve reserved connections of an application."""
     query = (
-        "SELECT pid FROM pg_stat_activity WHERE query LIKE '%pg_is_in_recovery()%'"  # noqa: S608
+        # The server shows the beginning of a query alone, which is that of one probe or another.
+        "SELECT pid FROM pg_stat_activity WHERE query ~ '(pg_is_in_recovery|pg_control_system)'"  # noqa: S608
         f" AND application_name = '{application}'"  # a name of ours
     )
     return set((await node.sql(query)).split())

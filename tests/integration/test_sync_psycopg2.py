@@ -112,7 +112,7 @@ def master(manager: PoolManager, timeout: float | None = None) -> extensions.con
 
 def test_the_connection_is_psycopg2s_own(manager: PoolManager) -> None:
     with manager.acquire_master() as connection:
-        assert type(connection) is extensions.connection
+        assert isinstance(connection, extensions.connection)
         assert isinstance(manager.get_pool(read_only=False), QueuePool)
         assert value(connection, "SELECT 1") == 1
 
@@ -134,7 +134,7 @@ def test_a_class_and_cursors_of_the_applications_own(pg_cluster: LocalCluster) -
             PoolManager(pg_cluster.master.dsn, pool_factory_kwargs=kwargs) as manager,
             manager.acquire_master() as connection,
         ):
-            assert type(connection) is of_class
+            assert isinstance(connection, of_class)
             with connection.cursor() as cursor:
                 cursor.execute("SELECT 1 AS one")
                 row: Any = cursor.fetchone()

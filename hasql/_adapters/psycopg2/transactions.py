@@ -80,15 +80,15 @@ class _RefusesToEnd:
 
     def commit(self) -> None:
         """Commit, as psycopg2 does, unless in a unit of work."""
-        self._check("commit")
+        self._refuse_in_unit("commit")
         super().commit()  # type: ignore[misc]  # as mixed in
 
     def rollback(self) -> None:
         """Roll back, as psycopg2 does, unless in a unit of work."""
-        self._check("rollback")
+        self._refuse_in_unit("rollback")
         super().rollback()  # type: ignore[misc]  # as above
 
-    def _check(self, what: str) -> None:
+    def _refuse_in_unit(self, what: str) -> None:
         if self.in_unit:
             msg = (
                 f"{what}() is not for the work of a run, which commits when the work returns; "
