@@ -8,7 +8,7 @@ from typing import Any, Generic
 from hasql._leasing.lease import Lease
 from hasql.cluster.host import HostSpec
 from hasql.diagnostics import about
-from hasql.driver import ConnT, PoolT
+from hasql.driver import ConnT, DriverPool, PoolT
 from hasql.driver.transactions import TransactionModes
 from hasql.errors import HasqlError
 from hasql.metrics import RunMetrics
@@ -18,7 +18,7 @@ from hasql.resilience.run_means import RunMeans
 from hasql.resilience.run_options import RunOptions
 from hasql.resilience.unit_of_work import UnitOfWork
 
-__all__ = ("Runs", "check_work", "is_out")
+__all__ = ("Runs", "check_open", "check_work", "is_out")
 
 log = logging.getLogger("hasql")
 
@@ -114,6 +114,15 @@ def check_work(work: object, takes: str = "a connection") -> None:
     if not callable(work):
         msg = f"work must be a function that takes {takes}, not {work!r}"
         raise TypeError(msg)
+
+
+def check_open(pool: DriverPool[PoolT, ConnT], connection: ConnT) -> None:
+    """Refuse to send COMMIT on a connection that is known to be lost: it is sure what that means.
+
+    Raises ConnectionError.
+    """
+    if pool.is_closed(connection):
+        raise ConnectionError("the connection was lost before COMMIT was sent")
 
 
 def is_out(lease: Lease[Any, Any], connection: object) -> bool:

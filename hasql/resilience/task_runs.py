@@ -12,7 +12,7 @@ from hasql.driver import AsyncPool, ConnT, PoolT
 from hasql.driver.transactions import TaskTransaction, TransactionModes
 from hasql.resilience.commit_outcome import CommitMark, Outcome
 from hasql.resilience.run_options import RunOptions
-from hasql.resilience.runs import Runs, check_work, is_out
+from hasql.resilience.runs import Runs, check_open, check_work, is_out
 from hasql.resilience.unit_of_work import UnitOfWork
 
 __all__ = ("TaskAttempt", "TaskRuns")
@@ -138,6 +138,7 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
                 unit.marking()
                 row = await transaction.fetch_row(CommitMark.SQL)
                 self._read_mark(unit, unit.host, row)
+            check_open(attempt.pool, attempt.connection)
             unit.committing(result)
             unit.committed(done=await transaction.commit())
         except BaseException as error:

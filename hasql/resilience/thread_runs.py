@@ -14,7 +14,7 @@ from hasql.driver.transactions import ThreadTransaction, TransactionModes
 from hasql.resilience.commit_outcome import CommitMark, Outcome
 from hasql.resilience.run_means import RunMeans
 from hasql.resilience.run_options import RunOptions
-from hasql.resilience.runs import Runs, check_work, is_out
+from hasql.resilience.runs import Runs, check_open, check_work, is_out
 from hasql.resilience.unit_of_work import UnitOfWork
 
 __all__ = ("ThreadAttempt", "ThreadRuns")
@@ -162,6 +162,7 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
                 unit.marking()
                 row = transaction.fetch_row(CommitMark.SQL)
                 self._read_mark(unit, unit.host, row)
+            check_open(attempt.pool, attempt.connection)
             unit.committing(result)
             unit.committed(done=transaction.commit())
         except BaseException as error:

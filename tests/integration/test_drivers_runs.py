@@ -178,7 +178,10 @@ async def test_work_whose_connection_is_lost_is_done_once(scene: Scene) -> None:
     assert (scene.row, scene.calls) == (2, 2)
 
 
-async def test_work_that_takes_no_note_of_a_lost_connection_is_done_once(scene: Scene) -> None:
+@pytest.mark.parametrize("resolve_commits", [True, False])
+async def test_work_that_takes_no_note_of_a_lost_connection_is_done_once(
+    scene: Scene, resolve_commits: bool
+) -> None:
     async def work(connection: Any) -> None:
         await scene.add(connection)
         if scene.calls == 1:
@@ -186,7 +189,7 @@ async def test_work_that_takes_no_note_of_a_lost_connection_is_done_once(scene: 
             with contextlib.suppress(Exception):
                 await scene.add(connection)
 
-    await scene.run(work)
+    await scene.run(work, resolve_commits=resolve_commits)
     assert (scene.row, scene.calls) == (1, 2)
 
 
