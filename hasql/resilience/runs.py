@@ -59,12 +59,12 @@ class Runs(Generic[PoolT, ConnT]):
         return UnitOfWork(options, self._means)
 
     def _end(self, who: object, unit: UnitOfWork) -> None:
+        """End a run; for threads, under the guard."""
         self._within.discard(who)
         unit.forget()
-        with self._means.guard:
-            self._ended += 1
-            for category in unit.retried:
-                self._retried[category] += 1
+        self._ended += 1
+        for category in unit.retried:
+            self._retried[category] += 1
 
     def _found_out(self, unit: UnitOfWork, outcome: Outcome, error: Exception) -> bool:
         """Take what was found out of a commit; tell whether it is done.
@@ -88,9 +88,11 @@ class Runs(Generic[PoolT, ConnT]):
     def modes(self, unit: UnitOfWork, host: HostSpec) -> TransactionModes:
         """Say how to begin a transaction on a host: whether its mark will be asked for."""
         options = unit.options
-        if options.resolve_commits and not unit.wrote_nothing and host not in self._without_marks:
-            return options.modes_to_mark
-        return options.modes
+        if not options.resolve_commits or unit.wrote_nothing:
+            return options.modes
+        # Nearly always there are none, and a host's hash is not for nothing.
+        refused = self._without_marks
+        return options.modes if refused and host in refused else options.modes_to_mark
 
     def _read_mark(self, unit: UnitOfWork, host: HostSpec, row: Sequence[str | None]) -> None:
         mark = CommitMark.read(host, row)

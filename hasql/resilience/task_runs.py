@@ -1,10 +1,10 @@
 """Units of work of tasks: each in a transaction, which is done again where that is safe."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from inspect import isawaitable
 from types import CoroutineType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from hasql._leasing.async_lease import AsyncLease
 from hasql._routing.request import MASTER
@@ -44,7 +44,7 @@ class TaskAttempt(Generic[PoolT, ConnT]):
         self.lease, node, unit = lease, lease.node, self.unit
         assert node is not None  # noqa: S101  # it is lent, so it has both
         unit.took(node)
-        if not self.may_write:
+        if lease.request is not MASTER:
             unit.only_reads()
         self.pool = node.pool  # type: ignore[assignment]  # its face's
         self.modes = self._runs.modes(unit, node.host)
@@ -73,15 +73,15 @@ class TaskAttempt(Generic[PoolT, ConnT]):
 class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
     """The runs of one manager for tasks."""
 
-    async def run(
+    def run(
         self,
         work: Callable[[ConnT], Awaitable[_T]],
         options: RunOptions,
         acquire: Callable[[float], AsyncLease[PoolT, ConnT]],
-    ) -> _T:
+    ) -> Coroutine[Any, Any, _T]:
         """Do the work; `acquire` makes a lease that has so many seconds."""
         check_work(work)
-        return await self.run_attempts(lambda attempt: work(attempt.connection), options, acquire)
+        return self.run_attempts(lambda attempt: work(attempt.connection), options, acquire)
 
     async def run_attempts(
         self,

@@ -52,7 +52,7 @@ class ThreadAttempt(Generic[PoolT, ConnT]):
         self.lease, node, unit = lease, lease.node, self.unit
         assert node is not None  # noqa: S101  # it is lent, so it has both
         unit.took(node)
-        if not self.may_write:
+        if lease.request is not MASTER:
             unit.only_reads()
         self.pool = node.pool  # type: ignore[assignment]  # its face's
         self.modes = self._runs.modes(unit, node.host)
@@ -128,7 +128,8 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
                         raise
                 Event().wait(pause)
         finally:
-            self._end(thread, unit)
+            with self._means.guard:
+                self._end(thread, unit)
 
     def _attempt(
         self,
