@@ -33,15 +33,15 @@ class UnitsOfWork(Application):
         del client, number
         asked = time.monotonic()
 
-        async def read(connection: Any) -> str:  # noqa: ANN401 - as above
+        async def read(connection: Any) -> tuple[str, float]:  # noqa: ANN401 - as above
             answer: str = await self.kit.value(
                 connection, "SELECT concat(inet_server_port(), ' ', pg_is_in_recovery())"
             )
-            return answer
+            return answer, time.monotonic()
 
-        answer = await self.manager.run(read, read_only=True)
+        answer, at = await self.manager.run(read, read_only=True)
         port, _, in_recovery = answer.partition(" ")
-        self.reads.append(Read(int(port), in_recovery == "t", asked, time.monotonic()))
+        self.reads.append(Read(int(port), in_recovery == "t", asked, at))
 
     def unforgiven(self) -> Iterator[str]:
         """Yield all errors but the one, as each of these faults ends within the time of a run."""
