@@ -16,6 +16,7 @@ import asyncpg
 import pytest
 
 from hasql import ConfigurationError, NotAvailableError
+from hasql._adapters.asyncpg.connection import sqlstate_of
 from hasql._adapters.asyncpg.driver import AsyncpgDriver
 from hasql.asyncpg import PoolManager
 from hasql.cluster.dsn import Dsn
@@ -401,3 +402,13 @@ async def test_4_a_connection_that_is_lost_while_a_hook_prepares_it_costs_anothe
             assert await connection.fetchval("SELECT 1") == 1
         assert lost
         assert manager.metrics().retries == 1
+
+
+@pytest.mark.parametrize(("module", "code"), [("asyncpg.connection", ""), ("application", None)])
+def test_what_asyncpg_stumbles_over_is_told_from_a_mistake_of_the_application(
+    module: str, code: str | None
+) -> None:
+    # As it does between the two round trips of a statement, if it is terminated then.
+    with pytest.raises(AttributeError) as met:
+        exec("None.bind_execute", {"__name__": module})  # noqa: S102  # ours
+    assert sqlstate_of(met.value) == code

@@ -101,7 +101,18 @@ def sqlstate_of(error: BaseException) -> str | None:
     if isinstance(error, asyncpg.PostgresError):
         return _first_said(error).sqlstate or ""
     own = isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError)
-    return "" if own else None
+    return "" if own or _is_asyncpgs_own(error) else None
+
+
+def _is_asyncpgs_own(error: BaseException) -> bool:
+    """Tell whether asyncpg has stumbled over a connection that was terminated in the middle."""
+    step = error.__traceback__
+    if step is None or not isinstance(error, AttributeError):
+        return False
+    while step.tb_next is not None:
+        step = step.tb_next
+    module: str = step.tb_frame.f_globals.get("__name__", "")
+    return module.startswith("asyncpg.")
 
 
 def _first_said(error: asyncpg.PostgresError) -> asyncpg.PostgresError:
