@@ -92,16 +92,15 @@ def remembered(
 ) -> Mapping[int, tuple[Switch, ...]]:
     """Add the switch that a master tells of to those that are known, by system identifier.
 
-    What is known of it already stays known. A host that tells of another one for the same timeline
-    has been taken over by another server.
+    What is known stays known. There may be several for one timeline: of servers that have begun one
+    of the same number without knowing of each other.
     """
     switch = switch_of(host, reading, before)
     if switch is None or reading.system_id is None:
         return switches
     kept = switches.get(reading.system_id, ())
-    place = switch.host, switch.timeline
-    known = next((each for each in kept if (each.host, each.timeline) == place), None)
-    if known and known.position == switch.position and known.ancestor >= switch.ancestor:
+    known = next((each for each in kept if replace(each, ancestor=switch.ancestor) == switch), None)
+    if known and known.ancestor >= switch.ancestor:
         return switches
     rest = (each for each in kept if each is not known)
     newest = sorted((*rest, switch), key=lambda each: each.timeline, reverse=True)

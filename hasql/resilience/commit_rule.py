@@ -11,7 +11,7 @@ server that says anything else of the id does not have it, whatever its past was
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from hasql.cluster.host import HostSpec
@@ -151,9 +151,14 @@ def _after_a_restart(
         reading.recovered_to is not None and reading.recovered_to <= mark.position
     ):
         return Outcome.ABORTED
-    begun = {each.host for each in switches if each.timeline == mark.timeline}
-    same = word.host == mark.host and not word.several and begun <= {mark.host}
+    same = word.host == mark.host and not word.several and _is_the_only_one(mark, switches)
     return Outcome.COMMITTED if same and mark.position <= sign.flushed else Outcome.UNKNOWN
+
+
+def _is_the_only_one(mark: CommitMark, switches: Iterable[Switch]) -> bool:
+    """Tell whether no other server was seen to begin a timeline of the mark's number."""
+    begun = [each for each in switches if each.timeline == mark.timeline]
+    return len(begun) <= 1 and all(each.host == mark.host for each in begun)
 
 
 def _after_promotions(
@@ -173,30 +178,24 @@ def _after_promotions(
         return Outcome.UNKNOWN
     if all(switch.position <= mark.position for switch in left):
         return Outcome.ABORTED
-    if all(_holds(switch, mark, sign) for switch in left):
+    if _is_the_only_one(mark, switches) and all(_holds(switch, mark, sign) for switch in left):
         return Outcome.COMMITTED
     return Outcome.UNKNOWN
 
 
 def _last_switch(word: Word, switches: Iterable[Switch]) -> Switch | None:
-    """Return where the timeline began that a master writes; None: it is not known."""
-    told, known = switch_of(word.host, word.reading, None), _known(word, switches)
-    if told is None or (known is not None and known.position == told.position):
-        return known  # which may know of an ancestor, too
-    return told
+    """Return where the timeline began that a master writes; None: it is not known.
 
-
-def _known(word: Word, switches: Iterable[Switch]) -> Switch | None:
-    """Return what was seen of where the timeline began that this host writes.
-
-    It is of use if the host is that server still, which goes without saying but for a name that
-    leads to several.
+    What was seen of it before is of use if the host is that server still, which goes without saying
+    but for a name that leads to several, and a host that has begun that timeline twice.
     """
-    if word.several:
-        return None
     timeline = word.reading.timeline
-    found = (each for each in switches if (each.host, each.timeline) == (word.host, timeline))
-    return next(found, None)
+    known = [each for each in switches if (each.host, each.timeline) == (word.host, timeline)]
+    told = switch_of(word.host, word.reading, None)
+    if told is not None:
+        same = (each for each in known if replace(each, ancestor=told.ancestor) == told)
+        return next(same, told)  # which may know of an ancestor, too
+    return known[0] if len(known) == 1 and not word.several else None
 
 
 def _holds(switch: Switch, mark: CommitMark, sign: LastSign) -> bool:
@@ -204,11 +203,16 @@ def _holds(switch: Switch, mark: CommitMark, sign: LastSign) -> bool:
 
     Its position alone would not tell: the mark's server may have crashed and lost it, started
     again, and written other things up to beyond it before it was replaced. That cannot be if it had
-    been flushed; nor if the last transaction that was replayed had ended before the mark's server
-    could have been up again.
+    been flushed.
+
+    Nor if the last transaction that was replayed had ended after the mark was read, and before the
+    mark's server could have been up again: then it was that server, in the life that the mark tells
+    of, which has written its end, and so all that lies before. (The time of an end is taken before
+    it is written, and that of the mark after its position, by the same clock.)
     """
     if switch.position <= mark.position:
         return False
     if mark.position <= sign.flushed:
         return True
-    return switch.last_ended is not None and switch.last_ended <= sign.at + _NO_RESTART
+    ended = switch.last_ended
+    return ended is not None and mark.at <= ended <= sign.at + _NO_RESTART

@@ -78,6 +78,13 @@ async def master_is(manager: PoolManager, node: LocalNode) -> None:
             await manager.wait_next_pool_check()
 
 
+async def mark_of(session: Any, node: LocalNode) -> CommitMark:
+    row = await session.fetchrow(CommitMark.SQL)
+    mark = CommitMark.read(HostSpec(node.host, node.port), tuple(row or ()))
+    assert mark is not None
+    return mark
+
+
 @asynccontextmanager
 async def unanswered(
     cluster: LocalCluster, on: LocalNode | None = None, *, flushed: bool = False
@@ -94,10 +101,7 @@ async def unanswered(
                 await session.execute("SET synchronous_commit = off")
             await session.execute("BEGIN")
             await session.execute(f"INSERT INTO {table} VALUES (1)")  # noqa: S608  # ours
-            row = await session.fetchrow(CommitMark.SQL)
-            mark = CommitMark.read(HostSpec(master.host, master.port), tuple(row or ()))
-            assert mark is not None
-            yield Unanswered(manager, table, mark, session)
+            yield Unanswered(manager, table, await mark_of(session, master), session)
         finally:
             session.terminate()
 
@@ -164,9 +168,8 @@ async def test_a_commit_that_was_flushed_is_there_after_a_restart(
         other = await asyncpg.connect(master.dsn)
         await other.execute("BEGIN")
         await other.execute(f"INSERT INTO {it.table} VALUES (2)")  # noqa: S608  # ours
-        later = CommitMark.read(it.mark.host, tuple(await other.fetchrow(CommitMark.SQL) or ()))
+        later = await mark_of(other, master)
         await other.close()
-        assert later is not None
         it.manager._parts.commits.saw(later)  # noqa: SLF001  # as `run` does
         if crash:
             master.kill()
@@ -262,6 +265,25 @@ async def test_nothing_is_said_of_an_id_that_a_crash_before_the_promotion_gave_a
         assert await it.outcome() is Outcome.UNKNOWN
 
 
+async def test_nothing_is_said_of_an_id_that_a_promotion_after_a_crash_gave_away(
+    cluster: LocalCluster,
+) -> None:
+    async with unanswered(cluster) as it:
+        master, (new, _) = cluster.master, cluster.replicas
+        await it.commit()
+        master.kill()
+        await master.start()
+        # It goes on beyond the mark, and no transaction ends there.
+        await master.sql("SELECT pg_switch_wal()")
+        await master.sql("CHECKPOINT")
+        await replayed(new, await master.sql("SELECT pg_current_wal_flush_lsn()"))
+        master.kill()
+        await new.promote()
+        await master_is(it.manager, new)
+        await it.give_id_away(new)
+        assert await it.outcome() is Outcome.UNKNOWN
+
+
 async def test_a_timeline_of_the_same_number_is_not_the_same(cluster: LocalCluster) -> None:
     await asyncio.to_thread(cluster.heal)
     old, (first, second) = cluster.master, cluster.replicas
@@ -282,9 +304,7 @@ async def test_a_timeline_of_the_same_number_is_not_the_same(cluster: LocalClust
         session = await asyncpg.connect(first.dsn)
         await session.execute("BEGIN")
         await session.execute(f"INSERT INTO {table} VALUES (1)")  # noqa: S608  # ours
-        row = await session.fetchrow(CommitMark.SQL)
-        mark = CommitMark.read(HostSpec(first.host, first.port), tuple(row or ()))
-        assert mark is not None
+        mark = await mark_of(session, first)
         it = Unanswered(manager, table, mark, session)
         await it.commit()
         session.terminate()

@@ -91,7 +91,9 @@ def test_what_had_been_flushed_is_there_after_any_restart(reading: Reading) -> N
     assert told(reading, flushed=5000, host=B) is UNKNOWN
     assert told(reading, flushed=5000, several=True) is UNKNOWN
     assert told(reading, Switch(B, 3, 1000, None), flushed=5000) is UNKNOWN
-    assert told(reading, Switch(A, 3, 1000, None), flushed=5000) is COMMITTED
+    begun = Switch(A, 3, 1000, None)
+    assert told(reading, begun, flushed=5000) is COMMITTED
+    assert told(reading, begun, replace(begun, position=2000), flushed=5000) is UNKNOWN
 
 
 @pytest.mark.parametrize("reading", [RECOVERED, CRASHED])
@@ -141,6 +143,11 @@ def test_what_the_new_master_says_itself_is_enough_on_the_first_timeline() -> No
     assert told(PROMOTED, replace(BEGUN, ancestor=2)) is UNKNOWN
 
 
+def test_a_timeline_of_the_marks_number_that_another_has_begun_makes_it_unknown() -> None:
+    assert told(PROMOTED, BEGUN, Switch(A, 3, 1000, AT, 2)) is COMMITTED
+    assert told(PROMOTED, BEGUN, Switch(C, 3, 1000, AT, 2)) is UNKNOWN
+
+
 def test_what_was_replayed_long_after_the_mark_may_be_of_a_server_that_has_lost_it() -> None:
     late = AT + 10_001
     reading, switch = replace(PROMOTED, last_replayed=late), replace(BEGUN, last_ended=late)
@@ -148,7 +155,20 @@ def test_what_was_replayed_long_after_the_mark_may_be_of_a_server_that_has_lost_
     assert told(reading, switch, alive=AT + 1) is COMMITTED
     assert told(reading, switch, flushed=4999) is UNKNOWN
     assert told(reading, switch, flushed=5000) is COMMITTED
-    assert told(replace(reading, last_replayed=None), replace(switch, last_ended=None)) is UNKNOWN
+
+
+def test_what_was_replayed_before_the_mark_does_not_tell_that_its_server_came_so_far() -> None:
+    # It may have crashed and started again, and written no end of a transaction but more than that.
+    early = AT - 1
+    reading, switch = replace(PROMOTED, last_replayed=early), replace(BEGUN, last_ended=early)
+    assert told(reading, switch) is UNKNOWN
+    assert told(reading, switch, flushed=5000) is COMMITTED
+
+
+def test_where_nothing_was_replayed_since_the_start_the_flushed_position_tells() -> None:
+    reading, switch = replace(PROMOTED, last_replayed=None), replace(BEGUN, last_ended=None)
+    assert told(reading, switch) is UNKNOWN
+    assert told(reading, switch, flushed=5000) is COMMITTED
 
 
 def test_a_new_master_that_has_restarted_counts_if_its_promotion_was_seen() -> None:
@@ -159,6 +179,8 @@ def test_a_new_master_that_has_restarted_counts_if_its_promotion_was_seen() -> N
         assert told(reading, replace(BEGUN, host=C)) is UNKNOWN
         assert told(reading, BEGUN, several=True) is UNKNOWN
         assert told(reading, replace(BEGUN, position=5000)) is ABORTED
+        # A host that has begun it twice is not the one any more of which anything is known.
+        assert told(reading, BEGUN, replace(BEGUN, position=7000)) is UNKNOWN
     # Whatever it is, it has recovered at least to where its timeline began.
     assert told(replace(anew, recovered_to=5000)) is ABORTED
 
@@ -240,8 +262,8 @@ def test_what_is_known_of_a_switch_stays_known() -> None:
     assert first == {SYSTEM: (BEGUN,)}
     assert remembered(first, B, PROMOTED, None) is first
     assert remembered(first, B, replace(PROMOTED, was_standby=False), PROMOTED) is first
-    moved = remembered(first, B, replace(PROMOTED, recovered_to=7000), None)
-    assert moved == {SYSTEM: (Switch(B, 4, 7000, AT, 1),)}
+    again = remembered(first, B, replace(PROMOTED, recovered_to=7000), None)
+    assert {*again[SYSTEM]} == {BEGUN, Switch(B, 4, 7000, AT, 1)}
     assert len(remembered(first, C, PROMOTED, None)[SYSTEM]) == 2
 
 
