@@ -95,7 +95,8 @@ class Router(Generic[PoolT, ConnT]):
                     continue
                 node = free
             node.in_flight = in_flight = node.in_flight + 1
-            node.peak = max(node.peak, in_flight)
+            if in_flight > node.peak:  # noqa: PLR1730  # a call could be interrupted
+                node.peak = in_flight
             return node
         return None
 

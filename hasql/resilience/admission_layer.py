@@ -173,10 +173,6 @@ class AdmissionLayer(Layer):
 class AdaptiveAdmissionLayer(AdmissionLayer):
     """Admission whose limit follows the time for which leases are out."""
 
-    def lent(self, lease: Lease[Any, Any]) -> None:
-        """Take note of when a lease was lent."""
-        lease.lent_at = self._clock()
-
     def returned(
         self, lease: Lease[Any, Any], node: Node[Any, Any], error: BaseException | None
     ) -> None:

@@ -132,7 +132,7 @@ class BreakerLayer(Layer):
         if not _concerns(lease):
             return
         if isinstance(error, NotAvailableError):
-            fails = not isinstance(error, _SHED) and not self._is_exhausted()
+            fails = not isinstance(error, _SHED) and not error.exhausted
         else:
             fails = isinstance(error, Exception) and self._judged(error) is Failure.BROKEN
         if fails:
@@ -165,10 +165,6 @@ class BreakerLayer(Layer):
 
     def _judged(self, error: BaseException) -> Failure:
         return judged(self._driver, error)
-
-    def _is_exhausted(self) -> bool:
-        """Tell whether a master works, but has no place free."""
-        return any(not node.free for node in self._masters())
 
     def _count(self, lease: Lease[Any, Any], error: BaseException) -> None:
         first_line = f"{type(error).__name__}: {error}".partition("\n")[0]

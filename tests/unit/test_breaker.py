@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 class Host:
     """As much of a node as a breaker looks at."""
 
-    def __init__(self, *, as_master: bool = True, free: int = 1) -> None:
+    def __init__(self, *, as_master: bool = True) -> None:
         self.as_master = as_master
-        self.free = free
 
 
 class Bench:
@@ -151,12 +150,11 @@ def test_what_says_no_on_purpose_counts_as_nothing(bench: Bench, error: BaseExce
 
 
 def test_a_master_whose_places_are_all_taken_is_no_failure(bench: Bench) -> None:
-    bench.masters = [Host(free=0)]
+    error = NotAvailableError("all in use")
+    error.exhausted = True
     for _ in range(20):
-        bench.fail()
+        bench.fail(error)
     assert bench.state == "closed"
-    bench.masters = [Host(free=1)]
-    bench.open()
 
 
 def test_what_ends_well_in_between_begins_the_count_anew(bench: Bench) -> None:
@@ -364,6 +362,20 @@ async def test_a_trial_that_another_layer_refuses_is_free_again() -> None:
         async with manager.acquire_master():
             pass
         assert state_of(manager) is BreakerState.CLOSED
+
+
+async def test_a_pool_that_is_used_up_does_not_open_it() -> None:
+    async with manager_of(
+        fake_cluster("a master"), breaker=Breaker(2), pool_factory_kwargs={"max_size": 1}
+    ) as manager:
+        await manager.ready(1, 0)
+        async with manager.acquire_master():
+            for _ in range(5):
+                with pytest.raises(NotAvailableError):
+                    await manager.acquire_master(timeout=0.01)
+        assert state_of(manager) is BreakerState.CLOSED
+        async with manager.acquire_master():
+            pass
 
 
 async def test_five_errors_of_the_application_do_not_open_it() -> None:
