@@ -18,7 +18,7 @@ class RecordingLayer(Layer):
     """Writes down how each lease has gone, by the order of asking."""
 
     def __init__(self) -> None:
-        self._numbers: dict[int, int] = {}
+        self._of_lease: dict[int, list[str]] = {}
         self._kept: list[object] = []  # so that no identity comes twice
         self.stories: list[list[str]] = []
         self.errors: list[BaseException | None] = []
@@ -33,26 +33,24 @@ class RecordingLayer(Layer):
         self._begin(lease)
 
     def lent(self, lease: Lease[Any, Any]) -> None:
-        self._of(lease).append("lent")
+        self._of_lease[id(lease)].append("lent")
 
     def failed(self, lease: Lease[Any, Any], error: BaseException) -> None:
-        if id(lease) in self._numbers:
-            self._of(lease).append("failed")
+        if id(lease) in self._of_lease:
+            self._of_lease[id(lease)].append("failed")
             self.errors.append(error)
 
     def returned(self, lease: Lease[Any, Any], node: object, error: BaseException | None) -> None:
         assert node is not None
         assert lease.node is None
-        self._of(lease).append("returned")
+        self._of_lease[id(lease)].append("returned")
         self.errors.append(error)
 
     def _begin(self, lease: Lease[Any, Any]) -> None:
         self._kept.append(lease)
-        self._numbers[id(lease)] = len(self.stories)
-        self.stories.append([])
-
-    def _of(self, lease: Lease[Any, Any]) -> list[str]:
-        return self.stories[self._numbers[id(lease)]]
+        story: list[str] = []
+        self._of_lease[id(lease)] = story
+        self.stories.append(story)
 
     @property
     def out(self) -> int:
