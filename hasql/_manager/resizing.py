@@ -82,9 +82,7 @@ class Resizing(Generic[PoolT, ConnT]):
         The new one is opened without connections: first those of the old one are closed.
         """
         empty = self._driver.resized(kwargs, 0, None)
-        pool = await self._driver.open(
-            node.endpoint, empty, partial(self._routing.hints.heard, node)
-        )
+        pool = await self._driver.open(node.endpoint, empty, partial(self._report, node))
         heir = None
         with self._routing.guard:
             if self._routing.pool_kwargs is kwargs:  # else another call has come after this one
@@ -93,6 +91,10 @@ class Resizing(Generic[PoolT, ConnT]):
             pool.terminate()
         else:
             await self._keep(heir)
+
+    def _report(self, node: Node[PoolT, ConnT], connection: ConnT, error: BaseException) -> None:
+        """Take in the error of a statement, on whichever pool the host has by now."""
+        self._routing.hints.heard(self._routing.nodes.get(node.host, node), connection, error)
 
     def _succeed(
         self, node: Node[PoolT, ConnT], pool: DriverPool[PoolT, ConnT], sizes: PoolSizes

@@ -82,6 +82,27 @@ async def test_15_there_is_one_timer_for_all_leases_and_none_without(
         assert len(made) == 1
 
 
+async def test_11_cancellation_anywhere_leaves_no_lease_behind() -> None:
+    lifecycle = Lifecycle(leak_threshold=0.05, leak_action="terminate", stacks=True)
+    servers = fake_cluster("a master", "b replica")
+    async with manager_of(servers, lifecycle=lifecycle, fallback_master=True) as manager:
+
+        async def use(turn: int) -> None:
+            async with manager.acquire(read_only=turn % 2 == 1):
+                await asyncio.sleep(0)
+
+        for turn in range(2000):
+            task = asyncio.create_task(use(turn))
+            for _ in range(turn % 7):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait({task})
+        await until(lambda: not any(node.in_flight for node in manager.metrics().nodes))
+        assert manager.leases() == []
+        async with manager.acquire(), manager.acquire(timeout=5):
+            pass
+
+
 async def test_a_lease_that_is_registered_is_watched_too() -> None:
     servers = fake_cluster("a master")
     async with manager_of(servers, lifecycle=Lifecycle(leak_threshold=0.02)) as manager:
