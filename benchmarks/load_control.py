@@ -1,4 +1,4 @@
-"""What admission, rates and the breaker cost an acquire, and what they are worth in an overload.
+"""What admission, rates, the breaker and the watch on leases cost an acquire, and an overload.
 
     make bench ARGS="load_control --rounds 60"
     python benchmarks/load_control.py [--rounds 60] [--only cost] [--save FILE]
@@ -28,7 +28,7 @@ from typing import Any
 
 from hasql.asyncpg import PoolManager
 from hasql.errors import NotAvailableError
-from hasql.resilience import Admission, Breaker, Priority, RateLimit, priority
+from hasql.resilience import Admission, Breaker, Lifecycle, Priority, RateLimit, priority
 from hasql.sync.psycopg3 import PoolManager as SyncPoolManager
 from hasql.testing import LocalCluster
 
@@ -44,7 +44,11 @@ FEATURES: dict[str, dict[str, Any]] = {
     "admission, adaptive": {"admission": Admission(50, adaptive=True)},
     "rate in memory": {"rate_limit": RateLimit("100000000/second")},
     "rate by key": {"rate_limit": RateLimit("100000000/second", key=lambda: next(_KEYS))},
+    "leaks": {"lifecycle": Lifecycle(leak_threshold=60)},
+    "leaks, with stacks": {"lifecycle": Lifecycle(leak_threshold=60, stacks=True)},
+    "leaks and ages": {"lifecycle": Lifecycle(leak_threshold=60, max_lifetime=600, max_idle=600)},
     "all": {
+        "lifecycle": Lifecycle(leak_threshold=60),
         "breaker": Breaker(),
         "admission": Admission(50),
         "rate_limit": RateLimit("100000000/second"),

@@ -165,6 +165,8 @@ def _put_layers_around(  # noqa: PLR0913  # made in one place
     layers: list[Layer] = load.layers()
     if lease_watch is not None:
         layers.append(lease_watch)
+        if lease_watch.upkeep is not None:
+            layers.append(lease_watch.upkeep)
     if layers:
         ends.layers = LeaseLayers(layers, options.clock)
         checkout.stand_within(ends.layers)
@@ -262,7 +264,9 @@ def assemble(
         BoundLoop(binding),
     )
     resizing = Resizing(driver, routing, book, bound_loop, leasing.hide)
-    lease_watch = _watch_leases(watch, options, ends, bound_loop, TaskHands(), name_of_task)
+    lease_watch = _watch_leases(
+        watch, options, ends, bound_loop, TaskHands(), partial(name_of_task, binding)
+    )
     lifetime.more_tasks = partial(_tasks_of, resizing, lease_watch)
     reporting = Reporting(options.resilience.report_every, watch.routing.all_nodes)
     lifetime.on_start = reporting.begin

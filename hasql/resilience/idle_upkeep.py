@@ -8,9 +8,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Hashable, Iterable
 from functools import partial
-from typing import Generic, Protocol
+from typing import Any, Generic, Protocol
 
 from hasql._leasing.book import LeaseBook
+from hasql._leasing.layers import Layer
 from hasql._leasing.lease import Lease
 from hasql._routing.node import Node
 from hasql._routing.router import Router
@@ -89,7 +90,7 @@ class ThreadHands(Generic[PoolT, ConnT]):
         await asyncio.wrap_future(in_thread(giving, "hasql upkeep"))
 
 
-class IdleUpkeep(Generic[PoolT, ConnT]):
+class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
     """One task for all pools of a manager, which looks at them every so many seconds.
 
     Args:
@@ -120,9 +121,9 @@ class IdleUpkeep(Generic[PoolT, ConnT]):
         self.aged = 0
         self.dead = 0
 
-    # What leases tell
+    # As a layer
 
-    def lent(self, lease: Lease[PoolT, ConnT]) -> None:
+    def lent(self, lease: Lease[Any, Any]) -> None:
         """Take note which connection is in use; one that is too old is closed when it is back."""
         node, connection = lease.node, lease.connection
         if node is None or node.pool is None or connection is None:
@@ -133,8 +134,11 @@ class IdleUpkeep(Generic[PoolT, ConnT]):
             if ages.is_old(key):
                 lease.expired = True
 
-    def returned(self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT]) -> None:
+    def returned(
+        self, lease: Lease[Any, Any], node: Node[Any, Any], error: BaseException | None
+    ) -> None:
         """Take note that a connection was used until now."""
+        del error
         ages = self._ages.get(node)
         if ages is not None and lease.key is not None:
             ages.used(lease.key)

@@ -13,6 +13,7 @@ from hasql._leasing.held_weakly import let_go
 from hasql._leasing.layers import Layer
 from hasql._leasing.lease import Lease
 from hasql._leasing.lease_infos import calls_that_led_here, info_of
+from hasql._leasing.loop_binding import LoopBinding
 from hasql._leasing.options import InLoop
 from hasql._routing.node import Node
 from hasql.driver import DriverPool
@@ -35,9 +36,10 @@ class EndsLeases(Protocol):
         """Give back what nobody has any more, closed."""
 
 
-def name_of_task() -> str | None:
-    """Return the name of the current task."""
-    task = asyncio.current_task()
+def name_of_task(binding: LoopBinding) -> str | None:
+    """Return the name of the current task, in the loop that a manager is bound to."""
+    # Without the loop it would be asked for, which up to Python 3.11 is a system call.
+    task = asyncio.current_task(binding.loop)
     return None if task is None else task.get_name()
 
 
@@ -92,21 +94,11 @@ class LeaseWatch(Layer):
         lease.task = self._name_of_holder()
         if self._stacks:
             lease.calls = calls_that_led_here(currentframe())
-        if self.upkeep is not None:
-            self.upkeep.lent(lease)
         if lease.awaited and lease.node is not None and lease.node.tells_of_drops:
             let_go(lease)
         if not self._is_set:
             self._is_set = True
             self._in_loop(self._set)
-
-    def returned(
-        self, lease: Lease[Any, Any], node: Node[Any, Any], error: BaseException | None
-    ) -> None:
-        """Note that its connection was used until now."""
-        del error
-        if self.upkeep is not None:
-            self.upkeep.returned(lease, node)
 
     # Out for too long
 
