@@ -30,6 +30,7 @@ from hasql.errors import (
     UnknownConnectionError,
 )
 from hasql.events import HostUp
+from hasql.resilience import Lifecycle
 from hasql.tracing import Tracer
 from testbed.fake_driver import FakeServer, fake_cluster
 from testbed.fake_threads import ThreadConnection, ThreadManager
@@ -146,9 +147,19 @@ def test_threads_that_start_it_at_once_start_it_once(threads: ThreadPoolExecutor
     manager.close()
 
 
-def test_a_manager_that_is_dropped_leaves_no_thread_and_no_connection() -> None:
+@pytest.mark.parametrize(
+    "features",
+    [
+        {},
+        {"lifecycle": Lifecycle(leak_threshold=60, max_idle=60, check_idle=60), "report_every": 60},
+    ],
+    ids=["plain", "watched"],
+)
+def test_a_manager_that_is_dropped_leaves_no_thread_and_no_connection(
+    features: dict[str, Any],
+) -> None:
     servers = fake_cluster("a master")
-    manager = ThreadManager(servers)
+    manager = ThreadManager(servers, **features)
     with manager.acquire_master():
         pass
     del manager
