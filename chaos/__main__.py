@@ -78,6 +78,7 @@ class _Played:
         return "\n\n".join(filter(None, tables))
 
 
+_WITH_SESSIONS = {"hasql.asyncsqlalchemy", "hasql.sync.sqlalchemy"}
 _LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
@@ -104,12 +105,19 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--together", action="store_true", help="all drivers at once")
     parser.add_argument("--units", action="store_true", help="of work, by run, is all there is")
     parser.add_argument("--load-control", action="store_true", help="admission and such are on")
+    parser.add_argument(
+        "--sessions", action="store_true", help="of SQLAlchemy that route themselves"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--list", action="store_true", help="name the faults and drivers")
     return parser.parse_args()
 
 
 def _class_of(options: argparse.Namespace) -> type[Application]:
+    if options.sessions:
+        from chaos.sessions import RoutedSessions  # noqa: PLC0415 - not every driver has SQLAlchemy
+
+        return RoutedSessions
     if options.units:
         return UnitsOfWork
     return WithLoadControl if options.load_control else Application
@@ -180,6 +188,8 @@ def main() -> int:
     scenes = [known[name] for name in asked]
     here: list[LoadKit] = [*KITS, *THREAD_KITS]
     kits = [kit for kit in here if not options.driver or kit.name in options.driver]
+    if options.sessions:
+        kits = [kit for kit in kits if kit.module in _WITH_SESSIONS]
     if options.list:
         for scene in scenes:
             print(f"{scene.name:15} {scene.description}")

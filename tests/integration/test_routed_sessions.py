@@ -884,6 +884,31 @@ async def test_a_run_does_work_again_on_the_master_that_was_computed_from_the_pa
     assert (manager.category(error), manager.retriable(error)) == (Category.CONFLICT, True)
 
 
+async def test_a_row_that_a_replica_does_not_show_yet_is_no_violation_of_its_key(
+    maker: async_sessionmaker[AsyncSession], pg_cluster: LocalCluster
+) -> None:
+    times = 0
+
+    async def find_or_make(session: AsyncSession) -> None:
+        nonlocal times
+        times += 1
+        if await session.get(Owner, 70) is None:
+            session.add(Owner(id=70, name="new"))
+
+    async def clash(session: AsyncSession) -> None:
+        nonlocal times
+        times += 1
+        await session.get(Account, 1)
+        session.add(Owner(id=70, name="there is one"))
+
+    async with past(pg_cluster, "INSERT INTO routed_owner VALUES (70, 'there is one')"):
+        await maker.run(find_or_make)
+        assert times == 2
+        with pytest.raises(IntegrityError):  # on the master, too
+            await maker.run(clash)
+        assert times == 4
+
+
 async def test_a_run_that_only_reads_stays_where_it_is(
     maker: async_sessionmaker[AsyncSession], manager: PoolManager
 ) -> None:

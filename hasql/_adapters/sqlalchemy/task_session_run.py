@@ -53,16 +53,17 @@ class TaskSessionRun(Generic[_S, _T]):
 
     async def attempt(self, attempt: Any) -> _T:
         """Do it once, and have all written that is to be committed."""
-        session = self._open(attempt)
+        session, leases = self._last = self._open(attempt)
         try:
             result = await self._work(session)
             await session.run_sync(prepare)
-        except BaseException:
+        except BaseException as error:
             await self.close()
+            leases.raise_if_stale(error)
             raise
         return result
 
-    def _open(self, attempt: Any) -> _S:
+    def _open(self, attempt: Any) -> tuple[_S, AttemptLeases]:
         plan = self._plan
 
         def connection() -> Connection:
@@ -79,8 +80,7 @@ class TaskSessionRun(Generic[_S, _T]):
         else:
             session = self._class(**{**plan.kwargs, "sync_session_class": plan.made})
             session.sync_session.hasql_route = leases.route(plan.reads)  # type: ignore[attr-defined]  # as made
-        self._last = session, leases
-        return session
+        return session, leases
 
     async def finish(self) -> None:
         """Have the last session know that all is committed, and close it."""

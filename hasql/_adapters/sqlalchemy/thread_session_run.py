@@ -50,16 +50,17 @@ class ThreadSessionRun(Generic[_S, _T]):
 
     def attempt(self, attempt: Any) -> _T:
         """Do it once, and have all written that is to be committed."""
-        session = self._open(attempt)
+        session, leases = self._last = self._open(attempt)
         try:
             result = self._work(session)
             prepare(session)
-        except BaseException:
+        except BaseException as error:
             self.close()
+            leases.raise_if_stale(error)
             raise
         return result
 
-    def _open(self, attempt: Any) -> _S:
+    def _open(self, attempt: Any) -> tuple[_S, AttemptLeases]:
         plan = self._plan
 
         def connection() -> Connection:
@@ -77,8 +78,7 @@ class ThreadSessionRun(Generic[_S, _T]):
         else:
             session = plan.made(**plan.kwargs)
             session.hasql_route = leases.route(plan.reads)  # type: ignore[attr-defined]  # as made
-        self._last = session, leases
-        return session
+        return session, leases
 
     def finish(self) -> None:
         """Have the last session know that all is committed, and close it."""
