@@ -36,6 +36,7 @@ SUITES: dict[str, tuple[str, ...]] = {
         "tests/unit/*.py",
         "tests/property/*.py",
         "!tests/unit/test_settings.py",  # reads them with pydantic
+        "!tests/unit/test_provable_reads.py",  # looks at SQLAlchemy's statements
         "!tests/unit/test_demo_report.py",  # reads what rich prints
         "!tests/unit/test_source_of_a_dsn.py",  # asks DNS and Patroni
         "!tests/unit/test_typing.py",  # runs the type checkers
