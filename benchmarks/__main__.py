@@ -16,7 +16,16 @@ _HERE = Path(__file__).parent
 _RESULTS = _HERE.parent / ".benchmarks"
 _WITH_PEER = ("acquire", "failover")
 _SAVED = (*_WITH_PEER, "names", "scale", "herd", "storm", "threads", "load_control")
-_ALL = (*_SAVED, "idle", "runs", "dns_engine", "dependency", "session_settings", "publish")
+_ALL = (
+    *_SAVED,
+    "idle",
+    "runs",
+    "dns_engine",
+    "routing_sessions",
+    "dependency",
+    "session_settings",
+    "publish",
+)
 
 
 def main() -> None:

@@ -72,6 +72,7 @@ DRIVERS = (
             "test_asyncsqlalchemy.py",
             "test_asyncsqlalchemy_url.py",
             "test_sqlalchemy_sessions.py",
+            "test_routed_sessions.py",
         ),
         built_on=("asyncpg", "psycopg"),
     ),

@@ -69,6 +69,8 @@ class ProvableReads:
         self._functions = frozenset(map(_checked, functions))
         #: What was found for each class of elements.
         self._verdicts: dict[type[Any], _Verdict] = {}
+        #: Those that were looked at, as some are made once and executed often. They never change.
+        self._statements: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
         self._mappers: WeakKeyDictionary[Mapper[Any], bool] = WeakKeyDictionary()
 
     def is_read(self, statement: Any, mappers: Iterable[Mapper[Any]]) -> bool:
@@ -78,9 +80,12 @@ class ProvableReads:
             statement: What is to be executed.
             mappers: Those of the entities that it is for.
         """
-        if not isinstance(statement, _STATEMENTS) or not self._only_reads(statement):
+        if not isinstance(statement, _STATEMENTS):
             return False
-        return all(map(self._is_plain, mappers))
+        known = self._statements.get(statement)
+        if known is None:
+            known = self._statements[statement] = self._only_reads(statement)
+        return known and all(map(self._is_plain, mappers))
 
     def _only_reads(self, root: Any) -> bool:
         verdicts = self._verdicts
