@@ -55,6 +55,11 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.usefixtures("nothing_unheard"), pytest.mark.loops_in_turn]
 
 
+#: What a session does is the same over both, but for waiting, cancelling and what is lost.
+of_asyncpg = pytest.mark.parametrize("manager", ["asyncpg"], indirect=True)
+of_psycopg = pytest.mark.parametrize("manager", ["psycopg"], indirect=True)
+
+
 class Base(AsyncAttrs, DeclarativeBase):
     pass
 
@@ -335,7 +340,7 @@ CONFLICTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("manager", ["asyncpg"], indirect=True)
+@of_asyncpg
 @pytest.mark.parametrize("work", CONFLICTS, ids=lambda work: work.__name__)
 async def test_what_was_computed_from_the_past_is_a_conflict(
     lasting: async_sessionmaker[AsyncSession], pg_cluster: LocalCluster, work: Any
@@ -409,7 +414,7 @@ async def clean_and_deferred(session: AsyncSession) -> None:
     account.v = await account.awaitable_attrs.v - 10
 
 
-@pytest.mark.parametrize("manager", ["psycopg"], indirect=True)
+@of_psycopg
 @pytest.mark.parametrize(
     "work",
     [
@@ -434,6 +439,7 @@ async def test_what_the_master_has_shown_or_nobody_is_no_conflict(
         assert await pg_cluster.master.sql(V) == "60"
 
 
+@of_psycopg
 async def test_what_is_clean_is_read_anew_on_the_master(
     lasting: async_sessionmaker[AsyncSession], pg_cluster: LocalCluster
 ) -> None:
@@ -457,6 +463,7 @@ async def test_what_is_clean_is_read_anew_on_the_master(
         assert await accounts[1].awaitable_attrs.v == 30
 
 
+@of_asyncpg
 async def test_nothing_that_was_changed_is_lost_when_the_rest_expires(
     lasting: async_sessionmaker[AsyncSession], pg_cluster: LocalCluster
 ) -> None:
@@ -479,6 +486,7 @@ async def test_nothing_that_was_changed_is_lost_when_the_rest_expires(
     assert await pg_cluster.master.sql(found) == "1 2 21"
 
 
+@of_psycopg
 async def test_a_conflict_stays_one_until_the_rollback(
     maker: async_sessionmaker[AsyncSession], pg_cluster: LocalCluster, manager: PoolManager
 ) -> None:
@@ -498,6 +506,7 @@ async def test_a_conflict_stays_one_until_the_rollback(
         assert await pg_cluster.master.sql(V) == "60"
 
 
+@of_asyncpg
 async def test_what_conflicts_keeps_its_lock_until_the_end(
     maker: async_sessionmaker[AsyncSession], pg_cluster: LocalCluster
 ) -> None:
@@ -525,7 +534,7 @@ MOVES: dict[str, Any] = {
 """What a session does on the master."""
 
 
-@pytest.mark.parametrize("manager", ["psycopg"], indirect=True)
+@of_psycopg
 @pytest.mark.parametrize("moves", MOVES.values(), ids=MOVES)
 async def test_whatever_may_not_be_a_read_is_the_masters(
     maker: async_sessionmaker[AsyncSession], manager: PoolManager, moves: Any
@@ -543,6 +552,7 @@ async def test_whatever_may_not_be_a_read_is_the_masters(
             assert leased(manager) == ["MASTER"]
 
 
+@of_psycopg
 async def test_a_statement_says_itself_where_it_is_to_run(
     maker: async_sessionmaker[AsyncSession], manager: PoolManager
 ) -> None:
@@ -567,6 +577,7 @@ async def test_a_statement_says_itself_where_it_is_to_run(
         assert await session.scalar(select(func.pg_is_in_recovery())) is False
 
 
+@of_asyncpg
 async def test_read_only_decides_where_it_is_given(
     maker: async_sessionmaker[AsyncSession], manager: PoolManager
 ) -> None:
@@ -584,6 +595,7 @@ async def test_read_only_decides_where_it_is_given(
             session.add(Owner(id=7, name="never"))
 
 
+@of_asyncpg
 @pytest.mark.parametrize("level", ["SERIALIZABLE", "REPEATABLE READ", "AUTOCOMMIT"])
 async def test_other_isolation_levels_start_on_the_master(
     pg_cluster: LocalCluster, manager: PoolManager, level: str
@@ -628,6 +640,7 @@ async def test_where_there_is_no_replica_it_reads_from_the_master(
         assert leased(manager) == []
 
 
+@of_psycopg
 async def test_a_read_that_was_the_masters_all_the_same_moves_like_any_other(
     maker: async_sessionmaker[AsyncSession], manager: PoolManager, pg_cluster: LocalCluster
 ) -> None:
@@ -667,6 +680,7 @@ async def test_a_session_has_one_lease_at_a_time(
         assert most == 1
 
 
+@of_asyncpg
 async def test_savepoints_are_the_masters(
     maker: async_sessionmaker[AsyncSession], pg_cluster: LocalCluster
 ) -> None:
@@ -788,6 +802,7 @@ async def test_whoever_is_cancelled_gives_everything_back(
         assert await session.scalar(select(1)) == 1
 
 
+@of_psycopg
 async def test_what_is_fixed_is_refused(manager: PoolManager) -> None:
     class Decides(Session):
         def get_bind(self, *args: Any, **kwargs: Any) -> Any:
@@ -812,6 +827,7 @@ async def test_what_is_fixed_is_refused(manager: PoolManager) -> None:
         maker(twophase=True)
 
 
+@of_asyncpg
 async def test_the_class_and_the_options_are_the_users(manager: PoolManager) -> None:
     class Beneath(Session):
         pass
@@ -884,6 +900,7 @@ async def test_a_run_does_work_again_on_the_master_that_was_computed_from_the_pa
     assert (manager.category(error), manager.retriable(error)) == (Category.CONFLICT, True)
 
 
+@of_asyncpg
 async def test_a_row_that_a_replica_does_not_show_yet_is_no_violation_of_its_key(
     maker: async_sessionmaker[AsyncSession], pg_cluster: LocalCluster
 ) -> None:
@@ -909,6 +926,7 @@ async def test_a_row_that_a_replica_does_not_show_yet_is_no_violation_of_its_key
         assert times == 4
 
 
+@of_psycopg
 async def test_a_run_that_only_reads_stays_where_it_is(
     maker: async_sessionmaker[AsyncSession], manager: PoolManager
 ) -> None:
@@ -951,6 +969,7 @@ async def closes(session: AsyncSession) -> None:
     await session.close()
 
 
+@of_asyncpg
 @pytest.mark.parametrize("work", [commits, rolls_back, begins_by_itself, closes])
 @pytest.mark.parametrize("route", ["auto", "explicit"])
 async def test_work_that_ends_its_session_itself_is_told_so(
@@ -962,6 +981,7 @@ async def test_work_that_ends_its_session_itself_is_told_so(
     assert leased(manager) == []
 
 
+@of_psycopg
 async def test_after_a_run_its_objects_are_as_after_a_commit(
     maker: async_sessionmaker[AsyncSession], lasting: async_sessionmaker[AsyncSession]
 ) -> None:
@@ -978,6 +998,7 @@ async def test_after_a_run_its_objects_are_as_after_a_commit(
         _ = owner.name
 
 
+@of_psycopg
 @pytest.mark.parametrize("route", ["auto", "explicit"])
 async def test_what_work_raises_ends_its_run(
     manager: PoolManager, pg_cluster: LocalCluster, route: Any
