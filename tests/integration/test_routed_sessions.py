@@ -268,6 +268,16 @@ async def loaded_along(session: AsyncSession) -> None:
     owner.accounts[0].v -= 10
 
 
+async def fetched_in_advance(session: AsyncSession) -> None:
+    query = select(Account).where(Account.id < 3).order_by(Account.id.desc())
+    rows = aiter(await session.stream_scalars(query.execution_options(yield_per=1)))
+    await anext(rows)
+    await session.execute(text("SELECT 1"))  # which moves it
+    await session.commit()
+    account = await anext(rows)
+    account.v -= 10
+
+
 async def merged(session: AsyncSession) -> None:
     account = await session.merge(Account(id=1, note="merged"))
     account.v -= 10
@@ -328,7 +338,8 @@ CONFLICTS = {
     **dict.fromkeys(
         [
             v_of, in_place, other_column, flagged, twice, deleted, taken_out_of_a_collection,
-            put_into_a_new_one, loaded_along, merged, refreshed, loaded_later, overwritten,
+            put_into_a_new_one, loaded_along, fetched_in_advance, merged, refreshed,
+            loaded_later, overwritten,
             of_an_earlier_transaction, written_past_a_flush, beside_a_flush,
             in_a_savepoint, attached_again,
         ],

@@ -63,6 +63,8 @@ class Asked(NamedTuple):
     route: str | None
     #: The mappers of the entities that it is for.
     mappers: Sequence[Mapper[Any]]
+    #: Whether its rows are fetched little by little.
+    streams: bool
 
 
 class SessionRoute:
@@ -84,6 +86,8 @@ class SessionRoute:
         self._replicas_engine: Engine | None = None
         #: Whether the current transaction is on the master, or has lost the replica on its way.
         self._moved = False
+        #: Whether rows of a replica may be made objects after that, even in another transaction.
+        self._streamed = False
         self._ended = False
 
     @property
@@ -102,6 +106,7 @@ class SessionRoute:
             or not self._may_read(statement, asked)
         ):
             return self.master(session)
+        self._streamed = self._streamed or (asked is not None and asked.streams)
         return self._replica(session)
 
     def _may_read(self, statement: Any, asked: Asked | None) -> bool:
@@ -150,8 +155,8 @@ class SessionRoute:
 
     @property
     def reads_replica(self) -> bool:
-        """Whether what is read now is a replica's."""
-        return self._lease is not None and not self._moved
+        """Whether what is read now is a replica's, or may be: drivers fetch rows in advance."""
+        return self._streamed or (self._lease is not None and not self._moved)
 
     @property
     def connection(self) -> Connection | None:
