@@ -770,7 +770,7 @@ async def test_a_lost_connection_ends_the_transaction_and_not_the_session(
 async def test_a_master_that_is_not_to_be_had_is_an_error_and_no_way_back(
     maker: async_sessionmaker[AsyncSession], manager: PoolManager
 ) -> None:
-    async with manager.acquire_master(), maker(timeout=0.1) as session:
+    async with manager.acquire_master(), maker(timeout=0.5) as session:
         await session.scalar(select(Account.id))
         for _ in range(2):
             with pytest.raises(NotAvailableError):
