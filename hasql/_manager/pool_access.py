@@ -169,7 +169,7 @@ class PoolAccess(Introspection[PoolT, ConnT]):
         minimum = None if min_size is None else check_count("min_size", min_size)
         maximum = None if max_size is None else check_count("max_size", max_size, minimum=1)
         kwargs = self._resizing.new_kwargs(minimum, maximum)
-        if kwargs == self._routing.pool_kwargs:
+        if self._resizing.is_done(kwargs):
             return None
         if not self._lifetime.started:
             self._resizing.set_before_start(kwargs)

@@ -49,6 +49,11 @@ class Resizing(Generic[PoolT, ConnT]):
         self._driver.sizes(kwargs)
         return kwargs
 
+    def is_done(self, kwargs: Mapping[str, Any]) -> bool:
+        """Tell whether all pools are of these arguments already."""
+        sizes, nodes = self._driver.sizes(kwargs), self._routing.nodes.values()
+        return kwargs == self._routing.pool_kwargs and all(node.sizes == sizes for node in nodes)
+
     def set_before_start(self, kwargs: Mapping[str, Any]) -> None:
         """Have all pools be of these arguments; there is none yet."""
         self._routing.set_sizes(kwargs, self._driver.sizes(kwargs))
@@ -65,8 +70,15 @@ class Resizing(Generic[PoolT, ConnT]):
                     routing.reopen(node)
         task = asyncio.get_running_loop().create_task(self._replace_all(nodes, kwargs, sizes))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        """Say what has failed: perhaps nobody waits for it."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            extra = about("resize_failed")
+            log.warning("a pool could not be resized: %s", self._hide(repr(error)), extra=extra)
 
     async def _replace_all(
         self, nodes: list[Node[PoolT, ConnT]], kwargs: Mapping[str, Any], sizes: PoolSizes

@@ -86,3 +86,18 @@ async def test_a_pool_that_is_as_large_as_need_be_gets_no_advice() -> None:
     assert await advice_after(5, min_size=1, max_size=8) is None
     assert await advice_after(2, max_size=2) is None  # nobody has waited
     assert await advice_after(0, min_size=10, max_size=20) is None  # it was not asked for any
+
+
+async def test_a_pool_that_cannot_be_resized_stays_as_it_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with manager_of(fake_cluster("a master")) as manager:
+        manager.driver.open_errors.append(OSError("too many files"))
+        with pytest.raises(OSError, match="too many files"):
+            await manager.resize(max_size=4)
+        (record,) = [vars(x) for x in caplog.records if vars(x).get("event") == "resize_failed"]
+        assert "too many files" in record["message"]
+        async with manager.acquire(), manager.acquire():
+            pass
+        await manager.resize(max_size=4)  # once more
+        assert manager.metrics().nodes[0].pool_max == 4
