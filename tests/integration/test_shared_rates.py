@@ -83,7 +83,7 @@ async def test_who_waits_is_let_in_when_there_is_a_token(
     async with AsyncpgKit().manager(pg_cluster.dsn, rate_limit=limit) as manager:
         began = monotonic()
         await asyncio.gather(*(use(manager, 10) for _ in range(25)))
-        assert 1.9 < monotonic() - began < 5
+        assert 1.9 < monotonic() - began < 9
         metrics = manager.metrics().rate_limit
         assert metrics is not None
         assert metrics.waits >= 5
@@ -131,7 +131,7 @@ async def test_a_storage_that_fails_stops_no_loop_and_no_deadline_is_missed(
             watching.cancel()
             with suppress(asyncio.CancelledError):
                 await watching
-        assert longest < 0.2, "the loop was blocked"
+        assert longest < 0.4, "the loop was blocked"
         metrics = manager.metrics().rate_limit
         assert metrics is not None
         assert 1 <= metrics.storage_errors <= 2, "it is left alone for a moment"

@@ -124,7 +124,7 @@ async def test_a_full_queue_refuses_at_once_and_says_why() -> None:
         began = asyncio.get_running_loop().time()
         with pytest.raises(OverloadedError) as raised:
             await manager.acquire(timeout=60)
-        assert asyncio.get_running_loop().time() - began < 0.1
+        assert asyncio.get_running_loop().time() - began < 1.0
         assert str(raised.value) == (
             "overloaded: 2 of 2 leases are out and 1 wait, as many as may (queue=1); try later, "
             "do less at once, or raise limit or queue"
@@ -167,7 +167,7 @@ async def test_waiting_ends_at_the_deadline_and_says_for_what_it_was() -> None:
                 NotAvailableError, match=r"no admission within 0.1 s: 2 of 2 leases are out"
             ):
                 await manager.acquire_replica(timeout=0.1)
-            assert 0.09 < asyncio.get_running_loop().time() - began < 0.3
+            assert 0.09 < asyncio.get_running_loop().time() - began < 2.0
         metrics = manager.metrics().admission
         assert metrics is not None
         assert (metrics.waiting, metrics.waits, metrics.timeouts) == (0, 1, 1)

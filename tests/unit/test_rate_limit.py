@@ -156,7 +156,7 @@ async def test_acquires_wait_for_their_tokens_one_each() -> None:
         for _ in range(26):
             async with manager.acquire_master():
                 pass
-        assert 0.28 < monotonic() - began < 1.0
+        assert 0.28 < monotonic() - began < 4.0
         metrics = manager.metrics().rate_limit
         assert metrics is not None
         assert metrics.waits >= 5
@@ -188,7 +188,7 @@ async def test_who_would_wait_beyond_its_deadline_is_told_at_once_when_to_come()
         began = monotonic()
         with pytest.raises(RateLimitedError, match=r"the rate of 1/minute is used up") as raised:
             await manager.acquire_master()
-        assert monotonic() - began < 0.2
+        assert monotonic() - began < 0.8
         assert 58 < raised.value.seconds <= 60
         assert isinstance(raised.value, NotAvailableError)
         with pytest.raises(RateLimitedError):  # nothing was taken by that
@@ -260,7 +260,7 @@ def test_threads_wait_for_their_tokens_and_are_told_when_the_manager_closes() ->
     began = monotonic()
     for _ in range(13):
         manager.putconn(manager.getconn())
-    assert 0.25 < monotonic() - began < 2.0
+    assert 0.25 < monotonic() - began < 5.0
     for _ in range(30):
         with suppress(RateLimitedError):
             manager.putconn(manager.getconn(timeout=0.0))
@@ -292,7 +292,7 @@ async def test_the_strategies_of_the_library_work_for_tasks(strategy: str) -> No
         began = monotonic()
         for _ in range(6):
             await _use(manager.acquire_master())
-        assert monotonic() - began < 2.5
+        assert monotonic() - began < 4.5
         metrics = manager.metrics().rate_limit
         assert metrics is not None
         assert metrics.waits >= 1
