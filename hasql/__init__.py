@@ -18,6 +18,7 @@ from hasql.errors import (
     PoolManagerClosedError,
     RateLimitedError,
     RolledBackError,
+    StaleReadError,
     UnknownConnectionError,
     WrongEventLoopError,
 )
@@ -38,6 +39,7 @@ __all__ = (
     "RateLimitedError",
     "Role",
     "RolledBackError",
+    "StaleReadError",
     "UnknownConnectionError",
     "WrongEventLoopError",
 )
