@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -38,7 +38,7 @@ def anyio_backend() -> object:
 
 
 TASKS = """
-import asyncio, logging, os, signal, sys, threading
+import asyncio, logging, os, signal, sys, threading, time
 import uvloop
 from hasql.asyncpg import PoolManager
 from hasql.errors import PoolManagerClosedError
@@ -68,7 +68,7 @@ async def main(*, timeout=30.0):
 """
 
 THREADS = """
-import logging, os, signal, sys, threading
+import logging, os, signal, sys, threading, time
 from hasql.errors import PoolManagerClosedError
 from hasql.resilience import shutdown_on_signals
 from hasql.sync.psycopg3 import PoolManager
@@ -114,9 +114,13 @@ class Program:
     async def end(self) -> int:
         """Wait for its end and return its exit code."""
         assert self.process.stdout is not None
-        async with asyncio.timeout(_PATIENCE):
-            self.output += (await self.process.stdout.read()).decode()
-            return await self.process.wait()
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                while line := await self.process.stdout.readline():
+                    self.output += line.decode()
+                return await self.process.wait()
+        except TimeoutError:
+            raise TimeoutError(self.output) from None
 
 
 @asynccontextmanager
@@ -135,13 +139,14 @@ async def running(
         env=environment,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,  # a group of its own: what it has forked ends with it
     )
     try:
         yield Program(process)
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.communicate()
 
 
 async def told_to_end(
@@ -374,8 +379,9 @@ FORKS = (
     TASKS
     + """
 def in_child():
-    print("child", os.getpid(), flush=True)
-    signal.pause()
+    print("child is", os.getpid(), flush=True)
+    while True:
+        time.sleep(0.01)  # a signal that comes just before signal.pause() wakes nobody
 
 async def run():
     async with PoolManager(DSN) as pool:
@@ -402,9 +408,9 @@ async def test_a_forked_child_ends_as_it_would_have_and_harms_nobody(
         held_lock(pg_cluster.master) as let_go,
         running(FORKS, pg_cluster, application, table) as program,
     ):
-        await program.said("child ")
+        await program.said("child is ")
         await until_waiting(pg_cluster.master, application, 3)
-        os.kill(int(program.output.split("child ")[-1].split()[0]), signal.SIGTERM)
+        os.kill(int(program.output.split("child is ")[-1].split()[0]), signal.SIGTERM)
         await program.said("child ended")
         await let_go()
         code = await program.end()
@@ -480,24 +486,25 @@ async def test_a_web_server_keeps_its_signals(
 FORKS_WHILE_IT_DRAINS = (
     THREADS
     + """
-def fork():
-    child = os.fork()
-    if child == 0:
-        print("child", os.getpid(), flush=True)
-        signal.pause()
-        os._exit(9)
-    _, status = os.waitpid(child, 0)
-    print("child ended by", os.waitstatus_to_exitcode(status), flush=True)
+forking = threading.Event()
 
 class Forks(logging.Handler):
     def emit(self, record):
         if record.getMessage().startswith("draining"):
-            threading.Thread(target=fork).start()
+            forking.set()
 
 logging.getLogger().addHandler(Forks())
 with PoolManager(DSN) as pool:
     shutdown_on_signals(pool)
     start(pool)
+    forking.wait()
+    child = os.fork()
+    if child == 0:
+        print("child is", os.getpid(), flush=True)
+        while True:
+            time.sleep(0.01)
+    _, status = os.waitpid(child, 0)
+    print("child ended by", os.waitstatus_to_exitcode(status), flush=True)
     threading.Event().wait()
 """
 )
@@ -512,8 +519,8 @@ async def test_the_signal_of_a_child_that_was_forked_meanwhile_is_no_second_one(
     ):
         await until_waiting(pg_cluster.master, application, 3)
         program.tell(signal.SIGTERM)
-        await program.said("child ")
-        os.kill(int(program.output.split("child ")[-1].split()[0]), signal.SIGTERM)
+        await program.said("child is ")
+        os.kill(int(program.output.split("child is ")[-1].split()[0]), signal.SIGTERM)
         await program.said("child ended")
         await let_go()
         code = await program.end()
