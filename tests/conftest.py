@@ -26,6 +26,7 @@ _LAST = (
     "test_drivers_pgbouncer.py",
     "test_docs.py",
     "test_web.py",
+    "test_web_shutdown.py",
     "test_demo.py",
     "test_fencing.py",
     "test_several_servers.py",

@@ -316,7 +316,7 @@ async def test_what_a_server_has_accepted_when_it_is_told_to_end_commits_and_is_
 
 @pytest.mark.parametrize(
     "name",
-    ["fastapi-uvicorn", "fastapi-gunicorn", "flask-threads", "django-threads", "django-persistent"],
+    ["fastapi-uvicorn", "flask-threads", "django-persistent"],
 )
 async def test_what_goes_on_behind_the_requests_commits_before_the_worker_ends(
     name: str, pg_cluster: LocalCluster, application: str, table: Table, tmp_path: Path
