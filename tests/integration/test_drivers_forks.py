@@ -118,20 +118,32 @@ def uses(manager: Manager, lease: Any, connection: Any, pool: Any) -> dict[str, 
         "remove_listener": lambda: manager.remove_listener(print),
         "set_tracer": lambda: manager.set_tracer(None),
         "accept_timeline": manager.accept_timeline,
+        "leases": manager.leases,
+        "resize": lambda: manager.resize(max_size=5),
+        "run": lambda: manager.run(_nothing),
+        "drain": manager.drain,
         "close": manager.close,
         "terminate": manager.terminate,
     }
 
 
+async def _nothing(connection: object) -> None:
+    """Is what a unit of work would do."""
+
+
 #: What tells of what was given to the manager alone.
 HARMLESS = {
     "balancer",
+    "category",
     "closed",
     "closing",
     "dsn",
+    "from_settings",
     "pool_factory_kwargs",
     "refresh_delay",
     "refresh_timeout",
+    "retriable",
+    "runs",  # of SQLAlchemy: what makers of sessions run units of work by
 }
 
 
