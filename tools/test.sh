@@ -52,7 +52,7 @@ else
     $second "$chaos"
     note $?
     # Ports are shared out by the numbers of workers.
-    workers=${WORKERS:-2}
+    workers=${WORKERS:-3}
     shared="--dist loadgroup --no-loadscope-reorder"
     $second --ignore="$chaos" $shared --tx "popen//id=gw$workers" >"$logs/second.log" 2>&1 &
     beside=$!
