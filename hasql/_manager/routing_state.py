@@ -1,13 +1,12 @@
 """The routing state: what the changes of the topology, and of pools, do to the routing."""
 
-# long: all that changes what is routed is here, and each change is one step.
-
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Generic
 
 from hasql._leasing.book import LeaseBook
+from hasql._leasing.breaking import leave_addresses, purge
 from hasql._leasing.hints import Hints
 from hasql._leasing.lease_tracing import tell_of_probe
 from hasql._leasing.loop_binding import LoopBinding
@@ -18,15 +17,14 @@ from hasql._probing.followed_names import FollowedNames
 from hasql._probing.monitors import Monitors
 from hasql._routing.node import Node
 from hasql._routing.observations import HostWarm, PoolOpened, PoolRefused, RoutingObservation
-from hasql._routing.offered import preferred, with_pools
+from hasql._routing.offered import doubtful_roles, preferred, with_pools
 from hasql._routing.pool_openings import PoolOpenings
 from hasql._routing.router import Router
 from hasql._routing.warm_up import WarmUps
 from hasql.cluster.discovered import Discovered
 from hasql.cluster.host import HostSpec
 from hasql.cluster.lag import lag_of, written_by_masters
-from hasql.cluster.probe import Role
-from hasql.cluster.state import Exclusion, Health, NodeState
+from hasql.cluster.state import Health, NodeState
 from hasql.cluster.topology import (
     AbortLeases,
     Answered,
@@ -103,7 +101,7 @@ class RoutingState(Generic[PoolT, ConnT]):
             self.monitors.probe_by,
         )
         #: Called when anything has been learnt.
-        self.on_news = _nothing
+        self.on_news: Callable[[], None] = _ignore
         #: Called with whether a master is known, when the first round is over and on each change.
         self.on_masters: Callable[[bool], None] = _ignore
         self._masters_known: bool | None = None
@@ -193,16 +191,9 @@ class RoutingState(Generic[PoolT, ConnT]):
             self.warm_ups.begin(node)
 
     def _is_wanted(self, host: HostSpec) -> bool:
-        """Tell whether a host is to have a pool: all but those that may not serve.
-
-        One that is not to serve as a replica is to be ready when it is promoted.
-        """
+        """Tell whether a host is to have a pool: all but those that may not serve."""
         state = self.topology.node(host)
-        return self.serves and (
-            state is None
-            or state.exclusion is None
-            or (state.exclusion is Exclusion.NEVER_REPLICA and not state.never_master)
-        )
+        return self.serves and (state is None or state.may_serve_later)
 
     @guarded
     def accept_timeline(self) -> None:
@@ -298,20 +289,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         node = self.nodes.get(host)
         if node is None or not self.learns:
             return
-        moved = self.monitors.leave_if_moved(host)
-        if (pool := node.pool) is None or not any(
-            map(node.endpoint.has_left, pool.destinations.addresses())
-        ):
-            return
-        if moved:
-            node.hold_until_answer()
-        has_left, known = node.endpoint.has_left, pool.destinations
-
-        def leads_away(connection: ConnT) -> bool:
-            return has_left(known.address_of(pool.key(connection)))
-
-        pool.drain(self._book.expire(node, leads_away), has_left)
-        self._book.abort(node, returning_only=True, which=leads_away)  # nobody uses it any more
+        leave_addresses(node, self._book, moved=self.monitors.leave_if_moved(host))
 
     @guarded
     def stop_serving(self) -> None:
@@ -354,12 +332,7 @@ class RoutingState(Generic[PoolT, ConnT]):
 
     def _break(self, node: Node[PoolT, ConnT], effect: Purge | AbortLeases) -> None:
         if isinstance(effect, Purge):
-            lent = self._book.expire(node)
-            if node.pool is not None:
-                node.pool.purge(lent)
-            if not node.in_routing:
-                node.mark_cold()
-            self._book.abort(node, returning_only=True)
+            purge(node, self._book)
         elif aborted := self._book.abort(node, but_on=effect.but_on):
             say(log.warning, "%s: %d leases aborted", node.host, "leases_aborted", aborted)
 
@@ -405,12 +378,7 @@ class RoutingState(Generic[PoolT, ConnT]):
             if node.as_master and not was_master:
                 node.end_hold()  # it was held because it might be one
                 self.on_master(None)
-        doubtful = {
-            role
-            for role, nodes in ((Role.MASTER, masters), (Role.REPLICA, replicas))
-            if not any(node.host in up for node in nodes)
-        }
-        self._router.route(masters, replicas, doubtful)
+        self._router.route(masters, replicas, doubtful_roles(masters, replicas, up))
 
     def _admit(self, node: Node[PoolT, ConnT]) -> None:
         """Offer all of a node that is in routing again."""
@@ -419,10 +387,6 @@ class RoutingState(Generic[PoolT, ConnT]):
         warmed = not node.cold and node.sizes.minimum == 0
         if node.pool is not None and not (warmed or self.warm_ups.concern(node)):
             node.pool.end_connects()
-
-
-def _nothing() -> None:
-    pass
 
 
 def _ignore(*_told: object) -> None:

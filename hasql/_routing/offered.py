@@ -4,10 +4,11 @@ from collections.abc import Collection, Iterable, Mapping
 
 from hasql._routing.node import Node
 from hasql.cluster.host import HostSpec
+from hasql.cluster.probe import Role
 from hasql.cluster.state import Health, NodeState
 from hasql.driver import ConnT, PoolT
 
-__all__ = ("preferred", "with_pools")
+__all__ = ("doubtful_roles", "preferred", "with_pools")
 
 
 def with_pools(
@@ -31,3 +32,13 @@ def preferred(
 ) -> list[Node[PoolT, ConnT]]:
     """Leave suspects out as long as others can serve."""
     return [node for node in nodes if node.host in up] or nodes
+
+
+def doubtful_roles(
+    masters: Iterable[Node[PoolT, ConnT]],
+    replicas: Iterable[Node[PoolT, ConnT]],
+    up: Collection[HostSpec],
+) -> set[Role]:
+    """Return the roles of which every host is suspect, or there is none."""
+    of_role = {Role.MASTER: masters, Role.REPLICA: replicas}
+    return {role for role, nodes in of_role.items() if not any(node.host in up for node in nodes)}

@@ -91,6 +91,13 @@ class NodeState:
         return self.reading.role if self.reading is not None and self.answers else Role.UNKNOWN
 
     @property
+    def may_serve_later(self) -> bool:
+        """Whether it may serve: at once, or, being no replica to be used, once it is promoted."""
+        return self.exclusion is None or (
+            self.exclusion is Exclusion.NEVER_REPLICA and not self.never_master
+        )
+
+    @property
     def may_go(self) -> bool:
         """Whether nothing is lost if it is no host any more, once its leases have ended."""
         return self.leaving and (self.exclusion is not None or self.health is Health.DOWN)

@@ -98,6 +98,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             "hasql._leasing.abort_timer",
+            "hasql._leasing.breaking",
             "hasql._leasing.cancelled_releases",
             "hasql._leasing.destination_check",
             "hasql._leasing.held_weakly",

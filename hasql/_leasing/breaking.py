@@ -1,0 +1,38 @@
+"""The breaking of a node's connections, and what the book is to know of it."""
+
+from hasql._leasing.book import LeaseBook
+from hasql._routing.node import Node
+from hasql.driver import ConnT, PoolT
+
+__all__ = ("leave_addresses", "purge")
+
+
+def purge(node: Node[PoolT, ConnT], book: LeaseBook[PoolT, ConnT]) -> None:
+    """Let none of a node's connections be used again; what is lent ends when it is given back."""
+    lent = book.expire(node)
+    if node.pool is not None:
+        node.pool.purge(lent)
+    if not node.in_routing:
+        node.mark_cold()
+    book.abort(node, returning_only=True)  # nobody uses it any more
+
+
+def leave_addresses(
+    node: Node[PoolT, ConnT], book: LeaseBook[PoolT, ConnT], *, moved: bool
+) -> None:
+    """Let none of a node's connections be used again that lead where its name leads no more.
+
+    If the reserved connection has `moved`, the node offers nothing until a probe is answered.
+    """
+    pool, has_left = node.pool, node.endpoint.has_left
+    if pool is None or not any(map(has_left, pool.destinations.addresses())):
+        return
+    if moved:
+        node.hold_until_answer()
+    known = pool.destinations
+
+    def leads_away(connection: ConnT) -> bool:
+        return has_left(known.address_of(pool.key(connection)))
+
+    pool.drain(book.expire(node, leads_away), has_left)
+    book.abort(node, returning_only=True, which=leads_away)  # as above
