@@ -53,7 +53,7 @@ STARTED_AT: Final = """\
 # promotion between two readings would make the WAL functions of the other role raise. The timeline
 # is that of the WAL being written; pg_control_checkpoint() lags behind it.
 _CORE: Final = f"""\
-SELECT r, (SELECT system_identifier FROM pg_catalog.pg_control_system()),
+SELECT r, (pg_catalog.pg_control_system()).system_identifier,
  {STARTED_AT},
  CASE WHEN NOT r THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END,
  pg_catalog.pg_wal_lsn_diff(CASE WHEN r THEN pg_catalog.pg_last_wal_replay_lsn()
@@ -76,9 +76,9 @@ _HISTORY: Final = """\
  CASE WHEN NOT r THEN pg_catalog.pg_last_wal_receive_lsn() IS NOT NULL END,
  CASE WHEN NOT r THEN (extract(epoch FROM pg_catalog.pg_last_xact_replay_timestamp())
   OPERATOR(pg_catalog.*) 1000000)::bigint END,
- CASE WHEN r THEN GREATEST((SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()),
-  (SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery()),
-  (SELECT received_tli FROM pg_catalog.pg_stat_get_wal_receiver())) END"""
+ CASE WHEN r THEN GREATEST((pg_catalog.pg_control_checkpoint()).timeline_id,
+  (pg_catalog.pg_control_recovery()).min_recovery_end_timeline,
+  (pg_catalog.pg_stat_get_wal_receiver()).received_tli) END"""
 
 _FROM: Final = "FROM (SELECT pg_catalog.pg_is_in_recovery() AS r OFFSET 0) AS s"
 
