@@ -14,7 +14,7 @@ from psycopg.pq import Conninfo, TransactionStatus
 from hasql._adapters.fork_guard import cut_off_in_children
 from hasql._adapters.libpq import parameters_of_pool
 from hasql._adapters.psycopg.cancellable import CancellableConnection
-from hasql._adapters.psycopg.idle_look import LooksWhileIdle, note_fatal_notice
+from hasql._adapters.psycopg.idle_look import LooksWhileIdle, note_notice
 from hasql.driver.holder import HolderNotes
 
 __all__ = ("PsycopgConnection", "is_of_libpq")
@@ -34,7 +34,7 @@ class PsycopgConnection(LooksWhileIdle, CancellableConnection, HolderNotes):
         if not self.lost:
             cut_off_in_children(self, AsyncConnection.fileno)
         # The handler has a weak reference, so that the connection is freed when nobody needs it.
-        self.add_notice_handler(partial(note_fatal_notice, ref(self)))
+        self.add_notice_handler(partial(note_notice, ref(self)))
 
     @classmethod
     async def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from psycopg.errors import Diagnostic
     from psycopg.pq.abc import PGconn
 
-__all__ = ("LooksWhileIdle", "note_fatal_notice", "nothing_is_lent")
+__all__ = ("LooksWhileIdle", "note_notice", "nothing_is_lent")
 
 
 #: Seconds for which a connection that was alive counts as alive without asking the kernel: as long
@@ -31,6 +31,14 @@ class LooksWhileIdle:
     pgconn: PGconn
     #: When it was last known to be alive, in seconds of time.monotonic().
     _alive_at = float("-inf")
+    #: Whether the server has said something of its own accord since the last look.
+    _heard = False
+
+    def note_notice(self, notice: Diagnostic) -> None:
+        """Take note of what the server says by itself: it may be that it ends the connection."""
+        self._heard = True
+        if notice.severity_nonlocalized in {"FATAL", "PANIC"}:
+            self.lost = True  # the socket closes some milliseconds later
 
     def check_idle(self, hook: str) -> None:
         """Raise if a hook of the user's has left a transaction open."""
@@ -50,9 +58,11 @@ class LooksWhileIdle:
         if self.lost:
             return False
         try:
+            self._heard = False
             self.pgconn.consume_input()
             self.pgconn.is_busy()  # makes libpq parse it: it may be why the server ends it
-            self.pgconn.consume_input()  # that end comes after its last words, in a read of its own
+            if self._heard:
+                self.pgconn.consume_input()  # that end comes after its last words, by itself
         except Error:
             self.lost = True
         self._alive_at = monotonic()
@@ -65,8 +75,8 @@ def nothing_is_lent(identity: int, revive: Callable[[], Any], /) -> bool:
     return False
 
 
-def note_fatal_notice(connection_ref: ref[LooksWhileIdle], notice: Diagnostic) -> None:
-    """Take note that a server says that it ends a connection."""
+def note_notice(connection_ref: ref[LooksWhileIdle], notice: Diagnostic) -> None:
+    """Take note that a server says something by itself, and whether that is the end of it."""
     connection = connection_ref()
-    if connection is not None and notice.severity_nonlocalized in {"FATAL", "PANIC"}:
-        connection.lost = True  # the socket closes some milliseconds later
+    if connection is not None:
+        connection.note_notice(notice)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
 from psycopg import Connection
@@ -11,13 +12,16 @@ from psycopg.pq import TransactionStatus
 
 from hasql._adapters.fork_guard import cut_off_in_children
 from hasql._adapters.kill_switch import KillSwitch
-from hasql._adapters.psycopg.idle_look import LooksWhileIdle, note_fatal_notice
+from hasql._adapters.psycopg.idle_look import LooksWhileIdle, note_notice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from psycopg.abc import PQGen
+
 __all__ = ("ThreadConnection",)
 
+_T = TypeVar("_T")
 _IN_TRANSACTION = frozenset({TransactionStatus.INTRANS, TransactionStatus.INERROR})
 
 
@@ -40,7 +44,13 @@ class ThreadConnection(LooksWhileIdle, Connection[Any]):
             self._switch = KillSwitch(self.fileno())
             cut_off_in_children(self, Connection.fileno)
         # The handler has a weak reference, so that the connection is freed when nobody needs it.
-        self.add_notice_handler(partial(note_fatal_notice, ref(self)))
+        self.add_notice_handler(partial(note_notice, ref(self)))
+
+    def wait(self, gen: PQGen[_T], *args: Any, **kwargs: Any) -> _T:
+        """Wait for what is running. psycopg calls this for each statement."""
+        result: _T = super().wait(gen, *args, **kwargs)
+        self._alive_at = monotonic()
+        return result
 
     def abort(self) -> None:
         """Shut its socket down, whichever thread uses it; that one closes it."""

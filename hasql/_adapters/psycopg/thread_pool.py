@@ -94,7 +94,8 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
         return len(self._idle)
 
     def acquire(self, patience: Patience, **kwargs: Any) -> SyncConnection:
-        refuse_all(kwargs, "getconn()")
+        if kwargs:
+            refuse_all(kwargs, "getconn()")
         if self._check is None:
             connection: SyncConnection = self._acquire(patience)
             return connection
@@ -153,7 +154,8 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
 
     def release(self, connection: _Pooled, **kwargs: Any) -> None:
         try:
-            refuse_all(kwargs, "putconn()")
+            if kwargs:
+                refuse_all(kwargs, "putconn()")
             self.roll_back(connection)
             if self._reset is not None and not connection.lost:
                 self._reset(connection)
