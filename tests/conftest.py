@@ -66,10 +66,22 @@ def _is_run_on_the_other_loop(item: pytest.Item) -> bool:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what there is, thousands of tests and all drivers, out of garbage collections.
+    """Leave what there is, thousands of tests and all drivers, out of garbage collections."""
+    _leave_out_what_there_is()
 
-    Many a test has the collector look for what it has left behind. To go through all the rest as
-    well took it a quarter of a second each time.
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Leave out as well what a file has brought: modules, and what Python and pytest keep."""
+    if nextitem is not None and nextitem.path != item.path:
+        _leave_out_what_there_is()
+
+
+def _leave_out_what_there_is() -> None:
+    """Have the collector look at nothing that is there by now.
+
+    Many a test has it look for what it has left behind. To go through all the rest as well took it
+    a quarter of a second each time at the beginning, and three quarters in the end.
     """
     gc.collect()
     gc.freeze()
