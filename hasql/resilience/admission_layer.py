@@ -53,7 +53,7 @@ class AdmissionLayer(Layer):
 
     def _new_gate(self, limit: int, what: str) -> AdmissionGate:
         given = self._admission
-        adaptive = AdaptiveLimit(limit, self._clock) if given.adaptive else None
+        adaptive = AdaptiveLimit(limit, self._clock, given.reserve) if given.adaptive else None
         waiters = self._new_waiters()
         return AdmissionGate(
             limit, given.queue, given.reserve, waiters, self._clock, what, adaptive

@@ -15,7 +15,6 @@ from hasql.errors import (
     PoolManagerClosedError,
 )
 from hasql.resilience import Admission, Priority, priority
-from hasql.resilience.adaptive_limit import AdaptiveLimit
 from testbed.fake_driver import FakeManager, fake_cluster, manager_of, until
 
 if TYPE_CHECKING:
@@ -243,75 +242,3 @@ def test_priority_is_for_what_is_inside() -> None:
 def test_what_cannot_work_is_refused(arguments: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         Admission(**arguments)
-
-
-# The limit that adapts
-
-
-class Servers:
-    """Servers that do so many leases at once in a time each; more of them share that."""
-
-    def __init__(self, limit: AdaptiveLimit | None, knee: int, seconds: float) -> None:
-        self.knee, self.seconds = knee, seconds
-        self.limit = limit
-        self.now = 0.0
-
-    def play(self, seconds: float, demand: int) -> list[int]:
-        """Have as many leases as want and may; return the limits there were."""
-        assert self.limit is not None
-        until, limits = self.now + seconds, []
-        while self.now < until:
-            in_use = min(self.limit.limit, demand)
-            takes = self.seconds * max(1.0, in_use / self.knee)
-            self.now += takes / in_use
-            self.limit.note(takes, in_use)
-            limits.append(self.limit.limit)
-        return limits
-
-
-def adapting(knee: int, seconds: float = 0.01, highest: int = 100) -> Servers:
-    servers = Servers(None, knee, seconds)
-    servers.limit = AdaptiveLimit(highest, lambda: servers.now)
-    return servers
-
-
-def test_the_limit_goes_down_to_what_servers_do_well_and_stays_there() -> None:
-    servers = adapting(knee=10)
-    servers.play(5, demand=8)  # at ease: what a lease takes at the best is learnt
-    servers.play(20, demand=400)
-    limits = servers.play(300, demand=400)
-    assert 10 <= sum(limits) / len(limits) <= 30
-    assert max(limits) <= 40, "however long an overload lasts"
-
-
-def test_under_an_overload_from_the_beginning_it_finds_what_servers_do_well() -> None:
-    servers = adapting(knee=10)
-    servers.play(200, demand=400)
-    limits = servers.play(100, demand=400)
-    assert 8 <= sum(limits) / len(limits) <= 35
-
-
-def test_work_that_becomes_longer_is_no_overload_for_long() -> None:
-    servers = adapting(knee=1000)
-    servers.play(60, demand=90)
-    servers.seconds = 0.1
-    servers.play(120, demand=90)
-    assert sum(limits := servers.play(60, demand=90)) / len(limits) > 70
-
-
-def test_without_demand_it_stays_where_it_is() -> None:
-    servers = adapting(knee=1000)
-    servers.play(10, demand=3)
-    assert servers.limit is not None
-    before = servers.limit.limit
-    servers.seconds = 0.1
-    servers.play(10, demand=3)
-    assert servers.limit.limit == before
-
-
-def test_it_is_never_less_than_one_nor_more_than_the_highest() -> None:
-    servers = adapting(knee=1, highest=4)
-    servers.play(1, demand=1)
-    for _ in range(20):
-        servers.seconds *= 1.5
-        assert {*servers.play(5, demand=50)} <= {1, 2, 3, 4}

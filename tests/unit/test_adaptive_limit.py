@@ -1,0 +1,170 @@
+"""The limit that adapts, beside servers that are known: how near to the best it comes."""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hasql.resilience.adaptive_limit import AdaptiveLimit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def alike(_: Random) -> float:
+    return 1.0
+
+
+def by_chance(chance: Random) -> float:
+    """Exponentially distributed."""
+    return chance.expovariate(1.0)
+
+
+def mixed(chance: Random) -> float:
+    """Nine short ones, and one that takes fifty times as long."""
+    return 50 / 5.9 if chance.random() < 0.1 else 1 / 5.9
+
+
+class Servers:
+    """Servers that do so many leases at once; more of them share that, and meet.
+
+    Args:
+        knee: How many.
+        seconds: What a lease takes then, at the mean.
+        met: By what part each lease more than that slows all of them besides.
+        length: Draws how long one lease is, 1 at the mean.
+    """
+
+    def __init__(  # noqa: PLR0913  # what is known of them
+        self,
+        knee: int,
+        seconds: float = 0.01,
+        highest: int = 100,
+        met: float = 0.0,
+        length: Callable[[Random], float] = alike,
+        reserve: float = 0.0,
+    ) -> None:
+        self.knee, self.seconds, self.met = knee, seconds, met
+        self._length = length
+        self._chance = Random(7)  # noqa: S311  # no secret
+        self.now = 0.0
+        self.limit = AdaptiveLimit(highest, lambda: self.now, reserve)
+        self._out: list[tuple[float, int, float]] = []
+        self._number = 0
+
+    def play(self, seconds: float, demand: int) -> list[int]:
+        """Have as many leases out as want and may; return the limit at the end of each."""
+        until, limits = self.now + seconds, []
+        while True:
+            while len(self._out) < min(self.limit.limit, demand):
+                self._begin()
+            if self._out[0][0] > until:
+                break
+            self.now, _, took = heappop(self._out)
+            self.limit.note(took, len(self._out) + 1)
+            limits.append(self.limit.limit)
+        self.now = until
+        return limits
+
+    def share_of_best(self, seconds: float) -> float:
+        """Have more to do than can be done; return what part of the best is done."""
+        return len(self.play(seconds, 400)) / seconds / (self.knee / self.seconds)
+
+    def _begin(self) -> None:
+        more = max(0, len(self._out) + 1 - self.knee)
+        took = self.seconds * self._length(self._chance)
+        took *= (1 + more / self.knee) * (1 + self.met * more)
+        self._number += 1
+        heappush(self._out, (self.now + took, self._number, took))
+
+
+def mean(limits: list[int]) -> float:
+    return sum(limits) / len(limits)
+
+
+@pytest.mark.parametrize("length", [alike, by_chance, mixed])
+@pytest.mark.parametrize(("knee", "met"), [(4, 0.03), (10, 0.03), (40, 0.01)])
+def test_in_an_overload_from_the_beginning_it_does_nine_tenths_of_the_best(
+    knee: int, met: float, length: Callable[[Random], float]
+) -> None:
+    servers = Servers(knee, 0.02, met=met, length=length)
+    servers.play(10, demand=400)
+    assert servers.share_of_best(40) > 0.9
+
+
+@pytest.mark.parametrize("length", [alike, by_chance, mixed])
+def test_in_an_overload_that_comes_later_too(length: Callable[[Random], float]) -> None:
+    servers = Servers(10, 0.02, met=0.03, length=length)
+    servers.play(5, demand=3)
+    servers.play(5, demand=400)
+    assert servers.share_of_best(60) > 0.9
+
+
+def test_the_limit_goes_down_to_what_servers_do_well_and_stays_there() -> None:
+    servers = Servers(10)
+    servers.play(5, demand=8)  # at ease: what a lease takes at the best is learnt
+    servers.play(5, demand=400)
+    limits = servers.play(100, demand=400)
+    assert 9 <= mean(limits) <= 14
+    assert max(limits) <= 16, "however long an overload lasts"
+
+
+def test_servers_that_are_no_match_for_the_least_of_it_are_found_out() -> None:
+    servers = Servers(2, 0.02, met=0.1)
+    servers.play(10, demand=400)
+    assert mean(servers.play(60, demand=400)) < 4
+
+
+def test_work_that_becomes_longer_is_no_overload_for_long() -> None:
+    servers = Servers(1000, 0.05)
+    servers.play(20, demand=90)
+    servers.seconds = 0.5
+    servers.play(60, demand=90)
+    assert mean(servers.play(60, demand=90)) > 70
+
+
+def test_after_a_standstill_it_is_soon_what_it_was() -> None:
+    servers = Servers(40, 0.02, met=0.01)
+    servers.play(20, demand=400)
+    servers.seconds = 1.0
+    servers.play(2, demand=400)
+    servers.seconds = 0.02
+    servers.play(5, demand=400)
+    assert servers.share_of_best(10) > 0.9
+
+
+def test_without_demand_it_stays_where_it_is() -> None:
+    servers = Servers(1000)
+    servers.play(10, demand=1)
+    before = servers.limit.limit
+    servers.seconds = 0.1
+    servers.play(10, demand=1)
+    assert servers.limit.limit == before
+
+
+def test_what_is_kept_for_others_does_not_keep_it_from_growing() -> None:
+    servers = Servers(1000, highest=50, reserve=0.5)
+    for _ in range(100):
+        servers.play(0.1, demand=(servers.limit.limit + 1) // 2)
+    assert servers.limit.limit == 50
+
+
+def test_it_is_never_less_than_one_nor_more_than_the_highest() -> None:
+    servers = Servers(1, highest=4)
+    servers.play(1, demand=1)
+    for _ in range(20):
+        servers.seconds *= 1.5
+        assert {*servers.play(5, demand=50)} <= {1, 2, 3, 4}
+
+
+def test_leases_that_take_no_time_do_no_harm() -> None:
+    servers = Servers(10, seconds=1e-9)
+    limit = servers.limit
+    for _ in range(10):
+        servers.now += 0.2
+        for _ in range(40):
+            limit.note(0.0, limit.limit)
+    assert limit.limit == 100
