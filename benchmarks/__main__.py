@@ -15,11 +15,10 @@ __all__ = ("main",)
 _HERE = Path(__file__).parent
 _RESULTS = _HERE.parent / ".benchmarks"
 _WITH_PEER = ("acquire", "failover")
-_SAVED = (*_WITH_PEER, "names", "scale", "herd", "storm", "threads", "load_control")
+_SAVED = (*_WITH_PEER, "names", "scale", "herd", "storm", "threads", "load_control", "runs")
 _ALL = (
     *_SAVED,
     "idle",
-    "runs",
     "dns_engine",
     "routing_sessions",
     "dependency",

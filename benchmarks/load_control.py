@@ -1,34 +1,31 @@
 """What admission, rates, the breaker and the watch on leases cost an acquire, and an overload.
 
     make bench ARGS="load_control --rounds 60"
-    python benchmarks/load_control.py [--rounds 60] [--only cost] [--save FILE]
+    python benchmarks/load_control.py [--rounds 60] [--laps 5] [--only cost] [--save FILE]
 
 **Cost.** Managers that are the same in all but one feature take turns on one server: laps of
 acquire and release without a statement, by the processor's time of this process, tasks on asyncpg
 and a thread on psycopg. What a feature adds is the median over the rounds of its lap less the lap
 with everything off.
 
-**Overload.** Requests arrive by chance at a rate, each with a deadline, some of them critical; each
-runs a statement that keeps one of the server's processors busy. At first as many as are done best;
-then four times as many, without admission and with it. A request is good if it is done in time.
+**Overload.** Four times as many requests as are done best, without admission and with it: see
+`overload.py`.
 """
 
 import argparse
 import asyncio
 import gc
 import json
-import random
-from collections import Counter
-from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
-from statistics import median, quantiles
-from time import perf_counter, process_time
+from statistics import median
+from time import process_time
 from typing import Any
 
+from overload import overload
+
 from hasql.asyncpg import PoolManager
-from hasql.errors import NotAvailableError
-from hasql.resilience import Admission, Breaker, Lifecycle, Priority, RateLimit, priority
+from hasql.resilience import Admission, Breaker, Lifecycle, RateLimit
 from hasql.sync.psycopg3 import PoolManager as SyncPoolManager
 from hasql.testing import LocalCluster
 
@@ -55,12 +52,6 @@ FEATURES: dict[str, dict[str, Any]] = {
     },
 }
 _OPERATIONS = 1000
-
-#: Seconds of each part of an overload, and of the deadline of a request.
-_SECONDS, _DEADLINE = 4.0, 0.5
-#: Keeps a processor busy for some milliseconds.
-_WORK = "SELECT count(*) FROM generate_series(1, 60000)"
-_CRITICAL_SHARE = 0.05
 
 
 async def _no_reset(_: object) -> None:
@@ -120,109 +111,11 @@ def report_cost(laps: dict[str, list[float]]) -> dict[str, float]:
     }
 
 
-class Requests:
-    """Requests of one part, and what became of them."""
-
-    def __init__(self, manager: PoolManager, chance: random.Random) -> None:
-        self._manager = manager
-        self._chance = chance
-        self.outcomes: Counter[str] = Counter()
-        self.good = 0
-        self.critical: list[float] = []
-        self.latest = 0.0
-
-    async def arrive(self, rate: float, seconds: float) -> None:
-        """Let requests arrive at a rate, and wait for the last of them."""
-        tasks, began = [], perf_counter()
-        due = began
-        while due < began + seconds:
-            await asyncio.sleep(max(0.0, due - perf_counter()))
-            critical = self._chance.random() < _CRITICAL_SHARE
-            level = Priority.CRITICAL if critical else Priority.NORMAL
-            tasks.append(asyncio.create_task(self._request(level)))
-            due += self._chance.expovariate(rate)
-        await asyncio.gather(*tasks)
-
-    async def _request(self, level: Priority) -> None:
-        began = perf_counter()
-        try:
-            with priority(level):
-                async with self._manager.acquire_master(timeout=_DEADLINE) as connection:
-                    waited = perf_counter() - began
-                    await connection.fetchval(_WORK)
-        except NotAvailableError as error:
-            waited = perf_counter() - began
-            self.outcomes[type(error).__name__] += 1
-        else:
-            took = perf_counter() - began
-            self.outcomes["done" if took <= _DEADLINE else "done late"] += 1
-            self.good += took <= _DEADLINE
-            if level is Priority.CRITICAL:
-                self.critical.append(took)
-        self.latest = max(self.latest, waited - _DEADLINE)
-
-
-async def _best(dsn: str) -> tuple[int, float]:
-    """Return how many at once do best, and how many are done in a second then."""
-    async with PoolManager(dsn, pool_factory_kwargs={"min_size": 8, "max_size": 8}) as manager:
-        await manager.ready()
-        done = {}
-        for at_once in (1, 2, 3, 4):
-            over, number = asyncio.Event(), 0
-
-            async def work() -> None:
-                nonlocal number
-                while not over.is_set():  # noqa: B023  # within the turn
-                    async with manager.acquire_master() as connection:
-                        await connection.fetchval(_WORK)
-                        number += 1
-
-            tasks = [asyncio.create_task(work()) for _ in range(at_once)]
-            await asyncio.sleep(1.0)
-            over.set()
-            done[at_once] = number
-            await asyncio.gather(*tasks)
-        best = max(done, key=lambda at_once: done[at_once])
-        return best, float(done[best])
-
-
-async def _overload(dsn: str) -> dict[str, Any]:
-    at_once, rate = await _best(dsn)
-    # One more at a time than do best: it waits in the server while others wait for the network.
-    limit = at_once + 1
-    parts: dict[str, tuple[float, dict[str, Any]]] = {
-        "unloaded": (0.1, {}),
-        "as many as are done best": (1.0, {}),
-        "4x, without admission": (4.0, {}),
-        "4x, with admission": (
-            4.0,
-            {"admission": Admission(limit, queue=2 * limit, reserve=1 / limit)},
-        ),
-    }
-    results: dict[str, Any] = {"at_once": at_once, "best": rate}
-    for name, (times, kwargs) in parts.items():
-        pool = {"min_size": 40, "max_size": 40}
-        async with PoolManager(
-            dsn, pool_factory_kwargs=pool, acquire_timeout=_DEADLINE, **kwargs
-        ) as manager:
-            await manager.ready()
-            requests = Requests(manager, random.Random(1))  # noqa: S311  # no secret
-            await requests.arrive(times * rate, _SECONDS)
-        p99 = quantiles(requests.critical, n=100)[98] if len(requests.critical) > 1 else None
-        results[name] = {
-            "good_a_second": requests.good / _SECONDS,
-            "critical_p99_ms": p99 and p99 * 1e3,
-            "latest_ms": max(0.0, requests.latest) * 1e3,
-            "outcomes": dict(requests.outcomes),
-        }
-        print(f"  {name:26} {json.dumps(results[name])}", flush=True)
-    return results
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--laps", type=int, default=5, help="of each part of the overload")
     parser.add_argument("--only", choices=("cost", "overload"))
     parser.add_argument("--save", type=Path, help="write the figures here, as JSON")
     options = parser.parse_args()
@@ -241,8 +134,7 @@ def main() -> None:
                     print(f"  {name:22} {added:6.2f}", flush=True)
         if options.only != "cost":
             print("overload:")
-            with suppress(KeyboardInterrupt):
-                results["overload"] = asyncio.run(_overload(cluster.dsn))
+            results["overload"] = asyncio.run(overload(cluster, options.laps))
     if options.save:
         options.save.parent.mkdir(parents=True, exist_ok=True)
         options.save.write_text(json.dumps(results, indent=1))

@@ -112,21 +112,46 @@ def load_control(results: dict[str, Any]) -> str:
 
     overload = [
         (
-            *(name, f"{part['good_a_second']:.0f}", milliseconds(part["critical_p99_ms"])),
-            *(milliseconds(part["latest_ms"]), str(part["outcomes"].get("OverloadedError", 0))),
+            *(name, f"{part['good_a_second']:.0f}", f"{part['share_of_best']:.0%}"),
+            *(milliseconds(part["critical_p99_ms"]), milliseconds(max(0.0, part["latest_ms"]))),
+            str(part["outcomes"].get("OverloadedError", 0)),
         )
         for name, part in results["overload"].items()
-        if isinstance(part, dict)
     ]
-    heads = "requests arrive", "done in time a second", "critical, p99 ms", "late ms", "refused"
+    heads = (
+        *("requests arrive", "done in time a second", "of the best", "critical, p99 ms"),
+        *("late ms", "refused"),
+    )
     return (
         "Load control\n------------\n\n"
         "``make bench ARGS=load_control``. Microseconds of the processor that an acquire and its\n"
         "release take longer with one feature on.\n\n"
         + table(("feature", "tasks, us", "threads, us"), costs)
-        + "\nAn overload of one server, each request with half a second: how many were done in\n"
-        "time, and by how much a request has waited beyond its deadline at most.\n\n"
-        + table(heads, overload)
+        + "\nAn overload of one server, whose work waits and needs no processor, in laps that\n"
+        "take turns; each request has half a second. How many were done in time; and by how much\n"
+        "a request has waited beyond its deadline at most.\n\n" + table(heads, overload)
+    )
+
+
+def runs(results: list[dict[str, Any]]) -> str:
+    """Show what `run` costs beside the same transaction by hand."""
+
+    def added(figures: dict[str, float] | None) -> str:
+        return "-" if figures is None else f"{figures['median']:.1f} / {figures['of_minima']:.1f}"
+
+    rows = [
+        (
+            *(each["driver"], f"{each['by_hand_us']:.0f}"),
+            *(added(each["run_adds_us"]), added(each["mark_adds_us"])),
+        )
+        for each in results
+    ]
+    heads = "driver", "by hand, us", "run adds, us", "with the id, us"
+    return (
+        "A unit of work\n--------------\n\n"
+        "``make bench ARGS=runs``. An empty transaction by ``run`` beside the same by hand:\n"
+        "median over the rounds / difference of the shortest laps. With the id of the\n"
+        "transaction: beside one that asks for it by hand.\n\n" + table(heads, rows)
     )
 
 
@@ -243,7 +268,7 @@ def main() -> None:
     mpl.rcParams["svg.hashsalt"] = "hasql"
     _DOCS.mkdir(parents=True, exist_ok=True)
     parts = ["Benchmarks\n==========\n\nWritten by ``make bench ARGS=publish``.\n"]
-    for show in (acquire, threads, load_control, failover, scale, herd):
+    for show in (acquire, threads, load_control, runs, failover, scale, herd):
         path = _RESULTS / f"{show.__name__}.json"
         if path.exists():
             parts.append(show(json.loads(path.read_text())))

@@ -1,7 +1,7 @@
 """What `run` costs beside the same transaction by hand, on a lease of the same manager.
 
     make bench ARGS="runs --rounds 60"
-    python benchmarks/runs.py [--driver asyncpg] [--rounds 60] [--clock wall]
+    python benchmarks/runs.py [--driver asyncpg] [--rounds 60] [--clock wall] [--save FILE]
 
 Laps of each kind take turns in one process. The transaction is empty: what it costs is BEGIN and
 COMMIT, with the drivers that send them then. `run` is with ``resolve_commits=False``; `with mark`
@@ -11,8 +11,10 @@ that by the adapter's own way: the difference is what hasql adds to the round tr
 
 import argparse
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -97,17 +99,30 @@ async def _lap(operation: Callable[[], Awaitable[None]], clock: Callable[[], flo
     return (clock() - began) / _OPERATIONS * 1e6
 
 
-def _report(name: str, laps: dict[str, list[float]]) -> str:
-    def added(more: str, less: str) -> str:
-        differences = [a - b for a, b in zip(laps[more], laps[less], strict=True)]
-        return f"{median(differences):8.1f} {min(laps[more]) - min(laps[less]):8.1f}"
+def _figures(name: str, laps: dict[str, list[float]]) -> dict[str, Any]:
+    """Return microseconds: medians of the differences within a round, and those of minima."""
 
-    shown = [f"{min(laps['by hand']):9.1f}", added("run", "by hand")]
-    if (
-        "sqlalchemy" not in name
-    ):  # which begins nothing at the server here, so that nothing is asked
-        shown.append(added("with mark", "asking"))
-    return f"{name:26}" + "  ".join(shown)
+    def added(more: str, less: str) -> dict[str, float]:
+        differences = [a - b for a, b in zip(laps[more], laps[less], strict=True)]
+        return {"median": median(differences), "of_minima": min(laps[more]) - min(laps[less])}
+
+    # SQLAlchemy begins nothing at the server here, so that nothing is asked.
+    asks = "sqlalchemy" not in name
+    return {
+        "driver": name,
+        "by_hand_us": min(laps["by hand"]),
+        "run_adds_us": added("run", "by hand"),
+        "mark_adds_us": added("with mark", "asking") if asks else None,
+    }
+
+
+def _report(figures: dict[str, Any]) -> str:
+    shown = [
+        f"{added['median']:8.1f} {added['of_minima']:8.1f}"
+        for added in (figures["run_adds_us"], figures["mark_adds_us"])
+        if added is not None
+    ]
+    return f"{figures['driver']:26}{figures['by_hand_us']:9.1f}  " + "  ".join(shown)
 
 
 async def _measure(kinds: dict[str, Any], rounds: int, clock: Callable[[], float]) -> Any:
@@ -127,6 +142,7 @@ def _awaitable(operation: Callable[[], None]) -> Callable[[], Awaitable[None]]:
 
 async def _main(options: argparse.Namespace) -> None:
     clock = time.process_time if options.clock == "cpu" else time.perf_counter
+    results: list[dict[str, Any]] = []
     heads = "by hand, us", "run adds: median, minima", "to asking: median, minima"
     print(f"{'':26}" + "  ".join(heads))
     async with LocalCluster(replicas=0) as cluster:
@@ -144,9 +160,13 @@ async def _main(options: argparse.Namespace) -> None:
                     )
                 else:
                     laps = await _measure(_kinds(manager, kit.name), options.rounds, clock)
-                print(_report(kit.name, laps), flush=True)
+                results.append(_figures(kit.name, laps))
+                print(_report(results[-1]), flush=True)
             finally:
                 await manager.close()
+    if options.save:
+        options.save.parent.mkdir(parents=True, exist_ok=True)
+        options.save.write_text(json.dumps(results, indent=1))
 
 
 def main() -> None:
@@ -155,6 +175,7 @@ def main() -> None:
     parser.add_argument("--driver", action="append", choices=_BY_HAND)
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="cpu")
+    parser.add_argument("--save", type=Path, help="write the figures here, as JSON")
     asyncio.run(_main(parser.parse_args()))
 
 
