@@ -51,6 +51,11 @@ class LoopBinding:
             )
         self.thread = get_ident()
 
+    def current_task(self) -> "asyncio.Task[Any] | None":
+        """Return the task that asks, in whatever loop: without a system call in this one."""
+        here = self.thread == get_ident() and self.serves()
+        return asyncio.current_task(self.loop if here else None)
+
     def check_process(self) -> None:
         """Raise WrongEventLoopError in a child that was forked after the start."""
         if self.inherited:

@@ -284,7 +284,7 @@ def assemble(
             lifetime, partial(_end, returns, load, lease_watch, reporting), options.clock
         ),
         returns=returns,
-        runs=TaskRuns(watch.run_means(options, driver)),
+        runs=TaskRuns(watch.run_means(options, driver), watch.binding),
     )
 
 

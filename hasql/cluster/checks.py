@@ -1,6 +1,6 @@
 """Checks of single values, such as an application or a source of hosts gives them."""
 
-from math import isfinite
+from math import inf, isfinite
 
 from hasql.errors import ConfigurationError
 
@@ -16,6 +16,8 @@ def check_flag(name: str, value: object) -> None:
 
 def check_seconds(name: str, value: object, *, positive: bool = False) -> float:
     """Check a duration in seconds and return it as a float."""
+    if type(value) is float and 0.0 < value < inf:
+        return value  # as nearly always, where an acquire names its own
     if isinstance(value, bool) or not isinstance(value, int | float):
         msg = f"{name} must be a number of seconds, not {value!r}"
         raise TypeError(msg)

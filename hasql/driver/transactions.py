@@ -1,6 +1,6 @@
 """The transaction around a unit of work: what an adapter fulfils so that the core can run one."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -74,26 +74,26 @@ class TaskTransaction(Protocol):
     whatever waits here.
     """
 
-    async def begin(self) -> None:
+    def begin(self) -> Awaitable[None]:
         """Begin it, or have the driver begin it with the first statement."""
 
     @property
     def state(self) -> TransactionState:
         """What has become of it, without asking the server."""
 
-    async def fetch_row(self, sql: str) -> Sequence[str | None]:
+    def fetch_row(self, sql: str) -> Awaitable[Sequence[str | None]]:
         """Run one query within it, as the first statement or a later one, and return its one row.
 
         See `Session.fetch_row`. No value goes through a codec of the application's.
         """
 
-    async def commit(self) -> bool:
+    def commit(self) -> Awaitable[bool]:
         """Commit it; tell whether the server has done that, or has answered with a rollback.
 
         Raises when there is no answer, and nothing that the server has said of COMMIT is hidden.
         """
 
-    async def roll_back(self) -> None:
+    def roll_back(self) -> Awaitable[None]:
         """Roll it back, unless it has ended, and have the driver know that it is over."""
 
 

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Generic
 
-from hasql._leasing.lease import Lease
 from hasql.cluster.host import HostSpec
 from hasql.diagnostics import about
-from hasql.driver import ConnT, DriverPool, PoolT
+from hasql.driver import ConnT, PoolT
 from hasql.driver.transactions import TransactionModes
 from hasql.errors import HasqlError
 from hasql.metrics import RunMetrics
@@ -18,7 +17,7 @@ from hasql.resilience.run_means import RunMeans
 from hasql.resilience.run_options import RunOptions
 from hasql.resilience.unit_of_work import UnitOfWork
 
-__all__ = ("Runs", "check_open", "check_work", "is_out")
+__all__ = ("Runs", "check_work")
 
 log = logging.getLogger("hasql")
 
@@ -94,14 +93,16 @@ class Runs(Generic[PoolT, ConnT]):
         refused = self._without_marks
         return options.modes if refused and host in refused else options.modes_to_mark
 
-    def _read_mark(self, unit: UnitOfWork, host: HostSpec, row: Sequence[str | None]) -> None:
-        mark = CommitMark.read(host, row)
+    def read_mark(self, unit: UnitOfWork, row: Sequence[str | None]) -> None:
+        """Have a unit know what was read right before its COMMIT."""
+        mark = CommitMark.read(unit.host, row)
         if mark is not None:
             self._means.finder.saw(mark)
         unit.read_mark(mark)
 
-    def _note_refusal(self, unit: UnitOfWork, host: HostSpec, error: Exception) -> None:
-        if unit.mark_was_refused and host not in self._without_marks:
+    def note_refusal(self, unit: UnitOfWork, error: Exception) -> None:
+        """Ask a host for no more marks, if what it has met is that it tells none."""
+        if unit.mark_was_refused and (host := unit.host) not in self._without_marks:
             self._without_marks.add(host)
             log.warning(
                 "%s tells no ids of transactions, so that lost commits are not found out: %s",
@@ -116,17 +117,3 @@ def check_work(work: object, takes: str = "a connection") -> None:
     if not callable(work):
         msg = f"work must be a function that takes {takes}, not {work!r}"
         raise TypeError(msg)
-
-
-def check_open(pool: DriverPool[PoolT, ConnT], connection: ConnT) -> None:
-    """Refuse to send COMMIT on a connection that is known to be lost: it is sure what that means.
-
-    Raises ConnectionError.
-    """
-    if pool.is_closed(connection):
-        raise ConnectionError("the connection was lost before COMMIT was sent")
-
-
-def is_out(lease: Lease[Any, Any], connection: object) -> bool:
-    """Tell whether a connection is the lease's still: the work may have given it back."""
-    return lease.connection is connection and not lease.returning

@@ -7,12 +7,14 @@ from types import CoroutineType
 from typing import Any, Generic, TypeVar
 
 from hasql._leasing.async_lease import AsyncLease
-from hasql._routing.request import MASTER
+from hasql._leasing.loop_binding import LoopBinding
 from hasql.driver import AsyncPool, ConnT, PoolT
-from hasql.driver.transactions import TaskTransaction, TransactionModes
+from hasql.driver.transactions import TaskTransaction
+from hasql.resilience.attempt import Attempt
 from hasql.resilience.commit_outcome import CommitMark, Outcome
+from hasql.resilience.run_means import RunMeans
 from hasql.resilience.run_options import RunOptions
-from hasql.resilience.runs import Runs, check_open, check_work, is_out
+from hasql.resilience.runs import Runs, check_work
 from hasql.resilience.unit_of_work import UnitOfWork
 
 __all__ = ("TaskAttempt", "TaskRuns")
@@ -20,58 +22,51 @@ __all__ = ("TaskAttempt", "TaskRuns")
 _T = TypeVar("_T")
 
 
-class TaskAttempt(Generic[PoolT, ConnT]):
-    """One attempt at a unit of work: what it has leased, and its transaction there."""
+class TaskAttempt(Attempt[PoolT, ConnT], Generic[PoolT, ConnT]):
+    """One of a task's."""
 
-    lease: AsyncLease[PoolT, ConnT] | None = None
-    connection: ConnT
+    _runs: "TaskRuns[PoolT, ConnT]"
+    lease: AsyncLease[PoolT, ConnT]
     pool: AsyncPool[PoolT, ConnT]
-    modes: TransactionModes
     transaction: TaskTransaction
 
-    def __init__(self, runs: "TaskRuns[PoolT, ConnT]", unit: UnitOfWork) -> None:
-        self._runs = runs
-        self.unit = unit
+    # Not coroutines themselves where nothing is awaited, as each layer of those costs every run.
 
-    @property
-    def may_write(self) -> bool:
-        """Whether it is on the master."""
-        return self.lease is not None and self.lease.request is MASTER
-
-    async def take(self, lease: AsyncLease[PoolT, ConnT]) -> None:
-        """Lease a connection."""
-        self.connection = await lease.__aenter__()
-        self.lease, node, unit = lease, lease.node, self.unit
-        assert node is not None  # noqa: S101  # it is lent, so it has both
-        unit.took(node)
-        if lease.request is not MASTER:
-            unit.only_reads()
-        self.pool = node.pool  # type: ignore[assignment]  # its face's
-        self.modes = self._runs.modes(unit, node.host)
-        self.transaction = self.pool.transaction(self.connection, self.modes)
-
-    async def begin(self) -> None:
+    def begin(self) -> Awaitable[None]:
         """Begin its transaction, in which it sets what a pooler keeps from the session."""
-        await self.transaction.begin()
-        if self.lease is not None and self.lease.local_settings is not None:
-            await self.transaction.fetch_row(self.lease.local_settings)
+        begun = self.transaction.begin()
+        settings = self.lease.local_settings
+        return begun if settings is None else self._set(begun, settings)
 
-    async def leave(self, error: BaseException | None) -> None:
-        """Give back what is leased, if anything is."""
-        lease, self.lease = self.lease, None
-        if lease is not None:
-            await lease.__aexit__(type(error) if error else None, error, None)
+    async def _set(self, begun: Awaitable[None], settings: str) -> None:
+        await begun
+        await self.transaction.fetch_row(settings)
+
+    def leave(self, error: BaseException | None = None) -> Awaitable[None]:
+        """Give back what is leased."""
+        return self.lease.__aexit__(type(error) if error else None, error, None)
 
     async def exchange(self, acquire: Callable[[float], AsyncLease[PoolT, ConnT]]) -> None:
         """Go on in a transaction on another connection, once the first one is given back."""
-        await self._runs.roll_back(self)
-        await self.leave(None)
-        await self.take(acquire(self.unit.exchanging()))
+        if self.has_connection:
+            await self._runs.roll_back(self)
+            await self.leave()
+        self.lease = acquire(self.unit.exchanging())
+        self.took(await self.lease.__aenter__())
         await self.begin()
 
 
 class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
-    """The runs of one manager for tasks."""
+    """The runs of one manager for tasks.
+
+    Args:
+        means: What the manager has for them.
+        binding: The event loop they are in.
+    """
+
+    def __init__(self, means: RunMeans, binding: LoopBinding) -> None:
+        super().__init__(means)
+        self._binding = binding
 
     def run(
         self,
@@ -90,7 +85,7 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         acquire: Callable[[float], AsyncLease[PoolT, ConnT]],
     ) -> _T:
         """Do work that may exchange its connection, as long as it has only read."""
-        task = asyncio.current_task()
+        task = self._binding.current_task()
         unit = self._begin(task, options)
         try:
             while True:
@@ -112,48 +107,37 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         work: Callable[[TaskAttempt[PoolT, ConnT]], Awaitable[_T]],
         acquire: Callable[[float], AsyncLease[PoolT, ConnT]],
     ) -> _T:
-        attempt = TaskAttempt(self, unit)
-        await attempt.take(acquire(unit.begin_attempt()))
-        try:
-            result = await self._transact(attempt, work)
-        except BaseException as error:
-            await attempt.leave(error)
-            raise
-        await attempt.leave(None)
-        return result
-
-    async def _transact(
-        self,
-        attempt: TaskAttempt[PoolT, ConnT],
-        work: Callable[[TaskAttempt[PoolT, ConnT]], Awaitable[_T]],
-    ) -> _T:
         """Do the work on a connection and commit it, or roll back."""
-        unit = attempt.unit
+        attempt = TaskAttempt(self, unit)
+        attempt.lease = lease = acquire(unit.begin_attempt())
         try:
+            attempt.took(await lease.__aenter__())
             await attempt.begin()
             result = await _awaitable(work(attempt))
-            transaction = attempt.transaction
-            unit.may_commit(attempt.lease, attempt.connection, transaction.state)
-            if attempt.modes.asked and not unit.wrote_nothing:
-                unit.marking()
-                row = await transaction.fetch_row(CommitMark.SQL)
-                self._read_mark(unit, unit.host, row)
-            check_open(attempt.pool, attempt.connection)
-            unit.committing(result)
-            unit.committed(done=await transaction.commit())
+            if attempt.asks_for_mark():
+                attempt.read_mark(await attempt.transaction.fetch_row(CommitMark.SQL))
+            attempt.committing(result)
+            unit.committed(done=await attempt.transaction.commit())
         except BaseException as error:
-            lease, connection, pool = attempt.lease, attempt.connection, attempt.pool
-            if lease is None:  # it was about to get another one
-                raise
-            if unit.met(error, lease, connection) and is_out(lease, connection):
-                pool.abort(connection)
-            elif is_out(lease, connection):
-                await self.roll_back(attempt)
-            unit.ended(error, closed=pool.is_closed(connection))
-            if isinstance(error, Exception):
-                self._note_refusal(unit, unit.host, error)
+            await self._fail(attempt, error)
             raise
+        await attempt.leave()
         return result
+
+    async def _fail(self, attempt: TaskAttempt[PoolT, ConnT], error: BaseException) -> None:
+        """Roll back, or break the connection, and give it back."""
+        if not attempt.has_connection:
+            if attempt.lease.connection is not None:  # interrupted before it was told of it
+                await attempt.leave(error)
+            return
+        try:
+            if attempt.met(error):
+                await self.roll_back(attempt)
+            attempt.ended(error)
+        except BaseException as instead:
+            await attempt.leave(instead)
+            raise
+        await attempt.leave(error)
 
     async def roll_back(self, attempt: TaskAttempt[PoolT, ConnT]) -> None:
         """Roll back in the time that a release has; else break the connection, to the same end."""

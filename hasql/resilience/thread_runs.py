@@ -8,13 +8,13 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from hasql._leasing.lease import Lease
 from hasql._leasing.thread_lease import ThreadLease
-from hasql._routing.request import MASTER
 from hasql.driver import ConnT, PoolT, ThreadPool
-from hasql.driver.transactions import ThreadTransaction, TransactionModes
+from hasql.driver.transactions import ThreadTransaction
+from hasql.resilience.attempt import Attempt
 from hasql.resilience.commit_outcome import CommitMark, Outcome
 from hasql.resilience.run_means import RunMeans
 from hasql.resilience.run_options import RunOptions
-from hasql.resilience.runs import Runs, check_open, check_work, is_out
+from hasql.resilience.runs import Runs, check_work
 from hasql.resilience.unit_of_work import UnitOfWork
 
 __all__ = ("ThreadAttempt", "ThreadRuns")
@@ -28,53 +28,32 @@ class _InLoop(Protocol):
     def __call__(self, work: Callable[[], Coroutine[Any, Any, _T]], /) -> _T: ...
 
 
-class ThreadAttempt(Generic[PoolT, ConnT]):
-    """One attempt at a unit of work: what it has leased, and its transaction there."""
+class ThreadAttempt(Attempt[PoolT, ConnT], Generic[PoolT, ConnT]):
+    """One of a thread's."""
 
-    lease: ThreadLease[PoolT, ConnT] | None = None
-    connection: ConnT
+    _runs: "ThreadRuns[PoolT, ConnT]"
+    lease: ThreadLease[PoolT, ConnT]
     pool: ThreadPool[PoolT, ConnT]
-    modes: TransactionModes
     transaction: ThreadTransaction
-
-    def __init__(self, runs: "ThreadRuns[PoolT, ConnT]", unit: UnitOfWork) -> None:
-        self._runs = runs
-        self.unit = unit
-
-    @property
-    def may_write(self) -> bool:
-        """Whether it is on the master."""
-        return self.lease is not None and self.lease.request is MASTER
-
-    def take(self, lease: ThreadLease[PoolT, ConnT]) -> None:
-        """Lease a connection."""
-        self.connection = lease.__enter__()
-        self.lease, node, unit = lease, lease.node, self.unit
-        assert node is not None  # noqa: S101  # it is lent, so it has both
-        unit.took(node)
-        if lease.request is not MASTER:
-            unit.only_reads()
-        self.pool = node.pool  # type: ignore[assignment]  # its face's
-        self.modes = self._runs.modes(unit, node.host)
-        self.transaction = self.pool.transaction(self.connection, self.modes)
 
     def begin(self) -> None:
         """Begin its transaction, in which it sets what a pooler keeps from the session."""
         self.transaction.begin()
-        if self.lease is not None and self.lease.local_settings is not None:
-            self.transaction.fetch_row(self.lease.local_settings)
+        settings = self.lease.local_settings
+        if settings is not None:
+            self.transaction.fetch_row(settings)
 
-    def leave(self, error: BaseException | None) -> None:
-        """Give back what is leased, if anything is."""
-        lease, self.lease = self.lease, None
-        if lease is not None:
-            lease.__exit__(type(error) if error else None, error, None)
+    def leave(self, error: BaseException | None = None) -> None:
+        """Give back what is leased."""
+        self.lease.__exit__(type(error) if error else None, error, None)
 
     def exchange(self, acquire: Callable[[float], ThreadLease[PoolT, ConnT]]) -> None:
         """Go on in a transaction on another connection, once the first one is given back."""
-        self._runs.roll_back(self)
-        self.leave(None)
-        self.take(acquire(self.unit.exchanging()))
+        if self.has_connection:
+            self._runs.roll_back(self)
+            self.leave()
+        self.lease = acquire(self.unit.exchanging())
+        self.took(self.lease.__enter__())
         self.begin()
 
 
@@ -137,56 +116,45 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         work: Callable[[ThreadAttempt[PoolT, ConnT]], _T],
         acquire: Callable[[float], ThreadLease[PoolT, ConnT]],
     ) -> _T:
-        attempt = ThreadAttempt(self, unit)
-        attempt.take(acquire(unit.begin_attempt()))
-        try:
-            result = self._transact(attempt, work)
-        except BaseException as error:
-            attempt.leave(error)
-            raise
-        attempt.leave(None)
-        return result
-
-    def _transact(
-        self,
-        attempt: ThreadAttempt[PoolT, ConnT],
-        work: Callable[[ThreadAttempt[PoolT, ConnT]], _T],
-    ) -> _T:
         """Do the work on a connection and commit it, or roll back."""
-        unit = attempt.unit
+        attempt = ThreadAttempt(self, unit)
+        attempt.lease = lease = acquire(unit.begin_attempt())
         try:
+            attempt.took(lease.__enter__())
             attempt.begin()
             result = _value(work(attempt))
-            transaction = attempt.transaction
-            unit.may_commit(attempt.lease, attempt.connection, transaction.state)
-            if attempt.modes.asked and not unit.wrote_nothing:
-                unit.marking()
-                row = transaction.fetch_row(CommitMark.SQL)
-                self._read_mark(unit, unit.host, row)
-            check_open(attempt.pool, attempt.connection)
-            unit.committing(result)
-            unit.committed(done=transaction.commit())
+            if attempt.asks_for_mark():
+                attempt.read_mark(attempt.transaction.fetch_row(CommitMark.SQL))
+            attempt.committing(result)
+            unit.committed(done=attempt.transaction.commit())
         except BaseException as error:
-            lease, connection, pool = attempt.lease, attempt.connection, attempt.pool
-            if lease is None:  # it was about to get another one
-                raise
-            if unit.met(error, lease, connection) and is_out(lease, connection):
-                pool.abort(connection)
-            elif is_out(lease, connection):
-                self.roll_back(attempt)
-            unit.ended(error, closed=pool.is_closed(connection))
-            if isinstance(error, Exception):
-                self._note_refusal(unit, unit.host, error)
+            self._fail(attempt, error)
             raise
+        attempt.leave()
         return result
+
+    def _fail(self, attempt: ThreadAttempt[PoolT, ConnT], error: BaseException) -> None:
+        """Roll back, or break the connection, and give it back."""
+        if not attempt.has_connection:
+            if attempt.lease.connection is not None:  # interrupted before it was told of it
+                attempt.leave(error)
+            return
+        try:
+            if attempt.met(error):
+                self.roll_back(attempt)
+            attempt.ended(error)
+        except BaseException as instead:
+            attempt.leave(instead)
+            raise
+        attempt.leave(error)
 
     def roll_back(self, attempt: ThreadAttempt[PoolT, ConnT]) -> None:
         """Roll back in the time that a release has; else break the connection, to the same end."""
-        pool, connection, lease = attempt.pool, attempt.connection, attempt.lease
-        if lease is None or pool.is_closed(connection):
+        pool, connection = attempt.pool, attempt.connection
+        if pool.is_closed(connection):
             return
         try:
-            with self._limited(lease, self._means.release_timeout):
+            with self._limited(attempt.lease, self._means.release_timeout):
                 attempt.transaction.roll_back()
         except BaseException as error:
             pool.abort(connection)

@@ -133,12 +133,13 @@ class UnitOfWork:
         """
         if lease is None or lease.connection is not connection or lease.returning:
             raise HasqlError(_GIVEN_BACK)
+        if state is TransactionState.OPEN:
+            return
         if state is TransactionState.FAILED:
             raise _rolled_back()
         if state in _MISTAKES:
             raise HasqlError(_MISTAKES[state])
-        if state is TransactionState.NOT_BEGUN:
-            self.wrote_nothing = True
+        self.wrote_nothing = True  # the driver has not even begun it
 
     def marking(self) -> None:
         """Take note that the mark is read next."""

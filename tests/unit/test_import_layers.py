@@ -161,6 +161,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql.resilience.run_means", "hasql.resilience.run_options"}),
     frozenset({"hasql.resilience.unit_of_work"}),
     frozenset({"hasql.resilience.runs"}),
+    frozenset({"hasql.resilience.attempt"}),
     frozenset({"hasql.resilience.task_runs", "hasql.resilience.thread_runs"}),
     frozenset({"hasql.resilience"}),
     # How it lives.

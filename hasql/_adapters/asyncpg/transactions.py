@@ -6,6 +6,7 @@ So `Connection.transaction()` within it makes a savepoint.
 from __future__ import annotations
 
 import gc
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -15,7 +16,7 @@ from hasql._adapters.asyncpg.row import fetch_row
 from hasql.driver.transactions import TaskTransaction, TransactionState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from hasql._adapters.asyncpg.connection import Connection, RawConnection
     from hasql.driver.transactions import TransactionModes
@@ -34,23 +35,30 @@ def state_of(connection: RawConnection) -> TransactionState:
 
 
 class _Answered:
-    """Stands for a connection in a transaction of asyncpg's, which drops the answer to COMMIT."""
+    """Stands for a connection in a transaction of asyncpg's, which drops the answer to COMMIT.
+
+    What that asks a connection for is asked for by the same name here, once, and the class has a
+    property of this name from then on: looking for what is not there costs a microsecond.
+    """
+
+    __slots__ = ("connection", "tag")
 
     def __init__(self, connection: RawConnection) -> None:
-        vars(self)["connection"] = connection
+        self.connection = connection
         #: How the server has called what it did last.
-        vars(self)["tag"] = ""
+        self.tag = ""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.connection, name)
+        def assign(answered: _Answered, value: object) -> None:
+            setattr(answered.connection, name, value)
 
-    def __setattr__(self, name: str, value: object) -> None:
-        setattr(self.connection, name, value)
+        setattr(_Answered, name, property(attrgetter(f"connection.{name}"), assign))
+        return getattr(self.connection, name)
 
     async def execute(self, query: str) -> str:
         """Run what asyncpg begins or ends the transaction with."""
         # The method is asyncpg's own: the application's class may have changed it.
-        vars(self)["tag"] = tag = await asyncpg.Connection.execute(self.connection, query)
+        self.tag = tag = await asyncpg.Connection.execute(self.connection, query)
         return tag
 
 
@@ -67,8 +75,9 @@ class AsyncpgTransaction(TaskTransaction):
         # For `transaction()` of an application's class there is no telling what it makes.
         self._transaction: Any = Transaction(answered, level, modes.read_only, deferrable=False)
 
-    async def begin(self) -> None:
-        await self._transaction.start()
+    def begin(self) -> Awaitable[None]:
+        begun: Awaitable[None] = self._transaction.start()
+        return begun
 
     @property
     def state(self) -> TransactionState:
@@ -81,9 +90,10 @@ class AsyncpgTransaction(TaskTransaction):
         await self._transaction.commit()
         return self._answered is None or bool(self._answered.tag != ROLLED_BACK)
 
-    async def roll_back(self) -> None:
+    def roll_back(self) -> Awaitable[None]:
         # Also where the application has ended it: asyncpg would take it for open.
-        await self._transaction.rollback()
+        ended: Awaitable[None] = self._transaction.rollback()
+        return ended
 
 
 def _raw_of(connection: Connection) -> RawConnection:

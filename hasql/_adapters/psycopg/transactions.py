@@ -15,7 +15,7 @@ from hasql._adapters.psycopg.server import ask, ask_in_thread, first_row
 from hasql.driver.transactions import TaskTransaction, ThreadTransaction, TransactionState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from psycopg import BaseConnection
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ("PsycopgThreadTransaction", "PsycopgTransaction", "state_of")
 
 _IDLE = TransactionStatus.IDLE
-_STATES = {
+_STATES: dict[int, TransactionState] = {
     _IDLE: TransactionState.ENDED,
     TransactionStatus.ACTIVE: TransactionState.BUSY,
     TransactionStatus.INTRANS: TransactionState.OPEN,
@@ -36,7 +36,7 @@ _STATES = {
 
 def state_of(connection: BaseConnection[Any]) -> TransactionState:
     """Return the state of the transaction that was begun on a connection."""
-    return _STATES[TransactionStatus(connection.pgconn.transaction_status)]
+    return _STATES[connection.pgconn.transaction_status]
 
 
 def _level_of(modes: TransactionModes) -> IsolationLevel | None:
@@ -78,10 +78,15 @@ class PsycopgTransaction(_OfPsycopg, TaskTransaction):
 
     _of = AsyncTransaction
 
-    async def begin(self) -> None:
+    def begin(self) -> Awaitable[None]:
+        # No coroutine of its own, as each layer of those costs every run.
         if self._before is not None:
-            level, read_only = self._before
-            await self._set(_level_of(self._modes) or level, self._modes.read_only or read_only)
+            return self._begin_as(*self._before)
+        begun: Awaitable[None] = self._transaction.__aenter__()
+        return begun
+
+    async def _begin_as(self, level: IsolationLevel | None, read_only: bool | None) -> None:  # noqa: FBT001  # as below
+        await self._set(_level_of(self._modes) or level, self._modes.read_only or read_only)
         await self._transaction.__aenter__()
 
     async def _set(self, level: IsolationLevel | None, read_only: bool | None) -> None:  # noqa: FBT001  # as psycopg takes it
@@ -94,7 +99,8 @@ class PsycopgTransaction(_OfPsycopg, TaskTransaction):
     async def commit(self) -> bool:
         await self._transaction.__aexit__(None, None, None)
         _check_left(self._transaction)
-        await self._restore()
+        if self._before is not None:
+            await self._restore()
         return True  # what has failed, or was ended within, is not committed in the first place
 
     async def roll_back(self) -> None:
@@ -135,7 +141,8 @@ class PsycopgThreadTransaction(_OfPsycopg, ThreadTransaction):
     def commit(self) -> bool:
         self._transaction.__exit__(None, None, None)
         _check_left(self._transaction)
-        self._restore()
+        if self._before is not None:
+            self._restore()
         return True  # as above
 
     def roll_back(self) -> None:

@@ -1,0 +1,105 @@
+"""One attempt at a unit of work, as far as tasks and threads have it alike."""
+
+from collections.abc import Sequence
+from typing import Any, Generic
+
+from hasql._routing.request import MASTER
+from hasql.driver import ConnT, PoolT
+from hasql.driver.transactions import TransactionModes
+from hasql.resilience.runs import Runs
+from hasql.resilience.unit_of_work import Phase, UnitOfWork
+
+__all__ = ("Attempt",)
+
+
+class Attempt(Generic[PoolT, ConnT]):
+    """What an attempt has leased, its transaction there, and what becomes of both.
+
+    It may go on on another connection, as long as it has only read. Each face says what it leases,
+    and does the waiting and the I/O.
+    """
+
+    #: What it has leased, or is about to.
+    lease: Any = None
+    connection: ConnT
+    pool: Any
+    modes: TransactionModes
+    transaction: Any
+
+    def __init__(self, runs: Runs[PoolT, ConnT], unit: UnitOfWork) -> None:
+        self._runs = runs
+        self.unit = unit
+
+    @property
+    def has_connection(self) -> bool:
+        """Whether it has one, and is not about to get the first or another one."""
+        return self.unit.phase is not Phase.WAITING
+
+    @property
+    def may_write(self) -> bool:
+        """Whether it is on the master."""
+        return self.has_connection and self.lease.request is MASTER
+
+    def took(self, connection: ConnT) -> None:
+        """Take over the connection that its lease has just got."""
+        self.connection = connection
+        lease, unit = self.lease, self.unit
+        node = lease.node
+        unit.took(node)
+        if lease.request is not MASTER:
+            unit.only_reads()
+        self.pool = pool = node.pool
+        self.modes = modes = self._runs.modes(unit, node.host)
+        self.transaction = pool.transaction(connection, modes)
+
+    def asks_for_mark(self) -> bool:
+        """Refuse to commit what the work has not left to be committed; else tell what comes next.
+
+        That is the question for the mark, or COMMIT. Raises RolledBackError, or HasqlError for a
+        mistake.
+        """
+        unit = self.unit
+        unit.may_commit(self.lease, self.connection, self.transaction.state)
+        if not self.modes.asked or unit.wrote_nothing:
+            return False
+        unit.marking()
+        return True
+
+    def read_mark(self, row: Sequence[str | None]) -> None:
+        """Read the answer to the question for the mark."""
+        self._runs.read_mark(self.unit, row)
+
+    def committing(self, result: object) -> None:
+        """Take note that COMMIT is sent next, with what the work has returned.
+
+        Raises ConnectionError where the connection is known to be lost: it is sure what that means.
+        """
+        if self.pool.is_closed(self.connection):
+            raise ConnectionError("the connection was lost before COMMIT was sent")
+        self.unit.committing(result)
+
+    @property
+    def is_out(self) -> bool:
+        """Whether the connection is the lease's still: the work may have given it back."""
+        return self.lease.connection is self.connection and not self.lease.returning
+
+    def met(self, error: BaseException) -> bool:
+        """Take note of what has ended it on a connection; tell whether it is to be rolled back.
+
+        Where the server is not to go on with what it was sent, the connection is broken here.
+        """
+        broken = self.unit.met(error, self.lease, self.connection)
+        if not self.is_out:
+            return False
+        if broken:
+            self.pool.abort(self.connection)
+        return not broken
+
+    def ended(self, error: BaseException) -> None:
+        """Take note that all is rolled back.
+
+        Raises RolledBackError in place of an error that only says so.
+        """
+        self.unit.ended(error, closed=self.pool.is_closed(self.connection))
+        if isinstance(error, Exception):
+            self._runs.note_refusal(self.unit, error)
