@@ -74,7 +74,7 @@ class TaskTransaction(Protocol):
     whatever waits here.
     """
 
-    def begin(self) -> Awaitable[None]:
+    def begin(self) -> Awaitable[object]:
         """Begin it, or have the driver begin it with the first statement."""
 
     @property

@@ -32,13 +32,13 @@ class TaskAttempt(Attempt[PoolT, ConnT], Generic[PoolT, ConnT]):
 
     # Not coroutines themselves where nothing is awaited, as each layer of those costs every run.
 
-    def begin(self) -> Awaitable[None]:
+    def begin(self) -> Awaitable[object]:
         """Begin its transaction, in which it sets what a pooler keeps from the session."""
         begun = self.transaction.begin()
         settings = self.lease.local_settings
         return begun if settings is None else self._set(begun, settings)
 
-    async def _set(self, begun: Awaitable[None], settings: str) -> None:
+    async def _set(self, begun: Awaitable[object], settings: str) -> None:
         await begun
         await self.transaction.fetch_row(settings)
 

@@ -137,9 +137,9 @@ class UnitOfWork:
             return
         if state is TransactionState.FAILED:
             raise _rolled_back()
-        if state in _MISTAKES:
+        if state is not TransactionState.NOT_BEGUN:
             raise HasqlError(_MISTAKES[state])
-        self.wrote_nothing = True  # the driver has not even begun it
+        self.wrote_nothing = True
 
     def marking(self) -> None:
         """Take note that the mark is read next."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from hasql.driver.transactions import TaskTransaction, ThreadTransaction, TransactionState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -71,9 +71,17 @@ class EngineTransaction(TaskTransaction):
         self._transaction: Any = None
         self._before: bool | None = None
 
-    async def begin(self) -> None:
+    def begin(self) -> Awaitable[object]:
         self._lease.user = None
-        if options := _options(self._lease.adapted, self._modes):
+        options = _options(self._lease.adapted, self._modes)
+        if options or self._modes.read_only:
+            return self._begin_with(options)
+        # No coroutine of its own, as each layer of those costs every run.
+        self._transaction = transaction = self._connection.begin()
+        return transaction
+
+    async def _begin_with(self, options: dict[str, Any]) -> None:
+        if options:
             _ = await self._connection.execution_options(**options)
         if self._modes.read_only:
             self._before = self._library.read_only(self._lease.adapted)
@@ -94,10 +102,13 @@ class EngineTransaction(TaskTransaction):
         return await self._library.fetch_row(self._lease.raw, sql)
 
     async def commit(self) -> bool:
-        began = self.state is not TransactionState.NOT_BEGUN
+        library, raw = self._library, self._lease.raw
+        # Else the last answer is from before, and stays if nothing was begun here.
+        began = not library.was_rolled_back(raw) or self.state is not TransactionState.NOT_BEGUN
         await self._transaction.commit()
-        await self._restore()
-        return not (began and self._library.was_rolled_back(self._lease.raw))
+        if self._modes.read_only:
+            await self._restore()
+        return not (began and library.was_rolled_back(raw))
 
     async def roll_back(self) -> None:
         if self._connection.in_transaction():
