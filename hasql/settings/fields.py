@@ -10,7 +10,6 @@ from pydantic import BeforeValidator, Field, JsonValue, PlainValidator
 from hasql.errors import ConfigurationError
 
 __all__ = (
-    "SECONDS",
     "Count",
     "Names",
     "NamesOrNone",
@@ -21,6 +20,7 @@ __all__ = (
     "Seconds",
     "Share",
     "found_at",
+    "in_seconds",
     "made_by",
 )
 
@@ -87,4 +87,9 @@ NamesOrNone = BeforeValidator(lambda value: None if _is_none(value) else _names(
 #: Takes an object, or where it is, as ``module:name``; it is imported when it is needed.
 Reference = PlainValidator(_reference, json_schema_input_type=str)
 
-SECONDS: Final[dict[str, JsonValue]] = {"unit": "seconds"}
+_SECONDS: Final[dict[str, JsonValue]] = {"unit": "seconds"}
+
+
+def in_seconds(default: float | None, description: str) -> Any:  # noqa: ANN401  # as pydantic's
+    """Make a field whose unit is the second, of one of the types above."""
+    return Field(default=default, description=description, json_schema_extra=_SECONDS)

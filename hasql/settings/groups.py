@@ -9,7 +9,6 @@ from pydantic_settings import NoDecode
 
 from hasql.resilience import Admission, Breaker, Lifecycle, RateLimit, SessionDefaults
 from hasql.settings.fields import (
-    SECONDS,
     Count,
     NamesOrNone,
     OrNone,
@@ -19,6 +18,7 @@ from hasql.settings.fields import (
     Seconds,
     Share,
     found_at,
+    in_seconds,
 )
 
 __all__ = (
@@ -73,18 +73,14 @@ class SessionGroup(Group):
 
     _argument = SessionDefaults
 
-    statement_timeout: Annotated[Seconds | None, OrNone] = Field(
-        default=None, description="How long a statement may take.", json_schema_extra=SECONDS
+    statement_timeout: Annotated[Seconds | None, OrNone] = in_seconds(
+        None, "How long a statement may take."
     )
-    lock_timeout: Annotated[Seconds | None, OrNone] = Field(
-        default=None,
-        description="How long a statement may wait for a lock.",
-        json_schema_extra=SECONDS,
+    lock_timeout: Annotated[Seconds | None, OrNone] = in_seconds(
+        None, "How long a statement may wait for a lock."
     )
-    idle_in_transaction_timeout: Annotated[Seconds | None, OrNone] = Field(
-        default=None,
-        description="How long a transaction may be idle before its session is ended.",
-        json_schema_extra=SECONDS,
+    idle_in_transaction_timeout: Annotated[Seconds | None, OrNone] = in_seconds(
+        None, "How long a transaction may be idle before its session is ended."
     )
     application_name: str | None = Field(
         default=None, description="What the sessions are called in `pg_stat_activity`."
@@ -102,26 +98,20 @@ class LifecycleGroup(Group):
 
     _argument = Lifecycle
 
-    max_lifetime: Annotated[PositiveSeconds | None, OrNone] = Field(
-        default=None, description="A connection that is older is closed.", json_schema_extra=SECONDS
+    max_lifetime: Annotated[PositiveSeconds | None, OrNone] = in_seconds(
+        None, "A connection that is older is closed."
     )
-    max_idle: Annotated[PositiveSeconds | None, OrNone] = Field(
-        default=None,
-        description="A connection that was not used for so long is closed.",
-        json_schema_extra=SECONDS,
+    max_idle: Annotated[PositiveSeconds | None, OrNone] = in_seconds(
+        None, "A connection that was not used for so long is closed."
     )
-    check_idle: Annotated[PositiveSeconds | None, OrNone] = Field(
-        default=None,
-        description="Idle connections are asked for a sign of life that often.",
-        json_schema_extra=SECONDS,
+    check_idle: Annotated[PositiveSeconds | None, OrNone] = in_seconds(
+        None, "Idle connections are asked for a sign of life that often."
     )
     jitter: Share = Field(
         default=0.1, description="The share by which each of these is shortened at random at most."
     )
-    leak_threshold: Annotated[PositiveSeconds | None, OrNone] = Field(
-        default=None,
-        description="A lease that is out for longer is reported.",
-        json_schema_extra=SECONDS,
+    leak_threshold: Annotated[PositiveSeconds | None, OrNone] = in_seconds(
+        None, "A lease that is out for longer is reported."
     )
     leak_action: Literal["report", "terminate"] = Field(
         default="report", description="Whether it is broken then, too."
@@ -187,8 +177,4 @@ class BreakerGroup(Group):
     threshold: PositiveCount = Field(
         default=5, description="After so many infrastructure errors in a row it opens."
     )
-    recovery: Seconds = Field(
-        default=30.0,
-        description="How long until one trial goes through.",
-        json_schema_extra=SECONDS,
-    )
+    recovery: Seconds = in_seconds(30.0, "How long until one trial goes through.")

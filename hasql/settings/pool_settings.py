@@ -20,7 +20,6 @@ from hasql.dns import Resolver
 from hasql.errors import ConfigurationError
 from hasql.resilience.options import Credentials
 from hasql.settings.fields import (
-    SECONDS,
     Names,
     OrNone,
     PositiveCount,
@@ -29,6 +28,7 @@ from hasql.settings.fields import (
     Seconds,
     Share,
     found_at,
+    in_seconds,
     made_by,
 )
 from hasql.settings.groups import (
@@ -79,20 +79,14 @@ class Settings(BaseSettings):
     dsn: SecretStr = Field(
         default=..., description="One URL or keyword/value string that names all hosts."
     )
-    acquire_timeout: PositiveSeconds = Field(
-        default=1.0,
-        description="One acquire in all: waiting, choosing, connecting, retrying.",
-        json_schema_extra=SECONDS,
+    acquire_timeout: PositiveSeconds = in_seconds(
+        1.0, "One acquire in all: waiting, choosing, connecting, retrying."
     )
-    refresh_delay: PositiveSeconds = Field(
-        default=1.0,
-        description="Between two probes of a host while nothing happens.",
-        json_schema_extra=SECONDS,
+    refresh_delay: PositiveSeconds = in_seconds(
+        1.0, "Between two probes of a host while nothing happens."
     )
-    refresh_timeout: PositiveSeconds = Field(
-        default=1.0,
-        description="After which a host that is silent leaves routing.",
-        json_schema_extra=SECONDS,
+    refresh_timeout: PositiveSeconds = in_seconds(
+        1.0, "After which a host that is silent leaves routing."
     )
     fallback_master: bool = Field(
         default=False,
@@ -117,16 +111,10 @@ class Settings(BaseSettings):
         repr=False,
         description="For the driver's pool; in the environment JSON, or `…__MAX_SIZE` and such.",
     )
-    lease_abort_after: Annotated[Seconds | None, OrNone] = Field(
-        default=10.0,
-        description="After so long without any answer of a host the leases on it are broken.",
-        json_schema_extra=SECONDS,
+    lease_abort_after: Annotated[Seconds | None, OrNone] = in_seconds(
+        10.0, "After so long without any answer of a host the leases on it are broken."
     )
-    release_timeout: PositiveSeconds = Field(
-        default=5.0,
-        description="What giving a connection back may take.",
-        json_schema_extra=SECONDS,
-    )
+    release_timeout: PositiveSeconds = in_seconds(5.0, "What giving a connection back may take.")
     fencing: bool = Field(
         default=True, description="Whether a master that a newer timeline has replaced is refused."
     )
@@ -163,10 +151,8 @@ class Settings(BaseSettings):
     breaker: BreakerGroup | None = Field(
         default=None, description="When acquires of a master are refused at once."
     )
-    report_every: Annotated[PositiveSeconds | None, OrNone] = Field(
-        default=None,
-        description="Between two log records on the pools.",
-        json_schema_extra=SECONDS,
+    report_every: Annotated[PositiveSeconds | None, OrNone] = in_seconds(
+        None, "Between two log records on the pools."
     )
 
     def __init__(self, **values: Any) -> None:  # noqa: ANN401  # of any field's type

@@ -118,25 +118,9 @@ class sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
         isolation: str | None = None,
         resolve_commits: bool = True,
     ) -> _T:
-        """Do work in a session, and do it again where that is safe: the pool manager's `run`.
+        """Do work in a session, and do it again where that is safe.
 
-        `work` gets a session and returns what this returns. It leaves the commit to this, which
-        flushes before. It may be called several times, each time with a session of its own.
-
-        With ``route="auto"`` the first attempt routes itself: it reads from a replica until it
-        writes. All others are on the master, such as that after a `StaleReadError`.
-
-        Args:
-            work: A function that takes a session.
-            read_only: Whether it is on a replica, in a read-only transaction, or on the master from
-                the beginning. None: as the maker's `route` says.
-            idempotent: See the pool manager's `run`, as for the others.
-            retry: See `idempotent`.
-            isolation: See `idempotent`. One that is not routed has all be on the master.
-            resolve_commits: See `idempotent`.
-
-        Raises:
-            Exception: What the pool manager's `run` raises.
+        `work` is a function that takes a session; see `hasql.asyncsqlalchemy.async_sessionmaker`'s.
         """
         check_work(work, "a session")
         options = run_options(bool(read_only), idempotent, retry, isolation, resolve_commits)
