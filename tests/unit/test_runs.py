@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
+import sys
 from concurrent.futures import Future
 from contextlib import suppress
 from random import Random
@@ -31,11 +32,13 @@ from hasql.resilience import (
     RetryPolicy,
     RolledBackError,
 )
+from hasql.resilience.attempt import Attempt
 from testbed.fake_driver import FakeConnection, ServerError, fake_cluster, manager_of, until
 from testbed.fake_threads import ThreadManager
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from types import FrameType
 
     from testbed.fake_driver import FakeManager, FakeServer
 
@@ -218,6 +221,24 @@ class thread_manager:  # noqa: N801  # used like a function
 
     def __exit__(self, *_: object) -> None:
         self._manager.close()
+
+
+def test_a_thread_that_is_interrupted_as_it_gets_its_connection_gives_it_back() -> None:
+    def interrupt(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code is Attempt.took.__code__:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    with thread_manager() as (manager, _):
+        before = sys.getprofile()
+        sys.setprofile(interrupt)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                manager.run(lambda _: None)
+        finally:
+            sys.setprofile(before)
+        assert not manager.leases()
+        assert sum(node.in_flight for node in manager.metrics().nodes) == 0
 
 
 # The outcome of a commit
