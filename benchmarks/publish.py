@@ -136,13 +136,13 @@ def load_control(results: dict[str, Any]) -> str:
 def runs(results: list[dict[str, Any]]) -> str:
     """Show what `run` costs beside the same transaction by hand."""
 
-    def added(figures: dict[str, float] | None) -> str:
-        return "-" if figures is None else f"{figures['median']:.1f} / {figures['of_minima']:.1f}"
+    def added(figures: dict[str, float]) -> str:
+        return f"{figures['median']:.1f} / {figures['of_minima']:.1f}"
 
     rows = [
         (
             *(each["driver"], f"{each['by_hand_us']:.0f}"),
-            *(added(each["run_adds_us"]), added(each["mark_adds_us"])),
+            *(added(each["run_adds_us"]), added(each["with_id_adds_us"])),
         )
         for each in results
     ]

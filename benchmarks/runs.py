@@ -1,7 +1,7 @@
 """What `run` costs beside the same transaction by hand, on a lease of the same manager.
 
     make bench ARGS="runs --rounds 300"
-    python benchmarks/runs.py [--driver asyncpg] [--rounds 300] [--clock wall]
+    python benchmarks/runs.py [--driver asyncpg] [--rounds 300] [--clock wall] [--save FILE]
 
 Short laps of each kind take turns in one process. The transaction is empty: what it costs is BEGIN
 and COMMIT. `without id` is ``run(resolve_commits=False)`` less the same by hand. `with id` is
@@ -14,8 +14,10 @@ there.
 
 import argparse
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -126,14 +128,29 @@ async def _lap(operation: Callable[[], Awaitable[None]], clock: Callable[[], flo
     return (clock() - began) / _OPERATIONS * 1e6
 
 
-def _report(name: str, laps: dict[str, list[float]]) -> str:
-    def added(more: str, less: str) -> str:
+def _figures(name: str, laps: dict[str, list[float]]) -> dict[str, Any]:
+    """Return microseconds: medians of the differences within a round, and those of minima."""
+
+    def added(more: str, less: str) -> dict[str, float]:
         differences = [a - b for a, b in zip(laps[more], laps[less], strict=True)]
-        return f"{median(differences):9.1f} {min(laps[more]) - min(laps[less]):9.1f}"
+        return {"median": median(differences), "of_minima": min(laps[more]) - min(laps[less])}
+
+    return {
+        "driver": name,
+        "by_hand_us": min(laps["by hand"]),
+        "run_adds_us": added("run", "by hand"),
+        "asked_us": min(laps["asked"]),
+        "with_id_adds_us": added("run with id", "asked"),
+    }
+
+
+def _report(figures: dict[str, Any]) -> str:
+    def shown(added: dict[str, float]) -> str:
+        return f"{added['median']:9.1f} {added['of_minima']:9.1f}"
 
     return (
-        f"{name:26}{min(laps['by hand']):9.1f}  {added('run', 'by hand')}"
-        f"    {min(laps['asked']):9.1f}  {added('run with id', 'asked')}"
+        f"{figures['driver']:26}{figures['by_hand_us']:9.1f}  {shown(figures['run_adds_us'])}"
+        f"    {figures['asked_us']:9.1f}  {shown(figures['with_id_adds_us'])}"
     )
 
 
@@ -154,6 +171,7 @@ def _awaitable(operation: Callable[[], None]) -> Callable[[], Awaitable[None]]:
 
 async def _main(options: argparse.Namespace) -> None:
     clock = time.process_time if options.clock == "cpu" else time.perf_counter
+    results: list[dict[str, Any]] = []
     print(f"{'us':26}  by hand  run adds: median, minima   asked  with id: median, minima")
     async with LocalCluster(replicas=0) as cluster:
         for kit in (*KITS, *OF_THREADS):
@@ -170,9 +188,13 @@ async def _main(options: argparse.Namespace) -> None:
                     )
                 else:
                     laps = await _measure(_kinds(manager, kit.name), options.rounds, clock)
-                print(_report(kit.name, laps), flush=True)
+                results.append(_figures(kit.name, laps))
+                print(_report(results[-1]), flush=True)
             finally:
                 await manager.close()
+    if options.save:
+        options.save.parent.mkdir(parents=True, exist_ok=True)
+        options.save.write_text(json.dumps(results, indent=1))
 
 
 def main() -> None:
@@ -181,6 +203,7 @@ def main() -> None:
     parser.add_argument("--driver", action="append", choices=_BY_HAND)
     parser.add_argument("--rounds", type=int, default=300)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="cpu")
+    parser.add_argument("--save", type=Path, help="write the figures here, as JSON")
     asyncio.run(_main(parser.parse_args()))
 
 
