@@ -43,9 +43,17 @@ The table gives the median of the runs and, behind a stroke, the worst. Under --
 just long enough to go wrong: it is what `tests/integration/test_chaos.py` runs, for all drivers
 at once and with bounds that a busy machine can keep.
 
-With --units each operation of the application is a unit of work, given to `run`
-(`chaos.units`). Then no error at all may be seen but CommitUnknownError, of which the column failed
-tells, and no row is written twice.
+Each fault is played once more to applications whose every operation is a unit of work, given to
+`run` (`chaos.units`), of all drivers at once; with --units nothing else is. Then no error at all
+may be seen but CommitUnknownError, and no row is written twice:
+
+==========  ====================================================================================
+done        units of work that `run` has returned from
+retried     how often one was tried again
+found       commits whose answer was lost, and whose outcome `run` found out
+unknown     those for which it raised CommitUnknownError
+failed      units of work that raised anything else: must be 0
+==========  ====================================================================================
 
 Behind middle men (`chaos.passages`: HAProxy, names that are turned, PgBouncer) it is leases that
 are counted (`chaos.leases`): masters are replaced beside living ones, killed and handed over, the
@@ -68,8 +76,8 @@ promoted in turn, and what is counted and left afterwards is looked at.
 
 At COMMIT (`chaos.commits`) the master is lost at random moments, 25 times in each of eight ways:
 killed, replaced once or twice, started again in between, or its answer lost in a proxy. Units of
-work, which `run` does, write each a row; all drivers work at the same time. What `run` says is
-compared with what is on the master that survives, and may never be wrong:
+work, which `run` does, write each a row; all drivers of the environment do at the same time. What
+`run` says is compared with what is on the master that survives, and may never be wrong:
 
 ==========  ====================================================================================
 moments     how often the master was lost

@@ -15,18 +15,19 @@ import uvloop
 
 import chaos
 from chaos.application import Application
-from chaos.commits import COMMIT_SCENES, CommitScene, play_commits
-from chaos.leases import LEASE_SCENES, LeaseScene, play_leases
+from chaos.commits import CommitScene, play_commits
+from chaos.leases import LeaseScene, play_leases
 from chaos.load_control import WithLoadControl
-from chaos.names import NAME_SCENES, NameScene, play_names
+from chaos.names import NameScene, play_names
+from chaos.plays import SCENES, chosen
 from chaos.run import perform, why_not
-from chaos.scenarios import SCENARIOS
-from chaos.soak import SOAK, SoakScene, play_soak
-from chaos.storm import STORM, StormScene, play_storm
+from chaos.soak import SoakScene, play_soak
+from chaos.storm import StormScene, play_storm
 from chaos.table import (
     commit_table,
     lease_table,
     name_table,
+    run_table,
     soak_table,
     storm_table,
     table,
@@ -41,14 +42,13 @@ if TYPE_CHECKING:
     from chaos.commits import CommitOutcome
     from chaos.leases import LeaseOutcome
     from chaos.name_verdict import NameOutcome
-    from chaos.scenarios import Scenario
+    from chaos.plays import Play
     from chaos.soak import SoakOutcome
     from chaos.storm import StormOutcome
     from chaos.verdict import Outcome
     from testbed.kits.base import LoadKit
 
 
-_AnyScene: TypeAlias = "Scenario | LeaseScene | NameScene | StormScene | CommitScene | SoakScene"
 _AnyOutcome: TypeAlias = (
     "Outcome | LeaseOutcome | NameOutcome | StormOutcome | CommitOutcome | SoakOutcome"
 )
@@ -71,9 +71,12 @@ class _Played:
         return [*of_faults, *self.storms, *self.commits, *self.soaks]
 
     def __str__(self) -> str:
+        of_leases = [each for each in self.faults if each.uses == Application.uses]
+        of_runs = [each for each in self.faults if each.uses != Application.uses]
         tables = (
-            *(table(self.faults), lease_table(self.leases), name_table(self.names)),
-            *(storm_table(self.storms), commit_table(self.commits), soak_table(self.soaks)),
+            *(table(of_leases), run_table(of_runs), lease_table(self.leases)),
+            *(name_table(self.names), storm_table(self.storms)),
+            *(commit_table(self.commits), soak_table(self.soaks)),
         )
         return "\n\n".join(filter(None, tables))
 
@@ -91,10 +94,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--fault",
         action="append",
-        choices=[
-            *(*SCENARIOS, *LEASE_SCENES, *NAME_SCENES, *COMMIT_SCENES),
-            *(STORM.name, SOAK.name),
-        ],
+        choices=SCENES,
         metavar="NAME",
     )
     parser.add_argument("--driver", action="append", metavar="NAME")
@@ -103,7 +103,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--version", type=int, help="PostgreSQL's major version")
     parser.add_argument("--short", action="store_true", help="as `make test` has it")
     parser.add_argument("--together", action="store_true", help="all drivers at once")
-    parser.add_argument("--units", action="store_true", help="of work, by run, is all there is")
+    parser.add_argument("--units", action="store_true", help="of work, by run, and nothing else")
     parser.add_argument("--load-control", action="store_true", help="admission and such are on")
     parser.add_argument(
         "--sessions", action="store_true", help="of SQLAlchemy that route themselves"
@@ -135,44 +135,44 @@ def _tell_problems(outcomes: Sequence[_AnyOutcome]) -> None:
 
 async def _run(
     options: argparse.Namespace,
-    scenes: Sequence[_AnyScene],
+    plays: Sequence[Play],
     kits: Sequence[LoadKit],
     played: _Played,
 ) -> None:
     """Play everything, and add what came of each run to what was played."""
     async with LocalCluster(synchronous=True, version=options.version) as cluster:
-        for scene in scenes:
-            together = options.together or isinstance(scene, CommitScene)
-            together = together or (isinstance(scene, NameScene) and scene.together)
+        for play in plays:
+            together = options.together or play.is_for_all_at_once
             for group in [kits] if together else [[kit] for kit in kits]:
                 for run in range(1, options.runs + 1):
                     drivers = ", ".join(kit.name for kit in group)
-                    _tell(f"{scene.name}, {drivers}, run {run}: {scene.description}")
-                    short = options.short
-                    if isinstance(scene, LeaseScene):
-                        played.leases.extend(await play_leases(scene, cluster, group, short=short))
-                        _tell_problems(played.leases[-len(group) :])
-                    elif isinstance(scene, NameScene):
-                        played.names.extend(await play_names(scene, cluster, group, short=short))
-                        _tell_problems(played.names[-len(group) :])
-                    elif isinstance(scene, CommitScene):
-                        played.commits.extend(
-                            await play_commits(scene, cluster, group, short=short)
-                        )
-                        _tell_problems(played.commits[-len(group) :])
-                    elif isinstance(scene, StormScene):
-                        played.storms.extend(await play_storm(cluster, group, short=short))
-                        _tell_problems(played.storms[-len(group) :])
-                    elif isinstance(scene, SoakScene):
-                        played.soaks.extend(await play_soak(cluster, group, short=short))
-                        _tell_problems(played.soaks[-len(group) :])
-                    else:
-                        of_class = _class_of(options)
-                        outcomes = await perform(
-                            scene, cluster, group, short=short, of_class=of_class
-                        )
-                        played.faults.extend(outcomes)
-                        _tell_problems(played.faults[-len(group) :])
+                    _tell(f"{play.name}, {drivers}, run {run}: {play.scene.description}")
+                    _tell_problems(await _add(played, play, cluster, group, short=options.short))
+
+
+async def _add(
+    played: _Played, play: Play, cluster: LocalCluster, group: Sequence[LoadKit], *, short: bool
+) -> Sequence[_AnyOutcome]:
+    """Play this once, add what came of it, and return that."""
+    scene = play.scene
+    if isinstance(scene, LeaseScene):
+        played.leases.extend(leases := await play_leases(scene, cluster, group, short=short))
+        return leases
+    if isinstance(scene, NameScene):
+        played.names.extend(names := await play_names(scene, cluster, group, short=short))
+        return names
+    if isinstance(scene, CommitScene):
+        played.commits.extend(commits := await play_commits(scene, cluster, group, short=short))
+        return commits
+    if isinstance(scene, StormScene):
+        played.storms.extend(storms := await play_storm(cluster, group, short=short))
+        return storms
+    if isinstance(scene, SoakScene):
+        played.soaks.extend(soaks := await play_soak(cluster, group, short=short))
+        return soaks
+    faults = await perform(scene, cluster, group, short=short, of_class=play.application)
+    played.faults.extend(faults)
+    return faults
 
 
 def main() -> int:
@@ -180,18 +180,12 @@ def main() -> int:
     options = _options()
     # What is logged as an error is reported, and what is below is in the way.
     logging.lastResort = None
-    known: dict[str, _AnyScene]
-    known = {**SCENARIOS, **LEASE_SCENES, **NAME_SCENES, STORM.name: STORM, **COMMIT_SCENES}
-    known[SOAK.name] = SOAK
-    # A soak takes its time, and is to be asked for.
-    asked = options.fault or [name for name in known if options.list or name != SOAK.name]
-    scenes = [known[name] for name in asked]
     here: list[LoadKit] = [*KITS, *THREAD_KITS]
     kits = [kit for kit in here if not options.driver or kit.name in options.driver]
     if options.sessions:
         kits = [kit for kit in kits if kit.module in _WITH_SESSIONS]
     if options.list:
-        for scene in scenes:
+        for scene in SCENES.values():
             print(f"{scene.name:15} {scene.description}")
         print("drivers here:", ", ".join(kit.name for kit in kits))
         return 0
@@ -199,18 +193,19 @@ def main() -> int:
         # `make chaos` has two environments, and asks both of them.
         _tell(f"no such driver here: {', '.join(options.driver)}")
         return 0
-    reasons = {scene.name: why_not(scene) for scene in scenes}
+    plays = chosen(options.fault or (), _class_of(options))
+    reasons = {play.scene.name: why_not(play.scene) for play in plays}
     for name, reason in reasons.items():
         if reason is not None:
             _tell(f"{name} is left out: {reason}")
-    scenes = [scene for scene in scenes if reasons[scene.name] is None]
+    plays = [play for play in plays if reasons[play.scene.name] is None]
     played = _Played()
     interrupted = False
     # Who has no more time, as under timeout(1), has waited for what has been measured until then.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         with asyncio.Runner(loop_factory=_LOOPS[options.loop]) as runner:
-            runner.run(_run(options, scenes, kits, played))
+            runner.run(_run(options, plays, kits, played))
     except KeyboardInterrupt:
         interrupted = True
         _tell("interrupted: what follows is of the runs that had ended")

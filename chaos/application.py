@@ -81,6 +81,9 @@ class Load(NamedTuple):
 class Application:
     """Use it in ``async with``: it is ready when the block begins, and closed afterwards."""
 
+    #: What its operations are.
+    uses: ClassVar[str] = "leases"
+
     #: More arguments of its manager.
     options: ClassVar[dict[str, Any]] = {}
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ("COMMIT_SCENES", "CommitOutcome", "CommitScene", "play_commits")
 
-_WRITERS, _SHORT_WRITERS = 3, 1
+_WRITERS, _SHORT_WRITERS = 27, 9
+"""How many there are for all drivers: so many that some are at COMMIT at most moments."""
 
 _MOMENTS, _FEW_MOMENTS = 25, 2
 """How often a scene is played: 200 times are all of them, for each driver."""
@@ -306,8 +307,9 @@ async def play_commits(
             found = await stack.enter_async_context(ways(cluster.nodes, wires=False))
         stage = _Stage(cluster, found, chance)
         dsn = dsn_of(cluster, found)
+        writers = max(1, (_SHORT_WRITERS if short else _WRITERS) // len(kits))
         for kit in kits:
-            units = _Units(kit, dsn, stage.committing, _SHORT_WRITERS if short else _WRITERS)
+            units = _Units(kit, dsn, stage.committing, writers)
             stage.units.append(await stack.enter_async_context(_working(units, cluster)))
         await stage.written()
         for _ in range(moments):

@@ -69,7 +69,7 @@ async def perform(
 ) -> list[Outcome]:
     """Play a scenario to an application of each driver, and say how each of them fared."""
     await _restore(cluster)
-    load = scenario.load.lightened() if short else scenario.load
+    load = scenario.load.lightened() if short or len(kits) > 1 else scenario.load
     # A reset that gets lost on a wire is not sent again: the server's side of it stays.
     watched = cluster.nodes if scenario.network != Network.WIRES else ()
     with _complaints() as complaints, _little_garbage():

@@ -29,6 +29,8 @@ __all__ = ("RoutedSessions",)
 class RoutedSessions(UnitsOfWork):
     """Each writer counts its rows, starting from what a replica shows of the count."""
 
+    uses = "sessions"
+
     def __init__(self, kit: LoadKit, cluster: LocalCluster, *args: Any) -> None:  # noqa: ANN401 - as there
         super().__init__(kit, cluster, *args)
         self._cluster = cluster

@@ -23,6 +23,7 @@ __all__ = (
     "lay_out",
     "lease_table",
     "name_table",
+    "run_table",
     "soak_table",
     "storm_table",
     "table",
@@ -45,6 +46,11 @@ _NAME_HEAD = (
 
 _COMMIT_HEAD = ("commits", "driver", "moments", "done", "found", "unknown", "longest")
 
+_RUN_HEAD = (
+    *("fault", "driver", "by", "runs", "done", "retried", "found", "unknown", "failed"),
+    *("added", "longest", "of reads"),
+)
+
 _STORM_HEAD = (
     *("storm", "driver", "leases", "acquires", "changes", "refused", "failed", "longest"),
     *("late", "waits", "per second"),
@@ -64,6 +70,28 @@ def table(outcomes: Sequence[Outcome]) -> str:
         said = [*_missed(group), *dict.fromkeys(x for each in group for x in each.problems)]
         notes += [f"{scenario}, {driver}: {text}" for text in said]
     return "\n".join([*lines, *([""] if notes else []), *notes])
+
+
+def run_table(outcomes: Sequence[Outcome]) -> str:
+    """The same for units of work, with all runs of a fault in one line; no goal is set to them."""
+    if not outcomes:
+        return ""
+    groups: dict[tuple[str, str, str], list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        groups[outcome.scenario, outcome.driver, outcome.uses].append(outcome)
+    rows = [
+        (
+            *(*names, str(len(group)), f"{sum(x.writes + x.reads for x in group):,}"),
+            *(str(sum(x.retried for x in group)), str(sum(x.found for x in group))),
+            str(sum(x.unknown for x in group)),
+            str(sum(x.failed - x.unknown for x in group)),
+            *(_times([x.added for x in group]), _times([x.hang for x in group])),
+            _times([x.read_hang for x in group]),
+        )
+        for names, group in groups.items()
+    ]
+    notes = [f"{each.scenario}, {each.driver}: {x}" for each in outcomes for x in each.problems]
+    return "\n".join([*lay_out([_RUN_HEAD, *rows]), *([""] if notes else []), *notes])
 
 
 def lease_table(outcomes: Sequence[LeaseOutcome]) -> str:

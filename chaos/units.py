@@ -19,6 +19,8 @@ _UNKNOWN = "CommitUnknownError:"
 class UnitsOfWork(Application):
     """Each row is written once: done twice, it would violate the table's key."""
 
+    uses = "run"
+
     async def _write(self, client: int, number: int) -> None:
         values = f"VALUES ({client}, {number}) RETURNING 1"
         statement = f"INSERT INTO {self.table} {values}"

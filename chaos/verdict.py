@@ -50,6 +50,8 @@ class Outcome:
 
     scenario: str
     driver: str
+    #: What the operations were: leases, units of work by `run`, or sessions that do the same.
+    uses: str
     #: The event loop, or threads.
     loop: str
     writes: int
@@ -71,6 +73,11 @@ class Outcome:
     stale: int
     stale_for: float
     closing: float
+    #: Of units of work: how often one was tried again, commits whose answer was lost and which were
+    #: found out, and those that raised CommitUnknownError.
+    retried: int = 0
+    found: int = 0
+    unknown: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
@@ -84,6 +91,7 @@ def judge(
     failures = [each for each in operations if each.error is not None]
     missing = [row for row in acknowledged if row[:2] not in aftermath.present]
     asked, writable = stage.asked or float("inf"), stage.writable
+    runs = application.manager.metrics().runs
     wrong = [row.at for row in missing if row.at >= asked]
     stale = [
         read.at
@@ -93,6 +101,7 @@ def judge(
     outcome = Outcome(
         scenario=scenario.name,
         driver=application.kit.name,
+        uses=application.uses,
         loop=application.workers.kind,
         writes=len(acknowledged),
         reads=len(application.reads),
@@ -108,6 +117,9 @@ def judge(
         stale=len(stale),
         stale_for=max(stale) - writable if stale and writable is not None else 0.0,
         closing=application.closing,
+        retried=runs.retries_infrastructure + runs.retries_overload + runs.retries_conflict,
+        found=runs.commits_found,
+        unknown=runs.commits_unknown,
         errors=dict(Counter(f"{x.task.partition(' ')[0]}: {x.error}" for x in failures)),
     )
     problems = (*_problems(outcome, scenario, stage, application), *aftermath.problems)

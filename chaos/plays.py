@@ -1,0 +1,71 @@
+"""Plays: which scenes are played, and to what kind of application."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from chaos.application import Application
+from chaos.commits import COMMIT_SCENES, CommitScene
+from chaos.leases import LEASE_SCENES
+from chaos.names import NAME_SCENES, NameScene
+from chaos.scenarios import SCENARIOS, Scenario
+from chaos.soak import SOAK
+from chaos.storm import STORM
+from chaos.units import UnitsOfWork
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from chaos.leases import LeaseScene
+    from chaos.soak import SoakScene
+    from chaos.storm import StormScene
+
+    AnyScene: TypeAlias = Scenario | LeaseScene | NameScene | StormScene | CommitScene | SoakScene
+
+__all__ = ("SCENES", "AnyScene", "Play", "chosen")
+
+SCENES: dict[str, AnyScene] = {
+    **SCENARIOS,
+    **LEASE_SCENES,
+    **NAME_SCENES,
+    STORM.name: STORM,
+    **COMMIT_SCENES,
+    SOAK.name: SOAK,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Play:
+    """A scene, and what a fault happens to."""
+
+    scene: AnyScene
+    application: type[Application] = Application
+
+    @property
+    def name(self) -> str:
+        uses = self.application.uses
+        return self.scene.name if uses == Application.uses else f"{self.scene.name} under {uses}"
+
+    @property
+    def is_for_all_at_once(self) -> bool:
+        """Whether it is errors alone that count, and not how long things take."""
+        if isinstance(self.scene, NameScene):
+            return self.scene.together
+        return isinstance(self.scene, CommitScene) or self.application is UnitsOfWork
+
+
+def chosen(asked: Sequence[str], application: type[Application]) -> list[Play]:
+    """Return what to play to such an application: what was asked for, else all that there is.
+
+    All is each fault to an application of leases and to one of units of work, and what is about
+    something else. The soak takes its time, and has to be asked for.
+    """
+    if asked:
+        return [Play(SCENES[name], application) for name in asked]
+    if application is not Application:
+        return [Play(scene, application) for scene in SCENARIOS.values()]
+    return [
+        *(Play(scene) for scene in SCENES.values() if scene is not SOAK),
+        *chosen((), UnitsOfWork),
+    ]
