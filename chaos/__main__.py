@@ -168,7 +168,7 @@ async def _add(
         played.storms.extend(storms := await play_storm(cluster, group, short=short))
         return storms
     if isinstance(scene, SoakScene):
-        played.soaks.extend(soaks := await play_soak(cluster, group, short=short))
+        played.soaks.extend(soaks := await play_soak(cluster, group, short=short, tell=_tell))
         return soaks
     faults = await perform(scene, cluster, group, short=short, of_class=play.application)
     played.faults.extend(faults)

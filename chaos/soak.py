@@ -22,7 +22,7 @@ from hasql.resilience import Admission, Breaker, Lifecycle, RateLimit, SessionDe
 from testbed.scene import sessions, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from hasql.testing import LocalCluster
     from testbed.kits.base import LoadKit
@@ -124,13 +124,19 @@ class _Load(StormLoad):
 
 
 async def play_soak(
-    cluster: LocalCluster, kits: Sequence[LoadKit], *, short: bool
+    cluster: LocalCluster,
+    kits: Sequence[LoadKit],
+    *,
+    short: bool,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> list[SoakOutcome]:
-    """Play it to one driver after the other, and say how each fared."""
-    return [await _play(cluster, kit, short=short) for kit in kits]
+    """Play it to one driver after the other, and say how each fared; after each part tell."""
+    return [await _play(cluster, kit, tell, short=short) for kit in kits]
 
 
-async def _play(cluster: LocalCluster, kit: LoadKit, *, short: bool) -> SoakOutcome:
+async def _play(
+    cluster: LocalCluster, kit: LoadKit, tell: Callable[[str], None], *, short: bool
+) -> SoakOutcome:
     wanted, parts = (_SHORT_LEASES, _SHORT_PARTS) if short else (_LEASES, _PARTS)
     await asyncio.to_thread(cluster.heal)
     for node in cluster.nodes:
@@ -152,6 +158,10 @@ async def _play(cluster: LocalCluster, kit: LoadKit, *, short: bool) -> SoakOutc
             gc.collect()
             objects.append(len(gc.get_objects()))
             megabytes.append(_resident())
+            tell(
+                f"    {time.monotonic() - began:,.0f} s: {load.count:,} leases, {changes} changes, "
+                f"{objects[-1]:,} objects, {megabytes[-1]:,.0f} MB, {most} sessions at most"
+            )
         metrics = load.manager.metrics()
         await load.workers.end()
         await load.manager.close()
