@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from hasql.testing import _control, _watchdog
@@ -30,7 +31,8 @@ class LocalProcess:
     def __init__(self, popen: "subprocess.Popen[bytes]") -> None:
         self._popen = popen
         self._killed = False
-        self._family: list[int] = []
+        #: What is left of those that were killed, each with the time of its start.
+        self._dying: set[tuple[int, str]] = set()
 
     @property
     def pid(self) -> int:
@@ -57,9 +59,11 @@ class LocalProcess:
     def kill(self) -> None:
         # Stopped first: a postmaster that still runs could fork a child that the list misses.
         self._popen.send_signal(signal.SIGSTOP)
-        self._family = _children(self.pid)
+        family = _children(self.pid)
         self._popen.send_signal(signal.SIGKILL)
-        _signal_each(self._family, signal.SIGKILL)
+        _signal_each(family, signal.SIGKILL)
+        # Now, as later on their pids may be those of others.
+        self._dying = _those_of(family)
         self._killed = True
 
     def wait(self, timeout: float) -> bool:
@@ -70,11 +74,18 @@ class LocalProcess:
             return False
         if not self._killed:
             return True  # a postmaster that ends by itself has waited for its children
-        while not {process.pid for process in _watchdog.process_table()}.isdisjoint(self._family):
-            if time.monotonic() > until:
-                return False
-            time.sleep(0.002)
+        while self._dying:
+            self._dying &= _those_of(pid for pid, _ in self._dying)
+            if self._dying:
+                if time.monotonic() > until:
+                    return False
+                time.sleep(0.002)
         return True
+
+
+def _those_of(pids: Iterable[int]) -> set[tuple[int, str]]:
+    """Return which of these processes there are, each with the time of its start."""
+    return {(each.pid, each.started) for each in _watchdog.process_table(pids)}
 
 
 def _signal_each(pids: "list[int] | set[int]", number: signal.Signals) -> None:

@@ -28,46 +28,52 @@ class _Process(NamedTuple):
     pid: int
     parent: int
     command: str
+    #: When it was, in whatever words: pids are given away again, and this tells who it is.
+    started: str
 
 
-def process_table() -> list[_Process]:
-    """List the processes of this machine, without zombies.
+def process_table(pids: Iterable[int] | None = None) -> list[_Process]:
+    """List the processes of this machine, or those of them that have these pids; no zombies.
 
     /proc where there is one, else ps: psutil is a compiled dependency that the owner of a test
     cluster need not have, and these few fields are all it would be used for.
     """
     if Path("/proc/self/stat").exists():
-        found = (
-            _read_process(place) for place in Path("/proc").iterdir() if place.name.isdecimal()
-        )
+        if pids is None:
+            pids = [int(each.name) for each in Path("/proc").iterdir() if each.name.isdecimal()]
+        found = (_read_process(Path(f"/proc/{pid}")) for pid in pids)
         return [process for process in found if process is not None]
     listing = subprocess.run(
-        ["/bin/ps", "-axww", "-o", "pid=,ppid=,state=,command="],
+        # The time of the start has five words in this locale.
+        ["/bin/ps", "-axww", "-o", "pid=,ppid=,state=,lstart=,command="],
         capture_output=True,
         text=True,
         timeout=10,
         check=True,
+        env={"LC_ALL": "C"},
     ).stdout
-    rows = (line.split(None, 3) for line in listing.splitlines())
+    rows = (line.split(None, 8) for line in listing.splitlines())
+    wanted = None if pids is None else set(pids)
     return [
-        _Process(int(row[0]), int(row[1]), row[3])
+        _Process(int(row[0]), int(row[1]), row[8], " ".join(row[3:8]))
         for row in rows
-        if len(row) == 4 and not row[2].startswith("Z")  # noqa: PLR2004 - the four columns
+        if len(row) == 9 and not row[2].startswith("Z")  # noqa: PLR2004 - the nine words
+        if wanted is None or int(row[0]) in wanted
     ]
 
 
 def _read_process(place: Path) -> _Process | None:
     try:
         # The command between the parentheses may itself hold spaces and parentheses.
-        state, parent = (place / "stat").read_text().rpartition(")")[2].split()[:2]
+        fields = (place / "stat").read_text().rpartition(")")[2].split()
+        state, parent, started = fields[0], fields[1], fields[19]
         command = (place / "cmdline").read_bytes()
-    except (OSError, ValueError):
+    except (OSError, IndexError):
         return None  # it has ended since it was listed
     if state == "Z":
         return None
-    return _Process(
-        int(place.name), int(parent), command.replace(b"\0", b" ").decode(errors="replace")
-    )
+    words = command.replace(b"\0", b" ").decode(errors="replace")
+    return _Process(int(place.name), int(parent), words, started)
 
 
 def _belongs(process: _Process, root: str, bindir: str) -> bool:

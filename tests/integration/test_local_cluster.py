@@ -314,6 +314,43 @@ async def test_a_killed_server_starts_again_at_once(cluster: LocalCluster) -> No
     assert cluster.master is master
 
 
+_LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
+
+
+def _somebody_with(pid: int) -> subprocess.Popen[bytes]:
+    """Start a program that has this pid, which must be free."""
+    while True:
+        _LAST_PID.write_text(str(pid - 1))
+        somebody = subprocess.Popen(["/bin/sleep", "60"])
+        if somebody.pid == pid:
+            return somebody
+        somebody.kill()  # another program was quicker
+        somebody.wait()
+
+
+@as_root
+async def test_a_killed_server_does_not_wait_for_who_has_a_pid_of_its_now() -> None:
+    if not os.access(_LAST_PID, os.W_OK):
+        skip(f"without {_LAST_PID} nobody can say which pid comes next")
+    somebody = None
+    try:
+        async with LocalCluster(replicas=0) as cluster:
+            master = cluster.master
+            child = next(pid for pid in _family(master) if pid != master.pid)
+            master.kill()
+            await until(lambda: child not in {each.pid for each in process_table()})
+            somebody = _somebody_with(child)
+            began = time.monotonic()
+            await master.start()
+        # That and the end of the cluster would have waited for ten seconds each.
+        assert time.monotonic() - began < 10
+        assert somebody.poll() is None
+    finally:
+        if somebody is not None:
+            somebody.kill()
+            somebody.wait()
+
+
 async def test_a_frozen_server_is_silent_until_it_thaws(cluster: LocalCluster) -> None:
     master = cluster.master
     connection = await asyncpg.connect(master.dsn)
