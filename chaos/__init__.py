@@ -44,8 +44,8 @@ just long enough to go wrong: it is what `tests/integration/test_chaos.py` runs,
 at once and with bounds that a busy machine can keep.
 
 Each fault is played once more to applications whose every operation is a unit of work, given to
-`run` (`chaos.units`), of all drivers at once; with --units nothing else is. Then no error at all
-may be seen but CommitUnknownError, and no row is written twice:
+`run` (`chaos.units`), of all drivers for tasks at once, then of all for threads; with --units to
+nothing else. Then no error at all may be seen but CommitUnknownError, and no row is written twice:
 
 ==========  ====================================================================================
 done        units of work that `run` has returned from

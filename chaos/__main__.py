@@ -142,8 +142,7 @@ async def _run(
     """Play everything, and add what came of each run to what was played."""
     async with LocalCluster(synchronous=True, version=options.version) as cluster:
         for play in plays:
-            together = options.together or play.is_for_all_at_once
-            for group in [kits] if together else [[kit] for kit in kits]:
+            for group in [kits] if options.together else play.groups(kits):
                 for run in range(1, options.runs + 1):
                     drivers = ", ".join(kit.name for kit in group)
                     _tell(f"{play.name}, {drivers}, run {run}: {play.scene.description}")

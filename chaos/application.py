@@ -84,6 +84,12 @@ class Application:
     #: What its operations are.
     uses: ClassVar[str] = "leases"
 
+    #: Whether drivers may keep statements prepared.
+    prepares: ClassVar[bool] = True
+
+    #: The longest that an operation may take, in seconds.
+    longest: ClassVar[float] = LONGEST
+
     #: More arguments of its manager.
     options: ClassVar[dict[str, Any]] = {}
 
@@ -93,11 +99,12 @@ class Application:
         self.load = load
         #: The name of its sessions, and that of its table.
         self.name, self.table = f"chaos_{mark}", f"c_{mark}"
+        sizes = kit.sizes(min(2, load.places), load.places)
         self.manager: Any = kit.manager(
             f"{dsn}?application_name={self.name}",
             acquire_timeout=ACQUIRE_TIMEOUT,
             lease_abort_after=LEASE_ABORT_AFTER,
-            pool_factory_kwargs=kit.sizes(min(2, load.places), load.places),
+            pool_factory_kwargs=sizes if self.prepares else sizes | kit.unprepared,
             **self.options,
         )
         self.acknowledged: list[Acknowledged] = []
@@ -145,7 +152,7 @@ class Application:
     async def stop(self) -> None:
         """Let each worker end its operation, and count those that do not."""
         self._stopping = True
-        self.stuck = await self.workers.stuck_after(LONGEST)
+        self.stuck = await self.workers.stuck_after(self.longest)
 
     def unforgiven(self) -> Iterator[str]:
         """Yield the errors that no fault explains: none here, as the verdict counts them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from chaos.leases import LeaseScene
     from chaos.soak import SoakScene
     from chaos.storm import StormScene
+    from testbed.kits.base import LoadKit
 
     AnyScene: TypeAlias = Scenario | LeaseScene | NameScene | StormScene | CommitScene | SoakScene
 
@@ -47,12 +49,16 @@ class Play:
         uses = self.application.uses
         return self.scene.name if uses == Application.uses else f"{self.scene.name} under {uses}"
 
-    @property
-    def is_for_all_at_once(self) -> bool:
-        """Whether it is errors alone that count, and not how long things take."""
-        if isinstance(self.scene, NameScene):
-            return self.scene.together
-        return isinstance(self.scene, CommitScene) or self.application is UnitsOfWork
+    def groups(self, kits: Sequence[LoadKit]) -> list[Sequence[LoadKit]]:
+        """Return which drivers it is played to at the same time."""
+        if self.application is UnitsOfWork:
+            # Not both kinds: threads take the interpreter from the event loop.
+            kinds = itertools.groupby(kits, lambda kit: kit.module.startswith("hasql.sync."))
+            return [list(group) for _, group in kinds]
+        of_names = isinstance(self.scene, NameScene) and self.scene.together
+        if of_names or isinstance(self.scene, CommitScene):
+            return [kits]
+        return [[kit] for kit in kits]
 
 
 def chosen(asked: Sequence[str], application: type[Application]) -> list[Play]:

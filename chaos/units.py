@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from chaos.application import Acknowledged, Application, Read
+from chaos.application import LONGEST, Acknowledged, Application, Read
+from hasql.resilience import RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +21,12 @@ class UnitsOfWork(Application):
     """Each row is written once: done twice, it would violate the table's key."""
 
     uses = "run"
+
+    # Each statement is another one, so that what is kept of them would grow for some time.
+    prepares = False
+
+    # What is under way at the end of the budget is not interrupted.
+    longest = RetryPolicy().seconds + LONGEST
 
     async def _write(self, client: int, number: int) -> None:
         values = f"VALUES ({client}, {number}) RETURNING 1"

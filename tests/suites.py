@@ -48,6 +48,8 @@ SUITES: dict[str, tuple[str, ...]] = {
         *OF_DRIVERS,
         *of_each_driver("1"),
         "tests/integration/test_chaos.py",
+        "tests/integration/test_chaos_commits.py",
+        "tests/integration/test_chaos_units.py",
         "tests/integration/test_docs_programs.py",
         "tests/unit/test_import_layers.py",
         "tests/unit/test_packaging.py",

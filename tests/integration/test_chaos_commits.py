@@ -1,7 +1,7 @@
 """The truth about commits, in its short form: the master is lost at COMMIT, ten times (20).
 
 `make chaos` loses it 200 times. All drivers of the environment, for tasks and for threads, are at
-work at the same time.
+work at the same time; aiopg_sa and asyncpgsa in their own.
 """
 
 from __future__ import annotations
