@@ -37,6 +37,7 @@ from hasql.cluster.topology import (
     Topology,
 )
 from hasql.driver import ConnT, Driver, DriverPool, PoolSizes, PoolT
+from hasql.driver.kept_errors import without_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -177,8 +178,8 @@ class RoutingState(Generic[PoolT, ConnT]):
             case PoolRefused(error=error):
                 state, now = self.topology.node(node.host), self._clock()
                 began = now if state is None else state.began
-                refusal = error.with_traceback(None)
-                self.publish(Failed(node.host, began, now, refusal, refused=True, heard=True))
+                kept = without_frames(error)
+                self.publish(Failed(node.host, began, now, kept, refused=True, heard=True))
 
     def _prepare(self, host: HostSpec) -> None:
         """Have a host that answers open its pool, or a first connection if it is back."""

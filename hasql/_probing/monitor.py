@@ -18,6 +18,7 @@ from hasql.cluster.state import NodeState
 from hasql.cluster.topology import Answered, Failed, Observation, Quiet, Topology
 from hasql.driver import Driver, Endpoint, Failure, Session
 from hasql.driver.judgement import judged
+from hasql.driver.kept_errors import without_frames
 
 __all__ = ("ClusterView", "Monitor")
 
@@ -241,7 +242,7 @@ class Monitor:
                 self.host,
                 self._began,
                 self._clock(),
-                error.with_traceback(None),
+                without_frames(error),
                 refused=failure.lasts,
                 heard=at_work if let_in else failure in {Failure.REFUSED, Failure.FULL},
                 let_in=let_in,
