@@ -15,7 +15,7 @@ from hasql._routing.node import Node
 from hasql._routing.router import Router
 from hasql.diagnostics import about
 from hasql.driver import AsyncPool, ConnT, PoolT, ThreadPool
-from hasql.driver.threads import in_thread
+from hasql.driver.threads import end_in_thread
 from hasql.errors import UnknownConnectionError
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class ThreadLeaseEnds(_LeaseEnds[PoolT, ConnT]):
     def reclaim(self, lease: Lease[PoolT, ConnT]) -> None:
         """Give back what nobody has any more, closed."""
         lease.expired = True
-        in_thread(partial(self._give_back, lease), "hasql reclaim")
+        end_in_thread(partial(self._give_back, lease), "hasql reclaim")
 
     def _give_back(self, lease: Lease[PoolT, ConnT]) -> None:
         with suppress(UnknownConnectionError):  # it is given back already
@@ -162,7 +162,7 @@ class ThreadLeaseEnds(_LeaseEnds[PoolT, ConnT]):
     def _release(
         self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], connection: ConnT
     ) -> None:
-        in_thread(partial(self._release_it, lease, node, connection), "hasql reclaim")
+        end_in_thread(partial(self._release_it, lease, node, connection), "hasql reclaim")
 
     def _release_it(
         self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], connection: ConnT

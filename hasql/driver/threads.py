@@ -1,4 +1,7 @@
-"""Work that is done in a thread of its own, so that whoever waits for it can give up."""
+"""Work that is done in a thread of its own, so that whoever waits for it can give up.
+
+While Python ends it starts no thread any more, from 3.12 on not even for what `atexit` calls.
+"""
 
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
@@ -8,7 +11,7 @@ from typing import TypeVar
 from hasql.driver.os_threads import OsThread
 from hasql.driver.patience import Patience
 
-__all__ = ("in_thread", "wait_in_thread")
+__all__ = ("end_in_thread", "in_thread", "wait_in_thread")
 
 _T = TypeVar("_T")
 
@@ -33,6 +36,19 @@ def in_thread(
 
     OsThread(run, name).start()
     return future
+
+
+def end_in_thread(work: Callable[[], object], name: str) -> "Future[object]":
+    """Begin what ends something in a daemon thread, or while Python ends do it at once."""
+    try:
+        return in_thread(work, name)
+    except RuntimeError:  # no thread is started any more
+        done: Future[object] = Future()
+        try:
+            done.set_result(work())
+        except Exception as error:  # noqa: BLE001  # for who waits
+            done.set_exception(error)
+        return done
 
 
 def wait_in_thread(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from hasql.testing import LocalCluster
     from testbed.scene import Table
     from testbed.sync_kits import SyncKit
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -81,3 +86,38 @@ async def test_12_a_drain_breaks_what_a_thread_does_too_long_and_tells_of_it(
         assert await pg_cluster.master.sql(table.rows) == ""
     finally:
         manager.terminate()
+
+
+AT_EXIT = """
+import atexit, sys
+from testbed import sync_kits
+
+kit = sync_kits.{kit}()
+manager = kit.manager(sys.argv[1])
+with manager.acquire_master(timeout=10) as connection:
+    kit.pid(connection)
+atexit.register(manager.{end}, 5.0)
+"""
+
+
+@pytest.mark.parametrize("end", ["close", "drain"])
+async def test_12_python_ends_a_manager_by_atexit(
+    sync_kit: SyncKit, pg_cluster: LocalCluster, application: str, end: str
+) -> None:
+    program = AT_EXIT.format(kit=type(sync_kit).__name__, end=end)
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error", "-c", program),
+        f"{pg_cluster.dsn}?application_name={application}",
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(50):
+            said, _ = await child.communicate()
+        assert (said.decode(), child.returncode) == ("", 0)
+    finally:
+        with suppress(ProcessLookupError):
+            child.kill()
+    for node in pg_cluster.nodes:
+        await until_sessions(node, application, 0)

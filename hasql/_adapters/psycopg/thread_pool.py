@@ -25,7 +25,7 @@ from hasql._adapters.psycopg.transactions import PsycopgThreadTransaction
 from hasql.driver import ThreadPool
 from hasql.driver.arguments import refuse_all
 from hasql.driver.deadline import OutOfTimeError
-from hasql.driver.threads import in_thread, wait_in_thread
+from hasql.driver.threads import end_in_thread, wait_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -183,7 +183,7 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
         for connection in self._opened.all():
             if id(connection) not in kept and has_left(self._address_of(connection)):
                 self.abort(connection)
-        in_thread(self._sweep, "hasql sweep")
+        end_in_thread(self._sweep, "hasql sweep")
 
     def _sweep(self) -> None:
         """Have the pool discard what was aborted in it, and close the sockets."""

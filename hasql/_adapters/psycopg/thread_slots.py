@@ -11,7 +11,7 @@ from psycopg_pool import ConnectionPool
 from psycopg_pool.pool import AddConnection, ReturnConnection
 
 from hasql.driver.os_threads import new_guard
-from hasql.driver.threads import in_thread
+from hasql.driver.threads import end_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,9 +88,9 @@ class HeldPool(ConnectionPool[Any]):
         """Tell whether it can take one more connection."""
         return bool(self.missing) or self.get_stats()["pool_size"] < self.max_size
 
-    def close_in_thread(self) -> Future[None]:
+    def close_in_thread(self) -> Future[object]:
         """Close it, which waits for its threads."""
-        return in_thread(self.close, "hasql close")
+        return end_in_thread(self.close, "hasql close")
 
     def insert(self, connection: ThreadConnection) -> bool:
         """Put a new connection in; False: there is no place for it, or the pool is closed."""
