@@ -5,7 +5,7 @@
 
 Probes are counted in a simulation: whole pool managers, with their real monitors, topologies and
 cadence, on the fake driver of the tests and a clock that jumps (herd_count.py). What a probe costs
-is measured: sessions of the real driver send both forms to a real server, at the pace of a burst,
+is measured: sessions of the real driver send each form to a real server, at the pace of a burst,
 and its backends' processor time is read from /proc. The product is what a host has to spend.
 """
 
@@ -15,7 +15,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
@@ -24,7 +24,7 @@ from typing import Any
 from shares import Cost, Counts, Share
 
 from hasql._adapters.asyncpg.driver import AsyncpgDriver
-from hasql.cluster.probe import ProbeForm
+from hasql.cluster.probe import STANDBY_QUERY, ProbeForm
 from hasql.driver import Session
 from hasql.testing import LocalCluster
 from testbed.scene import endpoint_of
@@ -41,10 +41,11 @@ async def cost(seconds: float) -> Cost:
         (node,) = cluster.nodes
         driver, endpoint = AsyncpgDriver(), endpoint_of(node.dsn)
         sessions = [await driver.connect(endpoint, {}, lambda: None) for _ in range(_SESSIONS)]
-        forms = {
-            form: await _cost_of(sessions, form, seconds)
-            for form in (ProbeForm.FULL, ProbeForm.BARE)
-        }
+        full, changes = [
+            await _cost_of(sessions, lambda s, form=form: s.fetch_row(form.value), seconds)
+            for form in (ProbeForm.FULL, ProbeForm.CHANGES)
+        ]
+        bare = await _cost_of(sessions, lambda s: s.has_row(STANDBY_QUERY), seconds)
         for session in sessions:
             session.kill()
         assert node.pid is not None  # noqa: S101 - it runs
@@ -54,10 +55,12 @@ async def cost(seconds: float) -> Cost:
             (await driver.connect(endpoint, {}, lambda: None)).kill()
         await asyncio.sleep(0.5)
         logins = (_with_children(node.pid) - before) / number
-    return Cost(forms[ProbeForm.FULL], forms[ProbeForm.BARE], logins)
+    return Cost(full, changes, bare, logins)
 
 
-async def _cost_of(sessions: Sequence[Session], form: ProbeForm, seconds: float) -> float:
+async def _cost_of(
+    sessions: Sequence[Session], ask: Callable[[Session], Awaitable[object]], seconds: float
+) -> float:
     """Send probes at the pace of a burst; return the backends' processor seconds for each.
 
     Not one after the other over one session: a backend that has slept costs more to wake, and
@@ -66,14 +69,14 @@ async def _cost_of(sessions: Sequence[Session], form: ProbeForm, seconds: float)
     pids = [int(str((await s.fetch_row("SELECT pg_backend_pid()"))[0])) for s in sessions]
     for session in sessions:
         for _ in range(3):
-            await session.fetch_row(form.value)
+            await ask(session)
     until, sent = monotonic() + seconds, 0
 
     async def probe(session: Session, offset: float) -> None:
         nonlocal sent
         await asyncio.sleep(offset)
         while monotonic() < until:
-            await session.fetch_row(form.value)
+            await ask(session)
             sent += 1
             await asyncio.sleep(_PACE)
 
@@ -110,8 +113,9 @@ def main() -> None:
     parser.add_argument("--save", type=Path, help="write the figures here, as JSON")
     options = parser.parse_args()
     each = asyncio.run(cost(options.seconds))
-    print(f"server's processor time: full probe {each.full * 1e6:.0f} us, short probe", end=" ")
-    print(f"{each.bare * 1e6:.0f} us, login {each.logins * 1e3:.1f} ms")
+    print(f"server's processor time: full probe {each.full * 1e6:.0f} us, changes", end=" ")
+    print(f"{each.changes * 1e6:.0f} us, short probe {each.bare * 1e6:.0f} us,", end=" ")
+    print(f"login {each.logins * 1e3:.1f} ms")
     results = []
     for fault in options.fault or ("kill", "freeze", "beside"):
         counts = count(options.clients, fault)

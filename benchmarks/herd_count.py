@@ -71,7 +71,7 @@ class CountedServer(FakeServer):
     def __init__(self, host: HostSpec, *, master: bool) -> None:
         super().__init__(host, master=master)
         self.counts: dict[str, Counter[int]] = {
-            name: Counter() for name in ("full", "bare", "logins")
+            name: Counter() for name in ("full", "changes", "bare", "logins")
         }
 
     async def answer(self) -> None:
@@ -83,9 +83,9 @@ class CountedServer(FakeServer):
             self.counts["logins"][_column()] += 1
         return await super().log_in()
 
-    def row(self, form: ProbeForm) -> Sequence[object]:
-        self.counts["bare" if form is ProbeForm.BARE else "full"][_column()] += 1
-        row = super().row(form)
+    def row(self, form: ProbeForm, pid: int) -> Sequence[object]:
+        self.counts[form.name.lower()][_column()] += 1
+        row = super().row(form, pid)
         self.probes.clear()
         return row
 

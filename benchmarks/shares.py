@@ -14,6 +14,7 @@ class Cost:
     """Processor seconds of the server, for one of each."""
 
     full: float
+    changes: float
     bare: float
     logins: float
 
@@ -23,6 +24,7 @@ class Counts:
     """How often one host was asked what, in columns of `width` seconds."""
 
     full: Sequence[int]
+    changes: Sequence[int]
     bare: Sequence[int]
     logins: Sequence[int]
     #: The column in which the fault happened.
@@ -48,10 +50,11 @@ class Share:
     def of(cls, counts: Counts, cost: Cost) -> "Share":
         """Work it out."""
         struck, width = counts.struck, counts.width
-        probes = [full + bare for full, bare in zip(counts.full, counts.bare, strict=True)]
+        asked = tuple(zip(counts.full, counts.changes, counts.bare, strict=True))
+        probes = [sum(each) for each in asked]
         spent = [
-            full * cost.full + bare * cost.bare + logins * cost.logins
-            for full, bare, logins in zip(counts.full, counts.bare, counts.logins, strict=True)
+            full * cost.full + changes * cost.changes + bare * cost.bare + logins * cost.logins
+            for (full, changes, bare), logins in zip(asked, counts.logins, strict=True)
         ]
         second = round(1 / width)
         # By whole seconds: after a failover all clients keep in step for a while.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hasql.base import BasePoolManager
 from hasql.cluster.host import HostSpec, parse_host
-from hasql.cluster.probe import ProbeForm
+from hasql.cluster.probe import STANDBY_QUERY, ProbeForm
 from hasql.dns import Answer
 from hasql.driver import (
     AsyncPool,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     Report = Callable[["FakeConnection", BaseException], None]
 
 
-_OF_A_TRANSACTION = re.compile(r"SELECT CASE WHEN '(\d+)'::pg_catalog.xid8")
+_OF_A_TRANSACTION = re.compile(r"CASE WHEN '(\d+)'::pg_catalog.xid8")
 
 
 class ServerError(Exception):
@@ -77,6 +77,8 @@ class FakeServer:
         self.recovered_to: int | None = None
         self.was_standby = False
         self.last_replayed: int | None = None
+        #: How long ago the commit was, in seconds, that it has replayed last as a standby.
+        self.replay_age: float | None = None
         self.followed: int | None = None
         #: What has become of transactions, by their ids; what is not here is in progress.
         self.statuses: dict[int, str | None] = {}
@@ -177,23 +179,39 @@ class FakeServer:
         """Seconds since it was started."""
         return self._clock() - self._up_since
 
-    def row(self, form: ProbeForm) -> Sequence[object]:
-        """Answer a probe, but for what depends on the time and the connection."""
+    def row(self, form: ProbeForm, pid: int) -> Sequence[object]:
+        """Answer a probe, by the process with this number."""
         self.probes.append(form)
-        forms = tuple(ProbeForm)
-        for each in forms[forms.index(form) :]:
+        each: ProbeForm | None = form
+        while each is not None:
             if each in self.denies:
                 raise ServerError(self.denies[each])
+            each = each.smaller
+        identity = self.system_id, self.started_at, pid
+        clock = self.started_at + round(self.uptime * 1_000_000)
+        basis = not self.master, clock / 1_000_000
         wal_file = f"{self.timeline:08X}0000000000000001" if self.master else None
-        whole = (not self.master, self.system_id, self.started_at, wal_file, self.position, None)
-        return whole[:1] if form is ProbeForm.BARE else whole
+        replayed_at = self.last_replayed
+        if not self.master:
+            age = self.replay_age
+            replayed_at = None if age is None else clock - round(age * 1_000_000)
+        told = None if replayed_at is None else replayed_at / 1_000_000
+        wal = wal_file, _position(self.position), told
+        past = _position(self.flushed), _position(self.recovered_to), self.was_standby
+        followed = None if self.master else self.followed
+        rows: dict[ProbeForm, Sequence[object]] = {
+            ProbeForm.FULL: (*basis, *identity, *wal, *past, followed),
+            ProbeForm.CORE: (*basis, *identity, *wal),
+            ProbeForm.PLAIN: (*basis, None, *identity[1:]),
+            ProbeForm.BARE: basis[:1],
+            ProbeForm.CHANGES: (*basis, *wal, *past, followed),
+        }
+        return rows[form]
 
-    @property
-    def history(self) -> Sequence[object]:
-        """What the full probe is told beside that."""
-        if self.master:
-            return self.flushed, self.recovered_to, self.was_standby, self.last_replayed, None
-        return None, None, None, None, self.followed
+
+def _position(value: int | None) -> str | None:
+    """Write a WAL position as PostgreSQL does."""
+    return None if value is None else f"{value >> 32:X}/{value & 0xFFFFFFFF:X}"
 
 
 def _text(value: object) -> str | None:
@@ -272,19 +290,18 @@ class FakeConnection(HolderNotes):
 
     async def fetch_row(self, sql: str) -> Sequence[str | None]:
         await self.run()
-        if asked := _OF_A_TRANSACTION.match(sql):
+        if asked := _OF_A_TRANSACTION.search(sql):
             status = self.server.statuses.get(int(asked[1]), "in progress")
-            return [status, *self._probed(ProbeForm.FULL)]
+            return [*self._probed(ProbeForm.FULL), status]
         return self.server.garble(self._probed(ProbeForm(sql)))
 
+    async def has_row(self, sql: str) -> bool:
+        assert sql == STANDBY_QUERY, sql
+        return tuple(await self.fetch_row(ProbeForm.BARE.value))[:1] == ("t",)
+
     def _probed(self, form: ProbeForm) -> Sequence[str | None]:
-        row = self.server.row(form)
-        if form is not ProbeForm.BARE:
-            pid = self.login_pid + 1_000_000 if self.server.pooler else self.login_pid
-            row = (*row, self.server.uptime, pid)
-        if form is ProbeForm.FULL:
-            row = (*row, *self.server.history)
-        return [_text(value) for value in row]
+        pid = self.login_pid + 1_000_000 if self.server.pooler else self.login_pid
+        return [_text(value) for value in self.server.row(form, pid)]
 
     def kill(self) -> None:
         self.on_lost = None

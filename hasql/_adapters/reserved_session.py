@@ -80,10 +80,16 @@ class ReservedSession(Session):
         self._in_transactions = in_transactions
 
     async def fetch_row(self, sql: str) -> Sequence[str | None]:
+        return await self._run(sql, self._ask)
+
+    async def _run(
+        self, sql: str, ask: Callable[[str], Awaitable[_T]]
+    ) -> _T | Sequence[str | None]:
+        """Run one query by `ask`, or where a setting is in its way in a transaction, as a row."""
         if self._in_transactions:
             return await self._ask_in_transaction(sql)
         try:
-            return await self._ask(sql)
+            return await ask(sql)
         except Exception as error:
             if self.closed or not _may_be_for_settings(error):
                 raise

@@ -80,7 +80,7 @@ class Monitor:
         self._clock = options.clock
         self._loop = asyncio.get_running_loop()
         self._session: Session | None = None
-        #: The last full answer on the present session; a short probe only confirms its role.
+        #: What the server has told on the present session; a short probe only confirms its role.
         self._known: Reading | None = None
         #: The last answer of all, whatever became of its session.
         self._last: Reading | None = None
@@ -295,7 +295,7 @@ class Monitor:
 
         after = max(_QUIET_AFTER, _QUIET_ROUND_TRIPS * (self._stopwatch.median or 0.0))
         quiet = self._stall_timer(min(after, self._refresh_timeout / 2))
-        known = self._known if self._may_be_short() else None
+        known = self._known if self._schedule.hurries else None
         try:
             with quiet, quiet.ending(hedge_now), limit.ending(session.kill):
                 reading = await self._prober.ask(session, known)
@@ -313,11 +313,6 @@ class Monitor:
             if hedge is not None:
                 hedge.cancel()
                 await asyncio.wait([hedge])
-
-    def _may_be_short(self) -> bool:
-        """Tell whether the cheap probe will do: in a hurry, and with the whole not long ago."""
-        recent = self._clock() - self._prober.told_all_at < self._refresh_delay
-        return recent and self._schedule.hurries
 
     def _stall_timer(self, seconds: float) -> StallTimer:
         return StallTimer(self._loop, self._clock, seconds)

@@ -2,21 +2,23 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from copy import copy
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from hasql._probing.options import ProbingOptions
 from hasql._probing.stall_timer import StallTimer
 from hasql._probing.stopwatch import Stopwatch
-from hasql.cluster.probe import ProbeForm, Reading, Role, read_row
+from hasql.cluster.probe import STANDBY_QUERY, ProbeForm, Reading, Role, read_row
 from hasql.diagnostics import about
 from hasql.driver import Driver, Endpoint, Failure, Session
 from hasql.driver.deadline import cancellations
 from hasql.driver.judgement import judged
 
 __all__ = ("NoAnswerError", "Prober", "heed_cancellation")
+
+_T = TypeVar("_T")
 
 log = logging.getLogger("hasql")
 
@@ -32,6 +34,9 @@ _LOST: Final = MappingProxyType(
 )
 #: Seconds after which a server that denied a form of the probe is asked for all again.
 _DENIED_FOR = 60.0
+#: For how many `refresh_delay` a server that has told all is asked for what changes, in a hurry: a
+#: burst, and the time before it.
+_WHOLE_FOR = 5
 
 
 class NoAnswerError(TimeoutError):
@@ -80,6 +85,7 @@ class Prober:
         self._kwargs = options.pool_factory_kwargs
         self._hide = options.hide
         self._clock = options.clock
+        self._refresh_delay = options.refresh_delay
         self._refresh_timeout = options.refresh_timeout
         self._form = ProbeForm.FULL
         self._form_since = options.clock()
@@ -89,8 +95,8 @@ class Prober:
         self.flag_lies = False
         #: What was logged as denied, by this one and its twin.
         self._denied: set[ProbeForm] = set()
-        #: When the server last answered all that is asked for, by the clock.
-        self.told_all_at = float("-inf")
+        #: When the server last told more than its role, by the clock, and when the whole of it.
+        self._told_at = self._told_whole_at = float("-inf")
         #: Whether the host has taken a login since somebody set this to False.
         self.let_in = False
         #: The sessions that are being opened, by this one and its twins.
@@ -158,19 +164,55 @@ class Prober:
     async def ask(self, session: Session, known: Reading | None) -> Reading:
         """Ask once over this session, for less where the server denies the whole.
 
-        With a `known` reading only its role is confirmed, which is cheap; a change of role asks
-        for everything.
+        With what is `known` already by this session only the role is confirmed, which is cheap, as
+        long as the rest is not older than `refresh_delay`. Else, and where the role has changed,
+        what may have changed is asked for.
         """
         if known is not None:
-            reading = await self._timed(session, ProbeForm.BARE)
-            if reading.role is known.role:
+            recent = self._clock() - self._told_at < self._refresh_delay
+            if recent and await self._confirms(session, known.role):
                 return known
+            changed = await self._changed(session, known)
+            if changed is not None:
+                return changed
+        return await self._whole(session)
+
+    async def _confirms(self, session: Session, role: Role) -> bool:
+        """Tell whether the server has this role still."""
+        flag = session.in_hot_standby
+        recovers = await self._timed(session.has_row(STANDBY_QUERY))
+        said = Role.REPLICA if recovers else Role.MASTER
+        self._compare(said, flag)
+        return said is role
+
+    async def _changed(self, session: Session, known: Reading) -> Reading | None:
+        """Ask for what may have changed since it told the whole; None: it is to tell that again.
+
+        Where the process answers that has let us in, no pooler is between, and the session is as
+        old as what does not change.
+        """
+        since = self._clock() - self._told_whole_at
+        direct = known.backend_pid is not None and known.backend_pid == session.login_pid
+        if since > _WHOLE_FOR * self._refresh_delay or not direct:
+            return None
+        if self._form is not ProbeForm.FULL or None in {known.system_id, known.started_at}:
+            return None
+        try:
+            return await self._told(session, ProbeForm.CHANGES, known)
+        except Exception as error:
+            if judged(self._driver, error) is not Failure.STATEMENT:
+                raise
+            return None
+
+    async def _whole(self, session: Session) -> Reading:
+        """Ask for all that the server tells."""
         if self._clock() - self._form_since > _DENIED_FOR:
             self._form = ProbeForm.FULL
         refusals = 0
         while True:
+            form = self._form
             try:
-                reading = await self._timed(session, self._form)
+                reading = await self._told(session, form)
             except Exception as error:
                 refusals += 1
                 if judged(self._driver, error) is not Failure.STATEMENT:
@@ -179,7 +221,8 @@ class Prober:
                     refusals = 0
                     self._step_down(error)
                 continue
-            self.told_all_at = self._clock()
+            if form is ProbeForm.FULL:
+                self._told_whole_at = self._clock()
             return reading
 
     def _step_down(self, error: Exception) -> None:
@@ -196,19 +239,33 @@ class Prober:
             )  # fmt: skip
         self._form, self._form_since = smaller, self._clock()
 
-    async def _timed(self, session: Session, form: ProbeForm) -> Reading:
-        began, flag = self._clock(), session.in_hot_standby
-        row = await session.fetch_row(form.value)
-        heed_cancellation()
-        self._stopwatch.record(self._clock() - began)
-        # A pooler may answer for a server from memory. Not so when the flag turned to `off` with
-        # this very answer: that is a promotion while it was given.
-        reading = read_row(form, row)
-        if flag is False and reading.role is Role.REPLICA:
-            self.flag_lies = True
+    async def _told(
+        self, session: Session, form: ProbeForm, known: Reading | None = None
+    ) -> Reading:
+        flag = session.in_hot_standby
+        row = await self._timed(session.fetch_row(form.value))
+        reading = read_row(form, row, known)
+        self._compare(reading.role, flag)
         if reading.backend_pid is not None and session.login_pid is not None:
             self.pooled = reading.backend_pid != session.login_pid
+        self._told_at = self._clock()
         return reading
+
+    async def _timed(self, asking: Awaitable[_T]) -> _T:
+        began = self._clock()
+        answer = await asking
+        heed_cancellation()
+        self._stopwatch.record(self._clock() - began)
+        return answer
+
+    def _compare(self, role: Role, flag: bool | None) -> None:  # noqa: FBT001  # as the server's
+        """Compare what SQL says with `flag`, `in_hot_standby` as it was before the question.
+
+        A pooler may answer for a server from memory. Not so when the flag turned to `off` with this
+        very answer: that is a promotion while it was given.
+        """
+        if flag is False and role is Role.REPLICA:
+            self.flag_lies = True
 
     def no_answer(self) -> NoAnswerError:
         """Make the error of a host that has been silent for too long."""

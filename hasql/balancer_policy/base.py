@@ -36,7 +36,7 @@ class Candidate(Protocol):
 
     @property
     def replayed(self) -> int | None:
-        """Its WAL position in bytes, as of its last full probe: what it has written or replayed."""
+        """Its WAL position in bytes, as a probe has read it last: what it wrote or replayed."""
 
     @property
     def lag_seconds(self) -> float | None:

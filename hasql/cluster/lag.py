@@ -19,7 +19,7 @@ def written_by_masters(topology: Topology) -> dict[int | None, int | None]:
 def lag_of(state: NodeState, written: int | None) -> tuple[int | None, float | None]:
     """Say how far a replica is behind, in bytes and seconds, None where that is not known.
 
-    As of its and the master's last full probes; `written` is the master's WAL position.
+    As probes have read it last of both; `written` is the master's WAL position.
     """
     reading = state.reading
     if reading is None or state.role is not Role.REPLICA:

@@ -2,26 +2,29 @@
 
 One round trip and one row, for an ordinary role without grants, on PostgreSQL 14 to 18. A server
 that denies or lacks a function gets the next smaller form: `FULL`, then `CORE` (nothing of how its
-timeline came to be), `PLAIN` (no control file, no WAL functions), then `BARE`. `BARE` is also the
-cheap form for bursts.
+timeline came to be), `PLAIN` (no control file, no WAL functions), then `BARE`.
+
+In a burst a known role is confirmed by `STANDBY_QUERY`, and what else may have changed is asked for
+by `CHANGES`: then a thousand clients ask at once.
 
 Names and operators are qualified, as an application's search path may put others before them. No
 value depends on how a session likes its numbers and times written: all are integers, `numeric`,
-booleans, or ASCII.
+positions, booleans, or ASCII.
 """
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import pairwise
 from math import isfinite
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Any, Final
 
 from hasql.errors import HasqlError
 
 __all__ = (
+    "STANDBY_QUERY",
     "STARTED_AT",
     "ProbeForm",
     "Reading",
@@ -31,8 +34,6 @@ __all__ = (
     "timeline_of",
     "writes_query",
 )
-
-_T = TypeVar("_T")
 
 
 class Role(Enum):
@@ -49,62 +50,85 @@ STARTED_AT: Final = """\
   OPERATOR(pg_catalog.*) 1000000)::bigint"""
 
 
-# pg_is_in_recovery() is read once, in a subquery that OFFSET 0 keeps from being inlined: a
-# promotion between two readings would make the WAL functions of the other role raise. The timeline
-# is that of the WAL being written; pg_control_checkpoint() lags behind it.
-_CORE: Final = f"""\
-SELECT r, (pg_catalog.pg_control_system()).system_identifier,
+#: Is asked first, so that what follows is a master's where it says so: no server goes back without
+#: a restart. What is a master's alone raises on a standby, and so is asked behind it once more.
+_RECOVERS: Final = "pg_catalog.pg_is_in_recovery()"
+
+# Positions are as text and times in seconds: what the server has to work out costs it more than it
+# costs to read. The timeline is that of the WAL being written; pg_control_checkpoint() lags behind.
+_IDENTITY: Final = f"""\
+(pg_catalog.pg_control_system()).system_identifier,
  {STARTED_AT},
- CASE WHEN NOT r THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END,
- pg_catalog.pg_wal_lsn_diff(CASE WHEN r THEN pg_catalog.pg_last_wal_replay_lsn()
-  ELSE pg_catalog.pg_current_wal_lsn() END, '0/0')::bigint,
- CASE WHEN r THEN extract(epoch FROM pg_catalog.now()
-  OPERATOR(pg_catalog.-) pg_catalog.pg_last_xact_replay_timestamp()) END,
- extract(epoch FROM pg_catalog.clock_timestamp()
-  OPERATOR(pg_catalog.-) pg_catalog.pg_postmaster_start_time()),
- pg_catalog.pg_backend_pid()"""  # noqa: S608  # a constant
+ pg_catalog.pg_backend_pid()"""
+_CLOCK: Final = "extract(epoch FROM pg_catalog.clock_timestamp())"
+_REPLAYED_AT: Final = "extract(epoch FROM pg_catalog.pg_last_xact_replay_timestamp())"
+_WAL: Final = f"""\
+CASE WHEN NOT {_RECOVERS} THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END,
+ CASE WHEN {_RECOVERS} THEN pg_catalog.pg_last_wal_replay_lsn()
+  ELSE pg_catalog.pg_current_wal_lsn() END"""
 
 # What the replay functions say stands still once a recovery has ended, until the next: it is of
 # the recovery with which this server has begun to write. WAL was received in it by a standby
 # alone, and so it was promoted then; what a crash leaves behind knows of none.
-# A standby does not say which timeline it follows. Each of the three it has followed, at the least.
-_HISTORY: Final = """\
- CASE WHEN NOT r THEN pg_catalog.pg_wal_lsn_diff(
-  pg_catalog.pg_current_wal_flush_lsn(), '0/0')::bigint END,
- CASE WHEN NOT r THEN pg_catalog.pg_wal_lsn_diff(
-  pg_catalog.pg_last_wal_replay_lsn(), '0/0')::bigint END,
- CASE WHEN NOT r THEN pg_catalog.pg_last_wal_receive_lsn() IS NOT NULL END,
- CASE WHEN NOT r THEN (extract(epoch FROM pg_catalog.pg_last_xact_replay_timestamp())
-  OPERATOR(pg_catalog.*) 1000000)::bigint END,
- CASE WHEN r THEN GREATEST((pg_catalog.pg_control_checkpoint()).timeline_id,
-  (pg_catalog.pg_control_recovery()).min_recovery_end_timeline,
-  (pg_catalog.pg_stat_get_wal_receiver()).received_tli) END"""
+_HISTORY: Final = f"""\
+CASE WHEN NOT {_RECOVERS} THEN pg_catalog.pg_current_wal_flush_lsn() END,
+ pg_catalog.pg_last_wal_replay_lsn(),
+ pg_catalog.pg_last_wal_receive_lsn() IS NOT NULL"""
 
-_FROM: Final = "FROM (SELECT pg_catalog.pg_is_in_recovery() AS r OFFSET 0) AS s"
+# A standby does not say which timeline it follows. Each of the three it has followed, at the least;
+# two of them are read from a file.
+_RECEIVED: Final = "(pg_catalog.pg_stat_get_wal_receiver()).received_tli"
+_FOLLOWED: Final = f"""\
+CASE WHEN {_RECOVERS} THEN GREATEST((pg_catalog.pg_control_checkpoint()).timeline_id,
+  (pg_catalog.pg_control_recovery()).min_recovery_end_timeline,
+  {_RECEIVED}) END"""
 
 
 class ProbeForm(Enum):
     """How much one probe asks for; the value is its SQL."""
 
-    FULL = f"{_CORE},\n{_HISTORY}\n{_FROM}"
+    FULL = f"""\
+SELECT {_RECOVERS}, {_CLOCK},
+ {_IDENTITY},
+ {_WAL},
+ {_REPLAYED_AT},
+ {_HISTORY},
+ {_FOLLOWED}"""
 
-    CORE = f"{_CORE}\n{_FROM}"
+    CORE = f"""\
+SELECT {_RECOVERS}, {_CLOCK},
+ {_IDENTITY},
+ {_WAL},
+ CASE WHEN {_RECOVERS} THEN {_REPLAYED_AT} END"""
 
     PLAIN = f"""\
-SELECT pg_catalog.pg_is_in_recovery(), NULL,
- {STARTED_AT},
- NULL, NULL, NULL,
- extract(epoch FROM pg_catalog.clock_timestamp()
-  OPERATOR(pg_catalog.-) pg_catalog.pg_postmaster_start_time()),
- pg_catalog.pg_backend_pid()"""  # noqa: S608  # as above
+SELECT {_RECOVERS}, {_CLOCK},
+ NULL, {STARTED_AT}, pg_catalog.pg_backend_pid()"""
 
-    BARE = "SELECT pg_catalog.pg_is_in_recovery()"
+    BARE = f"SELECT {_RECOVERS}"
+
+    #: What may change of a server while it runs, a promotion included; for a server that has
+    #: answered the whole, over the same session and without a pooler. It reads no file.
+    CHANGES = f"""\
+SELECT {_RECOVERS}, {_CLOCK},
+ {_WAL},
+ {_REPLAYED_AT},
+ {_HISTORY},
+ {_RECEIVED}"""
 
     @property
     def smaller(self) -> "ProbeForm | None":
         """The form to try when the server denies this one; None for the smallest."""
-        forms = tuple(ProbeForm)
-        return dict(pairwise(forms)).get(self)
+        return _SMALLER.get(self)
+
+
+_SMALLER: Final = MappingProxyType(
+    dict(pairwise((ProbeForm.FULL, ProbeForm.CORE, ProbeForm.PLAIN, ProbeForm.BARE)))
+)
+
+#: Has one row on a standby and none on a master. It only confirms a role that is known: that there
+#: is no row, somebody on the way may say as well.
+STANDBY_QUERY: Final = f"SELECT 1 WHERE {_RECOVERS}"
 
 
 def writes_query(server: tuple[int, int] | None) -> str:
@@ -167,55 +191,88 @@ class UnreadableAnswerError(HasqlError):
 #: A WAL file's name begins with its timeline, eight hexadecimal digits:
 #: https://www.postgresql.org/docs/current/wal-internals.html
 _WAL_FILE: Final = re.compile("[0-9A-F]{24}")
-_COLUMNS: Final = MappingProxyType(
-    {ProbeForm.FULL: 13, ProbeForm.CORE: 8, ProbeForm.PLAIN: 8, ProbeForm.BARE: 1}
+_POSITION: Final = re.compile("([0-9A-F]{1,8})/([0-9A-F]{1,8})")
+_ROLE: Final = ("role",)
+_IDENTITY_COLUMNS: Final = ("system identifier", "start time", "process id")
+_WAL_COLUMNS: Final = ("WAL file", "WAL position", "time of the last replayed commit")
+_HISTORY_COLUMNS: Final = (
+    "flushed position",
+    "end of the recovery",
+    "past as a standby",
+    "followed timeline",
 )
-_NO_HISTORY: Final = (None,) * 5
+_COLUMNS: Final = MappingProxyType(
+    {
+        ProbeForm.FULL: (*_ROLE, "clock", *_IDENTITY_COLUMNS, *_WAL_COLUMNS, *_HISTORY_COLUMNS),
+        ProbeForm.CORE: (*_ROLE, "clock", *_IDENTITY_COLUMNS, *_WAL_COLUMNS),
+        ProbeForm.PLAIN: (*_ROLE, "clock", *_IDENTITY_COLUMNS),
+        ProbeForm.BARE: _ROLE,
+        ProbeForm.CHANGES: (*_ROLE, "clock", *_WAL_COLUMNS, *_HISTORY_COLUMNS),
+    }
+)
 
 
-def read_row(form: ProbeForm, row: Sequence[str | None]) -> Reading:
+def read_row(form: ProbeForm, row: Sequence[str | None], known: Reading | None = None) -> Reading:
     """Read the row that a probe of this form was answered with, as the server's own text.
 
     NULL is what the server does not tell. A value that cannot be read is something else: taken
     for a role, or for not told, it would lose a master or switch fencing off without a word.
 
+    Args:
+        form: What was asked for.
+        row: The answer.
+        known: What the same server has said before; for what CHANGES does not ask for.
+
     Raises:
         UnreadableAnswerError: it is no answer to such a probe.
     """
-    expected = _COLUMNS[form]
-    if len(row) != expected:
-        msg = f"a probe was answered with {len(row)} columns instead of {expected}"
+    columns = _COLUMNS[form]
+    if len(row) != len(columns):
+        msg = f"a probe was answered with {len(row)} columns instead of {len(columns)}"
         raise UnreadableAnswerError(msg)
-    in_recovery, *rest = row
-    role = _read("role", in_recovery, _role)
-    if role is None:
+    said = {what: _read(what, value) for what, value in zip(columns, row, strict=True)}
+    if said["role"] is None:
         raise UnreadableAnswerError("a probe was answered without a role")
-    if not rest:
-        return Reading(role)
-    system_id, started_at, wal_file, position, age, uptime, pid, *history = rest
-    flushed, recovered_to, was_standby, last_replayed, followed = history or _NO_HISTORY
-    return Reading(
+    if known is not None:
+        identity = known.system_id, known.started_at, known.backend_pid
+        said |= zip(_IDENTITY_COLUMNS, identity, strict=True)
+    return _reading_of(said.get)
+
+
+def _reading_of(said: Callable[[str], Any]) -> Reading:
+    role, clock, started_at = said("role"), said("clock"), said("start time")
+    replayed_at = said("time of the last replayed commit")
+    reading = Reading(
         role=role,
-        system_id=_read("system identifier", system_id, int),
-        started_at=_read("start time", started_at, int),
-        timeline=_read("WAL file", wal_file, timeline_of),
-        wal_position=_read("WAL position", position, int),
-        replay_age=_read("age of the last replay", age, _seconds),
-        uptime=_read("uptime", uptime, _seconds),
-        backend_pid=_read("process id", pid, int),
-        flushed=_read("flushed position", flushed, int),
-        recovered_to=_read("end of the recovery", recovered_to, int),
-        was_standby=_read("past as a standby", was_standby, _flag),
-        last_replayed=_read("last replayed commit", last_replayed, int),
-        followed=_read("followed timeline", followed, int),
+        system_id=said("system identifier"),
+        started_at=started_at,
+        wal_position=said("WAL position"),
+        uptime=_seconds(started_at, clock),
+        backend_pid=said("process id"),
+    )
+    # A server that is promoted while it answers tells of a master as well.
+    if role is Role.REPLICA:
+        age = _seconds(replayed_at, clock)
+        return replace(reading, replay_age=age, followed=said("followed timeline"))
+    return replace(
+        reading,
+        timeline=said("WAL file"),
+        flushed=said("flushed position"),
+        recovered_to=said("end of the recovery"),
+        was_standby=said("past as a standby"),
+        last_replayed=replayed_at,
     )
 
 
-def _read(what: str, value: str | None, reader: Callable[[str], _T]) -> _T | None:
+def _seconds(since: int | None, until: int | None) -> float | None:
+    return None if since is None or until is None else (until - since) / 1_000_000
+
+
+def _read(what: str, value: str | None) -> Any:  # noqa: ANN401  # by column
     if value is None:
         return None
     try:
-        return reader(value)
+        return _READERS[what](value)
     except (KeyError, TypeError, ValueError):
         msg = f"a probe was answered with {value!r} as the {what}, which cannot be read"
         raise UnreadableAnswerError(msg) from None
@@ -236,8 +293,35 @@ def timeline_of(value: str) -> int:
     return int(value[:8], 16)
 
 
-def _seconds(value: str) -> float:
+def _position(value: str) -> int:
+    """Return a WAL position in bytes."""
+    halves = _POSITION.fullmatch(value)
+    if halves is None:
+        raise ValueError
+    return (int(halves[1], 16) << 32) + int(halves[2], 16)
+
+
+def _microseconds(value: str) -> int:
+    """Return a time in microseconds: a double holds one of today exactly, to a quarter of one."""
     seconds = float(value)
     if not isfinite(seconds):
         raise ValueError
-    return seconds
+    return round(seconds * 1_000_000)
+
+
+_READERS: Final = MappingProxyType[str, Callable[[str], Any]](
+    {
+        "role": _role,
+        "clock": _microseconds,
+        "system identifier": int,
+        "start time": int,
+        "process id": int,
+        "WAL file": timeline_of,
+        "WAL position": _position,
+        "time of the last replayed commit": _microseconds,
+        "flushed position": _position,
+        "end of the recovery": _position,
+        "past as a standby": _flag,
+        "followed timeline": int,
+    }
+)

@@ -61,6 +61,10 @@ class Session(Protocol):
         numbers and names: nothing that the COPY protocol would have to escape.
         """
 
+    async def has_row(self, sql: str) -> bool:
+        """Run one query like that and tell whether it has a row: for less, where a driver can."""
+        return bool(await self.fetch_row(sql))
+
     def kill(self) -> None:
         """Close the socket at once, without a word to the server.
 

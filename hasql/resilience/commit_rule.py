@@ -33,7 +33,7 @@ class Word:
     """What a server has said of a transaction and of itself, in one answer."""
 
     host: HostSpec
-    #: What `pg_xact_status` says of the id; None: it is too old to be known.
+    #: What `pg_xact_status` says of the id; None: it is too old to be known, or this is no master.
     status: str | None
     reading: Reading
     #: Whether the host's name was found to lead to several servers.
@@ -45,21 +45,24 @@ def question(mark: CommitMark) -> str:
 
     What has not ended when the server looks is "in progress": no other word would do for an id that
     the server has not given away yet, of which `pg_xact_status` does not like to be asked.
+
+    It is a master's word: what a standby has not replayed yet, it would take for not committed.
     """
-    status = f"""\
-CASE WHEN '{mark.xid}'::pg_catalog.xid8 OPERATOR(pg_catalog.<)
-   pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())
-  THEN pg_catalog.pg_xact_status('{mark.xid}') ELSE 'in progress' END"""
-    return f"SELECT {status}, {ProbeForm.FULL.value.removeprefix('SELECT ')}"
+    return f"""\
+{ProbeForm.FULL.value},
+ CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN
+  CASE WHEN '{mark.xid}'::pg_catalog.xid8 OPERATOR(pg_catalog.<)
+    pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())
+   THEN pg_catalog.pg_xact_status('{mark.xid}') ELSE 'in progress' END END"""
 
 
 def read_word(host: HostSpec, row: Sequence[str | None], *, several: bool) -> Word:
     """Read the row. Raises UnreadableAnswerError: it is no answer to that."""
-    status = row[0] if row else ""
+    *probed, status = row or ("",)
     if status is not None and status not in _STATUSES:
         msg = f"{host} has said {status!r} of a transaction"
         raise UnreadableAnswerError(msg)
-    return Word(host, status, read_row(ProbeForm.FULL, row[1:]), several)
+    return Word(host, status, read_row(ProbeForm.FULL, probed), several)
 
 
 @dataclass(frozen=True, slots=True)

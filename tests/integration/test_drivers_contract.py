@@ -14,6 +14,7 @@ import pytest
 
 from hasql import ConfigurationError
 from hasql.cluster.dsn import Dsn
+from hasql.cluster.probe import STANDBY_QUERY
 from hasql.driver import AsyncPool, Driver, Endpoint, Failure, Session
 from hasql.driver.transactions import TransactionModes, TransactionState
 from testbed.middlemen.addresses import Place
@@ -547,6 +548,17 @@ async def test_a_session_reads_text_as_the_server_sends_it(
         assert tuple(await session.fetch_row("SELECT 1 WHERE false")) == ()
         pid = await session.fetch_row("SELECT pg_backend_pid()")
         assert tuple(pid) == (str(session.login_pid),)
+
+
+async def test_a_session_tells_whether_there_is_a_row(kit: Kit, pg_cluster: LocalCluster) -> None:
+    for node, standby in ((pg_cluster.master, False), (pg_cluster.replicas[0], True)):
+        async with reserved(kit, node.dsn) as (session, lost):
+            assert await session.has_row(STANDBY_QUERY) is standby
+            with pytest.raises(Exception) as failed:  # noqa: PT011  # each driver has its own
+                await session.has_row("SELECT no_such")
+            assert kit.driver(pg_cluster.dsn).failure(failed.value) is Failure.STATEMENT
+            assert tuple(await session.fetch_row("SELECT 1")) == ("1",)
+            assert lost == []
 
 
 async def test_a_session_fails_without_being_lost(kit: Kit, pg_cluster: LocalCluster) -> None:

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from hasql.balancer_policy.base import CandidateT
-    from hasql.cluster.probe import ProbeForm
 
 pytestmark = pytest.mark.loops_in_turn
 
@@ -693,14 +692,6 @@ async def test_a_policy_has_its_chance_from_the_manager() -> None:
     assert len(set(once)) > 1
 
 
-class Behind(FakeServer):
-    """A replica that tells how long ago it has replayed the last commit."""
-
-    def row(self, form: ProbeForm) -> Sequence[object]:
-        row = super().row(form)
-        return row if len(row) == 1 or self.master else (*row[:-1], 2.5)
-
-
 async def test_a_policy_sees_how_far_each_candidate_is() -> None:
     seen: dict[str, tuple[int | None, float | None, str | None]] = {}
 
@@ -710,7 +701,8 @@ async def test_a_policy_sees_how_far_each_candidate_is() -> None:
                 seen[each.host.host] = each.replayed, each.lag_seconds, each.label
             return max(candidates, key=lambda candidate: candidate.replayed or 0)
 
-    a, b, c = (Behind(parse_host(name), master=name == "a") for name in "abc")
+    a, b, c = (FakeServer(parse_host(name), master=name == "a") for name in "abc")
+    b.replay_age = c.replay_age = 2.5
     a.position, b.position, c.position = 5000, 3000, 5000
     servers: dict[str, FakeServer] = {"a": a, "b": b, "c": c}
     async with manager_of(servers, balancer_policy=Watching) as manager:

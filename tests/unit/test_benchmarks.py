@@ -91,7 +91,8 @@ def test_laps_of_different_rounds_are_not_compared() -> None:
 
 
 COUNTS = Counts(
-    full=[10, 10, 10, 10, 10, 10, 10, 10],
+    full=[10, 10, 10, 0, 0, 10, 10, 10],
+    changes=[0, 0, 0, 10, 10, 0, 0, 0],
     bare=[0, 0, 90, 40, 0, 0, 0, 0],
     logins=[0, 0, 2, 0, 0, 0, 0, 0],
     struck=2,
@@ -100,16 +101,16 @@ COUNTS = Counts(
 
 
 def test_a_host_spends_what_it_is_asked_times_the_cost() -> None:
-    share = Share.of(COUNTS, Cost(full=0.001, bare=0.002, logins=0.01))
+    share = Share.of(COUNTS, Cost(full=0.001, changes=0.0005, bare=0.002, logins=0.01))
     assert share.steady_rate == 20
     assert share.steady_cores == pytest.approx(0.02)
     assert (share.peak_rate, share.worst_second_rate) == (200, 150)
     assert share.peak_cores == pytest.approx((0.01 + 0.18 + 0.02) / 0.5)
-    assert share.worst_second_cores == pytest.approx(0.01 + 0.18 + 0.02 + 0.01 + 0.08)
+    assert share.worst_second_cores == pytest.approx(0.01 + 0.18 + 0.02 + 0.005 + 0.08)
 
 
 def test_a_burst_is_over_when_every_second_after_it_is_as_before() -> None:
-    cost = Cost(0.001, 0.001, 0.001)
+    cost = Cost(0.001, 0.001, 0.001, 0.001)
     # The second that begins with the burst's last half still has some of it.
     assert Share.of(COUNTS, cost).settled_after == pytest.approx(1.5)
     assert Share.of(replace(COUNTS, bare=[0] * 8), cost).settled_after == 0

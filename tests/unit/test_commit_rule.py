@@ -336,11 +336,11 @@ def test_a_mark_that_cannot_be_read_is_none(column: int, value: str | None) -> N
 
 
 def test_a_word_is_read_from_the_text_of_one_row() -> None:
-    core = ("f", "7", "11", "000000030000000000000001", "9", None, "1", "2")
-    probed = (*core, "8", None, "f", None, None)
-    word = read_word(A, ("aborted", *probed), several=False)
+    core = ("f", "1.0", "7", "11", "2", "000000030000000000000001", "0/9", None)
+    probed = (*core, "0/8", None, "f", None)
+    word = read_word(A, (*probed, "aborted"), several=False)
     assert (word.status, word.reading.timeline, word.reading.started_at) == ("aborted", 3, 11)
-    for row in ((), ("rolled back", *probed), ("aborted", *probed[1:])):
+    for row in ((), (*probed, "rolled back"), (*probed[1:], "aborted")):
         with pytest.raises(UnreadableAnswerError):
             read_word(A, row, several=False)
 

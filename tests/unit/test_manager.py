@@ -507,7 +507,45 @@ async def test_7_a_burst_confirms_roles_with_the_short_probe() -> None:
         servers["b"].probes.clear()
         servers["b"].promote()
         await until(lambda: manager.master_pool_count == 1)
-        assert ProbeForm.FULL in servers["b"].probes
+        # What does not change while a server runs is known already.
+        assert ProbeForm.CHANGES in servers["b"].probes
+        assert ProbeForm.FULL not in servers["b"].probes
+        assert manager.metrics().nodes[1].timeline == 2
+
+
+@pytest.mark.parametrize("why", ["a pooler", "a form denied", "a history hidden"])
+async def test_7_the_whole_is_asked_for_where_it_may_be_another_server_or_tells_less(
+    why: str,
+) -> None:
+    servers = fake_cluster("a master", "b replica")
+    servers["b"].pooler = why == "a pooler"
+    if why == "a form denied":
+        servers["b"].denies = {ProbeForm.CHANGES: "42501"}
+    if why == "a history hidden":
+        servers["b"].denies = {ProbeForm.FULL: "42501"}
+    async with manager_of(servers, refresh_delay=60) as manager:
+        await manager.ready()
+        servers["a"].kill()
+        servers["b"].probes.clear()
+        servers["b"].promote()
+        await until(lambda: manager.metrics().nodes[1].role.value == "master")
+        asked = ProbeForm.CORE if why == "a history hidden" else ProbeForm.FULL
+        assert asked in servers["b"].probes
+        assert (ProbeForm.CHANGES in servers["b"].probes) == (why == "a form denied")
+        assert manager.metrics().nodes[1].timeline == 2
+
+
+async def test_7_while_no_master_is_found_the_whole_is_asked_for_now_and_then() -> None:
+    servers = fake_cluster("a master", "b replica")
+    async with manager_of(servers, refresh_delay=0.05) as manager:
+        await manager.ready()
+        servers["a"].kill()
+        await until(lambda: manager.master_pool_count == 0)
+        servers["b"].probes.clear()
+        servers["b"].position = 7000
+        await until(lambda: servers["b"].probes.count(ProbeForm.FULL) > 2)
+        assert ProbeForm.CHANGES in servers["b"].probes
+        assert servers["b"].probes.count(ProbeForm.FULL) < len(servers["b"].probes) / 2
 
 
 # 8. Silence
@@ -1237,11 +1275,11 @@ async def test_a_server_in_trouble_is_not_asked_for_less() -> None:
 @pytest.mark.parametrize(
     ("garble", "expected"),
     [
-        pytest.param(lambda _: (), "0 columns instead of 13", id="no row"),
-        pytest.param(lambda row: row[:1], "1 columns instead of 13", id="one column"),
+        pytest.param(lambda _: (), "0 columns instead of 12", id="no row"),
+        pytest.param(lambda row: row[:1], "1 columns instead of 12", id="one column"),
         pytest.param(lambda row: (None, *row[1:]), "without a role", id="no role"),
         pytest.param(lambda row: ("0", *row[1:]), "'0' as the role", id="another's boolean"),
-        pytest.param(lambda row: (*row[:3], "", *row[4:]), "'' as the WAL file", id="no timeline"),
+        pytest.param(lambda row: (*row[:5], "", *row[6:]), "'' as the WAL file", id="no timeline"),
     ],
 )
 async def test_an_answer_that_cannot_be_read_makes_no_master_and_no_replica(

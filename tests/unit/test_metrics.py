@@ -35,9 +35,8 @@ from testbed.fake_driver import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from hasql.cluster.probe import ProbeForm
 
 pytestmark = pytest.mark.loops_in_turn
 
@@ -218,16 +217,6 @@ async def test_what_is_being_taken_or_given_back_is_in_flight() -> None:
         assert manager.metrics().nodes[0].in_flight == 0
 
 
-class Replaying(FakeServer):
-    """A server that tells how old what it replayed last is."""
-
-    age: float | None = None
-
-    def row(self, form: ProbeForm) -> Sequence[object]:
-        row = super().row(form)
-        return row if len(row) == 1 or self.master else (*row[:-1], self.age)
-
-
 @pytest.mark.parametrize(
     ("written", "replayed", "age", "expected"),
     [
@@ -247,8 +236,8 @@ async def test_lag(
     age: float | None,
     expected: tuple[int | None, float | None],
 ) -> None:
-    a, b = (Replaying(parse_host(name), master=name == "a") for name in "ab")
-    a.position, b.position, b.age = written, replayed, age  # type: ignore[assignment]
+    a, b = (FakeServer(parse_host(name), master=name == "a") for name in "ab")
+    a.position, b.position, b.replay_age = written, replayed, age  # type: ignore[assignment]
     async with FakeManager({a.host: a, b.host: b}) as manager:
         await manager.ready()
         master, replica = manager.metrics().nodes

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
 from hasql._adapters.asyncpg.connection import (
     RawConnection,
+    count_rows,
     guard_from_forks,
     in_hot_standby,
 )
@@ -62,6 +64,10 @@ class AsyncpgSession(ReservedSession):
 
     # The methods are those of asyncpg's own class: a `connect` of the application's may have made a
     # connection of another class.
+
+    async def has_row(self, sql: str) -> bool:
+        # The server needs a quarter less for it than for a COPY.
+        return bool(await self._run(sql, partial(count_rows, self._connection)))
 
     async def _ask(self, sql: str) -> Sequence[str | None]:
         return await fetch_row(self._connection, sql)
