@@ -178,7 +178,7 @@ class Monitor:
     async def _pause(self) -> None:
         """Wait until the next probe is due, by the schedule or because it was asked for."""
         rest = self._began + self._stopwatch.rest
-        regular = self._began + self._schedule.delay()
+        regular = self._began + self._schedule.delay(answers=self._known is not None)
         # A probe that is due already must not starve the loop's other tasks.
         await asyncio.sleep(0)
         while (wait := self._due(rest, regular) - self._clock()) > 0:

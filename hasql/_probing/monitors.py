@@ -84,7 +84,7 @@ class Monitors:
     def follow(self, host: HostSpec | None = None) -> None:
         """Probe every host often for a while: something has changed.
 
-        With a `host` only its health, but for the master's.
+        With a `host` only its health, but for the master's; else a role, or who is fenced.
         """
         if host is not None and not self._is_urgent():
             self.signal(host, Evidence.HEALTH)
@@ -92,6 +92,7 @@ class Monitors:
         self._bursts.learned()
         if self._bursts.begin():
             self.probe_all()
+        self._bursts.found = host is None
 
     def signal(self, host: HostSpec, evidence: Evidence | None = None) -> bool:
         """Take note of what may be a change on a host: what a lease has met, or `evidence`.

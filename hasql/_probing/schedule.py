@@ -8,13 +8,13 @@ from hasql.cluster.host import HostSpec
 
 __all__ = ("Bursts", "Evidence", "ProbeSchedule")
 
-#: Seconds between probes of a burst. A server needs 20 to 70 us for each (measured), so that a
-#: thousand clients cost it half a core; who reads learns of a promotion sooner, by the answers.
+#: Seconds between probes of a burst. A server needs 20 to 70 us for each (measured), and a thousand
+#: clients send five thousand in a second; who reads learns of a promotion sooner, by the answers.
 _BURST_DELAY = 0.2
 #: Seconds that a burst lasts after a signal, and while there is no master until it slows down.
 _BURST_LENGTH = 3.0
 _SEARCH_LENGTH = 10.0
-#: What it slows down to.
+#: What it slows down to: then, and where the master has been found, on hosts that answer.
 _BURST_SLOWEST = 0.5
 #: Seconds after a burst that has taught nothing in which no hint begins another: at first, doubling
 #: with each in a row, and at most. Evidence that comes more often than the last begins none.
@@ -50,6 +50,8 @@ class Bursts:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._began = _NEVER
+        #: Whether that has found a host in another role: what it was begun for, most likely.
+        self.found = False
         #: Until when hints begin none, and for how long after the next burst.
         self._quiet_until = _NEVER
         self._quiet = _FIRST_QUIET
@@ -66,6 +68,7 @@ class Bursts:
         if self.under_way:
             return False
         self._began = self._clock()
+        self.found = False
         return True
 
     def begin_by_hint(self, *, urgent: bool) -> bool:
@@ -95,6 +98,7 @@ class Bursts:
             return False
         self._end_quiet()
         self.begin()
+        self.found = False
         return True
 
     def learned(self) -> None:
@@ -156,15 +160,19 @@ class ProbeSchedule:
         delay = min(_BURST_DELAY, self._refresh_delay)
         return began + delay * self._jitter(0.75, 1.25)
 
-    def delay(self) -> float:
-        """Return the seconds from the beginning of one probe to that of the next."""
+    def delay(self, *, answers: bool = False) -> float:
+        """Return the seconds from the beginning of one probe to that of the next.
+
+        `answers` if the host has answered the last: nobody waits for it, once a master is found.
+        """
         now = self._clock()
         if not self._is_urgent():
             self._urgent_since = None
         elif self._urgent_since is None:
             self._urgent_since = now
         if self._bursts.under_way:
-            delay = _BURST_DELAY
+            done = answers and self._bursts.found and self._urgent_since is None
+            delay = _BURST_SLOWEST if done else _BURST_DELAY
         elif self._urgent_since is not None:
             over = max(0.0, now - self._urgent_since - _SEARCH_LENGTH)
             # Doubling each second; where it ends is reached long before the power overflows.

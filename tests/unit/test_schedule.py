@@ -168,6 +168,24 @@ def test_7_the_schedule_is_steady_but_in_bursts_and_without_a_master(
     )
 
 
+def test_7_a_burst_slows_down_once_a_master_has_been_found(bursts: Bursts, clock: Clock) -> None:
+    urgent = True
+    schedule = ProbeSchedule(10, bursts, lambda: urgent, clock, CHANCE)
+    bursts.begin()
+    bursts.found = True
+    assert schedule.delay(answers=True) <= 0.25, "there is no master yet"
+    urgent = False
+    assert 0.375 <= schedule.delay(answers=True) <= 0.625
+    assert schedule.delay(answers=False) <= 0.25, "a host that is missed is looked for"
+    assert bursts.begin_by_evidence(A, LOST)
+    assert schedule.delay(answers=True) <= 0.25, "something else has happened"
+    bursts.found = True
+    clock.now += 3.1
+    assert 9 <= schedule.delay(answers=True) <= 11
+    bursts.begin()
+    assert schedule.delay(answers=True) <= 0.25, "nor has the next found anything"
+
+
 def test_7_a_long_time_without_a_master_is_watched_to_its_end(bursts: Bursts, clock: Clock) -> None:
     schedule = ProbeSchedule(10, bursts, lambda: True, clock, CHANCE)
     assert 0.15 <= schedule.delay() <= 0.25
