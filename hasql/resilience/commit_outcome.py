@@ -1,6 +1,6 @@
 """The outcome of a commit: what is read before COMMIT, and what a master is asked afterwards."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Final
@@ -10,7 +10,7 @@ from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import STARTED_AT, UnreadableAnswerError, timeline_of
 from hasql.errors import HasqlError
 
-__all__ = ("CommitMark", "CommitUnknownError", "Outcome")
+__all__ = ("CommitMark", "CommitUnknownError", "Outcome", "outcome_of_all")
 
 
 class Outcome(Enum):
@@ -22,6 +22,13 @@ class Outcome(Enum):
     ABORTED = "aborted"
     #: No server that could be asked knows.
     UNKNOWN = "unknown"
+
+
+def outcome_of_all(outcomes: Collection[Outcome]) -> Outcome:
+    """Return what has become of work that may have been done by any of several transactions."""
+    if Outcome.COMMITTED in outcomes:
+        return Outcome.COMMITTED
+    return Outcome.UNKNOWN if Outcome.UNKNOWN in outcomes else Outcome.ABORTED
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,12 +76,24 @@ class Runs(Generic[PoolT, ConnT]):
             self._unknown += not known
         done = unit.found(outcome)
         if done is None:
-            ask = partial(self._find_again, unit.mark)
-            raise CommitUnknownError(unit.host, unit.mark, ask) from error
+            raise self._unknown_outcome(unit) from error
         return done
 
-    def _find_again(self, mark: CommitMark | None, seconds: float) -> Any:  # noqa: ANN401  # by face
-        """Find out once more, within so many seconds."""
+    def _unknown_outcome(self, unit: UnitOfWork) -> CommitUnknownError:
+        host, marks = unit.host_in_doubt, unit.in_doubt
+        assert host is not None  # noqa: S101  # some commit is in doubt
+        return CommitUnknownError(host, marks[-1], partial(self._find_again, marks))
+
+    def _check_doubt(self, unit: UnitOfWork, error: Exception) -> None:
+        """Let no error that ends a run say that nothing is done, where nobody knows.
+
+        Raises CommitUnknownError.
+        """
+        if unit.leaves_in_doubt(error):
+            raise self._unknown_outcome(unit) from error
+
+    def _find_again(self, marks: Sequence[CommitMark | None], seconds: float) -> Any:  # noqa: ANN401  # by face
+        """Find out once more, within so many seconds, what has become of any of them."""
         raise NotImplementedError
 
     def modes(self, unit: UnitOfWork, host: HostSpec) -> TransactionModes:

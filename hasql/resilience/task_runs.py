@@ -1,7 +1,7 @@
 """Units of work of tasks: each in a transaction, which is done again where that is safe."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from inspect import isawaitable
 from types import CoroutineType
 from typing import Any, Generic, TypeVar
@@ -11,7 +11,7 @@ from hasql._leasing.loop_binding import LoopBinding
 from hasql.driver import AsyncPool, ConnT, PoolT
 from hasql.driver.transactions import TaskTransaction
 from hasql.resilience.attempt import Attempt
-from hasql.resilience.commit_outcome import CommitMark, Outcome
+from hasql.resilience.commit_outcome import CommitMark, Outcome, outcome_of_all
 from hasql.resilience.run_means import RunMeans
 from hasql.resilience.run_options import RunOptions
 from hasql.resilience.runs import Runs, check_work
@@ -96,6 +96,7 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
                         return unit.result  # type: ignore[no-any-return]  # the work's
                     pause = unit.pause(error)
                     if pause is None:
+                        self._check_doubt(unit, error)
                         raise
                 await asyncio.sleep(pause)
         finally:
@@ -162,8 +163,9 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
             outcome = await self._means.finder.find(mark, unit.deadline)
         return self._found_out(unit, outcome, error)
 
-    async def _find_again(self, mark: CommitMark | None, seconds: float) -> Outcome:
-        return await self._means.finder.find(mark, self._means.clock() + seconds)
+    async def _find_again(self, marks: Sequence[CommitMark | None], seconds: float) -> Outcome:
+        find, deadline = self._means.finder.find, self._means.clock() + seconds
+        return outcome_of_all([await find(mark, deadline) for mark in marks])
 
 
 def _awaitable(result: Awaitable[_T]) -> Awaitable[_T]:

@@ -1,6 +1,6 @@
 """Units of work of threads: each in a transaction, which is done again where that is safe."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
 from inspect import isawaitable, iscoroutine
 from threading import Event, get_ident
@@ -11,7 +11,7 @@ from hasql._leasing.thread_lease import ThreadLease
 from hasql.driver import ConnT, PoolT, ThreadPool
 from hasql.driver.transactions import ThreadTransaction
 from hasql.resilience.attempt import Attempt
-from hasql.resilience.commit_outcome import CommitMark, Outcome
+from hasql.resilience.commit_outcome import CommitMark, Outcome, outcome_of_all
 from hasql.resilience.run_means import RunMeans
 from hasql.resilience.run_options import RunOptions
 from hasql.resilience.runs import Runs, check_work
@@ -104,6 +104,7 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
                         return unit.result  # type: ignore[no-any-return]  # the work's
                     pause = unit.pause(error)
                     if pause is None:
+                        self._check_doubt(unit, error)
                         raise
                 Event().wait(pause)
         finally:
@@ -171,8 +172,9 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
     def _find(self, mark: CommitMark | None, deadline: float) -> Outcome:
         return self._in_loop(lambda: self._means.finder.find(mark, deadline))
 
-    def _find_again(self, mark: CommitMark | None, seconds: float) -> Outcome:
-        return self._find(mark, self._means.clock() + seconds)
+    def _find_again(self, marks: Sequence[CommitMark | None], seconds: float) -> Outcome:
+        deadline = self._means.clock() + seconds
+        return outcome_of_all([self._find(mark, deadline) for mark in marks])
 
 
 def _value(result: _T) -> _T:

@@ -81,6 +81,10 @@ class UnitOfWork:
     result: Any = None
     #: The categories of those errors after which it was tried again.
     retried: tuple[Category, ...] = ()
+    #: Of which commits nobody knows, after which it was tried again all the same: the marks, and
+    #: the host of the last one.
+    in_doubt: tuple[CommitMark | None, ...] = ()
+    host_in_doubt: HostSpec | None = None
     _kind = ErrorKind.OTHER
     _answered = True
     _on_standby = False
@@ -201,8 +205,10 @@ class UnitOfWork:
 
     def found(self, outcome: Outcome) -> bool | None:
         """Take what was found out; tell whether it is done. None: nobody knows, which ends it."""
-        if outcome is Outcome.UNKNOWN and not self.options.idempotent:
-            return None
+        if outcome is Outcome.UNKNOWN:
+            self.in_doubt, self.host_in_doubt = (*self.in_doubt, self.mark), self.host
+            if not self.options.idempotent:
+                return None
         return outcome is Outcome.COMMITTED
 
     @property
@@ -230,6 +236,16 @@ class UnitOfWork:
         self.retried += (self._kind.category,)
         self._tell(error, pause)
         return pause
+
+    def leaves_in_doubt(self, error: Exception) -> bool:
+        """Tell whether an error that ends it would say that nothing is done, which nobody knows.
+
+        What the work raises is the application's, and says what it says.
+        """
+        if not self.in_doubt:
+            return False
+        ours = self.phase is Phase.WAITING or self._kind is not ErrorKind.OTHER
+        return ours or isinstance(error, RolledBackError)
 
     def forget(self) -> None:
         """Let go of the last error, whose traceback leads here."""

@@ -32,7 +32,11 @@ from hasql.resilience import (
     RetryPolicy,
     RolledBackError,
 )
+<<<<<<< HEAD
 from hasql.resilience.attempt import Attempt
+=======
+from hasql.resilience.commit_outcome import outcome_of_all
+>>>>>>> 47f2288 (A run that may be done is not said not to be where it gives up)
 from testbed.fake_driver import FakeConnection, ServerError, fake_cluster, manager_of, until
 from testbed.fake_threads import ThreadManager
 
@@ -304,9 +308,69 @@ async def test_idempotent_work_is_done_again_where_nobody_knows(
 ) -> None:
     servers["a"].script["commit"] = lost
     work = Work()
-    with pytest.raises(ConnectionResetError):
+    with pytest.raises(CommitUnknownError):
         await manager.run(work, retry=POLICY, idempotent=True, resolve_commits=False)
     assert work.calls == 3
+
+
+def lost_and_not_known(then: Callable[[FakeConnection], object]) -> Callable[..., object]:
+    """Lose the first COMMIT, of which the server then knows nothing; the next ones do `then`."""
+
+    def commit(connection: FakeConnection) -> None:
+        connection.server.script["commit"] = then
+        connection.server.statuses[7] = None
+        lost(connection)
+
+    return commit
+
+
+async def test_idempotent_work_that_may_be_done_is_not_said_not_to_be(
+    servers: dict[str, FakeServer], manager: FakeManager
+) -> None:
+    a = servers["a"]
+    a.script["commit"] = lost_and_not_known(lost)
+    a.script["begin"] = lambda _: a.script.update(begin=lost)  # after the first attempt
+    with pytest.raises(CommitUnknownError) as met:
+        await manager.run(Work(), retry=POLICY, idempotent=True)
+    assert isinstance(met.value.__cause__, ConnectionResetError)
+    assert met.value.xid == 7
+    assert await met.value.outcome(5) is Outcome.UNKNOWN
+    a.statuses[7] = "committed"
+    assert await met.value.outcome(5) is Outcome.COMMITTED
+
+
+async def test_what_idempotent_work_raises_itself_is_raised_after_a_commit_in_doubt(
+    servers: dict[str, FakeServer], manager: FakeManager
+) -> None:
+    servers["a"].script["commit"] = lost_and_not_known(lost)
+    calls = 0
+
+    async def work(_: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise OwnError
+
+    with pytest.raises(OwnError):
+        await manager.run(work, retry=POLICY, idempotent=True)
+
+
+def test_a_thread_is_told_so_of_idempotent_work_too() -> None:
+    with thread_manager() as (manager, servers):
+        a = servers["a"]
+        a.xid, a.script["commit"] = 7, lost_and_not_known(lost)
+        with pytest.raises(CommitUnknownError) as met:
+            manager.run(Work().in_thread, retry=POLICY, idempotent=True)
+        assert met.value.outcome(5) is Outcome.UNKNOWN
+        a.statuses[7] = "aborted"
+        assert met.value.outcome(5) is Outcome.ABORTED
+
+
+def test_work_is_done_if_any_of_its_commits_is_and_not_done_if_none_is() -> None:
+    done, not_done, unknown = Outcome.COMMITTED, Outcome.ABORTED, Outcome.UNKNOWN
+    assert outcome_of_all([not_done, unknown, done]) is done
+    assert outcome_of_all([not_done, unknown]) is unknown
+    assert outcome_of_all([not_done, not_done]) is not_done
 
 
 async def test_without_resolving_commits_nothing_is_asked_and_nobody_knows(
