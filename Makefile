@@ -85,7 +85,7 @@ chaos: venv-dev venv-sqlalchemy14
 web: venv-dev
 	"$(VENV)/bin/python" -m chaos.web $(ARGS)
 
-# ARGS="--seed 17" tells the story of one seed.
+# ARGS="--seed 17" tells the story of one seed; ARGS=--commits plays those of commits.
 simulate: venv-dev
 	"$(VENV)/bin/python" -m simulation --seeds 5000 $(ARGS)
 

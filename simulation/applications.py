@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from random import Random
 
     from simulation.cluster import Cluster
+    from simulation.connections import Connection, Disturbance
     from simulation.driver import SimulatedManager
     from simulation.record import Record
-    from simulation.servers import Connection, Disturbance, Server
+    from simulation.servers import Server
 
 __all__ = ("Task", "Writer")
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from hasql.cluster.host import HostSpec
+from simulation.attempts import Ledger
 from simulation.servers import Server
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ NOTICED, NOT_NOTICED = 0.6, 1.6
 AFTER_REFUSALS = 3.0
 #: Seconds in which the loss of a process is noticed.
 _SOCKETS_CLOSE = 0.05
+#: Seconds that a server takes to start at the least: see `hasql.resilience.commit_rule`.
+_START = 0.02
 
 
 class Cluster:
@@ -31,13 +34,18 @@ class Cluster:
     def __init__(self, names: str, record: Record, chance: Random) -> None:
         self._record = record
         self._chance = chance
+        #: What has become of units of work.
+        self.ledger = Ledger(record)
+        hosts = [HostSpec(name, 5432) for name in names]
         self.servers = {
-            HostSpec(name, 5432): Server(
-                HostSpec(name, 5432), record, chance, master=name == names[0]
-            )
-            for name in names
+            host: Server(host, record, self.ledger, chance, master=host is hosts[0])
+            for host in hosts
         }
         self.all = list(self.servers.values())
+        for server in self.all:
+            server.others = [other for other in self.all if other is not server]
+            if not server.master:
+                server.follow(self.all[0], rewinds=False)
         self.master = self.all[0]
         #: Changes of the master so far.
         self.failovers = 0
@@ -63,24 +71,49 @@ class Cluster:
     def promote(self) -> None:
         """Make a standby that works the master, as an HA manager does."""
         now = self._record.clock.now
-        fit = [each for each in self.all if each.serves and not each.master]
+        fit = [each for each in self.all if each.serves and self.may_succeed(each)]
         if not fit:
             revived = self._chance.choice([x for x in self.all if x is not self.master])
-            revived.start(master=False)
+            self.start_as_standby(revived)
             fit = [revived]
         noticed = self.master.alive is False and now - self.master.calm_since > _SOCKETS_CLOSE
         self.bound = NOTICED if noticed else NOT_NOTICED
-        self.master = self._chance.choice(fit)
+        self.succeed(self._chance.choice(fit))
+
+    def may_succeed(self, server: Server) -> bool:
+        """Tell whether all that it has is in the history that goes on."""
+        return not server.master and server.wal.is_part_of(self.master.wal)
+
+    def succeed(self, server: Server) -> None:
+        """Make a standby the master, and have those follow it that can."""
+        self.master = server
         self.failovers += 1
-        self.master.promote_to(max(each.timeline for each in self.all) + 1)
+        server.promote_to(max(each.timeline for each in self.all) + 1)
+        for other in self.all:
+            if other.alive and not other.master:
+                other.follow(server, rewinds=False)
+
+    def start_as_standby(self, server: Server) -> None:
+        """Start it as a standby of the right master, with that one's history."""
+        server.start(master=False)
+        server.follow(self.master, rewinds=True)
+
+    async def start_as_master(self, server: Server) -> None:
+        """Start it as if nothing had happened to it, as soon as that can be."""
+        rest = server.ended_at + _START - self._record.clock.now
+        if rest > 0:
+            await asyncio.sleep(rest)
+        server.start(master=True)
 
     def rejoin(self) -> None:
         """Have every server that is not the right master start as its standby, if it is not one."""
         for server in self.all:
-            if server is not self.master and (server.master or not server.alive):
-                server.start(master=False)
+            if server is not self.master and (
+                server.master or not server.alive or server.upstream is not self.master
+            ):
+                self.start_as_standby(server)
 
-    def mend(self) -> None:
+    async def mend(self) -> None:
         """Put everything in order."""
         for server in self.all:
             server.round_trip = 0.0005
@@ -89,7 +122,7 @@ class Cluster:
             if server.login_error is not None:
                 server.refuse_logins(None)
         if not self.master.alive:
-            self.master.start(master=True)
+            await self.start_as_master(self.master)
         self.rejoin()
 
     # What happens to the master
@@ -123,7 +156,7 @@ class Cluster:
         old = [x for x in self.all if not x.alive and x.master]
         if old and self._chance.random() < 0.3:  # it comes back as if nothing had happened
             await self._some_time(1.0)
-            old[0].start(master=True)
+            await self.start_as_master(old[0])
 
     async def _freeze(self) -> None:
         old = self.master
@@ -143,12 +176,12 @@ class Cluster:
         old.kill()
         await self._some_time(0.1)
         self.promote()
-        old.start(master=False)
+        self.start_as_standby(old)
 
     async def _crash_and_restart(self) -> None:
         self.master.kill()
         await self._some_time(1.0)
-        self.master.start(master=True)
+        await self.start_as_master(self.master)
 
     async def _short_freeze(self) -> None:
         self.master.freeze()
@@ -182,8 +215,8 @@ class Cluster:
             return
         server.kill()
         await self._some_time(2.0)
-        if not server.alive:
-            server.start(master=False)
+        if not server.alive and server is not self.master:
+            self.start_as_standby(server)
 
     async def _replica_frozen(self, server: Server) -> None:
         if server.master or server.frozen:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from hasql.base import BasePoolManager
 from hasql.driver.connects import PendingConnects
-from simulation.servers import Connection
+from simulation.connections import Connection
+from simulation.transactions import SimulatedTransaction
 from testbed.fake_driver import FakeDriver, FakePool
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from hasql._probing.followed_names import NameSource
     from hasql.cluster.host import HostSpec
     from hasql.driver import Endpoint, PoolSizes
+    from hasql.resilience.task_runs import TaskRuns
     from simulation.knowledge import Knowledge
     from simulation.names import Names
     from simulation.servers import Server
@@ -27,6 +29,8 @@ __all__ = ("SimulatedDriver", "SimulatedManager", "SimulatedPool")
 
 class SimulatedPool(FakePool):
     """A pool whose connects can be ended, as those of the real drivers can."""
+
+    transaction = SimulatedTransaction  # type: ignore[assignment]  # in place of the scripted one
 
     def __init__(
         self,
@@ -162,6 +166,11 @@ class SimulatedManager(BasePoolManager[FakePool, Connection]):
         self._given = clock, chance
         hosts = ",".join(str(host) for host in driver.servers)
         super().__init__(f"postgresql://user:secret@{hosts}/app", **options)
+
+    @property
+    def runs(self) -> TaskRuns[FakePool, Connection]:
+        """What does units of work, for sessions that route themselves, too."""
+        return self._runs
 
     def _name_source(self, _: object, /) -> Callable[[], NameSource] | None:  # type: ignore[override]  # of this one
         names = self.names

@@ -74,7 +74,7 @@ async def _fail_over(
         await asyncio.sleep(0.2)
         cluster.promote()
         await asyncio.sleep(0.3)
-        cluster.mend()
+        await cluster.mend()
     for task in tasks:
         task.stopped = True
     await asyncio.wait(running)

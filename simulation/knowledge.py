@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hasql.cluster.host import HostSpec
+    from simulation.connections import Connection
     from simulation.record import Record
-    from simulation.servers import Connection, Server
+    from simulation.servers import Server
 
 __all__ = ("Knowledge",)
 

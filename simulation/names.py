@@ -13,8 +13,9 @@ from hasql.dns import Answer
 if TYPE_CHECKING:
     from random import Random
 
+    from simulation.connections import Connection
     from simulation.record import Record
-    from simulation.servers import Connection, Server
+    from simulation.servers import Server
 
 __all__ = ("Names",)
 

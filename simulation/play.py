@@ -21,7 +21,7 @@ from simulation.cluster import Cluster
 from simulation.driver import SimulatedDriver, SimulatedManager
 from simulation.knowledge import Knowledge
 from simulation.names import Names
-from simulation.record import Record
+from simulation.record import Complaints, Record, StoryFailed
 from simulation.source import Source
 from simulation.units import UnitsOfWork
 from simulation.virtual_time import VirtualClock, run
@@ -35,12 +35,6 @@ log = logging.getLogger("hasql")
 
 _NAMES: dict[type[Task], str] = {Writer: "writer", Task: "task", UnitsOfWork: "unit"}
 _POLICIES = [GreedyBalancerPolicy, RandomWeightedBalancerPolicy, RoundRobinBalancerPolicy]
-#: How many lines of its record a story that has failed shows.
-_SHOWN = 40
-
-
-class StoryFailed(AssertionError):  # noqa: N818  # what an assertion is
-    """Something has happened in a story that must not; the message says how to play it again."""
 
 
 @dataclass(frozen=True)
@@ -64,24 +58,18 @@ def play(seed: int) -> Outcome:
     """Play the story of a seed. Raises StoryFailed with what must not have happened."""
     record = Record(VirtualClock())
     story = _Story(seed, record)
-    handler = _Complaints(record)
+    handler = Complaints(record)
     log.addHandler(handler)
     try:
         run(story.play(), record.clock)
     except Exception as error:
         record.violated("the story", repr(error))
-        raise StoryFailed(_told(seed, record)) from error
+        raise StoryFailed(record.told(seed)) from error
     finally:
         log.removeHandler(handler)
     if record.violations:
-        raise StoryFailed(_told(seed, record))
+        raise StoryFailed(record.told(seed))
     return story.outcome()
-
-
-def _told(seed: int, record: Record) -> str:
-    shown = "\n".join(record.lines[-_SHOWN:])
-    wrong = "\n".join(record.violations)
-    return f"seed {seed}: {wrong}\n\n{shown}\n\nplay it again: python -m simulation --seed {seed}"
 
 
 def _load_control(chance: Random, tasks: int) -> dict[str, Any]:
@@ -94,18 +82,6 @@ def _load_control(chance: Random, tasks: int) -> dict[str, Any]:
         "rate_limit": RateLimit("1000000/second"),
         "breaker": Breaker(threshold=1_000_000),
     }
-
-
-class _Complaints(logging.Handler):
-    """Takes what hasql logs as an error for one: the core has met what it did not expect."""
-
-    def __init__(self, record: Record) -> None:
-        super().__init__(logging.ERROR)
-        self._record = record
-
-    def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[1] if record.exc_info else None
-        self._record.violated("the log", f"{record.getMessage()}: {error!r}")
 
 
 class _Story:
@@ -157,6 +133,7 @@ class _Story:
         else:
             await self._close_in_quiet()
         check_closed(self._record, self._cluster, me)
+        self._cluster.ledger.check(self._cluster.master, nothing_is_lost=False)
 
     async def _start(self, number: int) -> None:
         chance, seed = self._chance, f"{self._seed} {number}"
@@ -238,7 +215,7 @@ class _Story:
 
     async def _close_in_quiet(self) -> None:
         """Mend all, let everybody end, see that everything is back, and close."""
-        self._cluster.mend()
+        await self._cluster.mend()
         if self._names is not None:
             self._names.mend()
         for source in self._sources:

@@ -123,6 +123,10 @@ class FakeServer:
         of_server = wal_file, self.system_id, self.started_at, None, 0
         return tuple(map(_text, (self.xid, 1000, 900, *of_server)))
 
+    def status(self, xid: int) -> str | None:
+        """Say what has become of a transaction."""
+        return self.statuses.get(xid, "in progress")
+
     def kill(self) -> None:
         self.alive = False
         for connection in tuple(self.connections):
@@ -179,6 +183,16 @@ class FakeServer:
         """Seconds since it was started."""
         return self._clock() - self._up_since
 
+    @property
+    def history(self) -> tuple[int | None, int | None, bool | None, int | None, int | None]:
+        """What it has flushed and recovered to, whether as a standby, what it replayed then last.
+
+        And which timeline a standby follows; of a standby nothing else is told.
+        """
+        if self.master:
+            return self.flushed, self.recovered_to, self.was_standby, self.last_replayed, None
+        return None, None, None, None, self.followed
+
     def row(self, form: ProbeForm, pid: int) -> Sequence[object]:
         """Answer a probe, by the process with this number."""
         self.probes.append(form)
@@ -191,14 +205,13 @@ class FakeServer:
         clock = self.started_at + round(self.uptime * 1_000_000)
         basis = not self.master, clock / 1_000_000
         wal_file = f"{self.timeline:08X}0000000000000001" if self.master else None
-        replayed_at = self.last_replayed
+        flushed, recovered_to, was_standby, replayed_at, followed = self.history
         if not self.master:
             age = self.replay_age
             replayed_at = None if age is None else clock - round(age * 1_000_000)
         told = None if replayed_at is None else replayed_at / 1_000_000
         wal = wal_file, _position(self.position), told
-        past = _position(self.flushed), _position(self.recovered_to), self.was_standby
-        followed = None if self.master else self.followed
+        past = _position(flushed), _position(recovered_to), was_standby
         rows: dict[ProbeForm, Sequence[object]] = {
             ProbeForm.FULL: (*basis, *identity, *wal, *past, followed),
             ProbeForm.CORE: (*basis, *identity, *wal),
@@ -291,7 +304,7 @@ class FakeConnection(HolderNotes):
     async def fetch_row(self, sql: str) -> Sequence[str | None]:
         await self.run()
         if asked := _OF_A_TRANSACTION.search(sql):
-            status = self.server.statuses.get(int(asked[1]), "in progress")
+            status = self.server.status(int(asked[1]))
             return [*self._probed(ProbeForm.FULL), status]
         return self.server.garble(self._probed(ProbeForm(sql)))
 

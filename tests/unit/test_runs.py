@@ -32,11 +32,8 @@ from hasql.resilience import (
     RetryPolicy,
     RolledBackError,
 )
-<<<<<<< HEAD
 from hasql.resilience.attempt import Attempt
-=======
 from hasql.resilience.commit_outcome import outcome_of_all
->>>>>>> 47f2288 (A run that may be done is not said not to be where it gives up)
 from testbed.fake_driver import FakeConnection, ServerError, fake_cluster, manager_of, until
 from testbed.fake_threads import ThreadManager
 

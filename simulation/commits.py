@@ -1,0 +1,381 @@
+"""Stories of commits: the master is lost at any step of a COMMIT, and `run` has to know the truth.
+
+They are short, so that there can be thousands: a few units of work, and faults in the midst of
+them. What must hold is checked as in all stories, and of each unit in the end: see `Ledger`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+from hasql.resilience import RetryPolicy
+from simulation.checks import check_closed, check_counts
+from simulation.cluster import Cluster
+from simulation.driver import SimulatedDriver, SimulatedManager
+from simulation.knowledge import Knowledge
+from simulation.record import Complaints, Record, StoryFailed
+from simulation.units import UnitsOfWork
+from simulation.virtual_time import VirtualClock, run
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from simulation.servers import Server
+
+__all__ = ("CommitOutcome", "play_commits")
+
+log = logging.getLogger("hasql")
+
+#: The steps of a commit, after any of which a fault may come.
+_STEPS = ("mark", "sent", "written", "flushed", "done")
+#: Seconds after that step within which it comes.
+_AROUND = 0.002
+#: Seconds that a moment is waited for: nobody may be able to commit.
+_PATIENCE = 1.0
+
+
+@dataclass(frozen=True)
+class CommitOutcome:
+    """What a story has come to."""
+
+    seed: int
+    digest: str
+    lines: list[str]
+    seconds: float
+    failovers: int
+    #: Units that were done, commits that were found out, and those that were not.
+    done: int
+    found: int
+    unknown: int
+    #: Ids that were given to more than one transaction.
+    reused: int
+
+
+def play_commits(seed: int, *, honest: bool = True) -> CommitOutcome:
+    """Play the story of a seed. Raises StoryFailed with what must not have happened.
+
+    Args:
+        seed: Which story.
+        honest: Whether the servers tell the truth of what they have flushed. If not, wrong outcomes
+            are to be expected, so that it can be seen that they are found.
+    """
+    record = Record(VirtualClock())
+    story = _Story(seed, record, honest=honest)
+    handler = Complaints(record)
+    log.addHandler(handler)
+    try:
+        run(story.play(), record.clock)
+    except Exception as error:
+        record.violated("the story", repr(error))
+        raise StoryFailed(record.told(seed, "--commits ")) from error
+    finally:
+        log.removeHandler(handler)
+    if record.violations:
+        raise StoryFailed(record.told(seed, "--commits "))
+    return story.outcome()
+
+
+class _Committers(UnitsOfWork):
+    """A task that does some units of work that write, and ends."""
+
+    async def run(self) -> None:
+        while not (self.stopped or self.record.violations):
+            if self.chance.random() < 0.1:
+                await self._use_and_be_cancelled("master")
+            else:
+                await self.use("master")
+            await asyncio.sleep(self.chance.expovariate(1 / 0.003))
+
+
+class _Story:
+    def __init__(self, seed: int, record: Record, *, honest: bool) -> None:
+        self._seed = seed
+        self._record = record
+        self._chance = chance = Random(f"{seed} commits")
+        #: Whether nothing is lost that was acknowledged.
+        self._safe = chance.random() < 0.5
+        self._cluster = Cluster("abcd"[: chance.choice([2, 3, 3, 4])], record, chance)
+        hurry = not self._safe and chance.random() < 0.5
+        tells, skew = chance.random() < 0.5, chance.choice([0.0, 0.05, 1.0])
+        for server in self._cluster.all:
+            server.waits_for_standbys, server.in_a_hurry = self._safe, hurry
+            server.tells_all, server.honest = tells, honest
+            server.flushing = chance.choice([0.0002, 0.001, 0.05 if hurry else 0.004])
+            server.lag = chance.choice([0.0005, 0.003, 0.02])
+            server.set_clock(chance.uniform(0.0, skew) + chance.random() / 1000)
+            server.on_step = self._step
+        #: What step is waited for, and who waits.
+        self._awaited = ""
+        self._moment: asyncio.Future[None] | None = None
+        self._tasks: list[_Committers] = []
+
+    def outcome(self) -> CommitOutcome:
+        ledger = self._cluster.ledger
+        return CommitOutcome(
+            seed=self._seed,
+            digest=self._record.digest,
+            lines=self._record.lines,
+            seconds=self._record.clock.now,
+            failovers=self._cluster.failovers,
+            done=len(ledger.returned),
+            found=ledger.found,
+            unknown=len(ledger.unknown),
+            reused=ledger.reused,
+        )
+
+    async def play(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._record.loop_failed)
+        me = {task for task in asyncio.all_tasks() if task is asyncio.current_task()}
+        chance, clock = self._chance, self._record.clock
+        driver = SimulatedDriver(
+            self._cluster.servers,
+            Knowledge("manager", self._record),
+            Random(f"{self._seed} driver"),
+        )
+        origin = chance.uniform(1e3, 1e6)
+        manager = SimulatedManager(
+            driver,
+            None,
+            lambda: clock.now + origin,
+            Random(f"{self._seed} manager"),
+            refresh_delay=0.5,
+            lease_abort_after=2.0,
+            pool_factory_kwargs={"min_size": 1, "max_size": 4},
+        )
+        policy = RetryPolicy(
+            attempts=1000, seconds=chance.choice([0.5, 30.0, 30.0, 30.0]), longest=0.2
+        )
+        crowd: list[asyncio.Task[None]] = []
+        for number in range(chance.choice([1, 2, 3])):
+            name = f"committer {number}"
+            own = Random(f"{self._seed} {name}")
+            task = _Committers(
+                name, manager, self._cluster, self._record, own, roomy=True, crowd=crowd
+            )
+            task.policy = policy
+            self._tasks.append(task)
+        running = [loop.create_task(task.run(), name=task.name) for task in self._tasks]
+        for _ in range(chance.choice([1, 1, 2])):
+            await self._written()
+            await chance.choice(_SCENES)(self)
+            check_counts(manager, self._record, len(running))
+        await self._end(running)
+        await manager.close(1.0)
+        await asyncio.sleep(0.5)
+        check_closed(self._record, self._cluster, me)
+        self._cluster.ledger.check(self._cluster.master, nothing_is_lost=self._safe)
+
+    async def _end(self, running: list[asyncio.Task[None]]) -> None:
+        await self._cluster.mend()
+        if self._chance.random() < 0.5:
+            await self._written()
+        for task in self._tasks:
+            task.stopped = True
+        _, left = await asyncio.wait(running, timeout=60.0)
+        for each in left:
+            self._record.violated(each.get_name(), "does not end")
+        for each in running:
+            if each.done() and (error := each.exception()):
+                self._record.violated(each.get_name(), f"has met {error!r}")
+
+    # Moments
+
+    def _step(self, step: str) -> None:
+        if step == self._awaited and self._moment is not None and not self._moment.done():
+            self._moment.set_result(None)
+
+    async def _moment_of_a_commit(self) -> None:
+        """Wait for some step of a commit, and a little more, or for less than the next step."""
+        self._awaited = self._chance.choice(_STEPS)
+        self._moment = asyncio.get_running_loop().create_future()
+        await asyncio.wait([self._moment], timeout=_PATIENCE)
+        if self._chance.random() < 0.7:
+            await asyncio.sleep(self._chance.uniform(0.0, _AROUND))
+
+    async def _written(self) -> None:
+        """Wait until some more units are done, if they can be."""
+        ledger, enough = self._cluster.ledger, len(self._cluster.ledger.returned) + 3
+        until = self._record.clock.now + _PATIENCE
+        while len(ledger.returned) < enough and self._record.clock.now < until:  # noqa: ASYNC110  # in no time of ours
+            await asyncio.sleep(0.01)
+
+    async def _some_time(self, most: float) -> None:
+        await asyncio.sleep(self._chance.uniform(0.0, most))
+
+    async def _sometimes_written(self) -> None:
+        if self._chance.random() < 0.5:
+            await self._written()
+        else:
+            await self._some_time(0.3)
+
+    # What happens
+
+    async def _kill(self) -> None:
+        await self._moment_of_a_commit()
+        self._cluster.master.kill()
+
+    async def _promote(self) -> None:
+        """Promote a standby: where nothing is to be lost, the one that is furthest."""
+        await self._some_time(0.2)
+        cluster = self._cluster
+        if not self._safe:
+            cluster.promote()
+        else:
+            standbys = [each for each in cluster.all if each is not cluster.master]
+            furthest = max(standbys, key=lambda each: each.wal.end)
+            if not (furthest.serves and cluster.may_succeed(furthest)):
+                cluster.start_as_standby(furthest)
+            cluster.succeed(furthest)
+        await self._others_write()
+
+    async def _others_write(self) -> None:
+        if self._chance.random() < 0.7:
+            await self._some_time(0.003)
+            self._cluster.master.write_others(self._chance.randrange(1, 8))
+
+    async def _restart(self, server: Server) -> None:
+        await self._some_time(0.3)
+        await self._cluster.start_as_master(server)
+        await self._others_write()
+
+    async def _killed(self) -> None:
+        await self._kill()
+        await self._promote()
+
+    async def _killed_twice(self) -> None:
+        await self._killed()
+        if self._chance.random() < 0.5:
+            self._cluster.rejoin()
+        await self._sometimes_written()
+        await self._killed()
+
+    async def _restarted(self) -> None:
+        await self._kill()
+        await self._restart(self._cluster.master)
+
+    async def _restarted_twice(self) -> None:
+        await self._restarted()
+        await self._sometimes_written()
+        await self._restarted()
+
+    async def _promoted_and_restarted(self) -> None:
+        await self._killed()
+        await self._sometimes_written()
+        self._cluster.master.kill()
+        await self._restart(self._cluster.master)
+
+    async def _restarted_and_replaced(self) -> None:
+        await self._restarted()
+        await self._sometimes_written()
+        self._cluster.master.kill()
+        await self._promote()
+
+    async def _out_of_sight(self) -> None:
+        """Have a master run for a while that hasql cannot ask, and which others write to."""
+        server = self._cluster.master
+        server.refuse_logins("53300")
+        for _ in range(self._chance.choice([1, 2, 3])):
+            server.write_others(self._chance.randrange(1, 8))
+            await self._some_time(0.05)
+        server.kill()
+
+    async def _restarted_out_of_sight(self) -> None:
+        await self._kill()
+        await self._some_time(0.1)
+        await self._cluster.start_as_master(self._cluster.master)
+        await self._out_of_sight()
+        await self._restart(self._cluster.master)
+
+    async def _restarted_out_of_sight_and_replaced(self) -> None:
+        await self._kill()
+        await self._some_time(0.1)
+        await self._cluster.start_as_master(self._cluster.master)
+        await self._out_of_sight()
+        await self._promote()
+
+    async def _promoted_out_of_sight(self) -> None:
+        await self._killed()
+        await self._out_of_sight()
+        if self._chance.random() < 0.5:
+            await self._restart(self._cluster.master)
+        else:
+            await self._promote()
+
+    async def _recovered(self) -> None:
+        await self._moment_of_a_commit()
+        server = self._cluster.master
+        server.crash_a_backend()
+        await asyncio.sleep(self._chance.uniform(0.02, 0.2))
+        server.recover()
+        await self._others_write()
+
+    async def _recovered_and_replaced(self) -> None:
+        await self._recovered()
+        await self._sometimes_written()
+        await self._killed()
+
+    async def _unheard(self) -> None:
+        await self._moment_of_a_commit()
+        self._cluster.master.unheard()
+        await self._some_time(0.05)
+        self._cluster.master.drop(reserved=False)
+
+    async def _unheard_and_killed(self) -> None:
+        await self._unheard()
+        await self._killed()
+
+    async def _frozen(self) -> None:
+        await self._moment_of_a_commit()
+        old = self._cluster.master
+        old.freeze()
+        await self._promote()
+        await self._some_time(1.0)
+        old.thaw()
+        await self._sometimes_written()
+
+    async def _frozen_and_thawed(self) -> None:
+        await self._moment_of_a_commit()
+        self._cluster.master.freeze()
+        await self._some_time(4.0)
+        self._cluster.master.thaw()
+
+    async def _promoted_beside(self) -> None:
+        await self._moment_of_a_commit()
+        await self._promote()
+
+    async def _switched_over(self) -> None:
+        await self._moment_of_a_commit()
+        old = self._cluster.master
+        old.kill()
+        await self._promote()
+        self._cluster.rejoin()
+
+
+_SCENES: list[Callable[[_Story], Awaitable[None]]] = [
+    _Story._killed,
+    _Story._killed_twice,
+    _Story._killed_twice,
+    _Story._restarted,
+    _Story._restarted_twice,
+    _Story._promoted_and_restarted,
+    _Story._restarted_and_replaced,
+    _Story._restarted_out_of_sight,
+    _Story._restarted_out_of_sight,
+    _Story._restarted_out_of_sight_and_replaced,
+    _Story._restarted_out_of_sight_and_replaced,
+    _Story._promoted_out_of_sight,
+    _Story._promoted_out_of_sight,
+    _Story._recovered,
+    _Story._recovered_and_replaced,
+    _Story._unheard,
+    _Story._unheard_and_killed,
+    _Story._frozen,
+    _Story._frozen_and_thawed,
+    _Story._promoted_beside,
+    _Story._switched_over,
+]

@@ -1,0 +1,36 @@
+"""What `run` says of commits in virtual time, in the stories of many seeds; see `simulation`."""
+
+from __future__ import annotations
+
+import pytest
+
+from simulation.commits import play_commits
+from simulation.record import StoryFailed
+
+#: `python -m simulation --commits --seeds 5000` plays more.
+SEEDS = 400
+PARTS = 4
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_20_no_fault_around_commit_makes_an_outcome_wrong(part: int) -> None:
+    outcomes = [play_commits(seed) for seed in range(part, SEEDS, PARTS)]
+    # They were about something: answers were lost, and ids given to others.
+    assert sum(outcome.done for outcome in outcomes) > 10 * SEEDS / PARTS
+    assert sum(outcome.failovers for outcome in outcomes) > SEEDS / PARTS / 2
+    assert sum(outcome.reused for outcome in outcomes) > SEEDS / PARTS / 2
+    assert sum(outcome.found for outcome in outcomes) > SEEDS / PARTS / 20
+    assert sum(outcome.unknown for outcome in outcomes) < SEEDS / PARTS
+
+
+def test_a_seed_gives_the_same_story_of_commits_again() -> None:
+    assert [play_commits(seed).digest for seed in range(4)] == [
+        play_commits(seed).digest for seed in range(4)
+    ]
+
+
+def test_a_wrong_outcome_is_found() -> None:
+    # Servers that say to have flushed what they have not mislead the rule, and that is seen.
+    with pytest.raises(StoryFailed, match="is said to be done, and who said so does not have it"):
+        for seed in range(40, 200):
+            play_commits(seed, honest=False)
