@@ -3,6 +3,7 @@
     python -m simulation --seeds 5000     # plays the stories of so many seeds
     python -m simulation --seed 17        # plays one, and tells what happens in it
     python -m simulation --commits        # the same of shorter ones, which are all about commits
+    python -m simulation --load           # and of those in which load control says no
 
 Each seed is a story: applications acquire masters and replicas, write, read, hold and are cancelled
 at any await, while servers are killed, frozen, promoted and rejoined. What must hold is checked at

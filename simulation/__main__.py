@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import simulation
 from simulation.commits import CommitOutcome, play_commits
+from simulation.load import LoadOutcome, play_load
 from simulation.play import Outcome, play
 from simulation.record import StoryFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    _Any = Outcome | CommitOutcome
+    _Any = Outcome | CommitOutcome | LoadOutcome
 
 
 def _options() -> argparse.Namespace:
@@ -25,6 +26,7 @@ def _options() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--commits", action="store_true", help="play the stories of commits")
+    parser.add_argument("--load", action="store_true", help="play those of load control")
     parser.add_argument("--seed", type=int, help="play this one alone and tell what happens")
     parser.add_argument("--seeds", type=int, default=200, help="how many to play")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
@@ -33,6 +35,8 @@ def _options() -> argparse.Namespace:
 
 
 def _play(options: argparse.Namespace) -> Callable[[int], _Any]:
+    if options.load:
+        return play_load
     return play_commits if options.commits else play
 
 
@@ -50,12 +54,19 @@ def _tell(options: argparse.Namespace) -> int:
 def _sum_up(outcomes: Sequence[_Any]) -> str:
     told = [each for each in outcomes if isinstance(each, Outcome)]
     found = [each for each in outcomes if isinstance(each, CommitOutcome)]
+    load = [each for each in outcomes if isinstance(each, LoadOutcome)]
     failovers, done = (sum(getattr(x, name) for x in outcomes) for name in ("failovers", "done"))
     if found:
         what = (
             f"{done} units done, {sum(x.found for x in found)} commits found out, "
             f"{sum(x.unknown for x in found)} that nobody knew of, "
             f"{sum(x.reused for x in found)} ids given away again"
+        )
+    elif load:
+        what = (
+            f"{done} uses, refused: {sum(x.overloaded for x in load)} by admission, "
+            f"{sum(x.limited for x in load)} by the rate, "
+            f"{sum(x.broken for x in load)} by the breaker"
         )
     else:
         longest = max((x.longest for x in told), default=0.0)
