@@ -60,8 +60,10 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
         binding = self._binding
         if binding.thread != get_ident() or not binding.serves():
             self._enter()
-        if self._layers is not None and not lease.layered:
-            return await self._layers.take(lease, self.take)
+        if (layers := self._layers) is not None and not lease.layered:
+            if layers.let_in:
+                return await layers.take(lease, self.take)
+            lease.layered = True
         clock = self._clock
         if began is None:
             began = clock()
@@ -93,6 +95,9 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
                     lease.lent_at = now = clock()
                     self.acquire_seconds += now - began
                     lease.correlation_id = correlation_id.get()
+                    if layers is not None:
+                        for lent in layers.lent:
+                            lent(lease)
                     return connection
                 await self._put_back(lease, deadline)
             self.retries += 1

@@ -83,7 +83,8 @@ class CheckoutRules(Generic[PoolT, ConnT]):
     def stand_within(self, layers: LeaseLayers[PoolT, ConnT]) -> None:
         """Have each acquire go through these layers; to be called before the first."""
         self._layers = layers
-        self._returns.stand_within(layers)
+        if layers.see_returns:
+            self._returns.stand_within(layers)
 
     def _occupy_on(self, node: Node[PoolT, ConnT]) -> Node[PoolT, ConnT]:
         self._enter()  # a router that is closed lends nothing, but nothing is routed here

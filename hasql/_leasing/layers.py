@@ -54,14 +54,20 @@ class LeaseLayers(Generic[PoolT, ConnT]):
 
     def __init__(self, layers: Sequence[Layer], clock: Callable[[], float]) -> None:
         self._clock = clock
+        #: Who takes note of what is lent. The checkout calls them.
+        self.lent = [layer.lent for layer in layers if _defines(layer, "lent")]
         self._enter = [layer.enter for layer in layers if _defines(layer, "enter")]
         self._enter_in_thread = [
             layer.enter_in_thread for layer in layers if _defines(layer, "enter_in_thread")
         ]
-        self._lent = [layer.lent for layer in layers if _defines(layer, "lent")]
         inside_out = list(reversed(layers))
         self._failed = [layer.failed for layer in inside_out if _defines(layer, "failed")]
         self._returned = [layer.returned for layer in inside_out if _defines(layer, "returned")]
+        #: Whether an acquire has to be let in, or its failure to be told; if not, it is not to
+        #: pay for `take`.
+        self.let_in = bool(self._enter or self._enter_in_thread or self._failed)
+        #: Whether anything is to be told of what comes back.
+        self.see_returns = bool(self._returned)
 
     async def take(
         self,
@@ -76,33 +82,27 @@ class LeaseLayers(Generic[PoolT, ConnT]):
             for enter in self._enter:
                 if (waiting := enter(lease, deadline)) is not None:
                     await waiting
-            connection = await take(lease, began)
+            return await take(lease, began)
         except BaseException as error:
             self._leave(lease, error)
             if isinstance(error, NotAvailableError):
                 # Who is refused without having waited, and asks again, must not starve the loop.
                 await asyncio.sleep(0)
             raise
-        for lent in self._lent:
-            lent(lease)
-        return connection
 
     def take_in_thread(
         self,
         lease: Lease[PoolT, ConnT],
         take: Callable[[Lease[PoolT, ConnT], float], ConnT],
     ) -> ConnT:
-        """Take a connection for a thread's lease, once each layer has let it in.
-
-        If a layer is interrupted once it is lent, it has its connection: the caller gives it back.
-        """
+        """Take a connection for a thread's lease, once each layer has let it in."""
         began = self._clock()
         deadline = began + lease.timeout
         lease.layered = True
         try:
             for enter in self._enter_in_thread:
                 enter(lease, deadline)
-            connection = take(lease, began)
+            return take(lease, began)
         except BaseException as error:
             try:
                 self._leave(lease, error)
@@ -110,9 +110,6 @@ class LeaseLayers(Generic[PoolT, ConnT]):
                 self._leave(lease, error)
                 raise
             raise
-        for lent in self._lent:
-            lent(lease)
-        return connection
 
     def _leave(self, lease: Lease[PoolT, ConnT], error: BaseException) -> None:
         lease.layered = False

@@ -2,14 +2,17 @@
 
 from collections.abc import Hashable
 from types import CodeType
-from typing import Any, Generic
+from typing import Any, Generic, TypeAlias
 
 from hasql._routing.node import Node
 from hasql._routing.request import Request
 from hasql.driver import ConnT, PoolT
 from hasql.errors import HasqlError
 
-__all__ = ("Lease",)
+__all__ = ("Calls", "Lease")
+
+#: The code of each call, the innermost first, and where in that code it was.
+Calls: TypeAlias = tuple[list[CodeType], list[int]]
 
 
 class Lease(Generic[PoolT, ConnT]):
@@ -47,11 +50,10 @@ class Lease(Generic[PoolT, ConnT]):
     #: For a tracer: its number.
     number = 0
     #: What a watch on leases has noted of who has acquired it: the name of the task or thread, and
-    #: the code and line of each call that has led there, the innermost first. No frames, which
-    #: would keep alive what the calls have at hand.
+    #: the calls that have led there. No frames, which would keep alive what the calls have at hand.
     task: str | None = None
-    calls: tuple[tuple[CodeType, int], ...] = ()
-    #: What the upkeep of connections knows its connection by.
+    calls: Calls | None = None
+    #: What the upkeep of connections knows its connection by, if that counts since when it is idle.
     key: Hashable | None = None
     #: Whether it was out for too long, and was told of.
     told_of = False

@@ -72,8 +72,10 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
             if self.heir is not None:
                 return self._take_from(self.heir, lease)
             self._enter()
-        if self._layers is not None and not lease.layered:
-            return self._layered(lease, self._layers)
+        if (layers := self._layers) is not None and not lease.layered:
+            if layers.let_in:
+                return self._layered(lease, layers)
+            lease.layered = True
         clock = self._clock
         if began is None:
             began = clock()
@@ -110,6 +112,9 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 if lease.settings is not None or pool.destinations.lacking:
                     self._prepare(lease, node, pool, connection, patience)
                 fits = self._lend(lease, node, connection, began)
+                if fits and layers is not None:
+                    for lent in layers.lent:
+                        lent(lease)
             except BaseException as error:  # noqa: BLE001  # sorted out there
                 if connection is not None:
                     good = isinstance(error, PoolerRefusesError)  # nothing is wrong with it
@@ -152,7 +157,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         try:
             return layers.take_in_thread(lease, self.take)
         except BaseException:
-            if lease.connection is not None:  # it was a layer that was interrupted
+            if lease.connection is not None:  # it was interrupted when it had been taken
                 self._give_back(lease)
             raise
 

@@ -165,7 +165,7 @@ def _put_layers_around(  # noqa: PLR0913  # made in one place
     layers: list[Layer] = load.layers()
     if lease_watch is not None:
         layers.append(lease_watch)
-        if lease_watch.upkeep is not None:
+        if lease_watch.upkeep is not None and lease_watch.upkeep.notes_use:
             layers.append(lease_watch.upkeep)
     if layers:
         ends.layers = LeaseLayers(layers, options.clock)
@@ -236,6 +236,7 @@ def _upkeep(
     clock, chance = options.clock, options.chance
     return IdleUpkeep(
         look_every(limits),
+        idle is not None or lifecycle.check_idle is not None,
         lambda: ConnectionAges(lifecycle, lifetime, idle, clock, chance),
         lambda: list(watch.routing.nodes.values()),
         watch.router,

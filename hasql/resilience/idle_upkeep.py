@@ -95,12 +95,14 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
 
     Args:
         every: Seconds between two looks.
+        notes_use: Whether it matters when a connection was used.
         new_ages: Makes what knows of the ages of one pool's connections.
     """
 
     def __init__(  # noqa: PLR0913  # made in one place
         self,
         every: float,
+        notes_use: bool,  # noqa: FBT001  # as the others
         new_ages: Callable[[], ConnectionAges],
         nodes: Callable[[], Iterable[Node[PoolT, ConnT]]],
         router: Router[PoolT, ConnT],
@@ -109,6 +111,7 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
         hide: Callable[[str], str],
     ) -> None:
         self._every = every
+        self.notes_use = notes_use
         self._new_ages = new_ages
         self._nodes = nodes
         self._router = router
@@ -121,18 +124,13 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
         self.aged = 0
         self.dead = 0
 
-    # As a layer
+    # As a layer, which it is only where it matters when a connection was used
 
     def lent(self, lease: Lease[Any, Any]) -> None:
-        """Take note which connection is in use; one that is too old is closed when it is back."""
+        """Take note which connection is in use, as the lease does not have it when it is back."""
         node, connection = lease.node, lease.connection
-        if node is None or node.pool is None or connection is None:
-            return
-        ages = self._ages.get(node)
-        if ages is not None:
-            lease.key = key = node.pool.key(connection)
-            if ages.is_old(key):
-                lease.expired = True
+        if node is not None and node.pool is not None and connection is not None:
+            lease.key = node.pool.key(connection)
 
     def returned(
         self, lease: Lease[Any, Any], node: Node[Any, Any], error: BaseException | None
@@ -170,7 +168,7 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
         pool, ages = node.pool, self._ages[node]
         assert pool is not None  # noqa: S101  # as was looked above
         ages.know(keys := pool.destinations.keys())
-        lent = {lease.key for lease in self._book.out(node)}
+        lent = self._lent_by(node, pool, ages)
         due = {key for key in keys - lent if ages.is_to_go(key) or ages.is_to_be_asked(key)}
         aside: list[ConnT] = []
         try:
@@ -180,6 +178,23 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
                 await self._see_to_one(node, pool, due, aside)
         finally:
             await self._put_back(node, pool, aside)
+
+    def _lent_by(
+        self, node: Node[PoolT, ConnT], pool: DriverPool[PoolT, ConnT], ages: ConnectionAges
+    ) -> set[Hashable | None]:
+        """Return what is in use; what is too old of that is closed when it is back.
+
+        It is marked here and not when it is lent, so that its age costs an acquire nothing. One
+        that is given back meanwhile is found by the next look.
+        """
+        lent = set()
+        for lease in self._book.out(node):
+            if (connection := lease.connection) is None:
+                continue
+            lent.add(key := pool.key(connection))
+            if ages.is_old(key):
+                lease.expired = True
+        return lent
 
     def _has_room(self, node: Node[PoolT, ConnT], pool: DriverPool[PoolT, ConnT]) -> bool:
         """Tell whether one can be taken that nobody waits for."""

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
-from inspect import currentframe
+from sys import _getframe
 from threading import current_thread
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -93,7 +93,7 @@ class LeaseWatch(Layer):
         """Note who has it."""
         lease.task = self._name_of_holder()
         if self._stacks:
-            lease.calls = calls_that_led_here(currentframe())
+            lease.calls = calls_that_led_here(_getframe(2))
         if lease.awaited and lease.node is not None and lease.node.tells_of_drops:
             let_go(lease)
         if not self._is_set:

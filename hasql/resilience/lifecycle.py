@@ -29,7 +29,8 @@ class Lifecycle:
         leak_threshold: A lease that is out for longer is reported, once. None: none is.
         leak_action: What happens to it: ``"report"``, or ``"terminate"``, which breaks its
             connection, too.
-        stacks: Whether reports and `leases` tell where in the code a connection was acquired.
+        stacks: Whether reports and `leases` tell where in the code a connection was acquired: the
+            innermost 16 calls.
 
     Raises:
         ConfigurationError: A value that cannot work; a ValueError.

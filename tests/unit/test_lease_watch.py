@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from traceback import StackSummary, extract_stack
 from typing import Any
 
 import pytest
 
 from hasql import ConfigurationError
 from hasql.events import LeaseOverdue
-from hasql.resilience import Lifecycle
+from hasql.resilience import Admission, Lifecycle
 from testbed.fake_driver import FakeManager, fake_cluster, manager_of, until
+from testbed.fake_threads import ThreadManager
 
 #: How many acquires may leave nothing behind.
 MANY = 100_000
@@ -116,6 +120,57 @@ async def test_a_lease_that_is_registered_is_watched_too() -> None:
             assert registered.task is None
             await until(lambda: sum(isinstance(each, LeaseOverdue) for each in told) == 2)
         await manager.release(connection)
+
+
+CALL = re.compile(r'File "(.*)", line (\d+), in (.*)')
+
+
+def calls_in(stack: str | None) -> list[tuple[str, int, str]]:
+    assert stack is not None
+    return [(file, int(line), name) for file, line, name in CALL.findall(stack)]
+
+
+def as_calls(expected: StackSummary) -> list[tuple[str, int | None, str]]:
+    return [(each.filename, each.lineno, each.name) for each in expected]
+
+
+@pytest.mark.parametrize("depth", [0, 3, 30])
+async def test_the_stack_of_a_task_is_that_of_a_traceback(depth: int) -> None:
+    async def acquire(depth: int) -> tuple[StackSummary, Any]:
+        if depth:
+            return await acquire(depth - 1)
+        # A long body, of which the line has to be found again.
+        one, two, three = 1, 2, 3
+        assert one + two == three
+        return extract_stack(), await manager.acquire()
+
+    servers = fake_cluster("a master", "b replica")
+    async with manager_of(servers, lifecycle=Lifecycle(stacks=True)) as manager:
+        expected, connection = await acquire(depth)
+        (lease,) = manager.leases()
+        assert calls_in(lease.stack) == as_calls(expected)[-16:]
+        await manager.release(connection)
+
+
+@pytest.mark.parametrize("depth", [0, 30])
+@pytest.mark.parametrize("more", [{}, {"admission": Admission(5)}], ids=["alone", "admission"])
+def test_the_stack_of_a_thread_is_that_of_a_traceback(depth: int, more: dict[str, Any]) -> None:
+    def acquire(depth: int) -> tuple[StackSummary, Any]:
+        if depth:
+            return acquire(depth - 1)
+        return extract_stack(), manager.getconn()
+
+    servers = fake_cluster("a master")
+    with (
+        ThreadManager(servers, lifecycle=Lifecycle(stacks=True), **more) as manager,
+        ThreadPoolExecutor(1) as other,  # where few calls lead to
+    ):
+        expected, connection = other.submit(acquire, depth).result()
+        (lease,) = manager.leases()
+        assert calls_in(lease.stack) == as_calls(expected)[-16:]
+        assert lease.stack is not None
+        assert ("16 calls" in lease.stack) == bool(depth)
+        manager.putconn(connection)
 
 
 @pytest.mark.parametrize("name", ["max_lifetime", "max_idle", "check_idle", "leak_threshold"])
