@@ -27,7 +27,6 @@ from sqlalchemy import (
     extract,
     func,
     insert,
-    inspect,
     lambda_stmt,
     lateral,
     literal,
@@ -61,7 +60,9 @@ from sqlalchemy.orm import (
     selectinload,
     with_loader_criteria,
 )
+from sqlalchemy.sql.elements import BinaryExpression
 from sqlalchemy.sql.functions import GenericFunction
+from sqlalchemy.sql.visitors import iterate
 
 from hasql._adapters.sqlalchemy.reads import ProvableReads
 
@@ -230,10 +231,10 @@ OTHERS: dict[str, Any] = {
 
 
 def is_read(statement: Any, *functions: str) -> bool:
-    described = getattr(statement, "column_descriptions", ())
-    entities = [each["entity"] for each in described if each.get("entity") is not None]
-    mappers = [inspect(each).mapper for each in entities]
-    return ProvableReads(functions).is_read(statement, mappers)
+    reads = ProvableReads(functions)
+    found = reads.is_read(statement)
+    assert reads.is_read(statement) is found  # it is remembered
+    return found
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -249,6 +250,14 @@ def test_what_only_reads_is_known(statement: Any) -> None:
 @pytest.mark.parametrize("statement", OTHERS.values(), ids=OTHERS)
 def test_what_may_do_more_is_not_taken_for_a_read(statement: Any) -> None:
     assert not is_read(statement)
+
+
+@pytest.mark.parametrize("statement", READS.values(), ids=READS)
+def test_a_comparison_has_two_parts(statement: Any) -> None:
+    # Of which is made use, without asking SQLAlchemy.
+    for each in iterate(statement):
+        if type(each) is BinaryExpression:
+            assert [*each.get_children()] == [each.left, each.right]
 
 
 def test_functions_that_are_named_read() -> None:

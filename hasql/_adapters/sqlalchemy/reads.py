@@ -7,10 +7,15 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import BindParameter, Column, CompoundSelect, Select, Table, TextClause
+from sqlalchemy import BindParameter, Column, CompoundSelect, Select, Table, TextClause, inspect
 from sqlalchemy.orm import FromStatement
 from sqlalchemy.sql.dml import UpdateBase
-from sqlalchemy.sql.elements import ColumnClause, OperatorExpression, UnaryExpression
+from sqlalchemy.sql.elements import (
+    BinaryExpression,
+    ColumnClause,
+    OperatorExpression,
+    UnaryExpression,
+)
 from sqlalchemy.sql.functions import FunctionElement, GenericFunction, next_value
 from sqlalchemy.sql.operators import custom_op
 from sqlalchemy.sql.selectable import ForUpdateArg
@@ -18,7 +23,7 @@ from sqlalchemy.sql.selectable import ForUpdateArg
 from hasql.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from sqlalchemy.orm import Mapper
 
@@ -73,19 +78,15 @@ class ProvableReads:
         self._statements: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
         self._mappers: WeakKeyDictionary[Mapper[Any], bool] = WeakKeyDictionary()
 
-    def is_read(self, statement: Any, mappers: Iterable[Mapper[Any]]) -> bool:
-        """Tell whether a statement does nothing but read.
-
-        Args:
-            statement: What is to be executed.
-            mappers: Those of the entities that it is for.
-        """
+    def is_read(self, statement: Any) -> bool:
+        """Tell whether a statement does nothing but read."""
         if not isinstance(statement, _STATEMENTS):
             return False
         known = self._statements.get(statement)
         if known is None:
-            known = self._statements[statement] = self._only_reads(statement)
-        return known and all(map(self._is_plain, mappers))
+            known = self._only_reads(statement) and all(map(self._is_plain, _mappers_of(statement)))
+            self._statements[statement] = known
+        return known
 
     def _only_reads(self, root: Any) -> bool:
         verdicts = self._verdicts
@@ -102,7 +103,9 @@ class ProvableReads:
                 verdict is _Verdict.DEPENDS and not self._of_element(element)
             ):
                 return False
-            stack += element.get_children()
+            # Most are comparisons, and SQLAlchemy takes ten times as long to name two parts.
+            is_comparison = kind is BinaryExpression
+            stack += (element.left, element.right) if is_comparison else element.get_children()
         return True
 
     def _of_element(self, element: Any) -> bool:
@@ -159,6 +162,17 @@ def _of_class(kind: type[Any]) -> _Verdict:
     if issubclass(kind, _LEAVES):
         return _Verdict.LEAF
     return _Verdict.DEPENDS if issubclass(kind, _DEPENDING) else _Verdict.READ
+
+
+def _mappers_of(statement: Any) -> Iterator[Mapper[Any]]:
+    """Yield the mappers of the entities that a statement is for."""
+    if isinstance(statement, CompoundSelect):
+        return  # it has columns alone
+    for described in statement.column_descriptions:
+        if (entity := described.get("entity")) is not None:
+            found: Any = inspect(entity, raiseerr=False)
+            if found is not None:
+                yield found.mapper
 
 
 def _reachable(mapper: Mapper[Any]) -> set[Mapper[Any]]:

@@ -86,7 +86,7 @@ def _on_execute(state: ORMExecuteState) -> None:
     if state.session.hasql_route.on_master:  # type: ignore[attr-defined]  # as made above
         return
     streams = not options.keys().isdisjoint(_STREAMING)
-    state.bind_arguments[_ASKED] = Asked(wanted, state.all_mappers, streams)
+    state.bind_arguments[_ASKED] = Asked(wanted, streams)
     if state.is_select and not streams:
         # Objects are made of the rows at once, as they are with asyncio. Made after the session has
         # moved, they would be taken for what the master has shown.

@@ -18,10 +18,10 @@ from hasql._adapters.sqlalchemy.replica_checks import (
 from hasql._adapters.sqlalchemy.replica_values import shown_by_replica
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
     from sqlalchemy import Connection, Engine
-    from sqlalchemy.orm import Mapper, Session
+    from sqlalchemy.orm import Session
 
     from hasql._adapters.sqlalchemy.reads import ProvableReads
 
@@ -61,8 +61,6 @@ class Asked(NamedTuple):
 
     #: Where to run; None: it does not say.
     route: str | None
-    #: The mappers of the entities that it is for.
-    mappers: Sequence[Mapper[Any]]
     #: Whether its rows are fetched little by little.
     streams: bool
 
@@ -112,11 +110,9 @@ class SessionRoute:
     def _may_read(self, statement: Any, asked: Asked | None) -> bool:
         if statement is None:
             return False
-        if asked is None:  # it is not executed: somebody wants to know where it would be
-            return self._rules.reads.is_read(statement, ())
-        if asked.route is not None:
+        if asked is not None and asked.route is not None:
             return asked.route == "replica"
-        return self._rules.reads.is_read(statement, asked.mappers)
+        return self._rules.reads.is_read(statement)
 
     def _replica(self, session: Session) -> Any:
         if self._lease is None:
