@@ -44,7 +44,7 @@ from sqlalchemy.orm.exc import DetachedInstanceError
 
 from hasql import ConfigurationError, NotAvailableError
 from hasql.asyncsqlalchemy import PoolManager, async_sessionmaker
-from hasql.errors import HasqlError, StaleReadError
+from hasql.errors import HasqlError, PoolManagerClosedError, StaleReadError
 from hasql.resilience import Category
 
 if TYPE_CHECKING:
@@ -811,6 +811,28 @@ async def test_whoever_is_cancelled_gives_everything_back(
     assert times > 10
     async with maker(timeout=5) as session:
         assert await session.scalar(select(1)) == 1
+
+
+async def test_while_the_manager_drains_it_goes_on_where_it_is_but_does_not_move(
+    maker: async_sessionmaker[AsyncSession], manager: PoolManager, pg_cluster: LocalCluster
+) -> None:
+    async with maker() as reads, maker() as writes:
+        account = await reads.get_one(Account, 1)
+        await writes.execute(update(Account).where(Account.id == 2).values(v=20))
+        draining = asyncio.create_task(manager.drain())
+        with suppress(PoolManagerClosedError):
+            while True:
+                async with manager.acquire_replica():  # of the two, one is free
+                    await asyncio.sleep(0)
+        await writes.commit()
+        assert await reads.scalar(select(Account.v).where(Account.id == 3)) == 100
+        account.v -= 10
+        with pytest.raises(PoolManagerClosedError):
+            await reads.commit()
+        await reads.rollback()
+    assert (await draining).broken == ()
+    assert await pg_cluster.master.sql(V) == "100"
+    assert await pg_cluster.master.sql(V.replace("= 1", "= 2")) == "20"
 
 
 @of_psycopg

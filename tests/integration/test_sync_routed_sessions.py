@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -21,7 +21,7 @@ from sqlalchemy.orm import (
     selectinload,
 )
 
-from hasql.errors import ConfigurationError, HasqlError, StaleReadError
+from hasql.errors import ConfigurationError, HasqlError, PoolManagerClosedError, StaleReadError
 from hasql.sync.sqlalchemy import PoolManager, sessionmaker
 
 if TYPE_CHECKING:
@@ -154,6 +154,28 @@ def test_an_update_computed_from_the_past_is_not_lost(
         with pytest.raises(StaleReadError, match=r"Stock\(1\) .* other values of left:"):
             take()
         assert left(pg_cluster) == "70"
+
+
+def test_while_the_manager_drains_it_goes_on_where_it_is_but_does_not_move(
+    maker: sessionmaker[Session], manager: PoolManager, pg_cluster: LocalCluster
+) -> None:
+    def use() -> None:
+        with maker() as session:
+            stock = session.get_one(Stock, 1)
+            draining.start()
+            with suppress(PoolManagerClosedError):
+                while True:
+                    with manager.acquire_replica():  # of the two, one is free
+                        pass
+            assert session.scalar(select(Stock.left).where(Stock.id == 3)) == 100
+            stock.left -= 10
+            with pytest.raises(PoolManagerClosedError):
+                session.commit()
+
+    draining = Thread(target=manager.drain)
+    use()
+    draining.join()
+    assert left(pg_cluster) == "100"
 
 
 def test_rows_that_a_replica_has_sent_are_no_objects_after_the_move(
