@@ -1,12 +1,14 @@
 """What admission, rates, the breaker and the watch on leases cost an acquire, and an overload.
 
-    make bench ARGS="load_control --rounds 60"
-    python benchmarks/load_control.py [--rounds 60] [--laps 5] [--only cost] [--save FILE]
+    make bench ARGS="load_control --rounds 200"
+    python benchmarks/load_control.py [--rounds 200] [--calls 16] [--laps 5] [--only cost]
+        [--save FILE]
 
 **Cost.** Managers that are the same in all but one feature take turns on one server: laps of
 acquire and release without a statement, by the processor's time of this process, tasks on asyncpg
 and a thread on psycopg. What a feature adds is the median over the rounds of its lap less the lap
-with everything off.
+with everything off; printed beside it is its shortest lap less the shortest of those. `--calls` has
+each acquire be so many calls deep, which stacks are made of.
 
 **Overload.** Four times as many requests as are done best, without admission and with it: see
 `overload.py`.
@@ -16,6 +18,7 @@ import argparse
 import asyncio
 import gc
 import json
+from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
 from statistics import median
@@ -44,6 +47,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     "leaks": {"lifecycle": Lifecycle(leak_threshold=60)},
     "leaks, with stacks": {"lifecycle": Lifecycle(leak_threshold=60, stacks=True)},
     "leaks and ages": {"lifecycle": Lifecycle(leak_threshold=60, max_lifetime=600, max_idle=600)},
+    "leaks and idle checks": {"lifecycle": Lifecycle(leak_threshold=60, check_idle=600)},
     "all": {
         "lifecycle": Lifecycle(leak_threshold=60),
         "breaker": Breaker(),
@@ -51,14 +55,31 @@ FEATURES: dict[str, dict[str, Any]] = {
         "rate_limit": RateLimit("100000000/second"),
     },
 }
-_OPERATIONS = 1000
+#: Few, so that what else the machine does falls on all alike.
+_OPERATIONS = 100
 
 
 async def _no_reset(_: object) -> None:
     pass
 
 
-async def _cost_to_tasks(dsn: str, rounds: int) -> dict[str, list[float]]:
+async def _use(acquire: Callable[[], Any], calls: int) -> None:
+    if calls:
+        await _use(acquire, calls - 1)
+        return
+    async with acquire():
+        pass
+
+
+def _use_in_thread(acquire: Callable[[], Any], calls: int) -> None:
+    if calls:
+        _use_in_thread(acquire, calls - 1)
+        return
+    with acquire():
+        pass
+
+
+async def _cost_to_tasks(dsn: str, rounds: int, calls: int) -> dict[str, list[float]]:
     """Return the seconds of an acquire and release in each lap, by feature."""
     pool = {"min_size": 1, "max_size": 1, "reset": _no_reset}
     managers = {
@@ -73,14 +94,13 @@ async def _cost_to_tasks(dsn: str, rounds: int) -> dict[str, list[float]]:
             acquire = managers[name].acquire_master
             began = process_time()
             for _ in range(_OPERATIONS):
-                async with acquire():
-                    pass
+                await _use(acquire, calls)
             laps[name].append((process_time() - began) / _OPERATIONS)
     await asyncio.gather(*(manager.close() for manager in managers.values()))
     return {name: each[2:] for name, each in laps.items()}
 
 
-def _cost_to_threads(dsn: str, rounds: int) -> dict[str, list[float]]:
+def _cost_to_threads(dsn: str, rounds: int, calls: int) -> dict[str, list[float]]:
     pool = {"min_size": 1, "max_size": 1, "kwargs": {"autocommit": True}}
     managers = {
         name: SyncPoolManager(dsn, pool_factory_kwargs=pool, refresh_delay=3600, **kwargs)
@@ -94,8 +114,7 @@ def _cost_to_threads(dsn: str, rounds: int) -> dict[str, list[float]]:
             acquire = managers[name].acquire_master
             began = process_time()
             for _ in range(_OPERATIONS):
-                with acquire():
-                    pass
+                _use_in_thread(acquire, calls)
             laps[name].append((process_time() - began) / _OPERATIONS)
     for manager in managers.values():
         manager.close()
@@ -103,7 +122,7 @@ def _cost_to_threads(dsn: str, rounds: int) -> dict[str, list[float]]:
 
 
 def report_cost(laps: dict[str, list[float]]) -> dict[str, float]:
-    """Return the microseconds that each feature adds."""
+    """Return the microseconds that each feature adds, by the medians of the rounds."""
     off = laps["off"]
     return {
         name: median((one - other) * 1e6 for one, other in zip(each, off, strict=True))
@@ -114,7 +133,8 @@ def report_cost(laps: dict[str, list[float]]) -> dict[str, float]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--calls", type=int, default=0)
     parser.add_argument("--laps", type=int, default=5, help="of each part of the overload")
     parser.add_argument("--only", choices=("cost", "overload"))
     parser.add_argument("--save", type=Path, help="write the figures here, as JSON")
@@ -124,14 +144,16 @@ def main() -> None:
         if options.only != "overload":
             gc.collect()
             measured = {
-                "tasks": asyncio.run(_cost_to_tasks(cluster.dsn, options.rounds)),
-                "threads": _cost_to_threads(cluster.dsn, options.rounds),
+                "tasks": asyncio.run(_cost_to_tasks(cluster.dsn, options.rounds, options.calls)),
+                "threads": _cost_to_threads(cluster.dsn, options.rounds, options.calls),
             }
             for face, laps in measured.items():
                 results[face] = report_cost(laps)
                 print(f"{face}: microseconds that an acquire and its release take longer with")
+                print(f"  {'':22} median  minima")
                 for name, added in results[face].items():
-                    print(f"  {name:22} {added:6.2f}", flush=True)
+                    of_minima = (min(laps[name]) - min(laps["off"])) * 1e6
+                    print(f"  {name:22} {added:6.2f}  {of_minima:6.2f}", flush=True)
         if options.only != "cost":
             print("overload:")
             results["overload"] = asyncio.run(overload(cluster, options.laps))
