@@ -1,7 +1,7 @@
 """What `run` costs beside the same transaction by hand, on a lease of the same manager.
 
-    make bench ARGS="runs --rounds 300"
-    python benchmarks/runs.py [--driver asyncpg] [--rounds 300] [--clock wall] [--save FILE]
+    make bench ARGS="runs --rounds 1000"
+    python benchmarks/runs.py [--driver asyncpg] [--rounds 1000] [--clock wall] [--save FILE]
 
 Short laps of each kind take turns in one process. The transaction is empty: what it costs is BEGIN
 and COMMIT. `without id` is ``run(resolve_commits=False)`` less the same by hand. `with id` is
@@ -27,7 +27,7 @@ from testbed.kits import KITS
 from testbed.kits.in_threads import ALL as OF_THREADS
 from testbed.workers import run_to_end
 
-_OPERATIONS = 20
+_OPERATIONS = 5
 
 #: How an application writes an empty transaction by hand, by driver.
 _BY_HAND: dict[str, str] = {
@@ -201,7 +201,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--driver", action="append", choices=_BY_HAND)
-    parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=1000)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="cpu")
     parser.add_argument("--save", type=Path, help="write the figures here, as JSON")
     asyncio.run(_main(parser.parse_args()))
