@@ -3,6 +3,7 @@
 import gc
 import zlib
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,6 +38,9 @@ _LAST = (
     "test_chaos.py",
 )
 
+#: Whose tests a worker is at.
+_file: dict[str, Path] = {}
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave each test the loops that it is for; tell workers what belongs together, and when."""
@@ -70,10 +74,14 @@ def pytest_collection_finish() -> None:
     _leave_out_what_there_is()
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Leave out as well what a file has brought: modules, and what Python and pytest keep."""
-    if nextitem is not None and nextitem.path != item.path:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out as well what a file has brought: modules, and what Python and pytest keep.
+
+    Now that nothing holds what its last test has used: what is left out is not found later.
+    """
+    if _file.setdefault("is", item.path) != item.path:
+        _file["is"] = item.path
         _leave_out_what_there_is()
 
 

@@ -42,7 +42,8 @@ def thread_of_lookups() -> threading.Thread | None:
 
 def until_no_thread() -> None:
     """Wait until all has ended that was followed."""
-    gc.collect()  # an engine of another test's follows its name until it is collected
+    gc.unfreeze()  # an engine of another test's follows its name until it is collected
+    gc.collect()
     while (thread := thread_of_lookups()) is not None:
         # A look-up of another test's may be under way still, and it is given up by nobody.
         thread.join(40)

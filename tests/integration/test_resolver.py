@@ -821,7 +821,8 @@ def test_a_resolver_shows_whom_it_asks() -> None:
 
 def until_idle() -> None:
     """Wait until nothing is looked up any more: then the thread for that has ended."""
-    gc.collect()  # an engine of another test's follows its name until it is collected
+    gc.unfreeze()  # an engine of another test's follows its name until it is collected
+    gc.collect()
     for thread in threading.enumerate():
         if thread.name == "hasql-dns":
             # A look-up of another test's may be under way still, and it is given up by nobody.

@@ -45,7 +45,7 @@ from tests.unit.test_thread_manager import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
 HASQL = str(Path(hasql.__file__).parent)
@@ -53,6 +53,13 @@ HASQL = str(Path(hasql.__file__).parent)
 unclosed_loops = pytest.mark.filterwarnings(
     "ignore:coroutine:RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
 )
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """Have what a test leaves be found now, not in the next one."""
+    yield
+    gc.collect()
 
 
 def interrupted_at(point: int, work: Callable[[], object]) -> bool:
