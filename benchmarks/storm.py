@@ -50,13 +50,13 @@ class Server(CountedServer):
         self.ends_idle = ends_idle
         self.asked: Counter[int] = Counter()
 
-    def row(self, form: Any) -> Any:
+    def row(self, form: Any, pid: int) -> Any:
         self.asked[int(time.monotonic())] += 1
         if self.ends_idle:
             for connection in self.connections:
                 if connection.on_lost is not None:
                     self._end_later(connection, self.asked.total())
-        return super().row(form)
+        return super().row(form, pid)
 
     def _end_later(self, connection: FakeConnection, asked: int) -> None:
         def end() -> None:

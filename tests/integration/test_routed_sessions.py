@@ -709,7 +709,7 @@ async def test_savepoints_are_the_masters(
 
 
 async def test_ways_to_end_a_transaction_give_the_lease_back(
-    maker: async_sessionmaker[AsyncSession], manager: PoolManager
+    maker: async_sessionmaker[AsyncSession], manager: PoolManager, pg_cluster: LocalCluster
 ) -> None:
     async with maker() as session:
         for writes in (False, True):
@@ -721,6 +721,7 @@ async def test_ways_to_end_a_transaction_give_the_lease_back(
                 assert leased(manager) == ["MASTER" if writes else "REPLICA"]
                 await getattr(session, end)()
                 assert leased(manager) == []
+                await replayed(pg_cluster)
         async with session.begin():
             await session.get_one(Account, 1)
         assert leased(manager) == []

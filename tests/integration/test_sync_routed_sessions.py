@@ -230,7 +230,7 @@ def test_a_cascade_of_deletes_is_compared(
 
 
 def test_ways_to_end_a_transaction_give_the_lease_back(
-    maker: sessionmaker[Session], manager: PoolManager
+    maker: sessionmaker[Session], manager: PoolManager, pg_cluster: LocalCluster
 ) -> None:
     with maker() as session:
         for writes in (False, True):
@@ -242,6 +242,7 @@ def test_ways_to_end_a_transaction_give_the_lease_back(
                 assert leased(manager) == ["MASTER" if writes else "REPLICA"]
                 getattr(session, end)()
                 assert leased(manager) == []
+                asyncio.run(replayed(pg_cluster))
         with session.begin():
             session.get_one(Stock, 1)
         assert leased(manager) == []
