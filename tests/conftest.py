@@ -21,8 +21,7 @@ _TOGETHER = (
     "test_name_discovery.py",
     "test_psycopg_cancel.py",
 )
-#: Which files come first, as each takes long by itself, and which last: what keeps a core busy, and
-#: chaos, where a worker plays it, as it is better played beside less.
+#: Which files come first, as each takes long by itself, and which last: what keeps a core busy.
 _FIRST = ("test_patroni.py", "test_typing.py", "test_storm.py")
 _LAST = (
     "test_drivers_pgbouncer.py",
@@ -35,7 +34,6 @@ _LAST = (
     "test_local_cluster.py",
     "test_drivers_haproxy.py",
     "test_drivers_failover.py",
-    "test_chaos.py",
 )
 
 #: Whose tests a worker is at.

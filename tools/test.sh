@@ -2,9 +2,9 @@
 # Run the tests in both environments that make has made; arguments go to pytest. All runs are done,
 # and it fails if one of them does.
 #
-# Without arguments three things go on beside each other: chaos in the first environment, which plays
-# many faults one after the other; several workers, which share the rest of it; and one for all of the
-# second environment, with its chaos at the end. What is selected by arguments starts sooner without.
+# Without arguments chaos comes first and alone, one environment's after the other's: it measures
+# under a load of its own. Then several workers share the rest of the first environment, and one has
+# that of the second. What is selected by arguments starts sooner without.
 set -u
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
@@ -35,8 +35,7 @@ note() {
 # pytest ends by itself when interrupted, and what is left to run would begin. A run in the
 # background does not hear of it.
 interrupted() {
-    [ -z "$beside" ] || kill $beside 2>/dev/null
-    cat "$logs"/*.log 2>/dev/null
+    [ -z "$beside" ] || kill "$beside" 2>/dev/null
     exit 130
 }
 trap interrupted INT TERM
@@ -48,20 +47,20 @@ if [ "$#" -gt 0 ]; then
     $second "$@"
     note $?
 else
+    $first "$chaos" "$threads"
+    note $?
+    $second "$chaos"
+    note $?
     # Ports are shared out by the numbers of workers.
     workers=${WORKERS:-3}
     shared="--dist loadgroup --no-loadscope-reorder"
-    $first "$chaos" "$threads" >"$logs/chaos.log" 2>&1 &
-    playing=$!
-    $second $shared --tx "popen//id=gw$workers" >"$logs/second.log" 2>&1 &
-    beside="$playing $!"
+    $second --ignore="$chaos" $shared --tx "popen//id=gw$workers" >"$logs/second.log" 2>&1 &
+    beside=$!
     $first --ignore="$chaos" --ignore="$threads" $shared --numprocesses "$workers"
     note $?
-    for each in $beside; do
-        wait "$each"
-        note $?
-    done
+    wait "$beside"
+    note $?
     beside=
-    cat "$logs/chaos.log" "$logs/second.log"
+    cat "$logs/second.log"
 fi
 exit "$outcome"
