@@ -32,8 +32,8 @@ class ThreadConnection(FakeConnection):
     """A connection that a thread waits on."""
 
     def __init__(self, server: FakeServer) -> None:
+        self._lost = Event()  # first, as the server may lose it as soon as it knows of it
         super().__init__(server)
-        self._lost = Event()
 
     def use(self) -> None:
         """Run a statement: succeed, hang while the server is frozen, or fail."""
