@@ -7,28 +7,23 @@ them. What must hold is checked as in all stories, and of each unit in the end: 
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
 from hasql.resilience import RetryPolicy
-from simulation.checks import check_closed, check_counts
+from simulation.checks import check_counts
 from simulation.cluster import Cluster
-from simulation.driver import SimulatedDriver, SimulatedManager
-from simulation.knowledge import Knowledge
-from simulation.record import Complaints, Record, StoryFailed
+from simulation.story import StoryOfSeed, StoryOutcome, play_story
 from simulation.units import UnitsOfWork
-from simulation.virtual_time import VirtualClock, run
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from simulation.record import Record
     from simulation.servers import Server
 
 __all__ = ("CommitOutcome", "play_commits")
-
-log = logging.getLogger("hasql")
 
 #: The steps of a commit, after any of which a fault may come.
 _STEPS = ("mark", "sent", "written", "flushed", "done")
@@ -39,16 +34,10 @@ _PATIENCE = 1.0
 
 
 @dataclass(frozen=True)
-class CommitOutcome:
+class CommitOutcome(StoryOutcome):
     """What a story has come to."""
 
-    seed: int
-    digest: str
-    lines: list[str]
-    seconds: float
-    failovers: int
-    #: Units that were done, commits that were found out, and those that were not.
-    done: int
+    #: Commits that were found out, and those that were not.
     found: int
     unknown: int
     #: Ids that were given to more than one transaction.
@@ -63,20 +52,7 @@ def play_commits(seed: int, *, honest: bool = True) -> CommitOutcome:
         honest: Whether the servers tell the truth of what they have flushed. If not, wrong outcomes
             are to be expected, so that it can be seen that they are found.
     """
-    record = Record(VirtualClock())
-    story = _Story(seed, record, honest=honest)
-    handler = Complaints(record)
-    log.addHandler(handler)
-    try:
-        run(story.play(), record.clock)
-    except Exception as error:
-        record.violated("the story", repr(error))
-        raise StoryFailed(record.told(seed, "--commits ")) from error
-    finally:
-        log.removeHandler(handler)
-    if record.violations:
-        raise StoryFailed(record.told(seed, "--commits "))
-    return story.outcome()
+    return play_story(lambda record: _Story(seed, record, honest=honest), "--commits ")
 
 
 class _Committers(UnitsOfWork):
@@ -91,17 +67,16 @@ class _Committers(UnitsOfWork):
             await asyncio.sleep(self.chance.expovariate(1 / 0.003))
 
 
-class _Story:
+class _Story(StoryOfSeed[CommitOutcome]):
     def __init__(self, seed: int, record: Record, *, honest: bool) -> None:
-        self._seed = seed
-        self._record = record
+        super().__init__(seed, record)
         self._chance = chance = Random(f"{seed} commits")
         #: Whether nothing is lost that was acknowledged.
         self._safe = chance.random() < 0.5
-        self._cluster = Cluster("abcd"[: chance.choice([2, 3, 3, 4])], record, chance)
+        self.cluster = Cluster("abcd"[: chance.choice([2, 3, 3, 4])], record, chance)
         hurry = not self._safe and chance.random() < 0.5
         tells, skew = chance.random() < 0.5, chance.choice([0.0, 0.05, 1.0])
-        for server in self._cluster.all:
+        for server in self.cluster.all:
             server.waits_for_standbys, server.in_a_hurry = self._safe, hurry
             server.tells_all, server.honest = tells, honest
             server.flushing = chance.choice([0.0002, 0.001, 0.05 if hurry else 0.004])
@@ -114,35 +89,18 @@ class _Story:
         self._tasks: list[_Committers] = []
 
     def outcome(self) -> CommitOutcome:
-        ledger = self._cluster.ledger
+        ledger = self.cluster.ledger
         return CommitOutcome(
-            seed=self._seed,
-            digest=self._record.digest,
-            lines=self._record.lines,
-            seconds=self._record.clock.now,
-            failovers=self._cluster.failovers,
+            **self.told,
             done=len(ledger.returned),
             found=ledger.found,
             unknown=len(ledger.unknown),
             reused=ledger.reused,
         )
 
-    async def play(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(self._record.loop_failed)
-        me = {task for task in asyncio.all_tasks() if task is asyncio.current_task()}
-        chance, clock = self._chance, self._record.clock
-        driver = SimulatedDriver(
-            self._cluster.servers,
-            Knowledge("manager", self._record),
-            Random(f"{self._seed} driver"),
-        )
-        origin = chance.uniform(1e3, 1e6)
-        manager = SimulatedManager(
-            driver,
-            None,
-            lambda: clock.now + origin,
-            Random(f"{self._seed} manager"),
+    async def happens(self) -> None:
+        loop, chance = asyncio.get_running_loop(), self._chance
+        manager = self.new_manager(
             refresh_delay=0.5,
             lease_abort_after=2.0,
             pool_factory_kwargs={"min_size": 1, "max_size": 4},
@@ -153,9 +111,9 @@ class _Story:
         crowd: list[asyncio.Task[None]] = []
         for number in range(chance.choice([1, 2, 3])):
             name = f"committer {number}"
-            own = Random(f"{self._seed} {name}")
+            own = Random(f"{self.seed} {name}")
             task = _Committers(
-                name, manager, self._cluster, self._record, own, roomy=True, crowd=crowd
+                name, manager, self.cluster, self.record, own, roomy=True, crowd=crowd
             )
             task.policy = policy
             self._tasks.append(task)
@@ -163,25 +121,19 @@ class _Story:
         for _ in range(chance.choice([1, 1, 2])):
             await self._written()
             await chance.choice(_SCENES)(self)
-            check_counts(manager, self._record, len(running))
+            check_counts(manager, self.record, len(running))
         await self._end(running)
         await manager.close(1.0)
         await asyncio.sleep(0.5)
-        check_closed(self._record, self._cluster, me)
-        self._cluster.ledger.check(self._cluster.master, nothing_is_lost=self._safe)
+        self.cluster.ledger.check(self.cluster.master, nothing_is_lost=self._safe)
 
     async def _end(self, running: list[asyncio.Task[None]]) -> None:
-        await self._cluster.mend()
+        await self.cluster.mend()
         if self._chance.random() < 0.5:
             await self._written()
         for task in self._tasks:
             task.stopped = True
-        _, left = await asyncio.wait(running, timeout=60.0)
-        for each in left:
-            self._record.violated(each.get_name(), "does not end")
-        for each in running:
-            if each.done() and (error := each.exception()):
-                self._record.violated(each.get_name(), f"has met {error!r}")
+        await self.await_end(running, 60.0)
 
     # Moments
 
@@ -199,9 +151,9 @@ class _Story:
 
     async def _written(self) -> None:
         """Wait until some more units are done, if they can be."""
-        ledger, enough = self._cluster.ledger, len(self._cluster.ledger.returned) + 3
-        until = self._record.clock.now + _PATIENCE
-        while len(ledger.returned) < enough and self._record.clock.now < until:  # noqa: ASYNC110  # in no time of ours
+        ledger, enough = self.cluster.ledger, len(self.cluster.ledger.returned) + 3
+        until = self.record.clock.now + _PATIENCE
+        while len(ledger.returned) < enough and self.record.clock.now < until:  # noqa: ASYNC110  # in no time of ours
             await asyncio.sleep(0.01)
 
     async def _some_time(self, most: float) -> None:
@@ -217,12 +169,12 @@ class _Story:
 
     async def _kill(self) -> None:
         await self._moment_of_a_commit()
-        self._cluster.master.kill()
+        self.cluster.master.kill()
 
     async def _promote(self) -> None:
         """Promote a standby: where nothing is to be lost, the one that is furthest."""
         await self._some_time(0.2)
-        cluster = self._cluster
+        cluster = self.cluster
         if not self._safe:
             cluster.promote()
         else:
@@ -236,11 +188,11 @@ class _Story:
     async def _others_write(self) -> None:
         if self._chance.random() < 0.7:
             await self._some_time(0.003)
-            self._cluster.master.write_others(self._chance.randrange(1, 8))
+            self.cluster.master.write_others(self._chance.randrange(1, 8))
 
     async def _restart(self, server: Server) -> None:
         await self._some_time(0.3)
-        await self._cluster.start_as_master(server)
+        await self.cluster.start_as_master(server)
         await self._others_write()
 
     async def _killed(self) -> None:
@@ -250,13 +202,13 @@ class _Story:
     async def _killed_twice(self) -> None:
         await self._killed()
         if self._chance.random() < 0.5:
-            self._cluster.rejoin()
+            self.cluster.rejoin()
         await self._sometimes_written()
         await self._killed()
 
     async def _restarted(self) -> None:
         await self._kill()
-        await self._restart(self._cluster.master)
+        await self._restart(self.cluster.master)
 
     async def _restarted_twice(self) -> None:
         await self._restarted()
@@ -266,49 +218,49 @@ class _Story:
     async def _promoted_and_restarted(self) -> None:
         await self._killed()
         await self._sometimes_written()
-        self._cluster.master.kill()
-        await self._restart(self._cluster.master)
+        self.cluster.master.kill()
+        await self._restart(self.cluster.master)
 
     async def _restarted_and_replaced(self) -> None:
         await self._restarted()
         await self._sometimes_written()
-        self._cluster.master.kill()
+        self.cluster.master.kill()
         await self._promote()
 
     async def _out_of_sight(self) -> None:
         """Have a master run for a while that hasql cannot ask, and which others write to."""
-        server = self._cluster.master
+        server = self.cluster.master
         server.refuse_logins("53300")
         for _ in range(self._chance.choice([1, 2, 3])):
             server.write_others(self._chance.randrange(1, 8))
             await self._some_time(0.05)
         server.kill()
 
-    async def _restarted_out_of_sight(self) -> None:
+    async def _started_out_of_sight(self) -> None:
         await self._kill()
         await self._some_time(0.1)
-        await self._cluster.start_as_master(self._cluster.master)
+        await self.cluster.start_as_master(self.cluster.master)
         await self._out_of_sight()
-        await self._restart(self._cluster.master)
+
+    async def _restarted_out_of_sight(self) -> None:
+        await self._started_out_of_sight()
+        await self._restart(self.cluster.master)
 
     async def _restarted_out_of_sight_and_replaced(self) -> None:
-        await self._kill()
-        await self._some_time(0.1)
-        await self._cluster.start_as_master(self._cluster.master)
-        await self._out_of_sight()
+        await self._started_out_of_sight()
         await self._promote()
 
     async def _promoted_out_of_sight(self) -> None:
         await self._killed()
         await self._out_of_sight()
         if self._chance.random() < 0.5:
-            await self._restart(self._cluster.master)
+            await self._restart(self.cluster.master)
         else:
             await self._promote()
 
     async def _recovered(self) -> None:
         await self._moment_of_a_commit()
-        server = self._cluster.master
+        server = self.cluster.master
         server.crash_a_backend()
         await asyncio.sleep(self._chance.uniform(0.02, 0.2))
         server.recover()
@@ -321,9 +273,9 @@ class _Story:
 
     async def _unheard(self) -> None:
         await self._moment_of_a_commit()
-        self._cluster.master.unheard()
+        self.cluster.master.unheard()
         await self._some_time(0.05)
-        self._cluster.master.drop(reserved=False)
+        self.cluster.master.drop(reserved=False)
 
     async def _unheard_and_killed(self) -> None:
         await self._unheard()
@@ -331,7 +283,7 @@ class _Story:
 
     async def _frozen(self) -> None:
         await self._moment_of_a_commit()
-        old = self._cluster.master
+        old = self.cluster.master
         old.freeze()
         await self._promote()
         await self._some_time(1.0)
@@ -340,9 +292,9 @@ class _Story:
 
     async def _frozen_and_thawed(self) -> None:
         await self._moment_of_a_commit()
-        self._cluster.master.freeze()
+        self.cluster.master.freeze()
         await self._some_time(4.0)
-        self._cluster.master.thaw()
+        self.cluster.master.thaw()
 
     async def _promoted_beside(self) -> None:
         await self._moment_of_a_commit()
@@ -350,10 +302,10 @@ class _Story:
 
     async def _switched_over(self) -> None:
         await self._moment_of_a_commit()
-        old = self._cluster.master
+        old = self.cluster.master
         old.kill()
         await self._promote()
-        self._cluster.rejoin()
+        self.cluster.rejoin()
 
 
 _SCENES: list[Callable[[_Story], Awaitable[None]]] = [

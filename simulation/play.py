@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -16,39 +15,29 @@ from hasql.balancer_policy import (
 from hasql.events import HostDown
 from hasql.resilience import Admission, Breaker, RateLimit
 from simulation.applications import Task, Writer
-from simulation.checks import check_closed, check_counts, check_permits, check_quiet
+from simulation.checks import check_counts, check_permits, check_quiet
 from simulation.cluster import Cluster
-from simulation.driver import SimulatedDriver, SimulatedManager
-from simulation.knowledge import Knowledge
 from simulation.names import Names
-from simulation.record import Complaints, Record, StoryFailed
 from simulation.source import Source
+from simulation.story import StoryOfSeed, StoryOutcome, play_story
 from simulation.units import UnitsOfWork
-from simulation.virtual_time import VirtualClock, run
 
 if TYPE_CHECKING:
     from hasql.events import Event
+    from simulation.driver import SimulatedManager
+    from simulation.knowledge import Knowledge
+    from simulation.record import Record
 
-__all__ = ("Outcome", "StoryFailed", "play")
-
-log = logging.getLogger("hasql")
+__all__ = ("Outcome", "play")
 
 _NAMES: dict[type[Task], str] = {Writer: "writer", Task: "task", UnitsOfWork: "unit"}
 _POLICIES = [GreedyBalancerPolicy, RandomWeightedBalancerPolicy, RoundRobinBalancerPolicy]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(StoryOutcome):
     """What a story has come to."""
 
-    seed: int
-    #: Stands for all that was seen.
-    digest: str
-    lines: list[str]
-    #: Virtual seconds.
-    seconds: float
-    failovers: int
-    done: int
     failed: int
     #: The longest time for which nobody could write though a master was there, in seconds.
     longest: float
@@ -56,20 +45,7 @@ class Outcome:
 
 def play(seed: int) -> Outcome:
     """Play the story of a seed. Raises StoryFailed with what must not have happened."""
-    record = Record(VirtualClock())
-    story = _Story(seed, record)
-    handler = Complaints(record)
-    log.addHandler(handler)
-    try:
-        run(story.play(), record.clock)
-    except Exception as error:
-        record.violated("the story", repr(error))
-        raise StoryFailed(record.told(seed)) from error
-    finally:
-        log.removeHandler(handler)
-    if record.violations:
-        raise StoryFailed(record.told(seed))
-    return story.outcome()
+    return play_story(lambda record: _Story(seed, record))
 
 
 def _load_control(chance: Random, tasks: int) -> dict[str, Any]:
@@ -84,13 +60,11 @@ def _load_control(chance: Random, tasks: int) -> dict[str, Any]:
     }
 
 
-class _Story:
+class _Story(StoryOfSeed[Outcome]):
     def __init__(self, seed: int, record: Record) -> None:
-        self._seed = seed
-        self._record = record
+        super().__init__(seed, record)
         # Each has chance of its own: a change in the one does not make another story of all.
         self._chance = Random(f"{seed} story")
-        self._cluster: Cluster
         #: None: hosts are at the addresses that their names have for good.
         self._names: Names | None = None
         self._managers: list[SimulatedManager] = []
@@ -101,30 +75,23 @@ class _Story:
 
     def outcome(self) -> Outcome:
         return Outcome(
-            seed=self._seed,
-            digest=self._record.digest,
-            lines=self._record.lines,
-            seconds=self._record.clock.now,
-            failovers=self._cluster.failovers,
+            **self.told,
             done=sum(task.done for task in self._tasks),
             failed=sum(task.failed for task in self._tasks),
             longest=max(writer.longest for writer in self._writers),
         )
 
-    async def play(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(self._record.loop_failed)
-        me = {task for task in asyncio.all_tasks() if task is asyncio.current_task()}
+    async def happens(self) -> None:
         chance = self._chance
         names = "abcd"[: chance.choice([2, 3, 3, 4])]
-        self._cluster = Cluster(names, self._record, Random(f"{self._seed} cluster"))
+        self.cluster = Cluster(names, self.record, Random(f"{self.seed} cluster"))
         if chance.random() < 0.5:
-            chance_of_names = Random(f"{self._seed} names")
-            self._names = Names(self._cluster.all, self._record, chance_of_names)
+            chance_of_names = Random(f"{self.seed} names")
+            self._names = Names(self.cluster.all, self.record, chance_of_names)
         for number in range(chance.choice([1, 1, 2])):
             await self._start(number)
         seconds = chance.uniform(3.0, 9.0)
-        stories = [self._cluster.master_story(seconds), self._cluster.noise(seconds)]
+        stories = [self.cluster.master_story(seconds), self.cluster.noise(seconds)]
         if self._names is not None:
             stories.append(self._names.story(seconds))
         await asyncio.gather(*stories, self._watch(seconds))
@@ -132,23 +99,18 @@ class _Story:
             await self._close_in_the_storm()
         else:
             await self._close_in_quiet()
-        check_closed(self._record, self._cluster, me)
-        self._cluster.ledger.check(self._cluster.master, nothing_is_lost=False)
+        self.cluster.ledger.check(self.cluster.master, nothing_is_lost=False)
 
     async def _start(self, number: int) -> None:
-        chance, seed = self._chance, f"{self._seed} {number}"
-        knowledge = Knowledge(f"manager {number}", self._record)
-        driver = SimulatedDriver(self._cluster.servers, knowledge, Random(f"{seed} driver"))
+        chance, seed = self._chance, f"{self.seed} {number}"
         # Where connections go deaf, places are taken for long that nobody uses.
-        roomy = chance.random() < 0.6 and not self._cluster.may_deafen
+        roomy = chance.random() < 0.6 and not self.cluster.may_deafen
         tasks = chance.choice([3, 4, 6] if roomy else [4, 6, 8])
         crowd: list[asyncio.Task[None]] = []
-        clock, origin = self._record.clock, chance.uniform(1e3, 1e6)  # not that of the loop
-        manager = SimulatedManager(
-            driver,
-            self._names,
-            lambda: clock.now + origin,
-            Random(f"{seed} manager"),
+        manager = self.new_manager(
+            f"manager {number}",
+            f" {number}",
+            names=self._names,
             discovery=self._source(Random(f"{seed} source")),
             balancer_policy=chance.choice(_POLICIES),
             pool_factory_kwargs={
@@ -157,18 +119,19 @@ class _Story:
             },
             **_load_control(Random(f"{seed} load"), tasks),
         )
+        knowledge = manager.driver.knowledge
         manager.add_listener(lambda event: self._heard(knowledge, event))
         self._managers.append(manager)
         kinds = [Writer, *[Task] * (tasks - 1)]
-        if not self._cluster.may_deafen:  # where the answer to COMMIT may never come
+        if not self.cluster.may_deafen:  # where the answer to COMMIT may never come
             kinds.append(UnitsOfWork)
         for each, kind in enumerate(kinds):
             name = f"{_NAMES[kind]} {number}.{each}"
             task = kind(
                 name,
                 manager,
-                self._cluster,
-                self._record,
+                self.cluster,
+                self.record,
                 Random(f"{seed} {name}"),
                 roomy=roomy,
                 crowd=crowd,
@@ -183,39 +146,34 @@ class _Story:
         """Have the hosts of one manager in three come and go."""
         if chance.random() > 1 / 3:
             return None
-        self._sources.append(Source(self._cluster, self._record, chance))
+        self._sources.append(Source(self.cluster, self.record, chance))
         return self._sources[-1]
 
     def _heard(self, knowledge: Knowledge, event: Event) -> None:
-        self._record.note(knowledge.name, f"tells {event!r}")
+        self.record.note(knowledge.name, f"tells {event!r}")
         if isinstance(event, HostDown):
             knowledge.went_down(event.host)
 
     async def _watch(self, seconds: float) -> None:
         """Look at the counts again and again."""
-        until = self._record.clock.now + seconds
-        while self._record.clock.now < until and not self._record.violations:
+        until = self.record.clock.now + seconds
+        while self.record.clock.now < until and not self.record.violations:
             self._look()
             await asyncio.sleep(self._chance.expovariate(50.0))
 
     def _look(self) -> None:
         for manager in self._managers:
-            check_counts(manager, self._record, len(self._tasks))
-            check_permits(manager, self._record)
+            check_counts(manager, self.record, len(self._tasks))
+            check_permits(manager, self.record)
 
     async def _end_tasks(self) -> None:
         for task in self._tasks:
             task.stopped = True
-        _, left = await asyncio.wait(self._running, timeout=20)
-        for each in left:
-            self._record.violated(each.get_name(), "does not end")
-        for each in self._running:
-            if each.done() and (error := each.exception()):
-                self._record.violated(each.get_name(), f"has met {error!r}")
+        await self.await_end(self._running, 20.0)
 
     async def _close_in_quiet(self) -> None:
         """Mend all, let everybody end, see that everything is back, and close."""
-        await self._cluster.mend()
+        await self.cluster.mend()
         if self._names is not None:
             self._names.mend()
         for source in self._sources:
@@ -223,9 +181,9 @@ class _Story:
         await asyncio.sleep(2.0)
         await self._end_tasks()
         # What is given back over a deaf connection has release_timeout for that.
-        await asyncio.sleep(6.0 if self._cluster.may_deafen else 1.5)
+        await asyncio.sleep(6.0 if self.cluster.may_deafen else 1.5)
         for manager in self._managers:
-            check_quiet(manager, self._record, self._cluster)
+            check_quiet(manager, self.record, self.cluster)
             await self._take_all(manager)
         for manager in self._managers:
             await self._close(manager, 1.0)
@@ -239,26 +197,26 @@ class _Story:
                 taken = [await manager.acquire_master(timeout=1) for _ in range(node.pool_max)]
                 for connection in taken:
                     await manager.release(connection)
-                self._record.note(name, f"has lent all {len(taken)} places of {node.host}")
+                self.record.note(name, f"has lent all {len(taken)} places of {node.host}")
 
     async def _close_in_the_storm(self) -> None:
         """Close while all is in use, and servers are down."""
         for manager in self._managers:
             await self._close(manager, self._chance.choice([0.0, 0.5, 3.0]))
         await self._end_tasks()
-        for server in self._cluster.all:
+        for server in self.cluster.all:
             if server.frozen:
                 server.thaw()
         await asyncio.sleep(2.0)
 
     async def _close(self, manager: SimulatedManager, timeout: float) -> None:
-        clock, name = self._record.clock, manager.driver.knowledge.name
+        clock, name = self.record.clock, manager.driver.knowledge.name
         began = clock.now
         if timeout:
             await manager.close(timeout)
         else:
             await manager.terminate()
         took = clock.now - began
-        self._record.note(name, f"has closed in {took:.6f} s")
+        self.record.note(name, f"has closed in {took:.6f} s")
         if took > timeout + 2.5 or not manager.closed:
-            self._record.violated(name, f"took {took:.6f} s to close, and was given {timeout}")
+            self.record.violated(name, f"took {took:.6f} s to close, and was given {timeout}")

@@ -45,12 +45,12 @@ class Attempt(Generic[PoolT, ConnT]):
         self.connection = connection
         lease, unit = self.lease, self.unit
         node = lease.node
-        unit.took(node)
         if lease.request is not MASTER:
             unit.only_reads()
         self.pool = pool = node.pool
         self.modes = modes = self._runs.modes(unit, node.host)
         self.transaction = pool.transaction(connection, modes)
+        unit.took(node)  # last: a thread that is interrupted before has nothing to roll back
 
     def asks_for_mark(self) -> bool:
         """Refuse to commit what the work has not left to be committed; else tell what comes next.

@@ -46,20 +46,22 @@ class Runs(Generic[PoolT, ConnT]):
             commits_unknown=self._unknown,
         )
 
-    def _begin(self, who: object, options: RunOptions) -> UnitOfWork:
-        """Begin a run, unless one is under way. Raises HasqlError."""
+    def _new_unit(self, who: object, options: RunOptions) -> UnitOfWork:
+        """Make the unit of a run, unless one is under way. Raises HasqlError.
+
+        The caller adds itself to those within, and takes itself out in the end, whatever interrupts
+        it: else a thread could run nothing any more.
+        """
         if who in self._within:
             raise HasqlError(
                 "this is called within a run of the same manager: it would be a transaction of its "
                 "own, which stays where the outer one is rolled back or done again; have the work "
                 "use the connection that it was given, or begin the other run once this has ended"
             )
-        self._within.add(who)
         return UnitOfWork(options, self._means)
 
-    def _end(self, who: object, unit: UnitOfWork) -> None:
-        """End a run; for threads, under the guard."""
-        self._within.discard(who)
+    def _end(self, unit: UnitOfWork) -> None:
+        """Count a run that has ended; for threads, under the guard."""
         unit.forget()
         self._ended += 1
         for category in unit.retried:

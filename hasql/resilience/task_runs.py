@@ -86,8 +86,9 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
     ) -> _T:
         """Do work that may exchange its connection, as long as it has only read."""
         task = self._binding.current_task()
-        unit = self._begin(task, options)
+        unit = self._new_unit(task, options)
         try:
+            self._within.add(task)
             while True:
                 try:
                     return await self._attempt(unit, work, acquire)
@@ -100,7 +101,8 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
                         raise
                 await asyncio.sleep(pause)
         finally:
-            self._end(task, unit)
+            self._within.discard(task)
+            self._end(unit)
 
     async def _attempt(
         self,

@@ -94,8 +94,9 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
     ) -> _T:
         """Do work that may exchange its connection, as long as it has only read."""
         thread = get_ident()
-        unit = self._begin(thread, options)
+        unit = self._new_unit(thread, options)
         try:
+            self._within.add(thread)
             while True:
                 try:
                     return self._attempt(unit, work, acquire)
@@ -108,8 +109,9 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
                         raise
                 Event().wait(pause)
         finally:
+            self._within.discard(thread)  # by this alone: a call could be interrupted before
             with self._means.guard:
-                self._end(thread, unit)
+                self._end(unit)
 
     def _attempt(
         self,
@@ -119,26 +121,37 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
     ) -> _T:
         """Do the work on a connection and commit it, or roll back."""
         attempt = ThreadAttempt(self, unit)
-        attempt.lease = lease = acquire(unit.begin_attempt())
+        attempt.lease = acquire(unit.begin_attempt())
         try:
-            attempt.took(lease.__enter__())
+            result = self._work(attempt, work)
+            attempt.leave()
+        except BaseException as error:
+            if attempt.lease.connection is not None and not attempt.lease.returning:
+                attempt.leave(error)  # what gives it back was interrupted before it began
+            raise
+        return result
+
+    def _work(
+        self,
+        attempt: ThreadAttempt[PoolT, ConnT],
+        work: Callable[[ThreadAttempt[PoolT, ConnT]], _T],
+    ) -> _T:
+        try:
+            attempt.took(attempt.lease.__enter__())
             attempt.begin()
             result = _value(work(attempt))
             if attempt.asks_for_mark():
                 attempt.read_mark(attempt.transaction.fetch_row(CommitMark.SQL))
             attempt.committing(result)
-            unit.committed(done=attempt.transaction.commit())
+            attempt.unit.committed(done=attempt.transaction.commit())
         except BaseException as error:
             self._fail(attempt, error)
             raise
-        attempt.leave()
         return result
 
     def _fail(self, attempt: ThreadAttempt[PoolT, ConnT], error: BaseException) -> None:
         """Roll back, or break the connection, and give it back."""
         if not attempt.has_connection:
-            if attempt.lease.connection is not None:  # interrupted before it was told of it
-                attempt.leave(error)
             return
         try:
             if attempt.met(error):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
-import sys
 from concurrent.futures import Future
 from contextlib import suppress
 from random import Random
@@ -32,14 +31,12 @@ from hasql.resilience import (
     RetryPolicy,
     RolledBackError,
 )
-from hasql.resilience.attempt import Attempt
 from hasql.resilience.commit_outcome import outcome_of_all
 from testbed.fake_driver import FakeConnection, ServerError, fake_cluster, manager_of, until
 from testbed.fake_threads import ThreadManager
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from types import FrameType
 
     from testbed.fake_driver import FakeManager, FakeServer
 
@@ -222,24 +219,6 @@ class thread_manager:  # noqa: N801  # used like a function
 
     def __exit__(self, *_: object) -> None:
         self._manager.close()
-
-
-def test_a_thread_that_is_interrupted_as_it_gets_its_connection_gives_it_back() -> None:
-    def interrupt(frame: FrameType, event: str, _: object) -> None:
-        if event == "call" and frame.f_code is Attempt.took.__code__:
-            sys.setprofile(None)
-            raise KeyboardInterrupt
-
-    with thread_manager() as (manager, _):
-        before = sys.getprofile()
-        sys.setprofile(interrupt)
-        try:
-            with pytest.raises(KeyboardInterrupt):
-                manager.run(lambda _: None)
-        finally:
-            sys.setprofile(before)
-        assert not manager.leases()
-        assert sum(node.in_flight for node in manager.metrics().nodes) == 0
 
 
 # The outcome of a commit

@@ -292,6 +292,17 @@ def test_11_giving_back_interrupted_anywhere_loses_no_place() -> None:
         assert point > 10
 
 
+def test_11_a_unit_of_work_interrupted_anywhere_leaks_nothing() -> None:
+    with managed(fake_cluster("a master"), pool_factory_kwargs={"max_size": 1}) as manager:
+        pool = manager.pool_of("a")
+        for point in count(1):
+            interrupted = interrupted_at(point, lambda: manager.run(lambda _: None))
+            until(lambda: hosts_of(manager) == [0] and not pool.lent and not manager.leases())
+            if not interrupted:
+                break
+        assert point > 30
+
+
 def test_11_what_interrupts_a_tracer_that_is_told_of_a_lease_leaks_nothing() -> None:
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
