@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Hashable
 from time import monotonic
 from typing import Any
 
+from hasql.driver.stepping import begin
+
 __all__ = ("RunningHooks",)
 
 
@@ -20,6 +22,10 @@ class RunningHooks:
 
     async def run(self, connection: Hashable, hook: Awaitable[None]) -> None:
         """Wait for a hook, in the current task. Raises ConnectionError when the hook is ended."""
+        # Most hooks end without a pause, and until one pauses nothing can end it.
+        rest = begin(hook)
+        if rest is None:
+            return
         # This does by hand what `asyncio.timeout` does, which would add 2 us to each release. The
         # loop is kept, as asking for it is a system call up to Python 3.11.
         loop = self._loop
@@ -30,7 +36,7 @@ class RunningHooks:
         before = task.cancelling()
         self._running[connection] = task, monotonic()
         try:
-            await hook
+            await rest
         except asyncio.CancelledError:
             # `end` removes the entry and cancels the task once. If the entry is still here, or if
             # the task was cancelled once more, somebody else has cancelled it.

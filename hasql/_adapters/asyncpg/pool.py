@@ -139,10 +139,11 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
             raise
 
     async def _reset_one(self, connection: RawConnection) -> None:
+        key = self._open.get(connection)
         try:
-            await self._resets.run(connection, self._open.get(connection))
+            await self._resets.run(connection, key)
         finally:
-            self._releases.note_end(self._open.get(connection))
+            self._releases.note_end(key)
 
     async def released(self, connection: Connection) -> None:
         # After a cancelled release asyncpg waits for the server to end the statement, and runs the

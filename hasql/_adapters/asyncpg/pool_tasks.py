@@ -57,6 +57,6 @@ class DetachedReleases:
 
     def note_end(self, key: Hashable | None) -> None:
         """Take note that asyncpg has finished the release of a connection, if there was one."""
-        waiter = self._waiting.pop(key, None)
+        waiter = self._waiting.pop(key, None) if self._waiting else None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
