@@ -77,6 +77,11 @@ class DialledName:
         if peer is not None and (peer := plain_address(peer)) in self.addresses:
             self.addresses = (peer,)
 
+    def abort(self) -> None:
+        """End what a connect that has failed may have left open; see `AddressedLoop.abort`."""
+        if self._loop is not None:
+            self._loop.abort()
+
     def has_left(self) -> bool:
         """Whether the name leads no more to where this connection leads."""
         has_left = self._followed.has_left

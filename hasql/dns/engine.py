@@ -213,8 +213,10 @@ class _NamesOfEngine:
             opener = dialect.loaded_dbapi.Connection if by_socket else connect
             try:
                 connection: DBAPIConnection = opener(*cargs, **cparams)
-            except Exception:
-                self._resolver.expire(host)  # it may have moved, and its TTL be long
+            except BaseException as error:
+                dialled.abort()
+                if isinstance(error, Exception):
+                    self._resolver.expire(host)  # it may have moved, and its TTL be long
                 raise
             dialled.connected(dialect.get_driver_connection(connection))
             dialled.put_in(_kept_with(place))

@@ -48,6 +48,8 @@ class AddressedLoop(LoopProxy):
         self._dialled = address
         #: Where the name has led: the address of the peer, None before anything has connected.
         self.address: str | None = None
+        #: What has connected last.
+        self._transport: Any = None
 
     async def create_connection(
         self,
@@ -65,7 +67,17 @@ class AddressedLoop(LoopProxy):
         transport, protocol = await self._loop.create_connection(
             protocol_factory, host, port, **kwargs
         )
+        self._transport = transport
         if ours and self.address is None:
             peer = transport.get_extra_info("peername")
             self.address = peer[0] if isinstance(peer, tuple) else None
         return transport, protocol
+
+    def abort(self) -> None:
+        """End at once what has connected last, after a login that has failed or was cancelled.
+
+        asyncpg closes it in the way of TLS, where the server has to answer. It may be silent, and
+        where the event loop ends meanwhile, the socket stays open until it is collected.
+        """
+        if self._transport is not None:
+            self._transport.abort()

@@ -14,16 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
+import uvloop
 
 from hasql import ConfigurationError, NotAvailableError
 from hasql._adapters.asyncpg.connection import sqlstate_of
 from hasql._adapters.asyncpg.driver import AsyncpgDriver
 from hasql.asyncpg import PoolManager
 from hasql.cluster.dsn import Dsn
+from testbed.certificates import Authority
 from testbed.scene import endpoint_of, until
+from testbed.silent_tls import SilentTls
+from tests.middlemen import needs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Coroutine
+    from pathlib import Path
 
     from hasql.testing import LocalCluster
 
@@ -412,3 +417,23 @@ def test_what_asyncpg_stumbles_over_is_told_from_a_mistake_of_the_application(
     with pytest.raises(AttributeError) as met:
         exec("None.bind_execute", {"__name__": module})  # noqa: S102  # ours
     assert sqlstate_of(met.value) == code
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_loop_that_ends_while_a_login_over_tls_is_under_way_leaves_no_socket(
+    tmp_path: Path, run: Callable[[Coroutine[Any, Any, None]], None]
+) -> None:
+    needs("openssl")
+    authority = Authority(tmp_path)
+
+    async def leave(server: SilentTls) -> None:
+        query = f"sslmode=verify-full&sslrootcert={authority.certificate}"
+        manager = PoolManager(f"postgresql://app:x@127.0.0.1:{server.port}/app?{query}")
+        with pytest.raises(NotAvailableError):
+            await manager.ready(timeout=0.01)
+        await asyncio.to_thread(server.wait_for_client)
+        await manager.close()
+
+    with SilentTls(authority.server("IP:127.0.0.1")) as server:
+        run(leave(server))
+        gc.collect()  # a ResourceWarning would fail the test

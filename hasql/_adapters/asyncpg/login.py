@@ -122,7 +122,11 @@ async def connect_by(
 
     async def dial(address: str | None) -> Addressed:
         loop = AddressedLoop(running, endpoint.host.host, address)
-        return await connect(**{**kwargs, "loop": loop}), loop.address
+        try:
+            return await connect(**{**kwargs, "loop": loop}), loop.address
+        except BaseException:
+            loop.abort()
+            raise
 
     return await endpoint.connect(dial, failure_of, terminate_addressed)
 

@@ -1,0 +1,56 @@
+"""A server that agrees to TLS, as PostgreSQL does, and says nothing from then on."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+__all__ = ("SilentTls",)
+
+#: Bytes of what a client of PostgreSQL's asks for TLS with.
+_REQUEST = 8
+
+
+class SilentTls:
+    """Listens on loopback, in a thread, and lets every client wait for an answer to its login.
+
+    It also answers nobody who says goodbye. Use it with ``with``.
+    """
+
+    def __init__(self, context: SSLContext) -> None:
+        self._context = context
+        self._stack = ExitStack()
+        self._listener = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        self._waiting = threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._serve, name="silent TLS")
+        self.port: int = self._listener.getsockname()[1]
+
+    def wait_for_client(self) -> None:
+        """Wait until one more client waits for an answer to its login; else TimeoutError."""
+        if not self._waiting.acquire(timeout=10):
+            raise TimeoutError("no client has asked for TLS")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # which ends `accept`
+        self._thread.join()
+        self._stack.close()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                plain = self._stack.enter_context(self._listener.accept()[0])
+                plain.recv(_REQUEST, socket.MSG_WAITALL)
+                plain.sendall(b"S")
+                secured = self._context.wrap_socket(plain, server_side=True)
+                self._stack.enter_context(secured)
+                secured.recv(1)  # the login
+                self._waiting.release()
