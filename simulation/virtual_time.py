@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-__all__ = ("NothingLeftError", "VirtualClock", "run")
+__all__ = ("NothingLeftError", "VirtualClock", "new_loop", "run")
 
 _T = TypeVar("_T")
 
@@ -67,7 +67,12 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
         return self._virtual.now
 
 
+def new_loop(clock: VirtualClock) -> asyncio.AbstractEventLoop:
+    """Make an event loop in which time is the clock's."""
+    return _VirtualLoop(clock)
+
+
 def run(work: Coroutine[Any, Any, _T], clock: VirtualClock) -> _T:
     """Run a coroutine in an event loop of its own, in which time is the clock's."""
-    with asyncio.Runner(loop_factory=lambda: _VirtualLoop(clock)) as runner:
+    with asyncio.Runner(loop_factory=lambda: new_loop(clock)) as runner:
         return runner.run(work)

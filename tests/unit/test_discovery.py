@@ -1,11 +1,15 @@
-"""Where hosts come from: whatever a source does, the hosts known so far stay."""
+"""Where hosts come from: whatever a source does, the hosts known so far stay.
+
+In virtual time: how long somebody waits for an answer is by the clock, and not by what else the
+machine does.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import re
-from time import monotonic
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,16 +20,20 @@ from hasql.discovery import Discovered, Discovery, StaticDiscovery
 from hasql.errors import NotAvailableError
 from hasql.events import DiscoveryFailed, DiscoveryRecovered, Event
 from hasql.metrics import DiscoveryMetrics
+from simulation.virtual_time import VirtualClock, new_loop
 from testbed.fake_driver import FakeManager, FakeServer, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-pytestmark = pytest.mark.loops_in_turn
-
-
 NO_HOST = "postgresql://user:secret@/app"
 A, B, C = (parse_host(name) for name in "abc")
+
+
+@pytest.fixture
+def anyio_backend() -> object:
+    """Run in virtual time."""
+    return "asyncio", {"loop_factory": partial(new_loop, VirtualClock())}
 
 
 def found(*hosts: HostSpec) -> tuple[Discovered, ...]:
@@ -60,8 +68,10 @@ class SourcedManager(FakeManager):
 
     def __init__(self, **kwargs: Any) -> None:
         self.source = Scripted()
-        self.servers = {host: FakeServer(host, master=host is A) for host in (A, B, C)}
-        super().__init__(self.servers, refresh_delay=0.05, discovery=self.source, **kwargs)
+        clock = asyncio.get_running_loop().time
+        self.servers = {host: FakeServer(host, master=host is A, clock=clock) for host in (A, B, C)}
+        settings: dict[str, Any] = {"refresh_delay": 0.05, "clock": clock, **kwargs}
+        super().__init__(self.servers, discovery=self.source, **settings)
 
     def hosts(self) -> list[HostSpec]:
         return [node.host for node in self.metrics().nodes]
@@ -186,12 +196,12 @@ async def test_17_a_source_that_never_waits_starves_nobody() -> None:
     source = Restless()
     servers = {host: FakeServer(host, master=host is A) for host in (A, B, C)}
     async with FakeManager(servers, discovery=source) as manager:
-        before, began = source.answers, monotonic()
+        before, began = source.answers, asyncio.get_running_loop().time()
         for _ in range(50):
             async with manager.acquire_master() as connection:
                 await connection.run()
             await asyncio.sleep(0.01)
-        assert source.answers - before <= 2 + (monotonic() - began) / 0.01
+        assert source.answers - before <= 2 + (asyncio.get_running_loop().time() - began) / 0.01
 
 
 async def test_17_an_answer_of_far_too_many_hosts_is_none() -> None:
@@ -420,13 +430,13 @@ async def test_a_manager_that_is_closed_asks_no_source_any_more() -> None:
 async def test_a_master_that_comes_and_goes_has_the_source_look_again_once_a_second() -> None:
     async with SourcedManager() as manager:
         await manager.ready(1, 2)
-        began = monotonic()
+        began = asyncio.get_running_loop().time()
         for _ in range(5):
             manager.servers[A].kill()
             await until(lambda: manager.master_pool_count == 0)
             manager.servers[A].restart()
             await until(lambda: manager.master_pool_count == 1)
-        assert manager.source.refreshed <= 1 + (monotonic() - began)
+        assert manager.source.refreshed <= 1 + (asyncio.get_running_loop().time() - began)
 
 
 async def test_a_static_source_yields_its_hosts_once() -> None:

@@ -1,14 +1,16 @@
 """A name that leads to several servers, on a scriptable cluster.
 
 The names are `rw` and `r`, as of a Kubernetes operator's services; what they lead to is changed
-under a running manager, whose connections live on.
+under a running manager, whose connections live on. All of it is in virtual time: how often somebody
+looks, asks and tries is by the clock, and not by what else the machine does.
 """
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from itertools import cycle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,22 +18,38 @@ from hasql.cluster.host import parse_host
 from hasql.cluster.probe import ProbeForm
 from hasql.cluster.state import Exclusion, Health
 from hasql.errors import NotAvailableError
+from simulation.virtual_time import VirtualClock, new_loop
 from testbed.fake_driver import FakeConnection, FakeManager, FakeServer, until
 
-pytestmark = pytest.mark.loops_in_turn
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RW, R = parse_host("rw"), parse_host("r")
 
 
+@pytest.fixture
+def anyio_backend() -> object:
+    """Run in virtual time."""
+    return "asyncio", {"loop_factory": partial(new_loop, VirtualClock())}
+
+
+def clock() -> Callable[[], float]:
+    """Return the clock of the loop."""
+    return asyncio.get_running_loop().time
+
+
 def server(name: str, *, master: bool = False, timeline: int = 1) -> FakeServer:
-    return FakeServer(parse_host(name), master=master, timeline=timeline)
+    return FakeServer(parse_host(name), master=master, timeline=timeline, clock=clock())
 
 
 def manager_of(**servers: FakeServer) -> FakeManager:
     """Make a manager of names that lead to these servers, which keeps no idle connections."""
     hosts = {parse_host(name): each for name, each in servers.items()}
     return FakeManager(
-        hosts, refresh_delay=0.02, pool_factory_kwargs={"min_size": 0, "max_size": 3}
+        hosts,
+        refresh_delay=0.02,
+        pool_factory_kwargs={"min_size": 0, "max_size": 3},
+        clock=clock(),
     )
 
 
