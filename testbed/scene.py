@@ -80,8 +80,11 @@ def in_flight(manager: Facade[Any, Any, Any]) -> int:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Wait for what happens in this process."""
-    async with asyncio.timeout(20):
+    """Wait for what happens in this process.
+
+    The limit is for what will never happen: a busy machine takes its time.
+    """
+    async with asyncio.timeout(45):
         while not holds():
             await asyncio.sleep(0.005)
 

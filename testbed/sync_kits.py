@@ -17,6 +17,7 @@ from sqlalchemy.pool import QueuePool
 
 from hasql.cluster.dsn import Dsn
 from hasql.driver.patience import Patience
+from testbed.held_clock import with_clock
 from testbed.kits.registry import THREAD_DRIVERS
 
 if TYPE_CHECKING:
@@ -74,10 +75,14 @@ class SyncKit(ABC):
         """Return the DSN for this driver; `dsn` begins with ``postgresql://``."""
         return dsn
 
-    def manager(self, dsn: str, /, *args: Any, **kwargs: Any) -> BaseSyncPoolManager[Any, Any]:
+    def manager(
+        self, dsn: str, /, *args: Any, clock: Callable[[], float] = monotonic, **kwargs: Any
+    ) -> BaseSyncPoolManager[Any, Any]:
         """Make the driver's pool manager; `dsn` begins with ``postgresql://``."""
-        made: BaseSyncPoolManager[Any, Any]
-        made = import_module(self.module).PoolManager(self.dsn(dsn), *args, **kwargs)
+        of_driver = import_module(self.module).PoolManager
+        if clock is not monotonic:
+            of_driver = with_clock(of_driver, clock)
+        made: BaseSyncPoolManager[Any, Any] = of_driver(self.dsn(dsn), *args, **kwargs)
         return made
 
     def driver(self, dsn: str) -> Driver[Any, Any]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from importlib import import_module
+from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from hasql.cluster.dsn import Dsn
+from testbed.held_clock import with_clock
 from testbed.workers import TaskWorkers
 
 if TYPE_CHECKING:
@@ -106,10 +108,14 @@ class Kit(LoadKit):
     acquire_kwargs: ClassVar[dict[str, Any]] = {}
     release_kwargs: ClassVar[dict[str, Any]] = {}
 
-    def manager(self, dsn: str, /, *args: Any, **kwargs: Any) -> BasePoolManager[Any, Any]:
+    def manager(
+        self, dsn: str, /, *args: Any, clock: Callable[[], float] = monotonic, **kwargs: Any
+    ) -> BasePoolManager[Any, Any]:
         """Make the driver's pool manager; `dsn` begins with ``postgresql://``."""
-        made: BasePoolManager[Any, Any]
-        made = import_module(self.module).PoolManager(self.dsn(dsn), *args, **kwargs)
+        of_driver = import_module(self.module).PoolManager
+        if clock is not monotonic:
+            of_driver = with_clock(of_driver, clock)
+        made: BasePoolManager[Any, Any] = of_driver(self.dsn(dsn), *args, **kwargs)
         return made
 
     def driver(self, dsn: str) -> Driver[Any, Any]:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 from contextlib import asynccontextmanager
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,10 +15,11 @@ from hasql.cluster.probe import Role
 from hasql.diagnostics import correlated
 from hasql.events import Event, LeaseDropped, LeaseOverdue
 from hasql.resilience import LeaseTerminatedError, Lifecycle
+from testbed.held_clock import HeldClock
 from testbed.scene import sessions, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster
@@ -39,11 +41,18 @@ def anyio_backend() -> object:
 
 @asynccontextmanager
 async def watched(
-    kit: Kit, cluster: LocalCluster, application: str, lifecycle: Lifecycle
+    kit: Kit,
+    cluster: LocalCluster,
+    application: str,
+    lifecycle: Lifecycle,
+    clock: Callable[[], float] = monotonic,
 ) -> AsyncIterator[Manager]:
     dsn = f"{cluster.dsn}?application_name={application}"
     async with kit.manager(
-        dsn, pool_factory_kwargs=kit.sizes(1, 2), lifecycle=lifecycle
+        dsn,
+        pool_factory_kwargs=kit.sizes(1, 2),
+        lifecycle=lifecycle,
+        clock=clock,
     ) as manager:
         await manager.ready(1, 2)
         yield manager
@@ -144,17 +153,19 @@ async def test_an_overdue_lease_is_reported_once_and_left_alone(
 async def test_a_terminated_lease_breaks_and_its_place_is_free(
     kit: Kit, pg_cluster: LocalCluster, application: str
 ) -> None:
-    lifecycle = Lifecycle(leak_threshold=0.1, leak_action="terminate")
-    async with watched(kit, pg_cluster, application, lifecycle) as manager:
+    lifecycle, clock = Lifecycle(leak_threshold=0.1, leak_action="terminate"), HeldClock()
+    async with watched(kit, pg_cluster, application, lifecycle, clock) as manager:
         events = told(manager, LeaseOverdue)
         leaked = [await manager.acquire(), await manager.acquire()]
         await until(lambda: len(events) == 2 and not manager.leases())
         assert all(each.terminated for each in events)
-        await every_place_is_free(manager, kit)
+        with clock.held():
+            await every_place_is_free(manager, kit)
         for connection in leaked:
             with pytest.raises(Exception, match=r".*"):  # whatever the driver says
                 await kit.value(connection, "SELECT 1")
             await manager.release(connection)  # as after any other loss
+        clock.hold()
         await every_place_is_free(manager, kit)
         assert manager.metrics().nodes[0].in_flight == 0
 
@@ -162,15 +173,18 @@ async def test_a_terminated_lease_breaks_and_its_place_is_free(
 async def test_a_block_does_not_end_well_whose_lease_was_terminated(
     kit: Kit, pg_cluster: LocalCluster, application: str
 ) -> None:
-    lifecycle = Lifecycle(leak_threshold=0.1, leak_action="terminate")
-    async with watched(kit, pg_cluster, application, lifecycle) as manager:
+    lifecycle, clock = Lifecycle(leak_threshold=0.1, leak_action="terminate"), HeldClock()
+    async with watched(kit, pg_cluster, application, lifecycle, clock) as manager:
         events = told(manager, LeaseOverdue)
         with pytest.raises(LeaseTerminatedError, match="leak_threshold"):
+            clock.hold()
             async with manager.acquire() as connection:
                 await kit.begin(connection, "SELECT 1")
+                clock.go_on()
                 await until(lambda: bool(events))
         with pytest.raises(KeyError, match="mine"):
             async with manager.acquire():
                 await until(lambda: len(events) == 2)
                 raise KeyError("mine")
+        clock.hold()
         await every_place_is_free(manager, kit)

@@ -13,6 +13,7 @@ import pytest
 from hasql.diagnostics import correlated
 from hasql.events import Event, LeaseDropped, LeaseOverdue
 from hasql.resilience import LeaseTerminatedError, Lifecycle
+from testbed.held_clock import HeldClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,9 +29,14 @@ KEEPS_ALIVE = {"psycopg2"}
 
 
 @contextmanager
-def watched(kit: SyncKit, cluster: LocalCluster, lifecycle: Lifecycle) -> Iterator[Manager]:
+def watched(
+    kit: SyncKit,
+    cluster: LocalCluster,
+    lifecycle: Lifecycle,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Manager]:
     with kit.manager(
-        cluster.dsn, pool_factory_kwargs=kit.sizes(1, 2), lifecycle=lifecycle
+        cluster.dsn, pool_factory_kwargs=kit.sizes(1, 2), lifecycle=lifecycle, clock=clock
     ) as manager:
         manager.ready(1, 2)
         yield manager
@@ -115,17 +121,19 @@ def test_an_overdue_lease_is_reported_once_and_left_alone(
 def test_a_terminated_lease_breaks_and_its_place_is_free(
     sync_kit: SyncKit, pg_cluster: LocalCluster
 ) -> None:
-    lifecycle = Lifecycle(leak_threshold=0.1, leak_action="terminate")
-    with watched(sync_kit, pg_cluster, lifecycle) as manager:
+    lifecycle, clock = Lifecycle(leak_threshold=0.1, leak_action="terminate"), HeldClock()
+    with watched(sync_kit, pg_cluster, lifecycle, clock) as manager:
         events = told(manager, LeaseOverdue)
         leaked = [manager.getconn(), manager.getconn()]
         until(lambda: len(events) == 2 and not manager.leases())
-        every_place_is_free(manager, sync_kit)
+        with clock.held():
+            every_place_is_free(manager, sync_kit)
         for connection in leaked:
             with pytest.raises(Exception, match=r".*"):  # whatever the driver says
                 sync_kit.value(connection, "SELECT 1")
             manager.putconn(connection)  # as after any other loss
-        every_place_is_free(manager, sync_kit)
+        with clock.held():
+            every_place_is_free(manager, sync_kit)
         assert manager.metrics().nodes[0].in_flight == 0
         with pytest.raises(LeaseTerminatedError), manager.acquire():
             until(lambda: len(events) == 3)
@@ -134,10 +142,11 @@ def test_a_terminated_lease_breaks_and_its_place_is_free(
 def test_a_statement_that_runs_for_too_long_ends_with_its_terminated_lease(
     sync_kit: SyncKit, pg_cluster: LocalCluster
 ) -> None:
-    lifecycle = Lifecycle(leak_threshold=0.2, leak_action="terminate")
-    with watched(sync_kit, pg_cluster, lifecycle) as manager:
+    lifecycle, clock = Lifecycle(leak_threshold=0.2, leak_action="terminate"), HeldClock()
+    with watched(sync_kit, pg_cluster, lifecycle, clock) as manager:
         began = time.monotonic()
         with pytest.raises(sync_kit.lost), manager.acquire() as connection:
             sync_kit.value(connection, "SELECT pg_sleep(20)")
         assert time.monotonic() - began < 10
+        clock.hold()
         every_place_is_free(manager, sync_kit)
