@@ -24,6 +24,7 @@ from hasql.errors import ConfigurationError, HasqlError, NameResolutionError
 from testbed.black_hole import black_hole
 from testbed.moving_server import MovingServer, moving_server
 from testbed.nameserver import NameServer
+from testbed.pace import Pace, fastest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,13 +98,6 @@ def until_at(engine: Engine, address: str, *, within: float = 5) -> None:
         time.sleep(0.01)
 
 
-@contextmanager
-def limit(seconds: float) -> Iterator[None]:
-    began = time.monotonic()
-    yield
-    assert time.monotonic() - began < seconds
-
-
 class Load:
     """Threads that check out, ask and give back, and note what they have seen."""
 
@@ -111,16 +105,23 @@ class Load:
         self._engine = engine
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(threads)
-        #: When each checkout had ended, and where it led to.
+        #: When each checkout began, and where it led to.
         self.seen: list[tuple[float, str]] = []
         self._running = [self._pool.submit(self._run) for _ in range(threads)]
 
     def _run(self) -> None:
         while not self._stop.is_set():
+            began = time.monotonic()
             with self._engine.connect() as connection:
-                out = time.monotonic()
-                self.seen.append((out, where(connection)[0]))
+                self.seen.append((began, where(connection)[0]))
             time.sleep(0.001)
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until enough has been seen."""
+        end = time.monotonic() + 20
+        while not holds():
+            assert time.monotonic() < end
+            time.sleep(0.01)
 
     def end(self) -> None:
         """Stop, and raise what any of them has met."""
@@ -148,10 +149,10 @@ def test_a_record_is_repointed_under_load(
 ) -> None:
     engine = make(driver)
     with load(engine) as running:
-        time.sleep(0.3)
+        running.until(lambda: len(running.seen) > 10)
         nameserver.set(NAME, NEW)
         moved = time.monotonic()
-        time.sleep(LATEST + 0.5)
+        running.until(lambda: running.seen[-1][0] > moved + LATEST + 0.5)
     late = [at - moved for at, address in running.seen if address == OLD]
     assert max(late) <= LATEST
     assert {address for at, address in running.seen if at > moved + LATEST} == {NEW}
@@ -163,9 +164,15 @@ def test_a_time_to_live_of_zero_is_a_second(
     nameserver.set(NAME, OLD, ttl=0)
     engine = make()
     ask(engine)
-    nameserver.set(NAME, NEW, ttl=0)
-    with limit(LATEST):
-        until_at(engine, NEW)
+    took = []
+    for address in (NEW, OLD, THIRD, NEW):  # of which a busy machine may have delayed some
+        began = time.monotonic()
+        nameserver.set(NAME, address, ttl=0)
+        until_at(engine, address)
+        took.append(time.monotonic() - began)
+        if took[-1] < LATEST:
+            break
+    assert min(took) < LATEST
 
 
 @of_each_driver
@@ -251,13 +258,13 @@ def test_without_a_nameserver_what_is_in_the_pool_serves(
     engine = make(driver, **options, dns_fallback=False, pool_size=1, max_overflow=1)
     first = ask(engine)
     nameserver.stop()
-    began = time.monotonic()
-    slow = 0
-    while (now := time.monotonic()) - began < 2.5:
-        assert ask(engine) == first
-        slow += time.monotonic() - now > 0.1
-        time.sleep(0.001)
-    assert slow < 5  # if they waited for the nameserver, each would be: a dozen
+    began, pace = time.monotonic(), Pace(0.1)
+    while time.monotonic() - began < 2.5:
+        with pace.working():
+            assert ask(engine) == first
+        with pace.pausing():
+            time.sleep(0.001)
+    assert pace.slow < 5  # if they waited for the nameserver, each would be: a dozen
     with engine.connect(), pytest.raises(NameResolutionError, match=NAME) as caught:
         engine.connect()
     assert isinstance(caught.value, OSError)
@@ -281,8 +288,11 @@ def test_without_a_nameserver_an_old_answer_serves_new_connects(
     ask(engine)
     nameserver.stop()
     time.sleep(1.2)  # its time to live is over
-    with limit(0.5):
+
+    def connect() -> None:
         assert ask(engine)[0] == OLD
+
+    assert fastest(connect) < 0.5
 
 
 # Several addresses.
@@ -294,8 +304,12 @@ def test_an_address_that_refuses_is_passed_over(
 ) -> None:
     nameserver.set(NAME, NOBODY, NEW)
     engine = make(driver)
-    with limit(0.9):
+
+    def connect() -> None:
+        engine.dispose()
         assert ask(engine)[0] == NEW
+
+    assert fastest(connect) < 0.9
     nameserver.set(NAME, NOBODY, THIRD)
     until_at(engine, THIRD)
 
@@ -310,8 +324,11 @@ def test_an_address_that_is_silent_costs_a_moment(
     with ExitStack() as stack:
         for address in silent:
             stack.enter_context(black_hole(address, server.port))
-        with limit(1.5):
+
+        def connect() -> None:
             assert ask(make(driver))[0] == NEW
+
+        assert fastest(connect, 3) < 1.5
 
 
 @of_each_driver
@@ -623,10 +640,12 @@ def test_many_threads_share_an_engine_while_its_name_flaps(
     nameserver.set(NAME, OLD, ttl=0)
     engine = make(pool_size=4, max_overflow=0)
     with load(engine, threads=16) as running:
-        for address in (NEW, THIRD, OLD):
-            time.sleep(1.2)
+        running.until(lambda: len(running.seen) > 100)
+        for address in (NEW, THIRD):
             nameserver.set(NAME, address, ttl=0)
-        time.sleep(0.5)
+            running.until(lambda address=address: running.seen[-1][1] == address)
+        nameserver.set(NAME, OLD, ttl=0)  # which has not left for long: it may be one that rotates
+        time.sleep(1.5)
     assert {address for _, address in running.seen} >= {OLD, NEW, THIRD}
 
 

@@ -18,6 +18,8 @@ from testbed.middlemen.addresses import Place
 from testbed.middlemen.forwarder import Forwarder
 from testbed.moving_server import MovingServer, moving_server
 from testbed.nameserver import NameServer
+from testbed.pace import Pace
+from testbed.scene import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -95,15 +97,15 @@ async def until_at(engine: AsyncEngine, address: str) -> None:
 
 @asynccontextmanager
 async def load(engine: AsyncEngine, tasks: int = 4) -> AsyncIterator[list[tuple[float, str]]]:
-    """Check out, ask and give back; yield when each checkout had ended, and where it led to."""
+    """Check out, ask and give back; yield when each checkout began, and where it led to."""
     seen: list[tuple[float, str]] = []
     stop = asyncio.Event()
 
     async def run() -> None:
         while not stop.is_set():
+            began = time.monotonic()
             async with engine.connect() as connection:
-                out = time.monotonic()
-                seen.append((out, (await where(connection))[0]))
+                seen.append((began, (await where(connection))[0]))
             await asyncio.sleep(0.001)
 
     async with asyncio.TaskGroup() as group:
@@ -118,10 +120,10 @@ async def test_a_record_is_repointed_under_load(
     make: Callable[..., AsyncEngine], nameserver: NameServer, driver: str
 ) -> None:
     async with load(make(driver)) as seen:
-        await asyncio.sleep(0.3)
+        await until(lambda: len(seen) > 10)
         nameserver.set(NAME, NEW)
         moved = time.monotonic()
-        await asyncio.sleep(LATEST + 0.5)
+        await until(lambda: seen[-1][0] > moved + LATEST + 0.5)
     assert max(at - moved for at, address in seen if address == OLD) <= LATEST
     assert {address for at, address in seen if at > moved + LATEST} == {NEW}
 
@@ -150,9 +152,12 @@ async def test_addresses_that_refuse_or_are_silent_are_passed_over(
     with ExitStack() as stack:
         for address in silent:
             stack.enter_context(black_hole(address, server.port))
-        began = time.monotonic()
-        assert (await ask(make(driver)))[0] == NEW
-        assert time.monotonic() - began < 1.5
+        took = []
+        for _ in range(3):  # of which a busy machine may have delayed some
+            began = time.monotonic()
+            assert (await ask(make(driver)))[0] == NEW
+            took.append(time.monotonic() - began)
+        assert min(took) < 1.5
 
 
 @of_each_driver
@@ -163,12 +168,13 @@ async def test_without_a_nameserver_what_is_in_the_pool_serves(
     engine = make(driver, **options, dns_fallback=False, pool_size=1, max_overflow=1)
     first = await ask(engine)
     await asyncio.to_thread(nameserver.stop)
-    began, slow = time.monotonic(), 0
-    while (now := time.monotonic()) - began < 2.5:
-        assert await ask(engine) == first
-        slow += time.monotonic() - now > 0.1
-        await asyncio.sleep(0.001)
-    assert slow < 5  # if they waited for the nameserver, each would be: a dozen
+    began, pace = time.monotonic(), Pace(0.1)
+    while time.monotonic() - began < 2.5:
+        with pace.working():
+            assert await ask(engine) == first
+        with pace.pausing():
+            await asyncio.sleep(0.001)
+    assert pace.slow < 5  # if they waited for the nameserver, each would be: a dozen
     async with engine.connect():
         with pytest.raises(NameResolutionError, match=NAME):
             await ask(engine)

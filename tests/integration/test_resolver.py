@@ -350,7 +350,7 @@ def test_an_event_loop_that_is_gone_leaves_the_look_up_to_the_others(
     nameserver: NameServer, tmp_path: Path
 ) -> None:
     resolver = resolver_on(tmp_path, nameserver)
-    nameserver.delay = 0.3
+    nameserver.delay = 0.8
 
     async def leave() -> None:
         with pytest.raises(TimeoutError):
@@ -364,7 +364,7 @@ def test_an_event_loop_that_is_gone_leaves_the_look_up_to_the_others(
 async def test_the_event_loop_goes_on_while_a_name_is_looked_up(
     nameserver: NameServer, tmp_path: Path
 ) -> None:
-    nameserver.delay = 0.3
+    nameserver.delay = 0.6
     looking = asyncio.ensure_future(resolver_on(tmp_path, nameserver).lookup_async("db.test"))
     turns = 0
     while not looking.done():
@@ -398,7 +398,7 @@ def test_an_old_answer_serves_while_nobody_gives_a_good_one(
     nameserver: NameServer, tmp_path: Path, clock: ManualClock, fault: Fault
 ) -> None:
     resolver = resolver_on(
-        tmp_path, nameserver, clock=clock, timeout=0.1, max_retries=1, extend_grace=False
+        tmp_path, nameserver, clock=clock, timeout=0.3, max_retries=1, extend_grace=False
     )
     resolver.lookup("db.test")
     nameserver.fail(fault)
@@ -437,7 +437,7 @@ def test_the_time_of_grace_doubles_with_each_failure_in_a_row(
 def test_who_asks_for_a_name_that_fails_does_not_wait(
     nameserver: NameServer, tmp_path: Path, clock: ManualClock
 ) -> None:
-    resolver = resolver_on(tmp_path, nameserver, clock=clock, timeout=0.3, max_retries=1)
+    resolver = resolver_on(tmp_path, nameserver, clock=clock, timeout=1, max_retries=1)
     resolver.lookup("db.test")
     nameserver.fail(Fault.SILENT)
     clock.now += 60.0
@@ -445,7 +445,7 @@ def test_who_asks_for_a_name_that_fails_does_not_wait(
     clock.now += 1.0
     began = time.monotonic()
     assert resolver.lookup("db.test").addresses
-    assert time.monotonic() - began < 0.1
+    assert time.monotonic() - began < 0.5, "half of one attempt"
     until_idle()
 
 
@@ -485,7 +485,7 @@ def test_a_kind_that_fails_alone_keeps_its_last_answer(  # noqa: PLR0913  # fixt
     kind: str,
     kept: tuple[str, ...],
 ) -> None:
-    resolver = resolver_on(tmp_path, nameserver, clock=clock, timeout=0.2, max_retries=1)
+    resolver = resolver_on(tmp_path, nameserver, clock=clock, timeout=0.5, max_retries=1)
     resolver.lookup("db.test")
     nameserver.set("db.test", "127.0.0.9", "::9", ttl=60)
     nameserver.fail(fault, kind=kind)

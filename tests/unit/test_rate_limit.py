@@ -182,14 +182,14 @@ async def test_a_token_is_for_an_acquire_however_often_it_is_tried_inside() -> N
 
 async def test_who_would_wait_beyond_its_deadline_is_told_at_once_when_to_come() -> None:
     async with manager_of(
-        fake_cluster("a master"), rate_limit=RateLimit("1/minute"), acquire_timeout=1.0
+        fake_cluster("a master"), rate_limit=RateLimit("1/minute"), acquire_timeout=20.0
     ) as manager:
         await _use(manager.acquire_master())
         began = monotonic()
         with pytest.raises(RateLimitedError, match=r"the rate of 1/minute is used up") as raised:
             await manager.acquire_master()
-        assert monotonic() - began < 0.8
-        assert 58 < raised.value.seconds <= 60
+        assert monotonic() - began < 10
+        assert 50 < raised.value.seconds <= 60
         assert isinstance(raised.value, NotAvailableError)
         with pytest.raises(RateLimitedError):  # nothing was taken by that
             await manager.acquire_master()

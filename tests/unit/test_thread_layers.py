@@ -10,7 +10,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import count
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -252,6 +251,7 @@ class _Interrupt(BaseException):
     pass
 
 
+@pytest.mark.timeout(300)  # it computes all the while, which takes long beside others
 def test_11_ten_thousand_interrupts_leave_no_permit_token_or_place_behind() -> None:
     # In one thread after the other, each at a point by chance, while others work on.
     with watched(3, adaptive=True, acquire_timeout=LONG) as (manager, outer):
@@ -267,8 +267,7 @@ def test_11_ten_thousand_interrupts_leave_no_permit_token_or_place_behind() -> N
             worker.start()
         chance, interrupts = random.Random(7), 0  # noqa: S311  # no secret
         try:
-            began = monotonic()
-            while interrupts < 10_000 and monotonic() < began + 40:
+            while interrupts < 10_000:
                 lease = manager.acquire(read_only=chance.random() < 0.5)
 
                 def use(lease: Any = lease) -> None:
@@ -284,7 +283,6 @@ def test_11_ten_thousand_interrupts_leave_no_permit_token_or_place_behind() -> N
                 worker.join()
         until(lambda: nothing_is_left(manager))
         assert outer.out == 0
-        assert interrupts == 10_000
 
 
 # Closing and forking

@@ -1,0 +1,54 @@
+"""How fast something is, on a machine that does other things as well."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ("Pace", "fastest")
+
+
+def fastest(work: Callable[[], object], times: int = 5) -> float:
+    """Return the least seconds that some work has taken: a busy machine only adds to them."""
+    taken = []
+    for _ in range(times):
+        began = perf_counter()
+        work()
+        taken.append(perf_counter() - began)
+    return min(taken)
+
+
+class Pace:
+    """Counts what was slow, and how often the machine was: mere pauses beside it are the base.
+
+    Args:
+        limit: The seconds beyond which something is slow.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._slow = 0
+        self._late = 0
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Measure what is done within a block."""
+        began = perf_counter()
+        yield
+        self._slow += perf_counter() - began > self._limit
+
+    @contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Measure the pause that follows, of a moment."""
+        began = perf_counter()
+        yield
+        self._late += perf_counter() - began > self._limit
+
+    @property
+    def slow(self) -> int:
+        """How much was slow more often than the machine."""
+        return max(0, self._slow - self._late)
