@@ -149,8 +149,10 @@ async def test_a_hook_that_hangs_on_a_frozen_server_leaves_nothing_open(
     await manager.ready(1, 0)
     held = await manager.acquire_master()
     freeze = True
+    acquiring = asyncio.ensure_future(manager.acquire_master(timeout=3))
+    await until(lambda: len(made) == 2)  # it has logged in, and its hook hangs
     with pytest.raises(NotAvailableError):
-        _ = await manager.acquire_master(timeout=0.3)
+        _ = await acquiring
     async with asyncio.timeout(5):
         await manager.terminate()
     await until(lambda: all(connection.closed for connection in made))

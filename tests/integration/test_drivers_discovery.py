@@ -56,7 +56,7 @@ async def test_a_source_asks_the_master_by_sql_and_else_another_host(
 ) -> None:
     source, master = Scripted(), pg_cluster.master
     dsn = f"{pg_cluster.dsn}?application_name={application}"
-    async with kit.manager(dsn, discovery=source, refresh_timeout=0.5) as manager:
+    async with kit.manager(dsn, discovery=source, refresh_timeout=10) as manager:
         await manager.ready(1, 2)
         odd = 'a\\b\t"%s" %\n{é}'
         rows = await source.ask(
@@ -86,8 +86,21 @@ async def test_a_source_asks_the_master_by_sql_and_else_another_host(
         )
         [row] = await source.ask("SELECT inet_server_port() AS port")
         assert row["port"] == master.port
+
+
+async def test_a_source_asks_another_host_while_the_master_is_silent(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    source, master = Scripted(), pg_cluster.master
+    async with kit.manager(pg_cluster.dsn, discovery=source, refresh_timeout=0.5) as manager:
+        await manager.ready(1, 2)
         master.freeze()
-        [row] = await source.ask("SELECT inet_server_port() AS port")
+        async with asyncio.timeout(20):  # half a second is little for the others, too
+            while isinstance(
+                answer := await source.ask("SELECT inet_server_port() AS port"), NotAvailableError
+            ):
+                pass
+        [row] = answer
         assert row["port"] in {replica.port for replica in pg_cluster.nodes} - {master.port}
         for node in pg_cluster.nodes:
             node.freeze()

@@ -257,7 +257,9 @@ from {module} import {kit}
 kit = {kit}()
 
 async def main():
-    manager = kit.manager(sys.argv[1], pool_factory_kwargs=kit.sizes(1, 2))
+    # What a busy machine answers late is no host that is down, and nothing is said of it.
+    sizes = kit.sizes(1, 2)
+    manager = kit.manager(sys.argv[1], pool_factory_kwargs=sizes, refresh_timeout=25)
     await manager.ready(1, 2)
     async with manager.acquire_master() as connection:
         await kit.value(connection, "SELECT 1")

@@ -53,12 +53,13 @@ def in_child(run: Callable[[], dict[str, str]]) -> dict[str, str]:
 
 
 def run_anew(loop_class: type[asyncio.AbstractEventLoop], work: Awaitable[Any]) -> None:
-    """Run in a loop of one's own."""
-    loop = loop_class()
-    try:
-        loop.run_until_complete(work)
-    finally:
-        loop.close()
+    """Run in a loop of one's own, and end what is left in it, as `asyncio.run` does."""
+
+    async def wait() -> None:
+        await work
+
+    with asyncio.Runner(loop_factory=loop_class) as runner:
+        runner.run(wait())
 
 
 async def backends(

@@ -759,7 +759,12 @@ async def test_a_class_that_goes_another_way_is_let_go_there(
         resolver = Resolver(nameservers=[nameserver.address], fallback=False)
         dsn = node.dsn.replace(f"127.0.0.1:{node.port}", "db.test:1")
         kwargs = {"connection_class": Tunnelled, "min_size": 1}
-        async with PoolManager(dsn, resolver=resolver, pool_factory_kwargs=kwargs) as manager:
+        async with PoolManager(
+            dsn,
+            resolver=resolver,
+            refresh_timeout=30,  # no late answer counts as a loss, after which one connects again
+            pool_factory_kwargs=kwargs,
+        ) as manager:
             await manager.ready(1, 0)
             asked = nameserver.count("db.test")
             await until(lambda: nameserver.count("db.test") > asked + 1)  # and been told again
