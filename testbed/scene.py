@@ -46,6 +46,9 @@ __all__ = (
     "until_waiting",
 )
 
+#: Seconds after which what has not happened never will: a busy machine takes its time.
+_LONGEST = 45.0
+
 
 @dataclass(frozen=True)
 class Table:
@@ -80,11 +83,8 @@ def in_flight(manager: Facade[Any, Any, Any]) -> int:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Wait for what happens in this process.
-
-    The limit is for what will never happen: a busy machine takes its time.
-    """
-    async with asyncio.timeout(45):
+    """Wait for what happens in this process."""
+    async with asyncio.timeout(_LONGEST):
         while not holds():
             await asyncio.sleep(0.005)
 
@@ -149,14 +149,14 @@ async def sessions(node: LocalNode, application: str, state: str = "%") -> int:
 
 async def until_sessions(node: LocalNode, application: str, count: int, state: str = "%") -> None:
     """Wait until a server has so many sessions under an application's name."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(_LONGEST):
         while await sessions(node, application, state) != count:
             await asyncio.sleep(0.01)
 
 
 async def until_asleep(node: LocalNode, application: str, count: int) -> None:
     """Wait until so many sessions are in pg_sleep(): a monitor's is active at times too."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(_LONGEST):
         while await asleep(node, application) != count:
             await asyncio.sleep(0.01)
 
@@ -186,7 +186,7 @@ async def held_lock(node: LocalNode) -> AsyncIterator[Callable[[], Awaitable[Non
 async def until_waiting(node: LocalNode, application: str, count: int) -> None:
     """Wait until so many sessions wait for the lock."""
     waiting = f"SELECT count(*) {_of(application, 'active')} AND wait_event = 'advisory'"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(_LONGEST):
         while int(await node.sql(waiting)) != count:
             await asyncio.sleep(0.01)
 

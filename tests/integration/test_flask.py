@@ -293,7 +293,7 @@ def test_connections_are_kept_and_used_again(flask: FlaskScene) -> None:
 
 def test_an_outage_keeps_nobody_from_giving_back(flask: FlaskScene) -> None:
     """There, who connected held the lock of all, and tried for as long as the outage lasted."""
-    app, db = flask.app(pool=2, OPTIONS={"acquire_timeout": 2.0}), flask.db
+    app, db = flask.app(pool=2, OPTIONS={"acquire_timeout": 4.0}), flask.db
     master = flask.cluster.master
     asked = Event()
     waited: list[float] = []
@@ -315,10 +315,10 @@ def test_an_outage_keeps_nobody_from_giving_back(flask: FlaskScene) -> None:
                 began = monotonic()
                 with app.app_context():
                     db.connection(read_only=True)
-                assert monotonic() - began < 1.0
+                assert monotonic() - began < 2.0
         finally:
             master.thaw()
-    assert waited[0] < 3.0
+    assert waited[0] < 8.0
 
 
 def test_what_can_never_work_is_told_at_once_and_not_tried_for_ever(flask: FlaskScene) -> None:

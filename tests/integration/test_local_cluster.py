@@ -66,7 +66,7 @@ def cluster(running: LocalCluster) -> LocalCluster:
     return running
 
 
-async def until(done: Callable[[], bool], seconds: float = 15.0) -> None:
+async def until(done: Callable[[], bool], seconds: float = 45.0) -> None:
     """Wait for something that another process does and tells nobody of."""
     async with asyncio.timeout(seconds):
         while not done():
@@ -657,11 +657,12 @@ def _roots() -> set[Path]:
 
 
 async def until_no_segments_but(before: dict[str, int]) -> None:
-    """Wait until there are no memory segments but those before.
+    """Wait until of the memory segments there are now, none is left but those before.
 
-    Other workers' servers leave some, until these start again; what a test leaves, stays.
+    Other workers' servers leave some as well, until these start again; what a test leaves, stays.
     """
-    await until(lambda: _segments().keys() <= before.keys())
+    new = _segments().keys() - before.keys()
+    await until(lambda: not new & _segments().keys())
 
 
 def _segments() -> dict[str, int]:

@@ -121,12 +121,12 @@ async def test_a_storage_that_fails_stops_no_loop_and_no_deadline_is_missed(
             for _ in range(20):
                 began = monotonic()
                 if then == "allow":
-                    await use(manager, 1.0)
+                    await use(manager, 3.0)
                 else:
                     with pytest.raises(RateLimitedError, match=r"redis://:\*\*\*@") as raised:
-                        await use(manager, 1.0)
+                        await use(manager, 3.0)
                     assert storage.password not in str(raised.value)
-                assert monotonic() - began < 1.0
+                assert monotonic() - began < 3.0
         finally:
             watching.cancel()
             with suppress(asyncio.CancelledError):
@@ -155,8 +155,8 @@ def test_threads_are_let_through_while_their_storage_fails(
         getattr(storage, fault)()
         for _ in range(20):
             began = monotonic()
-            manager.putconn(manager.getconn(timeout=2.0))
-            assert monotonic() - began < 2.0
+            manager.putconn(manager.getconn(timeout=4.0))
+            assert monotonic() - began < 4.0
         metrics = manager.metrics().rate_limit
         assert metrics is not None
         assert metrics.storage_errors >= 1

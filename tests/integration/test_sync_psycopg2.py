@@ -456,7 +456,7 @@ async def test_an_acquire_ends_at_its_deadline_while_its_connect_hangs(
         began = monotonic()
         with pytest.raises(NotAvailableError):
             await in_thread(master, manager, 0.2)
-        assert monotonic() - began < 1
+        assert monotonic() - began < 5, "a connect has no limit"
         # What it has begun is for the next.
         waiting = asyncio.ensure_future(in_thread(master, manager, 10))
         await asyncio.sleep(0)
@@ -542,7 +542,7 @@ def test_an_acquire_that_pings_a_frozen_host_ends_at_its_deadline(
             began = monotonic()
             with pytest.raises(NotAvailableError):
                 master(manager, 0.1)
-            assert monotonic() - began < 1
+            assert monotonic() - began < 5, "a ping has no limit"
         finally:
             node.thaw()
         with manager.acquire_master(timeout=5) as connection:
@@ -569,7 +569,7 @@ def test_a_listener_that_waits_for_the_server_is_broken_off_at_the_deadline(
         began = monotonic()
         with pytest.raises(NotAvailableError):
             master(manager, 0.3)
-        assert monotonic() - began < 2
+        assert monotonic() - began < 5, "it sleeps for a minute"
         sleeps.clear()
         with manager.acquire_master(timeout=5) as connection:
             assert value(connection, "SELECT 1") == 1

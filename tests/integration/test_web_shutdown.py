@@ -35,7 +35,7 @@ from hasql.asyncpg import PoolManager
 from hasql.contrib.fastapi import Hasql
 
 logging.basicConfig(level=logging.INFO)
-db = Hasql(PoolManager(os.environ["DATABASE_URL"], acquire_timeout=10))
+db = Hasql(PoolManager(os.environ["DATABASE_URL"], acquire_timeout=30))
 app = FastAPI(lifespan=db.lifespan)
 db.install(app)
 app.include_router(db.health)
@@ -70,7 +70,7 @@ from starlette.routing import Route
 from hasql.contrib.fastapi import Hasql
 from hasql.psycopg3 import PoolManager
 
-db = Hasql(PoolManager(os.environ["DATABASE_URL"], acquire_timeout=10))
+db = Hasql(PoolManager(os.environ["DATABASE_URL"], acquire_timeout=30))
 
 
 async def visit(request):
@@ -110,7 +110,7 @@ db = Hasql()
 app = Flask(__name__)
 app.config["HASQL_DSN"] = os.environ["DATABASE_URL"]
 app.config["HASQL_TRANSACTIONS"] = "request"
-app.config["HASQL_OPTIONS"] = {"acquire_timeout": 10}
+app.config["HASQL_OPTIONS"] = {"acquire_timeout": 30}
 db.init_app(app)
 app.register_blueprint(db.health, url_prefix="/health")
 
@@ -164,7 +164,7 @@ settings.configure(
             "CONN_MAX_AGE": MAX_AGE,
             "OPTIONS": {
                 "application_name": url["application_name"],
-                "hasql": {"acquire_timeout": 10},
+                "hasql": {"acquire_timeout": 30},
             },
         }
     },
