@@ -643,7 +643,7 @@ def test_many_threads_share_an_engine_while_its_name_flaps(
         running.until(lambda: len(running.seen) > 100)
         for address in (NEW, THIRD):
             nameserver.set(NAME, address, ttl=0)
-            running.until(lambda address=address: running.seen[-1][1] == address)
+            running.until(lambda: running.seen[-1][1] == address)  # noqa: B023  # within the turn
         nameserver.set(NAME, OLD, ttl=0)  # which has not left for long: it may be one that rotates
         time.sleep(1.5)
     assert {address for _, address in running.seen} >= {OLD, NEW, THIRD}

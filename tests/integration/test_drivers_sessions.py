@@ -145,7 +145,9 @@ async def test_an_idle_timeout_does_not_end_the_reserved_session(
 ) -> None:
     dsn = f"{odd_cluster.dsn}?application_name={application}"
     # Longer than idle_session_timeout, and nothing else makes it probe.
-    async with kit.manager(dsn, refresh_delay=1.0, pool_factory_kwargs=kit.sizes(0, 2)) as manager:
+    async with kit.manager(
+        dsn, refresh_delay=1.0, refresh_timeout=20, pool_factory_kwargs=kit.sizes(0, 2)
+    ) as manager:
         await until(lambda: shown(manager) == ALL_WELL)
         before = [await reserved(node, application) for node in odd_cluster.nodes]
         await asyncio.sleep(0.6)

@@ -88,7 +88,8 @@ def test_what_a_name_has_left_is_known_within_its_ttl(
 ) -> None:
     with closing(resolver_on(tmp_path, nameserver).follow("db.test")) as followed:
         assert followed.addresses() == ("127.0.0.2", "127.0.0.3")
-        took, old = [], "127.0.0.2"
+        took: list[float] = []
+        old = "127.0.0.2"
         while len(took) < 2 or (min(took) >= 1.5 and len(took) < 5):
             assert not followed.has_left(old)
             new = f"127.0.0.{len(took) + 4}"
@@ -220,7 +221,7 @@ def test_a_name_that_rotates_has_left_none_of_its_addresses(
     nameserver.rotate("db.test", "127.0.0.2", "127.0.0.3", ttl=0)
     with closing(resolver_on(tmp_path, nameserver).follow("db.test")) as followed:
         for address in ("127.0.0.2", "127.0.0.3", "127.0.0.2"):
-            until(lambda address=address: followed.addresses() == (address,))
+            until(lambda: followed.addresses() == (address,))  # noqa: B023  # within the turn
         until(lambda: not followed.has_left("127.0.0.2") and not followed.has_left("127.0.0.3"))
         nameserver.wait_for_questions(5, "db.test", "A")
         assert not followed.has_left("127.0.0.2")

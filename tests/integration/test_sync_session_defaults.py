@@ -110,7 +110,7 @@ async def test_a_reset_hook_of_the_applications_undoes_no_setting(
 
 def guarded(kit: SyncKit, node: LocalNode, session: SessionDefaults | None = GUARDED) -> Manager:
     """Make a manager of the master alone, with one connection, to which all reads come."""
-    kwargs = {"fallback_master": True, "refresh_delay": 0.2}
+    kwargs: dict[str, Any] = {"fallback_master": True, "refresh_delay": 0.2}
     return kit.manager(node.dsn, session=session, pool_factory_kwargs=kit.sizes(1, 1), **kwargs)
 
 

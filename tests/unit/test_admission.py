@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,10 +16,17 @@ from hasql.errors import (
     PoolManagerClosedError,
 )
 from hasql.resilience import Admission, Priority, priority
+from simulation.virtual_time import VirtualClock, new_loop
 from testbed.fake_driver import FakeManager, fake_cluster, manager_of, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+#: A test whose turns are by the clock, and not by what else the machine does.
+in_virtual_time = pytest.mark.parametrize(
+    "anyio_backend",
+    [pytest.param(("asyncio", {"loop_factory": partial(new_loop, VirtualClock())}), id="virtual")],
+)
 
 
 @asynccontextmanager
@@ -85,8 +93,9 @@ async def test_those_who_wait_are_let_in_by_priority_and_then_in_the_order_of_as
         assert crowd.let_in == ["first", "critical", "normal 1", "normal 2", "background"]
 
 
+@in_virtual_time
 async def test_who_has_waited_for_half_of_its_deadline_goes_first() -> None:
-    async with managed(Admission(1)) as manager:
+    async with managed(Admission(1), clock=asyncio.get_running_loop().time) as manager:
         crowd = Crowd(manager)
         await crowd.ask("first")
         await crowd.ask("critical", Priority.CRITICAL)

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import threading
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from hasql.errors import (
     UnknownConnectionError,
     WrongEventLoopError,
 )
+from simulation.virtual_time import VirtualClock, new_loop
 from testbed.fake_driver import (
     FakeConnection,
     FakeManager,
@@ -38,6 +40,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from hasql.driver import Endpoint
+
+#: A test whose turns are by the clock, and not by what else the machine does.
+in_virtual_time = pytest.mark.parametrize(
+    "anyio_backend",
+    [pytest.param(("asyncio", {"loop_factory": partial(new_loop, VirtualClock())}), id="virtual")],
+)
 
 
 def host_of(connection: object) -> str:
@@ -472,10 +480,12 @@ async def test_the_end_of_a_block_is_the_drivers_to_shape() -> None:
         assert manager.metrics().nodes[0].in_flight == 0
 
 
+@in_virtual_time
 async def test_the_end_of_a_block_has_its_time_but_for_a_host_that_is_silent() -> None:
     servers = fake_cluster("a master")
     async with manager_of(
         servers,
+        clock=asyncio.get_running_loop().time,
         release_timeout=0.05,
         refresh_timeout=0.1,
         refresh_delay=0.05,
