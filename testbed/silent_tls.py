@@ -14,6 +14,8 @@ __all__ = ("SilentTls",)
 
 #: Bytes of what a client of PostgreSQL's asks for TLS with.
 _REQUEST = 8
+#: Seconds after which a client does not go on any more.
+_PATIENCE = 20
 
 
 class SilentTls:
@@ -32,7 +34,7 @@ class SilentTls:
 
     def wait_for_client(self) -> None:
         """Wait until one more client waits for an answer to its login; else TimeoutError."""
-        if not self._waiting.acquire(timeout=10):
+        if not self._waiting.acquire(timeout=_PATIENCE):
             raise TimeoutError("no client has asked for TLS")
 
     def __enter__(self) -> Self:
@@ -48,6 +50,7 @@ class SilentTls:
         with suppress(OSError):
             while True:
                 plain = self._stack.enter_context(self._listener.accept()[0])
+                plain.settimeout(_PATIENCE)
                 plain.recv(_REQUEST, socket.MSG_WAITALL)
                 plain.sendall(b"S")
                 secured = self._context.wrap_socket(plain, server_side=True)

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import logging
 import re
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -434,6 +435,11 @@ def test_a_loop_that_ends_while_a_login_over_tls_is_under_way_leaves_no_socket(
         await asyncio.to_thread(server.wait_for_client)
         await manager.close()
 
-    with SilentTls(authority.server("IP:127.0.0.1")) as server:
+    with (
+        SilentTls(authority.server("IP:127.0.0.1")) as server,
+        warnings.catch_warnings(record=True) as heard,
+    ):
+        warnings.simplefilter("always")  # as an error, uvloop does not end with one
         run(leave(server))
-        gc.collect()  # a ResourceWarning would fail the test
+        gc.collect()
+    assert [str(each.message) for each in heard] == []

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ssl
 import time
+import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+import uvloop
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
@@ -16,10 +19,11 @@ from hasql.driver.addressed_loop import AddressedLoop
 from testbed.certificates import Authority
 from testbed.moving_server import MovingServer, moving_server
 from testbed.nameserver import NameServer
+from testbed.silent_tls import SilentTls
 from tests.middlemen import needs, needs_tls
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Coroutine, Iterator
     from pathlib import Path
 
 NAME, STRANGER = "db.example.test", "stranger.example.test"
@@ -135,3 +139,40 @@ async def test_tls_without_a_negotiation_is_checked_against_the_name(tmp_path: P
         loop = AddressedLoop(running, STRANGER, OLD)
         with pytest.raises(ssl.SSLCertVerificationError, match="mismatch"):
             await loop.create_connection(asyncio.Protocol, STRANGER, port, ssl=trusting)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_loop_that_ends_after_a_login_was_given_up_leaves_no_socket(
+    nameserver: NameServer, tmp_path: Path, run: Callable[[Coroutine[Any, Any, None]], None]
+) -> None:
+    needs("openssl")
+    authority = Authority(tmp_path)
+    nameserver.set(NAME, "127.0.0.1")
+
+    async def leave(server: SilentTls) -> None:
+        engine = get_async_dns_engine(
+            f"postgresql+asyncpg://app:x@{NAME}:{server.port}/app",
+            connect_args={"ssl": ssl.create_default_context(cafile=authority.certificate)},
+            dns_nameservers=[nameserver.address],
+            dns_timeout=1,
+        )
+
+        async def connect() -> None:
+            async with engine.connect():
+                raise AssertionError("it is silent")
+
+        connecting = asyncio.create_task(connect())
+        await asyncio.to_thread(server.wait_for_client)
+        connecting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await connecting
+        await engine.dispose()
+
+    with (
+        SilentTls(authority.server(f"DNS:{NAME}")) as server,
+        warnings.catch_warnings(record=True) as heard,
+    ):
+        warnings.simplefilter("always")  # as an error, uvloop does not end with one
+        run(leave(server))
+        gc.collect()
+    assert [str(each.message) for each in heard] == []
