@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import socket
 import threading
 from contextlib import asynccontextmanager, suppress
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hasql.cluster.dsn import Dsn
 from hasql.driver import Endpoint
+from hasql.testing.errors import ClusterError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,6 +31,7 @@ __all__ = (
     "WAIT_FOR_LOCK",
     "Table",
     "asleep",
+    "crash_within",
     "empty_database",
     "end_sessions",
     "endpoint_of",
@@ -131,6 +134,20 @@ async def fail_over(cluster: LocalCluster) -> tuple[LocalNode, LocalNode]:
     old.kill()
     await new.promote()
     return old, new
+
+
+async def crash_within(node: LocalNode) -> None:
+    """Kill a process of a server, so that all of them but the postmaster start anew."""
+    query = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'"
+    before = await node.sql(query)
+    os.kill(int(before), signal.SIGKILL)
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                if await node.sql(query) not in {"", before}:
+                    return
+            except ClusterError:  # it is being started
+                await asyncio.sleep(0.01)
 
 
 def sockets() -> int:

@@ -7,8 +7,6 @@ something, has its id given to another transaction where that can be, and then a
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -21,7 +19,7 @@ from hasql.asyncpg import PoolManager
 from hasql.cluster.host import HostSpec
 from hasql.resilience import CommitMark, Outcome
 from hasql.testing import LocalCluster
-from hasql.testing.errors import ClusterError
+from testbed.scene import crash_within
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -190,20 +188,6 @@ async def test_a_server_that_goes_on_after_a_crash_of_its_own_is_another(
         assert await master.sql("SELECT pg_postmaster_start_time()") == started
         await it.give_id_away(master)
         assert await it.outcome() is Outcome.ABORTED
-
-
-async def crash_within(node: LocalNode) -> None:
-    """Kill a process of a server, so that all of them but the postmaster start anew."""
-    query = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'"
-    before = await node.sql(query)
-    os.kill(int(before), signal.SIGKILL)
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                if await node.sql(query) not in {"", before}:
-                    return
-            except ClusterError:  # it is being started
-                await asyncio.sleep(0.01)
 
 
 async def test_what_a_promoted_replica_has_replayed_is_committed(cluster: LocalCluster) -> None:

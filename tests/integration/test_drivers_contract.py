@@ -20,7 +20,7 @@ from hasql.driver.transactions import TransactionModes, TransactionState
 from testbed.middlemen.addresses import Place
 from testbed.middlemen.forwarder import Forwarder
 from testbed.proxy import Proxy
-from testbed.scene import Table, endpoint_of, until, until_sessions
+from testbed.scene import Table, crash_within, endpoint_of, until, until_sessions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -436,6 +436,20 @@ async def test_a_lost_connection_is_not_acquired(kit: Kit, pg_cluster: LocalClus
         pid = await kit.pid(connection)
         await pool.release(connection)
         await lose(pg_cluster, pid)
+        connection = await pool.acquire()
+        assert await kit.pid(connection) != pid
+        await pool.release(connection)
+
+
+async def test_a_connection_that_a_crash_has_ended_is_not_acquired(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    """A server's last words are a warning then, and no error, before it closes its sockets."""
+    async with opened(kit, pg_cluster.master.dsn, most=1) as pool:
+        connection = await pool.acquire()
+        pid = await kit.pid(connection)
+        await pool.release(connection)
+        await crash_within(pg_cluster.master)
         connection = await pool.acquire()
         assert await kit.pid(connection) != pid
         await pool.release(connection)

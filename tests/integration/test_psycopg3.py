@@ -29,6 +29,7 @@ from hasql.resilience import SessionDefaults
 from testbed.nameserver import NameServer
 from testbed.proxy import Proxy
 from testbed.scene import (
+    crash_within,
     end_sessions,
     endpoint_of,
     sessions,
@@ -581,6 +582,33 @@ async def test_a_reserved_connection_leaves_the_number_of_its_lost_socket_to_oth
         session.kill()
         os.close(reading)
         os.close(writing)
+
+
+async def test_what_a_server_warns_of_as_it_crashes_is_heard_before_it_closes_the_connection(
+    pg_cluster: LocalCluster,
+) -> None:
+    master = pg_cluster.master
+    async with Proxy(master.host, master.port) as proxy:
+        dsn = own(proxy, master.dsn, master.port)
+        connection = await PsycopgConnection.connect(dsn)
+        try:
+            assert connection.is_alive()
+            proxy.hold_ends()
+            await crash_within(master)
+            await until(lambda: proxy.held == 1)
+            assert not connection.is_alive()
+        finally:
+            await connection.close()
+
+
+async def test_a_warning_of_the_applications_own_ends_no_connection(
+    pg_cluster: LocalCluster,
+) -> None:
+    connection = await PsycopgConnection.connect(pg_cluster.master.dsn, autocommit=True)
+    async with connection:
+        await connection.execute("DO $$ BEGIN RAISE WARNING USING ERRCODE = '57P02'; END $$")
+        assert not connection.lost
+        assert connection.is_alive()
 
 
 class Anything(Loader):

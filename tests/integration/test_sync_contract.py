@@ -26,7 +26,7 @@ from testbed.black_hole import black_hole
 from testbed.middlemen.addresses import Place
 from testbed.middlemen.forwarder import Forwarder
 from testbed.proxy import Proxy
-from testbed.scene import Table, endpoint_of, until, until_asleep, until_sessions
+from testbed.scene import Table, crash_within, endpoint_of, until, until_asleep, until_sessions
 from testbed.sync_kits import patience
 
 if TYPE_CHECKING:
@@ -101,10 +101,14 @@ async def opened(
 @asynccontextmanager
 async def silent(node: LocalNode) -> AsyncIterator[tuple[Proxy, str]]:
     """Stand a proxy before a server that takes bytes and passes none on; yield its DSN as well."""
-    (host,) = Dsn.parse(node.dsn).hosts
-    async with Proxy(host.host, host.port) as proxy:
+    async with Proxy(node.host, node.port) as proxy:
         proxy.black_hole()
-        yield proxy, node.dsn.replace(f":{host.port}/", f":{proxy.port}/", 1)
+        yield proxy, through(proxy, node)
+
+
+def through(proxy: Proxy, node: LocalNode) -> str:
+    """Return a server's DSN with the proxy in its place."""
+    return node.dsn.replace(f":{node.port}/", f":{proxy.port}/", 1)
 
 
 async def every_place_works(kit: SyncKit, threads: Threads) -> None:
@@ -396,6 +400,28 @@ async def test_a_lost_connection_is_not_acquired(
         pid = await in_thread(sync_kit.pid, connection)
         await threads.release(connection)
         await lose(pg_cluster, pid)
+        connection = await threads.acquire()
+        assert await in_thread(sync_kit.pid, connection) != pid
+        await threads.release(connection)
+
+
+@pytest.mark.parametrize("closes_late", [False, True])
+async def test_a_connection_that_a_crash_has_ended_is_not_acquired(
+    sync_kit: SyncKit, pg_cluster: LocalCluster, closes_late: bool
+) -> None:
+    """A server's last words are a warning then, and no error, before it closes its sockets."""
+    master = pg_cluster.master
+    async with (
+        Proxy(master.host, master.port) as proxy,
+        opened(sync_kit, through(proxy, master), most=1) as threads,
+    ):
+        connection = await threads.acquire()
+        pid = await in_thread(sync_kit.pid, connection)
+        await threads.release(connection)
+        if closes_late:
+            proxy.hold_ends()
+        await crash_within(master)
+        await until(lambda: proxy.held >= closes_late)
         connection = await threads.acquire()
         assert await in_thread(sync_kit.pid, connection) != pid
         await threads.release(connection)

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from psycopg.errors import Diagnostic
     from psycopg.pq.abc import PGconn
 
-__all__ = ("LooksWhileIdle", "note_notice", "nothing_is_lent")
+__all__ = ("LooksWhileIdle", "is_the_end", "note_notice", "nothing_is_lent")
 
 
 #: Seconds for which a connection that was alive counts as alive without asking the kernel: as long
 #: as a busy event loop takes for a turn.
 _ALIVE_FOR = 0.001
+#: Of a shutdown, and of the crash of another process of the server.
+_ENDS = frozenset({"57P01", "57P02"})
 
 
 class LooksWhileIdle:
@@ -31,14 +33,6 @@ class LooksWhileIdle:
     pgconn: PGconn
     #: When it was last known to be alive, in seconds of time.monotonic().
     _alive_at = float("-inf")
-    #: Whether the server has said something of its own accord since the last look.
-    _heard = False
-
-    def note_notice(self, notice: Diagnostic) -> None:
-        """Take note of what the server says by itself: it may be that it ends the connection."""
-        self._heard = True
-        if notice.severity_nonlocalized in {"FATAL", "PANIC"}:
-            self.lost = True  # the socket closes some milliseconds later
 
     def check_idle(self, hook: str) -> None:
         """Raise if a hook of the user's has left a transaction open."""
@@ -58,11 +52,8 @@ class LooksWhileIdle:
         if self.lost:
             return False
         try:
-            self._heard = False
             self.pgconn.consume_input()
             self.pgconn.is_busy()  # makes libpq parse it: it may be why the server ends it
-            if self._heard:
-                self.pgconn.consume_input()  # that end comes after its last words, by itself
         except Error:
             self.lost = True
         self._alive_at = monotonic()
@@ -76,7 +67,19 @@ def nothing_is_lent(identity: int, revive: Callable[[], Any], /) -> bool:
 
 
 def note_notice(connection_ref: ref[LooksWhileIdle], notice: Diagnostic) -> None:
-    """Take note that a server says something by itself, and whether that is the end of it."""
+    """Take note of what a server says by itself: it may be that it ends the connection."""
     connection = connection_ref()
-    if connection is not None:
-        connection.note_notice(notice)
+    if connection is not None and is_the_end(notice, connection.pgconn):
+        connection.lost = True
+
+
+def is_the_end(notice: Diagnostic, pgconn: PGconn) -> bool:
+    """Tell whether a server says that it ends the connection; its socket closes milliseconds later.
+
+    One that crashes or stops at once says so as a warning. A function of the application's could
+    raise the like, but only in a statement.
+    """
+    if notice.severity_nonlocalized in {"FATAL", "PANIC"}:
+        return True
+    idle = pgconn.transaction_status == TransactionStatus.IDLE
+    return idle and notice.sqlstate in _ENDS

@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql.psycopg import dialect
 
 from hasql._adapters.psycopg import login, server
 from hasql._adapters.psycopg.failure import failure_of, sqlstate_of
+from hasql._adapters.psycopg.idle_look import is_the_end
 from hasql._adapters.psycopg.session import PsycopgSession
 from hasql._adapters.psycopg.thread_login import connect_for_pool, endable
 from hasql._adapters.psycopg.transactions import state_of
@@ -105,8 +106,7 @@ class PsycopgThreadLibrary(EngineThreadLibrary):
         fatal: list[Diagnostic] = []
 
         def note(notice: Diagnostic) -> None:
-            # The server says that it ends the connection, and closes it milliseconds later.
-            if notice.severity_nonlocalized in {"FATAL", "PANIC"}:
+            if is_the_end(notice, raw.pgconn):
                 fatal.append(notice)
 
         raw.add_notice_handler(note)
