@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from hasql._adapters.reserved_session import is_about_settings
-from hasql.driver.session_settings import ALL_MADE, NO_SETTINGS, SessionSettings, SettingsMade
+from hasql.driver.session_settings import ALL_MADE, SessionSettings, SettingsMade
 
 __all__ = ("Setup", "WithSettings", "answered", "set_up")
 
@@ -41,18 +41,18 @@ class Setup(NamedTuple, Generic[_T]):
 
     async def open(self, settings: SessionSettings) -> WithSettings[_T]:
         """Open a connection, in a task."""
-        try:
-            connection, taken = await self.log_in(settings), True
-        except self.refusals as error:
-            if not settings or not is_about_settings(error):
-                raise
-            connection, taken = None, False
-        if connection is None:
-            connection = await self.log_in(NO_SETTINGS)
+        named, connection = settings, None
+        while connection is None:
+            try:
+                connection = await self.log_in(named)
+            except self.refusals as error:
+                if not named or not is_about_settings(error):
+                    raise
+                named = named.before_refused(str(error))
         if not settings:
             return WithSettings(connection)
         try:
-            steps = set_up(settings, self.pid(connection), taken=taken)
+            steps = set_up(settings, self.pid(connection), taken=named is settings)
             made = await answered(steps, partial(self.ask, connection))
         except BaseException:
             self.discard(connection)
@@ -61,18 +61,18 @@ class Setup(NamedTuple, Generic[_T]):
 
     def open_in_thread(self, settings: SessionSettings) -> WithSettings[_T]:
         """Open a connection, in a thread."""
-        try:
-            connection, taken = self.log_in(settings), True
-        except self.refusals as error:
-            if not settings or not is_about_settings(error):
-                raise
-            connection, taken = None, False
-        if connection is None:
-            connection = self.log_in(NO_SETTINGS)
+        named, connection = settings, None
+        while connection is None:
+            try:
+                connection = self.log_in(named)
+            except self.refusals as error:
+                if not named or not is_about_settings(error):
+                    raise
+                named = named.before_refused(str(error))
         if not settings:
             return WithSettings(connection)
         try:
-            steps = set_up(settings, self.pid(connection), taken=taken)
+            steps = set_up(settings, self.pid(connection), taken=named is settings)
             made = _answered_in_thread(steps, partial(self.ask, connection))
         except BaseException:
             self.discard(connection)
@@ -85,10 +85,9 @@ Steps: TypeAlias = Generator[str, int, SettingsMade]
 
 
 def set_up(settings: SessionSettings, pid: int, *, taken: bool) -> Steps:
-    """Begin to see to the settings of a new connection; `taken`: the login has named them."""
+    """Begin to see to the settings of a new connection; `taken`: the login has named all."""
     if rows := (yield settings.question(pid)):
-        # A pooler's own session has another name, and what a pooler tracks may be set by SQL.
-        return SettingsMade(settings.lacking(rows), settings.tracked)
+        return settings.made_behind_pooler(rows)
     if taken:
         return ALL_MADE
     yield settings.query()

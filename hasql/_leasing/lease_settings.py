@@ -192,9 +192,13 @@ def _refusal(node: Node[PoolT, ConnT], wanted: LeaseSettings, *, guard: bool | N
 
 
 def _told(node: Node[PoolT, ConnT], names: str, what: str) -> str:
+    tracking = (
+        "; search_path, which PostgreSQL 18 reports, PgBouncer 1.20 can track for each client "
+        "(track_extra_parameters)"
+    )
     return (
         f"{what} cannot set {names} on {node.host}, which is behind a pooler: it takes no such "
         "setting at the login, and a SET would reach whoever gets the server's session next. Use "
         "run(), which sets it for its transaction, or set it where the pooler logs in: ALTER ROLE "
-        "… SET, or the pooler's own configuration"
+        f"… SET, or the pooler's own configuration{tracking if 'search_path' in names else ''}"
     )

@@ -24,6 +24,8 @@ _KEPT: Final = "hasql.before_"
 _ESCAPED: Final = re.compile(r"\\(.)")
 _CURRENT: Final = "(SELECT setting FROM pg_catalog.pg_settings WHERE name"
 _TO_ESCAPE: Final = re.compile(r"([\s\\])")
+#: What a pooler can track: servers report it to their clients, `search_path` from PostgreSQL 18 on.
+_TRACKABLE: Final = frozenset({"application_name", "search_path"})
 
 
 class SessionSettings:
@@ -94,10 +96,24 @@ class SessionSettings:
         """Return SQL that sets some of them for the session; None: all."""
         return set_query({name: self.parameters[name] for name in names or self.parameters})
 
-    @property
-    def tracked(self) -> tuple[str, ...]:
-        """Those that every pooler tracks: its client has them with whichever session it gets."""
-        return tuple({"application_name"} & self.parameters.keys())
+    def before_refused(self, words: str) -> "SessionSettings":
+        """Return those that a login may still name after one was refused with these words.
+
+        A pooler goes by their order and names the first that it does not take.
+        """
+        taken: dict[str, str] = {}
+        for name, value in self.parameters.items():
+            if re.search(rf"\b{name}\b", words):
+                return SessionSettings(taken)
+            taken[name] = value
+        return NO_SETTINGS
+
+    def made_behind_pooler(self, rows: int) -> "SettingsMade":
+        """Return what has become of them, as the question's number of rows tells."""
+        lacking = self.lacking(rows)
+        tracked = tuple(x for x in self.parameters if x in _TRACKABLE and x not in lacking)
+        # A reset reaches what the pooler keeps of a client as well, and so does what makes it anew.
+        return SettingsMade(lacking, undone_by_reset=tracked)
 
 
 NO_SETTINGS: Final = SessionSettings()

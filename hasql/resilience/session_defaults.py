@@ -61,15 +61,15 @@ class SessionDefaults:
 
     def parameters(self) -> dict[str, str]:
         """Return the settings by PostgreSQL's names, with values as a login takes them."""
-        given = {
-            setting: str(_milliseconds(name, getattr(self, name)))
-            for name, setting in _TIMES.items()
-            if getattr(self, name) is not None
-        }
+        given: dict[str, str] = {}
+        # First what a pooler may track: it names the first that it refuses, and has taken those.
         if self.application_name is not None:
             given["application_name"] = self.application_name
         if self.search_path is not None:
             given["search_path"] = ", ".join(map(_quoted, self.search_path))
+        for name, setting in _TIMES.items():
+            if (seconds := getattr(self, name)) is not None:
+                given[setting] = str(_milliseconds(name, seconds))
         return given
 
 

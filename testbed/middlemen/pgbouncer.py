@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg2
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ("PgBouncer",)
 
+_TRACKS_MORE = (1, 20)
+"""The first version that has `track_extra_parameters`."""
+
 
 class PgBouncer(Program):
     """Pools sessions or transactions with one server at a time.
@@ -31,6 +35,7 @@ class PgBouncer(Program):
         settings: Any other of its settings, such as ``default_pool_size``,
             ``ignore_startup_parameters``, ``query_wait_timeout`` or ``server_lifetime``:
             https://www.pgbouncer.org/config.html
+            One that is too old for ``track_extra_parameters`` is not told of it.
     """
 
     name = "pgbouncer"
@@ -60,6 +65,15 @@ class PgBouncer(Program):
             "server_login_retry": 0.2,
             **settings,
         }
+        if not self.tracks_more():
+            self._settings.pop("track_extra_parameters", None)
+
+    def tracks_more(self) -> bool:
+        """Tell whether it takes `track_extra_parameters`."""
+        said = subprocess.run(
+            [str(self._program), "--version"], capture_output=True, text=True, check=True
+        ).stdout
+        return tuple(map(int, said.split()[1].split(".")[:2])) >= _TRACKS_MORE
 
     async def point_to(self, server: Address, *, cut: bool = False) -> None:
         """Lead to another server from now on; returns once it does.

@@ -104,6 +104,37 @@ async def test_what_the_role_has_anyway_is_in_force_behind_a_pooler_too(
         await master.sql("ALTER ROLE app RESET statement_timeout")
 
 
+@pytest.mark.parametrize("beside", [None, 5.0], ids=["alone", "refused_beside"])
+async def test_a_search_path_that_a_pooler_tracks_is_in_force_on_each_lease(
+    kit: Kit, pg_cluster: LocalCluster, pgbouncer: StartPgBouncer, beside: float | None
+) -> None:
+    """A pooler or a server that is too old for it is refused, with an error that says so."""
+    master = pg_cluster.master
+    pooler = pgbouncer(
+        master, pool_mode="transaction", default_pool_size=1, track_extra_parameters="search_path"
+    )
+    can = pooler.tracks_more() and int(await master.sql("SHOW server_version_num")) >= 180000
+    mine = SessionDefaults(search_path=["mine", "public"], statement_timeout=beside)
+    await master.sql("ALTER ROLE app SET statement_timeout = '5s'")  # which a login cannot name
+    try:
+        one = behind(kit, pg_cluster, pooler, mine)
+        other = behind(kit, pg_cluster, pooler, SessionDefaults())
+        async with one, other:  # by the same session of the server, in turns
+            for _ in range(3):
+                if can:
+                    async with one.acquire_master() as connection:
+                        assert await kit.value(connection, "SHOW search_path") == "mine, public"
+                        assert await kit.value(connection, "SHOW statement_timeout") == "5s"
+                else:
+                    match = r"cannot set search_path on .*run\(\).*track_extra_parameters"
+                    with pytest.raises(ConfigurationError, match=match):
+                        await one.acquire_master()
+                async with other.acquire_master() as connection:
+                    assert await kit.value(connection, "SHOW search_path") == '"$user", public'
+    finally:
+        await master.sql("ALTER ROLE app RESET statement_timeout")
+
+
 async def test_settings_of_one_lease_are_refused_behind_a_pooler(
     kit: Kit, pg_cluster: LocalCluster, pgbouncer: StartPgBouncer
 ) -> None:

@@ -66,3 +66,29 @@ def test_what_a_connection_lacks_is_told_by_a_number_of_rows() -> None:
     settings = SessionSettings({"a": "1", "b": "2", "c": "3"})
     assert settings.lacking(1) == ()
     assert settings.lacking(1 + 2 + 8) == ("a", "c")
+
+
+def test_what_comes_before_a_setting_that_was_refused_may_still_be_named() -> None:
+    settings = SessionSettings(
+        SessionDefaults(
+            statement_timeout=1, lock_timeout=2, application_name="a", search_path=["b"]
+        ).parameters()
+    )
+    for words in (
+        "unsupported startup parameter: statement_timeout",
+        "FATAL:  unsupported startup parameter in options: statement_timeout",
+    ):
+        fewer = settings.before_refused(words)
+        assert dict(fewer.parameters) == {"application_name": "a", "search_path": "b"}
+    fewer = fewer.before_refused("unsupported startup parameter: search_path")
+    assert dict(fewer.parameters) == {"application_name": "a"}
+    assert not settings.before_refused("unsupported startup parameter: options")
+    assert not settings.before_refused("unsupported startup parameter: max_lock_timeout")
+
+
+def test_what_a_pooler_tracks_has_to_be_made_once_more_after_a_reset() -> None:
+    settings = SessionSettings({"application_name": "a", "search_path": "b", "lock_timeout": "1"})
+    assert settings.made_behind_pooler(1).undone_by_reset == ("application_name", "search_path")
+    made = settings.made_behind_pooler(1 + 4 + 8)
+    assert made.lacking == ("search_path", "lock_timeout")
+    assert made.undone_by_reset == ("application_name",)

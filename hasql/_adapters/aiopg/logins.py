@@ -13,7 +13,7 @@ from hasql._adapters.libpq import parameters_of_pool
 from hasql._adapters.psycopg2.parameters import is_of_libpq
 from hasql._adapters.reserved_session import is_about_settings
 from hasql._adapters.session_setup import answered, set_up
-from hasql.driver.session_settings import ALL_MADE, SettingsMade
+from hasql.driver.session_settings import ALL_MADE, SessionSettings, SettingsMade
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -32,8 +32,8 @@ class _Naming(NamedTuple):
     """What the login of a task names."""
 
     login: Login | None
-    #: Whether it names the settings; not so where one that did was refused.
-    settings: bool = True
+    #: The settings that it names: fewer than all where such a login was refused.
+    settings: SessionSettings
 
 
 #: aiopg's pool itself connects, somewhere below `PoolLogins.connect`, in the same task.
@@ -47,22 +47,24 @@ class PoolLogins:
         self._endpoint = endpoint
         self._settings = endpoint.settings
         #: For who connects by taking a connection from aiopg's pool directly.
-        self._usual = _Naming(None)
+        self._usual = _Naming(None, self._settings)
 
     async def connect(self, log_in: Callable[[], Awaitable[_T]]) -> _T:
-        """Log in with the settings; and if those may be what is refused, without them."""
+        """Log in with the settings; and if those may be what is refused, with fewer or none."""
         logins = self._endpoint.logins
         if logins is not None:
-            self._usual = _Naming(await logins.login())
+            self._usual = _Naming(await logins.login(), self._settings)
         elif not self._settings:
             return await log_in()
         naming = self._usual
-        try:
-            return await self._connect(log_in, naming)
-        except psycopg2.OperationalError as error:
-            if not self._settings or not is_about_settings(error):
-                raise
-        return await self._connect(log_in, _Naming(naming.login, settings=False))
+        while True:
+            try:
+                return await self._connect(log_in, naming)
+            except psycopg2.OperationalError as error:
+                if not naming.settings or not is_about_settings(error):
+                    raise
+                fewer = naming.settings.before_refused(str(error))
+                naming = naming._replace(settings=fewer)
 
     async def _connect(self, log_in: Callable[[], Awaitable[_T]], naming: _Naming) -> _T:
         token = _naming.set(naming)
@@ -75,9 +77,9 @@ class PoolLogins:
         """Return what libpq is given, of what it would be given without hasql."""
         naming = _naming.get() or self._usual
         named = parameters_of_pool(given, is_of_libpq)
-        if self._settings and naming.settings:
+        if naming.settings:
             self._settings.check(given, "the DSN or pool_factory_kwargs")
-            named["options"] = self._settings.as_options(given.get("options"))
+            named["options"] = naming.settings.as_options(given.get("options"))
         if naming.login is not None:
             named["password"] = naming.login.password
             named |= {} if naming.login.user is None else {"user": naming.login.user}
@@ -89,5 +91,5 @@ class PoolLogins:
             return ALL_MADE
         naming = _naming.get() or self._usual
         pid = connection.raw.get_backend_pid()
-        steps = set_up(self._settings, pid, taken=naming.settings)
+        steps = set_up(self._settings, pid, taken=naming.settings is self._settings)
         return await answered(steps, partial(count_rows, connection))
