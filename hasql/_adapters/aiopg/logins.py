@@ -64,7 +64,7 @@ class PoolLogins:
                 if not naming.settings or not is_about_settings(error):
                     raise
                 fewer = naming.settings.before_refused(str(error))
-                naming = naming._replace(settings=fewer)
+            naming = _Naming(naming.login, fewer)
 
     async def _connect(self, log_in: Callable[[], Awaitable[_T]], naming: _Naming) -> _T:
         token = _naming.set(naming)
