@@ -69,6 +69,17 @@ async def _switch_over(stage: Stage) -> None:
     await asyncio.sleep(stage.moment)
 
 
+async def _demote(stage: Stage) -> None:
+    """Hand the role over, and have who had it stand by at the same address."""
+    old = stage.master
+    await stage.strike()
+    await old.stop("fast")
+    new = await stage.promote(*stage.replicas)
+    await asyncio.sleep(stage.moment)
+    await old.rejoin(new)
+    await asyncio.sleep(2 * stage.moment)
+
+
 async def _crash(stage: Stage) -> None:
     await stage.strike(stage.master.kill)
     await asyncio.sleep(stage.moment)
@@ -240,6 +251,13 @@ _ALL = (
         "the master is stopped in order and a replica promoted",
         _switch_over,
         Goal(added=_FAST, hang=0.060),
+    ),
+    Scenario(
+        "demotion",
+        "the master hands over and is a replica at its own address a moment later",
+        _demote,
+        Goal(added=_FAST, hang=0.060),
+        brief=False,
     ),
     Scenario(
         "crash",

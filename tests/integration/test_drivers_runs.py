@@ -404,6 +404,38 @@ async def test_work_is_done_exactly_once_where_the_connection_is_lost_at_its_com
             await manager.close()
 
 
+async def test_work_whose_master_becomes_a_replica_at_its_own_address_is_done_once(
+    run_kit: LoadKit, pg_cluster: LocalCluster, scene: Scene
+) -> None:
+    """Its transaction has ended with it, and the address from which it came is a standby's now."""
+    old = pg_cluster.master
+
+    async def work(connection: Any) -> int:
+        number = await scene.add(connection)
+        if scene.calls == 1:
+            if run_kit in KITS:
+                await pg_cluster.switchover()
+            else:
+                asyncio.run(pg_cluster.switchover())  # of a thread, which has no event loop
+        return number
+
+    async def where(connection: Any) -> tuple[int, str]:
+        port = await run_kit.value(connection, "SELECT inet_server_port()")
+        return port, str(await run_kit.value(connection, "SHOW transaction_read_only"))
+
+    assert await scene.run(work) == 1
+    assert scene.calls == 2
+    new = pg_cluster.master
+    assert new is not old
+    async with asyncio.timeout(20):  # until the one that was master is read from
+        while await scene.run(where, read_only=True) != (old.port, "on"):
+            await asyncio.sleep(0.01)
+    for number in range(2, 6):
+        assert await scene.run(scene.add) == number
+        assert await scene.run(where) == (new.port, "off")
+    assert await new.sql(scene.sql("SELECT i FROM {}")) == "5"
+
+
 async def test_work_whose_server_has_said_that_it_ends_is_done_once(
     run_kit: LoadKit, pg_cluster: LocalCluster, admin: Callable[[str], Any]
 ) -> None:
