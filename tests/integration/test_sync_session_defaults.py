@@ -229,3 +229,28 @@ def test_what_a_pooler_does_not_take_is_refused_with_the_remedy(
     ):
         seen = shown(sync_kit, connection, "lock_timeout", "application_name")
         assert seen == {"lock_timeout": "0", "application_name": "mine"}
+
+
+def test_a_search_path_that_a_pooler_tracks_is_in_force_beside_what_it_refuses(
+    sync_kit: SyncKit, pg_cluster: LocalCluster, pgbouncer: StartPgBouncer
+) -> None:
+    """A pooler or a server that is too old for it is refused, with an error that says so."""
+    master = pg_cluster.master
+    pooler = pgbouncer(master, pool_mode="transaction", track_extra_parameters="search_path")
+    version = asyncio.run(master.sql("SHOW server_version_num"))
+    mine = SessionDefaults(search_path=["mine", "public"], lock_timeout=1)
+    asyncio.run(master.sql("ALTER ROLE app SET lock_timeout = '1s'"))  # no login can name it
+    try:
+        dsn = dsn_through(pg_cluster, pooler)
+        with settled(sync_kit, dsn, mine, **sync_kit.unprepared) as manager:
+            if pooler.tracks_more() and int(version) >= 180000:
+                for _ in range(2):
+                    with manager.acquire_master() as connection:
+                        seen = shown(sync_kit, connection, "search_path", "lock_timeout")
+                        assert seen == {"search_path": "mine, public", "lock_timeout": "1s"}
+            else:
+                match = r"cannot set search_path on .*run\(\).*track_extra_parameters"
+                with pytest.raises(ConfigurationError, match=match):
+                    manager.getconn()
+    finally:
+        asyncio.run(master.sql("ALTER ROLE app RESET lock_timeout"))
