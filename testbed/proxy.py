@@ -28,6 +28,8 @@ class Proxy:
         self._open.set()
         self._there, self._back = _set(), _set()
         self._holding = False
+        #: Ends each connection right behind the answer to what holds this; None: none.
+        self.ends_behind: bytes | None = None
         #: How many ends of connections were held back.
         self.held = 0
         #: Seconds that a connection made from now on waits before its first byte is passed on.
@@ -110,13 +112,17 @@ class Proxy:
             self._writers.add(there)
             sent = asyncio.Event()
 
-            def note_request() -> None:
+            asked = False
+
+            def note_request(data: bytes) -> None:
+                nonlocal asked
                 self.requests += 1
+                asked = asked or (self.ends_behind is not None and self.ends_behind in data)
                 sent.set()
 
             ends = [
                 asyncio.ensure_future(_copy(reader, there, self._there, note_request)),
-                asyncio.ensure_future(_copy(there_reader, writer, self._back)),
+                asyncio.ensure_future(_copy(there_reader, writer, self._back, until=lambda: asked)),
             ]
             try:
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -147,11 +153,15 @@ async def _copy(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
     forwarding: asyncio.Event,
-    seen: Callable[[], None] = lambda: None,
+    seen: Callable[[bytes], object] = bool,
+    until: Callable[[], bool] = lambda: False,
 ) -> None:
     while data := await reader.read(65536):
-        seen()
+        seen(data)
         await forwarding.wait()
         writer.write(data)
         await writer.drain()
+        if until():
+            writer.close()  # behind what was written
+            return
     await forwarding.wait()  # in a black hole the end of a flow is lost as well

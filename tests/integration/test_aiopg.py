@@ -20,6 +20,7 @@ from hasql.aiopg import PoolManager
 from hasql.cluster.dsn import Dsn
 from hasql.dns import Resolver
 from testbed.kits.aiopg import Overtaken
+from testbed.middlemen.addresses import Place, dsn_through
 from testbed.nameserver import NameServer
 from testbed.proxy import Proxy
 from testbed.scene import tcp_options, until
@@ -481,6 +482,43 @@ async def test_a_hook_that_fails_leaves_nothing_open(pg_cluster: LocalCluster) -
             _ = await pool.acquire()
         assert [connection.closed for connection in made] == [0, 1, 1]
         await manager.release(held)
+
+
+async def fetch(connection: aiopg.Connection) -> None:
+    await value(connection, "SELECT 'by a hook'")
+
+
+@pytest.mark.parametrize("question", [b"hstore", b"by a hook"])
+async def test_4_a_connection_that_ends_behind_an_answer_to_its_opener_is_nobodys_error(
+    pg_cluster: LocalCluster, question: bytes
+) -> None:
+    master = pg_cluster.master
+    kwargs = {"minsize": 1, "maxsize": 2, "on_connect": fetch}
+    async with Proxy(master.host, master.port) as proxy:
+        dsn = dsn_through(pg_cluster, Place("127.0.0.1", proxy.port))
+        async with PoolManager(dsn, pool_factory_kwargs=kwargs) as manager:
+            held, before = await manager.acquire_master(), proxy.connections
+            proxy.ends_behind = question
+            acquiring = asyncio.ensure_future(manager.acquire_master(timeout=20).__aenter__())
+            # That it has ended another connection before says that the acquire has met the first.
+            await until(lambda: acquiring.done() or proxy.connections > before + 1)
+            proxy.ends_behind = None
+            connection = await acquiring
+            assert await value(connection, "SELECT 1") == 1
+            for each in (held, connection):
+                await manager.release(each)
+
+
+async def test_a_hook_that_uses_a_closed_cursor_is_told_so(pg_cluster: LocalCluster) -> None:
+    async def hook(connection: aiopg.Connection) -> None:
+        async with connection.cursor() as cursor:
+            cursor.close()
+            await cursor.execute("SELECT 1")
+
+    kwargs = {"minsize": 0, "on_connect": hook}
+    async with PoolManager(pg_cluster.master.dsn, pool_factory_kwargs=kwargs) as manager:
+        with pytest.raises(psycopg2.InterfaceError, match="cursor already closed"):
+            _ = await manager.acquire_master()
 
 
 async def stop_and_start(node: LocalNode) -> None:

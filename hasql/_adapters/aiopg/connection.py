@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import aiopg
 
 __all__ = (
+    "LOST",
     "abort_connection",
     "address_of",
     "close_raw",
@@ -20,10 +21,14 @@ __all__ = (
     "in_hot_standby",
     "in_transaction",
     "is_read_only",
+    "lost_while_opened",
 )
 
 #: `closed` of a psycopg2 connection that was closed by us, not lost.
 _CLOSED = 1
+
+LOST = 2
+"""`closed` of a psycopg2 connection that was lost, and that nobody has closed since."""
 
 
 def close_raw(raw: Any) -> None:
@@ -31,6 +36,15 @@ def close_raw(raw: Any) -> None:
     if not raw.closed:
         stop_listening(raw.fileno())
         raw.close()
+
+
+def lost_while_opened() -> ConnectionError:
+    """Make the error of an acquire whose connection was lost before it could be used.
+
+    Where a connection ends right behind an answer, psycopg2 says of the answer that its cursor is
+    closed, as it would to an application that has closed it. The acquire goes on after this one.
+    """
+    return ConnectionError("the connection was lost while it was being opened")
 
 
 def abort_connection(connection: aiopg.Connection) -> None:

@@ -7,7 +7,10 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic
 
+import psycopg2
+
 from hasql._adapters.aiopg.addresses import Addresses
+from hasql._adapters.aiopg.connection import lost_while_opened
 from hasql._adapters.aiopg.logins import PoolLogins
 from hasql._adapters.aiopg.registry import ConnectionRegistry
 from hasql.driver import Endpoint, PoolSizes, PoolT
@@ -92,8 +95,10 @@ class LibraryPool(Generic[PoolT]):
         """Take a slot with an idle connection, at once, or try one address for a new connection."""
         try:
             return await self._untyped.acquire()
-        except BaseException:
-            self.registry.close_unfinished(asyncio.current_task())
+        except BaseException as error:
+            lost = self.registry.close_unfinished(asyncio.current_task())
+            if lost and isinstance(error, psycopg2.InterfaceError):
+                raise lost_while_opened() from error
             raise
 
     def release(self, slot: Any) -> None:

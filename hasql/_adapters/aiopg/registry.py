@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+import psycopg2
 
 from hasql._adapters.aiopg.connection import (
+    LOST,
     abort_connection,
     address_of,
     close_raw,
     in_hot_standby,
     is_read_only,
+    lost_while_opened,
 )
 from hasql._adapters.aiopg.raw_connection import connection_factory
 from hasql._adapters.libpq import shut_down
@@ -50,6 +55,8 @@ class ConnectionRegistry:
         self._on_loss = on_loss
         #: By psycopg2's connection: those that are being opened, and the open ones.
         self._connecting: dict[Any, asyncio.Task[Any] | None] = {}
+        #: Tasks that were opening a connection when that was lost.
+        self._interrupted: WeakSet[asyncio.Task[Any]] = WeakSet()
         self._open: dict[Any, aiopg.Connection] = {}
         #: Those of the open ones that are leased.
         self._leased: set[Any] = set()
@@ -69,15 +76,18 @@ class ConnectionRegistry:
             made = await self._logins.set_up(connection)
             if self._user_hook is not None:
                 await self._user_hook(connection)
-        except BaseException:
+        except BaseException as error:
+            lost = connection.closed and isinstance(error, psycopg2.InterfaceError)
             abort_connection(connection)
+            if lost:
+                raise lost_while_opened() from error
             raise
         return made
 
     async def _add(self, connection: aiopg.Connection) -> None:
         made = await self._prepare(connection)
         if connection.closed:
-            raise ConnectionError("the connection was lost while it was being opened")
+            raise lost_while_opened()
         if self._has_left(address_of(connection)):
             abort_connection(connection)
             raise ConnectionError("the host's name has moved while the connection was being opened")
@@ -92,7 +102,9 @@ class ConnectionRegistry:
         )
 
     def _remove(self, raw: Any) -> None:
-        self._connecting.pop(raw, None)
+        opener = self._connecting.pop(raw, None)
+        if opener is not None and raw.closed == LOST:
+            self._interrupted.add(opener)
         self._leased.discard(raw)
         self.destinations.closed(raw)
         if self._open.pop(raw, None) is not None:
@@ -120,14 +132,18 @@ class ConnectionRegistry:
         """Tell whether a task is opening a connection."""
         return task in self._connecting.values()
 
-    def close_unfinished(self, task: asyncio.Task[Any] | None) -> None:
-        """Close what a task was opening when it failed.
+    def close_unfinished(self, task: asyncio.Task[Any] | None) -> bool:
+        """Close what a task was opening when it failed; tell whether that had been lost before.
 
         aiopg leaves a connection open if the query fails by which it looks for hstore's types.
         """
         for raw, opener in tuple(self._connecting.items()):
             if opener is task:
                 close_raw(raw)
+        if task is None or task not in self._interrupted:
+            return False
+        self._interrupted.discard(task)
+        return True
 
     def abort_connects(self) -> None:
         """Abort the connections that are being opened."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from psycopg2 import extensions
 
-from hasql._adapters.aiopg.connection import abort_connection, address_of, in_hot_standby
+from hasql._adapters.aiopg.connection import LOST, abort_connection, address_of, in_hot_standby
 from hasql._adapters.psycopg2.transactions import AS_TEXT
 from hasql._adapters.reserved_session import ReservedSession
 
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     import aiopg
 
 __all__ = ("AiopgSession",)
-
-#: `closed` of a psycopg2 connection that was lost, not closed by us.
-_LOST = 2
 
 
 class AiopgSession(ReservedSession):
@@ -35,7 +32,7 @@ class AiopgSession(ReservedSession):
         self._connection = connection
         # It goes before the types that the application has registered for every connection.
         extensions.register_type(AS_TEXT, connection.raw)
-        connection.raw.on_end = lambda raw: on_lost() if raw.closed == _LOST else None
+        connection.raw.on_end = lambda raw: on_lost() if raw.closed == LOST else None
 
     @property
     def closed(self) -> bool:
