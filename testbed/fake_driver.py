@@ -50,6 +50,10 @@ class ServerError(Exception):
         self.sqlstate = sqlstate
 
 
+class DriverError(Exception):
+    """What the fake driver says by itself, of which it cannot tell what it is about."""
+
+
 class FakeServer:
     """One server of the fake cluster."""
 
@@ -496,6 +500,8 @@ class FakeDriver(Driver[FakePool, FakeConnection]):
         return Failure.of_exception(error)
 
     def sqlstate(self, error: BaseException) -> str | None:
+        if isinstance(error, DriverError):
+            return ""
         return error.sqlstate if isinstance(error, ServerError) else None
 
     async def _log_in(self, endpoint: Endpoint) -> FakeConnection:

@@ -3,12 +3,12 @@
 from typing import Generic
 
 from hasql._leasing.book import LeaseBook
-from hasql._leasing.met_errors import MetErrors
+from hasql._leasing.met_errors import Met, MetErrors
 from hasql._leasing.options import Signal
 from hasql._routing.node import Node
 from hasql._routing.request import MASTER
 from hasql.driver import ConnT, Driver, Failure, PoolT
-from hasql.driver.judgement import judged
+from hasql.driver.judgement import judged, sqlstate_of
 
 __all__ = ("Hints", "is_on_standby")
 
@@ -21,16 +21,17 @@ class Hints(Generic[PoolT, ConnT]):
         driver: Driver[PoolT, ConnT],
         book: LeaseBook[PoolT, ConnT],
         signal: Signal,
+        met: MetErrors | None = None,
     ) -> None:
         self._driver = driver
         self._book = book
         self._signal = signal
-        #: Those that only their lease can explain.
-        self.met = MetErrors()
+        #: Those that only their lease can explain, of all leases of a manager.
+        self.met = met or MetErrors()
 
     def heard(self, node: Node[PoolT, ConnT], connection: ConnT, error: BaseException) -> None:
         """Take note of an exception in the use of a connection of a node's pool."""
-        failure = judged(self._driver, error)
+        failure = self.judged(node, connection, error)
         if failure is Failure.BROKEN:
             self._signal(node.host)
             if node.pool is not None:  # it need not have ended, if the error is another service's
@@ -42,7 +43,22 @@ class Hints(Generic[PoolT, ConnT]):
                 lease.expired = not node.pooled
                 self._signal(node.host)
                 if is_on_standby(node, connection):
-                    self.met.note_on_standby(error)
+                    self.met.note(error, Met.ON_STANDBY)
+
+    def judged(self, node: Node[PoolT, ConnT], connection: ConnT, error: BaseException) -> Failure:
+        """Say what an exception tells of the host, in the use of a connection of its pool.
+
+        On one that is gone, whatever the driver says by itself is about that: psycopg2 that a
+        cursor is closed, asyncpg that an operation is in progress. Applications mend that by doing
+        it again, too, so it is noted.
+        """
+        failure, pool = judged(self._driver, error), node.pool
+        if failure is not Failure.OTHER or pool is None or not pool.is_closed(connection):
+            return failure
+        if sqlstate_of(self._driver, error) != "":
+            return failure
+        self.met.note(error, Met.ON_LOST)
+        return Failure.BROKEN
 
 
 def is_on_standby(node: Node[PoolT, ConnT], connection: ConnT) -> bool:

@@ -1,12 +1,22 @@
 """The errors that leases have met: what is known is noted on them, so that nothing grows."""
 
 from contextlib import suppress
+from enum import Enum
 from itertools import count
 
-__all__ = ("MetErrors",)
+__all__ = ("Met", "MetErrors")
 
 _numbers = count(1)
-_NOTE = "_hasql_met_on_standby"
+_NOTE = "_hasql_met"
+
+
+class Met(Enum):
+    """What only its lease knows of an error."""
+
+    #: The server of a master's lease has said that it is a standby.
+    ON_STANDBY = "on a standby"
+    #: The driver has said it by itself, of a connection that was gone.
+    ON_LOST = "on a lost connection"
 
 
 class MetErrors:
@@ -15,15 +25,15 @@ class MetErrors:
     def __init__(self) -> None:
         self._number = next(_numbers)
 
-    def note_on_standby(self, error: BaseException) -> None:
-        """Take note that a master's lease has met it, whose server says that it is a standby."""
+    def note(self, error: BaseException, met: Met) -> None:
+        """Take note of how a lease has met an error."""
         with suppress(Exception):  # an application's class may keep its attributes elsewhere
-            vars(error)[_NOTE] = self._number
+            vars(error)[_NOTE] = self._number, met
 
-    def was_on_standby(self, error: BaseException) -> bool:
+    def was(self, error: BaseException, met: Met) -> bool:
         """Tell whether that was noted by a lease of this manager."""
         try:
             noted: object = vars(error).get(_NOTE)
         except Exception:  # noqa: BLE001  # as above
             return False
-        return noted == self._number
+        return noted == (self._number, met)

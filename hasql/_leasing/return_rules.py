@@ -9,8 +9,7 @@ from hasql._leasing.options import LeasingOptions, Signal
 from hasql._probing.schedule import Evidence
 from hasql._routing.node import Node
 from hasql.diagnostics import about
-from hasql.driver import ConnT, Driver, DriverPool, Failure, PoolT
-from hasql.driver.judgement import judged
+from hasql.driver import ConnT, DriverPool, Failure, PoolT
 from hasql.errors import LeaseTerminatedError
 
 __all__ = ("LONGEST_HOLD", "ReturnRules")
@@ -26,12 +25,10 @@ class ReturnRules(Generic[PoolT, ConnT]):
 
     def __init__(
         self,
-        driver: Driver[PoolT, ConnT],
         hints: Hints[PoolT, ConnT],
         options: LeasingOptions,
         signal: Signal,
     ) -> None:
-        self._driver = driver
         self._hints = hints
         self._release_timeout = options.release_timeout
         self._hide = options.hide
@@ -61,7 +58,7 @@ class ReturnRules(Generic[PoolT, ConnT]):
         try:
             if pool.is_closed(connection):
                 lease.lost = True
-                failure = None if error is None else judged(self._driver, error)
+                failure = None if error is None else self._hints.judged(node, connection, error)
                 if failure is Failure.LIMIT:
                     return  # the application's own, who has lost no more than this one
                 if failure in {None, Failure.BROKEN}:  # None: `release` is not told of an error

@@ -20,7 +20,7 @@ from hasql._leasing.return_rules import LONGEST_HOLD, ReturnRules
 from hasql._probing.schedule import Evidence
 from hasql._routing.node import Node
 from hasql._routing.router import Router
-from hasql.driver import AsyncPool, ConnT, Driver, Failure, PoolT
+from hasql.driver import AsyncPool, ConnT, Failure, PoolT
 from hasql.driver.stepping import Detachable, begin_detachable
 
 __all__ = ("Returns",)
@@ -31,7 +31,6 @@ class Returns(ReturnRules[PoolT, ConnT]):
 
     def __init__(  # noqa: PLR0913  # made in one place
         self,
-        driver: Driver[PoolT, ConnT],
         router: Router[PoolT, ConnT],
         book: LeaseBook[PoolT, ConnT],
         hints: Hints[PoolT, ConnT],
@@ -40,7 +39,7 @@ class Returns(ReturnRules[PoolT, ConnT]):
         options: LeasingOptions,
         signal: Signal,
     ) -> None:
-        super().__init__(driver, hints, options, signal)
+        super().__init__(hints, options, signal)
         self._router = router
         self._book = book
         self._cancelled = cancelled

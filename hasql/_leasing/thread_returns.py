@@ -15,7 +15,7 @@ from hasql._leasing.return_rules import LONGEST_HOLD, ReturnRules
 from hasql._probing.schedule import Evidence
 from hasql._routing.node import Node
 from hasql._routing.shared_router import SharedRouter
-from hasql.driver import ConnT, Driver, Failure, PoolT, ThreadPool
+from hasql.driver import ConnT, Failure, PoolT, ThreadPool
 from hasql.errors import UnknownConnectionError
 
 __all__ = ("ThreadReturns",)
@@ -26,7 +26,6 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
 
     def __init__(  # noqa: PLR0913  # made in one place
         self,
-        driver: Driver[PoolT, ConnT],
         router: SharedRouter[PoolT, ConnT],
         book: LeaseBook[PoolT, ConnT],
         hints: Hints[PoolT, ConnT],
@@ -36,7 +35,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
         guard: AbstractContextManager[object],
         in_loop: InLoop,
     ) -> None:
-        super().__init__(driver, hints, options, signal)
+        super().__init__(hints, options, signal)
         self._signal_in_loop = signal_in_loop
         self._router = router
         self._book = book

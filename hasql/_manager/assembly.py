@@ -256,7 +256,7 @@ def assemble(
     book, binding, lifetime, routing = watch.book, watch.binding, watch.lifetime, watch.routing
     signal, leasing = routing.monitors.signal, options.for_leasing()
     cancelled = CancelledReleases(router, book, lifetime.is_over, leasing.hide)
-    returns = Returns(driver, router, book, routing.hints, cancelled, binding, leasing, signal)
+    returns = Returns(router, book, routing.hints, cancelled, binding, leasing, signal)
     calls = ManagerCalls(lifetime.enter, signal, watch.waits.not_available)
     checkout = Checkout(driver, router, book, returns, binding, leasing, calls)
     new_waiters = partial(AsyncWaiters[Any, Any], options.clock)
@@ -306,10 +306,8 @@ def assemble_for_threads(
         thread(signal_in_loop, host, evidence)
         return True
 
-    hints = Hints(driver, book, signal)
-    returns = ThreadReturns(
-        driver, router, book, hints, leasing, signal, signal_in_loop, guard, thread
-    )
+    hints = Hints(driver, book, signal, watch.routing.hints.met)
+    returns = ThreadReturns(router, book, hints, leasing, signal, signal_in_loop, guard, thread)
     calls = ManagerCalls(enter, signal, watch.waits.not_available)
     checkout = ThreadCheckout(driver, router, book, returns, leasing, calls, guard, thread)
     tell = partial(thread, watch.routing.notifier.tell)

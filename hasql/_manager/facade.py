@@ -296,8 +296,9 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
     def category(self, error: BaseException) -> Category:
         """Say what an exception is about, which a connection of this manager has caused, or hasql.
 
-        Of what a lease of this manager has met hasql knows the lease: that a master has refused to
-        write (25006) as it is none any more, for one. Any other exception is `APPLICATION`.
+        Of what has ended a lease of this manager hasql knows the lease: that a master has refused
+        to write (25006) as it is none any more, or that the driver has complained of something else
+        on a connection that was lost. Any other exception is `APPLICATION`.
         """
         return self._runs.rules.kind(error).category
 

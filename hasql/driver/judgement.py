@@ -6,7 +6,7 @@ from typing import Any
 from hasql.diagnostics import about
 from hasql.driver import Driver, Failure
 
-__all__ = ("judged",)
+__all__ = ("judged", "sqlstate_of")
 
 log = logging.getLogger("hasql")
 
@@ -22,3 +22,11 @@ def judged(driver: Driver[Any, Any], error: BaseException) -> Failure:
         name, extra = type(error).__name__, about("judgement_failed")
         log.exception("no telling what a %s says of the server", name, extra=extra)
         return Failure.OTHER
+
+
+def sqlstate_of(driver: Driver[Any, Any], error: BaseException) -> str | None:
+    """Have a driver tell the server's code; see `Driver.sqlstate`. None as well if it cannot."""
+    try:
+        return driver.sqlstate(error)
+    except Exception:  # noqa: BLE001  # one of the application's, of any shape
+        return None

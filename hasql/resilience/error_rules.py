@@ -5,9 +5,9 @@ from errno import ETIMEDOUT
 from types import MappingProxyType
 from typing import Any, Final
 
-from hasql._leasing.met_errors import MetErrors
+from hasql._leasing.met_errors import Met, MetErrors
 from hasql.driver import Driver, Failure
-from hasql.driver.judgement import judged
+from hasql.driver.judgement import judged, sqlstate_of
 from hasql.errors import (
     BreakerOpenError,
     HasqlError,
@@ -103,10 +103,7 @@ class ErrorRules:
 
     def sqlstate(self, error: BaseException) -> str | None:
         """Return the server's code; empty: the driver's own error; None: another's."""
-        try:
-            return self._driver.sqlstate(error)
-        except Exception:  # noqa: BLE001  # one of the application's, of any shape
-            return None
+        return sqlstate_of(self._driver, error)
 
     def kind(self, error: BaseException) -> ErrorKind:
         """Say how an exception is dealt with, as far as it and its lease tell."""
@@ -118,10 +115,12 @@ class ErrorRules:
         if code in _BY_SQLSTATE:
             return _BY_SQLSTATE[code]
         if code == _READ_ONLY:
-            return ErrorKind.STANDBY if self._met.was_on_standby(error) else ErrorKind.OTHER
+            return ErrorKind.STANDBY if self._met.was(error, Met.ON_STANDBY) else ErrorKind.OTHER
         if isinstance(error, TimeoutError) and error.errno != ETIMEDOUT:
             return ErrorKind.OTHER  # a limit of the application's, not the kernel's word
-        return _BY_FAILURE.get(judged(self._driver, error), ErrorKind.OTHER)
+        lost = self._met.was(error, Met.ON_LOST)
+        failure = Failure.BROKEN if lost else judged(self._driver, error)
+        return _BY_FAILURE.get(failure, ErrorKind.OTHER)
 
     def kind_met(self, error: BaseException, *, closed: bool) -> ErrorKind:
         """Say it of an exception in the use of a connection, which is `closed` since or is not.
@@ -139,7 +138,7 @@ class ErrorRules:
     def note_on_standby(self, error: BaseException) -> None:
         """Take note that the server of a master's lease has said that it is a standby."""
         if self.sqlstate(error) == _READ_ONLY:
-            self._met.note_on_standby(error)
+            self._met.note(error, Met.ON_STANDBY)
 
 
 def _of_ours(error: HasqlError) -> ErrorKind:

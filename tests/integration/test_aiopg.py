@@ -509,6 +509,26 @@ async def test_4_a_connection_that_ends_behind_an_answer_to_its_opener_is_nobody
                 await manager.release(each)
 
 
+async def test_a_cursor_that_is_closed_as_its_connection_was_lost_is_for_another_try(
+    pg_cluster: LocalCluster,
+) -> None:
+    kwargs = {"minsize": 1, "maxsize": 1}
+    async with PoolManager(pg_cluster.master.dsn, pool_factory_kwargs=kwargs) as manager:
+        for lost in (False, True):
+            with pytest.raises(psycopg2.InterfaceError, match="cursor already closed") as met:
+                async with manager.acquire_master() as connection:
+                    cursor = await connection.cursor()
+                    await cursor.execute("SELECT pg_backend_pid()")
+                    if lost:
+                        (number,) = await cursor.fetchone()
+                        await pg_cluster.master.sql(f"SELECT pg_terminate_backend({number}, 5000)")
+                        await until(lambda: connection.closed)
+                    else:
+                        cursor.close()
+                    await cursor.fetchone()
+            assert manager.retriable(met.value) is lost
+
+
 async def test_a_hook_that_uses_a_closed_cursor_is_told_so(pg_cluster: LocalCluster) -> None:
     async def hook(connection: aiopg.Connection) -> None:
         async with connection.cursor() as cursor:

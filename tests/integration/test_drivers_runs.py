@@ -203,6 +203,28 @@ async def test_work_whose_connection_is_lost_as_it_returns_is_done_once(scene: S
     assert (scene.row, scene.calls) == (1, 2)
 
 
+async def test_whatever_a_driver_says_of_a_lost_connection_is_for_another_try(
+    scene: Scene,
+) -> None:
+    async def lease(errors: int) -> Exception | None:
+        try:
+            async with scene.manager.acquire_master() as connection:
+                scene.kill(await pid_of(scene, connection))
+                for _ in range(errors - 1):
+                    with contextlib.suppress(Exception):
+                        await scene.add(connection)
+                await scene.add(connection)
+        except Exception as error:  # noqa: BLE001  # it is each driver's
+            return error
+        return None
+
+    for errors in (1, 2):
+        error = await scene.kit.workers().do(lease(errors))
+        assert error is not None
+        told = scene.manager.category(error), scene.manager.retriable(error)
+        assert told == (Category.INFRASTRUCTURE, True), repr(error)
+
+
 async def test_a_serialization_failure_is_tried_again(scene: Scene) -> None:
     async def work(connection: Any) -> int:
         before: int = await scene.kit.value(connection, scene.sql("SELECT i FROM {}"))

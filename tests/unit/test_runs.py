@@ -32,7 +32,14 @@ from hasql.resilience import (
     RolledBackError,
 )
 from hasql.resilience.commit_outcome import outcome_of_all
-from testbed.fake_driver import FakeConnection, ServerError, fake_cluster, manager_of, until
+from testbed.fake_driver import (
+    DriverError,
+    FakeConnection,
+    ServerError,
+    fake_cluster,
+    manager_of,
+    until,
+)
 from testbed.fake_threads import ThreadManager
 
 if TYPE_CHECKING:
@@ -651,6 +658,28 @@ async def test_hasql_knows_a_25006_that_a_lease_of_its_own_has_met(
     assert isinstance(pickle.loads(pickle.dumps(met.value)), ServerError)  # noqa: S301  # ours
 
 
+async def test_what_a_driver_says_by_itself_on_a_lost_connection_is_about_the_loss(
+    servers: dict[str, FakeServer], manager: FakeManager
+) -> None:
+    with pytest.raises(DriverError) as met:
+        async with manager.acquire_master():
+            raise DriverError
+    assert manager.category(met.value) is Category.APPLICATION
+    with pytest.raises(DriverError) as met:
+        async with manager.acquire_master() as connection:
+            connection.lose()
+            raise DriverError
+    assert manager.category(met.value) is Category.INFRASTRUCTURE
+    assert manager.retriable(met.value)
+    async with manager_of(servers) as other:
+        assert other.category(met.value) is Category.APPLICATION
+    with pytest.raises(LookupError) as of_application:
+        async with manager.acquire_master() as connection:
+            connection.lose()
+            raise LookupError
+    assert manager.category(of_application.value) is Category.APPLICATION
+
+
 @pytest.mark.parametrize(
     ("error", "category", "retriable"),
     [
@@ -672,6 +701,7 @@ async def test_hasql_knows_a_25006_that_a_lease_of_its_own_has_met(
         (BreakerOpenError(), Category.INFRASTRUCTURE, False),
         (PoolManagerClosedError(), Category.APPLICATION, False),
         (ConfigurationError(), Category.APPLICATION, False),
+        (DriverError(), Category.APPLICATION, False),
         (ValueError(), Category.APPLICATION, False),
         (asyncio.CancelledError(), Category.APPLICATION, False),
     ],

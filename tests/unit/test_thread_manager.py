@@ -32,7 +32,7 @@ from hasql.errors import (
 from hasql.events import HostUp
 from hasql.resilience import Lifecycle
 from hasql.tracing import Tracer
-from testbed.fake_driver import FakeServer, fake_cluster
+from testbed.fake_driver import DriverError, FakeServer, ServerError, fake_cluster
 from testbed.fake_threads import ThreadConnection, ThreadManager
 
 if TYPE_CHECKING:
@@ -860,3 +860,20 @@ def test_16_a_fork_while_other_threads_acquire_leaves_no_lock_behind(
             stop.set()
         for each in loads:
             each.result(LONG)
+
+
+# What its leases have met
+
+
+def test_hasql_knows_what_a_lease_of_a_threads_has_met() -> None:
+    servers = fake_cluster("a master", "b replica")
+    with ThreadManager(servers) as manager:
+        with pytest.raises(DriverError) as of_lost, manager.acquire_master() as connection:
+            connection.lose()
+            raise DriverError
+        assert manager.retriable(of_lost.value)
+        with pytest.raises(ServerError) as of_standby, manager.acquire_master() as connection:
+            servers["a"].master = False
+            connection.use()
+            raise ServerError("25006")
+        assert manager.retriable(of_standby.value)
