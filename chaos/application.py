@@ -7,6 +7,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 from uuid import uuid4
 
+from chaos.failures import Stopwatch
 from hasql.errors import HasqlError
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class Operation(NamedTuple):
     began: float
     ended: float
     error: str | None
+    #: For how many seconds its thread has waited for a processor.
+    starved: float
 
 
 class Load(NamedTuple):
@@ -175,7 +178,7 @@ class Application:
         number = 0
         while not self._stopping:
             number += 1
-            began, error = time.monotonic(), None
+            watch, error = Stopwatch(), None
             try:
                 await operation(client, number)
             except Exception as raised:  # noqa: BLE001 - counting them is what this is for
@@ -183,7 +186,8 @@ class Application:
                 if not isinstance(raised, (*self.kit.lost, HasqlError)):
                     where = traceback.extract_tb(raised.__traceback__)[-1]
                     error += f" (unexpected, at {where.filename}:{where.lineno})"
-            self.operations.append(Operation(name, began, time.monotonic(), error))
+            ended = watch.began + watch.seconds
+            self.operations.append(Operation(name, watch.began, ended, error, watch.starved))
             await self.workers.rest(self.load.pause)
 
     async def _write(self, client: int, number: int) -> None:

@@ -8,7 +8,6 @@ with what the master holds that has survived.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from chaos.failures import Failure, Stopwatch, tell
 from chaos.stage import dsn_of, set_synchronous, ways
 from hasql.resilience import CommitUnknownError, RetryPolicy
 
@@ -70,7 +70,7 @@ class _Units:
         self.workers = kit.workers()
         self.done: list[int] = []
         self.unknown: list[int] = []
-        self.errors: list[str] = []
+        self.errors: list[Failure] = []
         self.longest = 0.0
         self.stopping = False
         self._committing = committing
@@ -82,16 +82,16 @@ class _Units:
     async def _write(self, number: int) -> None:
         while not self.stopping:
             number += self.writers
-            began = time.monotonic()
+            watch = Stopwatch()
             try:
                 await self._unit(number)
             except CommitUnknownError:
                 self.unknown.append(number)
             except Exception as error:  # noqa: BLE001 - counting them is what this is for
-                self.errors.append(f"{type(error).__name__}: {error}".partition("\n")[0])
+                self.errors.append(Failure.of(error, watch))
             else:
                 self.done.append(number)
-            self.longest = max(self.longest, time.monotonic() - began)
+            self.longest = max(self.longest, watch.seconds)
             await self.workers.rest(0.002)
 
     async def _unit(self, number: int) -> None:
@@ -154,12 +154,12 @@ class _Stage:
     async def written(self) -> None:
         """Wait until each driver has done more of its work."""
         before = [len(each.done) for each in self.units]
-        deadline = time.monotonic() + _PATIENCE
+        watch = Stopwatch()
         while any(len(each.done) <= done for each, done in zip(self.units, before, strict=True)):
-            if time.monotonic() > deadline:
+            if watch.seconds > _PATIENCE:
                 for each, done in zip(self.units, before, strict=True):
                     if len(each.done) <= done:
-                        each.errors.append(f"nothing was done for {_PATIENCE:g} s")
+                        each.errors.append(Failure("nothing was done", _PATIENCE, watch.starved))
                 return
             await asyncio.sleep(0.005)
 
@@ -391,5 +391,4 @@ def _problems(units: _Units, there: Counter[int]) -> Iterator[str]:
         yield f"{len(doubled)} units of work were done several times: {doubled[:5]}"
     if unwanted := there.keys() - done - set(units.unknown):
         yield f"{len(unwanted)} units of work were done, and nobody was told: {[*unwanted][:5]}"
-    for error, count in Counter(units.errors).items():
-        yield f"{count} times {error}"
+    yield from tell(units.errors)

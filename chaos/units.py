@@ -56,4 +56,8 @@ class UnitsOfWork(Application):
         """Yield all errors but the one, as each of these faults ends within the time of a run."""
         for each in self.operations:
             if each.error is not None and not each.error.startswith(_UNKNOWN):
-                yield f"{each.task} has seen an error: {each.error}"
+                yield (
+                    f"{each.task} has seen an error: {each.error}, after "
+                    f"{each.ended - each.began:.1f} s, {each.starved:.1f} s of them without a "
+                    "processor"
+                )
