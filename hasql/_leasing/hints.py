@@ -52,10 +52,13 @@ class Hints(Generic[PoolT, ConnT]):
         cursor is closed, asyncpg that an operation is in progress. Applications mend that by doing
         it again, too, so it is noted.
         """
-        failure, pool = judged(self._driver, error), node.pool
-        if failure is not Failure.OTHER or pool is None or not pool.is_closed(connection):
+        failure = judged(self._driver, error)
+        if failure is not Failure.OTHER or sqlstate_of(self._driver, error) != "":
             return failure
-        if sqlstate_of(self._driver, error) != "":
+        lease = self._book.find(connection)
+        if lease is not None and lease.node is not None:
+            node = lease.node  # another pool may have taken the place of the one it came from
+        if node.pool is None or not node.pool.is_closed(connection):
             return failure
         self.met.note(error, Met.ON_LOST)
         return Failure.BROKEN
