@@ -34,7 +34,10 @@ _WRITERS, _SHORT_WRITERS = 27, 9
 _MOMENTS, _FEW_MOMENTS = 25, 2
 """How often a scene is played: 200 times are all of them, for each driver."""
 
-_BUDGET = RetryPolicy(attempts=100, seconds=30.0, longest=0.2)
+_BUDGET = RetryPolicy(attempts=100, seconds=120.0, longest=0.2)
+"""Masters are lost faster than some drivers have all writers connected again: aiopg opens one
+connection after the other. So one unit of work may live through many losses; a budget for a single
+one, which is what `chaos.units` plays, would be one for all of them."""
 
 _PATIENCE = 30.0
 """Seconds until every driver must have written again."""
