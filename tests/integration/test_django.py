@@ -15,7 +15,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.core.signals import request_finished, request_started
-from django.db import OperationalError, connections, transaction
+from django.db import DataError, OperationalError, connections, transaction
 from django.db.utils import InterfaceError, ProgrammingError
 from django.test import override_settings
 from django.test.utils import setup_databases, teardown_databases
@@ -544,6 +544,29 @@ async def test_health_checks_find_a_session_that_was_ended(project: DjangoProjec
     assert await project.run(connection_is_usable)
     await project.cluster.master.sql(f"SELECT pg_terminate_backend({pid}, 5000)")
     assert not await project.run(connection_is_usable)
+
+    def next_request() -> None:
+        new_request()
+        assert backend_pid() != pid
+
+    await project.run(next_request)
+
+
+async def test_what_fails_its_health_check_is_lent_to_nobody_again(project: DjangoProject) -> None:
+    project.databases["default"].update(CONN_MAX_AGE=None, CONN_HEALTH_CHECKS=True)
+    project.configure()
+    await project.run(forget_connections)
+
+    def leave_a_transaction_that_failed() -> int:
+        pid = backend_pid()
+        new_request()
+        ask("default", "BEGIN")  # behind Django's back
+        with pytest.raises(DataError):
+            ask("default", "SELECT 1/0")
+        assert not connection_is_usable()
+        return pid
+
+    pid = await project.run(leave_a_transaction_that_failed)
 
     def next_request() -> None:
         new_request()

@@ -38,6 +38,7 @@ class LeasingWrapper(PsycopgWrapper):
         super().__init__(*args, **kwargs)
         self._lent: LentConnection | None = None
         self._finalizer: finalize[..., Any] | None = None
+        self._is_under_check = False
 
     # Taking one
 
@@ -156,6 +157,14 @@ class LeasingWrapper(PsycopgWrapper):
             self._lent.cursors.add(cursor)
         return cursor
 
+    def close_if_health_check_failed(self) -> None:
+        """Close a connection that fails its check, for good: it is lent to nobody any more."""
+        self._is_under_check = True
+        try:
+            super().close_if_health_check_failed()
+        finally:
+            self._is_under_check = False
+
     def _close(self) -> None:
         lent = self._let_go()
         if lent is None:
@@ -163,6 +172,8 @@ class LeasingWrapper(PsycopgWrapper):
             return
         self.connection = None  # somebody else's from now on
         with self.wrap_database_errors:
+            if self._is_under_check:
+                lent.connection.close()
             lent.give_back()
 
     @property
