@@ -35,6 +35,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "core": (
         "tests/unit/*.py",
         "tests/property/*.py",
+        "!tests/unit/test_rate_strategies.py",  # counts as limits does
         "!tests/unit/test_settings.py",  # reads them with pydantic
         "!tests/unit/test_provable_reads.py",  # looks at SQLAlchemy's statements
         "!tests/unit/test_demo_report.py",  # reads what rich prints
