@@ -477,8 +477,13 @@ async def test_a_web_server_keeps_its_signals(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    async with asyncio.timeout(_PATIENCE):
-        output, _ = await process.communicate()
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            output, _ = await process.communicate()
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
     assert process.returncode == 3, output.decode()
     assert f"SIGTERM is handled by {server}, which has to stop accepting" in output.decode()
 
