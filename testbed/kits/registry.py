@@ -132,7 +132,8 @@ THREAD_DRIVERS = (
 
 def extras_with(sqlalchemy: str) -> tuple[str, ...]:
     """Return the extras of the drivers whose environment has this major version of SQLAlchemy."""
-    return tuple(driver.extra for driver in DRIVERS if driver.sqlalchemy == sqlalchemy)
+    here = (driver for driver in DRIVERS + THREAD_DRIVERS if driver.sqlalchemy == sqlalchemy)
+    return tuple(dict.fromkeys(driver.extra for driver in here))
 
 
 if __name__ == "__main__":
