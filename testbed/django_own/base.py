@@ -31,7 +31,7 @@ class OwnFeatures(DatabaseFeatures):
     def django_test_skips(self) -> dict[str, set[str]]:  # type: ignore[override]  # as Django does
         """Return what is not for this backend, by the reason."""
         skips: dict[str, set[str]] = {**super().django_test_skips}
-        of_pools = _OF_POOLS
+        of_pools: tuple[str, ...] = _OF_POOLS
         if django.VERSION >= (6, 1):  # Django asks for no test that is not there
             of_pools += _OF_POOLS_SINCE_6_1
             skips["it names the caller of our method, which calls Django's"] = {
