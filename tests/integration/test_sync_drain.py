@@ -12,7 +12,13 @@ import pytest
 
 from hasql.cluster.probe import Role
 from hasql.errors import PoolManagerClosedError
-from testbed.scene import until_asleep, until_sessions
+from testbed.scene import (
+    WAIT_FOR_LOCK,
+    held_lock,
+    until_asleep,
+    until_sessions,
+    until_waiting,
+)
 
 if TYPE_CHECKING:
     from hasql.testing import LocalCluster
@@ -28,10 +34,6 @@ def anyio_backend() -> object:
     return "asyncio", {"use_uvloop": False}
 
 
-def slow_insert(table: Table) -> str:
-    return table.insert(1).replace("VALUES (1)", "SELECT 1 FROM pg_sleep(0.3)")
-
-
 async def test_12_a_drain_lets_what_threads_have_in_flight_commit(
     sync_kit: SyncKit, pg_cluster: LocalCluster, application: str, table: Table
 ) -> None:
@@ -40,22 +42,25 @@ async def test_12_a_drain_lets_what_threads_have_in_flight_commit(
 
     def work() -> None:
         with manager.acquire_master(timeout=10) as connection:
-            sync_kit.begin(connection, slow_insert(table))
+            sync_kit.begin(connection, table.insert(1))
+            sync_kit.value(connection, WAIT_FOR_LOCK)
             sync_kit.end(connection)
 
     await asyncio.to_thread(manager.ready, 1, 2)
     try:
-        working = [asyncio.create_task(asyncio.to_thread(work)) for _ in range(2)]
-        await until_asleep(pg_cluster.master, application, 2)
-        waiting = asyncio.create_task(asyncio.to_thread(work))
-        while not manager.metrics().waiting:
-            await asyncio.sleep(0.001)
-        draining = asyncio.create_task(asyncio.to_thread(manager.drain))
-        with pytest.raises(PoolManagerClosedError):
-            await waiting
-        with pytest.raises(PoolManagerClosedError):
-            manager.getconn()
-        await asyncio.gather(*working)
+        async with held_lock(pg_cluster.master) as let_go:
+            working = [asyncio.create_task(asyncio.to_thread(work)) for _ in range(2)]
+            await until_waiting(pg_cluster.master, application, 2)
+            waiting = asyncio.create_task(asyncio.to_thread(work))
+            while not manager.metrics().waiting:
+                await asyncio.sleep(0.001)
+            draining = asyncio.create_task(asyncio.to_thread(manager.drain))
+            with pytest.raises(PoolManagerClosedError):
+                await waiting
+            with pytest.raises(PoolManagerClosedError):
+                manager.getconn()
+            await let_go()
+            await asyncio.gather(*working)
         assert (await draining).broken == ()
         assert await pg_cluster.master.sql(table.rows) == "1\n1"
         for node in pg_cluster.nodes:
