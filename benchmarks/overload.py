@@ -6,8 +6,10 @@ that, and are in each other's way besides, as processes of a database are. So th
 about 200 a second, and is measured as well: by ten tasks that do one after the other.
 
 Requests arrive by chance at a rate, each with half a second, some of them critical. A request is
-good if its work is done in that time. What counts is done within the lap: neither what fills the
-queue before it nor what empties it after it.
+good if its work is done in that time. Unloaded, what is critical arrives alone, as much of it as in
+the overload. The limit that adapts begins in the first lap: what it takes to learn is in the
+figures. What counts is done within the lap: neither what fills the queue before it nor what empties
+it after it.
 """
 
 import asyncio
@@ -53,7 +55,7 @@ _MANAGERS: dict[str, dict[str, Any]] = {
 }
 #: Which manager, how many times the best arrive (None: ten tasks instead), how many are critical.
 _PARTS: dict[str, tuple[str, float | None, float]] = {
-    "unloaded": ("fixed", 0.1, 1.0),
+    "unloaded": ("fixed", _TIMES * _CRITICAL_SHARE, 1.0),
     "best": ("fixed", None, 0.0),
     "4x, admission": ("fixed", _TIMES, _CRITICAL_SHARE),
     "4x, adaptive": ("adaptive", _TIMES, _CRITICAL_SHARE),
