@@ -4,13 +4,12 @@ from collections import deque
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from itertools import count
-from math import floor
 from typing import Any
 
 from hasql._routing.waiters import Waiter, Waiters
 from hasql.errors import OverloadedError, PoolManagerClosedError
 from hasql.metrics import AdmissionMetrics
-from hasql.resilience.adaptive_limit import AdaptiveLimit
+from hasql.resilience.adaptive_limit import AdaptiveLimit, open_to_all
 from hasql.resilience.priority import Priority
 
 __all__ = ("AdmissionGate", "Turn")
@@ -64,15 +63,16 @@ class AdmissionGate:
         adaptive: AdaptiveLimit | None = None,
     ) -> None:
         self._queue_size = queue
-        self._reserve = reserve
         self._waiters = waiters
         self._clock = clock
         self._what = what
         self._adaptive = adaptive
         self._closed = False
         #: How many permits there are, and how many of them for all priorities.
-        self.limit = self.open_limit = 0
-        self.set_limit(limit if adaptive is None else adaptive.limit)
+        if adaptive is None:
+            self.limit, self.open_limit = limit, open_to_all(limit, reserve)
+        else:
+            self.limit, self.open_limit = adaptive.limit, adaptive.open_limit
         self.in_use = 0
         self.waiting = 0
         self._numbers = count()
@@ -84,17 +84,16 @@ class AdmissionGate:
         self._waking: Turn | None = None
         self.waits = self.refusals = self.timeouts = 0
 
-    def set_limit(self, limit: int) -> None:
+    def set_limit(self, limit: int, open_limit: int) -> None:
         """Give out so many permits at most from now on; those that are out stay."""
         if not self._closed:
-            self.limit = limit
-            # A product such as 0.29 * 100 may be a little less than the whole number it is.
-            self.open_limit = limit - floor(limit * self._reserve + 1e-9)
+            self.limit, self.open_limit = limit, open_limit
 
     def note(self, seconds: float) -> None:
         """Take note that a lease has ended well that took so long."""
-        if self._adaptive is not None and self._adaptive.note(seconds, self.in_use):
-            self.set_limit(self._adaptive.limit)
+        adaptive = self._adaptive
+        if adaptive is not None and adaptive.note(seconds, self.in_use):
+            self.set_limit(adaptive.limit, adaptive.open_limit)
 
     def join(self, turn: Turn, deadline: float) -> Any:  # noqa: ANN401  # a future of its face
         """Have a turn wait at its place in the queue; return what to wait with.

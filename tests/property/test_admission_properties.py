@@ -40,16 +40,13 @@ class GateMachine(RuleBasedStateMachine):
     )
     def begin(self, limit: int, queue: int, reserve: float) -> None:
         self.now = 0.0
-        self.limit, self.queue, self.reserve = limit, queue, reserve
+        self.limit, self.queue = limit, queue
+        self.open_limit = limit - floor(round(limit * reserve, 6))
         self.gate = AdmissionGate(
             limit, queue, reserve, ThreadWaiters(), lambda: self.now, "leases"
         )
         self.waiting: list[Asker] = []
         self.out = 0
-
-    @property
-    def open_limit(self) -> int:
-        return self.limit - floor(round(self.limit * self.reserve, 6))
 
     def room_for(self, priority: Priority) -> bool:
         return self.out < (self.limit if priority is Priority.CRITICAL else self.open_limit)
@@ -101,10 +98,10 @@ class GateMachine(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule(limit=st.integers(1, 12))
-    def change_limit(self, limit: int) -> None:
-        self.limit = limit
-        self.gate.set_limit(limit)
+    @rule(limit=st.integers(1, 12), share=st.floats(0, 1))
+    def change_limit(self, limit: int, share: float) -> None:
+        self.limit, self.open_limit = limit, max(1, int(limit * share))
+        self.gate.set_limit(limit, self.open_limit)
         self.gate.dispatch()
         self.expect_grants()
 

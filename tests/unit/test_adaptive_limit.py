@@ -55,11 +55,14 @@ class Servers:
         self._out: list[tuple[float, int, float]] = []
         self._number = 0
 
-    def play(self, seconds: float, demand: int) -> list[int]:
-        """Have as many leases out as want and may; return the limit at the end of each."""
+    def play(self, seconds: float, demand: int, *, critical: bool = False) -> list[int]:
+        """Have as many leases out as want and may; return the limit at the end of each.
+
+        All of them are critical, or none.
+        """
         until, limits = self.now + seconds, []
         while True:
-            while len(self._out) < min(self.limit.limit, demand):
+            while len(self._out) < min(self._may(critical=critical), demand):
                 self._begin()
             if self._out[0][0] > until:
                 break
@@ -72,6 +75,9 @@ class Servers:
     def share_of_best(self, seconds: float) -> float:
         """Have more to do than can be done; return what part of the best is done."""
         return len(self.play(seconds, 400)) / seconds / (self.knee / self.seconds)
+
+    def _may(self, *, critical: bool) -> int:
+        return self.limit.limit if critical else self.limit.open_limit
 
     def _begin(self) -> None:
         more = max(0, len(self._out) + 1 - self.knee)
@@ -110,6 +116,35 @@ def test_the_limit_goes_down_to_what_servers_do_well_and_stays_there() -> None:
     limits = servers.play(100, demand=400)
     assert 9 <= mean(limits) <= 14
     assert max(limits) <= 16, "however long an overload lasts"
+
+
+def test_it_grows_by_no_more_than_half_beyond_what_servers_do_well() -> None:
+    servers = Servers(10, 0.05, met=0.03)
+    most = 0
+    for _ in range(50):
+        servers.play(0.1, demand=400)
+        most = max(most, servers.limit.open_limit)
+    assert 10 < most <= 15
+
+
+def test_a_probe_takes_nothing_from_what_is_critical() -> None:
+    servers, probed = Servers(40, 0.02, met=0.01), 0
+    servers.play(5, demand=400)
+    for _ in range(1000):
+        servers.play(0.02, demand=400)
+        assert servers.limit.limit > 35
+        probed += servers.limit.open_limit < 0.7 * servers.limit.limit
+    assert probed, "there was none"
+
+
+@pytest.mark.parametrize("length", [alike, by_chance])
+def test_where_all_is_critical_it_learns_as_well(length: Callable[[Random], float]) -> None:
+    servers = Servers(10, 0.02, met=0.03, length=length)
+    servers.play(10, demand=400, critical=True)
+    assert 8 < mean(servers.play(40, demand=400, critical=True)) < 16
+    servers.seconds = 0.1
+    servers.play(30, demand=9, critical=True)
+    assert mean(servers.play(40, demand=400, critical=True)) > 8, "no overload, but longer work"
 
 
 def test_servers_that_are_no_match_for_the_least_of_it_are_found_out() -> None:
@@ -163,7 +198,7 @@ def test_it_is_never_less_than_one_nor_more_than_the_highest() -> None:
 def test_leases_that_take_no_time_do_no_harm() -> None:
     servers = Servers(10, seconds=1e-9)
     limit = servers.limit
-    for _ in range(10):
+    for _ in range(20):
         servers.now += 0.2
         for _ in range(40):
             limit.note(0.0, limit.limit)

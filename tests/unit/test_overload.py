@@ -1,7 +1,8 @@
 """Four times as much as servers can do, in virtual time: what admission is worth (invariant 19).
 
-The servers do ten requests at once in 20 ms each. More of them share that, and are in each other's
-way, as processes of a database are. Requests arrive by chance, and each has half a second.
+The servers do ten requests at once in 20 ms each, unless a test says otherwise. More of them share
+that, and are in each other's way, as processes of a database are. Requests arrive by chance, and
+each has half a second.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Story:
     """What became of all requests."""
 
     good: int = 0
+    seconds: float = 0.0
     refused: int = 0
     critical: list[float] = field(default_factory=list)
     #: How long one has waited for its connection, or to be told that there is none.
@@ -41,16 +43,37 @@ class Story:
 
     @property
     def goodput(self) -> float:
-        return self.good / SECONDS
+        return self.good / self.seconds
 
     @property
     def critical_p99(self) -> float:
         return quantiles(self.critical, n=100)[98]
 
 
-def play(times: float, **kwargs: Any) -> Story:
+@dataclass(frozen=True)
+class Work:
+    """What servers do well: how many requests at once, in what time each; and for how long."""
+
+    at_once: int = AT_ONCE
+    service: float = SERVICE
+    seconds: float = SECONDS
+    #: By how much one takes longer or shorter than another, as the deviation of the logarithm.
+    spread: float = 0.0
+
+    @property
+    def best(self) -> float:
+        return self.at_once / self.service
+
+
+WORK = Work()
+
+
+def play(
+    times: float, work: Work = WORK, critical_share: float = CRITICAL_SHARE, **kwargs: Any
+) -> Story:
     """Play so many times what the servers do at the best."""
-    clock, story, chance = VirtualClock(), Story(), Random(5)  # noqa: S311  # no secret
+    clock, story = VirtualClock(), Story(seconds=work.seconds)
+    chance, length = Random(5), Random(6)  # noqa: S311  # no secret
     server = FakeServer(parse_host("a"), master=True, clock=clock)
     manager = FakeManager(
         {server.host: server},
@@ -79,23 +102,29 @@ def play(times: float, **kwargs: Any) -> Story:
     async def serve() -> None:
         story.working += 1
         story.most_at_once = max(story.most_at_once, story.working)
-        more = max(0, story.working - AT_ONCE)
-        await asyncio.sleep(SERVICE * (1 + more / AT_ONCE) * (1 + 0.03 * more))
+        more = max(0, story.working - work.at_once)
+        took = work.service * length.lognormvariate(-(work.spread**2) / 2, work.spread)
+        await asyncio.sleep(took * (1 + more / work.at_once) * (1 + 0.03 * more))
         story.working -= 1
 
     async def main() -> None:
         async with manager:
             await manager.ready(1, 0)
-            tasks, ends = [], clock() + SECONDS
+            tasks, ends = [], clock() + work.seconds
             while clock() < ends:
-                critical = chance.random() < CRITICAL_SHARE
+                critical = chance.random() < critical_share
                 level = Priority.CRITICAL if critical else Priority.NORMAL
                 tasks.append(asyncio.create_task(request(level)))
-                await asyncio.sleep(chance.expovariate(times * BEST))
+                await asyncio.sleep(chance.expovariate(times * work.best))
             await asyncio.gather(*tasks)
 
     run(main(), clock)
     return story
+
+
+def play_unloaded(work: Work = WORK) -> Story:
+    """Play what is critical alone, as much of it as in an overload."""
+    return play(4.0 * CRITICAL_SHARE, work, critical_share=1.0)
 
 
 def test_19_without_admission_an_overload_does_less_than_the_servers_can() -> None:
@@ -107,7 +136,7 @@ def test_19_without_admission_an_overload_does_less_than_the_servers_can() -> No
 def test_19_with_admission_an_overload_does_what_the_servers_can_and_what_is_critical_first() -> (
     None
 ):
-    unloaded = play(0.1, admission=Admission(12, queue=20, reserve=0.2))
+    unloaded = play_unloaded()
     story = play(4.0, admission=Admission(12, queue=20, reserve=0.2))
     assert story.goodput > 0.9 * BEST
     assert story.critical_p99 < 2 * unloaded.critical_p99
@@ -117,13 +146,24 @@ def test_19_with_admission_an_overload_does_what_the_servers_can_and_what_is_cri
     assert story.refused > 0
 
 
-def test_19_a_limit_that_adapts_finds_that_by_itself() -> None:
-    unloaded = play(0.1, admission=Admission(150, queue=20, adaptive=True))
-    story = play(4.0, admission=Admission(150, queue=20, adaptive=True))
-    assert story.goodput > 0.9 * BEST
-    assert story.critical_p99 < 2 * unloaded.critical_p99
+@pytest.mark.parametrize(
+    "work",
+    [
+        WORK,
+        Work(service=0.05, seconds=10.0),
+        Work(service=0.05, seconds=10.0, spread=0.1),
+        Work(at_once=20, service=0.05, seconds=10.0),
+        Work(seconds=10.0, spread=0.5),
+    ],
+    ids=["", "longer", "longer, by chance", "more at once", "more by chance"],
+)
+def test_19_a_limit_that_adapts_finds_that_by_itself(work: Work) -> None:
+    unloaded = play_unloaded(work)
+    story = play(4.0, work, admission=Admission(150, queue=2 * work.at_once, adaptive=True))
+    assert story.goodput > 0.9 * work.best
+    assert story.critical_p99 < 2 * unloaded.critical_p99, "with what it takes to learn"
     assert story.longest_wait <= DEADLINE + 1e-6
-    assert story.most_at_once < 50
+    assert story.most_at_once <= 2 * work.at_once
 
 
 @pytest.mark.parametrize("admission", [None, Admission(12, queue=20)])
