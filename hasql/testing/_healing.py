@@ -1,5 +1,6 @@
 """The roles of a cluster's nodes: found out, put right, handed over."""
 
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,6 +22,15 @@ Turning takes a tenth of a second or is impossible; rejoining for nothing costs 
 
 _ANSWER_PATIENCE = 1.0
 """Seconds after which a server is taken for one that somebody has stopped."""
+
+_POLL = 0.02
+"""Seconds between two questions to a server that refuses."""
+
+_LAST_PATIENCE = 30.0
+"""Seconds after which one that runs is left for others: on a busy machine it may only be slow.
+
+To promote another one beside a master that lives would lose what that goes on to acknowledge.
+"""
 
 
 def survey(nodes: Iterable[LocalNode], patience: float = 5.0) -> dict[LocalNode, NodeStatus | None]:
@@ -88,7 +98,7 @@ def _settled(node: LocalNode) -> NodeStatus | None:
         if status is None and node.running:
             # Stopped by somebody else's signal, or in no state to answer.
             node.thaw()
-            status = _ask(node)
+            status = _ask_again(node)
         if status is not None and node._promoting:
             try:
                 node._await_promotion()
@@ -97,6 +107,16 @@ def _settled(node: LocalNode) -> NodeStatus | None:
                     node.kill()  # which forgets the request
             status = _ask(node)
         return status
+
+
+def _ask_again(node: LocalNode) -> NodeStatus | None:
+    """Ask until it answers: one that recovers from a crash of its own refuses for a moment."""
+    until = time.monotonic() + _LAST_PATIENCE
+    while (left := until - time.monotonic()) > 0 and node.running:
+        if (status := _ask(node, left)) is not None:
+            return status
+        time.sleep(_POLL)
+    return None
 
 
 def _is_well(

@@ -575,6 +575,23 @@ async def test_healing_waits_for_a_promotion_that_was_asked_for(cluster: LocalCl
     assert len(cluster.replicas) == 2
 
 
+async def test_healing_waits_for_a_master_that_starts_anew_after_a_crash_of_its_own(
+    cluster: LocalCluster,
+) -> None:
+    master = cluster.master
+    writer = await master.sql(
+        "CREATE TABLE much AS SELECT generate_series(1, 300000); "  # takes a while to replay
+        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'"
+    )
+    os.kill(int(writer.split()[-1]), signal.SIGKILL)
+    with pytest.raises(ClusterError):
+        while True:
+            await master.sql("SELECT 1")
+    await asyncio.to_thread(cluster.heal)
+    assert cluster.master is master
+    assert len(cluster.replicas) == 2
+
+
 # Bad input and wrong moments
 
 
