@@ -26,8 +26,8 @@ class PoolConnect(ThreadedConnect):
     def __init__(self) -> None:
         super().__init__()
         self.thread = get_ident()
-        #: Ends when that thread has a claim on a connection.
-        self.claimed: Future[None] = Future()
+        #: Ends when that thread has a claim on a connection; False: it is to look again.
+        self.claimed: Future[bool] = Future()
         self._until = inf
 
     @property

@@ -43,11 +43,11 @@ class ThreadConnects:
         """Return how many connects are under way."""
         return len(self._under_way)
 
-    def wait(self, patience: Patience) -> None:
+    def wait(self, patience: Patience) -> bool:
         """Wait until the current thread has a claim on a connection, which is opened for it.
 
-        Or on one that is given back before. It may have none when this returns: then there may be
-        an idle one by now.
+        Or on one that is given back before. False: it has none, but there may be an idle one by
+        now.
         """
         connect = PoolConnect()
         with self._idle.lock:
@@ -57,7 +57,7 @@ class ThreadConnects:
             if not connect.claimed.done():
                 self._begin(connect)
                 start_connecting(partial(self._serve, connect, patience.seconds))
-            patience.wait(connect.claimed)
+            return patience.wait(connect.claimed)
         except BaseException:
             with self._idle.lock:
                 connect.claimed.cancel()
@@ -128,18 +128,17 @@ class ThreadConnects:
                 self.pool.putconn(connection)
             raise
         finally:
-            with self._idle.lock:
-                self._idle.put(connection)
-                if self._waiting:
+            self._idle.put(connection)
+            if self._waiting:  # looked at last, as who waits looks for what is idle last
+                with self._idle.lock:
                     self._hand_on()
 
     def _hand_on(self) -> None:
         """Give who has waited longest the claim on what is idle; to be called under the lock."""
         for connect in tuple(self._waiting):
             if not connect.claimed.done():
-                if self._idle.has_unclaimed:
-                    self._idle.claim_for(connect.thread)
-                    connect.claimed.set_result(None)
+                if self._idle.claim(connect.thread):
+                    connect.claimed.set_result(True)
                 return
 
     def _put_in(self, connection: ThreadConnection, connect: PoolConnect | None = None) -> None:
@@ -151,11 +150,13 @@ class ThreadConnects:
         if not inserted:
             connection.close()
         with self._idle.lock:
+            if connect is None or connect.claimed.done():
+                self._idle.put(connection)
+                return
+            if inserted:
+                self._idle.claim_next(connect.thread)  # before another one can
             self._idle.put(connection)
-            if connect is not None and not connect.claimed.done():
-                if inserted:
-                    self._idle.claim_for(connect.thread)
-                connect.claimed.set_result(None)
+            connect.claimed.set_result(inserted)
 
     def end(self) -> None:
         """End every connect under way with a ConnectionError."""

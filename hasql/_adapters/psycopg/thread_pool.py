@@ -54,8 +54,6 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
     def __init__(self, endpoint: Endpoint, kwargs: Mapping[str, Any], sizes: PoolSizes) -> None:
         self.sizes = sizes
         self._check = kwargs.get("check")
-        #: By thread, what an acquire has taken out of the pool and not returned yet.
-        self._taken: dict[int, _Pooled] = {}
         self._opened = ThreadConnections(endpoint, kwargs)
         self._idle, self.destinations = self._opened.idle, self._opened.destinations
         self._reset = self._opened.resetting(kwargs.get("reset"))
@@ -108,10 +106,9 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
         connection: _Pooled = None
         try:
             while connection is None:
-                if not self._idle.claim(thread):
-                    self._connects.wait(patience)
-                connection = self._take(patience)
-            del self._taken[thread]
+                if self._idle.claim(thread) or self._connects.wait(patience):
+                    connection = self._take(patience)
+            self._idle.taken(connection, thread)
         except BaseException:
             self._abandon(thread)
             raise
@@ -128,21 +125,19 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
 
     def _abandon(self, thread: int) -> None:
         """Leave nothing behind of an acquire that was interrupted."""
-        self._idle.give_up_claim(thread)
-        connection = self._taken.pop(thread, None)
+        connection = self._idle.give_up_claim(thread)
         if connection is not None:
             self.abort(connection)
             self.release(connection)
 
     def _check_one(self, connection: _Pooled) -> None:
         thread = get_ident()
-        claimed = self._idle.taken(connection, thread)
         if not (connection.was_just_alive() or connection.is_alive()):
             connection.close()
-            self._held.found_lost(for_us=claimed)
+            self._held.found_lost(for_us=self._idle.has_claim(thread))
         if self._check is not None:
             connection.check_by(self._check)
-        self._taken[thread] = connection
+        self._idle.found(connection, thread)  # last: psycopg takes back what is interrupted before
 
     def leave_block(self, connection: _Pooled, error: BaseException | None) -> None:
         if connection.pgconn.transaction_status != _IDLE:
@@ -189,9 +184,8 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
         """Have the pool discard what was aborted in it, and close the sockets."""
         for _ in range(self.pool.get_stats()["pool_available"]):
             with suppress(PoolTimeout):
-                self._held.take(_AT_ONCE)
-            if (connection := self._taken.pop(get_ident(), None)) is not None:
-                self._connects.give_back(connection)
+                if (connection := self._held.take(_AT_ONCE)) is not None:
+                    self._connects.give_back(connection)
 
     async def keep(self, sizes: PoolSizes) -> None:
         self.sizes = sizes

@@ -115,53 +115,62 @@ class IdleConnections:
 
     A thread that has a claim finds one in the pool at once: so no thread of the application's ever
     waits in the pool, which would lose a place if the thread were interrupted.
+
+    A lock would cost as much as all the rest of it. Without one, what is counted may be wrong for a
+    moment, but to one side alone: a claim counts before it is granted and until what it has led to
+    is none that waits any more, so that there are never more claims than connections.
     """
 
     def __init__(self) -> None:
+        #: Of those who wait until there is something to claim.
         self.lock = new_guard()
         self._idle: set[ThreadConnection] = set()
-        self._claims: set[int] = set()
+        #: By thread: what its claim has led to, once it has.
+        self._claims: dict[int, ThreadConnection | None] = {}
 
     def __len__(self) -> int:
         return len(self._idle)
 
-    @property
-    def has_unclaimed(self) -> bool:
-        """Whether there is one that no thread has claimed."""
-        return len(self._idle) > len(self._claims)
-
     def claim(self, thread: int) -> bool:
         """Claim one for a thread, if there is one that no other has claimed."""
-        with self.lock:
-            if len(self._idle) > len(self._claims):
-                self._claims.add(thread)
-                return True
-            return False
+        self.claim_next(thread)
+        if len(self._idle) >= len(self._claims):
+            return True
+        self.give_up_claim(thread)
+        return False
 
-    def claim_for(self, thread: int) -> None:
-        """Claim one that was just put in for another thread; to be called under the lock."""
-        self._claims.add(thread)
+    def claim_next(self, thread: int) -> None:
+        """Claim one for a thread that is about to be put in."""
+        self._claims[thread] = None
 
-    def give_up_claim(self, thread: int) -> None:
-        """Let a thread have no claim any more."""
-        with self.lock:
-            self._claims.discard(thread)
+    def give_up_claim(self, thread: int) -> ThreadConnection | None:
+        """Let a thread have no claim any more; return what that has led to, if it has."""
+        return self._claims.pop(thread, None)
 
-    def taken(self, connection: ThreadConnection, thread: int) -> bool:
-        """Take note that a thread has taken one out of the pool; return whether it had a claim."""
-        with self.lock:
-            connection.taken = True
+    def has_claim(self, thread: int) -> bool:
+        """Tell whether a thread has a claim, whatever that has led to."""
+        return thread in self._claims
+
+    def found(self, connection: ThreadConnection, thread: int) -> None:
+        """Take note that a thread has taken one out of the pool; who had a claim has `taken` it."""
+        connection.taken = True
+        if thread in self._claims:
+            self._claims[thread] = connection
+        else:
             self._idle.discard(connection)
-            claimed = thread in self._claims
-            self._claims.discard(thread)
-            return claimed
+
+    def taken(self, connection: ThreadConnection, thread: int) -> None:
+        """Take note that a thread has got what its claim has led to, and has no claim any more."""
+        self._idle.discard(connection)
+        del self._claims[thread]  # by no call, after which it could be interrupted
 
     def put(self, connection: ThreadConnection) -> None:
-        """Take note that one is in the pool, unless it was taken or lost; under the lock."""
+        """Take note that one is in the pool, unless it was taken or lost."""
         if not (connection.taken or connection.lost):
             self._idle.add(connection)
+            if connection.taken:  # while it was added
+                self._idle.discard(connection)
 
     def gone(self, connection: ThreadConnection) -> None:
         """Take note that one is of no use any more."""
-        with self.lock:
-            self._idle.discard(connection)
+        self._idle.discard(connection)
