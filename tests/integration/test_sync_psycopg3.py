@@ -23,6 +23,8 @@ from testbed.scene import Table, in_flight
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from psycopg.abc import PQGen
+
     from hasql.testing import LocalCluster
 
 
@@ -220,6 +222,34 @@ def test_a_class_of_the_applications_makes_each_connection(pg_cluster: LocalClus
             assert isinstance(connection, WithPassword)
             connection.execute("SELECT 1")
         assert WithPassword.made >= 6  # those of the monitors, and one in each pool
+
+
+def nothing() -> PQGen[None]:
+    """Wait for nothing."""
+    yield from ()
+
+
+class Waits(psycopg.Connection[Any]):
+    """Counts what it waits for, and how."""
+
+    waits: list[set[str]]
+
+    def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
+        Waits.waits.append({*kwargs})
+        return super().wait(gen, *args, **kwargs)
+
+
+def test_a_class_of_the_applications_waits_for_each_statement(pg_cluster: LocalCluster) -> None:
+    Waits.waits = []
+    with (
+        opened(pg_cluster, connection_class=Waits, kwargs={"autocommit": True}) as pool,
+        pool.acquire_master() as connection,
+    ):
+        Waits.waits.clear()
+        connection.execute("SELECT 1")
+        assert Waits.waits == [set()]
+        connection.wait(nothing(), interval=0.1)  # as psycopg may call it
+        assert Waits.waits == [set(), {"interval"}]
 
 
 def test_the_hooks_run(pg_cluster: LocalCluster) -> None:

@@ -46,7 +46,9 @@ class ThreadConnections:
         user_class: type[Connection[Any]] = kwargs.get("connection_class") or Connection
         classes: tuple[type[Any], ...] = (_ThreadPooled, *endable(user_class))
         #: The class that the pool is to use, derived from the application's.
-        self.connection_class: Any = type(user_class.__name__, classes, {"opened": self})
+        self.connection_class: Any = type(
+            user_class.__name__, classes, {"opened": self, "inherited_wait": user_class.wait}
+        )
 
     def log_in(self, connect: ThreadedConnect) -> ThreadConnection:
         """Open a connection and have the user's hook configure it.
