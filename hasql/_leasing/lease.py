@@ -92,6 +92,9 @@ class Lease(Generic[PoolT, ConnT]):
         self.timeout = timeout
         #: For the driver's own acquire.
         self.kwargs = kwargs
+        #: There until somebody begins to give it back. Deleting it is one step, which needs no
+        #: lock: of several threads that do one alone succeeds.
+        self.unreturned = True
 
     def move_to(self, lender: Any) -> None:
         """Be lent, and given back, by another one."""

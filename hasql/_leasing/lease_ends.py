@@ -65,6 +65,10 @@ class _LeaseEnds(Generic[PoolT, ConnT]):
             node, connection = lease.node, lease.connection
             if lease.returning or node is None or connection is None:
                 return
+            try:
+                del lease.unreturned
+            except AttributeError:  # a thread begins to give it back
+                return
             self._book.set_aside(lease)
         self._release(lease, node, connection)
 

@@ -121,14 +121,15 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
                 self._book.forget(lease)
             return
         pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
-        due_back = self._clock() + self._release_timeout
-        claimed = begun = False
+        due_back, begun = self._clock() + self._release_timeout, False
         try:
-            with self._guard:
-                if lease.connection is None or lease.returning:
-                    raise _given_back_twice()  # noqa: TRY301  # whatever leaves the guard is sorted
-                lease.due_back = due_back
-                lease.returning = claimed = True  # after it is known by when
+            del lease.unreturned
+        except AttributeError:
+            raise _given_back_twice() from None
+        # With no call in between, after which it could be interrupted: what is begun ends below.
+        lease.due_back = due_back
+        lease.returning = True  # after it is known by when
+        try:
             if not self._overdue.is_set:
                 self._overdue.is_set = True
                 self._in_loop(self._overdue.set)
@@ -145,8 +146,6 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
             else:
                 pool.release(connection)
         except BaseException as failure:
-            if not claimed:
-                raise
             if self._book.find(connection) is lease:  # else it is the next one's already
                 pool.abort(connection)
                 if not begun:
@@ -157,19 +156,18 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
                 raise
             self._note_broken(node, failure)
         finally:
-            if claimed:
-                try:
+            try:
+                self._end(lease, node)
+                if self._layers is not None:
+                    self._layers.returned(lease, node, error)
+            except BaseException:
+                if lease.node is not None:  # interrupted before it began
                     self._end(lease, node)
-                    if self._layers is not None:
-                        self._layers.returned(lease, node, error)
-                except BaseException:
-                    if lease.node is not None:  # interrupted before it began
-                        self._end(lease, node)
-                    if self._layers is not None:
-                        self._layers.returned(lease, node, error)
-                    raise
-                if (tracing := self._tracing) is not None:
-                    tracing.returned(lease, node, error)
+                if self._layers is not None:
+                    self._layers.returned(lease, node, error)
+                raise
+            if (tracing := self._tracing) is not None:
+                tracing.returned(lease, node, error)
 
     def _undo(
         self,
