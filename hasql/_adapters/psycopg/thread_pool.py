@@ -39,7 +39,8 @@ SyncConnection: TypeAlias = Connection[TupleRow]
 SyncPool: TypeAlias = ConnectionPool[SyncConnection]
 _Pooled: TypeAlias = Any  # of the class of `ThreadConnections`, which the core knows as its own
 
-_BAD, _IDLE = ConnStatus.BAD, TransactionStatus.IDLE
+#: As numbers, which libpq's are: to compare those with an enum's takes twice as long.
+_BAD, _IDLE = int(ConnStatus.BAD), int(TransactionStatus.IDLE)
 #: Seconds within which a thread finds the connection in the pool that it has a claim on.
 _AT_ONCE = 0.05
 
@@ -107,21 +108,16 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
         try:
             while connection is None:
                 if self._idle.claim(thread) or self._connects.wait(patience):
-                    connection = self._take(patience)
+                    try:
+                        connection = self.pool.getconn(_AT_ONCE)
+                    except (LostConnectionError, PoolTimeout):  # it was lost, or taken by another
+                        if not patience.seconds:
+                            raise OutOfTimeError from None
             self._idle.taken(connection, thread)
         except BaseException:
             self._abandon(thread)
             raise
         return connection
-
-    def _take(self, patience: Patience) -> _Pooled:
-        """Take what the current thread has a claim on; None: it was lost, or taken by another."""
-        try:
-            return self.pool.getconn(_AT_ONCE)
-        except (LostConnectionError, PoolTimeout):
-            if not patience.seconds:
-                raise OutOfTimeError from None
-            return None
 
     def _abandon(self, thread: int) -> None:
         """Leave nothing behind of an acquire that was interrupted."""

@@ -133,7 +133,7 @@ class IdleConnections:
 
     def claim(self, thread: int) -> bool:
         """Claim one for a thread, if there is one that no other has claimed."""
-        self.claim_next(thread)
+        self._claims[thread] = None
         if len(self._idle) >= len(self._claims):
             return True
         self.give_up_claim(thread)
