@@ -50,10 +50,10 @@ class ThreadConnects:
         now.
         """
         connect = PoolConnect()
-        with self._idle.lock:
-            self._waiting[connect] = None
-            self._hand_on()  # what was given back a moment ago
         try:
+            with self._idle.lock:
+                self._waiting[connect] = None
+                self._hand_on()  # what was given back a moment ago
             if not connect.claimed.done():
                 self._begin(connect)
                 start_connecting(partial(self._serve, connect, patience.seconds))
