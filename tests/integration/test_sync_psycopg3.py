@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import count
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
@@ -16,9 +19,11 @@ from psycopg.rows import dict_row
 from psycopg.types.string import StrDumper
 
 from hasql.cluster.dsn import Dsn
+from hasql.cluster.probe import Role
 from hasql.errors import ConfigurationError, UnknownConnectionError
 from hasql.sync.psycopg3 import PoolManager
 from testbed.scene import Table, in_flight
+from tests.unit.test_thread_faults import interrupted_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -363,6 +368,56 @@ def test_the_pools_own_connections_are_used_beside_the_managers(pool: PoolManage
         assert done == []  # psycopg's pool has no more
     waiting.join(10)
     assert done == [(1,)]
+
+
+@pytest.mark.parametrize("least", [0, 1])
+def test_11_an_acquire_interrupted_anywhere_claims_nothing_that_another_needs(
+    pg_cluster: LocalCluster, least: int
+) -> None:
+    with opened(pg_cluster, min_size=least, max_size=1) as manager:
+        [pool] = manager.get_master_pools()
+        taken: list[Any] = []
+        for point in count(1):
+            interrupted = interrupted_at(point, lambda: taken.append(manager.getconn(timeout=60)))
+            while taken:
+                manager.putconn(taken.pop())
+            assert not in_flight(manager)
+            if not interrupted:
+                break
+        assert point > 20
+
+        def acquire() -> None:
+            with manager.acquire_master(timeout=60):
+                pass
+
+        with ThreadPoolExecutor(1) as other:
+            other.submit(acquire).result()  # which may find that the last one was broken
+            requests = pool.get_stats()["requests_num"]
+            other.submit(acquire).result()
+        assert pool.get_stats()["requests_num"] == requests + 1  # it is asked once, not for others
+
+
+def test_no_thread_waits_in_the_pool_however_threads_take_turns(pg_cluster: LocalCluster) -> None:
+    def acquire(manager: PoolManager) -> None:
+        for _ in range(400):
+            with manager.acquire_master(timeout=60):
+                pass
+
+    interval = sys.getswitchinterval()
+    with opened(pg_cluster, min_size=0, max_size=4) as manager:
+        sys.setswitchinterval(1e-6)
+        try:
+            with ThreadPoolExecutor(8) as threads:
+                for each in [threads.submit(acquire, manager) for _ in range(8)]:
+                    each.result()
+        finally:
+            sys.setswitchinterval(interval)
+        [pool] = manager.get_master_pools()
+        told = pool.get_stats()
+        assert "requests_queued" not in told
+        assert 1 <= told["connections_num"] <= 4
+        [master] = [node for node in manager.metrics().nodes if node.role is Role.MASTER]
+        assert master.pool_idle == told["pool_available"] == told["pool_size"]
 
 
 @pytest.mark.parametrize("way", ["close", "terminate"])
