@@ -141,8 +141,8 @@ class BasePoolManager(Facade[PoolT, ConnT, AsyncLease[PoolT, ConnT]]):
             Exception: What the work raises; the driver's own error, once the policy says so.
         """
         options = run_options(read_only, idempotent, retry, isolation, resolve_commits)
-        self._check_caller()
-        return await self._runs.run(work, options, partial(self._lease_for_run, options))
+        acquire = self._lease_to_read if read_only else self._lease_to_write
+        return await self._runs.run(work, options, acquire)
 
     # Giving back
 

@@ -132,7 +132,7 @@ class UnitsOfWork(Task):
             connection.attempt = unit.begin()
             await connection.execute(write=True, balance=shown - WITHDRAWN)
 
-        await manager.runs.run_attempts(work, options, first)
+        await manager.runs.run(work, options, first, on_attempt=True)
 
     async def _told(
         self, unit: Unit, run: Awaitable[None], expected: type[Exception] | None = None

@@ -281,13 +281,16 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
             lease.settings = settings_of(session, lease)
         return lease
 
-    def _lease_for_run(self, options: RunOptions, seconds: float) -> LeaseT:
-        """Make the lease of one attempt."""
-        lease = (
-            self.acquire_replica(timeout=seconds)
-            if options.read_only
-            else self.acquire_master(seconds)
-        )
+    # The leases of an attempt of `run`, which has so many seconds to get one
+
+    def _lease_to_read(self, seconds: float) -> LeaseT:
+        lease = self.acquire_replica(timeout=seconds)
+        lease.sets_locally = True
+        return lease
+
+    def _lease_to_write(self, seconds: float) -> LeaseT:
+        lease = self._new_lease(self._checkout, MASTER, seconds, {})
+        lease.settings = self._lease_settings
         lease.sets_locally = True
         return lease
 

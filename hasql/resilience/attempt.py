@@ -1,15 +1,20 @@
 """One attempt at a unit of work, as far as tasks and threads have it alike."""
 
 from collections.abc import Sequence
-from typing import Any, Generic
+from typing import Any, Final, Generic
 
 from hasql._routing.request import MASTER
 from hasql.driver import ConnT, PoolT
-from hasql.driver.transactions import TransactionModes
+from hasql.driver.transactions import TransactionModes, TransactionState
+from hasql.resilience.commit_outcome import CommitMark
 from hasql.resilience.runs import Runs
 from hasql.resilience.unit_of_work import Phase, UnitOfWork
 
 __all__ = ("Attempt",)
+
+# By a name of the module, as an enumeration looks its members up.
+_OPEN: Final = TransactionState.OPEN
+_WORKING, _MARKING, _COMMITTING = Phase.WORKING, Phase.MARKING, Phase.COMMITTING
 
 
 class Attempt(Generic[PoolT, ConnT]):
@@ -17,18 +22,22 @@ class Attempt(Generic[PoolT, ConnT]):
 
     It may go on on another connection, as long as it has only read. Each face says what it leases,
     and does the waiting and the I/O.
+
+    What every run comes through makes few calls: between two round trips the processor has
+    forgotten all of it, and then each function, however short, takes half a microsecond.
     """
 
     #: What it has leased, or is about to.
-    lease: Any = None
+    lease: Any
     connection: ConnT
     pool: Any
     modes: TransactionModes
     transaction: Any
 
-    def __init__(self, runs: Runs[PoolT, ConnT], unit: UnitOfWork) -> None:
+    def __init__(self, runs: Runs[PoolT, ConnT], unit: UnitOfWork, lease: Any) -> None:  # noqa: ANN401  # by face
         self._runs = runs
         self.unit = unit
+        self.lease = lease
 
     @property
     def has_connection(self) -> bool:
@@ -46,11 +55,17 @@ class Attempt(Generic[PoolT, ConnT]):
         lease, unit = self.lease, self.unit
         node = lease.node
         if lease.request is not MASTER:
-            unit.only_reads()
+            unit.wrote_nothing = True
+        options, refused = unit.options, self._runs.without_marks
+        modes = options.modes if unit.wrote_nothing else options.modes_to_mark
+        if refused and node.host in refused:  # nearly always there are none
+            modes = options.modes
+        self.modes = modes
         self.pool = pool = node.pool
-        self.modes = modes = self._runs.modes(unit, node.host)
         self.transaction = pool.transaction(connection, modes)
-        unit.took(node)  # last: a thread that is interrupted before has nothing to roll back
+        unit.attempts += 1
+        unit.node = node
+        unit.phase = _WORKING  # last: a thread interrupted before has nothing to roll back
 
     def asks_for_mark(self) -> bool:
         """Refuse to commit what the work has not left to be committed; else tell what comes next.
@@ -58,16 +73,23 @@ class Attempt(Generic[PoolT, ConnT]):
         That is the question for the mark, or COMMIT. Raises RolledBackError, or HasqlError for a
         mistake.
         """
-        unit = self.unit
-        unit.may_commit(self.lease, self.connection, self.transaction.state)
+        unit, lease, state = self.unit, self.lease, self.transaction.state
+        is_out = lease.connection is self.connection and not lease.returning
+        if state is not _OPEN or not is_out:
+            unit.check(state, is_out=is_out)
         if not self.modes.asked or unit.wrote_nothing:
             return False
-        unit.marking()
+        unit.phase = _MARKING
         return True
 
     def read_mark(self, row: Sequence[str | None]) -> None:
         """Read the answer to the question for the mark."""
-        self._runs.read_mark(self.unit, row)
+        unit = self.unit
+        unit.mark = mark = CommitMark.read(unit.host, row)
+        if mark is None:
+            unit.wrote_nothing = True
+        else:
+            self._runs.saw(mark)
 
     def committing(self, result: object) -> None:
         """Take note that COMMIT is sent next, with what the work has returned.
@@ -76,7 +98,9 @@ class Attempt(Generic[PoolT, ConnT]):
         """
         if self.pool.is_closed(self.connection):
             raise ConnectionError("the connection was lost before COMMIT was sent")
-        self.unit.committing(result)
+        unit = self.unit
+        unit.result = result
+        unit.phase = _COMMITTING
 
     @property
     def is_out(self) -> bool:

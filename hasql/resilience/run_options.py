@@ -24,7 +24,8 @@ class RunOptions:
     isolation: str | None
     resolve_commits: bool
     policy: RetryPolicy = field(init=False)
-    #: How its transactions are begun, and those in which the mark of a commit is asked for.
+    #: How its transactions are begun, and those in which the mark of a commit is asked for: they
+    #: are the same where it never is.
     modes: TransactionModes = field(init=False)
     modes_to_mark: TransactionModes = field(init=False)
 
@@ -43,7 +44,7 @@ class RunOptions:
         modes = TransactionModes(level, self.read_only)
         object.__setattr__(self, "policy", self.retry or _DEFAULT)
         object.__setattr__(self, "modes", modes)
-        object.__setattr__(self, "modes_to_mark", replace(modes, asked=True))
+        object.__setattr__(self, "modes_to_mark", replace(modes, asked=self.resolve_commits))
 
 
 @lru_cache(maxsize=64, typed=True)

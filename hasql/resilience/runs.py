@@ -8,16 +8,14 @@ from typing import Any, Generic
 from hasql.cluster.host import HostSpec
 from hasql.diagnostics import about
 from hasql.driver import ConnT, PoolT
-from hasql.driver.transactions import TransactionModes
 from hasql.errors import HasqlError
 from hasql.metrics import RunMetrics
 from hasql.resilience.commit_outcome import CommitMark, CommitUnknownError, Outcome
 from hasql.resilience.error_rules import Category
 from hasql.resilience.run_means import RunMeans
-from hasql.resilience.run_options import RunOptions
 from hasql.resilience.unit_of_work import UnitOfWork
 
-__all__ = ("Runs", "check_work")
+__all__ = ("Runs", "no_work", "within_another")
 
 log = logging.getLogger("hasql")
 
@@ -28,10 +26,11 @@ class Runs(Generic[PoolT, ConnT]):
     def __init__(self, means: RunMeans) -> None:
         self._means = means
         self.rules = means.rules
-        #: Who is within a run: tasks, or numbers of threads.
+        #: Who is within a run: tasks, or numbers of threads. They take themselves out in the end,
+        #: whatever interrupts them: else a thread could run nothing any more.
         self._within: set[object] = set()
         #: Hosts whose servers do not tell a transaction's id.
-        self._without_marks: set[HostSpec] = set()
+        self.without_marks: set[HostSpec] = set()
         self._ended = self._found = self._unknown = 0
         self._retried = dict.fromkeys(Category, 0)
 
@@ -46,26 +45,13 @@ class Runs(Generic[PoolT, ConnT]):
             commits_unknown=self._unknown,
         )
 
-    def _new_unit(self, who: object, options: RunOptions) -> UnitOfWork:
-        """Make the unit of a run, unless one is under way. Raises HasqlError.
-
-        The caller adds itself to those within, and takes itself out in the end, whatever interrupts
-        it: else a thread could run nothing any more.
-        """
-        if who in self._within:
-            raise HasqlError(
-                "this is called within a run of the same manager: it would be a transaction of its "
-                "own, which stays where the outer one is rolled back or done again; have the work "
-                "use the connection that it was given, or begin the other run once this has ended"
-            )
-        return UnitOfWork(options, self._means)
-
     def _end(self, unit: UnitOfWork) -> None:
         """Count a run that has ended; for threads, under the guard."""
-        unit.forget()
         self._ended += 1
-        for category in unit.retried:
-            self._retried[category] += 1
+        if unit.has_failed:
+            unit.forget()
+            for category in unit.retried:
+                self._retried[category] += 1
 
     def _found_out(self, unit: UnitOfWork, outcome: Outcome, error: Exception) -> bool:
         """Take what was found out of a commit; tell whether it is done.
@@ -98,26 +84,14 @@ class Runs(Generic[PoolT, ConnT]):
         """Find out once more, within so many seconds, what has become of any of them."""
         raise NotImplementedError
 
-    def modes(self, unit: UnitOfWork, host: HostSpec) -> TransactionModes:
-        """Say how to begin a transaction on a host: whether its mark will be asked for."""
-        options = unit.options
-        if not options.resolve_commits or unit.wrote_nothing:
-            return options.modes
-        # Nearly always there are none, and a host's hash is not for nothing.
-        refused = self._without_marks
-        return options.modes if refused and host in refused else options.modes_to_mark
-
-    def read_mark(self, unit: UnitOfWork, row: Sequence[str | None]) -> None:
-        """Have a unit know what was read right before its COMMIT."""
-        mark = CommitMark.read(unit.host, row)
-        if mark is not None:
-            self._means.finder.saw(mark)
-        unit.read_mark(mark)
+    def saw(self, mark: CommitMark) -> None:
+        """Have the finder of commits know a mark that was read."""
+        self._means.finder.saw(mark)
 
     def note_refusal(self, unit: UnitOfWork, error: Exception) -> None:
         """Ask a host for no more marks, if what it has met is that it tells none."""
-        if unit.mark_was_refused and (host := unit.host) not in self._without_marks:
-            self._without_marks.add(host)
+        if unit.mark_was_refused and (host := unit.host) not in self.without_marks:
+            self.without_marks.add(host)
             log.warning(
                 "%s tells no ids of transactions, so that lost commits are not found out: %s",
                 host,
@@ -126,8 +100,15 @@ class Runs(Generic[PoolT, ConnT]):
             )
 
 
-def check_work(work: object, takes: str = "a connection") -> None:
-    """Refuse what cannot be called. Raises TypeError."""
-    if not callable(work):
-        msg = f"work must be a function that takes {takes}, not {work!r}"
-        raise TypeError(msg)
+def within_another() -> HasqlError:
+    """Make the error of a run that is called where one is under way."""
+    return HasqlError(
+        "this is called within a run of the same manager: it would be a transaction of its own, "
+        "which stays where the outer one is rolled back or done again; have the work use the "
+        "connection that it was given, or begin the other run once this has ended"
+    )
+
+
+def no_work(work: object, takes: str = "a connection") -> TypeError:
+    """Make the error of a work that cannot be called."""
+    return TypeError(f"work must be a function that takes {takes}, not {work!r}")

@@ -1,7 +1,7 @@
 """Units of work of tasks: each in a transaction, which is done again where that is safe."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from inspect import isawaitable
 from types import CoroutineType
 from typing import Any, Generic, TypeVar
@@ -14,8 +14,8 @@ from hasql.resilience.attempt import Attempt
 from hasql.resilience.commit_outcome import CommitMark, Outcome, outcome_of_all
 from hasql.resilience.run_means import RunMeans
 from hasql.resilience.run_options import RunOptions
-from hasql.resilience.runs import Runs, check_work
-from hasql.resilience.unit_of_work import UnitOfWork
+from hasql.resilience.runs import Runs, no_work, within_another
+from hasql.resilience.unit_of_work import UnitOfWork, rolled_back
 
 __all__ = ("TaskAttempt", "TaskRuns")
 
@@ -30,30 +30,20 @@ class TaskAttempt(Attempt[PoolT, ConnT], Generic[PoolT, ConnT]):
     pool: AsyncPool[PoolT, ConnT]
     transaction: TaskTransaction
 
-    # Not coroutines themselves where nothing is awaited, as each layer of those costs every run.
-
-    def begin(self) -> Awaitable[object]:
-        """Begin its transaction, in which it sets what a pooler keeps from the session."""
-        begun = self.transaction.begin()
-        settings = self.lease.local_settings
-        return begun if settings is None else self._set(begun, settings)
-
-    async def _set(self, begun: Awaitable[object], settings: str) -> None:
-        await begun
-        await self.transaction.fetch_row(settings)
-
-    def leave(self, error: BaseException | None = None) -> Awaitable[None]:
-        """Give back what is leased."""
-        return self.lease.__aexit__(type(error) if error else None, error, None)
+    def leave(self, error: BaseException) -> Awaitable[None]:
+        """Give back what is leased, as an error ends its use."""
+        return self.lease.__aexit__(type(error), error, None)
 
     async def exchange(self, acquire: Callable[[float], AsyncLease[PoolT, ConnT]]) -> None:
         """Go on in a transaction on another connection, once the first one is given back."""
         if self.has_connection:
             await self._runs.roll_back(self)
-            await self.leave()
+            await self.lease.__aexit__(None, None, None)
         self.lease = acquire(self.unit.exchanging())
         self.took(await self.lease.__aenter__())
-        await self.begin()
+        await self.transaction.begin()
+        if (settings := self.lease.local_settings) is not None:
+            await self.transaction.fetch_row(settings)
 
 
 class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
@@ -68,30 +58,32 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         super().__init__(means)
         self._binding = binding
 
-    def run(
+    async def run(
         self,
-        work: Callable[[ConnT], Awaitable[_T]],
+        work: Callable[[Any], Awaitable[_T]],
         options: RunOptions,
         acquire: Callable[[float], AsyncLease[PoolT, ConnT]],
-    ) -> Coroutine[Any, Any, _T]:
-        """Do the work; `acquire` makes a lease that has so many seconds."""
-        check_work(work)
-        return self.run_attempts(lambda attempt: work(attempt.connection), options, acquire)
-
-    async def run_attempts(
-        self,
-        work: Callable[[TaskAttempt[PoolT, ConnT]], Awaitable[_T]],
-        options: RunOptions,
-        acquire: Callable[[float], AsyncLease[PoolT, ConnT]],
+        *,
+        on_attempt: bool = False,
     ) -> _T:
-        """Do work that may exchange its connection, as long as it has only read."""
+        """Do the work, on a connection; `acquire` makes a lease that has so many seconds.
+
+        With `on_attempt` it takes the `TaskAttempt`, and may exchange the connection as long as it
+        has only read.
+        """
+        if not callable(work):
+            raise no_work(work)
         task = self._binding.current_task()
-        unit = self._new_unit(task, options)
+        if task in self._within:
+            raise within_another()
+        unit = UnitOfWork(options, self._means)
+        seconds = options.policy.seconds
         try:
             self._within.add(task)
             while True:
                 try:
-                    return await self._attempt(unit, work, acquire)
+                    attempt = TaskAttempt(self, unit, acquire(seconds))
+                    return await self._do(attempt, work, on_attempt=on_attempt)
                 except Exception as error:
                     if unit.outcome_is_open and await self._is_done(unit, error):
                         return unit.result  # type: ignore[no-any-return]  # the work's
@@ -100,31 +92,37 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
                         self._check_doubt(unit, error)
                         raise
                 await asyncio.sleep(pause)
+                seconds = unit.begin_again()
         finally:
             self._within.discard(task)
             self._end(unit)
 
-    async def _attempt(
+    async def _do(
         self,
-        unit: UnitOfWork,
-        work: Callable[[TaskAttempt[PoolT, ConnT]], Awaitable[_T]],
-        acquire: Callable[[float], AsyncLease[PoolT, ConnT]],
+        attempt: TaskAttempt[PoolT, ConnT],
+        work: Callable[[Any], Awaitable[_T]],
+        *,
+        on_attempt: bool,
     ) -> _T:
         """Do the work on a connection and commit it, or roll back."""
-        attempt = TaskAttempt(self, unit)
-        attempt.lease = lease = acquire(unit.begin_attempt())
         try:
-            attempt.took(await lease.__aenter__())
-            await attempt.begin()
-            result = await _awaitable(work(attempt))
+            attempt.took(await attempt.lease.__aenter__())
+            await attempt.transaction.begin()
+            if (settings := attempt.lease.local_settings) is not None:
+                await attempt.transaction.fetch_row(settings)  # what a pooler keeps from a session
+            working = work(attempt if on_attempt else attempt.connection)
+            if type(working) is not CoroutineType and not isawaitable(working):
+                raise _not_awaitable(working)
+            result = await working
             if attempt.asks_for_mark():
                 attempt.read_mark(await attempt.transaction.fetch_row(CommitMark.SQL))
             attempt.committing(result)
-            unit.committed(done=await attempt.transaction.commit())
+            if not await attempt.transaction.commit():
+                raise rolled_back()
         except BaseException as error:
             await self._fail(attempt, error)
             raise
-        await attempt.leave()
+        await attempt.lease.__aexit__(None, None, None)
         return result
 
     async def _fail(self, attempt: TaskAttempt[PoolT, ConnT], error: BaseException) -> None:
@@ -170,9 +168,8 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         return outcome_of_all([await find(mark, deadline) for mark in marks])
 
 
-def _awaitable(result: Awaitable[_T]) -> Awaitable[_T]:
-    """Return what a work is waited for by. Raises TypeError if that is nothing to wait for."""
-    if type(result) is not CoroutineType and not isawaitable(result):
-        msg = f"work must be a coroutine function; this one has returned {type(result).__name__}"
-        raise TypeError(msg)
-    return result
+def _not_awaitable(result: object) -> TypeError:
+    """Make the error of a work that has returned nothing to wait for."""
+    return TypeError(
+        f"work must be a coroutine function; this one has returned {type(result).__name__}"
+    )

@@ -14,8 +14,8 @@ from hasql.resilience.attempt import Attempt
 from hasql.resilience.commit_outcome import CommitMark, Outcome, outcome_of_all
 from hasql.resilience.run_means import RunMeans
 from hasql.resilience.run_options import RunOptions
-from hasql.resilience.runs import Runs, check_work
-from hasql.resilience.unit_of_work import UnitOfWork
+from hasql.resilience.runs import Runs, no_work, within_another
+from hasql.resilience.unit_of_work import UnitOfWork, rolled_back
 
 __all__ = ("ThreadAttempt", "ThreadRuns")
 
@@ -43,15 +43,15 @@ class ThreadAttempt(Attempt[PoolT, ConnT], Generic[PoolT, ConnT]):
         if settings is not None:
             self.transaction.fetch_row(settings)
 
-    def leave(self, error: BaseException | None = None) -> None:
-        """Give back what is leased."""
-        self.lease.__exit__(type(error) if error else None, error, None)
+    def leave(self, error: BaseException) -> None:
+        """Give back what is leased, as an error ends its use."""
+        self.lease.__exit__(type(error), error, None)
 
     def exchange(self, acquire: Callable[[float], ThreadLease[PoolT, ConnT]]) -> None:
         """Go on in a transaction on another connection, once the first one is given back."""
         if self.has_connection:
             self._runs.roll_back(self)
-            self.leave()
+            self.lease.__exit__(None, None, None)
         self.lease = acquire(self.unit.exchanging())
         self.took(self.lease.__enter__())
         self.begin()
@@ -78,28 +78,30 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
 
     def run(
         self,
-        work: Callable[[ConnT], _T],
+        work: Callable[[Any], _T],
         options: RunOptions,
         acquire: Callable[[float], ThreadLease[PoolT, ConnT]],
+        *,
+        on_attempt: bool = False,
     ) -> _T:
-        """Do the work; `acquire` makes a lease that has so many seconds."""
-        check_work(work)
-        return self.run_attempts(lambda attempt: work(attempt.connection), options, acquire)
+        """Do the work, on a connection; `acquire` makes a lease that has so many seconds.
 
-    def run_attempts(
-        self,
-        work: Callable[[ThreadAttempt[PoolT, ConnT]], _T],
-        options: RunOptions,
-        acquire: Callable[[float], ThreadLease[PoolT, ConnT]],
-    ) -> _T:
-        """Do work that may exchange its connection, as long as it has only read."""
+        With `on_attempt` it takes the `ThreadAttempt`, and may exchange the connection as long as
+        it has only read.
+        """
+        if not callable(work):
+            raise no_work(work)
         thread = get_ident()
-        unit = self._new_unit(thread, options)
+        if thread in self._within:
+            raise within_another()
+        unit = UnitOfWork(options, self._means)
+        seconds = options.policy.seconds
         try:
             self._within.add(thread)
             while True:
                 try:
-                    return self._attempt(unit, work, acquire)
+                    attempt = ThreadAttempt(self, unit, acquire(seconds))
+                    return self._do(attempt, work, on_attempt=on_attempt)
                 except Exception as error:
                     if unit.outcome_is_open and self._is_done(unit, error):
                         return unit.result  # type: ignore[no-any-return]  # the work's
@@ -108,23 +110,19 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
                         self._check_doubt(unit, error)
                         raise
                 Event().wait(pause)
+                seconds = unit.begin_again()
         finally:
             self._within.discard(thread)  # by this alone: a call could be interrupted before
             with self._means.guard:
                 self._end(unit)
 
-    def _attempt(
-        self,
-        unit: UnitOfWork,
-        work: Callable[[ThreadAttempt[PoolT, ConnT]], _T],
-        acquire: Callable[[float], ThreadLease[PoolT, ConnT]],
+    def _do(
+        self, attempt: ThreadAttempt[PoolT, ConnT], work: Callable[[Any], _T], *, on_attempt: bool
     ) -> _T:
         """Do the work on a connection and commit it, or roll back."""
-        attempt = ThreadAttempt(self, unit)
-        attempt.lease = acquire(unit.begin_attempt())
         try:
-            result = self._work(attempt, work)
-            attempt.leave()
+            result = self._work(attempt, work, on_attempt=on_attempt)
+            attempt.lease.__exit__(None, None, None)
         except BaseException as error:
             if attempt.lease.connection is not None and not attempt.lease.returning:
                 attempt.leave(error)  # what gives it back was interrupted before it began
@@ -132,18 +130,19 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         return result
 
     def _work(
-        self,
-        attempt: ThreadAttempt[PoolT, ConnT],
-        work: Callable[[ThreadAttempt[PoolT, ConnT]], _T],
+        self, attempt: ThreadAttempt[PoolT, ConnT], work: Callable[[Any], _T], *, on_attempt: bool
     ) -> _T:
         try:
             attempt.took(attempt.lease.__enter__())
             attempt.begin()
-            result = _value(work(attempt))
+            result = work(attempt if on_attempt else attempt.connection)
+            if result is not None and isawaitable(result):
+                raise _awaited_by_nobody(result)
             if attempt.asks_for_mark():
                 attempt.read_mark(attempt.transaction.fetch_row(CommitMark.SQL))
             attempt.committing(result)
-            attempt.unit.committed(done=attempt.transaction.commit())
+            if not attempt.transaction.commit():
+                raise rolled_back()
         except BaseException as error:
             self._fail(attempt, error)
             raise
@@ -190,12 +189,10 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         return outcome_of_all([self._find(mark, deadline) for mark in marks])
 
 
-def _value(result: _T) -> _T:
-    """Return what a work has returned. Raises TypeError for a coroutine, which nobody waits for."""
-    if result is not None and isawaitable(result):
-        if iscoroutine(result):
-            result.close()
-        raise TypeError(
-            "work must be a function, not a coroutine function: this manager is for threads"
-        )
-    return result
+def _awaited_by_nobody(result: object) -> TypeError:
+    """Make the error of a work that has returned what nobody waits for."""
+    if iscoroutine(result):
+        result.close()
+    return TypeError(
+        "work must be a function, not a coroutine function: this manager is for threads"
+    )

@@ -19,7 +19,7 @@ from hasql.resilience.error_rules import Category, ErrorKind
 from hasql.resilience.run_means import RunMeans
 from hasql.resilience.run_options import RunOptions
 
-__all__ = ("Phase", "UnitOfWork")
+__all__ = ("Phase", "UnitOfWork", "rolled_back")
 
 log = logging.getLogger("hasql")
 
@@ -63,9 +63,9 @@ class Phase(Enum):
 class UnitOfWork:
     """Decides for tasks and threads alike; who drives it waits and does the I/O.
 
-    Each attempt goes from `begin_attempt` over `took`, `may_commit` and `committing` to
-    `committed`. Where an exception ends it, `met` and `ended` are told while the lease is still
-    out, and `pause` then says what comes next.
+    An attempt writes how far it has come into `phase`, `node`, `mark` and `result`, which is a call
+    less for each of these steps. Where an exception ends it, `met` and `ended` are told while the
+    lease is still out, and `pause` then says what comes next.
     """
 
     # Those are defaults of the class that most units never set: one is made for each run.
@@ -73,10 +73,10 @@ class UnitOfWork:
     #: How many attempts have reached a server.
     attempts = 0
     phase = Phase.WAITING
+    #: Where the attempt has its connection; None: it has none yet.
+    node: Node[Any, Any] | None = None
     #: What was read before COMMIT; None: nothing, or nothing was written.
     mark: CommitMark | None = None
-    #: Whether nothing was written for sure.
-    wrote_nothing = False
     #: What the work has returned in the attempt that is committing.
     result: Any = None
     #: The categories of those errors after which it was tried again.
@@ -88,93 +88,64 @@ class UnitOfWork:
     _kind = ErrorKind.OTHER
     _answered = True
     _on_standby = False
-    _node: Node[Any, Any] | None = None
     _last: Exception | None = None
 
     def __init__(self, options: RunOptions, means: RunMeans) -> None:
         self.options = options
         self._means = means
-        self._rules = means.rules
+        #: Whether nothing was written for sure.
+        self.wrote_nothing = options.read_only
         #: When nothing new is begun any more, by the clock.
         self.deadline = means.clock() + options.policy.seconds
 
     @property
     def host(self) -> HostSpec:
         """The host that the last attempt was on."""
-        assert self._node is not None  # noqa: S101  # it had a connection
-        return self._node.host
+        assert self.node is not None  # noqa: S101  # it had a connection
+        return self.node.host
 
     # One attempt
 
-    def begin_attempt(self) -> float:
-        """Begin one; return the seconds that there are for getting a connection."""
-        if self._node is not None:
-            self.phase, self._node, self.mark, self.result = Phase.WAITING, None, None, None
+    def begin_again(self) -> float:
+        """Begin another attempt; return the seconds that there are for getting a connection."""
+        if self.node is not None:
+            self.phase, self.node, self.mark, self.result = Phase.WAITING, None, None, None
             self._answered = True
         self.wrote_nothing = self.options.read_only
         return max(0.0, self.deadline - self._means.clock())
 
-    def took(self, node: Node[Any, Any]) -> None:
-        """Take note that a server was reached."""
-        self.attempts += 1
-        self.phase, self._node = Phase.WORKING, node
-
-    def only_reads(self) -> None:
-        """Take note that what the attempt is on now is for reading alone."""
-        self.wrote_nothing = True
-
     def exchanging(self) -> float:
         """Take note that the attempt goes on elsewhere; return the seconds to get there in."""
         self.attempts -= 1  # which is counted where it ends
-        return self.begin_attempt()
+        return self.begin_again()
 
-    def may_commit(
-        self, lease: Lease[Any, Any] | None, connection: object, state: TransactionState
-    ) -> None:
-        """Refuse to commit what the work has not left to be committed.
+    def check(self, state: TransactionState, *, is_out: bool) -> None:
+        """Refuse to commit what the work has not left open, on a connection that is still out.
 
         Raises RolledBackError, or HasqlError for a mistake.
         """
-        if lease is None or lease.connection is not connection or lease.returning:
+        if not is_out:
             raise HasqlError(_GIVEN_BACK)
-        if state is TransactionState.OPEN:
-            return
         if state is TransactionState.FAILED:
-            raise _rolled_back()
+            raise rolled_back()
         if state is not TransactionState.NOT_BEGUN:
             raise HasqlError(_MISTAKES[state])
         self.wrote_nothing = True
-
-    def marking(self) -> None:
-        """Take note that the mark is read next."""
-        self.phase = Phase.MARKING
-
-    def read_mark(self, mark: CommitMark | None) -> None:
-        """Take over what was read of the transaction; None: it has written nothing."""
-        self.mark, self.wrote_nothing = mark, mark is None
-
-    def committing(self, result: object) -> None:
-        """Take note that COMMIT is sent next."""
-        self.phase, self.result = Phase.COMMITTING, result
-
-    def committed(self, *, done: bool) -> None:
-        """Take the server's answer to COMMIT. Raises RolledBackError."""
-        if not done:
-            raise _rolled_back()
 
     def met(self, error: BaseException, lease: Lease[Any, Any], connection: object) -> bool:
         """Take note of what has ended an attempt; tell whether its connection is to be broken.
 
         So it is where COMMIT was sent and not answered, so that the server does not go on with it.
         """
-        node, self._answered = self._node, True
+        node, self._answered = self.node, True
         assert node is not None  # noqa: S101  # it has a connection
         self._on_standby = lease.request is MASTER and is_on_standby(node, connection)
         if self._on_standby:
-            self._rules.note_on_standby(error)
+            self._means.rules.note_on_standby(error)
         if self.phase is Phase.COMMITTING and not isinstance(error, RolledBackError):
-            lost = self._rules.kind(error) in {ErrorKind.LOST, ErrorKind.SHUTDOWN}
-            self._answered = bool(self._rules.sqlstate(error)) and not lost
+            rules = self._means.rules
+            lost = rules.kind(error) in {ErrorKind.LOST, ErrorKind.SHUTDOWN}
+            self._answered = bool(rules.sqlstate(error)) and not lost
         return not self._answered
 
     def ended(self, error: BaseException, *, closed: bool) -> None:
@@ -182,13 +153,13 @@ class UnitOfWork:
 
         Raises RolledBackError in place of an error that only says so.
         """
-        self._kind = self._rules.kind_met(error, closed=closed)
+        self._kind = self._means.rules.kind_met(error, closed=closed)
         if not self._answered and isinstance(error, Exception):
             self._kind = ErrorKind.LOST
         if self.phase is Phase.MARKING:
-            code = self._rules.sqlstate(error)
+            code = self._means.rules.sqlstate(error)
             if code == _IN_FAILED_TRANSACTION:
-                raise _rolled_back() from error
+                raise rolled_back() from error
             unreadable = isinstance(error, UnreadableAnswerError)
             if unreadable or (code and code.startswith(_REFUSALS) and not closed):
                 self._kind = ErrorKind.STANDBY if self._on_standby else ErrorKind.NO_MARK
@@ -219,7 +190,7 @@ class UnitOfWork:
     def pause(self, error: Exception) -> float | None:
         """Return for how many seconds to wait before the next attempt; None: there is none."""
         if self.phase is Phase.WAITING:
-            self._kind = self._rules.kind_met(error, closed=True)
+            self._kind = self._means.rules.kind_met(error, closed=True)
             if self._last is not None and error.__cause__ is None:
                 error.__cause__ = self._last
         self._last = error
@@ -247,6 +218,11 @@ class UnitOfWork:
         ours = self.phase is Phase.WAITING or self._kind is not ErrorKind.OTHER
         return ours or isinstance(error, RolledBackError)
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether an attempt has, since when there is something to `forget`."""
+        return self._last is not None
+
     def forget(self) -> None:
         """Let go of the last error, whose traceback leads here."""
         self._last = None
@@ -256,7 +232,7 @@ class UnitOfWork:
             error.add_note(f"hasql: run gave up after attempt {self.attempts}")
 
     def _tell(self, error: Exception, pause: float) -> None:
-        host = None if self._node is None else self._node.host
+        host = None if self.node is None else self.node.host
         log.info(
             "run: %s, attempt %d, %s; again in %s s: %s",
             host or "no host yet",
@@ -270,13 +246,14 @@ class UnitOfWork:
                 attempt=self.attempts,
                 phase=self.phase.value,
                 category=self._kind.category.value,
-                sqlstate=self._rules.sqlstate(error) or None,
+                sqlstate=self._means.rules.sqlstate(error) or None,
                 pause=pause,
             ),
         )
 
 
-def _rolled_back() -> RolledBackError:
+def rolled_back() -> RolledBackError:
+    """Make the error of work whose COMMIT the server has answered with a rollback, or would."""
     return RolledBackError(
         "the server has rolled the work back: an error of one of its statements was caught, and "
         "the work went on; let the error out, or put that statement into a savepoint"

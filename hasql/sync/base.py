@@ -139,7 +139,8 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         `work` is a function that takes a connection; see `hasql.base.BasePoolManager.run`.
         """
         options = run_options(read_only, idempotent, retry, isolation, resolve_commits)
-        return self._runs.run(work, options, partial(self._lease_for_run, options))
+        acquire = self._lease_to_read if read_only else self._lease_to_write
+        return self._runs.run(work, options, acquire)
 
     # Giving back
 

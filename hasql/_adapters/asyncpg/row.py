@@ -35,7 +35,7 @@ async def fetch_row(connection: RawConnection, sql: str) -> Sequence[str | None]
     if not data:
         return ()
     row = data.decode("utf-8", "backslashreplace").split("\n")[0]
-    return tuple(None if value == "\\N" else value for value in row.split("\t"))
+    return [None if value == "\\N" else value for value in row.split("\t")]
 
 
 def _retrieve_left(connection: RawConnection) -> None:

@@ -12,7 +12,7 @@ from hasql._adapters.sqlalchemy.routed_session import routed
 from hasql._adapters.sqlalchemy.sessions import Acquires, Route, SessionMaker
 from hasql._adapters.sqlalchemy.task_session_run import TaskLeases, TaskSessionRun
 from hasql.resilience.run_options import run_options
-from hasql.resilience.runs import check_work
+from hasql.resilience.runs import no_work
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -136,12 +136,15 @@ class async_sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
         Raises:
             Exception: What the pool manager's `run` raises.
         """
-        check_work(work, "a session")
+        if not callable(work):
+            raise no_work(work, "a session")
         options = run_options(bool(read_only), idempotent, retry, isolation, resolve_commits)
         plan = self._plan_run(read_only, isolation)
         run = TaskSessionRun(work, self._class, plan)
         try:
-            result: _T = await self._manager.runs.run_attempts(run.attempt, options, plan.acquire)
+            result: _T = await self._manager.runs.run(
+                run.attempt, options, plan.acquire, on_attempt=True
+            )
         except BaseException:
             await run.close()
             raise

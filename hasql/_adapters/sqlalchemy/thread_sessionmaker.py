@@ -12,7 +12,7 @@ from hasql._adapters.sqlalchemy.routed_session import routed
 from hasql._adapters.sqlalchemy.sessions import Acquires, Route, SessionMaker
 from hasql._adapters.sqlalchemy.thread_session_run import ThreadLeases, ThreadSessionRun
 from hasql.resilience.run_options import run_options
-from hasql.resilience.runs import check_work
+from hasql.resilience.runs import no_work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -122,12 +122,15 @@ class sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
 
         `work` is a function that takes a session; see `hasql.asyncsqlalchemy.async_sessionmaker`'s.
         """
-        check_work(work, "a session")
+        if not callable(work):
+            raise no_work(work, "a session")
         options = run_options(bool(read_only), idempotent, retry, isolation, resolve_commits)
         plan = self._plan_run(read_only, isolation)
         run = ThreadSessionRun(work, self._class, plan)
         try:
-            result: _T = self._manager.runs.run_attempts(run.attempt, options, plan.acquire)
+            result: _T = self._manager.runs.run(
+                run.attempt, options, plan.acquire, on_attempt=True
+            )
         except BaseException:
             run.close()
             raise
