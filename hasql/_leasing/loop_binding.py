@@ -31,9 +31,7 @@ class LoopBinding:
 
     def bind(self) -> asyncio.AbstractEventLoop:
         """Bind to the running loop. Raises WrongEventLoopError where none runs."""
-        self.loop = _running()
-        if self.loop is None:
-            raise WrongEventLoopError("a pool manager is used in an event loop, and none runs here")
+        self.loop = _loop_here()
         self.thread, self.serves = get_ident(), self.loop.is_running
         _bound.add(self)
         return self.loop
@@ -52,9 +50,12 @@ class LoopBinding:
         self.thread = get_ident()
 
     def current_task(self) -> "asyncio.Task[Any] | None":
-        """Return the task that asks, in whatever loop: without a system call in this one."""
+        """Return the task that asks, in whatever loop: without a system call in this one.
+
+        Raises WrongEventLoopError where none runs.
+        """
         here = self.thread == get_ident() and self.serves()
-        return asyncio.current_task(self.loop if here else None)
+        return asyncio.current_task(self.loop if here else _loop_here())
 
     def check_process(self) -> None:
         """Raise WrongEventLoopError in a child that was forked after the start."""
@@ -92,6 +93,13 @@ def _running() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def _loop_here() -> asyncio.AbstractEventLoop:
+    loop = _running()
+    if loop is None:
+        raise WrongEventLoopError("a pool manager is used in an event loop, and none runs here")
+    return loop
 
 
 _bound: WeakSet[LoopBinding] = WeakSet()

@@ -35,7 +35,6 @@ from hasql.resilience.error_rules import Category
 from hasql.resilience.lifecycle import Lifecycle
 from hasql.resilience.options import Credentials, ResilienceOptions
 from hasql.resilience.rate_limit import RateLimit
-from hasql.resilience.run_options import RunOptions
 from hasql.resilience.session_defaults import SessionDefaults
 
 __all__ = ("Facade", "HasArguments", "LeaseT")

@@ -3,9 +3,8 @@
 import logging
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
-from hasql.cluster.host import HostSpec
 from hasql.diagnostics import about
 from hasql.driver import ConnT, PoolT
 from hasql.errors import HasqlError
@@ -14,6 +13,9 @@ from hasql.resilience.commit_outcome import CommitMark, CommitUnknownError, Outc
 from hasql.resilience.error_rules import Category
 from hasql.resilience.run_means import RunMeans
 from hasql.resilience.unit_of_work import UnitOfWork
+
+if TYPE_CHECKING:
+    from hasql.cluster.host import HostSpec
 
 __all__ = ("Runs", "no_work", "within_another")
 

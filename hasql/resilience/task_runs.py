@@ -15,7 +15,7 @@ from hasql.resilience.commit_outcome import CommitMark, Outcome, outcome_of_all
 from hasql.resilience.run_means import RunMeans
 from hasql.resilience.run_options import RunOptions
 from hasql.resilience.runs import Runs, no_work, within_another
-from hasql.resilience.unit_of_work import UnitOfWork, rolled_back
+from hasql.resilience.unit_of_work import UnitOfWork
 
 __all__ = ("TaskAttempt", "TaskRuns")
 
@@ -58,7 +58,8 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         super().__init__(means)
         self._binding = binding
 
-    async def run(
+    # long: one coroutine, as each layer of those costs every run a microsecond
+    async def run(  # noqa: C901, PLR0912  # as above
         self,
         work: Callable[[Any], Awaitable[_T]],
         options: RunOptions,
@@ -83,7 +84,24 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
             while True:
                 try:
                     attempt = TaskAttempt(self, unit, acquire(seconds))
-                    return await self._do(attempt, work, on_attempt=on_attempt)
+                    try:
+                        attempt.took(await attempt.lease.__aenter__())
+                        await attempt.transaction.begin()
+                        if (settings := attempt.lease.local_settings) is not None:
+                            await attempt.transaction.fetch_row(settings)
+                        working = work(attempt if on_attempt else attempt.connection)
+                        if type(working) is not CoroutineType:
+                            _check_awaitable(working)
+                        result = await working
+                        if attempt.asks_for_mark():
+                            attempt.read_mark(await attempt.transaction.fetch_row(CommitMark.SQL))
+                        attempt.committing(result)
+                        if not await attempt.transaction.commit():
+                            unit.not_committed()
+                    except BaseException as error:
+                        await self._fail(attempt, error)
+                        raise
+                    await attempt.lease.__aexit__(None, None, None)
                 except Exception as error:
                     if unit.outcome_is_open and await self._is_done(unit, error):
                         return unit.result  # type: ignore[no-any-return]  # the work's
@@ -91,39 +109,13 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
                     if pause is None:
                         self._check_doubt(unit, error)
                         raise
+                else:
+                    return result
                 await asyncio.sleep(pause)
                 seconds = unit.begin_again()
         finally:
             self._within.discard(task)
             self._end(unit)
-
-    async def _do(
-        self,
-        attempt: TaskAttempt[PoolT, ConnT],
-        work: Callable[[Any], Awaitable[_T]],
-        *,
-        on_attempt: bool,
-    ) -> _T:
-        """Do the work on a connection and commit it, or roll back."""
-        try:
-            attempt.took(await attempt.lease.__aenter__())
-            await attempt.transaction.begin()
-            if (settings := attempt.lease.local_settings) is not None:
-                await attempt.transaction.fetch_row(settings)  # what a pooler keeps from a session
-            working = work(attempt if on_attempt else attempt.connection)
-            if type(working) is not CoroutineType and not isawaitable(working):
-                raise _not_awaitable(working)
-            result = await working
-            if attempt.asks_for_mark():
-                attempt.read_mark(await attempt.transaction.fetch_row(CommitMark.SQL))
-            attempt.committing(result)
-            if not await attempt.transaction.commit():
-                raise rolled_back()
-        except BaseException as error:
-            await self._fail(attempt, error)
-            raise
-        await attempt.lease.__aexit__(None, None, None)
-        return result
 
     async def _fail(self, attempt: TaskAttempt[PoolT, ConnT], error: BaseException) -> None:
         """Roll back, or break the connection, and give it back."""
@@ -168,8 +160,8 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         return outcome_of_all([await find(mark, deadline) for mark in marks])
 
 
-def _not_awaitable(result: object) -> TypeError:
-    """Make the error of a work that has returned nothing to wait for."""
-    return TypeError(
-        f"work must be a coroutine function; this one has returned {type(result).__name__}"
-    )
+def _check_awaitable(result: object) -> None:
+    """Refuse a work that has returned nothing to wait for. Raises TypeError."""
+    if not isawaitable(result):
+        msg = f"work must be a coroutine function; this one has returned {type(result).__name__}"
+        raise TypeError(msg)

@@ -15,7 +15,7 @@ from hasql.resilience.commit_outcome import CommitMark, Outcome, outcome_of_all
 from hasql.resilience.run_means import RunMeans
 from hasql.resilience.run_options import RunOptions
 from hasql.resilience.runs import Runs, no_work, within_another
-from hasql.resilience.unit_of_work import UnitOfWork, rolled_back
+from hasql.resilience.unit_of_work import UnitOfWork
 
 __all__ = ("ThreadAttempt", "ThreadRuns")
 
@@ -136,13 +136,13 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
             attempt.took(attempt.lease.__enter__())
             attempt.begin()
             result = work(attempt if on_attempt else attempt.connection)
-            if result is not None and isawaitable(result):
-                raise _awaited_by_nobody(result)
+            if result is not None:
+                _check_value(result)
             if attempt.asks_for_mark():
                 attempt.read_mark(attempt.transaction.fetch_row(CommitMark.SQL))
             attempt.committing(result)
             if not attempt.transaction.commit():
-                raise rolled_back()
+                attempt.unit.not_committed()
         except BaseException as error:
             self._fail(attempt, error)
             raise
@@ -189,10 +189,11 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         return outcome_of_all([self._find(mark, deadline) for mark in marks])
 
 
-def _awaited_by_nobody(result: object) -> TypeError:
-    """Make the error of a work that has returned what nobody waits for."""
-    if iscoroutine(result):
-        result.close()
-    return TypeError(
-        "work must be a function, not a coroutine function: this manager is for threads"
-    )
+def _check_value(result: object) -> None:
+    """Refuse what a coroutine function has returned, as nobody waits for it. Raises TypeError."""
+    if isawaitable(result):
+        if iscoroutine(result):
+            result.close()
+        raise TypeError(
+            "work must be a function, not a coroutine function: this manager is for threads"
+        )

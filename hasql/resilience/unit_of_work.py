@@ -3,7 +3,7 @@
 import logging
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from hasql._leasing.hints import is_on_standby
 from hasql._leasing.lease import Lease
@@ -19,7 +19,7 @@ from hasql.resilience.error_rules import Category, ErrorKind
 from hasql.resilience.run_means import RunMeans
 from hasql.resilience.run_options import RunOptions
 
-__all__ = ("Phase", "UnitOfWork", "rolled_back")
+__all__ = ("Phase", "UnitOfWork")
 
 log = logging.getLogger("hasql")
 
@@ -127,10 +127,14 @@ class UnitOfWork:
         if not is_out:
             raise HasqlError(_GIVEN_BACK)
         if state is TransactionState.FAILED:
-            raise rolled_back()
+            raise _rolled_back()
         if state is not TransactionState.NOT_BEGUN:
             raise HasqlError(_MISTAKES[state])
         self.wrote_nothing = True
+
+    def not_committed(self) -> NoReturn:
+        """Take it that the server has answered COMMIT with a rollback. Raises RolledBackError."""
+        raise _rolled_back()
 
     def met(self, error: BaseException, lease: Lease[Any, Any], connection: object) -> bool:
         """Take note of what has ended an attempt; tell whether its connection is to be broken.
@@ -159,7 +163,7 @@ class UnitOfWork:
         if self.phase is Phase.MARKING:
             code = self._means.rules.sqlstate(error)
             if code == _IN_FAILED_TRANSACTION:
-                raise rolled_back() from error
+                raise _rolled_back() from error
             unreadable = isinstance(error, UnreadableAnswerError)
             if unreadable or (code and code.startswith(_REFUSALS) and not closed):
                 self._kind = ErrorKind.STANDBY if self._on_standby else ErrorKind.NO_MARK
@@ -252,7 +256,7 @@ class UnitOfWork:
         )
 
 
-def rolled_back() -> RolledBackError:
+def _rolled_back() -> RolledBackError:
     """Make the error of work whose COMMIT the server has answered with a rollback, or would."""
     return RolledBackError(
         "the server has rolled the work back: an error of one of its statements was caught, and "

@@ -128,9 +128,7 @@ class sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
         plan = self._plan_run(read_only, isolation)
         run = ThreadSessionRun(work, self._class, plan)
         try:
-            result: _T = self._manager.runs.run(
-                run.attempt, options, plan.acquire, on_attempt=True
-            )
+            result: _T = self._manager.runs.run(run.attempt, options, plan.acquire, on_attempt=True)
         except BaseException:
             run.close()
             raise
