@@ -364,7 +364,7 @@ async def test_a_look_that_a_pooler_lets_in_does_not_speak_for_the_monitor() -> 
     one = server("one", master=True)
     one.pooler = True
     limits: dict[str, Any] = {"refresh_delay": 0.02, "refresh_timeout": 0.4}
-    async with FakeManager({RW: one}, **limits) as manager:
+    async with FakeManager({RW: one}, clock=clock(), **limits) as manager:
         await manager.ready(1, 0)
         at_work, broken = await manager.acquire_master(), await manager.acquire_master()
         may_look, never = asyncio.Event(), asyncio.Event()
