@@ -65,7 +65,8 @@ async def masters(manager: FakeManager, count: int = 20) -> list[FakeServer]:
     """Take so many leases of a master, and return their servers."""
     found = []
     for _ in range(count):
-        async with manager.acquire_master(timeout=5) as connection:
+        # Who asks the name in turn, a connect and a look, may meet the master in the wrong one.
+        async with manager.acquire_master(timeout=60) as connection:
             found.append(connection.server)
             await connection.run()
     return found
@@ -89,7 +90,8 @@ async def test_a_name_of_which_few_connects_lead_to_the_master_is_tried_again_an
         one.drop_pooled()
         before = len(one.probes)
         assert await masters(manager, 1) == [one]
-        assert len(one.probes) - before < 12 * wrong
+        assert other.logins >= wrong
+        assert len(one.probes) - before < 12 * other.logins
 
 
 async def test_1a_a_monitor_that_was_cut_and_comes_to_a_standby_finds_the_master_soon() -> None:
