@@ -77,6 +77,7 @@ def interrupted_at(point: int, work: Callable[[], object]) -> bool:
             if not left:
                 raise KeyboardInterrupt
 
+    gc.disable()  # or it would interrupt the finalizers of what another test has left
     try:
         sys.setprofile(profile)
         work()
@@ -84,6 +85,7 @@ def interrupted_at(point: int, work: Callable[[], object]) -> bool:
         return True
     finally:
         sys.setprofile(None)
+        gc.enable()
     return False
 
 
