@@ -184,7 +184,7 @@ async def test_after_kill_freeze_and_promotion_every_permit_is_back(
                 except (BreakerOpenError, OverloadedError):
                     refused += 1
                     await asyncio.sleep(0.01)
-                except (NotAvailableError, OSError, AsyncpgKit.lost[0]):
+                except (NotAvailableError, OSError, *AsyncpgKit.lost):
                     await asyncio.sleep(0.01)
 
         tasks = [asyncio.create_task(work(number)) for number in range(24)]
