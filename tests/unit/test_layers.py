@@ -15,7 +15,7 @@ import pytest
 
 from hasql.errors import NotAvailableError, OverloadedError, PoolManagerClosedError
 from hasql.metrics import BreakerState
-from hasql.resilience import Admission, Breaker, RateLimit
+from hasql.resilience import Admission, Breaker, Priority, RateLimit, priority
 from testbed.fake_driver import FakeManager, FakeServer, fake_cluster, manager_of, until
 from testbed.recording_layer import RecordingLayer, record
 
@@ -391,7 +391,9 @@ async def test_11_ten_thousand_cancels_leave_no_permit_token_or_place_behind() -
         assert (metrics.breaker.state, metrics.breaker.failures) == (BreakerState.CLOSED, 0)
         assert outer.out == inner.out == 0
         assert all(story in (LENT, FAILED) for story in outer.stories)
-        # All places are there, as far as the limit goes that has adapted.
-        held = [await manager.acquire_master() for _ in range(min(4, metrics.admission.limit))]
+        # All places are there, as far as the limit goes that has adapted: what is critical has it
+        # all while it is probed.
+        with priority(Priority.CRITICAL):
+            held = [await manager.acquire_master() for _ in range(min(4, metrics.admission.limit))]
         for connection in held:
             await manager.release(connection)
