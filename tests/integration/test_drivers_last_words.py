@@ -7,7 +7,11 @@ say that the host is well, and no socket tells that it was closed.
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import time
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -51,6 +55,16 @@ async def end(master: LocalNode, pids: set[int]) -> None:
         await master.sql(f"SELECT pg_terminate_backend({pid}, 5000)")
 
 
+def end_now(pid: int) -> None:
+    """End a session that is stopped, and wait for the end of its process, as the loop does then."""
+    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGCONT)
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 async def errors_of(
     kit: Kit, manager: BasePoolManager[Any, Any], ended: set[int]
 ) -> list[Exception]:
@@ -63,6 +77,22 @@ async def errors_of(
         except kit.lost as error:
             errors.append(error)
     return errors
+
+
+async def test_last_words_that_come_together_with_a_reset_end_a_statement(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    """Of such a socket uvloop tells but once."""
+    async with kit.manager(pg_cluster.dsn) as manager:
+        with pytest.raises(kit.lost):
+            async with manager.acquire_master() as connection:
+                pid = await kit.pid(connection)
+                os.kill(pid, signal.SIGSTOP)
+                statement = asyncio.ensure_future(kit.value(connection, "SELECT 1"))
+                for _ in range(20):  # until it is sent; the server does not read it
+                    await asyncio.sleep(0)
+                end_now(pid)
+                await asyncio.wait_for(statement, 20)
 
 
 async def test_4_of_idle_connections_that_a_server_has_ended_no_task_meets_two(

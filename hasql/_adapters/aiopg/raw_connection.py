@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,10 @@ class _Psycopg2Connection(extensions.connection, HolderNotes):
     def poll(self) -> Any:
         try:
             state = super().poll()
+            # uvloop tells of a connection that was reset once, and listens no more. The server's
+            # last words may have come with that, and be all that was read.
+            while state == extensions.POLL_READ and _is_reset(self.fileno()):
+                state = super().poll()
             if self.first_socket is not None:
                 self._check_socket(state)
         except psycopg2.Error:
@@ -81,6 +86,13 @@ class _Psycopg2Connection(extensions.connection, HolderNotes):
         if self.closed and self.on_end is not None:
             on_end, self.on_end = self.on_end, None
             on_end(self)
+
+
+def _is_reset(fileno: int) -> bool:
+    """Tell whether nothing more comes from a socket, and nothing can be sent."""
+    poller = select.poll()
+    poller.register(fileno, 0)
+    return bool(poller.poll(0))
 
 
 def _port_of(raw: Any) -> int:
