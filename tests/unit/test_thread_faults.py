@@ -112,7 +112,7 @@ def test_13_a_start_that_finds_no_more_threads_is_made_up_for() -> None:
     with manager.acquire_master() as connection:
         assert name_of(connection) == "a"
     manager.close()
-    assert not threads_of_hasql()
+    until(lambda: not threads_of_hasql())
 
 
 @unclosed_loops
