@@ -79,9 +79,7 @@ class SyncKit(ABC):
         self, dsn: str, /, *args: Any, clock: Callable[[], float] = monotonic, **kwargs: Any
     ) -> BaseSyncPoolManager[Any, Any]:
         """Make the driver's pool manager; `dsn` begins with ``postgresql://``."""
-        of_driver = import_module(self.module).PoolManager
-        if clock is not monotonic:
-            of_driver = with_clock(of_driver, clock)
+        of_driver = with_clock(import_module(self.module).PoolManager, clock)
         made: BaseSyncPoolManager[Any, Any] = of_driver(self.dsn(dsn), *args, **kwargs)
         return made
 

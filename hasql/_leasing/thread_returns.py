@@ -116,16 +116,16 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
         node, connection = lease.node, lease.connection
         if node is None or connection is None:
             raise _given_back_twice()
-        if lease.freed:
-            with self._guard:
-                self._book.forget(lease)
-            return
         pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
         due_back, begun = self._clock() + self._release_timeout, False
         try:
             del lease.unreturned
         except AttributeError:
-            raise _given_back_twice() from None
+            with self._guard:
+                if not lease.freed:  # else it was terminated, and is in no use any more
+                    raise _given_back_twice() from None
+                self._book.forget(lease)
+            return
         # With no call in between, after which it could be interrupted: what is begun ends below.
         lease.due_back = due_back
         lease.returning = True  # after it is known by when

@@ -73,8 +73,7 @@ class Attempt(Generic[PoolT, ConnT]):
         That is the question for the mark, or COMMIT. Raises RolledBackError, or HasqlError for a
         mistake.
         """
-        unit, lease, state = self.unit, self.lease, self.transaction.state
-        is_out = lease.connection is self.connection and not lease.returning
+        unit, state, is_out = self.unit, self.transaction.state, self.is_out
         if state is not _OPEN or not is_out:
             unit.check(state, is_out=is_out)
         if not self.modes.asked or unit.wrote_nothing:

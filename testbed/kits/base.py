@@ -112,9 +112,7 @@ class Kit(LoadKit):
         self, dsn: str, /, *args: Any, clock: Callable[[], float] = monotonic, **kwargs: Any
     ) -> BasePoolManager[Any, Any]:
         """Make the driver's pool manager; `dsn` begins with ``postgresql://``."""
-        of_driver = import_module(self.module).PoolManager
-        if clock is not monotonic:
-            of_driver = with_clock(of_driver, clock)
+        of_driver = with_clock(import_module(self.module).PoolManager, clock)
         made: BasePoolManager[Any, Any] = of_driver(self.dsn(dsn), *args, **kwargs)
         return made
 

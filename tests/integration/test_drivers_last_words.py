@@ -56,7 +56,7 @@ async def end(master: LocalNode, pids: set[int]) -> None:
 
 
 def end_now(pid: int) -> None:
-    """End a session that is stopped, and wait for the end of its process, as the loop does then."""
+    """End a stopped session, and keep the event loop waiting until its process is gone."""
     os.kill(pid, signal.SIGTERM)
     os.kill(pid, signal.SIGCONT)
     deadline = time.monotonic() + 20
@@ -88,10 +88,12 @@ async def test_last_words_that_come_together_with_a_reset_end_a_statement(
             async with manager.acquire_master() as connection:
                 pid = await kit.pid(connection)
                 os.kill(pid, signal.SIGSTOP)
-                statement = asyncio.ensure_future(kit.value(connection, "SELECT 1"))
-                for _ in range(20):  # until it is sent; the server does not read it
-                    await asyncio.sleep(0)
-                end_now(pid)
+                try:
+                    statement = asyncio.ensure_future(kit.value(connection, "SELECT 1"))
+                    for _ in range(20):  # until it is sent; the server does not read it
+                        await asyncio.sleep(0)
+                finally:
+                    end_now(pid)
                 await asyncio.wait_for(statement, 20)
 
 

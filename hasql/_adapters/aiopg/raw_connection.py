@@ -89,7 +89,9 @@ class _Psycopg2Connection(extensions.connection, HolderNotes):
 
 
 def _is_reset(fileno: int) -> bool:
-    """Tell whether nothing more comes from a socket, and nothing can be sent."""
+    """Tell whether a socket was reset, or closed by libpq: what is to be read of it is there."""
+    if fileno < 0:
+        return True
     poller = select.poll()
     poller.register(fileno, 0)
     return bool(poller.poll(0))
