@@ -20,7 +20,7 @@ from hasql import ConfigurationError, NotAvailableError
 from hasql.asyncsqlalchemy import PoolManager
 from hasql.cluster.dsn import Dsn
 from testbed.proxy import Proxy
-from testbed.scene import sessions, until, until_sessions
+from testbed.scene import end_those, sessions, until, until_sessions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -75,9 +75,9 @@ async def pid_of(connection: AsyncConnection) -> int:
 
 
 async def terminate(node: LocalNode, *pids: int) -> None:
-    """End server processes, and wait until they are gone."""
+    """End server processes, and wait until they are gone and the loop knows."""
     for pid in pids:
-        await node.sql(f"SELECT pg_terminate_backend({pid}, 5000)")
+        await end_those(node, f"pid = {pid}")
 
 
 # Which driver

@@ -20,7 +20,7 @@ from hasql.driver.transactions import TransactionModes, TransactionState
 from testbed.middlemen.addresses import Place
 from testbed.middlemen.forwarder import Forwarder
 from testbed.proxy import Proxy
-from testbed.scene import Table, crash_within, endpoint_of, until, until_sessions
+from testbed.scene import Table, crash_within, end_those, endpoint_of, until, until_sessions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -63,11 +63,6 @@ async def silent(node: LocalNode) -> AsyncIterator[tuple[Proxy, str]]:
     async with Proxy(host.host, host.port) as proxy:
         proxy.black_hole()
         yield proxy, node.dsn.replace(f":{host.port}/", f":{proxy.port}/", 1)
-
-
-async def lose(cluster: LocalCluster, pid: int | None) -> None:
-    """End a session of the master's, as an administrator may."""
-    await cluster.master.sql(f"SELECT pg_terminate_backend({pid}, 5000)")
 
 
 # The driver
@@ -435,7 +430,7 @@ async def test_a_lost_connection_is_not_acquired(kit: Kit, pg_cluster: LocalClus
         connection = await pool.acquire()
         pid = await kit.pid(connection)
         await pool.release(connection)
-        await lose(pg_cluster, pid)
+        await end_those(pg_cluster.master, f"pid = {pid}")
         connection = await pool.acquire()
         assert await kit.pid(connection) != pid
         await pool.release(connection)
@@ -595,7 +590,7 @@ async def test_a_session_says_whether_its_server_is_a_standby(
 
 async def test_the_loss_of_a_session_is_told_once(kit: Kit, pg_cluster: LocalCluster) -> None:
     async with reserved(kit, pg_cluster.master.dsn) as (session, lost):
-        await lose(pg_cluster, session.login_pid)
+        await end_those(pg_cluster.master, f"pid = {session.login_pid}")
         await until(lambda: bool(lost))
         assert session.closed
         with pytest.raises(Exception):  # noqa: B017, PT011  # each driver has its own

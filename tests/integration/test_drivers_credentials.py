@@ -16,7 +16,7 @@ from hasql.cluster.host import HostSpec
 from hasql.discovery.sql import SqlDiscovery
 from hasql.errors import ConfigurationError, NotAvailableError
 from testbed.middlemen.addresses import dsn_through
-from testbed.scene import until
+from testbed.scene import end_those, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -114,8 +114,7 @@ async def test_old_connections_live_on_and_new_ones_have_the_new_password(
             assert await kit.pid(connection)
             assert role.asked == before + 1  # nobody is asked for what is open
         # The monitor's connection is ended, and it comes back with the new password as well.
-        ended = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = "
-        await pg_cluster.master.sql(f"{ended}'{role.name}'")
+        await end_those(pg_cluster.master, f"usename = '{role.name}'")
         async with manager.acquire_master(timeout=10) as connection:
             assert await kit.value(connection, "SELECT session_user") == role.name
         assert (threading.get_ident() in role.threads) is not in_thread
