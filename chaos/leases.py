@@ -37,7 +37,15 @@ if TYPE_CHECKING:
     from hasql.testing import LocalCluster, LocalNode
     from testbed.kits.base import LoadKit
 
-__all__ = ("LEASE_SCENES", "LeaseOutcome", "LeaseScene", "play_leases")
+__all__ = (
+    "LEASE_SCENES",
+    "Lease",
+    "LeaseOutcome",
+    "LeaseScene",
+    "Reign",
+    "is_stale",
+    "play_leases",
+)
 
 _QUESTION = "SELECT concat_ws(' ', inet_server_port(), pg_backend_pid(), pg_is_in_recovery())"
 
@@ -301,7 +309,7 @@ def _judge(
     known: set[tuple[int, int]] = set()
     for lease in load.leases:
         if lease.read_only:
-            late = _is_stale(lease, director.reigns, passage.stale_for + _LATE)
+            late = is_stale(lease, director.reigns, passage.stale_for + _LATE)
             if late and (not passage.keeps_readers or (lease.port, lease.pid) in known):
                 masters.append(lease)
             if not lease.in_recovery:
@@ -363,8 +371,14 @@ def _is_right(lease: Lease, director: _Director, passage: Passage) -> bool:
     return False
 
 
-def _is_stale(lease: Lease, reigns: Sequence[Reign], grace: float) -> bool:
-    begun = [each.begin for each in reigns if each.port == lease.port and each.begin < lease.at]
+def is_stale(lease: Lease, reigns: Sequence[Reign], grace: float) -> bool:
+    """Tell whether a lease of a replica was handed out on a server that had long been a master.
+
+    What was promoted between the lease and its answer was a standby when it was handed out, whether
+    or not it had been a master before.
+    """
+    mine = [each.begin for each in reigns if each.port == lease.port]
+    begun = [begin for begin in mine if begin < lease.answered]
     return not lease.in_recovery and bool(begun) and lease.at > max(begun) + grace
 
 
