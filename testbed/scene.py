@@ -31,6 +31,7 @@ __all__ = (
     "WAIT_FOR_LOCK",
     "Table",
     "asleep",
+    "connections_to",
     "crash_within",
     "empty_database",
     "end_sessions",
@@ -153,11 +154,39 @@ async def crash_within(node: LocalNode) -> None:
 
 def sockets() -> int:
     """Count the sockets of this process."""
-    count = 0
+    return len(_sockets())
+
+
+def connections_to(node: LocalNode) -> int:
+    """Count the connections over TCP that this process has open to a server.
+
+    The server's processes end a moment after their connections, and later on a busy machine.
+    """
+    sockets = {name: descriptor for descriptor, name in _sockets().items()}  # without duplicates
+    return [_peer_of(each) for each in sockets.values()].count((node.host, node.port))
+
+
+def _sockets() -> dict[int, str]:
+    """Return the descriptors of sockets, with what the kernel calls each."""
+    found: dict[int, str] = {}
     for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
-            count += str(descriptor.readlink()).startswith("socket:")
-    return count
+            found[int(descriptor.name)] = str(descriptor.readlink())
+    return {each: name for each, name in found.items() if name.startswith("socket:")}
+
+
+def _peer_of(descriptor: int) -> object:
+    """Return what a socket is connected to; None if it is not, or has been closed meanwhile."""
+    try:
+        borrowed = socket.socket(fileno=descriptor)
+    except OSError:
+        return None
+    try:
+        return borrowed.getpeername()
+    except OSError:
+        return None
+    finally:
+        borrowed.detach()
 
 
 async def sessions(node: LocalNode, application: str, state: str = "%") -> int:
