@@ -12,6 +12,7 @@ from hasql.cluster.host import HostSpec
 from hasql.cluster.topology import Failed
 from hasql.diagnostics import about
 from hasql.driver import Driver, Endpoint
+from hasql.driver.kept_errors import without_frames
 
 __all__ = ("Monitors", "end_tasks")
 
@@ -150,14 +151,15 @@ class Monitors:
                     now = self._clock()
                     self._view.publish(Failed(host, now, now, error))
                     await asyncio.sleep(self._options.refresh_delay)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancelled:
             # From outside, as by asyncio.run() at its end: there is no loop to say goodbye in, so
             # nothing may be left open. A loop that was closed, without that, closes nothing more.
             running = self._running.get(host)
             own = running is not None and running.task is asyncio.current_task()
             if own and not self._view.inherited:
                 self._view.cut_off(host)
-            raise
+            # The task keeps it, and would keep a login that it was in until it is collected itself.
+            raise without_frames(cancelled)  # noqa: B904  # it is the same
 
 
 async def end_tasks(tasks: list[asyncio.Task[None]]) -> None:

@@ -31,11 +31,12 @@ class PendingConnects:
                 self._attempts[attempt] = None
                 return await connect
         except TimeoutError:
-            if attempt not in self._attempts:
-                raise ConnectionError("the host was given up while connecting to it") from None
-            raise
+            if attempt in self._attempts:
+                raise
         finally:
             self._attempts.pop(attempt, None)
+        # Out here: the error is kept, and with it would be what it was raised in the handling of.
+        raise ConnectionError("the host was given up while connecting to it")
 
     def end(self) -> None:
         """End every connect that is under way."""

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hasql.errors import NotAvailableError
+from hasql.errors import NotAvailableError, PoolManagerClosedError
 from testbed.kits import KITS, THREAD_KITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from hasql.testing import LocalCluster
     from testbed.kits.base import LoadKit
 
 _KITS: list[LoadKit] = [*KITS, *THREAD_KITS]
@@ -92,3 +93,76 @@ async def _late_end(kit: LoadKit) -> float:
                 while len(gone) < len(came):
                     gc.collect()  # a driver may have made circles of its own
                     await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("passing", [0, 1], ids=["the monitor's", "the pool's"])
+async def test_a_login_under_way_ends_with_its_manager(
+    passing: int, pg_cluster: LocalCluster
+) -> None:
+    """And not when the next garbage is collected: its task, which was cancelled, keeps its frames.
+
+    The server may have let it in by then, as a session that nobody uses.
+    """
+    with without_collections_of_garbage():
+        late = await asyncio.gather(*(_late_close(kit, pg_cluster, passing) for kit in _KITS))
+    assert {kit.name: x for kit, x in zip(_KITS, late, strict=True) if x > _SOON} == {}
+
+
+async def _late_close(kit: LoadKit, cluster: LocalCluster, passing: int) -> float:
+    """Return how many seconds after the manager's end the last login has ended.
+
+    So many connections before it go through to a server.
+    """
+    loop = asyncio.get_running_loop()
+    came = 0
+    waiting, gone = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal came
+        came += 1
+        if came <= passing:
+            await passed_on(reader, writer)
+            return
+        await reader.read(1)
+        waiting.set()
+        with suppress(ConnectionError):  # a reset will do
+            while await reader.read(65536):
+                pass
+        gone.set()
+        writer.close()
+
+    async def passed_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, there = await asyncio.open_connection(cluster.master.host, cluster.master.port)
+        await asyncio.gather(copy(reader, there), copy(back, writer))
+
+    async def copy(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await source.read(65536):
+                to.write(data)
+        to.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        dsn = cluster.master.dsn.replace(f":{cluster.master.port}/", f":{port}/")
+        manager: Any = kit.manager(
+            dsn, refresh_timeout=60, acquire_timeout=60, pool_factory_kwargs=kit.sizes(1, 1)
+        )
+        workers = kit.workers()
+        try:
+            workers.start("acquire", _refused(manager))
+            async with asyncio.timeout(30):
+                await waiting.wait()
+            await manager.close(0.5)
+            began = loop.time()
+            await asyncio.wait({asyncio.ensure_future(gone.wait())}, timeout=2 * _SOON)
+            return loop.time() - began
+        finally:
+            await manager.close()
+            await workers.end()
+            await workers.wait()
+
+
+async def _refused(manager: Any) -> None:
+    with pytest.raises(PoolManagerClosedError):
+        async with manager.acquire_master():
+            pass
