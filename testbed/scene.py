@@ -196,9 +196,13 @@ async def sessions(node: LocalNode, application: str, state: str = "%") -> int:
 
 async def until_sessions(node: LocalNode, application: str, count: int, state: str = "%") -> None:
     """Wait until a server has so many sessions under an application's name."""
-    async with asyncio.timeout(_LONGEST):
-        while await sessions(node, application, state) != count:
-            await asyncio.sleep(0.01)
+    try:
+        async with asyncio.timeout(_LONGEST):
+            while await sessions(node, application, state) != count:
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        told = await node.sql(f"SELECT to_json(pg_stat_activity) {_of(application, state)}")
+        raise AssertionError(f"not {count} sessions on {node.name}:\n{told}") from None
 
 
 async def until_asleep(node: LocalNode, application: str, count: int) -> None:

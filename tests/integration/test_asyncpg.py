@@ -126,7 +126,7 @@ async def test_10_a_returning_host_refills_its_pool_at_once_and_nobody_hears_of_
     loop = asyncio.get_running_loop()
     began = loop.time()
     await until(lambda: all(node.pool_idle == 10 for node in manager.metrics().nodes))
-    assert loop.time() - began < 2
+    assert loop.time() - began < 3
     assert not [record for record in caplog.records if record.name == "asyncpg.pool"]
 
 
@@ -152,8 +152,8 @@ async def test_3_a_server_without_slots_costs_no_more_than_the_deadline(
             for _ in range(3):
                 began = loop.time()
                 with pytest.raises(NotAvailableError, match="too many connections"):
-                    await manager.acquire_master(timeout=0.3)
-                assert loop.time() - began < 2
+                    await manager.acquire_master(timeout=1)
+                assert loop.time() - began < 3
             assert await held.fetchval("SELECT 1") == 1
         finally:
             await master.sql("ALTER ROLE app CONNECTION LIMIT -1")

@@ -72,7 +72,7 @@ async def test_what_no_waiting_mends_is_named_at_once(kit: Kit, pg_cluster: Loca
         async with asyncio.timeout(5):
             with pytest.raises(Exception, match=f"(?i){words}"):
                 await manager.ready()
-                _ = await manager.acquire_master(timeout=0.2)
+                _ = await manager.acquire_master(timeout=1)
             await manager.close()
 
 

@@ -115,7 +115,7 @@ async def test_4_a_pooler_that_takes_no_more_clients_is_full_and_not_down(
         await manager.ready(1, 0)
         async with manager.acquire_master() as connection:
             with pytest.raises(NotAvailableError, match="no more connections allowed"):
-                await manager.acquire_master(timeout=0.2)
+                await manager.acquire_master(timeout=1)
             assert _health(manager) == "up"
             assert await kit.value(connection, "SELECT 1") == 1
         async with manager.acquire_master() as connection:

@@ -89,7 +89,7 @@ async def test_its_failure_is_the_connects_and_is_named_without_a_secret(
                 failing = True
                 match = "LookupError: the vault is sealed"
                 with pytest.raises(NotAvailableError, match=match) as met:
-                    manager.getconn(timeout=0.3)
+                    manager.getconn(timeout=1)
                 assert role.password not in str(met.value)
             failing = False
             with manager.acquire_master(timeout=5), manager.acquire_master(timeout=5):
