@@ -233,6 +233,9 @@ class LocalMachine:
     def forget(self, data: str) -> None:
         _watchdog.forget_postmaster(Path(data))
 
+    def forget_socket(self, port: int) -> None:
+        Path(f"{self.root}/run/.s.PGSQL.{port}.lock").unlink(missing_ok=True)
+
     def close(self) -> None:
         if os.getpid() != self._owner:
             return  # a forked child: the servers are its parent's

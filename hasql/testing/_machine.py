@@ -86,5 +86,11 @@ class Machine(Protocol):
     def forget(self, data: str) -> None:
         """Remove what a killed postmaster left in its data directory and in memory."""
 
+    def forget_socket(self, port: int) -> None:
+        """Remove the lock of the socket that a killed postmaster left.
+
+        A new one would take it for alive if its pid is somebody else's by now.
+        """
+
     def close(self) -> None:
         """End every server and remove every file; what runs meanwhile fails."""

@@ -132,6 +132,9 @@ class DockerMachine:
         # The memory segment goes with the container.
         self.shell(f"rm -f {shlex.quote(data)}/postmaster.pid")
 
+    def forget_socket(self, port: int) -> None:
+        self.shell(f"rm -f {shlex.quote(self.root)}/run/.s.PGSQL.{port}.lock")
+
     def close(self) -> None:
         try:
             self._container.stop()

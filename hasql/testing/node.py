@@ -218,6 +218,7 @@ class LocalNode:
                 raise ClusterError(f"{self.name} is running already; restart() restarts it")
             self._await_end()
             self._machine.forget(self._data.path)
+            self._machine.forget_socket(self.port)
             # By arguments, not in a file: pg_rewind and base backups copy configuration files.
             process = self._machine.launch(
                 f"{self._machine.bindir}/postgres",

@@ -320,8 +320,10 @@ _LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
 def _somebody_with(pid: int) -> subprocess.Popen[bytes]:
     """Start a program that has this pid, which must be free."""
     while True:
+        last = _LAST_PID.read_text()
         _LAST_PID.write_text(str(pid - 1))
         somebody = subprocess.Popen(["/bin/sleep", "60"])
+        _LAST_PID.write_text(last)  # or others would get pids that were just somebody's
         if somebody.pid == pid:
             return somebody
         somebody.kill()  # another program was quicker
@@ -349,6 +351,17 @@ async def test_a_killed_server_does_not_wait_for_who_has_a_pid_of_its_now() -> N
         if somebody is not None:
             somebody.kill()
             somebody.wait()
+
+
+async def test_a_killed_server_starts_though_its_own_pid_is_another_servers_now() -> None:
+    async with LocalCluster(replicas=1) as cluster:
+        master, other = cluster.master, cluster.replicas[0]
+        lock = Path(_root_of(cluster), "run", f".s.PGSQL.{master.port}.lock")
+        killed = str(master.pid)
+        master.kill()
+        lock.write_text(lock.read_text().replace(killed, str(other.pid), 1))
+        await master.start()
+        assert master.running
 
 
 async def test_a_frozen_server_is_silent_until_it_thaws(cluster: LocalCluster) -> None:
