@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
 
     from hasql.cluster.host import HostSpec
-    from hasql.driver.patience import Patience
+    from hasql.driver.time_left import TimeLeft
 
 #: Seconds after which a thread that waits here for ever has waited too long for a test.
 _TOO_LONG = 20.0
@@ -81,7 +81,7 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
     def size(self) -> int:
         return sum(not connection.closed for connection in (*self.free, *self.lent))
 
-    def acquire(self, patience: Patience, **kwargs: Any) -> ThreadConnection:
+    def acquire(self, time_left: TimeLeft, **kwargs: Any) -> ThreadConnection:
         assert not kwargs
         self.on_acquire()
         with self._lock:
@@ -89,7 +89,7 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
             if connection is None:
                 assert len(self.lent) < self.sizes.maximum, "the core lets nobody wait in the pool"
         if connection is None:
-            connection = self._connect(patience)
+            connection = self._connect(time_left)
             with self._lock:
                 self.lent.add(connection)
         self.most_lent = max(self.most_lent, len(self.lent))
@@ -104,14 +104,14 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
                 return connection
         return None
 
-    def _connect(self, patience: Patience) -> ThreadConnection:
+    def _connect(self, time_left: TimeLeft) -> ThreadConnection:
         server, began = self._server(), self.generation
         server.logins += 1
         while server.frozen:
             answer: Future[None] = Future()
             self.connecting.add(answer)
             try:
-                patience.wait(answer)
+                time_left.wait(answer)
             finally:
                 self.connecting.discard(answer)
         if not server.alive:

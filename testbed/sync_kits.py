@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from hasql.cluster.dsn import Dsn
-from hasql.driver.patience import Patience
+from hasql.driver.time_left import TimeLeft
 from testbed.held_clock import with_clock
 from testbed.kits.registry import THREAD_DRIVERS
 
@@ -33,16 +33,16 @@ __all__ = (
     "SqlalchemyPsycopg2ThreadKit",
     "SqlalchemyPsycopgThreadKit",
     "SyncKit",
-    "patience",
+    "time_left",
 )
 
 #: What a test has run with each connection of the driver's.
 SyncHook: TypeAlias = "Callable[[Any], None]"
 
 
-def patience(seconds: float = 10.0) -> Patience:
-    """Return the patience of an acquire that has so many seconds."""
-    return Patience(monotonic() + seconds, monotonic, 0.1, lambda: None)
+def time_left(seconds: float = 10.0) -> TimeLeft:
+    """Return the time that is left to an acquire of so many seconds."""
+    return TimeLeft(monotonic() + seconds, monotonic, 0.1, lambda: None)
 
 
 class SyncKit(ABC):

@@ -1,9 +1,9 @@
 """The connects of a pool for threads, and the acquires that wait for them.
 
 A connect waits in the driver's library, where nobody can interrupt it. So it has a daemon thread of
-its own: the acquire that wants it waits beside that, by its own patience, and takes whatever there
-is first, a new connection or one that is given back. What an acquire has left behind is for the
-next one.
+its own: the acquire that wants it waits beside that, while it has time left, and takes whatever
+there is first, a new connection or one that is given back. What an acquire has left behind is for
+the next one.
 """
 
 # long: waiting, connecting and the end of both are steps under one lock.
@@ -25,7 +25,7 @@ from hasql.driver.os_threads import OsThread, new_guard
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hasql.driver.patience import Patience
+    from hasql.driver.time_left import TimeLeft
 
 __all__ = ("ConnectionsOf", "PoolConnects", "Ticket")
 
@@ -91,7 +91,7 @@ class PoolConnects(Generic[_T]):
         """Return what `wait` has to know, before a look at what can be had without waiting."""
         return Ticket(self._generation, self._arrival)
 
-    def wait(self, patience: Patience, ticket: Ticket) -> None:
+    def wait(self, time_left: TimeLeft, ticket: Ticket) -> None:
         """Wait until another look is worthwhile.
 
         Raises ConnectionError if the connects are ended or were since the ticket, OutOfTimeError at
@@ -104,10 +104,10 @@ class PoolConnects(Generic[_T]):
             if self._begin(ticket, enough=len(self._waiters)):
                 # Somebody has left one behind. If that hangs, another may not.
                 with suppress(TimeoutError):
-                    waiter.result(min(_UNAWAITED, patience.seconds))
+                    waiter.result(min(_UNAWAITED, time_left.seconds))
                 if not waiter.done():
                     self._begin(ticket)
-            patience.wait(waiter)
+            time_left.wait(waiter)
         except BaseException:
             with self._lock:
                 if waiter in self._waiters:
@@ -116,16 +116,16 @@ class PoolConnects(Generic[_T]):
                     self._wake_one()  # another, as it does not look any more
             raise
 
-    def wait_for_return(self, patience: Patience, ticket: Ticket) -> None:
+    def wait_for_return(self, time_left: TimeLeft, ticket: Ticket) -> None:
         """Wait a moment for one that is given back, perhaps to the pool directly.
 
         Raises what `wait` does.
         """
         if ticket.generation != self._generation:
             raise _given_up()
-        if not patience.seconds:
+        if not time_left.seconds:
             raise OutOfTimeError
-        sleep(min(_LOOK, patience.seconds))
+        sleep(min(_LOOK, time_left.seconds))
 
     def _join(self, waiter: Future[None], ticket: Ticket) -> bool:
         """Begin to wait; return False if there is something already."""

@@ -16,7 +16,7 @@ from hasql.diagnostics import about
 from hasql.driver import AsyncPool, ConnT, DriverPool, PoolT, ThreadPool
 from hasql.driver.deadline import OutOfTimeError, cancellations
 from hasql.driver.destinations import Server
-from hasql.driver.patience import Patience
+from hasql.driver.time_left import TimeLeft
 
 log = logging.getLogger("hasql")
 
@@ -179,7 +179,7 @@ def check_destination_in_thread(
     node: Node[PoolT, ConnT],
     pool: ThreadPool[PoolT, ConnT],
     connection: ConnT,
-    patience: Patience,
+    time_left: TimeLeft,
     aborting_after: Callable[[float], AbstractContextManager[object]],
 ) -> None:
     """Make sure that a thread's connection leads to the master, asking the server if need be.
@@ -192,13 +192,13 @@ def check_destination_in_thread(
     try:
         if (question := _question_for(node, pool, connection)) is None:
             return
-        with aborting_after(_time_for(question.seconds, patience)):
+        with aborting_after(_time_for(question.seconds, time_left)):
             rows = pool.count_rows(connection, question.sql)
         if _is_right(question, rows, node, pool, connection):
             return
     except Exception as error:  # noqa: BLE001  # the connection is of no use, whatever it was
         failed = error
-        if not patience.seconds:
+        if not time_left.seconds:
             raise OutOfTimeError from None  # which may be why, and tells nothing of the server
     raise _not_the_master(failed)
 
@@ -207,7 +207,7 @@ def answers_in_thread(
     node: Node[PoolT, ConnT],
     pool: ThreadPool[PoolT, ConnT],
     connection: ConnT,
-    patience: Patience,
+    time_left: TimeLeft,
     aborting_after: Callable[[float], AbstractContextManager[object]],
 ) -> bool:
     """Tell whether a thread's connection can be used, as `answers` does for tasks.
@@ -219,7 +219,7 @@ def answers_in_thread(
         return True
     known.unsure.discard(key)
     try:
-        with aborting_after(_time_for(None if node.pooled else _ANSWER, patience)):
+        with aborting_after(_time_for(None if node.pooled else _ANSWER, time_left)):
             pool.count_rows(connection, "SELECT 1")
     except Exception as error:  # noqa: BLE001  # it is of no use, whatever it was
         extra = about("connection_lost", host=node.host)
@@ -229,6 +229,6 @@ def answers_in_thread(
     return True
 
 
-def _time_for(seconds: float | None, patience: Patience) -> float:
+def _time_for(seconds: float | None, time_left: TimeLeft) -> float:
     """Return in how many seconds to have an answer, None: in those that the acquire has left."""
-    return patience.seconds if seconds is None else min(seconds, patience.seconds)
+    return time_left.seconds if seconds is None else min(seconds, time_left.seconds)

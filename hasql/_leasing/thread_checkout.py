@@ -21,7 +21,7 @@ from hasql._routing.router import Router
 from hasql.diagnostics import about, correlation_id
 from hasql.driver import ConnT, Driver, PoolT, ThreadPool
 from hasql.driver.deadline import OutOfTimeError
-from hasql.driver.patience import Patience
+from hasql.driver.time_left import TimeLeft
 from hasql.errors import UnknownConnectionError
 
 __all__ = ("ThreadCheckout",)
@@ -88,19 +88,21 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
             pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
             connection = None
             try:
-                patience = Patience(deadline, clock, LONG_CONNECT, self._signal, node.host)
+                time_left = TimeLeft(deadline, clock, LONG_CONNECT, self._signal, node.host)
                 kwargs = lease.kwargs
-                connection = pool.acquire(patience, **kwargs) if kwargs else pool.acquire(patience)
+                connection = (
+                    pool.acquire(time_left, **kwargs) if kwargs else pool.acquire(time_left)
+                )
                 while pool.destinations.unsure and not answers_in_thread(
                     node,
                     pool,
                     connection,
-                    patience,
+                    time_left,
                     partial(self._aborting_after, pool, connection),
                 ):
                     ended, connection = connection, None
                     self._discard(lease, pool, ended)
-                    connection = pool.acquire(patience, **kwargs)
+                    connection = pool.acquire(time_left, **kwargs)
                 # A read may have fallen to a master, too; a pool that was asked for is what it is.
                 if (
                     node.as_master
@@ -108,9 +110,9 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                     and (pool.destinations.doubtful or node.several)
                 ):
                     aborting_after = partial(self._aborting_after, pool, connection)
-                    check_destination_in_thread(node, pool, connection, patience, aborting_after)
+                    check_destination_in_thread(node, pool, connection, time_left, aborting_after)
                 if lease.settings is not None or pool.destinations.lacking:
-                    self._prepare(lease, node, pool, connection, patience)
+                    self._prepare(lease, node, pool, connection, time_left)
                 fits = self._lend(lease, node, connection, began)
                 if fits and layers is not None:
                     for lent in layers.lent:
@@ -138,17 +140,17 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         node: Node[PoolT, ConnT],
         pool: ThreadPool[PoolT, ConnT],
         connection: ConnT,
-        patience: Patience,
+        time_left: TimeLeft,
     ) -> None:
         """Set a connection as its lease wants it."""
         change = session_change(lease, node, pool, connection)
         if change is None:
             return
         try:
-            with self._aborting_after(pool, connection, patience.seconds):
+            with self._aborting_after(pool, connection, time_left.seconds):
                 pool.count_rows(connection, change.query)
         except Exception:
-            if not patience.seconds:
+            if not time_left.seconds:
                 raise OutOfTimeError from None
             raise
         note_changed(lease, pool, connection, change)

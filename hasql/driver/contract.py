@@ -22,8 +22,8 @@ from hasql.driver.deadline import cancellations
 from hasql.driver.destinations import Destinations
 from hasql.driver.endpoint import Endpoint
 from hasql.driver.failure import Failure
-from hasql.driver.patience import Patience
 from hasql.driver.threads import in_thread
+from hasql.driver.time_left import TimeLeft
 from hasql.driver.transactions import TaskTransaction, ThreadTransaction, TransactionModes
 
 __all__ = ("AsyncPool", "ConnT", "Driver", "DriverPool", "PoolT", "Session", "ThreadPool")
@@ -261,10 +261,10 @@ class ThreadPool(DriverPool[PoolT, ConnT], Protocol[PoolT, ConnT]):
     the manager while a lock of the pool is held.
     """
 
-    def acquire(self, patience: Patience, **kwargs: Any) -> ConnT:
+    def acquire(self, time_left: TimeLeft, **kwargs: Any) -> ConnT:
         """Take an idle connection, at once if there is one, or open one.
 
-        It waits by `patience` alone, so that it ends at the deadline of the acquire, and when
+        It waits by `time_left` alone, so that it ends at the deadline of the acquire, and when
         `end_connects`, `purge` or `terminate` is called. Whatever exception ends it, nothing is
         leaked. A connect that fails is raised at once; the core decides whether to try again.
         """
@@ -306,7 +306,7 @@ class ThreadPool(DriverPool[PoolT, ConnT], Protocol[PoolT, ConnT]):
 
     def _take_and_return(self) -> None:
         # Its clock stands still, so that each wait may take so long.
-        connection = self.acquire(Patience(_WARM_UP, lambda: 0.0, _WARM_UP, lambda: None))
+        connection = self.acquire(TimeLeft(_WARM_UP, lambda: 0.0, _WARM_UP, lambda: None))
         try:
             self.release(connection)
         except BaseException:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from hasql.driver.os_threads import OsThread
-from hasql.driver.patience import Patience
+from hasql.driver.time_left import TimeLeft
 
 __all__ = ("end_in_thread", "in_thread", "wait_in_thread")
 
@@ -52,12 +52,12 @@ def end_in_thread(work: Callable[[], object], name: str) -> "Future[object]":
 
 
 def wait_in_thread(
-    patience: Patience, work: Callable[[], _T], name: str, discard: Callable[[_T], object]
+    time_left: TimeLeft, work: Callable[[], _T], name: str, discard: Callable[[_T], object]
 ) -> _T:
     """Have a thread do some work and wait for it; what comes of it too late is discarded."""
     future = in_thread(work, name, discard)
     try:
-        return patience.wait(future)
+        return time_left.wait(future)
     except BaseException:
         if not future.cancel() and future.exception() is None:
             discard(future.result())

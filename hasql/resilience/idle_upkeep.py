@@ -17,8 +17,8 @@ from hasql._routing.node import Node
 from hasql._routing.router import Router
 from hasql.diagnostics import about
 from hasql.driver import AsyncPool, ConnT, DriverPool, PoolT, ThreadPool
-from hasql.driver.patience import Patience
 from hasql.driver.threads import in_thread
+from hasql.driver.time_left import TimeLeft
 from hasql.resilience.connection_ages import ConnectionAges
 
 __all__ = ("Hands", "IdleUpkeep", "TaskHands", "ThreadHands", "look_every")
@@ -73,8 +73,8 @@ class ThreadHands(Generic[PoolT, ConnT]):
     async def take(self, pool: DriverPool[PoolT, ConnT]) -> ConnT:
         """Take an idle connection."""
         its: ThreadPool[PoolT, ConnT] = pool  # type: ignore[assignment]  # its face's
-        patience = Patience(_TAKING, lambda: 0.0, _TAKING, lambda: None)
-        taking = in_thread(partial(its.acquire, patience), "hasql upkeep", its.release)
+        time_left = TimeLeft(_TAKING, lambda: 0.0, _TAKING, lambda: None)
+        taking = in_thread(partial(its.acquire, time_left), "hasql upkeep", its.release)
         return await asyncio.wrap_future(taking)
 
     async def ask(self, pool: DriverPool[PoolT, ConnT], connection: ConnT) -> None:

@@ -27,7 +27,7 @@ from testbed.middlemen.addresses import Place
 from testbed.middlemen.forwarder import Forwarder
 from testbed.proxy import Proxy
 from testbed.scene import Table, crash_within, endpoint_of, until, until_asleep, until_sessions
-from testbed.sync_kits import patience
+from testbed.sync_kits import time_left
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -78,7 +78,7 @@ class Threads:
         self.pool = pool
 
     async def acquire(self, seconds: float = 10.0) -> Any:
-        return await in_thread(self.pool.acquire, patience(seconds))
+        return await in_thread(self.pool.acquire, time_left(seconds))
 
     async def release(self, connection: Any) -> None:
         await in_thread(self.pool.release, connection)
@@ -494,7 +494,7 @@ async def test_an_acquire_ends_at_its_deadline_on_a_silent_host(
 
         def give_up() -> None:
             try:
-                threads.pool.acquire(patience(0.3))
+                threads.pool.acquire(time_left(0.3))
             except BaseException as error:  # noqa: BLE001  # for the test
                 ended.append(error)
 
@@ -562,10 +562,10 @@ def test_an_interrupted_acquire_loses_no_place(sync_kit: SyncKit, pg_cluster: Lo
         with black_hole("127.0.0.7", host.port):
             signal.setitimer(signal.ITIMER_REAL, 0.2)
             with pytest.raises(KeyboardInterrupt):
-                pool.acquire(patience())
+                pool.acquire(time_left())
         endpoint.lead_to(("127.0.0.1",), frozenset[str]().__contains__)
         for _ in range(3):
-            connection = pool.acquire(patience())
+            connection = pool.acquire(time_left())
             assert sync_kit.value(connection, "SELECT 1") == 1
             pool.release(connection)
         assert (pool.size, pool.idle()) == (1, 1)
@@ -641,7 +641,7 @@ async def test_many_threads_share_few_connections(
         def work() -> None:
             for number in range(100):
                 with places:
-                    connection = pool.acquire(patience())
+                    connection = pool.acquire(time_left())
                     if number % 20 == 7:
                         pool.abort(connection)
                     elif number % 5 == 0:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hasql._adapters.psycopg.thread_connection import ThreadConnection
     from hasql._adapters.psycopg.thread_connections import ThreadConnections
     from hasql._adapters.psycopg.thread_slots import HeldPool
-    from hasql.driver.patience import Patience
+    from hasql.driver.time_left import TimeLeft
 
 __all__ = ("ThreadConnects",)
 
@@ -43,7 +43,7 @@ class ThreadConnects:
         """Return how many connects are under way."""
         return len(self._under_way)
 
-    def wait(self, patience: Patience) -> bool:
+    def wait(self, time_left: TimeLeft) -> bool:
         """Wait until the current thread has a claim on a connection, which is opened for it.
 
         Or on one that is given back before. False: it has none, but there may be an idle one by
@@ -56,8 +56,8 @@ class ThreadConnects:
                 self._hand_on()  # what was given back a moment ago
             if not connect.claimed.done():
                 self._begin(connect)
-                start_connecting(partial(self._serve, connect, patience.seconds))
-            return patience.wait(connect.claimed)
+                start_connecting(partial(self._serve, connect, time_left.seconds))
+            return time_left.wait(connect.claimed)
         except BaseException:
             with self._idle.lock:
                 connect.claimed.cancel()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from hasql.driver import Endpoint, PoolSizes
-    from hasql.driver.patience import Patience
+    from hasql.driver.time_left import TimeLeft
 
 __all__ = ("PsycopgThreadPool", "SyncConnection", "SyncPool")
 
@@ -92,26 +92,26 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
     def idle(self) -> int:
         return len(self._idle)
 
-    def acquire(self, patience: Patience, **kwargs: Any) -> SyncConnection:
+    def acquire(self, time_left: TimeLeft, **kwargs: Any) -> SyncConnection:
         if kwargs:
             refuse_all(kwargs, "getconn()")
         if self._check is None:
-            connection: SyncConnection = self._acquire(patience)
+            connection: SyncConnection = self._acquire(time_left)
             return connection
         # A check may wait for a silent server, or for anything.
-        acquire = partial(self._acquire, patience)
-        return wait_in_thread(patience, acquire, "hasql check", self.release)
+        acquire = partial(self._acquire, time_left)
+        return wait_in_thread(time_left, acquire, "hasql check", self.release)
 
-    def _acquire(self, patience: Patience) -> _Pooled:
+    def _acquire(self, time_left: TimeLeft) -> _Pooled:
         thread = get_ident()
         connection: _Pooled = None
         try:
             while connection is None:
-                if self._idle.claim(thread) or self._connects.wait(patience):
+                if self._idle.claim(thread) or self._connects.wait(time_left):
                     try:
                         connection = self.pool.getconn(_AT_ONCE)
                     except (LostConnectionError, PoolTimeout):  # it was lost, or taken by another
-                        if not patience.seconds:
+                        if not time_left.seconds:
                             raise OutOfTimeError from None
             self._idle.taken(connection, thread)
         except BaseException:

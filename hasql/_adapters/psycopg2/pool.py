@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hasql._adapters.session_setup import WithSettings
     from hasql.driver import PoolSizes
     from hasql.driver.address_race import ThreadedConnect
-    from hasql.driver.patience import Patience
+    from hasql.driver.time_left import TimeLeft
 
 __all__ = ("Psycopg2Pool",)
 
@@ -70,9 +70,9 @@ class Psycopg2Pool(ThreadPool[QueuePool, extensions.connection]):
     def size(self) -> int:
         return len(self._connections)
 
-    def acquire(self, patience: Patience, **kwargs: Any) -> extensions.connection:
+    def acquire(self, time_left: TimeLeft, **kwargs: Any) -> extensions.connection:
         refuse_all(kwargs, "SQLAlchemy's queue pool")
-        proxied = self._acquires.acquire(patience, self._taking)
+        proxied = self._acquires.acquire(time_left, self._taking)
         raw: Any = proxied.dbapi_connection
         self._leases[raw] = proxied
         return raw  # type: ignore[no-any-return]  # which psycopg2 has made

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from hasql._adapters.session_setup import WithSettings
     from hasql._adapters.sqlalchemy.thread_library import ThreadLibrary
-    from hasql.driver.patience import Patience
+    from hasql.driver.time_left import TimeLeft
 
 __all__ = ("QueueAcquires",)
 
@@ -93,16 +93,16 @@ class QueueAcquires:
 
     # Acquiring
 
-    def acquire(self, patience: Patience, taking: Taking[_T]) -> _T:
+    def acquire(self, time_left: TimeLeft, taking: Taking[_T]) -> _T:
         """Take an idle connection, or a new one."""
-        request = PoolRequest(patience)
+        request = PoolRequest(time_left)
         before, self._thread.request = self._thread.request, request
         try:
             while True:
                 ticket = self._connects.ticket()
                 if self._pool().checkedout() >= self._limit:
                     # Others have taken all from the pool directly. It would wait in its own way.
-                    self._connects.wait_for_return(patience, ticket)
+                    self._connects.wait_for_return(time_left, ticket)
                     continue
                 if (taken := self._look(taking)) is not None:
                     self._lent.add(taking.raw_of(taken))
@@ -122,7 +122,7 @@ class QueueAcquires:
         if request.error is not None:
             raise request.error  # the pool did not ask for what could not be had
         try:
-            self._connects.wait(request.patience, ticket)
+            self._connects.wait(request.time_left, ticket)
         except (ConnectionError, OutOfTimeError):
             raise
         except Exception as error:  # noqa: BLE001  # the pool raises it, in its own way
@@ -168,7 +168,7 @@ class QueueAcquires:
         request = self._thread.request
         if request is not None:
             request.preparing += (raw,)
-            self._preparations.begin(raw, request.patience.seconds)
+            self._preparations.begin(raw, request.time_left.seconds)
 
     def _on_checkout(self, raw: Any, *_: object) -> None:
         if len(self._pool().dispatch.checkout) > 1:  # there are others after this one

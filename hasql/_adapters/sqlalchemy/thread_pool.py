@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hasql._adapters.sqlalchemy.thread_library import EngineThreadLibrary
     from hasql.driver import PoolSizes
     from hasql.driver.address_race import ThreadedConnect
-    from hasql.driver.patience import Patience
+    from hasql.driver.time_left import TimeLeft
     from hasql.driver.transactions import TransactionModes
 
 __all__ = ("EngineThreadPool",)
@@ -73,10 +73,10 @@ class EngineThreadPool(ThreadPool[Engine, Connection]):
     def size(self) -> int:
         return len(self._connections)
 
-    def acquire(self, patience: Patience, **kwargs: Any) -> Connection:
+    def acquire(self, time_left: TimeLeft, **kwargs: Any) -> Connection:
         refuse_all(kwargs, "SQLAlchemy's Engine.connect")
         pool = self.pool.pool
-        connection = self._acquires.acquire(patience, self._taking)
+        connection = self._acquires.acquire(time_left, self._taking)
         self._leases.add(connection, pool)
         return connection
 

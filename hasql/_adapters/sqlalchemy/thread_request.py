@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hasql.driver.patience import Patience
+    from hasql.driver.time_left import TimeLeft
 
 __all__ = ("NothingReadyError", "PoolRequest", "RequestingThread", "Taking")
 
@@ -33,10 +33,10 @@ class Taking(NamedTuple, Generic[_T]):
 class PoolRequest:
     """One acquire, while it asks the pool."""
 
-    __slots__ = ("error", "patience", "preparing")
+    __slots__ = ("error", "preparing", "time_left")
 
-    def __init__(self, patience: Patience) -> None:
-        self.patience = patience
+    def __init__(self, time_left: TimeLeft) -> None:
+        self.time_left = time_left
         #: Why no connection could be opened for it.
         self.error: Exception | None = None
         #: The driver's connections on which listeners or pings have run for it.

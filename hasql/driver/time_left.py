@@ -1,11 +1,11 @@
-"""The patience of an acquire in a thread: how long it may still wait for a connection."""
+"""The time that an acquire in a thread has left: until its deadline, and how it is waited for."""
 
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from hasql.driver.deadline import OutOfTimeError
 
-__all__ = ("Awaited", "Patience")
+__all__ = ("Awaited", "TimeLeft")
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
@@ -21,7 +21,7 @@ class Awaited(Protocol[_T_co]):
         """Return or raise what it ends with. Raises TimeoutError after `timeout` seconds."""
 
 
-class Patience:
+class TimeLeft:
     """The time that one acquire has left."""
 
     __slots__ = ("_args", "_clock", "_deadline", "_long_wait", "_on_long_wait")
