@@ -35,7 +35,7 @@ _POOL_SIZE = 10
 _MOST_TASKS = 40
 """Writers, and readers, that a server's connections suffice for."""
 
-_REPAIR_PATIENCE = 30.0
+_REPAIR_TIMEOUT = 30.0
 """Seconds until hasql must have all hosts back once they are repaired."""
 
 _LAST_WORDS = 0.5
@@ -166,7 +166,7 @@ class Demo:
 
     async def _await_whole(self, workload: Workload) -> float | None:
         with suppress(NotAvailableError):
-            await workload.ready(_REPAIR_PATIENCE)
+            await workload.ready(_REPAIR_TIMEOUT)
             self._tell("one master and two replicas serve again")
             return time.monotonic()
         return None

@@ -13,7 +13,7 @@ from hasql.testing import ClusterError
 
 __all__ = ("Observable", "Observer", "Promotion")
 
-_PATIENCE = 30.0
+_TIMEOUT = 30.0
 """Seconds that the process may take to start, and a promotion to happen."""
 
 
@@ -97,10 +97,10 @@ class Observer:
         stdout = self._running.stdout
         assert stdout is not None  # noqa: S101 - it is a pipe
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_TIMEOUT):
                 line = await stdout.readline()
         except TimeoutError:
-            raise ClusterError(f"no replica became a master within {_PATIENCE:g} s") from None
+            raise ClusterError(f"no replica became a master within {_TIMEOUT:g} s") from None
         if not line:
             raise ClusterError("the process that observes the servers has ended")
         return line

@@ -6,7 +6,7 @@ from threading import Thread
 from time import monotonic, sleep
 
 from hasql.cli.report import Acknowledged
-from hasql.cli.workload import GRACE, PATIENCE, PAUSE, Statements, Workload
+from hasql.cli.workload import GRACE, PAUSE, TIMEOUT, Statements, Workload
 from hasql.sync.psycopg3 import PoolManager
 
 __all__ = ("ThreadWorkload",)
@@ -50,7 +50,7 @@ class ThreadWorkload(Workload):
         if await self._wait(GRACE):
             self._breaking = True
             await asyncio.to_thread(self._pool.terminate)
-            await self._wait(PATIENCE)
+            await self._wait(TIMEOUT)
 
     def _start(self, name: str, operation: Callable[[int, int], None], client: int) -> None:
         # Daemons: not even one that hangs may keep the command from ending.

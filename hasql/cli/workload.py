@@ -10,14 +10,14 @@ from hasql._manager.introspection import Introspection
 from hasql.cli.report import Acknowledged, FailedOperation
 from hasql.tracing import AcquireRetried, AcquireWaited, Tracer
 
-__all__ = ("GRACE", "PATIENCE", "PAUSE", "TABLE", "Statements", "Workload")
+__all__ = ("GRACE", "PAUSE", "TABLE", "TIMEOUT", "Statements", "Workload")
 
 TABLE = "hasql_demo"
 
 PAUSE: Final = 0.002
 """Seconds that a worker rests between two operations: two cores also run three servers."""
 
-PATIENCE: Final = 5.0
+TIMEOUT: Final = 5.0
 """Seconds after which an operation that does not end is counted as hanging."""
 
 GRACE: Final = 0.2
@@ -97,7 +97,7 @@ class Workload(ABC):
     async def stop(self) -> None:
         """Let each worker end its operation; count and end those that do not within 5 s."""
         self._stopping = True
-        self.hung = await self._wait(PATIENCE)
+        self.hung = await self._wait(TIMEOUT)
         self.ended = monotonic()
         await self.abort()
 

@@ -102,7 +102,7 @@ SELECT pg_catalog.pg_current_xact_id_if_assigned()::text,
 
 
 #: Seconds that `CommitUnknownError.outcome` waits, unless told otherwise.
-_PATIENCE: Final = 10.0
+_TIMEOUT: Final = 10.0
 
 
 class CommitUnknownError(HasqlError):
@@ -131,7 +131,7 @@ class CommitUnknownError(HasqlError):
             f"the answer to COMMIT; look for what it has written, or ask outcome() later"
         )
 
-    def outcome(self, timeout: float = _PATIENCE) -> Any:  # noqa: ANN401  # by face
+    def outcome(self, timeout: float = _TIMEOUT) -> Any:  # noqa: ANN401  # by face
         """Ask again, for so many seconds at most, and return an `Outcome`.
 
         It is to be awaited, but with the pool managers of ``hasql.sync``, which wait themselves.

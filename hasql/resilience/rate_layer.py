@@ -49,10 +49,10 @@ class RateLimitLayer(Layer):
 
     def _take(self, key: str, lease: Lease[Any, Any], deadline: float) -> float:
         """Take a token, and return in how many seconds it is there."""
-        patience = self._waits.patience(deadline)
-        seconds = self._buckets.take(key, patience)
+        longest_wait = self._waits.longest_wait(deadline)
+        seconds = self._buckets.take(key, longest_wait)
         if seconds:
-            if seconds > patience:
+            if seconds > longest_wait:
                 raise self._waits.refusal(key, seconds)
             self._waits.waits += 1
         lease.token = key

@@ -22,7 +22,7 @@ __all__ = ("StoredRateLayer",)
 log = logging.getLogger("hasql")
 
 #: Seconds that the storage may take to answer; and for which it is left alone once it has failed.
-_PATIENCE: Final = 0.5
+_STORAGE_TIMEOUT: Final = 0.5
 _PAUSE: Final = 1.0
 #: Of what an acquire has left it has half, but these seconds at the least. If it does not answer in
 #: so many that would have been enough, it has failed; in less, the acquire was in a hurry.
@@ -75,11 +75,11 @@ class StoredRateLayer(Layer):
     async def _take(self, key: str, deadline: float) -> None:
         waited = False
         while True:
-            patience = self._waits.patience(deadline)
+            longest_wait = self._waits.longest_wait(deadline)
             if self._clock() < self._pause_ends:
                 self._stand_in()
                 return
-            limit = min(_PATIENCE, max(_MOMENT, (deadline - self._clock()) / 2))
+            limit = min(_STORAGE_TIMEOUT, max(_MOMENT, (deadline - self._clock()) / 2))
             try:
                 async with asyncio.timeout(limit):
                     seconds = await self._rates_of_tasks().take(key)
@@ -90,7 +90,7 @@ class StoredRateLayer(Layer):
                 return
             if not seconds:
                 return
-            self._check(key, seconds, patience, waited=waited)
+            self._check(key, seconds, longest_wait, waited=waited)
             waited = True
             await self._waits.wait(seconds)
 
@@ -99,7 +99,7 @@ class StoredRateLayer(Layer):
         del lease
         key, waited = self._waits.key(), False
         while True:
-            patience = self._waits.patience(deadline)
+            longest_wait = self._waits.longest_wait(deadline)
             if self._clock() < self._pause_ends:
                 self._stand_in()
                 return
@@ -111,14 +111,14 @@ class StoredRateLayer(Layer):
                 return
             if not seconds:
                 return
-            self._check(key, seconds, patience, waited=waited)
+            self._check(key, seconds, longest_wait, waited=waited)
             waited = True
             self._waits.wait_in_thread(seconds)
 
-    def _check(self, key: str, seconds: float, patience: float, *, waited: bool) -> None:
+    def _check(self, key: str, seconds: float, longest_wait: float, *, waited: bool) -> None:
         """Refuse an acquire whose next token comes too late."""
         with self._waits.lock:
-            if seconds > patience:
+            if seconds > longest_wait:
                 raise self._waits.refusal(key, seconds)
             self._waits.waits += not waited
 
@@ -126,14 +126,14 @@ class StoredRateLayer(Layer):
 
     def _rates_of_tasks(self) -> "TaskRates":
         if self._of_tasks is None:
-            self._of_tasks = self._library.TaskRates(self._rate_limit, _PATIENCE)
+            self._of_tasks = self._library.TaskRates(self._rate_limit, _STORAGE_TIMEOUT)
         return self._of_tasks
 
     def _rates_of_threads(self) -> "ThreadRates":
         if self._of_threads is None:
             with self._waits.lock:
                 if self._of_threads is None:
-                    self._of_threads = self._library.ThreadRates(self._rate_limit, _PATIENCE)
+                    self._of_threads = self._library.ThreadRates(self._rate_limit, _STORAGE_TIMEOUT)
         return self._of_threads
 
     def _note_failure(self, error: Exception) -> None:

@@ -35,7 +35,7 @@ class TokenBuckets:
     def __len__(self) -> int:
         return len(self._full_at)
 
-    def take(self, key: str, patience: float) -> float:
+    def take(self, key: str, longest_wait: float) -> float:
         """Take a token; return in how many seconds it is there.
 
         Nothing is taken if that is more than so many seconds.
@@ -53,7 +53,7 @@ class TokenBuckets:
         wait = full_at - self._seconds - now
         if wait < _AT_ONCE:
             wait = 0.0
-        if wait <= patience or not wait:
+        if wait <= longest_wait or not wait:
             kept[key] = full_at  # last, so that what interrupts a thread comes before or after it
         return wait
 

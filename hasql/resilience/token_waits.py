@@ -43,7 +43,7 @@ class TokenWaits:
             raise TypeError(msg)
         return found
 
-    def patience(self, deadline: float) -> float:
+    def longest_wait(self, deadline: float) -> float:
         """Return for how many seconds an acquire may wait. Raises PoolManagerClosedError."""
         if self._closed:
             raise _closed()

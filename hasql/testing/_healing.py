@@ -14,33 +14,33 @@ __all__ = ("heal", "master_of", "survey", "switch_over")
 # These are the same package's nodes: their synchronous core is meant for this module.
 # ruff: noqa: SLF001
 
-_FOLLOWING_PATIENCE = 1.5
+_FOLLOWING_TIMEOUT = 1.5
 """Seconds for a running replica to turn to another master before it rejoins.
 
 Turning takes a tenth of a second or is impossible; rejoining for nothing costs half a second.
 """
 
-_ANSWER_PATIENCE = 1.0
+_ANSWER_TIMEOUT = 1.0
 """Seconds after which a server is taken for one that somebody has stopped."""
 
 _POLL = 0.02
 """Seconds between two questions to a server that refuses."""
 
-_LAST_PATIENCE = 30.0
+_LAST_TIMEOUT = 30.0
 """Seconds after which one that runs is left for others: on a busy machine it may only be slow.
 
 To promote another one beside a master that lives would lose what that goes on to acknowledge.
 """
 
 
-def survey(nodes: Iterable[LocalNode], patience: float = 5.0) -> dict[LocalNode, NodeStatus | None]:
-    """Ask every node; None for one that cannot answer within `patience` seconds."""
-    return {node: _ask(node, patience) for node in nodes}
+def survey(nodes: Iterable[LocalNode], timeout: float = 5.0) -> dict[LocalNode, NodeStatus | None]:
+    """Ask every node; None for one that cannot answer within `timeout` seconds."""
+    return {node: _ask(node, timeout) for node in nodes}
 
 
-def _ask(node: LocalNode, patience: float = 5.0) -> NodeStatus | None:
+def _ask(node: LocalNode, timeout: float = 5.0) -> NodeStatus | None:
     try:
-        return node._status(patience)
+        return node._status(timeout)
     except ClusterError:
         return None
 
@@ -94,7 +94,7 @@ def _is_master(status: NodeStatus | None) -> bool:
 def _settled(node: LocalNode) -> NodeStatus | None:
     """Ask a node once all is over that was begun with it: else it changes behind our back."""
     with node._lock:
-        status = _ask(node, _ANSWER_PATIENCE)
+        status = _ask(node, _ANSWER_TIMEOUT)
         if status is None and node.running:
             # Stopped by somebody else's signal, or in no state to answer.
             node.thaw()
@@ -111,7 +111,7 @@ def _settled(node: LocalNode) -> NodeStatus | None:
 
 def _ask_again(node: LocalNode) -> NodeStatus | None:
     """Ask until it answers: one that recovers from a crash of its own refuses for a moment."""
-    until = time.monotonic() + _LAST_PATIENCE
+    until = time.monotonic() + _LAST_TIMEOUT
     while (left := until - time.monotonic()) > 0 and node.running:
         if (status := _ask(node, left)) is not None:
             return status
@@ -163,7 +163,7 @@ def _mend(
     if status is not None and status.in_recovery and status.may_follow(masters):
         try:
             node._sql("SELECT pg_wal_replay_resume()")
-            node._follow(master, _FOLLOWING_PATIENCE)
+            node._follow(master, _FOLLOWING_TIMEOUT)
         except ClusterError:
             node._rejoin(master)
     else:

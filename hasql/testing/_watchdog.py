@@ -20,7 +20,7 @@ __all__ = ("clean_up", "forget_postmaster", "process_table")
 
 _SEGMENTS = Path("/proc/sysvipc/shm")
 
-_PATIENCE = 20.0
+_TIMEOUT = 20.0
 """Seconds to go on for when something of the cluster does not go away."""
 
 
@@ -167,7 +167,7 @@ def clean_up(root: str, bindir: str, ended: Iterable[int] = ()) -> None:
     :param bindir: the real path of the PostgreSQL programs; only these are ever killed
     :param ended: postmasters of the cluster that are known to have ended just now
     """
-    until = time.monotonic() + _PATIENCE
+    until = time.monotonic() + _TIMEOUT
     gone = set(ended)
     while True:
         gone |= _kill_all(root, bindir, until)

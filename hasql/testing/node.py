@@ -16,10 +16,10 @@ from hasql.testing.errors import ClusterError
 
 __all__ = ("LocalNode",)
 
-_PATIENCE = 60.0
+_TIMEOUT = 60.0
 """Seconds that a start, a stop or a promotion may take."""
 
-_STREAMING_PATIENCE = 5.0
+_STREAMING_TIMEOUT = 5.0
 """Seconds until a replica that does not stream is taken for one that cannot."""
 
 _POLL = 0.005
@@ -191,7 +191,7 @@ class LocalNode:
             raise ClusterError(f"{self.name} is not running; start() or rejoin() starts it")
         return process
 
-    def _sql(self, query: str, timeout: float = _PATIENCE) -> str:
+    def _sql(self, query: str, timeout: float = _TIMEOUT) -> str:
         self._running_process()
         if self._frozen:
             raise ClusterError(f"{self.name} is frozen and cannot answer; thaw() lets it go on")
@@ -200,19 +200,19 @@ class LocalNode:
     def _status(self, timeout: float = 5.0) -> NodeStatus:
         return NodeStatus.parse(self._sql(_status.QUERY, timeout))
 
-    def _until(self, done: Callable[[], bool], patience: float, goal: str) -> None:
-        until = time.monotonic() + patience
+    def _until(self, done: Callable[[], bool], timeout: float, goal: str) -> None:
+        until = time.monotonic() + timeout
         while not done():
             if time.monotonic() > until:
                 raise ClusterError(
-                    f"{self.name} did not {goal} within {patience:g} s; its log ends: {self._log()}"
+                    f"{self.name} did not {goal} within {timeout:g} s; its log ends: {self._log()}"
                 )
             time.sleep(_POLL)
 
     def _log(self) -> str:
         return (self._machine.read(f"{self._machine.root}/{self.name}.log") or "")[-1500:].strip()
 
-    def _start(self, patience: float = _PATIENCE) -> None:
+    def _start(self, timeout: float = _TIMEOUT) -> None:
         with self._lock:
             if self.running:
                 raise ClusterError(f"{self.name} is running already; restart() restarts it")
@@ -230,7 +230,7 @@ class LocalNode:
             # A request to promote is forgotten by a server that starts anew.
             self._process, self._frozen, self._promoting = process, False, False
             try:
-                self._until(lambda: self._is_up(process), patience, "accept connections")
+                self._until(lambda: self._is_up(process), timeout, "accept connections")
             except ClusterError:
                 process.kill()
                 raise
@@ -253,9 +253,9 @@ class LocalNode:
             process.signal(_STOP_SIGNALS[mode])
             process.thaw()
             self._frozen = False
-            if not process.wait(_PATIENCE):
+            if not process.wait(_TIMEOUT):
                 raise ClusterError(
-                    f"{self.name} did not stop within {_PATIENCE:g} s; 'immediate' does not wait "
+                    f"{self.name} did not stop within {_TIMEOUT:g} s; 'immediate' does not wait "
                     "for clients and replicas, kill() waits for nothing"
                 )
 
@@ -276,7 +276,7 @@ class LocalNode:
         if self._promoting:
             self._until(
                 lambda: self._sql("SELECT pg_is_in_recovery()") == "f",
-                _PATIENCE,
+                _TIMEOUT,
                 "become a master",
             )
             self._promoting = False
@@ -285,7 +285,7 @@ class LocalNode:
         self._sql("SELECT pg_wal_replay_pause()")
         self._until(
             lambda: self._sql("SELECT pg_get_wal_replay_pause_state()") == "paused",
-            _STREAMING_PATIENCE,
+            _STREAMING_TIMEOUT,
             "pause",
         )
 
@@ -306,11 +306,11 @@ class LocalNode:
             and self._status().streams(master.port, status.timeline)
         )
 
-    def _await_streaming(self, master: "LocalNode", patience: float) -> None:
+    def _await_streaming(self, master: "LocalNode", timeout: float) -> None:
         goal = f"stream from {master.name}"
-        self._until(lambda: self._streams_from(master), patience, goal)
+        self._until(lambda: self._streams_from(master), timeout, goal)
 
-    def _follow(self, master: "LocalNode", patience: float = _STREAMING_PATIENCE) -> None:
+    def _follow(self, master: "LocalNode", timeout: float = _STREAMING_TIMEOUT) -> None:
         with self._lock:
             if not self._status().in_recovery:
                 raise ClusterError(f"{self.name} is a master; rejoin() makes it a replica")
@@ -318,12 +318,12 @@ class LocalNode:
             conninfo = quoted(master._conninfo())  # noqa: SLF001
             self._sql(f"ALTER SYSTEM SET primary_conninfo = {conninfo}")
             self._sql("SELECT pg_reload_conf()")
-            self._await_streaming(master, patience)
+            self._await_streaming(master, timeout)
 
     def _start_following(self, master: "LocalNode") -> None:
         self._data.follow(master._conninfo())  # noqa: SLF001
-        self._start(_STREAMING_PATIENCE)
-        self._await_streaming(master, _STREAMING_PATIENCE)
+        self._start(_STREAMING_TIMEOUT)
+        self._await_streaming(master, _STREAMING_TIMEOUT)
 
     def _rejoin(self, master: "LocalNode") -> None:
         with self._lock:

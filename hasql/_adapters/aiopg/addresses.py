@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 #: Seconds that a connect may take at first while there is another address to try; it doubles each
 #: time that all were too slow. Some drivers try the next one beside it; libpq's connections are
 #: made one by one, as each has a place in aiopg's pool.
-_PATIENCE = 0.3
+_FIRST_TIMEOUT = 0.3
 
 
 class _Attempt(NamedTuple):
@@ -36,12 +36,12 @@ class _Attempt(NamedTuple):
     address: str
     limit: asyncio.Timeout
     #: Seconds that it may take; None: as long as it takes.
-    patience: float | None
+    seconds: float | None
 
     def begin(self) -> None:
         """Let the time begin, now that it need not wait for another connect any more."""
-        if self.patience is not None:
-            self.limit.reschedule(asyncio.get_running_loop().time() + self.patience)
+        if self.seconds is not None:
+            self.limit.reschedule(asyncio.get_running_loop().time() + self.seconds)
 
 
 _attempt: ContextVar[_Attempt] = ContextVar("hasql_aiopg_attempt")
@@ -58,9 +58,9 @@ class Addresses:
         self._endpoint = endpoint
         name = endpoint.host.host
         self._name = None if name.startswith("/") or is_address(name) else name
-        #: The address that answered last, which is tried first, and how patient one was with it.
+        #: The address that answered last, which is tried first, and how long that might take.
         self._last: str | None = None
-        self._patience = _PATIENCE
+        self._timeout = _FIRST_TIMEOUT
 
     def choose(self, dsn: str) -> str:
         """Return the DSN with the address to connect to now."""
@@ -83,24 +83,24 @@ class Addresses:
             found = sorted(resolved, key=lambda address: address != self._last)
         if not found:
             return await connect()
-        patience = dict.fromkeys(found, _PATIENCE) | {self._last: self._patience}
+        timeouts = dict.fromkeys(found, _FIRST_TIMEOUT) | {self._last: self._timeout}
         turns = deque(found)
         while True:
             address = turns.popleft()
             limit = asyncio.timeout(None)
-            attempt = _Attempt(address, limit, patience[address] if turns else None)
+            attempt = _Attempt(address, limit, timeouts[address] if turns else None)
             token = _attempt.set(attempt)
             try:
                 async with limit:
                     connected = await connect()
             except BaseException as error:
                 if limit.expired() and isinstance(error, TimeoutError):
-                    patience[address] *= 2
+                    timeouts[address] *= 2
                     turns.append(address)
                 elif not turns or failure_of(error) is not Failure.BROKEN:
                     raise
             else:
-                self._last, self._patience = address, patience[address]
+                self._last, self._timeout = address, timeouts[address]
                 self._endpoint.note_connected(address)
                 return connected
             finally:
