@@ -14,11 +14,11 @@ from hasql.driver import ConnT, Driver, Failure, PoolT
 from hasql.driver.judgement import judged
 from hasql.resilience.commit_outcome import CommitMark, Outcome
 from hasql.resilience.commit_rule import (
-    Word,
+    StatusAnswer,
     last_sign,
     outcome_of,
     question,
-    read_word,
+    read_answer,
 )
 
 __all__ = ("CommitFinder",)
@@ -126,17 +126,17 @@ class CommitFinder(Generic[PoolT, ConnT]):
         return None
 
     async def _outcome(self, mark: CommitMark, node: Node[PoolT, ConnT]) -> Outcome | None:
-        word = await self._ask(mark, node)
+        answer = await self._ask(mark, node)
         topology = self._routing.topology
         state = topology.node(mark.host)
         sign = last_sign(mark, None if state is None else state.reading)
         if (later := self._marks.get(mark.server)) is not None:
             sign = sign.and_then(last_sign(later, None))
         switches = topology.memory.switches.get(mark.system_id, ())
-        return outcome_of(mark, word, switches, sign)
+        return outcome_of(mark, answer, switches, sign)
 
-    async def _ask(self, mark: CommitMark, node: Node[PoolT, ConnT]) -> Word:
+    async def _ask(self, mark: CommitMark, node: Node[PoolT, ConnT]) -> StatusAnswer:
         async with self._one_at_a_time:
             row = await self._session.fetch_row(node, question(mark))
         state = self._routing.topology.node(node.host)
-        return read_word(node.host, row, several=state is None or state.several)
+        return read_answer(node.host, row, several=state is None or state.several)

@@ -1,4 +1,4 @@
-"""The rule by which a master's word on a transaction is taken for the outcome of a commit.
+"""The rule by which what a master says of a transaction is taken for the outcome of a commit.
 
 A transaction's id says which it is only within one history. A server that crashes forgets the WAL
 it had not flushed, and then gives the ids that were in it to others; a standby that is promoted
@@ -19,7 +19,7 @@ from hasql.cluster.lineage import Switch, switch_of, switches_from
 from hasql.cluster.probe import ProbeForm, Reading, Role, UnreadableAnswerError, read_row
 from hasql.resilience.commit_outcome import CommitMark, Outcome
 
-__all__ = ("LastSign", "Word", "last_sign", "outcome_of", "question", "read_word")
+__all__ = ("LastSign", "StatusAnswer", "last_sign", "outcome_of", "question", "read_answer")
 
 #: Microseconds in which no server crashes, recovers, lets somebody in and commits. (PostgreSQL 16
 #: and 18 take 34 ms from the death of a process to the next commit, all in memory.)
@@ -29,7 +29,7 @@ _STATUSES: Final = frozenset({"committed", "aborted", "in progress"})
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
+class StatusAnswer:
     """What a server has said of a transaction and of itself, in one answer."""
 
     host: HostSpec
@@ -43,10 +43,10 @@ class Word:
 def question(mark: CommitMark) -> str:
     """Return the SQL that asks a server of a transaction; it has one row.
 
-    What has not ended when the server looks is "in progress": no other word would do for an id that
+    What has not ended when the server looks is "in progress": nothing else would do for an id that
     the server has not given away yet, of which `pg_xact_status` does not like to be asked.
 
-    It is a master's word: what a standby has not replayed yet, it would take for not committed.
+    Only a master is asked: what a standby has not replayed yet, it would take for not committed.
     """
     return f"""\
 {ProbeForm.FULL.value},
@@ -56,13 +56,13 @@ def question(mark: CommitMark) -> str:
    THEN pg_catalog.pg_xact_status('{mark.xid}') ELSE 'in progress' END END"""
 
 
-def read_word(host: HostSpec, row: Sequence[str | None], *, several: bool) -> Word:
+def read_answer(host: HostSpec, row: Sequence[str | None], *, several: bool) -> StatusAnswer:
     """Read the row. Raises UnreadableAnswerError: it is no answer to that."""
     *probed, status = row or ("",)
     if status is not None and status not in _STATUSES:
         msg = f"{host} has said {status!r} of a transaction"
         raise UnreadableAnswerError(msg)
-    return Word(host, status, read_row(ProbeForm.FULL, probed), several)
+    return StatusAnswer(host, status, read_row(ProbeForm.FULL, probed), several)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,29 +95,29 @@ def _server(reading: Reading) -> tuple[int | None, int | None, int | None]:
 
 
 def outcome_of(
-    mark: CommitMark, word: Word, switches: Iterable[Switch], sign: LastSign
+    mark: CommitMark, answer: StatusAnswer, switches: Iterable[Switch], sign: LastSign
 ) -> Outcome | None:
     """Return the outcome; None: ask again later, it is too early to say.
 
     Args:
         mark: What was read before COMMIT.
-        word: What a server says that is a master now.
+        answer: What a server says that is a master now.
         switches: Where the timelines of the mark's cluster have begun, as far as that was seen.
         sign: What the mark's server has shown last, before any restart.
     """
-    reading = word.reading
+    reading = answer.reading
     if not _may_know(mark, reading):
         return None
     if _server(reading) == mark.server and reading.timeline == mark.timeline:
-        return _of_the_same_server(word.status)
-    if word.status is None:
+        return _of_the_same_server(answer.status)
+    if answer.status is None:
         return Outcome.UNKNOWN
-    if word.status != "committed":
+    if answer.status != "committed":
         # "In progress" is another's: ours has ended with its server.
         return Outcome.ABORTED
     if reading.timeline == mark.timeline:
-        return _after_a_restart(mark, word, switches, sign)
-    return _after_promotions(mark, word, switches, sign)
+        return _after_a_restart(mark, answer, switches, sign)
+    return _after_promotions(mark, answer, switches, sign)
 
 
 def _may_know(mark: CommitMark, reading: Reading) -> bool:
@@ -137,7 +137,7 @@ def _of_the_same_server(status: str | None) -> Outcome | None:
 
 
 def _after_a_restart(
-    mark: CommitMark, word: Word, switches: Iterable[Switch], sign: LastSign
+    mark: CommitMark, answer: StatusAnswer, switches: Iterable[Switch], sign: LastSign
 ) -> Outcome:
     """Say what "committed" means on the same timeline, from a server that has started since.
 
@@ -149,12 +149,12 @@ def _after_a_restart(
     crash before the last one, which lost it, and the server that started then may have written
     beyond it.
     """
-    reading = word.reading
+    reading = answer.reading
     if reading.was_standby or (
         reading.recovered_to is not None and reading.recovered_to <= mark.position
     ):
         return Outcome.ABORTED
-    same = word.host == mark.host and not word.several and _is_the_only_one(mark, switches)
+    same = answer.host == mark.host and not answer.several and _is_the_only_one(mark, switches)
     return Outcome.COMMITTED if same and mark.position <= sign.flushed else Outcome.UNKNOWN
 
 
@@ -165,13 +165,13 @@ def _is_the_only_one(mark: CommitMark, switches: Iterable[Switch]) -> bool:
 
 
 def _after_promotions(
-    mark: CommitMark, word: Word, switches: Iterable[Switch], sign: LastSign
+    mark: CommitMark, answer: StatusAnswer, switches: Iterable[Switch], sign: LastSign
 ) -> Outcome:
     """Say what "committed" means on a later timeline."""
-    last = _last_switch(word, switches)
+    last = _last_switch(answer, switches)
     # A server that has started since its promotion, or received nothing before it, does not tell
     # where its timeline began; but it has recovered to there at the least.
-    bound = word.reading.recovered_to if last is None else last.position
+    bound = answer.reading.recovered_to if last is None else last.position
     # No history has left a timeline behind where its last timeline began. The mark is where a
     # record ends, and the commit's lies behind it: what ends there has all before it, but not that.
     if bound is not None and bound <= mark.position:
@@ -186,19 +186,19 @@ def _after_promotions(
     return Outcome.UNKNOWN
 
 
-def _last_switch(word: Word, switches: Iterable[Switch]) -> Switch | None:
+def _last_switch(answer: StatusAnswer, switches: Iterable[Switch]) -> Switch | None:
     """Return where the timeline began that a master writes; None: it is not known.
 
     What was seen of it before is of use if the host is that server still, which goes without saying
     but for a name that leads to several, and a host that has begun that timeline twice.
     """
-    timeline = word.reading.timeline
-    known = [each for each in switches if (each.host, each.timeline) == (word.host, timeline)]
-    told = switch_of(word.host, word.reading, None)
+    timeline = answer.reading.timeline
+    known = [each for each in switches if (each.host, each.timeline) == (answer.host, timeline)]
+    told = switch_of(answer.host, answer.reading, None)
     if told is not None:
         same = (each for each in known if replace(each, ancestor=told.ancestor) == told)
         return next(same, told)  # which may know of an ancestor, too
-    return known[0] if len(known) == 1 and not word.several else None
+    return known[0] if len(known) == 1 and not answer.several else None
 
 
 def _holds(switch: Switch, mark: CommitMark, sign: LastSign) -> bool:

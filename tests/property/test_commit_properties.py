@@ -1,4 +1,4 @@
-"""No word on a commit is ever wrong, whatever a cluster has gone through (20).
+"""Nothing that is told of a commit is ever wrong, whatever a cluster has gone through (20).
 
 A small model of PostgreSQL: servers with a write-ahead log, some of it flushed, which give ids to
 transactions, crash, start again, follow one another and are promoted. Whatever it comes to,
@@ -16,7 +16,7 @@ from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Reading, Role
 from hasql.cluster.topology import Answered, Failed, FirstRoundOver, Topology
 from hasql.resilience import CommitMark, Outcome
-from hasql.resilience.commit_rule import Word, last_sign, outcome_of
+from hasql.resilience.commit_rule import StatusAnswer, last_sign, outcome_of
 
 SYSTEM = 7
 #: Microseconds that a server takes from its end to its next commit, at the least.
@@ -229,13 +229,13 @@ class Cluster:
                     assert owner not in there, (mark, server)
 
     def _told(self, mark: CommitMark, server: Server) -> Outcome | None:
-        word = Word(server.host, server.status(mark.xid), server.reading(self.now))
+        answer = StatusAnswer(server.host, server.status(mark.xid), server.reading(self.now))
         state = self.topology.node(mark.host)
         sign = last_sign(mark, None if state is None else state.reading)
         for later, _ in self.marks:
             if later.server == mark.server:
                 sign = sign.and_then(last_sign(later, None))
-        return outcome_of(mark, word, self.topology.memory.switches.get(SYSTEM, ()), sign)
+        return outcome_of(mark, answer, self.topology.memory.switches.get(SYSTEM, ()), sign)
 
 
 #: What happens, and how often compared with other things.

@@ -1,4 +1,4 @@
-"""Which word of which master is taken for the outcome of a commit: the truth table."""
+"""Which answer of which master is taken for the outcome of a commit: the truth table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from hasql.cluster.probe import Reading, Role, UnreadableAnswerError
 from hasql.cluster.topology import Answered, Topology
 from hasql.errors import HasqlError
 from hasql.resilience import CommitMark, CommitUnknownError, Outcome
-from hasql.resilience.commit_rule import LastSign, Word, last_sign, outcome_of, question, read_word
+from hasql.resilience.commit_rule import (
+    LastSign,
+    StatusAnswer,
+    last_sign,
+    outcome_of,
+    question,
+    read_answer,
+)
 
 A, B, C = (parse_host(name) for name in "abc")
 COMMITTED, ABORTED, UNKNOWN, WAIT = Outcome.COMMITTED, Outcome.ABORTED, Outcome.UNKNOWN, None
@@ -52,8 +59,8 @@ def told(  # noqa: PLR0913  # by name, and few at a time
     flushed: int = 4000,
     host: HostSpec | None = None,
 ) -> Outcome | None:
-    word = Word(host or (A if reading.timeline == 3 else B), status, reading, several)
-    return outcome_of(mark, word, switches, LastSign(alive, flushed))
+    answer = StatusAnswer(host or (A if reading.timeline == 3 else B), status, reading, several)
+    return outcome_of(mark, answer, switches, LastSign(alive, flushed))
 
 
 # The same server
@@ -338,11 +345,11 @@ def test_a_mark_that_cannot_be_read_is_none(column: int, value: str | None) -> N
 def test_a_word_is_read_from_the_text_of_one_row() -> None:
     core = ("f", "1.0", "7", "11", "2", "000000030000000000000001", "0/9", None)
     probed = (*core, "0/8", None, "f", None)
-    word = read_word(A, (*probed, "aborted"), several=False)
-    assert (word.status, word.reading.timeline, word.reading.started_at) == ("aborted", 3, 11)
+    answer = read_answer(A, (*probed, "aborted"), several=False)
+    assert (answer.status, answer.reading.timeline, answer.reading.started_at) == ("aborted", 3, 11)
     for row in ((), (*probed, "rolled back"), (*probed[1:], "aborted")):
         with pytest.raises(UnreadableAnswerError):
-            read_word(A, row, several=False)
+            read_answer(A, row, several=False)
 
 
 def test_the_question_names_the_transaction() -> None:
