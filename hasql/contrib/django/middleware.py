@@ -15,7 +15,7 @@ from django.http.response import HttpResponseBase
 from django.utils.cache import patch_vary_headers
 from django.utils.decorators import sync_and_async_middleware
 
-from hasql.contrib.django.request_writes import Pins, current_pins
+from hasql.contrib.django.request_writes import PinnedMasters, current_pinned
 
 __all__ = ("COOKIE", "read_your_writes")
 
@@ -43,26 +43,26 @@ def read_your_writes(get_response: _Sync | _Async) -> _Sync | _Async:
         answer_soon = cast("_Async", get_response)
 
         async def middleware_async(request: HttpRequest) -> HttpResponseBase:
-            pins = _begin(request, seconds)
+            pinned = _begin(request, seconds)
             response = None
             try:
                 response = await answer_soon(request)
             finally:
                 _end(response)
-            return _pinned(request, response, pins, seconds)
+            return _pinned(request, response, pinned, seconds)
 
         return middleware_async
 
     answer = cast("_Sync", get_response)
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
-        pins = _begin(request, seconds)
+        pinned = _begin(request, seconds)
         response = None
         try:
             response = answer(request)
         finally:
             _end(response)
-        return _pinned(request, response, pins, seconds)
+        return _pinned(request, response, pinned, seconds)
 
     return middleware
 
@@ -76,28 +76,28 @@ def _pin_seconds() -> float:
     return seconds
 
 
-def _begin(request: HttpRequest, seconds: float) -> Pins:
+def _begin(request: HttpRequest, seconds: float) -> PinnedMasters:
     # No secret is in there, but who could write it could send all their reads to the master.
     age = timedelta(seconds=seconds + 1)  # a signature's time is cut to whole seconds
     text = request.get_signed_cookie(COOKIE, default="", salt=_SALT, max_age=age) or ""
-    pins = Pins(text.split(",") if text else ())
-    current_pins.set(pins)
-    return pins
+    pinned = PinnedMasters(text.split(",") if text else ())
+    current_pinned.set(pinned)
+    return pinned
 
 
 def _end(response: HttpResponseBase | None) -> None:
     # What a response streams is read after this, and still by this request.
     if response is None or not response.streaming:
-        current_pins.set(None)
+        current_pinned.set(None)
 
 
 def _pinned(
-    request: HttpRequest, response: HttpResponseBase, pins: Pins, seconds: float
+    request: HttpRequest, response: HttpResponseBase, pinned: PinnedMasters, seconds: float
 ) -> HttpResponseBase:
-    if pins.written and seconds:
+    if pinned.written and seconds:
         response.set_signed_cookie(
             COOKIE,
-            ",".join(sorted(pins.written | pins.before)),
+            ",".join(sorted(pinned.written | pinned.before)),
             salt=_SALT,
             max_age=ceil(seconds),
             path=settings.SESSION_COOKIE_PATH,

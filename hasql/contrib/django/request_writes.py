@@ -12,7 +12,14 @@ from django.core.signals import request_finished, request_started
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ("Pins", "current_pins", "end_of_work", "has_to_read", "is_write", "note_write")
+__all__ = (
+    "PinnedMasters",
+    "current_pinned",
+    "end_of_work",
+    "has_to_read",
+    "is_write",
+    "note_write",
+)
 
 # The words with which a statement begins that leaves the database as it is. One that begins with a
 # comment is looked at behind it.
@@ -25,7 +32,7 @@ _READ = re.compile(
 )
 
 
-class Pins:
+class PinnedMasters:
     """The aliases of masters that one request reads from, and no replica of theirs."""
 
     def __init__(self, before: Iterable[str] = ()) -> None:
@@ -45,7 +52,7 @@ class _OfThread(local):
 
 _of_thread = _OfThread()
 #: Set by the middleware; it follows a request into the threads that `sync_to_async` uses.
-current_pins: ContextVar[Pins | None] = ContextVar("current_pins", default=None)
+current_pinned: ContextVar[PinnedMasters | None] = ContextVar("current_pinned", default=None)
 
 
 def is_write(statement: object) -> bool:
@@ -59,17 +66,17 @@ def is_write(statement: object) -> bool:
 def note_write(alias: str) -> None:
     """Have reads of this request go to a master."""
     _of_thread.written.add(alias)
-    pins = current_pins.get()
-    if pins is not None:
-        pins.written.add(alias)
+    pinned = current_pinned.get()
+    if pinned is not None:
+        pinned.written.add(alias)
 
 
 def has_to_read(alias: str) -> bool:
     """Tell whether this request has to read from that master."""
     if alias in _of_thread.written:
         return True
-    pins = current_pins.get()
-    return pins is not None and (alias in pins.written or alias in pins.before)
+    pinned = current_pinned.get()
+    return pinned is not None and (alias in pinned.written or alias in pinned.before)
 
 
 def end_of_work() -> None:
@@ -81,14 +88,14 @@ def end_of_work() -> None:
 def _begin(**_: Any) -> None:
     _of_thread.in_request = True
     _of_thread.written.clear()
-    current_pins.set(None)
+    current_pinned.set(None)
 
 
 def _end(**_: Any) -> None:
     _of_thread.in_request = False
     _of_thread.written.clear()
     # A body that was streamed has kept them until here.
-    current_pins.set(None)
+    current_pinned.set(None)
 
 
 request_started.connect(_begin, dispatch_uid="hasql.contrib.django.begin")
