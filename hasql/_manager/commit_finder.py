@@ -132,7 +132,7 @@ class CommitFinder(Generic[PoolT, ConnT]):
         sign = last_sign(mark, None if state is None else state.reading)
         if (later := self._marks.get(mark.server)) is not None:
             sign = sign.and_then(last_sign(later, None))
-        switches = topology.memory.switches.get(mark.system_id, ())
+        switches = topology.seen.switches.get(mark.system_id, ())
         return outcome_of(mark, answer, switches, sign)
 
     async def _ask(self, mark: CommitMark, node: Node[PoolT, ConnT]) -> StatusAnswer:

@@ -14,14 +14,14 @@ from hasql.cluster.lineage import Switch
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion, Health, NodeState, Rules
 
-__all__ = ("Memory", "Verdict", "judge")
+__all__ = ("SeenClusters", "Verdict", "judge")
 
 #: Seconds without an answer from the pinned cluster before another identifier may take its place.
 _REPIN_AFTER = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class SeenClusters:
     """What a manager remembers of the clusters it has seen, for its whole life."""
 
     #: The system identifier that nodes must have; None until the first round is over.
@@ -43,24 +43,24 @@ class Verdict:
     """Who may not serve and why, by position, and what is to be remembered."""
 
     exclusions: tuple[Exclusion | None, ...]
-    memory: Memory
+    seen: SeenClusters
 
 
-def judge(nodes: Sequence[NodeState], memory: Memory, rules: Rules, now: float) -> Verdict:
-    """Judge all nodes anew. The same nodes and memory give the same verdict."""
-    memory = _pin(nodes, memory, rules, now)
-    exclusions = _own_exclusions(nodes, memory, rules)
+def judge(nodes: Sequence[NodeState], seen: SeenClusters, rules: Rules, now: float) -> Verdict:
+    """Judge all nodes anew. What was seen before counts, too: the same gives the same verdict."""
+    seen = _pin(nodes, seen, rules, now)
+    exclusions = _own_exclusions(nodes, seen, rules)
     if rules.fencing:
-        memory = _fence(nodes, exclusions, memory)
+        seen = _fence(nodes, exclusions, seen)
     _see_off(nodes, exclusions)
-    return Verdict(tuple(exclusions), memory)
+    return Verdict(tuple(exclusions), seen)
 
 
 def _fence(
-    nodes: Sequence[NodeState], exclusions: list[Exclusion | None], memory: Memory
-) -> Memory:
+    nodes: Sequence[NodeState], exclusions: list[Exclusion | None], seen: SeenClusters
+) -> SeenClusters:
     """Choose the master of each cluster, and return what is to be remembered of that."""
-    timelines, incumbents = dict(memory.timelines), dict(memory.incumbents)
+    timelines, incumbents = dict(seen.timelines), dict(seen.incumbents)
     clusters = {node.system_id for node in nodes if node.system_id is not None}
     for cluster in clusters:
         contenders = [
@@ -72,35 +72,33 @@ def _fence(
             and exclusions[i] is None
         ]
         _elect(nodes, contenders, exclusions, timelines, incumbents)
-    return replace(memory, timelines=timelines, incumbents=incumbents)
+    return replace(seen, timelines=timelines, incumbents=incumbents)
 
 
-def _pin(nodes: Sequence[NodeState], memory: Memory, rules: Rules, now: float) -> Memory:
+def _pin(nodes: Sequence[NodeState], seen: SeenClusters, rules: Rules, now: float) -> SeenClusters:
     """Fix the cluster that nodes must belong to: that of most, ties by the order of hosts."""
     if rules.allow_several_clusters:
-        return memory
+        return seen
     votes = Counter(node.system_id for node in nodes if node.answers and node.system_id is not None)
     # An upgrade with pg_upgrade gives a cluster a new identifier: once the old one has been
     # silent for long, and nothing but one other answers, that one is the cluster now.
-    gone = (
-        memory.cluster not in votes and now - memory.cluster_seen > _REPIN_AFTER and len(votes) == 1
-    )
-    if not votes or (memory.cluster_is_final and not gone):
-        return memory
+    gone = seen.cluster not in votes and now - seen.cluster_seen > _REPIN_AFTER and len(votes) == 1
+    if not votes or (seen.cluster_is_final and not gone):
+        return seen
     everybody = all(node.health is not Health.STARTING for node in nodes)
     cluster = votes.most_common(1)[0][0]
-    return replace(memory, cluster=cluster, cluster_is_final=everybody, cluster_seen=now)
+    return replace(seen, cluster=cluster, cluster_is_final=everybody, cluster_seen=now)
 
 
 def _own_exclusions(
-    nodes: Sequence[NodeState], memory: Memory, rules: Rules
+    nodes: Sequence[NodeState], seen: SeenClusters, rules: Rules
 ) -> list[Exclusion | None]:
     """Why nodes may not serve whatever the other masters are."""
     exclusions: list[Exclusion | None] = []
     servers: set[tuple[int, int]] = set()
     for node in nodes:
         server = node.server if node.answers else None
-        if node.system_id is not None and memory.cluster not in {None, node.system_id}:
+        if node.system_id is not None and seen.cluster not in {None, node.system_id}:
             exclusions.append(Exclusion.FOREIGN)
         elif node.was_master and (node.never_master or rules.forbids_master(node.host)):
             exclusions.append(Exclusion.NEVER_MASTER)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from hasql.cluster.discovered import Discovered
-from hasql.cluster.fencing import Memory, judge
+from hasql.cluster.fencing import SeenClusters, judge
 from hasql.cluster.host import HostSpec
 from hasql.cluster.lineage import remembered, with_what_was_followed
 from hasql.cluster.probe import Reading, Role
@@ -138,7 +138,7 @@ class Topology:
 
     nodes: tuple[NodeState, ...]
     rules: Rules = field(default_factory=Rules)
-    memory: Memory = field(default_factory=Memory)
+    seen: SeenClusters = field(default_factory=SeenClusters)
     #: Whether every host had its chance to answer. Until then nobody serves: a manager that has
     #: met one of two masters cannot know which is the right one.
     first_round_over: bool = False
@@ -170,25 +170,25 @@ class Topology:
     def observe(self, observation: Observation) -> Step:
         """Take one observation in. One that is older than what is known changes nothing."""
         if isinstance(observation, FirstRoundOver):
-            return self._judged(self.nodes, self.memory, observation.at, over=True)
+            return self._judged(self.nodes, self.seen, observation.at, over=True)
         before = self.node(observation.host)
         after = before and _observed(before, observation)
         if before is None or after is None:
             return Step(self)
         nodes = tuple(after if node is before else node for node in self.nodes)
-        memory = self.memory
-        if isinstance(observation, Answered) and after.system_id == memory.cluster:
-            memory = replace(memory, cluster_seen=observation.at)
+        seen = self.seen
+        if isinstance(observation, Answered) and after.system_id == seen.cluster:
+            seen = replace(seen, cluster_seen=observation.at)
         # A host of another cluster is judged on each answer: the cluster may have been upgraded.
         foreign = after.exclusion is Exclusion.FOREIGN
         if self.first_round_over and _standing(before) == _standing(after) and not foreign:
-            step = Step(replace(self, nodes=nodes, memory=memory))
+            step = Step(replace(self, nodes=nodes, seen=seen))
         else:
             if isinstance(observation, Answered):
                 last = before.reading
-                known = remembered(memory.switches, before.host, observation.reading, last)
-                memory = replace(memory, switches=known)
-            step = self._judged(nodes, memory, observation.at)
+                known = remembered(seen.switches, before.host, observation.reading, last)
+                seen = replace(seen, switches=known)
+            step = self._judged(nodes, seen, observation.at)
         breaks = _breaks(step.topology, observation, before)
         return Step(step.topology, (*step.effects, *breaks)) if breaks else step
 
@@ -209,12 +209,12 @@ class Topology:
         ]
         named = {found.host for found in hosts}
         nodes += [replace(node, leaving=True) for node in self.nodes if node.host not in named]
-        return self._judged(tuple(nodes), self.memory, now)
+        return self._judged(tuple(nodes), self.seen, now)
 
     def without(self, gone: Collection[HostSpec], now: float) -> Step:
         """Take out hosts that have left."""
         nodes = tuple(node for node in self.nodes if node.host not in gone)
-        return self._judged(nodes, self.memory, now)
+        return self._judged(nodes, self.seen, now)
 
     def without_memory(self, now: float) -> Step:
         """Forget which timelines were seen, so that an older one may win again."""
@@ -224,22 +224,20 @@ class Topology:
         )
         serving = {node.host for node in self.masters}
         incumbents = {
-            cluster: node
-            for cluster, node in self.memory.incumbents.items()
-            if node.host in serving
+            cluster: node for cluster, node in self.seen.incumbents.items() if node.host in serving
         }
-        memory = replace(self.memory, timelines={}, incumbents=incumbents, switches={})
-        return self._judged(nodes, memory, now)
+        seen = replace(self.seen, timelines={}, incumbents=incumbents, switches={})
+        return self._judged(nodes, seen, now)
 
     def _judged(
-        self, nodes: tuple[NodeState, ...], memory: Memory, now: float, *, over: bool = False
+        self, nodes: tuple[NodeState, ...], seen: SeenClusters, now: float, *, over: bool = False
     ) -> Step:
         """Judge who may serve among these nodes, and find what has to be done about it."""
         heard = nodes and all(node.health is not Health.STARTING for node in nodes)
         over = bool(over or self.first_round_over or heard)
         if over:
-            verdict = judge(nodes, memory, self.rules, now)
-            memory = verdict.memory
+            verdict = judge(nodes, seen, self.rules, now)
+            seen = verdict.seen
             nodes = tuple(
                 node if node.exclusion is why else replace(node, exclusion=why)
                 for node, why in zip(nodes, verdict.exclusions, strict=True)
@@ -253,7 +251,7 @@ class Topology:
                 node = replace(node, since=now)  # noqa: PLW2901  # the same node, dated
                 effects += _effects(before, node)
             dated.append(node)
-        topology = Topology(tuple(dated), self.rules, memory, over)
+        topology = Topology(tuple(dated), self.rules, seen, over)
         return Step(topology, tuple(effects))
 
 

@@ -174,7 +174,7 @@ class Cluster:
     def promote(self, server: Server, _: int) -> None:
         # That two have begun timelines of one number, and hasql has not seen both, nobody knows.
         begun = server.timeline + 1
-        seen = {x.timeline for x in self.topology.memory.switches.get(SYSTEM, ())}
+        seen = {x.timeline for x in self.topology.seen.switches.get(SYSTEM, ())}
         if server.master or (begun in self.begun and begun not in seen):
             return
         self.now += 1000
@@ -235,7 +235,7 @@ class Cluster:
         for later, _ in self.marks:
             if later.server == mark.server:
                 sign = sign.and_then(last_sign(later, None))
-        return outcome_of(mark, answer, self.topology.memory.switches.get(SYSTEM, ()), sign)
+        return outcome_of(mark, answer, self.topology.seen.switches.get(SYSTEM, ()), sign)
 
 
 #: What happens, and how often compared with other things.

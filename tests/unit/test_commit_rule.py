@@ -305,12 +305,12 @@ def test_the_topology_keeps_the_switch_of_the_first_answer_after_a_promotion() -
     answer(Reading(Role.REPLICA, SYSTEM, 21, followed=3))
     answer(Reading(Role.REPLICA, SYSTEM, 21, followed=2))  # it receives nothing any more
     answer(Reading(Role.REPLICA, SYSTEM, 21))
-    assert not topology.memory.switches
+    assert not topology.seen.switches
     answer(PROMOTED)
-    assert topology.memory.switches == {SYSTEM: (BEGUN,)}
+    assert topology.seen.switches == {SYSTEM: (BEGUN,)}
     answer(replace(PROMOTED, started_at=22, was_standby=False, recovered_to=8000))
-    assert topology.memory.switches == {SYSTEM: (BEGUN,)}
-    assert not topology.without_memory(now).topology.memory.switches
+    assert topology.seen.switches == {SYSTEM: (BEGUN,)}
+    assert not topology.without_memory(now).topology.seen.switches
 
 
 def test_a_way_through_timelines_is_found_by_their_ancestors() -> None:
