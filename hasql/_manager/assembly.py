@@ -42,10 +42,10 @@ from hasql.events import Event
 from hasql.resilience.connection_ages import ConnectionAges, left_of_ages
 from hasql.resilience.error_rules import ErrorRules
 from hasql.resilience.idle_upkeep import (
-    Hands,
     IdleUpkeep,
-    TaskHands,
-    ThreadHands,
+    PoolCalls,
+    TaskPoolCalls,
+    ThreadPoolCalls,
     look_every,
 )
 from hasql.resilience.lease_watch import LeaseWatch, name_of_task, name_of_thread
@@ -200,7 +200,7 @@ def _watch_leases(  # noqa: PLR0913  # made in one place
     options: Options,
     ends: AsyncLeaseEnds[PoolT, ConnT] | ThreadLeaseEnds[PoolT, ConnT],
     in_loop: InLoop,
-    hands: Hands[PoolT, ConnT],
+    calls: PoolCalls[PoolT, ConnT],
     name_of_holder: Callable[[], str | None],
 ) -> LeaseWatch | None:
     """Make the watch on leases, if the user asked for one."""
@@ -217,7 +217,7 @@ def _watch_leases(  # noqa: PLR0913  # made in one place
         routing.notifier.tell,
         name_of_holder,
     )
-    lease_watch.upkeep = _upkeep(watch, options, lifecycle, hands)
+    lease_watch.upkeep = _upkeep(watch, options, lifecycle, calls)
     routing.on_pool_opened = lease_watch.watch
     return lease_watch
 
@@ -226,7 +226,7 @@ def _upkeep(
     watch: _Watch[PoolT, ConnT],
     options: Options,
     lifecycle: Lifecycle,
-    hands: Hands[PoolT, ConnT],
+    calls: PoolCalls[PoolT, ConnT],
 ) -> IdleUpkeep[PoolT, ConnT] | None:
     """Make what sees to idle connections, as far as the driver's pool does not."""
     lifetime, idle = left_of_ages(lifecycle, watch.driver.ages)
@@ -241,7 +241,7 @@ def _upkeep(
         lambda: list(watch.routing.nodes.values()),
         watch.router,
         watch.book,
-        hands,
+        calls,
         options.hide,
     )
 
@@ -266,7 +266,7 @@ def assemble(
     )
     resizing = Resizing(driver, routing, book, bound_loop, leasing.hide)
     lease_watch = _watch_leases(
-        watch, options, ends, bound_loop, TaskHands(), partial(name_of_task, binding)
+        watch, options, ends, bound_loop, TaskPoolCalls(), partial(name_of_task, binding)
     )
     lifetime.more_tasks = partial(_tasks_of, resizing, lease_watch)
     reporting = Reporting(options.resilience.report_every, watch.routing.all_nodes)
@@ -313,7 +313,7 @@ def assemble_for_threads(
     tell = partial(thread, watch.routing.notifier.tell)
     ends = ThreadLeaseEnds(router, book, returns, guard, leasing.hide)
     resizing = Resizing(driver, watch.routing, book, thread, leasing.hide)
-    lease_watch = _watch_leases(watch, options, ends, thread, ThreadHands(), name_of_thread)
+    lease_watch = _watch_leases(watch, options, ends, thread, ThreadPoolCalls(), name_of_thread)
     lifetime.more_tasks = partial(_tasks_of, resizing, lease_watch)
     reporting = Reporting(options.resilience.report_every, watch.routing.all_nodes)
     lifetime.on_start = reporting.begin

@@ -21,7 +21,7 @@ from hasql.driver.threads import in_thread
 from hasql.driver.time_left import TimeLeft
 from hasql.resilience.connection_ages import ConnectionAges
 
-__all__ = ("Hands", "IdleUpkeep", "TaskHands", "ThreadHands", "look_every")
+__all__ = ("IdleUpkeep", "PoolCalls", "TaskPoolCalls", "ThreadPoolCalls", "look_every")
 
 log = logging.getLogger("hasql")
 
@@ -31,7 +31,7 @@ _TAKING, _ANSWERING = 1.0, 1.0
 _LONGEST_ASIDE = 0.05
 
 
-class Hands(Protocol[PoolT, ConnT]):
+class PoolCalls(Protocol[PoolT, ConnT]):
     """How connections are taken and given back by one face's pools."""
 
     async def take(self, pool: DriverPool[PoolT, ConnT]) -> ConnT:
@@ -47,8 +47,8 @@ class Hands(Protocol[PoolT, ConnT]):
         ...
 
 
-class TaskHands(Generic[PoolT, ConnT]):
-    """Those of pools for tasks."""
+class TaskPoolCalls(Generic[PoolT, ConnT]):
+    """The calls of pools for tasks."""
 
     async def take(self, pool: DriverPool[PoolT, ConnT]) -> ConnT:
         """Take an idle connection."""
@@ -67,8 +67,8 @@ class TaskHands(Generic[PoolT, ConnT]):
         await its.release(connection)
 
 
-class ThreadHands(Generic[PoolT, ConnT]):
-    """Those of pools for threads, where all that may wait has a thread of its own."""
+class ThreadPoolCalls(Generic[PoolT, ConnT]):
+    """The calls of pools for threads: what may wait has a thread of its own."""
 
     async def take(self, pool: DriverPool[PoolT, ConnT]) -> ConnT:
         """Take an idle connection."""
@@ -107,7 +107,7 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
         nodes: Callable[[], Iterable[Node[PoolT, ConnT]]],
         router: Router[PoolT, ConnT],
         book: LeaseBook[PoolT, ConnT],
-        hands: Hands[PoolT, ConnT],
+        calls: PoolCalls[PoolT, ConnT],
         hide: Callable[[str], str],
     ) -> None:
         self._every = every
@@ -116,7 +116,7 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
         self._nodes = nodes
         self._router = router
         self._book = book
-        self._hands = hands
+        self._calls = calls
         self._hide = hide
         self._ages: dict[Node[PoolT, ConnT], ConnectionAges] = {}
         self._task: asyncio.Task[None] | None = None
@@ -213,7 +213,7 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
         self._router.occupy_on(node)
         try:
             async with asyncio.timeout(_TAKING):
-                connection = await self._hands.take(pool)
+                connection = await self._calls.take(pool)
         except BaseException:
             self._router.vacate(node)
             raise
@@ -241,7 +241,7 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
         connection: ConnT,
         aside: list[ConnT],
     ) -> bool:
-        asking = asyncio.ensure_future(self._hands.ask(pool, connection))
+        asking = asyncio.ensure_future(self._calls.ask(pool, connection))
         try:
             done, _ = await asyncio.wait({asking}, timeout=_LONGEST_ASIDE)
             if not done:
@@ -269,7 +269,7 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
             alive = not pool.is_closed(connection)
             try:
                 async with asyncio.timeout(_TAKING):
-                    await self._hands.give_back(pool, connection)
+                    await self._calls.give_back(pool, connection)
             except Exception:  # noqa: BLE001  # whatever it was, it is of no use
                 pool.abort(connection)
                 self.dead += alive
