@@ -16,7 +16,7 @@ from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Health
 
-__all__ = ("LeaseInfo", "about", "correlated", "correlation_id")
+__all__ = ("LeaseInfo", "about", "correlated", "correlation_id", "counted")
 
 correlation_id: ContextVar[str | None] = ContextVar("hasql_correlation_id", default=None)
 """What the current task or thread works for: the number of a request, say; None: it is not known.
@@ -77,6 +77,11 @@ def about(
     if health is not None:
         extra["health"] = health.value
     return extra
+
+
+def counted(count: int, noun: str) -> str:
+    """Say how many there are of a thing, as in "1 lease" and "2 leases"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 _ABOUT_A_HOST = ("host", "role", "health")

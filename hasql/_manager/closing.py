@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Generic
 
 from hasql._manager.lifetime import Lifetime
-from hasql.diagnostics import LeaseInfo, about
+from hasql.diagnostics import LeaseInfo, about, counted
 from hasql.driver import ConnT, PoolT
 from hasql.resilience.drain_report import DrainReport
 
@@ -38,8 +38,8 @@ class Closing(Generic[PoolT, ConnT]):
         if out:
             told = ", ".join(map(_told, out))
             log.info(
-                "draining: %d leases have %g s to end: %s",
-                len(out),
+                "draining: %s may end within %g s: %s",
+                counted(len(out), "lease"),
                 seconds,
                 told,
                 extra=about("draining"),
@@ -89,15 +89,15 @@ class Closing(Generic[PoolT, ConnT]):
 
 
 def _say_how_many(broken: tuple[LeaseInfo, ...]) -> None:
-    extra = about("leases_left")
-    log.warning("closing: %d leases were not given back in time", len(broken), extra=extra)
+    leases, extra = counted(len(broken), "lease"), about("leases_left")
+    log.warning("closing: %s not given back in time", leases, extra=extra)
 
 
 def _say_what_was_broken(broken: tuple[LeaseInfo, ...]) -> None:
     told = ", ".join(map(_told, broken))
     log.warning(
-        "drained: %d leases were not given back in time, and broken: %s",
-        len(broken),
+        "drained: %s not given back in time, and broken: %s",
+        counted(len(broken), "lease"),
         told,
         extra=about("leases_left"),
     )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hasql.cluster.state import Exclusion, Health
-from hasql.diagnostics import LeaseInfo, about
+from hasql.diagnostics import LeaseInfo, about, counted
 from hasql.events import (
     BreakerClosed,
     BreakerOpened,
@@ -37,9 +37,11 @@ def log_event(event: Event, hide: Callable[[str], str]) -> None:
         case DiscoveryRecovered(source):
             log.info("%s answers again", source, extra=about("discovery_recovered"))
         case BreakerOpened(failures, error):
-            told, extra = hide(repr(error)), about("breaker_opened")
             log.warning(
-                "the breaker is open: %d failures of a master, last %s", failures, told, extra=extra
+                "the breaker is open: %s of a master, last %s",
+                counted(failures, "failure"),
+                hide(repr(error)),
+                extra=about("breaker_opened"),
             )
         case BreakerClosed():
             log.info("the breaker is closed: a master serves", extra=about("breaker_closed"))
@@ -69,7 +71,7 @@ def _log_host(
             log.warning("%s %s", host, exclusion.value, extra=about("host_excluded", host=host))
         case HostAdmitted(_, exclusion):
             extra = about("host_admitted", host=host)
-            log.info("%s may serve again; before, it %s", host, exclusion.value, extra=extra)
+            log.info("%s may serve again; it was excluded: %s", host, exclusion.value, extra=extra)
 
 
 def _log_lease(event: LeaseOverdue | LeaseDropped) -> None:

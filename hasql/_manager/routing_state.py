@@ -36,6 +36,7 @@ from hasql.cluster.topology import (
     Step,
     Topology,
 )
+from hasql.diagnostics import counted
 from hasql.driver import ConnT, Driver, DriverPool, PoolSizes, PoolT
 from hasql.driver.kept_errors import without_frames
 
@@ -335,7 +336,8 @@ class RoutingState(Generic[PoolT, ConnT]):
         if isinstance(effect, Purge):
             purge(node, self._book)
         elif aborted := self._book.abort(node, but_on=effect.but_on):
-            say(log.warning, "%s: %d leases aborted", node.host, "leases_aborted", aborted)
+            leases = counted(aborted, "lease")
+            say(log.warning, "%s: %s aborted", node.host, "leases_aborted", leases)
 
     def _note(self, before: NodeState, after: NodeState) -> None:
         """Tell of a change; let nobody wait for a host that has gone quiet."""

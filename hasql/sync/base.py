@@ -18,7 +18,7 @@ from hasql._manager.pool_access import pools_of
 from hasql._manager.resizing import Resizing
 from hasql._routing.request import MASTER, REPLICA, REPLICA_OR_MASTER
 from hasql.cluster.checks import check_seconds
-from hasql.diagnostics import about
+from hasql.diagnostics import about, counted
 from hasql.discovery import Discovery
 from hasql.driver import ConnT, Driver, PoolT
 from hasql.errors import HasqlError, PoolManagerClosedError
@@ -304,9 +304,9 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
             )
         if own:
             log.warning(
-                "draining waits for %d connections that this very thread has taken with getconn(): "
-                "unless another one gives them back they are broken in %g s",
-                len(own),
+                "draining waits for %s that this very thread has taken with getconn(): what no "
+                "other thread gives back is broken in %g s",
+                counted(len(own), "connection"),
                 seconds,
                 extra=about("draining_waits_for_itself"),
             )

@@ -301,7 +301,7 @@ async def test_work_that_takes_longer_than_the_timeout_is_broken_and_reported(
     said = running_program.output
     assert time.monotonic() - began < 0.3 + 5
     assert code == 0, said
-    assert "drained: 3 leases were not given back in time, and broken: 127.0.0.1:" in said, said
+    assert "drained: 3 leases not given back in time, and broken: 127.0.0.1:" in said, said
     assert said.count("(master) out for") == 6, said  # as it begins, and as it ends
     await end_sessions(pg_cluster.master, application)
     assert await rows(pg_cluster, table) == []

@@ -84,7 +84,7 @@ async def test_12_what_does_not_end_in_time_is_broken_and_told_of(
     assert LONG > first.since > second.since + 0.01 > 0.05
     (said,) = told(caplog)
     assert said == (
-        "drained: 2 leases were not given back in time, and broken: "
+        "drained: 2 leases not given back in time, and broken: "
         f"a:5432 (master) out for {first.since:.1f} s, "
         f"b:5432 (replica) out for {second.since:.1f} s"
     )
@@ -111,7 +111,7 @@ async def test_12_closing_tells_how_many(caplog: pytest.LogCaptureFixture) -> No
     manager = manager_of(fake_cluster("a master"))
     await manager.acquire_master()
     await manager.close(0.02)
-    assert told(caplog) == ["closing: 1 leases were not given back in time"]
+    assert told(caplog) == ["closing: 1 lease not given back in time"]
 
 
 async def test_12_draining_again_waits_for_the_first_and_has_its_report() -> None:
@@ -260,7 +260,7 @@ def test_12_a_drain_breaks_what_threads_do_not_give_back_and_tells(
     assert [(lease.host.host, lease.role) for lease in report.broken] == [("a", Role.MASTER)]
     (said,) = told(caplog)
     assert said == (
-        "drained: 1 leases were not given back in time, and broken: "
+        "drained: 1 lease not given back in time, and broken: "
         f"a:5432 (master) out for {report.broken[0].since:.1f} s"
     )
     assert manager.drain() is report

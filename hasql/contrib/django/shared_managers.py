@@ -17,7 +17,7 @@ from psycopg.conninfo import make_conninfo
 from hasql.contrib.django.lent_connection import LentConnection
 from hasql.contrib.django.manager_settings import explained
 from hasql.contrib.django.session_state import undo
-from hasql.diagnostics import about
+from hasql.diagnostics import about, counted
 from hasql.errors import HasqlError, NotAvailableError
 from hasql.sync.psycopg3 import PoolManager
 
@@ -78,8 +78,8 @@ class SharedManager:
         deadline = monotonic() + _LAST
         if busy := self._give_back_idle():
             log.info(
-                "draining: %d connections of Django's have %g s to end what they are in",
-                busy,
+                "draining: %s of Django's may end what they are in within %g s",
+                counted(busy, "connection"),
                 _LAST,
                 extra=about("draining"),
             )
