@@ -12,13 +12,13 @@ from hasql.metrics import AdmissionMetrics
 from hasql.resilience.adaptive_limit import AdaptiveLimit, open_to_all
 from hasql.resilience.priority import Priority
 
-__all__ = ("AdmissionGate", "Turn")
+__all__ = ("AdmissionGate", "QueuedAcquire")
 
-#: How many turns that are done with a queue may keep before it is swept.
+#: How many acquires that wait no more a queue may keep before it is swept.
 _SLACK = 32
 
 
-class Turn:
+class QueuedAcquire:
     """One acquire that waits at a gate, or is about to."""
 
     __slots__ = ("counted", "granted", "half_at", "number", "out", "priority", "waiter")
@@ -32,7 +32,7 @@ class Turn:
         #: Whether it is counted as waiting, has been given a permit, and waits no more.
         self.counted = self.granted = self.out = False
 
-    def __lt__(self, other: "Turn") -> bool:
+    def __lt__(self, other: "QueuedAcquire") -> bool:
         return (self.half_at, self.number) < (other.half_at, other.number)
 
 
@@ -78,10 +78,10 @@ class AdmissionGate:
         self._numbers = count()
         #: Who waits, in the order of asking, and by when half of the time is over. Who waits no
         #: more is passed over there.
-        self._queues: dict[Priority, deque[Turn]] = {level: deque() for level in Priority}
-        self._by_age: dict[bool, list[Turn]] = {True: [], False: []}
+        self._queues: dict[Priority, deque[QueuedAcquire]] = {level: deque() for level in Priority}
+        self._by_age: dict[bool, list[QueuedAcquire]] = {True: [], False: []}
         #: Who has been given a permit, until it has been woken.
-        self._waking: Turn | None = None
+        self._waking: QueuedAcquire | None = None
         self.waits = self.refusals = self.timeouts = 0
 
     def set_limit(self, limit: int, open_limit: int) -> None:
@@ -95,8 +95,8 @@ class AdmissionGate:
         if adaptive is not None and adaptive.note(seconds, self.in_use):
             self.set_limit(adaptive.limit, adaptive.open_limit)
 
-    def join(self, turn: Turn, deadline: float) -> Any:  # noqa: ANN401  # a future of its face
-        """Have a turn wait at its place in the queue; return what to wait with.
+    def join(self, acquire: QueuedAcquire, deadline: float) -> Any:  # noqa: ANN401  # by face
+        """Have an acquire wait at its place in the queue; return what to wait with.
 
         That ends with a permit, with TimeoutError at the deadline, or with the error to raise. Who
         waits no more, for whatever reason, calls `leave`.
@@ -106,42 +106,42 @@ class AdmissionGate:
         if self._closed:
             raise _closed()
         if self.waiting >= self._queue_size:
-            self._make_way_for(turn)
-        waiter = self._waiters.join(turn.priority, deadline)
-        turn.waiter, turn.number = waiter, next(self._numbers)
+            self._make_way_for(acquire)
+        waiter = self._waiters.join(acquire.priority, deadline)
+        acquire.waiter, acquire.number = waiter, next(self._numbers)
         self._sweep()
-        self._queues[turn.priority].append(turn)
-        heappush(self._by_age[turn.priority is Priority.CRITICAL], turn)
-        turn.counted = True
+        self._queues[acquire.priority].append(acquire)
+        heappush(self._by_age[acquire.priority is Priority.CRITICAL], acquire)
+        acquire.counted = True
         self.waiting += 1
         self.waits += 1
         return waiter
 
-    def leave(self, turn: Turn) -> None:
-        """Wait no more, and give back what the turn was given."""
-        if turn.granted:
-            turn.granted = False
+    def leave(self, acquire: QueuedAcquire) -> None:
+        """Have an acquire wait no more, and take back what it was given."""
+        if acquire.granted:
+            acquire.granted = False
             self.in_use -= 1
-        self._take_out(turn)
-        self.settle(turn)
+        self._take_out(acquire)
+        self.settle(acquire)
         self.dispatch()
 
-    def settle(self, turn: Turn) -> None:
-        """Let go of what a turn has waited with."""
-        if turn.waiter is not None:
-            self._waiters.leave(turn.priority, turn.waiter)
+    def settle(self, acquire: QueuedAcquire) -> None:
+        """Let go of what an acquire has waited with."""
+        if acquire.waiter is not None:
+            self._waiters.leave(acquire.priority, acquire.waiter)
 
     def dispatch(self) -> None:
         """Give free permits to those who wait, and wake them."""
-        while (turn := self._waking or self._next()) is not None:
-            if turn is not self._waking:
-                turn.granted = True
+        while (acquire := self._waking or self._next()) is not None:
+            if acquire is not self._waking:
+                acquire.granted = True
                 self.in_use += 1
-                self._waking = turn
-            waiter = turn.waiter
+                self._waking = acquire
+            waiter = acquire.waiter
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
-            self._take_out(turn)
+            self._take_out(acquire)
             self._waking = None
 
     def close(self) -> None:
@@ -179,10 +179,10 @@ class AdmissionGate:
             "do less at once, or raise limit or queue"
         )
 
-    def _make_way_for(self, turn: Turn) -> None:
-        """Refuse who came last of those that count less than a turn, or else that."""
+    def _make_way_for(self, acquire: QueuedAcquire) -> None:
+        """Refuse who came last of those that count less than an acquire, or else that."""
         for priority in sorted(Priority, reverse=True):
-            if priority <= turn.priority:
+            if priority <= acquire.priority:
                 break
             queue = self._queues[priority]
             while queue and queue[-1].out:
@@ -195,33 +195,33 @@ class AdmissionGate:
                 return
         raise self._overloaded()
 
-    def _take_out(self, turn: Turn) -> None:
-        if turn.counted and not turn.out:
+    def _take_out(self, acquire: QueuedAcquire) -> None:
+        if acquire.counted and not acquire.out:
             self.waiting -= 1
-        turn.out = True
+        acquire.out = True
 
-    def _next(self) -> Turn | None:
+    def _next(self) -> QueuedAcquire | None:
         """Return who is to have the next permit, if there is one for any who wait."""
         room_for_all = self.in_use < self.open_limit
         if not self.waiting or (not room_for_all and self.in_use >= self.limit):
             return None
-        for turn in (self._oldest(room_for_all), *map(self._first, Priority)):
-            if turn is not None and (room_for_all or turn.priority is Priority.CRITICAL):
-                return turn
+        for acquire in (self._oldest(room_for_all), *map(self._first, Priority)):
+            if acquire is not None and (room_for_all or acquire.priority is Priority.CRITICAL):
+                return acquire
         return None
 
-    def _oldest(self, room_for_all: bool) -> Turn | None:  # noqa: FBT001  # of two
+    def _oldest(self, room_for_all: bool) -> QueuedAcquire | None:  # noqa: FBT001  # of two
         """Return who has waited for more than half of its time, the longest of several."""
         now, found = self._clock(), []
         for critical in (True, False) if room_for_all else (True,):
-            turns = self._by_age[critical]
-            while turns and _is_over(turns[0]):
-                self._take_out(heappop(turns))
-            if turns and turns[0].half_at <= now:
-                found.append(turns[0])
+            acquires = self._by_age[critical]
+            while acquires and _is_over(acquires[0]):
+                self._take_out(heappop(acquires))
+            if acquires and acquires[0].half_at <= now:
+                found.append(acquires[0])
         return min(found, default=None)
 
-    def _first(self, priority: Priority) -> Turn | None:
+    def _first(self, priority: Priority) -> QueuedAcquire | None:
         queue = self._queues[priority]
         while queue and _is_over(queue[0]):
             self._take_out(queue.popleft())
@@ -229,19 +229,19 @@ class AdmissionGate:
 
     def _sweep(self) -> None:
         """Let go of those who wait no more, where they have become many."""
-        for critical, turns in self._by_age.items():
-            if len(turns) > 2 * self.waiting + _SLACK:
-                kept = [turn for turn in turns if not turn.out]
+        for critical, acquires in self._by_age.items():
+            if len(acquires) > 2 * self.waiting + _SLACK:
+                kept = [acquire for acquire in acquires if not acquire.out]
                 heapify(kept)
                 self._by_age[critical] = kept
         for priority, queue in self._queues.items():
             if len(queue) > 2 * self.waiting + _SLACK:
-                self._queues[priority] = deque(turn for turn in queue if not turn.out)
+                self._queues[priority] = deque(acquire for acquire in queue if not acquire.out)
 
 
-def _is_over(turn: Turn) -> bool:
-    """Tell whether a turn waits no more, or was given up and has not left yet."""
-    return turn.out or turn.waiter is None or turn.waiter.done()
+def _is_over(acquire: QueuedAcquire) -> bool:
+    """Tell whether an acquire waits no more, or was given up and has not left yet."""
+    return acquire.out or acquire.waiter is None or acquire.waiter.done()
 
 
 def _closed() -> PoolManagerClosedError:

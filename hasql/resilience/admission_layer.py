@@ -12,7 +12,7 @@ from hasql.driver.os_threads import new_guard
 from hasql.metrics import AdmissionMetrics
 from hasql.resilience.adaptive_limit import AdaptiveLimit
 from hasql.resilience.admission import Admission
-from hasql.resilience.admission_gate import AdmissionGate, Turn
+from hasql.resilience.admission_gate import AdmissionGate, QueuedAcquire
 from hasql.resilience.priority import Priority, current_priority
 
 __all__ = ("AdaptiveAdmissionLayer", "AdmissionLayer")
@@ -75,60 +75,60 @@ class AdmissionLayer(Layer):
             gate.in_use += 1
             lease.permit = gate
             return None
-        turn = Turn(level, self._clock(), deadline)
-        return self._wait(lease, gate, turn, gate.join(turn, deadline))
+        acquire = QueuedAcquire(level, self._clock(), deadline)
+        return self._wait(lease, gate, acquire, gate.join(acquire, deadline))
 
     async def _wait(
         self,
         lease: Lease[Any, Any],
         gate: AdmissionGate,
-        turn: Turn,
+        acquire: QueuedAcquire,
         waiter: Awaitable[None],
     ) -> None:
         try:
             await waiter
         except BaseException as error:
-            gate.leave(turn)
+            gate.leave(acquire)
             if type(error) is TimeoutError:
                 raise gate.too_late(lease.timeout) from None
             raise
-        gate.settle(turn)
-        turn.granted = False
+        gate.settle(acquire)
+        acquire.granted = False
         lease.permit = gate
 
     def enter_in_thread(self, lease: Lease[Any, Any], deadline: float) -> None:
         """Let a thread's acquire in, or wait for a permit."""
         gate = self._gate if self._together else self._gate_for(lease)
         level = current_priority.get()
-        turn = None
+        acquire = None
         try:
             with self._lock:
                 if gate.in_use < (gate.limit if level is _CRITICAL else gate.open_limit):
                     gate.in_use += 1
                     lease.permit = gate
                     return
-                turn = Turn(level, self._clock(), deadline)
-                waiter = gate.join(turn, deadline)
+                acquire = QueuedAcquire(level, self._clock(), deadline)
+                waiter = gate.join(acquire, deadline)
                 gate.dispatch()  # a finalizer may have given one back since
             waiter.result(max(0.0, deadline - self._clock()))
             with self._lock:
-                gate.settle(turn)
-                turn.granted = False
+                gate.settle(acquire)
+                acquire.granted = False
                 lease.permit = gate
         except BaseException as error:
-            if turn is not None:
-                self._leave(gate, turn)
+            if acquire is not None:
+                self._leave(gate, acquire)
                 if type(error) is TimeoutError:
                     raise gate.too_late(lease.timeout) from None
             raise
 
-    def _leave(self, gate: AdmissionGate, turn: Turn) -> None:
+    def _leave(self, gate: AdmissionGate, acquire: QueuedAcquire) -> None:
         try:
             with self._lock:
-                gate.leave(turn)
+                gate.leave(acquire)
         except BaseException:  # an interrupt
             with self._lock:
-                gate.leave(turn)
+                gate.leave(acquire)
             raise
 
     # Ends

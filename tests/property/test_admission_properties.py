@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from hasql._routing.waiters import ThreadWaiters
 from hasql.errors import OverloadedError, PoolManagerClosedError
-from hasql.resilience.admission_gate import AdmissionGate, Turn
+from hasql.resilience.admission_gate import AdmissionGate, QueuedAcquire
 from hasql.resilience.priority import Priority
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Asker:
-    """One who waits: what the model knows of it, and its turn at the gate."""
+    """One who waits: what the model knows of it, and its acquire at the gate."""
 
     priority: Priority
     half_at: float
-    turn: Turn
+    acquire: QueuedAcquire
     future: Future[None]
 
 
@@ -51,8 +51,8 @@ class GateMachine(RuleBasedStateMachine):
     def room_for(self, priority: Priority) -> bool:
         return self.out < (self.limit if priority is Priority.CRITICAL else self.open_limit)
 
-    @rule(priority=st.sampled_from(Priority), patience=st.sampled_from([0.0, 1.0, 2.0, 7.0]))
-    def enter(self, priority: Priority, patience: float) -> None:
+    @rule(priority=st.sampled_from(Priority), seconds=st.sampled_from([0.0, 1.0, 2.0, 7.0]))
+    def enter(self, priority: Priority, seconds: float) -> None:
         gate = self.gate
         if self.room_for(priority):
             assert gate.in_use < (gate.limit if priority is Priority.CRITICAL else gate.open_limit)
@@ -60,22 +60,22 @@ class GateMachine(RuleBasedStateMachine):
             self.out += 1
             return
         assert gate.in_use >= (gate.limit if priority is Priority.CRITICAL else gate.open_limit)
-        turn = Turn(priority, self.now, self.now + patience)
+        acquire = QueuedAcquire(priority, self.now, self.now + seconds)
         if len(self.waiting) >= self.queue:
             last = max((x for x in self.waiting), key=lambda x: x.priority, default=None)
             if last is None or last.priority <= priority:
                 with pytest.raises(OverloadedError, match=rf"queue={self.queue}"):
-                    gate.join(turn, self.now + patience)
+                    gate.join(acquire, self.now + seconds)
                 return
             gives_way = [x for x in self.waiting if x.priority is last.priority][-1]
-            future = gate.join(turn, self.now + patience)
+            future = gate.join(acquire, self.now + seconds)
             with pytest.raises(OverloadedError):
                 gives_way.future.result(0)
             self.waiting.remove(gives_way)
-            gate.leave(gives_way.turn)
+            gate.leave(gives_way.acquire)
         else:
-            future = gate.join(turn, self.now + patience)
-        self.waiting.append(Asker(priority, self.now + patience / 2, turn, future))
+            future = gate.join(acquire, self.now + seconds)
+        self.waiting.append(Asker(priority, self.now + seconds / 2, acquire, future))
 
     @precondition(lambda self: self.out)
     @rule()
@@ -90,8 +90,8 @@ class GateMachine(RuleBasedStateMachine):
     def give_up(self, data: st.DataObject) -> None:
         asker = data.draw(st.sampled_from(self.waiting))
         self.waiting.remove(asker)
-        self.gate.leave(asker.turn)
-        self.gate.leave(asker.turn)  # once more, as after an interrupt
+        self.gate.leave(asker.acquire)
+        self.gate.leave(asker.acquire)  # once more, as after an interrupt
         self.expect_grants()
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 3.0]))
@@ -114,9 +114,9 @@ class GateMachine(RuleBasedStateMachine):
             aged = [x for x in able if x.half_at <= self.now]
             first = min(aged or able, key=(lambda x: x.half_at) if aged else (lambda x: x.priority))
             assert first.future.done()
-            assert first.turn.granted
-            self.gate.settle(first.turn)
-            first.turn.granted = False
+            assert first.acquire.granted
+            self.gate.settle(first.acquire)
+            first.acquire.granted = False
             self.waiting.remove(first)
             self.out += 1
         assert not any(x.future.done() for x in self.waiting)
@@ -144,8 +144,8 @@ def test_a_queue_whose_waiters_give_up_does_not_grow() -> None:
     gate = AdmissionGate(1, 100, 0.0, ThreadWaiters(), lambda: 0.0, "leases")
     gate.in_use = 1
     for _ in range(10_000):
-        turn = Turn(Priority.NORMAL, 0.0, 1000.0)
-        gate.join(turn, 1000.0)
-        gate.leave(turn)
+        acquire = QueuedAcquire(Priority.NORMAL, 0.0, 1000.0)
+        gate.join(acquire, 1000.0)
+        gate.leave(acquire)
     kept = [*gate._queues.values(), *gate._by_age.values()]  # noqa: SLF001  # what would grow
     assert sum(map(len, kept)) < 200
