@@ -99,8 +99,8 @@ class ThreadParts(Parts[PoolT, ConnT]):
     thread: LoopThread
 
 
-class _Watch(Generic[PoolT, ConnT]):
-    """What watches the hosts and routes, in one event loop, whoever the connections are for."""
+class _CommonParts(Generic[PoolT, ConnT]):
+    """The parts that watch the hosts and route, which are the same for tasks and for threads."""
 
     def __init__(
         self,
@@ -143,17 +143,17 @@ class _Watch(Generic[PoolT, ConnT]):
 def _put_layers_around(  # noqa: PLR0913  # made in one place
     checkout: CheckoutRules[PoolT, ConnT],
     options: Options,
-    watch: _Watch[PoolT, ConnT],
+    common: _CommonParts[PoolT, ConnT],
     new_waiters: Callable[[], Waiters[Any, Any]],
     tell: Callable[[Event], object],
     lease_watch: LeaseWatch | None,
     ends: AsyncLeaseEnds[PoolT, ConnT] | ThreadLeaseEnds[PoolT, ConnT],
 ) -> LoadControl:
     """Have what the user asked for stand around each lease: who refuses at once outermost."""
-    routing, hide = watch.routing, options.hide
+    routing, hide = common.routing, options.hide
     load = LoadControl(
         options.resilience,
-        watch.driver,
+        common.driver,
         options.clock,
         new_waiters,
         lambda: routing.masters,
@@ -161,7 +161,7 @@ def _put_layers_around(  # noqa: PLR0913  # made in one place
         hide,
     )
     routing.on_master = load.master_seen
-    watch.lifetime.on_closing = load.close
+    common.lifetime.on_closing = load.close
     layers: list[Layer] = load.layers()
     if lease_watch is not None:
         layers.append(lease_watch)
@@ -196,7 +196,7 @@ def _tasks_of(
 
 
 def _watch_leases(  # noqa: PLR0913  # made in one place
-    watch: _Watch[PoolT, ConnT],
+    common: _CommonParts[PoolT, ConnT],
     options: Options,
     ends: AsyncLeaseEnds[PoolT, ConnT] | ThreadLeaseEnds[PoolT, ConnT],
     in_loop: InLoop,
@@ -204,12 +204,12 @@ def _watch_leases(  # noqa: PLR0913  # made in one place
     name_of_holder: Callable[[], str | None],
 ) -> LeaseWatch | None:
     """Make the watch on leases, if the user asked for one."""
-    lifecycle, routing = options.resilience.lifecycle, watch.routing
+    lifecycle, routing = options.resilience.lifecycle, common.routing
     if lifecycle is None:
         return None
     lease_watch = LeaseWatch(
         lifecycle,
-        watch.book,
+        common.book,
         ends,
         options.clock,
         routing.guard,
@@ -217,19 +217,19 @@ def _watch_leases(  # noqa: PLR0913  # made in one place
         routing.notifier.tell,
         name_of_holder,
     )
-    lease_watch.upkeep = _upkeep(watch, options, lifecycle, calls)
+    lease_watch.upkeep = _upkeep(common, options, lifecycle, calls)
     routing.on_pool_opened = lease_watch.watch
     return lease_watch
 
 
 def _upkeep(
-    watch: _Watch[PoolT, ConnT],
+    common: _CommonParts[PoolT, ConnT],
     options: Options,
     lifecycle: Lifecycle,
     calls: PoolCalls[PoolT, ConnT],
 ) -> IdleUpkeep[PoolT, ConnT] | None:
     """Make what sees to idle connections, as far as the driver's pool does not."""
-    lifetime, idle = left_of_ages(lifecycle, watch.driver.ages)
+    lifetime, idle = left_of_ages(lifecycle, common.driver.ages)
     limits = [each for each in (lifetime, idle, lifecycle.check_idle) if each is not None]
     if not limits:
         return None
@@ -238,9 +238,9 @@ def _upkeep(
         look_every(limits),
         idle is not None or lifecycle.check_idle is not None,
         lambda: ConnectionAges(lifecycle, lifetime, idle, clock, chance),
-        lambda: list(watch.routing.nodes.values()),
-        watch.router,
-        watch.book,
+        lambda: list(common.routing.nodes.values()),
+        common.router,
+        common.book,
         calls,
         options.hide,
     )
@@ -252,12 +252,12 @@ def assemble(
     """Make the parts of a manager for tasks, each with the others that it works with."""
     waiters = AsyncWaiters[Any, Any](options.clock)
     router: Router[PoolT, ConnT] = Router(options.balancer_policy, waiters)
-    watch = _Watch(options, driver, discovery, router, nullcontext())
-    book, binding, lifetime, routing = watch.book, watch.binding, watch.lifetime, watch.routing
+    common = _CommonParts(options, driver, discovery, router, nullcontext())
+    book, binding, lifetime, routing = common.book, common.binding, common.lifetime, common.routing
     signal, leasing = routing.monitors.signal, options.for_leasing()
     cancelled = CancelledReleases(router, book, lifetime.is_over, leasing.hide)
     returns = Returns(router, book, routing.hints, cancelled, binding, leasing, signal)
-    calls = ManagerCalls(lifetime.enter, signal, watch.waits.not_available)
+    calls = ManagerCalls(lifetime.enter, signal, common.waits.not_available)
     checkout = Checkout(driver, router, book, returns, binding, leasing, calls)
     new_waiters = partial(AsyncWaiters[Any, Any], options.clock)
     ends, bound_loop = (
@@ -266,16 +266,16 @@ def assemble(
     )
     resizing = Resizing(driver, routing, book, bound_loop, leasing.hide)
     lease_watch = _watch_leases(
-        watch, options, ends, bound_loop, TaskPoolCalls(), partial(name_of_task, binding)
+        common, options, ends, bound_loop, TaskPoolCalls(), partial(name_of_task, binding)
     )
     lifetime.more_tasks = partial(_tasks_of, resizing, lease_watch)
-    reporting = Reporting(options.resilience.report_every, watch.routing.all_nodes)
+    reporting = Reporting(options.resilience.report_every, common.routing.all_nodes)
     lifetime.on_start = reporting.begin
     load = _put_layers_around(
-        checkout, options, watch, new_waiters, routing.notifier.tell, lease_watch, ends
+        checkout, options, common, new_waiters, routing.notifier.tell, lease_watch, ends
     )
     return AsyncParts(
-        **watch.parts(),
+        **common.parts(),
         load=load,
         lease_watch=lease_watch,
         resizing=resizing,
@@ -285,7 +285,7 @@ def assemble(
             lifetime, partial(_end, returns, load, lease_watch, reporting), options.clock
         ),
         returns=returns,
-        runs=TaskRuns(watch.run_means(options, driver), watch.binding),
+        runs=TaskRuns(common.run_means(options, driver), common.binding),
     )
 
 
@@ -298,30 +298,30 @@ def assemble_for_threads(
     """Make the parts of a manager for threads; `enter` starts it if need be."""
     guard, thread = new_guard(), LoopThread()
     router: SharedRouter[PoolT, ConnT] = SharedRouter(options.balancer_policy, guard, thread)
-    watch = _Watch(options, driver, discovery, router, guard)
-    book, lifetime = watch.book, watch.lifetime
-    signal_in_loop, leasing = watch.routing.monitors.signal, options.for_leasing()
+    common = _CommonParts(options, driver, discovery, router, guard)
+    book, lifetime = common.book, common.lifetime
+    signal_in_loop, leasing = common.routing.monitors.signal, options.for_leasing()
 
     def signal(host: HostSpec, evidence: Evidence | None = None, /) -> bool:
         thread(signal_in_loop, host, evidence)
         return True
 
-    hints = Hints(driver, book, signal, watch.routing.hints.met)
+    hints = Hints(driver, book, signal, common.routing.hints.met)
     returns = ThreadReturns(router, book, hints, leasing, signal, signal_in_loop, guard, thread)
-    calls = ManagerCalls(enter, signal, watch.waits.not_available)
+    calls = ManagerCalls(enter, signal, common.waits.not_available)
     checkout = ThreadCheckout(driver, router, book, returns, leasing, calls, guard, thread)
-    tell = partial(thread, watch.routing.notifier.tell)
+    tell = partial(thread, common.routing.notifier.tell)
     ends = ThreadLeaseEnds(router, book, returns, guard, leasing.hide)
-    resizing = Resizing(driver, watch.routing, book, thread, leasing.hide)
-    lease_watch = _watch_leases(watch, options, ends, thread, ThreadPoolCalls(), name_of_thread)
+    resizing = Resizing(driver, common.routing, book, thread, leasing.hide)
+    lease_watch = _watch_leases(common, options, ends, thread, ThreadPoolCalls(), name_of_thread)
     lifetime.more_tasks = partial(_tasks_of, resizing, lease_watch)
-    reporting = Reporting(options.resilience.report_every, watch.routing.all_nodes)
+    reporting = Reporting(options.resilience.report_every, common.routing.all_nodes)
     lifetime.on_start = reporting.begin
     load = _put_layers_around(
-        checkout, options, watch, ThreadWaiters[Any, Any], tell, lease_watch, ends
+        checkout, options, common, ThreadWaiters[Any, Any], tell, lease_watch, ends
     )
     return ThreadParts(
-        **watch.parts(),
+        **common.parts(),
         load=load,
         lease_watch=lease_watch,
         resizing=resizing,
@@ -331,6 +331,6 @@ def assemble_for_threads(
             lifetime, partial(_end, returns, load, lease_watch, reporting), options.clock
         ),
         returns=returns,
-        runs=ThreadRuns(watch.run_means(options, driver), thread.run, checkout.limited),
+        runs=ThreadRuns(common.run_means(options, driver), thread.run, checkout.limited),
         thread=thread,
     )
