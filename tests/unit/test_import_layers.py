@@ -234,6 +234,11 @@ LONGEST_ADAPTER = 200
 LONGEST_FUNCTION = 40
 # Names that say nothing of what is in a module.
 NO_NOUNS = frozenset({"common", "helper", "helpers", "misc", "util", "utils"})
+# Metaphors, which say nothing to somebody who has never seen the thing. `Watch` and `Memory` are
+# refused where nothing says of what.
+METAPHORS = frozenset({"growth", "hands", "headquarters", "loan", "loans", "patience", "pins"})
+METAPHORS |= {"supply", "turn", "turns", "word"}
+BARE_METAPHORS = METAPHORS | {"memory", "watch"}
 EXCUSE = re.compile(r"#\s*long:\s*\S+")
 
 
@@ -432,6 +437,36 @@ def test_a_room_imports_only_the_rooms_it_is_built_on(name: str) -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_is_named_by_a_noun(name: str) -> None:
     assert name.rpartition(".")[2].strip("_") not in NO_NOUNS
+
+
+def words_of(name: str) -> list[str]:
+    """Return the words of `CamelCase`, `snake_case` and `CAPITALS`, in small letters."""
+    return re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
+
+
+def is_metaphor(name: str) -> bool:
+    words = words_of(name)
+    return not METAPHORS.isdisjoint(words) or (len(words) == 1 and words[0] in BARE_METAPHORS)
+
+
+def test_metaphors_are_found() -> None:
+    refused = ["Patience", "_Watch", "TaskHands", "LONG_PATIENCE", "AsyncLoans", "Memory"]
+    assert all(map(is_metaphor, refused))
+    assert not any(
+        map(is_metaphor, ["LeaseWatch", "TimeLeft", "ConnectionReturned", "ReturnRules"])
+    )
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_module_and_no_class_is_named_by_a_metaphor(name: str) -> None:
+    module = MODULES[name]
+    found = [
+        f"{module.place}:{node.lineno}: {node.name}"
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.ClassDef) and is_metaphor(node.name)
+    ]
+    assert not found, found
+    assert not is_metaphor(name.rpartition(".")[2])
 
 
 def module_excuse(module: Module) -> bool:
