@@ -302,6 +302,11 @@ def check_pytest(words: list[str]) -> None:
                 pytest.fail(f"say here how to check pytest's {option}")
 
 
+def check_python(words: list[str]) -> None:
+    assert words[:2] == ["-m", "venv"]
+    assert len(words) == 3
+
+
 def check_pip(words: list[str]) -> None:
     install, requirement = words
     found = re.fullmatch(r"\.\[(?P<extras>[\w,-]+)\]", requirement)
@@ -332,6 +337,7 @@ _CHECKS: dict[str, Callable[[list[str]], None]] = {
     "hasql": check_hasql,
     "make": check_make,
     "pip": check_pip,
+    "python3": check_python,
 }
 
 
@@ -344,6 +350,8 @@ _CHECKS: dict[str, Callable[[list[str]], None]] = {
 )
 def test_a_command_exists(block: Block, command: str) -> None:
     program, *words = shlex.split(command, comments=True)
+    while re.match(r"[A-Z_]+=", program):  # a variable of its environment
+        program, *words = words
     if words[:2] == ["-m", "pytest"] and not command.endswith(".py"):
         check_pytest(words[2:])
         return
@@ -352,6 +360,7 @@ def test_a_command_exists(block: Block, command: str) -> None:
         page = block.page.read_text("utf-8")
         assert re.search(introduction + r"\s+\.\. code-block:: python", page)
         return
+    program = program.rpartition("/")[2]
     assert program in _CHECKS, "say in _CHECKS how to check it"
     _CHECKS[program](words)
 
