@@ -45,6 +45,7 @@ from hasql.cluster.state import Exclusion, Health
 from hasql.metrics import Metrics, NodeMetrics
 from hasql.testing import LocalCluster, LocalNode
 from hasql.tracing import Tracer
+from testbed.kits.registry import DRIVERS, THREAD_DRIVERS
 from tests.pages import BLOCKS, DOCS, PAGES, README, ROOT, Block, environment, for_this_environment
 from tests.suites import SUITES
 
@@ -71,12 +72,14 @@ PUBLIC = (
     "hasql.contrib.django",
     "hasql.contrib.fastapi",
     "hasql.contrib.flask",
+    "hasql.diagnostics",
     "hasql.discovery",
     "hasql.dns",
     "hasql.errors",
     "hasql.events",
     "hasql.metrics",
     "hasql.psycopg3",
+    "hasql.resilience",
     "hasql.settings",
     "hasql.sync.base",
     "hasql.sync.psycopg2",
@@ -462,6 +465,25 @@ def test_everything_public_is_in_the_reference(module: str) -> None:
             # The errors have a page of their own.
             documented = re.search(rf":: {module}\.{name}\b", TEXT) is not None
             assert documented or name in hasql.errors.__all__, name
+
+
+def public_errors() -> set[str]:
+    # A facade has no errors of its own, and may need what is not in this environment.
+    facades = {driver.facade for driver in (*DRIVERS, *THREAD_DRIVERS)}
+    return {
+        name
+        for module in map(import_module, sorted(set(PUBLIC) - facades))
+        for name, shown in ((name, getattr(module, name)) for name in module.__all__)
+        if isinstance(shown, type) and issubclass(shown, Exception)
+    }
+
+
+def test_each_error_has_a_section() -> None:
+    titles = {
+        title.astext().partition(" ")[0]
+        for title in parse(ROOT / "docs/reference/errors.rst")[0].findall(nodes.title)
+    }
+    assert public_errors() - titles == set()
 
 
 def test_each_error_has_the_bases_of_the_table() -> None:
