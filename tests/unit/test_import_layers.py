@@ -669,6 +669,37 @@ except ImportError as error:
     assert f"hasql[{extra}]" in result.stdout, result.stdout + result.stderr
 
 
+def is_internal(name: str) -> bool:
+    return any(part.startswith("_") and part != "__main__" for part in name.split("."))
+
+
+def public_names(module: Module) -> list[str]:
+    """Return what is in the `__all__` of a module."""
+    for node in module.tree.body:
+        match node:
+            case ast.Assign([ast.Name("__all__")], value):
+                return list(ast.literal_eval(value))
+    return []
+
+
+def home_of(name: str, module: Module) -> str:
+    """Return the module of ours in which a name is defined that another one shows."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name and node.module in MODULES:
+                    return home_of(alias.name, MODULES[node.module])
+    return module.name
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not is_internal(name)])
+def test_nothing_public_is_defined_in_an_internal_module(name: str) -> None:
+    module = MODULES[name]
+    homes = {each: home_of(each, module) for each in public_names(module)}
+    hidden = {each: home for each, home in homes.items() if is_internal(home)}
+    assert not hidden, "let the facade define a class of its own, as the pool managers do"
+
+
 def test_a_class_name_occurs_once() -> None:
     places: dict[str, list[str]] = {}
     for module in MODULES.values():

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from sqlalchemy.orm import Session
 
 from hasql._adapters.sqlalchemy.routed_session import routed
-from hasql._adapters.sqlalchemy.sessions import Acquires, Route, SessionMaker
+from hasql._adapters.sqlalchemy.sessions import SessionMaker
 from hasql._adapters.sqlalchemy.thread_session_run import ThreadLeases, ThreadSessionRun
 from hasql.resilience.run_options import run_options
 from hasql.resilience.runs import no_work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from sqlalchemy import Connection
@@ -23,85 +23,17 @@ if TYPE_CHECKING:
     from hasql._adapters.sqlalchemy.session_route import SessionRoute
     from hasql.resilience import RetryPolicy
 
-__all__ = ("sessionmaker",)
+__all__ = ("ThreadSessionMaker",)
 
 _S = TypeVar("_S", bound=Session)
 _Lease: TypeAlias = "AbstractContextManager[Connection]"
-_S2 = TypeVar("_S2", bound=Session)
 _T = TypeVar("_T")
 
 
-class sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
-    SessionMaker["_Lease", "AbstractContextManager[_S]"], Generic[_S]
-):
-    """Makes sessions, each of which has one connection of a pool manager's from begin to end.
-
-    Like SQLAlchemy's own of this name, but the sessions are for ``with`` alone, as that is
-    where a connection is acquired and given back::
-
-        Session = sessionmaker(pool_manager, expire_on_commit=False)
-
-        with Session() as session:  # on the master
-            session.add(user)
-            session.commit()
-
-        with Session.begin() as session:  # the same, and commits at the end
-            session.add(user)
-
-        with Session(read_only=True) as session:  # on a replica
-            users = session.scalars(select(User))
-
-    What is not committed at the end of the block is rolled back.
-
-    With ``route="auto"`` a session has a connection from its first statement to the end of the
-    transaction: a replica's until it writes, or does what is no read for certain, and then the
-    master's. See `docs/howto/routing-sessions`.
-
-    Args:
-        pool_manager: Where connections come from.
-        class_: The class of the sessions.
-        route: ``"explicit"``: `read_only` says where a session is. ``"auto"``: its statements do,
-            unless `read_only` is given.
-        read_functions: Functions that only read, by name, which SQLAlchemy does not know.
-        kwargs: For each session, as SQLAlchemy's `Session` takes them; not `bind` or `binds`.
-
-    Raises:
-        ConfigurationError: `bind` or `binds` was given.
-    """
+class ThreadSessionMaker(SessionMaker["_Lease", "AbstractContextManager[_S]"], Generic[_S]):
+    """Makes the sessions of threads."""
 
     _leases = ThreadLeases()
-
-    @overload
-    def __init__(
-        self: sessionmaker[_S2],
-        pool_manager: Acquires[_Lease],
-        *,
-        class_: type[_S2],
-        route: Route = ...,
-        read_functions: Iterable[str] = ...,
-        **kwargs: Any,
-    ) -> None: ...
-
-    @overload
-    def __init__(
-        self: sessionmaker[Session],
-        pool_manager: Acquires[_Lease],
-        *,
-        route: Route = ...,
-        read_functions: Iterable[str] = ...,
-        **kwargs: Any,
-    ) -> None: ...
-
-    def __init__(
-        self,
-        pool_manager: Acquires[_Lease],
-        *,
-        class_: type[Any] = Session,
-        route: Route = "explicit",
-        read_functions: Iterable[str] = (),
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(pool_manager, class_, route, read_functions, kwargs)
 
     def _routed_class(self, kwargs: dict[str, Any]) -> type[Any]:
         del kwargs

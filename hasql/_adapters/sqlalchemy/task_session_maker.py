@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import sys
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hasql._adapters.sqlalchemy.routed_session import routed
-from hasql._adapters.sqlalchemy.sessions import Acquires, Route, SessionMaker
+from hasql._adapters.sqlalchemy.sessions import SessionMaker
 from hasql._adapters.sqlalchemy.task_session_run import TaskLeases, TaskSessionRun
 from hasql.resilience.run_options import run_options
 from hasql.resilience.runs import no_work
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -23,85 +23,17 @@ if TYPE_CHECKING:
     from hasql._adapters.sqlalchemy.session_route import SessionRoute
     from hasql.resilience import RetryPolicy
 
-__all__ = ("async_sessionmaker",)
+__all__ = ("TaskSessionMaker",)
 
 _S = TypeVar("_S", bound=AsyncSession)
 _Lease: TypeAlias = "AbstractAsyncContextManager[AsyncConnection]"
-_S2 = TypeVar("_S2", bound=AsyncSession)
 _T = TypeVar("_T")
 
 
-class async_sessionmaker(  # noqa: N801  # the name of SQLAlchemy's own
-    SessionMaker["_Lease", "AbstractAsyncContextManager[_S]"], Generic[_S]
-):
-    """Makes sessions, each of which has one connection of a pool manager's from begin to end.
-
-    Like SQLAlchemy's own of this name, but the sessions are for ``async with`` alone, as that is
-    where a connection is acquired and given back::
-
-        Session = async_sessionmaker(pool_manager, expire_on_commit=False)
-
-        async with Session() as session:  # on the master
-            session.add(user)
-            await session.commit()
-
-        async with Session.begin() as session:  # the same, and commits at the end
-            session.add(user)
-
-        async with Session(read_only=True) as session:  # on a replica
-            users = await session.scalars(select(User))
-
-    What is not committed at the end of the block is rolled back.
-
-    With ``route="auto"`` a session has a connection from its first statement to the end of the
-    transaction: a replica's until it writes, or does what is no read for certain, and then the
-    master's. See `docs/howto/routing-sessions`.
-
-    Args:
-        pool_manager: Where connections come from.
-        class_: The class of the sessions.
-        route: ``"explicit"``: `read_only` says where a session is. ``"auto"``: its statements do,
-            unless `read_only` is given.
-        read_functions: Functions that only read, by name, which SQLAlchemy does not know.
-        kwargs: For each session, as SQLAlchemy's `AsyncSession` takes them; not `bind` or `binds`.
-
-    Raises:
-        ConfigurationError: `bind` or `binds` was given.
-    """
+class TaskSessionMaker(SessionMaker["_Lease", "AbstractAsyncContextManager[_S]"], Generic[_S]):
+    """Makes the sessions of tasks."""
 
     _leases = TaskLeases()
-
-    @overload
-    def __init__(
-        self: async_sessionmaker[_S2],
-        pool_manager: Acquires[_Lease],
-        *,
-        class_: type[_S2],
-        route: Route = ...,
-        read_functions: Iterable[str] = ...,
-        **kwargs: Any,
-    ) -> None: ...
-
-    @overload
-    def __init__(
-        self: async_sessionmaker[AsyncSession],
-        pool_manager: Acquires[_Lease],
-        *,
-        route: Route = ...,
-        read_functions: Iterable[str] = ...,
-        **kwargs: Any,
-    ) -> None: ...
-
-    def __init__(
-        self,
-        pool_manager: Acquires[_Lease],
-        *,
-        class_: type[Any] = AsyncSession,
-        route: Route = "explicit",
-        read_functions: Iterable[str] = (),
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(pool_manager, class_, route, read_functions, kwargs)
 
     def _routed_class(self, kwargs: dict[str, Any]) -> type[Any]:
         return routed(kwargs.get("sync_session_class") or self._class.sync_session_class)
