@@ -47,6 +47,7 @@ __all__ = (
     "tcp_options",
     "threads_end",
     "until",
+    "until_replicated",
     "until_sessions",
     "until_waiting",
 )
@@ -92,6 +93,15 @@ async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(_LONGEST):
         while not holds():
             await asyncio.sleep(0.005)
+
+
+async def until_replicated(cluster: LocalCluster) -> None:
+    """Wait until every replica has replayed what the master has written."""
+    position = await cluster.master.sql("SELECT pg_current_wal_lsn()")
+    async with asyncio.timeout(_LONGEST):
+        for replica in cluster.replicas:
+            while await replica.sql(f"SELECT pg_last_wal_replay_lsn() >= '{position}'") != "t":
+                await asyncio.sleep(0.01)
 
 
 async def tasks_end(before: set[asyncio.Task[Any]]) -> None:

@@ -46,6 +46,7 @@ from hasql.metrics import Metrics, NodeMetrics
 from hasql.testing import LocalCluster, LocalNode
 from hasql.tracing import Tracer
 from testbed.kits.registry import DRIVERS, THREAD_DRIVERS
+from testbed.scene import until_replicated
 from tests.pages import BLOCKS, DOCS, PAGES, README, ROOT, Block, environment, for_this_environment
 from tests.suites import SUITES
 
@@ -222,14 +223,6 @@ async def test_a_fragment_runs(
         outcome = eval(code, names)  # noqa: S307  # our own pages
         if code.co_flags & inspect.CO_COROUTINE:
             await outcome
-
-
-async def until_replicated(cluster: LocalCluster) -> None:
-    position = await cluster.master.sql("SELECT pg_current_wal_lsn()")
-    async with asyncio.timeout(15):
-        for replica in cluster.replicas:
-            while await replica.sql(f"SELECT pg_last_wal_replay_lsn() >= '{position}'") != "t":
-                await asyncio.sleep(0.01)
 
 
 def test_programs_and_test_files_satisfy_a_type_checker(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@
 
 
     @app.get("/visits")
-    async def visits(conn: Annotated[asyncpg.Connection, Depends(db.replica)]) -> int: ...
+    async def visits(conn: Annotated[asyncpg.Connection, Depends(db.replica)]) -> int:
+        return await conn.fetchval("SELECT count(*) FROM visits")
 """
 
 from hasql.errors import MissingExtraError
