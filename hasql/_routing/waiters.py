@@ -4,6 +4,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
+from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Generic, Protocol, TypeVar
 
@@ -11,6 +12,9 @@ __all__ = ("AsyncWaiters", "ThreadWaiters", "Waiter", "Waiters")
 
 _KindT = TypeVar("_KindT", bound=Hashable)
 _PlaceT = TypeVar("_PlaceT")
+
+#: How many deadlines of those who wait no more may be kept before they are swept.
+_SLACK = 32
 
 
 class Waiter(Protocol[_PlaceT]):
@@ -40,23 +44,23 @@ class Waiters(Generic[_KindT, _PlaceT]):
 
     def __init__(self) -> None:
         self._order = count()
-        # A waiter, and when it was asked for and by when it has to end. Queues are ordered dicts,
-        # because a waiter that gives up leaves from the middle. Empty ones are not kept.
-        self._queues: dict[_KindT, OrderedDict[Waiter[_PlaceT], tuple[int, float]]] = {}
+        # A waiter, and its number in the order of asking. Queues are ordered dicts, because a
+        # waiter that gives up leaves from the middle. Empty ones are not kept.
+        self._queues: dict[_KindT, OrderedDict[Waiter[_PlaceT], int]] = {}
         #: How many wait.
         self.count = 0
 
-    def _make(self, deadline: float) -> Waiter[_PlaceT]:
-        """Make a waiter that ends by `deadline`."""
+    def _make(self, kind: _KindT, deadline: float) -> Waiter[_PlaceT]:
+        """Make a waiter for a queue that ends by `deadline`."""
         raise NotImplementedError
 
     def join(self, kind: _KindT, deadline: float) -> Waiter[_PlaceT]:
         """Wait at the end of a queue until `deadline`, by the clock."""
-        waiter = self._make(deadline)
+        waiter = self._make(kind, deadline)
         queue = self._queues.get(kind)
         if queue is None:
             queue = self._queues[kind] = OrderedDict()
-        queue[waiter] = next(self._order), deadline
+        queue[waiter] = next(self._order)
         self.count += 1
         return waiter
 
@@ -75,7 +79,7 @@ class Waiters(Generic[_KindT, _PlaceT]):
         kinds = tuple(self._queues)
         if len(kinds) < 2:  # noqa: PLR2004  # two have an order
             return kinds
-        return sorted(kinds, key=lambda kind: next(iter(self._queues[kind].values()))[0])
+        return sorted(kinds, key=lambda kind: next(iter(self._queues[kind].values())))
 
     def next(self, kind: _KindT) -> Waiter[_PlaceT]:
         """Take the first out of a queue."""
@@ -107,19 +111,30 @@ class AsyncWaiters(Waiters[_KindT, _PlaceT]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
+        # A heap of the deadlines, each with a number that no other has, and whose it is. Of those
+        # who wait no more it is swept now and then, so that leaving need not look for its own.
+        self._deadlines: list[tuple[float, int, _KindT, asyncio.Future[_PlaceT]]] = []
 
-    def _make(self, deadline: float) -> "asyncio.Future[_PlaceT]":
+    def _make(self, kind: _KindT, deadline: float) -> "asyncio.Future[_PlaceT]":
         # Kept, as the manager lives in one loop, and up to Python 3.11 asking is a system call.
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
         if deadline < self._timer_at:
             self._look_again_at(deadline, loop)
-        return loop.create_future()
+        waiter = loop.create_future()
+        deadlines = self._deadlines
+        if len(deadlines) > 2 * self.count + _SLACK:
+            queues = self._queues
+            deadlines[:] = [each for each in deadlines if each[3] in queues.get(each[2], ())]
+            heapify(deadlines)
+        heappush(deadlines, (deadline, next(self._order), kind, waiter))
+        return waiter
 
     def dismiss(self, error: BaseException) -> None:
         """End all waiting with an error."""
         super().dismiss(error)
+        self._deadlines.clear()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -131,22 +146,22 @@ class AsyncWaiters(Waiters[_KindT, _PlaceT]):
 
     def _end_overdue(self) -> None:
         self._timer, self._timer_at = None, float("inf")
-        now, due = self._clock(), float("inf")
-        for queue in self._queues.values():
-            for waiter, (_, deadline) in queue.items():
-                if deadline <= now:
-                    _fail(waiter, TimeoutError())
-                else:
-                    due = min(due, deadline)
-        if due < float("inf"):
-            self._look_again_at(due, asyncio.get_running_loop())
+        now, deadlines = self._clock(), self._deadlines
+        while deadlines:
+            deadline, _, kind, waiter = deadlines[0]
+            if waiter in self._queues.get(kind, ()):
+                if deadline > now:
+                    self._look_again_at(deadline, asyncio.get_running_loop())
+                    return
+                _fail(waiter, TimeoutError())
+            heappop(deadlines)
 
 
 class ThreadWaiters(Waiters[_KindT, _PlaceT]):
     """Threads that wait; each looks at its deadline itself."""
 
-    def _make(self, deadline: float) -> "Future[_PlaceT]":
-        del deadline
+    def _make(self, kind: _KindT, deadline: float) -> "Future[_PlaceT]":
+        del kind, deadline
         return Future()
 
 

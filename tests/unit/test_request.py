@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+from functools import partial
 from time import monotonic, process_time
 from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import ref
 
 import pytest
 
@@ -23,9 +26,10 @@ from hasql.balancer_policy import RoundRobinBalancerPolicy
 from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Role
 from hasql.driver import Endpoint, PoolSizes
+from simulation.virtual_time import VirtualClock, run
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
 AnyNode: TypeAlias = Node[Any, Any]
 AnyRouter: TypeAlias = Router[Any, Any]
@@ -43,8 +47,15 @@ def make_node(name: str, places: int = 1) -> AnyNode:
 class Stage:
     """A router, and the hosts in its routing by name: `m` is a master and `r` a replica."""
 
-    def __init__(self, routed: str, full: str = "", suspect: str = "") -> None:
-        self.router: AnyRouter = Router(RoundRobinBalancerPolicy(), AsyncWaiters(monotonic))
+    def __init__(
+        self,
+        routed: str,
+        full: str = "",
+        suspect: str = "",
+        *,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self.router: AnyRouter = Router(RoundRobinBalancerPolicy(), AsyncWaiters(clock))
         self.nodes = {name: make_node(name) for name in "mr"}
         self.route(routed, {ROLES[name] for name in suspect})
         for name in full:
@@ -170,3 +181,73 @@ async def test_ten_thousand_who_wait_cost_each_what_a_hundred_do() -> None:
     finally:
         gc.enable()
     assert many < 3 * few, (many, few)
+
+
+def seconds_of_each_end(waiting: int) -> float:
+    """Return what each of so many costs who end by their deadlines, one by one, in CPU seconds."""
+    clock = VirtualClock()
+    ends: list[tuple[int, float]] = []
+
+    async def wait() -> float:
+        stage = Stage("mr", "mr", clock=clock)
+        router, done = stage.router, asyncio.Event()
+
+        def leave(number: int, request: Request, waiter: asyncio.Future[Any]) -> None:
+            assert isinstance(waiter.exception(), TimeoutError)
+            ends.append((number, clock.now))
+            router.leave(request, waiter)
+            if not router.waiting:
+                done.set()
+
+        began = process_time()
+        for number in range(waiting):
+            request = REQUESTS[number % 4]
+            waiter = router.join(request, due_of(number))
+            waiter.add_done_callback(partial(leave, number, request))
+        await done.wait()
+        took = process_time() - began
+        router.close()
+        return took / waiting
+
+    def due_of(number: int) -> float:
+        return 1.0 + (number * 7 % waiting) / 1000  # those who ask later may be due earlier
+
+    seconds = run(wait(), clock)
+    for rank, (number, at) in enumerate(ends):
+        assert rank == number * 7 % waiting
+        assert at == pytest.approx(due_of(number))
+    assert len(ends) == waiting
+    return seconds
+
+
+def test_ten_thousand_who_wait_in_vain_cost_each_what_a_thousand_do() -> None:
+    gc.collect()
+    gc.disable()  # as above
+    try:
+        few = min(seconds_of_each_end(1_000) for _ in range(5))
+        many = min(seconds_of_each_end(10_000) for _ in range(2))
+    finally:
+        gc.enable()
+    assert many < 3 * few, (many, few)
+
+
+def test_a_deadline_of_who_waits_no_more_ends_nobody_and_is_not_kept() -> None:
+    clock = VirtualClock()
+
+    async def play() -> None:
+        waiters: AsyncWaiters[str, object] = AsyncWaiters(clock)
+        stays = waiters.join("a place", 60.0)
+        gone = [waiters.join("a place", 30.0) for _ in range(1000)]
+        kept = [ref(waiter) for waiter in gone]
+        for waiter in gone:
+            waiters.leave("a place", waiter)
+        del gone, waiter
+        last = waiters.join("a place", 30.0)
+        assert not any(waiter() for waiter in kept)
+        waiters.leave("a place", last)
+        with pytest.raises(TimeoutError):
+            await stays  # type: ignore[misc]  # a future
+        assert clock.now == pytest.approx(60.0)
+        assert not last.done()
+
+    run(play(), clock)
