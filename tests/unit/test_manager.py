@@ -721,6 +721,40 @@ async def test_9_a_fenced_master_loses_its_leases_and_serves_nobody() -> None:
                 assert host_of(connection) == "b"
 
 
+@pytest.mark.parametrize("becomes", ["fenced", "a replica"])
+async def test_9_a_writer_is_given_no_login_that_has_outlasted_its_hosts_time_as_the_master(
+    becomes: str,
+) -> None:
+    servers = fake_cluster("a master", "b replica")
+    a, b = servers["a"], servers["b"]
+    asked, may_log_in = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        asked.set()
+        await may_log_in.wait()
+
+    kwargs = {"min_size": 0, "max_size": 2}
+    async with manager_of(servers, refresh_delay=0.02, pool_factory_kwargs=kwargs) as manager:
+        await manager.ready()
+        held = await manager.acquire_master()  # so that the next one has to log in
+        a.before_login = hold
+        acquiring = asyncio.ensure_future(manager.acquire_master(timeout=10).__aenter__())
+        await asked.wait()
+        a.master = becomes == "fenced"  # alive, and sure of itself
+        b.promote()
+        of_a, of_b = sorted(manager, key=lambda pool: pool.server.host)
+        await until(lambda: manager.pool_is_master(of_b) and not manager.pool_is_master(of_a))
+        assert not acquiring.done()
+        a.before_login = None
+        may_log_in.set()
+        connection = await acquiring
+        assert host_of(connection) == "b"
+        assert manager.metrics().retries == 1
+        await manager.release(connection)
+        await manager.release(held)
+        assert [node.in_flight for node in manager.metrics().nodes] == [0, 0]
+
+
 async def test_9_a_split_is_named_in_the_error() -> None:
     async with manager_of(fake_cluster("a master", "b master", "c replica")) as manager:
         with pytest.raises(NotAvailableError) as caught:

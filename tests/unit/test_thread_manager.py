@@ -558,6 +558,34 @@ def test_9_a_lease_on_a_master_that_was_replaced_is_aborted() -> None:
             assert name_of(connection) == "b"
 
 
+@pytest.mark.parametrize("becomes", ["fenced", "a replica"])
+def test_9_a_writer_is_given_no_login_that_has_outlasted_its_hosts_time_as_the_master(
+    becomes: str,
+) -> None:
+    servers = fake_cluster("a master", "b replica")
+    a, b = servers["a"], servers["b"]
+
+    def promote() -> None:
+        a.master = becomes == "fenced"  # alive, and sure of itself
+        b.promote()
+
+    with managed(servers, refresh_delay=0.02) as manager:
+        of_a, of_b = manager.pool_of("a"), manager.pool_of("b")
+
+        def lose_the_role() -> None:
+            # The thread has its place, and is about to log in.
+            of_a.on_acquire = lambda: None
+            manager.in_loop(promote)
+            until(lambda: manager.pool_is_master(of_b) and not manager.pool_is_master(of_a))
+            assert not of_a.free
+
+        of_a.on_acquire = lose_the_role
+        with manager.acquire_master(timeout=LONG) as connection:
+            assert name_of(connection) == "b"
+        assert manager.metrics().retries == 1
+        assert [node.in_flight for node in manager.metrics().nodes] == [0, 0]
+
+
 def test_8_leases_on_a_silent_host_are_broken_after_lease_abort_after() -> None:
     servers = fake_cluster("a master")
     with managed(
