@@ -63,6 +63,10 @@ class Proxy:
         elif there and back:
             self._open.clear()
 
+    def hold_answers_to_new_ones(self) -> None:
+        """Pass on nothing that the server says on connections made from now on, until `forward`."""
+        self._back = asyncio.Event()
+
     def forward(self) -> None:
         """Pass on again what comes from now on, and what was held back."""
         self._there.set()

@@ -12,7 +12,14 @@ from hasql import NotAvailableError
 from hasql.cluster.dsn import Dsn
 from hasql.cluster.state import Health
 from testbed.proxy import Proxy
-from testbed.scene import end_sessions, every_place_works, fail_over, until, until_sessions
+from testbed.scene import (
+    end_sessions,
+    every_place_works,
+    fail_over,
+    in_flight,
+    until,
+    until_sessions,
+)
 
 if TYPE_CHECKING:
     from hasql.base import BasePoolManager
@@ -106,6 +113,37 @@ async def test_a_frozen_master_that_was_replaced_acknowledges_nothing(
     with pytest.raises(NotAvailableError, match="fenced"):
         await manager.ready(2, 0, timeout=0.05)
     assert [node.host.port for node in manager.metrics().nodes if node.exclusion] == [old.port]
+
+
+async def test_a_login_that_outlasts_a_promotion_gives_a_writer_the_new_master(
+    kit: Kit, pg_cluster: LocalCluster, table: Table, application: str
+) -> None:
+    old, new = pg_cluster.master, pg_cluster.replicas[0]
+    async with Proxy(old.host, old.port) as proxy:
+        dsn = pg_cluster.dsn.replace(f":{old.port}", f":{proxy.port}", 1)
+        async with kit.manager(
+            f"{dsn}?application_name={application}",
+            refresh_delay=0.1,
+            refresh_timeout=2,  # as `manager`
+            pool_factory_kwargs=kit.sizes(0, 2),
+        ) as manager:
+            await manager.ready(1, 2)
+            held = await manager.acquire_master()  # so that the next one has to log in
+            asked = proxy.connections
+            proxy.hold_answers_to_new_ones()
+            acquiring = asyncio.ensure_future(manager.acquire_master(timeout=30).__aenter__())
+            await until(lambda: proxy.connections > asked)
+            await new.promote()
+            await until(lambda: manager.metrics().fencings == 1)
+            proxy.forward()
+            connection = await acquiring
+            assert await kit.port(connection) == new.port
+            assert manager.metrics().retries
+            await kit.write(connection, table.insert(1))
+            await manager.release(connection)
+            await manager.release(held)
+            assert await old.sql(table.count) == "0"
+            assert in_flight(manager) == 0
 
 
 @pytest.mark.parametrize("fault", ["kill", "freeze"])
