@@ -263,7 +263,9 @@ class _Acquire:
             if self.awaited:
                 await self._task.manager.release(self.connection)
             else:
-                await self._lease.__aexit__(type(error) if error else None, error, None)
+                # The end of a block may be a COMMIT: a statement of the task's as any other.
+                async with asyncio.timeout(_PATIENCE):
+                    await self._lease.__aexit__(type(error) if error else None, error, None)
         finally:
             self.connection.holder = None
             self._task.cancel_who_waits()

@@ -43,7 +43,7 @@ class Cluster:
         }
         self.all = list(self.servers.values())
         for server in self.all:
-            server.others = [other for other in self.all if other is not server]
+            server.knows([other for other in self.all if other is not server])
             if not server.master:
                 server.follow(self.all[0], rewinds=False)
         self.master = self.all[0]

@@ -35,6 +35,8 @@ class ServerWithHistory(FakeServer):
         self._record = record
         self._ledger = ledger
         self._chance = chance
+        #: The other servers of its cluster.
+        self.others: Sequence[ServerWithHistory] = ()
         self.set_clock(chance.uniform(0.0, 1e-3))
         #: Changes whenever its processes end.
         self.life = 1
@@ -48,9 +50,8 @@ class ServerWithHistory(FakeServer):
         self.tells_all = False
         #: Whether it tells the truth of what is flushed.
         self.honest = True
-        #: Whom it receives from as a standby, and who may receive from it.
+        #: Whom it receives from as a standby: one of the others.
         self.upstream: ServerWithHistory | None = None
-        self.others: Sequence[ServerWithHistory] = ()
         self._attachment = 0
         #: Commits that wait for a standby: where they end, and whom to answer.
         self._unreceived: list[tuple[int, Connection, asyncio.Future[Any]]] = []
@@ -65,10 +66,20 @@ class ServerWithHistory(FakeServer):
     def __str__(self) -> str:
         return self.host.host
 
+    def knows(self, others: Sequence[ServerWithHistory]) -> None:
+        """Have these be the others of its cluster."""
+        self.others = others
+        self.set_clock(self._ahead)
+
     def set_clock(self, ahead: float) -> None:
-        """Have its clock be so many seconds ahead. No two servers start at the same time."""
+        """Have its clock be so many seconds ahead, or as little more as tells it from others.
+
+        By when they have started: the core takes two that say the same for one server.
+        """
         self._ahead = ahead
-        self.started_at = self.now()
+        while (started_at := self.now()) in {other.started_at for other in self.others}:
+            self._ahead += 1e-6
+        self.started_at = started_at
 
     def now(self) -> int:
         """Return the time by its clock, in microseconds."""
