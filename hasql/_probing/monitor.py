@@ -216,20 +216,23 @@ class Monitor:
             self._drop_session()
             self._publish_failure(error, judged(self._driver, error))
         else:
-            self._last = reading
-            self._publish(
-                Answered(
-                    self.host,
-                    self._began,
-                    self._clock(),
-                    reading,
-                    self._afresh,
-                    elsewhere,
-                    response_time=self._stopwatch.median,
-                    pooled=self._prober.pooled,
-                    flag_lies=self._prober.flag_lies,
-                )
+            self._answered(self._began, reading, afresh=self._afresh, elsewhere=elsewhere)
+
+    def _answered(self, began: float, reading: Reading, *, afresh: bool, elsewhere: bool) -> None:
+        self._last = reading
+        self._publish(
+            Answered(
+                self.host,
+                began,
+                self._clock(),
+                reading,
+                afresh,
+                elsewhere,
+                response_time=self._stopwatch.median,
+                pooled=self._prober.pooled,
+                flag_lies=self._prober.flag_lies,
             )
+        )
 
     def _publish_failure(self, error: Exception, failure: Failure) -> None:
         # A pooler takes a login by itself. Without an answer then its server may be dead, or just
@@ -335,12 +338,15 @@ class Monitor:
             self._looks.begin(look, lambda: self.probe_by(self._clock()))
 
     async def _look_afresh(self, known: Reading, *, elsewhere: bool) -> Found | None:
-        prober = self._prober.twin(elsewhere=elsewhere)
+        prober, began = self._prober.twin(elsewhere=elsewhere), self._clock()
         with self._stall_timer(self._refresh_timeout) as limit:
             session, reading = await prober.open(limit, self._on_lost)
         if is_another_server(known, reading):
             return Found(session, reading)
         session.kill()
+        if (known.role, known.timeline) != (reading.role, reading.timeline):
+            # It has been promoted meanwhile, and the next probe may be a second away.
+            self._answered(began, reading, afresh=False, elsewhere=False)
         return None
 
     def _take_look_in(self) -> None:
