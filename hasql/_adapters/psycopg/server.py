@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from psycopg import BaseConnection, Connection
-    from psycopg.pq.abc import PGresult
+    from psycopg.abc import PQGen
+    from psycopg.pq.abc import PGconn, PGresult
 
     from hasql._adapters.psycopg.connection import PsycopgConnection
     from hasql._adapters.psycopg.thread_connection import ThreadConnection
@@ -71,9 +72,13 @@ async def ask(connection: PsycopgConnection, sql: str) -> PGresult:
 def ask_in_thread(connection: Connection[Any], sql: str) -> PGresult:
     """Do the same on a synchronous connection."""
     with connection.lock:
-        connection.pgconn.send_query(sql.encode())
-        (result,) = connection.wait(generators.execute(connection.pgconn))
+        (result,) = connection.wait(_query(connection.pgconn, sql))
     return _checked(result)
+
+
+def _query(server: PGconn, sql: str) -> PQGen[list[PGresult]]:
+    server.send_query(sql.encode())
+    return (yield from generators.execute(server))
 
 
 def _checked(result: PGresult) -> PGresult:

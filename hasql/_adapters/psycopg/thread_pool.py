@@ -155,7 +155,14 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
             connection.close()
             raise
         finally:
-            self._connects.give_back(connection)
+            if connection.is_left_open:  # or psycopg's pool would lend it again
+                end_in_thread(partial(self._give_back_last, connection), "hasql close")
+            else:
+                self._connects.give_back(connection)
+
+    def _give_back_last(self, connection: _Pooled) -> None:
+        connection.close_last()
+        self._connects.give_back(connection)
 
     def is_closed(self, connection: _Pooled) -> bool:
         return bool(connection.lost or connection.pgconn.status == _BAD)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 from psycopg2 import extensions
 
+from hasql._adapters.kill_switch import KillSwitch
 from hasql._adapters.libpq import parameters_of_pool
 from hasql._adapters.psycopg2.failure import failure_of
 from hasql._adapters.psycopg2.parameters import is_of_libpq
@@ -73,12 +74,18 @@ class Psycopg2Library(ThreadLibrary):
             login["dbname"] = login.pop("database")
         return login
 
+    def adopt(self, raw: Any) -> Any:
+        return raw
+
     def close(self, raw: Any) -> None:
-        raw.close()
+        raw.close()  # which waits for a thread that uses it
 
     def fileno(self, raw: Any) -> int:
         descriptor: int = raw.fileno()
         return descriptor
+
+    def switch(self, raw: Any) -> KillSwitch:
+        return KillSwitch(raw.fileno())
 
     def is_closed(self, raw: Any) -> bool:
         return bool(raw.closed)

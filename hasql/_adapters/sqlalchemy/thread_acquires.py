@@ -89,7 +89,7 @@ class QueueAcquires:
         dialect.do_ping = prepare_and_ping
 
     def _on_close(self, raw: Any, _: object = None) -> None:
-        self.connections.forget(raw)
+        self.connections.closes(raw)
 
     # Acquiring
 

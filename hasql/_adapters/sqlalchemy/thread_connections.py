@@ -8,12 +8,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hasql._adapters.fork_guard import cut_off_in_children
-from hasql._adapters.kill_switch import KillSwitch
 from hasql.driver.destinations import Destinations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from hasql._adapters.kill_switch import KillSwitch
     from hasql._adapters.session_setup import WithSettings
     from hasql._adapters.sqlalchemy.thread_library import ThreadLibrary
     from hasql.driver.session_settings import SettingsMade
@@ -65,7 +65,7 @@ class QueueConnections:
         """Make a connection one that any thread can end. Raises ConnectionError if it is lost."""
         raw, address = opened.connection
         try:
-            switch = KillSwitch(self._library.fileno(raw))
+            switch = self._library.switch(raw)
         except Exception as error:  # each library has an error of its own for that
             self._library.close(raw)
             raise ConnectionError("the connection was lost as soon as it was made") from error
@@ -140,6 +140,13 @@ class QueueConnections:
         self.destinations.closed(raw)
         if (known := self._open.pop(raw, None)) is not None:
             known.switch.close()
+
+    def closes(self, raw: Any) -> None:
+        """Know one no more that the pool is about to close, which ends what runs on it."""
+        if not self._library.is_closed(raw) and self._library.is_busy(raw):
+            self.abort(raw)
+        else:
+            self.forget(raw)
 
     def abort(self, raw: Any) -> None:
         """End one at once, whichever thread uses it; that one closes it."""

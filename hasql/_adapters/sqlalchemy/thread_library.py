@@ -9,6 +9,7 @@ from hasql._adapters.sqlalchemy.library import EngineLibrary
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from hasql._adapters.kill_switch import KillSwitch
     from hasql._adapters.session_setup import WithSettings
     from hasql.driver import Endpoint, Session
     from hasql.driver.address_race import ThreadedConnect
@@ -31,11 +32,20 @@ class ThreadLibrary(Protocol):
     def login_of(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return what of the arguments of `connect` is for a reserved connection of psycopg's."""
 
+    def adopt(self, raw: Any) -> Any:
+        """Make one that a listener has opened by itself one of the library's.
+
+        Raises ConfigurationError where that cannot be.
+        """
+
     def close(self, raw: Any) -> None:
         """Close a connection without waiting for the server, once no thread uses it."""
 
     def fileno(self, raw: Any) -> int:
         """Return the descriptor of its socket."""
+
+    def switch(self, raw: Any) -> KillSwitch:
+        """Return what ends it, whichever thread uses it. Raises an error if it is lost already."""
 
     def is_closed(self, raw: Any) -> bool:
         """Tell whether it is known to be gone."""

@@ -66,7 +66,7 @@ class EngineThreadPool(ThreadPool[Engine, Connection]):
     def _connect(self, connect: ThreadedConnect) -> WithSettings[tuple[Any, str | None]]:
         raw, arguments = self._login.ask()
         if raw is not None:  # a listener has connected by itself
-            return WithSettings((raw, None))
+            return WithSettings((self._library.adopt(raw), None))
         return self._library.connect(self._endpoint, arguments, connect)
 
     @property

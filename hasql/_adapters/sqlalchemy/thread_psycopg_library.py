@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,8 @@ from sqlalchemy.dialects.postgresql.psycopg import dialect
 
 from hasql._adapters.psycopg import login, server
 from hasql._adapters.psycopg.failure import failure_of, sqlstate_of
-from hasql._adapters.psycopg.idle_look import is_the_end
 from hasql._adapters.psycopg.session import PsycopgSession
+from hasql._adapters.psycopg.thread_connection import ThreadConnection
 from hasql._adapters.psycopg.thread_login import connect_for_pool, endable
 from hasql._adapters.psycopg.transactions import state_of
 from hasql._adapters.sqlalchemy.query import flag, not_text, whole_number
@@ -24,8 +25,7 @@ from hasql.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from psycopg.errors import Diagnostic
-
+    from hasql._adapters.kill_switch import KillSwitch
     from hasql._adapters.session_setup import WithSettings
     from hasql.driver import Endpoint
     from hasql.driver.address_race import ThreadedConnect
@@ -34,9 +34,7 @@ if TYPE_CHECKING:
 __all__ = ("LIBRARY",)
 
 _OF_PSYCOPG = frozenset(signature(psycopg.Connection.connect).parameters) - {"kwargs"}
-_Connection: Any = type("Connection", endable(psycopg.Connection), {})
-#: Seconds in which another thread leaves a connection that was aborted.
-_LAST_WORDS = 1.0
+_Connection: Any = type("Connection", (ThreadConnection, *endable(psycopg.Connection)), {})
 
 
 class PsycopgThreadLibrary(EngineThreadLibrary):
@@ -72,19 +70,29 @@ class PsycopgThreadLibrary(EngineThreadLibrary):
     async def session_of(self, raw: Any, on_lost: Callable[[], None]) -> PsycopgSession:
         return PsycopgSession(await login.take_over(raw), on_lost, in_transactions=True)
 
+    def adopt(self, raw: Any) -> Any:
+        if not isinstance(raw, psycopg.Connection):
+            raise ConfigurationError(
+                f"a listener to do_connect has returned {type(raw).__name__}; over psycopg it is "
+                "to return a psycopg.Connection, or to change the arguments instead"
+            )
+        if not isinstance(raw, ThreadConnection):
+            raw.__class__ = _endable_by_threads(type(raw))
+            raw.be_endable()  # type: ignore[attr-defined]  # as it is one now
+        return raw
+
     def close(self, raw: Any) -> None:
-        # A thread that still waits for its socket wakes, as that was shut down.
-        left = raw.lock.acquire(timeout=_LAST_WORDS)
-        try:
-            raw.close()
-            raw.pgconn.finish()  # psycopg leaves a broken one to the collection of garbage
-        finally:
-            if left:
-                raw.lock.release()
+        raw.close()  # which frees nothing that another thread uses
 
     def fileno(self, raw: Any) -> int:
         descriptor: int = raw.fileno()
         return descriptor
+
+    def switch(self, raw: Any) -> KillSwitch:
+        switch: KillSwitch | None = raw.switch
+        if switch is None:
+            raise psycopg.OperationalError("the connection was lost as soon as it was made")
+        return switch
 
     def is_closed(self, raw: Any) -> bool:
         return bool(raw.closed)
@@ -103,21 +111,8 @@ class PsycopgThreadLibrary(EngineThreadLibrary):
         return server.is_read_only(raw)
 
     def reads(self, raw: Any) -> bool:
-        fatal: list[Diagnostic] = []
-
-        def note(notice: Diagnostic) -> None:
-            if is_the_end(notice, raw.pgconn):
-                fatal.append(notice)
-
-        raw.add_notice_handler(note)
-        try:
-            raw.pgconn.consume_input()
-            raw.pgconn.is_busy()  # makes libpq parse it
-        except psycopg.Error:
-            return False
-        finally:
-            raw.remove_notice_handler(note)
-        return not fatal
+        alive: bool = raw.is_alive()
+        return alive
 
     def roll_back(self, raw: Any) -> None:
         if self.is_busy(raw):
@@ -139,6 +134,12 @@ class PsycopgThreadLibrary(EngineThreadLibrary):
 
     def fetch_row(self, raw: Any, sql: str) -> Sequence[str | None]:
         return server.first_row(server.ask_in_thread(raw, sql))
+
+
+@cache
+def _endable_by_threads(user_class: type[psycopg.Connection[Any]]) -> type[Any]:
+    added = {"inherited_wait": user_class.wait}
+    return type(user_class.__name__, (ThreadConnection, user_class), added)
 
 
 LIBRARY = PsycopgThreadLibrary()
