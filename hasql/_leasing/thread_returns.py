@@ -1,5 +1,6 @@
 """The giving back of connections that threads have used."""
 
+import threading
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -100,6 +101,22 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
                 if layers is not None:
                     layers.returned(lease, node, None)
             raise
+
+    def give_back_by_call(self, lease: Lease[PoolT, ConnT], kwargs: dict[str, Any]) -> None:
+        """Give back what `getconn` has taken, in whichever thread, or this thread's own block.
+
+        Which thread has taken it says nothing: frameworks take a connection in one thread of theirs
+        and give it back in any other, which may have had the same one before.
+
+        Raises UnknownConnectionError where it is lent to another thread's block, whose end gives it
+        back: the caller had it before, and has given it back then.
+        """
+        if not lease.awaited and lease.thread not in {0, threading.get_ident()}:
+            raise UnknownConnectionError(
+                "the connection is lent to a `with` block of another thread, which gives it back; "
+                "give back once what getconn() has lent, and use it no more"
+            )
+        self.give_back(lease, None, kwargs)
 
     # long: as one step as can be, each call more could be interrupted before it begins
     def give_back(  # noqa: C901, PLR0912, PLR0915  # as above

@@ -165,13 +165,15 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         Its open transaction is rolled back and its session reset, in `release_timeout` seconds at
         most; then it is closed instead. `kwargs` go to the driver's own release.
 
+        Give it back once: a second time ends whatever lease of `getconn` it is lent by then.
+
         Raises:
-            UnknownConnectionError: The connection is not lent by this manager; a ValueError.
+            UnknownConnectionError: The connection is not lent by this manager, or to another
+                thread's block; a ValueError.
         """
         if _is_inherited(connection):
             return
-        lease = self._book.of(connection)
-        self._returns.give_back(lease, None, kwargs)
+        self._returns.give_back_by_call(self._book.of(connection), kwargs)
 
     def release_to_pool(self, connection: ConnT, pool: PoolT, **kwargs: Any) -> None:
         """Give a connection back to the pool it came from; see `putconn`.
@@ -179,12 +181,12 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         One that was taken from the pool directly has to be registered before.
 
         Raises:
-            UnknownConnectionError: The pool is not this manager's, or lent no such connection.
+            UnknownConnectionError: The pool is not this manager's, or lent no such connection, or
+                lent it to another thread's block.
         """
         if _is_inherited(connection):
             return
-        lease = self._lease_of(connection, self._node(pool))
-        self._returns.give_back(lease, None, kwargs)
+        self._returns.give_back_by_call(self._lease_of(connection, self._node(pool)), kwargs)
 
     # The driver's pools
 

@@ -11,11 +11,12 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from hasql import UnknownConnectionError
+from testbed.sync_kits import Psycopg3ThreadKit, SqlalchemyPsycopgThreadKit
 
 if TYPE_CHECKING:
     from hasql.testing import LocalCluster
@@ -40,7 +41,7 @@ def run(connection, number):
         kit.value(connection, f"SELECT pg_sleep(60) -- {{number}}")
         unheard.append("it has ended well")
     except BaseException as error:  # SQLAlchemy's own are many, in the midst of what it does
-        if "NULL" in str(error):  # what was libpq's is gone
+        if "NULL" in str(error) or "socket closed" in str(error):  # what is libpq's was freed
             unheard.append(str(error))
 
 def end_by_error(lease):
@@ -89,4 +90,64 @@ def play(kit: SyncKit, dsn: str, way: str, rounds: int) -> None:
 def test_a_lease_may_end_while_another_threads_statement_runs(
     sync_kit: SyncKit, pg_cluster: LocalCluster
 ) -> None:
-    play(sync_kit, pg_cluster.master.dsn, "putconn", 50)
+    play(sync_kit, pg_cluster.master.dsn, "putconn", 5 if "psycopg2" in sync_kit.name else 15)
+
+
+@pytest.mark.parametrize(
+    ("over_psycopg", "way"),
+    [(Psycopg3ThreadKit(), "close"), (SqlalchemyPsycopgThreadKit(), "block")],
+    ids=lambda case: getattr(case, "name", case),
+)
+def test_so_it_may_when_it_is_closed_and_by_an_error(
+    over_psycopg: SyncKit, pg_cluster: LocalCluster, way: str
+) -> None:
+    play(over_psycopg, pg_cluster.master.dsn, way, 10)
+
+
+def test_the_block_of_another_thread_is_not_ended_by_who_had_the_connection_before(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    lent, over = threading.Event(), threading.Event()
+    sizes = sync_kit.sizes(1, 1)
+    with sync_kit.manager(pg_cluster.master.dsn, pool_factory_kwargs=sizes) as manager:
+        manager.ready(1, 0)
+        stale = manager.getconn()
+        manager.putconn(stale)
+
+        def use() -> tuple[bool, Any]:
+            with manager.acquire_master() as connection:
+                sync_kit.begin(connection, "SET LOCAL work_mem = '4321kB'")
+                lent.set()
+                assert over.wait(10)
+                return connection is stale, sync_kit.value(connection, "SHOW work_mem")
+
+        with ThreadPoolExecutor(1) as threads:
+            other = threads.submit(use)
+            assert lent.wait(10)
+            (pool,) = manager
+            for give_back in (manager.putconn, lambda one: manager.release_to_pool(one, pool)):
+                with pytest.raises(UnknownConnectionError):
+                    give_back(stale)
+            (node,) = manager.metrics().nodes
+            assert node.in_flight == 1
+            over.set()
+            is_the_same, value = other.result(10)
+        assert value == "4321kB", "its transaction goes on"
+        assert is_the_same or "sqlalchemy" in sync_kit.name
+
+
+def test_what_one_thread_has_taken_another_may_give_back_that_had_it_before(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    """As FastAPI does, whose threads take turns."""
+    sizes = sync_kit.sizes(1, 1)
+    with (
+        sync_kit.manager(pg_cluster.master.dsn, pool_factory_kwargs=sizes) as manager,
+        ThreadPoolExecutor(1) as one,
+        ThreadPoolExecutor(1) as two,
+    ):
+        for taking, giving in ((one, one), (two, one), (one, two)):
+            connection = taking.submit(manager.getconn).result(10)
+            giving.submit(manager.putconn, connection).result(10)
+        (node,) = manager.metrics().nodes
+        assert node.in_flight == 0

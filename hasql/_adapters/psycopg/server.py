@@ -78,7 +78,8 @@ def ask_in_thread(connection: Connection[Any], sql: str) -> PGresult:
 
 def _query(server: PGconn, sql: str) -> PQGen[list[PGresult]]:
     server.send_query(sql.encode())
-    return (yield from generators.execute(server))
+    results: list[PGresult] = yield from generators.execute(server)
+    return results
 
 
 def _checked(result: PGresult) -> PGresult:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.conninfo import make_conninfo
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PGconn, TransactionStatus
 from sqlalchemy.dialects.postgresql.psycopg import dialect
 
 from hasql._adapters.psycopg import login, server
@@ -76,10 +76,7 @@ class PsycopgThreadLibrary(EngineThreadLibrary):
                 f"a listener to do_connect has returned {type(raw).__name__}; over psycopg it is "
                 "to return a psycopg.Connection, or to change the arguments instead"
             )
-        if not isinstance(raw, ThreadConnection):
-            raw.__class__ = _endable_by_threads(type(raw))
-            raw.be_endable()  # type: ignore[attr-defined]  # as it is one now
-        return raw
+        return _taken_over(raw)
 
     def close(self, raw: Any) -> None:
         raw.close()  # which frees nothing that another thread uses
@@ -137,9 +134,21 @@ class PsycopgThreadLibrary(EngineThreadLibrary):
 
 
 @cache
-def _endable_by_threads(user_class: type[psycopg.Connection[Any]]) -> type[Any]:
+def _endable_by_threads(user_class: Any) -> Any:
     added = {"inherited_wait": user_class.wait}
     return type(user_class.__name__, (ThreadConnection, user_class), added)
+
+
+def _taken_over(raw: psycopg.Connection[Any]) -> ThreadConnection:
+    """Put a connection into one of hasql's class, which is as the application has left it."""
+    user_class: Any = type(raw)  # which mypy takes for no Hashable
+    made = _endable_by_threads(user_class)
+    taken: ThreadConnection = made.__new__(made)
+    psycopg.Connection.__init__(taken, raw.pgconn)
+    vars(taken).update(vars(raw))
+    raw.pgconn = PGconn.connect_start(b"none=")
+    taken.be_endable()
+    return taken
 
 
 LIBRARY = PsycopgThreadLibrary()
