@@ -6,6 +6,7 @@ it ends by a signal then, or a statement ends with anything but the loss of its 
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hasql import UnknownConnectionError
+from testbed.scene import until_asleep
 from testbed.sync_kits import Psycopg3ThreadKit, SqlalchemyPsycopgThreadKit
 
 if TYPE_CHECKING:
@@ -102,6 +104,27 @@ def test_so_it_may_when_it_is_closed_and_by_an_error(
     over_psycopg: SyncKit, pg_cluster: LocalCluster, way: str
 ) -> None:
     play(over_psycopg, pg_cluster.master.dsn, way, 10)
+
+
+def test_what_a_thread_still_uses_that_gave_it_back_is_not_lent(
+    pg_cluster: LocalCluster, application: str
+) -> None:
+    kit, master = Psycopg3ThreadKit(), pg_cluster.master
+    dsn = f"{master.dsn}?application_name={application}"
+    with (
+        kit.manager(dsn, pool_factory_kwargs=kit.sizes(1, 1)) as manager,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        stale = manager.getconn(timeout=10)
+        pid = kit.pid(stale)
+        manager.putconn(stale)
+        other = threads.submit(kit.value, stale, "SELECT pg_sleep(60)")
+        asyncio.run(until_asleep(master, application, 1))
+        with manager.acquire_master(timeout=10) as connection:
+            assert kit.pid(connection) != pid
+        with pytest.raises(kit.lost):
+            other.result(10)
+    asyncio.run(master.sql(f"SELECT pg_terminate_backend({pid}, 5000)"))
 
 
 def test_the_block_of_another_thread_is_not_ended_by_who_had_the_connection_before(
