@@ -68,3 +68,24 @@ def test_a_pool_that_cannot_be_opened_at_first_is_tried_again_soon() -> None:
 
     assert run(play(), clock) < 3
     assert not manager.driver.open_errors
+
+
+def test_1_a_name_that_has_moved_is_found_by_a_look_each_30_s_though_nothing_breaks() -> None:
+    clock, servers = VirtualClock(), fake_cluster("old master", "new master")
+    old, new = servers.values()
+    new.timeline = 2
+
+    async def play() -> float:
+        async with manager_of({"old": old}, clock=clock) as manager:
+            await manager.ready()
+            manager.driver.servers[old.host] = new
+            began = clock.now
+            while manager.metrics().nodes[0].timeline != new.timeline:
+                assert clock.now < began + 60, "nobody looks"
+                await manager.wait_next_pool_check()
+            async with manager.acquire_master() as connection:
+                assert connection.server is new
+            return clock.now - began
+
+    # A quarter more or less; a probe begins the look, and the next sees what it has found.
+    assert 0.75 * 30 < run(play(), clock) < 1.25 * 30 + 2
