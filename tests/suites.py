@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 
 #: The tests on real servers that run with the drivers of each environment.
-OF_DRIVERS = ("tests/integration/test_drivers*.py", "tests/integration/test_mission_programs.py")
+OF_DRIVERS = (
+    "tests/integration/test_drivers*.py",
+    "tests/integration/test_several_servers.py",
+    "tests/integration/test_sql_discovery.py",
+    "tests/integration/test_mission_programs.py",
+)
 
 
 def of_each_driver(sqlalchemy: str) -> tuple[str, ...]:

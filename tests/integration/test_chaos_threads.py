@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from chaos.leases import LEASE_SCENES, play_leases
 from chaos.run import perform
 from chaos.scenarios import SCENARIOS
 from hasql.testing import LocalCluster
 from testbed.kits import THREAD_KITS
+from tests.middlemen import needs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +21,7 @@ _LATE = 1.0
 
 #: Of each kind of fault one: `python -m chaos` plays all of them to threads as well.
 _NAMES = ("crash", "freeze", "split", "blackout", "exhausted", "full")
+_PASSAGES = ("haproxy", "service")
 
 
 @pytest.fixture
@@ -44,3 +47,15 @@ async def test_a_fault_costs_threads_little_and_nothing_that_was_acknowledged(
     assert {x.loop for x in outcomes} == {"threads"}
     added = {x.driver: x.added for x in outcomes if x.added is not None}
     assert max(added.values(), default=0) < (scenario.goal.added or 0) + _LATE, added
+
+
+@pytest.mark.parametrize("name", _PASSAGES)
+async def test_no_lease_of_a_master_is_on_another_server_behind_a_middle_man(
+    name: str, cluster: LocalCluster
+) -> None:
+    scene = LEASE_SCENES[name]
+    if scene.program is not None:
+        needs(scene.program)
+    outcomes = await play_leases(scene, cluster, THREAD_KITS, short=True)
+    assert sum(x.leases for x in outcomes) >= 500
+    assert {x.driver: x.problems for x in outcomes if x.problems} == {}
