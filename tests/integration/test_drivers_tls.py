@@ -51,6 +51,12 @@ def files(secured: SecuredServer) -> dict[str, str]:
     }
 
 
+def in_environment(secured: SecuredServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Say the same in the environment, where nothing is said else."""
+    for name, value in files(secured).items():
+        monkeypatch.setenv(f"PG{name.upper()}", value)
+
+
 async def certified(secured: SecuredServer, application: str) -> int:
     """Count an application's sessions, each of which has to be encrypted and certified."""
     query = "SELECT ssl, client_dn FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE"
@@ -72,6 +78,16 @@ async def test_a_certificate_and_a_name_are_checked_as_the_dsn_says(
     given = {**files(secured), "application_name": application}
     query = "&".join(f"{name}={value}" for name, value in given.items())
     dsn = secured.dsn(f"?{query}")
+    async with kit.manager(dsn, pool_factory_kwargs=kit.sizes(1, 1)) as manager:
+        await check(kit, manager, secured, application)
+
+
+async def test_a_certificate_and_a_name_are_checked_as_the_environment_says(
+    kit: Kit, secured: SecuredServer, application: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing there makes settings of the reserved session: see test_drivers_sessions.py."""
+    in_environment(secured, monkeypatch)
+    dsn = secured.dsn(f"?application_name={application}")
     async with kit.manager(dsn, pool_factory_kwargs=kit.sizes(1, 1)) as manager:
         await check(kit, manager, secured, application)
 

@@ -12,7 +12,7 @@ import pytest
 
 from hasql.errors import NotAvailableError
 from testbed.client_certificates import SecuredServer, secured_server
-from tests.integration.test_drivers_tls import certified, files
+from tests.integration.test_drivers_tls import certified, files, in_environment
 from tests.middlemen import needs_tls
 
 if TYPE_CHECKING:
@@ -28,10 +28,19 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredServer]
         yield server
 
 
-def test_certificates_and_a_name_are_checked_as_the_dsn_says(
-    sync_kit: SyncKit, secured: SecuredServer, application: str
+@pytest.mark.parametrize("source", ["dsn", "environment"])
+def test_certificates_and_a_name_are_checked_as_is_said(
+    sync_kit: SyncKit,
+    secured: SecuredServer,
+    application: str,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
 ) -> None:
-    given = {**files(secured), "application_name": application}
+    given = {"application_name": application}
+    if source == "dsn":
+        given |= files(secured)
+    else:
+        in_environment(secured, monkeypatch)
     dsn = secured.dsn("?" + "&".join(f"{name}={value}" for name, value in given.items()))
     with (
         sync_kit.manager(dsn, pool_factory_kwargs=sync_kit.sizes(1, 1)) as manager,
