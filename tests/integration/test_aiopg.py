@@ -326,30 +326,6 @@ async def test_all_that_psycopg2_and_libpq_know_is_taken(pg_cluster: LocalCluste
         assert await pg_cluster.master.sql(query) == "16"  # the reserved one as well
 
 
-@pytest.fixture
-def casts() -> Iterator[None]:
-    """Readers of the application, for all connections, that read every value as the same."""
-    oids = (16, 20, 23, 25, 701, 1700)
-    before = {oid: extensions.string_types.get(oid) for oid in oids}
-    extensions.register_type(extensions.new_type(oids, "ANYTHING", lambda *_: 0))
-    yield
-    for cast in before.values():
-        if cast is not None:
-            extensions.register_type(cast)
-
-
-@pytest.mark.usefixtures("casts")
-async def test_readers_of_the_application_do_not_read_what_a_server_says_of_itself(
-    pg_cluster: LocalCluster,
-) -> None:
-    async with PoolManager(pg_cluster.dsn, pool_factory_kwargs={"minsize": 1}) as manager:
-        await manager.ready(1, 2)
-        roles = [(node.role.value, node.fencing) for node in manager.metrics().nodes]
-        assert sorted(roles) == [("master", True), ("replica", True), ("replica", True)]
-        async with manager.acquire_master() as connection:
-            assert await value(connection, "SELECT 7") == 0
-
-
 async def test_a_class_that_brings_the_password_logs_in_and_does_no_more(
     pg_cluster: LocalCluster,
 ) -> None:

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import psycopg
 import pytest
-from psycopg.adapt import Loader
 from psycopg.conninfo import make_conninfo
-from psycopg.pq import Format as PqFormat
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
@@ -41,8 +39,6 @@ from testbed.scene import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from hasql.testing import LocalCluster
     from testbed.scene import Table
 
@@ -612,42 +608,6 @@ async def test_a_warning_of_the_applications_own_ends_no_connection(
         await connection.execute("DO $$ BEGIN RAISE WARNING USING ERRCODE = '57P02'; END $$")
         assert not connection.lost
         assert connection.is_alive()
-
-
-class Anything(Loader):
-    """Reads every value as the same."""
-
-    def load(self, data: Any) -> Any:
-        del data
-        return 0
-
-
-@pytest.fixture
-def loaders() -> Iterator[None]:
-    """Loaders of the application, for all connections."""
-    types = ("bool", "int8", "int4", "text", "numeric", "float8")
-    before = [
-        (name, each, psycopg.adapters.get_loader(psycopg.postgres.types[name].oid, each))
-        for name in types
-        for each in (PqFormat.TEXT, PqFormat.BINARY)
-    ]
-    for name in types:
-        psycopg.adapters.register_loader(name, Anything)
-    yield
-    for name, _, loader in before:
-        if loader is not None:
-            psycopg.adapters.register_loader(name, loader)
-
-
-@pytest.mark.usefixtures("loaders")
-async def test_loaders_of_the_application_do_not_read_what_a_server_says_of_itself(
-    pg_cluster: LocalCluster,
-) -> None:
-    kwargs = {"min_size": 1, "max_size": 2}
-    async with PoolManager(pg_cluster.dsn, pool_factory_kwargs=kwargs) as manager:
-        await manager.ready(1, 2)
-        roles = [(node.role.value, node.fencing) for node in manager.metrics().nodes]
-        assert sorted(roles) == [("master", True), ("replica", True), ("replica", True)]
 
 
 async def test_a_class_whose_connect_brings_the_password_logs_in_and_does_no_more(
