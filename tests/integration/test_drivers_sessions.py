@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from hasql._manager.facade import Facade
     from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster, LocalNode
     from testbed.kits.base import Kit
@@ -102,7 +103,7 @@ async def odd_cluster(pg_cluster: LocalCluster, evil: str) -> AsyncIterator[Loca
         await replayed(pg_cluster)
 
 
-def shown(manager: Manager) -> list[tuple[str, str, bool]]:
+def shown(manager: Facade[Any, Any, Any]) -> list[tuple[str, str, bool]]:
     """Return role, health and fencing of each node, the master's first: it may be any of them."""
     return sorted((n.role.value, n.health.value, n.fencing) for n in manager.metrics().nodes)
 
