@@ -1,16 +1,16 @@
 """The drivers' suite once more, in short, with a PgBouncer before each server.
 
-Session pooling, with statements prepared as each driver does by default, and transaction pooling,
-with none. Most scenes are those of the suite itself, whose cluster names the poolers here. Those
-that count a server's sessions are not among them: a pooler keeps its own. Nor are those in which a
-server's end has to be known at once: a pooler goes on letting clients in.
+Session pooling, with statements prepared as each driver does by default and with none, and
+transaction pooling, with none. Most scenes are those of the suite itself, whose cluster names the
+poolers here. Those that count a server's sessions are not among them: a pooler keeps its own. Nor
+are those in which a server's end has to be known at once: a pooler goes on letting clients in.
 """
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -68,9 +68,17 @@ class _Pooled:
         return getattr(self._cluster, name)
 
 
+#: Session pooling with no statements prepared, as those have it who turn them off to be sure.
+_UNPREPARED = "session-unprepared"
 # After a failover it takes seconds to mend the cluster: these are played with one of the two each.
 _MODES = {
     "test_a_living_master_that_was_replaced_is_fenced": ["transaction"],
+    "test_masters_and_replicas_are_what_was_asked_for": ["session", "transaction", _UNPREPARED],
+    "test_what_was_committed_stays_whatever_ends_the_block": [
+        "session",
+        "transaction",
+        _UNPREPARED,
+    ],
     "test_a_replica_that_is_down_is_left_and_taken_in_again": ["session"],
     "test_writers_go_on_after_a_crash": ["session"],
 }
@@ -91,12 +99,15 @@ def pg_cluster(
     needs("pgbouncer")
     from testbed.middlemen.pgbouncer import PgBouncer
 
+    pool_mode: Literal["session", "transaction"] = "session"
     if request.param == "transaction":
+        pool_mode = "transaction"
+    if request.param != "session":
         sizes = kit.sizes
         monkeypatch.setattr(kit, "sizes", lambda *bounds: {**sizes(*bounds), **kit.unprepared})
     with ExitStack() as stack:
         poolers = [
-            stack.enter_context(PgBouncer(pg_cluster, node, pool_mode=request.param))
+            stack.enter_context(PgBouncer(pg_cluster, node, pool_mode=pool_mode))
             for node in pg_cluster.nodes
         ]
         yield _Pooled(pg_cluster, dsn_through(pg_cluster, *poolers))
