@@ -195,8 +195,10 @@ class Task:
     def check_waited(self, kind: str, waited: float) -> None:
         """Check that an acquire that has waited for so long could not have been served."""
         # Connections to a new master are asked whether they write, and one may not answer, and the
-        # next: who can be served elsewhere needs that much longer.
-        if not self.roomy or waited < (_LONGER if kind == "share" else _LONG):
+        # next: who can be served elsewhere needs that much longer. So it does where a replica goes
+        # silent to which there is no reserved connection: that is known after `refresh_timeout`.
+        elsewhere = kind in {"share", "replica or master"}
+        if not self.roomy or waited < (_LONGER if elsewhere else _LONG):
             return
         since = self.cluster.replica_serves_since()
         if kind == "master" or (kind == "replica or master" and since is None):
