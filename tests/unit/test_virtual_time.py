@@ -89,3 +89,30 @@ def test_1_a_name_that_has_moved_is_found_by_a_look_each_30_s_though_nothing_bre
 
     # A quarter more or less; a probe begins the look, and the next sees what it has found.
     assert 0.75 * 30 < run(play(), clock) < 1.25 * 30 + 2
+
+
+def test_9_a_promotion_that_a_look_has_seen_waits_for_no_probe() -> None:
+    """A look asks over a new connection; it may have been told what the last probe was not."""
+    clock, servers = VirtualClock(), fake_cluster("old master", "new replica")
+    new = servers["new"]
+    for server in servers.values():
+        server.latency = _ROUND_TRIP
+    manager = manager_of(servers, clock=clock, refresh_delay=10)
+
+    async def play() -> float:
+        async with manager:
+            await manager.ready(1, 1)
+            logins = new.logins
+            async with asyncio.timeout(60):
+                while new.logins == logins:  # nobody acquires: it is the look's
+                    await asyncio.sleep(_ROUND_TRIP / 10)
+            new.promote()
+            began = clock.now
+            async with asyncio.timeout(60):
+                while manager.metrics().nodes[1].role is not Role.MASTER:
+                    await asyncio.sleep(_ROUND_TRIP / 10)
+            async with manager.acquire_master() as connection:
+                assert connection.server is new
+            return clock.now - began
+
+    assert run(play(), clock) < 5 * _ROUND_TRIP
