@@ -101,6 +101,9 @@ class FakeServer:
         self.lie_to_pool: bool | None = None
         #: Whether it is behind a pooler, so that another process answers than the login told of.
         self.pooler = False
+        #: SQLSTATE with which a setting of its role's ends sessions in probes that do not bring
+        #: their own; None: there is none.
+        self.limits: str | None = None
         #: What somebody on the way makes of the rows of its probes.
         self.garble: Callable[[Sequence[str | None]], Sequence[str | None]] = tuple
         self.connections: list[FakeConnection] = []
@@ -255,6 +258,8 @@ class FakeConnection(HolderNotes):
         #: That of the last unit of work.
         self.transaction: Any = None
         self.resets = 0
+        #: Whether its queries bring the settings of a probe.
+        self.brings_settings = False
         #: Whether it was made read-only, and all that was set on it.
         self.read_only = False
         self.settings: list[str] = []
@@ -316,7 +321,13 @@ class FakeConnection(HolderNotes):
         assert sql == STANDBY_QUERY, sql
         return tuple(await self.fetch_row(ProbeForm.BARE.value))[:1] == ("t",)
 
+    def bring_settings(self) -> None:
+        self.brings_settings = True
+
     def _probed(self, form: ProbeForm) -> Sequence[str | None]:
+        if self.server.limits and not self.brings_settings:
+            self.lose()
+            raise ServerError(self.server.limits)
         pid = self.login_pid + 1_000_000 if self.server.pooler else self.login_pid
         return [_text(value) for value in self.server.row(form, pid)]
 

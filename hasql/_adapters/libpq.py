@@ -11,6 +11,7 @@ from hasql._adapters.reserved_session import login_words, session_options
 from hasql.driver import Failure
 
 __all__ = (
+    "code_of_limit",
     "failure_to_connect",
     "parameters_of_pool",
     "parameters_of_session",
@@ -89,6 +90,8 @@ _NO_CHOICE = {"hostaddr": "", "load_balance_hosts": "disable", "target_session_a
 """What keeps environment variables and service files from choosing an address or a role."""
 #: Parameters of the application that are no part of a login; a reserved session has its own.
 _OF_SESSIONS = frozenset({"client_encoding", "options", "replication"})
+_LIMIT = re.compile("terminating connection due to (idle-session|idle-in-transaction|transaction)")
+_LIMIT_CODES = {"idle-session": "57P05", "idle-in-transaction": "25P03", "transaction": "25P04"}
 _FULL = re.compile("too many (clients|connections)|remaining connection slots|no more connections")
 
 
@@ -124,6 +127,12 @@ def failure_to_connect(message: str) -> Failure:
     if _FULL.search(message):
         return Failure.FULL
     return Failure.of_pooler(message) or Failure.BROKEN
+
+
+def code_of_limit(message: str) -> str:
+    """Return the code of the limit that has ended a session, by the server's words; else empty."""
+    said = _LIMIT.search(message)
+    return _LIMIT_CODES[said[1]] if said else ""
 
 
 def shut_down(fileno: int) -> None:

@@ -46,7 +46,8 @@ SETTINGS: Final = MappingProxyType(
 )
 """What a reserved session is set to when it logs in, unless the login refuses that.
 
-All servers from PostgreSQL 14 on know these; `transaction_timeout`, of 17, is not among them. No
+All servers from PostgreSQL 14 on know these. Those before 17 would refuse a login that names
+`transaction_timeout`: where that has ended a session, probes bring their settings themselves. No
 other setting can affect a probe: it writes nothing, its names are qualified, and its values look
 the same in any style of dates, intervals and numbers.
 """
@@ -55,7 +56,10 @@ BEGIN_PROBE: Final = (
     "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; "
     "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY; "
     "SET LOCAL idle_in_transaction_session_timeout = 0; "
-    "SET LOCAL search_path = pg_catalog; SET LOCAL jit = off"
+    "SET LOCAL search_path = pg_catalog; SET LOCAL jit = off; "
+    # Known since PostgreSQL 17. Last, as compiling this query would take longer than it may.
+    "SELECT set_config('transaction_timeout', '0', true)"
+    " WHERE current_setting('transaction_timeout', true) IS NOT NULL"
 )
 """The statements with which a transaction begins, so that a probe can run in any session.
 
@@ -81,6 +85,9 @@ class ReservedSession(Session):
 
     async def fetch_row(self, sql: str) -> Sequence[str | None]:
         return await self._run(sql, self._ask)
+
+    def bring_settings(self) -> None:
+        self._in_transactions = True
 
     async def _run(
         self, sql: str, ask: Callable[[str], Awaitable[_T]]

@@ -14,7 +14,7 @@ from hasql.cluster.probe import STANDBY_QUERY, ProbeForm, Reading, Role, read_ro
 from hasql.diagnostics import about
 from hasql.driver import Driver, Endpoint, Failure, Session
 from hasql.driver.deadline import cancellations
-from hasql.driver.judgement import judged
+from hasql.driver.judgement import judged, sqlstate_of
 
 __all__ = ("NoAnswerError", "Prober", "heed_cancellation")
 
@@ -24,6 +24,9 @@ log = logging.getLogger("hasql")
 
 #: How often in a row a server has to refuse a form: once may have been by chance.
 _REFUSALS = 2
+#: A transaction has taken longer than `transaction_timeout` lets it, since PostgreSQL 17; or a
+#: pooler's server has gone, which may have said that: of two errors asyncpg keeps the last.
+_MAY_BE_LIMIT: Final = frozenset({"25P04", "08P01"})
 #: What a server that denies a form of the probe does without.
 _LOST: Final = MappingProxyType(
     {
@@ -99,6 +102,8 @@ class Prober:
         self._told_at = self._told_whole_at = float("-inf")
         #: Whether the host has taken a login since somebody set this to False.
         self.let_in = False
+        #: Whether a limit of the role's, or of the database's, may have ended a session in a probe.
+        self._is_limited = False
         #: The sessions that are being opened, by this one and its twins.
         self._openings: dict[_Opening, None] = {}
 
@@ -113,15 +118,20 @@ class Prober:
     async def open(
         self, stall_timer: StallTimer, on_lost: Callable[[], None]
     ) -> tuple[Session, Reading]:
-        """Open a new session and ask over it; anew if the host's name moves meanwhile."""
+        """Open a new session and ask over it.
+
+        Anew if the host's name moves meanwhile, and where a limit of the role's has ended it, which
+        the next one does without.
+        """
         await self._endpoint.settle()
         while True:
-            opening = _Opening(self._endpoint)
+            opening, was_limited = _Opening(self._endpoint), self._is_limited
             self._openings[opening] = None
             try:
                 return await self._open(opening, stall_timer, on_lost)
             except Exception:
-                if stall_timer.ended or not opening.left_behind:
+                anew = opening.left_behind or self._is_limited is not was_limited
+                if stall_timer.ended or not anew:
                     raise
             finally:
                 del self._openings[opening]
@@ -138,6 +148,8 @@ class Prober:
                 raise self.no_answer() from None
             raise
         opening.session = session
+        if self._is_limited:
+            session.bring_settings()
         self._form, self.let_in = ProbeForm.FULL, True
         try:
             with stall_timer.ending(session.kill):
@@ -168,6 +180,14 @@ class Prober:
         long as the rest is not older than `refresh_delay`. Else, and where the role has changed,
         what may have changed is asked for.
         """
+        try:
+            return await self._ask(session, known)
+        except Exception as error:
+            if sqlstate_of(self._driver, error) in _MAY_BE_LIMIT:
+                self._is_limited = True
+            raise
+
+    async def _ask(self, session: Session, known: Reading | None) -> Reading:
         if known is not None:
             recent = self._clock() - self._told_at < self._refresh_delay
             if recent and await self._confirms(session, known.role):

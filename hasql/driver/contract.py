@@ -65,6 +65,14 @@ class Session(Protocol):
         """Run one query like that and tell whether it has a row: for less, where a driver can."""
         return bool(await self.fetch_row(sql))
 
+    def bring_settings(self) -> None:
+        """Have each query bring the settings of a probe with it, as those of its transaction.
+
+        Called where a setting of the role's or the database's has ended a session before. By
+        default nothing happens.
+        """
+        return  # a body, so that type checkers take it for a default
+
     def kill(self) -> None:
         """Close the socket at once, without a word to the server.
 

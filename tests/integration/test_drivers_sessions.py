@@ -13,7 +13,7 @@ import pytest
 
 from hasql.cluster.dsn import Dsn
 from testbed.middlemen.addresses import dsn_through
-from testbed.scene import until
+from testbed.scene import endpoint_of, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster, LocalNode
     from testbed.kits.base import Kit
+    from testbed.middlemen.addresses import Address
     from tests.middlemen import StartPgBouncer
 
     Manager = BasePoolManager[Any, Any]
@@ -103,6 +104,21 @@ async def odd_cluster(pg_cluster: LocalCluster, evil: str) -> AsyncIterator[Loca
         await replayed(pg_cluster)
 
 
+@pytest.fixture
+async def limited_cluster(pg_cluster: LocalCluster) -> AsyncIterator[LocalCluster]:
+    """A cluster whose role for applications has 20 ms for each transaction."""
+    version = int(await pg_cluster.master.sql("SHOW server_version_num"))
+    if version < 17_00_00:
+        pytest.skip("PostgreSQL knows transaction_timeout since 17")
+    await pg_cluster.master.sql("ALTER ROLE app SET transaction_timeout = '20ms'")
+    await replayed(pg_cluster)
+    try:
+        yield pg_cluster
+    finally:
+        await pg_cluster.master.sql("ALTER ROLE app RESET transaction_timeout")
+        await replayed(pg_cluster)
+
+
 def shown(manager: Facade[Any, Any, Any]) -> list[tuple[str, str, bool]]:
     """Return role, health and fencing of each node, the master's first: it may be any of them."""
     return sorted((n.role.value, n.health.value, n.fencing) for n in manager.metrics().nodes)
@@ -139,6 +155,41 @@ async def test_defaults_of_role_and_database_do_not_reach_the_reserved_session(
             await manager.wait_next_pool_check()
             assert shown(manager) == ALL_WELL
         assert [await reserved(node, application) for node in odd_cluster.nodes] == before
+
+
+@pytest.mark.parametrize("way", ["direct", "refuses", "drops"])
+async def test_a_transaction_timeout_of_the_role_ends_one_reserved_session_at_most(
+    kit: Kit, limited_cluster: LocalCluster, request: pytest.FixtureRequest, way: str
+) -> None:
+    server: Address = limited_cluster.master
+    if way != "direct":
+        settings: dict[str, object] = (
+            {"ignore_startup_parameters": DROPPED} if way == "drops" else {}
+        )
+        start: StartPgBouncer = request.getfixturevalue("pgbouncer")
+        server = start(server, pool_mode="transaction", **settings)
+    dsn = dsn_through(limited_cluster, server)
+    driver, endpoint = kit.driver(dsn), endpoint_of(dsn)
+
+    async def ask(*, with_settings: bool) -> None:
+        session = await driver.connect(endpoint, {}, lambda: None)
+        try:
+            if with_settings:
+                session.bring_settings()
+            for _ in range(2):
+                await session.fetch_row(SLOW)
+                assert await session.has_row(SLOW)
+        finally:
+            session.kill()
+
+    try:
+        await ask(with_settings=False)
+    except Exception as error:  # noqa: BLE001  # each driver has its own
+        # Of PgBouncer's two errors asyncpg keeps the last.
+        assert driver.sqlstate(error) in ({"25P04"} if way == "direct" else {"25P04", "08P01"})
+    else:
+        assert way == "refuses", "then a session knows by itself what it is to bring"
+    await ask(with_settings=True)
 
 
 async def test_an_idle_timeout_does_not_end_the_reserved_session(
@@ -272,13 +323,20 @@ async def test_a_setting_that_no_server_knows_fails_at_once_by_the_servers_own_w
 # Poolers, which refuse settings at the login or drop them
 
 
+#: A query that takes longer than `limited_cluster` gives a transaction.
+SLOW = "SELECT 1 FROM pg_catalog.pg_sleep(0.05)"
+#: What PgBouncer is to drop.
+DROPPED = (
+    "options,default_transaction_isolation,statement_timeout,lock_timeout,search_path,jit"
+    ",idle_in_transaction_session_timeout,idle_session_timeout,extra_float_digits"
+)
+
+
 @pytest.mark.parametrize("drops", [False, True], ids=["refuses", "drops"])
 async def test_settings_that_a_pooler_keeps_from_us_are_made_for_each_probe(
     kit: Kit, odd_cluster: LocalCluster, pgbouncer: StartPgBouncer, drops: bool
 ) -> None:
-    names = "options,default_transaction_isolation,statement_timeout,lock_timeout,search_path,jit"
-    names += ",idle_in_transaction_session_timeout,idle_session_timeout,extra_float_digits"
-    settings: dict[str, object] = {"ignore_startup_parameters": names} if drops else {}
+    settings: dict[str, object] = {"ignore_startup_parameters": DROPPED} if drops else {}
     nodes = [odd_cluster.master, odd_cluster.replicas[0]]
     poolers = [pgbouncer(node, pool_mode="transaction", **settings) for node in nodes]
     dsn = dsn_through(odd_cluster, *poolers)

@@ -1288,6 +1288,23 @@ async def test_15_acquires_leave_nothing_behind() -> None:
 # Probing
 
 
+@pytest.mark.parametrize("sqlstate", ["25P04", "08P01"])
+async def test_a_limit_of_the_role_that_ends_a_session_is_met_once(sqlstate: str) -> None:
+    servers = fake_cluster("a master", "b replica")
+    servers["a"].limits = sqlstate
+    async with manager_of(servers, refresh_delay=0.02) as manager:
+        await manager.ready(1, 1)  # the second login of the same probe goes without the limit
+        assert servers["a"].logins - servers["b"].logins == 1
+        servers["b"].limits = sqlstate  # by an ALTER ROLE of another, say
+        for _ in range(5):
+            await manager.wait_next_pool_check()
+            assert manager.metrics().nodes[1].last_error is None
+        logins = servers["a"].logins, servers["b"].logins
+        for _ in range(5):
+            await manager.wait_next_pool_check()
+        assert (servers["a"].logins, servers["b"].logins) == logins
+
+
 async def test_a_server_that_denies_functions_is_asked_for_less() -> None:
     servers = fake_cluster("a master", "b replica")
     servers["a"].denies = {ProbeForm.FULL: "42501", ProbeForm.PLAIN: "42883"}

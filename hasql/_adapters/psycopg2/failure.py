@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psycopg2
 
-from hasql._adapters.libpq import failure_to_connect
+from hasql._adapters.libpq import code_of_limit, failure_to_connect
 from hasql.driver import Failure
 
 __all__ = ("failure_of", "sqlstate_of")
@@ -14,9 +14,9 @@ def failure_of(error: BaseException) -> Failure:
     """Say what an exception tells of the server."""
     if not isinstance(error, psycopg2.Error):
         return Failure.of_exception(error)
-    if error.pgcode:
-        return Failure.of_sqlstate(error.pgcode, str(error))
     message = str(error)
+    if code := sqlstate_of(error):
+        return Failure.of_sqlstate(code, message)
     if isinstance(error, psycopg2.OperationalError):
         return failure_to_connect(message)
     if isinstance(error, psycopg2.InterfaceError):
@@ -29,5 +29,11 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def sqlstate_of(error: BaseException) -> str | None:
-    """Return the server's code; empty: psycopg2's own error; None: another's."""
-    return error.pgcode or "" if isinstance(error, psycopg2.Error) else None
+    """Return the server's code; empty: psycopg2's own error; None: another's.
+
+    Where libpq has read of the session's end while psycopg2 polls, the error has the server's words
+    alone.
+    """
+    if not isinstance(error, psycopg2.Error):
+        return None
+    return error.pgcode or code_of_limit(str(error))
