@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from hasql._adapters.reserved_session import login_words, session_options
@@ -12,6 +12,7 @@ from hasql.driver import Failure
 
 __all__ = (
     "code_of_limit",
+    "ended_by_limit",
     "failure_to_connect",
     "parameters_of_pool",
     "parameters_of_session",
@@ -133,6 +134,15 @@ def code_of_limit(message: str) -> str:
     """Return the code of the limit that has ended a session, by the server's words; else empty."""
     said = _LIMIT.search(message)
     return _LIMIT_CODES[said[1]] if said else ""
+
+
+def ended_by_limit(notices: Sequence[str]) -> bool:
+    """Tell whether the last thing a server, or a pooler, has said is that a limit ends a session.
+
+    What is said to an idle connection, libpq takes for a notice.
+    """
+    said = notices[-1] if notices else ""
+    return bool(code_of_limit(said)) or Failure.of_pooler(said) is Failure.LIMIT
 
 
 def shut_down(fileno: int) -> None:

@@ -8,6 +8,7 @@ from hasql._leasing.options import Signal
 from hasql._routing.node import Node
 from hasql._routing.request import MASTER
 from hasql.driver import ConnT, Driver, Failure, PoolT
+from hasql.driver.failure import SessionLimitError
 from hasql.driver.judgement import judged, sqlstate_of
 
 __all__ = ("Hints", "is_on_standby")
@@ -32,7 +33,11 @@ class Hints(Generic[PoolT, ConnT]):
     def heard(self, node: Node[PoolT, ConnT], connection: ConnT, error: BaseException) -> None:
         """Take note of an exception in the use of a connection of a node's pool."""
         failure = self.judged(node, connection, error)
-        if failure is Failure.BROKEN:
+        if isinstance(error, SessionLimitError):
+            lease = self._book.find(connection)
+            if lease is not None:
+                lease.at_its_limit = True
+        elif failure is Failure.BROKEN:
             self._signal(node.host)
             if node.pool is not None:  # it need not have ended, if the error is another service's
                 node.pool.destinations.doubt(node.pool.key(connection))
@@ -50,18 +55,21 @@ class Hints(Generic[PoolT, ConnT]):
 
         On one that is gone, whatever the driver says by itself is about that: psycopg2 that a
         cursor is closed, asyncpg that an operation is in progress. Applications mend that by doing
-        it again, too, so it is noted.
+        it again, too, so it is noted. Where the session has come to a limit of its own, nothing
+        that is said without the server is about the host.
         """
-        failure = judged(self._driver, error)
-        if failure is not Failure.OTHER or sqlstate_of(self._driver, error) != "":
+        failure, code = judged(self._driver, error), sqlstate_of(self._driver, error)
+        if code:
             return failure
         lease = self._book.find(connection)
-        if lease is not None and lease.node is not None:
-            node = lease.node  # another pool may have taken the place of the one it came from
-        if node.pool is None or not node.pool.is_closed(connection):
-            return failure
-        self.met.note(error, Met.ON_LOST)
-        return Failure.BROKEN
+        limited = lease is not None and lease.at_its_limit
+        if failure is Failure.OTHER and code == "":
+            if lease is not None and lease.node is not None:
+                node = lease.node  # another pool may have taken the place of the one it came from
+            if node.pool is not None and node.pool.is_closed(connection):
+                self.met.note(error, Met.ON_LOST)
+                failure = Failure.BROKEN
+        return Failure.LIMIT if limited else failure
 
 
 def is_on_standby(node: Node[PoolT, ConnT], connection: ConnT) -> bool:

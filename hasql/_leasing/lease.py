@@ -75,6 +75,8 @@ class Lease(Generic[PoolT, ConnT]):
     layered = False
     #: Whether its connection was closed when it was to be given back, or by that.
     lost = False
+    #: Whether its session has come to a limit of its own, as a driver has reported.
+    at_its_limit = False
     #: What the layers that let it in have given it, and want back.
     permit: Any = None
     token: Any = None

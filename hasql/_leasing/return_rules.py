@@ -59,7 +59,7 @@ class ReturnRules(Generic[PoolT, ConnT]):
             if pool.is_closed(connection):
                 lease.lost = True
                 failure = None if error is None else self._hints.judged(node, connection, error)
-                if failure is Failure.LIMIT:
+                if lease.at_its_limit or failure is Failure.LIMIT:
                     return  # the application's own, who has lost no more than this one
                 if failure in {None, Failure.BROKEN}:  # None: `release` is not told of an error
                     pool.destinations.doubt_all()

@@ -356,7 +356,8 @@ class Driver(Protocol[PoolT, ConnT]):
         address that it leads to.
 
         Drivers that show the exceptions of statements `report` them, so that they are known at
-        once and also if the application catches them.
+        once and also if the application catches them. A driver that has the server's last words on
+        a leased connection, and does not raise them, reports a SessionLimitError where they say so.
         """
 
     async def connect(

@@ -5,7 +5,7 @@ from enum import Enum
 
 from hasql.errors import ConfigurationError
 
-__all__ = ("Failure",)
+__all__ = ("Failure", "SessionLimitError")
 
 
 class Failure(Enum):
@@ -66,9 +66,18 @@ class Failure(Enum):
         """Read an exception that is none of the driver's own."""
         if isinstance(error, ConfigurationError):
             return cls.MISCONFIGURED
+        if isinstance(error, SessionLimitError):
+            return cls.LIMIT
         # TimeoutError is what asyncio and the drivers raise for a host that stays silent; a
         # name that does not resolve (socket.gaierror) is an OSError like any other.
         return cls.BROKEN if isinstance(error, OSError) else cls.OTHER
+
+
+class SessionLimitError(Exception):
+    """What a driver reports of a session that has come to a limit of its own, unused.
+
+    Whoever uses the connection then may be told by the library alone that it is closed.
+    """
 
 
 _LASTING = frozenset({Failure.REFUSED, Failure.MISCONFIGURED, Failure.STATEMENT})

@@ -18,6 +18,7 @@ import pytest
 from hasql.cluster.host import HostSpec, parse_host
 from hasql.cluster.probe import ProbeForm
 from hasql.discovery import Discovered, Discovery
+from hasql.driver.failure import SessionLimitError
 from hasql.errors import (
     HasqlError,
     NotAvailableError,
@@ -27,6 +28,7 @@ from hasql.errors import (
 )
 from simulation.virtual_time import VirtualClock, new_loop
 from testbed.fake_driver import (
+    DriverError,
     FakeConnection,
     FakeManager,
     FakeServer,
@@ -422,6 +424,25 @@ async def test_6_what_hints_at_a_change_and_what_does_not(
             await asyncio.sleep(0.02)
             assert len(servers["a"].probes) == probes
         assert manager.master_pool_count == 1, "a hint is no verdict"
+
+
+@pytest.mark.parametrize("error", [DriverError("it is closed"), ZeroDivisionError(), None])
+async def test_6_a_limit_that_a_driver_reports_is_all_that_a_lost_lease_tells(
+    error: Exception | None,
+) -> None:
+    servers = fake_cluster("a master", "b replica")
+    async with manager_of(servers, refresh_delay=60) as manager:
+        await manager.ready()
+        await manager.wait_next_pool_check()  # a host is asked once more when its pool is open
+        probes = len(servers["a"].probes)
+        with contextlib.suppress(DriverError, ZeroDivisionError):
+            async with manager.acquire_master() as connection:
+                manager.driver.pools[0].report(connection, SessionLimitError())
+                connection.lose()
+                if error is not None:
+                    raise error
+        await asyncio.sleep(0.02)
+        assert len(servers["a"].probes) == probes
 
 
 async def test_6_what_a_driver_reports_counts_also_if_the_application_catches_it() -> None:

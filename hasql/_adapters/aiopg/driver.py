@@ -92,9 +92,9 @@ class AiopgDriver(Driver[PoolT, ConnT]):
         kwargs: Mapping[str, Any],
         report: Callable[[ConnT, BaseException], None],
     ) -> AiopgPool[PoolT, ConnT]:
-        del report  # aiopg tells of a statement's error nobody but who runs the statement
         open_session = partial(self.connect, endpoint, kwargs, lambda: None)
-        return await self._make_pool(self.sizes(kwargs)).open(endpoint, kwargs, open_session)
+        pool = self._make_pool(self.sizes(kwargs))
+        return await pool.open(endpoint, kwargs, open_session, report)
 
     async def connect(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_lost: Callable[[], None]

@@ -46,7 +46,10 @@ class LibraryPool(Generic[PoolT]):
         self._inner_of = inner_of
 
     async def open(
-        self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_loss: Callable[[], None]
+        self,
+        endpoint: Endpoint,
+        kwargs: Mapping[str, Any],
+        on_loss: Callable[[aiopg.Connection], None],
     ) -> PoolT:
         """Create the pool and open what it keeps at least."""
         self._addresses = Addresses(endpoint)

@@ -15,8 +15,10 @@ from hasql._adapters.aiopg.library_pool import LibraryPool
 from hasql._adapters.aiopg.slot_leases import SlotLeases
 from hasql._adapters.aiopg.watched_connection import LendsSlots
 from hasql._adapters.hooks import RunningHooks
+from hasql._adapters.libpq import ended_by_limit
 from hasql.driver import ConnT, Endpoint, PoolSizes, PoolT
 from hasql.driver.arguments import refuse_all
+from hasql.driver.failure import SessionLimitError
 from hasql.driver.own_task import in_own_task
 
 if TYPE_CHECKING:
@@ -46,14 +48,24 @@ class AiopgPool(LendsSlots, InnerConnections[PoolT, ConnT]):
         self.host_answers: Any = self._queue.host_answers
 
     async def open(
-        self, endpoint: Endpoint, kwargs: Mapping[str, Any], open_session: OpenSession
+        self,
+        endpoint: Endpoint,
+        kwargs: Mapping[str, Any],
+        open_session: OpenSession,
+        report: Callable[[ConnT, BaseException], None],
     ) -> Self:
         """Create the pool and open what it keeps at least."""
-        self._open_session = open_session
-        self.pool = await self._library_pool.open(endpoint, kwargs, self._queue.note_loss)
+        self._open_session, self._report = open_session, report
+        self.pool = await self._library_pool.open(endpoint, kwargs, self._note_loss)
         self._registry = self._library_pool.registry
         self.destinations = self._registry.destinations
         return self
+
+    def _note_loss(self, inner: aiopg.Connection) -> None:
+        self._queue.note_loss()
+        lent = self._leases.handed_out(inner)
+        if lent is not None and ended_by_limit(inner.raw.notices):
+            self._report(lent, SessionLimitError())
 
     async def _roll_back(self, connection: ConnT, inner: aiopg.Connection) -> None:
         """Roll an open transaction back."""

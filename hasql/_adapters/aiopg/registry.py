@@ -45,7 +45,7 @@ class ConnectionRegistry:
         kwargs: Mapping[str, Any],
         addresses: Addresses,
         logins: PoolLogins,
-        on_loss: Callable[[], None],
+        on_loss: Callable[[aiopg.Connection], None],
     ) -> None:
         self._logins = logins
         self._new = connection_factory(kwargs, addresses, logins.parameters)
@@ -107,8 +107,8 @@ class ConnectionRegistry:
             self._interrupted.add(opener)
         self._leased.discard(raw)
         self.destinations.closed(raw)
-        if self._open.pop(raw, None) is not None:
-            self._on_loss()
+        if (connection := self._open.pop(raw, None)) is not None:
+            self._on_loss(connection)
 
     @property
     def size(self) -> int:

@@ -36,9 +36,13 @@ class SlotLeases(Generic[ConnT]):
         That can be: the user may have given it to aiopg's pool directly. Where a slot is handed out
         as it is, it cannot be told here, as it is the same object in each lease.
         """
-        reference = self._handed_out.get(inner)
-        lent = None if reference is None else reference()
+        lent = self.handed_out(inner)
         return lent is not None and lent is not handed_out  # None: it was dropped, and is this one
+
+    def handed_out(self, inner: aiopg.Connection) -> ConnT | None:
+        """Return what was handed out for a connection; None: it is not leased, or was dropped."""
+        reference = self._handed_out.get(inner)
+        return None if reference is None else reference()
 
     def remove(self, inner: aiopg.Connection) -> Any:
         """End a lease and return its slot; None: it was taken from aiopg's pool directly."""

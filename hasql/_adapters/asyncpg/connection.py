@@ -27,6 +27,7 @@ __all__ = (
     "is_read_only",
     "roll_back",
     "sqlstate_of",
+    "transport_of",
 )
 
 # As strings: asyncpg's classes take their parameter in its stubs alone.
@@ -46,12 +47,17 @@ def guard_from_forks(connection: RawConnection) -> None:
 
 
 def _descriptor_of(connection: RawConnection) -> int:
-    # No attribute of asyncpg's leads to the transport. The garbage collector knows what refers to
-    # what, and can be asked.
+    descriptor: int = transport_of(connection).get_extra_info("socket").fileno()
+    return descriptor
+
+
+def transport_of(connection: RawConnection) -> Any:
+    """Return what a connection reads from and writes to."""
+    # No attribute of asyncpg's leads there. The garbage collector knows what refers to what, and
+    # can be asked.
     for each in gc.get_referents(connection):
         if hasattr(each, "get_extra_info"):
-            descriptor: int = each.get_extra_info("socket").fileno()
-            return descriptor
+            return each
     raise LookupError("asyncpg has changed: a connection refers to no transport")
 
 

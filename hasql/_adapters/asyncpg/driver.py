@@ -59,8 +59,8 @@ class AsyncpgDriver(Driver[Pool, Connection]):
         kwargs: Mapping[str, Any],
         report: Callable[[Connection, BaseException], None],
     ) -> AsyncpgPool:
-        del report  # asyncpg tells of a statement's error nobody but who runs the statement
-        return await AsyncpgPool(endpoint, kwargs, self.sizes(kwargs), self._create_pool).open()
+        sizes = self.sizes(kwargs)
+        return await AsyncpgPool(endpoint, kwargs, sizes, report, self._create_pool).open()
 
     async def connect(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_lost: Callable[[], None]

@@ -21,6 +21,7 @@ from hasql._adapters.asyncpg.connection import (
     is_read_only,
     roll_back,
 )
+from hasql._adapters.asyncpg.last_words import report_end
 from hasql._adapters.asyncpg.login import connect_for_pool, terminate_opened, without_choice
 from hasql._adapters.asyncpg.pool_tasks import (
     DetachedReleases,
@@ -57,10 +58,11 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
         endpoint: Endpoint,
         kwargs: Mapping[str, Any],
         sizes: PoolSizes,
+        report: Callable[[Connection, BaseException], None],
         create_pool: Callable[..., Pool] = asyncpg.create_pool,
     ) -> None:
         self.sizes = sizes
-        self._endpoint = endpoint
+        self._endpoint, self._report = endpoint, report
         self._user_hooks: Any = {name: kwargs.get(name) for name in _HOOKS}
         self._connects = PendingConnects()
         #: The open connections, with the key of each.
@@ -103,8 +105,7 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
         self._open[connection] = key = connection.get_settings()
         flag, read_only = in_hot_standby(connection), is_read_only(connection)
         self.destinations.opened(key, flag, read_only=read_only, address=address, made=made)
-        # While the connection is leased the listener is called with its proxy, hence the closure.
-        connection.add_termination_listener(lambda _: self._forget(connection))
+        report_end(connection, self._report, self._forget)
         return connection
 
     def _forget(self, connection: RawConnection) -> None:
@@ -117,7 +118,6 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
         # Each lease has a new proxy, but the settings are one object for the connection's life.
         return None if self.is_closed(connection) else connection.get_settings()
 
-    count_rows = staticmethod(count_rows)
     transaction: Any = AsyncpgTransaction
     count_rows, roll_back = staticmethod(count_rows), staticmethod(roll_back)
     is_read_only = staticmethod(is_read_only)

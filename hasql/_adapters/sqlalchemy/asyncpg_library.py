@@ -20,6 +20,7 @@ from hasql._adapters.asyncpg.connection import (
     is_read_only,
     sqlstate_of,
 )
+from hasql._adapters.asyncpg.last_words import LastWords
 from hasql._adapters.asyncpg.named_files import naming_files
 from hasql._adapters.asyncpg.row import fetch_row
 from hasql._adapters.asyncpg.session import AsyncpgSession
@@ -88,6 +89,8 @@ class AsyncpgLibrary(DbapiLibrary):
         connection = opened.connection[0]
         guard_from_forks(connection)
         connection.add_termination_listener(on_closed)
+        if isinstance(connection, _OfEngine):  # else a listener of the application's has made it
+            connection.last_words = LastWords(connection)
         return opened
 
     async def open_session(
@@ -113,6 +116,9 @@ class AsyncpgLibrary(DbapiLibrary):
 
     async def set_read_only(self, adapted: Any, value: bool | None) -> None:  # noqa: FBT001  # as above
         adapted.readonly = value
+
+    def ended_by_limit(self, connection: RawConnection) -> bool:
+        return isinstance(connection, _OfEngine) and connection.ended_by_limit
 
     def was_rolled_back(self, connection: RawConnection) -> bool:
         # A `connect` of the application's may have made one of another class.
@@ -142,6 +148,12 @@ class _OfEngine:
     closing: asyncio.Task[None] | None = None
     #: How the server has called what it did last, of what SQLAlchemy ends transactions by.
     last_tag = ""
+    last_words: LastWords | None = None
+
+    @property
+    def ended_by_limit(self) -> bool:
+        """Whether the server has said that the session has come to a limit of its own."""
+        return self.last_words is not None and self.last_words.of_limit
 
     async def execute(self, query: str, *args: Any, **kwargs: Any) -> str:
         """Execute, as asyncpg does, and keep the answer, which asyncpg drops of a COMMIT."""

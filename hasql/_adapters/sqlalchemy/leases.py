@@ -10,6 +10,8 @@ from weakref import ref
 from sqlalchemy import Connection, event, exc
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from hasql.driver.failure import SessionLimitError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -70,10 +72,13 @@ class EngineLeases:
     """
 
     def __init__(
-        self, asynchronous: AsyncEngine, report: Callable[[AsyncConnection, BaseException], None]
+        self,
+        asynchronous: AsyncEngine,
+        report: Callable[[AsyncConnection, BaseException], None],
+        ended_by_limit: Callable[[Any], bool],
     ) -> None:
         self._engine, engine = asynchronous, asynchronous.sync_engine
-        self._report = report
+        self._report, self._ended_by_limit = report, ended_by_limit
         #: Told of those that are dropped.
         self.dropped: Callable[[int, Callable[[], AsyncConnection]], bool] | None = None
         self._leases: dict[int, EngineLease] = {}
@@ -99,6 +104,8 @@ class EngineLeases:
         context.invalidate_pool_on_disconnect = False
         lease = self._leases.get(id(context.connection))
         if lease is not None and (connection := lease.connection()) is not None:
+            if self._ended_by_limit(lease.raw):
+                self._report(connection, SessionLimitError())
             self._report(connection, context.original_exception)
 
     def add(self, connection: AsyncConnection, raw: Any, pool: Pool) -> None:

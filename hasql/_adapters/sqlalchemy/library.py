@@ -76,6 +76,11 @@ class DbapiLibrary(EngineLibrary, Protocol):
     def state_of(self, connection: Any) -> TransactionState:
         """Tell what has become of a transaction; what was never begun has ENDED."""
 
+    def ended_by_limit(self, connection: Any) -> bool:
+        """Tell whether a limit of its own has ended the session, where errors do not say so."""
+        del connection
+        return False
+
     def was_rolled_back(self, connection: Any) -> bool:
         """Tell whether the server has answered COMMIT by a rollback, where `state_of` cannot."""
         del connection

@@ -56,7 +56,7 @@ class EnginePool(AsksRawConnections, AsyncPool[AsyncEngine, AsyncConnection]):
         self.pool: AsyncEngine = create_async_engine(url, **{**kwargs, "connect_args": arguments})
         self._engine = self.pool.sync_engine
         self._opened.watch(self._engine)
-        self._leases = EngineLeases(self.pool, report)
+        self._leases = EngineLeases(self.pool, report, library.ended_by_limit)
         self._shielded = ShieldedOperations(self._discard)
 
     @property

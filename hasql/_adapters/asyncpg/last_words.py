@@ -1,0 +1,67 @@
+"""What a server says to an idle connection before it ends it, which asyncpg does not keep."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from hasql._adapters.asyncpg.connection import transport_of
+from hasql.driver import Failure
+from hasql.driver.failure import SessionLimitError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hasql._adapters.asyncpg.connection import Connection, RawConnection
+
+__all__ = ("LastWords", "report_end")
+
+_ERROR = ord("E")
+#: The severity, code and message of an error with which a server, or a pooler, ends a connection.
+_FATAL = re.compile(rb"\0VFATAL\0C([^\0]*)\0M([^\0]*)")
+#: Where in a message they are: the fields before are short.
+_WITHIN = 200
+
+
+class LastWords:
+    """Stands between a connection's transport and asyncpg, and reads along.
+
+    asyncpg expects no error while nothing runs, and drops it: whoever uses the connection then is
+    told that it is closed. All else goes to asyncpg as ever.
+    """
+
+    def __init__(self, connection: RawConnection) -> None:
+        transport: Any = transport_of(connection)
+        protocol = transport.get_protocol()
+        #: Whether the session has come to a limit of its own.
+        self.of_limit = False
+        self.connection_made: Any = protocol.connection_made
+        self.connection_lost: Any = protocol.connection_lost
+        self.eof_received: Any = protocol.eof_received
+        self.pause_writing: Any = protocol.pause_writing
+        self.resume_writing: Any = protocol.resume_writing
+        self._take: Callable[[Any], None] = protocol.data_received
+        transport.set_protocol(self)
+
+    def data_received(self, data: Any) -> None:
+        """Hand on what has come; of an error that comes alone, see whether it is the last."""
+        if data[0] == _ERROR and (said := _FATAL.search(data, 0, _WITHIN)):
+            code, message = (each.decode("utf-8", "replace") for each in said.groups())
+            self.of_limit = Failure.of_sqlstate(code, message) is Failure.LIMIT
+        self._take(data)
+
+
+def report_end(
+    connection: RawConnection,
+    report: Callable[[Connection, BaseException], None],
+    ended: Callable[[RawConnection], None],
+) -> None:
+    """Have a pool told of a connection's end: by `report` if a limit has ended it while leased."""
+    last_words = LastWords(connection)
+
+    def tell(lent: Any) -> None:  # while it is leased that is its proxy
+        if last_words.of_limit and lent is not connection:
+            report(lent, SessionLimitError())
+        ended(connection)
+
+    connection.add_termination_listener(tell)

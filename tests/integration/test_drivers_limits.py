@@ -1,0 +1,77 @@
+"""A limit of the application's own sessions tells nothing of its host, with every driver."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hasql.errors import HasqlError
+from hasql.tracing import Tracer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from hasql.testing import LocalCluster
+    from testbed.kits.base import Kit
+
+pytestmark = pytest.mark.usefixtures("nothing_unheard")
+
+_LIMITS = ("idle_session_timeout", "idle_in_transaction_session_timeout")
+#: Seconds of the limits, and for how long a lease is held without a statement.
+_LIMIT, _HELD = 0.6, 0.7
+_LEASES = 4
+#: Probes of a host in a second: one is due, and a hint may cause another, now and then.
+_MOST = 2.0
+
+
+@pytest.fixture
+def anyio_backend() -> object:
+    """Run on one event loop; what is read of a socket on each is in `test_drivers_last_words`."""
+    return "asyncio", {"use_uvloop": False}
+
+
+@pytest.fixture
+async def limited_cluster(pg_cluster: LocalCluster) -> AsyncIterator[LocalCluster]:
+    """A cluster whose role for applications may be idle for a short time."""
+    master = pg_cluster.master
+    for name in _LIMITS:
+        await master.sql(f"ALTER ROLE app SET {name} = '{round(_LIMIT * 1000)}ms'")
+    position = await master.sql("SELECT pg_current_wal_lsn()")
+    for node in pg_cluster.replicas:
+        async with asyncio.timeout(10):
+            while await node.sql(f"SELECT pg_last_wal_replay_lsn() >= '{position}'") != "t":
+                await asyncio.sleep(0.01)
+    try:
+        yield pg_cluster
+    finally:
+        for name in _LIMITS:
+            await master.sql(f"ALTER ROLE app RESET {name}")
+
+
+async def test_18_sessions_that_are_idle_for_too_long_have_no_host_probed_more_often(
+    kit: Kit, limited_cluster: LocalCluster
+) -> None:
+    probes: Counter[str] = Counter()
+    sizes = kit.sizes(1, _LEASES)
+    manager = kit.manager(limited_cluster.dsn, pool_factory_kwargs=sizes, refresh_timeout=2)
+    async with manager:
+        await manager.ready(1, 2)
+        manager.set_tracer(Tracer(probe_ended=lambda probe: probes.update([str(probe.host)])))
+        began = asyncio.get_running_loop().time()
+        await asyncio.gather(*(_meet_limits(kit, manager) for _ in range(_LEASES)))
+        took = asyncio.get_running_loop().time() - began
+        often = {host: count / took for host, count in probes.items() if count > _MOST * took}
+        assert often == {}
+
+
+async def _meet_limits(kit: Kit, manager: Any) -> None:
+    for _ in range(5):
+        with pytest.raises(Exception) as raised:  # noqa: PT011  # by code, or the driver's own
+            async with manager.acquire_master(timeout=5) as connection:
+                assert await kit.value(connection, "SELECT 1") == 1
+                await asyncio.sleep(_HELD)
+                await kit.value(connection, "SELECT 1")
+        assert not isinstance(raised.value, HasqlError | AssertionError), raised.value
