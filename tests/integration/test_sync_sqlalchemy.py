@@ -133,6 +133,11 @@ def test_arguments_that_cannot_work_fail_at_once(
         PoolManager(f"postgresql+{driver}://db1,db2/app", pool_factory_kwargs=kwargs)
 
 
+def test_an_unknown_argument_is_refused_in_the_name_of_create_engine(driver: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"(?<!async_)(?<!\w)create_engine"):
+        PoolManager(f"postgresql+{driver}://db1,db2/app", pool_factory_kwargs={"no_such": 1})
+
+
 def test_connect_args_reach_the_pools_connections_and_the_reserved_one(
     pg_cluster: LocalCluster, driver: str, application: str
 ) -> None:

@@ -15,7 +15,8 @@ def failure_of(error: BaseException) -> Failure:
     if not isinstance(error, psycopg.Error):
         return Failure.of_exception(error)
     if error.sqlstate is not None:
-        return Failure.of_sqlstate(error.sqlstate, str(error))
+        severity = error.diag.severity_nonlocalized
+        return Failure.of_sqlstate(error.sqlstate, str(error), severity)
     if isinstance(error, psycopg.OperationalError):
         return failure_to_connect(str(error))
     # psycopg, or libpq, finds something wrong with a DSN.

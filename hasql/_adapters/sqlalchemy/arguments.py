@@ -41,8 +41,8 @@ _OF_POOLS = {
 _OURS = {"async_creator", "creator", "dbapi", "dialect", "module", "pool", "poolclass", "url"}
 
 
-def check_arguments(kwargs: Mapping[str, Any], dialect: type) -> None:
-    """Refuse what `create_async_engine` does not know, and what hasql decides.
+def check_arguments(kwargs: Mapping[str, Any], dialect: type, *, create: str) -> None:
+    """Refuse what SQLAlchemy's function named `create` does not know, and what hasql decides.
 
     Raises ConfigurationError.
     """
@@ -52,7 +52,7 @@ def check_arguments(kwargs: Mapping[str, Any], dialect: type) -> None:
             "pool for each host, and opens its connections with connect_args"
         )
     known = {*_OF_POOLS, *_parameters(dialect), *_parameters(Engine)} - _OURS
-    check_keywords(kwargs, known, "create_async_engine")
+    check_keywords(kwargs, known, create)
 
 
 def sizes_of(kwargs: Mapping[str, Any]) -> PoolSizes:

@@ -76,7 +76,7 @@ class EngineDriver(Driver[PoolT, ConnT], Generic[PoolT, ConnT, _LibraryT]):
         return resized(kwargs, minimum, maximum)
 
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
-        check_arguments(kwargs, self._library.dialect)
+        check_arguments(kwargs, self._library.dialect, create=self._create_engine.__name__)
         sizes = sizes_of(kwargs)
         if not isinstance(given := kwargs.get("connect_args", {}), Mapping):
             raise ConfigurationError(f"connect_args must be a dict, not {type(given).__name__}")
