@@ -40,21 +40,11 @@ class Failure(Enum):
         return self in _LASTING
 
     @classmethod
-    def of_sqlstate(
-        cls, sqlstate: str, message: str = "", severity: str | None = None
-    ) -> "Failure":
+    def of_sqlstate(cls, sqlstate: str, message: str = "") -> "Failure":
         """Read an error code of the server; where a pooler has one for all, its words.
-
-        Where the `severity` is known to be ERROR, the session goes on. What says then that a
-        connection is gone is about another one: a foreign server's, or of an application's RAISE.
 
         https://www.postgresql.org/docs/current/errcodes-appendix.html
         """
-        failure = cls._of_code(sqlstate, message)
-        return cls.OTHER if failure is cls.BROKEN and severity == "ERROR" else failure
-
-    @classmethod
-    def _of_code(cls, sqlstate: str, message: str) -> "Failure":
         if sqlstate == "08P01":
             return cls.of_pooler(message) or cls.BROKEN
         if sqlstate in _BY_CODE:

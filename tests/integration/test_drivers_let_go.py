@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from testbed.scene import end_sessions, every_place_works, sessions, until_asleep, until_sessions
+from testbed.scene import end_sessions, every_place_works, until_asleep, until_sessions
 
 if TYPE_CHECKING:
     from hasql.base import BasePoolManager
@@ -59,7 +59,7 @@ async def test_whatever_has_ended_a_connection_the_next_lease_works(
                 await kit.write(other, table.insert(2))
             # Some drivers stop the statement, others only listening to it.
             await end_sessions(master, application, "active")
-            assert await sessions(master, application, "idle in transaction%") == 0, name
+            await until_sessions(master, application, 0, "idle in transaction%")
             await until_sessions(master, application, 1 + 1)
         await every_place_works(kit, manager)
     await until_sessions(master, application, 0)

@@ -6,9 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hasql.driver import Failure
-from hasql.tracing import ProbeEnded, Tracer
-
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -63,28 +60,6 @@ async def test_18_sixty_mistakes_cost_no_login(
             async with pool.acquire_master() as connection:
                 await mistake(kit, connection, table)
     assert await _pids(kit, pool) == before
-
-
-@pytest.mark.parametrize("code", ["08001", "08P01", "57P01"])
-async def test_18_an_error_about_another_servers_connection_costs_no_probe(
-    kit: Kit, pg_cluster: LocalCluster, code: str
-) -> None:
-    """As that of a foreign server, which postgres_fdw cannot reach: the session goes on."""
-    failing = f"DO $$ BEGIN RAISE EXCEPTION 'elsewhere' USING ERRCODE = '{code}'; END $$"
-    probes: list[ProbeEnded] = []
-    dsn = pg_cluster.master.dsn
-    sizes = kit.sizes(1, 2)
-    async with kit.manager(dsn, refresh_delay=60, pool_factory_kwargs=sizes) as manager:
-        before = await _pids(kit, manager)
-        await manager.wait_next_pool_check()  # a host is asked once more when its pool is open
-        manager.set_tracer(Tracer(probe_ended=probes.append))
-        for _ in range(20):
-            with pytest.raises(Exception, match="elsewhere") as raised:
-                async with manager.acquire_master() as connection:
-                    await kit.begin(connection, failing)
-            assert kit.driver(dsn).failure(raised.value) is Failure.OTHER
-        assert await _pids(kit, manager) == before
-        assert probes == []
 
 
 async def test_18_sixty_errors_of_another_service_cost_no_login(kit: Kit, pool: Manager) -> None:

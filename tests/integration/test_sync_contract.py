@@ -142,18 +142,6 @@ def test_an_unknown_argument_is_refused(sync_kit: SyncKit, pg_cluster: LocalClus
         sync_kit.driver(pg_cluster.dsn).sizes({"no_such": 1})
 
 
-@pytest.mark.parametrize("code", ["08001", "08P01", "57P01"])
-def test_an_error_about_another_servers_connection_tells_nothing_of_this_one(
-    sync_kit: SyncKit, pg_cluster: LocalCluster, code: str
-) -> None:
-    failing = f"DO $$ BEGIN RAISE EXCEPTION 'elsewhere' USING ERRCODE = '{code}'; END $$"
-    dsn = pg_cluster.master.dsn
-    with sync_kit.manager(dsn, pool_factory_kwargs=sync_kit.sizes(1, 1)) as manager:
-        with pytest.raises(Exception, match="elsewhere") as raised, manager.acquire_master() as one:
-            sync_kit.begin(one, failing)
-        assert sync_kit.driver(dsn).failure(raised.value) is Failure.OTHER
-
-
 async def test_an_exception_tells_what_is_wrong(
     sync_kit: SyncKit, pg_cluster: LocalCluster
 ) -> None:

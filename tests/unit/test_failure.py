@@ -55,11 +55,5 @@ def test_a_pooler_is_known_by_its_words(words: str, failure: Failure) -> None:
     assert Failure.of_sqlstate("08P01", words) is failure
 
 
-@pytest.mark.parametrize("sqlstate", ["08001", "08P01", "57P01"])
-def test_a_session_that_goes_on_tells_of_another_connection(sqlstate: str) -> None:
-    assert Failure.of_sqlstate(sqlstate, "", "ERROR") is Failure.OTHER
-    assert Failure.of_sqlstate(sqlstate, "", "FATAL") is Failure.BROKEN
-
-
 def test_a_session_that_has_come_to_its_limit_tells_nothing_else() -> None:
     assert Failure.of_exception(SessionLimitError()) is Failure.LIMIT

@@ -131,8 +131,7 @@ def failure_of(error: BaseException) -> Failure:
     """Say what an exception tells of the server."""
     if isinstance(error, asyncpg.PostgresError):
         error = _first_said(error)
-        severity: str | None = getattr(error, "severity_en", None)  # the stubs do not know it
-        return Failure.of_sqlstate(error.sqlstate or "", str(error), severity)
+        return Failure.of_sqlstate(error.sqlstate or "", str(error))
     if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
         return Failure.MISCONFIGURED
     # Lost while a hook, or SQLAlchemy, still made it ready for use; or as when a server has said

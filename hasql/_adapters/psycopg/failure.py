@@ -15,8 +15,7 @@ def failure_of(error: BaseException) -> Failure:
     if not isinstance(error, psycopg.Error):
         return Failure.of_exception(error)
     if error.sqlstate is not None:
-        severity = error.diag.severity_nonlocalized
-        return Failure.of_sqlstate(error.sqlstate, str(error), severity)
+        return Failure.of_sqlstate(error.sqlstate, str(error))
     if isinstance(error, psycopg.OperationalError):
         return failure_to_connect(str(error))
     # psycopg, or libpq, finds something wrong with a DSN.

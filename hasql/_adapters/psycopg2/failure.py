@@ -16,7 +16,7 @@ def failure_of(error: BaseException) -> Failure:
         return Failure.of_exception(error)
     message = str(error)
     if code := sqlstate_of(error):
-        return Failure.of_sqlstate(code, message, error.diag.severity_nonlocalized)
+        return Failure.of_sqlstate(code, message)
     if isinstance(error, psycopg2.OperationalError):
         return failure_to_connect(message)
     if isinstance(error, psycopg2.InterfaceError):
