@@ -50,7 +50,8 @@ async def test_an_application_that_uses_run_sees_no_error_in_a_fault_that_ends(
 ) -> None:
     outcomes = await perform(SCENARIOS[name], cluster, kits, short=True, of_class=UnitsOfWork)
     assert {x.driver: x.problems for x in outcomes if x.problems} == {}
-    assert sum(x.retried + x.found for x in outcomes) > 0
+    if name != "switchover":  # where all may be between two units as the master stops
+        assert sum(x.retried + x.found for x in outcomes) > 0
     assert sum(x.unknown for x in outcomes) == sum(x.failed for x in outcomes)
 
 

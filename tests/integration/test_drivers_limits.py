@@ -22,9 +22,11 @@ pytestmark = pytest.mark.usefixtures("nothing_unheard")
 _LIMITS = ("idle_session_timeout", "idle_in_transaction_session_timeout")
 #: Seconds of the limits, and for how long a lease is held without a statement.
 _LIMIT, _HELD = 0.6, 0.7
-_LEASES = 4
+#: Seconds of a connect after which hasql asks whether the host is there.
+_LONG_CONNECT = 0.1
 #: Probes of a host in a second: one is due, and a hint may cause another, now and then.
 _MOST = 2.0
+_ENOUGH = 3
 
 
 @pytest.fixture
@@ -55,30 +57,36 @@ async def test_18_sessions_that_are_idle_for_too_long_have_no_host_probed_more_o
     kit: Kit, limited_cluster: LocalCluster
 ) -> None:
     probes: Counter[str] = Counter()
-    often: dict[str, float] = {}
-    sizes = kit.sizes(0, _LEASES)  # what is idle in a pool, a limit ends as well
+    seen: list[dict[str, float]] = []
+    sizes = kit.sizes(0, 1)  # what is idle in a pool, a limit ends as well
     manager = kit.manager(limited_cluster.dsn, pool_factory_kwargs=sizes, refresh_timeout=2)
     async with manager:
         await manager.ready(1, 2)
         manager.set_tracer(Tracer(probe_ended=lambda probe: probes.update([str(probe.host)])))
-        # All hosts are probed often for three seconds when a manager begins, and now and then when
-        # a limit ends what is idle in a pool just as it is asked for.
-        for _ in range(4):
+        clock = asyncio.get_running_loop().time
+        # All hosts are probed often for three seconds when a manager begins, and when a connect
+        # takes long, as it may on a busy machine. What is seen three times has another cause.
+        while len(seen) < _ENOUGH:
             probes.clear()
-            began = asyncio.get_running_loop().time()
-            await asyncio.gather(*(_meet_limits(kit, manager) for _ in range(_LEASES)))
-            took = asyncio.get_running_loop().time() - began
-            often = {host: count / took for host, count in probes.items() if count > _MOST * took}
-            if not often:
-                break
-        assert often == {}
+            began = clock()
+            longest = max([await _meet_limit(kit, manager) for _ in range(5)])
+            took = clock() - began
+            if longest < _LONG_CONNECT:
+                seen.append({host: count / took for host, count in probes.items()})
+                if max(seen[-1].values(), default=0.0) <= _MOST:
+                    return
+    raise AssertionError(seen)
 
 
-async def _meet_limits(kit: Kit, manager: Any) -> None:
-    for _ in range(5):
-        with pytest.raises(Exception) as raised:  # noqa: PT011  # by code, or the driver's own
-            async with manager.acquire_master(timeout=5) as connection:
-                assert await kit.value(connection, "SELECT 1") == 1
-                await asyncio.sleep(_HELD)
-                await kit.value(connection, "SELECT 1")
-        assert not isinstance(raised.value, HasqlError | AssertionError), raised.value
+async def _meet_limit(kit: Kit, manager: Any) -> float:
+    """Have a lease idle for too long; return how long it took to acquire."""
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    with pytest.raises(Exception) as raised:  # noqa: PT011  # by code, or the driver's own
+        async with manager.acquire_master(timeout=5) as connection:
+            acquired = clock()
+            assert await kit.value(connection, "SELECT 1") == 1
+            await asyncio.sleep(_HELD)
+            await kit.value(connection, "SELECT 1")
+    assert not isinstance(raised.value, HasqlError | AssertionError), raised.value
+    return acquired - began

@@ -49,21 +49,22 @@ async def test_upkeep_is_in_nobodys_way(sync_kit: SyncKit, pg_cluster: LocalClus
         sync_kit.manager(
             pg_cluster.master.dsn, pool_factory_kwargs=sync_kit.sizes(0, 3), lifecycle=lifecycle
         ) as manager,
-        ThreadPoolExecutor(5) as threads,
+        ThreadPoolExecutor(8) as threads,
     ):
 
         def use(user: int) -> None:
-            for number in range(25):
+            for number in range(15):
                 with manager.acquire(timeout=10) as connection:
                     assert sync_kit.value(connection, "SELECT 1") == 1
                 time.sleep(0.005 * ((number + user) % 4))
 
-        users = [threads.submit(use, user) for user in range(5)]
+        users = [threads.submit(use, user) for user in range(8)]
         while not all(user.done() for user in users):
             most = max(most, connections_to(pg_cluster.master))
             await asyncio.sleep(0.005)
         for user in users:
             user.result()
         assert most >= 2
-        assert most <= 3 + 2  # the monitor's, which may be changing
+        # The monitor's, which may be changing, and one that a thread is about to have closed.
+        assert most <= 3 + 3
         await until(lambda: manager.metrics().nodes[0].in_flight == 0)
