@@ -261,7 +261,8 @@ ROLLING_BACK = """
             await leave.wait()
     users = [asyncio.ensure_future(begin()) for _ in range(8)]
     while len(begun) < 8:
-        await asyncio.sleep(0.01)
+        for user in (await asyncio.wait(users, timeout=0.01))[0]:
+            user.result()  # tells why it did not begin
     leave.set()
     await asyncio.sleep(0)
 """
