@@ -148,6 +148,9 @@ class LocalMachine:
         except OSError as error:
             message = f"{program} cannot be run as {self._account.name}: {error}"
             raise ClusterError(message) from error
+        finally:
+            if self._closed:  # meanwhile: initdb makes anew what was removed under it
+                _watchdog.clean_up(self.root, self.bindir)
         if done.returncode:
             said = (done.stderr or done.stdout).strip()[-2000:]
             message = f"{program} failed with exit code {done.returncode}: {said}"

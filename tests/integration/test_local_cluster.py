@@ -730,8 +730,21 @@ async def test_a_cancelled_start_leaves_nothing() -> None:
             async with asyncio.timeout(delay):
                 async with LocalCluster():
                     await asyncio.sleep(10)
-    await until(lambda: _roots() == before)  # a thread of a start may be about to remove its own
+    assert _roots() == before
     await until_no_segments_but(segments)
+
+
+async def test_what_a_program_makes_that_outlives_its_cluster_is_removed() -> None:
+    """As initdb does of a start that was cancelled, which makes the directories above its own."""
+    async with LocalCluster(replicas=0) as cluster:
+        machine, root = cluster._machine, _root_of(cluster)  # noqa: SLF001
+        assert machine is not None
+        ready = Path(root, "run", "ready")
+        work = f"touch {ready}; while [ -e {root} ]; do sleep 0.01; done; mkdir -p {root}/left"
+        running = asyncio.ensure_future(asyncio.to_thread(machine.run, "/bin/sh", "-c", work))
+        await until(ready.exists)
+    await running
+    assert not Path(root).exists()
 
 
 _PROGRAM = """
