@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chaos.leases import LEASE_SCENES, play_leases
 from chaos.run import perform
 from chaos.scenarios import SCENARIOS
 from hasql.testing import LocalCluster
 from testbed.kits import THREAD_KITS
-from tests.middlemen import needs
+from tests.lease_scenes import check_no_lease_is_wrong
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,9 +52,4 @@ async def test_a_fault_costs_threads_little_and_nothing_that_was_acknowledged(
 async def test_no_lease_of_a_master_is_on_another_server_behind_a_middle_man(
     name: str, cluster: LocalCluster
 ) -> None:
-    scene = LEASE_SCENES[name]
-    if scene.program is not None:
-        needs(scene.program)
-    outcomes = await play_leases(scene, cluster, THREAD_KITS, short=True)
-    assert sum(x.leases for x in outcomes) >= 500
-    assert {x.driver: x.problems for x in outcomes if x.problems} == {}
+    await check_no_lease_is_wrong(name, cluster, THREAD_KITS)

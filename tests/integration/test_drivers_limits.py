@@ -26,6 +26,7 @@ _LIMIT, _HELD = 0.6, 0.7
 _LONG_CONNECT = 0.1
 #: Probes of a host in a second: one is due, and a hint may cause another, now and then.
 _MOST = 2.0
+#: Windows without a long connect, after which what is seen in each is no chance.
 _ENOUGH = 3
 
 

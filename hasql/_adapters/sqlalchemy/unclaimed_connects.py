@@ -23,7 +23,7 @@ class UnclaimedConnects:
     def put(self, connect: asyncio.Task[Any]) -> None:
         """Keep a connect that is under way."""
         self._connects.append(connect)
-        connect.add_done_callback(self._forget_failed)
+        connect.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def take(self) -> asyncio.Task[Any] | None:
         """Return a connect that is under way or has succeeded; None if there is none."""
@@ -38,11 +38,6 @@ class UnclaimedConnects:
     def idle(self) -> int:
         """Return how many have succeeded."""
         return sum(each.done() and self._has_succeeded(each) for each in self._connects)
-
-    def _forget_failed(self, connect: asyncio.Task[Any]) -> None:
-        # A task keeps its error, and with that all that a login had in hand.
-        if (connect.cancelled() or connect.exception() is not None) and connect in self._connects:
-            self._connects.remove(connect)
 
     def _has_succeeded(self, connect: asyncio.Task[Any]) -> bool:
         if connect.cancelled() or connect.exception() is not None:

@@ -1,0 +1,28 @@
+"""Scenes of leases behind middle men, as the tests play them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chaos.leases import LEASE_SCENES, play_leases
+from tests.middlemen import needs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hasql.testing import LocalCluster
+    from testbed.kits.base import LoadKit
+
+__all__ = ("check_no_lease_is_wrong",)
+
+
+async def check_no_lease_is_wrong(
+    name: str, cluster: LocalCluster, kits: Sequence[LoadKit]
+) -> None:
+    """Play a scene in short to drivers; none may have met a wrong server, or hung."""
+    scene = LEASE_SCENES[name]
+    if scene.program is not None:
+        needs(scene.program)
+    outcomes = await play_leases(scene, cluster, kits, short=True)
+    assert sum(x.leases for x in outcomes) >= 500
+    assert {x.driver: x.problems for x in outcomes if x.problems} == {}
