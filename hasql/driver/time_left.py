@@ -1,6 +1,7 @@
 """The time that an acquire in a thread has left: until its deadline, and how it is waited for."""
 
 from collections.abc import Callable
+from math import inf
 from typing import Protocol, TypeVar
 
 from hasql.driver.deadline import OutOfTimeError
@@ -46,12 +47,14 @@ class TimeLeft:
         """How many are left; 0 once there are none."""
         return max(0.0, self._deadline - self._clock())
 
-    def wait(self, awaited: Awaited[_T]) -> _T:
+    def wait(self, awaited: Awaited[_T], limit: float = inf) -> _T:
         """Wait for what has been begun, and return or raise what it ends with.
 
-        Raises OutOfTimeError at the deadline, and nothing has become of what was begun then.
+        Raises OutOfTimeError at the deadline, or after `limit` seconds if that is sooner: nothing
+        has become by then of what was begun.
         """
-        seconds = self.seconds
+        ends = min(self._deadline, self._clock() + limit)
+        seconds = max(0.0, ends - self._clock())
         if self._long_wait < seconds:
             try:
                 return awaited.result(self._long_wait)
@@ -59,7 +62,7 @@ class TimeLeft:
                 if awaited.done():
                     raise
             self._on_long_wait(*self._args)
-            seconds = self.seconds
+            seconds = max(0.0, ends - self._clock())
         try:
             return awaited.result(seconds)
         except TimeoutError:

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -525,6 +526,28 @@ async def test_who_waits_for_a_connect_takes_what_is_given_back(
             proxy.delay = 0.0
             await threads.release(acquiring.result())
             await every_place_works(sync_kit, threads)
+
+
+async def test_a_slow_login_is_not_begun_anew_for_each_lease(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    async with silent(pg_cluster.master) as (proxy, dsn):
+        proxy.forward()
+        async with opened(sync_kit, dsn, least=0, most=2) as threads:
+            await threads.release(await threads.acquire())
+            before, proxy.delay = proxy.connections, 30.0
+
+            def take_turns() -> None:
+                for _ in range(100):
+                    connection = threads.pool.acquire(time_left())
+                    time.sleep(0.001)  # in which the other one waits
+                    threads.pool.release(connection)
+
+            began = time.monotonic()
+            await asyncio.gather(in_thread(take_turns), in_thread(take_turns))
+            # Who has waited for a tenth of a second in vain may try another.
+            assert proxy.connections - before <= 2 + 10 * (time.monotonic() - began)
+            proxy.drop()
 
 
 async def test_a_connect_begun_before_a_purge_is_not_kept(

@@ -6,12 +6,15 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from psycopg_pool import PoolClosed
+from psycopg_pool import PoolClosed, PoolTimeout
 
-from hasql._adapters.psycopg.thread_connect import PoolConnect, start_connecting
+from hasql._adapters.psycopg.thread_connect import PoolConnect, Waiter, start_connecting
+from hasql.driver.deadline import OutOfTimeError
 from hasql.driver.os_threads import new_guard
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hasql._adapters.psycopg.thread_connection import ThreadConnection
     from hasql._adapters.psycopg.thread_connections import ThreadConnections
     from hasql._adapters.psycopg.thread_slots import HeldPool
@@ -32,9 +35,9 @@ class ThreadConnects:
         self._idle = opened.idle
         self.pool: HeldPool
         self._lock = new_guard()
-        self._under_way: set[PoolConnect] = set()
-        #: The connects that threads wait for, in the order of asking.
-        self._waiting: dict[PoolConnect, None] = {}
+        self._under_way: dict[PoolConnect, None] = {}
+        #: The threads that wait, in the order of asking.
+        self._waiting: dict[Waiter, None] = {}
         #: Whether nothing has connected since a connect failed or the host was given up.
         self.failing = False
         self.closed = False
@@ -46,61 +49,113 @@ class ThreadConnects:
     def wait(self, time_left: TimeLeft) -> bool:
         """Wait until the current thread has a claim on a connection, which is opened for it.
 
-        Or on one that is given back before. False: it has none, but there may be an idle one by
-        now.
+        Or on one that is given back before; then the next to wait relies on what is being opened.
+        So there are no more connects than have waited at one time, however slow a login is. False:
+        the thread has no claim, but there may be an idle one by now.
         """
-        connect = PoolConnect()
+        waiter = Waiter()
+        connect: PoolConnect | None = None
         try:
             with self._idle.lock:
-                self._waiting[connect] = None
+                self._waiting[waiter] = None
                 self._hand_on()  # what was given back a moment ago
-            if not connect.claimed.done():
+                if not waiter.claimed.done():
+                    connect = self._take_over_one(waiter)
+            if connect is not None:
+                return self._rely_on(connect, waiter, time_left)
+            if not waiter.claimed.done():
+                connect = PoolConnect(waiter)
                 self._begin(connect)
                 start_connecting(partial(self._serve, connect, time_left.seconds))
-            return time_left.wait(connect.claimed)
+            return time_left.wait(waiter.claimed)
         except BaseException:
             with self._idle.lock:
-                connect.claimed.cancel()
+                waiter.claimed.cancel()
+            if connect is not None:
+                self._withdraw(connect)
             raise
         finally:
-            self._waiting.pop(connect, None)
-            connect.leave_alone()
+            self._waiting.pop(waiter, None)
+            if connect is not None:
+                with self._idle.lock:
+                    connect.be_left_by(waiter)
 
-    def open_one(self) -> None:
-        """Open a connection and put it into the pool, in the current thread."""
-        connect = PoolConnect()
-        self._begin(connect)
+    def _take_over_one(self, waiter: Waiter) -> PoolConnect | None:
+        """Have a thread rely on the oldest connect that nobody waits for; None: there is none."""
+        with self._lock:
+            for connect in self._under_way:  # no generator: an interruption could end within it
+                if connect.take_over(waiter):
+                    return connect
+        return None
+
+    def _rely_on(self, connect: PoolConnect, waiter: Waiter, time_left: TimeLeft) -> bool:
+        """Wait as `wait` does, but not for long: what was begun for another thread may hang."""
+        if (limit := connect.reliable_for) > time_left.seconds:
+            return time_left.wait(waiter.claimed)
         try:
-            self._put_in(self._log_in(connect))
-        finally:
-            self._end_one(connect)
+            return time_left.wait(waiter.claimed, limit)
+        except OutOfTimeError:
+            with self._idle.lock:
+                if waiter.claimed.cancel():
+                    return False
+            return waiter.claimed.result()  # which has come just now
+
+    def open_one(self) -> BaseException | None:
+        """Open a connection and put it into the pool, in the current thread; return what failed."""
+        connect = PoolConnect()
+        try:
+            self._begin(connect)
+        except PoolClosed as error:
+            return error.with_traceback(None)
+        return self._run(connect, self._log_in)
 
     def _begin(self, connect: PoolConnect) -> None:
         with self._lock:
             if self.closed:
                 raise PoolClosed(f"the pool {self.pool.name!r} is closed")
-            self._under_way.add(connect)
+            self._under_way[connect] = None
 
-    def _end_one(self, connect: PoolConnect) -> None:
+    def _withdraw(self, connect: PoolConnect) -> None:
+        """Forget a connect whose thread has not begun, as it may never do."""
         with self._lock:
-            self._under_way.discard(connect)
+            if not connect.begun:
+                self._under_way.pop(connect, None)
 
     def _serve(self, connect: PoolConnect, seconds: float) -> None:
+        self._run(connect, partial(self._find_one, seconds=seconds))
+
+    def _run(
+        self, connect: PoolConnect, work: Callable[[PoolConnect], ThreadConnection]
+    ) -> BaseException | None:
+        """Put what comes of it into the pool, or tell who waits why not; return what failed."""
+        with self._lock:
+            if connect not in self._under_way:
+                return None  # it was withdrawn
+            connect.begun = True
         try:
-            connection = self._find_one(connect, seconds)
+            self._put_in(work(connect), connect)
         except BaseException as error:  # noqa: BLE001  # who waits judges it
-            self._answer(connect, error.with_traceback(None))
+            failed = error.with_traceback(None)
+            with self._idle.lock:
+                connect.fail(failed)
+            return failed
         else:
-            self._put_in(connection, connect)
+            return None
         finally:
-            self._end_one(connect)
+            with self._lock:
+                self._under_way.pop(connect, None)
 
     def _find_one(self, connect: PoolConnect, seconds: float) -> ThreadConnection:
         while not self.pool.has_vacancy():
             # Who uses the pool directly has taken them all, or one was found dead just now.
-            found: ThreadConnection | None = self.pool.take(seconds)
-            if found is not None:
-                return found
+            try:
+                found: ThreadConnection | None = self.pool.take(seconds)
+            except PoolTimeout:
+                if connect.waiter is None:
+                    raise  # else another thread waits by now
+            else:
+                if found is not None:
+                    return found
         return self._log_in(connect)
 
     def _log_in(self, connect: PoolConnect) -> ThreadConnection:
@@ -111,11 +166,6 @@ class ThreadConnects:
             raise
         self.failing = False
         return connection
-
-    def _answer(self, connect: PoolConnect, error: BaseException) -> None:
-        with self._idle.lock:
-            if not connect.claimed.done():
-                connect.claimed.set_exception(error)
 
     def give_back(self, connection: ThreadConnection) -> None:
         """Put a connection into the pool that was taken out of it."""
@@ -135,13 +185,13 @@ class ThreadConnects:
 
     def _hand_on(self) -> None:
         """Give who has waited longest the claim on what is idle; to be called under the lock."""
-        for connect in tuple(self._waiting):
-            if not connect.claimed.done():
-                if self._idle.claim(connect.thread):
-                    connect.claimed.set_result(True)
+        for waiter in tuple(self._waiting):
+            if not waiter.claimed.done():
+                if self._idle.claim(waiter.thread):
+                    waiter.claimed.set_result(True)
                 return
 
-    def _put_in(self, connection: ThreadConnection, connect: PoolConnect | None = None) -> None:
+    def _put_in(self, connection: ThreadConnection, connect: PoolConnect) -> None:
         inserted, connection.taken = True, False
         if connection.pooled:
             self.pool.putconn(connection)
@@ -150,21 +200,22 @@ class ThreadConnects:
         if not inserted:
             connection.close()
         with self._idle.lock:
-            if connect is None or connect.claimed.done():
+            if (waiter := connect.be_done()) is None:
                 self._idle.put(connection)
+                self._hand_on()
                 return
             if inserted:
-                self._idle.claim_next(connect.thread)  # before another one can
+                self._idle.claim_next(waiter.thread)  # before another one can
             self._idle.put(connection)
-            connect.claimed.set_result(inserted)
+            waiter.claimed.set_result(inserted)
 
     def end(self) -> None:
         """End every connect under way with a ConnectionError."""
         with self._lock:
             under_way = tuple(self._under_way)
         for connect in under_way:
-            connect.end()
-            self._answer(connect, ConnectionError("the host was given up while it was waited for"))
+            with self._idle.lock:
+                connect.give_up(ConnectionError("the host was given up while it was waited for"))
 
     def close(self) -> None:
         """End every connect, and begin none any more."""

@@ -75,10 +75,7 @@ class ThreadRefill:
             with self._lock:
                 if self._missing() <= 0:
                     break
-            try:
-                self._connects.open_one()
-            except BaseException as failed:  # noqa: BLE001  # who waits judges it
-                error = failed.with_traceback(None)
+            error = self._connects.open_one()
         with self._lock:
             self._fillers -= 1
             if self._fillers and error is None:
