@@ -93,30 +93,33 @@ def _belongs(process: _Process, root: str, bindir: str) -> bool:
     return program.startswith(bindir + "/") and (directory + "/").startswith(root + "/")
 
 
-def _processes_of(root: str, bindir: str) -> list[int]:
-    table = process_table()
+def _processes_of(table: list[_Process], root: str, bindir: str) -> set[int]:
     found = {process.pid for process in table if _belongs(process, root, bindir)}
     grown = True
     while grown:
         offspring = {process.pid for process in table if process.parent in found} - found
         found |= offspring
         grown = bool(offspring)
-    return sorted(found - {os.getpid()})
+    return found - {os.getpid()}
 
 
 def _kill_all(root: str, bindir: str, until: float) -> set[int]:
-    killed: set[int] = set()
-    while pids := _processes_of(root, bindir):
-        killed.update(pids)
+    """Kill them, and wait until they have let go of their memory; return their pids."""
+    killed: dict[int, str] = {}
+    while True:
+        table = process_table()
+        pids = _processes_of(table, root, bindir)
+        # One that is about to end does not tell any more what program it is, or where.
+        ending = [each for each in table if killed.get(each.pid) == each.started]
+        killed.update((each.pid, each.started) for each in table if each.pid in pids)
         for pid in pids:
             try:
                 os.kill(pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 continue
-        if time.monotonic() > until:
-            break
+        if not (pids or ending) or time.monotonic() > until:
+            return {*killed}
         time.sleep(0.005)
-    return killed
 
 
 def forget_postmaster(data: Path) -> None:

@@ -22,7 +22,7 @@ from asyncpg.connect_utils import SessionAttribute
 
 from hasql.cluster.dsn import Dsn
 from hasql.errors import ConfigurationError, HasqlError
-from hasql.testing import ClusterError, LocalCluster
+from hasql.testing import ClusterError, LocalCluster, _watchdog
 from hasql.testing._account import Account
 from hasql.testing._watchdog import process_table
 from hasql.testing.binaries import find_local
@@ -732,6 +732,37 @@ async def test_a_cancelled_start_leaves_nothing() -> None:
                     await asyncio.sleep(10)
     assert _roots() == before
     await until_no_segments_but(segments)
+
+
+_SLOW_TO_END = """
+import ctypes, sys, time
+libc = ctypes.CDLL(None)
+libc.shmat.restype = ctypes.c_void_p
+segment = libc.shmget(0, 56, 0o600)  # as a postmaster's
+assert libc.shmat(segment, None, 0) > 0
+memory = bytearray(1 << 29)  # which takes a while to be given back
+for place in range(0, len(memory), 4096):
+    memory[place] = 1
+print(segment, flush=True)
+time.sleep(60)
+"""
+
+
+def test_what_is_killed_is_waited_for_until_it_has_let_go_of_its_memory(tmp_path: Path) -> None:
+    root, bindir = tmp_path / "root", tmp_path / "bin"
+    root.mkdir()
+    command = [f"{bindir}/postgres", "-c", _SLOW_TO_END, f"{root}/data"]
+    with subprocess.Popen(
+        command, executable=sys.executable, stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout is not None
+        segment = program.stdout.readline().strip()
+        assert segment
+        _watchdog.clean_up(str(root), str(bindir))
+    try:
+        assert segment not in _segments()
+    finally:
+        _watchdog._remove_segments([int(segment)] if segment in _segments() else [])  # noqa: SLF001
 
 
 async def test_what_a_program_makes_that_outlives_its_cluster_is_removed() -> None:
