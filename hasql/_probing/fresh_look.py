@@ -25,6 +25,9 @@ log = logging.getLogger("hasql")
 _DELAY = 30.0
 _FIRST_QUICK = 0.5
 _SLOWEST_QUICK = 10.0
+#: Within how many seconds the first look at a master that has been replaced is had, at random: all
+#: clients of the cluster exclude it at one moment, and a login costs a server milliseconds.
+_SPREAD = 10.0
 #: The same after looks that were asked for and have found nothing new.
 _FIRST_QUIET = 0.5
 #: The same while there is no master: nothing else tells of one that the name has been moved to.
@@ -82,6 +85,15 @@ class FreshLooks:
         """
         self.diverged = max(self.diverged, 1)
         self._quick_delay = _FIRST_QUICK
+
+    def spread(self) -> None:
+        """Have the next quick look at some time within ten seconds, unless a lease asks for one.
+
+        For a host that a master known by another name has replaced: nobody waits for it.
+        """
+        self._looked_at = self._clock()
+        self._quick_delay = _SPREAD
+        self._jitter = self._chance.uniform(0.05, 1.0)
 
     def due(self, quick: bool, no_master: bool) -> bool:  # noqa: FBT001  # what is so now
         """Tell whether to begin one now; `quick` while another server is looked for."""

@@ -14,7 +14,7 @@ from hasql._probing.stall_timer import StallTimer
 from hasql._probing.stopwatch import Stopwatch
 from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Reading, Role
-from hasql.cluster.state import NodeState
+from hasql.cluster.state import Exclusion, NodeState
 from hasql.cluster.topology import Answered, Failed, Observation, Quiet, Topology
 from hasql.driver import Driver, Endpoint, Failure, Session
 from hasql.driver.judgement import judged
@@ -102,6 +102,8 @@ class Monitor:
         self._looks = FreshLooks(host, options.hide, options.clock, options.chance)
         #: Whether the session leads to another server than the one before, which lives on.
         self._elsewhere = False
+        #: Whether another master had replaced the host when a look was last thought of.
+        self._replaced = False
 
     async def run(self) -> None:
         """Probe until cancelled; then nothing of it is left. It ends in a forked child."""
@@ -151,6 +153,12 @@ class Monitor:
             self.skip_rest()
             self.probe_by(self._clock())
         return moved
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether a master of a newer timeline has replaced the host."""
+        state = self._state
+        return state is not None and state.exclusion is Exclusion.FENCED
 
     def look_afresh(self) -> None:
         """Ask over a new connection as well, with the next probe: the name may lead elsewhere."""
@@ -331,6 +339,9 @@ class Monitor:
         """Ask the host over a fresh connection now and then, beside the probes."""
         known, state, urgent = self._known, self._state, self._is_urgent()
         excluded = state is not None and state.exclusion is not None
+        was_replaced, self._replaced = self._replaced, self.is_replaced
+        if self._replaced and not was_replaced and not urgent:
+            self._looks.spread()
         several = len(self._endpoint.addresses) > 1 or (state is not None and state.several)
         quick = excluded or (urgent and several)
         if known is not None and self._looks.due(quick, urgent):

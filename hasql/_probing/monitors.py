@@ -104,7 +104,10 @@ class Monitors:
         if running is None:
             return False
         if evidence is Evidence.ELSEWHERE:
-            running.monitor.look_afresh()
+            # The name of a replaced master may be the one that leads to where this one has led.
+            for each in self._running.values():
+                if each is running or each.monitor.is_replaced:
+                    each.monitor.look_afresh()
             return False
         if evidence is not None:
             if not self._bursts.begin_by_evidence(host, evidence):

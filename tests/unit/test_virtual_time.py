@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from hasql.cluster.probe import Role
-from hasql.cluster.state import Health
+from hasql.cluster.state import Exclusion, Health
 from simulation.virtual_time import VirtualClock, run
 from testbed.fake_driver import fake_cluster, manager_of, until
 
@@ -116,3 +117,27 @@ def test_9_a_promotion_that_a_look_has_seen_waits_for_no_probe() -> None:
             return clock.now - began
 
     assert run(play(), clock) < 5 * _ROUND_TRIP
+
+
+def test_7_a_replaced_master_is_not_looked_at_by_all_its_clients_at_once() -> None:
+    clock, servers = VirtualClock(), fake_cluster("old master", "new replica")
+    old, new = servers.values()
+    clients = 30
+
+    async def play() -> tuple[int, int]:
+        async with AsyncExitStack() as stack:
+            for _ in range(clients):
+                manager = manager_of(servers, clock=clock)
+                await stack.enter_async_context(manager)
+                await manager.ready(1, 1)
+            logins = old.logins
+            new.promote()
+            await asyncio.sleep(2)
+            assert manager.metrics().nodes[0].exclusion is Exclusion.FENCED
+            at_once = old.logins - logins
+            await asyncio.sleep(10)
+            return at_once, old.logins - logins
+
+    at_once, in_all = run(play(), clock)
+    assert at_once < clients / 2  # a fifth, but for chance
+    assert in_all >= clients  # its name may lead elsewhere by then
