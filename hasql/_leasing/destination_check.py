@@ -14,7 +14,7 @@ from hasql._routing.node import Node
 from hasql.cluster.probe import writes_query
 from hasql.diagnostics import about
 from hasql.driver import AsyncPool, ConnT, DriverPool, PoolT, ThreadPool
-from hasql.driver.deadline import OutOfTimeError, cancellations
+from hasql.driver.deadline import OutOfTimeError, cancel_again, cancellations
 from hasql.driver.destinations import Server
 from hasql.driver.time_left import TimeLeft
 
@@ -108,7 +108,7 @@ async def ask(
     async with asyncio.timeout(seconds):
         rows = await pool.count_rows(connection, sql)
     if cancellations() > before:  # a driver may have lost it
-        raise asyncio.CancelledError
+        await cancel_again()
     return rows
 
 

@@ -29,6 +29,8 @@ class Closing(Generic[PoolT, ConnT]):
         self._clock = clock
         #: Ends with the first closing; None: it has not begun.
         self._over: asyncio.Future[None] | None = None
+        #: The end of it, behind the draining.
+        self._stopping: asyncio.Task[None] | None = None
         #: How the first has ended, once it has.
         self.report = DrainReport()
 
@@ -61,25 +63,35 @@ class Closing(Generic[PoolT, ConnT]):
         if not lifetime.started:  # its start was interrupted
             lifetime.close_unstarted()
             return
-        self._over = lifetime.loop.create_future()
+        self._over = over = lifetime.loop.create_future()
         began = clock()
         deadline = began + seconds
         broken: tuple[LeaseInfo, ...] = ()
-        try:
-            lifetime.refuse()
-            try:
-                await lifetime.drain(seconds)
-            except asyncio.CancelledError:
-                deadline = clock()
-                raise
-            finally:
-                if broken := lifetime.leases_out():
-                    (says or _say_how_many)(broken)
-                await lifetime.stop(deadline - clock())
-                await self._close_returns()
-        finally:
+
+        def note_end(_: object) -> None:
             self.report = DrainReport(clock() - began, broken)
-            self._over.set_result(None)
+            over.set_result(None)
+
+        lifetime.refuse()
+        try:
+            await lifetime.drain(seconds)
+        except asyncio.CancelledError:
+            deadline = clock()
+            raise
+        finally:
+            if broken := lifetime.leases_out():
+                (says or _say_how_many)(broken)
+            # In a task of its own: this one may be cancelled at each of its steps, as by a cancel
+            # scope of anyio, and what has not begun to end would go on for ever.
+            self._stopping = lifetime.loop.create_task(self._stop(deadline - clock()))
+            self._stopping.add_done_callback(note_end)
+            await asyncio.shield(self._stopping)
+
+    async def _stop(self, seconds: float) -> None:
+        try:
+            await self._lifetime.stop(seconds)
+        finally:
+            await self._close_returns()
 
     async def terminate(self) -> None:
         """Close without waiting for leases or servers: every connection is broken now."""

@@ -6,9 +6,9 @@ a task: so the first step is taken by hand, and the rest is left to `by_deadline
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
-__all__ = ("OutOfTimeError", "by_deadline", "cancellations")
+__all__ = ("OutOfTimeError", "by_deadline", "cancel_again", "cancellations")
 
 _T = TypeVar("_T")
 
@@ -45,3 +45,14 @@ def cancellations() -> int:
     """
     task = asyncio.current_task()
     return 0 if task is None else task.cancelling()
+
+
+async def cancel_again() -> NoReturn:
+    """Raise a cancellation of this task that a driver has lost.
+
+    Cancel scopes of anyio know their own by its message. It is lost as well, but they cancel the
+    task again at each of its steps.
+    """
+    for _ in range(2):
+        await asyncio.sleep(0)
+    raise asyncio.CancelledError

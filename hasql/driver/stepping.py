@@ -77,6 +77,7 @@ class Detachable(Generic[_T]):
         "_detach",
         "_future",
         "_interrupted",
+        "_message",
         "_steps",
         "_wake",
         "_whose",
@@ -146,14 +147,14 @@ class Detachable(Generic[_T]):
 
     def cancel(self, msg: object = None) -> bool:
         """Wake the task that waits, without touching the future."""
-        del msg
         if self._interrupted or self._future.done():
             return False
         self._interrupted = True
+        self._message = msg
         self._future.remove_done_callback(self._wake)
         self.get_loop().call_soon(self._wake, self, context=self._context)
         return True
 
     def result(self) -> None:
-        """Raise what wakes a task that is cancelled."""
-        raise asyncio.CancelledError
+        """Raise what wakes a task that is cancelled, with the words by which scopes know it."""
+        raise asyncio.CancelledError(*(() if self._message is None else (self._message,)))

@@ -22,6 +22,7 @@ from testbed.scene import (
     tasks_end,
     until,
     until_asleep,
+    until_sessions,
 )
 
 if TYPE_CHECKING:
@@ -129,6 +130,42 @@ async def test_a_statement_cancelled_again_and_again_leaves_the_connection_usabl
         await until(lambda: not any(node.in_flight for node in manager.metrics().nodes))
         await every_place_works(kit, manager)
         await tasks_end(tasks)
+
+
+async def test_a_scope_that_is_cancelled_while_a_lease_is_given_back_ends_there(
+    kit: Kit, pg_cluster: LocalCluster, application: str
+) -> None:
+    """Its cancellation is known by what it says, and would else end the whole task."""
+    async with manager_of(kit, pg_cluster.master, application, acquire_timeout=10) as manager:
+        for _ in range(5):
+            with anyio.CancelScope() as scope:
+                async with manager.acquire_master() as connection:
+                    await kit.begin(connection, "SELECT 1")  # which is ended first
+                    scope.cancel()
+            assert scope.cancelled_caught
+            with anyio.move_on_after(0.05) as scope:
+                async with manager.acquire_master() as connection:
+                    await kit.value(connection, "SELECT pg_sleep(10)")
+            assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("leases", [0, 1])
+async def test_a_manager_that_is_left_in_a_cancelled_scope_leaves_nothing(
+    kit: Kit, pg_cluster: LocalCluster, application: str, leases: int
+) -> None:
+    tasks = asyncio.all_tasks()
+    manager = manager_of(kit, pg_cluster.master, application)
+    with anyio.CancelScope() as scope:
+        async with manager:
+            await manager.ready(1, 0)
+            for _ in range(leases):
+                await manager.acquire_master()
+            scope.cancel()
+    async with asyncio.timeout(10):
+        await manager.close()  # which waits for the end of the first
+    assert scope.cancelled_caught
+    await tasks_end(tasks)
+    await until_sessions(pg_cluster.master, application, 0)
 
 
 # Hooks

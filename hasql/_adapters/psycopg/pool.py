@@ -20,7 +20,7 @@ from hasql._adapters.psycopg.server import count_rows, in_hot_standby, is_read_o
 from hasql._adapters.psycopg.transactions import PsycopgTransaction
 from hasql._adapters.psycopg.workers import Workers, first_step, put_despite_cancellation
 from hasql.driver import AsyncPool
-from hasql.driver.deadline import cancellations
+from hasql.driver.deadline import cancel_again, cancellations
 from hasql.driver.holder import ReusesObjects
 from hasql.driver.stepping import Begun
 
@@ -121,7 +121,7 @@ class PsycopgPool(TellsOfDrops, ReusesObjects, AsyncPool[Pool, Connection]):
         if cancellations() > before:
             if connection is not None:
                 await put_despite_cancellation(self.pool.putconn(connection))
-            raise asyncio.CancelledError
+            await cancel_again()
         return connection
 
     async def _check_one(self, connection: PsycopgConnection) -> None:
