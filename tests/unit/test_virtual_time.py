@@ -126,14 +126,15 @@ def test_7_a_replaced_master_is_not_looked_at_by_all_its_clients_at_once() -> No
 
     async def play() -> tuple[int, int]:
         async with AsyncExitStack() as stack:
-            for _ in range(clients):
-                manager = manager_of(servers, clock=clock)
+            managers = [manager_of(servers, clock=clock) for _ in range(clients)]
+            for manager in managers:
                 await stack.enter_async_context(manager)
                 await manager.ready(1, 1)
             logins = old.logins
             new.promote()
             await asyncio.sleep(2)
-            assert manager.metrics().nodes[0].exclusion is Exclusion.FENCED
+            told = [manager.metrics().nodes[0].exclusion for manager in managers]
+            assert set(told) == {Exclusion.FENCED}
             at_once = old.logins - logins
             await asyncio.sleep(10)
             return at_once, old.logins - logins
