@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextvars import Context
 from functools import partial
 from typing import Any, Generic
 
@@ -9,7 +10,6 @@ from hasql._routing.node import Node
 from hasql._routing.observations import PoolOpened, PoolRefused, RoutingObservation
 from hasql.cluster.host import HostSpec
 from hasql.driver import ConnT, Driver, Failure, PoolT
-from hasql.driver.deadline import cancellations
 from hasql.driver.judgement import judged
 
 __all__ = ("PoolOpenings",)
@@ -63,7 +63,9 @@ class PoolOpenings(Generic[PoolT, ConnT]):
         attempts = self._attempts.setdefault(node, _Attempts())
         if attempts.task is None and self._clock() >= attempts.next_at:
             opening = self._open(node, attempts)
-            attempts.task = asyncio.get_running_loop().create_task(opening)
+            # It may be a call of the application's to which a host has answered.
+            loop, context = asyncio.get_running_loop(), Context()
+            attempts.task = loop.create_task(opening, context=context)
 
     def cancel(self, node: Node[PoolT, ConnT]) -> list[asyncio.Task[None]]:
         """Give a node's pool up, and return the task that ends then, if there is one."""
@@ -83,12 +85,15 @@ class PoolOpenings(Generic[PoolT, ConnT]):
             async with opening:
                 report = partial(self._report, node)
                 pool = await self._driver.open(node.endpoint, self.kwargs, report)
+        except asyncio.CancelledError:
+            attempts.task = None  # a hook may have raised it, and the next answer tries again
+            raise
         except Exception as error:  # noqa: BLE001  # whatever it was: the pool cannot be had now
             attempts.task = None
             late = TimeoutError(f"opening the pool took longer than {_TIMEOUT:g} s")
             self._failed(node, attempts, late if opening.expired() else error)
             return
-        if cancellations():  # a driver may have lost it: nobody waits for this pool any more
+        if self._attempts.get(node) is not attempts:  # given up, which a driver may have lost
             pool.terminate()
             raise asyncio.CancelledError
         self._attempts.pop(node, None)

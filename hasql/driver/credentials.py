@@ -45,14 +45,22 @@ class CredentialSource:
     async def login(self) -> Login:
         """Ask in the manager's event loop. Raises ConnectionError and ConfigurationError."""
         self._loop = asyncio.get_running_loop()
-        limit = asyncio.timeout(_LONGEST_ANSWER)
+        # In a task of its own: what it waits for may have been cancelled by another who asked, and
+        # a library may leave the task that it runs in cancelled. This one may be a monitor's.
+        asking = self._loop.create_task(self._answer())
         try:
-            async with limit:
-                given = await self._answer()
-        except Exception as error:
-            late = limit.expired() and isinstance(error, TimeoutError)
-            raise self._too_late() if late else self._failed(error) from error
-        return self._read(given)
+            await asyncio.wait([asking], timeout=_LONGEST_ANSWER)
+        finally:
+            if not asking.done():
+                asking.add_done_callback(_take_note)
+                asking.cancel()
+        if not asking.done():
+            raise self._too_late()
+        if asking.cancelled():
+            raise self._failed(asyncio.CancelledError("something that it waits for was cancelled"))
+        if (error := asking.exception()) is not None:
+            raise self._failed(error) from error
+        return self._read(asking.result())
 
     async def _answer(self) -> Any:
         if self._is_async:
@@ -107,13 +115,19 @@ class CredentialSource:
             self._given.append(password)
         return Login(user, password)
 
-    def _failed(self, error: Exception) -> ConnectionError:
+    def _failed(self, error: BaseException) -> ConnectionError:
         return ConnectionError(
             f"credentials= has raised {type(error).__name__}: {self.hide(str(error))}"
         )
 
     def _too_late(self) -> ConnectionError:
         return ConnectionError(f"credentials= has not returned within {_LONGEST_ANSWER:g} s")
+
+
+def _take_note(asking: asyncio.Task[Any]) -> None:
+    """Fetch what it has raised when nobody waited any more."""
+    if not asking.cancelled():
+        asking.exception()
 
 
 async def _result_of(given: Any) -> Any:

@@ -120,6 +120,49 @@ async def test_old_connections_live_on_and_new_ones_have_the_new_password(
         assert (threading.get_ident() in role.threads) is not in_thread
 
 
+@pytest.mark.parametrize("how", ["a shared look-up", "a library's time limit"])
+async def test_what_is_cancelled_in_it_fails_that_connect_alone(
+    kit: Kit, role: Role, pg_cluster: LocalCluster, how: str
+) -> None:
+    """Another may have cancelled what it waits for, or a library the task that it runs in."""
+    cancelled = asyncio.Event()
+    spoilt = False
+
+    async def give() -> str:
+        role.give()
+        if spoilt:
+            cancelled.set()
+            if how == "a shared look-up":
+                look_up = asyncio.get_running_loop().create_future()
+                look_up.cancel()
+                await look_up
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()  # and nobody takes that back
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                raise TimeoutError("the token service is slow") from None
+        return role.password
+
+    async with asking(kit, role.dsn(), give) as manager:
+        await manager.ready(1, 0)
+        spoilt = True
+        for _ in range(3):  # of the monitor, and of the pool, which are refilled meanwhile
+            cancelled.clear()
+            await end_those(pg_cluster.master, f"usename = '{role.name}'")
+            async with asyncio.timeout(10):
+                await cancelled.wait()
+        with pytest.raises(NotAvailableError):
+            await manager.acquire_master(timeout=0.3)
+        spoilt = False
+        async with manager.acquire_master(timeout=20) as connection:
+            assert await kit.value(connection, "SELECT session_user") == role.name
+        await end_those(pg_cluster.master, f"usename = '{role.name}'")  # its monitor learns of it
+        async with manager.acquire_master(timeout=20) as connection:
+            assert await kit.value(connection, "SELECT session_user") == role.name
+
+
 async def test_its_failure_is_the_connects_and_is_named_without_a_secret(
     kit: Kit, role: Role
 ) -> None:

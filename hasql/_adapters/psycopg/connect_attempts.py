@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from hasql._adapters.hooks import RunningHooks
 from hasql.driver.connects import PendingConnects
+from hasql.driver.deadline import cancellations
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -70,11 +71,12 @@ class ConnectAttempts:
                 await self._wait_until_due()
                 connection = await self._pending.run(self._log_in(connect, configure))
             except asyncio.CancelledError:
-                # The pool never cancels its workers, so it is the loop that ends.
-                self._closed = True
+                # The pool never cancels its workers, so it is the loop that ends, or else a hook of
+                # the application's that has raised this.
+                self._closed = cancellations() > 0
+                self._fail(ConnectionError("a hook of the application's was cancelled"))
             except Exception as error:  # noqa: BLE001  # those who wait judge it
-                self._failing = True
-                self.end_waits(error)
+                self._fail(error)
             else:
                 self._failing = False
                 self._start_one()
@@ -82,6 +84,10 @@ class ConnectAttempts:
             finally:
                 self._under_way -= 1
         return None
+
+    def _fail(self, error: Exception) -> None:
+        self._failing = True
+        self.end_waits(error)
 
     async def _log_in(self, connect: _Connect, configure: _Hook | None) -> PsycopgConnection:
         async with self._logins:
