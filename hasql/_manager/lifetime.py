@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from contextlib import suppress
+from contextvars import Context
 from typing import TYPE_CHECKING, Generic
 
 from hasql._leasing.book import LeaseBook
@@ -101,7 +102,9 @@ class Lifetime(Generic[PoolT, ConnT]):
             raise PoolManagerClosedError("the pool manager is closed")
         self._binding.check()
         if self._binding.loop is None:
-            self._start(self._binding.bind())
+            # What is begun here goes on for good. The context of the request that came first would
+            # be kept by it, and stand in each log record from now on.
+            Context().run(self._start, self._binding.bind())
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._take_over(tuple(map(Discovered, self._options.dsn.hosts)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import logging
+from contextlib import AsyncExitStack
 from contextvars import copy_context
 from pathlib import Path
 from threading import Thread
@@ -13,7 +14,9 @@ from typing import Any
 import pytest
 
 import hasql
+from hasql.cluster.state import Health
 from hasql.diagnostics import about, correlated, correlation_id
+from testbed.fake_driver import fake_cluster, manager_of, until
 
 PACKAGE = Path(hasql.__file__).parent
 #: What says something in the log.
@@ -98,3 +101,25 @@ def test_tasks_inherit_it_and_threads_do_not() -> None:
             thread.start()
             thread.join()
     assert heard == [None, "req-1"]
+
+
+async def test_what_a_manager_does_by_itself_is_none_of_the_first_requests(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "hasql")
+    servers = fake_cluster("a master", "b replica")
+    manager = manager_of(servers)
+    async with AsyncExitStack() as stack:
+        with correlated("the first"):  # which has begun everything
+            async with manager.acquire_master():
+                pass
+        stack.push_async_callback(manager.close)
+        await manager.ready(1, 1)
+        servers["b"].kill()
+        await until(lambda: manager.metrics().nodes[1].health is Health.DOWN)
+        servers["b"].restart()
+        await until(lambda: manager.metrics().nodes[1].health is Health.UP)
+    records = [vars(record) for record in caplog.records]
+    told = {(each["event"], each["correlation_id"]) for each in records}
+    assert told >= {("host_down", None), ("host_up", None)}
+    assert {each for _, each in told} == {None}
