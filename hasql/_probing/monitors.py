@@ -12,6 +12,7 @@ from hasql.cluster.host import HostSpec
 from hasql.cluster.topology import Failed
 from hasql.diagnostics import about
 from hasql.driver import Driver, Endpoint
+from hasql.driver.deadline import cancellations
 from hasql.driver.kept_errors import without_frames
 
 __all__ = ("Monitors", "end_tasks")
@@ -142,6 +143,11 @@ class Monitors:
             while not self._view.inherited:
                 try:
                     await monitor.run()
+                except asyncio.CancelledError:
+                    if cancellations():
+                        raise
+                    # Not the task: a part of a login that is the application's.
+                    await self._fail(host, ConnectionError("its login was cancelled"))
                 except Exception as error:
                     if loop.is_closed():
                         return  # it was closed under the manager, which is being collected
@@ -151,9 +157,7 @@ class Monitors:
                         host,
                         extra=about("monitor_failed", host=host),
                     )
-                    now = self._clock()
-                    self._view.publish(Failed(host, now, now, error))
-                    await asyncio.sleep(self._options.refresh_delay)
+                    await self._fail(host, without_frames(error))
         except asyncio.CancelledError as cancelled:
             # From outside, as by asyncio.run() at its end: there is no loop to say goodbye in, so
             # nothing may be left open. A loop that was closed, without that, closes nothing more.
@@ -163,6 +167,12 @@ class Monitors:
                 self._view.cut_off(host)
             # The task keeps it, and would keep a login that it was in until it is collected itself.
             raise without_frames(cancelled)  # noqa: B904  # it is the same
+
+    async def _fail(self, host: HostSpec, error: Exception) -> None:
+        """Have a host be down, and wait a while: its monitor has failed, and not in a probe."""
+        now = self._clock()
+        self._view.publish(Failed(host, now, now, error))
+        await asyncio.sleep(self._options.refresh_delay)
 
 
 async def end_tasks(tasks: list[asyncio.Task[None]]) -> None:

@@ -71,6 +71,30 @@ def test_a_pool_that_cannot_be_opened_at_first_is_tried_again_soon() -> None:
     assert not manager.driver.open_errors
 
 
+def test_a_login_that_is_cancelled_within_leaves_its_host_a_monitor() -> None:
+    """As by a token's look-up in the driver's connection class, shared with another who gave up."""
+    clock, servers = VirtualClock(), fake_cluster("a master")
+    server = servers["a"]
+    manager = manager_of(servers, clock=clock)
+
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    async def play() -> None:
+        async with manager:
+            await manager.ready()
+            server.before_login = cancelled
+            server.restart()
+            await until(lambda: manager.metrics().nodes[0].health is Health.DOWN)
+            server.before_login = None
+            async with manager.acquire_master(timeout=5) as connection:
+                assert connection.server is server
+            server.kill()  # which its monitor tells
+            await until(lambda: manager.metrics().nodes[0].health is Health.DOWN)
+
+    run(play(), clock)
+
+
 def test_1_a_name_that_has_moved_is_found_by_a_look_each_30_s_though_nothing_breaks() -> None:
     clock, servers = VirtualClock(), fake_cluster("old master", "new master")
     old, new = servers.values()
