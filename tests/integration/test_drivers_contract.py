@@ -371,6 +371,32 @@ async def test_the_next_address_is_tried_where_one_does_not_answer(
             session.kill()
 
 
+async def test_logins_that_take_longer_than_acquires_have_time_serve_somebody(
+    kit: Kit, pg_cluster: LocalCluster, application: str
+) -> None:
+    async with silent(pg_cluster.master) as (proxy, dsn):
+        proxy.forward()
+        named = f"{dsn}?application_name={application}"
+        async with opened(kit, endpoint_of(named), least=0, most=1) as pool:
+            before, proxy.delay = proxy.connections, 0.5
+            for _ in range(10):
+                try:
+                    async with asyncio.timeout(0.2):
+                        connection = await pool.acquire()
+                except TimeoutError:
+                    continue
+                await pool.release(connection)
+                break
+            else:
+                raise AssertionError("nobody was ever served")
+            assert proxy.connections - before <= 2  # one, but for a busy machine
+            pool.purge([])
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await pool.acquire()
+        await until_sessions(pg_cluster.master, application, 0)
+
+
 async def test_where_no_address_answers_the_error_says_so(
     kit: Kit, pg_cluster: LocalCluster
 ) -> None:

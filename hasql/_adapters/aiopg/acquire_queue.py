@@ -6,6 +6,8 @@ here, beside aiopg's pool: tasks of their own open connections, and an acquire w
 a connection, whether that is new or has been given back.
 """
 
+# long: those who wait and the tasks that open for them settle one another.
+
 from __future__ import annotations
 
 import asyncio
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
 __all__ = ("AcquireQueue",)
 
 #: Seconds after which a connect that nobody needs any more is cancelled, as others would wait
-#: behind it: right after an acquire has given up waiting, and at other times.
-_UNNEEDED_AFTER_WAIT, _UNNEEDED = 0.1, 1.0
+#: behind it. The next to need one gets it, or logins that take longer than acquires have time would
+#: never serve anybody.
+_UNNEEDED = 2.0
 
 
 def _given_up() -> ConnectionError:
@@ -69,7 +72,7 @@ class AcquireQueue:
         return None
 
     async def _wait(self) -> Any:
-        self._cancel_unneeded(_UNNEEDED)
+        self._cancel_unneeded()
         waiter: asyncio.Future[Any] = self._loop.create_future()
         self._waiters[waiter] = None
         if len(self._openers) < len(self._waiters):
@@ -79,10 +82,12 @@ class AcquireQueue:
         except BaseException:
             if waiter in self._waiters:
                 del self._waiters[waiter]
-                self._cancel_unneeded(_UNNEEDED_AFTER_WAIT)
                 if len(self._openers) > len(self._waiters):
-                    # Its connect has only just begun. It may hang in a hook of the application's.
-                    self._loop.call_later(_UNNEEDED, self._cancel_unneeded, _UNNEEDED_AFTER_WAIT)
+                    # The next to wait relies on it, but not for long: its connect may hang, or a
+                    # hook of the application's.
+                    opener = min(self._openers, key=self._openers.__getitem__)
+                    began = self._openers[opener]
+                    self._loop.call_later(_UNNEEDED, self._replace, opener, began)
             elif not waiter.cancelled() and waiter.exception() is None:
                 # It was given a slot just before its task was cancelled.
                 self.pass_on(waiter.result())
@@ -164,12 +169,21 @@ class AcquireQueue:
             for slot in held_back:
                 self.pass_on(slot)
 
-    def _cancel_unneeded(self, after: float) -> None:
-        """Cancel connects that nobody needs and that take longer than `after` seconds."""
+    def _cancel_unneeded(self) -> None:
+        """Cancel connects that nobody needs and that take too long."""
         for opener, began in tuple(self._openers.items()):
-            if len(self._openers) > len(self._waiters) and self._loop.time() - began > after:
+            if len(self._openers) > len(self._waiters) and self._loop.time() - began >= _UNNEEDED:
                 del self._openers[opener]
                 opener.cancel()
+
+    def _replace(self, opener: asyncio.Task[Any], began: float) -> None:
+        """Cancel a connect that still goes on, and begin another one if somebody waits for it."""
+        if self._openers.get(opener) != began:
+            return
+        del self._openers[opener]
+        opener.cancel()
+        if len(self._openers) < len(self._waiters):
+            self._start_opener()
 
     def note_loss(self) -> None:
         """Take note that an open connection has ended."""

@@ -141,6 +141,11 @@ def terminate_opened(opened: WithSettings[Addressed]) -> None:
     terminate_addressed(opened.connection)
 
 
+def is_opened_still(opened: WithSettings[Addressed]) -> bool:
+    """Tell whether what `connect_for_pool` has made can be used."""
+    return not opened.connection[0].is_closed()
+
+
 async def open_session(
     endpoint: Endpoint,
     kwargs: Mapping[str, Any],

@@ -1,5 +1,7 @@
 """A pool of asyncpg with all that the core needs of one."""
 
+# long: it is one class, with what the core asks of a pool and nothing else.
+
 from __future__ import annotations
 
 import asyncio
@@ -22,7 +24,12 @@ from hasql._adapters.asyncpg.connection import (
     roll_back,
 )
 from hasql._adapters.asyncpg.last_words import report_end
-from hasql._adapters.asyncpg.login import connect_for_pool, terminate_opened, without_choice
+from hasql._adapters.asyncpg.login import (
+    connect_for_pool,
+    is_opened_still,
+    terminate_opened,
+    without_choice,
+)
 from hasql._adapters.asyncpg.pool_tasks import (
     DetachedReleases,
     ReleaseErrors,
@@ -31,8 +38,10 @@ from hasql._adapters.asyncpg.pool_tasks import (
 from hasql._adapters.asyncpg.resets import ConnectionResets
 from hasql._adapters.asyncpg.transactions import AsyncpgTransaction
 from hasql.driver import AsyncPool, Endpoint, Failure, PoolSizes
-from hasql.driver.connects import PendingConnects, Refill, discard_if_cancelled
+from hasql.driver.connects import PendingConnects, Refill, leave_to_itself
+from hasql.driver.deadline import cancellations
 from hasql.driver.destinations import Destinations
+from hasql.driver.unclaimed_connects import UnclaimedConnects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -41,6 +50,8 @@ if TYPE_CHECKING:
 
 __all__ = ("AsyncpgPool",)
 
+#: Seconds that a connect may still take after the acquire that it was begun for has left it.
+_LIMIT_UNCLAIMED = 2.0
 _HOOKS = ("connect", "init", "reset", "setup")
 
 
@@ -65,6 +76,7 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
         self._endpoint, self._report = endpoint, report
         self._user_hooks: Any = {name: kwargs.get(name) for name in _HOOKS}
         self._connects = PendingConnects()
+        self._unclaimed = UnclaimedConnects(is_opened_still)
         #: The open connections, with the key of each.
         self._open: dict[RawConnection, Hashable] = {}
         self.destinations = known = Destinations()
@@ -79,8 +91,6 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
         self.acquire: Any = self.pool.acquire
         self.release: Any = self.pool.release
         self.idle: Any = self.pool.get_idle_size
-        self.close: Any = self.pool.close
-        self.end_connects: Any = self._connects.end
 
     async def open(self) -> AsyncpgPool:
         try:
@@ -92,8 +102,7 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
 
     async def _connect_one(self, _: str, **kwargs: Any) -> RawConnection:
         try:
-            connecting = discard_if_cancelled(self._connect(kwargs), terminate_opened)
-            (connection, address), made = await self._connects.run(connecting)
+            (connection, address), made = await self._opened(kwargs)
         except Exception as error:
             maintained = runs_method(asyncio.current_task(), "Pool._maintain_min_size")
             if not maintained or failure_of(error) not in {Failure.BROKEN, Failure.FULL}:
@@ -107,6 +116,25 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
         self.destinations.opened(key, flag, read_only=read_only, address=address, made=made)
         report_end(connection, self._report, self._forget)
         return connection
+
+    async def _opened(self, kwargs: Any) -> WithSettings[tuple[RawConnection, str | None]]:
+        """Wait for a connect: one that another acquire has left, or a new one."""
+        before = cancellations()
+        while True:
+            unclaimed = self._unclaimed.take()
+            connecting = unclaimed or asyncio.create_task(self._connect(kwargs))
+            try:
+                return await self._connects.run(asyncio.shield(connecting))
+            except asyncio.CancelledError:
+                if unclaimed and unclaimed.cancelled() and cancellations() == before:
+                    continue  # it has taken too long since it was left
+                if not unclaimed:
+                    asyncio.get_running_loop().call_later(_LIMIT_UNCLAIMED, connecting.cancel)
+                self._unclaimed.put(connecting)
+                raise
+            except ConnectionError:  # of the connect, or the host was given up
+                leave_to_itself(connecting, terminate_opened)
+                raise
 
     def _forget(self, connection: RawConnection) -> None:
         key = self._open.pop(connection, None)
@@ -184,12 +212,20 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
         self.drain(leased, lambda _: True)
 
     def drain(self, leased: Iterable[Connection], has_left: Callable[[str | None], bool]) -> None:
-        self._connects.end()
+        self.end_connects()
         kept = {each.get_settings() for each in leased if not self.is_closed(each)}
         for raw, key in tuple(self._open.items()):
             if key not in kept and has_left(self.destinations.address_of(key)):
                 self._forget(raw)
                 raw.terminate()
+
+    def end_connects(self) -> None:
+        self._connects.end()
+        self._unclaimed.end(terminate_opened)
+
+    async def close(self) -> None:
+        self._unclaimed.end(terminate_opened)
+        await self.pool.close()
 
     def terminate(self) -> None:
         self._refill.cancel()

@@ -12,9 +12,9 @@ from sqlalchemy import event, exc
 from hasql._adapters.sqlalchemy.checkout_retry import MAY_RETRY, RetryCheckoutError
 from hasql._adapters.sqlalchemy.connect_limit import ConnectLimit
 from hasql._adapters.sqlalchemy.pre_pings import PrePings
-from hasql._adapters.sqlalchemy.unclaimed_connects import UnclaimedConnects
 from hasql.driver.connects import PendingConnects
 from hasql.driver.destinations import Destinations
+from hasql.driver.unclaimed_connects import UnclaimedConnects
 from hasql.errors import PoolManagerClosedError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class EngineConnections:
         self._lifo = lifo
         #: Acquires that wait for a connection to be opened, but take one that is given back.
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._unclaimed = UnclaimedConnects(library)
+        self._unclaimed = UnclaimedConnects[Any](lambda raw: not library.is_dead(raw))
         self._pending, self._limit = PendingConnects(), ConnectLimit()
         #: Open connections, with SQLAlchemy's record of each once it has one.
         self._open: dict[Any, ConnectionPoolEntry | None] = {}
