@@ -14,7 +14,7 @@ from hasql.driver.os_threads import OsThread
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ("PoolConnect", "Waiter", "start_connecting")
+__all__ = ("PoolConnect", "WaitingThread", "start_connecting")
 
 #: Seconds that a connect may still take once the thread that it was begun for has found another
 #: connection, and in which other threads rely on it instead of beginning one each.
@@ -23,7 +23,7 @@ _LIMIT_LEFT = 2.0
 _WORTHWHILE = 0.1
 
 
-class Waiter:
+class WaitingThread:
     """A thread of the application's that waits for a connection; made by that thread."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class PoolConnect(ThreadedConnect):
         waiter: The thread that it is begun for; None: it is for whoever needs a connection next.
     """
 
-    def __init__(self, waiter: Waiter | None = None) -> None:
+    def __init__(self, waiter: WaitingThread | None = None) -> None:
         super().__init__()
         self._begun_for = self._waiter = waiter
         self._until = inf
@@ -50,7 +50,7 @@ class PoolConnect(ThreadedConnect):
         self._done = False
 
     @property
-    def waiter(self) -> Waiter | None:
+    def waiter(self) -> WaitingThread | None:
         """The thread that waits for it, unless that has a claim already."""
         waiter = self._waiter
         return None if waiter is None or waiter.claimed.done() else waiter
@@ -59,7 +59,7 @@ class PoolConnect(ThreadedConnect):
     def ended(self) -> bool:
         return super().ended or monotonic() > self._until
 
-    def take_over(self, waiter: Waiter) -> bool:
+    def take_over(self, waiter: WaitingThread) -> bool:
         """Have a thread rely on it, for which it was not begun; return False if it should not."""
         may = self.begun and not self._done and self.waiter is None and not self.ended
         if may and (may := self.reliable_for > _WORTHWHILE):
@@ -71,14 +71,14 @@ class PoolConnect(ThreadedConnect):
         """Seconds for which a thread relies on it that has taken it over."""
         return self._reliable_until - monotonic()
 
-    def be_left_by(self, waiter: Waiter) -> None:
+    def be_left_by(self, waiter: WaitingThread) -> None:
         """Take note that a thread waits for it no more."""
         if self._begun_for is waiter:
             self._until = self._reliable_until = monotonic() + _LIMIT_LEFT
         if self._waiter is waiter:
             self._waiter = None
 
-    def be_done(self) -> Waiter | None:
+    def be_done(self) -> WaitingThread | None:
         """Let nobody wait for it any more; return who does."""
         self._done = True
         return self.waiter

@@ -1,5 +1,7 @@
 """The connects of a psycopg pool for threads: each in a thread of its own."""
 
+# long: connects, those who wait for them and what is given back change under the same locks.
+
 from __future__ import annotations
 
 from contextlib import suppress
@@ -8,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from psycopg_pool import PoolClosed, PoolTimeout
 
-from hasql._adapters.psycopg.thread_connect import PoolConnect, Waiter, start_connecting
+from hasql._adapters.psycopg.thread_connect import PoolConnect, WaitingThread, start_connecting
 from hasql.driver.deadline import OutOfTimeError
 from hasql.driver.os_threads import new_guard
 
@@ -37,7 +39,7 @@ class ThreadConnects:
         self._lock = new_guard()
         self._under_way: dict[PoolConnect, None] = {}
         #: The threads that wait, in the order of asking.
-        self._waiting: dict[Waiter, None] = {}
+        self._waiting: dict[WaitingThread, None] = {}
         #: Whether nothing has connected since a connect failed or the host was given up.
         self.failing = False
         self.closed = False
@@ -53,7 +55,7 @@ class ThreadConnects:
         So there are no more connects than have waited at one time, however slow a login is. False:
         the thread has no claim, but there may be an idle one by now.
         """
-        waiter = Waiter()
+        waiter = WaitingThread()
         connect: PoolConnect | None = None
         try:
             with self._idle.lock:
@@ -80,7 +82,7 @@ class ThreadConnects:
                 with self._idle.lock:
                     connect.be_left_by(waiter)
 
-    def _take_over_one(self, waiter: Waiter) -> PoolConnect | None:
+    def _take_over_one(self, waiter: WaitingThread) -> PoolConnect | None:
         """Have a thread rely on the oldest connect that nobody waits for; None: there is none."""
         with self._lock:
             for connect in self._under_way:  # no generator: an interruption could end within it
@@ -88,7 +90,7 @@ class ThreadConnects:
                     return connect
         return None
 
-    def _rely_on(self, connect: PoolConnect, waiter: Waiter, time_left: TimeLeft) -> bool:
+    def _rely_on(self, connect: PoolConnect, waiter: WaitingThread, time_left: TimeLeft) -> bool:
         """Wait as `wait` does, but not for long: what was begun for another thread may hang."""
         if (limit := connect.reliable_for) > time_left.seconds:
             return time_left.wait(waiter.claimed)
