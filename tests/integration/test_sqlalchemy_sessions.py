@@ -138,6 +138,76 @@ async def test_begin_commits_at_the_end_unless_an_exception_leaves_the_block(
     assert await names(maker) == ["one", "three"]
 
 
+#: What the server says to a transaction that is to be done again.
+CONFLICT = text("DO $$ BEGIN RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'; END $$")
+
+
+FAILING_AT_COMMIT = text("""
+DO $do$ BEGIN
+    CREATE FUNCTION pg_temp.conflict() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'; END $$;
+    CREATE CONSTRAINT TRIGGER conflict AFTER INSERT ON at_commit
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pg_temp.conflict();
+END $do$
+""")
+
+
+@pytest.mark.parametrize("route", ["explicit", "auto"])
+async def test_what_a_try_that_failed_has_added_is_new_for_the_next(
+    manager: PoolManager, maker: async_sessionmaker[AsyncSession], route: Any
+) -> None:
+    """It may have been made outside of the work, as of what a request has brought."""
+    sessions = async_sessionmaker(manager, route=route)
+    by_run, by_begin = Author(name="by run"), Author(name="by begin")
+    tries = 0
+
+    async def work(session: AsyncSession) -> None:
+        nonlocal tries
+        tries += 1
+        session.add(by_run)
+        await session.flush()
+        if tries == 1:
+            await session.execute(CONFLICT)
+
+    await sessions.run(work)
+    assert tries == 2
+    for attempt in range(2):
+        try:
+            async with sessions.begin() as session:
+                session.add(by_begin)
+                await session.flush()
+                if attempt == 0:
+                    await session.execute(CONFLICT)
+        except DBAPIError:
+            assert attempt == 0
+    assert await names(maker) == ["by run", "by begin"]
+
+
+async def test_a_conflict_at_commit_has_the_work_done_again_with_the_same_objects(
+    manager: PoolManager, maker: async_sessionmaker[AsyncSession]
+) -> None:
+    async with maker() as session:
+        session.add(Author(id=1, name="one"))
+        await session.commit()
+    book = Book(title="late", author_id=1)
+    tries = 0
+
+    async def work(session: AsyncSession) -> None:
+        nonlocal tries
+        tries += 1
+        session.add(book)
+        if tries == 1:
+            # As serializable transactions fail: another one's work shows only at the end.
+            await session.execute(text("CREATE TEMP TABLE at_commit (i int) ON COMMIT DROP"))
+            await session.execute(FAILING_AT_COMMIT)
+            await session.execute(text("INSERT INTO at_commit VALUES (1)"))
+
+    await async_sessionmaker(manager).run(work)
+    assert tries == 2
+    async with maker() as session:
+        assert list(await session.scalars(select(Book.title))) == ["late"]
+
+
 async def test_a_read_only_session_is_on_a_replica(
     maker: async_sessionmaker[AsyncSession], manager: PoolManager
 ) -> None:

@@ -468,6 +468,42 @@ def test_begin_commits_unless_an_exception_leaves_the_block(manager: PoolManager
         assert session.scalars(select(User)).all() == []
 
 
+#: What the server says to a transaction that is to be done again.
+CONFLICT = text("DO $$ BEGIN RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'; END $$")
+
+
+@pytest.mark.usefixtures("users")
+@pytest.mark.parametrize("route", ["explicit", "auto"])
+def test_what_a_try_that_failed_has_added_is_new_for_the_next(
+    manager: PoolManager, route: Any
+) -> None:
+    make = sessionmaker(manager, route=route)
+    by_run, by_begin = User(name="by run"), User(name="by begin")
+    tries = 0
+
+    def work(session: Session) -> None:
+        nonlocal tries
+        tries += 1
+        session.add(by_run)
+        session.flush()
+        if tries == 1:
+            session.execute(CONFLICT)
+
+    make.run(work)
+    assert tries == 2
+    for attempt in range(2):
+        try:
+            with make.begin() as session:
+                session.add(by_begin)
+                session.flush()
+                if attempt == 0:
+                    session.execute(CONFLICT)
+        except DBAPIError:
+            assert attempt == 0
+    with sessionmaker(manager)() as session:
+        assert session.scalars(select(User.name).order_by(User.id)).all() == ["by run", "by begin"]
+
+
 @pytest.mark.usefixtures("users")
 def test_a_commit_that_fails_is_raised_and_gives_the_connection_back(manager: PoolManager) -> None:
     make = sessionmaker(manager)

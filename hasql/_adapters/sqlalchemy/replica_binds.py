@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Transaction
 
-__all__ = ("Leases", "RunTransaction", "SameEngine", "SessionLeases", "lend")
+__all__ = ("LeasedTransaction", "Leases", "RunTransaction", "SameEngine", "SessionLeases", "lend")
 
 
-class ReadTransaction:
-    """The transaction of a replica's connection, as a session has it.
+class LeasedTransaction:
+    """The transaction of a leased connection, as a session has it.
 
     It may have ended before the session ends it: the connection was given back, and is no longer
     the session's to use.
@@ -31,8 +31,7 @@ class ReadTransaction:
         return self._is_leased() and self._begun.is_active
 
     def commit(self) -> None:
-        if self.is_active:
-            self._begun.commit()
+        self._begun.commit()
 
     def rollback(self) -> None:
         if self.is_active:
@@ -41,7 +40,15 @@ class ReadTransaction:
     close = rollback
 
 
-class RunTransaction(ReadTransaction):
+class ReadTransaction(LeasedTransaction):
+    """That of a replica's connection, which has nothing to commit."""
+
+    def commit(self) -> None:
+        if self.is_active:
+            self._begun.commit()
+
+
+class RunTransaction(LeasedTransaction):
     """The transaction of a unit of work, as its session has it: it is for `run` to commit."""
 
     def commit(self) -> None:
@@ -52,7 +59,7 @@ class RunTransaction(ReadTransaction):
             )
 
 
-def lend(connection: Connection, wrap: Callable[[Transaction], ReadTransaction]) -> None:
+def lend(connection: Connection, wrap: Callable[[Transaction], LeasedTransaction]) -> None:
     """Have the session that gets a connection next hold its transaction in something of ours.
 
     Args:
@@ -102,6 +109,6 @@ class SessionLeases:
     """What is the same for a session that ends its transactions itself, of either face."""
 
     def lend(self, connection: Connection, is_leased: Callable[[], bool], *, replica: bool) -> None:
-        """Have a commit not miss the transaction of a replica that was given back by then."""
-        if replica:
-            lend(connection, partial(ReadTransaction, is_leased=is_leased))
+        """Have the session not miss a transaction whose connection was given back by then."""
+        wrap = ReadTransaction if replica else LeasedTransaction
+        lend(connection, partial(wrap, is_leased=is_leased))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hasql._adapters.sqlalchemy.replica_binds import LeasedTransaction, lend
 from hasql._adapters.sqlalchemy.routed_session import routed
 from hasql._adapters.sqlalchemy.sessions import SessionMaker
 from hasql._adapters.sqlalchemy.task_session_run import TaskLeases, TaskSessionRun
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
+    from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from hasql._adapters.sqlalchemy.session_route import SessionRoute
@@ -78,7 +81,7 @@ class TaskSessionMaker(SessionMaker["_Lease", "AbstractAsyncContextManager[_S]"]
                 run.attempt, options, plan.acquire, on_attempt=True
             )
         except BaseException:
-            await run.close()
+            await run.give_up()
             raise
         await run.finish()
         return result
@@ -92,21 +95,21 @@ class TaskSessionMaker(SessionMaker["_Lease", "AbstractAsyncContextManager[_S]"]
         commit: bool,
     ) -> AsyncIterator[_S]:
         session: _S | None = None
+        leased = True
         try:
             async with lease as connection:
+                own = cast("Connection", connection.sync_connection)
+                lend(own, partial(LeasedTransaction, is_leased=lambda: leased))
                 session = self._class(bind=connection, **kwargs)
                 transaction = await session.begin().__aenter__() if commit else None
                 yield session
                 if transaction is not None:
                     await transaction.__aexit__(None, None, None)
+                    commit = False
         finally:
-            # Giving the connection back has ended its transaction, so that closing the session
-            # needs no server. But if that was cancelled, another task may still be giving it back,
-            # and uses the connection.
-            if session is not None and getattr(lease, "detached", False):
-                session.expunge_all()
-            elif session is not None:
-                await session.close()
+            leased = False
+            if session is not None:
+                await _close(session, lease, rolled_back=commit)
 
     @asynccontextmanager
     async def _routed_session(
@@ -120,13 +123,28 @@ class TaskSessionMaker(SessionMaker["_Lease", "AbstractAsyncContextManager[_S]"]
             yield session
             if transaction is not None:
                 await transaction.__aexit__(None, None, None)
+                commit = False
         finally:
             try:
                 lease = route.end()
                 if lease is not None:
                     await lease.__aexit__(*sys.exc_info())
-            finally:  # as above
-                if getattr(lease, "detached", False):
-                    session.expunge_all()
-                else:
-                    await session.close()
+            finally:
+                await _close(session, lease, rolled_back=commit)
+
+
+async def _close(session: AsyncSession, lease: Any, *, rolled_back: bool) -> None:
+    """Close a session whose lease has ended, and its transaction with it: that needs no server.
+
+    `rolled_back` where an exception has left a block that would have committed. Then what was added
+    is new again, as after SQLAlchemy's own: it may be added to the session of another try.
+    """
+    if getattr(lease, "detached", False):
+        # The giving back was cancelled: another task is at it, and uses the connection.
+        session.expunge_all()
+        return
+    try:
+        if rolled_back:
+            await session.rollback()
+    finally:
+        await session.close()

@@ -53,12 +53,13 @@ class TaskSessionRun(Generic[_S, _T]):
 
     async def attempt(self, attempt: Any) -> _T:
         """Do it once, and have all written that is to be committed."""
+        await self.give_up()
         session, leases = self._last = self._open(attempt)
         try:
             result = await self._work(session)
             await session.run_sync(prepare)
         except BaseException as error:
-            await self.close()
+            await self.give_up()
             leases.raise_if_stale(error)
             raise
         return result
@@ -82,16 +83,28 @@ class TaskSessionRun(Generic[_S, _T]):
             session.sync_session.hasql_route = leases.route(plan.reads)  # type: ignore[attr-defined]  # as made
         return session, leases
 
+    async def give_up(self) -> None:
+        """Close the last session, in which nothing was committed. It needs no server.
+
+        What the work has added is new again for the next attempt: it may be the caller's.
+        """
+        if self._last is not None:
+            session, leases = self._last
+            leases.end()
+            try:
+                await session.rollback()
+            finally:
+                await self._close()
+
     async def finish(self) -> None:
         """Have the last session know that all is committed, and close it."""
         assert self._last is not None  # noqa: S101  # there was an attempt
         try:
             await self._last[0].run_sync(finish)
         finally:
-            await self.close()
+            await self._close()
 
-    async def close(self) -> None:
-        """Close the last session, which needs no server."""
+    async def _close(self) -> None:
         last, self._last = self._last, None
         if last is not None:
             session, leases = last

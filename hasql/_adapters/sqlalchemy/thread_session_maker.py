@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from sqlalchemy.orm import Session
 
+from hasql._adapters.sqlalchemy.replica_binds import LeasedTransaction, lend
 from hasql._adapters.sqlalchemy.routed_session import routed
 from hasql._adapters.sqlalchemy.sessions import SessionMaker
 from hasql._adapters.sqlalchemy.thread_session_run import ThreadLeases, ThreadSessionRun
@@ -62,7 +64,7 @@ class ThreadSessionMaker(SessionMaker["_Lease", "AbstractContextManager[_S]"], G
         try:
             result: _T = self._manager.runs.run(run.attempt, options, plan.acquire, on_attempt=True)
         except BaseException:
-            run.close()
+            run.give_up()
             raise
         run.finish()
         return result
@@ -76,17 +78,20 @@ class ThreadSessionMaker(SessionMaker["_Lease", "AbstractContextManager[_S]"], G
         commit: bool,
     ) -> Iterator[_S]:
         session: _S | None = None
+        leased = True
         try:
             with lease as connection:
+                lend(connection, partial(LeasedTransaction, is_leased=lambda: leased))
                 session = self._class(bind=connection, **kwargs)
                 transaction = session.begin().__enter__() if commit else None
                 yield session
                 if transaction is not None:
                     transaction.__exit__(None, None, None)
+                    commit = False
         finally:
-            # Giving the connection back has ended its transaction, so this needs no server.
+            leased = False
             if session is not None:
-                session.close()
+                _close(session, rolled_back=commit)
 
     @contextmanager
     def _routed_session(
@@ -99,10 +104,24 @@ class ThreadSessionMaker(SessionMaker["_Lease", "AbstractContextManager[_S]"], G
             yield session
             if transaction is not None:
                 transaction.__exit__(None, None, None)
+                commit = False
         finally:
             try:
                 lease = route.end()
                 if lease is not None:
                     lease.__exit__(*sys.exc_info())
-            finally:  # as above
-                session.close()
+            finally:
+                _close(session, rolled_back=commit)
+
+
+def _close(session: Session, *, rolled_back: bool) -> None:
+    """Close a session whose lease has ended, and its transaction with it: that needs no server.
+
+    `rolled_back` where an exception has left a block that would have committed. Then what was added
+    is new again, as after SQLAlchemy's own: it may be added to the session of another try.
+    """
+    try:
+        if rolled_back:
+            session.rollback()
+    finally:
+        session.close()

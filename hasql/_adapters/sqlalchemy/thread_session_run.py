@@ -50,12 +50,13 @@ class ThreadSessionRun(Generic[_S, _T]):
 
     def attempt(self, attempt: Any) -> _T:
         """Do it once, and have all written that is to be committed."""
+        self.give_up()
         session, leases = self._last = self._open(attempt)
         try:
             result = self._work(session)
             prepare(session)
         except BaseException as error:
-            self.close()
+            self.give_up()
             leases.raise_if_stale(error)
             raise
         return result
@@ -80,16 +81,28 @@ class ThreadSessionRun(Generic[_S, _T]):
             session.hasql_route = leases.route(plan.reads)  # type: ignore[attr-defined]  # as made
         return session, leases
 
+    def give_up(self) -> None:
+        """Close the last session, in which nothing was committed. It needs no server.
+
+        What the work has added is new again for the next attempt: it may be the caller's.
+        """
+        if self._last is not None:
+            session, leases = self._last
+            leases.end()
+            try:
+                session.rollback()
+            finally:
+                self._close()
+
     def finish(self) -> None:
         """Have the last session know that all is committed, and close it."""
         assert self._last is not None  # noqa: S101  # there was an attempt
         try:
             finish(self._last[0])
         finally:
-            self.close()
+            self._close()
 
-    def close(self) -> None:
-        """Close the last session, which needs no server."""
+    def _close(self) -> None:
         last, self._last = self._last, None
         if last is not None:
             session, leases = last
