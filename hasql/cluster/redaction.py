@@ -20,12 +20,14 @@ SECRET_PARAMETERS: Final = frozenset(
 _KEY = r"(?i:password|passwd|client_secret|scram_(?:client|server)_key)['\"]?"
 _USERINFO = re.compile(r"(://[^\s:/?@'\"]*:)[^\s/?'\"]+(?=@)")
 # In quotes, as repr() and libpq write it, or without them. A URL's ends at '&'; any other at a
-# space, and what closes the text around it is left.
+# space, and what closes the text around it is left. A text may be long, such as an error that holds
+# what an application has sent: what is repeated is possessive, so that nothing is looked at twice.
 _VALUE = re.compile(
     rf"""
     (?P<key>{_KEY}) (?:
       (?P<opening>\s*[=:]\s*b?(?P<quote>['"])) (?:(?!(?P=quote))[^\\]|\\.)*
-      | (?P<equals>\s*=\s*) (?!\*\*\*|['"\s]) (?:\\.|[^\s\\])+? (?=['")\]}}>,;]*(?:\s|$))
+      | (?P<equals>\s*=\s*) (?!\*\*\*|['"\s]) (?:\\.?|[^\s\\])
+        (?:['")\]}}>,;]*+ (?:\\.?|[^\s\\'")\]}}>,;])++)*+
     )
     """,
     re.DOTALL | re.VERBOSE,
@@ -53,18 +55,27 @@ def redact(text: str, secrets: Iterable[str], names: Collection[str]) -> str:
 
 
 def _without(text: str, secret: str, names: Collection[str]) -> str:
-    spelt = "".join(map(_spellings, secret))
+    spelt = "".join(map(_spellings, re.findall(r"\\+[^\\]?|[^\\]", secret, re.DOTALL)))
     text = re.sub(rf"(?<=:){spelt}(?=@)", "***", text)
-    before = rf"{_KEY}\s*(?:=\s*(?:b?['\"])?|:?\s*b?['\"])"
+    before = rf"{_KEY}\s*+(?:=\s*(?:b?['\"])?|:?\s*+b?['\"])"
     text = re.sub(rf"({before}){spelt}(?![^\W_])", r"\1***", text)
     if _LIKE_NO_WORD.fullmatch(secret) and not any(secret in name for name in names):
         text = re.sub(spelt, "***", text)
     return text
 
 
-def _spellings(character: str) -> str:
-    # As it is, escaped by libpq, and escaped once more by repr().
+def _spellings(part: str) -> str:
+    # As it is, escaped by libpq, and escaped once more by repr(): with up to three backslashes
+    # before each character. Those of the secret are counted with them. Told apart, they could be so
+    # in very many ways, and where a text ends otherwise than the secret all would be tried.
+    character = part.lstrip("\\")
+    own = len(part) - len(character)
+    backslashes = rf"(?:\\|(?i:%5c)){{{own},{4 * own + 3 * len(character)}}}"
+    if not character:
+        return backslashes
     encoded = "".join(f"%{byte:02x}" for byte in character.encode())
+    if own:
+        return rf"{backslashes}(?:{re.escape(character)}|(?i:{encoded}))"
     return rf"(?:\\{{0,3}}{re.escape(character)}|(?i:{encoded}))"
 
 
