@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hasql.contrib.django.request_writes import is_write
+from testbed.growth import TIMES, growth
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,8 @@ from hasql.contrib.django.request_writes import is_write
         "RELEASE SAVEPOINT s1",
         "SET CONSTRAINTS ALL IMMEDIATE",
         "DECLARE c CURSOR FOR SELECT 1",
+        "/***/ SELECT 1",
+        "/* a * b / c */ SELECT 1",
     ],
 )
 def test_what_changes_nothing_is_no_write(statement: str) -> None:
@@ -38,6 +41,13 @@ def test_what_changes_nothing_is_no_write(statement: str) -> None:
         "WITH a AS (\nDELETE FROM t RETURNING i) SELECT * FROM a",
         "EXPLAIN ANALYZE DELETE FROM t",
         "EXPLAIN (ANALYZE) DELETE FROM t",
+        "EXPLAIN (VERBOSE, ANALYZE) DELETE FROM t",
+        "EXPLAIN ANALYSE DELETE FROM t",
+        "/* of a view */ DELETE FROM t; /* and more */ SELECT 1",
+        "/* /* */ SELECT */ DELETE FROM t",
+        "-- a line\rDELETE FROM t -- another\nSELECT 1",
+        "/* SELECT 1",
+        "-- SELECT 1",
         "CREATE TABLE selected (i int)",
         "SELECTED",
         "COPY t FROM STDIN",
@@ -49,3 +59,28 @@ def test_what_changes_nothing_is_no_write(statement: str) -> None:
 )
 def test_whatever_else_is_one(statement: object) -> None:
     assert is_write(statement)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("\n", " ", "UPDATE t SET i = 1"),
+        ("\n", " ", "SELECT 1"),
+        ("", "\n", ""),
+        ("", "(", "UPDATE t SET i = 1"),
+        ("", "/**/", "UPDATE t SET i = 1"),
+        ("", "-- a line\n", "UPDATE t SET i = 1"),
+        ("/*", "*", ""),
+        ("/*", "/*", ""),
+        ("", "/* ", "UPDATE t SET i = 1"),
+        ("--", " ", ""),
+        ("EXPLAIN", " ", "UPDATE t SET i = 1"),
+        ("EXPLAIN (", " ", "VERBOSE) UPDATE t SET i = 1"),
+        ("WITH", " ", "a"),
+        ("WITH ", "inserted, ", "a"),
+    ],
+    ids=repr,
+)
+def test_a_statement_takes_no_longer_than_its_length_says(parts: tuple[str, str, str]) -> None:
+    """The thread that executes it has the interpreter to itself until it is through."""
+    assert growth(is_write, parts) < 3 * TIMES

@@ -22,10 +22,12 @@ __all__ = (
 )
 
 # The words with which a statement begins that leaves the database as it is. One that begins with a
-# comment is looked at behind it.
+# comment is looked at behind it. A statement may be long, and the thread that executes it keeps all
+# others from running while it is matched: what is repeated is possessive, so that nothing is looked
+# at twice. A comment with another one in it, which PostgreSQL nests, is not looked behind.
 _READ = re.compile(
-    r"""(?: \s+ | \( | --[^\n]*\n | /\*.*?\*/ )*
-    (?: SELECT | EXPLAIN(?!\s*\(?\s*ANALYZE) | WITH(?!.*\b(?:INSERT|UPDATE|DELETE|MERGE)\b)
+    r"""(?: [\s(] | --[^\n\r]*+[\n\r] | /\* (?: [^*/] | \*(?!/) | /(?!\*) )*+ \*/ )*+
+    (?: SELECT | EXPLAIN(?!.*\bANALY[SZ]E\b) | WITH(?!.*\b(?:INSERT|UPDATE|DELETE|MERGE)\b)
       | SHOW | SET | RESET | VALUES | TABLE | DECLARE | FETCH | MOVE | CLOSE
       | BEGIN | START | COMMIT | ROLLBACK | SAVEPOINT | RELEASE )\b""",
     re.IGNORECASE | re.DOTALL | re.VERBOSE,
