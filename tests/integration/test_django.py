@@ -417,6 +417,28 @@ async def test_a_cursor_does_not_outlive_its_lease(project: DjangoProject) -> No
     await project.run(work)
 
 
+async def test_connecting_once_more_gives_the_former_connection_back(
+    project: DjangoProject,
+) -> None:
+    def work() -> None:
+        connection = connections["default"]
+        with transaction.atomic():
+            Group.objects.create(name="lost")
+            former = connection.cursor()
+            connection.connect()
+        assert leases() == 1
+        with pytest.raises(InterfaceError, match="cursor is closed"):
+            former.execute("SELECT 1")
+        assert Group.objects.using("default").count() == 0
+        connection.connection = None  # as some do who want to have another one
+        assert Group.objects.using("default").count() == 0
+        assert leases() == 1
+        connection.close()
+        assert leases() == 0
+
+    await project.run(work)
+
+
 async def test_an_iterator_that_is_left_disturbs_nobody(project: DjangoProject) -> None:
     def work() -> None:
         Group.objects.bulk_create(Group(name=str(number)) for number in range(5))

@@ -75,6 +75,8 @@ class LeasingWrapper(PsycopgWrapper):
         if self.alias == NO_DB_ALIAS:
             connection: Connection[Any] = super().get_new_connection(conn_params)
             return connection
+        if self._lent is not None:  # connect() was called once more, and would keep its place
+            self._give_back()
         acquire = AcquireSettings.of(self.settings_dict, self.alias)
         deadline = monotonic() + acquire.timeout
         while True:
@@ -166,11 +168,16 @@ class LeasingWrapper(PsycopgWrapper):
             self._is_under_check = False
 
     def _close(self) -> None:
-        lent = self._let_go()
-        if lent is None:
+        if self._lent is None:
             super()._close()  # type: ignore[misc]  # a backend's to override, and not in the stubs
-            return
+        else:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        lent = self._let_go()
         self.connection = None  # somebody else's from now on
+        if lent is None:
+            return
         with self.wrap_database_errors:
             if self._is_under_check:
                 lent.connection.close()
