@@ -1,6 +1,7 @@
 """`hasql.contrib.fastapi` on real servers: what a request holds, for how long, and how it ends."""
 
 import asyncio
+import importlib
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -12,6 +13,7 @@ import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from sqlalchemy import text
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from starlette.middleware.base import BaseHTTPMiddleware
 
@@ -450,6 +452,113 @@ async def test_an_endpoint_that_yields_is_told_to_use_access(db: Hasql[Any]) -> 
     assert isinstance(refused.error, ConfigurationError)
     assert "db.access" in str(refused.error)
     assert served.json == 1
+
+
+# Transactions of the application's own
+
+
+@pytest.fixture(params=["asyncpg", "psycopg3", "aiopg", "asyncsqlalchemy"])
+def any_db(request: pytest.FixtureRequest, pg_cluster: LocalCluster) -> Hasql[Any]:
+    module = importlib.import_module(f"hasql.{request.param}")
+    return Hasql(module.PoolManager(pg_cluster.dsn))
+
+
+@asynccontextmanager
+async def transaction(conn: Any) -> AsyncIterator[None]:
+    """Begin a transaction, and commit it at the end, in the words of each driver."""
+    if hasattr(conn, "begin"):
+        async with conn.begin():
+            yield
+    elif hasattr(conn, "transaction"):
+        async with conn.transaction():
+            yield
+    else:
+        async with conn.cursor() as cursor, cursor.begin():
+            yield
+
+
+async def execute(conn: Any, sql: str) -> None:
+    if hasattr(conn, "execute"):
+        await conn.execute(text(sql) if hasattr(conn, "sync_connection") else sql)
+    else:
+        async with conn.cursor() as cursor:
+            await cursor.execute(sql)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+async def test_a_transaction_is_committed_or_the_response_says_that_it_was_not(
+    any_db: Hasql[Any], table: Table, pg_cluster: LocalCluster, scope: Scope
+) -> None:
+    """FastAPI ends a dependency after the response by default, when nothing can be said of it."""
+    async with serving(any_db) as app:
+
+        async def unit_of_work(
+            conn: Annotated[Any, Depends(any_db.master)],
+        ) -> AsyncIterator[Any]:
+            async with transaction(conn):
+                yield conn
+
+        @app.post("/{number}")
+        async def write(
+            number: int, conn: Annotated[Any, Depends(unit_of_work, scope=scope)]
+        ) -> str:
+            await execute(conn, table.insert(number))
+            return "ok"
+
+        @app.get("/")
+        async def count(conn: Annotated[Any, Depends(any_db.master)]) -> str:
+            await execute(conn, table.count)
+            return "ok"
+
+        response = await ask(app, "/1", "POST")
+        assert (await ask(app, "/")).status == 200  # on the next connection
+    rows = await pg_cluster.master.sql(table.rows)
+    assert (response.status, rows) == ((200, "1") if scope == "function" else (500, ""))
+    if scope != "function" and isinstance(any_db.pool, hasql.psycopg3.PoolManager):
+        assert isinstance(response.error, psycopg.ProgrammingError)
+    elif scope != "function":
+        assert isinstance(response.error, ConfigurationError)
+        assert 'Depends(..., scope="function")' in str(response.error)
+
+
+@pytest.mark.parametrize("how", ["session", "begun session", "connection"])
+@pytest.mark.parametrize("scope", SCOPES)
+async def test_a_commit_after_the_response_is_an_error(
+    sqlalchemy_db: Hasql[AsyncConnection],
+    table: Table,
+    pg_cluster: LocalCluster,
+    scope: Scope,
+    how: str,
+) -> None:
+    db = sqlalchemy_db
+    async with serving(db) as app:
+
+        async def unit_of_work(
+            conn: Annotated[AsyncConnection, Depends(db.master)],
+            session: Annotated[AsyncSession, Depends(db.session)],
+        ) -> AsyncIterator[Any]:
+            if how == "begun session":
+                async with session.begin():
+                    yield session
+            else:
+                used = conn if how == "connection" else session
+                yield used
+                await used.commit()
+
+        @app.get("/")
+        async def write(used: Annotated[Any, Depends(unit_of_work, scope=scope)]) -> str:
+            await used.execute(text(table.insert(1)))
+            return "ok"
+
+        response = await ask(app, "/")
+    rows = await pg_cluster.master.sql(table.rows)
+    if scope == "function":
+        assert (response.status, response.error, rows) == (200, None, "1")
+    elif how == "begun session":
+        assert (response.status, type(response.error)) == (500, ConfigurationError)
+    else:
+        assert isinstance(response.error, InvalidRequestError)
+    assert (rows == "1") == (response.error is None)
 
 
 # Sessions

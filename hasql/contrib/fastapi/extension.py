@@ -157,7 +157,8 @@ class Hasql(Generic[_ConnT]):
         Raises:
             NotAvailableError: No suitable host could serve in time.
             ConfigurationError: The endpoint is a WebSocket's or yields its response, or `install`
-                or `lifespan` is missing.
+                or `lifespan` is missing. Instead of the response: a transaction that was begun on
+                the connection has not ended by then.
         """
         async with self._lease(connection, read_only=False) as lent:
             yield lent

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from hasql.contrib.fastapi.open_transactions import is_begun, late_commit, refuse_commits
+
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
@@ -68,6 +70,13 @@ class RequestLease(Generic[_ConnT]):
             self._session = open_session(self._pool, connection)  # type: ignore[arg-type]
         return self._session
 
+    @property
+    def would_lose(self) -> bool:
+        """Whether a transaction is open that giving back well would roll back."""
+        if self.over or self._error is not None or self._connection is None:
+            return False
+        return is_begun(self._connection, self._session)
+
     async def end(self, error: BaseException | None) -> None:
         """Give the connection back, whoever may still use it: as by this error, or well."""
         if self.over:
@@ -85,6 +94,7 @@ class RequestLease(Generic[_ConnT]):
                 from hasql.contrib.fastapi.sessions import close_session
 
                 await close_session(self._session, self._lease)
+            refuse_commits(self._connection)
 
 
 class RequestLeases(Generic[_ConnT]):
@@ -106,8 +116,14 @@ class RequestLeases(Generic[_ConnT]):
         """Give back all that is held, the last one first, as a stack of blocks would.
 
         Raises what the first of them raises that fails; the others end as by that.
+
+        Raises:
+            ConfigurationError: There is no error, and a transaction was begun that is not ended.
+                All end as by this.
         """
         first = error
+        if error is None and any(held.would_lose for held in self._held.values()):
+            error = late_commit()
         while self._held:
             _, held = self._held.popitem()
             try:

@@ -1,0 +1,53 @@
+"""Transactions that are open when a response is about to begin, and that nobody would commit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from hasql.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+__all__ = ("is_begun", "late_commit", "refuse_commits")
+
+_IDLE: Final = 0
+"""The state of a connection without a transaction, as libpq numbers them."""
+
+
+def is_begun(connection: Any, session: AsyncSession | None) -> bool:
+    """Tell whether the application has begun a transaction, and has not ended it.
+
+    One that a driver or a session begins by itself does not count. Nor do psycopg's: they are
+    committed as the block ends, and within ``conn.transaction()`` psycopg refuses that by itself.
+    """
+    if hasattr(connection, "sync_connection"):  # SQLAlchemy's
+        from hasql.contrib.fastapi.sessions import is_begun_on
+
+        return is_begun_on(connection, session)
+    if hasattr(connection, "is_in_transaction"):  # asyncpg's
+        try:
+            return not connection.is_closed() and bool(connection.is_in_transaction())
+        except Exception:  # noqa: BLE001  # asyncpg's, if the application has given it back itself
+            return False
+    inner = getattr(connection, "connection", connection)  # aiopg's, and in it that of aiopg.sa
+    raw = getattr(inner, "raw", None)
+    return raw is not None and not raw.closed and raw.info.transaction_status != _IDLE
+
+
+def refuse_commits(connection: Any) -> None:
+    """Have commits raise on a connection that was given back, where the driver passes over them."""
+    if hasattr(connection, "sync_connection"):  # SQLAlchemy's
+        from hasql.contrib.fastapi.sessions import refuse_commits_on
+
+        refuse_commits_on(connection)
+
+
+def late_commit() -> ConfigurationError:
+    """Make the error of a request whose transaction is still open as its response begins."""
+    return ConfigurationError(
+        "a transaction that was begun in this request is still open as the response begins, when "
+        "its connection is given back: nothing of it would be committed. A dependency that commits "
+        "behind its yield, as `async with conn.transaction(): yield conn` does, needs "
+        'Depends(..., scope="function")'
+    )
