@@ -243,6 +243,37 @@ async def test_reads_go_to_the_master_while_there_is_no_replica(project: DjangoP
     await project.run(work)
 
 
+@pytest.mark.parametrize(
+    ("options", "routers", "falls_back"),
+    [
+        ({}, ["hasql.contrib.django.ReplicaRouter"], True),
+        ({"fallback_master": False}, ["hasql.contrib.django.ReplicaRouter"], False),
+        ({}, [], False),
+    ],
+    ids=["of the router", "told not to", "without a router"],
+)
+async def test_a_read_that_was_sent_to_a_lost_replica_goes_to_the_master(
+    project: DjangoProject, options: dict[str, Any], routers: list[str], falls_back: bool
+) -> None:
+    replica = project.databases["replica"]["OPTIONS"]["hasql"]
+    replica.update(options, acquire_timeout=15 if falls_back else 0.3)
+
+    def read() -> None:
+        project.configure()
+        with override_settings(DATABASE_ROUTERS=routers):
+            assert is_replica("replica")
+            new_request()
+            for each in project.cluster.replicas:
+                each.kill()
+            if falls_back:
+                assert not is_replica("replica")
+            else:
+                with pytest.raises(OperationalError, match="no connection to a replica within"):
+                    is_replica("replica")
+
+    await project.run(read)
+
+
 def project_replicas() -> int:
     from hasql.contrib.django import shared_managers
 

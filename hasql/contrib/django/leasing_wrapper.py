@@ -16,6 +16,7 @@ from psycopg.rows import tuple_row
 
 from hasql.contrib.django.lent_connection import LentConnection, abandoned
 from hasql.contrib.django.manager_settings import AcquireSettings, ManagerSettings
+from hasql.contrib.django.replica_router import is_read_by_router
 from hasql.contrib.django.session_state import SessionState
 from hasql.contrib.django.shared_managers import SharedManager, manager_of
 from hasql.errors import NotAvailableError, PoolManagerClosedError
@@ -77,7 +78,9 @@ class LeasingWrapper(PsycopgWrapper):
             return connection
         if self._lent is not None:  # connect() was called once more, and would keep its place
             self._give_back()
-        acquire = AcquireSettings.of(self.settings_dict, self.alias)
+        # The router sends reads to a replica that is there, and it may be lost before they are.
+        falls_back = is_read_by_router(self.alias)
+        acquire = AcquireSettings.of(self.settings_dict, self.alias, falls_back=falls_back)
         deadline = monotonic() + acquire.timeout
         while True:
             try:

@@ -62,10 +62,18 @@ class AcquireSettings:
     timeout: float
 
     @classmethod
-    def of(cls, settings_dict: Mapping[str, Any], alias: str) -> AcquireSettings:
-        """Read the settings of an alias. Raises ImproperlyConfigured."""
+    def of(
+        cls, settings_dict: Mapping[str, Any], alias: str, *, falls_back: bool
+    ) -> AcquireSettings:
+        """Read the settings of an alias. Raises ImproperlyConfigured.
+
+        `falls_back` is whether a read may go to a master while no replica is there, where the
+        settings do not say.
+        """
         options = _hasql_options(settings_dict)
         fallback = options.get("fallback_master")
+        if fallback is None and falls_back:
+            fallback = True
         weight = options.get("master_as_replica_weight")
         with explained(alias):
             if fallback is not None:

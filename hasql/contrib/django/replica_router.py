@@ -15,7 +15,7 @@ from hasql.contrib.django.request_writes import has_to_read
 if TYPE_CHECKING:
     from django.db.models import Model
 
-__all__ = ("ReplicaRouter",)
+__all__ = ("ReplicaRouter", "is_read_by_router")
 
 
 class ReplicaRouter:
@@ -25,8 +25,9 @@ class ReplicaRouter:
     ``{"default": ["replica"]}``. Of several replicas' aliases one is taken at random.
 
     Reads go to the master within ``atomic()`` of it, after a write in the same request, and while
-    no replica of it is there. Where other routers say which database a model is written to, its
-    reads go to a replica of that one.
+    no replica of it is there: an alias of its replicas then leads to the master itself, unless its
+    options have ``fallback_master`` say otherwise. Where other routers say which database a model
+    is written to, its reads go to a replica of that one.
 
     Raises:
         ImproperlyConfigured: ``HASQL_REPLICAS`` is malformed, or names what is not in
@@ -67,6 +68,10 @@ class ReplicaRouter:
         """Migrate no replica: it is its master's to change."""
         return False if self._masters.get(db, db) != db else None
 
+    def has_replica_alias(self, alias: str) -> bool:
+        """Tell whether reads of a master go to this alias."""
+        return self._masters.get(alias, alias) != alias
+
     def _elsewhere(self, model: type[Model], hints: dict[str, Any]) -> str | None:
         """Ask the other routers where a model is written."""
         for other in router.routers:
@@ -75,6 +80,13 @@ class ReplicaRouter:
                 if alias:
                     return alias
         return None
+
+
+def is_read_by_router(alias: str) -> bool:
+    """Tell whether a router of this project sends reads of a master to an alias."""
+    return any(
+        isinstance(each, ReplicaRouter) and each.has_replica_alias(alias) for each in router.routers
+    )
 
 
 def _pairs(given: object) -> dict[str, list[str]]:
