@@ -1,8 +1,10 @@
 """Which task holds a connection, where a pool leases the same object again and again.
 
 A task may give a connection back twice, by mistake. By then the pool may have leased the same
-object to another task, and the second release must not take it from there. Of threads nothing is
-noted: any thread may give back what another has taken, and threads are used again and again.
+object to another task, and the second release must not take it from there; nor may what the former
+still does with it, a commit above all, be done to what the other is in the middle of. Of threads
+nothing is noted: any thread may give back what another has taken, and threads are used again and
+again.
 """
 
 import asyncio

@@ -20,7 +20,12 @@ from starlette.middleware.base import BaseHTTPMiddleware
 import hasql.asyncsqlalchemy
 import hasql.psycopg3
 import hasql.sync.psycopg3
-from hasql import ConfigurationError, NotAvailableError, PoolManagerClosedError
+from hasql import (
+    ConfigurationError,
+    NotAvailableError,
+    PoolManagerClosedError,
+    UnknownConnectionError,
+)
 from hasql.asyncpg import PoolManager
 from hasql.base import BasePoolManager
 from hasql.contrib.fastapi import Access, Hasql
@@ -559,6 +564,49 @@ async def test_a_commit_after_the_response_is_an_error(
     else:
         assert isinstance(response.error, InvalidRequestError)
     assert (rows == "1") == (response.error is None)
+
+
+async def test_who_commits_after_the_response_commits_nothing_of_another_request(
+    pg_cluster: LocalCluster, table: Table
+) -> None:
+    """psycopg's pool hands out the same object to one request after the other."""
+    sizes = {"min_size": 1, "max_size": 1}
+    db = Hasql(hasql.psycopg3.PoolManager(pg_cluster.dsn, pool_factory_kwargs=sizes))
+    answered, written, tried = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    connections: list[Any] = []
+    async with serving(db) as app:
+
+        async def commits_late(conn: Annotated[Any, Depends(db.master)]) -> AsyncIterator[Any]:
+            yield conn
+            answered.set()
+            await written.wait()
+            try:
+                await conn.commit()
+            finally:
+                tried.set()
+
+        @app.get("/late")
+        async def late(conn: Annotated[Any, Depends(commits_late)]) -> str:
+            connections.append(conn)
+            await conn.execute(table.insert(1))
+            return "ok"
+
+        @app.get("/other")
+        async def other(conn: Annotated[Any, Depends(db.master)]) -> None:
+            connections.append(conn)
+            await conn.execute(table.insert(2))
+            written.set()
+            await tried.wait()
+            raise HTTPException(409)
+
+        async with asyncio.TaskGroup() as tasks:
+            first = tasks.create_task(ask(app, "/late"))
+            await answered.wait()
+            second = tasks.create_task(ask(app, "/other"))
+    assert connections[0] is connections[1]
+    assert await pg_cluster.master.sql(table.rows) == "1"
+    assert (first.result().status, second.result().status) == (200, 409)
+    assert isinstance(first.result().error, UnknownConnectionError)
 
 
 # Sessions

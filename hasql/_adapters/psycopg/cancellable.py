@@ -14,6 +14,8 @@ from psycopg.errors import CancellationTimeout, QueryCanceled
 from hasql._adapters.libpq import shut_down
 from hasql._adapters.psycopg.cancel_request import request_cancel
 from hasql._adapters.psycopg.socket_wait import remaining_results, wait_for
+from hasql.driver.holder import HolderNotes
+from hasql.errors import UnknownConnectionError
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
@@ -26,7 +28,7 @@ _T = TypeVar("_T")
 _CANCEL_LIMIT = 3.0
 
 
-class CancellableConnection(AsyncConnection[Any]):
+class CancellableConnection(AsyncConnection[Any], HolderNotes):
     """A connection that decides itself what happens when a task that waits for it is cancelled.
 
     psycopg's own has the cancelled task wait until the server has ended the statement: 11 s, if the
@@ -64,6 +66,11 @@ class CancellableConnection(AsyncConnection[Any]):
         if self.used_by_hasql and not (args or kwargs):
             result = await wait_for(gen, self.fileno(), self.abort)
         else:
+            if self.held_before is not None and not self.used_by_hasql and self.is_anothers():
+                # Above all a commit, which would be one of what the other has done so far.
+                raise UnknownConnectionError(
+                    "this task has given the connection back, and it is lent to another task now"
+                )
             try:
                 wanted = next(gen)
             except StopIteration as done:  # nothing to wait for, as there is no transaction to end

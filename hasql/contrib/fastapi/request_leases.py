@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from hasql.contrib.fastapi.open_transactions import is_begun, late_commit, refuse_commits
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
+    from hasql._leasing.async_lease import AsyncLease
     from hasql.base import BasePoolManager
+    from hasql.driver import AsyncPool
 
 __all__ = ("RequestLease", "RequestLeases")
 
@@ -27,9 +28,7 @@ class RequestLease(Generic[_ConnT]):
     result. Only what an exception has ended is given back as soon as the last one has left.
     """
 
-    def __init__(
-        self, pool: BasePoolManager[Any, _ConnT], lease: AbstractAsyncContextManager[_ConnT]
-    ) -> None:
+    def __init__(self, pool: BasePoolManager[Any, _ConnT], lease: AsyncLease[Any, _ConnT]) -> None:
         self._pool = pool
         self._lease = lease
         self._connection: _ConnT | None = None
@@ -47,6 +46,10 @@ class RequestLease(Generic[_ConnT]):
             except BaseException:
                 self.over = True
                 raise
+            # Where the driver lends the same object again and again, it knows by this who uses one
+            # that is another request's by now.
+            if (pool := self._driver_pool) is not None:
+                pool.hold(connection)
         self._users += 1
         return connection
 
@@ -77,6 +80,13 @@ class RequestLease(Generic[_ConnT]):
             return False
         return is_begun(self._connection, self._session)
 
+    @property
+    def _driver_pool(self) -> AsyncPool[Any, _ConnT] | None:
+        """The pool that lends the connection now, if one does."""
+        node = self._lease.node
+        pool: Any = None if node is None else node.pool
+        return pool  # type: ignore[no-any-return]  # a task's lease is of such a pool
+
     async def end(self, error: BaseException | None) -> None:
         """Give the connection back, whoever may still use it: as by this error, or well."""
         if self.over:
@@ -84,6 +94,8 @@ class RequestLease(Generic[_ConnT]):
         self.over = True
         if error is None:
             error = self._error
+        if self._connection is not None and (pool := self._driver_pool) is not None:
+            pool.note_release(self._connection)
         try:
             if error is None:
                 await self._lease.__aexit__(None, None, None)
