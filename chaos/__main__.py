@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from chaos.commits import CommitOutcome
-    from chaos.leases import LeaseOutcome
+    from chaos.lease_verdict import LeaseOutcome
     from chaos.name_verdict import NameOutcome
     from chaos.plays import Play
     from chaos.soak import SoakOutcome

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from chaos.commits import CommitOutcome
-    from chaos.leases import LeaseOutcome
+    from chaos.lease_verdict import LeaseOutcome
     from chaos.name_verdict import NameOutcome
     from chaos.soak import SoakOutcome
     from chaos.storm import StormOutcome

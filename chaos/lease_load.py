@@ -1,0 +1,79 @@
+"""The load of a lease scene: one driver's pool manager, and workers that lease from it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from chaos.application import ACQUIRE_TIMEOUT, LEASE_ABORT_AFTER, LONGEST
+from chaos.lease_verdict import Lease
+
+if TYPE_CHECKING:
+    from chaos.passages import Passage
+    from testbed.kits.base import LoadKit
+
+__all__ = ("LeaseLoad",)
+
+_QUESTION = "SELECT concat_ws(' ', inet_server_port(), pg_backend_pid(), pg_is_in_recovery())"
+
+_WRITERS, _READERS = 4, 1
+
+
+class LeaseLoad:
+    """One driver's pool manager, and workers that lease masters and replicas from it."""
+
+    def __init__(self, kit: LoadKit, passage: Passage, pause: float) -> None:
+        self.kit = kit
+        self.leases: list[Lease] = []
+        self.errors: list[str] = []
+        #: How long each operation took.
+        self.hangs: list[float] = []
+        #: Operations that did not end when the load had to.
+        self.stuck = 0
+        self._stopping = False
+        sizes = kit.sizes(1, 6)
+        self.manager: Any = kit.manager(
+            f"{passage.dsn}?application_name=leases_{uuid4().hex}",
+            acquire_timeout=ACQUIRE_TIMEOUT,
+            lease_abort_after=LEASE_ABORT_AFTER,
+            pool_factory_kwargs=sizes | kit.unprepared if passage.pools_transactions else sizes,
+            **passage.arguments,
+        )
+        self._pause = pause
+        self._workers = kit.workers()
+
+    def start(self) -> None:
+        for number in range(_WRITERS + _READERS):
+            self._workers.start(f"lessee {number}", self._repeat(read_only=number >= _WRITERS))
+
+    async def stop(self) -> None:
+        """Let each worker end its operation, and count those that do not."""
+        self._stopping = True
+        self.stuck = await self._workers.stuck_after(LONGEST)
+        await self._workers.end()
+        await self.manager.close()
+        await self._workers.wait()
+
+    @property
+    def masters(self) -> int:
+        return sum(not lease.read_only for lease in self.leases)
+
+    async def _repeat(self, *, read_only: bool) -> None:
+        while not self._stopping:
+            began = time.monotonic()
+            try:
+                async with self.manager.acquire(read_only) as connection:
+                    at = time.monotonic()
+                    answer = await self.kit.value(connection, _QUESTION)
+                port, pid, in_recovery = answer.split()
+                now = time.monotonic()
+                self.leases.append(
+                    Lease(read_only, int(port), int(pid), in_recovery == "t", at, now)
+                )
+            # Whatever it is: psycopg calls it an InternalError when a pooler loses the server of a
+            # BEGIN. The load goes on, or there would be fewer leases to judge and nobody to tell.
+            except Exception as error:  # noqa: BLE001
+                self.errors.append(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+            self.hangs.append(time.monotonic() - began)
+            await self._workers.rest(self._pause)
