@@ -13,7 +13,8 @@ import pytest
 
 from hasql.cluster.dsn import Dsn
 from testbed.middlemen.addresses import dsn_through
-from testbed.scene import endpoint_of, until
+from testbed.odd_defaults import ENVIRONMENT, evil_schema, odd_defaults
+from testbed.scene import endpoint_of, until, until_replicated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,78 +31,19 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("nothing_unheard")
 
-#: What stands before the catalog's own in the search path, and says the opposite.
-EVIL = """\
-DROP SCHEMA IF EXISTS evil CASCADE;
-CREATE SCHEMA evil;
-GRANT USAGE ON SCHEMA evil TO PUBLIC;
-CREATE FUNCTION evil.pg_is_in_recovery() RETURNS bool LANGUAGE sql
-  AS 'SELECT NOT pg_catalog.pg_is_in_recovery()';
-CREATE FUNCTION evil.pg_walfile_name(pg_lsn) RETURNS text LANGUAGE sql AS 'SELECT NULL::text';
-CREATE FUNCTION evil.times(numeric, numeric) RETURNS numeric LANGUAGE sql AS 'SELECT NULL::numeric';
-CREATE OPERATOR evil.* (LEFTARG = numeric, RIGHTARG = numeric, FUNCTION = evil.times)"""
-
-ODD_ROLE = {
-    "client_encoding": "'SQL_ASCII'",
-    "datestyle": "'German'",
-    "default_transaction_deferrable": "on",
-    "default_transaction_isolation": "'serializable'",
-    "default_transaction_read_only": "on",
-    "extra_float_digits": "-15",
-    "idle_in_transaction_session_timeout": "'1ms'",
-    "idle_session_timeout": "'400ms'",
-    "intervalstyle": "'sql_standard'",
-    "lock_timeout": "'1ms'",
-    "timezone": "'Asia/Kolkata'",
-}
-ODD_PAIR = {
-    "client_min_messages": "debug5",
-    "search_path": "evil, pg_catalog, public",
-    "standard_conforming_strings": "off",
-    "statement_timeout": "'20ms'",
-}
-#: These reach the superuser as well.
-ODD_DATABASE = {"bytea_output": "'escape'", "jit_above_cost": "0"}
-
-
-def statements(whose: str, settings: dict[str, str]) -> str:
-    return "; ".join(f"ALTER {whose} SET {name} = {value}" for name, value in settings.items())
-
-
-async def replayed(cluster: LocalCluster) -> None:
-    """Wait until the replicas have what the master has."""
-    position = await cluster.master.sql("SELECT pg_current_wal_lsn()")
-    for node in cluster.replicas:
-        async with asyncio.timeout(10):
-            query = f"SELECT pg_last_wal_replay_lsn() >= '{position}'"
-            while await node.sql(query) != "t":
-                await asyncio.sleep(0.01)
-
 
 @pytest.fixture
-async def evil(pg_cluster: LocalCluster) -> AsyncIterator[str]:
+async def evil(pg_cluster: LocalCluster) -> AsyncIterator[None]:
     """A schema with functions and operators that are not what they are called."""
-    await pg_cluster.master.sql(EVIL)
-    await replayed(pg_cluster)
-    yield "evil"
-    await pg_cluster.master.sql("DROP SCHEMA evil CASCADE")
+    async with evil_schema(pg_cluster):
+        yield
 
 
 @pytest.fixture
-async def odd_cluster(pg_cluster: LocalCluster, evil: str) -> AsyncIterator[LocalCluster]:
+async def odd_cluster(pg_cluster: LocalCluster) -> AsyncIterator[LocalCluster]:
     """A cluster whose role and database for applications have odd defaults."""
-    assert evil in ODD_PAIR["search_path"]
-    await pg_cluster.master.sql(statements("ROLE app", ODD_ROLE))
-    await pg_cluster.master.sql(statements("ROLE app IN DATABASE app", ODD_PAIR))
-    await pg_cluster.master.sql(statements("DATABASE app", ODD_DATABASE))
-    await replayed(pg_cluster)
-    try:
+    async with odd_defaults(pg_cluster):
         yield pg_cluster
-    finally:
-        master = pg_cluster.master
-        await master.sql("ALTER ROLE app RESET ALL; ALTER ROLE app IN DATABASE app RESET ALL")
-        await master.sql("ALTER DATABASE app RESET ALL")
-        await replayed(pg_cluster)
 
 
 @pytest.fixture
@@ -111,12 +53,12 @@ async def limited_cluster(pg_cluster: LocalCluster) -> AsyncIterator[LocalCluste
     if version < 17_00_00:
         pytest.skip("PostgreSQL knows transaction_timeout since 17")
     await pg_cluster.master.sql("ALTER ROLE app SET transaction_timeout = '20ms'")
-    await replayed(pg_cluster)
+    await until_replicated(pg_cluster)
     try:
         yield pg_cluster
     finally:
         await pg_cluster.master.sql("ALTER ROLE app RESET transaction_timeout")
-        await replayed(pg_cluster)
+        await until_replicated(pg_cluster)
 
 
 def shown(manager: Facade[Any, Any, Any]) -> list[tuple[str, str, bool]]:
@@ -209,17 +151,6 @@ async def test_an_idle_timeout_does_not_end_the_reserved_session(
 
 
 # The environment
-
-#: Where nobody listens.
-NOWHERE = {"PGHOST": "127.0.0.9", "PGHOSTADDR": "127.0.0.9", "PGPORT": "9"}
-ENVIRONMENT = {
-    **NOWHERE,
-    "PGDATESTYLE": "German",
-    "PGGEQO": "off",
-    "PGLOADBALANCEHOSTS": "random",
-    "PGOPTIONS": "-c search_path=evil,pg_catalog -c lock_timeout=5s",
-    "PGTZ": "Asia/Kolkata",
-}
 
 
 @pytest.mark.parametrize("attributes", ["read-write", "standby"])

@@ -14,13 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testbed.middlemen.addresses import dsn_through
-from tests.integration.test_drivers_sessions import (
-    ALL_WELL,
-    ENVIRONMENT,
-    evil,
-    odd_cluster,
-    shown,
-)
+from testbed.odd_defaults import ENVIRONMENT
+from tests.integration.test_drivers_sessions import ALL_WELL, evil, odd_cluster, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
