@@ -17,8 +17,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from chaos.failures import Stopwatch
 from chaos.lease_load import LeaseLoad
-from chaos.lease_verdict import Event, History, Reign, judge
+from chaos.lease_verdict import LATE, Event, History, Reign, judge
 from chaos.passages import (
     Poolers,
     PoolersThatMove,
@@ -116,8 +117,15 @@ class _Director:
 
     async def _replace(self, old: LocalNode, new: LocalNode) -> None:
         """Promote a standby beside a living master, and then move the names."""
+        watch = Stopwatch()
         await self._promote(old, new, "a standby was promoted beside a living master")
-        await asyncio.sleep(self._moment)  # it lives on, and so may flows to it
+        # It lives on, and so may flows to it, until a lease there is a wrong one. That is later on
+        # a machine whose processors others have: hasql cannot do then what it could elsewhere.
+        known = self.history.reigns[-2].end
+        await asyncio.sleep(max(self._moment, known + LATE - time.monotonic()))
+        starved = watch.starved
+        self._end_reign(known + starved)
+        await asyncio.sleep(starved)
 
     async def _crash(self, old: LocalNode, new: LocalNode) -> None:
         self._note("the master was killed")
@@ -136,14 +144,18 @@ class _Director:
 
     async def _promote(self, old: LocalNode, new: LocalNode, what: str) -> None:
         began = time.monotonic()
-        reigns = self.history.reigns
-        reigns.append(Reign(new.port, began))
+        self.history.reigns.append(Reign(new.port, began))
         await new.promote()
         self._master = new
         self._note(what)
         known = await self._passage.moved(old, new)
         self._note("the names moved to the new master", moved=True)
-        reigns[-2] = reigns[-2]._replace(end=known)
+        self._end_reign(known)
+
+    def _end_reign(self, at: float) -> None:
+        """Have the reign before the present one end."""
+        reigns = self.history.reigns
+        reigns[-2] = reigns[-2]._replace(end=at)
 
     def _note(self, what: str, *, moved: bool = False) -> None:
         self.history.events.append(Event(time.monotonic(), what, moved))
