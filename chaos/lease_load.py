@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from chaos.application import ACQUIRE_TIMEOUT, LEASE_ABORT_AFTER, LONGEST
 from chaos.lease_verdict import Lease
+from hasql.errors import NotAvailableError
 
 if TYPE_CHECKING:
     from chaos.passages import Passage
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ("LeaseLoad",)
 
 _QUESTION = "SELECT concat_ws(' ', inet_server_port(), pg_backend_pid(), pg_is_in_recovery())"
+_END_OWN_SESSION = "SELECT count(pg_terminate_backend(pg_backend_pid()))"
 
 _WRITERS, _READERS = 4, 1
 
@@ -55,9 +57,26 @@ class LeaseLoad:
         await self.manager.close()
         await self._workers.wait()
 
+    async def lose_session(self) -> None:
+        """Have a master end a session in the midst of a lease, as an administrator may."""
+        await self._workers.do(self._lose_session())
+
     @property
     def masters(self) -> int:
         return sum(not lease.read_only for lease in self.leases)
+
+    async def _lose_session(self) -> None:
+        until = time.monotonic() + LONGEST
+        while time.monotonic() < until:
+            try:
+                async with self.manager.acquire(read_only=False) as connection:
+                    for _ in range(100):  # the answer may come before the end
+                        await self.kit.value(connection, _END_OWN_SESSION)
+            except self.kit.lost:
+                return
+            except NotAvailableError as error:
+                self._failed(error)
+        raise AssertionError("a session did not end that was ended")
 
     async def _repeat(self, *, read_only: bool) -> None:
         while not self._stopping:
@@ -74,6 +93,9 @@ class LeaseLoad:
             # Whatever it is: psycopg calls it an InternalError when a pooler loses the server of a
             # BEGIN. The load goes on, or there would be fewer leases to judge and nobody to tell.
             except Exception as error:  # noqa: BLE001
-                self.errors.append(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+                self._failed(error)
             self.hangs.append(time.monotonic() - began)
             await self._workers.rest(self._pause)
+
+    def _failed(self, error: Exception) -> None:
+        self.errors.append(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")

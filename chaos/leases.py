@@ -26,6 +26,7 @@ from chaos.passages import (
     Proxies,
     Records,
     Services,
+    UncutProxies,
     UncutServices,
 )
 from chaos.stage import set_synchronous
@@ -63,6 +64,12 @@ _ALL = (
         "haproxy",
     ),
     LeaseScene(
+        "haproxy-uncut",
+        "masters change behind HAProxy, which cuts nothing",
+        UncutProxies,
+        "haproxy",
+    ),
+    LeaseScene(
         "service",
         "masters change behind names that are turned, with a cut",
         Services,
@@ -97,9 +104,12 @@ LEASE_SCENES = {scene.name: scene for scene in _ALL}
 class _Director:
     """Plays the HA manager, and knows what is true."""
 
-    def __init__(self, cluster: LocalCluster, passage: Passage, moment: float) -> None:
+    def __init__(
+        self, cluster: LocalCluster, passage: Passage, loads: Sequence[LeaseLoad], moment: float
+    ) -> None:
         self._cluster = cluster
         self._passage = passage
+        self._loads = loads
         self._moment = moment
         self._master = cluster.master
         self.history = History([Reign(self._master.port, time.monotonic())])
@@ -119,6 +129,10 @@ class _Director:
         """Promote a standby beside a living master, and then move the names."""
         watch = Stopwatch()
         await self._promote(old, new, "a standby was promoted beside a living master")
+        if self._passage.known_after_loss is not None:
+            await asyncio.gather(*(load.lose_session() for load in self._loads))
+            self._note("each driver lost a session in use")
+            self._end_reign(time.monotonic() + self._passage.known_after_loss)
         # It lives on, and so may flows to it, until a lease there is a wrong one. That is later on
         # a machine whose processors others have: hasql cannot do then what it could elsewhere.
         known = self.history.reigns[-2].end
@@ -178,7 +192,7 @@ async def play_leases(
         for load in loads:
             stack.push_async_callback(load.manager.terminate)
         await asyncio.gather(*(load.manager.ready(1, 1) for load in loads))
-        director = _Director(cluster, passage, 0.6 if short else 1.2)
+        director = _Director(cluster, passage, loads, 0.6 if short else 1.2)
         for load in loads:
             load.start()
         leases, fewest, most = _SHORT if short else _LONG

@@ -24,6 +24,7 @@ __all__ = (
     "Proxies",
     "Records",
     "Services",
+    "UncutProxies",
     "UncutServices",
 )
 
@@ -53,6 +54,9 @@ class Passage:
     keeps_readers = False
     #: Seconds after a move in which nobody can know of it.
     unknown_for = 0.0
+    #: Where nothing tells of a master that was replaced and lives on: seconds after a lease was
+    #: broken until hasql has looked where its name leads. None: `moved` knows.
+    known_after_loss: float | None = None
     #: Whether there has to be a lease on each master before the next one follows: where masters
     #: take turns, who never moves has one every other time.
     finds_each = False
@@ -108,8 +112,10 @@ class Proxies(Passage):
     left, and none can be opened.
     """
 
+    cut = True
+
     async def open(self) -> None:
-        self.proxy = self.stack.enter_context(HAProxy(self.cluster.nodes, cut=True))
+        self.proxy = self.stack.enter_context(HAProxy(self.cluster.nodes, cut=self.cut))
         self.addresses = [self.proxy.rw, self.proxy.r]
 
     async def moved(self, old: LocalNode, new: LocalNode) -> float:
@@ -118,6 +124,21 @@ class Proxies(Passage):
 
     async def joined(self, old: LocalNode) -> None:
         self.proxy.demote(old, demoted=False)
+
+
+class UncutProxies(Proxies):
+    """The same, and sessions live on, wherever they lead.
+
+    With a master that dies its sessions end, as above. One that is replaced and lives on keeps
+    them, the reserved one among them, and nothing else in the DSN leads to the new master: the
+    address for replicas does not lead there any more, but for a session from before by chance. So
+    hasql could know when it next looks where the writer's address leads: within 40 seconds, which
+    is not waited for here, or with the next probe once a lease was broken. Each driver loses one.
+    """
+
+    cut = False
+    keeps_readers = True
+    known_after_loss = _NEXT_PROBE
 
 
 class Services(Passage):

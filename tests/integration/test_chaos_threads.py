@@ -20,7 +20,7 @@ _LATE = 1.0
 
 #: Of each kind of fault one: `python -m chaos` plays all of them to threads as well.
 _NAMES = ("crash", "freeze", "split", "blackout", "exhausted", "full")
-_PASSAGES = ("haproxy", "service")
+_PASSAGES = ("haproxy", "haproxy-uncut", "service")
 
 
 @pytest.fixture
