@@ -58,7 +58,9 @@ failed      units of work that raised anything else: must be 0
 Behind middle men (`chaos.passages`: HAProxy, names that are turned, PgBouncer) it is leases that
 are counted (`chaos.leases`): masters are replaced beside living ones, killed and handed over, the
 middle man follows, and each lease of a master is asked which server it is on. On a standby, or on
-a replaced master once hasql could have known, must be 0 of 10,000.
+a replaced master once hasql could have known, must be 0 of 10,000. The same is asked where nothing
+is in between, but role, database and environment are full of odd defaults; a process of its own
+(`chaos.lease_process`) has that environment.
 
 Names that move (`chaos.names`) are told of by a nameserver that is asked through the extra `dns`.
 Servers stay as they are and listen at several addresses, so that nothing at all may fail:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ("LeaseLoad",)
 
-_QUESTION = "SELECT concat_ws(' ', inet_server_port(), pg_backend_pid(), pg_is_in_recovery())"
+_QUESTION = (
+    "SELECT concat_ws(' ', inet_server_port(), pg_backend_pid(), pg_catalog.pg_is_in_recovery())"
+)
+
 _END_OWN_SESSION = "SELECT count(pg_terminate_backend(pg_backend_pid()))"
 
 _WRITERS, _READERS = 4, 1
@@ -35,8 +38,11 @@ class LeaseLoad:
         self.stuck = 0
         self._stopping = False
         sizes = kit.sizes(1, 6)
+        dsn = f"{passage.dsn}?application_name=leases_{uuid4().hex}"
+        if passage.settings:
+            dsn += f"&{kit.settings_in_dsn(passage.settings)}"
         self.manager: Any = kit.manager(
-            f"{passage.dsn}?application_name=leases_{uuid4().hex}",
+            dsn,
             acquire_timeout=ACQUIRE_TIMEOUT,
             lease_abort_after=LEASE_ABORT_AFTER,
             pool_factory_kwargs=sizes | kit.unprepared if passage.pools_transactions else sizes,

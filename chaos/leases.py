@@ -12,15 +12,18 @@ any moment from when it was handed out to the answer.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from chaos.failures import Stopwatch
 from chaos.lease_load import LeaseLoad
+from chaos.lease_process import play_in_process
 from chaos.lease_verdict import LATE, Event, History, Reign, judge
 from chaos.passages import (
+    OddDefaults,
     Poolers,
     PoolersThatMove,
     Proxies,
@@ -30,9 +33,10 @@ from chaos.passages import (
     UncutServices,
 )
 from chaos.stage import set_synchronous
+from testbed.odd_defaults import ENVIRONMENT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from chaos.lease_verdict import LeaseOutcome
     from chaos.passages import Passage
@@ -54,6 +58,8 @@ class LeaseScene:
     passage: type[Passage]
     #: Without which it cannot be played.
     program: str | None = None
+    #: What the application's process has in its environment.
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 _ALL = (
@@ -95,6 +101,17 @@ _ALL = (
         "masters change behind a PgBouncer that is pointed at the new one",
         PoolersThatMove,
         "pgbouncer",
+    ),
+    LeaseScene(
+        "odd-defaults",
+        "masters change under a role, a database and an environment full of odd defaults",
+        OddDefaults,
+        # What it asks servers for contradicts every lease of a master.
+        environment={
+            **ENVIRONMENT,
+            "PGTARGETSESSIONATTRS": "standby",
+            "PGCLIENTENCODING": "LATIN1",
+        },
     ),
 )
 
@@ -181,8 +198,11 @@ async def play_leases(
     """Play a scene to all these drivers at once, and say how each of them fared.
 
     Short is 500 leases of all drivers, and each way to change a master once; else 10,000 of each.
-    It ends without them where hasql finds no master any more.
+    It ends without them where hasql finds no master any more. In a process that has not the
+    environment of the scene, another one that has it plays the scene.
     """
+    if not scene.environment.items() <= os.environ.items():
+        return await play_in_process(scene.name, scene.environment, cluster, kits, short=short)
     await asyncio.to_thread(cluster.heal)
     for node in cluster.nodes:
         await set_synchronous(node, "")

@@ -12,12 +12,14 @@ from testbed.middlemen.forwarder import Forwarder
 from testbed.middlemen.haproxy import HAProxy
 from testbed.middlemen.pgbouncer import PgBouncer
 from testbed.nameserver import NameServer
+from testbed.odd_defaults import odd_defaults
 
 if TYPE_CHECKING:
     from hasql.testing import LocalCluster, LocalNode
     from testbed.middlemen.addresses import Address
 
 __all__ = (
+    "OddDefaults",
     "Passage",
     "Poolers",
     "PoolersThatMove",
@@ -84,6 +86,11 @@ class Passage:
     @property
     def arguments(self) -> dict[str, Any]:
         """What a pool manager is given besides the DSN."""
+        return {}
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the DSN sets the application's sessions to."""
         return {}
 
     async def open(self) -> None:
@@ -276,4 +283,28 @@ class PoolersThatMove(Passage):
     async def moved(self, old: LocalNode, new: LocalNode) -> float:
         await self.writer.point_to(new)
         await self.reader.point_to(self.others(old, new)[0])
+        return time.monotonic() + _NEXT_PROBE
+
+
+class OddDefaults(Passage):
+    """Nothing but defaults of the application's role and of its database, and its environment.
+
+    Sessions of the application's own are set to what they cannot do without. hasql could know once
+    the new master has been asked, after its next probe.
+    """
+
+    async def open(self) -> None:
+        await self.stack.enter_async_context(odd_defaults(self.cluster))
+        self.addresses += self.cluster.nodes
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return {
+            # A standby refuses what is serializable, and 1 ms is too short for any transaction.
+            "default_transaction_isolation": "repeatable read",
+            "idle_in_transaction_session_timeout": "30s",
+        }
+
+    async def moved(self, old: LocalNode, new: LocalNode) -> float:
+        del old, new
         return time.monotonic() + _NEXT_PROBE

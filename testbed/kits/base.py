@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from importlib import import_module
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from urllib.parse import quote, urlencode
 
 from hasql.cluster.dsn import Dsn
 from testbed.held_clock import with_clock
@@ -50,6 +51,8 @@ class LoadKit(ABC):
     #: `pool_factory_kwargs` with which no named statement outlives its transaction, as poolers of
     #: transactions need it: what each driver's documentation says of PgBouncer.
     unprepared: ClassVar[dict[str, Any]] = {}
+    #: Whether the driver is over libpq, which reads the DSN and takes settings as `options`.
+    over_libpq = False
 
     def dsn(self, dsn: str) -> str:
         """Return the DSN for this driver; `dsn` begins with ``postgresql://``."""
@@ -58,6 +61,14 @@ class LoadKit(ABC):
     @abstractmethod
     def manager(self, dsn: str, /, *args: Any, **kwargs: Any) -> Any:
         """Make the driver's pool manager; `dsn` begins with ``postgresql://``."""
+
+    def settings_in_dsn(self, settings: Mapping[str, str]) -> str:
+        """Return the part of a DSN's query that sets sessions to these."""
+        if not self.over_libpq:
+            return urlencode(settings, quote_via=quote)
+        # A space within a value is escaped from those between them.
+        said = (f"-c {name}=" + value.replace(" ", r"\ ") for name, value in settings.items())
+        return urlencode({"options": " ".join(said)}, quote_via=quote)
 
     def workers(self) -> Workers:
         """Make those who use the manager."""
@@ -89,8 +100,6 @@ class Kit(LoadKit):
     Kits are the only place of the suite that knows what a driver's own calls look like.
     """
 
-    #: Whether the driver is over libpq, which reads the DSN and takes settings as `options`.
-    over_libpq = False
     #: Whether a plus in the query of a DSN is a space, as in the library's own URLs.
     plus_is_space = True
     #: A client encoding other than UTF8 with which the driver's pool works.

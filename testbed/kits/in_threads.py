@@ -91,6 +91,8 @@ class ManagerOfThreads:
 class ThreadLoadKit(LoadKit):
     """One driver for threads, whose coroutines never pause."""
 
+    over_libpq = True
+
     def __init__(self, kit: SyncKit) -> None:
         self.name = f"sync-{kit.name}"
         self.module, self.lost = kit.module, kit.lost

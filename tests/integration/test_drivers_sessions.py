@@ -224,11 +224,9 @@ async def test_a_service_may_bring_the_login_but_chooses_no_host(
 async def test_settings_in_the_dsn_are_for_the_pools_alone(
     kit: Kit, pg_cluster: LocalCluster, application: str
 ) -> None:
+    said = kit.settings_in_dsn({"search_path": "evil,pg_catalog", "lock_timeout": "5s"})
     if kit.over_libpq:
-        said = "options=-c%20search_path=evil,pg_catalog%20-c%20lock_timeout=5s"
         said += f"&client_encoding={kit.odd_encoding}"
-    else:
-        said = "search_path=evil,pg_catalog&lock_timeout=5s"
     dsn = f"{pg_cluster.dsn}?{said}&application_name={application}"
     async with kit.manager(dsn, pool_factory_kwargs=kit.sizes(1, 2)) as manager:
         await manager.ready(1, 2)
