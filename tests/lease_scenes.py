@@ -25,4 +25,5 @@ async def check_no_lease_is_wrong(
         needs(scene.program)
     outcomes = await play_leases(scene, cluster, kits, short=True)
     assert sum(x.leases for x in outcomes) >= 500
-    assert {x.driver: x.problems for x in outcomes if x.problems} == {}
+    problems = {x.driver: x.problems for x in outcomes if x.problems}
+    assert not problems, problems  # pytest tells nothing of what is asserted here
