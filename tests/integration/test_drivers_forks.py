@@ -22,6 +22,7 @@ from testbed.scene import every_place_works, until_sessions
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from hasql._manager.facade import Facade
     from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster
     from testbed.kits.base import Kit
@@ -76,6 +77,30 @@ async def backends(
     return pids
 
 
+def uses_of_both_faces(
+    manager: Facade[Any, Any, Any], connection: Any, pool: Any
+) -> dict[str, Callable[[], Any]]:
+    """Return what tasks and threads do with a manager in the same words, by name."""
+    return {
+        "register_connection": lambda: manager.register_connection(object(), pool),
+        "is_connection_closed": lambda: manager.is_connection_closed(connection),
+        "still_fits": lambda: manager.still_fits(connection),
+        "pools": lambda: manager.pools,
+        "iteration": lambda: list(manager),
+        "master_pool_count": lambda: manager.master_pool_count,
+        "replica_pool_count": lambda: manager.replica_pool_count,
+        "available_pool_count": lambda: manager.available_pool_count,
+        "pool_is_master": lambda: manager.pool_is_master(pool),
+        "pool_is_replica": lambda: manager.pool_is_replica(pool),
+        "get_pool_freesize": lambda: manager.get_pool_freesize(pool),
+        "get_last_response_time": lambda: manager.get_last_response_time(pool),
+        "host": lambda: manager.host(pool),
+        "add_listener": lambda: manager.add_listener(print),
+        "set_tracer": lambda: manager.set_tracer(None),
+        "leases": manager.leases,
+    }
+
+
 def uses(manager: Manager, lease: Any, connection: Any, pool: Any) -> dict[str, Callable[[], Any]]:
     """Return everything that can be done with a manager, by name."""
 
@@ -84,15 +109,13 @@ def uses(manager: Manager, lease: Any, connection: Any, pool: Any) -> dict[str, 
             raise AssertionError("entered")
 
     return {
+        **uses_of_both_faces(manager, connection, pool),
         "acquire": manager.acquire,
         "acquire_master": manager.acquire_master,
         "acquire_replica": block,
         "acquire_from_pool": lambda: manager.acquire_from_pool(pool),
         "release": lambda: manager.release(connection),
         "release_to_pool": lambda: manager.release_to_pool(connection, pool),
-        "register_connection": lambda: manager.register_connection(object(), pool),
-        "is_connection_closed": lambda: manager.is_connection_closed(connection),
-        "still_fits": lambda: manager.still_fits(connection),
         "leaving a block": lambda: lease.__aexit__(None, None, None),
         "entering it": manager.__aenter__,
         "leaving it": lambda: manager.__aexit__(None, None, None),
@@ -104,22 +127,9 @@ def uses(manager: Manager, lease: Any, connection: Any, pool: Any) -> dict[str, 
         "get_pool": lambda: manager.get_pool(read_only=True),
         "get_master_pools": manager.get_master_pools,
         "get_replica_pools": manager.get_replica_pools,
-        "pools": lambda: manager.pools,
-        "iteration": lambda: list(manager),
-        "master_pool_count": lambda: manager.master_pool_count,
-        "replica_pool_count": lambda: manager.replica_pool_count,
-        "available_pool_count": lambda: manager.available_pool_count,
-        "pool_is_master": lambda: manager.pool_is_master(pool),
-        "pool_is_replica": lambda: manager.pool_is_replica(pool),
-        "get_pool_freesize": lambda: manager.get_pool_freesize(pool),
-        "get_last_response_time": lambda: manager.get_last_response_time(pool),
-        "host": lambda: manager.host(pool),
         "metrics": manager.metrics,
-        "add_listener": lambda: manager.add_listener(print),
         "remove_listener": lambda: manager.remove_listener(print),
-        "set_tracer": lambda: manager.set_tracer(None),
         "accept_timeline": manager.accept_timeline,
-        "leases": manager.leases,
         "resize": lambda: manager.resize(max_size=5),
         "run": lambda: manager.run(_nothing),
         "drain": manager.drain,
