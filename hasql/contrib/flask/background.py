@@ -36,14 +36,17 @@ class BackgroundReturns:
         self._threads: ThreadPoolExecutor | None = None
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Have some work done. At the end of the process it is done at once."""
+        """Have some work done, once. Where no thread can be made for it, it is done at once."""
+        undone = [work]
         try:
             with self._lock:
                 if self._threads is None:
                     self._threads = ThreadPoolExecutor(_THREADS, "hasql-reset")
-                self._threads.submit(_run, work)
-        except RuntimeError:  # no threads are made any more
-            _run(work)
+                self._threads.submit(_run, undone)
+        except RuntimeError:  # the process ends, or has as many threads as it may
+            # It may be queued all the same: a thread that is busy now would come to it later, when
+            # the connection is somebody else's.
+            _run(undone)
 
     def stop(self) -> None:
         """Let what was submitted be done, and have no threads until there is more."""
@@ -53,7 +56,12 @@ class BackgroundReturns:
             threads.shutdown()
 
 
-def _run(work: Callable[[], None]) -> None:
+def _run(undone: list[Callable[[], None]]) -> None:
+    """Do the work that is in a list, unless somebody has taken it out, which is one step."""
+    try:
+        work = undone.pop()
+    except IndexError:
+        return
     try:
         work()
     except Exception:
