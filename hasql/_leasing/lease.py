@@ -77,6 +77,9 @@ class Lease(Generic[PoolT, ConnT]):
     lost = False
     #: Whether its session has come to a limit of its own, as a driver has reported.
     at_its_limit = False
+    #: What a web framework's integration does to its connection before a call gives it back; None:
+    #: nothing.
+    before_call: Any = None
     #: What the layers that let it in have given it, and want back.
     permit: Any = None
     token: Any = None

@@ -106,7 +106,8 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
         """Give back what `getconn` has taken, in whichever thread, or this thread's own block.
 
         Which thread has taken it says nothing: frameworks take a connection in one thread of theirs
-        and give it back in any other, which may have had the same one before.
+        and give it back in any other, which may have had the same one before. Who has lent it on,
+        as a web framework's integration does, cleans it up first.
 
         Raises UnknownConnectionError where it is lent to another thread's block, whose end gives it
         back: the caller had it before, and has given it back then.
@@ -116,6 +117,8 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
                 "the connection is lent to a `with` block of another thread, which gives it back; "
                 "give back once what getconn() has lent, and use it no more"
             )
+        if lease.before_call is not None:
+            lease.before_call()
         self.give_back(lease, None, kwargs)
 
     # long: as one step as can be, each call more could be interrupted before it begins

@@ -1,16 +1,28 @@
-"""What a request gives back is no longer its own: by itself, by a call, or by SQLAlchemy's close."""
+"""What a request has given back is no longer its own, and what it closes is not lent as it is."""
 
 from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pytest
+from flask import abort
+
+from hasql import UnknownConnectionError
 from hasql.contrib.flask.background import BackgroundReturns
+from tests.flask_scene import FlaskScene, execute, value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+PID = "SELECT pg_backend_pid()"
+LEFT = (
+    "SELECT current_setting('app.user', true), count(*) FROM pg_locks WHERE locktype = 'advisory'"
+)
+LEAVE = "SELECT set_config('app.user', 'alice', false), pg_advisory_lock(42)"
+CLEAN = [("", 0), (None, 0)]
 
 MORE_THAN_THERE_IS = 1 << 50
 """Bytes of a stack that no thread can have, as at the limit of threads of a process."""
@@ -44,3 +56,73 @@ def test_at_the_limit_of_threads_what_gives_back_is_done_once() -> None:
     go_on.set()
     returns.stop()
     assert len(done) == 1
+
+
+@pytest.mark.parametrize(("raises", "kept"), [(False, [1, 2]), (True, [])])
+def test_the_end_of_a_request_leaves_alone_what_it_has_given_back_early(
+    flask: FlaskScene, raises: bool, kept: list[int]
+) -> None:
+    app, db, table = flask.app(pool=1, TRANSACTIONS="request"), flask.db, flask.table()
+    statuses: list[int] = []
+
+    def early() -> str:
+        connection = db.connection()
+        value(connection, PID)
+        db.manager().putconn(connection)
+        other_goes_on.set()
+        assert other_has_begun.wait(10)
+        if not raises:
+            abort(404)
+        return ""
+
+    def other() -> str:
+        execute(db.connection(), table.insert(1))
+        other_has_begun.set()
+        assert early_has_ended.wait(10)
+        execute(db.connection(), table.insert(2))
+        if raises:
+            raise ZeroDivisionError
+        return ""
+
+    def ask_other() -> None:
+        assert other_goes_on.wait(10)
+        statuses.append(flask.ask(app, other).status_code)
+
+    other_goes_on, other_has_begun, early_has_ended = Event(), Event(), Event()
+    thread = threading.Thread(target=ask_other)
+    thread.start()
+    assert flask.ask(app, early).status_code == (200 if raises else 404)
+    with app.app_context():  # whatever it has left to other threads
+        app.extensions["hasql"].returns.stop()
+    early_has_ended.set()
+    thread.join(20)
+    assert statuses == [500 if raises else 200]
+    flask.all_given_back(app)
+    assert flask.rows(table) == kept
+
+
+def test_what_is_given_back_early_is_reset_and_the_next_use_takes_another(
+    flask: FlaskScene,
+) -> None:
+    app, db = flask.app(pool=1), flask.db
+    found: list[Any] = []
+
+    def view() -> str:
+        connection, manager = db.connection(), db.manager()
+        pid = value(connection, PID)
+        execute(connection, LEAVE)
+        manager.putconn(connection)
+        assert flask.in_flight(app) == 0
+        with pytest.raises(UnknownConnectionError):
+            manager.putconn(connection)
+        with manager.acquire_master() as other:
+            raw = other.connection.driver_connection if flask.driver == "sqlalchemy" else other
+            found.append(raw.autocommit)
+            assert execute(other, LEFT)[0] in CLEAN
+            assert value(other, PID) == pid
+        return str(value(db.connection(), PID) == pid)
+
+    assert flask.ask(app, view).text == "True"
+    assert found == [False]
+    flask.all_given_back(app)
+    assert flask.ask(app, lambda: str(value(db.connection(), "SELECT 1"))).text == "1"

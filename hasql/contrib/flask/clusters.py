@@ -21,7 +21,7 @@ from hasql.errors import ConfigurationError, HasqlError, UnknownConnectionError
 from hasql.sync.base import BaseSyncPoolManager
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from hasql._leasing.thread_lease import ThreadLease
     from hasql.contrib.flask.settings import AppSettings, ClusterSettings
@@ -41,7 +41,11 @@ _EXIT_TIMEOUT: Final = 5.0
 
 
 class ContextLease:
-    """A connection that a request has of a cluster, until `give_back`."""
+    """A connection that a request has of a cluster, until `give_back`.
+
+    The application may give it back before, by `putconn`. Then it is left alone, as it may be
+    another request's.
+    """
 
     def __init__(
         self,
@@ -55,6 +59,7 @@ class ContextLease:
         self._manager = manager
         self._lease = lease
         self._process = os.getpid()
+        self._ending = False
 
     @property
     def connection(self) -> Any:
@@ -67,17 +72,27 @@ class ContextLease:
         return self._process != os.getpid()
 
     @property
+    def is_out(self) -> bool:
+        """Whether the connection is the request's still: a view may have given it back."""
+        return self._lease.connection is self.connection and not self._lease.returning
+
+    @property
     def lost(self) -> bool:
-        """Whether the connection is known to be gone."""
+        """Whether the connection is the request's, and is known to be gone."""
         try:
-            return self._manager.is_connection_closed(self.connection)
-        except UnknownConnectionError:  # the application has given it back by itself
+            return self.is_out and self._manager.is_connection_closed(self.connection)
+        except UnknownConnectionError:  # it was terminated, or is being given back by now
             return False
 
     @property
     def open_transaction(self) -> bool:
         """Whether its request is one transaction, which is open now."""
-        return self.cluster.settings.in_requests and self.session.in_transaction
+        return self.is_out and self.cluster.settings.in_requests and self.session.in_transaction
+
+    def begin(self) -> None:
+        """Have the request's statements be what its settings say."""
+        self.session.begin(in_transaction=self.cluster.settings.in_requests)
+        self._lease.before_call = self._leave_early
 
     def rollback(self) -> None:
         """Roll its transaction back, in `release_timeout` at most. Raises the driver's error."""
@@ -91,21 +106,42 @@ class ContextLease:
         """
         if self.inherited:
             return
-        if self.cluster.settings.reset and not self.lost:
-            self.cluster.returns.submit(partial(self._end, self.session.reset, error))
+        self._ending = True
+        if self.cluster.settings.reset and self.is_out and not self.lost:
+            self.cluster.returns.submit(partial(self._end, error))
         else:
-            self._end(self.session.restore, error)
+            self._end(error)
 
-    def _end(self, clean: Callable[[], None], error: BaseException | None) -> None:
+    def _leave_early(self) -> None:
+        """Do what the end of the request would, as the application gives it back by itself."""
+        if self._ending:
+            raise UnknownConnectionError("the end of its request gives this connection back")
+        self._clean()
+
+    def _end(self, error: BaseException | None) -> None:
         try:
-            if not self.lost and self.session.is_usable:
+            if self.is_out:
+                self._clean()
+        finally:
+            self._lease.before_call = None
+            kind = None if error is None else type(error)
+            self._lease.__exit__(kind, error, None if error is None else error.__traceback__)
+
+    def _clean(self) -> None:
+        """Leave the session as the next one is to find it, or have it closed."""
+        session = self.session
+        try:
+            if not self.lost and session.is_usable:
                 with self._lease.limited(self.cluster.release_timeout):
-                    clean()
-                self.cluster.note_answer(self.session)
+                    if self.cluster.settings.reset:
+                        session.reset()
+                    else:
+                        session.restore()
+                self.cluster.note_answer(session)
             elif not self.lost:
                 # Broken off in the middle of a statement, which the server would go on with.
-                self.session.cancel()
-                self.session.discard()
+                session.cancel()
+                session.discard()
         except Exception as failed:  # noqa: BLE001  # of the driver, or of a `configure`
             # That of a lost connection is the manager's to tell, with its host.
             log.log(
@@ -116,10 +152,7 @@ class ContextLease:
                 extra=about("connection_closed"),
             )
             with suppress(Exception):
-                self.session.discard()
-        finally:
-            kind = None if error is None else type(error)
-            self._lease.__exit__(kind, error, None if error is None else error.__traceback__)
+                session.discard()
 
 
 class Cluster:
@@ -180,7 +213,7 @@ class Cluster:
                 session = self._session_class(connection, self._configure, again)
                 lent = ContextLease(self, manager, lease, session)
                 if self._answered_lately(session) or self._answers_now(lent, lease, deadline):
-                    session.begin(in_transaction=self.settings.in_requests)
+                    lent.begin()
                     return lent
             except BaseException:
                 lease.__exit__(*sys.exc_info())

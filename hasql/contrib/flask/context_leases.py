@@ -47,7 +47,10 @@ class ContextLeases:
             lease = self._leases.get(key)
             if lease is not None and lease.inherited:
                 lease = None  # this process was forked in the midst of a request
-            if lease is not None and lease.lost:
+            elif lease is not None and not lease.is_out:
+                lease = None
+                self._leases.pop(key).give_back(None)  # its place may be taken still
+            elif lease is not None and lease.lost:
                 self.drop_lost(sys.exc_info()[1])
             if (loss := self._losses.get(key)) is not None:
                 raise loss
