@@ -17,6 +17,8 @@ from tests.flask_scene import FlaskScene, execute, value
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from hasql.testing import LocalCluster
+
 PID = "SELECT pg_backend_pid()"
 LEFT = (
     "SELECT current_setting('app.user', true), count(*) FROM pg_locks WHERE locktype = 'advisory'"
@@ -126,3 +128,53 @@ def test_what_is_given_back_early_is_reset_and_the_next_use_takes_another(
     assert found == [False]
     flask.all_given_back(app)
     assert flask.ask(app, lambda: str(value(db.connection(), "SELECT 1"))).text == "1"
+
+
+def test_what_sqlalchemy_closes_is_the_requests_still_and_reset_at_its_end(
+    pg_cluster: LocalCluster, application: str
+) -> None:
+    """As ``with db.connection() as conn`` does, which is its own idiom."""
+    scene = FlaskScene(pg_cluster, "sqlalchemy", application)
+    app, db = scene.app(pool=1), scene.db
+
+    def view() -> str:
+        with db.connection() as connection:
+            pid = value(connection, PID)
+            execute(connection, LEAVE)
+        with db.connection() as again:
+            assert again is connection
+            assert value(again, PID) == pid
+        return str(pid)
+
+    def look() -> str:
+        assert execute(db.connection(), LEFT)[0] in CLEAN
+        return str(value(db.connection(), PID))
+
+    answers = [scene.ask(app, each) for each in (view, look, view, look)]
+    assert [each.status_code for each in answers] == [200] * 4
+    assert len({each.text for each in answers}) == 1
+    scene.all_given_back(app)
+    scene.close()
+
+
+def test_what_sqlalchemy_closes_is_committed_with_its_request(
+    pg_cluster: LocalCluster, application: str
+) -> None:
+    scene = FlaskScene(pg_cluster, "sqlalchemy", application)
+    app, db, table = scene.app(pool=1, TRANSACTIONS="request"), scene.db, scene.table()
+
+    def well() -> str:
+        for number in (1, 2):
+            with db.connection() as connection:
+                connection.exec_driver_sql(table.insert(number))
+        return ""
+
+    def failing() -> str:
+        with db.connection() as connection:
+            connection.exec_driver_sql(table.insert(3))
+        raise ZeroDivisionError
+
+    assert [scene.ask(app, each).status_code for each in (well, failing)] == [200, 500]
+    assert scene.rows(table) == [1, 2]
+    scene.all_given_back(app)
+    scene.close()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, WeakSet
 
 from hasql.contrib.flask.background import BackgroundReturns
-from hasql.contrib.flask.driver_sessions import DriverSession, session_class
+from hasql.contrib.flask.driver_sessions import session_class
 from hasql.diagnostics import about
 from hasql.errors import ConfigurationError, HasqlError, UnknownConnectionError
 from hasql.sync.base import BaseSyncPoolManager
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hasql._leasing.thread_lease import ThreadLease
+    from hasql.contrib.flask.driver_sessions import DriverSession
     from hasql.contrib.flask.settings import AppSettings, ClusterSettings
 
 __all__ = ("AppClusters", "Cluster", "ContextLease")
@@ -130,6 +131,7 @@ class ContextLease:
     def _clean(self) -> None:
         """Leave the session as the next one is to find it, or have it closed."""
         session = self.session
+        session.unwrap()
         try:
             if not self.lost and session.is_usable:
                 with self._lease.limited(self.cluster.release_timeout):
@@ -161,9 +163,9 @@ class Cluster:
     def __init__(self, settings: ClusterSettings, returns: BackgroundReturns) -> None:
         self.settings = settings
         self.returns = returns
-        self._session_class = session_class(settings.driver)
         self._lock = Lock()
         self._manager: BaseSyncPoolManager[Any, Any] | None = self._new_manager()
+        self._session_class = _session_class(settings.driver)
         options = settings.options
         self._acquire_timeout: float = options.get("acquire_timeout", 1.0)
         self.release_timeout: float = options.get("release_timeout", 5.0)
@@ -261,6 +263,15 @@ class Cluster:
         with self._lock:
             manager, self._manager = self._manager, None
         return manager
+
+
+def _session_class(driver: str) -> type[DriverSession]:
+    """Return the class for a driver, whose library is there."""
+    if driver != "sqlalchemy":
+        return session_class(driver)
+    from hasql.contrib.flask.sqlalchemy_session import SESSION_CLASS
+
+    return SESSION_CLASS
 
 
 class AppClusters:

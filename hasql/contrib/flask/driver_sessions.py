@@ -73,6 +73,12 @@ class DriverSession(ABC):
     def rollback(self) -> None:
         """Roll the open transaction back, if there is one."""
 
+    def unwrap(self) -> None:  # noqa: B027  # most have put none there
+        """Give the connection its own methods back, where `begin` has put others in their place.
+
+        It comes before all that ends the session.
+        """
+
     @abstractmethod
     def restore(self) -> None:
         """Roll back, and give the connection the attributes that it came with."""
@@ -231,69 +237,12 @@ class _Psycopg2Session(_LibpqSession):
         del self.connection.notifies[:]
 
 
-class _SqlalchemySession(DriverSession):
-    def __init__(
-        self,
-        connection: Any,
-        configure: Callable[[Any], object] | None,
-        after_reset: str | None = None,
-    ) -> None:
-        super().__init__(connection, configure, after_reset)
-        of_driver = _PsycopgSession if connection.dialect.driver == "psycopg" else _Psycopg2Session
-        # Kept, as the connection has none any more once it is lost.
-        raw = connection.connection.driver_connection
-        self._session = of_driver(raw, None, after_reset)
-
-    @property
-    def raw(self) -> Any:
-        return self._session.raw
-
-    def ask(self) -> None:
-        self._session.ask()
-
-    def begin(self, *, in_transaction: bool) -> None:
-        if not in_transaction:
-            self.connection.execution_options(isolation_level="AUTOCOMMIT")
-        elif self.raw.autocommit:  # as `create_engine` was told
-            level = self.connection.default_isolation_level
-            self.connection.execution_options(isolation_level=level)
-
-    def commit(self) -> None:
-        self._check_commit()
-        if self.connection.in_transaction():
-            self.connection.commit()
-
-    def rollback(self) -> None:
-        if self.connection.in_transaction():
-            self.connection.rollback()
-
-    def restore(self) -> None:
-        self.rollback()
-        self._session.restore()
-
-    def reset(self) -> None:
-        self.rollback()
-        self._session.reset()
-
-    def cancel(self) -> None:
-        self._session.cancel()
-
-    def discard(self) -> None:
-        self.connection.invalidate()
-
-    def lost_error(self, message: str) -> Exception:
-        from sqlalchemy.exc import OperationalError
-
-        return OperationalError(None, None, self._session.lost_error(message))
-
-
 _CLASSES: Final[dict[str, type[DriverSession]]] = {
     "psycopg3": _PsycopgSession,
     "psycopg2": _Psycopg2Session,
-    "sqlalchemy": _SqlalchemySession,
 }
 
 
 def session_class(driver: str) -> type[DriverSession]:
-    """Return the class for a driver of `HASQL_DRIVER`."""
+    """Return the class for psycopg or psycopg2, by the name in `HASQL_DRIVER`."""
     return _CLASSES[driver]
