@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Connection, RootTransaction
+from sqlalchemy.exc import InvalidRequestError, OperationalError
 
 from hasql.contrib.flask.driver_sessions import DriverSession, session_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Self
 
 __all__ = ("SESSION_CLASS",)
 
@@ -26,6 +29,9 @@ class _SqlalchemySession(DriverSession):
         # Kept, as the connection has none any more once it is lost.
         raw = connection.connection.driver_connection
         self._session = session_class(beneath)(raw, None, after_reset)
+        #: Stands for no transaction: what SQLAlchemy has instead of beginning one.
+        self._placeholder: _WatchedTransaction | None = None
+        self._unwrapped = False
 
     @property
     def raw(self) -> Any:
@@ -35,21 +41,68 @@ class _SqlalchemySession(DriverSession):
         self._session.ask()
 
     def begin(self, *, in_transaction: bool) -> None:
+        own = vars(self.connection)
+        # SQLAlchemy's own would give the driver's connection to the engine's pool as it is, with
+        # all that the request has set in its session: `with db.connection() as conn` does that.
+        own["close"] = _end_nothing if in_transaction else self._roll_back_begun
         if not in_transaction:
             self.connection.execution_options(isolation_level="AUTOCOMMIT")
+            own.update(begin=self._begin, in_transaction=self._in_transaction)
+            self._commit_each()
         elif self.raw.autocommit:  # as `create_engine` was told
             level = self.connection.default_isolation_level
             self.connection.execution_options(isolation_level=level)
-        # SQLAlchemy's own would give the driver's connection to the engine's pool as it is, with
-        # all that the request has set in its session: `with db.connection() as conn` does that.
-        vars(self.connection)["close"] = _end_nothing if in_transaction else self._roll_back_own
 
     def unwrap(self) -> None:
-        vars(self.connection).pop("close", None)
+        for name in ("begin", "close", "in_transaction"):
+            vars(self.connection).pop(name, None)
+        if self._placeholder is not None:
+            self._placeholder.ended = None
+        self._unwrapped = True
 
-    def _roll_back_own(self) -> None:
-        """Stand for `close`: roll back what was begun, as that does; the request closes it."""
-        if self.connection.in_transaction():
+    # What stands for the connection's own methods where each statement is committed by itself.
+    # With AUTOCOMMIT, what SQLAlchemy begins is no transaction. It calls `begin` for each statement
+    # outside of one as well, unless there is a placeholder.
+
+    def _begin(self) -> RootTransaction:
+        """Begin what is one transaction until its end."""
+        connection: Connection = self.connection
+        placeholder = self._placeholder
+        if placeholder is None or self._in_transaction():
+            return Connection.begin(connection)  # which refuses a second one
+        placeholder.ended = self._placeholder = None
+        placeholder.close()
+        if not self.raw.autocommit:  # the application has chosen an isolation level
+            return Connection.begin(connection)
+        # By the driver: each change of an option is remembered until the connection is given back.
+        self.raw.autocommit = False
+        try:
+            return _WatchedTransaction(connection, self._commit_each)
+        except BaseException:
+            self._commit_each()
+            raise
+
+    def _in_transaction(self) -> bool:
+        connection: Connection = self.connection
+        if not Connection.in_transaction(connection):
+            return False
+        return connection.get_transaction() is not self._placeholder or self._session.in_transaction
+
+    def _commit_each(self) -> None:
+        """Have each statement be committed by itself from now on, unless that is over."""
+        self._placeholder = None
+        connection, raw = self.connection, self.raw
+        if self._unwrapped or connection.closed or connection.invalidated:
+            return
+        if connection.connection.dbapi_connection is raw and not self._session.in_transaction:
+            if not raw.autocommit:
+                raw.autocommit = True
+            with suppress(InvalidRequestError):  # in the block of a savepoint that is no more
+                self._placeholder = _WatchedTransaction(connection, self._commit_each)
+
+    def _roll_back_begun(self) -> None:
+        """Do of `close` what is to be done before the request ends."""
+        if self._in_transaction():
             self.connection.rollback()
 
     def commit(self) -> None:
@@ -77,6 +130,59 @@ class _SqlalchemySession(DriverSession):
 
     def lost_error(self, message: str) -> Exception:
         return OperationalError(None, None, self._session.lost_error(message))
+
+
+class _WatchedTransaction(RootTransaction):
+    """A transaction that tells of its end, whichever way it ends.
+
+    Args:
+        connection: Must have none yet.
+        ended: Is called once, behind the commit or the rollback.
+    """
+
+    def __init__(self, connection: Connection, ended: Callable[[], object]) -> None:
+        self.ended: Callable[[], object] | None = ended
+        self._in_block = False
+        super().__init__(connection)
+
+    def __enter__(self) -> Self:
+        entered = super().__enter__()
+        self._in_block = True
+        return entered
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            super().__exit__(*error)
+        finally:
+            self._in_block = False
+            self._note_end()
+
+    def commit(self) -> None:
+        try:
+            super().commit()
+        finally:
+            self._note_end()
+
+    def rollback(self) -> None:
+        try:
+            super().rollback()
+        finally:
+            self._note_end()
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            self._note_end()
+
+    def _note_end(self) -> None:
+        # After a commit that has failed it goes on until it is rolled back. In its block SQLAlchemy
+        # lets nothing be done behind it.
+        if self._in_block or self.connection.get_transaction() is self:
+            return
+        ended, self.ended = self.ended, None
+        if ended is not None:
+            ended()
 
 
 def _end_nothing() -> None:
