@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import flask as library
@@ -104,6 +105,79 @@ def test_what_was_raised_is_rolled_back_whatever_a_handler_makes_of_it(
     assert [each.status_code for each in answers] == [200, 200, 404]
     assert [each.text for each in answers[:2]] == ["well"] * 2
     assert flask.rows(table) == []
+
+
+@contextmanager
+def savepoint(connection: Any) -> Iterator[None]:
+    """Do what may fail as the driver has it done, psycopg2 in SQL."""
+    if isinstance(connection, psycopg.Connection):
+        with connection.transaction():
+            yield
+    elif not isinstance(connection, psycopg2.extensions.connection):
+        with connection.begin_nested():
+            yield
+    else:
+        execute(connection, "SAVEPOINT s")
+        try:
+            yield
+        except BaseException:
+            execute(connection, "ROLLBACK TO SAVEPOINT s")
+            raise
+        execute(connection, "RELEASE SAVEPOINT s")
+
+
+def test_a_savepoint_is_none_of_its_own_as_the_first_that_a_request_does(
+    flask: FlaskScene, app: Flask, table: Table
+) -> None:
+    def failing() -> NoReturn:
+        with savepoint(flask.db.connection()):
+            insert(flask, table, 1)
+        raise ZeroDivisionError
+
+    def refused() -> NoReturn:
+        connection = flask.db.connection()
+        with savepoint(connection), savepoint(connection):
+            insert(flask, table, 2)
+        library.abort(409)
+
+    def unavailable() -> tuple[str, int]:
+        with savepoint(flask.db.connection()):
+            insert(flask, table, 3)
+        return "", 503
+
+    def committing() -> NoReturn:
+        connection = flask.db.connection()
+        with savepoint(connection):
+            insert(flask, table, 4)
+        connection.commit()
+        with savepoint(connection):
+            insert(flask, table, 5)
+        raise ZeroDivisionError
+
+    views = (failing, refused, unavailable, committing)
+    assert [flask.ask(app, view).status_code for view in views] == [500, 409, 503, 500]
+    flask.all_given_back(app)
+    assert flask.rows(table) == [4]
+
+
+def test_what_fails_in_a_savepoint_fails_no_more_of_its_request(
+    flask: FlaskScene, app: Flask, table: Table
+) -> None:
+    def view() -> str:
+        connection = flask.db.connection()
+        with pytest.raises(ZeroDivisionError), savepoint(connection):
+            insert(flask, table, 1)
+            raise ZeroDivisionError
+        with savepoint(connection):
+            insert(flask, table, 2)
+        assert flask.rows(table) == []
+        return "well"
+
+    for _ in range(2):
+        assert flask.ask(app, view).text == "well"
+        assert flask.rows(table) == [2]
+        with flask.admin() as admin:
+            admin.execute(f"TRUNCATE {table.name}")
 
 
 def test_a_commit_that_fails_is_that_requests_error(

@@ -75,7 +75,7 @@ class ContextLease:
     @property
     def is_out(self) -> bool:
         """Whether the connection is the request's still: a view may have given it back."""
-        return self._lease.connection is self.connection and not self._lease.returning
+        return _is_out(self._lease, self.session.connection)
 
     @property
     def lost(self) -> bool:
@@ -92,8 +92,10 @@ class ContextLease:
 
     def begin(self) -> None:
         """Have the request's statements be what its settings say."""
-        self.session.begin(in_transaction=self.cluster.settings.in_requests)
-        self._lease.before_call = self._leave_early
+        session, lease = self.session, self._lease
+        session.is_out = partial(_is_out, lease, session.connection)
+        session.begin(in_transaction=self.cluster.settings.in_requests)
+        lease.before_call = self._leave_early
 
     def rollback(self) -> None:
         """Roll its transaction back, in `release_timeout` at most. Raises the driver's error."""
@@ -155,6 +157,10 @@ class ContextLease:
             )
             with suppress(Exception):
                 session.discard()
+
+
+def _is_out(lease: ThreadLease[Any, Any], connection: Any) -> bool:
+    return lease.connection is connection and not lease.returning
 
 
 class Cluster:

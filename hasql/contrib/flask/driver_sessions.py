@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hasql.errors import HasqlError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = ("DriverSession", "session_class")
 
@@ -25,6 +26,10 @@ _CANCEL_LIMIT: Final = 3.0
 """Seconds that a server may take to be told of a cancel request."""
 _IDLE, _ACTIVE, _FAILED = 0, 1, 3
 """States of a transaction, as libpq numbers them."""
+
+
+def _always() -> bool:
+    return True
 
 
 class DriverSession(ABC):
@@ -45,6 +50,8 @@ class DriverSession(ABC):
         self.connection = connection
         self._configure = configure
         self._after_reset = after_reset
+        #: Tells whether the connection is lent still.
+        self.is_out: Callable[[], bool] = _always
 
     @property
     @abstractmethod
@@ -150,7 +157,7 @@ class _LibpqSession(DriverSession):
 
     @abstractmethod
     def _execute(self, sql: str) -> None:
-        """Run statements; the connection is in autocommit mode."""
+        """Run statements, several of them in autocommit mode only."""
 
     def ask(self) -> None:
         self._set_autocommit(on=True)
@@ -199,6 +206,24 @@ class _PsycopgSession(_LibpqSession):
         *("isolation_level", "read_only", "deferrable", "row_factory", "cursor_factory"),
         *("server_cursor_factory", "prepare_threshold", "prepared_max"),
     )
+
+    def begin(self, *, in_transaction: bool) -> None:
+        super().begin(in_transaction=in_transaction)
+        if in_transaction:
+            vars(self.connection)["transaction"] = self._savepoint
+
+    def unwrap(self) -> None:
+        vars(self.connection).pop("transaction", None)
+
+    @contextmanager
+    def _savepoint(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """Stand for `transaction`, which as the first of a request would commit by itself."""
+        connection = self.connection
+        # Somebody else may have it, where the application has put it into the driver's pool.
+        if self.is_out() and not self.in_transaction and not connection.autocommit:
+            self._execute("SELECT 1")  # begins the request's
+        with type(connection).transaction(connection, *args, **kwargs) as block:
+            yield block
 
     def cancel(self) -> None:
         self.connection.cancel_safe(timeout=_CANCEL_LIMIT)
