@@ -39,6 +39,8 @@ class ContextLeases:
         self._losses: dict[_Key, BaseException] = {}
         #: What the request has raised, which tells the pool manager of the host.
         self.error: BaseException | None = None
+        #: What was being handled at the first use, and is not what ends the app context.
+        self.handled = sys.exc_info()[1]
 
     def connection(self, cluster: Cluster, *, read_only: bool) -> Any:
         """Return the connection; raise why it was lost, if it was."""

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
+from click import get_current_context
 from flask import got_request_exception, has_request_context, request, request_finished
 from werkzeug.exceptions import ServiceUnavailable
 
@@ -16,6 +17,8 @@ from hasql.errors import NotAvailableError
 
 if TYPE_CHECKING:
     from flask import Flask, Response
+
+    from hasql.contrib.flask.context_leases import ContextLeases
 
 __all__ = ("RequestEnds",)
 
@@ -132,6 +135,8 @@ class RequestEnds:
         leases = leases_here()
         if leases is None:
             return
+        if error is None:
+            error = _ending_command(leases)
         try:
             if error is None:
                 leases.commit()
@@ -139,3 +144,14 @@ class RequestEnds:
                 leases.rollback()
         finally:
             leases.give_back(error or sys.exc_info()[1])
+
+
+def _ending_command(leases: ContextLeases) -> BaseException | None:
+    """Return what ends a command half way, where its app context is not told of that.
+
+    click before 8.3 closes what a command has opened as if all were well.
+    """
+    passing = sys.exc_info()[1]
+    if passing is None or passing is leases.handled or get_current_context(silent=True) is None:
+        return None
+    return passing
