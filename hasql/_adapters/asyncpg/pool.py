@@ -80,11 +80,12 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
         #: The open connections, with the key of each.
         self._open: dict[RawConnection, Hashable] = {}
         self.destinations = known = Destinations()
-        self._resets = ConnectionResets(self._user_hooks["reset"], endpoint.settings, known)
         self._releases, self._refill = DetachedReleases(), Refill(self._fill)
+        reset, ended = self._user_hooks["reset"], self._releases.note_end
+        self._resets = ConnectionResets(reset, endpoint.settings, known, ended)
         setup = self._user_hooks["setup"] and self._set_up
         ours = {"connect": self._connect_one, "init": None, "setup": setup}
-        ours |= {"reset": self._reset_one, "min_size": sizes.minimum, "max_size": sizes.maximum}
+        ours |= {"reset": self._resets.run, "min_size": sizes.minimum, "max_size": sizes.maximum}
         self.pool = create_pool(without_choice(endpoint.dsn), **{**kwargs, **ours})
         self._release_errors = ReleaseErrors()
         # These are asyncpg's own methods: a method around each would slow every acquire down.
@@ -165,13 +166,6 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
         except BaseException:
             connection.terminate()  # else asyncpg waits for the server, which may be silent
             raise
-
-    async def _reset_one(self, connection: RawConnection) -> None:
-        key = self._open.get(connection)
-        try:
-            await self._resets.run(connection, key)
-        finally:
-            self._releases.note_end(key)
 
     async def released(self, connection: Connection) -> None:
         # After a cancelled release asyncpg waits for the server to end the statement, and runs the

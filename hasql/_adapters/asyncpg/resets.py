@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hasql._adapters.hooks import RunningHooks
+from hasql.driver.stepping import begin
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
@@ -27,23 +28,29 @@ class ConnectionResets:
         hook: Callable[[Any], Awaitable[None]] | None,
         settings: SessionSettings,
         known: Destinations,
+        ended: Callable[[Hashable], None],
     ) -> None:
         self._hook = hook
         self._settings = settings
         self._running = RunningHooks()
         self._undone = known.undone_by_reset
+        #: Told of each connection whose reset has ended, by its key.
+        self._ended = ended
         self.end = self._running.end
 
-    async def run(self, connection: RawConnection, key: Hashable) -> None:
+    async def run(self, connection: RawConnection) -> None:
         """Reset a connection.
 
         asyncpg may run this in a task that nobody awaits, so it does not raise when the connection
         was aborted meanwhile.
         """
+        # One coroutine, and none for a hook that does not pause: each layer costs every release.
+        key = connection.get_settings()
         try:
             query = ""
             if self._hook is not None:
-                await self._running.run(key, self._hook(connection))
+                if (rest := begin(self._hook(connection))) is not None:
+                    await self._running.run(key, rest)
             else:
                 query = connection.get_reset_query()
             if key in self._undone:
@@ -53,3 +60,5 @@ class ConnectionResets:
         except Exception:
             if not connection.is_closed():
                 raise
+        finally:
+            self._ended(key)
