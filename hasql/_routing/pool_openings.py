@@ -10,6 +10,7 @@ from hasql._routing.node import Node
 from hasql._routing.observations import PoolOpened, PoolRefused, RoutingObservation
 from hasql.cluster.host import HostSpec
 from hasql.driver import ConnT, Driver, Failure, PoolT
+from hasql.driver.deadline import cancellations
 from hasql.driver.judgement import judged
 
 __all__ = ("PoolOpenings",)
@@ -93,8 +94,9 @@ class PoolOpenings(Generic[PoolT, ConnT]):
             late = TimeoutError(f"opening the pool took longer than {_TIMEOUT:g} s")
             self._failed(node, attempts, late if opening.expired() else error)
             return
-        if self._attempts.get(node) is not attempts:  # given up, which a driver may have lost
-            pool.terminate()
+        if self._attempts.get(node) is not attempts or cancellations():
+            attempts.task = None
+            pool.terminate()  # it was given up, or the program ends, which a driver may have lost
             raise asyncio.CancelledError
         self._attempts.pop(node, None)
         node.refusal = None
