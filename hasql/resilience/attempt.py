@@ -111,7 +111,8 @@ class Attempt(Generic[PoolT, ConnT]):
 
         Where the server is not to go on with what it was sent, the connection is broken here.
         """
-        broken = self.unit.met(error, self.lease, self.connection)
+        closed = self.pool.is_closed(self.connection)
+        broken = self.unit.met(error, self.lease, self.connection, closed=closed)
         if not self.is_out:
             return False
         if broken:

@@ -52,6 +52,8 @@ class ErrorKind(Enum):
     LOCKED = Category.CONFLICT, False, "lock not to be had"
     #: The server answers no question about a transaction's id; the work is done again without.
     NO_MARK = Category.APPLICATION, True, "no telling what becomes of commits"
+    #: The session has come to a limit that was set for it; once more it would again.
+    LIMIT = Category.APPLICATION, False, "a limit of the session's own"
     OTHER = Category.APPLICATION, False, "the application's"
 
     @property
@@ -82,6 +84,7 @@ _BY_FAILURE: Final = MappingProxyType(
         Failure.BROKEN: ErrorKind.LOST,
         Failure.FULL: ErrorKind.FULL,
         Failure.REFUSED: ErrorKind.REFUSED,
+        Failure.LIMIT: ErrorKind.LIMIT,
     }
 )
 _OURS: Final = (

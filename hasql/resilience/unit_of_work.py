@@ -26,6 +26,8 @@ log = logging.getLogger("hasql")
 _IN_FAILED_TRANSACTION: Final = "25P02"
 #: The classes of what a server answers that lets nobody ask, or has no such function.
 _REFUSALS: Final = ("0A", "42", "55000", "XX")
+#: The class of what a pooler says in its own name, on a connection that it keeps open.
+_SYSTEM_ERROR: Final = "58"
 
 
 _GIVEN_BACK: Final = (
@@ -136,10 +138,15 @@ class UnitOfWork:
         """Take it that the server has answered COMMIT with a rollback. Raises RolledBackError."""
         raise _rolled_back()
 
-    def met(self, error: BaseException, lease: Lease[Any, Any], connection: object) -> bool:
+    def met(
+        self, error: BaseException, lease: Lease[Any, Any], connection: object, *, closed: bool
+    ) -> bool:
         """Take note of what has ended an attempt; tell whether its connection is to be broken.
 
         So it is where COMMIT was sent and not answered, so that the server does not go on with it.
+        An error with which the connection has closed is no answer, whoever speaks: a server that
+        cannot flush its log goes down with the commit in it, and a pooler's limit ends the wait for
+        a COMMIT that the server goes on with.
         """
         node, self._answered = self.node, True
         assert node is not None  # noqa: S101  # it has a connection
@@ -148,8 +155,9 @@ class UnitOfWork:
             self._means.rules.note_on_standby(error)
         if self.phase is Phase.COMMITTING and not isinstance(error, RolledBackError):
             rules = self._means.rules
-            lost = rules.kind(error) in {ErrorKind.LOST, ErrorKind.SHUTDOWN}
-            self._answered = bool(rules.sqlstate(error)) and not lost
+            code = rules.sqlstate(error) or ""
+            lost = closed or rules.kind(error) in {ErrorKind.LOST, ErrorKind.SHUTDOWN}
+            self._answered = bool(code) and not lost and not code.startswith(_SYSTEM_ERROR)
         return not self._answered
 
     def ended(self, error: BaseException, *, closed: bool) -> None:
@@ -157,9 +165,10 @@ class UnitOfWork:
 
         Raises RolledBackError in place of an error that only says so.
         """
-        self._kind = self._means.rules.kind_met(error, closed=closed)
-        if not self._answered and isinstance(error, Exception):
-            self._kind = ErrorKind.LOST
+        kind = self._means.rules.kind_met(error, closed=closed)
+        if not self._answered and isinstance(error, Exception) and kind is not ErrorKind.LIMIT:
+            kind = ErrorKind.LOST
+        self._kind = kind
         if self.phase is Phase.MARKING:
             code = self._means.rules.sqlstate(error)
             if code == _IN_FAILED_TRANSACTION:

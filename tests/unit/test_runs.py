@@ -140,13 +140,21 @@ MEETS: dict[str, tuple[Callable[[FakeConnection], None], str]] = {
     "55P03": (refused("55P03"), ""),
     "57014": (refused("57014"), ""),
     "25006": (refused("25006"), ""),
-    "25P03": (refused("25P03", fatal=True), ""),
-    "57P05": (refused("57P05", fatal=True), ""),
+    # What closes the connection is no answer to COMMIT, whatever it says.
+    "25P03": (refused("25P03", fatal=True), "commit?"),
+    "25P04": (refused("25P04", fatal=True), "commit?"),
+    "57P05": (refused("57P05", fatal=True), "commit?"),
+    "53100 that is fatal": (refused("53100", fatal=True), "commit?"),
+    "58030 that is fatal": (refused("58030", fatal=True), "commit?"),
+    "XX000 that is fatal": (refused("XX000", fatal=True), "commit?"),
+    # A pooler's, who has lost the server's connection and keeps ours.
+    "58000": (refused("58000"), "commit?"),
     "23505": (refused("23505"), ""),
     "22012": (refused("22012"), ""),
     "42P01": (refused("42P01"), ""),
     "0A000": (refused("0A000"), ""),
     "53100": (refused("53100"), ""),
+    "P0001": (refused("P0001"), ""),
     "own": (raising(OwnError()), "commit?"),
     "another service's": (raising(ConnectionRefusedError()), "commit?"),
     "out of time": (raising(TimeoutError()), "commit?"),
@@ -260,6 +268,51 @@ def test_a_threads_commit_whose_answer_is_lost_is_found_out(status: str, calls: 
         work = Work()
         assert manager.run(work.in_thread, retry=POLICY) == "done"
         assert work.calls == calls
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "status", "calls"),
+    [("58030", "committed", 1), ("58030", "aborted", 2), ("25P04", "committed", 1)],
+)
+async def test_a_fatal_answer_to_commit_is_none_and_what_was_done_is_found_out(
+    servers: dict[str, FakeServer], manager: FakeManager, sqlstate: str, status: str, calls: int
+) -> None:
+    def once(connection: FakeConnection) -> None:
+        del servers["a"].script["commit"]
+        servers["a"].statuses[7] = status
+        refused(sqlstate, fatal=True)(connection)
+
+    servers["a"].script["commit"] = once
+    work = Work()
+    assert await manager.run(work, retry=POLICY) == "done"
+    assert work.calls == calls
+
+
+async def test_a_limit_of_the_session_that_has_ended_a_commit_is_not_run_into_again(
+    servers: dict[str, FakeServer], manager: FakeManager
+) -> None:
+    servers["a"].statuses[7] = "aborted"
+    servers["a"].script["commit"] = refused("25P04", fatal=True)
+    work = Work()
+    with pytest.raises(ServerError, match="25P04"):
+        await manager.run(work, retry=POLICY)
+    assert work.calls == 1
+    assert manager.metrics().runs.commits_found == 1
+
+
+@pytest.mark.parametrize("sqlstate", ["58030", "25P04"])
+def test_a_thread_finds_out_what_a_fatal_answer_to_commit_leaves_open(sqlstate: str) -> None:
+    with thread_manager() as (manager, servers):
+
+        def once(connection: FakeConnection) -> None:
+            del servers["a"].script["commit"]
+            servers["a"].statuses[7] = "committed"
+            refused(sqlstate, fatal=True)(connection)
+
+        servers["a"].xid, servers["a"].script["commit"] = 7, once
+        work = Work()
+        assert manager.run(work.in_thread, retry=POLICY) == "done"
+        assert work.calls == 1
 
 
 async def test_one_that_nobody_knows_of_can_be_asked_for_again(
