@@ -83,6 +83,7 @@ class _Story(StoryOfSeed[CommitOutcome]):
             server.lag = chance.choice([0.0005, 0.003, 0.02])
             server.set_clock(chance.uniform(0.0, skew) + chance.random() / 1000)
             server.on_step = self._step
+            server.last_words = Random(f"{seed} last words").choice(["", "58030", "53100"])
         #: What step is waited for, and who waits.
         self._awaited = ""
         self._moment: asyncio.Future[None] | None = None

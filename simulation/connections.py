@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from testbed.fake_driver import FakeConnection
+from testbed.fake_driver import FakeConnection, ServerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from simulation.knowledge import Knowledge
     from simulation.servers import Server
 
-__all__ = ("Connection", "Disturbance")
+__all__ = ("Connection", "Disturbance", "LastWordsError")
+
+
+class LastWordsError(ServerError):
+    """What a server answers to a COMMIT with which it goes down, which tells nothing of that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +139,13 @@ class Connection(FakeConnection):
         super().lose()
         for answer in self._waiting:
             if not answer.done():
-                answer.set_result(ConnectionResetError("the connection was lost"))
+                answer.set_result(self._last_words())
         if self.in_transaction:
             self.server.hung_up(self)
+
+    def _last_words(self) -> Exception:
+        """Return what whoever waits for an answer gets instead, as the connection ends."""
+        code, unheard = self.server.last_words, self.deaf or self.unheard
+        if code and self.committing and self.ended_by is not None and not unheard:
+            return LastWordsError(code)
+        return ConnectionResetError("the connection was lost")

@@ -41,6 +41,8 @@ class Server(ServerWithHistory):
         self.ended_at = float("-inf")
         #: Whether it was ever silent, so that statements there may have been waited for in vain.
         self.was_silent = False
+        #: SQLSTATE with which it goes down, for who waits for a COMMIT; empty: it says nothing.
+        self.last_words = ""
 
     @property
     def serves(self) -> bool:

@@ -19,6 +19,7 @@ from hasql.resilience import CommitUnknownError, Outcome, RetryPolicy
 from hasql.resilience.run_options import run_options
 from simulation.applications import Task
 from simulation.attempts import Unit
+from simulation.connections import LastWordsError
 from simulation.histories import WITHDRAWN
 from testbed.fake_driver import ServerError
 
@@ -143,7 +144,7 @@ class UnitsOfWork(Task):
             await run
         except CommitUnknownError as error:
             await self._check_unknown(unit, error, began)
-        except (NotAvailableError, ConnectionError, StaleReadError) as error:
+        except (NotAvailableError, ConnectionError, StaleReadError, LastWordsError) as error:
             ledger.refused.append(unit)
             self._failed(began, error)
         except (RolledBackError, _MistakeError) as error:

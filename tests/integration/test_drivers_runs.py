@@ -22,6 +22,7 @@ from hasql import HasqlError
 from hasql.resilience import Category, RetryPolicy, RolledBackError
 from testbed.kits import KITS
 from testbed.lost_commits import LosesCommits, Lost
+from testbed.middlemen.addresses import dsn_through
 from testbed.proxy import Proxy
 from testbed.scene import until
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from hasql.testing import LocalCluster
     from testbed.kits.base import LoadKit
+    from tests.middlemen import StartPgBouncer
 
 pytestmark = [pytest.mark.loops_in_turn, pytest.mark.usefixtures("nothing_unheard")]
 
@@ -424,6 +426,35 @@ async def test_work_is_done_exactly_once_where_the_connection_is_lost_at_its_com
                 assert (scene.row, scene.calls) == (number, 1 + (lost is Lost.ITSELF))
         finally:
             await manager.close()
+
+
+async def test_20_a_commit_that_goes_on_behind_a_pooler_whose_limit_has_come_is_done_once(
+    run_kit: LoadKit,
+    pg_cluster: LocalCluster,
+    admin: Callable[[str], Any],
+    pgbouncer: StartPgBouncer,
+) -> None:
+    """What closes the connection is no answer to COMMIT, whoever says whatever."""
+    pooler = pgbouncer(pg_cluster.master, pool_mode="transaction", query_timeout=0.7)
+    manager = run_kit.manager(
+        dsn_through(pg_cluster, pooler),
+        pool_factory_kwargs={**run_kit.sizes(1, 2), **run_kit.unprepared},
+    )
+    try:
+        await manager.ready(1, 0)
+        scene = Scene(run_kit, manager, admin)
+        function = f"{scene.table}_waits"
+        body = "'BEGIN PERFORM pg_sleep(1.5); RETURN NULL; END'"
+        admin(f"CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS {body}")
+        admin(
+            f"CREATE CONSTRAINT TRIGGER waits AFTER UPDATE ON {scene.table} "
+            f"DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {function}()"
+        )
+        assert await scene.run(scene.add) == 1
+        assert (scene.row, scene.calls) == (1, 1)
+        assert manager.metrics().runs.commits_found == 1
+    finally:
+        await manager.close()
 
 
 async def test_work_whose_master_becomes_a_replica_at_its_own_address_is_done_once(
