@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import isawaitable
 from typing import TYPE_CHECKING
 
 from hasql.driver.transactions import TaskTransaction, ThreadTransaction, TransactionState
@@ -30,10 +31,9 @@ class _Steps:
     def _script(self) -> dict[str, Callable[[FakeConnection], object]]:
         return self.connection.server.script
 
-    def step(self, name: str) -> None:
-        """Do what a test has scripted for a step."""
-        if name in self._script:
-            self._script[name](self.connection)
+    def step(self, name: str) -> object:
+        """Do what a test has scripted for a step; return what a task is to wait for then."""
+        return self._script[name](self.connection) if name in self._script else None
 
     def row(self) -> Sequence[str | None]:
         """Answer what is asked before COMMIT."""
@@ -67,7 +67,8 @@ class FakeTransaction(_Steps, TaskTransaction):
 
     async def commit(self) -> bool:
         await self.connection.run()
-        self.step("commit")
+        if isawaitable(more := self.step("commit")):
+            await more
         return self.end("COMMIT")
 
     async def roll_back(self) -> None:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from inspect import isawaitable
 from types import CoroutineType
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from hasql._leasing.async_lease import AsyncLease
 from hasql._leasing.loop_binding import LoopBinding
@@ -15,11 +15,13 @@ from hasql.resilience.commit_outcome import CommitMark, Outcome, outcome_of_all
 from hasql.resilience.run_means import RunMeans
 from hasql.resilience.run_options import RunOptions
 from hasql.resilience.runs import Runs, no_work, within_another
-from hasql.resilience.unit_of_work import UnitOfWork
+from hasql.resilience.unit_of_work import Phase, UnitOfWork
 
 __all__ = ("TaskAttempt", "TaskRuns")
 
 _T = TypeVar("_T")
+
+_COMMITTED: Final = Phase.COMMITTED
 
 
 class TaskAttempt(Attempt[PoolT, ConnT], Generic[PoolT, ConnT]):
@@ -101,9 +103,12 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
                     except BaseException as error:
                         await self._fail(attempt, error)
                         raise
+                    unit.phase = _COMMITTED
                     await attempt.lease.__aexit__(None, None, None)
                 except Exception as error:
-                    if unit.outcome_is_open and await self._is_done(unit, error):
+                    if unit.is_committed(error) or (
+                        unit.outcome_is_open and await self._is_done(unit, error)
+                    ):
                         return unit.result  # type: ignore[no-any-return]  # the work's
                     pause = unit.pause(error)
                     if pause is None:

@@ -15,7 +15,7 @@ from hasql.resilience.commit_outcome import CommitMark, Outcome, outcome_of_all
 from hasql.resilience.run_means import RunMeans
 from hasql.resilience.run_options import RunOptions
 from hasql.resilience.runs import Runs, no_work, within_another
-from hasql.resilience.unit_of_work import UnitOfWork
+from hasql.resilience.unit_of_work import Phase, UnitOfWork
 
 __all__ = ("ThreadAttempt", "ThreadRuns")
 
@@ -103,7 +103,9 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
                     attempt = ThreadAttempt(self, unit, acquire(seconds))
                     return self._do(attempt, work, on_attempt=on_attempt)
                 except Exception as error:
-                    if unit.outcome_is_open and self._is_done(unit, error):
+                    if unit.is_committed(error) or (
+                        unit.outcome_is_open and self._is_done(unit, error)
+                    ):
                         return unit.result  # type: ignore[no-any-return]  # the work's
                     pause = unit.pause(error)
                     if pause is None:
@@ -146,6 +148,7 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         except BaseException as error:
             self._fail(attempt, error)
             raise
+        attempt.unit.phase = Phase.COMMITTED
         return result
 
     def _fail(self, attempt: ThreadAttempt[PoolT, ConnT], error: BaseException) -> None:

@@ -60,6 +60,8 @@ class Phase(Enum):
     MARKING = "about to commit"
     #: COMMIT may have been sent.
     COMMITTING = "committing"
+    #: COMMIT was answered: it is done, whatever becomes of the connection.
+    COMMITTED = "committed"
 
 
 class UnitOfWork:
@@ -112,7 +114,7 @@ class UnitOfWork:
         """Begin another attempt; return the seconds that there are for getting a connection."""
         if self.node is not None:
             self.phase, self.node, self.mark, self.result = Phase.WAITING, None, None, None
-            self._answered = True
+            self._answered, self._kind = True, ErrorKind.OTHER
         self.wrote_nothing = self.options.read_only
         return max(0.0, self.deadline - self._means.clock())
 
@@ -179,6 +181,17 @@ class UnitOfWork:
 
     # What comes next
 
+    def is_committed(self, error: Exception) -> bool:
+        """Tell whether it is done, and an error says no more than what became of its connection.
+
+        The connection may have been broken right behind the answer, for one by `leak_action`. What
+        an application has a signal raise is another matter.
+        """
+        if self.phase is not Phase.COMMITTED:
+            return False
+        ours = isinstance(error, HasqlError | ConnectionError)
+        return ours or self._means.rules.sqlstate(error) is not None
+
     @property
     def outcome_is_open(self) -> bool:
         """Whether it is not known what has become of what has just failed.
@@ -241,7 +254,7 @@ class UnitOfWork:
         self._last = None
 
     def _give_up(self, error: Exception) -> None:
-        if self.retried:
+        if self.retried and self.phase is not Phase.COMMITTED:
             error.add_note(f"hasql: run gave up after attempt {self.attempts}")
 
     def _tell(self, error: Exception, pause: float) -> None:

@@ -7,8 +7,10 @@ import logging
 import pickle
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from random import Random
 from threading import Thread
+from time import sleep
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
@@ -27,6 +29,7 @@ from hasql.metrics import RunMetrics
 from hasql.resilience import (
     Category,
     CommitUnknownError,
+    Lifecycle,
     Outcome,
     RetryPolicy,
     RolledBackError,
@@ -313,6 +316,83 @@ def test_a_thread_finds_out_what_a_fatal_answer_to_commit_leaves_open(sqlstate: 
         work = Work()
         assert manager.run(work.in_thread, retry=POLICY) == "done"
         assert work.calls == 1
+
+
+TERMINATES = Lifecycle(leak_threshold=0.05, leak_action="terminate")
+
+
+def a_conflict_first(conflict: bool) -> Work:
+    """Make work that meets a conflict in its first attempt, or none."""
+
+    def meets(connection: FakeConnection) -> None:
+        if conflict and work.calls == 1:
+            refused("40001")(connection)
+
+    work = Work(meets)
+    return work
+
+
+@pytest.mark.parametrize("conflict", [False, True])
+async def test_20_what_is_terminated_right_behind_the_answer_to_commit_is_done_once(
+    servers: dict[str, FakeServer], conflict: bool
+) -> None:
+    async with manager_of(servers, lifecycle=TERMINATES) as manager:
+        await manager.ready()
+        # Before the task hears the answer, as where another one keeps the event loop busy then.
+        terminated = partial(until, lambda: manager.metrics().leases_overdue == 1)
+        servers["a"].script["commit"] = lambda _: terminated()
+        work = a_conflict_first(conflict)
+        assert await manager.run(work, retry=POLICY) == "done"
+        assert (work.calls, servers["a"].ended.count("COMMIT")) == (1 + conflict, 1)
+        await until(lambda: sum(node.in_flight for node in manager.metrics().nodes) == 0)
+
+
+@pytest.mark.parametrize("conflict", [False, True])
+def test_20_a_threads_work_that_is_terminated_right_behind_that_is_done_once(
+    conflict: bool,
+) -> None:
+    servers = fake_cluster("a master", "b replica")
+    servers["a"].xid = 7
+    with ThreadManager(servers, lifecycle=TERMINATES) as manager:
+        manager.ready()
+
+        def terminated(_: FakeConnection) -> None:
+            while manager.metrics().leases_overdue < 1:
+                sleep(0.001)
+
+        servers["a"].script["commit"] = terminated
+        work = a_conflict_first(conflict)
+        assert manager.run(work.in_thread, retry=POLICY) == "done"
+        assert (work.calls, servers["a"].ended.count("COMMIT")) == (1 + conflict, 1)
+
+
+async def test_20_a_connection_that_is_lost_behind_the_answer_to_commit_changes_nothing(
+    servers: dict[str, FakeServer], manager: FakeManager
+) -> None:
+    async def leave(connection: FakeConnection, error: BaseException | None) -> None:
+        if error is None:
+            lost(connection)
+
+    for pool in manager.driver.pools:
+        pool.leave_block = leave
+    work = a_conflict_first(conflict=True)
+    assert await manager.run(work, retry=POLICY) == "done"
+    assert (work.calls, servers["a"].ended) == (2, ["ROLLBACK", "COMMIT"])
+
+
+async def test_what_a_signal_raises_behind_the_answer_to_commit_is_raised(
+    servers: dict[str, FakeServer], manager: FakeManager
+) -> None:
+    async def leave(_: object, error: BaseException | None) -> None:
+        if error is None:
+            raise OwnError
+
+    for pool in manager.driver.pools:
+        pool.leave_block = leave
+    work = a_conflict_first(conflict=True)
+    with pytest.raises(OwnError):
+        await manager.run(work, retry=POLICY)
+    assert (work.calls, servers["a"].ended) == (2, ["ROLLBACK", "COMMIT"])
 
 
 async def test_one_that_nobody_knows_of_can_be_asked_for_again(
