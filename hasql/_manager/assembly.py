@@ -122,6 +122,8 @@ class _CommonParts(Generic[PoolT, ConnT]):
         self.lifetime = Lifetime(
             options, self.discovering, asking, self.routing, router, self.book, self.binding
         )
+        self.commits.on_told = router.wake_drain
+        self.lifetime.finds_commits = lambda: self.commits.is_in_use
 
     def parts(self) -> dict[str, Any]:
         """Return them by the names that `Parts` has for them."""

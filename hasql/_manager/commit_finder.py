@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from typing import Final, Generic
+from typing import TYPE_CHECKING, Final, Generic
 
 from hasql._manager.options import Options
 from hasql._manager.own_session import OwnSession
@@ -20,6 +20,9 @@ from hasql.resilience.commit_rule import (
     question,
     read_answer,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ("CommitFinder",)
 
@@ -55,10 +58,27 @@ class CommitFinder(Generic[PoolT, ConnT]):
         self._waits = waits
         self._session = OwnSession(driver, options)
         self._one_at_a_time = asyncio.Lock()
-        #: How many are being found out now.
+        #: How many are being found out now, and the units of work that are about to ask.
         self._asking = 0
+        self._about_to_ask: set[object] = set()
+        #: Called when somebody has asked, or will not any more.
+        self.on_told: Callable[[], object] = _nothing
         #: By server: the mark that was read last.
         self._marks: dict[tuple[int, int, int | None], CommitMark] = {}
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether somebody asks now, or is about to."""
+        return bool(self._asking or self._about_to_ask)
+
+    def expect(self, unit: object) -> None:
+        """Take note that a unit of work is about to ask; called while its lease is still out."""
+        self._about_to_ask.add(unit)
+
+    def told(self, unit: object) -> None:
+        """Take note that it has asked, or does not any more; once more does no harm."""
+        self._about_to_ask.discard(unit)
+        self.on_told()
 
     def saw(self, mark: CommitMark) -> None:
         """Take note of a mark that was read, as it tells how far its server has come."""
@@ -89,6 +109,7 @@ class CommitFinder(Generic[PoolT, ConnT]):
             self._asking -= 1
             if not self._asking:
                 self._session.close()
+            self.on_told()
         log.info(
             "the commit of transaction %d on %s (timeline %d), whose answer was lost, is %s",
             mark.xid, mark.host, mark.timeline, outcome.value,
@@ -140,3 +161,7 @@ class CommitFinder(Generic[PoolT, ConnT]):
             row = await self._session.fetch_row(node, question(mark))
         state = self._routing.topology.node(node.host)
         return read_answer(node.host, row, several=state is None or state.several)
+
+
+def _nothing() -> None:
+    pass

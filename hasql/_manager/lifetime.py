@@ -66,6 +66,8 @@ class Lifetime(Generic[PoolT, ConnT]):
         self.closing = False
         self.closed = False
         self._terminating = False
+        #: Tells whether somebody finds out what has become of a commit.
+        self.finds_commits: Callable[[], bool] = bool
         #: Called when it starts.
         self.on_start: Callable[[], object] = _nothing
         #: Returns the tasks that others have under way for the manager.
@@ -150,18 +152,22 @@ class Lifetime(Generic[PoolT, ConnT]):
         self._discovering.cancel()
 
     async def drain(self, timeout: float) -> None:
-        """Wait for so many seconds until all leases are back, or until told to terminate."""
+        """Wait for so many seconds until all leases are back, or until told to terminate.
+
+        And until whoever has lost the answer to a COMMIT knows what has become of it.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while (vacancy := self._next_vacancy()) is not None:
                     await asyncio.shield(vacancy)
 
     def _next_vacancy(self) -> "asyncio.Future[None] | None":
-        """Return what to wait for while leases are out; None: for nothing any more."""
+        """Return what to wait for while something is in use; None: for nothing any more."""
         with self._routing.guard:
             nodes = self._routing.all_nodes()
-            lent = len(self._book) > 0 or any(node.in_flight for node in nodes)
-            return self._router.next_vacancy() if lent and not self._terminating else None
+            in_use = len(self._book) > 0 or any(node.in_flight for node in nodes)
+            in_use = in_use or self.finds_commits()
+            return self._router.next_vacancy() if in_use and not self._terminating else None
 
     def leases_out(self) -> tuple[LeaseInfo, ...]:
         """Return what closing would break now, the oldest first; none once that was done."""

@@ -113,6 +113,8 @@ class Attempt(Generic[PoolT, ConnT]):
         """
         closed = self.pool.is_closed(self.connection)
         broken = self.unit.met(error, self.lease, self.connection, closed=closed)
+        if self.unit.outcome_is_open:
+            self._runs.expect_to_ask(self.unit)  # while the lease is out, so that closing waits
         if not self.is_out:
             return False
         if broken:

@@ -18,6 +18,12 @@ class FindsOutcome(Protocol):
     def saw(self, mark: CommitMark) -> None:
         """Take note of a mark that was read; called by whoever has read it, in any thread."""
 
+    def expect(self, unit: object) -> None:
+        """Take note that a unit of work is about to ask; called in any thread, as is `told`."""
+
+    def told(self, unit: object) -> None:
+        """Take note that it has asked, or does not any more."""
+
     async def find(self, mark: CommitMark | None, deadline: float) -> Outcome:
         """Find out by a deadline, by the clock."""
         ...

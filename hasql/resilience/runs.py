@@ -50,10 +50,21 @@ class Runs(Generic[PoolT, ConnT]):
     def _end(self, unit: UnitOfWork) -> None:
         """Count a run that has ended; for threads, under the guard."""
         self._ended += 1
+        if unit.asks:
+            self._has_asked(unit)
         if unit.has_failed:
             unit.forget()
             for category in unit.retried:
                 self._retried[category] += 1
+
+    def expect_to_ask(self, unit: UnitOfWork) -> None:
+        """Have the finder of commits know that a unit of work is about to ask."""
+        unit.asks = True
+        self._means.finder.expect(unit)
+
+    def _has_asked(self, unit: UnitOfWork) -> None:
+        self._means.finder.told(unit)
+        unit.asks = False
 
     def _found_out(self, unit: UnitOfWork, outcome: Outcome, error: Exception) -> bool:
         """Take what was found out of a commit; tell whether it is done.

@@ -158,6 +158,7 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         mark, outcome = unit.mark, Outcome.UNKNOWN
         if mark is not None:
             outcome = await self._means.finder.find(mark, unit.deadline)
+        self._has_asked(unit)
         return self._found_out(unit, outcome, error)
 
     async def _find_again(self, marks: Sequence[CommitMark | None], seconds: float) -> Outcome:

@@ -10,6 +10,7 @@ from hasql._leasing.lease import Lease
 from hasql._leasing.thread_lease import ThreadLease
 from hasql.driver import ConnT, PoolT, ThreadPool
 from hasql.driver.transactions import ThreadTransaction
+from hasql.errors import PoolManagerClosedError
 from hasql.resilience.attempt import Attempt
 from hasql.resilience.commit_outcome import CommitMark, Outcome, outcome_of_all
 from hasql.resilience.run_means import RunMeans
@@ -182,10 +183,14 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         mark, outcome = unit.mark, Outcome.UNKNOWN
         if mark is not None:
             outcome = self._find(mark, unit.deadline)
+        self._has_asked(unit)
         return self._found_out(unit, outcome, error)
 
     def _find(self, mark: CommitMark | None, deadline: float) -> Outcome:
-        return self._in_loop(lambda: self._means.finder.find(mark, deadline))
+        try:
+            return self._in_loop(lambda: self._means.finder.find(mark, deadline))
+        except PoolManagerClosedError:
+            return Outcome.UNKNOWN  # its loop has ended, and nobody can be asked any more
 
     def _find_again(self, marks: Sequence[CommitMark | None], seconds: float) -> Outcome:
         deadline = self._means.clock() + seconds

@@ -89,6 +89,8 @@ class UnitOfWork:
     #: the host of the last one.
     in_doubt: tuple[CommitMark | None, ...] = ()
     host_in_doubt: HostSpec | None = None
+    #: Whether the finder of commits knows that it is about to ask.
+    asks = False
     _kind = ErrorKind.OTHER
     _answered = True
     _on_standby = False

@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from time import sleep
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,16 +25,27 @@ from hasql.errors import (
     PoolManagerClosedError,
     WrongEventLoopError,
 )
-from hasql.resilience import DrainReport, Lifecycle, shutdown_on_signals
-from testbed.fake_driver import fake_cluster, manager_of
+from hasql.resilience import (
+    CommitUnknownError,
+    DrainReport,
+    Lifecycle,
+    Outcome,
+    shutdown_on_signals,
+)
+from testbed.fake_driver import fake_cluster, manager_of, until
 from testbed.fake_threads import ThreadManager
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from testbed.fake_driver import FakeManager
+    from testbed.fake_driver import FakeConnection, FakeManager, FakeServer
 
 LONG = 10.0
+
+
+def asks(manager: FakeManager | ThreadManager) -> bool:
+    """Tell whether a run asks what has become of its commit."""
+    return bool(manager._parts.commits._asking)  # noqa: SLF001  # there is no other sign of it
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -309,6 +321,110 @@ def test_draining_what_no_thread_has_used_is_nothing() -> None:
     assert manager.drain() == DrainReport()
     assert manager.drain() == DrainReport()
     assert manager.closed
+
+
+# Commits whose answer is lost
+
+
+def lost(connection: FakeConnection) -> None:
+    """Lose the answer to a COMMIT, of which the server then says that it is in progress."""
+    connection.lose()
+    raise ConnectionResetError
+
+
+def losing_commits() -> dict[str, FakeServer]:
+    """Make a master that loses the answer to each COMMIT of a transaction that writes."""
+    servers = fake_cluster("a master")
+    servers["a"].xid, servers["a"].script["commit"] = 7, lost
+    return servers
+
+
+async def work(_: object) -> str:
+    return "done"
+
+
+async def test_12_finding_out_what_has_become_of_a_commit_is_waited_for() -> None:
+    servers = losing_commits()
+    a = servers["a"]
+    manager = manager_of(servers)
+    await manager.ready(1, 0)
+    running = asyncio.create_task(manager.run(work))
+    await until(lambda: asks(manager))
+    draining = asyncio.create_task(manager.drain(60))
+    asked = len(a.probes)
+    await until(lambda: len(a.probes) > asked + 3)
+    assert not draining.done()
+    a.statuses[7] = "committed"
+    assert await running == "done"
+    report = await draining
+    assert report.broken == ()
+
+
+async def test_12_what_is_not_found_out_by_the_end_of_a_drain_is_unknown() -> None:
+    manager = manager_of(losing_commits())
+    await manager.ready(1, 0)
+    running = asyncio.create_task(manager.run(work))
+    await until(lambda: asks(manager))
+    await manager.drain(0.05)
+    with pytest.raises(CommitUnknownError) as met:
+        await running
+    assert await met.value.outcome(1) is Outcome.UNKNOWN
+
+
+async def test_12_nobody_waits_for_who_asks_no_more() -> None:
+    """A run that is cancelled, or does not ask, leaves nothing to be waited for."""
+    manager = manager_of(losing_commits())
+    await manager.ready(1, 0)
+    with pytest.raises(CommitUnknownError):
+        await manager.run(work, resolve_commits=False)
+    running = asyncio.create_task(manager.run(work))
+    await until(lambda: asks(manager))
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert (await manager.drain(60)).seconds < LONG
+
+
+def test_12_a_thread_that_finds_out_what_has_become_of_a_commit_is_waited_for(
+    threads: ThreadPoolExecutor,
+) -> None:
+    servers = losing_commits()
+    a = servers["a"]
+    manager = ThreadManager(servers)
+    manager.ready(1, 0)
+    draining: list[Future[DrainReport]] = []
+
+    def lost_with_a_drain(connection: FakeConnection) -> None:
+        draining.append(threads.submit(manager.drain, 60))
+        while not manager.closing:
+            sleep(0.001)
+        lost(connection)
+
+    a.script["commit"] = lost_with_a_drain
+    running = threads.submit(manager.run, lambda _: "done")
+    while not asks(manager):
+        assert not running.done()
+    asked = len(a.probes)
+    while len(a.probes) < asked + 4:
+        assert not running.done()
+    assert not draining[0].done()
+    a.statuses[7] = "committed"
+    assert running.result(LONG) == "done"
+    assert draining[0].result(LONG).broken == ()
+
+
+def test_12_what_a_thread_has_not_found_out_by_the_end_of_a_drain_is_unknown(
+    threads: ThreadPoolExecutor,
+) -> None:
+    manager = ThreadManager(losing_commits())
+    manager.ready(1, 0)
+    running = threads.submit(manager.run, lambda _: "done")
+    while not asks(manager):
+        sleep(0.001)
+    manager.drain(0.05)
+    with pytest.raises(CommitUnknownError) as met:
+        running.result(LONG)
+    assert met.value.outcome(1) is Outcome.UNKNOWN
 
 
 # Signals
