@@ -30,6 +30,7 @@ _INHERITED = (
     "server",
     "several",
     "weight",
+    "without_marks",
 )
 _NEVER = float("-inf")
 _FOREVER = float("inf")
@@ -43,8 +44,9 @@ _SLOWEST_ELSEWHERE = 0.2
 class Node(Generic[PoolT, ConnT]):
     """One host of the cluster as the hot path sees it.
 
-    Its count of leases is changed by the router alone, its limit also by what acquires meet, and
-    all else by the routing state. All of that happens in one event loop, between two awaits.
+    Its count of leases is changed by the router alone, its limit also by what acquires meet,
+    `without_marks` also by what runs meet, and all else by the routing state. All of that happens
+    in one event loop, between two awaits.
     """
 
     __slots__ = (
@@ -85,6 +87,7 @@ class Node(Generic[PoolT, ConnT]):
         "successions",
         "tells_of_drops",
         "weight",
+        "without_marks",
     )
 
     def __init__(
@@ -141,6 +144,8 @@ class Node(Generic[PoolT, ConnT]):
         #: has said that it is one all the same, so that some connections lead elsewhere.
         self.off_at = _FOREVER
         self.leads_elsewhere = False
+        #: Whether its server tells no ids of transactions, as a run has met there.
+        self.without_marks = False
         #: What a policy may go by, see `Candidate`.
         self.replayed: int | None = None
         self.lag_seconds: float | None = None
@@ -279,6 +284,8 @@ class Node(Generic[PoolT, ConnT]):
         began, self.response_time = answer.began, answer.response_time
         self.pooled, self.flag_lies = answer.pooled, answer.flag_lies
         self.replayed, self.lag_seconds = answer.reading.wal_position, lag_seconds
+        if state.server != self.server or state.role is not Role.MASTER:
+            self.without_marks = False  # the next one may tell them
         self.server, self.several = state.server, state.several
         if began > self.off_at or state.role is not Role.REPLICA:
             self.leads_elsewhere, self.off_at = state.role is Role.REPLICA, _FOREVER

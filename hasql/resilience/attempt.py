@@ -56,11 +56,8 @@ class Attempt(Generic[PoolT, ConnT]):
         node = lease.node
         if lease.request is not MASTER:
             unit.wrote_nothing = True
-        options, refused = unit.options, self._runs.without_marks
-        modes = options.modes if unit.wrote_nothing else options.modes_to_mark
-        if refused and node.host in refused:  # nearly always there are none
-            modes = options.modes
-        self.modes = modes
+        options, unasked = unit.options, unit.wrote_nothing or node.without_marks
+        self.modes = modes = options.modes if unasked else options.modes_to_mark
         self.pool = pool = node.pool
         self.transaction = pool.transaction(connection, modes)
         unit.attempts += 1

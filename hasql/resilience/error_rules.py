@@ -94,7 +94,8 @@ _OURS: Final = (
     (CommitUnknownError, ErrorKind.UNKNOWN),
     (StaleReadError, ErrorKind.CONFLICT),
 )
-_READ_ONLY: Final = "25006"
+#: What a standby answers to who would write, or asks how far its own log has come.
+_OF_A_STANDBY: Final = frozenset({"25006", "55000"})
 
 
 class ErrorRules:
@@ -117,7 +118,7 @@ class ErrorRules:
         code = self.sqlstate(error) or ""
         if code in _BY_SQLSTATE:
             return _BY_SQLSTATE[code]
-        if code == _READ_ONLY:
+        if code in _OF_A_STANDBY:
             return ErrorKind.STANDBY if self._met.was(error, Met.ON_STANDBY) else ErrorKind.OTHER
         if isinstance(error, TimeoutError) and error.errno != ETIMEDOUT:
             return ErrorKind.OTHER  # a limit of the application's, not the kernel's word
@@ -140,7 +141,7 @@ class ErrorRules:
 
     def note_on_standby(self, error: BaseException) -> None:
         """Take note that the server of a master's lease has said that it is a standby."""
-        if self.sqlstate(error) == _READ_ONLY:
+        if self.sqlstate(error) in _OF_A_STANDBY:
             self._met.note(error, Met.ON_STANDBY)
 
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic
+from typing import Any, Generic
 
 from hasql.diagnostics import about
 from hasql.driver import ConnT, PoolT
@@ -13,9 +13,6 @@ from hasql.resilience.commit_outcome import CommitMark, CommitUnknownError, Outc
 from hasql.resilience.error_rules import Category
 from hasql.resilience.run_means import RunMeans
 from hasql.resilience.unit_of_work import UnitOfWork
-
-if TYPE_CHECKING:
-    from hasql.cluster.host import HostSpec
 
 __all__ = ("Runs", "no_work", "within_another")
 
@@ -31,8 +28,6 @@ class Runs(Generic[PoolT, ConnT]):
         #: Who is within a run: tasks, or numbers of threads. They take themselves out in the end,
         #: whatever interrupts them: else a thread could run nothing any more.
         self._within: set[object] = set()
-        #: Hosts whose servers do not tell a transaction's id.
-        self.without_marks: set[HostSpec] = set()
         self._ended = self._found = self._unknown = 0
         self._retried = dict.fromkeys(Category, 0)
 
@@ -102,14 +97,15 @@ class Runs(Generic[PoolT, ConnT]):
         self._means.finder.saw(mark)
 
     def note_refusal(self, unit: UnitOfWork, error: Exception) -> None:
-        """Ask a host for no more marks, if what it has met is that it tells none."""
-        if unit.mark_was_refused and (host := unit.host) not in self.without_marks:
-            self.without_marks.add(host)
+        """Ask a server for no more marks, if what it has met is that it tells none."""
+        node = unit.node
+        if unit.mark_was_refused and node is not None and not node.without_marks:
+            node.without_marks = True
             log.warning(
                 "%s tells no ids of transactions, so that lost commits are not found out: %s",
-                host,
+                node.host,
                 self._means.hide(repr(error)),
-                extra=about("marks_refused", host=host),
+                extra=about("marks_refused", host=node.host),
             )
 
 

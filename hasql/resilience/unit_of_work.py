@@ -25,7 +25,8 @@ log = logging.getLogger("hasql")
 
 _IN_FAILED_TRANSACTION: Final = "25P02"
 #: The classes of what a server answers that lets nobody ask, or has no such function.
-_REFUSALS: Final = ("0A", "42", "55000", "XX")
+_NOT_IN_THIS_STATE: Final = "55000"
+_REFUSALS: Final = ("0A", "42", _NOT_IN_THIS_STATE, "XX")
 #: The class of what a pooler says in its own name, on a connection that it keeps open.
 _SYSTEM_ERROR: Final = "58"
 
@@ -179,7 +180,19 @@ class UnitOfWork:
                 raise _rolled_back() from error
             unreadable = isinstance(error, UnreadableAnswerError)
             if unreadable or (code and code.startswith(_REFUSALS) and not closed):
-                self._kind = ErrorKind.STANDBY if self._on_standby else ErrorKind.NO_MARK
+                self._kind = self._kind_of_refusal(code, error)
+
+    def _kind_of_refusal(self, code: str | None, error: BaseException) -> ErrorKind:
+        """Say what it means that the question for the mark was refused.
+
+        A standby does so in its recovery; behind a pooler or a name it is not the server that the
+        monitor sees, which answers questions like this one.
+        """
+        answers = self.node is not None and self.node.server is not None
+        if self._on_standby or (code == _NOT_IN_THIS_STATE and answers):
+            self._means.rules.note_on_standby(error)
+            return ErrorKind.STANDBY
+        return ErrorKind.NO_MARK
 
     # What comes next
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
+from hasql.cluster.probe import ProbeForm
 from hasql.driver.transactions import TransactionState
 from hasql.errors import (
     BreakerOpenError,
@@ -140,6 +141,8 @@ MEETS: dict[str, tuple[Callable[[FakeConnection], None], str]] = {
     "53300": (refused("53300"), "begin work mark commit"),
     # In answer to COMMIT nobody knows whose it is.
     "08006 of another server": (refused("08006"), "commit?"),
+    # A standby's word on how far its log has come, in a master's place behind a pooler.
+    "55000": (refused("55000"), "mark"),
     "55P03": (refused("55P03"), ""),
     "57014": (refused("57014"), ""),
     "25006": (refused("25006"), ""),
@@ -504,6 +507,51 @@ async def test_without_resolving_commits_nothing_is_asked_and_nobody_knows(
     assert isinstance(met.value.__cause__, ConnectionResetError)
     assert manager.category(met.value) is Category.INFRASTRUCTURE
     assert not manager.retriable(met.value)
+
+
+async def test_a_standby_in_a_masters_place_does_not_end_the_finding_out_of_commits(
+    servers: dict[str, FakeServer], manager: FakeManager
+) -> None:
+    a = servers["a"]
+    a.script["mark"] = refused("55000")
+    with pytest.raises(ServerError) as met:
+        await manager.run(Work(), retry=POLICY)
+    assert manager.category(met.value) is Category.INFRASTRUCTURE
+    assert manager.retriable(met.value)
+    asked: list[object] = []
+    a.script["mark"] = asked.append
+    assert await manager.run(Work()) == "done"
+    assert asked
+
+
+async def test_a_server_that_tells_no_ids_may_be_replaced_by_one_that_does(
+    servers: dict[str, FakeServer], manager: FakeManager
+) -> None:
+    a = servers["a"]
+    asked: list[object] = []
+
+    def refuse(connection: FakeConnection) -> None:
+        asked.append(connection)
+        refused("0A000")(connection)
+
+    a.script["mark"] = refuse
+    for _ in range(2):
+        assert await manager.run(Work()) == "done"
+    assert len(asked) == 1
+    a.restart()
+    async with asyncio.timeout(20):
+        while len(asked) < 2:  # once a probe has seen that it was started anew
+            assert await manager.run(Work()) == "done"
+
+
+async def test_a_server_whose_probe_tells_no_more_than_its_role_may_refuse_by_55000() -> None:
+    servers = fake_cluster("a master")
+    a = servers["a"]
+    a.xid, a.denies = 7, {form: "55000" for form in ProbeForm if form is not ProbeForm.BARE}
+    a.script["mark"] = refused("55000")
+    async with manager_of(servers) as manager:
+        await manager.ready(1, 0)
+        assert await manager.run(Work(), retry=POLICY) == "done"
 
 
 async def test_what_only_reads_by_its_own_word_is_asked_for_no_id(
