@@ -15,7 +15,7 @@ from hasql._routing.request import REPLICA, REPLICA_OR_MASTER
 from hasql._routing.router import Router
 from hasql.diagnostics import correlation_id
 from hasql.driver import ConnT, Driver, Failure, PoolT
-from hasql.driver.deadline import OutOfTimeError
+from hasql.driver.deadline import OutOfTimeError, SlowConnectError
 from hasql.driver.judgement import judged
 from hasql.errors import NotAvailableError
 
@@ -119,7 +119,7 @@ class CheckoutRules(Generic[PoolT, ConnT]):
         """Return if the acquire is to be tried again, else raise."""
         if isinstance(error, OutOfTimeError):
             if node.error is None:  # what the server itself has said tells more
-                node.failed(TimeoutError("connecting was not done by an acquire's deadline"))
+                node.failed(SlowConnectError("connecting was not done by an acquire's deadline"))
             self._signal(node.host)
             raise self._not_available(lease) from None
         if isinstance(error, PoolerRefusesError):

@@ -55,13 +55,16 @@ class Hints(Generic[PoolT, ConnT]):
 
         On one that is gone, whatever the driver says by itself is about that: psycopg2 that a
         cursor is closed, asyncpg that an operation is in progress. Applications mend that by doing
-        it again, too, so it is noted. Where the session has come to a limit of its own, nothing
-        that is said without the server is about the host.
+        it again, too, so it is noted. Where the session has come to a limit of its own, or the
+        lease to that of `leak_action`, nothing that is said without the server is about the host.
         """
         failure, code = judged(self._driver, error), sqlstate_of(self._driver, error)
+        lease = self._book.find(connection)
+        if lease is not None and lease.terminated and (failure is Failure.BROKEN or not code):
+            self.met.note(error, Met.ON_TERMINATED)
+            return Failure.LIMIT
         if code:
             return failure
-        lease = self._book.find(connection)
         limited = lease is not None and lease.at_its_limit
         if failure is Failure.OTHER and code == "":
             if lease is not None and lease.node is not None:

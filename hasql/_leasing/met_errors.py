@@ -17,6 +17,8 @@ class Met(Enum):
     ON_STANDBY = "on a standby"
     #: The driver has said it by itself, of a connection that was gone.
     ON_LOST = "on a lost connection"
+    #: The connection was broken as its lease was out for too long.
+    ON_TERMINATED = "on a terminated lease"
 
 
 class MetErrors:

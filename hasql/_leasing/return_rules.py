@@ -12,12 +12,17 @@ from hasql.diagnostics import about
 from hasql.driver import ConnT, DriverPool, Failure, PoolT
 from hasql.errors import LeaseTerminatedError
 
-__all__ = ("LONGEST_HOLD", "ReturnRules")
+__all__ = ("LONGEST_HOLD", "TERMINATED", "ReturnRules", "lease_was_terminated")
 
 log = logging.getLogger("hasql")
 
 LONGEST_HOLD: Final = 0.1
 """Seconds for which a host offers nothing at most while a probe is to tell what broke a lease."""
+
+TERMINATED: Final = (
+    "this lease was out for longer than leak_threshold, and its connection was broken for that "
+    "(leak_action='terminate')"
+)
 
 
 class ReturnRules(Generic[PoolT, ConnT]):
@@ -59,7 +64,7 @@ class ReturnRules(Generic[PoolT, ConnT]):
             if pool.is_closed(connection):
                 lease.lost = True
                 failure = None if error is None else self._hints.judged(node, connection, error)
-                if lease.at_its_limit or failure is Failure.LIMIT:
+                if lease.at_its_limit or lease.terminated or failure is Failure.LIMIT:
                     return  # the application's own, who has lost no more than this one
                 if failure in {None, Failure.BROKEN}:  # None: `release` is not told of an error
                     pool.destinations.doubt_all()
@@ -83,12 +88,14 @@ class ReturnRules(Generic[PoolT, ConnT]):
     def check_not_terminated(lease: Lease[PoolT, ConnT], error: BaseException | None) -> None:
         """Raise LeaseTerminatedError at the end of a block that would end as if all were well."""
         if lease.terminated and error is None:
-            raise LeaseTerminatedError(
-                "this lease was out for longer than leak_threshold, and its connection was broken "
-                "for that (leak_action='terminate'): what the block has not committed is lost"
-            )
+            raise lease_was_terminated()
 
     def _note_broken(self, node: Node[PoolT, ConnT], failure: BaseException) -> None:
         told = self._hide(repr(failure))
         extra = about("connection_closed", host=node.host)
         log.debug("%s: a connection was closed, not given back: %s", node.host, told, extra=extra)
+
+
+def lease_was_terminated() -> LeaseTerminatedError:
+    """Make the error of a use of a lease that was to end as if all were well."""
+    return LeaseTerminatedError(f"{TERMINATED}: what the block has not committed is lost")

@@ -8,13 +8,23 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import NoReturn, TypeVar
 
-__all__ = ("OutOfTimeError", "by_deadline", "cancel_again", "cancellations")
+__all__ = (
+    "OutOfTimeError",
+    "SlowConnectError",
+    "by_deadline",
+    "cancel_again",
+    "cancellations",
+)
 
 _T = TypeVar("_T")
 
 
 class OutOfTimeError(Exception):
     """The deadline of an acquire has come while the driver was at work; never leaves hasql."""
+
+
+class SlowConnectError(TimeoutError):
+    """An acquire's deadline has come before its connect was done, which tells little of a host."""
 
 
 async def by_deadline(

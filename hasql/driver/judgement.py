@@ -1,12 +1,13 @@
 """What an exception tells of a server, whatever it is."""
 
 import logging
+from errno import ETIMEDOUT
 from typing import Any
 
 from hasql.diagnostics import about
 from hasql.driver import Driver, Failure
 
-__all__ = ("judged", "sqlstate_of")
+__all__ = ("is_own_limit", "judged", "sqlstate_of")
 
 log = logging.getLogger("hasql")
 
@@ -22,6 +23,11 @@ def judged(driver: Driver[Any, Any], error: BaseException) -> Failure:
         name, extra = type(error).__name__, about("judgement_failed")
         log.exception("no telling what a %s says of the server", name, extra=extra)
         return Failure.OTHER
+
+
+def is_own_limit(error: BaseException) -> bool:
+    """Tell whether an exception is a time limit of the application's, and not the kernel's word."""
+    return isinstance(error, TimeoutError) and error.errno != ETIMEDOUT
 
 
 def sqlstate_of(driver: Driver[Any, Any], error: BaseException) -> str | None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final, Generic
 
+from hasql._leasing.return_rules import lease_was_terminated
 from hasql._routing.request import MASTER
 from hasql.driver import ConnT, PoolT
 from hasql.driver.transactions import TransactionModes, TransactionState
@@ -93,6 +94,8 @@ class Attempt(Generic[PoolT, ConnT]):
         Raises ConnectionError where the connection is known to be lost: it is sure what that means.
         """
         if self.pool.is_closed(self.connection):
+            if self.lease.terminated:
+                raise lease_was_terminated()
             raise ConnectionError("the connection was lost before COMMIT was sent")
         unit = self.unit
         unit.result = result
@@ -121,8 +124,9 @@ class Attempt(Generic[PoolT, ConnT]):
     def ended(self, error: BaseException) -> None:
         """Take note that all is rolled back.
 
-        Raises RolledBackError in place of an error that only says so.
+        Raises RolledBackError or LeaseTerminatedError in place of an error that only says so.
         """
-        self.unit.ended(error, closed=self.pool.is_closed(self.connection))
+        closed, terminated = self.pool.is_closed(self.connection), self.lease.terminated
+        self.unit.ended(error, closed=closed, terminated=terminated)
         if isinstance(error, Exception):
             self._runs.note_refusal(self.unit, error)

@@ -16,7 +16,8 @@ from hasql._leasing.lease import Lease
 from hasql._routing.node import Node
 from hasql._routing.request import MASTER
 from hasql.driver import Driver, Failure
-from hasql.driver.judgement import judged
+from hasql.driver.deadline import SlowConnectError
+from hasql.driver.judgement import is_own_limit, judged
 from hasql.driver.os_threads import new_guard
 from hasql.errors import BreakerOpenError, NotAvailableError, OverloadedError, RateLimitedError
 from hasql.events import BreakerClosed, BreakerOpened, Event
@@ -132,7 +133,8 @@ class BreakerLayer(Layer):
         if not _concerns(lease):
             return
         if isinstance(error, NotAvailableError):
-            fails = not isinstance(error, _SHED) and not error.exhausted
+            shed = isinstance(error, _SHED) or error.exhausted
+            fails = not shed and not any(map(_serves, self._masters()))
         else:
             fails = isinstance(error, Exception) and self._judged(error) is Failure.BROKEN
         if fails:
@@ -146,12 +148,10 @@ class BreakerLayer(Layer):
         """Count a lease that has ended, if that tells of the masters."""
         if not (self._failures or error is not None) or not _concerns(lease):
             return
-        lost = lease.lost or lease.expired
-        if (
-            error is not None
-            and lost
-            and self._judged(error) in {Failure.BROKEN, Failure.READ_ONLY}
-        ):
+        limited = lease.terminated or lease.at_its_limit
+        lost = lease.lost or lease.expired or limited
+        own = limited or (error is not None and is_own_limit(error))
+        if error is not None and lost and not own and self._judged(error) in _FROM_BELOW:
             # A master that another has replaced tells nothing of that.
             if node.as_master or not self._masters():
                 self._count(lease, error)
@@ -216,6 +216,14 @@ class BreakerLayer(Layer):
                 tries = self._trial is not None or self._clock() >= self._tries_at
                 state = BreakerState.HALF_OPEN if tries else BreakerState.OPEN
             return BreakerMetrics(state, self._failures, self._openings, self._refusals)
+
+
+def _serves(node: Node[Any, Any]) -> bool:
+    """Tell whether a master lets connect, as far as its server has said.
+
+    An acquire that was out of time by its own deadline then tells nothing of it.
+    """
+    return node.error is None or isinstance(node.error, SlowConnectError)
 
 
 def _concerns(lease: Lease[Any, Any]) -> bool:

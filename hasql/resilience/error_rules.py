@@ -1,16 +1,16 @@
 """What an exception means to whoever could try again: its category, and whether `run` would."""
 
 from enum import Enum
-from errno import ETIMEDOUT
 from types import MappingProxyType
 from typing import Any, Final
 
 from hasql._leasing.met_errors import Met, MetErrors
 from hasql.driver import Driver, Failure
-from hasql.driver.judgement import judged, sqlstate_of
+from hasql.driver.judgement import is_own_limit, judged, sqlstate_of
 from hasql.errors import (
     BreakerOpenError,
     HasqlError,
+    LeaseTerminatedError,
     NameResolutionError,
     NotAvailableError,
     OverloadedError,
@@ -52,7 +52,7 @@ class ErrorKind(Enum):
     LOCKED = Category.CONFLICT, False, "lock not to be had"
     #: The server answers no question about a transaction's id; the work is done again without.
     NO_MARK = Category.APPLICATION, True, "no telling what becomes of commits"
-    #: The session has come to a limit that was set for it; once more it would again.
+    #: The session or the lease has come to a limit that was set for it; once more it would again.
     LIMIT = Category.APPLICATION, False, "a limit of the session's own"
     OTHER = Category.APPLICATION, False, "the application's"
 
@@ -92,6 +92,7 @@ _OURS: Final = (
     (RateLimitedError, ErrorKind.SHED),
     (BreakerOpenError, ErrorKind.BREAKER),
     (CommitUnknownError, ErrorKind.UNKNOWN),
+    (LeaseTerminatedError, ErrorKind.LIMIT),
     (StaleReadError, ErrorKind.CONFLICT),
 )
 #: What a standby answers to who would write, or asks how far its own log has come.
@@ -120,11 +121,12 @@ class ErrorRules:
             return _BY_SQLSTATE[code]
         if code in _OF_A_STANDBY:
             return ErrorKind.STANDBY if self._met.was(error, Met.ON_STANDBY) else ErrorKind.OTHER
-        if isinstance(error, TimeoutError) and error.errno != ETIMEDOUT:
-            return ErrorKind.OTHER  # a limit of the application's, not the kernel's word
+        terminated = self._met.was(error, Met.ON_TERMINATED)
+        if is_own_limit(error) and not terminated:
+            return ErrorKind.OTHER
         lost = self._met.was(error, Met.ON_LOST)
         failure = Failure.BROKEN if lost else judged(self._driver, error)
-        return _BY_FAILURE.get(failure, ErrorKind.OTHER)
+        return _BY_FAILURE.get(Failure.LIMIT if terminated else failure, ErrorKind.OTHER)
 
     def kind_met(self, error: BaseException, *, closed: bool) -> ErrorKind:
         """Say it of an exception in the use of a connection, which is `closed` since or is not.

@@ -7,6 +7,7 @@ from typing import Any, Final, NoReturn
 
 from hasql._leasing.hints import is_on_standby
 from hasql._leasing.lease import Lease
+from hasql._leasing.return_rules import TERMINATED, lease_was_terminated
 from hasql._routing.node import Node
 from hasql._routing.request import MASTER
 from hasql.cluster.host import HostSpec
@@ -165,12 +166,15 @@ class UnitOfWork:
             self._answered = bool(code) and not lost and not code.startswith(_SYSTEM_ERROR)
         return not self._answered
 
-    def ended(self, error: BaseException, *, closed: bool) -> None:
+    def ended(self, error: BaseException, *, closed: bool, terminated: bool) -> None:
         """Take note that all is rolled back, and whether the connection is closed.
 
-        Raises RolledBackError in place of an error that only says so.
+        `terminated`: by `leak_action`, to which the work would come again. Raises RolledBackError
+        or LeaseTerminatedError in place of an error that only says so.
         """
         kind = self._means.rules.kind_met(error, closed=closed)
+        if terminated and isinstance(error, Exception):
+            kind = self._terminated(error, kind)
         if not self._answered and isinstance(error, Exception) and kind is not ErrorKind.LIMIT:
             kind = ErrorKind.LOST
         self._kind = kind
@@ -181,6 +185,17 @@ class UnitOfWork:
             unreadable = isinstance(error, UnreadableAnswerError)
             if unreadable or (code and code.startswith(_REFUSALS) and not closed):
                 self._kind = self._kind_of_refusal(code, error)
+
+    def _terminated(self, error: Exception, kind: ErrorKind) -> ErrorKind:
+        """Say what an error on a terminated lease is; raise what it is where hasql has asked."""
+        if self.phase is Phase.MARKING:
+            self._kind = ErrorKind.LIMIT
+            raise lease_was_terminated() from error
+        if kind is not ErrorKind.LOST and self._answered:
+            return kind
+        if not isinstance(error, HasqlError):
+            error.add_note(f"hasql: {TERMINATED}")
+        return ErrorKind.LIMIT
 
     def _kind_of_refusal(self, code: str | None, error: BaseException) -> ErrorKind:
         """Say what it means that the question for the mark was refused.

@@ -14,7 +14,7 @@ import pytest
 from hasql.cluster.probe import Role
 from hasql.diagnostics import correlated
 from hasql.events import Event, LeaseDropped, LeaseOverdue
-from hasql.resilience import LeaseTerminatedError, Lifecycle
+from hasql.resilience import Category, LeaseTerminatedError, Lifecycle
 from testbed.held_clock import HeldClock
 from testbed.scene import sessions, until
 
@@ -168,6 +168,32 @@ async def test_a_terminated_lease_breaks_and_its_place_is_free(
         clock.hold()
         await every_place_is_free(manager, kit)
         assert manager.metrics().nodes[0].in_flight == 0
+
+
+@pytest.mark.parametrize("notices", [False, True])
+async def test_18_work_whose_lease_was_terminated_is_not_begun_again(
+    kit: Kit, pg_cluster: LocalCluster, application: str, notices: bool
+) -> None:
+    lifecycle, clock = Lifecycle(leak_threshold=0.1, leak_action="terminate"), HeldClock()
+    async with watched(kit, pg_cluster, application, lifecycle, clock) as manager:
+        events, calls = told(manager, LeaseOverdue), 0
+
+        async def work(connection: Any) -> None:
+            nonlocal calls
+            calls += 1
+            await kit.value(connection, "SELECT 1")
+            clock.go_on()
+            if notices:
+                await kit.value(connection, "SELECT 1 FROM pg_sleep(20)")
+            await until(lambda: bool(events))
+
+        clock.hold()
+        with pytest.raises(Exception, match=r".*") as met:  # whatever the driver says
+            await manager.run(work)
+        assert calls == 1
+        assert isinstance(met.value, LeaseTerminatedError) or notices
+        assert manager.category(met.value) is Category.APPLICATION, repr(met.value)
+        assert not manager.retriable(met.value)
 
 
 async def test_a_block_does_not_end_well_whose_lease_was_terminated(

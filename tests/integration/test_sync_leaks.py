@@ -12,7 +12,7 @@ import pytest
 
 from hasql.diagnostics import correlated
 from hasql.events import Event, LeaseDropped, LeaseOverdue
-from hasql.resilience import LeaseTerminatedError, Lifecycle
+from hasql.resilience import Category, LeaseTerminatedError, Lifecycle
 from testbed.held_clock import HeldClock
 
 if TYPE_CHECKING:
@@ -137,6 +137,28 @@ def test_a_terminated_lease_breaks_and_its_place_is_free(
         assert manager.metrics().nodes[0].in_flight == 0
         with pytest.raises(LeaseTerminatedError), manager.acquire():
             until(lambda: len(events) == 3)
+
+
+def test_18_work_whose_lease_was_terminated_is_not_begun_again(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    lifecycle, clock = Lifecycle(leak_threshold=0.2, leak_action="terminate"), HeldClock()
+    with watched(sync_kit, pg_cluster, lifecycle, clock) as manager:
+        calls = 0
+
+        def work(connection: Any) -> None:
+            nonlocal calls
+            calls += 1
+            sync_kit.value(connection, "SELECT 1")
+            clock.go_on()
+            sync_kit.value(connection, "SELECT pg_sleep(20)")
+
+        clock.hold()
+        with pytest.raises(sync_kit.lost) as met:
+            manager.run(work)
+        assert calls == 1
+        assert manager.category(met.value) is Category.APPLICATION, repr(met.value)
+        assert not manager.retriable(met.value)
 
 
 def test_a_statement_that_runs_for_too_long_ends_with_its_terminated_lease(

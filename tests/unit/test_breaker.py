@@ -10,6 +10,7 @@ import pytest
 
 from hasql._leasing.lease import Lease
 from hasql._routing.request import MASTER, REPLICA_OR_MASTER
+from hasql.driver.deadline import SlowConnectError
 from hasql.errors import (
     BreakerOpenError,
     ConfigurationError,
@@ -32,6 +33,8 @@ class Host:
 
     def __init__(self, *, as_master: bool = True) -> None:
         self.as_master = as_master
+        #: What the last connect there has met.
+        self.error: BaseException | None = None
 
 
 class Bench:
@@ -120,6 +123,7 @@ def test_it_opens_after_so_many_infrastructure_errors_in_a_row(bench: Bench) -> 
         (TimeoutError("the application's own"), False),
         (None, False),
         (ValueError("on a connection that is closed"), True),
+        (TimeoutError("the application's own, with which its driver closes the connection"), True),
     ],
 )
 def test_errors_of_the_application_never_open_it(
@@ -147,6 +151,45 @@ def test_what_says_no_on_purpose_counts_as_nothing(bench: Bench, error: BaseExce
         bench.fail(error)
     assert bench.state == "closed"
     assert bench.breaker.measure().failures == 0
+
+
+@pytest.mark.parametrize("why", ["terminated", "at_its_limit"])
+def test_18_what_hasql_or_a_limit_of_the_session_has_ended_tells_nothing(
+    bench: Bench, why: str
+) -> None:
+    for _ in range(20):
+        lease = bench.lend()
+        setattr(lease, why, True)
+        bench.end(lease, ConnectionResetError("gone"), lost=True)
+    assert bench.state == "closed"
+    bench.open()
+    bench.now += 31
+    trial = bench.lend()
+    setattr(trial, why, True)
+    bench.end(trial, ConnectionResetError("gone"), lost=True)
+    assert bench.state == "half-open"
+    trial = bench.lend()
+    setattr(trial, why, True)
+    bench.end(trial)  # as hasql ends what nobody gives back
+    assert bench.state == "half-open"
+    bench.end(bench.lend())
+    assert bench.state == "closed"
+
+
+@pytest.mark.parametrize("error", [None, SlowConnectError("by the deadline")])
+def test_18_who_has_given_too_little_time_tells_nothing_of_a_master_that_lets_connect(
+    bench: Bench, error: Exception | None
+) -> None:
+    (master,) = bench.masters = [Host()]
+    master.error = error
+    for _ in range(20):
+        bench.fail()
+    assert bench.state == "closed"
+    assert bench.breaker.measure().failures == 0
+    master.error = ConnectionRefusedError("by the server")
+    for _ in range(3):
+        bench.fail()
+    assert bench.state == "open"
 
 
 def test_a_master_whose_places_are_all_taken_is_no_failure(bench: Bench) -> None:
@@ -376,6 +419,22 @@ async def test_a_pool_that_is_used_up_does_not_open_it() -> None:
         assert state_of(manager) is BreakerState.CLOSED
         async with manager.acquire_master():
             pass
+
+
+async def test_18_acquires_that_give_no_time_to_connect_do_not_open_it() -> None:
+    servers = fake_cluster("a master")
+    kwargs = {"max_size": 8}
+    async with manager_of(servers, breaker=Breaker(2), pool_factory_kwargs=kwargs) as manager:
+        await manager.ready(1, 0)
+        async with manager.acquire_master():  # the one that is open
+            servers["a"].before_login = asyncio.Event().wait
+            for _ in range(5):
+                with pytest.raises(NotAvailableError, match="not done by an acquire's deadline"):
+                    await manager.acquire_master(timeout=0.01)
+            assert state_of(manager) is BreakerState.CLOSED
+            servers["a"].before_login = None
+            async with manager.acquire_master():
+                pass
 
 
 async def test_five_errors_of_the_application_do_not_open_it() -> None:

@@ -21,13 +21,15 @@ from hasql.errors import (
     BreakerOpenError,
     ConfigurationError,
     HasqlError,
+    LeaseTerminatedError,
     NotAvailableError,
     OverloadedError,
     PoolManagerClosedError,
     RateLimitedError,
 )
-from hasql.metrics import RunMetrics
+from hasql.metrics import BreakerMetrics, BreakerState, RunMetrics
 from hasql.resilience import (
+    Breaker,
     Category,
     CommitUnknownError,
     Lifecycle,
@@ -348,6 +350,55 @@ async def test_20_what_is_terminated_right_behind_the_answer_to_commit_is_done_o
         assert await manager.run(work, retry=POLICY) == "done"
         assert (work.calls, servers["a"].ended.count("COMMIT")) == (1 + conflict, 1)
         await until(lambda: sum(node.in_flight for node in manager.metrics().nodes) == 0)
+
+
+@pytest.mark.parametrize("notices", [False, True])
+async def test_18_work_that_is_terminated_is_not_begun_again_and_tells_nothing_of_its_master(
+    servers: dict[str, FakeServer], notices: bool
+) -> None:
+    breaker = Breaker(threshold=1)
+    async with manager_of(servers, lifecycle=TERMINATES, breaker=breaker) as manager:
+        await manager.ready()
+        # Two connections, of which one is to know nothing of what befalls the other.
+        async with manager.acquire_master(), manager.acquire_master():
+            pass
+        pool = next(pool for pool in manager.driver.pools if pool.server is servers["a"])
+        calls, probes = 0, len(servers["a"].probes)
+
+        async def work(connection: FakeConnection) -> None:
+            nonlocal calls
+            calls += 1
+            await until(lambda: connection.closed)
+            if notices:
+                await connection.run()
+
+        with pytest.raises(ConnectionResetError if notices else LeaseTerminatedError) as met:
+            await manager.run(work, retry=POLICY)
+        assert calls == 1
+        assert manager.category(met.value) is Category.APPLICATION
+        assert not manager.retriable(met.value)
+        told = "".join(getattr(met.value, "__notes__", [])) or str(met.value)
+        assert "leak_threshold" in told
+        assert manager.metrics().breaker == BreakerMetrics(BreakerState.CLOSED, 0, 0, 0)
+        assert not pool.destinations.unsure
+        assert len(servers["a"].probes) == probes
+
+
+def test_18_a_threads_work_that_is_terminated_is_not_begun_again() -> None:
+    servers = fake_cluster("a master")
+    with ThreadManager(servers, lifecycle=TERMINATES) as manager:
+        manager.ready(1, 0)
+
+        def wait(connection: FakeConnection) -> None:
+            while not connection.closed:
+                sleep(0.001)
+            connection.use()  # type: ignore[attr-defined]  # a thread's has it
+
+        work = Work(wait)
+        with pytest.raises(ConnectionResetError) as met:
+            manager.run(work.in_thread, retry=POLICY)
+        assert work.calls == 1
+        assert manager.category(met.value) is Category.APPLICATION
 
 
 @pytest.mark.parametrize("conflict", [False, True])
