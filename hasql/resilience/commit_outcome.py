@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NoReturn
 
 from hasql.cluster.checks import check_seconds
 from hasql.cluster.host import HostSpec
@@ -135,5 +135,25 @@ class CommitUnknownError(HasqlError):
         """Ask again, for so many seconds at most, and return an `Outcome`.
 
         It is to be awaited, but with the pool managers of ``hasql.sync``, which wait themselves.
+        Raises HasqlError in another process, to which the error was pickled.
         """
         return self._ask(check_seconds("timeout", timeout))
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        # The manager, with its locks and sockets, is this process's.
+        state = {name: value for name, value in vars(self).items() if name != "_ask"}
+        return _restored, (type(self), self.args), state
+
+
+def _restored(of: type[CommitUnknownError], args: tuple[Any, ...]) -> CommitUnknownError:
+    error = of.__new__(of, *args)
+    error._ask = _ask_nobody  # noqa: SLF001  # of this module
+    return error
+
+
+def _ask_nobody(seconds: float) -> NoReturn:
+    del seconds
+    raise HasqlError(
+        "this error was pickled, and the pool manager that could ask is the other process's; ask "
+        "there, or look for what the transaction has written"
+    )

@@ -462,6 +462,22 @@ async def test_one_that_nobody_knows_of_can_be_asked_for_again(
     assert manager.metrics().runs.commits_unknown == 1
 
 
+def test_an_unknown_outcome_can_be_told_to_another_process() -> None:
+    with thread_manager() as (manager, servers):
+        servers["a"].xid, servers["a"].statuses[7] = 7, None
+        servers["a"].script["commit"] = lost
+        with pytest.raises(CommitUnknownError) as met:
+            manager.run(Work().in_thread, retry=POLICY)
+        met.value.add_note("mine")
+        there = pickle.loads(pickle.dumps(met.value))  # noqa: S301  # ours
+        assert type(there) is CommitUnknownError
+        assert (there.xid, there.host, there.timeline) == (7, servers["a"].host, 1)
+        assert (str(there), there.__notes__) == (str(met.value), ["mine"])
+        with pytest.raises(HasqlError, match="pickled"):
+            there.outcome()
+        assert met.value.outcome(5) is Outcome.UNKNOWN
+
+
 async def test_what_has_written_nothing_is_done_again_where_its_commit_is_lost(
     servers: dict[str, FakeServer], manager: FakeManager
 ) -> None:
