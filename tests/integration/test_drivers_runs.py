@@ -428,6 +428,23 @@ async def test_work_is_done_exactly_once_where_the_connection_is_lost_at_its_com
             await manager.close()
 
 
+@pytest.mark.parametrize(("query", "calls"), [("1", 2), ("pg_current_xact_id()::text", 1)])
+@pytest.mark.parametrize("run_kit", KITS[:1], indirect=True, ids=lambda kit: str(kit.name))
+async def test_20_work_that_writes_elsewhere_alone_is_found_out_if_it_asks_for_an_id(
+    run_kit: LoadKit, pg_cluster: LocalCluster, admin: Callable[[str], Any], query: str, calls: int
+) -> None:
+    async with LosesCommits("127.0.0.1", pg_cluster.master.port) as proxy:
+        there = f"127.0.0.1:{pg_cluster.master.port}"
+        dsn = pg_cluster.master.dsn.replace(there, f"127.0.0.1:{proxy.port}")
+        async with run_kit.manager(dsn, pool_factory_kwargs=run_kit.sizes(1, 2)) as manager:
+            await manager.ready(1, 0)
+            scene = Scene(run_kit, manager, admin)
+            proxy.loses = Lost.ITS_ANSWER
+            await scene.run(lambda connection: run_kit.value(connection, f"SELECT {query}"))
+            assert proxy.loses is None
+            assert scene.calls == calls
+
+
 async def test_20_a_commit_that_goes_on_behind_a_pooler_whose_limit_has_come_is_done_once(
     run_kit: LoadKit,
     pg_cluster: LocalCluster,
