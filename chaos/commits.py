@@ -231,6 +231,17 @@ async def _unheard(stage: _Stage) -> None:
     proxy.forward()
 
 
+async def _fatal(stage: _Stage) -> None:
+    """Answer COMMIT as a server does that goes down, or a pooler, while the server goes on."""
+    proxy = stage.ways[stage.cluster.master].proxy
+    await stage.moment()
+    proxy.black_hole(there=False)
+    await asyncio.sleep(0.05 * stage.chance.random())
+    proxy.answer_commits(stage.chance.choice(["58030", "53100", "XX000"]))
+    proxy.drop()
+    proxy.forward()
+
+
 async def _unheard_and_killed(stage: _Stage) -> None:
     master, replicas = stage.cluster.master, stage.cluster.replicas
     await _unheard(stage)
@@ -266,6 +277,9 @@ _ALL = (
     ),
     CommitScene(
         "commit-unheard", "the answer to COMMIT is lost in a proxy", _unheard, proxies=True
+    ),
+    CommitScene(
+        "commit-fatal", "a proxy answers COMMIT with a FATAL and hangs up", _fatal, proxies=True
     ),
     CommitScene(
         "commit-buried",

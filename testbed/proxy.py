@@ -28,6 +28,8 @@ class Proxy:
         self._open.set()
         self._there, self._back = _set(), _set()
         self._holding = False
+        #: Clients whose COMMIT is not answered yet.
+        self._committing: set[asyncio.StreamWriter] = set()
         #: Ends each connection right behind the answer to what holds this; None: none.
         self.ends_behind: bytes | None = None
         #: How many ends of connections were held back.
@@ -85,6 +87,19 @@ class Proxy:
         for writer in tuple(self._writers):
             writer.transport.abort()
 
+    def answer_commits(self, sqlstate: str) -> None:
+        """Answer each COMMIT as a server or a pooler does that ends the connection with it."""
+        fields = b"".join(
+            kind + text.encode() + b"\0"
+            for kind, text in ((b"S", "FATAL"), (b"V", "FATAL"), (b"C", sqlstate), (b"M", "ends"))
+        )
+        message = b"E" + (len(fields) + 5).to_bytes(4, "big") + fields + b"\0"
+        for writer in self._committing:
+            writer.write(message)
+            writer.close()
+            self._writers.discard(writer)
+        self._committing.clear()
+
     def choose(self) -> tuple[str, int]:
         """Return where the next connection leads."""
         return self._target
@@ -122,11 +137,17 @@ class Proxy:
                 nonlocal asked
                 self.requests += 1
                 asked = asked or (self.ends_behind is not None and self.ends_behind in data)
+                if b"COMMIT" in data:
+                    self._committing.add(writer)
                 sent.set()
+
+            def note_answer() -> bool:
+                self._committing.discard(writer)
+                return asked
 
             ends = [
                 asyncio.ensure_future(_copy(reader, there, self._there, note_request)),
-                asyncio.ensure_future(_copy(there_reader, writer, self._back, until=lambda: asked)),
+                asyncio.ensure_future(_copy(there_reader, writer, self._back, until=note_answer)),
             ]
             try:
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -144,6 +165,7 @@ class Proxy:
             pass  # as a server that refuses: the client's connection is closed
         finally:
             self._writers.discard(writer)
+            self._committing.discard(writer)
             writer.transport.abort()
 
 

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: Each is played twice.
-_NAMES = ("commit-killed", "commit-twice", "commit-restarts", "commit-replaced", "commit-unheard")
+_NAMES = (
+    "commit-killed",
+    "commit-twice",
+    "commit-restarts",
+    "commit-replaced",
+    "commit-unheard",
+    "commit-fatal",
+)
 
 
 @pytest.fixture
@@ -42,5 +49,5 @@ async def test_20_no_outcome_is_wrong_and_nothing_is_done_twice(
     outcomes = await play_commits(COMMIT_SCENES[name], cluster, kits, short=True)
     assert {x.driver: x.problems for x in outcomes if x.problems} == {}
     assert sum(x.found + x.unknown for x in outcomes) > 0, "no answer to COMMIT was lost"
-    if name == "commit-unheard":  # the server has never stopped
+    if name in {"commit-unheard", "commit-fatal"}:  # the server has never stopped
         assert {x.driver: x.unknown for x in outcomes if x.unknown} == {}
