@@ -236,6 +236,23 @@ def test_a_lease_does_not_go_on_with_another_connection(
         assert pid_of(one) != pid_of(other)
 
 
+def test_who_has_lost_a_connection_goes_on_with_another_lease_within_its_block(
+    manager: PoolManager, pg_cluster: LocalCluster
+) -> None:
+    with manager.acquire_master() as connection:
+        lost = pid_of(connection)
+        terminate(pg_cluster, lost)
+        with pytest.raises(DBAPIError):
+            connection.execute(PID)
+        with manager.acquire_master() as other:
+            assert pid_of(other) != lost
+        with manager.get_pool(read_only=False).connect() as other:
+            assert pid_of(other) != lost
+        connection.rollback()
+        with pytest.raises(OperationalError, match="the connection was lost; acquire another one"):
+            connection.execute(PID)
+
+
 def test_what_the_engine_lends_directly_does_go_on(
     manager: PoolManager, pg_cluster: LocalCluster
 ) -> None:

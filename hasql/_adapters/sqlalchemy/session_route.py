@@ -121,6 +121,7 @@ class SessionRoute:
                 return self.master(session)
             connection = self._rules.leases.acquire(lease)
             self._lease, self._bind, self._connection = lease, connection, connection
+            self._replicas_engine = connection.engine  # as it is another's once it is lost
             if connection.default_isolation_level not in _ROUTED_LEVELS:
                 return self.master(session)
             self._rules.leases.lend(connection, partial(self._has, lease), replica=True)
@@ -135,7 +136,6 @@ class SessionRoute:
             self._moved = True
             if self._lease is not None:
                 expire_clean(session, to_be_written(session))
-                self._replicas_engine = self._connection.engine
                 self._leave()
         if self._lease is None:
             lease = self._acquire(replica=False)

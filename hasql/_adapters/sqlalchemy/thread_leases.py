@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from threading import get_ident
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -22,7 +21,7 @@ __all__ = ("EngineThreadLease", "EngineThreadLeases")
 class EngineThreadLease:
     """One connection that is leased."""
 
-    __slots__ = ("end", "pool", "proxied", "raw", "stated", "thread")
+    __slots__ = ("end", "pool", "proxied", "raw", "stated")
 
     def __init__(self, connection: Connection, pool: Pool | None) -> None:
         #: The pool's proxy for the driver's connection, and that connection.
@@ -34,8 +33,6 @@ class EngineThreadLease:
         self.stated = False
         #: Calls who is told if it is dropped.
         self.end: object = None
-        #: The thread that has used it last.
-        self.thread = get_ident()
 
     def is_intact(self) -> bool:
         """Tell whether it still has the driver's connection that it was leased with."""
@@ -56,33 +53,29 @@ class EngineThreadLeases:
         self._report = report
         #: By the `id` of each, so that they are not kept alive.
         self._leases: dict[int, EngineThreadLease] = {}
-        #: Those whose driver's connection was found lost, as long as they are not given back.
-        self._lost: dict[int, EngineThreadLease] = {}
         self._engine = engine
         #: Told of those that are dropped.
         self.dropped: Callable[[int, Callable[[], Connection]], bool] | None = None
         self._lost_error: type[Exception] = engine.dialect.loaded_dbapi.OperationalError
-        self._engines_own: Callable[[], PoolProxiedConnection] = engine.raw_connection
-        engine.raw_connection = self._raw_connection  # type: ignore[method-assign]  # of this one
+        #: The engine of those that were found lost, which would ask it for another connection of the
+        #: driver's. All others have the real one: their threads may go on with another lease.
+        self._engine_of_lost: Engine = engine.execution_options()
+        self._engine_of_lost.raw_connection = self._refuse  # type: ignore[method-assign]  # its own
         # These are all events of the dialect. With one event of the engine itself SQLAlchemy would
         # look for listeners at each step of each statement: a tenth of what a short one takes.
         for name in ("do_execute", "do_executemany", "do_execute_no_params"):
             event.listen(engine, name, self._before_statement)
         event.listen(engine, "handle_error", self._on_error)
 
-    def _raw_connection(self) -> PoolProxiedConnection:
-        if self._lost:
-            thread = get_ident()
-            if any(lease.thread == thread for lease in tuple(self._lost.values())):
-                raise self._loss()
-        return self._engines_own()
+    def _refuse(self) -> PoolProxiedConnection:
+        raise self._loss()
 
     def _before_statement(self, *arguments: Any) -> None:
         execution: ExecutionContext = arguments[-1]
         lease = self._leases.get(id(execution.root_connection))
         if lease is None:
             return
-        lease.thread, lease.stated = get_ident(), True
+        lease.stated = True
         if not lease.is_intact():
             raise self._loss()
 
@@ -100,8 +93,7 @@ class EngineThreadLeases:
         if not lease.is_intact():
             context.is_disconnect = True
         if context.is_disconnect:
-            lease.thread = get_ident()
-            self._lost[id(connection)] = lease
+            connection.engine = self._engine_of_lost
         self._report(connection, context.original_exception)
 
     def add(self, connection: Connection, pool: Pool) -> None:
@@ -129,4 +121,3 @@ class EngineThreadLeases:
     def remove(self, connection: Connection) -> None:
         """Forget a connection that has been given back."""
         self._leases.pop(id(connection), None)
-        self._lost.pop(id(connection), None)
