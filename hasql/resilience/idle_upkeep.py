@@ -86,8 +86,13 @@ class ThreadPoolCalls(Generic[PoolT, ConnT]):
     async def give_back(self, pool: DriverPool[PoolT, ConnT], connection: ConnT) -> None:
         """Give it back."""
         its: ThreadPool[PoolT, ConnT] = pool  # type: ignore[assignment]  # as above
-        giving = partial(its.release, connection)
-        await asyncio.wrap_future(in_thread(giving, "hasql upkeep"))
+        try:
+            back = in_thread(partial(its.release, connection), "hasql upkeep")
+        except RuntimeError:  # no more threads can be had
+            its.abort(connection)  # so that giving it back waits for nothing
+            its.release(connection)
+        else:
+            await asyncio.wrap_future(back)
 
 
 class IdleUpkeep(Layer, Generic[PoolT, ConnT]):

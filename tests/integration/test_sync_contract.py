@@ -450,6 +450,24 @@ async def test_a_pool_that_lost_all_is_refilled_when_the_host_answers(
     assert [x.getMessage() for x in caplog.records if x.levelno >= logging.WARNING] == []
 
 
+async def test_a_refill_that_finds_no_more_threads_is_made_up_for(
+    filling_sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    async with opened(filling_sync_kit, pg_cluster.master.dsn, least=3, most=4) as threads:
+        connection = await threads.acquire()
+        stack_size = threading.stack_size(1 << 46)
+        try:
+            threads.pool.abort(connection)
+            threads.pool.release(connection)
+            threads.pool.host_answers()  # in the midst of what the probe has said
+        finally:
+            threading.stack_size(stack_size)
+        assert threads.pool.size == 2
+        threads.pool.host_answers()
+        await until(lambda: threads.pool.idle() == threads.pool.size == 3)
+        await every_place_works(filling_sync_kit, threads)
+
+
 # Connects
 
 

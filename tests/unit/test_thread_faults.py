@@ -25,12 +25,14 @@ from hasql._leasing.book import LeaseBook
 from hasql._leasing.lease import Lease
 from hasql._leasing.overdue import OverdueTimer
 from hasql._routing.request import MASTER
+from hasql.driver.time_left import TimeLeft
 from hasql.errors import (
     ConfigurationError,
     NotAvailableError,
     PoolManagerClosedError,
     UnknownConnectionError,
 )
+from hasql.resilience.idle_upkeep import ThreadPoolCalls
 from hasql.tracing import Tracer
 from testbed.fake_driver import fake_cluster
 from testbed.fake_threads import ThreadConnection, ThreadManager
@@ -157,6 +159,18 @@ def test_13_a_signal_handler_may_close_what_is_just_starting() -> None:
         until(lambda: not threads_of_hasql())
         if left > 0:
             break
+
+
+def test_a_look_at_idle_ones_that_finds_no_more_threads_loses_no_place() -> None:
+    with managed(fake_cluster("a master"), pool_factory_kwargs={"max_size": 1}) as manager:
+        pool = manager.pool_of("a")
+        connection = pool.acquire(TimeLeft(LONG, lambda: 0.0, LONG, lambda: None))
+        before = threading.stack_size(1 << 46)
+        try:
+            asyncio.run(ThreadPoolCalls[Any, Any]().give_back(pool, connection))
+        finally:
+            threading.stack_size(before)
+        assert not pool.lent
 
 
 # Closing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hasql._adapters.psycopg.thread_connect import start_connecting
@@ -26,7 +27,8 @@ class ThreadRefill:
         self._connects = connects
         self._at_a_time = at_a_time
         self._lock = new_guard()
-        self._fillers = 0
+        #: Of each thread that fills, or is about to be started for that, a mark of its own.
+        self._fillers: set[object] = set()
         #: Those that wait for the end of the refill under way.
         self._waiting: list[Future[None]] = []
 
@@ -39,8 +41,7 @@ class ThreadRefill:
                 self._waiting.append(filled)
             else:
                 filled.set_result(None)
-        for _ in range(more):
-            start_connecting(self._fill)
+        self._start(more)
         return filled
 
     def connection_is_missing(self) -> None:
@@ -53,13 +54,29 @@ class ThreadRefill:
         if self._missing() > 0:
             with self._lock:
                 more = self._begin()
-            for _ in range(more):
-                start_connecting(self._fill)
+            self._start(more)
 
-    def _begin(self) -> int:
-        more = max(0, min(self._missing(), self._at_a_time - self._fillers))
-        self._fillers += more
-        return more
+    def _begin(self) -> list[object]:
+        more = max(0, min(self._missing(), self._at_a_time - len(self._fillers)))
+        fillers = [object() for _ in range(more)]
+        self._fillers.update(fillers)
+        return fillers
+
+    def _start(self, fillers: list[object]) -> None:
+        """Start a thread for each, or for as many as there are threads for.
+
+        Whoever waits for the refill is told that. Who has brought word of the host is not: that is
+        the way of what a probe has said, and the next one is the next occasion.
+        """
+        try:
+            while fillers:
+                start_connecting(partial(self._fill, fillers[-1]))
+                fillers.pop()
+        except RuntimeError as error:  # no more threads can be had
+            self._end(fillers, error.with_traceback(None))
+        except BaseException as error:
+            self._end(fillers, error.with_traceback(None))
+            raise
 
     def _missing(self) -> int:
         pool = self._connects.pool
@@ -69,15 +86,18 @@ class ThreadRefill:
         least = pool.min_size - len(self._opened) - len(self._connects)
         return min(places, max(least, pool.get_stats()["requests_waiting"]))
 
-    def _fill(self) -> None:
+    def _fill(self, filler: object) -> None:
         error: BaseException | None = None
         while error is None:
             with self._lock:
                 if self._missing() <= 0:
                     break
             error = self._connects.open_one()
+        self._end([filler], error)
+
+    def _end(self, fillers: list[object], error: BaseException | None) -> None:
         with self._lock:
-            self._fillers -= 1
+            self._fillers.difference_update(fillers)
             if self._fillers and error is None:
                 return
             waiting, self._waiting = self._waiting, []
