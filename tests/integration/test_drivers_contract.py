@@ -251,6 +251,20 @@ async def test_a_release_rolls_back(kit: Kit, pg_cluster: LocalCluster, table: T
     assert await pg_cluster.master.sql(table.count) == "0"
 
 
+async def test_a_release_with_an_argument_that_is_not_the_drivers_loses_no_place(
+    kit: Kit, pg_cluster: LocalCluster
+) -> None:
+    async with opened(kit, pg_cluster.master.dsn, most=1) as pool:
+        connection = await pool.acquire()
+        with pytest.raises(TypeError, match="mistaken"):
+            await pool.release(connection, mistaken=True)
+        pool.abort(connection)  # as the core does
+        async with asyncio.timeout(10):
+            connection = await pool.acquire()
+        assert await kit.value(connection, "SELECT 1") == 1
+        await pool.release(connection)
+
+
 @pytest.mark.parametrize("error", [None, ValueError()])
 async def test_the_end_of_a_block_commits_if_the_driver_has_it_so(
     kit: Kit, pg_cluster: LocalCluster, table: Table, error: Exception | None

@@ -309,6 +309,16 @@ async def test_a_release_rolls_back(
     assert await pg_cluster.master.sql(table.count) == "0"
 
 
+async def test_a_release_with_an_argument_that_is_not_the_drivers_loses_no_place(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    async with opened(sync_kit, pg_cluster.master.dsn, most=2) as threads:
+        connection = await threads.acquire()
+        with pytest.raises(TypeError, match="mistaken"):
+            await in_thread(partial(threads.pool.release, mistaken=True), connection)
+        await every_place_works(sync_kit, threads)
+
+
 @pytest.mark.parametrize("error", [None, ValueError()])
 async def test_the_end_of_a_block_commits_if_the_driver_has_it_so(
     sync_kit: SyncKit, pg_cluster: LocalCluster, table: Table, error: Exception | None

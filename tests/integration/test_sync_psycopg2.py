@@ -448,6 +448,24 @@ async def test_what_is_given_back_goes_to_who_has_one_opened_and_what_is_opened_
             manager.putconn(connection)
 
 
+def test_what_is_given_back_to_be_closed_is_closed_as_by_psycopg2s_own_pools(
+    pg_cluster: LocalCluster,
+) -> None:
+    kwargs = {"pool_size": 1, "max_overflow": 0}
+    with PoolManager(pg_cluster.master.dsn, pool_factory_kwargs=kwargs) as manager:
+        manager.ready(1, 0)
+        pids = []
+        for close in (False, True, True, False):
+            connection = manager.getconn(timeout=5)
+            pids.append(pid_of(connection))
+            manager.putconn(connection, close=close)
+            assert bool(connection.closed) is close
+        assert pids[0] == pids[1]
+        assert len(set(pids)) == 3
+        with manager.acquire_master(timeout=5) as connection:
+            manager.putconn(connection, close=True)  # within its own block
+
+
 async def test_an_acquire_ends_at_its_deadline_while_its_connect_hangs(
     pg_cluster: LocalCluster,
 ) -> None:

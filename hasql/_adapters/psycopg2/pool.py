@@ -77,17 +77,21 @@ class Psycopg2Pool(ThreadPool[QueuePool, extensions.connection]):
         self._leases[raw] = proxied
         return raw  # type: ignore[no-any-return]  # which psycopg2 has made
 
-    def release(self, connection: extensions.connection, **kwargs: Any) -> None:
-        refuse_all(kwargs, "SQLAlchemy's queue pool")
+    def release(
+        self, connection: extensions.connection, *, close: bool = False, **kwargs: Any
+    ) -> None:
+        """Give a connection back; `close`, an argument of psycopg2's own pools, has it closed."""
         proxied = self._leases.pop(connection, None)
+        ends = close or bool(kwargs)
         try:
             if proxied is None:
                 # The application has taken it from the pool directly, and has what gives it back.
-                LIBRARY.roll_back(connection)
-            elif self.is_closed(connection):
+                (self.abort if ends else LIBRARY.roll_back)(connection)
+            elif ends or self.is_closed(connection):
                 proxied.invalidate()
             else:
                 self._give_back(connection, proxied)
+            refuse_all(kwargs, "beside close=, putconn()")
         finally:
             self._acquires.given_back(connection)
 

@@ -81,14 +81,14 @@ class EngineThreadPool(ThreadPool[Engine, Connection]):
         return connection
 
     def release(self, connection: Connection, **kwargs: Any) -> None:
-        refuse_all(kwargs, "SQLAlchemy's Connection.close")
         lease = self._lease_of(connection)
         raw = self._raw(connection)
         try:
-            if lease is None or self._is_of_no_use(lease):
+            if kwargs or lease is None or self._is_of_no_use(lease):
                 self._discard(connection, raw)
             else:
                 self._give_back(connection, raw)
+            refuse_all(kwargs, "SQLAlchemy's Connection.close")
         finally:
             self._leases.remove(connection)
             self._acquires.given_back(raw)
