@@ -15,7 +15,6 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from math import inf
-from time import sleep
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from hasql.driver.address_race import ThreadedConnect
@@ -101,12 +100,10 @@ class PoolConnects(Generic[_T]):
         try:
             if not self._join(waiter, ticket):
                 return
-            if self._begin(ticket, enough=len(self._waiters)):
-                # Somebody has left one behind. If that hangs, another may not.
-                with suppress(TimeoutError):
-                    waiter.result(min(_UNAWAITED, time_left.seconds))
-                if not waiter.done():
-                    self._begin(ticket)
+            relies = self._begin(ticket, enough=len(self._waiters))
+            # Somebody has left one behind then. If that hangs, another may not.
+            if relies and not time_left.ended_within(waiter, min(_UNAWAITED, time_left.seconds)):
+                self._begin(ticket)
             time_left.wait(waiter)
         except BaseException:
             with self._lock:
@@ -125,7 +122,8 @@ class PoolConnects(Generic[_T]):
             raise _given_up()
         if not time_left.seconds:
             raise OutOfTimeError
-        sleep(min(_LOOK, time_left.seconds))
+        never: Future[None] = Future()
+        time_left.ended_within(never, min(_LOOK, time_left.seconds))
 
     def _join(self, waiter: Future[None], ticket: Ticket) -> bool:
         """Begin to wait; return False if there is something already."""

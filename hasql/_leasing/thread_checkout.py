@@ -21,6 +21,7 @@ from hasql._routing.router import Router
 from hasql.diagnostics import about, correlation_id
 from hasql.driver import ConnT, Driver, PoolT, ThreadPool
 from hasql.driver.deadline import OutOfTimeError
+from hasql.driver.ended_within import ended_within
 from hasql.driver.time_left import TimeLeft
 from hasql.errors import UnknownConnectionError
 
@@ -86,7 +87,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
             if node is None:
                 node = self._wait(lease, deadline)
             pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
-            connection = None
+            connection, time_left = None, None
             try:
                 time_left = TimeLeft(deadline, clock, LONG_CONNECT, self._signal, node.host)
                 kwargs = lease.kwargs
@@ -121,10 +122,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 if connection is not None:
                     good = isinstance(error, PoolerRefusesError)  # nothing is wrong with it
                     self._discard(lease, pool, connection, keeping=good)
-                with self._guard:
-                    self._give_up(node, lease, error)
-                if (tracing := self._tracing) is not None:  # not under the guard: it may wait
-                    tracing.retried(lease, node, error)
+                self._sort_out(node, lease, error, time_left)
             else:
                 if fits:
                     return connection
@@ -133,6 +131,22 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 self.retries += 1
             if clock() >= deadline:
                 raise self._not_available(lease)
+
+    def _sort_out(
+        self,
+        node: Node[PoolT, ConnT],
+        lease: Lease[PoolT, ConnT],
+        error: BaseException,
+        time_left: TimeLeft | None,
+    ) -> None:
+        """Give a place back that had no connection to offer; raise what ends the acquire."""
+        if time_left is not None and time_left.interrupted:
+            self._router.vacate(node)
+            raise error
+        with self._guard:
+            self._give_up(node, lease, error)
+        if (tracing := self._tracing) is not None:  # not under the guard: it may wait
+            tracing.retried(lease, node, error)
 
     def _prepare(
         self,
@@ -291,13 +305,15 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
             if node is not None:
                 return node
             began = self._clock()
-            node = waiter.result(max(0.0, deadline - began))
+            if not ended_within(waiter, deadline - began):
+                raise OutOfTimeError  # noqa: TRY301  # as what else ends it
+            node = waiter.result()
             if (tracing := self._tracing) is not None:
                 tracing.waited(lease, node, self._clock() - began)
         except BaseException as error:
             if waiter is not None:
                 self._router.leave(lease.request, waiter)
-                if isinstance(error, TimeoutError):
+                if isinstance(error, OutOfTimeError):
                     raise self._not_available(lease) from None
             elif node is not None:  # a signal's, as the guard was left
                 self._router.vacate(node)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from hasql._probing.monitors import end_tasks
+from hasql.driver.ended_within import ended_within
 from hasql.driver.os_threads import OsThread, original
 from hasql.driver.threads import in_thread
 from hasql.errors import HasqlError, PoolManagerClosedError
@@ -89,13 +90,11 @@ class LoopThread:
             )
         done = self._begun(work(), self._loop)
         try:
-            while True:
-                with suppress(TimeoutError):
-                    # With a limit, as gevent takes a wait without one, and nothing else to do, for
-                    # an error.
-                    return done.result(_LOOK_UP_FROM_WAITING)
-                if done.done():
-                    return done.result()
+            # With a limit, as gevent takes a wait without one, and nothing else to do, for an
+            # error.
+            while not ended_within(done, _LOOK_UP_FROM_WAITING):
+                pass
+            return done.result()
         except CancelledError:
             raise _over() from None
         except BaseException:

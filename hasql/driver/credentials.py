@@ -9,6 +9,7 @@ from inspect import isawaitable, iscoroutinefunction
 from typing import Any, Final
 
 from hasql.cluster.redaction import redact
+from hasql.driver.ended_within import ended_within
 from hasql.driver.endpoint import Login
 from hasql.driver.threads import in_thread
 from hasql.errors import ConfigurationError
@@ -84,13 +85,11 @@ class CredentialSource:
     def _wait(self, asking: Future[Any], check: Callable[[], None]) -> Any:
         try:
             for _ in range(round(_LONGEST_ANSWER / _LOOK)):
-                try:
-                    return asking.result(_LOOK)
-                except TimeoutError as error:
-                    if asking.done():
+                if ended_within(asking, _LOOK):
+                    try:
+                        return asking.result()
+                    except Exception as error:
                         raise self._failed(error) from error
-                except Exception as error:
-                    raise self._failed(error) from error
                 check()
             raise self._too_late()
         finally:

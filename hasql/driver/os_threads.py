@@ -8,10 +8,12 @@ ones. https://www.gevent.org/api/gevent.monkey.html
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from importlib import import_module
 from threading import Thread
 from typing import Any
+
+from hasql.driver.ended_within import ended_within
 
 __all__ = ("OsThread", "new_guard", "original")
 
@@ -60,5 +62,4 @@ class OsThread:
 
     def join(self, seconds: float) -> None:
         """Wait until it has ended, for so many seconds at most."""
-        with suppress(TimeoutError):
-            self._ended.result(seconds)
+        ended_within(self._ended, seconds)

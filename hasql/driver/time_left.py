@@ -2,30 +2,23 @@
 
 from collections.abc import Callable
 from math import inf
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from hasql.driver.deadline import OutOfTimeError
+from hasql.driver.ended_within import ended_within
 
-__all__ = ("Awaited", "TimeLeft")
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+__all__ = ("TimeLeft",)
 
 _T = TypeVar("_T")
-_T_co = TypeVar("_T_co", covariant=True)
-
-
-class Awaited(Protocol[_T_co]):
-    """What a thread waits for, as `concurrent.futures.Future` is."""
-
-    def done(self) -> bool:
-        """Tell whether it has ended."""
-
-    def result(self, timeout: float | None = None) -> _T_co:
-        """Return or raise what it ends with. Raises TimeoutError after `timeout` seconds."""
 
 
 class TimeLeft:
     """The time that one acquire has left."""
 
-    __slots__ = ("_args", "_clock", "_deadline", "_long_wait", "_on_long_wait")
+    __slots__ = ("_args", "_clock", "_deadline", "_long_wait", "_on_long_wait", "interrupted")
 
     def __init__(
         self,
@@ -41,13 +34,16 @@ class TimeLeft:
         self._long_wait = long_wait
         self._on_long_wait = on_long_wait
         self._args = args
+        #: Whether a signal's handler has ended a wait: what it has raised is the application's,
+        #: whatever it says, and no word on the host.
+        self.interrupted = False
 
     @property
     def seconds(self) -> float:
         """How many are left; 0 once there are none."""
         return max(0.0, self._deadline - self._clock())
 
-    def wait(self, awaited: Awaited[_T], limit: float = inf) -> _T:
+    def wait(self, awaited: "Future[_T]", limit: float = inf) -> _T:
         """Wait for what has been begun, and return or raise what it ends with.
 
         Raises OutOfTimeError at the deadline, or after `limit` seconds if that is sooner: nothing
@@ -56,16 +52,18 @@ class TimeLeft:
         ends = min(self._deadline, self._clock() + limit)
         seconds = max(0.0, ends - self._clock())
         if self._long_wait < seconds:
-            try:
-                return awaited.result(self._long_wait)
-            except TimeoutError:
-                if awaited.done():
-                    raise
+            if self.ended_within(awaited, self._long_wait):
+                return awaited.result()
             self._on_long_wait(*self._args)
             seconds = max(0.0, ends - self._clock())
+        if self.ended_within(awaited, seconds):
+            return awaited.result()
+        raise OutOfTimeError
+
+    def ended_within(self, awaited: "Future[_T]", seconds: float) -> bool:
+        """Wait for so many seconds at most; return whether it has ended."""
         try:
-            return awaited.result(seconds)
-        except TimeoutError:
-            if awaited.done():
-                raise
-            raise OutOfTimeError from None
+            return ended_within(awaited, seconds)
+        except BaseException:
+            self.interrupted = True
+            raise

@@ -8,6 +8,7 @@ from hasql._leasing.lease import Lease
 from hasql._routing.node import Node
 from hasql._routing.waiters import Waiters
 from hasql.cluster.probe import Role
+from hasql.driver.ended_within import ended_within
 from hasql.driver.os_threads import new_guard
 from hasql.metrics import AdmissionMetrics
 from hasql.resilience.adaptive_limit import AdaptiveLimit
@@ -100,7 +101,7 @@ class AdmissionLayer(Layer):
         """Let a thread's acquire in, or wait for a permit."""
         gate = self._gate if self._together else self._gate_for(lease)
         level = current_priority.get()
-        acquire = None
+        acquire, late = None, False
         try:
             with self._lock:
                 if gate.in_use < (gate.limit if level is _CRITICAL else gate.open_limit):
@@ -110,15 +111,18 @@ class AdmissionLayer(Layer):
                 acquire = QueuedAcquire(level, self._clock(), deadline)
                 waiter = gate.join(acquire, deadline)
                 gate.dispatch()  # a finalizer may have given one back since
-            waiter.result(max(0.0, deadline - self._clock()))
+            late = not ended_within(waiter, deadline - self._clock())
+            if late:
+                raise TimeoutError  # noqa: TRY301  # as what else ends it
+            waiter.result()
             with self._lock:
                 gate.settle(acquire)
                 acquire.granted = False
                 lease.permit = gate
-        except BaseException as error:
+        except BaseException:
             if acquire is not None:
                 self._leave(gate, acquire)
-                if type(error) is TimeoutError:
+                if late:
                     raise gate.too_late(lease.timeout) from None
             raise
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hasql._routing.waiters import Waiters
+from hasql.driver.ended_within import ended_within
 from hasql.driver.os_threads import new_guard
 from hasql.errors import PoolManagerClosedError, RateLimitedError
 from hasql.metrics import RateLimitMetrics
@@ -67,9 +68,8 @@ class TokenWaits:
                 waiter = self._waiters.join(None, 0.0)
                 if self._closed:
                     raise _closed()
-            waiter.result(seconds)
-        except TimeoutError:
-            pass  # as above
+            if ended_within(waiter, seconds):
+                waiter.result()
         finally:
             if waiter is not None:
                 try:

@@ -594,14 +594,24 @@ async def test_a_connect_begun_before_a_purge_is_not_kept(
             assert threads.pool.size == 0
 
 
-def test_an_interrupted_acquire_loses_no_place(sync_kit: SyncKit, pg_cluster: LocalCluster) -> None:
+class JobTimeoutError(TimeoutError):
+    """A time limit of the application's own, which is none of the acquire's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "after"),
+    [(KeyboardInterrupt, 0.2), (JobTimeoutError, 0.2), (JobTimeoutError, 0.03)],
+)
+def test_an_interrupted_acquire_loses_no_place(
+    sync_kit: SyncKit, pg_cluster: LocalCluster, error: type[BaseException], after: float
+) -> None:
     """A real signal, in the main thread, while that waits for a silent host."""
     (host,) = Dsn.parse(pg_cluster.master.dsn).hosts
     endpoint = endpoint_of(pg_cluster.master.dsn)
     driver = sync_kit.driver(endpoint.dsn)
 
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        raise error
 
     async def open_pool() -> Any:
         return await driver.open(endpoint, sync_kit.sizes(0, 1), lambda *_: None)
@@ -611,9 +621,9 @@ def test_an_interrupted_acquire_loses_no_place(sync_kit: SyncKit, pg_cluster: Lo
     try:
         endpoint.lead_to(("127.0.0.7",), frozenset[str]().__contains__)
         with black_hole("127.0.0.7", host.port):
-            signal.setitimer(signal.ITIMER_REAL, 0.2)
-            with pytest.raises(KeyboardInterrupt):
-                pool.acquire(time_left())
+            signal.setitimer(signal.ITIMER_REAL, after)
+            with pytest.raises(error):
+                pool.acquire(time_left(2.0))
         endpoint.lead_to(("127.0.0.1",), frozenset[str]().__contains__)
         for _ in range(3):
             connection = pool.acquire(time_left())

@@ -60,6 +60,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql.driver.failure", "hasql.driver.arguments", "hasql.driver.session_settings"}),
     frozenset({"hasql.driver.destinations"}),
     frozenset({"hasql.driver.connects", "hasql.driver.addressed_loop", "hasql.driver.deadline"}),
+    frozenset({"hasql.driver.ended_within"}),
     frozenset({"hasql.driver.endpoint", "hasql.driver.time_left", "hasql.driver.os_threads"}),
     frozenset({"hasql.driver.threads"}),
     frozenset({"hasql.driver.transactions"}),

@@ -32,6 +32,7 @@ from hasql.errors import (
     PoolManagerClosedError,
     UnknownConnectionError,
 )
+from hasql.resilience import Admission, RateLimit
 from hasql.resilience.idle_upkeep import ThreadPoolCalls
 from hasql.tracing import Tracer
 from testbed.fake_driver import fake_cluster
@@ -291,6 +292,64 @@ def test_11_a_wait_interrupted_anywhere_loses_no_place() -> None:
             if not interrupted:
                 break
         assert point > 20
+
+
+def for_a_place(manager: ThreadManager) -> None:
+    with manager.acquire_master():
+        manager.getconn(timeout=LONG / 4)
+
+
+def for_a_permit(manager: ThreadManager) -> None:
+    with manager.acquire_master(), manager.acquire_replica(fallback_master=True):
+        manager.getconn(timeout=LONG / 4)
+
+
+def for_a_token(manager: ThreadManager) -> None:
+    for _ in range(3):
+        with manager.acquire_replica(timeout=LONG / 4):
+            pass
+
+
+def for_a_login(manager: ThreadManager) -> None:
+    with manager.acquire_master() as connection:
+        manager.in_loop(connection.server.freeze)
+        connection.lose()
+    manager.getconn(timeout=LONG / 4)
+
+
+def for_a_state(manager: ThreadManager) -> None:
+    manager.ready(2, 1, timeout=LONG / 4)
+
+
+@pytest.mark.parametrize("wait", [for_a_place, for_a_permit, for_a_token, for_a_login, for_a_state])
+def test_an_alarm_of_the_application_ends_a_wait_though_it_is_a_time_limit_too(
+    wait: Callable[[ThreadManager], None],
+) -> None:
+    class JobTimeoutError(TimeoutError):
+        pass
+
+    def alarm(*_: object) -> None:
+        raise JobTimeoutError
+
+    of: dict[object, dict[str, Any]] = {
+        for_a_permit: {"admission": Admission(2)},
+        for_a_token: {"rate_limit": RateLimit("1/second")},
+    }
+    limits = of.get(wait, {})
+    servers = fake_cluster("a master", "b replica")
+    sizes = {"max_size": 1}
+    with managed(servers, refresh_delay=60, pool_factory_kwargs=sizes, **limits) as manager:
+        before = signal.signal(signal.SIGALRM, alarm)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with pytest.raises(JobTimeoutError):
+                wait(manager)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+            manager.in_loop(servers["a"].thaw)
+        assert hosts_of(manager) == [0, 0]
+        assert manager.waiting == 0
 
 
 def test_11_giving_back_interrupted_anywhere_loses_no_place() -> None:

@@ -125,8 +125,10 @@ class QueueAcquires:
             self._connects.wait(request.time_left, ticket)
         except (ConnectionError, OutOfTimeError):
             raise
-        except Exception as error:  # noqa: BLE001  # the pool raises it, in its own way
-            request.error = error
+        except Exception as error:
+            if request.time_left.interrupted:
+                raise
+            request.error = error  # the pool raises it, in its own way
 
     def _look(self, taking: Taking[_T]) -> _T | None:
         """Take what can be had without waiting; None: there is nothing."""

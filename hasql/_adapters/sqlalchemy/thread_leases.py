@@ -57,8 +57,8 @@ class EngineThreadLeases:
         #: Told of those that are dropped.
         self.dropped: Callable[[int, Callable[[], Connection]], bool] | None = None
         self._lost_error: type[Exception] = engine.dialect.loaded_dbapi.OperationalError
-        #: The engine of those that were found lost, which would ask it for another connection of the
-        #: driver's. All others have the real one: their threads may go on with another lease.
+        #: The engine of those that were found lost, which would ask theirs for another connection
+        #: of the driver's. All others have the real one: a thread may go on with another lease.
         self._engine_of_lost: Engine = engine.execution_options()
         self._engine_of_lost.raw_connection = self._refuse  # type: ignore[method-assign]  # its own
         # These are all events of the dialect. With one event of the engine itself SQLAlchemy would
