@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from hasql._probing.monitors import end_tasks
 from hasql.driver.ended_within import ended_within
-from hasql.driver.os_threads import OsThread, original
+from hasql.driver.os_threads import OsThread, is_held, original
 from hasql.driver.threads import in_thread
 from hasql.errors import HasqlError, PoolManagerClosedError
 
@@ -20,6 +20,12 @@ _T = TypeVar("_T")
 #: Seconds in which the thread has to end once it is told to, beside those that its tasks have.
 _LAST_WORDS = 1.0
 _LOOK_UP_FROM_WAITING = 60.0
+#: Seconds within which the loop calls something, unless it is held up.
+_HELD_UP = 2.0
+
+
+class _HeldUpError(Exception):
+    """The loop waits for something, perhaps for what the thread holds that waits for the loop."""
 
 
 class _Executor(ThreadPoolExecutor):
@@ -76,11 +82,21 @@ class LoopThread:
         if self._loop is not None:
             self._loop.call_later(seconds, function, *args)
 
-    def run(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    def run(
+        self, work: Callable[[], Coroutine[Any, Any, _T]], *, look_every: float | None = None
+    ) -> _T:
         """Do some work in the loop and wait for it; an exception in this thread cancels it.
 
-        Raises HasqlError in the loop's own thread, where it would wait for itself, and
-        PoolManagerClosedError if the loop has ended, or ends meanwhile.
+        Args:
+            work: What to do.
+            look_every: Seconds between two looks at whether the loop goes on. None: it is waited
+                for, however long that takes.
+
+        Raises:
+            HasqlError: This is the loop's own thread, which would wait for itself.
+            PoolManagerClosedError: The loop has ended, or ends meanwhile.
+            _HeldUpError: The loop has called nothing from one look to the next; the work is neither
+                done nor cancelled.
         """
         assert self._loop is not None  # noqa: S101  # it was started
         if self._thread is not None and self._thread.is_current:
@@ -90,18 +106,28 @@ class LoopThread:
             )
         done = self._begun(work(), self._loop)
         try:
-            # With a limit, as gevent takes a wait without one, and nothing else to do, for an
-            # error.
-            while not ended_within(done, _LOOK_UP_FROM_WAITING):
-                pass
+            self._wait(done, look_every)
             return done.result()
         except CancelledError:
             raise _over() from None
+        except _HeldUpError:
+            raise
         except BaseException:
             done.cancel()
             raise
         finally:
             self._waited_for.discard(done)
+
+    def _wait(self, done: "Future[Any]", look_every: float | None) -> None:
+        turn: Future[None] | None = None
+        # With a limit, as gevent takes a wait without one, and nothing else to do, for an error.
+        while not ended_within(done, look_every or _LOOK_UP_FROM_WAITING):
+            if look_every is None:
+                continue
+            if turn is not None and not turn.done():
+                raise _HeldUpError
+            turn = Future()
+            self(turn.set_result, None)
 
     def _begun(
         self, work: Coroutine[Any, Any, _T], loop: asyncio.AbstractEventLoop
@@ -116,7 +142,21 @@ class LoopThread:
             done.cancel()
         return done
 
-    def end_after(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def run_last(self, work: Callable[[], Coroutine[Any, Any, object]], guard: object) -> None:
+        """Have the loop do some last work and wait for it, unless the loop waits for this thread.
+
+        So it does where a signal's handler closes in the midst of an acquire, which has the guard
+        or a lock of the driver's pool. It goes on once the handler has returned, and ends then.
+        """
+        if is_held(guard):
+            self.end_after(work)
+            return
+        try:
+            self.run(work, look_every=_HELD_UP)
+        except _HeldUpError:
+            self.end_after(work)
+
+    def end_after(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Have the loop do some last work, and end then; this waits for neither."""
 
         async def last() -> None:

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from importlib import import_module
-from threading import Thread
+from threading import Condition, Thread
 from typing import Any
 
 from hasql.driver.ended_within import ended_within
 
-__all__ = ("OsThread", "new_guard", "original")
+__all__ = ("OsThread", "is_held", "new_guard", "original")
 
 
 def original(module: str, name: str) -> Any:
@@ -30,6 +30,15 @@ def new_guard() -> AbstractContextManager[object]:
     """Make a lock between threads of the operating system, for what never waits under it."""
     guard: AbstractContextManager[object] = original("_thread", "RLock")()
     return guard
+
+
+def is_held(guard: Any) -> bool:
+    """Tell whether the current thread is the one that holds a guard."""
+    try:
+        Condition(guard).notify()  # there is nobody who would hear it
+    except RuntimeError:
+        return False
+    return True
 
 
 class OsThread:

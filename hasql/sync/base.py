@@ -61,8 +61,7 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         self._parts = parts
         # One that a signal's handler may take again, which closes what is just starting.
         self._start_lock = threading.RLock()
-        self._waits, self._returns = parts.waits, parts.returns
-        self._runs = parts.runs
+        self._waits, self._returns, self._runs = parts.waits, parts.returns, parts.runs
         self._finalizer: finalize[..., Any] | None = None
         _managers.add(self)
 
@@ -272,7 +271,8 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         """Close: refuse new acquires, let the leases end, then close the pools.
 
         After `timeout` seconds what has not ended is broken. Waiting acquires end at once with
-        PoolManagerClosedError. Closing again waits for the first close.
+        PoolManagerClosedError. Closing again waits for the first close. A signal's handler that
+        comes in the midst of an acquire does not wait for the end.
         """
         seconds = check_seconds("timeout", timeout)
         self._end(lambda: self._parts.closing.close(seconds))
@@ -325,7 +325,7 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
                 return
         try:
             if not parts.lifetime.closed:
-                parts.thread.run(work)
+                parts.thread.run_last(work, parts.routing.guard)
         except PoolManagerClosedError:
             pass  # by another thread, or as the program ends
         except HasqlError:

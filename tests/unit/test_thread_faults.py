@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import count
 from pathlib import Path
 from time import monotonic
@@ -175,6 +175,62 @@ def test_a_look_at_idle_ones_that_finds_no_more_threads_loses_no_place() -> None
 
 
 # Closing
+
+
+@contextmanager
+def no_longer_than(seconds: float) -> Iterator[None]:
+    """Fail instead of waiting for ever in the main thread."""
+
+    def fail(*_: object) -> None:
+        pytest.fail(f"it waits still after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("end", [lambda manager: manager.close(0.0), ThreadManager.terminate])
+def test_12_a_signal_handler_may_close_anywhere_in_an_acquire(
+    end: Callable[[ThreadManager], None],
+) -> None:
+    servers = fake_cluster("a master")
+    for point in range(1, 10**6):
+        manager = ThreadManager(servers)
+        manager.putconn(manager.getconn())
+        left = point
+
+        def profile(frame: FrameType, event: str, _arg: object) -> None:
+            nonlocal left
+            ours = frame.f_code.co_filename.startswith(HASQL)
+            left -= ours and event in {"call", "c_return"}
+            if not left:
+                sys.setprofile(None)
+                end(manager)  # noqa: B023  # within the turn
+
+        with no_longer_than(LONG):
+            with suppress(PoolManagerClosedError, ConnectionError):
+                sys.setprofile(profile)
+                manager.putconn(manager.getconn())
+            sys.setprofile(None)
+            until(lambda: left > 0 or manager.closed)  # noqa: B023
+            manager.close()
+        until(lambda: not threads_of_hasql())
+        if left > 0:
+            break
+    assert point > 20
+
+
+def test_12_a_signal_handler_may_close_while_its_thread_is_in_the_drivers_pool() -> None:
+    with managed(fake_cluster("a master")) as manager:
+        manager.putconn(manager.getconn())
+        with no_longer_than(2 * LONG):
+            with manager.pool_of("a")._lock:  # noqa: SLF001  # as if the signal had come within
+                manager.terminate()
+            until(lambda: manager.closed)
 
 
 def test_what_is_used_after_closing_says_so() -> None:
