@@ -170,7 +170,7 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
             UnknownConnectionError: The connection is not lent by this manager, or to another
                 thread's block; a ValueError.
         """
-        if _is_inherited(connection):
+        if self._book.find(connection) is None and _is_inherited(connection):
             return
         self._returns.give_back_by_call(self._book.of(connection), kwargs)
 
@@ -183,7 +183,7 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
             UnknownConnectionError: The pool is not this manager's, or lent no such connection, or
                 lent it to another thread's block.
         """
-        if _is_inherited(connection):
+        if self._book.find(connection) is None and _is_inherited(connection):
             return
         self._returns.give_back_by_call(self._lease_of(connection, self._node(pool)), kwargs)
 
@@ -380,7 +380,7 @@ _inherited: list[ThreadParts[Any, Any]] = []
 
 
 def _is_inherited(connection: object) -> bool:
-    """Tell whether a connection was lent to the parent of this process."""
+    """Tell whether one was lent to the parent of this process; another may have its `id` by now."""
     return any(parts.book.find(connection) is not None for parts in _inherited)
 
 

@@ -713,6 +713,23 @@ def test_a_tracer_may_wait_for_a_thread_that_acquires_when_it_is_told_of_a_probe
 # Forking
 
 
+def test_16_what_a_child_has_lent_comes_back_though_one_of_the_parents_had_its_id() -> None:
+    with managed(fake_cluster("a master")) as manager:
+        connection = manager.getconn()
+
+        def work() -> None:
+            [pool] = manager.get_master_pools()
+            pool.lent.add(connection)
+            manager.register_connection(connection, pool)  # it stands for one of the same `id`
+            manager.putconn(connection)
+            assert hosts_of(manager) == [0]
+            assert connection in pool.free
+            manager.terminate()
+
+        in_child(work)
+        manager.putconn(connection)
+
+
 def test_16_an_acquire_made_before_a_fork_takes_nothing_of_the_parents_in_the_child() -> None:
     with managed(fake_cluster("a master")) as manager:
         manager.putconn(manager.getconn())
