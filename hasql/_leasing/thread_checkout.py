@@ -22,6 +22,7 @@ from hasql.diagnostics import about, correlation_id
 from hasql.driver import ConnT, Driver, PoolT, ThreadPool
 from hasql.driver.deadline import OutOfTimeError
 from hasql.driver.ended_within import ended_within
+from hasql.driver.outside_calls import check_may_wait
 from hasql.driver.time_left import TimeLeft
 from hasql.errors import UnknownConnectionError
 
@@ -291,6 +292,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
 
     def _wait(self, lease: Lease[PoolT, ConnT], deadline: float) -> Node[PoolT, ConnT]:
         """Wait for a place, which is taken then."""
+        check_may_wait()
         node: Node[PoolT, ConnT] | None = None
         waiter: Any = None  # see `Router.join`
         try:

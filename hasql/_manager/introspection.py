@@ -68,7 +68,8 @@ class Introspection(Generic[PoolT, ConnT]):
         """Have a function called for each event: see `hasql.events`.
 
         It is called by the event loop soon after the change, outside of any acquire, and must not
-        wait. What it raises is logged.
+        wait. A manager for threads calls it in a thread of its own, where it may: the next event is
+        told after that. What it raises is logged.
 
         Raises:
             TypeError: It is not callable, or is a coroutine function.

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 from hasql._probing.monitors import end_tasks
 from hasql.driver.ended_within import ended_within
 from hasql.driver.os_threads import OsThread, is_held, original
+from hasql.driver.outside_calls import OutsideCalls, call_outside, check_may_wait
 from hasql.driver.threads import in_thread
-from hasql.errors import HasqlError, PoolManagerClosedError
+from hasql.errors import PoolManagerClosedError
 
 __all__ = ("LoopThread",)
 
@@ -50,6 +51,8 @@ class LoopThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: OsThread | None = None
         self._last: asyncio.Task[None] | None = None
+        #: Log handlers, listeners and tracers may wait for what the loop is to find.
+        self._outside = OutsideCalls()
         #: What threads wait for.
         self._waited_for: set[Future[Any]] = set()
 
@@ -100,10 +103,7 @@ class LoopThread:
         """
         assert self._loop is not None  # noqa: S101  # it was started
         if self._thread is not None and self._thread.is_current:
-            raise HasqlError(
-                "a listener or tracer has called what waits for hasql's own thread, in which it "
-                "runs; have another thread do that"
-            )
+            check_may_wait()
         done = self._begun(work(), self._loop)
         try:
             self._wait(done, look_every)
@@ -180,12 +180,15 @@ class LoopThread:
         self.join()
 
     def join(self) -> None:
-        """Wait until the thread has ended, but not for long, and not in itself."""
+        """Wait until the thread has ended and all is told, but not for long, and not in itself."""
         if self._thread is not None and not self._thread.is_current:
             self._thread.join(2 * _LAST_WORDS)
+            self._outside.finish(_LAST_WORDS)
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
+        self._outside.serve_this_thread()
+        loop.set_exception_handler(_report_outside)
         try:
             loop.run_forever()
         finally:
@@ -195,6 +198,10 @@ class LoopThread:
             loop.close()
             for done in tuple(self._waited_for):
                 done.cancel()
+
+
+def _report_outside(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    call_outside(loop.default_exception_handler, context)
 
 
 async def _end_tasks() -> None:

@@ -9,6 +9,7 @@ from hasql._manager.guarded import soon
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion, Health, NodeState
 from hasql.diagnostics import about
+from hasql.driver.outside_calls import call_outside
 from hasql.events import (
     Event,
     HostAdmitted,
@@ -70,7 +71,7 @@ class Notifier:
         self.fencings += isinstance(event, HostExcluded) and event.exclusion is Exclusion.FENCED
         soon(log_event, event, self._hide)
         for listener in tuple(self._listeners):
-            soon(self._call, listener, event)
+            soon(call_outside, self._call, listener, event)
 
     def _call(self, listener: Listener, event: Event) -> None:
         if listener not in self._listeners:

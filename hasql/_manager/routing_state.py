@@ -39,6 +39,7 @@ from hasql.cluster.topology import (
 from hasql.diagnostics import counted
 from hasql.driver import ConnT, Driver, DriverPool, PoolSizes, PoolT
 from hasql.driver.kept_errors import without_frames
+from hasql.driver.outside_calls import call_outside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,7 +160,7 @@ class RoutingState(Generic[PoolT, ConnT]):
             if node is not None and node.as_master:
                 self.on_master(observation.began)
         if (tracer := self.tracer) is not None and isinstance(observation, Answered | Failed):
-            soon(tell_of_probe, tracer, observation)
+            soon(call_outside, tell_of_probe, tracer, observation)
 
     @guarded
     def observe(self, observation: RoutingObservation) -> None:

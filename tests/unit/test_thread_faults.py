@@ -624,12 +624,12 @@ def test_18_two_threads_that_give_the_same_back_at_once_give_it_back_once() -> N
 
 def test_a_log_handler_may_wait_for_a_thread_that_acquires() -> None:
     servers = fake_cluster("a master", "b replica")
-    loops, looked = threading.Event(), threading.Event()
+    told, looked = threading.Event(), threading.Event()
 
     class Handler(logging.Handler):
         def filter(self, record: logging.LogRecord) -> bool:  # called before its lock is taken
-            if threading.current_thread().name == "hasql":
-                loops.set()
+            if threading.current_thread().name == "hasql callbacks":
+                told.set()
             return bool(super().filter(record))
 
         def emit(self, record: logging.LogRecord) -> None:
@@ -649,11 +649,11 @@ def test_a_log_handler_may_wait_for_a_thread_that_acquires() -> None:
         try:
             with handler.lock or nullcontext():
                 manager.in_loop(servers["b"].kill)
-                assert loops.wait(LONG)
+                assert told.wait(LONG)
                 acquiring.start()
                 assert looked.wait(LONG / 2)
         finally:
-            if loops.is_set():
+            if told.is_set():
                 acquiring.join()
             log.setLevel(before)
             log.removeHandler(handler)

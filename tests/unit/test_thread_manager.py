@@ -734,27 +734,6 @@ def test_closing_leaves_no_task_of_the_loop_behind() -> None:
         assert ended.is_set()
 
 
-def test_closing_from_a_listener_says_what_to_do() -> None:
-    servers = fake_cluster("a master", "b replica")
-    with managed(servers, refresh_delay=0.05) as manager:
-        heard: list[HasqlEvent] = []
-        raised: list[BaseException] = []
-
-        def listen(event: HasqlEvent) -> None:
-            heard.append(event)
-            try:
-                manager.close()
-            except HasqlError as error:
-                raised.append(error)
-
-        manager.add_listener(listen)
-        manager.in_loop(servers["b"].kill)
-        until(lambda: bool(raised))
-        assert "have another thread do that" in str(raised[0])
-        assert not manager.closing
-        assert heard
-
-
 def test_a_tracer_is_told_of_the_acquires_of_threads() -> None:
     told: list[str] = []
     with managed(fake_cluster("a master")) as manager:

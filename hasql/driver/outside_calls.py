@@ -1,0 +1,119 @@
+"""Calls of what is the application's, beside a thread that must not wait: log handlers, listeners.
+
+A log handler may write to the database, and wait for the master that the event loop is to find; or
+wait for its own lock, which a thread has that waits for that master.
+"""
+
+import logging
+import traceback
+from collections import deque
+from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
+from typing import Any
+
+from hasql.diagnostics import about, counted
+from hasql.driver.os_threads import OsThread, new_guard, original
+from hasql.errors import HasqlError
+
+__all__ = ("OutsideCalls", "call_outside", "check_may_wait")
+
+log = logging.getLogger("hasql")
+
+#: How many calls may wait for one that takes its time; what comes beyond them is left out.
+_MOST = 1000
+
+#: Of a thread that must not wait: its `calls`.
+_thread: Any = original("_thread", "_local")()
+
+
+class OutsideCalls:
+    """Calls functions one after the other, in a thread that is there as long as there are any."""
+
+    def __init__(self) -> None:
+        self._lock = new_guard()
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._left_out = 0
+        self._thread: OsThread | None = None
+
+    def serve_this_thread(self) -> None:
+        """Have what this thread logs, and calls by `call_outside`, done here from now on."""
+        _thread.calls = self
+
+    def __call__(self, function: Callable[..., object], /, *args: Any) -> None:
+        """Have a function called soon, without waiting, in the context of the caller."""
+        with self._lock:
+            if len(self._waiting) >= _MOST:
+                self._left_out += 1
+                return
+            self._waiting.append(partial(copy_context().run, function, *args))
+            if self._thread is not None:
+                return
+            thread = self._thread = OsThread(self._call_all, "hasql callbacks")
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads can be had: the next call is the next occasion
+            with self._lock:
+                self._thread = None
+
+    def _call_all(self) -> None:
+        while (call := self._next()) is not None:
+            try:
+                call()
+            except Exception:  # noqa: BLE001  # a filter's of the application's, say
+                traceback.print_exc()
+
+    def _next(self) -> Callable[[], object] | None:
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft()
+            if left_out := self._left_out:
+                self._left_out = 0
+                return partial(_say_what_was_left_out, left_out)
+            self._thread = None
+            return None
+
+    def finish(self, seconds: float) -> None:
+        """Wait until all is called, for so many seconds at most, unless this is called itself.
+
+        What no thread could be had for is called here.
+        """
+        thread = self._thread
+        if thread is None:
+            self._call_all()
+        elif not thread.is_current:
+            thread.join(seconds)
+
+
+def call_outside(function: Callable[..., object], /, *args: Any) -> None:
+    """Call what is the application's: beside this thread if it must not wait, else here."""
+    calls: OutsideCalls | None = getattr(_thread, "calls", None)
+    (function if calls is None else partial(calls, function))(*args)
+
+
+def check_may_wait() -> None:
+    """Raise HasqlError in a thread that must not wait."""
+    if getattr(_thread, "calls", None) is not None:
+        raise HasqlError(
+            "what runs in hasql's own thread, as a source of hosts does, would wait for what that "
+            "thread is to do; have another thread wait"
+        )
+
+
+class _RecordsOutside(logging.Filter):
+    """Has the records of a thread that must not wait emitted beside it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        calls: OutsideCalls | None = getattr(_thread, "calls", None)
+        if calls is None:
+            return True
+        calls(log.handle, record)
+        return False
+
+
+def _say_what_was_left_out(count: int) -> None:
+    told, extra = counted(count, "message"), about("messages_left_out")
+    log.warning("%s left out: a log handler or a listener has taken its time", told, extra=extra)
+
+
+log.addFilter(_RecordsOutside())  # after that of `diagnostics`
