@@ -7,8 +7,10 @@ import io
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +25,7 @@ from psycopg import ClientCursor, Cursor, IsolationLevel
 
 from hasql.contrib.django import ReplicaRouter
 from hasql.contrib.django.base import DatabaseWrapper
+from hasql.contrib.django.lent_connection import AbandonedConnections
 from testbed.django_project import (
     ContentType,
     DjangoProject,
@@ -103,6 +106,20 @@ def leases() -> int:
 
 
 # Where statements go
+
+
+async def test_what_a_thread_has_abandoned_comes_back_though_there_was_no_thread_for_it() -> None:
+    given_back = threading.Event()
+    abandoned = AbandonedConnections()
+    before = threading.stack_size(1 << 46)
+    try:
+        abandoned.watch()
+    finally:
+        threading.stack_size(before)
+    abandoned.watch()
+    lent: Any = SimpleNamespace(give_back=given_back.set)
+    abandoned.add(lent)
+    assert await asyncio.to_thread(given_back.wait, 10)
 
 
 async def test_reads_go_to_a_replica_and_writes_to_the_master(project: DjangoProject) -> None:

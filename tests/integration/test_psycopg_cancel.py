@@ -11,12 +11,15 @@ import ctypes.util
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 
+from hasql._adapters.psycopg.cancel_request import request_cancel
 from testbed.scene import until_asleep
 
 if TYPE_CHECKING:
@@ -170,3 +173,21 @@ async def line(program: asyncio.subprocess.Process) -> str:
     assert program.stderr is not None
     said = await program.stdout.readline()
     return said.decode() or pytest.fail((await program.stderr.read()).decode())
+
+
+async def test_cancel_requests_that_find_no_more_threads_fail_and_the_next_are_sent() -> None:
+    sent: list[bool] = []
+    request = SimpleNamespace(cancel=lambda: sent.append(True))
+    host = {"hostaddr": b"", "host": b"nowhere", "port": b"1"}
+    connection: Any = SimpleNamespace(**host, get_cancel=lambda: request)
+    before = threading.stack_size(1 << 46)
+    try:
+        for _ in range(8):
+            with pytest.raises(psycopg.OperationalError, match="no thread"):
+                async with asyncio.timeout(5):
+                    await request_cancel(connection)
+    finally:
+        threading.stack_size(before)
+    async with asyncio.timeout(5):
+        await request_cancel(connection)
+    assert sent == [True]

@@ -14,6 +14,8 @@ from concurrent.futures import Future
 from threading import Lock, Thread
 from typing import TYPE_CHECKING
 
+from psycopg import OperationalError
+
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGcancel, PGconn
 
@@ -38,9 +40,23 @@ class _RequestQueue:
             more = self._threads < _THREADS
             self._threads += more
         if more:
-            # The end of the program does not wait for a daemon.
-            Thread(target=self._send_all, name="hasql cancel request", daemon=True).start()
+            try:
+                # The end of the program does not wait for a daemon.
+                Thread(target=self._send_all, name="hasql cancel request", daemon=True).start()
+            except RuntimeError:  # no more threads can be had
+                self._start_failed()
         return sent
+
+    def _start_failed(self) -> None:
+        """Fail what no thread is there to send."""
+        with self._lock:
+            self._threads -= 1
+            unsent: deque[tuple[PGcancel, Future[None]]] = deque()
+            if not self._threads:
+                unsent, self._requests = self._requests, unsent
+        for _, sent in unsent:
+            if sent.set_running_or_notify_cancel():
+                sent.set_exception(OperationalError("there is no thread to send a cancel request"))
 
     def _send_all(self) -> None:
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, cast
@@ -77,13 +78,13 @@ class AbandonedConnections:
         self._started = False
 
     def watch(self) -> None:
-        """Start the thread, unless that was done."""
+        """Start the thread, unless that was done. For want of threads, the next time does."""
         if self._started:
             return
-        with self._lock:
+        with self._lock, suppress(RuntimeError):
             if not self._started:
-                self._started = True
                 Thread(target=self._work, name="hasql-django", daemon=True).start()
+                self._started = True
 
     def add(self, lent: LentConnection) -> None:
         """Have it given back soon; may be called by a finalizer."""
