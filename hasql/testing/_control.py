@@ -1,4 +1,4 @@
-"""One query over a server's own socket, in PostgreSQL's simple query protocol.
+"""Queries over a server's own socket, in PostgreSQL's simple query protocol.
 
 A tenth of what starting psql costs, and needs no driver: this package must work with any of them.
 https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SIMPLE-QUERY
@@ -10,28 +10,61 @@ import time
 
 from hasql.testing.errors import ClusterError
 
-__all__ = ("query",)
+__all__ = ("ControlSession", "query")
+
+_NAME = "hasql.testing"
+"""What its sessions are called in `pg_stat_activity`."""
 
 
-class _Session:
-    def __init__(self, path: str, timeout: float) -> None:
+class ControlSession:
+    """A session as the superuser.
+
+    :param path: the server's socket
+    :param database: where to
+    :param timeout: seconds for the login
+    :raises ClusterError: when the server refuses, with its message and SQLSTATE
+    :raises OSError: when there is no server, or (TimeoutError) it does not answer
+    """
+
+    def __init__(self, path: str, database: str, timeout: float) -> None:
         self._until = time.monotonic() + timeout
         self._buffer = b""
         self._socket = socket.socket(socket.AF_UNIX)
         try:
             self._socket.settimeout(timeout)
             self._socket.connect(path)
+            parameters = f"user\0postgres\0database\0{database}\0application_name\0{_NAME}\0\0"
+            self._send(b"", struct.pack("!I", 196608) + parameters.encode())
+            self._finish()
         except BaseException:
             self._socket.close()
             raise
 
-    def close(self) -> None:
-        self._socket.close()
+    def run(self, sql: str, timeout: float) -> str:
+        """Run `sql` and return its rows as psql -At prints them.
 
-    def send(self, kind: bytes, body: bytes) -> None:
+        :param timeout: seconds for all of it
+        :raises ClusterError: with the server's message and SQLSTATE when it refuses
+        :raises OSError: when the server is gone, or (TimeoutError) does not answer; the session is
+            of no use any more then
+        """
+        self._until = time.monotonic() + timeout
+        self._send(b"Q", sql.encode() + b"\0")
+        return "\n".join(self._finish())
+
+    def close(self) -> None:
+        """End the session: said as well, as a forked child may have the socket, too."""
+        try:
+            self._send(b"X", b"")
+        except OSError:
+            pass  # the server is gone
+        finally:
+            self._socket.close()
+
+    def _send(self, kind: bytes, body: bytes) -> None:
         self._socket.sendall(kind + struct.pack("!I", len(body) + 4) + body)
 
-    def receive(self) -> tuple[bytes, bytes]:
+    def _receive(self) -> tuple[bytes, bytes]:
         head = self._read(5)
         return head[:1], self._read(struct.unpack("!I", head[1:])[0] - 4)
 
@@ -49,12 +82,12 @@ class _Session:
         taken, self._buffer = self._buffer[:size], self._buffer[size:]
         return taken
 
-    def finish(self) -> list[str]:
+    def _finish(self) -> list[str]:
         """Read up to the next "ready for query" and return the rows on the way."""
         rows: list[str] = []
         error = ""
         while True:
-            kind, body = self.receive()
+            kind, body = self._receive()
             if kind == b"D":
                 rows.append(_row(body))
             elif kind == b"E":
@@ -88,20 +121,10 @@ def _error(body: bytes) -> str:
 
 
 def query(path: str, sql: str, *, timeout: float) -> str:
-    """Run `sql` as the superuser in database ``app`` and return its rows as psql -At prints them.
-
-    :param path: the server's socket
-    :param timeout: seconds for all of it
-    :raises ClusterError: with the server's message and SQLSTATE when it refuses
-    :raises OSError: when there is no server, or (TimeoutError) it does not answer
-    """
-    session = _Session(path, timeout)
+    """Run `sql` in database ``app``, in a session of its own; else as `ControlSession.run`."""
+    until = time.monotonic() + timeout
+    session = ControlSession(path, "app", timeout)
     try:
-        session.send(b"", struct.pack("!I", 196608) + b"user\0postgres\0database\0app\0\0")
-        session.finish()
-        session.send(b"Q", sql.encode() + b"\0")
-        rows = session.finish()
-        session.send(b"X", b"")
-        return "\n".join(rows)
+        return session.run(sql, until - time.monotonic())
     finally:
         session.close()

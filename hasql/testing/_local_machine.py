@@ -10,13 +10,20 @@ import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 from hasql.testing import _control, _watchdog
 from hasql.testing._account import Account
+from hasql.testing._kept_sessions import KeptSessions
 from hasql.testing.binaries import Binaries
 from hasql.testing.errors import ClusterError
 
 __all__ = ("LocalMachine",)
+
+
+class _Ask(Protocol):
+    def __call__(self, path: str, sql: str, *, timeout: float) -> str: ...
+
 
 _LONGEST_ROOT = 107 - len("/run/.s.PGSQL.65535.lock")
 """A socket's path has at most 107 bytes."""
@@ -40,6 +47,13 @@ class LocalProcess:
 
     def alive(self) -> bool:
         return not self._killed and self._popen.poll() is None
+
+    def stopped(self) -> bool:
+        options = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+        try:
+            return os.waitid(os.P_PID, self.pid, options) is not None
+        except ChildProcessError:  # it has ended, or its parent is another
+            return False
 
     def signal(self, number: signal.Signals) -> None:
         self._popen.send_signal(number)
@@ -116,6 +130,7 @@ class LocalMachine:
         self._owner = os.getpid()
         self._closed = False
         self._processes: list[LocalProcess] = []
+        self._sessions = KeptSessions()
         self.root = _make_root(account)
         # Nothing is started before the watchdog watches.
         self._watchdog, self._lifeline = _start_watchdog(self.root, self.bindir)
@@ -217,9 +232,23 @@ class LocalMachine:
         return path
 
     def query(self, port: int, sql: str, timeout: float) -> str:
-        path = f"{self.root}/run/.s.PGSQL.{port}"
+        return self._ask(_control.query, port, sql, timeout)
+
+    def look(self, port: int, sql: str, timeout: float) -> str:
+        return self._ask(self._sessions.look, port, sql, timeout)
+
+    def keeps_session(self, port: int) -> bool:
+        return self._sessions.keeps(self._socket(port))
+
+    def end_session(self, port: int) -> None:
+        self._sessions.end(self._socket(port))
+
+    def _socket(self, port: int) -> str:
+        return f"{self.root}/run/.s.PGSQL.{port}"
+
+    def _ask(self, ask: _Ask, port: int, sql: str, timeout: float) -> str:
         try:
-            return _control.query(path, sql, timeout=timeout)
+            return ask(self._socket(port), sql, timeout=timeout)
         except TimeoutError:
             message = f"the server on port {port} did not answer within {timeout:g} s"
             raise ClusterError(message) from None
@@ -237,7 +266,7 @@ class LocalMachine:
         _watchdog.forget_postmaster(Path(data))
 
     def forget_socket(self, port: int) -> None:
-        Path(f"{self.root}/run/.s.PGSQL.{port}.lock").unlink(missing_ok=True)
+        Path(f"{self._socket(port)}.lock").unlink(missing_ok=True)
 
     def close(self) -> None:
         if os.getpid() != self._owner:
@@ -247,6 +276,7 @@ class LocalMachine:
                 return
             self._closed = True
         try:
+            self._sessions.close()
             self._stop_all()
             ended = [process.pid for process in self._processes]
             _watchdog.clean_up(self.root, self.bindir, ended)

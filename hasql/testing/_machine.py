@@ -16,6 +16,9 @@ class Process(Protocol):
     def alive(self) -> bool:
         """Tell whether the postmaster runs; a frozen one does, one that was killed does not."""
 
+    def stopped(self) -> bool:
+        """Tell whether the postmaster is known to be stopped, by whomever: it takes no sessions."""
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the postmaster alone."""
 
@@ -82,6 +85,18 @@ class Machine(Protocol):
 
         :raises ClusterError: when the server refuses, is not there, or does not answer in time
         """
+
+    def look(self, port: int, sql: str, timeout: float) -> str:
+        """Do the same for `sql` that only looks: in a session that may be kept for the next.
+
+        Its database is any.
+        """
+
+    def keeps_session(self, port: int) -> bool:
+        """Tell whether a session is kept there for looking."""
+
+    def end_session(self, port: int) -> None:
+        """End the session that is kept for looking, if there is one."""
 
     def forget(self, data: str) -> None:
         """Remove what a killed postmaster left in its data directory and in memory."""

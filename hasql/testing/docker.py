@@ -40,6 +40,9 @@ class ContainerProcess:
         # A zombie has no command line.
         return bool(self._machine.read(f"/proc/{self.pid}/cmdline"))
 
+    def stopped(self) -> bool:
+        return False  # each look has a session of its own, and finds out
+
     def signal(self, number: signal.Signals) -> None:
         self._machine.shell(f"kill -{number.name.removeprefix('SIG')} {self.pid}")
 
@@ -127,6 +130,16 @@ class DockerMachine:
     def query(self, port: int, sql: str, timeout: float) -> str:
         psql = ["psql", "-XAtq", "-h", f"{self.root}/run", "-p", str(port), "-U", "postgres"]
         return self.run(*psql, "-d", "app", "-c", sql, timeout=timeout).removesuffix("\n")
+
+    def look(self, port: int, sql: str, timeout: float) -> str:
+        return self.query(port, sql, timeout)
+
+    def keeps_session(self, port: int) -> bool:
+        del port
+        return False
+
+    def end_session(self, port: int) -> None:
+        del port
 
     def forget(self, data: str) -> None:
         # The memory segment goes with the container.

@@ -192,13 +192,30 @@ class LocalNode:
         return process
 
     def _sql(self, query: str, timeout: float = _TIMEOUT) -> str:
-        self._running_process()
-        if self._frozen:
-            raise ClusterError(f"{self.name} is frozen and cannot answer; thaw() lets it go on")
+        self._answering_process()
         return self._machine.query(self.port, query, timeout)
 
+    def _answering_process(self) -> Process:
+        process = self._running_process()
+        if self._frozen:
+            raise ClusterError(f"{self.name} is frozen and cannot answer; thaw() lets it go on")
+        return process
+
+    def _look(self, query: str, timeout: float = 5.0) -> str:
+        """Run `query`, which only looks, in the session that is kept for that.
+
+        Where the server would take no new session, it gets none of this one's answers either: a
+        stopped postmaster's children go on, and one that shuts down waits for this session.
+        """
+        process = self._answering_process()
+        if self._machine.keeps_session(self.port) and (
+            process.stopped() or not self._data.is_ready
+        ):
+            self._machine.end_session(self.port)
+        return self._machine.look(self.port, query, timeout)
+
     def _status(self, timeout: float = 5.0) -> NodeStatus:
-        return NodeStatus.parse(self._sql(_status.QUERY, timeout))
+        return NodeStatus.parse(self._look(_status.QUERY, timeout))
 
     def _until(self, done: Callable[[], bool], timeout: float, goal: str) -> None:
         until = time.monotonic() + timeout
@@ -250,6 +267,7 @@ class LocalNode:
             raise ConfigurationError(f"no such mode {mode!r}: use {', '.join(_STOP_SIGNALS)}")
         with self._lock:
             process = self._running_process()
+            self._machine.end_session(self.port)
             process.signal(_STOP_SIGNALS[mode])
             process.thaw()
             self._frozen = False
@@ -275,7 +293,7 @@ class LocalNode:
         """Wait for the end of a promotion that was asked for, if there is one."""
         if self._promoting:
             self._until(
-                lambda: self._sql("SELECT pg_is_in_recovery()") == "f",
+                lambda: self._look("SELECT pg_is_in_recovery()") == "f",
                 _TIMEOUT,
                 "become a master",
             )
@@ -284,7 +302,7 @@ class LocalNode:
     def _pause_replay(self) -> None:
         self._sql("SELECT pg_wal_replay_pause()")
         self._until(
-            lambda: self._sql("SELECT pg_get_wal_replay_pause_state()") == "paused",
+            lambda: self._look("SELECT pg_get_wal_replay_pause_state()") == "paused",
             _STREAMING_TIMEOUT,
             "pause",
         )

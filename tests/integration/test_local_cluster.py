@@ -588,6 +588,51 @@ async def test_healing_waits_for_a_promotion_that_was_asked_for(cluster: LocalCl
     assert len(cluster.replicas) == 2
 
 
+async def test_healing_finds_a_postmaster_that_is_stopped_while_its_children_answer(
+    cluster: LocalCluster,
+) -> None:
+    node = cluster.replicas[0]
+    assert node.pid is not None
+    os.kill(node.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, node.pid, os.WSTOPPED | os.WNOWAIT)
+    assert node not in cluster.replicas
+    await asyncio.to_thread(cluster.heal)
+    assert node in cluster.replicas
+    await (await asyncpg.connect(node.dsn, timeout=10)).close()
+
+
+async def test_healing_keeps_no_server_from_a_smart_shutdown_that_somebody_asks_for(
+    cluster: LocalCluster,
+) -> None:
+    node = cluster.replicas[0]
+    before = node.pid
+    assert before is not None
+    os.kill(before, signal.SIGTERM)
+    await asyncio.to_thread(cluster.heal)
+    await until(lambda: node.pid != before)
+    await asyncio.to_thread(cluster.heal)
+    assert node in cluster.replicas
+
+
+async def test_servers_are_looked_at_in_one_session_each_that_stands_in_nobodys_way(
+    cluster: LocalCluster,
+) -> None:
+    looked_at = "SELECT string_agg(pid::text, ' ') FROM pg_stat_activity WHERE datname = 'postgres'"
+    before = [await node.sql(looked_at) for node in cluster.nodes]
+    assert all(pid.isdecimal() for pid in before)
+    for _ in range(3):
+        cluster.heal()
+        assert len(cluster.replicas) == 2
+    assert [await node.sql(looked_at) for node in cluster.nodes] == before
+    beside = cluster.master.superuser_dsn.rpartition("/")[0] + "/template1"
+    connection = await asyncpg.connect(beside, timeout=10)
+    try:
+        await connection.execute("CREATE DATABASE copy TEMPLATE app")
+        await connection.execute("DROP DATABASE copy")
+    finally:
+        await connection.close()
+
+
 async def test_healing_waits_for_a_master_that_starts_anew_after_a_crash_of_its_own(
     cluster: LocalCluster,
 ) -> None:
