@@ -1,5 +1,9 @@
 """The data directory of a server: made, configured, copied, rewound."""
 
+import base64
+import hashlib
+import hmac
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,6 +15,8 @@ __all__ = ("DataDirectory", "Passwords")
 
 _TAKES_SETTINGS = 16
 """The first PostgreSQL whose initdb takes settings."""
+
+_SIDES = "Client", "Server"
 
 _SETTINGS = {
     "wal_level": "replica",
@@ -41,6 +47,21 @@ class Passwords:
 
     app: str
     superuser: str
+    #: How often a client hashes one to log in.
+    iterations: int = 4096
+
+    def verifier(self, password: str) -> str:
+        """Return what a server keeps of a password.
+
+        Its setting `scram_iterations`, which would do, is there since PostgreSQL 16 alone.
+        https://www.postgresql.org/docs/current/catalog-pg-authid.html, RFC 5803
+        """
+        salt = secrets.token_bytes(16)
+        salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, self.iterations)
+        client, server = (hmac.digest(salted, f"{x} Key".encode(), "sha256") for x in _SIDES)
+        stored = hashlib.sha256(client).digest()
+        words = (base64.b64encode(each).decode() for each in (salt, stored, server))
+        return "SCRAM-SHA-256${}:{}${}:{}".format(self.iterations, *words)
 
 
 class DataDirectory:
@@ -95,8 +116,8 @@ class DataDirectory:
         # Before the server first starts: it costs a tenth of doing it over a connection, and
         # the copies that become replicas have it from the start.
         statements = (
-            f"ALTER ROLE postgres PASSWORD {quoted(passwords.superuser)}",
-            f"CREATE ROLE app LOGIN PASSWORD {quoted(passwords.app)}",
+            f"ALTER ROLE postgres PASSWORD {quoted(passwords.verifier(passwords.superuser))}",
+            f"CREATE ROLE app LOGIN PASSWORD {quoted(passwords.verifier(passwords.app))}",
             "CREATE DATABASE app OWNER app",
         )
         self._single_user("\n".join(statements) + "\n")

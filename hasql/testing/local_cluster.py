@@ -51,6 +51,9 @@ class LocalCluster:
         settings: postgresql.conf settings for all nodes, over hasql's own.
         synchronous: Whether a commit waits until one replica has it
             (``synchronous_standby_names = 'ANY 1 (*)'`` on whichever node is master).
+        scram_iterations: How often a client hashes a password to log in: 4096 by default, as
+            PostgreSQL has it, which takes libpq three milliseconds. Less is for tests that log in
+            often.
         tls: Whether servers speak TLS, and refuse who does not. The program openssl makes a
             certificate for it; the DSNs say ``sslmode=verify-full`` and name that as
             ``sslrootcert``. The wheel's PostgreSQL was built without TLS: ``auto`` takes this
@@ -71,6 +74,7 @@ class LocalCluster:
         source: Source = "auto",
         settings: Mapping[str, str] | None = None,
         synchronous: bool = False,
+        scram_iterations: int = 4096,
         tls: bool = False,
         on_progress: Callable[[str], None] | None = None,
     ) -> None:
@@ -82,6 +86,9 @@ class LocalCluster:
             raise ConfigurationError(f"source={source!r}: give auto, wheel, local or docker")
         if synchronous and not replicas:
             raise ConfigurationError("synchronous=True needs a replica: no commit would ever end")
+        given: object = scram_iterations
+        if not isinstance(given, int) or given < 1:
+            raise ConfigurationError(f"scram_iterations={scram_iterations!r}: give 1 or more")
         self._settings = check_settings(settings or {})
         if synchronous:
             self._settings.setdefault("synchronous_standby_names", "ANY 1 (*)")
@@ -91,7 +98,7 @@ class LocalCluster:
         self._wants_tls = tls
         self._tls: Tls | None = None
         self._report = on_progress or (lambda _: None)
-        self._passwords = Passwords(secrets.token_hex(16), secrets.token_hex(16))
+        self._passwords = Passwords(secrets.token_hex(16), secrets.token_hex(16), scram_iterations)
         self._nodes: tuple[LocalNode, ...] = ()
         self._machine: Machine | None = None
         self._used = False

@@ -57,7 +57,11 @@ class _SharedCluster:
                 self.close()  # beyond repair: another one costs a second
             else:
                 return self._cluster
-        cluster = LocalCluster(version=self._version, source=self._source)
+        cluster = LocalCluster(
+            version=self._version,
+            source=self._source,
+            scram_iterations=1,  # a random password of 128 bits is not guessed for that
+        )
         self._cluster = cluster.__enter__()
         return self._cluster
 
@@ -84,6 +88,7 @@ def pg_cluster(_hasql_shared_cluster: _SharedCluster) -> "LocalCluster":
 
     The servers are shared by the session, which starts them at the first test that asks. Before
     each test the roles are put right again, whatever the last one killed, froze or promoted; what
-    it wrote stays. A plain fixture, so it serves sync tests and async ones of any plugin.
+    it wrote stays. Logins are quick: `scram_iterations` is 1. A plain fixture, so it serves sync
+    tests and async ones of any plugin.
     """
     return _hasql_shared_cluster.healthy()

@@ -209,6 +209,20 @@ async def _insert(node: LocalNode, table: str) -> None:
         connection.terminate()
 
 
+#: What servers keep of passwords, up to their salts.
+_KEPT = "SELECT DISTINCT split_part(rolpassword, ':', 1) FROM pg_authid WHERE rolcanlogin"
+
+
+async def test_a_login_takes_the_rounds_of_scram_that_were_asked_for(cluster: LocalCluster) -> None:
+    assert await cluster.master.sql(_KEPT) == "SCRAM-SHA-256$4096"
+    async with LocalCluster(replicas=0, version=16, scram_iterations=7) as quick:
+        assert await quick.master.sql(_KEPT) == "SCRAM-SHA-256$7"
+        for dsn in (quick.dsn, quick.superuser_dsn):
+            await (await asyncpg.connect(dsn, timeout=10)).close()
+            with pytest.raises(asyncpg.InvalidPasswordError):
+                await asyncpg.connect(dsn, password="another", timeout=10)  # noqa: S106  # wrong on purpose
+
+
 async def test_two_clusters_live_side_by_side() -> None:
     async with LocalCluster(replicas=0) as one, LocalCluster(replicas=0) as other:
         query = "SELECT system_identifier FROM pg_control_system()"
@@ -658,6 +672,8 @@ async def test_healing_waits_for_a_master_that_starts_anew_after_a_crash_of_its_
     [
         ({"replicas": -1}, "0 to"),
         ({"replicas": "2"}, "0 to"),
+        ({"scram_iterations": 0}, "1 or more"),
+        ({"scram_iterations": "1"}, "1 or more"),
         ({"version": 9}, "from 14"),
         ({"version": "18"}, "from 14"),
         ({"source": "rpm"}, "wheel"),

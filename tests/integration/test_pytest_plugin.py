@@ -42,6 +42,8 @@ async def test_serves_async_tests(pg_cluster):
     new = await pg_cluster.switchover()
     assert pg_cluster.master is new
     assert (await new.sql("SHOW server_version")).startswith("16.")
+    kept = "SELECT rolpassword FROM pg_authid WHERE rolname = 'app'"
+    assert (await new.sql(kept)).startswith("SCRAM-SHA-256$1:"), "logins are quick"
 """
 
 
