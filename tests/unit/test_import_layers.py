@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -346,9 +347,11 @@ def read_module(path: Path) -> Module:
     return Module(module_name(path), path, source, ast.parse(source, filename=str(path)))
 
 
-MODULES = {
-    module.name: module for module in map(read_module, sorted(PACKAGE.rglob("*.py"), key=str))
-}
+@cache
+def all_modules() -> dict[str, Module]:
+    """Read the package: not where tests are collected, which is done in each process."""
+    found = map(read_module, sorted(PACKAGE.rglob("*.py"), key=str))
+    return {module.name: module for module in found}
 
 
 def covers(pattern: str, name: str) -> bool:
@@ -423,7 +426,7 @@ def imports_of(module: Module) -> list[Import]:
 
 def target_of(name: str) -> str:
     """Return the module of ours that `from … import …` or `import …` gets `name` from."""
-    while name not in MODULES and "." in name:
+    while name not in all_modules() and "." in name:
         name = name.rpartition(".")[0]
     return name
 
@@ -439,18 +442,21 @@ def arrows_of(module: Module) -> list[tuple[Import, str]]:
     ]
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_every_module_has_a_layer(name: str) -> None:
-    assert layer_of(name) is not None, f"{name}: say in LAYERS in which layer it belongs"
+# A test asks one thing of all modules at once and names those that fail: one for each would cost
+# more than what is asked.
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_no_import_goes_up(name: str) -> None:
-    module = MODULES[name]
-    own = layer_of(name) or 0
+def test_every_module_has_a_layer() -> None:
+    without = [name for name in all_modules() if layer_of(name) is None]
+    assert not without, "say in LAYERS in which layer each belongs"
+
+
+def test_no_import_goes_up() -> None:
     upwards = [
         f"{module.place}:{found.line}: {name} (layer {own}) imports {target}"
         f" (layer {layer_of(target)})"
+        for name, module in all_modules().items()
+        for own in [layer_of(name) or 0]
         for found, target in arrows_of(module)
         if (layer_of(target) or 0) > own
     ]
@@ -462,7 +468,7 @@ def test_contributing_tells_of_each_wing_in_this_order() -> None:
     _, _, behind = text.partition("\nWing  ")
     _, table, *_ = re.split(r"^====.*\n", behind, flags=re.MULTILINE)
     told = re.findall(r"^``(\w+)``", table, flags=re.MULTILINE)
-    parts = {name.split(".")[1] for name in MODULES if name != "hasql"}
+    parts = {name.split(".")[1] for name in all_modules() if name != "hasql"}
     facades = {name.split(".")[1] for name in FACADES if name.count(".") == 1}
     assert set(told) - facades == parts - facades
     lowest = [min(i for i, x in enumerate(LAYERS) if is_in(x, f"hasql.{name}")) for name in told]
@@ -470,36 +476,41 @@ def test_contributing_tells_of_each_wing_in_this_order() -> None:
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    graph = {name: {target for _, target in arrows_of(module)} for name, module in MODULES.items()}
+    graph = {
+        name: {target for _, target in arrows_of(module)} for name, module in all_modules().items()
+    }
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_a_library_is_imported_only_where_it_belongs(name: str) -> None:
-    module = MODULES[name]
-    allowed = {
-        library
-        for pattern, libraries in LIBRARIES.items()
-        if covers(pattern, name)
-        for library in libraries
-    }
+def may_import(name: str) -> frozenset[str]:
+    """Return the libraries that a module may import."""
+    of_patterns = (found for pattern, found in LIBRARIES.items() if covers(pattern, name))
+    return frozenset().union(*of_patterns)
+
+
+def test_a_library_is_imported_only_where_it_belongs() -> None:
     foreign = [
         f"{module.place}:{found.line}: {found.name}"
+        for name, module in all_modules().items()
         for found in imports_of(module)
         if (library := found.name.partition(".")[0]) not in sys.stdlib_module_names
         and library != "hasql"
-        and library not in allowed
+        and library not in may_import(name)
     ]
     assert not foreign, "\n".join(foreign)
 
 
-@pytest.mark.parametrize("name", sorted(FACADES & MODULES.keys()))
-def test_a_facade_imports_no_other_facade(name: str) -> None:
-    others = {target for _, target in arrows_of(MODULES[name])} & (FACADES - {name})
-    assert not others, "it would need the other's library too"
+def test_a_facade_imports_no_other_facade() -> None:
+    assert all_modules().keys() >= FACADES
+    others = {
+        name: found
+        for name in FACADES
+        if (found := {target for _, target in arrows_of(all_modules()[name])} & (FACADES - {name}))
+    }
+    assert not others, "each would need the other's library too"
 
 
 ROOMS = {driver.room for driver in ALL_DRIVERS}
@@ -510,18 +521,24 @@ def room_of(name: str) -> str | None:
     return next((room for room in ROOMS if covers(f"hasql._adapters.{room}.*", name)), None)
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if covers("hasql._adapters.*", name)])
-def test_a_room_imports_only_the_rooms_it_is_built_on(name: str) -> None:
-    room = room_of(name)
-    allowed = {None, room}
-    allowed |= {each for x in ALL_DRIVERS if x.room == room for each in x.built_on}
-    used = {room_of(target) for _, target in arrows_of(MODULES[name])}
-    assert used <= allowed, "say so in testbed/kits/registry.py, if its users have that library too"
+def rooms_for(room: str | None) -> set[str | None]:
+    """Return the rooms that the modules of one may import from."""
+    built_on = {each for x in ALL_DRIVERS if x.room == room for each in x.built_on}
+    return {None, room, *built_on}
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_a_module_is_named_by_a_noun(name: str) -> None:
-    assert name.rpartition(".")[2].strip("_") not in NO_NOUNS
+def test_a_room_imports_only_the_rooms_it_is_built_on() -> None:
+    others = {
+        name: found
+        for name, module in all_modules().items()
+        if covers("hasql._adapters.*", name)
+        and (found := {room_of(x) for _, x in arrows_of(module)} - rooms_for(room_of(name)))
+    }
+    assert not others, "say so in testbed/kits/registry.py, if users have those libraries too"
+
+
+def test_a_module_is_named_by_a_noun() -> None:
+    assert [name for name in all_modules() if name.rpartition(".")[2].strip("_") in NO_NOUNS] == []
 
 
 def words_of(name: str) -> list[str]:
@@ -542,16 +559,15 @@ def test_metaphors_are_found() -> None:
     )
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_no_module_and_no_class_is_named_by_a_metaphor(name: str) -> None:
-    module = MODULES[name]
+def test_no_module_and_no_class_is_named_by_a_metaphor() -> None:
     found = [
         f"{module.place}:{node.lineno}: {node.name}"
+        for module in all_modules().values()
         for node in ast.walk(module.tree)
         if isinstance(node, ast.ClassDef) and is_metaphor(node.name)
     ]
-    assert not found, found
-    assert not is_metaphor(name.rpartition(".")[2])
+    found += [name for name in all_modules() if is_metaphor(name.rpartition(".")[2])]
+    assert found == []
 
 
 def module_excuse(module: Module) -> bool:
@@ -569,14 +585,16 @@ def is_docstring(node: ast.stmt) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_a_module_is_short_or_says_why_not(name: str) -> None:
-    module = MODULES[name]
-    limit = LONGEST_ADAPTER if is_in(OF_LIBRARIES, name) else LONGEST_MODULE
-    length = len(module.source.splitlines())
-    assert length <= limit or module_excuse(module), (
-        f"{module.place} has {length} lines, over {limit}: divide it, or give a reason in a comment"
-        " `# long: …` above its first import"
+def test_a_module_is_short_or_says_why_not() -> None:
+    long = [
+        f"{module.place} has {length} lines, over {limit}"
+        for name, module in all_modules().items()
+        for limit in [LONGEST_ADAPTER if is_in(OF_LIBRARIES, name) else LONGEST_MODULE]
+        if (length := len(module.source.splitlines())) > limit and not module_excuse(module)
+    ]
+    assert not long, (
+        "\n".join(long)
+        + "\nDivide it, or give a reason in a comment `# long: …` above its first import"
     )
 
 
@@ -599,12 +617,11 @@ def function_excuse(function: ast.FunctionDef | ast.AsyncFunctionDef, lines: lis
     return any(EXCUSE.search(line) for line in head)
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_a_function_is_short_or_says_why_not(name: str) -> None:
-    module = MODULES[name]
-    lines = module.source.splitlines()
+def test_a_function_is_short_or_says_why_not() -> None:
     long = [
         f"{module.place}:{node.lineno}: {node.name} has {length} lines"
+        for module in all_modules().values()
+        for lines in [module.source.splitlines()]
         for node in ast.walk(module.tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (length := body_length(node, lines)) > LONGEST_FUNCTION
@@ -628,7 +645,7 @@ def run_fresh(program: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_core_imports_nothing_but_the_standard_library() -> None:
-    core = [name for name in MODULES if is_in(CORE, name) and name not in OPTIONAL]
+    core = [name for name in all_modules() if is_in(CORE, name) and name not in OPTIONAL]
     program = f"""
 import importlib, sys
 before = set(sys.modules)
@@ -688,22 +705,25 @@ def home_of(name: str, module: Module) -> str:
     for node in ast.walk(module.tree):
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
-                if (alias.asname or alias.name) == name and node.module in MODULES:
-                    return home_of(alias.name, MODULES[node.module])
+                if (alias.asname or alias.name) == name and node.module in all_modules():
+                    return home_of(alias.name, all_modules()[node.module])
     return module.name
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if not is_internal(name)])
-def test_nothing_public_is_defined_in_an_internal_module(name: str) -> None:
-    module = MODULES[name]
-    homes = {each: home_of(each, module) for each in public_names(module)}
-    hidden = {each: home for each, home in homes.items() if is_internal(home)}
+def test_nothing_public_is_defined_in_an_internal_module() -> None:
+    hidden = [
+        f"{name}.{each} is {home}'s"
+        for name, module in all_modules().items()
+        if not is_internal(name)
+        for each in public_names(module)
+        if is_internal(home := home_of(each, module))
+    ]
     assert not hidden, "let the facade define a class of its own, as the pool managers do"
 
 
 def test_a_class_name_occurs_once() -> None:
     places: dict[str, list[str]] = {}
-    for module in MODULES.values():
+    for module in all_modules().values():
         for node in ast.walk(module.tree):
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(f"{module.place}:{node.lineno}")

@@ -82,9 +82,13 @@ def _used(place: str, node: ast.AST) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("place", CORE)
-def test_no_module_of_the_core_has_a_clock_or_chance_of_its_own(place: str) -> None:
-    assert not list(offences(place, (PACKAGE / place).read_text(encoding="utf-8")))
+def test_no_module_of_the_core_has_a_clock_or_chance_of_its_own() -> None:
+    found = [
+        each
+        for place in CORE
+        for each in offences(place, (PACKAGE / place).read_text(encoding="utf-8"))
+    ]
+    assert found == []
 
 
 @pytest.mark.parametrize(
