@@ -31,13 +31,14 @@ def _make(path: str) -> Kit:
 
 
 def __getattr__(name: str) -> list[Kit] | list[ThreadLoadKit]:
-    # Made when asked for: a program that imports one kit does without the others' libraries.
+    # Made when first asked for: a program that imports one kit does without the others' libraries.
     if name not in __all__:
         raise AttributeError(name)
     here = version("sqlalchemy").split(".")[0]
+    made: list[Kit] | list[ThreadLoadKit]
     if name == "THREAD_KITS":
-        of_threads: list[ThreadLoadKit] = []
-        if here == "2":
-            of_threads += import_module("testbed.kits.in_threads").ALL
-        return of_threads
-    return [_make(kit) for driver in DRIVERS if driver.sqlalchemy == here for kit in driver.kits]
+        made = import_module("testbed.kits.in_threads").ALL if here == "2" else []
+    else:
+        made = [_make(x) for driver in DRIVERS if driver.sqlalchemy == here for x in driver.kits]
+    globals()[name] = made
+    return made
