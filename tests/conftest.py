@@ -21,8 +21,9 @@ _TOGETHER = (
     "test_name_discovery.py",
     "test_psycopg_cancel.py",
 )
-#: Which files come first, as each takes long by itself, and which last: what keeps a core busy.
-_FIRST = ("test_patroni.py", "test_typing.py", "test_storm.py")
+#: Which files come first, as each takes long by itself, or goes by a clock before others are at
+#: work, and which last: what keeps a core busy.
+_FIRST = ("test_chaos.py", "test_patroni.py", "test_typing.py", "test_storm.py")
 _LAST = (
     "test_drivers_pgbouncer.py",
     "test_docs.py",
