@@ -13,6 +13,7 @@ chaos=tests/integration/test_chaos.py
 threads=tests/integration/test_chaos_threads.py # of the first environment alone
 logs=$(mktemp -d "${TMPDIR:-/tmp}/make-test-XXXXXX") || exit 1
 beside=
+compiling=
 outcome=5 # what pytest says when it has selected nothing
 
 # Each worker, and many a test's program, would compile all modules for itself.
@@ -36,7 +37,7 @@ note() {
 # pytest ends by itself when interrupted, and what is left to run would begin. A run in the
 # background does not hear of it.
 interrupted() {
-    [ -z "$beside" ] || kill "$beside" 2>/dev/null
+    [ -z "$beside$compiling" ] || kill $beside $compiling 2>/dev/null
     exit 130
 }
 trap interrupted INT TERM
@@ -53,8 +54,13 @@ else
     shared="--dist loadgroup --no-loadscope-reorder"
     $second $shared --tx "popen//id=gw$workers" >"$logs/second.log" 2>&1 &
     beside=$!
+    # Each of the workers would compile all tests for itself, as they begin at once.
+    nice $first --collect-only --quiet -p no:cacheprovider >"$logs/collected.log" 2>&1 &
+    compiling=$!
     $first "$chaos" "$threads"
     note $?
+    wait "$compiling" # what fails here fails again below
+    compiling=
     $first --ignore="$chaos" --ignore="$threads" $shared --numprocesses "$workers"
     note $?
     wait "$beside"
