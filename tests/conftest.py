@@ -16,10 +16,21 @@ if find_spec("flask"):  # which is not in every environment
 
 #: Files whose tests share what is dear to start: one worker runs all of such a file.
 _TOGETHER = (
-    "test_patroni.py",
+    "test_chaos_commits.py",
+    "test_chaos_load_control.py",
+    "test_chaos_units.py",
+    "test_commit_outcomes.py",
+    "test_dns_engine.py",
+    "test_dns_engine_async.py",
+    "test_dns_engine_tls.py",
+    "test_drivers_names.py",
+    "test_drivers_tls.py",
     "test_local_cluster.py",
     "test_name_discovery.py",
+    "test_patroni.py",
     "test_psycopg_cancel.py",
+    "test_sync_names.py",
+    "test_sync_tls.py",
 )
 #: Which files come first, as each takes long by itself, or goes by a clock before others are at
 #: work, and which last: what keeps a core busy.
