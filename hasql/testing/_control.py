@@ -29,6 +29,7 @@ class ControlSession:
     def __init__(self, path: str, database: str, timeout: float) -> None:
         self._until = time.monotonic() + timeout
         self._buffer = b""
+        self._prepared: dict[str, str] = {}
         self._socket = socket.socket(socket.AF_UNIX)
         try:
             self._socket.settimeout(timeout)
@@ -51,6 +52,15 @@ class ControlSession:
         self._until = time.monotonic() + timeout
         self._send(b"Q", sql.encode() + b"\0")
         return "\n".join(self._finish())
+
+    def run_prepared(self, sql: str, timeout: float) -> str:
+        """Do the same for one statement that is asked again: it is parsed once."""
+        until = time.monotonic() + timeout
+        if sql not in self._prepared:
+            name = f"asked_{len(self._prepared)}"
+            self.run(f"PREPARE {name} AS {sql}", timeout)
+            self._prepared[sql] = name
+        return self.run(f"EXECUTE {self._prepared[sql]}", until - time.monotonic())
 
     def close(self) -> None:
         """End the session: said as well, as a forked child may have the socket, too."""

@@ -23,7 +23,7 @@ class KeptSessions:
         self._kept: dict[str, ControlSession] = {}
 
     def look(self, path: str, sql: str, *, timeout: float) -> str:
-        """Run `sql`, which only looks, on the server whose socket this is.
+        """Run `sql`, one statement which only looks, on the server whose socket this is.
 
         :param timeout: seconds for all of it
         :raises ClusterError: when the server refuses
@@ -33,7 +33,7 @@ class KeptSessions:
         session = self._take(path)
         if session is not None:
             try:
-                answer = session.run(sql, timeout)
+                answer = session.run_prepared(sql, timeout)
             except TimeoutError:
                 session.close()
                 raise
@@ -44,7 +44,7 @@ class KeptSessions:
                 return answer
         session = ControlSession(path, "postgres", until - time.monotonic())
         try:
-            answer = session.run(sql, until - time.monotonic())
+            answer = session.run_prepared(sql, until - time.monotonic())
         except BaseException:
             session.close()
             raise
