@@ -43,8 +43,16 @@ def thread_of_lookups() -> threading.Thread | None:
 
 def until_no_thread() -> None:
     """Wait until all has ended that was followed."""
-    gc.unfreeze()  # an engine of another test's follows its name until it is collected
+    if thread_of_lookups() is None:
+        return
     gc.collect()
+    if (thread := thread_of_lookups()) is not None:
+        thread.join(1)
+    if thread_of_lookups() is not None:
+        # An engine of another test's follows its name until it is collected. To go through all that
+        # the collector leaves out takes longer than most of these tests.
+        gc.unfreeze()
+        gc.collect()
     while (thread := thread_of_lookups()) is not None:
         # A look-up of another test's may be under way still, and it is given up by nobody.
         thread.join(40)
