@@ -350,6 +350,29 @@ async def test_a_connect_of_the_application_logs_in_but_its_codecs_and_settings_
                 await asyncio.sleep(0.01)
 
 
+async def test_a_connection_that_is_lost_as_soon_as_it_was_opened_is_no_error(
+    pg_cluster: LocalCluster,
+) -> None:
+    lost = 0
+
+    async def connect(*args: Any, **kwargs: Any) -> Any:
+        nonlocal lost
+        connection = await asyncpg.connect(*args, **kwargs)
+        if ready and lost < 2:
+            lost += 1
+            connection.terminate()
+        return connection
+
+    ready = False
+    kwargs = {"min_size": 0, "max_size": 2, "connect": connect}
+    async with PoolManager(pg_cluster.master.dsn, pool_factory_kwargs=kwargs) as manager:
+        await manager.ready(1, 0)
+        ready = True
+        async with manager.acquire_master(timeout=10) as connection:
+            assert await connection.fetchval("SELECT 1") == 1
+        assert lost == 2
+
+
 async def test_a_password_that_is_made_anew_each_time_is_the_reserved_connections_too(
     pg_cluster: LocalCluster,
 ) -> None:

@@ -104,6 +104,9 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
     async def _connect_one(self, _: str, **kwargs: Any) -> RawConnection:
         try:
             (connection, address), made = await self._opened(kwargs)
+            if connection.is_closed():  # its server has ended since the last word of the login
+                msg = "the connection was lost as soon as it was opened"
+                raise ConnectionError(msg)  # noqa: TRY301  # as of one that was not
         except Exception as error:
             maintained = runs_method(asyncio.current_task(), "Pool._maintain_min_size")
             if not maintained or failure_of(error) not in {Failure.BROKEN, Failure.FULL}:
