@@ -48,7 +48,7 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
         self._binding = binding
 
     # long: the hot path, each call less counts
-    async def take(  # noqa: C901, PLR0912  # the hot path: each call less counts
+    async def take(  # noqa: C901, PLR0912, PLR0915  # as above
         self, lease: Lease[PoolT, ConnT], began: float | None = None
     ) -> ConnT:
         """Take a connection for a lease; see `LeaseBook` for what becomes of it.
@@ -85,20 +85,26 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
             else:
                 connection = lease.connection
                 assert connection is not None  # noqa: S101  # it has just been filled
-                fits = node.as_master  # it may have lost its role while the driver connected
-                if lease.request is not MASTER:
-                    fits = self._may_read(node, lease, connection)
-                if fits:
-                    if node.error is not None and node.connects_again:
-                        self._offer_all(node)
-                    self.acquires += 1
-                    lease.lent_at = now = clock()
-                    self.acquire_seconds += now - began
-                    lease.correlation_id = correlation_id.get()
-                    if layers is not None:
-                        for lent in layers.lent:
-                            lent(lease)
-                    return connection
+                try:
+                    fits = node.as_master  # it may have lost its role while the driver connected
+                    if rest is not None and self._is_lost(node, connection):
+                        fits = False
+                    elif lease.request is not MASTER:
+                        fits = self._may_read(node, lease, connection)
+                    if fits:
+                        if node.error is not None and node.connects_again:
+                            self._offer_all(node)
+                        self.acquires += 1
+                        lease.lent_at = now = clock()
+                        self.acquire_seconds += now - began
+                        lease.correlation_id = correlation_id.get()
+                        if layers is not None:
+                            for lent in layers.lent:
+                                lent(lease)
+                        return connection
+                except BaseException:  # nobody else gives back what is in the book by now
+                    await self._put_back(lease, deadline)
+                    raise
                 await self._put_back(lease, deadline)
             self.retries += 1
             # What fails without waiting must not starve the loop, nor be asked again before what

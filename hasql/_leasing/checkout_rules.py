@@ -135,6 +135,15 @@ class CheckoutRules(Generic[PoolT, ConnT]):
             self._signal(node.host, Evidence.ELSEWHERE)
         self._signal(node.host)
 
+    @staticmethod
+    def _is_lost(node: Node[PoolT, ConnT], connection: ConnT) -> bool:
+        """Tell whether a connection has been closed since the driver's pool gave it.
+
+        The host may have been purged between the last answer on it and the turn of who waited for
+        that, when it was in no book yet. Some drivers' cannot even be asked for a flag then.
+        """
+        return node.pool is None or node.pool.is_closed(connection)
+
     def _may_read(
         self, node: Node[PoolT, ConnT], lease: Lease[PoolT, ConnT], connection: ConnT
     ) -> bool:

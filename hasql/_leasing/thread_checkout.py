@@ -210,11 +210,12 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
             with self._guard:
                 lease.node = node
                 ended = self._book.enter(lease, connection)
+                if lease.expired or self._is_lost(node, connection):
+                    return False
                 fits = node.as_master  # it may have lost its role while the driver connected
                 if lease.request is not MASTER:
                     fits = self._may_read(node, lease, connection)
-                pool = node.pool
-                if not fits or lease.expired or pool is None or pool.is_closed(connection):
+                if not fits:
                     return False
                 if node.error is not None and node.connects_again:
                     self._offer_all(node)

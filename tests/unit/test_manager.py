@@ -1818,3 +1818,32 @@ async def test_a_lease_outlives_the_return_of_its_host() -> None:
         await manager.wait_next_pool_check()
         await held.run()
         await manager.release(held)
+
+
+# 4. Until user code has run, every failure is ours to handle
+
+
+@pytest.mark.parametrize("role", ["master", "replica"])
+async def test_4_a_connection_that_is_purged_behind_its_own_answer_is_not_lent(role: str) -> None:
+    """Its host goes on serving; the purge comes before who has asked it gets the answer."""
+    async with manager_of(fake_cluster(f"a {role}"), refresh_delay=60) as manager:
+        acquire = manager.acquire_master if role == "master" else manager.acquire_replica
+        async with acquire(timeout=5) as first:
+            pass
+        [pool] = manager.pools
+        ask = pool.count_rows
+
+        async def count_rows(connection: FakeConnection, sql: str) -> int:
+            rows = await ask(connection, sql)
+            connection.cannot_be_asked = True
+            connection.lose()
+            return rows
+
+        pool.count_rows = count_rows  # type: ignore[method-assign]
+        pool.destinations.doubt_all()
+        async with acquire(timeout=5) as connection:
+            assert first.closed
+            assert connection is not first
+            await connection.run()
+        await until(lambda: manager.metrics().nodes[0].in_flight == 0)
+        assert not manager.leases()

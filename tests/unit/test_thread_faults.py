@@ -570,6 +570,25 @@ def test_4_a_thread_meets_no_second_of_connections_that_have_broken_together() -
         assert servers["a"].questions == questions  # each is asked once
 
 
+def test_4_a_connection_that_is_purged_as_it_is_taken_is_not_lent() -> None:
+    with managed(fake_cluster("a replica")) as manager:
+        pool = manager.pool_of("a")
+        purged: list[ThreadConnection] = []
+
+        def purge(connection: ThreadConnection) -> None:
+            if not purged:
+                purged.append(connection)
+                connection.cannot_be_asked = True
+                connection.lose()
+
+        pool.on_acquired = purge
+        with manager.acquire_replica(timeout=LONG) as connection:
+            assert purged
+            assert connection not in purged
+            connection.use()
+        assert manager.metrics().nodes[0].in_flight == 0
+
+
 @pytest.mark.parametrize("pooled", [False, True])
 def test_3_a_question_to_a_connection_takes_no_longer_than_the_acquire(*, pooled: bool) -> None:
     servers = fake_cluster("a master")
