@@ -236,12 +236,11 @@ class Returns(ReturnRules[PoolT, ConnT]):
 
     def hold(self, node: Node[PoolT, ConnT]) -> None:
         """Offer nothing of a node until a probe has told what it is, but not for long."""
-        node.hold()
-        asyncio.get_running_loop().call_later(LONGEST_HOLD, self._end_hold, node, node.limited_at)
+        loop, since = asyncio.get_running_loop(), node.hold()
+        loop.call_later(LONGEST_HOLD, self._end_hold, node, since)
 
     def _end_hold(self, node: Node[PoolT, ConnT], since: float) -> None:
-        if node.limited_at == since:
-            node.end_hold()
+        if node.end_hold(since):
             self._router.dispatch()
 
     async def close(self) -> None:

@@ -229,8 +229,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
         if breaks_others:
             with self._guard:
                 if node.limit:  # else another one's probe may be on its way, which ends that
-                    node.hold()
-                    held = node.limited_at
+                    held = node.hold()
         self._in_loop(self._look_at, node, held, breaks_others)
 
     def _look_at(
@@ -251,8 +250,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
     def hold(self, node: Node[PoolT, ConnT]) -> None:
         """Offer nothing of a node until a probe has told what it is, but not for long."""
         with self._guard:
-            node.hold()
-            held = node.limited_at
+            held = node.hold()
         self._in_loop(self._end_hold_later, node, held)
 
     def _end_hold_later(self, node: Node[PoolT, ConnT], held: float) -> None:
@@ -260,8 +258,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
 
     def _end_hold(self, node: Node[PoolT, ConnT], held: float) -> None:
         with self._guard:
-            if node.limited_at == held:
-                node.end_hold()
+            if node.end_hold(held):
                 self._router.dispatch()
 
     async def close(self) -> None:

@@ -386,6 +386,7 @@ class RoutingState(Generic[PoolT, ConnT]):
 
     def _admit(self, node: Node[PoolT, ConnT]) -> None:
         """Offer all of a node that is in routing again."""
+        node.end_hold()
         node.offer_all()
         # Connects begun while nobody answered there, which a warm-up has ended already.
         warmed = not node.cold and node.sizes.minimum == 0

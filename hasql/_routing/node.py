@@ -50,9 +50,12 @@ class Node(Generic[PoolT, ConnT]):
     """
 
     __slots__ = (
+        "_awaits_answer",
         "_backoff",
         "_clock",
         "_failed_at",
+        "_held_at",
+        "_offered",
         "_retry_at",
         "_size_at_failure",
         "_whole",
@@ -70,7 +73,6 @@ class Node(Generic[PoolT, ConnT]):
         "last_error",
         "leads_elsewhere",
         "limit",
-        "limited_at",
         "off_at",
         "peak",
         "pool",
@@ -106,16 +108,17 @@ class Node(Generic[PoolT, ConnT]):
         self.in_flight = 0
         #: How many of them there were at once at most, since the last report.
         self.peak = 0
-        #: How many leases may be out: the pool's maximum, or less after trouble.
-        self.limit = sizes.maximum
+        #: How many leases may be out: what is offered, or none while it is held.
+        self.limit = self._offered = sizes.maximum
+        #: When it was held last, by the clock, if it is still; and whether it is until an answer.
+        self._held_at = _NEVER
+        self._awaits_answer = False
         #: The pools before this one that have places out still; and what becomes of this node's own
         #: places once another one has taken its place.
         self.successions: list[Succession] = []
         self.succession: Succession | None = None
-        #: Whether that is all there is.
+        #: Whether all there is is offered: the pool's maximum, or less after trouble.
         self._whole = True
-        #: When the limit was lowered last, by the clock.
-        self.limited_at = _NEVER
         self._retry_at = _NEVER
         self._backoff = _FIRST_RETRY
         self._size_at_failure = 0
@@ -191,15 +194,29 @@ class Node(Generic[PoolT, ConnT]):
         for name in _INHERITED:
             setattr(heir, name, getattr(self, name))
         heir.pool = pool
+        if self._awaits_answer:
+            heir.hold_until_answer()
         return heir
 
     def places_are_back(self) -> None:
         """Offer the places that pools before this one have back."""
-        if self._whole:  # else it is held, or what was the trouble says when it may have more
+        if self._whole:  # else what was the trouble says when it may have more
             self._offer_whole()
 
     def _offer_whole(self) -> None:
-        self._whole, self.limit = True, self.most
+        self._whole = True
+        self._offer(self.most)
+
+    def _offer_open(self) -> None:
+        """Offer what is open at least, or all if there is no trouble."""
+        if self._retry_at == _NEVER:
+            self._offer_whole()
+        elif self.pool is not None:
+            self._offer(max(self._offered, min(self.pool.size, self.most)))
+
+    def _offer(self, places: int) -> None:
+        self._offered = places
+        self.limit = 0 if self._awaits_answer or self._held_at != _NEVER else places
 
     def describe(self, now: float) -> str:
         """Say in a few words what it lends, for error messages."""
@@ -236,7 +253,8 @@ class Node(Generic[PoolT, ConnT]):
         """
         self.failed(error)
         self._size_at_failure = self.pool.size if self.pool is not None else 0
-        self._limit_to(self._size_at_failure)
+        self._whole = False
+        self._offer(min(self._offered, self._size_at_failure))
         self._retry_at = self._clock() + self._backoff
         slowest = _SLOWEST_ELSEWHERE if led_elsewhere else _SLOWEST_RETRY
         self._backoff = min(2 * self._backoff, slowest)
@@ -248,34 +266,36 @@ class Node(Generic[PoolT, ConnT]):
         """
         self.cold = self.pool is not None and self.sizes.minimum == 0
 
-    def hold(self) -> None:
-        """Offer nothing until a new probe has been answered."""
-        self._limit_to(0)
+    def hold(self) -> float:
+        """Offer nothing until a new probe has been answered, or `end_hold` is told of this time."""
+        self._held_at, self.limit = self._clock(), 0
+        return self._held_at
 
     def hold_until_answer(self) -> None:
         """Offer nothing until a probe is answered, whenever it was begun: its name has moved.
 
-        A probe that was under way then goes on at the new address.
+        A probe that was under way then goes on at the new address. Nothing else ends this.
         """
-        self._whole, self.limit, self.limited_at = False, 0, _NEVER
+        self._awaits_answer, self.limit = True, 0
 
-    def end_hold(self) -> None:
-        """End a hold that no probe has ended; what is open can be had again."""
-        if self._retry_at == _NEVER:
-            self._offer_whole()
-        elif self.pool is not None:
-            self.limit = max(self.limit, min(self.pool.size, self.most))
+    def end_hold(self, since: float | None = None) -> bool:
+        """End a hold that no probe has ended; what is open can be had again.
 
-    def _limit_to(self, places: int) -> None:
-        self._whole, self.limit = False, min(self.limit, places)
-        self.limited_at = self._clock()
+        `since` is when that began: one that has begun after it goes on. Whatever a connect has met
+        meanwhile has no say in it. Return whether there was one.
+        """
+        if self._held_at == _NEVER or since not in {None, self._held_at}:
+            return False
+        self._held_at = _NEVER
+        self._offer_open()
+        return True
 
     def offer_all(self) -> None:
         """Offer all the pool can hold: connecting works, or the host is back."""
-        self._offer_whole()
         self._retry_at = _NEVER
         self._backoff = _FIRST_RETRY
         self.error = None
+        self._offer_whole()
 
     def host_answered(
         self, answer: Answered, state: NodeState, *, lag_seconds: float | None
@@ -289,11 +309,15 @@ class Node(Generic[PoolT, ConnT]):
         self.server, self.several = state.server, state.several
         if began > self.off_at or state.role is not Role.REPLICA:
             self.leads_elsewhere, self.off_at = state.role is Role.REPLICA, _FOREVER
+        self._awaits_answer = False
+        if began > self._held_at:
+            self._held_at = _NEVER
         if self.pool is None:
+            self._offer_whole()
             return
         self._size_at_failure = min(self._size_at_failure, self.pool.size)
-        if began > self.limited_at and self._retry_at == _NEVER:
-            self._offer_whole()
-        elif began > max(self.limited_at, self._retry_at):
-            self.limit = max(self.limit, min(self.pool.size + 1, self.most))
+        if began > self._retry_at > _NEVER:
+            self._offer(max(self._offered, min(self.pool.size + 1, self.most)))
+        else:
+            self._offer_open()
         self.pool.host_answers()

@@ -35,7 +35,7 @@ from hasql.errors import (
 from hasql.resilience import Admission, RateLimit
 from hasql.resilience.idle_upkeep import ThreadPoolCalls
 from hasql.tracing import Tracer
-from testbed.fake_driver import fake_cluster
+from testbed.fake_driver import ServerError, fake_cluster
 from testbed.fake_threads import ThreadConnection, ThreadManager
 from tests.unit.test_thread_manager import (
     LONG,
@@ -587,6 +587,33 @@ def test_4_a_connection_that_is_purged_as_it_is_taken_is_not_lent() -> None:
             assert connection not in purged
             connection.use()
         assert manager.metrics().nodes[0].in_flight == 0
+
+
+def test_4_a_connect_that_fails_while_its_host_is_held_does_not_keep_what_is_idle() -> None:
+    servers, kwargs = fake_cluster("a master"), {"min_size": 1, "max_size": 8}
+    server = servers["a"]
+    with managed(servers, pool_factory_kwargs=kwargs) as manager:
+        pool = manager.pool_of("a")
+        broken, others = manager.acquire_master(), [manager.getconn() for _ in range(3)]
+        lost = broken.__enter__()
+
+        def lose() -> None:
+            for each in [lost, *(x for x in server.connections if x.on_lost is not None)]:
+                each.lose()  # and the server takes no other reserved connection
+
+        def break_lease() -> None:
+            pool.on_acquire = lambda: None
+            manager.in_loop(lose)
+            error = ServerError("57P01")
+            broken.__exit__(type(error), error, None)
+
+        server.login_error, pool.on_acquire = ServerError("53300"), break_lease
+        with pytest.raises(NotAvailableError):
+            manager.getconn(timeout=0.01)
+        for each in others:
+            manager.putconn(each)
+        with manager.acquire_master(timeout=LONG) as connection:
+            assert connection in others
 
 
 @pytest.mark.parametrize("pooled", [False, True])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion, Health
 from simulation.virtual_time import VirtualClock, run
-from testbed.fake_driver import fake_cluster, manager_of, until
+from testbed.fake_driver import ServerError, fake_cluster, manager_of, until
 
 if TYPE_CHECKING:
     from testbed.fake_driver import FakeManager, FakeServer
@@ -166,3 +166,36 @@ def test_7_a_replaced_master_is_not_looked_at_by_all_its_clients_at_once() -> No
     at_once, in_all = run(play(), clock)
     assert at_once < clients / 2  # a fifth, but for chance
     assert in_all >= clients  # its name may lead elsewhere by then
+
+
+def test_4_a_connect_that_fails_while_its_host_is_held_does_not_keep_what_is_idle() -> None:
+    clock, servers = VirtualClock(), fake_cluster("a master")
+    a, kwargs = servers["a"], {"min_size": 1, "max_size": 8}
+    manager = manager_of(servers, clock=clock, pool_factory_kwargs=kwargs)
+
+    async def play() -> float:
+        async with manager:
+            await manager.ready(1, 0)
+            broken, others = manager.acquire_master(), [manager.acquire_master() for _ in range(3)]
+            connection = await broken.__aenter__()
+            lent = [await each for each in others]
+            gate = asyncio.Event()
+            a.login_error, a.before_login = ServerError("53300"), gate.wait
+            connecting = asyncio.ensure_future(manager.acquire_master(timeout=60))
+            await until(lambda: manager.metrics().nodes[0].in_flight == 5)
+            for each in [connection, *(x for x in a.connections if x.on_lost is not None)]:
+                each.lose()  # and the server takes no other reserved connection
+            error = ServerError("57P01")
+            await broken.__aexit__(type(error), error, None)
+            await asyncio.sleep(_ROUND_TRIP)
+            gate.set()
+            await until(lambda: manager.metrics().nodes[0].in_flight == 3)
+            began = clock.now
+            for each in lent[1:]:
+                await manager.release(each)
+            async with manager.acquire_master(timeout=10) as connection:
+                assert connection in lent
+            assert await connecting in lent
+            return clock.now - began
+
+    assert run(play(), clock) < 0.2
