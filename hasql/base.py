@@ -172,7 +172,7 @@ class BasePoolManager(Facade[PoolT, ConnT, AsyncLease[PoolT, ConnT]]):
                 the connection is another task's; see `release`.
         """
         self._check_caller()
-        lease = self._lease_of(connection, self._node(pool))
+        lease = self._lease_of(connection, pool)
         await self._give_back(lease, connection, kwargs)
 
     async def _give_back(

@@ -88,6 +88,8 @@ class CheckoutRules(Generic[PoolT, ConnT]):
 
     def _occupy_on(self, node: Node[PoolT, ConnT]) -> Node[PoolT, ConnT]:
         self._enter()  # a router that is closed lends nothing, but nothing is routed here
+        while node.succession is not None:  # its pool was resized since, and lends no more
+            node = node.succession.heir
         self._router.occupy_on(node)
         return node
 
@@ -124,8 +126,7 @@ class CheckoutRules(Generic[PoolT, ConnT]):
             raise self._not_available(lease) from None
         if isinstance(error, PoolerRefusesError):
             raise error  # another host would have to be one without a pooler
-        resized = node.succession is not None and isinstance(error, Exception)
-        if lease.fixed_node is None and resized:
+        if node.succession is not None and isinstance(error, Exception):
             return  # its connects were ended, as another pool has taken its place
         if judged(self._driver, error) not in _ANOTHER_TIME or lease.fixed_node is not None:
             raise error

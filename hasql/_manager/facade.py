@@ -269,10 +269,11 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
         """Acquire a connection of this one pool, whatever its role is.
 
         The result is used like that of `acquire`. It takes at most `acquire_timeout` seconds;
-        `kwargs` go to the driver's own acquire.
+        `kwargs` go to the driver's own acquire. Where `resize` has put another pool in its place
+        meanwhile, that one lends.
         """
         timeout = self._options.acquire_timeout
-        node = self._node(pool)
+        node = self._node_of(pool)
         lease = self._new_lease(self._checkout, REPLICA_OR_MASTER, timeout, kwargs)
         lease.fixed_node = node
         lease.settings = self._lease_settings

@@ -1,7 +1,7 @@
 """Access to the driver's pools behind a pool manager."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from hasql._leasing.lease import Lease
@@ -120,12 +120,11 @@ class PoolAccess(Introspection[PoolT, ConnT]):
             UnknownConnectionError: It is lent by another pool, or the pool is not this manager's.
         """
         self._check_caller()
-        node = self._node(pool)
         with self._routing.guard:
             if self._book.find(connection) is None:
-                self._checkout.adopt(connection, node)
+                self._checkout.adopt(connection, self._node_of(pool))
             else:
-                self._lease_of(connection, node)
+                self._lease_of(connection, pool)
 
     def is_connection_closed(self, connection: ConnT) -> bool:
         """Tell whether a connection lent by this manager is known to be closed.
@@ -176,13 +175,19 @@ class PoolAccess(Introspection[PoolT, ConnT]):
             return None
         return kwargs
 
-    def _lease_of(self, connection: ConnT, node: Node[PoolT, ConnT]) -> Lease[PoolT, ConnT]:
-        """Return the lease of a connection of this node's. Raises UnknownConnectionError."""
+    def _lease_of(self, connection: ConnT, pool: PoolT) -> Lease[PoolT, ConnT]:
+        """Return the lease of a connection of this pool's. Raises UnknownConnectionError.
+
+        `resize` may have put another pool in its place, before the lease or since: what was asked
+        for with the former one is given back with that, whichever has lent it.
+        """
         lease = self._book.of(connection)
-        if lease.node is not node:
-            msg = f"the connection was lent by {lease.node and lease.node.host}, not {node.host}"
-            raise UnknownConnectionError(msg)
-        return lease
+        for node in (lease.node, lease.fixed_node):
+            if node is not None and node.pool is not None and node.pool.pool is pool:
+                return lease
+        other = self._node_of(pool)
+        msg = f"the connection was lent by {lease.node and lease.node.host}, not {other.host}"
+        raise UnknownConnectionError(msg)
 
     def _request(self, read_only: bool, fallback_master: bool | None) -> Request:  # noqa: FBT001  # as above
         if not read_only:
@@ -201,12 +206,25 @@ class PoolAccess(Introspection[PoolT, ConnT]):
         return REPLICA_OR_MASTER if fallback_master else REPLICA
 
     def _node(self, pool: PoolT) -> Node[PoolT, ConnT]:
+        """Return the node of a pool that is in use now. Raises UnknownConnectionError."""
         self._check_process()
-        for node in self._routing.nodes.values():
-            if node.pool is not None and node.pool.pool is pool:
-                return node
-        msg = f"{type(pool).__name__} is not a pool of this pool manager, or no longer"
-        raise UnknownConnectionError(msg)
+        return _with_pool(pool, self._routing.nodes.values())
+
+    def _node_of(self, pool: PoolT) -> Node[PoolT, ConnT]:
+        """Return the node of a pool, or of one before it of which anything is lent still.
+
+        Raises UnknownConnectionError.
+        """
+        self._check_process()
+        return _with_pool(pool, self._routing.all_nodes())
+
+
+def _with_pool(pool: PoolT, nodes: Iterable[Node[PoolT, ConnT]]) -> Node[PoolT, ConnT]:
+    for node in nodes:
+        if node.pool is not None and node.pool.pool is pool:
+            return node
+    msg = f"{type(pool).__name__} is not a pool of this pool manager, or no longer"
+    raise UnknownConnectionError(msg)
 
 
 def pools_of(nodes: list[Node[PoolT, ConnT]]) -> list[PoolT]:

@@ -185,7 +185,7 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         """
         if self._book.find(connection) is None and _is_inherited(connection):
             return
-        self._returns.give_back_by_call(self._lease_of(connection, self._node(pool)), kwargs)
+        self._returns.give_back_by_call(self._lease_of(connection, pool), kwargs)
 
     # The driver's pools
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hasql import ConfigurationError, PoolManagerClosedError
+from hasql import ConfigurationError, PoolManagerClosedError, UnknownConnectionError
 from testbed.scene import every_place_works, in_flight, sessions, until, until_sessions
 
 if TYPE_CHECKING:
@@ -46,6 +46,26 @@ async def test_growing_serves_those_who_wait(
     assert in_flight(manager) == 0
     await every_place_works(kit, manager)
     assert await sessions(pg_cluster.master, application) <= 5
+
+
+async def test_who_asks_a_pool_that_is_resized_gets_and_gives_back_all_the_same(
+    kit: Kit, manager: Manager
+) -> None:
+    pool = await manager.get_pool(read_only=False)
+    taken = await manager.acquire_from_pool(pool)
+    asked = manager.acquire_from_pool(pool)
+    await manager.resize(max_size=3)
+    later = await manager.acquire_from_pool(pool)
+    await manager.release_to_pool(taken, pool)
+    manager.register_connection(later, pool)  # is so already
+    given = await asked
+    for connection in (later, given):
+        assert await kit.value(connection, "SELECT 1") == 1
+        await manager.release_to_pool(connection, pool)
+    assert in_flight(manager) == 0
+    with pytest.raises(UnknownConnectionError):
+        await manager.release_to_pool(given, pool)
+    await every_place_works(kit, manager)
 
 
 async def test_shrinking_closes_what_is_idle_and_then_what_comes_back(

@@ -67,6 +67,25 @@ async def test_growing_serves_those_who_wait_and_shrinking_closes_what_comes_bac
     assert manager.metrics().nodes[0].in_flight == 0
 
 
+def test_who_asks_a_pool_that_is_resized_gets_and_gives_back_all_the_same(
+    sync_kit: SyncKit, sync_manager: Manager
+) -> None:
+    manager = sync_manager
+    pool = manager.get_pool(read_only=False)
+    taken = manager.acquire_from_pool(pool).take()
+    asked = manager.acquire_from_pool(pool)
+    manager.resize(max_size=3)
+    later = manager.acquire_from_pool(pool).take()
+    manager.release_to_pool(taken, pool)
+    manager.register_connection(later, pool)  # is so already
+    given = asked.take()
+    for connection in (later, given):
+        assert sync_kit.value(connection, "SELECT 1") == 1
+        sync_kit.end(connection)
+        manager.release_to_pool(connection, pool)
+    assert manager.metrics().nodes[0].in_flight == 0
+
+
 def test_many_changes_in_a_row_lose_nothing(sync_kit: SyncKit, sync_manager: Manager) -> None:
     def use(_: int) -> None:
         for _ in range(20):
