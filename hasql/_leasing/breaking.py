@@ -22,13 +22,14 @@ def leave_addresses(
 ) -> None:
     """Let none of a node's connections be used again that lead where its name leads no more.
 
-    If the reserved connection has `moved`, the node offers nothing until a probe is answered.
+    If the reserved connection has `moved`, the node offers nothing until a probe is answered: also
+    with nothing open, as whoever connects is the first to meet what is there now.
     """
+    if moved:
+        node.hold_until_answer()
     pool, has_left = node.pool, node.endpoint.has_left
     if pool is None or not any(map(has_left, pool.destinations.addresses())):
         return
-    if moved:
-        node.hold_until_answer()
     known = pool.destinations
 
     def leads_away(connection: ConnT) -> bool:

@@ -15,7 +15,7 @@ from hasql.cluster.probe import Reading, Role
 from hasql.diagnostics import about
 from hasql.driver import Session
 
-__all__ = ("Found", "FreshLooks", "is_another_server", "is_to_be_followed")
+__all__ = ("Found", "FreshLooks", "is_another_server", "is_standby_of", "is_to_be_followed")
 
 log = logging.getLogger("hasql")
 
@@ -197,3 +197,9 @@ def _is_newer(fresh: Reading, known: Reading) -> bool:
     if fresh.timeline is None or known.timeline is None:
         return True  # it does not tell: the name says which one is the master
     return fresh.timeline > known.timeline
+
+
+def is_standby_of(last: Reading, fresh: Reading) -> bool:
+    """Tell whether a name that led to a master leads to a standby, and may lead to both."""
+    led_to_master = last.role is Role.MASTER and fresh.role is Role.REPLICA
+    return led_to_master and is_another_server(last, fresh)

@@ -6,14 +6,20 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from hasql._probing.fresh_look import Found, FreshLooks, is_another_server, is_to_be_followed
+from hasql._probing.fresh_look import (
+    Found,
+    FreshLooks,
+    is_another_server,
+    is_standby_of,
+    is_to_be_followed,
+)
 from hasql._probing.options import ProbingOptions
 from hasql._probing.prober import NoAnswerError, Prober
 from hasql._probing.schedule import Bursts, ProbeSchedule
 from hasql._probing.stall_timer import StallTimer
 from hasql._probing.stopwatch import Stopwatch
 from hasql.cluster.host import HostSpec
-from hasql.cluster.probe import Reading, Role
+from hasql.cluster.probe import Reading
 from hasql.cluster.state import Exclusion, NodeState
 from hasql.cluster.topology import Answered, Failed, Observation, Quiet, Topology
 from hasql.driver import Driver, Endpoint, Failure, Session
@@ -152,7 +158,8 @@ class Monitor:
         if moved:
             self.skip_rest()
             self.probe_by(self._clock())
-        return moved
+        # Without a session the next probe is on its way to the new address, or due as ever.
+        return moved or (self._session is None and self._endpoint.has_left(self._endpoint.last))
 
     @property
     def is_replaced(self) -> bool:
@@ -286,7 +293,7 @@ class Monitor:
         self._drop_session()
         self._session, self._known = session, reading
         self._looks.looked()
-        if self._last is not None and _is_standby_of(self._last, reading):
+        if self._last is not None and is_standby_of(self._last, reading):
             self._looks.expect_another()
         return reading
 
@@ -378,12 +385,6 @@ class Monitor:
             self._endpoint.note_connected(found.session.address)
         else:
             found.session.kill()
-
-
-def _is_standby_of(last: Reading, fresh: Reading) -> bool:
-    """Tell whether a name that led to a master leads to a standby, and may lead to both."""
-    led_to_master = last.role is Role.MASTER and fresh.role is Role.REPLICA
-    return led_to_master and is_another_server(last, fresh)
 
 
 def _wake(waiter: "asyncio.Future[None]") -> None:

@@ -170,6 +170,11 @@ class Endpoint:
             return addresses[after:] + addresses[:after]
         return (last, *(address for address in addresses if address != last))
 
+    @property
+    def last(self) -> str | None:
+        """The address that connected last; None: none has."""
+        return self._whereabouts.last
+
     def note_connected(self, address: str | None) -> None:
         """Have connects lead to this address first, unless this is but a look elsewhere."""
         if not self._elsewhere:

@@ -13,7 +13,16 @@ from hasql import NotAvailableError
 from hasql._probing.followed_names import is_name
 from hasql._probing.name_sources import SystemNames
 from hasql.cluster.host import parse_host
-from testbed.fake_driver import FakeServer, ScriptedNames, fake_cluster, manager_of, until
+from hasql.cluster.state import Health
+from simulation.virtual_time import VirtualClock, run
+from testbed.fake_driver import (
+    FakeServer,
+    ScriptedNames,
+    ServerError,
+    fake_cluster,
+    manager_of,
+    until,
+)
 
 if TYPE_CHECKING:
     from testbed.fake_driver import FakeConnection, FakeManager
@@ -74,6 +83,49 @@ async def test_a_lease_goes_on_and_is_closed_when_it_is_released() -> None:
             assert not lent.closed
         await until(lambda: lent.closed)
         assert {each.address for each in server.connections} == {"10.0.0.2"}
+
+
+@pytest.mark.parametrize("case", ["idle", "nothing open", "a lease breaks", "no session"])
+def test_9_nothing_at_a_new_address_is_lent_before_a_probe_has_said_what_is_there(
+    case: str,
+) -> None:
+    """It may be a copy, which takes the writes of an application as well."""
+    clock = VirtualClock()
+    kwargs = {"min_size": 0, "max_size": 4}
+    manager, old, _, names = moving(clock=clock, refresh_delay=1.0, pool_factory_kwargs=kwargs)
+    copy = manager.driver.at["10.0.0.2"] = FakeServer(parse_host("db"), master=True, system_id=8)
+    old.latency = copy.latency = 0.2  # the probe takes longer than a hold for a broken lease
+
+    async def play() -> None:
+        async with manager:
+            await manager.ready(1, 0)
+            lease = manager.acquire_master()
+            connection = await lease.__aenter__()
+            async with manager.acquire_master() as idle:
+                pass
+            if case == "nothing open":
+                await lease.__aexit__(None, None, None)
+                for each in (connection, idle):
+                    each.lose()
+            if case == "no session":
+                old.login_error, old.latency = ServerError("53300"), 0.0
+                next(x for x in old.connections if x.on_lost is not None).lose()
+                await until(lambda: manager.metrics().nodes[0].health is Health.SUSPECT)
+            move_once(names, "10.0.0.2")
+            # By then the name has moved; the probe there takes its time.
+            await until(lambda: idle.closed if case == "no session" else copy.logins > 0)
+            if case == "a lease breaks":
+                connection.lose()
+                error = ConnectionResetError("it has broken")
+                await lease.__aexit__(type(error), error, None)
+            with pytest.raises(NotAvailableError):
+                await manager.acquire_master(timeout=5)
+            assert not pooled(copy)
+            assert copy.probes
+            if case in {"idle", "no session"}:
+                await lease.__aexit__(None, None, None)
+
+    run(play(), clock)
 
 
 async def test_9_a_lease_on_the_master_that_was_replaced_is_broken() -> None:
