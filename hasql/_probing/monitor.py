@@ -194,6 +194,8 @@ class Monitor:
         """Wait until the next probe is due, by the schedule or because it was asked for."""
         rest = self._began + self._stopwatch.rest
         regular = self._began + self._schedule.delay(answers=self._known is not None)
+        if (state := self._state) is not None:
+            regular = min(regular, state.abort_due(self._view.topology.rules.lease_abort_after))
         # A probe that is due already must not starve the loop's other tasks.
         await asyncio.sleep(0)
         while (wait := self._due(rest, regular) - self._clock()) > 0:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 
 from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Reading, Role
@@ -89,6 +90,15 @@ class NodeState:
     def role(self) -> Role:
         """The role it has, whether it may serve in it or not; UNKNOWN while it does not answer."""
         return self.reading.role if self.reading is not None and self.answers else Role.UNKNOWN
+
+    def abort_due(self, limit: float | None) -> float:
+        """Return when a probe has to begin which tells that the host was silent for so long.
+
+        Infinity: none has to, as it is not silent, or one has told so already.
+        """
+        if limit is None or self.silent_since is None or self.began >= self.silent_since + limit:
+            return inf
+        return self.silent_since + limit
 
     @property
     def may_serve_later(self) -> bool:

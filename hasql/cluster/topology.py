@@ -376,7 +376,7 @@ def _breaks(
     if not isinstance(observation, Failed) or limit is None or node is None:
         return ()
     # By when the probes had begun: a stall of our own makes them late, not the host silent.
-    silent = node.silent_since is not None and observation.began - node.silent_since >= limit
+    silent = node.silent_since is not None and observation.began >= node.silent_since + limit
     return (AbortLeases(node.host),) if silent else ()
 
 

@@ -6,6 +6,8 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
+import pytest
+
 from hasql.cluster.probe import Role
 from hasql.cluster.state import Exclusion, Health
 from simulation.virtual_time import VirtualClock, run
@@ -199,3 +201,25 @@ def test_4_a_connect_that_fails_while_its_host_is_held_does_not_keep_what_is_idl
             return clock.now - began
 
     assert run(play(), clock) < 0.2
+
+
+def test_12_what_hangs_on_a_silent_host_is_broken_in_time_though_probes_are_rare() -> None:
+    clock, servers = VirtualClock(), fake_cluster("a master", "b replica")
+    manager = manager_of(servers, clock=clock, refresh_delay=60, refresh_timeout=2)
+
+    async def play() -> float:
+        async with manager:
+            await manager.ready()
+            await manager.wait_next_pool_check()
+            lost = manager.acquire_replica()
+            connection = await lost.__aenter__()
+            servers["b"].freeze()
+            await manager.wait_next_pool_check(120)
+            assert manager.metrics().nodes[1].health is Health.DOWN
+            began = clock.now - 2  # the first of its probes that is not answered
+            with pytest.raises(ConnectionResetError) as broken:
+                await connection.run()
+            await lost.__aexit__(broken.type, broken.value, None)
+            return clock.now - began
+
+    assert 10 <= run(play(), clock) < 10 + 2 + 1
