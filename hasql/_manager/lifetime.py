@@ -131,7 +131,9 @@ class Lifetime(Generic[PoolT, ConnT]):
         tasks = self._routing.monitors.stop(node.host) + self._routing.openings.cancel(node)
         if self._routing.names is not None:
             tasks += self._routing.names.stop(node.host)
-        self._retired[node] = self.loop.create_task(self._end(node, tasks))
+        task = self.loop.create_task(self._end(node, tasks))
+        if not task.done():  # as an eager one is that has nothing to wait for
+            self._retired[node] = task
 
     async def _end(self, node: Node[PoolT, ConnT], tasks: list[asyncio.Task[None]]) -> None:
         """End what a node runs, which has lent nothing any more, and close its pool."""

@@ -63,10 +63,11 @@ class PoolOpenings(Generic[PoolT, ConnT]):
         """Begin to open a node's pool, unless that is under way or has just failed."""
         attempts = self._attempts.setdefault(node, _Attempts())
         if attempts.task is None and self._clock() >= attempts.next_at:
-            opening = self._open(node, attempts)
             # It may be a call of the application's to which a host has answered.
-            loop, context = asyncio.get_running_loop(), Context()
-            attempts.task = loop.create_task(opening, context=context)
+            opening, context = self._open(node, attempts), Context()
+            task = asyncio.get_running_loop().create_task(opening, context=context)
+            if not task.done():  # as an eager one may be, which has failed at once
+                attempts.task = task
 
     def cancel(self, node: Node[PoolT, ConnT]) -> list[asyncio.Task[None]]:
         """Give a node's pool up, and return the task that ends then, if there is one."""

@@ -33,12 +33,16 @@ class WarmUps(Generic[PoolT, ConnT]):
         self._hide = hide
         self._publish = publish
         self._pending = PendingConnects()
-        self._tasks: dict[Node[PoolT, ConnT], asyncio.Task[None]] = {}
+        self._nodes: set[Node[PoolT, ConnT]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, node: Node[PoolT, ConnT]) -> None:
         """Have a node open a connection, unless it does already."""
-        if node not in self._tasks:
-            self._tasks[node] = asyncio.get_running_loop().create_task(self._run(node))
+        if node not in self._nodes:
+            self._nodes.add(node)  # first, as an eager task may have ended when it is returned
+            task = asyncio.get_running_loop().create_task(self._run(node))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _run(self, node: Node[PoolT, ConnT]) -> None:
         try:
@@ -47,7 +51,7 @@ class WarmUps(Generic[PoolT, ConnT]):
                 node.pool.end_connects()  # those begun while nobody answered there
                 await self._connect(node, node.pool)
         finally:
-            self._tasks.pop(node, None)
+            self._nodes.discard(node)
         # Whether that worked, those will see who want a connection.
         self._publish(HostWarm(node.host))
 
@@ -64,7 +68,7 @@ class WarmUps(Generic[PoolT, ConnT]):
 
     def concern(self, node: Node[PoolT, ConnT]) -> bool:
         """Whether one is under way on a node."""
-        return node in self._tasks
+        return node in self._nodes
 
     def end(self) -> None:
         """End all: nobody is going to use them."""
@@ -72,4 +76,4 @@ class WarmUps(Generic[PoolT, ConnT]):
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """Return the tasks under way."""
-        return list(self._tasks.values())
+        return list(self._tasks)

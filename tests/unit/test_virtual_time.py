@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -223,3 +224,32 @@ def test_12_what_hangs_on_a_silent_host_is_broken_in_time_though_probes_are_rare
             return clock.now - began
 
     assert 10 <= run(play(), clock) < 10 + 2 + 1
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="there are no eager tasks")
+def test_10_eager_tasks_that_end_at_once_are_begun_again() -> None:
+    clock, servers = VirtualClock(), fake_cluster("a master", "b replica", "c replica")
+    b, kwargs = servers["b"], {"min_size": 0, "max_size": 1}
+    manager = manager_of(servers, clock=clock, pool_factory_kwargs=kwargs)
+    manager.driver.open_errors = [ConnectionResetError("too early")] * 4
+
+    async def restart() -> None:
+        b.kill()
+        await until(lambda: manager.metrics().nodes[1].health is Health.DOWN)
+        b.restart()
+        await until(lambda: manager.metrics().nodes[1].health is Health.UP)
+
+    async def play() -> None:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]
+        async with manager:
+            await manager.ready()  # though no pool could be opened at first
+            lent = [await manager.acquire_replica() for _ in range(2)]
+            await restart()  # with all lent there is nothing to be warmed up
+            for connection in lent:
+                await manager.release(connection)
+            await restart()
+            await asyncio.sleep(2)  # by the next probe it is
+            async with manager.acquire_replica(), manager.acquire_replica():
+                pass
+
+    run(play(), clock)

@@ -132,7 +132,9 @@ class AcquireQueue:
                 self._start_opener()
 
     def _start_opener(self) -> None:
-        self._openers[self._loop.create_task(self._open())] = self._loop.time()
+        task = self._loop.create_task(self._open())
+        if not task.done():  # as an eager one may be, whose waiter has been served
+            self._openers[task] = self._loop.time()
 
     async def _open(self, *, fill: bool = False) -> None:
         """Get one connection from aiopg's pool, or as many as are missing, for those who wait."""
