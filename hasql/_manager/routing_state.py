@@ -17,7 +17,7 @@ from hasql._probing.followed_names import FollowedNames
 from hasql._probing.monitors import Monitors
 from hasql._routing.node import Node
 from hasql._routing.observations import HostWarm, PoolOpened, PoolRefused, RoutingObservation
-from hasql._routing.offered import doubtful_roles, preferred, with_pools
+from hasql._routing.offered import offered, with_pools
 from hasql._routing.pool_openings import PoolOpenings
 from hasql._routing.router import Router
 from hasql._routing.warm_up import WarmUps
@@ -152,8 +152,10 @@ class RoutingState(Generic[PoolT, ConnT]):
             self.nodes[state.host].host_answered(observation, state, lag_seconds=lag[1])
         elif isinstance(observation, Failed) and observation.host in self.nodes:
             self.nodes[observation.host].last_error = observation.error
-        changed = any(isinstance(effect, Changed) for effect in step.effects)
-        self._apply(step, rerouted=changed or over != step.topology.first_round_over)
+        # One that fails may be another kind of suspect than before, which is no change to be told.
+        changed = isinstance(observation, Failed) or over != step.topology.first_round_over
+        changed = changed or any(isinstance(effect, Changed) for effect in step.effects)
+        self._apply(step, rerouted=changed)
         if isinstance(observation, Answered):
             self._prepare(observation.host)
             node = self.nodes.get(observation.host)  # None: it has left meanwhile
@@ -366,9 +368,9 @@ class RoutingState(Generic[PoolT, ConnT]):
             return
         self.masters = with_pools(self.topology.masters, self.nodes)
         self.replicas = with_pools(self.topology.replicas, self.nodes)
-        up = {state.host for state in self.topology.nodes if state.health is Health.UP}
-        masters, replicas = preferred(self.masters, up), preferred(self.replicas, up)
-        serving, as_masters, as_replicas = {*self.masters, *self.replicas}, {*masters}, {*replicas}
+        offer = offered(self.masters, self.replicas, self.topology.nodes)
+        serving = {*self.masters, *self.replicas}
+        as_masters, as_replicas = {*offer.masters}, {*offer.replicas}
         for node in self.nodes.values():
             in_routing = node in serving
             if in_routing and not node.in_routing:
@@ -382,7 +384,7 @@ class RoutingState(Generic[PoolT, ConnT]):
             if node.as_master and not was_master:
                 node.end_hold()  # it was held because it might be one
                 self.on_master(None)
-        self._router.route(masters, replicas, doubtful_roles(masters, replicas, up))
+        self._router.route(*offer)
 
     def _admit(self, node: Node[PoolT, ConnT]) -> None:
         """Offer all of a node that is in routing again."""

@@ -130,7 +130,7 @@ class Node(Generic[PoolT, ConnT]):
         #: The last failure of a probe or a connect, kept after the host has recovered.
         self.last_error: BaseException | None = None
         #: Whether it may serve at all, and as what it is offered: a suspect is in routing, but
-        #: not offered as long as others can serve.
+        #: not offered as long as others can serve, unless it is known to live.
         self.in_routing = False
         self.as_master = False
         self.as_replica = False

@@ -1,6 +1,7 @@
 """Which nodes of a role are offered to acquires."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Generic, NamedTuple
 
 from hasql._routing.node import Node
 from hasql.cluster.host import HostSpec
@@ -8,7 +9,7 @@ from hasql.cluster.probe import Role
 from hasql.cluster.state import Health, NodeState
 from hasql.driver import ConnT, PoolT
 
-__all__ = ("doubtful_roles", "preferred", "with_pools")
+__all__ = ("Offer", "offered", "with_pools")
 
 
 def with_pools(
@@ -27,18 +28,41 @@ def with_pools(
     return [node for _, node in of_role if node.pool is not None and not (node.cold and served)]
 
 
-def preferred(
-    nodes: list[Node[PoolT, ConnT]], up: Collection[HostSpec]
-) -> list[Node[PoolT, ConnT]]:
-    """Leave suspects out as long as others can serve."""
-    return [node for node in nodes if node.host in up] or nodes
+class Offer(NamedTuple, Generic[PoolT, ConnT]):
+    """Who is offered to acquires, as `Router.route` takes it."""
+
+    masters: Sequence[Node[PoolT, ConnT]]
+    replicas: Sequence[Node[PoolT, ConnT]]
+    #: The roles of which every host is suspect, or there is none.
+    doubtful: Collection[Role] = ()
+    #: Those of them that are used only while no other has room.
+    last: Collection[Node[PoolT, ConnT]] = ()
 
 
-def doubtful_roles(
-    masters: Iterable[Node[PoolT, ConnT]],
-    replicas: Iterable[Node[PoolT, ConnT]],
-    up: Collection[HostSpec],
-) -> set[Role]:
-    """Return the roles of which every host is suspect, or there is none."""
+def offered(
+    masters: list[Node[PoolT, ConnT]],
+    replicas: list[Node[PoolT, ConnT]],
+    states: Iterable[NodeState],
+) -> Offer[PoolT, ConnT]:
+    """Leave suspects out as long as others can serve, but for those that are known to live.
+
+    Such a one lets nobody in, and serves from what is open: that is better than to wait for others
+    that have no room. One that is silent would be waited for as well.
+    """
+    up: set[HostSpec] = set()
+    heard: set[HostSpec] = set()
+    for state in states:
+        if state.health is Health.UP:
+            up.add(state.host)
+        elif state.heard:
+            heard.add(state.host)
     of_role = {Role.MASTER: masters, Role.REPLICA: replicas}
-    return {role for role, nodes in of_role.items() if not any(node.host in up for node in nodes)}
+    doubtful: set[Role] = set()
+    last: set[Node[PoolT, ConnT]] = set()
+    for role, nodes in of_role.items():
+        if not any(node.host in up for node in nodes):
+            doubtful.add(role)
+            continue
+        of_role[role] = [node for node in nodes if node.host in up or node.host in heard]
+        last |= {node for node in of_role[role] if node.host not in up}
+    return Offer(of_role[Role.MASTER], of_role[Role.REPLICA], doubtful, last)

@@ -59,6 +59,7 @@ class Router(Generic[PoolT, ConnT]):
         masters: Sequence[Node[PoolT, ConnT]],
         replicas: Sequence[Node[PoolT, ConnT]],
         doubtful: Collection[Role] = (),
+        last: Collection[Node[PoolT, ConnT]] = (),
     ) -> None:
         """Take over who may serve. Call `dispatch` once its consequences are dealt with.
 
@@ -66,15 +67,23 @@ class Router(Generic[PoolT, ConnT]):
         last, as nobody knows whether one of them still answers.
 
         Within a role hosts of the lowest priority come first: the next are a pass of their own.
+        Those that are to be `last` come after all others that a request may have.
         """
-        of_role = {Role.MASTER: _by_priority(masters), Role.REPLICA: _by_priority(replicas)}
+        of_role = {
+            role: (
+                _by_priority([node for node in nodes if node not in last]),
+                _by_priority([node for node in nodes if node in last]),
+            )
+            for role, nodes in ((Role.MASTER, masters), (Role.REPLICA, replicas))
+        }
         for request in _INTERNED:
-            present = [of_role[role] for role in request.passes if of_role[role]]
+            present = [of_role[role] for role in request.passes if any(of_role[role])]
             if request.fallback is Fallback.FULL and request.role in doubtful:
                 present.reverse()
             # A full host is no absent one: who falls back for absence alone has one pass.
             tried = present[:1] if request.fallback is Fallback.ABSENT else present
-            self._passes[request] = tuple(group for groups in tried for group in groups)
+            first, rest = [x for x, _ in tried], [x for _, x in tried]
+            self._passes[request] = tuple(group for groups in first + rest for group in groups)
 
     def is_candidate(self, node: Node[PoolT, ConnT], request: Request) -> bool:
         """Tell whether a request might be given a connection of this node now, if it had room."""

@@ -16,7 +16,8 @@ class Health(Enum):
     #: Not yet answered, nor failed.
     STARTING = "starting"
     UP = "up"
-    #: Its reserved connection has gone quiet; used only while nobody else can serve.
+    #: Its reserved connection has gone quiet: used only while nobody else can serve. Or it lets
+    #: nobody in: used only while nobody else has room.
     SUSPECT = "suspect"
     DOWN = "down"
 
@@ -73,6 +74,8 @@ class NodeState:
     error: BaseException | None = None
     #: Whether the last failure was a refusal that waiting does not mend: login or database name.
     refused: bool = False
+    #: Whether the server itself has answered that it lets nobody in now, as a full one does.
+    heard: bool = False
     #: Whether its name was found to lead to several servers, as that of a service or a proxy may.
     several: bool = False
     #: What its source of hosts says of it, see `Discovered`.

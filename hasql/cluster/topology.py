@@ -273,6 +273,7 @@ def _observed(node: NodeState, observation: Answered | Failed | Quiet) -> NodeSt
                 answered_at=at,
                 silent_since=None,
                 refused=False,
+                heard=False,
                 several=node.several or _leads_elsewhere(node, observation),
             )
         case Failed(began=began, error=error, refused=refused, let_in=let_in):
@@ -285,6 +286,7 @@ def _observed(node: NodeState, observation: Answered | Failed | Quiet) -> NodeSt
                 silent_since=None if alive or let_in else node.silent_since or began,
                 error=error,
                 refused=refused,
+                heard=alive and not let_in,
             )
 
 

@@ -110,6 +110,25 @@ def test_who_may_take_either_role_comes_last_to_one_that_is_silent(
         assert Stage("mr", full, suspect).occupied(request) == host, request
 
 
+# Who gets the four requests, where two more hosts let nobody in: `n` is a master and `s` a replica.
+@pytest.mark.parametrize(
+    ("full", "expected"),
+    [("", "mrrm"), ("m", "nrrr"), ("r", "mssm"), ("mr", "nssn"), ("mrn", "-sss"), ("mrs", "n--n")],
+)
+def test_those_that_let_nobody_in_come_last_to_whoever_may_have_them(
+    full: str, expected: str
+) -> None:
+    for request, host in zip(REQUESTS, expected, strict=True):
+        stage = Stage("")
+        m, r = stage.nodes.values()
+        n, s = make_node("n"), make_node("s")
+        stage.router.route([n, m], [s, r], last={n, s})
+        for node in (m, r, n, s):
+            if node.host.host in full:
+                stage.router.occupy_on(node)
+        assert stage.occupied(request) == host, request
+
+
 @pytest.mark.parametrize(("vacated", "expected"), [("m", "m--m"), ("r", "-rrr")])
 async def test_who_waits_gets_the_place_that_is_given_back(vacated: str, expected: str) -> None:
     for request, host in zip(REQUESTS, expected, strict=True):

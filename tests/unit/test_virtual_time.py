@@ -253,3 +253,61 @@ def test_10_eager_tasks_that_end_at_once_are_begun_again() -> None:
                 pass
 
     run(play(), clock)
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_8_a_suspect_that_lives_serves_what_is_open_where_others_have_no_room(
+    *, silent: bool
+) -> None:
+    clock, servers = VirtualClock(), fake_cluster("m master", "a replica", "b replica")
+    a, b = servers["a"], servers["b"]
+    kwargs = {"min_size": 0, "max_size": 1}
+    manager = manager_of(servers, clock=clock, pool_factory_kwargs=kwargs, refresh_timeout=30)
+
+    async def play() -> FakeServer:
+        async with manager:
+            await manager.ready()
+            connections = [await manager.acquire_replica() for _ in range(2)]
+            of_a, of_b = sorted(connections, key=lambda each: str(each.server.host))
+            await manager.release(of_b)
+            if silent:
+                b.freeze()
+            else:
+                b.login_error = ServerError("53300")
+                next(x for x in b.connections if x.on_lost is not None).lose()
+            await until(lambda: manager.metrics().nodes[2].health is Health.SUSPECT)
+            asked = asyncio.ensure_future(manager.acquire_replica(timeout=10))
+            await asyncio.sleep(1)  # a has room in a moment
+            assert asked.done() is not silent
+            await manager.release(of_a)
+            connection = await asked
+            await manager.release(connection)
+            b.thaw()
+            return connection.server
+
+    assert run(play(), clock) is (a if silent else b)
+
+
+def test_8_a_suspect_that_goes_silent_then_lets_nobody_in_is_used_from_then_on() -> None:
+    clock, servers = VirtualClock(), fake_cluster("m master", "a replica", "b replica")
+    b, kwargs = servers["b"], {"min_size": 0, "max_size": 1}
+    manager = manager_of(servers, clock=clock, pool_factory_kwargs=kwargs, refresh_timeout=30)
+
+    async def play() -> None:
+        async with manager:
+            await manager.ready()
+            connections = [await manager.acquire_replica() for _ in range(2)]
+            of_a, of_b = sorted(connections, key=lambda each: str(each.server.host))
+            await manager.release(of_b)
+            b.freeze()
+            await until(lambda: manager.metrics().nodes[2].health is Health.SUSPECT)
+            asked = asyncio.ensure_future(manager.acquire_replica(timeout=10))
+            b.login_error = ServerError("53300")
+            next(x for x in b.connections if x.on_lost is not None).lose()
+            b.thaw()
+            connection = await asked
+            assert connection.server is b
+            for each in (of_a, connection):
+                await manager.release(each)
+
+    run(play(), clock)
