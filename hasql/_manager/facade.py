@@ -284,14 +284,11 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
     # The leases of an attempt of `run`, which has so many seconds to get one
 
     def _lease_to_read(self, seconds: float) -> LeaseT:
-        lease = self.acquire_replica(timeout=seconds)
-        lease.sets_locally = True
-        return lease
+        return self.acquire_replica(timeout=seconds)
 
     def _lease_to_write(self, seconds: float) -> LeaseT:
         lease = self._new_lease(self._checkout, MASTER, seconds, {})
         lease.settings = self._lease_settings
-        lease.sets_locally = True
         return lease
 
     # What exceptions mean

@@ -39,6 +39,7 @@ class Attempt(Generic[PoolT, ConnT]):
         self._runs = runs
         self.unit = unit
         self.lease = lease
+        lease.sets_locally = True
 
     @property
     def has_connection(self) -> bool:
@@ -55,10 +56,14 @@ class Attempt(Generic[PoolT, ConnT]):
         self.connection = connection
         lease, unit = self.lease, self.unit
         node = lease.node
+        options, unasked = unit.options, unit.wrote_nothing or node.without_marks
+        modes = options.modes if unasked else options.modes_to_mark
         if lease.request is not MASTER:
             unit.wrote_nothing = True
-        options, unasked = unit.options, unit.wrote_nothing or node.without_marks
-        self.modes = modes = options.modes if unasked else options.modes_to_mark
+            # The guard of such a lease is the transaction, whichever server it is on.
+            guarded = lease.settings is not None and lease.settings.guards_reads
+            modes = options.modes_to_read if guarded else options.modes
+        self.modes = modes
         self.pool = pool = node.pool
         self.transaction = pool.transaction(connection, modes)
         unit.attempts += 1

@@ -28,6 +28,8 @@ class RunOptions:
     #: are the same where it never is.
     modes: TransactionModes = field(init=False)
     modes_to_mark: TransactionModes = field(init=False)
+    #: And those that are to write nothing, wherever they are.
+    modes_to_read: TransactionModes = field(init=False)
 
     def __post_init__(self) -> None:
         for name in ("read_only", "idempotent", "resolve_commits"):
@@ -45,6 +47,7 @@ class RunOptions:
         object.__setattr__(self, "policy", self.retry or _DEFAULT)
         object.__setattr__(self, "modes", modes)
         object.__setattr__(self, "modes_to_mark", replace(modes, asked=self.resolve_commits))
+        object.__setattr__(self, "modes_to_read", replace(modes, read_only=True))
 
 
 @lru_cache(maxsize=64, typed=True)

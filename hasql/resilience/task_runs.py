@@ -41,7 +41,8 @@ class TaskAttempt(Attempt[PoolT, ConnT], Generic[PoolT, ConnT]):
         if self.has_connection:
             await self._runs.roll_back(self)
             await self.lease.__aexit__(None, None, None)
-        self.lease = acquire(self.unit.exchanging())
+        self.lease = lease = acquire(self.unit.exchanging())
+        lease.sets_locally = True
         self.took(await self.lease.__aenter__())
         await self.transaction.begin()
         if (settings := self.lease.local_settings) is not None:

@@ -53,7 +53,8 @@ class ThreadAttempt(Attempt[PoolT, ConnT], Generic[PoolT, ConnT]):
         if self.has_connection:
             self._runs.roll_back(self)
             self.lease.__exit__(None, None, None)
-        self.lease = acquire(self.unit.exchanging())
+        self.lease = lease = acquire(self.unit.exchanging())
+        lease.sets_locally = True
         self.took(self.lease.__enter__())
         self.begin()
 

@@ -73,6 +73,7 @@ DRIVERS = (
             "test_asyncsqlalchemy_url.py",
             "test_sqlalchemy_sessions.py",
             "test_routed_sessions.py",
+            "test_session_runs.py",
         ),
         built_on=("asyncpg", "psycopg"),
     ),
