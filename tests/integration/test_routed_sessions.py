@@ -308,6 +308,28 @@ async def of_an_earlier_transaction(session: AsyncSession) -> None:
     account.v -= 10
 
 
+async def changed_by_a_listener(session: AsyncSession) -> None:
+    account = await session.get_one(Account, 1)
+    await session.commit()
+
+    def change(*_: object) -> None:
+        account.v -= 10
+
+    event.listen(session.sync_session, "before_flush", change, once=True)
+    session.add(Owner(id=70, name="new"))
+
+
+async def deleted_by_a_listener(session: AsyncSession) -> None:
+    account = await session.get_one(Account, 1)
+    await session.commit()
+
+    def remove(sync: Session, *_: object) -> None:
+        sync.delete(account)
+
+    event.listen(session.sync_session, "before_flush", remove, once=True)
+    session.add(Owner(id=70, name="new"))
+
+
 async def written_past_a_flush(session: AsyncSession) -> None:
     account = await session.get_one(Account, 1)
     with session.no_autoflush:
@@ -340,8 +362,8 @@ CONFLICTS = {
             v_of, in_place, other_column, flagged, twice, deleted, taken_out_of_a_collection,
             put_into_a_new_one, loaded_along, fetched_in_advance, merged, refreshed,
             loaded_later, overwritten,
-            of_an_earlier_transaction, written_past_a_flush, beside_a_flush,
-            in_a_savepoint, attached_again,
+            of_an_earlier_transaction, changed_by_a_listener, deleted_by_a_listener,
+            written_past_a_flush, beside_a_flush, in_a_savepoint, attached_again,
         ],
         SEVENTY_IN_ALL,
     ),

@@ -215,6 +215,36 @@ def test_an_orphan_is_compared_before_it_is_deleted(
     assert asyncio.run(pg_cluster.master.sql("SELECT count(*) FROM sync_routed_stock")) == "1"
 
 
+@pytest.mark.parametrize("of_class", [False, True], ids=["of_the_session", "of_its_class"])
+def test_what_a_listener_changes_in_a_flush_is_compared(
+    manager: PoolManager, pg_cluster: LocalCluster, of_class: bool
+) -> None:
+    class OwnSession(Session):
+        """Listened to once its sessions are made to route themselves."""
+
+    maker = sessionmaker(manager, class_=OwnSession, route="auto", expire_on_commit=False)
+
+    def sell() -> None:
+        with maker() as session:
+            stock = session.get_one(Stock, 1)
+            session.commit()
+
+            def take_one(*_: object) -> None:
+                stock.left -= 1
+
+            event.listen(OwnSession if of_class else session, "before_flush", take_one, once=True)
+            session.add(Stock(id=4, left=1, shop_id=1))
+            session.commit()
+
+    with past(pg_cluster, SEVENTY):
+        with pytest.raises(StaleReadError):
+            sell()
+        assert left(pg_cluster) == "70"
+    asyncio.run(replayed(pg_cluster))
+    sell()
+    assert left(pg_cluster) == "69"
+
+
 def test_a_cascade_of_deletes_is_compared(
     maker: sessionmaker[Session], pg_cluster: LocalCluster
 ) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import inspect, select, tuple_
+from sqlalchemy import event, inspect, select, tuple_
+from sqlalchemy.orm import Mapper
 from sqlalchemy.orm.interfaces import ONETOMANY
 from sqlalchemy.sql import ClauseElement
 
@@ -12,13 +14,13 @@ from hasql._adapters.sqlalchemy.replica_values import columns_of, forget, shown_
 from hasql.errors import StaleReadError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from sqlalchemy import Column, Connection
-    from sqlalchemy.orm import InstanceState, Mapper, Session
+    from sqlalchemy.orm import InstanceState, Session
     from sqlalchemy.types import TypeEngine
 
-__all__ = ("check_on_master", "expire_clean", "to_be_written")
+__all__ = ("check_on_master", "expire_clean", "to_be_written", "watch_writing")
 
 #: How many rows are read again at a time.
 _BATCH = 500
@@ -88,6 +90,30 @@ def check_on_master(connection: Connection, states: Iterable[InstanceState[Any]]
         found = sorted(of_mapper[mapper], key=lambda each: repr(each.identity))
         for start in range(0, len(found), _BATCH):
             _check_some(connection, mapper, found[start : start + _BATCH])
+
+
+@cache
+def watch_writing(is_routed: Callable[[Session | None], bool]) -> None:
+    """Do so from now on for what a flush writes that nobody knew of before, one by one.
+
+    Other listeners of the flush may have changed it since.
+
+    Args:
+        is_routed: Tells whether a session routes itself.
+    """
+    for name in ("before_update", "before_delete"):
+        event.listen(Mapper, name, partial(_on_write, is_routed), raw=True)
+
+
+def _on_write(
+    is_routed: Callable[[Session | None], bool],
+    _: Mapper[Any],
+    connection: Connection,
+    state: InstanceState[Any],
+) -> None:
+    # Of each object that any session writes, so what is cheap comes first.
+    if "info" in state.__dict__ and shown_by_replica(state) and is_routed(state.session):
+        check_on_master(connection, [state])
 
 
 def _check_some(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
+from hasql._adapters.sqlalchemy.replica_checks import watch_writing
 from hasql._adapters.sqlalchemy.replica_values import note_loaded, watch_loading
 from hasql._adapters.sqlalchemy.session_route import ROUTE_OPTION, Asked
 from hasql.errors import ConfigurationError
@@ -69,6 +70,7 @@ def routed(class_: Any) -> type[Any]:
             'them: remove get_bind, or take route="explicit"'
         )
     watch_loading(_reads_replica)
+    watch_writing(_is_routed)
     made = type(class_.__name__, (_Routed, class_), {"__doc__": class_.__doc__})
     event.listen(made, "do_orm_execute", _on_execute)
     event.listen(made, "loaded_as_persistent", _on_load, raw=True)
@@ -101,6 +103,10 @@ def _on_load(session: Any, state: InstanceState[Any]) -> None:
 def _reads_replica(session: Any) -> bool:
     route: SessionRoute | None = getattr(session, "hasql_route", None)
     return route is not None and route.reads_replica
+
+
+def _is_routed(session: Session | None) -> bool:
+    return isinstance(session, _Routed)
 
 
 def _on_flush(session: Any, *_: object) -> None:
