@@ -34,6 +34,8 @@ class Attempt(Generic[PoolT, ConnT]):
     pool: Any
     modes: TransactionModes
     transaction: Any
+    #: Whether what it writes may come of a replica's past.
+    has_read = False
 
     def __init__(self, runs: Runs[PoolT, ConnT], unit: UnitOfWork, lease: Any) -> None:  # noqa: ANN401  # by face
         self._runs = runs
@@ -129,9 +131,13 @@ class Attempt(Generic[PoolT, ConnT]):
     def ended(self, error: BaseException) -> None:
         """Take note that all is rolled back.
 
-        Raises RolledBackError or LeaseTerminatedError in place of an error that only says so.
+        Raises RolledBackError or LeaseTerminatedError in place of an error that only says so, and
+        StaleReadError for a constraint that is violated by what a replica has shown: COMMIT may
+        find that out.
         """
         closed, terminated = self.pool.is_closed(self.connection), self.lease.terminated
         self.unit.ended(error, closed=closed, terminated=terminated)
+        if self.has_read:
+            self.unit.check_stale(error)
         if isinstance(error, Exception):
             self._runs.note_refusal(self.unit, error)

@@ -14,7 +14,7 @@ from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import UnreadableAnswerError
 from hasql.diagnostics import about
 from hasql.driver.transactions import TransactionState
-from hasql.errors import HasqlError, RolledBackError
+from hasql.errors import HasqlError, RolledBackError, StaleReadError
 from hasql.resilience.commit_outcome import CommitMark, Outcome
 from hasql.resilience.error_rules import Category, ErrorKind
 from hasql.resilience.run_means import RunMeans
@@ -30,6 +30,8 @@ _NOT_IN_THIS_STATE: Final = "55000"
 _REFUSALS: Final = ("0A", "42", _NOT_IN_THIS_STATE, "XX")
 #: The class of what a pooler says in its own name, on a connection that it keeps open.
 _SYSTEM_ERROR: Final = "58"
+#: The class of a constraint's.
+_VIOLATIONS: Final = "23"
 
 
 _GIVEN_BACK: Final = (
@@ -208,6 +210,17 @@ class UnitOfWork:
             self._means.rules.note_on_standby(error)
             return ErrorKind.STANDBY
         return ErrorKind.NO_MARK
+
+    def check_stale(self, error: BaseException) -> None:
+        """Take a constraint that is violated, after a read on a replica, for a conflict.
+
+        Raises StaleReadError.
+        """
+        if (self._means.rules.sqlstate(error) or "").startswith(_VIOLATIONS):
+            self._kind = ErrorKind.CONFLICT
+            raise StaleReadError(
+                "a constraint is violated by what was computed from what a replica has shown"
+            ) from error
 
     # What comes next
 

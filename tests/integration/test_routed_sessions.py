@@ -982,6 +982,44 @@ async def test_a_row_that_a_replica_does_not_show_yet_is_no_violation_of_its_key
         assert times == 4
 
 
+@pytest.mark.parametrize("found", ["at_once", "at_the_commit"])
+async def test_a_row_that_a_replica_still_shows_is_no_violation_of_a_key_that_leads_to_it(
+    maker: async_sessionmaker[AsyncSession], pg_cluster: LocalCluster, found: str
+) -> None:
+    times = 0
+
+    async def open_account(session: AsyncSession) -> str:
+        nonlocal times
+        times += 1
+        if await session.get(Owner, 70) is None:
+            return "no owner"
+        session.add(Account(id=70, owner_id=70))
+        return "open"
+
+    async def clash(session: AsyncSession) -> None:
+        await session.get(Owner, 1)
+        session.add(Account(id=71, owner_id=71))
+
+    await alter_key(pg_cluster, "DEFERRABLE INITIALLY DEFERRED", found == "at_the_commit")
+    try:
+        await pg_cluster.master.sql("INSERT INTO routed_owner VALUES (70, 'leaves')")
+        await replayed(pg_cluster)
+        async with past(pg_cluster, "DELETE FROM routed_owner WHERE id = 70"):
+            assert await maker.run(open_account) == "no owner"
+            assert times == 2
+            with pytest.raises(IntegrityError):  # on the master, too
+                await maker.run(clash)
+    finally:
+        await alter_key(pg_cluster, "NOT DEFERRABLE", found == "at_the_commit")
+
+
+async def alter_key(cluster: LocalCluster, how: str, really: bool) -> None:
+    """Say when the key of an account's owner is checked."""
+    if really:
+        key = "ALTER CONSTRAINT routed_account_owner_id_fkey"
+        await cluster.master.sql(f"ALTER TABLE routed_account {key} {how}")
+
+
 @of_psycopg
 async def test_a_run_that_only_reads_stays_where_it_is(
     maker: async_sessionmaker[AsyncSession], manager: PoolManager

@@ -370,6 +370,29 @@ def test_a_run_does_work_again_on_the_master_that_was_computed_from_the_past(
     assert manager.metrics().runs.retries_conflict == 1
 
 
+def test_a_key_that_is_violated_at_the_commit_is_a_conflict_after_a_read_on_a_replica(
+    maker: sessionmaker[Session], manager: PoolManager, pg_cluster: LocalCluster
+) -> None:
+    def work(session: Session) -> str:
+        if session.get(Shop, 1) is None:
+            return "no shop"
+        session.add(Stock(id=70, left=1, shop_id=1))
+        return "stocked"
+
+    def alter_key(how: str) -> None:
+        key = "ALTER CONSTRAINT sync_routed_stock_shop_id_fkey"
+        asyncio.run(pg_cluster.master.sql(f"ALTER TABLE sync_routed_stock {key} {how}"))
+
+    alter_key("DEFERRABLE INITIALLY DEFERRED")
+    try:
+        asyncio.run(replayed(pg_cluster))
+        with past(pg_cluster, "DELETE FROM sync_routed_stock; DELETE FROM sync_routed_shop"):
+            assert maker.run(work) == "no shop"
+            assert manager.metrics().runs.retries_conflict == 1
+    finally:
+        alter_key("NOT DEFERRABLE")
+
+
 @pytest.mark.parametrize("route", ["auto", "explicit"])
 def test_work_that_ends_its_session_itself_is_told_so(
     manager: PoolManager, pg_cluster: LocalCluster, route: Any

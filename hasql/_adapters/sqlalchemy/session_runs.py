@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.exc import IntegrityError
-
 from hasql._adapters.sqlalchemy.replica_binds import RunTransaction, lend
 from hasql._adapters.sqlalchemy.session_route import RouteRules, SessionRoute
-from hasql.errors import StaleReadError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +35,7 @@ class AttemptLeases:
         self._attempt = attempt
         self._connection = connection
         self._exchange = exchange
-        self._is_over = self._has_read = False
+        self._is_over = False
 
     def route(self, reads: ProvableReads) -> SessionRoute:
         """Make the route of its session."""
@@ -54,15 +51,15 @@ class AttemptLeases:
 
     def raise_if_stale(self, error: BaseException) -> None:
         """Raise StaleReadError for what may come of a replica's past: it had no such row yet."""
-        if self._has_read and isinstance(error, IntegrityError):
-            msg = "a constraint is violated by what was computed from what a replica has shown"
-            raise StaleReadError(msg) from error
+        if self._attempt.has_read:
+            self._attempt.unit.check_stale(error)
 
     # What a route has it for
 
     def acquire(self, lease: _Wanted) -> Connection:
         """Return the connection, on the master if that is wanted."""
-        self._has_read = self._has_read or lease.replica
+        if lease.replica:
+            self._attempt.has_read = True
         if not lease.replica and not self._attempt.may_write:
             self._exchange()
         return self._connection()
