@@ -77,6 +77,8 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
         self._user_hooks: Any = {name: kwargs.get(name) for name in _HOOKS}
         self._connects = PendingConnects()
         self._unclaimed = UnclaimedConnects(is_opened_still)
+        #: How often all connects were ended: what was begun before is kept for nobody.
+        self._connects_ended = 0
         #: The open connections, with the key of each.
         self._open: dict[RawConnection, Hashable] = {}
         self.destinations = known = Destinations()
@@ -123,7 +125,7 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
 
     async def _opened(self, kwargs: Any) -> WithSettings[tuple[RawConnection, str | None]]:
         """Wait for a connect: one that another acquire has left, or a new one."""
-        before = cancellations()
+        before, ended = cancellations(), self._connects_ended
         while True:
             unclaimed = self._unclaimed.take()
             connecting = unclaimed or asyncio.create_task(self._connect(kwargs))
@@ -132,6 +134,9 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
             except asyncio.CancelledError:
                 if unclaimed and unclaimed.cancelled() and cancellations() == before:
                     continue  # it has taken too long since it was left
+                if ended != self._connects_ended:  # it was cancelled as the pool was, say
+                    leave_to_itself(connecting, terminate_opened)
+                    raise
                 if not unclaimed:
                     asyncio.get_running_loop().call_later(_LIMIT_UNCLAIMED, connecting.cancel)
                 self._unclaimed.put(connecting)
@@ -217,11 +222,12 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
                 raw.terminate()
 
     def end_connects(self) -> None:
+        self._connects_ended += 1
         self._connects.end()
         self._unclaimed.end(terminate_opened)
 
     async def close(self) -> None:
-        self._unclaimed.end(terminate_opened)
+        self.end_connects()
         await self.pool.close()
 
     def terminate(self) -> None:
