@@ -193,7 +193,7 @@ async def _leftovers(application: Application, nodes: Sequence[LocalNode]) -> li
     for node in nodes:
         try:
             await until_sessions(node, application.name, 0)
-        except TimeoutError:
+        except AssertionError:
             count = await sessions(node, application.name)
             problems.append(f"{node.name} has {count} sessions after close()")
     return problems

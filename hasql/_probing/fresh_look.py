@@ -14,6 +14,7 @@ from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Reading, Role
 from hasql.diagnostics import about
 from hasql.driver import Session
+from hasql.driver.kept_errors import without_frames
 
 __all__ = ("Found", "FreshLooks", "is_another_server", "is_standby_of", "is_to_be_followed")
 
@@ -125,7 +126,7 @@ class FreshLooks:
         One that has found nothing costs no probe besides: `take` is in time before the next.
         """
         self.looked()
-        self._look = asyncio.get_running_loop().create_task(look)
+        self._look = asyncio.get_running_loop().create_task(_kept(look))
         self._look.add_done_callback(lambda look: on_found() if _found_by(look) else None)
 
     def take(self) -> Found | None:
@@ -157,6 +158,14 @@ class FreshLooks:
         self.cancel()
         if self._look is not None:
             await asyncio.wait([self._look], timeout=_LAST_WORDS)
+
+
+async def _kept(look: Coroutine[Any, Any, Found | None]) -> Found | None:
+    """Have a look; the task keeps what that raises, which must not keep a login in turn."""
+    try:
+        return await look
+    except BaseException as error:  # noqa: BLE001  # it is raised again
+        raise without_frames(error)  # noqa: B904  # it is the same
 
 
 def _found_by(look: "asyncio.Task[Found | None]") -> Found | None:

@@ -95,7 +95,7 @@ async def _late_end(kit: LoadKit) -> float:
                     await asyncio.sleep(0.1)
 
 
-@pytest.mark.parametrize("passing", [0, 1], ids=["the monitor's", "the pool's"])
+@pytest.mark.parametrize("passing", [0, 1, 2], ids=["the monitor's", "the pool's", "a look's"])
 async def test_a_login_under_way_ends_with_its_manager(
     passing: int, pg_cluster: LocalCluster
 ) -> None:
@@ -145,11 +145,15 @@ async def _late_close(kit: LoadKit, cluster: LocalCluster, passing: int) -> floa
         port = server.sockets[0].getsockname()[1]
         dsn = cluster.master.dsn.replace(f":{cluster.master.port}/", f":{port}/")
         manager: Any = kit.manager(
-            dsn, refresh_timeout=60, acquire_timeout=60, pool_factory_kwargs=kit.sizes(1, 1)
+            dsn,
+            refresh_timeout=60,
+            acquire_timeout=60,
+            pool_factory_kwargs=kit.sizes(1 if passing < 2 else 0, 1),  # a look alone
         )
         workers = kit.workers()
         try:
-            workers.start("acquire", _refused(manager))
+            use = _refused(manager) if passing < 2 else _lost(kit, manager)
+            workers.start("acquire", use)
             async with asyncio.timeout(30):
                 await waiting.wait()
             await manager.close(0.5)
@@ -166,3 +170,11 @@ async def _refused(manager: Any) -> None:
     with pytest.raises(PoolManagerClosedError):
         async with manager.acquire_master():
             pass
+
+
+async def _lost(kit: LoadKit, manager: Any) -> None:
+    """Lose a lease, after which the host is looked at over a new connection."""
+    lease = await manager.acquire_master()
+    with pytest.raises(Exception):  # noqa: B017, PT011  # each driver has its own
+        await kit.value(lease, "SELECT pg_terminate_backend(pg_backend_pid())")
+    await manager.release(lease)
