@@ -51,9 +51,11 @@ class OverloadedError(NotAvailableError):
 class RateLimitedError(NotAvailableError):
     """The rate that the manager allows is used up, and waiting would outlast the deadline.
 
+    Or so many others have asked the storage of the rate that it was not this one's turn by then.
+
     Attributes:
         seconds: After how many seconds there is a token again; what others take meanwhile is not
-            known.
+            known. Where it was not its turn, how long it has waited for that.
     """
 
     def __init__(self, message: str = "", seconds: float = 0.0) -> None:

@@ -59,7 +59,7 @@ class LoadControl:
         if options.breaker is not None:
             self._breaker = BreakerLayer(options.breaker, driver, clock, masters, tell, hide)
         if options.rate_limit is not None:
-            self._rate_limit = _rate_layer(options.rate_limit, new_waiters(), clock, hide)
+            self._rate_limit = _rate_layer(options.rate_limit, new_waiters, clock, hide)
         if (admission := options.admission) is not None:
             kind = AdaptiveAdmissionLayer if admission.adaptive else AdmissionLayer
             self._admission = kind(admission, new_waiters, clock)
@@ -97,10 +97,10 @@ class LoadControl:
 
 def _rate_layer(
     rate_limit: RateLimit,
-    waiters: Waiters[None, None],
+    new_waiters: Callable[[], Waiters[Any, None]],
     clock: Callable[[], float],
     hide: Callable[[str], str],
 ) -> RateLimitLayer | StoredRateLayer:
     if rate_limit.is_in_buckets:
-        return RateLimitLayer(rate_limit, waiters, clock)
-    return StoredRateLayer(rate_limit, waiters, clock, hide)
+        return RateLimitLayer(rate_limit, new_waiters(), clock)
+    return StoredRateLayer(rate_limit, new_waiters, clock, hide)

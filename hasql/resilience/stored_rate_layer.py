@@ -3,15 +3,17 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from sys import maxsize
 from typing import TYPE_CHECKING, Any, Final
 
 from hasql._leasing.layers import Layer
 from hasql._leasing.lease import Lease
 from hasql._routing.waiters import Waiters
 from hasql.diagnostics import about
-from hasql.errors import MissingExtraError, RateLimitedError
+from hasql.errors import HasqlError, MissingExtraError, RateLimitedError
 from hasql.metrics import RateLimitMetrics
-from hasql.resilience.rate_limit import RateLimit
+from hasql.resilience.rate_limit import IN_MEMORY, RateLimit
+from hasql.resilience.storage_access import StorageAccess
 from hasql.resilience.token_waits import TokenWaits
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ class StoredRateLayer(Layer):
 
     Args:
         rate_limit: What the user asked for.
-        waiters: What tasks wait with, or threads.
+        new_waiters: Makes what tasks wait with, or threads.
         clock: The manager's.
         hide: Masks passwords in a text.
 
@@ -44,7 +46,7 @@ class StoredRateLayer(Layer):
     def __init__(
         self,
         rate_limit: RateLimit,
-        waiters: Waiters[None, None],
+        new_waiters: Callable[[], Waiters[Any, None]],
         clock: Callable[[], float],
         hide: Callable[[str], str],
     ) -> None:
@@ -58,14 +60,14 @@ class StoredRateLayer(Layer):
             raise MissingExtraError(msg) from error
         self._library = stored_rates
         self._rate_limit = rate_limit
-        self._waits = TokenWaits(rate_limit, waiters, clock)
+        self._waits = TokenWaits(rate_limit, new_waiters(), clock)
         self._clock = clock
         self._hide = hide
         # Made when the first acquire comes: those of memory start threads or timers.
         self._of_tasks: TaskRates | None = None
         self._of_threads: ThreadRates | None = None
-        #: Until when the storage is left alone.
-        self._pause_ends = -float("inf")
+        count = maxsize if rate_limit.storage == IN_MEMORY else stored_rates.CONNECTIONS
+        self._access = StorageAccess(count, new_waiters(), clock)
 
     def enter(self, lease: Lease[Any, Any], deadline: float) -> Awaitable[None] | None:
         """Take a token for a task's acquire, or have it wait for one."""
@@ -74,49 +76,71 @@ class StoredRateLayer(Layer):
 
     async def _take(self, key: str, deadline: float) -> None:
         waited = False
-        while True:
-            longest_wait = self._waits.longest_wait(deadline)
-            if self._clock() < self._pause_ends:
-                self._stand_in()
-                return
-            limit = min(_STORAGE_TIMEOUT, max(_MOMENT, (deadline - self._clock()) / 2))
-            try:
-                async with asyncio.timeout(limit):
-                    seconds = await self._rates_of_tasks().take(key)
-            except Exception as error:  # noqa: BLE001  # whatever a client of a storage raises
-                if not isinstance(error, TimeoutError) or limit >= _ENOUGH:
-                    self._note_failure(error)
-                self._stand_in()
-                return
-            if not seconds:
-                return
-            self._check(key, seconds, longest_wait, waited=waited)
+        while seconds := await self._ask(key, deadline):
+            self._check(key, seconds, deadline, waited=waited)
             waited = True
             await self._waits.wait(seconds)
+
+    async def _ask(self, key: str, deadline: float) -> float:
+        """Return in how many seconds there is a token; 0: the acquire is let in."""
+        if self._access.pause:
+            return self._stand_in()
+        began, limit, waiter, turn = self._clock(), 0.0, None, self._access.new(deadline)
+        try:
+            waiter = self._access.take(turn, deadline)
+            if waiter is not None:
+                await waiter
+                if self._access.pause:
+                    return self._stand_in()
+                if seconds := self._access.told_others(key):
+                    return seconds
+            limit = min(_STORAGE_TIMEOUT, max(_MOMENT, (deadline - self._clock()) / 2))
+            async with asyncio.timeout(limit):
+                seconds = await self._rates_of_tasks().take(key)
+        except HasqlError:
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever a client of a storage raises
+            return self._met(error, began, limit, waited=waiter is not None)
+        finally:
+            self._access.give_back(turn)
+        self._access.note_answer(key, seconds)
+        return seconds
 
     def enter_in_thread(self, lease: Lease[Any, Any], deadline: float) -> None:
         """Take a token for a thread's acquire, or wait for one."""
         del lease
         key, waited = self._waits.key(), False
-        while True:
-            longest_wait = self._waits.longest_wait(deadline)
-            if self._clock() < self._pause_ends:
-                self._stand_in()
-                return
-            try:
-                seconds = self._rates_of_threads().take(key)
-            except Exception as error:  # noqa: BLE001  # as above
-                self._note_failure(error)
-                self._stand_in()
-                return
-            if not seconds:
-                return
-            self._check(key, seconds, longest_wait, waited=waited)
+        while seconds := self._ask_in_thread(key, deadline):
+            self._check(key, seconds, deadline, waited=waited)
             waited = True
             self._waits.wait_in_thread(seconds)
 
-    def _check(self, key: str, seconds: float, longest_wait: float, *, waited: bool) -> None:
+    def _ask_in_thread(self, key: str, deadline: float) -> float:
+        if self._access.pause:
+            return self._stand_in()
+        began, limit, waiter, turn = self._clock(), 0.0, None, self._access.new(deadline)
+        try:
+            waiter = self._access.take(turn, deadline)
+            if waiter is not None:
+                waiter.result(max(0.0, deadline - self._clock()))
+                if self._access.pause:
+                    return self._stand_in()
+                if seconds := self._access.told_others(key):
+                    return seconds
+            limit = _STORAGE_TIMEOUT
+            seconds = self._rates_of_threads().take(key)
+        except HasqlError:
+            raise
+        except Exception as error:  # noqa: BLE001  # as above
+            return self._met(error, began, limit, waited=waiter is not None)
+        finally:
+            self._access.give_back(turn)
+        self._access.note_answer(key, seconds)
+        return seconds
+
+    def _check(self, key: str, seconds: float, deadline: float, *, waited: bool) -> None:
         """Refuse an acquire whose next token comes too late."""
+        longest_wait = self._waits.longest_wait(deadline)
         with self._waits.lock:
             if seconds > longest_wait:
                 raise self._waits.refusal(key, seconds)
@@ -136,12 +160,26 @@ class StoredRateLayer(Layer):
                     self._of_threads = self._library.ThreadRates(self._rate_limit, _STORAGE_TIMEOUT)
         return self._of_threads
 
+    def _met(self, error: Exception, began: float, limit: float, *, waited: bool) -> float:
+        """Take it that an acquire has had no answer, for which it had so many seconds; let it in.
+
+        Raises RateLimitedError, as the user wants it while the storage fails; or as it answers
+        others, and the acquire has waited for its turn.
+        """
+        asked = self._clock() - limit
+        silent = limit >= _ENOUGH and not self._access.answered_since(asked)
+        if silent or not isinstance(error, TimeoutError):
+            self._note_failure(error)
+        elif waited and self._access.answered_since(began):
+            raise self._waits.too_many(self._shown(), self._clock() - began)
+        return self._stand_in()
+
     def _note_failure(self, error: Exception) -> None:
         """Leave a storage that fails alone for a moment: each acquire would wait for it."""
         with self._waits.lock:
             first = not self._waits.storage_errors
             self._waits.storage_errors += 1
-            self._pause_ends = self._clock() + _PAUSE
+        self._access.leave_alone(_PAUSE)
         told = self._hide(f"{type(error).__name__}: {error}")
         extra, shown = about("rate_storage_failed"), self._shown()
         if first:
@@ -149,13 +187,13 @@ class StoredRateLayer(Layer):
         else:
             log.debug("the storage of the rate limit fails again: %s", told, extra=extra)
 
-    def _stand_in(self) -> None:
+    def _stand_in(self) -> float:
         """Let an acquire through, or refuse it, as the user wants it while the storage fails."""
         if self._rate_limit.on_storage_error == "allow":
-            return
+            return 0.0
         with self._waits.lock:
             self._waits.refusals += 1
-            seconds = max(0.0, self._pause_ends - self._clock())
+        seconds = self._access.pause
         msg = (
             f"the storage of the rate limit fails ({self._shown()}), and on_storage_error is "
             f"'refuse'; it is asked again in {seconds:.3f} s"
@@ -168,6 +206,7 @@ class StoredRateLayer(Layer):
     def close(self) -> None:
         """Let nobody in any more, and nobody wait."""
         self._waits.close()
+        self._access.close()
 
     async def end(self) -> None:
         """Close what is open to the storage."""
@@ -177,4 +216,4 @@ class StoredRateLayer(Layer):
 
     def measure(self) -> RateLimitMetrics:
         """Take a snapshot."""
-        return self._waits.measure(0)
+        return self._waits.measure(0, self._access.waiting)

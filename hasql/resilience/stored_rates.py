@@ -17,12 +17,12 @@ from redis.retry import Retry
 from hasql.resilience.rate_limit import IN_MEMORY, RateLimit
 from hasql.resilience.rates import Rate
 
-__all__ = ("TaskRates", "ThreadRates")
+__all__ = ("CONNECTIONS", "TaskRates", "ThreadRates")
 
 #: Under which all of ours are kept.
 _NAMESPACE: Final = "hasql"
-#: Connections to Redis at most; who wants one more waits for it.
-_CONNECTIONS: Final = 10
+#: Connections to Redis at most.
+CONNECTIONS: Final = 10
 #: A refused acquire waits for this long at least until it asks again.
 _SHORTEST_WAIT: Final = 0.002
 
@@ -118,7 +118,7 @@ class ThreadRates(_Rates):
 def _options(retry: type[Any], seconds: float) -> dict[str, Any]:
     """Return how to connect: bounded in number and in time, tried once more where one has ended."""
     return {
-        "max_connections": _CONNECTIONS,
+        "max_connections": CONNECTIONS,
         "timeout": seconds,
         "socket_timeout": seconds,
         "socket_connect_timeout": seconds,

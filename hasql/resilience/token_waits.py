@@ -93,16 +93,26 @@ class TokenWaits:
         )
         return RateLimitedError(msg, seconds)
 
+    def too_many(self, storage: str, seconds: float) -> RateLimitedError:
+        """Make the error of who has waited so long for its turn to ask the storage, in vain."""
+        with self.lock:
+            self.refusals += 1
+        msg = (
+            f"the storage of the rate limit ({storage}) has answered others for {seconds:.3f} s, "
+            "until the deadline: try later, or do less at once"
+        )
+        return RateLimitedError(msg, seconds)
+
     def close(self) -> None:
         """Let nobody in any more, and nobody wait."""
         with self.lock:
             self._closed = True
             self._waiters.dismiss(_closed())
 
-    def measure(self, keys: int) -> RateLimitMetrics:
-        """Take a snapshot."""
+    def measure(self, keys: int, others: int = 0) -> RateLimitMetrics:
+        """Take a snapshot, with others that wait elsewhere."""
         with self.lock:
-            waiting = self._waiters.count
+            waiting = self._waiters.count + others
             return RateLimitMetrics(self.waits, self.refusals, waiting, keys, self.storage_errors)
 
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing, suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
 
-from hasql.errors import RateLimitedError
+from hasql.errors import PoolManagerClosedError, RateLimitedError
 from hasql.resilience import RateLimit
+from testbed.fake_driver import fake_cluster, manager_of, until
+from testbed.fake_threads import ThreadManager
 from testbed.kits.asyncpg import AsyncpgKit
 from testbed.redis_server import RedisServer
 from testbed.sync_kits import Psycopg3ThreadKit
 from tests.middlemen import needs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from hasql.testing import LocalCluster
 
@@ -37,6 +40,28 @@ def clients(storage: RedisServer) -> int:
     """Return how many are connected, the one left out that asks."""
     with redis.Redis.from_url(storage.url) as client:
         return len(client.client_list()) - 1
+
+
+@asynccontextmanager
+async def far(storage: RedisServer, seconds: float) -> AsyncIterator[str]:
+    """Return a URL by which a storage takes so many seconds for each answer."""
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer), suppress(OSError):
+            while data := await reader.read(65536):
+                await asyncio.sleep(seconds / 2)
+                writer.write(data)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(storage.host, storage.port)
+        await asyncio.gather(pass_on(reader, there[1]), pass_on(there[0], writer))
+
+    server = await asyncio.start_server(serve, storage.host, 0, backlog=1000)
+    try:
+        port = server.sockets[0].getsockname()[1]
+        yield storage.url.replace(f":{storage.port}", f":{port}")
+    finally:
+        server.close()
 
 
 async def use(manager: Any, timeout: float = 5.0) -> None:
@@ -89,6 +114,112 @@ async def test_who_waits_is_let_in_when_there_is_a_token(
         assert metrics.waits >= 5
         assert metrics.storage_errors == metrics.waiting == metrics.refusals == 0
     assert clients(storage) == 0
+
+
+#: A rate that a burst uses up, and one that it does not; and how many of it are let in.
+BURSTS = pytest.mark.parametrize(("rate", "let_in"), [("20/day", 20), ("100000/day", None)])
+
+
+@BURSTS
+async def test_a_burst_waits_for_its_storage_and_does_not_take_it_for_a_silent_one(
+    storage: RedisServer, rate: str, let_in: int | None
+) -> None:
+    count = 300
+    async with far(storage, 0.02) as url:
+        limit = RateLimit(rate, strategy="moving-window", storage=url, wait=False)
+        cluster = fake_cluster("a master")
+        async with manager_of(cluster, rate_limit=limit, acquire_timeout=30) as manager:
+            await use(manager)  # which connects
+            ended = await asyncio.gather(
+                *(use(manager, 30) for _ in range(count)), return_exceptions=True
+            )
+            assert {type(error) for error in ended if error} <= {RateLimitedError}
+            assert ended.count(None) == (let_in - 1 if let_in else count)
+            metrics = manager.metrics().rate_limit
+            assert metrics is not None
+            assert (metrics.storage_errors, metrics.waiting) == (0, 0)
+
+
+@BURSTS
+async def test_a_burst_of_threads_waits_for_its_storage(
+    storage: RedisServer, rate: str, let_in: int | None
+) -> None:
+    count = 120
+
+    def work(url: str) -> None:
+        limit = RateLimit(rate, strategy="moving-window", storage=url, wait=False)
+        with ThreadManager(fake_cluster("a master"), rate_limit=limit) as manager:
+            manager.ready(1, 0)
+
+            def use_one(_: int) -> bool:
+                with suppress(RateLimitedError):
+                    manager.putconn(manager.getconn(timeout=30))
+                    return True
+                return False
+
+            with ThreadPoolExecutor(count) as threads:
+                assert sum(threads.map(use_one, range(count))) == (let_in or count)
+            metrics = manager.metrics().rate_limit
+            assert metrics is not None
+            assert (metrics.storage_errors, metrics.waiting) == (0, 0)
+
+    async with far(storage, 0.06) as url:
+        await asyncio.to_thread(work, url)
+
+
+@pytest.mark.parametrize("fault", ["freeze", "kill"])
+async def test_those_who_wait_for_their_turn_hear_at_once_that_a_storage_fails(
+    storage: RedisServer, fault: str
+) -> None:
+    limit = RateLimit("100000/day", strategy="moving-window", storage=storage.url)
+    cluster = fake_cluster("a master")
+    async with manager_of(cluster, rate_limit=limit, acquire_timeout=30) as manager:
+        await use(manager, 30)
+        getattr(storage, fault)()
+        began = monotonic()
+        await asyncio.gather(*(use(manager, 30) for _ in range(200)))
+        assert monotonic() - began < 10, "each ten have asked it in vain"
+        metrics = manager.metrics().rate_limit
+        assert metrics is not None
+        assert 1 <= metrics.storage_errors <= 10
+
+
+async def test_who_is_answered_no_more_before_its_deadline_is_told_so(
+    storage: RedisServer,
+) -> None:
+    async with far(storage, 0.03) as url:
+        limit = RateLimit("100000/day", strategy="fixed-window", storage=url)
+        cluster = fake_cluster("a master")
+        async with manager_of(cluster, rate_limit=limit, acquire_timeout=30) as manager:
+            await asyncio.gather(*(use(manager, 30) for _ in range(10)))  # who connect
+            ended = await asyncio.gather(
+                *(use(manager, 0.5) for _ in range(400)), return_exceptions=True
+            )
+            refused = [str(error) for error in ended if isinstance(error, RateLimitedError)]
+            assert refused
+            assert all("has answered others for" in each for each in refused)
+            assert storage.password not in refused[0]
+            metrics = manager.metrics().rate_limit
+            assert metrics is not None
+            assert metrics.storage_errors == metrics.waiting == 0
+
+
+async def test_those_who_wait_for_their_turn_are_told_at_once_that_the_manager_closes(
+    storage: RedisServer,
+) -> None:
+    limit = RateLimit("100000/day", strategy="fixed-window", storage=storage.url)
+    cluster = fake_cluster("a master")
+    async with manager_of(cluster, rate_limit=limit, acquire_timeout=30) as manager:
+        await use(manager)
+        storage.freeze()
+        waiting = [asyncio.ensure_future(use(manager, 30)) for _ in range(30)]
+        await until(lambda: manager.metrics().rate_limit.waiting == 20)  # type: ignore[union-attr]
+        await manager.close()
+        for each in waiting[10:]:
+            with pytest.raises(PoolManagerClosedError):
+                await each
+        await asyncio.gather(*waiting[:10], return_exceptions=True)
+        assert manager.metrics().rate_limit.waiting == 0  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("fault", ["freeze", "kill"])

@@ -193,6 +193,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "hasql.resilience.token_waits",
         }
     ),
+    frozenset({"hasql.resilience.storage_access"}),
     frozenset(
         {
             "hasql.resilience.admission_layer",
