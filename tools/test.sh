@@ -50,7 +50,7 @@ if [ "$#" -gt 0 ]; then
     note $?
 else
     # Ports are shared out by the numbers of workers.
-    workers=${WORKERS:-4}
+    workers=${WORKERS:-3}
     shared="--dist loadgroup --no-loadscope-reorder"
     $second $shared --tx "popen//id=gw$workers" >"$logs/second.log" 2>&1 &
     beside=$!
