@@ -374,7 +374,7 @@ async def test_the_next_address_is_tried_where_one_does_not_answer(
             port = endpoint.host.port
             hole = Proxy("127.0.0.1", port, listen="127.0.0.4", listen_port=port)
             (await stack.enter_async_context(hole)).black_hole()
-        async with asyncio.timeout(5), opened(kit, endpoint, least=0) as pool:
+        async with asyncio.timeout(20), opened(kit, endpoint, least=0) as pool:
             for _ in range(3):
                 connection = await pool.acquire()
                 assert pool.destinations.address_of(pool.key(connection)) == "127.0.0.3"

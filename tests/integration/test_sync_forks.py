@@ -58,7 +58,7 @@ def manager_of(kit: SyncKit, cluster: LocalCluster, application: str) -> Iterato
         f"{cluster.dsn}?application_name={application}",
         acquire_timeout=_TOO_LONG / 2,
         refresh_delay=0.2,
-        refresh_timeout=2,  # a busy machine's servers answer late, and are not down for that
+        refresh_timeout=10,  # a busy machine's servers answer late, and are not down for that
         pool_factory_kwargs=kit.sizes(1, 2),
     ) as manager:
         manager.ready(1, 2)
