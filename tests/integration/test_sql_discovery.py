@@ -11,7 +11,7 @@ import pytest
 
 from hasql import HostSpec
 from hasql.discovery import AuroraDiscovery, RdsDiscovery
-from testbed.scene import until
+from testbed.scene import until, until_replicated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -43,18 +43,24 @@ GRANT SELECT ON rds_tools.topology TO app;
 """
 
 
+async def write(cluster: LocalCluster, query: str) -> None:
+    """Write something that is there when this ends, whichever server is asked."""
+    await cluster.master.sql(query)
+    await until_replicated(cluster)
+
+
 @pytest.fixture
 async def aurora(pg_cluster: LocalCluster) -> AsyncIterator[LocalCluster]:
-    await pg_cluster.master.sql(AURORA)
+    await write(pg_cluster, AURORA)
     yield pg_cluster
-    await pg_cluster.master.sql("DROP TABLE aurora_rows CASCADE")
+    await write(pg_cluster, "DROP TABLE aurora_rows CASCADE")
 
 
 @pytest.fixture
 async def rds(pg_cluster: LocalCluster) -> AsyncIterator[LocalCluster]:
-    await pg_cluster.master.sql(RDS)
+    await write(pg_cluster, RDS)
     yield pg_cluster
-    await pg_cluster.master.sql("DROP SCHEMA rds_tools CASCADE")
+    await write(pg_cluster, "DROP SCHEMA rds_tools CASCADE")
 
 
 def dsn_of(cluster: LocalCluster, *nodes: LocalNode) -> str:
@@ -74,8 +80,9 @@ def hosts_of(manager: BasePoolManager[Any, Any]) -> set[HostSpec]:
 
 async def join(cluster: LocalCluster, *nodes: LocalNode) -> None:
     for node in nodes:
-        await cluster.master.sql(
-            f"INSERT INTO rds_tools.topology VALUES ('db-{node.port}', '{node.host}', {node.port})"  # noqa: S608  # ours
+        await write(
+            cluster,
+            f"INSERT INTO rds_tools.topology VALUES ('db-{node.port}', '{node.host}', {node.port})",  # noqa: S608  # ours
         )
 
 
@@ -93,7 +100,7 @@ async def test_the_instances_of_rds_come_and_go(kit: Kit, rds: LocalCluster) -> 
         labels = {node.host: node.label for node in manager.metrics().nodes}
         assert labels[spec(rds.master)] == f"db-{rds.master.port}"
         gone = rds.replicas[1]
-        await rds.master.sql(f"DELETE FROM rds_tools.topology WHERE port = {gone.port}")  # noqa: S608  # ours
+        await write(rds, f"DELETE FROM rds_tools.topology WHERE port = {gone.port}")  # noqa: S608  # ours
         source.refresh()
         await until(lambda: spec(gone) not in hosts_of(manager))
         async with manager.acquire_master() as connection:
@@ -109,14 +116,15 @@ async def test_the_instances_of_rds_come_and_go(kit: Kit, rds: LocalCluster) -> 
 async def test_an_instance_of_aurora_that_is_stale_is_left_out(
     kit: Kit, aurora: LocalCluster
 ) -> None:
-    await aurora.master.sql(
+    await write(
+        aurora,
         """
         INSERT INTO aurora_rows VALUES
         ('pg-2', '5b7e', 1, now(), 12.5),
         ('pg-3', '6c8f', 1, now() - interval '1 hour', 9e5),
         ('pg-4', '7d90', 1, NULL, 12.5),
         ('pg-1', 'MASTER_SESSION_ID', 1, now() - interval '1 day', 0)
-        """
+        """,
     )
     source = AuroraDiscovery("?.cluster.invalid", port=6432)
     manager = kit.manager(aurora.dsn, discovery=source, pool_factory_kwargs=kit.sizes(1, 2))
@@ -133,7 +141,7 @@ async def test_an_instance_of_aurora_that_is_stale_is_left_out(
 
 @one_loop
 async def test_an_instance_of_aurora_is_connected_to(kit: Kit, aurora: LocalCluster) -> None:
-    await aurora.master.sql("INSERT INTO aurora_rows VALUES ('x7f', 'MASTER_SESSION_ID')")
+    await write(aurora, "INSERT INTO aurora_rows VALUES ('x7f', 'MASTER_SESSION_ID')")
     # 0x7f.1 is how C writes 127.0.0.1, and the only kind of loopback's names that has two labels.
     source = AuroraDiscovery("0?.1", port=aurora.master.port)
     manager = kit.manager(aurora.dsn, discovery=source, pool_factory_kwargs=kit.sizes(1, 2))
@@ -141,7 +149,7 @@ async def test_an_instance_of_aurora_is_connected_to(kit: Kit, aurora: LocalClus
         await until(lambda: hosts_of(manager) == {HostSpec("0x7f.1", aurora.master.port)})
         async with manager.acquire_master() as connection:
             assert await kit.value(connection, "SELECT 1") == 1
-    await aurora.master.sql("DELETE FROM aurora_rows")
+    await write(aurora, "DELETE FROM aurora_rows")
 
 
 @pytest.mark.parametrize(
@@ -166,7 +174,7 @@ async def test_elsewhere_than_in_the_cloud_the_hosts_stay_and_the_reason_is_told
 
 @one_loop
 async def test_a_lying_row_changes_nothing(kit: Kit, aurora: LocalCluster) -> None:
-    await aurora.master.sql("INSERT INTO aurora_rows VALUES ('evil.example', 'x')")
+    await write(aurora, "INSERT INTO aurora_rows VALUES ('evil.example', 'x')")
     source = AuroraDiscovery("?.xyz.invalid")
     manager = kit.manager(aurora.dsn, discovery=source, pool_factory_kwargs=kit.sizes(1, 2))
     async with manager:
