@@ -54,7 +54,10 @@ class StorageAccess:
             self._gate.dispatch()
 
     def new(self, deadline: float) -> QueuedAcquire:
-        """Make the turn of an acquire; who has made it calls `give_back`, whatever happens."""
+        """Make the turn of an acquire; who has made it calls `give_back`, whatever happens.
+
+        Once more if that was interrupted: else the turn could be lost.
+        """
         return QueuedAcquire(Priority.NORMAL, self._clock(), deadline)
 
     def take(self, turn: QueuedAcquire, deadline: float) -> Any:  # noqa: ANN401  # by face
@@ -76,13 +79,8 @@ class StorageAccess:
 
     def give_back(self, turn: QueuedAcquire) -> None:
         """Have the next one ask, if this one had its turn, or wait no more."""
-        try:
-            with self._lock:
-                self._gate.leave(turn)
-        except BaseException:  # an interrupt
-            with self._lock:
-                self._gate.leave(turn)
-            raise
+        with self._lock:
+            self._gate.leave(turn)
 
     def note_answer(self, key: str, seconds: float) -> None:
         """Take note that the storage has told somebody when there is a token."""

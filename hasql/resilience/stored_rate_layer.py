@@ -10,7 +10,8 @@ from hasql._leasing.layers import Layer
 from hasql._leasing.lease import Lease
 from hasql._routing.waiters import Waiters
 from hasql.diagnostics import about
-from hasql.errors import HasqlError, MissingExtraError, RateLimitedError
+from hasql.driver.ended_within import ended_within
+from hasql.errors import MissingExtraError, RateLimitedError
 from hasql.metrics import RateLimitMetrics
 from hasql.resilience.rate_limit import IN_MEMORY, RateLimit
 from hasql.resilience.storage_access import StorageAccess
@@ -83,28 +84,29 @@ class StoredRateLayer(Layer):
 
     async def _ask(self, key: str, deadline: float) -> float:
         """Return in how many seconds there is a token; 0: the acquire is let in."""
-        if self._access.pause:
+        access, began = self._access, self._clock()
+        if access.pause:
             return self._stand_in()
-        began, limit, waiter, turn = self._clock(), 0.0, None, self._access.new(deadline)
+        turn = access.new(deadline)
         try:
-            waiter = self._access.take(turn, deadline)
+            waiter = access.take(turn, deadline)
             if waiter is not None:
-                await waiter
-                if self._access.pause:
-                    return self._stand_in()
-                if seconds := self._access.told_others(key):
-                    return seconds
+                try:
+                    await waiter
+                except TimeoutError as error:
+                    return self._met(error, began, 0.0, waited=True)
+                if (heard := self._heard(key)) is not None:
+                    return heard
             limit = min(_STORAGE_TIMEOUT, max(_MOMENT, (deadline - self._clock()) / 2))
-            async with asyncio.timeout(limit):
-                seconds = await self._rates_of_tasks().take(key)
-        except HasqlError:
-            raise
-        except Exception as error:  # noqa: BLE001  # whatever a client of a storage raises
-            return self._met(error, began, limit, waited=waiter is not None)
+            try:
+                async with asyncio.timeout(limit):
+                    seconds = await self._rates_of_tasks().take(key)
+            except Exception as error:  # noqa: BLE001  # whatever a client of a storage raises
+                return self._met(error, began, limit, waited=waiter is not None)
+            access.note_answer(key, seconds)
+            return seconds
         finally:
-            self._access.give_back(turn)
-        self._access.note_answer(key, seconds)
-        return seconds
+            access.give_back(turn)
 
     def enter_in_thread(self, lease: Lease[Any, Any], deadline: float) -> None:
         """Take a token for a thread's acquire, or wait for one."""
@@ -116,27 +118,36 @@ class StoredRateLayer(Layer):
             self._waits.wait_in_thread(seconds)
 
     def _ask_in_thread(self, key: str, deadline: float) -> float:
+        access, began = self._access, self._clock()
+        if access.pause:
+            return self._stand_in()
+        turn = access.new(deadline)
+        try:
+            waiter = access.take(turn, deadline)
+            if waiter is not None:
+                if not ended_within(waiter, deadline - self._clock()):
+                    return self._met(TimeoutError(), began, 0.0, waited=True)
+                waiter.result()
+                if (heard := self._heard(key)) is not None:
+                    return heard
+            try:
+                seconds = self._rates_of_threads().take(key)
+            except Exception as error:  # noqa: BLE001  # as above
+                return self._met(error, began, _STORAGE_TIMEOUT, waited=waiter is not None)
+            access.note_answer(key, seconds)
+            return seconds
+        finally:
+            try:
+                access.give_back(turn)
+            except BaseException:  # an interrupt, maybe before it has begun
+                access.give_back(turn)
+                raise
+
+    def _heard(self, key: str) -> float | None:
+        """Return what is known now that it is an acquire's turn, as `_ask`; None: it is to ask."""
         if self._access.pause:
             return self._stand_in()
-        began, limit, waiter, turn = self._clock(), 0.0, None, self._access.new(deadline)
-        try:
-            waiter = self._access.take(turn, deadline)
-            if waiter is not None:
-                waiter.result(max(0.0, deadline - self._clock()))
-                if self._access.pause:
-                    return self._stand_in()
-                if seconds := self._access.told_others(key):
-                    return seconds
-            limit = _STORAGE_TIMEOUT
-            seconds = self._rates_of_threads().take(key)
-        except HasqlError:
-            raise
-        except Exception as error:  # noqa: BLE001  # as above
-            return self._met(error, began, limit, waited=waiter is not None)
-        finally:
-            self._access.give_back(turn)
-        self._access.note_answer(key, seconds)
-        return seconds
+        return self._access.told_others(key) or None
 
     def _check(self, key: str, seconds: float, deadline: float, *, waited: bool) -> None:
         """Refuse an acquire whose next token comes too late."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, suppress
+from itertools import count
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +15,16 @@ import pytest
 import redis
 
 from hasql.errors import PoolManagerClosedError, RateLimitedError
-from hasql.resilience import RateLimit
+from hasql.resilience import RateLimit, stored_rates
 from testbed.fake_driver import fake_cluster, manager_of, until
 from testbed.fake_threads import ThreadManager
 from testbed.kits.asyncpg import AsyncpgKit
 from testbed.redis_server import RedisServer
 from testbed.sync_kits import Psycopg3ThreadKit
 from tests.middlemen import needs
+from tests.unit.test_thread_faults import interrupted_at
+from tests.unit.test_thread_manager import managed
+from tests.unit.test_thread_manager import until as until_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -124,17 +129,17 @@ BURSTS = pytest.mark.parametrize(("rate", "let_in"), [("20/day", 20), ("100000/d
 async def test_a_burst_waits_for_its_storage_and_does_not_take_it_for_a_silent_one(
     storage: RedisServer, rate: str, let_in: int | None
 ) -> None:
-    count = 300
+    times = 300
     async with far(storage, 0.02) as url:
         limit = RateLimit(rate, strategy="moving-window", storage=url, wait=False)
         cluster = fake_cluster("a master")
         async with manager_of(cluster, rate_limit=limit, acquire_timeout=30) as manager:
             await use(manager)  # which connects
             ended = await asyncio.gather(
-                *(use(manager, 30) for _ in range(count)), return_exceptions=True
+                *(use(manager, 30) for _ in range(times)), return_exceptions=True
             )
             assert {type(error) for error in ended if error} <= {RateLimitedError}
-            assert ended.count(None) == (let_in - 1 if let_in else count)
+            assert ended.count(None) == (let_in - 1 if let_in else times)
             metrics = manager.metrics().rate_limit
             assert metrics is not None
             assert (metrics.storage_errors, metrics.waiting) == (0, 0)
@@ -144,7 +149,7 @@ async def test_a_burst_waits_for_its_storage_and_does_not_take_it_for_a_silent_o
 async def test_a_burst_of_threads_waits_for_its_storage(
     storage: RedisServer, rate: str, let_in: int | None
 ) -> None:
-    count = 120
+    times = 120
 
     def work(url: str) -> None:
         limit = RateLimit(rate, strategy="moving-window", storage=url, wait=False)
@@ -157,8 +162,8 @@ async def test_a_burst_of_threads_waits_for_its_storage(
                     return True
                 return False
 
-            with ThreadPoolExecutor(count) as threads:
-                assert sum(threads.map(use_one, range(count))) == (let_in or count)
+            with ThreadPoolExecutor(times) as threads:
+                assert sum(threads.map(use_one, range(times))) == (let_in or times)
             metrics = manager.metrics().rate_limit
             assert metrics is not None
             assert (metrics.storage_errors, metrics.waiting) == (0, 0)
@@ -220,6 +225,54 @@ async def test_those_who_wait_for_their_turn_are_told_at_once_that_the_manager_c
                 await each
         await asyncio.gather(*waiting[:10], return_exceptions=True)
         assert manager.metrics().rate_limit.waiting == 0  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have one acquire at a time ask the storage."""
+    monkeypatch.setattr(stored_rates, "CONNECTIONS", 1)
+
+
+@pytest.mark.usefixtures("one_turn")
+def test_11_asking_the_storage_interrupted_anywhere_loses_no_turn(storage: RedisServer) -> None:
+    limit = RateLimit(
+        "100000/day", strategy="fixed-window", storage=storage.url, on_storage_error="refuse"
+    )
+    with managed(fake_cluster("a master"), rate_limit=limit) as manager:
+        manager.putconn(manager.getconn())
+        for point in count(1):
+            taken: list[Any] = []
+            interrupted = interrupted_at(point, lambda: taken.append(manager.getconn()))  # noqa: B023
+            for each in taken:
+                manager.putconn(each)
+            manager.putconn(manager.getconn(timeout=3))  # else it is refused
+            if not interrupted:
+                break
+        assert point > 40
+
+
+@pytest.mark.usefixtures("one_turn")
+def test_an_alarm_of_the_application_ends_the_wait_for_a_turn(storage: RedisServer) -> None:
+    def alarm(*_: object) -> None:
+        raise TimeoutError("the application's")
+
+    limit = RateLimit("100000/day", strategy="fixed-window", storage=storage.url)
+    with managed(fake_cluster("a master"), rate_limit=limit) as manager:
+        manager.putconn(manager.getconn())
+        before = signal.signal(signal.SIGALRM, alarm)
+        storage.freeze()
+        try:
+            with ThreadPoolExecutor(2) as others:
+                asking = [others.submit(manager.getconn) for _ in range(2)]
+                until_in_thread(lambda: manager.metrics().rate_limit.waiting == 1)  # type: ignore[union-attr]
+                signal.setitimer(signal.ITIMER_REAL, 0.1)
+                with pytest.raises(TimeoutError, match="the application's"):
+                    manager.getconn()
+                for each in asking:
+                    manager.putconn(each.result())
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize("fault", ["freeze", "kill"])
