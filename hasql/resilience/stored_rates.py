@@ -12,6 +12,7 @@ from redis import BlockingConnectionPool
 from redis.asyncio import BlockingConnectionPool as AsyncBlockingConnectionPool
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from hasql.resilience.rate_limit import IN_MEMORY, RateLimit
@@ -116,13 +117,16 @@ class ThreadRates(_Rates):
 
 
 def _options(retry: type[Any], seconds: float) -> dict[str, Any]:
-    """Return how to connect: bounded in number and in time, tried once more where one has ended."""
+    """Return how to connect: bounded in number and in time, tried once more where one has ended.
+
+    Who is silent is not asked once more: that would take as long again.
+    """
     return {
         "max_connections": CONNECTIONS,
         "timeout": seconds,
         "socket_timeout": seconds,
         "socket_connect_timeout": seconds,
-        "retry": retry(NoBackoff(), 1),
+        "retry": retry(NoBackoff(), 1, (RedisConnectionError,)),
     }
 
 

@@ -329,6 +329,19 @@ async def test_a_storage_that_fails_stops_no_loop_and_no_deadline_is_missed(
     assert "the storage of the rate limit fails (redis://:***@" in caplog.text
 
 
+def test_a_thread_waits_no_longer_for_a_silent_storage_than_that_has_to_answer(
+    storage: RedisServer,
+) -> None:
+    limit = RateLimit("100000/day", strategy="fixed-window", storage=storage.url)
+    with managed(fake_cluster("a master"), rate_limit=limit) as manager:
+        manager.putconn(manager.getconn())
+        storage.freeze()
+        began = monotonic()
+        manager.putconn(manager.getconn())
+        assert monotonic() - began < 0.9, "it was asked once more"
+        assert manager.metrics().rate_limit.storage_errors == 1  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("fault", ["freeze", "kill"])
 def test_threads_are_let_through_while_their_storage_fails(
     pg_cluster: LocalCluster, storage: RedisServer, fault: str
