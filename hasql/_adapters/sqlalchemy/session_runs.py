@@ -49,11 +49,6 @@ class AttemptLeases:
         """Let the session end its transaction without a word to the server."""
         self._is_over = True
 
-    def raise_if_stale(self, error: BaseException) -> None:
-        """Raise StaleReadError for what may come of a replica's past: it had no such row yet."""
-        if self._attempt.has_read:
-            self._attempt.unit.check_stale(error)
-
     # What a route has it for
 
     def acquire(self, lease: _Wanted) -> Connection:

@@ -54,13 +54,12 @@ class TaskSessionRun(Generic[_S, _T]):
     async def attempt(self, attempt: Any) -> _T:
         """Do it once, and have all written that is to be committed."""
         await self.give_up()
-        session, leases = self._last = self._open(attempt)
+        session, _ = self._last = self._open(attempt)
         try:
             result = await self._work(session)
             await session.run_sync(prepare)
-        except BaseException as error:
+        except BaseException:
             await self.give_up()
-            leases.raise_if_stale(error)
             raise
         return result
 

@@ -51,13 +51,12 @@ class ThreadSessionRun(Generic[_S, _T]):
     def attempt(self, attempt: Any) -> _T:
         """Do it once, and have all written that is to be committed."""
         self.give_up()
-        session, leases = self._last = self._open(attempt)
+        session, _ = self._last = self._open(attempt)
         try:
             result = self._work(session)
             prepare(session)
-        except BaseException as error:
+        except BaseException:
             self.give_up()
-            leases.raise_if_stale(error)
             raise
         return result
 
