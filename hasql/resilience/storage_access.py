@@ -85,9 +85,10 @@ class StorageAccess:
     def note_answer(self, key: str, seconds: float) -> None:
         """Take note that the storage has told somebody when there is a token."""
         self._answered_at = now = self._clock()
-        if not self._gate.waiting:
-            self._used_up.clear()  # nobody would look, and keys may be many
-        elif seconds:
+        waiting = self._gate.waiting
+        if len(self._used_up) >= waiting:
+            self._used_up.clear()  # so many do not look at more, and keys may be many
+        if seconds and waiting:
             self._used_up[key] = now + seconds
 
     def told_others(self, key: str) -> float:

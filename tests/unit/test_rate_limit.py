@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hasql._routing.waiters import ThreadWaiters
 from hasql.errors import (
     ConfigurationError,
     NotAvailableError,
@@ -20,6 +21,7 @@ from hasql.errors import (
 )
 from hasql.resilience import RateLimit
 from hasql.resilience.rates import Rate
+from hasql.resilience.storage_access import StorageAccess
 from hasql.resilience.token_buckets import TokenBuckets
 from testbed.fake_driver import fake_cluster, manager_of, until
 from testbed.fake_threads import ThreadManager
@@ -282,3 +284,18 @@ def test_threads_wait_for_their_tokens_and_are_told_when_the_manager_closes() ->
 async def _use(lease: Any) -> None:
     async with lease:
         pass
+
+
+# What the storage of a shared one has told
+
+
+def test_15_no_more_is_kept_of_what_others_were_told_than_those_who_wait_could_ask_for() -> None:
+    access = StorageAccess(1, ThreadWaiters(), lambda: 0.0)
+    assert access.take(access.new(9.0), 9.0) is None
+    waiting = [access.take(access.new(9.0), 9.0) for _ in range(3)]
+    keys = [f"customer {number}" for number in range(1000)]
+    for key in keys:
+        access.note_answer(key, 60.0)
+    known = [key for key in keys if access.told_others(key)]
+    assert keys[-1] in known
+    assert len(known) <= len(waiting)
