@@ -94,7 +94,7 @@ def check_on_master(connection: Connection, states: Iterable[InstanceState[Any]]
 
 @cache
 def watch_writing(is_routed: Callable[[Session | None], bool]) -> None:
-    """Do so from now on for what a flush writes that nobody knew of before, one by one.
+    """From now on check each object, too, that a flush writes and `to_be_written` did not know of.
 
     Other listeners of the flush may have changed it since.
 
