@@ -420,12 +420,13 @@ def test_20_a_threads_work_that_is_terminated_right_behind_that_is_done_once(
         assert (work.calls, servers["a"].ended.count("COMMIT")) == (1 + conflict, 1)
 
 
+@pytest.mark.parametrize("ends", [lost, refused("57P01")], ids=["without a word", "57P01"])
 async def test_20_a_connection_that_is_lost_behind_the_answer_to_commit_changes_nothing(
-    servers: dict[str, FakeServer], manager: FakeManager
+    servers: dict[str, FakeServer], manager: FakeManager, ends: Callable[[FakeConnection], None]
 ) -> None:
     async def leave(connection: FakeConnection, error: BaseException | None) -> None:
         if error is None:
-            lost(connection)
+            ends(connection)
 
     for pool in manager.driver.pools:
         pool.leave_block = leave
@@ -444,9 +445,10 @@ async def test_what_a_signal_raises_behind_the_answer_to_commit_is_raised(
     for pool in manager.driver.pools:
         pool.leave_block = leave
     work = a_conflict_first(conflict=True)
-    with pytest.raises(OwnError):
+    with pytest.raises(OwnError) as raised:
         await manager.run(work, retry=POLICY)
     assert (work.calls, servers["a"].ended) == (2, ["ROLLBACK", "COMMIT"])
+    assert not hasattr(raised.value, "__notes__"), "run did not give up"
 
 
 async def test_one_that_nobody_knows_of_can_be_asked_for_again(
