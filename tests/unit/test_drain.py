@@ -32,6 +32,7 @@ from hasql.resilience import (
     Outcome,
     shutdown_on_signals,
 )
+from hasql.tracing import Tracer
 from testbed.fake_driver import fake_cluster, manager_of, until
 from testbed.fake_threads import ThreadManager
 
@@ -401,6 +402,8 @@ def test_12_a_thread_that_finds_out_what_has_become_of_a_commit_is_waited_for(
         lost(connection)
 
     a.script["commit"] = lost_with_a_drain
+    # Between the end of its lease and its question there is time for the drain to end.
+    manager.set_tracer(Tracer(connection_returned=lambda _: sleep(0.2)))
     running = threads.submit(manager.run, lambda _: "done")
     while not asks(manager):
         assert not running.done()

@@ -352,9 +352,10 @@ async def test_20_what_is_terminated_right_behind_the_answer_to_commit_is_done_o
         await until(lambda: sum(node.in_flight for node in manager.metrics().nodes) == 0)
 
 
+@pytest.mark.parametrize("resolves", [False, True])
 @pytest.mark.parametrize("notices", [False, True])
 async def test_18_work_that_is_terminated_is_not_begun_again_and_tells_nothing_of_its_master(
-    servers: dict[str, FakeServer], notices: bool
+    servers: dict[str, FakeServer], notices: bool, resolves: bool
 ) -> None:
     breaker = Breaker(threshold=1)
     async with manager_of(servers, lifecycle=TERMINATES, breaker=breaker) as manager:
@@ -373,7 +374,7 @@ async def test_18_work_that_is_terminated_is_not_begun_again_and_tells_nothing_o
                 await connection.run()
 
         with pytest.raises(ConnectionResetError if notices else LeaseTerminatedError) as met:
-            await manager.run(work, retry=POLICY)
+            await manager.run(work, retry=POLICY, resolve_commits=resolves)
         assert calls == 1
         assert manager.category(met.value) is Category.APPLICATION
         assert not manager.retriable(met.value)
