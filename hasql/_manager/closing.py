@@ -63,6 +63,7 @@ class Closing(Generic[PoolT, ConnT]):
         if not lifetime.started:  # its start was interrupted
             lifetime.close_unstarted()
             return
+        lifetime.refuse()
         self._over = over = lifetime.loop.create_future()
         began = clock()
         deadline = began + seconds
@@ -72,19 +73,20 @@ class Closing(Generic[PoolT, ConnT]):
             self.report = DrainReport(clock() - began, broken)
             over.set_result(None)
 
-        lifetime.refuse()
         try:
             await lifetime.drain(seconds)
         except asyncio.CancelledError:
             deadline = clock()
             raise
         finally:
-            if broken := lifetime.leases_out():
-                (says or _say_how_many)(broken)
+            broken = lifetime.leases_out()
             # In a task of its own: this one may be cancelled at each of its steps, as by a cancel
-            # scope of anyio, and what has not begun to end would go on for ever.
+            # scope of anyio, or a log handler may raise, and what has not begun to end would go on
+            # for ever.
             self._stopping = lifetime.loop.create_task(self._stop(deadline - clock()))
             self._stopping.add_done_callback(note_end)
+            if broken:
+                (says or _say_how_many)(broken)
             await asyncio.shield(self._stopping)
 
     async def _stop(self, seconds: float) -> None:

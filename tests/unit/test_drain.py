@@ -103,6 +103,20 @@ async def test_12_what_does_not_end_in_time_is_broken_and_told_of(
     )
 
 
+async def test_12_a_log_handler_that_raises_ends_no_closing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    manager = manager_of(fake_cluster("a master"))
+    connection = await manager.acquire_master()
+    monkeypatch.setattr(logging.getLogger("hasql"), "filters", [lambda _: 1 / 0])
+    with pytest.raises(ZeroDivisionError):
+        await manager.close(0.02)
+    async with asyncio.timeout(LONG):
+        await manager.close()
+    assert connection.closed
+    assert manager.closed
+
+
 async def test_12_it_tells_who_has_what_is_broken(caplog: pytest.LogCaptureFixture) -> None:
     manager = manager_of(fake_cluster("a master"), lifecycle=Lifecycle())
     with correlated("request 7"):
