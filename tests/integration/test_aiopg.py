@@ -19,11 +19,11 @@ from hasql import ConfigurationError, NotAvailableError
 from hasql.aiopg import PoolManager
 from hasql.cluster.dsn import Dsn
 from hasql.dns import Resolver
-from testbed.kits.aiopg import Overtaken
+from testbed.kits.aiopg import AiopgKit, Overtaken
 from testbed.middlemen.addresses import Place, dsn_through
 from testbed.nameserver import NameServer
 from testbed.proxy import Proxy
-from testbed.scene import tcp_options, until
+from testbed.scene import endpoint_of, tasks_end, tcp_options, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,6 +131,21 @@ async def test_a_connect_that_hangs_does_not_hang_those_that_come_later(
         async with manager.acquire_master(timeout=10) as connection:
             assert await value(connection, "SELECT 1") == 1
         assert manager.metrics().nodes[0].pool_idle == 1
+
+
+async def test_connects_that_several_have_left_on_a_silent_host_all_end() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        dsn = f"postgresql://app@127.0.0.1:{silent.getsockname()[1]}/app"
+        kit = AiopgKit()
+        opening = kit.driver(dsn).open(endpoint_of(dsn), kit.sizes(0, 3), lambda *_: None)
+        pool: Any = await opening
+        before = asyncio.all_tasks()
+        acquires = [asyncio.ensure_future(pool.acquire()) for _ in range(3)]
+        assert not (await asyncio.wait(acquires, timeout=0.2))[0]
+        for acquiring in acquires:
+            acquiring.cancel()
+        await tasks_end(before)  # else the second would hang behind the first
+        pool.terminate()
 
 
 async def test_a_hook_that_hangs_on_a_frozen_server_leaves_nothing_open(

@@ -11,6 +11,7 @@ a connection, whether that is new or has been given back.
 from __future__ import annotations
 
 import asyncio
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from hasql._adapters.aiopg.connection import abort_connection, in_transaction
@@ -82,11 +83,10 @@ class AcquireQueue:
         except BaseException:
             if waiter in self._waiters:
                 del self._waiters[waiter]
-                if len(self._openers) > len(self._waiters):
+                if (left := len(self._openers) - len(self._waiters)) > 0:
                     # The next to wait relies on it, but not for long: its connect may hang, or a
-                    # hook of the application's.
-                    opener = min(self._openers, key=self._openers.__getitem__)
-                    began = self._openers[opener]
+                    # hook of the application's. Those that others have left began before it.
+                    opener, began = sorted(self._openers.items(), key=itemgetter(1))[left - 1]
                     self._loop.call_later(_UNNEEDED, self._replace, opener, began)
             elif not waiter.cancelled() and waiter.exception() is None:
                 # It was given a slot just before its task was cancelled.
