@@ -58,7 +58,6 @@ class Node(Generic[PoolT, ConnT]):
         "_offered",
         "_retry_at",
         "_size_at_failure",
-        "_whole",
         "as_master",
         "as_replica",
         "cold",
@@ -117,8 +116,8 @@ class Node(Generic[PoolT, ConnT]):
         #: places once another one has taken its place.
         self.successions: list[Succession] = []
         self.succession: Succession | None = None
-        #: Whether all there is is offered: the pool's maximum, or less after trouble.
-        self._whole = True
+        #: From when one connect more than what is open is offered, as one has failed; never: all
+        #: there is is offered.
         self._retry_at = _NEVER
         self._backoff = _FIRST_RETRY
         self._size_at_failure = 0
@@ -186,7 +185,7 @@ class Node(Generic[PoolT, ConnT]):
     def set_sizes(self, sizes: PoolSizes) -> None:
         """Have other bounds; there is no pool yet."""
         self.sizes = sizes
-        self._offer_whole()
+        self._offer(self.most)
 
     def make_heir(self, pool: DriverPool[PoolT, ConnT], sizes: PoolSizes) -> "Node[PoolT, ConnT]":
         """Make a node of the same host, with all that is known of it, and another pool."""
@@ -200,17 +199,13 @@ class Node(Generic[PoolT, ConnT]):
 
     def places_are_back(self) -> None:
         """Offer the places that pools before this one have back."""
-        if self._whole:  # else what was the trouble says when it may have more
-            self._offer_whole()
-
-    def _offer_whole(self) -> None:
-        self._whole = True
-        self._offer(self.most)
+        if self._retry_at == _NEVER:  # else what was the trouble says when it may have more
+            self._offer(self.most)
 
     def _offer_open(self) -> None:
         """Offer what is open at least, or all if there is no trouble."""
         if self._retry_at == _NEVER:
-            self._offer_whole()
+            self._offer(self.most)
         elif self.pool is not None:
             self._offer(max(self._offered, min(self.pool.size, self.most)))
 
@@ -253,7 +248,6 @@ class Node(Generic[PoolT, ConnT]):
         """
         self.failed(error)
         self._size_at_failure = self.pool.size if self.pool is not None else 0
-        self._whole = False
         self._offer(min(self._offered, self._size_at_failure))
         self._retry_at = self._clock() + self._backoff
         slowest = _SLOWEST_ELSEWHERE if led_elsewhere else _SLOWEST_RETRY
@@ -295,7 +289,7 @@ class Node(Generic[PoolT, ConnT]):
         self._retry_at = _NEVER
         self._backoff = _FIRST_RETRY
         self.error = None
-        self._offer_whole()
+        self._offer(self.most)
 
     def host_answered(
         self, answer: Answered, state: NodeState, *, lag_seconds: float | None
@@ -313,7 +307,7 @@ class Node(Generic[PoolT, ConnT]):
         if began > self._held_at:
             self._held_at = _NEVER
         if self.pool is None:
-            self._offer_whole()
+            self._offer(self.most)
             return
         self._size_at_failure = min(self._size_at_failure, self.pool.size)
         if began > self._retry_at > _NEVER:
