@@ -13,6 +13,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 from time import monotonic
@@ -65,8 +66,9 @@ def nothing_left() -> Iterator[None]:
     gc.collect()
 
 
-def interrupted_at(point: int, work: Callable[[], object]) -> bool:
-    """Do something, and interrupt it where a signal could the so many-th time; tell whether.
+@contextmanager
+def called_at(point: int, act: Callable[[], object]) -> Iterator[Callable[[], bool]]:
+    """Have `act` called where a signal could come the so many-th time; yield what tells whether.
 
     Within hasql, that is: where Python's own modules leak what they were making, it is not ours.
     """
@@ -78,16 +80,29 @@ def interrupted_at(point: int, work: Callable[[], object]) -> bool:
         if event in {"call", "c_return"} and frame.f_code.co_filename.startswith(HASQL):
             left -= 1
             if not left:
-                raise KeyboardInterrupt
+                sys.setprofile(None)
+                act()
+
+    try:
+        sys.setprofile(profile)
+        yield lambda: left <= 0
+    finally:
+        sys.setprofile(None)
+
+
+def interrupted_at(point: int, work: Callable[[], object]) -> bool:
+    """Do something, and interrupt it where `called_at` would call; tell whether it came so far."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
 
     gc.disable()  # or it would interrupt the finalizers of what another test has left
     try:
-        sys.setprofile(profile)
-        work()
+        with called_at(point, interrupt):
+            work()
     except KeyboardInterrupt:
         return True
     finally:
-        sys.setprofile(None)
         gc.enable()
     return False
 
@@ -139,27 +154,16 @@ def test_11_a_start_that_is_interrupted_anywhere_can_be_ended_and_made_up_for(en
 
 def test_13_a_signal_handler_may_close_what_is_just_starting() -> None:
     servers = fake_cluster("a master")
-    for point in range(1, 10**6):
+    for point in count(1):
         manager = ThreadManager(servers)
-        left = point
-
-        def profile(frame: FrameType, event: str, _arg: object) -> None:
-            nonlocal left
-            ours = frame.f_code.co_filename.startswith(HASQL)
-            left -= ours and event in {"call", "c_return"}
-            if not left:
-                sys.setprofile(None)
-                manager.close()  # noqa: B023  # within the turn
-
-        with suppress(PoolManagerClosedError):
-            sys.setprofile(profile)
+        with suppress(PoolManagerClosedError), called_at(point, manager.close) as called:
             manager.ready()
-        sys.setprofile(None)
         manager.close()
         assert manager.closed
         until(lambda: not threads_of_hasql())
-        if left > 0:
+        if not called():
             break
+    assert point > 20
 
 
 def test_a_look_at_idle_ones_that_finds_no_more_threads_loses_no_place() -> None:
@@ -198,28 +202,19 @@ def test_12_a_signal_handler_may_close_anywhere_in_an_acquire(
     end: Callable[[ThreadManager], None],
 ) -> None:
     servers = fake_cluster("a master")
-    for point in range(1, 10**6):
+    for point in count(1):
         manager = ThreadManager(servers)
         manager.putconn(manager.getconn())
-        left = point
-
-        def profile(frame: FrameType, event: str, _arg: object) -> None:
-            nonlocal left
-            ours = frame.f_code.co_filename.startswith(HASQL)
-            left -= ours and event in {"call", "c_return"}
-            if not left:
-                sys.setprofile(None)
-                end(manager)  # noqa: B023  # within the turn
-
         with no_longer_than(LONG):
-            with suppress(PoolManagerClosedError, ConnectionError):
-                sys.setprofile(profile)
+            with (
+                suppress(PoolManagerClosedError, ConnectionError),
+                called_at(point, partial(end, manager)) as called,
+            ):
                 manager.putconn(manager.getconn())
-            sys.setprofile(None)
-            until(lambda: left > 0 or manager.closed)  # noqa: B023
+            until(lambda: manager.closed or not called())  # noqa: B023  # within the turn
             manager.close()
         until(lambda: not threads_of_hasql())
-        if left > 0:
+        if not called():
             break
     assert point > 20
 
@@ -473,26 +468,19 @@ def test_what_a_finalizer_gives_back_anywhere_in_a_wait_is_handed_on() -> None:
     sizes = {"max_size": 1}
     with managed(fake_cluster("a master"), pool_factory_kwargs=sizes, refresh_delay=60) as manager:
         for point in count(1):
-            left, held, late = point, manager.getconn(), False
+            held, late = manager.getconn(), False
 
-            def profile(frame: FrameType, event: str, _arg: object) -> None:
-                nonlocal left, late
-                ours = frame.f_code.co_filename.startswith(HASQL)
-                left -= ours and event in {"call", "c_return"}
-                if not left:
-                    sys.setprofile(None)
-                    late = monotonic() > began + 0.1  # noqa: B023  # within the turn
-                    manager.putconn(held)  # noqa: B023
+            def give_back() -> None:
+                nonlocal late
+                late = monotonic() > began + 0.1  # noqa: B023  # within the turn
+                manager.putconn(held)  # noqa: B023
 
             began = monotonic()
-            with blocked_loop(manager):
-                sys.setprofile(profile)
+            with blocked_loop(manager), called_at(point, give_back):
                 try:
                     manager.putconn(manager.getconn(timeout=0.1))
                 except NotAvailableError:
                     assert late, point
-                finally:
-                    sys.setprofile(None)
             if late:
                 break
         assert point > 20
@@ -506,32 +494,20 @@ def test_what_a_finalizer_gives_back_anywhere_in_a_release_is_handed_on() -> Non
         managed(fake_cluster("a master"), pool_factory_kwargs=sizes, refresh_delay=60) as manager,
     ):
         for point in count(1):
-            left, first, second = point, manager.getconn(), manager.getconn()
-
-            def profile(frame: FrameType, event: str, _arg: object) -> None:
-                nonlocal left
-                ours = frame.f_code.co_filename.startswith(HASQL)
-                left -= ours and event in {"call", "c_return"}
-                if not left:
-                    sys.setprofile(None)
-                    manager.putconn(second)  # noqa: B023  # within the turn
-
+            first, second = manager.getconn(), manager.getconn()
             waiting = [
                 threads.submit(manager.getconn, timeout=LONG),
                 threads.submit(manager.getconn, read_only=True, fallback_master=True, timeout=LONG),
             ]
             until(lambda: manager.waiting == 2)
-            sys.setprofile(profile)
-            try:
+            with called_at(point, partial(manager.putconn, second)) as called:
                 manager.putconn(first)
-            finally:
-                sys.setprofile(None)
-            if left > 0:
+            if not called():
                 manager.putconn(second)
             for each in waiting:
                 manager.putconn(each.result(LONG))
             until(lambda: hosts_of(manager) == [0])
-            if left > 0:
+            if not called():
                 break
         assert point > 20
 
