@@ -35,6 +35,7 @@ from testbed.django_project import (
     forget_connections,
 )
 from testbed.scene import end_sessions, fail_over, until
+from tests.unit.test_driver_threads import no_more_threads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -111,11 +112,8 @@ def leases() -> int:
 async def test_what_a_thread_has_abandoned_comes_back_though_there_was_no_thread_for_it() -> None:
     given_back = threading.Event()
     abandoned = AbandonedConnections()
-    before = threading.stack_size(1 << 46)
-    try:
+    with no_more_threads():
         abandoned.watch()
-    finally:
-        threading.stack_size(before)
     abandoned.watch()
     lent: Any = SimpleNamespace(give_back=given_back.set)
     abandoned.add(lent)

@@ -11,7 +11,6 @@ import ctypes.util
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ import pytest
 
 from hasql._adapters.psycopg.cancel_request import request_cancel
 from testbed.scene import until_asleep
+from tests.unit.test_driver_threads import no_more_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -180,14 +180,11 @@ async def test_cancel_requests_that_find_no_more_threads_fail_and_the_next_are_s
     request = SimpleNamespace(cancel=lambda: sent.append(True))
     host = {"hostaddr": b"", "host": b"nowhere", "port": b"1"}
     connection: Any = SimpleNamespace(**host, get_cancel=lambda: request)
-    before = threading.stack_size(1 << 46)
-    try:
+    with no_more_threads():
         for _ in range(8):
             with pytest.raises(psycopg.OperationalError, match="no thread"):
                 async with asyncio.timeout(5):
                     await request_cancel(connection)
-    finally:
-        threading.stack_size(before)
     async with asyncio.timeout(5):
         await request_cancel(connection)
     assert sent == [True]

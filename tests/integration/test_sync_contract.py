@@ -29,6 +29,7 @@ from testbed.middlemen.forwarder import Forwarder
 from testbed.proxy import Proxy
 from testbed.scene import Table, crash_within, endpoint_of, until, until_asleep, until_sessions
 from testbed.sync_kits import time_left
+from tests.unit.test_driver_threads import no_more_threads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -477,13 +478,10 @@ async def test_a_refill_that_finds_no_more_threads_is_made_up_for(
 ) -> None:
     async with opened(filling_sync_kit, pg_cluster.master.dsn, least=3, most=4) as threads:
         connection = await threads.acquire()
-        stack_size = threading.stack_size(1 << 46)
-        try:
+        with no_more_threads():
             threads.pool.abort(connection)
             threads.pool.release(connection)
             threads.pool.host_answers()  # in the midst of what the probe has said
-        finally:
-            threading.stack_size(stack_size)
         assert threads.pool.size == 2
         threads.pool.host_answers()
         await until(lambda: threads.pool.idle() == threads.pool.size == 3)

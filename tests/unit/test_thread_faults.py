@@ -38,6 +38,7 @@ from hasql.resilience.idle_upkeep import ThreadPoolCalls
 from hasql.tracing import Tracer
 from testbed.fake_driver import ServerError, fake_cluster
 from testbed.fake_threads import ThreadConnection, ThreadManager
+from tests.unit.test_driver_threads import no_more_threads
 from tests.unit.test_thread_manager import (
     LONG,
     blocked_loop,
@@ -121,12 +122,8 @@ def hosts_of(manager: ThreadManager) -> list[int]:
 @unclosed_loops
 def test_13_a_start_that_finds_no_more_threads_is_made_up_for() -> None:
     manager = ThreadManager(fake_cluster("a master"))
-    before = threading.stack_size(1 << 46)
-    try:
-        with pytest.raises(RuntimeError, match="thread"):
-            manager.ready()
-    finally:
-        threading.stack_size(before)
+    with no_more_threads(), pytest.raises(RuntimeError, match="thread"):
+        manager.ready()
     with manager.acquire_master() as connection:
         assert name_of(connection) == "a"
     manager.close()
@@ -170,11 +167,8 @@ def test_a_look_at_idle_ones_that_finds_no_more_threads_loses_no_place() -> None
     with managed(fake_cluster("a master"), pool_factory_kwargs={"max_size": 1}) as manager:
         pool = manager.pool_of("a")
         connection = pool.acquire(TimeLeft(LONG, lambda: 0.0, LONG, lambda: None))
-        before = threading.stack_size(1 << 46)
-        try:
+        with no_more_threads():
             asyncio.run(ThreadPoolCalls[Any, Any]().give_back(pool, connection))
-        finally:
-            threading.stack_size(before)
         assert not pool.lent
 
 
