@@ -144,6 +144,8 @@ async def test_9_of_two_promoted_to_one_timeline_the_first_goes_on(
         manager.add_listener(events.append)
         await manager.ready(1, 2)
         old.kill()
+        # A promotion takes no longer than the end of the killed one's connections does.
+        await until(lambda: manager.master_pool_count == 0)
         await first.promote()
         assert await master_port(manager) == first.port
         held = await manager.acquire_master()

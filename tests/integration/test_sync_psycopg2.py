@@ -158,6 +158,8 @@ def test_a_connection_that_logs_serves_a_master_that_was_a_replica(
                 pass  # so that each replica has one that was opened while it was one
         old, new = pg_cluster.master, pg_cluster.replicas[0]
         old.kill()
+        # A promotion takes no longer than the end of the killed one's connections does.
+        asyncio.run(until(lambda: manager.master_pool_count == 0))
         asyncio.run(new.promote())
         with manager.acquire_master() as connection:
             assert isinstance(connection, psycopg2.extras.LoggingConnection)
