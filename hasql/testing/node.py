@@ -59,6 +59,7 @@ class LocalNode:
         self._frozen = False
         self._promotions = 0
         self._promoting = False
+        self._stopping = False
         # One operation at a time, except those that must happen at once.
         self._lock = threading.RLock()
 
@@ -212,7 +213,11 @@ class LocalNode:
             process.stopped() or not self._data.is_ready
         ):
             self._machine.end_session(self.port)
-        return self._machine.look(self.port, query, timeout)
+        try:
+            return self._machine.look(self.port, query, timeout)
+        finally:
+            if self._stopping:  # since this began, or before the server has heard of it
+                self._machine.end_session(self.port)
 
     def _status(self, timeout: float = 5.0) -> NodeStatus:
         return NodeStatus.parse(self._look(_status.QUERY, timeout))
@@ -245,7 +250,8 @@ class LocalNode:
                 log=f"{self._machine.root}/{self.name}.log",
             )
             # A request to promote is forgotten by a server that starts anew.
-            self._process, self._frozen, self._promoting = process, False, False
+            self._process = process
+            self._frozen = self._promoting = self._stopping = False
             try:
                 self._until(lambda: self._is_up(process), timeout, "accept connections")
             except ClusterError:
@@ -267,6 +273,7 @@ class LocalNode:
             raise ConfigurationError(f"no such mode {mode!r}: use {', '.join(_STOP_SIGNALS)}")
         with self._lock:
             process = self._running_process()
+            self._stopping = True
             self._machine.end_session(self.port)
             process.signal(_STOP_SIGNALS[mode])
             process.thaw()

@@ -629,6 +629,21 @@ async def test_healing_keeps_no_server_from_a_smart_shutdown_that_somebody_asks_
     assert node in cluster.replicas
 
 
+async def test_a_look_that_is_under_way_keeps_no_server_from_a_smart_shutdown(
+    cluster: LocalCluster,
+) -> None:
+    node = cluster.replicas[0]
+    looking = asyncio.ensure_future(
+        asyncio.to_thread(node._look, "SELECT pg_sleep(1)")  # noqa: SLF001  # made to last
+    )
+    asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    async with asyncio.timeout(30):
+        while await node.sql(asleep) != "1":
+            await asyncio.sleep(0.01)
+        await node.stop("smart")
+    await looking
+
+
 async def test_servers_are_looked_at_in_one_session_each_that_stands_in_nobodys_way(
     cluster: LocalCluster,
 ) -> None:
