@@ -52,6 +52,11 @@ class DriverSession(ABC):
         self._after_reset = after_reset
         #: Tells whether the connection is lent still.
         self.is_out: Callable[[], bool] = _always
+        self._note_found()
+
+    @abstractmethod
+    def _note_found(self) -> None:
+        """Take note of what the connection comes with."""
 
     @property
     @abstractmethod
@@ -141,15 +146,9 @@ class _LibpqSession(DriverSession):
     #: The attributes of a connection that an application may set, besides `autocommit`.
     attributes: ClassVar[tuple[str, ...]]
 
-    def __init__(
-        self,
-        connection: Any,
-        configure: Callable[[Any], object] | None,
-        after_reset: str | None = None,
-    ) -> None:
-        super().__init__(connection, configure, after_reset)
-        self._autocommit = connection.autocommit
-        self._found = {name: getattr(connection, name) for name in self.attributes}
+    def _note_found(self) -> None:
+        self._autocommit = self.connection.autocommit
+        self._found = {name: getattr(self.connection, name) for name in self.attributes}
 
     @property
     def raw(self) -> Any:
@@ -236,14 +235,9 @@ class _PsycopgSession(_LibpqSession):
 class _Psycopg2Session(_LibpqSession):
     attributes = ("isolation_level", "readonly", "deferrable", "cursor_factory")
 
-    def __init__(
-        self,
-        connection: Any,
-        configure: Callable[[Any], object] | None,
-        after_reset: str | None = None,
-    ) -> None:
-        super().__init__(connection, configure, after_reset)
-        self._encoding = connection.encoding
+    def _note_found(self) -> None:
+        super()._note_found()
+        self._encoding = self.connection.encoding
 
     def cancel(self) -> None:
         self.connection.cancel()

@@ -18,17 +18,12 @@ __all__ = ("SESSION_CLASS",)
 
 
 class _SqlalchemySession(DriverSession):
-    def __init__(
-        self,
-        connection: Any,
-        configure: Callable[[Any], object] | None,
-        after_reset: str | None = None,
-    ) -> None:
-        super().__init__(connection, configure, after_reset)
+    def _note_found(self) -> None:
+        connection = self.connection
         beneath = "psycopg3" if connection.dialect.driver == "psycopg" else "psycopg2"
         # Kept, as the connection has none any more once it is lost.
         raw = connection.connection.driver_connection
-        self._session = session_class(beneath)(raw, None, after_reset)
+        self._session = session_class(beneath)(raw, None, self._after_reset)
         #: Stands for no transaction: what SQLAlchemy has instead of beginning one.
         self._placeholder: _WatchedTransaction | None = None
         self._unwrapped = False
@@ -158,20 +153,17 @@ class _WatchedTransaction(RootTransaction):
             self._note_end()
 
     def commit(self) -> None:
-        try:
-            super().commit()
-        finally:
-            self._note_end()
+        self._end_by(super().commit)
 
     def rollback(self) -> None:
-        try:
-            super().rollback()
-        finally:
-            self._note_end()
+        self._end_by(super().rollback)
 
     def close(self) -> None:
+        self._end_by(super().close)
+
+    def _end_by(self, end: Callable[[], None]) -> None:
         try:
-            super().close()
+            end()
         finally:
             self._note_end()
 
