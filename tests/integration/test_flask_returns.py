@@ -130,6 +130,26 @@ def test_what_is_given_back_early_is_reset_and_the_next_use_takes_another(
     assert flask.ask(app, lambda: str(value(db.connection(), "SELECT 1"))).text == "1"
 
 
+def test_what_a_view_puts_into_the_drivers_pool_keeps_no_place_once_another_has_it(
+    pg_cluster: LocalCluster, application: str
+) -> None:
+    scene = FlaskScene(pg_cluster, "psycopg3", application)
+    app, db = scene.app(pool=2), scene.db
+
+    def view() -> str:
+        connection, manager = db.connection(), db.manager()
+        manager.get_master_pools()[0].putconn(connection)
+        other = None
+        while other is not connection:  # the pool lends one after the other
+            with manager.acquire_master() as other:
+                pass
+        return str(value(db.connection(), "SELECT 1"))
+
+    assert scene.ask(app, view).text == "1"
+    scene.all_given_back(app)
+    scene.close()
+
+
 def test_what_sqlalchemy_closes_is_the_requests_still_and_reset_at_its_end(
     pg_cluster: LocalCluster, application: str
 ) -> None:
