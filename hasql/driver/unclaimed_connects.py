@@ -49,6 +49,12 @@ class UnclaimedConnects(Generic[_T]):
         """Return how many have succeeded."""
         return sum(each.done() and self._has_succeeded(each) for each in self._connects)
 
+    def drop(self, connect: asyncio.Task[_T], discard: Callable[[_T], None]) -> None:
+        """Keep one of them no longer, if it is still here."""
+        if connect in self._connects:
+            self._connects.remove(connect)
+            leave_to_itself(connect, discard)
+
     def end(self, discard: Callable[[_T], None]) -> None:
         """Keep none of them."""
         while self._connects:

@@ -162,6 +162,56 @@ async def test_3_a_server_without_slots_costs_no_more_than_the_deadline(
         await manager.release(held)
 
 
+@pytest.mark.parametrize("turns", range(8))
+async def test_10_a_purge_in_any_turn_of_the_loop_behind_a_login_leaves_it_not_open(
+    pg_cluster: LocalCluster, turns: int
+) -> None:
+    made: list[asyncpg.Connection[Any]] = []
+
+    def purge_after(turns: int) -> None:
+        if turns:
+            asyncio.get_running_loop().call_soon(purge_after, turns - 1)
+        else:
+            pool.purge(())
+
+    async def connect(*args: Any, **kwargs: Any) -> Any:
+        made.append(await asyncpg.connect(*args, **kwargs))
+        purge_after(turns)
+        return made[-1]
+
+    endpoint, kwargs = endpoint_of(pg_cluster.master.dsn), {"min_size": 0, "connect": connect}
+    pool: Any = await AsyncpgDriver().open(endpoint, kwargs, lambda *_: None)
+    with contextlib.suppress(ConnectionError):
+        await pool.acquire()
+    for _ in range(2 * turns):
+        await asyncio.sleep(0)
+    await until(made[0].is_closed)
+    assert pool.size == 0
+    pool.terminate()
+
+
+async def test_a_login_that_nobody_needs_any_more_is_not_kept_for_long(
+    pg_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hasql._adapters.asyncpg.pool._LONGEST_UNCLAIMED", 0.2)
+    made: list[asyncpg.Connection[Any]] = []
+
+    async def connect(*args: Any, **kwargs: Any) -> Any:
+        made.append(await asyncpg.connect(*args, **kwargs))
+        acquiring.cancel()
+        return made[-1]
+
+    endpoint, kwargs = endpoint_of(pg_cluster.master.dsn), {"min_size": 0, "connect": connect}
+    pool: Any = await AsyncpgDriver().open(endpoint, kwargs, lambda *_: None)
+    acquiring = asyncio.ensure_future(pool.acquire())
+    with pytest.raises(asyncio.CancelledError):
+        await acquiring
+    await asyncio.sleep(0)
+    assert not made[0].is_closed()
+    await until(made[0].is_closed)
+    pool.terminate()
+
+
 async def test_waiting_acquires_cause_no_storm_of_logins(pg_cluster: LocalCluster) -> None:
     master = pg_cluster.master
     logins = 0

@@ -52,6 +52,9 @@ __all__ = ("AsyncpgPool",)
 
 #: Seconds that a connect may still take after the acquire that it was begun for has left it.
 _LIMIT_UNCLAIMED = 2.0
+#: And after which it is closed if nobody has needed it: to asyncpg it is no idle connection, whose
+#: age has a limit.
+_LONGEST_UNCLAIMED = 60.0
 _HOOKS = ("connect", "init", "reset", "setup")
 
 
@@ -130,7 +133,7 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
             unclaimed = self._unclaimed.take()
             connecting = unclaimed or asyncio.create_task(self._connect(kwargs))
             try:
-                return await self._connects.run(asyncio.shield(connecting))
+                opened = await self._connects.run(asyncio.shield(connecting))
             except asyncio.CancelledError:
                 if unclaimed and unclaimed.cancelled() and cancellations() == before:
                     continue  # it has taken too long since it was left
@@ -138,12 +141,18 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
                     leave_to_itself(connecting, terminate_opened)
                     raise
                 if not unclaimed:
-                    asyncio.get_running_loop().call_later(_LIMIT_UNCLAIMED, connecting.cancel)
+                    later, drop = asyncio.get_running_loop().call_later, self._unclaimed.drop
+                    later(_LIMIT_UNCLAIMED, connecting.cancel)
+                    later(_LONGEST_UNCLAIMED, drop, connecting, terminate_opened)
                 self._unclaimed.put(connecting)
                 raise
             except ConnectionError:  # of the connect, or the host was given up
                 leave_to_itself(connecting, terminate_opened)
                 raise
+            if ended != self._connects_ended:  # between its end and this task's turn
+                terminate_opened(opened)
+                raise ConnectionError("the host was given up while connecting to it")
+            return opened
 
     def _forget(self, connection: RawConnection) -> None:
         key = self._open.pop(connection, None)
