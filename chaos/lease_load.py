@@ -12,6 +12,7 @@ from hasql.errors import NotAvailableError
 
 if TYPE_CHECKING:
     from chaos.passages import Passage
+    from hasql.testing import LocalNode
     from testbed.kits.base import LoadKit
 
 __all__ = ("LeaseLoad",)
@@ -70,6 +71,11 @@ class LeaseLoad:
     @property
     def masters(self) -> int:
         return sum(not lease.read_only for lease in self.leases)
+
+    def has_leased(self, master: LocalNode) -> bool:
+        """Tell whether the latest lease of a master was on this one."""
+        latest = next((lease for lease in reversed(self.leases) if not lease.read_only), None)
+        return latest is not None and latest.port == master.port
 
     async def _lose_session(self) -> None:
         until = time.monotonic() + LONGEST

@@ -12,12 +12,14 @@ any moment from when it was handed out to the answer.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from chaos.application import LONGEST
 from chaos.failures import Stopwatch
 from chaos.lease_load import LeaseLoad
 from chaos.lease_process import play_in_process
@@ -34,6 +36,7 @@ from chaos.passages import (
 )
 from chaos.stage import set_synchronous
 from testbed.odd_defaults import ENVIRONMENT
+from testbed.scene import until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -136,6 +139,8 @@ class _Director:
         old, new = self._master, self._cluster.replicas[0]
         await (self._replace, self._crash, self._hand_over)[number % 3](old, new)
         await asyncio.sleep(self._moment)
+        if self._passage.finds_each:
+            await self._until_found(new)
         for node in self._passage.others(new):
             await node.rejoin(new)
         self._note("the old master has come back as a standby")
@@ -182,6 +187,12 @@ class _Director:
         known = await self._passage.moved(old, new)
         self._note("the names moved to the new master", moved=True)
         self._end_reign(known)
+
+    async def _until_found(self, new: LocalNode) -> None:
+        """Wait until each driver has leased the new master, or should have."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LONGEST):
+                await until(lambda: all(load.has_leased(new) for load in self._loads))
 
     def _end_reign(self, at: float) -> None:
         """Have the reign before the present one end."""
