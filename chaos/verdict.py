@@ -62,6 +62,8 @@ class Outcome:
     added: float | None
     failed: int
     failed_of_one_task: int
+    #: The same of those that began while the cluster was mended, or later.
+    failed_mending: int
     #: The longest write and read that the fault may have held up.
     hang: float
     read_hang: float
@@ -110,7 +112,8 @@ def judge(
         without_master=None if writable is None else writable - stage.struck,
         added=None if writable is None else _added(acknowledged, aftermath.present, writable),
         failed=len(failures),
-        failed_of_one_task=max(Counter(each.task for each in failures).values(), default=0),
+        failed_of_one_task=_most_of_one_task(x for x in failures if x.began < stage.played),
+        failed_mending=_most_of_one_task(x for x in failures if x.began >= stage.played),
         hang=_longest(operations, "writer", stage),
         read_hang=_longest(operations, "reader", stage),
         wrong=len(wrong),
@@ -134,6 +137,10 @@ def _added(
     """Return the time to the first write that the new master has acknowledged."""
     after = [row.at for row in acknowledged if row.at >= writable and row[:2] in present]
     return min(after) - writable if after else None
+
+
+def _most_of_one_task(operations: Iterable[Operation]) -> int:
+    return max(Counter(each.task for each in operations).values(), default=0)
 
 
 def _longest(operations: Iterable[Operation], kind: str, stage: Stage) -> float:
@@ -165,6 +172,8 @@ def _problems(
             f"a task failed {outcome.failed_of_one_task} times at {stage.faults} faults: "
             f"{outcome.errors}"
         )
+    if outcome.failed_mending > len(stage.cluster.nodes):  # each of them is restarted once
+        yield f"a task failed {outcome.failed_mending} times in the mending: {outcome.errors}"
     if _grow(stage.objects, _GROWTH * len(stage.applications)):
         yield f"memory grew: objects from one fault to the next were {stage.objects}"
     last = stage.writable or stage.struck or 0.0
