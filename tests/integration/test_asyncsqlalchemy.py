@@ -21,6 +21,7 @@ from hasql.asyncsqlalchemy import PoolManager
 from hasql.cluster.dsn import Dsn
 from testbed.proxy import Proxy
 from testbed.scene import end_those, sessions, until, until_sessions
+from tests.quiet_servers import play_to_one_that_answers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -299,35 +300,40 @@ async def test_a_place_without_a_connection_is_passed_over_for_an_idle_one(
 async def test_what_is_given_back_goes_to_who_has_one_opened_and_what_is_opened_to_the_next(
     pg_cluster: LocalCluster, driver: str
 ) -> None:
-    async with behind_proxy(pg_cluster.master, driver, size=3) as (manager, proxy):
-        first = await manager.acquire_master()
-        pid = await pid_of(first)
-        proxy.delay = 1.0
-        before = proxy.connections
-        waiting = asyncio.ensure_future(_acquire(manager))
-        await until(lambda: proxy.connections == before + 1)
-        await manager.release(first)
-        second = await waiting
-        assert await pid_of(second) == pid
-        assert manager.metrics().nodes[0].pool_idle == 0
-        # The one that is still being opened has not got through the proxy yet.
-        third = await manager.acquire_master()
-        assert await pid_of(third) != pid
-        assert proxy.connections == before + 1
-        await manager.release(second)
-        await manager.release(third)
-        assert manager.metrics().nodes[0].pool_idle == 2
-        # Nor is one forgotten that nobody waits for in the end.
-        leases = [await manager.acquire_master() for _ in range(2)]
-        unneeded = asyncio.ensure_future(_acquire(manager))
-        await until(lambda: proxy.connections == before + 2)
-        unneeded.cancel()
-        await asyncio.wait([unneeded])
-        await until(lambda: manager.metrics().nodes[0].pool_idle == 1)
-        leases.append(await manager.acquire_master())
-        assert proxy.connections == before + 2
-        for connection in leases:
-            await manager.release(connection)
+    await play_to_one_that_answers(
+        lambda: behind_proxy(pg_cluster.master, driver, size=3), _hand_on
+    )
+
+
+async def _hand_on(manager: PoolManager, proxy: Proxy) -> None:
+    first = await manager.acquire_master()
+    pid = await pid_of(first)
+    proxy.delay = 1.0
+    before = proxy.connections
+    waiting = asyncio.ensure_future(_acquire(manager))
+    await until(lambda: proxy.connections == before + 1)
+    await manager.release(first)
+    second = await waiting
+    assert await pid_of(second) == pid
+    assert manager.metrics().nodes[0].pool_idle == 0
+    # The one that is still being opened has not got through the proxy yet.
+    third = await manager.acquire_master()
+    assert await pid_of(third) != pid
+    assert proxy.connections == before + 1
+    await manager.release(second)
+    await manager.release(third)
+    assert manager.metrics().nodes[0].pool_idle == 2
+    # Nor is one forgotten that nobody waits for in the end.
+    leases = [await manager.acquire_master() for _ in range(2)]
+    unneeded = asyncio.ensure_future(_acquire(manager))
+    await until(lambda: proxy.connections == before + 2)
+    unneeded.cancel()
+    await asyncio.wait([unneeded])
+    await until(lambda: manager.metrics().nodes[0].pool_idle == 1)
+    leases.append(await manager.acquire_master())
+    assert proxy.connections == before + 2
+    for connection in leases:
+        await manager.release(connection)
 
 
 async def test_two_are_opened_at_a_time_but_those_that_are_stuck_hold_nobody_up(

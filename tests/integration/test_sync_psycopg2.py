@@ -27,6 +27,7 @@ from hasql.sync.psycopg2 import PoolManager
 from hasql.testing import LocalCluster
 from testbed.proxy import Proxy
 from testbed.scene import Table, sessions, until, until_asleep, until_sessions
+from tests.quiet_servers import play_to_one_that_answers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -428,26 +429,29 @@ async def test_a_connection_that_died_idle_costs_nobody_a_delay(
 async def test_what_is_given_back_goes_to_who_has_one_opened_and_what_is_opened_to_the_next(
     pg_cluster: LocalCluster,
 ) -> None:
-    async with behind_proxy(pg_cluster.master, 3) as (manager, proxy):
-        first = await in_thread(master, manager)
-        pid = pid_of(first)
-        proxy.delay = 1.0
-        before = proxy.connections
-        waiting = asyncio.ensure_future(in_thread(master, manager))
-        await until(lambda: proxy.connections == before + 1)
-        manager.putconn(first)
-        second = await asyncio.wait_for(waiting, 0.9)
-        assert pid_of(second) == pid
-        # The one that is still being opened is not forgotten, though somebody else has one opened.
-        third = await in_thread(master, manager)
-        assert pid_of(third) != pid
-        await until(lambda: manager.metrics().nodes[0].pool_idle == 1)
-        opened = proxy.connections
-        fourth = await in_thread(master, manager)
-        assert proxy.connections == opened
-        assert len({pid_of(connection) for connection in (second, third, fourth)}) == 3
-        for connection in (second, third, fourth):
-            manager.putconn(connection)
+    await play_to_one_that_answers(lambda: behind_proxy(pg_cluster.master, 3), _hand_on)
+
+
+async def _hand_on(manager: PoolManager, proxy: Proxy) -> None:
+    first = await in_thread(master, manager)
+    pid = pid_of(first)
+    proxy.delay = 1.0
+    before = proxy.connections
+    waiting = asyncio.ensure_future(in_thread(master, manager))
+    await until(lambda: proxy.connections == before + 1)
+    manager.putconn(first)
+    second = await asyncio.wait_for(waiting, 0.9)
+    assert pid_of(second) == pid
+    # The one that is still being opened is not forgotten, though somebody else has one opened.
+    third = await in_thread(master, manager)
+    assert pid_of(third) != pid
+    await until(lambda: manager.metrics().nodes[0].pool_idle == 1)
+    opened = proxy.connections
+    fourth = await in_thread(master, manager)
+    assert proxy.connections == opened
+    assert len({pid_of(connection) for connection in (second, third, fourth)}) == 3
+    for connection in (second, third, fourth):
+        manager.putconn(connection)
 
 
 def test_what_is_given_back_to_be_closed_is_closed_as_by_psycopg2s_own_pools(
