@@ -202,7 +202,7 @@ class LocalNode:
             raise ClusterError(f"{self.name} is frozen and cannot answer; thaw() lets it go on")
         return process
 
-    def _look(self, query: str, timeout: float = 5.0) -> str:
+    def _look(self, query: str, timeout: float = _TIMEOUT) -> str:
         """Run `query`, which only looks, in the session that is kept for that.
 
         Where the server would take no new session, it gets none of this one's answers either: a
@@ -219,7 +219,7 @@ class LocalNode:
             if self._stopping:  # since this began, or before the server has heard of it
                 self._machine.end_session(self.port)
 
-    def _status(self, timeout: float = 5.0) -> NodeStatus:
+    def _status(self, timeout: float = _TIMEOUT) -> NodeStatus:
         return NodeStatus.parse(self._look(_status.QUERY, timeout))
 
     def _until(self, done: Callable[[], bool], timeout: float, goal: str) -> None:
