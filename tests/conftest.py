@@ -1,6 +1,7 @@
 """What every test has: the event loops they run on, and its place in a shared queue."""
 
 import gc
+import signal
 import zlib
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,6 +51,15 @@ _LAST = (
 
 #: Whose tests a worker is at.
 _file: dict[str, Path] = {}
+
+
+def pytest_configure() -> None:
+    """Hear interrupts, as the programs do that tests start.
+
+    A shell has what it starts in the background ignore them.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
