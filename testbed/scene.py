@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hasql.cluster.dsn import Dsn
 from hasql.driver import Endpoint
+from hasql.testing._watchdog import process_table
 from hasql.testing.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -39,8 +40,10 @@ __all__ = (
     "endpoint_of",
     "every_place_works",
     "fail_over",
+    "family_of",
     "held_lock",
     "in_flight",
+    "kill_all_of",
     "sessions",
     "sockets",
     "tasks_end",
@@ -140,10 +143,26 @@ def endpoint_of(dsn: str) -> Endpoint:
     return Endpoint(Dsn.parse(dsn).hosts[0], dsn)
 
 
+def family_of(node: LocalNode) -> set[int]:
+    """Return the process ids of a server."""
+    return {each.pid for each in process_table() if node.pid in {each.pid, each.parent}}
+
+
+async def kill_all_of(node: LocalNode) -> None:
+    """Kill a server, and wait until none of its processes answers any more.
+
+    They end one by one, which may take as long as a promotion. Until then a statement on one of its
+    connections may be answered, or fail.
+    """
+    family = family_of(node)
+    node.kill()
+    await until(lambda: not process_table(family))
+
+
 async def fail_over(cluster: LocalCluster) -> tuple[LocalNode, LocalNode]:
     """Kill the master and promote a replica; return both."""
     old, new = cluster.master, cluster.replicas[0]
-    old.kill()
+    await kill_all_of(old)
     await new.promote()
     return old, new
 

@@ -15,7 +15,7 @@ from hasql.cluster.dsn import Dsn
 from hasql.cluster.state import Exclusion, Health
 from hasql.events import HostExcluded, HostFenced
 from hasql.testing import LocalCluster
-from testbed.scene import until
+from testbed.scene import kill_all_of, until
 
 if TYPE_CHECKING:
     from hasql.testing import LocalNode
@@ -143,9 +143,7 @@ async def test_9_of_two_promoted_to_one_timeline_the_first_goes_on(
     async with manager_of(pg_cluster.dsn) as manager:
         manager.add_listener(events.append)
         await manager.ready(1, 2)
-        old.kill()
-        # A promotion takes no longer than the end of the killed one's connections does.
-        await until(lambda: manager.master_pool_count == 0)
+        await kill_all_of(old)
         await first.promote()
         assert await master_port(manager) == first.port
         held = await manager.acquire_master()

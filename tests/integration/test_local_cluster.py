@@ -27,6 +27,7 @@ from hasql.testing._account import Account
 from hasql.testing._watchdog import process_table
 from hasql.testing.binaries import find_local
 from testbed.middlemen.program import NONE
+from testbed.scene import family_of
 from tests.middlemen import skip
 
 if TYPE_CHECKING:
@@ -352,7 +353,7 @@ async def test_a_killed_server_does_not_wait_for_who_has_a_pid_of_its_now() -> N
     try:
         async with LocalCluster(replicas=0) as cluster:
             master = cluster.master
-            child = next(pid for pid in _family(master) if pid != master.pid)
+            child = next(pid for pid in family_of(master) if pid != master.pid)
             master.kill()
             await until(lambda: child not in {each.pid for each in process_table()})
             somebody = _somebody_with(child)
@@ -385,9 +386,9 @@ async def test_a_frozen_server_is_silent_until_it_thaws(cluster: LocalCluster) -
         master.freeze()
         assert master.frozen
         assert master.running
-        states = [_state(pid) for pid in _family(master)]
+        states = [_state(pid) for pid in family_of(master)]
         assert len(states) > 4
-        await until(lambda: {_state(pid) for pid in _family(master)} == {"T"})
+        await until(lambda: {_state(pid) for pid in family_of(master)} == {"T"})
         answer = asyncio.ensure_future(connection.fetchval("SELECT 1"))
         done, _ = await asyncio.wait([answer], timeout=0.3)
         assert not done
@@ -397,10 +398,6 @@ async def test_a_frozen_server_is_silent_until_it_thaws(cluster: LocalCluster) -
         assert await asyncio.wait_for(answer, 5) == 1
     finally:
         connection.terminate()
-
-
-def _family(node: LocalNode) -> list[int]:
-    return [each.pid for each in process_table() if node.pid in {each.pid, each.parent}]
 
 
 def _state(pid: int) -> str:
@@ -417,7 +414,7 @@ def _state(pid: int) -> str:
 async def test_killing_works_on_a_frozen_server(cluster: LocalCluster) -> None:
     replica = cluster.replicas[0]
     replica.freeze()
-    family = set(_family(replica))
+    family = family_of(replica)
     replica.kill()
     await until(lambda: family.isdisjoint({each.pid for each in process_table()}))
     await replica.start()
@@ -525,7 +522,7 @@ def _promote_all(cluster: LocalCluster) -> None:
 
 
 def _stop_with_a_foreign_signal(cluster: LocalCluster) -> None:
-    for pid in _family(cluster.replicas[0]):
+    for pid in family_of(cluster.replicas[0]):
         os.kill(pid, signal.SIGSTOP)
 
 

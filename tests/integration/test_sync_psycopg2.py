@@ -26,7 +26,7 @@ from hasql.cluster.dsn import Dsn
 from hasql.sync.psycopg2 import PoolManager
 from hasql.testing import LocalCluster
 from testbed.proxy import Proxy
-from testbed.scene import Table, sessions, until, until_asleep, until_sessions
+from testbed.scene import Table, fail_over, sessions, until, until_asleep, until_sessions
 from tests.quiet_servers import play_to_one_that_answers
 
 if TYPE_CHECKING:
@@ -157,11 +157,7 @@ def test_a_connection_that_logs_serves_a_master_that_was_a_replica(
         for _ in range(10):
             with manager.acquire_replica():
                 pass  # so that each replica has one that was opened while it was one
-        old, new = pg_cluster.master, pg_cluster.replicas[0]
-        old.kill()
-        # A promotion takes no longer than the end of the killed one's connections does.
-        asyncio.run(until(lambda: manager.master_pool_count == 0))
-        asyncio.run(new.promote())
+        _, new = asyncio.run(fail_over(pg_cluster))
         with manager.acquire_master() as connection:
             assert isinstance(connection, psycopg2.extras.LoggingConnection)
             connection.initialize(logging.getLogger("test"))

@@ -19,7 +19,7 @@ from sqlalchemy.pool import QueuePool
 from hasql import ConfigurationError, NotAvailableError
 from hasql.cluster.dsn import Dsn
 from hasql.sync.sqlalchemy import PoolManager, sessionmaker
-from testbed.scene import Table, sessions, until_sessions
+from testbed.scene import Table, fail_over, sessions, until_sessions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -547,10 +547,8 @@ def test_a_session_whose_connection_is_lost_does_not_get_another(
 ) -> None:
     make = sessionmaker(manager)
     with make() as session:
-        old, new = pg_cluster.master, pg_cluster.replicas[0]
         session.scalar(PID)
-        old.kill()
-        asyncio.run(new.promote())
+        _, new = asyncio.run(fail_over(pg_cluster))
         for _ in range(2):
             with pytest.raises(DBAPIError):
                 session.scalar(PID)
