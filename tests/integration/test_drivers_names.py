@@ -202,6 +202,8 @@ async def test_a_name_that_follows_a_failover_leads_to_the_new_master(
         dsn = f"postgresql://{login.user}:{login.password}@{NAME}:{old.port}/app"
         async with following(kit, nameserver, dsn) as manager:
             await fail_over(pg_cluster)
+            # The forwarder may not have passed on yet what the killed server has said last.
+            await until(lambda: manager.master_pool_count == 0)
             nameserver.set(NAME, "127.0.0.24", ttl=60)
             async with manager.acquire_master(timeout=20) as connection:
                 assert await kit.port(connection) == standby.port
