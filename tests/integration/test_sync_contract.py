@@ -492,6 +492,22 @@ async def test_a_refill_that_finds_no_more_threads_is_made_up_for(
 # Connects
 
 
+async def test_who_waits_for_a_place_of_a_purged_pool_gets_it_when_it_is_free(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    async with opened(sync_kit, pg_cluster.master.dsn, most=1) as threads:
+        lent = await threads.acquire()
+        threads.pool.purge([lent])  # which nobody fills by itself until the host answers
+        waiting = asyncio.ensure_future(threads.acquire())
+        done, _ = await asyncio.wait([waiting], timeout=0.3)
+        assert not done
+        threads.pool.abort(lent)
+        threads.pool.release(lent)
+        connection = await asyncio.wait_for(waiting, 5)
+        assert sync_kit.value(connection, "SELECT 1") == 1
+        threads.pool.release(connection)
+
+
 async def test_a_refused_connect_is_raised_at_once(
     sync_kit: SyncKit, pg_cluster: LocalCluster
 ) -> None:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ("ThreadConnects",)
 
+#: Seconds that a connect waits in the pool for a connection, at first, until it looks whether there
+#: is room for a new one; psycopg tells nobody who waits. Doubling, as it loses its turn each time.
+_FIRST_WAIT = 0.05
+
 
 class ThreadConnects:
     """Opens connections and puts them into the pool.
@@ -148,13 +152,15 @@ class ThreadConnects:
                 self._under_way.pop(connect, None)
 
     def _find_one(self, connect: PoolConnect, seconds: float) -> ThreadConnection:
+        wait = _FIRST_WAIT
         while not self.pool.has_vacancy():
-            # Who uses the pool directly has taken them all, or one was found dead just now.
+            # Who uses the pool directly has taken them all, or they are being discarded just now.
             try:
-                found: ThreadConnection | None = self.pool.take(seconds)
+                found: ThreadConnection | None = self.pool.take(min(wait, seconds))
             except PoolTimeout:
                 if connect.waiter is None:
-                    raise  # else another thread waits by now
+                    raise  # else another thread waits by now, or there may be a vacancy
+                wait *= 2
             else:
                 if found is not None:
                     return found
