@@ -18,6 +18,7 @@ __all__ = (
     "Connection",
     "Pool",
     "RawConnection",
+    "check_open",
     "connect_of",
     "count_rows",
     "failure_of",
@@ -49,6 +50,12 @@ def guard_from_forks(connection: RawConnection) -> None:
 def _descriptor_of(connection: RawConnection) -> int:
     descriptor: int = transport_of(connection).get_extra_info("socket").fileno()
     return descriptor
+
+
+def check_open(connection: RawConnection) -> None:
+    """Raise ConnectionError if its server has ended since the last word of its login."""
+    if connection.is_closed():
+        raise ConnectionError("the connection was lost as soon as it was opened")
 
 
 def transport_of(connection: RawConnection) -> Any:

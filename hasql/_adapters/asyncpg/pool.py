@@ -14,6 +14,7 @@ from hasql._adapters.asyncpg.connection import (
     Connection,
     Pool,
     RawConnection,
+    check_open,
     connect_of,
     count_rows,
     failure_of,
@@ -109,9 +110,7 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
     async def _connect_one(self, _: str, **kwargs: Any) -> RawConnection:
         try:
             (connection, address), made = await self._opened(kwargs)
-            if connection.is_closed():  # its server has ended since the last word of the login
-                msg = "the connection was lost as soon as it was opened"
-                raise ConnectionError(msg)  # noqa: TRY301  # as of one that was not
+            check_open(connection)
         except Exception as error:
             maintained = runs_method(asyncio.current_task(), "Pool._maintain_min_size")
             if not maintained or failure_of(error) not in {Failure.BROKEN, Failure.FULL}:

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from hasql._adapters.asyncpg import login
 from hasql._adapters.asyncpg.connection import (
     RawConnection,
+    check_open,
     count_rows,
     failure_of,
     guard_from_forks,
@@ -87,6 +88,7 @@ class AsyncpgLibrary(DbapiLibrary):
         with naming_files(endpoint.dsn):
             opened = await discard_if_cancelled(connecting, login.terminate_opened)
         connection = opened.connection[0]
+        check_open(connection)
         guard_from_forks(connection)
         connection.add_termination_listener(on_closed)
         if isinstance(connection, _OfEngine):  # else a listener of the application's has made it
