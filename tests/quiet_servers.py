@@ -18,7 +18,7 @@ async def play_to_one_that_answers(
     behind_proxy: Callable[[], AbstractAsyncContextManager[tuple[Any, Proxy]]],
     play: Callable[[Any, Proxy], Awaitable[None]],
 ) -> None:
-    """Play a scene to a manager of one host; if that went quiet and it failed, once more.
+    """Play a scene to a ready manager of one host; if that went quiet and it failed, once more.
 
     Connects are given up to a server that has not answered for a tenth of a second, as may be on a
     busy machine. Then nothing can be said of how many there have to be.

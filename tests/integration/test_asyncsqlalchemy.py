@@ -57,6 +57,7 @@ async def behind_proxy(
         async with PoolManager(
             dsn, acquire_timeout=60, refresh_delay=30, pool_factory_kwargs=kwargs
         ) as manager:
+            await manager.ready(1, 0)
             yield manager, proxy
 
 
