@@ -20,6 +20,10 @@ class LeaseBook(Generic[PoolT, ConnT]):
 
     It holds them strongly until they are back: drivers hand out objects that cannot be weakly
     referenced, and an identity is unique only as long as its object lives.
+
+    Threads write under their manager's guard, but for `take_dropped`; they find without it. So a
+    lease that is out is in one of both dictionaries at every moment, and none takes for granted
+    that what it has seen there is there still.
     """
 
     def __init__(self) -> None:
@@ -62,20 +66,20 @@ class LeaseBook(Generic[PoolT, ConnT]):
         if lease is None or lease.returning:
             self._terminated.pop(identity, None)
             return None
-        return self._leases.pop(identity)
+        return self._leases.pop(identity, None)
 
     def set_aside(self, lease: Lease[PoolT, ConnT]) -> None:
         """Have a lease that was terminated be none that is out, but known when it is given back."""
         lease.freed = True
-        self._leases.pop(id(lease.connection), None)
         if len(self._terminated) >= _MOST_TERMINATED:  # whoever has leaked those gives none back
-            del self._terminated[next(iter(self._terminated))]
+            self._terminated.pop(next(iter(self._terminated)), None)
         self._terminated[id(lease.connection)] = lease
+        self._leases.pop(id(lease.connection), None)
 
     def forget(self, lease: Lease[PoolT, ConnT]) -> None:
         """Forget a terminated lease that is given back."""
         if self._terminated.get(id(lease.connection)) is lease:
-            del self._terminated[id(lease.connection)]
+            self._terminated.pop(id(lease.connection), None)
         lease.connection = lease.node = None
 
     def revive(self, lease: Lease[PoolT, ConnT], connection: ConnT) -> None:
@@ -85,11 +89,11 @@ class LeaseBook(Generic[PoolT, ConnT]):
 
     def remove(self, lease: Lease[PoolT, ConnT]) -> None:
         """Remove a lease whose connection is back."""
-        # A driver's pool may have handed it to the next one before the release has returned.
+        # A driver's pool may have handed it to the next one before the release has returned, who
+        # gives it back in another thread at this moment.
         key = id(lease.connection)
-        removed = self._leases.pop(key, lease)
-        if removed is not lease:
-            self._leases[key] = removed
+        if self._leases.get(key) is lease:
+            self._leases.pop(key, None)
         lease.connection = lease.node = None
 
     def find(self, connection: ConnT) -> Lease[PoolT, ConnT] | None:
