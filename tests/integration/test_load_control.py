@@ -47,9 +47,15 @@ def openings(metrics: Metrics) -> int:
 class Most:
     """How many work at once, at most."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: int) -> None:
+        self._wanted = wanted
         self._lock = threading.Lock()
         self.now = self.most = 0
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether so many have worked at once as are wanted."""
+        return self.most >= self._wanted
 
     def __enter__(self) -> None:
         with self._lock:
@@ -76,11 +82,13 @@ async def test_tasks_are_let_in_and_the_breaker_hears_of_ended_sessions(
     ) as manager:
         manager.add_listener(told.append)
         await manager.ready(1, 2)
-        working = Most()
+        working = Most(3)
 
         async def work() -> None:
             async with manager.acquire_master() as connection:
                 with working:
+                    # The first wait for one another, as a connect may take longer than the work.
+                    await until(lambda: working.is_reached)
                     assert await kit.value(connection, WORK) == 1
 
         await asyncio.gather(*(work() for _ in range(12)))
@@ -124,10 +132,11 @@ def test_threads_are_let_in_and_the_breaker_hears_of_ended_sessions(
     ):
         manager.add_listener(told.append)
         manager.ready(1, 2)
-        working = Most()
+        working = Most(3)
 
         def work() -> None:
             with manager.acquire_master() as connection, working:
+                until_in_thread(lambda: working.is_reached)
                 assert sync_kit.value(connection, WORK) == 1
 
         for each in [threads.submit(work) for _ in range(12)]:
