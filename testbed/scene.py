@@ -52,6 +52,7 @@ __all__ = (
     "until",
     "until_replicated",
     "until_sessions",
+    "until_sessions_at_most",
     "until_waiting",
 )
 
@@ -221,6 +222,16 @@ def _peer_of(descriptor: int) -> object:
 async def sessions(node: LocalNode, application: str, state: str = "%") -> int:
     """Count the sessions that a server has under an application's name."""
     return int(await node.sql(f"SELECT count(*) {_of(application, state)}"))
+
+
+async def until_sessions_at_most(node: LocalNode, application: str, most: int) -> None:
+    """Wait until a server has no more sessions than that: one that was closed ends a moment later.
+
+    Its server's process does by itself, after the client has closed its socket.
+    """
+    async with asyncio.timeout(_LONGEST):
+        while await sessions(node, application) > most:
+            await asyncio.sleep(0.01)
 
 
 async def until_sessions(node: LocalNode, application: str, count: int, state: str = "%") -> None:

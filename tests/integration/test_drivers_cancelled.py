@@ -18,11 +18,11 @@ from testbed.scene import (
     asleep,
     complaints,
     every_place_works,
-    sessions,
     tasks_end,
     until,
     until_asleep,
     until_sessions,
+    until_sessions_at_most,
 )
 
 if TYPE_CHECKING:
@@ -99,9 +99,7 @@ async def test_statements_that_are_cancelled_again_run_no_more(
             # Nobody waits for a statement to end, but for its place.
             await every_place_works(kit, manager)
         assert await asleep(master, application) == 0
-        async with asyncio.timeout(5):  # what was closed ends a moment later
-            while await sessions(master, application) > SIZE + 1:
-                await asyncio.sleep(0.01)
+        await until_sessions_at_most(master, application, SIZE + 1)
         await tasks_end(tasks)
 
 
