@@ -9,8 +9,10 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import re
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -18,10 +20,11 @@ import pytest
 import uvloop
 
 from hasql import ConfigurationError, NotAvailableError
-from hasql._adapters.asyncpg.connection import sqlstate_of
+from hasql._adapters.asyncpg.connection import failure_of, sqlstate_of
 from hasql._adapters.asyncpg.driver import AsyncpgDriver
 from hasql.asyncpg import PoolManager
 from hasql.cluster.dsn import Dsn
+from hasql.driver import Failure
 from testbed.certificates import Authority
 from testbed.scene import endpoint_of, until
 from testbed.silent_tls import SilentTls
@@ -29,7 +32,6 @@ from tests.middlemen import needs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
-    from pathlib import Path
 
     from hasql.testing import LocalCluster
 
@@ -261,6 +263,30 @@ async def test_12_hooks_on_a_frozen_server_outlast_neither_deadline_nor_terminat
     master.thaw()
     with pytest.raises(asyncpg.InterfaceError):
         await held.fetchval("SELECT 1")
+
+
+async def test_whatever_asyncpg_says_of_a_closed_connection_it_is_lost(
+    pg_cluster: LocalCluster,
+) -> None:
+    connection, terminated = [await asyncpg.connect(pg_cluster.master.dsn) for _ in range(2)]
+    terminated.terminate()
+    statement = await connection.prepare("SELECT 1")
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.close()
+    said = set()
+    for use in (
+        lambda: connection.execute("SELECT 1"),
+        lambda: connection.copy_from_query("SELECT 1", output=Path(os.devnull)),
+        lambda: terminated.copy_from_query("SELECT 1", output=Path(os.devnull)),
+        statement.fetchval,
+        transaction.commit,
+    ):
+        with pytest.raises((asyncpg.InterfaceError, AttributeError)) as met:
+            await use()
+        assert failure_of(met.value) is Failure.BROKEN
+        said.add(str(met.value))
+    assert len(said) == 5, "asyncpg has a sentence for each"
 
 
 async def test_9_what_a_role_may_not_ask_comes_back_with_a_grant(pg_cluster: LocalCluster) -> None:

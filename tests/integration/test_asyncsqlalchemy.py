@@ -320,6 +320,29 @@ async def test_a_connection_that_is_lost_as_soon_as_it_was_opened_is_no_error(
         assert lost == 2
 
 
+async def test_a_connection_that_is_lost_while_sqlalchemy_asks_who_serves_is_no_error(
+    pg_cluster: LocalCluster,
+) -> None:
+    lost = 0
+
+    class Lost(asyncpg.Connection):
+        async def prepare(self, *args: Any, **kwargs: Any) -> Any:
+            nonlocal lost
+            statement = await super().prepare(*args, **kwargs)
+            if lost < 2:
+                lost += 1
+                self.terminate()
+            return statement
+
+    kwargs = {"pool_size": 2, "max_overflow": 0, "connect_args": {"connection_class": Lost}}
+    dsn = over("asyncpg", pg_cluster.master.dsn)
+    async with PoolManager(dsn, pool_factory_kwargs=kwargs) as manager:
+        await manager.ready(1, 0)
+        async with manager.acquire_master(timeout=10) as connection:
+            assert await connection.scalar(text("SELECT 1")) == 1
+        assert lost == 2
+
+
 async def test_what_is_given_back_goes_to_who_has_one_opened_and_what_is_opened_to_the_next(
     pg_cluster: LocalCluster, driver: str
 ) -> None:

@@ -36,6 +36,8 @@ Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 RawConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
+_CLOSED = "connection is closed"
+
 
 def connect_of(kwargs: Mapping[str, Any]) -> Any:
     """Return what opens a connection: the user's own, or asyncpg's."""
@@ -142,9 +144,9 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
         return Failure.MISCONFIGURED
     # Lost while a hook, or SQLAlchemy, still made it ready for use; or as when a server has said
-    # that it shuts down.
-    lost = isinstance(error, asyncpg.InterfaceError) and str(error) == "connection is closed"
-    if lost or isinstance(error, asyncpg.InternalClientError):
+    # that it shuts down. asyncpg has a sentence for each place, all of the same end.
+    lost = isinstance(error, asyncpg.InterfaceError) and str(error).endswith(_CLOSED)
+    if lost or isinstance(error, asyncpg.InternalClientError) or _is_asyncpgs_own(error):
         return Failure.BROKEN
     if isinstance(error, ssl.SSLError):
         return _failure_of_tls(error)
