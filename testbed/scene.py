@@ -169,7 +169,14 @@ async def fail_over(cluster: LocalCluster) -> tuple[LocalNode, LocalNode]:
 
 
 async def crash_within(node: LocalNode) -> None:
-    """Kill a process of a server, so that all of them but the postmaster start anew."""
+    """Kill a process of a server, so that all of them but the postmaster start anew.
+
+    Their sessions tell their clients why they end. One that has answered, and had no turn since to
+    wait for the next request, would end without a word: it is in the midst of sending, still.
+    """
+    sessions_of_others = "backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    told = await node.sql(f"SELECT pid FROM pg_stat_activity WHERE {sessions_of_others}")  # noqa: S608
+    await until(lambda: all(_sleeps(int(pid)) for pid in told.split()))
     query = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'"
     before = await node.sql(query)
     os.kill(int(before), signal.SIGKILL)
@@ -180,6 +187,15 @@ async def crash_within(node: LocalNode) -> None:
                     return
             except ClusterError:  # it is being started
                 await asyncio.sleep(0.01)
+
+
+def _sleeps(pid: int) -> bool:
+    """Tell whether a process waits for something, or has ended."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return status.rpartition(")")[2].split()[0] == "S"
 
 
 def sockets() -> int:
