@@ -4,8 +4,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
+from hasql._probing.cluster_view import ClusterView
 from hasql._probing.fresh_look import (
     Found,
     FreshLooks,
@@ -19,14 +20,14 @@ from hasql._probing.schedule import Bursts, ProbeSchedule
 from hasql._probing.stall_timer import StallTimer
 from hasql._probing.stopwatch import Stopwatch
 from hasql.cluster.host import HostSpec
-from hasql.cluster.probe import Reading
+from hasql.cluster.probe import Reading, Role
 from hasql.cluster.state import Exclusion, NodeState
-from hasql.cluster.topology import Answered, Failed, Observation, Quiet, Topology
+from hasql.cluster.topology import Answered, Failed, Quiet
 from hasql.driver import Driver, Endpoint, Failure, Session
 from hasql.driver.judgement import judged
 from hasql.driver.kept_errors import without_frames
 
-__all__ = ("ClusterView", "Monitor")
+__all__ = ("Monitor",)
 
 log = logging.getLogger("hasql")
 
@@ -36,28 +37,6 @@ _QUIET_AFTER = 0.1
 _QUIET_ROUND_TRIPS = 10
 #: What ends a session, though a driver may not have seen its end yet.
 _ENDS_SESSION = frozenset({Failure.BROKEN, Failure.LIMIT})
-
-
-class ClusterView(Protocol):
-    """What monitors see of the rest of the manager, and where they report to."""
-
-    @property
-    def topology(self) -> Topology:
-        """What is known of all hosts."""
-
-    @property
-    def inherited(self) -> bool:
-        """Whether this is a forked child, in which nobody may touch what is the parent's."""
-
-    def publish(self, observation: Observation) -> None:
-        """Take in what a probe has said."""
-
-    def in_use(self, host: HostSpec) -> tuple[object, ...]:
-        """Return the leases in use on a host."""
-        ...
-
-    def cut_off(self, host: HostSpec) -> None:
-        """Break what is open on a host: its monitor was cancelled from outside of hasql."""
 
 
 class Monitor:
@@ -108,6 +87,8 @@ class Monitor:
         self._looks = FreshLooks(host, options.hide, options.clock, options.chance)
         #: Whether the session leads to another server than the one before, which lives on.
         self._elsewhere = False
+        #: The addresses of the last answer of the host's name.
+        self._shown: tuple[str, ...] = ()
         #: Whether another master had replaced the host when a look was last thought of.
         self._replaced = False
 
@@ -158,8 +139,25 @@ class Monitor:
         if moved:
             self.skip_rest()
             self.probe_by(self._clock())
+        elif self._shows_another_than_master():
+            self._looks.ask()
+            if self._looks.due(quick=False, no_master=False):
+                self.probe_by(self._clock())
         # Without a session the next probe is on its way to the new address, or due as ever.
         return moved or (self._session is None and self._endpoint.has_left(self._endpoint.last))
+
+    def _shows_another_than_master(self) -> bool:
+        """Tell whether the host's name, which rotates, has turned from the master's address.
+
+        It has not left that one as long as it may come back. But where another master has taken
+        this one's place, the name tells of it first.
+        """
+        before, self._shown = self._shown, self._endpoint.addresses
+        known, session = self._known, self._session
+        is_master = known is not None and known.role is Role.MASTER
+        if before == self._shown or not is_master or session is None:
+            return False
+        return not self._endpoint.shows(session.address)
 
     @property
     def is_replaced(self) -> bool:

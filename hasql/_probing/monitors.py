@@ -5,7 +5,8 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from hasql._probing.monitor import ClusterView, Monitor
+from hasql._probing.cluster_view import ClusterView
+from hasql._probing.monitor import Monitor
 from hasql._probing.options import ProbingOptions
 from hasql._probing.schedule import Bursts, Evidence
 from hasql.cluster.host import HostSpec

@@ -8,6 +8,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from hasql.cluster.dsn import Dsn
 from hasql.cluster.host import HostSpec
+from hasql.cluster.names import plain_address
 from hasql.driver.connects import leave_to_itself
 from hasql.driver.failure import Failure
 from hasql.driver.session_settings import NO_SETTINGS, SessionSettings
@@ -196,6 +197,11 @@ class Endpoint:
     def has_left(self, address: str | None) -> bool:
         """Tell whether a connection to this address leads to where the name leads no more."""
         return address is not None and self._whereabouts.has_left(address)
+
+    def shows(self, address: str | None) -> bool:
+        """Tell whether the last answer of the name has this address, or there is none."""
+        shown = self._whereabouts.addresses
+        return address is None or not shown or plain_address(address) in map(plain_address, shown)
 
     # Connecting
 

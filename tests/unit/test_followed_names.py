@@ -207,6 +207,47 @@ async def test_a_name_that_rotates_drains_nothing_that_is_well() -> None:
         assert tuple(old.connections) == before
 
 
+def test_9_a_name_that_rotates_is_believed_at_once_of_a_master_that_replaces_another() -> None:
+    clock = VirtualClock()
+
+    async def play() -> None:
+        manager, old, new, names = moving(clock=clock, refresh_delay=1.0)
+        manager.driver.at["10.0.0.2"] = old
+        async with manager:
+            await rotate(names, "10.0.0.2", "10.0.0.1")
+            async with manager.acquire_master() as connection:
+                assert connection.server is old
+            await asyncio.sleep(5)
+            manager.driver.at["10.0.0.3"] = new
+            await rotate(names, "10.0.0.3")
+            async with manager.acquire_master(timeout=1) as connection:
+                assert connection.server is new
+
+    run(play(), clock)
+
+
+def test_7_a_master_whose_name_rotates_is_not_logged_in_to_with_each_answer() -> None:
+    clock = VirtualClock()
+
+    async def play() -> None:
+        manager, old, _, names = moving(clock=clock, refresh_delay=1.0)
+        manager.driver.at["10.0.0.2"] = old
+        async with manager:
+            await rotate(names, "10.0.0.2", "10.0.0.1")
+            before = old.logins
+            await rotate(names, *("10.0.0.2", "10.0.0.1") * 60)
+            assert 4 <= old.logins - before <= 12  # 120 s, a look every 30 s in the long run
+
+    run(play(), clock)
+
+
+async def rotate(names: ScriptedNames, *addresses: str) -> None:
+    """Let each answer of the name have another of these addresses."""
+    for address in addresses:
+        names.addresses["db"] = (address,)
+        await asyncio.sleep(1.1)  # its TTL
+
+
 async def test_a_source_that_fails_changes_nothing_and_says_so_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -116,6 +116,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql._probing"}),
     frozenset(
         {
+            "hasql._probing.cluster_view",
             "hasql._probing.options",
             "hasql._probing.schedule",
             "hasql._probing.stall_timer",
