@@ -171,8 +171,8 @@ async def fail_over(cluster: LocalCluster) -> tuple[LocalNode, LocalNode]:
 async def crash_within(node: LocalNode) -> None:
     """Kill a process of a server, so that all of them but the postmaster start anew.
 
-    Their sessions tell their clients why they end. One that has answered, and had no turn since to
-    wait for the next request, would end without a word: it is in the midst of sending, still.
+    Their sessions tell their clients why they end. One that has sent its answer, but does not wait
+    for the next request yet, would end without a word: to PostgreSQL it is still sending.
     """
     sessions_of_others = "backend_type = 'client backend' AND pid <> pg_backend_pid()"
     told = await node.sql(f"SELECT pid FROM pg_stat_activity WHERE {sessions_of_others}")  # noqa: S608
@@ -245,20 +245,25 @@ async def until_sessions_at_most(node: LocalNode, application: str, most: int) -
 
     Its server's process does by itself, after the client has closed its socket.
     """
-    async with asyncio.timeout(_LONGEST):
-        while await sessions(node, application) > most:
-            await asyncio.sleep(0.01)
+    await _until_counted(node, application, "%", range(most + 1))
 
 
 async def until_sessions(node: LocalNode, application: str, count: int, state: str = "%") -> None:
     """Wait until a server has so many sessions under an application's name."""
+    await _until_counted(node, application, state, range(count, count + 1))
+
+
+async def _until_counted(node: LocalNode, application: str, state: str, wanted: range) -> None:
     try:
         async with asyncio.timeout(_LONGEST):
-            while await sessions(node, application, state) != count:
+            while await sessions(node, application, state) not in wanted:
                 await asyncio.sleep(0.01)
     except TimeoutError:
         told = await node.sql(f"SELECT to_json(pg_stat_activity) {_of(application, state)}")
-        raise AssertionError(f"not {count} sessions on {node.name}:\n{told}") from None
+        most = wanted.stop - 1
+        raise AssertionError(
+            f"not {wanted.start} to {most} sessions on {node.name}:\n{told}"
+        ) from None
 
 
 async def until_asleep(node: LocalNode, application: str, count: int) -> None:

@@ -22,8 +22,8 @@ class LeaseBook(Generic[PoolT, ConnT]):
     referenced, and an identity is unique only as long as its object lives.
 
     Threads write under their manager's guard, but for `take_dropped`; they find without it. So a
-    lease that is out is in one of both dictionaries at every moment, and none takes for granted
-    that what it has seen there is there still.
+    lease that is out is in one of the two dictionaries at every moment, and no writer assumes that
+    what it has just seen in one is still there.
     """
 
     def __init__(self) -> None:

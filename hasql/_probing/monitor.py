@@ -130,7 +130,7 @@ class Monitor:
     def leave_if_moved(self) -> bool:
         """Go on over a new connection if the host's name has left the address of the present one.
 
-        Return whether it has.
+        Return whether it has. A name that rotates may not have, and is asked beside the master.
         """
         moved = self._prober.leave_if_moved()
         if self._session is not None and self._endpoint.has_left(self._session.address):

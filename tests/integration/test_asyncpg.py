@@ -289,6 +289,19 @@ async def test_whatever_asyncpg_says_of_a_closed_connection_it_is_lost(
     assert len(said) == 5, "asyncpg has a sentence for each"
 
 
+async def test_what_an_application_asks_asyncpg_wrongly_is_no_lost_connection(
+    pg_cluster: LocalCluster,
+) -> None:
+    connection = await asyncpg.connect(pg_cluster.master.dsn)
+    wrong: Any = 5  # no name of a table
+    try:
+        with pytest.raises(AttributeError) as met:
+            await connection.copy_records_to_table(wrong, records=[])
+        assert failure_of(met.value) is Failure.OTHER
+    finally:
+        await connection.close()
+
+
 async def test_9_what_a_role_may_not_ask_comes_back_with_a_grant(pg_cluster: LocalCluster) -> None:
     master = pg_cluster.master
     await master.sql("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")

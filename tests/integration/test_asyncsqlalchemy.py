@@ -311,13 +311,8 @@ async def test_a_connection_that_is_lost_as_soon_as_it_was_opened_is_no_error(
                 lost += 1
                 asyncio.get_running_loop().call_soon(self.terminate)
 
-    kwargs = {"pool_size": 2, "max_overflow": 0, "connect_args": {"connection_class": Lost}}
-    dsn = over("asyncpg", pg_cluster.master.dsn)
-    async with PoolManager(dsn, pool_factory_kwargs=kwargs) as manager:
-        await manager.ready(1, 0)
-        async with manager.acquire_master(timeout=10) as connection:
-            assert await connection.scalar(text("SELECT 1")) == 1
-        assert lost == 2
+    await acquire_with(Lost, pg_cluster)
+    assert lost == 2
 
 
 async def test_a_connection_that_is_lost_while_sqlalchemy_asks_who_serves_is_no_error(
@@ -334,13 +329,21 @@ async def test_a_connection_that_is_lost_while_sqlalchemy_asks_who_serves_is_no_
                 self.terminate()
             return statement
 
-    kwargs = {"pool_size": 2, "max_overflow": 0, "connect_args": {"connection_class": Lost}}
+    await acquire_with(Lost, pg_cluster)
+    assert lost == 2
+
+
+async def acquire_with(
+    connection_class: type[asyncpg.Connection[asyncpg.Record]], pg_cluster: LocalCluster
+) -> None:
+    """Acquire a connection of a class in a pool of its own, and use it."""
+    connect_args = {"connection_class": connection_class}
+    kwargs = {"pool_size": 2, "max_overflow": 0, "connect_args": connect_args}
     dsn = over("asyncpg", pg_cluster.master.dsn)
     async with PoolManager(dsn, pool_factory_kwargs=kwargs) as manager:
         await manager.ready(1, 0)
         async with manager.acquire_master(timeout=10) as connection:
             assert await connection.scalar(text("SELECT 1")) == 1
-        assert lost == 2
 
 
 async def test_what_is_given_back_goes_to_who_has_one_opened_and_what_is_opened_to_the_next(

@@ -124,6 +124,8 @@ def _is_asyncpgs_own(error: BaseException) -> bool:
     step = error.__traceback__
     if step is None or not isinstance(error, AttributeError):
         return False
+    if error.name is None or error.obj is not None:
+        return False  # what it has let go of is None; all else is a mistake of the application's
     while step.tb_next is not None:
         step = step.tb_next
     module: str = step.tb_frame.f_globals.get("__name__", "")
