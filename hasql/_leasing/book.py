@@ -92,8 +92,11 @@ class LeaseBook(Generic[PoolT, ConnT]):
         # A driver's pool may have handed it to the next one before the release has returned, who
         # gives it back in another thread at this moment.
         key = id(lease.connection)
-        if self._leases.get(key) is lease:
-            self._leases.pop(key, None)
+        try:  # half of what calling `get` and `pop` costs, at each release
+            if self._leases[key] is lease:
+                del self._leases[key]
+        except KeyError:  # it was set aside, or dropped just now
+            pass
         lease.connection = lease.node = None
 
     def find(self, connection: ConnT) -> Lease[PoolT, ConnT] | None:
