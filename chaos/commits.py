@@ -52,6 +52,7 @@ _SETTINGS = ("synchronous_commit = remote_apply", "commit_delay = 2000", "commit
 """A commit waits until a replica has replayed it; and before, for 2 ms until it is flushed. What is
 lost then has its id given to another transaction, if the server starts again."""
 
+_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 _POSITION = "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'::pg_lsn"
 
 
@@ -116,6 +117,7 @@ class _Stage:
         self.ways = found
         self.chance = chance
         self.units: list[_Units] = []
+        self._holds = chance.random() < 0.5  # noqa: PLR2004 - one of two ways
         self._loop = asyncio.get_running_loop()
         self._committing = asyncio.Event()
 
@@ -129,22 +131,33 @@ class _Stage:
         await self._committing.wait()
         await asyncio.sleep(self.chance.random() * _AROUND)
 
-    async def kill(self, master: LocalNode) -> None:
-        """Kill the master: between some steps of commits, or with all of them waiting.
+    @asynccontextmanager
+    async def at_commit(self) -> AsyncIterator[LocalNode]:
+        """Come at a random moment around a commit, and every other time while one surely waits.
 
         A commit waits until a standby has replayed it. Where none does, all wait that are under
         way: the server has done them, and a standby has them, or not yet.
         """
-        held = []
-        if self.chance.random() < 0.5:  # noqa: PLR2004 - one of two ways
+        master, held = self.cluster.master, []
+        await self.moment()
+        self._holds = not self._holds
+        if self._holds:
             held = [node for node in self.cluster.nodes if node is not master and node.running]
-            await self.moment()
             await asyncio.gather(*(node.pause_replay() for node in held))
+            async with asyncio.timeout(_PATIENCE):
+                while int(await master.sql(_WAITING)) == 0:  # noqa: ASYNC110 - only asking tells
+                    await asyncio.sleep(0.002)
             await asyncio.sleep(self.chance.random() * _HELD)
-        else:
-            await self.moment()
-        master.kill()
-        await asyncio.gather(*(node.resume_replay() for node in held))
+        try:
+            yield master
+        finally:
+            await asyncio.gather(*(node.resume_replay() for node in held))
+
+    async def kill(self) -> LocalNode:
+        """Kill the master at a commit."""
+        async with self.at_commit() as master:
+            master.kill()
+        return master
 
     async def promote(self, *candidates: LocalNode) -> LocalNode:
         """Promote the one that is furthest, and have the others follow it."""
@@ -172,32 +185,30 @@ class _Stage:
 
 async def _once(stage: _Stage) -> None:
     replicas = stage.cluster.replicas
-    await stage.kill(stage.cluster.master)
+    await stage.kill()
     await stage.promote(*replicas)
 
 
 async def _twice(stage: _Stage) -> None:
     replicas = stage.cluster.replicas
-    await stage.kill(stage.cluster.master)
+    await stage.kill()
     new = await stage.promote(*replicas)
     if stage.chance.random() < 0.5:  # noqa: PLR2004 - one of two ways
         await stage.written()
-        await stage.kill(new)
+        await stage.kill()
     else:
         new.kill()
     await stage.promote(*(node for node in replicas if node is not new))
 
 
 async def _restarted(stage: _Stage) -> None:
-    master = stage.cluster.master
-    await stage.kill(master)
+    master = await stage.kill()
     await master.start()
 
 
 async def _restarted_twice(stage: _Stage) -> None:
-    master = stage.cluster.master
     for _ in range(2):
-        await stage.kill(master)
+        master = await stage.kill()
         await master.start()
         if stage.chance.random() < 0.5:  # noqa: PLR2004 - one of two ways
             await stage.written()
@@ -205,7 +216,7 @@ async def _restarted_twice(stage: _Stage) -> None:
 
 async def _promoted_and_restarted(stage: _Stage) -> None:
     replicas = stage.cluster.replicas
-    await stage.kill(stage.cluster.master)
+    await stage.kill()
     new = await stage.promote(*replicas)
     if stage.chance.random() < 0.5:  # noqa: PLR2004 - one of two ways
         await stage.written()
@@ -214,8 +225,8 @@ async def _promoted_and_restarted(stage: _Stage) -> None:
 
 
 async def _restarted_and_replaced(stage: _Stage) -> None:
-    master, replicas = stage.cluster.master, stage.cluster.replicas
-    await stage.kill(master)
+    replicas = stage.cluster.replicas
+    master = await stage.kill()
     await master.start()
     await asyncio.sleep(0.5 * stage.chance.random())
     master.kill()
@@ -223,9 +234,9 @@ async def _restarted_and_replaced(stage: _Stage) -> None:
 
 
 async def _unheard(stage: _Stage) -> None:
-    proxy = stage.ways[stage.cluster.master].proxy
-    await stage.moment()
-    proxy.black_hole(there=False)
+    async with stage.at_commit() as master:
+        proxy = stage.ways[master].proxy
+        proxy.black_hole(there=False)
     await asyncio.sleep(0.05 * stage.chance.random())
     proxy.drop()
     proxy.forward()
@@ -233,9 +244,9 @@ async def _unheard(stage: _Stage) -> None:
 
 async def _fatal(stage: _Stage) -> None:
     """Answer COMMIT as a server does that goes down, or a pooler, while the server goes on."""
-    proxy = stage.ways[stage.cluster.master].proxy
-    await stage.moment()
-    proxy.black_hole(there=False)
+    async with stage.at_commit() as master:
+        proxy = stage.ways[master].proxy
+        proxy.black_hole(there=False)
     await asyncio.sleep(0.05 * stage.chance.random())
     proxy.answer_commits(stage.chance.choice(["58030", "53100", "XX000"]))
     proxy.drop()
