@@ -26,8 +26,9 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryFile
 from time import monotonic
-from typing import Any
+from typing import IO, Any
 
 from aftermath import Aftermath, Failed, Notes, Read, Scene, Written
 
@@ -52,6 +53,9 @@ _PATIENCE = 90.0
 """Seconds in which an application has to end: it waits 20 s for operations that hang."""
 
 _LONGEST_LINE = 1 << 28
+
+_LAST_WORDS = 4000
+"""Characters of what an application has written to standard error, if it ends at its start."""
 
 _DRIVERS = "asyncpg", "psycopg3", "sqlalchemy"
 _SYNC_DRIVERS = "sync-psycopg3", "sync-psycopg2", "sync-sqlalchemy"
@@ -134,8 +138,9 @@ _FAULTS: dict[str, tuple[str, Callable[[Stage], Awaitable[None]]]] = {
 class Application:
     """A process with the load."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, errors: IO[bytes]) -> None:
         self._process = process
+        self._errors = errors
 
     async def order(self, order: object = "go on") -> None:
         """Send a line."""
@@ -148,6 +153,12 @@ class Application:
         assert self._process.stdout is not None  # noqa: S101 - it is a pipe
         async with asyncio.timeout(_PATIENCE):
             return json.loads(await self._process.stdout.readline() or "null")
+
+    async def end(self) -> str:
+        """Wait until it has ended by itself, and return how, and its last words."""
+        code = await self._process.wait()
+        self._errors.seek(0)
+        return f"exit code {code}\n{self._errors.read().decode()[-_LAST_WORDS:]}"
 
     async def notes(self) -> Notes:
         """Stop the load and return what was taken note of."""
@@ -168,20 +179,22 @@ async def application(python: str, driver: str) -> AsyncIterator[Application]:
     """Start an application; kill what is left of it in the end."""
     # Nothing of ours may be found in the peer's environment.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    process = await asyncio.create_subprocess_exec(
-        *(python, str(Path(__file__).with_name("traffic.py")), driver),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,  # the peer logs every failed probe with its traceback
-        env=environment,
-        limit=_LONGEST_LINE,
-    )
-    try:
-        yield Application(process)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+    # In a file, as the peer logs every failed probe with its traceback.
+    with TemporaryFile() as errors:
+        process = await asyncio.create_subprocess_exec(
+            *(python, str(Path(__file__).with_name("traffic.py")), driver),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+            env=environment,
+            limit=_LONGEST_LINE,
+        )
+        try:
+            yield Application(process, errors)
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
 
 
 async def run(
@@ -196,17 +209,18 @@ async def run(
         plan = {"dsn": cluster.dsn, "writers": writers, "readers": readers, "replicas": 2}
         await client.order(plan | {"storm": storm})
         if await client.answer() is None:
-            raise SystemExit(f"{python} traffic.py {driver} has ended at its start")
+            ended = await client.end()
+            raise SystemExit(f"{python} traffic.py {driver} has ended at its start: {ended}")
         async with Observer(cluster.nodes[1:]) as observer:
             stage = Stage(cluster, observer)
             await client.order()
             await asyncio.sleep(_STEADY if storm is None else _STORMY)
             await play(stage)
-        ended = monotonic()
+        stopped = monotonic()
         notes = await client.notes()
         scene = Scene(
             struck=stage.struck,
-            ended=ended,
+            ended=stopped,
             master=stage.master.name,
             writable=stage.writable,
             present=await _rows_on(stage.master),
