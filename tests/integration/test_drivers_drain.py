@@ -65,7 +65,8 @@ async def test_12_a_drain_breaks_what_takes_too_long_and_tells_of_it(
     report = await manager.drain(0.1)
     (broken,) = report.broken
     assert (broken.host.port, broken.role) == (pg_cluster.master.port, Role.MASTER)
-    assert 0.1 <= broken.since < 20
+    # A timer of uvloop has whole milliseconds, and may end within one of its time.
+    assert 0.099 <= broken.since < 20
     with pytest.raises(kit.lost):
         await kit.value(connection, "SELECT 1")
     await manager.release(connection)
