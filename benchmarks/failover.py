@@ -156,7 +156,8 @@ class Application:
 
     async def end(self) -> str:
         """Wait until it has ended by itself, and return how, and its last words."""
-        code = await self._process.wait()
+        async with asyncio.timeout(_PATIENCE):
+            code = await self._process.wait()
         self._errors.seek(0)
         return f"exit code {code}\n{self._errors.read().decode()[-_LAST_WORDS:]}"
 

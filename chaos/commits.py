@@ -143,12 +143,13 @@ class _Stage:
         self._holds = not self._holds
         if self._holds:
             held = [node for node in self.cluster.nodes if node is not master and node.running]
-            await asyncio.gather(*(node.pause_replay() for node in held))
-            async with asyncio.timeout(_PATIENCE):
-                while int(await master.sql(_WAITING)) == 0:  # noqa: ASYNC110 - only asking tells
-                    await asyncio.sleep(0.002)
-            await asyncio.sleep(self.chance.random() * _HELD)
         try:
+            if held:
+                await asyncio.gather(*(node.pause_replay() for node in held))
+                async with asyncio.timeout(_PATIENCE):
+                    while int(await master.sql(_WAITING)) == 0:  # noqa: ASYNC110 - only asking tells
+                        await asyncio.sleep(0.002)
+                await asyncio.sleep(self.chance.random() * _HELD)
             yield master
         finally:
             await asyncio.gather(*(node.resume_replay() for node in held))
