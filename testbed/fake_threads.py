@@ -167,22 +167,26 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
         self.on_look()
         return connection.closed
 
+    # What was lent is nobody's once it is given back, as with SQLAlchemy's engine: neither is it
+    # aborted then, nor kept.
+
     def abort(self, connection: ThreadConnection) -> None:
-        connection.lose()
+        if connection in self.lent:
+            connection.lose()
 
     def purge(self, leased: Iterable[ThreadConnection]) -> None:
-        self.generation += 1
-        kept = {id(connection) for connection in leased}
-        with self._lock:
-            for connection in (*self.free, *self.lent):
-                if id(connection) not in kept:
-                    connection.lose()
-        self.end_connects()
+        self.drain(leased, lambda _: True)
 
     def drain(
         self, leased: Iterable[ThreadConnection], has_left: Callable[[str | None], bool]
     ) -> None:
-        del leased, has_left  # nothing here follows a name
+        self.generation += 1
+        with self._lock:
+            nobodys = {*self.free, *self.lent} - self.lent.intersection(leased)
+        for connection in nobodys:
+            if has_left(self.destinations.address_of(connection)):
+                connection.lose()
+        self.end_connects()
 
     def end_connects(self) -> None:
         for answer in tuple(self.connecting):

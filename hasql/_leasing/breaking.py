@@ -1,4 +1,10 @@
-"""The breaking of a node's connections, and what the book is to know of it."""
+"""The breaking of a node's connections, and what the book is to know of it.
+
+In this order, as threads give connections back meanwhile. First leases are marked: whoever begins
+to give one back then breaks it himself. Then what is being given back already is broken. Then the
+pool breaks what it has: also what has come back since, which some adapters find by its lease no
+more.
+"""
 
 from hasql._leasing.book import LeaseBook
 from hasql._routing.node import Node
@@ -10,11 +16,11 @@ __all__ = ("leave_addresses", "purge")
 def purge(node: Node[PoolT, ConnT], book: LeaseBook[PoolT, ConnT]) -> None:
     """Let none of a node's connections be used again; what is lent ends when it is given back."""
     lent = book.expire(node)
+    book.abort(node, returning_only=True)  # nobody uses it any more
     if node.pool is not None:
         node.pool.purge(lent)
     if not node.in_routing:
         node.mark_cold()
-    book.abort(node, returning_only=True)  # nobody uses it any more
 
 
 def leave_addresses(
@@ -35,5 +41,6 @@ def leave_addresses(
     def leads_away(connection: ConnT) -> bool:
         return has_left(known.address_of(pool.key(connection)))
 
-    pool.drain(book.expire(node, leads_away), has_left)
+    lent = book.expire(node, leads_away)
     book.abort(node, returning_only=True, which=leads_away)  # as above
+    pool.drain(lent, has_left)

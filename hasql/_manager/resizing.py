@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Generic
 
 from hasql._leasing.book import LeaseBook
+from hasql._leasing.breaking import purge
 from hasql._leasing.options import InLoop
 from hasql._manager.guarded import say
 from hasql._manager.routing_state import RoutingState
@@ -123,7 +124,7 @@ class Resizing(Generic[PoolT, ConnT]):
         node.successions, node.succession = [], succession
         heir.places_are_back()
         self._routing.replace(node, heir, pool)
-        node.pool.purge(self._book.expire(node))
+        purge(node, self._book)
         if not node.in_flight:
             self._emptied(succession)
         say(

@@ -147,7 +147,10 @@ class DriverPool(Protocol[PoolT, ConnT]):
         """End every connect that is under way with a ConnectionError: the host is suspect."""
 
     def abort(self, connection: ConnT) -> None:
-        """Close the connection at once, without a word to the server, whatever it is doing."""
+        """Close the connection at once, without a word to the server, whatever it is doing.
+
+        Nothing happens once it has been given back, if the adapter knows it by its lease alone.
+        """
 
     def purge(self, leased: Iterable[ConnT]) -> None:
         """Abort all connections but those that are leased, and every connect under way."""

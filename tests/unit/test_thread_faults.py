@@ -23,9 +23,12 @@ import pytest
 
 import hasql
 from hasql._leasing.book import LeaseBook
+from hasql._leasing.breaking import leave_addresses, purge
 from hasql._leasing.lease import Lease
 from hasql._leasing.overdue import OverdueTimer
+from hasql._routing.node import Node
 from hasql._routing.request import MASTER
+from hasql.driver import Endpoint, PoolSizes
 from hasql.driver.time_left import TimeLeft
 from hasql.errors import (
     ConfigurationError,
@@ -37,7 +40,7 @@ from hasql.resilience import Admission, RateLimit
 from hasql.resilience.idle_upkeep import ThreadPoolCalls
 from hasql.tracing import Tracer
 from testbed.fake_driver import ServerError, fake_cluster
-from testbed.fake_threads import ThreadConnection, ThreadManager
+from testbed.fake_threads import FakeThreadPool, ThreadConnection, ThreadManager
 from tests.unit.test_driver_threads import no_more_threads
 from tests.unit.test_thread_manager import (
     LONG,
@@ -633,6 +636,36 @@ def test_18_two_threads_that_give_the_same_back_at_once_give_it_back_once() -> N
         assert others == [None]
         assert connection.resets == 1
         assert hosts_of(manager) == [0]
+
+
+@pytest.mark.parametrize(
+    "leave", [purge, partial(leave_addresses, moved=True)], ids=["host", "address"]
+)
+def test_4_what_comes_back_while_its_host_is_left_is_not_lent_again(
+    leave: Callable[[Node[Any, Any], LeaseBook[Any, Any]], None],
+) -> None:
+    server = fake_cluster("a master")["a"]
+    endpoint = Endpoint(server.host, "")
+    endpoint.lead_to(("127.0.0.2",), lambda address: address == "127.0.0.1")
+    for point in count(1):
+        node: Node[Any, Any] = Node(endpoint, 0, PoolSizes(0, 2), monotonic)
+        node.pool = pool = FakeThreadPool(lambda: server, node.sizes)
+        seconds = TimeLeft(monotonic() + LONG, monotonic, LONG, lambda: None)
+        idle, back = pool.acquire(seconds), pool.acquire(seconds)
+        pool.release(idle)
+        book: LeaseBook[Any, Any] = LeaseBook()
+        lease: Lease[Any, Any] = Lease(None, MASTER, 1.0, {})
+        lease.node, lease.returning = node, True
+        book.enter(lease, back)
+        for connection in (idle, back):
+            pool.destinations.opened(connection, False, read_only=False, address="127.0.0.1")
+        # As in another thread.
+        with called_at(point, partial(pool.release, back)) as reached:
+            leave(node, book)
+        assert [idle.closed, back.closed] == [True, True]
+        if not reached():
+            break
+    assert point > 5
 
 
 # What users' own code may do that hasql calls
