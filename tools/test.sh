@@ -49,6 +49,8 @@ if [ "$#" -gt 0 ]; then
     $second "$@"
     note $?
 else
+    failed=".pytest_cache/v/cache/lastfailed .pytest_cache/sqlalchemy14/v/cache/lastfailed"
+    rm -f $failed # what has failed before is run again
     # Ports are shared out by the numbers of workers.
     workers=${WORKERS:-3}
     shared="--dist loadgroup --no-loadscope-reorder"
@@ -67,5 +69,7 @@ else
     note $?
     beside=
     cat "$logs/second.log"
+    # It is said far above, or not at all where only the end of this is kept.
+    sed -n 's/^ *"\(.*\)": true,*$/failed: \1/p' $failed 2>/dev/null
 fi
 exit "$outcome"
