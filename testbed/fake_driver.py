@@ -491,7 +491,8 @@ class FakeDriver(Driver[FakePool, FakeConnection]):
     async def open(self, endpoint: Endpoint, kwargs: Mapping[str, Any], report: Report) -> FakePool:
         if self.open_errors:
             raise self.open_errors.pop(0)
-        log_in, server = partial(self._log_in, endpoint), partial(self._server, endpoint.host, None)
+        log_in = partial(self._log_in, endpoint)
+        server = partial(self.server_at, endpoint.host, None)
         pool = FakePool(log_in, server, self.sizes(kwargs), report)
         pool.free = [await pool.log_in() for _ in range(pool.sizes.minimum)]
         self.pools.append(pool)
@@ -517,13 +518,14 @@ class FakeDriver(Driver[FakePool, FakeConnection]):
 
     async def _log_in(self, endpoint: Endpoint) -> FakeConnection:
         async def dial(address: str | None) -> FakeConnection:
-            connection = await self._server(endpoint.host, address).log_in()
+            connection = await self.server_at(endpoint.host, address).log_in()
             connection.address = address
             return connection
 
         return await endpoint.connect(dial, self.failure, FakeConnection.lose)
 
-    def _server(self, host: HostSpec, address: str | None) -> FakeServer:
+    def server_at(self, host: HostSpec, address: str | None) -> FakeServer:
+        """Return the server at an address of a host; None: where its name leads by itself."""
         if address is not None:
             return self.at[address]
         return next(self.turns[host]) if host in self.turns else self.servers[host]

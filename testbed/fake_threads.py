@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from hasql.driver import Driver, Endpoint, Failure, PoolSizes, ThreadPool
 from hasql.driver.destinations import Destinations
 from hasql.sync.base import BaseSyncPoolManager
-from testbed.fake_driver import FakeConnection, FakeDriver, FakeServer
+from testbed.fake_driver import FakeConnection, FakeDriver, FakeServer, ScriptedNames
 from testbed.fake_transactions import FakeThreadTransaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
 
+    from hasql._probing.followed_names import NameSource
     from hasql.cluster.host import HostSpec
     from hasql.driver.time_left import TimeLeft
 
@@ -58,9 +59,12 @@ class ThreadConnection(FakeConnection):
 class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
     """A driver's pool for threads, and the adapter's view of it in one."""
 
-    def __init__(self, server: Callable[[], FakeServer], sizes: PoolSizes) -> None:
-        #: The server that its name leads to.
+    def __init__(
+        self, server: Callable[[str | None], FakeServer], endpoint: Endpoint, sizes: PoolSizes
+    ) -> None:
+        #: Finds the server at an address of its host.
         self._server = server
+        self._endpoint = endpoint
         self.pool = self
         self.destinations = Destinations()
         self.sizes = sizes
@@ -105,7 +109,8 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
         return None
 
     def _connect(self, time_left: TimeLeft) -> ThreadConnection:
-        server, began = self._server(), self.generation
+        address = next(iter(self._endpoint.addresses), None)
+        server, began = self._server(address), self.generation
         server.logins += 1
         while server.frozen:
             answer: Future[None] = Future()
@@ -124,7 +129,8 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
             connection.lose()
             raise ConnectionError("the host was given up while connecting to it")
         connection.on_closed = self.destinations.closed
-        self.destinations.opened(connection, connection.in_hot_standby, read_only=False)
+        flag = connection.in_hot_standby
+        self.destinations.opened(connection, flag, read_only=False, address=address)
         return connection
 
     def release(self, connection: ThreadConnection, **kwargs: Any) -> None:
@@ -197,13 +203,13 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
         return len(self.free)
 
     async def warm_up(self) -> None:
-        if not self._server().alive:
+        if not self._server(None).alive:
             raise ConnectionRefusedError
         if not self.free:
-            self.free.append(ThreadConnection(self._server()))
+            self.free.append(ThreadConnection(self._server(None)))
 
     async def close(self) -> None:
-        await self._server().answer()
+        await self._server(None).answer()
         self.terminate()
 
     def terminate(self) -> None:
@@ -220,6 +226,8 @@ class FakeThreadDriver(Driver[FakeThreadPool, ThreadConnection]):
 
     def __init__(self, servers: Mapping[HostSpec, FakeServer]) -> None:
         self._sessions = FakeDriver(servers)
+        #: What is at an address, where a name is followed.
+        self.at = self._sessions.at
         self.pools: list[FakeThreadPool] = []
 
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
@@ -237,8 +245,8 @@ class FakeThreadDriver(Driver[FakeThreadPool, ThreadConnection]):
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], report: object
     ) -> FakeThreadPool:
         del report
-        server = partial(self._sessions.servers.__getitem__, endpoint.host)
-        pool = FakeThreadPool(server, self.sizes(kwargs))
+        server = partial(self._sessions.server_at, endpoint.host)
+        pool = FakeThreadPool(server, endpoint, self.sizes(kwargs))
         self.pools.append(pool)
         return pool
 
@@ -252,16 +260,19 @@ class FakeThreadDriver(Driver[FakeThreadPool, ThreadConnection]):
 class ThreadManager(BaseSyncPoolManager[FakeThreadPool, ThreadConnection]):
     """A pool manager for threads on a fake cluster."""
 
-    def __init__(self, servers: Mapping[str, FakeServer], **kwargs: Any) -> None:
+    def __init__(
+        self, servers: Mapping[str, FakeServer], names: ScriptedNames | None = None, **kwargs: Any
+    ) -> None:
+        self._names = names
         by_host = {server.host: server for server in servers.values()}
         self.driver = FakeThreadDriver(by_host)
         self._driver = self.driver  # type: ignore[misc]  # one cluster for each test
         hosts = ",".join(map(str, by_host))
         super().__init__(f"postgresql://user:secret@{hosts}/app", **kwargs)
 
-    @staticmethod
-    def _name_source(_: object, /) -> None:
-        """Follow no name: there is no such host."""
+    def _name_source(self, _: object, /) -> Callable[[], NameSource] | None:  # type: ignore[override]  # of this one
+        names = self._names  # None: it follows none, as there are no such hosts
+        return None if names is None else lambda: names
 
     def in_loop(self, change: Callable[[], object]) -> None:
         """Change a server in the loop, and wait until that is done."""

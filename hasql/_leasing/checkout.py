@@ -87,7 +87,7 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
                 assert connection is not None  # noqa: S101  # it has just been filled
                 try:
                     fits = node.as_master  # it may have lost its role while the driver connected
-                    if rest is not None and self._is_lost(node, connection):
+                    if rest is not None and self._is_overtaken(lease, node, connection):
                         fits = False
                     elif lease.request is not MASTER:
                         fits = self._may_read(node, lease, connection)

@@ -137,12 +137,17 @@ class CheckoutRules(Generic[PoolT, ConnT]):
         self._signal(node.host)
 
     @staticmethod
-    def _is_lost(node: Node[PoolT, ConnT], connection: ConnT) -> bool:
-        """Tell whether a connection has been closed since the driver's pool gave it.
+    def _is_overtaken(
+        lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], connection: ConnT
+    ) -> bool:
+        """Tell whether a connection must not be lent any more, though the pool has just given it.
 
         The host may have been purged between the last answer on it and the turn of who waited for
-        that, when it was in no book yet. Some drivers' cannot even be asked for a flag then.
+        that, when it was in no book yet. Some drivers' cannot even be asked for a flag then. Or the
+        host's name has moved, and the connection was opened where no probe has looked yet.
         """
+        if node.awaits_answer and lease.fixed_node is None:
+            return True
         return node.pool is None or node.pool.is_closed(connection)
 
     def _may_read(

@@ -210,7 +210,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
             with self._guard:
                 lease.node = node
                 ended = self._book.enter(lease, connection)
-                if lease.expired or self._is_lost(node, connection):
+                if lease.expired or self._is_overtaken(lease, node, connection):
                     return False
                 fits = node.as_master  # it may have lost its role while the driver connected
                 if lease.request is not MASTER:

@@ -1,7 +1,7 @@
 """The routing state: what the changes of the topology, and of pools, do to the routing."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -40,13 +40,10 @@ from hasql.diagnostics import counted
 from hasql.driver import ConnT, Driver, DriverPool, PoolSizes, PoolT
 from hasql.driver.kept_errors import without_frames
 from hasql.driver.outside_calls import call_outside
+from hasql.resilience.connection_ages import with_ages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from hasql.tracing import Tracer
-
-from hasql.resilience.connection_ages import with_ages
 
 __all__ = ("RoutingState",)
 
@@ -285,16 +282,15 @@ class RoutingState(Generic[PoolT, ConnT]):
         self._apply(Step(self.topology), rerouted=True)
 
     @guarded
-    def follow_name(self, host: HostSpec) -> None:
-        """Leave the addresses that a host's name has left.
+    def follow_name(self, host: HostSpec, lead: Callable[[], None]) -> None:
+        """Have connects `lead` to where a host's name leads now, and leave where it led.
 
-        The reserved connection leaves first, so that what the name means now is known before the
-        host serves again; what is idle is closed at once, and what is lent once it is given back.
+        In one step, so that nobody is lent what is there before a probe has said what that is. What
+        is idle is closed at once, and what is lent once it is given back.
         """
-        node = self.nodes.get(host)
-        if node is None or not self.learns:
-            return
-        leave_addresses(node, self._book, moved=self.monitors.leave_if_moved(host))
+        lead()
+        if (node := self.nodes.get(host)) is not None and self.learns:
+            leave_addresses(node, self._book, moved=self.monitors.leave_if_moved(host))
 
     @guarded
     def stop_serving(self) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Protocol
 
 from hasql._probing.options import ProbingOptions
@@ -37,16 +37,22 @@ class NameSource(Protocol):
 
 
 class FollowedNames:
-    """Looks each host's name up when its TTL ends, and tells the host's endpoint what it hears.
+    """Looks each host's name up when its TTL ends, and tells what it hears.
 
     The last answer is kept for as long as there is no other.
+
+    Args:
+        make_source: Makes what looks names up.
+        options: The manager's.
+        on_answer: Is called after each answer, with the host and with what has connects lead to
+            where its name leads now.
     """
 
     def __init__(
         self,
         make_source: Callable[[], NameSource],
         options: ProbingOptions,
-        on_answer: Callable[[HostSpec], None],
+        on_answer: Callable[[HostSpec, Callable[[], None]], None],
     ) -> None:
         self._make_source = make_source
         self._hide = options.hide
@@ -132,11 +138,10 @@ class FollowedNames:
                 failure, retry, delay = "", _SOONEST, max(_SOONEST, answer.ttl)
                 before = history.addresses
                 history.answered(answer.addresses, self._clock())
-                endpoint.lead_to(history.addresses, has_left)
                 if before and {*before} != {*history.addresses}:
                     addresses, extra = ", ".join(history.addresses), about("name_moved", host=host)
                     log.info("%s leads to %s now", host, addresses, extra=extra)
-                self._on_answer(host)
+                self._on_answer(host, partial(endpoint.lead_to, history.addresses, has_left))
             endpoint.end_wait()
             await self._wait(host, began, delay)
 

@@ -50,7 +50,6 @@ class Node(Generic[PoolT, ConnT]):
     """
 
     __slots__ = (
-        "_awaits_answer",
         "_backoff",
         "_clock",
         "_failed_at",
@@ -60,6 +59,7 @@ class Node(Generic[PoolT, ConnT]):
         "_size_at_failure",
         "as_master",
         "as_replica",
+        "awaits_answer",
         "cold",
         "endpoint",
         "error",
@@ -109,9 +109,10 @@ class Node(Generic[PoolT, ConnT]):
         self.peak = 0
         #: How many leases may be out: what is offered, or none while it is held.
         self.limit = self._offered = sizes.maximum
-        #: When it was held last, by the clock, if it is still; and whether it is until an answer.
+        #: When it was held last, by the clock, if it is still; and whether it is until a probe is
+        #: answered, see `hold_until_answer`.
         self._held_at = _NEVER
-        self._awaits_answer = False
+        self.awaits_answer = False
         #: The pools before this one that have places out still; and what becomes of this node's own
         #: places once another one has taken its place.
         self.successions: list[Succession] = []
@@ -193,7 +194,7 @@ class Node(Generic[PoolT, ConnT]):
         for name in _INHERITED:
             setattr(heir, name, getattr(self, name))
         heir.pool = pool
-        if self._awaits_answer:
+        if self.awaits_answer:
             heir.hold_until_answer()
         return heir
 
@@ -211,7 +212,7 @@ class Node(Generic[PoolT, ConnT]):
 
     def _offer(self, places: int) -> None:
         self._offered = places
-        self.limit = 0 if self._awaits_answer or self._held_at != _NEVER else places
+        self.limit = 0 if self.awaits_answer or self._held_at != _NEVER else places
 
     def describe(self, now: float) -> str:
         """Say in a few words what it lends, for error messages."""
@@ -270,7 +271,7 @@ class Node(Generic[PoolT, ConnT]):
 
         A probe that was under way then goes on at the new address. Nothing else ends this.
         """
-        self._awaits_answer, self.limit = True, 0
+        self.awaits_answer, self.limit = True, 0
 
     def end_hold(self, since: float | None = None) -> bool:
         """End a hold that no probe has ended; what is open can be had again.
@@ -303,7 +304,7 @@ class Node(Generic[PoolT, ConnT]):
         self.server, self.several = state.server, state.several
         if began > self.off_at or state.role is not Role.REPLICA:
             self.leads_elsewhere, self.off_at = state.role is Role.REPLICA, _FOREVER
-        self._awaits_answer = False
+        self.awaits_answer = False
         if began > self._held_at:
             self._held_at = _NEVER
         if self.pool is None:

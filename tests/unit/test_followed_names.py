@@ -87,7 +87,9 @@ async def test_a_lease_goes_on_and_is_closed_when_it_is_released() -> None:
         assert {each.address for each in server.connections} == {"10.0.0.2"}
 
 
-@pytest.mark.parametrize("case", ["idle", "nothing open", "a lease breaks", "no session"])
+@pytest.mark.parametrize(
+    "case", ["idle", "nothing open", "a lease breaks", "no session", "a login is under way"]
+)
 def test_9_nothing_at_a_new_address_is_lent_before_a_probe_has_said_what_is_there(
     case: str,
 ) -> None:
@@ -113,6 +115,15 @@ def test_9_nothing_at_a_new_address_is_lent_before_a_probe_has_said_what_is_ther
                 old.login_error, old.latency = ServerError("53300"), 0.0
                 next(x for x in old.connections if x.on_lost is not None).lose()
                 await until(lambda: manager.metrics().nodes[0].health is Health.SUSPECT)
+            logging_in: asyncio.Future[FakeConnection] | None = None
+            if case == "a login is under way":
+                await lease.__aexit__(None, None, None)
+                lookups = len(names.lookups)
+                await until(lambda: len(names.lookups) > lookups)
+                await asyncio.sleep(0.9)  # the next look-up is in a tenth of a second
+                for each in pooled(old):
+                    each.lose()
+                logging_in = asyncio.ensure_future(manager.acquire_master(timeout=5))
             move_once(names, "10.0.0.2")
             # By then the name has moved; the probe there takes its time.
             await until(lambda: idle.closed if case == "no session" else copy.logins > 0)
@@ -124,6 +135,9 @@ def test_9_nothing_at_a_new_address_is_lent_before_a_probe_has_said_what_is_ther
                 await manager.acquire_master(timeout=5)
             assert not pooled(copy)
             assert copy.probes
+            if logging_in is not None:
+                with pytest.raises(NotAvailableError):
+                    await logging_in
             if case in {"idle", "no session"}:
                 await lease.__aexit__(None, None, None)
 

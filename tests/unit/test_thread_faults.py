@@ -28,6 +28,7 @@ from hasql._leasing.lease import Lease
 from hasql._leasing.overdue import OverdueTimer
 from hasql._routing.node import Node
 from hasql._routing.request import MASTER
+from hasql.cluster.host import parse_host
 from hasql.driver import Endpoint, PoolSizes
 from hasql.driver.time_left import TimeLeft
 from hasql.errors import (
@@ -39,7 +40,7 @@ from hasql.errors import (
 from hasql.resilience import Admission, RateLimit
 from hasql.resilience.idle_upkeep import ThreadPoolCalls
 from hasql.tracing import Tracer
-from testbed.fake_driver import ServerError, fake_cluster
+from testbed.fake_driver import FakeServer, ScriptedNames, ServerError, fake_cluster
 from testbed.fake_threads import FakeThreadPool, ThreadConnection, ThreadManager
 from tests.unit.test_driver_threads import no_more_threads
 from tests.unit.test_thread_manager import (
@@ -562,6 +563,31 @@ def test_4_a_connection_that_is_purged_as_it_is_taken_is_not_lent() -> None:
         assert manager.metrics().nodes[0].in_flight == 0
 
 
+def test_9_who_has_a_place_when_a_name_moves_is_lent_nothing_before_the_probe_there() -> None:
+    servers, names = fake_cluster("db master"), ScriptedNames(ttl=0.0)
+    copy = FakeServer(parse_host("db"), master=True, system_id=8)
+    copy.latency = 0.3  # the probe takes longer than the login of a thread
+    names.addresses["db"] = ("10.0.0.1",)
+    manager = ThreadManager(servers, names, refresh_delay=60)
+    manager.driver.at.update({"10.0.0.1": servers["db"], "10.0.0.2": copy})
+    try:
+        manager.ready()
+        pool = manager.pool_of("db")
+
+        def move() -> None:
+            pool.on_acquire = lambda: None
+            names.addresses["db"] = ("10.0.0.2",)
+            until(lambda: copy.logins > 0)  # the monitor's, so that the name was left before
+
+        pool.on_acquire = move
+        with pytest.raises(NotAvailableError), manager.acquire_master(timeout=3):
+            pass
+        assert copy.probes
+        assert hosts_of(manager) == [0]
+    finally:
+        manager.terminate()
+
+
 def test_4_a_connect_that_fails_while_its_host_is_held_does_not_keep_what_is_idle() -> None:
     servers, kwargs = fake_cluster("a master"), {"min_size": 1, "max_size": 8}
     server = servers["a"]
@@ -649,7 +675,7 @@ def test_4_what_comes_back_while_its_host_is_left_is_not_lent_again(
     endpoint.lead_to(("127.0.0.2",), lambda address: address == "127.0.0.1")
     for point in count(1):
         node: Node[Any, Any] = Node(endpoint, 0, PoolSizes(0, 2), monotonic)
-        node.pool = pool = FakeThreadPool(lambda: server, node.sizes)
+        node.pool = pool = FakeThreadPool(lambda _: server, endpoint, node.sizes)
         seconds = TimeLeft(monotonic() + LONG, monotonic, LONG, lambda: None)
         idle, back = pool.acquire(seconds), pool.acquire(seconds)
         pool.release(idle)
