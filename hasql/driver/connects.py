@@ -23,13 +23,21 @@ class PendingConnects:
         # In the order of asking, in which they are ended: so that a run can be played again.
         self._attempts: dict[asyncio.Timeout, None] = {}
 
-    async def run(self, connect: Awaitable[_T]) -> _T:
-        """Wait for one connect. Raises ConnectionError when `end` is called meanwhile."""
+    async def run(
+        self, connect: Awaitable[_T], discard: Callable[[_T], object] = lambda _: None
+    ) -> _T:
+        """Wait for one connect. Raises ConnectionError when `end` is called meanwhile.
+
+        `discard` is given what was connected by then, where this task has not had its turn yet.
+        """
         attempt = asyncio.timeout(None)
         try:
             async with attempt:
                 self._attempts[attempt] = None
-                return await connect
+                opened = await connect
+                if attempt in self._attempts:
+                    return opened
+                discard(opened)
         except TimeoutError:
             if attempt in self._attempts:
                 raise

@@ -69,7 +69,8 @@ class ConnectAttempts:
         while not self._closed:
             try:
                 await self._wait_until_due()
-                connection = await self._pending.run(self._log_in(connect, configure))
+                logging_in = self._log_in(connect, configure)
+                connection = await self._pending.run(logging_in, lambda x: x.pgconn.finish())
             except asyncio.CancelledError:
                 # The pool never cancels its workers, so it is the loop that ends, or else a hook of
                 # the application's that has raised this.

@@ -1,5 +1,7 @@
 """The driver's connections that an engine of SQLAlchemy's has opened."""
 
+# long: opening one, what is known of it, and what ends it are one account.
+
 from __future__ import annotations
 
 import asyncio
@@ -78,7 +80,9 @@ class EngineConnections:
 
     async def _open_one(self, kwargs: dict[str, Any]) -> Any:
         connect = partial(self._library.connect, self._endpoint, kwargs, self._forget)
-        (raw, address), made = await self._pending.run(self._limit.run(connect))
+        (raw, address), made = await self._pending.run(
+            self._limit.run(connect), lambda opened: self._library.abort(opened.connection[0])
+        )
         if self._closed:  # it was connected just before `close` ended what was under way
             self._library.abort(raw)
             raise PoolManagerClosedError("the pool manager is closed")
