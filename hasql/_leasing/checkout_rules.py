@@ -88,10 +88,7 @@ class CheckoutRules(Generic[PoolT, ConnT]):
 
     def _occupy_on(self, node: Node[PoolT, ConnT]) -> Node[PoolT, ConnT]:
         self._enter()  # a router that is closed lends nothing, but nothing is routed here
-        while node.succession is not None:  # its pool was resized since, and lends no more
-            node = node.succession.heir
-        self._router.occupy_on(node)
-        return node
+        return self._router.occupy_current(node)
 
     def _offer_all(self, node: Node[PoolT, ConnT]) -> None:
         node.offer_all()

@@ -51,6 +51,14 @@ class ReturnRules(Generic[PoolT, ConnT]):
         """
         return failure not in {None, Failure.FULL} and node.in_routing
 
+    @staticmethod
+    def _is_kept(lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT]) -> bool:
+        """Tell whether a node that is not in routing takes back what was lent.
+
+        If it was asked for by itself; but not once another pool has taken its place.
+        """
+        return lease.fixed_node is not None and node.succession is None
+
     def _learn(
         self,
         lease: Lease[PoolT, ConnT],
@@ -61,6 +69,8 @@ class ReturnRules(Generic[PoolT, ConnT]):
     ) -> None:
         """Take what a lease that ends tells of its host; `error` is what ended it, if anything."""
         try:
+            # Its pool was resized since, and another node is routed to.
+            serving = node if node.succession is None else node.current
             if pool.is_closed(connection):
                 lease.lost = True
                 failure = None if error is None else self._hints.judged(node, connection, error)
@@ -68,9 +78,13 @@ class ReturnRules(Generic[PoolT, ConnT]):
                     return  # the application's own, who has lost no more than this one
                 if failure in {None, Failure.BROKEN}:  # None: `release` is not told of an error
                     pool.destinations.doubt_all()
-                self._lost(node, failure)
+                    if serving.pool is not None and serving.pool is not pool:
+                        serving.pool.destinations.doubt_all()
+                self._lost(serving, failure)
             elif (
-                node.as_replica and not node.flag_lies and pool.in_hot_standby(connection) is False
+                serving.as_replica
+                and not serving.flag_lies
+                and pool.in_hot_standby(connection) is False
             ):
                 # Promoted, as it has just told the application.
                 self._signal(node.host, Evidence.FLAG)

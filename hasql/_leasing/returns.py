@@ -136,7 +136,7 @@ class Returns(ReturnRules[PoolT, ConnT]):
             self._overdue.set()
         try:
             self._learn(lease, node, pool, connection, error)
-            if lease.expired or (not node.in_routing and lease.fixed_node is None):
+            if lease.expired or (not node.in_routing and not self._is_kept(lease, node)):
                 # Of a host that was out of routing or is: silent, fenced or gone. A reset would
                 # wait for it, and nothing that is still open there may be acknowledged.
                 pool.abort(connection)

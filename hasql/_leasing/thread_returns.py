@@ -154,7 +154,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
                 self._overdue.is_set = True
                 self._in_loop(self._overdue.set)
             self._learn(lease, node, pool, connection, error)
-            if lease.expired or (not node.in_routing and lease.fixed_node is None):
+            if lease.expired or (not node.in_routing and not self._is_kept(lease, node)):
                 # Of a host that was out of routing or is: silent, fenced or gone. A reset would
                 # wait for it, and nothing that is still open there may be acknowledged.
                 pool.abort(connection)

@@ -157,7 +157,7 @@ class Resizing(Generic[PoolT, ConnT]):
 
         Until then what it opens by itself could be too much, as nobody has a place for that.
         """
-        if node.pool is None or node.successions:
+        if node.pool is None or node.successions or not self._routing.has(node):
             return
         try:
             await node.pool.keep(node.sizes)

@@ -173,6 +173,14 @@ class Node(Generic[PoolT, ConnT]):
         return free if free > 0 else 0  # noqa: FURB136  # max() costs twice as much, per acquire
 
     @property
+    def current(self) -> "Node[PoolT, ConnT]":
+        """Itself, or the node that has taken its place, as the pool was resized."""
+        node: Node[PoolT, ConnT] = self
+        while node.succession is not None:
+            node = node.succession.heir
+        return node
+
+    @property
     def lends(self) -> bool:
         """Whether any lease is out, on this pool or one before."""
         return bool(self.in_flight) or any(each.former.in_flight for each in self.successions)

@@ -113,6 +113,12 @@ class Router(Generic[PoolT, ConnT]):
         """Take a place on this node, free or not: its own pool says whether there is one."""
         node.in_flight += 1
 
+    def occupy_current(self, node: Node[PoolT, ConnT]) -> Node[PoolT, ConnT]:
+        """Do the same on the node that has taken this one's place, if one has; return which."""
+        current = node.current
+        self.occupy_on(current)
+        return current
+
     def _choose_free(self, candidates: Sequence[Node[PoolT, ConnT]]) -> Node[PoolT, ConnT] | None:
         """Have the policy choose among those that have room.
 

@@ -59,6 +59,18 @@ class SharedRouter(Router[PoolT, ConnT]):
                 self.vacate(node)
             raise
 
+    def occupy_current(self, node: Node[PoolT, ConnT]) -> Node[PoolT, ConnT]:
+        """Take a place on this node, or its heir; see `Router.occupy_current`."""
+        current = None
+        try:
+            with self._guard:  # or its pool could be resized in between
+                current = super().occupy_current(node)
+        except BaseException:
+            if current is not None:  # as above
+                self.vacate(current)
+            raise
+        return current
+
     def leave(self, request: Request, waiter: Waiter[Node[PoolT, ConnT]]) -> None:
         """Wait no more; see `Router.leave`."""
         with self._guard:

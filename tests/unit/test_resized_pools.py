@@ -1,0 +1,186 @@
+"""Pools that are resized while their connections are lent, asked for, or being given back."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hasql import NotAvailableError
+from simulation.virtual_time import VirtualClock, run
+from testbed.fake_driver import fake_cluster, manager_of
+from tests.unit.test_thread_manager import managed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+    from hasql.driver import PoolSizes
+    from testbed.fake_driver import FakeServer
+    from testbed.fake_threads import ThreadManager
+
+ANY = {"min_size": 0, "max_size": 4}
+TWO = {"min_size": 0, "max_size": 2}
+
+
+# What a lease of the pool before tells
+
+
+def test_4_a_lease_that_breaks_has_its_host_held_though_the_pool_was_resized() -> None:
+    clock, servers = VirtualClock(), fake_cluster("a master")
+    manager = manager_of(servers, clock=clock, refresh_delay=60, pool_factory_kwargs=ANY)
+
+    async def play() -> None:
+        async with manager:
+            lease = manager.acquire_master()
+            connection = await lease.__aenter__()
+            await manager.resize(max_size=5)
+            async with manager.acquire_master():
+                pass  # which is idle then, and may have ended as the other one
+            servers["a"].latency = 0.05
+            connection.lose()
+            error = ConnectionResetError("it has broken")
+            await lease.__aexit__(type(error), error, None)
+            with pytest.raises(NotAvailableError):
+                await manager.acquire_master(timeout=0.01)
+            assert manager.driver.pools[-1].destinations.unsure
+
+    run(play(), clock)
+
+
+def test_6_a_reader_that_hears_of_a_promotion_has_it_probed_though_the_pool_was_resized() -> None:
+    clock, servers = VirtualClock(), fake_cluster("a master", "b replica")
+    manager = manager_of(servers, clock=clock, refresh_delay=60, pool_factory_kwargs=ANY)
+
+    async def play() -> None:
+        async with manager:
+            await manager.ready(1, 1)
+            async with manager.acquire_replica() as connection:
+                await manager.resize(max_size=5)
+                await asyncio.sleep(11)  # until there is no burst any more
+                servers["b"].promote()
+                probes = len(servers["b"].probes)
+                await connection.run()
+            await asyncio.sleep(1)
+            assert len(servers["b"].probes) > probes
+
+    run(play(), clock)
+
+
+def test_4_a_thread_whose_lease_breaks_has_the_host_doubted_though_the_pool_was_resized() -> None:
+    with managed(fake_cluster("a master"), refresh_delay=60, pool_factory_kwargs=ANY) as manager:
+        with pytest.raises(ConnectionResetError), manager.acquire_master() as connection:
+            manager.resize(max_size=5)
+            with manager.acquire_master():
+                pass
+            connection.lose()
+            connection.use()
+        (_, pool) = manager.driver.pools
+        assert pool.destinations.unsure
+
+
+# What is opened
+
+
+def test_a_pool_that_was_replaced_meanwhile_is_not_filled() -> None:
+    clock, servers = VirtualClock(), fake_cluster("a master")
+    manager = manager_of(servers, clock=clock, refresh_delay=60, pool_factory_kwargs=ANY)
+    kept: list[int] = []
+
+    async def play() -> None:
+        async with manager:
+            first = await manager.acquire_master()
+            await manager.resize(min_size=2, max_size=4)
+            second = await manager.acquire_master()
+            pool = manager.driver.pools[-1]
+
+            async def keep(sizes: PoolSizes) -> None:
+                kept.append(sizes.minimum)
+
+            pool.keep = keep  # type: ignore[method-assign]
+            releasing = asyncio.ensure_future(manager.release(first))
+            # The pool before is empty by this, so that the next one may keep what it is to keep.
+            await manager.resize(min_size=3, max_size=4)
+            await releasing
+            await asyncio.sleep(1)
+            await manager.release(second)
+
+    run(play(), clock)
+    assert kept == []
+
+
+def test_what_a_pool_was_asked_for_before_it_was_resized_is_closed_when_it_is_back() -> None:
+    servers = fake_cluster("a master")
+    with managed(servers, refresh_delay=60, pool_factory_kwargs=TWO) as manager:
+        pool = manager.pool_of("a")
+        with manager.acquire_master():  # so that the pool goes on for a while
+
+            def resize() -> None:
+                pool.on_acquire = lambda: None
+                manager.resize(max_size=3)
+                manager.resize(max_size=2)
+
+            pool.on_acquire = resize
+            with manager.acquire_from_pool(pool) as connection:
+                assert connection in pool.lent
+            assert connection.closed
+            assert most_lent(manager, servers["a"]) <= 2
+
+
+def test_a_place_that_is_taken_as_the_pool_is_resized_counts_for_the_next() -> None:
+    servers = fake_cluster("a master")
+    with managed(servers, refresh_delay=60, pool_factory_kwargs=TWO) as manager:
+        pool = manager.pool_of("a")
+        with manager.acquire_master():
+            lease = manager.acquire_from_pool(pool)
+            resizing = threading.Thread(target=lambda: twice(manager))
+            with run_beside("SharedRouter.occupy_on", resizing):
+                lease.__enter__()
+            resizing.join()
+            try:
+                assert 1 + most_lent(manager, servers["a"]) <= 2
+            finally:
+                lease.__exit__(None, None, None)
+
+
+def twice(manager: ThreadManager) -> None:
+    manager.resize(max_size=3)
+    manager.resize(max_size=2)
+
+
+def most_lent(manager: ThreadManager, server: FakeServer) -> int:
+    """Return how many can be lent now, and the one that is."""
+    taken: list[Any] = []
+    try:
+        for _ in range(5):
+            lease = manager.acquire_master(timeout=0.2)
+            lease.__enter__()
+            taken.append(lease)
+    except NotAvailableError:
+        pass
+    pooled = [each for each in server.connections if each.on_lost is None]
+    for lease in taken:
+        lease.__exit__(None, None, None)
+    assert len(pooled) <= 2
+    return 1 + len(taken)
+
+
+@contextmanager
+def run_beside(function: str, thread: threading.Thread) -> Iterator[None]:
+    """Have a thread run where a function is called, for a while: it may have to wait for that."""
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_qualname == function:
+            sys.setprofile(None)
+            thread.start()
+            thread.join(0.3)
+
+    sys.setprofile(profile)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
