@@ -77,6 +77,7 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
         #: What a test wants to happen in the thread that acquires, and at the end of a block.
         self.on_acquire: Callable[[], object] = lambda: None
         self.on_acquired: Callable[[ThreadConnection], object] = lambda _: None
+        self.on_connected: Callable[[], object] = lambda: None
         self.on_look: Callable[[], object] = lambda: None
         self.leave_block: Any = lambda *_: None
         self._lock = Lock()
@@ -125,6 +126,7 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
         if server.login_error is not None:
             raise server.login_error
         connection = ThreadConnection(server)
+        self.on_connected()
         if began != self.generation or self.closed:
             connection.lose()
             raise ConnectionError("the host was given up while connecting to it")
@@ -186,7 +188,6 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
     def drain(
         self, leased: Iterable[ThreadConnection], has_left: Callable[[str | None], bool]
     ) -> None:
-        self.generation += 1
         with self._lock:
             nobodys = {*self.free, *self.lent} - self.lent.intersection(leased)
         for connection in nobodys:
@@ -195,6 +196,7 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
         self.end_connects()
 
     def end_connects(self) -> None:
+        self.generation += 1
         for answer in tuple(self.connecting):
             if not answer.done():
                 answer.set_exception(ConnectionError("the host was given up while connecting"))

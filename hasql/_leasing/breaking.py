@@ -24,17 +24,27 @@ def purge(node: Node[PoolT, ConnT], book: LeaseBook[PoolT, ConnT]) -> None:
 
 
 def leave_addresses(
-    node: Node[PoolT, ConnT], book: LeaseBook[PoolT, ConnT], *, moved: bool
+    node: Node[PoolT, ConnT],
+    book: LeaseBook[PoolT, ConnT],
+    *,
+    left: bool = False,
+    moved: bool = False,
 ) -> None:
     """Let none of a node's connections be used again that lead where its name leads no more.
 
-    If the reserved connection has `moved`, the node offers nothing until a probe is answered: also
-    with nothing open, as whoever connects is the first to meet what is there now.
+    If the name has just `left` an address, connects to there end that are under way, which no open
+    connection tells of. If the reserved connection has `moved`, the node offers nothing until a
+    probe is answered: also with nothing open, as whoever connects is the first to meet what is
+    there now.
     """
     if moved:
         node.hold_until_answer()
     pool, has_left = node.pool, node.endpoint.has_left
-    if pool is None or not any(map(has_left, pool.destinations.addresses())):
+    if pool is None:
+        return
+    if left:
+        pool.end_connects()
+    if not any(map(has_left, pool.destinations.addresses())):
         return
     known = pool.destinations
 

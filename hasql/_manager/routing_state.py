@@ -170,6 +170,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         match observation:
             case PoolOpened(pool=pool):
                 node.pool = pool
+                leave_addresses(node, self._book)  # its name may have moved meanwhile
                 self.on_pool_opened(node, pool)
                 self._apply(Step(self.topology), rerouted=True)
             case HostWarm():
@@ -282,15 +283,16 @@ class RoutingState(Generic[PoolT, ConnT]):
         self._apply(Step(self.topology), rerouted=True)
 
     @guarded
-    def follow_name(self, host: HostSpec, lead: Callable[[], None]) -> None:
+    def follow_name(self, host: HostSpec, lead: Callable[[], bool]) -> None:
         """Have connects `lead` to where a host's name leads now, and leave where it led.
 
         In one step, so that nobody is lent what is there before a probe has said what that is. What
         is idle is closed at once, and what is lent once it is given back.
         """
-        lead()
+        left = lead()
         if (node := self.nodes.get(host)) is not None and self.learns:
-            leave_addresses(node, self._book, moved=self.monitors.leave_if_moved(host))
+            moved = self.monitors.leave_if_moved(host)
+            leave_addresses(node, self._book, left=left, moved=moved)
 
     @guarded
     def stop_serving(self) -> None:

@@ -45,14 +45,14 @@ class FollowedNames:
         make_source: Makes what looks names up.
         options: The manager's.
         on_answer: Is called after each answer, with the host and with what has connects lead to
-            where its name leads now.
+            where its name leads now: see `Endpoint.lead_to`.
     """
 
     def __init__(
         self,
         make_source: Callable[[], NameSource],
         options: ProbingOptions,
-        on_answer: Callable[[HostSpec, Callable[[], None]], None],
+        on_answer: Callable[[HostSpec, Callable[[], bool]], object],
     ) -> None:
         self._make_source = make_source
         self._hide = options.hide
@@ -155,7 +155,8 @@ class FollowedNames:
             except TimeoutError:
                 return
             finally:
-                del self._waits[host]
+                if self._waits.get(host) is wait:  # else the host has been back since
+                    del self._waits[host]
         # It is missed, but no name is looked up more often than this.
         await asyncio.sleep(max(0.0, began + _SOONEST - self._clock()))
 

@@ -128,7 +128,10 @@ class Prober:
             opening, was_limited = _Opening(self._endpoint), self._is_limited
             self._openings[opening] = None
             try:
-                return await self._open(opening, stall_timer, on_lost)
+                session, reading = await self._open(opening, stall_timer, on_lost)
+                if not opening.left_behind:
+                    return session, reading
+                session.kill()  # it had answered just before its name moved
             except Exception:
                 anew = opening.left_behind or self._is_limited is not was_limited
                 if stall_timer.ended or not anew:

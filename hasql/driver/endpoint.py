@@ -155,9 +155,14 @@ class Endpoint:
         if (first := self._whereabouts.first_answer) is not None:
             await asyncio.wait([first], timeout=_FIRST_ANSWER)
 
-    def lead_to(self, addresses: tuple[str, ...], has_left: Callable[[str], bool]) -> None:
-        """Take note of where the name leads: what to dial, and what tells what has left it."""
+    def lead_to(self, addresses: tuple[str, ...], has_left: Callable[[str], bool]) -> bool:
+        """Take note of where the name leads: what to dial, and what tells what has left it.
+
+        Return whether it has left an address that was dialled until now.
+        """
+        before = self._whereabouts.addresses
         self._whereabouts.addresses, self._whereabouts.has_left = addresses, has_left
+        return any(map(has_left, before))
 
     @property
     def addresses(self) -> tuple[str, ...]:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from hasql import NotAvailableError
-from hasql._probing.followed_names import is_name
+from hasql._probing.followed_names import FollowedNames, is_name
 from hasql._probing.name_sources import SystemNames
+from hasql._probing.options import ProbingOptions
 from hasql.cluster.host import parse_host
 from hasql.cluster.state import Health
+from hasql.dns import Answer
+from hasql.driver import Endpoint
 from simulation.virtual_time import VirtualClock, run
 from testbed.fake_driver import (
+    FakeConnection,
     FakeServer,
     ScriptedNames,
     ServerError,
@@ -25,9 +30,9 @@ from testbed.fake_driver import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from testbed.fake_driver import FakeConnection, FakeManager
+    from testbed.fake_driver import FakeManager
 
 
 def moving(
@@ -85,6 +90,130 @@ async def test_a_lease_goes_on_and_is_closed_when_it_is_released() -> None:
             assert not lent.closed
         await until(lambda: lent.closed)
         assert {each.address for each in server.connections} == {"10.0.0.2"}
+
+
+def test_9_a_pool_that_was_being_opened_when_its_name_moved_leads_to_the_new_address() -> None:
+    clock = VirtualClock()
+    sizes = {"min_size": 6, "max_size": 6}
+    manager, old, new, names = moving(clock=clock, refresh_delay=1.0, pool_factory_kwargs=sizes)
+    old.latency = 0.4  # of each of the pool's logins: the next look-up is before the last
+
+    async def play() -> None:
+        ready = asyncio.ensure_future(manager.ready(1, 0))
+        try:
+            await until(lambda: len(pooled(old)) > 0)
+            assert manager.driver.pools == []
+            move_once(names, "10.0.0.2")
+            await ready
+            lent = [await manager.acquire_master(timeout=5) for _ in range(6)]
+            assert {each.server for each in lent} == {new}
+            for each in lent:
+                await manager.release(each)
+        finally:
+            await manager.close()
+
+    run(play(), clock)
+
+
+def test_9_an_answer_of_the_old_address_ends_no_hold_of_the_new_one() -> None:
+    """The reserved connection, opened anew, is answered in the turn in which the name moves."""
+    clock, names = VirtualClock(), NamesOnDemand(0.0)
+    names.addresses["db"] = ("10.0.0.1",)
+    old = AnsweringServer(parse_host("db"), master=True)
+    copy = FakeServer(parse_host("db"), master=True, system_id=8)
+    sizes = {"min_size": 0}
+    servers = {"db": old}
+    manager = manager_of(
+        servers, names=names, clock=clock, refresh_delay=60.0, pool_factory_kwargs=sizes
+    )
+    manager.driver.at = {"10.0.0.1": old, "10.0.0.2": copy}
+
+    async def play() -> None:
+        async with manager:
+            await manager.ready(1, 0)
+            await until(lambda: names.asked is not None)
+            asked = names.asked
+            assert asked is not None
+            names.addresses["db"], names.ttl = ("10.0.0.2",), 60.0
+            copy.latency = 0.2
+            old.on_answer = names.answer
+            next(each for each in old.connections if each.on_lost is not None).lose()
+            await until(asked.done)
+            with pytest.raises(NotAvailableError):
+                await manager.acquire_master(timeout=2)
+            assert copy.probes
+            assert not pooled(copy)
+
+    run(play(), clock)
+
+
+class NamesOnDemand(ScriptedNames):
+    """Answers each look-up but the first when a test says so."""
+
+    asked: asyncio.Future[None] | None = None
+
+    async def lookup_async(self, host: str) -> Answer:
+        if self.lookups:
+            self.asked = asyncio.get_running_loop().create_future()
+            await self.asked
+        return await super().lookup_async(host)
+
+    def answer(self) -> None:
+        if self.asked is not None and not self.asked.done():
+            self.asked.set_result(None)
+
+
+class AnsweringSession(FakeConnection):
+    """One whose answer is there though it is killed before the turn of the task that has asked."""
+
+    async def fetch_row(self, sql: str) -> Sequence[str | None]:
+        row = await super().fetch_row(sql)
+        assert isinstance(self.server, AnsweringServer)
+        self.server.on_answer()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return row
+
+
+class AnsweringServer(FakeServer):
+    """Tells when it has answered."""
+
+    on_answer: Callable[[], object] = staticmethod(lambda: None)
+
+    async def log_in(self) -> FakeConnection:
+        (await super().log_in()).lose()
+        return AnsweringSession(self)
+
+
+def test_a_host_that_goes_and_is_back_in_one_turn_has_its_name_followed() -> None:
+    names = AtOnce(1.0)
+    names.addresses["db"] = ("10.0.0.1",)
+    clock = VirtualClock()
+    options = ProbingOptions(1.0, 1.0, 1, {}, str, clock, Random(0))  # noqa: S311  # of no use here
+
+    async def play() -> None:
+        followed = FollowedNames(lambda: names, options, lambda _host, lead: lead())
+        endpoint = Endpoint(parse_host("db"), "")
+        followed.begin(endpoint)
+        await asyncio.sleep(0.5)
+        (former,) = followed.stop(endpoint.host)
+        followed.begin(endpoint)
+        await asyncio.sleep(0)
+        former.cancel()
+        await asyncio.sleep(10)
+        assert len(names.lookups) > 10
+        for task in followed.stop_all():
+            task.cancel()
+
+    run(play(), clock)
+
+
+class AtOnce(ScriptedNames):
+    """What a resolver knows still, so that a look-up does not pause."""
+
+    async def lookup_async(self, host: str) -> Answer:
+        self.lookups.append(host)
+        return Answer(self.addresses[host], self.ttl)
 
 
 @pytest.mark.parametrize(
