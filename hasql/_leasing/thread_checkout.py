@@ -261,7 +261,12 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         assert node is not None  # noqa: S101  # it was lent, so it has both
         assert connection is not None  # noqa: S101
         pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # as above
-        with self._aborting_after(pool, connection, deadline - self._clock()):
+
+        def abort() -> None:
+            if self._book.find(connection) is back:  # else it is the next one's already
+                pool.abort(connection)
+
+        with self._limits.limit(deadline - self._clock(), abort):
             self._give_back(back)
 
     def limited(self, lease: Lease[PoolT, ConnT], seconds: float) -> AbstractContextManager[object]:

@@ -244,6 +244,7 @@ def _upkeep(
         common.router,
         common.book,
         calls,
+        common.routing.guard,
         options.hide,
     )
 

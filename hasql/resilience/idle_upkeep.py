@@ -7,6 +7,7 @@ that there is never one more than there may be.
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Hashable, Iterable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Generic, Protocol
 
@@ -113,6 +114,7 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
         router: Router[PoolT, ConnT],
         book: LeaseBook[PoolT, ConnT],
         calls: PoolCalls[PoolT, ConnT],
+        guard: AbstractContextManager[object],
         hide: Callable[[str], str],
     ) -> None:
         self._every = every
@@ -122,6 +124,7 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
         self._router = router
         self._book = book
         self._calls = calls
+        self._guard = guard
         self._hide = hide
         self._ages: dict[Node[PoolT, ConnT], ConnectionAges] = {}
         self._task: asyncio.Task[None] | None = None
@@ -272,17 +275,24 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
         while connections:
             connection = connections.pop()
             alive = not pool.is_closed(connection)
+            if node.succession is not None:  # another pool has taken its place
+                pool.abort(connection)
             try:
                 async with asyncio.timeout(_TAKING):
                     await self._calls.give_back(pool, connection)
             except Exception:  # noqa: BLE001  # whatever it was, it is of no use
-                pool.abort(connection)
+                self._abort(pool, connection)
                 self.dead += alive
             except BaseException:
-                pool.abort(connection)
+                self._abort(pool, connection)
                 raise
             finally:
                 self._router.vacate(node)
+
+    def _abort(self, pool: DriverPool[PoolT, ConnT], connection: ConnT) -> None:
+        with self._guard:
+            if self._book.find(connection) is None:  # else it was back, and is the next one's
+                pool.abort(connection)
 
 
 def look_every(limits: Collection[float | None]) -> float:

@@ -11,6 +11,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import hasql
+from hasql._adapters.psycopg.thread_slots import IdleConnections
 from hasql._leasing.book import LeaseBook
 from hasql._leasing.breaking import leave_addresses, purge
 from hasql._leasing.lease import Lease
@@ -29,6 +31,7 @@ from hasql._leasing.overdue import OverdueTimer
 from hasql._routing.node import Node
 from hasql._routing.request import MASTER
 from hasql.cluster.host import parse_host
+from hasql.cluster.probe import Role
 from hasql.driver import Endpoint, PoolSizes
 from hasql.driver.time_left import TimeLeft
 from hasql.errors import (
@@ -37,7 +40,7 @@ from hasql.errors import (
     PoolManagerClosedError,
     UnknownConnectionError,
 )
-from hasql.resilience import Admission, RateLimit
+from hasql.resilience import Admission, Lifecycle, RateLimit
 from hasql.resilience.idle_upkeep import ThreadPoolCalls
 from hasql.tracing import Tracer
 from testbed.fake_driver import FakeServer, ScriptedNames, ServerError, fake_cluster
@@ -563,6 +566,30 @@ def test_4_a_connection_that_is_purged_as_it_is_taken_is_not_lent() -> None:
         assert manager.metrics().nodes[0].in_flight == 0
 
 
+def test_9_a_connect_is_not_lent_whose_name_has_moved_while_nothing_else_was_open() -> None:
+    servers, names = fake_cluster("db master"), ScriptedNames(ttl=0.0)
+    server = servers["db"]  # at the new address as well, so that nothing else tells of the change
+    names.addresses["db"] = ("10.0.0.1",)
+    sizes = {"min_size": 0}
+    manager = ThreadManager(servers, names, refresh_delay=60, pool_factory_kwargs=sizes)
+    manager.driver.at.update({"10.0.0.1": server, "10.0.0.2": server})
+    try:
+        manager.ready()
+        pool = manager.pool_of("db")
+
+        def move() -> None:
+            pool.on_connected = lambda: None
+            names.addresses["db"], names.ttl = ("10.0.0.2",), 60.0
+            probes = len(server.probes)
+            until(lambda: len(server.probes) > probes)
+
+        pool.on_connected = move
+        with manager.acquire_master(timeout=LONG):
+            assert pool.destinations.addresses() == {"10.0.0.2"}
+    finally:
+        manager.terminate()
+
+
 def test_9_who_has_a_place_when_a_name_moves_is_lent_nothing_before_the_probe_there() -> None:
     servers, names = fake_cluster("db master"), ScriptedNames(ttl=0.0)
     copy = FakeServer(parse_host("db"), master=True, system_id=8)
@@ -692,6 +719,117 @@ def test_4_what_comes_back_while_its_host_is_left_is_not_lent_again(
         if not reached():
             break
     assert point > 5
+
+
+def test_what_was_put_back_in_time_is_not_broken_for_who_has_it_next() -> None:
+    servers = fake_cluster("b replica")
+    with managed_replica(servers) as manager:
+        pool, server = manager.pool_of("b"), servers["b"]
+        first, lent, over = threading.get_ident(), threading.Event(), threading.Event()
+        deadline = monotonic() + 1.0
+        met: list[object] = []
+
+        def promote(_: ThreadConnection) -> None:
+            pool.on_acquired = lambda _: None
+            manager.in_loop(server.promote)
+            until(lambda: manager.metrics().nodes[0].role is Role.MASTER)
+
+        def use() -> None:
+            with manager.acquire_master(timeout=LONG) as connection:
+                met.append(connection)
+                lent.set()
+                assert over.wait(LONG)
+                connection.use()
+                met.append("it works")
+
+        other = threading.Thread(target=use)
+        release = pool.release
+
+        def release_late(connection: ThreadConnection, **kwargs: Any) -> None:
+            release(connection, **kwargs)
+            if threading.get_ident() == first:  # it is back, and this thread has no turn for long
+                met.append(connection)
+                other.start()
+                assert lent.wait(LONG)
+                until(lambda: monotonic() > deadline)
+                manager.in_loop(lambda: None)  # which has looked for what is overdue
+                over.set()
+                other.join()
+
+        pool.on_acquired, pool.release = promote, release_late  # type: ignore[method-assign]
+        with pytest.raises(NotAvailableError):
+            manager.acquire_replica(timeout=1.0, fallback_master=False).__enter__()
+        put_back, taken, *rest = met
+        assert put_back is taken
+        assert rest == ["it works"]
+
+
+@contextmanager
+def managed_replica(servers: dict[str, FakeServer]) -> Iterator[ThreadManager]:
+    manager = ThreadManager(servers, refresh_delay=60)
+    try:
+        manager.ready(masters_count=0, replicas_count=1)
+        yield manager
+    finally:
+        manager.terminate()
+
+
+def test_what_upkeep_has_given_back_is_not_broken_for_who_has_it_next() -> None:
+    sizes = {"min_size": 1, "max_size": 2}
+    with managed(
+        fake_cluster("a master"),
+        refresh_delay=60,
+        pool_factory_kwargs=sizes,
+        lifecycle=Lifecycle(check_idle=0.2),
+    ) as manager:
+        pool = manager.pool_of("a")
+        with manager.acquire_master():
+            pass
+        lent, over = threading.Event(), threading.Event()
+        met: list[object] = []
+
+        def use() -> None:
+            with manager.acquire_master(timeout=LONG) as connection:
+                met.append(connection)
+                lent.set()
+                assert over.wait(LONG)
+                connection.use()
+                met.append("it works")
+
+        other = threading.Thread(target=use)
+        release = pool.release
+
+        def release_late(connection: ThreadConnection, **kwargs: Any) -> None:
+            release(connection, **kwargs)
+            if not met and "upkeep" in threading.current_thread().name:
+                met.append(connection)
+                other.start()
+                assert lent.wait(LONG)
+                time.sleep(1.1)  # upkeep waits for a second
+                over.set()
+
+        pool.release = release_late  # type: ignore[method-assign]
+        assert over.wait(LONG)
+        other.join()
+        put_back, taken, *rest = met
+        assert put_back is taken
+        assert rest == ["it works"]
+
+
+def test_one_that_is_lost_while_it_is_put_in_does_not_count_as_idle() -> None:
+    class Connection:
+        taken = _lost = False
+
+        @property
+        def lost(self) -> bool:
+            """As another thread finds it dead just after this one has looked."""
+            before, self._lost = self._lost, True
+            idle.gone(self)  # type: ignore[arg-type]  # it needs no more of one
+            return before
+
+    idle = IdleConnections()
+    idle.put(Connection())  # type: ignore[arg-type]  # as above
+    assert len(idle) == 0
 
 
 # What users' own code may do that hasql calls

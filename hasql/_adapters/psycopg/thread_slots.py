@@ -168,7 +168,7 @@ class IdleConnections:
         """Take note that one is in the pool, unless it was taken or lost."""
         if not (connection.taken or connection.lost):
             self._idle.add(connection)
-            if connection.taken:  # while it was added
+            if connection.taken or connection.lost:  # while it was added
                 self._idle.discard(connection)
 
     def gone(self, connection: ThreadConnection) -> None:
