@@ -124,6 +124,7 @@ class _CommonParts(Generic[PoolT, ConnT]):
         )
         self.commits.on_told = router.wake_drain
         self.lifetime.finds_commits = lambda: self.commits.is_in_use
+        self.lifetime.on_closed = self.commits.close
 
     def parts(self) -> dict[str, Any]:
         """Return them by the names that `Parts` has for them."""

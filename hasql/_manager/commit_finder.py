@@ -86,8 +86,12 @@ class CommitFinder(Generic[PoolT, ConnT]):
         if server not in self._marks:
             with self._routing.guard:
                 if len(self._marks) >= _KEPT:
-                    del self._marks[next(iter(self._marks))]
+                    del self._marks[next(iter(self._marks.copy()))]  # others enter theirs
         self._marks[server] = mark
+
+    def close(self) -> None:
+        """Have nobody wait for an answer any more: the manager is closed."""
+        self._session.close()
 
     async def find(self, mark: CommitMark | None, deadline: float) -> Outcome:
         """Find the outcome of a commit, waiting for a master until the deadline, by the clock.
@@ -148,6 +152,8 @@ class CommitFinder(Generic[PoolT, ConnT]):
 
     async def _outcome(self, mark: CommitMark, node: Node[PoolT, ConnT]) -> Outcome | None:
         answer = await self._ask(mark, node)
+        if answer is None:
+            return None
         topology = self._routing.topology
         state = topology.node(mark.host)
         sign = last_sign(mark, None if state is None else state.reading)
@@ -156,9 +162,14 @@ class CommitFinder(Generic[PoolT, ConnT]):
         switches = topology.seen.switches.get(mark.system_id, ())
         return outcome_of(mark, answer, switches, sign)
 
-    async def _ask(self, mark: CommitMark, node: Node[PoolT, ConnT]) -> StatusAnswer:
+    async def _ask(self, mark: CommitMark, node: Node[PoolT, ConnT]) -> StatusAnswer | None:
+        """Ask a master; None: it was replaced before its turn, or before it had answered."""
         async with self._one_at_a_time:
+            if self._master(mark) is not node:
+                return None
             row = await self._session.fetch_row(node, question(mark))
+        if self._master(mark) is not node:
+            return None
         state = self._routing.topology.node(node.host)
         return read_answer(node.host, row, several=state is None or state.several)
 

@@ -68,6 +68,8 @@ class Lifetime(Generic[PoolT, ConnT]):
         self._terminating = False
         #: Tells whether somebody finds out what has become of a commit.
         self.finds_commits: Callable[[], bool] = bool
+        #: Called when nothing is learnt any more, so that nobody waits for an answer.
+        self.on_closed: Callable[[], object] = _nothing
         #: Called when it starts.
         self.on_start: Callable[[], object] = _nothing
         #: Returns the tasks that others have under way for the manager.
@@ -198,6 +200,7 @@ class Lifetime(Generic[PoolT, ConnT]):
             self._asking.close()
             self.break_all()
             self._routing.stop_learning()
+            self.on_closed()
             self.closed = True
 
     def break_all(self) -> None:

@@ -8,6 +8,7 @@ from hasql._manager.options import Options
 from hasql._probing.stall_timer import StallTimer
 from hasql._routing.node import Node
 from hasql.driver import ConnT, Driver, PoolT, Session
+from hasql.driver.connects import PendingConnects
 
 __all__ = ("OwnSession",)
 
@@ -18,6 +19,7 @@ class OwnSession(Generic[PoolT, ConnT]):
     def __init__(self, driver: Driver[PoolT, ConnT], options: Options) -> None:
         self._driver = driver
         self._options = options
+        self._connects = PendingConnects()
         self._session: Session | None = None
         #: The host that was asked last, while the connection is open.
         self.node: Node[PoolT, ConnT] | None = None
@@ -30,14 +32,22 @@ class OwnSession(Generic[PoolT, ConnT]):
         loop, options = asyncio.get_running_loop(), self._options
         with StallTimer(loop, options.clock, options.refresh_timeout) as limit:
             try:
-                session = await self._session_on(node, limit)
-                with limit.ending(session.kill):
-                    return await session.fetch_row(sql)
+                return await self._ask(node, sql, limit)
             except BaseException as error:
                 self.close()
                 if limit.ended and isinstance(error, Exception):
                     raise TimeoutError(f"no answer in {options.refresh_timeout:g} s") from None
                 raise
+
+    async def _ask(
+        self, node: Node[PoolT, ConnT], sql: str, limit: StallTimer
+    ) -> Sequence[str | None]:
+        session = await self._session_on(node, limit)
+        with limit.ending(session.kill):
+            row = await session.fetch_row(sql)
+        if node.endpoint.has_left(session.address):
+            raise ConnectionError("what was asked is where the host's name leads no more")
+        return row
 
     async def _session_on(self, node: Node[PoolT, ConnT], limit: StallTimer) -> Session:
         session = self._session
@@ -48,15 +58,15 @@ class OwnSession(Generic[PoolT, ConnT]):
         ):
             return session
         self.close()
-        kwargs, connecting = self._options.pool_factory_kwargs, asyncio.timeout(None)
-        async with connecting:
-            with limit.ending(lambda: connecting.reschedule(0.0)):
-                session = await self._driver.connect(node.endpoint, kwargs, _lost)
+        connect = self._driver.connect(node.endpoint, self._options.pool_factory_kwargs, _lost)
+        with limit.ending(self._connects.end):
+            session = await self._connects.run(connect, lambda opened: opened.kill())
         self._session, self.node = session, node
         return session
 
     def close(self) -> None:
-        """Close the connection, if one is open."""
+        """Close the connection, if one is open or is being opened."""
+        self._connects.end()
         session, self._session, self.node = self._session, None, None
         if session is not None:
             session.kill()

@@ -7,13 +7,20 @@ from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
+import pytest
+
+from hasql.cluster.host import parse_host
 from hasql.cluster.probe import ProbeForm
 from hasql.resilience import CommitMark, Outcome
-from testbed.fake_driver import fake_cluster, manager_of, until
+from simulation.virtual_time import VirtualClock, run
+from testbed.fake_driver import FakeServer, ScriptedNames, fake_cluster, manager_of, until
+from testbed.fake_threads import ThreadManager
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from hasql._manager.commit_finder import CommitFinder
-    from testbed.fake_driver import FakeConnection, FakeManager, FakePool, FakeServer
+    from testbed.fake_driver import FakeConnection, FakeManager, FakePool
 
 
 def finder_of(manager: FakeManager) -> CommitFinder[FakePool, FakeConnection]:
@@ -188,3 +195,163 @@ async def test_of_a_few_servers_the_last_mark_is_kept() -> None:
             finder.saw(replace(mark, started_at=started_at))
         kept = finder._marks  # noqa: SLF001  # how much it keeps is not to be seen otherwise
         assert [*kept] == [(mark.system_id, number, None) for number in range(92, 100)]
+
+
+def asked_as_the_master_is_replaced(*, thaws: bool) -> tuple[set[Outcome], float]:
+    """Have five ask a master that is paused, while another takes its place.
+
+    Return what they are told, and the seconds from when the new one serves.
+    """
+    clock = VirtualClock()
+
+    async def play() -> tuple[set[Outcome], float]:
+        a, b = two_servers(clock)
+        a.statuses[100], b.statuses[100] = "committed", "aborted"
+        manager = manager_of({"a": a, "b": b}, clock=clock, refresh_timeout=5, refresh_delay=0.5)
+        async with manager:
+            await manager.ready(1, 1)
+            find, mark = finder_of(manager).find, mark_on(a)
+            a.freeze()  # with the commit written, and its connection lost
+            asked = [asyncio.create_task(find(mark, clock() + 60)) for _ in range(5)]
+            await asyncio.sleep(0.01)
+            b.promote()
+            await until(lambda: manager.metrics().nodes[1].role.value == "master")
+            await until(lambda: manager.master_pool_count == 1)
+            began = clock()
+            if thaws:
+                a.thaw()
+            found = {*await asyncio.gather(*asked)}
+            seconds = clock() - began
+            a.thaw()
+            return found, seconds
+
+    return run(play(), clock)
+
+
+def two_servers(clock: VirtualClock) -> list[FakeServer]:
+    return [FakeServer(parse_host(name), master=name == "a", clock=clock) for name in "ab"]
+
+
+def test_20_what_a_master_says_that_was_replaced_meanwhile_counts_no_more() -> None:
+    found, _ = asked_as_the_master_is_replaced(thaws=True)
+    assert found == {Outcome.ABORTED}  # as b says, which serves
+
+
+def test_a_silent_master_that_was_replaced_is_asked_by_none_of_those_who_wait_their_turn() -> None:
+    found, seconds = asked_as_the_master_is_replaced(thaws=False)
+    assert found == {Outcome.ABORTED}
+    assert seconds < 6  # one refresh_timeout
+
+
+def test_20_a_unit_of_work_is_done_again_where_a_replaced_master_says_that_it_has_it() -> None:
+    clock = VirtualClock()
+
+    async def play() -> None:
+        a, b = two_servers(clock)
+        a.statuses[100], b.statuses[100] = "committed", "aborted"
+        a.xid = 100
+        begun: list[FakeServer] = []
+
+        def lose(connection: FakeConnection) -> None:
+            a.freeze()
+            connection.lose()
+            raise ConnectionResetError("the connection was reset")
+
+        async def work(connection: FakeConnection) -> FakeServer:
+            begun.append(connection.server)
+            return connection.server
+
+        a.script["commit"] = lose
+        manager = manager_of({"a": a, "b": b}, clock=clock, refresh_timeout=5, refresh_delay=0.5)
+        async with manager:
+            await manager.ready(1, 1)
+            unit = asyncio.create_task(manager.run(work))
+            await until(lambda: a.frozen)
+            await asyncio.sleep(0.01)
+            b.promote()
+            await until(lambda: manager.metrics().nodes[1].role.value == "master")
+            await until(lambda: manager.master_pool_count == 1)
+            a.thaw()
+            assert await unit is b
+            assert begun == [a, b]
+
+    run(play(), clock)
+
+
+def test_20_what_is_said_at_an_address_that_the_name_has_left_counts_no_more() -> None:
+    clock, names = VirtualClock(), ScriptedNames(2.0)
+    names.addresses["db"] = ("10.0.0.1",)
+
+    async def play() -> None:
+        old = FakeServer(parse_host("db"), master=True, clock=clock)
+        new = FakeServer(parse_host("db"), master=True, timeline=2, clock=clock)
+        new.recovered_to, new.was_standby = 1000, True
+        new.statuses[100] = "aborted"  # and on the old one it is in progress at first
+        manager = manager_of(
+            {"db": old}, clock=clock, names=names, refresh_timeout=5, refresh_delay=0.5
+        )
+        manager.driver.at = {"10.0.0.1": old, "10.0.0.2": new}
+        async with manager:
+            await manager.ready(1, 0)
+            logins = old.logins
+            asked = asyncio.create_task(finder_of(manager).find(mark_on(old), clock() + 60))
+            await until(lambda: old.logins > logins)
+            old.latency = 0.02  # so that a question is under way when it freezes
+            await asyncio.sleep(0.6)
+            old.latency, old.statuses[100] = 0.0, "committed"
+            old.freeze()
+            await asyncio.sleep(0.6)
+            names.addresses["db"] = ("10.0.0.2",)
+            await until(lambda: any(each.on_lost for each in new.connections))
+            async with manager.acquire(timeout=5) as connection:
+                assert connection.server is new
+            old.thaw()
+            assert await asked is Outcome.ABORTED
+
+    run(play(), clock)
+
+
+@pytest.mark.parametrize("how", ["close", "terminate"])
+@pytest.mark.parametrize("at", ["a question", "a login"])
+def test_12_closing_ends_what_the_finder_is_at(how: str, at: str) -> None:
+    clock = VirtualClock()
+
+    async def play() -> None:
+        server = FakeServer(parse_host("a"), master=True, clock=clock)
+        manager = manager_of({"a": server}, clock=clock, refresh_timeout=30)
+        await manager.ready(1, 0)
+        logins = server.logins
+        if at == "a login":
+            server.freeze()
+        asked = asyncio.create_task(finder_of(manager).find(mark_on(server), clock() + 60))
+        await until(lambda: server.logins > logins)
+        if at == "a question":
+            server.latency = 0.02
+            await asyncio.sleep(0.6)
+            server.freeze()
+            await asyncio.sleep(0.6)
+        await (manager.close(0.5) if how == "close" else manager.terminate())
+        began = clock()
+        assert await asked is Outcome.UNKNOWN
+        assert server.connections == []
+        assert clock() - began < 1
+
+    run(play(), clock)
+
+
+def test_a_mark_that_another_thread_enters_ends_no_unit_of_work() -> None:
+    server = fake_cluster("a master")["a"]
+    mark = mark_on(server)
+
+    class Marks(dict[object, object]):
+        """Marks to which another thread adds one just after this one has begun to look."""
+
+        def __iter__(self) -> Iterator[object]:
+            looking = super().__iter__()
+            self["another"] = mark
+            return looking
+
+    finder = ThreadManager({"a": server})._parts.commits  # noqa: SLF001  # which `run` tells
+    finder._marks = Marks(dict.fromkeys(range(8), mark))  # type: ignore[assignment]  # noqa: SLF001
+    finder.saw(mark)
+    assert finder._marks[mark.server] is mark  # noqa: SLF001
