@@ -68,8 +68,8 @@ class CancelledReleases(Generic[PoolT, ConnT]):
     def _finished(self, lease: Lease[PoolT, ConnT], task: asyncio.Task[None]) -> None:
         # A callback's work, as a task that is cancelled before its first step does nothing.
         self._tasks.discard(task)
-        node = lease.node
-        assert node is not None  # noqa: S101  # its place is still taken
+        if (node := lease.node) is None:
+            return  # it was terminated, and its places were free before its block had ended
         failure = asyncio.CancelledError() if task.cancelled() else task.exception()
         try:
             if failure is not None:

@@ -20,6 +20,7 @@ from hasql._routing.node import Node
 from hasql._routing.succession import Succession
 from hasql.diagnostics import about
 from hasql.driver import ConnT, Driver, DriverPool, PoolSizes, PoolT
+from hasql.errors import PoolManagerClosedError
 
 __all__ = ("Resizing",)
 
@@ -77,7 +78,8 @@ class Resizing(Generic[PoolT, ConnT]):
     def _ended(self, task: "asyncio.Task[None]") -> None:
         """Say what has failed: perhaps nobody waits for it."""
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, PoolManagerClosedError):
             extra = about("resize_failed")
             log.warning("a pool could not be resized: %s", self._hide(repr(error)), extra=extra)
 
@@ -85,7 +87,12 @@ class Resizing(Generic[PoolT, ConnT]):
         self, nodes: list[Node[PoolT, ConnT]], kwargs: Mapping[str, Any], sizes: PoolSizes
     ) -> None:
         pools = [self._replace(node, kwargs, sizes) for node in nodes if node.pool is not None]
-        await asyncio.gather(*pools)
+        try:
+            await asyncio.gather(*pools)
+        except asyncio.CancelledError:
+            if self._routing.serves:
+                raise
+            raise PoolManagerClosedError("the pool manager was closed") from None
 
     async def _replace(
         self, node: Node[PoolT, ConnT], kwargs: Mapping[str, Any], sizes: PoolSizes

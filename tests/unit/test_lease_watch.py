@@ -15,6 +15,7 @@ import pytest
 from hasql import ConfigurationError
 from hasql.events import LeaseOverdue
 from hasql.resilience import Admission, Lifecycle
+from simulation.virtual_time import VirtualClock, run
 from testbed.fake_driver import FakeManager, fake_cluster, manager_of, until
 from testbed.fake_threads import ThreadManager
 
@@ -171,6 +172,45 @@ def test_the_stack_of_a_thread_is_that_of_a_traceback(depth: int, more: dict[str
         assert lease.stack is not None
         assert ("16 calls" in lease.stack) == bool(depth)
         manager.putconn(connection)
+
+
+@pytest.mark.parametrize("settles", [False, True])
+def test_a_block_that_is_cancelled_after_its_lease_was_freed_ends_quietly(
+    settles: bool,
+) -> None:  # of a table
+    clock, servers = VirtualClock(), fake_cluster("a master")
+    lifecycle = Lifecycle(leak_threshold=0.5, leak_action="terminate")
+
+    async def commit() -> None:
+        try:
+            await asyncio.sleep(2)  # the driver has not noticed that it was broken
+        except asyncio.CancelledError:
+            if settles:
+                await asyncio.sleep(0.1)
+            raise
+
+    async def play() -> None:
+        told: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        async with manager_of(servers, clock=clock, lifecycle=lifecycle) as manager:
+            await manager.ready(1, 0)
+            await asyncio.sleep(1)
+            [pool] = manager.driver.pools
+            pool.leave_block = lambda *_: commit()
+
+            async def use() -> None:
+                async with manager.acquire():
+                    pass
+
+            task = asyncio.create_task(use())
+            await asyncio.sleep(1)
+            task.cancel()
+            await asyncio.wait({task})
+            await asyncio.sleep(3)
+            assert manager.metrics().nodes[0].in_flight == 0
+            assert told == []
+
+    run(play(), clock)
 
 
 @pytest.mark.parametrize("name", ["max_lifetime", "max_idle", "check_idle", "leak_threshold"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hasql import NotAvailableError
+from hasql.errors import PoolManagerClosedError
 from simulation.virtual_time import VirtualClock, run
 from testbed.fake_driver import fake_cluster, manager_of
 from tests.unit.test_thread_manager import managed
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from hasql.driver import PoolSizes
-    from testbed.fake_driver import FakeServer
+    from testbed.fake_driver import FakePool, FakeServer
     from testbed.fake_threads import ThreadManager
 
 ANY = {"min_size": 0, "max_size": 4}
@@ -145,6 +146,28 @@ def test_a_place_that_is_taken_as_the_pool_is_resized_counts_for_the_next() -> N
                 assert 1 + most_lent(manager, servers["a"]) <= 2
             finally:
                 lease.__exit__(None, None, None)
+
+
+def test_who_waits_for_a_resize_is_told_that_the_manager_closes() -> None:
+    clock, servers = VirtualClock(), fake_cluster("a master")
+    manager = manager_of(servers, clock=clock)
+
+    async def play() -> None:
+        await manager.ready(1, 0)
+        opened = manager.driver.open
+
+        async def open_slowly(*args: Any) -> FakePool:
+            await asyncio.sleep(1)
+            return await opened(*args)
+
+        manager.driver.open = open_slowly  # type: ignore[assignment, method-assign]
+        resizing = asyncio.ensure_future(manager.resize(max_size=4))
+        await asyncio.sleep(0.1)
+        await manager.close(1)
+        with pytest.raises(PoolManagerClosedError):
+            await resizing
+
+    run(play(), clock)
 
 
 def twice(manager: ThreadManager) -> None:
