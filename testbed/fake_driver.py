@@ -475,6 +475,8 @@ class FakeDriver(Driver[FakePool, FakeConnection]):
         self.turns: dict[HostSpec, Iterator[FakeServer]] = {}
         #: What is at an address, where a name is followed.
         self.at: dict[str, FakeServer] = {}
+        #: The address that is reached where the driver resolves a name by itself.
+        self.peer: str | None = None
         self.pools: list[FakePool] = []
         #: What opening a pool raises, one after the other, before it succeeds.
         self.open_errors: list[Exception] = []
@@ -519,7 +521,7 @@ class FakeDriver(Driver[FakePool, FakeConnection]):
     async def _log_in(self, endpoint: Endpoint) -> FakeConnection:
         async def dial(address: str | None) -> FakeConnection:
             connection = await self.server_at(endpoint.host, address).log_in()
-            connection.address = address
+            connection.address = address or self.peer
             return connection
 
         return await endpoint.connect(dial, self.failure, FakeConnection.lose)

@@ -32,6 +32,8 @@ def leave_addresses(
 ) -> None:
     """Let none of a node's connections be used again that lead where its name leads no more.
 
+    What is idle is closed at once, and what is lent when it is given back.
+
     If the name has just `left` an address, connects to there end that are under way, which no open
     connection tells of. If the reserved connection has `moved`, the node offers nothing until a
     probe is answered: also with nothing open, as whoever connects is the first to meet what is

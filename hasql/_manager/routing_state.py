@@ -167,6 +167,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         node = self.nodes.get(observation.host)
         if node is None or not self.learns:
             return
+        state = self.topology.node(node.host)
         match observation:
             case PoolOpened(pool=pool):
                 node.pool = pool
@@ -174,13 +175,12 @@ class RoutingState(Generic[PoolT, ConnT]):
                 self.on_pool_opened(node, pool)
                 self._apply(Step(self.topology), rerouted=True)
             case HostWarm():
-                if self._is_wanted(node.host):
+                if self._is_wanted(node.host) and (state is None or state.answers):
                     node.cold = False
                 self._apply(Step(self.topology), rerouted=True)
             case PoolRefused(error=error):
-                state, now = self.topology.node(node.host), self._clock()
+                now, kept = self._clock(), without_frames(error)
                 began = now if state is None else state.began
-                kept = without_frames(error)
                 self.publish(Failed(node.host, began, now, kept, refused=True, heard=True))
 
     def _prepare(self, host: HostSpec) -> None:
@@ -286,13 +286,14 @@ class RoutingState(Generic[PoolT, ConnT]):
     def follow_name(self, host: HostSpec, lead: Callable[[], bool]) -> None:
         """Have connects `lead` to where a host's name leads now, and leave where it led.
 
-        In one step, so that nobody is lent what is there before a probe has said what that is. What
-        is idle is closed at once, and what is lent once it is given back.
+        In one step, so that nobody is lent what is there before a probe has said what that is.
         """
         left = lead()
         if (node := self.nodes.get(host)) is not None and self.learns:
             moved = self.monitors.leave_if_moved(host)
             leave_addresses(node, self._book, left=left, moved=moved)
+            if left or moved:
+                self.reopen(node)
 
     @guarded
     def stop_serving(self) -> None:
@@ -336,6 +337,7 @@ class RoutingState(Generic[PoolT, ConnT]):
     def _break(self, node: Node[PoolT, ConnT], effect: Purge | AbortLeases) -> None:
         if isinstance(effect, Purge):
             purge(node, self._book)
+            self.openings.cancel(node)  # what is not open yet is from before, too
         elif aborted := self._book.abort(node, but_on=effect.but_on):
             leases = counted(aborted, "lease")
             say(log.warning, "%s: %s aborted", node.host, "leases_aborted", leases)

@@ -325,6 +325,8 @@ class Monitor:
                 raise self._prober.no_answer() from None
             raise
         else:
+            if hedge is not None and self._session is not session:  # answered in the same turn
+                reading, self._afresh = await hedge, True
             self._known = reading
             return reading
         finally:

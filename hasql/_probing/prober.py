@@ -129,7 +129,7 @@ class Prober:
             self._openings[opening] = None
             try:
                 session, reading = await self._open(opening, stall_timer, on_lost)
-                if not opening.left_behind:
+                if not (opening.left_behind or self._endpoint.has_left(session.address)):
                     return session, reading
                 session.kill()  # it had answered just before its name moved
             except Exception:

@@ -60,7 +60,8 @@ class NameDiscovery(Discovery):
             seconds = max(ttl, _LEAST_PAUSE) * self._chance.uniform(1.0, 1.0 + _JITTER)
             self._again = asyncio.get_running_loop().create_future()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._again, seconds)
+                async with asyncio.timeout(seconds):  # wait_for() of 3.11 may lose a cancellation
+                    await self._again
 
     def refresh(self) -> None:
         """Look the name up now."""
