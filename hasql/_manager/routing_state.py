@@ -337,7 +337,7 @@ class RoutingState(Generic[PoolT, ConnT]):
     def _break(self, node: Node[PoolT, ConnT], effect: Purge | AbortLeases) -> None:
         if isinstance(effect, Purge):
             purge(node, self._book)
-            self.openings.cancel(node)  # what is not open yet is from before, too
+            self.openings.give_up(node)  # what is not open yet is from before, too
         elif aborted := self._book.abort(node, but_on=effect.but_on):
             leases = counted(aborted, "lease")
             say(log.warning, "%s: %s aborted", node.host, "leases_aborted", leases)

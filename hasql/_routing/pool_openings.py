@@ -77,6 +77,12 @@ class PoolOpenings(Generic[PoolT, ConnT]):
         attempts.task.cancel()
         return [attempts.task]
 
+    def give_up(self, node: Node[PoolT, ConnT]) -> None:
+        """End an opening that is under way; what is known of those that have failed is kept."""
+        attempts = self._attempts.get(node)
+        if attempts is not None and attempts.task is not None:
+            self.cancel(node)
+
     def tasks(self) -> list[asyncio.Task[None]]:
         """Return the tasks under way."""
         return [x.task for x in self._attempts.values() if x.task is not None]
