@@ -55,12 +55,13 @@ async def test_8_a_pooler_full_of_the_applications_own_statements_is_waited_for(
     kit: Kit, pg_cluster: LocalCluster, pgbouncer: StartPgBouncer
 ) -> None:
     pooler = pgbouncer(pg_cluster.master, pool_mode="transaction", default_pool_size=1)
-    async with _through(kit, pg_cluster, pooler, silence=0.2) as manager:
+    # Long enough for a login on a busy machine, and the statement is longer than that.
+    async with _through(kit, pg_cluster, pooler, silence=0.6) as manager:
         await manager.ready(1, 0)
         seen = set()
         manager.add_listener(lambda event: seen.add(type(event).__name__))
         async with manager.acquire_master() as connection:
-            query = "SELECT 1 FROM (SELECT pg_sleep(1)) AS s"
+            query = "SELECT 1 FROM (SELECT pg_sleep(2)) AS s"
             running = asyncio.ensure_future(kit.value(connection, query))
             await until(lambda: _health(manager) == "suspect" or running.done())
             assert await running == 1
