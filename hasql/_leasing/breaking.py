@@ -1,7 +1,7 @@
 """The breaking of a node's connections, and what the book is to know of it.
 
 In this order, as threads give connections back meanwhile. First leases are marked: whoever begins
-to give one back then breaks it himself. Then what is being given back already is broken. Then the
+to give one back after that breaks it. Then what is being given back already is broken. Then the
 pool breaks what it has: also what has come back since, which some adapters find by its lease no
 more.
 """
