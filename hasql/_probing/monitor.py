@@ -325,7 +325,7 @@ class Monitor:
                 raise self._prober.no_answer() from None
             raise
         else:
-            if hedge is not None and self._session is not session:  # answered in the same turn
+            if hedge is not None and self._session not in (session, None):  # both were answered
                 reading, self._afresh = await hedge, True
             self._known = reading
             return reading

@@ -115,29 +115,6 @@ def test_9_a_pool_that_was_being_opened_when_its_name_moved_leads_to_the_new_add
     run(play(), clock)
 
 
-def test_10_no_host_waits_for_an_opening_at_the_address_that_its_name_has_left() -> None:
-    clock = VirtualClock()
-    manager, old, new, names = moving(clock=clock, refresh_delay=1.0, refresh_timeout=1.0)
-    old.latency = 0.1
-    # The same server, so that nothing else tells of the change.
-    new.timeline, new.started_at, new.system_id = old.timeline, old.started_at, old.system_id
-
-    async def play() -> None:
-        ready = asyncio.ensure_future(manager.ready(1, 0, timeout=60))
-        try:
-            await until(lambda: old.logins == 2)  # the monitor's, and the pool's first
-            old.freeze()
-            move_once(names, "10.0.0.2")
-            await until(lambda: any(each.on_lost is not None for each in new.connections))
-            began = clock()
-            await ready
-            assert clock() - began < 1
-        finally:
-            await manager.close()
-
-    run(play(), clock)
-
-
 def test_9_what_a_driver_has_resolved_before_the_first_answer_is_no_probe_of_the_host() -> None:
     clock, names = VirtualClock(), SlowNames(60.0)
     names.addresses["db"] = ("10.0.0.2",)

@@ -13,9 +13,12 @@ from hasql.discovery.by_name import NameDiscovery
 from hasql.dns import Resolver
 from simulation.virtual_time import VirtualClock, run
 from testbed.fake_driver import FakeConnection, FakeServer, fake_cluster, manager_of, until
+from tests.unit.test_followed_names import move_once, moving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from testbed.fake_driver import FakeManager
 
 #: A virtual address, which leads to whichever server has it.
 ADDRESS = parse_host("10.0.0.9")
@@ -27,24 +30,50 @@ ADDRESS = parse_host("10.0.0.9")
 def test_10_a_host_that_is_back_does_not_wait_for_an_opening_from_before() -> None:
     clock = VirtualClock()
     old = FakeServer(ADDRESS, master=True, clock=clock)
-    old.latency = 0.1
     new = FakeServer(ADDRESS, master=True, timeline=2, clock=clock)
     manager = manager_of({"it": old}, clock=clock, refresh_delay=1.0, refresh_timeout=1.0)
 
-    async def play() -> None:
+    def move() -> None:
+        manager.driver.servers[ADDRESS] = new
+
+    assert seconds_to_open(manager, old, new, move, clock) < 1
+
+
+def test_10_no_host_waits_for_an_opening_at_the_address_that_its_name_has_left() -> None:
+    clock = VirtualClock()
+    manager, old, new, names = moving(clock=clock, refresh_delay=1.0, refresh_timeout=1.0)
+    # The same server, so that nothing else tells of the change.
+    new.timeline, new.started_at, new.system_id = old.timeline, old.started_at, old.system_id
+    assert seconds_to_open(manager, old, new, lambda: move_once(names, "10.0.0.2"), clock) < 1
+
+
+def seconds_to_open(
+    manager: FakeManager,
+    old: FakeServer,
+    new: FakeServer,
+    move: Callable[[], None],
+    clock: VirtualClock,
+) -> float:
+    """Have a server fall silent while its pool is being opened, and another be where it was.
+
+    Return the seconds from when a monitor meets the other one until the host serves.
+    """
+    old.latency = 0.1
+
+    async def play() -> float:
         ready = asyncio.ensure_future(manager.ready(1, 0, timeout=60))
         try:
             await until(lambda: old.logins == 2)  # the monitor's, and the pool's first
             old.freeze()
-            manager.driver.servers[ADDRESS] = new
+            move()
             await until(lambda: any(each.on_lost is not None for each in new.connections))
             began = clock()
             await ready
-            assert clock() - began < 1
+            return clock() - began
         finally:
             await manager.close()
 
-    run(play(), clock)
+    return run(play(), clock)
 
 
 def test_10_a_pool_that_was_being_opened_when_another_server_came_leads_to_that_one() -> None:

@@ -725,43 +725,55 @@ def test_what_was_put_back_in_time_is_not_broken_for_who_has_it_next() -> None:
     servers = fake_cluster("b replica")
     with managed_replica(servers) as manager:
         pool, server = manager.pool_of("b"), servers["b"]
-        first, lent, over = threading.get_ident(), threading.Event(), threading.Event()
+        first, other = threading.get_ident(), NextUser(manager)
         deadline = monotonic() + 1.0
-        met: list[object] = []
+        put_back: list[ThreadConnection] = []
 
         def promote(_: ThreadConnection) -> None:
             pool.on_acquired = lambda _: None
             manager.in_loop(server.promote)
             until(lambda: manager.metrics().nodes[0].role is Role.MASTER)
 
-        def use() -> None:
-            with manager.acquire_master(timeout=LONG) as connection:
-                met.append(connection)
-                lent.set()
-                assert over.wait(LONG)
-                connection.use()
-                met.append("it works")
-
-        other = threading.Thread(target=use)
         release = pool.release
 
         def release_late(connection: ThreadConnection, **kwargs: Any) -> None:
             release(connection, **kwargs)
             if threading.get_ident() == first:  # it is back, and this thread has no turn for long
-                met.append(connection)
-                other.start()
-                assert lent.wait(LONG)
+                put_back.append(connection)
+                other.begin()
                 until(lambda: monotonic() > deadline)
                 manager.in_loop(lambda: None)  # which has looked for what is overdue
-                over.set()
-                other.join()
+                other.go_on()
 
         pool.on_acquired, pool.release = promote, release_late  # type: ignore[method-assign]
         with pytest.raises(NotAvailableError):
             manager.acquire_replica(timeout=1.0, fallback_master=False).__enter__()
-        put_back, taken, *rest = met
-        assert put_back is taken
-        assert rest == ["it works"]
+        assert other.used == put_back
+
+
+class NextUser:
+    """A thread that is lent what comes back next, and uses it once it may go on."""
+
+    def __init__(self, manager: ThreadManager) -> None:
+        self._manager = manager
+        self._lent, self._goes_on = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._use)
+        self.used: list[ThreadConnection] = []
+
+    def begin(self) -> None:
+        self._thread.start()
+        assert self._lent.wait(LONG)
+
+    def _use(self) -> None:
+        with self._manager.acquire_master(timeout=LONG) as connection:
+            self._lent.set()
+            assert self._goes_on.wait(LONG)
+            connection.use()
+            self.used.append(connection)
+
+    def go_on(self) -> None:
+        self._goes_on.set()
+        self._thread.join()
 
 
 @contextmanager
@@ -785,35 +797,22 @@ def test_what_upkeep_has_given_back_is_not_broken_for_who_has_it_next() -> None:
         pool = manager.pool_of("a")
         with manager.acquire_master():
             pass
-        lent, over = threading.Event(), threading.Event()
-        met: list[object] = []
-
-        def use() -> None:
-            with manager.acquire_master(timeout=LONG) as connection:
-                met.append(connection)
-                lent.set()
-                assert over.wait(LONG)
-                connection.use()
-                met.append("it works")
-
-        other = threading.Thread(target=use)
+        other, over = NextUser(manager), threading.Event()
+        put_back: list[ThreadConnection] = []
         release = pool.release
 
         def release_late(connection: ThreadConnection, **kwargs: Any) -> None:
             release(connection, **kwargs)
-            if not met and "upkeep" in threading.current_thread().name:
-                met.append(connection)
-                other.start()
-                assert lent.wait(LONG)
+            if not put_back and "upkeep" in threading.current_thread().name:
+                put_back.append(connection)
+                other.begin()
                 time.sleep(1.1)  # upkeep waits for a second
                 over.set()
 
         pool.release = release_late  # type: ignore[method-assign]
         assert over.wait(LONG)
-        other.join()
-        put_back, taken, *rest = met
-        assert put_back is taken
-        assert rest == ["it works"]
+        other.go_on()
+        assert other.used == put_back
 
 
 def test_one_that_is_lost_while_it_is_put_in_does_not_count_as_idle() -> None:

@@ -148,9 +148,6 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
             except ConnectionError:  # of the connect, or the host was given up
                 leave_to_itself(connecting, terminate_opened)
                 raise
-            if ended != self._connects_ended:  # between its end and this task's turn
-                terminate_opened(opened)
-                raise ConnectionError("the host was given up while connecting to it")
             return opened
 
     def _forget(self, connection: RawConnection) -> None:

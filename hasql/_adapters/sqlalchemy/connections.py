@@ -83,7 +83,7 @@ class EngineConnections:
         (raw, address), made = await self._pending.run(
             self._limit.run(connect), lambda opened: self._library.abort(opened.connection[0])
         )
-        if self._closed:  # it was connected just before `close` ended what was under way
+        if self._closed:  # it had not begun when `close` ended what was under way
             self._library.abort(raw)
             raise PoolManagerClosedError("the pool manager is closed")
         self._open[raw] = None
