@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from threading import Thread
 
+    import pytest
+
     from hasql._manager.facade import Facade
     from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster, LocalNode
@@ -31,6 +33,7 @@ __all__ = (
     "LOCK",
     "WAIT_FOR_LOCK",
     "Table",
+    "aborts_leases",
     "asleep",
     "connections_to",
     "crash_within",
@@ -90,6 +93,11 @@ async def empty_database(node: LocalNode) -> None:
 def in_flight(manager: Facade[Any, Any, Any]) -> int:
     """Count the leases that are out, on whichever host."""
     return sum(node.in_flight for node in manager.metrics().nodes)
+
+
+def aborts_leases(caplog: pytest.LogCaptureFixture) -> bool:
+    """Tell whether hasql has broken leases by itself."""
+    return any(getattr(record, "event", None) == "leases_aborted" for record in caplog.records)
 
 
 async def until(holds: Callable[[], bool]) -> None:

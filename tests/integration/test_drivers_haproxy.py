@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from testbed.middlemen.addresses import dsn_through
-from testbed.scene import fail_over, until, until_sessions
+from testbed.scene import aborts_leases, fail_over, until, until_sessions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -72,10 +73,15 @@ async def test_masters_and_replicas_are_what_was_asked_for(
 
 # What is not cut is the harder one: pools keep what leads to another server by now.
 @pytest.mark.parametrize("service", [False], ids=["uncut"], indirect=True)
-async def test_writers_and_readers_go_on_after_a_crash(
-    kit: Kit, manager: Manager, pg_cluster: LocalCluster, service: HAProxy, table: Table
+async def test_writers_and_readers_go_on_after_a_crash(  # noqa: PLR0913  # what it is played with
+    kit: Kit,
+    manager: Manager,
+    pg_cluster: LocalCluster,
+    service: HAProxy,
+    table: Table,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    failures: list[str] = []
+    failures: Counter[str] = Counter()
     written: list[int] = []
     read: list[bool] = []
     stop = asyncio.Event()
@@ -92,11 +98,11 @@ async def test_writers_and_readers_go_on_after_a_crash(
                         await kit.write(connection, table.insert(number))
                         written.append(number)
             except kit.lost:
-                failures.append(task)
+                failures[task] += 1
 
     tasks = [
-        asyncio.ensure_future(use(f"{read_only} {number}", read_only=read_only))
-        for read_only in (False, True)
+        asyncio.ensure_future(use(f"{does} {number}", read_only=does == "reads"))
+        for does in ("writes", "reads")
         for number in range(2)
     ]
 
@@ -115,8 +121,11 @@ async def test_writers_and_readers_go_on_after_a_crash(
     await until_more()
     stop.set()
     await asyncio.gather(*tasks)
-    # One of each task, at most, for the server that was killed.
-    assert len(failures) == len(set(failures)), failures
+    # One of each task, at most, for the server that was killed. And one of those that write where
+    # the masters' address has led to the new one before hasql could know which server that is: what
+    # it has lent there by then might be on the old one, and is broken.
+    for task, met in failures.items():
+        assert met <= 1 + (task.startswith("writes") and aborts_leases(caplog)), failures
     assert all(read[-10:])
     async with manager.acquire_master() as connection:
         assert await kit.port(connection) == new.port
