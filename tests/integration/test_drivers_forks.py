@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,7 @@ import pytest
 from testbed.scene import every_place_works, until_sessions
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from hasql._manager.facade import Facade
     from hasql.base import BasePoolManager
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     Manager = BasePoolManager[Any, Any]
 
 ROOT = Path(__file__).parents[2]
+
+_PLAYS = 4
+"""How often in a row a machine may be too busy to tell anything."""
 
 
 def in_child(run: Callable[[], dict[str, str]]) -> dict[str, str]:
@@ -51,6 +56,21 @@ def in_child(run: Callable[[], dict[str, str]]) -> dict[str, str]:
     assert said, "the child has died"
     result: dict[str, str] = json.loads(said)
     return result
+
+
+def plays(caplog: pytest.LogCaptureFixture) -> Iterator[int]:
+    """Have a test play until it has proved something: that a parent keeps its connections, or not.
+
+    Where a machine is so busy that a reserved connection answers later than a new one, hasql takes
+    the connections for lost that were there before. So a play in which a host went quiet proves
+    nothing against it; but whatever a fork does to a parent, it does each time.
+    """
+    caplog.set_level(logging.DEBUG, "hasql")
+    for play in range(_PLAYS):
+        caplog.clear()
+        yield play
+        if not any(getattr(each, "event", None) == "host_quiet" for each in caplog.records):
+            return
 
 
 def run_anew(loop_class: type[asyncio.AbstractEventLoop], work: Awaitable[Any]) -> None:
@@ -189,27 +209,32 @@ def outcomes(
 
 
 async def test_16_a_child_is_refused_whatever_it_does_and_its_parent_notices_nothing(
-    kit: Kit, manager: Manager, pg_cluster: LocalCluster, application: str
+    kit: Kit,
+    manager: Manager,
+    pg_cluster: LocalCluster,
+    application: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    before = await backends(kit, manager, pg_cluster, application)
-    lease = manager.acquire_master()
-    connection = await lease.__aenter__()
-    pid = await kit.pid(connection)
-    pool = await manager.get_pool(read_only=False)
     loop_class = type(asyncio.get_running_loop())
-
-    def child() -> dict[str, str]:
-        said = outcomes(loop_class, uses(manager, lease, connection, pool))
-        return {**said, "repr": repr(manager)}
-
-    said = in_child(child)
-    shown = said.pop("repr")
-    assert said == dict.fromkeys(said, "WrongEventLoopError")
-    assert "started before a fork" in shown
-    assert await kit.pid(connection) == pid
-    await lease.__aexit__(None, None, None)
-    await manager.wait_next_pool_check()
-    assert await backends(kit, manager, pg_cluster, application) == before
+    kept = False
+    for _ in plays(caplog):
+        before = await backends(kit, manager, pg_cluster, application)
+        lease = manager.acquire_master()
+        connection = await lease.__aenter__()
+        pid = await kit.pid(connection)
+        pool = await manager.get_pool(read_only=False)
+        tried = uses(manager, lease, connection, pool)
+        said = in_child(partial(outcomes, loop_class, tried))
+        shown = in_child(lambda: {"repr": repr(manager)})["repr"]
+        assert said == dict.fromkeys(said, "WrongEventLoopError")
+        assert "started before a fork" in shown
+        assert await kit.pid(connection) == pid
+        await lease.__aexit__(None, None, None)
+        await manager.wait_next_pool_check()
+        kept = await backends(kit, manager, pg_cluster, application) == before
+        if kept:
+            break
+    assert kept
 
 
 async def test_16_a_manager_that_was_not_started_before_the_fork_works_in_the_child(
