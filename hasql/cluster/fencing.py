@@ -34,6 +34,9 @@ class SeenClusters:
     timelines: Mapping[int, int] = field(default_factory=dict)
     #: By system identifier: the node that is, or was last, the elected master.
     incumbents: Mapping[int, NodeState] = field(default_factory=dict)
+    #: By system identifier: those that were seen to write the incumbent's timeline, too. They are
+    #: remembered here as a source of hosts may leave one out for a moment.
+    losers: Mapping[int, tuple[NodeState, ...]] = field(default_factory=dict)
     #: By system identifier: where its timelines have begun, as far as that was seen.
     switches: Mapping[int, tuple[Switch, ...]] = field(default_factory=dict)
 
@@ -60,7 +63,6 @@ def _fence(
     nodes: Sequence[NodeState], exclusions: list[Exclusion | None], seen: SeenClusters
 ) -> SeenClusters:
     """Choose the master of each cluster, and return what is to be remembered of that."""
-    timelines, incumbents = dict(seen.timelines), dict(seen.incumbents)
     clusters = {node.system_id for node in nodes if node.system_id is not None}
     for cluster in clusters:
         contenders = [
@@ -71,8 +73,9 @@ def _fence(
             and node.timeline is not None
             and exclusions[i] is None
         ]
-        _elect(nodes, contenders, exclusions, timelines, incumbents)
-    return replace(seen, timelines=timelines, incumbents=incumbents)
+        if contenders:
+            seen = _elect(cluster, nodes, contenders, exclusions, seen)
+    return seen
 
 
 def _pin(nodes: Sequence[NodeState], seen: SeenClusters, rules: Rules, now: float) -> SeenClusters:
@@ -134,20 +137,16 @@ def _see_off(nodes: Sequence[NodeState], exclusions: list[Exclusion | None]) -> 
 
 
 def _elect(
+    cluster: int,
     nodes: Sequence[NodeState],
     contenders: Sequence[int],
     exclusions: list[Exclusion | None],
-    timelines: dict[int, int],
-    incumbents: dict[int, NodeState],
-) -> None:
+    seen: SeenClusters,
+) -> SeenClusters:
     """Choose the master among those that are, or were when they last answered, masters."""
     live = [i for i in contenders if nodes[i].answers]
-    if not contenders:
-        return
-    cluster = nodes[contenders[0]].system_id
-    assert cluster is not None  # noqa: S101  # contenders have one; this tells the type checker
-    top = max([timelines.get(cluster, 0), *(nodes[i].timeline or 0 for i in live)])
-    timelines[cluster] = top
+    top_before = seen.timelines.get(cluster, 0)
+    top = max([top_before, *(nodes[i].timeline or 0 for i in live)])
     for i in contenders:
         if (nodes[i].timeline or 0) < top:
             exclusions[i] = Exclusion.FENCED
@@ -155,9 +154,10 @@ def _elect(
     # Once two were seen to write the same timeline, the one that was not chosen stays out until
     # the other is a replica, is gone from the hosts, or has been left behind by a new timeline:
     # that the other is silent does not tell that it lost.
-    split = {i for i in leaders if nodes[i].exclusion is Exclusion.SPLIT and len(leaders) > 1}
+    lost = seen.losers.get(cluster, ()) if top == top_before else ()
+    split = {i for i in leaders if len(leaders) > 1 and _is_among(lost, nodes[i])}
     free = [i for i in leaders if nodes[i].answers and i not in split]
-    incumbent = incumbents.get(cluster)
+    incumbent = seen.incumbents.get(cluster)
     chosen = [i for i in free if incumbent is not None and _is_same(nodes[i], incumbent)]
     if not chosen and len(free) == 1 and not split:
         chosen = free
@@ -165,11 +165,24 @@ def _elect(
         if i in split or (i in free and i not in chosen):
             exclusions[i] = Exclusion.SPLIT
     if chosen:
-        incumbents[cluster] = nodes[chosen[0]]
-
-
-def _is_same(node: NodeState, incumbent: NodeState) -> bool:
-    """Tell whether this is the incumbent still, restarted or under another of its names."""
-    return node.host == incumbent.host or (
-        node.server is not None and node.server == incumbent.server
+        incumbent = nodes[chosen[0]]
+    leading = [nodes[i] for i in leaders]
+    losers = [each for each in lost if not _is_among(leading, each)]  # not named just now, say
+    losers += [nodes[i] for i in leaders if exclusions[i] is Exclusion.SPLIT]
+    return replace(
+        seen,
+        timelines={**seen.timelines, cluster: top},
+        incumbents=seen.incumbents
+        if incumbent is None
+        else {**seen.incumbents, cluster: incumbent},
+        losers={**seen.losers, cluster: tuple(losers)},
     )
+
+
+def _is_same(node: NodeState, other: NodeState) -> bool:
+    """Tell whether this is the same server still, restarted or under another of its names."""
+    return node.host == other.host or (node.server is not None and node.server == other.server)
+
+
+def _is_among(others: Sequence[NodeState], node: NodeState) -> bool:
+    return any(_is_same(node, other) for other in others)

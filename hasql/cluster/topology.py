@@ -218,16 +218,12 @@ class Topology:
 
     def without_memory(self, now: float) -> Step:
         """Forget which timelines were seen, so that an older one may win again."""
-        nodes = tuple(
-            replace(node, exclusion=None) if node.exclusion is Exclusion.SPLIT else node
-            for node in self.nodes
-        )
         serving = {node.host for node in self.masters}
         incumbents = {
             cluster: node for cluster, node in self.seen.incumbents.items() if node.host in serving
         }
-        seen = replace(self.seen, timelines={}, incumbents=incumbents, switches={})
-        return self._judged(nodes, seen, now)
+        seen = replace(self.seen, timelines={}, incumbents=incumbents, losers={}, switches={})
+        return self._judged(self.nodes, seen, now)
 
     def _judged(
         self, nodes: tuple[NodeState, ...], seen: SeenClusters, now: float, *, over: bool = False

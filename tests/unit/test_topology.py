@@ -187,6 +187,34 @@ def test_9_silence_does_not_resolve_a_split() -> None:
     assert masters(fresh.observe(failed(A, 3))) == set()
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_9_a_source_that_does_not_name_the_loser_for_a_moment_does_not_resolve_a_split(
+    *, restarted: bool
+) -> None:
+    split = after(master(A, 1), replica(B, 1), master(B, 2)).topology
+    alone = split.with_hosts([Discovered(A)], 3).topology.without([B], 3)
+    assert masters(alone) == {"a"}
+    silent = alone.topology.observe(failed(A, 4)).topology
+    named = silent.with_hosts([Discovered(A), Discovered(B)], 5).topology
+    back = named.observe(master(B, 6, started_at=99 if restarted else None))
+    assert masters(back) == set()
+    assert exclusion(back, B) is Exclusion.SPLIT
+    # But it is the master once the other is no host, it has begun a new timeline, or somebody
+    # who knows better says so.
+    assert masters(back.topology.without([A], 7)) == {"b"}
+    assert masters(back.topology.observe(master(B, 7, timeline=2))) == {"b"}
+    assert masters(back.topology.without_memory(7)) == {"b"}
+
+
+def test_9_a_tag_that_is_lifted_does_not_resolve_a_split() -> None:
+    split = after(master(A, 1), replica(B, 1), master(B, 2)).topology
+    tagged = split.with_hosts([Discovered(A), Discovered(B, never_master=True)], 3).topology
+    silent = tagged.observe(failed(A, 4)).topology
+    lifted = silent.with_hosts([Discovered(A), Discovered(B)], 5)
+    assert masters(lifted) == set()
+    assert exclusion(lifted, B) is Exclusion.SPLIT
+
+
 def test_9_a_restarted_master_stays_the_incumbent() -> None:
     step = after(master(A, 1), replica(B, 1), failed(A, 2), master(A, 3, started_at=99))
     assert masters(step) == {"a"}
