@@ -96,8 +96,6 @@ class EngineTransaction(TaskTransaction):
 
     async def fetch_row(self, sql: str) -> Sequence[str | None]:
         if self.state is TransactionState.NOT_BEGUN:
-            _ = await self._connection.exec_driver_sql("SELECT 1")
-        if self.state is TransactionState.NOT_BEGUN:
             await self._connection.exec_driver_sql(_BEGINNING)
         return await self._library.fetch_row(self._lease.raw, sql)
 
@@ -155,8 +153,6 @@ class EngineThreadTransaction(ThreadTransaction):
         return _state(self._library, lease.raw, self._transaction, stated=lease.stated)
 
     def fetch_row(self, sql: str) -> Sequence[str | None]:
-        if self.state is TransactionState.NOT_BEGUN:
-            self._connection.exec_driver_sql("SELECT 1")
         if self.state is TransactionState.NOT_BEGUN:
             self._connection.exec_driver_sql(_BEGINNING)
         return self._library.fetch_row(self._lease.raw, sql)
