@@ -101,7 +101,7 @@ class StateWaits(Generic[PoolT, ConnT]):
     async def started(self) -> None:
         """Wait for a first host, as entering a manager does."""
         await self._there(
-            "a host in routing",
+            "a host that can serve",
             lambda: bool(self._routing.masters or self._routing.replicas),
             _START_TIMEOUT,
         )
