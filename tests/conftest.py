@@ -17,10 +17,8 @@ if find_spec("flask"):  # which is not in every environment
 
 #: Files whose tests share what is dear to start: one worker runs all of such a file.
 _TOGETHER = (
-    "test_chaos.py",
     "test_chaos_commits.py",
     "test_chaos_load_control.py",
-    "test_chaos_threads.py",
     "test_chaos_units.py",
     "test_commit_outcomes.py",
     "test_dns_engine.py",

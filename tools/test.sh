@@ -2,10 +2,10 @@
 # Run the tests in both environments that make has made; arguments go to pytest. All runs are done,
 # and it fails if one of them does.
 #
-# Without arguments chaos comes first, that of tasks, that of threads and that of the second
-# environment at the same time: it measures under a load of its own, which leaves the machine idle
-# much of the time. Then several workers share the rest of the first environment, while one has all of
-# the second. What is selected by arguments starts sooner without.
+# Without arguments chaos comes first, in both environments at the same time: it measures under a
+# load of its own, which leaves the machine idle half the time. Then several workers share the rest
+# of the first environment, while one has all of the second. What is selected by arguments starts
+# sooner without.
 set -u
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
@@ -51,16 +51,15 @@ if [ "$#" -gt 0 ]; then
 else
     failed=".pytest_cache/v/cache/lastfailed .pytest_cache/sqlalchemy14/v/cache/lastfailed"
     rm -f $failed # what has failed before is run again
-    # Most tests wait for servers most of the time: five workers keep two cores busy. Ports are shared
-    # out by their numbers.
-    workers=${WORKERS:-5}
+    # Ports are shared out by the numbers of workers.
+    workers=${WORKERS:-3}
     shared="--dist loadgroup --no-loadscope-reorder"
     $second $shared --tx "popen//id=gw$workers" >"$logs/second.log" 2>&1 &
     beside=$!
     # Each of the workers would compile all tests for itself, as they begin at once.
     nice $first --collect-only --quiet -p no:cacheprovider >"$logs/collected.log" 2>&1 &
     compiling=$!
-    $first "$chaos" "$threads" $shared --numprocesses 2
+    $first "$chaos" "$threads"
     note $?
     wait "$compiling" # what fails here fails again below
     compiling=
