@@ -162,7 +162,7 @@ async def undo_settings(
         await pool.roll_back(connection)
         await pool.count_rows(connection, query)
 
-    await in_own_task(undo())
+    await in_own_task(undo)
 
 
 def undo_settings_in_thread(

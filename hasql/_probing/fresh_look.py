@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
 from hasql.cluster.host import HostSpec
 from hasql.cluster.probe import Reading, Role
@@ -45,6 +45,10 @@ class Found:
 
     session: Session
     reading: Reading
+
+
+#: Called by its task, or it would never be awaited if that is cancelled before it begins.
+_Look: TypeAlias = Callable[[], Coroutine[Any, Any, Found | None]]
 
 
 class FreshLooks:
@@ -120,7 +124,7 @@ class FreshLooks:
         self._quick_delay = min(2 * self._quick_delay, _SLOWEST_QUICK)
         self._jitter = self._chance.uniform(0.75, 1.25)
 
-    def begin(self, look: Coroutine[Any, Any, Found | None], on_found: Callable[[], None]) -> None:
+    def begin(self, look: _Look, on_found: Callable[[], None]) -> None:
         """Begin a look, which goes on beside the probes; `on_found` is called when `take` is due.
 
         One that has found nothing costs no probe besides: `take` is in time before the next.
@@ -160,10 +164,10 @@ class FreshLooks:
             await asyncio.wait([self._look], timeout=_LAST_WORDS)
 
 
-async def _kept(look: Coroutine[Any, Any, Found | None]) -> Found | None:
+async def _kept(look: _Look) -> Found | None:
     """Have a look; the task keeps what that raises, which must not keep a login in turn."""
     try:
-        return await look
+        return await look()
     except BaseException as error:  # noqa: BLE001  # it is raised again
         raise without_frames(error)  # noqa: B904  # it is the same
 

@@ -354,7 +354,7 @@ class Monitor:
         several = len(self._endpoint.addresses) > 1 or (state is not None and state.several)
         quick = excluded or (urgent and several)
         if known is not None and self._looks.due(quick, urgent):
-            look = self._look_afresh(known, elsewhere=quick)
+            look = partial(self._look_afresh, known, elsewhere=quick)
             self._looks.begin(look, lambda: self.probe_by(self._clock()))
 
     async def _look_afresh(self, known: Reading, *, elsewhere: bool) -> Found | None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Awaitable, Callable
 
 __all__ = ("in_own_task",)
 
 
-async def in_own_task(work: Coroutine[Any, Any, None]) -> None:
+async def in_own_task(work: Callable[[], Awaitable[None]]) -> None:
     """Do some work in a task of its own, and raise the error that it ends with.
+
+    That task calls it, so that nothing is left that was never awaited if the task is cancelled
+    before it begins.
 
     If this is cancelled, nobody is told how the work ends. What ends it is that its connection is
     aborted, and asyncio must not log that as an error, not even when the program ends.
@@ -25,9 +28,9 @@ async def in_own_task(work: Coroutine[Any, Any, None]) -> None:
             del error  # else its traceback refers to this frame, and this frame to it
 
 
-async def _error_of(work: Coroutine[Any, Any, None]) -> Exception | None:
+async def _error_of(work: Callable[[], Awaitable[None]]) -> Exception | None:
     try:
-        await work
+        await work()
     except Exception as error:  # noqa: BLE001  # for whoever waits
         return error
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from psycopg2 import extensions
@@ -112,15 +113,17 @@ class AiopgPool(LendsSlots, InnerConnections[PoolT, ConnT]):
             if not inner.closed and in_transaction(inner):
                 # In a task of its own: aiopg uses a time limit, which belongs to one task, and the
                 # core may let another task finish the release.
-                await in_own_task(self._roll_back(connection, inner))
+                await in_own_task(partial(self._roll_back, connection, inner))
             elif inner.raw.left_running is not None:
-                work = end_statement(self._open_session, *inner.raw.left_running)
-                await in_own_task(self._ending.run(inner, work))
+                await in_own_task(partial(self._end_left_running, inner, *inner.raw.left_running))
         except BaseException:
             abort_connection(inner)
             raise
         finally:
             await self._give_back(connection)
+
+    async def _end_left_running(self, inner: aiopg.Connection, pid: int, port: int) -> None:
+        await self._ending.run(inner, end_statement(self._open_session, pid, port))
 
     def _is_of_another_lease(self, connection: ConnT, inner: aiopg.Connection) -> bool:
         return self._leases.is_of_another(inner, connection)
