@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -177,12 +178,14 @@ async def one_that_takes_none(dsn: str) -> tuple[PoolManager, NotAvailableError]
     machine a host may answer later.
     """
     for _ in range(4):
-        manager = manager_of(dsn)
-        try:
-            await manager.release(await manager.acquire_master(timeout=1))
-        except NotAvailableError as error:
-            return manager, error
-        await manager.close()
+        async with AsyncExitStack() as closing:
+            manager = manager_of(dsn)
+            closing.push_async_callback(manager.close)
+            try:
+                await manager.release(await manager.acquire_master(timeout=1))
+            except NotAvailableError as error:
+                closing.pop_all()
+                return manager, error
     raise AssertionError("each has taken one of them")
 
 
