@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -36,8 +37,10 @@ class Proxy:
         self.held = 0
         #: Seconds that a connection made from now on waits before its first byte is passed on.
         self.delay = 0.0
-        #: How many connections were made through it, and how often clients have sent something.
+        #: How many connections were made through it and how many of them have ended, and how often
+        #: clients have sent something.
         self.connections = 0
+        self.ended = 0
         self.requests = 0
 
     @property
@@ -167,6 +170,9 @@ class Proxy:
             self._writers.discard(writer)
             self._committing.discard(writer)
             writer.transport.abort()
+            with suppress(OSError):
+                await writer.wait_closed()
+            self.ended += 1
 
 
 def _set() -> asyncio.Event:

@@ -19,7 +19,7 @@ from hasql.testing._watchdog import process_table
 from hasql.testing.errors import ClusterError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
     from threading import Thread
 
     import pytest
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hasql.base import BasePoolManager
     from hasql.testing import LocalCluster, LocalNode
     from testbed.kits.base import Kit
+    from testbed.proxy import Proxy
 
 __all__ = (
     "LOCK",
@@ -40,6 +41,7 @@ __all__ = (
     "empty_database",
     "end_sessions",
     "end_those",
+    "end_through",
     "endpoint_of",
     "every_place_works",
     "fail_over",
@@ -319,11 +321,29 @@ async def end_sessions(node: LocalNode, application: str, state: str = "%") -> N
 async def end_those(node: LocalNode, which: str) -> None:
     """End sessions as an administrator may: those for which ``which`` holds, in SQL.
 
-    Their processes are gone then, and the loop has read all that was left in their sockets: the
-    last words in one turn, the end in the next, which it tells of in a third. Before that asyncpg
-    knows of no loss.
+    Their processes are gone then, and the loop knows.
     """
     await node.sql(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {which}")  # noqa: S608
+    await _until_told()
+
+
+async def end_through(proxy: Proxy, node: LocalNode, pids: Iterable[int], left: int) -> None:
+    """End sessions whose clients are behind a proxy, and wait until it has told all of them.
+
+    `left` is how many of its connections are left then.
+    """
+    for pid in pids:
+        await node.sql(f"SELECT pg_terminate_backend({pid}, 5000)")
+    await until(lambda: proxy.connections - proxy.ended == left)
+    await _until_told()
+
+
+async def _until_told() -> None:
+    """Wait until the loop has read all that was left in its sockets.
+
+    The last words come in one turn, the end in the next, which it tells of in a third. Before that
+    asyncpg knows of no loss.
+    """
     for _ in range(5):
         await asyncio.sleep(0)
 

@@ -20,7 +20,7 @@ from hasql import ConfigurationError, NotAvailableError
 from hasql.asyncsqlalchemy import PoolManager
 from hasql.cluster.dsn import Dsn
 from testbed.proxy import Proxy
-from testbed.scene import end_those, sessions, until, until_sessions
+from testbed.scene import end_those, end_through, sessions, until, until_sessions
 from tests.quiet_servers import play_to_one_that_answers
 
 if TYPE_CHECKING:
@@ -262,7 +262,7 @@ async def test_connections_that_died_idle_cost_nobody_a_delay(
             # The reserved connection is lost with the others, and opened anew at once.
             await until(lambda: proxy.connections > before)
         else:
-            await terminate(pg_cluster.master, *pids)
+            await end_through(proxy, pg_cluster.master, pids, left=1)
         for _ in range(20):
             async with asyncio.timeout(2), manager.acquire_master() as connection:
                 assert await pid_of(connection) not in pids

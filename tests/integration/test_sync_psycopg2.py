@@ -26,7 +26,15 @@ from hasql.cluster.dsn import Dsn
 from hasql.sync.psycopg2 import PoolManager
 from hasql.testing import LocalCluster
 from testbed.proxy import Proxy
-from testbed.scene import Table, fail_over, sessions, until, until_asleep, until_sessions
+from testbed.scene import (
+    Table,
+    end_through,
+    fail_over,
+    sessions,
+    until,
+    until_asleep,
+    until_sessions,
+)
 from tests.quiet_servers import play_to_one_that_answers
 
 if TYPE_CHECKING:
@@ -403,7 +411,7 @@ async def test_a_connection_that_died_idle_costs_nobody_a_delay(
         pids = [pid_of(connection) for connection in leases]
         for connection in leases:
             manager.putconn(connection)
-        await pg_cluster.master.sql(f"SELECT pg_terminate_backend({pids[1]}, 5000)")
+        await end_through(proxy, pg_cluster.master, [pids[1]], left=5)
         before = proxy.connections
         again = [await in_thread(master, manager, 5) for _ in range(4)]
         if not pre_ping:  # after a ping that fails SQLAlchemy replaces all that are older
@@ -414,8 +422,7 @@ async def test_a_connection_that_died_idle_costs_nobody_a_delay(
         assert proxy.connections == before + (4 if pre_ping else 1)
         for connection in again:
             manager.putconn(connection)
-        for connection in again:
-            await pg_cluster.master.sql(f"SELECT pg_terminate_backend({pid_of(connection)}, 5000)")
+        await end_through(proxy, pg_cluster.master, map(pid_of, again), left=1)
         for _ in range(6):
             connection = await in_thread(master, manager, 5)
             await in_thread(check, connection)
