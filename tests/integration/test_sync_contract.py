@@ -445,7 +445,7 @@ async def test_a_connection_that_a_crash_has_ended_is_not_acquired(
         if closes_late:
             proxy.hold_ends()
         await crash_within(master)
-        await until(lambda: proxy.held >= closes_late)
+        await until(lambda: (proxy.held if closes_late else proxy.ended) == 1)
         connection = await threads.acquire()
         assert await in_thread(sync_kit.pid, connection) != pid
         await threads.release(connection)
