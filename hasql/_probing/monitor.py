@@ -26,6 +26,7 @@ from hasql.cluster.topology import Answered, Failed, Quiet
 from hasql.driver import Driver, Endpoint, Failure, Session
 from hasql.driver.judgement import judged
 from hasql.driver.kept_errors import without_frames
+from hasql.driver.own_task import note_failure
 
 __all__ = ("Monitor",)
 
@@ -309,7 +310,7 @@ class Monitor:
             nonlocal hedge
             self._publish(Quiet(self.host, self._clock()))
             hedge = self._loop.create_task(self._ask_afresh(limit))
-            hedge.add_done_callback(_take_note)
+            hedge.add_done_callback(note_failure)  # if the old one has answered
 
         after = max(_QUIET_AFTER, _QUIET_ROUND_TRIPS * (self._stopwatch.median or 0.0))
         quiet = self._stall_timer(min(after, self._refresh_timeout / 2))
@@ -365,8 +366,12 @@ class Monitor:
             return Found(session, reading)
         session.kill()
         if (known.role, known.timeline) != (reading.role, reading.timeline):
-            # It has been promoted meanwhile, and the next probe may be a second away.
-            self._answered(began, reading, afresh=False, elsewhere=False)
+            # It has been promoted meanwhile, and the next probe may be a second away. But one that
+            # has begun since counts for more, and was perhaps answered before that.
+            if self._began > began:
+                self.probe_by(self._clock())
+            else:
+                self._answered(began, reading, afresh=False, elsewhere=False)
         return None
 
     def _take_look_in(self) -> None:
@@ -392,9 +397,3 @@ class Monitor:
 def _wake(waiter: "asyncio.Future[None]") -> None:
     if not waiter.done():
         waiter.set_result(None)
-
-
-def _take_note(hedge: "asyncio.Task[Reading]") -> None:
-    """Fetch what a hedge has raised: nobody else may, as the old connection has answered."""
-    if not hedge.cancelled():
-        hedge.exception()

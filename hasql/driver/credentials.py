@@ -11,6 +11,7 @@ from typing import Any, Final
 from hasql.cluster.redaction import redact
 from hasql.driver.ended_within import ended_within
 from hasql.driver.endpoint import Login
+from hasql.driver.own_task import note_failure
 from hasql.driver.threads import in_thread
 from hasql.errors import ConfigurationError
 
@@ -53,7 +54,7 @@ class CredentialSource:
             await asyncio.wait([asking], timeout=_LONGEST_ANSWER)
         finally:
             if not asking.done():
-                asking.add_done_callback(_take_note)
+                asking.add_done_callback(note_failure)
                 asking.cancel()
         if not asking.done():
             raise self._too_late()
@@ -121,12 +122,6 @@ class CredentialSource:
 
     def _too_late(self) -> ConnectionError:
         return ConnectionError(f"credentials= has not returned within {_LONGEST_ANSWER:g} s")
-
-
-def _take_note(asking: asyncio.Task[Any]) -> None:
-    """Fetch what it has raised when nobody waited any more."""
-    if not asking.cancelled():
-        asking.exception()
 
 
 async def _result_of(given: Any) -> Any:

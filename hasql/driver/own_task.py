@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ("in_own_task",)
+__all__ = ("in_own_task", "note_failure")
 
 
 async def in_own_task(work: Callable[[], Awaitable[None]]) -> None:
@@ -26,6 +26,15 @@ async def in_own_task(work: Callable[[], Awaitable[None]]) -> None:
             raise error
         finally:
             del error  # else its traceback refers to this frame, and this frame to it
+
+
+def note_failure(task: asyncio.Task[Any]) -> None:
+    """Fetch what a task has raised, as nobody else may; asyncio would log it as an error.
+
+    It is a callback for when the task is done.
+    """
+    if not task.cancelled():
+        task.exception()
 
 
 async def _error_of(work: Callable[[], Awaitable[None]]) -> Exception | None:

@@ -6,6 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from hasql.driver.connects import leave_to_itself
+from hasql.driver.own_task import note_failure
 
 if TYPE_CHECKING:
     import asyncio
@@ -33,7 +34,7 @@ class UnclaimedConnects(Generic[_T]):
     def put(self, connect: asyncio.Task[_T]) -> None:
         """Keep a connect that is under way, or has just succeeded."""
         self._connects.append(connect)
-        connect.add_done_callback(_take_note)
+        connect.add_done_callback(note_failure)
 
     def take(self) -> asyncio.Task[_T] | None:
         """Return a connect that is under way or has succeeded; None if there is none."""
@@ -64,9 +65,3 @@ class UnclaimedConnects(Generic[_T]):
         if connect.cancelled() or connect.exception() is not None:
             return False
         return self._is_usable(connect.result())
-
-
-def _take_note(connect: asyncio.Task[_T]) -> None:
-    """Fetch what it has raised, as nobody else may."""
-    if not connect.cancelled():
-        connect.exception()
