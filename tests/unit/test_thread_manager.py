@@ -22,6 +22,7 @@ from weakref import ref
 import pytest
 
 from hasql._leasing.abort_timer import AbortTimer
+from hasql.balancer_policy import RoundRobinBalancerPolicy
 from hasql.cluster.state import Health
 from hasql.errors import (
     HasqlError,
@@ -341,7 +342,7 @@ def test_what_is_raised_while_the_driver_acquires_loses_nothing() -> None:
 
 def test_4_a_refused_connection_is_no_error_while_another_host_can_serve() -> None:
     servers = fake_cluster("a master", "b replica", "c replica")
-    with managed(servers) as manager:
+    with managed(servers, balancer_policy=RoundRobinBalancerPolicy) as manager:
         servers["b"].login_error = ConnectionRefusedError("no")
         for _ in range(6):
             with manager.acquire_replica() as connection:
