@@ -66,19 +66,26 @@ class Workers:
             # The event loop is about to end and has cancelled every task. Closed now, the pool
             # would collect the result of each of its tasks, and asyncio would log that as an error.
             self._stop_unless_done(_TURNS_TO_END)
+        elif asyncio.current_task() is None:
+            self._stop_in_task()
         else:
             first_step(self._pool.close())
 
     def _stop_unless_done(self, turns: int) -> None:
         if all(task.done() for task in self._tasks):
             return
-        loop = asyncio.get_running_loop()
         if turns:
-            loop.call_soon(self._stop_unless_done, turns - 1)
+            asyncio.get_running_loop().call_soon(self._stop_unless_done, turns - 1)
         else:
             # One was cancelled while it connected, and psycopg_pool took that for a failed connect.
-            # This needs a task, if only for one step: the pool uses asyncio's time limits.
-            self._tasks.add(loop.create_task(self._stop()))
+            self._stop_in_task()
+
+    def _stop_in_task(self) -> None:
+        """Have a task close the pool, if only for one step: the pool uses asyncio's time limits.
+
+        Since Python 3.12 those are refused where there is none.
+        """
+        self._tasks.add(asyncio.get_running_loop().create_task(self._stop()))
 
     async def _stop(self) -> None:
         first_step(self._pool.close())
