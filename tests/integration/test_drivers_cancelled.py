@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
+from testbed.proxy import Proxy
 from testbed.scene import (
     asleep,
     complaints,
@@ -101,6 +102,30 @@ async def test_statements_that_are_cancelled_again_run_no_more(
         assert await asleep(master, application) == 0
         await until_sessions_at_most(master, application, SIZE + 1)
         await tasks_end(tasks)
+
+
+@pytest.mark.parametrize("times", [1, 2, 5])
+async def test_acquires_that_are_cancelled_again_keep_their_places_until_they_have_ended(
+    kit: Kit, pg_cluster: LocalCluster, times: int
+) -> None:
+    """Else who acquires next would wait in the driver's pool, and need not be woken there."""
+    master = pg_cluster.master
+    async with Proxy(master.host, master.port) as proxy:
+        dsn = master.dsn.replace(f":{master.port}", f":{proxy.port}")
+        sizes = kit.sizes(0, SIZE)
+        async with kit.manager(dsn, refresh_timeout=30, pool_factory_kwargs=sizes) as manager:
+            await manager.ready(1, 0)
+            proxy.delay = 0.2
+            before = proxy.connections
+            acquires = [asyncio.ensure_future(acquire(manager)) for _ in range(SIZE)]
+            await until(lambda: proxy.connections > before)
+            for _ in range(times):
+                for each in acquires:
+                    each.cancel()
+                await asyncio.sleep(0)
+            await every_place_works(kit, manager)
+            ends = await asyncio.gather(*acquires, return_exceptions=True)
+            assert all(isinstance(end, asyncio.CancelledError) for end in ends)
 
 
 async def test_a_statement_cancelled_again_and_again_leaves_the_connection_usable(

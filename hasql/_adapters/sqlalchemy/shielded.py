@@ -18,6 +18,8 @@ _T = TypeVar("_T")
 #: Seconds in which an operation ends after its connection was aborted: otherwise it is cancelled.
 _LIMIT_GIVEN_UP = 1.0
 _LIMIT_ABORTED = 0.1
+#: Seconds for which who is cancelled again waits on, even if an event goes on when it is cancelled.
+_LIMIT_CANCELLED_AGAIN = 2 * _LIMIT_GIVEN_UP
 
 
 class ShieldedOperations:
@@ -72,7 +74,7 @@ class ShieldedOperations:
             ending = loop.create_task(self._end(task, give_up))
             self._endings.add(ending)
             ending.add_done_callback(self._endings.discard)
-            await asyncio.shield(ending)
+            await _until_ended(ending)
             raise
         except Exception:
             give_up(task)
@@ -108,6 +110,22 @@ class ShieldedOperations:
         outcome = None if task.cancelled() or task.exception() else task.result()
         if outcome is not None:
             await self._discard(outcome)
+
+
+async def _until_ended(ending: asyncio.Task[None]) -> None:
+    """Wait for the end of what was given up, also if this is cancelled again meanwhile.
+
+    Until then it has a place in SQLAlchemy's pool. Whoever was lent that place before would wait
+    there, and SQLAlchemy wakes nobody when a place is free without a connection.
+    """
+    loop = asyncio.get_running_loop()
+    latest = loop.time() + _LIMIT_CANCELLED_AGAIN
+    while True:
+        try:
+            return await asyncio.shield(ending)
+        except asyncio.CancelledError:
+            if ending.done() or loop.time() >= latest:
+                raise
 
 
 async def _rest(steps: Generator[Any, Any, _T], paused_on: object) -> _T:
