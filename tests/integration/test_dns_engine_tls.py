@@ -130,7 +130,9 @@ async def test_tls_without_a_negotiation_is_checked_against_the_name(tmp_path: P
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(both)
     trusting = ssl.create_default_context(cafile=authority.certificate)
-    async with await asyncio.start_server(lambda *_: None, OLD, 0, ssl=context) as listener:
+    async with await asyncio.start_server(
+        lambda _, writer: writer.close(), OLD, 0, ssl=context
+    ) as listener:
         port = listener.sockets[0].getsockname()[1]
         running = asyncio.get_running_loop()
         loop = AddressedLoop(running, NAME, OLD)
