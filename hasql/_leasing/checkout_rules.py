@@ -125,10 +125,11 @@ class CheckoutRules(Generic[PoolT, ConnT]):
             raise error  # another host would have to be one without a pooler
         if node.succession is not None and isinstance(error, Exception):
             return  # its connects were ended, as another pool has taken its place
-        if judged(self._driver, error) not in _ANOTHER_TIME or lease.fixed_node is not None:
+        failure = judged(self._driver, error)
+        if failure not in _ANOTHER_TIME or lease.fixed_node is not None:
             raise error
         elsewhere = isinstance(error, WrongServerError)
-        node.connect_failed(error, led_elsewhere=elsewhere)
+        node.connect_failed(error, full=failure is Failure.FULL, led_elsewhere=elsewhere)
         if elsewhere:
             self._signal(node.host, Evidence.ELSEWHERE)
         self._signal(node.host)

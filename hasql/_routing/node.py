@@ -64,6 +64,7 @@ class Node(Generic[PoolT, ConnT]):
         "endpoint",
         "error",
         "flag_lies",
+        "full",
         "host",
         "in_flight",
         "in_routing",
@@ -122,6 +123,8 @@ class Node(Generic[PoolT, ConnT]):
         self._retry_at = _NEVER
         self._backoff = _FIRST_RETRY
         self._size_at_failure = 0
+        #: Whether its server had no room for the connect that has failed last.
+        self.full = False
         #: Why a connection, or the pool itself, could not be had the last time.
         self.error: BaseException | None = None
         self._failed_at = 0.0
@@ -171,6 +174,14 @@ class Node(Generic[PoolT, ConnT]):
         """How many more leases it can hand out; never negative, a policy may weigh by it."""
         free = self.limit - self.in_flight
         return free if free > 0 else 0  # noqa: FURB136  # max() costs twice as much, per acquire
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether all that it may have is in use, or its server has room for no more.
+
+        Not so where nobody could connect for another reason.
+        """
+        return not self.free and (self.full or self.in_flight >= self.most)
 
     @property
     def current(self) -> "Node[PoolT, ConnT]":
@@ -248,7 +259,9 @@ class Node(Generic[PoolT, ConnT]):
         self.error = self.last_error = error.with_traceback(None)
         self._failed_at = self._clock()
 
-    def connect_failed(self, error: BaseException, *, led_elsewhere: bool = False) -> None:
+    def connect_failed(
+        self, error: BaseException, *, full: bool = False, led_elsewhere: bool = False
+    ) -> None:
         """Offer no more than the open connections; later, after answered probes, one more.
 
         The wait for that doubles with each failure: a server without free slots answers probes
@@ -256,6 +269,7 @@ class Node(Generic[PoolT, ConnT]):
         leads to several servers is not full, so that the wait stays short there.
         """
         self.failed(error)
+        self.full = full
         self._size_at_failure = self.pool.size if self.pool is not None else 0
         self._offer(min(self._offered, self._size_at_failure))
         self._retry_at = self._clock() + self._backoff
@@ -297,7 +311,7 @@ class Node(Generic[PoolT, ConnT]):
         """Offer all the pool can hold: connecting works, or the host is back."""
         self._retry_at = _NEVER
         self._backoff = _FIRST_RETRY
-        self.error = None
+        self.error, self.full = None, False
         self._offer(self.most)
 
     def host_answered(

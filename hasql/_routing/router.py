@@ -90,9 +90,9 @@ class Router(Generic[PoolT, ConnT]):
         return any(node in candidates for candidates in self._passes[request])
 
     def is_exhausted(self, request: Request) -> bool:
-        """Tell whether hosts could serve, and none of them has room."""
+        """Tell whether hosts could serve, and all that they have is in use."""
         candidates = [node for group in self._passes[request] for node in group]
-        return bool(candidates) and not any(node.free for node in candidates)
+        return bool(candidates) and all(node.is_exhausted for node in candidates)
 
     def occupy(self, request: Request) -> Node[PoolT, ConnT] | None:
         """Take a place on the node that the policy picks; None if there is no free place."""

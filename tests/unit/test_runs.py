@@ -977,6 +977,32 @@ async def test_a_pool_that_is_exhausted_is_overload(manager: FakeManager) -> Non
     assert manager.retriable(met.value)
 
 
+@pytest.mark.parametrize(
+    ("refusal", "category"),
+    [
+        (ServerError("28000"), Category.INFRASTRUCTURE),
+        (ConnectionRefusedError("no"), Category.INFRASTRUCTURE),
+        (ServerError("53300"), Category.OVERLOAD),
+    ],
+)
+async def test_a_host_that_lets_nobody_connect_is_exhausted_only_if_it_is_full(
+    refusal: Exception, category: Category
+) -> None:
+    servers = fake_cluster("a master")
+    sizes = {"min_size": 0, "max_size": 2}
+    async with manager_of(servers, pool_factory_kwargs=sizes, breaker=Breaker(2)) as manager:
+        await manager.ready(1, 0)
+        async with manager.acquire_master():
+            servers["a"].login_error = refusal
+            for _ in range(2):
+                with pytest.raises(NotAvailableError) as met:
+                    await manager.acquire_master(timeout=0.05)
+                assert manager.category(met.value) is category
+            breaker = manager.metrics().breaker
+            assert breaker is not None
+            assert breaker.openings == (category is Category.INFRASTRUCTURE)
+
+
 # What is told of it
 
 
