@@ -107,6 +107,26 @@ async def test_what_the_application_sets_by_itself_stays(
         assert list(seen.values()) == ["5s", "9"]
 
 
+@pytest.mark.parametrize("options", [None, "DSN", "argument"])
+async def test_what_is_empty_is_set_as_well(
+    kit: Kit, pg_cluster: LocalCluster, options: str | None
+) -> None:
+    session = SessionDefaults(search_path=[], application_name="", lock_timeout=3)
+    dsn, more, own = pg_cluster.dsn, {}, {"options": "-c geqo_threshold=9"}
+    if options == "DSN":
+        dsn += "?options=-c%20geqo_threshold%3D9"
+    elif options == "argument":
+        of_driver = own if kit.over_libpq else {"server_settings": own}
+        more = kit.of_connections(**of_driver)
+    names = ("search_path", "application_name", "lock_timeout", "geqo_threshold")
+    async with (
+        settled(kit, dsn, session, **more) as manager,
+        manager.acquire_master() as connection,
+    ):
+        seen = await shown(kit, connection, *names)
+    assert list(seen.values()) == ["", "", "3s", "9" if options else "12"]
+
+
 async def test_contradictions_are_refused_with_the_names_of_both(
     kit: Kit,
 ) -> None:

@@ -80,11 +80,30 @@ _NO_CHOICE = ("target_session_attrs", "any")
 def without_choice(dsn: str, settings: Mapping[str, str] = MappingProxyType({})) -> str:
     """Return the DSN of a host, so that an environment variable cannot ask for a role.
 
-    asyncpg sends to the server as a setting what it does not know in there.
+    asyncpg sends to the server as a setting what it does not know in there, but for what is empty.
     """
     parsed = Dsn.parse(dsn)
     params = {**dict(parsed.params), **settings}
     return replace(parsed, params=(*params.items(), _NO_CHOICE)).for_host(parsed.hosts[0])
+
+
+def with_empty_ones(
+    dsn: str, settings: Mapping[str, str], kwargs: Mapping[str, Any]
+) -> tuple[dict[str, str], Mapping[str, Any]]:
+    """Return settings, and arguments of asyncpg, that bring those that are empty as options.
+
+    That is how a server's command line has them, and they follow the application's own.
+    """
+    empty = [f"-c {name}=" for name, value in settings.items() if not value]
+    if not empty:
+        return {**settings}, kwargs
+    full = {name: value for name, value in settings.items() if value}
+    given = kwargs.get("server_settings") or {}
+    own = given.get("options") or dict(Dsn.parse(dsn).params).get("options")
+    options = " ".join([own, *empty] if own else empty)
+    if "options" in given:  # which counts for more than what the DSN brings
+        return full, {**kwargs, "server_settings": {**given, "options": options}}
+    return {**full, "options": options}, kwargs
 
 
 async def connect_for_pool(
@@ -98,8 +117,9 @@ async def connect_for_pool(
         endpoint.settings.check(kwargs.get("server_settings") or {}, "server_settings")
 
     def log_in(settings: SessionSettings) -> Awaitable[Addressed]:
-        dsn = without_choice(endpoint.dsn, settings.parameters)
-        return connect_by(endpoint, partial(connect, dsn), kwargs)
+        made, arguments = with_empty_ones(endpoint.dsn, settings.parameters, kwargs)
+        dsn = without_choice(endpoint.dsn, made)
+        return connect_by(endpoint, partial(connect, dsn), arguments)
 
     setup: Setup[Addressed] = Setup(
         log_in,
