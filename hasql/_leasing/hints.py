@@ -74,6 +74,16 @@ class Hints(Generic[PoolT, ConnT]):
                 failure = Failure.BROKEN
         return Failure.LIMIT if limited else failure
 
+    def note_sound(self, error: BaseException) -> None:
+        """Take note that an exception has ended the use of a connection that is sound.
+
+        An OSError that is not the driver's is then a file's, say, or another service's. But who is
+        out of time may have waited for a silent host.
+        """
+        foreign = isinstance(error, OSError) and sqlstate_of(self._driver, error) is None
+        if foreign and not isinstance(error, TimeoutError):
+            self.met.note(error, Met.ON_SOUND)
+
 
 def is_on_standby(node: Node[PoolT, ConnT], connection: ConnT) -> bool:
     """Tell whether a connection's server has said itself that it is a standby."""

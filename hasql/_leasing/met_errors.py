@@ -15,6 +15,8 @@ class Met(Enum):
 
     #: The server of a master's lease has said that it is a standby.
     ON_STANDBY = "on a standby"
+    #: It looks like a lost connection, and that of the lease was none.
+    ON_SOUND = "on a sound connection"
     #: The driver has said it by itself, of a connection that was gone.
     ON_LOST = "on a lost connection"
     #: The connection was broken as its lease was out for too long.

@@ -90,6 +90,8 @@ class ReturnRules(Generic[PoolT, ConnT]):
                 self._signal(node.host, Evidence.FLAG)
             if error is not None:
                 self._hints.heard(node, connection, error)
+                if not lease.lost:
+                    self._hints.note_sound(error)
         except Exception:
             # Nothing that is only to be learnt may keep a connection from being given back.
             log.exception(

@@ -122,7 +122,8 @@ class ErrorRules:
         if code in _OF_A_STANDBY:
             return ErrorKind.STANDBY if self._met.was(error, Met.ON_STANDBY) else ErrorKind.OTHER
         terminated = self._met.was(error, Met.ON_TERMINATED)
-        if is_own_limit(error) and not terminated:
+        sound = self._met.was(error, Met.ON_SOUND)
+        if sound or (is_own_limit(error) and not terminated):
             return ErrorKind.OTHER
         lost = self._met.was(error, Met.ON_LOST)
         failure = Failure.BROKEN if lost else judged(self._driver, error)
@@ -136,6 +137,8 @@ class ErrorRules:
         """
         kind = self.kind(error)
         if kind is ErrorKind.LOST and not closed:
+            if self.sqlstate(error) is None:
+                self._met.note(error, Met.ON_SOUND)
             return ErrorKind.OTHER
         if kind is ErrorKind.OTHER and closed and self.sqlstate(error) == "":
             return ErrorKind.LOST

@@ -169,6 +169,30 @@ async def test_what_the_work_raises_is_raised_and_nothing_is_kept(scene: Scene) 
     assert scene.manager.category(met.value) is Category.APPLICATION
 
 
+@pytest.mark.parametrize("kind", [FileNotFoundError, ConnectionResetError])
+async def test_an_error_of_a_file_or_of_another_service_is_the_applications(
+    scene: Scene, kind: type[OSError]
+) -> None:
+    """It looks as if a connection were lost, and none of this manager's was."""
+
+    async def work(connection: Any) -> None:
+        await scene.kit.value(connection, "SELECT 1")
+        raise kind("mine")
+
+    async def lease() -> None:
+        async with scene.manager.acquire_master() as connection:
+            await work(connection)
+
+    with pytest.raises(kind) as of_run:
+        await scene.run(work)
+    assert scene.calls == 1
+    with pytest.raises(kind) as of_lease:
+        await scene.kit.workers().do(lease())
+    for error in (of_run.value, of_lease.value):
+        told = scene.manager.category(error), scene.manager.retriable(error)
+        assert told == (Category.APPLICATION, False)
+
+
 async def test_work_whose_connection_is_lost_is_done_once(scene: Scene) -> None:
     async def work(connection: Any) -> int:
         value = await scene.add(connection)
