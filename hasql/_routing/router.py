@@ -18,6 +18,7 @@ from hasql._routing.waiters import Waiter, Waiters
 from hasql.balancer_policy.base import BaseBalancerPolicy
 from hasql.cluster.probe import Role
 from hasql.driver import ConnT, PoolT
+from hasql.driver.kept_errors import for_future
 from hasql.errors import ConfigurationError, PoolManagerClosedError
 
 __all__ = ("Router",)
@@ -197,7 +198,7 @@ class Router(Generic[PoolT, ConnT]):
                 except Exception as error:  # noqa: BLE001  # a user's policy: its acquire fails
                     waiter = self._waiters.next(request)
                     if not waiter.done():
-                        waiter.set_exception(error)
+                        waiter.set_exception(for_future(error))
                     break
                 if node is None:
                     continue

@@ -1,10 +1,22 @@
-"""What is kept of an error for metrics and messages."""
+"""What is kept of an error: for metrics and messages, and for who waits."""
 
 from typing import TypeVar
 
-__all__ = ("without_frames",)
+__all__ = ("for_future", "without_frames")
 
 _E = TypeVar("_E", bound=BaseException)
+
+
+def for_future(error: BaseException) -> BaseException:
+    """Return what a future takes for an error of the application's.
+
+    asyncio's take no StopIteration: it becomes a RuntimeError, as in a coroutine that raises it.
+    """
+    if not isinstance(error, StopIteration):
+        return error
+    taken = RuntimeError("StopIteration was raised")
+    taken.__cause__ = error
+    return taken
 
 
 def without_frames(error: _E) -> _E:

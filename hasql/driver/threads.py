@@ -8,6 +8,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import TypeVar
 
+from hasql.driver.kept_errors import for_future
 from hasql.driver.os_threads import OsThread
 from hasql.driver.time_left import TimeLeft
 
@@ -27,7 +28,7 @@ def in_thread(
             result = work()
         except BaseException as error:  # noqa: BLE001  # for who waits
             with suppress(InvalidStateError):
-                future.set_exception(error)
+                future.set_exception(for_future(error))
             return
         try:
             future.set_result(result)

@@ -187,6 +187,24 @@ async def test_its_failure_is_the_connects_and_is_named_without_a_secret(
             pass
 
 
+async def test_one_that_has_no_next_is_named_too(kit: Kit, role: Role) -> None:
+    """No future of asyncio's takes a StopIteration."""
+    used_up = False
+
+    def give() -> str:
+        passwords = [] if used_up else [role.give()]
+        return next(iter(passwords))
+
+    async with (
+        asking(kit, role.dsn(), give) as manager,
+        manager.acquire_master() as connection,
+    ):
+        used_up = True
+        with pytest.raises(NotAvailableError, match="RuntimeError: StopIteration was raised"):
+            await manager.acquire_master(timeout=1)
+        assert await kit.value(connection, "SELECT 1") == 1
+
+
 async def test_one_that_does_not_return_costs_no_more_than_the_time_of_an_acquire(
     kit: Kit, role: Role
 ) -> None:

@@ -551,6 +551,7 @@ def moods(manager: FakeManager) -> Moody:
 
 MISTAKES = [
     pytest.param(fail, LookupError, "none of these 2", id="raises"),
+    pytest.param(lambda _: next(iter(())), RuntimeError, "StopIteration", id="has no next"),
     pytest.param(lambda _: None, ConfigurationError, "Moody chose None, which is", id="None"),
     pytest.param(
         lambda _: Fixed(0), ConfigurationError, "Moody chose Fixed.*no.*candidates", id="foreign"
