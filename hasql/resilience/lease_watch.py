@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from contextvars import Context
 from functools import partial
 from sys import _getframe
 from threading import current_thread
@@ -16,6 +17,7 @@ from hasql._leasing.lease_infos import calls_that_led_here, info_of
 from hasql._leasing.loop_binding import LoopBinding
 from hasql._leasing.options import InLoop
 from hasql._routing.node import Node
+from hasql.diagnostics import correlation_id
 from hasql.driver import DriverPool
 from hasql.events import LeaseDropped, LeaseOverdue
 from hasql.resilience.lifecycle import Lifecycle
@@ -133,9 +135,18 @@ class LeaseWatch(Layer):
             return
         lease.told_of = True
         self.overdue += 1
-        self._tell(LeaseOverdue(info.host, info, self._terminates))
+        self._tell_of(LeaseOverdue(info.host, info, self._terminates))
         if self._terminates:
             self._ends.terminate(lease)
+
+    def _tell_of(self, event: LeaseOverdue | LeaseDropped) -> None:
+        """Tell of a lease under its own correlation id.
+
+        Who has set the timer, or has collected what was dropped, may be another request.
+        """
+        context = Context()
+        context.run(correlation_id.set, event.lease.correlation_id)
+        context.run(self._tell, event)
 
     def cancel(self) -> None:
         """Leave no timer behind."""
@@ -167,5 +178,5 @@ class LeaseWatch(Layer):
             info = info_of(lease, self._clock())
             if info is not None:
                 self.dropped += 1
-                self._tell(LeaseDropped(info.host, info))
+                self._tell_of(LeaseDropped(info.host, info))
             self._ends.reclaim(lease)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from hasql import ConfigurationError
+from hasql.diagnostics import correlated, correlation_id
 from hasql.events import LeaseOverdue
 from hasql.resilience import Admission, Lifecycle
 from simulation.virtual_time import VirtualClock, run
@@ -121,6 +122,26 @@ async def test_a_lease_that_is_registered_is_watched_too() -> None:
             assert registered.task is None
             await until(lambda: sum(isinstance(each, LeaseOverdue) for each in told) == 2)
         await manager.release(connection)
+
+
+async def test_of_a_lease_is_told_under_its_own_correlation_id() -> None:
+    """Another request has set the timer."""
+    servers = fake_cluster("a master")
+    async with manager_of(servers, lifecycle=Lifecycle(leak_threshold=0.02)) as manager:
+        told: list[tuple[str | None, str | None]] = []
+
+        def listen(event: Any) -> None:
+            told.append((event.lease.correlation_id, correlation_id.get()))
+
+        manager.add_listener(listen)
+        with correlated("first"):
+            first = await manager.acquire()
+        with correlated("second"):
+            second = await manager.acquire()
+        await until(lambda: len(told) == 2)
+        assert told == [("first", "first"), ("second", "second")]
+        for connection in (first, second):
+            await manager.release(connection)
 
 
 CALL = re.compile(r'File "(.*)", line (\d+), in (.*)')
