@@ -20,7 +20,8 @@ _T = TypeVar("_T")
 
 #: Seconds in which the thread has to end once it is told to, beside those that its tasks have.
 _LAST_WORDS = 1.0
-_LOOK_UP_FROM_WAITING = 60.0
+#: Seconds after which who waits for it sees to what else is to be done.
+_LOOK_UP_FROM_WAITING = 1.0
 #: Seconds within which the loop calls something, unless it is held up.
 _HELD_UP = 2.0
 
@@ -122,6 +123,7 @@ class LoopThread:
         turn: Future[None] | None = None
         # With a limit, as gevent takes a wait without one, and nothing else to do, for an error.
         while not ended_within(done, look_every or _LOOK_UP_FROM_WAITING):
+            self._outside.catch_up()
             if look_every is None:
                 continue
             if turn is not None and not turn.done():

@@ -73,6 +73,13 @@ class OutsideCalls:
             self._thread = None
             return None
 
+    def catch_up(self) -> None:
+        """Call here what no thread could be had for, as when Python ends."""
+        with self._lock:
+            left = self._thread is None and bool(self._waiting)
+        if left:
+            self._call_all()
+
     def finish(self, seconds: float) -> None:
         """Wait until all is called, for so many seconds at most, unless this is called itself.
 
