@@ -145,8 +145,9 @@ class RoutingState(Generic[PoolT, ConnT]):
         over = self.topology.first_round_over
         step = self.topology.observe(observation)
         if isinstance(observation, Answered) and (state := step.topology.node(observation.host)):
-            lag = lag_of(state, written_by_masters(step.topology).get(state.system_id))
-            self.nodes[state.host].host_answered(observation, state, lag_seconds=lag[1])
+            lag = lag_of(state, written_by_masters(step.topology).get(state.system_id))[1]
+            due = self.nodes[state.host].host_answered(observation, state, lag_seconds=lag)
+            self.monitors.probe_by(state.host, due)
         elif isinstance(observation, Failed) and observation.host in self.nodes:
             self.nodes[observation.host].last_error = observation.error
         # One that fails may be another kind of suspect than before, which is no change to be told.
@@ -155,8 +156,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         self._apply(step, rerouted=changed)
         if isinstance(observation, Answered):
             self._prepare(observation.host)
-            node = self.nodes.get(observation.host)  # None: it has left meanwhile
-            if node is not None and node.as_master:
+            if (node := self.nodes.get(observation.host)) and node.as_master:  # it may have left
                 self.on_master(observation.began)
         if (tracer := self.tracer) is not None and isinstance(observation, Answered | Failed):
             soon(call_outside, tell_of_probe, tracer, observation)

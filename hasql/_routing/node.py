@@ -316,8 +316,11 @@ class Node(Generic[PoolT, ConnT]):
 
     def host_answered(
         self, answer: Answered, state: NodeState, *, lag_seconds: float | None
-    ) -> None:
-        """Take note of an answered probe; one begun after trouble lets more be offered."""
+    ) -> float:
+        """Take note of an answered probe; one begun after trouble lets more be offered.
+
+        Return when the next has to begin for that, by the clock; never: infinity.
+        """
         began, self.response_time = answer.began, answer.response_time
         self.pooled, self.flag_lies = answer.pooled, answer.flag_lies
         self.replayed, self.lag_seconds = answer.reading.wal_position, lag_seconds
@@ -331,10 +334,12 @@ class Node(Generic[PoolT, ConnT]):
             self._held_at = _NEVER
         if self.pool is None:
             self._offer(self.most)
-            return
+            return _FOREVER
         self._size_at_failure = min(self._size_at_failure, self.pool.size)
-        if began > self._retry_at > _NEVER:
-            self._offer(max(self._offered, min(self.pool.size + 1, self.most)))
-        else:
+        waits = began <= self._retry_at
+        if waits or self._retry_at == _NEVER:
             self._offer_open()
+        else:
+            self._offer(max(self._offered, min(self.pool.size + 1, self.most)))
         self.pool.host_answers()
+        return self._retry_at if waits else _FOREVER

@@ -26,7 +26,7 @@ from hasql.errors import (
     UnknownConnectionError,
     WrongEventLoopError,
 )
-from simulation.virtual_time import VirtualClock, new_loop
+from simulation.virtual_time import VirtualClock, new_loop, run
 from testbed.fake_driver import (
     DriverError,
     FakeConnection,
@@ -266,6 +266,30 @@ async def test_4_a_server_without_slots_keeps_serving_from_idle_connections() ->
         servers["a"].login_error = None
         async with manager.acquire_master(), manager.acquire_master():
             pass
+
+
+def test_4_a_server_that_has_room_again_is_used_soon_however_seldom_it_is_probed() -> None:
+    """Nobody may try to connect before a probe is answered, and nothing else asks for one."""
+    clock = VirtualClock()
+    servers = fake_cluster("a master")
+    sizes = {"min_size": 0, "max_size": 2}
+    manager = manager_of(servers, clock=clock, refresh_delay=60.0, pool_factory_kwargs=sizes)
+
+    async def play() -> None:
+        async with manager:
+            await manager.ready(1, 0)
+            servers["a"].login_error = ServerError("53300")
+            waiting = asyncio.ensure_future(manager.acquire_master(timeout=1000))
+            await asyncio.sleep(200)  # until what the failures signal begins a burst but seldom
+            logins, probes = servers["a"].logins, len(servers["a"].probes)
+            await asyncio.sleep(20)
+            assert servers["a"].logins - logins <= 20
+            assert len(servers["a"].probes) - probes <= 100
+            servers["a"].login_error = None
+            async with asyncio.timeout(2):
+                await manager.release(await waiting)
+
+    run(play(), clock)
 
 
 async def test_4_an_exhausted_pool_is_left_for_another_candidate() -> None:
