@@ -6,7 +6,10 @@ files and cancel requests go by the name as ever.
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+from hasql.driver.own_task import note_failure
 
 __all__ = ("AddressedLoop", "LoopProxy")
 
@@ -65,7 +68,7 @@ class AddressedLoop(LoopProxy):
             if kwargs.get("ssl"):  # from the first byte on: asyncio would check what it dials
                 kwargs.setdefault("server_hostname", self._name)
         transport, protocol = await self._loop.create_connection(
-            protocol_factory, host, port, **kwargs
+            partial(_made, protocol_factory), host, port, **kwargs
         )
         self._transport = transport
         if ours and self.address is None:
@@ -81,3 +84,16 @@ class AddressedLoop(LoopProxy):
         """
         if self._transport is not None:
             self._transport.abort()
+
+
+def _made(protocol_factory: Callable[[], Any]) -> Any:
+    """Make a protocol whose answer counts as retrieved.
+
+    asyncpg waits by `on_data` for whether a server has TLS. If its cancel request is given up while
+    it connects, nobody does, and asyncio would log what the end of the connection raises there.
+    """
+    protocol = protocol_factory()
+    answer = getattr(protocol, "on_data", None)
+    if asyncio.isfuture(answer):
+        answer.add_done_callback(note_failure)
+    return protocol

@@ -28,7 +28,7 @@ async def in_own_task(work: Callable[[], Awaitable[None]]) -> None:
             del error  # else its traceback refers to this frame, and this frame to it
 
 
-def note_failure(task: asyncio.Task[Any]) -> None:
+def note_failure(task: asyncio.Future[Any]) -> None:
     """Fetch what a task has raised, as nobody else may; asyncio would log it as an error.
 
     It is a callback for when the task is done.

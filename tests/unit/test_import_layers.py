@@ -59,7 +59,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql.balancer_policy"}),
     # What an adapter owes, and its tools.
     frozenset({"hasql.driver.failure", "hasql.driver.arguments", "hasql.driver.kept_errors"}),
-    frozenset({"hasql.driver.session_settings"}),
+    frozenset({"hasql.driver.session_settings", "hasql.driver.own_task"}),
     frozenset({"hasql.driver.destinations"}),
     frozenset({"hasql.driver.connects", "hasql.driver.addressed_loop", "hasql.driver.deadline"}),
     frozenset({"hasql.driver.ended_within"}),
