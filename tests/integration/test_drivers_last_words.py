@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from testbed.kits.asyncpg import AsyncpgKit
 from testbed.middlemen.addresses import Place, dsn_through
 from testbed.proxy import Proxy
 from testbed.scene import until, until_asleep
@@ -53,6 +54,17 @@ async def idle_connections(
 async def end(master: LocalNode, pids: set[int]) -> None:
     for pid in pids:
         await master.sql(f"SELECT pg_terminate_backend({pid}, 5000)")
+
+
+async def end_but_hold(proxy: Proxy, master: LocalNode, pids: set[int]) -> None:
+    """Let clients have what a server says as it ends them, but not that it closes its sockets.
+
+    A client may close its own at once.
+    """
+    ended = proxy.ended
+    proxy.hold_ends()
+    await end(master, pids)
+    await until(lambda: proxy.held + proxy.ended - ended >= len(pids))
 
 
 def end_now(pid: int) -> None:
@@ -102,11 +114,19 @@ async def test_4_of_idle_connections_that_a_server_has_ended_no_task_meets_two(
 ) -> None:
     master = pg_cluster.master
     async with idle_connections(kit, pg_cluster, application) as (manager, proxy, pids):
-        proxy.hold_ends()
-        await end(master, pids)
-        await until(lambda: proxy.held == _PLACES)
+        await end_but_hold(proxy, master, pids)
         errors = await errors_of(kit, manager, pids)
         assert len(errors) <= 1, errors
+
+
+async def test_4_what_asyncpg_has_read_the_end_of_is_not_lent(
+    pg_cluster: LocalCluster, application: str
+) -> None:
+    """It would answer that an operation is in progress."""
+    kit, master = AsyncpgKit(), pg_cluster.master
+    async with idle_connections(kit, pg_cluster, application) as (manager, proxy, pids):
+        await end_but_hold(proxy, master, pids)
+        assert await errors_of(kit, manager, pids) == []
 
 
 @pytest.mark.parametrize("way", ["block", "release"])
@@ -123,9 +143,8 @@ async def test_4_a_statement_that_has_broken_is_a_tasks_only_error_however_it_is
         await end(master, {busy})
         with pytest.raises(kit.lost) as raised:
             await statement
-        proxy.hold_ends()
-        await end(master, pids - {busy})
-        await until(lambda: proxy.held == _PLACES - 1)
+        await until(lambda: proxy.ended == 1)
+        await end_but_hold(proxy, master, pids - {busy})
         with suppress(*kit.lost):  # what ends a block may raise it once more
             if way == "block":
                 await lease.__aexit__(raised.type, raised.value, None)

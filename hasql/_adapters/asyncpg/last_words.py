@@ -26,11 +26,13 @@ _WITHIN = 200
 class LastWords:
     """Stands between a connection's transport and asyncpg, and reads along.
 
-    asyncpg expects no error while nothing runs, and drops it: whoever uses the connection then is
-    told that it is closed. All else goes to asyncpg as ever.
+    asyncpg expects no error while nothing runs, and drops it. Its socket closes milliseconds later,
+    and whoever uses the connection until then gets an error: so it is ended at once. All else goes
+    to asyncpg as ever.
     """
 
     def __init__(self, connection: RawConnection) -> None:
+        self._terminate: Callable[[], object] = connection.terminate
         transport: Any = transport_of(connection)
         protocol = transport.get_protocol()
         #: Whether the session has come to a limit of its own.
@@ -45,10 +47,13 @@ class LastWords:
 
     def data_received(self, data: Any) -> None:
         """Hand on what has come; of an error that comes alone, see whether it is the last."""
-        if data[0] == _ERROR and (said := _FATAL.search(data, 0, _WITHIN)):
+        said = _FATAL.search(data, 0, _WITHIN) if data[0] == _ERROR else None
+        if said is not None:
             code, message = (each.decode("utf-8", "replace") for each in said.groups())
             self.of_limit = Failure.of_sqlstate(code, message) is Failure.LIMIT
         self._take(data)
+        if said is not None:
+            self._terminate()
 
 
 def report_end(
