@@ -150,6 +150,20 @@ async def test_after_a_write_reads_of_the_same_request_go_to_the_master(
     await project.run(work)
 
 
+async def test_a_write_behind_another_statement_is_noticed(project: DjangoProject) -> None:
+    def work() -> None:
+        assert ask("default", "SET LOCAL statement_timeout = 1000; SELECT 1") is None
+        assert Group.objects.all().db == "replica"
+        ask("default", "SET LOCAL statement_timeout = 1000; INSERT INTO auth_group VALUES (1, 'a')")
+        assert Group.objects.all().db == "default"
+        assert Group.objects.get().name == "a"
+        new_request()
+        ask("default", "SELECT * INTO TEMP t FROM auth_group")
+        assert Group.objects.all().db == "default"
+
+    await project.run(work)
+
+
 @pytest.mark.parametrize("how", ["copy", "callproc", "executemany", "debug"])
 async def test_each_way_to_write_is_noticed(project: DjangoProject, how: str) -> None:
     def work() -> None:

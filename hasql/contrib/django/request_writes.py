@@ -21,17 +21,31 @@ __all__ = (
     "note_write",
 )
 
-# The words with which a statement begins that leaves the database as it is. One that begins with a
-# comment is looked at behind it. A statement may be long, and the thread that executes it keeps all
-# others from running while it is matched: what is repeated is possessive, so that nothing is looked
-# at twice. A comment with another one in it, which PostgreSQL nests, is not looked behind.
-_READ = re.compile(
-    r"""(?: [\s(] | --[^\n\r]*+[\n\r] | /\* (?: [^*/] | \*(?!/) | /(?!\*) )*+ \*/ )*+
-    (?: SELECT | EXPLAIN(?!.*\bANALY[SZ]E\b) | WITH(?!.*\b(?:INSERT|UPDATE|DELETE|MERGE)\b)
-      | SHOW | SET | RESET | VALUES | TABLE | DECLARE | FETCH | MOVE | CLOSE
-      | BEGIN | START | COMMIT | ROLLBACK | SAVEPOINT | RELEASE )\b""",
-    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+# A statement may be long, and the thread that executes it keeps all others from running while it
+# is matched: what is repeated is possessive, so that nothing is looked at twice. A comment with
+# another one in it, which PostgreSQL nests, is none here.
+_COMMENT = r"""--[^\n\r]*+ | /\* [^*/]*+ (?: (?: \*(?!/) | /(?!\*) ) [^*/]*+ )*+ \*/"""
+_FIRST_WORD = re.compile(rf"(?: [\s(] | {_COMMENT} )*+ (\w++)", re.VERBOSE)
+# What may hold semicolons and words that mean nothing. Whether a quote behind a backslash ends a
+# string depends on the string and the session: one with the like is none here.
+_NO_CODE = re.compile(
+    rf"""' [^'\\]*+ (?: \\(?!') [^'\\]*+ )*+ ' | "[^"]*+" | {_COMMENT}""", re.VERBOSE
 )
+# What is left of the above where it was not recognized; and a dollar may begin a string, too.
+_UNCLEAR = re.compile(r"""['"$] | /\*""", re.VERBOSE)
+_WORD = re.compile(r"\w++")
+#: The words with which a statement begins that leaves the database as it is, each with the words
+#: that one has which does not.
+_READS: dict[str, frozenset[str]] = {
+    **dict.fromkeys(("values", "table", "show", "set", "reset"), frozenset()),
+    **dict.fromkeys(("declare", "fetch", "move", "close"), frozenset()),
+    **dict.fromkeys(("begin", "start", "rollback", "abort", "end"), frozenset()),
+    **dict.fromkeys(("savepoint", "release"), frozenset()),
+    "commit": frozenset({"prepared"}),
+    "explain": frozenset({"analyze", "analyse"}),
+    "select": frozenset({"into"}),
+    "with": frozenset({"insert", "update", "delete", "merge", "into"}),
+}
 
 
 class PinnedMasters:
@@ -58,11 +72,41 @@ current_pinned: ContextVar[PinnedMasters | None] = ContextVar("current_pinned", 
 
 
 def is_write(statement: object) -> bool:
-    """Tell whether a statement may have changed the database.
+    """Tell whether a statement, or one of several in a string, may have changed the database.
 
-    A function called by a SELECT may, too, and nothing here can know.
+    Whatever is not surely a read may have. A function called by a SELECT may, too, and nothing here
+    can know.
     """
-    return not isinstance(statement, str) or _READ.match(statement) is None
+    if not isinstance(statement, str):
+        return True
+    word = _first_word(statement)
+    if word not in _READS:
+        return True  # at once, as what is written may be long
+    if ";" not in statement and not _is_any_in(statement.lower(), _READS[word]):
+        return False  # as nearly all are
+    code = _NO_CODE.sub(" ", statement)
+    if _UNCLEAR.search(code) is not None:
+        return True
+    return any(_changes(each) for each in code.split(";") if each and not each.isspace())
+
+
+def _first_word(statement: str) -> str | None:
+    found = _FIRST_WORD.match(statement)
+    return None if found is None else found[1].lower()
+
+
+def _changes(statement: str) -> bool:
+    """Tell whether one statement, without its strings and comments, may change the database."""
+    word = _first_word(statement)
+    if word not in _READS:
+        return True
+    changing, lowered = _READS[word], statement.lower()
+    return _is_any_in(lowered, changing) and not changing.isdisjoint(_WORD.findall(lowered))
+
+
+def _is_any_in(lowered: str, words: frozenset[str]) -> bool:
+    """Tell whether one of some words may be in a text, or a part of another word is."""
+    return any(word in lowered for word in words)
 
 
 def note_write(alias: str) -> None:
