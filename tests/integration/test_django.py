@@ -164,7 +164,7 @@ async def test_a_write_behind_another_statement_is_noticed(project: DjangoProjec
     await project.run(work)
 
 
-@pytest.mark.parametrize("how", ["copy", "callproc", "executemany", "debug"])
+@pytest.mark.parametrize("how", ["copy", "stream", "callproc", "executemany", "debug"])
 async def test_each_way_to_write_is_noticed(project: DjangoProject, how: str) -> None:
     def work() -> None:
         connections["default"].force_debug_cursor = how == "debug"
@@ -173,6 +173,9 @@ async def test_each_way_to_write_is_noticed(project: DjangoProject, how: str) ->
                 cursor.callproc("txid_current")
             elif how == "executemany":
                 cursor.executemany("INSERT INTO auth_group (name) VALUES (%s)", [["x"], ["y"]])
+            elif how == "stream":
+                insert = "INSERT INTO auth_group (name) VALUES (%s) RETURNING name"
+                assert list(cursor.stream(insert, ["x"])) == [("x",)]
             else:
                 with cursor.copy("COPY auth_group (name) FROM STDIN") as copy:
                     copy.write("x\n")

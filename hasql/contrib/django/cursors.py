@@ -38,6 +38,10 @@ class _NoticesWrites(_Base):
         own = getattr(super(), "copy", None) or self.cursor.copy
         return own(statement, *args, **kwargs)
 
+    def stream(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        self._notice(query)
+        return self.cursor.stream(query, *args, **kwargs)  # psycopg's: Django's own passes it on
+
     def _notice(self, sql: Any) -> None:
         if is_write(sql):
             note_write(self.db.alias)
