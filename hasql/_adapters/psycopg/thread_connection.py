@@ -13,6 +13,7 @@ from psycopg.pq import TransactionStatus
 
 from hasql._adapters.fork_guard import cut_off_in_children
 from hasql._adapters.kill_switch import KillSwitch
+from hasql._adapters.psycopg.handlers import KeepsHandlers
 from hasql._adapters.psycopg.idle_look import LooksWhileIdle, note_notice
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _IN_TRANSACTION = frozenset({TransactionStatus.INTRANS, TransactionStatus.INERRO
 _LAST_WORDS = 1.0
 
 
-class ThreadConnection(LooksWhileIdle, Connection[Any]):
+class ThreadConnection(LooksWhileIdle, KeepsHandlers, Connection[Any]):
     """A connection that any thread can end, and that is found dead without asking the server.
 
     psycopg's own frees what is libpq's as soon as one thread closes it: also what another thread
@@ -69,6 +70,7 @@ class ThreadConnection(LooksWhileIdle, Connection[Any]):
             cut_off_in_children(self, Connection.fileno)
         # The handler has a weak reference, so that the connection is freed when nobody needs it.
         self.add_notice_handler(partial(note_notice, ref(self)))
+        self.keep_handlers()
 
     def wait(self, gen: PQGen[_T], *args: Any, **kwargs: Any) -> _T:
         """Wait for what is running. psycopg calls this for each statement."""

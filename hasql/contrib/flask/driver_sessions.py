@@ -158,6 +158,10 @@ class _LibpqSession(DriverSession):
     def _execute(self, sql: str) -> None:
         """Run statements, several of them in autocommit mode only."""
 
+    @abstractmethod
+    def _forget_messages(self) -> None:
+        """Forget what the server has sent besides answers: to a request that is over."""
+
     def ask(self) -> None:
         self._set_autocommit(on=True)
         self._execute("SELECT 1")
@@ -186,6 +190,7 @@ class _LibpqSession(DriverSession):
         self.restore()  # first, as the cursors may be of the application's making
         self._set_autocommit(on=True)
         self._execute(_RESET if self._after_reset is None else f"{_RESET}; {self._after_reset}")
+        self._forget_messages()
         self._set_autocommit(on=self._autocommit)
         if self._configure is not None:
             self._configure(self.connection)
@@ -206,6 +211,10 @@ class _PsycopgSession(_LibpqSession):
         *("server_cursor_factory", "prepare_threshold", "prepared_max"),
     )
 
+    def _note_found(self) -> None:
+        super()._note_found()
+        self.connection.keep_handlers()
+
     def begin(self, *, in_transaction: bool) -> None:
         super().begin(in_transaction=in_transaction)
         if in_transaction:
@@ -224,8 +233,19 @@ class _PsycopgSession(_LibpqSession):
         with type(connection).transaction(connection, *args, **kwargs) as block:
             yield block
 
+    def restore(self) -> None:
+        self.connection.restore_handlers()  # first, so that none is told of what follows
+        super().restore()
+
+    def reset(self) -> None:
+        super().reset()
+        self.connection.restore_handlers()  # to those of the `configure` that was the first
+
     def cancel(self) -> None:
         self.connection.cancel_safe(timeout=_CANCEL_LIMIT)
+
+    def _forget_messages(self) -> None:
+        self.connection.forget_notifications()
 
     def _execute(self, sql: str) -> None:
         # As bytes it may be several statements; unprepared, so that none is left for it.
@@ -238,6 +258,12 @@ class _Psycopg2Session(_LibpqSession):
     def _note_found(self) -> None:
         super()._note_found()
         self._encoding = self.connection.encoding
+        # Where it puts what the server sends. A request may have others put there.
+        self._messages = self.connection.notices, self.connection.notifies
+
+    def restore(self) -> None:
+        self.connection.notices, self.connection.notifies = self._messages
+        super().restore()
 
     def cancel(self) -> None:
         self.connection.cancel()
@@ -253,7 +279,11 @@ class _Psycopg2Session(_LibpqSession):
         super().reset()
         if self.connection.encoding != self._encoding:  # which it keeps for itself
             self.connection.set_client_encoding(self._encoding)
-        del self.connection.notifies[:]
+
+    def _forget_messages(self) -> None:
+        for messages in self._messages:
+            if hasattr(messages, "clear"):  # what `configure` has put there may have none
+                messages.clear()
 
 
 _CLASSES: Final[dict[str, type[DriverSession]]] = {
