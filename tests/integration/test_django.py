@@ -475,6 +475,61 @@ async def test_a_closed_connection_leaves_nothing_of_its_session(project: Django
     await project.run(clean, await project.run(dirty))
 
 
+async def test_what_is_said_on_a_connection_is_not_told_who_has_closed_it(
+    project: DjangoProject,
+) -> None:
+    told: list[Any] = []
+
+    def leave() -> int:
+        with connections["default"].cursor() as cursor:
+            cursor.execute("LISTEN news; NOTIFY news, 'of a request that is over'")
+            cursor.execute("SELECT 1")
+        raw = connections["default"].connection
+        assert raw is not None
+        raw.add_notice_handler(told.append)
+        pid = backend_pid()
+        connections["default"].close()
+        return pid
+
+    def look(pid: int) -> None:
+        assert backend_pid() == pid
+        raw = connections["default"].connection
+        assert raw is not None
+        assert [each.payload for each in raw.notifies(timeout=0.1)] == []
+        raw.add_notify_handler(told.append)
+        ask("default", "DO $$ BEGIN RAISE WARNING 'warned'; END $$")
+        connections["default"].close()
+
+    def listen(pid: int) -> None:
+        assert backend_pid() == pid
+        ask("default", "LISTEN news; NOTIFY news")
+        assert told == []
+        connections["default"].close()
+
+    pid = await project.run(leave)
+    await project.run(look, pid)
+    await project.run(listen, pid)
+
+
+async def test_handlers_that_configure_has_added_stay(project: DjangoProject) -> None:
+    told: list[str | None] = []
+
+    def configure(connection: Any) -> None:
+        connection.add_notice_handler(lambda notice: told.append(notice.message_primary))
+
+    def work() -> None:
+        for _ in range(2):
+            ask("default", "DO $$ BEGIN RAISE WARNING 'warned'; END $$")
+            connections["default"].close()
+        assert told == ["warned", "warned"]
+
+    options = {"min_size": 0, "max_size": 1, "configure": configure}
+    for database in project.databases.values():
+        database["OPTIONS"]["hasql"]["pool_factory_kwargs"] = options
+    await project.run(project.configure)
+    await project.run(work)
+
+
 async def test_a_cursor_does_not_outlive_its_lease(project: DjangoProject) -> None:
     def work() -> None:
         cursor = connections["default"].cursor()

@@ -11,6 +11,8 @@ from psycopg import sql
 if TYPE_CHECKING:
     from psycopg import Connection
 
+    from hasql._adapters.psycopg.thread_connection import ThreadConnection
+
 __all__ = ("SessionState", "undo")
 
 #: The role that was set on a connection, as the server does not tell which one is in force.
@@ -44,15 +46,17 @@ class SessionState(NamedTuple):
         return bool(statements)
 
 
-def undo(connection: Connection[Any]) -> None:
+def undo(connection: ThreadConnection) -> None:
     """Undo what a request has done to its session, but for time zone and assumed role.
 
     Those are as the next request, in all likelihood of the same alias, wants them: it has no round
     trip to make. What it wants otherwise it sets.
     """
+    connection.restore_handlers()  # first, so that none is told of what follows
     connection.autocommit = True
     time_zone = connection.info.parameter_status("TimeZone")
     connection.execute(_undo_statement(time_zone, _roles.get(connection)))
+    connection.forget_notifications()
 
 
 @lru_cache

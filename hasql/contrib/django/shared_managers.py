@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
 
+    from hasql._adapters.psycopg.thread_connection import ThreadConnection
     from hasql.contrib.django.manager_settings import AcquireSettings, ManagerSettings
     from hasql.contrib.django.session_state import SessionState
 
-    _Hook = Callable[[Connection[Any]], object]
+    _Hook = Callable[[Any], object]
 
 __all__ = ("DEFAULT_SIZES", "SharedManager", "all_managers", "close_where", "manager_of")
 
@@ -151,7 +152,8 @@ def _make(settings: ManagerSettings, context: object, state: SessionState) -> Po
         **sizes,
         **given,
         "kwargs": {"context": context, "autocommit": True, **(given.get("kwargs") or {})},
-        "configure": _both(state.set_on, given.get("configure")),
+        # What `configure` has added to the handlers stays.
+        "configure": _both(_both(state.set_on, given.get("configure")), _keep_handlers),
         "reset": _both(undo, given.get("reset")),
     }
     dsn = make_conninfo(**settings.parameters)
@@ -167,6 +169,10 @@ def _both(ours: _Hook, theirs: _Hook | None) -> _Hook:
         theirs(connection)
 
     return both
+
+
+def _keep_handlers(connection: ThreadConnection) -> None:
+    connection.keep_handlers()
 
 
 def all_managers() -> tuple[SharedManager, ...]:
