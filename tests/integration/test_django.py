@@ -21,7 +21,8 @@ from django.db import DataError, OperationalError, connections, transaction
 from django.db.utils import InterfaceError, ProgrammingError
 from django.test import override_settings
 from django.test.utils import setup_databases, teardown_databases
-from psycopg import ClientCursor, Cursor, IsolationLevel
+from psycopg import ClientCursor, Cursor, IsolationLevel, ServerCursor
+from psycopg.rows import dict_row
 
 from hasql.contrib.django import ReplicaRouter
 from hasql.contrib.django.base import DatabaseWrapper
@@ -509,6 +510,25 @@ async def test_what_is_said_on_a_connection_is_not_told_who_has_closed_it(
     pid = await project.run(leave)
     await project.run(look, pid)
     await project.run(listen, pid)
+
+
+async def test_a_connection_that_was_closed_has_the_attributes_of_a_new_one(
+    project: DjangoProject,
+) -> None:
+    def work() -> None:
+        found = []
+        for _ in range(2):
+            pid = backend_pid()
+            raw = connections["default"].connection
+            assert raw is not None
+            found.append((pid, raw.server_cursor_factory, raw.prepared_max, raw.row_factory))
+            raw.server_cursor_factory = type("OfARequest", (ServerCursor,), {})
+            raw.prepared_max = 7
+            raw.row_factory = dict_row
+            connections["default"].close()
+        assert found[0] == found[1]
+
+    await project.run(work)
 
 
 async def test_handlers_that_configure_has_added_stay(project: DjangoProject) -> None:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ("AbandonedConnections", "LentConnection", "abandoned")
 
+#: Attributes that an application may set, and that are not set anew for each lease.
+_KEPT = ("server_cursor_factory", "prepared_max")
+
 
 class LentConnection:
     """A connection that a manager has lent to one wrapper of Django's."""
@@ -32,6 +35,7 @@ class LentConnection:
         self.given_back = False
         #: Those that were made of it and are alive: none of them may outlive the lease.
         self.cursors: WeakSet[Any] = WeakSet()
+        self._found = {name: getattr(connection, name) for name in _KEPT}
 
     @property
     def still_fits(self) -> bool:
@@ -59,6 +63,8 @@ class LentConnection:
                     self.connection.close()
             else:
                 cursor.close()
+        for name, value in self._found.items():
+            setattr(self.connection, name, value)
         try:
             self._manager.putconn(self.connection)
         except HasqlError:
