@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import psycopg
 import pytest
 from flask import Blueprint, Flask
+from flask.sessions import SecureCookieSessionInterface
 
 import hasql.psycopg3
 from hasql import ConfigurationError, HasqlError, NotAvailableError
@@ -326,6 +327,79 @@ def test_what_a_blueprint_handles_is_its_own(nowhere: dict[str, Any]) -> None:
     assert app.test_client().get("/").status_code == 418
     with app.app_context():
         db.close()
+
+
+@pytest.mark.parametrize("testing", [False, True])
+@pytest.mark.parametrize("where", ["after_request", "open_session", "save_session"])
+def test_it_is_503_as_well_where_flask_asks_no_handler(
+    app: Flask, db: Hasql[Any], where: str, testing: bool
+) -> None:
+    app.testing, app.secret_key = testing, "of a test"
+    app.add_url_rule("/well", "well", lambda: "well")
+    _have_it_raise(app, db, where)
+    answer = app.test_client().get("/well")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "3")
+
+
+@pytest.mark.parametrize("handled", [NotAvailableError, HasqlError, Exception, 503])
+def test_what_is_raised_behind_a_view_is_the_applications_to_handle(
+    app: Flask, db: Hasql[Any], handled: Any
+) -> None:
+    seen: list[Any] = []
+
+    @app.errorhandler(handled)
+    def handler(error: Any) -> tuple[str, int]:
+        seen.append(error)
+        return "its own", 418
+
+    app.add_url_rule("/well", "well", lambda: "well")
+    _have_it_raise(app, db, "after_request")
+    answer = app.test_client().get("/well")
+    assert (answer.status_code, answer.text) == (418, "its own")
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("handled", [NotAvailableError, 503])
+def test_a_handler_that_finds_no_host_either_is_called_once(
+    app: Flask, db: Hasql[Any], handled: Any
+) -> None:
+    seen: list[Any] = []
+
+    @app.errorhandler(handled)
+    def handler(error: Any) -> str:
+        seen.append(error)
+        return str(db.connection())
+
+    answer = app.test_client().get("/")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "3")
+    assert len(seen) == 1
+
+
+def test_another_error_of_a_handler_is_a_500_as_ever(app: Flask, db: Hasql[Any]) -> None:
+    @app.errorhandler(NotAvailableError)
+    def handler(_: Exception) -> str:
+        raise ZeroDivisionError
+
+    app.add_url_rule("/well", "well", lambda: "well")
+    _have_it_raise(app, db, "after_request")
+    for path in ("/", "/well"):
+        assert app.test_client().get(path).status_code == 500
+
+
+def _have_it_raise(app: Flask, db: Hasql[Any], where: str) -> None:
+    if where == "after_request":
+
+        @app.after_request
+        def ask(_: Any) -> Any:
+            return db.connection()
+
+        return
+
+    class Interface(SecureCookieSessionInterface):
+        """One that has its sessions in the database."""
+
+    setattr(Interface, where, lambda *_: db.connection())
+    app.session_interface = Interface()
 
 
 # Health, numbers and commands

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy.exc
 from flask import Response, stream_with_context
 
-from hasql import HasqlError
+from hasql import HasqlError, NotAvailableError
 from tests.flask_scene import FlaskScene, execute, value
 
 if TYPE_CHECKING:
@@ -125,6 +125,23 @@ def savepoint(connection: Any) -> Iterator[None]:
             execute(connection, "ROLLBACK TO SAVEPOINT s")
             raise
         execute(connection, "RELEASE SAVEPOINT s")
+
+
+def test_what_finds_no_host_behind_a_view_has_that_rolled_back(
+    flask: FlaskScene, app: Flask, table: Table
+) -> None:
+    @app.after_request
+    def raising(_: Any) -> NoReturn:
+        raise NotAvailableError("no host")
+
+    def view() -> str:
+        insert(flask, table, 1)
+        return "well"
+
+    answer = flask.ask(app, view)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    flask.all_given_back(app)
+    assert flask.rows(table) == []
 
 
 def test_a_savepoint_is_none_of_its_own_as_the_first_that_a_request_does(

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from typing import TYPE_CHECKING, Any, Final
-from weakref import ref
 
 from click import get_current_context
 from flask import got_request_exception, has_request_context, request, request_finished
-from werkzeug.exceptions import ServiceUnavailable
 
 from hasql.contrib.flask.context_leases import leases_here
-from hasql.diagnostics import about
-from hasql.errors import NotAvailableError
+from hasql.contrib.flask.unavailable import UnavailableAnswers
 
 if TYPE_CHECKING:
     from flask import Flask, Response
@@ -21,8 +17,6 @@ if TYPE_CHECKING:
     from hasql.contrib.flask.context_leases import ContextLeases
 
 __all__ = ("RequestEnds",)
-
-log = logging.getLogger("hasql")
 
 _ERROR: Final = "hasql.error"
 """Where in a request's WSGI environment stands what it has raised."""
@@ -33,8 +27,7 @@ class RequestEnds:
     """Listens to one application, and ends what its requests have begun."""
 
     def __init__(self, app: Flask, retry_after: int) -> None:
-        self._app = ref(app)  # the application has this, in its signals and functions
-        self._retry_after = retry_after
+        self._unavailable = UnavailableAnswers(app, retry_after)
         self._watch_exceptions(app)
         request_finished.connect(self._finish, app)
         got_request_exception.connect(self._note_exception, app)
@@ -49,31 +42,13 @@ class RequestEnds:
 
         There is no signal for those. The method is one that an application may replace.
         """
-        handle = app.handle_user_exception
+        handle = self._unavailable.handle
 
         def watching(*args: Any) -> Any:
-            error = args[-1]
-            self._raised(error)
-            if isinstance(error, NotAvailableError) and not self._has_handler(error):
-                log.warning("a request is answered 503: %s", error, extra=about("answered_503"))
-                unavailable = ServiceUnavailable(retry_after=self._retry_after)
-                unavailable.__cause__ = error
-                args = (*args[:-1], unavailable)
+            self._raised(args[-1])
             return handle(*args)
 
         app.handle_user_exception = watching  # type: ignore[assignment, method-assign]  # as above
-
-    def _has_handler(self, error: Exception) -> bool:
-        """Tell whether the application handles an error of this kind, and not just any."""
-        app = self._app()
-        kinds = type(error).__mro__
-        kinds = kinds[: kinds.index(Exception)]
-        handlers = {} if app is None else app.error_handler_spec
-        return any(
-            kind in handlers.get(name, {}).get(None, {})
-            for name in (*request.blueprints, None)
-            for kind in kinds
-        )
 
     def _note_exception(self, _: Flask, exception: BaseException, **_others: Any) -> None:
         """Take note of what was raised where nothing handles it: after the view, for one."""
