@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import psycopg
 import pytest
-from flask import Blueprint, Flask
+from flask import Blueprint, Flask, Response
 from flask.sessions import SecureCookieSessionInterface
+from werkzeug.test import EnvironBuilder
 
 import hasql.psycopg3
 from hasql import ConfigurationError, HasqlError, NotAvailableError
@@ -384,6 +385,85 @@ def test_another_error_of_a_handler_is_a_500_as_ever(app: Flask, db: Hasql[Any])
     _have_it_raise(app, db, "after_request")
     for path in ("/", "/well"):
         assert app.test_client().get(path).status_code == 500
+
+
+@pytest.mark.parametrize("where", ["stream", "teardown"])
+def test_it_is_503_as_long_as_nothing_was_sent(app: Flask, db: Hasql[Any], where: str) -> None:
+    @app.get("/late")
+    def late() -> Response:
+        manager = db.manager()
+
+        def lines() -> Iterator[str]:
+            if where == "stream":
+                manager.getconn()
+            yield "well"
+
+        return Response(lines(), mimetype="text/plain")
+
+    @app.teardown_request
+    def teardown(_: BaseException | None) -> None:
+        if where == "teardown":
+            db.connection()
+
+    begun: list[tuple[str, dict[str, str]]] = []
+
+    def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        assert (exc_info is None) is (begun == [])
+        begun.append((status, dict(headers)))
+
+    environ = EnvironBuilder("/late").get_environ()
+    assert b"".join(app.wsgi_app(environ, start)) == b""
+    status, headers = begun[-1]
+    assert (status[:3], headers["Retry-After"]) == ("503", "3")
+    with pytest.raises(NotAvailableError):
+        app.test_client().get("/late").get_data()
+
+
+def test_what_a_stream_raises_behind_its_beginning_is_its_servers_to_see(
+    app: Flask, db: Hasql[Any]
+) -> None:
+    closed: list[bool] = []
+
+    @app.get("/late")
+    def late() -> Response:
+        manager = db.manager()
+
+        def lines() -> Iterator[str]:
+            yield "well"
+            manager.getconn()
+
+        response = Response(lines(), mimetype="text/plain")
+        response.call_on_close(lambda: closed.append(True))
+        return response
+
+    answer = app.test_client().get("/late")
+    assert answer.status_code == 200
+    with pytest.raises(NotAvailableError):
+        answer.get_data()
+    answer.close()
+    assert closed == [True]
+
+
+def test_a_stream_that_nobody_reads_to_its_end_is_closed_once(app: Flask) -> None:
+    closed: list[str] = []
+
+    @app.get("/late")
+    def late() -> Response:
+        def lines() -> Iterator[str]:
+            try:
+                yield "first"
+                yield "second"
+            finally:
+                closed.append("generator")
+
+        response = Response(lines(), mimetype="text/plain")
+        response.call_on_close(lambda: closed.append("response"))
+        return response
+
+    answer = app.test_client().get("/late")
+    assert next(iter(answer.response)) == b"first"
+    answer.close()
+    assert sorted(closed) == ["generator", "response"]
 
 
 def _have_it_raise(app: Flask, db: Hasql[Any], where: str) -> None:

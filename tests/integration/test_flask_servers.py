@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from http.client import HTTPConnection, HTTPResponse
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 APP = """
 import os
 
-from flask import Flask
+from flask import Flask, Response
 
+from hasql import NotAvailableError
 from hasql.contrib.flask import Hasql
 
 db = Hasql()
@@ -57,6 +59,15 @@ def slow():
 
     with gevent.Timeout(0.1):
         db.connection().execute("SELECT pg_sleep(100)")
+
+
+@app.get("/stream")
+def stream():
+    def lines():
+        raise NotAvailableError("no host")
+        yield
+
+    return Response(lines(), mimetype="text/plain")
 
 
 BEFORE = None
@@ -125,3 +136,26 @@ async def test_requests_that_gevent_breaks_off_cost_no_place(
         await server.stop()
     for node in pg_cluster.nodes:
         await until_sessions(node, application, 0)
+
+
+@pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])
+async def test_a_stream_that_finds_no_host_is_a_503(
+    pg_cluster: LocalCluster, tmp_path: Path, kind: str
+) -> None:
+    app = under_gunicorn(tmp_path, APP, f"--worker-class {kind}")
+
+    def answer(port: int) -> HTTPResponse:
+        connection = HTTPConnection("127.0.0.1", port, timeout=20)
+        try:
+            connection.request("GET", "/stream")
+            response = connection.getresponse()
+            assert response.read() == b""
+        finally:
+            connection.close()
+        return response
+
+    async with WebServer(app, str(pg_cluster.dsn)) as server:
+        response = await asyncio.to_thread(answer, server.port)
+        assert (response.status, response.headers["Retry-After"]) == (503, "1")
+        await server.stop()
+        assert "Traceback" not in server.output, server.output
