@@ -15,7 +15,10 @@ from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from sqlalchemy import text
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException as HTTPError
 from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.types import ASGIApp, Receive, Send
 
 import hasql.asyncsqlalchemy
 import hasql.psycopg3
@@ -730,6 +733,107 @@ async def test_it_starts_while_no_host_answers(unused_ports: tuple[int, int]) ->
 
         app.middleware_stack = app.build_middleware_stack()
         assert (await ask(app, "/")).status == 504
+
+
+class Asking:
+    """A middleware that takes a connection for each request, to know whose it is."""
+
+    def __init__(self, app: ASGIApp, pool: BasePoolManager[Any, Any], late: bool) -> None:
+        self._app = app
+        self._pool = pool
+        self._late = late
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if self._late:
+            await self._app(scope, receive, send)
+        if scope["type"] == "http":
+            async with self._pool.acquire_replica():
+                pass
+        await self._app(scope, receive, send)
+
+
+@pytest.fixture
+def nowhere(unused_ports: tuple[int, int]) -> Hasql[Any]:
+    """Of a cluster where nobody answers."""
+    dsn = f"postgresql://app@127.0.0.1:{unused_ports[0]}/app"
+    return Hasql(PoolManager(dsn, acquire_timeout=0.05))
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "base"),
+    [(FastAPI, True, True), (FastAPI, False, False), (Starlette, True, False)],
+)
+async def test_no_host_for_a_middleware_is_a_503(
+    nowhere: Hasql[Any], kind: Any, before: bool, base: bool
+) -> None:
+    app = kind()
+
+    async def dispatch(request: Request, call_next: Any) -> Any:
+        async with nowhere.pool.acquire_replica():
+            return await call_next(request)
+
+    def add() -> None:
+        if base:
+            app.add_middleware(BaseHTTPMiddleware, dispatch=dispatch)
+        else:
+            app.add_middleware(Asking, pool=nowhere.pool, late=False)
+
+    if before:
+        add()
+    async with serving(nowhere, app=app):
+        if not before:
+            add()
+        for _ in range(2):
+            response = await ask(app, "/")
+            assert (response.status, response.error) == (503, None)
+            assert response.headers["retry-after"] == "1"
+        assert len(app.user_middleware) == 1
+
+
+@pytest.mark.parametrize("handled", [TimeoutError, 503])
+async def test_no_host_for_a_middleware_is_the_applications_to_handle(
+    nowhere: Hasql[Any], handled: Any
+) -> None:
+    app = FastAPI()
+    app.add_middleware(Asking, pool=nowhere.pool, late=False)
+
+    @app.exception_handler(handled)
+    async def handle(_: Request, error: Exception) -> PlainTextResponse:
+        assert isinstance(error, handled if handled is TimeoutError else HTTPError)
+        return PlainTextResponse("mine", 504)
+
+    async with serving(nowhere, app=app):
+        assert (await ask(app, "/")).status == 504
+
+
+async def test_what_a_middleware_raises_behind_the_response_is_its_servers_to_see(
+    nowhere: Hasql[Any],
+) -> None:
+    app = FastAPI()
+    app.add_middleware(Asking, pool=nowhere.pool, late=True)
+    async with serving(nowhere, app=app):
+        response = await ask(app, "/none")
+    assert response.status == 404
+    assert isinstance(response.error, NotAvailableError)
+
+
+async def test_a_handler_that_finds_no_host_either_is_called_once(nowhere: Hasql[Any]) -> None:
+    app = FastAPI()
+    seen: list[Exception] = []
+
+    @app.get("/")
+    async def endpoint(conn: Annotated[Any, Depends(nowhere.master)]) -> None: ...
+
+    @app.exception_handler(503)
+    async def handle(_: Request, error: Exception) -> PlainTextResponse:
+        seen.append(error)
+        async with nowhere.pool.acquire_replica():
+            return PlainTextResponse("mine", 504)
+
+    async with serving(nowhere, app=app):
+        response = await ask(app, "/")
+    assert (response.status, response.headers["retry-after"]) == (503, "1")
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize(

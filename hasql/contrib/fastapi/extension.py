@@ -14,6 +14,7 @@ from hasql.base import BasePoolManager
 from hasql.contrib.fastapi.access import Access
 from hasql.contrib.fastapi.give_back import GiveBackMiddleware
 from hasql.contrib.fastapi.health import health_router
+from hasql.contrib.fastapi.unavailable import answer_for_middleware
 from hasql.diagnostics import about
 from hasql.errors import ConfigurationError, NotAvailableError, PoolManagerClosedError
 
@@ -124,7 +125,7 @@ class Hasql(Generic[_ConnT]):
         """Have the application's requests give their connections back before they respond.
 
         And have NotAvailableError answered with 503 and ``Retry-After``, where the application has
-        no handler for it.
+        no handler for it: that of its middleware, too.
 
         Raises:
             ConfigurationError: The application has another cluster of this name.
@@ -134,6 +135,7 @@ class Hasql(Generic[_ConnT]):
             msg = f"install() takes an application of FastAPI or Starlette, not {app!r}"
             raise TypeError(msg)
         installed = _installed_in(app)
+        is_first = not installed
         other = installed.setdefault(self.name, self)
         if other is not self:
             raise ConfigurationError(
@@ -141,6 +143,8 @@ class Hasql(Generic[_ConnT]):
                 "Hasql(pool, name=...) takes another name"
             )
         app.state.hasql = installed
+        if is_first:
+            answer_for_middleware(app)
         # Around the routes, not among `app.add_middleware`'s, which stand outside of the app's
         # exception handlers: those see a commit that fails, too.
         router = app.router

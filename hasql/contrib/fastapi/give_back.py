@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
     from hasql.base import BasePoolManager
 
-__all__ = ("GiveBackMiddleware",)
+__all__ = ("ANSWERED", "RETRY_AFTER", "GiveBackMiddleware")
 
 log = logging.getLogger("hasql")
 
 #: Seconds after which a client may ask again.
-_RETRY_AFTER = "1"
+RETRY_AFTER = "1"
+#: Where in a request's scope stands that the application's handlers have its 503.
+ANSWERED = "hasql.answered"
 #: The close code "Try Again Later" of WebSockets.
 _TRY_AGAIN_LATER = 1013
 
@@ -75,7 +77,8 @@ class GiveBackMiddleware:
                 raise failure  # noqa: B904  # it was there first
             if isinstance(error, NotAvailableError) and not begun:
                 log.warning("a request is answered 503: %s", error, extra=about("answered_503"))
-                headers = {"Retry-After": _RETRY_AFTER}
+                scope[ANSWERED] = True
+                headers = {"Retry-After": RETRY_AFTER}
                 raise HTTPException(503, headers=headers) from error
             raise
         await leases.end(None)
@@ -96,6 +99,6 @@ class GiveBackMiddleware:
         except NotAvailableError as error:
             log.warning("a WebSocket is closed: %s", error, extra=about("websocket_closed"))
             if not accepted and "websocket.http.response" in scope.get("extensions", {}):
-                headers = {"Retry-After": _RETRY_AFTER}
+                headers = {"Retry-After": RETRY_AFTER}
                 raise HTTPException(503, headers=headers) from error
             raise WebSocketException(_TRY_AGAIN_LATER) from error
