@@ -11,15 +11,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import (
     JSON,
+    Boolean,
     ForeignKey,
+    Integer,
+    TypeDecorator,
+    column,
     delete,
     event,
     func,
     insert,
     inspect,
+    literal,
     select,
     text,
     update,
+    values,
 )
 from sqlalchemy.exc import (
     DBAPIError,
@@ -37,8 +43,11 @@ from sqlalchemy.orm import (
     joinedload,
     load_only,
     mapped_column,
+    query_expression,
     relationship,
     selectinload,
+    with_expression,
+    with_loader_criteria,
 )
 from sqlalchemy.orm.exc import DetachedInstanceError
 
@@ -100,6 +109,21 @@ class Versioned(Base):
 OWNER, ACCOUNT, SAVINGS = (
     Base.metadata.tables[f"routed_{x}"] for x in ("owner", "account", "savings")
 )
+
+
+class LockedOwner(Base):
+    __table__ = OWNER
+    locked: Mapped[bool] = query_expression()
+
+
+class Locking(TypeDecorator[bool]):
+    """Takes a lock for each value that is read."""
+
+    impl = Integer
+    cache_ok = True
+
+    def column_expression(self, column: Any) -> Any:
+        return func.pg_try_advisory_xact_lock(column)
 
 
 @pytest.fixture(params=["asyncpg", "psycopg"])
@@ -559,6 +583,8 @@ MOVES: dict[str, Any] = {
     "insert": lambda s: s.execute(insert(Owner), [{"id": 5, "name": "x"}, {"id": 6, "name": "y"}]),
     "core": lambda s: s.execute(insert(OWNER).values(id=5, name="x")),
     "locking": lambda s: s.execute(select(Account).with_for_update()),
+    "locking suffix": lambda s: s.execute(select(Account.id).suffix_with("FOR UPDATE")),
+    "locking hint": lambda s: s.execute(select(Account.id).with_statement_hint("FOR UPDATE")),
     "function": lambda s: s.execute(select(func.pg_advisory_xact_lock(1))),
     "connection": lambda s: s.connection(),
     "savepoint": lambda s: (s.begin_nested(), s.get(Account, 1)),
@@ -582,6 +608,41 @@ async def test_whatever_may_not_be_a_read_is_the_masters(
                 await each
             assert leased(manager) == ["MASTER"]
             await session.scalar(select(Account.id))
+            assert leased(manager) == ["MASTER"]
+
+
+LOCK = func.pg_try_advisory_xact_lock(OWNER.c.id)
+LOCKS: dict[str, Any] = {
+    "column": select(LOCK),
+    "rows": select(
+        values(column("a", Boolean), name="v").data([(func.pg_try_advisory_xact_lock(1),)])
+    ),
+    "expression": select(LockedOwner).options(with_expression(LockedOwner.locked, LOCK)),
+    "criteria": select(literal(value=True))
+    .select_from(Owner)
+    .options(with_loader_criteria(Owner, LOCK)),
+    "criteria of a function": select(literal(value=True))
+    .select_from(Owner)
+    .options(with_loader_criteria(Owner, lambda cls: func.pg_try_advisory_xact_lock(cls.id))),
+    "type": select(literal(1, Locking)),
+}
+"""What says whether a lock could be taken: by its only row, or by there being none."""
+
+
+@of_psycopg
+@pytest.mark.parametrize("statement", LOCKS.values(), ids=LOCKS)
+async def test_a_lock_within_a_select_is_the_masters(
+    maker: async_sessionmaker[AsyncSession],
+    manager: PoolManager,
+    pg_cluster: LocalCluster,
+    statement: Any,
+) -> None:
+    async with PoolManager(pg_cluster.master.dsn) as others:
+        await others.ready(1, 0)
+        async with others.acquire_master() as holder, maker() as session:
+            assert await holder.scalar(select(LOCK)) is True
+            found = await session.scalar(statement)
+            assert not getattr(found, "locked", found)
             assert leased(manager) == ["MASTER"]
 
 

@@ -1,0 +1,108 @@
+"""What loading an entity brings along, beside what a statement says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, WeakSet
+
+from sqlalchemy import BindParameter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from sqlalchemy.orm import Mapper
+
+    from hasql._adapters.sqlalchemy.read_walk import Walk
+
+__all__ = ("ReadMappers",)
+
+
+class ReadMappers:
+    """Tells of mappers whether loading what they map only reads, with all that is related.
+
+    Args:
+        new_walk: Makes what looks at expressions.
+    """
+
+    def __init__(self, new_walk: Callable[[], Walk]) -> None:
+        self._new_walk = new_walk
+        self._plain: WeakKeyDictionary[Mapper[Any], bool] = WeakKeyDictionary()
+        self._reachable: WeakKeyDictionary[Mapper[Any], WeakSet[Mapper[Any]]] = WeakKeyDictionary()
+
+    def is_plain(self, mapper: Mapper[Any]) -> bool:
+        """Tell it of one."""
+        known = self._plain.get(mapper)
+        if known is None:
+            found: set[Mapper[Any]] = set()
+            left = [mapper]
+            known = True
+            while left and known:
+                one = left.pop()
+                if one not in found:
+                    found.add(one)
+                    known = self._only_reads(one, left)
+            self._plain.update(dict.fromkeys(found if known else [mapper], known))
+        return known
+
+    def _only_reads(self, mapper: Mapper[Any], left: list[Mapper[Any]]) -> bool:
+        walk = self._new_walk()
+        columns = [column for each in mapper.column_attrs for column in each.columns]
+        if not (walk.only_reads(*_parts(mapper)) and walk.only_selects(columns)) or walk.deferred:
+            return False
+        left += [*_next_to(mapper), *walk.loaded]
+        return True
+
+    def meet(self, option: Any, occurring: Iterable[Mapper[Any]]) -> bool:
+        """Tell whether criteria only read that are a function of the entity.
+
+        Args:
+            option: The loader option.
+            occurring: The mappers in the statement; what is related may be loaded later.
+        """
+        concerned = {each for mapper in occurring for each in self._reached_from(mapper)}
+        for mapper in concerned.intersection(option._all_mappers()):  # noqa: SLF001  # SQLAlchemy has no other name for it
+            try:
+                criteria = option.where_criteria._resolve_with_args(mapper.entity)  # noqa: SLF001  # as above
+            except Exception:  # noqa: BLE001  # an application's code; compiling raises it to whom it concerns
+                return False
+            walk = self._new_walk()
+            if not walk.only_reads(criteria) or walk.deferred:
+                return False
+            if not all(map(self.is_plain, walk.loaded)):
+                return False
+        return True
+
+    def _reached_from(self, mapper: Mapper[Any]) -> WeakSet[Mapper[Any]]:
+        found = self._reachable.get(mapper)
+        if found is None:
+            found = self._reachable[mapper] = WeakSet()
+            left = [mapper]
+            while left:
+                one = left.pop()
+                if one not in found:
+                    found.add(one)
+                    left += _next_to(one)
+        return found
+
+
+def _next_to(mapper: Mapper[Any]) -> Iterator[Mapper[Any]]:
+    """Yield what loading an entity may come to: bases, subclasses, and what is related."""
+    yield from mapper.iterate_to_root()
+    yield from mapper.self_and_descendants
+    for relation in mapper.relationships:
+        yield relation.mapper
+
+
+def _parts(mapper: Mapper[Any]) -> Iterator[Any]:
+    """Yield what is written into statements because of a mapper, beside its columns."""
+    compared = [*mapper.primary_key]
+    parts: list[Any] = [mapper.persist_selectable, mapper.selectable, mapper.polymorphic_on]
+    for relation in mapper.relationships:
+        parts += [relation.primaryjoin, relation.secondaryjoin, relation.secondary]
+        parts += relation.order_by or ()
+        parts.append(relation.entity.selectable)  # that of an alias, if it is to one
+        compared += [*relation.local_columns, *relation.remote_side]
+    yield from (part for part in parts if part is not None)
+    # Related objects are looked for by values.
+    for column in compared:
+        yield BindParameter("hasql", type_=column.type)
