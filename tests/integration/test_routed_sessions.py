@@ -22,6 +22,7 @@ from sqlalchemy import (
     insert,
     inspect,
     literal,
+    outerjoin,
     select,
     text,
     update,
@@ -40,6 +41,7 @@ from sqlalchemy.orm import (
     Mapped,
     Session,
     attributes,
+    column_property,
     joinedload,
     load_only,
     mapped_column,
@@ -124,6 +126,30 @@ class Locking(TypeDecorator[bool]):
 
     def column_expression(self, column: Any) -> Any:
         return func.pg_try_advisory_xact_lock(column)
+
+
+class OuterJoined(Base):
+    __table__ = outerjoin(ACCOUNT, SAVINGS)
+    id = column_property(ACCOUNT.c.id, SAVINGS.c.id)
+    rate_of = SAVINGS.c.id
+    __mapper_args__ = {"primary_key": [ACCOUNT.c.id]}  # noqa: RUF012  # as SQLAlchemy has it
+
+
+class FullyJoined(Base):
+    __table__ = outerjoin(ACCOUNT, SAVINGS, full=True)
+    id = column_property(ACCOUNT.c.id, SAVINGS.c.id)
+    rate_of = SAVINGS.c.id
+    __mapper_args__ = {"primary_key": [ACCOUNT.c.id]}  # noqa: RUF012  # as SQLAlchemy has it
+
+
+class Grouped(Base):
+    __table__ = (
+        select(ACCOUNT.c.id, ACCOUNT.c.v, func.count(SAVINGS.c.id).label("of_savings"))
+        .outerjoin_from(ACCOUNT, SAVINGS)
+        .group_by(ACCOUNT.c.id)
+        .subquery()
+    )
+    __mapper_args__ = {"primary_key": [__table__.c.id]}  # noqa: RUF012  # as SQLAlchemy has it
 
 
 @pytest.fixture(params=["asyncpg", "psycopg"])
@@ -574,6 +600,45 @@ async def test_what_conflicts_keeps_its_lock_until_the_end(
             await pg_cluster.master.sql(f"{V} FOR UPDATE NOWAIT")
         await session.commit()
     assert await pg_cluster.master.sql(V) == "90"
+
+
+IN_ACCOUNT = (
+    "UPDATE routed_account SET v = v + 1 WHERE id = 9",
+    "SELECT v FROM routed_account WHERE id = 9 FOR UPDATE NOWAIT",
+)
+IN_SAVINGS = (
+    "UPDATE routed_savings SET rate = rate + 1 WHERE id = 9",
+    "SELECT rate FROM routed_savings WHERE id = 9 FOR UPDATE NOWAIT",
+)
+MAPPED = {
+    OuterJoined: [IN_ACCOUNT, IN_SAVINGS],
+    FullyJoined: [IN_ACCOUNT, IN_SAVINGS],
+    Grouped: [IN_ACCOUNT],
+}
+"""What can be changed in what an object is mapped to, and locked."""
+
+
+@of_psycopg
+@pytest.mark.parametrize("class_", MAPPED)
+async def test_what_is_mapped_to_more_than_tables_is_compared_and_locked(
+    lasting: async_sessionmaker[AsyncSession], pg_cluster: LocalCluster, class_: Any
+) -> None:
+    async def change(session: AsyncSession) -> None:
+        (await session.scalars(select(class_).where(class_.id == 9))).one().v -= 10
+        await session.flush()
+
+    for elsewhere, _ in MAPPED[class_]:
+        async with past(pg_cluster, elsewhere), lasting() as session:
+            with pytest.raises(StaleReadError):
+                await change(session)
+    await replayed(pg_cluster)
+    async with lasting() as session:
+        await change(session)
+        for _, lock in MAPPED[class_]:
+            with pytest.raises(Exception, match="could not obtain lock"):
+                await pg_cluster.master.sql(lock)
+        await session.commit()
+    assert await pg_cluster.master.sql("SELECT v FROM routed_account WHERE id = 9") == "91"
 
 
 MOVES: dict[str, Any] = {

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Mapper
 from sqlalchemy.orm.interfaces import ONETOMANY
 from sqlalchemy.sql import ClauseElement
 
+from hasql._adapters.sqlalchemy.replica_locks import is_lockable, locks
 from hasql._adapters.sqlalchemy.replica_values import columns_of, forget, shown_by_replica
 from hasql.errors import StaleReadError
 
@@ -121,14 +122,19 @@ def _check_some(
 ) -> None:
     columns = columns_of(mapper)
     shown = [key for key in columns if any(key in shown_by_replica(state) for state in states)]
-    identity = tuple_(*mapper.primary_key)
+    chosen = tuple_(*mapper.primary_key).in_([state.identity for state in states])
     query = (
         select(*mapper.primary_key, *(columns[key] for key in shown))
         .select_from(mapper.persist_selectable)
-        .where(identity.in_([state.identity for state in states]))
+        .where(chosen)
         .order_by(*mapper.primary_key)
-        .with_for_update()
     )
+    if is_lockable(mapper.persist_selectable):
+        query = query.with_for_update()
+    else:
+        # What is read after that has been committed before, and stays.
+        for lock in locks(mapper, chosen):
+            connection.execute(lock)
     width = len(mapper.primary_key)
     rows = {tuple(row[:width]): row[width:] for row in connection.execute(query)}
     for state in states:
