@@ -39,6 +39,7 @@ from sqlalchemy.ext.mutable import MutableDict
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
+    ORMExecuteState,
     Session,
     attributes,
     column_property,
@@ -59,7 +60,7 @@ from hasql.errors import HasqlError, PoolManagerClosedError, StaleReadError
 from hasql.resilience import Category
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from hasql.testing import LocalCluster
 
@@ -709,6 +710,38 @@ async def test_a_lock_within_a_select_is_the_masters(
             found = await session.scalar(statement)
             assert not getattr(found, "locked", found)
             assert leased(manager) == ["MASTER"]
+
+
+def replaces(statement: Any) -> Callable[[ORMExecuteState], None]:
+    def on_execute(state: ORMExecuteState) -> None:
+        state.statement = statement
+
+    return on_execute
+
+
+def executes(statement: Any) -> Callable[[ORMExecuteState], Any]:
+    return lambda state: state.invoke_statement(statement)
+
+
+RECOVERS = select(func.pg_is_in_recovery())
+HOOKS: dict[str, Any] = {
+    "replaced": (select(literal(1)), replaces(RECOVERS)),
+    "executed": (select(literal(1)), executes(RECOVERS)),
+    "executed for an entity": (select(Owner), executes(RECOVERS)),
+}
+"""What is asked for, and what a listener of the application's makes of it."""
+
+
+@of_psycopg
+@pytest.mark.parametrize(("statement", "hook"), HOOKS.values(), ids=HOOKS)
+async def test_what_is_executed_after_all_decides(
+    maker: async_sessionmaker[AsyncSession], manager: PoolManager, statement: Any, hook: Any
+) -> None:
+    async with maker() as session:
+        event.listen(session.sync_session, "do_orm_execute", hook)
+        row = (await session.execute(statement)).one()
+        assert row[-1] is False
+        assert leased(manager) == ["MASTER"]
 
 
 @of_psycopg

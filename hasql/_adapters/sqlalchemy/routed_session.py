@@ -41,8 +41,11 @@ class _Routed(Session):
         """Return where a statement is executed; see `Session.get_bind`."""
         if bind is not None:  # given for this statement by the application
             return super().get_bind(mapper, clause=clause, bind=bind, **kwargs)
+        asked: Asked | None = kwargs.get(_ASKED)
+        if clause is None and asked is not None:
+            clause = asked.statement()
         found: Connection | Engine
-        found = self.hasql_route.bind_for(self, clause, kwargs.get(_ASKED))
+        found = self.hasql_route.bind_for(self, clause, asked)
         return found
 
     def invalidate(self) -> None:
@@ -88,7 +91,9 @@ def _on_execute(state: ORMExecuteState) -> None:
     if state.session.hasql_route.on_master:  # type: ignore[attr-defined]  # as made above
         return
     streams = not options.keys().isdisjoint(_STREAMING)
-    state.bind_arguments[_ASKED] = Asked(wanted, streams)
+    state.bind_arguments[_ASKED] = Asked(wanted, streams, [state])
+    # Other listeners may have another statement be executed, and SQLAlchemy would name this one.
+    state.bind_arguments.pop("clause", None)
     if state.is_select and not streams:
         # Objects are made of the rows at once, as they are with asyncio. Made after the session has
         # moved, they would be taken for what the master has shown.

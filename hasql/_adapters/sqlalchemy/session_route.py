@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from sqlalchemy import Connection, Engine
-    from sqlalchemy.orm import Session
+    from sqlalchemy.orm import ORMExecuteState, Session
 
     from hasql._adapters.sqlalchemy.reads import ProvableReads
 
@@ -63,6 +63,12 @@ class Asked(NamedTuple):
     route: str | None
     #: Whether its rows are fetched little by little.
     streams: bool
+    #: What is executing it. It is taken out to be asked, as it refers to this in turn.
+    state: list[ORMExecuteState]
+
+    def statement(self) -> Any:
+        """Return what is to be executed after all; None if that has been asked before."""
+        return self.state.pop().statement if self.state else None
 
 
 class SessionRoute:
