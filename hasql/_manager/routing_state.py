@@ -132,8 +132,8 @@ class RoutingState(Generic[PoolT, ConnT]):
     def cut_off(self, host: HostSpec) -> None:
         """Break what is open on a host: its monitor was cancelled from outside of hasql."""
         node = self.nodes.get(host)
-        if node is not None and node.pool is not None:
-            node.pool.terminate()
+        for pool in () if node is None else node.pools:
+            pool.terminate()
 
     # What is learnt
 

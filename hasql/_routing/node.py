@@ -192,6 +192,12 @@ class Node(Generic[PoolT, ConnT]):
         return node
 
     @property
+    def pools(self) -> list[DriverPool[PoolT, ConnT]]:
+        """Its pool, and those before it that have places out still."""
+        nodes = [self, *(each.former for each in self.successions)]
+        return [node.pool for node in nodes if node.pool is not None]
+
+    @property
     def lends(self) -> bool:
         """Whether any lease is out, on this pool or one before."""
         return bool(self.in_flight) or any(each.former.in_flight for each in self.successions)

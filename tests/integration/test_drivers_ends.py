@@ -275,11 +275,12 @@ RUN = {"asyncio": "asyncio.run(main())", "uvloop": "import uvloop; uvloop.run(ma
     ("loop", "end", "code", "last_words"),
     [
         ("asyncio", "return", 0, ""),
+        ("asyncio", "await manager.resize(max_size=3)", 0, ""),
         ("asyncio", "raise KeyError('mine')", 1, "KeyError: 'mine'"),
         ("uvloop", "await manager.release(kept)", 0, ""),
         ("uvloop", "return", 0, ""),
     ],
-    ids=["kept", "error", "given back on uvloop", "kept on uvloop"],
+    ids=["kept", "resized", "error", "given back on uvloop", "kept on uvloop"],
 )
 def test_a_program_that_ends_without_close_ends_at_once(  # noqa: PLR0913  # fixtures and parameters
     kit: Kit, pg_cluster: LocalCluster, loop: str, end: str, code: int, last_words: str
