@@ -232,7 +232,7 @@ def _upkeep(
     calls: PoolCalls[PoolT, ConnT],
 ) -> IdleUpkeep[PoolT, ConnT] | None:
     """Make what sees to idle connections, as far as the driver's pool does not."""
-    lifetime, idle = left_of_ages(lifecycle, common.driver.ages)
+    lifetime, idle = left_of_ages(lifecycle, common.driver)
     limits = [each for each in (lifetime, idle, lifecycle.check_idle) if each is not None]
     if not limits:
         return None

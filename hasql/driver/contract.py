@@ -331,6 +331,8 @@ class Driver(Protocol[PoolT, ConnT]):
     #: By "max_lifetime" and "max_idle", the argument of the driver's pool that is about the same,
     #: and whether the pool closes a connection for it without being asked for one.
     ages: ClassVar[Mapping[str, tuple[str, bool]]] = {}
+    #: Whether a question to an idle connection counts as a use of it for "max_idle".
+    questions_are_uses: ClassVar[bool] = False
 
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
         """Check the arguments meant for the pool and return its sizes; opens nothing.

@@ -6,6 +6,7 @@ from math import inf
 from random import Random
 from typing import Any
 
+from hasql.driver import Driver
 from hasql.errors import ConfigurationError
 from hasql.resilience.lifecycle import Lifecycle
 
@@ -112,11 +113,13 @@ def with_ages(
 
 
 def left_of_ages(
-    lifecycle: Lifecycle, ages: Mapping[str, tuple[str, bool]]
+    lifecycle: Lifecycle, driver: Driver[Any, Any]
 ) -> tuple[float | None, float | None]:
     """Return `max_lifetime` and `max_idle` as far as the driver's pool does not see to them."""
     lifetime, idle = (
-        None if ages.get(name, ("", False))[1] else getattr(lifecycle, name)
+        None if driver.ages.get(name, ("", False))[1] else getattr(lifecycle, name)
         for name in ("max_lifetime", "max_idle")
     )
+    if driver.questions_are_uses and lifecycle.check_idle is not None:
+        idle = lifecycle.max_idle  # no connection is idle for long that is asked so often
     return lifetime, idle
