@@ -18,6 +18,7 @@ from sqlalchemy import (
     Interval,
     MetaData,
     Numeric,
+    Select,
     Sequence,
     String,
     Table,
@@ -585,6 +586,30 @@ def test_what_only_reads_is_known(statement: Any) -> None:
 
 @pytest.mark.parametrize("statement", OTHERS.values(), ids=OTHERS)
 def test_what_may_do_more_is_not_taken_for_a_read(statement: Any) -> None:
+    assert not is_read(statement)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (ColumnElement, "_annotations"),
+        (Integer, "_variant_mapping"),
+        (Column, "_traverse_internals"),
+        (Select, "_traverse_internals"),
+    ],
+)
+def test_where_sqlalchemy_tells_something_no_more_nothing_is_a_read(
+    monkeypatch: pytest.MonkeyPatch, owner: type[Any], name: str
+) -> None:
+    """It is of SQLAlchemy's own, and a release may have it no more."""
+
+    class Gone:
+        def __get__(self, *_: object) -> object:
+            raise AttributeError(name)
+
+    statement = select(Parent).options(load_only(Parent.id)).where(Parent.id == 1)
+    assert is_read(statement)
+    monkeypatch.setattr(owner, name, Gone())
     assert not is_read(statement)
 
 

@@ -7,15 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy import BindParameter, Cast, Column, Extract, Select, Table, TextClause
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import FromStatement
+from sqlalchemy.sql import selectable
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.elements import BinaryExpression, ColumnClause
 from sqlalchemy.sql.functions import FunctionElement, GenericFunction, next_value
-from sqlalchemy.sql.selectable import (
-    ForUpdateArg,
-    HasCTE,
-    TableValuedAlias,
-    _MemoizedSelectEntities,
-)
+from sqlalchemy.sql.selectable import ForUpdateArg, HasCTE, TableValuedAlias
 
 from hasql._adapters.sqlalchemy import read_looks as looks
 from hasql._adapters.sqlalchemy import read_texts as texts
@@ -32,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ("ElementParts", "parts_of")
 
+#: What a select keeps of before a change of what it selects.
+_MEMOIZED: type[Any] = getattr(selectable, "_MemoizedSelectEntities", TableValuedAlias)
 #: Whatever holds one of these is no read, or nobody can tell.
 _OTHERS = (TextClause, UpdateBase, ForUpdateArg, next_value)
 #: Of these applications make classes that compile to the same.
@@ -101,7 +99,7 @@ _OWN: tuple[tuple[type[Any], str, Look | None], ...] = (
     (Select, "_correlate_except", None),
     (Select, "_raw_columns", looks.selected),
     (TableValuedAlias, "_tableval_type", looks.table_type),
-    (_MemoizedSelectEntities, "_raw_columns", looks.selected),
+    (_MEMOIZED, "_raw_columns", looks.selected),
     (postgresql.array, "type", looks.array_type),
 )
 _SIMPLE = (None, looks.part, looks.parts)

@@ -28,6 +28,10 @@ class ProvableReads:
 
     Nobody can tell what text does, nor a function of which SQLAlchemy knows only the name.
 
+    SQLAlchemy has no public name for much of what becomes SQL: prefixes, hints, what loader options
+    add. Its traversal for everybody leaves that out. So this room asks for what SQLAlchemy keeps to
+    itself. Where a release has that no more, a statement is no read, and goes to the master.
+
     Args:
         functions: Names of functions that read, as `func` spells them: "lower", "geo.distance".
 
@@ -54,7 +58,11 @@ class ProvableReads:
             return False
         known = self._statements.get(statement)
         if known is None:
-            known = self._statements[statement] = self._only_reads(statement)
+            try:
+                known = self._only_reads(statement)
+            except AttributeError:  # as said above
+                known = False
+            self._statements[statement] = known
         return known
 
     def _only_reads(self, expression: Any, *, wrapped: bool = True) -> bool:
