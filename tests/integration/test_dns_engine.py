@@ -448,11 +448,13 @@ def test_where_no_name_is_looked_up_it_is_any_engine(
     assert ask(make(url=server.url(driver, OLD)))[0] == OLD
     bare = f"postgresql+{driver}://{server.user}:{server.password}@/app"
     assert ask(make(url=bare + several))[0] == OLD
-    hostaddr = {"hostaddr": THIRD, "host": NAME}
-    assert ask(make(url=server.url(driver, NAME), connect_args=hostaddr))[0] == THIRD
+    name = "with-an-address.test"
+    hostaddr = {"hostaddr": THIRD, "host": name}
+    assert ask(make(url=server.url(driver, name), connect_args=hostaddr))[0] == THIRD
     with pytest.raises(OperationalError, match="/nowhere"):
         ask(make(url=f"{bare}?host=/nowhere"))
-    assert nameserver.questions == []
+    # A question of an engine before this one may be asked once more.
+    assert {question.name for question in nameserver.questions} <= {NAME}
 
 
 def test_the_environment_may_say_where_the_host_is(

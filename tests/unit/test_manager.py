@@ -283,7 +283,7 @@ def test_4_a_server_that_has_room_again_is_used_soon_however_seldom_it_is_probed
             await asyncio.sleep(200)  # until what the failures signal begins a burst but seldom
             logins, probes = servers["a"].logins, len(servers["a"].probes)
             await asyncio.sleep(20)
-            assert servers["a"].logins - logins <= 20
+            assert servers["a"].logins - logins <= 30  # one a second, but for what a burst adds
             assert len(servers["a"].probes) - probes <= 100
             servers["a"].login_error = None
             async with asyncio.timeout(2):
