@@ -7,13 +7,13 @@ them by `ThreadManager.in_loop`.
 from __future__ import annotations
 
 import re
-from concurrent.futures import Future
 from functools import partial
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
 from hasql.driver import Driver, Endpoint, Failure, PoolSizes, ThreadPool
 from hasql.driver.destinations import Destinations
+from hasql.driver.thread_waiter import ThreadWaiter
 from hasql.sync.base import BaseSyncPoolManager
 from testbed.fake_driver import FakeConnection, FakeDriver, FakeServer, ScriptedNames
 from testbed.fake_transactions import FakeThreadTransaction
@@ -70,7 +70,7 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
         self.sizes = sizes
         self.free: list[ThreadConnection] = []
         self.lent: set[ThreadConnection] = set()
-        self.connecting: set[Future[None]] = set()
+        self.connecting: set[ThreadWaiter[None]] = set()
         self.most_lent = 0
         self.closed = False
         self.generation = 0
@@ -114,7 +114,7 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
         server, began = self._server(address), self.generation
         server.logins += 1
         while server.frozen:
-            answer: Future[None] = Future()
+            answer: ThreadWaiter[None] = ThreadWaiter()
             self.connecting.add(answer)
             try:
                 time_left.wait(answer)

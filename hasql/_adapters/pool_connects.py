@@ -11,7 +11,6 @@ the next one.
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from math import inf
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from hasql.driver.address_race import ThreadedConnect
 from hasql.driver.deadline import OutOfTimeError
 from hasql.driver.os_threads import OsThread, new_guard
+from hasql.driver.thread_waiter import ThreadWaiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +65,8 @@ class PoolConnects(Generic[_T]):
         self._pool = of_pool
         # It lets in again who has it: a collection of garbage may give a connection back meanwhile.
         self._lock = new_guard()
-        self._waiters: deque[Future[None]] = deque()
+        #: In the order of asking.
+        self._waiters: deque[ThreadWaiter[None]] = deque()
         self._ready: deque[_T] = deque()
         self._under_way: set[ThreadedConnect] = set()
         #: How often they were ended.
@@ -96,7 +97,7 @@ class PoolConnects(Generic[_T]):
         Raises ConnectionError if the connects are ended or were since the ticket, OutOfTimeError at
         the deadline, and what a connect raises.
         """
-        waiter: Future[None] = Future()
+        waiter: ThreadWaiter[None] = ThreadWaiter()
         try:
             if not self._join(waiter, ticket):
                 return
@@ -109,8 +110,8 @@ class PoolConnects(Generic[_T]):
             with self._lock:
                 if waiter in self._waiters:
                     self._waiters.remove(waiter)
-                elif waiter.done() and waiter.exception() is None:
-                    self._wake_one()  # another, as it does not look any more
+                if waiter.done() and waiter.exception() is None:
+                    self._tell_one()  # another, as it does not look any more
             raise
 
     def wait_for_return(self, time_left: TimeLeft, ticket: Ticket) -> None:
@@ -122,10 +123,10 @@ class PoolConnects(Generic[_T]):
             raise _given_up()
         if not time_left.seconds:
             raise OutOfTimeError
-        never: Future[None] = Future()
+        never: ThreadWaiter[None] = ThreadWaiter()
         time_left.ended_within(never, min(_LOOK, time_left.seconds))
 
-    def _join(self, waiter: Future[None], ticket: Ticket) -> bool:
+    def _join(self, waiter: ThreadWaiter[None], ticket: Ticket) -> bool:
         """Begin to wait; return False if there is something already."""
         with self._lock:
             if ticket.generation != self._generation or self._closed:
@@ -160,19 +161,28 @@ class PoolConnects(Generic[_T]):
         """Take note that a connection was given back; it can be had by now."""
         self._arrival = object()  # unlike a count, no other thread can undo this
         if self._waiters:
-            with self._lock:
-                self._wake_one()
+            try:
+                with self._lock:
+                    self._tell_one()
+            except BaseException:  # an interrupt, maybe before anybody was told
+                with self._lock:
+                    self._tell_one()
+                raise
 
-    def _wake_one(self) -> None:
-        if (waiter := self._next_waiter()) is not None:
-            waiter.set_result(None)
-
-    def _next_waiter(self) -> Future[None] | None:
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if waiter.set_running_or_notify_cancel():
-                return waiter
-        return None
+    def _tell_one(self, error: BaseException | None = None) -> None:
+        """Have who has waited longest look again, or raise an error."""
+        waiters, told = self._waiters, False
+        while waiters and not told:
+            waiter = waiters[0]
+            if not waiter.done():  # else who told it was interrupted then
+                told = True
+                if error is None:
+                    waiter.set_result(None)
+                else:
+                    waiter.set_exception(error)
+            # Last, so that no interrupt leaves one untold. A signal's handler may have done it.
+            if waiters and waiters[0] is waiter:
+                waiters.popleft()
 
     # Connecting
 
@@ -196,15 +206,14 @@ class PoolConnects(Generic[_T]):
     def _settle(self, connection: _T | None, error: BaseException | None) -> bool:
         """Tell who waits what a connect has ended with; return whether that was taken in."""
         if connection is None:
-            if (waiter := self._next_waiter()) is not None:
-                waiter.set_exception(error)
+            self._tell_one(error)
             return False
         kept = self._pool.keeps(len(self._ready), bool(self._waiters))
         if kept:
             self._pool.take_in(connection)
             self._ready.append(connection)
         self._arrival = object()
-        self._wake_one()
+        self._tell_one()
         return kept
 
     # Ending
@@ -216,8 +225,8 @@ class PoolConnects(Generic[_T]):
             for connect in self._under_way:
                 connect.end()
             self._under_way.clear()
-            while (waiter := self._next_waiter()) is not None:
-                waiter.set_exception(_given_up())
+            while self._waiters:
+                self._tell_one(_given_up())
 
     def empty(self) -> list[_T]:
         """Take all connections that wait for their first use."""

@@ -21,7 +21,6 @@ from hasql._routing.router import Router
 from hasql.diagnostics import about, correlation_id
 from hasql.driver import ConnT, Driver, PoolT, ThreadPool
 from hasql.driver.deadline import OutOfTimeError
-from hasql.driver.ended_within import ended_within
 from hasql.driver.outside_calls import check_may_wait
 from hasql.driver.time_left import TimeLeft
 from hasql.errors import UnknownConnectionError
@@ -313,7 +312,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
             if node is not None:
                 return node
             began = self._clock()
-            if not ended_within(waiter, deadline - began):
+            if not waiter.ended_within(deadline - began):
                 raise OutOfTimeError  # noqa: TRY301  # as what else ends it
             node = waiter.result()
             if (tracing := self._tracing) is not None:

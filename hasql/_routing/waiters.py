@@ -3,10 +3,11 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Generic, Protocol, TypeVar
+
+from hasql.driver.thread_waiter import ThreadWaiter
 
 __all__ = ("AsyncWaiters", "ThreadWaiters", "Waiter", "Waiters")
 
@@ -18,7 +19,7 @@ _SLACK = 32
 
 
 class Waiter(Protocol[_PlaceT]):
-    """One who waits, as the futures of asyncio and of threads are."""
+    """One who waits: a future of asyncio's, or a `ThreadWaiter`."""
 
     def done(self) -> bool:
         """Tell whether the waiting has ended."""
@@ -160,9 +161,9 @@ class AsyncWaiters(Waiters[_KindT, _PlaceT]):
 class ThreadWaiters(Waiters[_KindT, _PlaceT]):
     """Threads that wait; each looks at its deadline itself."""
 
-    def _make(self, kind: _KindT, deadline: float) -> "Future[_PlaceT]":
+    def _make(self, kind: _KindT, deadline: float) -> ThreadWaiter[_PlaceT]:
         del kind, deadline
-        return Future()
+        return ThreadWaiter()
 
 
 def _fail(waiter: Waiter[_PlaceT], error: BaseException) -> None:

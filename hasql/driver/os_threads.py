@@ -5,15 +5,13 @@ hasql watches the hosts in a thread that goes on while a greenlet computes, so i
 ones. https://www.gevent.org/api/gevent.monkey.html
 """
 
+import _thread
 import sys
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from importlib import import_module
 from threading import Condition, Thread
 from typing import Any
-
-from hasql.driver.ended_within import ended_within
 
 __all__ = ("OsThread", "is_held", "new_guard", "original")
 
@@ -48,7 +46,9 @@ class OsThread:
         self._target = target
         self._name = name
         self._ident: int | None = None
-        self._ended: Future[None] = Future()
+        # Held until it has ended; where greenlets wait, gevent's own.
+        self._running = _thread.allocate_lock()
+        self._running.acquire()
 
     def start(self) -> None:
         """Start it."""
@@ -62,7 +62,7 @@ class OsThread:
         try:
             self._target()
         finally:
-            self._ended.set_result(None)
+            self._running.release()
 
     @property
     def is_current(self) -> bool:
@@ -71,4 +71,5 @@ class OsThread:
 
     def join(self, seconds: float) -> None:
         """Wait until it has ended, for so many seconds at most."""
-        ended_within(self._ended, seconds)
+        if self._running.acquire(timeout=max(0.0, seconds)):
+            self._running.release()  # others may wait, too

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from hasql.driver.kept_errors import for_future
 from hasql.driver.os_threads import OsThread
+from hasql.driver.thread_waiter import ThreadWaiter
 from hasql.driver.time_left import TimeLeft
 
 __all__ = ("end_in_thread", "in_thread", "wait_in_thread")
@@ -22,21 +23,29 @@ def in_thread(
 ) -> "Future[_T]":
     """Begin some work in a daemon thread; `discard` is given what it makes if that is cancelled."""
     future: Future[_T] = Future()
+    _begin(future, work, name, discard)
+    return future
 
+
+def _begin(
+    awaited: "Future[_T] | ThreadWaiter[_T]",
+    work: Callable[[], _T],
+    name: str,
+    discard: Callable[[_T], object],
+) -> None:
     def run() -> None:
         try:
             result = work()
         except BaseException as error:  # noqa: BLE001  # for who waits
             with suppress(InvalidStateError):
-                future.set_exception(for_future(error))
+                awaited.set_exception(for_future(error))
             return
         try:
-            future.set_result(result)
+            awaited.set_result(result)
         except InvalidStateError:
             discard(result)
 
     OsThread(run, name).start()
-    return future
 
 
 def end_in_thread(work: Callable[[], object], name: str) -> "Future[object]":
@@ -56,10 +65,11 @@ def wait_in_thread(
     time_left: TimeLeft, work: Callable[[], _T], name: str, discard: Callable[[_T], object]
 ) -> _T:
     """Have a thread do some work and wait for it; what comes of it too late is discarded."""
-    future = in_thread(work, name, discard)
+    awaited: ThreadWaiter[_T] = ThreadWaiter()
     try:
-        return time_left.wait(future)
+        _begin(awaited, work, name, discard)
+        return time_left.wait(awaited)
     except BaseException:
-        if not future.cancel() and future.exception() is None:
-            discard(future.result())
+        if not awaited.cancel() and awaited.exception() is None:
+            discard(awaited.result())
         raise

@@ -2,13 +2,10 @@
 
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from hasql.driver.deadline import OutOfTimeError
-from hasql.driver.ended_within import ended_within
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
+from hasql.driver.thread_waiter import ThreadWaiter
 
 __all__ = ("TimeLeft",)
 
@@ -43,7 +40,7 @@ class TimeLeft:
         """How many are left; 0 once there are none."""
         return max(0.0, self._deadline - self._clock())
 
-    def wait(self, awaited: "Future[_T]", limit: float = inf) -> _T:
+    def wait(self, awaited: ThreadWaiter[_T], limit: float = inf) -> _T:
         """Wait for what has been begun, and return or raise what it ends with.
 
         Raises OutOfTimeError at the deadline, or after `limit` seconds if that is sooner: nothing
@@ -60,10 +57,10 @@ class TimeLeft:
             return awaited.result()
         raise OutOfTimeError
 
-    def ended_within(self, awaited: "Future[_T]", seconds: float) -> bool:
+    def ended_within(self, awaited: ThreadWaiter[_T], seconds: float) -> bool:
         """Wait for so many seconds at most; return whether it has ended."""
         try:
-            return ended_within(awaited, seconds)
+            return awaited.ended_within(seconds)
         except BaseException:
             self.interrupted = True
             raise

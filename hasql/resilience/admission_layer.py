@@ -8,7 +8,6 @@ from hasql._leasing.lease import Lease
 from hasql._routing.node import Node
 from hasql._routing.waiters import Waiters
 from hasql.cluster.probe import Role
-from hasql.driver.ended_within import ended_within
 from hasql.driver.os_threads import new_guard
 from hasql.metrics import AdmissionMetrics
 from hasql.resilience.adaptive_limit import AdaptiveLimit
@@ -111,7 +110,7 @@ class AdmissionLayer(Layer):
                 acquire = QueuedAcquire(level, self._clock(), deadline)
                 waiter = gate.join(acquire, deadline)
                 gate.dispatch()  # a finalizer may have given one back since
-            late = not ended_within(waiter, deadline - self._clock())
+            late = not waiter.ended_within(deadline - self._clock())
             if late:
                 raise TimeoutError  # noqa: TRY301  # as what else ends it
             waiter.result()

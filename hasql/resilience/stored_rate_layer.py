@@ -10,7 +10,6 @@ from hasql._leasing.layers import Layer
 from hasql._leasing.lease import Lease
 from hasql._routing.waiters import Waiters
 from hasql.diagnostics import about
-from hasql.driver.ended_within import ended_within
 from hasql.errors import MissingExtraError, RateLimitedError
 from hasql.metrics import RateLimitMetrics
 from hasql.resilience.rate_limit import IN_MEMORY, RateLimit
@@ -125,7 +124,7 @@ class StoredRateLayer(Layer):
         try:
             waiter = access.take(turn, deadline)
             if waiter is not None:
-                if not ended_within(waiter, deadline - self._clock()):
+                if not waiter.ended_within(deadline - self._clock()):
                     return self._met(TimeoutError(), began, 0.0, waited=True)
                 waiter.result()
                 if (heard := self._heard(key)) is not None:

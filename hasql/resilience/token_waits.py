@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 from hasql._routing.waiters import Waiters
-from hasql.driver.ended_within import ended_within
 from hasql.driver.os_threads import new_guard
 from hasql.errors import PoolManagerClosedError, RateLimitedError
 from hasql.metrics import RateLimitMetrics
@@ -62,13 +61,13 @@ class TokenWaits:
 
     def wait_in_thread(self, seconds: float) -> None:
         """Have a thread wait."""
-        waiter: Any = None  # a future
+        waiter: Any = None  # a `ThreadWaiter`
         try:
             with self.lock:
                 waiter = self._waiters.join(None, 0.0)
                 if self._closed:
                     raise _closed()
-            if ended_within(waiter, seconds):
+            if waiter.ended_within(seconds):
                 waiter.result()
         finally:
             if waiter is not None:
@@ -78,7 +77,7 @@ class TokenWaits:
                     self._leave(waiter)
                     raise
 
-    def _leave(self, waiter: Any) -> None:  # noqa: ANN401  # a future
+    def _leave(self, waiter: Any) -> None:  # noqa: ANN401  # as above
         with self.lock:
             self._waiters.leave(None, waiter)
 

@@ -17,7 +17,7 @@ from hasql.resilience.admission_gate import AdmissionGate, QueuedAcquire
 from hasql.resilience.priority import Priority
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
+    from hasql.driver.thread_waiter import ThreadWaiter
 
 
 @dataclass(eq=False)
@@ -27,7 +27,7 @@ class Asker:
     priority: Priority
     half_at: float
     acquire: QueuedAcquire
-    future: Future[None]
+    waiter: ThreadWaiter[None]
 
 
 class GateMachine(RuleBasedStateMachine):
@@ -68,14 +68,14 @@ class GateMachine(RuleBasedStateMachine):
                     gate.join(acquire, self.now + seconds)
                 return
             gives_way = [x for x in self.waiting if x.priority is last.priority][-1]
-            future = gate.join(acquire, self.now + seconds)
+            waiter = gate.join(acquire, self.now + seconds)
             with pytest.raises(OverloadedError):
-                gives_way.future.result(0)
+                gives_way.waiter.result()
             self.waiting.remove(gives_way)
             gate.leave(gives_way.acquire)
         else:
-            future = gate.join(acquire, self.now + seconds)
-        self.waiting.append(Asker(priority, self.now + seconds / 2, acquire, future))
+            waiter = gate.join(acquire, self.now + seconds)
+        self.waiting.append(Asker(priority, self.now + seconds / 2, acquire, waiter))
 
     @precondition(lambda self: self.out)
     @rule()
@@ -113,13 +113,13 @@ class GateMachine(RuleBasedStateMachine):
                 break
             aged = [x for x in able if x.half_at <= self.now]
             first = min(aged or able, key=(lambda x: x.half_at) if aged else (lambda x: x.priority))
-            assert first.future.done()
+            assert first.waiter.done()
             assert first.acquire.granted
             self.gate.settle(first.acquire)
             first.acquire.granted = False
             self.waiting.remove(first)
             self.out += 1
-        assert not any(x.future.done() for x in self.waiting)
+        assert not any(x.waiter.done() for x in self.waiting)
 
     @invariant()
     def counts_are_right(self) -> None:
@@ -133,7 +133,7 @@ class GateMachine(RuleBasedStateMachine):
         self.gate.close()
         for asker in self.waiting:
             with pytest.raises(PoolManagerClosedError):
-                asker.future.result(0)
+                asker.waiter.result()
 
 
 TestGate = GateMachine.TestCase

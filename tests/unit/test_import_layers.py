@@ -62,7 +62,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql.driver.session_settings", "hasql.driver.own_task"}),
     frozenset({"hasql.driver.destinations"}),
     frozenset({"hasql.driver.connects", "hasql.driver.addressed_loop", "hasql.driver.deadline"}),
-    frozenset({"hasql.driver.ended_within"}),
+    frozenset({"hasql.driver.ended_within", "hasql.driver.thread_waiter"}),
     frozenset({"hasql.driver.endpoint", "hasql.driver.time_left", "hasql.driver.os_threads"}),
     frozenset({"hasql.driver.threads", "hasql.driver.outside_calls"}),
     frozenset({"hasql.driver.transactions"}),

@@ -6,6 +6,7 @@ Each test bears the number of the invariant it stands for, where it stands for o
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import gc
 import logging
 import signal
@@ -75,7 +76,9 @@ def nothing_left() -> Iterator[None]:
 
 
 @contextmanager
-def called_at(point: int, act: Callable[[], object]) -> Iterator[Callable[[], bool]]:
+def called_at(
+    point: int, act: Callable[[], object], within: tuple[str, ...] = (HASQL,)
+) -> Iterator[Callable[[], bool]]:
     """Have `act` called where a signal could come the so many-th time; yield what tells whether.
 
     Within hasql, that is: where Python's own modules leak what they were making, it is not ours.
@@ -85,7 +88,7 @@ def called_at(point: int, act: Callable[[], object]) -> Iterator[Callable[[], bo
     def profile(frame: FrameType, event: str, _arg: object) -> None:
         nonlocal left
         # Signals are looked for when a function of Python's begins, and when one of C has ended.
-        if event in {"call", "c_return"} and frame.f_code.co_filename.startswith(HASQL):
+        if event in {"call", "c_return"} and frame.f_code.co_filename.startswith(within):
             left -= 1
             if not left:
                 sys.setprofile(None)
@@ -98,7 +101,9 @@ def called_at(point: int, act: Callable[[], object]) -> Iterator[Callable[[], bo
         sys.setprofile(None)
 
 
-def interrupted_at(point: int, work: Callable[[], object]) -> bool:
+def interrupted_at(
+    point: int, work: Callable[[], object], within: tuple[str, ...] = (HASQL,)
+) -> bool:
     """Do something, and interrupt it where `called_at` would call; tell whether it came so far."""
 
     def interrupt() -> None:
@@ -106,7 +111,7 @@ def interrupted_at(point: int, work: Callable[[], object]) -> bool:
 
     gc.disable()  # or it would interrupt the finalizers of what another test has left
     try:
-        with called_at(point, interrupt):
+        with called_at(point, interrupt, within):
             work()
     except KeyboardInterrupt:
         return True
@@ -417,6 +422,33 @@ def test_11_giving_back_interrupted_anywhere_loses_no_place() -> None:
             if not interrupted:
                 break
         assert point > 10
+
+
+def test_11_who_waits_is_served_wherever_giving_back_is_interrupted() -> None:
+    # Also within what Python's own futures do, which hold a lock meanwhile.
+    within = (HASQL, threading.__file__, concurrent.futures.__path__[0])
+    with managed(fake_cluster("a master"), pool_factory_kwargs={"max_size": 1}) as manager:
+        for point in count(1):
+            lease = manager.acquire_master()
+            lease.__enter__()
+            served = threading.Event()
+
+            def acquire() -> None:
+                with manager.acquire_master(timeout=LONG):
+                    served.set()  # noqa: B023  # within the turn
+
+            other = threading.Thread(target=acquire, daemon=True)
+            other.start()
+            until(lambda: manager.waiting == 1)
+            end = partial(lease.__exit__, None, None, None)
+            interrupted = interrupted_at(point, end, within)
+            if lease.connection is not None:
+                end()  # it was interrupted before it began
+            assert served.wait(LONG / 2), point
+            other.join()
+            if not interrupted:
+                break
+        assert point > 20
 
 
 def test_11_a_unit_of_work_interrupted_anywhere_leaks_nothing() -> None:

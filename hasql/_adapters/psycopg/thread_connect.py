@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
 from math import inf
 from threading import get_ident
 from time import monotonic
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hasql.driver.address_race import ThreadedConnect
 from hasql.driver.os_threads import OsThread
+from hasql.driver.thread_waiter import ThreadWaiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ class WaitingThread:
     def __init__(self) -> None:
         self.thread = get_ident()
         #: Ends when that thread has a claim on a connection; False: it is to look again.
-        self.claimed: Future[bool] = Future()
+        self.claimed: ThreadWaiter[bool] = ThreadWaiter()
 
 
 class PoolConnect(ThreadedConnect):

@@ -77,6 +77,7 @@ class ThreadConnects:
         except BaseException:
             with self._idle.lock:
                 waiter.claimed.cancel()
+                self._hand_on()  # it may have been interrupted as it gave another one its claim
             if connect is not None:
                 self._withdraw(connect)
             raise
@@ -186,10 +187,16 @@ class ThreadConnects:
                 self.pool.putconn(connection)
             raise
         finally:
-            self._idle.put(connection)
-            if self._waiting:  # looked at last, as who waits looks for what is idle last
+            try:
+                self._idle.put(connection)
+                if self._waiting:  # looked at last, as who waits looks for what is idle last
+                    with self._idle.lock:
+                        self._hand_on()
+            except BaseException:  # interrupted
+                self._idle.put(connection)
                 with self._idle.lock:
                     self._hand_on()
+                raise
 
     def _hand_on(self) -> None:
         """Give who has waited longest the claim on what is idle; to be called under the lock."""
