@@ -137,6 +137,8 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
 
     def release(self, connection: ThreadConnection, **kwargs: Any) -> None:
         assert not kwargs
+        if connection not in self.lent:
+            return
         try:
             if not connection.closed:
                 connection.use()

@@ -14,7 +14,7 @@ from hasql._leasing.lease import Lease
 from hasql._leasing.lease_settings import PoolerRefusesError, note_changed, session_change
 from hasql._leasing.lease_tracing import LeaseTracing
 from hasql._leasing.options import InLoop, LeasingOptions, ManagerCalls
-from hasql._leasing.thread_returns import ThreadReturns
+from hasql._leasing.thread_returns import ThreadReturns, release_anew
 from hasql._routing.node import Node
 from hasql._routing.request import MASTER, Request
 from hasql._routing.router import Router
@@ -51,7 +51,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         super().__init__(driver, router, book, returns, options, manager)
         # Taken over as they are, so that the end of a lease costs no call more.
         self.leave, self.forget = returns.leave, returns.forget
-        self._give_back = returns.give_back
+        self._give_back, self.leave_anew = returns.give_back, returns.leave_anew
         self._guard = guard
         self._limits = AbortTimer(options.clock, guard, in_loop)
         #: Whether the manager has started; asked on each acquire.
@@ -243,7 +243,11 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
             pool.abort(connection)
         try:
             pool.release(connection)
-        except Exception as error:  # noqa: BLE001  # it is broken anyway
+        except BaseException as error:
+            release_anew(pool, connection)
+            if not isinstance(error, Exception):
+                raise
+            # It is broken anyway.
             log.debug(
                 "a connection that was not lent could not be given back: %r",
                 type(error),
@@ -266,7 +270,11 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 pool.abort(connection)
 
         with self._limits.limit(deadline - self._clock(), abort):
-            self._give_back(back)
+            try:
+                self._give_back(back)
+            except BaseException:
+                self.leave_anew(back, None)
+                raise
 
     def limited(self, lease: Lease[PoolT, ConnT], seconds: float) -> AbstractContextManager[object]:
         """Abort the lease's connection if what is done within takes longer than so many seconds."""

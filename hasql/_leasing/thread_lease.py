@@ -23,6 +23,9 @@ class ThreadLender(Protocol[PoolT, ConnT]):
     def forget(self, lease: Lease[PoolT, ConnT]) -> None:
         """End the block of a lease that has no connection, or is being given back."""
 
+    def leave_anew(self, lease: Lease[PoolT, ConnT], error: BaseException | None) -> None:
+        """Do what is left to do of one of these that has raised: it may not have begun."""
+
     def limited(self, lease: Lease[PoolT, ConnT], seconds: float) -> AbstractContextManager[object]:
         """Abort the lease's connection if what is done within takes longer."""
 
@@ -69,8 +72,13 @@ class ThreadLease(Lease[PoolT, ConnT]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Given back within the block already, by putconn(): nothing left to do.
-        if self.connection is None or self.returning:
-            self._lender.forget(self)
-        else:
-            self._lender.leave(self, exc)
+        try:
+            # Given back within the block already, by putconn(): nothing left to do.
+            if self.connection is None or self.returning:
+                self._lender.forget(self)
+            else:
+                self._lender.leave(self, exc)
+        except BaseException:
+            # Of a signal's handler, maybe, which may run before a function's first step.
+            self._lender.leave_anew(self, exc)
+            raise

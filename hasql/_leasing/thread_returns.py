@@ -1,7 +1,7 @@
 """The giving back of connections that threads have used."""
 
 import threading
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from hasql._leasing.book import LeaseBook
@@ -19,7 +19,7 @@ from hasql._routing.shared_router import SharedRouter
 from hasql.driver import ConnT, Failure, PoolT, ThreadPool
 from hasql.errors import UnknownConnectionError
 
-__all__ = ("ThreadReturns",)
+__all__ = ("ThreadReturns", "release_anew")
 
 
 class ThreadReturns(ReturnRules[PoolT, ConnT]):
@@ -102,6 +102,24 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
                     layers.returned(lease, node, None)
             raise
 
+    def leave_anew(
+        self,
+        lease: Lease[PoolT, ConnT],
+        error: BaseException | None,
+        kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        """Do what is left to do at the end of a lease where that has raised.
+
+        A signal's handler may have interrupted it before it began.
+        """
+        if self.inherited:
+            return
+        if lease.connection is None:
+            self.forget(lease)
+        elif hasattr(lease, "unreturned"):
+            with suppress(UnknownConnectionError):  # another thread has begun just now
+                self.give_back(lease, error, kwargs)
+
     def give_back_by_call(self, lease: Lease[PoolT, ConnT], kwargs: dict[str, Any]) -> None:
         """Give back what `getconn` has taken, in whichever thread, or this thread's own block.
 
@@ -119,10 +137,14 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
             )
         if lease.before_call is not None:
             lease.before_call()
-        self.give_back(lease, None, kwargs)
+        try:
+            self.give_back(lease, None, kwargs)
+        except BaseException:
+            self.leave_anew(lease, None, kwargs)
+            raise
 
     # long: as one step as can be, each call more could be interrupted before it begins
-    def give_back(  # noqa: C901, PLR0912, PLR0915  # as above
+    def give_back(  # noqa: C901, PLR0912  # as above
         self,
         lease: Lease[PoolT, ConnT],
         error: BaseException | None = None,
@@ -137,7 +159,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
         if node is None or connection is None:
             raise _given_back_twice()
         pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
-        due_back, begun = self._clock() + self._release_timeout, False
+        due_back = self._clock() + self._release_timeout
         try:
             del lease.unreturned
         except AttributeError:
@@ -160,16 +182,13 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
                 pool.abort(connection)
             if lease.undo is not None:
                 self._undo(lease, node, pool, connection)
-            begun = True
             if kwargs:
                 pool.release(connection, **kwargs)
             else:
                 pool.release(connection)
         except BaseException as failure:
             if self._book.find(connection) is lease:  # else it is the next one's already
-                pool.abort(connection)
-                if not begun:
-                    pool.release(connection)  # it has its place there still
+                release_anew(pool, connection)
             lease.lost = True
             # What it was used for has ended well; but an argument of the caller's may be to blame.
             if kwargs or not isinstance(failure, Exception):
@@ -264,6 +283,16 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
     async def close(self) -> None:
         """Leave no timer behind: all connections are broken."""
         self._overdue.cancel()
+
+
+def release_anew(pool: ThreadPool[PoolT, ConnT], connection: ConnT) -> None:
+    """Abort a connection whose release has raised, and have its place in the pool be free.
+
+    What has raised may have been a signal's handler, before the release began.
+    """
+    pool.abort(connection)
+    with suppress(Exception):  # it is broken
+        pool.release(connection)
 
 
 def _given_back_twice() -> UnknownConnectionError:

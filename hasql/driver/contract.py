@@ -291,8 +291,9 @@ class ThreadPool(DriverPool[PoolT, ConnT], Protocol[PoolT, ConnT]):
         """Give a connection back and reset it; an open transaction is rolled back.
 
         It may wait for the server: the core aborts the connection after `release_timeout`, which
-        ends that. If it fails, the connection's place in the pool is free all the same, and the
-        core aborts the connection.
+        ends that. If it fails, the connection's place in the pool is free all the same. The core
+        aborts the connection then and calls this once more, as a signal's handler may have come
+        before its first step: what is back by then stays as it is.
         """
 
     def count_rows(self, connection: ConnT, sql: str) -> int:

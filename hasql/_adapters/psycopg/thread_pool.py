@@ -144,6 +144,8 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
             connection.roll_back_or_close()
 
     def release(self, connection: _Pooled, **kwargs: Any) -> None:
+        if not connection.taken:
+            return  # it is back
         try:
             if kwargs:
                 refuse_all(kwargs, "putconn()")

@@ -1,0 +1,59 @@
+"""Threads that are interrupted anywhere in hasql, on real servers: they lose no place."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from tests.unit.test_thread_faults import interrupted_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hasql.sync.base import BaseSyncPoolManager
+    from hasql.testing import LocalCluster
+    from testbed.sync_kits import SyncKit
+
+    Manager = BaseSyncPoolManager[Any, Any]
+
+#: Seconds within which an acquire of a place that is free is served.
+LONG = 5.0
+
+
+@contextmanager
+def with_one_place(kit: SyncKit, cluster: LocalCluster) -> Iterator[Manager]:
+    with kit.manager(cluster.dsn, pool_factory_kwargs=kit.sizes(0, 1)) as manager:
+        manager.ready(1, 0)
+        yield manager
+
+
+def use(kit: SyncKit, manager: Manager) -> None:
+    with manager.acquire_master(timeout=LONG) as connection:
+        assert kit.value(connection, "SELECT 1") == 1
+        kit.end(connection)
+
+
+def in_flight(manager: Manager) -> int:
+    return sum(node.in_flight for node in manager.metrics().nodes)
+
+
+def test_11_giving_back_interrupted_anywhere_loses_no_place(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    with with_one_place(sync_kit, pg_cluster) as manager:
+        for point in count(1):
+            lease = manager.acquire_master(timeout=LONG)
+            connection = lease.__enter__()
+            assert sync_kit.value(connection, "SELECT 1") == 1
+            sync_kit.end(connection)
+            end = partial(lease.__exit__, None, None, None)
+            interrupted = interrupted_at(point, end)
+            if point == 1:
+                end()  # it was interrupted before it began
+            use(sync_kit, manager)
+            assert in_flight(manager) == 0, point
+            if not interrupted:
+                break
+        assert point > 10
