@@ -110,29 +110,35 @@ class CheckoutRules(Generic[PoolT, ConnT]):
         try:
             self._consider(error, node, lease)
         finally:
+            del error  # as below
             self._router.vacate(node)
 
     def _consider(
         self, error: BaseException, node: Node[PoolT, ConnT], lease: Lease[PoolT, ConnT]
     ) -> None:
         """Return if the acquire is to be tried again, else raise."""
-        if isinstance(error, OutOfTimeError):
-            if node.error is None:  # what the server itself has said tells more
-                node.failed(SlowConnectError("connecting was not done by an acquire's deadline"))
+        try:
+            if isinstance(error, OutOfTimeError):
+                if node.error is None:  # what the server itself has said tells more
+                    node.failed(
+                        SlowConnectError("connecting was not done by an acquire's deadline")
+                    )
+                self._signal(node.host)
+                raise self._not_available(lease) from None
+            if isinstance(error, PoolerRefusesError):
+                raise error  # another host would have to be one without a pooler
+            if node.succession is not None and isinstance(error, Exception):
+                return  # its connects were ended, as another pool has taken its place
+            failure = judged(self._driver, error)
+            if failure not in _ANOTHER_TIME or lease.fixed_node is not None:
+                raise error
+            elsewhere = isinstance(error, WrongServerError)
+            node.connect_failed(error, full=failure is Failure.FULL, led_elsewhere=elsewhere)
+            if elsewhere:
+                self._signal(node.host, Evidence.ELSEWHERE)
             self._signal(node.host)
-            raise self._not_available(lease) from None
-        if isinstance(error, PoolerRefusesError):
-            raise error  # another host would have to be one without a pooler
-        if node.succession is not None and isinstance(error, Exception):
-            return  # its connects were ended, as another pool has taken its place
-        failure = judged(self._driver, error)
-        if failure not in _ANOTHER_TIME or lease.fixed_node is not None:
-            raise error
-        elsewhere = isinstance(error, WrongServerError)
-        node.connect_failed(error, full=failure is Failure.FULL, led_elsewhere=elsewhere)
-        if elsewhere:
-            self._signal(node.host, Evidence.ELSEWHERE)
-        self._signal(node.host)
+        finally:
+            del error  # whose traceback leads here, and has what was taken with it
 
     @staticmethod
     def _is_overtaken(

@@ -140,13 +140,16 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         time_left: TimeLeft | None,
     ) -> None:
         """Give a place back that had no connection to offer; raise what ends the acquire."""
-        if time_left is not None and time_left.interrupted:
-            self._router.vacate(node)
-            raise error
-        with self._guard:
-            self._give_up(node, lease, error)
-        if (tracing := self._tracing) is not None:  # not under the guard: it may wait
-            tracing.retried(lease, node, error)
+        try:
+            if time_left is not None and time_left.interrupted:
+                self._router.vacate(node)
+                raise error
+            with self._guard:
+                self._give_up(node, lease, error)
+            if (tracing := self._tracing) is not None:  # not under the guard: it may wait
+                tracing.retried(lease, node, error)
+        finally:
+            del error  # as in `_consider`
 
     def _prepare(
         self,

@@ -57,3 +57,23 @@ def test_11_giving_back_interrupted_anywhere_loses_no_place(
             if not interrupted:
                 break
         assert point > 10
+
+
+def test_11_an_acquire_interrupted_anywhere_loses_no_place(
+    sync_kit: SyncKit, pg_cluster: LocalCluster
+) -> None:
+    with with_one_place(sync_kit, pg_cluster) as manager:
+        for point in count(1):
+            taken: list[Any] = []
+
+            def acquire() -> None:
+                taken.append(manager.getconn(timeout=LONG))  # noqa: B023  # within the turn
+
+            interrupted = interrupted_at(point, acquire)
+            for connection in taken:
+                manager.putconn(connection)
+            use(sync_kit, manager)
+            assert in_flight(manager) == 0, point
+            if not interrupted:
+                break
+        assert point > 10

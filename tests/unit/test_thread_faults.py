@@ -20,6 +20,7 @@ from itertools import count
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+from weakref import ReferenceType, ref
 
 import pytest
 
@@ -321,6 +322,28 @@ def test_11_an_acquire_interrupted_anywhere_leaks_nothing() -> None:
             if not interrupted:
                 break
         assert point > 10
+
+
+def test_what_the_driver_had_taken_for_an_interrupted_acquire_is_freed_at_once() -> None:
+    class Taken:
+        pass
+
+    had: list[ReferenceType[Taken]] = []
+
+    def interrupt() -> None:
+        taken = Taken()
+        had.append(ref(taken))
+        raise KeyboardInterrupt
+
+    with managed(fake_cluster("a master"), pool_factory_kwargs={"max_size": 1}) as manager:
+        manager.pool_of("a").on_acquire = interrupt
+        gc.disable()
+        try:
+            with suppress(KeyboardInterrupt):
+                manager.getconn()
+            assert had[0]() is None
+        finally:
+            gc.enable()
 
 
 def test_11_a_wait_interrupted_anywhere_loses_no_place() -> None:

@@ -97,6 +97,7 @@ class QueueAcquires:
         """Take an idle connection, or a new one."""
         request = PoolRequest(time_left)
         before, self._thread.request = self._thread.request, request
+        taken = None
         try:
             while True:
                 ticket = self._connects.ticket()
@@ -111,6 +112,8 @@ class QueueAcquires:
         except BaseException:
             for raw in request.preparing:
                 self.connections.abort(raw)
+            if taken is not None:
+                self._drop(taken, taking)
             raise
         finally:
             self._thread.request = before
@@ -141,10 +144,20 @@ class QueueAcquires:
                 taken = taking.take()
             except NothingReadyError:
                 continue
-            if self.connections.is_usable(taking.raw_of(taken)):
-                return taken
+            try:
+                if self.connections.is_usable(taking.raw_of(taken)):
+                    return taken
+            except BaseException:
+                self._drop(taken, taking)
+                raise
             taking.drop(taken)
         return None
+
+    def _drop(self, taken: _T, taking: Taking[_T]) -> None:
+        """Close what was taken by an acquire that was interrupted."""
+        raw = taking.raw_of(taken)
+        taking.drop(taken)
+        self.given_back(raw)
 
     def create(self) -> Any:
         """Return a new connection to the pool, which asks for one."""

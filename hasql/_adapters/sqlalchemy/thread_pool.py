@@ -77,7 +77,11 @@ class EngineThreadPool(ThreadPool[Engine, Connection]):
         refuse_all(kwargs, "SQLAlchemy's Engine.connect")
         pool = self.pool.pool
         connection = self._acquires.acquire(time_left, self._taking)
-        self._leases.add(connection, pool)
+        try:
+            self._leases.add(connection, pool)
+        except BaseException:  # an interrupt
+            self.release(connection)
+            raise
         return connection
 
     def release(self, connection: Connection, **kwargs: Any) -> None:
