@@ -7,7 +7,11 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from tests.unit.test_thread_faults import interrupted_at
+import psycopg_pool
+import pytest
+
+from testbed.sync_kits import Psycopg3ThreadKit
+from tests.unit.test_thread_faults import HASQL, interrupted_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,3 +81,45 @@ def test_11_an_acquire_interrupted_anywhere_loses_no_place(
             if not interrupted:
                 break
         assert point > 10
+
+
+@pytest.mark.parametrize("opens", [False, True], ids=["an idle one", "a new one"])
+def test_11_an_acquire_interrupted_anywhere_in_psycopgs_pool_loses_no_place(
+    pg_cluster: LocalCluster, opens: bool
+) -> None:
+    kit, within = Psycopg3ThreadKit(), (HASQL, psycopg_pool.__path__[0])
+    with with_one_place(kit, pg_cluster) as manager:
+        use(kit, manager)
+        for point in count(1):
+            if opens:
+                with manager.acquire_master(timeout=LONG) as connection:
+                    connection.close()
+            taken: list[Any] = []
+
+            def acquire() -> None:
+                taken.append(manager.getconn(timeout=LONG))  # noqa: B023  # as above
+
+            interrupted = interrupted_at(point, acquire, within)
+            for connection in taken:
+                manager.putconn(connection)
+            use(kit, manager)
+            assert in_flight(manager) == 0, point
+            if not interrupted:
+                break
+        assert point > 30
+
+
+def test_11_giving_back_interrupted_anywhere_in_psycopgs_pool_loses_no_place(
+    pg_cluster: LocalCluster,
+) -> None:
+    kit, within = Psycopg3ThreadKit(), (HASQL, psycopg_pool.__path__[0])
+    with with_one_place(kit, pg_cluster) as manager:
+        for point in count(2):  # the first is before it begins
+            lease = manager.acquire_master(timeout=LONG)
+            lease.__enter__()
+            interrupted = interrupted_at(point, partial(lease.__exit__, None, None, None), within)
+            use(kit, manager)
+            assert in_flight(manager) == 0, point
+            if not interrupted:
+                break
+        assert point > 20

@@ -39,6 +39,11 @@ class LooksWhileIdle:
         if self.pgconn.transaction_status != TransactionStatus.IDLE:
             raise ProgrammingError(f"the {hook} function has left a transaction open")
 
+    @property
+    def alive_at(self) -> float:
+        """When it was last known to be alive, in seconds of time.monotonic()."""
+        return self._alive_at
+
     def was_just_alive(self) -> bool:
         """Tell whether it was alive within the last millisecond, which costs no system call."""
         return not self.lost and monotonic() - self._alive_at < _ALIVE_FOR

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from psycopg import Connection
 from psycopg.pq import ConnStatus, TransactionStatus
 from psycopg.rows import TupleRow
-from psycopg_pool import ConnectionPool, PoolTimeout
+from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 
 from hasql._adapters.psycopg.drops import TellsOfDrops
 from hasql._adapters.psycopg.server import count_rows_in_thread, in_hot_standby, is_read_only
 from hasql._adapters.psycopg.thread_connections import ThreadConnections
 from hasql._adapters.psycopg.thread_connects import ThreadConnects
+from hasql._adapters.psycopg.thread_misses import Missed, Misses
 from hasql._adapters.psycopg.thread_refill import ThreadRefill
 from hasql._adapters.psycopg.thread_slots import HeldPool, LostConnectionError
 from hasql._adapters.psycopg.transactions import PsycopgThreadTransaction
@@ -41,7 +42,7 @@ _Pooled: TypeAlias = Any  # of the class of `ThreadConnections`, which the core 
 
 #: As numbers, which libpq's are: to compare those with an enum's takes twice as long.
 _BAD, _IDLE = int(ConnStatus.BAD), int(TransactionStatus.IDLE)
-#: Seconds within which a thread finds the connection in the pool that it has a claim on.
+#: Seconds within which a thread takes the connection out of the pool that it has a claim on.
 _AT_ONCE = 0.05
 
 
@@ -66,6 +67,7 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
             **dict.fromkeys(("configure", "kwargs", "reset")),  # which are not left to the pool
             "check": self._check_one,
             "connection_class": self._opened.connection_class,
+            "has_claim": self._idle.has_claim,
             "max_size": sizes.maximum,
             "min_size": sizes.minimum,
             "on_missing": self._refill.connection_is_missing,
@@ -73,6 +75,7 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
             "open": False,
         }
         self._held = HeldPool(endpoint.dsn, **{**kwargs, **ours})
+        self._misses = Misses(self._idle, self._held, replaces=self._check is None)
         self.pool: SyncPool = self._held
         self._connects.pool = self._held
 
@@ -105,14 +108,17 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
     def _acquire(self, time_left: TimeLeft) -> _Pooled:
         thread = get_ident()
         connection: _Pooled = None
+        missed: Missed | None = None
         try:
             while connection is None:
                 if self._idle.claim(thread) or self._connects.wait(time_left):
                     try:
                         connection = self.pool.getconn(_AT_ONCE)
-                    except (LostConnectionError, PoolTimeout):  # it was lost, or taken by another
+                    except (LostConnectionError, PoolTimeout):  # or this thread was held up
                         if not time_left.seconds:
                             raise OutOfTimeError from None
+                    except TooManyRequests:  # taken by another, or the pool has lost it
+                        missed = self._misses.wait(missed, time_left)
             self._idle.taken(connection, thread)
         except BaseException:
             self._abandon(thread)

@@ -1,9 +1,11 @@
 """psycopg's pool, with its places: which hold a connection for whom."""
 
+# long: psycopg's pool, and how its connections are counted without a lock.
+
 from __future__ import annotations
 
 from collections import deque
-from threading import local
+from threading import get_ident, local
 from typing import TYPE_CHECKING, Any
 
 from psycopg import OperationalError
@@ -47,12 +49,28 @@ class HeldPool(ConnectionPool[Any]):
     Here a task that is to add a connection waits until there is one, and `insert` has it done.
     """
 
-    def __init__(self, *args: Any, on_missing: Callable[[], None], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        on_missing: Callable[[], None],
+        has_claim: Callable[[int], bool],
+        **kwargs: Any,
+    ) -> None:
+        self.has_claim = has_claim
         #: The places that lack a connection.
         self.missing: deque[AddConnection] = deque()
         self.on_missing = on_missing
         self.growth = new_guard()
         super().__init__(*args, **kwargs)
+
+    @property
+    def max_waiting(self) -> int:
+        """How many may wait in it. Of those that have a claim none: see `IdleConnections`."""
+        return -1 if self.has_claim(get_ident()) else self.most_waiting
+
+    @max_waiting.setter
+    def max_waiting(self, value: int) -> None:
+        self.most_waiting = value
 
     def run_task(self, task: MaintenanceTask) -> None:
         """Do a task, in a worker if it is none of those that lend connections."""
@@ -73,6 +91,13 @@ class HeldPool(ConnectionPool[Any]):
             return None
         finally:
             _thread.takes = False
+
+    def replace(self, connection: ThreadConnection) -> None:
+        """Have the place of a connection filled anew that is closed, and that nobody has."""
+        try:
+            self.putconn(connection)
+        except ValueError:  # it does not even know any more whose it is
+            self.run_task(AddConnection(self))
 
     @staticmethod
     def found_lost(*, for_us: bool) -> None:
@@ -114,7 +139,8 @@ class IdleConnections:
     """The connections that wait for use, and the threads that are about to take one.
 
     A thread that has a claim finds one in the pool at once: so no thread of the application's ever
-    waits in the pool, which would lose a place if the thread were interrupted.
+    waits in the pool. That would lose a place if the thread were interrupted, and one more with
+    each connection that came to its place in the queue.
 
     A lock would cost as much as all the rest of it. Without one, what is counted may be wrong for a
     moment, but to one side alone: a claim counts before it is granted and until what it has led to
@@ -170,6 +196,19 @@ class IdleConnections:
             self._idle.add(connection)
             if connection.taken or connection.lost:  # while it was added
                 self._idle.discard(connection)
+
+    def unfound(self) -> dict[ThreadConnection, float]:
+        """Return those that nobody has found who was about to take one, and when they lived."""
+        unfound = self._idle.copy().difference(self._claims.copy().values())
+        return {connection: connection.alive_at for connection in unfound}
+
+    def lose(self, connection: ThreadConnection) -> bool:
+        """Have one wait for use no more; False: another thread has done it, or taken it."""
+        try:
+            self._idle.remove(connection)
+        except KeyError:
+            return False
+        return True
 
     def gone(self, connection: ThreadConnection) -> None:
         """Take note that one is of no use any more."""
