@@ -30,6 +30,7 @@ from hasql._leasing.book import LeaseBook
 from hasql._leasing.breaking import leave_addresses, purge
 from hasql._leasing.lease import Lease
 from hasql._leasing.overdue import OverdueTimer
+from hasql._leasing.thread_returns import ThreadReturns
 from hasql._routing.node import Node
 from hasql._routing.request import MASTER
 from hasql.cluster.host import parse_host
@@ -445,6 +446,37 @@ def test_11_giving_back_interrupted_anywhere_loses_no_place() -> None:
             if not interrupted:
                 break
         assert point > 10
+
+
+@pytest.mark.parametrize("begins", [ThreadReturns.give_back, FakeThreadPool.release])
+@pytest.mark.parametrize("fits", [True, False], ids=["by a call", "what does not fit"])
+def test_11_what_goes_back_loses_no_place_if_that_is_interrupted_as_it_begins(
+    begins: Callable[..., object], fits: bool
+) -> None:
+    def interrupt(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code is begins.__code__:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+
+    before = sys.gettrace()
+    with managed(fake_cluster("a master"), pool_factory_kwargs={"max_size": 1}) as manager:
+        pool = manager.pool_of("a")
+        if not fits:
+            pool.on_acquired = ThreadConnection.lose
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                if fits:
+                    connection = manager.getconn()
+                    sys.settrace(interrupt)
+                    manager.putconn(connection)
+                else:
+                    sys.settrace(interrupt)
+                    manager.getconn(timeout=LONG)
+        finally:
+            sys.settrace(before)
+        assert hosts_of(manager) == [0]
+        assert not pool.lent
+        assert not manager.leases()
 
 
 def test_11_who_waits_is_served_wherever_giving_back_is_interrupted() -> None:
