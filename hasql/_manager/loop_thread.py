@@ -8,9 +8,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 from hasql._probing.monitors import end_tasks
-from hasql.driver.ended_within import ended_within
+from hasql.driver.loop_work import LoopWork
 from hasql.driver.os_threads import OsThread, is_held, original
 from hasql.driver.outside_calls import OutsideCalls, call_outside, check_may_wait
+from hasql.driver.thread_waiter import ThreadWaiter
 from hasql.driver.threads import in_thread
 from hasql.errors import PoolManagerClosedError
 
@@ -55,7 +56,7 @@ class LoopThread:
         #: Log handlers, listeners and tracers may wait for what the loop is to find.
         self._outside = OutsideCalls()
         #: What threads wait for.
-        self._waited_for: set[Future[Any]] = set()
+        self._waited_for: set[ThreadWaiter[Any]] = set()
 
     @property
     def started(self) -> bool:
@@ -105,8 +106,10 @@ class LoopThread:
         assert self._loop is not None  # noqa: S101  # it was started
         if self._thread is not None and self._thread.is_current:
             check_may_wait()
-        done = self._begun(work(), self._loop)
+        begun = LoopWork(work)
+        done = begun.done
         try:
+            self._begin_work(begun, self._loop)
             self._wait(done, look_every)
             return done.result()
         except CancelledError:
@@ -114,35 +117,31 @@ class LoopThread:
         except _HeldUpError:
             raise
         except BaseException:
-            done.cancel()
+            begun.cancel()
             raise
         finally:
             self._waited_for.discard(done)
 
-    def _wait(self, done: "Future[Any]", look_every: float | None) -> None:
-        turn: Future[None] | None = None
+    def _wait(self, done: ThreadWaiter[Any], look_every: float | None) -> None:
+        turn: ThreadWaiter[None] | None = None
         # With a limit, as gevent takes a wait without one, and nothing else to do, for an error.
-        while not ended_within(done, look_every or _LOOK_UP_FROM_WAITING):
+        while not done.ended_within(look_every or _LOOK_UP_FROM_WAITING):
             self._outside.catch_up()
             if look_every is None:
                 continue
             if turn is not None and not turn.done():
                 raise _HeldUpError
-            turn = Future()
+            turn = ThreadWaiter()
             self(turn.set_result, None)
 
-    def _begun(
-        self, work: Coroutine[Any, Any, _T], loop: asyncio.AbstractEventLoop
-    ) -> "Future[_T]":
+    def _begin_work(self, work: LoopWork[Any], loop: asyncio.AbstractEventLoop) -> None:
+        self._waited_for.add(work.done)
         try:
-            done = asyncio.run_coroutine_threadsafe(work, loop)
+            work.begin_in(loop)
         except RuntimeError:
-            work.close()
             raise _over() from None
-        self._waited_for.add(done)
         if loop.is_closed():  # before it could begin, or see that it is waited for
-            done.cancel()
-        return done
+            work.done.cancel()
 
     def run_last(self, work: Callable[[], Coroutine[Any, Any, object]], guard: object) -> None:
         """Have the loop do some last work and wait for it, unless the loop waits for this thread.

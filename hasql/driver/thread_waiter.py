@@ -72,6 +72,7 @@ class ThreadWaiter(Generic[_T]):
             return result
         finally:
             error = None  # whose traceback leads here
+            del self  # as this has it, too
 
     def set_result(self, result: _T, /) -> None:
         """End it with a result. What interrupts this leaves it as it was, or ended.

@@ -63,7 +63,14 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql.driver.destinations"}),
     frozenset({"hasql.driver.connects", "hasql.driver.addressed_loop", "hasql.driver.deadline"}),
     frozenset({"hasql.driver.ended_within", "hasql.driver.thread_waiter"}),
-    frozenset({"hasql.driver.endpoint", "hasql.driver.time_left", "hasql.driver.os_threads"}),
+    frozenset(
+        {
+            "hasql.driver.endpoint",
+            "hasql.driver.loop_work",
+            "hasql.driver.os_threads",
+            "hasql.driver.time_left",
+        }
+    ),
     frozenset({"hasql.driver.threads", "hasql.driver.outside_calls"}),
     frozenset({"hasql.driver.transactions"}),
     frozenset({"hasql.driver.contract"}),

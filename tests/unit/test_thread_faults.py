@@ -448,6 +448,17 @@ def test_11_giving_back_interrupted_anywhere_loses_no_place() -> None:
         assert point > 10
 
 
+def test_11_the_loop_goes_on_wherever_who_waits_for_it_is_interrupted() -> None:
+    within = (HASQL, threading.__file__, concurrent.futures.__path__[0])
+    with managed(fake_cluster("a master")) as manager, ThreadPoolExecutor(1) as threads:
+        for point in count(1):
+            interrupted = interrupted_at(point, lambda: manager.in_loop(lambda: None), within)
+            assert threads.submit(manager.in_loop, lambda: None).result(LONG / 2) is None, point
+            if not interrupted:
+                break
+        assert point > 10
+
+
 @pytest.mark.parametrize("begins", [ThreadReturns.give_back, FakeThreadPool.release])
 @pytest.mark.parametrize("fits", [True, False], ids=["by a call", "what does not fit"])
 def test_11_what_goes_back_loses_no_place_if_that_is_interrupted_as_it_begins(
