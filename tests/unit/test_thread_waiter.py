@@ -41,6 +41,7 @@ def interrupted_before(instruction: int, work: Callable[[], object]) -> bool:
         return trace
 
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # noqa: SLF001  # Python 3.12 heeds no later wish
     sys.settrace(trace)
     try:
         work()
