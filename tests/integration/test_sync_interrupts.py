@@ -39,6 +39,17 @@ def use(kit: SyncKit, manager: Manager) -> None:
         kit.end(connection)
 
 
+def acquire_interrupted_at(
+    point: int, manager: Manager, within: tuple[str, ...] = (HASQL,)
+) -> bool:
+    """Acquire, be interrupted there, and give back what was acquired; tell as `interrupted_at`."""
+    taken: list[Any] = []
+    interrupted = interrupted_at(point, lambda: taken.append(manager.getconn(timeout=LONG)), within)
+    for connection in taken:
+        manager.putconn(connection)
+    return interrupted
+
+
 def in_flight(manager: Manager) -> int:
     return sum(node.in_flight for node in manager.metrics().nodes)
 
@@ -68,14 +79,7 @@ def test_11_an_acquire_interrupted_anywhere_loses_no_place(
 ) -> None:
     with with_one_place(sync_kit, pg_cluster) as manager:
         for point in count(1):
-            taken: list[Any] = []
-
-            def acquire() -> None:
-                taken.append(manager.getconn(timeout=LONG))  # noqa: B023  # within the turn
-
-            interrupted = interrupted_at(point, acquire)
-            for connection in taken:
-                manager.putconn(connection)
+            interrupted = acquire_interrupted_at(point, manager)
             use(sync_kit, manager)
             assert in_flight(manager) == 0, point
             if not interrupted:
@@ -94,14 +98,7 @@ def test_11_an_acquire_interrupted_anywhere_in_psycopgs_pool_loses_no_place(
             if opens:
                 with manager.acquire_master(timeout=LONG) as connection:
                     connection.close()
-            taken: list[Any] = []
-
-            def acquire() -> None:
-                taken.append(manager.getconn(timeout=LONG))  # noqa: B023  # as above
-
-            interrupted = interrupted_at(point, acquire, within)
-            for connection in taken:
-                manager.putconn(connection)
+            interrupted = acquire_interrupted_at(point, manager, within)
             use(kit, manager)
             assert in_flight(manager) == 0, point
             if not interrupted:

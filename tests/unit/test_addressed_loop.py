@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ssl
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -76,6 +77,30 @@ async def test_tls_from_the_first_byte_checks_the_name(tmp_path: Path) -> None:
         loop = AddressedLoop(asyncio.get_running_loop(), other, "127.0.0.2")
         with pytest.raises(ssl.SSLCertVerificationError, match=f"not valid for '{other}'"):
             await loop.create_connection(asyncio.Protocol, other, port, ssl=trusting)
+
+
+async def test_an_answer_that_nobody_waits_for_any_more_leaves_no_message() -> None:
+    """As of asyncpg's cancel request that is given up, by the name that it has for it."""
+
+    class Asking(asyncio.Protocol):
+        def __init__(self) -> None:
+            self.on_data = asyncio.get_running_loop().create_future()
+
+        def connection_lost(self, _: Exception | None) -> None:
+            self.on_data.set_exception(ConnectionError("lost before it has answered"))
+
+    said: list[object] = []
+    running = asyncio.get_running_loop()
+    running.set_exception_handler(lambda _, context: said.append(context))
+    async with listening() as port:
+        loop = AddressedLoop(running, NAME, "127.0.0.2")
+        transport, protocol = await loop.create_connection(Asking, NAME, port)
+        transport.abort()
+        await asyncio.wait([protocol.on_data])
+        del transport, protocol, loop
+        await asyncio.sleep(0)
+        gc.collect()
+    assert said == []
 
 
 async def test_all_else_is_the_loops_own() -> None:

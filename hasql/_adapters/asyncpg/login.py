@@ -87,12 +87,12 @@ def without_choice(dsn: str, settings: Mapping[str, str] = MappingProxyType({}))
     return replace(parsed, params=(*params.items(), _NO_CHOICE)).for_host(parsed.hosts[0])
 
 
-def with_empty_ones(
+def with_empty_settings(
     dsn: str, settings: Mapping[str, str], kwargs: Mapping[str, Any]
 ) -> tuple[dict[str, str], Mapping[str, Any]]:
-    """Return settings, and arguments of asyncpg, that bring those that are empty as options.
+    """Return settings for the DSN, and asyncpg's arguments, such that empty ones are sent as well.
 
-    That is how a server's command line has them, and they follow the application's own.
+    They go as options of the server's command line, behind the application's own.
     """
     empty = [f"-c {name}=" for name, value in settings.items() if not value]
     if not empty:
@@ -117,7 +117,7 @@ async def connect_for_pool(
         endpoint.settings.check(kwargs.get("server_settings") or {}, "server_settings")
 
     def log_in(settings: SessionSettings) -> Awaitable[Addressed]:
-        made, arguments = with_empty_ones(endpoint.dsn, settings.parameters, kwargs)
+        made, arguments = with_empty_settings(endpoint.dsn, settings.parameters, kwargs)
         dsn = without_choice(endpoint.dsn, made)
         return connect_by(endpoint, partial(connect, dsn), arguments)
 

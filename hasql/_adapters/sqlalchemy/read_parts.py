@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ("ElementParts", "parts_of")
 
-#: What a select keeps of before a change of what it selects.
+#: What a select selected before that was changed, which its joins may refer to. It has a private
+#: name; where that is gone, its columns are looked at as any other part.
 _MEMOIZED: type[Any] = getattr(selectable, "_MemoizedSelectEntities", TableValuedAlias)
 #: Whatever holds one of these is no read, or nobody can tell.
 _OTHERS = (TextClause, UpdateBase, ForUpdateArg, next_value)
