@@ -120,7 +120,7 @@ def test_a_ttl_of_0_is_asked_for_each_second(nameserver: NameServer, tmp_path: P
 
 def test_nothing_has_left_before_the_first_answer(nameserver: NameServer, tmp_path: Path) -> None:
     nameserver.fail(Fault.SILENT)
-    with closing(resolver_on(tmp_path, nameserver, timeout=0.3).follow("db.test")) as followed:
+    with closing(resolver_on(tmp_path, nameserver, timeout=1.0).follow("db.test")) as followed:
         assert not followed.has_left("127.0.0.9")
         nameserver.heal()
         assert followed.addresses() == ("127.0.0.2", "127.0.0.3"), "it waits for the first one"

@@ -50,7 +50,7 @@ def nameserver() -> Iterator[NameServer]:
 @pytest.fixture
 def resolver(nameserver: NameServer) -> Resolver:
     return Resolver(
-        nameservers=[nameserver.address], timeout=0.5, max_retries=1, grace_ttl=0, fallback=False
+        nameservers=[nameserver.address], timeout=5, max_retries=1, grace_ttl=0, fallback=False
     )
 
 
