@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
     from testbed.nameserver import NameServer
 
-__all__ = ("ManualClock", "resolver_on")
+__all__ = ("ManualClock", "resolver_on", "thread_of_lookups", "until_no_lookups")
 
 
 class ManualClock:
@@ -51,3 +53,27 @@ def resolver_on(
         settings.setdefault("nameservers", [nameserver.address])
     settings.setdefault("fallback", False)
     return ResolverOnMachine(**settings)
+
+
+def thread_of_lookups() -> threading.Thread | None:
+    """Return the thread that looks names up in the background; it may be about to end."""
+    return next((each for each in threading.enumerate() if each.name == "hasql-dns"), None)
+
+
+def until_no_lookups() -> None:
+    """Wait until no name is followed or looked up any more: the thread for that has ended."""
+    if thread_of_lookups() is None:
+        return
+    gc.collect()
+    if (thread := thread_of_lookups()) is not None:
+        thread.join(1)
+    if thread_of_lookups() is not None:
+        # An engine of another test follows its name until it is collected. The objects that the
+        # collector leaves out are many, so they are looked at only now, and left out again.
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+    while (thread := thread_of_lookups()) is not None:
+        # Another test's lookup may still be under way, and nothing ends it early.
+        thread.join(40)
+        assert not thread.is_alive(), "something is still followed"

@@ -20,7 +20,7 @@ from hasql.dns import Resolver, clear_dns_cache
 from hasql.dns.background import lookup_thread
 from testbed.nameserver import Fault, NameServer
 from testbed.pace import Pace
-from testbed.resolvers import ManualClock, resolver_on
+from testbed.resolvers import ManualClock, resolver_on, thread_of_lookups, until_no_lookups
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,30 +33,7 @@ def nameserver() -> Iterator[NameServer]:
     with NameServer() as server:
         server.set("db.test", "127.0.0.2", "127.0.0.3", ttl=1)
         yield server
-    until_no_thread()
-
-
-def thread_of_lookups() -> threading.Thread | None:
-    """Return a thread of look-ups, which may be about to end."""
-    return next((each for each in threading.enumerate() if each.name == "hasql-dns"), None)
-
-
-def until_no_thread() -> None:
-    """Wait until all has ended that was followed."""
-    if thread_of_lookups() is None:
-        return
-    gc.collect()
-    if (thread := thread_of_lookups()) is not None:
-        thread.join(1)
-    if thread_of_lookups() is not None:
-        # An engine of another test's follows its name until it is collected. To go through all that
-        # the collector leaves out takes longer than most of these tests.
-        gc.unfreeze()
-        gc.collect()
-    while (thread := thread_of_lookups()) is not None:
-        # A look-up of another test's may be under way still, and it is given up by nobody.
-        thread.join(40)
-        assert not thread.is_alive(), "something is still followed"
+    until_no_lookups()
 
 
 def until(condition: Callable[[], bool], within: float = 10.0) -> float:
@@ -314,7 +291,7 @@ def test_the_thread_is_there_while_a_name_is_followed_and_no_longer(
     nameserver: NameServer, tmp_path: Path
 ) -> None:
     resolver, other = (resolver_on(tmp_path, nameserver) for _ in range(2))
-    until_no_thread()
+    until_no_lookups()
     one = resolver.follow("db.test")
     two = other.follow("db.test")
     three = other.follow("db.test")
@@ -327,12 +304,12 @@ def test_the_thread_is_there_while_a_name_is_followed_and_no_longer(
     until(lambda: three.has_left("127.0.0.2"))
     assert thread_of_lookups() is one_for_all is not None
     three.close()
-    until_no_thread()
+    until_no_lookups()
     assert three.addresses(), "what is known can be asked for"
     again = resolver.follow("db.test")
     assert again.addresses()
     again.close()
-    until_no_thread()
+    until_no_lookups()
 
 
 def test_a_name_that_is_collected_is_followed_no_more(
@@ -342,7 +319,7 @@ def test_a_name_that_is_collected_is_followed_no_more(
     followed.addresses()
     del followed
     gc.collect()
-    until_no_thread()
+    until_no_lookups()
 
 
 def test_many_threads_may_follow_and_let_go_at_once(nameserver: NameServer, tmp_path: Path) -> None:
@@ -363,7 +340,7 @@ def test_many_threads_may_follow_and_let_go_at_once(nameserver: NameServer, tmp_
     for thread in threads:
         thread.join()
     assert failures == []
-    until_no_thread()
+    until_no_lookups()
     with closing(resolver.follow("db.test")) as followed:
         before = nameserver.count()
         nameserver.wait_for_questions(before + 2)

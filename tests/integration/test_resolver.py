@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import re
 import threading
@@ -22,7 +21,7 @@ from hasql.dns import (
     get_ip_with_ttl,
 )
 from testbed.nameserver import Fault, NameServer
-from testbed.resolvers import ManualClock, resolver_on
+from testbed.resolvers import ManualClock, resolver_on, until_no_lookups
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -430,7 +429,7 @@ def test_the_time_of_grace_doubles_with_each_failure_in_a_row(
         before = nameserver.count()
         assert resolver.lookup("db.test").addresses
         nameserver.wait_for_questions(before + 6)  # three attempts, and it is a failure more
-        until_idle()
+        until_no_lookups()
     clock.now = ended + 300.0
     with pytest.raises(NameResolutionError):
         resolver.lookup("db.test")
@@ -448,7 +447,7 @@ def test_who_asks_for_a_name_that_fails_does_not_wait(
     began = time.monotonic()
     assert resolver.lookup("db.test").addresses
     assert time.monotonic() - began < 0.5, "half of one attempt"
-    until_idle()
+    until_no_lookups()
 
 
 def test_an_empty_answer_after_a_good_one_is_suspicious_and_told_once(
@@ -464,11 +463,11 @@ def test_an_empty_answer_after_a_good_one_is_suspicious_and_told_once(
     clock.now += 60.0
     for _ in range(3):
         resolver.lookup("db.test")
-        until_idle()
+        until_no_lookups()
         clock.now += 10.0
     nameserver.heal()
     resolver.lookup("db.test")
-    until_idle()
+    until_no_lookups()
     warning, back = (record.getMessage() for record in caplog.records)
     assert "db.test is suddenly without records, which is suspicious" in warning
     assert "127.0.0.2, 127.0.0.3, ::1" in warning
@@ -674,7 +673,7 @@ def test_an_old_answer_goes_before_the_system(
     clock.now += 5.0
     nameserver.heal()
     resolver.lookup("localhost")
-    until_idle()
+    until_no_lookups()
     assert resolver.lookup("localhost").addresses == ("127.0.0.8",), "DNS is back"
 
 
@@ -686,7 +685,7 @@ def test_the_system_is_asked_again_while_dns_fails(
     assert resolver.lookup("localhost").ttl == 5.0
     clock.now += 5.0
     assert resolver.lookup("localhost").ttl == 0.0, "nobody waits for that"
-    until_idle()
+    until_no_lookups()
     assert resolver.lookup("localhost").ttl == 5.0
 
 
@@ -820,14 +819,3 @@ def test_a_resolver_shows_whom_it_asks() -> None:
         "<Resolver nameservers: 10.0.0.2:5353, [::1]; 0 names known>"
     )
     assert "resolv.conf" in repr(Resolver())
-
-
-def until_idle() -> None:
-    """Wait until nothing is looked up any more: then the thread for that has ended."""
-    gc.unfreeze()  # an engine of another test's follows its name until it is collected
-    gc.collect()
-    for thread in threading.enumerate():
-        if thread.name == "hasql-dns":
-            # A look-up of another test's may be under way still, and it is given up by nobody.
-            thread.join(40)
-            assert not thread.is_alive()
