@@ -1,1 +1,1 @@
-"""The adapters: one room for each library, which alone imports it."""
+"""The adapters: one package for each driver library, the only place that imports it."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ("cut_off_in_children",)
 
-#: By connection: what finds the descriptor of its socket, and that socket's inode.
+#: By connection: the function that finds its socket's descriptor, and that socket's inode.
 _connections: WeakKeyDictionary[Any, tuple[Callable[[Any], int], int]] = WeakKeyDictionary()
 
 
@@ -21,12 +21,12 @@ def cut_off_in_children(connection: Any, descriptor_of: Callable[[Any], int]) ->
     """Make sure that a forked child cannot reach the server over this connection.
 
     The child has the same sockets and the same epoll set as its parent, and it can do harm without
-    a mistake of anybody's: when it collects a connection, aiopg sends the server a Terminate
-    message, which ends the parent's connection, and asyncpg removes the socket from the epoll set,
-    so that the parent is told of no more data. So the child gets a dead socket in the descriptor's
-    place: neither the server nor the epoll set is reached over that.
+    any mistake in the application. When the child collects a connection, aiopg sends the server a
+    Terminate message, which ends the parent's connection; asyncpg removes the socket from the epoll
+    set, so that the parent is told of no more data. So in the child the descriptor is replaced by a
+    dead socket, through which neither the server nor the epoll set can be reached.
     """
-    with suppress(OSError, AttributeError, ValueError):  # the connection may be lost already
+    with suppress(OSError, AttributeError, ValueError):  # the connection may already be lost
         descriptor = descriptor_of(connection)
         _connections[connection] = descriptor_of, os.fstat(descriptor).st_ino
 
@@ -37,7 +37,7 @@ def _cut_off() -> None:
     with dead:
         dead.settimeout(0)
         for connection, (descriptor_of, inode) in tuple(_connections.items()):
-            # The connection may be closed, and its descriptor another socket's by now.
+            # The connection may have been closed, and its descriptor may belong to another socket.
             with suppress(Exception):
                 descriptor = descriptor_of(connection)
                 if os.fstat(descriptor).st_ino == inode:

@@ -1,4 +1,4 @@
-"""The application's own functions that run on connections, so that each can be ended."""
+"""The application's hooks that run on connections, tracked so that each can be ended."""
 
 import asyncio
 from collections.abc import Awaitable, Hashable
@@ -13,7 +13,8 @@ __all__ = ("RunningHooks",)
 class RunningHooks:
     """The hooks that run on the connections of one pool.
 
-    A hook may wait for anything, and then aborting its connection does not end it: `end` does.
+    A hook may wait for something other than its connection. Aborting the connection does not end
+    such a hook; `end` does.
     """
 
     def __init__(self) -> None:
@@ -22,24 +23,24 @@ class RunningHooks:
 
     async def run(self, connection: Hashable, hook: Awaitable[None]) -> None:
         """Wait for a hook, in the current task. Raises ConnectionError when the hook is ended."""
-        # Most hooks end without a pause, and until one pauses nothing can end it.
+        # Most hooks finish without a pause. Until a hook pauses, nothing else can run to end it.
         rest = begin(hook)
         if rest is None:
             return
-        # This does by hand what `asyncio.timeout` does, which would add 2 us to each release. The
-        # loop is kept, as asking for it is a system call up to Python 3.11.
+        # The code below does by hand what `asyncio.timeout` does, which would add 2 us to each
+        # release. The loop is cached: up to Python 3.11 asking for it costs a system call.
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
-        assert task is not None  # noqa: S101  # a coroutine of ours has one
+        assert task is not None  # noqa: S101  # this coroutine runs in a task
         before = task.cancelling()
         self._running[connection] = task, monotonic()
         try:
             await rest
         except asyncio.CancelledError:
             # `end` removes the entry and cancels the task once. If the entry is still here, or if
-            # the task was cancelled once more, somebody else has cancelled it.
+            # the task was cancelled more often than that, the cancellation came from elsewhere.
             if connection in self._running or task.uncancel() > before:
                 raise
             raise ConnectionError("the connection was given up while a hook ran") from None

@@ -1,4 +1,4 @@
-"""What the adapters over libpq share: psycopg 3, psycopg2, and what is built on them."""
+"""What the adapters over libpq share: those of psycopg 3 and psycopg2, and those built on them."""
 
 import asyncio
 import os
@@ -20,9 +20,9 @@ __all__ = (
     "stop_listening",
 )
 
-# When a server refuses a login, libpq passes on the message without its SQLSTATE, so we go by the
-# words, in PostgreSQL's English. A refusal in another language (lc_messages) counts as a broken
-# host. That is harmless: it only makes `ready` give up later.
+# When a server refuses a login, libpq passes on the message without its SQLSTATE, so a refusal is
+# recognised by PostgreSQL's English words. A refusal in another language (lc_messages) counts as a
+# broken host. That is harmless: it only makes `ready` give up later.
 _REFUSED = re.compile(
     "authentication failed"
     "|no pg_hba.conf entry"
@@ -47,9 +47,9 @@ _REFUSED = re.compile(
     "|authentication method requirement .* failed"
     "|channel binding (is )?required"
 )
-# What libpq itself, or psycopg before it calls libpq, finds wrong with the arguments: before it has
-# asked a server or, as it opens certificates no sooner, while it asks for TLS. In the words of
-# libpq 15 to 18.
+# Errors that libpq itself, or psycopg before it calls libpq, finds in the arguments. Most are found
+# before a server is contacted; those about certificates only during the TLS negotiation, because
+# libpq does not open certificates sooner. The words are those of libpq 15 to 18.
 _MISCONFIGURED = re.compile(
     "invalid (connection option|URI query parameter)"
     '|invalid "?[a-z_]+"? value: '
@@ -80,16 +80,17 @@ _KEEPALIVES = {
     "keepalives_count": "3",
     "tcp_user_timeout": "10000",
 }
-"""What libpq is given unless the user gives something else.
+"""Parameters that libpq is given unless the user gives other values.
 
-A firewall may forget one connection and drop its packets for good, while those of other connections
-to the same host get through. No probe shows that, and the kernel by itself goes on trying for a
-quarter of an hour. With these it ends the connection ten seconds after a packet that stayed
-unanswered, or after eleven seconds of silence.
+A firewall may forget one connection and drop its packets for good, while the packets of other
+connections to the same host get through. No probe shows that, and by default the kernel goes on
+trying for a quarter of an hour. With these parameters the kernel ends the connection ten seconds
+after a packet that stayed unanswered, or after eleven seconds of silence.
 """
 _NO_CHOICE = {"hostaddr": "", "load_balance_hosts": "disable", "target_session_attrs": "any"}
-"""What keeps environment variables and service files from choosing an address or a role."""
-#: Parameters of the application that are no part of a login; a reserved session has its own.
+"""Parameters that keep environment variables and service files from choosing address or role."""
+#: Parameters of the application's sessions that are not part of a login: a reserved session does
+#: not take them over.
 _OF_SESSIONS = frozenset({"client_encoding", "options", "replication"})
 _LIMIT = re.compile("terminating connection due to (idle-session|idle-in-transaction|transaction)")
 _LIMIT_CODES = {"idle-session": "57P05", "idle-in-transaction": "25P03", "transaction": "25P04"}
@@ -97,9 +98,9 @@ _FULL = re.compile("too many (clients|connections)|remaining connection slots|no
 
 
 def parameters_of_pool(given: Mapping[str, str], knows: Callable[[str], bool]) -> dict[str, str]:
-    """Return the parameters of a connection for the application: those it gave, and hasql's.
+    """Return the parameters of a connection for the application: the given ones, and hasql's.
 
-    `knows` tells whether this libpq has a parameter: `load_balance_hosts` came with 16.
+    `knows` tells whether this libpq has a parameter: `load_balance_hosts` came with libpq 16.
     """
     choice = {name: value for name, value in _NO_CHOICE.items() if knows(name)}
     return {**_KEEPALIVES, **choice, **given}
@@ -110,8 +111,8 @@ def parameters_of_session(
 ) -> dict[str, str]:
     """Return the parameters of a reserved connection.
 
-    From the environment its session takes no more than libpq insists on: the styles of dates and
-    times (``PGDATESTYLE``, ``PGTZ``) and the planner's ``PGGEQO``.
+    The session takes nothing from the environment except what libpq always sends: the styles of
+    dates and times (``PGDATESTYLE``, ``PGTZ``) and the planner's ``PGGEQO``.
     """
     login = {name: value for name, value in given.items() if name not in _OF_SESSIONS}
     words = login_words(given.get("options", ""))
@@ -120,7 +121,7 @@ def parameters_of_session(
 
 
 def failure_to_connect(message: str) -> Failure:
-    """Read why a connect failed from what libpq says of it."""
+    """Derive from libpq's message why a connect failed."""
     if _MISCONFIGURED.search(message):
         return Failure.MISCONFIGURED
     if _REFUSED.search(message):
@@ -131,15 +132,15 @@ def failure_to_connect(message: str) -> Failure:
 
 
 def code_of_limit(message: str) -> str:
-    """Return the code of the limit that has ended a session, by the server's words; else empty."""
+    """Return the SQLSTATE of the limit that ended a session, read from the message; empty: none."""
     said = _LIMIT.search(message)
     return _LIMIT_CODES[said[1]] if said else ""
 
 
 def ended_by_limit(notices: Sequence[str]) -> bool:
-    """Tell whether the last thing a server, or a pooler, has said is that a limit ends a session.
+    """Tell whether the last notice of a server, or a pooler, says that a limit ends the session.
 
-    What is said to an idle connection, libpq takes for a notice.
+    libpq treats whatever the server says on an idle connection as a notice.
     """
     said = notices[-1] if notices else ""
     return bool(code_of_limit(said)) or Failure.of_pooler(said) is Failure.LIMIT
@@ -148,16 +149,16 @@ def ended_by_limit(notices: Sequence[str]) -> bool:
 def shut_down(fileno: int) -> None:
     """Shut a connection's socket down at once, without a word to the server.
 
-    Whoever waits for the socket wakes up, and libpq finds the connection lost. Closing the socket
-    is left to the driver, which still has the descriptor in its event loop.
+    A task that waits for the socket wakes up, and libpq finds the connection lost. Closing the
+    socket is left to the driver, whose event loop still watches the descriptor.
     """
     with suppress(OSError), socket.socket(fileno=os.dup(fileno)) as duplicate:
         duplicate.shutdown(socket.SHUT_RDWR)
 
 
 def stop_listening(fileno: int) -> None:
-    """Have the event loop forget a socket, which may be closed already."""
+    """Make the event loop forget a socket, which may already be closed."""
     loop = asyncio.get_running_loop()
     for forget in (loop.remove_reader, loop.remove_writer):
-        with suppress(OSError):  # the kernel has forgotten it, with the socket
+        with suppress(OSError):  # the kernel forgot it when the socket was closed
             forget(fileno)

@@ -1,12 +1,12 @@
 """The connects of a pool for threads, and the acquires that wait for them.
 
-A connect waits in the driver's library, where nobody can interrupt it. So it has a daemon thread of
-its own: the acquire that wants it waits beside that, while it has time left, and takes whatever
-there is first, a new connection or one that is given back. What an acquire has left behind is for
-the next one.
+A connect waits inside the driver library, where it cannot be interrupted. So each connect runs in a
+daemon thread of its own. The acquire that needs it waits until its deadline, and takes whichever
+connection is there first: a new one, or one that is given back. When an acquire gives up, its
+connect goes on, and the next acquire uses its connection.
 """
 
-# long: waiting, connecting and the end of both are steps under one lock.
+# long: waiting, connecting and ending both are steps under one lock.
 
 from __future__ import annotations
 
@@ -30,46 +30,52 @@ __all__ = ("ConnectionsOf", "PoolConnects", "Ticket")
 
 _T = TypeVar("_T")
 
-#: Seconds for which who needs a connection relies on a connect that somebody has left behind.
+#: Seconds for which an acquire relies on a connect that another acquire has left behind, before it
+#: begins a connect of its own.
 _UNAWAITED = 0.1
-#: Seconds after which who waits for a connection to be given back looks by itself.
+#: Seconds after which an acquire that waits for a connection to be given back looks by itself.
 _LOOK = 0.02
 
 
 class Ticket(NamedTuple):
-    """What had happened when an acquire began to look for a connection."""
+    """What had happened by the time an acquire began to look for a connection."""
 
     #: How often the connects had been ended.
     generation: int
-    #: Which arrival of a connection was the last.
+    #: A mark of the last arrival of a connection.
     arrival: object
 
 
 class ConnectionsOf(NamedTuple, Generic[_T]):
-    """What a pool does for its connects."""
+    """The functions of a pool that its connects call."""
 
-    #: Connects, however long it takes; it may look whether it is to end.
+    #: Connects, however long that takes. It may check whether the connect has been ended.
     connect: Callable[[ThreadedConnect], _T]
     #: Takes a new connection in.
     take_in: Callable[[_T], None]
-    #: Tells whether one more is to be kept, beside so many; and whether somebody waits for it.
+    #: Tells whether to keep one more connection, given how many wait here for their first use and
+    #: whether an acquire waits for one.
     keeps: Callable[[int, bool], bool]
     #: Closes a connection that was not taken in.
     discard: Callable[[_T], None]
 
 
 class PoolConnects(Generic[_T]):
-    """The connects of one pool: no more at a time than acquires have waited for one at a time."""
+    """The connects of one pool, and the acquires that wait for them.
+
+    Each acquire that waits has a connect: one that an earlier acquire has left behind, or a new one
+    if there is none, or if the one left behind takes too long.
+    """
 
     def __init__(self, of_pool: ConnectionsOf[_T]) -> None:
         self._pool = of_pool
-        # It lets in again who has it: a collection of garbage may give a connection back meanwhile.
+        # Reentrant: garbage collection may give a connection back in the thread that holds it.
         self._lock = new_guard()
-        #: In the order of asking.
+        #: In the order in which they began to wait.
         self._waiters: deque[ThreadWaiter[None]] = deque()
         self._ready: deque[_T] = deque()
         self._under_way: set[ThreadedConnect] = set()
-        #: How often they were ended.
+        #: How often the connects were ended.
         self._generation = 0
         self._arrival = object()
         self._closed = False
@@ -80,7 +86,7 @@ class PoolConnects(Generic[_T]):
         return len(self._ready)
 
     def take(self) -> _T | None:
-        """Take a connection that waits for its first use; None: there is none."""
+        """Take a connection that waits for its first use, or return None if there is none."""
         with suppress(IndexError):
             return self._ready.popleft()
         return None
@@ -88,21 +94,22 @@ class PoolConnects(Generic[_T]):
     # Waiting
 
     def ticket(self) -> Ticket:
-        """Return what `wait` has to know, before a look at what can be had without waiting."""
+        """Return a ticket for `wait`. Call this before looking for an idle connection."""
         return Ticket(self._generation, self._arrival)
 
     def wait(self, time_left: TimeLeft, ticket: Ticket) -> None:
-        """Wait until another look is worthwhile.
+        """Wait until it is worthwhile to look for a connection again.
 
-        Raises ConnectionError if the connects are ended or were since the ticket, OutOfTimeError at
-        the deadline, and what a connect raises.
+        Raises ConnectionError if the connects are ended, or have been since the ticket was made;
+        OutOfTimeError at the deadline; and the error of a connect that fails.
         """
         waiter: ThreadWaiter[None] = ThreadWaiter()
         try:
             if not self._join(waiter, ticket):
                 return
             relies = self._begin(ticket, enough=len(self._waiters))
-            # Somebody has left one behind then. If that hangs, another may not.
+            # There are already enough connects: an earlier acquire has left one behind. That one
+            # may hang where a new one would not.
             if relies and not time_left.ended_within(waiter, min(_UNAWAITED, time_left.seconds)):
                 self._begin(ticket)
             time_left.wait(waiter)
@@ -111,13 +118,13 @@ class PoolConnects(Generic[_T]):
                 if waiter in self._waiters:
                     self._waiters.remove(waiter)
                 if waiter.done() and waiter.exception() is None:
-                    self._tell_one()  # another, as it does not look any more
+                    self._tell_one()  # another waiter, because this one does not look again
             raise
 
     def wait_for_return(self, time_left: TimeLeft, ticket: Ticket) -> None:
-        """Wait a moment for one that is given back, perhaps to the pool directly.
+        """Wait a moment for a connection to be given back, perhaps to the pool directly.
 
-        Raises what `wait` does.
+        Raises ConnectionError and OutOfTimeError as `wait` does.
         """
         if ticket.generation != self._generation:
             raise _given_up()
@@ -127,12 +134,13 @@ class PoolConnects(Generic[_T]):
         time_left.ended_within(never, min(_LOOK, time_left.seconds))
 
     def _join(self, waiter: ThreadWaiter[None], ticket: Ticket) -> bool:
-        """Begin to wait; return False if there is something already."""
+        """Begin to wait, unless there is something to look at already; return whether it began."""
         with self._lock:
             if ticket.generation != self._generation or self._closed:
                 raise _given_up()
-            # In this order: who gives a connection back, without the lock, sees the waiter, or else
-            # its arrival is seen here.
+            # This races with `arrived`, which runs without the lock. The waiter is added first, and
+            # the arrival is read after that: either `arrived` sees the waiter, or this sees the
+            # arrival.
             self._waiters.append(waiter)
             if self._ready or ticket.arrival is not self._arrival:
                 self._waiters.remove(waiter)
@@ -140,47 +148,48 @@ class PoolConnects(Generic[_T]):
         return True
 
     def _begin(self, ticket: Ticket, enough: float = inf) -> bool:
-        """Begin a connect, unless enough are under way; return whether they are."""
+        """Begin a connect, unless `enough` are under way; return whether they are."""
         connect = ThreadedConnect()
         with self._lock:
             if ticket.generation != self._generation:
-                return False  # and who waits has been told
+                return False  # `end` has already failed the waiter
             if len(self._under_way) >= enough:
                 return True
             self._under_way.add(connect)
         try:
-            # The end of the program does not wait for a daemon.
+            # A daemon thread: the end of the program does not wait for it.
             OsThread(partial(self._run, connect), "hasql connect").start()
-        except BaseException:  # no more threads can be had
+        except BaseException:  # no thread could be started
             with self._lock:
                 self._under_way.discard(connect)
             raise
         return False
 
     def arrived(self) -> None:
-        """Take note that a connection was given back; it can be had by now."""
-        self._arrival = object()  # unlike a count, no other thread can undo this
+        """Take note that a connection was given back and can be acquired."""
+        self._arrival = object()  # not a count: another thread could overwrite an increment
         if self._waiters:
             try:
                 with self._lock:
                     self._tell_one()
-            except BaseException:  # an interrupt, maybe before anybody was told
+            except BaseException:  # an interrupt, perhaps before any waiter was told
                 with self._lock:
                     self._tell_one()
                 raise
 
     def _tell_one(self, error: BaseException | None = None) -> None:
-        """Have who has waited longest look again, or raise an error."""
+        """Wake the acquire that has waited longest: to look again, or with an error."""
         waiters, told = self._waiters, False
         while waiters and not told:
             waiter = waiters[0]
-            if not waiter.done():  # else who told it was interrupted then
+            if not waiter.done():  # done: an earlier call was interrupted after it told this one
                 told = True
                 if error is None:
                     waiter.set_result(None)
                 else:
                     waiter.set_exception(error)
-            # Last, so that no interrupt leaves one untold. A signal's handler may have done it.
+            # Removed last, so that an interrupt never leaves a removed waiter untold. A signal
+            # handler that ran meanwhile may have removed it already.
             if waiters and waiters[0] is waiter:
                 waiters.popleft()
 
@@ -190,21 +199,21 @@ class PoolConnects(Generic[_T]):
         connection, error = None, None
         try:
             connection = self._pool.connect(connect)
-        except BaseException as raised:  # noqa: BLE001  # for whoever waits
+        except BaseException as raised:  # noqa: BLE001  # a waiter gets it
             error = raised
         try:
             with self._lock:
-                # One that has been ended meanwhile is under way no more.
+                # `end` removes the connects that it ends from `_under_way`.
                 wanted = connect in self._under_way
                 self._under_way.discard(connect)
                 taken = wanted and self._settle(connection, error)
             if connection is not None and not taken:
                 self._pool.discard(connection)
         finally:
-            del error  # else its traceback refers to this frame, and this frame to it
+            del error  # its traceback refers to this frame: this avoids a reference cycle
 
     def _settle(self, connection: _T | None, error: BaseException | None) -> bool:
-        """Tell who waits what a connect has ended with; return whether that was taken in."""
+        """Tell a waiter how a connect has ended; return whether its connection was taken in."""
         if connection is None:
             self._tell_one(error)
             return False
@@ -219,7 +228,7 @@ class PoolConnects(Generic[_T]):
     # Ending
 
     def end(self) -> None:
-        """End every wait with a ConnectionError; what was begun before is of no use any more."""
+        """End every connect, and every wait with a ConnectionError; earlier tickets become void."""
         with self._lock:
             self._generation += 1
             for connect in self._under_way:
@@ -235,7 +244,7 @@ class PoolConnects(Generic[_T]):
         return list(ready)
 
     def close(self) -> None:
-        """End every wait, and let nobody wait any more."""
+        """End every connect and every wait, and allow no new waits."""
         self._closed = True
         self.end()
 

@@ -1,11 +1,11 @@
-"""The session of a reserved connection: what it is set to, however its driver is told.
+"""The session of a reserved connection, and the settings that it needs, for all drivers.
 
-A reserved session takes from the application the address, the login and TLS, and nothing else. The
-settings of the role and of the database reach every session, so hasql overrides those that could
-end a probe, or the session itself. It names most of its settings when it logs in. A pooler refuses
-that or, worse, ignores it, and a SET would reach whoever gets the server's session next. There,
-and where the application logs in by a function of its own, the settings are those of one
-transaction: the probe's.
+A reserved session takes the address, the login and TLS from the application, and nothing else. The
+settings of the role and of the database apply to every session, so hasql overrides those that could
+end a probe or the session itself. It names most of its settings at the login. A pooler refuses that
+or, worse, ignores it; and behind a pooler a SET would affect the next client that gets the server's
+session. There, and where the application logs in by a function of its own, hasql makes the settings
+for one transaction only: the probe's.
 """
 
 import re
@@ -30,26 +30,25 @@ _T = TypeVar("_T")
 
 SETTINGS: Final = MappingProxyType(
     {
-        # On a standby a serializable transaction is an error, or waits for a safe snapshot.
+        # On a replica a serializable transaction is an error, or waits for a safe snapshot.
         "default_transaction_isolation": "read committed",
         "statement_timeout": "0",
         "lock_timeout": "0",
         "idle_in_transaction_session_timeout": "0",
         "idle_session_timeout": "0",  # known since PostgreSQL 14
         "search_path": "pg_catalog",
-        # Where the cost above which the server compiles a query is set low, compiling would take
-        # most of a probe's time.
+        # If `jit_above_cost` is set low, compiling the query would take most of a probe's time.
         "jit": "off",
-        # Else psycopg2 sets it by a SET of its own.
+        # Otherwise psycopg2 runs a SET of its own for it.
         "datestyle": "ISO",
     }
 )
-"""What a reserved session is set to when it logs in, unless the login refuses that.
+"""The settings that a reserved session names at its login, unless they are refused there.
 
-All servers from PostgreSQL 14 on know these. Those before 17 would refuse a login that names
-`transaction_timeout`: where that has ended a session, probes bring their settings themselves. No
-other setting can affect a probe: it writes nothing, its names are qualified, and its values look
-the same in any style of dates, intervals and numbers.
+All servers from PostgreSQL 14 on know these settings. `transaction_timeout` is missing, because
+servers before 17 would refuse a login that names it: where it has ended a session, each probe
+brings its settings with it. No other setting can affect a probe: a probe writes nothing, its names
+are qualified, and its values look the same in any style of dates, intervals and numbers.
 """
 
 BEGIN_PROBE: Final = (
@@ -57,27 +56,27 @@ BEGIN_PROBE: Final = (
     "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY; "
     "SET LOCAL idle_in_transaction_session_timeout = 0; "
     "SET LOCAL search_path = pg_catalog; SET LOCAL jit = off; "
-    # Known since PostgreSQL 17. Last, as compiling this query would take longer than it may.
+    # Known since PostgreSQL 17. Last, after `jit` is off: compiling this query would take too long.
     "SELECT set_config('transaction_timeout', '0', true)"
     " WHERE current_setting('transaction_timeout', true) IS NOT NULL"
 )
-"""The statements with which a transaction begins, so that a probe can run in any session.
+"""The statements that precede a probe, so that it can run in a session with any settings.
 
-A message that holds these and the probe needs no BEGIN: statements that are sent in one message are
-one transaction, which ends with the message, also when one of the statements fails.
+They are sent in one message with the probe and need no BEGIN: the statements of one message are one
+transaction, which ends with the message, even when one of the statements fails.
 https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT
 """
 
 _AS_OPTIONS: Final = " ".join(
     "-c {}={}".format(name, value.replace(" ", "\\ ")) for name, value in SETTINGS.items()
 )
-#: Serializable on a standby; cancelled by a time limit; given up while waiting for a lock.
+#: Serializable on a replica; cancelled by `statement_timeout`; ended by `lock_timeout`.
 _FOR_SETTINGS: Final = frozenset({"0A000", "57014", "55P03"})
 _ABOUT_SETTINGS: Final = re.compile("parameter|option", re.IGNORECASE)
 
 
 class ReservedSession(Session):
-    """What the sessions of all drivers have in common: when a probe needs its own settings."""
+    """What the sessions of all drivers share: they find out when a probe must bring settings."""
 
     def __init__(self, address: str | None, *, in_transactions: bool = False) -> None:
         self.address = address
@@ -92,7 +91,7 @@ class ReservedSession(Session):
     async def _run(
         self, sql: str, ask: Callable[[str], Awaitable[_T]]
     ) -> _T | Sequence[str | None]:
-        """Run one query by `ask`, or where a setting is in its way in a transaction, as a row."""
+        """Run one query by `ask`; where a setting is in its way, in a transaction, as a row."""
         if self._in_transactions:
             return await self._ask_in_transaction(sql)
         try:
@@ -101,7 +100,7 @@ class ReservedSession(Session):
             if self.closed or not _may_be_for_settings(error):
                 raise
             row = await self._ask_in_transaction(sql)
-            self._in_transactions = True  # as a setting was what the query failed for
+            self._in_transactions = True  # the query now succeeded: a setting was in its way
             return row
 
     async def _ask(self, sql: str) -> Sequence[str | None]:
@@ -109,12 +108,12 @@ class ReservedSession(Session):
         raise NotImplementedError
 
     async def _ask_in_transaction(self, sql: str) -> Sequence[str | None]:
-        """Run one query in a transaction that has the settings of a probe."""
+        """Run one query in a transaction that makes a probe's settings first."""
         return await self._ask(f"{BEGIN_PROBE}; {sql}")
 
 
 def _may_be_for_settings(error: Exception) -> bool:
-    """Tell whether a query may have failed for a setting that hasql's login did not override."""
+    """Tell whether a query may have failed because of a setting that the login did not override."""
     code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     return code in _FOR_SETTINGS
 
@@ -122,17 +121,17 @@ def _may_be_for_settings(error: Exception) -> bool:
 async def with_settings_if_taken(
     log_in: Callable[..., Awaitable[_T]], errors: type[Exception]
 ) -> tuple[_T, bool]:
-    """Log in with hasql's settings, and if those may be what is refused, log in without them.
+    """Log in with hasql's settings; if those may be the reason for a refusal, without them.
 
     Poolers have codes and words of their own for that: "unsupported startup parameter" (PgBouncer),
     "currently doesn't support command-line options" (Amazon RDS Proxy).
 
     Args:
         log_in: Logs in; takes the keyword `with_settings`.
-        errors: What it raises when the server refuses a login.
+        errors: What `log_in` raises when the server refuses a login.
 
     Returns:
-        What `log_in` returned, and whether that was with the settings.
+        What `log_in` returned, and whether the login named the settings.
     """
     try:
         return await log_in(with_settings=True), True
@@ -148,15 +147,15 @@ def is_about_settings(error: Exception) -> bool:
 
 
 def session_options(words: str, *, with_settings: bool) -> str:
-    """Return what libpq sends as command-line options of the session; `words` come first."""
+    """Return libpq's `options` for the session: `words` first, then hasql's settings if wanted."""
     return f"{words} {_AS_OPTIONS}".strip() if with_settings else words
 
 
 def login_words(given: str) -> str:
-    r"""Return the words that are part of a login, of the application's command-line options.
+    r"""Return those words of the application's command-line options that are part of a login.
 
-    PostgreSQL itself takes switches alone, such as ``-c search_path=app``. Other words are for a
-    proxy, which reads there to which server it is to connect (``endpoint=name``, at Neon).
+    PostgreSQL itself takes only switches, such as ``-c search_path=app``. Other words are for a
+    proxy, which reads from them to which server to connect (``endpoint=name``, at Neon).
     """
     words = re.findall(r"(?:\\.|[^\s\\])+", given)
     return " ".join(

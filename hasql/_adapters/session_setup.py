@@ -1,6 +1,6 @@
-"""Opening a connection that is to have settings: named at the login, set by SQL, or found missing.
+"""Opening a connection with settings: named at the login, set by SQL, or reported as missing.
 
-What decides is the same for tasks and threads: it is written as steps that say what to ask next.
+Tasks and threads share the logic that decides: it is a generator that yields the next query.
 """
 
 from collections.abc import Awaitable, Callable, Generator
@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 
 class WithSettings(NamedTuple, Generic[_T]):
-    """A new connection, and what has become of the settings."""
+    """A new connection, and which of its settings are in force."""
 
     connection: _T
     made: SettingsMade = ALL_MADE
@@ -25,18 +25,18 @@ class WithSettings(NamedTuple, Generic[_T]):
 class Setup(NamedTuple, Generic[_T]):
     """How the connections of one library are opened.
 
-    `open` is for coroutine functions as `log_in` and `ask`, `open_in_thread` for others.
+    Use `open` if `log_in` and `ask` are coroutine functions, and `open_in_thread` if they are not.
     """
 
     #: Logs in and names these settings to the server.
     log_in: Callable[[SessionSettings], Any]
-    #: What it raises when a server refuses a login.
+    #: What `log_in` raises when a server refuses a login.
     refusals: type[Exception]
-    #: The process that the login has told of.
+    #: Returns the process id that the server told at the login.
     pid: Callable[[_T], int]
     #: Runs a query on a new connection, and returns how many rows it has.
     ask: Callable[[_T, str], Any]
-    #: Ends a connection on which a question has failed.
+    #: Closes a connection on which a query of the setup has failed.
     discard: Callable[[_T], object]
 
     async def open(self, settings: SessionSettings) -> WithSettings[_T]:
@@ -80,12 +80,12 @@ class Setup(NamedTuple, Generic[_T]):
         return WithSettings(connection, made)
 
 
-#: Yields what a new connection is to be asked, and takes the number of rows.
+#: Yields the next query for a new connection, and is sent the number of its rows.
 Steps: TypeAlias = Generator[str, int, SettingsMade]
 
 
 def set_up(settings: SessionSettings, pid: int, *, taken: bool) -> Steps:
-    """Begin to see to the settings of a new connection; `taken`: the login has named all."""
+    """Return the steps that make the settings; `taken`: the login has already named them all."""
     if rows := (yield settings.question(pid)):
         return settings.made_behind_pooler(rows)
     if taken:
@@ -95,7 +95,7 @@ def set_up(settings: SessionSettings, pid: int, *, taken: bool) -> Steps:
 
 
 async def answered(steps: Steps, ask: Callable[[str], Awaitable[int]]) -> SettingsMade:
-    """Ask what the steps want to know, in a task, and return what they do."""
+    """Run the queries of the steps, in a task, and return the result of the steps."""
     try:
         query = next(steps)
         while True:
