@@ -1,8 +1,8 @@
 """Cancel requests for a libpq older than 17, which sends them by a call that blocks.
 
-Only libpq knows the key that a cancel request needs, so only libpq can send one. psycopg calls it
-in a thread of the event loop's executor. On a silent host that call never returns, and the program
-cannot end before it does. Here the threads are daemons, and few for each host.
+Only libpq knows the key that a cancel request needs, so only libpq can send one. psycopg makes that
+call in a thread of the event loop's executor. On a silent host the call never returns, and the
+program cannot end before it does. This module uses daemon threads instead, a few for each host.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = ("request_cancel",)
 
-#: How many threads send requests to one host: a silent host blocks no more of them than these.
+#: How many threads send requests to one host: a silent host blocks no more threads than that.
 _THREADS = 4
 
 
 class _RequestQueue:
-    """The requests to one host, and the threads that send them and end when none is left."""
+    """The requests to one host, and the threads that send them; a thread ends when none is left."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -41,14 +41,14 @@ class _RequestQueue:
             self._threads += more
         if more:
             try:
-                # The end of the program does not wait for a daemon.
+                # A daemon thread: the end of the program does not wait for it.
                 Thread(target=self._send_all, name="hasql cancel request", daemon=True).start()
-            except RuntimeError:  # no more threads can be had
+            except RuntimeError:  # no thread could be started
                 self._start_failed()
         return sent
 
     def _start_failed(self) -> None:
-        """Fail what no thread is there to send."""
+        """Fail the requests if no thread is left to send them."""
         with self._lock:
             self._threads -= 1
             unsent: deque[tuple[PGcancel, Future[None]]] = deque()
@@ -65,22 +65,22 @@ class _RequestQueue:
                     self._threads -= 1
                     return
                 request, sent = self._requests.popleft()
-            if sent.set_running_or_notify_cancel():  # False: nobody waits for it any more
+            if sent.set_running_or_notify_cancel():  # False: the request was cancelled
                 try:
                     request.cancel()
-                except Exception as error:  # noqa: BLE001  # for whoever waits
+                except Exception as error:  # noqa: BLE001  # the waiting task gets it
                     sent.set_exception(error)
                 else:
                     sent.set_result(None)
             del request, sent
 
 
-#: By process and address. The process counts, as a forked child has no threads of its parent's.
+#: By process and address. By process, because a forked child has none of its parent's threads.
 _QUEUES: dict[tuple[int, bytes, bytes, bytes], _RequestQueue] = {}
 
 
 async def request_cancel(connection: PGconn) -> None:
-    """Have the server cancel what runs on a connection. This can be cancelled at any time.
+    """Ask the server to cancel what runs on a connection. This can be cancelled at any time.
 
     Raises OperationalError if the server cannot be reached.
     """

@@ -1,4 +1,4 @@
-"""The connects of a psycopg pool: when one is tried, and who is told that it failed."""
+"""The connects of a psycopg pool: when one is tried, and which tasks are told that it failed."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ __all__ = ("ConnectAttempts", "LostWhileIdleError")
 
 _T = TypeVar("_T")
 
-#: Seconds that a hook may still run on a new connection after the acquire that waited for the
-#: connection was cancelled.
+#: Seconds that a hook may still run on a new connection once the acquire for it is cancelled.
 _LIMIT_UNAWAITED = 2.0
 
 
@@ -32,24 +31,24 @@ class LostWhileIdleError(BaseException):
     """Ends a wait that was given a connection which had been lost while it was idle.
 
     It is no Exception: after one the pool would pause, and then let the same task wait on. But the
-    task may have been cancelled without noticing (see `cancellations`), and then nobody connects
-    for it any more.
+    task may have been cancelled without noticing (see `cancellations`), and then no connect would
+    serve it any more.
     """
 
 
 class ConnectAttempts:
-    """Connects for the workers of a pool: as often as it takes, and not before it is worth a try.
+    """Connects for the workers of a pool: as often as needed, but only when it is worth a try.
 
-    psycopg_pool's workers tell nobody why a connect failed, and try later and later. Here a failure
-    does not reach the worker: those who wait for a connection are told of it. The worker tries
-    again when somebody else begins to wait, or when the host has answered a probe. As each worker
-    may have to wait for that, the pool needs more workers than connections.
+    psycopg_pool's workers do not tell why a connect failed, and retry at growing intervals. Here a
+    failure does not reach the worker; the tasks that wait for a connection are told of it. The
+    worker tries again when another task begins to wait, or when the host has answered a probe.
+    Because each worker may have to wait for that, the pool needs more workers than connections.
     """
 
     def __init__(self, at_a_time: int) -> None:
         self._pending = PendingConnects()
         self._logins = asyncio.Semaphore(at_a_time)
-        #: The tasks that wait for a connection, and the errors that are to end their waits.
+        #: The tasks that wait for a connection, and the errors that end their waits.
         self._waiting: dict[asyncio.Task[Any] | None, asyncio.Timeout] = {}
         self._errors: dict[asyncio.Task[Any] | None, BaseException] = {}
         #: The attempts that wait until they are due, and how many attempts are under way.
@@ -64,7 +63,7 @@ class ConnectAttempts:
     async def run(self, connect: _Connect, configure: _Hook | None) -> PsycopgConnection | None:
         """Connect, and have the user's hook configure the connection.
 
-        None when the pool is closed, or its event loop ends, before that has succeeded.
+        Returns None if the pool is closed, or its event loop ends, before that has succeeded.
         """
         while not self._closed:
             try:
@@ -72,11 +71,11 @@ class ConnectAttempts:
                 logging_in = self._log_in(connect, configure)
                 connection = await self._pending.run(logging_in, lambda x: x.pgconn.finish())
             except asyncio.CancelledError:
-                # The pool never cancels its workers, so it is the loop that ends, or else a hook of
-                # the application's that has raised this.
+                # The pool never cancels its workers. So either the event loop is ending, or a hook
+                # of the application's has raised this.
                 self._closed = cancellations() > 0
                 self._fail(ConnectionError("a hook of the application's was cancelled"))
-            except Exception as error:  # noqa: BLE001  # those who wait judge it
+            except Exception as error:  # noqa: BLE001  # the waiting tasks judge it
                 self._fail(error)
             else:
                 self._failing = False
@@ -103,10 +102,10 @@ class ConnectAttempts:
             return connection
 
     def reset(self, connection: PsycopgConnection, hook: _Hook) -> asyncio.Future[None]:
-        """Have the user's hook reset a connection, in a task of its own.
+        """Run the user's hook that resets a connection, in a task of its own.
 
-        The hook may use time limits, which belong to one task, while the core may let another task
-        finish the release that it is part of.
+        The hook may use time limits, which belong to one task, whereas the core may let another
+        task finish the release that the hook is part of.
         """
 
         async def reset() -> None:
@@ -117,8 +116,8 @@ class ConnectAttempts:
 
     async def _wait_until_due(self) -> None:
         """Wait until an attempt is due: at once, unless the last one failed."""
-        # A task that was told of a failure waits no more, but leaves `_waiting` only when it next
-        # runs: it is subtracted here.
+        # A task that was told of a failure no longer waits, but it leaves `_waiting` only when it
+        # runs next. Until then it is in `_errors` as well, and is subtracted here.
         if not self._failing or self._under_way < len(self._waiting) - len(self._errors):
             self._under_way += 1
             return
@@ -127,7 +126,8 @@ class ConnectAttempts:
         try:
             await due
         except asyncio.CancelledError:
-            # `run` counts the attempt down. If it was started, `_start_one` has counted it up.
+            # `run` is going to decrement `_under_way`. If the attempt was not started, `_start_one`
+            # has not incremented it: that is done here.
             self._under_way += due.cancelled()
             raise
 
@@ -140,9 +140,9 @@ class ConnectAttempts:
                 return
 
     async def wait(self, work: Awaitable[_T]) -> _T:
-        """Wait for what needs a connection. Raises the error of a connect that fails meanwhile.
+        """Wait for work that needs a connection, or raise the error of a connect that fails.
 
-        Raises LostWhileIdleError if it was given a connection that was lost: there may be another.
+        Raises LostWhileIdleError if the work got a lost connection: there may be another one.
         """
         task, wait = asyncio.current_task(), asyncio.timeout(None)
         try:
@@ -175,20 +175,20 @@ class ConnectAttempts:
                 wait.reschedule(0.0)
 
     def host_answers(self) -> None:
-        """Start one attempt that is not due; if it succeeds, it starts the next."""
+        """Start one of the attempts that wait; if it succeeds, it starts the next one."""
         if not self._under_way:
             self._start_one()
 
     def end(self) -> None:
-        """End every connect under way with a ConnectionError, and every wait.
+        """End every connect under way, and every wait, with a ConnectionError.
 
-        A wait may be for the user's check of an idle connection, which no connect ends.
+        A wait may be for the user's check of an idle connection, which ending connects cannot end.
         """
         self._pending.end()
         self.end_waits(ConnectionError("the host was given up while it was waited for"))
 
     def give_up(self) -> None:
-        """Do as `end` does, and then connect only for those who wait, until the host answers."""
+        """Do as `end` does; then connect only for waiting tasks, until the host answers."""
         self._failing = True
         self.end()
 

@@ -1,4 +1,4 @@
-"""A connection of psycopg 3 that can be aborted at once, and found dead without a round trip."""
+"""A psycopg 3 connection that can be aborted at once, and found dead without a round trip."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ("PsycopgConnection", "is_of_libpq")
 
 _IN_TRANSACTION = frozenset({TransactionStatus.INTRANS, TransactionStatus.INERROR})
 
-#: Tells whether a parameter is one of this libpq's.
+#: Tells whether this libpq knows a parameter.
 is_of_libpq = frozenset(option.keyword.decode() for option in Conninfo.get_defaults()).__contains__
 
 
@@ -32,33 +32,33 @@ class PsycopgConnection(LooksWhileIdle, CancellableConnection):
         self.lost = self.closed
         if not self.lost:
             cut_off_in_children(self, AsyncConnection.fileno)
-        # The handler has a weak reference, so that the connection is freed when nobody needs it.
+        # The handler has a weak reference, so that it does not keep the connection alive.
         self.add_notice_handler(partial(note_notice, ref(self)))
 
     @classmethod
     async def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
-        """Connect, as psycopg does, with hasql's parameters."""
+        """Connect as psycopg does, with hasql's parameters."""
         given: dict[str, Any] = conninfo_to_dict(conninfo)
         conninfo = make_conninfo(**parameters_of_pool(given, is_of_libpq))
         return await super().connect(conninfo, **kwargs)
 
     async def close(self) -> None:
-        """Close it, as psycopg does, and wake the task that waits for its socket, if one does.
+        """Close it as psycopg does, and wake the task that waits for its socket, if there is one.
 
-        psycopg closes the socket, and such a task would wait for it for ever.
+        psycopg alone closes the socket without waking that task, which would then wait for ever.
         """
         self.lost = True
         if self.pending_cancel is not None:
-            return  # that closes it, once the statement has ended
+            return  # that task closes it, once the statement has ended
         if self.lock.locked():
             self.abort()
             for _ in range(3):
                 if self.lock.locked():
-                    await asyncio.sleep(0)  # so that a task which waits for the socket wakes first
+                    await asyncio.sleep(0)  # lets the task that waits for the socket wake first
         await super().close()
 
     async def roll_back_or_close(self) -> None:
-        """Roll an open transaction back. Where that is not possible, close the connection."""
+        """Roll an open transaction back; if that is not possible, close the connection."""
         await self.wait_for_cancel()
         if not self.lost and self.pgconn.transaction_status in _IN_TRANSACTION:
             await self.rollback()

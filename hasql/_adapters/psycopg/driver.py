@@ -27,7 +27,7 @@ _Report: TypeAlias = Callable[[Connection, BaseException], None]
 _ROUTING = {**ROUTING, "service": "name the service in the DSN"}
 _OF_CONNECTIONS = frozenset(signature(psycopg.AsyncConnection.connect).parameters)
 _OF_POOLS = frozenset(signature(psycopg_pool.AsyncConnectionPool).parameters)
-#: Arguments that would have the pool do what hasql does itself, and why each cannot be given.
+#: Arguments for what hasql does itself, and why each cannot be given.
 _OURS = {
     "close_returns": "a connection is given back by leaving its block, or by release()",
     "open": "hasql opens a pool when its host answers",
@@ -48,9 +48,9 @@ def _check_connect_kwargs(kwargs: object, connection_class: object) -> None:
 
 
 def check_pool_kwargs(kwargs: Mapping[str, Any]) -> PoolSizes:
-    """Check the arguments of a pool of psycopg's, for tasks or threads, and return its sizes.
+    """Check the arguments of a psycopg pool, for tasks or threads, and return its sizes.
 
-    Raises ConfigurationError.
+    Raises ConfigurationError if an argument is unknown or not allowed, or a value is invalid.
     """
     refuse_keywords(kwargs, _OURS, "pool_factory_kwargs: {!r} cannot be given")
     refuse_keywords(kwargs, _ROUTING, "pool_factory_kwargs: hasql takes no argument {!r}")
@@ -80,7 +80,7 @@ class PsycopgDriver(Driver[Pool, Connection]):
     async def open(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], report: _Report
     ) -> PsycopgPool:
-        del report  # psycopg tells of a statement's error nobody but who runs the statement
+        del report  # psycopg shows the error of a statement only to the task that runs it
         return await PsycopgPool(endpoint, kwargs, self.sizes(kwargs)).open()
 
     async def connect(

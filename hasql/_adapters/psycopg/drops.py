@@ -1,4 +1,4 @@
-"""What a pool of psycopg's tells of connections that are dropped, for tasks and threads alike."""
+"""How a psycopg pool reports leased connections that are dropped, for tasks and threads alike."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ("TellsOfDrops",)
 
 
 class TellsOfDrops:
-    """Mixed into the adapter of such a pool.
+    """Mixed into the adapter of a psycopg pool.
 
-    Nobody but the application and the core has a connection that is lent. So that nothing else
-    keeps it alive, it is known by its `pgconn`.
+    Only the application and the core refer to a leased connection. The adapter knows a connection
+    by its `pgconn`, so that it does not keep the connection alive.
     """
 
     _opened: Any  # which has `dropped`
@@ -24,7 +24,7 @@ class TellsOfDrops:
     is_closed: Callable[[Any], bool]
 
     def key(self, connection: Any) -> Hashable | None:
-        """Return what stays the same of it from one lease to the next."""
+        """Return what stays the same of a connection from one lease to the next."""
         key: Hashable = connection.pgconn
         return None if self.is_closed(connection) else key
 
@@ -32,6 +32,6 @@ class TellsOfDrops:
         return self.destinations.address_of(connection.pgconn)
 
     def watch_drops(self, dropped: Callable[[int, Callable[[], Any]], bool]) -> bool:
-        """Have the connections tell when they are collected."""
+        """Call `dropped` when a connection is garbage-collected, from now on."""
         self._opened.dropped = dropped
         return True

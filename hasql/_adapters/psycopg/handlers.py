@@ -1,4 +1,4 @@
-"""The handlers and the notifications that whoever has a connection leaves to the next."""
+"""Removes the handlers and notifications that one lease of a connection leaves to the next."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ __all__ = ("KeepsHandlers",)
 
 
 class KeepsHandlers(_Base):
-    """Mixed into a connection for threads, before psycopg's class, which lists no handlers."""
+    """Mixed into a connection for threads, before psycopg's class, which does not list handlers."""
 
-    #: What was done to the handlers since `keep_handlers`; None: it was not called yet.
+    #: How the handlers have changed since `keep_handlers`; None: that was not called yet.
     _of_notices: _Changes | None = None
     _of_notifications: _Changes | None = None
-    #: How many handlers of notifications there are.
+    #: How many notification handlers there are.
     _notified = 0
 
     def keep_handlers(self) -> None:
-        """Have `restore_handlers` lead back to those that there are now."""
+        """Make `restore_handlers` restore the handlers that there are now."""
         self._of_notices, self._of_notifications = _Changes(), _Changes()
 
     def restore_handlers(self) -> None:
         """Remove the handlers that were added since `keep_handlers`; add those that were removed.
 
-        They may be of a request that is over, and would be told what the next one does.
+        An added handler may belong to a request that is over, and it would be called for what the
+        next request does.
         """
         notices, notifications = self._of_notices, self._of_notifications
         if notices:
@@ -42,10 +43,11 @@ class KeepsHandlers(_Base):
             notifications.undo(self.add_notify_handler, self.remove_notify_handler)
 
     def forget_notifications(self) -> None:
-        """Forget what has come for a LISTEN that is over, and that nobody has asked for."""
-        while self.pgconn.notifies() is not None:  # came behind the last answer
+        """Discard the unread notifications that have come for the LISTEN of an earlier lease."""
+        while self.pgconn.notifies() is not None:  # came after the last answer
             pass
-        # psycopg keeps them only where there is no handler, and warns of a look at them else.
+        # psycopg stores notifications only if there is no handler. If there is one, psycopg warns
+        # about reading them.
         if not self._notified:
             for _ in self.notifies(timeout=0):
                 pass
@@ -78,22 +80,22 @@ class KeepsHandlers(_Base):
 
 
 class _Changes:
-    """What differs in a list of handlers from an earlier one; as long as the difference."""
+    """How a list of handlers differs from what it was. Only the difference is stored."""
 
     def __init__(self) -> None:
         self._more: list[Any] = []
         self._less: list[Any] = []
 
     def added(self, handler: object) -> None:
-        """Take note that one was added."""
+        """Take note that a handler was added."""
         self._move(handler, self._less, self._more)
 
     def removed(self, handler: object) -> None:
-        """Take note that one was removed."""
+        """Take note that a handler was removed."""
         self._move(handler, self._more, self._less)
 
     def undo(self, add: Callable[[Any], None], remove: Callable[[Any], None]) -> None:
-        """Make the list what it was, by what takes note of that here."""
+        """Restore the list by `add` and `remove`, which in turn call `added` and `removed`."""
         for handler in tuple(self._more):
             remove(handler)
         for handler in tuple(self._less):

@@ -1,4 +1,4 @@
-"""The login of a reserved connection over psycopg."""
+"""Logging in by psycopg's asynchronous connections: for reserved connections and for a pool."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ __all__ = (
 
 _ConnT = TypeVar("_ConnT", bound=AsyncConnection[Any])
 
-#: Arguments that say how the application's statements work: not for a reserved connection.
+#: Arguments that say how the application's statements work; a reserved connection ignores them.
 _OF_STATEMENTS = frozenset(
     {"autocommit", "context", "cursor_factory", "prepare_threshold", "row_factory"}
 )
-#: Arguments that `parameters_of_session` reads, and which must not be given a second time.
+#: Arguments that `parameters_of_session` reads and that must not be passed on a second time.
 _OF_SESSIONS = ("client_encoding", "options", "replication")
 
 
 async def _log_in(
     endpoint: Endpoint, kwargs: Mapping[str, Any], user_connect: Callable[..., Any]
 ) -> tuple[PsycopgConnection, str | None, bool]:
-    """Open a reserved connection; also tell its address, and whether its session has our settings.
+    """Open a reserved connection; return it, its address, and whether its login named our settings.
 
-    It connects by `connect` of the application's class, as that may add a password which is made
-    anew for each login.
+    This connects by `connect` of the application's class, because that may add a password which is
+    made anew for each login.
     """
     endpoint = await endpoint.for_login()
     kwargs = endpoint.arguments(kwargs)
@@ -69,10 +69,10 @@ async def _log_in(
 async def connect_by(
     endpoint: Endpoint, connect: Callable[[str], Coroutine[Any, Any, _ConnT]], conninfo: str
 ) -> tuple[_ConnT, str | None]:
-    """Connect to a host, at the address that its name leads to; return that as well.
+    """Connect to a host at the address that its name leads to; return the address as well.
 
-    The address is None for a Unix socket, and where `connect` of an application's class goes
-    another way, by a tunnel say.
+    The address is None for a Unix socket, and where `connect` of the application's class takes
+    another way, such as a tunnel.
     """
     name = endpoint.host.host
 
@@ -91,7 +91,7 @@ async def connect_for_pool(
     connect: Callable[..., Coroutine[Any, Any, PsycopgConnection]],
     kwargs: Mapping[str, Any],
 ) -> WithSettings[tuple[PsycopgConnection, str | None]]:
-    """Connect for the application, with the settings of its pool; the rest as in `connect_by`."""
+    """Connect for the application, with the settings of its pool; otherwise as `connect_by`."""
     endpoint = await endpoint.for_login()
     kwargs = endpoint.arguments(kwargs)
 
@@ -110,22 +110,22 @@ async def connect_for_pool(
 
 
 def finish_opened(opened: WithSettings[tuple[PsycopgConnection, str | None]]) -> None:
-    """End what `connect_for_pool` has made, and nobody waits for."""
+    """Close a connection of `connect_for_pool` that no task waits for any more."""
     finish_addressed(opened.connection)
 
 
 def finish_addressed(connected: tuple[AsyncConnection[Any], str | None]) -> None:
-    """End what `connect_by` has made, and nobody waits for."""
+    """Close a connection of `connect_by` that no task waits for any more."""
     connected[0].pgconn.finish()
 
 
 async def take_over(connection: AsyncConnection[Any]) -> PsycopgConnection:
-    """Put the session of a connection into a connection of hasql's own class."""
+    """Move the session of a connection into a connection of hasql's own class."""
     pgconn, connection.pgconn = connection.pgconn, PGconn.connect_start(b"none=")
     reserved = PsycopgConnection(pgconn)
     try:
         if pgconn.transaction_status != TransactionStatus.IDLE:
-            await reserved.rollback()  # `connect` of the application's class has left it open
+            await reserved.rollback()  # the application's `connect` has left one open
         await reserved.set_autocommit(True)
     except BaseException:
         await reserved.close()
@@ -139,6 +139,6 @@ async def open_session(
     on_lost: Callable[[], None],
     user_connect: Callable[..., Any] = AsyncConnection.connect,
 ) -> PsycopgSession:
-    """Open a reserved connection; `user_connect` makes it, as the application has it."""
+    """Open a reserved connection; `user_connect` is `connect` of the application's class."""
     connection, address, has_settings = await _log_in(endpoint, kwargs, user_connect)
     return PsycopgSession(connection, on_lost, address, in_transactions=not has_settings)

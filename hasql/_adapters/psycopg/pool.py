@@ -1,4 +1,4 @@
-"""A pool of psycopg 3 with all that the core needs of one."""
+"""A psycopg 3 pool, with everything that the core needs of a pool."""
 
 # long: it is one class, with what the core asks of a pool and nothing else.
 
@@ -34,15 +34,15 @@ __all__ = ("Connection", "Pool", "PsycopgPool")
 
 Connection: TypeAlias = AsyncConnection[TupleRow]
 Pool: TypeAlias = AsyncConnectionPool[Connection]
-_Pooled: TypeAlias = Any  # of the class of `OpenConnections`, which the core knows as a Connection
+_Pooled: TypeAlias = Any  # the class comes from `OpenConnections`; to the core it is a Connection
 
-#: What `next` returns for work that has ended: cheaper than to catch StopIteration.
+#: What `next` returns for work that has ended: cheaper than catching StopIteration.
 _DONE: Any = object()
 _BAD, _IDLE = ConnStatus.BAD, TransactionStatus.IDLE
 
 
 class PsycopgPool(TellsOfDrops, ReusesObjects, AsyncPool[Pool, Connection]):
-    """One psycopg pool, and all connections it has opened."""
+    """One psycopg pool, and all connections that it has opened."""
 
     count_rows: Any = staticmethod(count_rows)
     in_hot_standby = staticmethod(in_hot_standby)
@@ -52,7 +52,7 @@ class PsycopgPool(TellsOfDrops, ReusesObjects, AsyncPool[Pool, Connection]):
     def __init__(self, endpoint: Endpoint, kwargs: Mapping[str, Any], sizes: PoolSizes) -> None:
         self.sizes = sizes
         self._check = kwargs.get("check")
-        #: What the check of an acquire has found: a dead connection, or the one to be returned.
+        #: What the check of an acquire has found: a dead connection, or the one to return.
         self._found_dead = False
         self._checked: PsycopgConnection | None = None
         workers = kwargs.get("num_workers", 3)
@@ -72,7 +72,7 @@ class PsycopgPool(TellsOfDrops, ReusesObjects, AsyncPool[Pool, Connection]):
             "min_size": sizes.minimum,
             "num_workers": sizes.maximum + workers,
             "open": False,
-            "reset": None,  # which the pool would leave to a worker
+            "reset": None,  # the pool would leave it to a worker
         }
         self.pool: Pool = AsyncConnectionPool(endpoint.dsn, **{**kwargs, **ours})
         self._workers = Workers(self.pool)
@@ -103,7 +103,7 @@ class PsycopgPool(TellsOfDrops, ReusesObjects, AsyncPool[Pool, Connection]):
             if paused_on is _DONE:
                 connection = self._checked
             elif self._found_dead:
-                # The pool has discarded it and would pause before it takes the next.
+                # The pool has discarded the connection and would pause before it takes the next.
                 steps.close()
             else:
                 connection = await self._wait(Begun(steps, paused_on))
@@ -135,7 +135,7 @@ class PsycopgPool(TellsOfDrops, ReusesObjects, AsyncPool[Pool, Connection]):
             try:
                 await self._check(connection)
             except asyncio.CancelledError:
-                await connection.close()  # else the pool would warn that it was in use
+                await connection.close()  # otherwise the pool would warn that it was in use
                 raise
         self._checked = connection  # the pool now returns it without a pause
 
@@ -193,7 +193,7 @@ class PsycopgPool(TellsOfDrops, ReusesObjects, AsyncPool[Pool, Connection]):
     async def keep(self, sizes: PoolSizes) -> None:
         self.sizes = sizes
         room = sizes.maximum - self.pool.get_stats().get("pool_size", 0)
-        if room >= sizes.minimum:  # else psycopg's would open more than it may
+        if room >= sizes.minimum:  # otherwise psycopg's pool would open too many
             await self.pool.resize(sizes.minimum, sizes.maximum)
 
     async def close(self) -> None:

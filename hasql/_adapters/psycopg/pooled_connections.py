@@ -29,10 +29,10 @@ __all__ = ("OpenConnections",)
 
 
 class OpenConnections:
-    """The connections that one pool has opened and nobody has closed.
+    """The connections that one pool has opened and that are not closed yet.
 
-    They are known by the pool's public `connection_class`, so that the pool can be purged at once,
-    and filled again without its own back-off.
+    It learns of them through the pool's public `connection_class`. So hasql can purge the pool at
+    once, and refill it without the pool's own back-off.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class OpenConnections:
         self._attempts = attempts
         self._configure = configure
         self._open: WeakSet[PsycopgConnection] = WeakSet()
-        #: By their `pgconn`, so that they are not kept alive.
+        #: By `pgconn`, so that connections are not kept alive.
         self.destinations = Destinations()
-        #: Told of those that are dropped.
+        #: Called for each connection that is dropped.
         self.dropped = nothing_is_lent
 
     def class_of(self, user_class: type[AsyncConnection[Any]]) -> type[AsyncConnection[Any]]:
-        """Derive the class that the pool is to use from the application's."""
+        """Derive the class that the pool uses from the application's class."""
         return type(user_class.__name__, (_PooledConnection, user_class), {"opened": self})
 
     async def connect(
@@ -59,7 +59,7 @@ class OpenConnections:
         connect: Callable[..., Coroutine[Any, Any, PsycopgConnection]],
         kwargs: Mapping[str, Any],
     ) -> PsycopgConnection | None:
-        """Connect for the pool; None when it is closed."""
+        """Connect for the pool; return None if the pool is closed."""
         address: str | None = None
         made = ALL_MADE
 
@@ -78,7 +78,7 @@ class OpenConnections:
         return connection
 
     def resetting(self, hook: Reset | None) -> Reset | None:
-        """Return a hook of the application's that makes again what it undoes of the settings."""
+        """Return the application's hook, extended to make again the settings that it undoes."""
         settings, undone = self._endpoint.settings, self.destinations.undone_by_reset
         if hook is None or not settings:
             return hook
@@ -91,7 +91,7 @@ class OpenConnections:
         return reset
 
     def forget(self, connection: PsycopgConnection) -> None:
-        """Count a connection no more."""
+        """Stop counting a connection."""
         self._open.discard(connection)
         self.destinations.closed(_key_of(connection))
 
@@ -104,29 +104,29 @@ class OpenConnections:
 
 
 class _PooledConnection(PsycopgConnection):
-    """A connection that is opened when its pool's adapter says so."""
+    """A connection of the pool, which connects when `OpenConnections` allows it."""
 
     opened: ClassVar[OpenConnections]
 
     @classmethod
     async def connect(cls, conninfo: str = "", **kwargs: Any) -> Any:
         """Connect when an attempt is due."""
-        del conninfo  # the endpoint's
+        del conninfo  # the endpoint has it
         connection = await cls.opened.connect(super().connect, kwargs)
-        # None: the pool is closing. It would log an error, but closes this without a word.
+        # None: the pool is closing. It would log an error, but closes an unconnected one silently.
         return connection or cls(PGconn.connect_start(b"none="))
 
     async def close(self) -> None:
-        """Close it, as psycopg does."""
+        """Close it as psycopg does."""
         self.opened.forget(self)
         await super().close()
 
     def __del__(self, warn: Any = warnings.warn, /) -> None:
-        """Have it given back if it was lent, else end as psycopg's does."""
-        # It may have failed before it was one.
+        """Report a dropped lease, which gives the connection back; otherwise do as psycopg does."""
+        # It may never have been leased, nor even opened: then `dropped` returns False.
         if getattr(self, "lost", True) or not self.opened.dropped(id(self), lambda: self):
             super().__del__(warn)
 
 
 def _key_of(connection: AsyncConnection[Any]) -> Any:
-    return connection.pgconn  # what stays, whichever object stands for it
+    return connection.pgconn  # it stays the same, whichever object wraps it

@@ -1,4 +1,4 @@
-"""What a connection of psycopg 3 tells of the server behind it."""
+"""What a psycopg 3 connection tells about the server behind it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _BAD = ConnStatus.BAD
 
 
 def in_hot_standby(connection: BaseConnection[Any]) -> bool | None:
-    """Return what the server reported last; PostgreSQL does since version 14."""
-    # `closed` would take as long as all the rest.
+    """Return what the server reported last. PostgreSQL reports this since version 14."""
+    # Not `closed`, which would take as long as the rest of this function.
     server = connection.pgconn
     flag = None if server.status == _BAD else server.parameter_status(b"in_hot_standby")
     return None if flag is None else flag == b"on"
@@ -50,14 +50,14 @@ async def count_rows(connection: PsycopgConnection, sql: str) -> int:
 
 
 def count_rows_in_thread(connection: ThreadConnection, sql: str) -> int:
-    """Do the same on a synchronous connection."""
+    """Do the same as `count_rows` on a synchronous connection."""
     return ask_in_thread(connection, sql).ntuples
 
 
 async def ask(connection: PsycopgConnection, sql: str) -> PGresult:
     """Run a query in the transaction that is open, or in one of its own.
 
-    It does not use psycopg's cursors, which would begin a transaction and leave it open.
+    This does not use psycopg's cursors: they would begin a transaction and leave it open.
     """
     before, connection.used_by_hasql = connection.used_by_hasql, True
     try:
@@ -70,7 +70,7 @@ async def ask(connection: PsycopgConnection, sql: str) -> PGresult:
 
 
 def ask_in_thread(connection: Connection[Any], sql: str) -> PGresult:
-    """Do the same on a synchronous connection."""
+    """Do the same as `ask` on a synchronous connection."""
     with connection.lock:
         (result,) = connection.wait(_query(connection.pgconn, sql))
     return _checked(result)
@@ -89,10 +89,10 @@ def _checked(result: PGresult) -> PGresult:
 
 
 def first_row(result: PGresult | None) -> Sequence[str | None]:
-    """Return the first row of a result; empty: there is none.
+    """Return the first row of a result, or an empty tuple if there is none.
 
-    A cursor would read it by loaders, which the application may have registered for every
-    connection of the process.
+    A cursor would read the row with loaders, and the application may have registered its own
+    loaders for every connection of the process.
     """
     if result is None or not result.ntuples:
         return ()

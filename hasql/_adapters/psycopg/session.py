@@ -53,7 +53,7 @@ class PsycopgSession(ReservedSession):
         return self._connection.pgconn.backend_pid
 
     async def fetch_row(self, sql: str) -> Sequence[str | None]:
-        self._stop_watching()  # psycopg watches the same socket while it waits
+        self._stop_watching()  # psycopg itself watches the socket while it waits
         self._busy = True
         try:
             return await super().fetch_row(sql)
@@ -68,12 +68,13 @@ class PsycopgSession(ReservedSession):
         async with self._connection.cursor(row_factory=tuple_row) as cursor:
             await cursor.execute(sql.encode(), prepare=False)
             while cursor.nextset():
-                pass  # the row is that of the last statement
+                pass  # only the last statement's row is needed
             return first_row(cursor.pgresult)
 
     def _watch(self) -> None:
-        # If libpq has closed its socket in the query, another thread may have opened a file since
-        # that got the same number. That is not ours to look at, and seems to be alive.
+        # If libpq has closed its socket during the query, another thread may since have opened a
+        # file that got the same descriptor. Watching that would be wrong, and it would seem alive.
+        # So a closed connection is not looked at.
         if not self.closed and self._connection.is_alive():
             self._loop.add_reader(self._socket, self._on_readable)
             self._watching = True
@@ -84,11 +85,11 @@ class PsycopgSession(ReservedSession):
                 self._on_lost()
 
     def _on_readable(self) -> None:
-        self._stop_watching()  # first, as `_watch` may find it lost and close the socket
+        self._stop_watching()  # first: `_watch` may find it lost and close the socket
         self._watch()
 
     def _stop_watching(self) -> None:
-        if self._watching:  # otherwise the descriptor may be another socket's by now
+        if self._watching:  # if not, the descriptor may belong to another socket
             self._watching = False
             self._loop.remove_reader(self._socket)
 

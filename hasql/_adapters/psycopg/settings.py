@@ -1,4 +1,4 @@
-"""How a login by psycopg names the settings of a pool's connections."""
+"""How a login by psycopg names the session settings of a pool's connections."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ("backend_pid", "naming")
 def naming(
     settings: SessionSettings, conninfo: str, kwargs: Mapping[str, Any]
 ) -> tuple[str, Mapping[str, Any]]:
-    """Return the string and the arguments of a connect that names these settings as well.
+    """Return the connection string and the arguments of a connect, with these settings added.
 
-    Raises ConfigurationError where the application sets the same otherwise.
+    Raises ConfigurationError if the application gives one of the settings another value.
     """
     if not settings:
         return conninfo, kwargs
@@ -32,6 +32,6 @@ def naming(
 
 
 def backend_pid(opened: tuple[Any, str | None]) -> int:
-    """Return the process that a login has told of."""
+    """Return the process id that the server told at the login."""
     pid: int = opened[0].pgconn.backend_pid
     return pid

@@ -1,4 +1,4 @@
-"""Waiting for the answers of a server by hasql's own means, not by psycopg's."""
+"""Waiting for a server's answers by hasql's own code instead of psycopg's."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ _COPYING = frozenset({ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_B
 
 
 async def wait_for(gen: PQGen[_T], socket: int, on_cancel: Callable[[], None]) -> _T:
-    """Wait for what goes on at a socket; when this is cancelled, call `on_cancel`.
+    """Run psycopg's generator, waiting for the socket; when cancelled, call `on_cancel`.
 
-    psycopg would wait for its own cancel request. It would also use time limits, which belong to
-    one task, while a release that one task has begun may be finished by another.
+    psycopg's own code would, when cancelled, wait for its cancel request. It would also use time
+    limits, which belong to one task, whereas a release that one task has begun may be finished by
+    another.
     """
     loop = asyncio.get_running_loop()
     try:
@@ -60,9 +61,9 @@ def _set(answer: asyncio.Future[Any], ready: Wait) -> None:
 
 
 def remaining_results(server: PGconn) -> PQGen[None]:
-    """Read what a statement still sends that nobody waits for, except the data of a COPY.
+    """Read and discard what a statement still sends, except the data of a COPY.
 
-    Raises OperationalError where there are several statements, in a pipeline.
+    Raises OperationalError in pipeline mode, where several statements may be under way.
     """
     if server.pipeline_status:
         raise OperationalError("cancelled in a pipeline")

@@ -1,4 +1,4 @@
-"""One connect of a pool for threads, and the thread that waits for it."""
+"""One connect of a pool for threads, and the application's thread that waits for it."""
 
 from __future__ import annotations
 
@@ -17,41 +17,42 @@ if TYPE_CHECKING:
 __all__ = ("PoolConnect", "WaitingThread", "start_connecting")
 
 #: Seconds that a connect may still take once the thread that it was begun for has found another
-#: connection, and in which other threads rely on it instead of beginning one each.
+#: connection. During these seconds other threads rely on it instead of beginning one each.
 _LIMIT_LEFT = 2.0
-#: Seconds that have to be left of these for a thread to rely on it.
+#: Seconds that must be left of these for another thread to begin to rely on it.
 _WORTHWHILE = 0.1
 
 
 class WaitingThread:
-    """A thread of the application's that waits for a connection; made by that thread."""
+    """A thread of the application's that waits for a connection. That thread itself makes this."""
 
     def __init__(self) -> None:
         self.thread = get_ident()
-        #: Ends when that thread has a claim on a connection; False: it is to look again.
+        #: True once the thread has a claim on a connection; False: the thread must look again.
         self.claimed: ThreadWaiter[bool] = ThreadWaiter()
 
 
 class PoolConnect(ThreadedConnect):
-    """A connect for the pool. Who waits for it changes under the lock of those who wait.
+    """A connect for the pool. The thread that waits for it changes under `IdleConnections.lock`.
 
     Args:
-        waiter: The thread that it is begun for; None: it is for whoever needs a connection next.
+        waiter: The thread that it is begun for; None: it is for the next thread that needs a
+            connection.
     """
 
     def __init__(self, waiter: WaitingThread | None = None) -> None:
         super().__init__()
         self._begun_for = self._waiter = waiter
         self._until = inf
-        #: Until when a thread relies on it for which it was not begun.
+        #: Until when a thread that it was not begun for may rely on it.
         self._reliable_until = 0.0 if waiter else monotonic() + _LIMIT_LEFT
-        #: Whether a thread is at it, so that it has an outcome some time.
+        #: Whether its own thread has begun to run, so that it is going to have an outcome.
         self.begun = False
         self._done = False
 
     @property
     def waiter(self) -> WaitingThread | None:
-        """The thread that waits for it, unless that has a claim already."""
+        """The thread that waits for it; None if there is none, or if that already has a claim."""
         waiter = self._waiter
         return None if waiter is None or waiter.claimed.done() else waiter
 
@@ -60,7 +61,7 @@ class PoolConnect(ThreadedConnect):
         return super().ended or monotonic() > self._until
 
     def take_over(self, waiter: WaitingThread) -> bool:
-        """Have a thread rely on it, for which it was not begun; return False if it should not."""
+        """Let a thread that it was not begun for rely on it; return False if that is no use."""
         may = self.begun and not self._done and self.waiter is None and not self.ended
         if may and (may := self.reliable_for > _WORTHWHILE):
             self._waiter = waiter
@@ -68,23 +69,26 @@ class PoolConnect(ThreadedConnect):
 
     @property
     def reliable_for(self) -> float:
-        """Seconds for which a thread relies on it that has taken it over."""
+        """Seconds for which a thread that has taken it over may rely on it."""
         return self._reliable_until - monotonic()
 
     def be_left_by(self, waiter: WaitingThread) -> None:
-        """Take note that a thread waits for it no more."""
+        """Take note that a thread no longer waits for it."""
         if self._begun_for is waiter:
             self._until = self._reliable_until = monotonic() + _LIMIT_LEFT
         if self._waiter is waiter:
             self._waiter = None
 
     def be_done(self) -> WaitingThread | None:
-        """Let nobody wait for it any more; return who does."""
+        """Allow no further thread to wait for it; return the one that does."""
         self._done = True
         return self.waiter
 
     def fail(self, error: BaseException) -> None:
-        """Tell who waits what it has met; one for whom it was not begun had better try as well."""
+        """Tell the waiting thread that it failed.
+
+        The thread that it was begun for gets the error; a thread that took it over looks again.
+        """
         waiter = self.be_done()
         if waiter is not None and waiter is not self._begun_for:
             waiter.claimed.set_result(False)
@@ -92,12 +96,12 @@ class PoolConnect(ThreadedConnect):
             waiter.claimed.set_exception(error)
 
     def give_up(self, error: BaseException) -> None:
-        """End it, and tell that to whoever waits."""
+        """End it; the waiting thread gets the error."""
         self.end()
         if (waiter := self.be_done()) is not None:
             waiter.claimed.set_exception(error)
 
 
 def start_connecting(work: Callable[[], object]) -> None:
-    """Have a thread connect; the end of the program does not wait for it."""
+    """Start a thread that connects; the end of the program does not wait for it."""
     OsThread(work, "hasql connect").start()

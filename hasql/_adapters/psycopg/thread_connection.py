@@ -1,4 +1,4 @@
-"""A synchronous connection of psycopg 3 that any thread can end, and that is found dead early."""
+"""A synchronous psycopg 3 connection that any thread can end, and whose loss is noticed early."""
 
 from __future__ import annotations
 
@@ -25,35 +25,36 @@ __all__ = ("ThreadConnection",)
 
 _T = TypeVar("_T")
 _IN_TRANSACTION = frozenset({TransactionStatus.INTRANS, TransactionStatus.INERROR})
-#: Seconds that a thread has to leave a connection whose socket was shut down.
+#: Seconds that another thread has to leave a connection once its socket was shut down.
 _LAST_WORDS = 1.0
 
 
 class ThreadConnection(LooksWhileIdle, KeepsHandlers, Connection[Any]):
     """A connection that any thread can end, and that is found dead without asking the server.
 
-    psycopg's own frees what is libpq's as soon as one thread closes it: also what another thread
-    works with, whose statement runs. Then memory is corrupted, and the other thread reads from
-    whatever has got the number of the socket. Here it is freed by whoever leaves last.
+    psycopg's own connections free libpq's memory as soon as one thread closes them, even if another
+    thread still runs a statement there. Then memory is corrupted, and the other thread reads from
+    whatever file has got the number of the socket. Here the last thread to leave frees the memory.
     """
 
-    #: Whether it was aborted, or the server has said that it ends it. This is not `closed`: as long
-    #: as psycopg takes the connection for open, ending its transaction raises an error.
+    #: Whether the connection was aborted, or the server has said that it ends the connection. This
+    #: is not `closed`: as long as psycopg takes the connection for open, ending its transaction
+    #: raises an error.
     lost = False
-    #: Whether it was taken out of the pool since it was put there last.
+    #: Whether it was taken out of the pool since it was last put there.
     taken = True
-    #: Whether it is one of the pool's.
+    #: Whether it was put into the pool as a new connection, and so has a place there.
     pooled = False
 
-    #: How the application's class waits. Looking for it by super(), and handing on arguments that
+    #: `wait` of the application's class. To look it up by super(), and to pass on arguments that
     #: psycopg mostly leaves out, would cost each statement a fifth of a microsecond.
     inherited_wait: ClassVar[Callable[..., Any]] = Connection.wait
 
-    #: Ends it for whoever uses it; None: it was lost as it was made.
+    #: Ends the connection for the thread that uses it; None: it was already lost when it was made.
     switch: KillSwitch | None = None
-    #: Whether whoever leaves it is to free it.
+    #: Whether closing was left to the thread that uses it, which must free it when it leaves.
     is_left_open = False
-    #: How often the thread that has the right to use libpq is at work there.
+    #: How many calls of `wait` the thread that holds `_use` is in.
     _at_work = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -61,19 +62,20 @@ class ThreadConnection(LooksWhileIdle, KeepsHandlers, Connection[Any]):
         self.be_endable()
 
     def be_endable(self) -> None:
-        """Begin to be one that any thread can end."""
-        # psycopg's own lock is not held during a COPY, and is by a stream that nobody reads on.
+        """Set up what any thread needs to end it."""
+        # psycopg's own lock would not do: it is not held during a COPY, but it is held by a stream
+        # that is no longer read.
         self._use = RLock()
         self.lost = self.closed
         if not self.lost:
             self.switch = KillSwitch(self.fileno())
             cut_off_in_children(self, Connection.fileno)
-        # The handler has a weak reference, so that the connection is freed when nobody needs it.
+        # The handler has a weak reference, so that it does not keep the connection alive.
         self.add_notice_handler(partial(note_notice, ref(self)))
         self.keep_handlers()
 
     def wait(self, gen: PQGen[_T], *args: Any, **kwargs: Any) -> _T:
-        """Wait for what is running. psycopg calls this for each statement."""
+        """Wait for the operation that is running. psycopg calls this for each statement."""
         try:
             with self._use:
                 self._at_work += 1
@@ -92,7 +94,7 @@ class ThreadConnection(LooksWhileIdle, KeepsHandlers, Connection[Any]):
         return result
 
     def is_alive(self) -> bool:
-        """Tell whether it can be used; not if a thread still does that has given it back."""
+        """Tell whether it can be used. False also if a thread that gave it back still uses it."""
         if not self._use.acquire(blocking=False):
             return False
         try:
@@ -101,15 +103,18 @@ class ThreadConnection(LooksWhileIdle, KeepsHandlers, Connection[Any]):
             self._use.release()
 
     def abort(self) -> None:
-        """Shut its socket down, whichever thread uses it; that one closes it."""
+        """Shut its socket down, whichever thread uses it; that thread closes the connection."""
         self.lost = True
         if self.switch is not None:
             self.switch.shut_down()
 
     def close(self) -> None:
-        """Close it, as psycopg does; if another thread uses it, end that and leave it the rest."""
+        """Close it as psycopg does.
+
+        If another thread uses it, that use is ended, and the other thread closes it as it leaves.
+        """
         self.lost = True
-        self.is_left_open = True  # first, as the other thread may be about to leave
+        self.is_left_open = True  # first, because the other thread may be about to leave
         if not self._free():
             self.abort()
             self._free(_LAST_WORDS)
@@ -120,15 +125,15 @@ class ThreadConnection(LooksWhileIdle, KeepsHandlers, Connection[Any]):
         self._free(-1)
 
     def _free(self, seconds: float = 0.0) -> bool:
-        """Free what is libpq's, unless a thread is at work there for so many seconds more."""
+        """Free libpq's memory; return False if a thread is still at work there after `seconds`."""
         if not self._use.acquire(timeout=seconds):
             return False
         try:
-            if self._at_work:  # this very thread: in a handler of a signal, or of notices
+            if self._at_work:  # it is this thread, now in a signal or notice handler
                 return False
             self.is_left_open = False
             super().close()
-            self.pgconn.finish()  # psycopg leaves a broken one to the collection of garbage
+            self.pgconn.finish()  # psycopg leaves a broken one to garbage collection
             if self.switch is not None:
                 self.switch.close()
         finally:
@@ -136,7 +141,7 @@ class ThreadConnection(LooksWhileIdle, KeepsHandlers, Connection[Any]):
         return True
 
     def roll_back_or_close(self) -> None:
-        """Roll an open transaction back. Where that is not possible, close the connection."""
+        """Roll an open transaction back; if that is not possible, close the connection."""
         if not self.lost and self.pgconn.transaction_status in _IN_TRANSACTION:
             self.rollback()
             return
@@ -144,7 +149,7 @@ class ThreadConnection(LooksWhileIdle, KeepsHandlers, Connection[Any]):
         self.close()
 
     def check_by(self, check: Callable[[Any], None]) -> None:
-        """Have the application check it; one that fails is of no use to anybody."""
+        """Run the application's check on it; close it if the check fails."""
         try:
             check(self)
         except BaseException:

@@ -30,7 +30,7 @@ __all__ = ("ThreadConnections",)
 
 
 class ThreadConnections:
-    """The connections that one pool has opened and nobody has closed, and how one is opened."""
+    """The connections that one pool has opened and that are not closed yet; and how to open one."""
 
     def __init__(self, endpoint: Endpoint, kwargs: Mapping[str, Any]) -> None:
         self._endpoint = endpoint
@@ -39,19 +39,19 @@ class ThreadConnections:
         self._lock = new_guard()
         self._open: WeakSet[ThreadConnection] = WeakSet()
         self.idle = IdleConnections()
-        #: By their `pgconn`, so that they are not kept alive.
+        #: By `pgconn`, so that connections are not kept alive.
         self.destinations = Destinations()
-        #: Told of those that are dropped.
+        #: Called for each connection that is dropped.
         self.dropped = nothing_is_lent
         user_class: type[Connection[Any]] = kwargs.get("connection_class") or Connection
         classes: tuple[type[Any], ...] = (_ThreadPooled, *endable(user_class))
-        #: The class that the pool is to use, derived from the application's.
+        #: The class that the pool uses, derived from the application's class.
         self.connection_class: Any = type(
             user_class.__name__, classes, {"opened": self, "inherited_wait": user_class.wait}
         )
 
     def log_in(self, connect: ThreadedConnect) -> ThreadConnection:
-        """Open a connection and have the user's hook configure it.
+        """Open a connection and run the user's `configure` hook on it.
 
         Raises ConnectionError if the connect was ended meanwhile.
         """
@@ -76,7 +76,7 @@ class ThreadConnections:
         return connection  # type: ignore[no-any-return]  # of the class above
 
     def resetting(self, hook: Callable[[Any], None] | None) -> Callable[[Any], None] | None:
-        """Return a hook of the application's that makes again what it undoes of the settings."""
+        """Return the application's hook, extended to make again the settings that it undoes."""
         settings, undone = self._endpoint.settings, self.destinations.undone_by_reset
         if hook is None or not settings:
             return hook
@@ -89,7 +89,7 @@ class ThreadConnections:
         return reset
 
     def forget(self, connection: ThreadConnection) -> None:
-        """Count a connection no more."""
+        """Stop counting a connection."""
         with self._lock:
             self._open.discard(connection)
         self.idle.gone(connection)
@@ -105,32 +105,32 @@ class ThreadConnections:
 
 
 class _ThreadPooled(ThreadConnection):
-    """A connection of one pool's."""
+    """A connection of one pool."""
 
     opened: ClassVar[ThreadConnections]
 
     @classmethod
     def connect(cls, conninfo: str = "", **kwargs: Any) -> Any:
-        """Return what is to be put into the pool, which calls this."""
+        """Return the connection that is being put into the pool. The pool calls this to connect."""
         del conninfo, kwargs
         return take_inserted()
 
     @classmethod
     def log_in(cls, conninfo: str, **kwargs: Any) -> Any:
-        """Connect, by the application's class."""
+        """Connect by the application's class."""
         return super().connect(conninfo, **kwargs)
 
     def close(self) -> None:
-        """Close it, as psycopg does."""
+        """Close it, as `ThreadConnection` does."""
         self.opened.forget(self)
         super().close()
 
     def __del__(self, warn: Any = warnings.warn, /) -> None:
-        """Have it given back if it was lent, else end as psycopg's does."""
-        # It may have failed before it was one.
+        """Report a dropped lease, which gives the connection back; otherwise do as psycopg does."""
+        # It may never have been leased, nor even opened: then `dropped` returns False.
         if getattr(self, "lost", True) or not self.opened.dropped(id(self), lambda: self):
             super().__del__(warn)
 
 
 def _key_of(connection: Connection[Any]) -> Any:
-    return connection.pgconn  # what stays, whichever object stands for it
+    return connection.pgconn  # it stays the same, whichever object wraps it

@@ -1,6 +1,6 @@
 """The connects of a psycopg pool for threads: each in a thread of its own."""
 
-# long: connects, those who wait for them and what is given back change under the same locks.
+# long: connects, waiting threads and returned connections change under the same locks.
 
 from __future__ import annotations
 
@@ -24,16 +24,18 @@ if TYPE_CHECKING:
 
 __all__ = ("ThreadConnects",)
 
-#: Seconds that a connect waits in the pool for a connection, at first, until it looks whether there
-#: is room for a new one; psycopg tells nobody who waits. Doubling, as it loses its turn each time.
+#: Seconds that a connect first waits in the pool for a connection before it looks whether there is
+#: room for a new one: psycopg does not tell that to a thread that waits. The time doubles, because
+#: the connect loses its turn in the pool each time.
 _FIRST_WAIT = 0.05
 
 
 class ThreadConnects:
     """Opens connections and puts them into the pool.
 
-    Nobody waits in psycopg's pool: whoever needs a connection that is not there has one opened, and
-    waits for that alone. So it ends when it has to, and an interruption loses nothing.
+    No thread of the application's waits in psycopg's pool: one that finds no idle connection has a
+    connection opened, and waits here for a claim on one. So its wait ends when it has to, and an
+    interrupt loses nothing.
     """
 
     def __init__(self, opened: ThreadConnections) -> None:
@@ -42,7 +44,7 @@ class ThreadConnects:
         self.pool: HeldPool
         self._lock = new_guard()
         self._under_way: dict[PoolConnect, None] = {}
-        #: The threads that wait, in the order of asking.
+        #: The threads that wait, in the order in which they began to.
         self._waiting: dict[WaitingThread, None] = {}
         #: Whether nothing has connected since a connect failed or the host was given up.
         self.failing = False
@@ -53,18 +55,19 @@ class ThreadConnects:
         return len(self._under_way)
 
     def wait(self, time_left: TimeLeft) -> bool:
-        """Wait until the current thread has a claim on a connection, which is opened for it.
+        """Wait until the current thread has a claim on a connection.
 
-        Or on one that is given back before; then the next to wait relies on what is being opened.
-        So there are no more connects than have waited at one time, however slow a login is. False:
-        the thread has no claim, but there may be an idle one by now.
+        That is the one that is opened for it, or one that is given back sooner. In the latter case
+        the next thread to wait relies on the connect. So there are no more connects than threads
+        have waited at the same time, however slow a login is. Returns False if the thread has no
+        claim, but there may be an idle connection by now.
         """
         waiter = WaitingThread()
         connect: PoolConnect | None = None
         try:
             with self._idle.lock:
                 self._waiting[waiter] = None
-                self._hand_on()  # what was given back a moment ago
+                self._hand_on()  # a connection may have been given back a moment ago
                 if not waiter.claimed.done():
                     connect = self._take_over_one(waiter)
             if connect is not None:
@@ -77,7 +80,7 @@ class ThreadConnects:
         except BaseException:
             with self._idle.lock:
                 waiter.claimed.cancel()
-                self._hand_on()  # it may have been interrupted as it gave another one its claim
+                self._hand_on()  # the interrupt may have come before another thread got its claim
             if connect is not None:
                 self._withdraw(connect)
             raise
@@ -88,15 +91,15 @@ class ThreadConnects:
                     connect.be_left_by(waiter)
 
     def _take_over_one(self, waiter: WaitingThread) -> PoolConnect | None:
-        """Have a thread rely on the oldest connect that nobody waits for; None: there is none."""
+        """Let a thread rely on the oldest connect that no thread waits for; None: there is none."""
         with self._lock:
-            for connect in self._under_way:  # no generator: an interruption could end within it
+            for connect in self._under_way:  # no generator: an interrupt could end within it
                 if connect.take_over(waiter):
                     return connect
         return None
 
     def _rely_on(self, connect: PoolConnect, waiter: WaitingThread, time_left: TimeLeft) -> bool:
-        """Wait as `wait` does, but not for long: what was begun for another thread may hang."""
+        """Wait as `wait` does, but not for long: a connect begun for another thread may hang."""
         if (limit := connect.reliable_for) > time_left.seconds:
             return time_left.wait(waiter.claimed)
         try:
@@ -105,10 +108,10 @@ class ThreadConnects:
             with self._idle.lock:
                 if waiter.claimed.cancel():
                     return False
-            return waiter.claimed.result()  # which has come just now
+            return waiter.claimed.result()  # it has come just now
 
     def open_one(self) -> BaseException | None:
-        """Open a connection and put it into the pool, in the current thread; return what failed."""
+        """Open a connection and put it into the pool, in the current thread; return the error."""
         connect = PoolConnect()
         try:
             self._begin(connect)
@@ -123,7 +126,7 @@ class ThreadConnects:
             self._under_way[connect] = None
 
     def _withdraw(self, connect: PoolConnect) -> None:
-        """Forget a connect whose thread has not begun, as it may never do."""
+        """Forget a connect whose thread has not begun to run, and perhaps never will."""
         with self._lock:
             if not connect.begun:
                 self._under_way.pop(connect, None)
@@ -134,14 +137,17 @@ class ThreadConnects:
     def _run(
         self, connect: PoolConnect, work: Callable[[PoolConnect], ThreadConnection]
     ) -> BaseException | None:
-        """Put what comes of it into the pool, or tell who waits why not; return what failed."""
+        """Put the connection of `work` into the pool, or tell the waiting thread the error.
+
+        Returns the error, too.
+        """
         with self._lock:
             if connect not in self._under_way:
                 return None  # it was withdrawn
             connect.begun = True
         try:
             self._put_in(work(connect), connect)
-        except BaseException as error:  # noqa: BLE001  # who waits judges it
+        except BaseException as error:  # noqa: BLE001  # the waiting thread judges it
             failed = error.with_traceback(None)
             with self._idle.lock:
                 connect.fail(failed)
@@ -155,12 +161,14 @@ class ThreadConnects:
     def _find_one(self, connect: PoolConnect, seconds: float) -> ThreadConnection:
         wait = _FIRST_WAIT
         while not self.pool.has_vacancy():
-            # Who uses the pool directly has taken them all, or they are being discarded just now.
+            # All connections are taken by threads that use the pool directly, or are just being
+            # discarded.
             try:
                 found: ThreadConnection | None = self.pool.take(min(wait, seconds))
             except PoolTimeout:
                 if connect.waiter is None:
-                    raise  # else another thread waits by now, or there may be a vacancy
+                    raise
+                # A thread still waits (perhaps another one by now), and there may be a vacancy.
                 wait *= 2
             else:
                 if found is not None:
@@ -177,19 +185,22 @@ class ThreadConnects:
         return connection
 
     def give_back(self, connection: ThreadConnection) -> None:
-        """Put a connection into the pool that was taken out of it."""
+        """Put a connection that was taken out of the pool back into it."""
         connection.taken = False
         try:
             self.pool.putconn(connection)
         except BaseException:
-            # Interrupted: it is not known how far it came. The pool knows what it has already.
+            # Interrupted, and it is not known how far putconn() came. If the pool already has the
+            # connection back, the second call raises ValueError.
             with suppress(ValueError):
                 self.pool.putconn(connection)
             raise
         finally:
             try:
                 self._idle.put(connection)
-                if self._waiting:  # looked at last, as who waits looks for what is idle last
+                # This races with `wait`, which adds the thread before it looks for an idle
+                # connection. Here the order is the reverse, so one of the two sees the other.
+                if self._waiting:
                     with self._idle.lock:
                         self._hand_on()
             except BaseException:  # interrupted
@@ -199,7 +210,7 @@ class ThreadConnects:
                 raise
 
     def _hand_on(self) -> None:
-        """Give who has waited longest the claim on what is idle; to be called under the lock."""
+        """Give the thread that has waited longest a claim, if any; the caller holds the lock."""
         for waiter in tuple(self._waiting):
             if not waiter.claimed.done():
                 if self._idle.claim(waiter.thread):
@@ -220,7 +231,7 @@ class ThreadConnects:
                 self._hand_on()
                 return
             if inserted:
-                self._idle.claim_next(waiter.thread)  # before another one can
+                self._idle.claim_next(waiter.thread)  # before another thread can claim it
             self._idle.put(connection)
             waiter.claimed.set_result(inserted)
 
@@ -233,7 +244,7 @@ class ThreadConnects:
                 connect.give_up(ConnectionError("the host was given up while it was waited for"))
 
     def close(self) -> None:
-        """End every connect, and begin none any more."""
+        """End every connect, and allow no new ones."""
         with self._lock:
             self.closed = True
         self.end()

@@ -47,14 +47,14 @@ class PsycopgThreadDriver(Driver[SyncPool, SyncConnection]):
     async def open(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], report: _Report
     ) -> PsycopgThreadPool:
-        del report  # psycopg tells of a statement's error nobody but who runs the statement
+        del report  # psycopg shows the error of a statement only to the thread that runs it
         return await PsycopgThreadPool(endpoint, kwargs, self.sizes(kwargs)).open()
 
     async def connect(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_lost: _OnLost
     ) -> PsycopgSession:
         extra = kwargs.get("kwargs") or {}
-        if callable(extra):  # and may wait, for a password say
+        if callable(extra):  # it may wait, for a password for example
             extra = await asyncio.wrap_future(in_thread(extra, "hasql kwargs"))
         user_class = kwargs.get("connection_class") or Connection
         if user_class is Connection:

@@ -1,4 +1,4 @@
-"""Logging in by psycopg's synchronous connections, so that another thread can end it."""
+"""Logging in by psycopg's synchronous connections, in such a way that another thread can end it."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 
 __all__ = ("connect_for_pool", "connect_for_session", "endable")
 
-#: Seconds between two looks at whether a login is to end.
+#: Seconds between two looks at whether a login was ended.
 _LOOK = 0.1
 
 _thread = local()
 
 
 class _EndableLogin(Connection[Any]):
-    """Stands behind the application's class, whose `connect` calls it as if it were psycopg's.
+    """Comes after the application's class, whose `connect` calls this one in place of psycopg's.
 
-    psycopg's own waits for a silent server as long as its time limit says, and nothing ends that.
+    psycopg's own `connect` waits for a silent server until its time limit, and nothing ends that.
     """
 
     @classmethod
@@ -57,7 +57,7 @@ class _EndableLogin(Connection[Any]):
         cursor_factory: Any = None,
         **kwargs: Any,
     ) -> Self:
-        """Connect, as psycopg does; raise ConnectionError when the thread's connect is ended."""
+        """Connect as psycopg does; raise ConnectionError when the thread's connect is ended."""
         parameters = conninfo_to_dict(conninfo, **kwargs)
         deadline = monotonic() + timeout_from_conninfo(parameters)
         steps = generators.connect(make_conninfo("", **parameters))
@@ -75,14 +75,14 @@ class _EndableLogin(Connection[Any]):
 
 
 def endable(user_class: type[Connection[Any]]) -> tuple[type[Any], ...]:
-    """Return the classes to derive one from whose login can be ended."""
+    """Return the bases for a class whose login can be ended."""
     return (_EndableLogin,) if user_class is Connection else (user_class, _EndableLogin)
 
 
 async def connect_for_session(
     user_class: type[Connection[Any]], conninfo: str, **kwargs: Any
 ) -> Connection[Any]:
-    """Connect by the application's class, in a thread which ends when this is cancelled."""
+    """Connect by the application's class, in a thread that ends when this is cancelled."""
     attempt = ThreadedConnect()
     made: Any = type(user_class.__name__, endable(user_class), {})
 
@@ -100,7 +100,7 @@ async def connect_for_session(
 def _until_ended(
     steps: PQGenConn[PGconn], connect: ThreadedConnect, deadline: float
 ) -> PQGenConn[PGconn]:
-    """Do the steps of a login; raise once it is to end, or is over time."""
+    """Run the steps of a login; raise an error once it was ended, or at the deadline."""
     try:
         wanted = next(steps)
         while True:
@@ -146,10 +146,10 @@ def _connect_by_thread(
     connect: Callable[[str], Any],
     conninfo: str,
 ) -> tuple[Any, str | None]:
-    """Connect to a host, at the address that its name leads to; return that as well.
+    """Connect to a host at the address that its name leads to; return the address as well.
 
-    The address is None for a Unix socket, and where `connect` of an application's class goes
-    another way, by a tunnel say.
+    The address is None for a Unix socket, and where `connect` of the application's class takes
+    another way, such as a tunnel.
     """
     name = endpoint.host.host
     given: dict[str, Any] = conninfo_to_dict(conninfo)

@@ -1,4 +1,4 @@
-"""The connections that a psycopg pool for threads should have, and has not."""
+"""The connections that count as idle in a psycopg pool for threads, but are not there."""
 
 from __future__ import annotations
 
@@ -15,31 +15,34 @@ if TYPE_CHECKING:
 
 __all__ = ("Missed", "Misses")
 
-#: Seconds after which a connection is lost that was neither in the pool nor in use: far more than
-#: it takes to take one out.
+#: Seconds after which a connection that is neither in the pool nor in use counts as lost: far more
+#: than a thread needs to take one out of the pool.
 _LOST_AFTER = 0.1
-#: Seconds between two looks for one that another thread may just be taking out.
+#: Seconds between two looks: another thread may just be taking a connection out.
 _LOOK = 0.005
 
 
 class Missed(NamedTuple):
-    """What an acquire misses that has a claim on a connection and finds none."""
+    """The connections missed by an acquire that has a claim on a connection but finds none."""
 
     since: float
-    #: When each was last known to be alive.
+    #: By connection: when it was last known to be alive.
     connections: dict[ThreadConnection, float]
 
 
 class Misses:
-    """Replaces what the pool has lost, as a thread was interrupted that had just taken it out.
+    """Replaces connections that the pool has lost.
 
-    Nobody has that, and it counts as idle: who has a claim on it would look for it for ever.
+    A thread that had just taken a connection out of the pool may be interrupted. Then no thread has
+    that connection, but it still counts as idle: a thread with a claim on it would look for it for
+    ever.
 
     Args:
-        idle: What counts as idle.
-        pool: psycopg's.
-        replaces: Whether it does. Not where the application checks what is taken out: that may last
-            for long, and a thread of hasql's own does it, which nobody interrupts.
+        idle: The connections that count as idle.
+        pool: psycopg's pool.
+        replaces: Whether to replace them. Must be False if the application checks the connections
+            that are taken out: a check may last long. Nor is it needed there, because a thread of
+            hasql's own takes them out, which is never interrupted.
     """
 
     def __init__(self, idle: IdleConnections, pool: HeldPool, *, replaces: bool) -> None:
@@ -48,9 +51,9 @@ class Misses:
         self._replaces = replaces
 
     def wait(self, missed: Missed | None, time_left: TimeLeft) -> Missed | None:
-        """Wait a moment until an acquire looks again; replace what it has missed for long.
+        """Wait a moment before an acquire looks again; replace what it has missed for too long.
 
-        It hands in what this has returned before. Raises OutOfTimeError at the deadline.
+        The acquire passes in what this returned before. Raises OutOfTimeError at the deadline.
         """
         if not time_left.seconds:
             raise OutOfTimeError from None
@@ -58,7 +61,8 @@ class Misses:
         if missed is None:
             missed = Missed(monotonic(), missing)
         elif self._replaces and monotonic() - missed.since > _LOST_AFTER:
-            # What is lent and given back meanwhile has been alive since.
+            # A connection that was leased and given back meanwhile has a later time, so its item is
+            # not in both.
             for connection, _ in missed.connections.items() & missing.items():
                 if self._idle.lose(connection):
                     connection.close()

@@ -1,4 +1,4 @@
-"""A pool of psycopg 3 for threads, with all that the core needs of one."""
+"""A psycopg 3 pool for threads, with everything that the core needs of a pool."""
 
 # long: it is one class, with what the core asks of a pool and nothing else.
 
@@ -38,16 +38,16 @@ __all__ = ("PsycopgThreadPool", "SyncConnection", "SyncPool")
 
 SyncConnection: TypeAlias = Connection[TupleRow]
 SyncPool: TypeAlias = ConnectionPool[SyncConnection]
-_Pooled: TypeAlias = Any  # of the class of `ThreadConnections`, which the core knows as its own
+_Pooled: TypeAlias = Any  # the class comes from `ThreadConnections`
 
-#: As numbers, which libpq's are: to compare those with an enum's takes twice as long.
+#: As int, like libpq's own: comparing those with members of an enum takes twice as long.
 _BAD, _IDLE = int(ConnStatus.BAD), int(TransactionStatus.IDLE)
-#: Seconds within which a thread takes the connection out of the pool that it has a claim on.
+#: Seconds within which a thread takes the connection that it has a claim on out of the pool.
 _AT_ONCE = 0.05
 
 
 class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
-    """One psycopg pool, and all connections it has opened."""
+    """One psycopg pool, and all connections that it has opened."""
 
     count_rows: Any = staticmethod(count_rows_in_thread)
     in_hot_standby, is_read_only = staticmethod(in_hot_standby), staticmethod(is_read_only)
@@ -64,14 +64,14 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
         self.end_connects: Any = self._connects.end
         self.host_answers: Any = self._refill.host_answers
         ours: dict[str, Any] = {
-            **dict.fromkeys(("configure", "kwargs", "reset")),  # which are not left to the pool
+            **dict.fromkeys(("configure", "kwargs", "reset")),  # the adapter does these itself
             "check": self._check_one,
             "connection_class": self._opened.connection_class,
             "has_claim": self._idle.has_claim,
             "max_size": sizes.maximum,
             "min_size": sizes.minimum,
             "on_missing": self._refill.connection_is_missing,
-            "num_workers": 1,  # as it has little to do
+            "num_workers": 1,  # there is little for workers to do
             "open": False,
         }
         self._held = HeldPool(endpoint.dsn, **{**kwargs, **ours})
@@ -101,7 +101,7 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
         if self._check is None:
             connection: SyncConnection = self._acquire(time_left)
             return connection
-        # A check may wait for a silent server, or for anything.
+        # The application's check may wait for a silent server, or for anything else.
         acquire = partial(self._acquire, time_left)
         return wait_in_thread(time_left, acquire, "hasql check", self.release)
 
@@ -117,7 +117,7 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
                     except (LostConnectionError, PoolTimeout):  # or this thread was held up
                         if not time_left.seconds:
                             raise OutOfTimeError from None
-                    except TooManyRequests:  # taken by another, or the pool has lost it
+                    except TooManyRequests:  # another thread has taken it, or the pool has lost it
                         missed = self._misses.wait(missed, time_left)
             self._idle.taken(connection, thread)
         except BaseException:
@@ -126,7 +126,7 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
         return connection
 
     def _abandon(self, thread: int) -> None:
-        """Leave nothing behind of an acquire that was interrupted."""
+        """Clean up after an acquire that failed or was interrupted."""
         connection = self._idle.give_up_claim(thread)
         if connection is not None:
             self.abort(connection)
@@ -139,7 +139,7 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
             self._held.found_lost(for_us=self._idle.has_claim(thread))
         if self._check is not None:
             connection.check_by(self._check)
-        self._idle.found(connection, thread)  # last: psycopg takes back what is interrupted before
+        self._idle.found(connection, thread)  # last: if this is interrupted, psycopg takes it back
 
     def leave_block(self, connection: _Pooled, error: BaseException | None) -> None:
         if connection.pgconn.transaction_status != _IDLE:
@@ -151,7 +151,7 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
 
     def release(self, connection: _Pooled, **kwargs: Any) -> None:
         if not connection.taken:
-            return  # it is back
+            return  # it was already given back
         try:
             if kwargs:
                 refuse_all(kwargs, "putconn()")
@@ -163,7 +163,7 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
             connection.close()
             raise
         finally:
-            if connection.is_left_open:  # or psycopg's pool would lend it again
+            if connection.is_left_open:  # not closed yet: psycopg's pool would lend it again
                 end_in_thread(partial(self._give_back_last, connection), "hasql close")
             else:
                 self._connects.give_back(connection)
@@ -176,7 +176,7 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
         return bool(connection.lost or connection.pgconn.status == _BAD)
 
     def abort(self, connection: _Pooled) -> None:
-        connection.abort()  # first, so that nobody takes it for idle after that
+        connection.abort()  # first: a thread that gives it back must find it lost
         self._opened.forget(connection)
 
     def purge(self, leased: Iterable[_Pooled]) -> None:
@@ -192,7 +192,7 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
         end_in_thread(self._sweep, "hasql sweep")
 
     def _sweep(self) -> None:
-        """Have the pool discard what was aborted in it, and close the sockets."""
+        """Make the pool discard the connections that were aborted, which closes the sockets."""
         for _ in range(self.pool.get_stats()["pool_available"]):
             with suppress(PoolTimeout):
                 if (connection := self._held.take(_AT_ONCE)) is not None:
@@ -201,7 +201,7 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
     async def keep(self, sizes: PoolSizes) -> None:
         self.sizes = sizes
         room = sizes.maximum - self.pool.get_stats().get("pool_size", 0)
-        if room >= sizes.minimum:  # else psycopg's would open more than it may
+        if room >= sizes.minimum:  # otherwise psycopg's pool would open too many
             self.pool.resize(sizes.minimum, sizes.maximum)
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The refill of a psycopg pool for threads, to what it keeps at least."""
+"""Refills a psycopg pool for threads to its minimum size."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ("ThreadRefill",)
 
 
 class ThreadRefill:
-    """Opens what is missing in a pool without being asked for, a few connections at a time.
+    """Opens the connections that a pool lacks to its minimum, a few at a time.
 
-    Also what those wait for who use psycopg's pool directly.
+    It also opens connections for threads that use psycopg's pool directly and wait there.
     """
 
     def __init__(self, opened: ThreadConnections, connects: ThreadConnects, at_a_time: int) -> None:
@@ -27,13 +27,13 @@ class ThreadRefill:
         self._connects = connects
         self._at_a_time = at_a_time
         self._lock = new_guard()
-        #: Of each thread that fills, or is about to be started for that, a mark of its own.
+        #: One mark for each thread that refills the pool or is about to be started for that.
         self._fillers: set[object] = set()
-        #: Those that wait for the end of the refill under way.
+        #: Futures that end with the refill that is under way.
         self._waiting: list[Future[None]] = []
 
     def fill(self) -> Future[None]:
-        """Open what is missing now. What is returned ends when that is done, or raises why not."""
+        """Open what is missing now; the future ends when that is done, or with the error."""
         filled: Future[None] = Future()
         with self._lock:
             more = self._begin()
@@ -50,7 +50,7 @@ class ThreadRefill:
             self.host_answers()
 
     def host_answers(self) -> None:
-        """Open what is missing. If that fails, the next answer is the next occasion."""
+        """Open what is missing. If that fails, the host's next answer starts another attempt."""
         if self._missing() > 0:
             with self._lock:
                 more = self._begin()
@@ -63,16 +63,16 @@ class ThreadRefill:
         return fillers
 
     def _start(self, fillers: list[object]) -> None:
-        """Start a thread for each, or for as many as there are threads for.
+        """Start a thread for each filler. If a thread cannot be started, those left over end.
 
-        Whoever waits for the refill is told that. Who has brought word of the host is not: that is
-        the way of what a probe has said, and the next one is the next occasion.
+        The futures of `fill` then get the error. It is not raised here, because the caller may be
+        reporting a probe's answer; the host's next answer starts another attempt.
         """
         try:
             while fillers:
                 start_connecting(partial(self._fill, fillers[-1]))
                 fillers.pop()
-        except RuntimeError as error:  # no more threads can be had
+        except RuntimeError as error:  # no thread could be started
             self._end(fillers, error.with_traceback(None))
         except BaseException as error:
             self._end(fillers, error.with_traceback(None))
@@ -102,7 +102,7 @@ class ThreadRefill:
                 return
             waiting, self._waiting = self._waiting, []
         for filled in waiting:
-            if filled.set_running_or_notify_cancel():  # False: nobody waits for it any more
+            if filled.set_running_or_notify_cancel():  # False: it was cancelled
                 if error is None:
                     filled.set_result(None)
                 else:

@@ -1,4 +1,4 @@
-"""psycopg's pool, with its places: which hold a connection for whom."""
+"""psycopg's pool for threads, and which of its connections are idle or claimed by a thread."""
 
 # long: psycopg's pool, and how its connections are counted without a lock.
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 __all__ = ("HeldPool", "IdleConnections", "LostConnectionError", "take_inserted")
 
-#: Of a thread: the `connection` that it is putting into a pool, and whether it takes one by `take`.
+#: For each thread: the `connection` that it is putting into a pool, and whether it is in `take`.
 _thread = local()
 
 
 class LostConnectionError(BaseException):
-    """Has psycopg's pool return without the connection that it took, as that was lost.
+    """Ends a getconn() of psycopg's pool that has taken out a lost connection.
 
-    It is no Exception: after one the pool would pause.
+    It does not derive from Exception: after an Exception the pool would pause and try again.
     """
 
 
@@ -43,10 +43,11 @@ def take_inserted() -> Any:
 
 
 class HeldPool(ConnectionPool[Any]):
-    """psycopg's pool, which leaves the connecting to its adapter.
+    """psycopg's pool, but it leaves connecting to its adapter.
 
-    By itself it would log each connect that fails, tell nobody else of it, and try later and later.
-    Here a task that is to add a connection waits until there is one, and `insert` has it done.
+    psycopg's own pool logs each connect that fails, tells it to no one else, and retries at growing
+    intervals. Here a task that adds a connection is put aside in `missing` until there is a
+    connection, and then `insert` runs it.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class HeldPool(ConnectionPool[Any]):
         **kwargs: Any,
     ) -> None:
         self.has_claim = has_claim
-        #: The places that lack a connection.
+        #: One task for each place that lacks a connection.
         self.missing: deque[AddConnection] = deque()
         self.on_missing = on_missing
         self.growth = new_guard()
@@ -65,7 +66,7 @@ class HeldPool(ConnectionPool[Any]):
 
     @property
     def max_waiting(self) -> int:
-        """How many may wait in it. Of those that have a claim none: see `IdleConnections`."""
+        """How many threads may wait in the pool; one with a claim never may: `IdleConnections`."""
         return -1 if self.has_claim(get_ident()) else self.most_waiting
 
     @max_waiting.setter
@@ -73,17 +74,20 @@ class HeldPool(ConnectionPool[Any]):
         self.most_waiting = value
 
     def run_task(self, task: MaintenanceTask) -> None:
-        """Do a task, in a worker if it is none of those that lend connections."""
+        """Run a task; in a worker unless it adds or returns a connection."""
         if isinstance(task, AddConnection):
             self.missing.append(task)
             self.on_missing()
         elif isinstance(task, ReturnConnection):
-            task.run()  # which waits for nothing: the adapter has reset the connection
+            task.run()  # it does not wait: the adapter has already reset the connection
         else:
             super().run_task(task)
 
     def take(self, seconds: float) -> Any:
-        """Take a connection out, without a claim; None: it was lost. Raises PoolTimeout."""
+        """Take a connection out without a claim; return None if it was lost.
+
+        Raises PoolTimeout if there is none within `seconds`.
+        """
         _thread.takes = True
         try:
             return self.getconn(timeout=seconds)
@@ -93,36 +97,36 @@ class HeldPool(ConnectionPool[Any]):
             _thread.takes = False
 
     def replace(self, connection: ThreadConnection) -> None:
-        """Have the place of a connection filled anew that is closed, and that nobody has."""
+        """Fill the place of a closed connection, which no thread has, with a new one."""
         try:
             self.putconn(connection)
-        except ValueError:  # it does not even know any more whose it is
+        except ValueError:  # the pool no longer knows it as its own
             self.run_task(AddConnection(self))
 
     @staticmethod
     def found_lost(*, for_us: bool) -> None:
-        """Have the pool discard the connection that the current thread has taken out.
+        """Raise an error that makes the pool discard the connection just taken out.
 
-        Raises LostConnectionError if that is the adapter at work, else OperationalError.
+        LostConnectionError if hasql took it out, OperationalError if the application did, directly.
         """
         if for_us or getattr(_thread, "takes", False):
             raise LostConnectionError
         raise OperationalError("the connection was lost while it was idle")
 
     def has_vacancy(self) -> bool:
-        """Tell whether it can take one more connection."""
+        """Tell whether the pool can take one more connection."""
         return bool(self.missing) or self.get_stats()["pool_size"] < self.max_size
 
     def close_in_thread(self) -> Future[object]:
-        """Close it, which waits for its threads."""
+        """Close the pool in a thread, because closing waits for the pool's own threads."""
         return end_in_thread(self.close, "hasql close")
 
     def insert(self, connection: ThreadConnection) -> bool:
-        """Put a new connection in; False: there is no place for it, or the pool is closed."""
+        """Put a new connection in; return False if there is no place, or the pool is closed."""
         with self.growth:
             if not self.missing and self.get_stats()["pool_size"] < self.max_size:
                 least, most = self.min_size, self.max_size
-                self.resize(least + 1, most)  # which is how one more place is made
+                self.resize(least + 1, most)  # this makes one more place
                 self.resize(least, most)
             try:
                 task = self.missing.popleft()
@@ -136,29 +140,30 @@ class HeldPool(ConnectionPool[Any]):
 
 
 class IdleConnections:
-    """The connections that wait for use, and the threads that are about to take one.
+    """The idle connections of a pool, and the threads that have a claim on one of them.
 
-    A thread that has a claim finds one in the pool at once: so no thread of the application's ever
-    waits in the pool. That would lose a place if the thread were interrupted, and one more with
-    each connection that came to its place in the queue.
+    A thread that has a claim finds a connection in the pool at once, so a thread of the
+    application's never waits in psycopg's pool. If a thread were interrupted while it waits there,
+    the pool would lose a place, and one more for each connection that came to the thread's place in
+    the queue.
 
-    A lock would cost as much as all the rest of it. Without one, what is counted may be wrong for a
-    moment, but to one side alone: a claim counts before it is granted and until what it has led to
-    is none that waits any more, so that there are never more claims than connections.
+    A lock would cost as much as everything else here. Without a lock the counts may be wrong for a
+    moment, but only in one direction: a claim counts from before it is granted until its connection
+    no longer counts as idle. So there are never more granted claims than idle connections.
     """
 
     def __init__(self) -> None:
-        #: Of those who wait until there is something to claim.
+        #: The lock of the threads that wait until there is something to claim.
         self.lock = new_guard()
         self._idle: set[ThreadConnection] = set()
-        #: By thread: what its claim has led to, once it has.
+        #: By thread: the connection that its claim has led to; None: to none yet.
         self._claims: dict[int, ThreadConnection | None] = {}
 
     def __len__(self) -> int:
         return len(self._idle)
 
     def claim(self, thread: int) -> bool:
-        """Claim one for a thread, if there is one that no other has claimed."""
+        """Claim a connection for a thread, if there is one that no other thread has claimed."""
         self._claims[thread] = None
         if len(self._idle) >= len(self._claims):
             return True
@@ -166,19 +171,22 @@ class IdleConnections:
         return False
 
     def claim_next(self, thread: int) -> None:
-        """Claim one for a thread that is about to be put in."""
+        """Claim for a thread the connection that is about to be put in."""
         self._claims[thread] = None
 
     def give_up_claim(self, thread: int) -> ThreadConnection | None:
-        """Let a thread have no claim any more; return what that has led to, if it has."""
+        """End a thread's claim; return the connection that it has led to, if there is one."""
         return self._claims.pop(thread, None)
 
     def has_claim(self, thread: int) -> bool:
-        """Tell whether a thread has a claim, whatever that has led to."""
+        """Tell whether a thread has a claim, even if it has already led to a connection."""
         return thread in self._claims
 
     def found(self, connection: ThreadConnection, thread: int) -> None:
-        """Take note that a thread has taken one out of the pool; who had a claim has `taken` it."""
+        """Take note that a thread has taken a connection out of the pool.
+
+        If the thread has a claim, the connection counts as idle until `taken` is called.
+        """
         connection.taken = True
         if thread in self._claims:
             self._claims[thread] = connection
@@ -186,24 +194,24 @@ class IdleConnections:
             self._idle.discard(connection)
 
     def taken(self, connection: ThreadConnection, thread: int) -> None:
-        """Take note that a thread has got what its claim has led to, and has no claim any more."""
+        """Take note that a thread has got the connection of its claim; this ends the claim."""
         self._idle.discard(connection)
-        del self._claims[thread]  # by no call, after which it could be interrupted
+        del self._claims[thread]  # not a method call: an interrupt could come as that returns
 
     def put(self, connection: ThreadConnection) -> None:
-        """Take note that one is in the pool, unless it was taken or lost."""
+        """Take note that a connection is in the pool, unless it was taken out or lost."""
         if not (connection.taken or connection.lost):
             self._idle.add(connection)
-            if connection.taken or connection.lost:  # while it was added
+            if connection.taken or connection.lost:  # meanwhile, in another thread
                 self._idle.discard(connection)
 
     def unfound(self) -> dict[ThreadConnection, float]:
-        """Return those that nobody has found who was about to take one, and when they lived."""
+        """Return the idle connections that no claim has led to, and when each was last alive."""
         unfound = self._idle.copy().difference(self._claims.copy().values())
         return {connection: connection.alive_at for connection in unfound}
 
     def lose(self, connection: ThreadConnection) -> bool:
-        """Have one wait for use no more; False: another thread has done it, or taken it."""
+        """Remove an idle connection; return False if another thread has removed or taken it."""
         try:
             self._idle.remove(connection)
         except KeyError:
@@ -211,5 +219,5 @@ class IdleConnections:
         return True
 
     def gone(self, connection: ThreadConnection) -> None:
-        """Take note that one is of no use any more."""
+        """Take note that a connection is no longer usable."""
         self._idle.discard(connection)

@@ -1,7 +1,7 @@
-"""The transaction around a unit of work over psycopg 3: one of psycopg's own.
+"""The transaction around a unit of work over psycopg 3, which is one of psycopg's own.
 
-So `Connection.transaction()` within it makes a savepoint, and psycopg itself refuses `commit()` and
-`rollback()`.
+So `Connection.transaction()` within the work makes a savepoint, and psycopg itself refuses
+`commit()` and `rollback()`.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ def _level_of(modes: TransactionModes) -> IsolationLevel | None:
 
 
 def _is_entered(transaction: Transaction | AsyncTransaction) -> bool:
-    """Tell whether psycopg takes it for open, as it does where SQL has ended it."""
+    """Tell whether psycopg takes it for open. It does so even if SQL has ended it."""
     return transaction.status is transaction.Status.ACTIVE
 
 
 def _check_left(transaction: Transaction | AsyncTransaction) -> None:
-    """Raise an error where psycopg says nothing: the connection was gone as the block was left."""
+    """Raise OperationalError if the connection was lost: psycopg itself does not raise then."""
     if transaction.status is transaction.Status.FAILED:
         raise OperationalError("the connection was lost")
 
 
 class _OfPsycopg:
-    """What both faces have in common; `_of` makes psycopg's own."""
+    """What the classes for tasks and threads share; `_of` is psycopg's class of transactions."""
 
     _of: ClassVar[type[Any]]
 
@@ -74,12 +74,12 @@ class _OfPsycopg:
 
 
 class PsycopgTransaction(_OfPsycopg, TaskTransaction):
-    """One of a task's."""
+    """The transaction of a task."""
 
     _of = AsyncTransaction
 
     def begin(self) -> Awaitable[None]:
-        # No coroutine of its own, as each layer of those costs every run.
+        # Not a coroutine function: each additional coroutine would cost every run some time.
         if self._before is not None:
             return self._begin_as(*self._before)
         begun: Awaitable[None] = self._transaction.__aenter__()
@@ -101,11 +101,11 @@ class PsycopgTransaction(_OfPsycopg, TaskTransaction):
         _check_left(self._transaction)
         if self._before is not None:
             await self._restore()
-        return True  # what has failed, or was ended within, is not committed in the first place
+        return True  # `commit` is not called for a transaction that has failed or was ended within
 
     async def roll_back(self) -> None:
         connection = self._connection
-        connection.used_by_hasql = True  # so that a cancelled task waits for no server
+        connection.used_by_hasql = True  # so a cancelled task does not wait for the server
         if _is_entered(self._transaction):
             await self._transaction.__aexit__(Rollback, Rollback(), None)
         if connection.pgconn.transaction_status != _IDLE:
@@ -117,11 +117,11 @@ class PsycopgTransaction(_OfPsycopg, TaskTransaction):
             try:
                 await self._set(*self._before)
             except Error:
-                self._connection.abort()  # lost just now, and nobody is to have it like this
+                self._connection.abort()  # lost just now; it must not be leased with these modes
 
 
 class PsycopgThreadTransaction(_OfPsycopg, ThreadTransaction):
-    """One of a thread's."""
+    """The transaction of a thread."""
 
     _of = Transaction
 

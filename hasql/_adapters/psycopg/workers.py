@@ -1,4 +1,4 @@
-"""The tasks of a psycopg pool, and how they end."""
+"""The background tasks of a psycopg pool, and how they are ended."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 __all__ = ("Workers", "first_step", "put_despite_cancellation")
 
-#: Turns of the event loop in which a cancelled task ends, if the cancellation ends it at all.
+#: Turns of the event loop within which a cancelled task ends, if the cancellation ends it at all.
 _TURNS_TO_END = 5
 
 
 def first_step(work: Coroutine[Any, Any, object]) -> None:
-    """Do what some work does before its first pause, and nothing after that."""
+    """Run a coroutine until its first pause, and end it there."""
     try:
         paused_on = work.send(None)
-        # It ends as a task that is cancelled does, so that nothing is left that waits for it.
+        # End it like the coroutine of a cancelled task, so that nothing it waits for is left over.
         if paused_on is not None:
             paused_on.cancel()
         work.throw(asyncio.CancelledError())
@@ -32,9 +32,10 @@ def first_step(work: Coroutine[Any, Any, object]) -> None:
 
 
 async def put_despite_cancellation(putting: Awaitable[None]) -> None:
-    """Put a connection back, which may wait for the pool's lock but for no server.
+    """Run `putconn` to its end even if this is cancelled.
 
-    If `putconn` were cancelled while it waits for the lock, the pool would lose a place.
+    `putconn` may wait for the pool's lock, but not for a server. If it were cancelled while it
+    waits for the lock, the pool would lose a place.
     """
     steps = putting.__await__()
     try:
@@ -45,9 +46,9 @@ async def put_despite_cancellation(putting: Awaitable[None]) -> None:
 
 
 class Workers:
-    """The tasks of a pool.
+    """The background tasks of a pool.
 
-    The pool is opened here, so that its tasks are known and can be told to end at any time.
+    This class opens the pool, and so it knows the pool's tasks and can end them at any time.
     """
 
     def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
@@ -55,16 +56,17 @@ class Workers:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
-        """Open the pool, which goes on to connect in the background."""
+        """Open the pool, which then connects in the background."""
         others = asyncio.all_tasks()
-        await self._pool.open()  # does not pause, so that no task of others begins meanwhile
+        await self._pool.open()  # does not pause, so no other tasks begin meanwhile
         self._tasks = asyncio.all_tasks() - others
 
     def stop(self) -> None:
-        """Close the pool without waiting for its tasks, which are told to end."""
+        """Close the pool, telling its tasks to end, without waiting for them."""
         if any(task.done() or task.cancelling() for task in self._tasks):
-            # The event loop is about to end and has cancelled every task. Closed now, the pool
-            # would collect the result of each of its tasks, and asyncio would log that as an error.
+            # The event loop is about to end and has cancelled every task. If the pool were closed
+            # now, it would collect the result of each of its tasks, and asyncio would log that as
+            # an error.
             self._stop_unless_done(_TURNS_TO_END)
         elif asyncio.current_task() is None:
             self._stop_in_task()
@@ -77,13 +79,14 @@ class Workers:
         if turns:
             asyncio.get_running_loop().call_soon(self._stop_unless_done, turns - 1)
         else:
-            # One was cancelled while it connected, and psycopg_pool took that for a failed connect.
+            # A task still runs: it was cancelled while it connected, and psycopg_pool took that for
+            # a failed connect.
             self._stop_in_task()
 
     def _stop_in_task(self) -> None:
-        """Have a task close the pool, if only for one step: the pool uses asyncio's time limits.
+        """Close the pool in a task, even though only for one step: it uses asyncio's time limits.
 
-        Since Python 3.12 those are refused where there is none.
+        Since Python 3.12 asyncio refuses time limits outside a task.
         """
         self._tasks.add(asyncio.get_running_loop().create_task(self._stop()))
 
