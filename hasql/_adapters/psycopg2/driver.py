@@ -38,7 +38,7 @@ _OF_POOLS = frozenset({*signature(QueuePool).parameters, *signature(Pool).parame
     "timeout",
 }
 _FACTORIES = frozenset({"connection_factory", "cursor_factory"})
-#: What says where to connect to, how psycopg2 is to work, or what hasql does itself.
+#: Arguments that say where to connect or how psycopg2 works, and those for what hasql does itself.
 _OURS = {
     **ROUTING,
     **dict.fromkeys(("async", "async_"), "its connections are for threads"),
@@ -81,7 +81,7 @@ class Psycopg2Driver(Driver[QueuePool, extensions.connection]):
         kwargs: Mapping[str, Any],
         report: Callable[[extensions.connection, BaseException], None],
     ) -> Psycopg2Pool:
-        del report  # psycopg2 tells of a statement's error nobody but who runs the statement
+        del report  # psycopg2 shows the error of a statement only to the thread that runs it
         of_connections = {name: v for name, v in kwargs.items() if name not in _OF_POOLS}
         connect = partial(LIBRARY.connect, endpoint, of_connections)
         return Psycopg2Pool(self.sizes(kwargs), _of_pool(kwargs), connect)
@@ -93,9 +93,9 @@ class Psycopg2Driver(Driver[QueuePool, extensions.connection]):
 
     def failure(self, error: BaseException) -> Failure:
         if isinstance(error, exc.TimeoutError):
-            return Failure.FULL  # others have taken connections from the pool directly
+            return Failure.FULL  # the application has taken connections from the pool directly
         if isinstance(error, psycopg.Error):
-            return of_psycopg.failure_of(error)  # of a probe
+            return of_psycopg.failure_of(error)  # from a probe, which uses psycopg 3
         return failure_of(error)
 
     sqlstate = staticmethod(sqlstate_of)
@@ -103,6 +103,6 @@ class Psycopg2Driver(Driver[QueuePool, extensions.connection]):
 
 def _of_pool(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in kwargs.items() if name in _OF_POOLS}
-    if given.get("pre_ping"):  # the pool alone does not know how to
+    if given.get("pre_ping"):  # without a dialect the pool cannot do that
         given["dialect"] = dialect(dbapi=psycopg2)  # type: ignore[no-untyped-call]
     return given

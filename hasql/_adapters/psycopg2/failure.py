@@ -1,4 +1,4 @@
-"""What an error of psycopg2's tells of the server."""
+"""What an error of psycopg2 tells about the server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ("failure_of", "sqlstate_of")
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Say what an exception tells of the server."""
+    """Say what an exception tells about the server."""
     if not isinstance(error, psycopg2.Error):
         return Failure.of_exception(error)
     message = str(error)
@@ -22,17 +22,17 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, psycopg2.InterfaceError):
         return Failure.BROKEN if "connection" in message else Failure.OTHER
     if type(error) is psycopg2.DatabaseError:
-        return Failure.BROKEN  # libpq got no answer that would tell more
-    # libpq may not know an option.
+        return Failure.BROKEN  # libpq got no answer that says more
+    # It may be about a connection option that libpq does not know.
     wrong = failure_to_connect(message) is Failure.MISCONFIGURED
     return Failure.MISCONFIGURED if wrong else Failure.OTHER
 
 
 def sqlstate_of(error: BaseException) -> str | None:
-    """Return the server's code; empty: psycopg2's own error; None: another's.
+    """Return the server's SQLSTATE; empty: an error of psycopg2's own; None: no error of psycopg2.
 
-    Where libpq has read of the session's end while psycopg2 polls, the error has the server's words
-    alone.
+    If libpq reads that the session has ended while psycopg2 polls, the error has only the server's
+    words, without a code.
     """
     if not isinstance(error, psycopg2.Error):
         return None

@@ -1,4 +1,4 @@
-"""psycopg2 beneath a queue pool: how its connections are opened, looked at and rolled back."""
+"""psycopg2 beneath a queue pool: how its connections are opened, inspected and rolled back."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ __all__ = ("LIBRARY", "Psycopg2Library")
 
 _IDLE = extensions.TRANSACTION_STATUS_IDLE
 _ACTIVE = extensions.TRANSACTION_STATUS_ACTIVE
-#: Seconds after which libpq gives a login up, unless the user gives another limit. Nobody can
-#: interrupt it, and by itself it waits for a silent server for ever.
+#: Seconds after which libpq gives up a login, unless the user gives another limit. A login cannot
+#: be interrupted, and without a limit it waits for a silent server for ever.
 _LONGEST_LOGIN = "10"
 
 
 class Psycopg2Library(ThreadLibrary):
-    """psycopg2: a statement or a login waits within libpq until its socket tells more."""
+    """psycopg2, whose statements and logins wait inside libpq until there is data on the socket."""
 
     def connect(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], connect: ThreadedConnect
@@ -78,7 +78,7 @@ class Psycopg2Library(ThreadLibrary):
         return raw
 
     def close(self, raw: Any) -> None:
-        raw.close()  # which waits for a thread that uses it
+        raw.close()  # it waits for a thread that uses the connection
 
     def fileno(self, raw: Any) -> int:
         descriptor: int = raw.fileno()
@@ -110,8 +110,8 @@ class Psycopg2Library(ThreadLibrary):
         return default == "on"
 
     def reads(self, raw: Any) -> bool:
-        # The server says why it ends a connection, and closes its socket milliseconds later. It
-        # says nothing else on an idle one that psycopg2 would take for a notice.
+        # Before a server ends a connection it says why, and it closes the socket only milliseconds
+        # later. On an idle connection it sends nothing else that psycopg2 would take for a notice.
         before, raw.notices = raw.notices, []
         try:
             raw.poll()
@@ -132,7 +132,7 @@ class Psycopg2Library(ThreadLibrary):
 
     def count_rows(self, raw: Any, sql: str) -> int:
         before = raw.autocommit
-        raw.autocommit = True  # it costs no round trip, and leaves no transaction open
+        raw.autocommit = True  # this costs no round trip, and leaves no transaction open
         try:
             with plain_cursor(raw) as cursor:
                 cursor.execute(sql)
@@ -145,13 +145,14 @@ class Psycopg2Library(ThreadLibrary):
     def roll_back(self, raw: Any) -> None:
         status = raw.get_transaction_status()
         if raw.status == extensions.STATUS_PREPARED:
-            # It is left to whoever commits it. psycopg2 lets nothing else be done here.
+            # The prepared transaction is left for the application to commit. psycopg2 allows
+            # nothing else on this connection.
             raise psycopg2.ProgrammingError("a prepared transaction was left open")
         if status == _ACTIVE:  # another thread's statement, or a COPY that was not read to its end
             raise psycopg2.ProgrammingError("a statement still runs")
         if status == _IDLE:
             return
-        if raw.autocommit:  # then psycopg2 takes no note of a transaction that was begun by hand
+        if raw.autocommit:  # psycopg2 then does not know of a transaction that SQL has begun
             with plain_cursor(raw) as cursor:
                 cursor.execute("ROLLBACK")
         else:

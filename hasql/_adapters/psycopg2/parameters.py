@@ -30,12 +30,12 @@ OF_LIBPQ = frozenset(
         "user",
     }
 )
-"""Those that are used most, for "did you mean" hints."""
+"""The parameters that are used most, for "did you mean" hints."""
 
 
 @cache
 def is_of_libpq(name: str) -> bool:
-    """Tell whether this libpq has a parameter of that name; it is asked itself."""
+    """Tell whether this libpq has a parameter of that name, by asking libpq itself."""
     try:
         extensions.make_dsn(**{name: "0"})
     except (TypeError, psycopg2.ProgrammingError):

@@ -1,4 +1,4 @@
-"""SQLAlchemy's queue pool over psycopg2, with all that the core needs of a driver's pool."""
+"""SQLAlchemy's queue pool over psycopg2, with everything that the core needs of a pool."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Psycopg2Pool(ThreadPool[QueuePool, extensions.connection]):
     """One queue pool, the connections that it has opened, and which of them are leased.
 
     Args:
-        sizes: Of the pool.
-        kwargs: The queue pool's own.
-        connect: Opens a connection, and tells the address it leads to.
+        sizes: The sizes of the pool.
+        kwargs: The arguments of the queue pool.
+        connect: Opens a connection, and returns it with the address that it leads to.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class Psycopg2Pool(ThreadPool[QueuePool, extensions.connection]):
         self._taking = Taking(
             self.pool.connect, attrgetter("dbapi_connection"), methodcaller("invalidate")
         )
-        #: By psycopg2's connection, what the pool is to get back.
+        #: By psycopg2's connection: the pool's object for it, which must be given back.
         self._leases: dict[Any, PoolProxiedConnection] = {}
-        # Taken over as they are, so that they cost no call more.
+        # Bound directly, so that they do not cost an extra call.
         self.abort: Any = self._connections.abort
         self.in_hot_standby: Any = self._connections.in_hot_standby
         self.is_closed: Any = self._connections.is_closed
@@ -75,17 +75,18 @@ class Psycopg2Pool(ThreadPool[QueuePool, extensions.connection]):
         proxied = self._acquires.acquire(time_left, self._taking)
         raw: Any = proxied.dbapi_connection
         self._leases[raw] = proxied
-        return raw  # type: ignore[no-any-return]  # which psycopg2 has made
+        return raw  # type: ignore[no-any-return]  # psycopg2 has made it
 
     def release(
         self, connection: extensions.connection, *, close: bool = False, **kwargs: Any
     ) -> None:
-        """Give a connection back; `close`, an argument of psycopg2's own pools, has it closed."""
+        """Give a connection back; close it if `close` is true, as psycopg2's own pools do."""
         proxied = self._leases.pop(connection, None)
         ends = close or bool(kwargs)
         try:
             if proxied is None:
-                # The application has taken it from the pool directly, and has what gives it back.
+                # The application has taken it from the pool directly, and itself has the object
+                # that gives it back.
                 (self.abort if ends else LIBRARY.roll_back)(connection)
             elif ends or self.is_closed(connection):
                 proxied.invalidate()
@@ -98,7 +99,7 @@ class Psycopg2Pool(ThreadPool[QueuePool, extensions.connection]):
     def _give_back(self, connection: extensions.connection, proxied: PoolProxiedConnection) -> None:
         try:
             if self._rolls_back:
-                LIBRARY.roll_back(connection)  # the pool would log an error, and go on
+                LIBRARY.roll_back(connection)  # the pool would only log an error, and go on
             proxied.close()
         except BaseException:
             self.abort(connection)
@@ -107,7 +108,8 @@ class Psycopg2Pool(ThreadPool[QueuePool, extensions.connection]):
             raise
 
     def _on_checkin(self, raw: Any, _: object) -> None:
-        # The pool was told not to roll back, and must not lend what is left of a transaction.
+        # The pool was told not to roll back. A connection with an open transaction must not be
+        # leased again.
         if raw is not None and not LIBRARY.is_clean(raw):
             self.abort(raw)
 

@@ -1,4 +1,4 @@
-"""The transaction around a unit of work over psycopg2: it begins with the first statement."""
+"""The transaction around a unit of work over psycopg2, which begins with the first statement."""
 
 from __future__ import annotations
 
@@ -42,14 +42,17 @@ def _unchanged(value: str | bytes | None, cursor: object) -> str | bytes | None:
 
 
 AS_TEXT = extensions.new_type((16, 20, 23, 25, 701, 1700), "HASQL_TEXT", _unchanged)
-"""Leaves what hasql asks for as text: boolean, bigint, integer, text, float, numeric."""
+"""Leaves values of the types that hasql asks for as text.
+
+They are boolean, bigint, integer, text, float and numeric.
+"""
 
 
 def plain_cursor(raw: Any) -> Any:
     """Make a cursor of psycopg2's own, whatever the application's class makes."""
     if isinstance(type(raw), type) and issubclass(type(raw), extensions.connection):
         return extensions.connection.cursor(raw, cursor_factory=extensions.cursor)
-    return raw.cursor(cursor_factory=extensions.cursor)  # a proxy of a tracer's
+    return raw.cursor(cursor_factory=extensions.cursor)  # a tracer's proxy
 
 
 def fetch_row(raw: Any, sql: str) -> Sequence[str | None]:
@@ -70,21 +73,22 @@ def state_of(raw: Any) -> TransactionState:
 
 
 class _RefusesToEnd:
-    """Mixed into a connection: within a unit of work it is not the work that ends the transaction.
+    """Mixed into a connection: the work within a unit of work must not end its transaction.
 
-    psycopg2 would begin another with the next statement, and nobody could tell it from the first.
+    psycopg2 would begin another transaction with the next statement, and that could not be told
+    from the first.
     """
 
-    #: Whether a unit of work uses it.
+    #: Whether a unit of work uses the connection.
     in_unit = False
 
     def commit(self) -> None:
-        """Commit, as psycopg2 does, unless in a unit of work."""
+        """Commit as psycopg2 does; raise ProgrammingError within a unit of work."""
         self._refuse_in_unit("commit")
-        super().commit()  # type: ignore[misc]  # as mixed in
+        super().commit()  # type: ignore[misc]  # psycopg2's class comes after this one
 
     def rollback(self) -> None:
-        """Roll back, as psycopg2 does, unless in a unit of work."""
+        """Roll back as psycopg2 does; raise ProgrammingError within a unit of work."""
         self._refuse_in_unit("rollback")
         super().rollback()  # type: ignore[misc]  # as above
 
@@ -99,15 +103,15 @@ class _RefusesToEnd:
 
 @cache
 def within_units(factory: Callable[..., Any] | None) -> Callable[..., Any]:
-    """Return what makes the connections of a pool: a class of its own, or of the application's."""
+    """Return what makes a pool's connections: a derived class, or the application's function."""
     made = extensions.connection if factory is None else factory
     if not isinstance(made, type):
-        return made  # a function of the application's, whose class nobody knows
+        return made  # a function of the application's; the class that it returns is not known
     return type(made.__name__, (_RefusesToEnd, made), {})
 
 
 class Psycopg2Transaction(ThreadTransaction):
-    """One of a thread's."""
+    """The transaction of a thread."""
 
     def __init__(self, connection: Any, modes: TransactionModes) -> None:
         self._connection = connection
@@ -135,7 +139,7 @@ class Psycopg2Transaction(ThreadTransaction):
         self._connection.in_unit = False
         self._connection.commit()
         self._restore()
-        return True  # what has failed, or was ended within, is not committed in the first place
+        return True  # `commit` is not called for a transaction that has failed or was ended within
 
     def roll_back(self) -> None:
         connection = self._connection
