@@ -1,12 +1,12 @@
-"""Those who wait for a connection, and the tasks that open connections for them.
+"""The acquires that wait for a connection, and the tasks that open connections for them.
 
-aiopg's pool has a lock that is held while one of its connections is being opened. Whoever asks for
-a connection meanwhile waits for that one, even if another is idle. So waiting and choosing are done
-here, beside aiopg's pool: tasks of their own open connections, and an acquire waits for nothing but
-a connection, whether that is new or has been given back.
+aiopg's pool holds a lock while it opens a connection. A task that asks the pool for a connection
+meanwhile waits for that one, even if another is idle. So hasql itself waits and chooses, beside
+aiopg's pool: separate tasks open connections, and an acquire waits only for a connection, whether
+that is new or has been given back.
 """
 
-# long: those who wait and the tasks that open for them settle one another.
+# long: the waiters and the tasks that open connections for them settle one another.
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ("AcquireQueue",)
 
-#: Seconds after which a connect that nobody needs any more is cancelled, as others would wait
-#: behind it. The next to need one gets it, or logins that take longer than acquires have time would
-#: never serve anybody.
+#: Seconds after which a connect that no acquire needs any more is cancelled, because others would
+#: wait behind it. Until then it goes on for the next acquire: otherwise a login that takes longer
+#: than the time of an acquire would never serve one.
 _UNNEEDED = 2.0
 
 
@@ -33,35 +33,35 @@ def _given_up() -> ConnectionError:
 
 
 class AcquireQueue:
-    """The queue of those who cannot have an idle connection at once: first in, first out.
+    """The queue of the acquires that find no idle connection at once: first in, first out.
 
-    There are never more waiters than tasks that get a connection for them.
+    There are never more waiters than tasks that open a connection for them.
     """
 
     def __init__(self, library_pool: LibraryPool[Any]) -> None:
         self._library_pool = library_pool
         self._loop = asyncio.get_running_loop()
-        #: The waiters, and the tasks that open connections with the time when each connect began;
-        #: both in the order in which they began.
+        #: The waiters; and the tasks that open connections, with the time when each connect began.
+        #: Both are in the order in which they began.
         self._waiters: dict[asyncio.Future[Any], None] = {}
         self._openers: dict[asyncio.Task[Any], float] = {}
-        #: Slots with idle connections. They are held back here while connections are being opened,
-        #: as whoever asked aiopg's pool for one would wait for its lock.
+        #: Slots with idle connections. They are held back here while connections are being opened:
+        #: a task that asked aiopg's pool for one of them would have to wait for the pool's lock.
         self._held_back: list[Any] = []
         self._refill = Refill(self._fill)
 
     @property
     def under_way(self) -> bool:
-        """Whether connections are being opened, so that aiopg's pool must not be asked for one."""
+        """Whether connections are being opened. If so, an acquire must not ask aiopg's pool."""
         return bool(self._openers)
 
     @property
     def held_back(self) -> int:
-        """How many idle connections are here instead of in aiopg's pool."""
+        """How many idle connections are held back here instead of being in aiopg's pool."""
         return len(self._held_back)
 
     async def get(self) -> Any:
-        """Get a slot: one that is held back, given back meanwhile, or new."""
+        """Get a slot: one that is held back, one that is given back, or a new one."""
         return self._take_held_back() or await self._wait()
 
     def _take_held_back(self) -> Any:
@@ -84,20 +84,21 @@ class AcquireQueue:
             if waiter in self._waiters:
                 del self._waiters[waiter]
                 if (left := len(self._openers) - len(self._waiters)) > 0:
-                    # The next to wait relies on it, but not for long: its connect may hang, or a
-                    # hook of the application's. Those that others have left began before it.
+                    # The next waiter relies on the connect that this one leaves behind, but only
+                    # for a while: the connect or a hook of the application's may hang. The connects
+                    # that other waiters have left behind began earlier.
                     opener, began = sorted(self._openers.items(), key=itemgetter(1))[left - 1]
                     self._loop.call_later(_UNNEEDED, self._replace, opener, began)
             elif not waiter.cancelled() and waiter.exception() is None:
-                # It was given a slot just before its task was cancelled.
+                # The waiter was given a slot just before its task was cancelled.
                 self.pass_on(waiter.result())
             raise
 
     def pass_on(self, slot: Any) -> None:
-        """Give a slot that is not used any more to the first waiter, or back to aiopg's pool."""
+        """Give a slot that is no longer used to the first waiter, or back to aiopg's pool."""
         inner = self._library_pool.inner_of(slot)
         if not inner.closed and in_transaction(inner):
-            abort_connection(inner)  # aiopg would close it as well, but with a warning
+            abort_connection(inner)  # aiopg would close it, too, but with a warning
         if not inner.closed and (waiter := self._next_waiter()):
             waiter.set_result(slot)
         elif not inner.closed and self._openers:
@@ -109,7 +110,7 @@ class AcquireQueue:
         while self._waiters:
             waiter = next(iter(self._waiters))
             del self._waiters[waiter]
-            if not waiter.done():  # True: cancelled, but its task has not run since
+            if not waiter.done():  # done: it was cancelled, and its task has not run since
                 return waiter
         return None
 
@@ -120,9 +121,9 @@ class AcquireQueue:
             self._restart_waiting_openers()
 
     def _restart_waiting_openers(self) -> None:
-        """Restart the tasks that wait for a place in aiopg's pool, as one is free now.
+        """Restart the tasks that wait for a place in aiopg's pool, now that one is free.
 
-        aiopg wakes them for an idle connection alone, not when a closed one is given back.
+        aiopg wakes them only for an idle connection, not when a closed one is given back.
         """
         connects, current = self._library_pool.registry.is_connecting, asyncio.current_task()
         for opener in tuple(self._openers):
@@ -133,11 +134,11 @@ class AcquireQueue:
 
     def _start_opener(self) -> None:
         task = self._loop.create_task(self._open())
-        if not task.done():  # as an eager one may be, whose waiter has been served
+        if not task.done():  # an eager task may be done already, and its waiter served
             self._openers[task] = self._loop.time()
 
     async def _open(self, *, fill: bool = False) -> None:
-        """Get one connection from aiopg's pool, or as many as are missing, for those who wait."""
+        """Get a connection from aiopg's pool for a waiter; with `fill`, as many as are missing."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  # for the type checker
         error: Exception
@@ -146,7 +147,7 @@ class AcquireQueue:
                 self._openers[task] = self._loop.time()
                 slot = await self._library_pool.acquire_by_any_address()
                 if task not in self._openers:
-                    # It was cancelled, but had its connection before the cancellation came.
+                    # This task was cancelled, but got its connection before the cancellation came.
                     abort_connection(self._library_pool.inner_of(slot))
                 lost = self._library_pool.inner_of(slot).closed
                 self.pass_on(slot)
@@ -154,7 +155,7 @@ class AcquireQueue:
                     break
         except asyncio.CancelledError:
             error = _given_up()
-        except Exception as failed:  # noqa: BLE001  # its waiter gets it
+        except Exception as failed:  # noqa: BLE001  # a waiter gets it
             error = failed
         else:
             error = ConnectionError("the connection was lost before it could be used")
@@ -162,7 +163,7 @@ class AcquireQueue:
         self._settle(error)
 
     def _settle(self, error: Exception) -> None:
-        """Fail the waiters for whom no task is left; with no task at all, hold nothing back."""
+        """Fail the waiters that have no task left; if there are no tasks at all, free all slots."""
         while len(self._waiters) > len(self._openers):
             if waiter := self._next_waiter():
                 waiter.set_exception(error)
@@ -172,14 +173,14 @@ class AcquireQueue:
                 self.pass_on(slot)
 
     def _cancel_unneeded(self) -> None:
-        """Cancel connects that nobody needs and that take too long."""
+        """Cancel connects that no waiter needs and that take too long."""
         for opener, began in tuple(self._openers.items()):
             if len(self._openers) > len(self._waiters) and self._loop.time() - began >= _UNNEEDED:
                 del self._openers[opener]
                 opener.cancel()
 
     def _replace(self, opener: asyncio.Task[Any], began: float) -> None:
-        """Cancel a connect that still goes on, and begin another one if somebody waits for it."""
+        """Cancel a connect that still goes on, and begin another one if a waiter needs it."""
         if self._openers.get(opener) != began:
             return
         del self._openers[opener]

@@ -1,4 +1,4 @@
-"""The addresses of a host: to which of them libpq is to connect."""
+"""The addresses of a host, and the choice of the one that libpq connects to."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ __all__ = ("Addresses",)
 _T = TypeVar("_T")
 
 
-#: Seconds that a connect may take at first while there is another address to try; it doubles each
-#: time that all were too slow. Some drivers try the next one beside it; libpq's connections are
-#: made one by one, as each has a place in aiopg's pool.
+#: Seconds that a connect may take at first while there is another address to try. The time doubles
+#: each time that all addresses were too slow. Other drivers try the next address at the same time;
+#: here the connects come one after the other, because each takes a place in aiopg's pool.
 _FIRST_TIMEOUT = 0.3
 
 
 class _Attempt(NamedTuple):
-    """The connect of a task to one address."""
+    """A task's connect to one address."""
 
     address: str
     limit: asyncio.Timeout
-    #: Seconds that it may take; None: as long as it takes.
+    #: Seconds that it may take; None: there is no limit.
     seconds: float | None
 
     def begin(self) -> None:
-        """Let the time begin, now that it need not wait for another connect any more."""
+        """Start the time limit, now that the connect no longer waits for another one."""
         if self.seconds is not None:
             self.limit.reschedule(asyncio.get_running_loop().time() + self.seconds)
 
@@ -48,17 +48,18 @@ _attempt: ContextVar[_Attempt] = ContextVar("hasql_aiopg_attempt")
 
 
 class Addresses:
-    """The addresses of one host. Where nobody follows its name, it is resolved without blocking.
+    """The addresses of one host. If hasql does not follow the name, it is resolved here.
 
-    libpq itself would resolve the name in a call that blocks the event loop. It would then try one
-    address after the other, each on a socket of its own, and aiopg listens to the first alone.
+    This does not block. libpq itself would resolve the name in a call that blocks the event loop.
+    It would then try one address after the other, each on a socket of its own, but aiopg listens
+    only to the first.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         name = endpoint.host.host
         self._name = None if name.startswith("/") or is_address(name) else name
-        #: The address that answered last, which is tried first, and how long that might take.
+        #: The address that answered last, which is tried first, and its time limit in seconds.
         self._last: str | None = None
         self._timeout = _FIRST_TIMEOUT
 

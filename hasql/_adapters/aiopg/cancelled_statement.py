@@ -1,9 +1,10 @@
-"""Statements that aiopg leaves running at the server when their tasks are cancelled.
+"""Ends statements that aiopg leaves running on the server when their tasks are cancelled.
 
-aiopg closes the connection then, which the server does not notice before it has an answer to send.
-psycopg2 could ask the server to cancel the statement, but by a call that blocks the event loop. So
-another connection is opened for that. It finds the session by its process and its port together:
-behind a pooler these are not the session's own, and then nothing is cancelled.
+When a task is cancelled, aiopg closes the connection. The server does not notice that before it has
+an answer to send. psycopg2 could ask the server to cancel the statement, but by a call that blocks
+the event loop. So hasql opens another connection for that. It identifies the session by process id
+and client port together: behind a pooler these are not the session's own, and then nothing is
+cancelled.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from hasql._adapters.aiopg.session import AiopgSession
 
-    #: Opens a connection that is not one of the pool's.
+    #: Opens a connection outside the pool.
     OpenSession: TypeAlias = Callable[[], Awaitable[AiopgSession]]
 
 __all__ = ("end_statement",)
@@ -29,7 +30,7 @@ _INTERVAL = 0.01
 
 
 async def end_statement(open_session: OpenSession, pid: int, port: int) -> None:
-    """Have the server cancel what a session runs, and wait until the session has ended."""
+    """Ask the server to cancel what a session runs, and wait until the session has ended."""
     session = await open_session()
     try:
         there = await session.fetch_row(_CANCEL.format(pid, port))

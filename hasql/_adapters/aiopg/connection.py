@@ -1,4 +1,4 @@
-"""aiopg's connections: what they say of the server, and how they are aborted."""
+"""aiopg's connections: what they tell about the server, and how they are aborted."""
 
 from __future__ import annotations
 
@@ -24,25 +24,26 @@ __all__ = (
     "lost_while_opened",
 )
 
-#: `closed` of a psycopg2 connection that was closed by us, not lost.
+#: `closed` of a psycopg2 connection that was closed on this side, not lost.
 _CLOSED = 1
 
 LOST = 2
-"""`closed` of a psycopg2 connection that was lost, and that nobody has closed since."""
+"""`closed` of a psycopg2 connection that was lost and has not been closed since."""
 
 
 def close_raw(raw: Any) -> None:
-    """Close a connection of psycopg2's to which aiopg has no reference any more."""
+    """Close a psycopg2 connection that aiopg no longer refers to."""
     if not raw.closed:
         stop_listening(raw.fileno())
         raw.close()
 
 
 def lost_while_opened() -> ConnectionError:
-    """Make the error of an acquire whose connection was lost before it could be used.
+    """Return the error for an acquire whose connection was lost before it could be used.
 
-    Where a connection ends right behind an answer, psycopg2 says of the answer that its cursor is
-    closed, as it would to an application that has closed it. The acquire goes on after this one.
+    If a connection ends right after an answer, psycopg2 reports a closed cursor, as it would to an
+    application that has closed the cursor itself. The acquire would not go on after that error; it
+    does after this one.
     """
     return ConnectionError("the connection was lost while it was being opened")
 
@@ -50,9 +51,10 @@ def lost_while_opened() -> ConnectionError:
 def abort_connection(connection: aiopg.Connection) -> None:
     """Close a connection at once, without a word to the server.
 
-    aiopg's `close` must not be called twice, nor after `poll` has told of a loss: it has the event
-    loop forget the descriptor, which may be another connection's by then. aiopg's pool does call it
-    once more when the pool is closed, so that the connection is given one that does nothing.
+    aiopg's `close` makes the event loop forget the descriptor, so it must not be called twice, nor
+    after `poll` has found the connection lost: by then the descriptor may belong to another
+    connection. But aiopg's pool calls it once more when the pool is closed. So `close` of this
+    connection is replaced by a function that does nothing.
     """
     raw = connection.raw
     if not raw.closed:
@@ -72,13 +74,13 @@ def _nothing_more() -> asyncio.Future[None]:
 
 
 def address_of(connection: aiopg.Connection) -> str | None:
-    """Return the address that libpq was given; None: a Unix socket, or one that stands as host."""
+    """Return the address that libpq was given; None: a Unix socket, or the host is an address."""
     address: str | None = connection.raw.info.dsn_parameters.get("hostaddr")
     return address or None
 
 
 def in_transaction(connection: aiopg.Connection) -> bool:
-    """Tell whether a transaction is open, or a statement running, as far as libpq knows."""
+    """Tell whether a transaction is open or a statement is running, as far as libpq knows."""
     status: int = connection.raw.info.transaction_status
     idle: int = extensions.TRANSACTION_STATUS_IDLE
     return status != idle
@@ -93,7 +95,7 @@ async def count_rows(connection: aiopg.Connection, sql: str) -> int:
 
 
 def in_hot_standby(connection: aiopg.Connection) -> bool | None:
-    """Return what the server reported last; PostgreSQL does since version 14."""
+    """Return what the server reported last. PostgreSQL reports this since version 14."""
     raw = connection.raw
     flag = None if raw.closed else raw.get_parameter_status("in_hot_standby")
     return None if flag is None else flag == "on"

@@ -1,4 +1,4 @@
-"""aiopg as a driver, whatever the kind of its pool."""
+"""aiopg as a driver, for both kinds of its pool."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ("AiopgDriver", "make_plain_pool")
 
 _OF_AIOPG = frozenset(signature(aiopg.create_pool).parameters) - {"dsn", "kwargs"}
-#: What says where to connect to, or how psycopg2 is to work.
+#: Arguments that say where to connect, or how psycopg2 works.
 _OURS = {
     **ROUTING,
     **dict.fromkeys(("async", "async_"), "aiopg says itself how psycopg2 is to work"),
@@ -45,7 +45,7 @@ _OURS = {
 
 
 def make_plain_pool(sizes: PoolSizes) -> AiopgPool[aiopg.Pool, aiopg.Connection]:
-    """Make the pool that hands out aiopg's own connections."""
+    """Make the adapter of a pool that hands out aiopg's own connections."""
     return AiopgPool(sizes, aiopg.create_pool)
 
 
@@ -53,8 +53,8 @@ class AiopgDriver(Driver[PoolT, ConnT]):
     """aiopg as a whole.
 
     Args:
-        make_pool: Makes the adapter of a pool: of aiopg's, or of aiopg.sa's.
-        extra: The arguments that `create_pool` takes there besides aiopg's and libpq's.
+        make_pool: Makes the adapter of a pool, either aiopg's or aiopg.sa's.
+        extra: The arguments that the pool takes besides aiopg's and libpq's.
     """
 
     ages: ClassVar[Mapping[str, tuple[str, bool]]] = {"max_idle": ("pool_recycle", False)}
@@ -78,7 +78,7 @@ class AiopgDriver(Driver[PoolT, ConnT]):
                 "psycopg2.extensions.connection: hasql derives its own from it"
             )
         if kwargs.get("maxsize") == 0:
-            kwargs = {**kwargs, "maxsize": sys.maxsize}  # what aiopg takes for no bound
+            kwargs = {**kwargs, "maxsize": sys.maxsize}  # aiopg takes 0 for "no maximum"
         return check_sizes(kwargs, minimum=("minsize", 1), maximum=("maxsize", 10))
 
     def resized(

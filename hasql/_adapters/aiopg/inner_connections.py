@@ -1,4 +1,4 @@
-"""What is known of aiopg's connections in what a pool of aiopg's hands out."""
+"""What is known of the aiopg connection inside each object that an aiopg pool hands out."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ("InnerConnections",)
 
 
 class InnerConnections(AsyncPool[PoolT, ConnT]):
-    """The part of a pool that asks connections, each of which may be within another object."""
+    """The part of a pool that inspects connections, each of which may be inside another object."""
 
     def inner_of(self, connection: Any) -> Any:
-        """Return aiopg's connection in what was handed out, or in a slot.
+        """Return the aiopg connection inside an object that was handed out, or inside a slot.
 
-        None: the user has closed what was handed out.
+        None: the user has closed the object that was handed out.
         """
         return connection
 
@@ -43,7 +43,8 @@ class InnerConnections(AsyncPool[PoolT, ConnT]):
             inner.raw.hold()
 
     def is_anothers(self, connection: Any) -> bool:
-        # What a subclass makes of a slot is an object of one lease alone.
+        # If this is not the slot itself, it is an object of one lease alone, and no other task can
+        # hold it.
         inner = self.inner_of(connection)
         return inner is connection and bool(inner.raw.is_anothers())
 

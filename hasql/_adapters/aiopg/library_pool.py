@@ -1,4 +1,4 @@
-"""aiopg's own pool, of either kind: what is opened, acquired and released there."""
+"""aiopg's own pool, of either kind: opening, acquiring and releasing there."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = ("LibraryPool",)
 
 
 class LibraryPool(Generic[PoolT]):
-    """A pool of aiopg's or of aiopg.sa's. What it hands out is called a slot here.
+    """A pool of aiopg or aiopg.sa. An object that the pool hands out is called a slot here.
 
-    aiopg would make the first task that asks for a connection wait until all that the pool keeps at
-    least have been opened, one after the other. So its own minimum is 0, and the minimum is kept
-    here.
+    With a minimum, aiopg would make the first task that asks for a connection wait until that many
+    have been opened, one after the other. So the minimum of aiopg's pool is 0, and the real minimum
+    is kept here.
     """
 
     pool: PoolT
@@ -51,7 +51,7 @@ class LibraryPool(Generic[PoolT]):
         kwargs: Mapping[str, Any],
         on_loss: Callable[[aiopg.Connection], None],
     ) -> PoolT:
-        """Create the pool and open what it keeps at least."""
+        """Create the pool and open its minimum of connections."""
         self._addresses = Addresses(endpoint)
         self._logins = PoolLogins(endpoint)
         self.registry = ConnectionRegistry(kwargs, self._addresses, self._logins, on_loss)
@@ -81,21 +81,21 @@ class LibraryPool(Generic[PoolT]):
 
     @property
     def idle(self) -> int:
-        """How many connections the pool has to hand out; lost ones are counted as well."""
+        """How many connections the pool can hand out. Lost ones are counted as well."""
         count: int = self._untyped.freesize
         return count
 
     @property
     def missing(self) -> int:
-        """How many connections are to be opened until there are as many as are kept at least."""
+        """How many connections the pool lacks to its minimum."""
         return self.sizes.minimum - self.registry.size
 
     async def acquire_by_any_address(self) -> Any:
-        """Take a slot with an idle connection, or with a new one to the first address to answer."""
+        """Take a slot with an idle connection, or a new one to the first address that answers."""
         return await self._logins.connect(partial(self._addresses.try_each, self.acquire))
 
     async def acquire(self) -> Any:
-        """Take a slot with an idle connection, at once, or try one address for a new connection."""
+        """Take a slot with an idle connection at once, or try to open one to a single address."""
         try:
             return await self._untyped.acquire()
         except BaseException as error:
@@ -117,11 +117,11 @@ class LibraryPool(Generic[PoolT]):
         """Give back the slots that are leased, and close; every connection has been aborted."""
         self._untyped.close()
         for slot in leased:
-            with suppress(AssertionError, KeyError):  # the user gave it to aiopg's pool directly
+            with suppress(AssertionError, KeyError):  # the user gave it back to aiopg directly
                 self.release(slot)
-        # aiopg's own terminate() leaves the idle connections to wait_closed(), whose first step
-        # takes them out of the pool. Its other steps would wait for those who have taken a
-        # connection from the pool directly.
+        # aiopg's own terminate() leaves the idle connections to wait_closed(). The first step of
+        # that takes them out of the pool; its other steps would wait for tasks that have taken a
+        # connection from the pool directly. So only the first step is run.
         closing = self._untyped.wait_closed()
         with suppress(StopIteration):
             closing.send(None)

@@ -1,4 +1,4 @@
-"""The logins of a pool of aiopg's: who logs in, and which settings the login names."""
+"""The logins of an aiopg pool: the user and password, and the settings that a login names."""
 
 from __future__ import annotations
 
@@ -29,28 +29,29 @@ _T = TypeVar("_T")
 
 
 class _Naming(NamedTuple):
-    """What the login of a task names."""
+    """What a task's login names."""
 
     login: Login | None
-    #: The settings that it names: fewer than all where such a login was refused.
+    #: The settings that it names: not all of them if a login with more was refused.
     settings: SessionSettings
 
 
-#: aiopg's pool itself connects, somewhere below `PoolLogins.connect`, in the same task.
+#: A context variable, because aiopg's pool itself connects, in the same task, somewhere below
+#: `PoolLogins.connect`.
 _naming: ContextVar[_Naming | None] = ContextVar("hasql_aiopg_naming", default=None)
 
 
 class PoolLogins:
-    """How the connections of one pool log in, and are set."""
+    """How the connections of one pool log in and get their settings."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._settings = endpoint.settings
-        #: For who connects by taking a connection from aiopg's pool directly.
+        #: For a connect by a task that takes a connection from aiopg's pool directly.
         self._usual = _Naming(None, self._settings)
 
     async def connect(self, log_in: Callable[[], Awaitable[_T]]) -> _T:
-        """Log in with the settings; and if those may be what is refused, with fewer or none."""
+        """Log in with the settings, or if those may be why it is refused, with fewer or none."""
         logins = self._endpoint.logins
         if logins is not None:
             self._usual = _Naming(await logins.login(), self._settings)
@@ -74,7 +75,7 @@ class PoolLogins:
             _naming.reset(token)
 
     def parameters(self, given: dict[str, str]) -> dict[str, str]:
-        """Return what libpq is given, of what it would be given without hasql."""
+        """Return the parameters for libpq, made from those that it would get without hasql."""
         naming = _naming.get() or self._usual
         named = parameters_of_pool(given, is_of_libpq)
         if naming.settings:
@@ -86,7 +87,7 @@ class PoolLogins:
         return named
 
     async def set_up(self, connection: aiopg.Connection) -> SettingsMade:
-        """See to the settings of a new connection."""
+        """Make the settings of a new connection, as far as its login has not."""
         if not self._settings:
             return ALL_MADE
         naming = _naming.get() or self._usual

@@ -1,4 +1,4 @@
-"""A pool of aiopg's with all that the core needs of one."""
+"""An aiopg pool, with everything that the core needs of a pool."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ __all__ = ("AiopgPool",)
 
 
 class AiopgPool(LendsSlots, InnerConnections[PoolT, ConnT]):
-    """One pool of aiopg's, with the queue for its connections and its leases.
+    """One aiopg pool, with the queue for its connections and with its leases.
 
-    What aiopg's pool hands out is called a slot here.
+    An object that aiopg's pool hands out is called a slot here.
     """
 
     def __init__(self, sizes: PoolSizes, create_pool: Callable[..., Awaitable[PoolT]]) -> None:
@@ -44,7 +44,7 @@ class AiopgPool(LendsSlots, InnerConnections[PoolT, ConnT]):
         self._queue = AcquireQueue(self._library_pool)
         self._leases: SlotLeases[ConnT] = SlotLeases()
         self._terminated = False
-        #: What ends the statements of connections that aiopg has closed.
+        #: The coroutines that end the statements of connections that aiopg has closed.
         self._ending = RunningHooks()
         self.host_answers: Any = self._queue.host_answers
 
@@ -55,7 +55,7 @@ class AiopgPool(LendsSlots, InnerConnections[PoolT, ConnT]):
         open_session: OpenSession,
         report: Callable[[ConnT, BaseException], None],
     ) -> Self:
-        """Create the pool and open what it keeps at least."""
+        """Create the pool and open its minimum of connections."""
         self._open_session, self._report = open_session, report
         self.pool = await self._library_pool.open(endpoint, kwargs, self._note_loss)
         self._registry = self._library_pool.registry
@@ -84,8 +84,8 @@ class AiopgPool(LendsSlots, InnerConnections[PoolT, ConnT]):
         return self._registry.size
 
     def idle(self) -> int:
-        # aiopg counts lost connections as well. The registry takes those for idle that the user has
-        # taken from aiopg's pool directly. What is really idle is no more than either says.
+        # aiopg counts lost connections as well, and the registry counts those that the user has
+        # taken from aiopg's pool directly. No more are really idle than the lower of both counts.
         counted = self._library_pool.idle + self._queue.held_back
         return max(0, min(self._registry.idle, counted))
 
@@ -111,8 +111,8 @@ class AiopgPool(LendsSlots, InnerConnections[PoolT, ConnT]):
         try:
             refuse_all(kwargs, "aiopg's release")
             if not inner.closed and in_transaction(inner):
-                # In a task of its own: aiopg uses a time limit, which belongs to one task, and the
-                # core may let another task finish the release.
+                # In a task of its own: aiopg uses a time limit, which belongs to one task, whereas
+                # the core may let another task finish the release.
                 await in_own_task(partial(self._roll_back, connection, inner))
             elif inner.raw.left_running is not None:
                 await in_own_task(partial(self._end_left_running, inner, *inner.raw.left_running))
@@ -129,7 +129,7 @@ class AiopgPool(LendsSlots, InnerConnections[PoolT, ConnT]):
         return self._leases.is_of_another(inner, connection)
 
     def take_back(self, connection: ConnT) -> None:
-        """Take back what is not used any more."""
+        """Take back an object that was handed out and is no longer used."""
         inner = self.inner_of(connection)
         if self._is_of_another_lease(connection, inner):
             return

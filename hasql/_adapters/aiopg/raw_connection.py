@@ -1,4 +1,4 @@
-"""psycopg2's connections, which aiopg's wrap: how they are made, and how their end is noticed."""
+"""The psycopg2 connections inside aiopg's: how they are made, and how their end is noticed."""
 
 from __future__ import annotations
 
@@ -24,40 +24,40 @@ if TYPE_CHECKING:
 __all__ = ("connection_factory", "session_factory")
 
 _ACTIVE = extensions.TRANSACTION_STATUS_ACTIVE
-#: What the server has as the port of a session over a Unix socket.
+#: The port that the server shows for a session over a Unix socket.
 _NO_PORT = -1
 
 
 class _Psycopg2Connection(extensions.connection, HolderNotes):
-    """A connection of psycopg2's that tells when it ends, be it closed or lost.
+    """A psycopg2 connection that calls `on_end` when it ends, whether it is closed or lost.
 
-    aiopg calls `poll` whenever there is something to read. So when a server closes an idle
-    connection, that is noticed as soon as the event loop runs.
+    aiopg calls `poll` whenever there is something to read. So when the server closes an idle
+    connection, hasql notices as soon as the event loop runs.
     """
 
     on_end: Callable[[Any], None] | None = None
     #: The inode of the socket that aiopg listens to, as long as libpq may replace the socket.
     first_socket: int | None = None
-    #: The descriptor of its socket; None once that is lost, as it may be another socket's by then.
+    #: The descriptor of its socket; None once the socket is lost: it may then be another socket's.
     descriptor: int | None
-    #: If aiopg closed it during a statement: the server's process, and the port on this side.
+    #: If aiopg closed it during a statement: the server's process id, and the port on this side.
     left_running: tuple[int, int] | None = None
 
     def poll(self) -> Any:
         try:
             state = super().poll()
-            # uvloop tells of a connection that was reset once, and listens no more. The server's
-            # last words may have come with that, and be all that was read.
+            # If a connection is reset, uvloop reports that once and then stops listening. This call
+            # may have read only the server's last words, so go on until psycopg2 sees the loss.
             while state == extensions.POLL_READ and _is_reset(self.fileno()):
                 state = super().poll()
             if self.first_socket is not None:
                 self._check_socket(state)
         except psycopg2.Error:
-            # If libpq has closed its socket, another thread may have opened one since that got the
-            # same descriptor. aiopg takes that for this connection's and goes on listening to it;
-            # and where it waited to write, it never stops. The next connection in this event loop
-            # to get the descriptor would then hear nothing, or be refused. So the event loop
-            # forgets the descriptor here, before another socket of its own can have it.
+            # If libpq has closed its socket, another thread may since have opened a socket that got
+            # the same descriptor. aiopg takes that for this connection's and goes on listening to
+            # it; if aiopg waited to write, it never stops. The next connection of this event loop
+            # that gets the descriptor would then hear nothing, or be refused. So the event loop
+            # forgets the descriptor here, before another socket of this event loop can get it.
             if self.descriptor is not None and (self.closed or self.fileno() != self.descriptor):
                 stop_listening(self.descriptor)
                 self.descriptor = None
@@ -89,7 +89,7 @@ class _Psycopg2Connection(extensions.connection, HolderNotes):
 
 
 def _is_reset(fileno: int) -> bool:
-    """Tell whether a socket was reset, or closed by libpq: what is to be read of it is there."""
+    """Tell whether a socket was reset, or closed by libpq: no more is going to arrive on it."""
     if fileno < 0:
         return True
     poller = select.poll()
@@ -108,7 +108,7 @@ def _inode_of(raw: Any) -> int:
 
 
 class _ReservedConnection(_Psycopg2Connection):
-    """A connection with psycopg2's own cursors, whatever the application's class makes."""
+    """A connection with psycopg2's own cursors, whatever cursors the application's class makes."""
 
     cursor = extensions.connection.cursor
 
@@ -123,9 +123,9 @@ def connection_factory(
     addresses: Addresses,
     parameters: Callable[[dict[str, str]], dict[str, str]],
 ) -> Callable[..., Any]:
-    """Return what makes a pool's connections; their class is derived from the user's, if given.
+    """Return the factory of a pool's connections; their class is derived from the user's, if any.
 
-    `parameters` makes what libpq is given.
+    `parameters` makes libpq's parameters from the given ones.
     """
     of_class = _class_of(_Psycopg2Connection, kwargs.get("connection_factory"))
     return partial(_make, of_class, addresses, parameters)
@@ -134,7 +134,10 @@ def connection_factory(
 def session_factory(
     kwargs: Mapping[str, Any], addresses: Addresses, *, with_settings: bool
 ) -> Callable[..., Any]:
-    """Return what makes reserved connections; the user's class may be what adds the password."""
+    """Return the factory of reserved connections; their class is derived from the user's, if any.
+
+    The user's class may be what adds the password to a login.
+    """
     of_class = _class_of(_ReservedConnection, kwargs.get("connection_factory"))
     parameters = partial(parameters_of_session, knows=is_of_libpq, with_settings=with_settings)
     return partial(_make, of_class, addresses, parameters)
@@ -146,7 +149,8 @@ def _make(
     dsn = extensions.make_dsn(**parameters(extensions.parse_dsn(dsn)))
     raw = of_class(addresses.choose(dsn), *args, **kwargs)
     raw.first_socket, raw.descriptor = _inode_of(raw), raw.fileno()
-    # What still listens to this descriptor has outlived its socket. It would be in aiopg's way.
+    # A listener that is still registered for this descriptor belongs to an earlier socket, and
+    # would be in aiopg's way.
     stop_listening(raw.descriptor)
     cut_off_in_children(raw, extensions.connection.fileno)
     return raw

@@ -1,4 +1,4 @@
-"""All connections of a pool of aiopg's, from the moment psycopg2 makes one until it ends."""
+"""All connections of an aiopg pool, from the moment psycopg2 makes one until it ends."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ __all__ = ("ConnectionRegistry",)
 
 
 class ConnectionRegistry:
-    """What psycopg2 and aiopg tell of the connections of a pool.
+    """The connections of a pool, as psycopg2 and aiopg tell of them.
 
-    aiopg itself notices a lost connection only when somebody asks for one, and does not tell of the
+    aiopg itself notices a lost connection only when a task asks for one, and does not tell of the
     connections that it is opening.
     """
 
@@ -51,14 +51,14 @@ class ConnectionRegistry:
         self._new = connection_factory(kwargs, addresses, logins.parameters)
         self._has_left = addresses.has_left
         self._user_hook = kwargs.get("on_connect")
-        #: Called when an open connection has ended, whoever ended it.
+        #: Called when an open connection has ended, whichever side has ended it.
         self._on_loss = on_loss
-        #: By psycopg2's connection: those that are being opened, and the open ones.
+        #: By psycopg2's connection: the task that opens it. Once it is open, it is in `_open`.
         self._connecting: dict[Any, asyncio.Task[Any] | None] = {}
-        #: Tasks that were opening a connection when that was lost.
+        #: The tasks whose connection was lost while they were opening it.
         self._interrupted: WeakSet[asyncio.Task[Any]] = WeakSet()
         self._open: dict[Any, aiopg.Connection] = {}
-        #: Those of the open ones that are leased.
+        #: The open connections that are leased.
         self._leased: set[Any] = set()
         self.destinations = Destinations()
         #: The arguments of aiopg's pool by which the registry learns of its connections.
@@ -71,7 +71,7 @@ class ConnectionRegistry:
         return raw
 
     async def _prepare(self, connection: aiopg.Connection) -> SettingsMade:
-        """Have a new connection ready for use; return what has become of its settings."""
+        """Make a new connection ready for use; return what has become of its settings."""
         try:
             made = await self._logins.set_up(connection)
             if self._user_hook is not None:
@@ -112,12 +112,12 @@ class ConnectionRegistry:
 
     @property
     def size(self) -> int:
-        """How many are open."""
+        """How many connections are open."""
         return len(self._open)
 
     @property
     def idle(self) -> int:
-        """How many are open and not leased, as far as is known here."""
+        """How many connections are open and not leased, as far as is known here."""
         return len(self._open) - len(self._leased)
 
     def note_lease(self, connection: aiopg.Connection) -> None:
@@ -125,7 +125,7 @@ class ConnectionRegistry:
         self._leased.add(connection.raw)
 
     def note_release(self, connection: aiopg.Connection) -> None:
-        """Take note that a connection is not leased any more."""
+        """Take note that a connection is no longer leased."""
         self._leased.discard(connection.raw)
 
     def is_connecting(self, task: asyncio.Task[Any] | None) -> bool:
@@ -133,9 +133,9 @@ class ConnectionRegistry:
         return task in self._connecting.values()
 
     def close_unfinished(self, task: asyncio.Task[Any] | None) -> bool:
-        """Close what a task was opening when it failed; tell whether that had been lost before.
+        """Close the connection that a task failed to open; tell whether it had been lost before.
 
-        aiopg leaves a connection open if the query fails by which it looks for hstore's types.
+        aiopg leaves a connection open if its query for hstore's types fails.
         """
         for raw, opener in tuple(self._connecting.items()):
             if opener is task:
@@ -155,7 +155,7 @@ class ConnectionRegistry:
         but: Container[aiopg.Connection | None] = (),
         to: Callable[[str | None], bool] = lambda _: True,
     ) -> None:
-        """Abort what is open, but for some, to the addresses that `to` tells, and all connects."""
+        """Abort all connects, and the open connections whose address `to` accepts, except `but`."""
         for raw, connection in tuple(self._open.items()):
             if connection not in but and to(self.destinations.address_of(raw)):
                 abort_connection(connection)

@@ -1,4 +1,4 @@
-"""aiopg.sa: aiopg's pool as an engine, with connections that take SQLAlchemy's expressions."""
+"""aiopg.sa: aiopg's pool as an engine, whose connections execute SQLAlchemy's expressions."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = ("AiopgSaDriver",)
 
 
 class _LeasingEngine:
-    """What a leased connection takes for its engine, to which it gives itself back when closed.
+    """Stands in for the engine of a leased connection, which releases itself to it when closed.
 
-    So a connection that was closed or given back is closed for good, and aiopg's connection in it
-    can be leased again without going through aiopg's pool.
+    So a connection that was closed or given back stays closed for good, and the aiopg connection
+    inside it can be leased again without going through aiopg's pool.
     """
 
     def __init__(self, dialect: Any, take_back: Callable[[SAConnection], None]) -> None:
@@ -39,9 +39,9 @@ class _LeasingEngine:
 
 
 class _LeasedSAConnection(SAConnection):
-    """A connection of a lease, not one that the user has taken from the engine directly."""
+    """The connection of a lease, not one that the user has taken from the engine directly."""
 
-    #: Told if it is dropped.
+    #: Called if the connection is dropped.
     dropped = staticmethod(nothing_is_lent)
 
     def __del__(self) -> None:
@@ -50,7 +50,11 @@ class _LeasedSAConnection(SAConnection):
 
 
 class AiopgSaPool(AiopgPool[Engine, SAConnection]):
-    """An engine: its slots are connections that it makes, and the user gets another for each."""
+    """The adapter of an engine.
+
+    Its slots are the SQLAlchemy connections that the engine makes; for each lease of a slot the
+    user gets another connection object.
+    """
 
     def inner_of(self, connection: SAConnection) -> aiopg.Connection | None:
         inner: aiopg.Connection | None = connection.connection
@@ -71,8 +75,8 @@ class AiopgSaPool(AiopgPool[Engine, SAConnection]):
 
     async def _roll_back(self, connection: Any, inner: aiopg.Connection) -> None:
         while connection.in_transaction:
-            # A transaction that is begun within another is only a reference to it, and rolling it
-            # back rolls that back, the innermost savepoint first. A two-phase transaction cannot be
+            # A transaction that is begun within another only refers to the other: rolling it back
+            # rolls the other back, the innermost savepoint first. A two-phase transaction cannot be
             # rolled back: aiopg.sa 1.4.0 raises, and `release` closes the connection.
             transaction = await connection.begin()
             await transaction.rollback()
@@ -83,19 +87,19 @@ class AiopgSaPool(AiopgPool[Engine, SAConnection]):
         await connection.close()
 
 
-#: One dialect for all hosts, as SQLAlchemy keeps compiled statements with the dialect.
+#: One dialect for all hosts, because SQLAlchemy caches compiled statements by dialect.
 _DIALECT = get_dialect()  # type: ignore[no-untyped-call]
 
 
 async def _create_engine(dsn: str, dialect: Any = _DIALECT, **kwargs: Any) -> Engine:
-    # aiopg's own `create_engine` connects before it returns, only to ask for the DSN without its
-    # password. When it is cancelled in its last step, it loses the pool with that connection.
+    # aiopg's own `create_engine` takes a connection before it returns, only to get the DSN without
+    # its password. If it is cancelled in its last step, the pool with that connection is lost.
     pool = await aiopg.create_pool(dsn, **kwargs)
     return Engine(dialect, pool, str(Dsn.parse(dsn)))  # type: ignore[no-untyped-call]
 
 
 class AiopgSaDriver(AiopgDriver[Engine, SAConnection]):
-    """aiopg.sa as a whole; its `create_engine` takes a dialect of SQLAlchemy's as well."""
+    """aiopg.sa as a whole; its `create_engine` also takes one of SQLAlchemy's dialects."""
 
     def __init__(self) -> None:
         super().__init__(lambda sizes: AiopgSaPool(sizes, _create_engine), extra=("dialect",))

@@ -1,4 +1,4 @@
-"""The reserved connection that a monitor probes over."""
+"""The reserved connection over aiopg, by which a monitor probes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ("AiopgSession",)
 
 
 class AiopgSession(ReservedSession):
-    """A reserved connection."""
+    """A reserved connection over aiopg."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class AiopgSession(ReservedSession):
     ) -> None:
         super().__init__(address_of(connection), in_transactions=in_transactions)
         self._connection = connection
-        # It goes before the types that the application has registered for every connection.
+        # This takes precedence over types that the application has registered for all connections.
         extensions.register_type(AS_TEXT, connection.raw)
         connection.raw.on_end = lambda raw: on_lost() if raw.closed == LOST else None
 
@@ -48,8 +48,8 @@ class AiopgSession(ReservedSession):
         return pid
 
     async def _ask(self, sql: str) -> Sequence[str | None]:
-        # The cursor is psycopg2's own: the rows of the user's class may be anything. Of several
-        # statements psycopg2 keeps the answer to the last.
+        # The cursor is psycopg2's own, because rows of a user's cursor class may be anything. Of
+        # several statements, psycopg2 keeps the result of the last.
         async with self._connection.cursor(cursor_factory=extensions.cursor) as cursor:
             await cursor.execute(sql)
             return tuple(await cursor.fetchone() or ())

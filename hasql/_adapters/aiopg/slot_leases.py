@@ -1,4 +1,4 @@
-"""Which connections of a pool of aiopg's are leased, and what was handed out for each."""
+"""Which connections of an aiopg pool are leased, and what was handed out for each."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ("SlotLeases",)
 
 
 class SlotLeases(Generic[ConnT]):
-    """The leases of one pool, by aiopg's connection, whether that is still open or not."""
+    """The leases of one pool by aiopg connection, whether that is still open or not."""
 
     def __init__(self) -> None:
-        #: What aiopg's pool is to get back.
+        #: The slot that aiopg's pool must get back.
         self._slots: dict[aiopg.Connection, Any] = {}
-        #: What the user has got.
+        #: The object that the user has got.
         self._handed_out: dict[aiopg.Connection, ReferenceType[Any]] = {}
 
     def add(self, inner: aiopg.Connection, slot: Any, handed_out: ConnT) -> ConnT:
-        """Take in a lease, and return what the user gets."""
+        """Add a lease, and return the object that the user gets."""
         self._slots[inner] = slot
         self._handed_out[inner] = ref(handed_out)
         return handed_out
@@ -33,14 +33,14 @@ class SlotLeases(Generic[ConnT]):
     def is_of_another(self, inner: aiopg.Connection, handed_out: ConnT) -> bool:
         """Tell whether the connection is leased again, and this was handed out for a former lease.
 
-        That can be: the user may have given it to aiopg's pool directly. Where a slot is handed out
-        as it is, it cannot be told here, as it is the same object in each lease.
+        That can happen if the user has given it back to aiopg's pool directly. If the slot itself
+        is handed out, this cannot tell, because the slot is the same object in each lease.
         """
         lent = self.handed_out(inner)
-        return lent is not None and lent is not handed_out  # None: it was dropped, and is this one
+        return lent is not None and lent is not handed_out  # None: dropped, so it is this lease
 
     def handed_out(self, inner: aiopg.Connection) -> ConnT | None:
-        """Return what was handed out for a connection; None: it is not leased, or was dropped."""
+        """Return the object handed out for a connection; None: it is not leased, or was dropped."""
         reference = self._handed_out.get(inner)
         return None if reference is None else reference()
 

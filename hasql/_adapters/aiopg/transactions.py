@@ -1,7 +1,8 @@
-"""The transactions around a unit of work over aiopg: BEGIN and COMMIT, as aiopg itself has none.
+"""The transactions around a unit of work over aiopg.
 
-A transaction of aiopg's is a cursor's, and one that is begun within would end this one: savepoints
-are a matter of SQL there. `aiopg.sa` has transactions, and savepoints by `begin_nested()`.
+An aiopg connection has no transactions of its own, so hasql runs BEGIN and COMMIT. In aiopg a
+transaction belongs to a cursor, and one begun within the work would end hasql's: savepoints must be
+made by SQL there. `aiopg.sa` has transactions, and savepoints by `begin_nested()`.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ _ROLLED_BACK = "ROLLBACK"
 
 
 class AiopgTransaction(TaskTransaction):
-    """One on a connection of aiopg's."""
+    """The transaction of a task on an aiopg connection."""
 
     def __init__(self, connection: aiopg.Connection | None, modes: TransactionModes) -> None:
-        assert connection is not None  # noqa: S101  # it is lent, and nobody has closed it yet
+        assert connection is not None  # noqa: S101  # it is leased and not closed yet
         self._connection = connection
         self._modes = modes
 
@@ -41,7 +42,7 @@ class AiopgTransaction(TaskTransaction):
     def state(self) -> TransactionState:
         raw = self._connection.raw
         if raw.closed:
-            return TransactionState.OPEN  # as far as anybody knows: COMMIT will fail
+            return TransactionState.OPEN  # the connection is lost, so that COMMIT will fail
         return STATES[raw.info.transaction_status]
 
     async def fetch_row(self, sql: str) -> Sequence[str | None]:
@@ -65,7 +66,7 @@ class AiopgTransaction(TaskTransaction):
 
 
 class AiopgSaTransaction(AiopgTransaction):
-    """One on a connection of `aiopg.sa`."""
+    """The transaction of a task on an `aiopg.sa` connection."""
 
     def __init__(
         self, connection: SAConnection, inner: aiopg.Connection | None, modes: TransactionModes
@@ -86,9 +87,9 @@ class AiopgSaTransaction(AiopgTransaction):
 
     async def commit(self) -> bool:
         await self._transaction.commit()
-        return True  # what has failed, or was ended within, is not committed in the first place
+        return True  # `commit` is not called for a transaction that has failed or was ended within
 
     async def roll_back(self) -> None:
         if self._transaction is not None and self._transaction.is_active:
             await self._transaction.rollback()
-        await super().roll_back()  # of what was begun since
+        await super().roll_back()  # `state` is ENDED by now, unless the connection is lost

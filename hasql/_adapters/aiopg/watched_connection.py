@@ -1,4 +1,4 @@
-"""What is lent in place of a connection of aiopg's pool, so that it is known when it is dropped."""
+"""Stands in for a leased connection of aiopg's pool, so that hasql notices when it is dropped."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ("LendsSlots", "WatchedConnection", "nothing_is_lent")
 
 
 def nothing_is_lent(identity: int, revive: Callable[[], Any], /) -> bool:
-    """Stand in for who is told of connections that are dropped."""
+    """Stand in for the function that is told of dropped connections, until there is one."""
     del identity, revive
     return False
 
 
 class WatchedConnection(aiopg.Connection):
-    """A second object of one connection: they have all their state in common.
+    """A second object for a connection; both objects share all their state.
 
-    aiopg's pool keeps the first alive as long as it is in use. This one nobody has but the
-    application, and hasql's book weakly.
+    aiopg's pool keeps the first object alive while it is in use. Only the application refers to the
+    second; hasql's lease book refers to it weakly.
     """
 
     __slots__ = ("_dropped", "slot")
@@ -35,29 +35,28 @@ class WatchedConnection(aiopg.Connection):
         self.__dict__ = slot.__dict__
 
     def __del__(self) -> None:
-        """Tell of it; the connection is closed, if it is, by who takes it back."""
+        """Report the drop; the code that takes the connection back closes it, if necessary."""
         self._dropped(id(self), lambda: self)
 
 
 class LendsSlots:
-    """Mixed into the adapter of a pool: what the user gets for a slot.
+    """Mixed into the adapter of a pool: decides which object the user gets for a slot.
 
-    That is the slot itself, unless it is to be known when it is dropped, or a subclass makes
-    something else of it.
+    That is the slot itself, unless drops are watched, or a subclass makes something else of it.
     """
 
-    #: Told of what is dropped.
+    #: Called for each object that is dropped.
     _dropped: Dropped = staticmethod(nothing_is_lent)
 
     def watch_drops(self, dropped: Dropped) -> bool:
-        """Lend what tells when it is dropped, from now on."""
+        """From now on, hand out objects that report when they are dropped."""
         self._dropped = dropped
         return True
 
     def inner_of(self, connection: Any) -> Any:
-        """Return aiopg's connection in what was handed out, or in a slot.
+        """Return the aiopg connection inside an object that was handed out, or inside a slot.
 
-        None: the user has closed what was handed out.
+        None: the user has closed the object that was handed out.
         """
         return connection.slot if type(connection) is WatchedConnection else connection
 
