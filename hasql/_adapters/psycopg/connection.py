@@ -45,7 +45,7 @@ class PsycopgConnection(LooksWhileIdle, CancellableConnection):
     async def close(self) -> None:
         """Close it as psycopg does, and wake the task that waits for its socket, if there is one.
 
-        psycopg alone closes the socket without waking that task, which would then wait for ever.
+        psycopg itself would only close the socket, and that task would wait for ever.
         """
         self.lost = True
         if self.pending_cancel is not None:

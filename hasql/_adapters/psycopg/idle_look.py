@@ -51,8 +51,8 @@ class LooksWhileIdle:
     def is_alive(self) -> bool:
         """Tell whether an idle connection can be used, as far as can be seen without a query.
 
-        libpq reads what has come, without waiting. Asking the kernel whether there is any would
-        release the interpreter's lock, and among many threads it takes time to get that back.
+        libpq reads the data that has come, without waiting. Asking the kernel whether there is any
+        would release the interpreter's lock, and a thread among many waits to get that back.
         """
         if self.lost:
             return False

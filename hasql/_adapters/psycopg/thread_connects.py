@@ -210,7 +210,7 @@ class ThreadConnects:
                 raise
 
     def _hand_on(self) -> None:
-        """Give the thread that has waited longest a claim, if any; the caller holds the lock."""
+        """Give the longest-waiting thread a claim on an idle connection, under `_idle.lock`."""
         for waiter in tuple(self._waiting):
             if not waiter.claimed.done():
                 if self._idle.claim(waiter.thread):

@@ -1,4 +1,4 @@
-"""Logging in by psycopg's synchronous connections, in such a way that another thread can end it."""
+"""Logging in by psycopg's synchronous connections, so that another thread can end the login."""
 
 from __future__ import annotations
 

@@ -65,8 +65,8 @@ class ThreadRefill:
     def _start(self, fillers: list[object]) -> None:
         """Start a thread for each filler. If a thread cannot be started, those left over end.
 
-        The futures of `fill` then get the error. It is not raised here, because the caller may be
-        reporting a probe's answer; the host's next answer starts another attempt.
+        The futures of `fill` then get the error. A RuntimeError is not raised here, because the
+        caller may be handling a probe's answer; the host's next answer starts another attempt.
         """
         try:
             while fillers:

@@ -66,7 +66,7 @@ class HeldPool(ConnectionPool[Any]):
 
     @property
     def max_waiting(self) -> int:
-        """How many threads may wait in the pool; one with a claim never may: `IdleConnections`."""
+        """How many threads may wait in the pool. A thread with a claim must not wait at all."""
         return -1 if self.has_claim(get_ident()) else self.most_waiting
 
     @max_waiting.setter
