@@ -15,7 +15,9 @@ if not version("sqlalchemy").startswith("1.4."):
 
 from sqlalchemy import Column, Integer, MetaData, Table, func, select
 
+from hasql._adapters.aiopg.transactions import AiopgSaTransaction
 from hasql.aiopg_sa import PoolManager
+from hasql.driver.transactions import TransactionModes, TransactionState
 from testbed.kits.aiopg import Overtaken
 from testbed.scene import until
 
@@ -129,6 +131,18 @@ async def test_a_savepoint_that_failed_costs_the_connection_alone(manager: Any) 
                 await statement
     async with manager.acquire_master() as connection:
         assert await pid(connection) != before
+
+
+async def test_a_transaction_that_could_not_begin_costs_no_connection(manager: Any) -> None:
+    async with manager.acquire_master() as connection:
+        before = await pid(connection)
+        modes = TransactionModes("no such level")
+        transaction = AiopgSaTransaction(connection, connection.connection, modes)
+        with pytest.raises(psycopg2.Error):
+            await transaction.begin()
+        assert transaction.state is TransactionState.ENDED
+        await transaction.roll_back()
+        assert await pid(connection) == before
 
 
 @pytest.mark.parametrize("answers", [False, True])

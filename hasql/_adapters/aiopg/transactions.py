@@ -82,6 +82,8 @@ class AiopgSaTransaction(AiopgTransaction):
     @property
     def state(self) -> TransactionState:
         state = super().state
+        if self._transaction is None:  # it could not be begun
+            return state
         ended = not self._connection.raw.closed and not self._transaction.is_active
         return TransactionState.ENDED if ended else state
 
