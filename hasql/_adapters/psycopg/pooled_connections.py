@@ -124,7 +124,7 @@ class _PooledConnection(PsycopgConnection):
     def __del__(self, warn: Any = warnings.warn, /) -> None:
         """Report a dropped lease, which gives the connection back; otherwise do as psycopg does."""
         # It may never have been leased, nor even opened: then `dropped` returns False.
-        if getattr(self, "lost", True) or not self.opened.dropped(id(self), lambda: self):
+        if self.lost or not self.opened.dropped(id(self), lambda: self):
             super().__del__(warn)
 
 
