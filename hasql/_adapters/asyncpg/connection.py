@@ -31,7 +31,7 @@ __all__ = (
     "transport_of",
 )
 
-# As strings: asyncpg's classes take their parameter in its stubs alone.
+# Strings, because asyncpg's classes are generic only in its type stubs.
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 RawConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -40,7 +40,7 @@ _CLOSED = "connection is closed"
 
 
 def connect_of(kwargs: Mapping[str, Any]) -> Any:
-    """Return what opens a connection: the user's own, or asyncpg's."""
+    """Return the function that opens a connection: the user's `connect`, else asyncpg's."""
     return kwargs.get("connect") or asyncpg.connect
 
 
@@ -55,15 +55,15 @@ def _descriptor_of(connection: RawConnection) -> int:
 
 
 def check_open(connection: RawConnection) -> None:
-    """Raise ConnectionError if its server has ended since the last word of its login."""
+    """Raise ConnectionError if a connection was lost right after its login."""
     if connection.is_closed():
         raise ConnectionError("the connection was lost as soon as it was opened")
 
 
 def transport_of(connection: RawConnection) -> Any:
-    """Return what a connection reads from and writes to."""
-    # No attribute of asyncpg's leads there. The garbage collector knows what refers to what, and
-    # can be asked.
+    """Return the transport that a connection reads from and writes to."""
+    # asyncpg has no attribute that leads to the transport, but the garbage collector can list the
+    # objects that a connection refers to.
     for each in gc.get_referents(connection):
         if hasattr(each, "get_extra_info"):
             return each
@@ -71,11 +71,11 @@ def transport_of(connection: RawConnection) -> Any:
 
 
 def in_hot_standby(connection: Connection | RawConnection) -> bool | None:
-    """Return what the server reported last; PostgreSQL does since version 14."""
+    """Return what the server last reported; None: nothing, as before PostgreSQL 14."""
     settings: Any = connection.get_settings()
     try:
-        # Called directly, as getattr() first looks everywhere else, for 0.6 us, and each lease of a
-        # replica asks twice.
+        # Called directly: getattr() would look everywhere else first, which costs 0.6 us, and each
+        # lease of a replica asks twice.
         flag = settings.__getattr__("in_hot_standby")
     except AttributeError:
         return None
@@ -84,7 +84,7 @@ def in_hot_standby(connection: Connection | RawConnection) -> bool | None:
 
 
 def is_closed(connection: Connection) -> bool:
-    """Tell whether a connection is known to be gone, for whoever has leased it."""
+    """Tell whether a leased connection is known to be gone."""
     try:
         return connection.is_closed()
     except asyncpg.InterfaceError:
@@ -105,14 +105,14 @@ async def roll_back(connection: Connection | RawConnection) -> None:
 
 async def count_rows(connection: Connection | RawConnection, sql: str) -> int:
     """Run a query and return how many rows it has, as its command tag says."""
-    # The method is asyncpg's own: the application's class may have changed it.
+    # This calls asyncpg's own method: the application's connection class may override it.
     proxy: Any = connection
     tag = await asyncpg.Connection.execute(proxy, sql)
     return int(tag.rpartition(" ")[2])
 
 
 def sqlstate_of(error: BaseException) -> str | None:
-    """Return the server's code; empty: asyncpg's own error; None: another's."""
+    """Return the server's SQLSTATE; empty: asyncpg raised the error itself; None: neither did."""
     if isinstance(error, asyncpg.PostgresError):
         return _first_said(error).sqlstate or ""
     own = isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError)
@@ -120,12 +120,12 @@ def sqlstate_of(error: BaseException) -> str | None:
 
 
 def _is_asyncpgs_own(error: BaseException) -> bool:
-    """Tell whether asyncpg has stumbled over a connection that was terminated in the middle."""
+    """Tell whether asyncpg failed because its connection was terminated during an operation."""
     step = error.__traceback__
     if step is None or not isinstance(error, AttributeError):
         return False
     if error.name is None or error.obj is not None:
-        return False  # what it has let go of is None; all else is a mistake of the application's
+        return False  # asyncpg drops objects by setting None; else the application is mistaken
     while step.tb_next is not None:
         step = step.tb_next
     module: str = step.tb_frame.f_globals.get("__name__", "")
@@ -133,20 +133,20 @@ def _is_asyncpgs_own(error: BaseException) -> bool:
 
 
 def _first_said(error: asyncpg.PostgresError) -> asyncpg.PostgresError:
-    """Return what the server said when it ended the connection, where that was before."""
+    """Return the error with which the server ended the connection, if it caused this one."""
     cause = error.__cause__
     return cause if isinstance(cause, asyncpg.PostgresError) else error
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Say what an exception tells of the server."""
+    """Say what an exception tells about the server."""
     if isinstance(error, asyncpg.PostgresError):
         error = _first_said(error)
         return Failure.of_sqlstate(error.sqlstate or "", str(error))
     if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
         return Failure.MISCONFIGURED
-    # Lost while a hook, or SQLAlchemy, still made it ready for use; or as when a server has said
-    # that it shuts down. asyncpg has a sentence for each place, all of the same end.
+    # The connection was lost while a hook, or SQLAlchemy, still prepared it for use, or after the
+    # server had said that it shuts down. asyncpg's messages differ, but all end alike.
     lost = isinstance(error, asyncpg.InterfaceError) and str(error).endswith(_CLOSED)
     if lost or isinstance(error, asyncpg.InternalClientError) or _is_asyncpgs_own(error):
         return Failure.BROKEN
@@ -161,6 +161,6 @@ def _failure_of_tls(error: ssl.SSLError) -> Failure:
     reason, library = error.reason or "", error.library or ""
     if isinstance(error, ssl.SSLCertVerificationError) or "_ALERT_" in reason:
         return Failure.REFUSED  # one side refuses the other's certificate
-    # A file could be read, but holds no certificate, or one that the key does not belong to.
+    # A file could be read, but it holds no certificate, or one that does not match the key.
     of_files = library and (library != "SSL" or not reason)
     return Failure.MISCONFIGURED if of_files else Failure.BROKEN

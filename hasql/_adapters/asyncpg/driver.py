@@ -26,11 +26,11 @@ _OF_POOLS = signature(asyncpg.create_pool).parameters.keys() - ROUTING.keys() - 
 
 
 class AsyncpgDriver(Driver[Pool, Connection]):
-    """asyncpg as a whole.
+    """The driver for asyncpg, and for libraries that build on it.
 
     Args:
         create_pool: `asyncpg.create_pool`, or the function of a library that builds on asyncpg.
-        also: The arguments that this function takes besides asyncpg's.
+        also: The names of the arguments that `create_pool` takes besides asyncpg's.
     """
 
     ages: ClassVar[Mapping[str, tuple[str, bool]]] = {

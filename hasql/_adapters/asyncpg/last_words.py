@@ -1,4 +1,4 @@
-"""What a server says to an idle connection before it ends it, which asyncpg does not keep."""
+"""The error that a server sends before it ends an idle connection, which asyncpg drops."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ __all__ = ("LastWords", "report_end")
 _ERROR = ord("E")
 #: The severity, code and message of an error with which a server, or a pooler, ends a connection.
 _FATAL = re.compile(rb"\0VFATAL\0C([^\0]*)\0M([^\0]*)")
-#: Where in a message they are: the fields before are short.
+#: How many bytes are searched for them: the fields that come before them are short.
 _WITHIN = 200
 
 
 class LastWords:
-    """Stands between a connection's transport and asyncpg, and reads along.
+    """Stands between a connection's transport and asyncpg, and reads what the server sends.
 
-    asyncpg expects no error while nothing runs, and drops it. Its socket closes milliseconds later,
-    and whoever uses the connection until then gets an error: so it is ended at once. All else goes
-    to asyncpg as ever.
+    asyncpg expects no error while no statement runs, and drops it. The socket closes milliseconds
+    later, and until then any use of the connection would fail. So the connection is terminated at
+    once. asyncpg still gets everything that the server sends.
     """
 
     def __init__(self, connection: RawConnection) -> None:
         self._terminate: Callable[[], object] = connection.terminate
         transport: Any = transport_of(connection)
         protocol = transport.get_protocol()
-        #: Whether the session has come to a limit of its own.
+        #: Whether the server ended the session because of a time limit on it.
         self.of_limit = False
         self.connection_made: Any = protocol.connection_made
         self.connection_lost: Any = protocol.connection_lost
@@ -46,7 +46,7 @@ class LastWords:
         transport.set_protocol(self)
 
     def data_received(self, data: Any) -> None:
-        """Hand on what has come; of an error that comes alone, see whether it is the last."""
+        """Pass data on to asyncpg; if it begins with a fatal error, terminate the connection."""
         said = _FATAL.search(data, 0, _WITHIN) if data[0] == _ERROR else None
         if said is not None:
             code, message = (each.decode("utf-8", "replace") for each in said.groups())
@@ -61,10 +61,10 @@ def report_end(
     report: Callable[[Connection, BaseException], None],
     ended: Callable[[RawConnection], None],
 ) -> None:
-    """Have a pool told of a connection's end: by `report` if a limit has ended it while leased."""
+    """Call `ended` when a connection ends; before it `report`, if a limit ended it while leased."""
     last_words = LastWords(connection)
 
-    def tell(lent: Any) -> None:  # while it is leased that is its proxy
+    def tell(lent: Any) -> None:  # while the connection is leased, asyncpg passes its proxy
         if last_words.of_limit and lent is not connection:
             report(lent, SessionLimitError())
         ended(connection)

@@ -1,4 +1,4 @@
-"""Logging in over asyncpg: with which arguments, parameters and settings."""
+"""Logging in over asyncpg: the arguments, parameters and settings of a login."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ __all__ = (
     "without_choice",
 )
 
-#: Those of asyncpg's arguments, and of a DSN's parameters, that say who logs in, and how. What else
-#: a DSN holds, asyncpg sends to the server as a setting.
+#: The arguments of asyncpg, and the parameters of a DSN, that say who logs in, and how. asyncpg
+#: sends all other parameters of a DSN to the server as settings.
 _ARGUMENTS = frozenset(
     {
         "database",
@@ -73,14 +73,14 @@ _PARAMETERS = frozenset(
         "sslrootcert",
     }
 )
-#: Goes into the DSN: a `connect` of the user's may take no more arguments than asyncpg gives it.
+#: Goes into the DSN: the user's `connect` may take only the arguments that asyncpg gives it.
 _NO_CHOICE = ("target_session_attrs", "any")
 
 
 def without_choice(dsn: str, settings: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Return the DSN of a host, so that an environment variable cannot ask for a role.
+    """Return the DSN of a host, such that no environment variable can ask for a role.
 
-    asyncpg sends to the server as a setting what it does not know in there, but for what is empty.
+    asyncpg sends the parameters that it does not know to the server as settings, except empty ones.
     """
     parsed = Dsn.parse(dsn)
     params = {**dict(parsed.params), **settings}
@@ -90,9 +90,9 @@ def without_choice(dsn: str, settings: Mapping[str, str] = MappingProxyType({}))
 def with_empty_settings(
     dsn: str, settings: Mapping[str, str], kwargs: Mapping[str, Any]
 ) -> tuple[dict[str, str], Mapping[str, Any]]:
-    """Return settings for the DSN, and asyncpg's arguments, such that empty ones are sent as well.
+    """Return settings for the DSN, and asyncpg's arguments, such that empty settings are sent too.
 
-    They go as options of the server's command line, behind the application's own.
+    Empty settings go as command-line options of the server, after the application's own options.
     """
     empty = [f"-c {name}=" for name, value in settings.items() if not value]
     if not empty:
@@ -101,7 +101,7 @@ def with_empty_settings(
     given = kwargs.get("server_settings") or {}
     own = given.get("options") or dict(Dsn.parse(dsn).params).get("options")
     options = " ".join([own, *empty] if own else empty)
-    if "options" in given:  # which counts for more than what the DSN brings
+    if "options" in given:  # asyncpg prefers these to the DSN's
         return full, {**kwargs, "server_settings": {**given, "options": options}}
     return {**full, "options": options}, kwargs
 
@@ -109,7 +109,7 @@ def with_empty_settings(
 async def connect_for_pool(
     endpoint: Endpoint, connect: Callable[..., Any], kwargs: Mapping[str, Any]
 ) -> WithSettings[Addressed]:
-    """Connect for the application, with the settings of its pool."""
+    """Open a connection for the application's pool, with the settings of that pool."""
     endpoint = await endpoint.for_login()
     kwargs = endpoint.arguments(kwargs)
     if endpoint.settings:
@@ -134,9 +134,9 @@ async def connect_for_pool(
 async def connect_by(
     endpoint: Endpoint, connect: Callable[..., Any], kwargs: Mapping[str, Any]
 ) -> Addressed:
-    """Connect to a host, and return the address that this has led to as well.
+    """Connect to a host, and return the connection with the address that was reached.
 
-    The address is None where a `connect` of the application's goes another way, by a tunnel say.
+    The address is None if the application's `connect` goes another way, such as by a tunnel.
     """
     running = kwargs.get("loop") or asyncio.get_running_loop()
 
@@ -152,17 +152,17 @@ async def connect_by(
 
 
 def terminate_addressed(connected: Addressed) -> None:
-    """End what `connect_by` has made, and nobody waits for."""
+    """Terminate a connection of `connect_by` that no caller waits for any more."""
     asyncpg.Connection.terminate(connected[0])
 
 
 def terminate_opened(opened: WithSettings[Addressed]) -> None:
-    """End what `connect_for_pool` has made, and nobody waits for."""
+    """Terminate a connection of `connect_for_pool` that no caller waits for any more."""
     terminate_addressed(opened.connection)
 
 
 def is_opened_still(opened: WithSettings[Addressed]) -> bool:
-    """Tell whether what `connect_for_pool` has made can be used."""
+    """Tell whether a connection of `connect_for_pool` is still open."""
     return not opened.connection[0].is_closed()
 
 
@@ -172,11 +172,11 @@ async def open_session(
     connect: Callable[..., Any],
     on_lost: Callable[[], None],
 ) -> AsyncpgSession:
-    """Open a reserved connection, by the function that opens the application's connections."""
+    """Open a reserved connection with the function that opens the application's connections."""
     endpoint = await endpoint.for_login()
     kwargs = endpoint.arguments(kwargs)
     arguments = {name: value for name, value in kwargs.items() if name in _ARGUMENTS}
-    # asyncpg's pool gives these two as well; the application's own classes are for what it leases.
+    # asyncpg's pool gives these two as well. The application's own classes are for its leases.
     arguments |= {"connection_class": asyncpg.Connection, "record_class": asyncpg.Record}
     arguments["loop"] = ErrorRetrievingLoop(asyncio.get_running_loop())
     parsed, given = Dsn.parse(endpoint.dsn), kwargs.get("server_settings") or {}

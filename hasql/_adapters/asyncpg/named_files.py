@@ -1,4 +1,4 @@
-"""The files that asyncpg reads for TLS: which of them a connect has failed for."""
+"""The files that asyncpg reads for TLS: which of them has made a connect fail."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ("naming_files",)
 
-#: The parameters of a DSN that name a file, and the variable that asyncpg takes without one.
+#: The DSN parameters that name a file, and the environment variable that asyncpg reads instead.
 _FILES = {
     "sslrootcert": "PGSSLROOTCERT",
     "sslcert": "PGSSLCERT",
@@ -34,10 +34,10 @@ _OF_FILES = (
 
 @contextmanager
 def naming_files(dsn: str) -> Iterator[None]:
-    """Name the file because of which a connect fails. Raises ConfigurationError.
+    """Raise a ConfigurationError that names the file which has made a connect fail.
 
-    asyncpg itself says "No such file or directory", as it does of a Unix socket on which no server
-    listens.
+    asyncpg itself only says "No such file or directory", the same as for a Unix socket on which no
+    server listens.
     """
     try:
         yield

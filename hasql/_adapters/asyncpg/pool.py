@@ -1,6 +1,6 @@
-"""A pool of asyncpg with all that the core needs of one."""
+"""A pool of asyncpg, with everything that the core needs of a pool."""
 
-# long: it is one class, with what the core asks of a pool and nothing else.
+# long: it is one class, with the methods that the core needs of a pool and no others.
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ if TYPE_CHECKING:
 
 __all__ = ("AsyncpgPool",)
 
-#: Seconds that a connect may still take after the acquire that it was begun for has left it.
+#: Seconds that a connect may still take after the acquire that began it has stopped waiting.
 _LIMIT_UNCLAIMED = 2.0
-#: And after which it is closed if nobody has needed it: to asyncpg it is no idle connection, whose
-#: age has a limit.
+#: Seconds after which such a connection is closed if no acquire has taken it. asyncpg does not
+#: know of it, and so does not apply its own limit for idle connections.
 _LONGEST_UNCLAIMED = 60.0
 _HOOKS = ("connect", "init", "reset", "setup")
 
@@ -62,8 +62,8 @@ _HOOKS = ("connect", "init", "reset", "setup")
 class AsyncpgPool(AsyncPool[Pool, Connection]):
     """One asyncpg pool, and all connections it has opened.
 
-    The adapter knows these by the pool's public `connect` hook, so that it can purge them at once:
-    asyncpg's own `expire_connections()` leaves idle sockets open until somebody needs a connection.
+    The adapter opens them in the pool's public `connect` hook. So it knows them, and can purge them
+    at once; asyncpg's own `expire_connections()` leaves idle sockets open until they are needed.
 
     `create_pool` is `asyncpg.create_pool`, or a function of another library that calls it.
     """
@@ -81,7 +81,7 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
         self._user_hooks: Any = {name: kwargs.get(name) for name in _HOOKS}
         self._connects = PendingConnects()
         self._unclaimed = UnclaimedConnects(is_opened_still)
-        #: How often all connects were ended: what was begun before is kept for nobody.
+        #: How often all connects were ended. A connect begun before that is not kept for others.
         self._connects_ended = 0
         #: The open connections, with the key of each.
         self._open: dict[RawConnection, Hashable] = {}
@@ -94,7 +94,7 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
         ours |= {"reset": self._resets.run, "min_size": sizes.minimum, "max_size": sizes.maximum}
         self.pool = create_pool(without_choice(endpoint.dsn), **{**kwargs, **ours})
         self._release_errors = ReleaseErrors()
-        # These are asyncpg's own methods: a method around each would slow every acquire down.
+        # Bound directly to asyncpg's methods: a method around each would slow every acquire down.
         self.acquire: Any = self.pool.acquire
         self.release: Any = self.pool.release
         self.idle: Any = self.pool.get_idle_size
@@ -103,7 +103,7 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
         try:
             _ = await self.pool
         except BaseException:
-            self.purge(())  # asyncpg connects several at once, and the others may go on
+            self.purge(())  # asyncpg opens several at once: when one fails, the others may go on
             raise
         return self
 
@@ -115,8 +115,8 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
             maintained = runs_method(asyncio.current_task(), "Pool._maintain_min_size")
             if not maintained or failure_of(error) not in {Failure.BROKEN, Failure.FULL}:
                 raise
-            # This is asyncpg's task that fills the pool. It would retry later and later; it is
-            # ended here, and the pool is refilled as soon as the host answers a probe.
+            # This is asyncpg's task that fills the pool. It would retry at longer and longer
+            # intervals. End it; the pool is refilled as soon as the host answers a probe.
             raise asyncio.CancelledError from error
         guard_from_forks(connection)
         self._open[connection] = key = connection.get_settings()
@@ -126,7 +126,7 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
         return connection
 
     async def _opened(self, kwargs: Any) -> WithSettings[tuple[RawConnection, str | None]]:
-        """Wait for a connect: one that another acquire has left, or a new one."""
+        """Wait for a connect: one that another acquire no longer waits for, or a new one."""
         before, ended = cancellations(), self._connects_ended
         while True:
             unclaimed = self._unclaimed.take()
@@ -135,8 +135,8 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
                 opened = await self._connects.run(asyncio.shield(connecting))
             except asyncio.CancelledError:
                 if unclaimed and unclaimed.cancelled() and cancellations() == before:
-                    continue  # it has taken too long since it was left
-                if ended != self._connects_ended:  # it was cancelled as the pool was, say
+                    continue  # the limit for unclaimed connects has cancelled it; take another
+                if ended != self._connects_ended:  # as when the pool is terminated meanwhile
                     leave_to_itself(connecting, terminate_opened)
                     raise
                 if not unclaimed:
@@ -145,7 +145,7 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
                     later(_LONGEST_UNCLAIMED, drop, connecting, terminate_opened)
                 self._unclaimed.put(connecting)
                 raise
-            except ConnectionError:  # of the connect, or the host was given up
+            except ConnectionError:  # the connect has failed, or the host was given up
                 leave_to_itself(connecting, terminate_opened)
                 raise
             return opened
@@ -153,11 +153,11 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
     def _forget(self, connection: RawConnection) -> None:
         key = self._open.pop(connection, None)
         self.destinations.closed(key)
-        self._resets.end(key)  # the hook may be waiting for something else than the connection
+        self._resets.end(key)  # the hook may be waiting for something other than the connection
         self._releases.note_end(key)
 
     def key(self, connection: Connection) -> Hashable | None:
-        # Each lease has a new proxy, but the settings are one object for the connection's life.
+        # Each lease has a new proxy, but `get_settings()` stays the same object for a connection.
         return None if self.is_closed(connection) else connection.get_settings()
 
     transaction: Any = AsyncpgTransaction
@@ -177,12 +177,12 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
         try:
             await self._user_hooks[name](connection)
         except BaseException:
-            connection.terminate()  # else asyncpg waits for the server, which may be silent
+            connection.terminate()  # otherwise asyncpg waits for a server that may be silent
             raise
 
     async def released(self, connection: Connection) -> None:
-        # After a cancelled release asyncpg waits for the server to end the statement, and runs the
-        # reset hook; or the connection ends first. After either asyncpg waits for nothing more.
+        # After a release is cancelled, asyncpg still waits until the server has ended the
+        # statement, and runs the reset hook. The release ends with that, or with the connection.
         await self._releases.wait_for_end(self.key(connection))
 
     def host_answers(self) -> None:
@@ -191,12 +191,14 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
         self._refill.host_answers()
 
     async def _fill(self) -> None:
-        # asyncpg refills its pool by itself since 0.32, but not after `_connect_one` has ended that
-        # task. Here every acquire takes another place, as all begin before one ends: the first
-        # get the idle connections, for a round trip, and the rest open the missing ones.
+        # asyncpg refills its pool by itself since 0.32, but not after `_connect_one` has ended the
+        # task that does it. All acquires here begin before any of them ends, so each takes a
+        # different place in the pool. The first ones get the idle connections, which costs a round
+        # trip each, and the rest open the missing ones.
         if (missing := self.sizes.minimum - self.size) > 0:
             uses = (self._use() for _ in range(missing + self.idle()))
-            _ = await asyncio.gather(*uses, return_exceptions=True)  # the next answer tries again
+            # Errors do not matter: the next answer of the host makes the pool try again.
+            _ = await asyncio.gather(*uses, return_exceptions=True)
 
     async def _use(self) -> None:
         await self.release(await self.pool.acquire(timeout=1))
@@ -209,7 +211,7 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
     is_closed = staticmethod(is_closed)
 
     def abort(self, connection: Connection) -> None:
-        with suppress(asyncpg.InterfaceError):  # as in is_closed
+        with suppress(asyncpg.InterfaceError):  # the proxy was detached, as in `is_closed`
             if connection.is_in_transaction():
                 self._release_errors.retrieve()
             self._resets.end(connection.get_settings())

@@ -1,4 +1,4 @@
-"""The tasks that asyncpg's pool makes for itself."""
+"""The tasks that asyncpg's pool creates for itself."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ __all__ = ("DetachedReleases", "ReleaseErrors", "runs_method")
 def runs_method(task: asyncio.Task[Any] | None, name: str) -> bool:
     """Tell whether a task is asyncpg's own and runs its method of this name.
 
-    No public mark tells such a task. If asyncpg renamed the method, it would retry failed connects
-    later than necessary, and asyncio would log errors that nobody needs: both harmless.
+    asyncpg offers no public way to recognise such a task. If asyncpg renamed the method, it would
+    retry failed connects later than necessary, and asyncio would log needless errors. Both are
+    harmless.
     """
     code = getattr(task and task.get_coro(), "cr_code", None)
     return code is not None and code.co_qualname == name
 
 
 class ReleaseErrors:
-    """The errors of releases that end because their connections are aborted.
+    """Retrieves the errors of releases whose connections are aborted, so that none is logged.
 
-    asyncpg shields its rollback from cancellation in a task, to which it then keeps no reference.
+    asyncpg runs a release in a task of its own, to shield its rollback from cancellation. After a
+    cancellation it keeps no reference to that task, and asyncio would log an error that it raises.
     """
 
     def __init__(self) -> None:
         self._retrieving = False
 
     def retrieve(self) -> None:
-        """Have those of all that are under way count as retrieved."""
-        if not self._retrieving:  # once for all that are aborted now: there may be many tasks
+        """Retrieve the errors of all releases that are under way, when they have ended."""
+        if not self._retrieving:  # once for all connections aborted now: there may be many tasks
             self._retrieving = True
             asyncio.get_running_loop().call_soon(self._retrieve)
 
@@ -44,19 +46,19 @@ class ReleaseErrors:
 
 
 class DetachedReleases:
-    """The releases that asyncpg goes on with after their tasks were cancelled, by connection."""
+    """The releases that asyncpg continues after a cancellation, by the connection's key."""
 
     def __init__(self) -> None:
         self._waiting: dict[Hashable, asyncio.Future[None]] = {}
 
     async def wait_for_end(self, key: Hashable | None) -> None:
-        """Wait until asyncpg has finished the release of a connection; None: it has."""
+        """Wait until asyncpg has finished the release of a connection; key None: do not wait."""
         if key is not None:
             self._waiting[key] = asyncio.get_running_loop().create_future()
             await self._waiting[key]
 
     def note_end(self, key: Hashable | None) -> None:
-        """Take note that asyncpg has finished the release of a connection, if there was one."""
+        """Wake the task that waits for the end of this release, if there is one."""
         waiter = self._waiting.pop(key, None) if self._waiting else None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)

@@ -1,4 +1,4 @@
-"""What asyncpg's pool does to a connection that is given back."""
+"""How asyncpg's pool resets a connection that is given back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ("ConnectionResets",)
 class ConnectionResets:
     """The resets of one pool's connections: the application's hook, or asyncpg's own query.
 
-    After either the settings that it may have undone are made again.
+    Either may undo settings of the pool, which are made again afterwards.
     """
 
     def __init__(
@@ -34,17 +34,18 @@ class ConnectionResets:
         self._settings = settings
         self._running = RunningHooks()
         self._undone = known.undone_by_reset
-        #: Told of each connection whose reset has ended, by its key.
+        #: Called with the key of each connection whose reset has ended.
         self._ended = ended
         self.end = self._running.end
 
     async def run(self, connection: RawConnection) -> None:
         """Reset a connection.
 
-        asyncpg may run this in a task that nobody awaits, so it does not raise when the connection
+        asyncpg may run this in a task that is never awaited, so it raises nothing if the connection
         was aborted meanwhile.
         """
-        # One coroutine, and none for a hook that does not pause: each layer costs every release.
+        # Written as one coroutine, and a hook that does not pause gets none around it: each further
+        # layer would slow every release down.
         key = connection.get_settings()
         try:
             query = ""

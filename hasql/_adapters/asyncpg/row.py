@@ -1,4 +1,4 @@
-"""One row as the server writes it, past all that an application has taught asyncpg."""
+"""One row as the server writes it, without the codecs that an application has set."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ __all__ = ("fetch_row",)
 async def fetch_row(connection: RawConnection, sql: str) -> Sequence[str | None]:
     """Run a query and return its one row as the server writes it; empty: there is none.
 
-    By COPY, as asyncpg has no other way past its codecs. COPY also needs no prepared statement,
-    which a pooler may look for in another session.
+    This uses COPY, because asyncpg has no other way around its codecs. COPY also needs no prepared
+    statement, which a pooler might look for in another session.
     """
     data = bytearray()
 
@@ -39,10 +39,10 @@ async def fetch_row(connection: RawConnection, sql: str) -> Sequence[str | None]
 
 
 def _retrieve_left(connection: RawConnection) -> None:
-    """Have nobody told of a future's error, which asyncpg has left behind.
+    """Retrieve the error of a future that asyncpg leaves behind, so that asyncio does not log it.
 
-    It does so where a COPY is begun after the server has said why it ends the connection. The
-    future fails when the socket closes, and asyncio would log that nobody has asked for its error.
+    asyncpg leaves one behind if a COPY is begun after the server has said why it ends the
+    connection. That future fails when the socket closes, and no code awaits it.
     """
     for protocol in gc.get_referents(connection):
         if isinstance(protocol, asyncio.Protocol):

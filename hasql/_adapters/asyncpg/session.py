@@ -28,8 +28,8 @@ class ErrorRetrievingLoop(LoopProxy):
     """The event loop, with futures whose errors count as retrieved.
 
     When a COPY is begun after the server has said why it ends the connection, asyncpg raises an
-    error and leaves a future behind, which fails when the socket closes. Nobody has that future, so
-    asyncio would log its error as never retrieved.
+    error and leaves a future behind, which fails when the socket closes. No code awaits that
+    future, so asyncio would log its error as never retrieved.
     """
 
     def create_future(self) -> asyncio.Future[Any]:
@@ -39,7 +39,7 @@ class ErrorRetrievingLoop(LoopProxy):
 
 
 class AsyncpgSession(ReservedSession):
-    """A reserved connection."""
+    """A reserved connection over asyncpg."""
 
     def __init__(
         self, connection: RawConnection, on_lost: Callable[[], None], address: str | None = None
@@ -62,20 +62,20 @@ class AsyncpgSession(ReservedSession):
     def login_pid(self) -> int | None:
         return self._connection.get_server_pid()
 
-    # The methods are those of asyncpg's own class: a `connect` of the application's may have made a
-    # connection of another class.
+    # What follows calls the methods of asyncpg's own class: the application's `connect` may have
+    # made a connection of another class, which overrides them.
 
     async def has_row(self, sql: str) -> bool:
-        # The server needs a quarter less for it than for a COPY.
+        # This costs the server a quarter less than a COPY.
         return bool(await self._run(sql, partial(count_rows, self._connection)))
 
     async def _ask(self, sql: str) -> Sequence[str | None]:
         return await fetch_row(self._connection, sql)
 
     async def _ask_in_transaction(self, sql: str) -> Sequence[str | None]:
-        # These are three round trips, as asyncpg's COPY is a message of its own; so a session does
-        # this only once it is known to need it. A cancellation in here is the probe's, and the end
-        # of a probe kills the session.
+        # This takes three round trips, because asyncpg sends COPY as a message of its own. So a
+        # session does this only once it is known to need it. If this is cancelled, the probe is
+        # cancelled, and then the session is killed.
         await self._execute(f"BEGIN; {BEGIN_PROBE}")
         try:
             row = await self._ask(sql)

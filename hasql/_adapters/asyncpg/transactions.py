@@ -1,6 +1,6 @@
-"""The transaction around a unit of work over asyncpg: one of asyncpg's own.
+"""The transaction around a unit of work over asyncpg: one of asyncpg's own transactions.
 
-So `Connection.transaction()` within it makes a savepoint.
+So the application's `Connection.transaction()` within it makes a savepoint.
 """
 
 from __future__ import annotations
@@ -24,28 +24,29 @@ if TYPE_CHECKING:
 __all__ = ("ROLLED_BACK", "AsyncpgTransaction", "state_of")
 
 ROLLED_BACK = "ROLLBACK"
-"""The tag of an answer to COMMIT, where the transaction had failed."""
+"""The command tag with which a server answers COMMIT if the transaction had failed."""
 
 
 def state_of(connection: RawConnection) -> TransactionState:
     """Return the state of the transaction that was begun on a connection, failed or not."""
     if connection.is_closed() or connection.is_in_transaction():
-        return TransactionState.OPEN  # on one that is closed COMMIT will fail
+        return TransactionState.OPEN  # if the connection is closed, COMMIT will fail
     return TransactionState.ENDED
 
 
 class _Answered:
-    """Stands for a connection in a transaction of asyncpg's, which drops the answer to COMMIT.
+    """Stands for the connection in a transaction of asyncpg's, and keeps the answer to COMMIT.
 
-    What that asks a connection for is asked for by the same name here, once, and the class has a
-    property of this name from then on: looking for what is not there costs a microsecond.
+    asyncpg drops that answer. Attributes of the connection that the transaction uses are looked up
+    here. The first look-up of each goes through `__getattr__`, which costs a microsecond, and adds
+    a property of that name to this class, which serves all later ones.
     """
 
     __slots__ = ("connection", "tag")
 
     def __init__(self, connection: RawConnection) -> None:
         self.connection = connection
-        #: How the server has called what it did last.
+        #: The command tag of the last answer.
         self.tag = ""
 
     def __getattr__(self, name: str) -> Any:
@@ -56,25 +57,25 @@ class _Answered:
         return getattr(self.connection, name)
 
     async def execute(self, query: str) -> str:
-        """Run what asyncpg begins or ends the transaction with."""
-        # The method is asyncpg's own: the application's class may have changed it.
+        """Run the statement with which asyncpg begins or ends the transaction."""
+        # This calls asyncpg's own method: the application's connection class may override it.
         self.tag = tag = await asyncpg.Connection.execute(self.connection, query)
         return tag
 
 
 class AsyncpgTransaction(TaskTransaction):
-    """One of a task's."""
+    """The transaction of a unit of work in a task."""
 
     def __init__(self, connection: Connection, modes: TransactionModes) -> None:
         raw = _raw_of(connection)
         self._connection = raw
-        #: None: the question before COMMIT tells whether it has failed.
+        #: None: a question right before COMMIT tells whether the transaction has failed.
         self._answered = None if modes.asked else _Answered(raw)
         level: Any = modes.isolation and modes.isolation.replace(" ", "_")
         answered: Any = self._answered or raw
-        # For `transaction()` of an application's class there is no telling what it makes.
+        # Not by the connection's `transaction()`, which the application's class may override.
         self._transaction: Any = Transaction(answered, level, modes.read_only, deferrable=False)
-        # asyncpg's own method: a method around it would slow every run down.
+        # Bound directly to asyncpg's method: a method around it would slow every run down.
         self.begin: Any = self._transaction.start
 
     @property
@@ -89,13 +90,13 @@ class AsyncpgTransaction(TaskTransaction):
         return self._answered is None or bool(self._answered.tag != ROLLED_BACK)
 
     def roll_back(self) -> Awaitable[None]:
-        # Also where the application has ended it: asyncpg would take it for open.
+        # Called even if the application has ended it: asyncpg would take it for open otherwise.
         ended: Awaitable[None] = self._transaction.rollback()
         return ended
 
 
 def _raw_of(connection: Connection) -> RawConnection:
-    # A proxy's class takes no attribute, and asyncpg's transactions set one.
+    # asyncpg's transactions set an attribute on the connection, which a pool's proxy refuses.
     for each in gc.get_referents(connection):
         if isinstance(each, asyncpg.Connection):
             return each
