@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     Query: TypeAlias = str | ClauseElement
 
     class AsyncpgsaConnection(PoolConnectionProxy[Record]):
-        """What is handed out is asyncpg's proxy, but it takes more than that is known to take.
+        """The types of asyncpgsa's connections: asyncpg's proxies that also take expressions.
 
-        Rows are `Any`: there is no telling which class of record a call or the pool was given.
+        Rows are `Any`, because a call or the pool may name any class of records.
         """
 
         async def execute(
@@ -61,7 +61,7 @@ __all__ = ("AsyncpgsaConnection", "AsyncpgsaDriver")
 
 
 class AsyncpgsaDriver(AsyncpgDriver):
-    """asyncpgsa as a whole; its `create_pool` takes a dialect of SQLAlchemy's as well."""
+    """The driver for asyncpgsa, whose `create_pool` also takes a dialect of SQLAlchemy's."""
 
     def __init__(self) -> None:
         super().__init__(asyncpgsa.create_pool, also=("dialect",))
