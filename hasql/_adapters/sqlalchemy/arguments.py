@@ -1,4 +1,4 @@
-"""The arguments of engines and sessions: which are taken, and what sizes they give the pool."""
+"""The arguments of engines and sessions: which are accepted, and how large they make the pool."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _POOL_SIZE = 5
 _MAX_OVERFLOW = 10
 #: The largest `max_connections` of PostgreSQL, which stands for "no limit".
 _NO_LIMIT = 262_143
-#: What SQLAlchemy's `create_engine` takes for itself and for its queue pool.
+#: The arguments that SQLAlchemy's `create_engine` takes for itself and for its queue pool.
 _OF_POOLS = {
     "connect_args",
     "echo_pool",
@@ -37,12 +37,12 @@ _OF_POOLS = {
     "pool_timeout",
     "pool_use_lifo",
 }
-#: What hasql decides: each host has a queue pool, and hasql opens its connections.
+#: Arguments that hasql decides: each host has a queue pool, and hasql opens its connections.
 _OURS = {"async_creator", "creator", "dbapi", "dialect", "module", "pool", "poolclass", "url"}
 
 
 def check_arguments(kwargs: Mapping[str, Any], dialect: type, *, create: str) -> None:
-    """Refuse what SQLAlchemy's function named `create` does not know, and what hasql decides.
+    """Refuse arguments that SQLAlchemy's function `create` does not know, or that hasql decides.
 
     Raises ConfigurationError.
     """
@@ -63,7 +63,7 @@ def sizes_of(kwargs: Mapping[str, Any]) -> PoolSizes:
 
 
 def resized(kwargs: Mapping[str, Any], minimum: int | None, maximum: int | None) -> dict[str, Any]:
-    """Return a pool's arguments with other bounds; None: as they are. Raises ConfigurationError."""
+    """Return a pool's arguments with new bounds; None keeps one. Raises ConfigurationError."""
     if minimum:
         raise ConfigurationError(
             "min_size: a queue pool of SQLAlchemy's keeps no connections at least; give max_size"
@@ -76,7 +76,7 @@ def resized(kwargs: Mapping[str, Any], minimum: int | None, maximum: int | None)
 
 
 def refuse_binds(kwargs: Mapping[str, Any]) -> None:
-    """Refuse what would bind a session to something else. Raises ConfigurationError."""
+    """Refuse arguments that bind a session to something else. Raises ConfigurationError."""
     for name in ("bind", "binds"):
         if name in kwargs:
             msg = f"a session of hasql's gets its connection from the pool manager: drop {name!r}"
@@ -84,7 +84,7 @@ def refuse_binds(kwargs: Mapping[str, Any]) -> None:
 
 
 def refuse_for_routing(kwargs: Mapping[str, Any]) -> None:
-    """Refuse what sessions that route themselves cannot have. Raises ConfigurationError."""
+    """Refuse arguments that routed sessions cannot support. Raises ConfigurationError."""
     if kwargs.get("twophase"):
         raise ConfigurationError(
             "a session that routes itself cannot commit in two phases: drop 'twophase', or take "

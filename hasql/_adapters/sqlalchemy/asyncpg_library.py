@@ -1,4 +1,4 @@
-"""asyncpg, as SQLAlchemy works with it: connections without a pool of asyncpg's."""
+"""asyncpg, as SQLAlchemy uses it: connections without a pool of asyncpg's."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 __all__ = ("LIBRARY",)
 
 _KNOWN = signature(asyncpg.connect).parameters.keys() - ROUTING.keys()
-#: Those of `connect_args` that SQLAlchemy keeps for itself.
+#: The `connect_args` that SQLAlchemy keeps for itself.
 _OF_SQLALCHEMY = {"prepared_statement_cache_size", "prepared_statement_name_func"}
-#: asyncpg reads all else, such as `sslmode` or `passfile`, in the DSN itself.
+#: asyncpg itself reads all other parameters, such as `sslmode` or `passfile`, in the DSN.
 _URL_ARGUMENTS: Mapping[str, Callable[[str], Any]] = {
     "command_timeout": float,
     "connection_class": not_text,
@@ -91,7 +91,7 @@ class AsyncpgLibrary(DbapiLibrary):
         check_open(connection)
         guard_from_forks(connection)
         connection.add_termination_listener(on_closed)
-        if isinstance(connection, _OfEngine):  # else a listener of the application's has made it
+        if isinstance(connection, _OfEngine):  # always, but type checkers do not know that
             connection.last_words = LastWords(connection)
         return opened
 
@@ -109,7 +109,7 @@ class AsyncpgLibrary(DbapiLibrary):
         return connection.is_closed()
 
     def is_clean(self, connection: RawConnection) -> bool:
-        # Whether a statement of another task runs, asyncpg does not tell: see `check_unused`.
+        # asyncpg does not tell whether another task's statement runs: see `check_unused`.
         return not connection.is_closed() and not connection.is_in_transaction()
 
     def read_only(self, adapted: Any) -> bool | None:
@@ -123,15 +123,15 @@ class AsyncpgLibrary(DbapiLibrary):
         return isinstance(connection, _OfEngine) and connection.ended_by_limit
 
     def was_rolled_back(self, connection: RawConnection) -> bool:
-        # A `connect` of the application's may have made one of another class.
+        # A listener of the application's may have made a connection of another class.
         return getattr(connection, "last_tag", "") == ROLLED_BACK
 
     async def check_unused(self, connection: RawConnection) -> None:
-        # asyncpg raises an error when a statement is to run beside another.
+        # asyncpg raises an error if another statement is already running.
         await connection.execute("")
 
     def abort(self, connection: RawConnection) -> None:
-        # By asyncpg's own method, which ends one that is being closed as well.
+        # asyncpg's own method also ends a connection that is being closed; `_OfEngine`'s does not.
         asyncpg.Connection.terminate(connection)
 
     def pending_cancel(self, connection: RawConnection) -> asyncio.Future[None] | None:
@@ -140,33 +140,34 @@ class AsyncpgLibrary(DbapiLibrary):
 
 
 class _OfEngine:
-    """Mixed into a connection: it keeps an answer, and what SQLAlchemy closes is closed to the end.
+    """Mixed into a connection: keeps the last answer, and finishes closing once that has begun.
 
-    SQLAlchemy closes a connection when a statement on it is cancelled, and asyncpg then first has
-    the server cancel the statement. If SQLAlchemy's task is cancelled once more meanwhile,
+    SQLAlchemy closes a connection when a statement on it is cancelled, and asyncpg then first
+    asks the server to cancel the statement. If SQLAlchemy's task is cancelled again meanwhile,
     SQLAlchemy terminates the connection, and the server would go on with the statement.
     """
 
     closing: asyncio.Task[None] | None = None
-    #: How the server has called what it did last, of what SQLAlchemy ends transactions by.
+    #: The command tag of the last `execute`, by which SQLAlchemy ends transactions.
     last_tag = ""
     last_words: LastWords | None = None
 
     @property
     def ended_by_limit(self) -> bool:
-        """Whether the server has said that the session has come to a limit of its own."""
+        """Whether the server has said that it ends the session because of a time limit."""
         return self.last_words is not None and self.last_words.of_limit
 
     async def execute(self, query: str, *args: Any, **kwargs: Any) -> str:
-        """Execute, as asyncpg does, and keep the answer, which asyncpg drops of a COMMIT."""
+        """Execute as asyncpg does, and keep the answer, which asyncpg drops after a COMMIT."""
         tag: str = await super().execute(query, *args, **kwargs)  # type: ignore[misc]  # as mixed in
         self.last_tag = tag
         return tag
 
     async def close(self, *, timeout: float | None = None) -> None:
-        """Close, as asyncpg does, in a task of its own, which goes on when this is cancelled.
+        """Close as asyncpg does, but in a task of its own, which goes on if this is cancelled.
 
-        SQLAlchemy gives a time limit when it closes because a statement has failed.
+        SQLAlchemy passes a `timeout` when it closes a connection because a statement has failed.
+        Without a `timeout` no task is made.
         """
         orderly = super().close(timeout=timeout)  # type: ignore[misc]  # as mixed in
         if timeout is None or self.is_closed():  # type: ignore[attr-defined]  # as above
@@ -177,7 +178,7 @@ class _OfEngine:
         await asyncio.shield(self.closing)
 
     def terminate(self) -> None:
-        """Terminate, as asyncpg does, unless it is being closed: that has a time limit."""
+        """Terminate as asyncpg does, unless it is being closed: closing has a time limit."""
         if self.closing is None or self.closing.done():
             super().terminate()  # type: ignore[misc]  # as above
 

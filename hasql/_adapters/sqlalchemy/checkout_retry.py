@@ -1,6 +1,6 @@
-"""When SQLAlchemy's pool is asked again, instead of opening a connection while another is idle.
+"""When to ask SQLAlchemy's pool again, instead of opening a connection while another is idle.
 
-SQLAlchemy's queue may hand out a place that has no connection while another place has an idle one.
+SQLAlchemy's queue may hand out a place without a connection while another place has an idle one.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from contextvars import ContextVar
 
 __all__ = ("MAY_RETRY", "RetryCheckoutError")
 
-#: Whether the current acquire can ask the pool again, if that has an idle connection after all.
-#: None: nobody acquires here by hasql.
+#: Whether the current acquire can ask the pool again, if the pool has an idle connection after all.
+#: None: the pool is not being asked by an acquire of hasql's.
 MAY_RETRY: ContextVar[bool | None] = ContextVar("may_retry", default=None)
 
 
 class RetryCheckoutError(Exception):
-    """A connection is idle, so none need be opened: ask again. It never leaves the adapter."""
+    """A connection is idle, so ask the pool again. This error never leaves the adapter."""

@@ -13,8 +13,8 @@ __all__ = ("ConnectLimit",)
 
 _T = TypeVar("_T")
 
-#: Connects are work for the event loop. If more ran at a time, the first statement would have to
-#: wait until the last of them is done.
+#: Connects keep the event loop busy. If more ran at a time, the first statement would have to wait
+#: until the last of them is done.
 _AT_A_TIME = 2
 #: Seconds that a connect waits at most for those before it, which may be stuck.
 _LONGEST_WAIT = 0.5
@@ -27,7 +27,7 @@ class ConnectLimit:
         self._free = asyncio.Semaphore(_AT_A_TIME)
 
     async def run(self, connect: Callable[[], Awaitable[_T]]) -> _T:
-        """Wait until a connect may run, and for it; after half a second it runs in any case."""
+        """Wait for a turn, for half a second at most, then run a connect and wait for it."""
         taken = False
         with suppress(TimeoutError):
             async with asyncio.timeout(_LONGEST_WAIT):

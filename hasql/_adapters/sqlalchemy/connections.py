@@ -1,6 +1,6 @@
 """The driver's connections that an engine of SQLAlchemy's has opened."""
 
-# long: opening one, what is known of it, and what ends it are one account.
+# long: opening a connection, what is known of it, and what ends it belong together.
 
 from __future__ import annotations
 
@@ -34,28 +34,29 @@ __all__ = ("EngineConnections",)
 class EngineConnections:
     """All connections of one engine.
 
-    They are opened here, from the DSN as it is, by the argument `async_creator_fn` of SQLAlchemy's
-    dialects. So they are known: they can be counted, and aborted at any moment.
+    SQLAlchemy's dialects take the argument `async_creator_fn`, by which the connections are opened
+    here, from the unchanged DSN. So each one is known, can be counted, and can be aborted at any
+    moment.
     """
 
     def __init__(self, endpoint: Endpoint, library: DbapiLibrary, *, lifo: bool) -> None:
         self._endpoint = endpoint
         self._library = library
-        #: Whether the pool would hand out the same place again: last in, first out.
+        #: Whether the pool is last in, first out: then asking again would give the same place.
         self._lifo = lifo
-        #: Acquires that wait for a connection to be opened, but take one that is given back.
+        #: Acquires that wait for a new connection, but would also take one that is given back.
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._unclaimed = UnclaimedConnects[Any](lambda raw: not library.is_dead(raw))
         self._pending, self._limit = PendingConnects(), ConnectLimit()
-        #: Open connections, with SQLAlchemy's record of each once it has one.
+        #: The open connections, each with SQLAlchemy's record of it once there is one.
         self._open: dict[Any, ConnectionPoolEntry | None] = {}
         self.destinations = Destinations()
-        #: Those that SQLAlchemy still prepares for use, with the tasks that wait for that.
+        #: Connections that SQLAlchemy still prepares for use, each with the task that waits for it.
         self._fresh: dict[Any, asyncio.Task[Any] | None] = {}
         self._closed = False
 
     def watch(self, engine: Engine) -> None:
-        """Follow what becomes of them in the engine that they are opened for."""
+        """Follow what becomes of the connections in the engine that they are opened for."""
         self._pre_pings = PrePings(engine.dialect, self.abort)
         event.listen(engine, "connect", self._on_connect)
         event.listen(engine, "checkout", self._on_checkout)
@@ -64,14 +65,15 @@ class EngineConnections:
             event.listen(engine, name, self._on_close)
 
     async def connect(self, *_: object, **kwargs: Any) -> Any:
-        """Open one for the engine."""
+        """Open a connection for the engine."""
         if self._closed:
             raise PoolManagerClosedError("the pool manager is closed")
         self._pre_pings.raise_if_ended()
         may_retry = MAY_RETRY.get() and not self._lifo
         if may_retry and not all(map(self._library.is_dead, self._idle_ones())):
-            raise RetryCheckoutError  # then this place goes to the end of SQLAlchemy's queue
-        # The first pause moves an acquire to a task of its own: `current_task` is that one below.
+            raise RetryCheckoutError  # this moves the empty place to the end of SQLAlchemy's queue
+        # `ShieldedOperations` moves an acquire to a task of its own at its first pause. So pause
+        # here: `current_task` below is that task.
         await asyncio.sleep(0)
         opening = self._unclaimed.take() or asyncio.create_task(self._open_one(kwargs))
         raw = await self._opened_or_given_back(opening)
@@ -83,7 +85,7 @@ class EngineConnections:
         (raw, address), made = await self._pending.run(
             self._limit.run(connect), lambda opened: self._library.abort(opened.connection[0])
         )
-        if self._closed:  # it had not begun when `close` ended what was under way
+        if self._closed:  # the connect began after `close` had ended those under way
             self._library.abort(raw)
             raise PoolManagerClosedError("the pool manager is closed")
         self._open[raw] = None
@@ -92,7 +94,7 @@ class EngineConnections:
         return raw
 
     async def _opened_or_given_back(self, opening: asyncio.Task[Any]) -> Any:
-        """Wait for a connect. Raises RetryCheckoutError if a connection is given back before."""
+        """Wait for a connect. Raises RetryCheckoutError if a connection is given back first."""
         given_back = asyncio.get_running_loop().create_future()
         if MAY_RETRY.get():
             self._waiting.append(given_back)
@@ -118,8 +120,8 @@ class EngineConnections:
         if self._library.is_clean(raw):
             self._wake_one()
         else:
-            # SQLAlchemy could not roll back, as when another task's statement runs, and takes the
-            # connection back all the same. An aborted one is replaced when it is next checked out.
+            # SQLAlchemy could not roll back, as when another task's statement runs, but takes the
+            # connection back all the same. Abort it, so that the next checkout replaces it.
             self.abort(raw)
 
     def _wake_one(self) -> None:
@@ -135,20 +137,21 @@ class EngineConnections:
         raw = record.driver_connection
         self._fresh.pop(raw, None)
         if self._library.is_dead(raw):
-            self._forget(raw)  # SQLAlchemy closes it and opens another one
+            self._forget(raw)  # because of the error, SQLAlchemy closes it and opens another one
             raise exc.DisconnectionError("the connection was lost while it was idle")
 
     def _on_close(self, adapted: Any, _: object = None) -> None:
         self._forget(adapted.driver_connection)
         if MAY_RETRY.get() is not None:
-            # An acquire closes it, as it is too old. The server may be silent: nobody waits for it.
+            # An acquire closes the connection because it is too old. Abort it: closing it would
+            # wait for the server, which may be silent.
             self._library.abort(adapted.driver_connection)
 
     def __len__(self) -> int:
         return len(self._open)
 
     def idle(self) -> int:
-        """Return how many wait for use."""
+        """Return how many connections wait for use."""
         return len(self._idle_ones()) + self._unclaimed.idle()
 
     def _idle_ones(self) -> list[Any]:
@@ -159,12 +162,12 @@ class EngineConnections:
         ]
 
     def abort(self, raw: Any) -> None:
-        """Abort one."""
+        """Abort a connection."""
         self._forget(raw)
         self._library.abort(raw)
 
     def abort_unless_returned(self, raw: Any, adapted: Any) -> None:
-        """Abort what was leased, if it is not in the pool: SQLAlchemy may not have closed it."""
+        """Abort a leased connection unless it is back in the pool: it may not have been closed."""
         if (record := self._open.get(raw)) is None or record.dbapi_connection is not adapted:
             self.abort(raw)
 
@@ -174,7 +177,7 @@ class EngineConnections:
         self.destinations.closed(raw)
 
     def give_up(self, task: asyncio.Task[Any]) -> None:
-        """End an acquire, by aborting what is still prepared for it."""
+        """End an acquire by aborting the connections that are still being prepared for it."""
         fresh = [raw for raw, waiting in self._fresh.items() if waiting is task]
         fresh += self._pre_pings.of(task)
         for raw in fresh:
@@ -183,7 +186,7 @@ class EngineConnections:
             task.cancel()
 
     def end_connects(self) -> None:
-        """End every connect, and abort what is not ready for use yet."""
+        """End every connect, and abort the connections that are not ready for use yet."""
         self._pending.end()
         self._pre_pings.end()
         for raw in tuple(self._fresh):
@@ -192,13 +195,13 @@ class EngineConnections:
     def purge(
         self, kept: Collection[Any], to: Callable[[str | None], bool] = lambda _: True
     ) -> None:
-        """Abort all but some, to the addresses that `to` tells, and what is not ready yet."""
+        """Abort all to addresses that `to` accepts, except `kept`, and all not ready for use."""
         self.end_connects()
         for raw in self._open.keys() - kept:
             if to(self.destinations.address_of(raw)):
                 self.abort(raw)
 
     def close(self) -> None:
-        """Abort all, and open no more."""
+        """Abort all connections, and open no more."""
         self._closed = True
         self.purge(())

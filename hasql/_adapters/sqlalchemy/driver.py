@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ("SqlalchemyDriver",)
 
-#: The libraries that SQLAlchemy may work with, as a DSN names them. They are imported here, as that
-#: takes a while, and pool managers are made where an event loop runs.
+#: The libraries that SQLAlchemy may use, as a DSN names them. Importing one takes a while, so it
+#: happens here, and not when a pool manager is made in a running event loop.
 _LIBRARIES: dict[str, DbapiLibrary | None] = {
     "asyncpg": load("hasql._adapters.sqlalchemy.asyncpg_library"),
     "psycopg": load("hasql._adapters.sqlalchemy.psycopg_library"),

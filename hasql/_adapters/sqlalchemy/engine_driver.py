@@ -1,4 +1,4 @@
-"""What SQLAlchemy's two faces have in common as drivers: the arguments and the URL of an engine."""
+"""What SQLAlchemy's drivers for tasks and threads share: the arguments and URL of an engine."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _LibraryT = TypeVar("_LibraryT", bound="EngineLibrary")
 
 @dataclass(frozen=True, slots=True)
 class ForEngine:
-    """What an engine of one host is made from."""
+    """The values from which the engine of one host is made."""
 
     endpoint: Endpoint
     url: URL
-    #: With `connect_args` as the library's `connect` is to have them.
+    #: The engine's arguments; `connect_args` are those of the library's `connect`.
     kwargs: dict[str, Any]
 
     @property
     def connect_args(self) -> dict[str, Any]:
-        """Those arguments."""
+        """The arguments of the library's `connect`."""
         given: dict[str, Any] = self.kwargs["connect_args"]
         return given
 
 
 def load(name: str) -> Any:
-    """Return the `LIBRARY` of a module; None if what it imports is missing."""
+    """Return the `LIBRARY` of a module; None if a package that it imports is missing."""
     try:
         return import_module(name).LIBRARY
     except ImportError:
@@ -53,10 +53,10 @@ class EngineDriver(Driver[PoolT, ConnT], Generic[PoolT, ConnT, _LibraryT]):
     """SQLAlchemy over one library.
 
     Args:
-        dsn: The pool manager's.
-        name: The library's, as a URL names it.
+        dsn: The pool manager's DSN.
+        name: The name of the library in a URL.
         library: The library.
-        create_engine: SQLAlchemy's own, of this face.
+        create_engine: SQLAlchemy's function that makes an engine, for tasks or for threads.
     """
 
     ages: ClassVar[Mapping[str, tuple[str, bool]]] = {"max_lifetime": ("pool_recycle", False)}
@@ -88,7 +88,7 @@ class EngineDriver(Driver[PoolT, ConnT], Generic[PoolT, ConnT, _LibraryT]):
         return sizes
 
     def _check_engine(self, kwargs: Mapping[str, Any]) -> None:
-        """Make an engine, which opens nothing, and see what its plugins take of the URL."""
+        """Make an engine, which opens nothing, and note which parameters its plugins take."""
         url = URL.create(self._scheme)
         if self._query.plugins or kwargs.get("plugins"):
             query = self._query.rest
@@ -112,7 +112,7 @@ class EngineDriver(Driver[PoolT, ConnT], Generic[PoolT, ConnT, _LibraryT]):
 
     def failure(self, error: BaseException) -> Failure:
         if isinstance(error, exc.TimeoutError):
-            return Failure.FULL  # others have taken connections from the engine directly
+            return Failure.FULL  # the application has taken connections from the engine directly
         return self._library.failure_of(self._origin(error))
 
     def sqlstate(self, error: BaseException) -> str | None:
@@ -121,7 +121,7 @@ class EngineDriver(Driver[PoolT, ConnT], Generic[PoolT, ConnT, _LibraryT]):
         return "" if code is None and own else code
 
     def _origin(self, error: BaseException) -> BaseException:
-        """Return the library's own error within what SQLAlchemy has wrapped it in."""
+        """Return the library's own error, without the errors that SQLAlchemy has wrapped it in."""
         if isinstance(error, exc.StatementError) and error.orig is not None:
             error = error.orig
         if isinstance(error, self._dbapi_error) and error.__cause__ is not None:
@@ -130,7 +130,7 @@ class EngineDriver(Driver[PoolT, ConnT], Generic[PoolT, ConnT, _LibraryT]):
 
 
 def _shown(scheme: str, dsn: Dsn) -> URL:
-    """Make the URL that an engine shows. Its connections are opened from the DSN itself."""
+    """Make the URL that an engine shows. The DSN itself is what connections are opened from."""
     (host,) = dsn.hosts
     is_directory = host.host.startswith("/")
     return URL.create(

@@ -1,4 +1,4 @@
-"""SQLAlchemy's connections that are leased, each bound to the driver's connection that it has."""
+"""The leased connections of SQLAlchemy, each bound to the driver's connection beneath it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = ("EngineLease", "EngineLeases", "raw_of")
 
 
 def raw_of(connection: AsyncConnection) -> Any:
-    """Return the driver's connection that it has now, None if it has none any more."""
+    """Return the driver's connection beneath a connection; None if it has none any more."""
     sync = connection.sync_connection
     if sync is None or sync.closed or sync.invalidated:
-        return None  # what it had may be leased to somebody else
+        return None  # the one that it had may be in another lease by now
     adapted: Any = sync.connection.dbapi_connection
     return adapted and adapted.driver_connection
 
@@ -37,11 +37,11 @@ class EngineLease:
     __slots__ = ("aborted", "adapted", "connection", "end", "pool", "proxied", "raw", "user")
 
     def __init__(self, connection: AsyncConnection, raw: Any, pool: Pool | None = None) -> None:
-        #: Weakly, as the application's alone it is to be.
+        #: A weak reference, so that only the application keeps it alive.
         self.connection = ref(connection)
-        #: Calls who is told if it is dropped.
+        #: A weak reference whose callback reports that the connection was dropped.
         self.end: object = None
-        #: The driver's connection, what SQLAlchemy adapts it with, and the pool's proxy for that.
+        #: The driver's connection; below the pool's proxy, and SQLAlchemy's adapter between them.
         self.raw = raw
         self.proxied: Any = cast("Connection", connection.sync_connection).connection
         self.adapted: Any = self.proxied.dbapi_connection
@@ -54,12 +54,12 @@ class EngineLease:
     def is_intact(self) -> bool:
         """Tell whether it still has the driver's connection that it was leased with.
 
-        Comparing `raw_of` would tell the same, at ten times the cost.
+        Comparing the result of `raw_of` would tell the same, at ten times the cost.
         """
         return self.adapted is not None and self.proxied.dbapi_connection is self.adapted
 
     def is_shared(self) -> bool:
-        """Tell whether another task has begun the last statement, and may still wait for it."""
+        """Tell whether another task began the last statement, and may still wait for it."""
         user = self.user
         return user is not None and user is not asyncio.current_task() and not user.done()
 
@@ -67,8 +67,8 @@ class EngineLease:
 class EngineLeases:
     """The leases of one engine.
 
-    When the driver's connection is lost, SQLAlchemy opens another one. But the host may be fenced
-    by then, so a lease ends with the driver's connection that it began with.
+    When the driver's connection is lost, SQLAlchemy would open another one. But the host may be
+    fenced by then, so a lease ends with the driver's connection that it began with.
     """
 
     def __init__(
@@ -79,11 +79,12 @@ class EngineLeases:
     ) -> None:
         self._engine, engine = asynchronous, asynchronous.sync_engine
         self._report, self._ended_by_limit = report, ended_by_limit
-        #: Told of those that are dropped.
+        #: Called for each leased connection that is dropped; see `DriverPool.watch_drops`.
         self.dropped: Callable[[int, Callable[[], AsyncConnection]], bool] | None = None
         self._leases: dict[int, EngineLease] = {}
-        # These are all events of the dialect. With one event of the engine itself SQLAlchemy would
-        # look for listeners at each step of each statement: a tenth of what a short one takes.
+        # All of these are events of the dialect. With a single event of the engine itself,
+        # SQLAlchemy would look for listeners at each step of each statement, which costs a tenth of
+        # the time that a short statement takes.
         for name in ("do_execute", "do_executemany", "do_execute_no_params"):
             event.listen(engine, name, self._before_statement)
         event.listen(engine, "handle_error", self._on_error)
@@ -99,8 +100,8 @@ class EngineLeases:
             raise exc.OperationalError(None, None, lost, connection_invalidated=True)
 
     def _on_error(self, context: ExceptionContext) -> None:
-        # The pool's other connections are kept: each is looked at before it is used, and all are
-        # aborted if their host is down.
+        # Keep the pool's other connections: each is checked before it is used, and all are aborted
+        # if their host is down.
         context.invalidate_pool_on_disconnect = False
         lease = self._leases.get(id(context.connection))
         if lease is not None and (connection := lease.connection()) is not None:
@@ -113,7 +114,7 @@ class EngineLeases:
         lease = EngineLease(connection, raw, pool)
         self._leases[id(connection.sync_connection)] = lease
         if self.dropped is not None and connection.sync_connection is not None:
-            # Results and transactions hold the inner one, which is dropped last.
+            # Results and transactions refer to the inner connection, so it is dropped last.
             end = partial(self._note_drop, id(connection), id(connection.sync_connection), lease)
             lease.end = ref(connection.sync_connection, end)
 
@@ -122,7 +123,7 @@ class EngineLeases:
             self.dropped(outer, partial(self._revive, inner, lease))
 
     def _revive(self, inner: int, lease: EngineLease) -> AsyncConnection:
-        """Make a connection of what one has left that was dropped."""
+        """Make a new connection object from the remains of one that was dropped."""
         sync = Connection(self._engine.sync_engine, lease.proxied)
         connection = AsyncConnection(self._engine, sync)
         if self._leases.get(inner) is lease:

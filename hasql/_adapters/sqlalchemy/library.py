@@ -1,4 +1,4 @@
-"""What the adapter needs of the library that SQLAlchemy works with."""
+"""What the adapter needs of the library beneath SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ __all__ = ("DbapiLibrary", "EngineLibrary")
 
 
 class EngineLibrary(Protocol):
-    """A library that SQLAlchemy works with, for tasks or threads: what an engine is made by."""
+    """A library beneath SQLAlchemy, for tasks or threads: what is needed to make an engine."""
 
-    #: SQLAlchemy's own class for it.
+    #: SQLAlchemy's dialect for the library.
     dialect: type[Dialect]
-    #: Those arguments of its `connect` that the query of a URL may hold, with how each is read.
+    #: The arguments of its `connect` that a URL's query may hold, with the function to read each.
     url_arguments: Mapping[str, Callable[[str], Any]]
 
     def check_connect_args(self, kwargs: Mapping[str, Any]) -> None:
         """Refuse arguments that the library does not know. Raises ConfigurationError."""
 
     def failure_of(self, error: BaseException) -> Failure:
-        """Say what an exception of the library's own tells of the server."""
+        """Say what an exception of the library tells about the server."""
 
     def sqlstate_of(self, error: BaseException) -> str | None:
-        """Return the server's code; empty: the library's own error; None: another's."""
+        """Return the server's SQLSTATE; empty: the error is the library's own; None: neither's."""
 
 
 class DbapiLibrary(EngineLibrary, Protocol):
-    """What is done with the connections of asyncpg or psycopg directly, for SQLAlchemy's asyncio.
+    """Direct work with the connections of asyncpg or psycopg, for SQLAlchemy's asyncio extension.
 
-    A method that has a body here is a default, for a library whose operations end at once when they
-    are cancelled, and which watches its idle sockets.
+    A method with a body here is a default. It suits a library whose operations end at once when
+    they are cancelled, and which watches its idle sockets.
     """
 
     async def connect(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_closed: Callable[[Any], None]
     ) -> WithSettings[tuple[Any, str | None]]:
-        """Open a connection, and tell the address it leads to; cancelling it leaks nothing.
+        """Open a connection, and return it with its address; cancelling this leaks nothing.
 
         `on_closed` is called when the connection turns out to be gone, if the library watches it.
         """
@@ -65,24 +65,25 @@ class DbapiLibrary(EngineLibrary, Protocol):
         """Run a query in the transaction that is open; see `Session.fetch_row`."""
 
     def read_only(self, adapted: Any) -> bool | None:
-        """Return what the next transactions are begun as; None: as the session's default is."""
+        """Tell whether the next transactions begin as read-only; None: the session's default."""
 
     async def set_read_only(self, adapted: Any, value: bool | None) -> None:  # noqa: FBT001  # a value
-        """Have the next transactions begun so.
+        """Set whether the next transactions begin as read-only; None: the session's default.
 
-        SQLAlchemy's own option is no use on a replica: it ends with transactions that are to write.
+        SQLAlchemy's own option is of no use on a replica: when it is undone, the transactions that
+        follow are begun as read-write.
         """
 
     def state_of(self, connection: Any) -> TransactionState:
-        """Tell what has become of a transaction; what was never begun has ENDED."""
+        """Return the state of the transaction; ENDED also if none was begun."""
 
     def ended_by_limit(self, connection: Any) -> bool:
-        """Tell whether a limit of its own has ended the session, where errors do not say so."""
+        """Tell whether a time limit has ended the session, if the library's errors do not tell."""
         del connection
         return False
 
     def was_rolled_back(self, connection: Any) -> bool:
-        """Tell whether the server has answered COMMIT by a rollback, where `state_of` cannot."""
+        """Tell whether the server answered COMMIT with a rollback, if `state_of` cannot tell."""
         del connection
         return False
 
@@ -90,7 +91,7 @@ class DbapiLibrary(EngineLibrary, Protocol):
         """Tell whether transactions are read-only by default, as the server reported last."""
 
     def in_hot_standby(self, connection: Any) -> bool | None:
-        """Return what the server reported last."""
+        """Return what the server last reported; None: it does not report it."""
 
     def is_closed(self, connection: Any) -> bool:
         """Tell whether a connection is known to be gone."""
@@ -103,11 +104,11 @@ class DbapiLibrary(EngineLibrary, Protocol):
         """Tell, without asking the server, whether no transaction is open and no statement runs."""
 
     async def check_unused(self, connection: Any) -> None:
-        """Raise if a statement of another task runs, unless `in_use` can tell that."""
+        """Raise an error if another task's statement runs, unless `in_use` can tell that."""
         del connection
 
     def in_use(self, connection: Any) -> bool:
-        """Tell whether a task waits for an answer, and must not be cancelled before the abort."""
+        """Tell whether a task waits for an answer; that must not be cancelled before the abort."""
         del connection
         return False
 
@@ -115,7 +116,7 @@ class DbapiLibrary(EngineLibrary, Protocol):
         """Close a connection at once, without a word to the server."""
 
     def pending_cancel(self, connection: Any) -> asyncio.Future[None] | None:
-        """Return what ends a cancelled statement, if SQLAlchemy does not wait for that; or None."""
+        """Return the end of a cancelled statement, if SQLAlchemy does not wait for it; or None."""
 
     async def wait_until_unused(self, connection: Any) -> None:
         """Wait until no task uses an aborted connection any more, so that it can be closed."""

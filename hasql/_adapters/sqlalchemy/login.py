@@ -1,6 +1,6 @@
 """The login of a reserved connection, for which listeners to `do_connect` are called.
 
-SQLAlchemy's documentation has an application add a password that way, if one is made anew for each
+SQLAlchemy's documentation recommends such a listener to add a password that is made anew for each
 login. Listeners to all engines (`sqlalchemy.Engine`) are called here as for any other connection.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ("open_session",)
 
-#: Where to connect is for the DSN to say; a listener has been told it as well.
+#: Arguments that listeners see, but that the library is not given: the DSN says where to connect.
 _ROUTING = frozenset({"host", "hostaddr", "port"})
 
 
@@ -31,7 +31,7 @@ async def open_session(
     connect_args: Mapping[str, Any],
     on_lost: Callable[[], None],
 ) -> Session:
-    """Open a reserved connection over the library that SQLAlchemy works with."""
+    """Open a reserved connection over the library beneath SQLAlchemy."""
     dialect = library.dialect(dbapi=library.dialect.import_dbapi())  # type: ignore[call-arg]
     if not dialect.dispatch.do_connect:
         return await library.open_session(endpoint, connect_args, on_lost)

@@ -1,4 +1,4 @@
-"""An engine of SQLAlchemy with all that the core needs of a driver's pool."""
+"""An engine of SQLAlchemy, with everything that the core needs of a driver's pool."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 __all__ = ("EnginePool",)
 
 
-#: How often an acquire asks the pool again because a connection was given back while it had one
-#: opened: each time others may take that before it does.
+#: How often an acquire asks the pool again because a connection was given back while it waited for
+#: a new one. Each time, another acquire may take that connection first.
 _RETRIES = 3
 
 
@@ -77,7 +77,7 @@ class EnginePool(AsksRawConnections, AsyncPool[AsyncEngine, AsyncConnection]):
             except RetryCheckoutError:
                 continue
             except exc.InvalidRequestError as error:
-                # Each connection that it opened was lost at once, until SQLAlchemy gave up.
+                # SQLAlchemy gave up, because each connection that it opened was lost at once.
                 raise ConnectionError("the connection was lost as soon as it was made") from error
             finally:
                 MAY_RETRY.reset(token)
@@ -109,9 +109,9 @@ class EnginePool(AsksRawConnections, AsyncPool[AsyncEngine, AsyncConnection]):
     ) -> None:
         if (
             self.is_closed(connection)
-            # Another task's statement runs, and a rollback would wait for that.
+            # Another task's statement runs, and a rollback would wait for its end.
             or self._library.in_use(lease.raw)
-            # The application has disposed of its pool, where nobody would take it any more.
+            # The application has disposed of the pool, so the connection would never be used again.
             or (lease.pool is not None and lease.pool is not self._engine.pool)
         ):
             await self._discard(connection)
@@ -120,7 +120,7 @@ class EnginePool(AsksRawConnections, AsyncPool[AsyncEngine, AsyncConnection]):
             shared = lease.is_shared() and connection.in_transaction()
             if shared and self._library.is_clean(lease.raw):
                 # A rollback fails if another task's statement runs. With AUTOCOMMIT there is no
-                # rollback, so that the library has to be asked.
+                # rollback, so ask the library.
                 await self._library.check_unused(lease.raw)
             await connection.close(**kwargs)
         except BaseException:
@@ -171,7 +171,7 @@ class EnginePool(AsksRawConnections, AsyncPool[AsyncEngine, AsyncConnection]):
             self._leases.note_abort(connection, raw)
             self._opened.abort(raw)
         elif lease is not None and self._library.pending_cancel(lease.raw):
-            self._opened.abort(lease.raw)  # SQLAlchemy is closing it
+            self._opened.abort(lease.raw)  # SQLAlchemy is already closing it
         self._shielded.end(connection)
 
     def purge(self, leased: Iterable[AsyncConnection]) -> None:
@@ -184,7 +184,7 @@ class EnginePool(AsksRawConnections, AsyncPool[AsyncEngine, AsyncConnection]):
         self._opened.purge({raw_of(connection) for connection in leased}, has_left)
 
     def _replace_pool(self) -> None:
-        # SQLAlchemy puts a new pool in its place, without records of the aborted connections.
+        # SQLAlchemy makes a new pool in its place, without records of the aborted connections.
         self._engine.dispose(close=False)
 
     async def close(self) -> None:

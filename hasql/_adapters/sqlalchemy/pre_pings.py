@@ -15,20 +15,20 @@ __all__ = ("PrePings",)
 
 
 class PrePings:
-    """The pings of one engine: which task waits for which, so that they can be ended."""
+    """The pings of one engine, with the task that waits for each, so that they can be ended."""
 
     def __init__(self, dialect: Any, abort: Callable[[Any], None]) -> None:
         self._dialects_own: Callable[[Any], bool] = dialect.do_ping
         dialect.do_ping = self._ping
         self._abort = abort
-        #: The driver's connections that are being pinged, and the tasks that wait for that.
+        #: The driver's connections that are being pinged, each with the task that waits for it.
         self._pinged: dict[Any, asyncio.Task[Any] | None] = {}
-        #: The tasks whose ping was ended. SQLAlchemy has them connect anew.
+        #: The tasks whose ping was ended. SQLAlchemy then makes them open a new connection.
         self._ended: WeakSet[asyncio.Task[Any]] = WeakSet()
 
     def _ping(self, adapted: Any) -> bool:
-        # The first pause moves an acquire to a task of its own: see `ShieldedOperations`. So
-        # `current_task` is that one below.
+        # `ShieldedOperations` moves an acquire to a task of its own at its first pause. So pause
+        # here: `current_task` below is that task.
         await_only(asyncio.sleep(0))
         raw = adapted.driver_connection
         self._pinged[raw] = asyncio.current_task()
@@ -42,7 +42,7 @@ class PrePings:
         return [raw for raw, waiting in self._pinged.items() if waiting is task]
 
     def end(self) -> None:
-        """Abort the connections that are being pinged; no task that waits for one connects anew."""
+        """Abort the connections that are being pinged. The tasks that wait open no new ones."""
         for raw, task in tuple(self._pinged.items()):
             if task is not None:
                 self._ended.add(task)

@@ -1,4 +1,4 @@
-"""psycopg 3, as SQLAlchemy works with it: connections without a pool of psycopg's."""
+"""psycopg 3, as SQLAlchemy uses it: connections without a pool of psycopg's."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ("LIBRARY",)
 
 _OF_PSYCOPG = frozenset(signature(psycopg.AsyncConnection.connect).parameters) - {"kwargs"}
-#: psycopg reads all else in the DSN itself.
+#: psycopg itself reads all other parameters in the DSN.
 _URL_ARGUMENTS: Mapping[str, Callable[[str], Any]] = {
     "autocommit": flag,
     "context": not_text,
@@ -49,7 +49,7 @@ _URL_ARGUMENTS: Mapping[str, Callable[[str], Any]] = {
 
 
 class PsycopgLibrary(DbapiLibrary):
-    """psycopg 3: a cancelled task waits in it, and it does not watch its idle sockets."""
+    """psycopg 3: a cancelled task waits for the server, and idle sockets are not watched."""
 
     dialect = dialect_async
     url_arguments = _URL_ARGUMENTS
@@ -70,7 +70,7 @@ class PsycopgLibrary(DbapiLibrary):
     async def connect(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_closed: Callable[[Any], None]
     ) -> WithSettings[tuple[PsycopgConnection, str | None]]:
-        del on_closed  # psycopg finds out when the connection is next used
+        del on_closed  # psycopg notices the loss when the connection is next used
         connecting = login.connect_for_pool(endpoint, PsycopgConnection.connect, kwargs)
         opened = await discard_if_cancelled(connecting, login.finish_opened)
         opened.connection[0].used_by_hasql = False
@@ -120,7 +120,7 @@ class PsycopgLibrary(DbapiLibrary):
         return connection.pending_cancel
 
     async def wait_until_unused(self, connection: PsycopgConnection) -> None:
-        async with connection.lock:  # the task that holds it wakes as its socket is shut down
+        async with connection.lock:  # its holder wakes, because the socket is shut down
             pass
 
 

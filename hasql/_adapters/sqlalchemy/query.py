@@ -1,4 +1,4 @@
-"""The query of a URL as SQLAlchemy reads it: whose each parameter is, and of which type."""
+"""The query of a URL as SQLAlchemy reads it: the owner and the type of each parameter."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ("UrlQuery", "flag", "not_text", "text", "whole_number")
 
 
 def text(value: str) -> str:
-    """Return it as it is."""
+    """Return the value unchanged."""
     return value
 
 
@@ -28,18 +28,18 @@ def whole_number(value: str) -> int:
 
 
 def flag(value: str) -> bool:
-    """Read what SQLAlchemy takes for a bool. Raises ValueError."""
+    """Read a bool as SQLAlchemy does. Raises ValueError."""
     read: bool = asbool(value)
     return read
 
 
 def not_text(value: str) -> Any:
-    """Refuse to read a value that text cannot express. Raises TypeError."""
+    """Refuse an argument whose value text cannot express. Raises TypeError."""
     raise TypeError(type(value))
 
 
 class UrlQuery:
-    """What the query of a URL holds for `connect` of the library, and for plugins of SQLAlchemy's.
+    """The parameters in a URL's query for the library's `connect`, and for SQLAlchemy's plugins.
 
     All other parameters stay in the DSN, and the library reads them there.
     """
@@ -51,7 +51,7 @@ class UrlQuery:
             for name, value in given.items()
             if name in readers
         }
-        #: The plugins that are to be loaded, as SQLAlchemy takes them in a URL.
+        #: The plugins to load, in the form in which SQLAlchemy takes them in a URL.
         self.plugins: dict[str, Sequence[str]] = {}
         if names := given.pop("plugin", ""):
             self.plugins["plugin"] = names.split(",")
@@ -60,21 +60,21 @@ class UrlQuery:
 
     @property
     def rest(self) -> dict[str, str]:
-        """What is not an argument of `connect`: a plugin may take what is its own."""
+        """The parameters that are not arguments of `connect`; plugins may take some of them."""
         return dict(self._rest)
 
     def leave_to_plugins(self, names: Iterable[str]) -> None:
-        """Take note of what plugins have taken."""
+        """Take note of the parameters that plugins have taken."""
         self._of_plugins = frozenset(names)
 
     @property
     def of_plugins(self) -> dict[str, Sequence[str]]:
-        """What the URL that plugins get holds, and nobody else gets."""
+        """The parameters that only plugins get, in the URL that they are given."""
         taken = {name: value for name, value in self._rest.items() if name in self._of_plugins}
         return {**taken, **self.plugins}
 
     def dsn_without(self, dsn: Dsn) -> str:
-        """Return a URL for the one host of `dsn`, without what is given in other ways."""
+        """Return a URL for the one host of `dsn`, without parameters that are given elsewhere."""
         kept = self._rest.keys() - self._of_plugins
         params = tuple((name, value) for name, value in dsn.params if name in kept)
         return replace(dsn, params=params).for_host(dsn.hosts[0])

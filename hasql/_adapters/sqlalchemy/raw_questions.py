@@ -1,4 +1,4 @@
-"""What is asked of the library's connection beneath one of SQLAlchemy's."""
+"""Questions to the library's connection beneath one of SQLAlchemy's."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class AsksRawConnections:
     _library: DbapiLibrary
 
     async def count_rows(self, connection: AsyncConnection, sql: str) -> int:
-        """Run a query past SQLAlchemy; see `AsyncPool.count_rows`."""
+        """Run a query without SQLAlchemy; see `AsyncPool.count_rows`."""
         return await self._library.count_rows(raw_of(connection), sql)
 
     def is_read_only(self, connection: AsyncConnection) -> bool:
-        """Tell what the server has reported; see `DriverPool.is_read_only`."""
+        """Tell what the server last reported; see `DriverPool.is_read_only`."""
         return self._library.is_read_only(raw_of(connection))
 
     async def roll_back(self, connection: AsyncConnection) -> None:

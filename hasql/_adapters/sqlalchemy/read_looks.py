@@ -1,6 +1,7 @@
-"""How attributes of SQLAlchemy's expressions are looked at that are no parts by themselves.
+"""How to look at the attributes of SQLAlchemy's expressions: one function for each kind.
 
-Each tells whether an attribute is harmless, and hands its parts to who looks at the expression.
+Each function tells whether an attribute is harmless, which means that it does nothing but read, and
+adds the attribute's parts to those that are still to be looked at.
 """
 
 from __future__ import annotations
@@ -38,25 +39,25 @@ class FoundParts:
     """What has been found in an expression so far.
 
     Args:
-        types: Tells it of types.
+        types: Tells whether types only read.
         wrapped: Whether types put something around values.
     """
 
     def __init__(self, types: ReadTypes, *, wrapped: bool) -> None:
         self.types = types
         self.wrapped = wrapped
-        #: What is still to be looked at.
+        #: The parts that are still to be looked at.
         self.left: list[Any] = []
-        #: The mappers of entities that are loaded, and of those that occur.
+        #: The mappers of entities that are loaded, and those of entities that occur.
         self.loaded: set[Mapper[Any]] = set()
         self.occurring: set[Mapper[Any]] = set()
-        #: Loader options with criteria that are a function of the entity.
+        #: Loader options whose criteria are a function of the entity.
         self.deferred: list[Any] = []
-        #: By identity, as they are compared by what they are annotated with.
+        #: By identity, because an annotated copy of a table compares equal to the table.
         self._reached: dict[int, Any] = {}
 
     def reach(self, table: Any) -> None:
-        """Have a table be looked at, once: it has many columns, and may be of others in turn."""
+        """Look at a table, but only once: it has many columns, and may itself consist of others."""
         if id(table) not in self._reached:
             self._reached[id(table)] = table
             self.left.append(table)
@@ -93,20 +94,20 @@ def rows(found: FoundParts, values: Any, value: Iterable[Any]) -> bool:
 
 
 def _element(value: Any) -> ClauseElement | None:
-    """Return what SQLAlchemy makes of a value that is an expression, such as a mapped attribute."""
+    """Return the expression that a value stands for, as a mapped attribute does; else None."""
     element = value.__clause_element__() if hasattr(value, "__clause_element__") else value
     return element if isinstance(element, ClauseElement) else None
 
 
 def table(found: FoundParts, _: Any, value: Any) -> bool:
-    """Look at what a column is of: it may be in the FROM for that alone."""
+    """Look at the table of a column, which may be in the FROM only because of the column."""
     if value is not None:
         found.reach(value)
     return True
 
 
 def joins(found: FoundParts, _: Any, value: Iterable[Any]) -> bool:
-    """Look at what is joined."""
+    """Look at the targets of joins, their conditions and their left sides."""
     for target, on, left, _flags in value:
         for each in (target, on, left):
             if isinstance(each, QueryableAttribute):
@@ -127,7 +128,7 @@ def _relation(found: FoundParts, attribute: Any) -> None:
 
 
 def selected(found: FoundParts, _: Any, value: Iterable[Any]) -> bool:
-    """Look at what is selected: types wrap columns, and entities bring along what is mapped."""
+    """Look at what is selected: types may wrap columns, and entities bring along their mapping."""
     for each in value:
         found.left.append(each)
         if isinstance(each, ColumnElement):
@@ -160,7 +161,7 @@ def cast_type(found: FoundParts, _: Any, value: Any) -> bool:
 
 
 def array_type(found: FoundParts, array: Any, value: Any) -> bool:
-    """Look at the type of an array, which is written if the array is empty."""
+    """Look at the type of an array, which is written into the SQL only if the array is empty."""
     return bool(array.clauses) or found.types.reads_name(value)
 
 

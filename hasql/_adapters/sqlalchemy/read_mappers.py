@@ -1,4 +1,4 @@
-"""What loading an entity brings along, beside what a statement says."""
+"""What loading an entity adds to the SQL that a statement itself says."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ("ReadMappers",)
 
 
 class ReadMappers:
-    """Tells of mappers whether loading what they map only reads, with all that is related.
+    """Tells whether loading the entities of a mapper, with all that is related, only reads.
 
     Args:
-        new_walk: Makes what looks at expressions.
+        new_walk: Makes a `Walk`, which looks at expressions.
     """
 
     def __init__(self, new_walk: Callable[[], Walk]) -> None:
@@ -30,7 +30,7 @@ class ReadMappers:
         self._reachable: WeakKeyDictionary[Mapper[Any], WeakSet[Mapper[Any]]] = WeakKeyDictionary()
 
     def is_plain(self, mapper: Mapper[Any]) -> bool:
-        """Tell it of one."""
+        """Tell whether loading the entities of this mapper only reads."""
         known = self._plain.get(mapper)
         if known is None:
             found: set[Mapper[Any]] = set()
@@ -53,17 +53,17 @@ class ReadMappers:
         return True
 
     def meet(self, option: Any, occurring: Iterable[Mapper[Any]]) -> bool:
-        """Tell whether criteria only read that are a function of the entity.
+        """Tell whether criteria that are a function of the entity only read.
 
         Args:
-            option: The loader option.
-            occurring: The mappers in the statement; what is related may be loaded later.
+            option: The loader option that has the criteria.
+            occurring: The mappers in the statement. Related entities may be loaded later.
         """
         concerned = {each for mapper in occurring for each in self._reached_from(mapper)}
         for mapper in concerned.intersection(option._all_mappers()):  # noqa: SLF001  # SQLAlchemy has no other name for it
             try:
                 criteria = option.where_criteria._resolve_with_args(mapper.entity)  # noqa: SLF001  # as above
-            except Exception:  # noqa: BLE001  # an application's code; compiling raises it to whom it concerns
+            except Exception:  # noqa: BLE001  # an application's code; compiling the statement raises it again
                 return False
             walk = self._new_walk()
             if not walk.only_reads(criteria) or walk.deferred:
@@ -86,7 +86,7 @@ class ReadMappers:
 
 
 def _next_to(mapper: Mapper[Any]) -> Iterator[Mapper[Any]]:
-    """Yield what loading an entity may come to: bases, subclasses, and what is related."""
+    """Yield the mappers that loading an entity may reach: bases, subclasses and related ones."""
     yield from mapper.iterate_to_root()
     yield from mapper.self_and_descendants
     for relation in mapper.relationships:
@@ -94,15 +94,15 @@ def _next_to(mapper: Mapper[Any]) -> Iterator[Mapper[Any]]:
 
 
 def _parts(mapper: Mapper[Any]) -> Iterator[Any]:
-    """Yield what is written into statements because of a mapper, beside its columns."""
+    """Yield the expressions that a mapper adds to statements, besides its columns."""
     compared = [*mapper.primary_key]
     parts: list[Any] = [mapper.persist_selectable, mapper.selectable, mapper.polymorphic_on]
     for relation in mapper.relationships:
         parts += [relation.primaryjoin, relation.secondaryjoin, relation.secondary]
         parts += relation.order_by or ()
-        parts.append(relation.entity.selectable)  # that of an alias, if it is to one
+        parts.append(relation.entity.selectable)  # the alias's own, if it relates to an alias
         compared += [*relation.local_columns, *relation.remote_side]
     yield from (part for part in parts if part is not None)
-    # Related objects are looked for by values.
+    # Related objects are looked up by the values of these columns.
     for column in compared:
         yield BindParameter("hasql", type_=column.type)

@@ -1,4 +1,4 @@
-"""What options of a statement bring into it: those of loading, of criteria, of the application."""
+"""What the options of a statement add to it: loader options, criteria, the application's own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ("options",)
 
-#: What loader options are told that is not SQL.
+#: The values in loader options that do not become SQL.
 _SETTINGS = (bool, int, str, type(None))
 
 
@@ -30,7 +30,7 @@ def options(found: FoundParts, _: Any, value: Iterable[Any]) -> bool:
 
 def _option(found: FoundParts, option: Any) -> bool:
     if isinstance(option, UserDefinedOption):
-        # SQLAlchemy does nothing with it. What a listener makes of it is in its statement.
+        # SQLAlchemy does nothing with it. What a listener does because of it is in the statement.
         return not option._is_compile_state  # noqa: SLF001  # SQLAlchemy has no other name for it
     if not is_of_sqlalchemy(type(option)):
         return False
@@ -43,13 +43,13 @@ def _option(found: FoundParts, option: Any) -> bool:
     if not isinstance(option, LoaderOption):
         return False
     steps = getattr(option, "context", None)
-    if steps is None:  # as of ``joinedload("*")``, which has no entity
+    if steps is None:  # as in ``joinedload("*")``, which has no entity
         return all(isinstance(each, _SETTINGS) for each in option.local_opts.values())  # type: ignore[attr-defined]  # its class is not public
     return all(_step(found, each) for each in steps)
 
 
 def _step(found: FoundParts, step: Any) -> bool:
-    """Look at what a loader option says of one attribute."""
+    """Look at what a loader option says about one attribute."""
     told = [*step.path.path, getattr(step, "_of_type", None)]
     for each in step.local_opts.values():
         told += each if isinstance(each, tuple) else [each]
@@ -61,5 +61,6 @@ def _step(found: FoundParts, step: Any) -> bool:
             found.reach(each.selectable)
         elif not isinstance(each, (*_SETTINGS, MapperProperty)):
             return False
-    # That of `with_expression` is selected, and for other options that makes no difference.
+    # The expression of `with_expression` is selected. Treating those of other options in the same
+    # way makes no difference.
     return selected(found, step, step._extra_criteria)  # noqa: SLF001  # as above

@@ -1,4 +1,4 @@
-"""What an expression of SQLAlchemy's is made of, as far as it becomes SQL, by its class."""
+"""The parts of SQLAlchemy's expressions that become SQL, by the class of the expression."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ if TYPE_CHECKING:
 
     from hasql._adapters.sqlalchemy.read_looks import FoundParts
 
-    #: Told an element and the value of an attribute that is not None, tells whether it is harmless.
+    #: Takes an element and the value of an attribute, not None; tells whether that is harmless.
     Look = Callable[[FoundParts, Any, Any], bool]
 
 __all__ = ("ElementParts", "parts_of")
 
-#: What a select selected before that was changed, which its joins may refer to. It has a private
-#: name; where that is gone, its columns are looked at as any other part.
+#: What a select selected before that was changed; its joins may refer to it. The class has a
+#: private name. If a release lacks that name, its columns are looked at like any other part.
 _MEMOIZED: type[Any] = getattr(selectable, "_MemoizedSelectEntities", TableValuedAlias)
-#: Whatever holds one of these is no read, or nobody can tell.
+#: An expression that holds one of these is no read, or cannot be known to be one.
 _OTHERS = (TextClause, UpdateBase, ForUpdateArg, next_value)
-#: Of these applications make classes that compile to the same.
+#: Applications derive classes from these, which compile to the same SQL ...
 _DERIVED = (Column, Table)
-#: Unless they have one of these, which say what a class compiles to.
+#: ... unless they have one of these attributes, which say what a class compiles to.
 _COMPILING = ("__visit_name__", "_compiler_dispatch")
-#: How each kind of attributes is looked at, if it becomes SQL. What is not here nobody knows.
+#: How to look at each kind of attribute; None: it does not become SQL. A kind that is missing here
+#: is unknown, so that an expression which has it is no read.
 _LOOKS: dict[str, Look | None] = {
     "annotations_key": None,
     "anon_name": texts.name,
@@ -63,7 +64,7 @@ _LOOKS: dict[str, Look | None] = {
     "type": None,
     "with_context_options": texts.functions,
 }
-#: Attributes that are text, or anything: they are known by their own names.
+#: The same for attributes whose kind says little, such as text, by their names.
 _BY_NAME: dict[str, Look | None] = {
     "_correlate_mode": None,
     "_independent_ctes_opts": None,
@@ -86,9 +87,9 @@ _BY_NAME: dict[str, Look | None] = {
     "value": None,  # of a parameter
 }
 _UNTOLD = {"has_cache_key", "plain_obj", "string"}
-#: What differs from the rules above.
+#: Exceptions from the rules above, by class and name.
 _OWN: tuple[tuple[type[Any], str, Look | None], ...] = (
-    (BinaryExpression, "negate", None),  # what it would be if it were negated
+    (BinaryExpression, "negate", None),  # the operator that a negation would have
     (BindParameter, "type", looks.value_type),
     (BindParameter, "key", None),  # SQLAlchemy escapes it
     (Cast, "type", looks.cast_type),
@@ -107,24 +108,24 @@ _SIMPLE = (None, looks.part, looks.parts)
 
 
 class ElementParts(NamedTuple):
-    """What an element of a class is made of: names of attributes."""
+    """The names of the attributes that make up the elements of a class."""
 
-    #: Whether it reads only if it is a function that is named as one that does.
+    #: Whether it is a function that counts as a read only because of its name.
     is_named: bool
-    #: Those that are one part, or None.
+    #: Attributes that are one part, or None.
     single: tuple[str, ...]
-    #: Those that are several parts.
+    #: Attributes that are several parts.
     several: tuple[str, ...]
-    #: Those that are something else.
+    #: All other attributes, each with the way to look at it.
     others: tuple[tuple[str, Look], ...]
 
 
 def parts_of(kind: type[Any]) -> ElementParts | None:
-    """Return the parts of elements of a class; None if they are no reads, or nobody can tell."""
+    """Return the parts of elements of a class; None if they cannot be known to be reads."""
     is_function = issubclass(kind, FunctionElement)
     if issubclass(kind, _OTHERS) or not (is_function or _compiles_as_known(kind)):
         return None
-    # Nobody knows what an application's own element compiles to. Its functions have names.
+    # What an application's own element compiles to is unknown. Its functions go by their names.
     is_known = issubclass(kind, GenericFunction) and _compiles_as_known(kind)
     try:
         found = [

@@ -1,4 +1,4 @@
-"""Which types put nothing around columns and values, nor into a CAST, but what reads."""
+"""Which types add nothing but reads to columns, to values and to a CAST."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ("ReadTypes", "is_compiled_anew", "is_of_sqlalchemy")
 
-#: What all drivers of PostgreSQL's have in common here.
+#: A dialect that stands for those of all drivers, which do not differ in this.
 _DIALECT: Any = postgresql.dialect()  # type: ignore[no-untyped-call]
 _WORD = r'(?:\w+|"(?:[^"]|"")*")'
 #: The name of a type, as in a CAST, and nothing behind it.
@@ -27,16 +27,16 @@ _NAME = re.compile(
     rf"(?: COLLATE {_WORD}(?:\.{_WORD})?)?",
     re.IGNORECASE,
 )
-#: What is written of these depends on each.
+#: What SQLAlchemy writes for types of these classes depends on the single type.
 _EXAMINED = (TypeDecorator, TupleType, Enum, postgresql.ARRAY, postgresql.DOMAIN)
-#: Where classes of SQLAlchemy's have bases, beside SQLAlchemy.
+#: The modules, besides SQLAlchemy's, that the bases of SQLAlchemy's classes come from.
 _BASES = {"abc", "builtins", "enum", "typing", "typing_extensions"}
 
 
 def is_of_sqlalchemy(kind: type[Any]) -> bool:
     """Tell whether a class is one of SQLAlchemy's own.
 
-    Those that SQLAlchemy makes of an application's are none, though they are in its modules.
+    Classes that SQLAlchemy derives from an application's are not, though they are in its modules.
     """
     modules = [each.__module__ for each in kind.__mro__]
     return all(each.startswith("sqlalchemy.") or each in _BASES for each in modules)
@@ -46,29 +46,29 @@ def is_compiled_anew(kind: type[Any]) -> bool:
     """Tell whether an application says what a class compiles to for PostgreSQL (`@compiles`)."""
     specs = getattr(getattr(kind, "_compiler_dispatcher", None), "specs", {})
     found = [specs[each] for each in ("default", "postgresql") if each in specs]
-    # SQLAlchemy's own way is there, too, once another dialect's has been given.
+    # SQLAlchemy's own way is among them if the application has given one for another dialect.
     return any(getattr(each, "__module__", None) != "sqlalchemy.ext.compiler" for each in found)
 
 
 class ReadTypes:
-    """Tells of types whether what SQLAlchemy writes because of them only reads.
+    """Tells whether the SQL that SQLAlchemy writes because of a type only reads.
 
     Args:
-        only_reads: Tells it of an expression that a type makes, in which other types put something
-            around values if they are `wrapped`.
+        only_reads: Tells this of an expression that a type makes. With `wrapped`, other types put
+            something around the values in that expression.
     """
 
     def __init__(self, only_reads: Callable[..., bool]) -> None:
         self._only_reads = only_reads
-        #: For each class the attribute that must be None, if there is one, lest each is looked at.
+        #: What `_text_of` has returned for each class. The attribute that it names must be None.
         self._classes: dict[type[Any], str | None] = {}
-        #: What was found for each type that was looked at. They are made once, for tables.
+        #: The result for each type that was looked at. Types are made once, with their tables.
         self._columns: WeakKeyDictionary[TypeEngine[Any], bool] = WeakKeyDictionary()
         self._values: WeakKeyDictionary[TypeEngine[Any], bool] = WeakKeyDictionary()
         self._names: WeakKeyDictionary[TypeEngine[Any], bool] = WeakKeyDictionary()
 
     def is_plain(self, of_type: Any) -> bool:
-        """Tell whether a type is SQLAlchemy's own, and nothing in it is anybody else's."""
+        """Tell whether a type is SQLAlchemy's own, and nothing in it is the application's."""
         kind = type(of_type)
         try:
             text = self._classes[kind]
@@ -87,7 +87,7 @@ class ReadTypes:
         return self.is_plain(of_type) or self._told(of_type, self._values, self._of_value)
 
     def reads_name(self, of_type: Any) -> bool:
-        """Tell whether what is written of a type in a CAST is its name."""
+        """Tell whether a type is written into a CAST as its name alone."""
         return self.is_plain(of_type) or self._told(of_type, self._names, _is_name)
 
     def _told(
@@ -100,7 +100,7 @@ class ReadTypes:
         if found is None:
             try:
                 found = ask(of_type.dialect_impl(_DIALECT))
-            except Exception:  # noqa: BLE001  # an application's code; compiling raises it to whom it concerns
+            except Exception:  # noqa: BLE001  # an application's code; compiling the statement raises it again
                 found = False
             known[of_type] = found
         return found
@@ -116,7 +116,7 @@ class ReadTypes:
             return False
         if not of_type._has_bind_expression:  # noqa: SLF001  # there is no other way to ask
             return True
-        # SQLAlchemy wraps no value again in what a type has made of one.
+        # SQLAlchemy does not wrap the values again within an expression that a type has made.
         made = of_type.bind_expression(BindParameter("hasql", type_=of_type))
         return made is None or self._only_reads(made, wrapped=False)
 
@@ -127,12 +127,12 @@ def _is_name(of_type: Any) -> bool:
     try:
         written = _DIALECT.type_compiler_instance.process(of_type)
     except CompileError:
-        return True  # so does the statement, if the type is written in it
+        return True  # compiling the statement fails too, if the type is written in it
     return _NAME.fullmatch(written) is not None
 
 
 def _text_of(kind: type[Any]) -> str | None:
-    """Return the attribute of a type that is written as it is; "" if nobody knows."""
+    """Return the attribute of a type that is written as SQL text, if any; "" if unknown."""
     if not is_of_sqlalchemy(kind) or is_compiled_anew(kind) or issubclass(kind, _EXAMINED):
         return ""
     if issubclass(kind, String):

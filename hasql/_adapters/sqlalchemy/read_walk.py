@@ -16,12 +16,12 @@ __all__ = ("Walk",)
 
 
 class Walk(FoundParts):
-    """Looks at each part of an expression until one is no read, or nobody can tell.
+    """Looks at each part of an expression until one cannot be known to be a read.
 
     Args:
-        known: The parts of each class, as far as they were needed before.
-        functions: Names of functions that read, beside those of SQLAlchemy's.
-        types: Tells it of types.
+        known: A cache of the parts of each class of elements.
+        functions: The names of functions that only read, besides those that SQLAlchemy knows.
+        types: Tells whether types only read.
         wrapped: Whether types put something around values.
     """
 
@@ -42,7 +42,7 @@ class Walk(FoundParts):
         return selected(self, None, columns) and self.only_reads()
 
     def only_reads(self, *expressions: Any) -> bool:
-        """Tell whether expressions do nothing but read, with all that was left to look at."""
+        """Tell whether expressions, and all that was left to look at, do nothing but read."""
         left = self.left
         left += expressions
         while left:
@@ -51,7 +51,7 @@ class Walk(FoundParts):
         return True
 
     def _is_harmless(self, element: Any) -> bool:
-        """Look at what is no part of an element, and have its parts be looked at."""
+        """Tell whether an element is harmless in itself; its parts are left to be looked at."""
         kind = type(element)
         try:
             parts = self._known[kind]

@@ -24,20 +24,21 @@ _STATEMENTS = (Select, CompoundSelect, FromStatement)
 
 
 class ProvableReads:
-    """Tells reads by looking at each part of a statement, with SQLAlchemy's own means.
+    """Recognises reads by looking at each part of a statement, with SQLAlchemy's own means.
 
-    Nobody can tell what text does, nor a function of which SQLAlchemy knows only the name.
+    Text may do anything, and so may a function of which SQLAlchemy knows only the name.
 
     SQLAlchemy has no public name for much of what becomes SQL: prefixes, hints, what loader options
-    add. Its traversal for everybody leaves that out. So this room asks for what SQLAlchemy keeps to
-    itself. Where a release has that no more, a statement is no read, and goes to the master.
+    add. Its public traversal leaves those out, so the modules for this use private names. If a
+    release lacks one of those names, a statement counts as no read, and goes to the master.
 
     Args:
-        functions: Names of functions that read, as `func` spells them: "lower", "geo.distance".
+        functions: The names of functions that only read, spelt as for `func`: "lower",
+            "geo.distance".
 
     Raises:
-        TypeError: They are no names.
-        ConfigurationError: One is empty.
+        TypeError: `functions` is a str, or one of the names is no str.
+        ConfigurationError: A name is empty.
     """
 
     def __init__(self, functions: Iterable[str]) -> None:
@@ -45,11 +46,11 @@ class ProvableReads:
             msg = f"read_functions must be a sequence of names, not the str {functions!r}"
             raise TypeError(msg)
         self._functions = frozenset(map(_checked, functions))
-        #: What was found for each class of elements.
+        #: The parts of each class of elements that was looked at.
         self._parts: dict[type[Any], ElementParts | None] = {}
         self._types = ReadTypes(self._only_reads)
         self._mappers = ReadMappers(self._walk)
-        #: Those that were looked at, as some are made once and executed often. They never change.
+        #: The result for each statement: some are made once and executed often. They never change.
         self._statements: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
     def is_read(self, statement: Any) -> bool:
@@ -60,7 +61,7 @@ class ProvableReads:
         if known is None:
             try:
                 known = self._only_reads(statement)
-            except AttributeError:  # as said above
+            except AttributeError:  # this release lacks a private name
                 known = False
             self._statements[statement] = known
         return known

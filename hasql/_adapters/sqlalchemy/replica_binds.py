@@ -1,4 +1,4 @@
-"""What a session that routes itself is given, where SQLAlchemy expects it to keep what it has."""
+"""What a routed session gets as its connection and transaction, so that it can change both."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ("LeasedTransaction", "Leases", "RunTransaction", "SameEngine", "Sessi
 class LeasedTransaction:
     """The transaction of a leased connection, as a session has it.
 
-    It may have ended before the session ends it: the connection was given back, and is no longer
-    the session's to use.
+    It may have ended before the session ends it. The connection has been given back then, and the
+    session must not use it any more.
     """
 
     def __init__(self, begun: Transaction, is_leased: Callable[[], bool]) -> None:
@@ -41,7 +41,7 @@ class LeasedTransaction:
 
 
 class ReadTransaction(LeasedTransaction):
-    """That of a replica's connection, which has nothing to commit."""
+    """The transaction of a replica's connection, which has nothing to commit."""
 
     def commit(self) -> None:
         if self.is_active:
@@ -49,7 +49,7 @@ class ReadTransaction(LeasedTransaction):
 
 
 class RunTransaction(LeasedTransaction):
-    """The transaction of a unit of work, as its session has it: it is for `run` to commit."""
+    """The transaction of a unit of work, as its session has it: only `run` may commit it."""
 
     def commit(self) -> None:
         if self.is_active:
@@ -60,13 +60,13 @@ class RunTransaction(LeasedTransaction):
 
 
 def lend(connection: Connection, wrap: Callable[[Transaction], LeasedTransaction]) -> None:
-    """Have the session that gets a connection next hold its transaction in something of ours.
+    """Make the next session that gets a connection hold its transaction in a wrapper of hasql's.
 
     Args:
-        connection: May have begun a transaction.
-        wrap: Makes what the session holds.
+        connection: The connection, which may have begun a transaction.
+        wrap: Makes the wrapper.
     """
-    own = vars(connection)  # methods of this one, as long as the session has not begun
+    own = vars(connection)  # methods of this object alone, until the session has begun
 
     def begin() -> Any:
         for name in ("begin", "in_transaction"):
@@ -77,9 +77,10 @@ def lend(connection: Connection, wrap: Callable[[Transaction], LeasedTransaction
 
 
 class SameEngine:
-    """A connection of an engine that a session has had a connection of in the same transaction.
+    """A further connection of an engine, for a session that has had one in the same transaction.
 
-    It accepts another one if that is a new one of the engine's.
+    The session accepts another connection of that engine only if the engine itself makes it. So
+    this stands for the engine.
     """
 
     def __init__(self, connection: Connection, on_use: Callable[[Connection], None]) -> None:
@@ -93,22 +94,22 @@ class SameEngine:
 
 
 class Leases(Protocol):
-    """Acquires connections, and gives them back; each face has its own."""
+    """Acquires connections and gives them back; tasks and threads each have their own."""
 
     def acquire(self, lease: Any) -> Connection:
         """Take the connection of a lease."""
 
     def give_back(self, lease: Any) -> None:
-        """Give it back."""
+        """Give the connection of a lease back."""
 
     def lend(self, connection: Connection, is_leased: Callable[[], bool], *, replica: bool) -> None:
-        """Prepare a connection for the session, which may end its transaction after its lease."""
+        """Prepare a connection for a session that may end its transaction after its lease."""
 
 
 class SessionLeases:
-    """What is the same for a session that ends its transactions itself, of either face."""
+    """The common part, for tasks and threads, where sessions end their transactions themselves."""
 
     def lend(self, connection: Connection, is_leased: Callable[[], bool], *, replica: bool) -> None:
-        """Have the session not miss a transaction whose connection was given back by then."""
+        """Wrap the session's transaction, so that it knows when its connection was given back."""
         wrap = ReadTransaction if replica else LeasedTransaction
         lend(connection, partial(wrap, is_leased=is_leased))

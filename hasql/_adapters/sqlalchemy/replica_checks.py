@@ -37,7 +37,7 @@ def to_be_written(session: Session) -> set[InstanceState[Any]]:
 
 
 def _moved_by(state: InstanceState[Any]) -> Iterator[InstanceState[Any]]:
-    """Yield what is written because a changed collection had or has it, or as it is an orphan."""
+    """Yield the objects that are written because they joined or left a relationship of this one."""
     for relation in state.mapper.relationships:
         if relation.viewonly or relation.key not in state.committed_state:
             continue
@@ -51,9 +51,9 @@ def _moved_by(state: InstanceState[Any]) -> Iterator[InstanceState[Any]]:
 
 
 def expire_clean(session: Session, kept: set[InstanceState[Any]]) -> None:
-    """Have all be loaded anew that a flush will not write, but for primary keys.
+    """Expire what a flush will not write, except primary keys, so that it is loaded anew.
 
-    Of what is kept the relationships expire that were not changed.
+    Of the objects in `kept`, only the relationships that were not changed expire.
     """
     for state in list(session.identity_map.all_states()):
         instance = state.obj()
@@ -68,15 +68,15 @@ def expire_clean(session: Session, kept: set[InstanceState[Any]]) -> None:
             keys -= {mapper.get_property_by_column(each).key for each in mapper.primary_key}
             forget(state)
         if keys:
-            # With names nothing expires along with it, which might have been changed.
+            # Given names, SQLAlchemy expires nothing else, which might have been changed.
             session.expire(instance, keys)
 
 
 def check_on_master(connection: Connection, states: Iterable[InstanceState[Any]]) -> None:
-    """Lock the rows of objects that a replica has shown, and compare.
+    """Lock the rows of objects that a replica has shown, and compare their values.
 
     Args:
-        connection: To the master, in the session's transaction.
+        connection: The connection to the master, in the session's transaction.
         states: The objects.
 
     Raises:
@@ -87,7 +87,7 @@ def check_on_master(connection: Connection, states: Iterable[InstanceState[Any]]
         if state.key is not None and shown_by_replica(state):
             of_mapper.setdefault(state.mapper, []).append(state)
     for mapper in sorted(of_mapper, key=lambda each: each.class_.__qualname__):
-        # In order, so that those who lock the same rows do not wait for each other.
+        # In order, so that transactions which lock the same rows do not wait for each other.
         found = sorted(of_mapper[mapper], key=lambda each: repr(each.identity))
         for start in range(0, len(found), _BATCH):
             _check_some(connection, mapper, found[start : start + _BATCH])
@@ -95,9 +95,9 @@ def check_on_master(connection: Connection, states: Iterable[InstanceState[Any]]
 
 @cache
 def watch_writing(is_routed: Callable[[Session | None], bool]) -> None:
-    """From now on check each object, too, that a flush writes and `to_be_written` did not know of.
+    """From now on, also check each object that a flush writes but `to_be_written` did not know.
 
-    Other listeners of the flush may have changed it since.
+    Other listeners to the flush may have changed it since.
 
     Args:
         is_routed: Tells whether a session routes itself.
@@ -112,7 +112,7 @@ def _on_write(
     connection: Connection,
     state: InstanceState[Any],
 ) -> None:
-    # Of each object that any session writes, so what is cheap comes first.
+    # Called for each object that any session writes, so the cheap checks come first.
     if "info" in state.__dict__ and shown_by_replica(state) and is_routed(state.session):
         check_on_master(connection, [state])
 
@@ -132,7 +132,7 @@ def _check_some(
     if is_lockable(mapper.persist_selectable):
         query = query.with_for_update()
     else:
-        # What is read after that has been committed before, and stays.
+        # What is read after locking has been committed, and does not change any more.
         for lock in locks(mapper, chosen):
             connection.execute(lock)
     width = len(mapper.primary_key)
@@ -152,7 +152,7 @@ def _differing(
     """Yield the attributes that the replica has shown with another value than the master has."""
     shown = shown_by_replica(state)
     for key, value in row:
-        # An expression is computed by the master, of what the master has.
+        # The master computes an expression, from its own values.
         if key not in shown or isinstance(state.dict.get(key), ClauseElement):
             continue
         if not _same(columns[key].type, shown[key], value):
@@ -163,7 +163,7 @@ def _same(of_type: TypeEngine[Any], one: Any, other: Any) -> bool:
     if one is other or (one != one and other != other):  # noqa: PLR0124  # NaN
         return True
     same = of_type.compare_values(one, other)
-    # Arrays of numbers compare element by element.
+    # Arrays of numbers are compared element by element.
     return bool(same.all() if hasattr(same, "all") else same)
 
 

@@ -1,4 +1,4 @@
-"""How the rows of objects are locked that are mapped to more than tables."""
+"""How to lock the rows of objects that are mapped to more than plain tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ("is_lockable", "locks")
 
 
 def is_lockable(mapped: FromClause) -> bool:
-    """Tell whether `FOR UPDATE` can be said of what is mapped: tables, and inner joins of them.
+    """Tell whether `FOR UPDATE` works for what is mapped: tables, and inner joins of tables.
 
     PostgreSQL refuses it for the nullable side of an outer join, and for groups.
     """
@@ -30,17 +30,17 @@ def is_lockable(mapped: FromClause) -> bool:
 
 
 def locks(mapper: Mapper[Any], chosen: ColumnElement[bool]) -> Iterator[Select[Any]]:
-    """Yield a query for each table that a flush writes to, which locks the rows of objects.
+    """Yield for each table that a flush writes to a query that locks the rows of objects.
 
     Args:
         mapper: The objects' mapper.
-        chosen: Which objects.
+        chosen: The condition that selects the objects.
     """
     mapped = mapper.persist_selectable
     for table in dict.fromkeys(mapper.tables):
         keys = [*table.primary_key]
         shown = [each for key in keys if (each := mapped.corresponding_column(key)) is not None]
         if not keys or len(shown) < len(keys):
-            continue  # what has no key there is not written
+            continue  # a flush does not write to a table without its key
         rows = select(*shown).select_from(mapped).where(chosen).correlate(None)
         yield select(*keys).where(tuple_(*keys).in_(rows)).order_by(*keys).with_for_update()

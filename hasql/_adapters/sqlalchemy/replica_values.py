@@ -1,4 +1,4 @@
-"""What replicas have shown of objects: kept until the master has shown the same, or they expire."""
+"""Values that replicas have shown of objects: kept until the master shows them or they expire."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
 
 __all__ = ("columns_of", "forget", "note_loaded", "shown_by_replica", "watch_loading")
 
-#: Where SQLAlchemy lets others keep something about an object. It is pickled with the object, too.
+#: The key in the `info` of an object's state. SQLAlchemy pickles that with the object.
 _INFO = "hasql_shown_by_replica"
-#: And about a class.
+#: The key in the `info` of a class.
 _COLUMNS = "hasql_columns"
 _NOT_LOADED = object()
 
 
 def shown_by_replica(state: InstanceState[Any]) -> dict[str, Any]:
-    """Return the values of the columns that a replica has shown last, by attribute."""
+    """Return the values that a replica last showed of an object, by attribute."""
     shown: dict[str, Any] = state.info.get(_INFO, {})
     return shown
 
 
 def forget(state: InstanceState[Any]) -> None:
-    """Take note that the master has the same values."""
+    """Forget the values that a replica has shown of an object."""
     state.info.pop(_INFO, None)
 
 
 def columns_of(mapper: Mapper[Any]) -> Mapping[str, Column[Any]]:
-    """Return the columns of tables that a mapper loads, by attribute."""
+    """Return the table columns that a mapper loads, by attribute."""
     info = mapper.class_manager.info
     found: Mapping[str, Column[Any]] | None = info.get(_COLUMNS)
     if found is None:
@@ -47,9 +47,9 @@ def columns_of(mapper: Mapper[Any]) -> Mapping[str, Column[Any]]:
 
 @cache
 def watch_loading(reads_replica: Callable[[Session], bool]) -> None:
-    """Take note of attributes that are loaded later, from now on.
+    """From now on, take note of attributes that are loaded later than their object.
 
-    SQLAlchemy tells nobody else of that but who asks for the objects of all sessions.
+    SQLAlchemy reports that only to listeners to the objects of all sessions.
 
     Args:
         reads_replica: Tells whether a session is on a replica.
@@ -72,7 +72,8 @@ def _on_refresh(
     names: Iterable[str] | None,
 ) -> None:
     if context is None:
-        # Not loaded, but computed by SQLAlchemy as an UPDATE does, of what the object had before.
+        # These were not loaded: SQLAlchemy has computed them as an UPDATE does, from the values
+        # that the object had before.
         return
     if reads_replica(context.session):
         columns = columns_of(state.mapper)
@@ -83,7 +84,7 @@ def _on_refresh(
 
 
 def _on_expire(state: InstanceState[Any], names: Iterable[str] | None) -> None:
-    if "info" not in state.__dict__:  # else it would be made
+    if "info" not in state.__dict__:  # reading `state.info` would make it
         return
     if names is None:
         forget(state)
@@ -93,7 +94,7 @@ def _on_expire(state: InstanceState[Any], names: Iterable[str] | None) -> None:
 
 
 def _values(state: InstanceState[Any], keys: Iterable[str]) -> dict[str, Any]:
-    # For each object that is loaded, so in one go.
+    # This runs for each object that is loaded, so it is one expression.
     loaded = state.dict
     return {
         key: value if type(value).__hash__ is not None else _kept(value)
@@ -103,8 +104,8 @@ def _values(state: InstanceState[Any], keys: Iterable[str]) -> dict[str, Any]:
 
 
 def _kept(value: Any) -> Any:
-    """Return a value as it will still be when the application has changed it in place."""
-    # Those that SQLAlchemy tracks changes of are dicts, lists and sets of their own classes.
+    """Return a copy of a value that the application may change in place."""
+    # Values whose changes SQLAlchemy tracks are of its own subclasses of dict, list and set.
     for plain in (dict, list, set):
         if isinstance(value, plain):
             return deepcopy(plain(value))

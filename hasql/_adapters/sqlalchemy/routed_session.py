@@ -1,4 +1,4 @@
-"""The class of sessions that route themselves: that of the application, with hooks."""
+"""The class of sessions that route themselves: the application's class, with hooks added."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 __all__ = ("routed",)
 
-#: The key of what `get_bind` is told.
+#: The argument of `get_bind` that holds an `Asked`.
 _ASKED = "hasql_asked"
-#: The options of results whose rows are fetched one after the other, from a cursor of the server's.
+#: The options of results whose rows are fetched little by little, from a server-side cursor.
 _STREAMING = {"stream_results", "yield_per"}
 _ROUTES = (None, "master", "replica")
 
 
 class _Routed(Session):
-    """Mixed into a class of sessions. Whoever makes one gives it a route."""
+    """Mixed into a class of sessions. The maker of a session gives it its route."""
 
     hasql_route: SessionRoute
 
@@ -49,7 +49,7 @@ class _Routed(Session):
         return found
 
     def invalidate(self) -> None:
-        """Close, and have the connection be thrown away; see `Session.invalidate`."""
+        """Close the session, and have its connection discarded; see `Session.invalidate`."""
         if self.in_transaction() and (connection := self.hasql_route.connection) is not None:
             connection.invalidate()
         self.close()
@@ -63,9 +63,9 @@ class _Routed(Session):
 
 @cache
 def routed(class_: Any) -> type[Any]:
-    """Return a class of sessions that route themselves.
+    """Return a subclass whose sessions route themselves.
 
-    Raises ConfigurationError if they do so already.
+    Raises ConfigurationError if the class has a `get_bind` of its own.
     """
     if class_.get_bind is not Session.get_bind:
         raise ConfigurationError(
@@ -92,11 +92,11 @@ def _on_execute(state: ORMExecuteState) -> None:
         return
     streams = not options.keys().isdisjoint(_STREAMING)
     state.bind_arguments[_ASKED] = Asked(wanted, streams, [state])
-    # Other listeners may have another statement be executed, and SQLAlchemy would name this one.
+    # Other listeners may replace the statement, and SQLAlchemy would still pass this one.
     state.bind_arguments.pop("clause", None)
     if state.is_select and not streams:
-        # Objects are made of the rows at once, as they are with asyncio. Made after the session has
-        # moved, they would be taken for what the master has shown.
+        # Make objects from all rows at once, as SQLAlchemy does with asyncio. If they were made
+        # after the session has moved, their values would be taken for the master's.
         state.update_execution_options(prebuffer_rows=True)
 
 

@@ -35,12 +35,13 @@ __all__ = (
 
 #: The execution option by which a statement says where it is to run.
 ROUTE_OPTION = "hasql_route"
-#: In others what a statement has seen is there until the end of the transaction, or is not locked.
+#: The levels at which a session may change servers. At higher ones, what a statement has seen holds
+#: until the transaction ends; with AUTOCOMMIT, the rows checked on the master are not locked.
 _ROUTED_LEVELS = {"READ COMMITTED", "READ UNCOMMITTED"}
 
 
 def is_routed(options: Mapping[str, Any]) -> bool:
-    """Tell whether a session may route itself with these options, of an engine's or of its own."""
+    """Tell whether a session may route itself with these options of its own, or of an engine."""
     level = options.get("isolation_level")
     level = (options.get("execution_options") or {}).get("isolation_level", level)
     return level is None or level.upper().replace("_", " ") in _ROUTED_LEVELS
@@ -57,40 +58,40 @@ class RouteRules:
 
 
 class Asked(NamedTuple):
-    """What a statement asks for that is about to be executed."""
+    """What a statement that is about to be executed asks for."""
 
     #: Where to run; None: it does not say.
     route: str | None
     #: Whether its rows are fetched little by little.
     streams: bool
-    #: What is executing it. It is taken out to be asked, as it refers to this in turn.
+    #: The state of the execution. `statement` takes it out, because it refers to this in turn.
     state: list[ORMExecuteState]
 
     def statement(self) -> Any:
-        """Return what is to be executed after all; None if that has been asked before."""
+        """Return the statement that is executed in the end; None if asked before."""
         return self.state.pop().statement if self.state else None
 
 
 class SessionRoute:
-    """Leases one connection at a time for one session: of a replica, or of the master's.
+    """Leases one connection at a time for one session: a replica's or the master's.
 
     Args:
-        rules: The maker's.
+        rules: The rules of the maker of the session.
         acquire: Makes a lease, on a `replica` or not; None if there is no replica to read from.
     """
 
     def __init__(self, rules: RouteRules, acquire: Callable[..., Any]) -> None:
         self._rules = rules
         self._acquire = acquire
-        #: What is leased, if anything is.
+        #: The lease, if there is one.
         self._lease: Any = None
-        #: What the session is to use.
+        #: What `get_bind` returns to the session: the connection, or a `SameEngine` with it.
         self._bind: Any = None
         self._connection: Any = None
         self._replicas_engine: Engine | None = None
-        #: Whether the current transaction is on the master, or has lost the replica on its way.
+        #: Whether the current transaction is on the master, or has left the replica to go there.
         self._moved = False
-        #: Whether rows of a replica may be made objects after that, even in another transaction.
+        #: Whether a replica's rows may become objects after that, even in another transaction.
         self._streamed = False
         self._ended = False
 
@@ -100,7 +101,7 @@ class SessionRoute:
         return self._moved
 
     def bind_for(self, session: Session, statement: Any, asked: Asked | None) -> Any:
-        """Return the connection for a statement, or for whatever the session writes by itself."""
+        """Return the connection for a statement; None: for what the session writes by itself."""
         if self._ended:
             raise InvalidRequestError("the block of this session has ended: make another session")
         if (
@@ -127,7 +128,7 @@ class SessionRoute:
                 return self.master(session)
             connection = self._rules.leases.acquire(lease)
             self._lease, self._bind, self._connection = lease, connection, connection
-            self._replicas_engine = connection.engine  # as it is another's once it is lost
+            self._replicas_engine = connection.engine  # a lost connection may get another engine
             if connection.default_isolation_level not in _ROUTED_LEVELS:
                 return self.master(session)
             self._rules.leases.lend(connection, partial(self._has, lease), replica=True)
@@ -137,7 +138,7 @@ class SessionRoute:
         return self._lease is lease
 
     def master(self, session: Session) -> Any:
-        """Return a connection to the master, once the replica's has been given back."""
+        """Give the replica's connection back, if there is one, and return one to the master."""
         if not self._moved:
             self._moved = True
             if self._lease is not None:
@@ -162,19 +163,19 @@ class SessionRoute:
 
     @property
     def connection(self) -> Connection | None:
-        """What is leased now."""
+        """The connection that is leased now."""
         return None if self._lease is None else self._connection
 
     def check(self, session: Session, objects: Iterable[object]) -> None:
-        """Do so for objects that are to be saved beside a flush."""
+        """Check objects that are saved without a flush, as `check_before_flush` does."""
         states = [inspect(each) for each in objects]
         if any(map(shown_by_replica, states)):
             check_on_master(session.connection(), states)
 
     def check_before_flush(self, session: Session) -> None:
-        """Move to the master, and see that it has what a replica has shown of what is written.
+        """Move to the master, and check the objects to be written that a replica has shown.
 
-        Raises StaleReadError.
+        Raises StaleReadError if the master has other values.
         """
         states = to_be_written(session)
         check_on_master(session.connection(), states)
@@ -185,12 +186,12 @@ class SessionRoute:
             self._rules.leases.give_back(lease)
 
     def end_transaction(self) -> None:
-        """Give back what is leased. The next transaction begins anew."""
+        """Give back the connection that is leased. The next transaction begins anew."""
         self._moved, self._replicas_engine = False, None
         self._leave()
 
     def end(self) -> Any:
-        """Let the session do nothing any more. Return the lease that is still to be given back."""
+        """Refuse further statements, and return the lease that must still be given back, if any."""
         self._ended = True
         lease, self._lease = self._lease, None
         return lease

@@ -1,4 +1,4 @@
-"""The session of a unit of work: on the connection that `run` has, and ended by it."""
+"""The session of a unit of work: it uses the connection of `run`, and `run` ends it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class AttemptLeases:
     """Gives a session the connection of an attempt, which is on one server at a time.
 
     Args:
-        attempt: The attempt, of either face.
+        attempt: The attempt, of a task or a thread.
         connection: Returns SQLAlchemy's own connection that the attempt has.
-        exchange: Has the attempt go on on the master.
+        exchange: Moves the attempt to the master.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class AttemptLeases:
         self._is_over = False
 
     def route(self, reads: ProvableReads) -> SessionRoute:
-        """Make the route of its session."""
+        """Make the route of the attempt's session."""
         return SessionRoute(RouteRules(reads, self, not self._attempt.may_write), _Wanted)
 
     def bind(self) -> None:
@@ -46,13 +46,13 @@ class AttemptLeases:
         self.lend(self._connection(), lambda: True, replica=False)
 
     def end(self) -> None:
-        """Let the session end its transaction without a word to the server."""
+        """Let the session end its transaction without a word to the server from now on."""
         self._is_over = True
 
-    # What a route has it for
+    # What a `SessionRoute` calls
 
     def acquire(self, lease: _Wanted) -> Connection:
-        """Return the connection, on the master if that is wanted."""
+        """Return the attempt's connection; move the attempt to the master first if need be."""
         if lease.replica:
             self._attempt.has_read = True
         if not lease.replica and not self._attempt.may_write:
@@ -60,10 +60,10 @@ class AttemptLeases:
         return self._connection()
 
     def give_back(self, lease: _Wanted) -> None:
-        """Leave that to the attempt."""
+        """Do nothing: the attempt gives its connection back."""
 
     def lend(self, connection: Connection, is_leased: Callable[[], bool], *, replica: bool) -> None:
-        """Have the session not commit."""
+        """Wrap the session's transaction, so that the session cannot commit it."""
         del replica
         lend(connection, partial(RunTransaction, is_leased=lambda: self._goes_on(is_leased)))
 
@@ -72,7 +72,7 @@ class AttemptLeases:
 
 
 class _Wanted:
-    """What a route asks for."""
+    """Stands for a lease: says which server a route asks for."""
 
     def __init__(self, *, replica: bool) -> None:
         self.replica = replica
@@ -82,13 +82,13 @@ class _Wanted:
 class RunPlan:
     """How the attempts of one run get what they need."""
 
-    #: Makes the lease of the next attempt, of so many seconds.
+    #: Makes the lease of the next attempt, given the acquire's timeout in seconds.
     acquire: Callable[[float], Any]
-    #: Makes one of the master's, to which an attempt moves.
+    #: Makes a lease of the master, for an attempt that moves there.
     writes: Callable[[float], Any]
-    #: For sessions.
+    #: The arguments of the sessions.
     kwargs: dict[str, Any]
-    #: SQLAlchemy's own class of sessions, made to route them; None: they stay where they are.
+    #: The class of sessions that route themselves; None: they stay where they are.
     made: type[Any] | None
     reads: ProvableReads
 
@@ -97,8 +97,8 @@ class FirstReads:
     """Makes the leases of a run's attempts: the first one reads, the others are the master's.
 
     Args:
-        reads: Makes a lease to read by, of so many seconds; None if there is no replica.
-        writes: Makes one of the master's.
+        reads: Makes a lease to read by, given its timeout in seconds; None if there is no replica.
+        writes: Makes a lease of the master, given its timeout in seconds.
     """
 
     def __init__(self, reads: Callable[[float], Any], writes: Callable[[float], Any]) -> None:
@@ -107,19 +107,19 @@ class FirstReads:
         self._is_first = True
 
     def __call__(self, seconds: float) -> Any:
-        """Make the next one."""
+        """Make the lease of the next attempt."""
         first, self._is_first = self._is_first, False
         return (self._reads(seconds) if first else None) or self._writes(seconds)
 
 
 def prepare(session: Session) -> None:
-    """Have all been written that the session is to commit."""
+    """Tell the session's listeners that it commits, and write all that is to be committed."""
     session.dispatch.before_commit(session)
     session.flush()
 
 
 def finish(session: Session) -> None:
-    """Have the session know that all is committed."""
+    """Tell the session and its listeners that all is committed."""
     session.dispatch.after_commit(session)
     if session.expire_on_commit:
         session.expire_all()

@@ -1,4 +1,4 @@
-"""What makes sessions of SQLAlchemy's ORM on leases; for tasks and threads alike."""
+"""Makers of sessions of SQLAlchemy's ORM on leases, for tasks and threads alike."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ("Acquires", "Route", "SessionMaker")
 _LeaseT = TypeVar("_LeaseT")
 _LeaseT_co = TypeVar("_LeaseT_co", covariant=True)
 _BlockT = TypeVar("_BlockT")
-#: Who says where a session's statements go: its maker's caller, or the statements themselves.
+#: What says where a session's statements go: the caller of the maker, or the statements.
 Route: TypeAlias = Literal["explicit", "auto"]
 
 
@@ -35,7 +35,7 @@ class Acquires(Protocol[_LeaseT_co]):
 
     @property
     def runs(self) -> Any:
-        """What does units of work."""
+        """The object that runs units of work."""
 
     @property
     def available_pool_count(self) -> int:
@@ -43,7 +43,7 @@ class Acquires(Protocol[_LeaseT_co]):
 
     @property
     def replica_pool_count(self) -> int:
-        """How many replicas are."""
+        """How many replicas are in routing."""
 
     def acquire(
         self,
@@ -96,13 +96,13 @@ class SessionMaker(Generic[_LeaseT, _BlockT]):
         """Make a session for a block.
 
         Args:
-            read_only: Whether it is on a replica, or on the master. None: on the master, or where
-                its statements may go, as the maker's `route` says.
-            fallback_master: For the pool manager's `acquire`. None: what the manager says, but
+            read_only: Whether the session is on a replica or on the master. None: on the master, or
+                where its statements may go, as the maker's `route` says.
+            fallback_master: For the pool manager's `acquire`. None: the manager's own setting, but
                 a session that routes itself reads from a master where there is no replica.
             master_as_replica_weight: For the pool manager's `acquire`.
-            timeout: As above; for each acquire of a session that routes itself.
-            kwargs: For this session, before those that were given for all.
+            timeout: The same, in seconds; for each acquire of a session that routes itself.
+            kwargs: Arguments of this session, which override those given to the maker.
 
         Raises:
             NotAvailableError: On entering, or with the first statement where the session routes
@@ -165,7 +165,7 @@ class SessionMaker(Generic[_LeaseT, _BlockT]):
         return manager.acquire(replica, fallback, master_as_replica_weight, timeout)
 
     def _plan_run(self, read_only: bool | None, isolation: str | None) -> RunPlan:  # noqa: FBT001  # as above
-        """Say where the attempts of a run are, and what their sessions are made of."""
+        """Plan where the attempts of a run go, and how their sessions are made."""
         kwargs, manager = self._kwargs, self._manager
         if kwargs.get("twophase"):
             raise ConfigurationError("run ends the transaction of its session: drop 'twophase'")
@@ -181,17 +181,17 @@ class SessionMaker(Generic[_LeaseT, _BlockT]):
 
     @abstractmethod
     def _routed_class(self, kwargs: dict[str, Any]) -> type[Any]:
-        """Return SQLAlchemy's own class of sessions, made to route them.
+        """Return a class of SQLAlchemy's own sessions that route themselves.
 
         Raises ConfigurationError.
         """
 
     @abstractmethod
     def _session(self, lease: _LeaseT, kwargs: dict[str, Any], *, commit: bool) -> _BlockT:
-        """Make a block that has a session on a lease, and commits at its end if it is to."""
+        """Make a block with a session on a lease; with `commit`, it commits at its end."""
 
     @abstractmethod
     def _routed_session(
         self, made: type[Any], route: SessionRoute, kwargs: dict[str, Any], *, commit: bool
     ) -> _BlockT:
-        """Make a block that has a session that routes itself, and commits at its end."""
+        """Make a block with a session that routes itself; with `commit`, it commits at its end."""

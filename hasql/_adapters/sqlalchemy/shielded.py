@@ -15,25 +15,27 @@ __all__ = ("ShieldedOperations",)
 
 _T = TypeVar("_T")
 
-#: Seconds in which an operation ends after its connection was aborted: otherwise it is cancelled.
+#: Seconds after which an operation is cancelled if aborting its connection has not ended it: after
+#: it was given up, and after `end`.
 _LIMIT_GIVEN_UP = 1.0
 _LIMIT_ABORTED = 0.1
-#: Seconds for which who is cancelled again waits on, even if an event goes on when it is cancelled.
+#: Seconds that a task which is cancelled again still waits, even if a listener ignores being
+#: cancelled.
 _LIMIT_CANCELLED_AGAIN = 2 * _LIMIT_GIVEN_UP
 
 
 class ShieldedOperations:
     """The acquires and releases of one engine that are under way.
 
-    When an operation is cancelled, psycopg waits for its own cancel request, and SQLAlchemy until
-    the connection has been closed in agreement with the server. So the task of an operation is not
-    cancelled: its connection is aborted, which ends it, and what it may still have made is
-    discarded.
+    A cancelled operation would wait for the server: psycopg for its own cancel request, SQLAlchemy
+    until the connection is closed in agreement with the server. So the task of an operation is not
+    cancelled. Its connection is aborted instead, which ends the operation, and a connection that it
+    may still return is discarded.
     """
 
     def __init__(self, discard: Callable[[Any], Awaitable[None]]) -> None:
         self._discard = discard
-        #: The tasks that end what was given up: asyncio itself keeps no reference to them.
+        #: The tasks that end operations that were given up: asyncio keeps no reference to them.
         self._endings: set[asyncio.Task[None]] = set()
         #: The operations that are under way, by the connection that each is for.
         self._tasks: dict[Hashable, asyncio.Task[Any]] = {}
@@ -48,7 +50,7 @@ class ShieldedOperations:
         """Do some work. It gets a task of its own only if it pauses.
 
         Args:
-            work: What to do.
+            work: The work.
             give_up: Aborts the connection of the work; called if this is cancelled or fails.
             connection: For `end`: the connection that the work is for, if that is known.
         """
@@ -68,9 +70,9 @@ class ShieldedOperations:
             if task in self._ended:
                 give_up(task)
                 raise ConnectionError("the connection was given up while an event ran") from None
-            # In a task, which begins after the first one has begun. A task that is cancelled before
-            # it begins would leave SQLAlchemy in the middle of its work, with a place that nobody
-            # gives back.
+            # Give up in a new task, because that begins only after `task` has begun. If `task` were
+            # cancelled before it begins, SQLAlchemy would stay in the middle of its work, and its
+            # place in the pool would never be given back.
             ending = loop.create_task(self._end(task, give_up))
             self._endings.add(ending)
             ending.add_done_callback(self._endings.discard)
@@ -85,12 +87,13 @@ class ShieldedOperations:
     def end(self, connection: Hashable) -> None:
         """End the work for a connection that was aborted.
 
-        The abort ends it, unless an event of the application's waits for something else.
+        The abort itself ends it, unless a listener of the application's waits for something else.
         """
         task = self._tasks.get(connection)
         if task is not None:
-            # After the turn in which it begins: uvloop's timers come first in each, and one that is
-            # cancelled before it begins leaves the work as it is.
+            # `call_soon` puts the cancellation after the turn of the loop in which the task begins:
+            # uvloop runs timers first in a turn, and a task that is cancelled before it begins
+            # would leave the work unfinished.
             loop = asyncio.get_running_loop()
             loop.call_later(_LIMIT_ABORTED, loop.call_soon, self._cancel, task)
 
@@ -101,7 +104,7 @@ class ShieldedOperations:
     async def _end(
         self, task: asyncio.Task[Any], give_up: Callable[[asyncio.Task[Any]], object]
     ) -> None:
-        """Give work up, wait until it has ended, and discard what it may have returned."""
+        """Give work up, wait until it has ended, and discard the connection it may return."""
         give_up(task)
         done, _ = await asyncio.wait({task}, timeout=_LIMIT_GIVEN_UP)
         if not done:
@@ -113,10 +116,11 @@ class ShieldedOperations:
 
 
 async def _until_ended(ending: asyncio.Task[None]) -> None:
-    """Wait for the end of what was given up, also if this is cancelled again meanwhile.
+    """Wait for the end of work that was given up, even if this is cancelled again meanwhile.
 
-    Until then it has a place in SQLAlchemy's pool. Whoever was lent that place before would wait
-    there, and SQLAlchemy wakes nobody when a place is free without a connection.
+    Until then the work has a place in SQLAlchemy's pool. If hasql lent that place to another
+    acquire before, that acquire would wait in the pool, and SQLAlchemy wakes no waiter when a place
+    becomes free without a connection.
     """
     loop = asyncio.get_running_loop()
     latest = loop.time() + _LIMIT_CANCELLED_AGAIN

@@ -1,4 +1,4 @@
-"""Sessions of SQLAlchemy's ORM, each on a lease."""
+"""Sessions of SQLAlchemy's ORM for tasks, each on a lease."""
 
 from __future__ import annotations
 
@@ -53,23 +53,24 @@ class TaskSessionMaker(SessionMaker["_Lease", "AbstractAsyncContextManager[_S]"]
     ) -> _T:
         """Do work in a session, and do it again where that is safe: the pool manager's `run`.
 
-        `work` gets a session and returns what this returns. It leaves the commit to this, which
-        flushes before. It may be called several times, each time with a session of its own.
+        `work` is given a session, and its result is returned. It leaves the commit to this method,
+        which flushes before. It may be called several times, each time with a session of its own.
 
         With ``route="auto"`` the first attempt routes itself: it reads from a replica until it
-        writes. All others are on the master, such as that after a `StaleReadError`.
+        writes. All others, such as the one after a `StaleReadError`, are on the master.
 
         Args:
             work: A coroutine function that takes a session.
-            read_only: Whether it is on a replica, in a read-only transaction, or on the master from
-                the beginning. None: as the maker's `route` says.
-            idempotent: See the pool manager's `run`, as for the others.
-            retry: See `idempotent`.
-            isolation: See `idempotent`. One that is not routed has all be on the master.
-            resolve_commits: See `idempotent`.
+            read_only: Whether the session is on a replica, in a read-only transaction, or on the
+                master from the beginning. None: as the maker's `route` says.
+            idempotent: See the pool manager's `run`.
+            retry: See the pool manager's `run`.
+            isolation: See the pool manager's `run`. With a level above READ COMMITTED no attempt
+                routes itself: all are on the master, unless `read_only` says otherwise.
+            resolve_commits: See the pool manager's `run`.
 
         Raises:
-            Exception: What the pool manager's `run` raises.
+            Exception: Whatever the pool manager's `run` raises.
         """
         if not callable(work):
             raise no_work(work, "a session")
@@ -134,13 +135,13 @@ class TaskSessionMaker(SessionMaker["_Lease", "AbstractAsyncContextManager[_S]"]
 
 
 async def _close(session: AsyncSession, lease: Any, *, rolled_back: bool) -> None:
-    """Close a session whose lease has ended, and its transaction with it: that needs no server.
+    """Close a session whose lease, and with it the transaction, has ended. This needs no server.
 
-    `rolled_back` where an exception has left a block that would have committed. Then what was added
-    is new again, as after SQLAlchemy's own: it may be added to the session of another try.
+    `rolled_back`: an exception has left a block that would have committed. Then objects that were
+    added are new again, as after SQLAlchemy's own block, and may be added to another session.
     """
     if getattr(lease, "detached", False):
-        # The giving back was cancelled: another task is at it, and uses the connection.
+        # The release was cancelled: another task goes on with it, and uses the connection.
         session.expunge_all()
         return
     try:

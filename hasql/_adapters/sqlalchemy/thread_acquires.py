@@ -1,11 +1,11 @@
 """How threads take connections from a queue pool of SQLAlchemy's, without waiting in it.
 
 By itself the pool connects, and waits, in the thread that asks it, for as long as that takes. Here
-connects have threads of their own, and the pool is asked again once there is something to be had:
-what it asks to create is ready by then.
+each connect has a thread of its own. The pool is asked again once a connection can be had: if it
+then asks for a new one, that is ready.
 """
 
-# long: an acquire, the pool's request for a connection and what ends both are one sequence.
+# long: an acquire, the pool's request for a connection and the end of both are one sequence.
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class QueueAcquires:
     """The acquires of one pool, to be made in the manager's event loop.
 
     Args:
-        library: What is beneath the pool.
-        pool: Tells which pool it is now.
-        connect: Opens a connection, and tells the address it leads to.
+        library: The library beneath the pool.
+        pool: Returns the current pool of the engine.
+        connect: Opens a connection, and returns it with the address it leads to.
         limit: How many connections the pool opens at most.
     """
 
@@ -74,12 +74,12 @@ class QueueAcquires:
         self._closed = False
 
     def watch(self, target: Any) -> None:
-        """Follow what the pool, or the engine that has it, closes."""
+        """Follow which connections are closed by the pool, or by the engine that has it."""
         for name in ("close", "close_detached"):
             event.listen(target, name, self._on_close)
 
     def watch_pings(self, dialect: Any) -> None:
-        """Have the pings of a dialect, the pool's own, be broken off at the deadline."""
+        """Break off the pings of the pool's dialect at the deadline of the acquire."""
         ping: Callable[[Any], bool] = dialect.do_ping
 
         def prepare_and_ping(raw: Any) -> bool:
@@ -102,7 +102,7 @@ class QueueAcquires:
             while True:
                 ticket = self._connects.ticket()
                 if self._pool().checkedout() >= self._limit:
-                    # Others have taken all from the pool directly. It would wait in its own way.
+                    # The application has taken all from the pool directly, which would wait itself.
                     self._connects.wait_for_return(time_left, ticket)
                     continue
                 if (taken := self._look(taking)) is not None:
@@ -117,13 +117,13 @@ class QueueAcquires:
             raise
         finally:
             self._thread.request = before
-            request.error = None  # whose traceback leads here
+            request.error = None  # its traceback refers to this frame
             for raw in request.preparing:
                 self._preparations.end(raw)
 
     def _wait(self, request: PoolRequest, ticket: Ticket) -> None:
         if request.error is not None:
-            raise request.error  # the pool did not ask for what could not be had
+            raise request.error  # `create` has not: the pool did not ask for a new connection
         try:
             self._connects.wait(request.time_left, ticket)
         except (ConnectionError, OutOfTimeError):
@@ -131,14 +131,14 @@ class QueueAcquires:
         except Exception as error:
             if request.time_left.interrupted:
                 raise
-            request.error = error  # the pool raises it, in its own way
+            request.error = error  # `create` raises it, so that the pool does, in its own way
 
     def _look(self, taking: Taking[_T]) -> _T | None:
-        """Take what can be had without waiting; None: there is nothing."""
+        """Take a connection that can be had without waiting; None: there is none."""
         pool = self._pool()
         if pool.dispatch.checkout and not event.contains(pool, "checkout", self._on_checkout):
             event.listen(pool, "checkout", self._on_checkout, insert=True)
-        # A place without a connection may be first in the pool's queue, and idle ones behind it.
+        # The first place in the pool's queue may lack a connection, and one behind it have one.
         for _ in range(pool.checkedin() + 1):
             try:
                 taken = taking.take()
@@ -154,13 +154,13 @@ class QueueAcquires:
         return None
 
     def _drop(self, taken: _T, taking: Taking[_T]) -> None:
-        """Close what was taken by an acquire that was interrupted."""
+        """Close a connection that was taken by an acquire which was interrupted."""
         raw = taking.raw_of(taken)
         taking.drop(taken)
         self.given_back(raw)
 
     def create(self) -> Any:
-        """Return a new connection to the pool, which asks for one."""
+        """Return a new connection to the pool, which has asked for one."""
         if self._closed:
             raise PoolManagerClosedError("the pool manager is closed")
         request = self._thread.request
@@ -186,11 +186,11 @@ class QueueAcquires:
             self._preparations.begin(raw, request.time_left.seconds)
 
     def _on_checkout(self, raw: Any, *_: object) -> None:
-        if len(self._pool().dispatch.checkout) > 1:  # there are others after this one
+        if len(self._pool().dispatch.checkout) > 1:  # the application's, after this one
             self.prepare(raw)
 
     def given_back(self, raw: Any) -> None:
-        """Take note that a connection is idle now, or its place free."""
+        """Take note that a connection is idle now, or that its place is free."""
         self._lent.discard(raw)
         self.connections.note_alive(raw)
         self._connects.arrived()
@@ -205,32 +205,32 @@ class QueueAcquires:
         room = not pool.size() or pool.checkedin() + ready < pool.size()
         return (awaited or room) and len(self.connections) < self._limit
 
-    # What the core wants of all
+    # What the core does with all connections
 
     def idle(self) -> int:
-        """Return how many wait for use."""
+        """Return how many connections wait for use."""
         places = self._pool().checkedin() + self._connects.ready
         return min(places, self.connections.without(self._lent))
 
     def end_connects(self) -> None:
-        """End every wait for a connect, and abort what is not ready for use yet."""
+        """End every wait for a connect, and abort connections that are not ready for use yet."""
         self._connects.end()
         self._preparations.abort_all()
 
     def purge(self, kept: Collection[Any]) -> None:
-        """Abort all but some, and every connect under way."""
+        """Abort all connections except `kept`, and every connect under way."""
         self.end_connects()
         for new in self._connects.empty():
             self.connections.discard(new)
         self.connections.abort_all(kept)
 
     def drain(self, kept: Collection[Any], has_left: Callable[[str | None], bool]) -> None:
-        """Abort all but some, of those to the addresses that it tells."""
+        """Abort the connections to addresses that the name has left, except `kept`."""
         self.end_connects()
         self.connections.abort_all(kept, has_left)
 
     def close(self) -> None:
-        """Open no more, and close all that nobody has."""
+        """Open no more connections, and close those that are not leased."""
         self._closed = True
         self._connects.close()
         for new in self._connects.empty():
@@ -239,8 +239,8 @@ class QueueAcquires:
         self._pool().dispose()
 
     def terminate(self) -> None:
-        """Open no more, and abort all."""
+        """Open no more connections, and abort all."""
         self._closed = True
         self._connects.close()
         self.purge(())
-        self._pool().dispose()  # of what is left of idle ones
+        self._pool().dispose()  # of what is left of the idle connections

@@ -25,7 +25,7 @@ _ALIVE_FOR = 0.001
 
 
 class NewConnection(NamedTuple):
-    """A connection that was opened and is not known here yet."""
+    """A connection that was opened, but not taken in yet."""
 
     raw: Any
     switch: KillSwitch
@@ -44,15 +44,14 @@ class _Known:
         sockets.register(switch.fileno(), select.POLLIN)
         self.readable: Callable[[int], Any] = sockets.poll
         self.in_hot_standby: bool | None = None
-        #: Which thread holds it, where `getconn` has handed it out.
         #: When it was last known to be alive, in seconds of time.monotonic().
         self.alive_at = monotonic()
 
 
 class QueueConnections:
-    """The open connections of one pool: each can be aborted by any thread, and found dead.
+    """The open connections of one pool, each of which any thread can abort, and find dead.
 
-    To be made in the manager's event loop.
+    Must be made in the manager's event loop.
     """
 
     def __init__(self, library: ThreadLibrary) -> None:
@@ -62,7 +61,7 @@ class QueueConnections:
         self._loop_thread = get_ident()
 
     def opened(self, opened: WithSettings[tuple[Any, str | None]]) -> NewConnection:
-        """Make a connection one that any thread can end. Raises ConnectionError if it is lost."""
+        """Make it possible to end a connection from any thread. Raises ConnectionError if lost."""
         raw, address = opened.connection
         try:
             switch = self._library.switch(raw)
@@ -73,7 +72,7 @@ class QueueConnections:
         return NewConnection(raw, switch, address, opened.made)
 
     def take_in(self, new: NewConnection) -> None:
-        """Know a new connection from now on."""
+        """Take in a new connection, which is known from now on."""
         raw = new.raw
         known = self._open[raw] = _Known(new.switch)
         known.in_hot_standby = self._library.in_hot_standby(raw)
@@ -99,21 +98,21 @@ class QueueConnections:
         return raw in self._open
 
     def without(self, some: Collection[Any]) -> int:
-        """Count those that are not among some."""
+        """Count the open connections that are not among `some`."""
         return sum(raw not in some for raw in self._open.copy())
 
     def is_closed(self, raw: Any) -> bool:
-        """Tell whether one is known to be gone."""
+        """Tell whether a connection is known to be gone."""
         return raw not in self._open or self._library.is_closed(raw)
 
     def is_usable(self, raw: Any) -> bool:
-        """Tell whether an idle one can be used, as far as can be seen without asking the server."""
+        """Tell whether an idle connection looks usable, without asking the server."""
         known = self._open.get(raw)
         if known is None or self._library.is_closed(raw):
             return False
         now = monotonic()
         if now - known.alive_at < _ALIVE_FOR:
-            return True  # which saves a system call
+            return True  # saves a system call
         while known.readable(0):
             if not self._library.reads(raw):
                 return False
@@ -121,7 +120,7 @@ class QueueConnections:
         return True
 
     def note_alive(self, raw: Any) -> None:
-        """Take note that one has just been used."""
+        """Take note that a connection has just been used."""
         if (known := self._open.get(raw)) is not None:
             known.alive_at = monotonic()
 
@@ -130,26 +129,26 @@ class QueueConnections:
         known = self._open.get(raw)
         if known is None or self._library.is_closed(raw):
             return None
-        # libpq is not asked while it is at work in another thread.
+        # Do not ask libpq while it is at work in another thread.
         if get_ident() != self._loop_thread or not self._library.is_busy(raw):
             known.in_hot_standby = self._library.in_hot_standby(raw)
         return known.in_hot_standby
 
     def forget(self, raw: Any) -> None:
-        """Know one no more: it is closed, or about to be."""
+        """Forget a connection that is closed, or about to be."""
         self.destinations.closed(raw)
         if (known := self._open.pop(raw, None)) is not None:
             known.switch.close()
 
     def closes(self, raw: Any) -> None:
-        """Know one no more that the pool is about to close, which ends what runs on it."""
+        """Forget a connection that the pool is about to close, and end what runs on it."""
         if not self._library.is_closed(raw) and self._library.is_busy(raw):
             self.abort(raw)
         else:
             self.forget(raw)
 
     def abort(self, raw: Any) -> None:
-        """End one at once, whichever thread uses it; that one closes it."""
+        """End a connection at once, whichever thread uses it; that thread closes it."""
         if (known := self._open.get(raw)) is not None:
             known.switch.shut_down()
             self.forget(raw)
@@ -157,7 +156,7 @@ class QueueConnections:
     def abort_all(
         self, but: Collection[Any] = (), to: Callable[[str | None], bool] = lambda _: True
     ) -> None:
-        """Abort all but some, of those to the addresses that `to` tells."""
+        """Abort the connections to addresses that `to` accepts, except those in `but`."""
         for raw in self._open.copy():
             if raw not in but and to(self.destinations.address_of(raw)):
                 self.abort(raw)

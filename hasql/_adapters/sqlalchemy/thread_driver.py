@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ("SqlalchemyThreadDriver",)
 
-#: The libraries that SQLAlchemy may work with, as a DSN names them.
+#: The libraries that SQLAlchemy may use, as a DSN names them.
 _LIBRARIES: dict[str, EngineThreadLibrary | None] = {
     "psycopg": load("hasql._adapters.sqlalchemy.thread_psycopg_library"),
     "psycopg2": load("hasql._adapters.sqlalchemy.thread_psycopg2_library"),

@@ -1,4 +1,4 @@
-"""SQLAlchemy's connections that threads have leased, each bound to the driver's that it has."""
+"""SQLAlchemy's connections leased by threads, each bound to the driver's connection beneath."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class EngineThreadLease:
         self.pool = pool
         #: Whether a statement has been begun.
         self.stated = False
-        #: Calls who is told if it is dropped.
+        #: A weak reference whose callback reports that the connection was dropped.
         self.end: object = None
 
     def is_intact(self) -> bool:
@@ -51,18 +51,20 @@ class EngineThreadLeases:
         self, engine: Engine, report: Callable[[Connection, BaseException], object]
     ) -> None:
         self._report = report
-        #: By the `id` of each, so that they are not kept alive.
+        #: By the `id` of each connection, so that none is kept alive.
         self._leases: dict[int, EngineThreadLease] = {}
         self._engine = engine
-        #: Told of those that are dropped.
+        #: Called for each leased connection that is dropped; see `DriverPool.watch_drops`.
         self.dropped: Callable[[int, Callable[[], Connection]], bool] | None = None
         self._lost_error: type[Exception] = engine.dialect.loaded_dbapi.OperationalError
-        #: The engine of those that were found lost, which would ask theirs for another connection
-        #: of the driver's. All others have the real one: a thread may go on with another lease.
+        #: The engine given to connections that were found lost: they would ask the real one for
+        #: another connection of the driver's. All others keep the real one, because a thread may go
+        #: on with another lease.
         self._engine_of_lost: Engine = engine.execution_options()
         self._engine_of_lost.raw_connection = self._refuse  # type: ignore[method-assign]  # its own
-        # These are all events of the dialect. With one event of the engine itself SQLAlchemy would
-        # look for listeners at each step of each statement: a tenth of what a short one takes.
+        # All of these are events of the dialect. With a single event of the engine itself,
+        # SQLAlchemy would look for listeners at each step of each statement, which costs a tenth of
+        # the time that a short statement takes.
         for name in ("do_execute", "do_executemany", "do_execute_no_params"):
             event.listen(engine, name, self._before_statement)
         event.listen(engine, "handle_error", self._on_error)
@@ -83,8 +85,8 @@ class EngineThreadLeases:
         return self._lost_error("the connection was lost; acquire another one")
 
     def _on_error(self, context: ExceptionContext) -> None:
-        # The pool's other connections are kept: each is looked at before it is used, and all are
-        # aborted if their host is down.
+        # Keep the pool's other connections: each is checked before it is used, and all are aborted
+        # if their host is down.
         context.invalidate_pool_on_disconnect = False
         connection = context.connection
         lease = None if connection is None else self._leases.get(id(connection))
@@ -107,7 +109,7 @@ class EngineThreadLeases:
             self.dropped(identity, partial(self._revive, identity, lease))
 
     def _revive(self, identity: int, lease: EngineThreadLease) -> Connection:
-        """Make a connection of what one has left that was dropped."""
+        """Make a new connection object from the remains of one that was dropped."""
         connection = Connection(self._engine, lease.proxied)
         if self._leases.get(identity) is lease:
             del self._leases[identity]

@@ -19,23 +19,24 @@ __all__ = ("EngineThreadLibrary", "ThreadLibrary")
 
 
 class ThreadLibrary(Protocol):
-    """The library beneath a queue pool: what is done with its connections directly.
+    """The library beneath a queue pool: direct work with its connections.
 
-    What waits for a server is called in the thread that has the connection, everything else in any.
+    Methods that wait for a server are called in the thread that has the connection, all others in
+    any thread.
     """
 
     def connect(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], connect: ThreadedConnect
     ) -> WithSettings[tuple[Any, str | None]]:
-        """Open a connection, however long it takes, and tell the address it leads to."""
+        """Open a connection, however long it takes, and return it with its address."""
 
     def login_of(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what of the arguments of `connect` is for a reserved connection of psycopg's."""
+        """Return the arguments of `connect` that are for a reserved connection of psycopg's."""
 
     def adopt(self, raw: Any) -> Any:
-        """Make one that a listener has opened by itself one of the library's.
+        """Turn a connection that a listener has opened by itself into one that hasql can use.
 
-        Raises ConfigurationError where that cannot be.
+        Raises ConfigurationError if that is not possible.
         """
 
     def close(self, raw: Any) -> None:
@@ -45,7 +46,7 @@ class ThreadLibrary(Protocol):
         """Return the descriptor of its socket."""
 
     def switch(self, raw: Any) -> KillSwitch:
-        """Return what ends it, whichever thread uses it. Raises an error if it is lost already."""
+        """Return the switch that ends it from any thread. Raises an error if it is lost already."""
 
     def is_closed(self, raw: Any) -> bool:
         """Tell whether it is known to be gone."""
@@ -57,28 +58,28 @@ class ThreadLibrary(Protocol):
         """Tell whether no transaction is open and no statement runs."""
 
     def in_hot_standby(self, raw: Any) -> bool | None:
-        """Return what the server reported last."""
+        """Return what the server last reported; None: it does not report it."""
 
     def is_read_only(self, raw: Any) -> bool:
         """Tell whether transactions are read-only by default, as the server reported last."""
 
     def reads(self, raw: Any) -> bool:
-        """Read what has come on an idle connection; tell whether the connection goes on."""
+        """Read what an idle connection has received; tell whether it is still alive."""
 
     def roll_back(self, raw: Any) -> None:
-        """Roll an open transaction back; raise an error of the library's where that cannot be."""
+        """Roll an open transaction back; raise an error of the library's if that fails."""
 
     def fetch_row(self, raw: Any, sql: str) -> Sequence[str | None]:
         """Run a query in the transaction that is open; see `Session.fetch_row`."""
 
     def read_only(self, raw: Any) -> bool | None:
-        """Return what the next transactions are begun as; None: as the session's default is."""
+        """Tell whether the next transactions begin as read-only; None: the session's default."""
 
     def set_read_only(self, raw: Any, value: bool | None) -> None:  # noqa: FBT001  # a value
-        """Have the next transactions begun so."""
+        """Set whether the next transactions begin as read-only; None: the session's default."""
 
     def state_of(self, raw: Any) -> TransactionState:
-        """Tell what has become of a transaction; what was never begun may have ENDED."""
+        """Return the state of the transaction; it may be ENDED also if none was begun."""
 
     def count_rows(self, raw: Any, sql: str) -> int:
         """Run a query in a transaction of its own and return how many rows it has."""
@@ -90,5 +91,5 @@ class EngineThreadLibrary(EngineLibrary, ThreadLibrary, Protocol):
     async def session_of(self, raw: Any, on_lost: Callable[[], None]) -> Session:
         """Use a connection that the application has opened as a reserved one.
 
-        Raises ConfigurationError where that cannot be.
+        Raises ConfigurationError if that is not possible.
         """

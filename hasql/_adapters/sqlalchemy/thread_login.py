@@ -1,7 +1,7 @@
-"""The arguments of a login, which listeners to `do_connect` may change, or connect by themselves.
+"""The arguments of a login; listeners to `do_connect` may change them, or connect by themselves.
 
-SQLAlchemy's documentation has an application add a password that way, if one is made anew for each
-login. Listeners may ask somebody for it, so they are called in a thread that may wait.
+SQLAlchemy's documentation recommends such a listener to add a password that is made anew for each
+login. Listeners may have to wait for that password, so they are called in a thread that may wait.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 __all__ = ("LoginArguments", "open_session")
 
-#: Where to connect is for the DSN to say; a listener has been told it as well.
+#: Arguments that listeners see, but that the library is not given: the DSN says where to connect.
 _ROUTING = frozenset({"host", "hostaddr", "port"})
 
 
 class LoginArguments:
-    """What the `connect` of a library is given, of one engine."""
+    """The arguments of the library's `connect`, for the connections of one engine."""
 
     def __init__(self, dialect: Dialect, url: URL, connect_args: Mapping[str, Any]) -> None:
         self._dialect = dialect
@@ -37,7 +37,7 @@ class LoginArguments:
         self._arguments: dict[str, Any] = {**of_url, **connect_args}
 
     def ask(self) -> tuple[Any, dict[str, Any]]:
-        """Ask the listeners; return a connection of theirs, if there is one, and the arguments."""
+        """Call the listeners; return a connection of theirs, if there is one, and the arguments."""
         arguments = dict(self._arguments)
         for listener in self._dialect.dispatch.do_connect:
             connection = listener(self._dialect, None, list(self._positional), arguments)

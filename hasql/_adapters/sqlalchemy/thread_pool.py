@@ -1,4 +1,4 @@
-"""An engine of SQLAlchemy for threads, with all that the core needs of a driver's pool."""
+"""An engine of SQLAlchemy for threads, with everything that the core needs of a driver's pool."""
 
 from __future__ import annotations
 
@@ -101,15 +101,15 @@ class EngineThreadPool(ThreadPool[Engine, Connection]):
         return (
             not lease.is_intact()
             or self._connections.is_closed(lease.raw)
-            # The application has disposed of its pool, where nobody would take it any more.
+            # The application has disposed of the pool, so the connection would never be used again.
             or (lease.pool is not None and lease.pool is not self.pool.pool)
         )
 
     def _give_back(self, connection: Connection, raw: Any) -> None:
         try:
             if not self._library.is_clean(raw):
-                # SQLAlchemy takes no note of a transaction that was begun by hand, and where a
-                # rollback fails the pool would log an error, and go on.
+                # SQLAlchemy does not know of a transaction that was begun by hand. And if its own
+                # rollback failed, the pool would only log the error, and go on.
                 self._library.roll_back(raw)
             connection.close()
         except BaseException:
@@ -131,7 +131,7 @@ class EngineThreadPool(ThreadPool[Engine, Connection]):
         return None if self.is_closed(connection) else self._raw(connection)
 
     def _raw(self, connection: Connection) -> Any:
-        # What it had may be leased to somebody else, where the application has closed this one.
+        # If the application has closed this one, its raw connection may be in another lease.
         lease = self._lease_of(connection)
         return lease.raw if lease is not None and lease.is_intact() else None
 
@@ -187,9 +187,9 @@ def _report_in(
 
 
 def _raw_of(connection: Connection) -> Any:
-    """Return the driver's connection that it has now, None if it has none any more."""
+    """Return the driver's connection beneath a connection; None if it has none any more."""
     if connection.closed or connection.invalidated:
-        return None  # what it had may be leased to somebody else
+        return None  # the one that it had may be in another lease by now
     return connection.connection.dbapi_connection
 
 

@@ -1,7 +1,7 @@
 """The connections on which listeners and pings run before an acquire has them.
 
-These wait for the server in the thread that acquires. What ends that is that the connection is
-aborted. A listener that waits for anything else is waited for, as in SQLAlchemy itself.
+Listeners and pings wait for the server in the thread that acquires. Aborting the connection ends
+that. If a listener waits for anything else, the acquire waits for it, as in SQLAlchemy itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ("Preparations",)
 
 
 class Preparations:
-    """Those of one pool, to be made in the manager's event loop.
+    """The preparations of one pool. Must be made in the manager's event loop.
 
     Args:
         abort: Aborts a connection of the driver's.
@@ -26,11 +26,11 @@ class Preparations:
     def __init__(self, abort: Callable[[Any], None]) -> None:
         self._abort = abort
         self._loop = asyncio.get_running_loop()
-        #: By the driver's connection, what tells one preparation of it from the next.
+        #: By the driver's connection, an object that tells one preparation of it from the next.
         self._running: dict[Any, object] = {}
 
     def begin(self, raw: Any, seconds: float) -> None:
-        """Have a connection aborted after so many seconds, unless `end` is called before."""
+        """Abort a connection after so many seconds, unless `end` is called before."""
         running = self._running[raw] = object()
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(
@@ -46,6 +46,6 @@ class Preparations:
         self._running.pop(raw, None)
 
     def abort_all(self) -> None:
-        """Abort what is not ready for use yet."""
+        """Abort the connections that are not ready for use yet."""
         for raw in self._running.copy():
             self._abort(raw)

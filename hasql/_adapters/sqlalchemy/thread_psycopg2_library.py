@@ -1,4 +1,4 @@
-"""psycopg2, as SQLAlchemy works with it."""
+"""psycopg2, as SQLAlchemy uses it."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _FACTORIES = ("connection_factory", "cursor_factory")
 
 
 class Psycopg2EngineLibrary(Psycopg2Library, EngineThreadLibrary):
-    """psycopg2 beneath an engine; its probes are psycopg's."""
+    """psycopg2 beneath an engine; probes use psycopg."""
 
     dialect = dialect
     sqlstate_of = staticmethod(sqlstate_of)
-    #: libpq reads all else in the DSN itself.
+    #: libpq itself reads all other parameters in the DSN.
     url_arguments: Mapping[str, Callable[[str], Any]] = dict.fromkeys(_FACTORIES, not_text)
 
     def check_connect_args(self, kwargs: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""psycopg 3, as SQLAlchemy works with it in threads: connections without a pool of psycopg's."""
+"""psycopg 3, as SQLAlchemy uses it in threads: connections without a pool of psycopg's."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PsycopgThreadLibrary(EngineThreadLibrary):
     """psycopg 3 beneath an engine for threads."""
 
     dialect = dialect
-    #: psycopg reads all else in the DSN itself.
+    #: psycopg itself reads all other parameters in the DSN.
     url_arguments: Mapping[str, Callable[[str], Any]] = {
         "autocommit": flag,
         "context": not_text,
@@ -79,7 +79,7 @@ class PsycopgThreadLibrary(EngineThreadLibrary):
         return _taken_over(raw)
 
     def close(self, raw: Any) -> None:
-        raw.close()  # which frees nothing that another thread uses
+        raw.close()  # this frees nothing that another thread uses
 
     def fileno(self, raw: Any) -> int:
         descriptor: int = raw.fileno()
@@ -140,8 +140,8 @@ def _endable_by_threads(user_class: Any) -> Any:
 
 
 def _taken_over(raw: psycopg.Connection[Any]) -> ThreadConnection:
-    """Put a connection into one of hasql's class, which is as the application has left it."""
-    user_class: Any = type(raw)  # which mypy takes for no Hashable
+    """Return a connection of hasql's class that continues one of the application's, as it is."""
+    user_class: Any = type(raw)  # which mypy does not take for a Hashable
     made = _endable_by_threads(user_class)
     taken: ThreadConnection = made.__new__(made)
     psycopg.Connection.__init__(taken, raw.pgconn)

@@ -1,4 +1,4 @@
-"""What an acquire asks a queue pool for."""
+"""The request of an acquire to a queue pool."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class NothingReadyError(Exception):
 
 
 class Taking(NamedTuple, Generic[_T]):
-    """How something is taken from a pool that has a connection of the driver's in it."""
+    """How to take an object from a pool that contains a connection of the driver's."""
 
     #: Asks the pool.
     take: Callable[[], _T]
     #: Finds the driver's connection in what the pool has given.
     raw_of: Callable[[_T], Any]
-    #: Gives one back that is dead.
+    #: Gives an object back whose connection is dead.
     drop: Callable[[_T], None]
 
 
@@ -44,7 +44,7 @@ class PoolRequest:
 
 
 class RequestingThread(local):
-    """The thread in which a pool is asked."""
+    """What belongs to the thread that asks a pool."""
 
-    #: None: by the application itself.
+    #: The request of that thread; None: the application itself asks the pool.
     request: PoolRequest | None = None

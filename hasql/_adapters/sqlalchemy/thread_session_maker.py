@@ -39,7 +39,7 @@ class ThreadSessionMaker(SessionMaker["_Lease", "AbstractContextManager[_S]"], G
 
     def _routed_class(self, kwargs: dict[str, Any]) -> type[Any]:
         del kwargs
-        class_: Any = self._class  # which mypy takes for no Hashable
+        class_: Any = self._class  # which mypy does not take for a Hashable
         return routed(class_)
 
     def run(  # noqa: PLR0913  # as the pool manager's
@@ -54,7 +54,8 @@ class ThreadSessionMaker(SessionMaker["_Lease", "AbstractContextManager[_S]"], G
     ) -> _T:
         """Do work in a session, and do it again where that is safe.
 
-        `work` is a function that takes a session; see `hasql.asyncsqlalchemy.async_sessionmaker`'s.
+        `work` is a function that takes a session. For all else see the `run` of
+        `hasql.asyncsqlalchemy.async_sessionmaker`.
         """
         if not callable(work):
             raise no_work(work, "a session")
@@ -115,10 +116,10 @@ class ThreadSessionMaker(SessionMaker["_Lease", "AbstractContextManager[_S]"], G
 
 
 def _close(session: Session, *, rolled_back: bool) -> None:
-    """Close a session whose lease has ended, and its transaction with it: that needs no server.
+    """Close a session whose lease, and with it the transaction, has ended. This needs no server.
 
-    `rolled_back` where an exception has left a block that would have committed. Then what was added
-    is new again, as after SQLAlchemy's own: it may be added to the session of another try.
+    `rolled_back`: an exception has left a block that would have committed. Then objects that were
+    added are new again, as after SQLAlchemy's own block, and may be added to another session.
     """
     try:
         if rolled_back:

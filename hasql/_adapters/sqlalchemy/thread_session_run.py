@@ -1,4 +1,4 @@
-"""A unit of work of a thread's in a session."""
+"""A unit of work that a thread does in sessions."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class ThreadSessionRun(Generic[_S, _T]):
     """Does the work of one run, each attempt in a session of its own.
 
     Args:
-        work: What to do.
+        work: The work.
         class_: The class of the sessions.
-        plan: What they are made of.
+        plan: Where the attempts go, and how their sessions are made.
     """
 
     def __init__(self, work: Callable[[_S], _T], class_: type[_S], plan: RunPlan) -> None:
@@ -49,7 +49,7 @@ class ThreadSessionRun(Generic[_S, _T]):
         self._last: tuple[_S, AttemptLeases] | None = None
 
     def attempt(self, attempt: Any) -> _T:
-        """Do it once, and have all written that is to be committed."""
+        """Do the work once, and write all that is to be committed."""
         self.give_up()
         session, _ = self._last = self._open(attempt)
         try:
@@ -81,9 +81,10 @@ class ThreadSessionRun(Generic[_S, _T]):
         return session, leases
 
     def give_up(self) -> None:
-        """Close the last session, in which nothing was committed. It needs no server.
+        """Close the last session, in which nothing was committed. This needs no server.
 
-        What the work has added is new again for the next attempt: it may be the caller's.
+        Objects that the work has added are new again for the next attempt: they may be the
+        caller's.
         """
         if self._last is not None:
             session, leases = self._last
@@ -94,7 +95,7 @@ class ThreadSessionRun(Generic[_S, _T]):
                 self._close()
 
     def finish(self) -> None:
-        """Have the last session know that all is committed, and close it."""
+        """Tell the last session that all is committed, and close it."""
         assert self._last is not None  # noqa: S101  # there was an attempt
         try:
             finish(self._last[0])

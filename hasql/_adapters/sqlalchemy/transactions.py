@@ -1,7 +1,7 @@
 """The transaction around a unit of work over SQLAlchemy: what `Connection.begin()` begins.
 
-So `begin_nested()` within it makes a savepoint. The library beneath begins it with the first
-statement, and is asked what has become of it.
+So `begin_nested()` within it makes a savepoint. The library beneath begins the transaction with the
+first statement, and is asked for the state of the transaction.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 __all__ = ("EngineThreadTransaction", "EngineTransaction")
 
 
-#: With a statement of its own SQLAlchemy begins, or has the library begin.
+#: A statement that makes SQLAlchemy, or the library beneath, begin the transaction.
 _BEGINNING = "SELECT"
 
 
 def _options(adapted: Any, modes: TransactionModes) -> dict[str, Any]:
-    """Return the options with which SQLAlchemy begins it so; it undoes them on return."""
+    """Return options to begin in these modes; giving the connection back undoes them."""
     if modes.isolation:
         return {"isolation_level": modes.isolation.upper()}
     if adapted.autocommit:
-        return {"isolation_level": "READ COMMITTED"}  # else there would be no transaction at all
+        return {"isolation_level": "READ COMMITTED"}  # otherwise there would be no transaction
     return {}
 
 
@@ -47,7 +47,7 @@ class _Library(Protocol):
 
 def _state(library: _Library, raw: Any, transaction: Any, *, stated: bool) -> TransactionState:
     if library.is_closed(raw):
-        return TransactionState.OPEN  # as far as anybody knows: COMMIT will fail
+        return TransactionState.OPEN  # as far as is known; COMMIT will fail
     if not transaction.is_active:
         return TransactionState.ENDED
     state = library.state_of(raw)
@@ -55,7 +55,7 @@ def _state(library: _Library, raw: Any, transaction: Any, *, stated: bool) -> Tr
 
 
 class EngineTransaction(TaskTransaction):
-    """One of a task's."""
+    """The transaction of a unit of work in a task."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class EngineTransaction(TaskTransaction):
         options = _options(self._lease.adapted, self._modes)
         if options or self._modes.read_only:
             return self._begin_with(options)
-        # No coroutine of its own, as each layer of those costs every run.
+        # Without a coroutine around it: each such layer would slow every run down.
         self._transaction = transaction = self._connection.begin()
         return transaction
 
@@ -101,7 +101,7 @@ class EngineTransaction(TaskTransaction):
 
     async def commit(self) -> bool:
         library, raw = self._library, self._lease.raw
-        # Else the last answer is from before, and stays if nothing was begun here.
+        # If nothing was begun here, no COMMIT is sent, and the last answer is from before.
         began = not library.was_rolled_back(raw) or self.state is not TransactionState.NOT_BEGUN
         await self._transaction.commit()
         if self._modes.read_only:
@@ -117,12 +117,12 @@ class EngineTransaction(TaskTransaction):
         if self._modes.read_only and not self._library.is_closed(self._lease.raw):
             try:
                 await self._library.set_read_only(self._lease.adapted, self._before)
-            except Exception:  # noqa: BLE001  # lost just now, and nobody is to have it like this
+            except Exception:  # noqa: BLE001  # lost just now, and not to be used like this
                 self._library.abort(self._lease.raw)
 
 
 class EngineThreadTransaction(ThreadTransaction):
-    """One of a thread's."""
+    """The transaction of a unit of work in a thread."""
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class EngineThreadTransaction(ThreadTransaction):
     def commit(self) -> bool:
         self._transaction.commit()
         self._restore()
-        return True  # what has failed, or was ended within, is not committed in the first place
+        return True  # if it has failed, or was ended within, this is not called in the first place
 
     def roll_back(self) -> None:
         if self._connection.in_transaction():
@@ -169,5 +169,5 @@ class EngineThreadTransaction(ThreadTransaction):
 
     def _restore(self) -> None:
         if self._modes.read_only:
-            with suppress(Exception):  # lost just now, and found so when it is lent next
+            with suppress(Exception):  # lost just now, which is noticed when it is lent next
                 self._library.set_read_only(self._lease.raw, self._before)
