@@ -124,8 +124,9 @@ def _is_asyncpgs_own(error: BaseException) -> bool:
     step = error.__traceback__
     if step is None or not isinstance(error, AttributeError):
         return False
+    # asyncpg sets what it drops to None. Any other object is a mistake of the application's.
     if error.name is None or error.obj is not None:
-        return False  # asyncpg drops objects by setting None; else the application is mistaken
+        return False
     while step.tb_next is not None:
         step = step.tb_next
     module: str = step.tb_frame.f_globals.get("__name__", "")

@@ -136,7 +136,7 @@ class AsyncpgPool(AsyncPool[Pool, Connection]):
             except asyncio.CancelledError:
                 if unclaimed and unclaimed.cancelled() and cancellations() == before:
                     continue  # the limit for unclaimed connects has cancelled it; take another
-                if ended != self._connects_ended:  # as when the pool is terminated meanwhile
+                if ended != self._connects_ended:  # `end_connects` was called meanwhile
                     leave_to_itself(connecting, terminate_opened)
                     raise
                 if not unclaimed:
