@@ -148,7 +148,7 @@ class _OfEngine:
     """
 
     closing: asyncio.Task[None] | None = None
-    #: The command tag of the last `execute`, by which SQLAlchemy ends transactions.
+    #: The command tag of the last `execute`; SQLAlchemy ends transactions by that method.
     last_tag = ""
     last_words: LastWords | None = None
 

@@ -41,7 +41,7 @@ class EngineLease:
         self.connection = ref(connection)
         #: A weak reference whose callback reports that the connection was dropped.
         self.end: object = None
-        #: The driver's connection; below the pool's proxy, and SQLAlchemy's adapter between them.
+        #: The driver's connection, the pool's proxy for it, and SQLAlchemy's adapter between both.
         self.raw = raw
         self.proxied: Any = cast("Connection", connection.sync_connection).connection
         self.adapted: Any = self.proxied.dbapi_connection

@@ -184,7 +184,7 @@ class EnginePool(AsksRawConnections, AsyncPool[AsyncEngine, AsyncConnection]):
         self._opened.purge({raw_of(connection) for connection in leased}, has_left)
 
     def _replace_pool(self) -> None:
-        # SQLAlchemy makes a new pool in its place, without records of the aborted connections.
+        # SQLAlchemy makes a new pool for the engine, without records of the aborted connections.
         self._engine.dispose(close=False)
 
     async def close(self) -> None:

@@ -33,9 +33,9 @@ __all__ = ("ElementParts", "parts_of")
 _MEMOIZED: type[Any] = getattr(selectable, "_MemoizedSelectEntities", TableValuedAlias)
 #: An expression that holds one of these is no read, or cannot be known to be one.
 _OTHERS = (TextClause, UpdateBase, ForUpdateArg, next_value)
-#: Applications derive classes from these, which compile to the same SQL ...
+#: An application's subclasses of these compile to the same SQL, unless `_COMPILING` says otherwise.
 _DERIVED = (Column, Table)
-#: ... unless they have one of these attributes, which say what a class compiles to.
+#: The attributes that say what a class compiles to.
 _COMPILING = ("__visit_name__", "_compiler_dispatch")
 #: How to look at each kind of attribute; None: it does not become SQL. A kind that is missing here
 #: is unknown, so that an expression which has it is no read.

@@ -37,7 +37,7 @@ def to_be_written(session: Session) -> set[InstanceState[Any]]:
 
 
 def _moved_by(state: InstanceState[Any]) -> Iterator[InstanceState[Any]]:
-    """Yield the objects that are written because they joined or left a relationship of this one."""
+    """Yield the objects that are written because they joined or left a changed relationship."""
     for relation in state.mapper.relationships:
         if relation.viewonly or relation.key not in state.committed_state:
             continue
@@ -51,9 +51,10 @@ def _moved_by(state: InstanceState[Any]) -> Iterator[InstanceState[Any]]:
 
 
 def expire_clean(session: Session, kept: set[InstanceState[Any]]) -> None:
-    """Expire what a flush will not write, except primary keys, so that it is loaded anew.
+    """Expire all objects that a flush will not write, except their primary keys.
 
-    Of the objects in `kept`, only the relationships that were not changed expire.
+    They are loaded anew when they are next used. Of the objects in `kept`, only the relationships
+    that were not changed expire.
     """
     for state in list(session.identity_map.all_states()):
         instance = state.obj()

@@ -33,7 +33,7 @@ __all__ = (
     "is_routed",
 )
 
-#: The execution option by which a statement says where it is to run.
+#: The execution option by which a statement says where it runs.
 ROUTE_OPTION = "hasql_route"
 #: The levels at which a session may change servers. At higher ones, what a statement has seen holds
 #: until the transaction ends; with AUTOCOMMIT, the rows checked on the master are not locked.

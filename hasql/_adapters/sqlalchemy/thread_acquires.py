@@ -102,7 +102,8 @@ class QueueAcquires:
             while True:
                 ticket = self._connects.ticket()
                 if self._pool().checkedout() >= self._limit:
-                    # The application has taken all from the pool directly, which would wait itself.
+                    # The application has taken all connections from the pool directly. If the pool
+                    # were asked now, it would wait in its own way.
                     self._connects.wait_for_return(time_left, ticket)
                     continue
                 if (taken := self._look(taking)) is not None:
@@ -123,7 +124,7 @@ class QueueAcquires:
 
     def _wait(self, request: PoolRequest, ticket: Ticket) -> None:
         if request.error is not None:
-            raise request.error  # `create` has not: the pool did not ask for a new connection
+            raise request.error  # the pool has not called `create`, which would have raised it
         try:
             self._connects.wait(request.time_left, ticket)
         except (ConnectionError, OutOfTimeError):
@@ -131,7 +132,7 @@ class QueueAcquires:
         except Exception as error:
             if request.time_left.interrupted:
                 raise
-            request.error = error  # `create` raises it, so that the pool does, in its own way
+            request.error = error  # `create` raises it, and the pool passes it on in its own way
 
     def _look(self, taking: Taking[_T]) -> _T | None:
         """Take a connection that can be had without waiting; None: there is none."""
@@ -179,14 +180,15 @@ class QueueAcquires:
         raise NothingReadyError
 
     def prepare(self, raw: Any) -> None:
-        """Take note that listeners or a ping are to run on a connection."""
+        """Take note that listeners or a ping will run on a connection."""
         request = self._thread.request
         if request is not None:
             request.preparing += (raw,)
             self._preparations.begin(raw, request.time_left.seconds)
 
     def _on_checkout(self, raw: Any, *_: object) -> None:
-        if len(self._pool().dispatch.checkout) > 1:  # the application's, after this one
+        # Listeners of the application's run after this one.
+        if len(self._pool().dispatch.checkout) > 1:
             self.prepare(raw)
 
     def given_back(self, raw: Any) -> None:

@@ -125,7 +125,7 @@ class QueueConnections:
             known.alive_at = monotonic()
 
     def in_hot_standby(self, raw: Any) -> bool | None:
-        """Return what the server reported last."""
+        """Return what the server last reported; None: unknown."""
         known = self._open.get(raw)
         if known is None or self._library.is_closed(raw):
             return None

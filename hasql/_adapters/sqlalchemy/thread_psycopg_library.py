@@ -140,7 +140,7 @@ def _endable_by_threads(user_class: Any) -> Any:
 
 
 def _taken_over(raw: psycopg.Connection[Any]) -> ThreadConnection:
-    """Return a connection of hasql's class that continues one of the application's, as it is."""
+    """Return a connection of hasql's class in place of the application's, in the same state."""
     user_class: Any = type(raw)  # which mypy does not take for a Hashable
     made = _endable_by_threads(user_class)
     taken: ThreadConnection = made.__new__(made)
