@@ -146,6 +146,8 @@ def _taken_over(raw: psycopg.Connection[Any]) -> ThreadConnection:
     taken: ThreadConnection = made.__new__(made)
     psycopg.Connection.__init__(taken, raw.pgconn)
     vars(taken).update(vars(raw))
+    # A connection that libpq refused to begin. When the application's object is dropped, it closes
+    # that one, and not the one that was taken over.
     raw.pgconn = PGconn.connect_start(b"none=")
     taken.be_endable()
     return taken
