@@ -89,7 +89,7 @@ class SessionGroup(Group):
         default=None, description="Schemas in which names are looked up, separated by commas."
     )
     enforce_read_only: bool = Field(
-        default=False, description="Whether what `acquire_replica` lends does not write."
+        default=False, description="Whether connections for reading are read-only on a master, too."
     )
 
 
@@ -99,22 +99,22 @@ class LifecycleGroup(Group):
     _argument = Lifecycle
 
     max_lifetime: Annotated[PositiveSeconds | None, OrNone] = in_seconds(
-        None, "A connection that is older is closed."
+        None, "A connection that is older than this is closed."
     )
     max_idle: Annotated[PositiveSeconds | None, OrNone] = in_seconds(
-        None, "A connection that was not used for so long is closed."
+        None, "A connection that was not used for this time is closed."
     )
     check_idle: Annotated[PositiveSeconds | None, OrNone] = in_seconds(
-        None, "Idle connections are asked for a sign of life that often."
+        None, "How often an idle connection is asked for a sign of life."
     )
     jitter: Share = Field(
         default=0.1, description="The share by which each of these is shortened at random at most."
     )
     leak_threshold: Annotated[PositiveSeconds | None, OrNone] = in_seconds(
-        None, "A lease that is out for longer is reported."
+        None, "A lease that is out for longer than this is reported."
     )
     leak_action: Literal["report", "terminate"] = Field(
-        default="report", description="Whether it is broken then, too."
+        default="report", description="Whether its connection is broken then, too."
     )
     stacks: bool = Field(
         default=False, description="Whether reports tell where a connection was acquired."
@@ -128,7 +128,7 @@ class AdmissionGroup(Group):
 
     limit: PositiveCount = Field(description="How many leases there may be at once.")
     replica_limit: Annotated[PositiveCount | None, OrNone] = Field(
-        default=None, description="How many of replicas, which are counted apart then."
+        default=None, description="How many leases of replicas, which are then counted apart."
     )
     queue: Count = Field(default=100, description="How many acquires may wait.")
     adaptive: bool = Field(
@@ -144,13 +144,13 @@ class RateLimitGroup(Group):
 
     _argument = RateLimit
 
-    rate: str = Field(default="100/second", description="So many in a time.")
+    rate: str = Field(default="100/second", description="How many acquires there may be in a time.")
     strategy: Literal["token-bucket", "moving-window", "fixed-window", "sliding-window-counter"] = (
-        Field(default="token-bucket", description="How that is counted.")
+        Field(default="token-bucket", description="How the rate is counted.")
     )
     storage: SecretStr = Field(
         default=SecretStr("memory://"),
-        description="Where that is counted; a URL of Redis is for all.",
+        description="Where the rate is counted; a URL of Redis is for all processes.",
     )
     key: Annotated[Callable[[], str] | str | None, Reference] = Field(
         default=None, description="A callable; each str that it returns has a rate of its own."
@@ -175,6 +175,6 @@ class BreakerGroup(Group):
     _argument = Breaker
 
     threshold: PositiveCount = Field(
-        default=5, description="After so many infrastructure errors in a row it opens."
+        default=5, description="After this many infrastructure errors in a row it opens."
     )
-    recovery: Seconds = in_seconds(30.0, "How long until one trial goes through.")
+    recovery: Seconds = in_seconds(30.0, "After this time one trial goes through.")

@@ -80,13 +80,13 @@ class Settings(BaseSettings):
         default=..., description="One URL or keyword/value string that names all hosts."
     )
     acquire_timeout: PositiveSeconds = in_seconds(
-        1.0, "One acquire in all: waiting, choosing, connecting, retrying."
+        1.0, "How long one acquire may take: waiting, choosing, connecting, retrying."
     )
     refresh_delay: PositiveSeconds = in_seconds(
-        1.0, "Between two probes of a host while nothing happens."
+        1.0, "The time between two probes of a host while nothing happens."
     )
     refresh_timeout: PositiveSeconds = in_seconds(
-        1.0, "After which a host that is silent leaves routing."
+        1.0, "After this time a silent host leaves routing."
     )
     fallback_master: bool = Field(
         default=False,
@@ -109,12 +109,14 @@ class Settings(BaseSettings):
     pool_factory_kwargs: dict = Field(  # type: ignore[type-arg]  # so that JSON is read in it
         default_factory=dict,
         repr=False,
-        description="For the driver's pool; in the environment JSON, or `…__MAX_SIZE` and such.",
+        description="For the driver's pool; in the environment as JSON, or `…__MAX_SIZE` and such.",
     )
     lease_abort_after: Annotated[Seconds | None, OrNone] = in_seconds(
-        10.0, "After so long without any answer of a host the leases on it are broken."
+        10.0, "After this time without any answer of a host, its leases are broken."
     )
-    release_timeout: PositiveSeconds = in_seconds(5.0, "What giving a connection back may take.")
+    release_timeout: PositiveSeconds = in_seconds(
+        5.0, "How long giving a connection back may take."
+    )
     fencing: bool = Field(
         default=True, description="Whether a master that a newer timeline has replaced is refused."
     )
@@ -125,7 +127,7 @@ class Settings(BaseSettings):
         default=(), description="Hosts that are never used as a master, separated by commas."
     )
     follow_names: bool = Field(
-        default=True, description="Whether connections to addresses that a name has left end."
+        default=True, description="Whether to end connections to addresses that a name has left."
     )
     resolver: Annotated[Resolver | Callable[[], Resolver] | str | None, Reference] = Field(
         default=None, description="What looks names up, or a callable that makes it."
@@ -152,7 +154,7 @@ class Settings(BaseSettings):
         default=None, description="When acquires of a master are refused at once."
     )
     report_every: Annotated[PositiveSeconds | None, OrNone] = in_seconds(
-        None, "Between two log records on the pools."
+        None, "The time between two log records on the pools."
     )
 
     def __init__(self, **values: Any) -> None:  # noqa: ANN401  # of any field's type
