@@ -1,4 +1,4 @@
-"""Resilience around the pool: load that is shed, limits, what becomes of connections; the end."""
+"""Resilience around the pool: load shedding, limits, retries, connection lifecycle, shutdown."""
 
 from hasql.errors import (
     BreakerOpenError,

@@ -1,4 +1,4 @@
-"""The adaptive limit: how many leases at once the servers do well with, by the time leases take."""
+"""The adaptive limit: how many leases at once the servers can serve, judged by lease durations."""
 
 from collections.abc import Callable
 from math import exp, floor, log, sqrt
@@ -6,53 +6,55 @@ from typing import NamedTuple
 
 __all__ = ("AdaptiveLimit", "open_to_all")
 
-#: A window lasts for so many seconds at least, and has so many leases for each permit; but not
-#: fewer, and no more than enough.
+#: A window: its least duration in seconds, its leases for each permit, and the bounds (fewest and
+#: enough) of the number of leases that it needs.
 _SECONDS, _FOR_EACH, _FEWEST, _ENOUGH = 0.1, 4, 8, 40
-#: What it begins with; by what it grows at first; how many leases for each permit a window has
-#: then; and how many times the limit what is critical may have meanwhile.
+#: The first phase of growth: the limit it begins with, the factor of each growth, the leases for
+#: each permit in a window, and how many times the limit critical leases may use meanwhile.
 _FIRST, _GROWTH, _FOR_EACH_GROWN, _AHEAD = 4, 1.5, 2, 2
-#: How exact a window is in a probe, if so many leases do, and while it grows.
+#: The standard error that a window should reach in a probe; the most leases of a probe; and the
+#: standard error that a window should reach during the first growth.
 _EXACT, _MOST, _ROUGH = 0.08, 120, 0.2
-#: Seconds from one probe to the next: at first, doubling; and at most.
+#: Seconds from one probe to the next: at first, then doubling; and at most.
 _FIRST_EPOCH, _LONGEST_EPOCH = 1.0, 30.0
-#: What is left of the limit in a probe. It is made earlier if the limit has fallen by as much.
+#: The share of the limit that a probe leaves. A limit that has fallen below this share of what it
+#: was at the last probe causes a probe before its time.
 _PROBED = 0.6
-#: How many times as long as a probe it is to the next at least.
+#: The next probe comes after at least so many times the duration of this one.
 _APART = 8
-#: For how many seconds at most leases are passed over because one has taken so long.
+#: Leases are passed over for as long as the longest recent one took, but at most so many seconds.
 _LONGEST_SETTLED = 1.0
-#: What is left of that with each window.
+#: The share of that longest duration that is kept from one window to the next.
 _LONGEST_LEFT = 0.9
-#: By what part fewer leases must be out in a probe, at the logarithm: else it tells nothing.
+#: How many fewer leases must be out in a probe, as a logarithm: else the probe tells nothing.
 _LOWER = 0.14
-#: By what part leases may take longer than alone before they count as slower.
+#: How much longer than alone leases may take, as a logarithm, before they count as slower.
 _TOLERANCE = log(1.1)
-#: How many standard errors are taken for chance: in a step; while it grows, and to stop at once
-#: then; and where what leases take alone is concerned.
+#: How many standard errors are taken for chance: in a step; during the first growth, and to end a
+#: window early then; and when learning how long leases take alone.
 _CHANCE, _CHANCE_GROWN, _SURE, _CLEAR = 0.6, 1.5, 3.0, 2.0
-#: What part of the way to its aim the limit goes with a window; all of it if leases are far slower.
+#: The part of the way to its aim that the limit goes in one step; more, the slower leases are.
 _SMOOTHING = 0.3
-#: The least that one window leaves of the limit.
+#: The smallest gradient that a step uses.
 _LEAST_LEFT = 0.2
-#: With how much weight a window counts for what leases take alone.
+#: The weight of one window when learning how long leases take alone, and how much they vary.
 _WEIGHT = 0.2
 _LOG_LEAST = -14.0
-"""Of a lease that took less than a microsecond."""
+"""Stands for the logarithm of the duration of a lease that took less than a microsecond."""
 
 
 def open_to_all(limit: int, reserve: float) -> int:
     """Return how many permits of a limit are not kept for `Priority.CRITICAL`."""
-    # A product such as 0.29 * 100 may be a little less than the whole number it is.
+    # A product such as 0.29 * 100 may come out slightly below the whole number that it should be.
     return limit - floor(limit * reserve + 1e-9)
 
 
 class _Window(NamedTuple):
-    #: The logarithm of the time that leases took, at the mean, and the square of its error.
+    #: The mean logarithm of the time that leases took, and the square of its standard error.
     took: float
     error2: float
     leases: int
-    #: How many leases were out, at the most and at the mean.
+    #: The highest and the mean number of leases that were out.
     most_in_use: int
     in_use: float
 
@@ -60,27 +62,30 @@ class _Window(NamedTuple):
 class AdaptiveLimit:
     """Moves a limit between 1 and the highest by a gradient, window by window.
 
-    The gradient is the time that leases take when they are not in each other's way ("alone") over
-    what they take now. Where that is not less than 1, the limit grows by one, two, three, …; else
-    it shrinks with it. It grows only where it is in the way, and shrinks only where half of it is
-    in use: else what leases take says nothing of it. At first it grows by half each time, until
-    leases are slower; then it goes back to where they were not.
+    The gradient is the time that leases take when they do not slow each other down ("alone"),
+    divided by the time they take now. If it is not less than 1, the limit grows by one, two,
+    three, …; else the limit shrinks accordingly. The limit grows only when it is reached, and
+    shrinks only when at least half of it is in use: otherwise lease durations say nothing about
+    it. In its first phase the limit grows by half each time, until leases become slower, and then
+    goes back to the last value at which they were not.
 
-    Times are compared by the mean of their logarithms. All leases that take a part longer move that
-    by the same, and a long one among many short ones hardly does; how far chance moves it is known
-    from the window, and does not count. The more times differ, the more leases a probe has.
+    Durations are compared by the mean of their logarithms. If all leases take longer by the same
+    factor, that mean moves by the same amount whatever their lengths, and one long lease among
+    many short ones hardly moves it. The window tells how far chance may move the mean; that much
+    is ignored. The more durations differ, the more leases a probe covers.
 
-    What leases take alone is learnt while few are out, and by probes: a window with a part of the
-    limit. If leases are quicker in it, that is what they take. If they are slower than was known,
-    and were as slow with the whole limit, the work has become longer; if they were slower still,
-    it is an overload, and nothing is learnt. What is critical does not wait for a probe, unless
-    there is so much of it that the probe would tell nothing.
+    The time that leases take alone is learnt while few leases are out, and by probes: windows with
+    only a part of the limit. If leases are quicker in a probe, that is their time alone. If they
+    are slower than was known, and were as slow with the whole limit, the work itself has become
+    longer. If they were slower still with the whole limit, there is an overload, and nothing is
+    learnt. Critical acquires do not wait for a probe, unless they are so many that the probe would
+    tell nothing.
 
-    What it keeps is a handful of numbers; it has no timer and no thread.
+    The state is a handful of numbers; there is no timer and no thread.
 
     Args:
-        highest: What the limit never exceeds.
-        clock: The manager's.
+        highest: The limit never exceeds this.
+        clock: The manager's clock.
         reserve: The share of the limit that is kept for `Priority.CRITICAL`.
     """
 
@@ -89,31 +94,33 @@ class AdaptiveLimit:
         self._clock = clock
         self._reserve = reserve
         self._limit = float(min(highest, _FIRST))
-        #: Whether it grows as at first, and the last limit with which leases were not slower.
+        #: Whether this is the first growth, and the last limit at which leases were not slower.
         self._grows = True
         self._good = self._limit
-        #: The variance of the logarithms of late.
+        #: The recent variance of the logarithms.
         self._spread2 = 0.0
-        #: How many windows in a row the limit has grown since.
+        #: For how many windows in a row the limit has grown after its first growth.
         self._grown = 0
-        #: The time that leases take alone, what it is from, and the square of its error.
+        #: The time that leases take alone (its logarithm), the number of leases it was learnt from
+        #: in the first growth, and the square of its standard error.
         self._alone: float | None = None
         self._alone_leases, self._alone_error2 = 0, 0.0
-        #: What it was of late, with at least half of the limit in use.
+        #: The recent windows, combined, in which at least half of the limit was in use.
         self._of_late = _Window(0.0, 0.0, 0, 1, 1.0)
-        #: What is left of the limit in a probe, and whether for what is critical too; and what the
-        #: limit was at the last.
+        #: The limit during a probe, and whether it holds for critical leases, too; and the limit at
+        #: the time of the last probe.
         self._probe: float | None = None
         self._probes_all = False
         self._limit_probed = self._limit
         self._probe_began = 0.0
         self._epoch = _FIRST_EPOCH
         self._epoch_ends = clock() + _FIRST_EPOCH
-        #: Whether leases are passed over, as they began under another limit: how many, and until
-        #: when. Of those that begin together the short ones end first, and tell nothing of others.
+        #: Whether leases are passed over because they began under another limit: how many more, and
+        #: until when. The time matters, too: of leases that begin together the short ones end
+        #: first, and say nothing about the others.
         self._settles = True
         self._passed_over, self._passed_until = _AHEAD * _FIRST, 0.0
-        #: How long the longest lease of late has taken.
+        #: How long the longest recent lease took, in seconds.
         self._longest = 0.0
         self._leases, self._sum, self._squares = 0, 0.0, 0.0
         self._most_in_use, self._in_use = 0, 0
@@ -121,7 +128,7 @@ class AdaptiveLimit:
 
     @property
     def limit(self) -> int:
-        """How many leases there may be at once now, if what is beyond `open_limit` is critical."""
+        """How many leases may be out now, if those beyond `open_limit` are critical."""
         if self._probe is not None and self._probes_all:
             return max(1, int(self._probe))
         if self._grows:
@@ -130,21 +137,21 @@ class AdaptiveLimit:
 
     @property
     def open_limit(self) -> int:
-        """How many leases of any priority there may be at once now."""
+        """How many leases of any priority may be out now."""
         limit = open_to_all(max(1, int(self._limit)), self._reserve)
         return limit if self._probe is None else min(limit, max(1, int(self._probe)))
 
     def note(self, seconds: float, in_use: int) -> bool:
-        """Take note that a lease took so long, with so many in use; tell whether a window ended."""
+        """Note how long a lease took, with how many in use; tell whether a window has ended."""
         if self._settles:
             self._pass_over()
             return False
-        time = log(seconds) if seconds > 1e-6 else _LOG_LEAST  # noqa: PLR2004  # its exponent
+        time = log(seconds) if seconds > 1e-6 else _LOG_LEAST  # noqa: PLR2004  # see `_LOG_LEAST`
         self._leases += 1
         self._sum += time
         self._squares += time * time
         self._in_use += in_use
-        if seconds > self._longest:  # noqa: PLR1730  # quicker, and done on each release
+        if seconds > self._longest:  # noqa: PLR1730  # quicker than max(), and on each release
             self._longest = seconds
         if in_use > self._most_in_use:  # noqa: PLR1730  # as above
             self._most_in_use = in_use
@@ -152,7 +159,7 @@ class AdaptiveLimit:
             return False
         leases = self._leases
         mean = self._sum / leases
-        # A few alike say nothing yet where others have differed.
+        # A few similar durations may be chance, if durations differed in earlier windows.
         spread2 = max(0.0, self._squares / leases - mean * mean)
         error2 = max(spread2, self._spread2) / leases
         if leases < self._most and self._needs_more(mean, error2):
@@ -165,7 +172,7 @@ class AdaptiveLimit:
         return True
 
     def _settle(self, now: float, in_use: int) -> None:
-        """Pass over those that are out, for as long as one of late has taken."""
+        """Pass over the leases that are out, for as long as the longest recent one took."""
         self._settles = True
         self._passed_over, self._passed_until = in_use, now + min(_LONGEST_SETTLED, self._longest)
 
@@ -188,12 +195,12 @@ class AdaptiveLimit:
         self._longest *= _LONGEST_LEFT
 
     def _needs_more(self, mean: float, error2: float) -> bool:
-        """Tell whether a window, in a probe or while it grows, does not tell enough yet."""
+        """Tell whether a window needs more leases, in a probe or during the first growth."""
         if self._probe is not None:
             return error2 > _EXACT**2
         if self._alone is not None:
             chance = _SURE * sqrt(error2 + self._alone_error2)
-            if mean - self._alone > chance + _TOLERANCE:  # slower: no more of it
+            if mean - self._alone > chance + _TOLERANCE:  # certainly slower: end the window
                 return False
         return self._leases < _FOR_EACH_GROWN * self._limit or error2 > _ROUGH**2
 
@@ -207,7 +214,7 @@ class AdaptiveLimit:
             self._epoch_ends = max(now + self._epoch, now + _APART * (now - self._probe_began))
             return
         limit, difference = max(1, int(self._limit)), window.took - self._alone
-        if window.most_in_use < limit / 2 or limit == 1:  # nobody is in another's way
+        if window.most_in_use < limit / 2 or limit == 1:  # leases do not slow each other down
             self._learn(window, _WEIGHT)
             if window.most_in_use < limit / 2:
                 return
@@ -234,7 +241,7 @@ class AdaptiveLimit:
             self._step(window, full, now, in_use)
 
     def _learn(self, window: _Window, share: float) -> None:
-        """Take a window for what leases take alone, by a share."""
+        """Move the time that leases take alone towards that of a window, by a share of the way."""
         assert self._alone is not None  # noqa: S101  # there was a window before
         self._alone += (window.took - self._alone) * share
         self._alone_error2 = (1 - share) ** 2 * self._alone_error2 + share * share * window.error2
@@ -247,7 +254,7 @@ class AdaptiveLimit:
         assert self._alone is not None  # noqa: S101  # there was a window before
         lower = log(self._of_late.in_use / window.in_use)
         if lower < _LOWER and not self._probes_all:
-            self._probes_all = True  # what is critical is all there is: once more, with it
+            self._probes_all = True  # critical ones keep the number up: probe again, with a limit
             return
         self._probe, self._probes_all = None, False
         difference = window.took - self._alone
@@ -255,11 +262,12 @@ class AdaptiveLimit:
         clear = difference**2 >= _CLEAR**2 * errors2
         share = 1.0 if clear else max(_SMOOTHING, self._alone_error2 / errors2)
         if difference > 0:
-            # By what part of the difference in use leases were slower before: with 1 of it they
-            # shared what there is, with 0 they did not meet.
+            # How much slower leases were before the probe, relative to how many more were out: 1
+            # means that they shared one resource, 0 that they did not affect each other.
             met = max(0.0, self._of_late.took - window.took) / max(lower, _LOWER)
             share *= min(1.0, max(0.0, 1.5 - 2 * met))
-        if clear and share and abs(difference) > _TOLERANCE:  # there may be more of that
+        # The time alone has clearly changed and may change further: probe again soon.
+        if clear and share and abs(difference) > _TOLERANCE:
             self._epoch = _FIRST_EPOCH
         self._learn(window, share)
         if self._grows and self._is_slower(self._of_late):
@@ -267,13 +275,13 @@ class AdaptiveLimit:
             self._limit = self._limit_probed = probe
 
     def _is_slower(self, window: _Window) -> bool:
-        """Tell whether leases were slower than alone, and not by chance."""
+        """Tell whether leases were slower than alone by more than chance explains."""
         assert self._alone is not None  # noqa: S101  # there was a window before
         chance = _CHANCE_GROWN * sqrt(window.error2 + self._alone_error2)
         return window.took - self._alone > chance + _TOLERANCE
 
     def _grow(self, window: _Window, full: bool, now: float, in_use: int) -> None:  # noqa: FBT001
-        """Grow by half; or make sure that leases are slower, with the limit before."""
+        """Grow by half; or, if leases seem slower, check that by a probe with the limit before."""
         assert self._alone is not None  # noqa: S101  # this window has set it
         if self._is_slower(window):
             if self._good < self._limit:
@@ -304,6 +312,6 @@ class AdaptiveLimit:
         aim = self._limit * gradient + 1 + self._grown
         part = _SMOOTHING + (1 - _SMOOTHING) * (1 - gradient)
         moved = self._limit + (aim - self._limit) * part
-        if moved < 0.8 * self._limit:  # those that are out are slower still
+        if moved < 0.8 * self._limit:  # leases that are out began under the old limit: skip them
             self._settle(now, in_use)
         self._limit = max(1.0, min(float(self._highest), moved))

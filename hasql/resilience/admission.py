@@ -1,4 +1,4 @@
-"""Admission: how many leases there may be at once, and who waits for one."""
+"""Admission: how many leases there may be at once, and how many acquires may wait for one."""
 
 from dataclasses import dataclass
 
@@ -10,16 +10,20 @@ __all__ = ("Admission",)
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """At most so many leases at once; others wait, first come first served within a priority.
+    """Limits the leases at once; other acquires wait, first come first served per priority.
 
     Args:
         limit: How many leases there may be at once.
-        replica_limit: How many of replicas, which are counted apart then. None: together. What
-            asks for a replica and falls back to a master counts as one of a replica.
-        queue: How many acquires may wait; with `replica_limit` as many of replicas besides. One
-            more is refused at once with OverloadedError; or else the last of those that count less.
-        adaptive: Whether the limit moves between 1 and `limit` with the latency that is measured.
-        reserve: The share of the places, rounded down, that is kept for `Priority.CRITICAL`.
+        replica_limit: How many leases of replicas there may be at once. They are then counted
+            separately from the others. None: all leases are counted together. An acquire that asks
+            for a replica and falls back to a master counts as one of a replica.
+        queue: How many acquires may wait. With `replica_limit`, as many acquires of replicas may
+            wait besides. If the queue is full when one more comes, the last waiting acquire of the
+            lowest priority below the new one's is refused with OverloadedError; if there is none,
+            the new one is.
+        adaptive: Whether the limit moves between 1 and `limit` with the measured latency.
+        reserve: The share of the places, from 0 to less than 1 and rounded down to whole places,
+            that is kept for `Priority.CRITICAL`.
     """
 
     limit: int

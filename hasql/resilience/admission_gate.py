@@ -1,4 +1,4 @@
-"""The gate of admission: who may take a lease now, and who is next."""
+"""The gate of admission: whether an acquire may take a lease now, and which one is next."""
 
 from collections import deque
 from collections.abc import Callable
@@ -14,22 +14,23 @@ from hasql.resilience.priority import Priority
 
 __all__ = ("AdmissionGate", "QueuedAcquire")
 
-#: How many acquires that wait no more a queue may keep before it is swept.
+#: How many acquires that no longer wait a queue may hold before they are swept out.
 _SLACK = 32
 
 
 class QueuedAcquire:
-    """One acquire that waits at a gate, or is about to."""
+    """An acquire that waits at a gate, or is about to."""
 
     __slots__ = ("counted", "granted", "half_at", "number", "out", "priority", "waiter")
 
     def __init__(self, priority: Priority, now: float, deadline: float) -> None:
         self.priority = priority
-        #: When half of its time is over.
+        #: When half of its time to wait is over, by the clock.
         self.half_at = now + (deadline - now) / 2
         self.number = 0
         self.waiter: Waiter[None] | None = None
-        #: Whether it is counted as waiting, has been given a permit, and waits no more.
+        #: Whether it was counted as waiting, whether it has been given a permit that `leave` must
+        #: take back, and whether it has stopped waiting.
         self.counted = self.granted = self.out = False
 
     def __lt__(self, other: "QueuedAcquire") -> bool:
@@ -37,19 +38,19 @@ class QueuedAcquire:
 
 
 class AdmissionGate:
-    """Gives so many permits out at once. All that is called is one step, under the caller's lock.
+    """Gives out a limited number of permits. Each method is one step, under the caller's lock.
 
-    Whatever interrupts a thread in a step, calling `dispatch` completes it: between two calls of
-    other code what is counted and what is noted of it change together.
+    If a thread is interrupted within a step, calling `dispatch` completes that step: a count and
+    the flags that belong to it change together, with no call of other code in between.
 
     Args:
         limit: How many permits there are at most.
-        queue: How many may wait.
+        queue: How many acquires may wait.
         reserve: The share of the permits that is kept for `Priority.CRITICAL`.
-        waiters: What those wait with who wait; they end at their deadlines.
-        clock: The manager's.
+        waiters: The waiters for acquires that wait; each ends at its deadline.
+        clock: The manager's clock.
         what: What the permits are for, in messages.
-        adaptive: What moves the limit, if it moves.
+        adaptive: Moves the limit; None: the limit is fixed.
     """
 
     def __init__(  # noqa: PLR0913  # made in one place
@@ -68,7 +69,7 @@ class AdmissionGate:
         self._what = what
         self._adaptive = adaptive
         self._closed = False
-        #: How many permits there are, and how many of them for all priorities.
+        #: How many permits there are, and how many of them are for all priorities.
         if adaptive is None:
             self.limit, self.open_limit = limit, open_to_all(limit, reserve)
         else:
@@ -76,32 +77,32 @@ class AdmissionGate:
         self.in_use = 0
         self.waiting = 0
         self._numbers = count()
-        #: Who waits, in the order of asking, and by when half of the time is over. Who waits no
-        #: more is passed over there.
+        #: The waiting acquires in the order of asking, and again by `half_at`, the critical ones
+        #: under True. Those that no longer wait stay in both for a while, and are skipped.
         self._queues: dict[Priority, deque[QueuedAcquire]] = {level: deque() for level in Priority}
         self._by_age: dict[bool, list[QueuedAcquire]] = {True: [], False: []}
-        #: Who has been given a permit, until it has been woken.
+        #: The acquire that has been given a permit but has not been woken yet.
         self._waking: QueuedAcquire | None = None
         self.waits = self.refusals = self.timeouts = 0
 
     def set_limit(self, limit: int, open_limit: int) -> None:
-        """Give out so many permits at most from now on; those that are out stay."""
+        """Give out at most so many permits from now on; those that are out stay out."""
         if not self._closed:
             self.limit, self.open_limit = limit, open_limit
 
     def note(self, seconds: float) -> None:
-        """Take note that a lease has ended well that took so long."""
+        """Note how many seconds a lease took that has ended without an error."""
         adaptive = self._adaptive
         if adaptive is not None and adaptive.note(seconds, self.in_use):
             self.set_limit(adaptive.limit, adaptive.open_limit)
 
     def join(self, acquire: QueuedAcquire, deadline: float) -> Any:  # noqa: ANN401  # by face
-        """Have an acquire wait at its place in the queue; return what to wait with.
+        """Put an acquire into the queue; return the waiter to wait with.
 
-        That ends with a permit, with TimeoutError at the deadline, or with the error to raise. Who
-        waits no more, for whatever reason, calls `leave`.
+        The waiter ends with a permit, with TimeoutError at the deadline, or with the error to
+        raise. If it ends in any other way than with a permit, the caller calls `leave`.
 
-        Raises OverloadedError if the queue is full and nobody is in it who would give way.
+        Raises OverloadedError if the queue is full and no acquire of lower priority is in it.
         """
         if self._closed:
             raise _closed()
@@ -118,7 +119,7 @@ class AdmissionGate:
         return waiter
 
     def leave(self, acquire: QueuedAcquire) -> None:
-        """Have an acquire wait no more, and take back what it was given."""
+        """End an acquire's wait, and take back the permit that it was given, if any."""
         if acquire.granted:
             acquire.granted = False
             self.in_use -= 1
@@ -127,12 +128,12 @@ class AdmissionGate:
         self.dispatch()
 
     def settle(self, acquire: QueuedAcquire) -> None:
-        """Let go of what an acquire has waited with."""
+        """Release the waiter that an acquire has waited with."""
         if acquire.waiter is not None:
             self._waiters.leave(acquire.priority, acquire.waiter)
 
     def dispatch(self) -> None:
-        """Give free permits to those who wait, and wake them."""
+        """Give free permits to waiting acquires, and wake them."""
         while (acquire := self._waking or self._next()) is not None:
             if acquire is not self._waking:
                 acquire.granted = True
@@ -145,13 +146,13 @@ class AdmissionGate:
             self._waking = None
 
     def close(self) -> None:
-        """Give no permit any more: who waits, and who comes, is told that the manager closes."""
+        """Give out no more permits: acquires, waiting or new, raise PoolManagerClosedError."""
         self._closed = True
         self.limit = self.open_limit = 0
         self._waiters.dismiss(_closed())
 
     def too_late(self, seconds: float) -> OverloadedError:
-        """Make the error of who has waited until its deadline."""
+        """Make the error for an acquire that has waited until its deadline."""
         self.timeouts += 1
         return OverloadedError(
             f"no admission within {seconds:g} s: {self._state()}; hold connections for a shorter "
@@ -180,7 +181,11 @@ class AdmissionGate:
         )
 
     def _make_way_for(self, acquire: QueuedAcquire) -> None:
-        """Refuse who came last of those that count less than an acquire, or else that."""
+        """Refuse the last waiting acquire of the lowest priority, or else the given one.
+
+        Only acquires of a lower priority than the given one can be refused in its place. Raises
+        OverloadedError if there are none.
+        """
         for priority in sorted(Priority, reverse=True):
             if priority <= acquire.priority:
                 break
@@ -201,7 +206,7 @@ class AdmissionGate:
         acquire.out = True
 
     def _next(self) -> QueuedAcquire | None:
-        """Return who is to have the next permit, if there is one for any who wait."""
+        """Return the acquire that gets the next permit; None if no permit is free for any."""
         room_for_all = self.in_use < self.open_limit
         if not self.waiting or (not room_for_all and self.in_use >= self.limit):
             return None
@@ -210,8 +215,8 @@ class AdmissionGate:
                 return acquire
         return None
 
-    def _oldest(self, room_for_all: bool) -> QueuedAcquire | None:  # noqa: FBT001  # of two
-        """Return who has waited for more than half of its time, the longest of several."""
+    def _oldest(self, room_for_all: bool) -> QueuedAcquire | None:  # noqa: FBT001  # private
+        """Return the acquire with the earliest `half_at`, if that time has passed."""
         now, found = self._clock(), []
         for critical in (True, False) if room_for_all else (True,):
             acquires = self._by_age[critical]
@@ -228,7 +233,7 @@ class AdmissionGate:
         return queue[0] if queue else None
 
     def _sweep(self) -> None:
-        """Let go of those who wait no more, where they have become many."""
+        """Drop acquires that no longer wait from a queue, once it holds too many of them."""
         for critical, acquires in self._by_age.items():
             if len(acquires) > 2 * self.waiting + _SLACK:
                 kept = [acquire for acquire in acquires if not acquire.out]
@@ -240,7 +245,7 @@ class AdmissionGate:
 
 
 def _is_over(acquire: QueuedAcquire) -> bool:
-    """Tell whether an acquire waits no more, or was given up and has not left yet."""
+    """Tell whether an acquire no longer waits, or has given up but not called `leave` yet."""
     return acquire.out or acquire.waiter is None or acquire.waiter.done()
 
 

@@ -1,4 +1,4 @@
-"""The layer of admission: lets acquires in through a gate, tasks and threads alike."""
+"""The admission layer: lets acquires in through a gate, for tasks and threads alike."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -17,7 +17,7 @@ from hasql.resilience.priority import Priority, current_priority
 
 __all__ = ("AdaptiveAdmissionLayer", "AdmissionLayer")
 
-_CRITICAL = Priority.CRITICAL  # asked for on each acquire, and an enum is slow to ask
+_CRITICAL = Priority.CRITICAL  # needed on each acquire, and a lookup in an enum is slow
 
 NewWaiters = Callable[[], Waiters[Priority, None]]
 
@@ -25,13 +25,14 @@ NewWaiters = Callable[[], Waiters[Priority, None]]
 class AdmissionLayer(Layer):
     """Admission around the leases of one manager.
 
-    With `replica_limit` there are two gates. Which one a lease goes through is said by what it asks
-    for, as the host is not known yet: a read that falls back to a master counts as a replica's.
+    With `replica_limit` there are two gates. The role that a lease asks for decides which gate it
+    passes, because the host is not known yet: a read that falls back to a master counts as one of
+    a replica.
 
     Args:
-        admission: What the user asked for.
-        new_waiters: Makes what tasks wait with, or threads.
-        clock: The manager's.
+        admission: The options.
+        new_waiters: Makes the waiters, for tasks or for threads.
+        clock: The manager's clock.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class AdmissionLayer(Layer):
         self._admission = admission
         self._new_waiters = new_waiters
         self._clock = clock
-        # Held for a moment at a time; who holds it takes no other lock.
+        # Held only briefly; no other lock is taken while it is held.
         self._lock = new_guard()
         apart = admission.replica_limit
         self._gate = self._replicas = self._new_gate(
@@ -64,11 +65,11 @@ class AdmissionLayer(Layer):
         read = lease.request.role is Role.REPLICA if node is None else node.as_replica
         return self._replicas if read else self._gate
 
-    # Letting in. What is counted and what the lease holds change with no call in between, at which
-    # a thread could be interrupted.
+    # Letting in. The count of permits and the permit of the lease change with no call in between,
+    # because a thread could be interrupted at a call.
 
     def enter(self, lease: Lease[Any, Any], deadline: float) -> Awaitable[None] | None:
-        """Let a task's acquire in, or have it wait for a permit."""
+        """Let a task's acquire in, or return an awaitable that waits for a permit."""
         gate = self._gate if self._together else self._gate_for(lease)
         level = current_priority.get()
         if gate.in_use < (gate.limit if level is _CRITICAL else gate.open_limit):
@@ -109,10 +110,10 @@ class AdmissionLayer(Layer):
                     return
                 acquire = QueuedAcquire(level, self._clock(), deadline)
                 waiter = gate.join(acquire, deadline)
-                gate.dispatch()  # a finalizer may have given one back since
+                gate.dispatch()  # a finalizer may have given a permit back meanwhile
             late = not waiter.ended_within(deadline - self._clock())
             if late:
-                raise TimeoutError  # noqa: TRY301  # as what else ends it
+                raise TimeoutError  # noqa: TRY301  # handled like everything else that ends it
             waiter.result()
             with self._lock:
                 gate.settle(acquire)
@@ -137,14 +138,14 @@ class AdmissionLayer(Layer):
     # Ends
 
     def failed(self, lease: Lease[Any, Any], error: BaseException) -> None:
-        """Take the permit back of an acquire that has ended without a connection."""
+        """Take back the permit of an acquire that has ended without a connection."""
         del error
         self._take_back(lease)
 
     def returned(
         self, lease: Lease[Any, Any], node: Node[Any, Any], error: BaseException | None
     ) -> None:
-        """Take the permit back of a lease that has ended."""
+        """Take back the permit of a lease that has ended."""
         del node, error
         self._take_back(lease)
 
@@ -156,30 +157,30 @@ class AdmissionLayer(Layer):
                 lease.permit = None
                 if gate.waiting:
                     gate.dispatch()
-            else:  # it has waited in vain, or an interrupt has come before this was done
+            else:  # the acquire waited in vain, or an interrupt came before a dispatch was done
                 for each in self._gates:
                     each.dispatch()
 
     def close(self) -> None:
-        """Let nobody in any more, and nobody wait."""
+        """Refuse all acquires from now on, and end all waits."""
         with self._lock:
             for gate in self._gates:
                 gate.close()
 
     def measure(self) -> tuple[AdmissionMetrics, AdmissionMetrics | None]:
-        """Take a snapshot of admission; and of that of replicas, if they are counted apart."""
+        """Take a snapshot of the gate, and of that for replicas if they are counted separately."""
         with self._lock:
             replicas = None if self._together else self._replicas.measure()
             return self._gate.measure(), replicas
 
 
 class AdaptiveAdmissionLayer(AdmissionLayer):
-    """Admission whose limit follows the time for which leases are out."""
+    """Admission whose limit follows the time that leases are out."""
 
     def returned(
         self, lease: Lease[Any, Any], node: Node[Any, Any], error: BaseException | None
     ) -> None:
-        """Take the permit back of a lease that has ended, and learn from it if it ended well."""
+        """Take back the permit of a lease; learn from its duration if no error ended it."""
         del node
         gate: AdmissionGate | None = lease.permit
         with self._lock:

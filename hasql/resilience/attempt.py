@@ -1,4 +1,4 @@
-"""One attempt at a unit of work, as far as tasks and threads have it alike."""
+"""One attempt at a unit of work: the part that tasks and threads share."""
 
 from collections.abc import Sequence
 from typing import Any, Final, Generic
@@ -13,28 +13,28 @@ from hasql.resilience.unit_of_work import Phase, UnitOfWork
 
 __all__ = ("Attempt",)
 
-# By a name of the module, as an enumeration looks its members up.
+# Bound to names of the module, because looking up a member of an enumeration is slower.
 _OPEN: Final = TransactionState.OPEN
 _WORKING, _MARKING, _COMMITTING = Phase.WORKING, Phase.MARKING, Phase.COMMITTING
 
 
 class Attempt(Generic[PoolT, ConnT]):
-    """What an attempt has leased, its transaction there, and what becomes of both.
+    """The lease of an attempt, its transaction there, and what happens to both.
 
-    It may go on on another connection, as long as it has only read. Each face says what it leases,
-    and does the waiting and the I/O.
+    An attempt may move to another connection as long as it has only read. The subclass for each
+    face defines the lease, and does the waiting and the I/O.
 
-    What every run comes through makes few calls: between two round trips the processor has
-    forgotten all of it, and then each function, however short, takes half a microsecond.
+    The code that every run passes through makes few calls. Between two round trips the processor's
+    caches lose this code, and then every function call, however short, takes half a microsecond.
     """
 
-    #: What it has leased, or is about to.
+    #: The lease that the attempt has, or is about to acquire.
     lease: Any
     connection: ConnT
     pool: Any
     modes: TransactionModes
     transaction: Any
-    #: Whether what it writes may come of a replica's past.
+    #: Whether the attempt may have read from a replica, so that its writes may rest on stale data.
     has_read = False
 
     def __init__(self, runs: Runs[PoolT, ConnT], unit: UnitOfWork, lease: Any) -> None:  # noqa: ANN401  # by face
@@ -45,16 +45,16 @@ class Attempt(Generic[PoolT, ConnT]):
 
     @property
     def has_connection(self) -> bool:
-        """Whether it has one, and is not about to get the first or another one."""
+        """Whether the attempt has a connection now, and is not waiting for one."""
         return self.unit.phase is not Phase.WAITING
 
     @property
     def may_write(self) -> bool:
-        """Whether it is on the master."""
+        """Whether the attempt is on the master."""
         return self.has_connection and self.lease.request is MASTER
 
     def took(self, connection: ConnT) -> None:
-        """Take over the connection that its lease has just got."""
+        """Take over the connection that the lease has just acquired."""
         self.connection = connection
         lease, unit = self.lease, self.unit
         node = lease.node
@@ -62,7 +62,7 @@ class Attempt(Generic[PoolT, ConnT]):
         modes = options.modes if unasked else options.modes_to_mark
         if lease.request is not MASTER:
             unit.wrote_nothing = True
-            # The guard of such a lease is the transaction, whichever server it is on.
+            # The transaction is what guards such a lease against writes, whatever its server.
             guarded = lease.settings is not None and lease.settings.guards_reads
             modes = options.modes_to_read if guarded else options.modes
         self.modes = modes
@@ -70,13 +70,12 @@ class Attempt(Generic[PoolT, ConnT]):
         self.transaction = pool.transaction(connection, modes)
         unit.attempts += 1
         unit.node = node
-        unit.phase = _WORKING  # last: a thread interrupted before has nothing to roll back
+        unit.phase = _WORKING  # last: a thread interrupted before this has nothing to roll back
 
     def asks_for_mark(self) -> bool:
-        """Refuse to commit what the work has not left to be committed; else tell what comes next.
+        """Check that the work may be committed; tell whether to ask for the mark before COMMIT.
 
-        That is the question for the mark, or COMMIT. Raises RolledBackError, or HasqlError for a
-        mistake.
+        Raises RolledBackError, or HasqlError for a mistake in the work.
         """
         unit, state, is_out = self.unit, self.transaction.state, self.is_out
         if state is not _OPEN or not is_out:
@@ -96,9 +95,10 @@ class Attempt(Generic[PoolT, ConnT]):
             self._runs.saw(mark)
 
     def committing(self, result: object) -> None:
-        """Take note that COMMIT is sent next, with what the work has returned.
+        """Note that COMMIT is sent next, and what the work has returned.
 
-        Raises ConnectionError where the connection is known to be lost: it is sure what that means.
+        Raises ConnectionError or LeaseTerminatedError if the connection is known to be closed: as
+        COMMIT was not sent, it is certain that nothing was committed.
         """
         if self.pool.is_closed(self.connection):
             if self.lease.terminated:
@@ -110,18 +110,19 @@ class Attempt(Generic[PoolT, ConnT]):
 
     @property
     def is_out(self) -> bool:
-        """Whether the connection is the lease's still: the work may have given it back."""
+        """Whether the lease still has the connection: the work may have given it back."""
         return self.lease.connection is self.connection and not self.lease.returning
 
     def met(self, error: BaseException) -> bool:
-        """Take note of what has ended it on a connection; tell whether it is to be rolled back.
+        """Note the error that ended the attempt on a connection; tell whether to roll back.
 
-        Where the server is not to go on with what it was sent, the connection is broken here.
+        If the server must not go on with what it was sent, the connection is broken here instead.
         """
         closed = self.pool.is_closed(self.connection)
         broken = self.unit.met(error, self.lease, self.connection, closed=closed)
         if self.unit.outcome_is_open:
-            self._runs.expect_to_ask(self.unit)  # while the lease is out, so that closing waits
+            # While the lease is still out, so that closing the manager waits.
+            self._runs.expect_to_ask(self.unit)
         if not self.is_out:
             return False
         if broken:
@@ -129,11 +130,11 @@ class Attempt(Generic[PoolT, ConnT]):
         return not broken
 
     def ended(self, error: BaseException) -> None:
-        """Take note that all is rolled back.
+        """Note that the attempt is rolled back.
 
-        Raises RolledBackError or LeaseTerminatedError in place of an error that only says so, and
-        StaleReadError for a constraint that is violated by what a replica has shown: COMMIT may
-        find that out.
+        Raises RolledBackError or LeaseTerminatedError in place of an error that says no more than
+        that, and StaleReadError for a constraint that is violated because of what a replica has
+        shown, even if only COMMIT detects the violation.
         """
         closed, terminated = self.pool.is_closed(self.connection), self.lease.terminated
         self.unit.ended(error, closed=closed, terminated=terminated)

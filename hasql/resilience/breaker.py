@@ -9,11 +9,12 @@ __all__ = ("Breaker",)
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """Stops acquires of a master once too many have failed in a row.
+    """Refuses acquires of a master once too many have failed in a row.
 
     Args:
-        threshold: After so many infrastructure errors in a row it opens.
-        recovery: After so many seconds, or as soon as a master is seen, one trial goes through.
+        threshold: The breaker opens after this many infrastructure errors in a row.
+        recovery: One trial is let through this many seconds after the breaker has opened, or
+            earlier if a master is seen.
     """
 
     threshold: int = 5

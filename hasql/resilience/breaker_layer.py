@@ -1,10 +1,10 @@
 """The breaker of a cluster's masters, as a layer around leases.
 
-Libraries were looked at first, in November 2026. purgatory 3.0 and circuitbreaker 2.1 let all calls
-through while half-open, pybreaker 1.4 holds its lock throughout a call and knows no asyncio, and
-aiobreaker 1.2 has had no release since 2021. And all of them wrap calls, which a lease is none: it
-begins with an acquire and ends with a release, perhaps of another task. Driven by hand for that, of
-a breaker a counter and a time are left.
+Libraries were considered first, in November 2026. purgatory 3.0 and circuitbreaker 2.1 let all
+calls through while half-open, pybreaker 1.4 holds its lock throughout a call and has no asyncio
+support, and aiobreaker 1.2 has had no release since 2021. Besides, all of them wrap calls, and a
+lease is not a call: it begins with an acquire and ends with a release, perhaps in another task. If
+a library's breaker had to be driven by hand for that, all it would provide is a counter and a time.
 """
 
 from collections.abc import Awaitable, Callable
@@ -26,26 +26,26 @@ from hasql.resilience.breaker import Breaker
 
 __all__ = ("BreakerLayer",)
 
-#: Seconds after which a trial that has its connection counts as gone well, ended or not.
+#: Seconds after which a trial that has its connection counts as successful, even if it goes on.
 _PROVEN = 1.0
-#: What says no on purpose, and nothing of a master.
+#: Errors of deliberate refusals, which say nothing about a master.
 _SHED = (OverloadedError, RateLimitedError, BreakerOpenError)
-#: What is not the application's own where a lease has lost its connection by it.
+#: Failures that count against the master if a lease has lost its connection through them.
 _FROM_BELOW = frozenset({Failure.BROKEN, Failure.READ_ONLY})
 
 
 class BreakerLayer(Layer):
     """Refuses acquires of a master while masters fail, and lets one trial through at a time.
 
-    It counts acquires that ask for a master alone, and their leases. A trial ends with its lease,
-    or once it has its connection for a second, so that long work does not keep others waiting.
+    It counts only acquires that ask for a master, and their leases. A trial ends with its lease, or
+    once it has had its connection for a second, so that long work does not block other acquires.
 
     Args:
-        breaker: What the user asked for.
+        breaker: The options.
         driver: Judges what its errors mean.
-        clock: The manager's.
+        clock: The manager's clock.
         masters: Returns the masters in routing.
-        tell: Tells listeners of an event; called under no lock.
+        tell: Tells listeners of an event; called while no lock is held.
         hide: Masks passwords in a text.
     """
 
@@ -65,12 +65,12 @@ class BreakerLayer(Layer):
         self._masters = masters
         self._tell = tell
         self._hide = hide
-        # Held for a moment at a time; who holds it takes no other lock.
+        # Held only briefly; no other lock is taken while it is held.
         self._lock = new_guard()
         self._open = False
         self._failures = 0
         self._opened_at = self._tries_at = 0.0
-        #: Whether the word of a probe is enough for a trial: not once a trial has failed.
+        #: Whether a probe that sees a master allows a trial: not any more once a trial has failed.
         self._heeds_probes = False
         #: The lease that is the trial, and when it was lent.
         self._trial: Lease[Any, Any] | None = None
@@ -81,13 +81,13 @@ class BreakerLayer(Layer):
     # Letting in
 
     def enter(self, lease: Lease[Any, Any], deadline: float) -> Awaitable[None] | None:
-        """Let a task's acquire in, unless it is of a master and the breaker open."""
+        """Let a task's acquire in, unless it asks for a master and the breaker is open."""
         if self._open and _concerns(lease):
             self.enter_in_thread(lease, deadline)
         return None
 
     def enter_in_thread(self, lease: Lease[Any, Any], deadline: float) -> None:
-        """Let a thread's acquire in, unless it is of a master and the breaker open."""
+        """Let a thread's acquire in, unless it asks for a master and the breaker is open."""
         del deadline
         if not self._open or not _concerns(lease):
             return
@@ -115,7 +115,7 @@ class BreakerLayer(Layer):
         )
 
     def master_seen(self, began: float | None) -> None:
-        """Take note that a probe that began then has found a master; None: one begins to serve."""
+        """Note that a probe, begun at that time, has found a master; None: one begins to serve."""
         with self._lock:
             heeds = began is None or (self._heeds_probes and began > self._opened_at)
             if self._open and heeds:
@@ -124,12 +124,12 @@ class BreakerLayer(Layer):
     # Ends
 
     def lent(self, lease: Lease[Any, Any]) -> None:
-        """Take note that the trial has its connection."""
+        """Note that the trial has got its connection, if this lease is the trial."""
         if self._trial is lease:
             self._trial_lent_at = self._clock()
 
     def failed(self, lease: Lease[Any, Any], error: BaseException) -> None:
-        """Count an acquire that has failed, if that tells of the masters."""
+        """Count a failed acquire, if its error says something about the masters."""
         if not _concerns(lease):
             return
         if isinstance(error, NotAvailableError):
@@ -145,20 +145,20 @@ class BreakerLayer(Layer):
     def returned(
         self, lease: Lease[Any, Any], node: Node[Any, Any], error: BaseException | None
     ) -> None:
-        """Count a lease that has ended, if that tells of the masters."""
+        """Count a lease that has ended, if its end says something about the masters."""
         if not (self._failures or error is not None) or not _concerns(lease):
             return
         limited = lease.terminated or lease.at_its_limit
         lost = lease.lost or lease.expired or limited
         own = limited or (error is not None and is_own_limit(error))
         if error is not None and lost and not own and self._judged(error) in _FROM_BELOW:
-            # A master that another has replaced tells nothing of that.
+            # A master that another has replaced says nothing about the one that serves now.
             if node.as_master or not self._masters():
                 self._count(lease, error)
             elif self._trial is lease:
                 self._free_trial()
         elif lost or not isinstance(error, Exception | None):
-            if self._trial is lease:  # nobody knows, or it was cancelled
+            if self._trial is lease:  # it was cancelled, or its end shows nothing of the master
                 self._free_trial()
         else:
             self._note_success(lease)
@@ -194,7 +194,7 @@ class BreakerLayer(Layer):
             self._tell(BreakerClosed())
 
     def _free_trial(self) -> None:
-        """Have the next acquire be the trial, as this one has shown nothing."""
+        """Make the next acquire the trial, because this one has shown nothing."""
         with self._lock:
             self._trial = None
 
@@ -203,7 +203,7 @@ class BreakerLayer(Layer):
         return True
 
     def close(self) -> None:
-        """Stop nobody any more: the manager is closing, and says so by itself."""
+        """Let all acquires through: the manager is closing, and refuses them itself."""
         with self._lock:
             self._close()
             self._threshold = inf
@@ -219,9 +219,9 @@ class BreakerLayer(Layer):
 
 
 def _serves(node: Node[Any, Any]) -> bool:
-    """Tell whether a master lets connect, as far as its server has said.
+    """Tell whether a master accepts connections, as far as is known from its server.
 
-    An acquire that was out of time by its own deadline then tells nothing of it.
+    If it does, an acquire that has failed at its own deadline says nothing about the master.
     """
     return node.error is None or isinstance(node.error, SlowConnectError)
 

@@ -14,18 +14,18 @@ __all__ = ("CommitMark", "CommitUnknownError", "Outcome", "outcome_of_all")
 
 
 class Outcome(Enum):
-    """What has become of a transaction, as the master says that serves now."""
+    """What has become of a transaction, according to the master that serves now."""
 
-    #: What it wrote is there.
+    #: The transaction's writes are there.
     COMMITTED = "committed"
-    #: What it wrote is not there, and will not be: it was rolled back, or a failover has lost it.
+    #: Its writes are not there and never will be: it was rolled back, or a failover has lost it.
     ABORTED = "aborted"
-    #: No server that could be asked knows.
+    #: No server that could be asked knows the outcome.
     UNKNOWN = "unknown"
 
 
 def outcome_of_all(outcomes: Collection[Outcome]) -> Outcome:
-    """Return what has become of work that may have been done by any of several transactions."""
+    """Return the outcome of work that any of several transactions may have done."""
     if Outcome.COMMITTED in outcomes:
         return Outcome.COMMITTED
     return Outcome.UNKNOWN if Outcome.UNKNOWN in outcomes else Outcome.ABORTED
@@ -35,8 +35,9 @@ def outcome_of_all(outcomes: Collection[Outcome]) -> Outcome:
 class CommitMark:
     """Where a transaction stood right before its COMMIT."""
 
-    #: What is asked, in the transaction itself, in one round trip. Each value is `text`, and is to
-    #: be read past the application's codecs. It is for a server that answers the whole probe.
+    #: The question for the mark, asked in the transaction itself, in one round trip. Each value is
+    #: `text`, which must be read without the application's codecs. The server must be one that
+    #: answers the full probe.
     SQL: ClassVar[str] = f"""\
 SELECT pg_catalog.pg_current_xact_id_if_assigned()::text,
  pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), '0/0')::text,
@@ -50,36 +51,36 @@ SELECT pg_catalog.pg_current_xact_id_if_assigned()::text,
 
     #: The transaction's id, with its epoch.
     xid: int
-    #: Where it was begun.
+    #: The host that it was begun on.
     host: HostSpec
     system_id: int
     timeline: int
-    #: Where the next WAL record would have gone, in bytes: the commit's lies behind it.
+    #: The position of the next WAL record, in bytes: the commit's record lies at or beyond it.
     position: int
-    #: Up to where, in bytes, that server would have lost nothing in a crash.
+    #: The position, in bytes, up to which that server would have lost nothing in a crash.
     flushed: int
-    #: Start of the postmaster, microseconds since 1970.
+    #: When the postmaster started, in microseconds since 1970.
     started_at: int
-    #: Up to where that server had recovered before it wrote; None: it had no need to.
+    #: The position up to which that server recovered before it wrote; None: it did not recover.
     recovered_to: int | None
-    #: That server's clock, microseconds since 1970.
+    #: The time by that server's clock, in microseconds since 1970.
     at: int
 
     @property
     def server(self) -> tuple[int, int, int | None]:
-        """What changes with each restart of the server, and with each crash it recovers from.
+        """The server's identity, which changes with each restart and each recovery from a crash.
 
-        One that goes on with the same postmaster after a crash has recovered up to another
-        position: behind the last, as it has written since.
+        A server that goes on with the same postmaster after a crash has recovered up to another
+        position, beyond the last one, because it has written in between.
         """
         return self.system_id, self.started_at, self.recovered_to
 
     @classmethod
     def read(cls, host: HostSpec, row: Sequence[str | None]) -> "CommitMark | None":
-        """Read the one row of the answer; None: nothing was written, and nothing is to be lost.
+        """Read the one row of the answer; None: nothing was written, so nothing can be lost.
 
         Raises:
-            UnreadableAnswerError: It is no answer to that.
+            UnreadableAnswerError: The row is not an answer to `SQL`.
         """
         if not row or row[0] is None:
             return None
@@ -101,20 +102,20 @@ SELECT pg_catalog.pg_current_xact_id_if_assigned()::text,
             raise UnreadableAnswerError(msg) from None
 
 
-#: Seconds that `CommitUnknownError.outcome` waits, unless told otherwise.
+#: Default timeout of `CommitUnknownError.outcome`, in seconds.
 _TIMEOUT: Final = 10.0
 
 
 class CommitUnknownError(HasqlError):
-    """COMMIT was sent, its answer was lost, and no server could say what has become of it.
+    """COMMIT was sent, its answer was lost, and no server could tell the outcome.
 
-    The work may have been done, or not. What the application does now is its decision: look for
+    The work may have been done, or not. The application decides what to do now: it can look for
     what the work would have written, or ask again later.
 
     Attributes:
-        xid: The transaction's id; None with ``resolve_commits=False``.
-        host: Where it was begun.
-        timeline: The timeline that host wrote; None: it does not tell, or was not asked.
+        xid: The transaction's id; None with ``resolve_commits=False``, or if the host tells none.
+        host: The host on which the transaction was begun.
+        timeline: The timeline that the host wrote; None if the host does not tell or was not asked.
     """
 
     def __init__(
@@ -132,15 +133,15 @@ class CommitUnknownError(HasqlError):
         )
 
     def outcome(self, timeout: float = _TIMEOUT) -> Any:  # noqa: ANN401  # by face
-        """Ask again, for so many seconds at most, and return an `Outcome`.
+        """Ask the servers again, for at most `timeout` seconds, and return an `Outcome`.
 
-        It is to be awaited, but with the pool managers of ``hasql.sync``, which wait themselves.
-        Raises HasqlError in another process, to which the error was pickled.
+        Await the result, except with the pool managers of ``hasql.sync``: there the call itself
+        waits. Raises HasqlError in another process, if the error was pickled and sent there.
         """
         return self._ask(check_seconds("timeout", timeout))
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-        # The manager, with its locks and sockets, is this process's.
+        # The manager, with its locks and sockets, belongs to this process and cannot be pickled.
         state = {name: value for name, value in vars(self).items() if name != "_ask"}
         return _restored, (type(self), self.args), state
 

@@ -1,13 +1,14 @@
-"""The rule by which what a master says of a transaction is taken for the outcome of a commit.
+"""The rule that derives the outcome of a commit from what a master says of a transaction.
 
-A transaction's id says which it is only within one history. A server that crashes forgets the WAL
-it had not flushed, and then gives the ids that were in it to others; a standby that is promoted
-goes on without what it has not received, and does the same. So "committed" may be said of another
-transaction, and counts only if the position that was read before COMMIT is in the history of the
-server that says it: then so is the id, which is not given away again.
+A transaction's id identifies it only within one history. A server that crashes loses the WAL that
+it had not flushed, and then gives the ids in that WAL to other transactions. A standby that is
+promoted goes on without the WAL that it has not received, and does the same. So a server may say
+"committed" of another transaction that has got the same id. The answer counts only if the position
+that was read before COMMIT is in the history of that server: then the id is in it as well, and is
+not given away again.
 
-All else needs less. Our commit, where a history holds it, is "committed" there for good. So a
-server that says anything else of the id does not have it, whatever its past was.
+Any other answer needs no such proof. If a history holds our commit, the server says "committed"
+for good. So a server that says anything else of the id does not have our commit, whatever its past.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,8 +22,8 @@ from hasql.resilience.commit_outcome import CommitMark, Outcome
 
 __all__ = ("LastSign", "StatusAnswer", "last_sign", "outcome_of", "question", "read_answer")
 
-#: Microseconds in which no server crashes, recovers, lets somebody in and commits. (PostgreSQL 16
-#: and 18 take 34 ms from the death of a process to the next commit, all in memory.)
+#: Microseconds that are too few for a server to crash, recover, accept a login and commit.
+#: (PostgreSQL 16 and 18 take 34 ms from the death of a process to the next commit, all in memory.)
 _NO_RESTART: Final = 10_000
 
 _STATUSES: Final = frozenset({"committed", "aborted", "in progress"})
@@ -30,10 +31,10 @@ _STATUSES: Final = frozenset({"committed", "aborted", "in progress"})
 
 @dataclass(frozen=True, slots=True)
 class StatusAnswer:
-    """What a server has said of a transaction and of itself, in one answer."""
+    """What a server said of a transaction and of itself, in one answer."""
 
     host: HostSpec
-    #: What `pg_xact_status` says of the id; None: it is too old to be known, or this is no master.
+    #: What `pg_xact_status` says of the id; None: the id is too old, or the server is no master.
     status: str | None
     reading: Reading
     #: Whether the host's name was found to lead to several servers.
@@ -41,12 +42,13 @@ class StatusAnswer:
 
 
 def question(mark: CommitMark) -> str:
-    """Return the SQL that asks a server of a transaction; it has one row.
+    """Return the SQL that asks a server about a transaction; its answer has one row.
 
-    What has not ended when the server looks is "in progress": nothing else would do for an id that
-    the server has not given away yet, of which `pg_xact_status` does not like to be asked.
+    A transaction that has not ended when the server looks is "in progress". The SQL says so by
+    itself, because `pg_xact_status` does not accept an id that the server has not given away yet.
 
-    Only a master is asked: what a standby has not replayed yet, it would take for not committed.
+    Only a master is asked: a standby would report a commit that it has not replayed yet as not
+    committed.
     """
     return f"""\
 {ProbeForm.FULL.value},
@@ -57,7 +59,7 @@ def question(mark: CommitMark) -> str:
 
 
 def read_answer(host: HostSpec, row: Sequence[str | None], *, several: bool) -> StatusAnswer:
-    """Read the row. Raises UnreadableAnswerError: it is no answer to that."""
+    """Read the row. Raises UnreadableAnswerError if it is no answer to `question`."""
     *probed, status = row or ("",)
     if status is not None and status not in _STATUSES:
         msg = f"{host} has said {status!r} of a transaction"
@@ -67,20 +69,21 @@ def read_answer(host: HostSpec, row: Sequence[str | None], *, several: bool) -> 
 
 @dataclass(frozen=True, slots=True)
 class LastSign:
-    """What a server has shown last, as far as is known, before it stopped, crashed or was lost."""
+    """The last known sign of life of a server before it stopped, crashed or was lost."""
 
-    #: When it has lived, by its clock, in microseconds since 1970.
+    #: The last time at which the server is known to have been up, by its own clock, in
+    #: microseconds since 1970.
     at: int
-    #: Up to where, in bytes, it would have lost nothing in a crash.
+    #: The WAL position, in bytes, up to which the server would have lost nothing in a crash.
     flushed: int
 
     def and_then(self, other: "LastSign") -> "LastSign":
-        """Return what both of them tell of the same server."""
+        """Combine two signs of the same server."""
         return LastSign(max(self.at, other.at), max(self.flushed, other.flushed))
 
 
 def last_sign(mark: CommitMark, reading: Reading | None) -> LastSign:
-    """Return what a mark, and what was read later at the same place, tell of the mark's server."""
+    """Return the last sign of the mark's server, from the mark and a later reading of its host."""
     sign = LastSign(mark.at, mark.flushed)
     if reading is None or reading.uptime is None or reading.started_at is None:
         return sign
@@ -97,13 +100,13 @@ def _server(reading: Reading) -> tuple[int | None, int | None, int | None]:
 def outcome_of(
     mark: CommitMark, answer: StatusAnswer, switches: Iterable[Switch], sign: LastSign
 ) -> Outcome | None:
-    """Return the outcome; None: ask again later, it is too early to say.
+    """Return the outcome; None: it is too early to say, ask again later.
 
     Args:
         mark: What was read before COMMIT.
-        answer: What a server says that is a master now.
-        switches: Where the timelines of the mark's cluster have begun, as far as that was seen.
-        sign: What the mark's server has shown last, before any restart.
+        answer: What a server that is a master now says.
+        switches: Where the timelines of the mark's cluster began, as far as that was seen.
+        sign: The last sign of life of the mark's server, before any restart.
     """
     reading = answer.reading
     if not _may_know(mark, reading):
@@ -113,7 +116,7 @@ def outcome_of(
     if answer.status is None:
         return Outcome.UNKNOWN
     if answer.status != "committed":
-        # "In progress" is another's: ours has ended with its server.
+        # "In progress" concerns another transaction: ours ended with its server.
         return Outcome.ABORTED
     if reading.timeline == mark.timeline:
         return _after_a_restart(mark, answer, switches, sign)
@@ -121,14 +124,14 @@ def outcome_of(
 
 
 def _may_know(mark: CommitMark, reading: Reading) -> bool:
-    """Tell whether it is a master of that cluster, and none that has been replaced already."""
+    """Tell whether the reading is from a master of the mark's cluster, on no older timeline."""
     timeline = reading.timeline if reading.role is Role.MASTER else None
     same = reading.system_id == mark.system_id
     return same and timeline is not None and timeline >= mark.timeline
 
 
 def _of_the_same_server(status: str | None) -> Outcome | None:
-    """Without a restart all is in memory that ever was: it knows, or will."""
+    """Read the answer of a server that has not restarted: it has lost nothing, and knows."""
     if status == "in progress":
         return None
     if status is None:
@@ -141,13 +144,13 @@ def _after_a_restart(
 ) -> Outcome:
     """Say what "committed" means on the same timeline, from a server that has started since.
 
-    It is lost if that server has recovered to no further than the mark: what it says is of another
-    transaction, which has got the same id. So it is if this is another server, which was promoted
-    to a timeline of the same number without knowing of the mark's.
+    The commit is lost if that server has recovered no further than the mark: then its answer
+    concerns another transaction, which got the same id. The commit is also lost if this is another
+    server, which was promoted to a timeline of the same number without knowing of the mark's.
 
-    The contrary proves nothing, unless the mark's position had been flushed: there may have been a
-    crash before the last one, which lost it, and the server that started then may have written
-    beyond it.
+    A recovery beyond the mark proves nothing, unless the mark's position had been flushed. An
+    earlier crash may have lost the commit, and the server that started after it may have written
+    beyond the mark before it crashed again.
     """
     reading = answer.reading
     if reading.was_standby or (
@@ -159,7 +162,7 @@ def _after_a_restart(
 
 
 def _is_the_only_one(mark: CommitMark, switches: Iterable[Switch]) -> bool:
-    """Tell whether no other server was seen to begin a timeline of the mark's number."""
+    """Tell whether no other server was seen to begin a timeline with the mark's number."""
     begun = [each for each in switches if each.timeline == mark.timeline]
     return len(begun) <= 1 and all(each.host == mark.host for each in begun)
 
@@ -169,11 +172,12 @@ def _after_promotions(
 ) -> Outcome:
     """Say what "committed" means on a later timeline."""
     last = _last_switch(answer, switches)
-    # A server that has started since its promotion, or received nothing before it, does not tell
-    # where its timeline began; but it has recovered to there at the least.
+    # A server that has restarted since its promotion, or that received nothing before it, does not
+    # tell where its timeline began. But it has recovered at least to that point.
     bound = answer.reading.recovered_to if last is None else last.position
-    # No history has left a timeline behind where its last timeline began. The mark is where a
-    # record ends, and the commit's lies behind it: what ends there has all before it, but not that.
+    # A history leaves every earlier timeline at or before the point where its last timeline began.
+    # The mark is where a record ends, and the commit record comes after it. So a timeline that was
+    # left at the mark holds everything before the mark, but not the commit.
     if bound is not None and bound <= mark.position:
         return Outcome.ABORTED
     left = None if last is None else switches_from(mark.timeline, last, switches)
@@ -187,31 +191,31 @@ def _after_promotions(
 
 
 def _last_switch(answer: StatusAnswer, switches: Iterable[Switch]) -> Switch | None:
-    """Return where the timeline began that a master writes; None: it is not known.
+    """Return where the timeline that a master writes began; None: that is not known.
 
-    What was seen of it before is of use if the host is that server still, which goes without saying
-    but for a name that leads to several, and a host that has begun that timeline twice.
+    What was seen of the host before counts only if the host is still the same server. It is, unless
+    its name leads to several servers, or the host has begun that timeline twice.
     """
     timeline = answer.reading.timeline
     known = [each for each in switches if (each.host, each.timeline) == (answer.host, timeline)]
     told = switch_of(answer.host, answer.reading, None)
     if told is not None:
         same = (each for each in known if replace(each, ancestor=told.ancestor) == told)
-        return next(same, told)  # which may know of an ancestor, too
+        return next(same, told)  # the one seen before may know the ancestor, too
     return known[0] if len(known) == 1 and not answer.several else None
 
 
 def _holds(switch: Switch, mark: CommitMark, sign: LastSign) -> bool:
-    """Tell whether a history that has left the mark's timeline so holds what the mark tells of.
+    """Tell whether a history that left the mark's timeline at a switch holds the mark's WAL.
 
-    Its position alone would not tell: the mark's server may have crashed and lost it, started
-    again, and written other things up to beyond it before it was replaced. That cannot be if it had
-    been flushed.
+    That the switch lies beyond the mark is not enough: the mark's server may have crashed and lost
+    that WAL, started again, and written other records beyond the mark before it was replaced. It
+    cannot have lost that WAL if the mark's position had been flushed.
 
-    Nor if the last transaction that was replayed had ended after the mark was read, and before the
-    mark's server could have been up again: then it was that server, in the life that the mark tells
-    of, which has written its end, and so all that lies before. (The time of an end is taken before
-    it is written, and that of the mark after its position, by the same clock.)
+    Nor can it if the last replayed transaction ended after the mark was read and before the mark's
+    server could have been up again. Then the mark's server wrote that end before any restart, and
+    so everything before it as well. (A transaction's end time is taken before its record is
+    written, and the mark's time after its position, both by the same clock.)
     """
     if switch.position <= mark.position:
         return False

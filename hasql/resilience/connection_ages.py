@@ -1,4 +1,4 @@
-"""The ages of the connections of one pool: when each is too old, and when it is to be asked."""
+"""The ages of the connections of one pool: when each is too old, and when it must be tested."""
 
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
@@ -15,19 +15,23 @@ __all__ = ("ConnectionAges", "left_of_ages", "with_ages")
 
 @dataclass(slots=True)
 class _Age:
-    """Of one connection, by the clock."""
+    """The times of one connection, by the clock."""
 
-    #: Since when it is known.
+    #: When the connection was first seen.
     since: float
-    #: When it was used last, and when it was used or asked.
+    #: When it was last used, and when it was last used or gave a sign of life.
     used: float
     heard: float
-    #: The share of each limit that is its own.
+    #: The share of each limit that applies to this connection.
     share: float
 
 
 class ConnectionAges:
-    """What the driver does not see to is None in `max_lifetime` and `max_idle`."""
+    """Knows the ages of one pool's connections.
+
+    `max_lifetime` and `max_idle` are None if the driver's pool enforces that limit itself, or if
+    there is none.
+    """
 
     def __init__(
         self,
@@ -46,7 +50,7 @@ class ConnectionAges:
         self._ages: dict[Hashable, _Age] = {}
 
     def know(self, keys: Collection[Hashable]) -> None:
-        """Take note of the connections that are open, by their keys, and forget all others."""
+        """Note which connections are open, by their keys, and forget all others."""
         now = self._clock()
         for gone in self._ages.keys() - set(keys):
             self._ages.pop(gone, None)
@@ -56,31 +60,31 @@ class ConnectionAges:
                 self._ages[key] = _Age(now, now, now, share)
 
     def used(self, key: Hashable) -> None:
-        """Take note that a connection was used until now."""
+        """Note that a connection was used until now."""
         age = self._ages.get(key)
         if age is not None:
             age.used = age.heard = self._clock()
 
     def heard(self, key: Hashable) -> None:
-        """Take note that a connection has given a sign of life now."""
+        """Note that a connection has just given a sign of life."""
         age = self._ages.get(key)
         if age is not None:
             age.heard = self._clock()
 
     def is_old(self, key: Hashable) -> bool:
-        """Tell whether a connection is older than it may be, in use or not."""
+        """Tell whether a connection is older than `max_lifetime` allows, in use or not."""
         age = self._ages.get(key)
         return age is not None and self._clock() - age.since >= self._max_lifetime * age.share
 
     def is_to_go(self, key: Hashable) -> bool:
-        """Tell whether an idle connection is too old, or was idle for too long."""
+        """Tell whether an idle connection must be closed: too old, or idle for too long."""
         age = self._ages.get(key)
         if age is None:
             return False
         return self.is_old(key) or self._clock() - age.used >= self._max_idle * age.share
 
     def is_to_be_asked(self, key: Hashable) -> bool:
-        """Tell whether an idle connection is to be asked for a sign of life."""
+        """Tell whether an idle connection must be tested for a sign of life."""
         age = self._ages.get(key)
         return age is not None and self._clock() - age.heard >= self._check_idle * age.share
 
@@ -90,9 +94,9 @@ def with_ages(
     lifecycle: Lifecycle | None,
     ages: Mapping[str, tuple[str, bool]],
 ) -> Mapping[str, Any]:
-    """Have the driver's pool see to what it can; see `Driver.ages`.
+    """Add to a pool's arguments the limits that it can enforce itself; see `Driver.ages`.
 
-    Raises ConfigurationError where the application has told the pool something else.
+    Raises ConfigurationError if the application has given the pool another value.
     """
     if lifecycle is None:
         return kwargs
@@ -115,11 +119,12 @@ def with_ages(
 def left_of_ages(
     lifecycle: Lifecycle, driver: Driver[Any, Any]
 ) -> tuple[float | None, float | None]:
-    """Return `max_lifetime` and `max_idle` as far as the driver's pool does not see to them."""
+    """Return `max_lifetime` and `max_idle`, each None if the driver's pool enforces it itself."""
     lifetime, idle = (
         None if driver.ages.get(name, ("", False))[1] else getattr(lifecycle, name)
         for name in ("max_lifetime", "max_idle")
     )
     if driver.questions_are_uses and lifecycle.check_idle is not None:
-        idle = lifecycle.max_idle  # no connection is idle for long that is asked so often
+        # The pool takes each test for a use, so to it no connection would ever be idle for long.
+        idle = lifecycle.max_idle
     return lifetime, idle

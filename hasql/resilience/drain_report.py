@@ -11,7 +11,7 @@ __all__ = ("DrainReport",)
 class DrainReport:
     """How the draining of a manager has ended."""
 
-    #: Seconds that it took, with the closing of the pools.
+    #: How many seconds the draining took, including the closing of the pools.
     seconds: float = 0.0
-    #: What was in use still, and was broken; the oldest first. Empty: all work has ended well.
+    #: The leases that were still out and were broken, the oldest first. Empty: all ended in time.
     broken: tuple[LeaseInfo, ...] = ()

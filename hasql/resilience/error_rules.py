@@ -1,4 +1,4 @@
-"""What an exception means to whoever could try again: its category, and whether `run` would."""
+"""What an exception means for a retry: its category, and whether `run` tries again."""
 
 from enum import Enum
 from types import MappingProxyType
@@ -23,15 +23,16 @@ __all__ = ("Category", "ErrorKind", "ErrorRules")
 
 
 class Category(Enum):
-    """What an exception is about, for whoever decides what to do about it."""
+    """The cause of an exception, by which an application can decide what to do."""
 
-    #: A host or a connection is gone or not to be had; the outcome of a commit is not known.
+    #: A host or a connection is lost or unavailable, or the outcome of a commit is not known.
     INFRASTRUCTURE = "infrastructure"
-    #: There is too much to do: no slot at the server, a pool that is exhausted, load that is shed.
+    #: There is too much load: the server has no free slot, a pool is exhausted, or load is shed.
     OVERLOAD = "overload"
-    #: Another transaction was in the way: serialization, a deadlock, a lock that was not to be had.
+    #: Another transaction was in the way: a serialization failure, a deadlock, or a lock that could
+    #: not be taken.
     CONFLICT = "conflict"
-    #: Everything else, which is the application's.
+    #: Everything else: it is the application's own matter.
     APPLICATION = "application"
 
 
@@ -50,20 +51,20 @@ class ErrorKind(Enum):
     SHED = Category.OVERLOAD, False, "load shed"
     CONFLICT = Category.CONFLICT, True, "conflict with another transaction"
     LOCKED = Category.CONFLICT, False, "lock not to be had"
-    #: The server answers no question about a transaction's id; the work is done again without.
+    #: The server refuses the question for a transaction's id; the work is done again without it.
     NO_MARK = Category.APPLICATION, True, "no telling what becomes of commits"
-    #: The session or the lease has come to a limit that was set for it; once more it would again.
+    #: The session or the lease has reached a limit set for it, and would reach it again.
     LIMIT = Category.APPLICATION, False, "a limit of the session's own"
     OTHER = Category.APPLICATION, False, "the application's"
 
     @property
     def category(self) -> Category:
-        """What it is about."""
+        """The category of such exceptions."""
         return self.value[0]
 
     @property
     def retried(self) -> bool:
-        """Whether `run` tries again, unless it came in answer to COMMIT."""
+        """Whether `run` tries again, unless the exception came in answer to COMMIT."""
         return self.value[1]
 
 
@@ -95,23 +96,23 @@ _OURS: Final = (
     (LeaseTerminatedError, ErrorKind.LIMIT),
     (StaleReadError, ErrorKind.CONFLICT),
 )
-#: What a standby answers to who would write, or asks how far its own log has come.
+#: SQLSTATEs with which a standby refuses a write, or a question about its own WAL position.
 _OF_A_STANDBY: Final = frozenset({"25006", "55000"})
 
 
 class ErrorRules:
-    """Reads exceptions: the driver's by SQLSTATE and by what was lost, and hasql's own."""
+    """Classifies exceptions: hasql's own, and the driver's by SQLSTATE and by what was lost."""
 
     def __init__(self, driver: Driver[Any, Any], met: MetErrors) -> None:
         self._driver = driver
         self._met = met
 
     def sqlstate(self, error: BaseException) -> str | None:
-        """Return the server's code; empty: the driver's own error; None: another's."""
+        """Return the server's code; empty: an error of the driver itself; None: any other."""
         return sqlstate_of(self._driver, error)
 
     def kind(self, error: BaseException) -> ErrorKind:
-        """Say how an exception is dealt with, as far as it and its lease tell."""
+        """Say how to deal with an exception, as far as it and its lease tell."""
         if not isinstance(error, Exception):
             return ErrorKind.OTHER  # a cancellation, or the end of the program
         if isinstance(error, HasqlError) and not isinstance(error, NameResolutionError):
@@ -130,10 +131,11 @@ class ErrorRules:
         return _BY_FAILURE.get(Failure.LIMIT if terminated else failure, ErrorKind.OTHER)
 
     def kind_met(self, error: BaseException, *, closed: bool) -> ErrorKind:
-        """Say it of an exception in the use of a connection, which is `closed` since or is not.
+        """Say how to deal with an exception raised while a connection was in use.
 
-        What looks like a lost connection may be another one's, of another database or service. On
-        one that is closed, whatever the driver says by itself is about that.
+        `closed` tells whether the connection is closed by now. If it is not, an error that looks
+        like a lost connection is about another one, of another database or service. If it is, any
+        error that the driver itself raises is taken for the loss of this connection.
         """
         kind = self.kind(error)
         if kind is ErrorKind.LOST and not closed:
@@ -145,7 +147,7 @@ class ErrorRules:
         return kind
 
     def note_on_standby(self, error: BaseException) -> None:
-        """Take note that the server of a master's lease has said that it is a standby."""
+        """Note that the server of a master's lease has said that it is a standby."""
         if self.sqlstate(error) in _OF_A_STANDBY:
             self._met.note(error, Met.ON_STANDBY)
 

@@ -1,7 +1,7 @@
-"""The upkeep of idle connections: those that are too old are closed, and others asked if they live.
+"""The upkeep of idle connections: old ones are closed, and others are tested for a sign of life.
 
-They are taken from the driver's pool as an acquire takes them, each with a place of its own, so
-that there is never one more than there may be.
+The upkeep takes connections from the driver's pool as an acquire does, and occupies a place for
+each, so that the pool never has more connections than it may.
 """
 
 import asyncio
@@ -26,25 +26,25 @@ __all__ = ("IdleUpkeep", "PoolCalls", "TaskPoolCalls", "ThreadPoolCalls", "look_
 
 log = logging.getLogger("hasql")
 
-#: Seconds in which an idle connection is to be had, and in which it has to answer.
+#: Seconds that taking an idle connection from the pool may take, and that its answer may take.
 _TAKING, _ANSWERING = 1.0, 1.0
-#: Seconds after which those that were taken to get at another one go back, answer or not.
+#: Seconds to wait for an answer before the connections that were set aside are given back.
 _LONGEST_ASIDE = 0.05
 
 
 class PoolCalls(Protocol[PoolT, ConnT]):
-    """How connections are taken and given back by one face's pools."""
+    """The calls that take, test and give back connections, for the pools of one face."""
 
     async def take(self, pool: DriverPool[PoolT, ConnT]) -> ConnT:
         """Take an idle connection."""
         ...
 
     async def ask(self, pool: DriverPool[PoolT, ConnT], connection: ConnT) -> None:
-        """Have it answer; raises what it meets."""
+        """Send a query and wait for the answer; raises whatever error occurs."""
         ...
 
     async def give_back(self, pool: DriverPool[PoolT, ConnT], connection: ConnT) -> None:
-        """Give it back."""
+        """Give the connection back."""
         ...
 
 
@@ -53,56 +53,56 @@ class TaskPoolCalls(Generic[PoolT, ConnT]):
 
     async def take(self, pool: DriverPool[PoolT, ConnT]) -> ConnT:
         """Take an idle connection."""
-        its: AsyncPool[PoolT, ConnT] = pool  # type: ignore[assignment]  # its face's
+        its: AsyncPool[PoolT, ConnT] = pool  # type: ignore[assignment]  # a pool for tasks
         connection: ConnT = await its.acquire()
         return connection
 
     async def ask(self, pool: DriverPool[PoolT, ConnT], connection: ConnT) -> None:
-        """Have it answer."""
+        """Send a query and wait for the answer."""
         its: AsyncPool[PoolT, ConnT] = pool  # type: ignore[assignment]  # as above
         await its.count_rows(connection, "SELECT 1")
 
     async def give_back(self, pool: DriverPool[PoolT, ConnT], connection: ConnT) -> None:
-        """Give it back."""
+        """Give the connection back."""
         its: AsyncPool[PoolT, ConnT] = pool  # type: ignore[assignment]  # as above
         await its.release(connection)
 
 
 class ThreadPoolCalls(Generic[PoolT, ConnT]):
-    """The calls of pools for threads: what may wait has a thread of its own."""
+    """The calls of pools for threads. Each runs in a thread of its own, because it may block."""
 
     async def take(self, pool: DriverPool[PoolT, ConnT]) -> ConnT:
         """Take an idle connection."""
-        its: ThreadPool[PoolT, ConnT] = pool  # type: ignore[assignment]  # its face's
+        its: ThreadPool[PoolT, ConnT] = pool  # type: ignore[assignment]  # a pool for threads
         time_left = TimeLeft(_TAKING, lambda: 0.0, _TAKING, lambda: None)
         taking = in_thread(partial(its.acquire, time_left), "hasql upkeep", its.release)
         return await asyncio.wrap_future(taking)
 
     async def ask(self, pool: DriverPool[PoolT, ConnT], connection: ConnT) -> None:
-        """Have it answer."""
+        """Send a query and wait for the answer."""
         its: ThreadPool[PoolT, ConnT] = pool  # type: ignore[assignment]  # as above
         asking = partial(its.count_rows, connection, "SELECT 1")
         await asyncio.wrap_future(in_thread(asking, "hasql upkeep"))
 
     async def give_back(self, pool: DriverPool[PoolT, ConnT], connection: ConnT) -> None:
-        """Give it back."""
+        """Give the connection back."""
         its: ThreadPool[PoolT, ConnT] = pool  # type: ignore[assignment]  # as above
         try:
             back = in_thread(partial(its.release, connection), "hasql upkeep")
-        except RuntimeError:  # no more threads can be had
-            its.abort(connection)  # so that giving it back waits for nothing
+        except RuntimeError:  # no further thread can be started
+            its.abort(connection)  # so that giving it back does not block the loop
             its.release(connection)
         else:
             await asyncio.wrap_future(back)
 
 
 class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
-    """One task for all pools of a manager, which looks at them every so many seconds.
+    """One task that looks at the idle connections of all pools of a manager at intervals.
 
     Args:
         every: Seconds between two looks.
-        notes_use: Whether it matters when a connection was used.
-        new_ages: Makes what knows of the ages of one pool's connections.
+        notes_use: Whether it matters when a connection was last used.
+        new_ages: Makes a `ConnectionAges` for one pool.
     """
 
     def __init__(  # noqa: PLR0913  # made in one place
@@ -128,14 +128,14 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
         self._hide = hide
         self._ages: dict[Node[PoolT, ConnT], ConnectionAges] = {}
         self._task: asyncio.Task[None] | None = None
-        #: How many were closed for their age, and how many gave no sign of life.
+        #: How many connections were closed for their age, and how many gave no sign of life.
         self.aged = 0
         self.dead = 0
 
-    # As a layer, which it is only where it matters when a connection was used
+    # As a layer: it is one only if it matters when a connection was last used
 
     def lent(self, lease: Lease[Any, Any]) -> None:
-        """Take note which connection is in use, as the lease does not have it when it is back."""
+        """Note the connection's key, because the lease no longer has the connection at its end."""
         node, connection = lease.node, lease.connection
         if node is not None and node.pool is not None and connection is not None:
             lease.key = node.pool.key(connection)
@@ -143,7 +143,7 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
     def returned(
         self, lease: Lease[Any, Any], node: Node[Any, Any], error: BaseException | None
     ) -> None:
-        """Take note that a connection was used until now."""
+        """Note that the connection was in use until now."""
         del error
         ages = self._ages.get(node)
         if ages is not None and lease.key is not None:
@@ -152,12 +152,12 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
     # The task
 
     def begin(self) -> None:
-        """Begin to look, unless that has begun; in the event loop."""
+        """Start the task, in the event loop, unless it has been started."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     def tasks(self) -> list[asyncio.Task[None]]:
-        """Return the task, if it has begun."""
+        """Return the task in a list, which is empty if it was not started."""
         return [] if self._task is None else [self._task]
 
     async def _run(self) -> None:
@@ -167,14 +167,14 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
             for node in nodes:
                 try:
                     await self._look_at(node)
-                except Exception as error:  # noqa: BLE001  # the next look is the next occasion
+                except Exception as error:  # noqa: BLE001  # the next look tries again
                     told, extra = self._hide(repr(error)), about("upkeep_failed", host=node.host)
                     log.debug("%s: no look at idle ones: %s", node.host, told, extra=extra)
             await asyncio.sleep(self._every)
 
     async def _look_at(self, node: Node[PoolT, ConnT]) -> None:
         pool, ages = node.pool, self._ages[node]
-        assert pool is not None  # noqa: S101  # as was looked above
+        assert pool is not None  # noqa: S101  # the caller has checked it
         ages.know(keys := pool.destinations.keys())
         lent = self._lent_by(node, pool, ages)
         due = {key for key in keys - lent if ages.is_to_go(key) or ages.is_to_be_asked(key)}
@@ -190,10 +190,11 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
     def _lent_by(
         self, node: Node[PoolT, ConnT], pool: DriverPool[PoolT, ConnT], ages: ConnectionAges
     ) -> set[Hashable | None]:
-        """Return what is in use; what is too old of that is closed when it is back.
+        """Return the keys of the leased connections; mark those that are too old.
 
-        It is marked here and not when it is lent, so that its age costs an acquire nothing. One
-        that is given back meanwhile is found by the next look.
+        A marked connection is closed when it is given back. Connections are marked here and not
+        when they are lent, so that their age costs an acquire nothing. One that is given back while
+        this runs may be missed, which is harmless: the next look finds it.
         """
         lent = set()
         for lease in self._book.out(node):
@@ -205,7 +206,7 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
         return lent
 
     def _has_room(self, node: Node[PoolT, ConnT], pool: DriverPool[PoolT, ConnT]) -> bool:
-        """Tell whether one can be taken that nobody waits for."""
+        """Tell whether a connection can be taken without making an acquire wait."""
         wanted = self._router.waiting > 0 or not node.in_routing
         return pool.idle() > 0 and node.free > 0 and not wanted
 
@@ -216,7 +217,7 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
         due: set[Hashable],
         aside: list[ConnT],
     ) -> None:
-        """Take one idle connection, and do what is due; others are set aside to get at the next."""
+        """Take one idle connection, and do what is due; if nothing is, set it aside."""
         ages = self._ages[node]
         self._router.occupy_on(node)
         try:
@@ -227,7 +228,7 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
             raise
         key = pool.key(connection)
         if key not in due:
-            aside.append(connection)  # it keeps its place
+            aside.append(connection)  # keeps its place, so that the pool hands out another one next
             return
         due.discard(key)
         try:
@@ -257,7 +258,7 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
                 await asyncio.wait({asking}, timeout=_ANSWERING)
         finally:
             if not asking.done():
-                pool.abort(connection)  # which ends it
+                pool.abort(connection)  # which ends the query
                 asking.cancel()
                 await asyncio.wait({asking}, timeout=_ANSWERING)
         failure = asyncio.CancelledError() if asking.cancelled() else asking.exception()
@@ -275,12 +276,12 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
         while connections:
             connection = connections.pop()
             alive = not pool.is_closed(connection)
-            if node.succession is not None:  # another pool has taken its place
+            if node.succession is not None:  # another pool has replaced this one
                 pool.abort(connection)
             try:
                 async with asyncio.timeout(_TAKING):
                     await self._calls.give_back(pool, connection)
-            except Exception:  # noqa: BLE001  # whatever it was, it is of no use
+            except Exception:  # noqa: BLE001  # after any error the connection is unusable
                 self._abort(pool, connection)
                 self.dead += alive
             except BaseException:
@@ -291,10 +292,11 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
 
     def _abort(self, pool: DriverPool[PoolT, ConnT], connection: ConnT) -> None:
         with self._guard:
-            if self._book.find(connection) is None:  # else it was back, and is the next one's
+            # If a lease has it, giving it back had succeeded, and an acquire has taken it since.
+            if self._book.find(connection) is None:
                 pool.abort(connection)
 
 
 def look_every(limits: Collection[float | None]) -> float:
-    """Return how often to look, by the shortest of the limits."""
+    """Return the seconds between two looks, by the shortest of the limits."""
     return max(0.02, min(30.0, min(limit for limit in limits if limit is not None) / 8))

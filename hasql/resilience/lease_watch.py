@@ -1,4 +1,4 @@
-"""The watch on leases: reports those that are out for too long, and takes back what was dropped."""
+"""The watch on leases: reports those that are out for too long, and reclaims dropped ones."""
 
 import asyncio
 from collections.abc import Callable
@@ -29,18 +29,18 @@ __all__ = ("EndsLeases", "LeaseWatch", "name_of_task", "name_of_thread")
 
 
 class EndsLeases(Protocol):
-    """Who ends leases in the application's place."""
+    """Ends leases in the application's place."""
 
     def terminate(self, lease: Lease[Any, Any]) -> None:
         """Break a connection that is in use, and free its places."""
 
     def reclaim(self, lease: Lease[Any, Any]) -> None:
-        """Give back what nobody has any more, closed."""
+        """Close a connection that the application has dropped, and give it back."""
 
 
 def name_of_task(binding: LoopBinding) -> str | None:
     """Return the name of the current task, in the loop that a manager is bound to."""
-    # Without the loop it would be asked for, which up to Python 3.11 is a system call.
+    # Without the argument, asyncio would look up the loop: up to Python 3.11 a system call.
     task = asyncio.current_task(binding.loop)
     return None if task is None else task.get_name()
 
@@ -51,10 +51,10 @@ def name_of_thread() -> str:
 
 
 class LeaseWatch(Layer):
-    """A layer around each lease, which notes who has it. It has one timer for all, none when idle.
+    """A layer around each lease that notes its holder. All leases share one timer, none when idle.
 
-    Its look at the leases comes no more often than `leak_threshold` seconds have to pass for the
-    oldest of them, and costs as much as there are leases out.
+    A look goes through all leases that are out. The next look comes when the oldest lease not
+    reported yet will have been out for `leak_threshold` seconds.
     """
 
     def __init__(  # noqa: PLR0913  # made in one place
@@ -79,11 +79,11 @@ class LeaseWatch(Layer):
         self._tell = tell
         self._name_of_holder = name_of_holder
         self._timer: asyncio.TimerHandle | None = None
-        #: Whether a look is to come, or none is needed; asked on each acquire.
+        #: Whether a look is scheduled, or none is needed; read on each acquire.
         self._is_set = self._threshold is None
-        #: Who closes connections that are too old, where the driver does not.
+        #: Closes connections that are too old, if the driver does not.
         self.upkeep: IdleUpkeep[Any, Any] | None = None
-        #: Whether this is a forked child, and all that is open its parent's.
+        #: Whether this is a forked child: then all open connections belong to its parent.
         self.inherited = False
         #: How many leases were out for too long, and how many were dropped.
         self.overdue = 0
@@ -92,7 +92,7 @@ class LeaseWatch(Layer):
     # As a layer
 
     def lent(self, lease: Lease[Any, Any]) -> None:
-        """Note who has it."""
+        """Note the holder of the lease."""
         lease.task = self._name_of_holder()
         if self._stacks:
             lease.calls = calls_that_led_here(_getframe(2))
@@ -114,7 +114,7 @@ class LeaseWatch(Layer):
 
     def _look(self) -> None:
         assert self._threshold is not None  # noqa: S101  # else there is no timer
-        # Before the leases are looked at: what is lent after that asks for a look of its own.
+        # Reset before the loop over the leases: one that is lent after that schedules its own look.
         self._timer, self._is_set = None, False
         now, next_due = self._clock(), None
         with self._guard:
@@ -140,16 +140,16 @@ class LeaseWatch(Layer):
             self._ends.terminate(lease)
 
     def _tell_of(self, event: LeaseOverdue | LeaseDropped) -> None:
-        """Tell of a lease under its own correlation id.
+        """Tell listeners of a lease, under the lease's own correlation id.
 
-        Who has set the timer, or has collected what was dropped, may be another request.
+        The code that has set the timer or collected the garbage may belong to another request.
         """
         context = Context()
         context.run(correlation_id.set, event.lease.correlation_id)
         context.run(self._tell, event)
 
     def cancel(self) -> None:
-        """Leave no timer behind."""
+        """Cancel the timer, and set no further one."""
         self._is_set = True
         if self._timer is not None:
             self._timer.cancel()
@@ -157,14 +157,14 @@ class LeaseWatch(Layer):
     # Dropped
 
     def watch(self, node: Node[Any, Any], pool: DriverPool[Any, Any]) -> None:
-        """Have a pool tell what is dropped, if it can."""
+        """Ask a pool to report dropped connections, if it can."""
         node.tells_of_drops = pool.watch_drops(self._note_drop)
         if self.upkeep is not None:
             self.upkeep.begin()
 
     def _note_drop(self, identity: int, revive: Callable[[], Any]) -> bool:
-        # In the midst of anything, in any thread: only what waits for nothing may be done here, not
-        # even for the guard, as this thread may have a lock that whoever has that waits for.
+        # This is called in the middle of anything, in any thread, so it must not wait. It must not
+        # even take the guard: this thread may hold a lock that the holder of the guard waits for.
         if self.inherited:
             return False
         lease = self._book.take_dropped(identity)

@@ -1,4 +1,4 @@
-"""The lifecycle of connections: how old they may become, and leases that are never given back."""
+"""The lifecycle of connections: how old they may become, and how long a lease may be out."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,28 +13,31 @@ _ACTIONS = ("report", "terminate")
 
 @dataclass(frozen=True, slots=True)
 class Lifecycle:
-    """How connections age, and what is said of a lease that is out for too long.
+    """How old connections may become, and what happens to a lease that is out for too long.
 
-    All durations are seconds. A connection in use is never closed for its age, and by
-    ``leak_action="terminate"`` alone for being out for too long.
+    All durations are seconds. A connection in use is never closed for its age. It is broken for
+    being out for too long only with ``leak_action="terminate"``.
 
     Args:
-        max_lifetime: A connection that is older is closed when it is idle, or given back. None:
-            as the driver's pool does.
-        max_idle: One that was not used for so long is closed. None: as the driver's pool does.
-        check_idle: One that was not used for so long is asked for a sign of life, and closed
-            without one: so a firewall does not forget it. None: idle connections are left alone.
-        jitter: The share, 0 to 1, by which each of these is shortened at random at most, so that
-            not all connections end at the same moment.
-        leak_threshold: A lease that is out for longer is reported, once. None: none is.
-        leak_action: What happens to it: ``"report"``, or ``"terminate"``, which breaks its
-            connection, too.
-        stacks: Whether reports and `leases` tell where in the code a connection was acquired: the
-            innermost 16 calls.
+        max_lifetime: A connection that is older than this is closed when it is idle or given back.
+            None: the driver's pool decides.
+        max_idle: A connection that was not used for this long is closed. None: the driver's pool
+            decides.
+        check_idle: A connection that was not used for this long is tested for a sign of life, and
+            closed if it gives none. This also keeps firewalls from forgetting it. None: idle
+            connections are not tested.
+        jitter: Each of these limits is shortened at random, for each connection, by at most this
+            share (0 to 1), so that not all connections end at the same moment.
+        leak_threshold: A lease that is out for longer than this is reported, once. None: no lease
+            is reported.
+        leak_action: What happens to such a lease: ``"report"``, or ``"terminate"``, which also
+            breaks its connection.
+        stacks: Whether reports and `leases` tell where in the code a connection was acquired, as
+            the innermost 16 calls.
 
     Raises:
-        ConfigurationError: A value that cannot work; a ValueError.
-        TypeError: A value of a wrong type.
+        ConfigurationError: A value cannot work. It is a ValueError.
+        TypeError: A value has the wrong type.
     """
 
     max_lifetime: float | None = None

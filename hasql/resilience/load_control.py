@@ -1,4 +1,4 @@
-"""The load control of one manager: its layers of breaker, rate limit and admission."""
+"""The load control of one manager: its layers for breaker, rate limit and admission."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ __all__ = ("LoadControl", "LoadMetrics")
 
 @dataclass(frozen=True, slots=True)
 class LoadMetrics:
-    """The load control at the moment of a snapshot; what is off is None."""
+    """A snapshot of the load control; a feature that is off is None."""
 
     admission: AdmissionMetrics | None
     replica_admission: AdmissionMetrics | None
@@ -31,13 +31,15 @@ class LoadMetrics:
 
 
 class LoadControl:
-    """What refuses acquires of one manager, or has them wait: who refuses at once outermost.
+    """The layers that refuse acquires of one manager, or make them wait.
+
+    The breaker is outermost, because it refuses at once.
 
     Args:
-        options: What the user asked for.
+        options: The options.
         driver: Judges what its errors mean.
-        clock: The manager's.
-        new_waiters: Makes what tasks wait with, or threads.
+        clock: The manager's clock.
+        new_waiters: Makes the waiters, for tasks or for threads.
         masters: Returns the masters in routing.
         tell: Tells listeners of an event.
         hide: Masks passwords in a text.
@@ -65,23 +67,23 @@ class LoadControl:
             self._admission = kind(admission, new_waiters, clock)
 
     def layers(self) -> list[Layer]:
-        """Return the layers there are, the outermost first."""
+        """Return the layers that are on, the outermost first."""
         layers = self._breaker, self._rate_limit, self._admission
         return [layer for layer in layers if layer is not None]
 
     def master_seen(self, began: float | None) -> None:
-        """Take note of a master in routing: see `BreakerLayer`."""
+        """Note that a master was seen: see `BreakerLayer.master_seen`."""
         if self._breaker is not None:
             self._breaker.master_seen(began)
 
     def close(self) -> None:
-        """Let nobody wait any more: the manager is closing, which each acquire is told."""
+        """End all waits: the manager is closing, and each acquire is told so."""
         for layer in (self._breaker, self._rate_limit, self._admission):
             if layer is not None:
                 layer.close()
 
     async def end(self) -> None:
-        """Leave nothing open: the manager has closed."""
+        """Close what is still open: the manager has closed."""
         if self._rate_limit is not None:
             await self._rate_limit.end()
 

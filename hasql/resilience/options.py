@@ -1,4 +1,4 @@
-"""What a user asked of the features around the pool; each is off unless given."""
+"""The options for the features around the pool; each feature is off unless given."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ __all__ = ("Credentials", "ResilienceOptions")
 Credentials: TypeAlias = Callable[
     [], str | tuple[str, str] | Awaitable[str] | Awaitable[tuple[str, str]]
 ]
-"""Returns a password, or a user and a password; it may be a coroutine function."""
+"""A function, or coroutine function, that returns a password, or a user and a password."""
 
 _KINDS: dict[str, type[Any]] = {
     "session": SessionDefaults,
@@ -29,7 +29,7 @@ _KINDS: dict[str, type[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class ResilienceOptions:
-    """The arguments of a pool manager that are about resilience."""
+    """The arguments of a pool manager that concern resilience."""
 
     session: SessionDefaults | None = None
     credentials: Credentials | None = None
@@ -40,7 +40,7 @@ class ResilienceOptions:
     report_every: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is of the wrong kind. Raises TypeError."""
+        """Check the arguments. Raises TypeError for one of a wrong type."""
         for name, kind in _KINDS.items():
             given = getattr(self, name)
             if given is not None and not isinstance(given, kind):

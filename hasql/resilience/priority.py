@@ -1,4 +1,4 @@
-"""Priorities: what an acquire counts as where not all can be let in."""
+"""Priorities: which acquires go first when not all can be let in."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,24 +9,24 @@ __all__ = ("Priority", "current_priority", "priority")
 
 
 class Priority(IntEnum):
-    """What an acquire counts as; a lower number goes first."""
+    """The priority of an acquire; a lower number goes first."""
 
-    #: Has a share of the places kept for it.
+    #: A share of the places is kept for this priority.
     CRITICAL = 0
     NORMAL = 1
     BACKGROUND = 2
 
 
 current_priority: ContextVar[Priority] = ContextVar("priority", default=Priority.NORMAL)
-"""What the acquires of this task or thread count as."""
+"""The priority of the acquires of this task or thread."""
 
 
 @contextmanager
 def priority(level: Priority) -> Iterator[None]:
-    """Have all acquires inside count as this.
+    """Give all acquires inside the block this priority.
 
     Raises:
-        TypeError: It is no `Priority`.
+        TypeError: `level` is not a `Priority`.
     """
     if not isinstance(level, Priority):
         msg = f"priority takes a Priority, such as Priority.CRITICAL, not {level!r}"

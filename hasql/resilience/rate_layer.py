@@ -18,13 +18,14 @@ __all__ = ("RateLimitLayer",)
 class RateLimitLayer(Layer):
     """Token buckets around the leases of one manager.
 
-    Who waits has its token already, which is there by a certain moment: whoever comes later gets a
-    later one. A token is given back by who is cancelled before it has a connection.
+    An acquire that waits has taken its token already, one that becomes valid at a certain time.
+    Acquires that come later get later tokens. An acquire that is cancelled before it has a
+    connection gives its token back.
 
     Args:
-        rate_limit: What the user asked for.
-        waiters: What tasks wait with, or threads: here till their tokens are there.
-        clock: The manager's.
+        rate_limit: The options.
+        waiters: The waiters, for tasks or for threads; here they last until tokens are valid.
+        clock: The manager's clock.
     """
 
     def __init__(
@@ -35,12 +36,12 @@ class RateLimitLayer(Layer):
         self._buckets = TokenBuckets(Rate.parse(rate_limit.rate), clock)
 
     def enter(self, lease: Lease[Any, Any], deadline: float) -> Awaitable[None] | None:
-        """Take a token for a task's acquire, or have it wait for one."""
+        """Take a token for a task's acquire; return an awaitable if it is only valid later."""
         seconds = self._take(self._waits.key(), lease, deadline)
         return self._waits.wait(seconds) if seconds else None
 
     def enter_in_thread(self, lease: Lease[Any, Any], deadline: float) -> None:
-        """Take a token for a thread's acquire, or wait for one."""
+        """Take a token for a thread's acquire, and wait until it is valid."""
         key = self._waits.key()
         with self._lock:
             seconds = self._take(key, lease, deadline)
@@ -48,7 +49,7 @@ class RateLimitLayer(Layer):
             self._waits.wait_in_thread(seconds)
 
     def _take(self, key: str, lease: Lease[Any, Any], deadline: float) -> float:
-        """Take a token, and return in how many seconds it is there."""
+        """Take a token, and return in how many seconds it is valid."""
         longest_wait = self._waits.longest_wait(deadline)
         seconds = self._buckets.take(key, longest_wait)
         if seconds:
@@ -59,7 +60,7 @@ class RateLimitLayer(Layer):
         return seconds
 
     def failed(self, lease: Lease[Any, Any], error: BaseException) -> None:
-        """Give the token back of an acquire that was cancelled."""
+        """Give back the token of an acquire that was cancelled."""
         if lease.token is not None:
             with self._lock:
                 key, lease.token = lease.token, None
@@ -67,11 +68,11 @@ class RateLimitLayer(Layer):
                     self._buckets.give_back(key)
 
     def close(self) -> None:
-        """Let nobody in any more, and nobody wait."""
+        """Refuse all acquires from now on, and end all waits."""
         self._waits.close()
 
     async def end(self) -> None:
-        """Leave nothing open."""
+        """Do nothing: token buckets leave nothing open."""
 
     def measure(self) -> RateLimitMetrics:
         """Take a snapshot."""

@@ -21,19 +21,20 @@ _STORAGES = ("memory", "redis", "rediss", "redis+unix")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RateLimit:
-    """At most so many acquires in a time: one token for each, however often it is tried inside.
+    """Limits acquires to a rate. Each acquire takes one token, however often it tries inside.
 
     Args:
-        rate: So many in a time: ``100/second``, ``10 per minute``, ``5/2 hours``.
-        strategy: ``token-bucket`` lets a whole burst through and then as many as the rate says; it
-            is in memory. ``moving-window``, ``fixed-window`` and ``sliding-window-counter`` are
-            those of the `limits` library.
-        storage: ``memory://`` for this manager alone, or a URL such as ``redis://host:6379/0``,
-            which all processes share that name it. It needs one of the other strategies, and
+        rate: A count in a time: ``100/second``, ``10 per minute``, ``5/2 hours``.
+        strategy: ``token-bucket`` lets a whole burst through and then as many acquires as the rate
+            says; it works in memory only. ``moving-window``, ``fixed-window`` and
+            ``sliding-window-counter`` are the strategies of the `limits` library, and need
             ``pip install 'hasql[limits]'``.
-        key: Called without arguments for each acquire; each str that it returns has a rate of its
-            own, such as a tenant's. None: all have one.
-        wait: Whether an acquire waits for its token; else it is refused.
+        storage: ``memory://`` for this manager alone, or the URL of a Redis server, such as
+            ``redis://host:6379/0``, for a rate that all processes share which name that URL. Redis
+            needs one of the strategies of the `limits` library.
+        key: A function that is called without arguments for each acquire and returns a str, such
+            as a tenant's name. Each str has a rate of its own. None: all acquires share one rate.
+        wait: Whether an acquire waits for its token; if not, it is refused.
         on_storage_error: Whether acquires are let through (``allow``) or refused (``refuse``) while
             the storage fails.
     """
@@ -46,7 +47,7 @@ class RateLimit:
     on_storage_error: str = "allow"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work. Raises ConfigurationError, and TypeError for wrong types."""
+        """Check the values. Raises ConfigurationError, and TypeError for wrong types."""
         Rate.parse(self.rate)
         _check_choice("strategy", self.strategy, _STRATEGIES)
         _check_choice("on_storage_error", self.on_storage_error, ("allow", "refuse"))
@@ -72,7 +73,7 @@ class RateLimit:
 
     @property
     def is_in_buckets(self) -> bool:
-        """Whether our own token buckets keep it, else the `limits` library."""
+        """Whether hasql's own token buckets keep the rate; if not, the `limits` library does."""
         return self.strategy == TOKEN_BUCKET
 
     @property

@@ -1,4 +1,4 @@
-"""Rates as an application writes them: so many in a time."""
+"""Rates as an application writes them: a count in a time."""
 
 import re
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ _RATE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many in a time, all of them at once if nothing was asked for before."""
+    """A count in a time. All of it may be used at once if nothing was used before."""
 
     count: int
-    #: Of how many seconds the time is.
+    #: The length of the time, in seconds.
     seconds: int
 
     @classmethod
     def parse(cls, text: object) -> "Rate":
         """Read a rate such as ``100/second``, ``10 per minute`` or ``5/2 hours``.
 
-        Raises TypeError and ConfigurationError.
+        Raises TypeError if `text` is no str, and ConfigurationError if it is no rate.
         """
         if not isinstance(text, str):
             msg = f'rate must be a str, such as "100/second", not {text!r}'

@@ -1,13 +1,13 @@
 """The retry policy: how often a unit of work is tried, and how long that may take.
 
-The pauses are exponential, each drawn from the whole range up to its limit ("full jitter"), so that
-many clients that have failed at the same moment do not come back at the same moment.
+The pauses grow exponentially, and each is drawn from the whole range up to its limit ("full
+jitter"), so that many clients that failed at the same moment do not come back at the same moment.
 https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
 
-That is two lines here rather than tenacity or stamina: both have a clock, a sleep and a source of
-chance of their own, while a manager takes all time and chance from what it was handed, and the core
-needs the standard library alone. What they are good at, deciding by an exception's class, is the
-least of it: here it is decided by SQLSTATE and by how far the transaction had come.
+Two lines here do this, rather than tenacity or stamina. Both libraries bring a clock, a sleep and
+a random source of their own, while a manager takes all time and chance from what it was handed, and
+the core needs only the standard library. They are good at deciding by an exception's class, which
+helps little here: hasql decides by SQLSTATE and by how far the transaction had got.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from hasql.cluster.checks import check_count, check_seconds
 
 __all__ = ("RetryPolicy",)
 
-#: Doublings after which no pause is shorter than the longest, whatever the user gives.
+#: At most so many doublings: by then any realistic `first` has reached the longest pause.
 _ENOUGH = 60
 
 
@@ -26,15 +26,16 @@ class RetryPolicy:
     """How often `run` tries, and for how long. Durations are seconds.
 
     Args:
-        attempts: How many of them may reach a server. Waiting for a host is none.
-        seconds: For all of it: attempts, pauses, and waiting for a host. What is under way then is
-            not interrupted; nothing is begun after that.
-        first: The longest pause after the first failure; it doubles with each further one.
-        longest: The longest of all pauses.
+        attempts: How many attempts may reach a server. Waiting for a host is not an attempt.
+        seconds: The time for the whole run: attempts, pauses, and waiting for a host. When it is
+            over, what is under way is not interrupted, but nothing new is begun.
+        first: The upper limit of the pause after the first failure. The limit doubles with each
+            further failure.
+        longest: The upper limit of every pause.
 
     Raises:
-        ConfigurationError: A value that cannot work.
-        TypeError: One of a wrong type.
+        ConfigurationError: A value cannot work.
+        TypeError: A value has the wrong type.
     """
 
     attempts: int = 5
@@ -49,6 +50,6 @@ class RetryPolicy:
         check_seconds("longest", self.longest)
 
     def pause(self, failures: int, chance: Random) -> float:
-        """Return for how many seconds to wait after so many failures, which is at least one."""
+        """Return how many seconds to wait after the given number of failures, at least one."""
         limit: float = min(self.longest, self.first * 2 ** min(failures - 1, _ENOUGH))
         return chance.uniform(0.0, limit)

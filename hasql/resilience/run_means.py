@@ -1,4 +1,4 @@
-"""What a manager has for its runs."""
+"""What a manager provides for its runs."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -16,29 +16,29 @@ class FindsOutcome(Protocol):
     """Finds out what has become of commits, in the manager's event loop."""
 
     def saw(self, mark: CommitMark) -> None:
-        """Take note of a mark that was read; called by whoever has read it, in any thread."""
+        """Note a mark that was read. The thread that has read it calls this."""
 
     def expect(self, unit: object) -> None:
-        """Take note that a unit of work is about to ask; called in any thread, as is `told`."""
+        """Note that a unit of work is about to ask. Like `told`, it may be called in any thread."""
 
     def told(self, unit: object) -> None:
-        """Take note that it has asked, or does not any more."""
+        """Note that a unit of work has asked, or will not ask any more."""
 
     async def find(self, mark: CommitMark | None, deadline: float) -> Outcome:
-        """Find out by a deadline, by the clock."""
+        """Find the outcome of a commit by the deadline, by the clock."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class RunMeans:
-    """What a manager has for its runs. Durations are seconds."""
+    """What a manager provides for its runs. Durations are seconds."""
 
     rules: ErrorRules
     finder: FindsOutcome
     release_timeout: float
     clock: Callable[[], float]
     chance: Random
-    #: Takes passwords out of a text.
+    #: Masks passwords in a text.
     hide: Callable[[str], str]
-    #: Held while something is counted.
+    #: Held while counts change.
     guard: AbstractContextManager[object]

@@ -16,7 +16,7 @@ _DEFAULT: Final = RetryPolicy()
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """The arguments of one `run`. Raises ConfigurationError or TypeError for what cannot work."""
+    """The arguments of one `run`. Raises ConfigurationError or TypeError for unusable ones."""
 
     read_only: bool
     idempotent: bool
@@ -24,11 +24,11 @@ class RunOptions:
     isolation: str | None
     resolve_commits: bool
     policy: RetryPolicy = field(init=False)
-    #: How its transactions are begun, and those in which the mark of a commit is asked for: they
-    #: are the same where it never is.
+    #: How its transactions are begun: in general, and if the mark of a commit is asked for in them.
+    #: The two are the same if marks are never asked for.
     modes: TransactionModes = field(init=False)
     modes_to_mark: TransactionModes = field(init=False)
-    #: And those that are to write nothing, wherever they are.
+    #: How transactions are begun that must write nothing, whatever server they are on.
     modes_to_read: TransactionModes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,7 +52,7 @@ class RunOptions:
 
 @lru_cache(maxsize=64, typed=True)
 def _checked(
-    read_only: bool,  # noqa: FBT001  # in the order of those below
+    read_only: bool,  # noqa: FBT001  # private, in the order of the fields
     idempotent: bool,  # noqa: FBT001  # as above
     retry: RetryPolicy | None,
     isolation: str | None,
@@ -68,11 +68,11 @@ def run_options(
     isolation: str | None,
     resolve_commits: bool,  # noqa: FBT001  # as above
 ) -> RunOptions:
-    """Return the options, which an application gives again and again, checked once.
+    """Return the checked options; cached, because an application repeats the same ones.
 
-    Raises ConfigurationError or TypeError for what cannot work.
+    Raises ConfigurationError or TypeError for unusable arguments.
     """
     try:
         return _checked(read_only, idempotent, retry, isolation, resolve_commits)
-    except TypeError:  # what cannot be hashed is not of the right type
+    except TypeError:  # an argument cannot be hashed, so it has a wrong type
         return RunOptions(read_only, idempotent, retry, isolation, resolve_commits)

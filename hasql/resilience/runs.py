@@ -1,4 +1,4 @@
-"""What the runs of one manager have in common, for tasks and threads alike."""
+"""The runs of one manager: the part that tasks and threads share."""
 
 import logging
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ log = logging.getLogger("hasql")
 
 
 class Runs(Generic[PoolT, ConnT]):
-    """The part that needs no waiting."""
+    """The part of the runs that needs no waiting."""
 
     def __init__(self, means: RunMeans) -> None:
         self._means = means
         self.rules = means.rules
-        #: Who is within a run: tasks, or numbers of threads. They take themselves out in the end,
-        #: whatever interrupts them: else a thread could run nothing any more.
+        #: The tasks, or the ids of the threads, that are within a run. Each removes itself at the
+        #: end, whatever interrupts it: else that thread could never run anything again.
         self._within: set[object] = set()
         self._ended = self._found = self._unknown = 0
         self._retried = dict.fromkeys(Category, 0)
@@ -43,7 +43,7 @@ class Runs(Generic[PoolT, ConnT]):
         )
 
     def _end(self, unit: UnitOfWork) -> None:
-        """Count a run that has ended; for threads, under the guard."""
+        """Count a run that has ended. Runs of threads call it under the guard."""
         self._ended += 1
         if unit.asks:
             self._has_asked(unit)
@@ -53,7 +53,7 @@ class Runs(Generic[PoolT, ConnT]):
                 self._retried[category] += 1
 
     def expect_to_ask(self, unit: UnitOfWork) -> None:
-        """Have the finder of commits know that a unit of work is about to ask."""
+        """Tell the finder of commits that a unit of work is about to ask."""
         unit.asks = True
         self._means.finder.expect(unit)
 
@@ -62,9 +62,9 @@ class Runs(Generic[PoolT, ConnT]):
         unit.asks = False
 
     def _found_out(self, unit: UnitOfWork, outcome: Outcome, error: Exception) -> bool:
-        """Take what was found out of a commit; tell whether it is done.
+        """Take the outcome of a commit that was found; tell whether the work is done.
 
-        Raises CommitUnknownError.
+        Raises CommitUnknownError if the outcome is unknown and the work is not idempotent.
         """
         known = outcome is not Outcome.UNKNOWN
         with self._means.guard:
@@ -81,23 +81,20 @@ class Runs(Generic[PoolT, ConnT]):
         return CommitUnknownError(host, marks[-1], partial(self._find_again, marks))
 
     def _check_doubt(self, unit: UnitOfWork, error: Exception) -> None:
-        """Let no error that ends a run say that nothing is done, where nobody knows.
-
-        Raises CommitUnknownError.
-        """
+        """Raise CommitUnknownError in place of an error that hides a commit in doubt."""
         if unit.leaves_in_doubt(error):
             raise self._unknown_outcome(unit) from error
 
     def _find_again(self, marks: Sequence[CommitMark | None], seconds: float) -> Any:  # noqa: ANN401  # by face
-        """Find out once more, within so many seconds, what has become of any of them."""
+        """Ask again, within so many seconds, whether any of the marks was committed."""
         raise NotImplementedError
 
     def saw(self, mark: CommitMark) -> None:
-        """Have the finder of commits know a mark that was read."""
+        """Pass a mark that was read to the finder of commits."""
         self._means.finder.saw(mark)
 
     def note_refusal(self, unit: UnitOfWork, error: Exception) -> None:
-        """Ask a server for no more marks, if what it has met is that it tells none."""
+        """Stop asking a server for marks if it has just refused the question for one."""
         node = unit.node
         if unit.mark_was_refused and node is not None and not node.without_marks:
             node.without_marks = True
@@ -110,7 +107,7 @@ class Runs(Generic[PoolT, ConnT]):
 
 
 def within_another() -> HasqlError:
-    """Make the error of a run that is called where one is under way."""
+    """Make the error for a run that is called within another run."""
     return HasqlError(
         "this is called within a run of the same manager: it would be a transaction of its own, "
         "which stays where the outer one is rolled back or done again; have the work use the "
@@ -119,5 +116,5 @@ def within_another() -> HasqlError:
 
 
 def no_work(work: object, takes: str = "a connection") -> TypeError:
-    """Make the error of a work that cannot be called."""
+    """Make the error for a work that cannot be called."""
     return TypeError(f"work must be a function that takes {takes}, not {work!r}")

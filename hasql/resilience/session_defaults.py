@@ -1,4 +1,4 @@
-"""Session defaults: what each connection of a manager is set to."""
+"""Session defaults: the settings that each connection of a manager gets."""
 
 import re
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from hasql.errors import ConfigurationError
 
 __all__ = ("SessionDefaults",)
 
-#: The longest that PostgreSQL keeps of a name, in bytes.
+#: The longest name that PostgreSQL keeps, in bytes.
 _LONGEST_NAME: Final = 63
-#: The most milliseconds that its settings take: 24 days.
+#: The most milliseconds that PostgreSQL's settings accept: 24 days.
 _MOST_MILLISECONDS: Final = 2**31 - 1
 _PLAIN_NAME: Final = re.compile(r"[a-z_][a-z0-9_]*", re.ASCII)
 _TIMES: Final = {
@@ -25,21 +25,24 @@ _TIMES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class SessionDefaults:
-    """What each connection is set to. What is None is left as it is.
+    """The settings that each connection gets. A setting that is None is left as it is.
+
+    The timeouts are seconds, rounded up to whole milliseconds; 0 means no limit.
 
     Args:
-        statement_timeout: Seconds that a statement may take, in whole milliseconds; 0: for ever.
-        lock_timeout: Seconds that a statement may wait for a lock; 0: for ever.
-        idle_in_transaction_timeout: Seconds for which a transaction may stand idle before its
-            session is ended; 0: for ever.
-        application_name: What the session is called in `pg_stat_activity`, in ASCII.
-        search_path: The schemas in which names are looked up, as they are called, without quotes;
-            `$user` stands for the schema of the user. None at all: every name needs its schema.
-        enforce_read_only: Whether what `acquire_replica` lends does not write, on a master either.
+        statement_timeout: How long a statement may take.
+        lock_timeout: How long a statement may wait for a lock.
+        idle_in_transaction_timeout: How long a transaction may be idle before its session is
+            ended.
+        application_name: The name of the session in `pg_stat_activity`, in ASCII.
+        search_path: The schemas in which names are looked up, by their plain names, without quotes.
+            `$user` stands for the schema of the user. With an empty sequence every name needs its
+            schema.
+        enforce_read_only: Whether leases of `acquire_replica` are read-only, on a master as well.
 
     Raises:
-        TypeError: An argument of a wrong type, such as a str for `search_path`.
-        ConfigurationError: A value that no server takes.
+        TypeError: An argument has the wrong type, such as a str for `search_path`.
+        ConfigurationError: No server accepts a value.
     """
 
     statement_timeout: float | None = None
@@ -60,9 +63,10 @@ class SessionDefaults:
         check_flag("enforce_read_only", self.enforce_read_only)
 
     def parameters(self) -> dict[str, str]:
-        """Return the settings by PostgreSQL's names, with values as a login takes them."""
+        """Return the settings by PostgreSQL's names, with values in the form a login takes."""
         given: dict[str, str] = {}
-        # First what a pooler may track: it names the first that it refuses, and has taken those.
+        # Settings that a pooler may track come first: its refusal names the first one that it does
+        # not accept, and so it has accepted those before.
         if self.application_name is not None:
             given["application_name"] = self.application_name
         if self.search_path is not None:

@@ -1,4 +1,4 @@
-"""The shutdown of a program by signals: work in flight ends well, and then the program."""
+"""The shutdown of a program by signals: work in flight may finish, and then the program ends."""
 
 import _thread
 import asyncio
@@ -24,23 +24,24 @@ log = logging.getLogger("hasql")
 
 _Handler: TypeAlias = Callable[[int, FrameType | None], Any]
 
-#: Who handles signals and has to stop accepting before anything is drained.
+#: Packages of web servers. They handle signals themselves, and must stop accepting requests before
+#: anything is drained.
 _SERVERS: Final = frozenset({"aiohttp", "daphne", "granian", "gunicorn", "hypercorn", "uvicorn"})
-#: Seconds after which the main thread is told again that all is drained.
+#: Seconds after which the main thread is told again that all managers are drained.
 _ASKED_AGAIN: Final = 0.2
-#: Seconds for a thread that sees that its manager is closed, where the main thread has ended.
+#: Seconds that each remaining thread has to end by itself, if the main thread has ended.
 _OTHERS_END: Final = 1.0
 
 
 class Drainable(Protocol):
-    """What is drained by the thread that calls: a pool manager of `hasql.sync`."""
+    """A pool manager of `hasql.sync`, which the calling thread drains."""
 
     def drain(self, timeout: float = ...) -> object:
         """Let work in flight end, and close."""
 
 
 class AsyncDrainable(Protocol):
-    """What is drained in its event loop: any other pool manager."""
+    """Any other pool manager, which is drained in its event loop."""
 
     def drain(self, timeout: float = ...) -> Awaitable[object]:
         """Let work in flight end, and close."""
@@ -52,31 +53,34 @@ def shutdown_on_signals(
     signals: Iterable[int] = (signal.SIGTERM, signal.SIGINT),
     timeout: float = 30.0,
 ) -> None:
-    """Have the first of these signals drain the pool managers, and then end the program.
+    """Drain the pool managers on the first of these signals, and then end the program.
 
-    For programs without a server: a web server has handlers of its own, and drains last.
+    This is for programs without a web server: a web server has signal handlers of its own, and must
+    drain last.
 
-    Meanwhile nothing is cancelled, not by `asyncio.run` either. Then the handler is called that
-    the signal had before. Where it had none the program ends: after SIGINT by KeyboardInterrupt,
-    else by SystemExit with exit code 0, either of them raised in the main thread, or in the event
-    loop. A second signal ends the program at once, with 128 plus its number and without any
-    clean-up. A signal that the program was started to ignore, by ``nohup`` for one, stays ignored.
+    While the managers drain, nothing is cancelled, not even by `asyncio.run`. Then the handler that
+    the signal had before is called. If it had none, the program ends: after SIGINT by
+    KeyboardInterrupt, else by SystemExit with exit code 0, raised in the main thread, or in the
+    event loop. A second signal ends the program at once, with exit code 128 plus its number and
+    without any clean-up. A signal that the program was started to ignore, for example by ``nohup``,
+    stays ignored.
 
-    Call it once, in the main thread, and with all managers of the program; if one of them is async,
-    in the coroutine that uses it.
+    Call this once, in the main thread, with all managers of the program. If one of them is async,
+    call it in the coroutine that uses that manager.
 
     Args:
         pool: A pool manager, for tasks or for threads, started or not.
-        more: Others, of either kind. All are drained at the same time.
-        signals: The signals.
-        timeout: Seconds that work in flight has to end; then it is broken, and the log says which.
+        more: Other pool managers, of either kind. All are drained at the same time.
+        signals: The numbers of the signals; by default SIGTERM and SIGINT.
+        timeout: How many seconds work in flight has to end. What is still in use then is broken,
+            and the log says what that was.
 
     Raises:
-        ConfigurationError: This is not the main thread, or not a system with such signals, as
-            Windows; or a signal cannot be caught, or has a handler that could not be called later:
-            that of `loop.add_signal_handler`, or of a web server.
+        ConfigurationError: This is not the main thread, or the system is Windows, which has no such
+            signals; or `signals` is empty; or a signal cannot be caught, or has a handler that
+            cannot be called later: one of `loop.add_signal_handler`, or of a web server.
         WrongEventLoopError: A manager is async, and no event loop runs here.
-        TypeError: What is to be drained is no pool manager.
+        TypeError: An argument to be drained is not a pool manager.
     """
     pools = tuple(dict.fromkeys((pool, *more)))
     for each in pools:
@@ -122,7 +126,7 @@ def _is_async(pool: Drainable | AsyncDrainable) -> TypeGuard[AsyncDrainable]:
 
 
 def _handlers_of(numbers: Sequence[int]) -> dict[int, _Handler | None]:
-    """Return what handles each signal now; None: nothing does, and the program would end."""
+    """Return the present handler of each signal; None: no handler, so the program would end."""
     if not numbers:
         raise ConfigurationError("`signals` is empty: leave it out for SIGTERM and SIGINT")
     found: dict[int, _Handler | None] = {}
@@ -173,7 +177,7 @@ def _check_handler(name: str, handler: _Handler) -> None:
 
 
 class _Shutdown:
-    """What one call has begun: it receives the signals, drains, and ends the program."""
+    """The shutdown that one call has set up: it receives signals, drains, and ends the program."""
 
     def __init__(
         self,
@@ -188,18 +192,19 @@ class _Shutdown:
         self._found = found
         self._process = os.getpid()
         self._main_thread: int = original("_thread", "get_ident")()
-        #: The first signal, and whether all that was to wait for it is drained.
+        #: The first signal; then whether all managers are drained, and whether `_end` has run.
         self._received: int | None = None
         self._drained = self._ended = False
-        #: How many managers are not drained yet.
+        #: The number of managers that are not drained yet.
         self._left = len(pools)
         self._lock = threading.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Take a signal, in the main thread, between any two steps of what that does.
+        """Handle a signal. This runs in the main thread, between any two of its steps.
 
-        It may hold any lock just now. So this takes none, which includes that of a log handler.
+        The main thread may hold any lock at that moment. So this method takes none, and does not
+        log either, because a log handler has a lock.
         """
         if os.getpid() != self._process:
             self._pass_on(number, frame)
@@ -217,7 +222,7 @@ class _Shutdown:
             os._exit(128 + number)
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        """Do in a forked child, whose managers are its own, what a signal did before."""
+        """Do in a forked child, which has managers of its own, what the signal did before."""
         handler = self._found[number]
         if handler is not None:
             handler(number, frame)
@@ -231,19 +236,21 @@ class _Shutdown:
         return self._loop if self._loop is not None and self._loop.is_running() else None
 
     def _watch_for_second(self) -> None:
-        """Have a second signal seen even where the main thread waits for something by now.
+        """Notice a second signal even if the main thread waits for a lock by then.
 
-        Python asks for signals before it waits for a lock, and what comes in between wakes nobody.
+        Python checks for signals before it waits for a lock. A signal that arrives between that
+        check and the wait does not wake the main thread, and its handler does not run. So a thread
+        reads signal numbers from the wakeup pipe.
         """
         read, write = os.pipe()
         os.set_blocking(write, False)
         others = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         if others == -1:
-            # A thread of the system's, also under gevent, as this one blocks.
+            # A real thread of the system, even under gevent, because it blocks.
             original("_thread", "start_new_thread")(self._exit_on_second, (read,))
-            # The signals of a child are none of this process's.
+            # A forked child must not write its signals to this process's pipe.
             os.register_at_fork(after_in_child=partial(_write_no_more_to, write))
-        else:  # an event loop's, which is woken by it
+        else:  # the wakeup descriptor of an event loop, which the signal wakes anyway
             signal.set_wakeup_fd(others)
 
     def _exit_on_second(self, read: int) -> None:
@@ -255,13 +262,13 @@ class _Shutdown:
     # Draining
 
     def _begin_in_threads(self, in_loop: bool) -> None:  # noqa: FBT001  # a thread's argument
-        assert self._received is not None  # noqa: S101  # that is why
+        assert self._received is not None  # noqa: S101  # a signal has led here
         name = signal.Signals(self._received).name
         extra = about("draining")
         log.info("%s: what is in use has %g s to end", name, self._timeout, extra=extra)
         for pool in self._pools:
             if not _is_async(pool):
-                # No daemon, so that a main thread which ends meanwhile waits for it.
+                # Not a daemon, so that the interpreter waits for it if the main thread ends.
                 threading.Thread(target=self._drain, args=(pool,), name="hasql shutdown").start()
             elif not in_loop:
                 log.error(
@@ -290,7 +297,7 @@ class _Shutdown:
             await pool.drain(self._timeout)
         except Exception:
             log.exception("%r was not drained", pool, extra=about("not_drained"))
-        # Not if it was cancelled: the loop ends by itself then, and with it the program.
+        # Not reached if this task was cancelled: then the loop, and so the program, ends anyway.
         self._count_down()
 
     def _count_down(self) -> None:
@@ -303,16 +310,17 @@ class _Shutdown:
             loop.call_soon_threadsafe(self._end)
             return
         if not threading.main_thread().is_alive() and _others_end():
-            return  # and with them the program, by itself
-        # By a thread of the system's: under gevent this one is a greenlet in the main thread, and
-        # would have the signal handled in itself. It stays, as a hub with nothing to do complains.
+            return  # the program ends by itself when those threads have ended
+        # A real thread of the system sends the signal: under gevent the present one is a greenlet
+        # in the main thread, and would handle the signal in itself. The present one stays alive
+        # meanwhile, because a gevent hub with nothing left to do raises an error.
         original("_thread", "start_new_thread")(self._tell_main_thread, ())
         never = threading.Event()
         while not self._ended:
             never.wait(_ASKED_AGAIN)
 
     def _tell_main_thread(self) -> None:
-        assert self._received is not None  # noqa: S101  # that is why
+        assert self._received is not None  # noqa: S101  # a signal has led here
         sleep = original("time", "sleep")
         while not self._ended:  # see `_watch_for_second`
             signal.pthread_kill(self._main_thread, self._received)
@@ -321,12 +329,12 @@ class _Shutdown:
     # The end
 
     def _end(self, frame: FrameType | None = None) -> None:
-        """End as the first signal would have ended it, in the main thread."""
+        """End the program as the first signal would have ended it, in the main thread."""
         if self._ended:
-            return  # by one more signal, which came first
+            return  # another signal came first, and has already ended it
         self._ended = True
         number = self._received
-        assert number is not None  # noqa: S101  # that is why
+        assert number is not None  # noqa: S101  # a signal has led here
         handler = self._found[number]
         if handler is not None:
             handler(number, frame)
@@ -343,7 +351,7 @@ def _write_no_more_to(write: int) -> None:
 
 
 def _others_end() -> bool:
-    """Tell whether all other threads end soon that Python would wait for."""
+    """Tell whether all other threads that Python would wait for end soon."""
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join(_OTHERS_END)

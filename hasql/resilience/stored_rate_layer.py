@@ -23,21 +23,23 @@ __all__ = ("StoredRateLayer",)
 
 log = logging.getLogger("hasql")
 
-#: Seconds that the storage may take to answer; and for which it is left alone once it has failed.
+#: Seconds that the storage may take to answer; and seconds for which it is not asked once it has
+#: failed.
 _STORAGE_TIMEOUT: Final = 0.5
 _PAUSE: Final = 1.0
-#: Of what an acquire has left it has half, but these seconds at the least. If it does not answer in
-#: so many that would have been enough, it has failed; in less, the acquire was in a hurry.
+#: The storage has half of the time that the acquire has left, but at least `_MOMENT` seconds. If it
+#: had `_ENOUGH` seconds or more and did not answer, it has failed. If it had less, the deadline was
+#: too close for that conclusion.
 _MOMENT, _ENOUGH = 0.02, 0.1
 
 
 class StoredRateLayer(Layer):
-    """A rate that the `limits` library keeps around the leases of one manager.
+    """A rate limit around the leases of one manager, kept by the `limits` library.
 
     Args:
-        rate_limit: What the user asked for.
-        new_waiters: Makes what tasks wait with, or threads.
-        clock: The manager's.
+        rate_limit: The options.
+        new_waiters: Makes the waiters, for tasks or for threads.
+        clock: The manager's clock.
         hide: Masks passwords in a text.
 
     Raises MissingExtraError without the library.
@@ -63,14 +65,14 @@ class StoredRateLayer(Layer):
         self._waits = TokenWaits(rate_limit, new_waiters(), clock)
         self._clock = clock
         self._hide = hide
-        # Made when the first acquire comes: those of memory start threads or timers.
+        # Made by the first acquire, because the storages in memory start threads or timers.
         self._of_tasks: TaskRates | None = None
         self._of_threads: ThreadRates | None = None
         count = maxsize if rate_limit.storage == IN_MEMORY else stored_rates.CONNECTIONS
         self._access = StorageAccess(count, new_waiters(), clock)
 
     def enter(self, lease: Lease[Any, Any], deadline: float) -> Awaitable[None] | None:
-        """Take a token for a task's acquire, or have it wait for one."""
+        """Take a token for a task's acquire, after waiting for one if necessary."""
         del lease
         return self._take(self._waits.key(), deadline)
 
@@ -82,7 +84,7 @@ class StoredRateLayer(Layer):
             await self._waits.wait(seconds)
 
     async def _ask(self, key: str, deadline: float) -> float:
-        """Return in how many seconds there is a token; 0: the acquire is let in."""
+        """Return in how many seconds to ask for a token again; 0: the acquire is let in."""
         access, began = self._access, self._clock()
         if access.pause:
             return self._stand_in()
@@ -108,7 +110,7 @@ class StoredRateLayer(Layer):
             access.give_back(turn)
 
     def enter_in_thread(self, lease: Lease[Any, Any], deadline: float) -> None:
-        """Take a token for a thread's acquire, or wait for one."""
+        """Take a token for a thread's acquire, after waiting for one if necessary."""
         del lease
         key, waited = self._waits.key(), False
         while seconds := self._ask_in_thread(key, deadline):
@@ -138,12 +140,15 @@ class StoredRateLayer(Layer):
         finally:
             try:
                 access.give_back(turn)
-            except BaseException:  # an interrupt, maybe before it has begun
+            except BaseException:  # an interrupt, perhaps before the call has begun
                 access.give_back(turn)
                 raise
 
     def _heard(self, key: str) -> float | None:
-        """Return what is known now that it is an acquire's turn, as `_ask`; None: it is to ask."""
+        """Return what `_ask` returns if that is known without asking the storage, else None.
+
+        Called when an acquire that has waited gets its turn.
+        """
         if self._access.pause:
             return self._stand_in()
         return self._access.told_others(key) or None
@@ -171,10 +176,11 @@ class StoredRateLayer(Layer):
         return self._of_threads
 
     def _met(self, error: Exception, began: float, limit: float, *, waited: bool) -> float:
-        """Take it that an acquire has had no answer, for which it had so many seconds; let it in.
+        """Decide about an acquire that got no answer from the storage in `limit` seconds.
 
-        Raises RateLimitedError, as the user wants it while the storage fails; or as it answers
-        others, and the acquire has waited for its turn.
+        The acquire is let in, or RateLimitedError is raised, as `on_storage_error` says.
+        RateLimitedError is also raised if the acquire has waited for its turn in vain while the
+        storage answered others.
         """
         asked = self._clock() - limit
         silent = limit >= _ENOUGH and not self._access.answered_since(asked)
@@ -185,7 +191,7 @@ class StoredRateLayer(Layer):
         return self._stand_in()
 
     def _note_failure(self, error: Exception) -> None:
-        """Leave a storage that fails alone for a moment: each acquire would wait for it."""
+        """Stop asking a failing storage for a while: else each acquire would wait for it."""
         with self._waits.lock:
             first = not self._waits.storage_errors
             self._waits.storage_errors += 1
@@ -198,7 +204,7 @@ class StoredRateLayer(Layer):
             log.debug("the storage of the rate limit fails again: %s", told, extra=extra)
 
     def _stand_in(self) -> float:
-        """Let an acquire through, or refuse it, as the user wants it while the storage fails."""
+        """Let an acquire through, or refuse it, as `on_storage_error` says."""
         if self._rate_limit.on_storage_error == "allow":
             return 0.0
         with self._waits.lock:
@@ -214,12 +220,12 @@ class StoredRateLayer(Layer):
         return self._rate_limit.shown_storage
 
     def close(self) -> None:
-        """Let nobody in any more, and nobody wait."""
+        """Refuse all acquires from now on, and end all waits."""
         self._waits.close()
         self._access.close()
 
     async def end(self) -> None:
-        """Close what is open to the storage."""
+        """Close the connections to the storage."""
         for rates in (self._of_tasks, self._of_threads):
             if rates is not None:
                 await rates.close()

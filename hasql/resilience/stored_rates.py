@@ -1,6 +1,6 @@
-"""Rates that the `limits` library keeps, in memory or on Redis: all that we use of it.
+"""Rates that the `limits` library keeps, in memory or on Redis: the only module that uses it.
 
-By its own clock, that of the wall, which the processes have in common that share a rate.
+The library goes by the wall clock, which the processes that share a rate have in common.
 """
 
 from time import time
@@ -20,11 +20,11 @@ from hasql.resilience.rates import Rate
 
 __all__ = ("CONNECTIONS", "TaskRates", "ThreadRates")
 
-#: Under which all of ours are kept.
+#: The namespace of all hasql's keys in the storage.
 _NAMESPACE: Final = "hasql"
-#: Connections to Redis at most.
+#: The highest number of connections to Redis.
 CONNECTIONS: Final = 10
-#: A refused acquire waits for this long at least until it asks again.
+#: Seconds that a refused acquire waits at least before it asks again.
 _SHORTEST_WAIT: Final = 0.002
 
 _STRATEGIES: Final[dict[str, tuple[type[Any], type[Any]]]] = {
@@ -53,11 +53,11 @@ class _Rates:
 
 
 class TaskRates(_Rates):
-    """A rate for tasks: nothing blocks their loop.
+    """A rate for tasks, which does not block their loop.
 
     Args:
-        rate_limit: What the user asked for.
-        seconds: What Redis may take to answer.
+        rate_limit: The options.
+        seconds: How many seconds Redis may take to answer.
     """
 
     def __init__(self, rate_limit: RateLimit, seconds: float) -> None:
@@ -76,20 +76,20 @@ class TaskRates(_Rates):
         self._strategy = _STRATEGIES[rate_limit.strategy][1](storage)
 
     async def take(self, key: str) -> float:
-        """Take a token if there is one; return in how many seconds there is, if there is none."""
+        """Take a token and return 0, or return in how many seconds there will be one."""
         if await self._strategy.hit(self._item, key):
             return 0.0
         stats = await self._strategy.get_window_stats(self._item, key)
         return self._seconds_till(stats.reset_time)
 
     async def close(self) -> None:
-        """Close what is open to Redis."""
+        """Close the connections to Redis."""
         if self._pool is not None:
             await self._pool.aclose()
 
 
 class ThreadRates(_Rates):
-    """A rate for threads, each of which waits for Redis itself; else as `TaskRates`."""
+    """A rate for threads, each of which waits for Redis itself; otherwise like `TaskRates`."""
 
     def __init__(self, rate_limit: RateLimit, seconds: float) -> None:
         super().__init__(rate_limit)
@@ -105,21 +105,22 @@ class ThreadRates(_Rates):
         self._strategy = _STRATEGIES[rate_limit.strategy][0](storage)
 
     def take(self, key: str) -> float:
-        """Take a token if there is one; return in how many seconds there is, if there is none."""
+        """Take a token and return 0, or return in how many seconds there will be one."""
         if self._strategy.hit(self._item, key):
             return 0.0
         return self._seconds_till(self._strategy.get_window_stats(self._item, key).reset_time)
 
     async def close(self) -> None:
-        """Close what is open to Redis."""
+        """Close the connections to Redis."""
         if self._pool is not None:
             self._pool.disconnect()
 
 
 def _options(retry: type[Any], seconds: float) -> dict[str, Any]:
-    """Return how to connect: bounded in number and in time, tried once more where one has ended.
+    """Return the options of a connection pool: limits on number and time, and one retry.
 
-    Who is silent is not asked once more: that would take as long again.
+    A command is tried once more if its connection failed, but not after a timeout: a second try
+    would take as long again.
     """
     return {
         "max_connections": CONNECTIONS,
@@ -131,5 +132,5 @@ def _options(retry: type[Any], seconds: float) -> dict[str, Any]:
 
 
 def _url_of(rate_limit: RateLimit) -> str:
-    """Return the URL as redis-py has it, which knows a socket of Unix by another scheme."""
+    """Return the URL for redis-py, which uses another scheme for Unix sockets."""
     return rate_limit.storage.replace("redis+unix://", "unix://", 1)

@@ -1,4 +1,4 @@
-"""Units of work of tasks: each in a transaction, which is done again where that is safe."""
+"""Units of work of tasks: each runs in a transaction, and is tried again where that is safe."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -25,7 +25,7 @@ _COMMITTED: Final = Phase.COMMITTED
 
 
 class TaskAttempt(Attempt[PoolT, ConnT], Generic[PoolT, ConnT]):
-    """One of a task's."""
+    """One attempt of a task."""
 
     _runs: "TaskRuns[PoolT, ConnT]"
     lease: AsyncLease[PoolT, ConnT]
@@ -33,11 +33,11 @@ class TaskAttempt(Attempt[PoolT, ConnT], Generic[PoolT, ConnT]):
     transaction: TaskTransaction
 
     def leave(self, error: BaseException) -> Awaitable[None]:
-        """Give back what is leased, as an error ends its use."""
+        """Give the lease back because an error has ended its use."""
         return self.lease.__aexit__(type(error), error, None)
 
     async def exchange(self, acquire: Callable[[float], AsyncLease[PoolT, ConnT]]) -> None:
-        """Go on in a transaction on another connection, once the first one is given back."""
+        """Give the connection back, and go on in a new transaction on another one."""
         if self.has_connection:
             await self._runs.roll_back(self)
             await self.lease.__aexit__(None, None, None)
@@ -53,15 +53,15 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
     """The runs of one manager for tasks.
 
     Args:
-        means: What the manager has for them.
-        binding: The event loop they are in.
+        means: What the manager provides for them.
+        binding: The event loop that they run in.
     """
 
     def __init__(self, means: RunMeans, binding: LoopBinding) -> None:
         super().__init__(means)
         self._binding = binding
 
-    # long: one coroutine, as each layer of those costs every run a microsecond
+    # long: one coroutine, because each layer of coroutines costs every run a microsecond
     async def run(  # noqa: C901, PLR0912  # as above
         self,
         work: Callable[[Any], Awaitable[_T]],
@@ -70,10 +70,10 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         *,
         on_attempt: bool = False,
     ) -> _T:
-        """Do the work, on a connection; `acquire` makes a lease that has so many seconds.
+        """Do the work on a connection. `acquire` makes a lease to acquire within so many seconds.
 
-        With `on_attempt` it takes the `TaskAttempt`, and may exchange the connection as long as it
-        has only read.
+        With `on_attempt` the work is passed the `TaskAttempt` instead of the connection, and may
+        exchange the connection as long as it has only read.
         """
         if not callable(work):
             raise no_work(work)
@@ -124,9 +124,10 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
             self._end(unit)
 
     async def _fail(self, attempt: TaskAttempt[PoolT, ConnT], error: BaseException) -> None:
-        """Roll back, or break the connection, and give it back."""
+        """Roll back or break the connection, and give it back."""
         if not attempt.has_connection:
-            if attempt.lease.connection is not None:  # interrupted before it was told of it
+            # The lease got a connection, but was interrupted before the attempt took it over.
+            if attempt.lease.connection is not None:
                 await attempt.leave(error)
             return
         try:
@@ -139,7 +140,7 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         await attempt.leave(error)
 
     async def roll_back(self, attempt: TaskAttempt[PoolT, ConnT]) -> None:
-        """Roll back in the time that a release has; else break the connection, to the same end."""
+        """Roll back within `release_timeout`; failing that, break the connection instead."""
         pool, connection = attempt.pool, attempt.connection
         if pool.is_closed(connection):
             return
@@ -168,7 +169,7 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
 
 
 def _check_awaitable(result: object) -> None:
-    """Refuse a work that has returned nothing to wait for. Raises TypeError."""
+    """Raise TypeError if the work has returned something that cannot be awaited."""
     if not isawaitable(result):
         msg = f"work must be a coroutine function; this one has returned {type(result).__name__}"
         raise TypeError(msg)

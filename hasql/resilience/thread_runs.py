@@ -1,4 +1,4 @@
-"""Units of work of threads: each in a transaction, which is done again where that is safe."""
+"""Units of work of threads: each runs in a transaction, and is tried again where that is safe."""
 
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
@@ -24,13 +24,13 @@ _T = TypeVar("_T")
 
 
 class _InLoop(Protocol):
-    """Does some work in the manager's event loop and waits for it."""
+    """Runs a coroutine in the manager's event loop and waits for its result."""
 
     def __call__(self, work: Callable[[], Coroutine[Any, Any, _T]], /) -> _T: ...
 
 
 class ThreadAttempt(Attempt[PoolT, ConnT], Generic[PoolT, ConnT]):
-    """One of a thread's."""
+    """One attempt of a thread."""
 
     _runs: "ThreadRuns[PoolT, ConnT]"
     lease: ThreadLease[PoolT, ConnT]
@@ -38,18 +38,18 @@ class ThreadAttempt(Attempt[PoolT, ConnT], Generic[PoolT, ConnT]):
     transaction: ThreadTransaction
 
     def begin(self) -> None:
-        """Begin its transaction, in which it sets what a pooler keeps from the session."""
+        """Begin the transaction, and set in it what a pooler keeps the session from setting."""
         self.transaction.begin()
         settings = self.lease.local_settings
         if settings is not None:
             self.transaction.fetch_row(settings)
 
     def leave(self, error: BaseException) -> None:
-        """Give back what is leased, as an error ends its use."""
+        """Give the lease back because an error has ended its use."""
         self.lease.__exit__(type(error), error, None)
 
     def exchange(self, acquire: Callable[[float], ThreadLease[PoolT, ConnT]]) -> None:
-        """Go on in a transaction on another connection, once the first one is given back."""
+        """Give the connection back, and go on in a new transaction on another one."""
         if self.has_connection:
             self._runs.roll_back(self)
             self.lease.__exit__(None, None, None)
@@ -63,9 +63,9 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
     """The runs of one manager for threads.
 
     Args:
-        means: What the manager has for them.
-        in_loop: Does some work in the manager's event loop, and waits for it.
-        limited: Aborts a lease's connection if what is done within takes so many seconds.
+        means: What the manager provides for them.
+        in_loop: Runs a coroutine in the manager's event loop, and waits for its result.
+        limited: Aborts a lease's connection if its block takes longer than so many seconds.
     """
 
     def __init__(
@@ -86,10 +86,10 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         *,
         on_attempt: bool = False,
     ) -> _T:
-        """Do the work, on a connection; `acquire` makes a lease that has so many seconds.
+        """Do the work on a connection. `acquire` makes a lease to acquire within so many seconds.
 
-        With `on_attempt` it takes the `ThreadAttempt`, and may exchange the connection as long as
-        it has only read.
+        With `on_attempt` the work is passed the `ThreadAttempt` instead of the connection, and may
+        exchange the connection as long as it has only read.
         """
         if not callable(work):
             raise no_work(work)
@@ -116,20 +116,21 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
                 Event().wait(pause)
                 seconds = unit.begin_again()
         finally:
-            self._within.discard(thread)  # by this alone: a call could be interrupted before
+            # Directly here: a Python function could be interrupted before it got to this.
+            self._within.discard(thread)
             with self._means.guard:
                 self._end(unit)
 
     def _do(
         self, attempt: ThreadAttempt[PoolT, ConnT], work: Callable[[Any], _T], *, on_attempt: bool
     ) -> _T:
-        """Do the work on a connection and commit it, or roll back."""
+        """Do the work on a connection, commit or roll back, and give the connection back."""
         try:
             result = self._work(attempt, work, on_attempt=on_attempt)
             attempt.lease.__exit__(None, None, None)
         except BaseException as error:
             if attempt.lease.connection is not None and not attempt.lease.returning:
-                attempt.leave(error)  # what gives it back was interrupted before it began
+                attempt.leave(error)  # giving it back was interrupted before it began
             raise
         return result
 
@@ -154,7 +155,7 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         return result
 
     def _fail(self, attempt: ThreadAttempt[PoolT, ConnT], error: BaseException) -> None:
-        """Roll back, or break the connection, and give it back."""
+        """Roll back or break the connection, and give it back."""
         if not attempt.has_connection:
             return
         try:
@@ -167,7 +168,7 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         attempt.leave(error)
 
     def roll_back(self, attempt: ThreadAttempt[PoolT, ConnT]) -> None:
-        """Roll back in the time that a release has; else break the connection, to the same end."""
+        """Roll back within `release_timeout`; failing that, break the connection instead."""
         pool, connection = attempt.pool, attempt.connection
         if pool.is_closed(connection):
             return
@@ -191,7 +192,7 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         try:
             return self._in_loop(lambda: self._means.finder.find(mark, deadline))
         except PoolManagerClosedError:
-            return Outcome.UNKNOWN  # its loop has ended, and nobody can be asked any more
+            return Outcome.UNKNOWN  # the manager's loop has ended, so no server can be asked
 
     def _find_again(self, marks: Sequence[CommitMark | None], seconds: float) -> Outcome:
         deadline = self._means.clock() + seconds
@@ -199,7 +200,7 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
 
 
 def _check_value(result: object) -> None:
-    """Refuse what a coroutine function has returned, as nobody waits for it. Raises TypeError."""
+    """Raise TypeError if the work has returned an awaitable, which no thread would await."""
     if isawaitable(result):
         if iscoroutine(result):
             result.close()

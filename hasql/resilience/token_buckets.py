@@ -9,18 +9,18 @@ from hasql.resilience.rates import Rate
 __all__ = ("TokenBuckets",)
 
 MOST_KEYS: Final = 10_000
-"""So many keys are kept at most."""
+"""The highest number of keys that are kept."""
 
-#: Less than so many seconds is what rounding has left.
+#: A wait of fewer seconds than this is only a rounding error.
 _AT_ONCE = 1e-6
 
 
 class TokenBuckets:
     """One bucket for each key, full at first, which refills evenly.
 
-    A bucket is kept as the moment by which it will be full again. Of the keys that are too many the
-    one that was not used for the longest is forgotten; its bucket may not have been full, so that
-    all new keys begin as empty as that was, and no key is given more than the rate.
+    A bucket is stored as the time at which it will be full again. When there are too many keys, the
+    least recently used one is forgotten. Its bucket may not have been full. So all new keys begin
+    as empty as the emptiest forgotten bucket, and no key gets more than the rate.
     """
 
     def __init__(self, rate: Rate, clock: Callable[[], float], most_keys: int = MOST_KEYS) -> None:
@@ -29,16 +29,16 @@ class TokenBuckets:
         self._clock = clock
         self._most_keys = most_keys
         self._full_at: OrderedDict[str, float] = OrderedDict()
-        #: When the emptiest of the buckets that were forgotten is full again.
+        #: When the emptiest forgotten bucket would be full again.
         self._forgotten_full_at = -float("inf")
 
     def __len__(self) -> int:
         return len(self._full_at)
 
     def take(self, key: str, longest_wait: float) -> float:
-        """Take a token; return in how many seconds it is there.
+        """Take a token; return in how many seconds it is valid.
 
-        Nothing is taken if that is more than so many seconds.
+        No token is taken if that is more than `longest_wait` seconds.
         """
         now, kept = self._clock(), self._full_at
         full_at = kept.get(key)
@@ -54,11 +54,11 @@ class TokenBuckets:
         if wait < _AT_ONCE:
             wait = 0.0
         if wait <= longest_wait or not wait:
-            kept[key] = full_at  # last, so that what interrupts a thread comes before or after it
+            kept[key] = full_at  # last, so that an interrupted thread has taken the token or not
         return wait
 
     def give_back(self, key: str) -> None:
-        """Give a token back that was not used."""
+        """Give back a token that was not used."""
         full_at = self._full_at.get(key)
         if full_at is not None:
             self._full_at[key] = full_at - self._interval

@@ -1,4 +1,4 @@
-"""Waiting for a token of the rate limit, for tasks and threads, and what is counted of it."""
+"""Waiting for a token of the rate limit, for tasks and threads, and the counts of these waits."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,12 +13,12 @@ __all__ = ("TokenWaits",)
 
 
 class TokenWaits:
-    """Who waits until a token is there. All end at once when the manager closes.
+    """Acquires that wait until a token is valid. All waits end at once when the manager closes.
 
     Args:
-        rate_limit: What the user asked for.
-        waiters: What tasks wait with, or threads: till a moment at which they end.
-        clock: The manager's.
+        rate_limit: The options.
+        waiters: The waiters, for tasks or for threads; those of tasks end at a given time.
+        clock: The manager's clock.
     """
 
     def __init__(
@@ -27,14 +27,14 @@ class TokenWaits:
         self._rate_limit = rate_limit
         self._waiters = waiters
         self._clock = clock
-        #: Held for a moment at a time; who holds it takes no other lock.
+        #: Held only briefly; no other lock is taken while it is held.
         self.lock = new_guard()
         self._closed = False
-        #: Acquires that had to wait, those that were refused, and times that the storage failed.
+        #: How many acquires had to wait and were refused, and how often the storage has failed.
         self.waits = self.refusals = self.storage_errors = 0
 
     def key(self) -> str:
-        """Ask the application for the key of an acquire. Raises TypeError for what is none."""
+        """Ask the application for the key of an acquire. Raises TypeError if it is not a str."""
         if self._rate_limit.key is None:
             return ""
         found = self._rate_limit.key()
@@ -44,23 +44,23 @@ class TokenWaits:
         return found
 
     def longest_wait(self, deadline: float) -> float:
-        """Return for how many seconds an acquire may wait. Raises PoolManagerClosedError."""
+        """Return how many seconds an acquire may wait. Raises PoolManagerClosedError."""
         if self._closed:
             raise _closed()
         return deadline - self._clock() if self._rate_limit.wait else 0.0
 
     async def wait(self, seconds: float) -> None:
-        """Have a task wait."""
+        """Wait in a task for so many seconds."""
         waiter: Any = self._waiters.join(None, self._clock() + seconds)  # a future
         try:
             await waiter
         except TimeoutError:
-            pass  # that is what it has waited for
+            pass  # the time is over, as intended
         finally:
             self._waiters.leave(None, waiter)
 
     def wait_in_thread(self, seconds: float) -> None:
-        """Have a thread wait."""
+        """Wait in a thread for so many seconds."""
         waiter: Any = None  # a `ThreadWaiter`
         try:
             with self.lock:
@@ -82,7 +82,7 @@ class TokenWaits:
             self._waiters.leave(None, waiter)
 
     def refusal(self, key: str, seconds: float) -> RateLimitedError:
-        """Make the error that says when there is a token again."""
+        """Make the error that says when the next token is valid."""
         self.refusals += 1
         whose = f" of key {key!r}" if key else ""
         why = "which is after the deadline" if self._rate_limit.wait else "and wait=False"
@@ -93,7 +93,7 @@ class TokenWaits:
         return RateLimitedError(msg, seconds)
 
     def too_many(self, storage: str, seconds: float) -> RateLimitedError:
-        """Make the error of who has waited so long for its turn to ask the storage, in vain."""
+        """Make the error for an acquire that waited so long for its turn to ask, in vain."""
         with self.lock:
             self.refusals += 1
         msg = (
@@ -103,13 +103,13 @@ class TokenWaits:
         return RateLimitedError(msg, seconds)
 
     def close(self) -> None:
-        """Let nobody in any more, and nobody wait."""
+        """Refuse all acquires from now on, and end all waits."""
         with self.lock:
             self._closed = True
             self._waiters.dismiss(_closed())
 
     def measure(self, keys: int, others: int = 0) -> RateLimitMetrics:
-        """Take a snapshot, with others that wait elsewhere."""
+        """Take a snapshot; `others` is the number of acquires that wait elsewhere."""
         with self.lock:
             waiting = self._waiters.count + others
             return RateLimitMetrics(self.waits, self.refusals, waiting, keys, self.storage_errors)

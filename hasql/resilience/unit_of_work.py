@@ -1,4 +1,4 @@
-"""One unit of work: what it may still cost, and what comes after each failure."""
+"""One unit of work: how much time it has left, and what follows each failure."""
 
 import logging
 from enum import Enum
@@ -25,12 +25,13 @@ __all__ = ("Phase", "UnitOfWork")
 log = logging.getLogger("hasql")
 
 _IN_FAILED_TRANSACTION: Final = "25P02"
-#: The classes of what a server answers that lets nobody ask, or has no such function.
+#: SQLSTATE classes with which a server refuses the question for the mark: it forbids the question,
+#: or has no such function.
 _NOT_IN_THIS_STATE: Final = "55000"
 _REFUSALS: Final = ("0A", "42", _NOT_IN_THIS_STATE, "XX")
-#: The class of what a pooler says in its own name, on a connection that it keeps open.
+#: SQLSTATE class of errors that a pooler raises itself, on a connection that it keeps open.
 _SYSTEM_ERROR: Final = "58"
-#: The class of a constraint's.
+#: SQLSTATE class of violated constraints.
 _VIOLATIONS: Final = "23"
 
 
@@ -54,46 +55,46 @@ _MISTAKES: Final = MappingProxyType(
 
 
 class Phase(Enum):
-    """How far an attempt has come."""
+    """How far an attempt has got."""
 
     #: No connection yet.
     WAITING = "waiting for a connection"
     #: From the connection to the end of the work.
     WORKING = "at work"
-    #: Reading what tells later what has become of a commit.
+    #: Reading the mark, by which the outcome of the commit can be found out later.
     MARKING = "about to commit"
     #: COMMIT may have been sent.
     COMMITTING = "committing"
-    #: COMMIT was answered: it is done, whatever becomes of the connection.
+    #: COMMIT was answered: the work is done, whatever happens to the connection.
     COMMITTED = "committed"
 
 
 class UnitOfWork:
-    """Decides for tasks and threads alike; who drives it waits and does the I/O.
+    """Makes the decisions for tasks and threads alike; its caller waits and does the I/O.
 
-    An attempt writes how far it has come into `phase`, `node`, `mark` and `result`, which is a call
-    less for each of these steps. Where an exception ends it, `met` and `ended` are told while the
-    lease is still out, and `pause` then says what comes next.
+    An attempt writes its progress directly into `phase`, `node`, `mark` and `result`, which saves a
+    call for each step. When an exception ends the attempt, the caller calls `met` and `ended` while
+    the lease is still out, and then `pause`, which says what comes next.
     """
 
-    # Those are defaults of the class that most units never set: one is made for each run.
+    # Class defaults, because a unit is made for each run and most units never set them.
 
     #: How many attempts have reached a server.
     attempts = 0
     phase = Phase.WAITING
-    #: Where the attempt has its connection; None: it has none yet.
+    #: The node that the attempt's connection is on; None: the attempt has no connection yet.
     node: Node[Any, Any] | None = None
-    #: What was read before COMMIT; None: nothing, or nothing was written.
+    #: What was read before COMMIT; None: nothing was read, or nothing was written.
     mark: CommitMark | None = None
-    #: What the work has returned in the attempt that is committing.
+    #: What the work returned in the attempt that is committing.
     result: Any = None
-    #: The categories of those errors after which it was tried again.
+    #: The categories of the errors after which the work was tried again.
     retried: tuple[Category, ...] = ()
-    #: Of which commits nobody knows, after which it was tried again all the same: the marks, and
-    #: the host of the last one.
+    #: The marks of commits whose outcome is unknown, and the host of the last one. The work was
+    #: tried again all the same if it is idempotent.
     in_doubt: tuple[CommitMark | None, ...] = ()
     host_in_doubt: HostSpec | None = None
-    #: Whether the finder of commits knows that it is about to ask.
+    #: Whether the finder of commits was told that this unit is about to ask.
     asks = False
     _kind = ErrorKind.OTHER
     _answered = True
@@ -103,9 +104,9 @@ class UnitOfWork:
     def __init__(self, options: RunOptions, means: RunMeans) -> None:
         self.options = options
         self._means = means
-        #: Whether nothing was written for sure.
+        #: Whether it is certain that nothing was written.
         self.wrote_nothing = options.read_only
-        #: When nothing new is begun any more, by the clock.
+        #: From this time on, by the clock, nothing new is begun.
         self.deadline = means.clock() + options.policy.seconds
 
     @property
@@ -117,7 +118,7 @@ class UnitOfWork:
     # One attempt
 
     def begin_again(self) -> float:
-        """Begin another attempt; return the seconds that there are for getting a connection."""
+        """Begin another attempt; return how many seconds are left to get a connection."""
         if self.node is not None:
             self.phase, self.node, self.mark, self.result = Phase.WAITING, None, None, None
             self._answered, self._kind = True, ErrorKind.OTHER
@@ -125,14 +126,14 @@ class UnitOfWork:
         return max(0.0, self.deadline - self._means.clock())
 
     def exchanging(self) -> float:
-        """Take note that the attempt goes on elsewhere; return the seconds to get there in."""
-        self.attempts -= 1  # which is counted where it ends
+        """Note that the attempt moves to another connection; return the seconds left to get it."""
+        self.attempts -= 1  # the attempt counts once, on the connection where it ends
         return self.begin_again()
 
     def check(self, state: TransactionState, *, is_out: bool) -> None:
-        """Refuse to commit what the work has not left open, on a connection that is still out.
+        """Refuse to commit unless the transaction is intact and its connection is still out.
 
-        Raises RolledBackError, or HasqlError for a mistake.
+        Raises RolledBackError, or HasqlError for a mistake in the work.
         """
         if not is_out:
             raise HasqlError(_GIVEN_BACK)
@@ -143,18 +144,18 @@ class UnitOfWork:
         self.wrote_nothing = True
 
     def not_committed(self) -> NoReturn:
-        """Take it that the server has answered COMMIT with a rollback. Raises RolledBackError."""
+        """Raise RolledBackError: the server has answered COMMIT with a rollback."""
         raise _rolled_back()
 
     def met(
         self, error: BaseException, lease: Lease[Any, Any], connection: object, *, closed: bool
     ) -> bool:
-        """Take note of what has ended an attempt; tell whether its connection is to be broken.
+        """Note the error that ended an attempt; tell whether to break its connection.
 
-        So it is where COMMIT was sent and not answered, so that the server does not go on with it.
-        An error with which the connection has closed is no answer, whoever speaks: a server that
-        cannot flush its log goes down with the commit in it, and a pooler's limit ends the wait for
-        a COMMIT that the server goes on with.
+        The connection is broken if COMMIT was sent and not answered, so that the server does not
+        go on with it. An error that closed the connection is no answer, whoever sent it: a server
+        that cannot flush its log goes down with the commit in that log, and a pooler's limit ends
+        the wait for a COMMIT that the server still carries out.
         """
         node, self._answered = self.node, True
         assert node is not None  # noqa: S101  # it has a connection
@@ -169,10 +170,11 @@ class UnitOfWork:
         return not self._answered
 
     def ended(self, error: BaseException, *, closed: bool, terminated: bool) -> None:
-        """Take note that all is rolled back, and whether the connection is closed.
+        """Note that the attempt is rolled back, and classify the error that ended it.
 
-        `terminated`: by `leak_action`, to which the work would come again. Raises RolledBackError
-        or LeaseTerminatedError in place of an error that only says so.
+        `closed` tells whether the connection is closed. `terminated` tells whether `leak_action`
+        ended the lease: the work would run into that limit again. Raises RolledBackError or
+        LeaseTerminatedError in place of an error that says no more than that.
         """
         kind = self._means.rules.kind_met(error, closed=closed)
         if terminated and isinstance(error, Exception):
@@ -189,7 +191,10 @@ class UnitOfWork:
                 self._kind = self._kind_of_refusal(code, error)
 
     def _terminated(self, error: Exception, kind: ErrorKind) -> ErrorKind:
-        """Say what an error on a terminated lease is; raise what it is where hasql has asked."""
+        """Classify an error on a terminated lease.
+
+        Raises LeaseTerminatedError if the error answered hasql's own question, not the work's.
+        """
         if self.phase is Phase.MARKING:
             self._kind = ErrorKind.LIMIT
             raise lease_was_terminated() from error
@@ -200,10 +205,10 @@ class UnitOfWork:
         return ErrorKind.LIMIT
 
     def _kind_of_refusal(self, code: str | None, error: BaseException) -> ErrorKind:
-        """Say what it means that the question for the mark was refused.
+        """Tell why the question for the mark was refused.
 
-        A standby does so in its recovery; behind a pooler or a name it is not the server that the
-        monitor sees, which answers questions like this one.
+        A standby in recovery refuses it. Behind a pooler or a service name that standby may be
+        another server than the one the monitor sees, which answers such questions.
         """
         answers = self.node is not None and self.node.server is not None
         if self._on_standby or (code == _NOT_IN_THIS_STATE and answers):
@@ -212,9 +217,9 @@ class UnitOfWork:
         return ErrorKind.NO_MARK
 
     def check_stale(self, error: BaseException) -> None:
-        """Take a constraint that is violated, after a read on a replica, for a conflict.
+        """Treat a violated constraint, after a read on a replica, as a conflict.
 
-        Raises StaleReadError.
+        Raises StaleReadError if the error is one.
         """
         if (self._means.rules.sqlstate(error) or "").startswith(_VIOLATIONS):
             self._kind = ErrorKind.CONFLICT
@@ -225,10 +230,10 @@ class UnitOfWork:
     # What comes next
 
     def is_committed(self, error: Exception) -> bool:
-        """Tell whether it is done, and an error says no more than what became of its connection.
+        """Tell whether the work is committed and the error only concerns its connection.
 
-        The connection may have been broken right behind the answer, for one by `leak_action`. What
-        an application has a signal raise is another matter.
+        The connection may have been broken right after COMMIT was answered, for example by
+        `leak_action`. An exception that a signal handler raises is not hidden in this way.
         """
         if self.phase is not Phase.COMMITTED:
             return False
@@ -237,14 +242,14 @@ class UnitOfWork:
 
     @property
     def outcome_is_open(self) -> bool:
-        """Whether it is not known what has become of what has just failed.
+        """Whether the outcome of the attempt that has just failed is unknown.
 
-        What has written nothing is simply done again.
+        An attempt that has written nothing does not count: it is simply done again.
         """
         return not self._answered and not self.wrote_nothing
 
     def found(self, outcome: Outcome) -> bool | None:
-        """Take what was found out; tell whether it is done. None: nobody knows, which ends it."""
+        """Take the outcome found; tell whether the work is done. None: unknown, so the run ends."""
         if outcome is Outcome.UNKNOWN:
             self.in_doubt, self.host_in_doubt = (*self.in_doubt, self.mark), self.host
             if not self.options.idempotent:
@@ -253,11 +258,11 @@ class UnitOfWork:
 
     @property
     def mark_was_refused(self) -> bool:
-        """Whether the server has refused hasql's own question, of which the work knows nothing."""
+        """Whether the server has refused the question for the mark, which hasql itself asked."""
         return self._kind is ErrorKind.NO_MARK
 
     def pause(self, error: Exception) -> float | None:
-        """Return for how many seconds to wait before the next attempt; None: there is none."""
+        """Return how many seconds to wait before the next attempt; None: there is none."""
         if self.phase is Phase.WAITING:
             self._kind = self._means.rules.kind_met(error, closed=True)
             if self._last is not None and error.__cause__ is None:
@@ -278,9 +283,10 @@ class UnitOfWork:
         return pause
 
     def leaves_in_doubt(self, error: Exception) -> bool:
-        """Tell whether an error that ends it would say that nothing is done, which nobody knows.
+        """Tell whether an error that ends the run would wrongly suggest that nothing was done.
 
-        What the work raises is the application's, and says what it says.
+        That is so if an earlier commit is in doubt. An error that the work itself raises is the
+        application's, and is passed on as it is.
         """
         if not self.in_doubt:
             return False
@@ -289,11 +295,11 @@ class UnitOfWork:
 
     @property
     def has_failed(self) -> bool:
-        """Whether an attempt has, since when there is something to `forget`."""
+        """Whether an attempt has failed, so that there is something to `forget`."""
         return self._last is not None
 
     def forget(self) -> None:
-        """Let go of the last error, whose traceback leads here."""
+        """Drop the last error: its traceback refers to this object."""
         self._last = None
 
     def _give_up(self, error: Exception) -> None:
@@ -322,7 +328,7 @@ class UnitOfWork:
 
 
 def _rolled_back() -> RolledBackError:
-    """Make the error of work whose COMMIT the server has answered with a rollback, or would."""
+    """Make the error for work whose COMMIT was, or would be, answered with a rollback."""
     return RolledBackError(
         "the server has rolled the work back: an error of one of its statements was caught, and "
         "the work went on; let the error out, or put that statement into a savepoint"
