@@ -1,4 +1,4 @@
-"""The fields of the settings: numbers, names, and what is named by ``"module:name"``."""
+"""The field types of the settings: numbers, names, and references of the form ``module:name``."""
 
 import re
 from importlib import import_module
@@ -24,7 +24,7 @@ __all__ = (
     "made_by",
 )
 
-#: What a program calls "no value" where there is no such thing, in the environment and in TOML.
+#: Stands for None in the environment and in TOML, which have no such value.
 _NONE: Final = "none"
 _REFERENCE: Final = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
 
@@ -54,7 +54,10 @@ def _reference(value: object) -> object:
 
 
 def found_at(name: str, reference: object) -> Any:  # noqa: ANN401  # whatever is there
-    """Return what a reference leads to, or what stands in its place."""
+    """Return the object that a reference leads to; anything else is returned as it is.
+
+    Raises ConfigurationError if there is no such object.
+    """
     if not isinstance(reference, str):
         return reference
     module, _, path = reference.partition(":")
@@ -69,7 +72,7 @@ def found_at(name: str, reference: object) -> Any:  # noqa: ANN401  # whatever i
 
 
 def made_by(name: str, reference: object, kind: type[Any]) -> Any:  # noqa: ANN401  # as above
-    """Return an object that a reference leads to, or to what makes one for this manager."""
+    """Return an object of this kind: the one found, or one that the callable found makes."""
     found = found_at(name, reference)
     return found() if callable(found) and not isinstance(found, kind) else found
 
@@ -84,12 +87,12 @@ OrNone = BeforeValidator(lambda value: None if _is_none(value) else value)
 #: Reads names that are separated by commas, or a JSON list of them.
 Names = BeforeValidator(_names)
 NamesOrNone = BeforeValidator(lambda value: None if _is_none(value) else _names(value))
-#: Takes an object, or where it is, as ``module:name``; it is imported when it is needed.
+#: Takes an object, or a reference to it as ``module:name``, which is imported when it is needed.
 Reference = PlainValidator(_reference, json_schema_input_type=str)
 
 _SECONDS: Final[dict[str, JsonValue]] = {"unit": "seconds"}
 
 
 def in_seconds(default: float | None, description: str) -> Any:  # noqa: ANN401  # as pydantic's
-    """Make a field whose unit is the second, of one of the types above."""
+    """Make a field, of one of the types above, whose unit is the second."""
     return Field(default=default, description=description, json_schema_extra=_SECONDS)

@@ -1,4 +1,4 @@
-"""The groups of settings: each is one argument of a pool manager."""
+"""The groups of settings: each group stands for one argument of a pool manager."""
 
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -32,7 +32,7 @@ __all__ = (
 
 
 class Group(BaseModel):
-    """Settings that are one argument of a pool manager together."""
+    """Settings that together make one argument of a pool manager."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -41,7 +41,7 @@ class Group(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read(cls, value: object) -> object:
-        """Take the argument itself as well."""
+        """Accept the argument itself as well, such as an `Admission`."""
         if isinstance(value, cls._argument):
             return {field.name: getattr(value, field.name) for field in fields(cls._argument)}
         return value
@@ -52,7 +52,7 @@ class Group(BaseModel):
             self._argument(**self._values())
         except (TypeError, ValueError) as error:
             said = str(error)
-            # Without the value: it may be a password that has come to the wrong place.
+            # The message leaves the value out: it may be a password set in the wrong place.
             raise ValueError(said.rpartition(", not ")[0] or said) from None
         return self
 
@@ -63,13 +63,13 @@ class Group(BaseModel):
         """Make the argument.
 
         Raises:
-            ConfigurationError: What is named by ``"module:name"`` is not there.
+            ConfigurationError: There is no object where a ``"module:name"`` leads.
         """
         return self._argument(**self._values())
 
 
 class SessionGroup(Group):
-    """What each connection is set to: see `hasql.resilience.SessionDefaults`."""
+    """The settings that each connection gets: see `hasql.resilience.SessionDefaults`."""
 
     _argument = SessionDefaults
 
@@ -94,7 +94,7 @@ class SessionGroup(Group):
 
 
 class LifecycleGroup(Group):
-    """How old connections become, and leaks: see `hasql.resilience.Lifecycle`."""
+    """How old connections may become, and leaked leases: see `hasql.resilience.Lifecycle`."""
 
     _argument = Lifecycle
 
@@ -140,7 +140,7 @@ class AdmissionGroup(Group):
 
 
 class RateLimitGroup(Group):
-    """How many acquires there may be in a time: see `hasql.resilience.RateLimit`."""
+    """The rate of acquires: see `hasql.resilience.RateLimit`."""
 
     _argument = RateLimit
 
@@ -161,11 +161,15 @@ class RateLimitGroup(Group):
     )
 
     def _values(self) -> dict[str, Any]:
-        # What `key` leads to is imported when it is needed.
+        # `key` is left out: the object it refers to is imported only when it is needed.
         return {**self.model_dump(exclude={"key"}), "storage": self.storage.get_secret_value()}
 
     def argument(self) -> Any:  # noqa: ANN401  # each group has its own
-        """Make the argument; see above."""
+        """Make the argument.
+
+        Raises:
+            ConfigurationError: There is no object where `key` leads.
+        """
         return replace(super().argument(), key=found_at("rate_limit.key", self.key))
 
 

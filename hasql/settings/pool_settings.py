@@ -51,24 +51,24 @@ _HIDDEN: Final = "(hidden)"
 class Settings(BaseSettings):
     """All arguments of a pool manager, for `PoolManager.from_settings`.
 
-    What is given in code goes first, then the environment (``HASQL_DSN``, and
-    ``HASQL_SESSION__STATEMENT_TIMEOUT`` for what is in a group), then a ``.env`` file, which
-    ``Settings(_env_file=".env")`` names, then a TOML file: see `of_toml`. A subclass may name its
-    files, ``class AppSettings(Settings, env_file=".env")``, and have settings of its own.
+    Values given in code take precedence, then come the environment (``HASQL_DSN``, or for a
+    setting in a group ``HASQL_SESSION__STATEMENT_TIMEOUT``), a ``.env`` file named as in
+    ``Settings(_env_file=".env")``, and a TOML file (see `of_toml`). A subclass may name its files,
+    ``class AppSettings(Settings, env_file=".env")``, and add settings of its own.
 
-    Callables and objects are given as ``"module:name"``, too, which is imported when a manager is
-    made. Names are given as a list, or separated by commas. ``none`` stands for None.
+    Callables and objects can also be given as ``"module:name"``, which is imported when a manager
+    is made. Names are given as a list, or separated by commas. ``none`` stands for None.
 
     Raises:
-        ValidationError: pydantic's own, a ValueError, for values that cannot be, and for unknown
-            names: in code and files, and in the environment under the name of a group. It tells no
-            values.
+        ValidationError: pydantic's own, a ValueError, for impossible values and for unknown names:
+            in code and files, and in the environment under the name of a group. The error does not
+            show any value.
     """
 
     model_config = SettingsConfigDict(
         env_prefix="HASQL_",
         env_nested_delimiter="__",
-        # Other programs have their variables in the same file.
+        # Other programs may keep their variables in the same file.
         dotenv_filtering="match_prefix",
         extra="forbid",
         frozen=True,
@@ -168,19 +168,20 @@ class Settings(BaseSettings):
 
     @classmethod
     def of_toml(cls, path: str | os.PathLike[str], *table: str, **values: Any) -> Self:  # noqa: ANN401  # as above
-        """Read a TOML file, or one table of it; the environment goes before it.
+        """Read a TOML file, or one table of it; the environment takes precedence over it.
 
         Args:
-            path: Of the file.
-            table: The names that lead to the table, as in ``"tool", "hasql"``. None: all of it.
-            values: What goes before all else, as with ``Settings(…)``.
+            path: The path of the file.
+            table: The names that lead to the table, such as ``"tool", "hasql"``. Without any the
+                whole file is read.
+            values: Values that take precedence over all others, as with ``Settings(…)``.
 
         Raises:
             ValidationError: See `Settings`.
             ConfigurationError: The file has no such table.
             OSError: The file cannot be read.
         """
-        Path(path).open("rb").close()  # else one that is not there would be an empty one
+        Path(path).open("rb").close()  # else a missing file would count as an empty one
         config = SettingsConfigDict(toml_file=Path(path), toml_table_header=table)
         of_file: type[Self] = type(cls.__name__, (cls,), {"model_config": config})
         try:
@@ -204,7 +205,7 @@ class Settings(BaseSettings):
         """Return the keyword arguments of a pool manager.
 
         Raises:
-            ConfigurationError: What is named by ``"module:name"`` is not there.
+            ConfigurationError: There is no object where a ``"module:name"`` leads.
         """
         given = {name: getattr(self, name) for name in Settings.model_fields}
         given["dsn"] = self.dsn.get_secret_value()
@@ -220,7 +221,7 @@ class Settings(BaseSettings):
 
 
 def _without_values(error: ValidationError) -> ValidationError:
-    """Return the same error, in which nothing tells what was given: it may be a password."""
+    """Return the same error without the values given: one of them may be a password."""
     details: list[InitErrorDetails] = [
         {
             "type": each["type"],
