@@ -1,4 +1,4 @@
-"""The instances of an Amazon Aurora cluster, asked of any of them by SQL."""
+"""The instances of an Amazon Aurora cluster, which any of them lists by SQL."""
 
 import re
 from collections.abc import Mapping
@@ -16,24 +16,25 @@ _INSTANCE = re.compile(r"[a-z][a-z0-9-]{0,62}", re.ASCII | re.IGNORECASE)
 
 
 class AuroraDiscovery(SqlDiscovery):
-    """The writer and the readers that ``aurora_replica_status()`` lists, the writer first.
+    """A source whose hosts are the instances that ``aurora_replica_status()`` lists.
 
-    A reader that has not reported for five minutes is left out. Who writes is for the probes to
-    say, and the lag that Aurora tells is not used.
+    The writer comes first. A reader that has not reported for five minutes is left out. The probes
+    find out which instance is the master, and the lag that Aurora reports is not used.
     https://docs.aws.amazon.com/AmazonRDS/latest/AuroraUserGuide/aurora_replica_status.html
 
     Args:
-        instance_pattern: What the endpoints of the instances look like, with a ``?`` for the name
-            of the instance: ``?.xyz.eu-west-1.rds.amazonaws.com``. The password goes to no host
-            that does not.
-        port: The port of all of them.
+        instance_pattern: The form of the instances' endpoints, with a ``?`` for the name of the
+            instance: ``?.xyz.eu-west-1.rds.amazonaws.com``. All hosts have this form, so the
+            password is sent to no other.
+        port: The port of all instances. Default: 5432.
 
     Raises:
-        ConfigurationError: The pattern or the port cannot be one.
+        ConfigurationError: `instance_pattern` is not such a pattern, or `port` is not a port.
+        TypeError: `instance_pattern` is not a str.
     """
 
-    # Of the instance that is asked the time is NULL, and for the writer it does not matter: that
-    # one is whom the others report to.
+    # The time of the instance that is asked is NULL. The writer's time does not matter, because
+    # the readers report to the writer.
     _query = """
 SELECT server_id, session_id = 'MASTER_SESSION_ID' AS writer
 FROM pg_catalog.aurora_replica_status()
@@ -61,5 +62,5 @@ ORDER BY 2 DESC, 1"""
         return Discovered(HostSpec(self._pattern.replace("?", name), self._port), label=name)
 
     def __str__(self) -> str:
-        """The class, and the pattern."""
+        """Return the class and the pattern."""
         return f"{type(self).__name__}({self._pattern!r})"

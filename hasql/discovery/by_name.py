@@ -1,4 +1,4 @@
-"""A source of hosts that looks a name up, whenever the TTL of its last answer ends."""
+"""A source of hosts that looks a name up each time the TTL of its last answer ends."""
 
 import asyncio
 from abc import abstractmethod
@@ -15,22 +15,22 @@ from hasql.errors import ConfigurationError
 
 __all__ = ("NameDiscovery", "checked_name")
 
-#: Seconds between two look-ups at least, and by how much of a TTL they are put off at most, so that
-#: processes that have started together do not ask together.
+#: The least pause between two look-ups in seconds, and the largest share of that pause by which
+#: the next one is delayed at random, so that processes started together do not ask together.
 _LEAST_PAUSE: Final = 1.0
 _JITTER: Final = 0.1
 
 
 class NameDiscovery(Discovery):
-    """Looks a name up again and again.
+    """A source that looks a name up again and again.
 
     Args:
-        name: What is looked up.
-        resolver: What looks it up; None: one with the settings that `Resolver` has by itself.
+        name: The name to look up.
+        resolver: Looks the name up; None: a `Resolver` with default settings.
 
     Raises:
         MissingExtraError: dnspython is not installed.
-        TypeError: The resolver is none.
+        TypeError: `resolver` is not a Resolver.
     """
 
     def __init__(self, name: str, resolver: Resolver | None) -> None:
@@ -46,13 +46,13 @@ class NameDiscovery(Discovery):
     async def look_up(self) -> tuple[list[Discovered], float]:
         """Return the hosts, and the seconds for which they may be kept.
 
-        They are in an order of their own, so that an answer that rotates is the same answer.
+        The hosts are sorted, so that a nameserver that rotates its answers changes nothing.
         """
 
     async def watch(self) -> AsyncIterator[tuple[Discovered, ...]]:
         """Yield the hosts each time the name has been looked up.
 
-        Raises NameResolutionError, also for an empty answer.
+        Raises NameResolutionError if the name cannot be resolved or the answer is empty.
         """
         while True:
             hosts, ttl = await self.look_up()
@@ -75,9 +75,9 @@ class NameDiscovery(Discovery):
 
 
 def checked_name(name: str) -> str:
-    """Return a name as it is looked up: in lower case, without a dot at its end.
+    """Return a name in the form in which it is looked up: lower case, without a trailing dot.
 
-    Raises ConfigurationError for what is no name: an address, a port, a socket.
+    Raises ConfigurationError for anything but a plain name: an address, a port, a socket.
     """
     host = parse_host(name, 0)
     if is_address(host.host):

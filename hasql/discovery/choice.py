@@ -1,4 +1,4 @@
-"""The choice of a source of hosts: what the application gives, or what its DSN asks for."""
+"""The choice of a source of hosts: the one that the application gives or its DSN asks for."""
 
 from hasql.cluster.dsn import Dsn
 from hasql.cluster.host_source import HostSource
@@ -16,12 +16,13 @@ __all__ = ("choose_source",)
 def choose_source(dsn: Dsn, given: Discovery | None, resolver: Resolver | None = None) -> Discovery:
     """Return the source that was given, or make the one that the DSN asks for.
 
-    `resolver` looks up the names for that; None: one with the settings that it has by itself.
+    `resolver` looks up names for the latter; None: a `Resolver` with default settings.
 
     Raises:
-        ConfigurationError: There are two, or there is no host to begin with where one is needed.
-        MissingExtraError: A library is missing that it needs.
-        TypeError: What was given is no Discovery.
+        ConfigurationError: A source is given and the DSN asks for one as well, or the source needs
+            a host to begin with and the DSN names none.
+        MissingExtraError: A library that the source needs is not installed.
+        TypeError: `given` is not a Discovery.
     """
     if given is None:
         return (

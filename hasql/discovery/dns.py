@@ -1,4 +1,4 @@
-"""Every address of a name as a host of its own."""
+"""A source that makes a host of every address of a name."""
 
 from ipaddress import ip_address
 
@@ -11,20 +11,21 @@ __all__ = ("DnsDiscovery",)
 
 
 class DnsDiscovery(NameDiscovery):
-    """Every address of a name is a host, as a headless service of Kubernetes has one for each pod.
+    """A source whose hosts are the addresses of a name.
 
-    Certificates and password files go by the name. The addresses are looked up again when their
-    TTL ends, and each second while no master is known.
+    A headless service of Kubernetes is an example: its name has an address for each pod. The name
+    is what certificates and password files are matched against. The addresses are looked up again
+    when their TTL ends, and each second while no master is known.
 
     Args:
-        name: The name.
-        port: The port of all hosts.
-        resolver: What looks it up; None: one with the settings that `Resolver` has by itself.
+        name: The name to look up.
+        port: The port of all hosts. Default: 5432.
+        resolver: Looks the name up; None: a `Resolver` with default settings.
 
     Raises:
-        ConfigurationError: What is no name, or no port.
+        ConfigurationError: `name` is not a name, or `port` is not a port.
         MissingExtraError: dnspython is not installed.
-        TypeError: An argument of a wrong type.
+        TypeError: An argument has the wrong type.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class DnsDiscovery(NameDiscovery):
         self._port = Discovered(HostSpec(self.name, port)).host.port
 
     async def look_up(self) -> tuple[list[Discovered], float]:
-        """Return a host for each address, in the order of the addresses."""
+        """Return a host for each address, sorted by address, and the TTL."""
         answer = await self.resolver.lookup_async(self.name)
         addresses = sorted(answer.addresses, key=_number)
         hosts = [HostSpec(self.name, self._port, address) for address in addresses]

@@ -1,7 +1,7 @@
-"""HTTP for sources of hosts: one question to one server, and an answer of bounded size and time.
+"""HTTP for sources of hosts: one request to one server, with limits on size and time.
 
-Each question has a connection of its own, so that what breaks off, also by being cancelled, leaves
-nothing behind that a later one could meet. A redirect is no answer, and no proxy is used.
+Each request has a connection of its own, so that one that fails or is cancelled leaves nothing
+behind that could affect a later one. A redirect counts as a failure, and no proxy is used.
 """
 
 import asyncio
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 __all__ = ("HttpAnswer", "HttpClient", "HttpEndpoint", "HttpFailureError", "basic_auth")
 
 _LONGEST_BODY: Final = 1 << 20
-"""Bytes of an answer: a hundred members are 40 kB."""
+"""The longest answer in bytes. An answer with a hundred members has 40 kB."""
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _UNAUTHORIZED: Final = (401, 403)
 
 
 class HttpFailureError(ConnectionError):
-    """A server has given no answer that can be used; the message is the reason, without a URL."""
+    """A server has given no usable answer; the message is the reason, without a URL."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpEndpoint:
-    """Where to ask, and as whom; `str()` and `repr()` hide the latter."""
+    """Where to ask, and with which credentials; `str()` and `repr()` do not show the latter."""
 
     tls: bool
     host: HostSpec
@@ -41,16 +41,17 @@ class HttpEndpoint:
 
     @classmethod
     def parse(cls, url: str, what: str) -> "HttpEndpoint":
-        """Read `https://user:password@db1:8008`; `what` it is stands in the error.
+        """Read a URL such as `https://user:password@db1:8008`; errors call it `what`.
 
         Raises:
-            ConfigurationError: It is anything else. The message does not quote it.
-            TypeError: It is not a str.
+            ConfigurationError: `url` has another form. The message does not quote it.
+            TypeError: `url` is not a str.
         """
         if not isinstance(url, str):
             raise TypeError(f"{what} must be a str, not {type(url).__name__}")
         parts, host = None, None
-        # Raised only afterwards: this error would be shown with it, and quotes the URL.
+        # Our own error is raised only after the block: within it, Python would show it together
+        # with the suppressed error, which quotes the URL.
         with suppress(KeyError, ValueError):
             parts = urlsplit(url.strip())
             host = parse_host(parts.netloc.rpartition("@")[2], _DEFAULT_PORTS[parts.scheme])
@@ -63,29 +64,30 @@ class HttpEndpoint:
         return cls(parts.scheme == "https", host, given)
 
     def __str__(self) -> str:
-        """`https://db1:8008`."""
+        """Return the URL without credentials, such as `https://db1:8008`."""
         return f"http{'s' if self.tls else ''}://{self.host}"
 
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """What a server has answered with 200."""
+    """An answer of a server, with status 200."""
 
     body: bytes
     date: str | None
-    """When, by its own clock, as HTTP writes it."""
+    """The time of the answer by the server's clock, in the form that HTTP uses."""
 
 
 def basic_auth(user: str, password: str) -> bytes:
-    """Return what HTTP's basic authentication sends."""
+    """Return the value of the header for HTTP's basic authentication."""
     return b"Basic " + b64encode(f"{user}:{password}".encode())
 
 
 class HttpClient:
-    """Asks; `timeout` is for the whole of a question, from the connect to the last byte.
+    """Sends requests. `timeout` covers a whole request, from the connect to the last byte.
 
-    Certificates are always verified: against those of the system, or of the file `ca` alone.
-    `certificate` is what we show of ourselves: a file with certificate and key, or both files.
+    Servers' certificates are always verified, against those in the file `ca`, or without it against
+    the system's. `certificate` is the client's own: a file with certificate and key, or a file for
+    each.
 
     Raises:
         MissingExtraError: httpcore2 is not installed.
@@ -99,7 +101,7 @@ class HttpClient:
         certificate: str | tuple[str, str] | None = None,
     ) -> None:
         try:
-            import httpcore2  # noqa: PLC0415  # who has no use for it need not have it
+            import httpcore2  # noqa: PLC0415  # an extra: only users of this need to install it
         except ImportError as error:
             raise MissingExtraError(
                 "discovery by HTTP needs httpcore2: pip install 'hasql[patroni]'"
@@ -111,18 +113,19 @@ class HttpClient:
         self._tls: ssl.SSLContext | None = None
 
     def read_certificates(self) -> None:
-        """Read what https needs, which takes up to 50 ms; again, in case that it was renewed.
+        """Read the certificates for https, which takes up to 50 ms; call again if they may be new.
 
         Raises:
-            ConfigurationError: One of the files cannot be read, or is none such.
+            ConfigurationError: One of the files cannot be read, or holds no certificate or key.
         """
         self._tls = _tls(self._ca, self._certificate)
 
     async def get(self, endpoint: HttpEndpoint, path: str) -> HttpAnswer:
-        """Return what is at this path.
+        """Return the answer for this path.
 
         Raises:
-            HttpFailureError: there is no answer in time, none with 200, or a longer one than 1 MiB.
+            HttpFailureError: There is no answer in time, its status is not 200, or it is longer
+                than 1 MiB.
         """
         library = self._library
         try:
@@ -184,7 +187,7 @@ async def _read(response: "httpcore2.Response") -> HttpAnswer:
 
 
 class _Sockets:
-    """The sockets of one question: who is cancelled in a TLS handshake would leave his open."""
+    """The sockets of one request. A cancelled TLS handshake would leave its socket open."""
 
     def __init__(self) -> None:
         self._open: list[httpcore2.AsyncNetworkStream] = []
@@ -201,12 +204,12 @@ class _Sockets:
 def _tls(ca: str | None, certificate: str | tuple[str, str] | None) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=ca)
-    except OSError as error:  # also what is no certificate
+    except OSError as error:  # also for a file that holds no certificate
         raise ConfigurationError(f"ca={ca!r} cannot be used: {error}") from None
     if certificate is not None:
         file, key = (certificate, None) if isinstance(certificate, str) else certificate
         try:
-            # Else the password of a key that has one would be asked for at the terminal.
+            # The callback refuses. Without it, ssl would ask for the password at the terminal.
             context.load_cert_chain(file, key, _no_password)
         except OSError as error:
             raise ConfigurationError(
@@ -220,7 +223,7 @@ def _no_password() -> str:
 
 
 def _innermost(error: BaseException) -> str:
-    """Say why: the libraries wrap what the system has said."""
+    """Return the reason of the innermost error: the libraries wrap the system's errors."""
     while True:
         if isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]

@@ -1,4 +1,4 @@
-"""The members of a cluster that Patroni runs, asked of its REST API."""
+"""The members of a cluster that Patroni runs, read from its REST API."""
 
 import logging
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -22,41 +22,42 @@ __all__ = ("PatroniDiscovery",)
 log = logging.getLogger("hasql")
 
 _BEFORE_SWITCHOVER: Final = 5.0
-"""Seconds before a scheduled switchover in which Patroni is asked once more: whoever joined since
-is known by then, and its pool open."""
+"""Seconds before a scheduled switchover at which Patroni is asked once more, so that members that
+have joined since are known by then, and their pools open."""
 
 
 class PatroniDiscovery(Discovery):
-    """The members of a Patroni cluster, which come and go.
+    """A source whose hosts are the members of a Patroni cluster, which come and go.
 
-    ``GET /cluster`` is asked of one member after the other until one gives an answer that can be
-    used; the one that did is the first the next time. A member that leaves Patroni's list leaves
-    the pool manager; one that is listed and down stays, as the probes see when it is back. A member
-    without an address has not started yet, and is left out.
+    ``GET /cluster`` is sent to one member after the other until one gives a usable answer; that
+    member is asked first the next time. A member that leaves Patroni's list leaves the pool
+    manager. A member that is listed but down stays, because the probes see when it is back. A
+    member without an address has not started yet, and is left out.
 
     The tag ``nofailover``, or a ``failover_priority`` of 0, makes a member that does not lead
-    `never_master`, and ``noloadbalance`` makes one `never_replica`. Patroni's roles, states and
-    lags are not used: the probes know them better.
+    `never_master`. The tag ``noloadbalance`` makes a member `never_replica`. Patroni's roles,
+    states and lags are not used: the probes know them better.
 
-    When all of `urls` have failed, the members that the last answer named are asked, each where its
-    ``api_url`` leads: without `auth`, and by plain HTTP only where one of `urls` is.
+    When all of `urls` have failed, the members that the last answer named are asked, each at its
+    ``api_url``: without `auth`, and by plain HTTP only if one of `urls` uses it.
 
     Args:
-        urls: Where to ask: ``http://db1:8008``, ``https://db2:8008``. Without a port it is that of
-            the scheme, 80 or 443. ``https://user:password@db1:8008`` is `auth` for this one.
-        interval: Seconds between two questions, give or take a quarter. While no master is known
-            it is one second.
-        timeout: Seconds that one member may take to answer.
-        ca: A file of certificates to verify servers with, instead of the system's. They are always
-            verified, and redirects refused.
-        certificate: Our own, for a Patroni with ``verify_client``: a file that holds certificate
-            and key, or a file for each.
-        auth: User and password for Patroni's ``authentication``, by https only. `/cluster` takes
-            none unless something in front of Patroni does.
+        urls: Where to ask: ``http://db1:8008``, ``https://db2:8008``. Without a port, that of the
+            scheme is used, 80 or 443. A user and password, as in
+            ``https://user:password@db1:8008``, replace `auth` for that URL.
+        interval: Seconds between two questions, plus or minus a quarter. Default: 10. While no
+            master is known the interval is one second.
+        timeout: How many seconds one member may take to answer. Default: 2.
+        ca: A file of certificates to verify servers with, instead of the system's. Servers are
+            always verified, and redirects refused.
+        certificate: The client's own certificate, for a Patroni with ``verify_client``: a file that
+            holds certificate and key, or a file for each.
+        auth: User and password for Patroni's ``authentication``, by https only. `/cluster` does not
+            need them, unless something in front of Patroni does.
 
     Raises:
         ConfigurationError: One of the arguments can never work.
-        TypeError: `interval` or `timeout` is no number.
+        TypeError: `interval` or `timeout` is not a number, or a URL is not a str.
         MissingExtraError: httpcore2 is not installed.
     """
 
@@ -79,10 +80,10 @@ class PatroniDiscovery(Discovery):
             self._client.read_certificates()
         elif self._has_files:
             raise ConfigurationError("ca and certificate are for https, and no URL begins with it")
-        #: Where the members are asked that the last answer named.
+        #: Where to ask the members that the last answer named.
         self._found: tuple[HttpEndpoint, ...] = ()
         self._last: HttpEndpoint | None = None
-        #: The name of the cluster, once it is known: another's members are not taken for ours.
+        #: The cluster's name, once it is known: answers about another cluster are refused.
         self._scope: str | None = None
 
     @classmethod
@@ -95,17 +96,17 @@ class PatroniDiscovery(Discovery):
         ca: str | None = None,
         auth_file: str | None = None,
     ) -> "PatroniDiscovery":
-        """Ask at the same port of each of these hosts, as a DSN has it.
+        """Make a source that asks at the same port of each of these hosts, as a DSN does.
 
         Args:
-            hosts: PostgreSQL's; their own ports do not matter.
-            port: Patroni's.
+            hosts: The hosts of PostgreSQL; their own ports do not matter.
+            port: Patroni's port. Default: 8008.
             scheme: ``http`` or ``https``.
-            ca: As above.
+            ca: A file of certificates to verify servers with, instead of the system's.
             auth_file: A file that holds ``user:password``.
 
         Raises:
-            ConfigurationError: as above, and where a host is a Unix socket.
+            ConfigurationError: One of the arguments can never work, or a host is a Unix socket.
         """
         if scheme not in {"http", "https"}:
             raise ConfigurationError(f"patroni_scheme must be http or https, not {scheme!r}")
@@ -117,13 +118,13 @@ class PatroniDiscovery(Discovery):
         return cls(list(dict.fromkeys(urls)), ca=ca, auth=auth)
 
     async def watch(self) -> AsyncIterator[tuple[Discovered, ...]]:
-        """Yield the members each time they have been asked for.
+        """Yield the members each time Patroni has been asked.
 
         Raises:
-            ConnectionError: None of the servers has given an answer that can be used.
+            ConnectionError: None of the servers has given a usable answer.
         """
         if self._has_files:
-            self._client.read_certificates()  # the cause of the last failure may be mended in them
+            self._client.read_certificates()  # new files may mend the cause of the last failure
         while True:
             cluster = await self._ask()
             yield cluster.hosts
@@ -132,17 +133,17 @@ class PatroniDiscovery(Discovery):
             await self._polling.pause(until if until > 0 else inf)
 
     def refresh(self) -> None:
-        """Ask again now, or one second after the last question."""
+        """Ask again now, but not sooner than one second after the last question."""
         self._polling.hurry()
 
     def __str__(self) -> str:
-        """The class, and where it asks."""
+        """Return the class and the URLs, without credentials."""
         return f"{type(self).__name__}({', '.join(map(str, self._seeds))})"
 
     __repr__ = __str__
 
     async def _ask(self) -> PatroniCluster:
-        """Ask one after the other, first the one that answered last."""
+        """Ask the servers one after the other, beginning with the one that answered last."""
         failures = []
         every = dict.fromkeys((*self._seeds, *self._found))
         for endpoint in sorted(every, key=lambda each: each != self._last):
@@ -167,7 +168,7 @@ class PatroniDiscovery(Discovery):
         return cluster
 
     def _trusted(self, api_urls: Iterable[str]) -> Iterator[HttpEndpoint]:
-        """Yield where members say that they can be asked, no less safely than the seeds are."""
+        """Yield the members' own URLs, except those less safe than the URLs given."""
         by_tls_alone = all(seed.tls for seed in self._seeds)
         for url in api_urls:
             try:
@@ -175,7 +176,7 @@ class PatroniDiscovery(Discovery):
             except ConfigurationError:
                 continue
             if endpoint.tls or not by_tls_alone:
-                # Not as whom: what a server says is no reason to show a password to another.
+                # Without credentials: a server's answer is no reason to send them to another host.
                 yield replace(endpoint, authorization=None)
 
 
@@ -200,7 +201,7 @@ def _read_seeds(urls: Sequence[str], auth: tuple[str, str] | None) -> tuple[Http
 
 
 def _read_auth(file: str) -> tuple[str, str]:
-    """Read `user:password`; what is in the file stands in no error."""
+    """Read `user:password` from a file. No error shows the file's contents."""
     try:
         user, colon, password = Path(file).read_text(encoding="utf-8").strip("\r\n").partition(":")
     except (OSError, UnicodeDecodeError) as error:

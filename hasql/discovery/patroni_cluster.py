@@ -1,4 +1,4 @@
-"""What Patroni's REST API says of a cluster at ``/cluster``, read from its JSON.
+"""The answer of Patroni's REST API at ``/cluster``, read from its JSON.
 
 https://patroni.readthedocs.io/en/latest/rest_api.html#cluster-status-endpoints
 """
@@ -16,28 +16,28 @@ __all__ = ("PatroniCluster",)
 
 
 _MOST_MEMBERS: Final = 256
-"""More than a cluster has: who names more is not believed."""
+"""More members than any cluster has: an answer that names more is not believed."""
 
 
 @dataclass(frozen=True, slots=True)
 class PatroniCluster:
-    """One answer."""
+    """One answer of Patroni."""
 
     scope: str | None
-    """The name of the cluster; older versions tell none."""
+    """The name of the cluster; older versions of Patroni do not tell it."""
     hosts: tuple[Discovered, ...]
-    """Its members, whatever their state: probes see what they are, also when they come back."""
+    """The members, whatever their state: the probes find out their roles and when they are back."""
     api_urls: tuple[str, ...]
-    """Where the members say that they can be asked."""
+    """The URLs at which the members say that they can be asked."""
     switchover_in: float | None
-    """Seconds until the switchover that is scheduled, by the clock of who has answered."""
+    """Seconds until the scheduled switchover, by the clock of the server that answered."""
 
     @classmethod
     def read(cls, body: bytes, date: str | None) -> "PatroniCluster":
-        """Read an answer, and the time at which it was given.
+        """Read an answer; `date` is the time at which it was given, as HTTP writes it.
 
         Raises:
-            ValueError: It is none; the message says why.
+            ValueError: It is not a usable answer; the message says why.
         """
         try:
             said = json.loads(body)
@@ -66,7 +66,10 @@ class PatroniCluster:
 
 
 def _read_host(member: object) -> Discovered | None:
-    """Return a member as a host; None for one that has no address yet, as it has not started."""
+    """Return a member as a host; None if it has no address because it has not started yet.
+
+    Raises ValueError if it is no member with a name and a usable address.
+    """
     if not isinstance(member, dict) or not isinstance(member.get("name"), str):
         raise ValueError("a member in its answer has no name")  # noqa: TRY004  # as above
     host, port = member.get("host"), member.get("port")
@@ -74,13 +77,14 @@ def _read_host(member: object) -> Discovered | None:
         return None
     tags = member.get("tags")
     tags = tags if isinstance(tags, dict) else {}
-    # A socket, or a name with an address, which Patroni never tells.
+    # A socket, or a name with an address in brackets: Patroni never names either.
     if str(host).startswith("/") or "[" in str(host):
         raise ValueError(f"member {member['name']!r} has no usable address: {host!r} is none")
     try:
         return Discovered(
             HostSpec(host, DEFAULT_PORT if port is None else port),
-            # Whoever leads now leads, with Patroni's consent: the tag is about who may follow.
+            # The tag says who may be promoted later. The present leader leads with Patroni's
+            # consent, whatever its tags.
             never_master=member.get("role") != "leader" and _is_no_candidate(tags),
             never_replica=bool(tags.get("noloadbalance")),
             label=member["name"],
@@ -90,7 +94,7 @@ def _read_host(member: object) -> Discovered | None:
 
 
 def _is_no_candidate(tags: Mapping[str, Any]) -> bool:
-    """Tell whether Patroni would never promote a member: the first tag outweighs the other."""
+    """Tell whether Patroni would never promote a member; `nofailover` outweighs the priority."""
     if (nofailover := tags.get("nofailover")) is not None:
         return bool(nofailover)
     try:
@@ -100,12 +104,12 @@ def _is_no_candidate(tags: Mapping[str, Any]) -> bool:
 
 
 def _until(scheduled: object, date: str | None) -> float | None:
-    """Return the seconds until a switchover; None if none is scheduled, or none knows when."""
+    """Return the seconds until a scheduled switchover; None if none is, or its time is unknown."""
     at = scheduled.get("at") if isinstance(scheduled, dict) else None
     if date is None or not isinstance(at, str):
         return None
     try:
         now = parsedate_to_datetime(date)
         return (now.fromisoformat(at) - now).total_seconds()
-    except (TypeError, ValueError):  # one of them has no time zone, or is no time
+    except (TypeError, ValueError):  # one of the two has no time zone, or is not a time
         return None

@@ -1,4 +1,4 @@
-"""The polling of a source that cannot tell of a change: when it is asked again."""
+"""The polling of a source that does not report changes itself: when it is asked again."""
 
 import asyncio
 from contextlib import suppress
@@ -11,18 +11,19 @@ from hasql.cluster.checks import check_seconds
 __all__ = ("Polling",)
 
 _LEAST: Final = 1.0
-"""Seconds between two questions, however much one is in a hurry."""
+"""The least pause between two questions in seconds, even after `hurry`."""
 _JITTER: Final = 0.25
 
 
 class Polling:
     """Pauses of about `interval` seconds between questions, cut short by `hurry`.
 
-    They differ by up to a quarter of it, so that processes that started together part.
+    Each pause differs from `interval` at random, by up to a quarter, so that processes that have
+    started together do not keep asking together.
 
     Raises:
         ConfigurationError: `interval` is not above zero.
-        TypeError: It is no number.
+        TypeError: `interval` is not a number.
     """
 
     def __init__(self, interval: float) -> None:
@@ -31,12 +32,12 @@ class Polling:
         self._wanted: asyncio.Event | None = None
 
     def hurry(self) -> None:
-        """End the pause that is under way, once it has lasted a second."""
+        """End the current pause, but not before it has lasted a second."""
         if self._wanted is not None:
             self._wanted.set()
 
     async def pause(self, longest: float = inf) -> None:
-        """Wait until it is time to ask again, at most so many seconds."""
+        """Wait until it is time to ask again: at most `longest` seconds, or one if that is less."""
         wanted = self._wanted = asyncio.Event()
         pause = self._interval * self._chance.uniform(1 - _JITTER, 1 + _JITTER)
         pause = min(pause, max(longest, _LEAST))

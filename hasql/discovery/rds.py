@@ -1,4 +1,4 @@
-"""The instances of an Amazon RDS Multi-AZ DB cluster, asked of any of them by SQL."""
+"""The instances of an Amazon RDS Multi-AZ DB cluster, which any of them lists by SQL."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +11,10 @@ __all__ = ("RdsDiscovery",)
 
 
 class RdsDiscovery(SqlDiscovery):
-    """The instances that ``rds_tools.show_topology()`` lists.
+    """A source whose hosts are the instances that ``rds_tools.show_topology()`` lists.
 
-    The database needs the extension: ``CREATE EXTENSION rds_tools``, and the application's role
-    ``USAGE`` on its schema. Who writes is for the probes to say.
+    The database needs the extension, ``CREATE EXTENSION rds_tools``, and the application's role
+    needs ``USAGE`` on its schema. The probes find out which instance is the master.
     https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/PostgreSQL_rds_tools-functions-reference.html
     """
 

@@ -1,4 +1,4 @@
-"""What sources that ask the servers themselves have in common."""
+"""The common part of sources that ask the servers themselves by SQL."""
 
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping
@@ -11,11 +11,11 @@ from hasql.discovery.polling import Polling
 __all__ = ("SqlDiscovery",)
 
 _INTERVAL = 10.0
-"""Seconds between two questions, give or take a quarter."""
+"""Seconds between two queries, plus or minus a quarter."""
 
 
 class SqlDiscovery(Discovery):
-    """Hosts that one query tells, about every ten seconds; each second while no master is known."""
+    """A source that runs one query about every ten seconds; each second if no master is known."""
 
     _query: ClassVar[str]
 
@@ -23,10 +23,10 @@ class SqlDiscovery(Discovery):
         self._polling = Polling(_INTERVAL)
 
     async def watch(self, ask: Ask) -> AsyncIterator[tuple[Discovered, ...]]:
-        """Yield the hosts each time they have been asked for.
+        """Yield the hosts each time the query has run.
 
         Raises:
-            ValueError: The answer is none, or holds a row that is no host.
+            ValueError: The query has found no host, or a row that is no host.
         """
         while True:
             hosts = tuple([self._read(row) for row in await ask(self._query)])
@@ -36,9 +36,9 @@ class SqlDiscovery(Discovery):
             await self._polling.pause()
 
     def refresh(self) -> None:
-        """Ask again now, or one second after the last question."""
+        """Run the query again now, but not sooner than one second after the last time."""
         self._polling.hurry()
 
     @abstractmethod
     def _read(self, row: Mapping[str, Any]) -> Discovered:
-        """Make a host of a row. Raises ValueError or TypeError if it is none."""
+        """Make a host from a row. Raises ValueError or TypeError if the row is no host."""

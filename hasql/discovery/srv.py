@@ -12,31 +12,35 @@ from hasql.errors import NameResolutionError
 __all__ = ("SrvDiscovery",)
 
 _SERVICE: Final = "_postgresql._tcp."
-# https://www.rfc-editor.org/rfc/rfc6762#appendix-G and RFC 6761: nobody registers names in these.
+# Domains in which the public cannot register names:
+# https://www.rfc-editor.org/rfc/rfc6762#appendix-G and RFC 6761.
 _PRIVATE: Final = frozenset(
     {"corp", "home", "internal", "intranet", "lan", "local", "localdomain", "private", "test"}
 )
-# Below the letters of a country anybody registers names in these, as in co.uk.
+# Below the domain of a country, the public can register names in these domains, as in co.uk.
 _REGISTRIES: Final = frozenset({"ac", "co", "com", "edu", "gov", "go", "ne", "net", "or", "org"})
 
 
 class SrvDiscovery(NameDiscovery):
-    """The targets and ports of an SRV record, as in RFC 2782, each with its priority and weight.
+    """A source whose hosts are the targets of an SRV record (RFC 2782).
 
-    Passwords go to hosts that DNS proposes. So a target has to lie in the parent domain of the
-    name: for ``db.example.com`` in ``example.com``. An answer with any other changes nothing, and
-    is told of as a failure. Certificates are checked against the targets. The record is looked up
-    again when its TTL ends, and each second while no master is known.
+    Each target has a port, a priority and a weight. The record is looked up again when its TTL
+    ends, and each second while no master is known. Certificates are checked against the targets.
+
+    Passwords are sent to the hosts that DNS names. So a target must lie in the parent domain of the
+    name: for ``db.example.com`` that is ``example.com``. An answer with any other target changes
+    nothing, and is reported as a failure.
 
     Args:
-        name: The name: ``_postgresql._tcp.`` is put before it, unless it begins with ``_``.
-        resolver: What looks it up; None: one with the settings that `Resolver` has by itself.
-        allowed_domains: Domains in which targets may lie as well.
+        name: The name to look up. ``_postgresql._tcp.`` is put before it, unless it begins with
+            ``_``.
+        resolver: Looks the name up; None: a `Resolver` with default settings.
+        allowed_domains: Further domains in which targets may lie.
 
     Raises:
-        ConfigurationError: What is no name.
+        ConfigurationError: `name` or one of `allowed_domains` is not a name.
         MissingExtraError: dnspython is not installed.
-        TypeError: An argument of a wrong type.
+        TypeError: An argument has the wrong type.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class SrvDiscovery(NameDiscovery):
         self._domains = tuple(dict.fromkeys([_domain_of(self.name), *allowed]))
 
     async def look_up(self) -> tuple[list[Discovered], float]:
-        """Return the targets, those of the lowest priority first."""
+        """Return the targets, those with the lowest priority number first, and the TTL."""
         answer = await self.resolver.lookup_srv_async(self.name)
         hosts = [
             Discovered(
@@ -67,7 +71,10 @@ class SrvDiscovery(NameDiscovery):
         return sorted(hosts, key=lambda found: (found.priority, found.host)), answer.ttl
 
     def _checked(self, target: str) -> str:
-        """Return a target without its last dot, if it may be sent a password."""
+        """Return a target without its trailing dot, if a password may be sent to it.
+
+        Raises NameResolutionError if not.
+        """
         host = target.rstrip(".").lower()
         if any(f".{host}".endswith(f".{domain}") for domain in self._domains):
             return host
@@ -78,7 +85,10 @@ class SrvDiscovery(NameDiscovery):
 
 
 def _domain_of(name: str) -> str:
-    """Return the domain in which targets of a name are trusted: its parent, unless all share it."""
+    """Return the domain in which a name's targets are trusted: its parent, unless that is public.
+
+    If the public can register names in the parent, only the name and names below it are trusted.
+    """
     labels = name.split(".")
     while len(labels) > 1 and labels[0].startswith("_"):
         labels = labels[1:]

@@ -14,11 +14,11 @@ class StaticDiscovery(Discovery):
     """Hosts that never change, such as those that a DSN names.
 
     Args:
-        hosts: Each as it is, or as `Discovered` with what is to be known of it.
+        hosts: The hosts, each as a `HostSpec`, or as a `Discovered` that says more about it.
 
     Raises:
         ConfigurationError: There is no host.
-        TypeError: One is neither a HostSpec nor a Discovered.
+        TypeError: A host is neither a HostSpec nor a Discovered.
     """
 
     def __init__(self, hosts: Iterable[HostSpec | Discovered]) -> None:
