@@ -1,7 +1,7 @@
-"""Names that move: a resolver that keeps what it knows of them, and an engine that follows one.
+"""Names that move: a resolver that remembers their addresses, and engines that follow a name.
 
-Needs dnspython: ``pip install 'hasql[dns]'``; the engine needs SQLAlchemy 2 and a driver as well.
-Importing it needs nothing.
+Using this package needs dnspython: ``pip install 'hasql[dns]'``. The engines also need SQLAlchemy 2
+and a driver. Importing the package needs nothing.
 """
 
 from importlib import import_module
@@ -26,7 +26,7 @@ __all__ = (
     "get_ip_with_ttl",
 )
 
-#: What is there only where SQLAlchemy is, and looked for when it is first used.
+#: The names that need SQLAlchemy. They are imported when they are first used.
 _OF_SQLALCHEMY = frozenset({"get_async_dns_engine", "get_dns_engine"})
 
 

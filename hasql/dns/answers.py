@@ -1,4 +1,4 @@
-"""Answers to a look-up, as a caller gets them and as one nameserver gives them."""
+"""Answers to a look-up: those that a caller gets, and those that one nameserver gives."""
 
 from dataclasses import dataclass
 
@@ -10,21 +10,21 @@ class Answer:
     """The addresses of a name."""
 
     addresses: tuple[str, ...]
-    """All of them, IPv4 before IPv6, each kind in the order of the nameserver's answer."""
+    """All addresses, IPv4 before IPv6, each kind in the order of the nameserver's answer."""
     ttl: float
-    """Seconds from now for which they may be kept; 0 when they are asked for anew each time."""
+    """Seconds from now for which they may be kept; 0 if they are looked up again each time."""
 
 
 @dataclass(frozen=True, slots=True)
 class SrvTarget:
-    """Where a service is offered, by a record of RFC 2782."""
+    """One place where a service is offered: one SRV record (RFC 2782)."""
 
     host: str
     port: int
     priority: int
-    """Lower is used first."""
+    """Targets with a lower number are used first."""
     weight: int
-    """Its share among those of the same priority."""
+    """The target's share among those of the same priority."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +32,26 @@ class SrvAnswer:
     """The targets of a service."""
 
     targets: tuple[SrvTarget, ...]
-    """All of them, in the order of the nameserver's answer."""
+    """All targets, in the order of the nameserver's answer."""
     ttl: float
     """Seconds from now for which they may be kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a nameserver says well of one kind of records of a name."""
+    """A nameserver's valid reply about one kind of records of a name."""
 
     exists: bool
-    """Whether there is such a name, with records of whatever kind."""
+    """Whether the name exists, with records of any kind."""
     addresses: tuple[str, ...] = ()
     targets: tuple[SrvTarget, ...] = ()
     ttl: float = 0.0
-    """Seconds: the least of the records and of all aliases on the way to them."""
+    """Seconds: the lowest TTL of the records and of all aliases on the way to them."""
 
     def __bool__(self) -> bool:
-        """Whether it has any record of the kind that was asked for."""
+        """Whether there is any record of the kind that was asked for."""
         return bool(self.addresses or self.targets)
 
 
 class QueryError(Exception):
-    """A nameserver gave no good reply; the message is what it did, such as `answered SERVFAIL`."""
+    """A nameserver gave no valid reply; the message says what it did, as `answered SERVFAIL`."""

@@ -1,7 +1,7 @@
-"""The process's one thread that looks names up: for callers, who may wait, and before anyone asks.
+"""The process's one thread that looks names up, on request and in the background.
 
-A look-up belongs to no caller, so that whichever thread or event loop asks first, and whatever
-becomes of it, all others who want to know the same get the one answer.
+A look-up belongs to no caller. Whichever thread or event loop asks first, and even if it gives up,
+all others that ask for the same name get the one answer.
 """
 
 import asyncio
@@ -16,45 +16,47 @@ _Ts = TypeVarTuple("_Ts")
 
 
 class LookupThread:
-    """A daemon thread with an event loop, which lives while somebody holds it."""
+    """A daemon thread with an event loop, which runs while it has holders."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._holders = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        #: In a forked child: the loops of its ancestors. They may not be collected: closing one
-        #: would take the ancestor's sockets out of the epoll set that both have.
+        #: In a forked child: the loops of its ancestors. They must not be collected, as that would
+        #: close them, and remove the ancestor's sockets from the epoll set that both share.
         self._inherited: list[asyncio.AbstractEventLoop] = []
 
     def hold(self) -> None:
-        """Keep it running until the like `release`; it starts with the first."""
+        """Keep the thread running until the matching `release`; the first call starts it."""
         with self._lock:
-            # First of all: a finalizer that the collector runs in the midst of this may release it.
+            # Counted first: the collector may run a finalizer in the middle of this method that
+            # releases the thread.
             self._holders += 1
             if self._loop is None:
                 self._loop = self._started()
 
     def release(self) -> None:
-        """Let it end, if nobody else holds it."""
+        """Let the thread end, if it has no other holder."""
         with self._lock:
             self._holders -= 1
             if self._holders == 0 and self._loop is not None:
-                # What was asked of it before comes first, and closes its sockets.
+                # Calls that were scheduled before run first, and close their sockets.
                 self._loop.call_soon_threadsafe(self._loop.stop)
                 self._loop = None
 
     def call(self, function: Callable[[*_Ts], object], *args: *_Ts) -> None:
-        """Call a function there soon. It must be held."""
+        """Call a function in the thread soon. The thread must be held."""
         with self._lock:
             loop = self._loop
         assert loop is not None, "held"  # noqa: S101  # a mistake of ours
         loop.call_soon_threadsafe(function, *args)
 
     def call_for_collector(self, function: Callable[[], object]) -> None:
-        """Call a function there soon; here if the thread is not running, as in a forked child.
+        """Call a function in the thread soon, or here if the thread is not running.
 
-        The collector may ask for it in any thread and with any lock held. A function that takes one
-        would wait there for a thread which waits for ours.
+        The garbage collector may call this in any thread, with any lock held. A function that takes
+        a lock must not run there: the holder of that lock may wait for a lock that this thread
+        holds. The look-up thread may not be running in a forked child, for example.
         """
         with self._lock:
             loop = self._loop
@@ -65,11 +67,11 @@ class LookupThread:
 
     @property
     def is_this(self) -> bool:
-        """Whether it is asked in its own thread, and that one is to go on."""
+        """Whether the caller runs in the look-up thread, and that thread has not been stopped."""
         return asyncio.get_running_loop() is self._loop
 
     def after_fork(self) -> None:
-        """In a child: there is no thread, and nobody holds it."""
+        """Reset the state in a forked child, where there is no thread and no holder."""
         self._lock = threading.RLock()
         if self._loop is not None:
             self._inherited.append(self._loop)
@@ -80,7 +82,7 @@ class LookupThread:
         loop = asyncio.SelectorEventLoop()
         try:
             threading.Thread(target=self._run, args=(loop,), name="hasql-dns", daemon=True).start()
-        except RuntimeError:  # there are too many, or Python ends
+        except RuntimeError:  # there are too many threads, or Python is shutting down
             loop.close()
             self._holders -= 1
             raise

@@ -1,4 +1,4 @@
-"""A file that is read again when it has changed, such as /etc/hosts."""
+"""A file, such as /etc/hosts, that is read again when it has changed."""
 
 import os
 from collections.abc import Callable
@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 
 
 class ChangingFile(Generic[_T]):
-    """What stands in a file; one that is not there counts as empty."""
+    """The contents of a file, as `read` returns them. A missing file counts as empty."""
 
     def __init__(self, path: str | os.PathLike[str], read: Callable[[str], _T]) -> None:
         self._path = Path(path)
@@ -19,9 +19,10 @@ class ChangingFile(Generic[_T]):
         self._last: tuple[object, _T] | None = None
 
     def contents(self) -> _T:
-        """Return what `read` made of its text, as of now.
+        """Return what `read` makes of the file's present text.
 
-        Any thread may ask: two that find it changed both read it.
+        Any thread may call this. If two threads find the file changed, both read it, which is
+        harmless.
         """
         try:
             status = self._path.stat()

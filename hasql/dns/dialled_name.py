@@ -1,6 +1,6 @@
-"""How a driver is told which of a name's addresses to dial, and where its connection then leads.
+"""Telling a driver which of a name's addresses to dial, and noting where its connection leads.
 
-The name stays what TLS, password files and Kerberos go by.
+TLS, password files and Kerberos still go by the name.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ __all__ = ("DialledName", "name_in", "tell", "tell_async")
 
 _OF_LIBPQ = frozenset({"psycopg", "psycopg2", "psycopg2cffi"})
 _PORT = 5432
-#: The key of what is kept with a place in the pool.
+#: The key with which a place in the pool remembers that a connection was refused there.
 _REFUSED = "hasql.dns.refused"
-#: Arguments that say where to connect to, whatever the host.
+#: Arguments that decide where to connect, whatever the host.
 _INSTEAD_OF_HOST = ("hostaddr", "sock", "unix_sock", "unix_socket")
 
 
 class DialledName:
     """The name by which one connection was opened, and the addresses to which it may lead.
 
-    There is one such address where the driver is told which to dial, or tells which it has dialled.
+    There is only one address if the driver was told which to dial, or tells which it has dialled.
     """
 
     __slots__ = (
@@ -51,23 +51,23 @@ class DialledName:
         self.driver = driver
         self.host = host
         self.addresses = tuple(map(plain_address, addresses))
-        #: Whether its first checkout passes in any case: the one before it was refused.
+        #: Whether the first checkout passes in any case, because the connection before was refused.
         self.excused = False
         self._followed = followed
         self._loop = loop
         self._in_place: dict[Any, Any] = {}
 
     def put_in(self, place: dict[Any, Any]) -> None:
-        """Take over from the connection that had this place in the pool before."""
+        """Note the connection's place in the pool, and whether the one before it was refused."""
         self._in_place = place
         self.excused = place.pop(_REFUSED, False)
 
     def refused(self) -> None:
-        """Let the next connection in this place pass at its first checkout."""
+        """Let the next connection in this place pass its first checkout."""
         self._in_place[_REFUSED] = True
 
     def connected(self, connection: Any) -> None:
-        """Take note of where the driver's connection leads, if it tells."""
+        """Note where the driver's connection leads, if that can be found out."""
         if self.driver in _OF_LIBPQ:
             peer: str | None = _peer_of(connection.fileno())
         elif self._loop is not None:
@@ -78,12 +78,12 @@ class DialledName:
             self.addresses = (peer,)
 
     def abort(self) -> None:
-        """End what a connect that has failed may have left open; see `AddressedLoop.abort`."""
+        """Close what a failed connect may have left open; see `AddressedLoop.abort`."""
         if self._loop is not None:
             self._loop.abort()
 
     def has_left(self) -> bool:
-        """Whether the name leads no more to where this connection leads."""
+        """Whether the name no longer leads to any address that this connection may lead to."""
         has_left = self._followed.has_left
         for address in self.addresses:  # noqa: SIM110 - `all` would take twice as long
             if not has_left(address):
@@ -92,7 +92,11 @@ class DialledName:
 
 
 def name_in(driver: str, arguments: MutableMapping[str, Any]) -> str | None:
-    """Return the name that a driver would look up; None: an address, a socket, several hosts."""
+    """Return the name that a driver would look up; None if there is not exactly one.
+
+    That is so for an address, a socket or several hosts, and if another argument or the environment
+    decides where to connect.
+    """
     host = arguments.get("host")
     if not isinstance(host, str) or not host or host[0] in "/@" or "," in host:
         return None
@@ -106,11 +110,11 @@ def name_in(driver: str, arguments: MutableMapping[str, Any]) -> str | None:
 def tell(
     driver: str, arguments: MutableMapping[str, Any], followed: FollowedName, dbapi: Any
 ) -> DialledName:
-    """Put into the driver's arguments what it dials instead of looking up the host.
+    """Put into the driver's arguments where to dial, so that it does not look the host up.
 
     Raises:
-        NameResolutionError: nothing is known of the name.
-        OSError: as an error of the driver's, where its socket is ours and none could be opened.
+        NameResolutionError: Nothing is known of the name.
+        dbapi.InterfaceError: The driver is pg8000, and no socket could be connected for it.
     """
     host, addresses = arguments["host"], followed.addresses()
     if driver == "pg8000":
@@ -124,7 +128,7 @@ def tell(
 async def tell_async(
     driver: str, arguments: MutableMapping[str, Any], followed: FollowedName
 ) -> DialledName:
-    """Do as `tell` for a driver of asyncio's."""
+    """Do as `tell` for an asyncio driver. Raises NameResolutionError."""
     host, addresses = arguments["host"], await followed.addresses_async()
     if driver in _OF_LIBPQ:
         _set_hostaddr(arguments, await reachable_first_async(addresses, _port(arguments)))
@@ -137,13 +141,13 @@ async def tell_async(
 
 
 def _set_hostaddr(arguments: MutableMapping[str, Any], addresses: Sequence[str]) -> None:
-    """Give libpq all addresses, which it tries in turn, each with the same name."""
+    """Give libpq all addresses, each with the same name; libpq tries them in turn."""
     arguments["host"] = ",".join([arguments["host"]] * len(addresses))
     arguments["hostaddr"] = ",".join(addresses)
 
 
 def _open_socket(arguments: MutableMapping[str, Any], addresses: Sequence[str], dbapi: Any) -> str:
-    """Give pg8000 a socket as it would have made itself, and return where it leads."""
+    """Give pg8000 a socket like the one it would open itself, and return the socket's address."""
     port, seconds = int(arguments.get("port") or _PORT), arguments.get("timeout")
     source = arguments.get("source_address")
     try:
@@ -164,7 +168,7 @@ def _port(arguments: MutableMapping[str, Any]) -> int:
     try:
         return int(arguments.get("port") or _PORT)
     except (TypeError, ValueError):
-        return _PORT  # what is wrong with it, the driver will say
+        return _PORT  # the driver will raise its own error for the wrong port
 
 
 def _peer_of(fileno: int) -> str:

@@ -1,4 +1,4 @@
-"""Which of a name's addresses answers: dialled in turn, and none waited for longer than need be."""
+"""Finding the address of a name that answers first: they are dialled in turn, staggered."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ if TYPE_CHECKING:
 
 __all__ = ("DialledSocket", "dial", "reachable_first", "reachable_first_async")
 
-#: Seconds after which the next address is dialled beside those that have not answered yet. An
-#: address that refuses costs none of them (RFC 8305, section 5, has it between 0.1 and 2).
+#: Seconds after which the next address is dialled beside those that have not answered yet (RFC
+#: 8305, section 5, allows 0.1 to 2). After an address that refuses, the next is dialled at once.
 _STAGGER = 0.1
-#: Seconds for looking which one answers. Then the driver tries them all, by limits of its own.
+#: Seconds to wait for the first answer. After that the driver tries all addresses with its own
+#: time limits.
 _LOOKS_FOR = 2.0
 
 
 class DialledSocket(socket.socket):
-    """A connected socket for a driver.
+    """A connected socket for a driver, which closes itself when it is collected.
 
-    Whoever drops it unused, such as a `do_connect` listener that fails, need not know of it.
+    So a `do_connect` listener that fails may drop it unused, without knowing of it.
     """
 
     def __del__(self) -> None:
@@ -34,13 +35,13 @@ class DialledSocket(socket.socket):
 
 
 class _Dials:
-    """Dials that run beside each other until one of them succeeds."""
+    """Connects to several addresses that run at the same time until one of them succeeds."""
 
     def __init__(self, port: int, source: tuple[str, int] | None) -> None:
         self._port = port
         self._source = source
         self._selector = DefaultSelector()
-        #: Why the last one has failed.
+        #: The error of the last connect that has failed.
         self.error = OSError("no address to dial")
 
     def __enter__(self) -> Self:
@@ -57,7 +58,7 @@ class _Dials:
         return bool(self._selector.get_map())
 
     def begin(self, address: str) -> None:
-        """Dial one more address."""
+        """Begin to connect to one more address."""
         try:
             found = socket.getaddrinfo(
                 address, self._port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
@@ -69,15 +70,15 @@ class _Dials:
                 sock.bind(self._source)
             with suppress(BlockingIOError):
                 sock.connect(place)
-        except OSError as error:  # a family that this machine has not, for one
+        except OSError as error:  # for example, this machine does not have the address family
             self.error = error
         else:
             self._selector.register(sock, EVENT_WRITE, (sock, address))
 
     def wait(self, seconds: float) -> tuple[DialledSocket, str] | None:
-        """Wait until one has succeeded, and return it; None when one fails.
+        """Wait until one connect succeeds, and return its socket and address; None: one has failed.
 
-        Raises TimeoutError when nothing has happened in so many seconds.
+        Raises TimeoutError if neither happens within `seconds`.
         """
         ready = self._selector.select(seconds)
         for key, _ in ready:
@@ -99,17 +100,17 @@ def dial(
     seconds: float | None,
     source: tuple[str, int] | None = None,
 ) -> tuple[DialledSocket, str]:
-    """Return a socket that is connected to one of the addresses, and which one it is.
+    """Return a socket that is connected to one of the addresses, and that address.
 
     Args:
-        addresses: In the order in which they are preferred.
-        port: Of all of them.
-        seconds: For all of it, and a tenth more for each that refuses; None leaves it to the
-            operating system.
-        source: Where the socket comes from itself.
+        addresses: The addresses in order of preference.
+        port: The port of all addresses.
+        seconds: The time limit for all of it, plus up to a tenth of a second for each address that
+            refuses. None: the limit is the operating system's.
+        source: The local address and port to bind the socket to; None: the system's choice.
 
     Raises:
-        OSError: When none could be reached.
+        OSError: No address could be reached.
     """
     waiting = deque(addresses)
     left = inf if seconds is None else seconds
@@ -129,9 +130,9 @@ def dial(
 
 
 def reachable_first(addresses: Sequence[str], port: int) -> tuple[str, ...]:
-    """Put the address that answers first before the others, for a driver that dials by itself.
+    """Move the address that answers first to the front, for a driver that dials by itself.
 
-    One that is alone is not dialled. Where none answers within two seconds the order stays.
+    A single address is not dialled. If none answers within two seconds, the order stays.
     """
     if len(addresses) > 1:
         with suppress(OSError):
@@ -142,7 +143,7 @@ def reachable_first(addresses: Sequence[str], port: int) -> tuple[str, ...]:
 
 
 async def reachable_first_async(addresses: Sequence[str], port: int) -> tuple[str, ...]:
-    """Do as `reachable_first` without holding up the event loop."""
+    """Do as `reachable_first` without blocking the event loop."""
     if len(addresses) == 1:
         return tuple(addresses)
     waiting = deque(addresses)

@@ -1,4 +1,4 @@
-"""SQLAlchemy's engines, whose connections go where a name leads now."""
+"""SQLAlchemy engines whose connections go where a name leads now."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ("get_async_dns_engine", "get_dns_engine")
 
-#: Where SQLAlchemy's record of a connection has what is known of it here.
+#: The key in SQLAlchemy's record of a connection under which its `DialledName` is kept.
 _KEY = "hasql.dns"
-#: What opens connections by itself, and the way to say the same to the engine.
+#: Arguments that open connections by themselves, and what to give the engine instead.
 _OPENERS = {
     "creator": "leave it out and put what it gives the driver into connect_args",
     "async_creator": "leave it out and put what it gives the driver into connect_args",
@@ -55,44 +55,45 @@ def get_dns_engine(  # noqa: PLR0913 - independent options, all by name
     dns_extend_grace: bool = True,
     **engine_kwargs: Any,
 ) -> Engine:
-    """Make an engine as `sqlalchemy.create_engine` does, which follows the name of its host.
+    """Make an engine as `sqlalchemy.create_engine` does, but one that follows its host's name.
 
-    A connection in the pool whose address the name has left is replaced when it is checked out, by
-    SQLAlchemy's own retry. The name is looked up in the background when its TTL ends, so that no
-    checkout waits for DNS, and a connection in the pool is never refused for want of an answer.
+    If the name has left the address of a pooled connection, that connection is replaced at its
+    checkout, by SQLAlchemy's own retry. The name is looked up in the background when its TTL ends,
+    so that no checkout waits for DNS. A pooled connection is never refused because DNS fails.
 
     Drivers keep the name, and TLS is checked against it: psycopg and psycopg2 are given
-    ``hostaddr`` beside it, pg8000 a socket, asyncpg a loop. Of several addresses the first one that
-    answers is taken. Another driver looks up the name itself, as ever; its connection is replaced
-    when the name has left all addresses that it had when the connection was opened.
+    ``hostaddr`` beside it, pg8000 a socket, asyncpg an event loop. Of several addresses the first
+    one that answers is used. Any other driver looks the name up itself, as usual; its connection is
+    replaced when the name has left all addresses that it had when the connection was opened.
 
-    A host that is an address, a Unix socket or a list, and one that the driver finds elsewhere (in
-    a service file or the environment), is left to the driver, as in any engine.
+    A host that is an address, a Unix socket or a list is left to the driver, as in any engine. So
+    is a host that the driver finds elsewhere, in a service file or the environment.
 
-    No connection is opened here, and no name looked up. What follows the name ends with the engine.
-    Your own ``do_connect`` listeners go first: what they put as host is followed, and what they
-    connect by themselves is let be.
+    This function opens no connection and looks no name up. The following of the name ends when the
+    engine is collected. Your own ``do_connect`` listeners run first: the host that they set is
+    followed, and a connection that they open themselves is left alone.
 
     Args:
         uri: The database's URL.
-        engine_args: As those of `create_engine`.
-        dns_timeout: Seconds that one attempt to ask a nameserver may take.
-        dns_nameservers: Those to ask, such as ``"10.0.0.2:5353"``; None: the system's.
-        dns_grace_ttl: Seconds for which an old answer serves new connects after its TTL, while no
-            nameserver gives a good one.
+        engine_args: Passed on to `create_engine`.
+        dns_timeout: How many seconds one attempt to ask a nameserver may take.
+        dns_nameservers: The nameservers to ask, such as ``"10.0.0.2:5353"``; None: the system's.
+        dns_grace_ttl: For how many seconds after its TTL an old answer serves new connections while
+            no nameserver gives a valid one.
         dns_fallback: Whether the system's resolver is asked when DNS fails and no old answer may
             serve.
-        dns_max_retries: How many attempts there are in all.
-        dns_extend_grace: Whether the grace doubles with each failure in a row, to 300 s at most.
-        engine_kwargs: As those of `create_engine`.
+        dns_max_retries: How many attempts one look-up has in all.
+        dns_extend_grace: Whether the grace time doubles with each failure in a row, to at most
+            300 s.
+        engine_kwargs: Passed on to `create_engine`.
 
     Raises:
-        ConfigurationError: for a ``creator``, which would dial on its own account, and a ``pool``,
-            which has one. It is a `ValueError`.
-        MissingExtraError: without SQLAlchemy or dnspython.
+        ConfigurationError: A ``creator`` is given, which would open connections by itself, or a
+            ``pool``, which has one; or a setting is impossible. It is a `ValueError`.
+        MissingExtraError: SQLAlchemy or dnspython is not installed.
 
-    Connecting raises `NameResolutionError`, as it is and not wrapped by SQLAlchemy, when nothing is
-    known of the name: it is an `OSError`.
+    When nothing is known of the name, connecting raises `NameResolutionError`, which SQLAlchemy
+    does not wrap. It is an `OSError`.
     """
     _refuse_openers(engine_kwargs)
     settings = ResolverSettings.checked(
@@ -120,9 +121,10 @@ def get_async_dns_engine(  # noqa: PLR0913 - independent options, all by name
     dns_extend_grace: bool = True,
     **engine_kwargs: Any,
 ) -> AsyncEngine:
-    """Make an engine as `create_async_engine` does, over asyncpg or psycopg, which follows a name.
+    """Make an engine as `create_async_engine` does, but one that follows its host's name.
 
-    Arguments and errors are those of `get_dns_engine`; an ``async_creator`` is refused as well.
+    The driver is asyncpg or psycopg. Arguments and errors are those of `get_dns_engine`; an
+    ``async_creator`` is refused as well.
     """
     _refuse_openers(engine_kwargs)
     settings = ResolverSettings.checked(
@@ -148,26 +150,27 @@ def _refuse_openers(kwargs: dict[str, Any]) -> None:
             )
 
 
-#: The place in a pool for which this thread or task connects; a place may not live by this alone.
+#: The place in a pool for which this thread or task opens a connection. The reference is weak, so
+#: that it does not keep the place alive.
 _CONNECTING: ContextVar[ReferenceType[ConnectionPoolEntry] | None]
 _CONNECTING = ContextVar("connecting", default=None)
 
 
 class _NamesOfEngine:
-    """The names that one engine follows: one, unless its user's listeners change the host.
+    """The names that one engine follows: one, unless the user's listeners change the host.
 
-    SQLAlchemy's events and the engine's dialect keep it, and it keeps neither engine nor pool: it
-    goes when they have gone, and the names are followed no more.
+    SQLAlchemy's events and the engine's dialect refer to this object, and it refers to neither the
+    engine nor the pool. So it is collected after them, and the names are then no longer followed.
     """
 
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
         self._followed: dict[str, FollowedName] = {}
-        #: For pings, which are told of the connection alone, by its `id`.
+        #: By the connection's `id`, for pings, which know nothing but the connection.
         self._by_connection: WeakValueDictionary[int, DialledName] = WeakValueDictionary()
 
     def follow_for(self, engine: Engine) -> None:
-        """Take part in what an engine does."""
+        """Follow names for an engine: attach to its events and its dialect."""
         event.listen(engine, "do_connect", _note_place)
         event.listen(engine.pool, "checkout", self.check)
         # The dialect is this engine's alone.
@@ -177,10 +180,10 @@ class _NamesOfEngine:
     def check(
         self, _: DBAPIConnection, record: ConnectionPoolEntry, __: PoolProxiedConnection
     ) -> None:
-        """Refuse a connection that leads to where its name does not lead any more.
+        """Refuse a connection to an address that its name no longer leads to.
 
-        SQLAlchemy makes a new one then, once. Should the name have moved again meanwhile, that one
-        is let pass: SQLAlchemy would raise an error.
+        SQLAlchemy then opens a new connection, once. If the name has moved again meanwhile, the new
+        connection is accepted all the same, because SQLAlchemy would raise an error otherwise.
         """
         dialled = record.info.get(_KEY)
         if dialled is None:
@@ -190,10 +193,10 @@ class _NamesOfEngine:
             self._refuse(dialled, record.driver_connection)
 
     def _dial_for(self, dialect: Dialect) -> None:
-        """Have the dialect tell its driver where to dial, once all listeners have had their say.
+        """Make the dialect tell its driver which address to dial, after all listeners have run.
 
-        Not in a listener to `do_connect`: what one puts into the arguments, SQLAlchemy before 2.1
-        gives to the connects of other threads as well.
+        A listener to `do_connect` could not do this: SQLAlchemy before 2.1 passes arguments that a
+        listener sets to the connects of other threads as well.
         """
         connect = dialect.connect
 
@@ -216,7 +219,7 @@ class _NamesOfEngine:
             except BaseException as error:
                 dialled.abort()
                 if isinstance(error, Exception):
-                    self._resolver.expire(host)  # it may have moved, and its TTL be long
+                    self._resolver.expire(host)  # the name may have moved before its TTL ends
                 raise
             dialled.connected(dialect.get_driver_connection(connection))
             dialled.put_in(_kept_with(place))
@@ -226,9 +229,10 @@ class _NamesOfEngine:
         dialect.connect = dial  # type: ignore[method-assign]  # of this one object
 
     def _check_before_pings(self, dialect: Dialect) -> None:
-        """Have a ping refuse what `check` would: it comes first, and would ask a host that is gone.
+        """Make a ping refuse the connections that `check` would refuse.
 
-        SQLAlchemy has no event before it.
+        The ping comes before `check`, and would wait for a host that is gone. SQLAlchemy has no
+        event before the ping.
         """
         ping = dialect.do_ping
 
@@ -243,7 +247,7 @@ class _NamesOfEngine:
     def _refuse(self, dialled: DialledName, driver_connection: Any) -> NoReturn:
         dialled.refused()
         if dialled.driver == "asyncpg":
-            # SQLAlchemy would close it in agreement with the server, and wait two seconds for one
+            # SQLAlchemy would close the connection gracefully, and wait two seconds for a server
             # that is gone.
             driver_connection.terminate()
         raise DisconnectionError(
@@ -253,7 +257,8 @@ class _NamesOfEngine:
     def _follow(self, host: str) -> FollowedName:
         followed = self._followed.get(host)
         if followed is None:
-            # Two threads may come here at once: one of them has followed it in vain.
+            # Two threads may get here at once. `setdefault` keeps the first one's; the other
+            # thread closes its own.
             new = self._resolver.follow(host)
             followed = self._followed.setdefault(host, new)
             if followed is not new:
@@ -262,11 +267,11 @@ class _NamesOfEngine:
 
 
 def _note_place(_: Dialect, place: ConnectionPoolEntry, *__: object) -> None:
-    """Note for which place in the pool is connected. What is returned has SQLAlchemy go on."""
+    """Note the place in the pool for which SQLAlchemy connects; returning None lets it go on."""
     _CONNECTING.set(ReferenceType(place))
 
 
 def _kept_with(place: ConnectionPoolEntry) -> dict[Any, Any]:
-    """Return what is kept with a place in the pool, whichever connections it has had."""
+    """Return the values kept with a place in the pool across the connections it has had."""
     kept = place.record_info
     return {} if kept is None else kept

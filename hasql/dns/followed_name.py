@@ -1,4 +1,4 @@
-"""A name that is followed: looked up in the background, so that who asks need not wait."""
+"""A name that is followed: looked up in the background, so that callers need not wait."""
 
 from __future__ import annotations
 
@@ -20,35 +20,37 @@ __all__ = ("FixedName", "FollowedName", "addresses_of", "resolution_error")
 
 
 class FollowedName:
-    """What a name means now, and what it has left. Any thread and any event loop may ask.
+    """The addresses that a name leads to now, and whether it has left others.
 
-    It is looked up again by the process's look-up thread until it is closed or collected.
+    Any thread and any event loop may use it. The process's look-up thread looks the name up again
+    and again, until this object is closed or garbage-collected.
     """
 
     def __init__(self, name: SharedName, owner: object) -> None:
         self._name = name
-        # Which is told of forks, and of what is to be forgotten, for as long as it is there.
+        # Kept alive, because the resolver tells the name of forks and of `clear_dns_cache`.
         self._owner = owner
         name.follow()
         self._end = finalize(self, lookup_thread.call_for_collector, name.unfollow)
         self._end.atexit = False
 
     def has_left(self, address: str) -> bool:
-        """Whether the name leads to this address no more.
+        """Whether the name no longer leads to this address.
 
-        False before the first answer. It neither waits nor raises.
+        False before the first answer. This method neither waits nor raises.
         """
         name = self._name
         if name.forked:
-            with suppress(RuntimeError):  # no thread can be started when Python ends
+            with suppress(RuntimeError):  # Python is shutting down and starts no thread
                 name.begin()
         return name.known.history.has_left(address, name.clock())
 
     def addresses(self) -> tuple[str, ...]:
-        """Return all addresses, for a new connection; the last known while they are looked up.
+        """Return all addresses, for a new connection.
 
-        It waits only before the first answer, and when the last one may not serve any more. Raises
-        NameResolutionError.
+        While the name is being looked up, the last known addresses are returned. The call waits
+        only before the first answer, and when the last answer may not serve any longer. Raises
+        NameResolutionError if nothing is known of the name.
         """
         known, pending = self._now()
         if known:
@@ -56,7 +58,7 @@ class FollowedName:
         return self._found(self._name.outcome() if pending is None else pending.result())
 
     async def addresses_async(self) -> tuple[str, ...]:
-        """Return the same; while it waits the event loop goes on."""
+        """Do as `addresses` without blocking the event loop."""
         known, pending = self._now()
         if known:
             return known
@@ -65,7 +67,7 @@ class FollowedName:
         return self._found(await asyncio.wrap_future(pending))
 
     def close(self) -> None:
-        """Follow it no more. What is known can still be asked for."""
+        """Stop following the name. The other methods can still be called."""
         if self._end.detach() is not None:
             self._name.unfollow()
 
@@ -74,7 +76,8 @@ class FollowedName:
         now = name.clock()
         if known.is_fresh(now) and not name.forked:
             return known.addresses, None
-        # The thread has done so by itself, but in a child, or if this process stood still.
+        # The look-up thread has normally begun a look-up by itself. It has not in a forked child,
+        # or if this process was suspended.
         pending = name.begin()
         return (known.addresses if known.may_serve(now) else ()), pending
 
@@ -83,7 +86,7 @@ class FollowedName:
 
 
 class FixedName(FollowedName):
-    """An address in the place of a name: it leads to itself, always."""
+    """An address in place of a name: it always leads to itself."""
 
     def __init__(self, address: str) -> None:
         self._addresses = (address,)
@@ -105,13 +108,13 @@ class FixedName(FollowedName):
 
 
 def addresses_of(host: str, outcome: Known | Unknown) -> Known:
-    """Return what is known. Raises NameResolutionError if nothing is."""
+    """Return the outcome if it is `Known`. Raises NameResolutionError if not."""
     if isinstance(outcome, Known):
         return outcome
     raise resolution_error(host, outcome.said)
 
 
 def resolution_error(host: str, said: tuple[str, ...]) -> NameResolutionError:
-    """Make the error that tells what each one said who was asked."""
+    """Make the error that says what each source said."""
     told = "; ".join(dict.fromkeys(said)) or "nobody was asked yet"
     return NameResolutionError(f"{host!r} cannot be resolved: {told}")

@@ -1,4 +1,4 @@
-"""The hosts file, which goes before any nameserver."""
+"""The hosts file, which takes precedence over all nameservers."""
 
 from collections.abc import Mapping
 from ipaddress import ip_address
@@ -7,7 +7,7 @@ __all__ = ("read_hosts",)
 
 
 def read_hosts(text: str) -> Mapping[str, tuple[str, ...]]:
-    """Return the addresses of each name in a hosts file, IPv4 first, by the name in lower case."""
+    """Return the addresses of each name in a hosts file, IPv4 first. Names are in lower case."""
     found: dict[str, dict[str, int]] = {}
     for line in text.splitlines():
         address, *names = line.partition("#")[0].split() or [""]

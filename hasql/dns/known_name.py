@@ -1,4 +1,4 @@
-"""What is known of one name: its last good answer, how long that serves, what failed since."""
+"""What is known of one name: its last valid answer, how long that serves, and failures since."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from hasql.dns.answers import Reply, SrvTarget
 __all__ = ("FAILURE_TTL", "SHORTEST", "Known", "KnownName", "Unknown")
 
 SHORTEST: Final = 1.0
-"""Seconds from one look-up of a name to the next, whatever its TTL is."""
+"""The least number of seconds from one look-up of a name to the next, whatever its TTL."""
 FAILURE_TTL: Final = 1.0
-"""Seconds for which a failure is not tried again."""
+"""Seconds after a failure before the next look-up."""
 LONGEST_GRACE: Final = 300.0
-"""Seconds that the window of an old answer grows to at most."""
+"""The most seconds that the grace time of an old answer grows to."""
 PARTIAL_TTL: Final = 5.0
-"""Seconds for which an answer serves at most in which one kind of addresses is missing."""
+"""The most seconds that an answer serves in which one kind of addresses is missing."""
 SYSTEM_TTL: Final = 5.0
-"""Seconds for which an answer of the system's resolver serves, which tells no TTL."""
+"""Seconds that an answer of the system's resolver serves, because it comes without a TTL."""
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What may be used: records, and the seconds for which they may be kept."""
+    """A usable answer: records, and the seconds for which they may be kept."""
 
     addresses: tuple[str, ...]
     targets: tuple[SrvTarget, ...]
@@ -33,15 +33,15 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """What each one that was asked said instead of a good answer."""
+    """No usable answer: what each source said instead."""
 
     said: tuple[str, ...]
 
 
 class KnownName:
-    """Times are those of a monotonic clock that is handed in.
+    """The state of one name. Times are those of a monotonic clock, which callers pass in.
 
-    Told and asked under its resolver's lock, but for what says that it is not.
+    Methods are called under the lock of the `SharedName`, except where a comment says otherwise.
     """
 
     def __init__(self, host: str, grace_ttl: float, *, extend_grace: bool) -> None:
@@ -51,23 +51,23 @@ class KnownName:
         self.history = NameHistory()
         self.addresses: tuple[str, ...] = ()
         self.targets: tuple[SrvTarget, ...] = ()
-        #: Failures in a row.
+        #: The number of failures in a row.
         self.failures = 0
-        #: Whether the last answer is the system's, as no nameserver gave one.
+        #: Whether the last answer came from the system's resolver, because no nameserver gave one.
         self.from_system = False
-        #: By kind: what the last answer said that was good in this respect.
+        #: By kind of record, the last valid reply.
         self._replies: dict[str, Reply] = {}
         self._ttl = 0.0
         self._asked_at = 0.0
         self._said: tuple[str, ...] = ()
-        #: When the last answer is old, and when the next look-up may and should be.
+        #: When the last answer becomes old, and from when on the next look-up may and should begin.
         self._fresh_until = 0.0
         self._due = -inf
 
-    # What it was told.
+    # Changes
 
     def succeeded(self, replies: Mapping[str, Reply], asked_at: float, *, whole: bool) -> None:
-        """Note a good answer; if it is not whole, what was known of the kinds it lacks stays."""
+        """Note a valid answer; if it lacks a kind, the last reply of that kind stays."""
         self.failures, self._said, self.from_system = 0, (), False
         self._replies = {**self._replies, **replies}
         known = [self._replies[kind] for kind in sorted(self._replies)]
@@ -77,30 +77,32 @@ class KnownName:
         self._take(addresses, asked_at, ttl if whole else min(ttl, PARTIAL_TTL))
 
     def failed(self, said: tuple[str, ...], now: float) -> None:
-        """Note what was said instead of a good answer; who says so counts `failures`."""
+        """Note what was said instead of a valid answer; the caller counts `failures`."""
         self._said = said
         self._asked_at = now
         self._due = now + FAILURE_TTL
 
     def system_answered(self, addresses: tuple[str, ...], now: float) -> None:
-        """Note what the system's resolver said, after the nameservers had failed."""
+        """Note the answer of the system's resolver, after the nameservers have failed."""
         self.from_system = True
         self._replies = {}
         self._take(addresses, now, SYSTEM_TTL)
 
     def expire(self, now: float) -> None:
-        """Let what is known be old, but no sooner than a second after it was asked for."""
+        """Make the last answer count as old, but not before it is one second old."""
         old_at = max(now, self._asked_at + SHORTEST)
         self._fresh_until = min(self._fresh_until, old_at)
         self._due = min(self._due, old_at)
 
-    # What is asked. None of these needs the lock: at worst the last answer but one is told.
+    # Queries. None of these needs the lock. One that races with a new answer may return the answer
+    # before it, which is harmless.
 
     @property
     def window(self) -> float:
-        """Seconds for which an old answer serves, from the end of its TTL on."""
+        """The grace time: seconds for which an old answer serves after the end of its TTL."""
         if not self.failures:
-            # It is being looked up, and nobody should wait for that just because it takes a moment.
+            # A look-up is under way, and no caller should have to wait just because it takes a
+            # moment.
             return max(self._grace_ttl, SHORTEST)
         if not self._extend_grace:
             return self._grace_ttl
@@ -113,12 +115,12 @@ class KnownName:
 
     @property
     def is_known(self) -> bool:
-        """Whether there was a good answer."""
+        """Whether there was a valid answer."""
         return bool(self.addresses or self.targets)
 
     @property
     def asks_each_time(self) -> bool:
-        """Whether its answer says that it may not be kept at all."""
+        """Whether the last answer may not be kept at all, because its TTL is 0."""
         return self._ttl == 0.0
 
     def may_serve(self, now: float) -> bool:
@@ -126,12 +128,13 @@ class KnownName:
         return self.is_known and now < self._fresh_until + self.window
 
     def until_due(self, now: float) -> float:
-        """Return the seconds until it should be looked up."""
+        """Return the seconds until the name should be looked up again."""
         return max(0.0, self._due - now)
 
     def outcome(self, now: float) -> Known | Unknown:
-        """Return what a caller gets who has waited for a look-up, or need not."""
-        # That a good answer's time was over before it arrived makes it no worse for this caller.
+        """Return the answer for a caller that has waited for a look-up, or need not wait."""
+        # A valid answer may be used by a caller that waited for it, even if its TTL ended on the
+        # way.
         if self.is_known and (not self.failures or self.may_serve(now)):
             left = 0.0 if self.asks_each_time else max(0.0, self._fresh_until - now)
             return Known(self.addresses, self.targets, left)
@@ -140,6 +143,6 @@ class KnownName:
     def _take(self, addresses: tuple[str, ...], asked_at: float, ttl: float) -> None:
         self.addresses = addresses
         self._ttl, self._asked_at = ttl, asked_at
-        # From the question on: the TTL began at the nameserver, before its answer was here.
+        # Counted from the question: the TTL began at the nameserver, before the answer arrived.
         self._fresh_until = self._due = asked_at + max(ttl, SHORTEST)
         self.history.answered(self.addresses, asked_at)

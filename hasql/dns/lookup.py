@@ -1,4 +1,4 @@
-"""One look-up of a name: attempts at one nameserver after the other, until one says what it has."""
+"""One look-up of a name: it asks one nameserver after the other until one gives a valid reply."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -11,27 +11,27 @@ __all__ = ("Ask", "FoundRecords", "NoRecords", "Servers", "look_up")
 
 Ask = Callable[[Nameserver, str, str], Awaitable[Reply]]
 
-#: Seconds that the other kind of addresses is waited for once there are some of one kind.
-#: Nameservers that swallow questions for AAAA would otherwise hold up each answer for a whole
-#: timeout.
+#: Seconds to wait for the other kind of addresses once there are some of one kind. Otherwise a
+#: nameserver that ignores questions for AAAA would delay each answer by a whole timeout.
 _OTHER_KIND = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class FoundRecords:
-    """There are records."""
+    """The look-up has found records."""
 
     replies: Mapping[str, Reply]
-    #: Whether each kind was answered; else one failed alone.
+    #: Whether each kind was answered; if not, the question for one of them failed.
     whole: bool
 
 
 @dataclass(frozen=True, slots=True)
 class NoRecords:
-    """No record was found."""
+    """The look-up has found no record."""
 
+    #: What each nameserver did or said.
     said: tuple[str, ...]
-    #: Whether nameservers said so; else they failed.
+    #: Whether nameservers said that there is none; if not, they failed.
     empty: bool
 
 
@@ -42,18 +42,18 @@ class Servers:
         self._good: Nameserver | None = None
 
     def in_turn(self, servers: Sequence[Nameserver]) -> list[Nameserver]:
-        """Return them in the order to ask them in."""
+        """Return the nameservers in the order in which to ask them."""
         first = servers.index(self._good) if self._good in servers else 0
         return [*servers[first:], *servers[:first]]
 
     def answered(self, server: Nameserver) -> None:
-        """Note that this one answered well."""
+        """Note that this nameserver gave a valid answer."""
         self._good = server
 
 
 @dataclass(slots=True)
 class _LookupAttempts:
-    """What is left of the attempts of one look-up, and what came of the others."""
+    """The attempts of one look-up: how many are left, and what the others have brought."""
 
     ask: Ask
     timeout: float
@@ -63,9 +63,9 @@ class _LookupAttempts:
     said: list[str] = field(default_factory=list)
 
     async def kinds_of(self, name: str, kinds: Sequence[str]) -> Mapping[str, Reply] | None:
-        """Return what there is by the first nameserver that has or denies it; None: none is left.
+        """Return the replies once a nameserver has or denies records; None: no attempt is left.
 
-        Of what is there some kind may be missing.
+        If there are records, a kind may be missing from the replies.
         """
         replies: dict[str, Reply] = {}
         while self.left > 0:
@@ -75,7 +75,8 @@ class _LookupAttempts:
             if any(replies.values()) or not faults:
                 self.said += faults
                 return replies
-            # One that says no well has not failed, so that a long search list costs no attempts.
+            # Only failures count as attempts. A nameserver that denies a name has not failed, so a
+            # long search list uses up no attempts.
             self.left -= 1
             self.said += [fault for fault in faults if fault not in self.said]
             self.turn = [*self.turn[1:], server]
@@ -84,7 +85,7 @@ class _LookupAttempts:
     async def _attempt(
         self, server: Nameserver, name: str, kinds: Sequence[str], replies: dict[str, Reply]
     ) -> list[str]:
-        """Ask for all kinds at once, put what comes into `replies` and return who failed how."""
+        """Ask for all kinds at once, put the answers into `replies`, and return the faults."""
         in_time = True
         tasks = {asyncio.ensure_future(self.ask(server, name, kind)): kind for kind in kinds}
         waiting = set(tasks)
@@ -131,9 +132,10 @@ async def look_up(  # noqa: PLR0913  # what is asked, whom, how long
 ) -> FoundRecords | NoRecords:
     """Look up the first of these names that has records of these kinds.
 
-    An attempt asks one server for all kinds and takes at most `timeout` seconds; `attempts` may
-    fail in all, and `silent` is called when one has taken its whole time. A name that is denied
-    leads to the next, one that nobody answers ends it: the next could be somebody else's.
+    An attempt asks one server for all kinds and takes at most `timeout` seconds. The look-up ends
+    when `attempts` of them have failed; `silent` is called for each that has taken its whole time.
+    If a name is denied, the next one is looked up. If no server answers for a name, the look-up
+    ends: the next name could belong to somebody else.
     """
     run = _LookupAttempts(ask, timeout, turns.in_turn(servers), attempts, silent)
     for name in names:

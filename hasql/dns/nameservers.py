@@ -1,4 +1,4 @@
-"""Nameservers, as a user names them."""
+"""Nameservers in the form in which a user gives them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _IPV6 = 6
 
 @dataclass(frozen=True, slots=True)
 class Nameserver:
-    """An address and a port that questions are sent to."""
+    """The address and port of a nameserver."""
 
     address: str
     port: int = DEFAULT_PORT
@@ -27,10 +27,11 @@ class Nameserver:
 
 
 def parse_nameservers(name: str, given: Iterable[str] | None) -> tuple[Nameserver, ...] | None:
-    """Read the argument of this name: ``10.0.0.2``, ``10.0.0.2:5353``, ``[::1]``, ``[::1]:5353``.
+    """Read nameservers such as ``10.0.0.2``, ``10.0.0.2:5353``, ``[::1]`` or ``[::1]:5353``.
 
-    None, which means those of resolv.conf, stays None. Raises ConfigurationError for what is no
-    address and TypeError for what is no list of strings.
+    `name` is the name of the argument, for errors. None, which means those of resolv.conf, stays
+    None. Raises ConfigurationError if one is not an address or there is none, and TypeError if
+    `given` is not a list of strings.
     """
     if given is None:
         return None

@@ -1,6 +1,7 @@
-"""Questions to one nameserver, and resolv.conf: all that we use dnspython for.
+"""Questions to one nameserver, and resolv.conf: all that the resolver uses dnspython for.
 
-Of dnspython we take no time limit and no expiration, as both go by the wall clock, which may jump.
+It uses neither dnspython's time limits nor its expirations, because both go by the wall clock,
+which may jump.
 """
 
 import asyncio
@@ -22,22 +23,22 @@ from hasql.dns.nameservers import DEFAULT_PORT, Nameserver
 
 __all__ = ("ResolvConf", "ask", "read_resolv_conf")
 
-#: Where this flag is in a message: the third byte.
+#: The flag for a truncated answer, within the third byte of a message.
 _TRUNCATED = dns.flags.TC >> 8
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvConf:
-    """What resolv.conf says: whom to ask, and what a short name may be short for."""
+    """The contents of resolv.conf: the nameservers, and how to complete a short name."""
 
     nameservers: tuple[Nameserver, ...]
     search: tuple[dns.name.Name, ...]
     ndots: int
 
     def names_for(self, host: str) -> tuple[str, ...]:
-        """Return the whole names that a host's name may stand for, in the order of resolv.conf(5).
+        """Return the full names that `host` may stand for, in the order of resolv.conf(5).
 
-        Raises QueryError if it cannot be a name.
+        Raises QueryError if `host` cannot be a name.
         """
         try:
             name = dns.name.from_text(host, origin=None)
@@ -59,9 +60,9 @@ class ResolvConf:
 
 
 def read_resolv_conf(text: str) -> ResolvConf:
-    """Read a resolv.conf; what is wrong in it is passed over, as by the system's resolver.
+    """Read a resolv.conf, skipping what is wrong in it, as the system's resolver does.
 
-    Without a nameserver in it, the one of this machine is asked.
+    If it names no nameserver, the one on this machine, 127.0.0.1, is used.
     """
     library = dns.resolver.Resolver(configure=False)
     try:
@@ -78,7 +79,7 @@ def read_resolv_conf(text: str) -> ResolvConf:
 
 
 def _right_part(line: str) -> str:
-    # dnspython would refuse the whole file.
+    # Without this, dnspython would refuse the whole file for one wrong value.
     keyword, *values = line.split() or [""]
     if keyword in {"search", "domain"}:
         values = [value for value in values if _is_domain(value)]
@@ -98,9 +99,9 @@ def _is_domain(text: str) -> bool:
 
 
 async def ask(server: Nameserver, name: str, kind: str) -> Reply:
-    """Ask a nameserver for one kind of records, `A`, `AAAA` or `SRV`; over TCP if it must be.
+    """Ask a nameserver for one kind of records: `A`, `AAAA` or `SRV`.
 
-    It waits for as long as it takes. Raises QueryError.
+    TCP is used if the answer is too long for UDP. There is no time limit here. Raises QueryError.
     """
     query = dns.message.make_query(name, kind)
     try:
@@ -119,10 +120,10 @@ async def ask(server: Nameserver, name: str, kind: str) -> Reply:
 async def _over_udp(
     server: Nameserver, query: dns.message.QueryMessage
 ) -> dns.message.Message | None:
-    """Return the answer, None if it is too long for UDP."""
+    """Return the answer, or None if it is too long for UDP."""
     wire = query.to_wire()
-    # The socket is connected, so that the kernel keeps others' datagrams away, and tells us when
-    # nobody listens there.
+    # The socket is connected, so that the kernel drops datagrams from other addresses, and reports
+    # if nothing listens on the nameserver's port.
     loop = asyncio.get_running_loop()
     answered: asyncio.Future[bytes] = loop.create_future()
     transport, _ = await loop.create_datagram_endpoint(
@@ -145,15 +146,16 @@ async def _over_udp(
 class _FirstAnswer(asyncio.DatagramProtocol):
     """Waits for the first datagram that bears the number of the question.
 
-    Who does not know it is guessing, and the answer may still come. Who knows it could as well have
-    forged a good answer, so nonsense from there needs no patience.
+    A datagram with another number comes from a forger who guesses, and the real answer may still
+    come. If a datagram with the right number is nonsense, it is no use to wait for another one: a
+    forger who knows the number could have forged a valid answer as well.
     """
 
     def __init__(self, number: bytes, answered: asyncio.Future[bytes]) -> None:
         self._number = number
         self._answered = answered
 
-    def datagram_received(self, data: bytes, addr: object) -> None:  # noqa: ARG002  # it is known
+    def datagram_received(self, data: bytes, addr: object) -> None:  # noqa: ARG002  # connected
         if data[:2] == self._number and not self._answered.done():
             self._answered.set_result(data)
 

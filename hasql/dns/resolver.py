@@ -1,4 +1,4 @@
-"""A resolver: what it knows of names, for whoever asks, from whatever thread or event loop."""
+"""A resolver: looks names up and remembers the answers, for any thread and any event loop."""
 
 import asyncio
 import os
@@ -19,30 +19,33 @@ from hasql.dns.sources import ADDRESSES, SERVICE, NameSearch, Sources, check_nam
 __all__ = ("Resolver", "clear_dns_cache", "get_ip_with_ttl", "shared_resolver")
 
 MOST_NAMES: Final = 1000
-"""So many names are remembered by a resolver, and all that are followed or being looked up."""
+"""How many names a resolver remembers; names followed or being looked up are never dropped."""
 MOST_SHARED: Final = 64
-"""So many resolvers of different settings are kept for functions that are given the settings."""
+"""How many resolvers with different settings are kept for functions that take the settings."""
 
 
 class Resolver:
-    """Looks names up by DNS, once for all who ask, and keeps each answer for its TTL.
+    """Looks names up by DNS, once for all callers, and keeps each answer for its TTL.
 
-    Addresses and what stands in the hosts file need no nameserver. `search` and `ndots` are those
-    of resolv.conf. All methods may be called from any thread and any event loop, and one look-up of
-    a name at a time is enough for all of them.
+    Addresses, and names in the hosts file, need no nameserver. `search` and `ndots` are those of
+    resolv.conf. All methods may be called from any thread and any event loop. At most one look-up
+    of a name runs at a time, and all callers share its answer.
 
     Args:
-        timeout: Seconds that one attempt takes at most, which asks one nameserver. Default: 12.
-        nameservers: Those to ask, in turn: ``10.0.0.2``, ``10.0.0.2:5353``, ``[::1]`` or
+        timeout: How many seconds one attempt, which asks one nameserver, may take. Default: 12.
+        nameservers: The nameservers to ask, in turn: ``10.0.0.2``, ``10.0.0.2:5353``, ``[::1]`` or
             ``[::1]:5353``. Default, None: those of resolv.conf.
-        grace_ttl: Seconds after the end of its TTL for which an old answer serves while no
-            nameserver gives a good one. Default: 30.
-        fallback: Ask the system's resolver when DNS fails and no old answer may serve.
-        max_retries: The attempts of one look-up in all. Default: 3.
-        extend_grace: Double the seconds of grace with each failure in a row, to 300 at most.
+        grace_ttl: For how many seconds after its TTL an old answer serves while no nameserver gives
+            a valid one. Default: 30.
+        fallback: Whether to ask the system's resolver when DNS fails and no old answer may serve.
+            Default: True.
+        max_retries: How many attempts one look-up has in all. Default: 3.
+        extend_grace: Whether the grace time doubles with each failure in a row, to at most 300
+            seconds. Default: True.
 
     Raises:
-        ConfigurationError: An impossible value.
+        ConfigurationError: A value is impossible.
+        TypeError: A value has the wrong type.
         MissingExtraError: dnspython is not installed: ``pip install 'hasql[dns]'``.
 
     .. versionadded:: 0.1
@@ -73,16 +76,17 @@ class Resolver:
         _resolvers.add(self)
 
     def lookup(self, host: str) -> Answer:
-        """Return the addresses of a name, looked up if its last answer is old.
+        """Return the addresses of a name, which is looked up if its last answer is old.
 
-        Raises NameResolutionError, with what each nameserver said.
+        Raises NameResolutionError if it cannot be resolved; the error says what each nameserver
+        said.
         """
         return self._answer(host)
 
     async def lookup_async(self, host: str) -> Answer:
-        """Return the same; while it waits the event loop goes on.
+        """Do as `lookup` without blocking the event loop.
 
-        Cancelling it leaves the look-up to the others who wait for it.
+        If the call is cancelled, the look-up goes on for the others that wait for it.
         """
         if (here := self._sources.here(check_name(host))) is not None:
             return here
@@ -92,8 +96,8 @@ class Resolver:
     async def lookup_srv_async(self, name: str) -> SrvAnswer:
         """Return the targets of a service such as ``_postgresql._tcp.example.com``.
 
-        Raises NameResolutionError, also where the answer says that the service is not offered or
-        has a target that nobody can use.
+        Raises NameResolutionError if the name cannot be resolved, if the answer says that the
+        service is not offered, or if it has an unusable target.
         """
         known = addresses_of(name, await _outcome(self._shared(check_name(name), SERVICE)))
         if [target.host for target in known.targets] == ["."]:
@@ -105,18 +109,19 @@ class Resolver:
         return SrvAnswer(known.targets, known.ttl)
 
     def follow(self, host: str) -> FollowedName:
-        """Look a name up in the background from now on, whenever its TTL ends, until it is closed.
+        """Return a name that is looked up in the background each time its TTL ends, until closed.
 
-        At most once a second. Nothing is waited for.
+        It is looked up at most once a second. This call does not wait for an answer.
         """
         if is_address(check_name(host)):
             return FixedName(host)
         return FollowedName(self._shared(host, ADDRESSES), self)
 
     def expire(self, host: str) -> None:
-        """Let what is known of a name be old, so that it is asked for again, once a second at most.
+        """Make the last answer for a name count as old, so that the name is looked up again.
 
-        An answer that is less than a second old stays.
+        An answer stays valid until it is one second old, so this causes at most one look-up a
+        second.
         """
         for kinds in (ADDRESSES, SERVICE):
             with self._lock:
@@ -129,7 +134,7 @@ class Resolver:
         asked = "those of resolv.conf" if servers is None else ", ".join(map(str, servers))
         return f"<Resolver nameservers: {asked}; {len(self._names)} names known>"
 
-    # What a test has of its own.
+    # Overridden in tests.
 
     @staticmethod
     def _clock() -> Callable[[], float]:
@@ -150,7 +155,7 @@ class Resolver:
     def _shared(self, host: str, kinds: tuple[str, ...]) -> SharedName:
         key = host.lower(), kinds
         with self._lock:
-            # The one that was asked for longest ago is first.
+            # Taken out and put back at the end, so that the least recently used name is first.
             name = self._names.pop(key, None)
             if name is None:
                 if len(self._names) >= MOST_NAMES:
@@ -188,15 +193,16 @@ def get_ip_with_ttl(  # noqa: PLR0913  # the settings
     dns_max_retries: int = 3,
     dns_extend_grace: bool = True,  # noqa: FBT001, FBT002  # as it was always called
 ) -> tuple[str, int]:
-    """Return one address of a name, and the whole seconds for which it may be kept.
+    """Return one address of a name, and for how many whole seconds it may be kept.
 
-    A name whose TTL is 0 is asked for each time. While no nameserver answers well, an old answer
-    serves for its time of grace, to be kept for 0 seconds. For the arguments see `Resolver`; the
+    A name whose TTL is 0 is looked up each time. While no nameserver gives a valid answer, an old
+    answer is returned during its grace time, with 0 seconds. For the arguments see `Resolver`; the
     system's resolver is never asked.
 
     Raises:
-        NameResolutionError: It cannot be resolved; the message says what each nameserver said.
-        ConfigurationError: An impossible value.
+        NameResolutionError: The name cannot be resolved; the message says what each nameserver
+            said.
+        ConfigurationError: A value is impossible.
         MissingExtraError: dnspython is not installed: ``pip install 'hasql[dns]'``.
     """
     settings = ResolverSettings.checked(
@@ -209,18 +215,18 @@ def get_ip_with_ttl(  # noqa: PLR0913  # the settings
         prefix="dns_",
     )
     answer = shared_resolver(settings)._answer(host, anew=True)  # noqa: SLF001  # its own module
-    # What was asked for a moment ago with a TTL of 1 has that, and not 0.
+    # Rounded, not cut off, so that a fresh answer with a TTL of 1 gives 1 and not 0.
     return answer.addresses[0], round(answer.ttl)
 
 
 def clear_dns_cache() -> None:
-    """Forget all answers, failures and counts of every resolver in this process."""
+    """Forget all answers, failures and counts of all resolvers in this process."""
     for resolver in list(_resolvers):
         resolver._forget()  # noqa: SLF001  # its own module
 
 
 def shared_resolver(settings: ResolverSettings) -> Resolver:
-    """Return the process's resolver with these settings, so that equal ones share their answers."""
+    """Return the process's resolver with these settings; equal settings share one resolver."""
     with _shared_lock:
         resolver = _shared.pop(settings, None)
         if resolver is None:

@@ -15,7 +15,7 @@ class ResolverSettings:
     """How a resolver asks, and how long an old answer serves. Durations are seconds."""
 
     timeout: float
-    #: None: those of resolv.conf.
+    #: The nameservers to ask; None: those of resolv.conf.
     nameservers: tuple[Nameserver, ...] | None
     grace_ttl: float
     fallback: bool
@@ -34,7 +34,7 @@ class ResolverSettings:
         extend_grace: bool,
         prefix: str = "",
     ) -> Self:
-        """Read what a user gave; `prefix` is what the arguments' names begin with there.
+        """Check the values that a user gave; `prefix` begins the arguments' names in errors.
 
         Raises ConfigurationError for impossible values and TypeError for wrong types.
         """

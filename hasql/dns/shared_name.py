@@ -1,4 +1,4 @@
-"""One name that many ask for: at most one look-up of it is under way, whoever wants to know."""
+"""One name that many callers ask for: at most one look-up of it is under way at a time."""
 
 import asyncio
 import logging
@@ -16,8 +16,8 @@ __all__ = ("Search", "SharedName")
 
 log = logging.getLogger("hasql")
 
-#: Seconds by which who waits for the end of a TTL may come too early, as uvloop's timers do. Told
-#: that nothing has changed yet, they would wait for a second more.
+#: Seconds by which a caller that waits for the end of a TTL may come too early, because uvloop's
+#: timers fire early. Told that nothing has changed yet, it would wait for another second.
 _EARLY = 0.01
 
 
@@ -29,11 +29,11 @@ class Search(ABC):
 
     @abstractmethod
     def nothing_known(self) -> KnownName:
-        """Make what is known of the name before it was ever looked up."""
+        """Make the state of the name before its first look-up."""
 
     @abstractmethod
     async def in_dns(self, silent: Callable[[], None]) -> FoundRecords | NoRecords:
-        """Look the name up, and call `silent` for each attempt that nobody answered in time."""
+        """Look the name up, and call `silent` for each attempt that was not answered in time."""
 
     @abstractmethod
     async def in_system(self) -> tuple[str, ...]:
@@ -41,41 +41,42 @@ class Search(ABC):
 
 
 class SharedName:
-    """A name, what is known of it, and the look-up under way if there is one.
+    """A name, what is known of it, and the look-up under way, if any.
 
-    Any thread may call any method; none waits for a look-up.
+    Any thread may call any public method. None of them waits for a look-up.
     """
 
     def __init__(self, search: Search, clock: Callable[[], float]) -> None:
-        #: Replaced when it is to be forgotten, so that an answer on its way finds the old one.
+        #: Replaced by `forget`, so that an answer still on its way changes only the old object.
         self.known = search.nothing_known()
-        #: Whether this is a child that was forked since, in which nobody looks it up again yet.
+        #: Whether this process was forked since, and the name is not being looked up in it yet.
         self.forked = False
         self.clock = clock
         self._search = search
         self._lock = threading.RLock()
         self._in_flight: Future[Known | Unknown] | None = None
         self._followers = 0
-        #: Whether the thread is held for the followers.
+        #: Whether the look-up thread is held for the followers.
         self._holding = False
-        # The look-up thread's alone.
+        # Used only in the look-up thread.
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody would miss it but for what is known."""
+        """Whether only the last answer would be lost if this object were dropped."""
         return self._in_flight is None and not self._followers
 
     def outcome(self) -> Known | Unknown:
-        """Return what is known now, for who need not wait."""
+        """Return what is known now, for a caller that need not wait."""
         return self.known.outcome(self.clock())
 
     def begin(self, *, anew: bool = False) -> Future[Known | Unknown] | None:
-        """Begin to look it up if it should be, and return what to wait for.
+        """Begin a look-up if one is due, and return the future to wait for.
 
-        None: what is known has to do, as it is fresh, failed a moment ago, or serves while it
-        fails. With `anew` what is old does not, nor what may not be kept.
+        None: use what is known, because the last answer is fresh, or a look-up failed a moment ago,
+        or look-ups fail and the old answer may serve. With `anew`, the caller waits even if an old
+        answer may serve, and an answer that may not be kept is looked up again.
         """
         with self._lock:
             self._wake()
@@ -91,7 +92,7 @@ class SharedName:
             return self._in_flight
 
     def follow(self) -> None:
-        """Look it up whenever its TTL ends, until the like `unfollow`."""
+        """Look the name up each time its TTL ends, until the matching `unfollow`."""
         with self._lock:
             self._followers += 1
             self._wake()
@@ -99,13 +100,16 @@ class SharedName:
             self.begin()
 
     def unfollow(self) -> None:
-        """Look it up no more by itself, if nobody else follows it."""
+        """Stop looking the name up each time its TTL ends, if there is no other follower."""
         with self._lock:
             self._followers -= 1
             self._hold_thread()
 
     def expire(self) -> None:
-        """Let what is known be old; it is looked up again at once, but at most once a second."""
+        """Make the last answer count as old. A followed name is looked up again at once.
+
+        That happens at most once a second.
+        """
         with self._lock:
             self._wake()
             self.known.expire(self.clock())
@@ -113,7 +117,7 @@ class SharedName:
                 lookup_thread.call(self._schedule)
 
     def forget(self) -> None:
-        """Know nothing; who follows it is told of the next answer."""
+        """Forget all that is known; if the name is followed, look it up again."""
         with self._lock:
             self.known = self._search.nothing_known()
             self._in_flight = None
@@ -121,7 +125,7 @@ class SharedName:
                 self._start()
 
     def after_fork(self) -> None:
-        """In a child: what the parent had under way is nobody's here."""
+        """Reset the state in a forked child, in which the parent's look-up does not run."""
         self._lock = threading.RLock()
         self._in_flight = self._timer = self._task = None
         self._holding = False
@@ -135,7 +139,8 @@ class SharedName:
                 self._start()
 
     def _hold_thread(self) -> None:
-        # By a flag, as the collector may have another follower end in the midst of this.
+        # Decided by a flag, not by the count: the garbage collector may end another follower in the
+        # middle of this method.
         if self._followers and not self._holding and not self.forked:
             self._holding = True
             lookup_thread.hold()
@@ -147,7 +152,7 @@ class SharedName:
 
     def _start(self) -> None:
         future = Future[Known | Unknown]()
-        # Nobody may cancel it: whoever waits no more leaves it to the others.
+        # Marked as running, so that a waiter that gives up cannot cancel it for the others.
         future.set_running_or_notify_cancel()
         lookup_thread.hold()
         self._in_flight = future
@@ -179,7 +184,8 @@ class SharedName:
         asked_at, failures = self.clock(), known.failures
 
         def silent() -> None:
-            # The look-up goes on, but whoever asks meanwhile should not wait for its end.
+            # The look-up goes on. But once a failure is counted, callers that ask meanwhile are
+            # given the old answer, if it may serve, and do not wait for the end.
             with self._lock:
                 known.failures += 1
 
@@ -225,7 +231,7 @@ class SharedName:
 
     def _schedule(self) -> None:
         with self._lock:
-            # The thread may be ending, and another one have begun: that one has its own call.
+            # This thread may be ending, and another one may have begun: that one gets its own call.
             if not lookup_thread.is_this:
                 return
             if self._timer is not None:
@@ -239,7 +245,7 @@ class SharedName:
     def _be_due(self) -> None:
         with self._lock:
             self._timer = None
-            # By a clock that is not quite the event loop's it may be a moment too early.
+            # The timer may fire a moment early, because it goes by the event loop's clock.
             if self._holding and self._in_flight is None:
                 if self.known.until_due(self.clock()):
                     self._schedule()
@@ -261,7 +267,7 @@ def _tell_of_failure(known: KnownName, result: NoRecords) -> None:
 
 
 def _of(event: str, known: KnownName) -> dict[str, object]:
-    """Make the `extra` of a record on a name, which stands where other records have a host."""
+    """Make the `extra` of a log record about a name, which takes the place of the host."""
     return about(event) | {"host": known.host}
 
 

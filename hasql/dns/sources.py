@@ -1,4 +1,4 @@
-"""Where a resolver has its answers from: the hosts file, nameservers, the system's resolver."""
+"""The sources of a resolver's answers: the hosts file, nameservers, the system's resolver."""
 
 from collections.abc import Callable
 from typing import Final
@@ -19,11 +19,11 @@ __all__ = ("ADDRESSES", "SERVICE", "NameSearch", "Sources", "check_name")
 ADDRESSES: Final = ("A", "AAAA")
 SERVICE: Final = ("SRV",)
 LONGEST_TTL: Final = float(2**31 - 1)
-"""Seconds: the longest TTL that DNS has, and that of an address in the place of a name."""
+"""The longest TTL that DNS has, in seconds. An address given in place of a name has it."""
 
 
 class Sources:
-    """What one resolver asks, as its settings say. Raises MissingExtraError without dnspython."""
+    """The sources that one resolver asks. Raises MissingExtraError without dnspython."""
 
     def __init__(self, settings: ResolverSettings, hosts_file: str, resolv_conf: str) -> None:
         try:
@@ -38,7 +38,7 @@ class Sources:
         self._servers = Servers()
 
     def here(self, host: str) -> Answer | None:
-        """Return what needs no nameserver: an address that stands for itself, or the hosts file."""
+        """Return an answer that needs no nameserver: an address itself, or from the hosts file."""
         if is_address(host):
             return Answer((host,), LONGEST_TTL)
         found = self._hosts.contents().get(host.lower().rstrip("."))
@@ -47,7 +47,7 @@ class Sources:
     async def in_dns(
         self, host: str, kinds: tuple[str, ...], silent: Callable[[], None]
     ) -> FoundRecords | NoRecords:
-        """Look up a name, in the hosts file first if it is addresses that are wanted."""
+        """Look up a name; for addresses, the hosts file comes first."""
         if kinds == ADDRESSES and (here := self.here(host)) is not None:
             replies = dict.fromkeys(kinds, Reply(exists=True))
             replies[kinds[0]] = Reply(exists=True, addresses=here.addresses, ttl=here.ttl)
@@ -80,17 +80,17 @@ class NameSearch(Search):
         self._sources = sources
         self._host = host
         self._kinds = kinds
-        # The system's resolver knows addresses alone.
+        # The system's resolver knows only addresses.
         self.fallback = sources.settings.fallback and kinds == ADDRESSES
 
     def nothing_known(self) -> KnownName:
-        """Make what is known before the first look-up. Old services do not serve."""
+        """Make the state before the first look-up. Old SRV answers have no grace time."""
         settings = self._sources.settings
         grace_ttl = settings.grace_ttl if self._kinds == ADDRESSES else 0.0
         return KnownName(self._host, grace_ttl, extend_grace=settings.extend_grace)
 
     async def in_dns(self, silent: Callable[[], None]) -> FoundRecords | NoRecords:
-        """Look it up, and call `silent` for each attempt that nobody answered in time."""
+        """Look the name up, and call `silent` for each attempt that was not answered in time."""
         return await self._sources.in_dns(self._host, self._kinds, silent)
 
     async def in_system(self) -> tuple[str, ...]:
@@ -99,7 +99,10 @@ class NameSearch(Search):
 
 
 def check_name(host: object) -> str:
-    """Return what may be a name or an address. Raises ConfigurationError, or TypeError."""
+    """Return `host` if it may be a name or an address.
+
+    Raises ConfigurationError if not, and TypeError if it is not a str.
+    """
     if not isinstance(host, str):
         msg = f"host must be a str, not {host!r}"
         raise TypeError(msg)

@@ -1,4 +1,4 @@
-"""The system's resolver, for when DNS fails."""
+"""The system's resolver, which is asked if DNS fails."""
 
 import asyncio
 import socket
@@ -9,9 +9,9 @@ __all__ = ("ask_system",)
 
 
 async def ask_system(host: str, timeout: float) -> tuple[str, ...]:
-    """Return all addresses that the system knows of a name, IPv4 first.
+    """Return all addresses that the system's resolver has for a name, IPv4 first.
 
-    Raises OSError, also when it takes longer than so many seconds.
+    Raises OSError if the resolver fails, or takes longer than `timeout` seconds.
     """
     loop = asyncio.get_running_loop()
     answered: asyncio.Future[tuple[str, ...] | OSError] = loop.create_future()
@@ -27,11 +27,11 @@ async def ask_system(host: str, timeout: float) -> tuple[str, ...]:
             found = error
         except UnicodeError as error:
             found = OSError(f"it is no name: {error}")
-        with suppress(RuntimeError):  # nobody waits any more, and the loop is closed
+        with suppress(RuntimeError):  # the loop is closed, so the answer is no longer needed
             loop.call_soon_threadsafe(answer, found)
 
-    # It cannot be stopped, and may take longer than anybody waits: no executor would let the
-    # process end before it does.
+    # The call cannot be stopped, and may take longer than its caller waits. An executor would keep
+    # the process from ending before the call does; a daemon thread does not.
     threading.Thread(target=ask, name="hasql-dns-system", daemon=True).start()
     try:
         async with asyncio.timeout(timeout):
