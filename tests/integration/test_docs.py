@@ -124,7 +124,7 @@ def run(*command: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str
         env=environment(**env),
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=100,  # mypy reads the standard library if it has no cache
         check=False,
     )
 

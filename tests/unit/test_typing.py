@@ -16,7 +16,7 @@ CHECKERS = {
 }
 
 
-@pytest.mark.timeout(120)  # without a cache mypy reads the standard library first
+@pytest.mark.timeout(300)  # without a cache mypy reads the standard library first
 @pytest.mark.parametrize("checker", CHECKERS)
 def test_a_type_checker_knows_the_api(checker: str) -> None:
     done = subprocess.run(
