@@ -1,4 +1,4 @@
-"""The timer that breaks the connections of threads on which something takes too long."""
+"""The timer that breaks a thread's connection if what is done on it takes too long."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -11,10 +11,10 @@ __all__ = ("AbortTimer",)
 
 
 class AbortTimer:
-    """One for all, because nearly everything is done in time.
+    """One timer for all limits, because nearly everything is done in time.
 
-    A timer for each would wake the event loop each time, and would hold on to the connection until
-    the time is over.
+    A timer for each limit would wake the event loop each time, and would keep the connection alive
+    until the time is over.
     """
 
     def __init__(
@@ -26,15 +26,16 @@ class AbortTimer:
         self._clock = clock
         self._guard = guard
         self._in_loop = in_loop
-        #: By a token for each: when it is due, by the clock, and what aborts its connection then.
+        #: For each limit, by a token of its own: when it is due, by the clock, and the call that
+        #: aborts its connection then.
         self._limits: dict[object, tuple[float, Callable[[], object]]] = {}
-        #: When the loop looks next; written by the loop alone.
+        #: When the event loop looks at the limits next; written by the loop alone.
         self._next_look = inf
         self._timer: asyncio.TimerHandle | None = None
 
     @contextmanager
     def limit(self, seconds: float, abort: Callable[[], object]) -> Iterator[None]:
-        """Have `abort` called if what is done within takes longer than so many seconds."""
+        """Call `abort`, in the event loop, if the block takes longer than so many seconds."""
         token, due = object(), self._clock() + seconds
         try:
             with self._guard:
@@ -43,7 +44,9 @@ class AbortTimer:
                 self._in_loop(self._look)
             yield
         finally:
-            with self._guard:  # so that the connection is not in use again when it is aborted
+            # A look aborts under the guard, too. So no abort comes after this, when the connection
+            # may be in use again.
+            with self._guard:
                 self._limits.pop(token, None)
 
     def _look(self) -> None:

@@ -11,7 +11,7 @@ __all__ = ("AsyncLease", "AsyncLender")
 
 
 class AsyncLender(Protocol[PoolT, ConnT]):
-    """Who takes connections for leases and gives them back."""
+    """The object that takes connections for leases and gives them back."""
 
     async def take(self, lease: Lease[PoolT, ConnT]) -> ConnT:
         """Find a connection for the lease, enter it in the book, and return it."""
@@ -20,14 +20,14 @@ class AsyncLender(Protocol[PoolT, ConnT]):
     def leave(
         self, lease: Lease[PoolT, ConnT], error: BaseException | None
     ) -> Coroutine[Any, Any, None]:
-        """Give the lease's connection back at the end of a block; `error` is what ended that."""
+        """Give the connection back at the end of a block; `error` is what that raised, or None."""
 
     def forget(self, lease: Lease[PoolT, ConnT]) -> Coroutine[Any, Any, None]:
-        """End the block of a lease that has no connection, or is being given back."""
+        """End the block of a lease that has no connection, or that is being given back already."""
 
 
 class AsyncLease(Lease[PoolT, ConnT]):
-    """What `acquire` returns: ``async with`` it, or ``await`` it and `release` later."""
+    """What `acquire` returns: use it in ``async with``, or ``await`` it and `release` later."""
 
     _lender: AsyncLender[PoolT, ConnT]
 
@@ -35,8 +35,9 @@ class AsyncLease(Lease[PoolT, ConnT]):
         self.awaited = True
         return self.__aenter__().__await__()
 
-    # Not coroutines themselves, as each layer of those costs every acquire. They are declared as
-    # what coroutine functions return for pyright; for mypy that is a Coroutine.
+    # These two are plain functions that return a coroutine, because each further layer of
+    # coroutines costs every acquire. They are declared with the type that pyright gives a coroutine
+    # function's result; mypy takes that for a Coroutine, hence the ignores.
 
     def __aenter__(self) -> "CoroutineType[Any, Any, ConnT]":
         if self.used:
@@ -50,7 +51,7 @@ class AsyncLease(Lease[PoolT, ConnT]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> "CoroutineType[Any, Any, None]":
-        # Given back within the block already, by release(): nothing left to do.
+        # True if release() was called within the block: nothing is left to do.
         done = self.connection is None or self.returning
         if done:
             return self._lender.forget(self)  # type: ignore[return-value]

@@ -18,49 +18,50 @@ _MOST_TERMINATED = 100
 class LeaseBook(Generic[PoolT, ConnT]):
     """All leases that are out, by connection.
 
-    It holds them strongly until they are back: drivers hand out objects that cannot be weakly
-    referenced, and an identity is unique only as long as its object lives.
+    The book holds them strongly until they are back: some drivers hand out objects that cannot be
+    weakly referenced, and an `id` is unique only as long as its object lives.
 
-    Threads write under their manager's guard, but for `take_dropped`; they find without it. So a
-    lease that is out is in one of the two dictionaries at every moment, and no writer assumes that
-    what it has just seen in one is still there.
+    Threads write to the book under their manager's guard, except in `take_dropped`, and look leases
+    up without it. So a lease that is out must be in one of the two dictionaries at every moment,
+    and no writer may assume that an entry it has just seen is still there.
     """
 
     def __init__(self) -> None:
         self._leases: dict[int, Lease[PoolT, ConnT]] = {}
-        #: Those that were terminated and that the application still gives back, if it ever does.
+        #: Leases that were terminated. The application may still give them back.
         self._terminated: dict[int, Lease[PoolT, ConnT]] = {}
 
     def __len__(self) -> int:
         return len(self._leases)
 
     def enter(self, lease: Lease[PoolT, ConnT], connection: ConnT) -> Lease[PoolT, ConnT] | None:
-        """Enter a lease that was just taken; return one that has ended by that, unless None.
+        """Enter a lease that was just taken; return the one it displaced, if it has no block.
 
-        That has no block whose end would come.
+        The caller has to end that one. A displaced lease that has a block ends with the block.
         """
         lease.connection = connection
         previous = self._leases.setdefault(id(connection), lease)
         if previous is not lease:
             self._leases[id(connection)] = lease
             if not previous.returning:
-                # The application has put it into the driver's pool by itself, and psycopg and aiopg
-                # lend the same object again: the end of the first block must not touch it.
+                # The application has put the connection into the driver's pool by itself, and
+                # psycopg and aiopg lend the same object again. The end of the first lease must not
+                # touch it.
                 previous.connection = None
                 if previous.awaited:
                     return previous
         return None
 
     def pass_on(self, lease: Lease[PoolT, ConnT]) -> Lease[PoolT, ConnT]:
-        """Let another lease stand for a connection, so that the first may take one more."""
+        """Move a lease's connection to a new lease, so that the first may take another one."""
         other: Lease[PoolT, ConnT] = lease.successor()
         self._leases[id(other.connection)] = other
         return other
 
     def take_dropped(self, identity: int) -> Lease[PoolT, ConnT] | None:
-        """Take out the lease of an object that the application has dropped, by its `id`.
+        """Take out the lease of a connection object that the application has dropped, by its `id`.
 
-        `revive` enters it again. The `id` may be another object's before that.
+        `revive` enters the lease again. Before that another object may get the same `id`.
         """
         lease = self._leases.get(identity)
         if lease is None or lease.returning:
@@ -69,9 +70,9 @@ class LeaseBook(Generic[PoolT, ConnT]):
         return self._leases.pop(identity, None)
 
     def set_aside(self, lease: Lease[PoolT, ConnT]) -> None:
-        """Have a lease that was terminated be none that is out, but known when it is given back."""
+        """Stop counting a terminated lease as out, but remember it until it is given back."""
         lease.freed = True
-        if len(self._terminated) >= _MOST_TERMINATED:  # whoever has leaked those gives none back
+        if len(self._terminated) >= _MOST_TERMINATED:  # these have leaked, and never come back
             self._terminated.pop(next(iter(self._terminated)), None)
         self._terminated[id(lease.connection)] = lease
         self._leases.pop(id(lease.connection), None)
@@ -83,16 +84,17 @@ class LeaseBook(Generic[PoolT, ConnT]):
         lease.connection = lease.node = None
 
     def revive(self, lease: Lease[PoolT, ConnT], connection: ConnT) -> None:
-        """Enter a lease again with what stands for the connection that was dropped."""
+        """Enter a lease again, with the object that stands for the connection that was dropped."""
         lease.connection = connection
         self._leases[id(connection)] = lease
 
     def remove(self, lease: Lease[PoolT, ConnT]) -> None:
         """Remove a lease whose connection is back."""
-        # A driver's pool may have handed it to the next one before the release has returned, who
-        # gives it back in another thread at this moment.
+        # The driver's pool may have handed the connection to another lease before the release
+        # returned, and another thread may be giving that lease back at this moment. So the entry
+        # may be the other lease's, or gone.
         key = id(lease.connection)
-        try:  # half of what calling `get` and `pop` costs, at each release
+        try:  # costs half as much as calling `get` and `pop`, on each release
             if self._leases[key] is lease:
                 del self._leases[key]
         except KeyError:  # it was set aside, or dropped just now
@@ -106,7 +108,7 @@ class LeaseBook(Generic[PoolT, ConnT]):
     def of(self, connection: ConnT) -> Lease[PoolT, ConnT]:
         """Return the lease of a connection that the application holds.
 
-        Raises UnknownConnectionError.
+        Raises UnknownConnectionError if there is none, or if it is being given back already.
         """
         lease = self.find(connection) or self._terminated.get(id(connection))
         if lease is None or lease.returning:
@@ -118,11 +120,11 @@ class LeaseBook(Generic[PoolT, ConnT]):
         return lease
 
     def all(self) -> tuple[Lease[PoolT, ConnT], ...]:
-        """Return the leases that the application has, those being given back left out."""
+        """Return the leases that the application holds, without those being given back."""
         return tuple(lease for lease in self._on(None) if not lease.returning)
 
     def out(self, node: Node[PoolT, ConnT]) -> tuple[Lease[PoolT, ConnT], ...]:
-        """Return the leases that the application has on a node, those being given back left out."""
+        """Return the leases that the application holds on a node, as `all` does."""
         return tuple(lease for lease in self._on(node) if not lease.returning)
 
     def abort(
@@ -133,11 +135,11 @@ class LeaseBook(Generic[PoolT, ConnT]):
         but_on: Server | None = None,
         which: Callable[[ConnT], bool] = lambda _: True,
     ) -> int:
-        """Break the connections lent on a node, or on all; return how many were still open.
+        """Break the connections lent on a node, or on all nodes; return how many were still open.
 
-        With `but_on` those live on that are known to lead to that server, or say that theirs is a
-        standby. Whoever uses one of the others gets the driver's connection error and gives it back
-        as ever.
+        `but_on` spares connections that are known to lead to that server, and those whose server
+        says that it is a standby. The application gets the driver's connection error on the others,
+        and gives them back as usual.
         """
         aborted = 0
         for lease in self._on(node):
@@ -145,7 +147,7 @@ class LeaseBook(Generic[PoolT, ConnT]):
                 continue
             pool, connection = lease.node.pool, lease.connection
             if but_on is not None and (
-                pool.is_closed(connection)  # and can be asked nothing
+                pool.is_closed(connection)  # a closed one can be asked nothing
                 or pool.destinations.server_of(pool.key(connection)) == but_on
                 or pool.in_hot_standby(connection)
             ):
@@ -156,7 +158,7 @@ class LeaseBook(Generic[PoolT, ConnT]):
         return aborted
 
     def abort_overdue(self, now: float) -> float | None:
-        """Break what is being given back for too long; return when the next would be due."""
+        """Break connections whose release takes too long; return when the next would be due."""
         next_due = None
         for lease in self._on(None):
             if not lease.returning or lease.connection is None:
@@ -170,7 +172,10 @@ class LeaseBook(Generic[PoolT, ConnT]):
     def expire(
         self, node: Node[PoolT, ConnT], which: Callable[[ConnT], bool] = lambda _: True
     ) -> list[ConnT]:
-        """Let no connection that is lent on a node be used again, or only some; return them all."""
+        """Mark the leases on a node, or those that `which` picks, as not to be used again.
+
+        Returns all connections that are lent on the node.
+        """
         lent = []
         for lease in self._on(node):
             if lease.connection is not None:
@@ -179,12 +184,13 @@ class LeaseBook(Generic[PoolT, ConnT]):
         return lent
 
     def _on(self, node: Node[PoolT, ConnT] | None) -> Iterator[Lease[PoolT, ConnT]]:
-        # A copy: breaking a connection may call back into a release, and threads change it.
+        # A copy, because breaking a connection may call back into a release, and other threads
+        # change the dictionary.
         return (x for x in self._leases.copy().values() if node is None or _is_on(x, node))
 
 
 def _is_on(lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT]) -> bool:
-    """Tell whether a lease is on a node, or on one whose place this has taken."""
+    """Tell whether a lease is on a node, or on one that the node has replaced."""
     if lease.node is node:
         return True
     succession = None if lease.node is None else lease.node.succession

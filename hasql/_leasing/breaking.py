@@ -1,9 +1,9 @@
-"""The breaking of a node's connections, and what the book is to know of it.
+"""Breaks the connections of a node, and marks their leases in the book.
 
-In this order, as threads give connections back meanwhile. First leases are marked: whoever begins
-to give one back after that breaks it. Then what is being given back already is broken. Then the
-pool breaks what it has: also what has come back since, which some adapters find by its lease no
-more.
+The order matters, because threads give connections back meanwhile. First the leases are marked: a
+release that begins after that breaks its connection. Then the connections whose release has already
+begun are broken. Then the pool breaks what it has, including connections that have come back since:
+some adapters no longer find those by their leases.
 """
 
 from hasql._leasing.book import LeaseBook
@@ -14,9 +14,9 @@ __all__ = ("leave_addresses", "purge")
 
 
 def purge(node: Node[PoolT, ConnT], book: LeaseBook[PoolT, ConnT]) -> None:
-    """Let none of a node's connections be used again; what is lent ends when it is given back."""
+    """Let none of a node's connections be used again; lent ones are broken when given back."""
     lent = book.expire(node)
-    book.abort(node, returning_only=True)  # nobody uses it any more
+    book.abort(node, returning_only=True)  # the application is done with these
     if node.pool is not None:
         node.pool.purge(lent)
     if not node.in_routing:
@@ -30,14 +30,14 @@ def leave_addresses(
     left: bool = False,
     moved: bool = False,
 ) -> None:
-    """Let none of a node's connections be used again that lead where its name leads no more.
+    """Stop using a node's connections to addresses that its name no longer leads to.
 
-    What is idle is closed at once, and what is lent when it is given back.
+    Idle connections are closed at once, lent ones when they are given back.
 
-    If the name has just `left` an address, connects to there end that are under way, which no open
-    connection tells of. If the reserved connection has `moved`, the node offers nothing until a
-    probe is answered: also with nothing open, as whoever connects is the first to meet what is
-    there now.
+    If the name has just `left` an address, connects that are under way are ended, too: no open
+    connection shows where they lead. If the reserved connection has `moved`, the node offers
+    nothing until a probe is answered. That holds even if no connection is open, because the next
+    acquire to connect would be the first to meet the server that is there now.
     """
     if moved:
         node.hold_until_answer()
@@ -54,5 +54,5 @@ def leave_addresses(
         return has_left(known.address_of(pool.key(connection)))
 
     lent = book.expire(node, leads_away)
-    book.abort(node, returning_only=True, which=leads_away)  # as above
+    book.abort(node, returning_only=True, which=leads_away)  # the application is done with these
     pool.drain(lent, has_left)

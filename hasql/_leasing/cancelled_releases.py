@@ -1,9 +1,9 @@
-"""Releases whose tasks were cancelled, and that tasks of their own finish.
+"""Releases whose tasks were cancelled: each is finished by a task of its own.
 
-A task that is cancelled, and cancelled again at each of its steps as by the scopes of anyio, can
-wait for nothing any more. If its connection were broken then, the driver could not ask the server
-to stop the statement, which the server would go on with, as it does not look whether its client is
-still there; and a new session would be opened in place of that one, which still lives.
+A task that is cancelled again at each of its steps, as the scopes of anyio do, can wait for nothing
+any more. If its connection were broken then, the driver could not ask the server to stop the
+statement. The server would go on with it, because it does not check whether its client is still
+there, and a new session would be opened while the old one still lives.
 """
 
 import asyncio
@@ -24,16 +24,19 @@ __all__ = ("CancelledReleases",)
 
 log = logging.getLogger("hasql")
 
-#: Seconds in which they have to end once their connections are broken.
+#: Seconds in which the releases have to end once their connections are broken.
 _LAST_WORDS = 1.0
 
 
 class CancelledReleases(Generic[PoolT, ConnT]):
-    """All of one manager. Each keeps its place and its entry in the book until it has ended."""
+    """The cancelled releases of one manager.
 
-    #: At work while there is a tracer.
+    Each lease keeps its place and its entry in the book until its release has ended.
+    """
+
+    #: Set while there is a tracer.
     tracing: LeaseTracing[PoolT, ConnT] | None = None
-    #: At work if anything stands around the leases.
+    #: Set if the manager has layers that learn of returns.
     layers: LeaseLayers[PoolT, ConnT] | None = None
 
     def __init__(
@@ -51,9 +54,10 @@ class CancelledReleases(Generic[PoolT, ConnT]):
         self._tasks: set[asyncio.Task[None]] = set()
 
     def add(self, lease: Lease[PoolT, ConnT], finish: Coroutine[Any, Any, None]) -> bool:
-        """Have a task finish the release of a lease; False: there is nobody to wait for one.
+        """Start a task that finishes the release of a lease; return whether it was started.
 
-        The connection is broken in that case, so that it can be finished at once.
+        It is not if the lease already has one, or if nothing would wait for it any more. The
+        connection is broken in that case, so that the release can be finished at once.
         """
         if lease.detached or self._is_over():
             finish.close()
@@ -66,10 +70,10 @@ class CancelledReleases(Generic[PoolT, ConnT]):
         return True
 
     def _finished(self, lease: Lease[PoolT, ConnT], task: asyncio.Task[None]) -> None:
-        # A callback's work, as a task that is cancelled before its first step does nothing.
+        # A callback does this, because a task that is cancelled before its first step never runs.
         self._tasks.discard(task)
         if (node := lease.node) is None:
-            return  # it was terminated, and its places were free before its block had ended
+            return  # it was terminated, and its places were freed before its block ended
         failure = asyncio.CancelledError() if task.cancelled() else task.exception()
         try:
             if failure is not None:
@@ -89,14 +93,17 @@ class CancelledReleases(Generic[PoolT, ConnT]):
 
     def _abort(self, lease: Lease[PoolT, ConnT]) -> None:
         node, connection = lease.node, lease.connection
-        assert connection is not None  # noqa: S101  # as above
-        # Unless the driver's pool has lent it to the next one already.
+        assert connection is not None  # noqa: S101  # a lease that is returning has one
+        # The driver's pool may have lent the connection to another lease already.
         mine = self._book.find(connection) is lease
         if mine and node is not None and node.pool is not None:
             node.pool.abort(connection)
 
     async def end(self) -> None:
-        """Wait until all have ended, as they do once their connections are broken."""
+        """Wait until all have ended, as they do once their connections are broken.
+
+        Those that have not ended a second later are cancelled.
+        """
         if self._tasks:
             _, left = await asyncio.wait(self._tasks, timeout=_LAST_WORDS)
             for task in left:

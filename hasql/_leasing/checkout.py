@@ -43,17 +43,17 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
     ) -> None:
         super().__init__(driver, router, book, returns, options, manager)
         self._give_back = returns.give_back
-        # Taken over as they are, so that the end of a lease costs no call more.
+        # Bound directly, so that ending a lease does not cost an extra call.
         self.leave, self.forget = returns.leave, returns.forget
         self._binding = binding
 
-    # long: the hot path, each call less counts
+    # long: the hot path, where every call saved counts
     async def take(  # noqa: C901, PLR0912, PLR0915  # as above
         self, lease: Lease[PoolT, ConnT], began: float | None = None
     ) -> ConnT:
-        """Take a connection for a lease; see `LeaseBook` for what becomes of it.
+        """Take a connection for a lease, and enter it in the book.
 
-        `began` is when that has begun, by the clock; None: now.
+        `began` is when the acquire began, by the clock; None: now.
         """
         if self._tracing is not None and not lease.number:
             return await self._tracing.take(lease, self.take)
@@ -78,7 +78,7 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
                 if rest is not None:
                     slow = partial(self._signal, node.host)
                     await by_deadline(rest, deadline - clock(), LONG_CONNECT, slow)
-            except BaseException as error:  # noqa: BLE001  # sorted out there
+            except BaseException as error:  # noqa: BLE001  # `_give_up` may raise it
                 self._give_up(node, lease, error)
                 if self._tracing is not None:
                     self._tracing.retried(lease, node, error)
@@ -86,7 +86,7 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
                 connection = lease.connection
                 assert connection is not None  # noqa: S101  # it has just been filled
                 try:
-                    fits = node.as_master  # it may have lost its role while the driver connected
+                    fits = node.as_master  # the role may have been lost while the driver connected
                     if rest is not None and self._is_overtaken(lease, node, connection):
                         fits = False
                     elif lease.request is not MASTER:
@@ -102,25 +102,27 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
                             for lent in layers.lent:
                                 lent(lease)
                         return connection
-                except BaseException:  # nobody else gives back what is in the book by now
+                except BaseException:  # the lease is in the book, and nothing else would end it
                     await self._put_back(lease, deadline)
                     raise
                 await self._put_back(lease, deadline)
             self.retries += 1
-            # What fails without waiting must not starve the loop, nor be asked again before what
-            # was learnt of it has had its effect, nor go on for ever.
+            # An attempt can fail without ever waiting. Yield here, so that the loop is not starved
+            # and what was learnt from the failure takes effect before the next attempt. The check
+            # of the deadline keeps such attempts from going on for ever.
             await asyncio.sleep(0)
             if clock() >= deadline:
                 raise self._not_available(lease)
 
     async def _fill(self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT]) -> None:
-        """Have the driver acquire a connection, and enter it in the book."""
-        pool: AsyncPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
+        """Acquire a connection from the driver's pool, check it, and enter it in the book."""
+        pool: AsyncPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # an AsyncPool
         kwargs = lease.kwargs
         connection = await (pool.acquire(**kwargs) if kwargs else pool.acquire())
         while pool.destinations.unsure and not await answers(node, pool, connection):
             connection = await pool.acquire(**kwargs)
-        # A read may have fallen to a master, too; a pool that was asked for is what it is.
+        # A read may have been routed to a master, too. A lease that names its node gets whatever
+        # that node's pool has.
         doubtful = node.as_master and (pool.destinations.doubtful or node.several)
         if doubtful and lease.fixed_node is None:
             await check_destination(node, pool, connection)
@@ -133,34 +135,37 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
             await self.forget(ended)
 
     async def _put_back(self, lease: Lease[PoolT, ConnT], deadline: float) -> None:
-        """Give back what did not fit; what is not done by the deadline has `release_timeout`."""
+        """Give back a connection that did not fit, and wait for that until the deadline.
+
+        A release that takes longer goes on in the background, within `release_timeout`.
+        """
         if self._tracing is not None and lease.node is not None:
             self._tracing.retried(lease, lease.node, None)
-        back = self._book.pass_on(lease)  # as the lease goes on to its next connection
+        back = self._book.pass_on(lease)  # the lease itself goes on to its next connection
         with suppress(TimeoutError):
             async with asyncio.timeout(deadline - self._clock()):
                 await self._give_back(back)
 
     def adopt(self, connection: ConnT, node: Node[PoolT, ConnT]) -> None:
-        """Enter a connection in the book that was taken from the driver's pool directly."""
+        """Enter in the book a connection that was taken from the driver's pool directly."""
         super().adopt(connection, node)
-        pool: AsyncPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
+        pool: AsyncPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # an AsyncPool
         pool.hold(connection)
 
     async def find(self, request: Request) -> Node[PoolT, ConnT]:
-        """Find the node that an acquire would go to now, and wait like one where there is none."""
+        """Find the node that an acquire would go to now; if there is none, wait as it would."""
         self._enter()
         node = self._router.occupy(request)
         if node is None:
             seconds = self._acquire_timeout
             lease: Lease[PoolT, ConnT] = Lease(self, request, seconds, {})
-            lease.waited = True  # this is no acquire that would be counted
+            lease.waited = True  # this is not an acquire, so its wait is not counted
             node = await self._wait(lease, self._clock() + seconds)
         self._router.vacate(node)
         return node
 
     async def _wait(self, lease: Lease[PoolT, ConnT], deadline: float) -> Node[PoolT, ConnT]:
-        """Wait for a place, which is taken then."""
+        """Wait for a place on a node; it is taken when this returns."""
         self.waits += not lease.waited
         lease.waited = True
         waiter, began = self._router.join(lease.request, deadline), self._clock()

@@ -1,4 +1,4 @@
-"""What decides in a checkout, for tasks and threads alike."""
+"""The decisions of a checkout, for tasks and threads alike."""
 
 from typing import Final, Generic, Protocol
 
@@ -22,31 +22,31 @@ from hasql.errors import NotAvailableError
 __all__ = ("LONG_CONNECT", "CheckoutRules", "GivesBack")
 
 LONG_CONNECT: Final = 0.1
-"""Seconds after which an acquire that has to connect has its host probed."""
+"""Seconds after which an acquire that is still connecting has its host probed."""
 
-#: What an acquire meets that another host, or the same one a little later, may not.
+#: Failures that an acquire may not meet on another host, or on the same host a little later.
 _ANOTHER_TIME = frozenset(
     {Failure.BROKEN, Failure.REFUSED, Failure.MISCONFIGURED, Failure.FULL, Failure.LIMIT}
 )
 
 
 class GivesBack(Protocol[PoolT, ConnT]):
-    """What the rules call of who gives back."""
+    """The methods of `Returns` and `ThreadReturns` that the rules call."""
 
     def trace(self, tracing: LeaseTracing[PoolT, ConnT] | None) -> None:
         """Tell a tracer of each connection that comes back from now on."""
 
     def stand_within(self, layers: LeaseLayers[PoolT, ConnT]) -> None:
-        """Have these layers know of each connection that comes back."""
+        """Tell these layers of each connection that comes back."""
 
     def hold(self, node: Node[PoolT, ConnT]) -> None:
-        """Offer nothing of a node until a probe has told what it is, but not for long."""
+        """Stop offering a node until a probe has shown what it is, for `LONGEST_HOLD` at most."""
 
 
 class CheckoutRules(Generic[PoolT, ConnT]):
     """The part of a checkout that decides: which node still fits, what a failure means.
 
-    What is counted and changed here is the router's, or guarded as that is.
+    The counts and states that it changes belong to the router, or are guarded as those are.
     """
 
     def __init__(  # noqa: PLR0913  # made in one place
@@ -66,9 +66,9 @@ class CheckoutRules(Generic[PoolT, ConnT]):
         self._clock = options.clock
         self._enter, self._signal = manager.enter, manager.signal
         self._no_connection = manager.not_available
-        #: At work while there is a tracer.
+        #: Set while there is a tracer.
         self._tracing: LeaseTracing[PoolT, ConnT] | None = None
-        #: At work if anything stands around the leases.
+        #: Set if the manager has layers.
         self._layers: LeaseLayers[PoolT, ConnT] | None = None
         self.acquires = 0
         self.acquire_seconds = 0.0
@@ -81,13 +81,13 @@ class CheckoutRules(Generic[PoolT, ConnT]):
         self._returns.trace(tracing)
 
     def stand_within(self, layers: LeaseLayers[PoolT, ConnT]) -> None:
-        """Have each acquire go through these layers; to be called before the first."""
+        """Send each acquire through these layers; to be called before the first acquire."""
         self._layers = layers
         if layers.see_returns:
             self._returns.stand_within(layers)
 
     def _occupy_on(self, node: Node[PoolT, ConnT]) -> Node[PoolT, ConnT]:
-        self._enter()  # a router that is closed lends nothing, but nothing is routed here
+        self._enter()  # a closed manager refuses here, because this bypasses the routing
         return self._router.occupy_current(node)
 
     def _offer_all(self, node: Node[PoolT, ConnT]) -> None:
@@ -95,7 +95,7 @@ class CheckoutRules(Generic[PoolT, ConnT]):
         self._router.dispatch()
 
     def adopt(self, connection: ConnT, node: Node[PoolT, ConnT]) -> None:
-        """Enter a connection in the book that was taken from the driver's pool directly."""
+        """Enter in the book a connection that was taken from the driver's pool directly."""
         lease: Lease[PoolT, ConnT] = Lease(self, REPLICA_OR_MASTER, 0.0, {})
         lease.used = lease.awaited = True
         lease.node = lease.fixed_node = node
@@ -106,29 +106,29 @@ class CheckoutRules(Generic[PoolT, ConnT]):
     def _give_up(
         self, node: Node[PoolT, ConnT], lease: Lease[PoolT, ConnT], error: BaseException
     ) -> None:
-        """Give a place back that had no connection to offer; raise what ends the acquire."""
+        """Give back a place that has led to no connection; raise if that ends the acquire."""
         try:
             self._consider(error, node, lease)
         finally:
-            del error  # as below
+            del error  # as in `_consider`
             self._router.vacate(node)
 
     def _consider(
         self, error: BaseException, node: Node[PoolT, ConnT], lease: Lease[PoolT, ConnT]
     ) -> None:
-        """Return if the acquire is to be tried again, else raise."""
+        """Return if the acquire should try again, else raise."""
         try:
             if isinstance(error, OutOfTimeError):
-                if node.error is None:  # what the server itself has said tells more
+                if node.error is None:  # else what the server itself has said tells more
                     node.failed(
                         SlowConnectError("connecting was not done by an acquire's deadline")
                     )
                 self._signal(node.host)
                 raise self._not_available(lease) from None
             if isinstance(error, PoolerRefusesError):
-                raise error  # another host would have to be one without a pooler
+                raise error  # trying again would help only on a host without a pooler
             if node.succession is not None and isinstance(error, Exception):
-                return  # its connects were ended, as another pool has taken its place
+                return  # another pool has taken its place, and its connects were ended
             failure = judged(self._driver, error)
             if failure not in _ANOTHER_TIME or lease.fixed_node is not None:
                 raise error
@@ -138,17 +138,18 @@ class CheckoutRules(Generic[PoolT, ConnT]):
                 self._signal(node.host, Evidence.ELSEWHERE)
             self._signal(node.host)
         finally:
-            del error  # whose traceback leads here, and has what was taken with it
+            del error  # its traceback holds this frame, and with it what was taken
 
     @staticmethod
     def _is_overtaken(
         lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], connection: ConnT
     ) -> bool:
-        """Tell whether a connection must not be lent any more, though the pool has just given it.
+        """Tell whether a connection must not be lent, although the pool has just handed it out.
 
-        The host may have been purged between the last answer on it and the turn of who waited for
-        that, when it was in no book yet. Some drivers' cannot even be asked for a flag then. Or the
-        host's name has moved, and the connection was opened where no probe has looked yet.
+        The host may have been purged after the last answer on the connection, but before the task
+        or thread that waited for that answer ran again and entered the connection in the book.
+        Some drivers' connections cannot even be asked for a flag then. Or the host's name has
+        moved, and the connection was opened to a place where no probe has looked yet.
         """
         if node.awaits_answer and lease.fixed_node is None:
             return True
@@ -159,18 +160,19 @@ class CheckoutRules(Generic[PoolT, ConnT]):
     ) -> bool:
         """Check that a node may still serve a request for a replica, or for any host.
 
-        It may have lost its role while the driver connected. And a server that has been promoted
-        says so with its next answer on any connection: `off` is never taken back within a session.
+        The node may have lost its role while the driver connected. And a server that has been
+        promoted says so with its next answer on any connection: it reports `in_hot_standby = off`,
+        which is never taken back within a session.
         """
         if lease.fixed_node is not None:
             return True
         if node.as_replica:
-            assert node.pool is not None  # noqa: S101  # it has come from there
+            assert node.pool is not None  # noqa: S101  # the connection came from it
             if node.flag_lies or node.pool.in_hot_standby(connection) is not False:
                 return True
             if node.several or node.leads_elsewhere:
                 lease.expired = True
-                node.pool.abort(connection)  # so that it does not count as one to be had again
+                node.pool.abort(connection)  # so that it does not come back as an idle one
                 error = WrongServerError("a connection leads to a master")
                 node.connect_failed(error, led_elsewhere=True)
                 self._signal(node.host, Evidence.ELSEWHERE)
@@ -181,7 +183,8 @@ class CheckoutRules(Generic[PoolT, ConnT]):
             return False
         if not node.as_master or lease.request is REPLICA:
             return False
-        # A replica that was promoted meanwhile: what was lent to read would write.
+        # The node may be a replica that was promoted meanwhile. Without the guard a connection that
+        # is lent for reading could write there.
         return lease.guarded or not is_to_be_guarded(lease, node)
 
     def _not_available(self, lease: Lease[PoolT, ConnT]) -> NotAvailableError:

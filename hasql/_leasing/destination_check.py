@@ -1,7 +1,7 @@
 """The checks of a connection before it is lent: that it is alive, and leads where it should.
 
-Mostly nothing has to be asked: see `Destinations.unsure` and `Destinations.doubtful`, which a
-checkout looks at first.
+Usually no server has to be asked: a checkout first looks at `Destinations.unsure` and
+`Destinations.doubtful`.
 """
 
 import asyncio
@@ -30,24 +30,24 @@ __all__ = (
     "discard",
 )
 
-#: Seconds in which a connection has to answer: the user has not got it yet, so that one which has
-#: gone deaf, or a host which has gone silent, must not cost all the time of an acquire.
+#: Seconds in which a connection has to answer. The application does not have the connection yet, so
+#: a deaf connection or a silent host must not use up all the time of an acquire.
 _ANSWER = 0.5
 
 
 class WrongServerError(ConnectionError):
-    """A connection leads to another server than the master; never leaves hasql."""
+    """A connection leads to another server than the master. This error never leaves hasql."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """What a connection is asked; the answer has a row if it leads to the master."""
+    """What a connection is asked; the answer has a row if the connection leads to the master."""
 
     sql: str
-    #: Seconds for the answer. A pooler may answer late, as all its connections are in use: another
-    #: connection would wait as long.
+    #: Seconds for the answer; None: all that the acquire has left. A pooler may answer late because
+    #: all its connections are in use, and another connection would wait just as long.
     seconds: float | None
-    #: Whether the name is known to lead to several servers, and the one that it is to lead to.
+    #: Whether the name is known to lead to several servers, and the one that it should lead to.
     several: bool
     server: Server | None
 
@@ -57,7 +57,7 @@ def _question_for(
 ) -> _Question | None:
     """Return what a connection must be asked; None: it is known to lead to the master.
 
-    Raises ConnectionError for one that was broken meanwhile.
+    Raises ConnectionError if the connection was broken meanwhile.
     """
     key, known = pool.key(connection), pool.destinations
     if key is None:
@@ -65,7 +65,8 @@ def _question_for(
     flag, server, several = pool.in_hot_standby(connection), node.server, node.several
     if flag is False:
         known.writes(key)
-    # `on` is only as old as the last answer: after a promotion all that was idle still says so.
+    # `on` dates from the connection's last answer: after a promotion every connection that was idle
+    # still says `on`.
     if flag is not True and (
         not several or (server is not None and known.server_of(key) == server)
     ):
@@ -81,17 +82,17 @@ def _is_right(
     pool: DriverPool[PoolT, ConnT],
     connection: ConnT,
 ) -> bool:
-    """Take note of an answer of so many rows; return whether it is the master's."""
+    """Take note of an answer with so many rows; return whether it is the master's."""
     key, known = pool.key(connection), pool.destinations
     if not rows or key is None:
-        return False  # which was broken meanwhile, in the second case
+        return False  # no key: the connection was broken meanwhile
     if pool.in_hot_standby(connection) is False:
         known.writes(key)
     if not question.several:
         return True
     if question.server is not None:
         known.lead_to(key, question.server)
-    return question.server == node.server  # else the name has moved while this was asked
+    return question.server == node.server  # they differ if the name has moved meanwhile
 
 
 def _not_the_master(error: BaseException | None) -> WrongServerError:
@@ -103,11 +104,11 @@ def _not_the_master(error: BaseException | None) -> WrongServerError:
 async def ask(
     pool: AsyncPool[PoolT, ConnT], connection: ConnT, sql: str, seconds: float | None
 ) -> int:
-    """Run a query on a connection that is to be lent; return how many rows it has."""
+    """Run a query on a connection that is about to be lent; return the number of rows."""
     before = cancellations()
     async with asyncio.timeout(seconds):
         rows = await pool.count_rows(connection, sql)
-    if cancellations() > before:  # a driver may have lost it
+    if cancellations() > before:  # a driver may have swallowed the cancellation
         await cancel_again()
     return rows
 
@@ -115,18 +116,18 @@ async def ask(
 async def answers(
     node: Node[PoolT, ConnT], pool: AsyncPool[PoolT, ConnT], connection: ConnT
 ) -> bool:
-    """Tell whether a connection can be used; it is asked if it is one of those that may have ended.
+    """Tell whether a connection can be used; a connection that may have ended is asked.
 
-    If not, it is broken and given back, and so may be the others: no error of theirs is to reach
-    the task that has already met one.
+    If it cannot be used, it is broken and given back, and the other open ones count as unsure, too:
+    a task that has met one connection error must not meet another.
     """
     key, known = pool.key(connection), pool.destinations
     if key not in known.unsure:
-        return True  # None: it has just ended, as it may whenever it is lent
+        return True  # no key: the connection has just ended, as a lent one may at any time
     known.unsure.discard(key)
     try:
         await ask(pool, connection, "SELECT 1", None if node.pooled else _ANSWER)
-    except Exception as error:  # noqa: BLE001  # it is of no use, whatever it was
+    except Exception as error:  # noqa: BLE001  # whatever failed, the connection is of no use
         extra = about("connection_lost", host=node.host)
         log.debug("%s: an idle connection had ended: %r", node.host, type(error), extra=extra)
         await discard(pool, connection)
@@ -143,8 +144,8 @@ async def check_destination(
 ) -> None:
     """Make sure that a task's connection leads to the master, asking the server if need be.
 
-    Raises WrongServerError, and the connection is broken and given back then; so it is whatever
-    else ends the question.
+    Raises WrongServerError if it does not, or if that cannot be found out. The connection is then
+    broken and given back; this also happens if anything else ends the query.
     """
     failed = None
     try:
@@ -153,7 +154,7 @@ async def check_destination(
         rows = await ask(pool, connection, question.sql, question.seconds)
         if _is_right(question, rows, node, pool, connection):
             return
-    except Exception as error:  # noqa: BLE001  # the connection is of no use, whatever it was
+    except Exception as error:  # noqa: BLE001  # whatever failed, the connection is of no use
         failed = error
     except BaseException:
         await discard(pool, connection)
@@ -163,7 +164,7 @@ async def check_destination(
 
 
 async def discard(pool: AsyncPool[PoolT, ConnT], connection: ConnT) -> None:
-    """Break a connection that is not to be lent, and give it back."""
+    """Break a connection that must not be lent, and give it back."""
     pool.abort(connection)
     try:
         await pool.release(connection)
@@ -184,9 +185,9 @@ def check_destination_in_thread(
 ) -> None:
     """Make sure that a thread's connection leads to the master, asking the server if need be.
 
-    Raises WrongServerError, or OutOfTimeError once the acquire has no more time, and the
-    connection is the caller's to discard then. Within `aborting_after` so many seconds the
-    connection is aborted then.
+    Raises WrongServerError as `check_destination` does, or OutOfTimeError once the acquire has no
+    time left; the caller then has to discard the connection. `aborting_after(seconds)` makes the
+    context of a block, and aborts the connection if the block takes longer.
     """
     failed = None
     try:
@@ -196,10 +197,10 @@ def check_destination_in_thread(
             rows = pool.count_rows(connection, question.sql)
         if _is_right(question, rows, node, pool, connection):
             return
-    except Exception as error:  # noqa: BLE001  # the connection is of no use, whatever it was
+    except Exception as error:  # noqa: BLE001  # whatever failed, the connection is of no use
         failed = error
         if not time_left.seconds:
-            raise OutOfTimeError from None  # which may be why, and tells nothing of the server
+            raise OutOfTimeError from None  # it may be the cause, and says nothing of the server
     raise _not_the_master(failed)
 
 
@@ -212,7 +213,7 @@ def answers_in_thread(
 ) -> bool:
     """Tell whether a thread's connection can be used, as `answers` does for tasks.
 
-    If not, the connection is the caller's to discard.
+    If it cannot be used, the caller has to discard it.
     """
     key, known = pool.key(connection), pool.destinations
     if key not in known.unsure:
@@ -221,7 +222,7 @@ def answers_in_thread(
     try:
         with aborting_after(_time_for(None if node.pooled else _ANSWER, time_left)):
             pool.count_rows(connection, "SELECT 1")
-    except Exception as error:  # noqa: BLE001  # it is of no use, whatever it was
+    except Exception as error:  # noqa: BLE001  # whatever failed, the connection is of no use
         extra = about("connection_lost", host=node.host)
         log.debug("%s: an idle connection had ended: %r", node.host, type(error), extra=extra)
         known.doubt_all()
@@ -230,5 +231,5 @@ def answers_in_thread(
 
 
 def _time_for(seconds: float | None, time_left: TimeLeft) -> float:
-    """Return in how many seconds to have an answer, None: in those that the acquire has left."""
+    """Return the seconds for an answer, at most what the acquire has left; None: all of that."""
     return time_left.seconds if seconds is None else min(seconds, time_left.seconds)

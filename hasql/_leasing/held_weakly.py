@@ -1,4 +1,4 @@
-"""Leases that let go of what they have lent, so that it can be told when nobody has it any more."""
+"""Leases that hold their connection only weakly, so that hasql can tell when it is dropped."""
 
 from typing import Any
 from weakref import ReferenceType, ref
@@ -12,14 +12,14 @@ __all__ = ("let_go",)
 
 
 class _HeldWeakly(Lease[PoolT, ConnT]):
-    """Holds its connection weakly, until it is given one anew."""
+    """Holds its connection weakly, until it is given another one."""
 
     _weak: ReferenceType[Any] | None = None
     _strong: Any = None
 
     @property
     def connection(self) -> ConnT | None:
-        """What is lent; None: nothing, or what the application has dropped."""
+        """The connection that is lent; None: there is none, or the application has dropped it."""
         weak = self._weak
         return self._strong if weak is None else weak()
 
@@ -29,11 +29,11 @@ class _HeldWeakly(Lease[PoolT, ConnT]):
 
 
 class _WeakAsyncLease(_HeldWeakly[PoolT, ConnT], AsyncLease[PoolT, ConnT]):
-    """A task's."""
+    """The lease of a task."""
 
 
 class _WeakThreadLease(_HeldWeakly[PoolT, ConnT], ThreadLease[PoolT, ConnT]):
-    """A thread's."""
+    """The lease of a thread."""
 
 
 _WEAK: dict[type[Lease[Any, Any]], type[_HeldWeakly[Any, Any]]] = {
@@ -43,14 +43,14 @@ _WEAK: dict[type[Lease[Any, Any]], type[_HeldWeakly[Any, Any]]] = {
 
 
 def let_go(lease: Lease[PoolT, ConnT]) -> None:
-    """Leave it to the application alone to hold what a lease has lent.
+    """Hold a lease's connection weakly from now on, so that only the application keeps it alive.
 
-    The lease is of another class then, as most need not pay for that: a block gives its connection
-    back whether the application holds it or not.
+    This changes the class of the lease, so that other leases do not pay for the property. Most do
+    not need it: a block gives its connection back whether the application holds it or not.
     """
     weak, connection = _WEAK.get(type(lease)), lease.connection
     if weak is None or connection is None:
         return
     vars(lease).pop("connection", None)
     lease.__class__ = weak
-    lease._weak = ref(connection)  # type: ignore[attr-defined]  # noqa: SLF001  # of that class
+    lease._weak = ref(connection)  # type: ignore[attr-defined]  # noqa: SLF001  # that class has it

@@ -1,4 +1,4 @@
-"""The hints: what errors in the use of lent connections tell of their hosts."""
+"""The hints: what errors in the use of lent connections say about their hosts."""
 
 from typing import Generic
 
@@ -15,7 +15,7 @@ __all__ = ("Hints", "is_on_standby")
 
 
 class Hints(Generic[PoolT, ConnT]):
-    """Judges the errors that applications meet: hints worth a probe, never a verdict."""
+    """Judges the errors that applications meet. They are worth a probe, but never a verdict."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class Hints(Generic[PoolT, ConnT]):
         self._driver = driver
         self._book = book
         self._signal = signal
-        #: Those that only their lease can explain, of all leases of a manager.
+        #: The errors that only their lease can explain, of all leases of a manager.
         self.met = met or MetErrors()
 
     def heard(self, node: Node[PoolT, ConnT], connection: ConnT, error: BaseException) -> None:
@@ -39,24 +39,25 @@ class Hints(Generic[PoolT, ConnT]):
                 lease.at_its_limit = True
         elif failure is Failure.BROKEN:
             self._signal(node.host)
-            if node.pool is not None:  # it need not have ended, if the error is another service's
+            if node.pool is not None:  # it may still be open, if the error is another service's
                 node.pool.destinations.doubt(node.pool.key(connection))
         elif failure is Failure.READ_ONLY:
             lease = self._book.find(connection)
             if lease is not None and lease.request is MASTER and not _writes(node, connection):
-                # Nobody knows which server is next behind a pooler: one more login changes nothing.
+                # Behind a pooler any server may be next, so one more login would change nothing.
                 lease.expired = not node.pooled
                 self._signal(node.host)
                 if is_on_standby(node, connection):
                     self.met.note(error, Met.ON_STANDBY)
 
     def judged(self, node: Node[PoolT, ConnT], connection: ConnT, error: BaseException) -> Failure:
-        """Say what an exception tells of the host, in the use of a connection of its pool.
+        """Say what an exception in the use of a connection tells of the host.
 
-        On one that is gone, whatever the driver says by itself is about that: psycopg2 that a
-        cursor is closed, asyncpg that an operation is in progress. Applications mend that by doing
-        it again, too, so it is noted. Where the session has come to a limit of its own, or the
-        lease to that of `leak_action`, nothing that is said without the server is about the host.
+        If the connection is gone, any error that the driver raises by itself is about that loss:
+        psycopg2 says that a cursor is closed, asyncpg that an operation is in progress. Trying
+        again helps against those, too, so they are noted. If the session has reached a limit of its
+        own, or `leak_action` has ended the lease, an error that does not come from the server says
+        nothing about the host.
         """
         failure, code = judged(self._driver, error), sqlstate_of(self._driver, error)
         lease = self._book.find(connection)
@@ -68,7 +69,7 @@ class Hints(Generic[PoolT, ConnT]):
         limited = lease is not None and lease.at_its_limit
         if failure is Failure.OTHER and code == "":
             if lease is not None and lease.node is not None:
-                node = lease.node  # another pool may have taken the place of the one it came from
+                node = lease.node  # the connection's own; the other may have taken its place
             if node.pool is not None and node.pool.is_closed(connection):
                 self.met.note(error, Met.ON_LOST)
                 failure = Failure.BROKEN
@@ -77,8 +78,9 @@ class Hints(Generic[PoolT, ConnT]):
     def note_sound(self, error: BaseException) -> None:
         """Take note that an exception has ended the use of a connection that is sound.
 
-        An OSError that is not the driver's is then a file's, say, or another service's. But who is
-        out of time may have waited for a silent host.
+        If that is an OSError and not the driver's, it comes from elsewhere: from a file, say, or
+        another service. A TimeoutError is not noted: the application may have waited for a silent
+        host.
         """
         foreign = isinstance(error, OSError) and sqlstate_of(self._driver, error) is None
         if foreign and not isinstance(error, TimeoutError):
@@ -86,7 +88,7 @@ class Hints(Generic[PoolT, ConnT]):
 
 
 def is_on_standby(node: Node[PoolT, ConnT], connection: ConnT) -> bool:
-    """Tell whether a connection's server has said itself that it is a standby."""
+    """Tell whether a connection's server has itself said that it is a standby."""
     pool = node.pool
     if pool is None or node.flag_lies or pool.is_closed(connection):
         return False
@@ -94,15 +96,16 @@ def is_on_standby(node: Node[PoolT, ConnT], connection: ConnT) -> bool:
 
 
 def _writes(node: Node[PoolT, ConnT], connection: ConnT) -> bool:
-    """Tell whether a connection's server takes writes, as it has said itself.
+    """Tell whether a connection's server has itself said that it takes writes.
 
-    Then only the transaction does not: it is the application's own, or its session's default. The
-    flag came with the same answer as the error, but through a pooler it may be of another server.
+    If so, only the transaction does not, by the application's choice or its session's default. The
+    flag came with the same answer as the error, but through a pooler it may be another server's.
     """
     pool = node.pool
     if pool is None or node.flag_lies or node.pooled or pool.is_closed(connection):
         return False
-    # Read-only by a default that it was opened with: another may have been set since.
+    # It was opened with a read-only default. Another default may have been set since, which a new
+    # connection would get.
     if pool.destinations.was_opened_read_only(pool.key(connection)):
         return False
     return pool.in_hot_standby(connection) is False

@@ -1,4 +1,4 @@
-"""The layers around a lease: what lets an acquire in, and learns what becomes of its connection."""
+"""The layers around a lease: they let an acquire in, and learn what becomes of its connection."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,26 +13,26 @@ __all__ = ("Layer", "LeaseLayers")
 
 
 class Layer:
-    """One thing that stands around each lease, from before its acquire until its end.
+    """One layer around each lease, from before its acquire until its end.
 
-    For threads its methods are called by several at once, and never under the manager's guard. A
-    thread may be interrupted anywhere, so `failed` and `returned` may be told of one lease twice,
-    and `failed` of one that was not let in: they do then what is left to be done, or nothing.
+    Several threads may call its methods at once, never under the manager's guard. A thread may be
+    interrupted anywhere, so `failed` and `returned` may be called twice for one lease, and `failed`
+    for a lease that was not let in. They then have to do what is left to be done, or nothing.
 
-    Derive from it; what is not overridden is not called.
+    Derive from this class. Methods that are not overridden are not called.
     """
 
     def enter(self, lease: Lease[Any, Any], deadline: float) -> Awaitable[None] | None:
-        """Let a task's acquire in, or raise what refuses it; what is returned waits till then.
+        """Let a task's acquire in at once, or return an awaitable that waits until it is in.
 
-        None: it is in. It has to end by the deadline, by the clock. Cancelling what waits leaves
-        nothing behind.
+        Returns None if the acquire is in. Either way a refusal is raised. The awaitable has to end
+        by the deadline, by the clock. Cancelling it leaves nothing behind.
         """
         del lease, deadline
         return None
 
     def enter_in_thread(self, lease: Lease[Any, Any], deadline: float) -> None:
-        """Let a thread's acquire in, which may wait till the deadline, or raise what refuses it."""
+        """Let a thread's acquire in, or raise a refusal; may wait until the deadline."""
 
     def lent(self, lease: Lease[Any, Any]) -> None:
         """Take note that an acquire that was let in has its connection."""
@@ -43,7 +43,7 @@ class Layer:
     def returned(
         self, lease: Lease[Any, Any], node: Node[Any, Any], error: BaseException | None
     ) -> None:
-        """Take note that the connection is back; `error` is what ended its block, if anything did.
+        """Take note that the connection is back; `error` is what its block raised, or None.
 
         Called for each lease that was lent. By then the lease has no node any more.
         """
@@ -54,7 +54,7 @@ class LeaseLayers(Generic[PoolT, ConnT]):
 
     def __init__(self, layers: Sequence[Layer], clock: Callable[[], float]) -> None:
         self._clock = clock
-        #: Who takes note of what is lent. The checkout calls them.
+        #: The methods that take note of a connection that is lent. The checkout calls them.
         self.lent = [layer.lent for layer in layers if _defines(layer, "lent")]
         self._enter = [layer.enter for layer in layers if _defines(layer, "enter")]
         self._enter_in_thread = [
@@ -63,10 +63,10 @@ class LeaseLayers(Generic[PoolT, ConnT]):
         inside_out = list(reversed(layers))
         self._failed = [layer.failed for layer in inside_out if _defines(layer, "failed")]
         self._returned = [layer.returned for layer in inside_out if _defines(layer, "returned")]
-        #: Whether an acquire has to be let in, or its failure to be told; if not, it is not to
-        #: pay for `take`.
+        #: Whether any layer lets acquires in, or is told of their failures. If none does, an
+        #: acquire need not pay for `take`.
         self.let_in = bool(self._enter or self._enter_in_thread or self._failed)
-        #: Whether anything is to be told of what comes back.
+        #: Whether any layer is told of connections that come back.
         self.see_returns = bool(self._returned)
 
     async def take(
@@ -86,7 +86,8 @@ class LeaseLayers(Generic[PoolT, ConnT]):
         except BaseException as error:
             self._leave(lease, error)
             if isinstance(error, NotAvailableError):
-                # Who is refused without having waited, and asks again, must not starve the loop.
+                # A task that is refused without having waited, and asks again, must not starve the
+                # loop.
                 await asyncio.sleep(0)
             raise
 
@@ -106,7 +107,7 @@ class LeaseLayers(Generic[PoolT, ConnT]):
         except BaseException as error:
             try:
                 self._leave(lease, error)
-            except BaseException:  # an interrupt
+            except BaseException:  # interrupted: the layers allow a second call
                 self._leave(lease, error)
                 raise
             raise
@@ -119,12 +120,12 @@ class LeaseLayers(Generic[PoolT, ConnT]):
     def returned(
         self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], error: BaseException | None
     ) -> None:
-        """Have each layer know that a connection is back; once more does no harm."""
+        """Tell each layer that a connection is back; a second call does no harm."""
         if not lease.layered:
-            return  # it stands for a connection that did not fit, and another one goes on
+            return  # the lease of a connection that did not fit: the acquire goes on with another
         for returned in self._returned:
             returned(lease, node, error)
-        lease.layered = False  # last, so that who was interrupted may call it again
+        lease.layered = False  # last, so that an interrupted caller may call this again
 
 
 def _defines(layer: Layer, method: str) -> bool:

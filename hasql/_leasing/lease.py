@@ -16,69 +16,72 @@ Calls: TypeAlias = tuple[list[CodeType], list[int]]
 
 
 class Lease(Generic[PoolT, ConnT]):
-    """What is known of one acquire, of a task's or of a thread's.
+    """What is known of one acquire, by a task or by a thread.
 
-    It is for one use. Made by the pool manager, never by the application.
+    A lease can be used once. The pool manager makes it, never the application.
     """
 
-    # Those are defaults of the class that most leases never set: one is made for each acquire.
+    # A lease is made for each acquire, and most leases never set these: so they are defaults of the
+    # class.
 
-    #: The one node to take from, whatever its role; None: route.
+    #: The one node to take from, whatever its role; None: the routing chooses.
     fixed_node: Node[PoolT, ConnT] | None = None
     node: Node[PoolT, ConnT] | None = None
     connection: ConnT | None = None
     #: Whether the application is done with it: nothing is lost if it is broken now.
     returning = False
-    #: Whether its connection must not be used again: its host was purged meanwhile, or does not
-    #: write and is no master any more.
+    #: Whether its connection must not be used again: for example, its host was purged meanwhile, or
+    #: it was lent for writing and its server does not write any more.
     expired = False
-    #: Whether a task of its own finishes giving it back, as the one that used it was cancelled.
+    #: Whether a task of its own finishes giving it back, because its user's task was cancelled.
     detached = False
     #: When it has to be back, by the clock, once it is returning.
     due_back = 0.0
     used = False
     #: Whether it is given back by a call, not at the end of a block.
     awaited = False
-    #: Whether it has waited for a place, which is counted once.
+    #: Whether it has waited for a place, which is counted once for each acquire.
     waited = False
-    #: When its acquire has ended, by the clock; 0: it has not. And to what it is correlated: see
+    #: When its acquire ended, by the clock (0: it has not), and its correlation id, for which see
     #: `hasql.diagnostics`.
     lent_at = 0.0
     correlation_id: str | None = None
     #: The thread that has taken it; 0: a task has.
     thread = 0
-    #: For a tracer: its number.
+    #: Its number for a tracer; 0: it is not traced.
     number = 0
-    #: What a watch on leases has noted of who has acquired it: the name of the task or thread, and
-    #: the calls that have led there. No frames, which would keep alive what the calls have at hand.
+    #: What a watch on leases has noted of its acquire: the name of the task or thread, and the
+    #: calls that led there. Frames are not noted: they would keep the calls' variables alive.
     task: str | None = None
     calls: Calls | None = None
-    #: What the upkeep of connections knows its connection by, if that counts since when it is idle.
+    #: The key by which the upkeep of connections knows its connection, if the upkeep counts how
+    #: long that is idle.
     key: Hashable | None = None
-    #: Whether it was out for too long, and was told of.
+    #: Whether it was out for too long, and that was reported.
     told_of = False
-    #: Whether its connection was broken for that; and whether its places in the driver's pool and
-    #: with the router are free by now. The application still gives it back, as any broken one.
+    #: Whether its connection was broken because it was out for too long; and whether its places in
+    #: the driver's pool and with the router have been freed since. The application still gives it
+    #: back, like any broken connection.
     terminated = False
     freed = False
-    #: What it wants of the session; None: no more than the login gives.
+    #: The settings that it wants of the session; None: no more than the login gives.
     settings: Any = None
-    #: Whether who takes it sets by `local_settings`, in a transaction, what the session lacks.
+    #: Whether its user runs `local_settings` in a transaction, to set what the session lacks.
     sets_locally = False
-    #: SQL for that; None: nothing is lacking.
+    #: SQL that does so; None: nothing is lacking.
     local_settings: str | None = None
-    #: Whether its connection does not write, as it is to be.
+    #: Whether its connection is read-only, as the lease wants it to be.
     guarded = False
-    #: SQL that undoes what was set for it; None: nothing is to be undone.
+    #: SQL that undoes what was set for it; None: there is nothing to undo.
     undo: str | None = None
     #: Whether it is within the manager's layers: see `LeaseLayers`.
     layered = False
-    #: Whether its connection was closed when it was to be given back, or by that.
+    #: Whether its connection was closed before it was given back, or by giving it back.
     lost = False
     #: Whether its session has come to a limit of its own, as a driver has reported.
     at_its_limit = False
-    #: What a web framework's integration does to its connection before a call gives it back; None:
-    #: nothing.
+    #: A web framework's integration may set a function here, which is called before a call gives
+    #: the connection back; None: there is none.
     before_call: Any = None
     #: What the layers that let it in have given it, and want back.
     permit: Any = None
@@ -93,20 +96,20 @@ class Lease(Generic[PoolT, ConnT]):
     ) -> None:
         self._lender = lender
         self.request = request
-        #: Seconds for all of the acquire.
+        #: Seconds for the whole acquire.
         self.timeout = timeout
-        #: For the driver's own acquire.
+        #: Arguments for the driver's own acquire.
         self.kwargs = kwargs
-        #: There until somebody begins to give it back. Deleting it is one step, which needs no
-        #: lock: of several threads that do one alone succeeds.
+        #: This attribute exists until a thread begins to give the lease back. Deleting it is one
+        #: step, which needs no lock: of several threads that try, only one succeeds.
         self.unreturned = True
 
     def move_to(self, lender: Any) -> None:
-        """Be lent, and given back, by another one."""
+        """Let another lender lend this lease and give it back."""
         self._lender = lender
 
     def successor(self) -> "Lease[PoolT, ConnT]":
-        """Make a lease of what this one has taken, and have this one hold nothing."""
+        """Make a lease of what this one has taken; this one holds nothing afterwards."""
         other: Lease[PoolT, ConnT] = type(self)(
             self._lender, self.request, self.timeout, self.kwargs
         )
@@ -125,7 +128,7 @@ class Lease(Generic[PoolT, ConnT]):
         return f"<Lease of a {self.request}, {state}>"
 
     def used_twice(self) -> HasqlError:
-        """Make the error of an application that uses it once more."""
+        """Make the error for an application that uses the lease a second time."""
         return HasqlError(
             "this acquire was used already; call acquire again for another connection"
         )

@@ -1,4 +1,4 @@
-"""Leases that end in the application's place: out for too long, or dropped."""
+"""Ends leases in the application's place: leases that are out for too long, or were dropped."""
 
 import asyncio
 import logging
@@ -25,13 +25,13 @@ __all__ = ("AsyncLeaseEnds", "ThreadLeaseEnds")
 
 log = logging.getLogger("hasql")
 
-#: Seconds in which whoever uses a connection that was broken meets that, and gives it back. Another
-#: one must not touch it as long as a thread may be about to.
+#: Seconds in which the user of a broken connection meets the error and gives the connection back.
+#: Nothing else may touch the connection while a thread may be about to give it back.
 _GIVES_BACK = 0.25
 
 
 class _LeaseEnds(Generic[PoolT, ConnT]):
-    """What both faces do at the end of a lease that the application does not end."""
+    """What both faces do to end a lease that the application does not end."""
 
     def __init__(
         self,
@@ -44,14 +44,14 @@ class _LeaseEnds(Generic[PoolT, ConnT]):
         self._book = book
         self._guard = guard
         self._hide = hide
-        #: What else stands around the leases.
+        #: Set if the manager has layers.
         self.layers: LeaseLayers[PoolT, ConnT] | None = None
 
     def terminate(self, lease: Lease[PoolT, ConnT]) -> None:
         """Break a connection that is in use; to be called in the loop, under the guard.
 
-        The application meets the driver's error, and gives it back as it would any broken one. In
-        case it never does, its places are freed a moment later.
+        The application meets the driver's error, and gives the connection back like any broken one.
+        In case it never does, the places of the lease are freed a moment later.
         """
         node, connection = lease.node, lease.connection
         if node is None or node.pool is None or connection is None:
@@ -67,7 +67,7 @@ class _LeaseEnds(Generic[PoolT, ConnT]):
                 return
             try:
                 del lease.unreturned
-            except AttributeError:  # a thread begins to give it back
+            except AttributeError:  # a thread has just begun to give it back
                 return
             self._book.set_aside(lease)
         self._release(lease, node, connection)
@@ -109,7 +109,7 @@ class AsyncLeaseEnds(_LeaseEnds[PoolT, ConnT]):
         self._tasks: set[asyncio.Task[None]] = set()
 
     def reclaim(self, lease: Lease[PoolT, ConnT]) -> None:
-        """Give back what nobody has any more, closed."""
+        """Close a connection that the application has dropped, and give it back."""
         lease.expired = True
         self._begin(self._give_back(lease))
 
@@ -125,7 +125,7 @@ class AsyncLeaseEnds(_LeaseEnds[PoolT, ConnT]):
     async def _release_it(
         self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], connection: ConnT
     ) -> None:
-        pool: AsyncPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
+        pool: AsyncPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # an AsyncPool
         failure = None
         try:
             await pool.release(connection)
@@ -155,12 +155,12 @@ class ThreadLeaseEnds(_LeaseEnds[PoolT, ConnT]):
         self._returns = returns
 
     def reclaim(self, lease: Lease[PoolT, ConnT]) -> None:
-        """Give back what nobody has any more, closed."""
+        """Close a connection that the application has dropped, and give it back."""
         lease.expired = True
         end_in_thread(partial(self._give_back, lease), "hasql reclaim")
 
     def _give_back(self, lease: Lease[PoolT, ConnT]) -> None:
-        with suppress(UnknownConnectionError):  # it is given back already
+        with suppress(UnknownConnectionError):  # another thread gives it back already
             self._returns.give_back(lease)
 
     def _release(
@@ -171,7 +171,7 @@ class ThreadLeaseEnds(_LeaseEnds[PoolT, ConnT]):
     def _release_it(
         self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], connection: ConnT
     ) -> None:
-        pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
+        pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # a ThreadPool
         failure = None
         try:
             pool.release(connection)

@@ -1,4 +1,4 @@
-"""What is told of the leases that are out."""
+"""Describes the leases that are out, for the application."""
 
 import linecache
 from collections.abc import Iterable
@@ -13,14 +13,14 @@ from hasql.diagnostics import LeaseInfo
 __all__ = ("calls_that_led_here", "info_of", "infos_of")
 
 _OURS = f"{Path(__file__).parents[1]}/"
-"""Where hasql's own code is, of which nobody wants to hear."""
+"""The directory of hasql's own code, whose calls are left out."""
 
 _KEPT = range(16)
-"""The calls that are kept of one: each more costs every acquire a tenth of a microsecond."""
+"""Counts off the calls that are kept; each more costs every acquire a tenth of a microsecond."""
 
 
 def info_of(lease: Lease[Any, Any], now: float) -> LeaseInfo | None:
-    """Tell of a lease; None: it is not out any more, or not yet."""
+    """Describe a lease; None: it is not out any more, or not yet."""
     node = lease.node
     if node is None or lease.returning or not lease.lent_at:
         return None
@@ -38,7 +38,7 @@ def info_of(lease: Lease[Any, Any], now: float) -> LeaseInfo | None:
 
 
 def infos_of(leases: Iterable[Lease[Any, Any]], now: float) -> list[LeaseInfo]:
-    """Tell of leases, the oldest first."""
+    """Describe leases, the oldest first."""
     known = (info_of(lease, now) for lease in leases)
     return sorted(filter(None, known), key=lambda info: -info.since)
 
@@ -46,8 +46,8 @@ def infos_of(leases: Iterable[Lease[Any, Any]], now: float) -> list[LeaseInfo]:
 def calls_that_led_here(frame: FrameType | None) -> Calls:
     """Return the calls from a frame outwards, without the innermost ones, which are hasql's own.
 
-    At each acquire, so no more is taken than what is at hand: which line an instruction is of has
-    to be looked up in a table, and nobody may ever want to know.
+    This runs on each acquire, so it takes only what is at hand. The line of an instruction would
+    have to be looked up in a table, and may never be asked for.
     """
     while frame is not None and frame.f_code.co_filename.startswith(_OURS):
         frame = frame.f_back
@@ -62,7 +62,7 @@ def calls_that_led_here(frame: FrameType | None) -> Calls:
 
 
 def _formatted(calls: Calls) -> str:
-    """Write it as a traceback is written, the innermost call last."""
+    """Format the calls as a traceback is formatted, the innermost call last."""
     lines = []
     if len(calls[0]) == len(_KEPT):
         lines.append(f"  (the innermost {len(_KEPT)} calls)\n")

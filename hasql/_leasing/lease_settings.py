@@ -1,7 +1,8 @@
 """The settings of one lease: the guard of reads on a master, and what an acquire overrides.
 
-A setting costs its connection a round trip when it is lent, and one when it is back. The guard
-costs one only where it changes: it stays on the connection until a lease that may write gets that.
+A setting costs its connection a round trip when it is lent, and one when it is back. The guard that
+a manager sets for all its leases costs one only where it changes: it stays on the connection until
+a lease that may write gets that.
 """
 
 from collections.abc import Mapping
@@ -32,16 +33,16 @@ _READ_ONLY: Final = "default_transaction_read_only"
 
 
 class PoolerRefusesError(ConfigurationError):
-    """A setting was asked for that cannot be made behind a pooler without reaching others."""
+    """A setting was asked for that, behind a pooler, would reach other clients, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseSettings:
-    """What an acquire, or the manager for all of them, wants of the session besides its login."""
+    """What an acquire, or the manager for all acquires, wants of the session besides the login."""
 
     #: What is set for this lease alone, and undone on its return.
     overrides: Mapping[str, str] = field(default_factory=dict)
-    #: Whether what is lent to read does not write, on a master either.
+    #: Whether a connection that is lent for reading must be read-only, even on a master.
     guards_reads: bool = False
     #: Whether that is so for all leases of the manager.
     guards_all: bool = False
@@ -51,10 +52,10 @@ _NONE: Final = LeaseSettings()
 
 
 class SessionChange(NamedTuple):
-    """What a connection is told before it is lent."""
+    """SQL that has to run on a connection before it is lent."""
 
     query: str
-    #: Whether that makes it read-only, or lifts that; None: neither.
+    #: Whether the SQL makes the connection read-only (True), or ends that (False); None: neither.
     guard: bool | None
 
 
@@ -64,9 +65,9 @@ def session_change(
     pool: DriverPool[PoolT, ConnT],
     connection: ConnT,
 ) -> SessionChange | None:
-    """Return what a connection must be told before it is lent; None: nothing.
+    """Return what has to run on a connection before it is lent; None: nothing.
 
-    Raises PoolerRefusesError for what cannot be told.
+    Raises PoolerRefusesError for a setting that cannot be made behind a pooler.
     """
     key, known = pool.key(connection), pool.destinations
     wanted = lease.settings or _NONE
@@ -79,7 +80,7 @@ def session_change(
         lease.guarded = pool.is_read_only(connection)
         guard = None if lease.guarded else True
     elif key in known.guarded and (node.as_master or lease.fixed_node is not None):
-        # A reset may have lifted it. Servers before PostgreSQL 14 do not say so.
+        # A reset may have lifted the guard. Servers before PostgreSQL 14 do not report that.
         if pool.is_read_only(connection) or pool.in_hot_standby(connection) is None:
             guard = False
         else:
@@ -93,7 +94,7 @@ def session_change(
 
 
 def is_to_be_guarded(lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT]) -> bool:
-    """Tell whether a lease is for reading, and only a setting keeps it from writing."""
+    """Tell whether a lease is for reading, and only a setting would keep it from writing."""
     wanted = lease.settings
     return (
         wanted is not None
@@ -111,7 +112,7 @@ def note_changed(
     connection: ConnT,
     change: SessionChange,
 ) -> None:
-    """Take note that a connection was told what `session_change` has said."""
+    """Take note that the SQL from `session_change` has run on a connection."""
     key, known, wanted = pool.key(connection), pool.destinations, lease.settings or _NONE
     undone: dict[str, str | None] = {}
     if change.guard:
@@ -132,7 +133,7 @@ async def prepare_session(
     pool: AsyncPool[PoolT, ConnT],
     connection: ConnT,
 ) -> None:
-    """Set a task's connection as its lease wants it; one that cannot be set is given back."""
+    """Make the settings that a task's lease wants; if that fails, give the connection back."""
     try:
         change = session_change(lease, node, pool, connection)
         if change is None:
@@ -150,13 +151,13 @@ async def prepare_session(
 async def undo_settings(
     lease: Lease[PoolT, ConnT], pool: AsyncPool[PoolT, ConnT], connection: ConnT
 ) -> None:
-    """Undo what was set for one lease, on a connection that is given back.
+    """Undo what was set for one lease, on a connection that is being given back.
 
-    It goes on in a task of its own, as another task may have to finish the release. Raises what
-    the driver does.
+    This runs in a task of its own, because another task may have to finish the release. Raises the
+    driver's errors.
     """
     query, lease.undo = lease.undo, None
-    assert query is not None  # noqa: S101  # who calls this has looked
+    assert query is not None  # noqa: S101  # the caller has checked that
 
     async def undo() -> None:
         await pool.roll_back(connection)
@@ -168,7 +169,7 @@ async def undo_settings(
 def undo_settings_in_thread(
     lease: Lease[PoolT, ConnT], pool: ThreadPool[PoolT, ConnT], connection: ConnT
 ) -> None:
-    """Do the same in a thread."""
+    """Undo what was set for one lease in a thread, as `undo_settings` does for a task."""
     query, lease.undo = lease.undo, None
     assert query is not None  # noqa: S101  # as above
     pool.roll_back(connection)
@@ -178,7 +179,7 @@ def undo_settings_in_thread(
 def _made_locally(
     lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], lacks: tuple[str, ...]
 ) -> str:
-    """Return SQL that sets for one transaction what a pooled connection lacks."""
+    """Return SQL that sets, for one transaction, what a pooled connection lacks."""
     settings = node.endpoint.settings
     if not lease.sets_locally:
         raise PoolerRefusesError(_told(node, ", ".join(lacks), "session= of the manager"))

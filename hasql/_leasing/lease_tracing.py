@@ -1,4 +1,4 @@
-"""The tracing of leases: tells a tracer what becomes of each."""
+"""The tracing of leases: tells a tracer what becomes of each lease."""
 
 import logging
 from collections.abc import Awaitable, Callable, Iterator
@@ -31,7 +31,7 @@ _RecordT = TypeVar("_RecordT")
 
 
 class LeaseTracing(Generic[PoolT, ConnT]):
-    """One tracer at work. Leases that began before it are not told of."""
+    """Calls one tracer. It is not told of leases that began before it was set."""
 
     def __init__(self, tracer: Tracer, clock: Callable[[], float]) -> None:
         self._tracer = tracer
@@ -43,14 +43,14 @@ class LeaseTracing(Generic[PoolT, ConnT]):
         lease: Lease[PoolT, ConnT],
         take: Callable[[Lease[PoolT, ConnT]], Awaitable[ConnT]],
     ) -> ConnT:
-        """Take a connection for a task's lease, and tell how that begins and ends."""
+        """Take a connection for a task's lease; tell how the acquire begins and ends."""
         with self._telling_of(lease):
             return await take(lease)
 
     def take_in_thread(
         self, lease: Lease[PoolT, ConnT], take: Callable[[Lease[PoolT, ConnT]], ConnT]
     ) -> ConnT:
-        """Take a connection for a thread's lease, and tell how that begins and ends."""
+        """Take a connection for a thread's lease; tell how the acquire begins and ends."""
         with self._telling_of(lease):
             return take(lease)
 
@@ -105,7 +105,7 @@ class LeaseTracing(Generic[PoolT, ConnT]):
 
 
 def _tell(callback: Callable[[_RecordT], Any], record: _RecordT) -> None:
-    """Call a callback of the application's, which must not harm what it is told of."""
+    """Call a callback of the application; if it fails, that is only logged."""
     try:
         callback(record)
     except Exception:

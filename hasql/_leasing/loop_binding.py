@@ -1,4 +1,4 @@
-"""The binding of a manager to the event loop, and with it to the process, of its first use."""
+"""Binds a manager to the event loop, and with it to the process, of its first use."""
 
 import asyncio
 import os
@@ -16,21 +16,22 @@ __all__ = ("BoundLoop", "LoopBinding")
 
 
 class LoopBinding:
-    """The one event loop that a manager serves, none until its first use."""
+    """The one event loop that a manager serves; there is none until the first use."""
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
-        #: Whether the loop runs: its own method, as the hot path asks.
+        #: Tells whether the loop runs. This is the loop's own method, to save the hot path a call.
         self.serves: Callable[[], bool] = _never
-        #: The thread in which the loop was met last. With `loop.is_running()` that tells as much
-        #: as asyncio.get_running_loop(), which is a system call up to Python 3.11.
+        #: The thread in which the loop was last seen. Together with `loop.is_running()` that tells
+        #: as much as asyncio.get_running_loop(), which is a system call up to Python 3.11.
         self.thread = 0
-        #: Whether this is a forked child, and the loop and all that is open its parent's. They
-        #: share the sockets and the epoll set: who closes or watches one here does so there.
+        #: Whether this is a forked child, so that the loop and all that is open belong to its
+        #: parent. The two share the sockets and the epoll set: closing or watching a socket in the
+        #: child does so in the parent, too.
         self.inherited = False
 
     def bind(self) -> asyncio.AbstractEventLoop:
-        """Bind to the running loop. Raises WrongEventLoopError where none runs."""
+        """Bind to the running loop. Raises WrongEventLoopError if none runs."""
         self.loop = _loop_here()
         self.thread, self.serves = get_ident(), self.loop.is_running
         _bound.add(self)
@@ -50,9 +51,9 @@ class LoopBinding:
         self.thread = get_ident()
 
     def current_task(self) -> "asyncio.Task[Any] | None":
-        """Return the task that asks, in whatever loop: without a system call in this one.
+        """Return the current task, of whichever loop runs; in the bound one without a system call.
 
-        Raises WrongEventLoopError where none runs.
+        Raises WrongEventLoopError if no loop runs.
         """
         here = self.thread == get_ident() and self.serves()
         return asyncio.current_task(self.loop if here else _loop_here())
@@ -67,7 +68,7 @@ class LoopBinding:
 
 
 class BoundLoop:
-    """Has something done soon in the loop that a manager is bound to, from any thread."""
+    """Schedules calls in the loop that a manager is bound to, from any thread."""
 
     def __init__(self, binding: LoopBinding) -> None:
         self._binding = binding
@@ -75,11 +76,11 @@ class BoundLoop:
     def __call__(self, function: "Callable[..., object]", /, *args: Any) -> None:
         loop = self._binding.loop
         if loop is not None and not self._binding.inherited:
-            with suppress(RuntimeError):  # it is closed
+            with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(function, *args)
 
     def call_later(self, seconds: float, function: "Callable[..., object]", /, *args: Any) -> None:
-        """Have it done after so many seconds; to be called in the loop itself."""
+        """Have a function called after so many seconds; to be called in the loop only."""
         if self._binding.loop is not None:
             self._binding.loop.call_later(seconds, function, *args)
 
@@ -108,7 +109,7 @@ _bound: WeakSet[LoopBinding] = WeakSet()
 def _disinherit() -> None:
     for binding in tuple(_bound):
         binding.inherited = True
-        binding.thread = 0  # so that each use has a closer look
+        binding.thread = 0  # so that the next use does the whole check
     _bound.clear()
 
 

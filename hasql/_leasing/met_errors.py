@@ -1,4 +1,4 @@
-"""The errors that leases have met: what is known is noted on them, so that nothing grows."""
+"""The errors that leases have met. What is known of one is noted on the error, so nothing grows."""
 
 from contextlib import suppress
 from enum import Enum
@@ -11,15 +11,15 @@ _NOTE = "_hasql_met"
 
 
 class Met(Enum):
-    """What only its lease knows of an error."""
+    """What only the lease knows of an error that it has met."""
 
     #: The server of a master's lease has said that it is a standby.
     ON_STANDBY = "on a standby"
-    #: It looks like a lost connection, and that of the lease was none.
+    #: It looks like a lost connection, but the lease's connection was not lost.
     ON_SOUND = "on a sound connection"
-    #: The driver has said it by itself, of a connection that was gone.
+    #: The driver has raised it by itself, on a connection that was gone.
     ON_LOST = "on a lost connection"
-    #: The connection was broken as its lease was out for too long.
+    #: The connection was broken because its lease was out for too long.
     ON_TERMINATED = "on a terminated lease"
 
 
@@ -35,7 +35,7 @@ class MetErrors:
             vars(error)[_NOTE] = self._number, met
 
     def was(self, error: BaseException, met: Met) -> bool:
-        """Tell whether that was noted by a lease of this manager."""
+        """Tell whether a lease of this manager has noted that it met an error in this way."""
         try:
             noted: object = vars(error).get(_NOTE)
         except Exception:  # noqa: BLE001  # as above

@@ -1,4 +1,4 @@
-"""What the leasing wing is told of the user's wishes, and what it calls of its manager."""
+"""The user's options for leases, and what `_leasing` calls of its manager."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ __all__ = ("InLoop", "LeasingOptions", "ManagerCalls", "Signal")
 
 
 class Signal(Protocol):
-    """Takes note of what may be a change on a host; returns whether it is probed at once."""
+    """Takes note of a possible change on a host; returns whether the host is probed at once."""
 
     def __call__(self, host: HostSpec, evidence: Evidence | None = None, /) -> bool:
         """Take note of what a lease has met, or of what a connection has shown."""
@@ -20,16 +20,16 @@ class Signal(Protocol):
 
 
 class InLoop(Protocol):
-    """Has a function called in the manager's event loop soon; from any thread, without waiting.
+    """Calls a function in the manager's event loop soon; from any thread, without waiting.
 
-    Nothing happens once the loop has ended.
+    Once the loop has ended, the function is not called.
     """
 
     def __call__(self, function: Callable[..., object], /, *args: Any) -> None:
-        """Have it called with these arguments."""
+        """Have a function called with these arguments."""
 
     def call_later(self, seconds: float, function: Callable[..., object], /, *args: Any) -> None:
-        """Have it called after so many seconds; to be called in the loop itself."""
+        """Have a function called after so many seconds; to be called in the loop only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,10 @@ class LeasingOptions:
 
 @dataclass(frozen=True, slots=True)
 class ManagerCalls:
-    """What a checkout calls of its manager."""
+    """The functions of its manager that a checkout calls."""
 
     #: Starts the manager unless it has started; refuses another event loop, and a closed manager.
     enter: Callable[[], object]
     signal: Signal
-    #: Makes the error that says what was not to be had, and where every host stands.
+    #: Makes the error that says what was not available, and in what state every host is.
     not_available: Callable[[str], NotAvailableError]

@@ -1,4 +1,4 @@
-"""The timer that breaks what is being given back for too long."""
+"""The timer that breaks connections whose release takes too long."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,9 +12,9 @@ __all__ = ("OverdueTimer",)
 
 
 class OverdueTimer(Generic[PoolT, ConnT]):
-    """One for all releases, because nearly every connection is back at once.
+    """One timer for all releases, because nearly every connection is back at once.
 
-    It looks through the book once in release_timeout and is not set anew for each.
+    It looks through the book once per `release_timeout`, and is not set anew for each release.
     """
 
     def __init__(
@@ -29,20 +29,20 @@ class OverdueTimer(Generic[PoolT, ConnT]):
         self._clock = clock
         self._release_timeout = release_timeout
         self._timer: asyncio.TimerHandle | None = None
-        #: Whether it is set, or is not to be set any more; asked on each release.
+        #: Whether the timer is set, or must not be set any more; each release looks at this.
         self.is_set = False
 
     def set(self) -> None:
-        """Look in `release_timeout` seconds, unless a look is to come already.
+        """Schedule a look in `release_timeout` seconds, unless a look is scheduled already.
 
-        A thread may have asked for one just before a look that has seen its lease, too: a second
-        timer would go on beside the first, and call for more.
+        One may be: a thread asks for a look, another look comes first, sees the lease of that
+        thread, too, and schedules the next. A second timer would then go on beside the first.
         """
         if self._timer is None:
             self._look_in(self._release_timeout)
 
     def cancel(self) -> None:
-        """Leave no timer behind, also if something is given back later: it is broken already."""
+        """End the timer for good; a connection that is given back later is broken already."""
         self.is_set = True
         if self._timer is not None:
             self._timer.cancel()

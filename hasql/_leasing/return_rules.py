@@ -1,4 +1,4 @@
-"""What a connection that comes back tells of its host, for tasks and threads alike."""
+"""What a connection that comes back says about its host, for tasks and threads alike."""
 
 import logging
 from typing import Final, Generic
@@ -17,7 +17,7 @@ __all__ = ("LONGEST_HOLD", "TERMINATED", "ReturnRules", "lease_was_terminated")
 log = logging.getLogger("hasql")
 
 LONGEST_HOLD: Final = 0.1
-"""Seconds for which a host offers nothing at most while a probe is to tell what broke a lease."""
+"""The most seconds for which a host offers nothing while a probe finds out what broke a lease."""
 
 TERMINATED: Final = (
     "this lease was out for longer than leak_threshold, and its connection was broken for that "
@@ -26,7 +26,7 @@ TERMINATED: Final = (
 
 
 class ReturnRules(Generic[PoolT, ConnT]):
-    """The part of giving back that decides."""
+    """The decisions to be taken when a connection is given back."""
 
     def __init__(
         self,
@@ -41,21 +41,21 @@ class ReturnRules(Generic[PoolT, ConnT]):
         self._signal = signal
 
     def _lost(self, node: Node[PoolT, ConnT], failure: Failure | None) -> None:
-        """Take note that a lease has ended with its connection gone; `failure` is why it ended."""
+        """Take note that a lease has ended with its connection gone; `failure` is the reason."""
         raise NotImplementedError
 
     def breaks_others(self, node: Node[PoolT, ConnT], failure: Failure | None) -> bool:
         """Tell whether what broke a lease may be about to break others, which do not know it yet.
 
-        Then the host is to offer nothing until a probe has told what it is.
+        If so, the host should offer nothing until a probe has shown what it is.
         """
         return failure not in {None, Failure.FULL} and node.in_routing
 
     @staticmethod
     def _is_kept(lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT]) -> bool:
-        """Tell whether a node that is not in routing takes back what was lent.
+        """Tell whether a node that is not in routing takes back an unbroken connection.
 
-        If it was asked for by itself; but not once another pool has taken its place.
+        It does if the lease named this node, unless another pool has taken its place since.
         """
         return lease.fixed_node is not None and node.succession is None
 
@@ -67,16 +67,16 @@ class ReturnRules(Generic[PoolT, ConnT]):
         connection: ConnT,
         error: BaseException | None,
     ) -> None:
-        """Take what a lease that ends tells of its host; `error` is what ended it, if anything."""
+        """Learn what the end of a lease says about its host; `error` is what ended it, or None."""
         try:
-            # Its pool was resized since, and another node is routed to.
+            # If the pool was resized since, acquires are routed to another node by now.
             serving = node if node.succession is None else node.current
             if pool.is_closed(connection):
                 lease.lost = True
                 failure = None if error is None else self._hints.judged(node, connection, error)
                 if lease.at_its_limit or lease.terminated or failure is Failure.LIMIT:
-                    return  # the application's own, who has lost no more than this one
-                if failure in {None, Failure.BROKEN}:  # None: `release` is not told of an error
+                    return  # the application's own doing, which costs no more than this connection
+                if failure in {None, Failure.BROKEN}:  # None: `release` is told of no error
                     pool.destinations.doubt_all()
                     if serving.pool is not None and serving.pool is not pool:
                         serving.pool.destinations.doubt_all()
@@ -86,14 +86,14 @@ class ReturnRules(Generic[PoolT, ConnT]):
                 and not serving.flag_lies
                 and pool.in_hot_standby(connection) is False
             ):
-                # Promoted, as it has just told the application.
+                # The server was promoted: its last answer to the application said so.
                 self._signal(node.host, Evidence.FLAG)
             if error is not None:
                 self._hints.heard(node, connection, error)
                 if not lease.lost:
                     self._hints.note_sound(error)
         except Exception:
-            # Nothing that is only to be learnt may keep a connection from being given back.
+            # A failure to learn something must not keep the connection from being given back.
             log.exception(
                 "%s: no telling what the end of a lease says of it",
                 node.host,
@@ -102,7 +102,7 @@ class ReturnRules(Generic[PoolT, ConnT]):
 
     @staticmethod
     def check_not_terminated(lease: Lease[PoolT, ConnT], error: BaseException | None) -> None:
-        """Raise LeaseTerminatedError at the end of a block that would end as if all were well."""
+        """Raise LeaseTerminatedError if the block of a terminated lease ends without an error."""
         if lease.terminated and error is None:
             raise lease_was_terminated()
 
@@ -113,5 +113,5 @@ class ReturnRules(Generic[PoolT, ConnT]):
 
 
 def lease_was_terminated() -> LeaseTerminatedError:
-    """Make the error of a use of a lease that was to end as if all were well."""
+    """Make the error for a terminated lease whose block would otherwise end without one."""
     return LeaseTerminatedError(f"{TERMINATED}: what the block has not committed is lost")

@@ -1,4 +1,4 @@
-"""The giving back of connections that tasks have used."""
+"""Gives back the connections that tasks have used."""
 
 import asyncio
 from collections.abc import Awaitable, Coroutine
@@ -45,9 +45,9 @@ class Returns(ReturnRules[PoolT, ConnT]):
         self._cancelled = cancelled
         self._binding = binding
         self._release_timeout = options.release_timeout
-        #: At work while there is a tracer.
+        #: Set while there is a tracer.
         self._tracing: LeaseTracing[PoolT, ConnT] | None = None
-        #: At work if anything stands around the leases.
+        #: Set if the manager has layers that learn of returns.
         self._layers: LeaseLayers[PoolT, ConnT] | None = None
         self._overdue = OverdueTimer(book, options.release_timeout, options.clock, nullcontext())
 
@@ -56,23 +56,23 @@ class Returns(ReturnRules[PoolT, ConnT]):
         self._tracing = self._cancelled.tracing = tracing
 
     def stand_within(self, layers: LeaseLayers[PoolT, ConnT]) -> None:
-        """Have these layers know of each connection that comes back."""
+        """Tell these layers of each connection that comes back."""
         self._layers = self._cancelled.layers = layers
 
     def leave(
         self, lease: Lease[PoolT, ConnT], error: BaseException | None
     ) -> Coroutine[Any, Any, None]:
-        """End a lease's block, in which the driver may want to commit or roll back first."""
+        """End a lease's block; the driver may have to commit or roll back first."""
         binding = self._binding
         if binding.thread != get_ident() or not binding.serves():
             if binding.inherited and error is not None:
-                return _nothing()  # what ends the block in a forked child is the error to see
-            if not isinstance(error, GeneratorExit):  # a coroutine is collected in any thread
+                return _nothing()  # a forked child should see the error that has ended its block
+            if not isinstance(error, GeneratorExit):  # a coroutine may be collected in any thread
                 binding.check()
         node, connection = lease.node, lease.connection
-        assert node is not None  # noqa: S101  # it is lent, so it has all three
+        assert node is not None  # noqa: S101  # a lease that is lent has both
         assert connection is not None  # noqa: S101
-        pool: AsyncPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
+        pool: AsyncPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # an AsyncPool
         if lease.terminated:
             return self._end_terminated(lease, error)
         work = pool.leave_block(connection, error)
@@ -95,10 +95,10 @@ class Returns(ReturnRules[PoolT, ConnT]):
     async def _end_block(
         self, lease: Lease[PoolT, ConnT], work: Awaitable[None], error: BaseException | None
     ) -> None:
-        """Let the driver end a block, then give back.
+        """Let the driver end a block, then give the connection back.
 
-        It is the application's work still: it has its time, and its errors are raised. Once
-        cancelled, it has what a release has.
+        Ending the block is still the application's work: it may take its time, and its errors are
+        raised. Once cancelled, it has to end within `release_timeout`, like a release.
         """
         try:
             rest = begin_detachable(work, self._detach_block, (lease, error))
@@ -111,24 +111,24 @@ class Returns(ReturnRules[PoolT, ConnT]):
             if not lease.detached:
                 await self.give_back(lease, error)
 
-    # long: the hot path, each call less counts
+    # long: the hot path, where every call saved counts
     async def give_back(  # noqa: C901, PLR0912  # as above
         self,
         lease: Lease[PoolT, ConnT],
         error: BaseException | None = None,
         kwargs: dict[str, Any] | None = None,
     ) -> None:
-        """Give a lease's connection back; `error` is what ended its use, if anything did.
+        """Give a lease's connection back; `error` is the exception that ended its use, or None.
 
-        The lease keeps its place, and its entry in the book, until the driver is done with that.
+        The lease keeps its place, and its entry in the book, until the driver has taken it back.
         """
         if lease.freed:
             self._book.forget(lease)
             return
         node, connection = lease.node, lease.connection
-        assert node is not None  # noqa: S101  # it is lent, so it has all three
+        assert node is not None  # noqa: S101  # a lease that is lent has both
         assert connection is not None  # noqa: S101
-        pool: AsyncPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
+        pool: AsyncPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # an AsyncPool
         lease.returning = True
         if not lease.detached:
             lease.due_back = self._clock() + self._release_timeout
@@ -137,8 +137,9 @@ class Returns(ReturnRules[PoolT, ConnT]):
         try:
             self._learn(lease, node, pool, connection, error)
             if lease.expired or (not node.in_routing and not self._is_kept(lease, node)):
-                # Of a host that was out of routing or is: silent, fenced or gone. A reset would
-                # wait for it, and nothing that is still open there may be acknowledged.
+                # The host is out of routing, or was meanwhile: it is silent, fenced or gone. A
+                # reset would wait for it, and no transaction that is still open there may be
+                # acknowledged.
                 pool.abort(connection)
             undoes = lease.undo is not None
             if undoes:
@@ -156,10 +157,11 @@ class Returns(ReturnRules[PoolT, ConnT]):
         except BaseException as failure:
             if self._goes_on(lease, failure):
                 raise
-            if self._book.find(connection) is lease:  # else it is the next one's already
+            if self._book.find(connection) is lease:  # else another lease has it already
                 pool.abort(connection)
             lease.lost = True
-            # What it was used for has ended well; but an argument of the caller's may be to blame.
+            # What the connection was used for has ended well, so its failure is not raised. But
+            # with arguments it is, because the caller's arguments may be to blame.
             if kwargs or not isinstance(failure, Exception):
                 raise
             pool.destinations.doubt_all()
@@ -174,10 +176,13 @@ class Returns(ReturnRules[PoolT, ConnT]):
                     self._tracing.returned(lease, node, error)
 
     def _goes_on(self, lease: Lease[PoolT, ConnT], failure: BaseException) -> bool:
-        """Tell whether a release goes on whose task was cancelled, if that is what has failed."""
-        assert lease.node is not None  # noqa: S101  # it is lent, so it has all three
+        """Tell whether a release that has failed here goes on in a task of its own.
+
+        It does if the failure is the cancellation of this task.
+        """
+        assert lease.node is not None  # noqa: S101  # a lease that is lent has both
         assert lease.connection is not None  # noqa: S101
-        pool: AsyncPool[PoolT, ConnT] = lease.node.pool  # type: ignore[assignment]  # as above
+        pool: AsyncPool[PoolT, ConnT] = lease.node.pool  # type: ignore[assignment]  # an AsyncPool
         released = pool.released
         if released and not lease.detached and isinstance(failure, asyncio.CancelledError):
             self._cancelled.add(lease, released(lease.connection))
@@ -190,11 +195,11 @@ class Returns(ReturnRules[PoolT, ConnT]):
         connection: ConnT,
         kwargs: dict[str, Any] | None,
     ) -> None:
-        """Undo what was set for a lease, and release; what cannot be undone is not lent again."""
+        """Undo what was set for a lease, and release; break the connection if undoing fails."""
         try:
             if not pool.is_closed(connection):
                 await undo_settings(lease, pool, connection)
-        except Exception as failure:  # noqa: BLE001  # it is broken, whatever it was
+        except Exception as failure:  # noqa: BLE001  # whatever it was, the connection is broken
             if lease.node is not None:
                 self._note_broken(lease.node, failure)
             pool.abort(connection)
@@ -221,7 +226,7 @@ class Returns(ReturnRules[PoolT, ConnT]):
     ) -> None:
         try:
             await rest
-        except Exception as failed:  # noqa: BLE001  # the block's, whose task was cancelled
+        except Exception as failed:  # noqa: BLE001  # it cannot be raised: the task was cancelled
             error = failed
         except BaseException as failed:
             error = failed
@@ -235,7 +240,7 @@ class Returns(ReturnRules[PoolT, ConnT]):
             self.hold(node)
 
     def hold(self, node: Node[PoolT, ConnT]) -> None:
-        """Offer nothing of a node until a probe has told what it is, but not for long."""
+        """Stop offering a node until a probe has shown what it is, for `LONGEST_HOLD` at most."""
         loop, since = asyncio.get_running_loop(), node.hold()
         loop.call_later(LONGEST_HOLD, self._end_hold, node, since)
 
@@ -244,7 +249,7 @@ class Returns(ReturnRules[PoolT, ConnT]):
             self._router.dispatch()
 
     async def close(self) -> None:
-        """Leave no timer behind, and no task: all connections are broken."""
+        """Leave no timer and no task behind; all connections are broken by now."""
         await self._cancelled.end()
         self._overdue.cancel()
 

@@ -33,8 +33,8 @@ log = logging.getLogger("hasql")
 class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
     """The hot path of threads, as `Checkout` is that of tasks.
 
-    A thread takes a place, fills it by the driver's pool, and has a look at what it has got. What
-    it changes or counts it does under the manager's guard, which nobody holds while waiting.
+    A thread takes a place, acquires a connection from the driver's pool for it, and checks that. It
+    changes and counts things under the manager's guard, which no thread holds while it waits.
     """
 
     def __init__(  # noqa: PLR0913  # made in one place
@@ -49,23 +49,23 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         in_loop: InLoop,
     ) -> None:
         super().__init__(driver, router, book, returns, options, manager)
-        # Taken over as they are, so that the end of a lease costs no call more.
+        # Bound directly, so that ending a lease does not cost an extra call.
         self.leave, self.forget = returns.leave, returns.forget
         self._give_back, self.leave_anew = returns.give_back, returns.leave_anew
         self._guard = guard
         self._limits = AbortTimer(options.clock, guard, in_loop)
         #: Whether the manager has started; asked on each acquire.
         self.live = False
-        #: In a forked child: who lends there. This one is the parent's.
+        #: In a forked child: the checkout that lends there. This one belongs to the parent.
         self.heir: ThreadCheckout[PoolT, ConnT] | None = None
 
-    # long: the hot path, each call less counts
+    # long: the hot path, where every call saved counts
     def take(  # noqa: C901, PLR0912  # as above
         self, lease: Lease[PoolT, ConnT], began: float | None = None
     ) -> ConnT:
-        """Take a connection for a lease; see `LeaseBook` for what becomes of it.
+        """Take a connection for a lease, and enter it in the book.
 
-        `began` is when that has begun, by the clock; None: now.
+        `began` is when the acquire began, by the clock; None: now.
         """
         if (tracing := self._tracing) is not None and not lease.number:
             return self._traced(lease, tracing)
@@ -86,7 +86,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
             node = self._router.occupy(lease.request) if fixed is None else self._occupy_on(fixed)
             if node is None:
                 node = self._wait(lease, deadline)
-            pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
+            pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # a ThreadPool
             connection, time_left = None, None
             try:
                 time_left = TimeLeft(deadline, clock, LONG_CONNECT, self._signal, node.host)
@@ -104,7 +104,8 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                     ended, connection = connection, None
                     self._discard(lease, pool, ended)
                     connection = pool.acquire(time_left, **kwargs)
-                # A read may have fallen to a master, too; a pool that was asked for is what it is.
+                # A read may have been routed to a master, too. A lease that names its node gets
+                # whatever that node's pool has.
                 if (
                     node.as_master
                     and fixed is None
@@ -118,7 +119,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 if fits and layers is not None:
                     for lent in layers.lent:
                         lent(lease)
-            except BaseException as error:  # noqa: BLE001  # sorted out there
+            except BaseException as error:  # noqa: BLE001  # `_sort_out` may raise it
                 if connection is not None:
                     good = isinstance(error, PoolerRefusesError)  # nothing is wrong with it
                     self._discard(lease, pool, connection, keeping=good)
@@ -139,14 +140,14 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         error: BaseException,
         time_left: TimeLeft | None,
     ) -> None:
-        """Give a place back that had no connection to offer; raise what ends the acquire."""
+        """Give back a place that has led to no connection; raise if that ends the acquire."""
         try:
             if time_left is not None and time_left.interrupted:
                 self._router.vacate(node)
                 raise error
             with self._guard:
                 self._give_up(node, lease, error)
-            if (tracing := self._tracing) is not None:  # not under the guard: it may wait
+            if (tracing := self._tracing) is not None:  # not under the guard: a tracer may wait
                 tracing.retried(lease, node, error)
         finally:
             del error  # as in `_consider`
@@ -159,7 +160,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         connection: ConnT,
         time_left: TimeLeft,
     ) -> None:
-        """Set a connection as its lease wants it."""
+        """Make the settings on a connection that its lease wants."""
         change = session_change(lease, node, pool, connection)
         if change is None:
             return
@@ -176,7 +177,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         try:
             return layers.take_in_thread(lease, self.take)
         except BaseException:
-            if lease.connection is not None:  # it was interrupted when it had been taken
+            if lease.connection is not None:  # interrupted after the connection was taken
                 self._give_back(lease)
             raise
 
@@ -184,12 +185,12 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         try:
             return tracing.take_in_thread(lease, self.take)
         except BaseException:
-            if lease.connection is not None:  # it was the tracer that was interrupted
+            if lease.connection is not None:  # the tracer was interrupted, after the acquire
                 self._give_back(lease)
             raise
 
     def _take_from(self, heir: "ThreadCheckout[PoolT, ConnT]", lease: Lease[PoolT, ConnT]) -> ConnT:
-        """Take a connection in a child for an acquire that was made before the fork."""
+        """Take a connection in a forked child for an acquire that was made before the fork."""
         if lease.fixed_node is not None:
             raise UnknownConnectionError("a pool from before a fork is the parent's")
         lease.move_to(heir)
@@ -204,8 +205,8 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
     ) -> bool:
         """Enter a lease in the book; return whether the node still fits.
 
-        The loop may have purged the node before the lease was in the book, and then it has broken
-        the connection, or it has found the lease there.
+        The loop may purge the node at the same time. If it does so before the lease is in the book,
+        it breaks the connection; if after, it finds the lease there and marks it as expired.
         """
         ended = None
         try:
@@ -214,7 +215,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 ended = self._book.enter(lease, connection)
                 if lease.expired or self._is_overtaken(lease, node, connection):
                     return False
-                fits = node.as_master  # it may have lost its role while the driver connected
+                fits = node.as_master  # the role may have been lost while the driver connected
                 if lease.request is not MASTER:
                     fits = self._may_read(node, lease, connection)
                 if not fits:
@@ -238,7 +239,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         *,
         keeping: bool = False,
     ) -> None:
-        """End what was taken by an acquire that failed or was interrupted, or give it back."""
+        """Close a connection whose acquire failed or was interrupted, or give it back as it is."""
         with self._guard:
             if lease.connection is not None:
                 self._book.remove(lease)
@@ -250,7 +251,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
             release_anew(pool, connection)
             if not isinstance(error, Exception):
                 raise
-            # It is broken anyway.
+            # The connection is broken anyway.
             log.debug(
                 "a connection that was not lent could not be given back: %r",
                 type(error),
@@ -258,18 +259,18 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
             )
 
     def _put_back(self, lease: Lease[PoolT, ConnT], deadline: float) -> None:
-        """Give back what did not fit, by the deadline."""
+        """Give back a connection that did not fit; abort it if that takes until the deadline."""
         if (tracing := self._tracing) is not None and lease.node is not None:
             tracing.retried(lease, lease.node, None)
         with self._guard:
-            back = self._book.pass_on(lease)  # as the lease goes on to its next connection
+            back = self._book.pass_on(lease)  # the lease itself goes on to its next connection
         node, connection = back.node, back.connection
         assert node is not None  # noqa: S101  # it was lent, so it has both
         assert connection is not None  # noqa: S101
-        pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # as above
+        pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # a ThreadPool
 
         def abort() -> None:
-            if self._book.find(connection) is back:  # else it is the next one's already
+            if self._book.find(connection) is back:  # else another lease has it already
                 pool.abort(connection)
 
         with self._limits.limit(deadline - self._clock(), abort):
@@ -280,51 +281,52 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 raise
 
     def limited(self, lease: Lease[PoolT, ConnT], seconds: float) -> AbstractContextManager[object]:
-        """Abort the lease's connection if what is done within takes longer than so many seconds."""
+        """Abort the lease's connection if the block takes longer than so many seconds."""
         node, connection = lease.node, lease.connection
         if node is None or connection is None:
             return nullcontext()  # the application has given it back by itself
-        pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
+        pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # a ThreadPool
         return self._aborting_after(pool, connection, seconds)
 
     def _aborting_after(
         self, pool: ThreadPool[PoolT, ConnT], connection: ConnT, seconds: float
     ) -> AbstractContextManager[None]:
-        """Abort a connection if what is done within takes longer than so many seconds."""
+        """Abort a connection if the block takes longer than so many seconds."""
         return self._limits.limit(seconds, partial(pool.abort, connection))
 
     def find(self, request: Request) -> Node[PoolT, ConnT]:
-        """Find the node that an acquire would go to now, and wait like one where there is none."""
+        """Find the node that an acquire would go to now; if there is none, wait as it would."""
         if not self.live:
             self._enter()
         node = self._router.occupy(request)
         if node is None:
             seconds = self._acquire_timeout
             lease: Lease[PoolT, ConnT] = Lease(self, request, seconds, {})
-            lease.waited = True  # this is no acquire that would be counted
+            lease.waited = True  # this is not an acquire, so its wait is not counted
             node = self._wait(lease, self._clock() + seconds)
         self._router.vacate(node)
         return node
 
     def _wait(self, lease: Lease[PoolT, ConnT], deadline: float) -> Node[PoolT, ConnT]:
-        """Wait for a place, which is taken then."""
+        """Wait for a place on a node; it is taken when this returns."""
         check_may_wait()
         node: Node[PoolT, ConnT] | None = None
         waiter: Any = None  # see `Router.join`
         try:
             with self._guard:
-                # In one step: a place that is given back in between would be handed to nobody.
+                # Asking and joining are one step, under the guard: a place that is given back
+                # between the two would go to no waiter, and this one would not see it.
                 node = self._router.occupy(lease.request)
                 if node is None:
                     self.waits += not lease.waited
                     lease.waited = True
                     waiter = self._router.join(lease.request, deadline)
-                    self._router.dispatch()  # a finalizer may have given one back since
+                    self._router.dispatch()  # a finalizer may have given a place back since
             if node is not None:
                 return node
             began = self._clock()
             if not waiter.ended_within(deadline - began):
-                raise OutOfTimeError  # noqa: TRY301  # as what else ends it
+                raise OutOfTimeError  # noqa: TRY301  # handled below, like all that ends a wait
             node = waiter.result()
             if (tracing := self._tracing) is not None:
                 tracing.waited(lease, node, self._clock() - began)
@@ -333,7 +335,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 self._router.leave(lease.request, waiter)
                 if isinstance(error, OutOfTimeError):
                     raise self._not_available(lease) from None
-            elif node is not None:  # a signal's, as the guard was left
+            elif node is not None:  # a signal's handler has raised just as the guard was left
                 self._router.vacate(node)
             raise
         return node

@@ -12,26 +12,29 @@ __all__ = ("ThreadLease", "ThreadLender")
 
 
 class ThreadLender(Protocol[PoolT, ConnT]):
-    """Who takes connections for leases and gives them back."""
+    """The object that takes connections for leases and gives them back."""
 
     def take(self, lease: Lease[PoolT, ConnT]) -> ConnT:
         """Find a connection for the lease, enter it in the book, and return it."""
 
     def leave(self, lease: Lease[PoolT, ConnT], error: BaseException | None) -> None:
-        """Give the lease's connection back at the end of a block; `error` is what ended that."""
+        """Give the connection back at the end of a block; `error` is what that raised, or None."""
 
     def forget(self, lease: Lease[PoolT, ConnT]) -> None:
-        """End the block of a lease that has no connection, or is being given back."""
+        """End the block of a lease that has no connection, or that is being given back already."""
 
     def leave_anew(self, lease: Lease[PoolT, ConnT], error: BaseException | None) -> None:
-        """Do what is left to do of one of these that has raised: it may not have begun."""
+        """Do what is left to do after `leave` or `forget` has raised, perhaps before it began."""
 
     def limited(self, lease: Lease[PoolT, ConnT], seconds: float) -> AbstractContextManager[object]:
-        """Abort the lease's connection if what is done within takes longer."""
+        """Abort the lease's connection if the block takes longer than so many seconds."""
 
 
 class ThreadLease(Lease[PoolT, ConnT]):
-    """What `acquire` returns: ``with`` it. `getconn` takes one that `putconn` gives back."""
+    """What `acquire` returns, for a ``with`` block.
+
+    `getconn` takes one, too, which `putconn` gives back.
+    """
 
     _lender: ThreadLender[PoolT, ConnT]
 
@@ -41,16 +44,18 @@ class ThreadLease(Lease[PoolT, ConnT]):
         return self.__enter__()
 
     def limited(self, seconds: float) -> AbstractContextManager[object]:
-        """Abort the connection if what is done within takes longer than so many seconds.
+        """Abort the connection if the block takes longer than so many seconds.
 
-        For what hasql itself asks of a server that may be silent. It ends with the driver's error.
+        This is for queries of hasql itself to a server that may be silent. An aborted query ends
+        with the driver's error.
         """
         return self._lender.limited(self, seconds)
 
     def query_after_reset(self) -> str | None:
-        """Return SQL that makes again what a `RESET ALL` undoes of the manager's settings, if any.
+        """Return SQL that makes again the manager's settings that a `RESET ALL` undoes, if any.
 
-        For who resets a session. Mostly there is nothing, as a login has named the settings.
+        This is for code that resets a session. Usually there are none, because the settings were
+        made at the login.
         """
         node, connection = self.node, self.connection
         if node is None or node.pool is None or connection is None:
@@ -62,7 +67,7 @@ class ThreadLease(Lease[PoolT, ConnT]):
         if self.used:
             raise self.used_twice()
         self.used = True
-        # Looked up each time, as gevent may put its own there later.
+        # Looked up each time, because gevent may put its own function there later.
         self.thread = threading.get_ident()
         return self._lender.take(self)
 
@@ -73,12 +78,13 @@ class ThreadLease(Lease[PoolT, ConnT]):
         traceback: TracebackType | None,
     ) -> None:
         try:
-            # Given back within the block already, by putconn(): nothing left to do.
+            # True if putconn() was called within the block: nothing is left to do.
             if self.connection is None or self.returning:
                 self._lender.forget(self)
             else:
                 self._lender.leave(self, exc)
         except BaseException:
-            # Of a signal's handler, maybe, which may run before a function's first step.
+            # A signal's handler may have raised this, and may have run before the first step of the
+            # function that was called.
             self._lender.leave_anew(self, exc)
             raise

@@ -1,4 +1,4 @@
-"""The giving back of connections that threads have used."""
+"""Gives back the connections that threads have used."""
 
 import threading
 from contextlib import AbstractContextManager, suppress
@@ -42,11 +42,11 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
         self._book = book
         self._guard = guard
         self._in_loop = in_loop
-        #: Whether this is a forked child, and all that is open its parent's.
+        #: Whether this is a forked child, so that all that is open belongs to its parent.
         self.inherited = False
-        #: At work while there is a tracer.
+        #: Set while there is a tracer.
         self._tracing: LeaseTracing[PoolT, ConnT] | None = None
-        #: At work if anything stands around the leases.
+        #: Set if the manager has layers that learn of returns.
         self._layers: LeaseLayers[PoolT, ConnT] | None = None
         self._overdue = OverdueTimer(book, options.release_timeout, options.clock, guard)
 
@@ -55,13 +55,13 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
         self._tracing = tracing
 
     def stand_within(self, layers: LeaseLayers[PoolT, ConnT]) -> None:
-        """Have these layers know of each connection that comes back."""
+        """Tell these layers of each connection that comes back."""
         self._layers = layers
 
     def leave(self, lease: Lease[PoolT, ConnT], error: BaseException | None) -> None:
-        """End a lease's block, in which the driver may want to commit or roll back first.
+        """End a lease's block; the driver may have to commit or roll back first.
 
-        That is the application's work still: it has its time, and its errors are raised.
+        That is still the application's work: it may take its time, and its errors are raised.
         """
         if self.inherited:
             return
@@ -69,7 +69,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
         if node is None or connection is None:
             self.forget(lease)  # another thread has taken it out of the book meanwhile
             return
-        pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
+        pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # a ThreadPool
         if lease.terminated:
             self.give_back(lease, error)
             self.check_not_terminated(lease, error)
@@ -85,7 +85,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
     def forget(self, lease: Lease[PoolT, ConnT]) -> None:
         """End the block of a lease that has no connection any more; see `LeaseBook.enter`."""
         if self.inherited:
-            return  # a thread of the parent's may have held the guard when it forked
+            return  # a thread of the parent may have held the guard at the fork
         node, layers = None, self._layers
         try:
             with self._guard:
@@ -96,7 +96,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
                 layers.returned(lease, node, None)
         except BaseException:
             if node is not None:
-                if lease.node is not None:  # interrupted before it began
+                if lease.node is not None:  # `_end` was interrupted before it began
                     self._end(lease, node)
                 if layers is not None:
                     layers.returned(lease, node, None)
@@ -108,9 +108,9 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
         error: BaseException | None,
         kwargs: dict[str, Any] | None = None,
     ) -> None:
-        """Do what is left to do at the end of a lease where that has raised.
+        """Do what is left to do after the end of a lease has raised.
 
-        A signal's handler may have interrupted it before it began.
+        A signal's handler may have interrupted that before it began.
         """
         if self.inherited:
             return
@@ -121,14 +121,14 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
                 self.give_back(lease, error, kwargs)
 
     def give_back_by_call(self, lease: Lease[PoolT, ConnT], kwargs: dict[str, Any]) -> None:
-        """Give back what `getconn` has taken, in whichever thread, or this thread's own block.
+        """Give back a connection of `getconn`, from any thread, or that of this thread's own block.
 
-        Which thread has taken it says nothing: frameworks take a connection in one thread of theirs
-        and give it back in any other, which may have had the same one before. Who has lent it on,
-        as a web framework's integration does, cleans it up first.
+        It does not matter which thread has called `getconn`: frameworks take a connection in one of
+        their threads and give it back in another, which may have had the same connection before. An
+        integration that has lent the connection on cleans it up first, by `before_call`.
 
-        Raises UnknownConnectionError where it is lent to another thread's block, whose end gives it
-        back: the caller had it before, and has given it back then.
+        Raises UnknownConnectionError if the connection is lent to another thread's block, whose end
+        gives it back: then the caller had it earlier, and has given it back already.
         """
         if not lease.awaited and lease.thread not in {0, threading.get_ident()}:
             raise UnknownConnectionError(
@@ -143,42 +143,44 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
             self.leave_anew(lease, None, kwargs)
             raise
 
-    # long: as one step as can be, each call more could be interrupted before it begins
+    # long: as few calls as possible, because each could be interrupted before it begins
     def give_back(  # noqa: C901, PLR0912  # as above
         self,
         lease: Lease[PoolT, ConnT],
         error: BaseException | None = None,
         kwargs: dict[str, Any] | None = None,
     ) -> None:
-        """Give a lease's connection back; `error` is what ended its use, if anything did.
+        """Give a lease's connection back; `error` is the exception that ended its use, or None.
 
-        The lease keeps its place, and its entry in the book, until the driver is done with that.
-        Raises UnknownConnectionError where another thread gives it back already.
+        The lease keeps its place, and its entry in the book, until the driver has taken it back.
+        Raises UnknownConnectionError if another thread gives it back already.
         """
         node, connection = lease.node, lease.connection
         if node is None or connection is None:
             raise _given_back_twice()
-        pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # its face's
+        pool: ThreadPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # a ThreadPool
         due_back = self._clock() + self._release_timeout
         try:
             del lease.unreturned
         except AttributeError:
             with self._guard:
-                if not lease.freed:  # else it was terminated, and is in no use any more
+                if not lease.freed:  # else it was terminated, and is not in use any more
                     raise _given_back_twice() from None
                 self._book.forget(lease)
             return
-        # With no call in between, after which it could be interrupted: what is begun ends below.
+        # There is no call between the `del` and the `try`, so that no interrupt can come between
+        # them: what has begun is ended below.
         lease.due_back = due_back
-        lease.returning = True  # after it is known by when
+        lease.returning = True  # last, because `abort_overdue` may look at `due_back` from now on
         try:
             if not self._overdue.is_set:
                 self._overdue.is_set = True
                 self._in_loop(self._overdue.set)
             self._learn(lease, node, pool, connection, error)
             if lease.expired or (not node.in_routing and not self._is_kept(lease, node)):
-                # Of a host that was out of routing or is: silent, fenced or gone. A reset would
-                # wait for it, and nothing that is still open there may be acknowledged.
+                # The host is out of routing, or was meanwhile: it is silent, fenced or gone. A
+                # reset would wait for it, and no transaction that is still open there may be
+                # acknowledged.
                 pool.abort(connection)
             if lease.undo is not None:
                 self._undo(lease, node, pool, connection)
@@ -187,10 +189,11 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
             else:
                 pool.release(connection)
         except BaseException as failure:
-            if self._book.find(connection) is lease:  # else it is the next one's already
+            if self._book.find(connection) is lease:  # else another lease has it already
                 release_anew(pool, connection)
             lease.lost = True
-            # What it was used for has ended well; but an argument of the caller's may be to blame.
+            # What the connection was used for has ended well, so its failure is not raised. But
+            # with arguments it is, because the caller's arguments may be to blame.
             if kwargs or not isinstance(failure, Exception):
                 raise
             self._note_broken(node, failure)
@@ -200,7 +203,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
                 if self._layers is not None:
                     self._layers.returned(lease, node, error)
             except BaseException:
-                if lease.node is not None:  # interrupted before it began
+                if lease.node is not None:  # `_end` was interrupted before it began
                     self._end(lease, node)
                 if self._layers is not None:
                     self._layers.returned(lease, node, error)
@@ -215,16 +218,16 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
         pool: ThreadPool[PoolT, ConnT],
         connection: ConnT,
     ) -> None:
-        """Undo what was set for a lease; what cannot be undone is not lent again."""
+        """Undo what was set for a lease; break the connection if that fails."""
         try:
             if not pool.is_closed(connection):
                 undo_settings_in_thread(lease, pool, connection)
-        except Exception as failure:  # noqa: BLE001  # it is broken, whatever it was
+        except Exception as failure:  # noqa: BLE001  # whatever it was, the connection is broken
             self._note_broken(node, failure)
             pool.abort(connection)
 
     def _end(self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT]) -> None:
-        """Have a lease hold nothing any more, whatever interrupts that."""
+        """Free the place of a lease and take it out of the book, even if that is interrupted."""
         freed = False
         try:
             with self._guard:
@@ -240,14 +243,14 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
                 self._router.hand_on(node)
             raise
 
-    # What the event loop is told. A thread cannot wait for its word, so it holds the host first,
-    # and the loop ends that where no probe is to come.
+    # The methods below leave the rest to the event loop. A thread cannot wait for the loop's
+    # answer, so it holds the host first, and the loop ends the hold if no probe is to come.
 
     def _lost(self, node: Node[PoolT, ConnT], failure: Failure | None) -> None:
         held, breaks_others = None, self.breaks_others(node, failure)
         if breaks_others:
             with self._guard:
-                if node.limit:  # else another one's probe may be on its way, which ends that
+                if node.limit:  # else it is held already, perhaps until a probe that is under way
                     held = node.hold()
         self._in_loop(self._look_at, node, held, breaks_others)
 
@@ -255,7 +258,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
         self,
         node: Node[PoolT, ConnT],
         held: float | None,
-        breaks_others: bool,  # noqa: FBT001  # handed on by the loop
+        breaks_others: bool,  # noqa: FBT001  # the loop passes it on by position
     ) -> None:
         self._signal_in_loop(node.host, Evidence.ELSEWHERE)
         if self._signal_in_loop(node.host):
@@ -267,7 +270,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
             self._end_hold(node, held)
 
     def hold(self, node: Node[PoolT, ConnT]) -> None:
-        """Offer nothing of a node until a probe has told what it is, but not for long."""
+        """Stop offering a node until a probe has shown what it is, for `LONGEST_HOLD` at most."""
         with self._guard:
             held = node.hold()
         self._in_loop(self._end_hold_later, node, held)
@@ -281,14 +284,14 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
                 self._router.dispatch()
 
     async def close(self) -> None:
-        """Leave no timer behind: all connections are broken."""
+        """Leave no timer behind; all connections are broken by now."""
         self._overdue.cancel()
 
 
 def release_anew(pool: ThreadPool[PoolT, ConnT], connection: ConnT) -> None:
-    """Abort a connection whose release has raised, and have its place in the pool be free.
+    """Abort a connection whose release has raised, and free its place in the pool.
 
-    What has raised may have been a signal's handler, before the release began.
+    A signal's handler may have raised before the release began.
     """
     pool.abort(connection)
     with suppress(Exception):  # it is broken
