@@ -1,4 +1,4 @@
-"""A node at run time: a host, the driver's pool on it, and the count of what is handed out."""
+"""A node at run time: a host, the driver's pool on it, and the count of places that are taken."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Node",)
 
-#: What a node of the same host takes over.
+#: The attributes that the next node of the same host takes over.
 _INHERITED = (
     "error",
     "flag_lies",
@@ -34,19 +34,19 @@ _INHERITED = (
 )
 _NEVER = float("-inf")
 _FOREVER = float("inf")
-#: Seconds until a host that let nobody connect is offered one connect again, at first and at most.
+#: Seconds from a failed connect until one connect more is offered there, at first and at most.
 _FIRST_RETRY = 0.02
 _SLOWEST_RETRY = 1.0
-#: At most where connects lead to another server: each may lead to the right one.
+#: The most seconds if the connect has led to another server: the next may lead to the right one.
 _SLOWEST_ELSEWHERE = 0.2
 
 
 class Node(Generic[PoolT, ConnT]):
     """One host of the cluster as the hot path sees it.
 
-    Its count of leases is changed by the router alone, its limit also by what acquires meet,
-    `without_marks` also by what runs meet, and all else by the routing state. All of that happens
-    in one event loop, between two awaits.
+    The router alone changes its count of leases. Acquires and returns also change what it offers,
+    runs also change `without_marks`, and the routing state changes all the rest. Tasks do so in one
+    event loop, between two awaits; what threads share is changed under the manager's guard.
     """
 
     __slots__ = (
@@ -102,57 +102,58 @@ class Node(Generic[PoolT, ConnT]):
         self.sizes = sizes
         #: None until the host has answered for the first time.
         self.pool: DriverPool[PoolT, ConnT] | None = None
-        #: Whether the pool tells when the application drops what is lent.
+        #: Whether the pool tells when the application drops a connection that is lent.
         self.tells_of_drops = False
-        #: Leases out, being taken, or being given back; and a warm-up.
+        #: How many leases are out, being taken, or being given back; a warm-up counts as one.
         self.in_flight = 0
-        #: How many of them there were at once at most, since the last report.
+        #: The highest `in_flight` since the last report.
         self.peak = 0
-        #: How many leases may be out: what is offered, or none while it is held.
+        #: How many leases may be out: as many as are offered, or none while the node is held.
         self.limit = self._offered = sizes.maximum
-        #: When it was held last, by the clock, if it is still; and whether it is until a probe is
-        #: answered, see `hold_until_answer`.
+        #: When the present hold began, by the clock, if there is one; and whether the node is held
+        #: until a probe is answered, see `hold_until_answer`.
         self._held_at = _NEVER
         self.awaits_answer = False
-        #: The pools before this one that have places out still; and what becomes of this node's own
-        #: places once another one has taken its place.
+        #: The successions from earlier nodes of the host that still have places out; and the one
+        #: from this node, once another node has taken its place.
         self.successions: list[Succession] = []
         self.succession: Succession | None = None
-        #: From when one connect more than what is open is offered, as one has failed; never: all
-        #: there is is offered.
+        #: After a failed connect: the time from which one connect more than the open connections is
+        #: offered, by the clock. `_NEVER`: there is no trouble, and everything is offered.
         self._retry_at = _NEVER
         self._backoff = _FIRST_RETRY
         self._size_at_failure = 0
-        #: Whether its server had no room for the connect that has failed last.
+        #: Whether the last connect that failed has found the server full.
         self.full = False
-        #: Why a connection, or the pool itself, could not be had the last time.
+        #: Why it was impossible to connect, or to open the pool, the last time; None: it works.
         self.error: BaseException | None = None
         self._failed_at = 0.0
         #: Why its server refuses what the pool, unlike the probes, asks of it.
         self.refusal: Exception | None = None
         #: The last failure of a probe or a connect, kept after the host has recovered.
         self.last_error: BaseException | None = None
-        #: Whether it may serve at all, and as what it is offered: a suspect is in routing, but
-        #: not offered as long as others can serve, unless it is known to live.
+        #: Whether it may serve at all, and the roles in which it is offered. A suspect is in
+        #: routing, but it is not offered as long as others can serve, unless it is known to live.
         self.in_routing = False
         self.as_master = False
         self.as_replica = False
-        #: See `mark_cold`. It serves once it has been warmed up, or when no other of its role can.
+        #: See `mark_cold`. A cold node serves once it has been warmed up, or when no other node of
+        #: its role can.
         self.cold = False
-        #: Its in_hot_standby flag was caught contradicting SQL: a pooler answers from memory.
+        #: Whether its in_hot_standby flag was seen to contradict SQL: a pooler answers from memory.
         self.flag_lies = False
-        #: Its last answer came through a pooler: another process gave it than had let us in.
+        #: Whether its last answer came through a pooler: from another process than the login's.
         self.pooled = False
         #: The server that its monitor sees, and whether its name is known to lead to others, too.
         self.server: tuple[int, int] | None = None
         self.several = False
-        #: When a connection said `off` though this is a replica; and whether a probe begun later
-        #: has said that it is one all the same, so that some connections lead elsewhere.
+        #: When a connection said `off` although this is a replica; and whether a probe that began
+        #: later has found a replica all the same, so that some connections lead elsewhere.
         self.off_at = _FOREVER
         self.leads_elsewhere = False
-        #: Whether its server tells no ids of transactions, as a run has met there.
+        #: Whether a run has found that its server tells no ids of transactions.
         self.without_marks = False
-        #: What a policy may go by, see `Candidate`.
+        #: What a policy may base its choice on, see `Candidate`.
         self.replayed: int | None = None
         self.lag_seconds: float | None = None
         self.label: str | None = None
@@ -165,27 +166,27 @@ class Node(Generic[PoolT, ConnT]):
         return f"<Node {self.host} {role} {self.in_flight}/{self.limit} in flight>"
 
     def found_as(self, found: Discovered, position: int) -> None:
-        """Take note of what its source says of it, and of its place among the hosts."""
+        """Take note of what its discovery source says of it, and of its place among the hosts."""
         self.position = position
         self.priority, self.weight, self.label = found.priority, found.weight, found.label
 
     @property
     def free(self) -> int:
-        """How many more leases it can hand out; never negative, a policy may weigh by it."""
+        """How many more leases it can hand out; never negative: a policy may weigh by it."""
         free = self.limit - self.in_flight
         return free if free > 0 else 0  # noqa: FURB136  # max() costs twice as much, per acquire
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether all that it may have is in use, or its server has room for no more.
+        """Whether all the connections that it may have are in use, or its server is full.
 
-        Not so where nobody could connect for another reason.
+        If connects fail for another reason, the node is not exhausted.
         """
         return not self.free and (self.full or self.in_flight >= self.most)
 
     @property
     def current(self) -> "Node[PoolT, ConnT]":
-        """Itself, or the node that has taken its place, as the pool was resized."""
+        """This node, or the one that has taken its place when the pool was resized."""
         node: Node[PoolT, ConnT] = self
         while node.succession is not None:
             node = node.succession.heir
@@ -193,28 +194,28 @@ class Node(Generic[PoolT, ConnT]):
 
     @property
     def pools(self) -> list[DriverPool[PoolT, ConnT]]:
-        """Its pool, and those before it that have places out still."""
+        """Its pool, and the earlier ones that still have places out."""
         nodes = [self, *(each.former for each in self.successions)]
         return [node.pool for node in nodes if node.pool is not None]
 
     @property
     def lends(self) -> bool:
-        """Whether any lease is out, on this pool or one before."""
+        """Whether any lease is out, on this pool or an earlier one."""
         return bool(self.in_flight) or any(each.former.in_flight for each in self.successions)
 
     @property
     def most(self) -> int:
-        """How many leases may be out at most: what pools before this one have out is not there."""
+        """How many leases may be out at most: the maximum, less what earlier pools have out."""
         owed: int = sum(each.former.in_flight for each in self.successions)
         return max(0, self.sizes.maximum - owed)
 
     def set_sizes(self, sizes: PoolSizes) -> None:
-        """Have other bounds; there is no pool yet."""
+        """Set other bounds, while there is no pool yet."""
         self.sizes = sizes
         self._offer(self.most)
 
     def make_heir(self, pool: DriverPool[PoolT, ConnT], sizes: PoolSizes) -> "Node[PoolT, ConnT]":
-        """Make a node of the same host, with all that is known of it, and another pool."""
+        """Make a node of the same host with another pool; it knows all that this one knows."""
         heir: Node[PoolT, ConnT] = Node(self.endpoint, self.position, sizes, self._clock)
         for name in _INHERITED:
             setattr(heir, name, getattr(self, name))
@@ -224,12 +225,12 @@ class Node(Generic[PoolT, ConnT]):
         return heir
 
     def places_are_back(self) -> None:
-        """Offer the places that pools before this one have back."""
-        if self._retry_at == _NEVER:  # else what was the trouble says when it may have more
+        """Offer the places that earlier pools have got back."""
+        if self._retry_at == _NEVER:  # else a connect has failed, and answers to probes offer more
             self._offer(self.most)
 
     def _offer_open(self) -> None:
-        """Offer what is open at least, or all if there is no trouble."""
+        """Offer at least the open connections, or everything if there is no trouble."""
         if self._retry_at == _NEVER:
             self._offer(self.most)
         elif self.pool is not None:
@@ -270,9 +271,9 @@ class Node(Generic[PoolT, ConnT]):
     ) -> None:
         """Offer no more than the open connections; later, after answered probes, one more.
 
-        The wait for that doubles with each failure: a server without free slots answers probes
-        all the time, and would get a login from everyone who waits after each of them. A name that
-        leads to several servers is not full, so that the wait stays short there.
+        The delay before that doubles with each failure: a server without free slots answers probes
+        all the time, and after each answer it would get a login from every acquire that waits. A
+        name that leads to several servers is not full, so the delay stays short there.
         """
         self.failed(error)
         self.full = full
@@ -283,29 +284,31 @@ class Node(Generic[PoolT, ConnT]):
         self._backoff = min(2 * self._backoff, slowest)
 
     def mark_cold(self) -> None:
-        """Take note that it is out of routing, and its pool empty.
+        """Take note that the node is out of routing, and its pool empty.
 
-        A pool that keeps connections opens them by itself when the host answers.
+        A pool with a minimum size does not make it cold: that opens connections by itself when the
+        host answers.
         """
         self.cold = self.pool is not None and self.sizes.minimum == 0
 
     def hold(self) -> float:
-        """Offer nothing until a new probe has been answered, or `end_hold` is told of this time."""
+        """Offer nothing until a new probe is answered, or `end_hold` is given the returned time."""
         self._held_at, self.limit = self._clock(), 0
         return self._held_at
 
     def hold_until_answer(self) -> None:
-        """Offer nothing until a probe is answered, whenever it was begun: its name has moved.
+        """Offer nothing until a probe is answered, because the host's name has moved.
 
-        A probe that was under way then goes on at the new address. Nothing else ends this.
+        It does not matter when that probe began: one that was under way goes on at the new address.
+        Nothing else ends this.
         """
         self.awaits_answer, self.limit = True, 0
 
     def end_hold(self, since: float | None = None) -> bool:
-        """End a hold that no probe has ended; what is open can be had again.
+        """End a hold that no probe has ended; at least the open connections are offered again.
 
-        `since` is when that began: one that has begun after it goes on. Whatever a connect has met
-        meanwhile has no say in it. Return whether there was one.
+        `since` is when the hold began: another one, which began later, goes on. Connects that have
+        failed meanwhile make no difference. Returns whether a hold was ended.
         """
         if self._held_at == _NEVER or since not in {None, self._held_at}:
             return False
@@ -314,7 +317,7 @@ class Node(Generic[PoolT, ConnT]):
         return True
 
     def offer_all(self) -> None:
-        """Offer all the pool can hold: connecting works, or the host is back."""
+        """Offer all that the pool can hold, because connecting works or the host is back."""
         self._retry_at = _NEVER
         self._backoff = _FIRST_RETRY
         self.error, self.full = None, False
@@ -323,15 +326,15 @@ class Node(Generic[PoolT, ConnT]):
     def host_answered(
         self, answer: Answered, state: NodeState, *, lag_seconds: float | None
     ) -> float:
-        """Take note of an answered probe; one begun after trouble lets more be offered.
+        """Take note of an answered probe; after a failed connect it may let one more be tried.
 
-        Return when the next has to begin for that, by the clock; never: infinity.
+        Returns when the next probe has to begin to do so, by the clock; infinity: none has to.
         """
         began, self.response_time = answer.began, answer.response_time
         self.pooled, self.flag_lies = answer.pooled, answer.flag_lies
         self.replayed, self.lag_seconds = answer.reading.wal_position, lag_seconds
         if state.server != self.server or state.role is not Role.MASTER:
-            self.without_marks = False  # the next one may tell them
+            self.without_marks = False  # another server may tell them
         self.server, self.several = state.server, state.several
         if began > self.off_at or state.role is not Role.REPLICA:
             self.leads_elsewhere, self.off_at = state.role is Role.REPLICA, _FOREVER

@@ -1,4 +1,4 @@
-"""What the routing observes by itself: whether a host that answers can serve by now."""
+"""What the routing observes by itself: whether a host that answers probes can serve by now."""
 
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -19,7 +19,7 @@ class PoolOpened:
 
 @dataclass(frozen=True, slots=True)
 class PoolRefused:
-    """A host answers probes, but refuses what its pool asks of it, which waiting does not mend."""
+    """A host answers probes, but refuses what its pool asks of it; waiting does not help."""
 
     host: HostSpec
     error: Exception

@@ -15,10 +15,10 @@ __all__ = ("Offer", "offered", "with_pools")
 def with_pools(
     states: Iterable[NodeState], nodes: Mapping[HostSpec, Node[PoolT, ConnT]]
 ) -> list[Node[PoolT, ConnT]]:
-    """Leave out those without a pool; and cold ones, for a moment, if others can serve.
+    """Leave out nodes without a pool; and cold nodes, for a moment, if others can serve.
 
-    A host that has just started takes its time for a first login. A policy that goes by load would
-    have all wait for that, as nothing is in use there yet.
+    A host that has just started takes its time for the first login. A policy that goes by load
+    would make every acquire wait for that, because no connection is in use there yet.
     """
     of_role = [(state, nodes[state.host]) for state in states]
     served = any(
@@ -29,13 +29,13 @@ def with_pools(
 
 
 class Offer(NamedTuple, Generic[PoolT, ConnT]):
-    """Who is offered to acquires, as `Router.route` takes it."""
+    """The nodes that are offered to acquires: the arguments of `Router.route`."""
 
     masters: Sequence[Node[PoolT, ConnT]]
     replicas: Sequence[Node[PoolT, ConnT]]
-    #: The roles of which every host is suspect, or there is none.
+    #: The roles that have no host, or only suspect ones.
     doubtful: Collection[Role] = ()
-    #: Those of them that are used only while no other has room.
+    #: Those of the nodes that are used only while no other has room.
     last: Collection[Node[PoolT, ConnT]] = ()
 
 
@@ -44,10 +44,11 @@ def offered(
     replicas: list[Node[PoolT, ConnT]],
     states: Iterable[NodeState],
 ) -> Offer[PoolT, ConnT]:
-    """Leave suspects out as long as others can serve, but for those that are known to live.
+    """Leave out suspects as long as others can serve, except those that are known to live.
 
-    Such a one lets nobody in, and serves from what is open: that is better than to wait for others
-    that have no room. One that is silent would be waited for as well.
+    A suspect that is known to live admits no login, but it serves from its open connections. That
+    is better than waiting for other hosts that have no room. A silent suspect would have to be
+    waited for, too.
     """
     up: set[HostSpec] = set()
     heard: set[HostSpec] = set()

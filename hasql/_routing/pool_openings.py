@@ -1,4 +1,4 @@
-"""The opening of pools: each on a host that has answered, and tried again where that fails."""
+"""Opens pools: each once its host has answered, and again if that fails."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -15,29 +15,30 @@ from hasql.driver.judgement import judged
 
 __all__ = ("PoolOpenings",)
 
-#: Seconds that opening a pool may take: its host has just answered, so it is not silent, but
-#: logging in many connections takes a loaded server its time.
+#: Seconds that opening a pool may take. Its host has just answered, so it is not silent, but a
+#: loaded server may need time for the logins of many connections.
 _TIMEOUT = 10.0
 #: Seconds until a pool that could not be opened is tried again, doubling to refresh_delay.
 _FIRST_PAUSE = 0.02
-#: Failures alike, in a row, after which a statement is taken for one that no waiting mends.
+#: After so many equal failures in a row, a failing statement is taken for one that waiting does not
+#: help.
 _FAILURES_TO_BE_SURE = 3
 
 
 class _Attempts:
-    """What has become of the attempts to open the pool of one node."""
+    """The state of the attempts to open the pool of one node."""
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
         self.pause = _FIRST_PAUSE / 2
-        #: When the next may begin, by the clock.
+        #: When the next attempt may begin, by the clock.
         self.next_at = float("-inf")
-        #: How the last one failed, and how often in a row in this way.
+        #: How the last attempt failed, and how often in a row attempts have failed in this way.
         self.failure, self.same_failures = "", 0
 
 
 class PoolOpenings(Generic[PoolT, ConnT]):
-    """Opens the pools of one manager, beside the probes, which go on meanwhile."""
+    """Opens the pools of one manager, while the probes go on."""
 
     def __init__(  # noqa: PLR0913  # made in one place
         self,
@@ -50,7 +51,7 @@ class PoolOpenings(Generic[PoolT, ConnT]):
         probe_by: Callable[[HostSpec, float], None],
     ) -> None:
         self._driver = driver
-        #: The arguments of pools.
+        #: The arguments for making pools.
         self.kwargs = kwargs
         self._refresh_delay = refresh_delay
         self._clock = clock
@@ -63,14 +64,15 @@ class PoolOpenings(Generic[PoolT, ConnT]):
         """Begin to open a node's pool, unless that is under way or has just failed."""
         attempts = self._attempts.setdefault(node, _Attempts())
         if attempts.task is None and self._clock() >= attempts.next_at:
-            # It may be a call of the application's to which a host has answered.
+            # In an empty context: this may run within a call of the application, to which a host
+            # has answered.
             opening, context = self._open(node, attempts), Context()
             task = asyncio.get_running_loop().create_task(opening, context=context)
-            if not task.done():  # as an eager one may be, which has failed at once
+            if not task.done():  # an eager task may have failed at once
                 attempts.task = task
 
     def cancel(self, node: Node[PoolT, ConnT]) -> list[asyncio.Task[None]]:
-        """Give a node's pool up, and return the task that ends then, if there is one."""
+        """Give up opening a node's pool; return the task that has to end for that, if any."""
         attempts = self._attempts.pop(node, None)
         if attempts is None or attempts.task is None:
             return []
@@ -78,7 +80,7 @@ class PoolOpenings(Generic[PoolT, ConnT]):
         return [attempts.task]
 
     def give_up(self, node: Node[PoolT, ConnT]) -> None:
-        """End an opening that is under way; what is known of those that have failed is kept."""
+        """End an opening that is under way; if none is, what is known of failures is kept."""
         attempts = self._attempts.get(node)
         if attempts is not None and attempts.task is not None:
             self.cancel(node)
@@ -96,14 +98,16 @@ class PoolOpenings(Generic[PoolT, ConnT]):
         except asyncio.CancelledError:
             attempts.task = None  # a hook may have raised it, and the next answer tries again
             raise
-        except Exception as error:  # noqa: BLE001  # whatever it was: the pool cannot be had now
+        except Exception as error:  # noqa: BLE001  # whatever failed, the pool cannot be opened now
             attempts.task = None
             late = TimeoutError(f"opening the pool took longer than {_TIMEOUT:g} s")
             self._failed(node, attempts, late if opening.expired() else error)
             return
         if self._attempts.get(node) is not attempts or cancellations():
             attempts.task = None
-            pool.terminate()  # it was given up, or the program ends, which a driver may have lost
+            # The pool was given up meanwhile, or the program ends, and the driver may have
+            # swallowed the cancellation.
+            pool.terminate()
             raise asyncio.CancelledError
         self._attempts.pop(node, None)
         node.refusal = None
@@ -115,12 +119,12 @@ class PoolOpenings(Generic[PoolT, ConnT]):
         attempts.next_at = self._clock() + attempts.pause
         failure = judged(self._driver, error)
         refused = failure.lasts or isinstance(error, TypeError | ValueError)
-        # But a statement of the application's own, in a hook, may be mended by waiting.
+        # But a statement may be one of the application's own, in a hook, and may work later.
         same = attempts.same_failures + 1 if str(error) == attempts.failure else 1
         attempts.failure, attempts.same_failures = str(error), same
         if failure is Failure.STATEMENT and same < _FAILURES_TO_BE_SURE:
             refused = False
         before, node.refusal = node.refusal, error if refused else None
-        if refused and before is None:  # once: its probes are answered all the same
+        if refused and before is None:  # once only, because probes go on being answered
             self._publish(PoolRefused(node.host, error))
         self._probe_by(node.host, attempts.next_at)

@@ -12,9 +12,9 @@ class Fallback(Enum):
     """When a request takes a host of the other role."""
 
     NEVER = "never"
-    #: While no host of the role asked for is in routing. One that is full is in routing.
+    #: While no host of the role asked for is in routing. A host that is full is in routing.
     ABSENT = "absent"
-    #: Also while none of that role has room.
+    #: Also while no host of that role has room.
     FULL = "full"
 
 
@@ -22,8 +22,8 @@ class Fallback(Enum):
 class Request:
     """What an acquire asks for: hosts of one role, or else perhaps of the other.
 
-    Two are the same only if they are one object, so that looking one up costs the hot path
-    nothing; those below are all there are.
+    Two requests are equal only if they are one object, so that looking one up costs the hot path
+    nothing. The constants below are all the requests there are.
     """
 
     role: Role
@@ -45,5 +45,5 @@ MASTER = Request(Role.MASTER)
 REPLICA = Request(Role.REPLICA)
 #: A replica, or a master while no replica is in routing.
 REPLICA_OR_MASTER = Request(Role.REPLICA, Fallback.ABSENT)
-#: A master if one has room, else a replica: a read that has fallen to the masters' share.
+#: A master if one has room, else a replica: for a read that falls into the masters' share.
 MASTER_OR_REPLICA = Request(Role.MASTER, Fallback.FULL)

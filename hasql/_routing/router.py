@@ -1,4 +1,4 @@
-"""The router: which node gets an acquire, and who waits when none can take it."""
+"""The router: it gives each acquire a node, or lets it wait while no node can take it."""
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
@@ -23,7 +23,7 @@ from hasql.errors import ConfigurationError, PoolManagerClosedError
 
 __all__ = ("Router",)
 
-#: Where our own policies are.
+#: The package of hasql's own policies.
 _OURS = "hasql.balancer_policy."
 _INTERNED = (MASTER, REPLICA, REPLICA_OR_MASTER, MASTER_OR_REPLICA)
 
@@ -31,15 +31,15 @@ _INTERNED = (MASTER, REPLICA, REPLICA_OR_MASTER, MASTER_OR_REPLICA)
 class Router(Generic[PoolT, ConnT]):
     """Hands out places on nodes: at once where one is free, else in the order of asking.
 
-    A place is one count of `Node.in_flight`, which changes only here. Who was given one gives it
-    back with `vacate`.
+    A place is one count of `Node.in_flight`, which changes only here. The caller that was given a
+    place gives it back with `vacate`.
     """
 
     def __init__(
         self, policy: BaseBalancerPolicy, waiters: Waiters[Request, Node[PoolT, ConnT]]
     ) -> None:
         self.policy = policy
-        # Our own return nothing but candidates, which need not be looked at again.
+        # hasql's own policies return nothing but candidates, so their choice need not be checked.
         self._chosen: Callable[[Sequence[Node[PoolT, ConnT]]], Node[PoolT, ConnT]] = (
             policy.choose if type(policy).__module__.startswith(_OURS) else self._checked
         )
@@ -62,13 +62,13 @@ class Router(Generic[PoolT, ConnT]):
         doubtful: Collection[Role] = (),
         last: Collection[Node[PoolT, ConnT]] = (),
     ) -> None:
-        """Take over who may serve. Call `dispatch` once its consequences are dealt with.
+        """Set which nodes may serve. Call `dispatch` once the consequences are dealt with.
 
-        Of a role that is `doubtful` all hosts are suspect: who may take either role comes to it
-        last, as nobody knows whether one of them still answers.
+        All hosts of a `doubtful` role are suspect, and may not answer any more. A request that
+        falls back when its own role is full therefore tries such a role last.
 
-        Within a role hosts of the lowest priority come first: the next are a pass of their own.
-        Those that are to be `last` come after all others that a request may have.
+        Within a role the hosts with the lowest priority come first; those with the next one are a
+        pass of their own. The nodes in `last` come after all others that a request may have.
         """
         of_role = {
             role: (
@@ -81,7 +81,7 @@ class Router(Generic[PoolT, ConnT]):
             present = [of_role[role] for role in request.passes if any(of_role[role])]
             if request.fallback is Fallback.FULL and request.role in doubtful:
                 present.reverse()
-            # A full host is no absent one: who falls back for absence alone has one pass.
+            # A full host is not absent: a request that falls back only for absence has one role.
             tried = present[:1] if request.fallback is Fallback.ABSENT else present
             first, rest = [x for x, _ in tried], [x for _, x in tried]
             self._passes[request] = tuple(group for groups in first + rest for group in groups)
@@ -91,7 +91,7 @@ class Router(Generic[PoolT, ConnT]):
         return any(node in candidates for candidates in self._passes[request])
 
     def is_exhausted(self, request: Request) -> bool:
-        """Tell whether hosts could serve, and all that they have is in use."""
+        """Tell whether there are hosts that could serve, but each of them is exhausted."""
         candidates = [node for group in self._passes[request] for node in group]
         return bool(candidates) and all(node.is_exhausted for node in candidates)
 
@@ -105,26 +105,26 @@ class Router(Generic[PoolT, ConnT]):
                     continue
                 node = free
             node.in_flight = in_flight = node.in_flight + 1
-            if in_flight > node.peak:  # noqa: PLR1730  # a call could be interrupted
+            if in_flight > node.peak:  # noqa: PLR1730  # max() is a call: it could be interrupted
                 node.peak = in_flight
             return node
         return None
 
     def occupy_on(self, node: Node[PoolT, ConnT]) -> None:
-        """Take a place on this node, free or not: its own pool says whether there is one."""
+        """Take a place on this node, free or not: its pool says whether there is a connection."""
         node.in_flight += 1
 
     def occupy_current(self, node: Node[PoolT, ConnT]) -> Node[PoolT, ConnT]:
-        """Do the same on the node that has taken this one's place, if one has; return which."""
+        """Take a place on this node, or on the one that has replaced it; return which."""
         current = node.current
         self.occupy_on(current)
         return current
 
     def _choose_free(self, candidates: Sequence[Node[PoolT, ConnT]]) -> Node[PoolT, ConnT] | None:
-        """Have the policy choose among those that have room.
+        """Let the policy choose among the candidates that have room.
 
-        It chose a full node, as only a policy that ignores load does while others have room. Rare,
-        so the loop over all hosts is no cost.
+        The policy chose a full node. Only a policy that ignores load does that while others have
+        room, so this is rare, and looping over all hosts does not matter.
         """
         free = [candidate for candidate in candidates if candidate.free]
         if len(free) < 2:  # noqa: PLR2004  # two are a choice
@@ -137,7 +137,7 @@ class Router(Generic[PoolT, ConnT]):
     def _checked(self, candidates: Sequence[Node[PoolT, ConnT]]) -> Node[PoolT, ConnT]:
         """Ask the policy. Raises ConfigurationError if what it returns is no candidate."""
         node = self.policy.choose(candidates)
-        # By what it is and by its role: searching the candidates would cost more with each host.
+        # Only type and role are checked: searching the candidates would cost more with each host.
         if isinstance(node, Node) and (
             node.as_master if candidates[0].as_master else node.as_replica
         ):
@@ -150,29 +150,29 @@ class Router(Generic[PoolT, ConnT]):
         )
 
     def join(self, request: Request, deadline: float) -> Any:
-        """Wait for a place on a node, which the waiter ends with; then it is taken.
+        """Return a waiter that ends with a node, once a place is taken for it there.
 
-        It is a future of the kind that the manager's face waits for. It ends at `deadline`, by the
-        clock, and with PoolManagerClosedError once the manager closes. Who waits no more calls
-        `leave`.
+        It is a future of the kind that the manager's face waits for. A task's waiter ends at
+        `deadline`, by the clock; a thread looks at its deadline itself. Once the manager closes,
+        the waiter ends with PoolManagerClosedError. A caller that waits no more calls `leave`.
         """
         if self._closed:
             raise PoolManagerClosedError("the pool manager is closed")
         return self._waiters.join(request, deadline)
 
     def leave(self, request: Request, waiter: Waiter[Node[PoolT, ConnT]]) -> None:
-        """Wait no more: a place that was handed over just before goes to the next."""
+        """Wait no more; a place that was handed over just before goes to the next waiter."""
         self._waiters.leave(request, waiter)
         if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
             self.vacate(waiter.result())
 
     def vacate(self, node: Node[PoolT, ConnT]) -> None:
-        """Give a place back; whoever waits for it gets it now."""
+        """Give a place back; if an acquire waits for it, that gets it now."""
         node.in_flight -= 1
         self.hand_on(node)
 
     def hand_on(self, node: Node[PoolT, ConnT]) -> None:
-        """Let those know of a place that was given back who wait for one."""
+        """Offer a place that was given back to all that wait for one."""
         if node.succession is not None:
             node.succession.place_is_back()
         if self._waiters.count:
@@ -181,21 +181,21 @@ class Router(Generic[PoolT, ConnT]):
             self.wake_drain()
 
     def next_vacancy(self) -> "asyncio.Future[None]":
-        """Return what ends when the next place is given back."""
+        """Return a future that ends when the next place is given back."""
         if self._vacancy is None or self._vacancy.done():
             self._vacancy = asyncio.get_running_loop().create_future()
         return self._vacancy
 
     def dispatch(self, places: float = inf) -> None:
-        """Hand free places, so many at most, to those who wait, the earliest first.
+        """Hand free places, at most so many, to the waiters, the earliest first.
 
-        Whatever interrupts that, no place is lost, and nobody who was to have it.
+        Whatever interrupts this, no place is lost, and no waiter that was about to get one.
         """
         while places and self._waiters.count:
             for request in self._waiters.kinds():
                 try:
                     node = self.occupy(request)
-                except Exception as error:  # noqa: BLE001  # a user's policy: its acquire fails
+                except Exception as error:  # noqa: BLE001  # a user's policy: the acquire fails
                     waiter = self._waiters.next(request)
                     if not waiter.done():
                         waiter.set_exception(for_future(error))
@@ -223,12 +223,12 @@ class Router(Generic[PoolT, ConnT]):
                 return
 
     def wake_drain(self) -> None:
-        """Let whoever waits for vacancies look again."""
+        """Wake the task that waits for vacancies, so that it looks again."""
         if self._vacancy is not None and not self._vacancy.done():
             self._vacancy.set_result(None)
 
     def close(self) -> None:
-        """Tell all who wait, and all who will, that there is nothing to wait for."""
+        """End all waiters with PoolManagerClosedError, and refuse new ones with it."""
         self._closed = True
         self.route((), ())
         self._waiters.dismiss(PoolManagerClosedError("the pool manager was closed"))

@@ -15,11 +15,11 @@ from hasql.driver import ConnT, PoolT
 __all__ = ("SharedRouter",)
 
 
-_occupy = Router.occupy  # called for each acquire, where super() costs as much again
+_occupy = Router.occupy  # called on each acquire, where super() would double the cost
 
 
 class SharedRouter(Router[PoolT, ConnT]):
-    """A router for several threads at once: what each calls is one step under the guard."""
+    """A router for several threads at once: each call is one step under the guard."""
 
     def __init__(
         self,
@@ -31,8 +31,8 @@ class SharedRouter(Router[PoolT, ConnT]):
         self._guard = guard
         self._in_loop = in_loop
         #: Whether the waiters are just changing, and whether to look for free places after that. A
-        #: finalizer and a signal's handler may give a connection back in the midst of it, in the
-        #: same thread, for which the guard is no obstacle.
+        #: finalizer or a signal's handler may give a connection back in the middle of a change. It
+        #: runs in the same thread, so the guard does not keep it out.
         self._changing = self._look_again = False
 
     def occupy(self, request: Request) -> Node[PoolT, ConnT] | None:
@@ -42,7 +42,7 @@ class SharedRouter(Router[PoolT, ConnT]):
             with self._guard:
                 node = _occupy(self, request)
         except BaseException:
-            if node is not None:  # a signal's, as the guard was left
+            if node is not None:  # a signal's handler has raised just as the guard was left
                 self.vacate(node)
             raise
         return node
@@ -60,10 +60,10 @@ class SharedRouter(Router[PoolT, ConnT]):
             raise
 
     def occupy_current(self, node: Node[PoolT, ConnT]) -> Node[PoolT, ConnT]:
-        """Take a place on this node, or its heir; see `Router.occupy_current`."""
+        """Take a place on this node, or on its heir; see `Router.occupy_current`."""
         current = None
         try:
-            with self._guard:  # or its pool could be resized in between
+            with self._guard:  # else its pool could be resized between the two steps
                 current = super().occupy_current(node)
         except BaseException:
             if current is not None:  # as above
@@ -83,9 +83,9 @@ class SharedRouter(Router[PoolT, ConnT]):
                 self.dispatch()
 
     def join(self, request: Request, deadline: float) -> Any:
-        """Wait for a place, under the guard; see `Router.join`.
+        """Return a waiter for a place; to be called under the guard. See `Router.join`.
 
-        `dispatch` is for the caller to call then: a place may be free by now.
+        The caller has to call `dispatch` then, because a place may be free by now.
         """
         self._changing = True
         try:
@@ -99,14 +99,14 @@ class SharedRouter(Router[PoolT, ConnT]):
             super().vacate(node)
 
     def free(self, node: Node[PoolT, ConnT]) -> None:
-        """Count a place as given back, under the guard; what interrupts this has it undone.
+        """Count a place as given back, under the guard; if interrupted, it has not happened.
 
-        `hand_on` is for the caller to call then.
+        The caller has to call `hand_on` then.
         """
-        node.in_flight -= 1  # by nothing else, so that no signal's handler comes after it
+        node.in_flight -= 1  # the only step, so no signal's handler can run after it
 
     def dispatch(self, places: float = inf) -> None:
-        """Hand free places to those who wait; see `Router.dispatch`."""
+        """Hand free places to the waiters; see `Router.dispatch`."""
         with self._guard:
             if self._changing:
                 self._look_again = True
@@ -121,5 +121,5 @@ class SharedRouter(Router[PoolT, ConnT]):
                 self._changing = False
 
     def wake_drain(self) -> None:
-        """Let whoever waits for vacancies look again; that is a task of the event loop's."""
+        """Wake the task that waits for vacancies, in the event loop."""
         self._in_loop(super().wake_drain)

@@ -1,4 +1,4 @@
-"""The succession of the pools of a host: one takes the place of another, lease by lease."""
+"""The succession of a host's pools: one takes over the places of another, lease by lease."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,9 +7,9 @@ __all__ = ("Succession",)
 
 
 class Succession:
-    """What a node that lends no more leaves to its heir: its places, each once it is given back.
+    """Passes the places of a node that lends no more on to its heir, each once it is given back.
 
-    So both together never have more connections than the heir may have.
+    So the two together never have more connections than the heir may have.
     """
 
     __slots__ = ("_on_empty", "former", "heir")
@@ -20,7 +20,7 @@ class Succession:
         self._on_empty = on_empty
 
     def place_is_back(self) -> None:
-        """Hand a place of the former node's on; its connection is closed. Twice does no harm."""
+        """Pass on a place of the former node, whose connection is closed; twice does no harm."""
         self.heir.places_are_back()
         if not self.former.in_flight:
             self._on_empty(self)

@@ -1,4 +1,4 @@
-"""The waiters: those who wait for a place on a node, in the order of asking."""
+"""The waiters for places on nodes, in the order of asking."""
 
 import asyncio
 from collections import OrderedDict
@@ -14,18 +14,19 @@ __all__ = ("AsyncWaiters", "ThreadWaiters", "Waiter", "Waiters")
 _KindT = TypeVar("_KindT", bound=Hashable)
 _PlaceT = TypeVar("_PlaceT")
 
-#: How many deadlines of those who wait no more may be kept before they are swept.
+#: By how much the number of deadlines may exceed twice that of the waiters, before the deadlines
+#: of waiters that have left are swept out.
 _SLACK = 32
 
 
 class Waiter(Protocol[_PlaceT]):
-    """One who waits: a future of asyncio's, or a `ThreadWaiter`."""
+    """One waiter: a future of asyncio's, or a `ThreadWaiter`."""
 
     def done(self) -> bool:
         """Tell whether the waiting has ended."""
 
     def cancelled(self) -> bool:
-        """Tell whether it was given up."""
+        """Tell whether the waiter was given up."""
 
     def exception(self) -> BaseException | None:
         """Return the error that it has ended with."""
@@ -45,18 +46,18 @@ class Waiters(Generic[_KindT, _PlaceT]):
 
     def __init__(self) -> None:
         self._order = count()
-        # A waiter, and its number in the order of asking. Queues are ordered dicts, because a
-        # waiter that gives up leaves from the middle. Empty ones are not kept.
+        # Each waiter has its number in the order of asking. Queues are ordered dicts, because a
+        # waiter that gives up leaves from the middle. Empty queues are not kept.
         self._queues: dict[_KindT, OrderedDict[Waiter[_PlaceT], int]] = {}
-        #: How many wait.
+        #: The number of waiters in all queues.
         self.count = 0
 
     def _make(self, kind: _KindT, deadline: float) -> Waiter[_PlaceT]:
-        """Make a waiter for a queue that ends by `deadline`."""
+        """Make a waiter for a queue; it ends by `deadline`."""
         raise NotImplementedError
 
     def join(self, kind: _KindT, deadline: float) -> Waiter[_PlaceT]:
-        """Wait at the end of a queue until `deadline`, by the clock."""
+        """Put a new waiter at the end of a queue; it waits until `deadline`, by the clock."""
         waiter = self._make(kind, deadline)
         queue = self._queues.get(kind)
         if queue is None:
@@ -66,24 +67,24 @@ class Waiters(Generic[_KindT, _PlaceT]):
         return waiter
 
     def leave(self, kind: _KindT, waiter: Waiter[_PlaceT]) -> None:
-        """Wait no more."""
+        """Take a waiter out of its queue, unless it is out already."""
         queue = self._queues.get(kind)
         if queue is not None and waiter in queue:
-            # With no call in between, at which a thread could be interrupted.
+            # There is no call between these steps at which a thread could be interrupted.
             del queue[waiter]
             self.count -= 1
             if not queue:
                 del self._queues[kind]
 
     def kinds(self) -> Sequence[_KindT]:
-        """Return what is waited for, beginning with what was asked for first."""
+        """Return the kinds that are waited for, beginning with that of the earliest waiter."""
         kinds = tuple(self._queues)
         if len(kinds) < 2:  # noqa: PLR2004  # two have an order
             return kinds
         return sorted(kinds, key=lambda kind: next(iter(self._queues[kind].values())))
 
     def next(self, kind: _KindT) -> Waiter[_PlaceT]:
-        """Take the first out of a queue."""
+        """Take the first waiter out of a queue."""
         queue = self._queues[kind]
         waiter = next(iter(queue))
         del queue[waiter]  # as in `leave`
@@ -93,17 +94,17 @@ class Waiters(Generic[_KindT, _PlaceT]):
         return waiter
 
     def dismiss(self, error: BaseException) -> None:
-        """End all waiting with an error."""
+        """End all waiters with an error."""
         for queue in self._queues.values():
             for waiter in queue:
                 _fail(waiter, error)
 
 
 class AsyncWaiters(Waiters[_KindT, _PlaceT]):
-    """Tasks that wait; each ends with TimeoutError at its deadline.
+    """The waiters of tasks; each ends with TimeoutError at its deadline.
 
-    One timer serves them all: nearly everyone is served long before its deadline, and a timer of
-    its own would be most of what waiting costs.
+    One timer serves all of them: nearly every waiter is served long before its deadline, and a
+    timer of its own would be most of what waiting costs.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -112,12 +113,14 @@ class AsyncWaiters(Waiters[_KindT, _PlaceT]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
-        # A heap of the deadlines, each with a number that no other has, and whose it is. Of those
-        # who wait no more it is swept now and then, so that leaving need not look for its own.
+        # A heap of the deadlines, each with a unique number, its kind and its waiter. Entries of
+        # waiters that have left are swept out now and then, so that leaving does not have to search
+        # the heap.
         self._deadlines: list[tuple[float, int, _KindT, asyncio.Future[_PlaceT]]] = []
 
     def _make(self, kind: _KindT, deadline: float) -> "asyncio.Future[_PlaceT]":
-        # Kept, as the manager lives in one loop, and up to Python 3.11 asking is a system call.
+        # Cached: a manager lives in one loop, and up to Python 3.11 asking for it costs a system
+        # call.
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
@@ -133,7 +136,7 @@ class AsyncWaiters(Waiters[_KindT, _PlaceT]):
         return waiter
 
     def dismiss(self, error: BaseException) -> None:
-        """End all waiting with an error."""
+        """End all waiters with an error."""
         super().dismiss(error)
         self._deadlines.clear()
         if self._timer is not None:
@@ -159,7 +162,7 @@ class AsyncWaiters(Waiters[_KindT, _PlaceT]):
 
 
 class ThreadWaiters(Waiters[_KindT, _PlaceT]):
-    """Threads that wait; each looks at its deadline itself."""
+    """The waiters of threads; each thread looks at its deadline itself."""
 
     def _make(self, kind: _KindT, deadline: float) -> ThreadWaiter[_PlaceT]:
         del kind, deadline

@@ -1,4 +1,4 @@
-"""The warm-up: the first connection to a host that is back, opened before anybody waits for it."""
+"""The warm-up: the first connection to a host that is back, opened before an acquire needs it."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ _TIMEOUT = 0.5
 
 
 class WarmUps(Generic[PoolT, ConnT]):
-    """Warm-ups that are under way, each with a place on its node as an acquire has one."""
+    """The warm-ups that are under way. Each takes a place on its node, as an acquire does."""
 
     def __init__(
         self,
@@ -37,22 +37,22 @@ class WarmUps(Generic[PoolT, ConnT]):
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, node: Node[PoolT, ConnT]) -> None:
-        """Have a node open a connection, unless it does already."""
+        """Begin to open a connection on a node, unless a warm-up is under way there."""
         if node not in self._nodes:
-            self._nodes.add(node)  # first, as an eager task may have ended when it is returned
+            self._nodes.add(node)  # first, because an eager task may end before it is returned
             task = asyncio.get_running_loop().create_task(self._run(node))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def _run(self, node: Node[PoolT, ConnT]) -> None:
         try:
-            # Else all are lent still: it would wait for one of those.
+            # If all connections are lent still, the warm-up would wait for one of those.
             if node.pool is not None and node.in_flight < node.most:
-                node.pool.end_connects()  # those begun while nobody answered there
+                node.pool.end_connects()  # those that began while the host did not answer
                 await self._connect(node, node.pool)
         finally:
             self._nodes.discard(node)
-        # Whether that worked, those will see who want a connection.
+        # Also after a failure: acquires will see whether connecting works.
         self._publish(HostWarm(node.host))
 
     async def _connect(self, node: Node[PoolT, ConnT], pool: DriverPool[PoolT, ConnT]) -> None:
@@ -60,18 +60,18 @@ class WarmUps(Generic[PoolT, ConnT]):
         try:
             async with asyncio.timeout(_TIMEOUT):
                 await self._pending.run(pool.warm_up())
-        except Exception as error:  # noqa: BLE001  # as said above
+        except Exception as error:  # noqa: BLE001  # acquires will see whether it works
             told, extra = self._hide(repr(error)), about("warm_up_failed", host=node.host)
             log.debug("%s: no connection to begin with: %s", node.host, told, extra=extra)
         finally:
             self._router.vacate(node)
 
     def concern(self, node: Node[PoolT, ConnT]) -> bool:
-        """Whether one is under way on a node."""
+        """Tell whether a warm-up is under way on a node."""
         return node in self._nodes
 
     def end(self) -> None:
-        """End all: nobody is going to use them."""
+        """End all warm-ups: their connections will not be used."""
         self._pending.end()
 
     def tasks(self) -> list[asyncio.Task[None]]:
