@@ -17,7 +17,7 @@ class ClusterView(Protocol):
 
     @property
     def inherited(self) -> bool:
-        """Whether this is a forked child, in which nobody may touch what is the parent's."""
+        """Whether this is a forked child, which must not touch what belongs to its parent."""
 
     def publish(self, observation: Observation) -> None:
         """Take in what a probe has said."""
@@ -27,4 +27,4 @@ class ClusterView(Protocol):
         ...
 
     def cut_off(self, host: HostSpec) -> None:
-        """Break what is open on a host: its monitor was cancelled from outside of hasql."""
+        """Break all that is open on a host: its monitor was cancelled from outside hasql."""

@@ -1,4 +1,4 @@
-"""The names of a manager's hosts, followed: where each leads now."""
+"""Follows the names of a manager's hosts: where each leads now."""
 
 import asyncio
 import logging
@@ -17,14 +17,14 @@ __all__ = ("FollowedNames", "NameSource")
 
 log = logging.getLogger("hasql")
 
-#: Seconds from one look-up of a name to the next, at least; and while its host is missed.
+#: Seconds from one look-up of a name to the next, at least; exactly that while its host is missed.
 _SOONEST = 1.0
-#: Seconds until a name that could not be resolved is looked up again, doubling, at most.
+#: The most seconds until a name that could not be resolved is looked up again; they double.
 _SLOWEST_RETRY = 30.0
 
 
 class NameSource(Protocol):
-    """What tells where names lead."""
+    """A source that tells where names lead."""
 
     async def lookup_async(self, host: str) -> Answer:
         """Return the addresses of a name, and the seconds for which they may be kept.
@@ -33,19 +33,19 @@ class NameSource(Protocol):
         """
 
     def expire(self, host: str) -> None:
-        """Let what is known of a name be old, so that it is looked up the next time."""
+        """Take what is known of a name for expired, so that it is looked up the next time."""
 
 
 class FollowedNames:
-    """Looks each host's name up when its TTL ends, and tells what it hears.
+    """Looks each host's name up again when its TTL ends, and passes the answers on.
 
-    The last answer is kept for as long as there is no other.
+    The last answer stays in force for as long as there is no other.
 
     Args:
-        make_source: Makes what looks names up.
-        options: The manager's.
-        on_answer: Is called after each answer, with the host and with what has connects lead to
-            where its name leads now: see `Endpoint.lead_to`.
+        make_source: Makes the source that looks names up.
+        options: The manager's options.
+        on_answer: Is called after each answer, with the host and with a function that makes new
+            connects lead to where the name leads now: see `Endpoint.lead_to`.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class FollowedNames:
         self._clock = options.clock
         self._on_answer = on_answer
         self._tasks: dict[HostSpec, asyncio.Task[None]] = {}
-        #: The hosts that do not answer, and whether there is a master.
+        #: The hosts that do not answer, and whether there is no master.
         self._missed: set[HostSpec] = set()
         self._no_master = False
-        #: Ends the wait for the next look-up, by host.
+        #: By host: the future that ends the wait for the next look-up.
         self._waits: dict[HostSpec, asyncio.Future[None]] = {}
 
-    # Which are followed
+    # Which names are followed
 
     def begin(self, endpoint: Endpoint) -> None:
         """Follow the name of a host, unless it is an address or followed already."""
@@ -80,13 +80,13 @@ class FollowedNames:
         return self._make_source()
 
     def stop(self, host: HostSpec) -> list[asyncio.Task[None]]:
-        """Follow a name no more; return the task that is to be ended for that."""
+        """Stop following a name; return the task that has to be ended for that, if any."""
         self._missed.discard(host)
         task = self._tasks.pop(host, None)
         return [] if task is None else [task]
 
     def stop_all(self) -> list[asyncio.Task[None]]:
-        """Follow nothing any more."""
+        """Stop following all names; return the tasks that have to be ended for that."""
         tasks = [*self._tasks.values()]
         self._tasks.clear()
         return tasks
@@ -94,7 +94,7 @@ class FollowedNames:
     # When they are looked up
 
     def note_host(self, host: HostSpec, *, answers: bool) -> None:
-        """Take note whether a host answers: one that does not may have moved."""
+        """Take note whether a host answers: a host that does not may have moved."""
         if answers:
             self._missed.discard(host)
         elif host not in self._missed:
@@ -102,7 +102,7 @@ class FollowedNames:
             self._hurry(host)
 
     def note_masters(self, known: bool, /) -> None:  # noqa: FBT001  # the one fact there is
-        """Take note whether a master is known: while there is none it may be at a new address."""
+        """Take note whether a master is known: if not, it may be at a new address."""
         self._no_master = not known
         if not known:
             for host in self._tasks:
@@ -116,7 +116,7 @@ class FollowedNames:
         return self._no_master or host in self._missed
 
     async def _follow(self, endpoint: Endpoint, source: NameSource) -> None:
-        """Look one name up, time after time."""
+        """Look one name up, again and again."""
         host, history, failure, retry = endpoint.host, NameHistory(), "", _SOONEST
 
         def has_left(address: str) -> bool:
@@ -128,7 +128,7 @@ class FollowedNames:
                 source.expire(host.host)
             try:
                 answer = await source.lookup_async(host.host)
-            except Exception as error:  # noqa: BLE001  # whatever it is, the next time may be better
+            except Exception as error:  # noqa: BLE001  # whatever it was, the next try may work
                 delay, retry = retry, min(2 * retry, _SLOWEST_RETRY)
                 if str(error) != failure:
                     failure = str(error)
@@ -146,7 +146,7 @@ class FollowedNames:
             await self._wait(host, began, delay)
 
     async def _wait(self, host: HostSpec, began: float, delay: float) -> None:
-        """Wait until a name is to be looked up again, or until its host is missed."""
+        """Wait until a name has to be looked up again, or until its host is missed."""
         if not self._is_missed(host):
             wait = self._waits[host] = asyncio.get_running_loop().create_future()
             try:
@@ -155,9 +155,9 @@ class FollowedNames:
             except TimeoutError:
                 return
             finally:
-                if self._waits.get(host) is wait:  # else the host has been back since
+                if self._waits.get(host) is wait:  # else the host has gone and come back since
                     del self._waits[host]
-        # It is missed, but no name is looked up more often than this.
+        # The host is missed, but no name is looked up more often than this.
         await asyncio.sleep(max(0.0, began + _SOONEST - self._clock()))
 
 

@@ -20,41 +20,43 @@ __all__ = ("Found", "FreshLooks", "is_another_server", "is_standby_of", "is_to_b
 
 log = logging.getLogger("hasql")
 
-#: Seconds from one look to the next: in general, and at first and at most while another server is
-#: looked for: the host is kept out of routing, which may be for one that its name has left, or
-#: there is no master, and the name is known to lead to several.
+#: Seconds from one look to the next: in general; and at first and at most while another server is
+#: looked for. One is looked for while the host is kept out of routing, perhaps because of a server
+#: that its name has left; and while there is no master and the name may lead to several servers.
 _DELAY = 30.0
 _FIRST_QUICK = 0.5
 _SLOWEST_QUICK = 10.0
-#: Within how many seconds the first look at a master that has been replaced is had, at random: all
-#: clients of the cluster exclude it at one moment, and a login costs a server milliseconds.
+#: The first look at a master that has been replaced begins at random within so many seconds: all
+#: clients of the cluster exclude it at the same moment, and a login costs a server milliseconds.
 _SPREAD = 10.0
-#: The same after looks that were asked for and have found nothing new.
+#: Seconds from one look to the next that is asked for; they double while nothing new is found.
 _FIRST_QUIET = 0.5
-#: The same while there is no master: nothing else tells of one that the name has been moved to.
+#: Seconds from one look to the next while there is no master: nothing else shows that the name has
+#: been moved to one.
 _NO_MASTER = 10.0
-#: Seconds in which a look has to end that is cancelled.
+#: Seconds in which a look that is cancelled has to end.
 _LAST_WORDS = 0.5
-#: Looks in a row that show where a name leads that may lead to several servers in turn.
+#: So many looks in a row show where a name leads, even if it may lead to several servers in turn.
 _LOOKS_TO_BE_SURE = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Another server of the same name."""
+    """Another server to which the same name leads."""
 
     session: Session
     reading: Reading
 
 
-#: Called by its task, or it would never be awaited if that is cancelled before it begins.
+#: The look's task calls this function. A coroutine that was made before would never be awaited if
+#: the task is cancelled before it begins.
 _Look: TypeAlias = Callable[[], Coroutine[Any, Any, Found | None]]
 
 
 class FreshLooks:
     """The looks at one host: when the next is due, and the one under way.
 
-    Any new reserved connection is a look as well.
+    Any new reserved connection counts as a look, too.
     """
 
     def __init__(
@@ -79,29 +81,30 @@ class FreshLooks:
         self._jitter = self._chance.uniform(0.75, 1.25)
 
     def ask(self) -> None:
-        """Have a look soon, as a lease on this host was broken; but seldom if that goes on."""
+        """Ask for a look soon, after a broken lease, say; looks get rarer if that goes on."""
         self._asked_for = True
 
     def expect_another(self) -> None:
-        """Have a look soon, as a new reserved connection leads to a standby, not to the master.
+        """Have a look soon: a new reserved connection leads to a standby, not to the master.
 
-        The master may have become that standby, or the name have moved; then one look shows that
-        there is no other. Or the name leads to both, and only a look finds the master again.
+        The master may have become that standby, or the name may have moved. Then one look shows
+        that there is no other server. Or the name leads to both servers, and only a look finds the
+        master again.
         """
         self.diverged = max(self.diverged, 1)
         self._quick_delay = _FIRST_QUICK
 
     def spread(self) -> None:
-        """Have the next quick look at some time within ten seconds, unless a lease asks for one.
+        """Have the next quick look at a random time within ten seconds, unless one is asked for.
 
-        For a host that a master known by another name has replaced: nobody waits for it.
+        This is for a host that was replaced by a master with another name: no acquire waits for it.
         """
         self._looked_at = self._clock()
         self._quick_delay = _SPREAD
         self._jitter = self._chance.uniform(0.05, 1.0)
 
     def due(self, quick: bool, no_master: bool) -> bool:  # noqa: FBT001  # what is so now
-        """Tell whether to begin one now; `quick` while another server is looked for."""
+        """Tell whether to begin a look now; `quick`: whether another server is looked for."""
         if self._look is not None:
             return False
         quick = quick or self.diverged > 0
@@ -125,9 +128,10 @@ class FreshLooks:
         self._jitter = self._chance.uniform(0.75, 1.25)
 
     def begin(self, look: _Look, on_found: Callable[[], None]) -> None:
-        """Begin a look, which goes on beside the probes; `on_found` is called when `take` is due.
+        """Begin a look, which goes on beside the probes; `on_found` is called if it finds a server.
 
-        One that has found nothing costs no probe besides: `take` is in time before the next.
+        `take` should be called then. A look that finds nothing causes no extra probe: `take` may
+        wait until before the next one.
         """
         self.looked()
         self._look = asyncio.get_running_loop().create_task(_kept(look))
@@ -141,7 +145,7 @@ class FreshLooks:
         if look.cancelled():
             return None
         if error := look.exception():
-            # What keeps the host from taking new connections, its pool meets as well.
+            # The host's pool meets whatever keeps the host from taking new connections, too.
             told, extra = self._hide(repr(error)), about("fresh_look_failed", host=self._host)
             log.debug("%s: a fresh look has failed: %s", self._host, told, extra=extra)
             return None
@@ -152,20 +156,20 @@ class FreshLooks:
         return found
 
     def cancel(self) -> None:
-        """End the look under way, and what it may have found."""
+        """End the look under way, and the session that it may have found."""
         if self._look is not None:
             self._look.add_done_callback(_kill_found)
             self._look.cancel()
 
     async def end(self) -> None:
-        """End the look under way, and wait for that, but not for a driver that goes on."""
+        """End the look under way, and wait for its end, but not for a driver that goes on."""
         self.cancel()
         if self._look is not None:
             await asyncio.wait([self._look], timeout=_LAST_WORDS)
 
 
 async def _kept(look: _Look) -> Found | None:
-    """Have a look; the task keeps what that raises, which must not keep a login in turn."""
+    """Have a look; the task keeps its exception, whose frames must not keep a login alive."""
     try:
         return await look()
     except BaseException as error:  # noqa: BLE001  # it is raised again
@@ -183,7 +187,7 @@ def _kill_found(look: "asyncio.Task[Found | None]") -> None:
 
 
 def is_another_server(known: Reading, fresh: Reading) -> bool:
-    """Tell whether two readings are of two servers, by what both tell."""
+    """Tell whether two readings come from two servers, judging by what both tell."""
     for one, other in ((known.system_id, fresh.system_id), (known.started_at, fresh.started_at)):
         if one is not None and other is not None and one != other:
             return True
@@ -193,9 +197,9 @@ def is_another_server(known: Reading, fresh: Reading) -> bool:
 def is_to_be_followed(known: Reading, fresh: Reading, *, no_master: bool, diverged: int) -> bool:
     """Tell whether the monitor of a host that serves should go on with another server of its name.
 
-    A name may lead to a master and its standbys in turn. A master that answers is left for one that
-    has replaced it. A replica is left for a master where there is none, or where so many looks in a
-    row have found no replica that the name seems to lead to none.
+    A name may lead to a master and its standbys in turn. The monitor leaves a master that answers
+    only for one that has replaced it. It leaves a replica for a master if there is none, or if so
+    many looks in a row have found no replica that the name seems to lead to none.
     """
     if fresh.system_id != known.system_id or known.role is fresh.role is Role.REPLICA:
         return True  # an upgraded cluster; or the next of several replicas
@@ -208,11 +212,11 @@ def is_to_be_followed(known: Reading, fresh: Reading, *, no_master: bool, diverg
 
 def _is_newer(fresh: Reading, known: Reading) -> bool:
     if fresh.timeline is None or known.timeline is None:
-        return True  # it does not tell: the name says which one is the master
+        return True  # the timelines do not tell, so the name decides which one is the master
     return fresh.timeline > known.timeline
 
 
 def is_standby_of(last: Reading, fresh: Reading) -> bool:
-    """Tell whether a name that led to a master leads to a standby, and may lead to both."""
+    """Tell whether a name that led to a master leads to a standby now, so it may lead to both."""
     led_to_master = last.role is Role.MASTER and fresh.role is Role.REPLICA
     return led_to_master and is_another_server(last, fresh)

@@ -36,14 +36,14 @@ log = logging.getLogger("hasql")
 #: trips if that is longer, makes its host suspect and is hedged by a fresh connect.
 _QUIET_AFTER = 0.1
 _QUIET_ROUND_TRIPS = 10
-#: What ends a session, though a driver may not have seen its end yet.
+#: Failures that end a session, though a driver may not have seen its end yet.
 _ENDS_SESSION = frozenset({Failure.BROKEN, Failure.LIMIT})
 
 
 class Monitor:
     """Probes one host over a reserved connection and publishes what it says.
 
-    Sole writer of what is known of the host. It probes by its schedule, and sooner when told to.
+    It alone writes what is known of the host. It probes by its schedule, and sooner when told to.
     """
 
     def __init__(  # noqa: PLR0913  # made in one place
@@ -77,24 +77,24 @@ class Monitor:
             options.refresh_delay, bursts, self._is_urgent, options.clock, options.chance
         )
         self._wake: asyncio.Future[None] | None = None
-        #: When a probe is due that something has asked for, by the clock.
+        #: When the probe that was asked for is due, by the clock; infinity: none was.
         self._asked_for = float("inf")
-        #: Whether the next probe may follow sooner than the load of probing allows, for once.
+        #: Whether the next probe may, for once, begin without the rest that limits their load.
         self._without_rest = False
-        #: Whether the last answer came over a new connection, the old one having stayed silent.
+        #: Whether the last answer came over a new connection, because the old one stayed silent.
         self._afresh = False
-        #: What was in use there when the present probe began.
+        #: Behind a pooler: the leases in use on the host when the present probe began.
         self._in_use: tuple[object, ...] = ()
         self._looks = FreshLooks(host, options.hide, options.clock, options.chance)
-        #: Whether the session leads to another server than the one before, which lives on.
+        #: Whether the session leads to another server than its predecessor, which lives on.
         self._elsewhere = False
-        #: The addresses of the last answer of the host's name.
+        #: The addresses that the host's name led to when they were last looked at.
         self._shown: tuple[str, ...] = ()
-        #: Whether another master had replaced the host when a look was last thought of.
+        #: Whether another master had replaced the host when `_look_if_due` last ran.
         self._replaced = False
 
     async def run(self) -> None:
-        """Probe until cancelled; then nothing of it is left. It ends in a forked child."""
+        """Probe until cancelled, and leave nothing open then. In a forked child this returns."""
         try:
             while not self._view.inherited:
                 self._take_look_in()
@@ -114,24 +114,24 @@ class Monitor:
     def probe_now(self, *, concerned: bool = False) -> None:
         """Probe at once, as the first of a burst.
 
-        `concerned` if a lease on this host has caused it: it was broken, say.
+        `concerned`: whether a lease on this host has caused that, by being broken, say.
         """
         if concerned:
-            self._schedule.hint_due()  # this is the probe that it causes
+            self._schedule.hint_due()  # this probe is the one that such a hint causes
         self.probe_by(self._clock())
 
     def skip_rest(self) -> None:
-        """Have the probe that was asked for begin at once, whenever the last one was.
+        """Let the probe that was asked for begin at once, however recent the last one is.
 
-        Hints keep a host's probes close to one another, and round trips are long where they keep
-        this process busy, so that a promotion would often fall into the rest after one.
+        Hints make a host's probes frequent, and if they keep this process busy, round trips are
+        long, and so are the rests. A promotion would often fall into one.
         """
         self._without_rest = True
 
     def leave_if_moved(self) -> bool:
         """Go on over a new connection if the host's name has left the address of the present one.
 
-        Return whether it has. A name that rotates may not have, and is asked beside the master.
+        Returns whether it has. A rotating name may not have: then only a fresh look is asked for.
         """
         moved = self._prober.leave_if_moved()
         if self._session is not None and self._endpoint.has_left(self._session.address):
@@ -144,14 +144,14 @@ class Monitor:
             self._looks.ask()
             if self._looks.due(quick=False, no_master=False):
                 self.probe_by(self._clock())
-        # Without a session the next probe is on its way to the new address, or due as ever.
+        # Without a session the next probe goes to the new address anyway, now or when it is due.
         return moved or (self._session is None and self._endpoint.has_left(self._endpoint.last))
 
     def _shows_another_than_master(self) -> bool:
-        """Tell whether the host's name, which rotates, has turned from the master's address.
+        """Tell whether the host's name, which rotates, has just turned from the master's address.
 
-        It has not left that one as long as it may come back. But where another master has taken
-        this one's place, the name tells of it first.
+        As long as the name may come back to an address, it has not left that. But if another master
+        has taken this one's place, the name is the first to show it.
         """
         before, self._shown = self._shown, self._endpoint.addresses
         known, session = self._known, self._session
@@ -167,20 +167,20 @@ class Monitor:
         return state is not None and state.exclusion is Exclusion.FENCED
 
     def look_afresh(self) -> None:
-        """Ask over a new connection as well, with the next probe: the name may lead elsewhere."""
+        """Ask over a new connection, too, with the next probe: the name may lead elsewhere."""
         self._looks.ask()
 
     def hint(self) -> bool:
-        """Probe because of a lease on this host, where that begins no burst.
+        """Probe because of a lease on this host, if that begins no burst.
 
-        Return whether at once; else a little later, with all that is told until then.
+        Returns whether that is at once; else it is a little later, once for all hints until then.
         """
         due = self._schedule.hint_due()
         self.probe_by(due)
         return due <= self._clock()
 
     def probe_again(self) -> None:
-        """Probe because of what the host has shown, where that begins no burst."""
+        """Probe because of what the host has shown, if that begins no burst."""
         self.probe_by(self._schedule.evidence_due(self._began))
 
     def probe_by(self, due: float) -> None:
@@ -211,7 +211,7 @@ class Monitor:
         return due if self._without_rest else max(rest, due)
 
     def _is_urgent(self) -> bool:
-        """Tell whether an answer is being waited for: there is no master."""
+        """Tell whether acquires may wait for an answer, because there is no master."""
         return not self._view.topology.masters
 
     @property
@@ -228,7 +228,7 @@ class Monitor:
         elsewhere, self._elsewhere = self._elsewhere, False
         try:
             reading = await self._read()
-        except Exception as error:  # noqa: BLE001  # anything at all means: cannot be used now
+        except Exception as error:  # noqa: BLE001  # whatever it is, the host cannot be used now
             self._drop_session()
             self._publish_failure(error, judged(self._driver, error))
         else:
@@ -251,8 +251,8 @@ class Monitor:
         )
 
     def _publish_failure(self, error: Exception, failure: Failure) -> None:
-        # A pooler takes a login by itself. Without an answer then its server may be dead, or just
-        # have no connection left for us, as long as statements of the application's are running.
+        # A pooler accepts a login by itself. If no answer follows, its server may be dead, or just
+        # have no connection left for a probe while the application's statements are running.
         waited = failure is Failure.FULL or isinstance(error, NoAnswerError)
         let_in = waited and self._prober.let_in and self._prober.pooled
         at_work = let_in and not {*self._in_use}.isdisjoint(self._view.in_use(self.host))
@@ -277,9 +277,9 @@ class Monitor:
                 try:
                     reading = await self._ask_hedged(session, limit)
                     if self._session and not self._endpoint.has_left(self._session.address):
-                        return reading  # else it tells of where the name led before
+                        return reading  # else it is from where the name led before
                 except NoAnswerError:
-                    raise  # and it has had its fresh connect as well
+                    raise  # the host has had its fresh connect, too
                 except Exception as error:
                     # A server that ended just this connection is not down: see whether it takes
                     # another.
@@ -289,7 +289,7 @@ class Monitor:
             return await self._ask_afresh(limit)
 
     async def _ask_afresh(self, limit: StallTimer) -> Reading:
-        """Open a new reserved connection and ask over it; replaces the old one."""
+        """Open a new reserved connection, which replaces the old one, and ask over it."""
         session, reading = await self._prober.open(limit, self._on_lost)
         self._drop_session()
         self._session, self._known = session, reading
@@ -299,10 +299,10 @@ class Monitor:
         return reading
 
     async def _ask_hedged(self, session: Session, limit: StallTimer) -> Reading:
-        """Ask over the reserved connection; when that goes quiet, over a fresh one as well.
+        """Ask over the reserved connection; when that goes quiet, over a fresh one, too.
 
-        An old flow may be black-holed by a firewall while new ones work. The connect that
-        succeeds kills the old session, and with it the question that is pending there.
+        A firewall may black-hole an old flow while new ones work. A fresh connect that succeeds
+        kills the old session, and with it the query that is pending there.
         """
         hedge: asyncio.Task[Reading] | None = None
 
@@ -310,7 +310,7 @@ class Monitor:
             nonlocal hedge
             self._publish(Quiet(self.host, self._clock()))
             hedge = self._loop.create_task(self._ask_afresh(limit))
-            hedge.add_done_callback(note_failure)  # if the old one has answered
+            hedge.add_done_callback(note_failure)  # else unread if the old one has answered
 
         after = max(_QUIET_AFTER, _QUIET_ROUND_TRIPS * (self._stopwatch.median or 0.0))
         quiet = self._stall_timer(min(after, self._refresh_timeout / 2))
@@ -326,7 +326,7 @@ class Monitor:
                 raise self._prober.no_answer() from None
             raise
         else:
-            if hedge is not None and self._session not in (session, None):  # both were answered
+            if hedge is not None and self._session not in (session, None):  # both have answered
                 reading, self._afresh = await hedge, True
             self._known = reading
             return reading
@@ -366,8 +366,8 @@ class Monitor:
             return Found(session, reading)
         session.kill()
         if (known.role, known.timeline) != (reading.role, reading.timeline):
-            # It has been promoted meanwhile, and the next probe may be a second away. But one that
-            # has begun since counts for more, and was perhaps answered before that.
+            # It was promoted meanwhile, and the next probe may be a second away. If a probe began
+            # after this look, it counts for more, but may have been answered too early: ask again.
             if self._began > began:
                 self.probe_by(self._clock())
             else:
@@ -375,11 +375,11 @@ class Monitor:
         return None
 
     def _take_look_in(self) -> None:
-        """Go on with another server that a look has found, unless the one so far is the better."""
+        """Go on with another server that a look has found, unless the present one is better."""
         known, found, state = self._known, self._looks.take(), self._state
         if found is None:
             return
-        # It was compared with what was known when the look began: the server may have restarted.
+        # The look has compared it with what was known before: the server may have restarted since.
         self._elsewhere = known is not None and is_another_server(known, found.reading)
         diverged, urgent = self._looks.diverged, self._is_urgent()
         if self._elsewhere and (

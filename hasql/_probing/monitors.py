@@ -20,7 +20,7 @@ __all__ = ("Monitors", "end_tasks")
 
 log = logging.getLogger("hasql")
 
-#: Seconds in which tasks have to end that are cancelled.
+#: Seconds in which cancelled tasks have to end.
 _LAST_WORDS = 1.0
 
 
@@ -33,7 +33,7 @@ class _Running:
 
 
 class Monitors:
-    """One monitor for each host, from when the host comes until it has gone."""
+    """One monitor for each host, from the time the host comes until it has gone."""
 
     def __init__(
         self, driver: Driver[Any, Any], options: ProbingOptions, view: ClusterView
@@ -56,13 +56,13 @@ class Monitors:
         self._running[endpoint.host] = _Running(monitor, task)
 
     def stop(self, host: HostSpec) -> list[asyncio.Task[None]]:
-        """Probe a host no more; return the task that is to be ended for that."""
+        """Stop probing a host; return the task that has to be ended for that, if any."""
         running = self._running.pop(host, None)
         self._bursts.forget(host)
         return [] if running is None else [running.task]
 
     async def end(self) -> None:
-        """Probe nothing any more."""
+        """Stop probing all hosts."""
         tasks = [running.task for running in self._running.values()]
         self._running.clear()
         await end_tasks(tasks)
@@ -70,7 +70,7 @@ class Monitors:
     # When to probe
 
     def probe_all(self, concerned: HostSpec | None = None) -> None:
-        """Probe every host now; a lease on the one `concerned` has caused it, if any has."""
+        """Probe every host now; `concerned` is the host whose lease has caused that, if any has."""
         for host, running in self._running.items():
             running.monitor.probe_now(concerned=host == concerned)
 
@@ -80,14 +80,15 @@ class Monitors:
             self._running[host].monitor.probe_by(due)
 
     def leave_if_moved(self, host: HostSpec) -> bool:
-        """Have a host's monitor leave an address that the name has left; return whether it has."""
+        """Make a host's monitor leave an address that the name has left; return whether it has."""
         running = self._running.get(host)
         return running is not None and running.monitor.leave_if_moved()
 
     def follow(self, host: HostSpec | None = None) -> None:
-        """Probe every host often for a while: something has changed.
+        """Probe every host often for a while, because something has changed.
 
-        With a `host` only its health, but for the master's; else a role, or who is fenced.
+        With a `host`, only its health has changed; while there is a master, that counts as evidence
+        of this host and no more. Without a `host`, a role has changed, or which hosts are fenced.
         """
         if host is not None and not self._is_urgent():
             self.signal(host, Evidence.HEALTH)
@@ -98,15 +99,15 @@ class Monitors:
         self._bursts.found = host is None
 
     def signal(self, host: HostSpec, evidence: Evidence | None = None) -> bool:
-        """Take note of what may be a change on a host: what a lease has met, or `evidence`.
+        """Take note of a possible change on a host: a lease has met it, or `evidence` shows it.
 
-        That begins a burst, or costs this host a probe. Return whether it is probed at once.
+        This begins a burst, or costs this host a probe. Returns whether it is probed at once.
         """
         running = self._running.get(host)
         if running is None:
             return False
         if evidence is Evidence.ELSEWHERE:
-            # The name of a replaced master may be the one that leads to where this one has led.
+            # The name of a replaced master may by now lead to where this host's name has led.
             for each in self._running.values():
                 if each is running or each.monitor.is_replaced:
                     each.monitor.look_afresh()
@@ -115,7 +116,7 @@ class Monitors:
             if not self._bursts.begin_by_evidence(host, evidence):
                 running.monitor.probe_again()
                 return False
-            if evidence is not Evidence.HEALTH:  # which a probe has just found
+            if evidence is not Evidence.HEALTH:  # a probe has just found that
                 running.monitor.skip_rest()
             self.probe_all()
             return True
@@ -134,7 +135,7 @@ class Monitors:
 
     def is_cut_short(self) -> bool:
         """Tell whether the tasks were cancelled from outside, as by asyncio.run() at its end."""
-        # All of them: a time limit within one cancels that one for a moment.
+        # All of them, because a time limit within one task cancels that one for a moment.
         tasks = [running.task for running in self._running.values()]
         return bool(tasks) and all(task.cancelling() for task in tasks)
 
@@ -147,12 +148,13 @@ class Monitors:
                 except asyncio.CancelledError:
                     if cancellations():
                         raise
-                    # Not the task: a part of a login that is the application's.
+                    # It was not this task that was cancelled, but code of the application's that
+                    # takes part in a login.
                     await self._fail(host, ConnectionError("its login was cancelled"))
                 except Exception as error:
                     if loop.is_closed():
-                        return  # it was closed under the manager, which is being collected
-                    # A defect of ours must not leave a host without a monitor.
+                        return  # it was closed before the manager, which is being collected
+                    # A defect of hasql must not leave a host without a monitor.
                     log.exception(
                         "%s: its monitor has failed and begins anew",
                         host,
@@ -160,17 +162,19 @@ class Monitors:
                     )
                     await self._fail(host, without_frames(error))
         except asyncio.CancelledError as cancelled:
-            # From outside, as by asyncio.run() at its end: there is no loop to say goodbye in, so
-            # nothing may be left open. A loop that was closed, without that, closes nothing more.
+            # The task may have been cancelled from outside, as by asyncio.run() at its end. Then no
+            # loop is left to close connections in, so nothing may stay open. (If a loop is closed
+            # without cancelling its tasks, nothing can be closed any more.)
             running = self._running.get(host)
             own = running is not None and running.task is asyncio.current_task()
             if own and not self._view.inherited:
                 self._view.cut_off(host)
-            # The task keeps it, and would keep a login that it was in until it is collected itself.
+            # The task keeps the exception until it is collected itself. The frames would keep a
+            # login alive until then.
             raise without_frames(cancelled)  # noqa: B904  # it is the same
 
     async def _fail(self, host: HostSpec, error: Exception) -> None:
-        """Have a host be down, and wait a while: its monitor has failed, and not in a probe."""
+        """Report a host as failed, and wait a while: its monitor has failed outside of a probe."""
         now = self._clock()
         self._view.publish(Failed(host, now, now, error))
         await asyncio.sleep(self._options.refresh_delay)
@@ -181,5 +185,5 @@ async def end_tasks(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     if tasks:
-        # A driver that goes on with a silent server all the same is left behind.
+        # A driver that goes on waiting for a silent server all the same is left behind.
         await asyncio.wait(tasks, timeout=_LAST_WORDS)

@@ -1,4 +1,4 @@
-"""Where names are taken to lead: as a resolver of hasql's knows, or as the system does."""
+"""The sources that tell where names lead: a resolver of hasql's, or that of the system."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,16 +10,16 @@ from hasql.errors import MissingExtraError
 
 __all__ = ("SystemNames", "source_of_names")
 
-#: Seconds for which an answer of the system's is kept, which does not tell of a TTL.
+#: Seconds for which an answer of the system is kept, because that does not tell a TTL.
 _TTL = 30.0
-#: Seconds after which it is asked again, whatever has become of the question.
+#: Seconds after which the system is asked again, whatever has become of the question.
 _TIMEOUT = 30.0
 
 
 def source_of_names(resolver: Resolver | None) -> Callable[[], NameSource]:
-    """Return what makes the source that a manager asks: the given one, or the best there is.
+    """Return a function that makes a manager's source: the given one, or the best there is.
 
-    Raises TypeError.
+    Raises TypeError if `resolver` is not a `Resolver`.
     """
     if resolver is None:
         return _best_source
@@ -48,4 +48,4 @@ class SystemNames:
         return Answer(await ask_system(host, _TIMEOUT), _TTL)
 
     def expire(self, host: str) -> None:
-        """Do nothing: nothing is kept."""
+        """Do nothing, because nothing is kept."""

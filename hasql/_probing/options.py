@@ -1,4 +1,4 @@
-"""What the probing wing is told of the user's wishes, as plain values."""
+"""The user's options for probing, as plain values."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class ProbingOptions:
     refresh_timeout: float
     #: Over how many probes the median of the round trips is taken.
     stopwatch_window_size: int
-    #: For the driver, which knows what of it a reserved connection takes.
+    #: Arguments for the driver, which knows which of them apply to a reserved connection.
     pool_factory_kwargs: Mapping[str, Any]
     #: Takes passwords out of a text.
     hide: Callable[[str], str]

@@ -22,12 +22,13 @@ _T = TypeVar("_T")
 
 log = logging.getLogger("hasql")
 
-#: How often in a row a server has to refuse a form: once may have been by chance.
+#: How often in a row a server has to refuse a form of the probe: once may have been by chance.
 _REFUSALS = 2
-#: A transaction has taken longer than `transaction_timeout` lets it, since PostgreSQL 17; or a
-#: pooler's server has gone, which may have said that: of two errors asyncpg keeps the last.
+#: The codes of a transaction that has taken longer than `transaction_timeout` (since PostgreSQL
+#: 17), and of a pooler whose server has gone. That server may have sent the first code before: of
+#: two errors asyncpg keeps the last.
 _MAY_BE_LIMIT: Final = frozenset({"25P04", "08P01"})
-#: What a server that denies a form of the probe does without.
+#: What is missing with a server that denies a form of the probe.
 _LOST: Final = MappingProxyType(
     {
         ProbeForm.FULL: "after a failover the outcome of a commit may stay unknown",
@@ -35,10 +36,10 @@ _LOST: Final = MappingProxyType(
         ProbeForm.PLAIN: "fencing is off for it",
     }
 )
-#: Seconds after which a server that denied a form of the probe is asked for all again.
+#: Seconds after which a server that denied a form of the probe is asked for everything again.
 _DENIED_FOR = 60.0
-#: For how many `refresh_delay` a server that has told all is asked for what changes, in a hurry: a
-#: burst, and the time before it.
+#: For so many `refresh_delay` after a server has told everything, a probe in a hurry asks only for
+#: what may change. That is long enough for a burst and the time before it.
 _WHOLE_FOR = 5
 
 
@@ -58,13 +59,13 @@ class _Opening:
         self.left_behind = False
 
     def leads_away(self) -> bool:
-        """Tell whether it leads to where the host's name leads no more."""
+        """Tell whether it leads only to addresses that the host's name has left."""
         if self.session is not None:
             return self._has_left(self.session.address)
         return bool(self._dialled) and all(map(self._has_left, self._dialled))
 
     def end(self) -> None:
-        """Wait for it no more."""
+        """Stop waiting for the session, and close it if it is open already."""
         if self.session is not None:
             self.session.kill()
         elif not self.connecting.expired():
@@ -72,7 +73,7 @@ class _Opening:
 
 
 class Prober:
-    """Asks one host, and knows how much its server tells."""
+    """Asks one host, and remembers how much its server tells."""
 
     def __init__(
         self,
@@ -92,23 +93,27 @@ class Prober:
         self._refresh_timeout = options.refresh_timeout
         self._form = ProbeForm.FULL
         self._form_since = options.clock()
-        #: Whether another process gives the answers than had let us in: it is behind a pooler.
+        #: Whether the answers come from another process than the login's: a pooler is in between.
         self.pooled = False
-        #: Whether `in_hot_standby` was caught contradicting SQL: a pooler answers from memory.
+        #: Whether `in_hot_standby` was seen to contradict SQL: a pooler answers from memory.
         self.flag_lies = False
-        #: What was logged as denied, by this one and its twin.
+        #: The forms that were logged as denied, by this prober and its twins.
         self._denied: set[ProbeForm] = set()
-        #: When the server last told more than its role, by the clock, and when the whole of it.
+        #: When the server last told more than its role, and when it last told everything; both by
+        #: the clock.
         self._told_at = self._told_whole_at = float("-inf")
-        #: Whether the host has taken a login since somebody set this to False.
+        #: Whether the host has taken a login since the monitor last set this to False.
         self.let_in = False
-        #: Whether a limit of the role's, or of the database's, may have ended a session in a probe.
+        #: Whether a limit of the role, or of the database, may have ended a session in a probe.
         self._is_limited = False
-        #: The sessions that are being opened, by this one and its twins.
+        #: The sessions that are being opened, by this prober and its twins.
         self._openings: dict[_Opening, None] = {}
 
     def twin(self, *, elsewhere: bool) -> "Prober":
-        """Make one that asks beside this one, maybe `elsewhere`, and begins with the whole."""
+        """Make a prober that asks beside this one, and begins with the full probe.
+
+        If `elsewhere`, it tries another address first than the one that connected last.
+        """
         other = copy(self)
         if elsewhere:
             other._endpoint = self._endpoint.elsewhere()  # noqa: SLF001  # its own class
@@ -120,8 +125,8 @@ class Prober:
     ) -> tuple[Session, Reading]:
         """Open a new session and ask over it.
 
-        Anew if the host's name moves meanwhile, and where a limit of the role's has ended it, which
-        the next one does without.
+        This begins anew if the host's name moves meanwhile, or if a limit of the role has ended the
+        session; the next session does without that limit.
         """
         await self._endpoint.settle()
         while True:
@@ -166,9 +171,9 @@ class Prober:
         return session, reading
 
     def leave_if_moved(self) -> bool:
-        """Have what is being opened begin anew if the host's name has left where it leads.
+        """Begin anew each session that is being opened to an address which the name has left.
 
-        Return whether it has.
+        Returns whether there was one.
         """
         left = [opening for opening in self._openings if opening.leads_away()]
         for opening in left:
@@ -177,11 +182,11 @@ class Prober:
         return bool(left)
 
     async def ask(self, session: Session, known: Reading | None) -> Reading:
-        """Ask once over this session, for less where the server denies the whole.
+        """Ask once over this session, for less if the server denies the full probe.
 
-        With what is `known` already by this session only the role is confirmed, which is cheap, as
-        long as the rest is not older than `refresh_delay`. Else, and where the role has changed,
-        what may have changed is asked for.
+        `known` is what this session has told before. While that is not older than `refresh_delay`,
+        only the role is confirmed, which is cheap. Otherwise, and if the role has changed, the
+        server is asked for what may have changed.
         """
         try:
             return await self._ask(session, known)
@@ -201,7 +206,7 @@ class Prober:
         return await self._whole(session)
 
     async def _confirms(self, session: Session, role: Role) -> bool:
-        """Tell whether the server has this role still."""
+        """Tell whether the server still has this role."""
         flag = session.in_hot_standby
         recovers = await self._timed(session.has_row(STANDBY_QUERY))
         said = Role.REPLICA if recovers else Role.MASTER
@@ -209,10 +214,10 @@ class Prober:
         return said is role
 
     async def _changed(self, session: Session, known: Reading) -> Reading | None:
-        """Ask for what may have changed since it told the whole; None: it is to tell that again.
+        """Ask for what may have changed since the server told everything; None: ask for all again.
 
-        Where the process answers that has let us in, no pooler is between, and the session is as
-        old as what does not change.
+        This is done only if answers come from the process of the login. Then there is no pooler in
+        between, and what never changes on one server is as true as when the session was opened.
         """
         since = self._clock() - self._told_whole_at
         direct = known.backend_pid is not None and known.backend_pid == session.login_pid
@@ -228,7 +233,7 @@ class Prober:
             return None
 
     async def _whole(self, session: Session) -> Reading:
-        """Ask for all that the server tells."""
+        """Ask for everything that the server tells."""
         if self._clock() - self._form_since > _DENIED_FOR:
             self._form = ProbeForm.FULL
         refusals = 0
@@ -249,7 +254,7 @@ class Prober:
             return reading
 
     def _step_down(self, error: Exception) -> None:
-        """Ask for less from now on; raise where there is nothing less to ask for."""
+        """Ask for less from now on; raise if there is nothing less to ask for."""
         smaller = self._form.smaller
         if smaller is None:
             raise error
@@ -282,20 +287,21 @@ class Prober:
         return answer
 
     def _compare(self, role: Role, flag: bool | None) -> None:  # noqa: FBT001  # as the server's
-        """Compare what SQL says with `flag`, `in_hot_standby` as it was before the question.
+        """Compare what SQL says with `flag`, the value of `in_hot_standby` before the query.
 
-        A pooler may answer for a server from memory. Not so when the flag turned to `off` with this
-        very answer: that is a promotion while it was given.
+        If they contradict each other, a pooler answers for a server from memory. The value from
+        before counts, because a flag that turns to `off` with this very answer contradicts nothing:
+        then the server was promoted while it answered.
         """
         if flag is False and role is Role.REPLICA:
             self.flag_lies = True
 
     def no_answer(self) -> NoAnswerError:
-        """Make the error of a host that has been silent for too long."""
+        """Make the error for a host that has been silent for too long."""
         return NoAnswerError(f"no answer within {self._refresh_timeout:g} s")
 
 
 def heed_cancellation() -> None:
-    """Raise a cancellation that a driver has lost: nothing else would end the task."""
+    """Raise a cancellation that a driver has swallowed: nothing else would end the task."""
     if cancellations():
         raise asyncio.CancelledError

@@ -1,4 +1,4 @@
-"""The stall timer: how long a silent host is waited for, stalls of our own left out."""
+"""The stall timer: limits the wait for a silent host; stalls of this process do not count."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -8,23 +8,23 @@ from typing import Self
 
 __all__ = ("StallTimer",)
 
-#: In how many steps it is counted at most, and their least length in seconds.
+#: The most steps in which the time is counted, and their least length in seconds.
 _STEPS = 10
 _LEAST_STEP = 0.02
 
 
 class StallTimer:
-    """Ends what waits for a host after so many seconds of those in which the event loop ran.
+    """Ends a wait for a host after so many seconds in which the event loop ran.
 
-    While an application blocks the loop nobody reads the answer that may have come, and when it
-    goes on the timers run first. So this counts in steps, of which each counts as one however long
-    it takes, and the last has to come in time.
+    While an application blocks the loop, nothing reads an answer that may have come, and when the
+    loop goes on, its timers run first. So the time is counted in steps. Each step counts as one,
+    however long it takes, and the last has to come in time.
     """
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float], seconds: float
     ) -> None:
-        #: Whether it has come to its end.
+        #: Whether the time is over.
         self.ended = False
         self._loop = loop
         self._clock = clock
@@ -47,7 +47,7 @@ class StallTimer:
 
     @contextmanager
     def ending(self, end: Callable[[], object]) -> Iterator[None]:
-        """Have `end` called when it comes to its end within this block, or has before."""
+        """Call `end` when the time is over within this block, or if it has been before."""
         if self.ended:
             end()
         self._ends.append(end)
@@ -63,7 +63,7 @@ class StallTimer:
     def _waited(self, due: float) -> None:
         self._steps -= 1
         if self._steps <= 0 and not self._repeated and self._clock() - due > self._step:
-            self._repeated = True  # but once: a loop that is always late must not wait for ever
+            self._repeated = True  # once only, because a loop may always be late
             self._steps = 1
         if self._steps > 0:
             self._wait()

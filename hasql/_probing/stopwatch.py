@@ -24,16 +24,17 @@ class Stopwatch:
 
     @property
     def median(self) -> float | None:
-        """The median round trip, None before the first."""
+        """The median round trip in seconds; None before the first."""
         if self._median is None and self._round_trips:
             self._median = median(self._round_trips)
         return self._median
 
     @property
     def rest(self) -> float:
-        """Seconds that have to pass between the beginnings of two probes, but after new evidence.
+        """Seconds that have to pass between the beginnings of two probes, except on new evidence.
 
-        Ten round trips keep the load of probing low; signals closer together are one signal; and
-        a single slow answer, or a stall of our own, must not blind us.
+        Ten round trips keep the load of probing low, and signals that come closer together are one
+        signal. The rest is bounded, because a single slow answer, or a stall of this process, must
+        not keep a change from being seen.
         """
         return min(max(_REST_ROUND_TRIPS * (self.median or 0.0), _LEAST_REST), _MOST_REST)
