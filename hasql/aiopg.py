@@ -1,7 +1,7 @@
 """The pool manager for aiopg.
 
-aiopg opens the connections of a pool one after the other, and does not follow libpq to the second
-attempt that `sslmode=prefer` and `allow` may need: choose another where TLS is set up.
+aiopg opens the connections of a pool one after the other. Unlike libpq it does not make the second
+attempt that `sslmode=prefer` and `allow` may need: choose another mode where TLS is set up.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ __all__ = ("PoolManager",)
 class PoolManager(BasePoolManager[Pool, Connection]):
     """Hands out aiopg connections, as `aiopg.Pool.acquire` does.
 
-    `pool_factory_kwargs` are those of `aiopg.create_pool` and of `psycopg2.connect`. An open
-    transaction is rolled back when the connection is given back, and the connection is kept;
-    aiopg's pool would close it with a warning.
+    `pool_factory_kwargs` takes the arguments of `aiopg.create_pool` and of `psycopg2.connect`. When
+    a connection is given back, its open transaction is rolled back and the connection is kept;
+    aiopg's own pool would close it with a warning.
     """
 
     _driver = AiopgDriver(make_plain_pool)

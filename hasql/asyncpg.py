@@ -17,8 +17,8 @@ __all__ = ("PoolManager",)
 class PoolManager(BasePoolManager[Pool, Connection]):
     """Hands out asyncpg connections, as `asyncpg.Pool.acquire` does.
 
-    `pool_factory_kwargs` are those of `asyncpg.create_pool`. An open transaction is rolled back
-    when the connection is given back, as by asyncpg's pool.
+    `pool_factory_kwargs` takes the arguments of `asyncpg.create_pool`. An open transaction is
+    rolled back when the connection is given back, as asyncpg's pool does it.
     """
 
     _driver = AsyncpgDriver()

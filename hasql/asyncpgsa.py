@@ -8,7 +8,7 @@ from hasql.errors import MissingExtraError
 try:
     from hasql._adapters.asyncpg.connection import Pool
     from hasql._adapters.asyncpgsa.driver import AsyncpgsaConnection, AsyncpgsaDriver
-except ImportError as error:  # asyncpgsa's own ImportError too, where SQLAlchemy 2 is installed
+except ImportError as error:  # also asyncpgsa's own ImportError, where SQLAlchemy 2 is installed
     raise MissingExtraError(
         "hasql.asyncpgsa needs asyncpgsa, which works with SQLAlchemy 1.4 alone: "
         "pip install 'hasql[asyncpgsa]'"
@@ -20,11 +20,11 @@ __all__ = ("PoolManager",)
 class PoolManager(BasePoolManager[Pool, AsyncpgsaConnection]):
     """Hands out asyncpgsa's connections, as the pool of `asyncpgsa.create_pool` does.
 
-    `pool_factory_kwargs` are those of `asyncpgsa.create_pool`. An open transaction is rolled back
-    when the connection is given back, as by that pool.
+    `pool_factory_kwargs` takes the arguments of `asyncpgsa.create_pool`. An open transaction is
+    rolled back when the connection is given back, as that pool does it.
 
     asyncpgsa 0.27.1, its last release, cannot compile `insert()` and `update()` of SQLAlchemy 1.4
-    (https://github.com/CanopyTax/asyncpgsa/issues/114); `text()` with parameters does the same.
+    (https://github.com/CanopyTax/asyncpgsa/issues/114); use `text()` with parameters instead.
     """
 
     _driver = AsyncpgsaDriver()

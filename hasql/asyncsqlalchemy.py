@@ -9,7 +9,7 @@ from hasql.base import BasePoolManager
 from hasql.errors import MissingExtraError
 
 try:
-    import_module("greenlet")  # SQLAlchemy would miss it no sooner than at the first connect
+    import_module("greenlet")  # without it SQLAlchemy would fail only at the first connect
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
     from hasql._adapters.sqlalchemy.driver import SqlalchemyDriver
@@ -37,20 +37,20 @@ _Lease: TypeAlias = "AbstractAsyncContextManager[AsyncConnection]"
 class PoolManager(BasePoolManager[AsyncEngine, AsyncConnection]):
     """Hands out SQLAlchemy's asyncio connections, as `AsyncEngine.connect` does.
 
-    The DSN says what is used beneath: ``postgresql+asyncpg://``, which ``postgresql://`` stands
-    for as well, or ``postgresql+psycopg://``. `pool_factory_kwargs` are those of
-    `create_async_engine`; `pool_size` + `max_overflow` connections are lent on a host at most.
-    What was not committed is rolled back when the connection is given back.
+    The DSN selects the driver: ``postgresql+asyncpg://``, which is also what ``postgresql://``
+    means, or ``postgresql+psycopg://``. `pool_factory_kwargs` takes the arguments of
+    `create_async_engine`. At most `pool_size` + `max_overflow` connections are lent on each host.
+    Whatever was not committed is rolled back when the connection is given back.
 
-    A connection that was lost is not replaced within its lease, as SQLAlchemy would do: the host
-    may not be what was asked for any more.
+    A connection that is lost is not replaced within its lease, as SQLAlchemy would do: the host
+    may no longer have the role that was asked for.
     """
 
     _plus_is_space = True
 
     @property
     def runs(self) -> TaskRuns[AsyncEngine, AsyncConnection]:
-        """What does units of work, for session makers."""
+        """The part that runs units of work; session makers use it."""
         return self._runs
 
     def _driver_of(self, dsn: Dsn) -> SqlalchemyDriver:
@@ -58,10 +58,10 @@ class PoolManager(BasePoolManager[AsyncEngine, AsyncConnection]):
 
 
 class async_sessionmaker(TaskSessionMaker[_S], Generic[_S]):  # noqa: N801  # the name of SQLAlchemy's own
-    """Makes sessions, each of which has one connection of a pool manager's from begin to end.
+    """Makes sessions; each keeps one connection of a pool manager from its beginning to its end.
 
-    Like SQLAlchemy's own of this name, but the sessions are for ``async with`` alone, as that is
-    where a connection is acquired and given back::
+    It works like SQLAlchemy's class of this name, except that a session can only be used with
+    ``async with``, because that is where its connection is acquired and given back::
 
         Session = async_sessionmaker(pool_manager, expire_on_commit=False)
 
@@ -75,19 +75,20 @@ class async_sessionmaker(TaskSessionMaker[_S], Generic[_S]):  # noqa: N801  # th
         async with Session(read_only=True) as session:  # on a replica
             users = await session.scalars(select(User))
 
-    What is not committed at the end of the block is rolled back.
+    Whatever is not committed at the end of the block is rolled back.
 
     With ``route="auto"`` a session has a connection from its first statement to the end of the
-    transaction: a replica's until it writes, or does what is no read for certain, and then the
-    master's. See `docs/howto/routing-sessions`.
+    transaction. It uses a replica until a statement writes, or is not certain to be a read, and
+    the master from then on. See `docs/howto/routing-sessions`.
 
     Args:
         pool_manager: Where connections come from.
         class_: The class of the sessions.
-        route: ``"explicit"``: `read_only` says where a session is. ``"auto"``: its statements do,
-            unless `read_only` is given.
-        read_functions: Functions that only read, by name, which SQLAlchemy does not know.
-        kwargs: For each session, as SQLAlchemy's `AsyncSession` takes them; not `bind` or `binds`.
+        route: ``"explicit"``: `read_only` decides where a session works. ``"auto"``: its
+            statements decide, unless `read_only` is given.
+        read_functions: Names of functions that only read but that SQLAlchemy does not know.
+        kwargs: Arguments for each session, as SQLAlchemy's `AsyncSession` takes them, without
+            `bind` and `binds`.
 
     Raises:
         ConfigurationError: `bind` or `binds` was given.

@@ -1,8 +1,8 @@
-"""Diagnostics: what ties log records, events and leases to a request of the application's.
+"""Diagnostics: what ties log records, events and leases to a request of the application.
 
-Every log record of hasql's has the attributes `host`, `role`, `health`, `correlation_id` and
-`event`; what does not apply is None. So a formatter may name them, and structlog's `ExtraAdder`
-finds them: see `docs/howto/observe`.
+Every log record of hasql has the attributes `host`, `role`, `health`, `correlation_id` and
+`event`; those that do not apply are None. So a formatter can rely on these names, and structlog's
+`ExtraAdder` finds them: see `docs/howto/observe`.
 """
 
 import logging
@@ -19,19 +19,19 @@ from hasql.cluster.state import Health
 __all__ = ("LeaseInfo", "about", "correlated", "correlation_id", "counted")
 
 correlation_id: ContextVar[str | None] = ContextVar("hasql_correlation_id", default=None)
-"""What the current task or thread works for: the number of a request, say; None: it is not known.
+"""What the current task or thread works for, such as the id of a request. None: it is not known.
 
-A task inherits it from whoever has made it. A thread does not: set it there again, or run the
-thread's work by `contextvars.copy_context().run`.
+A task inherits it from the code that creates the task. A thread does not: set it there again, or
+run the thread's work with `contextvars.copy_context().run`.
 """
 
 
 @contextmanager
 def correlated(to: str) -> Iterator[None]:
-    """Have all that is acquired and logged inside bear this correlation id.
+    """Give this correlation id to all that is acquired and logged inside the block.
 
     Raises:
-        TypeError: It is no str.
+        TypeError: The correlation id is not a str.
     """
     if not isinstance(to, str):
         msg = f"correlated takes a str, such as the id of a request, not {to!r}"
@@ -45,18 +45,18 @@ def correlated(to: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class LeaseInfo:
-    """One connection that is out, at the moment of asking."""
+    """One connection that is out, at the moment of the call."""
 
     host: HostSpec
-    #: What the host serves as, or if it serves no more, what was asked for.
+    #: The role the host serves in; if it no longer serves, the role that was asked for.
     role: Role
     #: For how many seconds it has been out.
     since: float
-    #: The correlation id of who has acquired it; None: it had none.
+    #: The correlation id of the task or thread that acquired it. None: there was none.
     correlation_id: str | None
-    #: The name of the task or thread that has acquired it; None without `lifecycle`.
+    #: The name of the task or thread that acquired it; None without `lifecycle`.
     task: str | None
-    #: Where it was acquired, as a traceback has it; None without `Lifecycle(stacks=True)`.
+    #: Where it was acquired, formatted as a traceback; None without `Lifecycle(stacks=True)`.
     stack: str | None
 
 
@@ -68,7 +68,7 @@ def about(
     health: Health | None = None,
     **others: object,
 ) -> dict[str, Any]:
-    """Make the `extra` of a log record: what has happened, and to which host."""
+    """Make the `extra` of a log record: what has happened, and which host it concerns."""
     extra: dict[str, Any] = {"event": event, **others}
     if host is not None:
         extra["host"] = str(host)
@@ -80,7 +80,7 @@ def about(
 
 
 def counted(count: int, noun: str) -> str:
-    """Say how many there are of a thing, as in "1 lease" and "2 leases"."""
+    """Return a count with its noun, as in "1 lease" and "2 leases"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
@@ -88,7 +88,7 @@ _ABOUT_A_HOST = ("host", "role", "health")
 
 
 class _Attributes(logging.Filter):
-    """Gives each record what it lacks of the attributes, and keeps every record."""
+    """Adds the attributes that a record lacks, and keeps every record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         known: Mapping[str, Any] = vars(record)

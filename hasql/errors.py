@@ -21,41 +21,42 @@ __all__ = (
 class HasqlError(Exception):
     """The root of every error that hasql itself raises.
 
-    What a driver raises on a connection that the application holds is passed on as the driver
-    raised it and is not a `HasqlError`.
+    An error that a driver raises on a connection the application holds is passed on unchanged, and
+    is not a `HasqlError`.
     """
 
 
 class ConfigurationError(HasqlError, ValueError):
-    """What was asked for can never work, whatever the servers do: mend the arguments."""
+    """The arguments can never work, whatever the servers do: correct them."""
 
 
 class NotAvailableError(HasqlError, TimeoutError):
     """No suitable host could serve in time.
 
-    The message names every host, its state, since when it is so, and its last error. It is a
-    `TimeoutError`, and so an `asyncio.TimeoutError`, with every driver.
+    The message names every host, its state, how long it has been in that state, and its last error.
+    It is a `TimeoutError`, and so an `asyncio.TimeoutError`, with every driver.
     """
 
-    #: Whether hosts could serve, and all connections that they may have open were in use.
+    #: Whether hosts could serve, but all connections that they may have open were in use.
     exhausted = False
 
 
 class OverloadedError(NotAvailableError):
-    """Admission sheds load: too many acquires wait already, or this one has waited in vain.
+    """Admission sheds load: too many acquires wait already, or this one waited too long.
 
-    Try later, or do less at once. The message says how many are out, and how many may be.
+    Try later, or do less at once. The message says how many leases are out, and how many may be.
     """
 
 
 class RateLimitedError(NotAvailableError):
     """The rate that the manager allows is used up, and waiting would outlast the deadline.
 
-    Or so many others have asked the storage of the rate that it was not this one's turn by then.
+    It is also raised when so many others ask the storage of the rate that this acquire did not get
+    its turn before the deadline.
 
     Attributes:
-        seconds: After how many seconds there is a token again; what others take meanwhile is not
-            known. Where it was not its turn, how long it has waited for that.
+        seconds: After how many seconds there is a token again, not counting what others take
+            meanwhile. If the acquire did not get its turn: how long it has waited for it.
     """
 
     def __init__(self, message: str = "", seconds: float = 0.0) -> None:
@@ -64,14 +65,14 @@ class RateLimitedError(NotAvailableError):
 
 
 class BreakerOpenError(NotAvailableError):
-    """The breaker stops acquires of a master: too many have failed in a row."""
+    """The breaker refuses acquires of a master: too many have failed in a row."""
 
 
 class LeaseTerminatedError(HasqlError, ConnectionError):
-    """A lease was out for longer than `leak_threshold`, and its connection was broken for that.
+    """A lease was out for longer than `leak_threshold`, so hasql broke its connection.
 
-    Raised at the end of its block, unless that ends with an error already: what the block has not
-    committed by then is lost.
+    Raised at the end of the lease's block, unless the block already ends with an error. Whatever
+    the block had not committed when the connection was broken is lost.
     """
 
 
@@ -80,35 +81,35 @@ class PoolManagerClosedError(HasqlError):
 
 
 class RolledBackError(HasqlError):
-    """A unit of work was rolled back by the server: it went on after an error that it has caught.
+    """The server rolled a unit of work back, because it went on after an error that it caught.
 
-    A statement that fails spoils its transaction, also where the application catches the error. Let
-    the error out of the work, or put the statement into a savepoint.
+    A statement that fails aborts its transaction, even if the application catches the error. Let
+    the error leave the work, or put the statement into a savepoint.
     """
 
 
 class StaleReadError(HasqlError):
-    """What a session is to write was computed from what a replica has shown, which is past.
+    """What a session would write was computed from data of a replica that is out of date.
 
-    The message names the object and the attributes that differ. It is a conflict with another
-    transaction: roll back and do the work again, or have `sessions.run` do that.
+    The message names the object and the attributes that differ. Treat it as a conflict with another
+    transaction: roll back and do the work again, or let `sessions.run` do that.
     """
 
 
 class UnknownConnectionError(HasqlError, ValueError):
-    """The connection or pool does not belong to this manager, or was given back already."""
+    """The connection or pool does not belong to this manager, or was already given back."""
 
 
 class WrongEventLoopError(HasqlError, RuntimeError):
-    """The manager was started in another event loop, or before a fork; make one for each."""
+    """The manager was started in another event loop, or before a fork: make one for each."""
 
 
 class MissingExtraError(HasqlError, ImportError):
-    """A library that this needs is not installed; the message names the extra that brings it."""
+    """A required library is not installed; the message names the extra that installs it."""
 
 
 class NameResolutionError(HasqlError, OSError):
-    """A name leads nowhere: no nameserver gave a good answer, and no old one may serve.
+    """A name could not be resolved: no nameserver gave a usable answer, and no old one may serve.
 
-    The message names the host, the servers asked, and what each said.
+    The message names the host, the nameservers asked, and what each of them said.
     """

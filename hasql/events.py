@@ -1,4 +1,4 @@
-"""Events: what happens to the hosts of a cluster, told once for each change."""
+"""Events: what happens to the hosts of a cluster, reported once for each change."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -35,16 +35,16 @@ class HostUp:
 
 @dataclass(frozen=True, slots=True)
 class HostDown:
-    """A host has failed: it refuses, is unreachable, or was silent for `refresh_timeout`."""
+    """A host has failed: it refused, was unreachable, or was silent for `refresh_timeout`."""
 
     host: HostSpec
-    #: What the last probe met, as the driver says it.
+    #: The error of the last probe, as the driver raised it.
     error: BaseException | None
 
 
 @dataclass(frozen=True, slots=True)
 class RoleChanged:
-    """A host answers in another role than it had when it answered last."""
+    """A host answers in another role than in its last answer."""
 
     host: HostSpec
     before: Role
@@ -56,7 +56,7 @@ class HostExcluded:
     """A host is kept out of routing although it may answer."""
 
     host: HostSpec
-    #: Why; another reason than before is told again.
+    #: The reason. If the reason changes, there is another event.
     exclusion: Exclusion
 
 
@@ -64,13 +64,13 @@ class HostExcluded:
 class HostFenced(HostExcluded):
     """A host is kept out because of another master: it is fenced, or the masters are split.
 
-    What it acknowledges may be lost. A `HostExcluded` like the others, and told in its place.
+    What it acknowledges may be lost. This is a `HostExcluded`, and is reported in place of one.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class HostAdmitted:
-    """A host that was excluded may serve again, when it answers."""
+    """A host that was excluded may serve again, provided that it answers."""
 
     host: HostSpec
     #: Why it was excluded.
@@ -79,9 +79,9 @@ class HostAdmitted:
 
 @dataclass(frozen=True, slots=True)
 class DiscoveryFailed:
-    """The source of hosts has failed; the hosts stay as they are, and it is asked again.
+    """The source of hosts has failed; the hosts stay as they are, and the source is asked again.
 
-    Told once, however often it goes on failing; `Metrics.discovery` shows the last error.
+    Reported once, however often it fails after that; `Metrics.discovery` shows the last error.
     """
 
     #: The source, as `str()` has it.
@@ -91,41 +91,41 @@ class DiscoveryFailed:
 
 @dataclass(frozen=True, slots=True)
 class DiscoveryRecovered:
-    """The source of hosts has failed, and answers again."""
+    """The source of hosts, which had failed, answers again."""
 
     source: str
 
 
 @dataclass(frozen=True, slots=True)
 class BreakerOpened:
-    """The breaker refuses acquires of a master: too many have failed, or its trial has."""
+    """The breaker refuses acquires of a master: too many have failed, or its trial failed."""
 
-    #: How many have failed in a row.
+    #: How many acquires have failed in a row.
     failures: int
-    #: What the last one met.
+    #: The error of the last one.
     error: BaseException
 
 
 @dataclass(frozen=True, slots=True)
 class BreakerClosed:
-    """The breaker's trial has gone well: it lets all acquires of a master through again."""
+    """The breaker's trial succeeded: it lets all acquires of a master through again."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseOverdue:
-    """A lease has been out for longer than `Lifecycle.leak_threshold`; told once for each."""
+    """A lease has been out for longer than `Lifecycle.leak_threshold`; one event for each lease."""
 
     host: HostSpec
     lease: LeaseInfo
-    #: Whether its connection was broken for that, by `leak_action="terminate"`.
+    #: Whether its connection was broken for that reason, by `leak_action="terminate"`.
     terminated: bool
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseDropped:
-    """The application has dropped a connection without giving it back; hasql has done that.
+    """The application dropped a connection without giving it back; hasql has given it back.
 
-    Told by a manager with `lifecycle`, where the driver's objects can tell.
+    Only a manager with `lifecycle` reports it, and only where the driver's objects make it visible.
     """
 
     host: HostSpec

@@ -26,11 +26,11 @@ class BreakerState(Enum):
     CLOSED = "closed"
     #: Nothing.
     OPEN = "open"
-    #: One trial, which tells how it goes on.
+    #: One trial, whose outcome decides what follows.
     HALF_OPEN = "half-open"
 
 
-#: The monitor is the breaker of its host, and the next probe is the trial.
+#: A host's monitor acts as its breaker, and the next probe is the trial.
 _BREAKER_OF = {
     Health.STARTING: BreakerState.HALF_OPEN,
     Health.UP: BreakerState.CLOSED,
@@ -41,77 +41,77 @@ _BREAKER_OF = {
 
 @dataclass(frozen=True, slots=True)
 class NodeMetrics:
-    """One node at the moment of the snapshot. Durations are seconds; nothing is negative."""
+    """One node at the moment of the snapshot. Durations are seconds; no value is negative."""
 
     host: HostSpec
     role: Role
     health: Health
-    #: Why it does not serve although it answers; None if it may.
+    #: Why the host does not serve although it answers. None: it may serve.
     exclusion: Exclusion | None
-    #: For how long health, role and exclusion have been as they are, and the server the same:
-    #: a restart or a new timeline counts. As a duration, since the clock of the wall may be set;
+    #: For how long health, role, exclusion and the server have been the same; a restart or a new
+    #: timeline is another server. It is a duration because the wall clock may be set;
     #: `time.time() - unchanged_for` is the moment.
     unchanged_for: float
-    #: The pool's bounds; the reserved connection is not counted anywhere here.
+    #: The pool's bounds. The reserved connection is not counted in any of these numbers.
     pool_min: int
     pool_max: int
-    #: Open connections nobody uses, and those in use, by the driver's count.
+    #: Open connections that are idle, and those in use, by the driver's count.
     pool_idle: int
     pool_used: int
     #: Leases out, being taken, or being given back, by hasql's count.
     in_flight: int
-    #: Median round trip of the last probes; None before the first.
+    #: Median round trip of the last probes; None before the first probe.
     response_time: float | None
-    #: How far a replica is behind the master in bytes of WAL; None where not known.
+    #: How far a replica is behind the master, in bytes of WAL; None if not known.
     lag_bytes: int | None
-    #: How old what a replica shows is at most, by its own clock; None where not known.
+    #: Greatest possible age of the data a replica shows, by its own clock; None if not known.
     lag_seconds: float | None
     timeline: int | None
-    #: Whether it is fenced when a newer timeline replaces it: it tells its cluster and timeline.
+    #: Whether the host can be fenced by a newer timeline: it reports its cluster and its timeline.
     fencing: bool
-    #: What the last failed probe, or connect for the pool, met, without passwords; kept after the
-    #: host has recovered.
+    #: The error of the last failed probe, or of the pool's last failed connect, without passwords.
+    #: It is kept after the host has recovered.
     last_error: str | None
-    #: What its source calls it; None for a host of the DSN.
+    #: The label that the source of hosts gives it; None for a host of the DSN.
     label: str | None = None
-    #: How many leases there were at once at most, by hasql's count: since the last report with
-    #: `report_every`, else since the start.
+    #: The highest number of simultaneous leases, by hasql's count: since the last report if
+    #: `report_every` is set, otherwise since the start.
     pool_peak: int = 0
-    #: What the pool could do with, in words, by what was asked of it meanwhile; None: nothing.
+    #: How the pool's settings could be better for the load so far, in words. None: no advice.
     advice: str | None = None
 
     @property
     def breaker(self) -> BreakerState:
-        """What its monitor is as a breaker of this host.
+        """The state of the host's monitor, seen as a breaker of this host.
 
         Closed while the host is up. Open while it is down: nothing is sent to it, and each probe is
-        a trial. Half-open before its first answer, and while it is suspect: it is avoided as long
-        as others can serve.
+        a trial. Half-open before its first answer, and while it is suspect: the host is avoided as
+        long as others can serve.
         """
         return _BREAKER_OF[self.health]
 
 
 @dataclass(frozen=True, slots=True)
 class AdmissionMetrics:
-    """Admission at the moment of the snapshot; the counters never go back."""
+    """Admission at the moment of the snapshot; the counters never decrease."""
 
-    #: How many leases there may be at once; it moves if it is adaptive.
+    #: How many leases may be out at once; it changes if the limit is adaptive.
     limit: int
-    #: How many there are, those included that are being taken.
+    #: How many leases are out, including those being acquired.
     in_use: int
-    #: How many acquires wait for one of those to end.
+    #: How many acquires wait for a lease to end.
     waiting: int
     #: Acquires that had to wait, whatever became of them.
     waits: int
-    #: Acquires that were refused, or had to give way to others, as the queue was full.
+    #: Acquires that were refused, or displaced by others, because the queue was full.
     refusals: int
-    #: Acquires that have waited until their deadlines.
+    #: Acquires that waited until their deadline.
     timeouts: int
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimitMetrics:
-    """The rate limit at the moment of the snapshot; the counters never go back."""
+    """The rate limit at the moment of the snapshot; the counters never decrease."""
 
     #: Acquires that had to wait for a token, whatever became of them.
     waits: int
@@ -119,20 +119,20 @@ class RateLimitMetrics:
     refusals: int
     #: How many wait now.
     waiting: int
-    #: How many keys are kept in memory; 0 if they are kept elsewhere.
+    #: How many keys are kept in memory; 0 if a storage keeps them elsewhere.
     keys: int
-    #: Times that the storage failed, or did not answer in time.
+    #: How often the storage failed, or did not answer in time.
     storage_errors: int
 
 
 @dataclass(frozen=True, slots=True)
 class BreakerMetrics:
-    """The breaker of a cluster's masters; the counters never go back."""
+    """The breaker of a cluster's masters; the counters never decrease."""
 
     state: BreakerState
-    #: Infrastructure errors in a row, up to now.
+    #: How many infrastructure errors there have been in a row, up to now.
     failures: int
-    #: Times it has opened, a trial that failed included.
+    #: How often it has opened, including after a failed trial.
     openings: int
     #: Acquires that were refused.
     refusals: int
@@ -142,67 +142,67 @@ class BreakerMetrics:
 class DiscoveryMetrics:
     """The source of hosts at the moment of the snapshot."""
 
-    #: As `str()` has it; for the hosts of a DSN as they stand ``StaticDiscovery``.
+    #: The source as `str()` shows it; ``StaticDiscovery`` for the hosts that a DSN lists.
     source: str
-    #: The hosts of its last good answer; none before the first.
+    #: The hosts of its last good answer; empty before the first.
     hosts: tuple[HostSpec, ...]
     #: Seconds since that answer; None before the first.
     last_success: float | None
-    #: Why it has failed since, without passwords; None when the last answer was good.
+    #: Why it has failed since, without passwords; None if the last answer was good.
     last_error: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class RunMetrics:
-    """The units of work that were given to `run`; the counters never go back."""
+    """The units of work that were given to `run`; the counters never decrease."""
 
-    #: How many have ended, with whatever outcome.
+    #: How many have ended, whatever the outcome.
     count: int = 0
-    #: How often one was tried again, by the category of the error.
+    #: How often a unit of work was tried again, by the category of the error.
     retries_infrastructure: int = 0
     retries_overload: int = 0
     retries_conflict: int = 0
-    #: Commits whose answer was lost: those whose outcome was found out, and those of which nobody
-    #: knows.
+    #: Commits whose answer was lost: those whose outcome was found out, and those whose outcome
+    #: nobody knows.
     commits_found: int = 0
     commits_unknown: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """One manager at the moment of the snapshot; the counters never go back."""
+    """One manager at the moment of the snapshot; the counters never decrease."""
 
-    #: In the order of the hosts, those that leave last; none before the manager has been started,
-    #: the last that was known once it is closed.
+    #: In the order of the hosts, those that are leaving last. Empty before the manager is started;
+    #: after it is closed, the last known state.
     nodes: tuple[NodeMetrics, ...]
-    #: Connections handed out so far, and the seconds that took in sum.
+    #: Connections handed out so far, and the sum of the seconds that acquiring them took.
     acquires: int
     acquire_seconds: float
     #: Acquires that had to wait for a place or a host, whatever became of them.
     waits: int
-    #: How many wait now; asking for a pool waits, too.
+    #: How many wait now; a call that asks for a pool counts as well.
     waiting: int
-    #: Times an acquire gave a candidate up that failed or had the wrong role.
+    #: How often an acquire gave up a candidate that failed or had the wrong role.
     retries: int
-    #: Times a host has answered in another role than in its last answer.
+    #: How often a host has answered in another role than in its last answer.
     role_changes: int
-    #: Times a host was fenced.
+    #: How often a host was fenced.
     fencings: int
-    #: Where the hosts come from.
+    #: The source of the hosts.
     discovery: DiscoveryMetrics
-    #: What is off is None.
+    #: These are None if the feature is off.
     admission: AdmissionMetrics | None = None
-    #: That of replicas, if they are counted apart.
+    #: The admission of replicas, if they are counted separately.
     replica_admission: AdmissionMetrics | None = None
     rate_limit: RateLimitMetrics | None = None
     breaker: BreakerMetrics | None = None
     #: Units of work.
     runs: RunMetrics = RunMetrics()
-    #: Leases that were out for longer than `leak_threshold`, and that the application has dropped
-    #: without giving them back; 0 without `lifecycle`.
+    #: Leases that were out for longer than `leak_threshold`, and leases that the application
+    #: dropped without giving them back; 0 without `lifecycle`.
     leases_overdue: int = 0
     leases_dropped: int = 0
-    #: Idle connections that hasql has closed for their age, and because they gave no sign of life,
-    #: as `lifecycle` says. What the driver's pool closes by itself is not counted.
+    #: Idle connections that hasql closed, as `lifecycle` configures it: for their age, and because
+    #: they gave no sign of life. Those that the driver's pool closes by itself are not counted.
     connections_aged: int = 0
     connections_dead: int = 0

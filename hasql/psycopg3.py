@@ -18,9 +18,10 @@ __all__ = ("PoolManager",)
 class PoolManager(BasePoolManager[Pool, Connection]):
     """Hands out psycopg connections, as `psycopg_pool.AsyncConnectionPool.connection` does.
 
-    `pool_factory_kwargs` are those of `psycopg_pool.AsyncConnectionPool`, without `conninfo` and
-    `open`; `kwargs` in it are those of `psycopg.AsyncConnection.connect`. Leaving ``async with``
-    commits an open transaction, or rolls it back on an exception; `release` rolls it back.
+    `pool_factory_kwargs` takes the arguments of `psycopg_pool.AsyncConnectionPool`, without
+    `conninfo` and `open`; its `kwargs` are the arguments of `psycopg.AsyncConnection.connect`.
+    Leaving ``async with`` commits an open transaction, or rolls it back on an exception; `release`
+    rolls it back.
     """
 
     _driver = PsycopgDriver()

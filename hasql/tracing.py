@@ -1,8 +1,8 @@
-"""Tracing: what happens to single acquires and probes, told by callbacks.
+"""Tracing: callbacks that report single acquires and probes.
 
-Counters (`hasql.metrics`) tell how often, events (`hasql.events`) what becomes of hosts; a tracer
-tells of each acquire by itself, for a log or for spans. Without one it costs nothing; with one,
-each record about two microseconds besides what the callback does.
+Counters (`hasql.metrics`) tell how often something happens, and events (`hasql.events`) what
+happens to hosts. A tracer reports each acquire separately, for a log or for spans. Without a tracer
+this costs nothing; with one, each record costs about two microseconds besides the callback itself.
 """
 
 from collections.abc import Callable
@@ -27,11 +27,11 @@ __all__ = (
 class AcquireBegun:
     """An acquire has begun."""
 
-    #: Its number, by which the records of one acquire belong together.
+    #: The number of the acquire, which all records of this acquire have in common.
     acquire: int
     #: What it asked for, in words: "master"; "replica, or master".
     request: str
-    #: Seconds that it has in all.
+    #: The seconds that the acquire has in all.
     timeout: float
 
 
@@ -46,11 +46,11 @@ class AcquireWaited:
 
 @dataclass(frozen=True, slots=True)
 class AcquireRetried:
-    """A host has failed an acquire, or has lost the role asked for; another try follows."""
+    """An acquire failed on a host, or the host lost the role asked for; another try follows."""
 
     acquire: int
     host: HostSpec
-    #: What was met there; None: the connection led to the wrong role.
+    #: The error there. None: the connection led to the wrong role.
     error: BaseException | None
 
 
@@ -70,7 +70,7 @@ class ConnectionLent:
     acquire: int
     host: HostSpec
     role: Role
-    #: From its beginning.
+    #: Since the beginning of the acquire.
     seconds: float
 
 
@@ -80,9 +80,9 @@ class ConnectionReturned:
 
     acquire: int
     host: HostSpec
-    #: From when it was lent, with what giving back took.
+    #: Since it was lent, including the time that giving it back took.
     seconds: float
-    #: What ended its block, or kept it from being given back, if an exception did.
+    #: The exception that ended its block, or that prevented giving it back. None: there was none.
     error: BaseException | None
 
 
@@ -92,17 +92,17 @@ class ProbeEnded:
 
     host: HostSpec
     seconds: float
-    #: What it is by its answer; UNKNOWN if there is none.
+    #: The role that the answer shows; UNKNOWN if there was no answer.
     role: Role
     error: BaseException | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tracer:
-    """Callbacks, each for one kind of record; None: not of interest.
+    """Callbacks, each for one kind of record. None: that kind is not reported.
 
-    They are called where it happens, in the middle of an acquire, and must not wait. What they
-    raise is logged and goes no further. See `BasePoolManager.set_tracer`.
+    Each is called where the thing happens, in the middle of an acquire, and must not wait. An
+    exception that it raises is logged and goes no further. See `BasePoolManager.set_tracer`.
     """
 
     acquire_begun: Callable[[AcquireBegun], object] | None = None
