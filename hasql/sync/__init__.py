@@ -1,1 +1,1 @@
-"""Pool managers for threads: each has a module of its own, with the names of the async ones."""
+"""Pool managers for threads, one module for each driver."""

@@ -38,13 +38,12 @@ log = logging.getLogger("hasql")
 class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
     """Hands out connections to the master or the replicas of one cluster, to threads.
 
-    Use the subclass of your driver, `hasql.sync.psycopg3.PoolManager` for one. The arguments, their
-    defaults and what they raise are those of `hasql.base.BasePoolManager`.
+    Use the subclass for your driver, such as `hasql.sync.psycopg3.PoolManager`. The arguments,
+    their defaults and the errors are those of `hasql.base.BasePoolManager`.
 
-    Any thread may use any method. Constructing checks the arguments and does nothing else. The
-    first use starts one daemon thread, in which the hosts are watched; it ends with the manager.
-    In a child that was forked after that, the first use starts afresh, and nothing that is the
-    parent's is touched.
+    Any thread may use any method. The constructor only checks its arguments. The first use starts
+    one daemon thread, which watches the hosts and ends with the manager. In a child process that
+    was forked after that, the first use starts afresh and touches nothing of the parent's.
     """
 
     _new_lease = ThreadLease
@@ -59,14 +58,14 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
     def _take(self, parts: ThreadParts[PoolT, ConnT]) -> None:  # type: ignore[override]  # its own
         super()._take(parts)
         self._parts = parts
-        # One that a signal's handler may take again, which closes what is just starting.
+        # Reentrant: a signal handler may close a manager that its own thread is just starting.
         self._start_lock = threading.RLock()
         self._waits, self._returns, self._runs = parts.waits, parts.returns, parts.runs
         self._finalizer: finalize[..., Any] | None = None
         _managers.add(self)
 
     def _check_caller(self) -> None:
-        """Let any thread in."""
+        """Allow any thread."""
 
     # Starting
 
@@ -80,8 +79,8 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
                 raise PoolManagerClosedError("the pool manager is closed")
             if not parts.thread.started:
                 if self._finalizer is None:
-                    # Who drops a manager without closing it leaves no thread behind. Leases that
-                    # are out keep it alive.
+                    # A manager that is dropped without being closed leaves no thread behind.
+                    # Leases that are out keep it alive.
                     end_after, terminate = parts.thread.end_after, parts.closing.terminate
                     self._finalizer = finalize(self, end_after, terminate)
                     self._finalizer.atexit = False  # `_end_all` waits for the thread, too
@@ -94,18 +93,18 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
             parts.checkout.live = True
 
     def _run(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-        """Do some work in the loop, started if need be, and wait for it."""
+        """Run a coroutine function in the loop, started if need be, and wait for it."""
         self._start()
         return self._parts.thread.run(work)
 
     def _begin_anew(self) -> None:
-        """Have nothing of the parent's, in a child that was just forked."""
+        """Start afresh in a child process that was just forked, with nothing of the parent's."""
         parts = self._parts
-        self._options.chance.seed()  # else all children would choose alike
+        self._options.chance.seed()  # otherwise all children would choose alike
         if not parts.thread.started:
-            self._start_lock = threading.RLock()  # which another thread may have held
+            self._start_lock = threading.RLock()  # another thread may have held it at the fork
             return
-        _inherited.append(parts)  # whose end would tell the servers something
+        _inherited.append(parts)  # kept alive: their end would send something to the servers
         if self._finalizer is not None:
             self._finalizer.detach()
         parts.returns.inherited = True
@@ -152,23 +151,23 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         session: SessionDefaults | None = None,
         **kwargs: Any,
     ) -> ConnT:
-        """Acquire a connection that `putconn` gives back; see `acquire`."""
+        """Acquire a connection that is given back with `putconn`; see `acquire`."""
         lease = self.acquire(
             read_only, fallback_master, master_as_replica_weight, timeout, session=session, **kwargs
         )
         return lease.take()
 
     def putconn(self, connection: ConnT, **kwargs: Any) -> None:
-        """Give a connection back that `getconn` has acquired, in any thread.
+        """Give back a connection that `getconn` has acquired, from any thread.
 
-        Its open transaction is rolled back and its session reset, in `release_timeout` seconds at
-        most; then it is closed instead. `kwargs` go to the driver's own release.
+        Its open transaction is rolled back and its session reset. If that takes longer than
+        `release_timeout` seconds, it is closed instead. `kwargs` go to the driver's own release.
 
-        Give it back once: a second time ends whatever lease of `getconn` it is lent by then.
+        Give it back only once: a second call ends whatever lease of `getconn` it has by then.
 
         Raises:
-            UnknownConnectionError: The connection is not lent by this manager, or to another
-                thread's block; a ValueError.
+            UnknownConnectionError: The connection is not lent by this manager, or is lent to
+                another thread's block; a ValueError.
         """
         if self._book.find(connection) is None and _is_inherited(connection):
             return
@@ -177,11 +176,11 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
     def release_to_pool(self, connection: ConnT, pool: PoolT, **kwargs: Any) -> None:
         """Give a connection back to the pool it came from; see `putconn`.
 
-        One that was taken from the pool directly has to be registered before.
+        A connection that was taken from the pool directly has to be registered first.
 
         Raises:
-            UnknownConnectionError: The pool is not this manager's, or lent no such connection, or
-                lent it to another thread's block.
+            UnknownConnectionError: The pool is not this manager's, it lent no such connection, or
+                it lent it to another thread's block.
         """
         if self._book.find(connection) is None and _is_inherited(connection):
             return
@@ -190,9 +189,9 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
     # The driver's pools
 
     def get_pool(self, read_only: bool, fallback_master: bool | None = None) -> PoolT:  # noqa: FBT001  # positional in the public API
-        """Return the pool that an acquire would use now; waits like one.
+        """Return the pool that an acquire would use now; waits as an acquire does.
 
-        `master_as_replica_weight` counts as it does there.
+        `master_as_replica_weight` counts here as well.
 
         Raises:
             NotAvailableError: No suitable host could serve within `acquire_timeout`.
@@ -201,14 +200,14 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         return pools_of([node])[0]
 
     def get_master_pools(self) -> list[PoolT]:
-        """Return the pools of all masters in routing; waits like an acquire for the first."""
+        """Return the pools of all masters in routing; waits for the first as an acquire does."""
         self._parts.checkout.find(MASTER)
         return pools_of(self._routing.masters)
 
     def get_replica_pools(self, fallback_master: bool = False) -> list[PoolT]:  # noqa: FBT001, FBT002  # as above
-        """Return the pools of all replicas in routing; waits like an acquire for the first.
+        """Return the pools of all replicas in routing; waits for the first as an acquire does.
 
-        With `fallback_master` those of the masters when no replica is in routing.
+        With `fallback_master` it returns the pools of the masters when no replica is in routing.
         """
         self._parts.checkout.find(REPLICA_OR_MASTER if fallback_master else REPLICA)
         return pools_of(self._routing.replicas or self._routing.masters)
@@ -221,7 +220,7 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         replicas_count: int | None = None,
         timeout: float = 10.0,
     ) -> None:
-        """Wait until so many masters and replicas are in routing; without counts, for all hosts.
+        """Wait until this many masters and replicas are in routing; without counts, for all hosts.
 
         Raises what `hasql.base.BasePoolManager.ready` does.
         """
@@ -232,18 +231,18 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         self._run(self._waits.all_ready)
 
     def wait_masters_ready(self, masters_count: int) -> None:
-        """Wait, however long it takes, until so many masters are in routing."""
+        """Wait, however long it takes, until this many masters are in routing."""
         self._run(lambda: self._waits.masters_ready(masters_count))
 
     def wait_replicas_ready(self, replicas_count: int) -> None:
-        """Wait, however long it takes, until so many replicas are in routing."""
+        """Wait, however long it takes, until this many replicas are in routing."""
         self._run(lambda: self._waits.replicas_ready(replicas_count))
 
     def wait_next_pool_check(self, timeout: float = 10.0) -> None:
-        """Wait until each host has been probed once more, with whatever outcome.
+        """Wait until each host has been probed once more, whatever the outcome.
 
         Raises:
-            NotAvailableError: Not every probe has ended after `timeout` seconds.
+            NotAvailableError: Some probe has not ended after `timeout` seconds.
         """
         self._run(lambda: self._waits.until_probed_anew(timeout))
 
@@ -270,25 +269,25 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
     def close(self, timeout: float = 10.0) -> None:
         """Close: refuse new acquires, let the leases end, then close the pools.
 
-        After `timeout` seconds what has not ended is broken. Waiting acquires end at once with
-        PoolManagerClosedError. Closing again waits for the first close. A signal's handler that
-        comes in the midst of an acquire does not wait for the end.
+        Whatever has not ended after `timeout` seconds is broken. Waiting acquires end at once with
+        PoolManagerClosedError. Closing again waits for the first close. A signal handler that
+        calls this in the middle of an acquire does not wait for the end.
         """
         seconds = check_seconds("timeout", timeout)
         self._end(lambda: self._parts.closing.close(seconds))
 
     def drain(self, timeout: float = 30.0) -> DrainReport:
-        """Close as `close` does, and tell of what had to be broken: for the end of a program.
+        """Close as `close` does, and report what had to be broken: for the end of a program.
 
-        No new acquires, those that wait end at once with PoolManagerClosedError, and what is in use
-        has `timeout` seconds to finish and commit. What is in use still is broken then; the log
-        and the report say on which hosts, and for how long it was out.
+        New acquires are refused, and waiting ones end at once with PoolManagerClosedError. The
+        leases that are out have `timeout` seconds to finish and commit. Those still out then are
+        broken; the log and the report say on which hosts they were, and for how long.
 
-        Draining again waits for the first time, and has its report. `terminate` in another thread
-        breaks what is left at once.
+        Draining again waits for the first drain and returns its report. `terminate` in another
+        thread breaks what is left at once.
 
         Raises:
-            HasqlError: This thread is within the block of a lease, for whose end it would wait.
+            HasqlError: This thread is within the block of a lease, whose end it would wait for.
         """
         seconds = check_seconds("timeout", timeout)
         if not self._lifetime.closed:
@@ -297,7 +296,7 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         return self._parts.closing.report
 
     def _check_own_leases(self, seconds: float) -> None:
-        """Refuse to wait for the thread that is to wait, as far as that is known."""
+        """Refuse to drain within a block of this thread; warn if it holds leases of `getconn`."""
         own = [lease for lease in self._book.all() if lease.thread == threading.get_ident()]
         if not all(lease.awaited for lease in own):
             raise HasqlError(
@@ -327,25 +326,25 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
             if not parts.lifetime.closed:
                 parts.thread.run_last(work, parts.routing.guard)
         except PoolManagerClosedError:
-            pass  # by another thread, or as the program ends
+            pass  # closed by another thread meanwhile, or the program is ending
         except HasqlError:
             raise  # in the loop itself, where nothing has begun
         except BaseException:
-            parts.thread.end_after(parts.closing.terminate)  # nobody waits for it any more
+            parts.thread.end_after(parts.closing.terminate)  # no thread waits for it any more
             raise
         finally:
             if parts.lifetime.closed:
                 parts.thread.stop()
 
     def _abandon(self) -> None:
-        """Break all there is, at the end of the program; no server is waited for."""
+        """Break everything at the end of the program, without waiting for a server."""
         parts = self._parts
         if parts.thread.started and not parts.lifetime.closed:
             parts.thread.end_after(parts.closing.terminate)
             parts.thread.join()
 
     def resize(self, min_size: int | None = None, max_size: int | None = None) -> None:
-        """Change the bounds of each host's pool, now and for hosts to come.
+        """Change the bounds of each host's pool, for the hosts of now and for later ones.
 
         It returns when all pools are replaced: see `hasql.base.BasePoolManager.resize`.
         """
@@ -355,9 +354,9 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
             self._run(lambda: _waiting(resizing, kwargs))
 
     def accept_timeline(self) -> None:
-        """Forget which timelines were seen, so that a master of an older one may serve again.
+        """Forget which timelines were seen, so that a master on an older one may serve again.
 
-        For when the newer master is gone for good: its data directory was restored to an earlier
+        Use it when the newer master is gone for good: its data directory was restored to an earlier
         state, or a promotion was undone on purpose.
         """
         self._parts.thread(self._routing.accept_timeline)
@@ -374,18 +373,18 @@ def _entering(enter: Callable[[], None]) -> Callable[[], Coroutine[Any, Any, Non
     return start
 
 
-#: All there are, and what those of a parent were made of.
+#: All managers of this process, and the parts of the managers of a parent process.
 _managers: WeakSet[BaseSyncPoolManager[Any, Any]] = WeakSet()
 _inherited: list[ThreadParts[Any, Any]] = []
 
 
 def _is_inherited(connection: object) -> bool:
-    """Tell whether one was lent to the parent of this process; another may have its `id` by now."""
+    """Tell if a connection was lent by the parent process; a new one may have its `id` by now."""
     return any(parts.book.find(connection) is not None for parts in _inherited)
 
 
 def _end_all() -> None:
-    """End what the program has left open, so that nothing is heard of it while Python ends."""
+    """End the managers left open, so that nothing is heard of them while Python shuts down."""
     for manager in tuple(_managers):
         manager._abandon()  # noqa: SLF001  # its own
 

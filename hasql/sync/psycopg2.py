@@ -1,4 +1,4 @@
-"""The pool manager of threads for psycopg2, in SQLAlchemy's queue pool."""
+"""The pool manager for psycopg2 in threads, with SQLAlchemy's queue pool."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ("PoolManager",)
 
 
 class PoolManager(BaseSyncPoolManager[QueuePool, connection]):
-    """Hands out connections of psycopg2's own, as `psycopg2.connect` returns them.
+    """Hands out psycopg2's own connections, as `psycopg2.connect` returns them.
 
-    `pool_factory_kwargs` are those of SQLAlchemy's `QueuePool`, with its defaults; all others go to
-    `psycopg2.connect`. `pool_size` + `max_overflow` connections are lent on a host at most. What
-    was not committed is rolled back when the connection is given back.
+    `pool_factory_kwargs` takes the arguments of SQLAlchemy's `QueuePool`, with its defaults; all
+    others go to `psycopg2.connect`. At most `pool_size` + `max_overflow` connections are lent on
+    each host. Whatever was not committed is rolled back when the connection is given back.
     """
 
     _driver = Psycopg2Driver()

@@ -19,10 +19,10 @@ __all__ = ("PoolManager",)
 class PoolManager(BaseSyncPoolManager[SyncPool, SyncConnection]):
     """Hands out psycopg connections, as `psycopg_pool.ConnectionPool.connection` does.
 
-    `pool_factory_kwargs` are those of `psycopg_pool.ConnectionPool`, without `conninfo` and `open`;
-    `kwargs` in it are those of `psycopg.Connection.connect`. A pool has 4 connections unless
-    `min_size` and `max_size` say otherwise. Leaving ``with`` commits an open transaction, or rolls
-    it back on an exception; `putconn` rolls it back.
+    `pool_factory_kwargs` takes the arguments of `psycopg_pool.ConnectionPool`, without `conninfo`
+    and `open`; its `kwargs` are the arguments of `psycopg.Connection.connect`. A pool has 4
+    connections unless `min_size` and `max_size` say otherwise. Leaving ``with`` commits an open
+    transaction, or rolls it back on an exception; `putconn` rolls it back.
     """
 
     _driver = PsycopgThreadDriver()

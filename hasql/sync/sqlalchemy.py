@@ -1,4 +1,4 @@
-"""The pool manager of threads for SQLAlchemy, over psycopg 3 or psycopg2."""
+"""The pool manager for SQLAlchemy in threads, over psycopg 3 or psycopg2."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ _Lease: TypeAlias = "AbstractContextManager[Connection]"
 class PoolManager(BaseSyncPoolManager[Engine, Connection]):
     """Hands out SQLAlchemy's connections, as `Engine.connect` does.
 
-    The DSN says what is used beneath: ``postgresql+psycopg://``, which ``postgresql://`` stands for
-    as well, or ``postgresql+psycopg2://``. `pool_factory_kwargs` are those of `create_engine`;
-    `pool_size` + `max_overflow` connections are lent on a host at most. What was not committed is
-    rolled back when the connection is given back.
+    The DSN selects the driver: ``postgresql+psycopg://``, which is also what ``postgresql://``
+    means, or ``postgresql+psycopg2://``. `pool_factory_kwargs` takes the arguments of
+    `create_engine`. At most `pool_size` + `max_overflow` connections are lent on each host.
+    Whatever was not committed is rolled back when the connection is given back.
 
-    A connection that was lost is not replaced within its lease, as SQLAlchemy would do: the host
-    may not be what was asked for any more.
+    A connection that is lost is not replaced within its lease, as SQLAlchemy would do: the host
+    may no longer have the role that was asked for.
     """
 
     _plus_is_space = True
 
     @property
     def runs(self) -> ThreadRuns[Engine, Connection]:
-        """What does units of work, for session makers."""
+        """The part that runs units of work; session makers use it."""
         return self._runs
 
     def _driver_of(self, dsn: Dsn) -> SqlalchemyThreadDriver:
@@ -57,10 +57,10 @@ class PoolManager(BaseSyncPoolManager[Engine, Connection]):
 
 
 class sessionmaker(ThreadSessionMaker[_S], Generic[_S]):  # noqa: N801  # the name of SQLAlchemy's own
-    """Makes sessions, each of which has one connection of a pool manager's from begin to end.
+    """Makes sessions; each keeps one connection of a pool manager from its beginning to its end.
 
-    Like SQLAlchemy's own of this name, but the sessions are for ``with`` alone, as that is
-    where a connection is acquired and given back::
+    It works like SQLAlchemy's class of this name, except that a session can only be used with
+    ``with``, because that is where its connection is acquired and given back::
 
         Session = sessionmaker(pool_manager, expire_on_commit=False)
 
@@ -74,19 +74,20 @@ class sessionmaker(ThreadSessionMaker[_S], Generic[_S]):  # noqa: N801  # the na
         with Session(read_only=True) as session:  # on a replica
             users = session.scalars(select(User))
 
-    What is not committed at the end of the block is rolled back.
+    Whatever is not committed at the end of the block is rolled back.
 
     With ``route="auto"`` a session has a connection from its first statement to the end of the
-    transaction: a replica's until it writes, or does what is no read for certain, and then the
-    master's. See `docs/howto/routing-sessions`.
+    transaction. It uses a replica until a statement writes, or is not certain to be a read, and
+    the master from then on. See `docs/howto/routing-sessions`.
 
     Args:
         pool_manager: Where connections come from.
         class_: The class of the sessions.
-        route: ``"explicit"``: `read_only` says where a session is. ``"auto"``: its statements do,
-            unless `read_only` is given.
-        read_functions: Functions that only read, by name, which SQLAlchemy does not know.
-        kwargs: For each session, as SQLAlchemy's `Session` takes them; not `bind` or `binds`.
+        route: ``"explicit"``: `read_only` decides where a session works. ``"auto"``: its
+            statements decide, unless `read_only` is given.
+        read_functions: Names of functions that only read but that SQLAlchemy does not know.
+        kwargs: Arguments for each session, as SQLAlchemy's `Session` takes them, without `bind`
+            and `binds`.
 
     Raises:
         ConfigurationError: `bind` or `binds` was given.
