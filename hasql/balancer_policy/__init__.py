@@ -1,4 +1,4 @@
-"""Balancer policies: which of the nodes that may serve gets an acquire."""
+"""Balancer policies: they decide which of the nodes that may serve gets an acquire."""
 
 from hasql.balancer_policy.base import BaseBalancerPolicy, Candidate, CandidateT
 from hasql.balancer_policy.greedy import GreedyBalancerPolicy

@@ -1,4 +1,4 @@
-"""What every balancer policy fulfils."""
+"""The base of every balancer policy, and what a policy sees of a node."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ class Candidate(Protocol):
 
     @property
     def host(self) -> HostSpec:
-        """The host it is on."""
+        """The host of the node."""
 
     @property
     def position(self) -> int:
-        """Its place among all hosts of the cluster; candidates are in this order."""
+        """Its place among all hosts of the cluster; candidates come in this order."""
 
     @property
     def as_master(self) -> bool:
-        """Whether it would serve as a master. The candidates of one choice are all alike in it."""
+        """Whether it would serve as a master; the same for all candidates of one choice."""
 
     @property
     def free(self) -> int:
@@ -32,62 +32,62 @@ class Candidate(Protocol):
 
     @property
     def response_time(self) -> float | None:
-        """Median of the last probes' round trips in seconds, None before the first."""
+        """Median round trip of the last probes in seconds; None before the first probe."""
 
     @property
     def replayed(self) -> int | None:
-        """Its WAL position in bytes, as a probe has read it last: what it wrote or replayed."""
+        """WAL position in bytes that the last probe read: what the node wrote or replayed."""
 
     @property
     def lag_seconds(self) -> float | None:
-        """How old what a replica shows is at most, in seconds; None for a master, or not known."""
+        """Greatest possible age of a replica's data in seconds; None for a master, or not known."""
 
     @property
     def label(self) -> str | None:
-        """What the source of hosts calls it; None for a host of the DSN."""
+        """The label that the source of hosts gives it; None for a host of the DSN."""
 
     @property
     def priority(self) -> int:
-        """The lower, the sooner used. The candidates of one choice are all alike in it."""
+        """A lower one is used first; the same for all candidates of one choice."""
 
     @property
     def weight(self) -> int:
-        """Its share beside the others, as its source of hosts has it: 1 by default, 0 or more."""
+        """Its share relative to the others, from the source of hosts: 0 or more, 1 by default."""
 
 
 CandidateT = TypeVar("CandidateT", bound=Candidate)
 
 
-#: More candidates than this are sampled instead of looked at.
+#: If there are more candidates than this, a sample is looked at instead of all.
 _LOOK_AT_ALL = 8
 
 
 def few_of(candidates: Sequence[CandidateT], chance: Random) -> Sequence[CandidateT]:
     """Return all candidates, or two at random if there are more than eight.
 
-    So that the cost of a choice does not grow with the number of hosts.
+    This keeps the cost of a choice from growing with the number of hosts.
     """
     number = len(candidates)
     if number <= _LOOK_AT_ALL:
         return candidates
-    # By hand, as `random.sample` takes longer than all the rest of an acquire.
+    # Written out, because `random.sample` takes longer than all the rest of an acquire.
     one, other = int(chance.random() * number), int(chance.random() * (number - 1))
     return candidates[one], candidates[other + (other >= one)]
 
 
 class BaseBalancerPolicy(ABC):
-    """Picks one of several candidates. It is called on every acquire: it must not wait.
+    """Picks one of several candidates. It is called on every acquire and must not wait.
 
-    An instance serves one pool manager. Its chance is the manager's, so that what a manager does
-    can be played again; one that serves none has its own.
+    An instance serves one pool manager. It takes its chance from that manager, so that a run of
+    the manager can be replayed; an instance that serves no manager has a source of its own.
     """
 
-    #: Where it takes chance from: ``self.chance.random()``, never the module `random`.
+    #: The source of chance: use ``self.chance.random()``, never the module `random`.
     chance = Random()  # noqa: S311  # no secret
     _in_use = False
 
     def serve(self, chance: Random) -> None:
-        """Serve a manager. Raises ConfigurationError if it serves one already."""
+        """Serve a manager. Raises ConfigurationError if the policy serves one already."""
         if self._in_use:
             raise ConfigurationError(
                 f"this {type(self).__name__} serves another pool manager; make one for each, or "
@@ -97,10 +97,11 @@ class BaseBalancerPolicy(ABC):
 
     @abstractmethod
     def choose(self, candidates: Sequence[CandidateT]) -> CandidateT:
-        """Return one of `candidates`, which are at least two, in the order of the hosts.
+        """Return one of `candidates`. There are at least two, in the order of the hosts.
 
-        The cost must not grow with their number: with more than eight look at two at random. If
-        the one returned is full, this is called again with those that are not.
+        The cost must not grow with their number: if there are more than eight, look at two of them
+        at random. If the returned node is full, this is called again with the nodes that are not.
 
-        What it raises, its acquire raises; what is no candidate is a ConfigurationError there.
+        The acquire raises whatever this method raises. If the returned object is not one of the
+        candidates, the acquire raises ConfigurationError.
         """

@@ -8,11 +8,11 @@ __all__ = ("GreedyBalancerPolicy",)
 
 
 class GreedyBalancerPolicy(BaseBalancerPolicy):
-    """Take the node with most free connections, one at random of several that are equal.
+    """Take the node with the most free connections; of several equal ones, one at random.
 
-    The count is hasql's own and includes acquires under way, so that simultaneous ones do not
-    pile up on one node. Among more than eight it takes the better of two at random, which
-    spreads nearly as well: Mitzenmacher, "The Power of Two Choices", 2001. It obeys no `weight`.
+    The count is hasql's own and includes acquires under way, so that simultaneous acquires do not
+    pile up on one node. Among more than eight nodes it takes the better of two at random, which
+    spreads nearly as well: Mitzenmacher, "The Power of Two Choices", 2001. It ignores `weight`.
     """
 
     def choose(self, candidates: Sequence[CandidateT]) -> CandidateT:

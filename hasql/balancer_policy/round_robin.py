@@ -13,15 +13,15 @@ def _position(candidate: Candidate) -> int:
 
 
 class RoundRobinBalancerPolicy(BaseBalancerPolicy):
-    """Take the nodes in turn, in the order of the hosts; masters and replicas each in theirs.
+    """Take the nodes in turn, in the order of the hosts; masters and replicas separately.
 
-    What is remembered is the last node and not a count of turns: a node that leaves or returns
-    changes nobody else's turn. It obeys no `weight`.
+    The policy remembers the last node and not a count of turns, so that a node that leaves or
+    returns does not change the turn of the others. It ignores `weight`.
     """
 
     def __init__(self) -> None:
-        # Of the masters and of the others. The node itself and not its place, which is another
-        # once hosts before it are added or removed.
+        # The last master, and the last of the other nodes. The node itself is kept and not its
+        # position, which changes when hosts before it are added or removed.
         self._last: dict[bool, Candidate] = {}
 
     def choose(self, candidates: Sequence[CandidateT]) -> CandidateT:
