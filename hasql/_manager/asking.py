@@ -16,7 +16,7 @@ from hasql.errors import NotAvailableError
 
 __all__ = ("Asking",)
 
-# All rows as one value, in hexadecimal digits: what a session reads holds nothing to be escaped.
+# All rows as one value in hexadecimal digits, which COPY need not escape: see `Session.fetch_row`.
 _ALL_ROWS = """
 SELECT encode(convert_to(coalesce(json_agg(asked), '[]')::text, 'UTF8'), 'hex') FROM ({}) AS asked
 """
@@ -25,7 +25,7 @@ SELECT encode(convert_to(coalesce(json_agg(asked), '[]')::text, 'UTF8'), 'hex') 
 class Asking(Generic[PoolT, ConnT]):
     """Asks one host after the other, beginning with the master, until one answers.
 
-    The connection is kept for the next question, while it is of the host to be asked first.
+    The connection is kept for the next question, while its host is still the first to be asked.
     """
 
     def __init__(
@@ -56,16 +56,17 @@ class Asking(Generic[PoolT, ConnT]):
             raise NotAvailableError(f"no host has answered: {met}")
 
     def _order(self) -> list[Node[PoolT, ConnT]]:
-        """Return whom to ask; twice the first if its connection, which may be gone, is open still.
+        """Return the nodes to ask, in order.
 
-        Its server may just have restarted.
+        The first comes twice if the connection to it is still open: the server may have restarted
+        since, and the connection may be dead.
         """
         nodes = list(self._candidates())
         again = nodes and nodes[0] is self._session.node
         return [nodes[0], *nodes] if again else nodes
 
     def _candidates(self) -> Iterator[Node[PoolT, ConnT]]:
-        """Return masters, then replicas, then who is not in routing, those that are down last."""
+        """Yield masters, then replicas, then nodes out of routing, those that are down last."""
         routing = self._routing
         down = {s.host for s in routing.topology.nodes if s.health is Health.DOWN}
         rest = sorted(routing.nodes.values(), key=lambda node: node.host in down)

@@ -127,11 +127,11 @@ class _CommonParts(Generic[PoolT, ConnT]):
         self.lifetime.on_closed = self.commits.close
 
     def parts(self) -> dict[str, Any]:
-        """Return them by the names that `Parts` has for them."""
+        """Return the parts by the names that `Parts` has for them."""
         return {name: part for name, part in vars(self).items() if name != "driver"}
 
     def run_means(self, options: Options, driver: Driver[PoolT, ConnT]) -> RunMeans:
-        """Return what the manager has for its runs."""
+        """Return what the manager supplies to its units of work."""
         return RunMeans(
             rules=ErrorRules(driver, self.routing.hints.met),
             finder=self.commits,
@@ -152,7 +152,7 @@ def _put_layers_around(  # noqa: PLR0913  # made in one place
     lease_watch: LeaseWatch | None,
     ends: AsyncLeaseEnds[PoolT, ConnT] | ThreadLeaseEnds[PoolT, ConnT],
 ) -> LoadControl:
-    """Have what the user asked for stand around each lease: who refuses at once outermost."""
+    """Put the layers the user asked for around each lease, those that refuse at once outermost."""
     routing, hide = common.routing, options.hide
     load = LoadControl(
         options.resilience,
@@ -231,7 +231,7 @@ def _upkeep(
     lifecycle: Lifecycle,
     calls: PoolCalls[PoolT, ConnT],
 ) -> IdleUpkeep[PoolT, ConnT] | None:
-    """Make what sees to idle connections, as far as the driver's pool does not."""
+    """Make the upkeep of idle connections, for what the driver's pool does not do by itself."""
     lifetime, idle = left_of_ages(lifecycle, common.driver)
     limits = [each for each in (lifetime, idle, lifecycle.check_idle) if each is not None]
     if not limits:

@@ -1,4 +1,4 @@
-"""The closing of one manager, once, however often it is asked for."""
+"""The closing of one manager: it happens once, however often it is asked for."""
 
 import asyncio
 import logging
@@ -27,15 +27,15 @@ class Closing(Generic[PoolT, ConnT]):
         self._lifetime = lifetime
         self._close_returns = close_returns
         self._clock = clock
-        #: Ends with the first closing; None: it has not begun.
+        #: Ends when the first closing has ended. None: closing has not begun.
         self._over: asyncio.Future[None] | None = None
-        #: The end of it, behind the draining.
+        #: The last part of closing, after the leases were waited for.
         self._stopping: asyncio.Task[None] | None = None
-        #: How the first has ended, once it has.
+        #: The outcome of the first closing, once it has ended.
         self.report = DrainReport()
 
     async def drain(self, seconds: float) -> DrainReport:
-        """Close, and tell of what had to be broken."""
+        """Close, and report what had to be broken."""
         out = self._lifetime.leases_out() if self._over is None else ()
         if out:
             told = ", ".join(map(_told, out))
@@ -80,9 +80,9 @@ class Closing(Generic[PoolT, ConnT]):
             raise
         finally:
             broken = lifetime.leases_out()
-            # In a task of its own: this one may be cancelled at each of its steps, as by a cancel
-            # scope of anyio, or a log handler may raise, and what has not begun to end would go on
-            # for ever.
+            # In a task of its own: this task may be cancelled at each of its steps, for example by
+            # a cancel scope of anyio, or a log handler may raise. Then whatever had not begun to
+            # end would go on for ever.
             self._stopping = lifetime.loop.create_task(self._stop(deadline - clock()))
             self._stopping.add_done_callback(note_end)
             if broken:

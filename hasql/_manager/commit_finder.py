@@ -1,4 +1,4 @@
-"""The commit finder: asks the master that serves now what has become of a commit."""
+"""The commit finder: asks the master that serves now about the outcome of a commit."""
 
 import asyncio
 import logging
@@ -31,17 +31,17 @@ log = logging.getLogger("hasql")
 #: Seconds between two questions, at first and at most.
 _FIRST_PAUSE: Final = 0.01
 _LONGEST_PAUSE: Final = 0.5
-#: How often a server has to refuse the question: once may have been by chance.
+#: How often a server has to refuse the question before that counts: once may be chance.
 _REFUSALS: Final = 2
-#: Of how many servers is known what they have shown last.
+#: For how many servers the last mark is kept.
 _KEPT: Final = 8
 
 
 class CommitFinder(Generic[PoolT, ConnT]):
-    """Finds out what has become of commits whose answer was lost, in the manager's event loop.
+    """Finds out the outcome of commits whose answer was lost, in the manager's event loop.
 
-    All questions go over one session, one after the other: a failover has many ask at once, when
-    the new master has enough to do.
+    All questions go over one session, one after the other: after a failover many units of work ask
+    at once, while the new master has enough to do.
     """
 
     def __init__(
@@ -58,17 +58,17 @@ class CommitFinder(Generic[PoolT, ConnT]):
         self._waits = waits
         self._session = OwnSession(driver, options)
         self._one_at_a_time = asyncio.Lock()
-        #: How many are being found out now, and the units of work that are about to ask.
+        #: How many searches are under way, and the units of work that are about to ask.
         self._asking = 0
         self._about_to_ask: set[object] = set()
-        #: Called when somebody has asked, or will not any more.
+        #: Called when a unit of work has asked, or is not going to ask any more.
         self.on_told: Callable[[], object] = _nothing
-        #: By server: the mark that was read last.
+        #: The mark that was read last, by server.
         self._marks: dict[tuple[int, int, int | None], CommitMark] = {}
 
     @property
     def is_in_use(self) -> bool:
-        """Whether somebody asks now, or is about to."""
+        """Whether a unit of work asks now, or is about to."""
         return bool(self._asking or self._about_to_ask)
 
     def expect(self, unit: object) -> None:
@@ -76,27 +76,28 @@ class CommitFinder(Generic[PoolT, ConnT]):
         self._about_to_ask.add(unit)
 
     def told(self, unit: object) -> None:
-        """Take note that it has asked, or does not any more; once more does no harm."""
+        """Take note that it has asked, or is not going to; a second call does no harm."""
         self._about_to_ask.discard(unit)
         self.on_told()
 
     def saw(self, mark: CommitMark) -> None:
-        """Take note of a mark that was read, as it tells how far its server has come."""
+        """Take note of a mark that was read: it shows how far its server has come."""
         server = mark.server
         if server not in self._marks:
             with self._routing.guard:
                 if len(self._marks) >= _KEPT:
-                    del self._marks[next(iter(self._marks.copy()))]  # others enter theirs
+                    del self._marks[next(iter(self._marks.copy()))]  # others may replace theirs
         self._marks[server] = mark
 
     def close(self) -> None:
-        """Have nobody wait for an answer any more: the manager is closed."""
+        """Let no search wait for an answer any more: the manager is closed."""
         self._session.close()
 
     async def find(self, mark: CommitMark | None, deadline: float) -> Outcome:
         """Find the outcome of a commit, waiting for a master until the deadline, by the clock.
 
-        A transaction that is in progress still is waited for. Without a mark nobody can know.
+        A transaction that is still in progress is waited for. Without a mark nobody can know the
+        outcome.
         """
         if mark is None:
             return Outcome.UNKNOWN
@@ -130,7 +131,7 @@ class CommitFinder(Generic[PoolT, ConnT]):
                 continue
             try:
                 outcome = await self._outcome(mark, node)
-            except Exception as error:  # noqa: BLE001  # whatever it is, another answer may come
+            except Exception as error:  # noqa: BLE001  # whatever it is, the next try may succeed
                 extra = about("commit_not_found_out", host=node.host)
                 told = self._hide(repr(error))
                 log.debug("%s: no word on a commit: %s", node.host, told, extra=extra)
@@ -144,7 +145,7 @@ class CommitFinder(Generic[PoolT, ConnT]):
         return Outcome.UNKNOWN
 
     def _master(self, mark: CommitMark) -> Node[PoolT, ConnT] | None:
-        """Return whom to ask: a master of that cluster, with or without a pool."""
+        """Return the node to ask: a master of the mark's cluster, with or without a pool."""
         for state in self._routing.topology.masters:
             if state.answers and state.system_id == mark.system_id:
                 return self._routing.nodes[state.host]
@@ -163,7 +164,7 @@ class CommitFinder(Generic[PoolT, ConnT]):
         return outcome_of(mark, answer, switches, sign)
 
     async def _ask(self, mark: CommitMark, node: Node[PoolT, ConnT]) -> StatusAnswer | None:
-        """Ask a master; None: it was replaced before its turn, or before it had answered."""
+        """Ask a master. None: another master replaced it before its turn, or before it answered."""
         async with self._one_at_a_time:
             if self._master(mark) is not node:
                 return None

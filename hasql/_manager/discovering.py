@@ -1,4 +1,4 @@
-"""Discovering: follows the source of hosts, which may fail, hang or lie without harm."""
+"""Discovering: follows the source of hosts, which may fail, hang or lie without doing harm."""
 
 import asyncio
 import logging
@@ -22,17 +22,17 @@ __all__ = ("Discovering",)
 
 log = logging.getLogger("hasql")
 
-#: Seconds until a source that has failed is asked again: at first, doubling, and at most.
+#: Seconds until a failed source is asked again: the first pause, which doubles, and the longest.
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
 #: Seconds between two requests to look again while no master is known.
 _REFRESH_DELAY = 1.0
-#: Seconds between two answers at least: a source that never waits must not starve the loop.
+#: Least seconds between two answers: a source that never waits must not starve the loop.
 _REST = 0.01
-#: Each host costs a connection, a task, and time whenever another changes: an answer of more hosts
-#: is taken for a mistake.
+#: An answer with more hosts than this is taken for a mistake: each host costs a connection, a task,
+#: and some time whenever another host changes.
 _MOST_HOSTS = 256
-#: Characters of an error, which may quote all that some server has answered.
+#: How many characters of an error are kept: it may quote all that a server has answered.
 _LONGEST_TEXT = 2000
 
 _short = Repr()
@@ -40,7 +40,7 @@ _short.maxstring = _short.maxother = 200
 
 
 class Discovering:
-    """Takes over what one source of hosts proposes, and knows how the source is doing."""
+    """Takes over the hosts that one source proposes, and knows how the source is doing."""
 
     def __init__(self, source: Discovery, ask: Ask, options: Options, notifier: Notifier) -> None:
         self._source = source
@@ -58,9 +58,9 @@ class Discovering:
         self._failure: str | None = None
         self._ended = False
         self._pause = _FIRST_PAUSE
-        #: Ends with a request to look again, while a failed source is not being asked.
+        #: Exists while a failed source pauses; a request to look again ends it.
         self._pausing: asyncio.Future[None] | None = None
-        #: Set while no master is known, and when the source was told so last.
+        #: A timer while no master is known, and when the source was last asked to look again.
         self._timer: asyncio.TimerHandle | None = None
         self._refreshed_at = float("-inf")
 
@@ -98,7 +98,7 @@ class Discovering:
                 await answers.aclose()
 
     async def _wait(self) -> None:
-        """Pause before a source that has failed is asked again, unless there is no master."""
+        """Pause before a failed source is asked again; a request to look again ends the pause."""
         self._pausing = asyncio.get_running_loop().create_future()
         seconds = self._pause * self._chance.uniform(0.75, 1.25)
         try:
@@ -107,7 +107,7 @@ class Discovering:
             self._pausing = None
 
     def _take(self, answer: object) -> None:
-        """Take over an answer, unless it is none."""
+        """Take over an answer, if it is a valid one."""
         hosts = tuple(answer) if isinstance(answer, tuple | list) else ()
         if not hosts or not all(isinstance(host, Discovered) for host in hosts):
             self._failed(f"it answered {_short.repr(answer)}, and not a tuple of Discovered")
@@ -128,7 +128,7 @@ class Discovering:
             self.on_answer(hosts)
 
     def _failed(self, why: str) -> None:
-        """Take note of a failure, and tell of it if it is the first since an answer."""
+        """Take note of a failure, and report it if it is the first since a good answer."""
         first, self._failure = self._failure is None, self._hide(why)
         if first:
             self._notifier.tell(DiscoveryFailed(self.name, self._failure))
@@ -139,14 +139,14 @@ class Discovering:
     # While no master is known
 
     def note_masters(self, known: bool, /) -> None:  # noqa: FBT001  # the one fact there is
-        """Have the source look again, and again, for as long as no master is known."""
+        """Ask the source to look again, and again, for as long as no master is known."""
         if known:
             self.cancel()
         elif self._timer is None:
             self._refresh()
 
     def _refresh(self) -> None:
-        """Ask for a new answer, but once a second at most, however often the master is lost."""
+        """Ask for a new answer, but at most once a second, however often the master is lost."""
         wait = self._refreshed_at + _REFRESH_DELAY - self._clock()
         if wait <= 0:
             self._refreshed_at, wait = self._clock(), _REFRESH_DELAY
@@ -173,7 +173,7 @@ class Discovering:
 
     @property
     def name(self) -> str:
-        """What the source is called, whatever its `str()` does."""
+        """The source's name for logs and errors, even if its `str()` raises."""
         try:
             return self._hide(str(self._source))
         except Exception:  # noqa: BLE001  # as above
@@ -200,7 +200,7 @@ class Discovering:
 
 
 def _text_of(error: Exception) -> str:
-    """Say what a source has raised, whatever its `str()` does, and however long it is."""
+    """Return the text of a source's error, cut to a limit, even if its `str()` raises."""
     try:
         text = str(error)
     except Exception as another:  # noqa: BLE001  # as above
@@ -214,4 +214,4 @@ def _is_cancelled() -> bool:
 
 
 def _ignore(_hosts: object, /) -> None:
-    pass  # stands in for the lifetime
+    pass  # until the lifetime puts its own in place

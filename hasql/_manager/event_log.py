@@ -1,4 +1,4 @@
-"""What the log says of each event."""
+"""The event log: how each event is logged."""
 
 import logging
 from collections.abc import Callable
@@ -97,7 +97,7 @@ def _log_lease(event: LeaseOverdue | LeaseDropped) -> None:
 
 
 def _about_lease(event: str, lease: LeaseInfo) -> dict[str, Any]:
-    """Make the `extra` of a record on a lease, whose correlation id it bears."""
+    """Make the `extra` of a record on a lease, with the lease's own correlation id."""
     return about(
         event,
         host=lease.host,

@@ -1,4 +1,4 @@
-"""What the pool managers of both faces are, and what they have in common."""
+"""The facade: the API that the pool managers for tasks and for threads have in common."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +43,7 @@ LeaseT = TypeVar("LeaseT", bound=Lease[Any, Any])
 
 
 class HasArguments(Protocol):
-    """What `hasql.settings.Settings` is, too."""
+    """An object that holds the arguments of a manager, such as `hasql.settings.Settings`."""
 
     def arguments(self) -> Mapping[str, Any]:
         """Return the keyword arguments of a pool manager."""
@@ -52,7 +52,7 @@ class HasArguments(Protocol):
 class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
     """The part of a pool manager's API that is the same for tasks and for threads.
 
-    Its arguments are told of at `hasql.base.BasePoolManager`.
+    Its arguments are described at `hasql.base.BasePoolManager`.
     """
 
     _driver: ClassVar[Driver[Any, Any]]
@@ -128,17 +128,17 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
             chance=self._chance(),
         )
         self._discovery = source
-        #: What each acquire wants of the session; None: nothing.
+        #: What each acquire wants of its session. None: nothing.
         self._lease_settings = wanted_by_all(session)
         super().__init__(options, self._assemble(options, self._driver_of(parsed), source))
         options.balancer_policy.serve(options.chance)
 
     @classmethod
     def from_settings(cls, settings: HasArguments) -> Self:
-        """Make a manager of `hasql.settings.Settings`, or of your own object that is like it.
+        """Make a manager from `hasql.settings.Settings`, or from your own object like it.
 
         Raises:
-            TypeError: It has no `arguments()`.
+            TypeError: The object has no `arguments()`.
             ConfigurationError: As when the arguments are given one by one.
         """
         if not callable(getattr(settings, "arguments", None)):
@@ -155,7 +155,7 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
     @property
     @abstractmethod
     def _new_lease(self) -> Callable[..., LeaseT]:
-        """What makes a lease of this face's kind."""
+        """The class of the leases of this face."""
 
     def _driver_of(self, dsn: Dsn) -> Driver[PoolT, ConnT]:  # noqa: ARG002  # for subclasses
         """Choose the driver for a DSN."""
@@ -163,10 +163,10 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
 
     @staticmethod
     def _name_source(resolver: Resolver | None, /) -> Callable[[], NameSource] | None:
-        """Return what makes the source of addresses, once there is a name to follow."""
+        """Return a function that makes the source of addresses, once there is a name to follow."""
         return source_of_names(resolver)
 
-    # The one clock of a manager, and where all its chance comes from; a simulation has its own.
+    # The only clock of a manager, and its only source of chance; a simulation has its own.
 
     @staticmethod
     def _clock() -> Callable[[], float]:
@@ -178,7 +178,7 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "closing" if self.closing else "open"
-        if self._binding.inherited:  # and nothing is known of the hosts
+        if self._binding.inherited:  # where nothing is known of the hosts
             name = f"{type(self).__module__}.{type(self).__qualname__}"
             return f"<{name} {self.dsn} {state}, started before a fork>"
         return (
@@ -200,23 +200,23 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
     ) -> LeaseT:
         """Acquire a connection to a master, or with `read_only` to a replica.
 
-        The result is for ``async with``, or for ``await`` and a later `release`; with threads it
-        is for ``with``.
+        Use the result with ``async with``, or with ``await`` and a later `release`. In threads, use
+        it with ``with``.
 
         Args:
             read_only: Whether a replica is wanted.
-            fallback_master: Overrides the manager's, for this acquire.
-            master_as_replica_weight: Overrides the manager's, for this acquire.
-            timeout: Overrides `acquire_timeout`, for this acquire.
-            session: Overrides the manager's in what it names, for this lease. That costs a round
-                trip, and another to undo it on return.
-            kwargs: For the driver's own acquire.
+            fallback_master: Overrides the manager's value, for this acquire.
+            master_as_replica_weight: Overrides the manager's value, for this acquire.
+            timeout: Overrides `acquire_timeout`, in seconds, for this acquire.
+            session: Overrides the manager's `session` for this lease, in the settings that it
+                names. That costs a round trip, and another to undo it on return.
+            kwargs: Arguments for the driver's own acquire.
 
         Raises:
-            ConfigurationError: When used: `session` cannot be set, as the host is behind a pooler.
+            ConfigurationError: When used: the host is behind a pooler, so `session` cannot be set.
             NotAvailableError: When used: no suitable host could serve in time.
             PoolManagerClosedError: When used: the manager is closing or closed.
-            WrongEventLoopError: When used: it was started in another event loop.
+            WrongEventLoopError: When used: the manager was started in another event loop.
         """
         if not read_only:
             return self.acquire_master(timeout, session=session, **kwargs)
@@ -250,7 +250,7 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
         session: SessionDefaults | None = None,
         **kwargs: Any,
     ) -> LeaseT:
-        """Acquire a connection to a replica, or to a master as far as allowed; see `acquire`."""
+        """Acquire a connection to a replica, or to a master where allowed; see `acquire`."""
         if master_as_replica_weight is not None:
             check_share("master_as_replica_weight", master_as_replica_weight)
         request = self._request_to_read(fallback_master, master_as_replica_weight)
@@ -266,11 +266,11 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
     def acquire_from_pool(
         self, pool: PoolT, *, session: SessionDefaults | None = None, **kwargs: Any
     ) -> LeaseT:
-        """Acquire a connection of this one pool, whatever its role is.
+        """Acquire a connection of this one pool, whatever the role of its host.
 
-        The result is used like that of `acquire`. It takes at most `acquire_timeout` seconds;
-        `kwargs` go to the driver's own acquire. Where `resize` has put another pool in its place
-        meanwhile, that one lends.
+        The result is used like that of `acquire`. The acquire takes at most `acquire_timeout`
+        seconds; `kwargs` go to the driver's own acquire. If `resize` has put another pool in the
+        place of this one meanwhile, the connection comes from that pool.
         """
         timeout = self._options.acquire_timeout
         node = self._node_of(pool)
@@ -281,7 +281,7 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
             lease.settings = settings_of(session, lease)
         return lease
 
-    # The leases of an attempt of `run`, which has so many seconds to get one
+    # The leases for an attempt of `run`, which has so many seconds to get one
 
     def _lease_to_read(self, seconds: float) -> LeaseT:
         return self.acquire_replica(timeout=seconds)
@@ -294,16 +294,17 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
     # What exceptions mean
 
     def category(self, error: BaseException) -> Category:
-        """Say what an exception is about, which a connection of this manager has caused, or hasql.
+        """Return the category of an exception that hasql, or a connection of this manager, raised.
 
-        Of what has ended a lease of this manager hasql knows the lease: that a master has refused
-        to write (25006) as it is none any more, or that the driver has complained of something else
-        on a connection that was lost. Any other exception is `APPLICATION`.
+        If the exception has ended a lease of this manager, hasql knows that lease: so it can tell
+        that a master refused to write (25006) because it no longer is one, or that the driver
+        complained of something else on a connection that was lost. Any other exception is
+        `APPLICATION`.
         """
         return self._runs.rules.kind(error).category
 
     def retriable(self, error: BaseException) -> bool:
-        """Tell whether `run` would try again after this exception, unless it came of COMMIT."""
+        """Tell whether `run` would try again after this exception, unless COMMIT has raised it."""
         return self._runs.rules.kind(error).retried
 
     @property

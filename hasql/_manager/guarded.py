@@ -1,4 +1,4 @@
-"""Methods that change what threads share."""
+"""Changes to what threads share, and calls that are put off until such a change is done."""
 
 import asyncio
 from collections.abc import Callable
@@ -25,7 +25,7 @@ _SelfT = TypeVar("_SelfT", bound=_Guarding)
 def guarded(
     method: Callable[Concatenate[_SelfT, _P], _T],
 ) -> Callable[Concatenate[_SelfT, _P], _T]:
-    """Have a method done in one step, as its object's `guard` sees to."""
+    """Make a method run in one step, under the `guard` of its object."""
 
     @wraps(method)
     def with_guard(self: Any, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -36,14 +36,14 @@ def guarded(
 
 
 def soon(function: Callable[..., object], /, *args: object) -> None:
-    """Have the event loop call what may wait for other threads, when nothing is guarded any more.
+    """Let the event loop call, once nothing is guarded any more, what may wait for other threads.
 
-    Under the guard it could wait for ever: a log handler has a lock of its own, and whoever holds
-    that may be about to acquire a connection.
+    Under the guard such a call could wait for ever: a log handler has a lock of its own, and the
+    thread that holds that lock may be about to acquire a connection.
     """
     asyncio.get_running_loop().call_soon(function, *args)
 
 
 def say(log: Callable[..., None], text: str, host: HostSpec, event: str, *more: object) -> None:
-    """Have the event loop log something of a host, as `soon` does; the text begins with it."""
+    """Log something about a host from the event loop, as `soon` does; the text begins with it."""
     soon(partial(log, text, host, *more, extra=about(event, host=host)))

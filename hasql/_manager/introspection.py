@@ -1,4 +1,4 @@
-"""What a pool manager tells of itself: a snapshot, events, and the records of a tracer."""
+"""What a pool manager shows of itself: a snapshot, events, and the records of a tracer."""
 
 from typing import Generic
 from weakref import WeakMethod
@@ -18,14 +18,14 @@ __all__ = ("Introspection",)
 
 
 class Introspection(Generic[PoolT, ConnT]):
-    """The part of a pool manager's API that tells what it knows and does."""
+    """The part of a pool manager's API that shows what it knows and does."""
 
     def __init__(self, options: Options, parts: Parts[PoolT, ConnT]) -> None:
         self._options = options
         self._take(parts)
 
     def _take(self, parts: Parts[PoolT, ConnT]) -> None:
-        """Be made of these parts from now on."""
+        """Use these parts from now on."""
         self._binding = parts.binding
         self._lifetime = parts.lifetime
         self._router = parts.router
@@ -37,12 +37,13 @@ class Introspection(Generic[PoolT, ConnT]):
         self._book = parts.book
         self._resizing = parts.resizing
         self._measuring = Measuring(parts, self._options)
-        # Weakly: what ends the loop's thread of a manager that was dropped must not keep it alive.
+        # Weakly: the finalizer that ends the loop thread of a dropped manager holds `reporting`,
+        # and must not keep that manager alive.
         parts.reporting.measure = WeakMethod(self._measuring.take)
         self._lease_watch = parts.lease_watch
 
     def _check_process(self) -> None:
-        """Refuse a forked child, where nothing is known of the hosts.
+        """Refuse to work in a forked child, where nothing is known of the hosts.
 
         Raises WrongEventLoopError.
         """
@@ -54,7 +55,7 @@ class Introspection(Generic[PoolT, ConnT]):
         return self._measuring.take()
 
     def leases(self) -> list[LeaseInfo]:
-        """Return who holds which connection, the oldest lease first.
+        """Return the connections that are out and who holds them, the oldest lease first.
 
         Those that are being given back are left out. `task` is known with `lifecycle`, `stack` with
         ``Lifecycle(stacks=True)``.
@@ -65,11 +66,11 @@ class Introspection(Generic[PoolT, ConnT]):
             return infos_of(self._book.all(), now)
 
     def add_listener(self, listener: Listener) -> None:
-        """Have a function called for each event: see `hasql.events`.
+        """Register a function that is called for each event: see `hasql.events`.
 
-        It is called by the event loop soon after the change, outside of any acquire, and must not
-        wait. A manager for threads calls it in a thread of its own, where it may: the next event is
-        told after that. What it raises is logged.
+        The event loop calls it soon after the change, outside of any acquire, and it must not wait.
+        A manager for threads calls it in a separate thread, where it may wait; the next event is
+        reported after that. An exception that it raises is logged.
 
         Raises:
             TypeError: It is not callable, or is a coroutine function.
@@ -78,21 +79,21 @@ class Introspection(Generic[PoolT, ConnT]):
         self._routing.notifier.add(listener)
 
     def remove_listener(self, listener: Listener) -> None:
-        """Have a listener called no more.
+        """Remove a listener, so that it is no longer called.
 
         Raises:
-            ValueError: It is no listener of this manager.
+            ValueError: It is not a listener of this manager.
         """
         self._check_process()
         self._routing.notifier.remove(listener)
 
     def set_tracer(self, tracer: Tracer | None) -> None:
-        """Tell a tracer of each acquire and each probe from now on; None: tell nobody.
+        """Report each acquire and each probe to a tracer from now on. None: report to no tracer.
 
-        There is one at a time. Leases that began before it are not told of.
+        There is only one tracer at a time. Leases that began before this call are not reported.
 
         Raises:
-            TypeError: It is no `hasql.tracing.Tracer`.
+            TypeError: It is not a `hasql.tracing.Tracer`.
         """
         self._check_process()
         if tracer is not None and not isinstance(tracer, Tracer):

@@ -1,4 +1,4 @@
-"""What acquires want of the session that they are lent."""
+"""What an acquire wants of the session of the connection that it gets."""
 
 from dataclasses import replace
 from typing import Any, Final
@@ -15,14 +15,14 @@ _ALL_READS_GUARDED: Final = LeaseSettings(guards_reads=True, guards_all=True)
 
 
 def wanted_by_all(session: SessionDefaults | None) -> LeaseSettings | None:
-    """Return what each acquire of a manager wants; None: no more than a login gives."""
+    """Return what every acquire of a manager wants. None: no more than a login sets up."""
     return _ALL_READS_GUARDED if session is not None and session.enforce_read_only else None
 
 
 def settings_of(session: SessionDefaults, lease: Lease[Any, Any]) -> LeaseSettings:
-    """Return what an acquire with a `session` of its own wants.
+    """Return what an acquire with its own `session` wants.
 
-    Raises TypeError, and ConfigurationError for an `enforce_read_only` that has no meaning.
+    Raises TypeError, and ConfigurationError where `enforce_read_only` has no meaning.
     """
     if not isinstance(session, SessionDefaults):
         msg = f"session must be a hasql.resilience.SessionDefaults, not {session!r}"

@@ -33,7 +33,7 @@ log = logging.getLogger("hasql")
 
 #: Seconds a starting manager gives its hosts before it routes to the masters it has met.
 _FIRST_ROUND = 0.1
-#: Seconds in which pools say goodbye to their servers, however long the caller would wait.
+#: Seconds that pools have for closing politely, even if the caller would wait for longer.
 _GOODBYE = 1.0
 
 
@@ -56,7 +56,7 @@ class Lifetime(Generic[PoolT, ConnT]):
         discovering.on_answer = self._take_over
         routing.on_masters = discovering.note_masters
         routing.on_gone = self._retire
-        #: Called when closing begins, so that nobody waits for being let in.
+        #: Called when closing begins, so that no acquire waits to be admitted any more.
         self.on_closing = _nothing
         self._routing = routing
         self._router = router
@@ -66,33 +66,33 @@ class Lifetime(Generic[PoolT, ConnT]):
         self.closing = False
         self.closed = False
         self._terminating = False
-        #: Tells whether somebody finds out what has become of a commit.
+        #: Tells whether the outcome of some commit is being found out.
         self.finds_commits: Callable[[], bool] = bool
-        #: Called when nothing is learnt any more, so that nobody waits for an answer.
+        #: Called when nothing is learnt any more, so that nothing waits for an answer.
         self.on_closed: Callable[[], object] = _nothing
-        #: Called when it starts.
+        #: Called when the manager starts.
         self.on_start: Callable[[], object] = _nothing
-        #: Returns the tasks that others have under way for the manager.
+        #: Returns the tasks that other parts have under way for the manager.
         self.more_tasks: Callable[[], list[asyncio.Task[None]]] = list
         self._discovery: asyncio.Task[None] | None = None
         self._first_round: asyncio.TimerHandle | None = None
-        #: Nodes that are no hosts any more, until nothing of them is left.
+        #: Nodes whose hosts have left, each with the task that ends what is left of it.
         self._retired: dict[Node[PoolT, ConnT], asyncio.Task[None]] = {}
 
     @property
     def started(self) -> bool:
-        """Whether it has begun to probe."""
+        """Whether the manager has begun to probe."""
         return self._binding.loop is not None
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop it was started in."""
+        """The event loop that the manager was started in."""
         loop = self._binding.loop
-        assert loop is not None  # noqa: S101  # only asked for once started
+        assert loop is not None  # noqa: S101  # only asked for once it has started
         return loop
 
     def is_over(self) -> bool:
-        """Tell whether it is closed, or the program about to end."""
+        """Tell whether the manager is closed, or the program is about to end."""
         return self.closed or self._routing.monitors.is_cut_short()
 
     # Starting
@@ -106,8 +106,8 @@ class Lifetime(Generic[PoolT, ConnT]):
             raise PoolManagerClosedError("the pool manager is closed")
         self._binding.check()
         if self._binding.loop is None:
-            # What is begun here goes on for good. The context of the request that came first would
-            # be kept by it, and stand in each log record from now on.
+            # In an empty context: what starts here runs for as long as the manager, and would keep
+            # the context of the first request, which would then show in every log record.
             Context().run(self._start, self._binding.bind())
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -118,7 +118,7 @@ class Lifetime(Generic[PoolT, ConnT]):
     # Hosts that come and go
 
     def _take_over(self, hosts: tuple[Discovered, ...]) -> None:
-        """Have these hosts, and no others once those that leave have left."""
+        """Use these hosts, and no others once those that leave have left."""
         if self.closing:
             return
         if hosts and self._first_round is None:
@@ -128,17 +128,17 @@ class Lifetime(Generic[PoolT, ConnT]):
         self._routing.set_hosts(hosts)
 
     def _retire(self, node: Node[PoolT, ConnT]) -> None:
-        """Probe a host no more; it may come back at once, as another node."""
+        """Stop probing a host that has left; it may come back at once, as another node."""
         say(log.info, "%s is no host any more", node.host, "host_gone")
         tasks = self._routing.monitors.stop(node.host) + self._routing.openings.cancel(node)
         if self._routing.names is not None:
             tasks += self._routing.names.stop(node.host)
         task = self.loop.create_task(self._end(node, tasks))
-        if not task.done():  # as an eager one is that has nothing to wait for
+        if not task.done():  # an eager task with nothing to wait for has ended already
             self._retired[node] = task
 
     async def _end(self, node: Node[PoolT, ConnT], tasks: list[asyncio.Task[None]]) -> None:
-        """End what a node runs, which has lent nothing any more, and close its pool."""
+        """End the tasks of a node that has nothing lent any more, and close its pool."""
         try:
             await end_tasks(tasks)
         finally:
@@ -149,16 +149,16 @@ class Lifetime(Generic[PoolT, ConnT]):
     # Closing
 
     def refuse(self) -> None:
-        """Lend nothing any more and let nobody wait for it."""
+        """Lend nothing any more, and let no acquire wait for a connection."""
         self.closing = True
         self.on_closing()
         self._routing.stop_serving()
         self._discovering.cancel()
 
     async def drain(self, timeout: float) -> None:
-        """Wait for so many seconds until all leases are back, or until told to terminate.
+        """Wait, at most so many seconds, until all leases are back, or until told to terminate.
 
-        And until whoever has lost the answer to a COMMIT knows what has become of it.
+        Also wait until every unit of work that has lost the answer to its COMMIT knows the outcome.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
@@ -166,7 +166,7 @@ class Lifetime(Generic[PoolT, ConnT]):
                     await asyncio.shield(vacancy)
 
     def _next_vacancy(self) -> "asyncio.Future[None] | None":
-        """Return what to wait for while something is in use; None: for nothing any more."""
+        """Return what to wait for while something is in use. None: nothing is."""
         with self._routing.guard:
             nodes = self._routing.all_nodes()
             in_use = len(self._book) > 0 or any(node.in_flight for node in nodes)
@@ -174,14 +174,14 @@ class Lifetime(Generic[PoolT, ConnT]):
             return self._router.next_vacancy() if in_use and not self._terminating else None
 
     def leases_out(self) -> tuple[LeaseInfo, ...]:
-        """Return what closing would break now, the oldest first; none once that was done."""
+        """Return the leases that closing would break now, the oldest first; none afterwards."""
         if self._terminating:
             return ()
         with self._routing.guard:
             return tuple(infos_of(self._book.all(), self._clock()))
 
     async def stop(self, timeout: float) -> None:
-        """Stop probing, then close the pools: with a goodbye in so many seconds, else without."""
+        """Stop probing, then close the pools: politely within so many seconds, else abruptly."""
         deadline = self._clock() + timeout
         try:
             if self._first_round is not None:
@@ -214,7 +214,7 @@ class Lifetime(Generic[PoolT, ConnT]):
         self._router.wake_drain()
 
     def close_unstarted(self) -> None:
-        """Close what nobody has used: there is nothing to wait for."""
+        """Close a manager that was never started: there is nothing to wait for."""
         self.refuse()
         self.closed = True
 
@@ -228,7 +228,7 @@ class Lifetime(Generic[PoolT, ConnT]):
             try:
                 async with asyncio.timeout(seconds):
                     await node.pool.close()
-            except Exception as error:  # noqa: BLE001  # terminated below, whatever it was
+            except Exception as error:  # noqa: BLE001  # terminated below in any case
                 told = self._options.hide(repr(error))
                 extra = about("close_failed", host=node.host)
                 log.debug("%s: closing failed: %s", node.host, told, extra=extra)

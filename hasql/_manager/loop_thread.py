@@ -19,43 +19,44 @@ __all__ = ("LoopThread",)
 
 _T = TypeVar("_T")
 
-#: Seconds in which the thread has to end once it is told to, beside those that its tasks have.
+#: Seconds that the thread has for ending once it is told to, besides those of its tasks.
 _LAST_WORDS = 1.0
-#: Seconds after which who waits for it sees to what else is to be done.
+#: Seconds between two looks of a waiting thread at the calls for which no thread could be started.
 _LOOK_UP_FROM_WAITING = 1.0
-#: Seconds within which the loop calls something, unless it is held up.
+#: Seconds within which the loop calls a function, unless it is held up.
 _HELD_UP = 2.0
 
 
 class _HeldUpError(Exception):
-    """The loop waits for something, perhaps for what the thread holds that waits for the loop."""
+    """The loop is held up: it waits, perhaps for a lock of the thread that waits for the loop."""
 
 
 class _Executor(ThreadPoolExecutor):
-    """Has what the loop cannot wait for done by daemon threads, a look-up of a name for one.
+    """Runs in daemon threads what the loop cannot wait for, such as the look-up of a name.
 
-    Python's own would keep the program alive until they have ended, and gevent's could not run.
+    Python's own executor would keep the program alive until its threads have ended, and gevent's
+    could not run.
     """
 
     def submit(self, work: Callable[..., _T], /, *args: Any, **kwargs: Any) -> "Future[_T]":
-        """Have it done in a thread of its own."""
+        """Run the work in a thread of its own."""
         return in_thread(partial(work, *args, **kwargs), "hasql look-up")
 
 
 class LoopThread:
     """One event loop in a daemon thread of its own: it does not keep the program alive.
 
-    Calling it with a function has that called in the loop soon, from any thread and without
-    waiting; nothing happens once the loop has ended.
+    Any thread may call an instance with a function: the loop then calls that function soon, and the
+    caller does not wait. Nothing happens once the loop has ended.
     """
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: OsThread | None = None
         self._last: asyncio.Task[None] | None = None
-        #: Log handlers, listeners and tracers may wait for what the loop is to find.
+        #: Calls log handlers, listeners and tracers, which may wait for what the loop has to find.
         self._outside = OutsideCalls()
-        #: What threads wait for.
+        #: The outcomes that threads wait for.
         self._waited_for: set[ThreadWaiter[Any]] = set()
 
     @property
@@ -64,15 +65,15 @@ class LoopThread:
         return self._thread is not None
 
     def start(self) -> None:
-        """Start the thread. If that fails, or is interrupted, it has not started."""
+        """Start the thread. If that fails, or is interrupted, it counts as not started."""
         loop = asyncio.SelectorEventLoop(original("selectors", "DefaultSelector")())
         loop.set_default_executor(_Executor())
         thread = OsThread(partial(self._serve, loop), "hasql")
         try:
             thread.start()
         except BaseException:
-            # It may be running all the same, if it was not for want of threads. If not, the loop is
-            # the collector's.
+            # The thread may be running all the same, unless no thread could be had: tell its loop
+            # to stop. If it is not running, the loop is left to the garbage collector.
             loop.call_soon_threadsafe(loop.stop)
             raise
         self._loop, self._thread = loop, thread
@@ -83,19 +84,19 @@ class LoopThread:
                 self._loop.call_soon_threadsafe(function, *args)
 
     def call_later(self, seconds: float, function: Callable[..., object], /, *args: Any) -> None:
-        """Have a function called after so many seconds; to be called in the loop itself."""
+        """Call a function after so many seconds; to be used in the loop itself."""
         if self._loop is not None:
             self._loop.call_later(seconds, function, *args)
 
     def run(
         self, work: Callable[[], Coroutine[Any, Any, _T]], *, look_every: float | None = None
     ) -> _T:
-        """Do some work in the loop and wait for it; an exception in this thread cancels it.
+        """Run a coroutine function in the loop and wait for it; an exception here cancels it.
 
         Args:
-            work: What to do.
-            look_every: Seconds between two looks at whether the loop goes on. None: it is waited
-                for, however long that takes.
+            work: The coroutine function.
+            look_every: Seconds between two looks at whether the loop goes on. None: no looks, and
+                no limit to the wait.
 
         Raises:
             HasqlError: This is the loop's own thread, which would wait for itself.
@@ -124,7 +125,8 @@ class LoopThread:
 
     def _wait(self, done: ThreadWaiter[Any], look_every: float | None) -> None:
         turn: ThreadWaiter[None] | None = None
-        # With a limit, as gevent takes a wait without one, and nothing else to do, for an error.
+        # With a limit: if nothing else is left to run, gevent takes a wait without one for a
+        # deadlock and raises.
         while not done.ended_within(look_every or _LOOK_UP_FROM_WAITING):
             self._outside.catch_up()
             if look_every is None:
@@ -140,14 +142,15 @@ class LoopThread:
             work.begin_in(loop)
         except RuntimeError:
             raise _over() from None
-        if loop.is_closed():  # before it could begin, or see that it is waited for
+        if loop.is_closed():  # before it could begin the work, or see that a thread waits
             work.done.cancel()
 
     def run_last(self, work: Callable[[], Coroutine[Any, Any, object]], guard: object) -> None:
-        """Have the loop do some last work and wait for it, unless the loop waits for this thread.
+        """Run some last work in the loop and wait for it, unless the loop waits for this thread.
 
-        So it does where a signal's handler closes in the midst of an acquire, which has the guard
-        or a lock of the driver's pool. It goes on once the handler has returned, and ends then.
+        The loop does so when a signal handler closes the manager in the middle of an acquire, which
+        holds the guard or a lock of the driver's pool. The loop goes on once the handler has
+        returned, does the work, and ends.
         """
         if is_held(guard):
             self.end_after(work)
@@ -158,7 +161,7 @@ class LoopThread:
             self.end_after(work)
 
     def end_after(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        """Have the loop do some last work, and end then; this waits for neither."""
+        """Let the loop do some last work and then end, without waiting for either."""
 
         async def last() -> None:
             try:
@@ -170,10 +173,10 @@ class LoopThread:
 
     def _begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         assert self._loop is not None  # noqa: S101  # this is called in it
-        self._last = self._loop.create_task(work())  # which the loop itself holds but weakly
+        self._last = self._loop.create_task(work())  # the loop itself holds a task only weakly
 
     def stop(self) -> None:
-        """End the loop and its thread, and wait for that unless this is that thread."""
+        """End the loop and its thread, and wait for that unless called in that thread."""
         if self._loop is None or self._thread is None:
             return
         with suppress(RuntimeError):  # it has ended
@@ -181,7 +184,7 @@ class LoopThread:
         self.join()
 
     def join(self) -> None:
-        """Wait until the thread has ended and all is told, but not for long, and not in itself."""
+        """Wait, though not for long, until the thread and its calls have ended; never in itself."""
         if self._thread is not None and not self._thread.is_current:
             self._thread.join(2 * _LAST_WORDS)
             self._outside.finish(_LAST_WORDS)
@@ -206,7 +209,7 @@ def _report_outside(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) ->
 
 
 async def _end_tasks() -> None:
-    """End what is still under way: a connect that nobody waits for any more, which has a socket."""
+    """End what is still under way, such as a connect that nothing waits for, and its socket."""
     await end_tasks([task for task in asyncio.all_tasks() if task is not asyncio.current_task()])
 
 

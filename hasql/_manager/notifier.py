@@ -1,4 +1,4 @@
-"""The notifier: tells of each change once, to the log, the metrics and the application."""
+"""The notifier: reports each change once, to the log, the metrics and the application."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -39,9 +39,9 @@ class Notifier:
         self.fencings = 0
 
     def add(self, listener: Listener) -> None:
-        """Have a listener called for each event from now on.
+        """Call a listener for each event from now on.
 
-        Raises TypeError for what is not callable, or is a coroutine function.
+        Raises TypeError if it is not callable, or is a coroutine function.
         """
         if not callable(listener) or iscoroutinefunction(listener):
             msg = f"a listener must be a plain function of one event, not {listener!r}"
@@ -49,23 +49,23 @@ class Notifier:
         self._listeners.append(listener)
 
     def remove(self, listener: Listener) -> None:
-        """Have a listener called no more. Raises ValueError for one that is not there."""
+        """Stop calling a listener. Raises ValueError if it is not there."""
         self._listeners.remove(listener)
 
     def take_over(self, other: "Notifier") -> None:
-        """Have the listeners of another one."""
+        """Take over the listeners of another notifier."""
         self._listeners = list(other._listeners)  # noqa: SLF001  # its own class
 
     def announce(self, before: NodeState, after: NodeState) -> None:
-        """Tell what has happened to a node. Listeners hear of it when the change is complete."""
+        """Report what has happened to a node. Listeners hear of it when the change is complete."""
         for event in events_between(before, after):
             self.tell(event)
 
     def tell(self, event: Event) -> None:
-        """Tell of one event.
+        """Report one event.
 
-        A log handler and a listener may wait for a thread that waits for what is changing here, so
-        they are called once that is done.
+        A log handler or a listener may wait for a thread that waits for the change that is being
+        made here, so both are called once that change is done.
         """
         self.role_changes += isinstance(event, RoleChanged)
         self.fencings += isinstance(event, HostExcluded) and event.exclusion is Exclusion.FENCED
@@ -84,12 +84,12 @@ class Notifier:
 
 
 def events_between(before: NodeState, after: NodeState) -> Iterator[Event]:
-    """Tell what has happened to a node between two states that follow each other."""
+    """Yield what has happened to a node between two consecutive states."""
     if after.health is Health.DOWN and before.health is not Health.DOWN:
         yield HostDown(after.host, after.error)
     if after.health is Health.UP and before.health in {Health.STARTING, Health.DOWN}:
         yield HostUp(after.host, after.role)
-    # Against its last answer: a host that was down in between may return as another.
+    # Compared with its last answer: a host that was down in between may return in another role.
     last = Role.UNKNOWN if before.reading is None else before.reading.role
     if Role.UNKNOWN not in {last, after.role} and last is not after.role:
         yield RoleChanged(after.host, last, after.role)

@@ -32,7 +32,7 @@ __all__ = (
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user asked of a pool manager. Durations are seconds."""
+    """The options that the user gave to a pool manager. Durations are seconds."""
 
     dsn: Dsn
     acquire_timeout: float
@@ -45,20 +45,20 @@ class Options:
     pool_factory_kwargs: Mapping[str, Any]
     release_timeout: float
     rules: Rules
-    #: Makes what tells where names lead; None: names are left to the driver.
+    #: Makes the source of the addresses of names. None: names are left to the driver.
     name_source: Callable[[], NameSource] | None
     resilience: ResilienceOptions
-    #: What each connection of a pool is set to.
+    #: The session settings of each connection of a pool.
     settings: SessionSettings
-    #: What is asked for the login of each new connection; None: the DSN says it.
+    #: Asked for the login of each new connection. None: the DSN has it.
     credentials: CredentialSource | None
-    #: Seconds of a clock that never goes back; the only one there is in a manager.
+    #: The only clock in a manager: seconds that never go back.
     clock: Callable[[], float]
-    #: Where all chance in a manager comes from.
+    #: The only source of chance in a manager.
     chance: Random
 
     def for_probing(self) -> ProbingOptions:
-        """Return what the probing wing is told."""
+        """Return the options of the probing wing."""
         return ProbingOptions(
             refresh_delay=self.refresh_delay,
             refresh_timeout=self.refresh_timeout,
@@ -70,7 +70,7 @@ class Options:
         )
 
     def for_leasing(self) -> LeasingOptions:
-        """Return what the leasing wing is told."""
+        """Return the options of the leasing wing."""
         return LeasingOptions(
             acquire_timeout=self.acquire_timeout,
             release_timeout=self.release_timeout,
@@ -79,16 +79,16 @@ class Options:
         )
 
     def endpoint(self, host: HostSpec) -> Endpoint:
-        """Return how a host is connected to."""
+        """Return how to connect to a host."""
         return Endpoint(host, self.dsn.for_host(host), self.settings, self.credentials)
 
     def hide(self, text: str) -> str:
-        """Return a text, such as an error's, with `***` where a secret stands."""
+        """Return a text, such as an error's, with `***` in place of each secret."""
         text = self.dsn.hide(text)
         return text if self.credentials is None else self.credentials.hide(text)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work.
+        """Refuse values that cannot work.
 
         Raises ConfigurationError for impossible values and TypeError for wrong types.
         """
@@ -104,7 +104,7 @@ class Options:
 
 
 def policy_of(given: type[BaseBalancerPolicy] | BaseBalancerPolicy) -> BaseBalancerPolicy:
-    """Make the balancer policy, or take the one that was made. Raises ConfigurationError."""
+    """Make the balancer policy, or return the given instance. Raises ConfigurationError."""
     if isinstance(given, BaseBalancerPolicy):
         return given
     if not (isinstance(given, type) and issubclass(given, BaseBalancerPolicy)):
@@ -119,10 +119,10 @@ def policy_of(given: type[BaseBalancerPolicy] | BaseBalancerPolicy) -> BaseBalan
 def apply_session(
     dsn: Dsn, session: SessionDefaults | None, kwargs: Mapping[str, Any]
 ) -> tuple[Dsn, SessionSettings]:
-    """Return the DSN, with the application's name in it, and what a pool's connections are set to.
+    """Return the DSN with the application's name in it, and the settings of a pool's connections.
 
-    Raises ConfigurationError where the DSN or the pool's arguments set the same otherwise, and
-    TypeError.
+    Raises ConfigurationError if the DSN or the pool's arguments set the same thing to another
+    value, and TypeError if `session` is of a wrong type.
     """
     if session is None:
         return dsn, NO_SETTINGS
@@ -134,7 +134,7 @@ def apply_session(
     for where, given in _of_connections("pool_factory_kwargs", kwargs):
         settings.check(given, where)
     if session.application_name is not None:
-        params["application_name"] = session.application_name  # which reserved ones have as well
+        params["application_name"] = session.application_name  # reserved connections have it, too
     return replace(dsn, params=tuple(params.items())), settings
 
 
@@ -161,8 +161,8 @@ def never_master_hosts(
 ) -> frozenset[tuple[str, int | None]]:
     """Read `never_master`: each name is one of `hosts`, with its port or for all its ports.
 
-    Raises ConfigurationError for a name that is not among the hosts: misspelt, it would protect
-    nothing. With None any host may come.
+    Raises ConfigurationError for a name that is not among the hosts: a misspelt name would protect
+    nothing. If `hosts` is None, any name is accepted, because any host may come.
     """
     if isinstance(names, str):
         msg = f"never_master must be a sequence of hosts: [{names!r}], not {names!r}"

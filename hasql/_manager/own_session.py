@@ -1,4 +1,4 @@
-"""A session of the manager's own, beside those of the monitors: for questions now and then."""
+"""A session of the manager's own, besides those of the monitors, for occasional questions."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ __all__ = ("OwnSession",)
 
 
 class OwnSession(Generic[PoolT, ConnT]):
-    """Asks one host at a time, and keeps the connection while it is of the host to be asked."""
+    """Asks one host at a time, and keeps the connection as long as the same host is asked."""
 
     def __init__(self, driver: Driver[PoolT, ConnT], options: Options) -> None:
         self._driver = driver
@@ -25,7 +25,7 @@ class OwnSession(Generic[PoolT, ConnT]):
         self.node: Node[PoolT, ConnT] | None = None
 
     async def fetch_row(self, node: Node[PoolT, ConnT], sql: str) -> Sequence[str | None]:
-        """Ask one host; a connection on which anything goes wrong is closed.
+        """Ask one host. If anything goes wrong on the connection, it is closed.
 
         Raises TimeoutError after refresh_timeout.
         """
@@ -73,4 +73,4 @@ class OwnSession(Generic[PoolT, ConnT]):
 
 
 def _lost() -> None:
-    pass  # the next question finds out
+    pass  # the next question finds that out

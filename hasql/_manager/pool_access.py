@@ -28,15 +28,15 @@ __all__ = ("PoolAccess", "pools_of")
 
 
 class PoolAccess(Introspection[PoolT, ConnT]):
-    """The part of a pool manager's API that speaks of pools: always the driver's own, one a host.
+    """The part of a pool manager's API that is about pools: the driver's own, one for each host.
 
     Connections taken from such a pool directly are not routed, not watched and not broken when
-    their host is fenced; `acquire_from_pool` gives ones that are counted.
+    their host is fenced; those that `acquire_from_pool` takes are counted.
     """
 
     @abstractmethod
     def _check_caller(self) -> None:
-        """Refuse whoever may not use this manager. Raises WrongEventLoopError."""
+        """Refuse a caller that may not use this manager. Raises WrongEventLoopError."""
 
     @property
     def dsn(self) -> Dsn:
@@ -45,7 +45,7 @@ class PoolAccess(Introspection[PoolT, ConnT]):
 
     @property
     def balancer(self) -> BaseBalancerPolicy:
-        """The balancer policy at work."""
+        """The balancer policy in use."""
         return self._router.policy
 
     @property
@@ -60,12 +60,12 @@ class PoolAccess(Introspection[PoolT, ConnT]):
 
     @property
     def pool_factory_kwargs(self) -> Mapping[str, Any]:
-        """The arguments of the driver's pools, as `resize` has changed them."""
+        """The arguments of the driver's pools, with the changes that `resize` has made."""
         return self._routing.pool_kwargs
 
     @property
     def pools(self) -> list[PoolT]:
-        """The pools opened so far, in the order of the hosts, in routing or not."""
+        """The pools opened so far, in the order of the hosts, whether in routing or not."""
         self._check_process()
         return pools_of(list(self._routing.nodes.values()))
 
@@ -112,9 +112,9 @@ class PoolAccess(Introspection[PoolT, ConnT]):
         return str(self._node(pool).host)
 
     def register_connection(self, connection: ConnT, pool: PoolT) -> None:
-        """Take over a connection that was taken from a pool directly: `release` then works.
+        """Register a connection that was taken from a pool directly: `release` then works.
 
-        One that this manager has lent is registered already, and this does nothing.
+        A connection that this manager has lent is registered already, and this does nothing.
 
         Raises:
             UnknownConnectionError: It is lent by another pool, or the pool is not this manager's.
@@ -137,12 +137,12 @@ class PoolAccess(Introspection[PoolT, ConnT]):
         return node is None or node.pool is None or node.pool.is_closed(connection)
 
     def still_fits(self, connection: ConnT) -> bool:
-        """Tell whether the acquire that has lent a connection would take its host now as well.
+        """Tell whether the acquire that lent a connection could still use its host now.
 
-        It would not where the host has lost the role that was asked for, was fenced, fails or has
-        left; where the connection is closed, or says that its server has another role; nor where a
-        master stands in for replicas and one is back. For who keeps connections for longer than a
-        moment, and gives them back then.
+        It could not if the host has lost the role that was asked for, was fenced, fails or has
+        left; if the connection is closed, or reports that its server has another role; or if a
+        master stands in for replicas and a replica is back. This is for code that keeps connections
+        for longer than a moment: it should then give them back.
 
         Raises:
             UnknownConnectionError: It is not lent by this manager.
@@ -160,7 +160,7 @@ class PoolAccess(Introspection[PoolT, ConnT]):
         return self._router.is_candidate(node, lease.request)
 
     def _new_pool_kwargs(self, min_size: object, max_size: object) -> Mapping[str, Any] | None:
-        """Check what `resize` was given; None: there is nothing to be done any more."""
+        """Check the arguments of `resize`. None: there is nothing left to do."""
         if self._lifetime.closing:
             raise PoolManagerClosedError("the pool manager is closed")
         if min_size is None and max_size is None:
@@ -176,10 +176,11 @@ class PoolAccess(Introspection[PoolT, ConnT]):
         return kwargs
 
     def _lease_of(self, connection: ConnT, pool: PoolT) -> Lease[PoolT, ConnT]:
-        """Return the lease of a connection of this pool's. Raises UnknownConnectionError.
+        """Return the lease of a connection of this pool. Raises UnknownConnectionError.
 
-        `resize` may have put another pool in its place, before the lease or since: what was asked
-        for with the former one is given back with that, whichever has lent it.
+        `resize` may have put another pool in this one's place, before the lease or since. If the
+        connection was acquired from the former pool, it is given back with that pool as well,
+        whichever of the two has lent it.
         """
         lease = self._book.of(connection)
         for node in (lease.node, lease.fixed_node):
@@ -195,7 +196,7 @@ class PoolAccess(Introspection[PoolT, ConnT]):
         return self._request_to_read(fallback_master, None)
 
     def _request_to_read(self, fallback_master: bool | None, share: float | None) -> Request:  # noqa: FBT001  # as above
-        """Say what a read asks for, by these or else by the manager's options."""
+        """Return the request of a read, by these arguments or else by the manager's options."""
         options = self._options
         if fallback_master is None:
             fallback_master = options.fallback_master
@@ -211,7 +212,7 @@ class PoolAccess(Introspection[PoolT, ConnT]):
         return _with_pool(pool, self._routing.nodes.values())
 
     def _node_of(self, pool: PoolT) -> Node[PoolT, ConnT]:
-        """Return the node of a pool, or of one before it of which anything is lent still.
+        """Return the node of a pool, or of a former pool that still has connections lent.
 
         Raises UnknownConnectionError.
         """
@@ -228,5 +229,5 @@ def _with_pool(pool: PoolT, nodes: Iterable[Node[PoolT, ConnT]]) -> Node[PoolT, 
 
 
 def pools_of(nodes: list[Node[PoolT, ConnT]]) -> list[PoolT]:
-    """Return the driver's pools of these nodes, of those that have one."""
+    """Return the driver's pools of those nodes that have one."""
     return [node.pool.pool for node in nodes if node.pool is not None]

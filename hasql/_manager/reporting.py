@@ -1,4 +1,4 @@
-"""The report on the pools, from time to time, and what they could do with."""
+"""The regular report on the pools, and the advice on their sizes."""
 
 import asyncio
 import logging
@@ -13,20 +13,20 @@ __all__ = ("Reporting", "sizing_advice")
 
 log = logging.getLogger("hasql")
 
-#: A pool that never had more than this share of its connections in use is larger than need be.
+#: A pool is larger than need be if at most one in so many of its connections was in use at once.
 _SHARE_TO_SPARE = 4
-#: What may well stay as it is.
+#: A size that may well stay as it is.
 _SMALL = 4
 
 
 class Reporting:
-    """Logs a snapshot of the pools every so many seconds; None: never, and there is no timer."""
+    """Logs a snapshot of the pools every so many seconds. None: never, and there is no timer."""
 
     def __init__(self, every: float | None, nodes: Callable[[], Iterable[Node[Any, Any]]]) -> None:
         self._every = every
         self._nodes = nodes
         self._timer: asyncio.TimerHandle | None = None
-        #: What returns what takes the snapshot, None once the manager was dropped.
+        #: Returns the function that takes the snapshot; None once the manager was dropped.
         self.measure: Callable[[], Callable[[], Metrics] | None] = _nothing
         #: How many acquires had waited at the last report.
         self.waits_before = 0
@@ -96,11 +96,11 @@ def _as_record(node: NodeMetrics) -> dict[str, Any]:
 
 
 def sizing_advice(node: Node[Any, Any], *, waited: bool) -> str | None:
-    """Say what a pool could do with, by what was asked of it since the last report; None: nothing.
+    """Return advice on the sizes of a pool, by its use since the last report. None: no advice.
 
     Args:
-        node: Its node.
-        waited: Whether acquires have waited meanwhile, for whichever host.
+        node: The pool's node.
+        waited: Whether acquires have waited meanwhile, for any host.
     """
     peak, sizes = node.peak, node.sizes
     if peak >= sizes.maximum and waited:

@@ -1,8 +1,8 @@
 """The resizing of the pools of one manager, while they are in use.
 
-Not every driver's pool can be resized, and none closes what is too much by then. So each host gets
-another pool, with the new bounds, and the one before lends no more: what is idle there is closed at
-once, and what is lent when it is given back.
+Not every driver's pool can be resized, and none closes the connections that are then too many. So
+each host gets a new pool, with the new bounds, and the former pool lends no more: its idle
+connections are closed at once, and lent ones when they are given back.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ log = logging.getLogger("hasql")
 
 
 class Resizing(Generic[PoolT, ConnT]):
-    """Changes the bounds of all pools, now and of hosts to come."""
+    """Changes the bounds of all pools, for the hosts of now and for later ones."""
 
     def __init__(
         self,
@@ -52,16 +52,16 @@ class Resizing(Generic[PoolT, ConnT]):
         return kwargs
 
     def is_done(self, kwargs: Mapping[str, Any]) -> bool:
-        """Tell whether all pools are of these arguments already."""
+        """Tell whether all pools have these arguments already."""
         sizes, nodes = self._driver.sizes(kwargs), self._routing.nodes.values()
         return kwargs == self._routing.pool_kwargs and all(node.sizes == sizes for node in nodes)
 
     def set_before_start(self, kwargs: Mapping[str, Any]) -> None:
-        """Have all pools be of these arguments; there is none yet."""
+        """Give these arguments to all pools; none is open yet."""
         self._routing.set_sizes(kwargs, self._driver.sizes(kwargs))
 
     def begin(self, kwargs: Mapping[str, Any]) -> "asyncio.Future[None]":
-        """Have all pools be of these arguments; in the event loop. Returns what ends with that."""
+        """Give these arguments to all pools. Call it in the loop; the result ends when all have."""
         routing, sizes = self._routing, self._driver.sizes(kwargs)
         with routing.guard:
             routing.set_sizes(kwargs, sizes)
@@ -76,7 +76,7 @@ class Resizing(Generic[PoolT, ConnT]):
         return task
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
-        """Say what has failed: perhaps nobody waits for it."""
+        """Log a failure: perhaps nothing waits for the task."""
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, PoolManagerClosedError):
@@ -99,13 +99,13 @@ class Resizing(Generic[PoolT, ConnT]):
     ) -> None:
         """Replace the pool of one host.
 
-        The new one is opened without connections: first those of the old one are closed.
+        The new pool is opened without connections: those of the old one are closed first.
         """
         empty = self._driver.resized(kwargs, 0, None)
         pool = await self._driver.open(node.endpoint, empty, partial(self._report, node))
         heir = None
         with self._routing.guard:
-            if self._routing.pool_kwargs is kwargs:  # else another call has come after this one
+            if self._routing.pool_kwargs is kwargs:  # else a later call has set other arguments
                 heir = self._succeed(node, pool, sizes)
         if heir is None:
             pool.terminate()
@@ -113,19 +113,19 @@ class Resizing(Generic[PoolT, ConnT]):
             await self._keep(heir)
 
     def _report(self, node: Node[PoolT, ConnT], connection: ConnT, error: BaseException) -> None:
-        """Take in the error of a statement, on whichever pool the host has by now."""
+        """Take in the error of a statement, for the node that has the host by now."""
         self._routing.hints.heard(self._routing.nodes.get(node.host, node), connection, error)
 
     def _succeed(
         self, node: Node[PoolT, ConnT], pool: DriverPool[PoolT, ConnT], sizes: PoolSizes
     ) -> Node[PoolT, ConnT] | None:
-        """Have a pool take the place of a node's, in one step; None: the node is gone."""
+        """Put a pool in the place of a node's, in one step. None: the node is gone."""
         assert node.pool is not None  # noqa: S101  # it was opened
         if not self._routing.has(node):
             return None
         heir: Node[PoolT, ConnT] = node.make_heir(pool, sizes)
         succession = Succession(node, heir, self._emptied)
-        for former in node.successions:  # which have not ended either
+        for former in node.successions:  # these have not ended yet either
             former.heir = heir
         heir.successions = [*node.successions, succession]
         node.successions, node.succession = [], succession
@@ -160,15 +160,16 @@ class Resizing(Generic[PoolT, ConnT]):
             task.add_done_callback(self._tasks.discard)
 
     async def _keep(self, node: Node[PoolT, ConnT]) -> None:
-        """Have a pool keep as many connections as it is to, once no other has any of the host's.
+        """Let a pool keep its minimum of connections, once no former pool of its host has any.
 
-        Until then what it opens by itself could be too much, as nobody has a place for that.
+        Until then a connection that the pool opens by itself could be one too many, because no
+        place is counted for it.
         """
         if node.pool is None or node.successions or not self._routing.has(node):
             return
         try:
             await node.pool.keep(node.sizes)
-        except Exception as error:  # noqa: BLE001  # whoever acquires opens them, and sees it
+        except Exception as error:  # noqa: BLE001  # an acquire will open them, and meet the error
             told, extra = self._hide(repr(error)), about("refill_failed", host=node.host)
             log.debug("%s: its pool is not filled: %s", node.host, told, extra=extra)
 

@@ -1,4 +1,4 @@
-"""The routing state: what the changes of the topology, and of pools, do to the routing."""
+"""The routing state: applies the changes of the topology, and of pools, to the routing."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -53,8 +53,8 @@ log = logging.getLogger("hasql")
 class RoutingState(Generic[PoolT, ConnT]):
     """Holds the topology and the nodes, and does the I/O that changes call for.
 
-    Everything that is learnt arrives in `publish` or `observe`, and nothing else replaces the
-    topology or routes.
+    Everything that is learnt arrives in `publish` or `observe`. Every change goes through `_apply`:
+    nothing else replaces the topology or routes.
     """
 
     def __init__(  # noqa: PLR0913  # made in one place
@@ -66,7 +66,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         binding: LoopBinding,
         guard: AbstractContextManager[object],
     ) -> None:
-        #: Held while anything changes that threads share.
+        #: Held while anything that threads share changes.
         self.guard = guard
         self._options = options
         self._clock = options.clock
@@ -102,26 +102,26 @@ class RoutingState(Generic[PoolT, ConnT]):
         )
         #: Called when anything has been learnt.
         self.on_news: Callable[[], None] = _ignore
-        #: Called with whether a master is known, when the first round is over and on each change.
+        #: Called with whether a master is known, after the first round and on each change.
         self.on_masters: Callable[[bool], None] = _ignore
         self._masters_known: bool | None = None
         self.on_master: Callable[[float | None], None] = _ignore  # see `LoadControl.master_seen`
-        #: Called with a node that is no host any more, and out of routing.
+        #: Called with a node whose host has left, once it is out of routing.
         self.on_gone: Callable[[Node[PoolT, ConnT]], None] = _ignore
         #: Called with a node whose pool has opened.
         self.on_pool_opened: Callable[[Node[PoolT, ConnT], Any], None] = _ignore
         self._some_leave = False
         self.tracer: Tracer | None = None
-        #: Whether anybody may be served still: not once the manager is closing.
+        #: Whether acquires may still be served: not once the manager is closing.
         self.serves = True
-        #: Whether anything may be learnt still: not once it is closed.
+        #: Whether anything may still be learnt: not once the manager is closed.
         self.learns = True
 
-    # What monitors see, see `ClusterView`
+    # What monitors see; see `ClusterView`
 
     @property
     def inherited(self) -> bool:
-        """Whether this is a forked child, in which all of it is its parent's."""
+        """Whether this is a forked child, in which all of this belongs to its parent."""
         return self._binding.inherited
 
     def in_use(self, host: HostSpec) -> tuple[object, ...]:
@@ -139,7 +139,7 @@ class RoutingState(Generic[PoolT, ConnT]):
 
     @guarded
     def publish(self, observation: Observation) -> None:
-        """Take in what a probe has said, and act on it."""
+        """Take in the outcome of a probe, and act on it."""
         if not self.learns:
             return
         over = self.topology.first_round_over
@@ -150,7 +150,7 @@ class RoutingState(Generic[PoolT, ConnT]):
             self.monitors.probe_by(state.host, due)
         elif isinstance(observation, Failed) and observation.host in self.nodes:
             self.nodes[observation.host].last_error = observation.error
-        # One that fails may be another kind of suspect than before, which is no change to be told.
+        # A failing host may become suspect in another way, which is a change that no effect tells.
         changed = isinstance(observation, Failed) or over != step.topology.first_round_over
         changed = changed or any(isinstance(effect, Changed) for effect in step.effects)
         self._apply(step, rerouted=changed)
@@ -184,7 +184,7 @@ class RoutingState(Generic[PoolT, ConnT]):
                 self.publish(Failed(node.host, began, now, kept, refused=True, heard=True))
 
     def _prepare(self, host: HostSpec) -> None:
-        """Have a host that answers open its pool, or a first connection if it is back."""
+        """Let a host that answers open its pool, or a first connection if it is back."""
         node = self.nodes.get(host)
         if node is None or not self._is_wanted(host):
             return
@@ -194,7 +194,7 @@ class RoutingState(Generic[PoolT, ConnT]):
             self.warm_ups.begin(node)
 
     def _is_wanted(self, host: HostSpec) -> bool:
-        """Tell whether a host is to have a pool: all but those that may not serve."""
+        """Tell whether a host should have a pool: all should, except those that may not serve."""
         state = self.topology.node(host)
         return self.serves and (state is None or state.may_serve_later)
 
@@ -208,7 +208,7 @@ class RoutingState(Generic[PoolT, ConnT]):
 
     @guarded
     def set_hosts(self, hosts: tuple[Discovered, ...]) -> None:
-        """Take hosts in. The others leave: they serve as long as nobody else can, then end."""
+        """Take hosts in. The others leave: they serve as long as no other host can, then end."""
         step = self.topology.with_hosts(hosts, self._clock())
         found = {each.host: each for each in hosts}
         nodes: dict[HostSpec, Node[PoolT, ConnT]] = {}
@@ -230,7 +230,7 @@ class RoutingState(Generic[PoolT, ConnT]):
             self.monitors.begin(node.endpoint)
 
     def _see_off(self) -> None:
-        """Let go of the hosts that leave, each when its leases have ended."""
+        """Let go of the hosts that leave, each once its leases have ended."""
         gone = {
             state.host: self.nodes[state.host]
             for state in self.topology.nodes
@@ -251,21 +251,21 @@ class RoutingState(Generic[PoolT, ConnT]):
     # Pools that are resized; see `Resizing`
 
     def set_sizes(self, kwargs: Mapping[str, Any], sizes: PoolSizes) -> None:
-        """Have the pools of hosts to come be of these arguments."""
+        """Use these arguments for the pools of hosts to come."""
         self.pool_kwargs = self.openings.kwargs = kwargs
         self._sizes = sizes
 
     def reopen(self, node: Node[PoolT, ConnT]) -> None:
-        """Give up a pool that is being opened, with the arguments of before, and begin anew."""
+        """Give up the opening of a pool with the former arguments, and begin anew."""
         if self.openings.cancel(node):
             self._prepare(node.host)
 
     def has(self, node: Node[PoolT, ConnT]) -> bool:
-        """Tell whether a node is one still."""
+        """Tell whether a node is still one of the nodes."""
         return self.learns and self.nodes.get(node.host) is node
 
     def all_nodes(self) -> list[Node[PoolT, ConnT]]:
-        """Return all nodes, with those that others have taken the place of."""
+        """Return all nodes, including those that other nodes have replaced but that still lend."""
         nodes = list(self.nodes.values())
         return nodes + [each.former for node in nodes for each in node.successions]
 
@@ -275,7 +275,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         heir: Node[PoolT, ConnT],
         pool: DriverPool[PoolT, ConnT],
     ) -> None:
-        """Have another node with its pool serve in place of one."""
+        """Put another node, with its pool, in the place of a node."""
         self.nodes[node.host] = heir
         self.on_pool_opened(heir, pool)
         heir.in_routing, node.in_routing = node.in_routing, False
@@ -284,9 +284,9 @@ class RoutingState(Generic[PoolT, ConnT]):
 
     @guarded
     def follow_name(self, host: HostSpec, lead: Callable[[], bool]) -> None:
-        """Have connects `lead` to where a host's name leads now, and leave where it led.
+        """Call `lead`, so that connects go where a host's name leads now; leave its old address.
 
-        In one step, so that nobody is lent what is there before a probe has said what that is.
+        In one step, so that no connection to the new address is lent before a probe has answered.
         """
         left = lead()
         if (node := self.nodes.get(host)) is not None and self.learns:
@@ -297,7 +297,7 @@ class RoutingState(Generic[PoolT, ConnT]):
 
     @guarded
     def stop_serving(self) -> None:
-        """Route to nobody any more."""
+        """Route to no host any more."""
         self.serves = False
         self.warm_ups.end()
         self.masters, self.replicas = [], []
@@ -305,7 +305,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         self.on_news()
 
     def stop_learning(self) -> None:
-        """Leave what is known as it is; who waits for more hears of it."""
+        """Leave what is known as it is, and wake everyone who waits for more."""
         self.learns = False
         self.on_news()
 
@@ -314,8 +314,8 @@ class RoutingState(Generic[PoolT, ConnT]):
     def _apply(self, step: Step, *, rerouted: bool) -> None:
         """Swap the topology whole, then do what the change calls for.
 
-        Who must not serve is out of routing before its connections are broken, and those who
-        wait are served last, when nothing stale is left to be handed to them.
+        A node that must not serve is out of routing before its connections are broken. Waiters are
+        served last, when nothing stale is left that could be handed to them.
         """
         self.topology = step.topology
         if rerouted:
@@ -337,20 +337,20 @@ class RoutingState(Generic[PoolT, ConnT]):
     def _break(self, node: Node[PoolT, ConnT], effect: Purge | AbortLeases) -> None:
         if isinstance(effect, Purge):
             purge(node, self._book)
-            self.openings.give_up(node)  # what is not open yet is from before, too
+            self.openings.give_up(node)  # a pool that is being opened is from before, too
         elif aborted := self._book.abort(node, but_on=effect.but_on):
             leases = counted(aborted, "lease")
             say(log.warning, "%s: %s aborted", node.host, "leases_aborted", leases)
 
     def _note(self, before: NodeState, after: NodeState) -> None:
-        """Tell of a change; let nobody wait for a host that has gone quiet."""
+        """Report a change; let no acquire wait for a connect to a host that has gone quiet."""
         self.notifier.announce(before, after)
         if self.names is not None:
             self.names.note_host(after.host, answers=after.health is Health.UP)
         node = self.nodes[after.host]
         if after.health is Health.SUSPECT and node.pool is not None:
             say(log.debug, "%s has gone quiet", after.host, "host_quiet")
-            node.pool.end_connects()  # who waits for one may go elsewhere
+            node.pool.end_connects()  # acquires that wait for one may go elsewhere
 
     def _note_masters(self) -> None:
         known = bool(self.topology.masters)
@@ -382,15 +382,15 @@ class RoutingState(Generic[PoolT, ConnT]):
             was_master = node.as_master
             node.as_master, node.as_replica = node in as_masters, node in as_replicas
             if node.as_master and not was_master:
-                node.end_hold()  # it was held because it might be one
+                node.end_hold()  # it was held because it might be a master
                 self.on_master(None)
         self._router.route(*offer)
 
     def _admit(self, node: Node[PoolT, ConnT]) -> None:
-        """Offer all of a node that is in routing again."""
+        """Offer all places of a node that is in routing again."""
         node.end_hold()
         node.offer_all()
-        # Connects begun while nobody answered there, which a warm-up has ended already.
+        # End connects begun while the host did not answer, unless a warm-up has ended them already.
         warmed = not node.cold and node.sizes.minimum == 0
         if node.pool is not None and not (warmed or self.warm_ups.concern(node)):
             node.pool.end_connects()

@@ -1,4 +1,4 @@
-"""Waiting for a state: until so many hosts can serve, or each has been probed once more."""
+"""Waiting for a state: until enough hosts can serve, or each has been probed once more."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from hasql.errors import ConfigurationError, NotAvailableError, PoolManagerClose
 
 __all__ = ("StateWaits",)
 
-#: Seconds that entering a manager waits for a first host, as long as `ready` does.
+#: Seconds that entering a manager waits for a first host; `ready` waits as long by default.
 _START_TIMEOUT = 10.0
 
 
 class StateWaits(Generic[PoolT, ConnT]):
-    """Who waits for what the routing state is to become, and what they are told if it does not."""
+    """Makes callers wait for a state of the routing, and tells them why it was not reached."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class StateWaits(Generic[PoolT, ConnT]):
         self._hide = options.hide
         self._routing = routing
         self._discovering = discovering
-        #: Ends with the next news; all who wait look again then.
+        #: Ends with the next news; all waiting callers then look again.
         self._news: asyncio.Future[None] | None = None
         routing.on_news = self._wake
 
@@ -89,12 +89,12 @@ class StateWaits(Generic[PoolT, ConnT]):
         await self._there("all hosts", self._all_answer, timeout)
 
     async def masters_ready(self, masters_count: int) -> None:
-        """Wait, however long it takes, until so many masters are in routing."""
+        """Wait, however long it takes, until this many masters are in routing."""
         count = check_count("masters_count", masters_count)
         await self._there(f"{count} masters", lambda: len(self._routing.masters) >= count, None)
 
     async def replicas_ready(self, replicas_count: int) -> None:
-        """Wait, however long it takes, until so many replicas are in routing."""
+        """Wait, however long it takes, until this many replicas are in routing."""
         count = check_count("replicas_count", replicas_count)
         await self._there(f"{count} replicas", lambda: len(self._routing.replicas) >= count, None)
 
@@ -122,7 +122,7 @@ class StateWaits(Generic[PoolT, ConnT]):
         )
 
     def not_available(self, what: str) -> NotAvailableError:
-        """Make the error that says what was not to be had, and where every host stands."""
+        """Make the error that says what was not available, and how every host is doing."""
         now = self._clock()
         lines = [f"{what}; hosts:"]
         with self._routing.guard:
@@ -136,7 +136,7 @@ class StateWaits(Generic[PoolT, ConnT]):
         return NotAvailableError(self._hide("\n".join(lines)))
 
     def raise_if_all_refuse(self) -> bool:
-        """Raise what waiting does not mend: our own arguments, or that every host refuses us."""
+        """Raise what waiting cannot cure: our arguments are wrong, or every host refuses us."""
         nodes = self._routing.nodes
         states = [state for state in self._routing.topology.nodes if not state.leaving]
         errors = [nodes[s.host].refusal or (s.error if s.refused else None) for s in states]
