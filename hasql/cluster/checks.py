@@ -1,4 +1,4 @@
-"""Checks of single values, such as an application or a source of hosts gives them."""
+"""Checks of single values, as an application or a source of hosts gives them."""
 
 from math import inf, isfinite
 
@@ -17,7 +17,7 @@ def check_flag(name: str, value: object) -> None:
 def check_seconds(name: str, value: object, *, positive: bool = False) -> float:
     """Check a duration in seconds and return it as a float."""
     if type(value) is float and 0.0 < value < inf:
-        return value  # as nearly always, where an acquire names its own
+        return value  # the usual case, when an acquire has a timeout of its own
     if isinstance(value, bool) or not isinstance(value, int | float):
         msg = f"{name} must be a number of seconds, not {value!r}"
         raise TypeError(msg)
@@ -39,7 +39,7 @@ def check_share(name: str, value: object) -> float:
 
 
 def check_whole(name: str, value: object) -> int:
-    """Check a whole number, of whatever sign."""
+    """Check a whole number, positive or not."""
     if isinstance(value, bool) or not isinstance(value, int):
         msg = f"{name} must be an int, not {value!r}"
         raise TypeError(msg)
@@ -47,7 +47,7 @@ def check_whole(name: str, value: object) -> int:
 
 
 def check_count(name: str, value: object, *, minimum: int = 0) -> int:
-    """Check a whole number that has a least."""
+    """Check a whole number that has a minimum."""
     count = check_whole(name, value)
     if count < minimum:
         msg = f"{name} must be at least {minimum}, not {value!r}"

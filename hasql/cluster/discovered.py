@@ -14,28 +14,28 @@ class Discovered:
     """A host that a source has found, and what the source says of it.
 
     Raises:
-        ConfigurationError: The host cannot be one, or a number is out of its range.
-        TypeError: A value of a wrong type.
+        ConfigurationError: The host is not a valid one, or a number is out of its range.
+        TypeError: A value has a wrong type.
     """
 
     host: HostSpec
     _: KW_ONLY
     never_master: bool = False
-    """Whether it is never used as a master, whatever it answers."""
+    """Whether the host is never used as a master, whatever it answers."""
     never_replica: bool = False
-    """Whether it is never used as a replica."""
+    """Whether the host is never used as a replica."""
     priority: int = 0
-    """Hosts with the lowest are used first; the others while those are away or full."""
+    """Hosts with the lowest priority are used first; the others while those are away or full."""
     weight: int = 1
-    """Its share beside hosts of the same priority, for policies that obey it; 0: hardly any."""
+    """Its share beside hosts of the same priority, for policies that respect it; 0: hardly any."""
     label: str | None = None
-    """What its source calls it."""
+    """The label that the source gives it."""
 
     def __post_init__(self) -> None:
-        """Check what a source says; a name is written in lower case, as in a DSN."""
+        """Check the values; the host's name is put in lower case, as in a DSN."""
         if not isinstance(self.host, HostSpec):
             raise TypeError(f"host must be a HostSpec, not {self.host!r}")
-        try:  # a name with a comma, say, would be two hosts to a driver
+        try:  # a name with a comma, for example, would be two hosts to a driver
             host = parse_host(str(self.host))
         except (TypeError, ConfigurationError) as error:
             raise ConfigurationError(f"{self.host!r} cannot be a host: {error}") from None

@@ -1,12 +1,12 @@
-"""A connection string that names every host of a cluster, and the strings for one host made of it.
+"""Connection strings: one that names every host of a cluster, and those made from it for one host.
 
 The syntax is libpq's, with one rule of hasql's own: a port at the very end of the host list, and
 nowhere else in it, is the port of all hosts.
 https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
 
-No error quotes what it was given. One unencoded character in a password moves pieces of it
-anywhere in the string, so that any part may hold a piece; errors name parts by their place.
-Nor is any error raised while another is handled, for that one would quote it.
+No error quotes what it was given: one unencoded character in a password moves pieces of the
+password anywhere in the string, so that any part may hold a piece. Errors name parts by their
+place. No error is raised while another one is handled, either, because that one would quote it.
 """
 
 import re
@@ -40,8 +40,8 @@ _URL = re.compile(
 )
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
-# As conninfo_parse() of libpq reads it: a backslash escapes in quotes and outside of them, and a
-# quote is an ordinary character but at the beginning of a value.
+# As conninfo_parse() of libpq reads it: a backslash escapes inside and outside of quotes, and a
+# quote is an ordinary character except at the beginning of a value.
 _KEYWORD_VALUE = re.compile(
     r"""\s* (?P<keyword>[^=\s]+) \s*=\s*+
     (?: '(?P<quoted>(?:[^'\\]|\\.)*)' | (?!')(?P<plain>(?:[^\s\\]|\\.)*\\?) ) \s*""",
@@ -52,41 +52,42 @@ _KEYWORD = re.compile(r"[a-z_][\w.]*", re.ASCII | re.IGNORECASE)
 _ESCAPE = re.compile(r"\\(.?)", re.DOTALL)
 
 
-# An '@' elsewhere in a query may be the one that ends a password with an unencoded '/' or '?'.
+# An '@' anywhere else in a query may end a password that has an unencoded '/' or '?'.
 _MAY_HOLD_AT = frozenset({"application_name", "options", "password", "sslpassword", "user"})
-# Parameters by which a driver would choose among hosts, and the value that leaves it to hasql.
+# Parameters that make a driver choose among hosts, and the value that leaves the choice to hasql.
 _ROUTING = {"target_session_attrs": "any", "load_balance_hosts": "disable"}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Dsn:
-    """What a connection string says; `str()` and `repr()` of it hide the password."""
+    """The content of a connection string; its `str()` and `repr()` hide the password."""
 
     hosts: tuple[HostSpec, ...]
-    """In the order given, without duplicates; none where `source` has to be asked for them."""
+    """In the order given, without duplicates; empty if `source` has to be asked for them."""
     user: str | None = None
     password: str | None = None
     dbname: str | None = None
     params: tuple[tuple[str, str], ...] = ()
     """All other parameters, in the order given."""
     driver: str | None = field(default=None, compare=False)
-    """What SQLAlchemy's URLs name after a plus: `asyncpg` in `postgresql+asyncpg://`."""
+    """The name after a plus in SQLAlchemy's URLs: `asyncpg` in `postgresql+asyncpg://`."""
     source: HostSource | None = None
-    """Where the hosts come from; None: from `hosts`, or what the application gives."""
+    """The source of the hosts. None: they are `hosts`, or the application gives them."""
 
     @classmethod
     def parse(cls, text: str, *, plus_is_space: bool = False, hosts_needed: bool = True) -> "Dsn":
         """Read a URL or libpq's keyword/value form.
 
-        As in libpq a parameter in a URL's query takes precedence over the same thing before it,
-        '+' and '#' mean themselves, and the last of several equal parameters counts. But
+        As in libpq, a parameter in a URL's query takes precedence over the same thing before the
+        query, '+' and '#' mean themselves, and the last of several equal parameters counts. But
         repeated `host=`, `port=` and `plugin=` in a query add up, as they do in SQLAlchemy. With
-        `plus_is_space` a '+' in a query is a space, as asyncpg and SQLAlchemy have it. Hosts are
-        not needed where the application has a source of its own for them.
+        `plus_is_space` a '+' in a query is a space, as in asyncpg and SQLAlchemy. `hosts_needed` is
+        False if the application has its own source of hosts.
 
         Raises:
-            ConfigurationError: it cannot be parsed, names no host, or asks the driver to choose.
-            TypeError: it is not a str.
+            ConfigurationError: The text cannot be parsed, names no host, or asks the driver to
+                choose a host.
+            TypeError: The text is not a str.
 
         """
         require_str(text)
@@ -121,27 +122,27 @@ class Dsn:
         )
 
     def __len__(self) -> int:
-        """Return how many hosts there are."""
+        """Return the number of hosts."""
         return len(self.hosts)
 
     def __iter__(self) -> Iterator["Dsn"]:
-        """Iterate over DSNs of one host each, in order; `str()` of them hides the password, too."""
+        """Iterate over DSNs of one host each, in order; their `str()` hides the password, too."""
         return (replace(self, hosts=(host,)) for host in self.hosts)
 
     def for_host(self, host: HostSpec) -> str:
         """Return a URL for `host` alone, password included: for the driver, not for a log.
 
         `host` need not be one of `hosts`. asyncpg and libpq read the URL alike. SQLAlchemy
-        before 2.1 does not decode the database name; give it `dbname` apart.
+        before 2.1 does not decode the database name; give it `dbname` separately.
         """
         if host.host.startswith("/"):
-            # Not before the path, where SQLAlchemy would not undo the percent-encoding.
+            # In the query: before the path, SQLAlchemy would not undo the percent-encoding.
             return self._url("", {"host": host.host, "port": str(host.port)})
         return self._url(_authority(host))
 
     @property
     def redacted(self) -> str:
-        """The whole as a URL with all hosts, and `***` for the password and other secrets."""
+        """The whole DSN as a URL with all hosts, and `***` for the password and other secrets."""
         shown = replace(
             self,
             password=None if self.password is None else "***",
@@ -155,7 +156,7 @@ class Dsn:
         return shown._url(",".join(named))  # noqa: SLF001 - own class
 
     def hide(self, text: str) -> str:
-        """Return a text, such as an error's, with `***` where the password and other secrets stand.
+        """Return a text, such as an error's, with `***` for the password and other secrets.
 
         See `hasql.cluster.redaction`.
         """
@@ -258,7 +259,7 @@ def _drop_routing(options: dict[str, str]) -> None:
 def _read_hosts(
     authority: str, options: dict[str, str], *, needed: bool
 ) -> tuple[tuple[HostSpec, ...], Sequence[int | None]]:
-    """Return the hosts, and the ports that are written."""
+    """Return the hosts, and the ports that were written."""
     names, ports = _split_hosts(authority, in_url=True)
     host, hostaddr, port = (options.pop(k, "") for k in ("host", "hostaddr", "port"))
     if hostaddr and (host or any(names)):
@@ -299,7 +300,7 @@ def _read_hosts(
 
 
 def _split_hosts(text: str, *, in_url: bool) -> tuple[list[str], list[int | None]]:
-    """Return the names, and no port, one for all or one for each; an empty name is still ''."""
+    """Return the names, and no port, one for all or one for each; an empty name stays ''."""
     segments = text.split(",")
     hosts = [
         split_host(segment, f"host {number} of {len(segments)} in the DSN", in_url=in_url)

@@ -1,8 +1,8 @@
 """Fencing: which of several masters is the master, and which hosts must not serve at all.
 
 Pure functions over what all nodes last said. A standby that is promoted starts a new timeline,
-higher than its old master's; so among the masters of one cluster the highest timeline is the one
-that the cluster went on with, and whatever the others still acknowledge will be lost.
+higher than that of its old master. So the cluster went on with the master that has the highest
+timeline, and whatever the other masters still acknowledge will be lost.
 https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-TIMELINES
 """
 
@@ -16,7 +16,7 @@ from hasql.cluster.state import Exclusion, Health, NodeState, Rules
 
 __all__ = ("SeenClusters", "Verdict", "judge")
 
-#: Seconds without an answer from the pinned cluster before another identifier may take its place.
+#: Seconds that the pinned cluster has to be silent before another identifier may take its place.
 _REPIN_AFTER = 30.0
 
 
@@ -26,31 +26,31 @@ class SeenClusters:
 
     #: The system identifier that nodes must have; None until the first round is over.
     cluster: int | None = None
-    #: Whether every host has been heard or has failed since: until then most votes count anew.
+    #: Whether every host has answered or failed since; until then the votes are counted anew.
     cluster_is_final: bool = False
     #: When a node of that cluster last answered.
     cluster_seen: float = float("-inf")
     #: By system identifier: the highest timeline that a master was seen to write.
     timelines: Mapping[int, int] = field(default_factory=dict)
-    #: By system identifier: the node that is, or was last, the elected master.
+    #: By system identifier: the node that is, or last was, the elected master.
     incumbents: Mapping[int, NodeState] = field(default_factory=dict)
-    #: By system identifier: those that were seen to write the incumbent's timeline, too. They are
-    #: remembered here as a source of hosts may leave one out for a moment.
+    #: By system identifier: nodes that were also seen to write the incumbent's timeline. They are
+    #: remembered here, because a source of hosts may leave one out for a moment.
     losers: Mapping[int, tuple[NodeState, ...]] = field(default_factory=dict)
-    #: By system identifier: where its timelines have begun, as far as that was seen.
+    #: By system identifier: where its timelines began, as far as that was seen.
     switches: Mapping[int, tuple[Switch, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Who may not serve and why, by position, and what is to be remembered."""
+    """Which nodes may not serve and why, by position, and what has to be remembered."""
 
     exclusions: tuple[Exclusion | None, ...]
     seen: SeenClusters
 
 
 def judge(nodes: Sequence[NodeState], seen: SeenClusters, rules: Rules, now: float) -> Verdict:
-    """Judge all nodes anew. What was seen before counts, too: the same gives the same verdict."""
+    """Judge all nodes anew, with what was seen before; equal input gives an equal verdict."""
     seen = _pin(nodes, seen, rules, now)
     exclusions = _own_exclusions(nodes, seen, rules)
     if rules.fencing:
@@ -62,7 +62,7 @@ def judge(nodes: Sequence[NodeState], seen: SeenClusters, rules: Rules, now: flo
 def _fence(
     nodes: Sequence[NodeState], exclusions: list[Exclusion | None], seen: SeenClusters
 ) -> SeenClusters:
-    """Choose the master of each cluster, and return what is to be remembered of that."""
+    """Choose the master of each cluster, and return what has to be remembered of that."""
     clusters = {node.system_id for node in nodes if node.system_id is not None}
     for cluster in clusters:
         contenders = [
@@ -79,12 +79,12 @@ def _fence(
 
 
 def _pin(nodes: Sequence[NodeState], seen: SeenClusters, rules: Rules, now: float) -> SeenClusters:
-    """Fix the cluster that nodes must belong to: that of most, ties by the order of hosts."""
+    """Fix the cluster that nodes must belong to: that of most nodes, ties by the order of hosts."""
     if rules.allow_several_clusters:
         return seen
     votes = Counter(node.system_id for node in nodes if node.answers and node.system_id is not None)
-    # An upgrade with pg_upgrade gives a cluster a new identifier: once the old one has been
-    # silent for long, and nothing but one other answers, that one is the cluster now.
+    # pg_upgrade gives a cluster a new identifier. Once the old cluster has been silent for long,
+    # and just one other cluster answers, that one is the cluster now.
     gone = seen.cluster not in votes and now - seen.cluster_seen > _REPIN_AFTER and len(votes) == 1
     if not votes or (seen.cluster_is_final and not gone):
         return seen
@@ -96,7 +96,7 @@ def _pin(nodes: Sequence[NodeState], seen: SeenClusters, rules: Rules, now: floa
 def _own_exclusions(
     nodes: Sequence[NodeState], seen: SeenClusters, rules: Rules
 ) -> list[Exclusion | None]:
-    """Why nodes may not serve whatever the other masters are."""
+    """Return why nodes may not serve, regardless of the other masters."""
     exclusions: list[Exclusion | None] = []
     servers: set[tuple[int, int]] = set()
     for node in nodes:
@@ -108,7 +108,7 @@ def _own_exclusions(
         elif node.was_replica and node.never_replica:
             exclusions.append(Exclusion.NEVER_REPLICA)
         elif server in servers and not (node.several and node.role is Role.REPLICA):
-            # A name for several replicas is more than the one of them that its monitor sees.
+            # A name that leads to several replicas is more than the one that its monitor sees.
             exclusions.append(Exclusion.LEAVING if node.leaving else Exclusion.ALIAS)
         else:
             exclusions.append(None)
@@ -120,8 +120,8 @@ def _own_exclusions(
 def _see_off(nodes: Sequence[NodeState], exclusions: list[Exclusion | None]) -> None:
     """Exclude the hosts that leave, as soon as others serve in their place.
 
-    A source that no longer names the master, or names nothing but hosts that do not answer, may be
-    wrong: until then the probe counts for more.
+    A source that no longer names the master, or names only hosts that do not answer, may be wrong:
+    until others serve, the probe counts for more than the source.
     """
     roles = {
         node.role
@@ -143,7 +143,7 @@ def _elect(
     exclusions: list[Exclusion | None],
     seen: SeenClusters,
 ) -> SeenClusters:
-    """Choose the master among those that are, or were when they last answered, masters."""
+    """Choose the master among the nodes that are masters, or were when they last answered."""
     live = [i for i in contenders if nodes[i].answers]
     top_before = seen.timelines.get(cluster, 0)
     top = max([top_before, *(nodes[i].timeline or 0 for i in live)])
@@ -151,9 +151,9 @@ def _elect(
         if (nodes[i].timeline or 0) < top:
             exclusions[i] = Exclusion.FENCED
     leaders = [i for i in contenders if nodes[i].timeline == top]
-    # Once two were seen to write the same timeline, the one that was not chosen stays out until
-    # the other is a replica, is gone from the hosts, or has been left behind by a new timeline:
-    # that the other is silent does not tell that it lost.
+    # Once two nodes were seen to write the same timeline, the one that was not chosen stays out
+    # until the other is a replica, is gone from the hosts, or has been left behind by a new
+    # timeline. If the other is only silent, that does not show that it has lost.
     lost = seen.losers.get(cluster, ()) if top == top_before else ()
     split = {i for i in leaders if len(leaders) > 1 and _is_among(lost, nodes[i])}
     free = [i for i in leaders if nodes[i].answers and i not in split]
@@ -167,7 +167,7 @@ def _elect(
     if chosen:
         incumbent = nodes[chosen[0]]
     leading = [nodes[i] for i in leaders]
-    losers = [each for each in lost if not _is_among(leading, each)]  # not named just now, say
+    losers = [each for each in lost if not _is_among(leading, each)]  # e.g. not named just now
     losers += [nodes[i] for i in leaders if exclusions[i] is Exclusion.SPLIT]
     return replace(
         seen,
@@ -180,7 +180,7 @@ def _elect(
 
 
 def _is_same(node: NodeState, other: NodeState) -> bool:
-    """Tell whether this is the same server still, restarted or under another of its names."""
+    """Tell whether this is still the same server, restarted or under another of its names."""
     return node.host == other.host or (node.server is not None and node.server == other.server)
 
 

@@ -1,4 +1,4 @@
-"""One host: how it is written, and read.
+"""One host: how it is written and how it is read.
 
 No error quotes what it was given; see `hasql.cluster.dsn`.
 """
@@ -45,8 +45,8 @@ class HostSpec:
     """A name, an address (IPv6 without brackets) or the absolute directory of a Unix socket."""
     port: int
     address: str = ""
-    """The address to dial, where certificates and password files go by the name; empty: any of the
-    name's own."""
+    """The address to dial; certificates and password files still go by `host`. Empty: any address
+    of the name."""
 
     def __str__(self) -> str:
         """`db1:5432`, `[::1]:5432`, `/run/postgresql:5432` or, with an address, `db[::1]:5432`.
@@ -60,13 +60,14 @@ class HostSpec:
 def parse_host(text: str, default_port: int = DEFAULT_PORT) -> HostSpec:
     """Read one host: `db1`, `db1:5433`, `::1`, `[::1]`, `[::1]:5433`, `/run/pg`, `/run/pg:5433`.
 
-    `db[10.0.0.1]:5433` is one that is dialled by an address of its own, see `HostSpec`.
+    `db[10.0.0.1]:5433` is a host that is dialled at a given address; see `HostSpec`.
 
-    Where no port is written it is `default_port`; 0 there tells a host without one from others.
+    A host that is written without a port gets `default_port`. With a `default_port` of 0 the caller
+    can tell such a host from others.
 
     Raises:
-        ConfigurationError: it is anything else.
-        TypeError: it is not a str.
+        ConfigurationError: The text is anything else.
+        TypeError: The text is not a str.
 
     """
     require_str(text)
@@ -90,7 +91,7 @@ def parse_host(text: str, default_port: int = DEFAULT_PORT) -> HostSpec:
 
 
 def is_address(host: str) -> bool:
-    """Tell whether a host is an address, and no name."""
+    """Tell whether a host is an address and not a name."""
     try:
         ip_address(host)
     except ValueError:
@@ -99,18 +100,18 @@ def is_address(host: str) -> bool:
 
 
 def require_str(text: object) -> None:
-    """Refuse what is no text. Raises TypeError."""
+    """Refuse anything but a str. Raises TypeError."""
     if not isinstance(text, str):
         raise TypeError(f"a DSN or host must be a str, not {type(text).__name__}")
 
 
 def decode(text: str, where: str) -> str:
-    """Undo percent-encoding. Raises ConfigurationError that names the place, not the text."""
+    """Undo percent-encoding. Raises a ConfigurationError that names the place, not the text."""
     if _BAD_PERCENT.search(text):
         raise ConfigurationError(
             f"{where} has a '%' without two hexadecimal digits; write '%' itself as %25"
         )
-    # Undecodable bytes become lone surrogates here, where errors="strict" would raise and quote.
+    # Undecodable bytes become lone surrogates here; errors="strict" would raise and quote them.
     decoded = unquote(text, errors="surrogateescape")
     if UNUSABLE.search(decoded):
         raise ConfigurationError(
@@ -120,7 +121,7 @@ def decode(text: str, where: str) -> str:
 
 
 def bracketed(name: str) -> str:
-    """Return a host as it stands before a port: an IPv6 address in brackets."""
+    """Return a host as it is written before a port: an IPv6 address in brackets."""
     return f"[{name}]" if ":" in name and not name.startswith("/") else name
 
 

@@ -1,4 +1,4 @@
-"""Where a DSN says that its hosts come from, if it does not list them.
+"""The source from which a DSN says that its hosts come, if it does not list them.
 
 No error quotes what it was given; see `hasql.cluster.dsn`.
 """
@@ -20,20 +20,20 @@ _KEYWORDS: Final = ("patroni_port", "patroni_scheme", "patroni_ca", "patroni_aut
 
 @dataclass(frozen=True, slots=True)
 class HostSource:
-    """What a DSN asks for; drivers are told nothing of it."""
+    """The source that a DSN asks for; drivers are told nothing of it."""
 
     kind: Kind
     params: tuple[tuple[str, str], ...] = ()
-    """What is said to Patroni, in the order given: `patroni_port` and so on."""
+    """The parameters for Patroni, in the order given: `patroni_port` and so on."""
     names: tuple[HostSpec, ...] = ()
-    """The hosts as they stand in the DSN; for `dns` and `srv` it is one name."""
+    """The hosts as they stand in the DSN; for `dns` and `srv` there is one name."""
 
     def param(self, keyword: str) -> str | None:
-        """Return what the DSN says of this, None if nothing."""
+        """Return the value of a parameter in the DSN; None: it is not there."""
         return dict(self.params).get(keyword)
 
     def check(self, ports: Sequence[int | None]) -> None:
-        """Refuse names that its kind cannot ask for; `ports` are those that are written.
+        """Refuse names that this source cannot ask for; `ports` are those written in the DSN.
 
         Raises ConfigurationError.
         """
@@ -58,14 +58,14 @@ class HostSource:
 
     @property
     def query(self) -> tuple[tuple[str, str], ...]:
-        """What a URL's query says of it."""
+        """The part of a URL's query that asks for this source."""
         return ("discovery", self.kind), *self.params
 
 
 def read_source(options: dict[str, str], *, srv: bool) -> HostSource | None:
-    """Take what belongs to a source out of a DSN's options; None: the DSN lists its hosts.
+    """Take the options of a source out of a DSN's options. None: the DSN lists its hosts.
 
-    `srv` if the scheme asks for that. Raises ConfigurationError.
+    `srv` tells whether the scheme asks for SRV records. Raises ConfigurationError.
     """
     asked = options.pop("discovery", "") or ("srv" if srv else "static")
     params = tuple(

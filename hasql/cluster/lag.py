@@ -17,9 +17,9 @@ def written_by_masters(topology: Topology) -> dict[int | None, int | None]:
 
 
 def lag_of(state: NodeState, written: int | None) -> tuple[int | None, float | None]:
-    """Say how far a replica is behind, in bytes and seconds, None where that is not known.
+    """Return how far a replica is behind, in bytes and seconds; None where that is not known.
 
-    As probes have read it last of both; `written` is the master's WAL position.
+    It is taken from the last probes of both. `written` is the master's WAL position.
     """
     reading = state.reading
     if reading is None or state.role is not Role.REPLICA:

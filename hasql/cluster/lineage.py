@@ -1,7 +1,7 @@
-"""Lineage: where each timeline of a cluster has left the one before, as far as that was seen.
+"""Lineage: where each timeline of a cluster left the one before it, as far as that was seen.
 
 A standby that is promoted begins a new timeline at the position up to which it has replayed the
-old one, its switch position. What the old one holds beyond that is not in the new one's history.
+old one: its switch position. What the old one holds beyond that is not in the new one's history.
 https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-TIMELINES
 """
 
@@ -21,36 +21,36 @@ __all__ = (
     "with_what_was_followed",
 )
 
-#: Every history begins with it.
+#: Every history begins with this timeline.
 FIRST_TIMELINE: Final = 1
-#: How many switches of one cluster are kept, of the newest timelines.
+#: How many switches of one cluster are kept: those of the newest timelines.
 _KEPT: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """Where a timeline began, as the server has told that was promoted to it."""
+    """Where a timeline began, as told by the server that was promoted to it."""
 
     host: HostSpec
-    #: The new one.
+    #: The new timeline.
     timeline: int
-    #: Up to where the timeline before is in its history, in bytes.
+    #: The position, in bytes, up to which its history holds the timeline before it.
     position: int
-    #: When the last transaction had ended that is in that history, by the clock of the server that
-    #: had run it, in microseconds since 1970. None: it has replayed none since its start.
+    #: When the last transaction in that history had ended, in microseconds since 1970, by the clock
+    #: of the server that ran it. None: the promoted server has replayed none since its start.
     last_ended: int | None
-    #: The newest timeline before it that is known to be in its history. It need not be the one that
-    #: it has left: several may lie between.
+    #: The newest earlier timeline that is known to be in its history. It need not be the one that
+    #: it left: several may lie between.
     ancestor: int = FIRST_TIMELINE
 
 
 def switch_of(host: HostSpec, reading: Reading, before: Reading | None) -> Switch | None:
-    """Return the switch that a master tells of, if it has been promoted since its start.
+    """Return the switch that a master reports, if it has been promoted since its start.
 
     Args:
-        host: Where the server is.
+        host: The host of the server.
         reading: What it says.
-        before: What was read there before.
+        before: What was read from that host before.
     """
     if reading.role is not Role.MASTER or not reading.was_standby:
         return None
@@ -58,7 +58,7 @@ def switch_of(host: HostSpec, reading: Reading, before: Reading | None) -> Switc
     if timeline is None or position is None:
         return None
     ancestor = FIRST_TIMELINE
-    # A server only goes forward while it runs: what it has followed as a standby is in its history.
+    # A running server only goes forward: what it has followed as a standby is in its history.
     # (At the very moment of its promotion a standby may name the new timeline.)
     same = before is not None and _server(before) == _server(reading) is not None
     if same and before is not None and before.followed is not None and before.followed < timeline:
@@ -67,9 +67,9 @@ def switch_of(host: HostSpec, reading: Reading, before: Reading | None) -> Switc
 
 
 def with_what_was_followed(reading: Reading, before: Reading | None) -> Reading:
-    """Add to what a replica says the newest timeline that it has said before to have followed.
+    """Keep the newest timeline that a replica has reported to follow, if it reports less now.
 
-    It says less once it receives nothing any more.
+    A replica reports less once it no longer receives anything.
     """
     if before is None or before.followed is None or reading.role is not Role.REPLICA:
         return reading
@@ -90,10 +90,10 @@ def remembered(
     reading: Reading,
     before: Reading | None,
 ) -> Mapping[int, tuple[Switch, ...]]:
-    """Add the switch that a master tells of to those that are known, by system identifier.
+    """Add the switch that a master reports to the known ones, by system identifier.
 
-    What is known stays known. There may be several for one timeline: of servers that have begun one
-    of the same number without knowing of each other.
+    Known switches stay. There may be several for one timeline, if servers have begun timelines of
+    the same number without knowing of each other.
     """
     switch = switch_of(host, reading, before)
     if switch is None or reading.system_id is None:
@@ -110,15 +110,15 @@ def remembered(
 def switches_from(
     timeline: int, last: Switch, switches: Iterable[Switch]
 ) -> tuple[Switch, ...] | None:
-    """Return the switches by one of which a history has left a timeline; None: it is not known.
+    """Return the switches, one of which is where a history left a timeline; None: not known.
 
     Args:
-        timeline: The one that was left.
+        timeline: The timeline that was left.
         last: Where the history's last timeline began.
-        switches: All that is known of the cluster.
+        switches: All known switches of the cluster.
     """
     if last.ancestor < timeline:
-        return None  # it may have begun elsewhere, and never have held this timeline
+        return None  # the history may have begun elsewhere, and never have held this timeline
     kept = [each for each in switches if timeline < each.timeline < last.timeline]
     if last.ancestor > timeline:
         # Whatever lies between the ancestor and the last, the ancestor's history is part of it.
@@ -130,7 +130,7 @@ def switches_from(
                     return None
                 found += further
         return tuple(found) or None
-    # The history may have gone over each of the timelines between, so each has to be known.
+    # The history may have passed through each timeline in between, so each has to be known.
     between = range(timeline + 1, last.timeline)
     if {each.timeline for each in kept} != set(between):
         return None

@@ -15,24 +15,24 @@ _REMEMBERED = 1000
 class NameHistory:
     """The addresses that a name has and had, by its answers.
 
-    An address that comes back after it had left marks the name as rotating: each of its answers
-    shows but some of its addresses, as a cloud's reader endpoint does. From then on an address has
-    left only when it has been missing for 60 seconds.
+    If an address comes back after it had left, the name is marked as rotating: each of its answers
+    shows only some of its addresses, as with a cloud's reader endpoint. From then on an address
+    counts as left only when it has been missing for 60 seconds.
 
-    One thread tells it of answers; any may ask, and none needs a lock.
+    One thread reports the answers; any thread may ask, and none needs a lock.
     """
 
     def __init__(self) -> None:
         self.addresses: tuple[str, ...] = ()
-        """Those of the last good answer, in its order; none before the first."""
+        """The addresses of the last good answer, in its order; none before the first."""
         self.rotates = False
         """Whether an address has come back after it had left."""
         self._present: frozenset[str] = frozenset()
-        # Since when an address is missing; the one that left longest ago is first.
+        # Since when each address has been missing; the one that left longest ago is first.
         self._missing_since: dict[str, float] = {}
 
     def answered(self, addresses: Sequence[str], now: float) -> None:
-        """Note a good answer; an empty one is none, and changes nothing."""
+        """Note a good answer. An empty answer is not a good one, and changes nothing."""
         present = frozenset(map(plain_address, addresses))
         if not present:
             return
@@ -47,7 +47,7 @@ class NameHistory:
             del missing[address]
         while len(missing) > _REMEMBERED:
             del missing[next(iter(missing))]
-        # Whoever asks meanwhile finds the answer of before, or the new one.
+        # A thread that asks meanwhile finds the former answer or the new one.
         if back:
             self.rotates = True
         self._missing_since = missing
@@ -55,7 +55,7 @@ class NameHistory:
         self.addresses = tuple(addresses)
 
     def has_left(self, address: str, now: float) -> bool:
-        """Whether the name leads to this address no more; False before the first answer."""
+        """Whether the name no longer leads to this address; False before the first answer."""
         present = self._present
         if address in present or not present:
             return False
@@ -64,16 +64,16 @@ class NameHistory:
             return False
         if not self.rotates:
             return True
-        # One that no answer has shown yet, and that a driver got from a resolver of its own, is
-        # missing since we hear of it.
+        # An address that no answer has shown yet comes from a resolver of the driver's own. It
+        # counts as missing from the moment we hear of it.
         return now - self._missing_since.setdefault(address, now) >= ROTATING_ABSENCE
 
 
 def plain_address(address: str) -> str:
-    """Write an address as every other part does, so that the same address is the same text.
+    """Write an address as all other parts do, so that the same address is the same text.
 
-    An IPv4 address that a dual-stack socket shows as IPv6 is the IPv4 address. What is no address,
-    such as the directory of a Unix socket, stays as it is.
+    An IPv4 address that a dual-stack socket shows as IPv6 becomes the IPv4 address. Anything that
+    is not an address, such as the directory of a Unix socket, stays as it is.
     """
     try:
         parsed = ip_address(address)

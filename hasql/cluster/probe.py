@@ -1,14 +1,14 @@
 """The probe: the SQL that asks a server what it is, and the reading of its answer.
 
-One round trip and one row, for an ordinary role without grants, on PostgreSQL 14 to 18. A server
-that denies or lacks a function gets the next smaller form: `FULL`, then `CORE` (nothing of how its
-timeline came to be), `PLAIN` (no control file, no WAL functions), then `BARE`.
+It takes one round trip and one row, for an ordinary role without grants, on PostgreSQL 14 to 18. If
+a server denies or lacks a function, the next smaller form is used: `FULL`, then `CORE` (nothing on
+how its timeline came to be), `PLAIN` (no control file, no WAL functions), then `BARE`.
 
-In a burst a known role is confirmed by `STANDBY_QUERY`, and what else may have changed is asked for
-by `CHANGES`: then a thousand clients ask at once.
+In a burst a thousand clients may ask at once. So a role that is known is confirmed by
+`STANDBY_QUERY`, and `CHANGES` asks for whatever else may have changed.
 
-Names and operators are qualified, as an application's search path may put others before them. No
-value depends on how a session likes its numbers and times written: all are integers, `numeric`,
+Names and operators are qualified, because an application's search path may put others before them.
+No value depends on how a session formats numbers and times: all are integers, `numeric`,
 positions, booleans, or ASCII.
 """
 
@@ -37,7 +37,7 @@ __all__ = (
 
 
 class Role(Enum):
-    """What a server says it is. PostgreSQL's documentation says primary and standby."""
+    """The role that a server reports. PostgreSQL's documentation says primary and standby."""
 
     MASTER = "master"
     REPLICA = "replica"
@@ -50,12 +50,14 @@ STARTED_AT: Final = """\
   OPERATOR(pg_catalog.*) 1000000)::bigint"""
 
 
-#: Is asked first, so that what follows is a master's where it says so: no server goes back without
-#: a restart. What is a master's alone raises on a standby, and so is asked behind it once more.
+#: Asked first: if it says master, the rest of the answer is a master's, because no server becomes a
+#: standby without a restart. A function that only a master allows raises on a standby, so each is
+#: guarded by this question once more.
 _RECOVERS: Final = "pg_catalog.pg_is_in_recovery()"
 
-# Positions are as text and times in seconds: what the server has to work out costs it more than it
-# costs to read. The timeline is that of the WAL being written; pg_control_checkpoint() lags behind.
+# Positions are sent as text and times in seconds: computing with them costs the server more than
+# reading them costs us. The timeline is that of the WAL being written; pg_control_checkpoint() lags
+# behind.
 _IDENTITY: Final = f"""\
 (pg_catalog.pg_control_system()).system_identifier,
  {STARTED_AT},
@@ -67,15 +69,15 @@ CASE WHEN NOT {_RECOVERS} THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_
  CASE WHEN {_RECOVERS} THEN pg_catalog.pg_last_wal_replay_lsn()
   ELSE pg_catalog.pg_current_wal_lsn() END"""
 
-# What the replay functions say stands still once a recovery has ended, until the next: it is of
-# the recovery with which this server has begun to write. WAL was received in it by a standby
-# alone, and so it was promoted then; what a crash leaves behind knows of none.
+# Once a recovery has ended, the replay functions return the same until the next one: they tell of
+# the recovery after which this server began to write. Only a standby receives WAL in a recovery, so
+# a server that has received some was promoted then; after a crash there is none.
 _HISTORY: Final = f"""\
 CASE WHEN NOT {_RECOVERS} THEN pg_catalog.pg_current_wal_flush_lsn() END,
  pg_catalog.pg_last_wal_replay_lsn(),
  pg_catalog.pg_last_wal_receive_lsn() IS NOT NULL"""
 
-# A standby does not say which timeline it follows. Each of the three it has followed, at the least;
+# A standby does not say which timeline it follows. It has certainly followed each of these three;
 # two of them are read from a file.
 _RECEIVED: Final = "(pg_catalog.pg_stat_get_wal_receiver()).received_tli"
 _FOLLOWED: Final = f"""\
@@ -107,8 +109,8 @@ SELECT {_RECOVERS}, {_CLOCK},
 
     BARE = f"SELECT {_RECOVERS}"
 
-    #: What may change of a server while it runs, a promotion included; for a server that has
-    #: answered the whole, over the same session and without a pooler. It reads no file.
+    #: What may change in a server while it runs, also by a promotion. It is for a server that has
+    #: answered `FULL` over the same session and without a pooler. It reads no file.
     CHANGES = f"""\
 SELECT {_RECOVERS}, {_CLOCK},
  {_WAL},
@@ -126,20 +128,20 @@ _SMALLER: Final = MappingProxyType(
     dict(pairwise((ProbeForm.FULL, ProbeForm.CORE, ProbeForm.PLAIN, ProbeForm.BARE)))
 )
 
-#: Has one row on a standby and none on a master. It only confirms a role that is known: that there
-#: is no row, somebody on the way may say as well.
+#: Has one row on a standby and none on a master. It can only confirm a role that is known, because
+#: something between us and the server may answer without a row as well.
 STANDBY_QUERY: Final = f"SELECT 1 WHERE {_RECOVERS}"
 
 
 def writes_query(server: tuple[int, int] | None) -> str:
-    """Return SQL that has one row if the server writes, and is this one; else none.
+    """Return SQL that has one row if the server writes and is this one, and no row otherwise.
 
-    It is for an application's own session. There are no values to be read, which would go through
-    its codecs, and no parameters.
+    It runs in an application's own session, so it returns no values, which would go through the
+    session's codecs, and takes no parameters.
 
     Args:
-        server: The system identifier and the start of the postmaster, as a probe has read them;
-            None: whichever server it is.
+        server: The system identifier and the start of the postmaster, as a probe has read them.
+            None: any server.
     """
     sql = "SELECT FROM (SELECT 1) AS s WHERE NOT pg_catalog.pg_is_in_recovery()"
     if server is None:
@@ -152,10 +154,10 @@ def writes_query(server: tuple[int, int] | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one answered probe said of its server; None where the server does not tell."""
+    """What one answered probe said of its server. None: the server does not tell."""
 
     role: Role
-    #: Identifies the cluster: equal on a master and all copies made of it physically.
+    #: Identifies the cluster: equal on a master and on all physical copies of it.
     system_id: int | None = None
     #: Start of the postmaster, microseconds since 1970; identifies the running server.
     started_at: int | None = None
@@ -165,27 +167,28 @@ class Reading:
     wal_position: int | None = None
     #: Seconds since the commit that a replica replayed last. None on a master.
     replay_age: float | None = None
-    #: Seconds since the start of the postmaster, by the server's own clock: a server that is
-    #: younger than the last reading is old has restarted.
+    #: Seconds since the start of the postmaster, by the server's own clock. If that is less than
+    #: the age of the last reading, the server has restarted.
     uptime: float | None = None
-    #: The process that answered. Another than the one that the login told of: a pooler.
+    #: The process that answered. If the login named another one, there is a pooler in between.
     backend_pid: int | None = None
     #: On a master: up to which WAL position, in bytes, no crash loses anything any more.
+    #: On a master: the WAL position, in bytes, up to which a crash no longer loses anything.
     flushed: int | None = None
-    #: On a master: up to which WAL position, in bytes, it has recovered when it started or was
-    #: promoted. None where it had no need to.
+    #: On a master: the WAL position, in bytes, up to which it recovered when it started or was
+    #: promoted. None: it did not have to.
     recovered_to: int | None = None
     #: On a master: whether it was a standby since its start, and so was promoted at `recovered_to`.
     was_standby: bool | None = None
-    #: On a master that was a standby: when the last transaction that it has replayed had ended, by
-    #: the clock of the master before it, in microseconds since 1970.
+    #: On a master that was a standby: when the last transaction that it replayed had ended, by the
+    #: clock of the master before it, in microseconds since 1970.
     last_replayed: int | None = None
-    #: On a replica: a timeline that it has followed, the newest that is known for sure.
+    #: On a replica: the newest timeline that it is known to have followed.
     followed: int | None = None
 
 
 class UnreadableAnswerError(HasqlError):
-    """A probe was answered with what no PostgreSQL server answers, and so it has failed."""
+    """The answer to a probe is one that no PostgreSQL server gives, so the probe has failed."""
 
 
 #: A WAL file's name begins with its timeline, eight hexadecimal digits:
@@ -215,8 +218,8 @@ _COLUMNS: Final = MappingProxyType(
 def read_row(form: ProbeForm, row: Sequence[str | None], known: Reading | None = None) -> Reading:
     """Read the row that a probe of this form was answered with, as the server's own text.
 
-    NULL is what the server does not tell. A value that cannot be read is something else: taken
-    for a role, or for not told, it would lose a master or switch fencing off without a word.
+    NULL means that the server does not tell. A value that cannot be read is an error: taken for a
+    role or for NULL, it would silently lose a master or switch fencing off.
 
     Args:
         form: What was asked for.
@@ -224,7 +227,7 @@ def read_row(form: ProbeForm, row: Sequence[str | None], known: Reading | None =
         known: What the same server has said before; for what CHANGES does not ask for.
 
     Raises:
-        UnreadableAnswerError: it is no answer to such a probe.
+        UnreadableAnswerError: The row is not an answer to such a probe.
     """
     columns = _COLUMNS[form]
     if len(row) != len(columns):
@@ -250,7 +253,7 @@ def _reading_of(said: Callable[[str], Any]) -> Reading:
         uptime=_seconds(started_at, clock),
         backend_pid=said("process id"),
     )
-    # A server that is promoted while it answers tells of a master as well.
+    # If a server is promoted while it answers, the later values are already a master's.
     if role is Role.REPLICA:
         age = _seconds(replayed_at, clock)
         return replace(reading, replay_age=age, followed=said("followed timeline"))
@@ -287,7 +290,7 @@ def _flag(value: str) -> bool:
 
 
 def timeline_of(value: str) -> int:
-    """Return the timeline of a WAL file by its name. Raises ValueError: it is none."""
+    """Return the timeline in a WAL file's name. Raises ValueError if it is not such a name."""
     if not _WAL_FILE.fullmatch(value):
         raise ValueError
     return int(value[:8], 16)
@@ -302,7 +305,7 @@ def _position(value: str) -> int:
 
 
 def _microseconds(value: str) -> int:
-    """Return a time in microseconds: a double holds one of today exactly, to a quarter of one."""
+    """Return a time in microseconds; a double holds a present-day one to within a quarter."""
     seconds = float(value)
     if not isfinite(seconds):
         raise ValueError

@@ -1,8 +1,8 @@
-"""Redaction of a text that a driver, a server or an application has written: no secret is left.
+"""Redaction: removes secrets from a text that a driver, a server or an application has written.
 
 A secret is masked where secrets stand, whatever it is: in a URL before the ``@``, and as the value
-of a parameter that holds one. Replaced everywhere, one that is an ordinary word would spoil every
-message with that word, and each reader would see by the stars what it is.
+of a parameter that holds a secret. If it were replaced everywhere, a secret that is an ordinary
+word would spoil every message with that word, and the stars would tell each reader what it is.
 """
 
 import re
@@ -14,14 +14,14 @@ __all__ = ("SECRET_PARAMETERS", "redact")
 SECRET_PARAMETERS: Final = frozenset(
     {"oauth_client_secret", "scram_client_key", "scram_server_key", "sslpassword"}
 )
-"""The parameters of a connection, beside its password, that are secret."""
+"""The connection parameters, besides the password, that are secret."""
 
-# Any that ends so, such as sslpassword and PGPASSWORD.
+# Any name that ends like this, such as sslpassword and PGPASSWORD.
 _KEY = r"(?i:password|passwd|client_secret|scram_(?:client|server)_key)['\"]?"
 _USERINFO = re.compile(r"(://[^\s:/?@'\"]*:)[^\s/?'\"]+(?=@)")
-# In quotes, as repr() and libpq write it, or without them. A URL's ends at '&'; any other at a
-# space, and what closes the text around it is left. A text may be long, such as an error that holds
-# what an application has sent: what is repeated is possessive, so that nothing is looked at twice.
+# In quotes, as repr() and libpq write it, or without them. A value in a URL ends at '&', any other
+# at a space, and whatever closes the surrounding text is left. A text may be long, such as an error
+# that quotes what an application has sent. So repetitions are possessive: nothing is tried twice.
 _VALUE = re.compile(
     rf"""
     (?P<key>{_KEY}) (?:
@@ -33,7 +33,7 @@ _VALUE = re.compile(
     re.DOTALL | re.VERBOSE,
 )
 _QUERY_VALUE = re.compile(rf"([?&]\w*{_KEY}=)[^\s&'\"]+")
-# Any other may be a word, a name, an address or a number that a message has for another reason.
+# Any other text may be a word, a name, an address or a number that is there for another reason.
 _LIKE_NO_WORD = re.compile(
     r"(?=.*[0-9]) (?=.*[^\W0-9_]) (?![^\W0-9_]+ [-_.]? [0-9]* \Z)"
     r" (?![\w]+ ([.:-] [\w]+)+ \Z) \S{8,}",
@@ -42,10 +42,11 @@ _LIKE_NO_WORD = re.compile(
 
 
 def redact(text: str, secrets: Iterable[str], names: Collection[str]) -> str:
-    """Return a text with ``***`` for what stands in it as a secret.
+    """Return a text with ``***`` for the secrets in it.
 
-    Of the `secrets` that are known each is found as it is, escaped or percent-encoded; and one that
-    cannot be taken for a word, and is no part of the `names` that everybody knows, in any place.
+    Each of the known `secrets` is found where secrets stand, whether as it is, escaped or
+    percent-encoded. One that cannot be taken for a word, and is not part of the `names` that
+    everybody knows, is found anywhere.
     """
     for secret in secrets:
         text = _without(text, secret, names)
@@ -66,8 +67,9 @@ def _without(text: str, secret: str, names: Collection[str]) -> str:
 
 def _spellings(part: str) -> str:
     # As it is, escaped by libpq, and escaped once more by repr(): with up to three backslashes
-    # before each character. Those of the secret are counted with them. Told apart, they could be so
-    # in very many ways, and where a text ends otherwise than the secret all would be tried.
+    # before each character. The secret's own backslashes are counted together with these. If the
+    # two were told apart, there would be very many ways to do it, and all of them would be tried
+    # wherever a text ends otherwise than the secret.
     character = part.lstrip("\\")
     own = len(part) - len(character)
     backslashes = rf"(?:\\|(?i:%5c)){{{own},{4 * own + 3 * len(character)}}}"

@@ -1,4 +1,4 @@
-"""The state of one node: its health, what it last said of itself, and why it may not serve."""
+"""The state of one node: its health, its last answer, and why it may not serve."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -13,11 +13,11 @@ __all__ = ("Exclusion", "Health", "NodeState", "Rules")
 class Health(Enum):
     """How well a host answers its probes."""
 
-    #: Not yet answered, nor failed.
+    #: Has neither answered nor failed yet.
     STARTING = "starting"
     UP = "up"
-    #: Its reserved connection has gone quiet: used only while nobody else can serve. Or it lets
-    #: nobody in: used only while nobody else has room.
+    #: Its reserved connection has gone quiet: used only while no other host can serve. Or it
+    #: accepts no new connection: used only while no other host has room.
     SUSPECT = "suspect"
     DOWN = "down"
 
@@ -36,17 +36,17 @@ class Exclusion(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the user asked for, as far as it decides who may serve."""
+    """The user's options that decide who may serve."""
 
     fencing: bool = True
     allow_several_clusters: bool = False
     #: Hosts that are never masters; a port of None stands for every port of that host.
     never_master: frozenset[tuple[str, int | None]] = frozenset()
-    #: Seconds of silence after which leases are aborted; None: never.
+    #: Seconds of silence after which leases are aborted. None: never.
     lease_abort_after: float | None = 10.0
 
     def forbids_master(self, host: HostSpec) -> bool:
-        """Tell whether `never_master` names this host; there no name ends in a dot."""
+        """Tell whether `never_master` names this host; its names do not end in a dot."""
         names = (host.host.rstrip("."), *filter(None, [host.address]))
         return any(
             (name, port) in self.never_master for name in names for port in (None, host.port)
@@ -64,40 +64,40 @@ class NodeState:
     #: The last answer. A node that is down keeps it: a dead master's timeline still counts.
     reading: Reading | None = None
     exclusion: Exclusion | None = None
-    #: When the newest probe that was reported, answered or not, had begun.
+    #: When the newest probe that was reported began, whether it was answered or not.
     began: float = float("-inf")
     #: When the host last answered; None until it has.
     answered_at: float | None = None
-    #: When the first probe had begun of those that failed since; None while it answers.
+    #: When the first failed probe since the last answer began; None while the host answers.
     silent_since: float | None = None
     #: The last failure; kept after the host has recovered.
     error: BaseException | None = None
-    #: Whether the last failure was a refusal that waiting does not mend: login or database name.
+    #: Whether the last failure was a refusal that waiting cannot cure: login or database name.
     refused: bool = False
-    #: Whether the server itself has answered that it lets nobody in now, as a full one does.
+    #: Whether the server itself answered that it accepts no connection now, as a full one does.
     heard: bool = False
-    #: Whether its name was found to lead to several servers, as that of a service or a proxy may.
+    #: Whether its name was found to lead to several servers, as a service's or a proxy's may.
     several: bool = False
-    #: What its source of hosts says of it, see `Discovered`.
+    #: What its source of hosts says of it; see `Discovered`.
     never_master: bool = False
     never_replica: bool = False
-    #: Whether the source names it no more; it serves as long as it cannot be replaced.
+    #: Whether the source no longer names it; it serves as long as it cannot be replaced.
     leaving: bool = False
 
     @property
     def answers(self) -> bool:
-        """Whether the host is up, or quiet for so short a time that it may still be."""
+        """Whether the host is up, or quiet for so short a time that it may still be up."""
         return self.health is Health.UP or self.health is Health.SUSPECT
 
     @property
     def role(self) -> Role:
-        """The role it has, whether it may serve in it or not; UNKNOWN while it does not answer."""
+        """The role it has, whether or not it may serve; UNKNOWN while it does not answer."""
         return self.reading.role if self.reading is not None and self.answers else Role.UNKNOWN
 
     def abort_due(self, limit: float | None) -> float:
-        """Return when a probe has to begin which tells that the host was silent for so long.
+        """Return when to begin a probe that would show the host to have been silent for so long.
 
-        Infinity: none has to, as it is not silent, or one has told so already.
+        Infinity: no probe is needed, because the host is not silent, or one has shown it already.
         """
         if limit is None or self.silent_since is None or self.began >= self.silent_since + limit:
             return inf
@@ -105,14 +105,14 @@ class NodeState:
 
     @property
     def may_serve_later(self) -> bool:
-        """Whether it may serve: at once, or, being no replica to be used, once it is promoted."""
+        """Whether it may serve now, or, if it must not be used as a replica, once promoted."""
         return self.exclusion is None or (
             self.exclusion is Exclusion.NEVER_REPLICA and not self.never_master
         )
 
     @property
     def may_go(self) -> bool:
-        """Whether nothing is lost if it is no host any more, once its leases have ended."""
+        """Whether the host can be dropped without loss, once its leases have ended."""
         return self.leaving and (self.exclusion is not None or self.health is Health.DOWN)
 
     @property
@@ -137,14 +137,14 @@ class NodeState:
 
     @property
     def server(self) -> tuple[int, int] | None:
-        """The running server's identity, equal under every name of it; None while unknown."""
+        """The running server's identity, equal under each of its names; None while unknown."""
         reading = self.reading
         if reading is None or reading.system_id is None or reading.started_at is None:
             return None
         return reading.system_id, reading.started_at
 
     def describe(self, now: float) -> str:
-        """Say in one line where this node stands, for error messages."""
+        """Say in one line how this node is doing, for error messages."""
         words = f"{self.host} {self.health.value}"
         if self.role is not Role.UNKNOWN:
             words += f" {self.role.value}"

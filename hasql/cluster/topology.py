@@ -1,7 +1,7 @@
 """The topology: the immutable picture of all nodes, and the one step that replaces it.
 
-`Topology.observe` takes what one probe said and returns the next topology with the I/O that the
-change calls for. It does no I/O itself and waits for nothing.
+`Topology.observe` takes what one probe said, and returns the next topology and the I/O that the
+change calls for. It does no I/O itself and never waits.
 """
 
 from collections.abc import Collection, Sequence
@@ -39,15 +39,15 @@ class Answered:
     began: float
     at: float
     reading: Reading
-    #: Over a new connection, while the old one stayed silent: others of its time may be lost, too.
+    #: Over a new connection, while the old one stayed silent: others as old may be lost, too.
     afresh: bool = False
-    #: Over a new connection, which leads to another server than the old one, which lives on.
+    #: Over a new connection that leads to another server than the old one, which is still alive.
     elsewhere: bool = False
     #: Median round trip of the last probes in seconds.
     response_time: float | None = None
-    #: It came through a pooler: another process gave it than had let us in.
+    #: It came through a pooler: the process that answered is not the one that the login named.
     pooled: bool = False
-    #: The host's `in_hot_standby` was caught contradicting SQL: a pooler answers from memory.
+    #: The host's `in_hot_standby` was found to contradict SQL: a pooler answers from memory.
     flag_lies: bool = False
 
 
@@ -59,11 +59,11 @@ class Failed:
     began: float
     at: float
     error: BaseException
-    #: The host refused the login or the database name: waiting will not mend it.
+    #: The host refused the login or the database name: waiting cannot cure that.
     refused: bool = False
-    #: The server itself has answered that it lets nobody in now: it may serve those inside.
+    #: The server itself answered that it accepts no connection now: it may serve the open ones.
     heard: bool = False
-    #: A pooler has let us in, and then there was no answer: what is in use there is left to it.
+    #: A pooler let us in, and then there was no answer: connections in use are left to the pooler.
     let_in: bool = False
 
 
@@ -77,12 +77,12 @@ class Quiet:
 
 @dataclass(frozen=True, slots=True)
 class FirstRoundOver:
-    """The hosts that have not answered yet are not waited for any longer."""
+    """The hosts that have not answered yet are no longer waited for."""
 
     at: float
 
 
-#: Seconds by which a server may seem to have started earlier than it has: its clock is set.
+#: Seconds by which a server may seem to have started earlier than it did, when its clock is set.
 _SLACK = 0.1
 
 Observation = Answered | Failed | Quiet | FirstRoundOver
@@ -90,7 +90,7 @@ Observation = Answered | Failed | Quiet | FirstRoundOver
 
 @dataclass(frozen=True, slots=True)
 class Purge:
-    """Close the idle connections of this node's pool and let none from before be used again."""
+    """Close the idle connections of this node's pool, and let no older one be used again."""
 
     host: HostSpec
 
@@ -100,22 +100,23 @@ class AbortLeases:
     """Break the connections that the application holds on this node."""
 
     host: HostSpec
-    #: Where the node's name leads to several servers, only those to others that write than this.
+    #: If the node's name leads to several servers: the server to spare. Leases on others that write
+    #: are aborted.
     but_on: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Probe all nodes often, from now on: something has changed."""
+    """Probe all nodes often from now on: something has changed."""
 
-    #: The host that has gone, gone quiet, or come back as it was, which may happen again and again;
-    #: None: a host has another role than it had, or is fenced.
+    #: The host that has gone, gone quiet, or come back unchanged, which may happen again and again.
+    #: None: a host has changed its role, or is fenced.
     host: HostSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A node's health, role or exclusion is another than before."""
+    """A node's health, role or exclusion has changed."""
 
     before: NodeState
     after: NodeState
@@ -139,8 +140,8 @@ class Topology:
     nodes: tuple[NodeState, ...]
     rules: Rules = field(default_factory=Rules)
     seen: SeenClusters = field(default_factory=SeenClusters)
-    #: Whether every host had its chance to answer. Until then nobody serves: a manager that has
-    #: met one of two masters cannot know which is the right one.
+    #: Whether every host has had its chance to answer. Until then no host serves: a manager that
+    #: has met one of two masters cannot know which is the right one.
     first_round_over: bool = False
 
     @classmethod
@@ -164,11 +165,11 @@ class Topology:
         return tuple(node for node in self.nodes if node.role is role and node.exclusion is None)
 
     def node(self, host: HostSpec) -> NodeState | None:
-        """Return the node of this host, None when it is not one of the cluster's hosts."""
+        """Return the node of this host; None: it is not one of the cluster's hosts."""
         return next((node for node in self.nodes if node.host == host), None)
 
     def observe(self, observation: Observation) -> Step:
-        """Take one observation in. One that is older than what is known changes nothing."""
+        """Take in one observation. An observation older than what is known changes nothing."""
         if isinstance(observation, FirstRoundOver):
             return self._judged(self.nodes, self.seen, observation.at, over=True)
         before = self.node(observation.host)
@@ -179,7 +180,7 @@ class Topology:
         seen = self.seen
         if isinstance(observation, Answered) and after.system_id == seen.cluster:
             seen = replace(seen, cluster_seen=observation.at)
-        # A host of another cluster is judged on each answer: the cluster may have been upgraded.
+        # A host of another cluster is judged on every answer: the cluster may have been upgraded.
         foreign = after.exclusion is Exclusion.FOREIGN
         if self.first_round_over and _standing(before) == _standing(after) and not foreign:
             step = Step(replace(self, nodes=nodes, seen=seen))
@@ -195,7 +196,8 @@ class Topology:
     def with_hosts(self, hosts: Sequence[Discovered], now: float) -> Step:
         """Take hosts in; those that stay keep all that is known of them.
 
-        The others come last, and leave: they are judged like all until they are taken `without`.
+        The others come last, and leave: they are judged like all nodes until `without` takes them
+        out.
         """
         known = {node.host: node for node in self.nodes}
         nodes = [
@@ -228,7 +230,7 @@ class Topology:
     def _judged(
         self, nodes: tuple[NodeState, ...], seen: SeenClusters, now: float, *, over: bool = False
     ) -> Step:
-        """Judge who may serve among these nodes, and find what has to be done about it."""
+        """Judge which of these nodes may serve, and find what has to be done about it."""
         heard = nodes and all(node.health is not Health.STARTING for node in nodes)
         over = bool(over or self.first_round_over or heard)
         if over:
@@ -252,7 +254,7 @@ class Topology:
 
 
 def _observed(node: NodeState, observation: Answered | Failed | Quiet) -> NodeState | None:
-    """Return the node after the observation, None when that tells nothing new."""
+    """Return the node after the observation; None: that says nothing new."""
     match observation:
         case Quiet(at=at):
             if node.health is not Health.UP or at < node.began:
@@ -287,9 +289,9 @@ def _observed(node: NodeState, observation: Answered | Failed | Quiet) -> NodeSt
 
 
 def _leads_elsewhere(node: NodeState, observation: Answered) -> bool:
-    """Tell whether the host's name leads to another server now, beside the one before.
+    """Tell whether the host's name now leads to another server besides the one before.
 
-    A server that was running already when the one before answered last is not that one restarted.
+    A server that was already running when the one before last answered is not that one restarted.
     """
     before, reading = node.reading, observation.reading
     if observation.elsewhere:
@@ -301,13 +303,13 @@ def _leads_elsewhere(node: NodeState, observation: Answered) -> bool:
 
 
 def _differ(before: Reading, after: Reading) -> bool:
-    """Tell whether two answers are of two servers, or of one that has restarted in between."""
+    """Tell whether two answers come from two servers, or from one that has restarted since."""
     starts = before.started_at, after.started_at
     return None not in starts and starts[0] != starts[1]
 
 
 def _standing(node: NodeState) -> tuple[object, ...]:
-    """All of a node that decides who may serve: while it is equal, nothing has changed."""
+    """Return all of a node that decides who may serve: while it is equal, nothing has changed."""
     reading = node.reading
     return (
         node.health,
@@ -334,7 +336,7 @@ def _effects(before: NodeState, after: NodeState) -> list[Effect]:
         effects.append(Purge(after.host))
     known = before.health is not Health.STARTING
     fenced = excluded and after.exclusion is Exclusion.FENCED
-    # A master that has gone quiet may be being replaced at this moment.
+    # At this very moment another host may be replacing a master that has gone quiet.
     quiet = after.health is Health.SUSPECT and after.role is Role.MASTER
     if known and (fenced or _last_role(before) is not _last_role(after)):
         effects.append(Probe())
@@ -352,8 +354,8 @@ def _breaks(
 ) -> tuple[Purge | AbortLeases, ...]:
     """Find the hosts whose leases must not live on, or whose connections may be lost.
 
-    Leases of a fenced master, on each direct answer of the master that replaced it and not on
-    what is merely remembered; and those of a host that has been silent for too long.
+    Leases of a fenced master are aborted on each direct answer of the master that replaced it, and
+    not because of what is merely remembered. So are those of a host that was silent for too long.
     """
     if isinstance(observation, Answered):
         purge = (Purge(observation.host),) if observation.afresh else ()
@@ -373,7 +375,8 @@ def _breaks(
     node = topology.node(observation.host)
     if not isinstance(observation, Failed) or limit is None or node is None:
         return ()
-    # By when the probes had begun: a stall of our own makes them late, not the host silent.
+    # Judged by when the probes began: if this process stalls, they begin late, and the host was
+    # not silent.
     silent = node.silent_since is not None and observation.began >= node.silent_since + limit
     return (AbortLeases(node.host),) if silent else ()
 
@@ -381,7 +384,8 @@ def _breaks(
 def _may_replace(winner: NodeState, before: NodeState) -> bool:
     """Tell whether the host's name has come to lead to a master, and still leads to others, too.
 
-    What it led to before may be the master that this one has replaced, several moves ago.
+    A server that the name led to before may be the master that this one replaced, several moves
+    ago.
     """
     return (winner.several and winner.server is not None) and (
         before.role is not winner.role
