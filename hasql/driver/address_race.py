@@ -18,12 +18,12 @@ _T = TypeVar("_T")
 
 
 class ThreadedConnect:
-    """A connect that one thread is at, and any other may end.
+    """A connect that one thread makes and any other thread may end.
 
-    Who dials looks at it whenever it wakes, ten times a second at least.
+    The dialling thread looks at this whenever it wakes, at least ten times a second.
 
     Args:
-        within: A connect that this one is a part of, and ends with.
+        within: A connect that this one is part of, and ends with.
     """
 
     def __init__(self, within: "ThreadedConnect | None" = None) -> None:
@@ -32,11 +32,11 @@ class ThreadedConnect:
 
     @property
     def ended(self) -> bool:
-        """Whether nobody wants its connection any more."""
+        """Whether its connection is no longer wanted."""
         return self._ended or (self._within is not None and self._within.ended)
 
     def end(self) -> None:
-        """Have it end soon; its connection is wanted no more."""
+        """Make it end soon; its connection is no longer wanted."""
         self._ended = True
 
     def check(self) -> None:
@@ -54,11 +54,11 @@ def connect_in_thread(
 ) -> _T:
     """Connect to whichever address of the host's name answers; see `Endpoint.connect`.
 
-    `dial` runs in threads of its own where there are several addresses. Each time it is given what
-    tells it to end.
+    If there are several addresses, `dial` runs in threads of its own. Each call gets a
+    `ThreadedConnect`, which tells it when to end.
     """
     while addresses := endpoint.addresses:
-        if len(addresses) == 1:  # the most usual, and it costs no thread
+        if len(addresses) == 1:  # the usual case, and it needs no thread
             address, connection = addresses[0], dial(addresses[0], connect)
         else:
             race = _ThreadRace(dial, failure_of, discard, connect)
@@ -84,10 +84,10 @@ class _ThreadRace(Generic[_T]):
         self._dial = dial
         self._failure_of = failure_of
         self._discard = discard
-        #: What ends all attempts.
+        #: Ends all attempts.
         self._race = ThreadedConnect(whole)
         self._under_way = 0
-        #: By address, the connection or the error that its attempt has ended with.
+        #: The address of each attempt that has ended, with its connection or its error.
         self._answers: SimpleQueue[tuple[str, _T | None, BaseException | None]] = SimpleQueue()
         self._over = new_guard()
 
@@ -110,21 +110,21 @@ class _ThreadRace(Generic[_T]):
                 self._under_way += 1
                 OsThread(partial(self._try, address), "hasql dial").start()
             elif not self._under_way:
-                assert error is not None  # noqa: S101  # each of the attempts has failed
+                assert error is not None  # noqa: S101  # every attempt has failed
                 raise full or error
             last = address is None and full is None
             try:
                 answered, connection, error = self._answers.get(timeout=None if last else stagger)
             except Empty:
                 if address is None and full is not None:
-                    raise full from None  # that says more than the silence of the others
+                    raise full from None  # it says more than the silence of the others
                 continue
             self._under_way -= 1
             if error is None:
-                return answered, connection  # type: ignore[return-value]  # None may be one
+                return answered, connection  # type: ignore[return-value]  # None may be a _T
             failure = self._failure_of(error)
             if failure is Failure.FULL:
-                full = error  # another may have a place
+                full = error  # another address may have a place
             elif failure is not Failure.BROKEN:
                 raise error
 

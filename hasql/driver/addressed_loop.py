@@ -1,7 +1,7 @@
-"""The event loop with one name that leads to a given address: for drivers that are given a loop.
+"""An event loop in which one name leads to a given address, for drivers that are given a loop.
 
-asyncpg takes no address beside a host's name. So it asks this loop for the name, and TLS, password
-files and cancel requests go by the name as ever.
+asyncpg takes no address besides a host's name. So it asks this loop for the name, while TLS,
+password files and cancel requests still go by the name.
 """
 
 import asyncio
@@ -15,17 +15,17 @@ __all__ = ("AddressedLoop", "LoopProxy")
 
 
 class LoopProxy:
-    """Stands for an event loop, and passes everything on to it."""
+    """Stands in for an event loop, and passes everything on to it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop: Any = loop
-        # Looked up here, as asyncpg calls it for each statement that has a time limit.
+        # Looked up once, because asyncpg calls it for each statement that has a time limit.
         self.call_later = loop.call_later
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loop, name)
 
-    # asyncio is asked for the task that runs in this loop, by the loop.
+    # asyncio finds the task that runs in a loop by the loop, so this has to equal it.
 
     def __eq__(self, other: object) -> bool:
         return bool(self._loop == other)
@@ -40,7 +40,7 @@ class AddressedLoop(LoopProxy):
     Args:
         loop: The event loop itself, which does all the rest.
         name: The name.
-        address: The address to dial for it; None: the one that the loop finds first.
+        address: The address to dial for it. None: the one that the loop finds first.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class AddressedLoop(LoopProxy):
         super().__init__(loop)
         self._name = name
         self._dialled = address
-        #: Where the name has led: the address of the peer, None before anything has connected.
+        #: The address of the peer that the name has led to; None before anything has connected.
         self.address: str | None = None
-        #: What has connected last.
+        #: The transport that connected last.
         self._transport: Any = None
 
     async def create_connection(
@@ -61,11 +61,11 @@ class AddressedLoop(LoopProxy):
         port: int | None = None,
         **kwargs: Any,
     ) -> tuple[Any, Any]:
-        """Connect, as the loop does; a cancel request goes where the first connection went."""
+        """Connect as the loop does; a cancel request goes where the first connection went."""
         ours = host == self._name
         if ours:
             host = self.address or self._dialled or host
-            if kwargs.get("ssl"):  # from the first byte on: asyncio would check what it dials
+            if kwargs.get("ssl"):  # TLS from the first byte: asyncio would verify the address
                 kwargs.setdefault("server_hostname", self._name)
         transport, protocol = await self._loop.create_connection(
             partial(_made, protocol_factory), host, port, **kwargs
@@ -77,20 +77,22 @@ class AddressedLoop(LoopProxy):
         return transport, protocol
 
     def abort(self) -> None:
-        """End at once what has connected last, after a login that has failed or was cancelled.
+        """Abort at once the transport that connected last: its login failed or was cancelled.
 
-        asyncpg closes it in the way of TLS, where the server has to answer. It may be silent, and
-        where the event loop ends meanwhile, the socket stays open until it is collected.
+        asyncpg closes it as TLS prescribes, which needs an answer from the server. The server may
+        be silent, and if the event loop ends meanwhile, the socket stays open until it is garbage
+        collected.
         """
         if self._transport is not None:
             self._transport.abort()
 
 
 def _made(protocol_factory: Callable[[], Any]) -> Any:
-    """Make a protocol whose answer counts as retrieved.
+    """Make a protocol whose `on_data` future counts as retrieved.
 
-    asyncpg waits by `on_data` for whether a server has TLS. If its cancel request is given up while
-    it connects, nobody does, and asyncio would log what the end of the connection raises there.
+    asyncpg waits for `on_data` to learn whether a server has TLS. If its cancel request is given up
+    while it connects, nothing waits for that future any more, and asyncio would log the exception
+    that the end of the connection sets there.
     """
     protocol = protocol_factory()
     answer = getattr(protocol, "on_data", None)

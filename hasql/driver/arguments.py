@@ -1,4 +1,4 @@
-"""The arguments that a user gives for the driver's pools: which are taken, and with what values."""
+"""The arguments that a user gives for the driver's pools: which are accepted, with what values."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ ROUTING: Final[Mapping[str, str]] = {
     ),
     "loop": "a pool manager works in the event loop in which it is used first",
 }
-"""What drivers take that says where to connect to and from where, and why it is not taken here."""
+"""Arguments of drivers that say where to connect to and from where, and why hasql refuses them."""
 
 
 def refuse_keywords(kwargs: Mapping[str, Any], reasons: Mapping[str, str], said: str) -> None:
-    """Refuse arguments that are hasql's own business; `said` with the name, then the reason.
+    """Refuse arguments that are hasql's own business, with `said` about the name, and the reason.
 
     Raises ConfigurationError.
     """
@@ -39,7 +39,7 @@ def refuse_keywords(kwargs: Mapping[str, Any], reasons: Mapping[str, str], said:
 
 
 def refuse_all(kwargs: Mapping[str, Any], whose: str) -> None:
-    """Refuse every argument, as a call of the driver's takes none. Raises TypeError."""
+    """Refuse every argument, for a call of the driver's that takes none. Raises TypeError."""
     if kwargs:
         raise TypeError(f"{whose} takes no arguments, but got {', '.join(kwargs)}")
 
@@ -58,7 +58,7 @@ def with_bounds(
     bounds: tuple[int | None, int | None],
     names: tuple[str, str],
 ) -> dict[str, Any]:
-    """Return a pool's arguments with other bounds, a minimum and a maximum; None: as they are."""
+    """Return a pool's arguments with other bounds, a minimum and a maximum. None: keep it."""
     minimum, maximum = bounds
     if maximum is None:
         maximum = current.maximum
@@ -85,7 +85,7 @@ def check_sizes(
 ) -> PoolSizes:
     """Read a pool's bounds, each given by its name and the driver's default, and check them.
 
-    Who lowers the maximum alone does not mean the driver's default minimum any more.
+    If only the maximum is given and is below the default minimum, the minimum is lowered to it.
 
     Raises ConfigurationError.
     """

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 __all__ = ("PendingConnects", "Refill", "discard_if_cancelled", "leave_to_itself")
 
-#: Seconds after which a connect that nobody waits for any more is cancelled.
+#: Seconds after which a connect that nothing waits for any more is cancelled.
 _LIMIT_UNAWAITED = 1.0
 
 _T = TypeVar("_T")
@@ -16,11 +16,11 @@ _T = TypeVar("_T")
 class PendingConnects:
     """The connects of a pool that are under way, so that a purge can end them.
 
-    A driver's own time limit for a connect is a minute, or there is none.
+    A driver itself limits a connect to a minute, or not at all.
     """
 
     def __init__(self) -> None:
-        # In the order of asking, in which they are ended: so that a run can be played again.
+        # They are ended in the order in which they began, so that a run can be replayed.
         self._attempts: dict[asyncio.Timeout, None] = {}
 
     async def run(
@@ -28,7 +28,8 @@ class PendingConnects:
     ) -> _T:
         """Wait for one connect. Raises ConnectionError when `end` is called meanwhile.
 
-        `discard` is given what was connected by then, where this task has not had its turn yet.
+        If the connect has succeeded by then but this task has not run since, `discard` is given the
+        connection.
         """
         attempt = asyncio.timeout(None)
         try:
@@ -43,7 +44,7 @@ class PendingConnects:
                 raise
         finally:
             self._attempts.pop(attempt, None)
-        # Out here: the error is kept, and with it would be what it was raised in the handling of.
+        # Raised outside of the handler: the error is kept, and would keep the handled one with it.
         raise ConnectionError("the host was given up while connecting to it")
 
     def end(self) -> None:
@@ -55,11 +56,12 @@ class PendingConnects:
 
 
 async def discard_if_cancelled(connect: Awaitable[_T], discard: Callable[[_T], None]) -> _T:
-    """Wait for a connect. When this is cancelled, the connect goes on; its outcome is discarded.
+    """Wait for a connect. If this is cancelled, the connect goes on and its outcome is discarded.
 
-    A connect that is cancelled at a bad moment may leave errors behind that nobody can retrieve
-    (asyncpg: while it asks for TLS). Left alone, most connects end soon, as their server is gone. A
-    connect that has not ended after a second waits for a silent host, and is cancelled safely then.
+    A connect that is cancelled at a bad moment may leave errors behind that nothing can retrieve
+    (asyncpg: while it asks for TLS). Left alone, most connects end soon, because their server is
+    gone. A connect that has not ended after a second waits for a silent host, and can then safely
+    be cancelled.
     """
     task = asyncio.ensure_future(connect)
     try:
@@ -70,7 +72,7 @@ async def discard_if_cancelled(connect: Awaitable[_T], discard: Callable[[_T], N
 
 
 def leave_to_itself(task: "asyncio.Future[_T]", discard: Callable[[_T], None]) -> None:
-    """Let a connect that nobody waits for end by itself, as `discard_if_cancelled` does."""
+    """Let a connect that nothing waits for end by itself, as `discard_if_cancelled` does."""
     asyncio.get_running_loop().call_later(_LIMIT_UNAWAITED, task.cancel)
     task.add_done_callback(partial(_dispose, discard))
 
@@ -81,9 +83,9 @@ def _dispose(discard: Callable[[_T], None], task: "asyncio.Future[_T]") -> None:
 
 
 class Refill:
-    """Refills a pool to what it keeps at least, as soon as its host answers probes.
+    """Refills a pool to its minimum, as soon as its host answers probes.
 
-    A driver that is left to itself tries later and later, and logs each failure.
+    A driver that is left to itself tries at longer and longer intervals, and logs each failure.
     """
 
     def __init__(self, fill: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -92,7 +94,7 @@ class Refill:
         self._task: asyncio.Task[None] | None = None
 
     def postpone(self) -> None:
-        """Take note that connections are missing, and are to be opened when the host answers."""
+        """Take note that connections are missing, to be opened when the host answers."""
         self._due = True
 
     def host_answers(self) -> None:

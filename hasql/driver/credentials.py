@@ -17,22 +17,22 @@ from hasql.errors import ConfigurationError
 
 __all__ = ("CredentialSource",)
 
-#: Seconds that an answer may take, however long the connect that needs it may.
+#: Seconds that an answer may take, even if the connect that needs it may take longer.
 _LONGEST_ANSWER: Final = 10.0
-#: Seconds between two looks of a thread at whether its connect is to end.
+#: Seconds between two looks of a waiting thread at whether its connect has to end.
 _LOOK: Final = 0.1
-#: How many passwords are remembered, to be hidden.
+#: How many passwords are remembered, so that they can be hidden.
 _REMEMBERED: Final = 16
 
 
 class CredentialSource:
     """Asks an application for the login of each new connection to a server.
 
-    A coroutine function runs in the manager's event loop, and any other in a thread, as it may wait
-    for a service. One that fails fails that connect.
+    A coroutine function runs in the manager's event loop, and any other function in a thread,
+    because it may wait for a service. If it fails, that connect fails.
 
     Args:
-        ask: Returns a password, or a user and a password; or is a coroutine function.
+        ask: A function, or a coroutine function, that returns a password, or a user and a password.
     """
 
     def __init__(self, ask: Callable[[], Any]) -> None:
@@ -40,15 +40,16 @@ class CredentialSource:
         self._is_async = iscoroutinefunction(ask) or iscoroutinefunction(
             getattr(ask, "__call__", None)  # noqa: B004  # whether that is a coroutine function
         )
-        #: The manager's event loop: no pool connects before its host's monitor has.
+        #: The manager's event loop, set by the first login in it: no pool connects before the
+        #: monitor of its host has.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._given: deque[str] = deque(maxlen=_REMEMBERED)
 
     async def login(self) -> Login:
         """Ask in the manager's event loop. Raises ConnectionError and ConfigurationError."""
         self._loop = asyncio.get_running_loop()
-        # In a task of its own: what it waits for may have been cancelled by another who asked, and
-        # a library may leave the task that it runs in cancelled. This one may be a monitor's.
+        # In a task of its own: what it waits for may have been cancelled by another task that asks,
+        # and a library may leave the task that it runs in cancelled. This task may be a monitor's.
         asking = self._loop.create_task(self._answer())
         try:
             await asyncio.wait([asking], timeout=_LONGEST_ANSWER)
@@ -71,8 +72,8 @@ class CredentialSource:
         return await given if isawaitable(given) else given
 
     def login_in_thread(self, check: Callable[[], None]) -> Login:
-        """Ask for the connect of a thread; `check` raises once that is to end."""
-        assert self._loop is not None  # noqa: S101  # as said above
+        """Ask for the connect of a thread; `check` raises once that connect has to end."""
+        assert self._loop is not None  # noqa: S101  # a monitor has connected before
         if self._is_async:
             asking: Future[Any] = asyncio.run_coroutine_threadsafe(self._answer(), self._loop)
         else:
@@ -97,7 +98,7 @@ class CredentialSource:
             asking.cancel()
 
     def hide(self, text: str) -> str:
-        """Return a text with `***` where a password stands that was given lately."""
+        """Return a text with `***` in place of the passwords that were given lately."""
         return redact(text, tuple(self._given), ())
 
     def _read(self, given: object) -> Login:

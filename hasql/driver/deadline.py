@@ -1,7 +1,7 @@
 """The deadline of an acquire, and work whose first step was taken by hand.
 
-Most acquires end without a pause, as the pool has an idle connection, and need neither a timer nor
-a task: so the first step is taken by hand, and the rest is left to `by_deadline` if there is any.
+Most acquires end without a pause, because the pool has an idle connection, and need neither a timer
+nor a task. So the first step is taken by hand, and `by_deadline` does the rest if there is any.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ _T = TypeVar("_T")
 
 
 class OutOfTimeError(Exception):
-    """The deadline of an acquire has come while the driver was at work; never leaves hasql."""
+    """The deadline of an acquire has passed while the driver was at work; never leaves hasql."""
 
 
 class SlowConnectError(TimeoutError):
-    """An acquire's deadline has come before its connect was done, which tells little of a host."""
+    """An acquire's deadline passed before its connect was done, which says little about a host."""
 
 
 async def by_deadline(
@@ -32,7 +32,7 @@ async def by_deadline(
 ) -> _T:
     """Do the work, or raise OutOfTimeError after so many seconds.
 
-    `on_long_wait` is called once if it takes longer than `long_wait` seconds.
+    `on_long_wait` is called once if the work takes longer than `long_wait` seconds.
     """
     watch = asyncio.get_running_loop().call_later(long_wait, on_long_wait)
     timer = asyncio.timeout(seconds)
@@ -48,20 +48,21 @@ async def by_deadline(
 
 
 def cancellations() -> int:
-    """Count this task's cancellations, with those that a driver has lost.
+    """Count this task's cancellations, including those that a driver has lost.
 
-    Drivers wait with `asyncio.wait_for`, which up to Python 3.11 forgets one that comes in the same
-    turn of the loop as the end of what it waits for. What they wait for next has no end then.
+    Drivers wait with `asyncio.wait_for`. Up to Python 3.11 that loses a cancellation that comes in
+    the same turn of the loop as the end of what it waits for. The driver's next wait then has no
+    end.
     """
     task = asyncio.current_task()
     return 0 if task is None else task.cancelling()
 
 
 async def cancel_again() -> NoReturn:
-    """Raise a cancellation of this task that a driver has lost.
+    """Raise once more a cancellation of this task that a driver has lost.
 
-    Cancel scopes of anyio know their own by its message. It is lost as well, but they cancel the
-    task again at each of its steps.
+    Cancel scopes of anyio recognize their own cancellation by its message. That is lost as well,
+    but they cancel the task again at each of its steps.
     """
     for _ in range(2):
         await asyncio.sleep(0)

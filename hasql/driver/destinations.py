@@ -1,7 +1,7 @@
-"""Where the connections of a pool lead: a name may lead to several servers.
+"""Where the connections of a pool lead, because a name may lead to several servers.
 
 Behind a service name or a proxy one pool may hold connections to a master, to its standbys and to a
-master that was replaced, while the monitor sees the one server under its own connection.
+master that was replaced, while the monitor sees only the server of its own connection.
 """
 
 from collections.abc import Hashable
@@ -18,24 +18,24 @@ Server: TypeAlias = tuple[int, int]
 class Destinations:
     """What is known of where each open connection of one pool leads.
 
-    An adapter tells of each connection that opens and closes, by a key that stays the same from one
+    An adapter reports each connection that opens or closes, by a key that stays the same from one
     lease to the next. Any thread may use all of it: each method changes one thing at a time, and in
-    an order that leaves nothing taken for safe that is not.
+    an order in which a connection that is not safe is never taken for safe.
     """
 
     def __init__(self) -> None:
         #: The connections that said `in_hot_standby = on` when they were last looked at. `off` is
-        #: final for a session, so when there are none nobody has to look.
+        #: final for a session, so when the set is empty no connection has to be looked at.
         self.doubtful: set[Hashable] = set()
-        #: Those that may have ended without a sign: who is to lend one to a task asks it first.
+        #: Connections that may have ended without a sign: each is asked before a task gets it.
         self.unsure: set[Hashable] = set()
-        #: By connection, which of the pool's settings are not in force on it: it leads through a
-        #: pooler that has refused or ignored them.
+        #: By connection: the pool's settings that are not in force on it, because it leads through
+        #: a pooler that has refused or ignored them.
         self.lacking: dict[Hashable, tuple[str, ...]] = {}
-        #: By connection, which of the pool's settings a `RESET ALL` undoes.
+        #: By connection: the pool's settings that a `RESET ALL` undoes.
         self.undone_by_reset: dict[Hashable, tuple[str, ...]] = {}
-        #: Those that hasql has made read-only, for reads on a master: they are so still, unless a
-        #: reset has lifted it.
+        #: Connections that hasql has made read-only, for reads on a master. They still are, unless
+        #: a reset has lifted it.
         self.guarded: set[Hashable] = set()
         self._open: set[Hashable] = set()
         self._servers: dict[Hashable, Server] = {}
@@ -54,11 +54,11 @@ class Destinations:
         """Take in a new connection.
 
         Args:
-            key: Of the connection.
-            in_hot_standby: What its server has reported; None: it does not report that.
+            key: The key of the connection.
+            in_hot_standby: What its server has reported. None: it does not report that.
             read_only: Whether its server has reported that transactions are read-only by default,
-                the role's, the database's or its own.
-            address: The address that was dialled; None: it is not known.
+                by a setting of the role, of the database or of the server.
+            address: The address that was dialled. None: not known.
             made: What has become of the pool's settings on it.
         """
         self._open.add(key)
@@ -95,17 +95,17 @@ class Destinations:
             self.unsure.add(key)
 
     def doubt_all(self) -> None:
-        """Take note that what has ended one connection may have ended the others.
+        """Take note that whatever ended one connection may have ended the others.
 
         A server that shuts down, or an administrator, ends many sessions at once. A driver that has
-        heard a server's last words takes the connection for open until its socket closes.
+        read a server's last words takes the connection for open until its socket closes.
         """
         self.unsure.update(self._open.copy())
-        # Those that another thread has closed meanwhile nobody would take out any more.
+        # Another thread may have closed some meanwhile, and nothing else would take those out.
         self.unsure.difference_update(self.unsure.copy() - self._open.copy())
 
     def writes(self, key: Hashable) -> None:
-        """Take note that a connection said `off`: its server writes as long as it lasts."""
+        """Take note that a connection said `off`: its server writes while the session lasts."""
         self.doubtful.discard(key)
 
     def guard(self, key: Hashable) -> None:
@@ -114,11 +114,11 @@ class Destinations:
             self.guarded.add(key)
 
     def lead_to(self, key: Hashable, server: Server) -> None:
-        """Take note which server a connection leads to."""
+        """Take note of the server that a connection leads to."""
         self._servers[key] = server
 
     def server_of(self, key: Hashable) -> Server | None:
-        """Return which server a connection is known to lead to; None if nobody has asked."""
+        """Return the server that a connection is known to lead to; None: nothing has asked yet."""
         return self._servers.get(key)
 
     def address_of(self, key: Hashable) -> str | None:
@@ -130,5 +130,5 @@ class Destinations:
         return {*self._addresses.copy().values()}
 
     def was_opened_read_only(self, key: Hashable) -> bool:
-        """Tell whether a new connection may write where this one does not."""
+        """Tell whether a connection was opened read-only, so that a new one might write instead."""
         return key in self._read_only

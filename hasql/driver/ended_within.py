@@ -1,7 +1,7 @@
-"""How a thread waits for what another one does, and tells its own time limit from an alarm's.
+"""How a thread waits for what another thread does, and tells its own time limit from an alarm's.
 
-A future's own limit raises TimeoutError. So may a signal's handler while the main thread waits, for
-a limit of the application's own: that is to end what the application does.
+A future's own limit raises TimeoutError. While the main thread waits, a signal handler may raise
+one as well, for a limit of the application's own. That one has to end what the application does.
 """
 
 from concurrent.futures import CancelledError, Future
@@ -13,18 +13,18 @@ _LIMITED = Future.exception.__code__
 
 
 def ended_within(awaited: "Future[Any]", seconds: float) -> bool:
-    """Wait until something has ended, for so many seconds at most; return whether it has.
+    """Wait until a future has ended, for at most so many seconds; return whether it has.
 
-    Raises what a signal's handler raises meanwhile.
+    Raises whatever a signal handler raises meanwhile.
     """
-    # By no callback of the future's: an interruption of the thread that ends it could come within.
+    # Without a callback of the future: the thread that ends it could be interrupted within that.
     try:
         awaited.exception(max(0.0, seconds))
     except CancelledError:
         if not awaited.cancelled():
-            raise  # it is a handler's
+            raise  # it is a signal handler's
     except TimeoutError as error:
-        # A handler has raised its own further within.
+        # A signal handler would have raised its own in a deeper frame.
         raised = error.__traceback__
         while raised is not None and raised.tb_next is not None:
             raised = raised.tb_next

@@ -1,4 +1,4 @@
-"""Where one host is reached: its DSN, and the addresses that its name leads to now."""
+"""How one host is reached: its DSN, and the addresses that its name leads to now."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
@@ -19,11 +19,11 @@ _T = TypeVar("_T")
 
 #: Seconds after which the next address of a name is tried beside the one that has not answered, as
 #: RFC 8305 recommends: https://www.rfc-editor.org/rfc/rfc8305#section-8
-#: That is for TCP alone. A whole login takes longer where the server is far away or busy, and two
-#: for each connection would make it busier still: so it doubles whenever the first was but slow, up
-#: to the second of these.
+#: That is for TCP alone. A whole login takes longer if the server is far away or busy, and two
+#: logins for each connection would make it busier still. So the time doubles whenever the first
+#: address was merely slow, up to the second of these.
 _STAGGER, _LONGEST_STAGGER = 0.25, 1.0
-#: Seconds that the first connect waits for the name to be looked up. Later the driver does that.
+#: Seconds that the first connect waits for the name to be looked up. Then the driver looks it up.
 _FIRST_ANSWER = 0.1
 
 
@@ -31,11 +31,12 @@ class _Whereabouts:
     """What is known of where one name leads."""
 
     def __init__(self, address: str) -> None:
-        #: To dial, in the order of the last answer; empty: the driver is to resolve the name.
+        #: The addresses to dial, in the order of the last answer. Empty: the driver resolves the
+        #: name.
         self.addresses: tuple[str, ...] = (address,) if address else ()
         #: Pending while the name is looked up for the first time.
         self.first_answer: asyncio.Future[None] | None = None
-        #: Tells of an address whether the name has left it.
+        #: Tells whether the name has left an address.
         self.has_left: Callable[[str], bool] = _never
         #: The address that connected last, which is tried first.
         self.last: str | None = None
@@ -44,9 +45,9 @@ class _Whereabouts:
 
 
 class Login(NamedTuple):
-    """Who logs in: what an application has made for one connection."""
+    """The login that an application has made for one connection."""
 
-    #: None: the DSN's, or the arguments'.
+    #: None: the user of the DSN or of the arguments.
     user: str | None
     password: str
 
@@ -55,21 +56,21 @@ class Login(NamedTuple):
 
 
 class LoginSource(Protocol):
-    """Where the login of each new connection comes from."""
+    """The source of the login of each new connection."""
 
     async def login(self) -> Login:
-        """Ask for one, in the manager's event loop."""
+        """Ask for a login, in the manager's event loop."""
         ...
 
     def login_in_thread(self, check: Callable[[], None]) -> Login:
-        """Ask for one, in a thread; `check` raises once its connect is to end."""
+        """Ask for a login, in a thread; `check` raises once the connect has to end."""
         ...
 
 
 class Endpoint:
     """One host, as an adapter connects to it.
 
-    Who follows the host's name tells it of the addresses, by `lead_to`.
+    Whatever follows the host's name reports its addresses here, with `lead_to`.
     """
 
     def __init__(
@@ -80,11 +81,11 @@ class Endpoint:
         logins: LoginSource | None = None,
     ) -> None:
         self.host = host
-        #: A URL of this host alone. With the password: never shown.
+        #: A URL of this host alone. It has the password: never show it.
         self.dsn = dsn
-        #: What each connection of a pool is to be set to; not for reserved ones.
+        #: The settings of each connection of a pool; reserved connections do not get them.
         self.settings = settings
-        #: What is asked for the login of each new connection; None: the DSN says it.
+        #: Asked for the login of each new connection. None: the DSN has it.
         self.logins = logins
         #: The login of one connection.
         self._login: Login | None = None
@@ -92,22 +93,22 @@ class Endpoint:
         self._elsewhere = False
 
     def with_dsn(self, dsn: str) -> "Endpoint":
-        """Return the same host, with the same addresses as time goes on, by another DSN."""
+        """Return the same host with another DSN; both share what is known of the addresses."""
         other = copy(self)
         other.dsn = dsn
         return other
 
-    # Who logs in
+    # The login
 
     async def for_login(self) -> "Endpoint":
-        """Return the same host with the login of one connection in its DSN; in a task.
+        """Return the same host with the login of one connection in its DSN; for a task.
 
         Raises what `LoginSource.login` does.
         """
         return self if self.logins is None else self.with_login(await self.logins.login())
 
     def for_login_in_thread(self, check: Callable[[], None]) -> "Endpoint":
-        """Do the same in a thread; `check` raises once the connect is to end."""
+        """Do the same for a thread; `check` raises once the connect has to end."""
         if self.logins is None:
             return self
         return self.with_login(self.logins.login_in_thread(check))
@@ -122,16 +123,16 @@ class Endpoint:
         return other
 
     def arguments(self, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return arguments of a connect without what the login says instead."""
+        """Return the arguments of a connect without those that the login replaces."""
         if self._login is None:
             return kwargs
         said = {"password"} if self._login.user is None else {"password", "user"}
         return {name: value for name, value in kwargs.items() if name not in said}
 
     def elsewhere(self) -> "Endpoint":
-        """Return the same host, by another address first than the one that connected last.
+        """Return the same host, beginning with another address than the one that connected last.
 
-        In turn, so that each address of a name is looked at.
+        The addresses take turns, so that each address of a name is looked at.
         """
         other = copy(self)
         other._elsewhere = True  # noqa: SLF001  # its own class
@@ -144,21 +145,21 @@ class Endpoint:
         self._whereabouts.first_answer = asyncio.get_running_loop().create_future()
 
     def end_wait(self) -> None:
-        """Let nobody wait for the first answer any more: it is there, or there is none so far."""
+        """End the wait for the first answer: it is there, or there is none so far."""
         first = self._whereabouts.first_answer
         self._whereabouts.first_answer = None
         if first is not None and not first.done():
             first.set_result(None)
 
     async def settle(self) -> None:
-        """Wait a moment for the first answer, as long as there is none; no acquire does this."""
+        """Wait a moment for the first answer, if there is none yet; no acquire calls this."""
         if (first := self._whereabouts.first_answer) is not None:
             await asyncio.wait([first], timeout=_FIRST_ANSWER)
 
     def lead_to(self, addresses: tuple[str, ...], has_left: Callable[[str], bool]) -> bool:
-        """Take note of where the name leads: what to dial, and what tells what has left it.
+        """Take note of the addresses to dial, and of what tells whether the name has left one.
 
-        Return whether it has left an address that was dialled until now.
+        Return whether the name has left an address that was dialled until now.
         """
         before = self._whereabouts.addresses
         self._whereabouts.addresses, self._whereabouts.has_left = addresses, has_left
@@ -166,7 +167,7 @@ class Endpoint:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """The addresses to dial, in this order; empty: the driver is to resolve the name."""
+        """The addresses to dial, in this order. Empty: the driver resolves the name."""
         addresses, last = self._whereabouts.addresses, self._whereabouts.last
         if len(addresses) <= 1 or last not in addresses:
             return addresses
@@ -182,7 +183,7 @@ class Endpoint:
         return self._whereabouts.last
 
     def note_connected(self, address: str | None) -> None:
-        """Have connects lead to this address first, unless this is but a look elsewhere."""
+        """Make later connects try this address first, unless this is only a look elsewhere."""
         if not self._elsewhere:
             self._whereabouts.last = address
 
@@ -192,7 +193,7 @@ class Endpoint:
         return self._whereabouts.stagger
 
     def note_race(self, *, in_time: bool, others: bool) -> None:
-        """Take note of how the first address has fared, and whether others were being tried."""
+        """Take note of how the first address did, and of whether others were being tried."""
         known = self._whereabouts
         if not in_time:
             known.stagger = _STAGGER
@@ -200,11 +201,11 @@ class Endpoint:
             known.stagger = min(2 * known.stagger, _LONGEST_STAGGER)
 
     def has_left(self, address: str | None) -> bool:
-        """Tell whether a connection to this address leads to where the name leads no more."""
+        """Tell whether the name no longer leads to the address that a connection was opened to."""
         return address is not None and self._whereabouts.has_left(address)
 
     def shows(self, address: str | None) -> bool:
-        """Tell whether the last answer of the name has this address, or there is none."""
+        """Tell whether the last answer of the name has this address, or there is no answer."""
         shown = self._whereabouts.addresses
         return address is None or not shown or plain_address(address) in map(plain_address, shown)
 
@@ -219,11 +220,12 @@ class Endpoint:
         """Connect to whichever address of the name answers.
 
         Args:
-            dial: Connects to an address; None: to whatever the driver takes the name for.
-            failure_of: Says what an error tells of the server. The next address is tried if the
-                server could not be reached or takes no more connections; anything else is raised
-                at once.
-            discard: Is given a second connection, where two addresses have answered at once.
+            dial: Connects to an address. None: to whatever the driver resolves the name to.
+            failure_of: Returns what an error says about the server. The next address is tried if
+                the server could not be reached or takes no more connections; anything else is
+                raised at once.
+            discard: Takes a connection that is not wanted: a second one, if two addresses have
+                answered at once, or one to an address that the name has left meanwhile.
         """
         while addresses := self.addresses:
             address, connection = await self._first_of(addresses, dial, failure_of, discard)
@@ -240,7 +242,7 @@ class Endpoint:
         failure_of: Callable[[BaseException], Failure],
         discard: Callable[[_T], None],
     ) -> tuple[str, _T]:
-        if len(addresses) == 1:  # the most usual, and it costs no task
+        if len(addresses) == 1:  # the usual case, and it needs no task
             return addresses[0], await dial(addresses[0])
         race = _Race(dial, failure_of, addresses, self.stagger)
         try:
@@ -272,7 +274,7 @@ class _Race(Generic[_T]):
         self._tasks: dict[asyncio.Task[_T], str] = {}
 
     async def first(self) -> tuple[str, _T]:
-        """Return the first address to answer and the connection to it, which is the caller's."""
+        """Return the first address to answer and the connection to it, which the caller owns."""
         error: BaseException | None = None
         full: BaseException | None = None
         while True:
@@ -280,7 +282,7 @@ class _Race(Generic[_T]):
             if address is not None:
                 self._tasks[asyncio.create_task(self._dial(address))] = address
             elif not self._tasks:
-                assert error is not None  # noqa: S101  # each of the attempts has failed
+                assert error is not None  # noqa: S101  # every attempt has failed
                 raise full or error
             done, _ = await asyncio.wait(
                 self._tasks,
@@ -288,7 +290,7 @@ class _Race(Generic[_T]):
                 return_when=asyncio.FIRST_COMPLETED,
             )
             if not done and address is None and full is not None:
-                raise full  # that says more than the silence of the others
+                raise full  # it says more than the silence of the others
             for task in done:
                 address = self._tasks.pop(task)
                 if task.cancelled():
@@ -298,16 +300,16 @@ class _Race(Generic[_T]):
                     return address, task.result()
                 failure = self._failure_of(error)
                 if failure is Failure.FULL:
-                    full = error  # another may have a place
+                    full = error  # another address may have a place
                 elif failure is not Failure.BROKEN:
                     raise error
 
     @property
     def has_others(self) -> bool:
-        """Whether other attempts than that of the first to answer are under way."""
+        """Whether attempts besides the one that answered first are under way."""
         return bool(self._tasks)
 
     def leave_others(self, discard: Callable[[_T], None]) -> None:
-        """Let no attempt outlast this for long."""
+        """Let no attempt outlast the race for long."""
         for task in self._tasks:
             leave_to_itself(task, discard)

@@ -1,4 +1,4 @@
-"""What an exception says of the server, as far as routing is concerned."""
+"""What an exception says about the server, as far as routing is concerned."""
 
 import re
 from enum import Enum
@@ -9,30 +9,30 @@ __all__ = ("Failure", "SessionLimitError")
 
 
 class Failure(Enum):
-    """What an exception says of the server, as far as routing is concerned."""
+    """What an exception says about the server, as far as routing is concerned."""
 
     #: The connection, or the way to the host, is gone.
     BROKEN = "broken"
-    #: The server refuses this login or database name, has no TLS for one who asks for it, or a
-    #: certificate that does not verify; waiting does not mend it.
+    #: The server refuses this login or database name, has no TLS although we ask for it, or has a
+    #: certificate that does not verify; waiting does not cure it.
     REFUSED = "refused"
-    #: What we were given to connect with cannot work, on whatever host: a misspelt `sslmode`, a
-    #: certificate file that is not there. No server was asked.
+    #: The arguments for connecting cannot work on any host: a misspelt `sslmode`, a certificate
+    #: file that is not there. No server was asked.
     MISCONFIGURED = "misconfigured"
     #: The server has no connection slot left for us.
     FULL = "full"
     #: A write met a server, or a transaction, that does not write.
     READ_ONLY = "read only"
-    #: The session has come to a limit of its own: for being idle, or for a transaction.
+    #: The session has reached a limit of its own: for being idle, or for a transaction.
     LIMIT = "limit"
-    #: The server did not like the statement.
+    #: The server rejected the statement.
     STATEMENT = "statement"
     #: Nothing about the server's role or health.
     OTHER = "other"
 
     @property
     def lasts(self) -> bool:
-        """Whether waiting does not mend it.
+        """Whether waiting does not cure it.
 
         A statement that hasql itself sends, such as a setting that the server does not know
         (42704), is refused for good like a login.
@@ -41,7 +41,7 @@ class Failure(Enum):
 
     @classmethod
     def of_sqlstate(cls, sqlstate: str, message: str = "") -> "Failure":
-        """Read an error code of the server; where a pooler has one for all, its words.
+        """Read an error code of the server; if a pooler uses it for everything, read its words.
 
         https://www.postgresql.org/docs/current/errcodes-appendix.html
         """
@@ -55,15 +55,15 @@ class Failure(Enum):
 
     @classmethod
     def of_pooler(cls, message: str) -> "Failure | None":
-        """Read the words of PgBouncer, which has 08P01 for nearly all it says; None: not known.
+        """Read the words of PgBouncer, which uses 08P01 for nearly everything. None: not known.
 
-        So has PostgreSQL for what comes of prepared statements that a pooler has mixed up.
+        PostgreSQL uses it as well, when a pooler has mixed up prepared statements.
         """
         return next((what for words, what in _BY_WORDS if words.search(message)), None)
 
     @classmethod
     def of_exception(cls, error: BaseException) -> "Failure":
-        """Read an exception that is none of the driver's own."""
+        """Read an exception that is not one of the driver's own."""
         if isinstance(error, ConfigurationError):
             return cls.MISCONFIGURED
         if isinstance(error, SessionLimitError):
@@ -74,9 +74,9 @@ class Failure(Enum):
 
 
 class SessionLimitError(Exception):
-    """What a driver reports of a session that has come to a limit of its own, unused.
+    """A driver reports with it that a session has reached a limit of its own while unused.
 
-    Whoever uses the connection then may be told by the library alone that it is closed.
+    Code that uses the connection later may learn no more than the library's word that it is closed.
     """
 
 
@@ -101,7 +101,7 @@ _BY_CLASS = {
     "08": Failure.BROKEN,
     "28": Failure.REFUSED,
     "3D": Failure.REFUSED,
-    # Short of resources, interrupted, or in trouble with its system: no word on what it is.
+    # Short of resources, interrupted, or in trouble with its system: nothing about its role.
     "53": Failure.OTHER,
     "57": Failure.OTHER,
     "58": Failure.OTHER,

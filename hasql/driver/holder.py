@@ -1,10 +1,10 @@
-"""Which task holds a connection, where a pool leases the same object again and again.
+"""Which task holds a connection, for pools that lease the same object again and again.
 
-A task may give a connection back twice, by mistake. By then the pool may have leased the same
-object to another task, and the second release must not take it from there; nor may what the former
-still does with it, a commit above all, be done to what the other is in the middle of. Of threads
-nothing is noted: any thread may give back what another has taken, and threads are used again and
-again.
+By mistake a task may give a connection back twice. By then the pool may have leased the same object
+to another task. The second release must not take it away from that task, and whatever else the
+former task does with it, above all a commit, must not be done in the middle of the other task's
+work. For threads nothing is noted: any thread may give back what another has taken, and threads are
+reused.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ __all__ = ("HolderNotes", "ReusesObjects")
 class HolderNotes:
     """Mixed into the connections of such a pool: which task holds one, and which held it before.
 
-    The notes refer to tasks weakly, as a connection outlives them. A task that holds a connection
-    for an ``async with`` block is noted only once the connection was leased to a task that gave it
-    back by `release`: the end of a block cannot mistake its lease for another.
+    The notes refer to tasks weakly, because a connection outlives them. A task that holds a
+    connection for an ``async with`` block is noted only once the connection was leased to a task
+    that gave it back by `release`: the end of a block cannot mistake its lease for another.
     """
 
     #: The last task that held it until `release`.
@@ -35,7 +35,7 @@ class HolderNotes:
     def is_anothers(self) -> bool:
         """Tell whether the current task held it before and another task holds it now.
 
-        A task that has ended holds nothing: it acquired the connection for another task, as
+        A task that has ended holds nothing: it acquired the connection on behalf of another, as
         asyncio.wait_for() does.
         """
         former, holder = self.held_before, self._held_by
@@ -54,7 +54,7 @@ class HolderNotes:
 class ReusesObjects:
     """Mixed into the adapter of such a pool, before `AsyncPool`."""
 
-    # They call the methods of `HolderNotes` on the connection, in C: a method costs more.
+    # These call the methods of `HolderNotes` on the connection, in C: a Python method costs more.
     hold: Any = methodcaller("hold")
     is_anothers: Any = methodcaller("is_anothers")
     note_release: Any = methodcaller("note_release")

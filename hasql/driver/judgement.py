@@ -1,4 +1,4 @@
-"""What an exception tells of a server, whatever it is."""
+"""What an exception says about a server, whatever exception it is."""
 
 import logging
 from errno import ETIMEDOUT
@@ -13,9 +13,9 @@ log = logging.getLogger("hasql")
 
 
 def judged(driver: Driver[Any, Any], error: BaseException) -> Failure:
-    """Have a driver say what an exception tells of the server; OTHER if it cannot.
+    """Ask a driver what an exception says about the server; OTHER if it cannot tell.
 
-    It may be one of the application's own, derived from the driver's and of any shape.
+    The exception may be the application's own, derived from the driver's and of any shape.
     """
     try:
         return driver.failure(error)
@@ -26,12 +26,12 @@ def judged(driver: Driver[Any, Any], error: BaseException) -> Failure:
 
 
 def is_own_limit(error: BaseException) -> bool:
-    """Tell whether an exception is a time limit of the application's, and not the kernel's word."""
+    """Tell whether an exception is a time limit of the application, and not the kernel's error."""
     return isinstance(error, TimeoutError) and error.errno != ETIMEDOUT
 
 
 def sqlstate_of(driver: Driver[Any, Any], error: BaseException) -> str | None:
-    """Have a driver tell the server's code; see `Driver.sqlstate`. None as well if it cannot."""
+    """Ask a driver for the server's code; see `Driver.sqlstate`. None as well if it cannot tell."""
     try:
         return driver.sqlstate(error)
     except Exception:  # noqa: BLE001  # one of the application's, of any shape

@@ -1,4 +1,4 @@
-"""What is kept of an error: for metrics and messages, and for who waits."""
+"""Errors that are kept: for metrics and messages, and for a caller that waits."""
 
 from typing import TypeVar
 
@@ -8,9 +8,10 @@ _E = TypeVar("_E", bound=BaseException)
 
 
 def for_future(error: BaseException) -> BaseException:
-    """Return what a future takes for an error of the application's.
+    """Return an error that a future accepts in place of the application's.
 
-    asyncio's take no StopIteration: it becomes a RuntimeError, as in a coroutine that raises it.
+    A future of asyncio does not accept StopIteration. It becomes a RuntimeError, as in a coroutine
+    that raises it.
     """
     if not isinstance(error, StopIteration):
         return error
@@ -20,13 +21,13 @@ def for_future(error: BaseException) -> BaseException:
 
 
 def without_frames(error: _E) -> _E:
-    """Take the tracebacks off an error and those that it came of; return it.
+    """Remove the tracebacks from an error and from the errors that it came of; return it.
 
-    A traceback keeps the frames that an error went through, and what these have in hand: of a login
-    that was given up the connection, which may be a session of the server's by now.
+    A traceback keeps the frames that an error went through, and the objects in them. Those of a
+    login that was given up hold the connection, which may be a session on the server by now.
 
-    The error, and all that it came of, must have been raised in a task of hasql's own: an
-    application may be handling another error when it calls, whose traceback is its own.
+    The error, and all that it came of, must have been raised in a task of hasql's own: if an
+    application calls while it handles another error, the traceback of that one is its own.
     """
     left: list[BaseException | None] = [error]
     seen: set[int] = set()

@@ -1,8 +1,8 @@
-"""Threads of the operating system, and locks between them, also where gevent is at work.
+"""Threads of the operating system, and locks between them, also under gevent.
 
-gevent puts greenlets in the place of Python's threads, all in one thread of the operating system.
-hasql watches the hosts in a thread that goes on while a greenlet computes, so it asks for the real
-ones. https://www.gevent.org/api/gevent.monkey.html
+gevent replaces Python's threads by greenlets, all in one thread of the operating system. hasql
+watches the hosts in a thread that has to go on while a greenlet computes, so it uses real ones.
+https://www.gevent.org/api/gevent.monkey.html
 """
 
 import _thread
@@ -17,7 +17,7 @@ __all__ = ("OsThread", "is_held", "new_guard", "original")
 
 
 def original(module: str, name: str) -> Any:
-    """Return what a module of Python's has by this name, whatever gevent has put in its place."""
+    """Return what a module of Python has under this name, even if gevent has replaced it."""
     patching = sys.modules.get("gevent.monkey")
     if patching is None or not patching.is_module_patched("threading"):
         return getattr(import_module(module), name)
@@ -25,7 +25,7 @@ def original(module: str, name: str) -> Any:
 
 
 def new_guard() -> AbstractContextManager[object]:
-    """Make a lock between threads of the operating system, for what never waits under it."""
+    """Make a lock between threads of the operating system, under which nothing ever waits."""
     guard: AbstractContextManager[object] = original("_thread", "RLock")()
     return guard
 
@@ -33,7 +33,7 @@ def new_guard() -> AbstractContextManager[object]:
 def is_held(guard: Any) -> bool:
     """Tell whether the current thread is the one that holds a guard."""
     try:
-        Condition(guard).notify()  # there is nobody who would hear it
+        Condition(guard).notify()  # nothing waits to be notified; it raises if not held
     except RuntimeError:
         return False
     return True
@@ -46,12 +46,12 @@ class OsThread:
         self._target = target
         self._name = name
         self._ident: int | None = None
-        # Held until it has ended; where greenlets wait, gevent's own.
+        # Held until the thread has ended. Where greenlets wait, it is gevent's own lock.
         self._running = _thread.allocate_lock()
         self._running.acquire()
 
     def start(self) -> None:
-        """Start it."""
+        """Start the thread."""
         if original("threading", "Thread") is Thread:
             Thread(target=self._run, name=self._name, daemon=True).start()
         else:
@@ -66,10 +66,10 @@ class OsThread:
 
     @property
     def is_current(self) -> bool:
-        """Whether this is called in it."""
+        """Whether the caller runs in this thread."""
         return bool(self._ident == original("_thread", "get_ident")())
 
     def join(self, seconds: float) -> None:
-        """Wait until it has ended, for so many seconds at most."""
+        """Wait until the thread has ended, for at most so many seconds."""
         if self._running.acquire(timeout=max(0.0, seconds)):
-            self._running.release()  # others may wait, too
+            self._running.release()  # others may wait as well

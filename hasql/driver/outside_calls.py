@@ -1,7 +1,7 @@
-"""Calls of what is the application's, beside a thread that must not wait: log handlers, listeners.
+"""Calls of the application's log handlers and listeners, outside of a thread that must not wait.
 
-A log handler may write to the database, and wait for the master that the event loop is to find; or
-wait for its own lock, which a thread has that waits for that master.
+A log handler may write to the database, and wait for the master that the event loop has to find. Or
+it may wait for its own lock, while the thread that holds that lock waits for that master.
 """
 
 import logging
@@ -20,15 +20,15 @@ __all__ = ("OutsideCalls", "call_outside", "check_may_wait")
 
 log = logging.getLogger("hasql")
 
-#: How many calls may wait for one that takes its time; what comes beyond them is left out.
+#: How many calls may wait while one takes its time; calls beyond that are left out.
 _MOST = 1000
 
-#: Of a thread that must not wait: its `calls`.
+#: In a thread that must not wait, `calls` is the `OutsideCalls` that serves it.
 _thread: Any = original("_thread", "_local")()
 
 
 class OutsideCalls:
-    """Calls functions one after the other, in a thread that is there as long as there are any."""
+    """Calls functions one after the other, in a thread that lives as long as there are any."""
 
     def __init__(self) -> None:
         self._lock = new_guard()
@@ -37,11 +37,11 @@ class OutsideCalls:
         self._thread: OsThread | None = None
 
     def serve_this_thread(self) -> None:
-        """Have what this thread logs, and calls by `call_outside`, done here from now on."""
+        """From now on do here what this thread logs, and what it calls by `call_outside`."""
         _thread.calls = self
 
     def __call__(self, function: Callable[..., object], /, *args: Any) -> None:
-        """Have a function called soon, without waiting, in the context of the caller."""
+        """Call a function soon, in the context of the caller, without waiting for it."""
         with self._lock:
             if len(self._waiting) >= _MOST:
                 self._left_out += 1
@@ -52,7 +52,7 @@ class OutsideCalls:
             thread = self._thread = OsThread(self._call_all, "hasql callbacks")
         try:
             thread.start()
-        except RuntimeError:  # no more threads can be had: the next call is the next occasion
+        except RuntimeError:  # no thread can be started now: the next call tries again
             with self._lock:
                 self._thread = None
 
@@ -60,7 +60,7 @@ class OutsideCalls:
         while (call := self._next()) is not None:
             try:
                 call()
-            except Exception:  # noqa: BLE001  # a filter's of the application's, say
+            except Exception:  # noqa: BLE001  # a filter of the application's, for example
                 traceback.print_exc()
 
     def _next(self) -> Callable[[], object] | None:
@@ -74,16 +74,16 @@ class OutsideCalls:
             return None
 
     def catch_up(self) -> None:
-        """Call here what no thread could be had for, as when Python ends."""
+        """Make here the calls for which no thread could be started, as when Python shuts down."""
         with self._lock:
             left = self._thread is None and bool(self._waiting)
         if left:
             self._call_all()
 
     def finish(self, seconds: float) -> None:
-        """Wait until all is called, for so many seconds at most, unless this is called itself.
+        """Wait until all calls are made, for at most so many seconds; not if this is one of them.
 
-        What no thread could be had for is called here.
+        Calls for which no thread could be started are made here.
         """
         thread = self._thread
         if thread is None:
@@ -93,7 +93,7 @@ class OutsideCalls:
 
 
 def call_outside(function: Callable[..., object], /, *args: Any) -> None:
-    """Call what is the application's: beside this thread if it must not wait, else here."""
+    """Call a function of the application: outside of this thread if it must not wait, else here."""
     calls: OutsideCalls | None = getattr(_thread, "calls", None)
     (function if calls is None else partial(calls, function))(*args)
 
@@ -108,7 +108,7 @@ def check_may_wait() -> None:
 
 
 class _RecordsOutside(logging.Filter):
-    """Has the records of a thread that must not wait emitted beside it."""
+    """Emits the records of a thread that must not wait outside of that thread."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         calls: OutsideCalls | None = getattr(_thread, "calls", None)
@@ -123,4 +123,4 @@ def _say_what_was_left_out(count: int) -> None:
     log.warning("%s left out: a log handler or a listener has taken its time", told, extra=extra)
 
 
-log.addFilter(_RecordsOutside())  # after that of `diagnostics`
+log.addFilter(_RecordsOutside())  # after the filter of `diagnostics`

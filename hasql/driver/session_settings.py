@@ -1,4 +1,4 @@
-"""Session settings: what each connection of a pool is to be set to when it is opened."""
+"""Session settings: those that each connection of a pool gets when it is opened."""
 
 import os
 import re
@@ -19,22 +19,23 @@ __all__ = (
 
 #: A setting in libpq's `options`: ``-c name=value``, ``-cname=value`` or ``--name=value``.
 _IN_OPTIONS: Final = re.compile(r"(?:-c\s*|--)([\w.-]+)\s*=\s*((?:\\.|[^\s\\])*)")
-#: Where a session keeps what a setting was before a lease: a name that is no server's.
+#: Where a session keeps the value of a setting from before a lease: no server has such a name.
 _KEPT: Final = "hasql.before_"
 _ESCAPED: Final = re.compile(r"\\(.)")
 _CURRENT: Final = "(SELECT setting FROM pg_catalog.pg_settings WHERE name"
 _TO_ESCAPE: Final = re.compile(r"([\s\\])")
-#: What a pooler can track: servers report it to their clients, `search_path` from PostgreSQL 18 on.
+#: Settings a pooler can track, as servers report them to clients; `search_path` from PostgreSQL 18.
 _TRACKABLE: Final = frozenset({"application_name", "search_path"})
 
 
 class SessionSettings:
     """Settings by their names, with values as a login takes them.
 
-    A login names them to the server as startup parameters: there they are the session's defaults,
-    to which `RESET ALL` and `DISCARD ALL` return. Where something between refuses that, a `SET`
-    does on a connection that leads to one server process. One that a pooler leads to another
-    process with each transaction is asked what it has, as it may also have ignored them.
+    A login passes them to the server as startup parameters. So they are the session's defaults, to
+    which `RESET ALL` and `DISCARD ALL` return. If something in between refuses that, they are set
+    by `SET` on a connection that leads to one server process. If a pooler leads a connection to
+    another process with each transaction, the connection is asked for its settings, because the
+    pooler may also have ignored them.
     """
 
     def __init__(self, parameters: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -43,10 +44,10 @@ class SessionSettings:
     def __bool__(self) -> bool:
         return bool(self.parameters)
 
-    # What a login is given
+    # What a login gets
 
     def check(self, given: Mapping[str, object], where: str) -> None:
-        """Refuse what the application sets otherwise by itself. Raises ConfigurationError."""
+        """Refuse settings that the application sets to other values. Raises ConfigurationError."""
         found = {name: str(value) for name, value in given.items()}
         found |= _in_options(found.get("options", ""))
         for name in self.parameters.keys() & found.keys():
@@ -58,10 +59,10 @@ class SessionSettings:
                 raise ConfigurationError(msg)
 
     def as_options(self, given: str | None) -> str:
-        """Return libpq's `options` with all settings that are no parameters of libpq's own.
+        """Return libpq's `options` with all settings that are not parameters of libpq itself.
 
-        Without any of the application's, its environment's (`PGOPTIONS`) come first, as libpq would
-        not look there any more.
+        If the application gives no options, those of the environment (`PGOPTIONS`) come first,
+        because libpq would no longer look there.
         """
         words = os.environ.get("PGOPTIONS", "") if given is None else given
         for name, value in self.parameters.items():
@@ -73,9 +74,9 @@ class SessionSettings:
     # What a new connection is asked
 
     def question(self, pid: int) -> str:
-        """Return SQL that has no row where the process `pid` answers, which has let us in.
+        """Return SQL that has no row if the process `pid` answers, which the login named.
 
-        Else there is a pooler, and it has so many rows as `lacking` reads.
+        Otherwise there is a pooler, and the SQL has the number of rows that `lacking` reads.
         """
         equals = "OPERATOR(pg_catalog.=)"
         marks = "".join(
@@ -89,17 +90,17 @@ class SessionSettings:
         )
 
     def lacking(self, rows: int) -> tuple[str, ...]:
-        """Return which settings are not in force, as the question's number of rows tells."""
+        """Return which settings are not in force, by the number of rows of the question."""
         return tuple(name for place, name in enumerate(self.parameters) if rows - 1 & 2 << place)
 
     def query(self, names: Iterable[str] | None = None) -> str:
-        """Return SQL that sets some of them for the session; None: all."""
+        """Return SQL that sets some of the settings for the session. None: all of them."""
         return set_query({name: self.parameters[name] for name in names or self.parameters})
 
     def before_refused(self, words: str) -> "SessionSettings":
-        """Return those that a login may still name after one was refused with these words.
+        """Return the settings that a login may still name after one was refused with these words.
 
-        A pooler goes by their order and names the first that it does not take.
+        A pooler goes through them in order and names the first that it does not accept.
         """
         taken: dict[str, str] = {}
         for name, value in self.parameters.items():
@@ -109,10 +110,10 @@ class SessionSettings:
         return NO_SETTINGS
 
     def made_behind_pooler(self, rows: int) -> "SettingsMade":
-        """Return what has become of them, as the question's number of rows tells."""
+        """Return what has become of the settings, by the number of rows of the question."""
         lacking = self.lacking(rows)
         tracked = tuple(x for x in self.parameters if x in _TRACKABLE and x not in lacking)
-        # A reset reaches what the pooler keeps of a client as well, and so does what makes it anew.
+        # A reset changes what the pooler keeps for a client, too; so does setting them again.
         return SettingsMade(lacking, undone_by_reset=tracked)
 
 
@@ -122,9 +123,9 @@ NO_SETTINGS: Final = SessionSettings()
 class SettingsMade(NamedTuple):
     """What has become of the settings of one connection."""
 
-    #: Which of them are not in force.
+    #: The settings that are not in force.
     lacking: tuple[str, ...] = ()
-    #: Which of them a `RESET ALL` undoes, so that they have to be made once more after one.
+    #: The settings that a `RESET ALL` undoes, so that they have to be set again after one.
     undone_by_reset: tuple[str, ...] = ()
 
 
@@ -137,12 +138,12 @@ def set_query(
     kept: Mapping[str, str] = MappingProxyType({}),
     local: bool = False,
 ) -> str:
-    """Return SQL of one row that sets these for the session; None: what the login had given.
+    """Return SQL of one row that sets these for the session; a value of None is the login's.
 
     Args:
         settings: The settings.
-        kept: More of them, whose values before are kept on the server for `restore_query`.
-        local: Whether it is for the transaction alone.
+        kept: More settings, whose former values are kept on the server for `restore_query`.
+        local: Whether they are set for the transaction alone.
     """
     # The server evaluates a list from left to right.
     values = [_set(name, _literal(value), local=local) for name, value in settings.items()]
@@ -155,7 +156,7 @@ def set_query(
 def restore_query(kept: Iterable[str], settings: Mapping[str, str | None]) -> str:
     """Return SQL of one row that restores what `set_query` has kept, and sets others.
 
-    Where the application has reset the session meanwhile, the login's value is what was before.
+    If the application has reset the session meanwhile, the login's value is restored.
     """
     values = [_set(name, _literal(value)) for name, value in settings.items()]
     for name in kept:
@@ -172,7 +173,7 @@ def _set(name: str, value: str, *, local: bool = False) -> str:
 def _literal(value: str | None) -> str:
     if value is None:
         return "NULL"
-    # Whatever `standard_conforming_strings` is: no backslash stands for itself in such a one.
+    # Correct for any `standard_conforming_strings`: E'' always treats a backslash as an escape.
     escaped = value.replace("\\", "\\\\").replace("'", "''")
     return f"E'{escaped}'" if "\\" in value else f"'{escaped}'"
 

@@ -1,4 +1,4 @@
-"""Work whose first step was taken by hand, as most has no second: an idle connection is there."""
+"""Work whose first step is taken by hand: most work has only one, as with an idle connection."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
@@ -10,16 +10,16 @@ __all__ = ("Begun", "Detachable", "begin", "begin_detachable")
 _T = TypeVar("_T")
 
 
-#: In place of the future that some work pauses on: it has not paused, but ended.
+#: Takes the place of the future that work pauses on, if the work has ended instead.
 _ENDED = object()
 
 
 def begin(work: Awaitable[None]) -> "Begun[None] | None":
-    """Take the first step of some work by hand; return the rest of it, None if that was all.
+    """Take the first step of some work by hand; return the rest of it, or None if that was all.
 
-    Most acquires and releases have but one step, as the driver's pool has an idle connection, or
-    nothing to roll back. They need no timer and no task then, which would cost more than the step.
-    The work returns nothing, because a value would cost an exception to hold it.
+    Most acquires and releases have only one step, because the driver's pool has an idle connection,
+    or there is nothing to roll back. They then need no timer and no task, which would cost more
+    than the step. The work returns nothing, because a value would cost an exception to carry it.
     """
     steps = work.__await__()
     paused_on = next(steps, _ENDED)
@@ -56,20 +56,21 @@ def begin_detachable(
 
 
 class Detachable(Generic[_T]):
-    """The rest of some work whose first step was taken by hand, for one task after the other.
+    """The rest of some work whose first step was taken by hand, for one task after another.
 
-    A cancellation of the task that awaits it does not reach the work. `detach` is called instead,
-    with this and with what the work is for: True means that another task awaits it from now on,
-    and the cancellation goes on to whoever is cancelled; False, that the work is to be cancelled.
+    A cancellation of the task that awaits it does not reach the work. Instead, `detach` is called
+    with this object and with `whose`, what the work is for. If it returns True, another task awaits
+    the work from now on, and the cancellation is raised in the task that was cancelled. If it
+    returns False, the work is cancelled.
 
-    So the work must not belong to a task, as what waits within `asyncio.timeout` or in a cancel
-    scope does. It costs no task as long as nobody is cancelled.
+    So the work must not belong to a task, as code within `asyncio.timeout` or a cancel scope does.
+    It needs no task of its own as long as nothing is cancelled.
     """
 
     # A task that is cancelled cancels the future it waits for before anything else happens. So this
-    # stands in for the future, with all that `asyncio.isfuture` takes. It is one object for both,
-    # as most releases come this way. With `asyncio.shield` instead, each pause would last for one
-    # more turn of the event loop.
+    # object stands in for the future, with all that `asyncio.isfuture` takes. It is one object for
+    # both purposes, because most releases come this way. With `asyncio.shield` instead, each pause
+    # would last for one more turn of the event loop.
 
     __slots__ = (
         "_asyncio_future_blocking",
@@ -126,14 +127,14 @@ class Detachable(Generic[_T]):
                 return result
 
     async def finish(self) -> _T:
-        """Wait for it, as a task does."""
+        """Wait for the work; a task can run this."""
         return await self
 
     def _is_cancelled(self, error: BaseException) -> bool:
-        """Tell whether it is the task that was cancelled, and not what it waits for."""
+        """Tell whether the task was cancelled, and not the future that it waits for."""
         if not isinstance(error, asyncio.CancelledError):
             return False
-        # Both may have happened; or the task was cancelled when its future was done already.
+        # Both may have been cancelled; or the task was, when its future was done already.
         return self._future is None or self._interrupted or not self._future.cancelled()
 
     # What a task asks of a future
@@ -141,7 +142,7 @@ class Detachable(Generic[_T]):
     def add_done_callback(
         self, wake: Callable[[Any], object], *, context: Context | None = None
     ) -> None:
-        """Have a task woken, with the future itself unless it is cancelled before."""
+        """Register what wakes the task: with the future itself, unless `cancel` comes first."""
         self._wake, self._context = wake, context
         self._future.add_done_callback(wake, context=context)
 
@@ -156,5 +157,5 @@ class Detachable(Generic[_T]):
         return True
 
     def result(self) -> None:
-        """Raise what wakes a task that is cancelled, with the words by which scopes know it."""
+        """Raise the cancellation of the woken task, with the message that scopes know it by."""
         raise asyncio.CancelledError(*(() if self._message is None else (self._message,)))

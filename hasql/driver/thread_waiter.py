@@ -1,8 +1,9 @@
-"""What one thread waits for and another one ends, whatever interrupts either of them.
+"""An outcome that one thread waits for and another sets, even if either of them is interrupted.
 
-A signal's handler may raise anywhere in the main thread, also where a future of Python's has taken
-its lock and does not give it back yet: that lock is taken in code of Python's own. Then whoever
-waits for that future waits for ever, whatever limit it has given, and so does whoever ends it.
+A signal handler may raise anywhere in the main thread, also where a future of Python's has taken
+its lock and has not given it back yet, because Python code takes that lock. Then a thread that
+waits for that future waits for ever, whatever limit it has given, and so does a thread that ends
+it.
 """
 
 import _thread
@@ -12,34 +13,35 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 __all__ = ("ThreadWaiter",)
 
 _T = TypeVar("_T")
-#: A result, or an error; each of them an object of its own.
+#: A result, or an error. Each outcome is an object of its own.
 _Outcome: TypeAlias = tuple[Any, BaseException | None]
 
 _CANCELLED: Final = CancelledError()
 
 
 class ThreadWaiter(Generic[_T]):
-    """What a thread waits for; any other may end it, and a signal's handler in the same one."""
+    """A thread waits for it; any other thread may end it, or a signal handler in the same one."""
 
     __slots__ = ("_outcome", "_turn")
 
     def __init__(self) -> None:
-        #: Its outcome by a key, once it has ended. Two threads may end it at a time: one call sets
-        #: what is not there, with the GIL and without, and nothing comes in between.
+        #: Its outcome under a key, once it has ended. Two threads may end it at the same time: one
+        #: call sets what is not there, with the GIL and without, and nothing comes in between.
         self._outcome: dict[None, _Outcome] = {}
-        # Held until it has ended. Looked up each time: where gevent is at work by then, its own
-        # lets other greenlets run.
+        # Held until it has ended. Looked up each time: if gevent has been started by then, its own
+        # lock lets other greenlets run.
         self._turn = _thread.allocate_lock()
         self._turn.acquire()
 
     def ended_within(self, seconds: float) -> bool:
-        """Wait until it has ended, for so many seconds at most; return whether it has.
+        """Wait until it has ended, for at most so many seconds; return whether it has.
 
-        For one thread alone. Raises what a signal's handler raises meanwhile.
+        Only one thread may wait. Raises whatever a signal handler raises meanwhile.
         """
         if self._outcome:
             return True
-        # It is not given back: who ends it, and is interrupted, may let it go once more.
+        # The lock is not given back: if a thread that ends it is interrupted, it may release it
+        # once more.
         return self._turn.acquire(timeout=max(0.0, seconds)) or bool(self._outcome)
 
     def done(self) -> bool:
@@ -71,11 +73,11 @@ class ThreadWaiter(Generic[_T]):
             result: _T = self._outcome[None][0]
             return result
         finally:
-            error = None  # whose traceback leads here
-            del self  # as this has it, too
+            error = None  # its traceback leads to this frame
+            del self  # it holds the error, too
 
     def set_result(self, result: _T, /) -> None:
-        """End it with a result. What interrupts this leaves it as it was, or ended.
+        """End it with a result. If this is interrupted, it is as it was before, or has ended.
 
         Raises InvalidStateError if it has ended already.
         """
@@ -88,11 +90,11 @@ class ThreadWaiter(Generic[_T]):
             raise InvalidStateError("it has ended already")
 
     def cancel(self) -> bool:
-        """Give it up; return False if it has ended otherwise."""
+        """Give it up; return False if it has already ended in another way."""
         return self._end((None, _CANCELLED)) or self.cancelled()
 
     def _end(self, outcome: _Outcome) -> bool:
-        """End it, unless it has; return whether this has."""
+        """End it unless it has ended; return whether this call has ended it."""
         if self._outcome:
             return False
         try:
@@ -100,7 +102,7 @@ class ThreadWaiter(Generic[_T]):
                 return False
             self._turn.release()
         except BaseException:
-            # Interrupted: it is over all the same if its outcome is set, and who waits is woken.
+            # Interrupted: if its outcome is set, it has ended all the same: wake the waiting thread.
             if self._outcome.get(None) is outcome and self._turn.locked():
                 self._turn.release()
             raise

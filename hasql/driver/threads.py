@@ -1,6 +1,6 @@
-"""Work that is done in a thread of its own, so that whoever waits for it can give up.
+"""Work that is done in a thread of its own, so that the caller that waits for it can give up.
 
-While Python ends it starts no thread any more, from 3.12 on not even for what `atexit` calls.
+While Python shuts down it starts no more threads, from 3.12 on not even for `atexit` functions.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 def in_thread(
     work: Callable[[], _T], name: str, discard: Callable[[_T], object] = lambda _: None
 ) -> "Future[_T]":
-    """Begin some work in a daemon thread; `discard` is given what it makes if that is cancelled."""
+    """Begin some work in a daemon thread; if it is cancelled, `discard` is given its result."""
     future: Future[_T] = Future()
     _begin(future, work, name, discard)
     return future
@@ -36,7 +36,7 @@ def _begin(
     def run() -> None:
         try:
             result = work()
-        except BaseException as error:  # noqa: BLE001  # for who waits
+        except BaseException as error:  # noqa: BLE001  # for the thread that waits
             with suppress(InvalidStateError):
                 awaited.set_exception(for_future(error))
             return
@@ -49,14 +49,14 @@ def _begin(
 
 
 def end_in_thread(work: Callable[[], object], name: str) -> "Future[object]":
-    """Begin what ends something in a daemon thread, or while Python ends do it at once."""
+    """Begin to end something in a daemon thread, or while Python shuts down do it at once."""
     try:
         return in_thread(work, name)
-    except RuntimeError:  # no thread is started any more
+    except RuntimeError:  # no thread can be started any more
         done: Future[object] = Future()
         try:
             done.set_result(work())
-        except Exception as error:  # noqa: BLE001  # for who waits
+        except Exception as error:  # noqa: BLE001  # for the thread that waits
             done.set_exception(error)
         return done
 
@@ -64,7 +64,7 @@ def end_in_thread(work: Callable[[], object], name: str) -> "Future[object]":
 def wait_in_thread(
     time_left: TimeLeft, work: Callable[[], _T], name: str, discard: Callable[[_T], object]
 ) -> _T:
-    """Have a thread do some work and wait for it; what comes of it too late is discarded."""
+    """Do some work in a thread and wait for it; a result that comes too late is discarded."""
     awaited: ThreadWaiter[_T] = ThreadWaiter()
     try:
         _begin(awaited, work, name, discard)

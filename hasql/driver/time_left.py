@@ -1,4 +1,4 @@
-"""The time that an acquire in a thread has left: until its deadline, and how it is waited for."""
+"""The time that an acquire in a thread has left until its deadline, and how it waits."""
 
 from collections.abc import Callable
 from math import inf
@@ -31,20 +31,20 @@ class TimeLeft:
         self._long_wait = long_wait
         self._on_long_wait = on_long_wait
         self._args = args
-        #: Whether a signal's handler has ended a wait: what it has raised is the application's,
-        #: whatever it says, and no word on the host.
+        #: Whether a signal handler has ended a wait. What the handler raised is the application's,
+        #: whatever it says, and says nothing about the host.
         self.interrupted = False
 
     @property
     def seconds(self) -> float:
-        """How many are left; 0 once there are none."""
+        """How many seconds are left; 0 once there are none."""
         return max(0.0, self._deadline - self._clock())
 
     def wait(self, awaited: ThreadWaiter[_T], limit: float = inf) -> _T:
-        """Wait for what has been begun, and return or raise what it ends with.
+        """Wait for what has been begun, and return its result or raise its error.
 
-        Raises OutOfTimeError at the deadline, or after `limit` seconds if that is sooner: nothing
-        has become by then of what was begun.
+        Raises OutOfTimeError at the deadline, or after `limit` seconds if that is sooner, if it has
+        not ended by then.
         """
         ends = min(self._deadline, self._clock() + limit)
         seconds = max(0.0, ends - self._clock())
@@ -58,7 +58,7 @@ class TimeLeft:
         raise OutOfTimeError
 
     def ended_within(self, awaited: ThreadWaiter[_T], seconds: float) -> bool:
-        """Wait for so many seconds at most; return whether it has ended."""
+        """Wait for at most so many seconds; return whether it has ended."""
         try:
             return awaited.ended_within(seconds)
         except BaseException:

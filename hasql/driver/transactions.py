@@ -1,4 +1,4 @@
-"""The transaction around a unit of work: what an adapter fulfils so that the core can run one."""
+"""The transaction around a unit of work: what an adapter provides so that the core can run one."""
 
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _LEVELS = ("read uncommitted", "read committed", "repeatable read", "serializabl
 def isolation_level(given: str) -> str:
     """Return an isolation level as PostgreSQL writes it, in lower case.
 
-    Raises ConfigurationError for what is none, and TypeError for what is no text.
+    Raises ConfigurationError if it is not an isolation level, and TypeError if it is not a str.
     """
     if not isinstance(given, str):
         msg = f"isolation must be a str, not {given!r}"
@@ -37,12 +37,12 @@ def isolation_level(given: str) -> str:
 class TransactionModes:
     """How a transaction is begun."""
 
-    #: As `isolation_level` returns it; None: the session's default.
+    #: The level as `isolation_level` returns it. None: the session's default.
     isolation: str | None = None
-    #: Whether it is read-only; if not, the session's default says.
+    #: Whether it is read-only. False: the session's default decides.
     read_only: bool = False
-    #: Whether a question is put within it right before COMMIT. That fails where it has failed, and
-    #: then nobody needs the answer to COMMIT to tell that it has.
+    #: Whether a query is run within it right before COMMIT. The query fails if the transaction has
+    #: failed, and then the answer to COMMIT is not needed to find that out.
     asked: bool = False
 
     @property
@@ -53,15 +53,15 @@ class TransactionModes:
 
 
 class TransactionState(Enum):
-    """What has become of a transaction by what was done within it, as far as the driver knows."""
+    """The state of a transaction after what was done within it, as far as the driver knows."""
 
-    #: The server knows of none yet, as the driver begins it with the first statement.
+    #: The server does not know of it yet: the driver begins it with the first statement.
     NOT_BEGUN = "not begun"
-    #: It goes on. asyncpg, which does not know, says so of one that has failed as well.
+    #: It goes on. asyncpg does not know better, and says so of a failed one as well.
     OPEN = "open"
-    #: A statement has failed, and whatever comes the server will roll back.
+    #: A statement has failed; whatever comes, the server will roll it back.
     FAILED = "failed"
-    #: A statement still runs, whose answer nobody has waited for.
+    #: A statement is still running, and nothing has waited for its answer.
     BUSY = "busy"
     #: It was committed or rolled back within.
     ENDED = "ended"
@@ -70,16 +70,16 @@ class TransactionState(Enum):
 class TaskTransaction(Protocol):
     """A transaction of the driver's own kind, on a connection that a task has leased.
 
-    Within it the driver's own ways to nest one make savepoints. Aborting the connection ends
-    whatever waits here.
+    Within it, the driver's own ways to nest a transaction make savepoints. Aborting the connection
+    ends every wait in these methods.
     """
 
     def begin(self) -> Awaitable[object]:
-        """Begin it, or have the driver begin it with the first statement."""
+        """Begin it, or let the driver begin it with the first statement."""
 
     @property
     def state(self) -> TransactionState:
-        """What has become of it, without asking the server."""
+        """What has become of it, as known without asking the server."""
 
     def fetch_row(self, sql: str) -> Awaitable[Sequence[str | None]]:
         """Run one query within it, as the first statement or a later one, and return its one row.
@@ -88,13 +88,13 @@ class TaskTransaction(Protocol):
         """
 
     def commit(self) -> Awaitable[bool]:
-        """Commit it; tell whether the server has done that, or has answered with a rollback.
+        """Commit it; return whether the server did so, and did not answer with a rollback.
 
-        Raises when there is no answer, and nothing that the server has said of COMMIT is hidden.
+        Raises if there is no answer. Nothing that the server says about COMMIT is hidden.
         """
 
     def roll_back(self) -> Awaitable[None]:
-        """Roll it back, unless it has ended, and have the driver know that it is over."""
+        """Roll it back unless it has ended, and let the driver know that it is over."""
 
 
 class ThreadTransaction(Protocol):
@@ -105,13 +105,13 @@ class ThreadTransaction(Protocol):
 
     @property
     def state(self) -> TransactionState:
-        """What has become of it, without asking the server."""
+        """What has become of it, as known without asking the server."""
 
     def fetch_row(self, sql: str) -> Sequence[str | None]:
         """Run one query within it and return its one row."""
 
     def commit(self) -> bool:
-        """Commit it; tell whether the server has done that."""
+        """Commit it; return whether the server did so."""
 
     def roll_back(self) -> None:
-        """Roll it back, unless it has ended."""
+        """Roll it back unless it has ended."""

@@ -1,4 +1,4 @@
-"""Connects that nobody waits for any more: the next to need a connection gets one of them."""
+"""Connects that nothing waits for any more: the next acquire that needs a connection gets one."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _T = TypeVar("_T")
 class UnclaimedConnects(Generic[_T]):
     """The connects of one pool whose waiters have found another connection, or were cancelled.
 
-    If they were lost, nobody would ever be served where a login takes longer than an acquire has
-    time, and each acquire cost the server a login.
+    If they were lost, no acquire would ever be served where a login takes longer than an acquire
+    has time, and each acquire would cost the server a login.
 
     Args:
-        is_usable: Tells whether what a connect has ended with can be used.
+        is_usable: Tells whether the connection that a connect has ended with can be used.
     """
 
     def __init__(self, is_usable: Callable[[_T], bool]) -> None:
@@ -38,8 +38,8 @@ class UnclaimedConnects(Generic[_T]):
 
     def take(self) -> asyncio.Task[_T] | None:
         """Return a connect that is under way or has succeeded; None if there is none."""
-        # Whoever needs a connection takes one from here first, so that there are never more of
-        # these than the pool has places.
+        # Every acquire that needs a connection takes one from here first, so that there are never
+        # more of these than the pool has places.
         while self._connects:
             connect = self._connects.popleft()
             if not connect.done() or self._has_succeeded(connect):
@@ -47,17 +47,17 @@ class UnclaimedConnects(Generic[_T]):
         return None
 
     def idle(self) -> int:
-        """Return how many have succeeded."""
+        """Return how many have ended with a usable connection."""
         return sum(each.done() and self._has_succeeded(each) for each in self._connects)
 
     def drop(self, connect: asyncio.Task[_T], discard: Callable[[_T], None]) -> None:
-        """Keep one of them no longer, if it is still here."""
+        """Stop keeping a connect, if it is still here."""
         if connect in self._connects:
             self._connects.remove(connect)
             leave_to_itself(connect, discard)
 
     def end(self, discard: Callable[[_T], None]) -> None:
-        """Keep none of them."""
+        """Stop keeping any of them."""
         while self._connects:
             leave_to_itself(self._connects.popleft(), discard)
 
