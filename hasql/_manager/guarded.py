@@ -36,7 +36,7 @@ def guarded(
 
 
 def soon(function: Callable[..., object], /, *args: object) -> None:
-    """Let the event loop call, once nothing is guarded any more, what may wait for other threads.
+    """Call a function from the event loop once nothing is guarded: it may wait for other threads.
 
     Under the guard such a call could wait for ever: a log handler has a lock of its own, and the
     thread that holds that lock may be about to acquire a connection.

@@ -184,7 +184,7 @@ class LoopThread:
         self.join()
 
     def join(self) -> None:
-        """Wait, though not for long, until the thread and its calls have ended; never in itself."""
+        """Wait a short time for the thread and its calls to end; the thread itself does not wait."""
         if self._thread is not None and not self._thread.is_current:
             self._thread.join(2 * _LAST_WORDS)
             self._outside.finish(_LAST_WORDS)
