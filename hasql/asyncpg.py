@@ -18,7 +18,7 @@ class PoolManager(BasePoolManager[Pool, Connection]):
     """Hands out asyncpg connections, as `asyncpg.Pool.acquire` does.
 
     `pool_factory_kwargs` takes the arguments of `asyncpg.create_pool`. An open transaction is
-    rolled back when the connection is given back, as asyncpg's pool does it.
+    rolled back when the connection is given back, as in asyncpg's own pool.
     """
 
     _driver = AsyncpgDriver()

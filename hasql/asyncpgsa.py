@@ -21,7 +21,7 @@ class PoolManager(BasePoolManager[Pool, AsyncpgsaConnection]):
     """Hands out asyncpgsa's connections, as the pool of `asyncpgsa.create_pool` does.
 
     `pool_factory_kwargs` takes the arguments of `asyncpgsa.create_pool`. An open transaction is
-    rolled back when the connection is given back, as that pool does it.
+    rolled back when the connection is given back, as in that pool.
 
     asyncpgsa 0.27.1, its last release, cannot compile `insert()` and `update()` of SQLAlchemy 1.4
     (https://github.com/CanopyTax/asyncpgsa/issues/114); use `text()` with parameters instead.

@@ -128,7 +128,7 @@ class BasePoolManager(Facade[PoolT, ConnT, AsyncLease[PoolT, ConnT]]):
         Args:
             work: A coroutine function that takes a connection.
             read_only: Whether it is for a replica, and the transaction read-only.
-            idempotent: Whether work may be repeated when nobody knows if it was committed.
+            idempotent: Whether `work` may be repeated when it is unknown if it was committed.
             retry: How often and for how long to try. None: five times, and 30 seconds in all.
             isolation: The isolation level, such as ``"serializable"``. None: the session's default.
             resolve_commits: Whether to find out the outcome of a commit whose answer was lost.

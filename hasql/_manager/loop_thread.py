@@ -184,7 +184,7 @@ class LoopThread:
         self.join()
 
     def join(self) -> None:
-        """Wait a short time for the thread and its calls to end; the thread itself does not wait."""
+        """Wait a short time for the thread and its calls to end; in the thread itself, do not."""
         if self._thread is not None and not self._thread.is_current:
             self._thread.join(2 * _LAST_WORDS)
             self._outside.finish(_LAST_WORDS)

@@ -172,7 +172,6 @@ class Reading:
     uptime: float | None = None
     #: The process that answered. If the login named another one, there is a pooler in between.
     backend_pid: int | None = None
-    #: On a master: up to which WAL position, in bytes, no crash loses anything any more.
     #: On a master: the WAL position, in bytes, up to which a crash no longer loses anything.
     flushed: int | None = None
     #: On a master: the WAL position, in bytes, up to which it recovered when it started or was

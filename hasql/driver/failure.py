@@ -76,7 +76,7 @@ class Failure(Enum):
 class SessionLimitError(Exception):
     """A driver reports with it that a session has reached a limit of its own while unused.
 
-    Code that uses the connection later may learn no more than the library's word that it is closed.
+    Code that uses the connection later may only be told by the library that it is closed.
     """
 
 

@@ -102,7 +102,8 @@ class ThreadWaiter(Generic[_T]):
                 return False
             self._turn.release()
         except BaseException:
-            # Interrupted: if its outcome is set, it has ended all the same: wake the waiting thread.
+            # Interrupted: if its outcome is set, it has ended all the same, and the waiting thread
+            # has to be woken.
             if self._outcome.get(None) is outcome and self._turn.locked():
                 self._turn.release()
             raise
