@@ -74,7 +74,7 @@ class Asking(Generic[PoolT, ConnT]):
 
     async def _ask(self, node: Node[PoolT, ConnT], sql: str) -> str:
         [value] = await self._session.fetch_row(node, sql)
-        assert value is not None  # noqa: S101  # coalesce
+        assert value is not None  # noqa: S101  # `coalesce` sees to that
         return value
 
     def close(self) -> None:

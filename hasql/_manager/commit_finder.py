@@ -86,7 +86,7 @@ class CommitFinder(Generic[PoolT, ConnT]):
         if server not in self._marks:
             with self._routing.guard:
                 if len(self._marks) >= _KEPT:
-                    del self._marks[next(iter(self._marks.copy()))]  # others may replace theirs
+                    del self._marks[next(iter(self._marks.copy()))]  # others add theirs meanwhile
         self._marks[server] = mark
 
     def close(self) -> None:

@@ -180,7 +180,7 @@ class Discovering:
             return type(self._source).__name__
 
     def measure(self) -> DiscoveryMetrics:
-        """Take the snapshot."""
+        """Take the snapshot that `Metrics.discovery` shows."""
         since = None if self._answered_at is None else max(0.0, self._clock() - self._answered_at)
         return DiscoveryMetrics(
             source=self.name,

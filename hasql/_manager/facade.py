@@ -139,7 +139,7 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
 
         Raises:
             TypeError: The object has no `arguments()`.
-            ConfigurationError: As when the arguments are given one by one.
+            ConfigurationError: As when the same arguments are given to the constructor.
         """
         if not callable(getattr(settings, "arguments", None)):
             msg = f"from_settings takes a hasql.settings.Settings(), not {type(settings).__name__}"

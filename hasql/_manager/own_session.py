@@ -27,7 +27,7 @@ class OwnSession(Generic[PoolT, ConnT]):
     async def fetch_row(self, node: Node[PoolT, ConnT], sql: str) -> Sequence[str | None]:
         """Ask one host. If anything goes wrong on the connection, it is closed.
 
-        Raises TimeoutError after refresh_timeout.
+        Raises TimeoutError if there is no answer within `refresh_timeout` seconds.
         """
         loop, options = asyncio.get_running_loop(), self._options
         with StallTimer(loop, options.clock, options.refresh_timeout) as limit:

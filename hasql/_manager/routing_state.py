@@ -150,7 +150,7 @@ class RoutingState(Generic[PoolT, ConnT]):
             self.monitors.probe_by(state.host, due)
         elif isinstance(observation, Failed) and observation.host in self.nodes:
             self.nodes[observation.host].last_error = observation.error
-        # A failing host may become suspect in another way, which is a change that no effect tells.
+        # A failing host may become suspect in another way, which no `Changed` effect tells.
         changed = isinstance(observation, Failed) or over != step.topology.first_round_over
         changed = changed or any(isinstance(effect, Changed) for effect in step.effects)
         self._apply(step, rerouted=changed)

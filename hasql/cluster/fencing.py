@@ -26,7 +26,7 @@ class SeenClusters:
 
     #: The system identifier that nodes must have; None until the first round is over.
     cluster: int | None = None
-    #: Whether every host has answered or failed since; until then the votes are counted anew.
+    #: Whether every host had answered or failed by then; otherwise the votes are counted anew.
     cluster_is_final: bool = False
     #: When a node of that cluster last answered.
     cluster_seen: float = float("-inf")

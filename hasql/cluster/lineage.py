@@ -121,7 +121,7 @@ def switches_from(
         return None  # the history may have begun elsewhere, and never have held this timeline
     kept = [each for each in switches if timeline < each.timeline < last.timeline]
     if last.ancestor > timeline:
-        # Whatever lies between the ancestor and the last, the ancestor's history is part of it.
+        # Whatever lies in between, the ancestor's history is part of this history.
         found: list[Switch] = []
         for parent in kept:
             if parent.timeline == last.ancestor:

@@ -138,7 +138,7 @@ class DriverPool(Protocol[PoolT, ConnT]):
     # What the core has learnt of the host
 
     def host_answers(self) -> None:
-        """Take note that the host answered a probe: the pool may refill to what it keeps at least.
+        """Take note that the host answered a probe: the pool may refill to its minimum.
 
         By default nothing happens, which suits a pool without a minimum.
         """

@@ -34,5 +34,5 @@ def sqlstate_of(driver: Driver[Any, Any], error: BaseException) -> str | None:
     """Ask a driver for the server's code; see `Driver.sqlstate`. None as well if it cannot tell."""
     try:
         return driver.sqlstate(error)
-    except Exception:  # noqa: BLE001  # one of the application's, of any shape
+    except Exception:  # noqa: BLE001  # an exception of the application's, of any shape
         return None

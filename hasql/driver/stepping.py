@@ -109,7 +109,7 @@ class Detachable(Generic[_T]):
                     self.get_loop = future.get_loop
                     self._asyncio_future_blocking = True
                     yield self
-            except BaseException as raised:  # the work's, unless it is the task's
+            except BaseException as raised:  # for the work, unless the task is cancelled
                 if self._is_cancelled(raised):
                     if self._detach(self, self._whose):
                         raise

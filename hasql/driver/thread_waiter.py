@@ -49,14 +49,14 @@ class ThreadWaiter(Generic[_T]):
         return bool(self._outcome)
 
     def cancelled(self) -> bool:
-        """Tell whether it was given up."""
+        """Tell whether it was cancelled."""
         outcome = self._outcome.get(None)
         return outcome is not None and outcome[1] is _CANCELLED
 
     def exception(self) -> BaseException | None:
         """Return the error that it has ended with.
 
-        Raises CancelledError if it was given up, InvalidStateError if it has not ended.
+        Raises CancelledError if it was cancelled, InvalidStateError if it has not ended.
         """
         outcome = self._outcome.get(None)
         if outcome is None:
@@ -90,7 +90,7 @@ class ThreadWaiter(Generic[_T]):
             raise InvalidStateError("it has ended already")
 
     def cancel(self) -> bool:
-        """Give it up; return False if it has already ended in another way."""
+        """Cancel it; return False if it has already ended in another way."""
         return self._end((None, _CANCELLED)) or self.cancelled()
 
     def _end(self, outcome: _Outcome) -> bool:

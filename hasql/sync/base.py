@@ -88,7 +88,7 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
             try:
                 parts.thread.run(_entering(parts.lifetime.enter))
             finally:
-                if parts.lifetime.closed:  # meanwhile, by a signal's handler
+                if parts.lifetime.closed:  # closed meanwhile, by a signal handler
                     parts.thread.stop()
             parts.checkout.live = True
 
@@ -328,7 +328,7 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         except PoolManagerClosedError:
             pass  # closed by another thread meanwhile, or the program is ending
         except HasqlError:
-            raise  # in the loop itself, where nothing has begun
+            raise  # called in the loop's own thread: nothing has begun
         except BaseException:
             parts.thread.end_after(parts.closing.terminate)  # no thread waits for it any more
             raise
