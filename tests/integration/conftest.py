@@ -1,4 +1,4 @@
-"""What the tests on real servers share: the drivers, a table, a pool manager."""
+"""Fixtures that the tests on real servers share: the drivers, a table, a pool manager."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
     from testbed.kits.base import Kit
 
 
-#: Drivers that leave the event loop to another driver of the suite: SQLAlchemy has no code for a
-#: loop, and aiopg.sa and asyncpgsa wrap the pools and connections of aiopg and asyncpg.
+#: Drivers without code of their own for an event loop: SQLAlchemy has none, and aiopg.sa and
+#: asyncpgsa wrap the pools and connections of aiopg and asyncpg. The other drivers run on both
+#: loops.
 _ON_ANOTHER_DRIVER = {"aiopg_sa", "asyncpgsa", "sqlalchemy-asyncpg", "sqlalchemy-psycopg"}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run what is for both loops on one of them with the drivers that have none of their own.
+    """With drivers that have no code for an event loop, run a test for both loops on one of them.
 
-    Each test takes its turns: one driver runs it on asyncio, another on uvloop.
+    Tests and drivers alternate: one driver runs a test on asyncio, another runs it on uvloop.
     """
     if left := {item for item in items if _is_run_on_the_other_loop(item)}:
         config.hook.pytest_deselected(items=[*left])
@@ -47,13 +48,15 @@ def _is_run_on_the_other_loop(item: pytest.Item) -> bool:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what asks for a `kit` with each driver of this environment, and `hooked` with hooks.
+    """Run tests that ask for a `kit` with each driver of this environment, for `hooked` with hooks.
 
-    A `sync_kit` is one of `hasql.sync`: `filling`, where a pool keeps connections by itself, and
-    `resetting`, where it runs a hook on what is given back. `sync_hooked` is one with a hook.
+    A `sync_kit` is a kit of `hasql.sync`. With a `filling_sync_kit` the pool keeps a minimum of
+    connections by itself, and with a `resetting_sync_kit` it runs a hook on a connection that is
+    given back. A `sync_hooked` is a sync kit with one of its hooks.
     """
     if "kit" in metafunc.fixturenames:
-        from testbed.kits import KITS  # not for those that do without: it imports all drivers
+        # Imported here because it imports all drivers, and some tests run without them.
+        from testbed.kits import KITS
 
         metafunc.parametrize("kit", KITS, ids=[kit.name for kit in KITS])
     _parametrize_threads(metafunc)
@@ -83,7 +86,7 @@ def _parametrize_threads(metafunc: pytest.Metafunc) -> None:
 
 
 def _hooks(kit: Kit, test: str) -> list[str]:
-    """Name the hooks of a driver that a test is about: those of an acquire, or of a release."""
+    """Name the driver's hooks that a test is about: those of an acquire or those of a release."""
 
     async def none(_: object) -> None: ...
 
@@ -108,12 +111,12 @@ def application() -> str:
 
 @pytest.fixture
 def nothing_unheard(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Fail if an exception was left for asyncio to report, as that of a forgotten task is."""
+    """Fail if an exception was left for asyncio to report, for example that of a forgotten task."""
     yield
     gc.collect()
     for when in ("setup", "call", "teardown"):
         said = [x.getMessage() for x in caplog.get_records(when) if x.name == "asyncio"]
-        # What asyncpg tells in this way of a transaction that was left open is no failure.
+        # asyncpg reports a transaction that was left open in the same way. That is not a failure.
         assert [x for x in said if not x.startswith("Resetting connection with an active")] == []
 
 
@@ -125,7 +128,7 @@ async def manager(
     async with kit.manager(
         f"{pg_cluster.dsn}?application_name={application}",
         refresh_delay=0.2,
-        refresh_timeout=2,  # a busy machine's servers answer late, and are not down for that
+        refresh_timeout=2,  # on a busy machine, servers answer late without being down
         pool_factory_kwargs=kit.sizes(1, 2),
     ) as manager:
         await manager.ready(1, 2)

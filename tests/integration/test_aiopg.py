@@ -1,4 +1,4 @@
-"""What is specific to the aiopg adapter: aiopg's lock, psycopg2's arguments, libpq's ways."""
+"""What is specific to the aiopg adapter: aiopg's lock, psycopg2's arguments, libpq's behaviour."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ async def pid(connection: aiopg.Connection) -> Any:
 
 
 class Gate:
-    """An `on_connect` that lets connections through, or holds them up, as told."""
+    """An `on_connect` hook that lets connections through or holds them up, as the test says."""
 
     def __init__(self) -> None:
         self.open = asyncio.Event()
         self.open.set()
         self.reached = asyncio.Event()
-        #: How many may pass although it is closed.
+        #: How many connections it lets through although it is closed.
         self.passes = 0
 
     async def __call__(self, _: aiopg.Connection) -> None:
@@ -144,7 +144,7 @@ async def test_connects_that_several_have_left_on_a_silent_host_all_end() -> Non
         assert not (await asyncio.wait(acquires, timeout=0.2))[0]
         for acquiring in acquires:
             acquiring.cancel()
-        await tasks_end(before)  # else the second would hang behind the first
+        await tasks_end(before)  # else the later acquires would hang behind the first
         pool.terminate()
 
 
@@ -166,7 +166,7 @@ async def test_a_hook_that_hangs_on_a_frozen_server_leaves_nothing_open(
     held = await manager.acquire_master()
     freeze = True
     acquiring = asyncio.ensure_future(manager.acquire_master(timeout=3))
-    await until(lambda: len(made) == 2)  # it has logged in, and its hook hangs
+    await until(lambda: len(made) == 2)  # the second has logged in, and its hook hangs
     with pytest.raises(NotAvailableError):
         _ = await acquiring
     async with asyncio.timeout(5):
@@ -225,15 +225,15 @@ async def test_a_dead_idle_connection_is_noticed_at_once_and_replaced(
     async with Proxy(master.host, master.port) as proxy:
         dsn = master.dsn.replace(str(master.port), str(proxy.port))
         kwargs = {"minsize": 3, "maxsize": 3}
-        # Nothing is probed meanwhile that could tell.
+        # No probe is due meanwhile that could notice the loss.
         async with PoolManager(dsn, refresh_delay=60, pool_factory_kwargs=kwargs) as manager:
             await manager.ready(1, 0)
             proxy.drop()
-            await until(lambda: proxy.connections == 8)  # with a reserved one each time
+            await until(lambda: proxy.connections == 8)  # three and a reserved one, twice
             await until(lambda: manager.metrics().nodes[0].pool_idle == 3)
             busy = time.process_time()
             await asyncio.sleep(0.3)
-            assert time.process_time() - busy < 0.2  # nobody listens to what is gone
+            assert time.process_time() - busy < 0.2  # no reader of a closed socket spins
             for _ in range(5):
                 async with manager.acquire_master() as connection:
                     assert await value(connection, "SELECT 1") == 1
@@ -255,14 +255,14 @@ async def test_connections_taken_from_the_pool_directly_survive_next_to_leases(
         await manager.release(connection)
         assert (pool.size, pool.freesize) == (2, 2)
         direct = await pool.acquire()
-    # Closing breaks it, rather than wait for it.
+    # Closing breaks the connection and does not wait for it.
     assert direct.closed
     del pool, direct
     gc.collect()
 
 
 async def test_a_place_that_a_lost_connection_leaves_is_not_lost(pg_cluster: LocalCluster) -> None:
-    """aiopg tells nobody who waits for a place, next to one taken from the pool directly."""
+    """aiopg wakes no waiter for that place. One connection was taken from the pool directly."""
     kwargs = {"minsize": 1, "maxsize": 2}
     async with PoolManager(
         pg_cluster.master.dsn, acquire_timeout=20, pool_factory_kwargs=kwargs
@@ -329,8 +329,8 @@ async def test_all_that_psycopg2_and_libpq_know_is_taken(pg_cluster: LocalCluste
         "connection_factory": psycopg2.extras.RealDictConnection,
     }
     async with PoolManager(pg_cluster.dsn, pool_factory_kwargs=kwargs) as manager:
-        await manager.ready(1, 2)  # whatever rows look like
-        leases = [await manager.acquire_master() for _ in range(15)]  # no bound
+        await manager.ready(1, 2)  # whatever its rows look like
+        leases = [await manager.acquire_master() for _ in range(15)]  # the pool has no upper bound
         for connection in leases:
             assert isinstance(connection.raw, psycopg2.extras.RealDictConnection)
             async with connection.cursor() as cursor:
@@ -338,7 +338,7 @@ async def test_all_that_psycopg2_and_libpq_know_is_taken(pg_cluster: LocalCluste
                 assert (await cursor.fetchone())["name"] == "mine"
             await manager.release(connection)
         query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'mine'"
-        assert await pg_cluster.master.sql(query) == "16"  # the reserved one as well
+        assert await pg_cluster.master.sql(query) == "16"  # with the reserved connection
 
 
 async def test_a_class_that_brings_the_password_logs_in_and_does_no_more(
@@ -362,12 +362,12 @@ async def test_a_class_that_brings_the_password_logs_in_and_does_no_more(
         assert sorted(roles) == [("master", True), ("replica", True), ("replica", True)]
 
 
-# libpq's ways
+# How libpq behaves
 
 
 @pytest.fixture
 def many_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a name stand for an address that refuses and one that does not."""
+    """Make a name stand for two addresses: one refuses connections, the other does not."""
     resolve = socket.getaddrinfo
 
     def getaddrinfo(host: str, *args: Any, **kwargs: Any) -> Any:
@@ -393,7 +393,7 @@ async def test_all_addresses_of_a_name_are_tried(pg_cluster: LocalCluster) -> No
 
 
 async def test_a_slow_address_is_waited_for_if_the_others_refuse(pg_cluster: LocalCluster) -> None:
-    """As `localhost` is 127.0.0.1 and ::1, and a login takes long where there is much to do."""
+    """`localhost` is such a name (127.0.0.1 and ::1), and a login takes long on a busy machine."""
     node = pg_cluster.master
     kwargs = {"minsize": 1, "maxsize": 4}
     with NameServer() as nameserver:
@@ -405,7 +405,7 @@ async def test_a_slow_address_is_waited_for_if_the_others_refuse(pg_cluster: Loc
             async with PoolManager(
                 dsn, resolver=resolver, pool_factory_kwargs=kwargs, acquire_timeout=10
             ) as manager:
-                # They wait for one another, which is no fault of the address.
+                # The logins wait for one another, which is not the fault of the address.
                 for lease in await asyncio.gather(*(manager.acquire_master() for _ in range(4))):
                     await manager.release(lease)
                 nodes = manager.metrics().nodes
@@ -440,7 +440,7 @@ async def test_a_second_attempt_of_libpq_ends_the_connect_instead_of_hanging_it(
 
 
 async def test_no_closed_connection_makes_another_deaf(pg_cluster: LocalCluster) -> None:
-    """aiopg, closing twice, would stop to listen to whatever has got the same number."""
+    """aiopg, when it closes twice, would stop listening to any socket that reuses the number."""
     kwargs = {"minsize": 0, "maxsize": 5}
     one = PoolManager(pg_cluster.master.dsn, pool_factory_kwargs=kwargs)
     async with PoolManager(pg_cluster.master.dsn, pool_factory_kwargs=kwargs) as other:
@@ -491,7 +491,7 @@ async def test_4_a_connection_that_ends_behind_an_answer_to_its_opener_is_nobody
             held, before = await manager.acquire_master(), proxy.connections
             proxy.ends_behind = question
             acquiring = asyncio.ensure_future(manager.acquire_master(timeout=20).__aenter__())
-            # That it has ended another connection before says that the acquire has met the first.
+            # A second new connection shows that the acquire has met the first, which has ended.
             await until(lambda: acquiring.done() or proxy.connections > before + 1)
             proxy.ends_behind = None
             connection = await acquiring
@@ -538,7 +538,7 @@ async def stop_and_start(node: LocalNode) -> None:
 
 
 async def test_numbers_of_refused_sockets_can_be_used_again(pg_cluster: LocalCluster) -> None:
-    """On uvloop aiopg leaves them behind in the loop."""
+    """On uvloop, aiopg leaves the numbers of these sockets behind in the loop."""
     master = pg_cluster.master
     async with PoolManager(master.dsn, refresh_delay=0.05) as manager:
         for _ in range(3):
@@ -574,7 +574,7 @@ def overtaken() -> Iterator[list[socket.socket]]:
 
 
 async def lose(manager: PoolManager, master: LocalNode) -> tuple[aiopg.Connection, int]:
-    """Lose a leased connection; return it, and the number that its socket had."""
+    """Lose a leased connection; return it and the number that its socket had."""
     connection = await manager.acquire_master()
     number = connection.raw.fileno()
     await master.sql(f"SELECT pg_terminate_backend({await pid(connection)}, 5000)")
@@ -587,7 +587,7 @@ async def lose(manager: PoolManager, master: LocalNode) -> tuple[aiopg.Connectio
 async def test_the_number_of_a_lost_socket_can_be_used_again_whoever_has_it_first(
     pg_cluster: LocalCluster, overtaken: list[socket.socket]
 ) -> None:
-    """What still listened to it would be in the way of the next connection of that number."""
+    """A reader left behind would be in the way of the next connection that gets this number."""
     kwargs = {"minsize": 0, "maxsize": 2, "connection_factory": Overtaken}
     async with PoolManager(pg_cluster.master.dsn, pool_factory_kwargs=kwargs) as manager:
         await manager.ready(1, 0)
@@ -613,7 +613,7 @@ async def test_what_listens_to_the_number_of_a_lost_socket_is_left_alone(
     with one, other:
         assert one.fileno() == number
         loop.add_reader(one, heard.set)
-        await manager.terminate()  # which breaks what is leased
+        await manager.terminate()  # breaks the leased connections
         other.send(b"heard")
         async with asyncio.timeout(5):
             await heard.wait()
@@ -630,8 +630,8 @@ async def test_a_number_that_another_library_has_left_in_the_loop_can_be_used(
         left = socket.socket()
         number = left.fileno()
         loop.add_reader(number, lambda: None)
-        await asyncio.sleep(0)  # so that the loop has told the kernel
-        left.close()  # without a word to the loop
+        await asyncio.sleep(0)  # lets the loop register it with the kernel
+        left.close()  # the loop is not told
         async with manager.acquire_master(timeout=10) as connection:
             assert connection.raw.fileno() == number
             assert await value(connection, "SELECT 1") == 1

@@ -1,4 +1,4 @@
-"""What is specific to the aiopg.sa adapter: connections that can be closed, SQLAlchemy's ways."""
+"""What is specific to the aiopg.sa adapter: connections that users can close, SQLAlchemy's ways."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def numbers(manager: Any) -> Table:
 
 @pytest.fixture
 async def manager(pg_cluster: LocalCluster) -> AsyncIterator[Any]:
-    """A manager with one connection; its type is none, as aiopg.sa's methods have none."""
+    """A manager with one connection. It has no type, because aiopg.sa's methods have none."""
     kwargs = {"minsize": 1, "maxsize": 1}
     async with PoolManager(pg_cluster.master.dsn, pool_factory_kwargs=kwargs) as manager:
         yield manager
@@ -67,7 +67,7 @@ async def test_what_is_not_committed_is_rolled_back_and_costs_no_connection(
     async with manager.acquire_master() as connection:
         assert await pid(connection) == before
         assert await connection.scalar(select(func.count()).select_from(numbers)) == 0
-        await connection.execute("BEGIN")  # which aiopg.sa knows nothing of
+        await connection.execute("BEGIN")  # aiopg.sa does not know of this one
     async with manager.acquire_master() as connection:
         assert await pid(connection) == before
 
@@ -108,7 +108,7 @@ async def test_one_closed_in_a_transaction_that_aiopg_sa_knows_nothing_of_is_bro
 async def test_what_is_open_in_two_phases_is_rolled_back_with_the_connection(
     manager: Any, numbers: Table, by_user: bool
 ) -> None:
-    """aiopg.sa 1.4.0 calls methods that it does not have."""
+    """aiopg.sa 1.4.0 fails here, because it calls methods that it does not have."""
     async with manager.acquire_master() as connection:
         before = await pid(connection)
         transaction = await connection.begin_twophase()
@@ -198,7 +198,7 @@ async def test_what_listens_to_the_number_of_a_lost_socket_is_left_alone(
     with one, other:
         assert one.fileno() == number
         loop.add_reader(one, heard.set)
-        await manager.terminate()  # which breaks what is leased
+        await manager.terminate()  # breaks the leased connections
         other.send(b"heard")
         async with asyncio.timeout(5):
             await heard.wait()

@@ -1,6 +1,6 @@
-"""What is asyncpg's own on real servers: its hooks, its refilling, its errors.
+"""What is specific to asyncpg on real servers: its hooks, how it fills its pool, its errors.
 
-What every driver has to stand is in `test_drivers*.py`.
+What every driver has to withstand is in `test_drivers*.py`.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ async def test_10_a_returning_host_refills_its_pool_at_once_and_nobody_hears_of_
     node = pg_cluster.replicas[0]
     await node.stop()
     await until(lambda: manager.replica_pool_count == 1)
-    # Longer than asyncpg waits between its first tries.
+    # Longer than asyncpg waits between its first attempts.
     await manager.wait_next_pool_check()
     await asyncio.sleep(1.5)
     await node.start()
@@ -132,7 +132,7 @@ async def test_10_a_returning_host_refills_its_pool_at_once_and_nobody_hears_of_
     assert not [record for record in caplog.records if record.name == "asyncpg.pool"]
 
 
-# What once went wrong
+# What went wrong in the past
 
 
 async def test_3_a_server_without_slots_costs_no_more_than_the_deadline(
@@ -147,7 +147,7 @@ async def test_3_a_server_without_slots_costs_no_more_than_the_deadline(
         held = await manager.acquire_master()
         await master.sql("ALTER ROLE app CONNECTION LIMIT 1")
         try:
-            # asyncpg now wants to fill its pool and cannot: nobody may wait behind that.
+            # asyncpg now tries in vain to fill its pool. No acquire may wait behind that.
             async with manager.acquire_master() as connection:
                 connection.terminate()
             loop = asyncio.get_running_loop()
@@ -293,7 +293,7 @@ async def test_what_an_application_asks_asyncpg_wrongly_is_no_lost_connection(
     pg_cluster: LocalCluster,
 ) -> None:
     connection = await asyncpg.connect(pg_cluster.master.dsn)
-    wrong: Any = 5  # no name of a table
+    wrong: Any = 5  # not the name of a table
     try:
         with pytest.raises(AttributeError) as met:
             await connection.copy_records_to_table(wrong, records=[])
@@ -310,7 +310,8 @@ async def test_9_what_a_role_may_not_ask_comes_back_with_a_grant(pg_cluster: Loc
             await manager.ready(1, 2)
             assert not any(node.fencing for node in manager.metrics().nodes)
             await master.sql("GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC")
-            # A new session asks for everything again; without one it takes a minute.
+            # Only a new session asks for everything again at once; the old one does so after a
+            # minute.
             await master.restart()
             await until(lambda: any(node.fencing for node in manager.metrics().nodes))
     finally:
@@ -331,7 +332,7 @@ async def test_taking_from_a_pool_directly_on_a_dead_host_tells_the_drivers_own_
 async def test_nobody_is_cancelled_by_a_pool_that_cannot_fill_itself(
     manager: PoolManager, pg_cluster: LocalCluster
 ) -> None:
-    """Acquires that overlap asyncpg's own task on a server that dies see errors of servers only."""
+    """Acquires that overlap asyncpg's own task on a dying server see errors of the server only."""
     stop = asyncio.Event()
     seen: list[BaseException] = []
 
@@ -340,7 +341,7 @@ async def test_nobody_is_cancelled_by_a_pool_that_cannot_fill_itself(
             try:
                 async with manager.acquire_master(timeout=0.2) as connection:
                     await connection.execute("SELECT 1")
-            except BaseException as error:  # noqa: BLE001  # that is the question
+            except BaseException as error:  # noqa: BLE001  # none may be a CancelledError
                 seen.append(error)
 
     users = [asyncio.ensure_future(use()) for _ in range(30)]
@@ -366,7 +367,7 @@ async def serves(manager: PoolManager) -> None:
 
 
 class ByName(asyncpg.Record):
-    """Rows that are read by name alone."""
+    """Rows whose values can be read by name only."""
 
     def __getitem__(self, key: Any) -> Any:
         if not isinstance(key, str):
@@ -378,7 +379,7 @@ class ByName(asyncpg.Record):
 
 
 class Mine(asyncpg.Connection):
-    """A connection whose methods are the application's."""
+    """A connection whose methods are the application's own."""
 
     async def fetchrow(self, *args: Any, **kwargs: Any) -> Any:
         row = await super().fetchrow(*args, **kwargs)
@@ -411,7 +412,7 @@ async def test_a_connect_of_the_application_logs_in_but_its_codecs_and_settings_
     password = Dsn.parse(pg_cluster.dsn).password
     asked: list[set[str]] = []
 
-    # It takes what asyncpg's pool gives it, and nothing more.
+    # This function takes what asyncpg's pool passes to it, and nothing more.
     async def connect(dsn: str, *, loop: Any, connection_class: Any, record_class: Any) -> Any:
         asked.append({connection_class.__name__, record_class.__name__})
         connection = await asyncpg.connect(
@@ -431,8 +432,8 @@ async def test_a_connect_of_the_application_logs_in_but_its_codecs_and_settings_
         for _ in range(3):
             await manager.wait_next_pool_check()
             await serves(manager)
-        assert len(asked) == 6  # three pools, three reserved connections that stay
-        # A probe may be in the midst of its own transaction; but none stays open.
+        assert len(asked) == 6  # three pools, and three reserved connections that stay
+        # A probe may be in the middle of its own transaction, but none stays open.
         query = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'"
         async with asyncio.timeout(20):
             while await pg_cluster.replicas[0].sql(query) != "0":
@@ -486,7 +487,7 @@ async def test_the_loss_of_a_reserved_connection_leaves_no_error_behind(
     asking = asyncio.ensure_future(session.fetch_row("SELECT pg_sleep(60)" if busy else "SELECT 1"))
     await asyncio.sleep(0.05)
     await master.sql(f"SELECT pg_terminate_backend({session.login_pid})")
-    # Between the server's last words and the end of its socket it seems to be well.
+    # Between the server's last message and the end of its socket the session seems healthy.
     refused = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
     while not lost.is_set():
         with contextlib.suppress(*refused):
@@ -508,7 +509,7 @@ async def test_4_a_connection_that_is_lost_while_a_hook_prepares_it_costs_anothe
     async def init(connection: asyncpg.Connection[asyncpg.Record]) -> None:
         if not lost:
             lost.append(True)
-            connection.terminate()  # as the end of its server does
+            connection.terminate()  # as when its server ends it
             await connection.set_type_codec(
                 "text", schema="pg_catalog", encoder=str, decoder=str, format="text"
             )
@@ -526,7 +527,7 @@ async def test_4_a_connection_that_is_lost_while_a_hook_prepares_it_costs_anothe
 def test_what_asyncpg_stumbles_over_is_told_from_a_mistake_of_the_application(
     module: str, code: str | None
 ) -> None:
-    # As it does between the two round trips of a statement, if it is terminated then.
+    # asyncpg raises this if it is terminated between the two round trips of a statement.
     with pytest.raises(AttributeError) as met:
         exec("None.bind_execute", {"__name__": module})  # noqa: S102  # ours
     assert sqlstate_of(met.value) == code
@@ -551,7 +552,8 @@ def test_a_loop_that_ends_while_a_login_over_tls_is_under_way_leaves_no_socket(
         SilentTls(authority.server("IP:127.0.0.1")) as server,
         warnings.catch_warnings(record=True) as heard,
     ):
-        warnings.simplefilter("always")  # as an error, uvloop does not end with one
+        # A warning that is raised as an error would make uvloop hang.
+        warnings.simplefilter("always")
         run(leave(server))
         gc.collect()
     assert [str(each.message) for each in heard] == []

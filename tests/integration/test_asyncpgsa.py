@@ -1,4 +1,4 @@
-"""What asyncpgsa has beyond asyncpg, on real servers; the rest is in the suite of all drivers."""
+"""What asyncpgsa adds to asyncpg, on real servers; the rest is in the suite of all drivers."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def test_a_transaction_of_expressions_is_rolled_back(manager: PoolManager)
 
 
 async def test_dialect_and_connection_class_go_to_asyncpgsa(pg_cluster: LocalCluster) -> None:
-    class Own(asyncpgsa.connection.SAConnection):  # type: ignore[misc]  # it is not typed
+    class Own(asyncpgsa.connection.SAConnection):  # type: ignore[misc]  # asyncpgsa has no types
         made: list[Any] = []  # noqa: RUF012  # the class is the only place the test can look at
 
         def __init__(self, *args: Any, dialect: Any = None, **kwargs: Any) -> None:
@@ -99,7 +99,7 @@ def test_an_unknown_argument_is_refused_at_once() -> None:
 
 
 def test_newer_sqlalchemy_is_explained() -> None:
-    # SQLAlchemy 2 no longer has the dialect that asyncpgsa is built on.
+    # SQLAlchemy 2 no longer has the dialect on which asyncpgsa is built.
     program = """
 import sys
 import sqlalchemy.dialects.postgresql as postgresql

@@ -1,4 +1,4 @@
-"""The SQLAlchemy adapter over both of its drivers: what is not the same for every adapter."""
+"""The SQLAlchemy adapter over both of its drivers: how it differs from other adapters."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def over(driver: str, dsn: str) -> str:
 async def behind_proxy(
     node: LocalNode, driver: str, size: int
 ) -> AsyncIterator[tuple[PoolManager, Proxy]]:
-    """Lead to one server through a proxy, without probes in the meantime."""
+    """Yield a manager that reaches one server through a proxy and sends no probes meanwhile."""
     async with Proxy(node.host, node.port) as proxy:
         dsn = over(driver, node.dsn).replace(f":{node.port}", f":{proxy.port}")
         kwargs = {"pool_size": size, "max_overflow": 0}
@@ -77,12 +77,12 @@ async def pid_of(connection: AsyncConnection) -> int:
 
 
 async def terminate(node: LocalNode, *pids: int) -> None:
-    """End server processes, and wait until they are gone and the loop knows."""
+    """End server processes, and wait until they are gone and the event loop has noticed."""
     for pid in pids:
         await end_those(node, f"pid = {pid}")
 
 
-# Which driver
+# The choice of the driver
 
 
 async def test_the_dsn_says_what_is_used_beneath(pg_cluster: LocalCluster) -> None:
@@ -259,7 +259,7 @@ async def test_connections_that_died_idle_cost_nobody_a_delay(
         if end == "dropped":
             before = proxy.connections
             proxy.drop()
-            # The reserved connection is lost with the others, and opened anew at once.
+            # The reserved connection is lost with the others and is reopened at once.
             await until(lambda: proxy.connections > before)
         else:
             await end_through(proxy, pg_cluster.master, pids, left=1)
@@ -336,7 +336,7 @@ async def test_a_connection_that_is_lost_while_sqlalchemy_asks_who_serves_is_no_
 async def acquire_with(
     connection_class: type[asyncpg.Connection[asyncpg.Record]], pg_cluster: LocalCluster
 ) -> None:
-    """Acquire a connection of a class in a pool of its own, and use it."""
+    """Acquire a connection of this class from a pool of its own, and use it."""
     connect_args = {"connection_class": connection_class}
     kwargs = {"pool_size": 2, "max_overflow": 0, "connect_args": connect_args}
     dsn = over("asyncpg", pg_cluster.master.dsn)
@@ -365,14 +365,14 @@ async def _hand_on(manager: PoolManager, proxy: Proxy) -> None:
     second = await waiting
     assert await pid_of(second) == pid
     assert manager.metrics().nodes[0].pool_idle == 0
-    # The one that is still being opened has not got through the proxy yet.
+    # The connection that is still being opened has not got through the proxy yet.
     third = await manager.acquire_master()
     assert await pid_of(third) != pid
     assert proxy.connections == before + 1
     await manager.release(second)
     await manager.release(third)
     assert manager.metrics().nodes[0].pool_idle == 2
-    # Nor is one forgotten that nobody waits for in the end.
+    # A connection is not forgotten either if its waiter has given up before it is open.
     leases = [await manager.acquire_master() for _ in range(2)]
     unneeded = asyncio.ensure_future(_acquire(manager))
     await until(lambda: proxy.connections == before + 2)
@@ -442,7 +442,7 @@ async def test_what_the_engine_lends_directly_does_go_on(
 async def test_a_read_only_error_evicts_though_the_application_catches_it(
     manager: PoolManager, pg_cluster: LocalCluster
 ) -> None:
-    # Not by the application's own doing: by a default that may have been changed since.
+    # The cause is not the application itself, but a default that may have been changed since.
     await pg_cluster.master.sql("ALTER ROLE app SET default_transaction_read_only = on")
     try:
         async with manager.acquire_master() as connection:
@@ -604,7 +604,7 @@ async def test_an_acquire_that_pings_a_frozen_host_ends_at_its_deadline(
         began = monotonic()
         with pytest.raises(NotAvailableError):
             _ = await manager.acquire_master(timeout=0.05)
-        assert monotonic() - began < 5  # not the 30 s for which a probe waits
+        assert monotonic() - began < 5  # a probe would wait for 30 s
         master.thaw()
         async with asyncio.timeout(5), manager.acquire_master(timeout=5) as connection:
             await connection.scalar(PID)

@@ -1,4 +1,4 @@
-"""What SQLAlchemy reads in a URL, given to the pool manager as it is given to SQLAlchemy."""
+"""A pool manager reads a URL for SQLAlchemy as SQLAlchemy does."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("nothing_unheard")
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Run on one event loop: what is asked here is the same on any."""
+    """Run on one event loop: what these tests check is the same on any."""
     return "asyncio", {"use_uvloop": False}
 
 
@@ -120,7 +120,7 @@ async def test_hosts_may_be_repeated_with_their_ports(pg_cluster: LocalCluster) 
 
 
 class Plugin(CreateEnginePlugin):
-    """Takes its argument out of the URL, as SQLAlchemy's documentation has it."""
+    """A plugin that takes its argument out of the URL, as SQLAlchemy's documentation describes."""
 
     def __init__(self, url: URL, kwargs: dict[str, Any]) -> None:
         super().__init__(url, kwargs)
@@ -185,4 +185,4 @@ async def test_all_sessions_have_tls_where_the_url_asks_for_it() -> None:
                         " WHERE a.usename = current_user"
                     )
                 )
-                assert [ssl for (ssl,) in found] == [True, True]  # the reserved one and this
+                assert [ssl for (ssl,) in found] == [True, True]  # the reserved one and this one

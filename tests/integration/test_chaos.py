@@ -1,6 +1,6 @@
-"""The chaos suite in its short form: a fault once for all drivers of the environment at once.
+"""The chaos suite in its short form: each fault once, for all drivers of this environment at once.
 
-`make chaos` plays them to one driver at a time, for longer, and measures.
+`make chaos` plays the faults to one driver at a time and for longer, and measures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LATE = 1.0
-"""Seconds by which a busy machine may miss what one at rest keeps."""
+"""By how many seconds a busy machine may exceed the limit that an idle one keeps."""
 
 _NAMES = tuple(name for name, scenario in SCENARIOS.items() if scenario.brief)
 _PASSAGES = tuple(LEASE_SCENES)
@@ -30,14 +30,14 @@ _MOVES = tuple(NAME_SCENES)
 
 @pytest.fixture
 def anyio_backend(request: pytest.FixtureRequest) -> object:
-    """Play each on one of the event loops, in turn: on both it would take twice as long."""
+    """Play each scenario on one event loop, in turn: on both it would take twice as long."""
     uvloop = (*_NAMES, *_PASSAGES, *_MOVES).index(request.getfixturevalue("name")) % 2 == 1
     return "asyncio", {"use_uvloop": uvloop}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    """One whose commits wait for a replica, so that nothing acknowledged may be missing."""
+    """A cluster whose commits wait for a replica, so that nothing acknowledged may be missing."""
     with LocalCluster(synchronous=True) as cluster:
         yield cluster
 

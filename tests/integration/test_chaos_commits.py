@@ -1,7 +1,7 @@
-"""The truth about commits, in its short form: the master is lost at COMMIT, ten times (20).
+"""Commit outcomes in short form: the master is lost at COMMIT, ten times (invariant 20).
 
-`make chaos` loses it 200 times. All drivers of the environment, for tasks and for threads, are at
-work at the same time; aiopg_sa and asyncpgsa in their own.
+`make chaos` loses it 200 times. All drivers of the environment, for tasks and for threads, work at
+the same time; aiopg_sa and asyncpgsa do so in an environment of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from testbed.kits import KITS, THREAD_KITS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Each is played twice.
+#: Each scenario is played twice.
 _NAMES = (
     "commit-killed",
     "commit-twice",
@@ -30,7 +30,7 @@ _NAMES = (
 
 @pytest.fixture
 def anyio_backend(request: pytest.FixtureRequest) -> object:
-    """Play each on one of the event loops, in turn."""
+    """Play each scenario on one event loop, in turn."""
     uvloop = _NAMES.index(request.getfixturevalue("name")) % 2 == 1
     return "asyncio", {"use_uvloop": uvloop}
 
@@ -49,5 +49,5 @@ async def test_20_no_outcome_is_wrong_and_nothing_is_done_twice(
     outcomes = await play_commits(COMMIT_SCENES[name], cluster, kits, short=True)
     assert {x.driver: x.problems for x in outcomes if x.problems} == {}
     assert sum(x.found + x.unknown for x in outcomes) > 0, "no answer to COMMIT was lost"
-    if name in {"commit-unheard", "commit-fatal"}:  # the server has never stopped
+    if name in {"commit-unheard", "commit-fatal"}:  # these never stop the server
         assert {x.driver: x.unknown for x in outcomes if x.unknown} == {}

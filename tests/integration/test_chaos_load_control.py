@@ -1,4 +1,4 @@
-"""Load control in the chaos suite's short form: after each fault every permit is back."""
+"""Load control in the short form of the chaos suite: after each fault every permit is back."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Play on one of the event loops: drivers take their turns elsewhere."""
+    """Play on one event loop: other tests run the drivers on each loop in turn."""
     return "asyncio", {"use_uvloop": False}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    """One whose commits wait for a replica, so that nothing acknowledged may be missing."""
+    """A cluster whose commits wait for a replica, so that nothing acknowledged may be missing."""
     with LocalCluster(synchronous=True) as cluster:
         yield cluster
 
 
-# `python -m chaos --load-control` plays the other faults, and all drivers.
+# `python -m chaos --load-control` plays the other faults, and to all drivers.
 @pytest.mark.parametrize("kits", [KITS[:2], THREAD_KITS[:2]], ids=["tasks", "threads"])
 @pytest.mark.parametrize("name", ["freeze", "blackout"])
 async def test_11_after_a_fault_every_permit_is_back_and_all_is_as_without(

@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LATE = 1.0
-"""Seconds by which a busy machine may miss what one at rest keeps."""
+"""By how many seconds a busy machine may exceed the limit that an idle one keeps."""
 
-#: Of each kind of fault one: `python -m chaos` plays all of them to threads as well.
+#: One of each kind of fault. `python -m chaos` plays all of them to threads as well.
 _NAMES = ("crash", "freeze", "split", "blackout", "exhausted", "full")
 _PASSAGES = ("haproxy", "haproxy-uncut", "service")
 
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Play on one of the event loops: it is the stage's, and nothing of hasql's runs there."""
+    """Play on one event loop: the stage runs there, and nothing of hasql does."""
     return "asyncio", {"use_uvloop": False}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    """One whose commits wait for a replica, so that nothing acknowledged may be missing."""
+    """A cluster whose commits wait for a replica, so that nothing acknowledged may be missing."""
     with LocalCluster(synchronous=True) as cluster:
         yield cluster
 

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from testbed.kits.base import LoadKit
 
-#: Of each kind of fault one: `make chaos` plays all of them.
+#: One of each kind of fault. `make chaos` plays all of them.
 _NAMES = ("switchover", "freeze", "blackout")
 
-#: Those of tasks and those of threads, which not every environment has.
+#: Kits for tasks and kits for threads. Not every environment has the latter.
 _KITS: dict[str, Sequence[LoadKit]] = {"tasks": KITS}
 if THREAD_KITS:
     _KITS["threads"] = THREAD_KITS
@@ -32,13 +32,13 @@ if THREAD_KITS:
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Play on one of the event loops: drivers take their turns elsewhere."""
+    """Play on one event loop: other tests run the drivers on each loop in turn."""
     return "asyncio", {"use_uvloop": False}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    """One whose commits wait for a replica, so that nothing acknowledged may be missing."""
+    """A cluster whose commits wait for a replica, so that nothing acknowledged may be missing."""
     with LocalCluster(synchronous=True) as cluster:
         yield cluster
 
@@ -50,7 +50,8 @@ async def test_an_application_that_uses_run_sees_no_error_in_a_fault_that_ends(
 ) -> None:
     outcomes = await perform(SCENARIOS[name], cluster, kits, short=True, of_class=UnitsOfWork)
     assert {x.driver: x.problems for x in outcomes if x.problems} == {}
-    if name != "switchover":  # where all may be between two units as the master stops
+    # In a switchover every worker may be between two units at the moment when the master stops.
+    if name != "switchover":
         assert sum(x.retried + x.found for x in outcomes) > 0
     assert sum(x.unknown for x in outcomes) == sum(x.failed for x in outcomes)
 

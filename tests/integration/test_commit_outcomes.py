@@ -1,7 +1,8 @@
-"""The outcome of commits on real servers: what crashes, restarts and promotions do to ids (20).
+"""Commit outcomes on real servers after crashes, restarts and promotions (invariant 20).
 
-Each test leaves a transaction behind whose answer nobody has heard, lets the cluster go through
-something, has its id given to another transaction where that can be, and then asks for the outcome.
+Each test leaves a transaction behind whose answer was never heard, and puts the cluster through
+some event. Where possible it gives the transaction's id to another transaction. Then it asks for
+the outcome.
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.loops_in_turn
 
-#: What is committed is flushed by nobody but the checkpointer, or a commit that waits for it.
+#: With these settings only the checkpointer, or a commit that waits for it, flushes the WAL.
 UNFLUSHED = {"wal_writer_delay": "10s", "wal_writer_flush_after": "1GB"}
 
 
 @pytest.fixture(scope="module", params=[16, 18])
 def cluster(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
     with LocalCluster(version=request.param, settings=UNFLUSHED) as cluster:
-        # With it a standby tells at once which timeline it follows.
+        # With this privilege a standby tells at once which timeline it follows.
         asyncio.run(cluster.master.sql("GRANT pg_read_all_stats TO app"))
         yield cluster
 
 
 class Unanswered:
-    """A transaction that is about to commit, or has done so, and those who ask of it."""
+    """A transaction that is about to commit or has done so, and the manager that asks about it."""
 
     def __init__(self, manager: PoolManager, table: str, mark: CommitMark, session: Any) -> None:
         self.manager = manager
@@ -53,11 +54,11 @@ class Unanswered:
         await self.session.execute("COMMIT")
 
     async def outcome(self, seconds: float = 10.0) -> Outcome:
-        finder = self.manager._parts.commits  # noqa: SLF001  # which `run` asks as well
+        finder = self.manager._parts.commits  # noqa: SLF001  # `run` asks it as well
         return await finder.find(self.mark, monotonic() + seconds)
 
     async def give_id_away(self, master: LocalNode) -> None:
-        """Have another transaction commit with the same id, and others write beyond the mark."""
+        """Let another transaction commit with the same id, and others write beyond the mark."""
         while int(await master.sql("SELECT pg_current_xact_id()")) < self.mark.xid:
             pass
         status = await master.sql(f"SELECT pg_xact_status('{self.mark.xid}')")
@@ -87,7 +88,7 @@ async def mark_of(session: Any, node: LocalNode) -> CommitMark:
 async def unanswered(
     cluster: LocalCluster, on: LocalNode | None = None, *, flushed: bool = False
 ) -> AsyncIterator[Unanswered]:
-    """Have a transaction ready to commit on the master, whose WAL is flushed or not."""
+    """Yield a transaction on the master that is ready to commit, with or without a flush."""
     await asyncio.to_thread(cluster.heal)
     master, table = on or cluster.master, f"t_{uuid4().hex}"
     await master.sql(f"CREATE TABLE {table} (i int); GRANT ALL ON {table} TO app")
@@ -131,7 +132,7 @@ async def test_what_a_crash_has_lost_is_aborted_though_its_id_is_committed(
 ) -> None:
     async with unanswered(cluster) as it:
         master = cluster.master
-        await it.commit()  # the server says so, and has not flushed it
+        await it.commit()  # acknowledged, but not flushed
         master.kill()
         await master.start()
         assert await master.sql(f"SELECT count(*) FROM {it.table}") == "0"  # noqa: S608  # ours
@@ -162,7 +163,7 @@ async def test_a_commit_that_was_flushed_is_there_after_a_restart(
     async with unanswered(cluster, flushed=True) as it:
         master = cluster.master
         await it.commit()
-        # Another transaction tells, as it commits, up to where all had been flushed.
+        # The mark of another transaction tells up to where the WAL had been flushed.
         other = await asyncpg.connect(master.dsn)
         await other.execute("BEGIN")
         await other.execute(f"INSERT INTO {it.table} VALUES (2)")  # noqa: S608  # ours
@@ -195,16 +196,17 @@ async def test_what_a_promoted_replica_has_replayed_is_committed(cluster: LocalC
         master, (new, other) = cluster.master, cluster.replicas
         await it.commit()
         await replayed(new, await master.sql("SELECT pg_current_wal_lsn()"))
-        await it.manager.wait_next_pool_check()  # which tells that it had been flushed
+        # The probe tells that the commit had been flushed.
+        await it.manager.wait_next_pool_check()
         master.kill()
         await new.promote()
         assert await it.outcome() is Outcome.COMMITTED
-        # The new one starts anew, and tells no more where its timeline began.
+        # The new master starts anew and no longer tells where its timeline began.
         await master_is(it.manager, new)
         new.kill()
         await new.start()
         assert await it.outcome() is Outcome.COMMITTED
-        # One after the other.
+        # Two promotions, one after the other.
         await other.rejoin(new)
         await it.manager.wait_next_pool_check()
         new.kill()
@@ -244,7 +246,7 @@ async def test_nothing_is_said_of_an_id_that_is_given_away_after_a_crash(
         await master.start()
         if giver == "the old master":
             await it.give_id_away(master)
-        else:  # the old one goes on beyond the mark, and no transaction ends there
+        else:  # the old master writes beyond the mark, but no transaction ends there
             await master.sql("SELECT pg_switch_wal()")
             await master.sql("CHECKPOINT")
         await replayed(new, await master.sql("SELECT pg_current_wal_flush_lsn()"))
@@ -259,8 +261,8 @@ async def test_nothing_is_said_of_an_id_that_is_given_away_after_a_crash(
 async def test_a_timeline_of_the_same_number_is_not_the_same(cluster: LocalCluster) -> None:
     await asyncio.to_thread(cluster.heal)
     old, (first, second) = cluster.master, cluster.replicas
-    # One has less of the old timeline, and begins a new one. The other never meets it, and begins
-    # its own much later.
+    # `first` has less of the old timeline and begins a new one. `second` never meets `first` and
+    # begins its own timeline much later.
     await first.stop()
     more = "SELECT generate_series(1, 100000) AS i"
     await old.sql(f"CREATE TABLE more AS {more}; DROP TABLE more")

@@ -40,8 +40,9 @@ main()
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    """Where a demo's cluster lies, so that what it leaves behind is found."""
-    # Short, because sockets lie in it, and open to the account that servers of root run as.
+    """The directory of a demo's cluster, in which the test finds what the demo leaves behind."""
+    # The path is short, because it holds sockets. The account that runs root's servers can enter
+    # it.
     with tempfile.TemporaryDirectory(prefix="hasql-test-") as place:
         Path(place).chmod(0o755)
         yield Path(place)
@@ -67,7 +68,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def demo_report(fault: str, seconds: int, face: str = "async") -> dict[str, Any]:
     done = run("demo", "--json", "--fault", fault, "--duration", str(seconds), "--face", face)
     assert "Traceback" not in done.stderr, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)  # nothing but the document is there
+    report: dict[str, Any] = json.loads(done.stdout)  # stdout holds nothing but the document
     assert (done.returncode, report["ok"], report["problems"]) == (0, True, []), done.stderr
     assert (report["fault"], report["face"]) == (fault, face)
     assert report["load_seconds"] >= seconds
@@ -187,7 +188,7 @@ class Terminal:
         try:
             readable, _, _ = select.select([self._file], [], [], 30)
             data = os.read(self._file, 65536) if readable else b""
-        except OSError:  # how Linux says that nobody is at the other end any more
+        except OSError:  # how Linux says that the other end is closed
             return False
         self.output += data.decode(errors="replace")
         return bool(data)
@@ -209,7 +210,8 @@ def test_on_a_terminal_hosts_are_shown_live_and_ctrl_c_ends_and_removes_all(
         assert terminal.exit_code() == 130
     assert "interrupted; everything is stopped and removed" in terminal.output
     assert "Traceback" not in terminal.output
-    assert terminal.output.count("\x1b[?25h") == terminal.output.count("\x1b[?25l")  # the cursor
+    # Each time the cursor was hidden it is shown again.
+    assert terminal.output.count("\x1b[?25h") == terminal.output.count("\x1b[?25l")
     assert left_behind(scratch) == []
 
 

@@ -55,7 +55,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 async def project(pg_cluster: LocalCluster) -> AsyncIterator[DjangoProject]:
-    """A project whose tables are there and empty."""
+    """A project whose tables exist and are empty."""
     async with django_project(pg_cluster) as project:
         await project.run(make_tables)
         yield project
@@ -141,7 +141,7 @@ async def test_after_a_write_reads_of_the_same_request_go_to_the_master(
         assert Group.objects.get().name == "a"
         new_request()
         assert Group.objects.all().db == "replica"
-        # Not by way of a model, nor of the router.
+        # This goes through neither a model nor the router.
         ask("default", "/* of hand */ UPDATE auth_group SET name = 'b'")
         assert Group.objects.all().db == "default"
         new_request()
@@ -255,7 +255,7 @@ async def test_what_was_read_from_a_replica_is_written_to_its_master(
 
 
 async def caught_up(project: DjangoProject) -> None:
-    """Wait until the replicas have replayed all there is."""
+    """Wait until the replicas have replayed all WAL of the master."""
     master = project.cluster.master
     lsn = await master.sql("SELECT pg_current_wal_lsn()")
     for replica in project.cluster.replicas:
@@ -299,9 +299,10 @@ async def test_a_read_that_was_sent_to_a_lost_replica_goes_to_the_master(
             for each in project.cluster.replicas:
                 each.kill()
             try:
-                is_replica("replica")  # it may be sent before the end of its connection is there
+                is_replica("replica")  # it may be sent before the loss is noticed
             except OperationalError as error:
-                assert not falls_back or "no connection" not in str(error)  # noqa: PT017  # if any
+                # There may also be no error.
+                assert not falls_back or "no connection" not in str(error)  # noqa: PT017
             new_request()
             if falls_back:
                 assert not is_replica("replica")
@@ -349,7 +350,7 @@ async def test_the_router_migrates_masters_alone() -> None:
 
 
 class OfGroups:
-    """Somebody's own router, which keeps one model elsewhere."""
+    """A router of the application's own, which keeps one model elsewhere."""
 
     def db_for_write(self, model: object, **_: object) -> str | None:
         return "reports" if model is Group else None
@@ -573,7 +574,7 @@ async def test_connecting_once_more_gives_the_former_connection_back(
         with pytest.raises(InterfaceError, match="cursor is closed"):
             former.execute("SELECT 1")
         assert Group.objects.using("default").count() == 0
-        connection.connection = None  # as some do who want to have another one
+        connection.connection = None  # some applications do this to get a new connection
         assert Group.objects.using("default").count() == 0
         assert leases() == 1
         connection.close()
@@ -590,7 +591,7 @@ async def test_an_iterator_that_is_left_disturbs_nobody(project: DjangoProject) 
         connections["default"].close()
         with transaction.atomic():
             count = Group.objects.count()
-            left.close()  # as the collector does, whenever it likes
+            left.close()  # as the garbage collector may at any time
             assert Group.objects.count() == count
 
     await project.run(work)
@@ -651,7 +652,7 @@ async def test_a_connection_is_kept_for_its_age(project: DjangoProject) -> None:
             pass
         new_request()
         assert leases() == 0
-        assert backend_pid() == pid  # what is given back is not thrown away
+        assert backend_pid() == pid  # the connection was given back, not thrown away
 
     await project.run(forget_connections)
     await project.run(work)
@@ -660,7 +661,7 @@ async def test_a_connection_is_kept_for_its_age(project: DjangoProject) -> None:
 async def test_a_persistent_connection_goes_when_its_host_is_not_what_it_was(
     project: DjangoProject,
 ) -> None:
-    """A replica that is promoted breaks no connection of those who read from it."""
+    """The promotion of a replica does not break the connections that read from it."""
     for settings_dict in project.databases.values():
         settings_dict["CONN_MAX_AGE"] = None
     project.configure()
@@ -673,7 +674,7 @@ async def test_a_persistent_connection_goes_when_its_host_is_not_what_it_was(
     await fail_over(project.cluster)
     await project.run(lambda: manager().ready(1, 0))
     await until(lambda: not project_replicas())
-    # No request has begun: the thread has what it had.
+    # No request has begun since, so the thread still has its connection.
     assert await project.run(lambda: connections["replica"].connection is not None)
 
     def next_request() -> None:
@@ -862,7 +863,7 @@ async def test_databases_of_tests_come_and_go_while_managers_have_them(
             assert not is_replica("replica")
             Group.objects.using("default").create(name="of a test")
             assert Group.objects.using("replica").get().name == "of a test"
-            # A clone as a worker process has it, and the alias in use all the while.
+            # Clone the database as for a worker process, while the alias is in use.
             connections["default"].creation.clone_test_db("3", verbosity=0)
             backend_pid()
         finally:
@@ -892,7 +893,7 @@ async def test_databases_are_made_by_a_direct_connection(project: DjangoProject)
     await project.run(work)
 
 
-# Settings that can't be right
+# Settings that cannot be right
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Celery's prefork workers with hasql.contrib.django: what the parent has is nobody else's."""
+"""Celery's prefork workers with hasql.contrib.django: children never use a parent's connection."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).parents[2] / "examples" / "django_project"
 
-#: The project's, with messages in files; the parent keeps its connections, whoever asks.
+#: The project's settings, with messages in files. Connections are kept for ever.
 SETTINGS = """
 import os
 from pathlib import Path
@@ -42,7 +42,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 CELERY_RESULT_BACKEND = (PLACE / "results").as_uri()
 """
 
-#: The project's application, in whose parent a thread works with the database all the time.
+#: The project's application. A thread of its parent process uses the database all the time.
 WORKER = """
 import os, threading, time
 from contextlib import suppress
@@ -84,12 +84,12 @@ print(json.dumps([result.get(timeout=30) for result in results]))
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Watch from one of the event loops."""
+    """Watch the worker from one event loop."""
     return "asyncio", {"use_uvloop": False}
 
 
 class Celery:
-    """One worker with its messages in a directory."""
+    """One Celery worker, with its messages in a directory."""
 
     def __init__(self, place: Path, dsn: str) -> None:
         self.place = place
@@ -106,7 +106,7 @@ class Celery:
         }
 
     async def run(self, *words: str) -> str:
-        """Run a program of the project's, and return what it prints."""
+        """Run a program of the project, and return what it prints."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, *words, env=self.environment, stdout=asyncio.subprocess.PIPE
         )
@@ -115,18 +115,18 @@ class Celery:
         return output.decode()
 
     async def visits(self, name: str, count: int) -> set[int]:
-        """Have tasks write; return the sessions that did."""
+        """Let tasks write; return the sessions that they wrote in."""
         return set(json.loads(await self.run(str(self.place / "client.py"), name, str(count))))
 
     def parent_sessions(self) -> list[set[int]]:
-        """Return what the parent's thread has had, of the master's and of a replica."""
+        """Return the sessions that the parent's thread has used: the master's and a replica's."""
         lines = (self.place / "parent").read_text().splitlines()
         rows = [[int(number) for number in line.split()] for line in lines if " " in line]
         return [set(column) for column in zip(*rows, strict=True)]
 
     @asynccontextmanager
     async def worker(self) -> AsyncIterator[asyncio.subprocess.Process]:
-        """Have a worker with two children for the time of a block."""
+        """Run a worker with two children for the duration of a block."""
         words = "-m celery -A worker worker --pool prefork --concurrency 2 --without-gossip"
         with (self.place / "log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
@@ -154,7 +154,7 @@ async def test_parent_and_prefork_children_do_not_disturb_each_other(
     async with celery.worker() as worker:
         ours = await celery.visits("before", 20)
         theirs = celery.parent_sessions()
-        # Each of the parent's sessions is the one that it had before the children came.
+        # The parent still has the two sessions that it had before the children started.
         assert [len(each) for each in theirs] == [1, 1]
         assert not ours & set().union(*theirs)
         _, new = await fail_over(pg_cluster)

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
-#: `make` fetches them with the rest of the environment.
+#: `make` fetches Django's tests with the rest of the environment.
 TESTS = Path(sys.prefix) / "django-tests" / "tests"
-#: Those that say most of a backend and take a minute.
+#: The modules that say most about a backend, and take a minute.
 MODULES = (
     "backends",
     "basic",
@@ -47,7 +47,7 @@ _USER = "django_own"
 
 @pytest.fixture
 def databases() -> Iterator[str]:
-    """What DATABASES are, of a PostgreSQL that has all its extensions and ICU's collations."""
+    """The DATABASES setting, for a PostgreSQL that has all its extensions and ICU's collations."""
     if find_local(None, Account.for_servers()) is None:
         skip("there is no PostgreSQL but the wheel's: apt-get install postgresql")
     with LocalCluster(replicas=1, source="local") as cluster:

@@ -17,7 +17,7 @@ from tests.middlemen import skip
 
 ROOT = Path(__file__).parents[2]
 
-#: A program of its own: GeoDjango is another application than that of the other tests.
+#: A program of its own, because GeoDjango is a different application from the other tests'.
 _PROGRAM = """
 import json, os, sys
 import django

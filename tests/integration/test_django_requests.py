@@ -69,7 +69,7 @@ async def read_async(_: HttpRequest) -> HttpResponse:
 
 
 async def write_elsewhere(_: HttpRequest) -> HttpResponse:
-    """Write in a thread that is not the request's: it has its own connection."""
+    """Write in a thread that is not the request's, and so has its own connection."""
 
     def work() -> None:
         Group.objects.create(name="of a user")
@@ -169,7 +169,7 @@ async def test_a_pin_ends(project: DjangoProject) -> None:
         cookie = user.cookies[COOKIE].value
         async with asyncio.timeout(10):
             while await project.run(pinned, user):
-                user.cookies[COOKIE] = cookie  # a client that keeps it too long
+                user.cookies[COOKIE] = cookie  # a client that keeps the cookie too long
 
 
 @pytest.mark.parametrize("seconds", ["5", True, -1, float("inf"), None])
@@ -215,7 +215,7 @@ async def test_views_of_both_kinds_under_asgi(write: str) -> None:
 async def test_a_persistent_connection_of_an_asgi_request_comes_back(
     project: DjangoProject,
 ) -> None:
-    """The thread of such a request ends with it, and closes nothing."""
+    """The thread of such a request ends with the request, and closes nothing."""
     from asgiref.sync import ThreadSensitiveContext
 
     from hasql.contrib.django.shared_managers import all_managers

@@ -1,4 +1,4 @@
-"""What hasql.contrib.django takes for a write."""
+"""Which statements hasql.contrib.django takes for writes."""
 
 from __future__ import annotations
 
@@ -130,5 +130,5 @@ def test_whatever_else_is_one(statement: object) -> None:
     ids=repr,
 )
 def test_a_statement_takes_no_longer_than_its_length_says(parts: tuple[str, str, str]) -> None:
-    """The thread that executes it has the interpreter to itself until it is through."""
+    """While a thread examines a statement, no other thread runs."""
     assert growth(is_write, parts) < 3 * TIMES

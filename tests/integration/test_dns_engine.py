@@ -1,4 +1,4 @@
-"""An engine of SQLAlchemy's whose name moves, on a real server and a real nameserver."""
+"""SQLAlchemy's engine follows a name that moves, on a real server and a real nameserver."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ NAME = "db.example.test"
 OLD, NEW, THIRD, FOURTH = "127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"
 NOBODY = "127.0.0.9"
 DRIVERS = ("psycopg2", "psycopg", "pg8000")
-#: Seconds after which a move of a name with a TTL of one second must be seen. It takes 1.1 at most
-#: where nothing else runs.
+#: Within how many seconds a move of a name with a TTL of one second must be seen. It takes 1.1 at
+#: most if nothing else runs on the machine.
 LATEST = 1.5
 WHERE = text("SELECT host(inet_server_addr()), pg_backend_pid()")
 
@@ -52,7 +52,8 @@ def server() -> Iterator[MovingServer]:
 
 @pytest.fixture
 def nameserver() -> Iterator[NameServer]:
-    clear_dns_cache()  # a nameserver of another test may have had the port of this one
+    # The nameserver of another test may have had the same port.
+    clear_dns_cache()
     with NameServer() as nameserver:
         nameserver.set(NAME, OLD)
         yield nameserver
@@ -80,7 +81,7 @@ def make(server: MovingServer, nameserver: NameServer) -> Iterator[Callable[...,
 
 
 def where(connection: Connection) -> tuple[str, int]:
-    """Return the address that a connection leads to, and its server process."""
+    """Return the address that a connection leads to, and the pid of its server process."""
     address, pid = connection.execute(WHERE).one()
     return address, pid
 
@@ -99,7 +100,7 @@ def until_at(engine: Engine, address: str, *, within: float = 5) -> None:
 
 
 class Load:
-    """Threads that check out, ask and give back, and note what they have seen."""
+    """Threads that check out a connection, use it, give it back, and note what they have seen."""
 
     def __init__(self, engine: Engine, threads: int) -> None:
         self._engine = engine
@@ -124,7 +125,7 @@ class Load:
             time.sleep(0.01)
 
     def end(self) -> None:
-        """Stop, and raise what any of them has met."""
+        """Stop, and raise any error that a thread has met."""
         self._stop.set()
         self._pool.shutdown()
         for each in self._running:
@@ -140,7 +141,7 @@ def load(engine: Engine, threads: int = 4) -> Iterator[Load]:
         running.end()
 
 
-# The name moves.
+# The name moves
 
 
 @of_each_driver
@@ -165,7 +166,7 @@ def test_a_time_to_live_of_zero_is_a_second(
     engine = make()
     ask(engine)
     took = []
-    for address in (NEW, OLD, THIRD, NEW):  # of which a busy machine may have delayed some
+    for address in (NEW, OLD, THIRD, NEW):  # several, because a busy machine may delay some
         began = time.monotonic()
         nameserver.set(NAME, address, ttl=0)
         until_at(engine, address)
@@ -195,7 +196,7 @@ def test_a_name_that_rotates_reconnects_nothing(
     nameserver.rotate(NAME, OLD, NEW, ttl=0)
     engine = make(pool_size=1, max_overflow=0)
     ask(engine)
-    nameserver.wait_for_questions(4, kind="A")  # by then one has come back
+    nameserver.wait_for_questions(4, kind="A")  # by then an address has come back
     pids = set()
     nameserver.forget_questions()
     while nameserver.count(kind="A") < 3:
@@ -247,7 +248,7 @@ def test_a_name_that_moves_on_while_it_is_reconnected_costs_no_error(
     assert ask(engine)[0] == THIRD
 
 
-# The nameserver is away.
+# The nameserver is away
 
 
 @of_each_driver
@@ -264,7 +265,7 @@ def test_without_a_nameserver_what_is_in_the_pool_serves(
             assert ask(engine) == first
         with pace.pausing():
             time.sleep(0.001)
-    assert pace.slow < 5  # if they waited for the nameserver, each would be: a dozen
+    assert pace.slow < 5  # if they waited for the nameserver, all would be slow: a dozen
     with engine.connect(), pytest.raises(NameResolutionError, match=NAME) as caught:
         engine.connect()
     assert isinstance(caught.value, OSError)
@@ -287,7 +288,7 @@ def test_without_a_nameserver_an_old_answer_serves_new_connects(
     engine = make(poolclass=NullPool, dns_timeout=0.2, dns_fallback=False)
     ask(engine)
     nameserver.stop()
-    time.sleep(1.2)  # its time to live is over
+    time.sleep(1.2)  # the TTL of the answer is over
 
     def connect() -> None:
         assert ask(engine)[0] == OLD
@@ -295,7 +296,7 @@ def test_without_a_nameserver_an_old_answer_serves_new_connects(
     assert fastest(connect) < 0.5
 
 
-# Several addresses.
+# Several addresses
 
 
 @of_each_driver
@@ -318,7 +319,7 @@ def test_an_address_that_refuses_is_passed_over(
 def test_an_address_that_is_silent_costs_a_moment(
     make: Callable[..., Engine], server: MovingServer, nameserver: NameServer, driver: str
 ) -> None:
-    # The nameserver's order is not ours, so that the one that answers should seldom be the first.
+    # The address that answers comes last, so all the others are dialled before it.
     silent = [f"127.0.0.{number}" for number in range(20, 26)]
     nameserver.set(NAME, *silent, NEW)
     with ExitStack() as stack:
@@ -367,7 +368,7 @@ def test_a_wrong_port_is_the_drivers_to_refuse(
         ask(engine)
 
 
-# What create_engine takes.
+# What create_engine takes
 
 
 def test_building_an_engine_connects_to_nothing_and_asks_nobody(
@@ -453,7 +454,7 @@ def test_where_no_name_is_looked_up_it_is_any_engine(
     assert ask(make(url=server.url(driver, name), connect_args=hostaddr))[0] == THIRD
     with pytest.raises(OperationalError, match="/nowhere"):
         ask(make(url=f"{bare}?host=/nowhere"))
-    # A question of an engine before this one may be asked once more.
+    # An engine of an earlier part may ask for its name once more.
     assert {question.name for question in nameserver.questions} <= {NAME}
 
 
@@ -483,7 +484,7 @@ def test_a_database_without_hosts_is_any_engine(
 
 
 class PlainDialect(PGDialect_pg8000):
-    """A dialect of which nothing is known, whose driver looks up names by itself."""
+    """A dialect unknown to hasql, whose driver looks up names by itself."""
 
     driver = "plain"
     supports_statement_cache = True
@@ -505,13 +506,13 @@ def test_a_driver_that_looks_up_names_itself_is_followed_by_what_its_name_had(
     nameserver.set(NAME, NEW, THIRD)
     nameserver.forget_questions()
     nameserver.wait_for_questions(4)
-    assert ask(engine) == before  # it may be THIRD, for all that is known
+    assert ask(engine) == before  # as far as hasql knows it may lead to THIRD
     engine.dialect.leads_to = NEW
     nameserver.set(NAME, NEW)
     until_at(engine, NEW)
 
 
-# Pools, events, and the rest of SQLAlchemy.
+# Pools, events, and the rest of SQLAlchemy
 
 
 @pytest.mark.parametrize("poolclass", [QueuePool, NullPool, StaticPool])
@@ -551,7 +552,7 @@ def test_a_move_invalidates_no_connection_that_is_well(
                 new.rollback()
                 new.invalidate()
             stays = where(new)
-    # Both are idle now, and the old one is the next.
+    # Both connections are idle now, and the old one would be checked out next.
     assert before[0] == OLD
     assert ask(engine) != before
     with engine.connect(), engine.connect() as other:
@@ -633,7 +634,7 @@ def test_a_listener_that_fails_leaves_no_socket(make: Callable[..., Engine]) -> 
     gc.collect()  # a ResourceWarning would fail the test
 
 
-# Threads, forks, and the end.
+# Threads, forks, and the end
 
 
 def test_many_threads_share_an_engine_while_its_name_flaps(
@@ -645,8 +646,9 @@ def test_many_threads_share_an_engine_while_its_name_flaps(
         running.until(lambda: len(running.seen) > 100)
         for address in (NEW, THIRD):
             nameserver.set(NAME, address, ttl=0)
-            running.until(lambda: running.seen[-1][1] == address)  # noqa: B023  # within the turn
-        nameserver.set(NAME, OLD, ttl=0)  # which has not left for long: it may be one that rotates
+            running.until(lambda: running.seen[-1][1] == address)  # noqa: B023  # in this turn
+        # OLD has left only a moment ago, so for hasql the name may be one that rotates.
+        nameserver.set(NAME, OLD, ttl=0)
         time.sleep(1.5)
     assert {address for _, address in running.seen} >= {OLD, NEW, THIRD}
 
@@ -674,7 +676,7 @@ def test_a_forked_child_follows_for_itself(
             until_at(engine, NEW, within=10)
             os.write(writing, b"followed\n")
         finally:
-            os._exit(0)  # nothing of pytest's may run in it
+            os._exit(0)  # nothing of pytest may run in the child
     os.close(writing)
     with os.fdopen(reading) as said:
         assert said.readline() == f"{OLD}\n"
@@ -694,7 +696,7 @@ def test_an_engine_that_is_gone_follows_nothing(
     ask(engine)
     engine.dispose()
     nameserver.forget_questions()
-    nameserver.wait_for_questions(2)  # it goes on after that
+    nameserver.wait_for_questions(2)  # the look-ups go on after that
     assert lookup_threads()
     del engine
     gc.collect()
@@ -703,7 +705,7 @@ def test_an_engine_that_is_gone_follows_nothing(
         assert time.monotonic() < end
         time.sleep(0.01)
     nameserver.forget_questions()
-    time.sleep(1.2)  # its time to live is over
+    time.sleep(1.2)  # the TTL of the answer is over
     assert nameserver.questions == []
 
 

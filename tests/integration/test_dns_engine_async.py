@@ -1,4 +1,4 @@
-"""An asyncio engine of SQLAlchemy's whose name moves, over asyncpg and psycopg."""
+"""SQLAlchemy's asyncio engine follows a name that moves, over asyncpg and psycopg."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 NAME = "db.example.test"
 OLD, NEW, THIRD, NOBODY = "127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.9"
-#: As in test_dns_engine.py.
+#: See `LATEST` in test_dns_engine.py.
 LATEST = 1.5
 WHERE = text("SELECT host(inet_server_addr()), pg_backend_pid()")
 
-# SQLAlchemy has no code for a loop, and psycopg hardly any: each driver has one of them.
+# SQLAlchemy has no code for an event loop and psycopg hardly any, so each driver runs on one.
 of_each_driver = pytest.mark.parametrize(
     ("driver", "anyio_backend"),
     [
@@ -51,7 +51,8 @@ def server() -> Iterator[MovingServer]:
 
 @pytest.fixture
 def nameserver() -> Iterator[NameServer]:
-    clear_dns_cache()  # a nameserver of another test may have had the port of this one
+    # The nameserver of another test may have had the same port.
+    clear_dns_cache()
     with NameServer() as nameserver:
         nameserver.set(NAME, OLD)
         yield nameserver
@@ -97,7 +98,7 @@ async def until_at(engine: AsyncEngine, address: str) -> None:
 
 @asynccontextmanager
 async def load(engine: AsyncEngine, tasks: int = 4) -> AsyncIterator[list[tuple[float, str]]]:
-    """Check out, ask and give back; yield when each checkout began, and where it led to."""
+    """Check out, use and give back; yield a list of when each checkout began, and where it led."""
     seen: list[tuple[float, str]] = []
     stop = asyncio.Event()
 
@@ -146,14 +147,14 @@ async def test_of_two_addresses_neither_is_reconnected(
 async def test_addresses_that_refuse_or_are_silent_are_passed_over(
     make: Callable[..., AsyncEngine], server: MovingServer, nameserver: NameServer, driver: str
 ) -> None:
-    # The nameserver's order is not ours, so that the one that answers should seldom be the first.
+    # The address that answers comes last, so all the others are dialled before it.
     silent = [f"127.0.0.{number}" for number in range(20, 26)]
     nameserver.set(NAME, NOBODY, *silent, NEW)
     with ExitStack() as stack:
         for address in silent:
             stack.enter_context(black_hole(address, server.port))
         took = []
-        for _ in range(3):  # of which a busy machine may have delayed some
+        for _ in range(3):  # several, because a busy machine may delay some
             began = time.monotonic()
             assert (await ask(make(driver)))[0] == NEW
             took.append(time.monotonic() - began)
@@ -174,7 +175,7 @@ async def test_without_a_nameserver_what_is_in_the_pool_serves(
             assert await ask(engine) == first
         with pace.pausing():
             await asyncio.sleep(0.001)
-    assert pace.slow < 5  # if they waited for the nameserver, each would be: a dozen
+    assert pace.slow < 5  # if they waited for the nameserver, all would be slow: a dozen
     async with engine.connect():
         with pytest.raises(NameResolutionError, match=NAME):
             await ask(engine)

@@ -1,4 +1,4 @@
-"""TLS is checked against the name, wherever it leads: with a certificate for the name alone."""
+"""TLS is checked against the name, wherever the name leads. The certificate is for it alone."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ WHERE = text("SELECT host(inet_server_addr()), ssl FROM pg_stat_ssl WHERE pid = 
 
 
 class Secured(NamedTuple):
-    """A server with TLS, and what a client trusts."""
+    """A server with TLS, and the certificate that a client trusts."""
 
     server: MovingServer
     trusted: Path
 
     def arguments(self, driver: str) -> tuple[str, dict[str, Any]]:
-        """Return how a driver is told to check the name: in the URL, and as arguments."""
+        """Return how a driver is told to check the name: a part of the URL, and arguments."""
         if driver == "pg8000":
             return "", {"ssl_context": ssl.create_default_context(cafile=self.trusted)}
         if driver == "asyncpg":
@@ -56,7 +56,8 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
 
 @pytest.fixture
 def nameserver() -> Iterator[NameServer]:
-    clear_dns_cache()  # a nameserver of another test may have had the port of this one
+    # The nameserver of another test may have had the same port.
+    clear_dns_cache()
     with NameServer() as nameserver:
         nameserver.set(NAME, OLD)
         nameserver.set(STRANGER, OLD)
@@ -74,7 +75,7 @@ def test_a_name_that_moves_stays_verified(
             secured.server.url(driver, name, query),
             connect_args=arguments,
             dns_nameservers=[nameserver.address],
-            dns_timeout=1,  # no look-up outlasts the test for long
+            dns_timeout=1,  # so that look-ups end soon after the test
         )
 
     engine = make(NAME)
@@ -88,7 +89,7 @@ def test_a_name_that_moves_stays_verified(
             assert encrypted
     assert seen == NEW
     engine.dispose()
-    # It is checked: the same server by another name is refused.
+    # The name really is checked: under another name the same server is refused.
     with pytest.raises((DBAPIError, ssl.SSLError), match=r"match|mismatch"):
         make(STRANGER).connect()
 
@@ -104,7 +105,7 @@ async def test_a_name_that_moves_stays_verified_with_asyncio(
             secured.server.url(driver, name, query),
             connect_args=arguments,
             dns_nameservers=[nameserver.address],
-            dns_timeout=1,  # no look-up outlasts the test for long
+            dns_timeout=1,  # so that look-ups end soon after the test
         )
 
     engine = make(NAME)
@@ -123,7 +124,7 @@ async def test_a_name_that_moves_stays_verified_with_asyncio(
 
 
 async def test_tls_without_a_negotiation_is_checked_against_the_name(tmp_path: Path) -> None:
-    """As with asyncpg's `direct_tls`, for which the server would have to be PostgreSQL 17."""
+    """asyncpg's `direct_tls` does this too, but needs a server of PostgreSQL 17."""
     needs("openssl")
     authority = Authority(tmp_path)
     both = authority.issue(f"DNS:{NAME}")
@@ -174,7 +175,8 @@ def test_a_loop_that_ends_after_a_login_was_given_up_leaves_no_socket(
         SilentTls(authority.server(f"DNS:{NAME}")) as server,
         warnings.catch_warnings(record=True) as heard,
     ):
-        warnings.simplefilter("always")  # as an error, uvloop does not end with one
+        # A warning that is raised as an error would make uvloop hang.
+        warnings.simplefilter("always")
         run(leave(server))
         gc.collect()
     assert [str(each.message) for each in heard] == []

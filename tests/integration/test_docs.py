@@ -1,17 +1,17 @@
 """README and docs/ are true: code blocks run, commands exist, tables are complete.
 
-What a `python` block is decides how it is run; there is no list of exceptions:
+The content of a `python` block decides how it is run; there is no list of exceptions:
 
-* one that calls ``asyncio.run`` or ``main`` at its end is a program. `test_docs_programs.py` runs
-  it as one.
-* one with test functions is a test file and given to pytest.
-* any other is a fragment, run as the body of a coroutine on both event loops. It finds
+* A block that calls ``asyncio.run`` or ``main`` at its end is a program. `test_docs_programs.py`
+  runs it as a program.
+* A block with test functions is a test file and is given to pytest.
+* Any other block is a fragment and is run as the body of a coroutine on both event loops. It finds
   ``asyncio``, ``asyncpg``, ``PoolManager`` and ``LocalCluster`` imported, a running LocalCluster as
   ``cluster``, a manager of it as ``pool``, and a table ``visits (id uuid, page text)``.
 
-Of a `console` block each command is checked by `_CHECKS`, and one that is not known there fails.
-A block of any other language says why it is not run; see `tests/pages.py`. That the pages are
-well-formed and their references lead somewhere is for `make docs`.
+`_CHECKS` checks each command of a `console` block; a command that it does not know fails. A block
+of any other language says why it is not run; see `tests/pages.py`. `make docs` checks that the
+pages are well-formed and that their references lead somewhere.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.loops_in_turn
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-#: What is written of the package, but for what is taken from its docstrings.
+#: All that is written about the package, except for what is taken from its docstrings.
 TEXT = "\n".join(path.read_text("utf-8") for path in (README, *DOCS))
 
 #: The modules that a user imports.
@@ -90,7 +90,7 @@ PUBLIC = (
     "hasql.tracing",
 )
 
-#: Each command once; a script is that of its page.
+#: Each command once. Scripts of the same name on two pages are two commands.
 COMMANDS = {
     (command, block.page if command.endswith(".py") else None): block
     for block in BLOCKS
@@ -104,7 +104,7 @@ def of_kind(kind: str) -> list[Any]:
 
 
 def parse(page: Path) -> tuple[nodes.document, str]:
-    """Read a page with docutils alone, which complains of what is Sphinx's."""
+    """Read a page with docutils alone, which complains about all that only Sphinx knows."""
     complaints = io.StringIO()
     settings = {"report_level": 2, "halt_level": 5, "warning_stream": complaints}
     text = page.read_text("utf-8")
@@ -112,7 +112,7 @@ def parse(page: Path) -> tuple[nodes.document, str]:
 
 
 def table_rows(page: str) -> Iterator[list[str]]:
-    """All rows of all tables of a page, each cell as it is written."""
+    """Yield all rows of all tables of a page, each cell as it is written."""
     for row in parse(ROOT / "docs" / page)[0].findall(nodes.row):
         yield [cell.rawsource or cell.astext() for cell in row.findall(nodes.paragraph)]
 
@@ -124,13 +124,14 @@ def run(*command: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str
         env=environment(**env),
         capture_output=True,
         text=True,
-        timeout=100,  # mypy reads the standard library if it has no cache
+        timeout=100,  # without a cache, mypy reads the standard library
         check=False,
     )
 
 
 def run_pytest(*arguments: str, cwd: Path, plugins: tuple[str, ...]) -> str:
-    # Named, not found: where hasql is installed, its entry point would load the plugin twice.
+    # Plugins are named, not discovered: where hasql is installed, its entry point would load the
+    # plugin a second time.
     names = [word for name in plugins for word in ("-p", name)]
     env = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
     done = run(sys.executable, "-m", "pytest", *names, *arguments, cwd=cwd, **env)
@@ -195,10 +196,10 @@ def _logging_as_before() -> Iterator[None]:
 async def test_a_fragment_runs(
     block: Block, pg_cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # it may write files
+    monkeypatch.chdir(tmp_path)  # the fragment may write files
     await pg_cluster.master.sql("DROP TABLE IF EXISTS visits")
     code = compile(
-        # Errors are shown at their place in the page.
+        # The empty lines make errors show at their place in the page.
         "\n" * (block.line - 1) + block.code,
         str(block.page),
         "exec",
@@ -257,7 +258,7 @@ def check_bench(words: list[str]) -> None:
 
 def checks_options(*program: str) -> Callable[[list[str]], None]:
     def check(words: list[str]) -> None:
-        # What is refused shows that all the rest is accepted, and nothing is run.
+        # Only the unknown option is refused, so all the rest is accepted; and nothing is run.
         done = run(sys.executable, *program, *words, "--no-such-option", cwd=ROOT)
         assert done.stderr.endswith("error: unrecognized arguments: --no-such-option\n"), (
             done.stderr
@@ -272,7 +273,7 @@ def check_hasql(words: list[str]) -> None:
 
 
 def check_demo(words: list[str]) -> None:
-    # A duration that is refused, by the last check there is, shows that all the rest is accepted.
+    # The duration is refused by the very last check, so all the rest is accepted.
     done = run(sys.executable, "-m", "hasql.cli", "demo", *words, "--duration", "0", cwd=ROOT)
     if "--help" in words:
         assert done.returncode == 0, done.stderr
@@ -281,7 +282,7 @@ def check_demo(words: list[str]) -> None:
 
 
 def check_pytest(words: list[str]) -> None:
-    # pytest takes these; whether a word still selects something changes when tests are renamed.
+    # pytest accepts these. Whether a word still selects a test changes when tests are renamed.
     options = iter(words)
     for option in options:
         match option:
@@ -312,7 +313,7 @@ def check_pip(words: list[str]) -> None:
 
 
 def check_flask(words: list[str]) -> None:
-    # Its help shows that the command is there, and no server is asked.
+    # The help shows that the command exists, and asks no server.
     environment = {"DATABASE_URL": "postgresql://db1,db2/app"}
     done = run(sys.executable, "-m", "flask", *words, "--help", cwd=ROOT, **environment)
     assert done.returncode == 0, done.stderr
@@ -346,7 +347,7 @@ _CHECKS: dict[str, Callable[[list[str]], None]] = {
 )
 def test_a_command_exists(block: Block, command: str) -> None:
     program, *words = shlex.split(command, comments=True)
-    while re.match(r"[A-Z_]+=", program):  # a variable of its environment
+    while re.match(r"[A-Z_]+=", program):  # a variable of the environment
         program, *words = words
     if words[:2] == ["-m", "pytest"] and not command.endswith(".py"):
         check_pytest(words[2:])
@@ -394,12 +395,13 @@ def test_every_setting_is_in_the_table() -> None:
 
 
 def messages(source: Path) -> Iterator[tuple[str, str]]:
-    """Level and text of all that a module logs, but for debugging."""
+    """Yield level and text of all that a module logs, except for debugging."""
     for node in ast.walk(ast.parse(source.read_text("utf-8"))):
         match node:
             case ast.Call(ast.Attribute(ast.Name("log"), level), [ast.Constant(str(text)), *_]):
                 pass
-            # What is logged when nothing is guarded any more, and what may be for debugging.
+            # Messages that the event loop logs later, outside the guard, and messages whose level
+            # may be that for debugging.
             case ast.Call(
                 ast.Name("say" | "soon"),
                 [ast.Attribute(ast.Name("log"), level), ast.Constant(str(text)), *_],
@@ -461,7 +463,7 @@ def test_everything_public_is_in_the_reference(module: str) -> None:
 
 
 def public_errors() -> set[str]:
-    # A facade has no errors of its own, and may need what is not in this environment.
+    # A facade has no errors of its own, and may need a library that this environment lacks.
     facades = {driver.facade for driver in (*DRIVERS, *THREAD_DRIVERS)}
     return {
         name

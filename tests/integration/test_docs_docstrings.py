@@ -1,4 +1,4 @@
-"""The examples in docstrings run. They find the names that their readers have imported."""
+"""The examples in docstrings run, given the names that their readers have imported."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class User(Base):
 
 
 def example_of(shown: object, dsn: str) -> Any:
-    """Compile the literal block of a docstring, with a DSN in the place of its own."""
+    """Compile the literal block of a docstring, with this DSN in place of its own."""
     found = re.search(r"::\n\n((?:    .*\n|\n)+)", f"{inspect.getdoc(shown)}\n")
     assert found
     code = textwrap.dedent(found[1]).replace(DSN, dsn)
@@ -50,7 +50,7 @@ def example_of(shown: object, dsn: str) -> Any:
 
 
 async def run(example: Any, names: dict[str, Any]) -> dict[str, Any]:
-    """Run an example; return what it has defined besides."""
+    """Run an example; return its names, including those that it has defined."""
     outcome = eval(example, names)  # noqa: S307  # our own docstrings
     if example.co_flags & inspect.CO_COROUTINE:
         await outcome
@@ -59,7 +59,7 @@ async def run(example: Any, names: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 async def dsn(pg_cluster: LocalCluster) -> str:
-    """The DSN of a cluster with a table `visits`, of two rows, on every host."""
+    """The DSN of a cluster with a table `visits` that has two rows on every host."""
     await empty_database(pg_cluster.master)
     await pg_cluster.master.sql(
         "CREATE TABLE visits AS SELECT 1 FROM generate_series(1, 2);"

@@ -1,4 +1,4 @@
-"""The programs in README and docs/ run, in the environment that has what they import."""
+"""The programs in README and docs/ run, in the environment that has the libraries they import."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_a_program_runs(block: Block, pg_cluster: LocalCluster, tmp_path: Path) 
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    # Hasql's log is on the screen: what the page says of a server that was killed or frozen, and
-    # that one has answered late, as it may on a busy machine.
+    # hasql's log is on the screen: what the page says about a server that was killed or frozen, and
+    # that a server has answered late, which may happen on a busy machine.
     of_log = "is down" if ".kill()" in block.code else "is down: NoAnswerError"
     if "promote()" in block.code:
         of_log = f"(?:{of_log}|fenced)"
@@ -47,6 +47,6 @@ def test_a_program_runs(block: Block, pg_cluster: LocalCluster, tmp_path: Path) 
 
 
 def engine_url(cluster: LocalCluster) -> str:
-    """What SQLAlchemy's engines take: the master by a name, over a driver for both kinds."""
+    """Return a URL for SQLAlchemy's engines: the master by a name, over a driver for both kinds."""
     dsn = cluster.master.dsn
     return dsn.replace("://", "+psycopg://", 1).replace("127.0.0.1", "localhost")

@@ -1,4 +1,4 @@
-"""The public API, with every driver: what it takes, gives, says and refuses."""
+"""The public API, with every driver: what it accepts, returns, reports and refuses."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ NOWHERE = "postgresql://app:secret@db1,db2/app"
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Run on one event loop: what is asked here is the same on any."""
+    """Run on one event loop: what these tests check is the same on any."""
     return "asyncio", {"use_uvloop": False}
 
 
-# What it takes
+# What it accepts
 
 REQUIRED = inspect.Parameter.empty
 CONSTRUCTOR = {
@@ -323,7 +323,7 @@ async def test_await_and_release_is_the_other_way(kit: Kit, manager: Manager) ->
     connection = await manager.acquire_replica()
     await manager.release(connection)
     async with manager.acquire_master() as connection:
-        await manager.release(connection)  # early, which is enough
+        await manager.release(connection)  # early; the end of the block does not release it again
     await every_place_works(kit, manager)
 
 
@@ -424,7 +424,7 @@ async def test_connections_taken_from_a_pool_directly_can_be_given_back(
     for _ in range(3):
         connection = await kit.take(pool)
         manager.register_connection(connection, pool)
-        manager.register_connection(connection, pool)  # which is so already
+        manager.register_connection(connection, pool)  # registering it again changes nothing
         assert manager.get_pool_freesize(pool) == 1
         assert not manager.is_connection_closed(connection)
         with pytest.raises(UnknownConnectionError):

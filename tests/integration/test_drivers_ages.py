@@ -1,4 +1,4 @@
-"""Connections that age, and idle ones that are asked for a sign of life, with every driver."""
+"""Connections that age, and idle connections checked for signs of life, with every driver."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("nothing_unheard")
 
-#: The argument of each driver's pool that says what `Lifecycle` says, too.
+#: By kit: a field of `Lifecycle`, and the argument of the driver's pool that says the same.
 OWN = {
     "asyncpg": ("max_idle", "max_inactive_connection_lifetime"),
     "asyncpgsa": ("max_idle", "max_inactive_connection_lifetime"),
@@ -39,7 +39,7 @@ OWN = {
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Run on one event loop: what is asked here is the same on any."""
+    """Run on one event loop: what these tests check is the same on any."""
     return "asyncio", {"use_uvloop": False}
 
 
@@ -52,12 +52,12 @@ async def test_an_old_connection_is_closed_but_not_while_it_is_in_use(
     async with kit.manager(dsn, pool_factory_kwargs=sizes, lifecycle=lifecycle) as manager:
         connection = await manager.acquire()
         old = await kit.pid(connection)
-        await asyncio.sleep(0.5)  # longer than it may live
+        await asyncio.sleep(0.5)  # longer than its max_lifetime
         assert await kit.pid(connection) == old
         await manager.release(connection)
         async with asyncio.timeout(10):
             pid = old
-            while pid == old:  # until it was idle for a moment
+            while pid == old:  # until it has been idle for a moment
                 await asyncio.sleep(0.05)
                 async with manager.acquire() as connection:
                     pid = await kit.pid(connection)
@@ -76,7 +76,7 @@ async def test_one_that_is_idle_for_too_long_is_closed(
         out = [await manager.acquire() for _ in range(3)]
         for connection in out[1:]:
             await manager.release(connection)
-        # psycopg goes by how many were unused all the time, and one is being asked now and then.
+        # psycopg closes as many as were unused all the time, and now and then one is being checked.
         asked = kit.name == "psycopg3" and check_idle is not None
         until_left = until_sessions_at_most if asked else until_sessions
         await until_left(pg_cluster.master, application, 2 + asked)  # in use, and the monitor's
@@ -95,7 +95,7 @@ async def test_idle_connections_that_a_firewall_has_forgotten_are_found_and_repl
         async with kit.manager(
             f"{dsn}?application_name={application}",
             refresh_delay=60,
-            refresh_timeout=30,  # so that it is not the monitor that finds out
+            refresh_timeout=30,  # so that the monitor does not notice first
             pool_factory_kwargs=kit.sizes(0, 3),
             lifecycle=lifecycle,
         ) as manager:
@@ -119,7 +119,7 @@ async def every_place_works_for_master(kit: Kit, manager: Any) -> None:
 
 
 async def test_upkeep_is_in_nobodys_way(kit: Kit, pg_cluster: LocalCluster) -> None:
-    """Users under load meet no error, and there is never a connection more than there may be."""
+    """Users under load meet no error, and there are never more connections than allowed."""
     lifecycle = Lifecycle(max_lifetime=0.1, max_idle=0.05, check_idle=0.02)
     most = 0
     async with kit.manager(
@@ -138,7 +138,7 @@ async def test_upkeep_is_in_nobodys_way(kit: Kit, pg_cluster: LocalCluster) -> N
             await asyncio.sleep(0.005)
         await users
         assert most >= 2
-        assert most <= 3 + 2  # the monitor's, which may be changing
+        assert most <= 3 + 2  # with the monitor's, and one that replaces it
         await until(lambda: manager.metrics().nodes[0].in_flight == 0)
 
 

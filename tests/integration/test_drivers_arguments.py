@@ -1,7 +1,7 @@
-"""Each documented argument of each driver's library: taken, or refused with the reason.
+"""Each documented argument of each driver's library is taken, or refused with the reason.
 
-Each kit has them in tables. An argument that a new version of a library adds is in none of them,
-and fails.
+Each kit lists the arguments in tables. An argument that a new version of a library adds is in none
+of them, and makes a test fail.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Run on one event loop: what is asked here is the same on any."""
+    """Run on one event loop: what these tests check is the same on any."""
     return "asyncio", {"use_uvloop": False}
 
 
@@ -49,7 +49,7 @@ def test_each_argument_of_the_library_is_in_a_table(kit: Kit) -> None:
 
 
 def documented_of(arguments: Arguments) -> list[str]:
-    """Return the names that a library's own signatures and pages have."""
+    """Return the names of the arguments in a library's own signatures and pages."""
     names = list(arguments.on_pages)
     for path in arguments.documented_by:
         module, *parts = path.split(".")
@@ -62,7 +62,7 @@ def documented_of(arguments: Arguments) -> list[str]:
     return names
 
 
-# That they arrive
+# That arguments arrive
 
 
 async def test_settings_arrive_from_the_dsn_and_from_the_arguments(

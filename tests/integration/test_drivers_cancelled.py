@@ -1,4 +1,4 @@
-"""What a cancellation interrupts, with every driver on both event loops, and hooks that hang.
+"""Cancellations, and hooks that hang, with every driver on both event loops.
 
 The scopes of anyio, which FastAPI and Starlette use, cancel a task again at each of its steps.
 """
@@ -53,7 +53,7 @@ def manager_of(kit: Kit, node: LocalNode, application: str, **kwargs: Any) -> Ma
 
 
 async def cancel_by_deadline(use: Use, begun: Awaitable[None]) -> None:
-    """Cancel by a scope within a group that is cancelled a moment later, too."""
+    """Cancel each task by its own scope and, a moment later, by the group around it, too."""
 
     async def limited(scope: anyio.CancelScope) -> None:
         with scope:
@@ -97,7 +97,7 @@ async def test_statements_that_are_cancelled_again_run_no_more(
 
         async with asyncio.timeout(8):
             await cancel(use, until_asleep(master, application, SIZE))
-            # Nobody waits for a statement to end, but for its place.
+            # Others wait until a place is free, but not until a statement has ended.
             await every_place_works(kit, manager)
         assert await asleep(master, application) == 0
         await until_sessions_at_most(master, application, SIZE + 1)
@@ -108,7 +108,7 @@ async def test_statements_that_are_cancelled_again_run_no_more(
 async def test_acquires_that_are_cancelled_again_keep_their_places_until_they_have_ended(
     kit: Kit, pg_cluster: LocalCluster, times: int
 ) -> None:
-    """Else who acquires next would wait in the driver's pool, and need not be woken there."""
+    """Otherwise the next acquire would wait in the driver's pool, where it might not be woken."""
     master = pg_cluster.master
     async with Proxy(master.host, master.port) as proxy:
         dsn = master.dsn.replace(f":{master.port}", f":{proxy.port}")
@@ -131,7 +131,7 @@ async def test_acquires_that_are_cancelled_again_keep_their_places_until_they_ha
 async def test_a_statement_cancelled_again_and_again_leaves_the_connection_usable(
     kit: Kit, pg_cluster: LocalCluster, application: str
 ) -> None:
-    """In a storm, at every moment of a statement, and no place is lost."""
+    """The cancellations come in a storm, at every moment of a statement, and no place is lost."""
     async with manager_of(kit, pg_cluster.master, application, acquire_timeout=10) as manager:
         await manager.ready(1, 0)
         await every_place_works(kit, manager)
@@ -158,12 +158,12 @@ async def test_a_statement_cancelled_again_and_again_leaves_the_connection_usabl
 async def test_a_scope_that_is_cancelled_while_a_lease_is_given_back_ends_there(
     kit: Kit, pg_cluster: LocalCluster, application: str
 ) -> None:
-    """Its cancellation is known by what it says, and would else end the whole task."""
+    """anyio knows its cancellation by the message; a different one would end the whole task."""
     async with manager_of(kit, pg_cluster.master, application, acquire_timeout=10) as manager:
         for _ in range(5):
             with anyio.CancelScope() as scope:
                 async with manager.acquire_master() as connection:
-                    await kit.begin(connection, "SELECT 1")  # which is ended first
+                    await kit.begin(connection, "SELECT 1")  # the release ends this first
                     scope.cancel()
             assert scope.cancelled_caught
             with anyio.move_on_after(0.05) as scope:
@@ -185,7 +185,7 @@ async def test_a_manager_that_is_left_in_a_cancelled_scope_leaves_nothing(
                 await manager.acquire_master()
             scope.cancel()
     async with asyncio.timeout(10):
-        await manager.close()  # which waits for the end of the first
+        await manager.close()  # waits for the end of the first close
     assert scope.cancelled_caught
     await tasks_end(tasks)
     await until_sessions(pg_cluster.master, application, 0)
@@ -195,7 +195,7 @@ async def test_a_manager_that_is_left_in_a_cancelled_scope_leaves_nothing(
 
 
 class Stall:
-    """A hook that hangs as long as it is told to."""
+    """A hook that hangs for as long as it is told to."""
 
     def __init__(self) -> None:
         self.on = False
@@ -253,8 +253,8 @@ async def test_a_hook_that_hangs_in_an_acquire_costs_no_place(
     kit, name = hooked
     stall = Stall()
     hook = kit.hooks(stall)[name]
-    # A host whose answer is late on a busy machine would have its connects ended and begun anew,
-    # one of them in the hook that hangs.
+    # On a busy machine a host may answer late. Its connects would then be ended and begun anew, and
+    # one of them would hang in the hook.
     async with manager_of(
         kit,
         pg_cluster.master,
@@ -266,7 +266,7 @@ async def test_a_hook_that_hangs_in_an_acquire_costs_no_place(
         await manager.ready(1, 0)
         stall.on = True
         users = [asyncio.ensure_future(acquire(manager)) for _ in range(SIZE)]
-        # The pools may open fewer at a time.
+        # A pool may open fewer connections at a time.
         await until(lambda: stall.count > 0)
         for _ in range(2):
             for user in users:
@@ -363,10 +363,10 @@ def test_a_program_may_end_while_what_it_cancelled_is_given_back(
 def test_a_program_may_end_while_transactions_are_rolled_back(
     kit: Kit, pg_cluster: LocalCluster, loop: str
 ) -> None:
-    """Whether a release is cancelled before what rolls back for it, or after, is chance."""
+    """It is chance whether a release is cancelled before or after the task of its rollback."""
     said = run(kit, pg_cluster.dsn, ROLLING_BACK, RUN[loop])
-    # asyncpg tells of each that it found open, psycopg of each that it could not ask to stop, or
-    # not to the end.
+    # asyncpg reports each transaction that it found open, and psycopg each statement that it could
+    # not cancel, or not completely.
     theirs = ("Resetting connection with an active", "query cancellation ")
     assert [line for line in said.splitlines() if not line.startswith(theirs)] == []
 
@@ -376,6 +376,6 @@ def test_a_manager_whose_loop_was_closed_is_collected_without_a_word(
 ) -> None:
     use = "\n    async with manager.acquire_master() as connection: pass\n    return manager"
     said = run(kit, pg_cluster.dsn, use, CLOSED_LOOP)
-    # asyncio itself tells of the tasks, and the drivers of what is theirs.
+    # asyncio itself reports the tasks, and the drivers report what belongs to them.
     assert "its monitor has failed" not in said
     assert "coroutine object Monitors" not in said

@@ -1,4 +1,4 @@
-"""What a driver's pool does with an idle connection before it is lent, on a host that is frozen."""
+"""What a driver's pool does with an idle connection before it is lent, if the host is frozen."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ async def test_8_an_acquire_whose_idle_connection_is_checked_on_a_frozen_replica
             pool_factory_kwargs={**kit.sizes(1, 2), **kwargs},
         ) as manager:
             await manager.ready(1, 2)
-            await every_place_works(kit, manager)  # so that there are idle ones everywhere
+            await every_place_works(kit, manager)  # so that each pool has idle connections
             frozen.freeze()
             try:
-                # Half of them meet the frozen one, as long as it is not known.
+                # Half of the users meet the frozen host, as long as it is not known to be frozen.
                 users = [asyncio.ensure_future(port(kit, manager)) for _ in range(2)]
                 async with asyncio.timeout(5):
                     assert await asyncio.gather(*users) == [other.port] * 2, kwargs
@@ -44,5 +44,6 @@ async def test_8_an_acquire_whose_idle_connection_is_checked_on_a_frozen_replica
 
 
 async def port(kit: Kit, manager: Any) -> int:
-    async with manager.acquire_replica(timeout=0.9) as connection:  # before it is known to be down
+    # The timeout ends before the host is known to be down.
+    async with manager.acquire_replica(timeout=0.9) as connection:
         return await kit.port(connection)

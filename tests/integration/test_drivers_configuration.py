@@ -1,4 +1,4 @@
-"""What every driver does with arguments that cannot work: waiting does not mend them."""
+"""What every driver does with arguments that cannot work, however long one waits."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("nothing_unheard")
 
-#: For what is the same on any event loop.
+#: For tests whose outcome is the same on any event loop.
 on_one_loop = pytest.mark.parametrize(
     "anyio_backend", [("asyncio", {"use_uvloop": False})], ids=["asyncio"], indirect=True
 )
 
 
 async def named_at_once(kit: Kit, dsn: str, words: str) -> None:
-    """Expect `ready` and entering to raise at once what the words are found in."""
+    """Expect `ready` and entering to raise at once an error that contains the words."""
     tasks = asyncio.all_tasks()
     async with asyncio.timeout(5):
         for start in ("ready", "__aenter__"):
@@ -46,7 +46,7 @@ async def named_at_once(kit: Kit, dsn: str, words: str) -> None:
 
 _MENDED_BY_NO_WAITING = (
     ("sslmode=verify-fulll", "sslmode"),
-    ("sslmode=require", "SSL"),  # of which the server has none
+    ("sslmode=require", "SSL"),  # the server has no TLS
     ("sslmode=require&ssl_min_protocol_version=TLSv9", "TLSv9"),
     ("sslnegotiation=x", "sslnegotiation"),
     ("options=-c%20no_such%3D1", "no_such"),
@@ -67,7 +67,8 @@ async def test_what_no_waiting_mends_is_named_at_once(kit: Kit, pg_cluster: Loca
         if kit.min_keyword is not None:
             await named_at_once(kit, f"{pg_cluster.dsn}?{query}", words)
             continue
-        # A pool that begins with no connection: what the reserved one does not send is met later.
+        # This pool begins with no connection. Settings that the reserved connection does not send
+        # fail only when the pool opens one.
         manager = kit.manager(f"{pg_cluster.dsn}?{query}")
         async with asyncio.timeout(5):
             with pytest.raises(Exception, match=f"(?i){words}"):
@@ -95,12 +96,12 @@ async def test_an_unknown_service_is_named_at_once(
     await named_at_once(kit, dsn, "service file .*, line 2")
 
 
-# TLS, as far as it takes no PostgreSQL
+# TLS, as far as it can be tested without PostgreSQL
 
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make two certificates that have nothing to do with each other, for the host localhost."""
+    """Make two unrelated certificates for the host localhost."""
     directory = tmp_path_factory.mktemp("certificates")
     for name in ("server", "other"):
         command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
@@ -112,7 +113,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def tls_server(certificates: Path) -> Iterator[int]:
-    """Serve TLS in PostgreSQL's way, and nothing behind it; gives the port."""
+    """Begin TLS as PostgreSQL does, with nothing behind it; yield the port."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificates / "server.crt", certificates / "server.key")
 
@@ -120,7 +121,7 @@ def tls_server(certificates: Path) -> Iterator[int]:
         with suppress(OSError):  # until the listening socket is shut down
             while True:
                 client, _ = listener.accept()
-                with client, suppress(OSError):  # where the client finds fault
+                with client, suppress(OSError):  # if the client finds a fault
                     client.recv(8)
                     client.sendall(b"S")
                     with context.wrap_socket(client, server_side=True) as inside:

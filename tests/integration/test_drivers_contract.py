@@ -1,7 +1,7 @@
-"""What the core relies on, asked of each adapter itself: the words of `hasql.driver.contract`.
+"""What the core relies on, asked of each adapter itself: the promises of `hasql.driver.contract`.
 
-The other files of the suite use a pool manager. Here there is none: when an adapter breaks a
-promise these tests name it, where a pool manager would only wait, miscount or leak now and then.
+The other files of the suite use a pool manager; these tests do not. If an adapter breaks a promise
+these tests name it, where a pool manager would only wait, miscount or leak now and then.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Pool = AsyncPool[Any, Any]
 
-#: No resolver knows it.
+#: A name that no resolver knows.
 NAME = "db.invalid"
 
 pytestmark = pytest.mark.usefixtures("nothing_unheard")
@@ -57,7 +57,7 @@ async def opened(
 
 @asynccontextmanager
 async def silent(node: LocalNode) -> AsyncIterator[tuple[Proxy, str]]:
-    """Stand a proxy before a server that takes bytes and passes none on; yield its DSN as well."""
+    """Put a proxy that passes nothing on before a server; yield it and the DSN through it."""
     dsn = Dsn.parse(node.dsn)
     (host,) = dsn.hosts
     async with Proxy(host.host, host.port) as proxy:
@@ -271,7 +271,7 @@ async def test_the_end_of_a_block_commits_if_the_driver_has_it_so(
 ) -> None:
     async with opened(kit, pg_cluster.master.dsn) as pool:
         connection = await pool.acquire()
-        assert pool.leave_block(connection, error) is None  # as nothing is open
+        assert pool.leave_block(connection, error) is None  # nothing is open
         await kit.begin(connection, table.insert(1))
         work = pool.leave_block(connection, error)
         if work is not None:
@@ -334,9 +334,10 @@ async def test_a_purge_spares_what_is_leased(kit: Kit, pg_cluster: LocalCluster)
 
 @asynccontextmanager
 async def name_of(node: LocalNode, *addresses: str) -> AsyncIterator[Endpoint]:
-    """Yield a host whose name leads to addresses of this machine, two of which lead to a server.
+    """Yield a host whose name leads to these addresses of this machine.
 
-    The name is none that a resolver knows.
+    The server answers at 127.0.0.2 and 127.0.0.3, beside its own address. No resolver knows the
+    name.
     """
     (host,) = Dsn.parse(node.dsn).hosts
     endpoint = endpoint_of(node.dsn.replace(f"@{host.host}:", f"@{NAME}:", 1))
@@ -403,7 +404,7 @@ async def test_logins_that_take_longer_than_acquires_have_time_serve_somebody(
                 break
             else:
                 raise AssertionError("nobody was ever served")
-            assert proxy.connections - before <= 2  # one, but for a busy machine
+            assert proxy.connections - before <= 2  # only one, unless the machine is busy
             pool.purge([])
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.2):
@@ -434,7 +435,7 @@ async def test_what_its_name_has_left_is_drained_and_what_is_leased_is_spared(
         for connection in (idle, well):
             await pool.release(connection)
         pool.drain([leased], endpoint.has_left)
-        assert pool.size == 3  # nothing has left the name yet
+        assert pool.size == 3  # the name has not left their addresses
         endpoint.lead_to(("127.0.0.3",), {"127.0.0.1", "127.0.0.2"}.__contains__)
         pool.drain([leased], endpoint.has_left)
         assert pool.size == 2
@@ -451,13 +452,13 @@ async def test_what_its_name_has_left_is_drained_and_what_is_leased_is_spared(
 async def test_a_pool_that_is_closed_leaves_the_connections_of_another_alone(
     kit: Kit, pg_cluster: LocalCluster
 ) -> None:
-    """The number of a socket that it has purged may be that of another's by then."""
+    """A new socket of another pool may have got the number of a socket that this one has purged."""
     endpoint = endpoint_of(pg_cluster.master.dsn)
     async with opened(kit, endpoint) as pool:
         pool.purge([])
         driver = kit.driver(endpoint.dsn)
         opening = asyncio.create_task(driver.open(endpoint, kit.sizes(1, 1), lambda *_: None))
-        for _ in range(5):  # it has begun to connect
+        for _ in range(5):  # lets the pool begin to connect
             await asyncio.sleep(0)
         pool.terminate()
         async with asyncio.timeout(5):
@@ -479,7 +480,7 @@ async def test_a_lost_connection_is_not_acquired(kit: Kit, pg_cluster: LocalClus
 async def test_a_connection_that_a_crash_has_ended_is_not_acquired(
     kit: Kit, pg_cluster: LocalCluster
 ) -> None:
-    """A server's last words are a warning then, and no error, before it closes its sockets."""
+    """After a crash, a server's last message before it closes its sockets is a warning."""
     async with opened(kit, pg_cluster.master.dsn, most=1) as pool:
         connection = await pool.acquire()
         pid = await kit.pid(connection)
@@ -548,7 +549,7 @@ async def test_who_gives_back_twice_is_told_from_who_holds_it_now(
         anothers = pool.is_anothers(first)
         over.set()
         await task
-        # Where each lease has an object of its own there is nothing to tell.
+        # Where each lease has an object of its own, there is nothing to tell apart.
         assert anothers is same[0]
 
 

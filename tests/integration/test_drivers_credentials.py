@@ -1,4 +1,4 @@
-"""`credentials=`: asked for each new connection to a server, with every driver."""
+"""`credentials=` is asked for each new connection to a server, with every driver."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def anyio_backend() -> object:
 
 
 class Role:
-    """A role of its own whose password rotates, and who gives out the one of the moment."""
+    """A database role whose password rotates, and which gives out the current password."""
 
     def __init__(self, cluster: LocalCluster) -> None:
         self._cluster = cluster
@@ -61,13 +61,13 @@ class Role:
         await self._cluster.master.sql(f"ALTER ROLE {self.name} PASSWORD '{quoted}'")
 
     def give(self) -> str:
-        """Be asked for the password, in a function that may block."""
+        """Give the password, as a function that may block."""
         self.asked += 1
         self.threads.add(threading.get_ident())
         return self.password
 
     async def give_in_loop(self) -> tuple[str, str]:
-        """Be asked for the user as well, in a coroutine function."""
+        """Give the user as well, as a coroutine function."""
         await asyncio.sleep(0)
         self.give()
         return self.name, self.password
@@ -104,7 +104,7 @@ async def test_old_connections_live_on_and_new_ones_have_the_new_password(
             assert await kit.value(connection, "SELECT session_user") == role.name
             pid = await kit.pid(connection)
             before = role.asked
-            assert before >= 2  # the reserved connection's, and a pool's
+            assert before >= 2  # for the reserved connection and for one of the pool
             await role.rotate()
             async with manager.acquire_master() as another:
                 assert await kit.pid(another) != pid
@@ -112,8 +112,8 @@ async def test_old_connections_live_on_and_new_ones_have_the_new_password(
             assert await kit.pid(connection) == pid
         async with manager.acquire_master() as connection:
             assert await kit.pid(connection)
-            assert role.asked == before + 1  # nobody is asked for what is open
-        # The monitor's connection is ended, and it comes back with the new password as well.
+            assert role.asked == before + 1  # an open connection asks for nothing
+        # The monitor's connection is ended, too, and comes back with the new password.
         await end_those(pg_cluster.master, f"usename = '{role.name}'")
         async with manager.acquire_master(timeout=10) as connection:
             assert await kit.value(connection, "SELECT session_user") == role.name
@@ -124,7 +124,7 @@ async def test_old_connections_live_on_and_new_ones_have_the_new_password(
 async def test_what_is_cancelled_in_it_fails_that_connect_alone(
     kit: Kit, role: Role, pg_cluster: LocalCluster, how: str
 ) -> None:
-    """Another may have cancelled what it waits for, or a library the task that it runs in."""
+    """The look-up it awaits may be cancelled by someone else, or its task by a library."""
     cancelled = asyncio.Event()
     spoilt = False
 
@@ -138,7 +138,7 @@ async def test_what_is_cancelled_in_it_fails_that_connect_alone(
                 await look_up
             task = asyncio.current_task()
             assert task is not None
-            task.cancel()  # and nobody takes that back
+            task.cancel()  # and nothing takes that back
             try:
                 await asyncio.sleep(0)
             except asyncio.CancelledError:
@@ -148,7 +148,8 @@ async def test_what_is_cancelled_in_it_fails_that_connect_alone(
     async with asking(kit, role.dsn(), give) as manager:
         await manager.ready(1, 0)
         spoilt = True
-        for _ in range(3):  # of the monitor, and of the pool, which are refilled meanwhile
+        # These are connects of the monitor and of the pool, which are refilled meanwhile.
+        for _ in range(3):
             cancelled.clear()
             await end_those(pg_cluster.master, f"usename = '{role.name}'")
             async with asyncio.timeout(10):
@@ -158,7 +159,7 @@ async def test_what_is_cancelled_in_it_fails_that_connect_alone(
         spoilt = False
         async with manager.acquire_master(timeout=20) as connection:
             assert await kit.value(connection, "SELECT session_user") == role.name
-        await end_those(pg_cluster.master, f"usename = '{role.name}'")  # its monitor learns of it
+        await end_those(pg_cluster.master, f"usename = '{role.name}'")  # the monitor notices
         async with manager.acquire_master(timeout=20) as connection:
             assert await kit.value(connection, "SELECT session_user") == role.name
 
@@ -188,7 +189,7 @@ async def test_its_failure_is_the_connects_and_is_named_without_a_secret(
 
 
 async def test_one_that_has_no_next_is_named_too(kit: Kit, role: Role) -> None:
-    """No future of asyncio's takes a StopIteration."""
+    """asyncio's futures do not accept a StopIteration."""
     used_up = False
 
     def give() -> str:
@@ -224,7 +225,7 @@ async def test_one_that_does_not_return_costs_no_more_than_the_time_of_an_acquir
                 with pytest.raises(NotAvailableError):
                     await manager.acquire_master(timeout=0.3)
                 assert asyncio.get_running_loop().time() - began < 3
-                # The loop was free, and the connection that is open serves.
+                # The event loop was not blocked, and the open connection still serves.
                 assert await kit.value(connection, "SELECT 1") == 1
             hanging = False
             go_on.set()
@@ -267,7 +268,7 @@ async def test_a_wrong_password_is_refused_and_no_text_has_it(
 
 
 class _PortOfServer(SqlDiscovery):
-    """Asks a server where it listens, and so tells what the DSN does not."""
+    """Asks a server for its port, and so tells what the DSN does not."""
 
     _query = "SELECT inet_server_port() AS port"
 

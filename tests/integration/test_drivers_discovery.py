@@ -1,4 +1,4 @@
-"""Hosts that come and go by a source of one's own, which asks by SQL, with every driver."""
+"""Hosts that come and go by a source of the application's, which asks by SQL, with every driver."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ one_loop = pytest.mark.parametrize(
 
 
 class Scripted(Discovery):
-    """Answers and asks what a test puts into its queue: hosts, or a question."""
+    """A source that answers and asks what a test puts into its queue: hosts, or a question."""
 
     def __init__(self) -> None:
         self.queue: asyncio.Queue[tuple[HostSpec, ...] | str] = asyncio.Queue()
@@ -42,7 +42,7 @@ class Scripted(Discovery):
                 continue
             try:
                 await self.replies.put(await ask(order))
-            except Exception as error:  # noqa: BLE001  # for the test to look at
+            except Exception as error:  # noqa: BLE001  # the test looks at it
                 await self.replies.put(error)
 
     async def ask(self, question: str) -> Any:
@@ -67,19 +67,19 @@ async def test_a_source_asks_the_master_by_sql_and_else_another_host(
         same = {"port": master.port, "nothing": None, "odd": odd, "name": application}
         assert rows == [{**same, "i": 2, "more": True}, {**same, "i": 1, "more": False}]
         assert await source.ask("SELECT 1 WHERE false") == []
-        # Over one connection of its own, in transactions that end.
+        # The source has one connection of its own, and its transactions end.
         pid = "SELECT pg_backend_pid() AS pid"
         [first], [second] = await source.ask(pid), await source.ask(pid)
         assert first == second
         state = f"SELECT state FROM pg_stat_activity WHERE pid = {first['pid']}"  # noqa: S608
         assert await master.sql(state) == "idle"
-        # What the server says of a question is the source's.
+        # The source gets the error with which the server answers a question.
         wrong = await source.ask("SELECT nonsense")
         assert isinstance(wrong, Exception)
         assert "nonsense" in str(wrong)
         assert not isinstance(wrong, NotAvailableError)
         assert await source.ask("SELECT 1 AS one") == [{"one": 1}]
-        # Nor is another host asked because that connection has ended.
+        # No other host is asked merely because that connection has ended.
         await master.sql(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "  # noqa: S608
             f"WHERE application_name = '{application}' AND query LIKE '%asked%'"
@@ -95,7 +95,7 @@ async def test_a_source_asks_another_host_while_the_master_is_silent(
     async with kit.manager(pg_cluster.dsn, discovery=source, refresh_timeout=0.5) as manager:
         await manager.ready(1, 2)
         master.freeze()
-        async with asyncio.timeout(20):  # half a second is little for the others, too
+        async with asyncio.timeout(20):  # half a second is short for the others, too
             while isinstance(
                 answer := await source.ask("SELECT inet_server_port() AS port"), NotAvailableError
             ):

@@ -1,4 +1,4 @@
-"""Draining each driver's manager: what is in flight commits, what takes too long is broken."""
+"""Draining each driver's manager: work in flight commits, work that takes too long is broken."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_12_a_drain_lets_what_is_in_flight_commit(
 
     working = [asyncio.create_task(work()) for _ in range(2)]
     await until_asleep(pg_cluster.master, application, 2)
-    waiting = asyncio.create_task(work())  # there are two places
+    waiting = asyncio.create_task(work())  # there are only two places
     while not manager.metrics().waiting:
         await asyncio.sleep(0)
     draining = asyncio.create_task(manager.drain())
@@ -65,7 +65,7 @@ async def test_12_a_drain_breaks_what_takes_too_long_and_tells_of_it(
     report = await manager.drain(0.1)
     (broken,) = report.broken
     assert (broken.host.port, broken.role) == (pg_cluster.master.port, Role.MASTER)
-    # A timer of uvloop has whole milliseconds, and may end within one of its time.
+    # uvloop's timers count whole milliseconds, so one may end up to a millisecond early.
     assert 0.099 <= broken.since < 20
     with pytest.raises(kit.lost):
         await kit.value(connection, "SELECT 1")

@@ -1,4 +1,4 @@
-"""How things end, with every driver on both event loops: cancelled, closed, or left behind."""
+"""Ends of all kinds, with every driver on both event loops: cancelled, closed, or left behind."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def test_a_storm_of_cancelled_acquires_leaves_every_place_free(
         pool_factory_kwargs=kit.sizes(0, 3),
     ) as manager:
         await manager.ready(1, 2)
-        # By then the tasks of the pools themselves have all been begun.
+        # Afterwards all the tasks of the pools themselves have begun.
         await every_place_works(kit, manager)
         tasks = asyncio.all_tasks()
 
@@ -64,7 +64,7 @@ async def test_a_storm_of_cancelled_acquires_leaves_every_place_free(
                 user.cancel()
             await asyncio.gather(*users, return_exceptions=True)
             check_counts(manager)
-        # What was cancelled while it was given back keeps its place until that has ended.
+        # A release that was cancelled keeps its place until it has ended.
         await until(lambda: not any(node.in_flight for node in manager.metrics().nodes))
         assert manager.metrics().waiting == 0
         await every_place_works(kit, manager)
@@ -98,7 +98,7 @@ async def test_a_statement_that_is_cancelled_costs_one_connection_at_most(
             with pytest.raises(asyncio.CancelledError):
                 await sleeper
     await every_place_works(kit, manager)
-    # Some drivers stop the statement, others only listening to it.
+    # Some drivers stop the statement; others only stop waiting for its answer.
     await end_sessions(master, application, "active")
 
 
@@ -132,13 +132,13 @@ async def test_what_hangs_on_a_frozen_host_can_be_cancelled_at_once(
 
         user = asyncio.ensure_future(acquire() if way == "acquire" else release())
         await frozen.wait()
-        with pytest.raises(TimeoutError):  # it hangs indeed
+        with pytest.raises(TimeoutError):  # it really hangs
             await asyncio.wait_for(asyncio.shield(user), 0.15)
         user.cancel()
         async with asyncio.timeout(8):
             with pytest.raises(asyncio.CancelledError):
                 await user
-        assert manager.metrics().nodes[0].in_flight == 1  # what was lent, until it is back
+        assert manager.metrics().nodes[0].in_flight == 1  # the lease counts until it is back
         if way == "release":
             await until(lambda: manager.metrics().nodes[0].in_flight == 0)
         master.thaw()
@@ -215,7 +215,7 @@ async def test_closing_waits_for_no_frozen_server(
     manager = kit.manager(pg_cluster.dsn, refresh_timeout=0.5, pool_factory_kwargs=sizes)
     await manager.ready(1, 2)
     node = pg_cluster.replicas[0]
-    await every_place_works(kit, manager)  # so that all are open
+    await every_place_works(kit, manager)  # so that all connections are open
     node.freeze()
     async with asyncio.timeout(8):
         await getattr(manager, way)()

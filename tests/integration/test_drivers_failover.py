@@ -79,8 +79,8 @@ async def test_writers_go_on_after_a_crash_and_lose_nothing_acknowledged_by_the_
     stop.set()
     await asyncio.gather(*writers)
     assert len(failures) == len(set(failures)), "more than one failure of a task"
-    # What was acknowledged after the promotion is there; the old master's last rows may never
-    # have been shipped.
+    # Rows that were acknowledged after the promotion are there. The old master may never have
+    # shipped its last rows.
     present = set(map(int, (await new.sql(table.rows)).split()))
     assert set(written[promoted:]) <= present
     assert manager.metrics().role_changes >= 1
@@ -124,11 +124,11 @@ async def test_a_login_that_outlasts_a_promotion_gives_a_writer_the_new_master(
         async with kit.manager(
             f"{dsn}?application_name={application}",
             refresh_delay=0.1,
-            refresh_timeout=2,  # as `manager`
+            refresh_timeout=2,  # as in `manager`
             pool_factory_kwargs=kit.sizes(0, 2),
         ) as manager:
             await manager.ready(1, 2)
-            held = await manager.acquire_master()  # so that the next one has to log in
+            held = await manager.acquire_master()  # so that the next one must log in
             asked = proxy.connections
             proxy.hold_answers_to_new_ones()
             acquiring = asyncio.ensure_future(manager.acquire_master(timeout=30).__aenter__())
@@ -177,7 +177,7 @@ async def test_readers_go_on_with_the_other_replica(
         await until(lambda: manager.replica_pool_count == 1)
         seen = len(ports)
         await until(lambda: len(ports) > seen + 50 or any(reader.done() for reader in readers))
-        # Those who were on the frozen host are told in the end.
+        # In the end, the users of the frozen host get an error.
         await until(lambda: state_of(manager, down).in_flight == 0)
         stop.set()
         await asyncio.gather(*readers)
@@ -202,7 +202,8 @@ async def test_an_acquire_does_not_stick_to_a_frozen_replica(
         await manager.ready(1, 2)
         frozen, sound = pg_cluster.replicas
         (pool,) = (x for x in manager.pools if manager.host(x).endswith(f":{frozen.port}"))
-        # Nobody can know that what is idle there will not answer; what is new can be had elsewhere.
+        # Nobody can know that the idle connections there will not answer, so they are taken out
+        # first. Instead of a new connection there, one on the other host can be had.
         idle = state_of(manager, frozen).pool_idle
         kept = [await manager.acquire_from_pool(pool) for _ in range(idle)]
         frozen.freeze()
@@ -228,7 +229,7 @@ async def test_a_stall_of_our_own_is_no_silence_of_a_host(
     ) as manager:
         await manager.ready(1, 2)
         while True:
-            # A probe is pending at the end of this. After 0.1 s the replica would be to blame.
+            # This ends while a probe is pending. If it took 0.1 s, the replica would be to blame.
             began = loop.time()
             replica.freeze()
             await asyncio.sleep(pause)
@@ -236,14 +237,14 @@ async def test_a_stall_of_our_own_is_no_silence_of_a_host(
             if loop.time() - began < 2 * pause:
                 break
             await until(lambda: all(x.health is Health.UP for x in manager.metrics().nodes))
-        time.sleep(1)  # an application that blocks its loop
+        time.sleep(1)  # like an application that blocks its loop
         await manager.wait_next_pool_check()
         for node in manager.metrics().nodes:
             assert node.last_error is None
             assert node.unchanged_for > 1
 
 
-# One that ends before the deadline leaves too little time for a login that has hardly begun.
+# A stall that ends before the deadline leaves too little time for a login that has hardly begun.
 @pytest.mark.parametrize("seconds", [0.49, 1])
 async def test_a_stall_while_connecting_is_no_silence_of_a_host(
     kit: Kit, pg_cluster: LocalCluster, seconds: float
@@ -296,8 +297,8 @@ async def test_a_host_that_comes_back_serves_at_once_and_from_fresh_connections(
     for node in replicas:
         await node.start()
     await manager.ready(1, 2)
-    # Pools fill themselves now and not when the driver would try next, which is a matter of
-    # seconds, for some of a minute.
+    # Pools fill themselves now, and not when the driver would try next, which would take seconds
+    # and with some drivers a minute.
     filled = 1 if kit.min_keyword is not None else 0
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -310,7 +311,7 @@ async def test_a_host_that_comes_back_serves_at_once_and_from_fresh_connections(
 async def test_idle_connections_that_were_killed_cost_nobody_an_error_or_a_delay(
     kit: Kit, manager: Manager, pg_cluster: LocalCluster, application: str
 ) -> None:
-    await every_place_works(kit, manager)  # so that all are open
+    await every_place_works(kit, manager)  # so that all connections are open
     for node in pg_cluster.nodes:
         await end_sessions(node, application)
     loop = asyncio.get_running_loop()
@@ -339,7 +340,8 @@ async def test_a_black_hole_is_left_for_others_and_no_place_is_lost(
         ) as manager:
             await manager.ready(0, 2)
             proxy.black_hole()
-            # Some of these begin before anybody can know, and need connections that never come.
+            # Some of these begin before the fault can be known, and need connections that never
+            # come.
             leases = [await manager.acquire_replica(timeout=10) for _ in range(2)]
             await until(lambda: manager.replica_pool_count == 1)
             for connection in leases:
@@ -350,8 +352,8 @@ async def test_a_black_hole_is_left_for_others_and_no_place_is_lost(
             proxy.forward()
             await manager.ready(0, 2)
             await every_place_works(kit, manager)
-            # Flows that are dead while new ones work cost one reconnect: the host stays, and no
-            # idle connection of the pool is left for somebody to hang on.
+            # If old connections are dead while new ones work, that costs one reconnect: the host
+            # stays, and no dead idle connection is left in the pool on which a user would hang.
             before = proxy.connections
             proxy.black_hole(new_ones_too=False)
             await manager.wait_next_pool_check()
@@ -381,7 +383,7 @@ async def test_giving_back_to_a_frozen_host_ends_after_release_timeout_without_a
             await manager.release(connection)
         assert manager.metrics().nodes[0].in_flight == 0
         master.thaw()
-        # Its place is free, and what was open there is rolled back.
+        # The place is free, and the open transaction is rolled back.
         async with manager.acquire_master(timeout=10) as connection:
             assert await kit.value(connection, table.count) == 0
         await until_sessions(master, application, 0, "idle in transaction%")

@@ -1,7 +1,7 @@
 """A fork harms nobody, with every driver on both event loops (invariant 16).
 
-Parent and child have the same sockets and the same epoll set, so that what a child does with an
-inherited manager, or merely lets go of, could end the parent's connections or make it deaf to them.
+Parent and child have the same sockets and the same epoll set. What a child does with an inherited
+manager, even just letting go of it, could end the parent's connections or make it deaf to them.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 
 _PLAYS = 4
-"""How often in a row a machine may be too busy to tell anything."""
+"""How many plays in a row may tell nothing because the machine is too busy."""
 
 
 def in_child(run: Callable[[], dict[str, str]]) -> dict[str, str]:
-    """Run a function in a forked child and return what it has returned there."""
+    """Run a function in a forked child and return what the function returned there."""
     reader, writer = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads: those of tests are idle
+        # The warning is about threads, and those of tests are idle.
+        warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
         try:
@@ -59,11 +60,11 @@ def in_child(run: Callable[[], dict[str, str]]) -> dict[str, str]:
 
 
 def plays(caplog: pytest.LogCaptureFixture) -> Iterator[int]:
-    """Have a test play until it has proved something: that a parent keeps its connections, or not.
+    """Repeat a play until it can tell whether the parent keeps its connections.
 
-    Where a machine is so busy that a reserved connection answers later than a new one, hasql takes
-    the connections for lost that were there before. So a play in which a host went quiet proves
-    nothing against it; but whatever a fork does to a parent, it does each time.
+    If a machine is so busy that a reserved connection answers later than a new one, hasql takes the
+    older connections for lost. So a play in which a host went quiet proves nothing against the
+    parent. Whatever a fork does to a parent, it does in each play.
     """
     caplog.set_level(logging.DEBUG, "hasql")
     for play in range(_PLAYS):
@@ -74,7 +75,7 @@ def plays(caplog: pytest.LogCaptureFixture) -> Iterator[int]:
 
 
 def run_anew(loop_class: type[asyncio.AbstractEventLoop], work: Awaitable[Any]) -> None:
-    """Run in a loop of one's own, and end what is left in it, as `asyncio.run` does."""
+    """Run in a new event loop, and end what is left in it, as `asyncio.run` does."""
 
     async def wait() -> None:
         await work
@@ -86,7 +87,7 @@ def run_anew(loop_class: type[asyncio.AbstractEventLoop], work: Awaitable[Any]) 
 async def backends(
     kit: Kit, manager: Manager, cluster: LocalCluster, application: str
 ) -> dict[int, set[str]]:
-    """Return the processes of all sessions that there can be: by port, pools and reserved ones."""
+    """Return by port the server processes of all possible sessions, reserved ones included."""
     await every_place_works(kit, manager)
     pids = {}
     for node in cluster.nodes:
@@ -100,7 +101,7 @@ async def backends(
 def uses_of_both_faces(
     manager: Facade[Any, Any, Any], connection: Any, pool: Any
 ) -> dict[str, Callable[[], Any]]:
-    """Return what tasks and threads do with a manager in the same words, by name."""
+    """Return by name what tasks and threads do with a manager in the same words."""
     return {
         "register_connection": lambda: manager.register_connection(object(), pool),
         "is_connection_closed": lambda: manager.is_connection_closed(connection),
@@ -122,7 +123,7 @@ def uses_of_both_faces(
 
 
 def uses(manager: Manager, lease: Any, connection: Any, pool: Any) -> dict[str, Callable[[], Any]]:
-    """Return everything that can be done with a manager, by name."""
+    """Return by name everything that can be done with a manager."""
 
     async def block() -> None:
         async with manager.acquire_replica():
@@ -159,10 +160,10 @@ def uses(manager: Manager, lease: Any, connection: Any, pool: Any) -> dict[str, 
 
 
 async def _nothing(connection: object) -> None:
-    """Is what a unit of work would do."""
+    """Do what a unit of work would do: nothing."""
 
 
-#: What tells of what was given to the manager alone.
+#: Attributes and methods that only tell what the manager was given.
 HARMLESS = {
     "balancer",
     "category",
@@ -174,7 +175,7 @@ HARMLESS = {
     "refresh_delay",
     "refresh_timeout",
     "retriable",
-    "runs",  # of SQLAlchemy: what makers of sessions run units of work by
+    "runs",  # SQLAlchemy's: makers of sessions use it to run units of work
 }
 
 
@@ -187,14 +188,14 @@ def test_everything_that_a_manager_has_is_tried(kit: Kit) -> None:
 def outcomes(
     loop_class: type[asyncio.AbstractEventLoop], tried: dict[str, Callable[[], Any]]
 ) -> dict[str, str]:
-    """Try everything in a loop of its own and return what was raised, or what was returned."""
+    """Try each use in an event loop of its own; return by name what it raised or returned."""
 
     async def use(one: Callable[[], Any]) -> str:
         try:
             result = one()
             if hasattr(result, "__await__"):
                 result = await asyncio.wait_for(result, 2)
-        except Exception as error:  # noqa: BLE001  # it is looked at by the parent
+        except Exception as error:  # noqa: BLE001  # the parent looks at it
             return type(error).__name__
         return f"no error: {result!r}"
 

@@ -1,4 +1,4 @@
-"""Every driver behind HAProxy: an address for the master and one for the replicas."""
+"""Every driver behind HAProxy, which has one address for the master and one for the replicas."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _IS_REPLICA = "SELECT pg_is_in_recovery()"
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Run on one event loop: the other one is the suite's."""
+    """Run on one event loop: the suite itself covers the other."""
     return "asyncio", {"use_uvloop": False}
 
 
@@ -71,9 +71,9 @@ async def test_masters_and_replicas_are_what_was_asked_for(
         await until_sessions(node, application, 0)
 
 
-# What is not cut is the harder one: pools keep what leads to another server by now.
+# Without cutting, it is harder: pools keep connections that lead to the wrong server by now.
 @pytest.mark.parametrize("service", [False], ids=["uncut"], indirect=True)
-async def test_writers_and_readers_go_on_after_a_crash(  # noqa: PLR0913  # what it is played with
+async def test_writers_and_readers_go_on_after_a_crash(  # noqa: PLR0913  # the parts of the scene
     kit: Kit,
     manager: Manager,
     pg_cluster: LocalCluster,
@@ -121,9 +121,9 @@ async def test_writers_and_readers_go_on_after_a_crash(  # noqa: PLR0913  # what
     await until_more()
     stop.set()
     await asyncio.gather(*tasks)
-    # One of each task, at most, for the server that was killed. And one of those that write where
-    # the masters' address has led to the new one before hasql could know which server that is: what
-    # it has lent there by then might be on the old one, and is broken.
+    # Each task meets at most one error from the server that was killed. A writing task may meet one
+    # more: the masters' address may have led to the new master before hasql could know which server
+    # that is. The leases of that moment might be on the old master, so hasql breaks them.
     for task, met in failures.items():
         assert met <= 1 + (task.startswith("writes") and aborts_leases(caplog)), failures
     assert all(read[-10:])

@@ -1,7 +1,7 @@
-"""What is kept of a host's last error, for metrics and messages, keeps no connection open.
+"""A host's last error, kept for metrics and messages, keeps no connection open.
 
-An error's traceback leads to what the login had in hand: a login that was given up would have its
-socket until the next error, and the server may have let it in meanwhile.
+An error's traceback refers to all that the login had in hand. A login that was given up would
+thereby keep its socket until the next error, and the server may have let it in meanwhile.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _TIMEOUT = 4.0
 """Seconds that each login is given."""
 
 _SOON = 2.5
-"""Seconds in which one ends that was given up: some drivers' goes on for one."""
+"""A login that was given up ends within so many seconds: with some drivers it goes on for one."""
 
 
 async def test_a_login_that_was_given_up_is_not_kept_open_by_its_error() -> None:
@@ -55,9 +55,10 @@ async def test_a_login_that_was_given_up_is_not_kept_open_by_its_error() -> None
 
 
 async def _late_end(kit: LoadKit) -> float:
-    """Return how many seconds after the second login the first one has ended.
+    """Return how many seconds after the beginning of the second login the first one has ended.
 
-    The first is given up before there is a second, and its error kept until that fails as well.
+    The first login is given up before the second begins, and its error is kept until the second
+    fails as well.
     """
     loop = asyncio.get_running_loop()
     came: list[float] = []
@@ -66,7 +67,7 @@ async def _late_end(kit: LoadKit) -> float:
 
     async def be_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         came.append(loop.time())
-        with suppress(ConnectionError):  # a reset will do
+        with suppress(ConnectionError):  # a reset counts as an end, too
             await reader.read()
         gone.append(loop.time())
         both.set()
@@ -91,7 +92,7 @@ async def _late_end(kit: LoadKit) -> float:
             await manager.close()
             async with asyncio.timeout(30):
                 while len(gone) < len(came):
-                    gc.collect()  # a driver may have made circles of its own
+                    gc.collect()  # a driver may have made reference cycles
                     await asyncio.sleep(0.1)
 
 
@@ -99,7 +100,7 @@ async def _late_end(kit: LoadKit) -> float:
 async def test_a_login_under_way_ends_with_its_manager(
     passing: int, pg_cluster: LocalCluster
 ) -> None:
-    """And not when the next garbage is collected: its task, which was cancelled, keeps its frames.
+    """Its end must not wait for the garbage collector, though its cancelled task keeps its frames.
 
     The server may have let it in by then, as a session that nobody uses.
     """
@@ -111,7 +112,7 @@ async def test_a_login_under_way_ends_with_its_manager(
 async def _late_close(kit: LoadKit, cluster: LocalCluster, passing: int) -> float:
     """Return how many seconds after the manager's end the last login has ended.
 
-    So many connections before it go through to a server.
+    `passing` connections before it are passed on to a server.
     """
     loop = asyncio.get_running_loop()
     came = 0
@@ -125,7 +126,7 @@ async def _late_close(kit: LoadKit, cluster: LocalCluster, passing: int) -> floa
             return
         await reader.read(1)
         waiting.set()
-        with suppress(ConnectionError):  # a reset will do
+        with suppress(ConnectionError):  # a reset counts as an end, too
             while await reader.read(65536):
                 pass
         gone.set()
@@ -148,7 +149,8 @@ async def _late_close(kit: LoadKit, cluster: LocalCluster, passing: int) -> floa
             dsn,
             refresh_timeout=60,
             acquire_timeout=60,
-            pool_factory_kwargs=kit.sizes(1 if passing < 2 else 0, 1),  # a look alone
+            # With a minimum of 0 only a look logs in.
+            pool_factory_kwargs=kit.sizes(1 if passing < 2 else 0, 1),
         )
         workers = kit.workers()
         try:
@@ -173,7 +175,7 @@ async def _refused(manager: Any) -> None:
 
 
 async def _lost(kit: LoadKit, manager: Any) -> None:
-    """Lose a lease, after which the host is looked at over a new connection."""
+    """Lose a lease, after which hasql looks at the host over a new connection."""
     lease = await manager.acquire_master()
     with pytest.raises(Exception):  # noqa: B017, PT011  # each driver has its own
         await kit.value(lease, "SELECT pg_terminate_backend(pg_backend_pid())")

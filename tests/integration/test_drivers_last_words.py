@@ -1,7 +1,7 @@
-"""A server says that it ends its sessions, and their sockets close later, with every driver.
+"""A server reports that it ends its sessions before their sockets close, with every driver.
 
-So it is between a server's last words and the end of its process, which takes milliseconds: probes
-say that the host is well, and no socket tells that it was closed.
+These tests hold open the moment between a server's last message and the end of its process, which
+lasts milliseconds: probes say that the host is well, and no socket tells that it was closed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _PLACES = 4
 async def idle_connections(
     kit: Kit, cluster: LocalCluster, application: str
 ) -> AsyncIterator[tuple[BasePoolManager[Any, Any], Proxy, set[int]]]:
-    """Open all connections to a master behind a proxy, and tell the server's processes."""
+    """Open all connections to a master behind a proxy; yield their server processes, too."""
     master, sizes = cluster.master, kit.sizes(_PLACES, _PLACES)
     async with Proxy(master.host, master.port) as proxy:
         dsn = dsn_through(cluster, Place("127.0.0.1", proxy.port))
@@ -57,9 +57,9 @@ async def end(master: LocalNode, pids: set[int]) -> None:
 
 
 async def end_but_hold(proxy: Proxy, master: LocalNode, pids: set[int]) -> None:
-    """Let clients have what a server says as it ends them, but not that it closes its sockets.
+    """Pass on what a server says as it ends sessions, but not that it closes their sockets.
 
-    A client may close its own at once.
+    A client may close its own socket at once.
     """
     ended = proxy.ended
     proxy.hold_ends()
@@ -68,7 +68,7 @@ async def end_but_hold(proxy: Proxy, master: LocalNode, pids: set[int]) -> None:
 
 
 def end_now(pid: int) -> None:
-    """End a stopped session, and keep the event loop waiting until its process is gone."""
+    """End a stopped session, and block the event loop until its process is gone."""
     os.kill(pid, signal.SIGTERM)
     os.kill(pid, signal.SIGCONT)
     deadline = time.monotonic() + 20
@@ -80,7 +80,7 @@ def end_now(pid: int) -> None:
 async def errors_of(
     kit: Kit, manager: BasePoolManager[Any, Any], ended: set[int]
 ) -> list[Exception]:
-    """Lease so often that each place must have had its turn, and return what that has raised."""
+    """Acquire so often that each place has had its turn, and return the errors."""
     errors: list[Exception] = []
     for _ in range(3 * _PLACES):
         try:
@@ -94,7 +94,7 @@ async def errors_of(
 async def test_last_words_that_come_together_with_a_reset_end_a_statement(
     kit: Kit, pg_cluster: LocalCluster
 ) -> None:
-    """Of such a socket uvloop tells but once."""
+    """uvloop reports such a socket only once."""
     async with kit.manager(pg_cluster.dsn) as manager:
         with pytest.raises(kit.lost):
             async with manager.acquire_master() as connection:
@@ -102,7 +102,8 @@ async def test_last_words_that_come_together_with_a_reset_end_a_statement(
                 os.kill(pid, signal.SIGSTOP)
                 try:
                     statement = asyncio.ensure_future(kit.value(connection, "SELECT 1"))
-                    for _ in range(20):  # until it is sent; the server does not read it
+                    # Until the statement is sent. The server does not read it.
+                    for _ in range(20):
                         await asyncio.sleep(0)
                 finally:
                     end_now(pid)
@@ -122,7 +123,7 @@ async def test_4_of_idle_connections_that_a_server_has_ended_no_task_meets_two(
 async def test_4_what_asyncpg_has_read_the_end_of_is_not_lent(
     pg_cluster: LocalCluster, application: str
 ) -> None:
-    """It would answer that an operation is in progress."""
+    """asyncpg would answer that an operation is in progress."""
     kit, master = AsyncpgKit(), pg_cluster.master
     async with idle_connections(kit, pg_cluster, application) as (manager, proxy, pids):
         await end_but_hold(proxy, master, pids)
@@ -145,7 +146,7 @@ async def test_4_a_statement_that_has_broken_is_a_tasks_only_error_however_it_is
             await statement
         await until(lambda: proxy.ended == 1)
         await end_but_hold(proxy, master, pids - {busy})
-        with suppress(*kit.lost):  # what ends a block may raise it once more
+        with suppress(*kit.lost):  # the end of a block may raise it again
             if way == "block":
                 await lease.__aexit__(raised.type, raised.value, None)
             else:

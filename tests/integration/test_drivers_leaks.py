@@ -1,4 +1,4 @@
-"""Leases that are never given back, with every driver: found, told of, and their places free."""
+"""Leases that are never given back, with every driver: found, reported, and their places freed."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("nothing_unheard")
 
-#: Those whose pools keep alive what they lend.
+#: Drivers whose pools keep alive what they lend.
 KEEPS_ALIVE = {"asyncpg", "asyncpgsa"}
 
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Run on one event loop: what is asked here is the same on any."""
+    """Run on one event loop: what these tests check is the same on any."""
     return "asyncio", {"use_uvloop": False}
 
 
@@ -74,7 +74,7 @@ def logged(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]
 
 
 async def every_place_is_free(manager: Manager, kit: Kit) -> None:
-    """Take all there are of the master's, two, at the same time."""
+    """Take both of the master's connections at the same time."""
     async with manager.acquire() as one, manager.acquire(timeout=5) as other:
         assert await kit.value(one, "SELECT 1") == await kit.value(other, "SELECT 1") == 1
 
@@ -109,7 +109,7 @@ async def test_a_dropped_lease_is_given_back_and_reported(
         return  # see the next test
     async with watched(kit, pg_cluster, application, Lifecycle()) as manager:
         events = told(manager, LeaseDropped)
-        for number in range(4):  # more than there are places
+        for number in range(4):  # more often than there are places
             with correlated(f"req-{number}"):
                 connection = await manager.acquire(timeout=5)
             await kit.begin(connection, "SELECT 1")
@@ -119,7 +119,7 @@ async def test_a_dropped_lease_is_given_back_and_reported(
         assert [each.lease.correlation_id for each in events] == [f"req-{n}" for n in range(4)]
         assert manager.metrics().leases_dropped == 4
         await every_place_is_free(manager, kit)
-        # Its pool's, and the monitor's.
+        # The pool's sessions, and the monitor's.
         await until_sessions_at_most(pg_cluster.master, application, 2 + 1)
     records = logged(caplog, "lease_dropped")
     assert [(x["correlation_id"], x["role"], x["levelno"]) for x in records] == [
@@ -138,13 +138,13 @@ async def test_an_overdue_lease_is_reported_once_and_left_alone(
             connection = await manager.acquire()
         await until(lambda: bool(events))
         async with manager.acquire_replica() as other:
-            await until(lambda: len(events) == 2)  # so the first was looked at once more
+            await until(lambda: len(events) == 2)  # so the first was looked at again
             assert await kit.value(other, "SELECT 1") == 1
         assert [(each.lease.correlation_id, each.terminated) for each in events] == [
             ("req-1", False),
             (None, False),
         ]
-        assert await kit.value(connection, "SELECT 1") == 1  # it was not killed
+        assert await kit.value(connection, "SELECT 1") == 1  # the lease was not broken
         await manager.release(connection)
         assert manager.metrics().leases_overdue == 2
     records = logged(caplog, "lease_overdue")

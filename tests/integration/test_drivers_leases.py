@@ -1,4 +1,4 @@
-"""Leases, with every driver: transactions at their end, how many there are, what is counted."""
+"""Leases, with every driver: how transactions end, how many leases there are, what is counted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Run on one event loop: what is asked here is the same on any."""
+    """Run on one event loop: what these tests check is the same on any."""
     return "asyncio", {"use_uvloop": False}
 
 
@@ -92,13 +92,14 @@ async def test_an_open_transaction_ends_as_the_table_says(  # noqa: PLR0913  # f
 ) -> None:
     loop = asyncio.get_running_loop()
     handler = loop.get_exception_handler()
-    loop.set_exception_handler(lambda *_: None)  # asyncpg reports an open transaction there
+    # asyncpg reports an open transaction to this handler.
+    loop.set_exception_handler(lambda *_: None)
     kwargs = kit.sizes(1, 1)
     dsn = f"{pg_cluster.master.dsn}?application_name={application}"
     async with kit.manager(dsn, pool_factory_kwargs=kwargs) as manager:
         await leave(manager, kit, table.insert(1))
         rows = int(commits and kit.commits)
-        # Asked from outside: neither rows nor an open transaction are there when leaving is done.
+        # Asked from outside: when leaving is done, neither rows nor an open transaction are there.
         assert await pg_cluster.master.sql(table.count) == str(rows)
         assert await sessions(pg_cluster.master, application, "idle in transaction%") == 0
         async with manager.acquire_master() as connection:
@@ -147,7 +148,8 @@ async def test_a_writer_is_not_kept_on_a_master_that_does_not_write(
             with pytest.raises(kit.refused_statement):
                 async with manager.acquire_master() as connection:
                     pid = await kit.pid(connection)
-                    # Before psycopg's pool opens another in the place of this one.
+                    # This comes before psycopg's pool opens another connection in place of this
+                    # one.
                     await master.sql("ALTER ROLE app RESET default_transaction_read_only")
                     await kit.write(connection, insert)
             assert manager.master_pool_count == 1
@@ -158,7 +160,7 @@ async def test_a_writer_is_not_kept_on_a_master_that_does_not_write(
         await master.sql("ALTER ROLE app RESET default_transaction_read_only")
 
 
-# How many there are
+# How many leases there are
 
 
 async def test_the_users_sizes_are_what_the_user_gets_and_one_connection_is_reserved(
@@ -200,7 +202,7 @@ async def test_an_acquire_waits_for_a_place_and_is_served_on_release(
         assert await asyncio.gather(*waiters) == [1, 1, 1]
         assert waits >= 3
         assert manager.metrics().waiting == 0
-        # A replica that is full is left for the other; when both are, no master stands in.
+        # If one replica is full, the other is used. If both are full, no master stands in.
         one = await manager.acquire_replica()
         two = await manager.acquire_replica()
         assert await kit.port(one) != await kit.port(two)
@@ -232,7 +234,7 @@ async def test_a_server_without_slots_costs_no_more_than_the_deadline(
                 assert loop.time() - began < 3
             assert await kit.value(held, "SELECT 1") == 1
             await manager.release(held)
-            async with manager.acquire_master() as connection:  # of those there are
+            async with manager.acquire_master() as connection:  # the open ones serve
                 assert await kit.value(connection, "SELECT 1") == 1
         finally:
             await master.sql("ALTER ROLE app CONNECTION LIMIT -1")
@@ -363,12 +365,12 @@ async def test_any_task_may_give_back_what_it_was_given(kit: Kit, pg_cluster: Lo
         await manager.ready(1, 2)
         for _ in range(2):
             await manager.release(await manager.acquire_master())
-            # In a task of its own, which has ended when this one has the connection.
+            # In a task of its own, which has ended by the time this one has the connection.
             connection = await asyncio.create_task(acquired(manager))
             await manager.release(connection)
             connection = await manager.acquire_master()
             await asyncio.create_task(manager.release(connection))
-            # From the driver's pool, past the manager.
+            # Directly from the driver's pool, without the manager.
             pool = await manager.get_pool(read_only=False)
             taken = await kit.take(pool)
             manager.register_connection(taken, pool)

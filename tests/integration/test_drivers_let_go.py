@@ -1,6 +1,6 @@
 """Connections that the application ends itself, or that cannot be reset, with every driver.
 
-Whatever becomes of what was lent, the connection behind it is clean in the pool or broken, its
+Whatever happens to the connection that was lent, it is either clean in the pool or broken. Its
 place is free, and the next lease works.
 """
 
@@ -44,20 +44,21 @@ async def test_whatever_has_ended_a_connection_the_next_lease_works(
                 statements.append(asyncio.ensure_future(sleep))
                 await until_asleep(master, application, 1)
             with warnings.catch_warnings(), suppress(Exception):
-                warnings.simplefilter("ignore")  # aiopg warns of what is left open
+                warnings.simplefilter("ignore")  # aiopg warns about what is left open
                 await asyncio.wait_for(end(pool, connection), 0.2)
             async with asyncio.timeout(3):
-                if kit.commits:  # its block would wait for the statement, to commit
+                # The block of such a driver would wait for the statement, in order to commit.
+                if kit.commits:
                     await manager.release(connection)
                 else:
                     await lease.__aexit__(None, None, None)
-                for statement in statements:  # which waits for no one then
+                for statement in statements:  # each ends by itself now
                     await asyncio.wait([statement])
                     assert statement.cancelled() or statement.exception() is not None, name
             async with asyncio.timeout(5), manager.acquire_master(timeout=3) as other:
                 assert await kit.value(other, "SELECT 1") == 1, name
                 await kit.write(other, table.insert(2))
-            # Some drivers stop the statement, others only listening to it.
+            # Some drivers stop the statement; others only stop waiting for its answer.
             await end_sessions(master, application, "active")
             await until_sessions(master, application, 0, "idle in transaction%")
             await until_sessions(master, application, 1 + 1)

@@ -1,4 +1,4 @@
-"""A limit of the application's own sessions tells nothing of its host, with every driver."""
+"""A time limit on the application's own sessions says nothing about the host, with every driver."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("nothing_unheard")
 
 _LIMITS = ("idle_session_timeout", "idle_in_transaction_session_timeout")
-#: Seconds of the limits, and for how long a lease is held without a statement.
+#: Seconds of the limits, and seconds for which a lease is held without a statement.
 _LIMIT, _HELD = 0.6, 0.7
-#: Seconds of a connect after which hasql asks whether the host is there.
+#: A connect of so many seconds makes hasql ask whether the host is there.
 _LONG_CONNECT = 0.1
-#: Probes of a host in a second: one is due, and a hint may cause another, now and then.
+#: The most probes of a host in a second: one is due, and now and then a hint may cause another.
 _MOST = 2.0
-#: Windows without a long connect, after which what is seen in each is no chance.
+#: What is seen in each of so many windows without a long connect is not seen by chance.
 _ENOUGH = 3
 
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Run on one event loop; what is read of a socket on each is in `test_drivers_last_words`."""
+    """Run on one event loop: `test_drivers_last_words` covers what each loop reads of a socket."""
     return "asyncio", {"use_uvloop": False}
 
 
 @pytest.fixture
 async def limited_cluster(pg_cluster: LocalCluster) -> AsyncIterator[LocalCluster]:
-    """A cluster whose role for applications may be idle for a short time."""
+    """A cluster that ends sessions of the applications' role that are idle for a short time."""
     master = pg_cluster.master
     for name in _LIMITS:
         await master.sql(f"ALTER ROLE app SET {name} = '{round(_LIMIT * 1000)}ms'")
@@ -59,14 +59,14 @@ async def test_18_sessions_that_are_idle_for_too_long_have_no_host_probed_more_o
 ) -> None:
     probes: Counter[str] = Counter()
     seen: list[dict[str, float]] = []
-    sizes = kit.sizes(0, 1)  # what is idle in a pool, a limit ends as well
+    sizes = kit.sizes(0, 1)  # the limit ends idle ones in a pool, too
     manager = kit.manager(limited_cluster.dsn, pool_factory_kwargs=sizes, refresh_timeout=2)
     async with manager:
         await manager.ready(1, 2)
         manager.set_tracer(Tracer(probe_ended=lambda probe: probes.update([str(probe.host)])))
         clock = asyncio.get_running_loop().time
-        # All hosts are probed often for three seconds when a manager begins, and when a connect
-        # takes long, as it may on a busy machine. What is seen three times has another cause.
+        # All hosts are probed often for three seconds after a manager begins and after a connect
+        # that takes long, as on a busy machine. What is seen in three windows has another cause.
         while len(seen) < _ENOUGH:
             probes.clear()
             began = clock()
@@ -80,10 +80,10 @@ async def test_18_sessions_that_are_idle_for_too_long_have_no_host_probed_more_o
 
 
 async def _meet_limit(kit: Kit, manager: Any) -> float:
-    """Have a lease idle for too long; return how long it took to acquire."""
+    """Let a lease be idle for too long; return how long it took to acquire it."""
     clock = asyncio.get_running_loop().time
     began = clock()
-    with pytest.raises(Exception) as raised:  # noqa: PT011  # by code, or the driver's own
+    with pytest.raises(Exception) as raised:  # noqa: PT011  # a code, or the driver's own
         async with manager.acquire_master(timeout=5) as connection:
             acquired = clock()
             assert await kit.value(connection, "SELECT 1") == 1

@@ -1,4 +1,4 @@
-"""What an application gets wrong by itself costs itself, with every driver on both event loops."""
+"""An application's own mistakes cost only itself, with every driver on both event loops."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_18_sixty_mistakes_cost_no_login(
 
 
 async def test_18_sixty_errors_of_another_service_cost_no_login(kit: Kit, pool: Manager) -> None:
-    """They look like that of a lost connection, which is asked before it is lent again."""
+    """They look like the error of a lost connection, so the connection is checked before reuse."""
     before = await _pids(kit, pool)
     for _ in range(60):
         with pytest.raises(ConnectionResetError):

@@ -74,7 +74,7 @@ def tls_server(authority: Authority) -> Iterator[MovingServer]:
 
 
 def resolver(nameserver: NameServer) -> Resolver:
-    """Make one that knows nothing but what the nameserver tells."""
+    """Make a resolver that knows nothing but what the nameserver tells."""
     return Resolver(nameservers=[nameserver.address], fallback=False, timeout=1)
 
 
@@ -175,7 +175,7 @@ async def test_a_nameserver_that_is_away_delays_and_fails_nothing(
         nameserver.fail(Fault.SILENT)
         asked = nameserver.count(NAME)
         await until(lambda: nameserver.count(NAME) > asked + 1)
-        # The grace of half a minute does not matter to a manager: it keeps its last answer.
+        # A manager keeps the last answer, so the grace of half a minute does not matter to it.
         async with asyncio.timeout(1):
             leases = [await manager.acquire_master() for _ in range(2)]
         for connection in leases:
@@ -191,7 +191,7 @@ async def test_a_nameserver_that_is_away_delays_and_fails_nothing(
 async def test_a_name_that_follows_a_failover_leads_to_the_new_master(
     kit: Kit, pg_cluster: LocalCluster, nameserver: NameServer, table: Table
 ) -> None:
-    """As the name of a service that Kubernetes or an HA manager moves: its TTL is a minute."""
+    """Kubernetes or an HA manager moves the name of a service like this, with a TTL of a minute."""
     master, standby = pg_cluster.master, pg_cluster.replicas[0]
     login = Dsn.parse(pg_cluster.dsn)
     async with (
@@ -202,7 +202,7 @@ async def test_a_name_that_follows_a_failover_leads_to_the_new_master(
         dsn = f"postgresql://{login.user}:{login.password}@{NAME}:{old.port}/app"
         async with following(kit, nameserver, dsn) as manager:
             await fail_over(pg_cluster)
-            # The forwarder may not have passed on yet what the killed server has said last.
+            # The forwarder may not have passed on the last message of the killed server yet.
             await until(lambda: manager.master_pool_count == 0)
             nameserver.set(NAME, "127.0.0.24", ttl=60)
             async with manager.acquire_master(timeout=20) as connection:
@@ -211,7 +211,7 @@ async def test_a_name_that_follows_a_failover_leads_to_the_new_master(
 
 
 class AsksWhere(Discovery):
-    """A source that asks, again and again, by which address it comes to the server."""
+    """A source that asks, again and again, at which address it reaches the server."""
 
     def __init__(self, server: MovingServer) -> None:
         self.seen: list[str] = []

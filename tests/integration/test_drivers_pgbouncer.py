@@ -1,9 +1,10 @@
 """The drivers' suite once more, in short, with a PgBouncer before each server.
 
-Session pooling, with statements prepared as each driver does by default and with none, and
-transaction pooling, with none. Most scenes are those of the suite itself, whose cluster names the
-poolers here. Those that count a server's sessions are not among them: a pooler keeps its own. Nor
-are those in which a server's end has to be known at once: a pooler goes on letting clients in.
+There is session pooling, with statements prepared as each driver does by default and with none
+prepared, and transaction pooling with none prepared. Most scenes are those of the suite itself;
+here its cluster names the poolers. Scenes that count a server's sessions are left out, because a
+pooler keeps its own. So are scenes in which a server's end has to be known at once, because a
+pooler goes on letting clients in.
 """
 
 from __future__ import annotations
@@ -53,12 +54,12 @@ pytestmark = pytest.mark.usefixtures("nothing_unheard")
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Run on one event loop: the other one is the suite's."""
+    """Run on one event loop: the suite itself covers the other."""
     return "asyncio", {"use_uvloop": False}
 
 
 class _Pooled:
-    """A cluster whose DSN leads over poolers."""
+    """A cluster whose DSN leads through poolers."""
 
     def __init__(self, cluster: LocalCluster, dsn: str) -> None:
         self._cluster = cluster
@@ -68,9 +69,9 @@ class _Pooled:
         return getattr(self._cluster, name)
 
 
-#: Session pooling with no statements prepared, as those have it who turn them off to be sure.
+#: Session pooling without prepared statements, for those who turn them off to be safe.
 _UNPREPARED = "session-unprepared"
-# After a failover it takes seconds to mend the cluster: these are played with one of the two each.
+# After a failover it takes seconds to mend the cluster, so such tests run with one mode each.
 _MODES = {
     "test_a_living_master_that_was_replaced_is_fenced": ["transaction"],
     "test_masters_and_replicas_are_what_was_asked_for": ["session", "transaction", _UNPREPARED],
@@ -117,7 +118,7 @@ async def test_writers_go_on_after_a_crash(
     kit: Kit, manager: Manager, pg_cluster: LocalCluster, table: Table
 ) -> None:
     written: list[int] = []
-    #: When leases were acquired that failed, and when a host was left: down, or fenced.
+    #: When each failing lease was acquired, and when a host was excluded: down, or fenced.
     failed: list[float] = []
     left: list[float] = []
     stop = asyncio.Event()
@@ -149,8 +150,8 @@ async def test_writers_go_on_after_a_crash(
     await asyncio.gather(*writers)
     present = set(map(int, (await new.sql(table.rows)).split()))
     assert set(written[promoted:]) <= present
-    # The pooler lets in whoever comes until a probe has found the server gone, at once after the
-    # first statement that failed: a task may come again before, but not after.
+    # The pooler lets every client in until a probe has found the server gone, which happens at once
+    # after the first statement that failed. Until then a task may come again, but not afterwards.
     assert all(acquired <= left[0] + 0.1 for acquired in failed), (failed, left)
 
 

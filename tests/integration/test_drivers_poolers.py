@@ -1,4 +1,4 @@
-"""Hosts behind a pooler of transactions: full, dead, and in its own words. With every driver."""
+"""Hosts behind a transaction pooler that is full, dead or reports errors, with every driver."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_8_a_pooler_full_of_the_applications_own_statements_is_waited_for(
     kit: Kit, pg_cluster: LocalCluster, pgbouncer: StartPgBouncer
 ) -> None:
     pooler = pgbouncer(pg_cluster.master, pool_mode="transaction", default_pool_size=1)
-    # Long enough for a login on a busy machine, and the statement is longer than that.
+    # Long enough for a login on a busy machine, but shorter than the statement.
     async with _through(kit, pg_cluster, pooler, silence=0.6) as manager:
         await manager.ready(1, 0)
         seen = set()
@@ -129,7 +129,7 @@ async def test_4_who_waited_too_long_in_a_pooler_gets_its_error_and_others_go_on
     pooler = pgbouncer(
         pg_cluster.master, pool_mode="transaction", default_pool_size=1, query_wait_timeout=1
     )
-    # Less than a query may wait; and a login through it takes a moment.
+    # Less than a query may wait, but enough for a login through the pooler.
     async with _through(kit, pg_cluster, pooler, silence=0.8) as manager:
         await manager.ready(1, 0)
         seen = set()
@@ -174,6 +174,7 @@ async def test_the_reserved_connection_takes_one_of_a_poolers_connections(
             return sum(int(each["sv_active"]) for each in pools if each["database"] == "app")
 
         async with asyncio.timeout(10):
-            # While it asks it has one in either way; afterwards it is seen which it is.
+            # While a probe runs it has a server connection in both modes; only afterwards do they
+            # differ.
             while await in_use() != keeps:
                 await asyncio.sleep(0.01)

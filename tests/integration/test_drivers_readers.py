@@ -1,4 +1,4 @@
-"""What a server says of itself is read by no reader of the application's, with every driver."""
+"""The application's decoders do not touch what a server says of itself, with every driver."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def anyio_backend() -> object:
 
 @pytest.fixture
 def kwargs(kit: Kit) -> Iterator[dict[str, Any]]:
-    """`pool_factory_kwargs` with which every value is misread, by each driver in its way."""
+    """`pool_factory_kwargs` with which every value is misread, in each driver's own way."""
     hooks = kit.hooks(misread_by_asyncpg) if "asyncpg" in kit.name else {"": {}}
-    # Of words SQLAlchemy needs to read those with which a server says its version.
+    # SQLAlchemy has to read a server's version, so with it words are not misread.
     with misreading(words="sqlalchemy" not in kit.module):
         yield {**kit.sizes(1, 2), **next(iter(hooks.values()))}
 
@@ -41,7 +41,7 @@ async def test_roles_and_identities_are_read_as_they_are(
     dsn = pg_cluster.dsn
     async with kit.manager(dsn, refresh_delay=0.1, pool_factory_kwargs=kwargs) as manager:
         await manager.ready(1, 2)
-        for _ in range(2):  # by more than one form of a probe
+        for _ in range(2):  # with more than one form of the probe
             await manager.wait_next_pool_check()
             roles = [(node.role.value, node.fencing) for node in manager.metrics().nodes]
             assert sorted(roles) == [("master", True), ("replica", True), ("replica", True)]

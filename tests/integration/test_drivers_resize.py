@@ -29,14 +29,14 @@ pytestmark = pytest.mark.usefixtures("nothing_unheard")
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Run on one event loop: what is asked here is the same on any."""
+    """Run on one event loop: what these tests check is the same on any."""
     return "asyncio", {"use_uvloop": False}
 
 
 async def test_growing_serves_those_who_wait(
     kit: Kit, manager: Manager, pg_cluster: LocalCluster, application: str
 ) -> None:
-    first = [await manager.acquire(), await manager.acquire()]  # all there are
+    first = [await manager.acquire(), await manager.acquire()]  # all that there are
     waiting = [asyncio.ensure_future(manager.acquire(timeout=10)) for _ in range(2)]
     await until(lambda: manager.metrics().waiting == 2)
     resized = manager.resize(max_size=4)
@@ -44,10 +44,10 @@ async def test_growing_serves_those_who_wait(
     await resized
     assert {node.pool_max for node in manager.metrics().nodes} == {4}
     for connection in (*first, *more):
-        assert await kit.value(connection, "SELECT 1") == 1  # nothing that is out was harmed
+        assert await kit.value(connection, "SELECT 1") == 1  # no lease was harmed
     with pytest.raises(TimeoutError):
         await manager.acquire(timeout=0.05)  # four are out
-    assert await sessions(pg_cluster.master, application) == 5  # and the monitor's
+    assert await sessions(pg_cluster.master, application) == 5  # with the monitor's
     for connection in (*first, *more):
         await manager.release(connection)
     assert in_flight(manager) == 0
@@ -64,7 +64,7 @@ async def test_who_asks_a_pool_that_is_resized_gets_and_gives_back_all_the_same(
     await manager.resize(max_size=3)
     later = await manager.acquire_from_pool(pool)
     await manager.release_to_pool(taken, pool)
-    manager.register_connection(later, pool)  # is so already
+    manager.register_connection(later, pool)  # it is registered already
     given = await asked
     for connection in (later, given):
         assert await kit.value(connection, "SELECT 1") == 1
@@ -84,13 +84,13 @@ async def test_shrinking_closes_what_is_idle_and_then_what_comes_back(
     await manager.resize(max_size=2)
     await until_sessions(pg_cluster.master, application, 3 + 1)  # the idle one is closed
     for connection in out:
-        assert await kit.value(connection, "SELECT 1") == 1  # what is out is not
+        assert await kit.value(connection, "SELECT 1") == 1  # the leased ones are not
     with pytest.raises(TimeoutError):
         await manager.acquire(timeout=0.05)
     await manager.release(out.pop())
     await until_sessions(pg_cluster.master, application, 2 + 1)
     with pytest.raises(TimeoutError):
-        await manager.acquire(timeout=0.05)  # there are two
+        await manager.acquire(timeout=0.05)  # there are only two
     waiting = asyncio.ensure_future(manager.acquire(timeout=10))
     await until(lambda: manager.metrics().waiting == 1)
     await manager.release(out.pop())

@@ -1,7 +1,7 @@
 """Units of work on real servers, with every driver, for tasks and for threads.
 
-What a thread does is written in coroutines too, which never pause: see `testbed.workers`. So the
-faults within the work are made by a connection that blocks for as long as they take.
+The work of a thread is written in coroutines, too, which never pause: see `testbed.workers`. Faults
+within the work are therefore made over a connection that blocks while they take place.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.loops_in_turn, pytest.mark.usefixtures("nothing_unheard")]
 
 OF_THREADS: tuple[LoadKit, ...] = ()
-if find_spec("psycopg"):  # which all of those need
+if find_spec("psycopg"):  # all kits for threads need it
     from testbed.kits.in_threads import ALL as OF_THREADS
 QUICK = RetryPolicy(first=0.001)
-#: Those whose connections have a method that commits.
+#: Drivers whose connections have a method that commits.
 WITH_COMMIT = re.compile("psycopg|sqlalchemy")
 LOST = "SELECT pg_terminate_backend({})"
 
@@ -53,7 +53,7 @@ def run_kit(request: pytest.FixtureRequest) -> LoadKit:
 
 @pytest.fixture
 def admin(pg_cluster: LocalCluster) -> Iterator[Callable[[str], Any]]:
-    """Does something on the master at once, whoever else waits."""
+    """Execute SQL on the master at once, whoever else is waiting."""
     raw: extensions.connection = psycopg2.connect(pg_cluster.master.superuser_dsn)
     raw.autocommit = True
 
@@ -67,7 +67,7 @@ def admin(pg_cluster: LocalCluster) -> Iterator[Callable[[str], Any]]:
 
 
 class Scene:
-    """A manager, who uses it, and a table with one row."""
+    """A manager, its users, and a table with one row."""
 
     def __init__(self, kit: LoadKit, manager: Any, admin: Callable[[str], Any]) -> None:
         self.kit, self.manager, self.admin = kit, manager, admin
@@ -77,11 +77,11 @@ class Scene:
         admin(self.sql("INSERT INTO {} VALUES (0)"))
 
     def sql(self, statement: str) -> str:
-        """Put the name of the table into a statement."""
+        """Return the statement with the name of the table put in."""
         return statement.replace("{}", self.table)
 
     async def run(self, work: Callable[[Any], Coroutine[Any, Any, Any]], **kwargs: Any) -> Any:
-        """Have a worker run it, and count how often it is called."""
+        """Let a worker run the work, and count how often it is called."""
 
         async def counted(connection: Any) -> Any:
             self.calls += 1
@@ -92,13 +92,13 @@ class Scene:
         return await self.kit.workers().do(self.manager.run(counted, **kwargs))
 
     async def add(self, connection: Any) -> int:
-        """Add to the row; return what it is then."""
+        """Add 1 to the row; return the new value."""
         statement = self.sql("UPDATE {} SET i = i + 1 RETURNING i")
         value: int = await self.kit.value(connection, statement)
         return value
 
     async def fail(self, connection: Any, sqlstate: str) -> None:
-        """Have the server answer with this code."""
+        """Make the server answer with this code."""
         raising = f"RAISE EXCEPTION ''x'' USING ERRCODE = ''{sqlstate}''"
         name = f"{self.table}_{sqlstate.lower()}"
         body = f"'BEGIN {raising}; END'"
@@ -110,7 +110,7 @@ class Scene:
 
     @property
     def row(self) -> int:
-        """What has been committed."""
+        """The committed value of the row."""
         ((value,),) = self.admin(self.sql("SELECT i FROM {}"))
         assert isinstance(value, int)
         return value
@@ -173,7 +173,7 @@ async def test_what_the_work_raises_is_raised_and_nothing_is_kept(scene: Scene) 
 async def test_an_error_of_a_file_or_of_another_service_is_the_applications(
     scene: Scene, kind: type[OSError]
 ) -> None:
-    """It looks as if a connection were lost, and none of this manager's was."""
+    """It looks like a lost connection, but this manager has lost none."""
 
     async def work(connection: Any) -> None:
         await scene.kit.value(connection, "SELECT 1")
@@ -240,7 +240,7 @@ async def test_whatever_a_driver_says_of_a_lost_connection_is_for_another_try(
                     with contextlib.suppress(Exception):
                         await scene.add(connection)
                 await scene.add(connection)
-        except Exception as error:  # noqa: BLE001  # it is each driver's
+        except Exception as error:  # noqa: BLE001  # each driver has its own
             return error
         return None
 
@@ -262,7 +262,7 @@ async def test_a_serialization_failure_is_tried_again(scene: Scene) -> None:
     assert (scene.row, scene.calls) == (11, 2)
 
 
-#: What the server answers with; how often of three times it is tried; what it is about.
+#: The server's code; how many of three possible attempts are made; the category of the error.
 ANSWERS = (
     ("40001", 3, Category.CONFLICT),
     ("40P01", 3, Category.CONFLICT),
@@ -272,7 +272,8 @@ ANSWERS = (
     ("22012", 1, Category.APPLICATION),
     ("23505", 1, Category.APPLICATION),
     ("25006", 1, Category.APPLICATION),
-    ("08006", 1, Category.INFRASTRUCTURE),  # another server's, as this connection is well
+    # This is another server's error, because this connection is well.
+    ("08006", 1, Category.INFRASTRUCTURE),
 )
 
 
@@ -406,7 +407,7 @@ async def test_a_promotion_is_waited_for_in_one_attempt(
 
     old.kill()
     running = asyncio.ensure_future(scene.run(work, retry=RetryPolicy(attempts=2)))
-    await asyncio.sleep(1.2)  # more than acquire_timeout
+    await asyncio.sleep(1.2)  # longer than acquire_timeout
     assert not running.done()
     await new.promote()
     assert await running == new.port
@@ -475,7 +476,7 @@ async def test_20_a_commit_that_goes_on_behind_a_pooler_whose_limit_has_come_is_
     admin: Callable[[str], Any],
     pgbouncer: StartPgBouncer,
 ) -> None:
-    """What closes the connection is no answer to COMMIT, whoever says whatever."""
+    """The end of the connection is no answer to COMMIT, whoever reports it, in whatever words."""
     pooler = pgbouncer(pg_cluster.master, pool_mode="transaction", query_timeout=0.7)
     manager = run_kit.manager(
         dsn_through(pg_cluster, pooler),
@@ -501,7 +502,7 @@ async def test_20_a_commit_that_goes_on_behind_a_pooler_whose_limit_has_come_is_
 async def test_work_whose_master_becomes_a_replica_at_its_own_address_is_done_once(
     run_kit: LoadKit, pg_cluster: LocalCluster, scene: Scene
 ) -> None:
-    """Its transaction has ended with it, and the address from which it came is a standby's now."""
+    """The transaction has ended with the old master, whose address is now that of a standby."""
     old = pg_cluster.master
 
     async def work(connection: Any) -> int:
@@ -510,7 +511,7 @@ async def test_work_whose_master_becomes_a_replica_at_its_own_address_is_done_on
             if run_kit in KITS:
                 await pg_cluster.switchover()
             else:
-                asyncio.run(pg_cluster.switchover())  # of a thread, which has no event loop
+                asyncio.run(pg_cluster.switchover())  # threads have no event loop
         return number
 
     async def where(connection: Any) -> tuple[int, str]:
@@ -521,7 +522,7 @@ async def test_work_whose_master_becomes_a_replica_at_its_own_address_is_done_on
     assert scene.calls == 2
     new = pg_cluster.master
     assert new is not old
-    async with asyncio.timeout(20):  # until the one that was master is read from
+    async with asyncio.timeout(20):  # until the old master serves reads
         while await scene.run(where, read_only=True) != (old.port, "on"):
             await asyncio.sleep(0.01)
     for number in range(2, 6):
@@ -533,7 +534,7 @@ async def test_work_whose_master_becomes_a_replica_at_its_own_address_is_done_on
 async def test_work_whose_server_has_said_that_it_ends_is_done_once(
     run_kit: LoadKit, pg_cluster: LocalCluster, admin: Callable[[str], Any]
 ) -> None:
-    """Between a server's last words and the end of its socket, whatever asks next."""
+    """This is the moment between a server's last message and the end of its socket."""
     async with Proxy("127.0.0.1", pg_cluster.master.port) as proxy:
         there = f"127.0.0.1:{pg_cluster.master.port}"
         dsn = pg_cluster.master.dsn.replace(there, f"127.0.0.1:{proxy.port}")
@@ -552,8 +553,8 @@ async def test_work_whose_server_has_said_that_it_ends_is_done_once(
                     scene.kill(await pid_of(scene, connection))
                     if run_kit in KITS:
                         await until(has_said)
-                    while not has_said():  # of a thread: the proxy runs in the tests' own
-                        time.sleep(0.001)  # no event loop is there
+                    while not has_said():  # in a thread; the proxy runs in another
+                        time.sleep(0.001)  # no event loop is here
 
             await scene.run(work)
             assert (scene.row, scene.calls) == (1, 2)

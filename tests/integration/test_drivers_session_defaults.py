@@ -1,4 +1,4 @@
-"""`session=`: what each connection is set to, as SHOW has it, with every driver."""
+"""`session=` sets each connection, as SHOW tells, with every driver."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_each_connection_is_set_from_the_first_lease_to_the_last(
 ) -> None:
     async with settled(kit, pg_cluster.dsn) as manager:
         await manager.ready(1, 2)
-        for _ in range(3):  # of one connection on the master, through what its driver resets
+        for _ in range(3):  # the same connection, after the driver's reset
             async with manager.acquire_master() as connection:
                 assert await shown(kit, connection) == SHOWN
         async with manager.acquire_replica() as connection:
@@ -73,7 +73,7 @@ async def test_each_connection_is_set_from_the_first_lease_to_the_last(
 async def test_a_reset_leads_back_to_the_settings(
     kit: Kit, pg_cluster: LocalCluster, command: str
 ) -> None:
-    # DISCARD ALL takes from asyncpg the statements that it has prepared.
+    # DISCARD ALL drops the statements that asyncpg has prepared.
     kwargs = {**(kit.autocommit or {}), **({} if kit.over_libpq else kit.unprepared)}
     async with (
         settled(kit, pg_cluster.dsn, **kwargs) as manager,
@@ -146,7 +146,7 @@ async def test_contradictions_are_refused_with_the_names_of_both(
 async def test_the_reserved_connection_has_of_them_the_name_alone(
     kit: Kit, pg_cluster: LocalCluster, application: str
 ) -> None:
-    # With such a limit no probe would be answered.
+    # With such a limit no probe would be answered in time.
     session = SessionDefaults(statement_timeout=0.001, application_name=application)
     kwargs = kit.sizes(0, 1)
     async with kit.manager(
@@ -162,7 +162,7 @@ async def test_the_reserved_connection_has_of_them_the_name_alone(
 
 @pytest.fixture
 async def strict(pg_cluster: LocalCluster) -> AsyncIterator[StrictProxy]:
-    """A proxy before the master that takes no settings at the login."""
+    """A proxy before the master that refuses settings at the login."""
     async with StrictProxy(pg_cluster.master) as proxy:
         yield proxy
 
@@ -189,7 +189,8 @@ async def test_a_reset_hook_of_the_applications_undoes_no_setting(
 
     more = kit.reset_hook(reset)
     if more is None or "pool_events" in more:
-        return  # SQLAlchemy's has another connection, and runs beside a rollback
+        # SQLAlchemy's hook has another connection, and runs beside a rollback.
+        return
     for way in (strict.address, pg_cluster.master):
         async with settled(kit, dsn_through(pg_cluster, way), **more) as manager:
             for _ in range(3):
@@ -198,13 +199,13 @@ async def test_a_reset_hook_of_the_applications_undoes_no_setting(
     assert ran >= 6
 
 
-# What is lent to read does not write
+# A lease for reading does not write
 
 GUARDED = SessionDefaults(enforce_read_only=True)
 
 
 def guarded(kit: Kit, node: LocalNode, session: SessionDefaults | None = GUARDED) -> Manager:
-    """Make a manager of the master alone, with one connection, to which all reads come."""
+    """Make a manager of the master alone, with one connection that serves all reads."""
     parsed = Dsn.parse(node.dsn)
     return kit.manager(
         parsed.for_host(parsed.hosts[0]),
@@ -229,13 +230,13 @@ async def test_what_is_lent_to_read_on_a_master_does_not_write_and_to_write_it_d
                 pids.add(await kit.pid(connection))
                 with refuses_to_write(kit):
                     await kit.write(connection, table.insert(100 + number))
-            async with manager.acquire_replica(timeout=5) as connection:  # no round trip more
+            async with manager.acquire_replica(timeout=5) as connection:  # no extra round trip
                 assert await kit.value(connection, table.count) == number
             async with manager.acquire_master() as connection:
                 pids.add(await kit.pid(connection))
                 await kit.write(connection, table.insert(number))
         assert len(pids) == 1
-        # hasql itself takes the server for what it is, and has had no reason to ask again.
+        # hasql itself still takes the server for a master, and had no reason to probe it again.
         assert manager.master_pool_count == 1
         (node,) = manager.metrics().nodes
         assert (node.role.value, node.health.value) == ("master", "up")
@@ -304,7 +305,7 @@ async def test_an_acquire_overrides_what_it_names_and_that_is_undone_on_return(
             assert await shown(kit, connection) == SHOWN
         connection = await manager.acquire(session=OTHER)
         assert await shown(kit, connection) == SHOWN_OTHER
-        await kit.begin(connection, "SELECT 1")  # a transaction that nobody ends
+        await kit.begin(connection, "SELECT 1")  # a transaction that stays open
         await manager.release(connection)
         async with manager.acquire_master() as connection:
             assert await kit.pid(connection) == pid
@@ -317,7 +318,7 @@ async def test_what_a_hook_has_set_is_restored_and_a_reset_within_leads_to_the_l
     kwargs = {**(kit.autocommit or {}), **({} if kit.over_libpq else kit.unprepared)}
     async with settled(kit, pg_cluster.dsn, **kwargs) as manager:
         async with manager.acquire_master() as connection:
-            # Such as a hook does to each connection; asyncpg's own reset undoes it, by its design.
+            # A hook might do this to each connection. asyncpg's own reset undoes it, by design.
             await kit.write(connection, "SELECT set_config('statement_timeout', '8s', false)")
         async with manager.acquire_master() as connection:
             before = (await shown(kit, connection))["statement_timeout"]
@@ -375,7 +376,7 @@ async def test_a_connection_on_which_it_cannot_be_undone_is_closed(
         connection = await manager.acquire(session=OTHER)
         pid = await kit.pid(connection)
         master = pg_cluster.master
-        master.freeze()  # it says nothing, and is not known to be silent yet
+        master.freeze()  # silent, but not yet known to be
         async with asyncio.timeout(5):
             await manager.release(connection)
         master.thaw()

@@ -1,4 +1,4 @@
-"""`session=` behind PgBouncer, with every driver: what it tracks, and what is refused."""
+"""`session=` behind PgBouncer, with every driver: what PgBouncer tracks, and what is refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("nothing_unheard")
 
-#: What a PgBouncer may be told to take and to drop.
+#: Settings that a PgBouncer can be told to accept and ignore.
 NAMES = "options,statement_timeout,lock_timeout,search_path,jit,default_transaction_isolation"
 NAMES += ",idle_in_transaction_session_timeout,idle_session_timeout,extra_float_digits"
 TIMED = SessionDefaults(statement_timeout=5, application_name="mine")
@@ -53,7 +53,7 @@ async def test_what_a_pooler_tracks_is_set_on_each_connection(
     pooler = pgbouncer(pg_cluster.master, pool_mode="transaction", default_pool_size=1)
     one = behind(kit, pg_cluster, pooler, SessionDefaults(application_name="one"))
     other = behind(kit, pg_cluster, pooler, SessionDefaults(application_name="other"))
-    async with one, other:  # by the same session of the server, in turns
+    async with one, other:  # over the same server session, in turns
         for _ in range(3):
             for manager, name in ((one, "one"), (other, "other")):
                 async with manager.acquire_master() as connection:
@@ -73,7 +73,7 @@ async def test_what_a_pooler_does_not_take_is_refused_with_the_remedy_and_reache
             with pytest.raises(ConfigurationError, match=match):
                 await manager.acquire_master(timeout=5)
         assert in_flight(manager) == 0
-        # A run makes a transaction, and sets it there.
+        # A unit of work has a transaction, and its settings are made there.
         for read_only in (False, True):
             seen = await manager.run(
                 lambda connection: kit.value(connection, "SHOW statement_timeout"),
@@ -108,18 +108,19 @@ async def test_what_the_role_has_anyway_is_in_force_behind_a_pooler_too(
 async def test_a_search_path_that_a_pooler_tracks_is_in_force_on_each_lease(
     kit: Kit, pg_cluster: LocalCluster, pgbouncer: StartPgBouncer, beside: float | None
 ) -> None:
-    """A pooler or a server that is too old for it is refused, with an error that says so."""
+    """If the pooler or the server is too old, an error says so."""
     master = pg_cluster.master
     pooler = pgbouncer(
         master, pool_mode="transaction", default_pool_size=1, track_extra_parameters="search_path"
     )
     can = pooler.tracks_more() and int(await master.sql("SHOW server_version_num")) >= 180000
     mine = SessionDefaults(search_path=["mine", "public"], statement_timeout=beside)
-    await master.sql("ALTER ROLE app SET statement_timeout = '5s'")  # which a login cannot name
+    # A login cannot name this setting.
+    await master.sql("ALTER ROLE app SET statement_timeout = '5s'")
     try:
         one = behind(kit, pg_cluster, pooler, mine)
         other = behind(kit, pg_cluster, pooler, SessionDefaults())
-        async with one, other:  # by the same session of the server, in turns
+        async with one, other:  # over the same server session, in turns
             for _ in range(3):
                 if can:
                     async with one.acquire_master() as connection:

@@ -1,7 +1,8 @@
-"""The session of the reserved connection is hasql's, with every driver.
+"""The session of the reserved connection belongs to hasql, with every driver.
 
-From the application it has address, login and TLS: no defaults of its role or database, no
-environment. What its libraries can teach a connection is in the files of the drivers.
+It takes address, login and TLS from the application, but no defaults of its role or database and
+nothing from the environment. What the application's libraries can change in a connection is tested
+in the files of the drivers.
 """
 
 from __future__ import annotations
@@ -34,21 +35,21 @@ pytestmark = pytest.mark.usefixtures("nothing_unheard")
 
 @pytest.fixture
 async def evil(pg_cluster: LocalCluster) -> AsyncIterator[None]:
-    """A schema with functions and operators that are not what they are called."""
+    """A schema with functions and operators that do not do what their names say."""
     async with evil_schema(pg_cluster):
         yield
 
 
 @pytest.fixture
 async def odd_cluster(pg_cluster: LocalCluster) -> AsyncIterator[LocalCluster]:
-    """A cluster whose role and database for applications have odd defaults."""
+    """A cluster in which the applications' role and database have odd defaults."""
     async with odd_defaults(pg_cluster):
         yield pg_cluster
 
 
 @pytest.fixture
 async def limited_cluster(pg_cluster: LocalCluster) -> AsyncIterator[LocalCluster]:
-    """A cluster whose role for applications has 20 ms for each transaction."""
+    """A cluster in which the applications' role has 20 ms for each transaction."""
     version = int(await pg_cluster.master.sql("SHOW server_version_num"))
     if version < 17_00_00:
         pytest.skip("PostgreSQL knows transaction_timeout since 17")
@@ -62,7 +63,7 @@ async def limited_cluster(pg_cluster: LocalCluster) -> AsyncIterator[LocalCluste
 
 
 def shown(manager: Facade[Any, Any, Any]) -> list[tuple[str, str, bool]]:
-    """Return role, health and fencing of each node, the master's first: it may be any of them."""
+    """Return role, health and fencing of each node, the master's first, whichever node it is."""
     return sorted((n.role.value, n.health.value, n.fencing) for n in manager.metrics().nodes)
 
 
@@ -75,11 +76,11 @@ async def setting(kit: Kit, connection: Any, name: str) -> str:
 
 
 async def reserved(node: LocalNode, application: str) -> set[str]:
-    """Return the processes that serve reserved connections of an application."""
+    """Return the server processes of an application's reserved connections."""
     query = (
-        # The server shows the beginning of a query alone, which is that of one probe or another.
+        # The server shows only the beginning of a query: here, of either form of the probe.
         "SELECT pid FROM pg_stat_activity WHERE query ~ '(pg_is_in_recovery|pg_control_system)'"  # noqa: S608
-        f" AND application_name = '{application}'"  # a name of ours
+        f" AND application_name = '{application}'"  # our own name
     )
     return set((await node.sql(query)).split())
 
@@ -93,7 +94,7 @@ async def test_defaults_of_role_and_database_do_not_reach_the_reserved_session(
         await until(lambda: shown(manager) == ALL_WELL)
         before = [await reserved(node, application) for node in odd_cluster.nodes]
         assert [len(pids) for pids in before] == [1, 1, 1]
-        for _ in range(10):  # longer than the idle timeout, and probed all the time
+        for _ in range(10):  # longer than the idle timeout, while probes go on
             await manager.wait_next_pool_check()
             assert shown(manager) == ALL_WELL
         assert [await reserved(node, application) for node in odd_cluster.nodes] == before
@@ -129,7 +130,7 @@ async def test_a_transaction_timeout_of_the_role_ends_one_reserved_session_at_mo
         await ask(with_settings=False)
     except Exception as error:  # noqa: BLE001  # each driver has its own
         code = driver.sqlstate(error)
-    # Where the login was refused, a session may know by itself what it is to bring. Of PgBouncer's
+    # If the login was refused, a session may know by itself which settings to make. Of PgBouncer's
     # two errors asyncpg keeps the last.
     known = {"direct": {"25P04"}, "refuses": {"", "25P04", "08P01"}, "drops": {"25P04", "08P01"}}
     assert code in known[way]
@@ -140,7 +141,7 @@ async def test_an_idle_timeout_does_not_end_the_reserved_session(
     kit: Kit, odd_cluster: LocalCluster, application: str
 ) -> None:
     dsn = f"{odd_cluster.dsn}?application_name={application}"
-    # Longer than idle_session_timeout, and nothing else makes it probe.
+    # The refresh delay is longer than idle_session_timeout, and nothing else causes a probe.
     async with kit.manager(
         dsn, refresh_delay=1.0, refresh_timeout=20, pool_factory_kwargs=kit.sizes(0, 2)
     ) as manager:
@@ -170,7 +171,7 @@ async def test_the_environment_neither_chooses_hosts_nor_sets_the_reserved_sessi
         assert shown(manager) == ALL_WELL
         async with manager.acquire_master(timeout=5) as connection:
             assert await setting(kit, connection, "port") == str(pg_cluster.master.port)
-            # What the application's driver does with the environment it does as ever.
+            # The application's driver uses the environment as always.
             limit = await setting(kit, connection, "lock_timeout")
             assert limit == ("5s" if kit.over_libpq else "0")
         async with manager.acquire_replica(timeout=5) as connection:
@@ -211,7 +212,7 @@ async def test_a_service_may_bring_the_login_but_chooses_no_host(
     if kit.over_libpq:
         monkeypatch.setenv("PGSERVICE", "odd")
     else:
-        address += "?service=odd"  # of the environment asyncpg reads the file's name alone
+        address += "?service=odd"  # asyncpg reads only the file's name from the environment
     async with kit.manager(address, pool_factory_kwargs=kit.sizes(1, 2)) as manager:
         await manager.ready(1, 2)
         assert shown(manager) == ALL_WELL
@@ -245,7 +246,7 @@ async def test_a_setting_that_no_server_knows_fails_at_once_by_the_servers_own_w
     try:
         with pytest.raises(Exception, match='unrecognized configuration parameter "nonsense"'):
             await manager.ready(timeout=10)
-            await manager.acquire_master(timeout=2)  # SQLAlchemy's pools open none before
+            await manager.acquire_master(timeout=2)  # SQLAlchemy's pools open none before this
     finally:
         await manager.close()
     assert asyncio.get_running_loop().time() - began < 5
@@ -254,9 +255,9 @@ async def test_a_setting_that_no_server_knows_fails_at_once_by_the_servers_own_w
 # Poolers, which refuse settings at the login or drop them
 
 
-#: A query that takes longer than `limited_cluster` gives a transaction.
+#: A query that takes longer than `limited_cluster` allows a transaction.
 SLOW = "SELECT 1 FROM pg_catalog.pg_sleep(0.05)"
-#: What PgBouncer is to drop.
+#: Settings that PgBouncer drops.
 DROPPED = (
     "options,default_transaction_isolation,statement_timeout,lock_timeout,search_path,jit"
     ",idle_in_transaction_session_timeout,idle_session_timeout,extra_float_digits"
@@ -278,7 +279,7 @@ async def test_settings_that_a_pooler_keeps_from_us_are_made_for_each_probe(
             await manager.wait_next_pool_check()
             assert shown(manager) == ALL_WELL[:2]
         for node in nodes:
-            # The sessions of the pooler are left as they were, and in no transaction.
+            # The pooler's sessions are left as they were, and in no transaction.
             query = (
                 "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'"
                 " AND state LIKE 'idle in transaction%' AND now() - state_change > '100ms'"
@@ -288,6 +289,6 @@ async def test_settings_that_a_pooler_keeps_from_us_are_made_for_each_probe(
 
 @pytest.fixture
 def anyio_backend(request: pytest.FixtureRequest) -> object:
-    """Run on one event loop, but for what is between a driver and the loop."""
+    """Run on one event loop, except for what concerns a driver and the loop."""
     del request
     return "asyncio", {"use_uvloop": False}

@@ -1,4 +1,4 @@
-"""Hosts that are Unix sockets, as the proxy of Cloud SQL makes them: a directory for each."""
+"""Hosts that are Unix sockets, each in its own directory, as the proxy of Cloud SQL makes them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 @asynccontextmanager
 async def socket_of(node: LocalNode, directory: Path) -> AsyncIterator[None]:
-    """Lead a socket in a directory to a server, as the proxy does."""
+    """Make a socket in a directory that leads to a server, as the proxy does."""
     sessions: set[asyncio.Task[None]] = set()
 
     async def lead(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -46,7 +46,7 @@ async def socket_of(node: LocalNode, directory: Path) -> AsyncIterator[None]:
     server = await asyncio.start_unix_server(begin, directory / ".s.PGSQL.5432")
     async with server:
         yield
-    if sessions:  # the manager is closed, and so are its connections
+    if sessions:  # the manager and its connections are closed
         _, left = await asyncio.wait(sessions, timeout=10)
         assert not left
 
@@ -56,7 +56,7 @@ async def test_a_master_and_a_replica_are_found_at_their_sockets(
     kit: Kit, pg_cluster: LocalCluster, form: str
 ) -> None:
     master, replica = pg_cluster.master, pg_cluster.replicas[0]
-    with TemporaryDirectory(dir="/tmp") as root:  # a socket's path is a short one
+    with TemporaryDirectory(dir="/tmp") as root:  # the path of a socket has to be short
         main, second = Path(root) / "shop:europe-west1:main", Path(root) / "shop:europe-west1:r1"
         async with socket_of(master, main), socket_of(replica, second):
             login = pg_cluster.dsn.removeprefix("postgresql://").partition("@")[0]

@@ -1,4 +1,4 @@
-"""A storm of broken leases on one server, seen from another, with every driver."""
+"""A storm of broken leases on one server, as another server sees it, with every driver."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("nothing_unheard")
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Run on one event loop: no driver is asked what differs."""
+    """Run on one event loop: it makes no difference here."""
     return "asyncio", {"use_uvloop": False}
 
 
@@ -31,7 +31,7 @@ async def test_7_broken_leases_have_another_host_probed_no_more_than_a_burst_doe
     master, replica = pg_cluster.master, pg_cluster.replicas[0]
     async with Proxy(master.host, master.port) as proxy:
         dsn = dsn_through(pg_cluster, Place("127.0.0.1", proxy.port), replica)
-        # Nobody uses the master: what is sent to it, but for logins, are probes.
+        # Nobody uses the master, so everything that is sent to it except logins is a probe.
         async with kit.manager(dsn, pool_factory_kwargs=kit.sizes(1, 4)) as manager:
             await manager.ready(1, 1)
             broken = 0

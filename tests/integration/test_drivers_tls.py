@@ -1,7 +1,7 @@
 """TLS with a name and certificates that are checked on both sides, with every driver.
 
-For connections of pools and reserved ones alike. Which file or name is at fault is in
-test_drivers_configuration.py, and names that move in test_drivers_names.py.
+This holds for the connections of pools and for reserved ones alike. Errors that tell which file or
+name is at fault are in test_drivers_configuration.py, and names that move in test_drivers_names.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("nothing_unheard")
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Run on one event loop: the handshakes on both are in test_drivers_names.py."""
+    """Run on one event loop: test_drivers_names.py tests the handshakes on both."""
     return "asyncio", {"use_uvloop": False}
 
 
@@ -42,7 +42,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredServer]
 
 
 def files(secured: SecuredServer) -> dict[str, str]:
-    """Return the parameters with which both sides are checked."""
+    """Return the parameters that make both sides check each other."""
     return {
         "sslmode": "verify-full",
         "sslrootcert": str(secured.trusted),
@@ -52,13 +52,13 @@ def files(secured: SecuredServer) -> dict[str, str]:
 
 
 def in_environment(secured: SecuredServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Say the same in the environment, where nothing is said else."""
+    """Set the same parameters in the environment, for tests that set them nowhere else."""
     for name, value in files(secured).items():
         monkeypatch.setenv(f"PG{name.upper()}", value)
 
 
 async def certified(secured: SecuredServer, application: str) -> int:
-    """Count an application's sessions, each of which has to be encrypted and certified."""
+    """Count an application's sessions, each of which must be encrypted and certified."""
     query = "SELECT ssl, client_dn FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE"
     seen = await secured.server.node.sql(f"{query} application_name = '{application}'")
     assert {*seen.split()} == {"t|/CN=hasql"}
@@ -66,7 +66,7 @@ async def certified(secured: SecuredServer, application: str) -> int:
 
 
 async def check(kit: Kit, manager: Manager, secured: SecuredServer, application: str) -> None:
-    """See that the pool's connection and the reserved one are encrypted and certified."""
+    """Check that the pool's connection and the reserved one are encrypted and certified."""
     async with manager.acquire_master(timeout=10) as connection:
         assert await kit.value(connection, "SELECT 1") == 1
         assert (await certified(secured, application)) == 2
@@ -85,7 +85,7 @@ async def test_a_certificate_and_a_name_are_checked_as_the_dsn_says(
 async def test_a_certificate_and_a_name_are_checked_as_the_environment_says(
     kit: Kit, secured: SecuredServer, application: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing there makes settings of the reserved session: see test_drivers_sessions.py."""
+    """The environment sets nothing in the reserved session: see test_drivers_sessions.py."""
     in_environment(secured, monkeypatch)
     dsn = secured.dsn(f"?application_name={application}")
     async with kit.manager(dsn, pool_factory_kwargs=kit.sizes(1, 1)) as manager:
@@ -133,5 +133,5 @@ async def test_who_has_no_certificate_is_refused_in_the_servers_words(
         assert not isinstance(met.value, NotAvailableError)
     finally:
         await manager.close()
-    # asyncpg says goodbye to the server, within TLS, after it has raised.
+    # asyncpg says goodbye to the server, within TLS, only after it has raised the error.
     await until(lambda: sockets() <= before)
