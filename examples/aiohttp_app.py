@@ -20,7 +20,7 @@ async def pool_context(app: web.Application) -> AsyncIterator[None]:
     async with PoolManager(os.environ["DATABASE_URL"], acquire_timeout=15) as pool:
         app[POOL] = pool
         yield
-        await pool.drain()  # what goes on beside the requests may end
+        await pool.drain()  # background work may finish
 
 
 @web.middleware
@@ -35,7 +35,7 @@ async def unavailable(request: web.Request, handler: Handler) -> web.StreamRespo
 async def visit(request: web.Request) -> web.Response:
     async with request.app[POOL].acquire_master() as conn:
         await conn.execute("INSERT INTO visits (page) VALUES ($1)", request.match_info["page"])
-    # The connection has been given back: a slow client holds none.
+    # The connection is back in the pool by now, so a slow client does not hold it.
     return web.Response(status=201)
 
 

@@ -12,7 +12,7 @@ from fastapi import Depends, FastAPI
 from hasql.asyncpg import PoolManager
 from hasql.contrib.fastapi import Hasql
 
-# Who writes while a replica is being promoted waits for it, up to 15 seconds.
+# A write during a promotion waits for the new master, for up to 15 seconds.
 db = Hasql(PoolManager(os.environ["DATABASE_URL"], acquire_timeout=15))
 
 app = FastAPI(lifespan=db.lifespan)

@@ -19,9 +19,9 @@ def create_app() -> Flask:
     app = Flask(__name__)
     app.config["HASQL_DSN"] = os.environ["DATABASE_URL"]
     app.config["HASQL_OPTIONS"] = {
-        # Who writes while a replica is being promoted waits for it, up to 15 seconds.
+        # A write during a promotion waits for the new master, for up to 15 seconds.
         "acquire_timeout": 15,
-        # As many connections on each host as the worker has threads.
+        # On each host, one connection for each thread of the worker.
         "pool_factory_kwargs": {"min_size": 1, "max_size": 8},
     }
     db.init_app(app)

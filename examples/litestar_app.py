@@ -1,4 +1,4 @@
-"""Visits with Litestar and a repository of advanced-alchemy's: writes go to the master.
+"""Visits with Litestar and a repository from advanced-alchemy: writes go to the master.
 
 DATABASE_URL=postgresql://app@db1,db2,db3/app uvicorn --app-dir examples litestar_app:app
 """
@@ -32,7 +32,7 @@ class VisitRepository(SQLAlchemyAsyncRepository[Visit]):
     model_type = Visit
 
 
-# Litestar ends these before it sends the response: a slow client holds no connection.
+# Litestar ends these generators before it sends the response: a slow client holds no connection.
 
 
 async def provide_visits() -> AsyncGenerator[VisitRepository]:
@@ -71,7 +71,7 @@ def unavailable(_request: Request[Any, Any, Any], _error: NotAvailableError) -> 
 async def lifespan(_app: Litestar) -> AsyncGenerator[None]:
     async with pool:
         yield
-        await pool.drain()  # what goes on beside the requests may end
+        await pool.drain()  # background work may finish
 
 
 app = Litestar(

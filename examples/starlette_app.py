@@ -25,14 +25,14 @@ class State(TypedDict):
 async def lifespan(_app: Starlette) -> AsyncIterator[State]:
     async with PoolManager(os.environ["DATABASE_URL"], acquire_timeout=15) as pool:
         yield {"pool": pool}
-        await pool.drain()  # what goes on beside the requests may end
+        await pool.drain()  # background work may finish
 
 
 async def visit(request: Request) -> Response:
     pool: PoolManager = request.state.pool
     async with pool.acquire_master() as conn:
         await conn.execute("INSERT INTO visits (page) VALUES ($1)", request.path_params["page"])
-    # The connection has been given back: a slow client holds none.
+    # The connection is back in the pool by now, so a slow client does not hold it.
     return Response(status_code=201)
 
 

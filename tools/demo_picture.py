@@ -3,8 +3,8 @@
     make demo-picture
     python tools/demo_picture.py resources/demo.svg
 
-It plays at the speed at which it happened. The last picture, with the summary below, stays for a
-while; it is also what a reader sees who wants no motion.
+The animation plays at the speed of the real run. The last picture, with the summary below it, stays
+for a while. A reader whose browser asks for reduced motion sees that picture alone.
 """
 
 import asyncio
@@ -24,17 +24,17 @@ from hasql.cli.screen import Frame
 from hasql.cli.summary import summary
 
 _WIDTH, _HEIGHT = 110, 24
-"""Columns of the terminal that is drawn, and lines of its live screen."""
+"""The columns of the terminal that is drawn, and the lines of its live screen."""
 _CHARACTER, _LINE, _MARGIN = 12.2, 24.4, 14
-"""What rich draws a character in, and how far that is from the picture's edge."""
+"""Rich's width of a character and height of a line, and the margin of the picture, in SVG units."""
 _CALM, _BUSY = 1.0, 0.25
-"""Seconds between two pictures: as a rule, and while the log has just said something."""
+"""Seconds between two pictures: normally, and shortly after a line of the log."""
 _AGITATION = 1.2
-"""Seconds that it is busy after each line of the log."""
+"""Seconds for which pictures follow each other quickly after each line of the log."""
 _STAY = 8.0
-"""Seconds that the summary stays."""
+"""Seconds for which the summary stays."""
 
-# What rich fills in for one picture; the window around all of them is drawn once.
+# The template that rich fills in for one picture. The window around all of them is drawn once.
 _ONE = """\
 <style>{styles}</style>
 <defs>{lines}</defs>
@@ -67,7 +67,7 @@ class Camera:
         )
         self._screen = LiveScreen(self._console, title)
         self._next = self._busy_until = time.monotonic()
-        #: When each was taken, and the picture; and how many lines the last one has.
+        #: Each picture with the time at which it was taken. `lines` is the height of the last one.
         self.pictures: list[tuple[float, str]] = []
         self.lines = 0
 
@@ -82,12 +82,12 @@ class Camera:
         self._next = min(self._next, time.monotonic())
 
     async def show(self, frame: Frame) -> None:
-        """Show how things stand, and take a picture if it is time for one."""
+        """Show the current state, and take a picture if it is time for one."""
         await self._screen.show(frame)
         now = time.monotonic()
         if now >= self._next:
             self._next = now + (_BUSY if now < self._busy_until else _CALM)
-            # Drawing takes a while, and the application that is measured shares the event loop.
+            # Drawing takes a while, and the application that is measured runs on this event loop.
             await asyncio.to_thread(self.take, self._screen.render())
 
     def close(self) -> None:
@@ -95,7 +95,7 @@ class Camera:
         self._screen.close()
 
     def take_last(self, report: Report) -> None:
-        """Take the picture of the end: the screen, and below it the summary."""
+        """Take the last picture: the screen, and below it the summary."""
         self.take(Group(self._screen.render(), summary(report)))
 
     def take(self, what: RenderableType) -> None:
@@ -116,7 +116,7 @@ class Camera:
 
 
 def compose(pictures: list[tuple[float, str]], lines: int) -> str:
-    """Make one SVG that shows each picture for as long as it was to be seen."""
+    """Make one SVG that shows each picture for as long as it was on the screen."""
     starts = [at - pictures[0][0] for at, _ in pictures]
     length = starts[-1] + _STAY
     ends = [*starts[1:], length]
@@ -142,7 +142,7 @@ def compose(pictures: list[tuple[float, str]], lines: int) -> str:
 
 
 def _slim(picture: str) -> str:
-    """Leave out what draws nothing: clipping, and blanks."""
+    """Remove markup that draws nothing: clipping, and blanks."""
     picture = re.sub(r"<defs>.*?</defs>", "", picture, flags=re.DOTALL)
     picture = re.sub(r' clip-path="[^"]*"', "", picture)
     picture = re.sub(r"<text [^>]*>(?:&#160;|\s)*</text>", "", picture)
@@ -150,7 +150,7 @@ def _slim(picture: str) -> str:
 
 
 def main() -> None:
-    """Run the demo and write the picture to the file that was named."""
+    """Run the demo and write the picture to the file named on the command line."""
     (path,) = map(Path, sys.argv[1:])
     plan = Plan(Fault.CRASH, 8.0)
     camera = Camera(f"hasql demo: {plan.fault.description}")

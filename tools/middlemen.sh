@@ -1,8 +1,8 @@
 #!/bin/sh
-# Install what tests want of the machine, for root, from Debian's packages: PgBouncer and HAProxy,
-# which stand between application and servers, a Redis, which keeps rates for several processes, and
-# a PostgreSQL with TLS and PostGIS, which the wheel's has not.
-# What is there already is left alone.
+# Install the programs that tests need on this machine, as root, from Debian's packages: PgBouncer
+# and HAProxy, which stand between application and servers; Redis, which keeps rates for several
+# processes; and a PostgreSQL with TLS and PostGIS, which the PostgreSQL of the wheel lacks.
+# Programs that are already there are left alone.
 set -eu
 
 missing=
@@ -20,7 +20,7 @@ if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
     exit 1
 fi
 
-# The packages bring services, which are not wanted: tests start programs of their own.
+# The packages would start services. These are not wanted: tests start their own programs.
 # https://manpages.debian.org/invoke-rc.d
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then

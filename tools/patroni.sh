@@ -1,10 +1,10 @@
 #!/bin/sh
-# Make the environment with Patroni and etcd, or do nothing when it is there already.
+# Make the environment with Patroni and etcd, or do nothing if it is already there.
 #
-#   tools/patroni.sh PLACE PYTHON    PYTHON is the one to make it with
+#   tools/patroni.sh PLACE PYTHON    makes it at PLACE with the interpreter PYTHON
 #
-# etcd is that of this machine if there is one, else Debian's or Ubuntu's package: unpacked, not
-# installed, so that this needs no root and starts no service.
+# If this machine has an etcd, that one is used. Otherwise Debian's or Ubuntu's package is unpacked,
+# not installed, so this needs no root and starts no service.
 set -eu
 cd "$(dirname "$0")/.."
 place=$1

@@ -1,4 +1,4 @@
-"""Django's commands for this project."""
+"""Run Django's commands for this project."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Celery's workers: ``celery -A project.celery_app worker``. There is nothing of hasql in here."""
+"""Celery's workers: ``celery -A project.celery_app worker``. This needs no code for hasql."""
 
 import os
 

@@ -18,7 +18,7 @@ def _alias(role: str) -> dict[str, Any]:
         "PASSWORD": _url.get("password", ""),
         "OPTIONS": {
             "application_name": _url.get("application_name", "django"),
-            # A promotion takes some seconds: requests that begin meanwhile are late, and no errors.
+            # A promotion takes some seconds. Requests that begin then are late, but do not fail.
             "hasql": {"role": role, "acquire_timeout": 15},
         },
     }

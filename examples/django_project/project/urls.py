@@ -1,4 +1,4 @@
-"""Which view answers which address."""
+"""The URLs, and the view that answers each."""
 
 from django.urls import path
 from visits import views

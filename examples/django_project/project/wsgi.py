@@ -1,4 +1,4 @@
-"""What a WSGI server serves: ``gunicorn --threads 8 project.wsgi``."""
+"""The application for a WSGI server: ``gunicorn --threads 8 project.wsgi``."""
 
 import os
 

@@ -1,10 +1,10 @@
-"""What there is in the database."""
+"""The tables of this application."""
 
 from django.db import models
 
 
 class Visit(models.Model):
-    """Somebody has visited a page."""
+    """A visit to a page."""
 
     page = models.TextField()
 

@@ -1,4 +1,4 @@
-"""Tasks of Celery's, which read and write as views do."""
+"""Celery's tasks, which read and write as views do."""
 
 from celery import shared_task
 from django.db import connection
@@ -8,7 +8,7 @@ from visits.models import Visit
 
 @shared_task
 def visit(page: str) -> int:
-    """Write, and return the number of the session that has written it."""
+    """Write, and return the process ID of the session that has written it."""
     Visit.objects.create(page=page)
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")

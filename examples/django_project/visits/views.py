@@ -1,4 +1,4 @@
-"""Views: nothing in here says to which server a statement goes."""
+"""Views. None of them says to which server a statement goes."""
 
 from django.db import connections
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -13,20 +13,20 @@ from visits.models import Visit
 @csrf_exempt
 @require_POST
 def visit(_: HttpRequest, page: str) -> HttpResponse:
-    """Write, which goes to the master."""
+    """Write: this goes to the master."""
     Visit.objects.create(page=page)
     return HttpResponse(status=204)
 
 
 @require_GET
 def count(_: HttpRequest) -> HttpResponse:
-    """Read, which goes to a replica; or to the master for who has just written."""
+    """Read: this goes to a replica, or to the master if the user has just written."""
     return JsonResponse({"visits": Visit.objects.count()})
 
 
 @require_GET
 def ready(_: HttpRequest) -> HttpResponse:
-    """Say whether there is a master; takes no connection."""
+    """Say whether there is a master, without taking a connection."""
     wrapper = connections["default"]
     assert isinstance(wrapper, DatabaseWrapper)
     try:

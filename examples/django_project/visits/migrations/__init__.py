@@ -1,1 +1,1 @@
-"""How its tables came to be."""
+"""Migrations that make the tables of this application."""
