@@ -6,8 +6,9 @@
         print(cluster.dsn)
         cluster.master.kill()
 
-The pytest plugin gives the same as the fixture ``pg_cluster``. Names load when first used: pytest
-imports this package in every run of every project that has hasql installed.
+The pytest plugin offers the same cluster as the fixture ``pg_cluster``. Names are loaded when they
+are first used, because pytest imports this package in every run of every project that has hasql
+installed.
 """
 
 from importlib import import_module

@@ -11,9 +11,9 @@ __all__ = ("Account",)
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Whom servers run as.
+    """The account that the servers run as.
 
-    `uid` and `gid` are None when servers run as the caller.
+    `uid` and `gid` are None when the servers run as the caller.
     """
 
     name: str
@@ -22,14 +22,14 @@ class Account:
 
     @property
     def groups(self) -> list[int] | None:
-        """The supplementary groups to set: none at all, or None to leave them alone."""
+        """The supplementary groups to set: an empty list, or None to leave the caller's alone."""
         return None if self.uid is None else []
 
     @classmethod
     def for_servers(cls) -> "Account":
-        """Return the caller, or for root an unprivileged account: postgres, else nobody.
+        """Return the caller's account; for root, the account postgres, else nobody.
 
-        :raises ClusterError: for root on a machine with neither account
+        :raises ClusterError: if the caller is root and the machine has neither account
         """
         if os.geteuid() != 0:
             return cls(f"user {os.geteuid()}")

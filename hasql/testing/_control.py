@@ -1,6 +1,6 @@
 """Queries over a server's own socket, in PostgreSQL's simple query protocol.
 
-A tenth of what starting psql costs, and needs no driver: this package must work with any of them.
+It costs a tenth of starting psql and needs no driver: this package must work with every driver.
 https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SIMPLE-QUERY
 """
 
@@ -13,17 +13,17 @@ from hasql.testing.errors import ClusterError
 __all__ = ("ControlSession", "query")
 
 _NAME = "hasql.testing"
-"""What its sessions are called in `pg_stat_activity`."""
+"""The name of these sessions in `pg_stat_activity`."""
 
 
 class ControlSession:
     """A session as the superuser.
 
-    :param path: the server's socket
-    :param database: where to
-    :param timeout: seconds for the login
-    :raises ClusterError: when the server refuses, with its message and SQLSTATE
-    :raises OSError: when there is no server, or (TimeoutError) it does not answer
+    :param path: the path of the server's socket
+    :param database: the database to log in to
+    :param timeout: how many seconds the login may take
+    :raises ClusterError: if the server refuses the login, with its message and SQLSTATE
+    :raises OSError: if there is no server, or (TimeoutError) if it does not answer
     """
 
     def __init__(self, path: str, database: str, timeout: float) -> None:
@@ -42,19 +42,19 @@ class ControlSession:
             raise
 
     def run(self, sql: str, timeout: float) -> str:
-        """Run `sql` and return its rows as psql -At prints them.
+        """Run `sql` and return its rows in the format that psql -At prints.
 
-        :param timeout: seconds for all of it
-        :raises ClusterError: with the server's message and SQLSTATE when it refuses
-        :raises OSError: when the server is gone, or (TimeoutError) does not answer; the session is
-            of no use any more then
+        :param timeout: how many seconds the whole call may take
+        :raises ClusterError: if the server refuses the query, with its message and SQLSTATE
+        :raises OSError: if the server is gone, or (TimeoutError) if it does not answer; the
+            session can no longer be used after either
         """
         self._until = time.monotonic() + timeout
         self._send(b"Q", sql.encode() + b"\0")
         return "\n".join(self._finish())
 
     def run_prepared(self, sql: str, timeout: float) -> str:
-        """Do the same for one statement that is asked again: it is parsed once."""
+        """Run a single statement that will be run again, parsing it only once; else like `run`."""
         until = time.monotonic() + timeout
         if sql not in self._prepared:
             name = f"asked_{len(self._prepared)}"
@@ -63,7 +63,11 @@ class ControlSession:
         return self.run(f"EXECUTE {self._prepared[sql]}", until - time.monotonic())
 
     def close(self) -> None:
-        """End the session: said as well, as a forked child may have the socket, too."""
+        """End the session.
+
+        The server is told so explicitly: a forked child may also hold the socket, and closing it
+        here would not reach the server.
+        """
         try:
             self._send(b"X", b"")
         except OSError:
@@ -131,7 +135,7 @@ def _error(body: bytes) -> str:
 
 
 def query(path: str, sql: str, *, timeout: float) -> str:
-    """Run `sql` in database ``app``, in a session of its own; else as `ControlSession.run`."""
+    """Run `sql` in the database ``app`` in a new session; otherwise like `ControlSession.run`."""
     until = time.monotonic() + timeout
     session = ControlSession(path, "app", timeout)
     try:

@@ -1,4 +1,4 @@
-"""The data directory of a server: made, configured, copied, rewound."""
+"""The data directory of a server: creates, configures, copies and rewinds it."""
 
 import base64
 import hashlib
@@ -14,27 +14,28 @@ from hasql.testing.errors import ClusterError
 __all__ = ("DataDirectory", "Passwords")
 
 _TAKES_SETTINGS = 16
-"""The first PostgreSQL whose initdb takes settings."""
+"""The first major version of PostgreSQL whose initdb accepts settings."""
 
 _SIDES = "Client", "Server"
 
 _SETTINGS = {
     "wal_level": "replica",
     "hot_standby": "on",
-    "wal_log_hints": "on",  # pg_rewind needs them or checksums
+    "wal_log_hints": "on",  # pg_rewind needs this setting, or data checksums
     "fsync": "off",  # nothing here has to survive a power cut
     "max_connections": "100",
     "max_wal_senders": "20",
     "shared_buffers": "64MB",
-    "max_wal_size": "256MB",  # the data may live in memory
-    "wal_keep_size": "128MB",  # so that a node which was away finds what it missed
+    "max_wal_size": "256MB",  # kept small because the data directory may be in memory
+    "wal_keep_size": "128MB",  # so that a node that was away still finds the WAL it missed
     "recovery_target_timeline": "latest",
-    # Replicas notice and follow within tenths of a second, where defaults say five and sixty.
+    # Replicas look for WAL again after 0.1 s instead of the default 5 s, and a dead connection is
+    # noticed after 5 s instead of 60 s.
     "wal_retrieve_retry_interval": "100ms",
     "wal_receiver_status_interval": "1s",
     "wal_receiver_timeout": "5s",
     "wal_sender_timeout": "5s",
-    # Files below the data directory: in /dev/shm they would outlive a SIGKILL.
+    # Files below the data directory; shared memory in /dev/shm would outlive a SIGKILL.
     "dynamic_shared_memory_type": "mmap",
     "log_line_prefix": "%m [%p] ",
     "jit": "off",
@@ -47,13 +48,14 @@ class Passwords:
 
     app: str
     superuser: str
-    #: How often a client hashes one to log in.
+    #: How many times a client hashes its password to log in.
     iterations: int = 4096
 
     def verifier(self, password: str) -> str:
-        """Return what a server keeps of a password.
+        """Return the SCRAM verifier that a server stores for a password.
 
-        Its setting `scram_iterations`, which would do, is there since PostgreSQL 16 alone.
+        It is computed here because the server's own setting `scram_iterations` exists only since
+        PostgreSQL 16.
         https://www.postgresql.org/docs/current/catalog-pg-authid.html, RFC 5803
         """
         salt = secrets.token_bytes(16)
@@ -65,7 +67,7 @@ class Passwords:
 
 
 class DataDirectory:
-    """One server's data, at ``data`` below a directory of the server's own."""
+    """The data of one server: the directory ``data`` inside a directory named after the server."""
 
     def __init__(self, machine: Machine, name: str) -> None:
         self._machine = machine
@@ -81,7 +83,7 @@ class DataDirectory:
     ) -> None:
         """Make a new database cluster with the application's role and database.
 
-        With `tls` clients are refused that come without.
+        With `tls`, the server refuses clients that connect without TLS.
         """
         self._run(
             "initdb",
@@ -92,7 +94,7 @@ class DataDirectory:
             "--auth=reject",
             "--no-sync",
             "--no-instructions",
-            # Each start and each promotion writes at least one segment: by default 16 MB.
+            # Each start and each promotion writes at least one segment, by default of 16 MB.
             "--wal-segsize=1",
             *_memory_in_files(self._machine.version),
         )
@@ -106,15 +108,15 @@ class DataDirectory:
         lines = [f"{name} = {quoted(value)}\n" for name, value in written.items()]
         machine.write(f"{self.path}/postgresql.conf", "".join(lines))
         host = "hostssl" if tls else "host"
-        # The socket's directory is private to the servers' account.
+        # "trust" is safe: only the servers' account can enter the socket's directory.
         machine.write(
             f"{self.path}/pg_hba.conf",
             "local all,replication postgres trust\n"
             f"{host} all,replication postgres {machine.clients} scram-sha-256\n"
             f"{host} all all {machine.clients} scram-sha-256\n",
         )
-        # Before the server first starts: it costs a tenth of doing it over a connection, and
-        # the copies that become replicas have it from the start.
+        # Run before the server first starts: this costs a tenth of running it over a connection,
+        # and the copies that become replicas contain it from the start.
         statements = (
             f"ALTER ROLE postgres PASSWORD {quoted(passwords.verifier(passwords.superuser))}",
             f"CREATE ROLE app LOGIN PASSWORD {quoted(passwords.verifier(passwords.app))}",
@@ -123,7 +125,7 @@ class DataDirectory:
         self._single_user("\n".join(statements) + "\n")
 
     def _single_user(self, statements: str) -> None:
-        # exit_on_error: a failed statement is a failed start, not a line in a log.
+        # exit_on_error: a failed statement makes the program fail instead of only being logged.
         self._run(
             "postgres",
             "--single",
@@ -139,12 +141,12 @@ class DataDirectory:
         )
 
     def copy_to(self, other: "DataDirectory") -> None:
-        """Copy the data of a server that is shut down: far quicker than a base backup."""
+        """Copy the data of a server that is shut down; this is far quicker than a base backup."""
         self._machine.run("/bin/cp", "-R", self.path, other.path)
 
     def back_up(self, conninfo: str) -> None:
-        """Replace the data by a base backup of a running server."""
-        # Its memory segment is known by a file that goes now.
+        """Replace the data with a base backup of a running server."""
+        # Free the old server's memory segment first: the file that names it is deleted below.
         self._machine.forget(self.path)
         self._machine.run("/bin/rm", "-rf", self.path)
         self._run(
@@ -158,9 +160,11 @@ class DataDirectory:
         )
 
     def rewind(self, conninfo: str) -> None:
-        """Undo what the running server of `conninfo` does not know; the own one is stopped.
+        """Undo every change that the running server at `conninfo` does not have.
 
-        :raises ClusterError: when that is not possible; the data may be unusable then
+        The server of this data directory must be stopped.
+
+        :raises ClusterError: if that is not possible; the data may be unusable afterwards
         """
         self._run(
             "pg_rewind",
@@ -171,7 +175,7 @@ class DataDirectory:
         )
 
     def follow(self, conninfo: str) -> None:
-        """Make a stopped server a replica of the server of `conninfo`, from its next start on."""
+        """Make a stopped server start as a replica of the server at `conninfo` from now on."""
         path = f"{self.path}/postgresql.auto.conf"
         kept = [
             line
@@ -189,7 +193,7 @@ class DataDirectory:
 
     @property
     def timeline(self) -> int:
-        """The youngest timeline that it knows of; on a master the one that it writes."""
+        """The newest timeline that the server knows of; on a master, the one that it writes."""
         names = self._machine.run("/bin/ls", f"{self.path}/pg_wal").split()
         histories = (name.partition(".history")[0] for name in names if name.endswith(".history"))
         return max([1, *(int(number, 16) for number in histories)])
@@ -207,7 +211,7 @@ class DataDirectory:
         return len(lines) > 7 and lines[7].strip() == "ready"  # noqa: PLR2004 - its eighth line
 
     def ask_for_promotion(self) -> None:
-        """Leave the file that a postmaster looks for when it gets SIGUSR1."""
+        """Create the file that a postmaster looks for when it receives SIGUSR1."""
         self._machine.write(f"{self.path}/promote", "")
 
     def _run(self, program: str, *arguments: str, stdin: str = "", timeout: float = 60.0) -> str:
@@ -218,7 +222,8 @@ class DataDirectory:
 def quoted(value: str) -> str:
     r"""Quote a value for SQL or a configuration file.
 
-    :raises ClusterError: if it has a line break or a backslash, which the two read differently
+    :raises ClusterError: if the value holds a line break, a backslash or a zero byte: SQL and the
+        configuration file would read these differently
     """
     if any(sign in value for sign in "\n\r\0\\"):
         raise ClusterError(f"{value!r} holds a line break, a backslash or a zero byte")
@@ -226,9 +231,10 @@ def quoted(value: str) -> str:
 
 
 def _memory_in_files(version: str) -> tuple[str, ...]:
-    """Keep initdb's shared memory in the data directory, which is removed even if it is killed.
+    """Return initdb's option to keep its shared memory in files below the data directory.
 
-    initdb takes settings since PostgreSQL 16; before, two files of POSIX shared memory can stay.
+    The data directory is removed even if initdb is killed. Before PostgreSQL 16 initdb does not
+    accept settings, so a killed initdb can leave two files of POSIX shared memory behind.
     """
     return (
         ("--set=dynamic_shared_memory_type=mmap",) if major_of(version) >= _TAKES_SETTINGS else ()

@@ -1,4 +1,4 @@
-"""The roles of a cluster's nodes: found out, put right, handed over."""
+"""The roles of a cluster's nodes: finds them out, repairs them and hands them over."""
 
 import time
 from collections.abc import Iterable
@@ -11,30 +11,33 @@ from hasql.testing.node import LocalNode
 
 __all__ = ("heal", "master_of", "survey", "switch_over")
 
-# These are the same package's nodes: their synchronous core is meant for this module.
+# The nodes belong to the same package, and their synchronous core is meant for this module, too.
 # ruff: noqa: SLF001
 
 _FOLLOWING_TIMEOUT = 1.5
-"""Seconds for a running replica to turn to another master before it rejoins.
+"""Seconds that a running replica has to follow another master before it rejoins instead.
 
-Turning takes a tenth of a second or is impossible; rejoining for nothing costs half a second.
+Following another master takes a tenth of a second or is impossible; an unnecessary rejoin costs
+half a second.
 """
 
 _ANSWER_TIMEOUT = 1.0
-"""Seconds after which a server is taken for one that somebody has stopped."""
+"""Seconds without an answer after which a server is assumed to be stopped by a signal."""
 
 _POLL = 0.02
-"""Seconds between two questions to a server that refuses."""
+"""Seconds between two queries to a server that refuses them."""
 
 _LAST_TIMEOUT = 30.0
-"""Seconds after which one that runs is left for others: on a busy machine it may only be slow.
+"""Seconds after which a running server that gives no answer is no longer waited for.
 
-To promote another one beside a master that lives would lose what that goes on to acknowledge.
+The time is long because on a busy machine the server may only be slow. If another node were
+promoted beside a master that is still alive, everything that master acknowledges from then on
+would be lost.
 """
 
 
 def survey(nodes: Iterable[LocalNode], timeout: float = 5.0) -> dict[LocalNode, NodeStatus | None]:
-    """Ask every node; None for one that cannot answer within `timeout` seconds."""
+    """Ask every node for its status; None for a node that does not answer in `timeout` seconds."""
     return {node: _ask(node, timeout) for node in nodes}
 
 
@@ -46,7 +49,7 @@ def _ask(node: LocalNode, timeout: float = 5.0) -> NodeStatus | None:
 
 
 def master_of(found: dict[LocalNode, NodeStatus | None]) -> LocalNode | None:
-    """Return the master, of several the one promoted last, None without any."""
+    """Return the master, or the one promoted last if there are several, or None."""
     masters = [
         ((status.promoted_at, status.timeline, node._promotions), node)
         for node, status in found.items()
@@ -71,15 +74,15 @@ def heal(nodes: tuple[LocalNode, ...]) -> None:
             node.thaw()
     found = {node: _settled(node) for node in nodes}
     master = master_of(found) or _bring_back_a_master(nodes, found)
-    # Asked anew: it may have been started since the others said that they stream from it.
+    # Ask the master again: it may have been started after the others said that they stream from it.
     status = master._status()
     others = [
         node
         for node in nodes
         if node is not master and not _is_well(node, found[node], master, status)
     ]
-    # A master that is none any more comes last: what it writes when it stops, its replicas would
-    # get too, and then have more than the new master has of that timeline.
+    # Deposed masters come last. A master writes WAL when it stops; replicas that still stream from
+    # it would receive that, and would then have more of that timeline than the new master has.
     deposed = [node for node in others if _is_master(found[node])]
     for group in ([node for node in others if node not in deposed], deposed):
         if group:
@@ -92,11 +95,14 @@ def _is_master(status: NodeStatus | None) -> bool:
 
 
 def _settled(node: LocalNode) -> NodeStatus | None:
-    """Ask a node once all is over that was begun with it: else it changes behind our back."""
+    """Ask a node for its status once every operation begun on it is over.
+
+    Otherwise the status could change after the answer.
+    """
     with node._lock:
         status = _ask(node, _ANSWER_TIMEOUT)
         if status is None and node.running:
-            # Stopped by somebody else's signal, or in no state to answer.
+            # The node was stopped by a signal from elsewhere, or it cannot answer at present.
             node.thaw()
             status = _ask_again(node)
         if status is not None and node._promoting:
@@ -104,13 +110,13 @@ def _settled(node: LocalNode) -> NodeStatus | None:
                 node._await_promotion()
             except ClusterError:
                 if node.running:
-                    node.kill()  # which forgets the request
+                    node.kill()  # the promotion request is lost with the process
             status = _ask(node)
         return status
 
 
 def _ask_again(node: LocalNode) -> NodeStatus | None:
-    """Ask until it answers: one that recovers from a crash of its own refuses for a moment."""
+    """Ask a node until it answers: a server refuses queries while it recovers from a crash."""
     until = time.monotonic() + _LAST_TIMEOUT
     while (left := until - time.monotonic()) > 0 and node.running:
         if (status := _ask(node, left)) is not None:
@@ -122,9 +128,10 @@ def _ask_again(node: LocalNode) -> NodeStatus | None:
 def _is_well(
     node: LocalNode, own: NodeStatus | None, master: LocalNode, masters: NodeStatus
 ) -> bool:
-    """Tell whether a node streams from the master, by the words of both.
+    """Tell whether both the node and the master say that the node streams from the master.
 
-    On a busy machine a replica may not have had its turn to see that its connection has ended.
+    The node's word alone is not enough: on a busy machine a replica may not yet have had the
+    processor time to notice that its connection has ended.
     """
     return (
         own is not None
@@ -138,11 +145,11 @@ def _bring_back_a_master(
     nodes: tuple[LocalNode, ...],
     found: dict[LocalNode, NodeStatus | None],
 ) -> LocalNode:
-    """Start the master that is down, or else promote the replica that is furthest."""
+    """Start the master that is down, or else promote the replica that has the most WAL."""
     down = [node for node in nodes if not node.running]
     former = [node for node in down if not node._data.is_replica]
     if former:
-        # If several were masters, the last promotion counts, as among those that run.
+        # If several were masters, take the one promoted last, as `master_of` does.
         master = max(former, key=lambda node: node._promotions)
         master._start()
         return master
@@ -171,7 +178,7 @@ def _mend(
 
 
 def switch_over(nodes: tuple[LocalNode, ...], to: LocalNode | None) -> LocalNode:
-    """Stop the master cleanly, promote `to`, let the others follow it."""
+    """Stop the master cleanly, promote `to`, and make the others follow it."""
     found = survey(nodes)
     if to is not None and to not in nodes:
         raise ConfigurationError(f"{to!r} is not a node of this cluster")
@@ -183,7 +190,7 @@ def switch_over(nodes: tuple[LocalNode, ...], to: LocalNode | None) -> LocalNode
     if new is None or status is None or not status.in_recovery:
         raise ClusterError(f"no running replica can take over: {new or list(nodes)}")
     if any(node.frozen for node in nodes):
-        # The master's shutdown would wait for it until wal_sender_timeout.
+        # The master's shutdown would wait for the frozen node until wal_sender_timeout.
         raise ClusterError(f"a node is frozen; thaw() it before a switchover: {list(nodes)}")
     old._stop("fast")
     new._promote()

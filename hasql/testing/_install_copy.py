@@ -1,6 +1,7 @@
 """A copy of a PostgreSQL installation that the servers' account can read.
 
-Needed when root runs from a virtual environment below a directory that only root may enter.
+It is needed when root runs tests from a virtual environment in a directory that only root may
+enter.
 """
 
 import hashlib
@@ -19,13 +20,13 @@ from hasql.testing.errors import ClusterError
 __all__ = ("copy_of", "may_read")
 
 _ABANDONED = 3600.0
-"""Seconds after which an unfinished copy is taken for the remains of a killed process."""
+"""Seconds after which an unfinished copy is assumed to be left over from a killed process."""
 
 
 def may_read(bindir: Path, account: Account) -> bool:
-    """Ask the kernel whether the account can run the programs and read what they load.
+    """Tell whether the account can run the programs and read the files that they load.
 
-    Asked as that account rather than computed from modes: access lists and mounts count as well.
+    A process under that account tries it, because access lists and mounts count as well as modes.
     """
     if account.uid is None:
         return True
@@ -49,7 +50,7 @@ def may_read(bindir: Path, account: Account) -> bool:
 
 
 def _samples(bindir: Path) -> list[Path]:
-    """Return one file of each further directory that a server reads: share, lib, bundled libs."""
+    """Return one file from each other directory that a server reads: share, lib, bundled libs."""
     install = bindir.parent
     found = []
     for directory, pattern in [
@@ -62,7 +63,7 @@ def _samples(bindir: Path) -> list[Path]:
 
 
 def _bundled_libraries(install: Path) -> list[Path]:
-    """Return where a wheel keeps the shared libraries its programs load by relative path."""
+    """Return where a wheel keeps the shared libraries that its programs load by relative path."""
     package = install.parent
     places = (package.parent / f"{package.name}.libs", package / ".dylibs")
     return [place for place in places if place.is_dir()]
@@ -71,11 +72,11 @@ def _bundled_libraries(install: Path) -> list[Path]:
 def copy_of(bindir: Path, version: str, account: Account) -> Path:
     """Return the programs' directory in a copy that `account` can read, made once per version.
 
-    The copy belongs to root, and so do the directories above it, so that no other user can put
-    programs of their own in its place. It appears by one rename: of two processes that make it
-    at the same time one wins, and both use that one.
+    The copy and the directories above it belong to root, so that no other user can replace its
+    programs. A single rename puts the copy in place: if two processes make it at the same time,
+    one of them wins, and both use that copy.
 
-    :raises ClusterError: when no directory of this machine can hold the copy
+    :raises ClusterError: if no directory of this machine can hold the copy
     """
     install = bindir.parent
     package = install.parent
@@ -106,7 +107,7 @@ def _caches() -> Iterator[Path]:
         except OSError:
             continue  # read-only, or not there
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o022:
-            continue  # somebody else was here first, in a directory that anyone may write to
+            continue  # another user made it first, in a directory that everybody may write to
         cache.chmod(0o755)  # whatever the umask was
         yield cache
 

@@ -1,4 +1,4 @@
-"""Sessions that stay open, to look at servers in: a login costs twenty times what a look does."""
+"""Sessions that stay open for read-only queries: a login costs twenty times what a query costs."""
 
 import os
 import threading
@@ -11,9 +11,9 @@ __all__ = ("KeptSessions",)
 
 
 class KeptSessions:
-    """One session on each server that was looked at; they are of the process that made them.
+    """One session on each server that was queried; only the process that made them uses them.
 
-    They are in the database ``postgres``, so that nobody is kept from dropping or copying another.
+    They are in the database ``postgres``, so that every other database can be dropped or copied.
     """
 
     def __init__(self) -> None:
@@ -23,11 +23,11 @@ class KeptSessions:
         self._kept: dict[str, ControlSession] = {}
 
     def look(self, path: str, sql: str, *, timeout: float) -> str:
-        """Run `sql`, one statement which only looks, on the server whose socket this is.
+        """Run `sql`, a single statement that only reads, on the server whose socket is at `path`.
 
-        :param timeout: seconds for all of it
-        :raises ClusterError: when the server refuses
-        :raises OSError: when there is no server, or (TimeoutError) it does not answer
+        :param timeout: how many seconds the whole call may take
+        :raises ClusterError: if the server refuses the query
+        :raises OSError: if there is no server, or (TimeoutError) if it does not answer
         """
         until = time.monotonic() + timeout
         session = self._take(path)
@@ -38,7 +38,7 @@ class KeptSessions:
                 session.close()
                 raise
             except (ClusterError, OSError):
-                session.close()  # the server has been started anew since: ask that one
+                session.close()  # the server was restarted meanwhile: log in to the new one
             else:
                 self._keep(path, session)
                 return answer
@@ -52,25 +52,25 @@ class KeptSessions:
         return answer
 
     def keeps(self, path: str) -> bool:
-        """Tell whether there is one on a server."""
+        """Tell whether a session is kept on the server whose socket is at `path`."""
         return path in self._kept
 
     def end(self, path: str) -> None:
-        """End the session on a server: a smart shutdown would wait for that."""
+        """End the session on a server; a smart shutdown would wait for that session."""
         if (session := self._take(path)) is not None:
             session.close()
 
     def close(self) -> None:
-        """End all, and keep none from now on."""
+        """End all sessions, and keep none from now on."""
         with self._lock:
             self._closed = True
         for path in list(self._kept):
             self.end(path)
 
     def _take(self, path: str) -> ControlSession | None:
-        """Take the session, so that no other thread uses it meanwhile."""
+        """Take the session out of the dictionary, so that no other thread uses it meanwhile."""
         if os.getpid() != self._owner:
-            return None  # a forked child: what it sent would come between its parent's
+            return None  # a forked child: its messages would mix with its parent's
         with self._lock:
             return self._kept.pop(path, None)
 

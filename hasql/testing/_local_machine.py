@@ -1,4 +1,4 @@
-"""This machine: servers are child processes, files are files."""
+"""This machine as the place where servers run: as child processes, with their files on its disk."""
 
 import contextlib
 import os
@@ -26,19 +26,19 @@ class _Ask(Protocol):
 
 
 _LONGEST_ROOT = 107 - len("/run/.s.PGSQL.65535.lock")
-"""A socket's path has at most 107 bytes."""
+"""The most bytes of a root directory's path: a socket's path below it has at most 107 bytes."""
 
 _ROOM_IN_MEMORY = 2 << 30
-"""Bytes that /dev/shm must have free to be used."""
+"""How many bytes must be free in /dev/shm for it to be used."""
 
 
 class LocalProcess:
-    """A postmaster that is a child of this process, so that its end is ours to collect."""
+    """A postmaster that is a child of this process, which therefore has to reap it."""
 
     def __init__(self, popen: "subprocess.Popen[bytes]") -> None:
         self._popen = popen
         self._killed = False
-        #: What is left of those that were killed, each with the time of its start.
+        #: The killed children that may not have ended yet: the pid and start time of each.
         self._dying: set[tuple[int, str]] = set()
 
     @property
@@ -52,7 +52,7 @@ class LocalProcess:
         options = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
         try:
             return os.waitid(os.P_PID, self.pid, options) is not None
-        except ChildProcessError:  # it has ended, or its parent is another
+        except ChildProcessError:  # it has ended, or it is the child of another process
             return False
 
     def signal(self, number: signal.Signals) -> None:
@@ -60,7 +60,7 @@ class LocalProcess:
 
     def freeze(self) -> None:
         self._popen.send_signal(signal.SIGSTOP)
-        # A fork may have been under way: ask again until no child is new.
+        # The postmaster may have been forking: list its children again until none is new.
         known: set[int] = set()
         while new := set(_children(self.pid)) - known:
             _signal_each(new, signal.SIGSTOP)
@@ -71,12 +71,12 @@ class LocalProcess:
         self._popen.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        # Stopped first: a postmaster that still runs could fork a child that the list misses.
+        # Stop the postmaster first: while it runs, it could fork a child that the list misses.
         self._popen.send_signal(signal.SIGSTOP)
         family = _children(self.pid)
         self._popen.send_signal(signal.SIGKILL)
         _signal_each(family, signal.SIGKILL)
-        # Now, as later on their pids may be those of others.
+        # Note the start times now: later the pids may belong to other processes.
         self._dying = _those_of(family)
         self._killed = True
 
@@ -98,7 +98,7 @@ class LocalProcess:
 
 
 def _those_of(pids: Iterable[int]) -> set[tuple[int, str]]:
-    """Return which of these processes there are, each with the time of its start."""
+    """Return those of the processes that exist, each with its start time."""
     return {(each.pid, each.started) for each in _watchdog.process_table(pids)}
 
 
@@ -132,7 +132,7 @@ class LocalMachine:
         self._processes: list[LocalProcess] = []
         self._sessions = KeptSessions()
         self.root = _make_root(account)
-        # Nothing is started before the watchdog watches.
+        # The watchdog comes first: nothing else may run unwatched.
         self._watchdog, self._lifeline = _start_watchdog(self.root, self.bindir)
 
     def run(self, *command: str, stdin: str = "", timeout: float = 60.0) -> str:
@@ -164,7 +164,7 @@ class LocalMachine:
             message = f"{program} cannot be run as {self._account.name}: {error}"
             raise ClusterError(message) from error
         finally:
-            if self._closed:  # meanwhile: initdb makes anew what was removed under it
+            if self._closed:  # while the program ran: initdb recreates directories removed under it
                 _watchdog.clean_up(self.root, self.bindir)
         if done.returncode:
             said = (done.stderr or done.stdout).strip()[-2000:]
@@ -173,8 +173,9 @@ class LocalMachine:
         return done.stdout
 
     def launch(self, *command: str, data: str, log: str) -> LocalProcess:
-        del data  # the process is known by its id
-        # Under the lock: a start that was overtaken by close() must not leave a server.
+        del data  # not needed: this process knows its child's pid
+        # A start and close() can race. The lock makes sure that no server starts after close() has
+        # listed the servers to stop.
         with self._lock, contextlib.ExitStack() as stack:
             if self._closed:
                 message = "the cluster has been closed, its servers do not start any more"
@@ -188,7 +189,7 @@ class LocalMachine:
                     stderr=subprocess.STDOUT,
                     cwd=self.root,
                     env=self._environment(),
-                    # Ctrl-C in a terminal is for the application, not for its servers.
+                    # Ctrl-C in a terminal is meant for the application, not for its servers.
                     start_new_session=True,
                     user=self._account.uid,
                     group=self._account.gid,
@@ -200,7 +201,7 @@ class LocalMachine:
             return process
 
     def _environment(self) -> dict[str, str]:
-        # None of the caller's PG* variables: they would lead programs to other servers.
+        # The caller's PG* variables are left out: they would direct programs to other servers.
         kept = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TZ")
         inherited = {name: os.environ[name] for name in kept if name in os.environ}
         path = f"{self.bindir}:/usr/bin:/bin"
@@ -213,7 +214,7 @@ class LocalMachine:
             return None
 
     def write(self, path: str, text: str) -> None:
-        # As root this writes into a directory of another account: never through its links.
+        # Root writes here into a directory of another account, so symbolic links are not followed.
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             descriptor = os.open(path, flags, 0o600)
@@ -270,7 +271,7 @@ class LocalMachine:
 
     def close(self) -> None:
         if os.getpid() != self._owner:
-            return  # a forked child: the servers are its parent's
+            return  # a forked child: the servers belong to its parent
         with self._lock:
             if self._closed:
                 return
@@ -281,14 +282,14 @@ class LocalMachine:
             ended = [process.pid for process in self._processes]
             _watchdog.clean_up(self.root, self.bindir, ended)
         finally:
-            # Last, and whatever went wrong above: what is left is the watchdog's now.
+            # Last, even if something above failed: from here on the watchdog removes what is left.
             with contextlib.suppress(OSError):
                 os.close(self._lifeline)
             _open_lifelines.discard(self._lifeline)
             self._watchdog.wait(30)
 
     def _stop_all(self) -> None:
-        """End servers quickly, but so that they give back their shared memory."""
+        """End the servers quickly, but in a way that lets them free their shared memory."""
         running = [process for process in self._processes if process.alive()]
         for process in running:
             process.signal(signal.SIGQUIT)
@@ -308,7 +309,7 @@ def _make_root(account: Account) -> str:
             continue
         root = os.path.realpath(tempfile.mkdtemp(prefix=f"hasql-{os.getpid()}-", dir=parent))
         if account.uid is not None and account.gid is not None:
-            # Others may pass, but see and change nothing; what the account owns is below.
+            # Others may pass through, but not list or change it; the account's own files are below.
             Path(root).chmod(0o711)
         return root
     message = (
@@ -319,12 +320,12 @@ def _make_root(account: Account) -> str:
 
 
 def _places() -> list[str]:
-    """Return where the cluster may live, in order of preference."""
+    """Return the directories that may hold the cluster, in order of preference."""
     places = [tempfile.gettempdir(), "/tmp", "/var/tmp"]  # noqa: S108
     if "TMPDIR" in os.environ:
         return places
-    # Memory, where there is plenty: two copies of the data directory cost up to two seconds on
-    # a busy disk, and less than a tenth there. Containers often have but 64 MB of it.
+    # Prefer memory if it has enough room: two copies of the data directory take up to two seconds
+    # on a busy disk, and less than a tenth of a second there. Containers often have only 64 MB.
     with contextlib.suppress(OSError):
         room = os.statvfs("/dev/shm")  # noqa: S108
         if room.f_bavail * room.f_frsize >= _ROOM_IN_MEMORY:
@@ -342,8 +343,8 @@ _open_lifelines: set[int] = set()
 
 
 def _start_watchdog(root: str, bindir: str) -> "tuple[subprocess.Popen[bytes], int]":
-    """Start the watchdog; return it and the end of the pipe whose closing alarms it."""
-    read_end, lifeline = os.pipe()  # neither is inherited by programs that are started
+    """Start the watchdog; return it and the end of the pipe whose closing makes it act."""
+    read_end, lifeline = os.pipe()  # programs started from here inherit neither end
     try:
         watchdog = subprocess.Popen(
             [sys.executable, "-I", "-S", _watchdog.__file__, root, bindir],
@@ -364,7 +365,7 @@ def _start_watchdog(root: str, bindir: str) -> "tuple[subprocess.Popen[bytes], i
 
 
 def _let_go_after_fork() -> None:
-    """Close the pipes in a forked child: it would keep them open beyond the owner's end."""
+    """Close the pipes in a forked child, which would keep them open after the owner has ended."""
     for lifeline in _open_lifelines:
         with contextlib.suppress(OSError):
             os.close(lifeline)

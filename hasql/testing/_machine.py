@@ -1,4 +1,4 @@
-"""Where the servers of a cluster run: the few things a node asks of it."""
+"""The machine that the servers of a cluster run on: what a node needs from it."""
 
 import signal
 from typing import Protocol
@@ -11,13 +11,16 @@ class Process(Protocol):
 
     @property
     def pid(self) -> int:
-        """Return the postmaster's process id, on its own machine."""
+        """Return the postmaster's process id, on the machine where it runs."""
 
     def alive(self) -> bool:
-        """Tell whether the postmaster runs; a frozen one does, one that was killed does not."""
+        """Tell whether the postmaster runs: True if it is frozen, False if it was killed."""
 
     def stopped(self) -> bool:
-        """Tell whether the postmaster is known to be stopped, by whomever: it takes no sessions."""
+        """Tell whether the postmaster is known to be stopped by any signal.
+
+        A stopped postmaster accepts no sessions.
+        """
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the postmaster alone."""
@@ -32,7 +35,7 @@ class Process(Protocol):
         """Kill the postmaster and every child at once, frozen or not (SIGKILL)."""
 
     def wait(self, timeout: float) -> bool:
-        """Wait until it is gone with its children; return False after `timeout` seconds."""
+        """Wait until the postmaster and its children are gone; False after `timeout` seconds."""
 
 
 class Machine(Protocol):
@@ -40,7 +43,7 @@ class Machine(Protocol):
 
     @property
     def root(self) -> str:
-        """Return the directory that holds the cluster; short enough for a socket's path."""
+        """Return the directory of the cluster; it is short enough to hold a socket's path."""
 
     @property
     def bindir(self) -> str:
@@ -48,7 +51,7 @@ class Machine(Protocol):
 
     @property
     def version(self) -> str:
-        """Return the version of PostgreSQL and where it comes from, for people."""
+        """Return the version of PostgreSQL and where it comes from, as text for people."""
 
     @property
     def listen(self) -> str:
@@ -56,20 +59,20 @@ class Machine(Protocol):
 
     @property
     def clients(self) -> str:
-        """Return the addresses that clients come from, as pg_hba.conf writes them."""
+        """Return the addresses that clients connect from, in the notation of pg_hba.conf."""
 
     def run(self, *command: str, stdin: str = "", timeout: float = 60.0) -> str:
         """Run a program as the servers' account and return what it printed.
 
-        :raises ClusterError: when it fails, with the end of what it said, or takes longer than
-            `timeout` seconds
+        :raises ClusterError: if the program fails, with the end of its output, or if it takes
+            longer than `timeout` seconds
         """
 
     def launch(self, *command: str, data: str, log: str) -> Process:
-        """Start a postmaster in the background; what it says is appended to `log`."""
+        """Start a postmaster in the background; its output is appended to `log`."""
 
     def read(self, path: str) -> str | None:
-        """Return the content of a file, None when there is none."""
+        """Return the content of a file, or None if there is no such file."""
 
     def write(self, path: str, text: str) -> None:
         """Write a file that the servers' account owns."""
@@ -81,31 +84,32 @@ class Machine(Protocol):
         """Make a directory that the servers' account owns and nobody else can read."""
 
     def query(self, port: int, sql: str, timeout: float) -> str:
-        """Run `sql` as the superuser on the server of that port.
+        """Run `sql` as the superuser on the server at `port`.
 
-        :raises ClusterError: when the server refuses, is not there, or does not answer in time
+        :raises ClusterError: if the server refuses, does not run, or does not answer in time
         """
 
     def look(self, port: int, sql: str, timeout: float) -> str:
-        """Do the same for `sql` that only looks: in a session that may be kept for the next.
+        """Do the same for `sql` that only reads, in a session that may be kept for the next call.
 
-        Its database is any.
+        The session may be in any database.
         """
 
     def keeps_session(self, port: int) -> bool:
-        """Tell whether a session is kept there for looking."""
+        """Tell whether a session on the server at `port` is kept for `look`."""
 
     def end_session(self, port: int) -> None:
-        """End the session that is kept for looking, if there is one."""
+        """End the session that is kept for `look`, if there is one."""
 
     def forget(self, data: str) -> None:
-        """Remove what a killed postmaster left in its data directory and in memory."""
+        """Remove what a killed postmaster left behind in its data directory and in memory."""
 
     def forget_socket(self, port: int) -> None:
-        """Remove the lock of the socket that a killed postmaster left.
+        """Remove the lock file of the socket that a killed postmaster left behind.
 
-        A new one would take it for alive if its pid is somebody else's by now.
+        If another process has got its pid since, a new postmaster would think that the old one is
+        alive.
         """
 
     def close(self) -> None:
-        """End every server and remove every file; what runs meanwhile fails."""
+        """End every server and remove every file; programs that run meanwhile fail."""

@@ -10,18 +10,18 @@ from hasql.testing.errors import ClusterError
 
 __all__ = ("free_ports",)
 
-# Below the range from which systems take ports for outgoing connections: a server that is down
+# These ports are below the range that systems use for outgoing connections: a server that is down
 # for a while must find its port free when it comes back.
 _FIRST, _LAST = 15000, 32000
-# Each worker of pytest-xdist has a share of them, as the port of a server that is down for a while
-# looks free to the others.
+# Each worker of pytest-xdist has its own share of the ports. Otherwise one worker could take the
+# port of another's server while that is down, because the port looks free.
 _SHARES = 16
 
 
 def free_ports(count: int) -> list[int]:
-    """Return distinct ports that are free now; another process may still be quicker.
+    """Return distinct ports that are free now; another process may still take one before its use.
 
-    :raises ClusterError: when there are not that many
+    :raises ClusterError: if there are not that many free ports
     """
     share = range(_FIRST + _worker() % _SHARES, _LAST, _SHARES)
     candidates = random.SystemRandom().sample(share, k=len(share))
@@ -37,7 +37,7 @@ def free_ports(count: int) -> list[int]:
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         if sys.platform == "linux":
-            # As a server does: connections of the port's last user do not count.
+            # A server sets this, too: leftover connections of the port's last user do not count.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -47,7 +47,7 @@ def _is_free(port: int) -> bool:
 
 
 def _worker() -> int:
-    """Return the number of the pytest-xdist worker that this is, from 1 on; 0 for none.
+    """Return the number of this pytest-xdist worker, from 1 on; 0 outside of a worker.
 
     https://pytest-xdist.readthedocs.io/en/stable/how-to.html
     """

@@ -1,4 +1,4 @@
-"""Settings for postgresql.conf that a caller gives."""
+"""The settings for postgresql.conf that a caller passes."""
 
 import re
 from collections.abc import Mapping
@@ -26,12 +26,12 @@ _OURS = frozenset(
 
 
 def check_settings(settings: Mapping[str, str]) -> dict[str, str]:
-    """Return a copy of the settings, once they can be written safely.
+    """Return a copy of the settings after checking that they can be written safely.
 
-    Whether PostgreSQL knows them is for it to say.
+    PostgreSQL itself checks whether it knows them.
 
-    :raises ConfigurationError: for a name or value that cannot stand in the file, or a setting
-        that the cluster needs for itself
+    :raises ConfigurationError: for a name or value that cannot be written to the file, or for a
+        setting that the cluster makes itself
     """
     checked: dict[str, str] = {}
     for name, value in settings.items():

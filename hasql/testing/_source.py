@@ -16,12 +16,12 @@ Source = Literal["auto", "wheel", "local", "docker"]
 def open_machine(
     source: Source, version: int | None, ports: list[int], *, tls: bool = False
 ) -> Machine:
-    """Make ready a machine with PostgreSQL: the wheel, else this machine's own, else Docker.
+    """Prepare a machine with PostgreSQL: the wheel's, else this machine's own, else Docker's.
 
-    With `tls` only what was built with it will do, which the wheel's was not and Docker's was.
+    With `tls`, only a PostgreSQL built with TLS is used: the wheel's was not, Docker's was.
 
-    :raises ConfigurationError: when the source has no such version, with the remedies
-    :raises ClusterError: when PostgreSQL is there but cannot run
+    :raises ConfigurationError: if the source has no such version; the message lists remedies
+    :raises ClusterError: if PostgreSQL is there but cannot run
     """
     if source in {"auto", "wheel", "local"}:
         account = Account.for_servers()

@@ -1,11 +1,11 @@
-"""What a server says of itself in one query."""
+"""The status of a server, read in one query."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 __all__ = ("NodeStatus",)
 
-# A promotion leaves a timeline history file, whose time tells which promotion was the last.
+# A promotion writes a timeline history file; its modification time tells when the promotion was.
 QUERY = """
 SELECT pg_is_in_recovery()::int,
        coalesce((SELECT sender_port FROM pg_stat_wal_receiver WHERE status = 'streaming'), 0),
@@ -31,42 +31,41 @@ SELECT pg_is_in_recovery()::int,
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """One server's answer."""
+    """One server's answer to `QUERY`."""
 
     in_recovery: bool
     streaming_from: int
-    """The port of the server it streams from, 0 when it does not stream."""
+    """The port of the server that this one streams from; 0 if it does not stream."""
     paused: bool
     timeline: int
-    """The one that a master writes, or that a replica receives; 0 when it receives nothing."""
+    """The timeline that a master writes or a replica receives; 0 if it receives nothing."""
     promoted_at: float
-    """When its youngest timeline began, in seconds since the epoch; 0 if it is on the first."""
+    """When its newest timeline began, in seconds since the epoch; 0 if it is on the first one."""
     position: int
-    """How far in the WAL it is, in bytes: received or replayed on a replica, written on a master.
-    """
+    """Its WAL position in bytes: received or replayed on a replica, written on a master."""
     standbys: frozenset[str]
-    """The names of those that stream from it and have caught up, by its own word."""
+    """The names of the replicas that, by its own account, stream from it and have caught up."""
     forks: Mapping[int, int]
-    """How far in the WAL each older timeline was left for the next one, up to its own."""
+    """For each older timeline, the WAL position in bytes where the next timeline left it."""
 
     def may_follow(self, master: "NodeStatus") -> bool:
-        """Tell whether this replica can turn to a master, as far as is known.
+        """Tell whether this replica can follow a master, as far as is known.
 
-        It cannot once it has more of its timeline than the master, which has left that before.
+        It cannot if its position is beyond the point where the master left the replica's timeline.
         """
         return self.position <= master.forks.get(self.timeline, self.position)
 
     def streams(self, port: int, timeline: int) -> bool:
-        """Tell whether it follows the master on `port` onto its present timeline.
+        """Tell whether this server streams from the master on `port`, on the master's `timeline`.
 
-        One that has replayed more of the old timeline than the new one has in common with it
-        goes on connecting to the master, but never gets onto that timeline.
+        A replica that replayed WAL of the old timeline beyond the point where the new one left it
+        keeps connecting to the master, but never reaches the new timeline.
         """
         return self.in_recovery and (self.streaming_from, self.timeline) == (port, timeline)
 
     @classmethod
     def parse(cls, row: str) -> "NodeStatus":
-        """Read the answer to `QUERY`."""
+        """Parse the answer to `QUERY`."""
         recovery, port, paused, timeline, promoted, position, standbys, forks = row.split("|")
         return cls(
             recovery == "1",

@@ -1,4 +1,4 @@
-"""A certificate for the servers of one cluster, made anew for each."""
+"""A new certificate for the servers of each cluster."""
 
 import subprocess
 
@@ -7,12 +7,12 @@ from hasql.testing._machine import Machine
 
 __all__ = ("Tls",)
 
-# Its own authority: who trusts the one file trusts these servers and no others.
+# The certificate is its own authority: a client that trusts this file trusts no other servers.
 _COMMAND = (
     *("openssl", "req", "-x509", "-days", "30", "-subj", "/CN=hasql.testing", "-nodes"),
     *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-keyout", "-", "-out", "-"),
     *("-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"),
-    # What Python checks of an authority since 3.13.
+    # Python requires this of an authority since 3.13.
     *("-addext", "keyUsage=critical,digitalSignature,keyCertSign"),
 )
 
@@ -20,10 +20,10 @@ _BEGIN = "-----BEGIN CERTIFICATE-----"
 
 
 class Tls:
-    """What servers and clients of a cluster need for TLS, in files below its directory.
+    """The files that servers and clients of a cluster need for TLS, below its directory.
 
     Raises:
-        ConfigurationError: without the program openssl, or when it fails.
+        ConfigurationError: If the program openssl is missing or fails.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -31,22 +31,22 @@ class Tls:
         self._key, self._certificate = f"{machine.root}/tls.key", f"{machine.root}/tls.crt"
         machine.write(self._key, key)
         machine.write(self._certificate, certificate)
-        #: Where clients find the certificate.
+        #: The path of the certificate for clients.
         self.root_certificate = machine.share("root.crt", certificate)
 
     @property
     def settings(self) -> dict[str, str]:
-        """What stands in postgresql.conf."""
+        """The settings for postgresql.conf."""
         return {"ssl": "on", "ssl_cert_file": self._certificate, "ssl_key_file": self._key}
 
     @property
     def parameters(self) -> str:
-        """What stands at the end of a DSN."""
+        """The parameters at the end of a DSN."""
         return f"?sslmode=verify-full&sslrootcert={self.root_certificate}"
 
 
 def _make() -> tuple[str, str]:
-    """Return a private key and the certificate of its server, as PEM."""
+    """Return a private key and its certificate, as PEM."""
     try:
         done = subprocess.run(_COMMAND, capture_output=True, text=True, timeout=30, check=True)
     except FileNotFoundError:

@@ -1,8 +1,9 @@
-"""Ends the servers of a cluster whose owner is gone, down to its last file.
+"""Kills the servers of a cluster whose owner is gone, and removes its files.
 
-Runs as a script in a session of its own (``python -I -S _watchdog.py ROOT BINDIR``), with the read
-end of a pipe as its standard input; only the owner holds the other end, so end of file means that
-the owner is gone, however it went. Imports nothing of hasql: the owner may run from anywhere.
+This module runs as a script in its own session (``python -I -S _watchdog.py ROOT BINDIR``). Its
+standard input is the read end of a pipe. Only the owner holds the other end, so end of file means
+that the owner is gone, for whatever reason. The script imports nothing from hasql, because the
+owner may run from anywhere.
 """
 
 import os
@@ -21,22 +22,22 @@ __all__ = ("clean_up", "forget_postmaster", "process_table")
 _SEGMENTS = Path("/proc/sysvipc/shm")
 
 _TIMEOUT = 20.0
-"""Seconds to go on for when something of the cluster does not go away."""
+"""Seconds after which the cleaning ends even if some process or file is still there."""
 
 
 class _Process(NamedTuple):
     pid: int
     parent: int
     command: str
-    #: When it was, in whatever words: pids are given away again, and this tells who it is.
+    #: The start time, in the format of the system. Pids are reused; pid and start time are unique.
     started: str
 
 
 def process_table(pids: Iterable[int] | None = None) -> list[_Process]:
-    """List the processes of this machine, or those of them that have these pids; no zombies.
+    """List the processes of this machine, or those with the given pids; zombies are left out.
 
-    /proc where there is one, else ps: psutil is a compiled dependency that the owner of a test
-    cluster need not have, and these few fields are all it would be used for.
+    The list comes from /proc if there is one, else from ps. It does not come from psutil, so that
+    a few fields do not cost the owner of a test cluster a compiled dependency.
     """
     if Path("/proc/self/stat").exists():
         if pids is None:
@@ -44,7 +45,7 @@ def process_table(pids: Iterable[int] | None = None) -> list[_Process]:
         found = (_read_process(Path(f"/proc/{pid}")) for pid in pids)
         return [process for process in found if process is not None]
     listing = subprocess.run(
-        # The time of the start has five words in this locale.
+        # In the locale C the start time has five words.
         ["/bin/ps", "-axww", "-o", "pid=,ppid=,state=,lstart=,command="],
         capture_output=True,
         text=True,
@@ -77,11 +78,12 @@ def _read_process(place: Path) -> _Process | None:
 
 
 def _belongs(process: _Process, root: str, bindir: str) -> bool:
-    """Tell whether the process is a program of ours at work on this cluster.
+    """Tell whether the process is one of our programs, running for this cluster.
 
-    By its command line (a postmaster keeps ``bindir/postgres -D root/...``), and, where this user
-    may look, by program and working directory: that finds backends whose postmaster is gone.
-    Root in a container without CAP_SYS_PTRACE may not look; then the command line has to do.
+    The command line tells (a postmaster keeps ``bindir/postgres -D root/...``). Where this user
+    may read them, program and working directory tell as well; they reveal backends whose
+    postmaster is gone. Root in a container without CAP_SYS_PTRACE may not read them, and then the
+    command line has to suffice.
     """
     if process.command.startswith(bindir + "/") and root + "/" in process.command:
         return True
@@ -104,12 +106,13 @@ def _processes_of(table: list[_Process], root: str, bindir: str) -> set[int]:
 
 
 def _kill_all(root: str, bindir: str, until: float) -> set[int]:
-    """Kill them, and wait until they have let go of their memory; return their pids."""
+    """Kill the cluster's processes, wait until they have freed their memory, return their pids."""
     killed: dict[int, str] = {}
     while True:
         table = process_table()
         pids = _processes_of(table, root, bindir)
-        # One that is about to end does not tell any more what program it is, or where.
+        # A process that is ending no longer tells its program and working directory, so it is
+        # recognised by its pid and start time.
         ending = [each for each in table if killed.get(each.pid) == each.started]
         killed.update((each.pid, each.started) for each in table if each.pid in pids)
         for pid in pids:
@@ -125,8 +128,8 @@ def _kill_all(root: str, bindir: str, until: float) -> set[int]:
 def forget_postmaster(data: Path) -> None:
     """Remove what a killed postmaster leaves: its lock file and its System V memory segment.
 
-    To be called when its processes are gone. The segment (a few bytes that guard the data
-    directory) outlives a SIGKILL; the seventh line of postmaster.pid names it.
+    Call this when its processes are gone. The segment (a few bytes that guard the data directory)
+    survives a SIGKILL; the seventh line of postmaster.pid names it.
     """
     lock_file = data / "postmaster.pid"
     try:
@@ -135,7 +138,7 @@ def forget_postmaster(data: Path) -> None:
     except (OSError, ValueError, IndexError):
         pass
     else:
-        # Numbers are used again: only a segment made by this very postmaster is ours.
+        # Segment numbers are reused: only remove a segment that this very postmaster made.
         makers = _segment_makers()
         if makers is None or makers.get(segment) == pid:
             _remove_segments([segment])
@@ -143,9 +146,9 @@ def forget_postmaster(data: Path) -> None:
 
 
 def _segment_makers() -> dict[int, int] | None:
-    """Return which process made each segment that looks like a postmaster's and is not in use.
+    """Return the id and maker of each unused segment that looks like a postmaster's.
 
-    None where the system does not tell.
+    Return None if the system does not tell.
     """
     try:
         rows = [line.split() for line in _SEGMENTS.read_text().splitlines()[1:]]
@@ -167,32 +170,34 @@ def clean_up(root: str, bindir: str, ended: Iterable[int] = ()) -> None:
     """Kill every process of the cluster below `root`, also frozen ones, and remove the directory.
 
     :param root: the real path of the directory that holds the cluster
-    :param bindir: the real path of the PostgreSQL programs; only these are ever killed
-    :param ended: postmasters of the cluster that are known to have ended just now
+    :param bindir: the real path of the PostgreSQL programs; only they and their descendants are
+        ever killed
+    :param ended: the pids of the cluster's postmasters that have just ended
     """
     until = time.monotonic() + _TIMEOUT
     gone = set(ended)
     while True:
         gone |= _kill_all(root, bindir, until)
-        # One that ended while it was starting had not written down its segment yet.
+        # A postmaster that ended while it was starting has not written its segment's number to the
+        # lock file yet, so its segments are found by their maker.
         makers = _segment_makers() or {}
         _remove_segments(segment for segment, maker in makers.items() if maker in gone)
         for data in Path(root).glob("*/data"):
             try:
                 forget_postmaster(data)
             except (OSError, subprocess.SubprocessError):
-                continue  # a few bytes of memory are no reason to leave the files behind
+                continue  # a few bytes of memory left over must not keep the files from going
         shutil.rmtree(root, ignore_errors=True)
         if not Path(root).exists() or time.monotonic() > until:
             return
-        time.sleep(0.05)  # something was still writing
+        time.sleep(0.05)  # some process was still writing
 
 
 def _main() -> None:
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     owner = os.getppid()
-    # The pipe alone would do, were it not for a fork of the owner that may still hold it open.
+    # The pipe alone is not enough: a fork of the owner may still hold it open when the owner ends.
     while os.getppid() == owner and not select.select([sys.stdin], [], [], 1.0)[0]:
         pass
     clean_up(sys.argv[1], sys.argv[2])

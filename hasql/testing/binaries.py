@@ -1,4 +1,4 @@
-"""Where PostgreSQL comes from: the programs of a wheel or of this machine."""
+"""Finds the programs of PostgreSQL: those of a wheel or of this machine."""
 
 import os
 import re
@@ -26,18 +26,18 @@ class Binaries:
 
     bindir: Path
     version: str
-    """As PostgreSQL says it, like ``18.4``."""
+    """The version as PostgreSQL reports it, like ``18.4``."""
     origin: str
-    """Where it was found, for people: ``wheel`` or ``local``."""
+    """Where it was found, as text for people: ``wheel`` or ``local``."""
 
     @property
     def major(self) -> int:
-        """The number that a user asks for, like 18."""
+        """The major version, like 18."""
         return major_of(self.version)
 
 
 def major_of(version: str) -> int:
-    """Return the number a version begins with, 0 without one."""
+    """Return the number that a version begins with, or 0 if it does not begin with one."""
     found = re.match(r"\d+", version)
     return int(found.group()) if found else 0
 
@@ -45,9 +45,9 @@ def major_of(version: str) -> int:
 def find_wheel(version: int | None, account: Account, *, tls: bool = False) -> Binaries | None:
     """Return the PostgreSQL of the installed wheel, the newest one if `version` is None.
 
-    :returns: None without the wheel, or when it has no such version, or `tls` is asked for and
-        it was built without
-    :raises ClusterError: when the account cannot read it and it cannot be copied either
+    :returns: None if the wheel is not installed, or does not have this version, or if `tls` is
+        true and its PostgreSQL was built without TLS
+    :raises ClusterError: if the account cannot read it and it cannot be copied either
     """
     for found in _newest_first(_wheel_bindirs(), "wheel", version):
         if tls and not _has_tls(found.bindir):
@@ -61,9 +61,10 @@ def find_wheel(version: int | None, account: Account, *, tls: bool = False) -> B
 def find_local(version: int | None, account: Account, *, tls: bool = False) -> Binaries | None:
     """Return a PostgreSQL of this machine, the newest one if `version` is None.
 
-    Looks where ``pg_config --bindir`` says, on the PATH, and where Debian keeps every version.
+    It is looked for where ``pg_config --bindir`` says, on the PATH, and where Debian keeps every
+    version.
 
-    :returns: None when there is none, or none of this version, and with TLS if `tls` is asked for,
+    :returns: None if there is no PostgreSQL of this version (and built with TLS if `tls` is true)
         that the account can run
     """
     for found in _newest_first(_local_bindirs(), "local", version):
@@ -73,13 +74,13 @@ def find_local(version: int | None, account: Account, *, tls: bool = False) -> B
 
 
 def wheel_versions() -> str:
-    """Name the versions the installed wheel has, for an error message."""
+    """Return the major versions that the installed wheel has, as text for an error message."""
     majors = sorted({found.major for found in _newest_first(_wheel_bindirs(), "wheel", None)})
     return " and ".join(str(major) for major in majors) or "no version at all"
 
 
 def _wheel_bindirs() -> Iterator[Path]:
-    # Found, not imported: importing the wheel's package costs half a second and does things.
+    # The package is only located: importing it would take half a second and have side effects.
     spec = find_spec(_WHEEL)
     for place in (spec and spec.submodule_search_locations) or ():
         yield from Path(place).glob("pginstall*/bin")
@@ -97,7 +98,7 @@ def _newest_first(bindirs: Iterator[Path], origin: str, version: int | None) -> 
     found = []
     for bindir in {path.resolve() for path in bindirs}:
         if not all(os.access(bindir / program, os.X_OK) for program in _NEEDED):
-            continue  # client programs only
+            continue  # only client programs are installed here
         number = _output(str(bindir / "postgres"), "--version").partition(")")[2].split()
         if number and major_of(number[0]) == (version or max(major_of(number[0]), _OLDEST)):
             found.append(Binaries(bindir, number[0], origin))
@@ -105,7 +106,9 @@ def _newest_first(bindirs: Iterator[Path], origin: str, version: int | None) -> 
 
 
 def _has_tls(bindir: Path) -> bool:
-    """Ask the server what it was built with; for that it needs neither data nor an account.
+    """Ask the server program whether it was built with TLS.
+
+    For this question it needs neither a data directory nor an unprivileged account.
 
     https://www.postgresql.org/docs/current/runtime-config-preset.html#GUC-SSL-LIBRARY
     """
@@ -119,11 +122,11 @@ def _output(*command: str) -> str:
             command, capture_output=True, text=True, timeout=10, check=True
         ).stdout
     except (OSError, subprocess.SubprocessError):
-        return ""  # not a program of this machine, or broken: as good as missing
+        return ""  # the program is broken or for another machine: treat it as missing
 
 
 def no_binaries(source: str, version: int | None, *, tls: bool) -> ConfigurationError:
-    """Return the error for a source that has nothing to run, with what to do about it."""
+    """Return the error for a source that has no suitable PostgreSQL; its message lists remedies."""
     wanted = f"PostgreSQL {version}" if version else f"PostgreSQL {_OLDEST} or newer"
     if tls:
         wanted += " with TLS"

@@ -1,9 +1,9 @@
 """A container of the official image as the machine that the servers of a cluster run on.
 
-All nodes live in one container and differ by port, as on loopback; what a node does to its server
-is the same there, only sent through the engine.
+As on loopback, all nodes run on one machine, here the container, and differ by port. A node does
+the same to its server as there; the commands only go through the Docker engine.
 """
-# ruff: noqa: D102 - the methods' contracts stand in the protocols of _machine
+# ruff: noqa: D102 - the methods are documented in the protocols of _machine
 
 import shlex
 import signal
@@ -21,7 +21,8 @@ __all__ = ("DockerMachine",)
 
 _NEWEST = 18
 
-# A postmaster's children, then a signal to each: postmaster first, lest it forks meanwhile.
+# Signals a postmaster and its children. The postmaster is stopped first, so that it cannot fork
+# while its children are listed.
 _SIGNAL_ALL = "kill -STOP {pid}; kill -{name} {pid} $(cat /proc/{pid}/task/{pid}/children)"
 
 
@@ -41,7 +42,7 @@ class ContainerProcess:
         return bool(self._machine.read(f"/proc/{self.pid}/cmdline"))
 
     def stopped(self) -> bool:
-        return False  # each look has a session of its own, and finds out
+        return False  # not needed: every query opens a new session, which then gets no answer
 
     def signal(self, number: signal.Signals) -> None:
         self._machine.shell(f"kill -{number.name.removeprefix('SIG')} {self.pid}")
@@ -66,7 +67,7 @@ class ContainerProcess:
 
 
 class DockerMachine:
-    """One container, with the ports of all nodes published on loopback."""
+    """A container, with the ports of all nodes published on loopback."""
 
     def __init__(self, version: int | None, ports: list[int]) -> None:
         major = version or _NEWEST
@@ -142,7 +143,7 @@ class DockerMachine:
         del port
 
     def forget(self, data: str) -> None:
-        # The memory segment goes with the container.
+        # The memory segment disappears with the container.
         self.shell(f"rm -f {shlex.quote(data)}/postmaster.pid")
 
     def forget_socket(self, port: int) -> None:
@@ -165,13 +166,13 @@ def _start_container(image: str, ports: list[int]) -> "DockerContainer":
     try:
         container = DockerContainer(image).with_kwargs(
             entrypoint=["sleep", "infinity"],
-            init=True,  # collects killed servers, whose parent is gone
+            init=True,  # reaps killed servers, whose parent is gone
         )
         for port in ports:
-            # The same port inside: replicas and clients speak of the same server.
+            # The port is the same inside, so that replicas and clients use the same address.
             container.ports[f"{port}/tcp"] = ("127.0.0.1", port)  # type: ignore[assignment]
         return container.start()
-    except Exception as error:  # whatever docker, requests or testcontainers raise without engine
+    except Exception as error:  # docker, requests or testcontainers raise all kinds if none runs
         raise ClusterError(
             f"no container of {image} can be started: {error}; is a Docker engine running?"
         ) from error

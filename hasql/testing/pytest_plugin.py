@@ -1,7 +1,7 @@
 """The pytest fixture ``pg_cluster``: a real replicated PostgreSQL for an application's tests.
 
-pytest imports this module in every run of every project that has hasql installed, so it imports
-nothing that is not needed until a test asks for the fixture.
+pytest imports this module in every run of every project that has hasql installed. It therefore
+imports most of its dependencies only when a test asks for the fixture.
 """
 
 from typing import TYPE_CHECKING, cast
@@ -18,7 +18,7 @@ __all__ = ("pg_cluster", "pytest_addoption")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--pg-version`` and ``--pg-source``, and the same as settings of the project."""
+    """Add the options ``--pg-version`` and ``--pg-source``, and the same as ini settings."""
     group = parser.getgroup("hasql", "hasql: a real replicated PostgreSQL")
     group.addoption(
         "--pg-version",
@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 class _SharedCluster:
-    """The cluster of a test session, started when first asked for and replaced if it is lost."""
+    """The cluster of a test session: started on first use, replaced if it cannot be repaired."""
 
     def __init__(self, version: str, source: str) -> None:
         if version and not version.isdecimal():
@@ -46,7 +46,7 @@ class _SharedCluster:
         self._cluster: LocalCluster | None = None
 
     def healthy(self) -> "LocalCluster":
-        """Return the cluster with one master, and every other node streaming from it."""
+        """Return the cluster, with one master and all other nodes streaming from it."""
         from hasql.testing.errors import ClusterError
         from hasql.testing.local_cluster import LocalCluster
 
@@ -54,13 +54,13 @@ class _SharedCluster:
             try:
                 self._cluster.heal()
             except ClusterError:
-                self.close()  # beyond repair: another one costs a second
+                self.close()  # beyond repair; a new cluster takes a second
             else:
                 return self._cluster
         cluster = LocalCluster(
             version=self._version,
             source=self._source,
-            scram_iterations=1,  # a random password of 128 bits is not guessed for that
+            scram_iterations=1,  # safe: a random password of 128 bits cannot be guessed anyway
         )
         self._cluster = cluster.__enter__()
         return self._cluster
@@ -86,9 +86,10 @@ def _hasql_shared_cluster(pytestconfig: pytest.Config) -> "Iterator[_SharedClust
 def pg_cluster(_hasql_shared_cluster: _SharedCluster) -> "LocalCluster":
     """A running `hasql.testing.LocalCluster`: one master, and two replicas that stream from it.
 
-    The servers are shared by the session, which starts them at the first test that asks. Before
-    each test the roles are put right again, whatever the last one killed, froze or promoted; what
-    it wrote stays. Logins are quick: `scram_iterations` is 1. A plain fixture, so it serves sync
-    tests and async ones of any plugin.
+    The whole test session shares the servers; they start with the first test that uses the
+    fixture. Before each test the roles are restored, whatever the last test killed, froze or
+    promoted; what it wrote stays in the databases. Logins are quick because `scram_iterations`
+    is 1. The fixture is an ordinary one, so it works in sync tests and in async tests of any
+    plugin.
     """
     return _hasql_shared_cluster.healthy()
