@@ -1,4 +1,4 @@
-"""What Django looks for in a backend: the wrapper of a connection."""
+"""The module that Django looks for in a backend: it holds the connection wrapper."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ("DatabaseWrapper",)
 
 
 class DatabaseWrapper(LeasingWrapper):
-    """Django's wrapper for PostgreSQL, whose connections come from a pool manager.
+    """Django's wrapper for PostgreSQL, with connections that come from a pool manager.
 
-    ``HOST`` names all hosts of the cluster, ``OPTIONS["hasql"]`` the role and what else the pool
-    manager is told.
+    ``HOST`` names all hosts of the cluster; ``OPTIONS["hasql"]`` holds the role and the pool
+    manager's options.
     """
 
     client_class = ClusterClient
@@ -32,18 +32,18 @@ class DatabaseWrapper(LeasingWrapper):
 
     @property
     def manager(self) -> PoolManager:
-        """The pool manager that this alias and others of the same cluster share."""
+        """The pool manager of this alias; others with the same cluster and options share it."""
         return self._shared(self.get_connection_params()).pool
 
     @property
     def has_replica(self) -> bool:
-        """Whether a read here finds a host: always, where it goes to the master."""
+        """Whether a replica can serve reads of this alias; always True if its role is master."""
         if role_of(self.settings_dict) == "master":
             return True
         return self._shared(self.get_connection_params()).has_replica
 
     def make_cursor(self, cursor: Any) -> Any:
-        """Wrap a cursor; one of a master notices writes."""
+        """Wrap a cursor; unless the alias's role is replica, the wrapper notices writes."""
         if role_of(self.settings_dict) == "replica":
             return super().make_cursor(cursor)
         return NoticingCursor(cursor, self)
@@ -55,9 +55,10 @@ class DatabaseWrapper(LeasingWrapper):
         return NoticingDebugCursor(cursor, self)
 
     def close_if_unusable_or_obsolete(self) -> None:
-        """Close what is of no use at the end or the beginning of a request.
+        """Close an unusable connection at the beginning or the end of a request.
 
-        That is also a connection whose host has lost its role, was fenced or has left.
+        A connection whose host has lost its role, was fenced or has left the cluster is unusable,
+        too.
         """
         end_of_work()
         if self._is_out_of_place:
@@ -65,6 +66,6 @@ class DatabaseWrapper(LeasingWrapper):
         super().close_if_unusable_or_obsolete()
 
     def close_pool(self) -> None:
-        """Close the managers of this database, before it is copied or dropped."""
+        """Close the pool managers of this database before it is copied or dropped."""
         if self.alias != NO_DB_ALIAS:
             let_go_of(self.settings_dict, self.settings_dict["NAME"])

@@ -15,13 +15,13 @@ __all__ = ("ClusterClient",)
 
 
 class ClusterClient(DatabaseClient):
-    """psql, which tries the hosts in turn until one has the role of the alias."""
+    """Runs psql, which tries the hosts in turn until one has the role of the alias."""
 
     @classmethod
     def settings_to_cmd_args_env(
         cls, settings_dict: dict[str, Any], parameters: Iterable[str]
     ) -> tuple[list[str], dict[str, str] | None]:
-        """Say what to run, and in which environment."""
+        """Return the command line, and the environment to run it in."""
         args, env = super().settings_to_cmd_args_env(settings_dict, parameters)
         wanted = "prefer-standby" if role_of(settings_dict) == "replica" else "read-write"
         wanted = settings_dict["OPTIONS"].get("target_session_attrs", wanted)

@@ -1,4 +1,4 @@
-"""Cursors of a master, which notice writes."""
+"""Cursors on a master; they notice writes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ("NoticingCursor", "NoticingDebugCursor")
 
 
 class _NoticesWrites(_Base):
-    """Notes, before a statement is executed, that the request writes."""
+    """Before a statement that may write is executed, notes that the request writes."""
 
     def execute(self, sql: Any, params: Any = None) -> Any:
         self._notice(sql)
@@ -34,13 +34,14 @@ class _NoticesWrites(_Base):
 
     def copy(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
         note_write(self.db.alias)
-        # Without debugging there is none in Django's own, which passes it on.
+        # Only the debugging wrapper defines copy(). The other one finds it with __getattr__, which
+        # super() does not use.
         own = getattr(super(), "copy", None) or self.cursor.copy
         return own(statement, *args, **kwargs)
 
     def stream(self, query: Any, *args: Any, **kwargs: Any) -> Any:
         self._notice(query)
-        return self.cursor.stream(query, *args, **kwargs)  # psycopg's: Django's own passes it on
+        return self.cursor.stream(query, *args, **kwargs)  # psycopg's own: Django does not wrap it
 
     def _notice(self, sql: Any) -> None:
         if is_write(sql):
@@ -48,8 +49,8 @@ class _NoticesWrites(_Base):
 
 
 class NoticingCursor(_NoticesWrites, CursorWrapper):
-    """A cursor as Django wraps it."""
+    """Django's cursor wrapper, which also notices writes."""
 
 
 class NoticingDebugCursor(_NoticesWrites, CursorDebugWrapper):
-    """A cursor as Django wraps it for debugging."""
+    """Django's cursor wrapper for debugging, which also notices writes."""

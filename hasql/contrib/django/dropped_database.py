@@ -1,4 +1,4 @@
-"""A database that is about to be copied or dropped: nothing of this process may be connected."""
+"""Disconnects this process from a database that is about to be copied or dropped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ __all__ = ("let_go_of",)
 
 
 def let_go_of(settings_dict: Mapping[str, Any], dbname: str) -> None:
-    """Close the managers of a database on an alias's cluster, and what this thread has of them."""
+    """Close the pool managers of a database on an alias's cluster.
+
+    The connections of this thread to a database of that name are given back first.
+    """
     for wrapper in connections.all(initialized_only=True):
         if isinstance(wrapper, LeasingWrapper) and wrapper.settings_dict["NAME"] == dbname:
             wrapper.close()

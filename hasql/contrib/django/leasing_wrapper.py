@@ -1,4 +1,4 @@
-"""A wrapper of Django's whose connections come from a pool manager, and go back there."""
+"""A connection wrapper of Django's that takes connections from a pool manager and returns them."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ __all__ = ("LeasingWrapper",)
 
 
 class LeasingWrapper(PsycopgWrapper):
-    """Takes a connection where Django's own opens one, and gives it back where that closes it."""
+    """Django's wrapper; it acquires a connection instead of opening one, and gives it back."""
 
-    #: Django's own pool; there is none, and OPTIONS["pool"] is refused.
+    #: Django's own pool is not used: OPTIONS["pool"] is refused.
     pool = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -41,7 +41,7 @@ class LeasingWrapper(PsycopgWrapper):
         self._finalizer: finalize[..., Any] | None = None
         self._is_under_check = False
 
-    # Taking one
+    # Acquiring a connection
 
     def _shared(self, parameters: Mapping[str, Any]) -> SharedManager:
         settings = ManagerSettings.of(self.settings_dict, parameters)
@@ -53,7 +53,7 @@ class LeasingWrapper(PsycopgWrapper):
         return SessionState(self.timezone_name, role or None)
 
     def get_connection_params(self) -> dict[str, Any]:
-        """Return the arguments for psycopg.connect(), as if it were for the whole cluster."""
+        """Return the arguments for psycopg.connect(), with the hosts of the whole cluster."""
         if self.settings_dict["OPTIONS"].get("pool"):
             raise ImproperlyConfigured(
                 f'DATABASES[{self.alias!r}]: OPTIONS["pool"] is for Django\'s own backend; with '
@@ -66,19 +66,20 @@ class LeasingWrapper(PsycopgWrapper):
             )
         parameters: dict[str, Any] = super().get_connection_params()
         parameters.pop("hasql", None)
-        if self.alias == NO_DB_ALIAS:  # which creates and drops databases
+        if self.alias == NO_DB_ALIAS:  # the alias that creates and drops databases
             parameters.setdefault("target_session_attrs", "read-write")
         return parameters
 
     @async_unsafe
     def get_new_connection(self, conn_params: dict[str, Any]) -> Connection[Any]:
-        """Take a connection from the manager, and make it what this alias wants."""
+        """Acquire a connection from the pool manager, and set on it what this alias asks for."""
         if self.alias == NO_DB_ALIAS:
             connection: Connection[Any] = super().get_new_connection(conn_params)
             return connection
-        if self._lent is not None:  # connect() was called once more, and would keep its place
+        if self._lent is not None:  # connect() was called again: free the connection held so far
             self._give_back()
-        # The router sends reads to a replica that is there, and it may be lost before they are.
+        # The router sends a read to a replica that can serve now. The replica may be lost before
+        # the read arrives, so the read may fall back to the master.
         falls_back = is_read_by_router(self.alias)
         acquire = AcquireSettings.of(self.settings_dict, self.alias, falls_back=falls_back)
         deadline = monotonic() + acquire.timeout
@@ -86,14 +87,15 @@ class LeasingWrapper(PsycopgWrapper):
             try:
                 lent = self._shared(conn_params).lend(acquire, max(0.0, deadline - monotonic()))
             except PoolManagerClosedError:
-                continue  # the database was dropped meanwhile, and the next manager is another
+                continue  # the manager was closed to drop the database: take the next manager
             except NotAvailableError as error:
                 raise psycopg.OperationalError(str(error)) from error
             try:
                 self._prepare(lent.connection, conn_params)
             except BaseException as error:
                 lent.give_back()
-                # It was lost on the way: nothing of the application's has run on it yet.
+                # The connection was lost before any statement of the application ran on it, so
+                # another one can be tried.
                 if isinstance(error, psycopg.OperationalError) and lent.connection.broken:
                     continue
                 raise
@@ -101,7 +103,7 @@ class LeasingWrapper(PsycopgWrapper):
             return lent.connection
 
     def _prepare(self, connection: Connection[Any], parameters: Mapping[str, Any]) -> None:
-        """Set what aliases may differ in; only a time zone or a role costs a round trip."""
+        """Set what may differ between aliases; only a time zone or a role costs a round trip."""
         connection.autocommit = True
         connection.isolation_level = self._isolation_level()
         connection.read_only = connection.deferrable = None
@@ -111,7 +113,7 @@ class LeasingWrapper(PsycopgWrapper):
         self._session_state.set_on(connection)
 
     def _isolation_level(self) -> psycopg.IsolationLevel | None:
-        """Return the level that OPTIONS names; None: the server's own."""
+        """Return the level that OPTIONS names, or None for the server's default."""
         self.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         given = self.settings_dict["OPTIONS"].get("isolation_level")
         if given is None:
@@ -126,24 +128,27 @@ class LeasingWrapper(PsycopgWrapper):
         return level
 
     def init_connection_state(self) -> None:
-        """Leave a connection as `get_new_connection` has prepared it."""
+        """Leave the connection in the state that `get_new_connection` has prepared."""
         if self._lent is None:
             super().init_connection_state()
         else:
             BaseDatabaseWrapper.init_connection_state(self)
 
     def ensure_timezone(self) -> bool:
-        """Follow a changed time zone; connections of others do when they are taken."""
+        """Apply a changed time zone to the current connection, if there is one.
+
+        Other connections get it when they are acquired.
+        """
         if self.connection is None:
             return False
         return self._session_state.set_on(self.connection)
 
-    # Having one, and giving it back
+    # Holding a connection, and giving it back
 
     def _hold(self, lent: LentConnection) -> None:
         self._lent = lent
         _holders.add(self)
-        # A thread may end without having closed what it has used.
+        # A thread may end without closing its connection: then the finalizer gives it back.
         abandoned.watch()
         self._finalizer = finalize(self, abandoned.add, lent)
         self._finalizer.atexit = False
@@ -156,14 +161,14 @@ class LeasingWrapper(PsycopgWrapper):
         return lent
 
     def create_cursor(self, name: str | None = None) -> Any:
-        """Make a cursor that ends with the lease."""
+        """Create a cursor that will be closed when the lease ends."""
         cursor = super().create_cursor(name)
         if self._lent is not None:
             self._lent.cursors.add(cursor)
         return cursor
 
     def close_if_health_check_failed(self) -> None:
-        """Close a connection that fails its check, for good: it is lent to nobody any more."""
+        """Close for good a connection that fails its check, so that it is not lent again."""
         self._is_under_check = True
         try:
             super().close_if_health_check_failed()
@@ -172,13 +177,13 @@ class LeasingWrapper(PsycopgWrapper):
 
     def _close(self) -> None:
         if self._lent is None:
-            super()._close()  # type: ignore[misc]  # a backend's to override, and not in the stubs
+            super()._close()  # type: ignore[misc]  # meant for backends to override, but not in the stubs
         else:
             self._give_back()
 
     def _give_back(self) -> None:
         lent = self._let_go()
-        self.connection = None  # somebody else's from now on
+        self.connection = None  # from now on the connection may belong to another lease
         if lent is None:
             return
         with self.wrap_database_errors:
@@ -188,19 +193,19 @@ class LeasingWrapper(PsycopgWrapper):
 
     @property
     def _is_out_of_place(self) -> bool:
-        """Whether the connection's host is not what it was taken for any more."""
+        """Whether the connection can no longer be used, as `LentConnection.still_fits` tells."""
         return self._lent is not None and not self._lent.still_fits
 
     def _disinherit(self) -> None:
-        """Have no connection, in a child that was just forked: it is the parent's."""
+        """Drop the connection in a child that was just forked: it belongs to the parent."""
         self._let_go()
         self.connection = None
         self.run_on_commit = []
-        if self.in_atomic_block:  # which can't go on here
+        if self.in_atomic_block:  # the transaction cannot go on in the child
             self.closed_in_transaction = self.needs_rollback = True
 
 
-#: The wrappers that have a connection.
+#: The wrappers that hold a connection.
 _holders: WeakSet[LeasingWrapper] = WeakSet()
 
 

@@ -1,4 +1,4 @@
-"""A connection that an alias has, and the duty to give it back."""
+"""The connection that an alias holds, and the duty to give it back."""
 
 from __future__ import annotations
 
@@ -22,43 +22,45 @@ if TYPE_CHECKING:
 
 __all__ = ("AbandonedConnections", "LentConnection", "abandoned")
 
-#: Attributes that an application may set, and that are not set anew for each lease.
+#: Attributes that an application may change; nothing sets them again for the next lease, so they
+#: are restored when the connection is given back.
 _KEPT = ("server_cursor_factory", "prepared_max")
 
 
 class LentConnection:
-    """A connection that a manager has lent to one wrapper of Django's."""
+    """A connection that a pool manager has lent to one connection wrapper of Django's."""
 
     def __init__(self, manager: PoolManager, connection: Connection[Any]) -> None:
         self._manager = manager
         self.connection = connection
         self.given_back = False
-        #: Those that were made of it and are alive: none of them may outlive the lease.
+        #: The cursors of this connection that still exist; none of them may outlive the lease.
         self.cursors: WeakSet[Any] = WeakSet()
         self._found = {name: getattr(connection, name) for name in _KEPT}
 
     @property
     def still_fits(self) -> bool:
-        """Whether it is alive, as far as its socket tells, and its host what it was taken for."""
-        connection = cast("ThreadConnection", self.connection)  # what this manager's pools are of
+        """Whether the socket looks alive, and the host still has the role that was asked for."""
+        connection = cast("ThreadConnection", self.connection)  # the class in this manager's pools
         try:
             return self._manager.still_fits(connection) and connection.is_alive()
-        except HasqlError:  # its manager was closed
+        except HasqlError:  # the pool manager was closed
             return False
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is under way on it: neither a statement nor a transaction."""
+        """Whether the connection is still lent, with neither a statement nor a transaction open."""
         idle = self.connection.info.transaction_status is TransactionStatus.IDLE
         return idle and not self.given_back
 
     def give_back(self) -> None:
-        """Give it back, at most once; what is left of its cursors is of no use after that."""
+        """Give the connection back, once; its cursors cannot be used after that."""
         self.given_back = True
         for cursor in tuple(self.cursors):
             if isinstance(cursor, ServerCursor):
-                # When it is closed, or only collected, it tells the server; whoever has the
-                # connection by then would get that into their transaction.
+                # A server cursor sends a CLOSE when it is closed or garbage-collected. By then the
+                # connection may have another lease, and the CLOSE would end up in its transaction.
+                # So the connection is closed instead.
                 if not cursor.closed:
                     self.connection.close()
             else:
@@ -68,14 +70,15 @@ class LentConnection:
         try:
             self._manager.putconn(self.connection)
         except HasqlError:
-            self.connection.close()  # its manager was closed, and does not know it any more
+            self.connection.close()  # the manager was closed, and no longer knows the connection
 
 
 class AbandonedConnections:
-    """Gives back what the wrapper of a thread had that has ended without closing it.
+    """Gives back the connections of threads that have ended without closing them.
 
-    A finalizer runs wherever the collector does, be it while this thread changes a manager: all it
-    may do is to put the connection into a queue. One thread gives it back.
+    A finalizer runs wherever the garbage collector runs, possibly while the same thread is changing
+    a pool manager. It may therefore only put the connection into a queue; a separate thread gives
+    the connection back.
     """
 
     def __init__(self) -> None:
@@ -84,7 +87,10 @@ class AbandonedConnections:
         self._started = False
 
     def watch(self) -> None:
-        """Start the thread, unless that was done. For want of threads, the next time does."""
+        """Start the thread if it is not running.
+
+        If no thread can be started now, the next call tries again.
+        """
         if self._started:
             return
         with self._lock, suppress(RuntimeError):
@@ -93,7 +99,7 @@ class AbandonedConnections:
                 self._started = True
 
     def add(self, lent: LentConnection) -> None:
-        """Have it given back soon; may be called by a finalizer."""
+        """Queue a connection to be given back soon; a finalizer may call this."""
         self._queue.put(lent)
 
     def _work(self) -> None:
@@ -104,4 +110,4 @@ class AbandonedConnections:
 abandoned = AbandonedConnections()
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=abandoned.__init__)  # type: ignore[misc]  # all of it anew
+    os.register_at_fork(after_in_child=abandoned.__init__)  # type: ignore[misc]  # start afresh

@@ -1,4 +1,4 @@
-"""What the settings of an alias say: of the cluster that it leads to, and of each acquire."""
+"""The settings of an alias: those that choose its pool manager, and those of each acquire."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from hasql.errors import ConfigurationError
 
 __all__ = ("AcquireSettings", "ManagerSettings", "as_master", "explained", "role_of")
 
-#: Arguments of psycopg.connect() that are set for each lease anew: aliases may differ in them.
+#: Arguments of psycopg.connect() that are set again for each lease: aliases may differ in them.
 _OF_A_LEASE: Final = frozenset(
     {"autocommit", "context", "cursor_factory", "prepare_threshold", "row_factory"}
 )
-#: Entries of OPTIONS["hasql"] that each acquire has for itself.
+#: Entries of OPTIONS["hasql"] that apply to each acquire, not to the pool manager.
 _OF_AN_ACQUIRE: Final = frozenset(
     {"role", "acquire_timeout", "fallback_master", "master_as_replica_weight"}
 )
 
-#: A manager's own default.
+#: The default of a pool manager, in seconds.
 _ACQUIRE_TIMEOUT: Final = 1.0
 
 
@@ -37,7 +37,11 @@ def _hasql_options(settings_dict: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def role_of(settings_dict: Mapping[str, Any]) -> str:
-    """Return the role that an alias is for: master or replica. Raises ImproperlyConfigured."""
+    """Return the role of an alias: master or replica.
+
+    Raises:
+        ImproperlyConfigured: The settings name another role.
+    """
     role = _hasql_options(settings_dict).get("role", "master")
     if role not in {"master", "replica"}:
         raise ImproperlyConfigured(
@@ -47,14 +51,14 @@ def role_of(settings_dict: Mapping[str, Any]) -> str:
 
 
 def as_master(settings_dict: dict[str, Any]) -> None:
-    """Have an alias be for the master; no dictionary is changed that aliases may share."""
+    """Set the role of an alias to master, without changing a dictionary that aliases may share."""
     options = {**_hasql_options(settings_dict), "role": "master"}
     settings_dict["OPTIONS"] = {**settings_dict["OPTIONS"], "hasql": options}
 
 
 @dataclass(frozen=True, slots=True)
 class AcquireSettings:
-    """What an alias asks of each acquire; None: what the manager does by itself."""
+    """What an alias asks for in each acquire; None means the pool manager's default."""
 
     read_only: bool
     fallback_master: bool | None
@@ -65,10 +69,13 @@ class AcquireSettings:
     def of(
         cls, settings_dict: Mapping[str, Any], alias: str, *, falls_back: bool
     ) -> AcquireSettings:
-        """Read the settings of an alias. Raises ImproperlyConfigured.
+        """Read the settings of an alias.
 
-        `falls_back` is whether a read may go to a master while no replica is there, where the
-        settings do not say.
+        `falls_back` applies if the settings do not say whether a read may go to a master while no
+        replica can serve.
+
+        Raises:
+            ImproperlyConfigured: A setting is wrong.
         """
         options = _hasql_options(settings_dict)
         fallback = options.get("fallback_master")
@@ -92,7 +99,7 @@ class AcquireSettings:
 
 @contextmanager
 def explained(alias: str) -> Iterator[None]:
-    """Make what hasql says of its arguments Django's error about settings."""
+    """Turn hasql's errors about its arguments into Django's error about settings."""
     try:
         yield
     except (ConfigurationError, TypeError) as error:
@@ -103,16 +110,16 @@ def explained(alias: str) -> Iterator[None]:
 
 @dataclass(frozen=True, repr=False)
 class ManagerSettings:
-    """Which manager an alias has: aliases in which all of this is equal share one."""
+    """The settings of a pool manager; aliases for which all of them are equal share a manager."""
 
-    #: Hosts, login, and what else libpq is told.
+    #: Hosts, login, and other parameters of libpq.
     parameters: Mapping[str, Any]
-    #: What the pool manager is told.
+    #: The options of the pool manager.
     options: Mapping[str, Any]
 
     @classmethod
     def of(cls, settings_dict: Mapping[str, Any], parameters: Mapping[str, Any]) -> ManagerSettings:
-        """Read the settings of an alias, of which Django has made parameters for psycopg."""
+        """Read the settings of an alias; `parameters` are what Django passes on to psycopg."""
         return cls(
             {name: value for name, value in parameters.items() if name not in _OF_A_LEASE},
             {
@@ -123,6 +130,6 @@ class ManagerSettings:
         )
 
     def is_of(self, hosts: str, ports: object, dbname: str) -> bool:
-        """Tell whether this is that database on those hosts, whoever logs in."""
+        """Tell whether these settings lead to a database on some hosts, whatever the login."""
         mine = [self.parameters.get(name, "") for name in ("host", "port", "dbname")]
         return mine == [hosts, ports, dbname]

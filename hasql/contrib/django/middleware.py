@@ -29,13 +29,14 @@ _Async = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 
 @sync_and_async_middleware
 def read_your_writes(get_response: _Sync | _Async) -> _Sync | _Async:
-    """Have a user's reads go to the master for a while after that user has written.
+    """Send a user's reads to the master for a while after that user has written.
 
-    A signed cookie says what was written, for ``HASQL_PIN_SECONDS`` (5) seconds; within them
-    `ReplicaRouter` sends this user's reads to the master. Statements that change nothing set none.
+    A signed cookie says which databases the user has written to. It lasts ``HASQL_PIN_SECONDS``
+    seconds (5 by default), and during that time `ReplicaRouter` sends the user's reads to the
+    master. A request that executes only reads sets no cookie.
 
     Raises:
-        ImproperlyConfigured: ``HASQL_PIN_SECONDS`` is no number of seconds.
+        ImproperlyConfigured: ``HASQL_PIN_SECONDS`` is not a number of seconds, zero or more.
     """
     seconds = _pin_seconds()
 
@@ -77,8 +78,9 @@ def _pin_seconds() -> float:
 
 
 def _begin(request: HttpRequest, seconds: float) -> PinnedMasters:
-    # No secret is in there, but who could write it could send all their reads to the master.
-    age = timedelta(seconds=seconds + 1)  # a signature's time is cut to whole seconds
+    # The cookie holds no secret. It is signed because a client that could write it could send all
+    # its reads to the master.
+    age = timedelta(seconds=seconds + 1)  # a signature's time is truncated to whole seconds
     text = request.get_signed_cookie(COOKIE, default="", salt=_SALT, max_age=age) or ""
     pinned = PinnedMasters(text.split(",") if text else ())
     current_pinned.set(pinned)
@@ -86,7 +88,7 @@ def _begin(request: HttpRequest, seconds: float) -> PinnedMasters:
 
 
 def _end(response: HttpResponseBase | None) -> None:
-    # What a response streams is read after this, and still by this request.
+    # A streaming response still reads for this request after this point, so it stays pinned.
     if response is None or not response.streaming:
         current_pinned.set(None)
 
@@ -106,6 +108,6 @@ def _pinned(
             httponly=True,
             samesite="Lax",
         )
-        # No cache may hand one user's cookie to another.
+        # A cache must not hand one user's cookie to another user.
         patch_vary_headers(response, ("Cookie",))
     return response

@@ -19,18 +19,18 @@ __all__ = ("ReplicaRouter", "is_read_by_router")
 
 
 class ReplicaRouter:
-    """Sends reads to replicas, and all else to their master.
+    """Sends reads to replicas, and everything else to their master.
 
-    ``HASQL_REPLICAS`` names the aliases of each master's replicas; by default it is
-    ``{"default": ["replica"]}``. Of several replicas' aliases one is taken at random.
+    ``HASQL_REPLICAS`` names, for each master's alias, the aliases of its replicas; by default it is
+    ``{"default": ["replica"]}``. If a master has several such aliases, one is chosen at random.
 
-    Reads go to the master within ``atomic()`` of it, after a write in the same request, and while
-    no replica of it is there: an alias of its replicas then leads to the master itself, unless its
-    options have ``fallback_master`` say otherwise. Where other routers say which database a model
-    is written to, its reads go to a replica of that one.
+    Reads go to the master within ``atomic()`` on it, after a write in the same request, and while
+    no replica can serve. If the last replica is lost after the choice, its alias leads to the
+    master itself, unless ``fallback_master`` in the options of that alias is False. If another
+    router says which database a model is written to, its reads go to a replica of that database.
 
     Raises:
-        ImproperlyConfigured: ``HASQL_REPLICAS`` is malformed, or names what is not in
+        ImproperlyConfigured: ``HASQL_REPLICAS`` is malformed, or names an alias that is not in
             ``DATABASES``.
     """
 
@@ -41,7 +41,7 @@ class ReplicaRouter:
             self._masters.update(dict.fromkeys(replicas, master))
 
     def db_for_read(self, model: type[Model], **hints: Any) -> str | None:
-        """Choose where a model is read from."""
+        """Choose the alias that a model is read from."""
         master = self.db_for_write(model, **hints)
         if master is None or _has_to_read(master):
             return master
@@ -51,7 +51,7 @@ class ReplicaRouter:
         return present[0] if len(present) == 1 else choice(present)  # noqa: S311  # no secret
 
     def db_for_write(self, model: type[Model], **hints: Any) -> str | None:
-        """Choose where a model is written; None: where other routers, or Django, say."""
+        """Choose the alias that a model is written to; None leaves the choice to other routers."""
         instance = hints.get("instance")
         alias = None if instance is None else instance._state.db  # noqa: SLF001  # documented
         if alias is None:
@@ -59,21 +59,21 @@ class ReplicaRouter:
         return self._masters.get(alias)
 
     def allow_relation(self, obj1: Model, obj2: Model, **_: Any) -> bool | None:
-        """Allow relations between what was read from a master and from its replicas."""
+        """Allow relations between objects read from a master and objects from its replicas."""
         first = self._masters.get(obj1._state.db or "")  # noqa: SLF001  # documented
         second = self._masters.get(obj2._state.db or "")  # noqa: SLF001  # documented
         return True if first is not None and first == second else None
 
     def allow_migrate(self, db: str, app_label: str, **_: Any) -> bool | None:  # noqa: ARG002  # Django's
-        """Migrate no replica: it is its master's to change."""
+        """Forbid migrations on replicas: their master replicates its own."""
         return False if self._masters.get(db, db) != db else None
 
     def has_replica_alias(self, alias: str) -> bool:
-        """Tell whether reads of a master go to this alias."""
+        """Tell whether an alias is one of a master's replicas."""
         return self._masters.get(alias, alias) != alias
 
     def _elsewhere(self, model: type[Model], hints: dict[str, Any]) -> str | None:
-        """Ask the other routers where a model is written."""
+        """Ask the other routers for the alias that a model is written to."""
         for other in router.routers:
             if not isinstance(other, ReplicaRouter) and hasattr(other, "db_for_write"):
                 alias: str | None = other.db_for_write(model, **hints)
@@ -83,7 +83,7 @@ class ReplicaRouter:
 
 
 def is_read_by_router(alias: str) -> bool:
-    """Tell whether a router of this project sends reads of a master to an alias."""
+    """Tell whether one of the project's routers sends a master's reads to an alias."""
     return any(
         isinstance(each, ReplicaRouter) and each.has_replica_alias(alias) for each in router.routers
     )
@@ -117,7 +117,7 @@ def _has_to_read(master: str) -> bool:
     return (
         connection.in_atomic_block
         or has_to_read(master)
-        # set_autocommit(False): a transaction of the application's own
+        # The application called set_autocommit(False), and so manages transactions itself.
         or (
             connection.connection is not None
             and not connection.autocommit
@@ -127,5 +127,5 @@ def _has_to_read(master: str) -> bool:
 
 
 def _has_replica(alias: str) -> bool:
-    # Another backend watches nothing, and is taken at its word.
+    # Another backend does not watch its hosts; assume that its replica is there.
     return bool(getattr(connections[alias], "has_replica", True))

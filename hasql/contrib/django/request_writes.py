@@ -1,4 +1,4 @@
-"""What was written in this request, and which masters it therefore has to read from."""
+"""Notes which masters a request has written to, and therefore has to read from."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ __all__ = (
     "note_write",
 )
 
-# A statement may be long, and the thread that executes it keeps all others from running while it
-# is matched: what is repeated is possessive, so that nothing is looked at twice. A comment with
-# another one in it, which PostgreSQL nests, is none here.
+# A statement may be long, and no other thread runs while one matches it. All repetitions are
+# therefore possessive, so that matching never backtracks. PostgreSQL nests comments; a comment that
+# contains another one is not recognised here.
 _COMMENT = r"""--[^\n\r]*+ | /\* [^*/]*+ (?: (?: \*(?!/) | /(?!\*) ) [^*/]*+ )*+ \*/"""
 _FIRST_WORD = re.compile(rf"(?: [\s(] | {_COMMENT} )*+ (\w++)", re.VERBOSE)
-# What may hold semicolons and words that mean nothing. Whether a quote behind a backslash ends a
-# string depends on the string and the session: one with the like is none here.
+# Strings, quoted names and comments: semicolons and keywords in them mean nothing. Whether a quote
+# after a backslash ends a string depends on the string and the session, so a string with such a
+# quote is not recognised here.
 _NO_CODE = re.compile(
     rf"""' [^'\\]*+ (?: \\(?!') [^'\\]*+ )*+ ' | "[^"]*+" | {_COMMENT}""", re.VERBOSE
 )
-# What is left of the above where it was not recognized; and a dollar may begin a string, too.
+# Signs of a string, name or comment that was not recognised; a dollar may begin a string, too.
 _UNCLEAR = re.compile(r"""['"$] | /\*""", re.VERBOSE)
 _WORD = re.compile(r"\w++")
-#: The words with which a statement begins that leaves the database as it is, each with the words
-#: that one has which does not.
+#: The first words of statements that only read. Each is mapped to the words that make such a
+#: statement a write if they occur later in it.
 _READS: dict[str, frozenset[str]] = {
     **dict.fromkeys(("values", "table", "show", "set", "reset"), frozenset()),
     **dict.fromkeys(("declare", "fetch", "move", "close"), frozenset()),
@@ -49,17 +50,17 @@ _READS: dict[str, frozenset[str]] = {
 
 
 class PinnedMasters:
-    """The aliases of masters that one request reads from, and no replica of theirs."""
+    """The aliases of the masters that a request has to read from, instead of their replicas."""
 
     def __init__(self, before: Iterable[str] = ()) -> None:
-        #: What this user has written in earlier requests.
+        #: The masters that this user has written to in earlier requests.
         self.before = frozenset(before)
-        #: What this request has written; from any thread that works for it.
+        #: The masters that this request has written to, in any thread that works for it.
         self.written: set[str] = set()
 
 
 class _OfThread(local):
-    """What the thread of a request has written: there is one also without the middleware."""
+    """The masters that a thread has written to in its request; works without the middleware."""
 
     def __init__(self) -> None:
         self.in_request = False
@@ -72,18 +73,18 @@ current_pinned: ContextVar[PinnedMasters | None] = ContextVar("current_pinned", 
 
 
 def is_write(statement: object) -> bool:
-    """Tell whether a statement, or one of several in a string, may have changed the database.
+    """Tell whether a statement, or one of several in a string, may change the database.
 
-    Whatever is not surely a read may have. A function called by a SELECT may, too, and nothing here
-    can know.
+    A statement that is not certainly a read counts as a write. One kind of write is missed: a
+    function that is called in a SELECT may write, too, and nothing here can know that.
     """
     if not isinstance(statement, str):
         return True
     word = _first_word(statement)
     if word not in _READS:
-        return True  # at once, as what is written may be long
+        return True  # without looking further: a write may be long
     if ";" not in statement and not _is_any_in(statement.lower(), _READS[word]):
-        return False  # as nearly all are
+        return False  # nearly all reads end here
     code = _NO_CODE.sub(" ", statement)
     if _UNCLEAR.search(code) is not None:
         return True
@@ -96,7 +97,7 @@ def _first_word(statement: str) -> str | None:
 
 
 def _changes(statement: str) -> bool:
-    """Tell whether one statement, without its strings and comments, may change the database."""
+    """Tell whether a statement, stripped of strings and comments, may change the database."""
     word = _first_word(statement)
     if word not in _READS:
         return True
@@ -105,12 +106,12 @@ def _changes(statement: str) -> bool:
 
 
 def _is_any_in(lowered: str, words: frozenset[str]) -> bool:
-    """Tell whether one of some words may be in a text, or a part of another word is."""
+    """Tell whether a text contains one of the words, possibly as part of another word."""
     return any(word in lowered for word in words)
 
 
 def note_write(alias: str) -> None:
-    """Have reads of this request go to a master."""
+    """Note that this request has written to a master, so that its reads go there, too."""
     _of_thread.written.add(alias)
     pinned = current_pinned.get()
     if pinned is not None:
@@ -118,7 +119,7 @@ def note_write(alias: str) -> None:
 
 
 def has_to_read(alias: str) -> bool:
-    """Tell whether this request has to read from that master."""
+    """Tell whether this request has to read from a master."""
     if alias in _of_thread.written:
         return True
     pinned = current_pinned.get()
@@ -126,7 +127,7 @@ def has_to_read(alias: str) -> bool:
 
 
 def end_of_work() -> None:
-    """Forget what was written, outside of a request: what a task or a command does has an end."""
+    """Outside of a request, forget what was written: a task or a command has ended."""
     if not _of_thread.in_request:
         _of_thread.written.clear()
 
@@ -140,7 +141,7 @@ def _begin(**_: Any) -> None:
 def _end(**_: Any) -> None:
     _of_thread.in_request = False
     _of_thread.written.clear()
-    # A body that was streamed has kept them until here.
+    # A streaming response has kept the request pinned until now.
     current_pinned.set(None)
 
 

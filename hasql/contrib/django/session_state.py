@@ -1,4 +1,4 @@
-"""The state of a session that Django sets for each alias, and the undoing of all other."""
+"""The session state that Django sets for each alias; undoes all other changes of the session."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ("SessionState", "undo")
 
-#: The role that was set on a connection, as the server does not tell which one is in force.
+#: The role that was set on each connection; the server does not report which one is in force.
 _roles: WeakKeyDictionary[Connection[Any], str | None] = WeakKeyDictionary()
 
-# What a new session would have: DISCARD ALL, but for the plans, which are worth keeping.
+# Restores the state of a new session: DISCARD ALL, except that prepared statements and their plans
+# are worth keeping.
 _UNDO = sql.SQL(
     "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; UNLISTEN *;"
     " SELECT pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES"
@@ -26,15 +27,15 @@ _UNDO = sql.SQL(
 
 
 class SessionState(NamedTuple):
-    """What an alias wants of a session."""
+    """The session state that an alias asks for."""
 
-    #: None: whatever the server has.
+    #: None means the server's own time zone.
     time_zone: str | None
-    #: What it assumes; None: that of the login.
+    #: The role to assume; None means the role of the login.
     role: str | None
 
     def set_on(self, connection: Connection[Any]) -> bool:
-        """Set what is not so yet, in one round trip or none; tell whether there was one."""
+        """Set what differs, in one round trip or none; tell whether a round trip was made."""
         statements = []
         if self.time_zone not in {None, connection.info.parameter_status("TimeZone")}:
             statements.append(sql.SQL("SET TimeZone = {}").format(self.time_zone))
@@ -47,12 +48,12 @@ class SessionState(NamedTuple):
 
 
 def undo(connection: ThreadConnection) -> None:
-    """Undo what a request has done to its session, but for time zone and assumed role.
+    """Undo what a request has done to its session, except for time zone and assumed role.
 
-    Those are as the next request, in all likelihood of the same alias, wants them: it has no round
-    trip to make. What it wants otherwise it sets.
+    The next request most likely uses the same alias and needs the same two, so keeping them saves
+    it a round trip. A request that needs other ones sets them.
     """
-    connection.restore_handlers()  # first, so that none is told of what follows
+    connection.restore_handlers()  # first, so that no handler is called for what follows
     connection.autocommit = True
     time_zone = connection.info.parameter_status("TimeZone")
     connection.execute(_undo_statement(time_zone, _roles.get(connection)))

@@ -1,4 +1,4 @@
-"""The pool managers of this process, which aliases share."""
+"""The pool managers of this process; several aliases can share one."""
 
 from __future__ import annotations
 
@@ -36,35 +36,35 @@ __all__ = ("DEFAULT_SIZES", "SharedManager", "all_managers", "close_where", "man
 
 log = logging.getLogger("hasql")
 
-#: Django's own backend opens a connection for each thread, and has no limit. This one is what
-#: PostgreSQL itself has by default: a request waits for a place where it would have failed.
+#: Django's own backend opens a connection for each thread, without a limit. The limit here is
+#: PostgreSQL's own default: beyond it a request waits for a connection instead of failing.
 DEFAULT_SIZES: Final = {"min_size": 0, "max_size": 100}
 
 _FIRST_LOOK = 1.0
-"""Seconds for which the first read waits to learn which hosts are replicas."""
+"""Seconds that the first read waits to learn which hosts are replicas."""
 
-#: Seconds for leases to come back when a database is about to be dropped.
+#: Seconds to wait for leases to be given back before a database is dropped.
 _LET_GO = 1.0
-#: Seconds that the end of the process waits for transactions in other threads.
+#: Seconds that the exiting process waits for transactions in other threads.
 _LAST = 5.0
 _BETWEEN_LOOKS = 0.02
 
 
 class SharedManager:
-    """One pool manager, and the settings that lead to it."""
+    """A pool manager, and the settings that lead to it."""
 
     def __init__(self, settings: ManagerSettings, pool: PoolManager) -> None:
         self.settings = settings
         self.pool = pool
         self._known_to = 0
-        #: What is lent, as far as it is anybody's still.
+        #: The lent connections, as long as something else refers to them.
         self._lent: WeakSet[LentConnection] = WeakSet()
 
     def lend(self, acquire: AcquireSettings, timeout: float) -> LentConnection:
-        """Take a connection, within so many seconds.
+        """Acquire a connection within `timeout` seconds.
 
         Raises:
-            NotAvailableError: There was none in time.
+            NotAvailableError: No connection was available in time.
             PoolManagerClosedError: The manager was closed meanwhile.
         """
         connection = self.pool.getconn(
@@ -75,7 +75,7 @@ class SharedManager:
         return lent
 
     def drain(self) -> None:
-        """Let transactions in other threads end, as the process ends."""
+        """When the process exits, let transactions in other threads end."""
         deadline = monotonic() + _LAST
         if busy := self._give_back_idle():
             log.info(
@@ -90,7 +90,7 @@ class SharedManager:
             self.pool.drain(max(0.0, deadline - monotonic()))
 
     def _give_back_idle(self) -> int:
-        """Give back what is kept for requests that will not come; return how many are busy."""
+        """Give back idle connections, as no more requests come; return how many are still busy."""
         busy = 0
         for lent in tuple(self._lent):
             if lent.is_idle:
@@ -99,12 +99,12 @@ class SharedManager:
         return busy
 
     def begin_anew(self) -> None:
-        """Have nothing lent, in a child that was just forked."""
+        """Forget the lent connections in a child that was just forked: they are the parent's."""
         self._lent = WeakSet()
 
     @property
     def has_replica(self) -> bool:
-        """Whether a replica is in routing; asked for the first time, it looks at the hosts."""
+        """Whether a replica is in routing; the first call waits a moment for the first probes."""
         if self._known_to != os.getpid():  # a forked child's manager starts afresh
             with suppress(NotAvailableError):
                 self.pool.wait_next_pool_check(_FIRST_LOOK)
@@ -119,16 +119,16 @@ _lock = Lock()
 def manager_of(
     settings: ManagerSettings, alias: str, context: object, state: SessionState
 ) -> SharedManager:
-    """Return the manager of a cluster, made at the first time; nothing is started.
+    """Return the pool manager of a cluster; the first call makes it, but does not start it.
 
     Args:
-        settings: What it depends on.
-        alias: Who asks first.
-        context: For the adapters of psycopg.
-        state: What new connections are made to have, as it is what the first alias wants.
+        settings: The settings that the manager is made from, and found by.
+        alias: The alias that asks; error messages name it.
+        context: Holds the type adapters of psycopg.
+        state: The session state that new connections get: the one that the first alias asks for.
 
     Raises:
-        ImproperlyConfigured: The settings can't be right, whatever the hosts may say.
+        ImproperlyConfigured: The settings are wrong in themselves, whatever the hosts say.
     """
     for shared in tuple(_managers):
         if shared.settings == settings and not shared.pool.closing:
@@ -152,7 +152,7 @@ def _make(settings: ManagerSettings, context: object, state: SessionState) -> Po
         **sizes,
         **given,
         "kwargs": {"context": context, "autocommit": True, **(given.get("kwargs") or {})},
-        # What `configure` has added to the handlers stays.
+        # Handlers that `configure` adds stay on the connection.
         "configure": _both(_both(state.set_on, given.get("configure")), _keep_handlers),
         "reset": _both(undo, given.get("reset")),
     }
@@ -176,12 +176,12 @@ def _keep_handlers(connection: ThreadConnection) -> None:
 
 
 def all_managers() -> tuple[SharedManager, ...]:
-    """Return those that there are."""
+    """Return all pool managers of this process."""
     return tuple(_managers)
 
 
 def close_where(chosen: Callable[[ManagerSettings], bool]) -> None:
-    """Close managers; the next use of their aliases makes new ones."""
+    """Close the managers with the chosen settings; the next use of their aliases makes new ones."""
     with _lock:
         closed = [shared for shared in _managers if chosen(shared.settings)]
         _managers[:] = [shared for shared in _managers if shared not in closed]
@@ -190,7 +190,7 @@ def close_where(chosen: Callable[[ManagerSettings], bool]) -> None:
 
 
 def _begin_anew() -> None:
-    global _lock  # noqa: PLW0603  # a thread that the child does not have may have held it
+    global _lock  # noqa: PLW0603  # a thread that does not exist in the child may have held it
     _lock = Lock()
     for shared in _managers:
         shared.begin_anew()
@@ -198,13 +198,13 @@ def _begin_anew() -> None:
 
 def _drain_all() -> None:
     with suppress(Exception):
-        connections.close_all()  # this thread's, which does nothing with them any more
+        connections.close_all()  # the connections of this thread, which needs them no more
     for shared in tuple(_managers):
         shared.drain()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_begin_anew)
-# What is registered last is called first: before `hasql.sync.base`, which is imported above, breaks
-# what nobody has closed.
+# The function registered last is called first: this one runs before that of `hasql.sync.base`,
+# imported above, which breaks every connection that was not closed.
 atexit.register(_drain_all)

@@ -1,1 +1,1 @@
-"""The backend over Django's own for PostGIS."""
+"""The backend that extends Django's own for PostGIS."""

@@ -1,4 +1,4 @@
-"""What Django looks for in a backend: the wrapper of a connection, with PostGIS."""
+"""The module that Django looks for in a backend: its connection wrapper, with PostGIS."""
 
 from django.contrib.gis.db.backends.postgis.base import DatabaseWrapper as PostgisWrapper
 
@@ -8,4 +8,4 @@ __all__ = ("DatabaseWrapper",)
 
 
 class DatabaseWrapper(PostgisWrapper, ClusterWrapper):
-    """Django's wrapper for PostGIS, whose connections come from a pool manager."""
+    """Django's wrapper for PostGIS, with connections that come from a pool manager."""
