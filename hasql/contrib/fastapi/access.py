@@ -1,4 +1,4 @@
-"""Lazy access: what takes a connection in the middle of a request, and only for a block of it."""
+"""Lazy access: acquires connections in the middle of a request, each only for one block."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _ConnT = TypeVar("_ConnT", default=Any)
 
 
 class Access(Generic[_ConnT]):
-    """What `Hasql.access` gives: nothing is taken until it is used, and no longer than that.
+    """The dependency `Hasql.access`: each method acquires a connection for one ``async with``.
 
-    For an endpoint that streams, waits for other services, or serves a WebSocket: what it takes
-    has no end of its own while the endpoint goes on. `Access` alone is one of any driver;
-    ``Access[asyncpg.Connection]`` tells a type checker which.
+    Use it in an endpoint that streams, waits for other services, or serves a WebSocket: there the
+    connection of `Hasql.master` or `Hasql.replica` is refused, or would be held for too long. A
+    plain `Access` stands for any driver; ``Access[asyncpg.Connection]`` tells a type checker which.
     """
 
     def __init__(self, pool: BasePoolManager[Any, _ConnT]) -> None:
-        #: The pool manager itself, for all that is not below.
+        #: The pool manager itself, for everything that this class does not offer.
         self.pool = pool
 
     def __repr__(self) -> str:
@@ -39,7 +39,7 @@ class Access(Generic[_ConnT]):
         """Acquire a connection to a master for an ``async with``; see `acquire_master`.
 
         Raises:
-            NotAvailableError: On entering: no suitable host could serve in time.
+            NotAvailableError: On entering, if no suitable host could serve in time.
         """
         return self.pool.acquire_master(timeout, **kwargs)
 
@@ -53,7 +53,7 @@ class Access(Generic[_ConnT]):
         """Acquire a connection to a replica for an ``async with``; see `acquire_replica`.
 
         Raises:
-            NotAvailableError: On entering: no suitable host could serve in time.
+            NotAvailableError: On entering, if no suitable host could serve in time.
         """
         return self.pool.acquire_replica(
             fallback_master, master_as_replica_weight, timeout, **kwargs

@@ -1,4 +1,4 @@
-"""The extension: what an application has of one pool manager."""
+"""The extension: the connections of one pool manager, for the requests of an application."""
 
 from __future__ import annotations
 
@@ -44,11 +44,12 @@ class Hasql(Generic[_ConnT]):
     `master`, `replica`, `access`, `session` and `read_session` are dependencies, for ``Depends``.
 
     Args:
-        pool: Any async `PoolManager`, not started yet: `lifespan` starts and closes it.
-        name: Of the cluster, in health reports and errors; one for each in an application.
+        pool: Any async `PoolManager` that is not started yet: `lifespan` starts and closes it.
+        name: The cluster's name in health reports and errors, ``default`` if not given. Each
+            cluster of an application needs its own name.
 
     Raises:
-        ConfigurationError: The pool manager is none of the async ones, or the name is empty.
+        ConfigurationError: The pool manager is not an async one, or the name is empty.
     """
 
     def __init__(self, pool: BasePoolManager[Any, _ConnT], name: str = "default") -> None:
@@ -62,7 +63,7 @@ class Hasql(Generic[_ConnT]):
         self.pool = pool
         self.name = name
         #: The endpoints ``/health/live`` and ``/health/ready``, for `FastAPI.include_router`. They
-        #: tell of all clusters that were installed in the application.
+        #: report on all clusters that are installed in the application.
         self.health = health_router(self._pools_of)
         self._key = f"hasql.{name}"
         self._serves = False
@@ -73,17 +74,17 @@ class Hasql(Generic[_ConnT]):
     # The application
 
     @asynccontextmanager
-    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:  # noqa: ARG002  # as called
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:  # noqa: ARG002  # the signature that Starlette calls
         """Start the pool manager with the application, and drain it at the end.
 
-        The start waits for a master, but for no longer than two seconds: an application also
-        starts while no host answers. By its end the server has let all requests end; what else is
-        in use, by tasks of the application's, has 30 s to end, and then is broken and logged.
+        The start waits up to two seconds for a master: an application also starts while no host
+        answers. At the end the server has already let all requests end. Leases that tasks of the
+        application still hold have 30 s to end; then they are broken and logged.
 
         Raises:
-            Exception: The driver's own error, when every host refuses the login, the database
-                name or TLS, or when the arguments for connecting cannot work on any.
-            PoolManagerClosedError: It has served an application that has ended.
+            Exception: The driver's own error, if every host refuses the login, the database
+                name or TLS, or if the arguments for connecting cannot work on any host.
+            PoolManagerClosedError: The pool manager has served an application that has ended.
         """
         if self.pool.closing:
             raise PoolManagerClosedError(
@@ -108,10 +109,10 @@ class Hasql(Generic[_ConnT]):
     def lifespan_with(
         self, own: Callable[[_AppT], AbstractAsyncContextManager[_StateT]]
     ) -> Callable[[_AppT], AbstractAsyncContextManager[_StateT]]:
-        """Return a lifespan in which `own` runs, with the pool manager started.
+        """Return a lifespan that starts the pool manager, and runs the lifespan `own` in it.
 
         Args:
-            own: A lifespan of the application's, or that of another `Hasql`.
+            own: A lifespan of the application, or that of another `Hasql`.
         """
 
         @asynccontextmanager
@@ -122,14 +123,14 @@ class Hasql(Generic[_ConnT]):
         return lifespan
 
     def install(self, app: Starlette) -> None:
-        """Have the application's requests give their connections back before they respond.
+        """Make the application's requests give their connections back before they respond.
 
-        And have NotAvailableError answered with 503 and ``Retry-After``, where the application has
-        no handler for it: that of its middleware, too.
+        Besides, a NotAvailableError for which the application has no handler is answered with 503
+        and ``Retry-After``, also if a middleware of the application raises it.
 
         Raises:
             ConfigurationError: The application has another cluster of this name.
-            TypeError: It is no application of FastAPI or Starlette.
+            TypeError: `app` is not an application of FastAPI or Starlette.
         """
         if not isinstance(app, Starlette):
             msg = f"install() takes an application of FastAPI or Starlette, not {app!r}"
@@ -145,54 +146,54 @@ class Hasql(Generic[_ConnT]):
         app.state.hasql = installed
         if is_first:
             answer_for_middleware(app)
-        # Around the routes, not among `app.add_middleware`'s, which stand outside of the app's
-        # exception handlers: those see a commit that fails, too.
+        # This middleware wraps the routes directly. Those of `app.add_middleware` are outside of
+        # the app's exception handlers, which must also see a commit that fails.
         router = app.router
         router.middleware_stack = GiveBackMiddleware(router.middleware_stack, self.pool, self._key)
 
     # Dependencies
 
     async def master(self, connection: HTTPConnection) -> AsyncIterator[_ConnT]:
-        """Give a connection to a master, the same one for all of a request.
+        """Provide a connection to a master, the same one throughout a request.
 
-        It is given back before the response begins, whatever ``scope=`` says: as by an exception if
-        one has left the endpoint, else well.
+        The connection is given back before the response begins, whatever ``scope=`` says. If an
+        exception has left the endpoint, its lease ends with that exception.
 
         Raises:
             NotAvailableError: No suitable host could serve in time.
             ConfigurationError: The endpoint is a WebSocket's or yields its response, or `install`
-                or `lifespan` is missing. Instead of the response: a transaction that was begun on
-                the connection has not ended by then.
+                or `lifespan` is missing. It is also raised instead of the response if a
+                transaction that was begun on the connection has not ended by then.
         """
         async with self._lease(connection, read_only=False) as lent:
             yield lent
 
     async def replica(self, connection: HTTPConnection) -> AsyncIterator[_ConnT]:
-        """Give a connection to a replica; see `master`."""
+        """Provide a connection to a replica; see `master`."""
         async with self._lease(connection, read_only=True) as lent:
             yield lent
 
     async def access(self, connection: HTTPConnection) -> Access[_ConnT]:
-        """Give what takes connections later, and for no longer than an ``async with`` each."""
+        """Provide an `Access`, which acquires connections later, each for one ``async with``."""
         self._leases_of(connection)
         return Access(self.pool)
 
     async def session(self, connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
-        """Give a session of SQLAlchemy's on the connection that `master` gives.
+        """Provide an SQLAlchemy session on the connection that `master` provides.
 
-        What the endpoint does not commit is rolled back. What was committed can be read afterwards
-        (``expire_on_commit=False``).
+        Changes that the endpoint does not commit are rolled back. Objects that were committed can
+        be read afterwards (``expire_on_commit=False``).
 
         Raises:
             NotAvailableError: No suitable host could serve in time.
-            ConfigurationError: As with `master`, or the pool manager is none of SQLAlchemy's.
+            ConfigurationError: As with `master`, or the pool manager is not SQLAlchemy's.
         """
         lease = self._lease(connection, read_only=False)
         async with lease as lent:
             yield lease.session(lent)
 
     async def read_session(self, connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
-        """Give a session of SQLAlchemy's on the connection that `replica` gives; see `session`."""
+        """Provide an SQLAlchemy session on the connection of `replica`; see `session`."""
         lease = self._lease(connection, read_only=True)
         async with lease as lent:
             yield lease.session(lent)

@@ -1,4 +1,4 @@
-"""The ASGI middleware that has a request give its connections back before the response begins."""
+"""The ASGI middleware that gives a request's connections back before the response begins."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ log = logging.getLogger("hasql")
 
 #: Seconds after which a client may ask again.
 RETRY_AFTER = "1"
-#: Where in a request's scope stands that the application's handlers have its 503.
+#: The key in a request's scope that says that the application's handlers have got its 503.
 ANSWERED = "hasql.answered"
 #: The close code "Try Again Later" of WebSockets.
 _TRY_AGAIN_LATER = 1013
 
 
 class GiveBackMiddleware:
-    """Stands between the app's exception handlers and its routes.
+    """Runs between the app's exception handlers and its routes.
 
-    There, what goes wrong with giving back can still become any response, and what no handler of
-    the app's has taken can become a 503.
+    Here an error while giving back can still become any response, and a NotAvailableError that the
+    app does not handle can become a 503.
     """
 
     def __init__(self, app: ASGIApp, pool: BasePoolManager[Any, Any], key: str) -> None:
@@ -58,7 +58,7 @@ class GiveBackMiddleware:
         async def send_after(message: Message) -> None:
             nonlocal begun, failure
             if failure is not None:
-                raise failure  # nothing may be sent of a response that is not true
+                raise failure  # the response is wrong now, so nothing of it may be sent
             if not begun and message["type"] == "http.response.start":
                 try:
                     await leases.end(None)
@@ -72,9 +72,10 @@ class GiveBackMiddleware:
             await self._app(scope, receive, send_after)
         except BaseException as error:
             await leases.end(error)
-            # Those in between have taken it for a failure to send, and may have raised another.
+            # The code between here and `send_after` saw the failure as a failed send, and may have
+            # raised another error instead.
             if failure is not None and isinstance(error, Exception):
-                raise failure  # noqa: B904  # it was there first
+                raise failure  # noqa: B904  # it came first
             if isinstance(error, NotAvailableError) and not begun:
                 log.warning("a request is answered 503: %s", error, extra=about("answered_503"))
                 scope[ANSWERED] = True

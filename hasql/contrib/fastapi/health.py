@@ -26,7 +26,7 @@ class ClusterCounts:
 
 @dataclass(frozen=True)
 class HealthReport:
-    """What the health endpoints answer."""
+    """The answer of the health endpoints."""
 
     status: Literal["ok", "unavailable"]
     clusters: dict[str, ClusterCounts]
@@ -35,10 +35,10 @@ class HealthReport:
 def health_router(
     pools_of: Callable[[Request], Mapping[str, BasePoolManager[Any, Any]]],
 ) -> APIRouter:
-    """Make a router with both endpoints; neither takes a connection.
+    """Make a router with both endpoints; neither acquires a connection.
 
     Args:
-        pools_of: Says which pool managers a request's application has, by their names.
+        pools_of: Returns the pool managers of a request's application, by their names.
     """
     router = APIRouter(prefix="/health", tags=["health"])
 
@@ -46,7 +46,7 @@ def health_router(
         return JSONResponse(asdict(report), status, headers={"Cache-Control": "no-store"})
 
     async def live(request: Request) -> JSONResponse:
-        """Answer 200 as long as the process does."""
+        """Answer 200 as long as the process can answer."""
         return answer(200, HealthReport("ok", _counts(pools_of(request))))
 
     async def ready(request: Request) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""Transactions that are open when a response is about to begin, and that nobody would commit."""
+"""Finds transactions that are still open when a response begins, and so would not be committed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _IDLE: Final = 0
 
 
 def is_begun(connection: Any, session: AsyncSession | None) -> bool:
-    """Tell whether the application has begun a transaction, and has not ended it.
+    """Tell whether the application has begun a transaction and not ended it.
 
-    One that a driver or a session begins by itself does not count. Nor do psycopg's: they are
-    committed as the block ends, and within ``conn.transaction()`` psycopg refuses that by itself.
+    A transaction that a driver or a session begins by itself does not count. Those of psycopg do
+    not count either: they are committed when the lease ends, and within ``conn.transaction()``
+    psycopg itself refuses that commit.
     """
     if hasattr(connection, "sync_connection"):  # SQLAlchemy's
         from hasql.contrib.fastapi.sessions import is_begun_on
@@ -28,15 +29,15 @@ def is_begun(connection: Any, session: AsyncSession | None) -> bool:
     if hasattr(connection, "is_in_transaction"):  # asyncpg's
         try:
             return not connection.is_closed() and bool(connection.is_in_transaction())
-        except Exception:  # noqa: BLE001  # asyncpg's, if the application has given it back itself
+        except Exception:  # noqa: BLE001  # asyncpg raises if the application has given it back
             return False
-    inner = getattr(connection, "connection", connection)  # aiopg's, and in it that of aiopg.sa
+    inner = getattr(connection, "connection", connection)  # aiopg's; aiopg.sa's wraps one
     raw = getattr(inner, "raw", None)
     return raw is not None and not raw.closed and raw.info.transaction_status != _IDLE
 
 
 def refuse_commits(connection: Any) -> None:
-    """Have commits raise on a connection that was given back, where the driver passes over them."""
+    """Make commits raise on a connection that was given back, if its driver would ignore them."""
     if hasattr(connection, "sync_connection"):  # SQLAlchemy's
         from hasql.contrib.fastapi.sessions import refuse_commits_on
 
@@ -44,7 +45,7 @@ def refuse_commits(connection: Any) -> None:
 
 
 def late_commit() -> ConfigurationError:
-    """Make the error of a request whose transaction is still open as its response begins."""
+    """Make the error for a request whose transaction is still open when its response begins."""
     return ConfigurationError(
         "a transaction that was begun in this request is still open as the response begins, when "
         "its connection is given back: nothing of it would be committed. A dependency that commits "

@@ -1,4 +1,4 @@
-"""The leases of one request: one for each role at most, whoever of its dependencies asks."""
+"""The leases of one request: at most one for each role, shared by all of its dependencies."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ _ConnT = TypeVar("_ConnT")
 
 
 class RequestLease(Generic[_ConnT]):
-    """A connection that several dependencies of a request use, each in its ``async with``.
+    """A connection that several dependencies of a request use, each in its own ``async with``.
 
-    The first one acquires it. It is given back by `end`, before the response begins: an endpoint
-    that has ended well may still fail, in another dependency or in what FastAPI makes of its
-    result. Only what an exception has ended is given back as soon as the last one has left.
+    The first dependency acquires the connection. Usually `end` gives it back, just before the
+    response begins, and not the last dependency: after an endpoint has returned, another dependency
+    or the serialisation of the result may still fail. Only if an exception has passed through a
+    dependency is the connection given back as soon as the last one has left.
     """
 
     def __init__(self, pool: BasePoolManager[Any, _ConnT], lease: AsyncLease[Any, _ConnT]) -> None:
@@ -35,7 +36,7 @@ class RequestLease(Generic[_ConnT]):
         self._users = 0
         self._error: BaseException | None = None
         self._session: AsyncSession | None = None
-        #: Whether there is nothing to be had from it any more.
+        #: Whether the lease has ended, or could not be acquired.
         self.over = False
 
     async def __aenter__(self) -> _ConnT:
@@ -46,8 +47,8 @@ class RequestLease(Generic[_ConnT]):
             except BaseException:
                 self.over = True
                 raise
-            # Where the driver lends the same object again and again, it knows by this who uses one
-            # that is another request's by now.
+            # Some drivers lend the same object again and again. This note lets the pool recognise a
+            # task that uses a connection which another request has got meanwhile.
             if (pool := self._driver_pool) is not None:
                 pool.hold(connection)
         self._users += 1
@@ -75,20 +76,20 @@ class RequestLease(Generic[_ConnT]):
 
     @property
     def would_lose(self) -> bool:
-        """Whether a transaction is open that giving back well would roll back."""
+        """Whether a transaction is open that giving back without an error would roll back."""
         if self.over or self._error is not None or self._connection is None:
             return False
         return is_begun(self._connection, self._session)
 
     @property
     def _driver_pool(self) -> AsyncPool[Any, _ConnT] | None:
-        """The pool that lends the connection now, if one does."""
+        """The driver pool that lends the connection now, if one does."""
         node = self._lease.node
         pool: Any = None if node is None else node.pool
-        return pool  # type: ignore[no-any-return]  # a task's lease is of such a pool
+        return pool  # type: ignore[no-any-return]  # an async lease has such a pool
 
     async def end(self, error: BaseException | None) -> None:
-        """Give the connection back, whoever may still use it: as by this error, or well."""
+        """Give the connection back even if it is still used; `error` is what ended the request."""
         if self.over:
             return
         self.over = True
@@ -110,14 +111,14 @@ class RequestLease(Generic[_ConnT]):
 
 
 class RequestLeases(Generic[_ConnT]):
-    """What one request holds."""
+    """The leases that one request holds."""
 
     def __init__(self, pool: BasePoolManager[Any, _ConnT]) -> None:
         self._pool = pool
         self._held: dict[bool, RequestLease[_ConnT]] = {}
 
     def of(self, *, read_only: bool) -> RequestLease[_ConnT]:
-        """Return the lease of a role, to be entered."""
+        """Return the lease for a role; the caller has to enter it."""
         held = self._held.get(read_only)
         if held is None or held.over:
             lease = self._pool.acquire(read_only)
@@ -125,13 +126,13 @@ class RequestLeases(Generic[_ConnT]):
         return held
 
     async def end(self, error: BaseException | None) -> None:
-        """Give back all that is held, the last one first, as a stack of blocks would.
+        """Give back all connections, the last one first, as nested blocks would.
 
-        Raises what the first of them raises that fails; the others end as by that.
+        An error while giving one back ends the remaining leases, and is raised at the end.
 
         Raises:
-            ConfigurationError: There is no error, and a transaction was begun that is not ended.
-                All end as by this.
+            ConfigurationError: `error` is None, but a transaction that was begun has not ended.
+                This error then ends all the leases.
         """
         first = error
         if error is None and any(held.would_lose for held in self._held.values()):

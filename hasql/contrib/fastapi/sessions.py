@@ -1,4 +1,4 @@
-"""Sessions of SQLAlchemy's ORM for requests; imported only where somebody asks for one."""
+"""Sessions of SQLAlchemy's ORM for requests; imported only when a session is asked for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ("close_session", "is_begun_on", "open_session", "refuse_commits_on", 
 def short_session(
     pool: BasePoolManager[Any, Any], *, read_only: bool, timeout: float | None
 ) -> AbstractAsyncContextManager[AsyncSession]:
-    """Make a session that has a connection of its own for as long as its block.
+    """Make a session that holds its own connection until its block ends.
 
     Raises ConfigurationError if the connections are not SQLAlchemy's.
     """
@@ -36,10 +36,13 @@ def open_session(pool: BasePoolManager[Any, Any], connection: AsyncConnection) -
     Raises ConfigurationError if the connections are not SQLAlchemy's.
     """
     _checked(pool)
-    # What the endpoint has committed is read once more when the response is made of it; expired, it
-    # would be loaded then, in no coroutine of SQLAlchemy's. And its commit and rollback are those
-    # of the connection, also where the endpoint has used that directly before. Closed, it raises
-    # when it is told to commit: a dependency that does so after the response would believe it has.
+    # expire_on_commit: objects that the endpoint has committed are read again when the response is
+    # made from them. If they had expired, they would be loaded then, outside of SQLAlchemy's
+    # coroutines, which fails.
+    # join_transaction_mode: commit and rollback of the session are those of the connection, even if
+    # the endpoint has used the connection directly before.
+    # close_resets_only: a closed session raises on commit. Otherwise a dependency that commits
+    # after the response would believe that it had committed.
     return AsyncSession(
         connection,
         expire_on_commit=False,
@@ -49,17 +52,17 @@ def open_session(pool: BasePoolManager[Any, Any], connection: AsyncConnection) -
 
 
 def is_begun_on(connection: AsyncConnection, session: AsyncSession | None) -> bool:
-    """Tell whether a transaction was begun by ``begin()``, and not by the first statement."""
+    """Tell whether a transaction was begun by ``begin()``, rather than by the first statement."""
     transaction = None if session is None else session.sync_session.get_transaction()
     if transaction is not None and transaction.origin is SessionTransactionOrigin.BEGIN:
         return True
-    # What SQLAlchemy itself looks at within `async with connection.begin()`. It says in no other
-    # way who has begun.
+    # SQLAlchemy itself uses this attribute within `async with connection.begin()`. Nothing else
+    # tells who has begun the transaction.
     return getattr(connection.sync_connection, "_trans_context_manager", None) is not None
 
 
 class _GivenBackConnection(AsyncConnection):
-    """What a request's connection is when it has been given back: it commits nothing."""
+    """The class of a request's connection after it was given back: it refuses to commit."""
 
     __slots__ = ()
 
@@ -72,15 +75,15 @@ class _GivenBackConnection(AsyncConnection):
 
 
 def refuse_commits_on(connection: AsyncConnection) -> None:
-    """Have a commit raise from now on, which SQLAlchemy passes over on a closed connection."""
+    """Make commits raise from now on: SQLAlchemy ignores them on a closed connection."""
     if type(connection) is AsyncConnection:
         connection.__class__ = _GivenBackConnection
 
 
 async def close_session(session: AsyncSession, lease: object) -> None:
-    """Close a session whose connection has been given back: that needs no server any more."""
+    """Close a session whose connection has been given back; this no longer needs the server."""
     if getattr(lease, "detached", False):
-        session.expunge_all()  # another task is still giving it back, and uses the connection
+        session.expunge_all()  # another task still uses the connection, to give it back
     else:
         await session.close()
 

@@ -1,4 +1,4 @@
-"""503 with Retry-After for what a middleware of the application's raises."""
+"""Answers 503 with Retry-After if a middleware of the application raises NotAvailableError."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _HEADERS = {"Retry-After": RETRY_AFTER}
 
 
 def answer_for_middleware(app: Starlette) -> None:
-    """Have an application answer what its middleware raises, whenever that is added.
+    """Make an application answer errors of its middleware, whenever that is added.
 
-    What stands outermost is known when the stack is built, at the first request.
+    Which middleware is the outermost is known only when the stack is built, at the first request.
     """
     build = app.build_middleware_stack
 
@@ -39,11 +39,11 @@ def answer_for_middleware(app: Starlette) -> None:
         finally:
             del app.user_middleware[0]
 
-    app.build_middleware_stack = build_around  # type: ignore[method-assign]  # for that alone
+    app.build_middleware_stack = build_around  # type: ignore[method-assign]  # on purpose
 
 
 class UnavailableMiddleware:
-    """Stands around the application's own middleware, whose errors its handlers do not see."""
+    """Wraps the application's own middleware, whose errors its handlers do not see."""
 
     def __init__(self, app: ASGIApp, of: Starlette) -> None:
         self._app = app
@@ -66,7 +66,7 @@ class UnavailableMiddleware:
         except NotAvailableError as error:
             if begun:
                 raise
-            if scope.get(ANSWERED) is not None:  # a handler of the 503 has raised this
+            if scope.get(ANSWERED) is not None:  # the application's handler of the 503 raised this
                 await Response(status_code=503, headers=_HEADERS)(scope, receive, send)
             else:
                 await self._answer(error, scope, receive, send)
@@ -74,7 +74,7 @@ class UnavailableMiddleware:
     async def _answer(
         self, error: NotAvailableError, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Let the application's handlers answer it, as what a route raises."""
+        """Let the application's handlers answer the error as if a route had raised it."""
 
         async def fail(*_: object) -> NoReturn:
             raise error
