@@ -1,4 +1,4 @@
-"""Flask: the connection of a request, to the master or a replica of its cluster.
+"""Flask: connections for requests, to the master or a replica of a cluster.
 
 ::
 

@@ -1,4 +1,4 @@
-"""The threads in which connections are reset, so that no request waits for it."""
+"""The threads in which connections are reset, so that no request has to wait for that."""
 
 from __future__ import annotations
 
@@ -17,39 +17,40 @@ __all__ = ("BackgroundReturns",)
 log = logging.getLogger("hasql")
 
 _THREADS: Final = 32
-"""How many connections are reset at the same time at most.
+"""The most connections that are reset at the same time.
 
-A thread is made when none is idle: no more of them than connections come back at once. They are
-the interpreter's own, so that under gevent they are greenlets.
+A thread is started only if none is idle, so there are never more than connections have come back
+at once. They are ordinary Python threads, so under gevent they are greenlets.
 """
 
 
 class BackgroundReturns:
-    """Does what gives connections back, soon and in another thread."""
+    """Runs the work that gives connections back, soon and in another thread."""
 
     def __init__(self) -> None:
         self.begin_anew()
 
     def begin_anew(self) -> None:
-        """Have no threads and no work yet, as in a child that was just forked."""
+        """Start without threads and work, initially and in a child that was just forked."""
         self._lock = Lock()
         self._threads: ThreadPoolExecutor | None = None
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Have some work done, once. Where no thread can be made for it, it is done at once."""
+        """Run some work once, in another thread, or right here if no thread can be started."""
         undone = [work]
         try:
             with self._lock:
                 if self._threads is None:
                     self._threads = ThreadPoolExecutor(_THREADS, "hasql-reset")
                 self._threads.submit(_run, undone)
-        except RuntimeError:  # the process ends, or has as many threads as it may
-            # It may be queued all the same: a thread that is busy now would come to it later, when
-            # the connection is somebody else's.
+        except RuntimeError:  # the process is ending, or has reached its limit of threads
+            # The work may have been queued all the same. If it stayed in the list, a busy thread
+            # would run it again later, when the connection may have another lease. So `_run` takes
+            # it out of the list.
             _run(undone)
 
     def stop(self) -> None:
-        """Let what was submitted be done, and have no threads until there is more."""
+        """Wait until all submitted work is done, and end the threads until there is more work."""
         with self._lock:
             threads, self._threads = self._threads, None
         if threads is not None:
@@ -57,7 +58,7 @@ class BackgroundReturns:
 
 
 def _run(undone: list[Callable[[], None]]) -> None:
-    """Do the work that is in a list, unless somebody has taken it out, which is one step."""
+    """Run the work in a list, unless another thread has taken it out; taking it out is atomic."""
     try:
         work = undone.pop()
     except IndexError:

@@ -1,4 +1,4 @@
-"""The clusters of an application: their pool managers, and what they lend to requests."""
+"""The clusters of an application: their pool managers, and the connections lent to requests."""
 
 from __future__ import annotations
 
@@ -32,20 +32,21 @@ __all__ = ("AppClusters", "Cluster", "ContextLease")
 log = logging.getLogger("hasql")
 
 _TRUSTED_FOR: Final = 1.0
-"""Seconds for which a connection that has answered a request is lent without asking the server.
+"""Seconds after its last answer during which a connection is lent without a test round trip.
 
-The driver's pool has looked at its socket all the same, and the host's monitor has asked the host.
-What is left are connections that something between has forgotten, and that takes minutes.
+Even then the driver's pool has checked the socket, and the monitor has probed the host. Only a
+connection that something on the network between has forgotten would pass unnoticed, and that takes
+minutes.
 """
 _EXIT_TIMEOUT: Final = 5.0
-"""Seconds that the end of a process waits for threads to give their connections back."""
+"""Seconds that an exiting process waits for threads to give their connections back."""
 
 
 class ContextLease:
-    """A connection that a request has of a cluster, until `give_back`.
+    """A connection to a cluster that a request holds until `give_back`.
 
-    The application may give it back before, by `putconn`. Then it is left alone, as it may be
-    another request's.
+    The application may give it back earlier with `putconn`. It is left alone after that, because
+    it may belong to another request.
     """
 
     def __init__(
@@ -69,43 +70,43 @@ class ContextLease:
 
     @property
     def inherited(self) -> bool:
-        """Whether this process was forked since, and the connection is its parent's."""
+        """Whether this process was forked meanwhile, so that the connection is its parent's."""
         return self._process != os.getpid()
 
     @property
     def is_out(self) -> bool:
-        """Whether the connection is the request's still: a view may have given it back."""
+        """Whether the request still holds the connection: a view may have given it back."""
         return _is_out(self._lease, self.session.connection)
 
     @property
     def lost(self) -> bool:
-        """Whether the connection is the request's, and is known to be gone."""
+        """Whether the request still holds the connection, and it is known to be broken."""
         try:
             return self.is_out and self._manager.is_connection_closed(self.connection)
-        except UnknownConnectionError:  # it was terminated, or is being given back by now
+        except UnknownConnectionError:  # it was terminated, or is just being given back
             return False
 
     @property
     def open_transaction(self) -> bool:
-        """Whether its request is one transaction, which is open now."""
+        """Whether the request is one transaction, and that transaction is open now."""
         return self.is_out and self.cluster.settings.in_requests and self.session.in_transaction
 
     def begin(self) -> None:
-        """Have the request's statements be what its settings say."""
+        """Set up the connection: one transaction for the request, or autocommit, as configured."""
         session, lease = self.session, self._lease
         session.is_out = partial(_is_out, lease, session.connection)
         session.begin(in_transaction=self.cluster.settings.in_requests)
         lease.before_call = self._leave_early
 
     def rollback(self) -> None:
-        """Roll its transaction back, in `release_timeout` at most. Raises the driver's error."""
+        """Roll the transaction back within `release_timeout`. Raises the driver's error."""
         with self._lease.limited(self.cluster.release_timeout):
             self.session.rollback()
 
     def give_back(self, error: BaseException | None) -> None:
-        """Give it back; `error` is what ended the request, if anything did.
+        """Give the connection back; `error` is the exception that ended the request, if any.
 
-        A reset is left to another thread, and the place stays taken until that is done.
+        Another thread resets the connection, which counts as in use until that is done.
         """
         if self.inherited:
             return
@@ -116,7 +117,7 @@ class ContextLease:
             self._end(error)
 
     def _leave_early(self) -> None:
-        """Do what the end of the request would, as the application gives it back by itself."""
+        """Clean up when the application itself gives the connection back early."""
         if self._ending:
             raise UnknownConnectionError("the end of its request gives this connection back")
         self._clean()
@@ -131,7 +132,7 @@ class ContextLease:
             self._lease.__exit__(kind, error, None if error is None else error.__traceback__)
 
     def _clean(self) -> None:
-        """Leave the session as the next one is to find it, or have it closed."""
+        """Restore the session for its next use, or close the connection."""
         session = self.session
         session.unwrap()
         try:
@@ -143,11 +144,11 @@ class ContextLease:
                         session.restore()
                 self.cluster.note_answer(session)
             elif not self.lost:
-                # Broken off in the middle of a statement, which the server would go on with.
+                # A statement was interrupted; without a cancel request the server would go on.
                 session.cancel()
                 session.discard()
-        except Exception as failed:  # noqa: BLE001  # of the driver, or of a `configure`
-            # That of a lost connection is the manager's to tell, with its host.
+        except Exception as failed:  # noqa: BLE001  # the driver or a `configure` raises it
+            # The pool manager itself logs the loss of a connection, with its host.
             log.log(
                 logging.DEBUG if self.lost else logging.WARNING,
                 "cluster %r: a connection was closed, as it could not be reset: %s",
@@ -176,18 +177,18 @@ class Cluster:
         self._acquire_timeout: float = options.get("acquire_timeout", 1.0)
         self.release_timeout: float = options.get("release_timeout", 5.0)
         self._configure = (options.get("pool_factory_kwargs") or {}).get("configure")
-        #: When a connection answered a request last, by `monotonic`.
+        #: When each connection last answered, by `monotonic`.
         self._answers: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
     def begin_anew(self) -> None:
-        """Hold no lock of a parent's, in a child that was just forked."""
+        """Replace locks and notes that a child that was just forked has copied from its parent."""
         self._lock = Lock()
         self._answers = WeakKeyDictionary()
         self.returns.begin_anew()
 
     @property
     def manager(self) -> BaseSyncPoolManager[Any, Any]:
-        """The pool manager; a new one, after `close`."""
+        """The pool manager; after `close`, a new one."""
         with self._lock:
             if self._manager is None:
                 self._manager = self._new_manager()
@@ -195,7 +196,7 @@ class Cluster:
 
     def _new_manager(self) -> BaseSyncPoolManager[Any, Any]:
         settings = self.settings
-        # Each driver has an error that names the extra it needs.
+        # If the driver's library is missing, this raises an error that names the extra to install.
         pool_manager = import_module(f"hasql.sync.{settings.driver}").PoolManager
         try:
             made: BaseSyncPoolManager[Any, Any] = pool_manager(settings.dsn, **settings.options)
@@ -205,7 +206,7 @@ class Cluster:
         return made
 
     def lend(self, *, read_only: bool) -> ContextLease:
-        """Take a connection for a request, which is tested unless it has just been used.
+        """Acquire a connection for a request; it is tested unless it has just answered.
 
         Raises:
             NotAvailableError: No suitable host could serve within `acquire_timeout`.
@@ -234,19 +235,22 @@ class Cluster:
     def _answers_now(
         self, lent: ContextLease, lease: ThreadLease[Any, Any], deadline: float
     ) -> bool:
-        """Ask the server; a silent one gets half of what is left, so that there is a next one."""
+        """Test the connection by a round trip; return False if it is broken.
+
+        A silent server gets only half of the time left, so that another connection can be tried.
+        """
         try:
             with lease.limited(max(0.0, deadline - monotonic()) / 2):
                 lent.session.ask()
         except Exception:
             if lent.lost or lent.session.raw.closed:
                 return False
-            raise  # the server has said no
+            raise  # the connection works, but the server has refused the statement
         self.note_answer(lent.session)
         return True
 
     def note_answer(self, session: DriverSession) -> None:
-        """Take note that the server has just answered on this connection."""
+        """Note that the server has just answered on this connection."""
         self._answers[session.raw] = monotonic()
 
     def close(self, timeout: float) -> None:
@@ -256,13 +260,13 @@ class Cluster:
             manager.close(timeout)
 
     def drain(self, timeout: float) -> None:
-        """Drain the pool manager, as the process ends."""
+        """Drain the pool manager when the process exits."""
         manager = self._let_go()
         if manager is None:
             return
         try:
             manager.drain(timeout)
-        except HasqlError:  # this thread has a connection in use, and others may have, too
+        except HasqlError:  # this thread, and maybe others, still has a connection in use
             manager.close(timeout)
 
     def _let_go(self) -> BaseSyncPoolManager[Any, Any] | None:
@@ -272,7 +276,7 @@ class Cluster:
 
 
 def _session_class(driver: str) -> type[DriverSession]:
-    """Return the class for a driver, whose library is there."""
+    """Return the session class for a driver whose library is installed."""
     if driver != "sqlalchemy":
         return session_class(driver)
     from hasql.contrib.flask.sqlalchemy_session import SESSION_CLASS
@@ -281,7 +285,7 @@ def _session_class(driver: str) -> type[DriverSession]:
 
 
 class AppClusters:
-    """All clusters of one application: what is in ``app.extensions["hasql"]``."""
+    """All clusters of one application; it is stored in ``app.extensions["hasql"]``."""
 
     def __init__(self, settings: AppSettings) -> None:
         self.settings = settings
@@ -292,7 +296,7 @@ class AppClusters:
         _all.add(self)
 
     def of(self, name: str) -> Cluster:
-        """Return a cluster. Raises ConfigurationError for one that the application has not."""
+        """Return a cluster by name. Raises ConfigurationError if the application has none such."""
         try:
             return self.by_name[name]
         except (KeyError, TypeError):
@@ -303,21 +307,21 @@ class AppClusters:
             ) from None
 
     def close(self, timeout: float = 10.0) -> None:
-        """Close every pool manager, each within so many seconds."""
+        """Close every pool manager, each within `timeout` seconds."""
         with ExitStack() as closing:
             closing.callback(self.returns.stop)
             for cluster in self.by_name.values():
                 closing.callback(cluster.close, timeout)
 
     def drain(self, timeout: float) -> None:
-        """Drain every pool manager, each within so many seconds."""
+        """Drain every pool manager, each within `timeout` seconds."""
         with ExitStack() as draining:
             draining.callback(self.returns.stop)
             for cluster in self.by_name.values():
                 draining.callback(cluster.drain, timeout)
 
     def begin_anew(self) -> None:
-        """Have nothing of a parent's, in a child that was just forked."""
+        """In a child that was just forked, replace what was copied from the parent."""
         for cluster in self.by_name.values():
             cluster.begin_anew()
 
@@ -331,7 +335,7 @@ def _begin_anew() -> None:
 
 
 def _close_all() -> None:
-    """Let work in other threads end, and say goodbye to the servers, as the process ends."""
+    """When the process exits, let work in other threads end, and close all connections."""
     for clusters in tuple(_all):
         with suppress(HasqlError):
             clusters.drain(_EXIT_TIMEOUT)
@@ -339,6 +343,6 @@ def _close_all() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_begin_anew)
-# What is registered last is called first: before `hasql.sync.base`, which is imported above, breaks
-# what nobody has closed.
+# The function registered last is called first: this one runs before that of `hasql.sync.base`,
+# imported above, which breaks every connection that was not closed.
 atexit.register(_close_all)

@@ -41,12 +41,12 @@ _timeout = click.option(
 def status(cluster: str | None, timeout: float) -> None:
     """Show every host with its role, its health and its lag.
 
-    The connections are those of this process, in use and at most.
+    The connections are those of this process: how many are in use, and the most it may have.
     """
     rows: list[tuple[str, ...]] = [_HEAD]
     errors = []
     for name, manager in _chosen(cluster):
-        with suppress(NotAvailableError):  # then what is known by now is told
+        with suppress(NotAvailableError):  # if it takes too long, show what is known by now
             manager.wait_next_pool_check(timeout)
         for node in manager.metrics().nodes:
             rows.append((name, *_row(node)))
@@ -72,7 +72,7 @@ def check(cluster: str | None, timeout: float, replicas: int) -> None:
     for name, manager in _chosen(cluster):
         try:
             manager.ready(1, replicas, timeout)
-        except Exception as error:  # noqa: BLE001  # of the driver, when a login is refused
+        except Exception as error:  # noqa: BLE001  # e.g. the driver's, if a login is refused
             failed = True
             click.echo(f"{name}: {manager.dsn.hide(str(error))}", err=True)
         else:

@@ -1,4 +1,4 @@
-"""The connections that one app context has, from the first use to its end."""
+"""The connections that an app context holds, from their first use to its end."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ __all__ = ("ContextLeases", "leases_here", "made_leases_here")
 log = logging.getLogger("hasql")
 
 _NAME = "_hasql_leases"
-#: A cluster, and whether a replica is meant.
+#: A cluster, and whether the connection is to a replica.
 _Key: TypeAlias = "tuple[Cluster, bool]"
 
 
 class ContextLeases:
-    """One connection for each cluster and role, taken at first use.
+    """One connection for each cluster and role, acquired at first use.
 
-    Several threads may use it at once, as those of an async view do.
+    Several threads may use this object at once, as those of an async view do.
     """
 
     def __init__(self) -> None:
         self._lock = RLock()
         self._leases: dict[_Key, ContextLease] = {}
-        #: Why connections are lost, which the request is told whenever it asks again.
+        #: Why connections were lost; raised whenever the request asks for one of them again.
         self._losses: dict[_Key, BaseException] = {}
-        #: What the request has raised, which tells the pool manager of the host.
+        #: The exception of the request; it may tell the pool manager that a host has failed.
         self.error: BaseException | None = None
-        #: What was being handled at the first use, and is not what ends the app context.
+        #: The exception that was being handled at the first use: it did not end the app context.
         self.handled = sys.exc_info()[1]
 
     def connection(self, cluster: Cluster, *, read_only: bool) -> Any:
-        """Return the connection; raise why it was lost, if it was."""
+        """Return the connection; if it was lost, raise the reason."""
         key = cluster, read_only
         with self._lock:
             lease = self._leases.get(key)
             if lease is not None and lease.inherited:
-                lease = None  # this process was forked in the midst of a request
+                lease = None  # this process was forked in the middle of a request
             elif lease is not None and not lease.is_out:
                 lease = None
-                self._leases.pop(key).give_back(None)  # its place may be taken still
+                self._leases.pop(key).give_back(None)  # it may still count as in use
             elif lease is not None and lease.lost:
                 self.drop_lost(sys.exc_info()[1])
             if (loss := self._losses.get(key)) is not None:
@@ -61,7 +61,10 @@ class ContextLeases:
             return lease.connection
 
     def drop_lost(self, error: BaseException | None) -> None:
-        """Give back what is lost, so that its place is free; `error` is what is being handled."""
+        """Give lost connections back, so that they no longer count as in use.
+
+        `error` is the exception that is being handled, if any.
+        """
         with self._lock:
             for key, lease in tuple(self._leases.items()):
                 if lease.inherited or not lease.lost:
@@ -72,19 +75,21 @@ class ContextLeases:
                     "what the request has done in its session is gone with it. To go on with "
                     "another one, take it from db.manager()"
                 )
-                # What the application has caught is raised again; else there is none to be had.
+                # If the application has caught the driver's error, raise that again; otherwise
+                # raise the one made here.
                 self._losses[key] = error if isinstance(error, type(made)) else made
                 lease.give_back(error)
 
     def forget_losses(self) -> None:
-        """Let a request that comes in the same app context begin anew."""
+        """Forget lost connections: the next request in the same app context starts afresh."""
         with self._lock:
-            self._losses.clear()  # with their tracebacks, which lead to the app context
+            self._losses.clear()  # this also frees their tracebacks, which refer to the app context
 
     def commit(self) -> None:
-        """Commit all open transactions; where one fails, the rest is rolled back.
+        """Commit all open transactions; if one commit fails, the remaining ones are rolled back.
 
-        Raises what made it fail, the loss of a connection that had a transaction included.
+        Raises the error of that commit, or the loss of a connection on which the request was a
+        transaction.
         """
         with self._lock:
             self.drop_lost(None)
@@ -101,12 +106,12 @@ class ContextLeases:
                 raise
 
     def rollback(self) -> None:
-        """Roll all open transactions back. A connection that is lost meanwhile is no error."""
+        """Roll all open transactions back; the loss of a connection meanwhile is not an error."""
         with self._lock:
             for lease in self._open():
                 try:
                     lease.rollback()
-                except Exception as error:  # noqa: BLE001  # of the driver
+                except Exception as error:  # noqa: BLE001  # the driver's
                     log.debug("a rollback failed: %r", error, extra=about("rollback_failed"))
                     with suppress(Exception):
                         lease.session.discard()
@@ -118,7 +123,7 @@ class ContextLeases:
                 yield lease
 
     def give_back(self, error: BaseException | None) -> None:
-        """Give all connections back; `error` is what ended their use, if anything did."""
+        """Give all connections back; `error` is the exception that ended their use, if any."""
         with self._lock:
             while self._leases:
                 _, lease = self._leases.popitem()
@@ -131,14 +136,14 @@ class ContextLeases:
 
 
 def leases_here() -> ContextLeases | None:
-    """Return what the current app context has; None: it has asked for nothing."""
+    """Return the leases of the current app context, or None if it has not asked for any."""
     found: ContextLeases | None = g.get(_NAME)
     return found
 
 
 def made_leases_here() -> ContextLeases:
-    """Return what the current app context has, made at its first use."""
+    """Return the leases of the current app context; they are made at the first use."""
     found = leases_here()
     if found is None:
-        found = g.setdefault(_NAME, ContextLeases())  # one, if threads of a view come at once
+        found = g.setdefault(_NAME, ContextLeases())  # several threads get the same one
     return found

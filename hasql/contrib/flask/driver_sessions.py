@@ -1,4 +1,4 @@
-"""What a request does with a connection besides statements, in the words of each driver."""
+"""What a request needs of a connection besides statements, implemented for each driver."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _RESET: Final = (
     "SELECT pg_catalog.pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; "
     "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; DISCARD TEMP"
 )
-"""One round trip. What DISCARD ALL does, without the prepared statements and their plans.
+"""Does in one round trip what DISCARD ALL does, but keeps prepared statements and their plans.
 
-The role goes by itself: RESET ALL leaves it, and that of the session is not that of its login where
-a default role is set for it.
+The role has a RESET of its own: RESET ALL does not reset it, and RESET SESSION AUTHORIZATION does
+not lead to the login's role if a default role is set for the login.
 """
 _CANCEL_LIMIT: Final = 3.0
-"""Seconds that a server may take to be told of a cancel request."""
+"""Seconds that sending a cancel request to a server may take."""
 _IDLE, _ACTIVE, _FAILED = 0, 1, 3
-"""States of a transaction, as libpq numbers them."""
+"""libpq's numbers for the states of a transaction."""
 
 
 def _always() -> bool:
@@ -37,8 +37,8 @@ class DriverSession(ABC):
 
     Args:
         connection: The driver's connection, fresh from its pool.
-        configure: What the driver's pool does to each new connection.
-        after_reset: SQL that makes the manager's settings again, where a reset undoes them.
+        configure: The function that the driver's pool calls for each new connection.
+        after_reset: SQL that restores the pool manager's settings if a reset undoes them.
     """
 
     def __init__(
@@ -50,18 +50,18 @@ class DriverSession(ABC):
         self.connection = connection
         self._configure = configure
         self._after_reset = after_reset
-        #: Tells whether the connection is lent still.
+        #: Tells whether the connection is still lent to this session.
         self.is_out: Callable[[], bool] = _always
         self._note_found()
 
     @abstractmethod
     def _note_found(self) -> None:
-        """Take note of what the connection comes with."""
+        """Note the attributes that the connection comes with."""
 
     @property
     @abstractmethod
     def raw(self) -> Any:
-        """The connection of psycopg or psycopg2, whatever wraps it; it can be weakly referenced."""
+        """The connection of psycopg or psycopg2, without wrappers; it can be weakly referenced."""
 
     @abstractmethod
     def ask(self) -> None:
@@ -69,51 +69,51 @@ class DriverSession(ABC):
 
     @abstractmethod
     def begin(self, *, in_transaction: bool) -> None:
-        """Have what follows be one transaction, or each statement one of its own.
+        """Make all that follows one transaction, or each statement a transaction of its own.
 
-        No round trip: the transaction begins with the first statement.
+        This makes no round trip: the transaction begins with the first statement.
         """
 
     @abstractmethod
     def commit(self) -> None:
         """Commit the open transaction, if there is one.
 
-        Raises the driver's error, and HasqlError where the server could only roll it back.
+        Raises the driver's error, and HasqlError if the server could only roll it back.
         """
 
     @abstractmethod
     def rollback(self) -> None:
         """Roll the open transaction back, if there is one."""
 
-    def unwrap(self) -> None:  # noqa: B027  # most have put none there
-        """Give the connection its own methods back, where `begin` has put others in their place.
+    def unwrap(self) -> None:  # noqa: B027  # most sessions replace no methods
+        """Restore the connection's own methods that `begin` has replaced.
 
-        It comes before all that ends the session.
+        Call this before any other method that ends the session.
         """
 
     @abstractmethod
     def restore(self) -> None:
-        """Roll back, and give the connection the attributes that it came with."""
+        """Roll back, and restore the attributes that the connection came with."""
 
     @abstractmethod
     def reset(self) -> None:
         """Undo what a request has left in the session, on the server and in the driver.
 
-        Raises the driver's error, and HasqlError where the pool's `configure` leaves a transaction
+        Raises the driver's error, and HasqlError if the pool's `configure` leaves a transaction
         open: then the connection must not be used again.
         """
 
     @abstractmethod
     def cancel(self) -> None:
-        """Have the server end the statement that runs. Raises the driver's error."""
+        """Ask the server to end the running statement. Raises the driver's error."""
 
     @abstractmethod
     def discard(self) -> None:
-        """Close the connection: nobody is to get it again."""
+        """Close the connection, so that it is never lent again."""
 
     @property
     def is_usable(self) -> bool:
-        """Whether the server waits for a statement; not so where one was broken off."""
+        """Whether the server waits for a statement; False if one was interrupted."""
         return not self.raw.closed and self._state != _ACTIVE
 
     @property
@@ -141,7 +141,7 @@ class DriverSession(ABC):
 
 
 class _LibpqSession(DriverSession):
-    """What is the same with psycopg and psycopg2."""
+    """The part that psycopg and psycopg2 have in common."""
 
     #: The attributes of a connection that an application may set, besides `autocommit`.
     attributes: ClassVar[tuple[str, ...]]
@@ -156,11 +156,11 @@ class _LibpqSession(DriverSession):
 
     @abstractmethod
     def _execute(self, sql: str) -> None:
-        """Run statements, several of them in autocommit mode only."""
+        """Run SQL; it may hold several statements only in autocommit mode."""
 
     @abstractmethod
     def _forget_messages(self) -> None:
-        """Forget what the server has sent besides answers: to a request that is over."""
+        """Forget notices and notifications: they were sent for a request that is over."""
 
     def ask(self) -> None:
         self._set_autocommit(on=True)
@@ -187,7 +187,7 @@ class _LibpqSession(DriverSession):
         self._set_autocommit(on=self._autocommit)
 
     def reset(self) -> None:
-        self.restore()  # first, as the cursors may be of the application's making
+        self.restore()  # first: until then, cursors are made by the application's factory
         self._set_autocommit(on=True)
         self._execute(_RESET if self._after_reset is None else f"{_RESET}; {self._after_reset}")
         self._forget_messages()
@@ -225,21 +225,21 @@ class _PsycopgSession(_LibpqSession):
 
     @contextmanager
     def _savepoint(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        """Stand for `transaction`, which as the first of a request would commit by itself."""
+        """Replace `transaction`, which would commit at its end if it came first in a request."""
         connection = self.connection
-        # Somebody else may have it, where the application has put it into the driver's pool.
+        # If the application has given it back to the driver's pool, another user may have it now.
         if self.is_out() and not self.in_transaction and not connection.autocommit:
-            self._execute("SELECT 1")  # begins the request's
+            self._execute("SELECT 1")  # begins the request's transaction
         with type(connection).transaction(connection, *args, **kwargs) as block:
             yield block
 
     def restore(self) -> None:
-        self.connection.restore_handlers()  # first, so that none is told of what follows
+        self.connection.restore_handlers()  # first, so that no handler is called for what follows
         super().restore()
 
     def reset(self) -> None:
         super().reset()
-        self.connection.restore_handlers()  # to those of the `configure` that was the first
+        self.connection.restore_handlers()  # to those after the first call of `configure`
 
     def cancel(self) -> None:
         self.connection.cancel_safe(timeout=_CANCEL_LIMIT)
@@ -248,7 +248,7 @@ class _PsycopgSession(_LibpqSession):
         self.connection.forget_notifications()
 
     def _execute(self, sql: str) -> None:
-        # As bytes it may be several statements; unprepared, so that none is left for it.
+        # As bytes the SQL may hold several statements; and no prepared statement stays behind.
         self.connection.execute(sql.encode(), prepare=False)
 
 
@@ -258,7 +258,7 @@ class _Psycopg2Session(_LibpqSession):
     def _note_found(self) -> None:
         super()._note_found()
         self._encoding = self.connection.encoding
-        # Where it puts what the server sends. A request may have others put there.
+        # The lists that receive what the server sends; a request may replace them.
         self._messages = self.connection.notices, self.connection.notifies
 
     def restore(self) -> None:
@@ -271,18 +271,18 @@ class _Psycopg2Session(_LibpqSession):
     def _execute(self, sql: str) -> None:
         with self.connection.cursor() as cursor:
             cursor.execute(sql)
-            # As at the login: it reads dates in no other style.
+            # psycopg2 also sets this at the login: it can parse dates in no other style.
             if not self.connection.get_parameter_status("DateStyle").startswith("ISO"):
                 cursor.execute("SET datestyle TO 'ISO'")
 
     def reset(self) -> None:
         super().reset()
-        if self.connection.encoding != self._encoding:  # which it keeps for itself
+        if self.connection.encoding != self._encoding:  # psycopg2's own copy of the setting
             self.connection.set_client_encoding(self._encoding)
 
     def _forget_messages(self) -> None:
         for messages in self._messages:
-            if hasattr(messages, "clear"):  # what `configure` has put there may have none
+            if hasattr(messages, "clear"):  # an object that `configure` put there may lack it
                 messages.clear()
 
 

@@ -1,4 +1,4 @@
-"""The extension: what an application has of its clusters."""
+"""The extension: the connections of an application to its clusters."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ _T = TypeVar("_T")
 
 _EXTENSION = "hasql"
 
-#: Whether `db.connection()` is a replica's, as the view in which it is called has said.
+#: Whether `db.connection()` returns a replica's connection; the view decides by `db.read_only`.
 _read_only: ContextVar[bool] = ContextVar("hasql_read_only", default=False)
 
 
 class NoAppError(ConfigurationError, RuntimeError):
-    """There is no application whose clusters could be meant.
+    """There is no application whose clusters could be used.
 
-    The code runs outside of an app context, or the application was not given to `init_app`. It is a
-    `RuntimeError`, as what Flask raises there.
+    The code runs outside of an app context, or the application was not passed to `init_app`. The
+    class is a `RuntimeError`, like the error that Flask raises outside of an app context.
     """
 
 
@@ -54,29 +54,32 @@ class Hasql(Generic[_ConnT]):
     """Connections of an application's clusters, one for each request, cluster and role.
 
     One object serves any number of applications; each has its own settings and pool managers. To
-    have an editor know the connection, name its class: ``db: Hasql[psycopg.Connection] = Hasql()``.
+    tell an editor the class of the connections, name it, as in
+    ``db: Hasql[psycopg.Connection] = Hasql()``.
 
     Args:
-        app: The same as `init_app` right away.
+        app: An application for which `init_app` is called right away, if given.
 
     Raises:
-        ConfigurationError: As `init_app`.
-        MissingExtraError: As `init_app`.
+        ConfigurationError: See `init_app`.
+        MissingExtraError: See `init_app`.
     """
 
     def __init__(self, app: Flask | None = None) -> None:
-        #: The endpoints ``/live`` and ``/ready``, for `Flask.register_blueprint`. They tell of all
-        #: clusters of the application that is asked.
+        #: The endpoints ``/live`` and ``/ready``, for `Flask.register_blueprint`. They report on
+        #: all clusters of the current application.
         self.health = health_blueprint(self._clusters)
         if app is not None:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Read an application's settings and serve its requests. No server is asked yet.
+        """Read an application's settings and prepare to serve its requests.
+
+        No connection to a server is made yet.
 
         Raises:
-            ConfigurationError: The settings can never work, or the application has this extension
-                already.
+            ConfigurationError: The settings can never work, or the application already has this
+                extension.
             MissingExtraError: The library of a driver is not installed.
         """
         if not isinstance(app, Flask):
@@ -103,41 +106,44 @@ class Hasql(Generic[_ConnT]):
         read_only: bool | None = None,  # noqa: FBT001  # positional, as with `acquire`
         cluster: str = DEFAULT,
     ) -> _ConnT:
-        """Return the connection of this request, the same one whenever it is asked for.
+        """Return the connection of this request; further calls return the same one.
 
-        It is taken at the first use and given back when the app context ends. It is tested before,
-        by a round trip only if it has not answered a request within the last second.
+        The connection is acquired at the first call and given back when the app context ends. It is
+        tested when it is acquired; that costs a round trip only if it has not answered within the
+        last second.
 
         Args:
-            read_only: Whether a replica is wanted; the default is what the view is: see `read_only`
-                of this class. It is another connection than that to the master.
-            cluster: A name of `HASQL_CLUSTERS`.
+            read_only: Whether to return a connection to a replica; it is a different one from that
+                to the master. The default, None, means True in a view decorated with `read_only` of
+                this class, else False.
+            cluster: The name of a cluster: ``default``, or a key of `HASQL_CLUSTERS`.
 
         Raises:
-            NotAvailableError: No suitable host could serve within `acquire_timeout`. Unless it is
-                handled it becomes 503 with ``Retry-After``.
-            Exception: The driver's own OperationalError, when the connection was lost since the
-                request has it.
+            NotAvailableError: No suitable host could serve within `acquire_timeout`. If the
+                application does not handle it, it becomes 503 with ``Retry-After``.
+            Exception: The driver's own OperationalError, if the request has got the connection
+                before and it was lost since.
             ConfigurationError: The application has no such cluster.
-            NoAppError: Outside of an app context, or `init_app` was not called.
+            NoAppError: There is no app context, or `init_app` was not called.
         """
         found = self._clusters().of(cluster)
         wanted = _read_only.get() if read_only is None else read_only
         return cast("_ConnT", made_leases_here().connection(found, read_only=wanted))
 
     def manager(self, cluster: str = DEFAULT) -> BaseSyncPoolManager[Any, _ConnT]:
-        """Return the pool manager of a cluster, for connections that are no request's.
+        """Return the pool manager of a cluster, for connections that do not belong to a request.
 
         Raises:
             ConfigurationError: The application has no such cluster.
-            NoAppError: Outside of an app context, or `init_app` was not called.
+            NoAppError: There is no app context, or `init_app` was not called.
         """
         return self._clusters().of(cluster).manager
 
     def read_only(self, view: Callable[_P, _T]) -> Callable[_P, _T]:
-        """Have `connection` be a replica's in a view. It stands below the route's decorator.
+        """Decorate a view in which `connection` returns a connection to a replica.
 
-        ``connection(read_only=False)`` is the master's there as well.
+        Put this decorator below that of the route. In such a view ``connection(read_only=False)``
+        still returns a connection to the master.
         """
         if iscoroutinefunction(view):
 
@@ -164,15 +170,15 @@ class Hasql(Generic[_ConnT]):
     # The application
 
     def stats(self) -> dict[str, Metrics]:
-        """Return a snapshot of each cluster of the current application, by its name."""
+        """Return a snapshot of the metrics of each cluster of this application, by its name."""
         clusters = self._clusters().by_name
         return {name: cluster.manager.metrics() for name, cluster in clusters.items()}
 
     def close(self, timeout: float = 10.0) -> None:
         """Close the current application's pool managers; the next use makes new ones.
 
-        What this app context has is given back. What others have may end in `timeout` seconds, and
-        is broken then.
+        The connections of this app context are given back. Those of other app contexts have
+        `timeout` seconds (10 by default) to be given back; then they are broken.
         """
         clusters = self._clusters()
         leases = leases_here()
@@ -197,7 +203,7 @@ class Hasql(Generic[_ConnT]):
 
 
 class _Registered(AppClusters):
-    """The clusters of an application, and whose `init_app` it was given to."""
+    """The clusters of an application, and the extension object that it was registered with."""
 
     def __init__(self, extension: Hasql[Any], settings: Any) -> None:
         super().__init__(settings)

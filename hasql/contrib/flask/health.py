@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 __all__ = ("health_blueprint",)
 
 _START_TIMEOUT: Final = 0.5
-"""Seconds that the first question waits for a master, as it is what starts the pool managers."""
+"""Seconds that the first request waits for a master, because it starts the pool managers."""
 _SERVICE_UNAVAILABLE: Final = 503
 
 
 def health_blueprint(clusters_here: Callable[[], AppClusters]) -> Blueprint:
-    """Make a blueprint with both endpoints; neither takes a connection.
+    """Make a blueprint with both endpoints; neither acquires a connection.
 
     Args:
         clusters_here: Returns the clusters of the current application.
@@ -34,7 +34,7 @@ def health_blueprint(clusters_here: Callable[[], AppClusters]) -> Blueprint:
 
     @blueprint.get("/live")
     def live() -> Response:
-        """Answer 200 as long as the process does."""
+        """Answer 200 as long as the process can answer."""
         return _report("ok", _counts(_managers(clusters_here())))
 
     @blueprint.get("/ready")

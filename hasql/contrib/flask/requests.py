@@ -1,4 +1,4 @@
-"""The end of requests and app contexts: transactions end, connections are given back."""
+"""Ends transactions and gives connections back when requests and app contexts end."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 __all__ = ("RequestEnds",)
 
 _ERROR: Final = "hasql.error"
-"""Where in a request's WSGI environment stands what it has raised."""
+"""The key in a request's WSGI environment of the exception that it has raised."""
 _SERVER_ERROR: Final = 500
 
 
 class RequestEnds:
-    """Listens to one application, and ends what its requests have begun."""
+    """Listens to one application, and ends the transactions and leases of its requests."""
 
     def __init__(self, app: Flask, retry_after: int) -> None:
         self._unavailable = UnavailableAnswers(app, retry_after)
@@ -38,9 +38,10 @@ class RequestEnds:
     # What a request raises
 
     def _watch_exceptions(self, app: Flask) -> None:
-        """Learn of each exception of a view, also of those that an error handler makes well of.
+        """Learn of each exception of a view, even if an error handler turns it into a response.
 
-        There is no signal for those. The method is one that an application may replace.
+        Flask has no signal for handled exceptions. It allows applications to replace the method
+        `handle_user_exception`.
         """
         handle = self._unavailable.handle
 
@@ -48,14 +49,14 @@ class RequestEnds:
             self._raised(args[-1])
             return handle(*args)
 
-        app.handle_user_exception = watching  # type: ignore[assignment, method-assign]  # as above
+        app.handle_user_exception = watching  # type: ignore[assignment, method-assign]  # see above
 
     def _note_exception(self, _: Flask, exception: BaseException, **_others: Any) -> None:
-        """Take note of what was raised where nothing handles it: after the view, for one."""
+        """Note an exception that no handler has seen, for example one raised after the view."""
         self._raised(exception)
 
     def _raised(self, error: BaseException) -> None:
-        """Undo at once what a request did that has raised, before anybody handles that."""
+        """Roll back at once when a request has raised, before an error handler runs."""
         if has_request_context():
             request.environ[_ERROR] = error
         leases = leases_here()
@@ -67,9 +68,9 @@ class RequestEnds:
     # Ends
 
     def _finish(self, _: Flask, response: Response, **_others: Any) -> None:
-        """End the request's transactions: all functions have seen the response, nobody got it.
+        """End the request's transactions, when the response is complete but not yet sent.
 
-        What this raises is a 500 by Flask's own means.
+        Flask turns an exception raised here into a 500.
         """
         leases = leases_here()
         if leases is None:
@@ -80,7 +81,7 @@ class RequestEnds:
             leases.commit()
 
     def _end_request(self, error: BaseException | None) -> None:
-        """Roll back what was interrupted. The app context may go on, as those of tests do."""
+        """Roll back if the request has raised. The app context may go on, as in tests."""
         leases = leases_here()
         if leases is None:
             return
@@ -92,7 +93,7 @@ class RequestEnds:
         leases.forget_losses()
 
     def _guard_end(self, app: Flask) -> None:
-        """Give back also where a teardown function raises: Flask then calls none of the others."""
+        """Give back even if a teardown function raises, for Flask then skips the remaining ones."""
         end = app.do_teardown_appcontext
 
         def guarded(*args: Any, **kwargs: Any) -> None:
@@ -103,10 +104,10 @@ class RequestEnds:
                 if leases is not None:
                     leases.give_back(sys.exc_info()[1])
 
-        app.do_teardown_appcontext = guarded  # type: ignore[method-assign]  # for that alone
+        app.do_teardown_appcontext = guarded  # type: ignore[method-assign]  # on purpose
 
     def _end_context(self, error: BaseException | None) -> None:
-        """End what was begun outside of a request, or after it, and give all back."""
+        """End transactions begun outside of requests or after them; give all connections back."""
         leases = leases_here()
         if leases is None:
             return
@@ -122,9 +123,9 @@ class RequestEnds:
 
 
 def _ending_command(leases: ContextLeases) -> BaseException | None:
-    """Return what ends a command half way, where its app context is not told of that.
+    """Return the exception that interrupts a command, if its app context is not told of it.
 
-    click before 8.3 closes what a command has opened as if all were well.
+    Before version 8.3, click closes a command's resources as if no exception had been raised.
     """
     passing = sys.exc_info()[1]
     if passing is None or passing is leases.handled or get_current_context(silent=True) is None:

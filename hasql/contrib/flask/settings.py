@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ("DEFAULT", "AppSettings", "ClusterSettings", "read_settings")
 
-#: The cluster of which a connection is where none is named.
+#: The cluster that is used if none is named.
 DEFAULT = "default"
 
 _DRIVERS = ("psycopg3", "psycopg2", "sqlalchemy")
@@ -28,7 +28,7 @@ class ClusterSettings:
     """One cluster: its hosts, and how its connections serve requests."""
 
     name: str
-    #: It may hold a password.
+    #: Hidden in the repr, because it may hold a password.
     dsn: str = field(repr=False)
     driver: str
     #: Keyword arguments of the pool manager.
@@ -94,7 +94,7 @@ _DEFAULTS: Mapping[str, Any] = {
 
 
 def _cluster(name: str, given: Mapping[str, Any], place: str) -> ClusterSettings:
-    """Check the settings of one cluster; `place` says where one of them stands."""
+    """Check the settings of one cluster; `place` is a template for the full name of a setting."""
 
     def where(key: str) -> str:
         return place.format(key if "[" in place else key.upper())
@@ -119,7 +119,8 @@ def _check_driver(where: str, driver: object) -> None:
         return
     known = ", ".join(map(repr, _DRIVERS))
     if not isinstance(driver, str):
-        # A pool manager, or its class: of tasks most likely, and else there is a name for it.
+        # Probably a pool manager or its class. It most likely serves tasks, not threads; one that
+        # serves threads has a name.
         msg = f"{where} takes the name of a driver for threads, {known}, not {driver!r}"
         raise ConfigurationError(msg)
     msg = f"{where} must be one of {known}, which serve threads; {driver!r} is none of them"

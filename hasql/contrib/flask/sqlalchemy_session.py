@@ -1,4 +1,4 @@
-"""What a request does with a connection of SQLAlchemy's besides statements."""
+"""What a request needs of an SQLAlchemy connection besides statements."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class _SqlalchemySession(DriverSession):
     def _note_found(self) -> None:
         connection = self.connection
         beneath = "psycopg3" if connection.dialect.driver == "psycopg" else "psycopg2"
-        # Kept, as the connection has none any more once it is lost.
+        # Kept because an SQLAlchemy connection loses this attribute when it is lost.
         raw = connection.connection.driver_connection
         self._session = session_class(beneath)(raw, None, self._after_reset)
-        #: Stands for no transaction: what SQLAlchemy has instead of beginning one.
+        #: Set while there is no transaction: SQLAlchemy finds this one and does not begin another.
         self._placeholder: _WatchedTransaction | None = None
         self._unwrapped = False
 
@@ -37,14 +37,15 @@ class _SqlalchemySession(DriverSession):
 
     def begin(self, *, in_transaction: bool) -> None:
         own = vars(self.connection)
-        # SQLAlchemy's own would give the driver's connection to the engine's pool as it is, with
-        # all that the request has set in its session: `with db.connection() as conn` does that.
+        # SQLAlchemy's own close() would return the driver's connection to the engine's pool with
+        # everything that the request has set in its session. `with db.connection() as conn` calls
+        # close() at its end.
         own["close"] = _end_nothing if in_transaction else self._roll_back_begun
         if not in_transaction:
             self.connection.execution_options(isolation_level="AUTOCOMMIT")
             own.update(begin=self._begin, in_transaction=self._in_transaction)
             self._commit_each()
-        elif self.raw.autocommit:  # as `create_engine` was told
+        elif self.raw.autocommit:  # the engine was created with AUTOCOMMIT
             level = self.connection.default_isolation_level
             self.connection.execution_options(isolation_level=level)
 
@@ -55,21 +56,22 @@ class _SqlalchemySession(DriverSession):
             self._placeholder.ended = None
         self._unwrapped = True
 
-    # What stands for the connection's own methods where each statement is committed by itself.
-    # With AUTOCOMMIT, what SQLAlchemy begins is no transaction. It calls `begin` for each statement
-    # outside of one as well, unless there is a placeholder.
+    # The following methods replace the connection's own if each statement is committed by itself.
+    # With AUTOCOMMIT, SQLAlchemy's `begin` does not begin a transaction on the server. SQLAlchemy
+    # also calls `begin` for each statement outside of a transaction, unless there is a placeholder.
 
     def _begin(self) -> RootTransaction:
-        """Begin what is one transaction until its end."""
+        """Begin a real transaction."""
         connection: Connection = self.connection
         placeholder = self._placeholder
         if placeholder is None or self._in_transaction():
-            return Connection.begin(connection)  # which refuses a second one
+            return Connection.begin(connection)  # it refuses a second transaction
         placeholder.ended = self._placeholder = None
         placeholder.close()
         if not self.raw.autocommit:  # the application has chosen an isolation level
             return Connection.begin(connection)
-        # By the driver: each change of an option is remembered until the connection is given back.
+        # Set on the driver's connection: SQLAlchemy would remember each change of an option until
+        # the connection is given back.
         self.raw.autocommit = False
         try:
             return _WatchedTransaction(connection, self._commit_each)
@@ -84,7 +86,7 @@ class _SqlalchemySession(DriverSession):
         return connection.get_transaction() is not self._placeholder or self._session.in_transaction
 
     def _commit_each(self) -> None:
-        """Have each statement be committed by itself from now on, unless that is over."""
+        """Commit each statement by itself from now on, unless the session has ended."""
         self._placeholder = None
         connection, raw = self.connection, self.raw
         if self._unwrapped or connection.closed or connection.invalidated:
@@ -92,11 +94,11 @@ class _SqlalchemySession(DriverSession):
         if connection.connection.dbapi_connection is raw and not self._session.in_transaction:
             if not raw.autocommit:
                 raw.autocommit = True
-            with suppress(InvalidRequestError):  # in the block of a savepoint that is no more
+            with suppress(InvalidRequestError):  # in the block of a savepoint that has ended
                 self._placeholder = _WatchedTransaction(connection, self._commit_each)
 
     def _roll_back_begun(self) -> None:
-        """Do of `close` what is to be done before the request ends."""
+        """Do the part of `close` that must not wait until the request ends: roll back."""
         if self._in_transaction():
             self.connection.rollback()
 
@@ -128,11 +130,11 @@ class _SqlalchemySession(DriverSession):
 
 
 class _WatchedTransaction(RootTransaction):
-    """A transaction that tells of its end, whichever way it ends.
+    """A transaction that calls a function when it ends, however it ends.
 
     Args:
-        connection: Must have none yet.
-        ended: Is called once, behind the commit or the rollback.
+        connection: A connection that has no transaction yet.
+        ended: Called once, after the commit or the rollback.
     """
 
     def __init__(self, connection: Connection, ended: Callable[[], object]) -> None:
@@ -168,8 +170,8 @@ class _WatchedTransaction(RootTransaction):
             self._note_end()
 
     def _note_end(self) -> None:
-        # After a commit that has failed it goes on until it is rolled back. In its block SQLAlchemy
-        # lets nothing be done behind it.
+        # A transaction whose commit has failed goes on until it is rolled back. And while its block
+        # has not ended, SQLAlchemy allows nothing after the transaction.
         if self._in_block or self.connection.get_transaction() is self:
             return
         ended, self.ended = self.ended, None
@@ -178,8 +180,8 @@ class _WatchedTransaction(RootTransaction):
 
 
 def _end_nothing() -> None:
-    """Stand for `close` where the request is one transaction, which goes on."""
+    """Replaces `close` if the request is one transaction, because that goes on."""
 
 
 SESSION_CLASS: Final[type[DriverSession]] = _SqlalchemySession
-"""The class for `sqlalchemy` in `HASQL_DRIVER`."""
+"""The session class for the driver ``sqlalchemy`` in `HASQL_DRIVER`."""

@@ -1,4 +1,4 @@
-"""503 with Retry-After for a request that no host could serve in time."""
+"""Answers 503 with Retry-After if no host could serve a request in time."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ __all__ = ("UnavailableAnswers",)
 log = logging.getLogger("hasql")
 
 _OF_HANDLER: Final = "hasql.error_of_handler"
-"""Where in a request's WSGI environment stands what an error handler has raised."""
+"""The key in a request's WSGI environment of the error that an error handler has raised."""
 _STREAMED: Final = "hasql.streamed"
-"""Where in it stands that its response is made while it is sent."""
+"""The key in it that is set if the response is generated while it is sent."""
 
 
 class UnavailableAnswers:
-    """Makes 503 of NotAvailableError in one application, unless that handles it.
+    """Turns NotAvailableError into a 503 in one application, unless the application handles it.
 
     Args:
-        app: Its `handle_user_exception` is called by `handle`, `handle_exception` and `wsgi_app`
-            are replaced. An application may replace each of these methods.
-        retry_after: Seconds for the header.
+        app: The application. `handle` calls its `handle_user_exception`; its `handle_exception` and
+            `wsgi_app` are replaced here. Flask allows applications to replace these methods.
+        retry_after: Seconds for the header ``Retry-After``.
     """
 
     def __init__(self, app: Flask, retry_after: int) -> None:
@@ -48,7 +48,7 @@ class UnavailableAnswers:
         self._answer_behind_requests()
 
     def handle(self, *args: Any) -> Any:
-        """Do what `handle_user_exception` does with an error, which is the last argument."""
+        """Replace `handle_user_exception`; the error is the last argument."""
         error = args[-1]
         if not isinstance(error, NotAvailableError):
             return self._handle(*args)
@@ -61,9 +61,10 @@ class UnavailableAnswers:
             raise
 
     def _answer_behind_handlers(self) -> None:
-        """Answer also what is raised where Flask asks no handler but that of a 500.
+        """Also answer errors for which Flask asks no handler except that of a 500.
 
-        So it is with a session that is opened or saved, an `after_request` function, or a handler.
+        Opening or saving a session, an `after_request` function, or an error handler may raise
+        them.
         """
         app: Any = self._app  # another Flask's methods may take other arguments
         handle_any = app.handle_exception
@@ -77,23 +78,23 @@ class UnavailableAnswers:
             else:
                 try:
                     answer = app.handle_user_exception(*args)
-                except Exception as failed:  # noqa: BLE001  # of a handler
+                except Exception as failed:  # noqa: BLE001  # raised by a handler
                     return handle(*args[:-1], failed)
-            # As Flask does with a 500: what raises now is only logged.
+            # As with Flask's own 500, errors from here on are only logged.
             return app.finalize_request(*args[:-1], answer, from_error_handler=True)
 
         app.handle_exception = handle
 
     def _note_stream(self, _: Flask, response: Response, **_others: Any) -> None:
-        # What is passed through directly is a file, for which a server may have means of its own.
+        # A direct_passthrough response is a file, which the server may send in its own way.
         if response.is_streamed and not response.direct_passthrough:
             request.environ[_STREAMED] = True
 
     def _answer_behind_requests(self) -> None:
-        """Answer also what a streamed response or a teardown function raises.
+        """Also answer errors that a streamed response or a teardown function raises.
 
-        By then the response was begun: the server is told to begin another one, and raises the
-        error if it has sent something already. So do the clients of tests.
+        The response has begun by then. The server is told to begin another one; if it has already
+        sent something, it raises the error instead. Flask's test clients do the same.
         """
         app: Any = self._app
         serve_any = app.wsgi_app
@@ -130,7 +131,7 @@ class UnavailableAnswers:
         return unavailable
 
     def _has_handler(self, error: Exception) -> bool:
-        """Tell whether the application handles an error of this kind, and not just any."""
+        """Tell whether the application has a handler for this kind of error, not for any error."""
         kinds = type(error).__mro__
         kinds = kinds[: kinds.index(Exception)]
         handlers = self._app.error_handler_spec
