@@ -1,17 +1,17 @@
-"""The command `hasql`."""
+"""The command ``hasql``."""
 
 import sys
 
 __all__ = ("main",)
 
 _INTERRUPTED = 130
-"""What a shell reports for a program that Ctrl-C has ended."""
+"""The exit code that a shell reports for a program ended by Ctrl-C."""
 
 
 def main() -> None:
     """Run the command line; the console script `hasql`."""
     try:
-        # Not before: this must be able to say that they are missing.
+        # Imported here, so that this function can report a missing library.
         from hasql.cli.app import app
     except ImportError as error:
         missing = error.name or getattr(error.__cause__, "name", None) or str(error)

@@ -23,7 +23,7 @@ __all__ = ("app",)
 
 _FAILED, _USAGE, _INTERRUPTED, _TERMINATED = 1, 2, 130, 143
 _PLAIN_WIDTH = 120
-"""Columns of the summary where there is no terminal to fit it into."""
+"""Columns of the summary if the output is not a terminal."""
 
 app = typer.Typer(
     help="Connections to the right server of a replicated PostgreSQL cluster.",
@@ -88,7 +88,7 @@ def demo(  # noqa: PLR0913 - each is an option
     Everything runs on this machine, on ports of its own, and is removed at the end.
 
     The exit code is 0 if service came back and no acknowledged row is missing,
-    but for those the old master had not yet shipped when it died; else it is 1.
+    except those that the old master had not yet shipped when it died; else it is 1.
     """
     console = Console() if sys.stdout.isatty() else Console(width=_PLAIN_WIDTH)
     try:
@@ -122,9 +122,9 @@ def _run(plan: Plan, console: Console, *, as_json: bool) -> Report:
 
 
 async def _until_terminated(demo: Demo) -> Report:
-    """End as orderly at a SIGTERM as asyncio does at Ctrl-C."""
+    """Run the demo, and end it in order at a SIGTERM, as asyncio does at Ctrl-C."""
     task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - this is one
+    assert task is not None  # noqa: S101 - asyncio.run() makes one
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await demo.run()
 

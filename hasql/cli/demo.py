@@ -27,38 +27,38 @@ from hasql.testing import LocalCluster, LocalNode
 __all__ = ("Demo", "Plan")
 
 _ACQUIRE_TIMEOUT = 10.0
-"""Seconds an operation waits for a master, rather than fail: more than the promotion takes."""
+"""Seconds that an operation waits for a master before it fails: longer than a promotion takes."""
 
 _POOL_SIZE = 10
-"""Connections of each host: what asyncpg's pool has by default."""
+"""Connections to each host: the default of asyncpg's pool."""
 
 _MOST_TASKS = 40
-"""Writers, and readers, that a server's connections suffice for."""
+"""The most writers, and the most readers: a server has enough connections for these."""
 
 _REPAIR_TIMEOUT = 30.0
-"""Seconds until hasql must have all hosts back once they are repaired."""
+"""Seconds after the repair of the cluster within which hasql must serve from all hosts again."""
 
 _LAST_WORDS = 0.5
-"""Seconds of load after everything is as before."""
+"""Seconds of load after all hosts serve again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a demo is to do."""
+    """The options of a demo."""
 
     fault: Fault
     #: Seconds of load.
     duration: float
     writers: int = 4
     readers: int = 4
-    #: PostgreSQL's major version, None for the newest there is.
+    #: PostgreSQL's major version, or None for the newest one available.
     version: int | None = None
     face: Face = Face.ASYNC
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work.
+        """Check the options.
 
-        Raises ConfigurationError.
+        Raises ConfigurationError for options that cannot work.
         """
         minimum = self.fault.minimum
         if not minimum <= self.duration <= 3600:  # noqa: PLR2004 - an hour
@@ -77,7 +77,7 @@ class Plan:
 
 
 class Demo:
-    """One run."""
+    """One run of the demo."""
 
     def __init__(self, plan: Plan, screen: Screen) -> None:
         self._plan = plan
@@ -85,7 +85,7 @@ class Demo:
         self._events: list[tuple[float, str]] = []
 
     async def run(self) -> Report:
-        """Start everything, let the fault happen, stop everything."""
+        """Start everything, cause the fault, and stop everything."""
         plan = self._plan
         with _hasql_log(self._screen):
             self._tell("starting a PostgreSQL cluster: a master and two replicas")
@@ -227,9 +227,10 @@ class _LogLines(logging.Handler):
 
 @contextmanager
 def _hasql_log(screen: Screen) -> Iterator[None]:
-    """Show hasql's log lines and send them nowhere else.
+    """Show hasql's log lines on the screen, and send them nowhere else.
 
-    psycopg's pool warns of each connection that was lost, which goes nowhere: the screen says it.
+    The log of psycopg's pool is switched off meanwhile: it warns about each lost connection, and
+    the screen shows the loss anyway.
     """
     ours, of_pool = logging.getLogger("hasql"), logging.getLogger("psycopg.pool")
     handler = _LogLines(screen)

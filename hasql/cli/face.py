@@ -1,4 +1,4 @@
-"""Faces: what the demo's application runs on."""
+"""The faces of hasql: the demo's application uses tasks or threads."""
 
 from enum import StrEnum
 
@@ -13,5 +13,5 @@ class Face(StrEnum):
 
     @property
     def kind(self) -> str:
-        """What each writer and reader is."""
+        """What the writers and readers are: tasks or threads."""
         return {Face.ASYNC: "tasks", Face.SYNC: "threads"}[self]

@@ -1,4 +1,4 @@
-"""Faults: what happens to the cluster, and what its HA manager would do about it."""
+"""Faults: what happens to the cluster, and how its HA manager would react."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ _POSITION = "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()
 
 
 class Fault(StrEnum):
-    """What can happen."""
+    """The faults that the demo can cause."""
 
     SWITCHOVER = "switchover"
     CRASH = "crash"
@@ -25,17 +25,17 @@ class Fault(StrEnum):
 
     @property
     def minimum(self) -> float:
-        """Seconds of load that it takes at least to show it."""
+        """The least seconds of load that are needed to show the fault."""
         return {Fault.FREEZE: 7.0, Fault.DNS: 6.0}.get(self, 5.0)
 
     @property
     def lossless(self) -> bool:
-        """Whether asynchronous replication is no excuse for a missing row."""
+        """Whether no acknowledged row may be missing, although replication is asynchronous."""
         return self in {Fault.SWITCHOVER, Fault.REPLICA, Fault.DNS}
 
     @property
     def description(self) -> str:
-        """Say in a few words what it is."""
+        """The fault in a few words."""
         return {
             Fault.SWITCHOVER: "the master is stopped in order and a replica takes over",
             Fault.CRASH: "the master is killed and a replica is promoted",
@@ -46,7 +46,7 @@ class Fault(StrEnum):
 
 
 class Stage:
-    """The servers, and what a fault does to them."""
+    """The servers, and the actions that faults consist of."""
 
     def __init__(
         self,
@@ -55,32 +55,33 @@ class Stage:
         tell: Callable[[str], None],
         names: HostNames | None,
     ) -> None:
-        #: The names of the servers, where the application knows them by names.
+        #: The names of the servers, if the application connects by names.
         self.names = names
         self.master = nodes[0]
         self.replicas = list(nodes[1:])
-        #: When the fault happened, and when the new master began to accept writes.
+        #: When the fault happened, and when the new master began to accept writes: monotonic
+        #: seconds, None until then.
         self.struck: float | None = None
         self.writable: float | None = None
         self.tell = tell
         self._observer = observer
 
     async def strike(self, what: str, act: Callable[[], None]) -> None:
-        """Let the fault happen."""
+        """Cause the fault."""
         self._observer.watch()
         self.tell(what)
         self.struck = time.monotonic()
         await asyncio.to_thread(act)
 
     async def hand_over(self) -> None:
-        """Promote the replica that is furthest, and let the other one follow it."""
+        """Promote the replica that has the most WAL, and make the other one follow it."""
         positions = [int(await node.sql(_POSITION)) for node in self.replicas]
         new = self.replicas[positions.index(max(positions))]
         (other,) = (node for node in self.replicas if node is not new)
         self.tell(f"HA manager (played by this demo): promote {new.name}, which is furthest")
         await asyncio.to_thread(new.request_promotion)
         promotion = await self._observer.promotion(new)
-        # The earliest moment it can have been: what is uncertain counts against hasql.
+        # Take the earliest possible moment, so that the uncertainty counts against hasql.
         self.writable = promotion.not_before
         self.tell(f"{new.name} says it accepts writes")
         self.master, self.replicas = new, [other]
@@ -91,14 +92,14 @@ class Stage:
         self.tell(f"{other.name} follows {new.name}")
 
     async def take_back(self, old: LocalNode) -> None:
-        """Let the former master rejoin."""
+        """Make the former master rejoin as a replica."""
         self.tell(f"HA manager: {old.name} rejoins as a replica (pg_rewind)")
         await old.rejoin(self.master)
         self.tell(f"{old.name} streams from {self.master.name}")
 
 
 async def play(fault: Fault, stage: Stage) -> None:
-    """Let the fault happen and the cluster be mended."""
+    """Cause the fault, and repair the cluster afterwards."""
     await _SCENES[fault](stage)
 
 
@@ -143,7 +144,7 @@ async def _lose_replica(stage: Stage) -> None:
 
 async def _move_name(stage: Stage) -> None:
     names = stage.names
-    assert names is not None  # noqa: S101 - for this fault there are some
+    assert names is not None  # noqa: S101 - this fault has names
     await stage.strike(
         f"{names.name(stage.master)}, the master's name, leads to {names.elsewhere} now;"
         f" it answers at {stage.master.host} as before",

@@ -1,4 +1,4 @@
-"""The names by which the demo's application knows its hosts, and where they lead."""
+"""The names by which the demo's application connects to its hosts, and their addresses."""
 
 import socket
 import time
@@ -15,18 +15,19 @@ from hasql.testing import LocalNode
 __all__ = ("HostNames",)
 
 _TTL = 1
-"""Seconds for which an answer may be kept."""
+"""Seconds for which a client may cache an answer."""
 
 
 class HostNames:
-    """A name for each server, and the nameserver that tells of them; use it in ``async with``.
+    """A name for each server, and the nameserver that resolves them; use it in ``async with``.
 
-    The first server, the master, then listens at a second address as well.
+    Inside, the first server, the master, also listens at a second address.
 
-    Raises ConfigurationError.
+    Raises ConfigurationError if this machine does not have that address, or if the servers run in a
+    container.
     """
 
-    #: To which the master's name moves. All of 127.0.0.0/8 is this machine, on Linux by itself.
+    #: The address that the master's name moves to. On Linux this machine has all of 127.0.0.0/8.
     elsewhere = "127.0.0.2"
 
     def __init__(self, nodes: Sequence[LocalNode]) -> None:
@@ -34,7 +35,7 @@ class HostNames:
         self._nodes = nodes
         self.nameserver = NameServer(_TTL)
         self.nameserver.records = {self.name(node): node.host for node in nodes}
-        #: What has moved.
+        #: The move of the master's name, once that has happened.
         self.move: NameMove | None = None
 
     async def __aenter__(self) -> Self:
@@ -54,22 +55,22 @@ class HostNames:
 
     @property
     def resolver(self) -> Resolver:
-        """What asks this nameserver, and no other."""
+        """A resolver that asks this nameserver, and no other."""
         return Resolver(nameservers=[self.nameserver.address], fallback=False)
 
     @staticmethod
     def name(node: LocalNode) -> str:
-        """Return what a server is called."""
+        """Return the name of a server."""
         return f"{node.name}.demo.test"
 
     def dsn(self, dsn: str) -> str:
-        """Return a DSN with these names for hosts."""
+        """Return the DSN with names instead of the hosts' addresses."""
         login = Dsn.parse(dsn)
         hosts = ",".join(f"{self.name(node)}:{node.port}" for node in self._nodes)
         return f"postgresql://{login.user}:{login.password}@{hosts}/{login.dbname}"
 
     def move_master(self) -> None:
-        """Lead the master's name to its other address."""
+        """Change the address of the master's name to its other address."""
         master = self._nodes[0]
         name = self.name(master)
         self.move = NameMove(name, master.host, self.elsewhere, _TTL, time.monotonic())

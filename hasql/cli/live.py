@@ -1,4 +1,4 @@
-"""The live screen: a terminal that is redrawn ten times a second."""
+"""The live screen: redraws a terminal ten times a second."""
 
 import asyncio
 import threading
@@ -22,16 +22,16 @@ __all__ = ("LiveScreen",)
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _BUCKET = 0.25
-"""Seconds of one column of a sparkline."""
+"""The seconds that one column of a sparkline stands for."""
 _COLUMNS = 48
 _STEPS = 14
 _LOG_LINES = 4
 _ROOMY = 30
-"""Lines of a terminal that has room for more of the log."""
+"""Lines from which on a terminal has room for more of the log."""
 _NARROW = 90
-"""Columns of a terminal that has none to spare."""
+"""Columns up to which a terminal is too narrow for padding."""
 _FRAME, _HOST_LINES = 3, 10
-"""Lines of the frame, and of hosts and load."""
+"""The lines of the frame, and those of hosts and load."""
 
 _ROLE_STYLES = {Role.MASTER: "bold green", Role.REPLICA: "cyan", Role.UNKNOWN: "dim"}
 _HEALTH_STYLES = {
@@ -75,7 +75,7 @@ class _Rate:
 
 
 class LiveScreen:
-    """Draws in a thread: a slow terminal must not hold up the application that is measured."""
+    """Draws in a thread, so that a slow terminal does not delay the application being measured."""
 
     period = 0.1
 
@@ -94,13 +94,13 @@ class LiveScreen:
         self._draw()
 
     def tell(self, text: str) -> None:
-        """Show a step; drawn at once while there are no frames."""
+        """Show a step: with the next frame, or at once if there has been no frame yet."""
         self._steps.append(_Line(time.monotonic() - self._began, text))
         if self._frame is None:
             self._draw()
 
     def log(self, text: str) -> None:
-        """Show a line at the next frame."""
+        """Show a log line with the next frame."""
         self._log.append(_Line(time.monotonic() - self._began, text))
 
     async def show(self, frame: Frame) -> None:
@@ -121,7 +121,7 @@ class LiveScreen:
             self._live.update(self.render(), refresh=True)
 
     def render(self) -> RenderableType:
-        """Compose what is seen now."""
+        """Compose the current content of the screen."""
         parts: list[RenderableType] = []
         if self._frame is not None:
             parts += [
@@ -130,7 +130,7 @@ class LiveScreen:
                 self._load(self._frame),
                 Text(),
             ]
-        # What is left of the terminal's height is for the steps.
+        # The steps get the rest of the terminal's height.
         taken = (_HOST_LINES if self._frame is not None else 0) + 1 + self._log_height + _FRAME
         height = min(_STEPS, max(1, self._console.height - taken))
         parts.append(_lines(list(self._steps)[-height:], last_style="bold yellow"))
@@ -195,7 +195,7 @@ def _hosts(frame: Frame, space: int) -> RenderableType:
 def _host(name: str, node: NodeMetrics) -> list[Text]:
     role = Text(node.role.value, _ROLE_STYLES[node.role])
     if node.exclusion is not None:
-        # A fenced host need not answer any more; what counts is that it does not serve.
+        # A fenced host may no longer answer; show that it does not serve, rather than its role.
         role = Text(node.exclusion.name.lower(), "bold red")
     milliseconds = "" if node.response_time is None else f"{node.response_time * 1000:.1f} ms"
     master = node.role is Role.MASTER or node.exclusion is Exclusion.FENCED

@@ -1,4 +1,4 @@
-"""A nameserver of the demo's own: it tells where the hosts are, until they are elsewhere."""
+"""The demo's own nameserver, which resolves the names of the hosts."""
 
 import asyncio
 from typing import Self
@@ -17,7 +17,7 @@ _LOOPBACK = "127.0.0.1"
 class NameServer(asyncio.DatagramProtocol):
     """Answers over UDP on loopback; use it in ``async with``.
 
-    `records` may be changed at any moment: an IPv4 address for each name.
+    `records` holds an IPv4 address for each name, and may be changed at any time.
     """
 
     def __init__(self, ttl: int) -> None:
@@ -28,7 +28,7 @@ class NameServer(asyncio.DatagramProtocol):
 
     @property
     def address(self) -> str:
-        """Where it is asked; the same when it is stopped and started."""
+        """The server's address and port; they stay the same if it is stopped and started."""
         return f"{_LOOPBACK}:{self._port}"
 
     async def start(self) -> None:
@@ -39,7 +39,7 @@ class NameServer(asyncio.DatagramProtocol):
         self._port = self._transport.get_extra_info("sockname")[1]
 
     def stop(self) -> None:
-        """Be gone, as a process that has ended."""
+        """Stop answering, as if the process had ended."""
         if self._transport is not None:
             self._transport.close()
 

@@ -1,4 +1,4 @@
-"""The observer: knows when a server began to accept writes, by the server's own word."""
+"""The observer: asks the servers themselves when one began to accept writes."""
 
 import asyncio
 import json
@@ -14,24 +14,24 @@ from hasql.testing import ClusterError
 __all__ = ("Observable", "Observer", "Promotion")
 
 _TIMEOUT = 30.0
-"""Seconds that the process may take to start, and a promotion to happen."""
+"""Seconds that the start of the process may take, and those that a promotion may take."""
 
 
 class Observable(Protocol):
-    """A server that can be asked."""
+    """A server that the observer can ask."""
 
     @property
     def superuser_dsn(self) -> str:
-        """This server alone."""
+        """The DSN of this server alone, for the superuser."""
 
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """When a replica became a master, as closely as could be told; monotonic seconds."""
+    """Bounds on when a replica became a master, in monotonic seconds."""
 
-    #: When it was asked for the last time with the answer that it was in recovery.
+    #: When the last question was sent that the server answered with "in recovery".
     not_before: float
-    #: When its first answer to say that it was not had arrived.
+    #: When the first answer arrived that said it was no longer in recovery.
     not_after: float
 
 
@@ -52,7 +52,7 @@ class Observer:
             start_new_session=True,  # Ctrl-C is for the demo, which then ends this process
         )
         try:
-            # By its input, not as arguments: those are visible to every user of the machine.
+            # The DSNs go through standard input, because arguments are visible to every user.
             self._order(json.dumps([node.superuser_dsn for node in self._nodes]))
             await self._answer()
         except BaseException:
@@ -69,14 +69,14 @@ class Observer:
         await self._end()
 
     def watch(self) -> None:
-        """Begin to ask the servers, every two milliseconds."""
+        """Start asking the servers, every two milliseconds."""
         self._order("watch")
 
     async def promotion(self, node: Observable) -> Promotion:
-        """Wait until `node` is a master and return when it became one.
+        """Wait until `node` is a master, and return when it became one.
 
         Raises:
-            ClusterError: It did not within 30 s.
+            ClusterError: No replica became a master within 30 s, or the process has ended.
         """
         while True:
             index, not_before, not_after = json.loads(await self._answer())

@@ -1,12 +1,12 @@
-"""Asks servers in recovery whether they still are, from a process of its own.
+"""Asks servers in recovery, from a process of its own, whether they still are.
 
-In the application's process the answer would wait for the event loop whose delays it is there to
-measure. Times are of the monotonic clock, which all processes of a machine share.
+In the application's process, the answers would wait for the very event loop whose delays are to be
+measured. Times are those of the monotonic clock, which all processes of a machine share.
 
-Reads the DSNs from standard input (one JSON list on a line), answers ``ready``, and begins to ask
-at the next line. Writes ``[index, last, first]`` when a server has become a master: when it was
-asked for the last time with the answer "in recovery", and when the first other answer had come.
-Ends at the end of its input.
+The program reads the DSNs from standard input (a JSON list on one line), answers ``ready``, and
+starts asking when it reads the next line. When a server has become a master, it writes
+``[index, last, first]``: ``last`` is when the last question was sent that was answered with "in
+recovery", and ``first`` is when the first other answer arrived. It ends at the end of its input.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ async def _poll(index: int, connection: "asyncpg.Connection[asyncpg.Record]") ->
         try:
             in_recovery = await connection.fetchval("SELECT pg_is_in_recovery()")
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            return  # killed or restarted: it will not be the new master
+            return  # the server was killed or restarted, so it will not be the new master
         if not in_recovery:
             _say([index, last, time.monotonic()])
             return

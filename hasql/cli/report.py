@@ -1,4 +1,4 @@
-"""The report: what a demo has shown, worked out from what was taken note of."""
+"""The report: the results of a demo, computed from the record of its run."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -21,7 +21,7 @@ __all__ = (
 )
 
 _LATE = 1.0
-"""Seconds beyond its TTL after which an old address has no excuse, on a busy machine too."""
+"""Seconds beyond the TTL for which an old address may still be used, on a busy machine."""
 
 
 class Acknowledged(NamedTuple):
@@ -31,7 +31,7 @@ class Acknowledged(NamedTuple):
     sequence: int
     #: When it returned, in monotonic seconds.
     at: float
-    #: The server's address by which it was written, where that is of interest.
+    #: The address of the server that wrote it, if that matters.
     address: str = ""
 
 
@@ -46,30 +46,31 @@ class FailedOperation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One step of the scenario, `at` seconds after the load began (before it: negative)."""
+    """One step of the scenario, `at` seconds after the load began (negative if before it)."""
 
     at: float
     what: str
 
 
 class NameMove(NamedTuple):
-    """A host's name left one address for another at `at`, in monotonic seconds."""
+    """The move of a host's name from one address to another, at `at` in monotonic seconds."""
 
     name: str
     left: str
     to: str
-    #: Seconds for which who had asked before may take the old address for good.
+    #: Seconds for which a client that has looked the name up may go on using the old address.
     ttl: int
     at: float
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """What was taken note of. Times are of one monotonic clock, in seconds."""
+    """The record of a run. All times are seconds of the same monotonic clock."""
 
     fault: str
     postgresql: str
-    #: Whether nothing acknowledged may be missing: the master was stopped in order, or not at all.
+    #: True if no acknowledged row may be missing, because the master was stopped cleanly or not at
+    #: all.
     lossless: bool
     began: float
     ended: float
@@ -84,23 +85,23 @@ class RunRecord:
     hung: int
     #: Client and sequence of every row on the last master.
     present: Collection[tuple[int, int]]
-    #: How long each acquire waited that had to, and how many tries failed before they succeeded.
+    #: How long each acquire that had to wait has waited, and how many attempts of acquires failed.
     waits: Sequence[float] = ()
     retries: int = 0
     events: Sequence[Event] = ()
-    #: The master's name, if that is what has moved.
+    #: The move of the master's name, if it has moved.
     move: NameMove | None = None
-    #: What the application ran on: ``async`` or ``sync``.
+    #: The face of hasql that the application used: ``async`` or ``sync``.
     face: str = "async"
 
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """How long nothing was written, and whose time that was. Seconds."""
+    """How many seconds nothing was written, and what caused them."""
 
     #: From the last write acknowledged before the fault to the first one after it.
     without_writes: float
-    #: From the fault to the moment the new master itself said it accepts writes.
+    #: From the fault to the moment when the new master itself said that it accepts writes.
     without_master: float
     #: From that moment to the first write acknowledged through the pool manager.
     added_by_hasql: float
@@ -108,14 +109,14 @@ class Outage:
 
 @dataclass(frozen=True, slots=True)
 class MovedName:
-    """How long a name that had moved was taken for what it was. Seconds."""
+    """How many seconds the old address of a moved name was used."""
 
     name: str
     left: str
     to: str
     ttl: int
-    #: From the move to the last write by way of the old address, and to the first of the new one;
-    #: None: there was none.
+    #: From the move to the last write by the old address (0 if there was none), and from the move
+    #: to the first write by the new one (None if there was none).
     old_for: float
     new_after: float | None
 
@@ -126,15 +127,15 @@ class Rows:
 
     acknowledged: int
     present: int
-    #: Missing, and acknowledged by the old master, which died before it had shipped them.
+    #: Missing because the old master, which had acknowledged them, died before it shipped them.
     not_shipped: int
-    #: Missing without that excuse.
+    #: Missing for any other reason.
     lost: int
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorCount:
-    """How often operations of one kind failed in one way."""
+    """How often operations of one kind failed with one error."""
 
     operation: str
     error: str
@@ -160,11 +161,11 @@ class Report:
     load_seconds: float
     writes: int
     reads: int
-    #: None when the fault took no master away.
+    #: None if the fault did not take the master away, or if no write followed.
     outage: Outage | None
-    #: None when no name has moved.
+    #: None if no name has moved.
     moved: MovedName | None
-    #: The longest time after the fault in which no read, or no write, ended.
+    #: The longest time after the fault in which no read ended, and in which no write ended.
     longest_pause_in_reads: float
     longest_pause_in_writes: float
     slowest_read: float
@@ -176,20 +177,20 @@ class Report:
     errors: tuple[ErrorCount, ...]
     failures: tuple[TimedFailure, ...]
     rows: Rows
-    #: Acquires that had to wait for a place or a host, the longest of it, and tries that failed:
-    #: what the application saw as time, not as an error.
+    #: The acquires that had to wait for a connection or a host, the longest such wait, and the
+    #: failed attempts. The application saw all of these as time, not as errors.
     waits: int
     longest_wait: float
     retries: int
     #: Why the demo has not shown what it should; empty if it has.
     problems: tuple[str, ...] = field(default=())
     events: tuple[Event, ...] = field(default=())
-    #: What the application ran on: ``async`` or ``sync``.
+    #: The face of hasql that the application used: ``async`` or ``sync``.
     face: str = "async"
 
     @classmethod
     def of(cls, evidence: RunRecord) -> "Report":
-        """Work it out."""
+        """Compute the report of a run from its record."""
         struck = evidence.struck
         failures = tuple(
             TimedFailure(each.task, each.error, each.began - struck, each.ended - struck)
@@ -226,11 +227,11 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether service came back and nothing is missing that hasql could have kept."""
+        """Whether service came back, and no row is missing that hasql could have preserved."""
         return not self.problems
 
     def as_json(self) -> dict[str, Any]:
-        """Return the report as values that `json.dumps` takes."""
+        """Return the report as values that `json.dumps` accepts."""
         return {"ok": self.ok, **asdict(self)}
 
 
@@ -266,8 +267,8 @@ def _moved(evidence: RunRecord) -> MovedName | None:
 def _rows(evidence: RunRecord) -> Rows:
     present = set(evidence.present)
     missing = [row for row in evidence.acknowledged if (row.client, row.sequence) not in present]
-    # Until the new master accepted writes, only the old one can have acknowledged any. What
-    # comes later from anybody but the new master is what hasql is there to prevent.
+    # Until the new master accepted writes, only the old one can have acknowledged rows. After that,
+    # hasql must prevent writes to any server but the new master, so a missing row has no excuse.
     excused = evidence.writable if not evidence.lossless else None
     not_shipped = sum(1 for row in missing if excused is not None and row.at < excused)
     return Rows(

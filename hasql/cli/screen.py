@@ -1,4 +1,4 @@
-"""Screens: where a running demo shows itself."""
+"""Screens: they show a running demo."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ __all__ = ("Frame", "PlainScreen", "Screen")
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What is to be seen at one moment; `at` is in monotonic seconds, the counts are totals."""
+    """The state to show at one moment; `at` is in monotonic seconds, the counts are totals."""
 
     at: float
     metrics: Metrics
@@ -26,7 +26,7 @@ class Frame:
 
 
 class Screen(Protocol):
-    """What a demo needs of a screen. `tell` and `log` are called from any thread."""
+    """What a demo needs from a screen. `tell` and `log` are called from any thread."""
 
     #: Seconds between two frames.
     period: float
@@ -38,10 +38,10 @@ class Screen(Protocol):
         """Show a line that hasql has logged."""
 
     async def show(self, frame: Frame) -> None:
-        """Show how things stand."""
+        """Show the current state."""
 
     def close(self) -> None:
-        """Show nothing more."""
+        """Stop showing anything."""
 
 
 class PlainScreen:
@@ -59,11 +59,11 @@ class PlainScreen:
         self._print(text)
 
     def log(self, text: str) -> None:
-        """Print what hasql has logged."""
+        """Print a line that hasql has logged."""
         self._print(f"  hasql: {text}")
 
     async def show(self, frame: Frame) -> None:
-        """Print the rates since the last frame, and where each host stands."""
+        """Print the rates since the last frame, and the role or state of each host."""
         last, self._last = self._last, frame
         if last is None:
             return
@@ -79,7 +79,7 @@ class PlainScreen:
         )
 
     def close(self) -> None:
-        """Do nothing: every line is out."""
+        """Do nothing: every line has been printed."""
 
     def _print(self, text: str) -> None:
         print(f"{time.monotonic() - self._began:6.2f} s  {text}", file=self._stream, flush=True)

@@ -1,4 +1,4 @@
-"""The summary: the report as tables for people."""
+"""The summary: shows the report as tables."""
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -15,7 +15,7 @@ def _milliseconds(seconds: float) -> str:
 
 
 def summary(report: Report) -> RenderableType:
-    """Make the tables that close a demo."""
+    """Make the tables that are shown at the end of a demo."""
     table = Table(
         title=f"{report.fault}, {report.face}, PostgreSQL {report.postgresql}",
         title_style="bold",

@@ -1,4 +1,4 @@
-"""The workload of tasks, over asyncpg."""
+"""The workload that runs in tasks, with asyncpg."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,7 +14,7 @@ _SQL = Statements("$1", "$2")
 
 
 class TaskWorkload(Workload):
-    """One task for each writer and reader."""
+    """Runs each writer and each reader in a task."""
 
     def __init__(self, pool: PoolManager) -> None:
         super().__init__(pool)
@@ -63,7 +63,7 @@ class TaskWorkload(Workload):
             began = monotonic()
             try:
                 await operation(client, number)
-            except Exception as error:  # noqa: BLE001 - counting them is what this is for
+            except Exception as error:  # noqa: BLE001 - every failure is counted
                 self._note_failure(name, error, began)
             await asyncio.sleep(PAUSE)
 

@@ -1,4 +1,4 @@
-"""The workload of threads, over psycopg."""
+"""The workload that runs in threads, with psycopg."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,9 +15,9 @@ _SQL = Statements("%s", "%s")
 
 
 class ThreadWorkload(Workload):
-    """One thread for each writer and reader. The pool's connections commit each statement.
+    """Runs each writer and each reader in a thread. The pool's connections are in autocommit mode.
 
-    What the demo asks of the pool manager is asked in a thread as well: it would hold up the
+    The demo's own calls of the pool manager also run in threads, because they would block the
     demo's event loop.
     """
 
@@ -25,7 +25,7 @@ class ThreadWorkload(Workload):
         super().__init__(pool)
         self._pool = pool
         self._threads: list[Thread] = []
-        #: Whether connections are broken so that threads end: no failures that anybody wants.
+        #: Set while connections are broken to end threads: failures are not counted then.
         self._breaking = False
 
     async def ready(self, seconds: float = 10.0) -> None:
@@ -53,7 +53,7 @@ class ThreadWorkload(Workload):
             await self._wait(TIMEOUT)
 
     def _start(self, name: str, operation: Callable[[int, int], None], client: int) -> None:
-        # Daemons: not even one that hangs may keep the command from ending.
+        # Daemon threads, so that not even a hanging one keeps the command from ending.
         thread = Thread(target=self._repeat, args=(name, operation, client), name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
@@ -74,7 +74,7 @@ class ThreadWorkload(Workload):
             began = monotonic()
             try:
                 operation(client, number)
-            except Exception as error:  # noqa: BLE001 - counting them is what this is for
+            except Exception as error:  # noqa: BLE001 - every failure is counted
                 if not self._breaking:
                     self._note_failure(name, error, began)
             sleep(PAUSE)
@@ -82,7 +82,7 @@ class ThreadWorkload(Workload):
     def _write(self, client: int, number: int) -> None:
         with self._pool.acquire_master() as connection:
             row = connection.execute(_SQL.insert, (client, number)).fetchone()
-            assert row is not None  # noqa: S101 - RETURNING has one
+            assert row is not None  # noqa: S101 - RETURNING yields one
             self.acknowledged.append(Acknowledged(client, number, monotonic(), row[0]))
 
     def _read(self, client: int, _number: int) -> None:

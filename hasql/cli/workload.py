@@ -21,11 +21,11 @@ TIMEOUT: Final = 5.0
 """Seconds after which an operation that does not end is counted as hanging."""
 
 GRACE: Final = 0.2
-"""Seconds that operations under way are given by somebody in a hurry."""
+"""Seconds that an abort waits for running operations to end."""
 
 
 class Statements:
-    """What is asked of the servers; a driver says how it marks a parameter."""
+    """The SQL statements; `first` and `second` are the driver's placeholders for parameters."""
 
     create = f"CREATE TABLE {TABLE} (client int, sequence int, PRIMARY KEY (client, sequence))"
 
@@ -38,13 +38,13 @@ class Statements:
 
 
 class Workload(ABC):
-    """Runs until stopped and takes note of every operation. Times are monotonic seconds.
+    """Runs until it is stopped, and records every operation. Times are monotonic seconds.
 
-    Use it in ``async with``: its pool manager is closed afterwards.
+    Use it in ``async with``, which closes the pool manager at the end.
     """
 
     def __init__(self, pool: Introspection[Any, Any]) -> None:
-        #: Its pool manager, of either face.
+        #: The pool manager, for tasks or for threads.
         self.pool = pool
         self._stopping = False
         self.acknowledged: list[Acknowledged] = []
@@ -52,7 +52,7 @@ class Workload(ABC):
         self.reads: list[tuple[float, float]] = []
         self.failed: list[FailedOperation] = []
         self.hung = 0
-        #: The acquires that waited, and the tries that failed.
+        #: The acquires that had to wait, and the attempts of acquires that failed.
         self.waits: list[AcquireWaited] = []
         self.retries: list[AcquireRetried] = []
         self.began = self.ended = monotonic()
@@ -72,12 +72,12 @@ class Workload(ABC):
     async def ready(self, seconds: float = 10.0) -> None:
         """Wait until one master and two replicas serve.
 
-        Raises NotAvailableError if they do not within so many seconds.
+        Raises NotAvailableError if they do not serve within `seconds`.
         """
 
     @abstractmethod
     async def prepare(self) -> None:
-        """Make the table that is written and read."""
+        """Create the table that the workers write and read."""
 
     @abstractmethod
     async def close(self) -> None:
@@ -95,7 +95,10 @@ class Workload(ABC):
             self._start(f"reader {client}", self._read, client)
 
     async def stop(self) -> None:
-        """Let each worker end its operation; count and end those that do not within 5 s."""
+        """Wait until each worker has ended its operation.
+
+        Workers that do not end within 5 s are counted as hanging, and ended.
+        """
         self._stopping = True
         self.hung = await self._wait(TIMEOUT)
         self.ended = monotonic()
@@ -103,15 +106,18 @@ class Workload(ABC):
 
     @abstractmethod
     async def abort(self) -> None:
-        """End all workers at once, but for what is ending by itself anyway."""
+        """End all workers, after a short wait for operations that end by themselves."""
 
     @abstractmethod
     def _start(self, name: str, operation: Callable[[int, int], Any], client: int) -> None:
-        """Have a worker repeat an operation, which takes the client's number and its own."""
+        """Start a worker that repeats an operation.
+
+        The operation takes the client's number, and the number of the repetition.
+        """
 
     @abstractmethod
     def _write(self, client: int, number: int) -> object:
-        """Write a row, and take note of it once that is acknowledged."""
+        """Write a row, and record it once it is acknowledged."""
 
     @abstractmethod
     def _read(self, client: int, number: int) -> object:
@@ -119,7 +125,7 @@ class Workload(ABC):
 
     @abstractmethod
     async def _wait(self, seconds: float) -> int:
-        """Wait for the workers, for so long at most; return how many have not ended."""
+        """Wait up to `seconds` for the workers to end; return how many have not ended."""
 
     def _note_failure(self, name: str, error: Exception, began: float) -> None:
         text = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
