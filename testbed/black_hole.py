@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 __all__ = ("black_hole",)
 
-#: Linux completes that many connects for a listener that accepts none, and drops all others.
+#: More connects than Linux completes for a listener that accepts none: it drops all further ones.
 _FILL = 4
 
 
 @contextmanager
 def black_hole(address: str, port: int) -> Iterator[None]:
-    """Let this address be silent at this port."""
+    """Make connects to this address and port get no answer within a block."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""A certificate authority made for one test, and what it certifies; by the program openssl."""
+"""A certificate authority for one test, and the certificates that it issues, made with openssl."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
 
 class Authority:
-    """Who trusts the file `certificate` trusts all that is issued here, and nothing else."""
+    """An authority; a client that trusts the file `certificate` trusts only what it issues."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ class Authority:
         )
 
     def issue(self, *names: str) -> Path:
-        """Return a file with a key and its certificate for these names, such as `IP:127.0.0.1`."""
+        """Return a file with a key, and its certificate for these names, such as `IP:127.0.0.1`."""
         stem = self._directory / names[0].replace(":", "_")
         request, extensions = stem.with_suffix(".csr"), stem.with_suffix(".ext")
         key, whole = stem.with_suffix(".key"), stem.with_suffix(".pem")
@@ -51,7 +51,7 @@ class Authority:
         return whole
 
     def server(self, *names: str, asks_for_a_certificate: bool = False) -> ssl.SSLContext:
-        """Return what a server with a certificate for these names needs."""
+        """Return the TLS context of a server that has a certificate for these names."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.certificate)
         context.load_cert_chain(self.issue(*names))
         if asks_for_a_certificate:
@@ -61,7 +61,7 @@ class Authority:
 
 def _openssl(*arguments: str) -> str:
     done = subprocess.run(
-        ["openssl", *arguments],  # noqa: S607  # the machine's
+        ["openssl", *arguments],  # noqa: S607  # the machine's own
         capture_output=True,
         text=True,
         timeout=30,

@@ -1,4 +1,4 @@
-"""A real server that lets in who comes with TLS and a certificate of his own."""
+"""A real server that admits only clients with TLS and a client certificate."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BEFORE_OTHERS = (
 
 
 class SecuredServer(NamedTuple):
-    """The server, whom it trusts, and a certificate with its key of which that holds."""
+    """The server, the authority that it trusts, and a client certificate that it accepts."""
 
     server: MovingServer
     trusted: Path
@@ -41,11 +41,11 @@ class SecuredServer(NamedTuple):
 
 @contextmanager
 def secured_server(directory: Path) -> Iterator[SecuredServer]:
-    """Start it at 127.0.0.1, for which alone its own certificate is; needs `needs_tls`."""
+    """Start the server at 127.0.0.1, the only name in its certificate; needs `needs_tls`."""
     authority = Authority(directory / "authority")
     own = authority.issue("IP:127.0.0.1")
     of_client = authority.issue("DNS:client.example.test")
-    of_client.chmod(0o600)  # else libpq does not take the key in it
+    of_client.chmod(0o600)  # otherwise libpq does not accept the key in it
     with moving_server(certificate=own) as server:
         asyncio.run(_demand(server, authority.certificate.read_text().strip()))
         yield SecuredServer(server, authority.certificate, of_client)

@@ -1,4 +1,4 @@
-"""A Django project in this process: its settings lead to a cluster, its work has a thread."""
+"""A Django project in this process: its database is a cluster, and its work runs in a thread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hasql.cluster.dsn import Dsn
 from hasql.contrib.django.shared_managers import close_where
 from testbed.scene import until_sessions
 
-if not settings.configured:  # once in a process: a program of its own may have done it
+if not settings.configured:  # only once in a process: another program may have done it
     settings.configure(
         INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth"],
         DATABASES={},
@@ -27,7 +27,7 @@ if not settings.configured:  # once in a process: a program of its own may have 
     )
     django.setup()
 
-# Models can be imported only now.
+# Models can be imported only after django.setup().
 from django.contrib.auth.models import Group, Permission
 from django.contrib.contenttypes.models import ContentType
 
@@ -52,7 +52,7 @@ _T = TypeVar("_T")
 def databases_of(
     cluster: LocalCluster, name: str, options: Mapping[str, Any] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Return DATABASES with a master's alias and a replica's; all sessions bear a name."""
+    """Return DATABASES with aliases for master and replica; `name` is the application_name."""
     dsn = Dsn.parse(str(cluster.dsn))
     common = {
         "ENGINE": "hasql.contrib.django",
@@ -73,7 +73,7 @@ def databases_of(
 
 
 class DjangoProject:
-    """What tests hold of it."""
+    """A project that a test configures and runs code in."""
 
     def __init__(self, cluster: LocalCluster, name: str) -> None:
         self.cluster = cluster
@@ -83,26 +83,26 @@ class DjangoProject:
         self._threads = [ThreadPoolExecutor(1, "django")]
 
     def configure(self) -> None:
-        """Have Django use `databases` from now on, as changed; this thread begins anew."""
+        """Make Django use `databases`, as they are now; connections of this thread are closed."""
         forget_connections()
         settings.DATABASES = self.databases
-        # What the handler makes of its settings, which it does once.
+        # Django's handler evaluates its settings only once, so do it again here.
         connections.settings = connections.configure_settings(self.databases)
 
     async def run(self, work: Callable[..., _T], *args: Any, thread: int = 0) -> _T:
-        """Do some work in the project's thread, or in another one that is always the same."""
+        """Run some work in the project's thread, or in another thread, chosen by its number."""
         while len(self._threads) <= thread:
             self._threads.append(ThreadPoolExecutor(1, "django"))
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads[thread], work, *args)
 
     async def end_thread(self, thread: int) -> None:
-        """End a thread that has closed nothing."""
+        """End a thread without closing its connections first."""
         await asyncio.to_thread(self._threads.pop(thread).shutdown)
         await asyncio.to_thread(gc.collect)
 
     async def close(self) -> None:
-        """Close everything, and see that nothing is left on the servers."""
+        """Close everything, and wait until no session is left on the servers."""
         try:
             for thread in range(len(self._threads)):
                 await self.run(forget_connections, thread=thread)
@@ -116,7 +116,7 @@ class DjangoProject:
 
 
 def forget_connections() -> None:
-    """Close what this thread has, so that it reads its settings again."""
+    """Close the connections of this thread, so that it reads its settings again."""
     for wrapper in connections.all(initialized_only=True):
         wrapper.close()
         del connections[wrapper.alias]
@@ -124,7 +124,7 @@ def forget_connections() -> None:
 
 @asynccontextmanager
 async def django_project(cluster: LocalCluster) -> AsyncIterator[DjangoProject]:
-    """Have a project for the time of a block. There is one at a time in a process."""
+    """Provide a project within a block. A process can have only one at a time."""
     project = DjangoProject(cluster, f"django_{uuid4().hex}")
     project.configure()
     try:

@@ -1,7 +1,7 @@
-"""A scriptable cluster and a driver for it, for truth tables that no real server could play.
+"""A scriptable cluster and a driver for it, for truth tables that real servers could not produce.
 
-Servers are changed by their methods (`kill`, `freeze`, `promote`, …); the driver shows what a
-real one would: sockets that close, statements that hang, flags that are sent with an answer.
+A test changes servers by their methods (`kill`, `freeze`, `promote`, …). The driver then shows what
+a real one would: sockets that close, statements that hang, flags that are sent with an answer.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _OF_A_TRANSACTION = re.compile(r"CASE WHEN '(\d+)'::pg_catalog.xid8")
 
 
 class ServerError(Exception):
-    """What a fake server answers instead of a row."""
+    """The error that a fake server answers instead of a row."""
 
     def __init__(self, sqlstate: str) -> None:
         super().__init__(f"SQLSTATE {sqlstate}")
@@ -51,7 +51,7 @@ class ServerError(Exception):
 
 
 class DriverError(Exception):
-    """What the fake driver says by itself, of which it cannot tell what it is about."""
+    """An error of the fake driver itself, whose cause the driver cannot tell."""
 
 
 class FakeServer:
@@ -77,39 +77,41 @@ class FakeServer:
         self._up_since = clock()
         self.position = 1000
         self.flushed = 1000
-        #: What it tells of the recovery with which it began to write, and followed as a standby.
+        #: What the server reports about the recovery that ended when it became a master (as a
+        #: standby or after a crash), and about the master that it followed as a standby.
         self.recovered_to: int | None = None
         self.was_standby = False
         self.last_replayed: int | None = None
-        #: How long ago the commit was, in seconds, that it has replayed last as a standby.
+        #: The age, in seconds, of the last commit that it has replayed as a standby.
         self.replay_age: float | None = None
         self.followed: int | None = None
-        #: What has become of transactions, by their ids; what is not here is in progress.
+        #: The outcome of transactions, by their ids; a transaction not listed is in progress.
         self.statuses: dict[int, str | None] = {}
         self.frozen = False
-        #: Whether it lets in and then says nothing more.
+        #: Whether it accepts logins and then stays silent.
         self.silent_after_login = False
         self.alive = True
         #: Raised for every new connection, None to accept them.
         self.login_error: Exception | None = None
         #: SQLSTATE for a probe of this form or a larger one, None to answer.
         self.denies: dict[ProbeForm, str] = {}
-        #: Whether its connections report in_hot_standby, and what a lying pooler has it say.
+        #: Whether its connections report in_hot_standby, and the wrong value that a pooler makes
+        #: them report; None for the right one.
         self.reports_flag = True
         self.lie: bool | None = None
-        #: The same for pooled connections alone, of which a monitor sees nothing.
+        #: The same for pooled connections alone: the monitor's connection reports the truth.
         self.lie_to_pool: bool | None = None
-        #: Whether it is behind a pooler, so that another process answers than the login told of.
+        #: Whether it is behind a pooler, so that another process answers than the login named.
         self.pooler = False
-        #: SQLSTATE with which a setting of its role's ends sessions in probes that do not bring
-        #: their own; None: there is none.
+        #: The SQLSTATE with which a setting of the role ends sessions whose probes do not bring
+        #: their own settings; None if no setting does.
         self.limits: str | None = None
-        #: What somebody on the way makes of the rows of its probes.
+        #: How something between client and server changes the rows of its probes.
         self.garble: Callable[[Sequence[str | None]], Sequence[str | None]] = tuple
         self.connections: list[FakeConnection] = []
         self.probes: list[ProbeForm] = []
         self.logins = 0
-        #: What a login waits for before anything else, such as the look-up of a name.
+        #: What a login awaits before anything else, such as the look-up of a name.
         self.before_login: Callable[[], Awaitable[object]] | None = None
         self.questions = 0
         #: Seconds that each answer takes.
@@ -119,11 +121,11 @@ class FakeServer:
         self.script: dict[str, Callable[[FakeConnection], object]] = {}
         #: How transactions have ended here.
         self.ended: list[str] = []
-        #: The id of each transaction that writes; None: what runs here only reads.
+        #: The id that each writing transaction gets; None if transactions only read.
         self.xid: int | None = None
 
     def mark_row(self) -> Sequence[str | None]:
-        """Answer what is asked before COMMIT."""
+        """Answer the query that is made before COMMIT."""
         if self.xid is None:
             return (None,) * 8
         wal_file = f"{self.timeline:08X}0000000000000001"
@@ -131,7 +133,7 @@ class FakeServer:
         return tuple(map(_text, (self.xid, 1000, 900, *of_server)))
 
     def status(self, xid: int) -> str | None:
-        """Say what has become of a transaction."""
+        """Return the outcome of a transaction."""
         return self.statuses.get(xid, "in progress")
 
     def kill(self) -> None:
@@ -149,7 +151,7 @@ class FakeServer:
             self.master = master
 
     def drop_pooled(self) -> None:
-        """Close all connections but those of monitors, as a middle man may."""
+        """Close all connections except those of monitors, as a proxy may do."""
         for connection in tuple(self.connections):
             if connection.on_lost is None:
                 connection.lose()
@@ -167,7 +169,7 @@ class FakeServer:
         self.timeline += 1
 
     async def answer(self) -> None:
-        """Be there to answer, or hang."""
+        """Return when the server would answer: after its latency, and once it is not frozen."""
         await asyncio.sleep(self.latency)
         while self.frozen:
             await self._thawed.wait()
@@ -176,7 +178,7 @@ class FakeServer:
         self.logins += 1
         if self.before_login is not None:
             await self.before_login()
-        if not self.pooler:  # which takes logins by itself
+        if not self.pooler:  # a pooler accepts logins by itself
             await self.answer()
         if not self.alive:
             msg = f"connection refused by {self.host}"
@@ -192,16 +194,18 @@ class FakeServer:
 
     @property
     def history(self) -> tuple[int | None, int | None, bool | None, int | None, int | None]:
-        """What it has flushed and recovered to, whether as a standby, what it replayed then last.
+        """The history that a probe reads.
 
-        And which timeline a standby follows; of a standby nothing else is told.
+        Of a master: the position flushed, the position where its recovery ended, whether it was a
+        standby until then, and the last position that it replayed. Of a standby: only the timeline
+        that it follows.
         """
         if self.master:
             return self.flushed, self.recovered_to, self.was_standby, self.last_replayed, None
         return None, None, None, None, self.followed
 
     def row(self, form: ProbeForm, pid: int) -> Sequence[object]:
-        """Answer a probe, by the process with this number."""
+        """Answer a probe, as the server process with this pid."""
         self.probes.append(form)
         each: ProbeForm | None = form
         while each is not None:
@@ -230,19 +234,19 @@ class FakeServer:
 
 
 def _position(value: int | None) -> str | None:
-    """Write a WAL position as PostgreSQL does."""
+    """Format a WAL position as PostgreSQL does."""
     return None if value is None else f"{value >> 32:X}/{value & 0xFFFFFFFF:X}"
 
 
 def _text(value: object) -> str | None:
-    """Write a value as PostgreSQL does."""
+    """Format a value as PostgreSQL does."""
     if isinstance(value, bool):
         return "t" if value else "f"
     return None if value is None else str(value)
 
 
 class FakeConnection(HolderNotes):
-    """A connection; as a monitor's session too."""
+    """A connection; it also serves as a monitor's session."""
 
     _pids = count(1000)
 
@@ -250,17 +254,17 @@ class FakeConnection(HolderNotes):
         self.server = server
         self.login_pid = next(self._pids)
         self.closed = False
-        #: The address that was dialled for it.
+        #: The address that was connected to.
         self.address: str | None = None
         self.cannot_be_asked = False
         self.on_lost = on_lost
         self.on_closed: Callable[[FakeConnection], None] = lambda _: None
-        #: That of the last unit of work.
+        #: The transaction of the last unit of work.
         self.transaction: Any = None
         self.resets = 0
-        #: Whether its queries bring the settings of a probe.
+        #: Whether its queries set a probe's own settings.
         self.brings_settings = False
-        #: Whether it was made read-only, and all that was set on it.
+        #: Whether it was made read-only, and all settings that were made on it.
         self.read_only = False
         self.settings: list[str] = []
         self._flag = not server.master
@@ -269,14 +273,14 @@ class FakeConnection(HolderNotes):
 
     @property
     def in_hot_standby(self) -> bool | None:
-        """What the server said with its last answer."""
+        """The flag that the server sent with its last answer."""
         assert not self.cannot_be_asked, "as asyncpg's connections when they are closed"
         if self.on_lost is None and self.server.lie_to_pool is not None:
             return self.server.lie_to_pool
         return self._flag if self.server.reports_flag else None
 
     async def count_rows(self, sql: str) -> int:
-        """Answer the question whether this server writes, and is a certain one."""
+        """Answer the query whether this server is a master, and the expected server."""
         if self.server.silent_after_login:
             await self._gone.wait()
         await self.run()
@@ -346,7 +350,7 @@ class FakeConnection(HolderNotes):
 
 
 class FakePool(ReusesObjects, AsyncPool["FakePool", FakeConnection]):
-    """A driver's pool and the adapter's view of it in one."""
+    """A driver's pool, and the adapter's view of it, in one class."""
 
     def __init__(
         self,
@@ -356,7 +360,7 @@ class FakePool(ReusesObjects, AsyncPool["FakePool", FakeConnection]):
         report: Report,
     ) -> None:
         self._log_in = log_in
-        #: The server that its name leads to, which a test may change.
+        #: Returns the server that the host's name leads to, which a test may change.
         self._server = server
         self.pool = self
         self.destinations = Destinations()
@@ -364,9 +368,9 @@ class FakePool(ReusesObjects, AsyncPool["FakePool", FakeConnection]):
         self.free: list[FakeConnection] = []
         self.lent: set[FakeConnection] = set()
         self.closed = False
-        #: What a test wants to happen at the end of a block.
+        #: A test's own action at the end of a block.
         self.leave_block: Any = lambda *_: None
-        #: What an adapter calls with the errors of statements.
+        #: The function that an adapter calls with the errors of statements.
         self.report = report
 
     @property
@@ -471,14 +475,14 @@ class FakeDriver(Driver[FakePool, FakeConnection]):
 
     def __init__(self, servers: Mapping[HostSpec, FakeServer]) -> None:
         self.servers = dict(servers)
-        #: Where the next connections of a name lead, one after the other, if to several servers.
+        #: For names that lead to several servers: the servers of the next connections, in turn.
         self.turns: dict[HostSpec, Iterator[FakeServer]] = {}
-        #: What is at an address, where a name is followed.
+        #: The server at each address, for names that hasql follows.
         self.at: dict[str, FakeServer] = {}
-        #: The address that is reached where the driver resolves a name by itself.
+        #: The address that a connection reaches if the driver resolves the name itself.
         self.peer: str | None = None
         self.pools: list[FakePool] = []
-        #: What opening a pool raises, one after the other, before it succeeds.
+        #: The errors that opening a pool raises, in turn, before it succeeds.
         self.open_errors: list[Exception] = []
 
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
@@ -527,21 +531,21 @@ class FakeDriver(Driver[FakePool, FakeConnection]):
         return await endpoint.connect(dial, self.failure, FakeConnection.lose)
 
     def server_at(self, host: HostSpec, address: str | None) -> FakeServer:
-        """Return the server at an address of a host; None: where its name leads by itself."""
+        """Return the server at an address; without one, the server that the name leads to."""
         if address is not None:
             return self.at[address]
         return next(self.turns[host]) if host in self.turns else self.servers[host]
 
 
 class ScriptedNames:
-    """What a resolver would say of names, as a test has it."""
+    """A resolver whose answers a test sets."""
 
     def __init__(self, ttl: float) -> None:
         self.addresses: dict[str, tuple[str, ...]] = {}
         self.ttl = ttl
         self.lookups: list[str] = []
         self.expired: list[str] = []
-        #: What a look-up raises instead.
+        #: The error that a look-up raises instead of answering.
         self.error: Exception | None = None
 
     async def lookup_async(self, host: str) -> Answer:
@@ -577,7 +581,7 @@ class FakeManager(BasePoolManager[FakePool, FakeConnection]):
         hosts = ",".join(str(host) for host in servers)
         super().__init__(dsn or f"postgresql://user:secret@{hosts}/app", **kwargs)
 
-    def _clock(self) -> Callable[[], float]:  # type: ignore[override]  # of this one
+    def _clock(self) -> Callable[[], float]:  # type: ignore[override]  # a clock for each manager
         return self._given_clock
 
     def _name_source(self, _: object, /) -> Callable[[], NameSource] | None:  # type: ignore[override]  # of this one
@@ -601,7 +605,7 @@ def manager_of(servers: Mapping[str, FakeServer], **kwargs: Any) -> FakeManager:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Give the other tasks their turns until something holds."""
+    """Let other tasks run until a condition holds."""
     async with asyncio.timeout(20):
         while not holds():
             await asyncio.sleep(0.001)

@@ -1,7 +1,7 @@
-"""The scriptable cluster of `testbed.fake_driver` for a manager for threads.
+"""The scriptable cluster of `testbed.fake_driver`, for a pool manager for threads.
 
-The servers live in the manager's event loop, as its monitors wait for them there: a test changes
-them by `ThreadManager.in_loop`.
+The servers live in the manager's event loop, because its monitors wait for them there. A test
+therefore changes them with `ThreadManager.in_loop`.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from hasql.cluster.host import HostSpec
     from hasql.driver.time_left import TimeLeft
 
-#: Seconds after which a thread that waits here for ever has waited too long for a test.
+#: Seconds after which a thread that still waits here makes the test fail.
 _TOO_LONG = 20.0
 
 
 class ThreadConnection(FakeConnection):
-    """A connection that a thread waits on."""
+    """A connection that a thread uses, and waits for."""
 
     def __init__(self, server: FakeServer) -> None:
-        self._lost = Event()  # first, as the server may lose it as soon as it knows of it
+        self._lost = Event()  # first: the server may lose the connection as soon as it has it
         super().__init__(server)
 
     def use(self) -> None:
@@ -57,12 +57,12 @@ class ThreadConnection(FakeConnection):
 
 
 class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
-    """A driver's pool for threads, and the adapter's view of it in one."""
+    """A driver's pool for threads, and the adapter's view of it, in one class."""
 
     def __init__(
         self, server: Callable[[str | None], FakeServer], endpoint: Endpoint, sizes: PoolSizes
     ) -> None:
-        #: Finds the server at an address of its host.
+        #: Returns the server at an address of the host.
         self._server = server
         self._endpoint = endpoint
         self.pool = self
@@ -74,7 +74,8 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
         self.most_lent = 0
         self.closed = False
         self.generation = 0
-        #: What a test wants to happen in the thread that acquires, and at the end of a block.
+        #: A test's own actions: when a thread acquires, has acquired or has connected, when
+        #: `is_closed` is asked, and at the end of a block.
         self.on_acquire: Callable[[], object] = lambda: None
         self.on_acquired: Callable[[ThreadConnection], object] = lambda _: None
         self.on_connected: Callable[[], object] = lambda: None
@@ -177,8 +178,8 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
         self.on_look()
         return connection.closed
 
-    # What was lent is nobody's once it is given back, as with SQLAlchemy's engine: neither is it
-    # aborted then, nor kept.
+    # As with SQLAlchemy's engine, a connection that was given back has no lease any more: it cannot
+    # be aborted then, and a purge does not spare it.
 
     def abort(self, connection: ThreadConnection) -> None:
         if connection in self.lent:
@@ -230,7 +231,7 @@ class FakeThreadDriver(Driver[FakeThreadPool, ThreadConnection]):
 
     def __init__(self, servers: Mapping[HostSpec, FakeServer]) -> None:
         self._sessions = FakeDriver(servers)
-        #: What is at an address, where a name is followed.
+        #: The server at each address, for names that hasql follows.
         self.at = self._sessions.at
         self.pools: list[FakeThreadPool] = []
 
@@ -275,7 +276,7 @@ class ThreadManager(BaseSyncPoolManager[FakeThreadPool, ThreadConnection]):
         super().__init__(f"postgresql://user:secret@{hosts}/app", **kwargs)
 
     def _name_source(self, _: object, /) -> Callable[[], NameSource] | None:  # type: ignore[override]  # of this one
-        names = self._names  # None: it follows none, as there are no such hosts
+        names = self._names  # None if the hosts have no names to follow
         return None if names is None else lambda: names
 
     def in_loop(self, change: Callable[[], object]) -> None:
@@ -287,12 +288,12 @@ class ThreadManager(BaseSyncPoolManager[FakeThreadPool, ThreadConnection]):
         self._run(done)
 
     def wait_in_loop(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Have the loop do something, and wait for it."""
+        """Run a coroutine in the loop, and wait until it is done."""
         self._run(work)
 
     @property
     def waiting(self) -> int:
-        """How many threads wait for a place."""
+        """How many threads wait for a connection."""
         return self.metrics().waiting
 
     def pool_of(self, name: str) -> FakeThreadPool:

@@ -1,4 +1,4 @@
-"""Transactions of the fake drivers: what a test wants to happen in each step of one."""
+"""Transactions of the fake drivers, whose steps a test can script."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ("FakeThreadTransaction", "FakeTransaction")
 
 
 class _Steps:
-    """What both have in common."""
+    """The part that both transactions have in common."""
 
     state = TransactionState.NOT_BEGUN
 
@@ -32,19 +32,19 @@ class _Steps:
         return self.connection.server.script
 
     def step(self, name: str) -> object:
-        """Do what a test has scripted for a step; return what a task is to wait for then."""
+        """Do what a test has scripted for a step; return what a task has to await then."""
         return self._script[name](self.connection) if name in self._script else None
 
     def row(self) -> Sequence[str | None]:
-        """Answer what is asked before COMMIT."""
+        """Answer the query that is made before COMMIT."""
         if self.state is TransactionState.FAILED:
-            from testbed.fake_driver import ServerError  # which imports this module
+            from testbed.fake_driver import ServerError  # it imports this module
 
             raise ServerError("25P02")
         return self.connection.server.mark_row()
 
     def end(self, tag: str) -> bool:
-        """Take the answer to COMMIT or ROLLBACK."""
+        """Handle the answer to COMMIT or ROLLBACK."""
         done = tag == "COMMIT" and self.state is not TransactionState.FAILED
         self.state = TransactionState.ENDED
         self.connection.server.ended.append("COMMIT" if done else "ROLLBACK")
@@ -52,7 +52,7 @@ class _Steps:
 
 
 class FakeTransaction(_Steps, TaskTransaction):
-    """One of a task's."""
+    """The transaction of a task."""
 
     async def begin(self) -> None:
         await self.connection.run()
@@ -79,7 +79,7 @@ class FakeTransaction(_Steps, TaskTransaction):
 
 
 class FakeThreadTransaction(_Steps, ThreadTransaction):
-    """One of a thread's."""
+    """The transaction of a thread."""
 
     connection: ThreadConnection
 

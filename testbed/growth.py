@@ -1,4 +1,4 @@
-"""How the time that a function takes grows with the text it is given."""
+"""Measures how the time of a function grows with the length of its text."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ if TYPE_CHECKING:
 __all__ = ("TIMES", "growth")
 
 TIMES = 8
-"""How many times as long the longer text is: what is quadratic takes 64 times as long there."""
+"""How many times longer the longer text is; a quadratic function takes 64 times longer for it."""
 
 _REPEATED = 1000
 
 
 def growth(work: Callable[[str], object], parts: tuple[str, str, str]) -> float:
-    """Return how many times as long a text takes whose middle is repeated `TIMES` as often.
+    """Return how many times longer the work takes if the middle is repeated `TIMES` as often.
 
-    In CPU seconds of this thread, and the least of several runs: others may be at work, too.
+    The times are CPU seconds of this thread, and the least of several runs, because the machine may
+    be busy.
     """
     beginning, middle, end = parts
 

@@ -1,4 +1,4 @@
-"""A clock for managers on real servers that a test can hold."""
+"""A clock that a test can hold, for pool managers on real servers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _T = TypeVar("_T")
 
 
 class HeldClock:
-    """Seconds that pass as ever, but not while it is held: nothing grows older meanwhile.
+    """A monotonic clock that can be stopped: while it is held, nothing grows older.
 
-    So what is to happen well within a limit does so on a busy machine, too. Timers go on.
+    Something that must happen well within a time limit then does so even on a busy machine. Timers
+    are not held.
     """
 
     def __init__(self) -> None:
@@ -28,18 +29,18 @@ class HeldClock:
         return (monotonic() if self._held_at is None else self._held_at) - self._behind
 
     def hold(self) -> None:
-        """Let no time pass from now on."""
+        """Stop the clock."""
         self._held_at = monotonic()
 
     def go_on(self) -> None:
-        """Let time pass again, from when it was held."""
+        """Let the clock go on from where it was stopped."""
         if self._held_at is not None:
             self._behind += monotonic() - self._held_at
             self._held_at = None
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Let no time pass within a block."""
+        """Stop the clock within a block."""
         self.hold()
         try:
             yield
@@ -48,11 +49,11 @@ class HeldClock:
 
 
 def with_clock(of_driver: type[_T], clock: Callable[[], float]) -> type[_T]:
-    """Return a class of pool managers that goes by a clock of the test's."""
+    """Return a class of pool managers that uses the given clock."""
     if clock is monotonic:
         return of_driver
 
-    class Clocked(of_driver):  # type: ignore[valid-type, misc]  # whichever it is
+    class Clocked(of_driver):  # type: ignore[valid-type, misc]  # any class
         @staticmethod
         def _clock() -> Callable[[], float]:
             return clock

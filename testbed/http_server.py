@@ -1,4 +1,4 @@
-"""An HTTP server on loopback that answers as a test wants it: well, badly, slowly, or never."""
+"""An HTTP server on loopback that answers as a test tells it: well, badly, slowly, or never."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ __all__ = (
 )
 
 Behaviour: TypeAlias = "Callable[[asyncio.StreamWriter], Awaitable[None]]"
-"""What follows a request; then the connection is closed."""
+"""What the server does after a request, before it closes the connection."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a client has asked."""
+    """A request of a client."""
 
     target: str
     headers: dict[str, str]
 
 
 class HttpServer:
-    """Use it in ``async with``; `behaviour` may be changed at any time."""
+    """The server; use it in ``async with``. `behaviour` may be changed at any time."""
 
     def __init__(
         self,
@@ -50,9 +50,9 @@ class HttpServer:
     ) -> None:
         self.behaviour = behaviour
         self.requests: list[Request] = []
-        #: How many have connected, with a request or without.
+        #: How many connections were made, with a request or without one.
         self.connections = 0
-        #: How many are connected now.
+        #: How many connections are open now.
         self.open = 0
         self.host = host
         self.port = port
@@ -66,7 +66,7 @@ class HttpServer:
         return f"http{'s' if self._tls else ''}://{self.host}:{self.port}"
 
     async def asked(self, times: int) -> None:
-        """Wait until it has had so many requests in all."""
+        """Wait until it has got that many requests in all."""
         async with asyncio.timeout(20):
             while len(self.requests) < times:
                 self._news.clear()
@@ -103,7 +103,7 @@ class HttpServer:
         try:
             with suppress(ConnectionError, asyncio.IncompleteReadError):
                 first = await reader.readexactly(1)
-                if not first.isalpha():  # TLS, say
+                if not first.isalpha():  # not HTTP, for example TLS
                     writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
                     return
                 head = (first + await reader.readuntil(b"\r\n\r\n")).decode()
@@ -137,7 +137,7 @@ def says(raw: bytes) -> Behaviour:
 def answers(
     body: Any, status: int = 200, headers: dict[str, str] | None = None, date: str = ""
 ) -> Behaviour:
-    """Answer with JSON, or with bytes as they are."""
+    """Answer with the body as JSON, or as it is if it is bytes."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     lines = [f"HTTP/1.0 {status} As it is", f"Content-Length: {len(content)}"]
     lines += [f"Date: {date}"] if date else []
@@ -146,14 +146,14 @@ def answers(
 
 
 def breaks_off(body: Any) -> Behaviour:
-    """Announce a whole answer, and close in the middle of it."""
+    """Announce a complete answer, and close in the middle of it."""
     content = json.dumps(body).encode()
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(content)}\r\n\r\n".encode()
     return says(head + content[: len(content) // 2])
 
 
 async def hangs(_: asyncio.StreamWriter) -> None:
-    """Take the request and say nothing."""
+    """Read the request and send nothing."""
     await asyncio.Event().wait()
 
 
@@ -167,7 +167,7 @@ async def drips(writer: asyncio.StreamWriter) -> None:
 
 
 async def floods(writer: asyncio.StreamWriter) -> None:
-    """Send without end."""
+    """Send bytes without end."""
     writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
     while True:
         writer.write(b" " * 65536)

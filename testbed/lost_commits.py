@@ -13,7 +13,7 @@ __all__ = ("LosesCommits", "Lost")
 
 
 class Lost(Enum):
-    """What is lost of a COMMIT, with its connection."""
+    """What is lost, together with the connection: the COMMIT or the answer to it."""
 
     ITSELF = "itself"
     ITS_ANSWER = "its answer"
@@ -26,9 +26,9 @@ class LosesCommits:
         self._target = host, port
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
-        #: What the next COMMIT loses; None: nothing.
+        #: What is lost of the next COMMIT; None for nothing.
         self.loses: Lost | None = None
-        #: Called with a COMMIT that is lost, once the server has answered it if it was handed on.
+        #: Called when a COMMIT is lost; if it was forwarded, once the server has answered it.
         self.on_loss: Callable[[], object] = lambda: None
 
     async def __aenter__(self) -> Self:
@@ -43,7 +43,7 @@ class LosesCommits:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for writer in self._writers:
             writer.transport.abort()
-        await asyncio.sleep(0)  # in which the sockets are closed
+        await asyncio.sleep(0)  # meanwhile the sockets are closed
 
     def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)

@@ -1,6 +1,7 @@
-"""Readers of an application's that read every value as the same: a zero.
+"""An application's own type readers, which read every value as zero.
 
-Readers of libraries over libpq are for all connections of the program, those of asyncpg for one.
+In libraries that use libpq, such readers apply to all connections of the program; in asyncpg they
+apply to one connection.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ if TYPE_CHECKING:
 
 __all__ = ("misread_by_asyncpg", "misreading")
 
-#: Of all that hasql asks for but words, which SQLAlchemy asks for as well.
+#: The types of all values that hasql reads, except text, which SQLAlchemy reads as well.
 _TYPES = {"bool": 16, "int8": 20, "int4": 23, "float8": 701, "numeric": 1700}
 _WORDS = {"text": 25}
 
 
 @contextmanager
 def misreading(*, words: bool) -> Iterator[None]:
-    """Have psycopg and psycopg2 misread what they receive on any connection."""
+    """Make psycopg and psycopg2 misread the values that they receive on any connection."""
     types = {**_TYPES, **_WORDS} if words else _TYPES
     with ExitStack() as stack:
         if find_spec("psycopg"):
@@ -68,8 +69,8 @@ def _psycopg2(types: dict[str, int]) -> Iterator[None]:
 
 
 async def misread_by_asyncpg(connection: Any) -> None:
-    """Have asyncpg misread what it receives on this connection; a hook of its pools."""
-    raw = getattr(connection, "driver_connection", connection)  # under SQLAlchemy
+    """Make asyncpg misread the values that it receives on a connection; a hook for its pools."""
+    raw = getattr(connection, "driver_connection", connection)  # the driver's, under SQLAlchemy
     for name in _TYPES:
         await raw.set_type_codec(
             name, schema="pg_catalog", encoder=str, decoder=lambda _: 0, format="text"

@@ -1,4 +1,4 @@
-"""A real server that has several addresses of loopback, so that a name can move between them."""
+"""A real server at several loopback addresses, so that a name can move between them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ("MovingServer", "listen_at", "moving_server")
 
 
 class MovingServer(NamedTuple):
-    """The server; ``SELECT host(inet_server_addr())`` tells by which address one came to it."""
+    """The server; ``SELECT host(inet_server_addr())`` returns the address that a client used."""
 
     node: LocalNode
     addresses: tuple[str, ...]
@@ -28,22 +28,22 @@ class MovingServer(NamedTuple):
 
     @property
     def port(self) -> int:
-        """Its port, at every address."""
+        """The port of the server, the same at every address."""
         return self.node.port
 
     def url(self, driver: str, host: str, query: str = "") -> str:
-        """Return SQLAlchemy's URL of the application's database, at this host."""
+        """Return SQLAlchemy's URL for the application's database at a host."""
         login = f"{self.user}:{self.password}"
         return f"postgresql+{driver}://{login}@{host}:{self.port}/app{query}"
 
 
 @contextmanager
 def moving_server(*addresses: str, certificate: Path | None = None) -> Iterator[MovingServer]:
-    """Start a server at these addresses; with a key and a certificate it speaks TLS as well.
+    """Start a server at these addresses; with a certificate, it offers TLS as well.
 
-    Both are in one file, as `testbed.certificates.Authority` issues them.
+    The file holds the certificate and its key, as `testbed.certificates.Authority` issues them.
     """
-    # The wheel's PostgreSQL has no TLS.
+    # The wheel's PostgreSQL was built without TLS.
     with LocalCluster(replicas=0, source="local" if certificate else "auto") as cluster:
         node = cluster.nodes[0]
         asyncio.run(_set_up(node, addresses, certificate))
@@ -54,8 +54,8 @@ def moving_server(*addresses: str, certificate: Path | None = None) -> Iterator[
 
 
 async def listen_at(node: LocalNode, addresses: tuple[str, ...]) -> None:
-    """Let a server that is there be at these addresses as well, which takes a restart."""
-    # LocalCluster itself asks at its own address.
+    """Make a running server also listen at these addresses; it is restarted if necessary."""
+    # Keep the server's own address, which LocalCluster uses.
     listen = ",".join((node.host, *addresses))
     if await node.sql("SHOW listen_addresses") != listen:
         await node.sql(f"ALTER SYSTEM SET listen_addresses = '{listen}'")
@@ -64,7 +64,7 @@ async def listen_at(node: LocalNode, addresses: tuple[str, ...]) -> None:
 
 async def _set_up(node: LocalNode, addresses: tuple[str, ...], certificate: Path | None) -> None:
     if certificate is not None:
-        # By the server itself: the file must be its user's.
+        # The server itself writes the file, because its own user must own it.
         await node.sql(
             f"COPY (SELECT unnest(string_to_array($pem${certificate.read_text().strip()}$pem$,"
             " E'\\n'))) TO PROGRAM 'umask 077; cat >moving.pem'"

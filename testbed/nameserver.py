@@ -1,6 +1,7 @@
 """A real nameserver on loopback, whose records and faults a test changes while traffic runs.
 
-It has a thread of its own, so that a test, synchronous or not, may stop and start it at any moment.
+It runs in a thread of its own, so that any test, synchronous or not, can stop and start it at any
+time.
 """
 
 from __future__ import annotations
@@ -25,34 +26,34 @@ import dns.rrset
 
 __all__ = ("Fault", "NameServer", "Question")
 
-#: The most bytes of an answer over UDP to a client that did not say how many it takes.
+#: The most bytes of an answer over UDP to a client that did not announce how many it accepts.
 _UDP_SIZE = 512
 
 
 class Fault(Enum):
-    """What a nameserver may do instead of answering well."""
+    """What a nameserver may do instead of answering correctly."""
 
     SILENT = auto()
     SERVFAIL = auto()
     REFUSED = auto()
     NXDOMAIN = auto()
-    #: The name is there, and has no such record.
+    #: The name exists, but has no such record.
     EMPTY = auto()
-    #: Bytes that are no message, but begin with the number of the question.
+    #: Bytes that are not a message, but begin with the id of the question.
     GARBAGE = auto()
-    #: The number is right, and the question in it is another one.
+    #: An answer with the right id, but to another question.
     MISTAKEN = auto()
-    #: A good answer to a question that nobody asked.
+    #: A correct answer to a question that was not asked.
     STRANGE = auto()
-    #: The same, and then the answer: somebody has tried to be first.
+    #: The same, followed by the real answer: an attacker has tried to answer first.
     FORGED = auto()
-    #: Nothing fits into a datagram: ask over TCP.
+    #: The answer does not fit into a datagram: the client has to ask over TCP.
     TRUNCATED = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What somebody asked: a name without the dot at its end, and a kind such as ``A``."""
+    """A question: a name without the dot at its end, and a kind of record such as ``A``."""
 
     name: str
     kind: str
@@ -61,7 +62,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class _Records:
-    """The records of one name and kind; a rotating name shows another one in each answer."""
+    """The records of one name and kind; a rotating name gives another one in each answer."""
 
     ttl: int
     texts: deque[str]
@@ -75,9 +76,9 @@ class _Records:
 
 
 class NameServer:
-    """A nameserver for all names, which knows those it was told of. Use it with ``with``.
+    """A nameserver that knows the names it was given, and no others. Use it with ``with``.
 
-    Every method may be called from any thread; what it changes holds from the next answer on.
+    Every method may be called from any thread; changes apply from the next answer on.
     """
 
     def __init__(self, *, listen: str = "127.0.0.1") -> None:
@@ -96,51 +97,51 @@ class NameServer:
 
     @property
     def port(self) -> int:
-        """Its port, for UDP and TCP; it stays the same when it is stopped and started."""
+        """The port for UDP and TCP; it stays the same when the server is stopped and started."""
         return self._port
 
     @property
     def address(self) -> str:
-        """What `nameservers=` takes: its address and port."""
+        """The address and port, in the form that `nameservers=` takes."""
         host = f"[{self._listen}]" if ":" in self._listen else self._listen
         return f"{host}:{self._port}"
 
     # Records.
 
     def set(self, name: str, *addresses: str, ttl: int = 1) -> None:
-        """Let a name have these addresses, IPv4 or IPv6, and no others. None: it is empty."""
+        """Give a name these addresses, IPv4 or IPv6, and no others; without any, it is empty."""
         self._set_addresses(name, addresses, ttl, rotating=False)
 
     def rotate(self, name: str, *addresses: str, ttl: int = 1) -> None:
-        """Let each answer hold one of these addresses, the next in turn."""
+        """Make each answer for a name hold one of these addresses, in turn."""
         self._set_addresses(name, addresses, ttl, rotating=True)
 
     def alias(self, name: str, target: str, *, ttl: int = 1) -> None:
-        """Let a name be another's, by a CNAME."""
+        """Make a name an alias of another one, by a CNAME."""
         with self._lock:
             self._forget(name)
             self._records[name.lower(), "CNAME"] = _Records(ttl, deque([f"{target}."]))
 
     def set_srv(self, name: str, *targets: tuple[int, int, int, str], ttl: int = 1) -> None:
-        """Let a name have these targets: priority, weight, port and host (``""``: none at all)."""
+        """Give a name these SRV targets: priority, weight, port, host (``""`` for no service)."""
         texts = [f"{priority} {weight} {port} {host}." for priority, weight, port, host in targets]
         with self._lock:
             self._records[name.lower(), "SRV"] = _Records(ttl, deque(texts))
 
     def remove(self, name: str) -> None:
-        """Let a name not exist."""
+        """Remove a name: it no longer exists."""
         with self._lock:
             self._forget(name)
 
     # Faults.
 
     def fail(self, fault: Fault, *, name: str | None = None, kind: str | None = None) -> None:
-        """Answer so from now on; for one name or one kind of question, or for all."""
+        """Answer with a fault from now on, for one name, for one kind of record, or for all."""
         with self._lock:
             self._faults[name and name.lower(), kind] = fault
 
     def heal(self) -> None:
-        """Answer well again."""
+        """Answer correctly again."""
         with self._lock:
             self._faults.clear()
         self.delay = 0.0
@@ -149,24 +150,24 @@ class NameServer:
 
     @property
     def questions(self) -> list[Question]:
-        """Everything it was asked so far, answered or not."""
+        """All questions so far, answered or not."""
         with self._lock:
             return list(self._questions)
 
     def count(self, name: str | None = None, kind: str | None = None) -> int:
-        """Count the questions, those of a name or a kind alone if these are given."""
+        """Count the questions; if a name or a kind is given, only those for it."""
         with self._lock:
             return self._count(name, kind)
 
     def forget_questions(self) -> None:
-        """Count from zero again."""
+        """Start counting from zero again."""
         with self._lock:
             self._questions.clear()
 
     def wait_for_questions(
         self, number: int, name: str | None = None, kind: str | None = None, *, timeout: float = 10
     ) -> None:
-        """Wait until that many questions have come since counting began; else TimeoutError."""
+        """Wait until that many questions were counted; TimeoutError after `timeout` seconds."""
         with self._asked:
             if not self._asked.wait_for(lambda: self._count(name, kind) >= number, timeout):
                 msg = f"{self._count(name, kind)} questions of {number} came in {timeout} s"
@@ -175,7 +176,7 @@ class NameServer:
     # Life.
 
     def start(self) -> None:
-        """Listen; on the port of before, if there was one."""
+        """Listen, on the same port as before if there was one."""
         assert self._thread is None, "it is running"
         udp, tcp = self._bind()
         started = threading.Event()
@@ -186,7 +187,7 @@ class NameServer:
         started.wait()
 
     def stop(self) -> None:
-        """Be gone: nobody listens any more, as when the process of a nameserver has ended."""
+        """Stop listening, as if the nameserver's process had ended."""
         if self._thread is None:
             return
         assert self._loop is not None
@@ -210,7 +211,7 @@ class NameServer:
             port = tcp.getsockname()[1]
             try:
                 udp.bind((self._listen, port))
-            except OSError:  # another's, for UDP alone
+            except OSError:  # another program uses the port, for UDP only
                 udp.close()
                 tcp.close()
                 if self._port:
@@ -260,7 +261,7 @@ class NameServer:
     # Answers.
 
     def answers(self, wire: bytes, *, tcp: bool) -> list[bytes]:
-        """Return what is sent for a question, nothing to be silent."""
+        """Return the messages to send for a question; an empty list means silence."""
         try:
             query = dns.message.from_wire(wire)
         except dns.exception.DNSException:

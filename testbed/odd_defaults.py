@@ -1,7 +1,7 @@
 """A role and a database full of odd defaults, and an environment full of PG* variables.
 
-Each of them is somebody's: of an application that needs it, or of a machine that others use too.
-None may change what hasql learns of servers.
+Each of them may occur in practice: an application may need it, or other programs on the machine
+may. None of them may change what hasql learns about servers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ("ENVIRONMENT", "evil_schema", "odd_defaults")
 
-#: What stands before the catalog's own in the search path, and says the opposite.
+#: Functions and operators that precede the catalog's in the search path, and say the opposite.
 _EVIL = """\
 DROP SCHEMA IF EXISTS evil CASCADE;
 CREATE SCHEMA evil;
@@ -48,13 +48,13 @@ _ROLE_IN_DATABASE = {
     "standard_conforming_strings": "off",
     "statement_timeout": "'20ms'",
 }
-#: These reach the superuser as well.
+#: These apply to the superuser as well.
 _DATABASE = {"bytea_output": "'escape'", "jit_above_cost": "0"}
 
-#: Where nobody listens.
+#: An address that nothing listens on.
 _NOWHERE = {"PGHOST": "127.0.0.9", "PGHOSTADDR": "127.0.0.9", "PGPORT": "9"}
 
-#: What a machine's login scripts may have left behind. `evil_schema` makes the schema.
+#: Variables that a machine's login scripts may have set. `evil_schema` makes the schema.
 ENVIRONMENT = {
     **_NOWHERE,
     "PGDATESTYLE": "German",
@@ -67,7 +67,7 @@ ENVIRONMENT = {
 
 @asynccontextmanager
 async def evil_schema(cluster: LocalCluster) -> AsyncIterator[None]:
-    """Have a schema with functions and operators that are not what they are called."""
+    """Provide a schema with functions and operators that do not do what their names say."""
     await cluster.master.sql(_EVIL)
     await until_replicated(cluster)
     yield
@@ -76,7 +76,7 @@ async def evil_schema(cluster: LocalCluster) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def odd_defaults(cluster: LocalCluster) -> AsyncIterator[None]:
-    """Have odd defaults of the role and the database for applications, that schema among them."""
+    """Set odd defaults, that schema among them, for the application's role and database."""
     async with evil_schema(cluster):
         await cluster.master.sql(_statements("ROLE app", _ROLE))
         await cluster.master.sql(_statements("ROLE app IN DATABASE app", _ROLE_IN_DATABASE))

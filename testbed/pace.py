@@ -1,4 +1,4 @@
-"""How fast something is, on a machine that does other things as well."""
+"""Measures how fast something is on a busy machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ("Pace", "fastest")
 
 
 def fastest(work: Callable[[], object], times: int = 5) -> float:
-    """Return the least seconds that some work has taken: a busy machine only adds to them."""
+    """Return the least seconds that some work has taken; a busy machine can only add to them."""
     taken = []
     for _ in range(times):
         began = perf_counter()
@@ -23,10 +23,10 @@ def fastest(work: Callable[[], object], times: int = 5) -> float:
 
 
 class Pace:
-    """Counts what was slow, and how often the machine was: mere pauses beside it are the base.
+    """Counts how often the work was slow, compared with how often plain pauses were late.
 
     Args:
-        limit: The seconds beyond which something is slow.
+        limit: The seconds beyond which a measurement counts as slow.
     """
 
     def __init__(self, limit: float) -> None:
@@ -36,19 +36,19 @@ class Pace:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Measure what is done within a block."""
+        """Measure the work done within a block."""
         began = perf_counter()
         yield
         self._slow += perf_counter() - began > self._limit
 
     @contextmanager
     def pausing(self) -> Iterator[None]:
-        """Measure the pause that follows, of a moment."""
+        """Measure a short pause, which the block makes."""
         began = perf_counter()
         yield
         self._late += perf_counter() - began > self._limit
 
     @property
     def slow(self) -> int:
-        """How much was slow more often than the machine."""
+        """How many more times the work was slow than the pauses were late."""
         return max(0, self._slow - self._late)

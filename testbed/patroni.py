@@ -1,7 +1,8 @@
 """Three Patroni members with their etcd on loopback: the real HA manager, for tests that need it.
 
 Nothing is installed here: `make venv-patroni` makes an environment with both programs. PostgreSQL
-is that of `hasql.testing`, which also keeps the files and ends the servers, whatever happens to us.
+comes from `hasql.testing`, which also removes the files and ends the servers, even if this process
+is killed.
 """
 
 from __future__ import annotations
@@ -39,39 +40,39 @@ if TYPE_CHECKING:
 __all__ = ("Member", "PatroniCluster", "PatroniUnavailableError", "Programs")
 
 _ENVIRONMENTS = (f"{sys.prefix}-patroni", str(Path(__file__).parents[1] / ".venv-patroni"))
-"""Where make puts Patroni and etcd: beside the environment that runs this, and by default."""
+"""Where make installs Patroni and etcd: beside the running environment, and its default place."""
 
 _SCOPE = "hasql"
 """The name of the cluster."""
 
 _SERVER_PROGRAMS = ("pg_ctl", "pg_isready", "psql")
-"""What Patroni and this module need beside what every LocalCluster needs."""
+"""The programs that Patroni and this module need besides those of every LocalCluster."""
 
 _SERVER_SETTINGS = {
     "fsync": "off",  # nothing here has to survive a power cut
     "shared_buffers": "64MB",
-    "max_wal_size": "256MB",  # the data may live in memory
+    "max_wal_size": "256MB",  # kept small because the data may be in memory
     "wal_keep_size": "128MB",
     "wal_retrieve_retry_interval": "100ms",
-    # Files below the data directory: in /dev/shm they would outlive a SIGKILL.
+    # Files below the data directory; shared memory in /dev/shm would outlive a SIGKILL.
     "dynamic_shared_memory_type": "mmap",
 }
 
 _SHARED = {
-    # The least that Patroni takes.
+    # The smallest value that Patroni accepts.
     "ttl": 20,
     "loop_wait": 1,
     "retry_timeout": 3,
-    # Whatever is acknowledged is on a second server, and only that one may take over.
+    # An acknowledged commit is on a second server, and only that server may take over.
     "synchronous_mode": True,
     "postgresql": {"use_pg_rewind": True, "parameters": _SERVER_SETTINGS},
 }
 
 _PATIENCE = 40.0
-"""Seconds that members may take to form a cluster: more than a leader's lock lasts."""
+"""Seconds that members may take to form a cluster; longer than a leader's lock lasts."""
 
 _POLL = 0.02
-"""Seconds between two questions to Patroni or etcd."""
+"""Seconds between two requests to Patroni or etcd."""
 
 
 class PatroniUnavailableError(Exception):
@@ -80,7 +81,7 @@ class PatroniUnavailableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """What a cluster is made of, and the account it runs under."""
+    """The programs that make up a cluster, and the account that they run under."""
 
     etcd: str
     patroni: str
@@ -90,9 +91,9 @@ class Programs:
 
     @classmethod
     def find(cls) -> Programs:
-        """Look on the PATH and in the environment that make makes.
+        """Find the programs on the PATH and in the environment that make makes.
 
-        :raises PatroniUnavailableError: when something is missing or does not start
+        :raises PatroniUnavailableError: if a program is missing or does not start
         """
         path = os.pathsep.join([os.environ["PATH"], *(f"{each}/bin" for each in _ENVIRONMENTS)])
         found = {}
@@ -118,7 +119,7 @@ class Programs:
         return programs
 
     def check(self, program: str) -> None:
-        """See whether it starts, as the account that will run it."""
+        """Check that a program starts under the account that will run it."""
         done = subprocess.run(
             [*self.prefix, program, "--version"], capture_output=True, text=True, check=False
         )
@@ -127,10 +128,10 @@ class Programs:
 
     @property
     def prefix(self) -> list[str]:
-        """Return what to put before a command, so that it ends with us and does not run as root.
+        """Return the prefix of a command that makes it end with this process, and not run as root.
 
-        A virtual environment's Python often lies where only root may look: reading is what the
-        account is allowed to keep.
+        The Python of a virtual environment is often in a directory that only root may read, so the
+        account keeps the capability to read everything.
         """
         prefix = [self.setpriv, "--pdeathsig=KILL"]
         if self.account.uid is not None:
@@ -145,7 +146,7 @@ def _is_whole(bindir: Path) -> bool:
 
 
 class _Site:
-    """Where everything runs: directories, passwords, background programs."""
+    """The directories, passwords and background programs of a cluster."""
 
     def __init__(self, programs: Programs) -> None:
         self.machine = LocalMachine(programs.binaries, programs.account)
@@ -155,7 +156,7 @@ class _Site:
         self.machine.make_directory(f"{self.root}/run")
 
     def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
-        """Start a program; in the main thread, with which it ends if nobody ends it before."""
+        """Start a program. Call this in the main thread: the program ends when that thread ends."""
         with Path(f"{self.root}/{name}.log").open("ab") as log:
             return subprocess.Popen(
                 [*self._programs.prefix, *command],
@@ -173,7 +174,7 @@ class _Site:
 
 
 class Member:
-    """One member: Patroni, and the PostgreSQL server that it runs."""
+    """A member of the cluster: Patroni, and the PostgreSQL server that it runs."""
 
     def __init__(self, site: _Site, program: str, name: str, port: int, api_port: int) -> None:
         self.name = name
@@ -190,7 +191,7 @@ class Member:
 
     @property
     def superuser_dsn(self) -> str:
-        """This server alone, as superuser in the application's database."""
+        """The DSN of this server alone, for the superuser in the application's database."""
         password = self._site.passwords.superuser
         return f"postgresql://postgres:{password}@{self.host}:{self.port}/app"
 
@@ -200,11 +201,11 @@ class Member:
         return self._patroni is not None and self._patroni.poll() is None
 
     def start(self) -> None:
-        """Start Patroni, which starts its server when it sees fit; in the main thread."""
+        """Start Patroni, which then starts its server. Call this in the main thread."""
         self._patroni = self._site.start(self.name, self._program, f"{self.home}/patroni.json")
 
     def kill(self) -> None:
-        """Kill Patroni and its server at once, as the loss of a machine would."""
+        """Kill Patroni and its server at once, as if the machine were lost."""
         self.kill_patroni()
         self.kill_server()
 
@@ -217,7 +218,7 @@ class Member:
     def kill_server(self) -> None:
         """Kill the server and its children at once."""
         postmaster = self._postmaster()
-        # Stopped first: it could fork a child that the list misses.
+        # Stop it first: otherwise it could fork a child that the list misses.
         os.kill(postmaster, signal.SIGSTOP)
         children = [process.pid for process in process_table() if process.parent == postmaster]
         for pid in (postmaster, *children):
@@ -235,10 +236,10 @@ class Member:
         return self._site.machine.query(self.port, query, 10.0)
 
     def ask(self, method: str, path: str, body: object = None, timeout: float = 5.0) -> Any:
-        """Send a request to Patroni's REST API and return what its answer says.
+        """Send a request to Patroni's REST API and return the content of its answer.
 
-        :raises OSError: when Patroni does not answer
-        :raises ClusterError: when it refuses
+        :raises OSError: if Patroni does not answer
+        :raises ClusterError: if Patroni refuses the request
         """
         connection = HTTPConnection(self.host, self.api_port, timeout=timeout)
         try:
@@ -293,7 +294,7 @@ class PatroniCluster:
 
     def close(self) -> None:
         """End everything and remove every file."""
-        # Patroni first, and at once: it would start again what is ended after it.
+        # Kill Patroni first: otherwise it would restart the servers that are ended below.
         for member in self.members:
             member.kill_patroni()
         for process in self._processes:
@@ -303,28 +304,28 @@ class PatroniCluster:
 
     @property
     def dsn(self) -> str:
-        """All servers, as the application's role in the application's database."""
+        """The DSN of all servers, for the application's role in the application's database."""
         hosts = ",".join(f"{member.host}:{member.port}" for member in self.members)
         return f"postgresql://app:{self._site.passwords.app}@{hosts}/app"
 
     @property
     def hostless_dsn(self) -> str:
-        """The same without a server: for who finds them."""
+        """The same DSN without hosts, for managers that discover them."""
         return f"postgresql://app:{self._site.passwords.app}@/app"
 
     @property
     def api_urls(self) -> list[str]:
-        """Where each member's REST API is."""
+        """The URLs of the members' REST APIs."""
         return [f"http://{member.host}:{member.api_port}" for member in self.members]
 
     @property
     def leader(self) -> Member | None:
-        """Whom Patroni takes for the leader, None without one or without an answer."""
+        """The member that Patroni calls the leader; None if there is none, or no answer."""
         return self._of("leader")
 
     @property
     def standby(self) -> Member | None:
-        """The synchronous standby, which takes over next."""
+        """The synchronous standby, which would take over from the leader."""
         return self._of("sync_standby")
 
     @property
@@ -346,14 +347,15 @@ class PatroniCluster:
         await asyncio.to_thread(self._await, lambda: self.whole, "become whole again")
 
     def switch_over(self, old: Member, new: Member) -> None:
-        """Let the synchronous standby take over from the leader; returns some time after it has.
+        """Make the synchronous standby take over from the leader; return some time after that.
 
-        What ``patronictl switchover`` does: https://patroni.readthedocs.io/en/latest/rest_api.html
+        ``patronictl switchover`` does the same:
+        https://patroni.readthedocs.io/en/latest/rest_api.html
         """
         old.ask("POST", "/switchover", {"leader": old.name, "candidate": new.name}, _PATIENCE)
 
     def schedule_switch_over(self, at: datetime) -> None:
-        """Have the standby take over at this time, unless `forget_switch_over` is called before."""
+        """Schedule a switchover to the standby; `forget_switch_over` can cancel it."""
         leader, standby = self.leader, self.standby
         assert leader is not None
         assert standby is not None
@@ -361,14 +363,15 @@ class PatroniCluster:
         leader.ask("POST", "/switchover", {**names, "scheduled_at": at.isoformat()})
 
     def forget_switch_over(self) -> None:
-        """Let no switchover be scheduled any more."""
+        """Cancel a scheduled switchover."""
         assert self.leader is not None
         self.leader.ask("DELETE", "/switchover")
 
     def take_out(self, member: Member) -> None:
-        """Take a member out of the cluster and leave its server to itself; `heal` takes it in.
+        """Take a member out of the cluster, but leave its server running; `heal` takes it in again.
 
-        Its key would expire by itself, after the time that a leader's lock lasts.
+        The member's key in etcd is deleted; by itself it would expire only after the time that a
+        leader's lock lasts.
         """
         member.kill_patroni()
         key = b64encode(f"/service/{_SCOPE}/members/{member.name}".encode()).decode()
@@ -382,7 +385,7 @@ class PatroniCluster:
             raise ClusterError(f"etcd knows no member {member.name}: {answer}")
 
     def tag(self, member: Member, **tags: object) -> None:
-        """Give a member these tags, and no others; returns once all know of them."""
+        """Give a member these tags, and no others; return once all members know them."""
         self._configure(member, tags)
         member.ask("POST", "/reload")
         self._await(lambda: self._tags(member) == tags, f"tag {member.name}")
@@ -392,7 +395,7 @@ class PatroniCluster:
         return of_name.get(member.name)
 
     def change(self, settings: dict[str, object]) -> None:
-        """Change settings of Patroni's that the members share."""
+        """Change settings of Patroni that the members share."""
         for member in self.members:
             if member.running:
                 member.ask("PATCH", "/config", settings)

@@ -1,4 +1,4 @@
-"""What happens to a cluster of Patroni's under load, and what an application sees of it."""
+"""Faults of a Patroni cluster under load, and what an application sees of them."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 __all__ = ("Fault", "Hosts", "Scaled", "come_and_go", "perform")
 
 _PAUSE = 0.005
-"""Seconds that a task rests between two operations: the same cores run all of the cluster."""
+"""Seconds that a task rests between two operations: the whole cluster runs on the same cores."""
 
 _ACQUIRE_TIMEOUT = 40.0
-"""Seconds that an operation waits for a master: a dead leader's lock lasts for 20."""
+"""Seconds that an operation waits for a master: a dead leader's lock lasts for 20 s."""
 
 _STEADY = 1.0
 """Seconds of load before the fault."""
 
 _AFTERWARDS = 50
-"""Writes after the fault by which it is over."""
+"""The number of acknowledged writes after the fault that end a scene."""
 
 
 class Fault(StrEnum):
-    """What can happen."""
+    """The faults that can happen to the cluster."""
 
     SWITCHOVER = "switchover"
     LEADER_KILLED = "leader killed"
@@ -47,7 +47,7 @@ class Fault(StrEnum):
 
 
 class Hosts(StrEnum):
-    """Where an application has the hosts from."""
+    """Where an application gets its hosts from."""
 
     DSN = "dsn"
     REST = "rest"
@@ -78,7 +78,7 @@ class _Table:
 
 
 class _Load:
-    """Writers and readers of one driver, and what became of each operation."""
+    """The writers and readers of one driver, and the outcome of each operation."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class _Load:
         await self.manager.close()
 
     async def writes(self, count: int) -> None:
-        """Wait for so many more to be acknowledged."""
+        """Wait until `count` more writes are acknowledged."""
         goal = len(self.acknowledged) + count
         async with asyncio.timeout(_ACQUIRE_TIMEOUT):
             while len(self.acknowledged) < goal:
@@ -134,7 +134,7 @@ class _Load:
                 await self._progress.wait()
 
     async def stop(self) -> None:
-        """Let operations under way end, and count those that do not."""
+        """Wait for running operations to end, and count those that do not."""
         self._stopping = True
         _, hanging = await asyncio.wait(self._tasks, timeout=5)
         self.ended, self.hung = time.monotonic(), len(hanging)
@@ -148,7 +148,7 @@ class _Load:
             began = time.monotonic()
             try:
                 await operation(client, number)
-            except Exception as error:  # noqa: BLE001 - counting them is what this is for
+            except Exception as error:  # noqa: BLE001 - every failure is counted
                 self.failed.append(
                     FailedOperation(name, f"{error!r}"[:200], began, time.monotonic())
                 )
@@ -174,11 +174,11 @@ async def perform(
     tasks: int,
     hosts: Hosts = Hosts.DSN,
 ) -> dict[str, Report]:
-    """Let it happen to a whole cluster while each driver has so many writers, and readers.
+    """Cause a fault while each driver has `tasks` writers and as many readers.
 
-    :returns: what became of each driver's, once the cluster is whole again
+    :returns: a report for each driver, once the cluster is whole again
     """
-    # Patroni waits for a server that it restarts, unless it is told not to wait at all.
+    # Patroni waits for a server that it restarts, unless it is told not to wait.
     cluster.change({"primary_start_timeout": 0 if fault is Fault.SERVER_KILLED else 300})
     await cluster.heal()
     old, new = cluster.leader, cluster.standby
@@ -230,7 +230,7 @@ async def perform(
 
 @dataclass(frozen=True)
 class Scaled:
-    """What an application has seen of members that came and went."""
+    """What an application has seen while members came and went."""
 
     writes: int
     reads: int
@@ -240,9 +240,9 @@ class Scaled:
 async def come_and_go(
     cluster: PatroniCluster, kits: Sequence[Kit], tasks: int
 ) -> dict[str, Scaled]:
-    """Take members out until the leader is alone, and in again, while each driver has its load.
+    """Under load, take members out until only the leader is left, then take them in again.
 
-    :returns: what became of each driver's, whose manager has followed each step
+    :returns: the result for each driver, whose pool manager has followed every step
     """
     await cluster.heal()
     leader = cluster.leader
@@ -270,7 +270,7 @@ async def come_and_go(
 
 
 async def _until_hosts(loads: Sequence[_Load], count: int) -> None:
-    """Wait until each manager has so many hosts, and writes go on."""
+    """Wait until each pool manager has `count` hosts, and writes go on."""
     await until(lambda: all(len(load.manager.metrics().nodes) == count for load in loads))
     await asyncio.gather(*[load.writes(_AFTERWARDS) for load in loads])
 
@@ -278,7 +278,7 @@ async def _until_hosts(loads: Sequence[_Load], count: int) -> None:
 async def _strike(
     cluster: PatroniCluster, fault: Fault, observer: Observer, old: Member, new: Member
 ) -> tuple[float, float | None]:
-    """Let it happen; return when it did, and since when there has been a new master."""
+    """Cause a fault; return when it happened, and since when there has been a new master."""
     observer.watch()
     struck = time.monotonic()
     if fault is Fault.SWITCHOVER:
@@ -289,5 +289,5 @@ async def _strike(
     await asyncio.to_thread(old.kill if fault is Fault.LEADER_KILLED else old.kill_server)
     if fault is Fault.SERVER_RESTARTED:
         return struck, None
-    # The earliest moment it can have been: what is uncertain counts against hasql.
+    # Take the earliest possible moment, so that the uncertainty counts against hasql.
     return struck, (await observer.promotion(new)).not_before

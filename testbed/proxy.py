@@ -1,4 +1,4 @@
-"""A TCP proxy that can go deaf: what a firewall, a lost route or a dead switch look like."""
+"""A TCP proxy that can go silent, like a firewall, a lost route or a dead switch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 class Proxy:
-    """Forwards connections to one server until told otherwise. Use it with ``async with``.
+    """Forwards connections to one server until it is told otherwise. Use it in ``async with``.
 
-    It listens at any free port unless it is told which.
+    It listens at any free port unless it is given one.
     """
 
     def __init__(
@@ -29,15 +29,15 @@ class Proxy:
         self._open.set()
         self._there, self._back = _set(), _set()
         self._holding = False
-        #: Clients whose COMMIT is not answered yet.
+        #: Clients whose COMMIT has not been answered yet.
         self._committing: set[asyncio.StreamWriter] = set()
-        #: Ends each connection right behind the answer to what holds this; None: none.
+        #: If set, a connection ends right after the answer to a message that contains these bytes.
         self.ends_behind: bytes | None = None
         #: How many ends of connections were held back.
         self.held = 0
-        #: Seconds that a connection made from now on waits before its first byte is passed on.
+        #: Seconds that a new connection waits before its first byte is forwarded.
         self.delay = 0.0
-        #: How many connections were made through it and how many of them have ended, and how often
+        #: How many connections were made through it, how many of them have ended, and how often
         #: clients have sent something.
         self.connections = 0
         self.ended = 0
@@ -54,34 +54,34 @@ class Proxy:
     def black_hole(
         self, *, there: bool = True, back: bool = True, new_ones_too: bool = True
     ) -> None:
-        """Take bytes in and pass none on, without closing anything.
+        """Accept bytes but forward none, without closing anything.
 
-        `there` is the way to the server and `back` the way to the client.
+        `there` is the direction to the server, `back` the direction to the client.
         """
         if there:
             self._there.clear()
         if back:
             self._back.clear()
         if not new_ones_too:
-            # The flows there are stay deaf for good; later ones get events of their own.
+            # Existing flows stay silent for good; later ones get new events.
             self._there, self._back = _set(), _set()
         elif there and back:
             self._open.clear()
 
     def hold_answers_to_new_ones(self) -> None:
-        """Pass on nothing that the server says on connections made from now on, until `forward`."""
+        """On new connections, hold back everything that the server sends, until `forward`."""
         self._back = asyncio.Event()
 
     def forward(self) -> None:
-        """Pass on again what comes from now on, and what was held back."""
+        """Forward again, including the bytes that were held back."""
         self._there.set()
         self._back.set()
         self._open.set()
 
     def hold_ends(self) -> None:
-        """Pass on what a server says, but not that it has closed a connection.
+        """Forward what a server sends, but not that it has closed a connection.
 
-        A client that sends something more gets a reset, as by the server's kernel.
+        A client that then sends anything gets a reset, as from the server's kernel.
         """
         self._holding = True
 
@@ -91,7 +91,7 @@ class Proxy:
             writer.transport.abort()
 
     def answer_commits(self, sqlstate: str) -> None:
-        """Answer each COMMIT as a server or a pooler does that ends the connection with it."""
+        """Answer each COMMIT with an error that ends the connection, like a server or pooler."""
         fields = b"".join(
             kind + text.encode() + b"\0"
             for kind, text in ((b"S", "FATAL"), (b"V", "FATAL"), (b"C", sqlstate), (b"M", "ends"))
@@ -104,7 +104,7 @@ class Proxy:
         self._committing.clear()
 
     def choose(self) -> tuple[str, int]:
-        """Return where the next connection leads."""
+        """Return the address that the next connection is forwarded to."""
         return self._target
 
     async def __aenter__(self) -> Self:
@@ -165,7 +165,7 @@ class Proxy:
                 self._writers.discard(there)
                 there.transport.abort()
         except OSError:
-            pass  # as a server that refuses: the client's connection is closed
+            pass  # the server refuses: close the client's connection
         finally:
             self._writers.discard(writer)
             self._committing.discard(writer)
@@ -194,6 +194,6 @@ async def _copy(
         writer.write(data)
         await writer.drain()
         if until():
-            writer.close()  # behind what was written
+            writer.close()  # after everything was written
             return
-    await forwarding.wait()  # in a black hole the end of a flow is lost as well
+    await forwarding.wait()  # a black hole swallows the end of a flow as well

@@ -1,4 +1,4 @@
-"""A layer that writes down what it is told of each lease."""
+"""A lease layer that records every call that it gets."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ("RecordingLayer", "record")
 
 
 class RecordingLayer(Layer):
-    """Writes down how each lease has gone, by the order of asking."""
+    """Records the history of each lease, in the order in which they were asked for."""
 
     def __init__(self) -> None:
         self._of_lease: dict[int, list[str]] = {}
-        self._kept: list[object] = []  # so that no identity comes twice
+        self._kept: list[object] = []  # kept alive, so that no id() is used twice
         self.stories: list[list[str]] = []
         self.errors: list[BaseException | None] = []
 
@@ -54,13 +54,13 @@ class RecordingLayer(Layer):
 
     @property
     def out(self) -> int:
-        """How many leases are lent and not back, or have neither been lent nor failed."""
+        """How many leases are being acquired, or are lent and not returned yet."""
         return sum(not {"failed", "returned"} & set(story) for story in self.stories)
 
 
 def record(manager: Any) -> tuple[RecordingLayer, RecordingLayer]:
-    """Put one around all layers of a manager, and one within; to be called before its first use."""
-    parts = manager._parts  # noqa: SLF001  # no user puts layers there
+    """Put one such layer around all layers of a manager, and one inside, before its first use."""
+    parts = manager._parts  # noqa: SLF001  # there is no public way to add layers here
     outer, inner = RecordingLayer(), RecordingLayer()
     layers: LeaseLayers[Any, Any] = LeaseLayers(
         [outer, *parts.load.layers(), inner],

@@ -1,4 +1,4 @@
-"""A Redis for tests: it keeps rates that several managers share."""
+"""A Redis server for tests: it holds the rates that several managers share."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ("RedisServer",)
 
 
 class RedisServer(Program):
-    """One server, with a password; use it in ``with``."""
+    """A server with a password; use it in ``with``."""
 
     name = "redis-server"
-    password = "s3cr3t-of-redis"  # noqa: S105  # of a server that lives for a test
+    password = "s3cr3t-of-redis"  # noqa: S105  # the server exists only during a test
 
     def __init__(self) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class RedisServer(Program):
 
     @property
     def url(self) -> str:
-        """How it is reached."""
+        """The URL of the server, with its password."""
         return f"redis://:{self.password}@{self.host}:{self.port}/0"
 
     def configure(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""A resolver that sees a machine of the test's: its hosts file, its resolv.conf, its time."""
+"""A resolver that uses a test's own hosts file, resolv.conf and clock."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ("ManualClock", "resolver_on", "thread_of_lookups", "until_no_lookups"
 
 
 class ManualClock:
-    """A clock that goes on when it is told to."""
+    """A clock that advances only when it is told to."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -35,9 +35,9 @@ def resolver_on(
     clock: Callable[[], float] = monotonic,
     **settings: Any,
 ) -> Resolver:
-    """Make a resolver that reads ``hosts`` and ``resolv.conf`` of this directory, if there are any.
+    """Make a resolver that reads ``hosts`` and ``resolv.conf`` of a directory, if they exist.
 
-    Without another word it asks this nameserver alone, and never the system.
+    Unless `settings` say otherwise, it asks only this nameserver, and never the system.
     """
 
     class ResolverOnMachine(Resolver):

@@ -1,4 +1,4 @@
-"""What is done to real servers, and seen of them."""
+"""Actions on real servers, and observations of them."""
 
 from __future__ import annotations
 
@@ -61,18 +61,18 @@ __all__ = (
     "until_waiting",
 )
 
-#: Seconds after which what has not happened never will: a busy machine takes its time.
+#: Seconds after which an awaited event is assumed not to happen; long, as the machine may be busy.
 _LONGEST = 45.0
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table (i int) on every node, and what is asked of it."""
+    """A table (i int) on every node, and the statements on it."""
 
     name: str
 
     def insert(self, number: int) -> str:
-        return f"INSERT INTO {self.name} VALUES ({number})"  # noqa: S608  # a name of ours
+        return f"INSERT INTO {self.name} VALUES ({number})"  # noqa: S608  # our own name
 
     @property
     def count(self) -> str:
@@ -84,7 +84,7 @@ class Table:
 
 
 async def empty_database(node: LocalNode) -> None:
-    """Drop whatever tables others have left: an application wants to find its own, or none."""
+    """Drop all tables that other tests have left behind; an application expects only its own."""
     await node.sql(
         "SET client_min_messages = error; DROP SCHEMA public CASCADE; "
         "CREATE SCHEMA public AUTHORIZATION pg_database_owner; "
@@ -93,17 +93,17 @@ async def empty_database(node: LocalNode) -> None:
 
 
 def in_flight(manager: Facade[Any, Any, Any]) -> int:
-    """Count the leases that are out, on whichever host."""
+    """Count the leases that are out, on all hosts."""
     return sum(node.in_flight for node in manager.metrics().nodes)
 
 
 def aborts_leases(caplog: pytest.LogCaptureFixture) -> bool:
-    """Tell whether hasql has broken leases by itself."""
+    """Tell whether hasql itself has aborted leases."""
     return any(getattr(record, "event", None) == "leases_aborted" for record in caplog.records)
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Wait for what happens in this process."""
+    """Wait until a condition in this process holds."""
     async with asyncio.timeout(_LONGEST):
         while not holds():
             await asyncio.sleep(0.005)
@@ -119,9 +119,9 @@ async def until_replicated(cluster: LocalCluster) -> None:
 
 
 async def tasks_end(before: set[asyncio.Task[Any]]) -> None:
-    """Wait until there are no tasks but those before.
+    """Wait up to 5 s until only the tasks of `before` are left.
 
-    A connect that nobody waits for any more may be left to end by itself, but soon.
+    A connect that is no longer awaited may end by itself, but must do so soon.
     """
     deadline = asyncio.get_running_loop().time() + 5
     while more := asyncio.all_tasks() - before:
@@ -130,7 +130,7 @@ async def tasks_end(before: set[asyncio.Task[Any]]) -> None:
 
 
 async def threads_end(before: set[Thread]) -> None:
-    """Wait until there are no threads but those before, and those that event loops keep."""
+    """Wait until only the threads of `before` are left, and those that event loops keep."""
     deadline = asyncio.get_running_loop().time() + 5
     while more := [x for x in threading.enumerate() if x not in before and not _is_kept(x)]:
         assert asyncio.get_running_loop().time() < deadline, more
@@ -142,7 +142,7 @@ def _is_kept(thread: Thread) -> bool:
 
 
 def complaints(stderr: str) -> str:
-    """Leave out what asyncio's debug mode says of callbacks that took long: the machine is busy."""
+    """Leave out what asyncio's debug mode says of slow callbacks: a busy machine causes them."""
     lines = stderr.splitlines(keepends=True)
     return "".join(
         line for line in lines if not re.match(r"Executing <.* took [\d.]+ seconds", line)
@@ -150,7 +150,7 @@ def complaints(stderr: str) -> str:
 
 
 def endpoint_of(dsn: str) -> Endpoint:
-    """Return the one host of a DSN, as an adapter is given it."""
+    """Return the only host of a DSN, in the form that an adapter gets."""
     return Endpoint(Dsn.parse(dsn).hosts[0], dsn)
 
 
@@ -160,10 +160,10 @@ def family_of(node: LocalNode) -> set[int]:
 
 
 async def kill_all_of(node: LocalNode) -> None:
-    """Kill a server, and wait until none of its processes answers any more.
+    """Kill a server, and wait until all of its processes are gone.
 
-    They end one by one, which may take as long as a promotion. Until then a statement on one of its
-    connections may be answered, or fail.
+    The processes end one by one, which may take as long as a promotion. Until then a statement on a
+    connection to the server may still be answered, or may fail.
     """
     family = family_of(node)
     node.kill()
@@ -179,10 +179,11 @@ async def fail_over(cluster: LocalCluster) -> tuple[LocalNode, LocalNode]:
 
 
 async def crash_within(node: LocalNode) -> None:
-    """Kill a process of a server, so that all of them but the postmaster start anew.
+    """Kill a process of a server, so that all processes except the postmaster are restarted.
 
-    Their sessions tell their clients why they end. One that has sent its answer, but does not wait
-    for the next request yet, would end without a word: to PostgreSQL it is still sending.
+    Sessions tell their clients why they end. But a session that has sent its answer and does not
+    yet wait for the next request would end silently, because PostgreSQL thinks that it is still
+    sending. So wait first until all sessions wait.
     """
     sessions_of_others = "backend_type = 'client backend' AND pid <> pg_backend_pid()"
     told = await node.sql(f"SELECT pid FROM pg_stat_activity WHERE {sessions_of_others}")  # noqa: S608
@@ -195,12 +196,12 @@ async def crash_within(node: LocalNode) -> None:
             try:
                 if await node.sql(query) not in {"", before}:
                     return
-            except ClusterError:  # it is being started
+            except ClusterError:  # the server is starting
                 await asyncio.sleep(0.01)
 
 
 def _sleeps(pid: int) -> bool:
-    """Tell whether a process waits for something, or has ended."""
+    """Tell whether a process sleeps or has ended."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -223,7 +224,7 @@ def connections_to(node: LocalNode) -> int:
 
 
 def _sockets() -> dict[int, str]:
-    """Return the descriptors of sockets, with what the kernel calls each."""
+    """Return the descriptors of this process's sockets, with the kernel's name for each."""
     found: dict[int, str] = {}
     for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
@@ -232,7 +233,7 @@ def _sockets() -> dict[int, str]:
 
 
 def _peer_of(descriptor: int) -> object:
-    """Return what a socket is connected to; None if it is not, or has been closed meanwhile."""
+    """Return the peer of a socket; None if it has none, or was closed meanwhile."""
     try:
         borrowed = socket.socket(fileno=descriptor)
     except OSError:
@@ -251,15 +252,15 @@ async def sessions(node: LocalNode, application: str, state: str = "%") -> int:
 
 
 async def until_sessions_at_most(node: LocalNode, application: str, most: int) -> None:
-    """Wait until a server has no more sessions than that: one that was closed ends a moment later.
+    """Wait until a server has at most that many sessions under an application's name.
 
-    Its server's process does by itself, after the client has closed its socket.
+    A session ends a moment after its client has closed the socket, when the server's process does.
     """
     await _until_counted(node, application, "%", range(most + 1))
 
 
 async def until_sessions(node: LocalNode, application: str, count: int, state: str = "%") -> None:
-    """Wait until a server has so many sessions under an application's name."""
+    """Wait until a server has exactly `count` sessions under an application's name."""
     await _until_counted(node, application, state, range(count, count + 1))
 
 
@@ -277,7 +278,7 @@ async def _until_counted(node: LocalNode, application: str, state: str, wanted: 
 
 
 async def until_asleep(node: LocalNode, application: str, count: int) -> None:
-    """Wait until so many sessions are in pg_sleep(): a monitor's is active at times too."""
+    """Wait until `count` sessions are in pg_sleep(); mere activity could be a monitor's."""
     async with asyncio.timeout(_LONGEST):
         while await asleep(node, application) != count:
             await asyncio.sleep(0.01)
@@ -290,13 +291,13 @@ async def asleep(node: LocalNode, application: str) -> int:
 
 
 LOCK = 17
-"""An advisory lock that nobody asks for but those who are to wait in the midst of a transaction."""
+"""An advisory lock, for statements that must wait in the middle of a transaction."""
 WAIT_FOR_LOCK = f"SELECT pg_advisory_xact_lock_shared({LOCK})"
 
 
 @asynccontextmanager
 async def held_lock(node: LocalNode) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Hold the lock, so that others wait for it, until what this gives is called."""
+    """Hold the lock, so that others wait for it, until the yielded function is called."""
     from psycopg import AsyncConnection
 
     dsn = node.superuser_dsn.rpartition("/")[0] + "/app"
@@ -306,7 +307,7 @@ async def held_lock(node: LocalNode) -> AsyncIterator[Callable[[], Awaitable[Non
 
 
 async def until_waiting(node: LocalNode, application: str, count: int) -> None:
-    """Wait until so many sessions wait for the lock."""
+    """Wait until `count` sessions wait for the lock."""
     waiting = f"SELECT count(*) {_of(application, 'active')} AND wait_event = 'advisory'"
     async with asyncio.timeout(_LONGEST):
         while int(await node.sql(waiting)) != count:
@@ -319,18 +320,18 @@ async def end_sessions(node: LocalNode, application: str, state: str = "%") -> N
 
 
 async def end_those(node: LocalNode, which: str) -> None:
-    """End sessions as an administrator may: those for which ``which`` holds, in SQL.
+    """End the sessions that the SQL condition ``which`` selects, as an administrator may.
 
-    Their processes are gone then, and the loop knows.
+    On return their processes are gone, and the event loop has noticed the loss.
     """
     await node.sql(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {which}")  # noqa: S608
     await _until_told()
 
 
 async def end_through(proxy: Proxy, node: LocalNode, pids: Iterable[int], left: int) -> None:
-    """End sessions whose clients are behind a proxy, and wait until it has told all of them.
+    """End sessions whose clients are behind a proxy, and wait until it has told the clients.
 
-    `left` is how many of its connections are left then.
+    `left` is the number of the proxy's connections that are left then.
     """
     for pid in pids:
         await node.sql(f"SELECT pg_terminate_backend({pid}, 5000)")
@@ -339,10 +340,10 @@ async def end_through(proxy: Proxy, node: LocalNode, pids: Iterable[int], left: 
 
 
 async def _until_told() -> None:
-    """Wait until the loop has read all that was left in its sockets.
+    """Wait until the event loop has read everything from its sockets.
 
-    The last words come in one turn, the end in the next, which it tells of in a third. Before that
-    asyncpg knows of no loss.
+    The last messages are read in one turn of the loop, the end of the stream in the next, and the
+    protocol hears of that in a third. Only then does asyncpg know of the loss.
     """
     for _ in range(5):
         await asyncio.sleep(0)
@@ -357,7 +358,7 @@ def _which(application: str, state: str) -> str:
 
 
 def tcp_options(fileno: int) -> dict[str, int]:
-    """Return how the kernel watches over a connection: seconds, but milliseconds for the last."""
+    """Return the kernel's settings for a connection: in seconds, but the last in milliseconds."""
     options = {
         "idle": socket.TCP_KEEPIDLE,
         "interval": socket.TCP_KEEPINTVL,
@@ -370,7 +371,7 @@ def tcp_options(fileno: int) -> dict[str, int]:
 
 
 async def every_place_works(kit: Kit, manager: BasePoolManager[Any, Any]) -> None:
-    """Take every connection there can be at once, use it and give it back."""
+    """Acquire as many connections at once as the pool may have, use them and give them back."""
     size = manager.metrics().nodes[0].pool_max
     for read_only in (False, True):
         pools = manager.replica_pool_count if read_only else manager.master_pool_count

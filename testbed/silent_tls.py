@@ -1,4 +1,4 @@
-"""A server that agrees to TLS, as PostgreSQL does, and says nothing from then on."""
+"""A server that agrees to TLS, as PostgreSQL does, and is silent from then on."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 __all__ = ("SilentTls",)
 
-#: Bytes of what a client of PostgreSQL's asks for TLS with.
+#: The size in bytes of the message with which a client of PostgreSQL asks for TLS.
 _REQUEST = 8
-#: Seconds after which a client does not go on any more.
+#: Seconds after which a client is assumed not to go on.
 _PATIENCE = 20
 
 
 class SilentTls:
-    """Listens on loopback, in a thread, and lets every client wait for an answer to its login.
+    """Listens on loopback in a thread, and never answers a client's login.
 
-    It also answers nobody who says goodbye. Use it with ``with``.
+    It does not answer a client that ends its connection either. Use it with ``with``.
     """
 
     def __init__(self, context: SSLContext) -> None:
@@ -42,7 +42,7 @@ class SilentTls:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)  # which ends `accept`
+        self._listener.shutdown(socket.SHUT_RDWR)  # this ends `accept`
         self._thread.join()
         self._stack.close()
 

@@ -1,6 +1,7 @@
-"""A proxy that takes no settings at the login, and else leads straight to one server's processes.
+"""A proxy that refuses settings in a login, and otherwise forwards connections to one server.
 
-So do some that providers put before a server: each client has a server's process to itself.
+Some cloud providers put such a proxy in front of a server: each client has a server process to
+itself.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _TAKEN = {"user", "database", "application_name", "client_encoding"}
 
 
 class StrictProxy(Proxy):
-    """Refuses a login that names a setting, in PgBouncer's words; use it in ``async with``."""
+    """Refuses a login with a setting, with PgBouncer's message; use it in ``async with``."""
 
     def __init__(self, server: Address) -> None:
         super().__init__(server.host, server.port)
@@ -31,7 +32,7 @@ class StrictProxy(Proxy):
 
     @property
     def address(self) -> Place:
-        """Where it listens."""
+        """The address that it listens on."""
         return Place("127.0.0.1", self.port)
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -46,7 +47,7 @@ class StrictProxy(Proxy):
                 writer.close()
                 return
         except (OSError, asyncio.IncompleteReadError):
-            writer.transport.abort()  # a client that looks whether anybody listens
+            writer.transport.abort()  # a client that only checked whether the port is open
             return
         following = asyncio.StreamReader()
         following.feed_data(packet)

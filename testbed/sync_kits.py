@@ -1,4 +1,4 @@
-"""The kits of `hasql.sync`: how each driver does what every test of its suite does, in threads."""
+"""The kits of `hasql.sync`: how each driver does in threads what the common tests need."""
 
 from __future__ import annotations
 
@@ -36,38 +36,38 @@ __all__ = (
     "time_left",
 )
 
-#: What a test has run with each connection of the driver's.
+#: A test's own function that is called with each of the driver's connections.
 SyncHook: TypeAlias = "Callable[[Any], None]"
 
 
 def time_left(seconds: float = 10.0) -> TimeLeft:
-    """Return the time that is left to an acquire of so many seconds."""
+    """Return the `TimeLeft` of an acquire that may take `seconds`."""
     return TimeLeft(monotonic() + seconds, monotonic, 0.1, lambda: None)
 
 
 class SyncKit(ABC):
-    """One driver, as an application uses it in threads.
+    """A driver, as an application uses it in threads.
 
-    Kits are the only place of the suite that knows what a driver's own calls look like.
+    The kits are the only part of the test suite that knows the drivers' own calls.
     """
 
     #: The test's parameter, such as ``psycopg3``.
     name: str
     #: The facade's module.
     module: str
-    #: What leaves a statement on a connection that was lost.
+    #: The errors that a statement on a lost connection raises.
     lost: tuple[type[Exception], ...]
-    #: What a statement raises that the server refuses.
+    #: The error of a statement that the server refuses.
     refused_statement: type[Exception]
-    #: The keywords of `pool_factory_kwargs` for the pool's bounds; None: the driver has none.
+    #: The keywords of `pool_factory_kwargs` for the pool's bounds; None if the driver has no such.
     min_keyword: str | None
     max_keyword: str
-    #: `pool_factory_kwargs` with which no named statement outlives its transaction, as poolers of
-    #: transactions need it.
+    #: `pool_factory_kwargs` with which no named statement outlives its transaction; a pooler of
+    #: transactions needs that.
     unprepared: ClassVar[dict[str, Any]] = {}
-    #: Whether leaving ``with`` commits what is open, else it is rolled back.
+    #: Whether leaving ``with`` commits an open transaction; otherwise it is rolled back.
     commits = False
-    #: The classes of what acquire gives, and of the driver's pool.
+    #: The classes of an acquired connection and of the driver's pool.
     connection_type: ClassVar[type]
     pool_type: ClassVar[type]
 
@@ -84,7 +84,7 @@ class SyncKit(ABC):
         return made
 
     def driver(self, dsn: str) -> Driver[Any, Any]:
-        """Return the adapter itself, which the pool manager works with."""
+        """Return the adapter itself that the pool manager uses."""
         dsn = self.dsn(dsn)
         return self.manager(dsn)._driver_of(Dsn.parse(dsn))  # noqa: SLF001  # the contract's seam
 
@@ -96,22 +96,22 @@ class SyncKit(ABC):
         return sizes
 
     def hooks(self, hook: SyncHook) -> dict[str, dict[str, Any]]:
-        """Return `pool_factory_kwargs` with which it runs in an acquire, by the hook's name."""
+        """Return `pool_factory_kwargs` that run a hook in an acquire, by the name of the hook."""
         del hook
         return {}
 
     def reset_hook(self, hook: SyncHook) -> dict[str, Any] | None:
-        """Return `pool_factory_kwargs` with which it runs when a connection is given back."""
+        """Return `pool_factory_kwargs` that run a hook when a connection is given back."""
         del hook
         return None
 
     @abstractmethod
     def take(self, pool: Any) -> Any:
-        """Take a connection from the driver's pool directly, past the pool manager."""
+        """Take a connection directly from the driver's pool, without the pool manager."""
 
     @abstractmethod
     def put(self, pool: Any, connection: Any) -> None:
-        """Give a connection to the driver's pool directly, past the pool manager."""
+        """Give a connection directly back to the driver's pool, without the pool manager."""
 
     @abstractmethod
     def value(self, connection: Any, query: str) -> Any:
@@ -123,10 +123,10 @@ class SyncKit(ABC):
 
     @abstractmethod
     def end(self, connection: Any) -> None:
-        """Commit what is open."""
+        """Commit the open transaction."""
 
     def pid(self, connection: Any) -> int:
-        """Return the process that serves a connection, and leave no transaction open."""
+        """Return the pid of the process that serves a connection; leave no transaction open."""
         pid = self.value(connection, "SELECT pg_backend_pid()")
         assert isinstance(pid, int)
         self.end(connection)
@@ -172,7 +172,7 @@ class _QueuePoolKit(SyncKit):
     min_keyword = None
     max_keyword = "pool_size"
 
-    #: What keeps a test from waiting for a login: within libpq nobody can end one.
+    #: Limits the time of a login in tests, because libpq's login cannot be interrupted.
     login_limit: ClassVar[dict[str, Any]] = {"connect_timeout": 2}
 
     def sizes(self, minimum: int, maximum: int) -> dict[str, Any]:
@@ -213,7 +213,7 @@ class _SqlalchemyThreadKit(_QueuePoolKit):
     refused_statement = DBAPIError
     connection_type = Connection
     pool_type = Engine
-    #: What SQLAlchemy works with, as a DSN names it.
+    #: The library that SQLAlchemy uses, by its name in a DSN.
     library: str
 
     def dsn(self, dsn: str) -> str:

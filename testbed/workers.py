@@ -1,8 +1,8 @@
-"""Workers: who does the work of a load, tasks of the event loop or threads of their own.
+"""Workers: they run the work of a load, in tasks of the event loop or in threads.
 
-A load is written once, in coroutines. With a pool manager for threads, in the words of one for
-tasks (`testbed.kits.in_threads`), these never pause: a thread runs each from its beginning to its
-end, and waits where it waits.
+A load is written only once, in coroutines. With a pool manager for threads behind the interface of
+one for tasks (`testbed.kits.in_threads`), the coroutines never suspend: a thread runs each of them
+from beginning to end, and blocks where the pool manager blocks.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ _T = TypeVar("_T")
 
 
 class Workers(Protocol):
-    """Those of one load. All but `rest` is called in the event loop."""
+    """The workers of one load. All methods except `rest` are called in the event loop."""
 
-    #: What they run on, for a report.
+    #: What the workers are, for a report.
     @property
     def kind(self) -> str: ...
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """Have one more of them do this work."""
+        """Start another worker with this work."""
 
     async def rest(self, seconds: float) -> None:
-        """Do nothing for so long; called within their work."""
+        """Do nothing for `seconds`; called within the work."""
 
     async def do(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Have some work done as they do theirs, and wait for it."""
+        """Run some work in the way the workers run theirs, and wait for it."""
         ...
 
     async def stuck_after(self, seconds: float) -> int:
-        """Wait until all have ended, for so long at most; return how many have not."""
+        """Wait up to `seconds` until all workers have ended; return how many have not."""
         ...
 
     async def end(self) -> None:
-        """End those that can be made to."""
+        """End the workers that can be ended from outside."""
 
     async def wait(self) -> None:
-        """Wait for those whose connections have been broken."""
+        """Wait for the workers whose connections have been broken."""
 
 
 class TaskWorkers:
-    """Tasks of the event loop."""
+    """Workers that are tasks of the event loop."""
 
     def __init__(self) -> None:
         self._tasks: list[asyncio.Task[None]] = []
@@ -79,11 +79,11 @@ class TaskWorkers:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def wait(self) -> None:
-        pass  # nobody is left
+        pass  # no worker is left
 
 
 class ThreadWorkers:
-    """Threads, which nobody can end from outside: their connections have to be broken."""
+    """Threads; they cannot be ended from outside, so their connections have to be broken."""
 
     kind = "threads"
 
@@ -91,7 +91,7 @@ class ThreadWorkers:
         self._threads: list[Thread] = []
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        # Daemons, so that one which hangs is a failure and not the end of the program.
+        # Daemon threads, so that a hanging one is a failure but does not block the program's end.
         thread = Thread(target=run_to_end, args=(work,), name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
@@ -119,11 +119,11 @@ class ThreadWorkers:
 
 
 _LAST_WORDS = 5.0
-"""Seconds in which a thread ends whose connection was broken."""
+"""Seconds that a thread may take to end after its connection was broken."""
 
 
 def run_to_end(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run in this thread, without an event loop, what never pauses."""
+    """Run a coroutine that never suspends, in this thread and without an event loop."""
     try:
         work.send(None)
     except StopIteration as end:

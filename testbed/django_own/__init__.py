@@ -1,1 +1,1 @@
-"""Django's own tests with hasql's backend: a backend that leaves some out, and settings."""
+"""For running Django's own tests with hasql's backend: a backend that skips some, and settings."""

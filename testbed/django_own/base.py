@@ -1,4 +1,4 @@
-"""hasql's backend, which tells Django's tests what is not for it."""
+"""hasql's backend, which also tells Django's tests which of them do not apply to it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _OF_WARNINGS_SINCE_6_1 = (
 
 
 class OwnFeatures(DatabaseFeatures):
-    """PostgreSQL's features."""
+    """PostgreSQL's features, and the tests to skip."""
 
     @cached_property
     def django_test_skips(self) -> dict[str, set[str]]:  # type: ignore[override]  # as Django does
-        """Return what is not for this backend, by the reason."""
+        """Return the tests that do not apply to this backend, by the reason."""
         skips: dict[str, set[str]] = {**super().django_test_skips}
         of_pools: tuple[str, ...] = _OF_POOLS
-        if django.VERSION >= (6, 1):  # Django asks for no test that is not there
+        if django.VERSION >= (6, 1):  # Django allows no skip of a test that does not exist
             of_pools += _OF_POOLS_SINCE_6_1
             skips["it names the caller of our method, which calls Django's"] = {
                 _OF_WARNINGS_SINCE_6_1
@@ -44,6 +44,6 @@ class OwnFeatures(DatabaseFeatures):
 
 
 class DatabaseWrapper(ClusterWrapper):
-    """hasql's wrapper."""
+    """hasql's connection wrapper, with the features above."""
 
     features_class = OwnFeatures

@@ -1,8 +1,8 @@
-"""The drivers of the suite, one kit for each that this environment is meant for.
+"""The drivers that the test suite covers in this environment, one kit for each.
 
-aiopg.sa and asyncpgsa need SQLAlchemy 1.4 and the others get on without it or need 2, so that
-`make test` has an environment for each. A driver that is missing from its environment is an error:
-nothing here skips. `registry` names them all.
+aiopg.sa and asyncpgsa need SQLAlchemy 1.4; the other drivers do without it or need version 2.
+Therefore `make test` has two environments. A driver that is missing from its environment is an
+error, not a reason to skip tests. `registry` names all drivers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ("KITS", "THREAD_KITS")
 
 KITS: list[Kit]
 THREAD_KITS: list[ThreadLoadKit]
-"""The drivers for threads, where SQLAlchemy 2 is."""
+"""The drivers for threads, in the environment with SQLAlchemy 2."""
 
 
 def _make(path: str) -> Kit:
@@ -31,7 +31,7 @@ def _make(path: str) -> Kit:
 
 
 def __getattr__(name: str) -> list[Kit] | list[ThreadLoadKit]:
-    # Made when first asked for: a program that imports one kit does without the others' libraries.
+    # Made on first use, so that a program that imports one kit does not need the others' libraries.
     if name not in __all__:
         raise AttributeError(name)
     here = version("sqlalchemy").split(".")[0]

@@ -1,4 +1,4 @@
-"""aiopg, and what its kit has in common with that of aiopg.sa."""
+"""The kit of aiopg, and the part that it shares with that of aiopg.sa."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def of_pool(*create_pool: str, **more: Any) -> Arguments:
-    """Return what a pool takes, its connections included."""
+    """Return the arguments of a pool, including those of its connections."""
     taken = {
         **OF_LIBPQ,
         "database": "app",
@@ -40,7 +40,7 @@ def of_pool(*create_pool: str, **more: Any) -> Arguments:
 
 
 class PoolOfAiopgKit(Kit):
-    """What is the same with aiopg and aiopg.sa."""
+    """The part that is the same for aiopg and aiopg.sa."""
 
     over_libpq = True
     plus_is_space = False
@@ -51,7 +51,7 @@ class PoolOfAiopgKit(Kit):
     max_keyword = "maxsize"
 
     def contradictions(self) -> list[dict[str, Any]]:
-        # aiopg takes a maximum of 0 for none.
+        # For aiopg a maximum of 0 means no limit.
         return [bounds for bounds in super().contradictions() if bounds.get("maxsize") != 0]
 
     def endings(self) -> dict[str, Ending]:
@@ -88,9 +88,10 @@ class AiopgKit(PoolOfAiopgKit):
 
 
 class Overtaken(extensions.connection):
-    """When libpq closes a socket, another thread opens one, which gets its number.
+    """A connection whose file descriptor is reused as soon as libpq closes it.
 
-    A thread can do so before anybody in this one is told that the connection is lost.
+    When libpq closes a socket, another thread may open one that gets the same number before this
+    thread is told that the connection is lost. `poll` plays that thread.
     """
 
     sockets: ClassVar[list[socket.socket]] = []

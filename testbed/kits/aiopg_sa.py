@@ -1,4 +1,4 @@
-"""aiopg.sa."""
+"""The kit of aiopg.sa."""
 
 from __future__ import annotations
 

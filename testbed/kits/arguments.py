@@ -1,4 +1,4 @@
-"""The arguments that a driver's library documents: which hasql takes, and which it refuses."""
+"""The arguments that a driver's library documents: those that hasql accepts or refuses."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ __all__ = (
 
 
 class Arguments(NamedTuple):
-    """The arguments that one callable of a library has."""
+    """The arguments of one callable of a library."""
 
-    #: Those that hasql takes, with a value for each.
+    #: The arguments that hasql accepts, with a value for each.
     taken: dict[str, Any]
-    #: Those that it refuses, with words of the reason.
+    #: The arguments that it refuses, each with words from the reason that it gives.
     refused: dict[str, str]
-    #: The callables whose signatures, as ``module.name``, name all of them.
+    #: The callables, as ``module.name``, whose signatures together name all arguments.
     documented_by: tuple[str, ...]
-    #: Makes `pool_factory_kwargs` of one or some of them.
+    #: Makes `pool_factory_kwargs` that contain some of the arguments.
     within: Callable[[dict[str, Any]], dict[str, Any]] = dict
-    #: Names that the library's pages have, not its signatures.
+    #: Arguments that are in the library's documentation, but not in its signatures.
     on_pages: tuple[str, ...] = ()
 
 
 async def hook(*_: object) -> None: ...
 
 
-#: What hasql does itself, and words of the remedy.
+#: Arguments for what hasql does itself, each with words from the remedy that it names.
 IN_THE_DSN: Final = dict.fromkeys(("host", "port"), "name the hosts in the DSN")
 CHOOSES: Final = {"target_session_attrs": "hasql itself chooses"}
 DSN_ITSELF: Final = {"dsn": "the pool manager's first argument"}
 OF_THE_LOOP: Final = {"loop": "event loop in which it is used"}
 
-#: What libpq takes but the hosts; hasql reads the first four in the DSN as well.
+#: The parameters of libpq except the hosts; hasql also reads the first four in the DSN.
 OF_LIBPQ: Final[dict[str, Any]] = {
     "user": "app",
     "password": "secret",

@@ -1,4 +1,4 @@
-"""asyncpg, and what its kit has in common with asyncpgsa's."""
+"""The kit of asyncpg, and the part that it shares with that of asyncpgsa."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ async def terminated(pool: Any, connection: Any) -> None:
 
 
 async def ask(connection: Any) -> None:
-    """Do what a `setup` hook may do."""
+    """Run a query, as a `setup` hook may do."""
     await connection.execute("SELECT 1")
 
 
 def of_connect() -> Arguments:
-    """Return what a connection takes."""
+    """Return the arguments of a connection."""
     taken = {
         "user": "app",
         "password": "secret",
@@ -51,7 +51,7 @@ def of_connect() -> Arguments:
 
 
 def of_pool(create_pool: str, **more: Any) -> Arguments:
-    """Return what a pool takes, its connections included."""
+    """Return the arguments of a pool, including those of its connections."""
     of_connections = of_connect()
     hooks = {"connect": hook, "setup": hook, "init": hook, "reset": hook}
     numbers = {"min_size": 1, "max_size": 2, "max_queries": 9, "init_size": 1}
@@ -61,7 +61,7 @@ def of_pool(create_pool: str, **more: Any) -> Arguments:
 
 
 class PoolOfAsyncpgKit(Kit):
-    """What is the same with each library whose pool is asyncpg's."""
+    """The part that is the same for all libraries that use asyncpg's pool."""
 
     lost = (
         asyncpg.PostgresConnectionError,

@@ -1,4 +1,4 @@
-"""asyncpgsa: statements are SQLAlchemy's expressions, which a connection of asyncpg's refuses."""
+"""The kit of asyncpgsa: statements are SQLAlchemy's expressions, which asyncpg itself refuses."""
 
 from __future__ import annotations
 

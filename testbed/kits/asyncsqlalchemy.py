@@ -1,4 +1,4 @@
-"""SQLAlchemy's asyncio extension, over asyncpg and over psycopg 3."""
+"""The kits of SQLAlchemy's asyncio extension, with asyncpg and with psycopg 3."""
 
 from __future__ import annotations
 
@@ -84,10 +84,10 @@ def within_connect_args(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_engine() -> Arguments:
-    """Return what an engine takes."""
+    """Return the arguments of an engine."""
     taken = {
         "connect_args": {},
-        "empty_in_strategy": "static",  # without effect, and deprecated, as `implicit_returning`
+        "empty_in_strategy": "static",  # deprecated and without effect, like `implicit_returning`
         "implicit_returning": True,
         "echo": False,
         "echo_pool": False,
@@ -135,7 +135,7 @@ class _SqlalchemyKit(Kit):
     autocommit: ClassVar[dict[str, Any] | None] = {"isolation_level": "AUTOCOMMIT"}
     connection_type = AsyncConnection
     pool_type = AsyncEngine
-    #: What SQLAlchemy works with, as a DSN names it.
+    #: The library that SQLAlchemy uses, by its name in a DSN.
     library: str
 
     def dsn(self, dsn: str) -> str:
@@ -145,7 +145,7 @@ class _SqlalchemyKit(Kit):
         return {"connect_args": kwargs}
 
     def sizes(self, minimum: int, maximum: int) -> dict[str, Any]:
-        del minimum  # SQLAlchemy's pools begin with none
+        del minimum  # SQLAlchemy's pools start empty
         return {"pool_size": maximum, "max_overflow": 0}
 
     async def take(self, pool: Any) -> Any:
@@ -191,8 +191,8 @@ class SqlalchemyAsyncpgKit(_SqlalchemyKit):
             "prepared_statement_name_func": lambda: f"__asyncpg_{uuid4()}__",
         }
     }
-    # SQLAlchemy before 2.1 lets asyncpg's own error through on a connection that has heard the
-    # server's last words.
+    # On a connection that has received the server's last message, SQLAlchemy before 2.1 lets
+    # asyncpg's own error through.
     lost = (*_SqlalchemyKit.lost, asyncpg.InternalClientError)
     refused_login = asyncpg.InvalidPasswordError
 

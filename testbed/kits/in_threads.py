@@ -21,14 +21,14 @@ __all__ = ("ALL", "ManagerOfThreads", "ThreadLoadKit")
 
 
 class _Acquire:
-    """One acquire, in the words of the async ones."""
+    """An acquire of a manager for threads, with the interface of an async one."""
 
     def __init__(self, manager: BaseSyncPoolManager[Any, Any], *args: Any, **kwargs: Any) -> None:
         self._manager, self._args, self._kwargs = manager, args, kwargs
 
     def __await__(self) -> Generator[None, None, Any]:
         return self._manager.getconn(*self._args, **self._kwargs)
-        yield  # what is awaited is a generator
+        yield  # makes this function a generator, which can be awaited
 
     async def __aenter__(self) -> Any:
         self._lease = self._manager.acquire(*self._args, **self._kwargs)
@@ -44,10 +44,10 @@ class _Acquire:
 
 
 class ManagerOfThreads:
-    """A pool manager for threads, in the words of one for tasks.
+    """A pool manager for threads, with the interface of one for tasks.
 
-    What a load does with it is done by a thread, and waits there; what is asked of it as a whole is
-    asked in the event loop.
+    The work of a load uses it in a thread, and blocks there. Calls about the manager as a whole are
+    made in the event loop.
     """
 
     def __init__(self, manager: BaseSyncPoolManager[Any, Any]) -> None:
@@ -63,7 +63,7 @@ class ManagerOfThreads:
     def replica_pool_count(self) -> int:
         return self.manager.replica_pool_count
 
-    def acquire(self, read_only: bool = False, **kwargs: Any) -> Any:  # as there
+    def acquire(self, read_only: bool = False, **kwargs: Any) -> Any:  # same signature
         return _Acquire(self.manager, read_only, **kwargs)
 
     def acquire_master(self, **kwargs: Any) -> Any:
@@ -89,7 +89,7 @@ class ManagerOfThreads:
 
 
 class ThreadLoadKit(LoadKit):
-    """One driver for threads, whose coroutines never pause."""
+    """A driver for threads, whose coroutines never suspend."""
 
     over_libpq = True
 

@@ -1,4 +1,4 @@
-"""psycopg 3."""
+"""The kit of psycopg 3."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def of_connect() -> Arguments:
-    """Return what a connection takes."""
+    """Return the arguments of a connection."""
     own = {
         "autocommit": True,
         "prepare_threshold": 5,
@@ -30,7 +30,7 @@ def of_connect() -> Arguments:
 
 
 def of_pool() -> Arguments:
-    """Return what a pool takes."""
+    """Return the arguments of a pool."""
     taken = {
         "connection_class": AsyncConnection,
         "kwargs": {"autocommit": True},

@@ -1,8 +1,8 @@
-"""The drivers that hasql has, each with all that names it outside its room and its kit.
+"""The table of hasql's drivers, with everything that other parts of the project must know of each.
 
-A new driver is a row here, its room in `hasql/_adapters`, its facade, its extra in `pyproject.toml`
-and its kit. The tests of structure, the suites of tests, nox and `tools/venv.sh` go by this table,
-so it needs the standard library alone.
+A new driver needs a row here, a package in `hasql/_adapters`, a facade, an extra in
+`pyproject.toml`, and a kit. The tests of structure, the test suites, nox and `tools/venv.sh` use
+this table, so it needs only the standard library.
 
     python testbed/kits/registry.py 1     the extras of the environment with SQLAlchemy 1
 """
@@ -24,7 +24,8 @@ class RegisteredDriver(NamedTuple):
     room: str
     #: The extra of `pyproject.toml` that brings its library.
     extra: str
-    #: The libraries that facade and room may import. Without the first, the facade names the extra.
+    #: The libraries that facade and room may import. If the first is missing, the facade names the
+    #: extra to install.
     libraries: tuple[str, ...]
     #: Its kits in `testbed/kits`: module and class.
     kits: tuple[str, ...]
@@ -77,7 +78,7 @@ DRIVERS = (
         ),
         built_on=("asyncpg", "psycopg"),
     ),
-    # Both were written for SQLAlchemy 1.4, so that they have an environment of their own.
+    # Both of these were written for SQLAlchemy 1.4, and so need an environment of their own.
     RegisteredDriver(
         facade="hasql.aiopg_sa",
         room="aiopg",
@@ -100,7 +101,7 @@ DRIVERS = (
     ),
 )
 
-#: Those of `hasql.sync`. Their kits are in `testbed/sync_kits.py`.
+#: The drivers of `hasql.sync`. Their kits are in `testbed/sync_kits.py`.
 THREAD_DRIVERS = (
     RegisteredDriver(
         facade="hasql.sync.psycopg3",

@@ -1,19 +1,19 @@
 """Real middle men between an application and its servers, for tests and for `make chaos`.
 
-Everything here has a `host` and a `port` that stand in a DSN, and takes anything that has both as
-what it leads to, so that one can stand before another:
+Each of them has a `host` and a `port` for a DSN, and leads to anything that has both, so that one
+middle man can be in front of another:
 
 `PgBouncer` (testbed/middlemen/pgbouncer.py)
-    Before one server at a time, pooling sessions or transactions. `point_to` has it move to
+    In front of one server at a time, pooling sessions or transactions. `point_to` moves it to
     another server while it runs, `console` runs a command of its admin console.
 `HAProxy` (testbed/middlemen/haproxy.py)
-    Two addresses, `rw` and `r`, that lead to the master and to the replicas by the health checks
-    that Patroni's documentation shows. `cut=True` ends the sessions of a server that is not what
-    the address promises any more, `cut=False` lets them be. `until_leads` waits for its checks.
+    Two addresses, `rw` and `r`, that lead to the master and to the replicas, by the health checks
+    in Patroni's documentation. `cut=True` ends the sessions of a server that has lost the role of
+    the address, `cut=False` leaves them alone. `until_leads` waits for its checks.
 `Forwarder` (testbed/middlemen/forwarder.py)
-    An address that is turned to another server while it runs, with or without cutting the flows
-    there are, or that leads to several servers in turn: a Kubernetes service, a cloud's endpoint.
-    It is a `testbed.proxy.Proxy`, so it can go deaf, too.
+    An address that can be turned to another server while it runs, with or without cutting existing
+    flows, or that leads to several servers in turn, like a Kubernetes service or a cloud's
+    endpoint. It is a `testbed.proxy.Proxy`, so it can go silent, too.
 
 In a test:
 
@@ -29,10 +29,9 @@ In a test:
     async with Forwarder(pg_cluster.master) as service:
         service.turn(pg_cluster.replicas[0], cut=False)
 
-The fixtures `pgbouncer` and `haproxy` (tests/middlemen.py) start what a test asks for, as
-often as it asks, before its `pg_cluster`, and end it with the test. They skip a test on a machine
-without the program, and fail it where HASQL_SKIP_NOTHING is set, as `.ci/run` sets it. Outside of
-tests (`make chaos`) the classes are used in `with`. Programs run under the account of
-`LocalCluster`'s servers, in a directory of their own; they end with this process, also when that is
-killed.
+The fixtures `pgbouncer` and `haproxy` (tests/middlemen.py) start as many programs as a test asks
+for in front of its `pg_cluster`, and end them with the test. On a machine without the program they
+skip the test, or fail it if HASQL_SKIP_NOTHING is set, as in `.ci/run`. Outside of tests (`make
+chaos`) the classes are used in `with`. The programs run under the account of `LocalCluster`'s
+servers, in directories of their own; they end with this process, even if it is killed.
 """

@@ -1,4 +1,4 @@
-"""Addresses: what stands in a DSN, and what a middle man leads to."""
+"""Addresses: those in a DSN, and those that a middle man leads to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ("Address", "Place", "dsn_through")
 
 
 class Address(Protocol):
-    """A server or a middle man: whatever listens."""
+    """Anything that listens: a server or a middle man."""
 
     @property
     def host(self) -> str: ...
@@ -23,14 +23,14 @@ class Address(Protocol):
 
 
 class Place(NamedTuple):
-    """An address that is nothing else."""
+    """A plain address."""
 
     host: str
     port: int
 
 
 def dsn_through(cluster: LocalCluster, *ways: Address) -> str:
-    """Return the DSN of the application's role that leads over these addresses, in this order."""
+    """Return the DSN of the application's role with these addresses, in this order."""
     parsed = Dsn.parse(cluster.dsn)
     hosts = ",".join(f"{way.host}:{way.port}" for way in ways)
     return f"postgresql://{parsed.user}:{parsed.password}@{hosts}/{parsed.dbname}"

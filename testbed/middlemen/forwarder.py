@@ -16,9 +16,9 @@ class Forwarder(Proxy):
     """Forwards each new connection to the next of its servers; use it in ``async with``.
 
     Args:
-        servers: To which it leads, in turn.
-        listen: The address that it has itself.
-        listen_port: Its port there; 0: any that is free.
+        servers: The servers that it leads to, in turn.
+        listen: The address that it listens on.
+        listen_port: The port that it listens on; 0 for any free one.
     """
 
     def __init__(self, *servers: Address, listen: str = "127.0.0.1", listen_port: int = 0) -> None:
@@ -29,7 +29,7 @@ class Forwarder(Proxy):
         self._turns = 0
 
     def turn(self, *servers: Address, cut: bool = False) -> None:
-        """Lead to these servers from the next connection on; `cut` ends those there are."""
+        """Lead to these servers from the next connection on; `cut` ends the existing ones."""
         self._servers, self._turns = servers, 0
         if cut:
             self.drop()

@@ -1,4 +1,4 @@
-"""HAProxy before a cluster: an address for the master, one for the replicas."""
+"""HAProxy in front of a cluster: one address for the master, one for the replicas."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 __all__ = ("HAProxy",)
 
 _CHECKS = "inter 100ms fastinter 50ms downinter 50ms fall 1 rise 1"
-"""Checks are quick, so that tests are; defaults say two seconds, three times."""
+"""The checks are frequent, so that tests are quick; the default is every 2 s, three times."""
 
 _PATIENCE = 15.0
-"""Seconds until its checks must have seen what is there."""
+"""Seconds within which the health checks must have seen the state of the servers."""
 
 _Way = Literal["rw", "r"]
 
@@ -39,7 +39,7 @@ class HAProxy(Program):
     Args:
         nodes: The servers.
         cut: Whether the sessions of a server end when it is marked down
-            (``on-marked-down shutdown-sessions``); else they live on, wherever they lead.
+            (``on-marked-down shutdown-sessions``); otherwise they go on, whatever its role.
     """
 
     name = "haproxy"
@@ -76,20 +76,21 @@ class HAProxy(Program):
         return Place(self.host, self._ports[1])
 
     def leads(self, way: _Way) -> set[str]:
-        """Return the names of the servers to which it leads now."""
+        """Return the names of the servers that an address leads to now."""
         return {row["svname"] for row in self._servers(way) if row["status"].startswith("UP")}
 
     async def until_leads(self, way: _Way, *nodes: LocalNode) -> float:
-        """Wait until it leads to these servers; return when that was seen (monotonic seconds)."""
+        """Wait until an address leads to these servers; return the monotonic time of that."""
         async with asyncio.timeout(_PATIENCE):
             while self.leads(way) != {node.name for node in nodes}:
                 await asyncio.sleep(0.01)
         return time.monotonic()
 
     def demote(self, node: LocalNode, *, demoted: bool = True) -> None:
-        """Have health checks say that a server is no master, whatever it says itself, or no longer.
+        """Make health checks say that a server is not a master, whatever it says itself.
 
-        As an HA manager's do of a living master that has lost its lock.
+        An HA manager's checks say so of a running master that has lost its lock. ``demoted=False``
+        ends this.
         """
         (agent,) = [each for each in self._agents if each.node is node]
         agent.demoted = demoted
@@ -147,7 +148,7 @@ class HAProxy(Program):
         return [row for row in ours if row["svname"] not in {"FRONTEND", "BACKEND"}]
 
     def _await_checks(self) -> None:
-        """Wait until each server has been asked: before, all count as up."""
+        """Wait until each server has been checked: before that, all servers count as up."""
         until = time.monotonic() + _PATIENCE
         while not self._checked():
             assert time.monotonic() < until, f"no checks: {self.log[-2000:]}"
@@ -157,5 +158,5 @@ class HAProxy(Program):
         try:
             servers = [row for way in ("rw", "r") for row in self._servers(way)]
         except (FileNotFoundError, ConnectionRefusedError):
-            return False  # it listens for clients before it does for commands
+            return False  # HAProxy listens for clients before it listens for commands
         return all("L" in row["check_status"] for row in servers)

@@ -1,4 +1,4 @@
-"""PgBouncer before a server: pools of sessions or of transactions."""
+"""PgBouncer in front of a server: pools sessions or transactions."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _TRACKS_MORE = (1, 20)
 
 
 class PgBouncer(Program):
-    """Pools sessions or transactions with one server at a time.
+    """Pools sessions or transactions of one server at a time.
 
-    The cluster's roles ``app`` and ``postgres`` log in with the passwords they have there.
+    The cluster's roles ``app`` and ``postgres`` log in with the same passwords as on the cluster.
 
     Args:
-        cluster: Whose roles and database are led to.
-        server: To which server (or middle man) it leads.
+        cluster: The cluster whose roles and database clients use.
+        server: The server (or middle man) that PgBouncer leads to.
         pool_mode: ``session`` or ``transaction``.
-        settings: Any other of its settings, such as ``default_pool_size``,
+        settings: Other settings of PgBouncer, such as ``default_pool_size``,
             ``ignore_startup_parameters``, ``query_wait_timeout`` or ``server_lifetime``:
             https://www.pgbouncer.org/config.html
-            One that is too old for ``track_extra_parameters`` is not told of it.
+            ``track_extra_parameters`` is left out if the version is too old for it.
     """
 
     name = "pgbouncer"
@@ -61,7 +61,7 @@ class PgBouncer(Program):
             "unix_socket_dir": "",
             "log_connections": 0,
             "log_disconnections": 0,
-            # A server that has come back is seen in tenths of a second, not after 15.
+            # Notice a server that has come back after 0.2 s, not after the default 15 s.
             "server_login_retry": 0.2,
             **settings,
         }
@@ -69,18 +69,18 @@ class PgBouncer(Program):
             self._settings.pop("track_extra_parameters", None)
 
     def tracks_more(self) -> bool:
-        """Tell whether it takes `track_extra_parameters`."""
+        """Tell whether this version has the setting `track_extra_parameters`."""
         said = subprocess.run(
             [str(self._program), "--version"], capture_output=True, text=True, check=True
         ).stdout
         return tuple(map(int, said.split()[1].split(".")[:2])) >= _TRACKS_MORE
 
     async def point_to(self, server: Address, *, cut: bool = False) -> None:
-        """Lead to another server from now on; returns once it does.
+        """Lead to another server from now on; return once it does.
 
-        Without `cut` each of its connections to the old one is closed when its client lets go of
-        it: at the end of a transaction or of a session. With `cut` all connections end now, also
-        those of clients.
+        Without `cut`, each connection to the old server is closed when its client no longer uses
+        it: at the end of a transaction or of a session, according to the pool mode. With `cut`, all
+        connections end now, also those of clients.
         """
         self._server = server
         self._write()
@@ -94,7 +94,7 @@ class PgBouncer(Program):
         await self.console("RESUME app")
 
     async def console(self, command: str) -> list[dict[str, Any]]:
-        """Run a command of the admin console; return what SHOW shows, by the names of columns."""
+        """Run a command of the admin console; return the rows of SHOW, by the names of columns."""
         return await asyncio.to_thread(self._command, command)
 
     def configure(self) -> list[str]:
@@ -130,7 +130,7 @@ class PgBouncer(Program):
             connect_timeout=10,
         )
         try:
-            connection.autocommit = True  # it knows no BEGIN
+            connection.autocommit = True  # the console does not know BEGIN
             with connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
                 cursor.execute(command)
                 return [dict(row) for row in cursor] if cursor.description else []

@@ -1,4 +1,4 @@
-"""A program of Debian's that a middle man is: found, started, ended."""
+"""The base of middle men that are programs of Debian's: finds, starts and ends them."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 __all__ = ("NONE", "MissingProgramError", "Program", "why_missing")
 
 NONE = "this machine has no"
-"""How the reason for a skip begins that the end of a run tells."""
+"""The beginning of the reason for a skip; the summary of a test run looks for it."""
 
 _PATIENCE = 10.0
 """Seconds that a program may take to listen, or to end."""
 
 _ATTEMPTS = 3
-"""How often to start when another process is quicker in taking a port."""
+"""How often to try to start when other processes take a chosen port first."""
 
 
 class MissingProgramError(Exception):
-    """The program is not on this machine; the text says what brings it."""
+    """The program is not on this machine; the text says how to install it."""
 
 
 class _StartError(Exception):
@@ -38,15 +38,15 @@ class _StartError(Exception):
 
 
 def _find(name: str) -> str | None:
-    # Daemons are where an ordinary user's PATH does not lead.
+    # Daemons are in directories that are not on an ordinary user's PATH.
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin"])
     return shutil.which(name, path=path)
 
 
 def why_missing(*names: str) -> str | None:
-    """Return which programs are not here and how they get here, None if all are.
+    """Return a text about missing programs and how to install them, or None if all are here.
 
-    Each is in the package of its name.
+    Each program is in the package of the same name.
     """
     missing = [name for name in names if _find(name) is None]
     if not missing:
@@ -58,10 +58,10 @@ def why_missing(*names: str) -> str | None:
 class Program:
     """A program with a directory of its own; use it in ``with``, in the main thread.
 
-    It ends with the thread that has started it, even if that is killed.
+    It ends with the thread that has started it, even if this process is killed.
     """
 
-    #: What it is called.
+    #: The name of the program.
     name: str
     host = "127.0.0.1"
 
@@ -98,37 +98,37 @@ class Program:
         self.close()
 
     def close(self) -> None:
-        """End the program and remove its files; more than once does no harm."""
+        """End the program and remove its files; calling this again does no harm."""
         self._end()
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
 
     def kill(self) -> None:
-        """Kill it at once, as a crash would; its connections are reset."""
+        """Kill the program at once, like a crash; its connections are reset."""
         self._running().kill()
         self._running().wait()
 
     def freeze(self) -> None:
-        """Stop it at once (SIGSTOP): connections stay open, all is quiet."""
+        """Stop the program at once (SIGSTOP): connections stay open, but silent."""
         self._running().send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on (SIGCONT)."""
+        """Let the program go on (SIGCONT)."""
         self._running().send_signal(signal.SIGCONT)
 
-    # What a kind of program says about itself.
+    # Subclasses implement the following methods.
 
     def configure(self) -> list[str]:
-        """Choose free ports, write files, and return the arguments."""
+        """Choose free ports, write files, and return the program's arguments."""
         raise NotImplementedError
 
     @property
     def listening(self) -> list[int]:
-        """The ports on which it listens once it is up."""
+        """The ports that the program listens on once it is up."""
         raise NotImplementedError
 
     def write(self, name: str, text: str) -> str:
-        """Write a file of the program's; return its path."""
+        """Write a file in the program's directory; return its path."""
         path = self.directory / name
         path.write_text(text)
         path.chmod(0o600)
@@ -137,13 +137,13 @@ class Program:
 
     @property
     def directory(self) -> Path:
-        """Where its files are."""
+        """The directory of the program's files."""
         assert self._directory is not None, "use it in `with`"
         return self._directory
 
     @property
     def log(self) -> str:
-        """What it has said."""
+        """The program's output so far."""
         return (self.directory / "log").read_text(errors="replace")
 
     def _running(self) -> subprocess.Popen[bytes]:
@@ -156,7 +156,8 @@ class Program:
 
     def _start(self) -> None:
         assert self._program is not None
-        # Whatever happens to us, it does not outlive us; setpriv is part of Linux's util-linux.
+        # The program must not outlive this process, even if it is killed. setpriv belongs to
+        # Linux's util-linux.
         setpriv = shutil.which("setpriv")
         prefix = [setpriv, "--pdeathsig=KILL"] if setpriv else []
         arguments = self.configure()
@@ -196,7 +197,7 @@ class Program:
         if process is None:
             return
         process.terminate()
-        process.send_signal(signal.SIGCONT)  # one that was frozen would not hear it
+        process.send_signal(signal.SIGCONT)  # a frozen program would not get the first signal
         try:
             process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:

@@ -1,6 +1,6 @@
-"""What health checks ask: one HTTP port for each server, which tells the server's role.
+"""The endpoints for health checks: an HTTP port for each server that tells the server's role.
 
-As Patroni's REST API does: ``/master`` and ``/replica`` answer 200 or 503.
+Like Patroni's REST API, they answer ``/master`` and ``/replica`` with 200 or 503.
 https://patroni.readthedocs.io/en/latest/rest_api.html#health-check-endpoints
 """
 
@@ -19,11 +19,11 @@ __all__ = ("RoleAgent",)
 
 
 class RoleAgent:
-    """Answers for one server, which it asks at each request; use it in ``with``."""
+    """Answers for one server, which it asks on each request; use it in ``with``."""
 
     def __init__(self, node: LocalNode) -> None:
         self.node = node
-        #: Whether the server is to be no master whatever it says, as without the leader's lock.
+        #: Whether to say that the server is not a master, as if it had lost the leader's lock.
         self.demoted = False
         self._connection: Any = None
         agent = self
@@ -42,7 +42,7 @@ class RoleAgent:
 
         self._server = HTTPServer(("127.0.0.1", 0), Handler)
         self.port = self._server.server_port
-        # In a thread of its own: a test's event loop may be busy, and checks must go on.
+        # It runs in a thread, because checks must go on while a test's event loop is busy.
         self._thread = threading.Thread(target=self._serve, name=f"role of {node.name}")
         self._thread.daemon = True
 
@@ -57,7 +57,7 @@ class RoleAgent:
         self._hang_up()
 
     def in_recovery(self) -> bool | None:
-        """Return what the server says, None if it says nothing."""
+        """Return the server's answer, or None if it does not answer."""
         if not self.node.running or self.node.frozen:
             return None
         try:

@@ -1,1 +1,1 @@
-"""Example applications under their real servers: what tests and `chaos` play a failover to."""
+"""Example applications under their real servers; tests and `chaos` let them live a failover."""

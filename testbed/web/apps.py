@@ -5,11 +5,11 @@ A new one is a row in `WEB_APPS`. It finds the DSN of all hosts in ``DATABASE_UR
 
 =============================  =====================================================================
 ``POST`` of `WebApp.write`     a row in the table ``visits (page text)``, on the master
-``GET`` of `WebApp.read`       how many there are, from a replica
+``GET`` of `WebApp.read`       the number of rows, from a replica
 ``GET`` of `WebApp.ready`      200 once there is a master
 =============================  =====================================================================
 
-SIGTERM ends it in good order.
+SIGTERM ends it in an orderly way.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class WebApp:
-    """One application under one server."""
+    """An application under a server."""
 
     name: str
-    #: What starts it, in the directory of the checkout; ``{port}`` stands for its port.
+    #: The command that starts it, in the directory of the checkout; ``{port}`` stands for its port.
     command: tuple[str, ...]
-    #: What is run before that, and ends: migrations, for one. Without it ``visits`` is made for it.
+    #: A command that is run first and ends, for example migrations. Without one, the table
+    #: ``visits`` is made for the application.
     prepare: tuple[str, ...] = ()
     #: ``{page}`` stands for a page that has not been visited yet.
     write: str = "/visits/{page}"
     read: str = "/visits"
     ready: str = "/health/ready"
-    #: Requests at the same time, of each kind.
+    #: How many requests of each kind are made at the same time.
     writers: int = 25
     readers: int = 25
 
@@ -53,14 +54,14 @@ def _aiohttp(app: str) -> tuple[str, ...]:
 
 def _gunicorn(app: str, options: str) -> tuple[str, ...]:
     words = f"--pythonpath examples --workers 2 --bind 127.0.0.1:{{port}} {options} {app}"
-    # Its control socket lies in the user's home, and several of them run here.
+    # Its control socket would be in the user's home directory, and several gunicorns run here.
     return sys.executable, "-m", "gunicorn", "--no-control-socket", *words.split()
 
 
-#: As many requests as two workers have threads: a write that waits for a master has one of them,
-#: and if all did, nothing would be read meanwhile that could tell of the promotion.
+#: No more requests than two workers have threads. A write that waits for a master occupies a
+#: thread; if writes occupied all threads, no read would run that could notice the promotion.
 _of_threads = partial(WebApp, writers=8, readers=8)
-#: The project's directory, in which its server begins.
+#: The project's directory, in which its server is started.
 _DJANGO = "examples/django_project"
 
 
@@ -70,7 +71,7 @@ WEB_APPS = {
         WebApp("fastapi", _uvicorn("fastapi_app:app")),
         WebApp("starlette", _uvicorn("starlette_app:app")),
         WebApp("aiohttp", _aiohttp("examples.aiohttp_app:make_app")),
-        # An ORM and a repository have one core busy with fewer.
+        # With an ORM and a repository, fewer requests already keep one core busy.
         WebApp("litestar", _uvicorn("litestar_app:app"), writers=10, readers=10),
         _of_threads(
             "django",

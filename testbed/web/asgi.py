@@ -1,4 +1,4 @@
-"""An ASGI server of one request, in this process: it sees each message, and when it came."""
+"""An ASGI server for one request, in this process: it records each message and when it came."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ("AsgiResponse", "ask")
 
 @dataclass
 class AsgiResponse:
-    """What an application has sent."""
+    """The messages that an application has sent."""
 
     messages: list[Message] = field(default_factory=list)
     #: What `watch` returned before each of them went out.
     watched: list[Any] = field(default_factory=list)
-    #: What left the application, as a server would log it.
+    #: The error that left the application; a server would log it.
     error: Exception | None = None
 
     @property
@@ -54,15 +54,15 @@ async def ask(
     watch: Callable[[], Any] = lambda: None,
     scope: dict[str, Any] | None = None,
 ) -> AsgiResponse:
-    """Have an application answer one request; the client stays until it has.
+    """Make an application answer one request; the client waits for the whole answer.
 
     Args:
-        app: The application; its lifespan is the caller's.
-        path: Of the request.
-        method: Of the request.
+        app: The application; the caller runs its lifespan.
+        path: The path of the request.
+        method: The method of the request.
         watch: Called whenever the application sends something.
-        scope: More of the connection's scope: another type makes it a WebSocket, which connects
-            and says nothing.
+        scope: More entries for the connection's scope. The type ``websocket`` makes it a WebSocket,
+            which connects and sends nothing.
     """
     response = AsgiResponse()
     received = 0
@@ -71,7 +71,7 @@ async def ask(
         nonlocal received
         received += 1
         if received > 1:
-            await asyncio.Event().wait()  # it does not go away
+            await asyncio.Event().wait()  # the client does not disconnect
         if (scope or {}).get("type") == "websocket":
             return {"type": "websocket.connect"}
         return {"type": "http.request", "body": b"", "more_body": False}

@@ -1,4 +1,4 @@
-"""A client of HTTP/1.1 that costs next to nothing: one connection, one request at a time."""
+"""An HTTP/1.1 client that costs very little: one connection, one request at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ("HttpClient",)
 
 
 class HttpClient:
-    """Asks a server on 127.0.0.1, over one connection as long as the server keeps it open."""
+    """A client of a server on 127.0.0.1; it keeps one connection as long as the server does."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -21,7 +21,7 @@ class HttpClient:
             OSError: The connection was refused, or lost before the end of the answer.
         """
         if self._streams is not None and self._streams[0].at_eof():
-            self.close()  # the server did not want to wait for us any longer
+            self.close()  # the server has closed the idle connection
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
@@ -29,7 +29,7 @@ class HttpClient:
         try:
             writer.write("\r\n".join(lines).encode())
             status, headers = _parse(await reader.readuntil(b"\r\n\r\n"))
-            # Nothing follows these two, and no header says so.
+            # Answers with these two statuses have no body, although no header says so.
             body = b"" if status in {204, 304} else await _body(reader, headers)
         except asyncio.IncompleteReadError as error:
             self.close()
@@ -37,8 +37,8 @@ class HttpClient:
         except BaseException:
             self.close()
             raise
-        # uvicorn closes the connection of an endpoint that has raised, a moment after its answer: a
-        # request that is sent meanwhile would be lost.
+        # uvicorn closes the connection a moment after the answer of an endpoint that has raised. A
+        # request sent in that moment would be lost.
         if status >= 500 or headers.get("connection", "").lower() == "close":
             self.close()
         return status, body

@@ -1,4 +1,4 @@
-"""A failover under an application that serves: the master is killed, a replica promoted."""
+"""A failover under a serving application: the master is killed, and a replica is promoted."""
 
 from __future__ import annotations
 
@@ -37,33 +37,33 @@ _COMPLAINT = re.compile(
 
 @dataclass
 class WebOutcome:
-    """What was measured; durations are seconds."""
+    """The measurements; durations are seconds."""
 
     app: str
-    #: Requests that were answered well, writes among them.
+    #: The successful requests, and the writes among them.
     requests: int
     writes: int
-    #: Of those that were not: all, those that began when the fault must have been felt, and the
-    #: most that one client saw.
+    #: The failed requests: all of them, those that began when the fault should have been noticed,
+    #: and the most of one client.
     failed: int
     failed_late: int
     failed_of_one: int
-    #: When the last of them had begun, after the fault; below zero: before it.
+    #: When the last failed request began, in seconds after the fault; negative if before it.
     last_failed: float | None
-    #: What became of them: the status, or why there was none.
+    #: The failed requests by status, or by the reason why there was none.
     failures: dict[str, int]
-    #: From the fault to the moment in which the new master accepted writes.
+    #: From the fault to the moment when the new master accepted writes.
     without_master: float
-    #: From there to the first write that was acknowledged.
+    #: From that moment to the first write that was acknowledged.
     added: float
     #: The longest write, and the longest read.
     hang: float
     read_hang: float
-    #: From the server's being told to end to its end.
+    #: From the signal to the server to end, to its end.
     closing: float
-    #: Writes that were acknowledged and are missing; a master that waits for nobody may lose some.
+    #: Acknowledged writes that are missing; with asynchronous replication some may be.
     lost: int
-    #: What must not be.
+    #: Results that are not acceptable.
     problems: list[str] = field(default_factory=list)
 
 
@@ -75,15 +75,15 @@ async def play_failover(
     after: float = 0.5,
     felt: float = 0.1,
 ) -> WebOutcome:
-    """Play it once.
+    """Play a failover once.
 
     Args:
-        app: Who serves.
-        cluster: Its master is killed, and the replica that is furthest promoted.
+        app: The application that serves.
+        cluster: The cluster; its master is killed, and the replica with the most WAL is promoted.
         before: Seconds of load before the fault.
         after: Seconds of load after the first write on the new master.
-        felt: Seconds after which the fault must have been felt, and nothing that begins may fail:
-            a killed server's sockets close a moment later, and a busy machine notices later still.
+        felt: Seconds after the fault from which on no new request may fail. A killed server's
+            sockets close a moment after its death, and a busy machine notices that even later.
     """
     name = f"web_{uuid4().hex}"
     master = cluster.master
@@ -103,7 +103,7 @@ async def play_failover(
             await asyncio.to_thread(master.kill)
             new = await _furthest(cluster.replicas)
             await asyncio.to_thread(new.request_promotion)
-            # The earliest moment it can have been: what is uncertain counts against hasql.
+            # Take the earliest possible moment, so that the uncertainty counts against hasql.
             writable = (await observer.promotion(new)).not_before
             first = await load.first_write_after(writable)
             await asyncio.sleep(after)

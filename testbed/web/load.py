@@ -1,4 +1,4 @@
-"""The load: clients that write and read over HTTP, and take note of every answer."""
+"""The load: clients that write and read over HTTP, and record every answer."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ if TYPE_CHECKING:
 __all__ = ("Answer", "WebLoad")
 
 _LONGEST = 30.0
-"""Seconds after which a request is given up."""
+"""Seconds after which the client gives a request up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of one request; times are monotonic seconds."""
+    """The outcome of a request; times are monotonic seconds."""
 
     client: str
     began: float
     ended: float
-    #: None: no answer came.
+    #: None if no answer came.
     status: int | None
-    #: What was written, if it was acknowledged.
+    #: The page that was written, if the write was acknowledged.
     page: str | None
-    #: Why there was no answer, or what it said if it was none of success.
+    #: Why there was no answer, or the text of an answer that was not a success.
     error: str
 
     @property
     def good(self) -> bool:
-        """Whether it is one of success."""
+        """Whether the request succeeded."""
         return self.status is not None and 200 <= self.status < 300
 
 
 class WebLoad:
-    """Runs until stopped: each client has one request under way, but for a short pause."""
+    """Runs until it is stopped; each client makes one request after another, with short pauses."""
 
     def __init__(self, app: WebApp, port: int, *, pause: float = 0.03) -> None:
         self._app = app
         self._port = port
-        # Two cores run the load, the application and three servers.
+        # The clients pause because two cores run the load, the application and three servers.
         self._pause = pause
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -53,7 +53,7 @@ class WebLoad:
         self.answers: list[Answer] = []
 
     def start(self) -> None:
-        """Begin."""
+        """Start all clients."""
         names = [f"writer {number}" for number in range(self._app.writers)]
         names += [f"reader {number}" for number in range(self._app.readers)]
         self._tasks = [asyncio.create_task(self._repeat(name), name=name) for name in names]
@@ -69,12 +69,12 @@ class WebLoad:
                 await self._news.wait()
 
     async def stop(self) -> None:
-        """Let each client end its request; those that do not end are noted as given up."""
+        """Wait for each client's request to end; requests that do not are recorded as given up."""
         self._stopping = True
         await asyncio.gather(*self._tasks)
 
     async def abort(self) -> None:
-        """End all of it at once."""
+        """End all clients at once."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""An application under its real server, in a process of its own."""
+"""Runs an application under its real server, in a process of its own."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _PATIENCE = 20.0
 """Seconds that the server may take to serve, and to end."""
 
 _ENDED = {0, -signal.SIGTERM}
-"""What a server says that was told to end; uvicorn ends by the signal that it was sent."""
+"""The exit codes of a server that was told to end; uvicorn ends by the signal that it got."""
 
 
 class WebServer:
-    """Use it in ``async with``: it serves when the block begins, and has ended afterwards."""
+    """A server; use it in ``async with``. It serves within the block, and has ended afterwards."""
 
     def __init__(self, app: WebApp, dsn: str) -> None:
         self.app = app
         (self.port,) = free_ports(1)
-        #: Seconds that it took to end, once it was told to.
+        #: Seconds that the server took to end after it was told to.
         self.closing: float | None = None
         self._environment = {
             **os.environ,
@@ -42,7 +42,7 @@ class WebServer:
             "PYTHONWARNINGS": "default::ResourceWarning",
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         }
-        # On disk, so that it can write as much as it likes.
+        # A file, not a pipe, so that the server can write any amount.
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # as long as this object
         self._process: asyncio.subprocess.Process | None = None
 
@@ -64,18 +64,18 @@ class WebServer:
 
     @property
     def output(self) -> str:
-        """All that it has written so far."""
+        """The server's output so far."""
         self._output.seek(0)
         return self._output.read().decode(errors="replace")
 
     @property
     def pid(self) -> int:
-        """The number of the process that was started."""
+        """The pid of the process that was started."""
         assert self._process is not None  # used outside `async with`
         return self._process.pid
 
     async def stop(self) -> None:
-        """Tell it to end, and wait for that."""
+        """Tell the server to end, and wait until it has."""
         process = self._process
         assert process is not None  # as above
         began = time.monotonic()
@@ -105,7 +105,7 @@ class WebServer:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=self._output,
             stderr=self._output,
-            start_new_session=True,  # a group of its own: its workers end with it
+            start_new_session=True,  # its own process group, so that its workers end with it
         )
 
     async def _serves(self) -> bool:
