@@ -1,4 +1,4 @@
-"""`python -m chaos`: play scenarios and print what they cost."""
+"""`python -m chaos`: plays scenarios and prints what they cost."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _AnyOutcome: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class _Played:
-    """What came of everything so far."""
+    """The outcomes of everything played so far."""
 
     faults: list[Outcome] = field(default_factory=list)
     leases: list[LeaseOutcome] = field(default_factory=list)
@@ -139,7 +139,7 @@ async def _run(
     kits: Sequence[LoadKit],
     played: _Played,
 ) -> None:
-    """Play everything, and add what came of each run to what was played."""
+    """Play everything, and add the outcome of each run to `played`."""
     async with LocalCluster(synchronous=True, version=options.version) as cluster:
         for play in plays:
             for group in [kits] if options.together else play.groups(kits):
@@ -152,7 +152,7 @@ async def _run(
 async def _add(
     played: _Played, play: Play, cluster: LocalCluster, group: Sequence[LoadKit], *, short: bool
 ) -> Sequence[_AnyOutcome]:
-    """Play this once, add what came of it, and return that."""
+    """Play a scene once, add its outcomes to `played`, and return them."""
     scene = play.scene
     if isinstance(scene, LeaseScene):
         played.leases.extend(leases := await play_leases(scene, cluster, group, short=short))
@@ -175,9 +175,9 @@ async def _add(
 
 
 def main() -> int:
-    """Run; 1 if anything was as it must not be."""
+    """Run everything; return 1 if anything was wrong."""
     options = _options()
-    # What is logged as an error is reported, and what is below is in the way.
+    # Errors in the log are reported, and other log lines would be in the way.
     logging.lastResort = None
     here: list[LoadKit] = [*KITS, *THREAD_KITS]
     kits = [kit for kit in here if not options.driver or kit.name in options.driver]
@@ -189,7 +189,7 @@ def main() -> int:
         print("drivers here:", ", ".join(kit.name for kit in kits))
         return 0
     if not kits:
-        # `make chaos` has two environments, and asks both of them.
+        # `make chaos` runs in two environments, each of which has other drivers.
         _tell(f"no such driver here: {', '.join(options.driver)}")
         return 0
     plays = chosen(options.fault or (), _class_of(options))
@@ -200,7 +200,7 @@ def main() -> int:
     plays = [play for play in plays if reasons[play.scene.name] is None]
     played = _Played()
     interrupted = False
-    # Who has no more time, as under timeout(1), has waited for what has been measured until then.
+    # Treat SIGTERM, for example from timeout(1), like Ctrl-C: print what was measured until then.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         with asyncio.Runner(loop_factory=_LOOPS[options.loop]) as runner:

@@ -1,4 +1,4 @@
-"""An application: one driver's pool manager, under a load that takes note of every operation."""
+"""An application: one driver's pool manager, under a load that records every operation."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ __all__ = (
 )
 
 ACQUIRE_TIMEOUT = 10.0
-"""Seconds an operation waits for a server: more than any fault here lasts for one host."""
+"""Seconds that an operation waits for a server: longer than any fault here lasts for one host."""
 
 LEASE_ABORT_AFTER = 2.0
-"""Seconds of silence after which a lease is aborted: there shall be an end to see."""
+"""Seconds of silence after which a lease is aborted; short, so that a run sees it happen."""
 
 LONGEST = ACQUIRE_TIMEOUT + LEASE_ABORT_AFTER + 2.0
-"""Seconds after which an operation has no excuse: both bounds, and a frozen host to find out."""
+"""The most seconds that an operation may take: both bounds, and the time to detect a frozen host.
+"""
 
 
 class Acknowledged(NamedTuple):
-    """A row whose insert has returned at `at`."""
+    """A row whose insert returned at the time `at`."""
 
     client: int
     number: int
@@ -46,28 +47,28 @@ class Acknowledged(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What a reader found out about the server that it was given."""
+    """What a reader found out about the server of its lease."""
 
     port: int
     in_recovery: bool
-    #: When the lease was asked for, and when the answer was there.
+    #: When the lease was asked for, and when the answer arrived.
     began: float
     at: float
 
 
 class Operation(NamedTuple):
-    """One that has ended; `error` is None if it was well."""
+    """An operation that has ended; `error` is None if it succeeded."""
 
     task: str
     began: float
     ended: float
     error: str | None
-    #: For how many seconds its thread has waited for a processor.
+    #: How many seconds its thread has waited for a processor.
     starved: float
 
 
 class Load(NamedTuple):
-    """How many tasks or threads there are, and for how many each pool has places."""
+    """The number of tasks or threads, and of connections in each pool."""
 
     writers: int = 8
     readers: int = 8
@@ -76,31 +77,31 @@ class Load(NamedTuple):
     pause: float = 0.002
 
     def lightened(self) -> Load:
-        """Return what a machine bears for all drivers at once."""
+        """Return a load light enough for all drivers at once on one machine."""
         halved = self.writers // 2, (self.readers + 1) // 2, (self.places + 1) // 2
         return Load(*halved, 10 * self.pause)
 
 
 class Application:
-    """Use it in ``async with``: it is ready when the block begins, and closed afterwards."""
+    """An application; use it in ``async with``. It is ready within the block, closed afterwards."""
 
-    #: What its operations are.
+    #: What its operations use.
     uses: ClassVar[str] = "leases"
 
     #: Whether drivers may keep statements prepared.
     prepares: ClassVar[bool] = True
 
-    #: The longest that an operation may take, in seconds.
+    #: The longest time that an operation may take, in seconds.
     longest: ClassVar[float] = LONGEST
 
-    #: More arguments of its manager.
+    #: Further arguments of its pool manager.
     options: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, kit: LoadKit, cluster: LocalCluster, dsn: str, load: Load) -> None:
         mark = uuid4().hex
         self.kit = kit
         self.load = load
-        #: The name of its sessions, and that of its table.
+        #: The application_name of its sessions, and the name of its table.
         self.name, self.table = f"chaos_{mark}", f"c_{mark}"
         sizes = kit.sizes(min(2, load.places), load.places)
         self.manager: Any = kit.manager(
@@ -113,9 +114,9 @@ class Application:
         self.acknowledged: list[Acknowledged] = []
         self.reads: list[Read] = []
         self.operations: list[Operation] = []
-        #: Operations that did not end when the load had to.
+        #: The number of operations that did not end when the load ended.
         self.stuck = 0
-        #: What `ready` said of hosts that were mended and did not come back.
+        #: The error of `ready`, if hosts did not come back after the repair.
         self.incomplete = ""
         #: Seconds that closing the manager took.
         self.closing = 0.0
@@ -145,7 +146,7 @@ class Application:
         await self.workers.wait()
 
     def start(self) -> None:
-        """Begin with the load, or double it."""
+        """Start the load, or double it if it has been started."""
         begin = self._started
         for client in range(begin, begin + self.load.writers):
             self._start(f"writer {client}", self._write, client)
@@ -153,16 +154,16 @@ class Application:
             self._start(f"reader {client}", self._read, client)
 
     async def stop(self) -> None:
-        """Let each worker end its operation, and count those that do not."""
+        """Wait for each worker to end its operation, and count those that do not."""
         self._stopping = True
         self.stuck = await self.workers.stuck_after(self.longest)
 
     def unforgiven(self) -> Iterator[str]:
-        """Yield the errors that no fault explains: none here, as the verdict counts them."""
+        """Yield the errors that no fault excuses: none here, because the verdict counts them."""
         return iter(())
 
     async def rows(self) -> set[tuple[int, int]]:
-        """Return what is on the master."""
+        """Return the rows on the master."""
         master = self._cluster.master
         rows = await master.sql(f"SELECT client, number FROM {self.table}")  # noqa: S608 - ours
         pairs = (row.split("|") for row in rows.splitlines())
@@ -181,7 +182,7 @@ class Application:
             watch, error = Stopwatch(), None
             try:
                 await operation(client, number)
-            except Exception as raised:  # noqa: BLE001 - counting them is what this is for
+            except Exception as raised:  # noqa: BLE001 - every failure is counted
                 error = f"{type(raised).__name__}: {str(raised).partition(chr(10))[0]}"
                 if not isinstance(raised, (*self.kit.lost, HasqlError)):
                     where = traceback.extract_tb(raised.__traceback__)[-1]

@@ -1,8 +1,8 @@
-"""Commits: the master is lost at random moments around COMMIT, and `run` has to know the truth.
+"""Commits: the master is lost at random moments around COMMIT, and `run` has to know the outcome.
 
-Each unit of work writes a row of its own, once. What `run` has returned from must be there once,
-what it has raised CommitUnknownError for at most once, and no other error is seen. It is compared
-with what the master holds that has survived.
+Each unit of work writes one row of its own. If `run` has returned, the row must exist exactly once;
+if it has raised CommitUnknownError, at most once; and no other error may occur. The results are
+compared with the rows on the surviving master.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ if TYPE_CHECKING:
 __all__ = ("COMMIT_SCENES", "CommitOutcome", "CommitScene", "play_commits")
 
 _WRITERS, _SHORT_WRITERS = 27, 9
-"""How many there are for all drivers: so many that some are at COMMIT at most moments."""
+"""The number of writers of all drivers together: enough for some to be at COMMIT at most times."""
 
 _MOMENTS, _FEW_MOMENTS = 25, 2
-"""How often a scene is played: 200 times are all of them, for each driver."""
+"""How often each scene is played: all scenes together are 200 losses for each driver."""
 
 _BUDGET = RetryPolicy(attempts=100, seconds=120.0, longest=0.2)
-"""Masters are lost faster than some drivers have all writers connected again: aiopg opens one
-connection after the other. So one unit of work may live through many losses; a budget for a single
-one, which is what `chaos.units` plays, would be one for all of them."""
+"""A large budget: masters are lost faster than some drivers connect all writers again, because
+aiopg opens one connection after the other. So one unit of work may live through many losses, and a
+budget for a single loss, as in `chaos.units`, would have to last for all of them."""
 
 _PATIENCE = 30.0
-"""Seconds until every driver must have written again."""
+"""Seconds within which every driver must write again."""
 
 _AROUND = 0.005
-"""Seconds after the end of some work within which the fault comes."""
+"""The fault comes at most this many seconds after the end of some work."""
 
 _HELD = 0.03
-"""Seconds for which commits are held back at most, before it comes."""
+"""The most seconds for which commits are held back before the fault."""
 
 _SETTINGS = ("synchronous_commit = remote_apply", "commit_delay = 2000", "commit_siblings = 0")
-"""A commit waits until a replica has replayed it; and before, for 2 ms until it is flushed. What is
-lost then has its id given to another transaction, if the server starts again."""
+"""A commit waits until a replica has replayed it, and before that it waits 2 ms to be flushed. If
+the server restarts, the id of a transaction lost in that time is given to another transaction."""
 
 _WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 _POSITION = "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'::pg_lsn"
 
 
 class _Units:
-    """One driver's pool manager, and those who have their work done by it."""
+    """One driver's pool manager, and the writers that use it."""
 
     def __init__(
         self, kit: LoadKit, dsn: str, committing: Callable[[], object], writers: int
@@ -91,7 +91,7 @@ class _Units:
                 await self._unit(number)
             except CommitUnknownError:
                 self.unknown.append(number)
-            except Exception as error:  # noqa: BLE001 - counting them is what this is for
+            except Exception as error:  # noqa: BLE001 - every failure is counted
                 self.errors.append(Failure.of(error, watch))
             else:
                 self.done.append(number)
@@ -122,7 +122,7 @@ class _Stage:
         self._committing = asyncio.Event()
 
     def committing(self) -> None:
-        """Take note that somebody is about to commit; called by whoever is."""
+        """Note that a writer is about to commit; the writer calls this."""
         self._loop.call_soon_threadsafe(self._committing.set)
 
     async def moment(self) -> None:
@@ -133,10 +133,11 @@ class _Stage:
 
     @asynccontextmanager
     async def at_commit(self) -> AsyncIterator[LocalNode]:
-        """Come at a random moment around a commit, and every other time while one surely waits.
+        """Enter the block at a random moment around a commit.
 
-        A commit waits until a standby has replayed it. Where none does, all wait that are under
-        way: the server has done them, and a standby has them, or not yet.
+        Every other time, a commit is certain to be waiting then. A commit waits until a standby has
+        replayed it. If no standby replays, all running commits wait: the server has done them, and
+        a standby may or may not have received them.
         """
         master, held = self.cluster.master, []
         await self.moment()
@@ -161,7 +162,7 @@ class _Stage:
         return master
 
     async def promote(self, *candidates: LocalNode) -> LocalNode:
-        """Promote the one that is furthest, and have the others follow it."""
+        """Promote the candidate with the most WAL, and make the others follow it."""
         positions = [int(await node.sql(_POSITION)) for node in candidates]
         new = candidates[positions.index(max(positions))]
         await new.promote()
@@ -169,7 +170,7 @@ class _Stage:
         return new
 
     async def written(self) -> None:
-        """Wait until each driver has done more of its work."""
+        """Wait until each driver has done some more of its work."""
         before = [len(each.done) for each in self.units]
         watch = Stopwatch()
         while any(len(each.done) <= done for each, done in zip(self.units, before, strict=True)):
@@ -244,7 +245,7 @@ async def _unheard(stage: _Stage) -> None:
 
 
 async def _fatal(stage: _Stage) -> None:
-    """Answer COMMIT as a server does that goes down, or a pooler, while the server goes on."""
+    """Answer COMMIT like a pooler or a server that shuts down, while the server goes on."""
     async with stage.at_commit() as master:
         proxy = stage.ways[master].proxy
         proxy.black_hole(there=False)
@@ -305,13 +306,13 @@ COMMIT_SCENES = {scene.name: scene for scene in _ALL}
 
 @dataclass(frozen=True, slots=True)
 class CommitOutcome:
-    """How one driver fared. Durations are seconds."""
+    """The outcome for one driver. Durations are seconds."""
 
     scenario: str
     driver: str
     #: How often the master was lost.
     moments: int
-    #: Units of work that were done, commits that were found out, and those that were not.
+    #: Units of work that were done, lost commits whose outcome was found, and those it was not.
     done: int
     found: int
     unknown: int
@@ -328,7 +329,7 @@ async def play_commits(
     short: bool,
     seed: int | None = None,
 ) -> list[CommitOutcome]:
-    """Play a scene to all drivers at once, and say how each of them fared."""
+    """Play a scene to all drivers at once, and return the outcome for each of them."""
     chance, moments = Random(seed), _FEW_MOMENTS if short else _MOMENTS  # noqa: S311 - no secret
     async with _waiting_for_replicas(cluster), AsyncExitStack() as stack:
         found = {}
@@ -354,9 +355,9 @@ async def play_commits(
 
 @asynccontextmanager
 async def _waiting_for_replicas(cluster: LocalCluster) -> AsyncIterator[None]:
-    """Have whoever is master acknowledge what a replica has replayed, and mend it afterwards."""
+    """Make any master acknowledge only what a replica has replayed; undo that afterwards."""
     await asyncio.to_thread(cluster.heal)
-    # With it a standby tells at once which timeline it follows.
+    # With this grant a standby tells at once which timeline it follows.
     await cluster.master.sql("GRANT pg_read_all_stats TO app")
     settings = [f"SET {setting}" for setting in _SETTINGS]
     await asyncio.gather(*(_set(node, settings, "ANY 1 (*)") for node in cluster.nodes))

@@ -1,7 +1,7 @@
-"""Failures: errors of operations, and for how much of its time each had no processor.
+"""Failures: errors of operations, and how much of its time each operation had no processor.
 
-A budget is seconds of a clock. Where other programs have the processors, a fault that ends in time
-on a machine at rest does not, and whoever reads of an error has to know.
+A time budget is measured by the clock. A fault that ends in time on an idle machine may not do so
+if other programs use the processors, and a reader of the error has to know that.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OF_THREAD = Path("/proc/thread-self/schedstat")
 
 
 class Stopwatch:
-    """Runs from when it is made; to be read by the same thread."""
+    """Runs from its creation; only the thread that made it may read it."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
@@ -28,17 +28,17 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """Seconds until now."""
+        """Seconds since the creation."""
         return time.monotonic() - self.began
 
     @property
     def starved(self) -> float:
-        """For how many of them the thread could have run, and no processor was free for it."""
+        """How many of these seconds the thread was ready to run, but no processor was free."""
         return _waited() - self._waited
 
 
 class Failure(NamedTuple):
-    """An operation that has raised what it must not; see `Stopwatch`."""
+    """An operation that has raised an error that it must not raise; see `Stopwatch`."""
 
     error: str
     seconds: float
@@ -46,14 +46,14 @@ class Failure(NamedTuple):
 
     @classmethod
     def of(cls, error: Exception, watch: Stopwatch) -> Failure:
-        """Take note of an error's first line, without how long an acquire has waited."""
+        """Record an error's first line, without the time that an acquire has waited."""
         line = f"{type(error).__name__}: {error}".partition("\n")[0]
         line = re.sub(r"within [0-9.e+-]+ s", "in time", line)
         return cls(line, watch.seconds, watch.starved)
 
 
 def tell(failures: Iterable[Failure]) -> Iterator[str]:
-    """Say how often there was each error, and what its longest operation has waited for."""
+    """Tell how often each error occurred, and how its longest operation spent its time."""
     by_error: dict[str, list[Failure]] = {}
     for each in failures:
         by_error.setdefault(each.error, []).append(each)
@@ -66,7 +66,7 @@ def tell(failures: Iterable[Failure]) -> Iterator[str]:
 
 
 def _waited() -> float:
-    """Return the seconds so far; where the kernel does not tell, 0.
+    """Return the seconds that this thread has waited so far; 0 if the kernel does not tell.
 
     https://docs.kernel.org/scheduler/sched-stats.html
     """

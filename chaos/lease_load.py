@@ -35,7 +35,7 @@ class LeaseLoad:
         self.errors: list[str] = []
         #: How long each operation took.
         self.hangs: list[float] = []
-        #: Operations that did not end when the load had to.
+        #: The number of operations that did not end when the load ended.
         self.stuck = 0
         self._stopping = False
         sizes = kit.sizes(1, 6)
@@ -57,7 +57,7 @@ class LeaseLoad:
             self._workers.start(f"lessee {number}", self._repeat(read_only=number >= _WRITERS))
 
     async def stop(self) -> None:
-        """Let each worker end its operation, and count those that do not."""
+        """Wait for each worker to end its operation, and count those that do not."""
         self._stopping = True
         self.stuck = await self._workers.stuck_after(LONGEST)
         await self._workers.end()
@@ -65,7 +65,7 @@ class LeaseLoad:
         await self._workers.wait()
 
     async def lose_session(self) -> None:
-        """Have a master end a session in the midst of a lease, as an administrator may."""
+        """Make a master end a session in the middle of a lease, as an administrator may."""
         await self._workers.do(self._lose_session())
 
     @property
@@ -73,7 +73,7 @@ class LeaseLoad:
         return sum(not lease.read_only for lease in self.leases)
 
     def has_leased(self, master: LocalNode) -> bool:
-        """Tell whether the latest lease of a master was on this one."""
+        """Tell whether the latest lease of a master was on this server."""
         latest = next((lease for lease in reversed(self.leases) if not lease.read_only), None)
         return latest is not None and latest.port == master.port
 
@@ -102,8 +102,8 @@ class LeaseLoad:
                 self.leases.append(
                     Lease(read_only, int(port), int(pid), in_recovery == "t", at, now)
                 )
-            # Whatever it is: psycopg calls it an InternalError when a pooler loses the server of a
-            # BEGIN. The load goes on, or there would be fewer leases to judge and nobody to tell.
+            # Catch everything: psycopg raises an InternalError if a pooler loses its server during
+            # BEGIN. If the load did not go on, there would be fewer leases to judge, unnoticed.
             except Exception as error:  # noqa: BLE001
                 self._failed(error)
             self.hangs.append(time.monotonic() - began)

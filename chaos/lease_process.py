@@ -1,4 +1,4 @@
-"""A scene of leases in a process of its own, which has the scene's environment."""
+"""Plays a scene of leases in a process of its own, which has the scene's environment."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def play_in_process(
     *,
     short: bool,
 ) -> list[LeaseOutcome]:
-    """Have `python -m chaos` play it, on a cluster of its own, of the version of this one."""
+    """Make `python -m chaos` play it, on a cluster of its own with the same major version."""
     version = int(await cluster.master.sql("SHOW server_version_num")) // 10_000
     arguments = [f"--fault={scenario}", f"--version={version}", f"--loop={TaskWorkers().kind}"]
     arguments += [f"--driver={kit.name}" for kit in kits]
@@ -40,7 +40,7 @@ async def play_in_process(
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "chaos", "--json", "--together", *arguments),
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,  # libpq prints there what servers tell of themselves
+        stderr=asyncio.subprocess.PIPE,  # libpq prints the servers' notices there
         cwd=_ROOT,
         env={**os.environ, **environment},
     )
@@ -50,7 +50,7 @@ async def play_in_process(
         if process.returncode is None:
             process.terminate()
             await process.wait()
-    # It ends with 1 where a driver has a problem, and tells of it.
+    # It exits with 1 if a driver has a problem, and still prints the outcome.
     assert told, f"{scenario} was not played to its end: {said.decode()[-4000:]}"
     return [
         LeaseOutcome(**{**outcome, "problems": tuple(outcome["problems"])})

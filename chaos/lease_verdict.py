@@ -1,4 +1,4 @@
-"""What leases have met: each is compared with which server was the master, and since when."""
+"""Judges leases: compares each with which server was the master at that time."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 __all__ = ("LATE", "Event", "History", "Lease", "LeaseOutcome", "Reign", "is_stale", "judge")
 
 LATE = 0.5
-"""Seconds by which a busy machine may miss what one at rest keeps: all drivers are at it here."""
+"""Seconds by which a busy machine may miss a bound: all drivers run at the same time here."""
 
 
 class Lease(NamedTuple):
-    """What one was found to be on; times are monotonic seconds."""
+    """A lease, and the server that it was found to be on; times are monotonic seconds."""
 
     read_only: bool
     port: int
     pid: int
     in_recovery: bool
-    #: When it was handed out, and when the answer was there.
+    #: When it was handed out, and when the answer arrived.
     at: float
     answered: float
 
 
 class Reign(NamedTuple):
-    """The time in which a lease of a master may be on a server."""
+    """The time during which a lease of a master may be on a server."""
 
     port: int
     begin: float
@@ -41,7 +41,7 @@ class Reign(NamedTuple):
 
 
 class Event(NamedTuple):
-    """What was done to the servers, or to what leads to them."""
+    """An action on the servers, or on the names and poolers that lead to them."""
 
     at: float
     what: str
@@ -51,7 +51,7 @@ class Event(NamedTuple):
 
 @dataclass(slots=True)
 class History:
-    """What is true of a scene's servers, as it becomes so."""
+    """The true states of a scene's servers, recorded as they change."""
 
     reigns: list[Reign]
     events: list[Event] = field(default_factory=list)
@@ -59,14 +59,15 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class LeaseOutcome:
-    """How one driver fared."""
+    """The outcome for one driver."""
 
     scenario: str
     driver: str
     #: Leases of a master, and changes of master.
     leases: int
     changes: int
-    #: Leases of a master on a standby, on a replaced one; of a replica on a master.
+    #: Leases of a master that were on a standby, and on a replaced master; leases of a replica that
+    #: were on a master.
     on_standby: int
     on_replaced: int
     not_replica: int
@@ -80,7 +81,7 @@ class LeaseOutcome:
 def judge(
     scenario: str, load: LeaseLoad, history: History, passage: Passage, wanted: int
 ) -> LeaseOutcome:
-    """Say how a driver fared of whose master so many leases were wanted."""
+    """Return the outcome for a driver of which `wanted` leases of a master were expected."""
     standbys: list[Lease] = []
     replaced: list[Lease] = []
     masters: list[Lease] = []
@@ -141,7 +142,7 @@ def _is_right(lease: Lease, history: History, passage: Passage) -> bool:
     ):
         return True
     for reign in history.reigns:
-        # What is certain from the end of a reign on may reach a busy machine later.
+        # A busy machine may notice the end of a reign a little later.
         if lease.port == reign.port and reign.begin <= until and lease.at < reign.end + LATE:
             ended = reign.end < float("inf")
             if not lease.in_recovery or (passage.outlives_servers and ended):
@@ -152,8 +153,8 @@ def _is_right(lease: Lease, history: History, passage: Passage) -> bool:
 def is_stale(lease: Lease, reigns: Sequence[Reign], grace: float) -> bool:
     """Tell whether a lease of a replica was handed out on a server that had long been a master.
 
-    What was promoted between the lease and its answer was a standby when it was handed out, whether
-    or not it had been a master before.
+    A server that was promoted between the lease and its answer was a standby when the lease was
+    handed out, even if it had been a master before that.
     """
     mine = [each.begin for each in reigns if each.port == lease.port]
     begun = [begin for begin in mine if begin < lease.answered]
@@ -161,7 +162,7 @@ def is_stale(lease: Lease, reigns: Sequence[Reign], grace: float) -> bool:
 
 
 def _tell(what: str, leases: Sequence[Lease], events: Sequence[Event]) -> Iterator[str]:
-    """Say how many leases were wrong, and how long after which event."""
+    """Tell how many leases were wrong, and how long after which event."""
     after: dict[str, list[float]] = {}
     for lease in leases:
         event = max((each for each in events if each.at <= lease.at), default=None)

@@ -1,12 +1,12 @@
 """Leases of a master while servers are promoted, killed and moved behind middle men.
 
 Each lease is asked which server it is on, and judged by what the scene knows. A lease of a master
-is wrong on a standby, always, and on a master that has been replaced, if it was handed out after
-hasql could have known: each passage (`chaos.passages`) says when that is.
+is always wrong on a standby. On a replaced master it is wrong if it was handed out after hasql
+could have known of the replacement; each passage (`chaos.passages`) says when that is.
 
-A pooler lets a client outlive its server: a statement waits there until a server can answer it,
-which may have come back as a standby, or be the next master. There a lease is right that was so at
-any moment from when it was handed out to the answer.
+Behind a pooler a client's connection outlives the server: a statement waits until some server can
+answer it, which may be a former master that has come back as a standby, or the next master. There a
+lease is right if it was right at any time between being handed out and the answer.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ if TYPE_CHECKING:
 __all__ = ("LEASE_SCENES", "LeaseScene", "play_leases")
 
 _SHORT, _LONG = (500, 3, 6), (10_000, 3, 40)
-"""Leases of a master that are wanted, the fewest changes of master, and the most."""
+"""The wanted number of leases of a master, the fewest changes of master, and the most."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseScene:
-    """What lies between the application and the servers."""
+    """A passage between the application and the servers, and what it needs."""
 
     name: str
     description: str
     passage: type[Passage]
-    #: Without which it cannot be played.
+    #: The program without which the scene cannot be played.
     program: str | None = None
-    #: What the application's process has in its environment.
+    #: The environment that the application's process needs.
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -109,7 +109,7 @@ _ALL = (
         "odd-defaults",
         "masters change under a role, a database and an environment full of odd defaults",
         OddDefaults,
-        # What it asks servers for contradicts every lease of a master.
+        # It asks servers for the opposite of what a lease of a master needs.
         environment={
             **ENVIRONMENT,
             "PGTARGETSESSIONATTRS": "standby",
@@ -122,7 +122,7 @@ LEASE_SCENES = {scene.name: scene for scene in _ALL}
 
 
 class _Director:
-    """Plays the HA manager, and knows what is true."""
+    """Plays the HA manager, and records the true states of the servers."""
 
     def __init__(
         self, cluster: LocalCluster, passage: Passage, loads: Sequence[LeaseLoad], moment: float
@@ -135,7 +135,7 @@ class _Director:
         self.history = History([Reign(self._master.port, time.monotonic())])
 
     async def change(self, number: int) -> None:
-        """Change the master in one of the ways, in turn; leave a whole cluster."""
+        """Change the master in one of several ways, in turn, and leave a whole cluster."""
         old, new = self._master, self._cluster.replicas[0]
         await (self._replace, self._crash, self._hand_over)[number % 3](old, new)
         await asyncio.sleep(self._moment)
@@ -148,15 +148,15 @@ class _Director:
         await asyncio.sleep(self._moment)
 
     async def _replace(self, old: LocalNode, new: LocalNode) -> None:
-        """Promote a standby beside a living master, and then move the names."""
+        """Promote a standby while the old master lives on, and then move the names."""
         watch = Stopwatch()
         await self._promote(old, new, "a standby was promoted beside a living master")
         if self._passage.known_after_loss is not None:
             await asyncio.gather(*(load.lose_session() for load in self._loads))
             self._note("each driver lost a session in use")
             self._end_reign(time.monotonic() + self._passage.known_after_loss)
-        # It lives on, and so may flows to it, until a lease there is a wrong one. That is later on
-        # a machine whose processors others have: hasql cannot do then what it could elsewhere.
+        # The old master lives on, and flows to it may, too, until a lease there becomes wrong. Wait
+        # longer than that: on a busy machine hasql notices the replacement later.
         known = self.history.reigns[-2].end
         await asyncio.sleep(max(self._moment, known + LATE - time.monotonic()))
         starved = watch.starved
@@ -170,7 +170,7 @@ class _Director:
         await self._promote(old, new, "a standby was promoted after a crash")
 
     async def _hand_over(self, old: LocalNode, new: LocalNode) -> None:
-        """Stop the master in order, and move the names before the standby is promoted."""
+        """Stop the master cleanly, and move the names before the standby is promoted."""
         self._note("the master was stopped")
         await old.stop()
         await self._passage.early(new)
@@ -189,13 +189,13 @@ class _Director:
         self._end_reign(known)
 
     async def _until_found(self, new: LocalNode) -> None:
-        """Wait until each driver has leased the new master, or should have."""
+        """Wait until each driver has leased the new master, or until it should have."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LONGEST):
                 await until(lambda: all(load.has_leased(new) for load in self._loads))
 
     def _end_reign(self, at: float) -> None:
-        """Have the reign before the present one end."""
+        """Set the end of the reign before the current one."""
         reigns = self.history.reigns
         reigns[-2] = reigns[-2]._replace(end=at)
 
@@ -206,11 +206,12 @@ class _Director:
 async def play_leases(
     scene: LeaseScene, cluster: LocalCluster, kits: Sequence[LoadKit], *, short: bool
 ) -> list[LeaseOutcome]:
-    """Play a scene to all these drivers at once, and say how each of them fared.
+    """Play a scene to all these drivers at once, and return the outcome for each of them.
 
-    Short is 500 leases of all drivers, and each way to change a master once; else 10,000 of each.
-    It ends without them where hasql finds no master any more. In a process that has not the
-    environment of the scene, another one that has it plays the scene.
+    The short form takes 500 leases of all drivers together, and changes the master once in each
+    way; the long form takes 10,000 leases of each driver. The scene ends early if hasql finds no
+    master any more. If this process lacks the environment of the scene, another process that has it
+    plays the scene.
     """
     if not scene.environment.items() <= os.environ.items():
         return await play_in_process(scene.name, scene.environment, cluster, kits, short=short)

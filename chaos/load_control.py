@@ -1,4 +1,4 @@
-"""An application whose manager sheds load: what it is refused on purpose is no error."""
+"""An application whose pool manager sheds load; refusals on purpose do not count as errors."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 __all__ = ("WithLoadControl",)
 
-#: Seconds for which whoever was refused rests.
+#: Seconds that a worker rests after a refusal.
 _REST = 0.01
 
 
 class WithLoadControl(Application):
-    """Admission, a rate and the breaker are on, and give back all that they have given."""
+    """Uses admission, a rate limit and the breaker; all their permits must come back."""
 
-    # As many permits as there are places: afterwards each of those is tried.
+    # As many permits as connections, because afterwards every connection is tried.
     options: ClassVar[dict[str, Any]] = {
         "admission": Admission(10, replica_limit=20, reserve=0.0),
         "rate_limit": RateLimit("5000/second"),
@@ -40,7 +40,7 @@ class WithLoadControl(Application):
             await self.workers.rest(_REST)
 
     def unforgiven(self) -> Iterator[str]:
-        """Yield what is left of permits and waiting."""
+        """Yield the permits that did not come back, and the waiters that are left."""
         metrics = self.manager.metrics()
         for gate in (metrics.admission, metrics.replica_admission):
             if gate.in_use or gate.waiting:

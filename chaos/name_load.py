@@ -1,4 +1,4 @@
-"""An application whose hosts are names, under a load that notes where each lease leads."""
+"""An application whose hosts are names, under a load that records where each lease leads."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ _WHERE = "SELECT concat_ws(' ', inet_server_port(), host(inet_server_addr()), pg
 _WRITERS, _READERS, _PLACES = 2, 2, 4
 
 _PAUSE = 0.01
-"""Seconds that a task rests between two operations: what has had 50,000 is renewed by asyncpg."""
+"""Seconds that a task rests between two operations: asyncpg renews a connection at 50,000 queries.
+"""
 
 _LITTLE_PATIENCE = {"timeout": 0.2, "max_retries": 1, "grace_ttl": 0.2, "extend_grace": False}
-"""What a resolver has in the short form, so that it has nothing to say a moment after an outage."""
+"""Settings of the resolver in the short form: it has no answer soon after an outage begins."""
 
 
 class NamedLease(NamedTuple):
-    """What one led to; `at` is when it was handed out, in monotonic seconds."""
+    """A lease, and what it led to; `at` is when it was handed out, in monotonic seconds."""
 
     port: int
     address: str
@@ -43,10 +44,10 @@ class NamedLease(NamedTuple):
 
 
 class NameLoad:
-    """One driver's pool manager, which knows its hosts by names that nobody else has.
+    """One driver's pool manager, whose hosts have names that no other application uses.
 
-    With a second nameserver there is a second manager, whose names are always answered: what one
-    of the two is asked, the other is asked in turn.
+    If there is a second nameserver, there is a second manager, whose names are always answered. The
+    same acquires are made from both in turn, for comparison.
     """
 
     def __init__(
@@ -60,14 +61,14 @@ class NameLoad:
     ) -> None:
         self.kit = kit
         self.leases: list[NamedLease] = []
-        #: The numbers of the rows that were, of any client.
+        #: The numbers of the acknowledged rows, of all clients.
         self.acknowledged: list[int] = []
         self.errors: list[str] = []
         #: How long each operation took.
         self.hangs: list[float] = []
-        #: Operations that did not end when the load had to.
+        #: The number of operations that did not end when the load ended.
         self.stuck = 0
-        #: Seconds that acquires took, through the manager and through the one beside it.
+        #: Seconds that acquires took through the manager, and through the second manager.
         self.waits: list[float] = []
         self.waits_beside: list[float] = []
         self._table = f"n_{uuid4().hex}"
@@ -80,7 +81,7 @@ class NameLoad:
         self._beside = None if sound is None else self._make_manager(sound, patience)
 
     def name(self, node: LocalNode) -> str:
-        """Return what this application calls a server."""
+        """Return this application's name for a server."""
         return f"{node.name}.{self.kit.name.replace('_', '-')}.test"
 
     def _make_manager(self, nameserver: NameServer, patience: dict[str, Any]) -> Any:  # noqa: ANN401 - either face's
@@ -98,7 +99,7 @@ class NameLoad:
         return [each for each in (self._manager, self._beside) if each is not None]
 
     async def prepare(self) -> None:
-        """Make the table, and wait for every host."""
+        """Create the table, and wait for every host."""
         master = self._cluster.master
         await master.sql(f"CREATE TABLE {self._table} (client int, number int)")
         await master.sql(f"GRANT ALL ON {self._table} TO app")
@@ -114,7 +115,7 @@ class NameLoad:
             self._start(self._read, client)
 
     async def stop(self) -> None:
-        """Let each worker end its operation, and count those that do not."""
+        """Wait for each worker to end its operation, and count those that do not."""
         self._stopping = True
         self.stuck = await self._workers.stuck_after(LONGEST)
         await self._workers.end()
@@ -125,12 +126,12 @@ class NameLoad:
         await asyncio.gather(*(manager.terminate() for manager in self._managers))
 
     async def rows(self) -> int:
-        """Count what is on the master."""
+        """Count the rows on the master."""
         count = f"SELECT count(*) FROM {self._table}"  # noqa: S608 - ours
         return int(await self._cluster.master.sql(count))
 
     async def use_places(self, places: int = _PLACES) -> None:
-        """Take so many connections of each pool at once; those that are missing are opened."""
+        """Take that many connections of each pool at once; missing ones are opened."""
 
         async def use(manager: Any, *, read_only: bool) -> None:  # noqa: ANN401 - as above
             async with AsyncExitStack() as stack:
@@ -142,7 +143,7 @@ class NameLoad:
                 await self._workers.do(self._noted(use(manager, read_only=read_only)))
 
     async def open_more(self) -> None:
-        """Open connections beside those that the load uses."""
+        """Open connections besides those that the load uses."""
         await self.use_places(_PLACES - 1)
 
     def _start(self, operation: Callable[[int, int], Awaitable[None]], client: int) -> None:
@@ -183,7 +184,7 @@ class NameLoad:
         self.leases.append(NamedLease(int(port), address, int(pid), at))
 
     async def _compare(self, client: int, number: int) -> None:
-        """Acquire from one and from the other, who goes first changing each time."""
+        """Acquire from both managers; the order changes each time."""
         del client
         assert self._beside is not None
         sides = [(self._manager, self.waits), (self._beside, self.waits_beside)]

@@ -1,8 +1,8 @@
-"""Names that move, rotate and cannot be looked up, while an application of each driver is at work.
+"""Names that move, rotate and cannot be looked up, while an application of each driver works.
 
-Each server of the cluster has a name, of which a nameserver of ours (`testbed.nameserver`) tells,
-and listens at several addresses. So what a name leads to can change while every server goes on: no
-operation may fail, and which address a lease has led to is the server's own word.
+Each server of the cluster has a name, which our own nameserver (`testbed.nameserver`) resolves, and
+listens at several addresses. So the address of a name can change while every server goes on: no
+operation may fail, and the server itself tells which address a lease has led to.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ __all__ = ("NAME_SCENES", "NameScene", "play_names")
 _ADDRESSES = "127.0.0.61", "127.0.0.62", "127.0.0.63", "127.0.0.64"
 
 _TTLS = 1, 0, 2
-"""Seconds, of each server's name."""
+"""The TTLs of the three servers' names, in seconds."""
 
 _LATE = 0.5
-"""Seconds by which a busy machine may miss what one at rest keeps: all drivers are at it there."""
+"""Seconds by which a busy machine may miss a bound: all drivers run at the same time there."""
 
 _SLOWER = 0.001
-"""Seconds that an acquire may take longer for a nameserver that is away."""
+"""Seconds that an acquire may take longer while the nameserver is away."""
 
 
 @dataclass(frozen=True, slots=True)
 class NameScene:
-    """What happens to names."""
+    """A scene: what happens to the names."""
 
     name: str
     description: str
     play: Callable[[_NameStage], Awaitable[None]]
     #: Whether acquires are compared with those of a manager whose names are answered.
     compared: bool = False
-    #: Whether all drivers are at it at once, as it takes so long.
+    #: Whether all drivers run at once, because the scene takes long.
     together: bool = False
 
 
 class _NameStage:
-    """What a scene plays on."""
+    """The servers, names and applications of a scene."""
 
     def __init__(
         self,
@@ -71,19 +71,20 @@ class _NameStage:
         self.loads = loads
         self.short = short
         self.moves: list[Move] = []
-        #: From when on no connection may be renewed.
+        #: The time from which on no connection may be renewed.
         self.settled: float | None = None
-        # None comes back: a name to which one does rotates, and leaves it only after a minute.
+        # No name comes back to an address that it has left: hasql would take it for a rotating
+        # name, which leaves an address only after a minute.
         self._addresses = {node: deque(_ADDRESSES) for node in nodes}
         self._ttls = dict(zip(nodes, _TTLS, strict=True))
 
     def names(self, node: LocalNode) -> Iterator[str]:
-        """Yield what the applications call a server."""
+        """Yield the applications' names for a server."""
         for load in self.loads:
             yield load.name(node)
 
     async def move(self, *nodes: LocalNode) -> None:
-        """Lead the names of these servers to their next address, and see what comes of it."""
+        """Move the names of these servers to their next address, and record the moves."""
         for node in nodes:
             left, ttl = self._addresses[node].popleft(), self._ttls[node]
             self.moves.append(Move(node.port, left, time.monotonic(), ttl))
@@ -92,15 +93,15 @@ class _NameStage:
         await asyncio.sleep(max(move.due for move in self.moves) - time.monotonic() + _LATE)
 
     async def asked(self, node: LocalNode, *, times: int = 1) -> None:
-        """Wait until each application has looked a server's name up so often from now on."""
+        """Wait until each application has looked a server's name up that often from now on."""
         wanted = {name: self.nameserver.count(name, "A") + times for name in self.names(node)}
         async with asyncio.timeout(LONGEST):
             while any(self.nameserver.count(name, "A") < at for name, at in wanted.items()):  # noqa: ASYNC110 - a thread's word
                 await asyncio.sleep(0.02)
-        await asyncio.sleep(0.3)  # until it has the answer, and made use of it
+        await asyncio.sleep(0.3)  # until the answer has arrived and was used
 
     def address(self, node: LocalNode) -> str:
-        """Return where the name of a server leads."""
+        """Return the address that the name of a server leads to."""
         return self._addresses[node][0]
 
 
@@ -113,7 +114,7 @@ async def _move(stage: _NameStage) -> None:
 
 
 async def _flap(stage: _NameStage) -> None:
-    """Rotate one name, move one to and fro, and let one be unknown half the time."""
+    """Rotate one name, move one back and forth, and make one unknown half of the time."""
     rotating, moving, failing = stage.nodes
     for name in stage.names(rotating):
         stage.nameserver.rotate(name, *_ADDRESSES[:2], ttl=0)
@@ -136,7 +137,7 @@ async def _flap(stage: _NameStage) -> None:
         await go(1)
         await go(2)
 
-    # Until each has come back to where it was: that is how one knows that it rotates.
+    # Until each name has come back to an old address: that shows hasql that it rotates.
     await asyncio.gather(stage.asked(rotating, times=3), come_and_go())
     await asyncio.gather(*(load.use_places() for load in stage.loads))
     stage.settled = time.monotonic()
@@ -148,7 +149,7 @@ async def _flap(stage: _NameStage) -> None:
 
 
 async def _be_away(stage: _NameStage) -> None:
-    """Be silent, refuse, and be gone, in turn."""
+    """Make the nameserver silent, refusing, and gone, in turn."""
     await asyncio.sleep(0.3)
     for load in stage.loads:
         load.waits.clear()
@@ -190,7 +191,7 @@ NAME_SCENES = {scene.name: scene for scene in _ALL}
 async def play_names(
     scene: NameScene, cluster: LocalCluster, kits: Sequence[LoadKit], *, short: bool
 ) -> list[NameOutcome]:
-    """Play a scene to all these drivers at once, and say how each of them fared."""
+    """Play a scene to all these drivers at once, and return the outcome for each of them."""
     await asyncio.to_thread(cluster.heal)
     for node in cluster.nodes:
         await set_synchronous(node, "")

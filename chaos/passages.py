@@ -1,4 +1,4 @@
-"""Passages: what lies between the application and the servers, and moves when a master does."""
+"""Passages: the middle men between application and servers, which move when the master changes."""
 
 from __future__ import annotations
 
@@ -31,41 +31,41 @@ __all__ = (
 )
 
 _NEXT_PROBE = 1.060
-"""Seconds until another host of the DSN has been asked: `refresh_delay`, and a moment."""
+"""Seconds until another host of the DSN has been probed: `refresh_delay`, and a moment."""
 
 _TTL = 1
-"""Seconds for which what a name leads to may be kept."""
+"""Seconds for which the address of a name may be cached."""
 
 _NEXT_LOOKUP = 1.1
-"""Seconds until a name with that TTL has been looked up, and a moment."""
+"""Seconds until a name with that TTL has been looked up again: the TTL, and a moment."""
 
 _ADDRESSES = "127.0.0.71", "127.0.0.72", "127.0.0.73"
 
 
 class Passage:
-    """Use it in ``async with``."""
+    """The base of all passages; use it in ``async with``."""
 
     #: Whether it gives a server's connection to another client after each transaction.
     pools_transactions = False
     #: Whether a client's connection outlives the server's.
     outlives_servers = False
-    #: Seconds after a promotion in which a lease of a replica may turn out to be on the new master.
+    #: Seconds after a promotion during which a lease of a replica may be on the new master.
     stale_for = 0.5
     #: Whether a reader's flow stays on a server that is promoted. Then its first lease afterwards
-    #: is on a master, and nobody can know before it has answered.
+    #: is on a master, and hasql cannot know that before the server has answered.
     keeps_readers = False
-    #: Seconds after a move in which nobody can know of it.
+    #: Seconds after a move during which hasql cannot know of it.
     unknown_for = 0.0
-    #: Where nothing tells of a master that was replaced and lives on: seconds after a lease was
-    #: broken until hasql has looked where its name leads. None: `moved` knows.
+    #: For passages where nothing tells that a master was replaced but lives on: seconds after a
+    #: lease was broken until hasql has checked where its name leads. None if `moved` tells.
     known_after_loss: float | None = None
-    #: Whether there has to be a lease on each master before the next one follows: where masters
-    #: take turns, who never moves has one every other time.
+    #: Whether each master must get a lease before the next one follows. Otherwise, as masters take
+    #: turns, a manager that never moves would still be on the right one every other time.
     finds_each = False
 
     def __init__(self, cluster: LocalCluster) -> None:
         self.cluster = cluster
-        #: What stands in the DSN.
+        #: The addresses in the DSN.
         self.addresses: list[Address] = []
         self.stack = AsyncExitStack()
 
@@ -85,38 +85,38 @@ class Passage:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What a pool manager is given besides the DSN."""
+        """The arguments of a pool manager besides the DSN."""
         return {}
 
     @property
     def settings(self) -> dict[str, str]:
-        """What the DSN sets the application's sessions to."""
+        """The settings for the application's sessions in the DSN."""
         return {}
 
     async def open(self) -> None:
-        """Start what is there."""
+        """Start the middle men."""
         raise NotImplementedError
 
     async def early(self, new: LocalNode) -> None:
-        """Lead to a standby that is about to be promoted, as services do that are too quick."""
+        """Lead to a standby that is about to be promoted, like a service that moves too early."""
 
     async def moved(self, old: LocalNode, new: LocalNode) -> float:
-        """Lead to the new master; return from when on hasql could know that the old is none."""
+        """Lead to the new master; return when hasql could know that the old one was replaced."""
         raise NotImplementedError
 
     async def joined(self, old: LocalNode) -> None:
-        """Take note that the old master is a standby now."""
+        """Note that the old master is a standby now."""
 
     def others(self, *nodes: LocalNode) -> list[LocalNode]:
-        """Return the nodes but these."""
+        """Return all nodes except these."""
         return [node for node in self.cluster.nodes if node not in nodes]
 
 
 class Proxies(Passage):
-    """HAProxy: sessions are cut where a check fails.
+    """HAProxy, which cuts the sessions of a server whose check fails.
 
-    hasql could know from when HAProxy leads to the new master alone: then no flow to the old one is
-    left, and none can be opened.
+    hasql could know of a replacement once HAProxy leads only to the new master: then no flow to the
+    old one is left, and none can be opened.
     """
 
     cut = True
@@ -134,13 +134,14 @@ class Proxies(Passage):
 
 
 class UncutProxies(Proxies):
-    """The same, and sessions live on, wherever they lead.
+    """HAProxy, which lets existing sessions live on, wherever they lead.
 
-    With a master that dies its sessions end, as above. One that is replaced and lives on keeps
-    them, the reserved one among them, and nothing else in the DSN leads to the new master: the
-    address for replicas does not lead there any more, but for a session from before by chance. So
-    hasql could know when it next looks where the writer's address leads: within 40 seconds, which
-    is not waited for here, or with the next probe once a lease was broken. Each driver loses one.
+    If a master dies, its sessions end as above. A master that is replaced but lives on keeps its
+    sessions, including the reserved one. Nothing else in the DSN leads to the new master: the
+    address for replicas no longer does, except by chance through a session from before. So hasql
+    could know when it next checks where the writer's address leads. It does that within 40 seconds,
+    which the scene does not wait for, or with the next probe after a lease was broken. Therefore a
+    lease of each driver is broken.
     """
 
     cut = False
@@ -149,10 +150,10 @@ class UncutProxies(Proxies):
 
 
 class Services(Passage):
-    """A writer's name and a reader's, as of a Kubernetes service whose flows are cut at a move.
+    """A name for writers and one for readers, like Kubernetes services that cut flows at a move.
 
-    hasql could know from the move on: the flows to the old master are cut with it. Those of readers
-    are not.
+    hasql could know from the move on, which cuts the flows to the old master. Those of readers are
+    not cut.
     """
 
     keeps_readers = True
@@ -176,9 +177,9 @@ class Services(Passage):
 
 
 class UncutServices(Services):
-    """The same, and no flow is cut; the servers' own addresses stand in the DSN as well.
+    """The same, but no flow is cut; the servers' own addresses are in the DSN as well.
 
-    hasql could know once the new master's own address has been asked, after its next probe.
+    hasql could know once it has probed the new master at its own address.
     """
 
     async def open(self) -> None:
@@ -196,10 +197,11 @@ class UncutServices(Services):
 
 
 class Records(Passage):
-    """A writer's name and a reader's in DNS, whose records are repointed; no flow is cut.
+    """A name for writers and one for readers in DNS, whose records are changed; no flow is cut.
 
-    Each server has an address of its own, and all have one port. Whoever does not follow the names
-    has no way to the next master. hasql could know of a move once it has looked the name up.
+    Each server has an address of its own, and all have the same port. A client that does not follow
+    the names has no way to the next master. hasql could know of a move once it has looked the name
+    up.
     """
 
     finds_each = True
@@ -214,7 +216,7 @@ class Records(Passage):
             port = (await self.stack.enter_async_context(forwarder)).port
         self.writer, self.reader = (Place(f"{name}.hasql.test", port) for name in ("rw", "r"))
         self.addresses = [self.writer, self.reader]
-        # Not to the one that is promoted next.
+        # The reader's name must not lead to the server that is promoted next.
         self.point(self.writer, self.cluster.master)
         self.point(self.reader, self.cluster.replicas[-1])
         self.resolver = Resolver(nameservers=[self.nameserver.address], fallback=False)
@@ -224,7 +226,7 @@ class Records(Passage):
         return {"resolver": self.resolver}
 
     def point(self, name: Place, node: LocalNode) -> None:
-        """Let a name lead to a server."""
+        """Make a name lead to a server."""
         self.nameserver.set(name.host, self.at[node], ttl=_TTL)
 
     async def early(self, new: LocalNode) -> None:
@@ -237,10 +239,10 @@ class Records(Passage):
 
 
 class Poolers(Passage):
-    """A PgBouncer before each server, which stays there; it pools transactions.
+    """A PgBouncer in front of each server, which stays there; it pools transactions.
 
-    hasql could know once the new master has been asked, after its next probe: what the server says
-    of itself meanwhile is told to whoever pools sessions with it, not to us.
+    hasql could know once it has probed the new master. What a server reports of itself before that
+    reaches the pooler, which holds the session, but not hasql.
     """
 
     pools_transactions = True
@@ -259,10 +261,10 @@ class Poolers(Passage):
 
 
 class PoolersThatMove(Passage):
-    """A PgBouncer for writers and one for readers, which are pointed at other servers.
+    """A PgBouncer for writers and one for readers, which are pointed to other servers.
 
-    What they say of a server that they have left is of no use: hasql could know after its next
-    probe. In this time a lease may also be on a standby.
+    Their flags about a server that they have left are useless, so hasql could know only after its
+    next probe. Until then a lease of a master may even be on a standby.
     """
 
     pools_transactions = True
@@ -287,10 +289,10 @@ class PoolersThatMove(Passage):
 
 
 class OddDefaults(Passage):
-    """Nothing but defaults of the application's role and of its database, and its environment.
+    """No middle man, but odd defaults of the application's role, its database and its environment.
 
-    Sessions of the application's own are set to what they cannot do without. hasql could know once
-    the new master has been asked, after its next probe.
+    The DSN sets the application's sessions to what they need to work. hasql could know once it has
+    probed the new master.
     """
 
     async def open(self) -> None:
@@ -300,7 +302,7 @@ class OddDefaults(Passage):
     @property
     def settings(self) -> dict[str, str]:
         return {
-            # A standby refuses what is serializable, and 1 ms is too short for any transaction.
+            # A standby refuses serializable transactions, and 1 ms is too short for any.
             "default_transaction_isolation": "repeatable read",
             "idle_in_transaction_session_timeout": "30s",
         }

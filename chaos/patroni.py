@@ -1,12 +1,12 @@
-"""`python -m chaos.patroni`: what a change of leader costs applications under a real Patroni.
+"""`python -m chaos.patroni`: measures what a change of leader costs under a real Patroni.
 
     make patroni                                          every fault, every driver, once
     make patroni ARGS="--runs 5 --fault switchover"       five runs of one, with medians
     make patroni ARGS="--driver psycopg3 --loop uvloop"
     make patroni ARGS="--hosts dsn --hosts rest"          the hosts in the DSN, and found by REST
 
-Each driver in its turn has eight writers and eight readers on a cluster of three members with
-synchronous replication (`testbed.patroni`). The columns, of which the times are milliseconds:
+One driver after the other has eight writers and eight readers on a cluster of three members with
+synchronous replication (`testbed.patroni`). The columns, with times in milliseconds:
 
 ==========  ====================================================================================
 no master   from the fault to the moment the new master itself says that it is writable (a process
@@ -14,11 +14,11 @@ no master   from the fault to the moment the new master itself says that it is w
 added       from that moment to the first write acknowledged through the pool manager
 no writes   the longest time without an acknowledged write, and likewise for reads
 failed      operations that raised, of all tasks
-per task    the most of them that one task saw
+per task    the most failed operations of one task
 lost        acknowledged rows that are not on the final leader
 ==========  ====================================================================================
 
-The table gives the median of the runs and, behind a stroke, the worst. Exit code 1 if a row was
+The table gives the median of the runs and, after a bar, the worst. The exit code is 1 if a row was
 lost, an operation hung, a task failed more than once, or the cluster did not become whole again.
 """
 
@@ -90,11 +90,11 @@ def _wrong(report: Report) -> list[str]:
 
 
 def main() -> int:
-    """Run; 1 if anything was as it must not be."""
+    """Run everything; return 1 if anything was wrong."""
     options = _options()
     faults = [Fault(value) for value in options.fault or Fault]
     kits = [kit for kit in KITS if not options.driver or kit.name in options.driver]
-    # In turn, so that what the machine does besides falls upon all alike.
+    # In turn, so that other load on the machine affects all of them alike.
     turns = [(kit, Hosts(hosts)) for kit in kits for hosts in options.hosts or [Hosts.DSN]]
     try:
         programs = Programs.find()

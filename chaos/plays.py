@@ -39,7 +39,7 @@ SCENES: dict[str, AnyScene] = {
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """A scene, and what a fault happens to."""
+    """A scene, and the kind of application that its fault happens to."""
 
     scene: AnyScene
     application: type[Application] = Application
@@ -50,9 +50,9 @@ class Play:
         return self.scene.name if uses == Application.uses else f"{self.scene.name} under {uses}"
 
     def groups(self, kits: Sequence[LoadKit]) -> list[Sequence[LoadKit]]:
-        """Return which drivers it is played to at the same time."""
+        """Return the groups of drivers that it is played to at the same time."""
         if self.application is UnitsOfWork:
-            # Not both kinds: threads take the interpreter from the event loop.
+            # Tasks and threads separately: threads take the interpreter from the event loop.
             kinds = itertools.groupby(kits, lambda kit: kit.module.startswith("hasql.sync."))
             return [list(group) for _, group in kinds]
         of_names = isinstance(self.scene, NameScene) and self.scene.together
@@ -62,10 +62,10 @@ class Play:
 
 
 def chosen(asked: Sequence[str], application: type[Application]) -> list[Play]:
-    """Return what to play to such an application: what was asked for, else all that there is.
+    """Return what to play to such an application: what was asked for, else everything.
 
-    All is each fault to an application of leases and to one of units of work, and what is about
-    something else. The soak takes its time, and has to be asked for.
+    Everything is each fault with an application of leases and with one of units of work, and the
+    scenes about other things. The soak takes long, and is played only if it is asked for.
     """
     if asked:
         return [Play(SCENES[name], application) for name in asked]

@@ -1,4 +1,4 @@
-"""A run: one scenario, with the applications of one driver or of several at once."""
+"""A run: one scenario with the application of one driver, or of several drivers at once."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ if TYPE_CHECKING:
 __all__ = ("perform", "why_not")
 
 _STEADY = 0.4
-"""Seconds of load before the fault, and after everything is as before."""
+"""Seconds of load before the fault, and again after the repair."""
 
 _PATIENCE = 30.0
-"""Seconds until all hosts must serve again once they are mended."""
+"""Seconds after the repair within which all hosts must serve again."""
 
 _SETTLING = 5.0
-"""Seconds until only the sessions are left that a pool and its reserved connection may have."""
+"""Seconds within which the sessions must shrink to those of a pool and its reserved connection."""
 
 _CLOSING = 10.5
-"""Seconds that `close()` may take: its timeout, and a moment."""
+"""The most seconds that `close()` may take: its timeout, and a moment."""
 
 
 def why_not(
     scenario: Scenario | LeaseScene | NameScene | StormScene | CommitScene | SoakScene,
 ) -> str | None:
-    """Return why a scenario cannot be played here, None if it can."""
+    """Return why a scenario cannot be played here, or None if it can."""
     if isinstance(scenario, NameScene | StormScene | CommitScene | SoakScene):
         return None
     if isinstance(scenario, LeaseScene):
@@ -67,10 +67,10 @@ async def perform(
     short: bool,
     of_class: type[Application] = Application,
 ) -> list[Outcome]:
-    """Play a scenario to an application of each driver, and say how each of them fared."""
+    """Play a scenario to an application of each driver, and return the outcome for each."""
     await _restore(cluster)
     load = scenario.load.lightened() if short or len(kits) > 1 else scenario.load
-    # A reset that gets lost on a wire is not sent again: the server's side of it stays.
+    # A reset that is lost on a wire is not sent again, so the server's side of the session stays.
     watched = cluster.nodes if scenario.network != Network.WIRES else ()
     with _complaints() as complaints, _little_garbage():
         before, threads_before = asyncio.all_tasks(), set(threading.enumerate())
@@ -104,7 +104,7 @@ async def perform(
 
 
 async def _restore(cluster: LocalCluster) -> None:
-    """Have one master that waits for its replicas, which will not wait for any once promoted."""
+    """Restore one master that waits for its replicas; a promoted replica will wait for none."""
     await asyncio.to_thread(cluster.heal)
     master = cluster.master
     for node in cluster.nodes:
@@ -145,7 +145,7 @@ async def _play(
 
 
 async def _whole(application: Application) -> None:
-    # Those that do not get there are told from the others by what they lack afterwards.
+    # An application whose hosts do not all come back is recognised by what it lacks afterwards.
     try:
         await application.manager.ready(1, 2, timeout=_PATIENCE)
     except NotAvailableError as error:
@@ -160,7 +160,7 @@ async def _look(application: Application, nodes: Sequence[LocalNode]) -> Afterma
         for read_only in (False, True):
             try:
                 await application.workers.do(_use_every_place(application, read_only=read_only))
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is to be reported
+            except Exception as error:  # noqa: BLE001 - any error is reported
                 problems.append(f"a place of a pool does not work: {type(error).__name__}: {error}")
     allowed = application.load.places + 1
     deadline = asyncio.get_running_loop().time() + _SETTLING
@@ -201,11 +201,11 @@ async def _leftovers(application: Application, nodes: Sequence[LocalNode]) -> li
 
 @contextmanager
 def _little_garbage() -> Iterator[None]:
-    """Leave what there is out of garbage collections.
+    """Exclude existing objects from garbage collections.
 
-    All drivers and their test kits are in this process, and going through all that takes 50 ms,
-    for which an operation would seem to have hung. Where others have left it out already, as the
-    tests do, it stays so.
+    All drivers and their test kits are in this process. Going through all of their objects takes
+    50 ms, during which an operation would seem to hang. If the caller has already excluded objects,
+    as the tests do, they stay excluded.
     """
     others = gc.get_freeze_count() > 0
     gc.collect()
@@ -219,7 +219,7 @@ def _little_garbage() -> Iterator[None]:
 
 @contextmanager
 def _complaints() -> Iterator[list[str]]:
-    """Collect what nobody else is told: by asyncio, of threads, and what was logged as an error."""
+    """Collect asyncio's complaints, exceptions in threads, and errors in the log."""
     loop = asyncio.get_running_loop()
     complaints: list[str] = []
 

@@ -1,6 +1,6 @@
-"""Scenarios: what happens to a cluster, and what its HA manager does about it.
+"""Scenarios: what happens to a cluster, and how its HA manager reacts.
 
-Each leaves the stage as it comes: the cluster is mended afterwards, by `LocalCluster.heal`.
+A scenario does not clean up: `LocalCluster.heal` repairs the cluster afterwards.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _LOAD = Load()
 
 
 class Network:
-    """What lies between the application and the servers."""
+    """The kind of network between the application and the servers."""
 
     NONE, PROXIES, WIRES = "none", "proxies", "wires"
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What the median of the runs has to keep, in seconds; the worst may be three times that."""
+    """Bounds for the median of the runs, in seconds; the worst may be three times as much."""
 
     added: float | None = None
     #: The longest write, beyond the time without a master.
@@ -54,11 +54,12 @@ class Scenario:
     goal: Goal = Goal()
     load: Load = _LOAD
     network: str = Network.NONE
-    #: For how many seconds after the promotion was seen the old master may acknowledge.
+    #: How many seconds after the promotion was seen the old master may still acknowledge writes.
     wrong_for: float = 0.0
-    #: Whether the old master goes on, so that what it acknowledges after the promotion is lost.
+    #: Whether the old master goes on, so that writes that it acknowledges after the promotion are
+    #: lost.
     splits: bool = False
-    #: Whether it belongs to the short form.
+    #: Whether the short form includes it.
     brief: bool = True
 
 
@@ -70,7 +71,7 @@ async def _switch_over(stage: Stage) -> None:
 
 
 async def _demote(stage: Stage) -> None:
-    """Hand the role over, and have who had it stand by at the same address."""
+    """Hand the master's role over, and make the old master a standby at the same address."""
     old = stage.master
     await stage.strike()
     await old.stop("fast")
@@ -100,7 +101,7 @@ async def _freeze(stage: Stage) -> None:
 async def _split(stage: Stage) -> None:
     await stage.strike()
     await stage.promote(*stage.replicas)
-    # Without readers it takes a probe, and these are a second apart.
+    # Without readers only a probe can notice it, and probes are a second apart.
     await asyncio.sleep(1.5)
 
 
@@ -115,7 +116,7 @@ async def _kill_a_replica(stage: Stage) -> None:
 async def _freeze_a_replica(stage: Stage) -> None:
     replica = stage.replicas[0]
     await stage.strike(replica.freeze)
-    # Longer than it takes to be aborted: who holds a lease on it has to be told.
+    # Longer than the time after which leases are aborted: the holders of leases must be told.
     await asyncio.sleep(LEASE_ABORT_AFTER + 1)
     replica.thaw()
     await asyncio.sleep(stage.moment)
@@ -128,7 +129,7 @@ async def _freeze_both(stage: Stage) -> None:
     await stage.strike(old.freeze, frozen.freeze)
     await asyncio.sleep(stage.moment)
     await stage.promote(sound)
-    # Readers have no replica now, and none of them may get the master for one.
+    # Readers have no replica now, and must not be given the master as one.
     await asyncio.sleep(stage.moment)
     frozen.thaw()
     old.thaw()
@@ -217,7 +218,7 @@ async def _promote_one_that_lags(stage: Stage) -> None:
 
 
 async def _fill_up(stage: Stage) -> None:
-    """Take every slot of the master that the application has not, and want more of them."""
+    """Take all connection slots of the master that the application leaves, and ask for more."""
     held = []
     await stage.strike()
     stage.faults = 0

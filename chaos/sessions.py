@@ -1,4 +1,4 @@
-"""An application of SQLAlchemy sessions that route themselves: no update of theirs is lost."""
+"""An application of SQLAlchemy sessions that route themselves; no update may be lost."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ __all__ = ("RoutedSessions",)
 
 
 class RoutedSessions(UnitsOfWork):
-    """Each writer counts its rows, starting from what a replica shows of the count."""
+    """Each writer counts its rows, starting from the count that a replica shows."""
 
     uses = "sessions"
 
-    def __init__(self, kit: LoadKit, cluster: LocalCluster, *args: Any) -> None:  # noqa: ANN401 - as there
+    def __init__(self, kit: LoadKit, cluster: LocalCluster, *args: Any) -> None:  # noqa: ANN401 - same signature
         super().__init__(kit, cluster, *args)
         self._cluster = cluster
         mapped = registry()
@@ -73,7 +73,7 @@ class RoutedSessions(UnitsOfWork):
         self.acknowledged.append(Acknowledged(client, number, time.monotonic()))
 
     async def rows(self) -> set[tuple[int, int]]:
-        """Return what is on the master, and see that as much was counted."""
+        """Return the rows on the master, and check that as many were counted."""
         rows = await super().rows()
         counted = int(
             await self._cluster.master.sql(f"SELECT coalesce(sum(v), 0) FROM {self.table}_count")  # noqa: S608 - ours
@@ -83,7 +83,7 @@ class RoutedSessions(UnitsOfWork):
         return rows
 
     def unforgiven(self) -> Iterator[str]:
-        """Yield all errors but the one, and what was lost without one."""
+        """Yield all errors except the allowed one, and updates that were lost without an error."""
         yield from super().unforgiven()
         if self._miscounted:
             yield self._miscounted

@@ -1,7 +1,7 @@
 """A soak: a million leases with every feature on, while hosts fail, and applications leak.
 
-What it is about is that nothing grows: memory is flat from one part to the next, no server has a
-session more than the pools may have, and nothing runs or is connected any more in the end.
+It checks that nothing grows: memory stays flat from one part to the next, no server has more
+sessions than the pools may have, and nothing runs or is connected at the end.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 __all__ = ("SOAK", "SoakOutcome", "SoakScene", "play_soak")
 
 _LEASES, _SHORT_LEASES = 1_000_000, 20_000
-#: Memory is looked at between the parts; in the first, caches fill.
+#: Memory is measured between the parts; in the first part, caches fill.
 _PARTS, _SHORT_PARTS = 5, 3
-#: One of so many leases is kept for longer than `leak_threshold`.
+#: One of this many leases is kept for longer than `leak_threshold`.
 _KEPT = 2_000
 _OVERDUE = 0.5
-#: Seconds in which all workers have to end, and the pool to be still.
+#: Seconds within which all workers must end, and the pool must be at rest.
 _PATIENCE = 30.0
-#: Objects by which a million leases may leave more than there were, and a share of the leases.
+#: The most objects by which memory may grow: an absolute number, and a share of the leases.
 _FLAT, _FLAT_SHARE = 3_000, 0.01
-#: Sessions of a host beside the pool's: the monitor's, and one that takes its place.
+#: Sessions on a host besides the pool's: the monitor's, and one that replaces it.
 _RESERVED = 2
 
 EVERYTHING: dict[str, Any] = {
@@ -71,7 +71,7 @@ SOAK = SoakScene(
 
 @dataclass(frozen=True, slots=True)
 class SoakOutcome:
-    """How one driver fared."""
+    """The outcome for one driver."""
 
     scenario: str
     driver: str
@@ -90,7 +90,7 @@ class SoakOutcome:
 
 
 class _Load(StormLoad):
-    """The storm's workers, who also keep leases for too long, and whose counts do not grow."""
+    """The storm's workers; they also keep some leases too long, and their records do not grow."""
 
     def __init__(self, kit: LoadKit, cluster: LocalCluster) -> None:
         super().__init__(kit, cluster, 0, EVERYTHING)
@@ -106,7 +106,8 @@ class _Load(StormLoad):
         await super()._use(read_only=read_only)
         if self._chance.random() < 1 / _KEPT:
             await self._keep()
-        # In whole: threads do this at the same time, and what is in between is lost count of.
+        # The counts are approximate: threads do this at the same time, and entries added between
+        # these lines are lost.
         self.count += len(self.lent)
         self.of_refused += len(self.refused)
         self.of_failed += len(self.errors)
@@ -114,12 +115,12 @@ class _Load(StormLoad):
             counted.clear()
 
     async def _keep(self) -> None:
-        """Keep a lease for too long, which breaks it."""
+        """Keep a lease for too long, so that it is broken."""
         try:
             async with self.manager.acquire(read_only=True) as connection:
                 await self.workers.rest(_OVERDUE * 1.5)
                 await self.kit.value(connection, "SELECT 1")
-        except Exception:  # noqa: BLE001  # whatever the driver says of a broken one
+        except Exception:  # noqa: BLE001  # any error of the driver about a broken connection
             self.of_failed += 1
 
 
@@ -130,7 +131,7 @@ async def play_soak(
     short: bool,
     tell: Callable[[str], None] = lambda _: None,
 ) -> list[SoakOutcome]:
-    """Play it to one driver after the other, and say how each fared; after each part tell."""
+    """Play it to one driver after the other; return their outcomes, and report after each part."""
     return [await _play(cluster, kit, tell, short=short) for kit in kits]
 
 
@@ -188,19 +189,19 @@ async def _play(
 async def _change_while_busy(
     cluster: LocalCluster, load: _Load, changes: int, *, once: bool
 ) -> int:
-    """Let things happen until the part is over, or one thing; return how many did so far."""
+    """Cause changes until the part is over, or just one; return how many there were so far."""
     while not load.is_over:
         await change_cluster(cluster, changes)
         changes += 1
         if once:
             break
-    while not load.is_over:  # noqa: ASYNC110  # threads tell no event of it
+    while not load.is_over:  # noqa: ASYNC110  # threads cannot set an asyncio event
         await asyncio.sleep(0.05)
     return changes
 
 
 async def _at_rest(load: _Load) -> list[str]:
-    """Tell what is not as it has to be; the upkeep of idle connections takes places of its own."""
+    """Return what is wrong at rest; the upkeep of idle connections uses connections of its own."""
     try:
         await until(lambda: not any(node.in_flight for node in load.manager.metrics().nodes))
     except TimeoutError:
@@ -219,7 +220,7 @@ def _problems(load: _Load, objects: Sequence[int], most: int) -> Iterator[str]:
 
 
 def _resident() -> float:
-    """Return how many megabytes of memory the process has; nan where nobody says."""
+    """Return how many megabytes of memory the process has; nan if the system does not tell."""
     if not sys.platform.startswith("linux"):
         return float("nan")
     pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])

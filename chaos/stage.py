@@ -29,11 +29,11 @@ _OURS = {
     *("_asyncio", "asyncio", "uvloop", "hasql", "asyncpg", "psycopg", "psycopg_pool"),
     *("psycopg2", "psycopg_binary", "aiopg"),
 }
-"""Libraries whose objects are counted."""
+"""The libraries whose objects are counted."""
 
 
 class Way:
-    """How the application gets to a server: through a proxy, and maybe over a wire."""
+    """The application's way to a server: through a proxy, and maybe over a wire."""
 
     def __init__(self, proxy: Proxy, wire: Wire | None) -> None:
         self.proxy = proxy
@@ -41,12 +41,12 @@ class Way:
 
     @property
     def address(self) -> str:
-        """What stands in the DSN."""
+        """The address in the DSN."""
         host = self.wire.far if self.wire is not None else "127.0.0.1"
         return f"{host}:{self.proxy.port}"
 
     def lose(self, *, there: float = 0.0, back: float = 0.0) -> None:
-        """Lose this share of the packets; a proxy loses all or nothing."""
+        """Lose a share of the packets in each direction; a proxy loses all or nothing."""
         if self.wire is not None:
             self.wire.loss_there, self.wire.loss_back = there, back
         elif there or back:
@@ -71,7 +71,7 @@ async def ways(nodes: Sequence[LocalNode], *, wires: bool) -> AsyncIterator[dict
 
 
 def dsn_of(cluster: LocalCluster, found: dict[LocalNode, Way]) -> str:
-    """Return the DSN that leads over these ways, or without any to the servers directly."""
+    """Return the DSN that leads over these ways; if there are none, directly to the servers."""
     if not found:
         return cluster.dsn
     parsed = Dsn.parse(cluster.dsn)
@@ -80,7 +80,7 @@ def dsn_of(cluster: LocalCluster, found: dict[LocalNode, Way]) -> str:
 
 
 class Stage:
-    """What a scenario plays on; times are monotonic seconds."""
+    """The servers and applications of a scenario; times are monotonic seconds."""
 
     def __init__(
         self,
@@ -97,25 +97,25 @@ class Stage:
         self.short = short
         self.master = cluster.master
         self.replicas = list(cluster.replicas)
-        #: When the fault happened, when a replica was asked to be master, when it was.
+        #: When the fault happened, when a replica was asked to become master, and when it was one.
         self.struck: float | None = None
         self.asked: float | None = None
         self.writable: float | None = None
-        #: When all of the scenario had happened, and mending began.
+        #: When the scenario was over, and the repair began.
         self.played = float("inf")
-        #: How often a host was lost: as often may one task fail.
+        #: How often a host was lost; a task may fail as many times.
         self.faults = 0
-        #: How many objects of asyncio, hasql and drivers there were from time to time.
+        #: The numbers of objects of asyncio, hasql and drivers, counted from time to time.
         self.objects: list[int] = []
         self._observer = observer
 
     @property
     def moment(self) -> float:
-        """Seconds for a fault to be felt."""
+        """Seconds for which a fault lasts, so that it is noticed."""
         return 0.4 if self.short else 1.0
 
     async def strike(self, *acts: Callable[[], None]) -> None:
-        """Let faults happen."""
+        """Cause faults."""
         if self.struck is None:
             self._observer.watch()
             self.struck = time.monotonic()
@@ -124,33 +124,33 @@ class Stage:
             await asyncio.to_thread(act)
 
     async def commits_wait_for(self, node: LocalNode) -> None:
-        """Let the master acknowledge only what this standby has: it is the one to be promoted."""
+        """Make the master acknowledge only what this standby has, which is to be promoted."""
         await set_synchronous(self.master, f"FIRST 1 ({node.name})")
         names = "SELECT application_name FROM pg_stat_replication WHERE sync_state = 'sync'"
         while await self.master.sql(names) != node.name:  # noqa: ASYNC110 - a server's word
             await asyncio.sleep(0.01)
 
     async def promote(self, *candidates: LocalNode) -> LocalNode:
-        """Promote the one that is furthest and wait until it accepts writes."""
-        # Before it is found out which one: a master that lives on acknowledges meanwhile what only
-        # another standby may have.
+        """Promote the candidate with the most WAL, and wait until it accepts writes."""
+        # Take the time before finding out which one that is: a master that lives on may acknowledge
+        # writes meanwhile that only another standby has.
         self.asked = time.monotonic()
         positions = [int(await node.sql(_POSITION)) for node in candidates]
         new = candidates[positions.index(max(positions))]
         await asyncio.to_thread(new.request_promotion)
-        # The earliest moment it can have been: what is uncertain counts against hasql.
+        # Take the earliest possible moment, so that the uncertainty counts against hasql.
         self.writable = (await self._observer.promotion(new)).not_before
         self.master = new
         return new
 
     def count_objects(self) -> None:
-        """Take note of how many objects there are that should not become more with faults."""
+        """Record how many objects there are that must not grow in number with faults."""
         gc.collect()
         self.objects.append(sum(map(_is_ours, gc.get_objects())))
 
 
 def _is_ours(thing: object) -> bool:
-    # The load's notes are left out, and statements that SQLAlchemy keeps compiled.
+    # The load's own records are left out, and compiled statements that SQLAlchemy caches.
     module = type(thing).__module__
     return isinstance(thing, CoroutineType) or (
         isinstance(module, str) and module.partition(".")[0] in _OURS
@@ -158,6 +158,6 @@ def _is_ours(thing: object) -> bool:
 
 
 async def set_synchronous(node: LocalNode, names: str) -> None:
-    """Say for whom the commits of a node wait, now or once it is master."""
+    """Set which standbys the commits of a node wait for, now or once it is master."""
     await node.sql(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'")
     await node.sql("SELECT pg_reload_conf()")

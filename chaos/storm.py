@@ -1,7 +1,7 @@
 """A storm: many workers take 100,000 leases while hosts are killed, frozen and promoted, in turn.
 
-What it is about is what is left afterwards: every lease was counted, no place is taken, nobody
-waits, no acquire has missed its deadline, and nothing runs or is connected any more.
+It checks the state afterwards: every lease was counted, no connection is in use, no acquire waits
+or has missed its deadline, and nothing runs or is connected any more.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ _TIMEOUT = 5.0
 """Seconds that an acquire may take."""
 
 _LATE = 1.0
-"""Seconds by which a machine with so many workers on it may miss that."""
+"""Seconds by which a machine with that many workers may miss the deadline."""
 
 _HELD = 0.5
-"""Seconds until a host that was killed or frozen is given up by who plays the HA manager."""
+"""Seconds until the HA manager, played here, gives a killed or frozen host up."""
 
 _PATIENCE = 30.0
-"""Seconds in which all workers have to end, and the pool to be still."""
+"""Seconds within which all workers must end, and the pool must be at rest."""
 
 _QUESTION = "SELECT concat(inet_server_port(), ' ', pg_is_in_recovery())"
 
@@ -70,7 +70,7 @@ STORM = StormScene(
 
 @dataclass(frozen=True, slots=True)
 class StormOutcome:
-    """How one driver fared. Durations are seconds."""
+    """The outcome for one driver. Durations are seconds."""
 
     scenario: str
     driver: str
@@ -81,14 +81,14 @@ class StormOutcome:
     #: Acquires that found no host in time, and leases that broke.
     refused: int
     failed: int
-    #: The longest acquire, and by how much one has missed its deadline.
+    #: The longest acquire, and the most by which an acquire has missed its deadline.
     longest: float
     late: float
-    #: Acquires that waited for a place, and leases in a second.
+    #: Acquires that waited for a connection, and leases per second.
     waits: int
     rate: float
     errors: dict[str, int] = field(default_factory=dict)
-    #: What the last one was told that found no host in time.
+    #: The error of the last acquire that found no host in time.
     refusal: str = ""
     problems: tuple[str, ...] = ()
 
@@ -113,11 +113,11 @@ class StormLoad:
             **(features or {}),
         )
         self.workers = kit.workers()
-        #: Seconds that each acquire took which led to a lease, and which did not.
+        #: Seconds that successful acquires took, and those that unsuccessful ones took.
         self.lent: list[float] = []
         self.refused: list[float] = []
         self.errors: list[str] = []
-        #: What the last one was told that found no host in time.
+        #: The error of the last acquire that found no host in time.
         self.refusal = ""
         #: Leases of a master that were on a standby.
         self.wrong = 0
@@ -161,7 +161,7 @@ class StormLoad:
 async def play_storm(
     cluster: LocalCluster, kits: Sequence[LoadKit], *, short: bool
 ) -> list[StormOutcome]:
-    """Play it to one driver after the other, and say how each fared. Short is 5,000 leases."""
+    """Play it to one driver after the other; return their outcomes. Short means 5,000 leases."""
     return [await _play(cluster, kit, _SHORT_LEASES if short else _LEASES) for kit in kits]
 
 
@@ -192,7 +192,7 @@ async def _play(cluster: LocalCluster, kit: LoadKit, wanted: int) -> StormOutcom
 
 
 async def change_cluster(cluster: LocalCluster, number: int) -> None:
-    """Let something happen, in turn, and mend the cluster."""
+    """Cause one of the changes, in turn, and repair the cluster."""
     changes = (_kill_a_replica, _crash, _freeze_a_replica, _freeze, _replace)
     await changes[number % len(changes)](cluster.master, cluster.replicas[number % 2])
     await asyncio.sleep(_HELD)
@@ -229,7 +229,7 @@ async def _replace(_: LocalNode, replica: LocalNode) -> None:
 
 
 async def at_rest(load: StormLoad) -> list[str]:
-    """Tell what is not as it has to be once nobody has a lease."""
+    """Return what is wrong once there are no leases any more."""
     problems = []
     nodes = load.manager.metrics().nodes
     if any(node.in_flight for node in nodes):
@@ -250,7 +250,7 @@ async def left_behind(
     tasks: set[asyncio.Task[Any]],
     threads: set[threading.Thread],
 ) -> list[str]:
-    """Tell what is there after closing that was not there before."""
+    """Return what exists after closing that did not exist before."""
     problems = []
     for ended in (tasks_end(tasks), threads_end(threads)):
         try:
@@ -265,7 +265,7 @@ async def left_behind(
     return problems
 
 
-def _judge(  # noqa: PLR0913 - what there is to judge
+def _judge(  # noqa: PLR0913 - the facts to judge
     load: StormLoad, acquires: int, waits: int, changes: int, seconds: float, left: Sequence[str]
 ) -> StormOutcome:
     longest = max((*load.lent, *load.refused))

@@ -1,4 +1,4 @@
-"""The table: medians of the runs, and beside each the worst."""
+"""The tables: medians of the runs, and beside each the worst value."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _STORM_HEAD = (
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Lay the outcomes out, with what went wrong and what misses its goal below."""
+    """Lay the outcomes out, with problems and missed goals below."""
     if not outcomes:
         return ""
     groups: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
@@ -73,7 +73,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def run_table(outcomes: Sequence[Outcome]) -> str:
-    """The same for units of work, with all runs of a fault in one line; no goal is set to them."""
+    """Do the same for units of work, with one line for all runs of a fault; they have no goals."""
     if not outcomes:
         return ""
     groups: dict[tuple[str, str, str], list[Outcome]] = defaultdict(list)
@@ -95,7 +95,7 @@ def run_table(outcomes: Sequence[Outcome]) -> str:
 
 
 def lease_table(outcomes: Sequence[LeaseOutcome]) -> str:
-    """The same for leases behind middle men: a line for each run."""
+    """Do the same for leases behind middle men, with a line for each run."""
     if not outcomes:
         return ""
     rows = [
@@ -112,7 +112,7 @@ def lease_table(outcomes: Sequence[LeaseOutcome]) -> str:
 
 
 def name_table(outcomes: Sequence[NameOutcome]) -> str:
-    """The same for names that move: a line for each run."""
+    """Do the same for names that move, with a line for each run."""
     if not outcomes:
         return ""
     rows = [
@@ -131,7 +131,7 @@ def name_table(outcomes: Sequence[NameOutcome]) -> str:
 
 
 def storm_table(outcomes: Sequence[StormOutcome]) -> str:
-    """The same for storms: a line for each run."""
+    """Do the same for storms, with a line for each run."""
     if not outcomes:
         return ""
     rows = [
@@ -149,7 +149,7 @@ def storm_table(outcomes: Sequence[StormOutcome]) -> str:
 
 
 def commit_table(outcomes: Sequence[CommitOutcome]) -> str:
-    """The same for the outcomes of commits: a line for each run."""
+    """Do the same for the outcomes of commits, with a line for each run."""
     if not outcomes:
         return ""
     rows = [
@@ -210,7 +210,7 @@ def _counts(numbers: Sequence[int]) -> str:
 
 
 def _missed(group: list[Outcome]) -> list[str]:
-    """Say which goals are not kept by the median, or by three times as much by the worst."""
+    """Return the goals that the median misses, or that the worst misses threefold."""
     scenario = SCENARIOS[group[0].scenario]
     goal = scenario.goal
     measured = (
@@ -239,7 +239,7 @@ _SOAK_HEAD = (
 
 
 def soak_table(outcomes: Sequence[SoakOutcome]) -> str:
-    """The same for soaks: memory after the second part and the last."""
+    """Do the same for soaks, with the memory after the second part and after the last."""
     if not outcomes:
         return ""
     rows = [

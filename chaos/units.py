@@ -1,4 +1,4 @@
-"""An application whose every operation is a unit of work: it uses `run` and nothing else."""
+"""An application whose every operation is a unit of work: it uses only `run`."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 __all__ = ("UnitsOfWork",)
 
 _UNKNOWN = "CommitUnknownError:"
-"""The one error that a fault may cost, where no server could say what became of a commit."""
+"""The only error that a fault may cause: no server could tell the outcome of a commit."""
 
 
 class UnitsOfWork(Application):
-    """Each row is written once: done twice, it would violate the table's key."""
+    """Each unit of work writes a row; done twice, it would violate the table's key."""
 
     uses = "run"
 
-    # Each statement is another one, so that what is kept of them would grow for some time.
+    # All statements differ, so that a cache of prepared ones would grow for some time.
     prepares = False
 
-    # What is under way at the end of the budget is not interrupted.
+    # An attempt that is running when the time budget ends is not interrupted.
     longest = RetryPolicy().seconds + LONGEST
 
     async def _write(self, client: int, number: int) -> None:
@@ -53,7 +53,7 @@ class UnitsOfWork(Application):
         self.reads.append(Read(int(port), in_recovery == "t", asked, at))
 
     def unforgiven(self) -> Iterator[str]:
-        """Yield all errors but the one, as each of these faults ends within the time of a run."""
+        """Yield all errors except that one: each of these faults ends within the time of a run."""
         for each in self.operations:
             if each.error is not None and not each.error.startswith(_UNKNOWN):
                 yield (

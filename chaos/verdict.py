@@ -1,4 +1,4 @@
-"""The verdict: what a run has measured, and what was wrong with it."""
+"""The verdict: the measurements of a run, and what was wrong with it."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ if TYPE_CHECKING:
 __all__ = ("Aftermath", "Outcome", "judge")
 
 _STALE_FOR = 0.5
-"""Seconds after a promotion in which a lease of a replica may turn out to be on the new master."""
+"""Seconds after a promotion during which a lease of a replica may be on the new master."""
 
 _LATE = 1.0
-"""Seconds by which a busy machine may miss what one at rest keeps."""
+"""Seconds by which a busy machine may miss the bounds for an idle one."""
 
 _CROWDED = 1.0
-"""Seconds more for applications of several drivers that share it, and one interpreter."""
+"""Further seconds if applications of several drivers share the machine and the interpreter."""
 
 _GROWTH = 300
-"""Objects of each application by which the means of two stretches may differ: sessions and tasks
-come and go."""
+"""How many objects per application the means of two stretches may differ by, because sessions and
+tasks come and go."""
 
 _STRETCH = 10
-"""Moments that a mean is of at least."""
+"""The least number of counts that a mean is made of."""
 
 _READ_ONLY = "read-only transaction"
-"""What PostgreSQL says of a write on a replica (SQLSTATE 25006)."""
+"""PostgreSQL's message for a write on a replica (SQLSTATE 25006)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Aftermath:
-    """What was seen after the load had ended."""
+    """The state after the load has ended."""
 
     #: Client and number of every row on the final master.
     present: set[tuple[int, int]]
-    #: What was not as it has to be.
+    #: What was wrong.
     problems: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One run with one driver. Durations are seconds; None where there was no promotion."""
+    """A run with one driver. Durations are seconds; None if there was no promotion."""
 
     scenario: str
     driver: str
-    #: What the operations were: leases, units of work by `run`, or sessions that do the same.
+    #: What the operations use: leases, units of work with `run`, or sessions that do the same.
     uses: str
-    #: The event loop, or threads.
+    #: The name of the event loop, or threads.
     loop: str
     writes: int
     reads: int
@@ -62,23 +62,24 @@ class Outcome:
     added: float | None
     failed: int
     failed_of_one_task: int
-    #: The same of those that began while the cluster was mended, or later.
+    #: The same for operations that began during the repair of the cluster, or later.
     failed_mending: int
-    #: The longest write and read that the fault may have held up.
+    #: The longest write and the longest read that the fault may have delayed.
     hang: float
     read_hang: float
-    #: Writes acknowledged by another server than the new master after that was asked to be one;
-    #: the last came so long after the promotion was seen.
+    #: Writes that a server other than the new master acknowledged after the new master had been
+    #: asked to become one, and how long after the visible promotion the last of them came.
     wrong: int
     wrong_for: float
-    #: Acknowledged before that, and missing.
+    #: Writes acknowledged before that which are missing.
     lost: int
-    #: Leases of a replica that were on the new master, and how long after its promotion the last.
+    #: Leases of a replica that were on the new master, and how long after its promotion the last
+    #: one was.
     stale: int
     stale_for: float
     closing: float
-    #: Of units of work: how often one was tried again, commits whose answer was lost and which were
-    #: found out, and those that raised CommitUnknownError.
+    #: For units of work: how often one was tried again, the commits whose answer was lost and whose
+    #: outcome was found out, and those that raised CommitUnknownError.
     retried: int = 0
     found: int = 0
     unknown: int = 0
@@ -89,7 +90,7 @@ class Outcome:
 def judge(
     scenario: Scenario, stage: Stage, application: Application, aftermath: Aftermath
 ) -> Outcome:
-    """Work the outcome out."""
+    """Compute the outcome."""
     assert stage.struck is not None
     acknowledged, operations = application.acknowledged, application.operations
     failures = [each for each in operations if each.error is not None]
@@ -144,7 +145,7 @@ def _most_of_one_task(operations: Iterable[Operation]) -> int:
 
 
 def _longest(operations: Iterable[Operation], kind: str, stage: Stage) -> float:
-    # Not those that began while the cluster was mended, when replicas are restarted in turn.
+    # Leave out operations that began during the repair, when replicas are restarted in turn.
     assert stage.struck is not None
     return max(
         (
@@ -161,7 +162,7 @@ def _longest(operations: Iterable[Operation], kind: str, stage: Stage) -> float:
 def _problems(
     outcome: Outcome, scenario: Scenario, stage: Stage, application: Application
 ) -> Iterable[str]:
-    # The short form, which is played to many as well, has a light load.
+    # The short form, which also has several applications, has a light load.
     late = _CROWDED if len(stage.applications) > 1 and not stage.short else 0.0
     yield from _wrong_servers(outcome, scenario, stage, late)
     longest = max((each.ended - each.began for each in application.operations), default=0.0)
@@ -172,7 +173,7 @@ def _problems(
             f"a task failed {outcome.failed_of_one_task} times at {stage.faults} faults: "
             f"{outcome.errors}"
         )
-    if outcome.failed_mending > len(stage.cluster.nodes):  # each of them is restarted once
+    if outcome.failed_mending > len(stage.cluster.nodes):  # each node is restarted once
         yield f"a task failed {outcome.failed_mending} times in the mending: {outcome.errors}"
     if _grow(stage.objects, _GROWTH * len(stage.applications)):
         yield f"memory grew: objects from one fault to the next were {stage.objects}"
@@ -184,9 +185,9 @@ def _problems(
 
 
 def _grow(counts: Sequence[int], allowed: int) -> bool:
-    """Tell whether the last third of the counts is above the middle one, if they are many enough.
+    """Tell whether the last third of the counts is above the middle third, if there are enough.
 
-    In the first one caches and histories fill; what leaks goes on leaking.
+    In the first third, caches and histories fill; a leak goes on.
     """
     third = len(counts) // 3
     return third >= _STRETCH and mean(counts[-third:]) > mean(counts[third:-third]) + allowed
@@ -205,6 +206,6 @@ def _wrong_servers(
         yield "a lease of a master was on a replica"
     if outcome.stale and stage.writable is None:
         yield "a lease of a replica was on the master"
-    # The short form is played beside other tests.
+    # The short form runs while other tests run.
     if outcome.stale_for > _STALE_FOR + (_LATE if stage.short else late):
         yield f"leases of a replica were on the new master for {outcome.stale_for:.3f} s"

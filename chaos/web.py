@@ -2,26 +2,26 @@
 
     make web                                                    every application once
     make web ARGS="--app fastapi --runs 5 --seconds 20"         five runs of one, with medians
-    make web ARGS="--list"                                      what there is
+    make web ARGS="--list"                                      list the applications
 
-Clients ask the application of `testbed.web.apps` over HTTP, one half of them for writes and one for
-reads on a replica, while the master is killed and a replica promoted. The table has the median of
-the runs and, behind a stroke, the worst; times are milliseconds:
+Clients send HTTP requests to an application of `testbed.web.apps`, half of them for writes and half
+for reads on a replica, while the master is killed and a replica promoted. The table has the median
+of the runs and, after a bar, the worst; times are milliseconds:
 
 ============  ==================================================================================
-requests      that were answered well
-failed        requests that were not
-last failed   when the last of them had begun, after the fault: below zero, it was in flight then
+requests      requests that succeeded
+failed        requests that did not
+last failed   when the last failed request began, after the fault; if negative, before the fault
 no master     from the fault until the new master says that it is writable
 added         from that moment to the first write that was acknowledged over HTTP
-hang          the longest write and, behind a comma, the longest read
+hang          the longest write and, after a comma, the longest read
 close         from SIGTERM to the server's end
-lost          writes that were acknowledged and are missing
+lost          acknowledged writes that are missing
 ============  ==================================================================================
 
-What must not be is told below: requests that failed though they began when the fault was to be
-felt, sessions that the server has left behind, acknowledged writes that are missing (commits wait
-for a replica here), an added time beyond the goal.
+Problems are listed below the table: requests that failed although they began when the fault should
+have been noticed, sessions that the server has left behind, missing acknowledged writes (commits
+wait for a replica here), and an added time beyond the goal.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _GOAL = 0.06
-"""Seconds that the median of what is added may be, and a third of what the worst may."""
+"""The most seconds for the median of the added time; the worst may be three times as much."""
 
 _HEAD = (
     *("app", "runs", "requests", "failed", "last failed", "no master", "added", "hang", "close"),
@@ -87,7 +87,7 @@ async def _play(options: argparse.Namespace) -> list[WebOutcome]:
 
 
 def table(outcomes: Sequence[WebOutcome]) -> str:
-    """Lay the outcomes out, with what went wrong and what misses its goal below."""
+    """Lay the outcomes out, with problems and missed goals below."""
     groups: dict[str, list[WebOutcome]] = defaultdict(list)
     for outcome in outcomes:
         groups[outcome.app].append(outcome)
@@ -97,7 +97,7 @@ def table(outcomes: Sequence[WebOutcome]) -> str:
 
 
 def problems(group: Sequence[WebOutcome]) -> list[str]:
-    """Say what must not be, in several runs of one application."""
+    """Return the problems in several runs of one application."""
     found = list(dict.fromkeys(x for each in group for x in each.problems))
     added = [each.added for each in group]
     if median(added) > _GOAL or max(added) > 3 * _GOAL:
@@ -126,7 +126,7 @@ def _times(seconds: Iterable[float]) -> str:
 
 
 def main() -> int:
-    """Run; 1 if anything was as it must not be."""
+    """Run everything; return 1 if anything was wrong."""
     options = _options()
     if options.list:
         for app in WEB_APPS.values():

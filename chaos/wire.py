@@ -1,4 +1,4 @@
-"""A wire: a network of two addresses whose packets can get lost, for root on Linux."""
+"""A wire: a network of two addresses that can lose packets, for root on Linux."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PACKET = 65536
 
 
 def why_no_wires() -> str | None:
-    """Return what is missing for wires, None if nothing is."""
+    """Return what is missing for wires, or None if nothing is."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return "only root can make a tun device"
     if not _TUN.exists():
@@ -34,21 +34,21 @@ def why_no_wires() -> str | None:
 
 
 class Wire:
-    """Leads from this machine back to it; use it in ``async with``.
+    """Leads from this machine back to itself; use it in ``async with``.
 
-    What is sent to `far` arrives at `near` as if it came from `far`. Addresses change places and
-    their checksums stay as they are, since these are sums.
+    A packet sent to `far` arrives at `near` as if it came from `far`. Source and destination
+    addresses are swapped; the checksums stay valid because they are sums.
 
     Args:
-        number: Of several at a time each needs its own, 0 to 63.
+        number: A number from 0 to 63; wires in use at the same time need different ones.
     """
 
     def __init__(self, number: int) -> None:
-        #: The server's, by which the two directions are told apart.
+        #: The server's port, by which the two directions are told apart.
         self.port = 0
         base = f"10.213.{os.getpid() % 256}."
         self.near, self.far = f"{base}{number * 4 + 1}", f"{base}{number * 4 + 2}"
-        #: Which share of packets gets lost, on the way there and on the way back.
+        #: The share of packets that gets lost on the way to the server, and on the way back.
         self.loss_there = self.loss_back = 0.0
         self._file = -1
 
@@ -73,18 +73,18 @@ class Wire:
 
     async def __aexit__(self, *_: object) -> None:
         asyncio.get_running_loop().remove_reader(self._file)
-        os.close(self._file)  # and the device is gone
+        os.close(self._file)  # this removes the device, too
 
     def _carry(self) -> None:
         with suppress(BlockingIOError):
             while packet := os.read(self._file, _PACKET):
                 if packet[0] >> 4 != _IPV4:
-                    continue  # the kernel asks for routers of IPv6
+                    continue  # the kernel's search for IPv6 routers
                 there = self._target_port(packet) == self.port
                 if random.random() >= (self.loss_there if there else self.loss_back):  # noqa: S311
                     os.write(self._file, packet[:12] + packet[16:20] + packet[12:16] + packet[20:])
 
     @staticmethod
     def _target_port(packet: bytes) -> int:
-        # Behind the header of IP, whose length is in units of four bytes, comes that of TCP.
+        # TCP's header follows that of IP, whose length is given in units of four bytes.
         return int.from_bytes(packet[(packet[0] & 15) * 4 + 2 :][:2])
