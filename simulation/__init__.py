@@ -1,17 +1,18 @@
-"""A whole cluster in virtual time: servers that fail, applications, and the core of hasql between.
+"""A whole cluster in virtual time: failing servers, applications, and hasql's core between them.
 
-    python -m simulation --seeds 5000     # plays the stories of so many seeds
-    python -m simulation --seed 17        # plays one, and tells what happens in it
-    python -m simulation --commits        # the same of shorter ones, which are all about commits
-    python -m simulation --load           # and of those in which load control says no
+    python -m simulation --seeds 5000     # plays the stories of that many seeds
+    python -m simulation --seed 17        # plays the story of one seed, and prints its events
+    python -m simulation --commits        # plays shorter stories, which are all about commits
+    python -m simulation --load           # plays stories in which load control refuses acquires
 
-Each seed is a story: applications acquire masters and replicas, write, read, hold and are cancelled
-at any await, while servers are killed, frozen, promoted and rejoined. What must hold is checked at
-each step and at the end. The core is the real one, monitors and all; the driver and its servers are
-fakes, whose time and chance come from the story as those of the core do: so a second takes about
-a millisecond, and the same seed gives the same run.
+Each seed is a story: applications acquire masters and replicas, write, read, hold connections and
+are cancelled at any await, while servers are killed, frozen, promoted and rejoined. What must hold
+is checked at each step and at the end. The core is the real one, including its monitors. The driver
+and the servers are fakes. Time and chance come from the story, for the core as well as for the
+fakes; so a second takes about a millisecond, and the same seed gives the same run.
 
-Each server has a write-ahead log, so that a crash or a promotion loses the end of it, and the ids
-in it are given away again. In the stories of commits the master is lost at any step of one, once
-or twice, or its answer is; what `run` has said of each unit of work is compared with the logs.
+Each server has a write-ahead log. A crash or a promotion loses the end of the log, and the
+transaction ids in it are given to other transactions. In the stories of commits the master, or its
+answer, is lost at any step of a commit, once or twice; what `run` says of each unit of work is
+compared with the logs.
 """

@@ -1,4 +1,4 @@
-"""`python -m simulation`: play the stories of many seeds, or tell that of one."""
+"""`python -m simulation`: plays the stories of many seeds, or of one, and prints its events."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _sum_up(outcomes: Sequence[_Any]) -> str:
 
 
 def main() -> int:
-    """Play; the exit status tells whether all that must hold has held."""
+    """Play the stories; the exit status tells whether everything that must hold has held."""
     options = _options()
     if options.seed is not None:
         return _tell(options)

@@ -1,4 +1,4 @@
-"""Applications: tasks that acquire, work, give back and are cancelled, and check what they get."""
+"""Applications: tasks that acquire, work, give back and are cancelled, and check their leases."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ __all__ = ("Task", "Writer")
 #: Seconds after which a host that serves undisturbed must be in use.
 _BOUND = 3.0
 #: Seconds after which a host that does not answer a probe must be known as silent, so that others
-#: are preferred: ten round trips, as slow as they get here, and some.
+#: are preferred: ten of the slowest round trips here, and some more.
 _NOTICED = 0.3
-#: Seconds that an application gives a statement.
+#: Seconds that an application waits for a statement.
 _PATIENCE = 3.0
-#: Seconds of an acquire that must not all be spent on one host that is silent.
+#: Seconds of an acquire that must not all be spent on one silent host.
 _LONG, _LONGER = 0.8, 1.5
-#: Seconds that rounding may cost.
+#: Seconds to allow for rounding.
 _ROUNDING = 1e-6
 #: Kinds of acquires.
 _KINDS = ("master", "replica", "replica or master", "share")
 
 
 class Task:
-    """One task of an application, which does one thing after the other."""
+    """A task of an application, which uses one connection after the other."""
 
-    #: How often it keeps a connection for a while.
+    #: The share of its uses in which it keeps a connection for a while.
     holds = 0.3
 
     def __init__(  # noqa: PLR0913  # made in one place
@@ -57,15 +57,15 @@ class Task:
         self.cluster = cluster
         self.record = record
         self.chance = chance
-        #: Whether there are places for all tasks on each host, so that nobody waits for another.
+        #: Whether each host has connections for all tasks, so that no task waits for another.
         self.roomy = roomy
-        #: Uses, of any task of the manager's, that are to be cancelled when somebody gives back.
+        #: Uses, by any task of the manager, that may be cancelled when a connection is given back.
         self.crowd = crowd
         self.knowledge = manager.driver.knowledge
         self.stopped = False
-        #: What has cost this task an error: each may only once.
+        #: The disturbances that have cost this task an error; each may do so only once.
         self._excused: set[Disturbance] = set()
-        #: Whether to try again at once, as many do after an error.
+        #: Whether to try again at once, as many applications do after an error.
         self._hurries = False
         self.done = 0
         self.failed = 0
@@ -91,12 +91,12 @@ class Task:
     async def _use_and_be_cancelled(self, kind: str) -> None:
         task = asyncio.get_running_loop().create_task(self.use(kind))
         style = self.chance.random()
-        if style < 0.3:  # just when it is handed a place, see `cancel_who_waits`
+        if style < 0.3:  # just when it gets a connection, see `cancel_who_waits`
             self.crowd.append(task)
             await asyncio.wait([task], timeout=3.0)
             self.crowd.remove(task)
         elif style < 0.7:
-            for _ in range(self.chance.randrange(12)):  # turns of the loop, in no time
+            for _ in range(self.chance.randrange(12)):  # turns of the loop; no time passes
                 await asyncio.sleep(0)
         else:
             await asyncio.sleep(self.chance.expovariate(50.0))
@@ -111,7 +111,7 @@ class Task:
             await task
 
     def cancel_who_waits(self) -> None:
-        """Cancel one that may be handed at this moment what this task gives back."""
+        """Cancel a use that may get, at this moment, the connection that this task gives back."""
         if self.crowd and self.chance.random() < 0.3:
             self.crowd[0].cancel()
 
@@ -149,12 +149,12 @@ class Task:
             self.wrote(connection.server)
 
     def wrote(self, server: Server) -> None:
-        """Take note of a write that was acknowledged."""
+        """Note a write that was acknowledged."""
 
     # What must hold
 
     def check_lease(self, connection: Connection, kind: str) -> None:
-        """Check what was handed out, at the moment at which it is."""
+        """Check a connection at the moment when it is handed out."""
         server = connection.server
         if connection.closed:
             self.record.violated(self, f"was given a closed connection to {server}")
@@ -193,10 +193,11 @@ class Task:
         )
 
     def check_waited(self, kind: str, waited: float) -> None:
-        """Check that an acquire that has waited for so long could not have been served."""
-        # Connections to a new master are asked whether they write, and one may not answer, and the
-        # next: who can be served elsewhere needs that much longer. So it does where a replica goes
-        # silent to which there is no reserved connection: that is known after `refresh_timeout`.
+        """Check that an acquire that has waited for `waited` seconds could not have been served."""
+        # A connection to a new master is asked whether it can write. It may not answer, nor may the
+        # next one; an acquire that can be served elsewhere then takes that much longer. It also
+        # takes longer if a replica without a reserved connection goes silent, which is known only
+        # after `refresh_timeout`.
         elsewhere = kind in {"share", "replica or master"}
         if not self.roomy or waited < (_LONGER if elsewhere else _LONG):
             return
@@ -208,7 +209,7 @@ class Task:
             self.record.violated(self, what)
 
     def _check_error(self, connection: Connection, error: Exception, *, released: bool) -> None:
-        """Check that an error was not to be avoided: each trouble may cost a task one."""
+        """Check that an error was unavoidable: each disturbance may cost a task only one."""
         why = connection.ended_by
         if isinstance(error, ServerError):
             self.record.violated(self, f"was refused a write: {connection.server} is a standby")
@@ -218,12 +219,13 @@ class Task:
         elif why in self._excused:
             self.record.violated(self, f"has paid twice for: {why.what}")
         elif not released:
-            # With `release` hasql is not told of the error, and cannot hold back what else is lost.
+            # After a `release`, hasql has not heard of the error, so it cannot withhold the other
+            # connections that were lost at the same time.
             self._excused.add(why)
 
 
 class _Acquire:
-    """One acquire, whichever way it is asked for and given back; checks what comes of it."""
+    """An acquire in any of the ways to ask and to give back; checks what comes of it."""
 
     connection: Connection
 
@@ -265,7 +267,7 @@ class _Acquire:
             if self.awaited:
                 await self._task.manager.release(self.connection)
             else:
-                # The end of a block may be a COMMIT: a statement of the task's as any other.
+                # The end of a block may be a COMMIT, which is a statement of the task like others.
                 async with asyncio.timeout(_PATIENCE):
                     await self._lease.__aexit__(type(error) if error else None, error, None)
         finally:
@@ -274,11 +276,11 @@ class _Acquire:
 
 
 class Writer(Task):
-    """A task that does nothing but write, so that it can be seen how long nobody could."""
+    """A task that only writes, so that it shows how long writing was impossible."""
 
     holds = 0.0
     wrote_at = 0.0
-    #: The longest time for which a master was there, undisturbed, and nothing was written.
+    #: The longest time for which there was an undisturbed master, but nothing was written.
     longest = 0.0
 
     async def run(self) -> None:

@@ -1,6 +1,6 @@
-"""Units of work as the simulation sees them: what each attempt has come to.
+"""Units of work as the simulation sees them: the outcome of each attempt.
 
-An account of it that is independent of the core: it looks into the servers' logs.
+This account is independent of the core: it looks into the servers' logs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Unit:
     """A unit of work."""
 
     name: str
-    #: Whether it may be done twice, as the application says.
+    #: Whether the application has said that it may be done twice.
     idempotent: bool = False
     attempts: list[Attempt] = field(default_factory=list)
 
@@ -29,46 +29,46 @@ class Unit:
         return self.name
 
     def begin(self) -> Attempt:
-        """Begin another attempt."""
+        """Start another attempt."""
         self.attempts.append(Attempt(self))
         return self.attempts[-1]
 
     def times_in(self, server: ServerWithHistory) -> int:
-        """Tell how often it is done in the history of a server."""
+        """Tell how often the unit is done in the history of a server."""
         mine = {*self.attempts}
         return sum(bool(x.committed and x.owner in mine) for x in server.wal.entries)
 
 
 @dataclass(eq=False)
 class Attempt:
-    """One attempt at it: where it was about to commit, as far as it came so far."""
+    """An attempt at a unit, and where it was about to commit, if it came that far."""
 
     unit: Unit
     server: ServerWithHistory | None = None
-    #: Which life of that server it was, between two starts.
+    #: The number of the server's life, between two starts, in which it was.
     life: int = 0
     xid: int = 0
     timeline: int = 0
-    #: How many entries the log had right before COMMIT, and how many were flushed.
+    #: How many entries the log had right before COMMIT, and how many of them were flushed.
     end: int = 0
     flushed: int = 0
-    #: Whether the application was told by the server itself that it is committed.
+    #: Whether the server itself has told the application that it is committed.
     answered: bool = False
-    #: Whether a server that was asked of its id has it in its history.
+    #: Whether a server that was asked for its id has the commit in its history.
     found: bool = False
-    #: Whether what was answered last leaves no doubt.
+    #: Whether the last answer leaves no doubt.
     told: bool = False
 
     def marks(self, server: ServerWithHistory, xid: int) -> None:
-        """Take note of where it stands right before COMMIT."""
+        """Note its place in the log right before COMMIT."""
         wal = server.wal
         self.server, self.life, self.xid = server, server.life, xid
         self.timeline, self.end, self.flushed = wal.timeline, wal.end, wal.flushed
 
     def must_be_known(self, master: ServerWithHistory) -> bool:
-        """Tell whether what a master says of it leaves no doubt.
+        """Tell whether a master's answer about it leaves no doubt.
 
-        A lower bound: where it says no, hasql may know all the same.
+        This is a lower bound: if it returns False, hasql may still know the outcome.
         """
         wal, origin = master.wal, self.server
         if origin is None or not master.master or wal.timeline < self.timeline:
@@ -85,48 +85,48 @@ class Attempt:
         return self.timeline == 1 and wal.timeline == _SECOND and self.end <= self.flushed
 
 
-#: The timeline that leads to it can be but one.
+#: Only one timeline can lead to the second one.
 _SECOND = 2
 
 
 class Ledger:
-    """All units of a story, by how they have ended for the application."""
+    """All units of a story, by how they ended for the application."""
 
     def __init__(self, record: Record) -> None:
         self._record = record
         self.returned: list[Unit] = []
-        #: Of which the application was told that they are not done.
+        #: Units that the application was told are not done.
         self.refused: list[Unit] = []
-        #: Of which it was told that nobody knows, and those that it has cancelled.
+        #: Units whose outcome the application was told is unknown, and units that it cancelled.
         self.unknown: list[Unit] = []
         self.cancelled: list[Unit] = []
-        #: How many commits were found out.
+        #: How many lost answers to commits were found out.
         self.found = 0
         self._given: Counter[int] = Counter()
         self._by_xid: defaultdict[int, list[Attempt]] = defaultdict(list)
 
     @property
     def reused(self) -> int:
-        """How many ids were given to more than one transaction."""
+        """How many transaction ids were given to more than one transaction."""
         return sum(times > 1 for times in self._given.values())
 
     def gives(self, xid: int) -> None:
-        """Take note that an id was given to a transaction."""
+        """Note that an id was given to a transaction."""
         self._given[xid] += 1
 
     def marks(self, server: ServerWithHistory, attempt: Attempt, xid: int) -> None:
-        """Take note of an attempt that is about to commit."""
+        """Note an attempt that is about to commit."""
         attempt.marks(server, xid)
         self._by_xid[xid].append(attempt)
 
     def commits(self, server: ServerWithHistory, attempt: Attempt) -> None:
-        """Take note that a server commits an attempt."""
+        """Note that a server commits an attempt."""
         unit = attempt.unit
         if len(unit.attempts) > 1 and not unit.idempotent and unit.times_in(server):
             self._record.violated(unit, f"is done twice on {server}: an outcome was wrong")
 
     def asked(self, server: ServerWithHistory, xid: int) -> None:
-        """Take note of what a server has of an id that it is asked of."""
+        """Note what a server that is asked for an id has in its history."""
         commit = server.wal.commit_of(xid)
         if commit is not None and isinstance(commit.owner, Attempt):
             commit.owner.found = True
@@ -134,7 +134,7 @@ class Ledger:
             attempt.told = attempt.must_be_known(server)
 
     def returns(self, unit: Unit) -> None:
-        """Check what a run has returned for."""
+        """Check a unit for which `run` has returned."""
         self.returned.append(unit)
         if not any(x.answered for x in unit.attempts):
             self.found += 1
@@ -142,17 +142,18 @@ class Ledger:
                 self._record.violated(unit, "is said to be done, and who said so does not have it")
 
     def check(self, master: ServerWithHistory, *, nothing_is_lost: bool) -> None:
-        """Check what is in the history of the master that is left.
+        """Check all units against the history of the last master.
 
         Args:
-            master: The last one.
-            nothing_is_lost: Whether it has all that any master has acknowledged.
+            master: The last master.
+            nothing_is_lost: Whether it has everything that any master has acknowledged.
         """
         for unit in self.returned:
             times = unit.times_in(master)
             if times > 1 and not unit.idempotent:
                 self._record.violated(unit, f"is done {times} times")
-            # What was found out after a crash may have had no standby yet, and is lost with it.
+            # A commit that was found out after a crash may not have been on a standby yet, and may
+            # be lost with the master.
             acknowledged = any(x.answered for x in unit.attempts)
             if not times and nothing_is_lost and acknowledged:
                 self._record.violated(unit, "is said to be done, and is not")

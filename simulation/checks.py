@@ -1,4 +1,4 @@
-"""What must hold inside a manager at each moment, when all is quiet, and when it is closed."""
+"""Checks what must hold inside a pool manager: at any moment, at rest, and when it is closed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from simulation.driver import SimulatedManager
     from simulation.record import Record
 
-#: Whose objects are walked through: the servers, and what a story takes down, go on growing.
+#: The modules whose objects are counted; servers and the record of a story are left out, because
+#: they always grow.
 _WALKED = ("hasql", "simulation.driver", "testbed.fake_driver")
 
 __all__ = ("check_closed", "check_counts", "check_permits", "check_quiet", "weight")
@@ -39,7 +40,7 @@ def check_counts(manager: SimulatedManager, record: Record, tasks: int) -> None:
 
 
 def check_permits(manager: SimulatedManager, record: Record) -> None:
-    """Check that each lease has a permit, and that admission has refused nobody: there is room."""
+    """Check that each lease has a permit, and that admission, which has room, refused none."""
     load, name = manager._load.measure(), manager.driver.knowledge.name
     gates = [gate for gate in (load.admission, load.replica_admission) if gate is not None]
     if gates and sum(gate.in_use for gate in gates) < len(manager._book):
@@ -49,7 +50,7 @@ def check_permits(manager: SimulatedManager, record: Record) -> None:
 
 
 def check_quiet(manager: SimulatedManager, record: Record, cluster: Cluster) -> None:
-    """Check that everything is back, and that the cluster is known as it is."""
+    """Check that everything was given back, and that the cluster is known as it really is."""
     name, metrics = manager.driver.knowledge.name, manager.metrics()
     left = {
         "waiting": metrics.waiting,
@@ -73,7 +74,7 @@ def check_quiet(manager: SimulatedManager, record: Record, cluster: Cluster) -> 
 
 
 def check_closed(record: Record, cluster: Cluster, others: set[asyncio.Task[Any]]) -> None:
-    """Check that nothing is left of all managers: no connection, no task, no timer."""
+    """Check that nothing is left of any manager: no connection, no task, no timer."""
     loop: Any = asyncio.get_running_loop()
     for server in cluster.all:
         if server.connections:
@@ -85,7 +86,7 @@ def check_closed(record: Record, cluster: Cluster, others: set[asyncio.Task[Any]
 
 
 def weight(manager: SimulatedManager) -> int:
-    """Count what a manager holds: the attributes of its objects and what is in its containers."""
+    """Count what a manager holds: attributes of its objects, and elements of its containers."""
     seen: set[int] = set()
     left: list[Any] = [manager]
     total = 0

@@ -1,4 +1,4 @@
-"""The cluster as it really is, and what happens to it: faults, and what an HA manager does."""
+"""The cluster as it really is, and what happens to it: faults, and an HA manager's actions."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 __all__ = ("Cluster",)
 
-#: Seconds within which a new master must be in use: if the loss of the old one had been noticed by
-#: then, so that it was looked for, and if not, so that a steady probe had to find it.
+#: Seconds within which a new master must be in use: if the loss of the old one was noticed before,
+#: so that hasql was looking for it; and if not, so that a steady probe had to find it.
 NOTICED, NOT_NOTICED = 0.6, 1.6
-#: The same after it has refused logins, which are then tried more and more seldom.
+#: The same after it has refused logins: attempts to log in then become less and less frequent.
 AFTER_REFUSALS = 3.0
-#: Seconds in which the loss of a process is noticed.
+#: Seconds within which the end of a process is noticed.
 _SOCKETS_CLOSE = 0.05
-#: Seconds that a server takes to start at the least: see `hasql.resilience.commit_rule`.
+#: The least seconds that a server takes to start: see `hasql.resilience.commit_rule`.
 _START = 0.02
 
 
 class Cluster:
-    """Servers of which one is the right master: that of the newest timeline."""
+    """The servers; one of them is the right master: the one with the newest timeline."""
 
     def __init__(self, names: str, record: Record, chance: Random) -> None:
         self._record = record
         self._chance = chance
-        #: What has become of units of work.
+        #: The outcomes of the units of work.
         self.ledger = Ledger(record)
         hosts = [HostSpec(name, 5432) for name in names]
         self.servers = {
@@ -49,27 +49,27 @@ class Cluster:
         self.master = self.all[0]
         #: Changes of the master so far.
         self.failovers = 0
-        #: Whether connections may go deaf, so that statements on them never end.
+        #: Whether connections may go silent, so that statements on them never end.
         self.may_deafen = chance.random() < 0.25
-        #: In how many seconds a master must be in use that nothing happens to.
+        #: Seconds within which an undisturbed master must be in use.
         self.bound = NOT_NOTICED
         self.stalled_at = 0.0
 
     def master_serves_since(self) -> float | None:
-        """Since when there is a master that nothing has happened to; None: there is none now."""
+        """Since when there has been an undisturbed master; None if there is none now."""
         if not self.master.serves:
             return None
         return max(self.master.calm_since, self.stalled_at)
 
     def replica_serves_since(self) -> float | None:
-        """Since when some standby has been serving to which nothing has happened."""
+        """Since when an undisturbed standby has been serving."""
         since = [x.calm_since for x in self.all if x.serves and not x.master]
         return max(min(since), self.stalled_at) if since else None
 
-    # What an HA manager does
+    # The actions of an HA manager
 
     def promote(self) -> None:
-        """Make a standby that works the master, as an HA manager does."""
+        """Make a working standby the master, as an HA manager does."""
         now = self._record.clock.now
         fit = [each for each in self.all if each.serves and self.may_succeed(each)]
         if not fit:
@@ -81,11 +81,11 @@ class Cluster:
         self.succeed(self._chance.choice(fit))
 
     def may_succeed(self, server: Server) -> bool:
-        """Tell whether all that it has is in the history that goes on."""
+        """Tell whether everything that a standby has is in the right master's history."""
         return not server.master and server.wal.is_part_of(self.master.wal)
 
     def succeed(self, server: Server) -> None:
-        """Make a standby the master, and have those follow it that can."""
+        """Make a standby the master, and make those servers follow it that can."""
         self.master = server
         self.failovers += 1
         server.promote_to(max(each.timeline for each in self.all) + 1)
@@ -94,19 +94,19 @@ class Cluster:
                 other.follow(server, rewinds=False)
 
     def start_as_standby(self, server: Server) -> None:
-        """Start it as a standby of the right master, with that one's history."""
+        """Start a server as a standby of the right master, with the master's history."""
         server.start(master=False)
         server.follow(self.master, rewinds=True)
 
     async def start_as_master(self, server: Server) -> None:
-        """Start it as if nothing had happened to it, as soon as that can be."""
+        """Start a server as a master, as if nothing had happened, as soon as it can start."""
         rest = server.ended_at + _START - self._record.clock.now
         if rest > 0:
             await asyncio.sleep(rest)
         server.start(master=True)
 
     def rejoin(self) -> None:
-        """Have every server that is not the right master start as its standby, if it is not one."""
+        """Start every server that is neither the right master nor its standby as a standby."""
         for server in self.all:
             if server is not self.master and (
                 server.master or not server.alive or server.upstream is not self.master
@@ -114,7 +114,7 @@ class Cluster:
                 self.start_as_standby(server)
 
     async def mend(self) -> None:
-        """Put everything in order."""
+        """Repair everything."""
         for server in self.all:
             server.round_trip = 0.0005
             if server.frozen:
@@ -128,7 +128,7 @@ class Cluster:
     # What happens to the master
 
     async def master_story(self, seconds: float) -> None:
-        """Let one thing after the other happen to the master."""
+        """Cause one event after the other for the master."""
         scenes: list[Callable[[], Awaitable[None]]] = [
             self._crash,
             self._crash,
@@ -154,7 +154,7 @@ class Cluster:
         await self._some_time(2.0)
         self.promote()
         old = [x for x in self.all if not x.alive and x.master]
-        if old and self._chance.random() < 0.3:  # it comes back as if nothing had happened
+        if old and self._chance.random() < 0.3:  # the old master comes back as a master
             await self._some_time(1.0)
             await self.start_as_master(old[0])
 
@@ -163,7 +163,7 @@ class Cluster:
         old.freeze()
         await self._some_time(2.0)
         self.promote()
-        if self._chance.random() < 0.7:  # and then goes on writing
+        if self._chance.random() < 0.7:  # the old master goes on writing
             await self._some_time(3.0)
             if old.frozen:
                 old.thaw()
@@ -191,7 +191,7 @@ class Cluster:
     # What happens besides
 
     async def noise(self, seconds: float) -> None:
-        """Let one thing after the other happen to any server."""
+        """Cause one event after the other for any server."""
         scenes: list[Callable[[Server], Awaitable[None]]] = [
             self._replica_gone,
             self._replica_frozen,

@@ -1,7 +1,7 @@
-"""Stories of commits: the master is lost at any step of a COMMIT, and `run` has to know the truth.
+"""Stories of commits: the master is lost at any step of a COMMIT, and `run` must know the outcome.
 
-They are short, so that there can be thousands: a few units of work, and faults in the midst of
-them. What must hold is checked as in all stories, and of each unit in the end: see `Ledger`.
+They are short, so that thousands can be played: a few units of work, with faults in the middle of
+them. The checks are those of all stories, and one of each unit at the end: see `Ledger`.
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ if TYPE_CHECKING:
 
 __all__ = ("CommitOutcome", "play_commits")
 
-#: The steps of a commit, after any of which a fault may come.
+#: The steps of a commit; a fault may come after any of them.
 _STEPS = ("mark", "sent", "written", "flushed", "done")
-#: Seconds after that step within which it comes.
+#: The most seconds from that step to the fault.
 _AROUND = 0.002
-#: Seconds that a moment is waited for: nobody may be able to commit.
+#: The most seconds to wait for such a step: commits may be impossible at the time.
 _PATIENCE = 1.0
 
 
 @dataclass(frozen=True)
 class CommitOutcome(StoryOutcome):
-    """What a story has come to."""
+    """The outcome of a story."""
 
-    #: Commits that were found out, and those that were not.
+    #: Commits whose outcome was found out, and those for which it was not.
     found: int
     unknown: int
-    #: Ids that were given to more than one transaction.
+    #: Transaction ids that were given to more than one transaction.
     reused: int
 
 
 def play_commits(seed: int, *, honest: bool = True) -> CommitOutcome:
-    """Play the story of a seed. Raises StoryFailed with what must not have happened.
+    """Play the story of a seed. Raises StoryFailed, with the reason, if anything was wrong.
 
     Args:
-        seed: Which story.
-        honest: Whether the servers tell the truth of what they have flushed. If not, wrong outcomes
-            are to be expected, so that it can be seen that they are found.
+        seed: The seed of the story.
+        honest: Whether the servers tell the truth about what they have flushed. If not, wrong
+            outcomes are expected; this shows that the checks find them.
     """
     return play_story(lambda record: _Story(seed, record, honest=honest), "--commits ")
 
 
 class _Committers(UnitsOfWork):
-    """A task that does some units of work that write, and ends."""
+    """A task that does some writing units of work, and ends."""
 
     async def run(self) -> None:
         while not (self.stopped or self.record.violations):
@@ -71,7 +71,7 @@ class _Story(StoryOfSeed[CommitOutcome]):
     def __init__(self, seed: int, record: Record, *, honest: bool) -> None:
         super().__init__(seed, record)
         self._chance = chance = Random(f"{seed} commits")
-        #: Whether nothing is lost that was acknowledged.
+        #: Whether acknowledged commits are never lost.
         self._safe = chance.random() < 0.5
         self.cluster = Cluster("abcd"[: chance.choice([2, 3, 3, 4])], record, chance)
         hurry = not self._safe and chance.random() < 0.5
@@ -84,7 +84,7 @@ class _Story(StoryOfSeed[CommitOutcome]):
             server.set_clock(chance.uniform(0.0, skew) + chance.random() / 1000)
             server.on_step = self._step
             server.last_words = Random(f"{seed} last words").choice(["", "58030", "53100"])
-        #: What step is waited for, and who waits.
+        #: The step of a commit that is awaited, and the future that waits for it.
         self._awaited = ""
         self._moment: asyncio.Future[None] | None = None
         self._tasks: list[_Committers] = []
@@ -143,7 +143,7 @@ class _Story(StoryOfSeed[CommitOutcome]):
             self._moment.set_result(None)
 
     async def _moment_of_a_commit(self) -> None:
-        """Wait for some step of a commit, and a little more, or for less than the next step."""
+        """Wait for a random step of a commit, and then a little more."""
         self._awaited = self._chance.choice(_STEPS)
         self._moment = asyncio.get_running_loop().create_future()
         await asyncio.wait([self._moment], timeout=_PATIENCE)
@@ -151,10 +151,10 @@ class _Story(StoryOfSeed[CommitOutcome]):
             await asyncio.sleep(self._chance.uniform(0.0, _AROUND))
 
     async def _written(self) -> None:
-        """Wait until some more units are done, if they can be."""
+        """Wait until some more units are done, as far as possible."""
         ledger, enough = self.cluster.ledger, len(self.cluster.ledger.returned) + 3
         until = self.record.clock.now + _PATIENCE
-        while len(ledger.returned) < enough and self.record.clock.now < until:  # noqa: ASYNC110  # in no time of ours
+        while len(ledger.returned) < enough and self.record.clock.now < until:  # noqa: ASYNC110  # virtual time
             await asyncio.sleep(0.01)
 
     async def _some_time(self, most: float) -> None:
@@ -173,7 +173,7 @@ class _Story(StoryOfSeed[CommitOutcome]):
         self.cluster.master.kill()
 
     async def _promote(self) -> None:
-        """Promote a standby: where nothing is to be lost, the one that is furthest."""
+        """Promote a standby; if nothing may be lost, the one that has the most WAL."""
         await self._some_time(0.2)
         cluster = self.cluster
         if not self._safe:
@@ -229,7 +229,7 @@ class _Story(StoryOfSeed[CommitOutcome]):
         await self._promote()
 
     async def _out_of_sight(self) -> None:
-        """Have a master run for a while that hasql cannot ask, and which others write to."""
+        """Run a master for a while that hasql cannot reach, but that other clients write to."""
         server = self.cluster.master
         server.refuse_logins("53300")
         for _ in range(self._chance.choice([1, 2, 3])):

@@ -19,7 +19,7 @@ __all__ = ("Connection", "Disturbance", "LastWordsError")
 
 
 class LastWordsError(ServerError):
-    """What a server answers to a COMMIT with which it goes down, which tells nothing of that."""
+    """A server's answer to a COMMIT when it goes down, with a code that does not say so."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,20 +40,20 @@ class Connection(FakeConnection):
         self._waiting: list[asyncio.Future[Any]] = []
         self.born = server.life
         self.opened_at = knowledge.record.clock.now
-        #: Whether somebody on the way drops all that is said on it, and tells nobody.
+        #: Whether the network silently drops everything that is sent on it.
         self.deaf = False
-        #: Whether somebody drops all that the server says on it from now on.
+        #: Whether the network drops everything that the server sends on it from now on.
         self.unheard = False
-        #: What has ended it; None: hasql itself.
+        #: The disturbance that has ended it; None if hasql itself has.
         self.ended_by: Disturbance | None = None
-        #: Whether hasql had a reason to end it, if it has.
+        #: Whether hasql had a reason to end it, if it did.
         self.was_to_be_ended = False
-        #: Who has it, and whether it was asked of a master.
+        #: The task that holds it, and whether a master was asked for.
         self.holder: object = None
         self.writes = False
-        #: Whose transaction it is that is open, and what the server knows of it: its id once it has
-        #: written, what it sets the account to, whether a statement has failed, and since when
-        #: there is nothing to be done but to end it.
+        #: The attempt whose transaction is open, and what the server knows of the transaction: its
+        #: id once it has written, the new balance of the account, whether a statement has failed,
+        #: and whether it is already committing.
         self.attempt: Attempt | None = None
         self.in_transaction = False
         self.xid: int | None = None
@@ -71,12 +71,12 @@ class Connection(FakeConnection):
         server = self.server
         await self.ask(lambda: server.execute(self, write=write, fails=fails, balance=balance))
 
-    async def ask(self, does: Callable[[], object]) -> Any:  # whatever that is
-        """Have the server do something, and return what it answers."""
+    async def ask(self, does: Callable[[], object]) -> Any:  # of any type
+        """Make the server do something, and return its answer."""
         return await self._hear(lambda answer: self.server.ask(self, answer, does))
 
     async def commit(self) -> bool:
-        """Have the server commit; tell whether it has."""
+        """Make the server commit; tell whether it has committed."""
         done: bool = await self._hear(lambda answer: self.server.ask_to_commit(self, answer))
         return done
 
@@ -102,7 +102,7 @@ class Connection(FakeConnection):
         return heard
 
     def hear(self, answer: asyncio.Future[Any], what: object) -> None:
-        """Get an answer, and be held to what hasql knows."""
+        """Receive an answer; from then on hasql knows it."""
         if answer.done() or self.closed or self.deaf or self.unheard:
             return
         self._flag = not self.server.master
@@ -144,7 +144,7 @@ class Connection(FakeConnection):
             self.server.hung_up(self)
 
     def _last_words(self) -> Exception:
-        """Return what whoever waits for an answer gets instead, as the connection ends."""
+        """Return the error that a waiting statement gets when the connection ends."""
         code, unheard = self.server.last_words, self.deaf or self.unheard
         if code and self.committing and self.ended_by is not None and not unheard:
             return LastWordsError(code)

@@ -1,4 +1,4 @@
-"""The driver of the simulated servers, and the pool manager over it."""
+"""The driver of the simulated servers, and the pool manager that uses it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ __all__ = ("SimulatedDriver", "SimulatedManager", "SimulatedPool")
 
 
 class SimulatedPool(FakePool):
-    """A pool whose connects can be ended, as those of the real drivers can."""
+    """A pool whose connects can be ended, like those of the real drivers."""
 
-    transaction = SimulatedTransaction  # type: ignore[assignment]  # in place of the scripted one
+    transaction = SimulatedTransaction  # type: ignore[assignment]  # replaces the scripted one
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class SimulatedPool(FakePool):
         super().__init__(log_in, lambda: server, sizes, report)
         self._connects = PendingConnects()
         self._connecting = 0
-        #: Whether giving back costs a round trip, and leaving a block another.
+        #: Whether giving back costs a round trip, and whether leaving a block costs another.
         self.resets = self.commits = True
         self.leave_block = self._leave_block
 
@@ -66,7 +66,7 @@ class SimulatedPool(FakePool):
     ) -> Awaitable[None] | None:
         ended, connection.transaction = connection.transaction, None
         if ended is not None:
-            return None  # a run has left nothing open
+            return None  # `run` leaves no transaction open
         return connection.run() if self.commits and error is None else None
 
     async def release(self, connection: FakeConnection, **kwargs: Any) -> None:
@@ -82,7 +82,7 @@ class SimulatedPool(FakePool):
     ) -> None:
         kept = set(leased)
         super().drain(kept, has_left)
-        # As in `purge`.
+        # Those that are lent but in no book yet, as in `purge`.
         for connection in sorted(self.lent - kept, key=lambda each: each.login_pid):
             if has_left(connection.address):
                 connection.lose()
@@ -91,7 +91,7 @@ class SimulatedPool(FakePool):
     def purge(self, lent: Iterable[FakeConnection]) -> None:
         kept = set(lent)
         super().purge(kept)
-        # What is lent to somebody who still asks where it leads is in no book yet.
+        # A connection whose acquire is still checking where it leads is lent, but in no book yet.
         for connection in sorted(self.lent - kept, key=lambda each: each.login_pid):
             connection.lose()
         self._connects.end()
@@ -102,14 +102,14 @@ class SimulatedPool(FakePool):
     def terminate(self) -> None:
         self.closed = True
         self._connects.end()
-        # In an order that is the same in each run, which that of a set is not.
+        # Sorted, so that the order is the same in each run; the order of a set is not.
         for connection in sorted((*self.free, *self.lent), key=lambda each: each.login_pid):
             connection.lose()
         self.free.clear()
 
 
 class SimulatedDriver(FakeDriver):
-    """The driver that one manager has."""
+    """The driver of one pool manager."""
 
     def __init__(
         self, servers: Mapping[HostSpec, Server], knowledge: Knowledge, chance: Random
@@ -150,7 +150,7 @@ class SimulatedDriver(FakeDriver):
 
 
 class SimulatedManager(BasePoolManager[FakePool, Connection]):
-    """A pool manager that goes by the story's time and chance."""
+    """A pool manager that uses the story's time and chance."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class SimulatedManager(BasePoolManager[FakePool, Connection]):
 
     @property
     def runs(self) -> TaskRuns[FakePool, Connection]:
-        """What does units of work, for sessions that route themselves, too."""
+        """The object that runs units of work, also for sessions that route themselves."""
         return self._runs
 
     def _name_source(self, _: object, /) -> Callable[[], NameSource] | None:  # type: ignore[override]  # of this one

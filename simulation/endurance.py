@@ -1,4 +1,4 @@
-"""Endurance: many failovers of one manager, and what it holds after each of some rounds of them."""
+"""Endurance: rounds of many failovers with one manager, and what it holds after each round."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ("endure",)
 
 
 def endure(rounds: int, failovers: int) -> list[int]:
-    """Play rounds of so many failovers each; return what the manager held after each round.
+    """Play rounds of `failovers` failovers; return how much the manager held after each round.
 
-    Raises AssertionError if anything happens that must not.
+    Raises AssertionError if anything was wrong.
     """
     record = Record(VirtualClock())
     weights = run(_endure(record, rounds, failovers), record.clock)
@@ -32,7 +32,7 @@ async def _endure(record: Record, rounds: int, failovers: int) -> list[int]:
     before = asyncio.all_tasks()
     cluster = Cluster("abc", record, Random("cluster"))
     driver = SimulatedDriver(cluster.servers, Knowledge("manager", record), Random("driver"))
-    # A few round trips are remembered for each host: with many it would be a while until all are.
+    # Remember only a few round trips for each host: with many, memory would grow for a while.
     manager = SimulatedManager(
         driver,
         None,
@@ -55,7 +55,7 @@ async def _endure(record: Record, rounds: int, failovers: int) -> list[int]:
 async def _fail_over(
     record: Record, cluster: Cluster, manager: SimulatedManager, number: int, failovers: int
 ) -> None:
-    """Let the master fail again and again while it is in use, and then let all be quiet."""
+    """Make the master fail again and again while it is in use, and then wait for rest."""
     crowd: list[asyncio.Task[None]] = []
     chance = [Random(f"{number} {each}") for each in range(4)]
     tasks = [
@@ -78,5 +78,6 @@ async def _fail_over(
     for task in tasks:
         task.stopped = True
     await asyncio.wait(running)
-    # Longer than what was seen of a host stays evidence, and than the quiet after bursts in vain.
+    # Wait longer than observations of a host count as evidence, and longer than the quiet time
+    # after bursts of probes that learned nothing.
     await asyncio.sleep(70.0)

@@ -1,4 +1,4 @@
-"""What a simulated server does with its log: transactions, standbys, and what it tells of it."""
+"""What a simulated server does with its log: transactions, replication, and reports about it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = ("BALANCE", "WITHDRAWN", "ServerWithHistory")
 
-#: What the account has at first, and what each unit of work takes that has to do with it.
+#: The initial balance of the account, and the amount that a unit of work withdraws.
 BALANCE, WITHDRAWN = 100_000, 10
 
 
 class ServerWithHistory(FakeServer):
-    """A server that writes a log, or receives that of another."""
+    """A server that writes a log, or receives that of another server."""
 
     def __init__(
         self, host: HostSpec, record: Record, ledger: Ledger, chance: Random, *, master: bool
@@ -38,43 +38,44 @@ class ServerWithHistory(FakeServer):
         #: The other servers of its cluster.
         self.others: Sequence[ServerWithHistory] = ()
         self.set_clock(chance.uniform(0.0, 1e-3))
-        #: Changes whenever its processes end.
+        #: A number that changes whenever the server's processes end.
         self.life = 1
         self.wal = Wal(self.now)
         self.round_trip = 0.0005
-        #: Seconds that a flush takes, and that an entry takes to get here as a standby.
+        #: Seconds that a flush takes, and that an entry takes to arrive here as a standby.
         self.flushing, self.lag = 0.0005, 0.001
-        #: Whether it answers a COMMIT before it has flushed it, and not before a standby has it.
+        #: Whether it answers a COMMIT before it has flushed it, and whether it delays the answer
+        #: until a standby has received it.
         self.in_a_hurry = self.waits_for_standbys = False
-        #: Whether a standby tells at once which timeline it receives.
+        #: Whether, as a standby, it reports at once which timeline it receives.
         self.tells_all = False
-        #: Whether it tells the truth of what is flushed.
+        #: Whether it tells the truth about what is flushed.
         self.honest = True
-        #: Whom it receives from as a standby: one of the others.
+        #: The server that it receives from as a standby.
         self.upstream: ServerWithHistory | None = None
         self._attachment = 0
-        #: Commits that wait for a standby: where they end, and whom to answer.
+        #: Commits that wait for a standby: where they end in the log, and what to answer.
         self._unreceived: list[tuple[int, Connection, asyncio.Future[Any]]] = []
-        #: Who has the account's row, and who waits for it.
+        #: The connection that has locked the account's row, and those that wait for it.
         self._row_of: Connection | None = None
         self._want_row: list[tuple[Connection, asyncio.Future[Any]]] = []
-        #: What is to happen once it is thawed.
+        #: The actions that are postponed until it is thawed.
         self._held: list[tuple[int, Callable[..., object], tuple[Any, ...]]] = []
-        #: Told of each step of a commit.
+        #: Called with each step of a commit.
         self.on_step: Callable[[str], object] = lambda _: None
 
     def __str__(self) -> str:
         return self.host.host
 
     def knows(self, others: Sequence[ServerWithHistory]) -> None:
-        """Have these be the others of its cluster."""
+        """Set the other servers of its cluster."""
         self.others = others
         self.set_clock(self._ahead)
 
     def set_clock(self, ahead: float) -> None:
-        """Have its clock be so many seconds ahead, or as little more as tells it from others.
+        """Set its clock `ahead` seconds ahead, or slightly more, to distinguish it from others.
 
-        By when they have started: the core takes two that say the same for one server.
+        The core takes two servers that report the same start time for one server.
         """
         self._ahead = ahead
         while (started_at := self.now()) in {other.started_at for other in self.others}:
@@ -82,17 +83,17 @@ class ServerWithHistory(FakeServer):
         self.started_at = started_at
 
     def now(self) -> int:
-        """Return the time by its clock, in microseconds."""
+        """Return the time of its clock, in microseconds."""
         return round((self._record.clock.now + self._ahead) * 1e6)
 
     def _later(self, delay: float, act: Callable[..., object], *args: object) -> None:
-        """Do something a little later, if it lives on till then."""
+        """Do something a little later, if the server is still alive then."""
         asyncio.get_running_loop().call_later(delay, self._act, self.life, act, args)
 
     def _for(
         self, connection: Connection, delay: float, act: Callable[..., object], *args: object
     ) -> None:
-        """Do something a little later for a connection, if the process lives on till then."""
+        """Do something a little later for a connection, if its process is still alive then."""
         loop = asyncio.get_running_loop()
         loop.call_later(delay, self._act, connection.born, act, (connection, *args))
 
@@ -116,7 +117,7 @@ class ServerWithHistory(FakeServer):
     # Its life
 
     def _stop(self, lost: float) -> None:
-        """End its processes, with the loss of so much of what is not flushed."""
+        """End its processes; a share `lost` of the unflushed log is lost."""
         self.life += 1
         self.wal.crash(lost)
         self._unreceived.clear()
@@ -141,7 +142,7 @@ class ServerWithHistory(FakeServer):
     # As a standby
 
     def follow(self, upstream: ServerWithHistory, *, rewinds: bool) -> None:
-        """Receive what another writes; with another history only once that is rewound."""
+        """Receive the log of another server; if the histories differ, only after a rewind."""
         self._attachment += 1
         self.upstream = upstream if rewinds or self.wal.is_part_of(upstream.wal) else None
         if self.upstream is None:
@@ -158,7 +159,7 @@ class ServerWithHistory(FakeServer):
                 other._receive_later(self)  # its own class
 
     def _receive_later(self, source: ServerWithHistory) -> None:
-        # What it is sent by now; that may still be on its way when the other one dies.
+        # The entries sent by now may still be on their way when the other server dies.
         log = source.wal
         if log.flushed <= self.wal.end:
             return
@@ -175,7 +176,7 @@ class ServerWithHistory(FakeServer):
             self._tell(source)
 
     def _tell(self, source: ServerWithHistory) -> None:
-        """Tell whom it receives from how far it has come."""
+        """Tell the server that it receives from how far it has come."""
         if source._unreceived:  # as above
             source._later(0.0, source._received, self.wal.end)  # as above
 
@@ -190,7 +191,7 @@ class ServerWithHistory(FakeServer):
     # Transactions
 
     def begin(self, connection: Connection) -> None:
-        """Begin one."""
+        """Begin a transaction."""
         if connection.in_transaction:
             self._record.violated(self, "is to begin a transaction within another")
         connection.in_transaction, connection.failed = True, False
@@ -204,7 +205,7 @@ class ServerWithHistory(FakeServer):
         fails: bool = False,
         balance: int | None = None,
     ) -> None:
-        """Run a statement, within a transaction or not. Raises ServerError."""
+        """Run a statement, inside or outside of a transaction. Raises ServerError."""
         if connection.failed:
             raise ServerError("25P02")
         if fails or (write and not self.master):
@@ -224,7 +225,7 @@ class ServerWithHistory(FakeServer):
             self._flush(end)
 
     def mark(self, connection: Connection) -> Sequence[str | None]:
-        """Answer what is asked before COMMIT. Raises ServerError."""
+        """Answer the query that is made before COMMIT. Raises ServerError."""
         if connection.failed:
             raise ServerError("25P02")
         self.on_step("mark")
@@ -240,7 +241,7 @@ class ServerWithHistory(FakeServer):
 
     def ask_to_commit(self, connection: Connection, answer: asyncio.Future[Any]) -> None:
         """Commit a little later, and answer when that is done."""
-        # What is on its way arrives, whatever becomes of who has sent it.
+        # A COMMIT that is on its way may arrive even if its client has gone.
         posted = not connection.deaf and self._chance.random() < 0.5
         self.on_step("sent")
         self._for(connection, self._delay(), self._commit, answer, posted)
@@ -291,16 +292,16 @@ class ServerWithHistory(FakeServer):
         asyncio.get_running_loop().call_later(self._delay() / 2, connection.hear, answer, what)
 
     def roll_back(self, connection: Connection) -> None:
-        """Roll back what is open, if anything is."""
+        """Roll back the open transaction, if there is one."""
         self._end_transaction(connection)
 
     def hung_up(self, connection: Connection) -> None:
-        """Take note, when it gets here, that nobody is at the other end of a connection."""
-        # Behind all that is on its way.
+        """Learn, a little later, that the client has closed a connection."""
+        # After everything that is still on its way.
         self._for(connection, 2 * self.round_trip, self._end_transaction)
 
     def _end_transaction(self, connection: Connection) -> None:
-        """Roll back what is open, unless it commits already."""
+        """Roll back the open transaction, unless it is already committing."""
         if connection.committing or not connection.in_transaction:
             return
         if connection.xid is not None:
@@ -308,7 +309,7 @@ class ServerWithHistory(FakeServer):
         self._finish(connection)
 
     def _finish(self, connection: Connection) -> None:
-        """Have everybody see that a transaction has ended."""
+        """Make the end of a transaction visible to all."""
         if connection.xid is not None:
             self.wal.finish(connection.xid)
         connection.in_transaction = connection.committing = connection.failed = False
@@ -319,10 +320,10 @@ class ServerWithHistory(FakeServer):
             for each in waiting:
                 self._give_row(*each)
 
-    # The account, which is one row that each unit of work has for itself
+    # The account: one row that a unit of work locks
 
     def account(self) -> int:
-        """Return what is in the account, as it is seen here."""
+        """Return the balance of the account, as this server has it."""
         found = self.wal.balance()
         return BALANCE if found is None else found
 
@@ -347,7 +348,7 @@ class ServerWithHistory(FakeServer):
             what = f"sets to {connection.balance} what is {self.account()}: an update is lost"
             self._record.violated(connection.attempt and connection.attempt.unit, what)
 
-    # What it tells of itself
+    # What the server reports about itself
 
     def status(self, xid: int) -> str | None:
         self._ledger.asked(self, xid)

@@ -1,7 +1,7 @@
-"""What one manager was told: the answers to its probes, and what follows from them for its leases.
+"""What a pool manager was told: the answers to its probes, and what they imply for its leases.
 
-An independent account of it, kept beside the core's own. Time stands still while the core thinks,
-so that whatever was told before this moment must have had its effect.
+This account is independent of the core's own. No time passes while the core computes, so everything
+that was told before the current moment must have had its effect.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ __all__ = ("Knowledge",)
 
 
 class Knowledge:
-    """What the servers have told one manager of themselves."""
+    """What the servers have told one pool manager about themselves."""
 
     def __init__(self, name: str, record: Record) -> None:
         self.name = name
         self.record = record
-        #: Since when hosts have been asked that have not answered.
+        #: For hosts that have not answered the last probe: when it was sent.
         self.unanswered: dict[HostSpec, float] = {}
-        #: When each host was last taken for dead.
+        #: When the manager last took each host for dead.
         self._down: dict[HostSpec, float] = {}
-        #: When each timeline was first heard of, from the master that writes it.
+        #: When each timeline was first reported by the master that writes it.
         self._timelines: dict[int, float] = {}
-        #: What each host said last that was new, and since when that is known: a replica, or not.
+        #: Whether each host last said that it is a replica, and since when it has said so.
         self._roles: dict[HostSpec, tuple[bool, float]] = {}
 
     def asks(self, server: Server) -> None:
-        """Take note that the manager asks a server, and has no answer yet."""
+        """Note that the manager probes a server, and has no answer yet."""
         self.unanswered.setdefault(server.host, self.record.clock.now)
 
     def went_down(self, host: HostSpec) -> None:
-        """Take note that the manager takes a host for dead."""
+        """Note that the manager takes a host for dead."""
         self._down[host] = self.record.clock.now
 
     def is_of_before(self, connection: Connection) -> bool:
@@ -45,7 +45,7 @@ class Knowledge:
         return connection.opened_at < self._down.get(connection.server.host, 0.0)
 
     def told(self, server: Server, *, whole: bool) -> None:
-        """Take in an answer to a probe, the whole or the short one."""
+        """Record an answer to a probe, the full or the short one."""
         now = self.record.clock.now
         if server.master and whole:
             self._timelines.setdefault(server.timeline, now)
@@ -63,6 +63,6 @@ class Knowledge:
         return server.master and server.timeline < newest
 
     def is_standby(self, server: Server) -> bool:
-        """Tell whether the server was known before this moment as a standby, and still is."""
+        """Tell whether the server was known to be a standby before this moment, and still is."""
         replica, since = self._roles.get(server.host, (False, 0.0))
         return replica and since < self.record.clock.now

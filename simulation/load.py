@@ -1,7 +1,7 @@
 """Stories of load: more tasks than there is room for, and a master that fails meanwhile.
 
-Admission, rates and the breaker say no here, and it is checked that they do so when they may, and
-only then; and that each permit is back in the end, whatever was cancelled.
+Admission, rate limits and the breaker refuse acquires here. The checks are that they do so only
+when they may, and that each permit is back at the end, whatever was cancelled.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
 
 __all__ = ("LoadOutcome", "play_load")
 
-#: Seconds after which a master that serves must be let through to.
+#: Seconds after which acquires must be let through to a master that serves.
 _CALM = 3.0
 _ERRORS = (ConnectionError, TimeoutError)
 
 
 @dataclass(frozen=True)
 class LoadOutcome(StoryOutcome):
-    """What a story has come to."""
+    """The outcome of a story."""
 
-    #: Acquires that were refused: by admission, by the rate, and by the breaker.
+    #: Acquires that were refused: by admission, by the rate limit, and by the breaker.
     overloaded: int
     limited: int
     broken: int
 
 
 def play_load(seed: int) -> LoadOutcome:
-    """Play the story of a seed. Raises StoryFailed with what must not have happened."""
+    """Play the story of a seed. Raises StoryFailed, with the reason, if anything was wrong."""
     return play_story(lambda record: _Story(seed, record), "--load ")
 
 

@@ -1,6 +1,6 @@
-"""The names of the servers: they lead to addresses that change, and nobody may answer for a while.
+"""The names of the servers: their addresses change, and the nameserver may be away for a while.
 
-A server is there at every address that its name has had: it is for hasql to leave the old ones.
+A server stays reachable at every address that its name has had; hasql has to leave the old ones.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = ("Names",)
 
-#: Seconds that a look-up takes at most.
+#: The most seconds that a look-up takes.
 _LOOKUP = 0.02
-#: Seconds after which nothing must be lent any more that leads to an address which a name has left:
-#: its TTL, or this if that is shorter; and some for the look-up and all that follows.
+#: Seconds after which no lease may lead to an address that a name has left: the name's TTL, but at
+#: least the first of these; and the second on top, for the look-up and everything that follows.
 _SHORTEST, _SOME = 1.0, 0.1
 
 
 class Names:
-    """What a nameserver says of the servers' names."""
+    """The nameserver of the servers' names."""
 
     def __init__(self, servers: list[Server], record: Record, chance: Random) -> None:
         self._record = record
@@ -35,12 +35,12 @@ class Names:
         self._servers = servers
         self._numbers = {server.host.host: [1] for server in servers}
         self._ttls = {server.host.host: chance.choice([0.0, 0.5, 2.0]) for server in servers}
-        #: When an address has left its name.
+        #: When each address was left by its name.
         self._left: dict[str, float] = {}
-        #: Names of which an address has come back: what is missing may come back again.
+        #: Names to which an address has come back: a missing address may come back again.
         self._rotating: set[str] = set()
         self._away = False
-        #: Until when somebody may not have heard of a change.
+        #: Until when managers may not have heard of a change.
         self._unheard_until = 0.0
 
     async def lookup_async(self, host: str) -> Answer:
@@ -51,13 +51,13 @@ class Names:
         return Answer(tuple(self._address(host, x) for x in self._numbers[host]), self._ttls[host])
 
     def expire(self, host: str) -> None:
-        """Do nothing: nothing is kept."""
+        """Do nothing: no answer is cached."""
 
     def _address(self, host: str, number: int) -> str:
         return f"10.0.{list(self._numbers).index(host)}.{number}"
 
     async def story(self, seconds: float) -> None:
-        """Let one thing after the other happen to names."""
+        """Cause one event after the other for the names."""
         until = self._record.clock.now + seconds
         while self._record.clock.now < until and not self._record.violations:
             await asyncio.sleep(self._chance.expovariate(1.0))
@@ -67,7 +67,7 @@ class Names:
                 self._move(self._chance.choice(self._servers).host.host)
 
     def _move(self, host: str) -> None:
-        """Let a name lead elsewhere, or to one address more or less, or back."""
+        """Move a name, give it one address more or less, or move it back."""
         before, free = self._numbers[host], range(1, 250)
         fresh = max(before) + 1 if self._chance.random() < 0.9 else self._chance.choice(free)
         kept = [x for x in before if self._chance.random() < 0.2]
@@ -85,15 +85,15 @@ class Names:
         await asyncio.sleep(self._chance.uniform(0.0, 4.0))
         self._away = False
         self._record.note("nameserver", "is back")
-        # It is asked again after pauses that double from one second.
+        # hasql asks again after pauses that double, beginning with one second.
         self._unheard_until = self._record.clock.now + 8.0
 
     def mend(self) -> None:
-        """Have the nameserver answer."""
+        """Make the nameserver answer again."""
         self._away = False
 
     def is_stale(self, connection: Connection, stalled_at: float) -> bool:
-        """Tell whether a connection leads to an address that its name has left for too long."""
+        """Tell whether a connection leads to an address that its name left too long ago."""
         host, now = connection.server.host.host, self._record.clock.now
         left = self._left.get(connection.address or "")
         if left is None or host in self._rotating or self._away or now < self._unheard_until:

@@ -1,4 +1,4 @@
-"""The play: one seed's story from its beginning to its end."""
+"""Plays the story of a seed from beginning to end."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ _POLICIES = [GreedyBalancerPolicy, RandomWeightedBalancerPolicy, RoundRobinBalan
 
 @dataclass(frozen=True)
 class Outcome(StoryOutcome):
-    """What a story has come to."""
+    """The outcome of a story."""
 
     failed: int
-    #: The longest time for which nobody could write though a master was there, in seconds.
+    #: The longest time, in seconds, for which writing was impossible although there was a master.
     longest: float
 
 
 def play(seed: int) -> Outcome:
-    """Play the story of a seed. Raises StoryFailed with what must not have happened."""
+    """Play the story of a seed. Raises StoryFailed, with the reason, if anything was wrong."""
     return play_story(lambda record: _Story(seed, record))
 
 
 def _load_control(chance: Random, tasks: int) -> dict[str, Any]:
-    """Have one manager in two count all of its leases, and refuse none: see `check_permits`."""
+    """Make every second manager count all of its leases, and refuse none: see `check_permits`."""
     if chance.random() < 0.5:
         return {}
     apart = chance.choice([None, 2 * tasks])
@@ -63,9 +63,10 @@ def _load_control(chance: Random, tasks: int) -> dict[str, Any]:
 class _Story(StoryOfSeed[Outcome]):
     def __init__(self, seed: int, record: Record) -> None:
         super().__init__(seed, record)
-        # Each has chance of its own: a change in the one does not make another story of all.
+        # Each part has its own source of chance, so that a change in one part does not change the
+        # whole story.
         self._chance = Random(f"{seed} story")
-        #: None: hosts are at the addresses that their names have for good.
+        #: None if the hosts' names never change their addresses.
         self._names: Names | None = None
         self._managers: list[SimulatedManager] = []
         self._sources: list[Source] = []
@@ -103,7 +104,7 @@ class _Story(StoryOfSeed[Outcome]):
 
     async def _start(self, number: int) -> None:
         chance, seed = self._chance, f"{self.seed} {number}"
-        # Where connections go deaf, places are taken for long that nobody uses.
+        # If connections may go silent, they stay in use for long although nothing uses them.
         roomy = chance.random() < 0.6 and not self.cluster.may_deafen
         tasks = chance.choice([3, 4, 6] if roomy else [4, 6, 8])
         crowd: list[asyncio.Task[None]] = []
@@ -123,7 +124,7 @@ class _Story(StoryOfSeed[Outcome]):
         manager.add_listener(lambda event: self._heard(knowledge, event))
         self._managers.append(manager)
         kinds = [Writer, *[Task] * (tasks - 1)]
-        if not self.cluster.may_deafen:  # where the answer to COMMIT may never come
+        if not self.cluster.may_deafen:  # otherwise the answer to COMMIT may never come
             kinds.append(UnitsOfWork)
         for each, kind in enumerate(kinds):
             name = f"{_NAMES[kind]} {number}.{each}"
@@ -143,7 +144,7 @@ class _Story(StoryOfSeed[Outcome]):
         await asyncio.sleep(0)
 
     def _source(self, chance: Random) -> Source | None:
-        """Have the hosts of one manager in three come and go."""
+        """Make the hosts of every third manager come and go."""
         if chance.random() > 1 / 3:
             return None
         self._sources.append(Source(self.cluster, self.record, chance))
@@ -155,7 +156,7 @@ class _Story(StoryOfSeed[Outcome]):
             knowledge.went_down(event.host)
 
     async def _watch(self, seconds: float) -> None:
-        """Look at the counts again and again."""
+        """Check the counts again and again."""
         until = self.record.clock.now + seconds
         while self.record.clock.now < until and not self.record.violations:
             self._look()
@@ -172,7 +173,7 @@ class _Story(StoryOfSeed[Outcome]):
         await self.await_end(self._running, 20.0)
 
     async def _close_in_quiet(self) -> None:
-        """Mend all, let everybody end, see that everything is back, and close."""
+        """Repair everything, let all tasks end, check that everything is back, and close."""
         await self.cluster.mend()
         if self._names is not None:
             self._names.mend()
@@ -180,7 +181,7 @@ class _Story(StoryOfSeed[Outcome]):
             source.settled = True
         await asyncio.sleep(2.0)
         await self._end_tasks()
-        # What is given back over a deaf connection has release_timeout for that.
+        # Giving back a silent connection takes up to release_timeout.
         await asyncio.sleep(6.0 if self.cluster.may_deafen else 1.5)
         for manager in self._managers:
             check_quiet(manager, self.record, self.cluster)
@@ -190,7 +191,7 @@ class _Story(StoryOfSeed[Outcome]):
         await asyncio.sleep(1.0)
 
     async def _take_all(self, manager: SimulatedManager) -> None:
-        """See that every place can still be had."""
+        """Check that every connection can still be acquired."""
         name = manager.driver.knowledge.name
         for node in manager.metrics().nodes:
             if node.role.value == "master":
@@ -200,7 +201,7 @@ class _Story(StoryOfSeed[Outcome]):
                 self.record.note(name, f"has lent all {len(taken)} places of {node.host}")
 
     async def _close_in_the_storm(self) -> None:
-        """Close while all is in use, and servers are down."""
+        """Close while connections are in use, and servers are down."""
         for manager in self._managers:
             await self._close(manager, self._chance.choice([0.0, 0.5, 3.0]))
         await self._end_tasks()

@@ -1,4 +1,4 @@
-"""Servers: the fake ones of the tests, with time, chance, trouble and a history."""
+"""Servers: the fake servers of the tests, with time, chance, faults and a history."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ("Server",)
 
-#: Seconds from the end of a process to that of its last socket.
+#: Seconds from the end of a process to the closing of its last socket.
 _SOCKETS_CLOSE = 0.022
-#: Seconds of silence after which hasql breaks leases by default, one less for when it was noticed.
+#: Seconds of silence after which hasql aborts leases by default, less one second for noticing it.
 _ABORT_AFTER = 9.0
 
 
 class Server(ServerWithHistory):
-    """A server that can be killed, frozen, promoted and rejoined, and takes its time."""
+    """A server that can be killed, frozen, promoted and rejoined, and whose answers take time."""
 
     connections: list[FakeConnection]
 
@@ -35,23 +35,24 @@ class Server(ServerWithHistory):
         self, host: HostSpec, record: Record, ledger: Ledger, chance: Random, *, master: bool
     ) -> None:
         super().__init__(host, record, ledger, chance, master=master)
-        #: Since when nothing has happened to it, as long as it serves.
+        #: Since when it has been undisturbed, as long as it serves.
         self.calm_since = record.clock.now
-        #: When its processes have ended last.
+        #: When its processes last ended.
         self.ended_at = float("-inf")
-        #: Whether it was ever silent, so that statements there may have been waited for in vain.
+        #: Whether it was ever silent, so that statements may have waited for it in vain.
         self.was_silent = False
-        #: SQLSTATE with which it goes down, for who waits for a COMMIT; empty: it says nothing.
+        #: The SQLSTATE that it sends to clients that wait for a COMMIT when it goes down; empty if
+        #: it sends nothing.
         self.last_words = ""
 
     @property
     def serves(self) -> bool:
-        """Whether it would take and answer a new connection."""
+        """Whether it would accept and answer a new connection."""
         return self.alive and not self.frozen and self.login_error is None
 
     @property
     def silent(self) -> bool:
-        """Whether it has been silent for so long that its leases are to be broken."""
+        """Whether it has been silent for so long that hasql must abort its leases."""
         return self.frozen and self._record.clock.now - self.calm_since > _ABORT_AFTER
 
     def happens(self, what: str) -> Disturbance:
@@ -59,14 +60,14 @@ class Server(ServerWithHistory):
         self._record.note(self, what)
         return Disturbance(f"{what} {self} at {self.calm_since:.6f}")
 
-    # What is done to it
+    # What happens to the server
 
     def kill(self) -> None:
         self._end("is killed")
         self.alive = False
 
     def _end(self, what: str, *, at_once: bool = False) -> None:
-        """End the processes. Their sockets close one after the other, all before a new start."""
+        """End the processes. Their sockets close one by one, all of them before a new start."""
         why = self.happens(what)
         self.ended_at = self.calm_since
         self._stop(self._chance.choice([0.0, 1.0, self._chance.random()]))
@@ -80,7 +81,7 @@ class Server(ServerWithHistory):
                 loop.call_later(self._chance.uniform(0.0, _SOCKETS_CLOSE), connection.end, why)
 
     def start(self, *, master: bool) -> None:
-        """Start it, or start it anew, as this; what was a standby has nothing to recover."""
+        """Start or restart it in the given role; a former standby has nothing to recover."""
         crashed = self.master
         self._end(f"starts as a {'master' if master else 'replica'}", at_once=True)
         self.alive, self.master, self.login_error = True, master, None
@@ -89,12 +90,12 @@ class Server(ServerWithHistory):
         self._start(master=master, crashed=crashed)
 
     def crash_a_backend(self) -> None:
-        """Have all its processes but the postmaster end, until it recovers."""
+        """End all its processes except the postmaster, until it recovers."""
         self.refuse_logins("57P03")
         self._end("has a crash", at_once=True)
 
     def recover(self) -> None:
-        """Recover from that."""
+        """Recover from the crash of a backend."""
         self.refuse_logins(None)
         self._start(master=self.master, crashed=True)
 
@@ -124,14 +125,14 @@ class Server(ServerWithHistory):
                 connection.end(why)
 
     def unheard(self) -> None:
-        """Have nobody hear its answers on the connections that it has, until they are dropped."""
+        """Lose its answers on all existing connections, until the connections are dropped."""
         self._record.note(self, "is not heard")
         for connection in self.connections:
             assert isinstance(connection, Connection)
             connection.unheard = connection.on_lost is None
 
     def write_others(self, count: int) -> None:
-        """Have somebody else write, which takes ids: some commit, some do not end."""
+        """Let other clients write, which uses transaction ids: some commit, some do not end."""
         for _ in range(count):
             xid = self.wal.begin("others")
             self._ledger.gives(xid)
@@ -142,14 +143,14 @@ class Server(ServerWithHistory):
             self._flush(self.wal.end)
 
     def deafen(self, *, reserved: bool) -> None:
-        """Have some connections go deaf, as a firewall does that has forgotten them."""
+        """Silence some connections, like a firewall that has forgotten them."""
         self._record.note(self, f"has deaf {'reserved' if reserved else 'pooled'} connections")
         for connection in self.connections:
             assert isinstance(connection, Connection)
             is_reserved = connection.on_lost is not None
             connection.deaf |= is_reserved is reserved and self._chance.random() < 0.5
 
-    # What it answers
+    # The answers of the server
 
     async def answer(self) -> None:
         await asyncio.sleep(self._delay())
@@ -169,14 +170,14 @@ class Server(ServerWithHistory):
     def ask(
         self, connection: Connection, answer: asyncio.Future[Any], does: Callable[[], object]
     ) -> None:
-        """Do something a little later, and answer with what comes of it."""
+        """Do something a little later, and answer with its result."""
         self._for(connection, self._delay(), self._arrived, answer, does)
 
     def _arrived(
         self, connection: Connection, answer: asyncio.Future[Any], does: Callable[[], object]
     ) -> None:
         if answer.done() or connection.closed or connection.deaf:
-            return  # nobody waits, or its loss is on its way, or it does not get here
+            return  # no one waits for it, or the connection is being lost, or the request is lost
         try:
             heard = does()
         except ServerError as error:

@@ -1,4 +1,4 @@
-"""A source of hosts: replicas come and go in it, and now and then it fails."""
+"""A discovery source in which replicas come and go, and which fails now and then."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ("Source",)
 
-#: Seconds without any change of the master after which the source may leave replicas out: else a
-#: manager could not know who is promoted.
+#: Seconds without a change of the master after which the source may leave replicas out; otherwise
+#: a manager could not know the server that is promoted.
 _CALM = 1.5
 
 
 class Source(Discovery):
-    """Names the master and a standby, and of the others some, until it is to name all."""
+    """Names the master, a standby and some of the others, until it has to name all hosts."""
 
     def __init__(self, cluster: Cluster, record: Record, chance: Random) -> None:
         self._cluster, self._record, self._chance = cluster, record, chance
@@ -35,7 +35,7 @@ class Source(Discovery):
 
     async def watch(self) -> AsyncIterator[tuple[Discovered, ...]]:
         while True:
-            # When all are known: what it does not tell of, nobody is to know.
+            # It fails only after it has named all hosts, because a manager cannot know others.
             if not self.settled and self._names_all and self._chance.random() < 0.1:
                 self._record.note("source", "fails")
                 raise OSError("the source has failed")

@@ -1,4 +1,4 @@
-"""The story of a seed, whatever it is about: how it is played, and what it comes to."""
+"""The base of all stories: how the story of a seed is played, and its outcome."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ log = logging.getLogger("hasql")
 
 @dataclass(frozen=True)
 class StoryOutcome:
-    """What a story has come to."""
+    """The outcome of a story."""
 
     seed: int
-    #: Stands for all that was seen.
+    #: A hash of everything that was seen.
     digest: str
     lines: list[str]
     #: Virtual seconds.
     seconds: float
     failovers: int
-    #: What was done of what it is about: uses of connections, or units of work.
+    #: How many uses of connections, or units of work, succeeded.
     done: int
 
 
@@ -44,7 +44,7 @@ _OutcomeT = TypeVar("_OutcomeT", bound=StoryOutcome)
 
 
 class StoryOfSeed(Generic[_OutcomeT]):
-    """One story; a kind derives from it, and says what happens and what it has come to."""
+    """A story; each kind of story derives from this class, and implements events and outcome."""
 
     cluster: Cluster
 
@@ -53,16 +53,16 @@ class StoryOfSeed(Generic[_OutcomeT]):
         self.record = record
 
     async def happens(self) -> None:
-        """Play it, until all managers are closed."""
+        """Play the events, until all managers are closed."""
         raise NotImplementedError
 
     def outcome(self) -> _OutcomeT:
-        """Tell what it has come to."""
+        """Return the outcome."""
         raise NotImplementedError
 
     @property
     def told(self) -> dict[str, Any]:
-        """What each outcome has, but for what was done."""
+        """The fields that all outcomes have, except `done`."""
         return {
             "seed": self.seed,
             "digest": self.record.digest,
@@ -72,7 +72,7 @@ class StoryOfSeed(Generic[_OutcomeT]):
         }
 
     async def play(self) -> None:
-        """Play it, and see that nothing is left of it."""
+        """Play the story, and check that nothing is left over."""
         asyncio.get_running_loop().set_exception_handler(self.record.loop_failed)
         me = {task for task in asyncio.all_tasks() if task is asyncio.current_task()}
         await self.happens()
@@ -85,13 +85,13 @@ class StoryOfSeed(Generic[_OutcomeT]):
         names: Names | None = None,
         **options: Any,
     ) -> SimulatedManager:
-        """Make a manager, whose clock is not that of the loop and whose chance is its own.
+        """Make a pool manager with a clock other than the loop's, and its own source of chance.
 
         Args:
-            name: What the record calls it.
-            of: What tells its chance from that of others, with the seed.
-            names: Where hosts are; None: at the addresses that their names have for good.
-            options: For the manager.
+            name: The manager's name in the record.
+            of: Together with the seed, distinguishes its chance from that of other managers.
+            names: The nameserver; None if the hosts' names never change their addresses.
+            options: Options of the pool manager.
         """
         driver = SimulatedDriver(
             self.cluster.servers,
@@ -103,7 +103,7 @@ class StoryOfSeed(Generic[_OutcomeT]):
         return SimulatedManager(driver, names, lambda: clock.now + origin, chance, **options)
 
     async def await_end(self, running: Iterable[asyncio.Task[None]], seconds: float) -> None:
-        """Wait for tasks that are to end, and to have met nothing by then."""
+        """Wait for tasks, and check that they end within `seconds` and without an error."""
         running = [*running]
         _, left = await asyncio.wait(running, timeout=seconds)
         for each in left:
@@ -117,11 +117,11 @@ def play_story(begin: Callable[[Record], StoryOfSeed[_OutcomeT]], option: str = 
     """Play a story in virtual time.
 
     Args:
-        begin: Makes it.
-        option: What `python -m simulation` is told to play it again, beside the seed.
+        begin: Makes the story.
+        option: The option, besides the seed, with which `python -m simulation` plays it again.
 
     Raises:
-        StoryFailed: With what must not have happened.
+        StoryFailed: Something was wrong; the message says what.
     """
     record = Record(VirtualClock())
     story = begin(record)

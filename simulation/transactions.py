@@ -17,7 +17,7 @@ __all__ = ("SimulatedTransaction",)
 
 
 class SimulatedTransaction(TaskTransaction):
-    """One of a task's, each step of which is a round trip."""
+    """A task's transaction, in which each step is a round trip."""
 
     connection: Connection
 
@@ -29,7 +29,7 @@ class SimulatedTransaction(TaskTransaction):
 
     @property
     def state(self) -> TransactionState:
-        # As asyncpg: it does not know of one that has failed.
+        # Like asyncpg, it does not know whether the transaction has failed.
         if not self._begun:
             return TransactionState.NOT_BEGUN
         return TransactionState.ENDED if self._ended else TransactionState.OPEN

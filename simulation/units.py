@@ -1,6 +1,6 @@
-"""An application that gives its work to `run`: no fault that ends in time costs it an error.
+"""An application that gives its work to `run`: no fault that ends in time may cost it an error.
 
-And whatever `run` says of a commit whose answer was lost is true: see `Ledger`.
+Besides, what `run` says of a commit whose answer was lost must be true: see `Ledger`.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ if TYPE_CHECKING:
 __all__ = ("UnitsOfWork",)
 
 _SECONDS = 30.0
-#: More than any story has faults. A pause is short, so that the stories have many runs.
+#: More attempts than any story has faults. Pauses are short, so that a story has many runs.
 _POLICY = RetryPolicy(attempts=1000, seconds=_SECONDS, longest=0.5)
-#: Seconds that rounding may cost.
+#: Seconds to allow for rounding.
 _ROUNDING = 1e-6
 
 
 class _MistakeError(Exception):
-    """The application's own."""
+    """The application's own error."""
 
 
 class UnitsOfWork(Task):
-    """A task that does one run after the other, some of which are cancelled."""
+    """A task that makes one run after the other; some of them are cancelled."""
 
     policy = _POLICY
-    #: The units so far.
+    #: The number of units so far.
     number = 0
-    #: How often each way of ending was met.
+    #: How many units ended with an unknown outcome.
     unknown = 0
 
     async def use(self, kind: str) -> None:
@@ -81,7 +81,7 @@ class UnitsOfWork(Task):
             connection.holder = None
 
     async def write(self) -> None:
-        """Do a unit of work that writes, and see what is said of it."""
+        """Do a unit of work that writes, and record its outcome."""
         self.number += 1
         unit = Unit(f"{self.name}, unit {self.number}", idempotent=self.chance.random() < 0.1)
         style = self.chance.random()
@@ -104,14 +104,14 @@ class UnitsOfWork(Task):
             if raises:
                 raise _MistakeError
 
-        # Without the question before COMMIT it is the answer to that which tells of an error.
+        # Without the query before COMMIT, only the answer to COMMIT tells of an error.
         asks = not swallows or self.chance.random() < 0.5
         await self.manager.run(
             work, retry=self.policy, idempotent=unit.idempotent, resolve_commits=asks
         )
 
     async def _run_routed(self, unit: Unit) -> None:
-        """Take from the account as a session does that routes itself: see `SessionRoute`."""
+        """Withdraw from the account like a session that routes itself: see `SessionRoute`."""
         manager = self.manager
         options = run_options(False, unit.idempotent, self.policy, None, True)  # noqa: FBT003  # in its order
         reads = True
@@ -138,7 +138,7 @@ class UnitsOfWork(Task):
     async def _told(
         self, unit: Unit, run: Awaitable[None], expected: type[Exception] | None = None
     ) -> None:
-        """Wait for a run, and take note of what it says of its unit."""
+        """Wait for a run, and record what it says of its unit."""
         ledger, began = self.cluster.ledger, self.record.clock.now
         try:
             await run
@@ -166,7 +166,7 @@ class UnitsOfWork(Task):
                 self.record.violated(unit, f"is said to be done, and should be {expected}")
 
     async def _check_unknown(self, unit: Unit, error: CommitUnknownError, began: float) -> None:
-        """Check that nobody could know; ask again, as an application may."""
+        """Check that the outcome could not be known; ask again, as an application may."""
         cluster, attempt = self.cluster, unit.attempts[-1]
         cluster.ledger.unknown.append(unit)
         self.unknown += 1
@@ -182,7 +182,7 @@ class UnitsOfWork(Task):
             cluster.ledger.refused.append(unit)
 
     def _failed(self, began: float, error: Exception) -> None:
-        """Check that a run has used up its time before it has raised what a host's end causes."""
+        """Check that a run that raised an error caused by a host has used up its time first."""
         self.failed += 1
         self.record.note(self, f"has a run that fails: {error!r}")
         if self.record.clock.now - began < self.policy.seconds - self.policy.longest:

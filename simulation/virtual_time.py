@@ -1,4 +1,4 @@
-"""Virtual time: a clock that jumps to the next timer, and an event loop that goes by it."""
+"""Virtual time: a clock that jumps to the next timer, and an event loop that uses it."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ __all__ = ("NothingLeftError", "VirtualClock", "new_loop", "run")
 
 _T = TypeVar("_T")
 
-#: Turns of the loop within one moment after which it is taken for an endless loop.
+#: The most turns of the loop within one moment; more are taken for an endless loop.
 _MOST_TURNS = 20_000
 
 
 class NothingLeftError(Exception):
-    """Everybody waits for what nothing will bring, or runs without end within one moment."""
+    """All tasks wait for events that will never come, or run endlessly within one moment."""
 
 
 class VirtualClock:
-    """Seconds that pass only while everybody waits."""
+    """A clock that advances only while all tasks wait."""
 
     def __init__(self) -> None:
         self.now = 0.0
-        #: Seconds for which the event loop was blocked, in sum.
+        #: Seconds for which the event loop was blocked, in total.
         self.stalled = 0.0
 
     def __call__(self) -> float:
         return self.now
 
     def stall(self, seconds: float) -> None:
-        """Let time pass while nothing else runs, as an application that blocks the loop does."""
+        """Let time pass while nothing else runs, like an application that blocks the loop."""
         self.now += seconds
         self.stalled += seconds
 
 
 class _JumpingSelector(selectors.DefaultSelector):
-    """Moves the clock to where the waiting would end, instead of waiting."""
+    """Moves the clock to the time when waiting would end, instead of waiting."""
 
     def __init__(self, clock: VirtualClock) -> None:
         super().__init__()
@@ -68,11 +68,11 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def new_loop(clock: VirtualClock) -> asyncio.AbstractEventLoop:
-    """Make an event loop in which time is the clock's."""
+    """Make an event loop that uses a virtual clock."""
     return _VirtualLoop(clock)
 
 
 def run(work: Coroutine[Any, Any, _T], clock: VirtualClock) -> _T:
-    """Run a coroutine in an event loop of its own, in which time is the clock's."""
+    """Run a coroutine in a new event loop that uses a virtual clock."""
     with asyncio.Runner(loop_factory=lambda: new_loop(clock)) as runner:
         return runner.run(work)
