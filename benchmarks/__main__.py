@@ -1,8 +1,8 @@
-"""All benchmarks, or one of them with arguments of its own: what `make bench` runs.
+"""Runs all benchmarks, or one of them with arguments of its own; `make bench` runs this.
 
     python benchmarks [--peer PYTHON] [NAME [ARGUMENT …]]
 
-Results are kept in .benchmarks/ in the checkout, and `publish` makes tables and plots of them.
+The results are kept in .benchmarks/ in the checkout; `publish` makes tables and plots of them.
 """
 
 import argparse
@@ -28,7 +28,7 @@ _ALL = (
 
 
 def main() -> None:
-    """Run what was asked for."""
+    """Run the requested benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--peer", metavar="PYTHON", help="that of the published hasql")
     parser.add_argument("name", nargs="?", choices=_ALL, help="default: all, one after the other")

@@ -1,15 +1,16 @@
-"""What an acquire and its release cost beside the driver's own pool, for ours and the published.
+"""Measures what acquire and release add to the driver's own pool, here and in the published hasql.
 
     make bench ARGS="acquire --rounds 60"
     python benchmarks/acquire.py [--peer .venv-peer/bin/python] [--rounds 60] [--save FILE]
 
-For each driver and event loop a process of ours and one of the peer's take turns on the same
-servers; in each round each runs a lap with the driver's pool alone and one through hasql, a few
-milliseconds each, and who goes first changes from round to round.
+For each driver and event loop, a process with this hasql and one with the published hasql (the
+peer) take turns on the same servers. In each round each process runs a lap with the driver's pool
+alone and a lap through hasql, of a few milliseconds each; which goes first changes from round to
+round.
 
-Where the server has a part in it, all connections are opened anew several times: two pools that are
-the same in all but their connections differ by up to a fifth, depending on which processor the
-kernel has given each session's process.
+If the server takes part in what is measured, all connections are opened anew several times: two
+pools that differ only in their connections differ by up to a fifth, depending on which processor
+the kernel has given to each session's process.
 """
 
 import argparse
@@ -38,7 +39,7 @@ ours adds to it over what the peer adds.
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What a lap does."""
+    """A kind of lap."""
 
     tasks: int
     size: int
@@ -54,17 +55,17 @@ class Case:
 
     @property
     def openings(self) -> int:
-        """How often the connections are opened anew."""
+        """How many times the connections are opened anew."""
         return 5 if self.select or self.reset else 1
 
     @property
     def operations(self) -> int:
-        """How many a lap has: it should last some milliseconds."""
+        """The number of operations in a lap, which should last some milliseconds."""
         return 100 if self.select or self.reset else 200
 
 
 def cases(driver: str) -> Iterator[Case]:
-    """Yield what is worth knowing of a driver."""
+    """Yield the cases to measure for a driver."""
     resets = (True,) if driver == "psycopg3" else (False, True)
     for reset in resets:
         for select in (False, True):
@@ -77,7 +78,7 @@ class Stable:
     """A process that runs laps."""
 
     def __init__(self, python: str, driver: str, loop: str) -> None:
-        # Nothing of ours may be found in the peer's environment.
+        # The peer's environment must not contain anything of ours.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
         self._process = subprocess.Popen(
             [python, str(Path(__file__).with_name("lap.py")), driver, loop],
@@ -144,11 +145,11 @@ def race(
 
 
 def report(case: Case, laps: dict[str, list[Lap]]) -> dict[str, Any]:
-    """Work out what one case has shown."""
+    """Compute the results of a case."""
     result: dict[str, Any] = {"bare_us": min(lap.bare for lap in laps["ours"]) * 1e6}
     for name, each in laps.items():
         result[name] = asdict(times_bare(each)) | {"added_us": added(each) * 1e6}
-    if "peer" in laps and not case.select:  # else what is added is less than the noise
+    if "peer" in laps and not case.select:  # else the added time is below the noise
         result["share"] = asdict(share_of_added(laps["ours"], laps["peer"]))
     return result
 
@@ -180,7 +181,7 @@ def main() -> None:
     pythons = {"ours": sys.executable} | ({"peer": options.peer} if options.peer else {})
     results = []
     print(_HEAD)
-    # Fifty connections for each of four pools, and what the managers reserve.
+    # Fifty connections for each of four pools, and the managers' reserved connections.
     with LocalCluster(settings={"max_connections": "300"}) as cluster:
         for driver in options.driver or ("asyncpg", "psycopg3", "sqlalchemy"):
             for loop in options.loop or ("asyncio", "uvloop"):

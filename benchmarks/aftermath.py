@@ -1,4 +1,4 @@
-"""The arithmetic of a failover: what its clients' notes say. Times are monotonic seconds."""
+"""The arithmetic of a failover, from its clients' records. Times are monotonic seconds."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -38,12 +38,12 @@ class Failed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Notes:
-    """What an application took note of."""
+    """The records of an application."""
 
     written: Sequence[Written]
     read: Sequence[Read]
     failed: Sequence[Failed]
-    #: Tasks that were still at an operation long after the end, and when they had begun it.
+    #: Tasks whose operation had not ended long after the end, and when the operation began.
     hung: Sequence[tuple[str, float]]
     #: Seconds that closing the manager took; None if it did not end.
     closed: float | None
@@ -57,45 +57,45 @@ class Scene:
 
     struck: float
     ended: float
-    #: The server that is the master in the end.
+    #: The server that is the master at the end.
     master: str
-    #: When that one said that it was one; None if it had been all the time.
+    #: When that server said that it was a master; None if it was the master all the time.
     writable: float | None
-    #: Client and number of the rows that it has.
+    #: Client and number of the rows on that server.
     present: Collection[tuple[int, int]]
-    #: Whether nothing acknowledged before may be missing there.
+    #: Whether no row acknowledged before that may be missing there.
     lossless: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Aftermath:
-    """What one failover has cost. Durations are seconds."""
+    """The cost of a failover. Durations are seconds."""
 
-    #: From the new master's own word that it accepts writes to the first one that it acknowledged.
+    #: From when the new master says that it accepts writes to the first write it acknowledges.
     added: float | None
     without_master: float
     failed: int
     most_failures_of_one_task: int
-    #: The operation that took longest, of those that ended after the fault.
+    #: The longest operation of those that ended after the fault.
     longest_hang: float
     #: Operations that never ended.
     hung: int
-    #: Acknowledged by another server once the new master was one.
+    #: Writes that another server acknowledged once the new master was one.
     wrong: int
-    #: When the last of these was acknowledged, counted from then.
+    #: When the last of these was acknowledged, counted from that time.
     last_wrong: float
-    #: Acknowledged by the former master before that, and missing: replication is asynchronous.
+    #: Missing writes that the former master acknowledged before: replication is asynchronous.
     not_shipped: int
-    #: Missing without that excuse.
+    #: Writes that are missing for any other reason.
     lost: int
     closed: float | None
-    #: Leases that were broken in a second: in the last one before the fault, and after it.
+    #: Leases broken per second: in the last second before the fault, and after the fault.
     broken_before: int
     broken_after: float
 
     @classmethod
     def of(cls, scene: Scene, notes: Notes) -> "Aftermath":
-        """Work it out."""
+        """Compute the cost."""
         writable = scene.struck if scene.writable is None else scene.writable
         done: list[Written | Read | Failed] = [*notes.written, *notes.read, *notes.failed]
         hangs = [each.ended - each.began for each in done if each.ended > scene.struck]

@@ -1,7 +1,7 @@
-"""What is measured: pools of the driver alone and managers over them, each used in its own words.
+"""The contenders: a driver's pool alone, and a pool manager over it, each with its own interface.
 
-Runs in our environment and in that of the published hasql, so it uses nothing but what both have:
-the drivers, and the pool managers' public interface.
+This runs in our environment and in that of the published hasql, so it uses only what both have: the
+drivers, and the pool managers' public interface.
 """
 
 from contextlib import AbstractAsyncContextManager
@@ -13,16 +13,16 @@ __all__ = ("DRIVERS", "Asyncpg", "Contender", "Psycopg", "SQLAlchemy", "hasql_ve
 
 
 def hasql_version() -> str:
-    """Return which hasql this environment has."""
+    """Return the version of hasql in this environment."""
     return version("hasql")
 
 
 class Contender:
-    """One driver library."""
+    """A driver library."""
 
-    #: Its pool manager's module.
+    #: The module of its pool manager.
     module: str
-    #: Whether its pool has a reset that a user can leave out.
+    #: Whether its pool has a reset that a user can switch off.
     has_reset = True
 
     def options(self, size: int, *, reset: bool) -> dict[str, Any]:
@@ -39,7 +39,7 @@ class Contender:
         raise NotImplementedError
 
     def lend(self, pool: Any) -> AbstractAsyncContextManager[Any]:
-        """Do with the driver's own pool what `manager.acquire()` does."""
+        """Acquire from the driver's own pool, as `manager.acquire()` does through hasql."""
         raise NotImplementedError
 
     async def close(self, pool: Any) -> None:
@@ -51,11 +51,11 @@ class Contender:
         raise NotImplementedError
 
     async def value(self, connection: Any, query: str) -> Any:
-        """Run a query and return its one value."""
+        """Run a query and return its only value."""
         raise NotImplementedError
 
     async def write(self, connection: Any, statement: str) -> Any:
-        """Run a statement, commit, and return the one value it returns."""
+        """Run a statement, commit, and return its only value."""
         raise NotImplementedError
 
 
@@ -86,12 +86,12 @@ class Asyncpg(Contender):
         return await connection.fetchval(query)
 
     async def write(self, connection: Any, statement: str) -> Any:
-        return await connection.fetchval(statement)  # it commits by itself
+        return await connection.fetchval(statement)  # asyncpg commits by itself
 
 
 class Psycopg(Contender):
     module = "hasql.psycopg3"
-    has_reset = False  # its pool rolls back what is open, and no more
+    has_reset = False  # its pool only rolls an open transaction back
 
     def options(self, size: int, *, reset: bool) -> dict[str, Any]:
         del reset
@@ -126,7 +126,7 @@ class SQLAlchemy(Contender):
     def __init__(self) -> None:
         from sqlalchemy import text
 
-        # What an application would write at the head of its module.
+        # An application would define these at the top of its module.
         self._text = text
         self._select_1 = text("SELECT 1")
 

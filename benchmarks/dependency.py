@@ -1,10 +1,10 @@
-"""What a connection as a dependency of FastAPI costs a request.
+"""Measures what a connection as a dependency of FastAPI costs a request.
 
     make bench ARGS="dependency --rounds 40"
 
-Requests of ``SELECT 1`` are handed to applications in this process, without a web server, that get
-their connection in different ways; in each round each of them has a lap, in turn. ``a generator``
-is the dependency that everybody writes, with ``yield`` in an ``async with pool.acquire_master()``.
+Requests that run ``SELECT 1`` are passed to applications in this process, without a web server. The
+applications get their connection in different ways, and each has a lap in each round, in turn. ``a
+generator`` is the usual dependency, with ``yield`` in an ``async with pool.acquire_master()``.
 """
 
 import argparse
@@ -64,13 +64,13 @@ def applications(db: Hasql[Any]) -> dict[str, FastAPI]:
 
 
 async def request(app: FastAPI) -> None:
-    """Have an application answer one request."""
+    """Make an application answer one request."""
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: Any) -> None:
-        assert message.get("status", 200) == 200  # noqa: S101 - else it measures something else
+        assert message.get("status", 200) == 200  # noqa: S101 - otherwise the measurement is wrong
 
     scope = {
         "type": "http",
@@ -89,7 +89,7 @@ async def request(app: FastAPI) -> None:
 
 
 async def measure(dsn: str, rounds: int, requests: int) -> dict[str, list[float]]:
-    """Return for each way the seconds of a request, in each round."""
+    """Return, for each way to get a connection, the seconds of a request in each round."""
     db = Hasql(PoolManager(dsn))
     laps: dict[str, list[float]] = defaultdict(list)
     async with db.lifespan(FastAPI()):

@@ -1,11 +1,12 @@
-"""What following a name adds to a checkout of SQLAlchemy's, beside an engine that does not.
+"""Measures what following a name adds to SQLAlchemy's checkout of a connection.
 
     make bench ARGS="dns_engine --rounds 200"
     python benchmarks/dns_engine.py [--rounds 200] [--driver psycopg2]
 
-Both engines are on the same server, and who goes first changes from round to round. A lap checks a
-connection out and gives it back, a hundred times, without a statement. The followed name has a TTL
-of 0, so that it is looked up each second while that is measured.
+One engine follows a name, the other does not. Both are on the same server, and which goes first
+changes from round to round. A lap checks a connection out and gives it back a hundred times,
+without a statement. The followed name has a TTL of 0, so it is looked up each second during the
+measurement.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter, process_time
 
-# Of the checkout, not of what is installed.
+# Import hasql from the checkout, not an installed one.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from laps import Lap, added, times_bare
@@ -47,7 +48,7 @@ def checkouts(engine: Engine, clock: Clock) -> float:
 
 
 async def checkouts_async(engine: AsyncEngine, clock: Clock) -> float:
-    """Do as `checkouts`."""
+    """Do the same as `checkouts` with an async engine."""
     began = clock()
     for _ in range(_LAP):
         async with engine.connect():
@@ -81,7 +82,7 @@ def measure(url: Callable[[str], str], nameserver: str, rounds: int, clock: Cloc
 def measure_async(
     url: Callable[[str], str], nameserver: str, rounds: int, clock: Clock
 ) -> list[Lap]:
-    """Measure a driver of asyncio's."""
+    """Measure an asyncio driver."""
     engines = {
         "bare": create_async_engine(url("127.0.0.1")),
         "managed": get_async_dns_engine(url(_NAME), dns_nameservers=[nameserver]),

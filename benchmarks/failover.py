@@ -1,4 +1,4 @@
-"""What a failover costs an application, with ours and with the published hasql.
+"""Measures what a failover costs an application, with this hasql and with the published one.
 
     make bench ARGS="failover --runs 5"
     make bench ARGS="failover --runs 5 --storm terminated"
@@ -6,14 +6,15 @@
 
 Each run starts a cluster of its own: a master and two replicas. An application in a process of its
 own, with eight writers and eight readers and the manager's default settings, works on it while the
-fault happens; a process that asks the replicas every 2 ms knows when one has become the master.
-With a driver called sync-... writers and readers are threads; the published hasql has none of them.
+fault happens. Another process asks the replicas every 2 ms, and so knows when one has become the
+master. With a driver called sync-..., writers and readers are threads; the published hasql has no
+such drivers.
 
-With --storm each fault happens in turn to an application as it is and to one that breaks 200 leases
-a second besides, every other one of the master, in the same pools: `terminated` has the server end
-the session, so that the pool logs in again; `raised` has a ConnectionResetError end the lease's
-block, as another service's would, and costs the servers nothing. What is broken is not counted
-among what has failed.
+With --storm, each fault happens in turn to a plain application and to one that also breaks 200
+leases a second in the same pools, half of them of the master. With `terminated`, the server ends
+the session, so that the pool logs in again. With `raised`, a ConnectionResetError ends the lease's
+block, like the error of another service; this costs the servers nothing. Broken leases do not count
+as failed operations.
 """
 
 import argparse
@@ -41,28 +42,28 @@ _STEADY = 1.0
 """Seconds of load before the fault."""
 
 _STORMY = 11.5
-"""The same in a storm: it is long since one that is just beginning, which all hosts are asked for.
+"""The same in a storm: long enough that its beginning, when all hosts are probed, is over.
 
-That is in the third pause between the bursts of probes that broken leases cause.
+The fault then comes in the third pause between the bursts of probes that broken leases cause.
 """
 
 _NOTICED_AFTER = 0.1
-"""Seconds after which an HA manager promotes, when the master has been killed or frozen."""
+"""Seconds from the killing or freezing of the master to the promotion by the HA manager."""
 
 _PATIENCE = 90.0
-"""Seconds in which an application has to end: it waits 20 s for operations that hang."""
+"""Seconds within which an application must end: it waits 20 s for operations that hang."""
 
 _LONGEST_LINE = 1 << 28
 
 _LAST_WORDS = 4000
-"""Characters of what an application has written to standard error, if it ends at its start."""
+"""How many characters of its standard error to show of an application that ends at its start."""
 
 _DRIVERS = "asyncpg", "psycopg3", "sqlalchemy"
 _SYNC_DRIVERS = "sync-psycopg3", "sync-psycopg2", "sync-sqlalchemy"
 
 
 class Stage:
-    """The servers, and what happens to them."""
+    """The servers, and the actions on them."""
 
     def __init__(self, cluster: LocalCluster, observer: Observer) -> None:
         self.old, self.new, self.other = cluster.nodes
@@ -72,16 +73,16 @@ class Stage:
         self._observer = observer
 
     async def strike(self, act: Callable[[], None] = lambda: None) -> None:
-        """Let the fault happen."""
+        """Cause the fault."""
         self._observer.watch()
         self.struck = monotonic()
         await asyncio.to_thread(act)
 
     async def promote(self) -> None:
-        """Make a replica the master, and take note of when it was one."""
+        """Promote a replica, and record when it became the master."""
         await asyncio.to_thread(self.new.request_promotion)
         promotion = await self._observer.promotion(self.new)
-        # The earliest moment it can have been: what is uncertain counts against hasql.
+        # Take the earliest possible moment, so that the uncertainty counts against hasql.
         self.writable, self.master = promotion.not_before, self.new
 
 
@@ -120,7 +121,7 @@ async def _replica_killed(stage: Stage) -> None:
 
 
 async def _replica_frozen(stage: Stage) -> None:
-    # Leases on it are aborted after 10 s.
+    # Leases on the frozen replica are aborted after 10 s.
     await stage.strike(stage.other.freeze)
     await asyncio.sleep(13)
 
@@ -136,7 +137,7 @@ _FAULTS: dict[str, tuple[str, Callable[[Stage], Awaitable[None]]]] = {
 
 
 class Application:
-    """A process with the load."""
+    """A process that runs the load."""
 
     def __init__(self, process: asyncio.subprocess.Process, errors: IO[bytes]) -> None:
         self._process = process
@@ -155,14 +156,14 @@ class Application:
             return json.loads(await self._process.stdout.readline() or "null")
 
     async def end(self) -> str:
-        """Wait until it has ended by itself, and return how, and its last words."""
+        """Wait until it has ended by itself; return how, and the end of its standard error."""
         async with asyncio.timeout(_PATIENCE):
             code = await self._process.wait()
         self._errors.seek(0)
         return f"exit code {code}\n{self._errors.read().decode()[-_LAST_WORDS:]}"
 
     async def notes(self) -> Notes:
-        """Stop the load and return what was taken note of."""
+        """Stop the load and return the application's records."""
         await self.order()
         notes = await self.answer()
         return Notes(
@@ -177,10 +178,10 @@ class Application:
 
 @asynccontextmanager
 async def application(python: str, driver: str) -> AsyncIterator[Application]:
-    """Start an application; kill what is left of it in the end."""
-    # Nothing of ours may be found in the peer's environment.
+    """Start an application; kill it at the end if it still runs."""
+    # The peer's environment must not contain anything of ours.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    # In a file, as the peer logs every failed probe with its traceback.
+    # Standard error goes to a file, because the peer logs every failed probe with its traceback.
     with TemporaryFile() as errors:
         process = await asyncio.create_subprocess_exec(
             *(python, str(Path(__file__).with_name("traffic.py")), driver),
@@ -201,7 +202,7 @@ async def application(python: str, driver: str) -> AsyncIterator[Application]:
 async def run(
     fault: str, python: str, driver: str, tasks: tuple[int, int], storm: str | None = None
 ) -> Aftermath:
-    """Let one fault happen to one application, which may be in a storm."""
+    """Cause a fault under one application, possibly in a storm."""
     _, play = _FAULTS[fault]
     async with LocalCluster() as cluster, application(python, driver) as client:
         await cluster.nodes[0].sql("CREATE TABLE bench (client int, number int)")
@@ -256,7 +257,7 @@ def _ms(seconds: float | None) -> float | None:
 
 
 def row(runs: list[Aftermath]) -> list[str]:
-    """Format the median of some runs, and the worst."""
+    """Format the median and the worst of some runs."""
     cells = []
     for value in _COLUMNS.values():
         values = [v for v in map(value, runs) if v is not None]
@@ -273,7 +274,7 @@ async def measure(options: argparse.Namespace, pythons: dict[str, str]) -> None:
     for driver in options.driver or ["asyncpg"]:
         print(f"\n{driver}: median (worst) of {options.runs} runs, {tasks} writers and readers")
         print(f"{'':52}", *(f"{name:>16}" for name in _COLUMNS))
-        # The published hasql has nothing for threads.
+        # The published hasql has no drivers for threads.
         whose = [each for each in kinds if each[0] == "ours" or driver not in _SYNC_DRIVERS]
         for fault in faults:
             runs: dict[tuple[str, str | None], list[Aftermath]] = {kind: [] for kind in whose}

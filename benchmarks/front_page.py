@@ -1,6 +1,6 @@
-"""The failover table of README.rst, made of what the benchmark has found.
+"""Makes the failover table of README.rst from the benchmark's results.
 
-It stands between two comments there; `publish.py` writes what is between them anew.
+The table is between two comments there; `publish.py` replaces what is between them.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,13 +18,13 @@ FAULTS = {
     "replica-killed": "replica killed",
     "replica-frozen": "replica frozen",
 }
-"""By the name that the benchmark has for a fault, what readers are told of it."""
+"""The text for readers, by the benchmark's name for a fault."""
 
 _README = Path(__file__).parent.parent / "README.rst"
 _BEGIN, _END = ".. failover table: begin\n\n", "\n.. failover table: end\n"
 _DRIVER = "asyncpg"
 _WIDTHS = (30, 6, 8, 7, 8, 9, 8, 7, 7)
-"""Of the columns; two after the first are one heading's."""
+"""The widths of the columns; each heading but the first spans two columns."""
 _HEADINGS = (
     ("Fault", "Added, ms", "Failed", "Longest hang, s", "Writes to the"),
     ("", "", "operations", "", "wrong server"),
@@ -73,7 +73,7 @@ def failover_table(results: list[dict[str, Any]]) -> str:
 
 
 def with_table(readme: str, table: str) -> str:
-    """Return the README with this table in the place of the one it has."""
+    """Return the README with this table in place of the present one."""
     before, begin, rest = readme.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not (begin and end):
@@ -82,6 +82,6 @@ def with_table(readme: str, table: str) -> str:
 
 
 def write(results: list[dict[str, Any]]) -> None:
-    """Write the table into README.rst; docs/costs.rst shows it from there."""
+    """Write the table into README.rst; docs/costs.rst includes it from there."""
     text = _README.read_text(encoding="utf-8")
     _README.write_text(with_table(text, failover_table(results)), encoding="utf-8")

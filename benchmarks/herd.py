@@ -1,12 +1,13 @@
-"""What a thousand applications that follow one failover cost each server.
+"""Measures what a thousand applications that follow one failover cost each server.
 
     make bench ARGS=herd
     python benchmarks/herd.py [--clients 1000] [--fault kill] [--save FILE]
 
 Probes are counted in a simulation: whole pool managers, with their real monitors, topologies and
-cadence, on the fake driver of the tests and a clock that jumps (herd_count.py). What a probe costs
-is measured: sessions of the real driver send each form to a real server, at the pace of a burst,
-and its backends' processor time is read from /proc. The product is what a host has to spend.
+cadence, on the fake driver of the tests and a clock that jumps (herd_count.py). The cost of a probe
+is measured: sessions of the real driver send each form of it to a real server, at the pace of a
+burst, and the processor time of the server's backends is read from /proc. The product is the
+processor time that a host has to spend.
 """
 
 import argparse
@@ -36,7 +37,7 @@ _PACE = 0.05
 
 
 async def cost(seconds: float) -> Cost:
-    """Measure what probes and a login take of a server's processor time."""
+    """Measure the processor time of a server for each form of probe and for a login."""
     async with LocalCluster(replicas=0, settings={"max_connections": "400"}) as cluster:
         (node,) = cluster.nodes
         driver, endpoint = AsyncpgDriver(), endpoint_of(node.dsn)
@@ -49,7 +50,7 @@ async def cost(seconds: float) -> Cost:
         for session in sessions:
             session.kill()
         assert node.pid is not None  # noqa: S101 - it runs
-        # The processor time of backends that have ended is in their parent's account.
+        # The processor time of backends that have ended is counted for their parent.
         before, number = _with_children(node.pid), 200
         for _ in range(number):
             (await driver.connect(endpoint, {}, lambda: None)).kill()
@@ -63,8 +64,8 @@ async def _cost_of(
 ) -> float:
     """Send probes at the pace of a burst; return the backends' processor seconds for each.
 
-    Not one after the other over one session: a backend that has slept costs more to wake, and
-    that is what a burst of many clients does.
+    The probes do not go through a single session one after the other: a backend that sleeps costs
+    more because it has to be woken, and a burst from many clients meets sleeping backends.
     """
     pids = [int(str((await s.fetch_row("SELECT pg_backend_pid()"))[0])) for s in sessions]
     for session in sessions:
@@ -96,7 +97,7 @@ def _with_children(pid: int) -> float:
 
 
 def count(clients: int, fault: str) -> dict[str, Any]:
-    """Run the simulation in a process of its own: it has a time of its own."""
+    """Run the simulation in a process of its own, because it replaces the clock."""
     script = str(Path(__file__).with_name("herd_count.py"))
     command = [sys.executable, script, str(clients), fault]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout

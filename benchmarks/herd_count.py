@@ -1,10 +1,10 @@
-"""The process in which herd.py counts: many managers, on a clock that jumps.
+"""The process in which herd.py counts probes: many pool managers, on a clock that jumps.
 
-Takes the number of clients and the fault as arguments and writes one JSON object: for each host
-how often it was asked what, in columns of a quarter of a second.
+The arguments are the number of clients and the fault. The output is a JSON object with, for each
+host, the number of probes of each kind in intervals of a quarter of a second.
 
-Time does not pass here, it jumps to the next timer: so a thousand managers can run in one process,
-none of them late because of the others. All that hasql does is done by its own code.
+Time does not pass here but jumps to the next timer. So a thousand managers can run in one process
+without delaying each other. Everything that hasql does is done by its real code.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from pathlib import Path
 from random import uniform
 from typing import Any
 
-# Of the checkout, not of what is installed.
+# Import hasql from the checkout, not an installed one.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 _now = 1_000.0
@@ -30,17 +30,17 @@ def _monotonic() -> float:
 
 
 class JumpingSelector(selectors.DefaultSelector):
-    """Moves the clock to where the waiting would end, instead of waiting."""
+    """Moves the clock to the time when waiting would end, instead of waiting."""
 
     def select(self, timeout: float | None = None) -> Any:
-        global _now  # noqa: PLW0603 - there is one time
+        global _now  # noqa: PLW0603 - there is only one clock
         if timeout is None:
             raise RuntimeError("everybody waits, and for nothing that could happen")
         _now += max(timeout, 0.0)
         return super().select(0)
 
 
-# Before hasql is imported, whose modules take the function by its name.
+# Before hasql is imported, because its modules import the function by name.
 time.monotonic = _monotonic
 
 from hasql.cluster.host import HostSpec, parse_host  # noqa: E402
@@ -50,10 +50,10 @@ from testbed.fake_driver import FakeConnection, FakeManager, FakeServer  # noqa:
 
 _ROUND_TRIP = 0.0005
 _STEADY, _AFTER = 3.0, 16.0
-"""Seconds that are counted before the fault and after it."""
+"""Seconds during which probes are counted, before the fault and after it."""
 
 _START = 3.0
-"""Seconds in which the managers start."""
+"""Seconds during which the managers start."""
 
 _WITHOUT_MASTER = 0.15
 """Seconds from the loss of a master to the promotion of a replica."""
@@ -62,11 +62,11 @@ _PERIOD = 0.2
 """Seconds between two operations of a task; each client has one that writes and one that reads."""
 
 _WIDTH = 0.25
-"""Seconds of one column."""
+"""The length in seconds of the interval that one column stands for."""
 
 
 class CountedServer(FakeServer):
-    """A server that takes its time to answer, and takes note of when it was asked what."""
+    """A server that answers after a round trip, and counts the kinds of probes over time."""
 
     def __init__(self, host: HostSpec, *, master: bool) -> None:
         super().__init__(host, master=master)
@@ -79,7 +79,7 @@ class CountedServer(FakeServer):
         await super().answer()
 
     async def log_in(self) -> FakeConnection:
-        if self.alive and not self.frozen:  # else the kernel refuses it, or keeps it waiting
+        if self.alive and not self.frozen:  # otherwise the kernel refuses it or keeps it waiting
             self.counts["logins"][_column()] += 1
         return await super().log_in()
 
@@ -124,18 +124,18 @@ async def _use(manager: FakeManager, *, read_only: bool) -> None:
             async with manager.acquire(read_only) as connection:
                 await connection.run()
         except (ConnectionError, NotAvailableError):
-            pass  # as the application that it plays would see it
+            pass  # the application would see this error
 
 
 async def _live(servers: dict[HostSpec, FakeServer]) -> None:
-    """Be one application: start at some time, then write and read."""
+    """Play one application: start at a random time, then write and read."""
     await asyncio.sleep(uniform(0, 1))  # noqa: S311 - no secret
     async with FakeManager(servers) as manager:
         await asyncio.gather(_use(manager, read_only=False), _use(manager, read_only=True))
 
 
 async def count(clients: int, fault: str) -> dict[str, Any]:
-    """Play everything and return what each host was asked."""
+    """Play everything, and return the counts for each host."""
     servers = [CountedServer(parse_host(name), master=name == "a") for name in "abc"]
     by_host: dict[HostSpec, FakeServer] = {server.host: server for server in servers}
     lives = [asyncio.create_task(_live(by_host)) for _ in range(clients)]

@@ -1,11 +1,11 @@
-"""What an idle manager costs, and what many acquires leave behind.
+"""Measures what an idle manager costs, and how much memory many acquires leave behind.
 
     python benchmarks/idle.py [--seconds 20] [--acquires 100000]
 
-Starts a cluster of three and a manager on it, in a process of its own for each measurement, and
-prints the memory that hasql adds to its driver's pools, the share of one core it uses while
-nothing happens, the same where it follows names whose TTL is a second, and the growth of memory
-over many acquires.
+The benchmark starts a cluster of three servers and, for each measurement, a manager in a process of
+its own. It prints the memory that hasql adds to its driver's pools, the share of a core that it
+uses while nothing happens, the same while it follows names with a TTL of one second, and the growth
+of memory over many acquires.
 """
 
 import argparse
@@ -31,13 +31,13 @@ def rss() -> int:
 
 
 def cpu() -> float:
-    """Return the processor seconds this process has used."""
+    """Return the processor seconds that this process has used."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
 
 async def bare(dsns: list[str]) -> None:
-    """Print the memory of asyncpg with a pool, and a connection beside it, on each host."""
+    """Print the memory of asyncpg with a pool, and another connection, on each host."""
     import asyncpg
 
     pools = [await asyncpg.create_pool(dsn) for dsn in dsns]
@@ -72,10 +72,10 @@ async def managed(dsn: str, seconds: float, nameserver: str | None = None) -> No
 
 
 async def acquires(dsn: str, number: int) -> None:
-    """Print by how many bytes memory grows over many acquires, in tenths.
+    """Print by how many bytes memory grows over many acquires, after each tenth of them.
 
-    asyncpg replaces a connection after 50,000 statements (`max_queries`), which moves memory
-    about; so the number of Python's objects is counted as well, and has to stay.
+    asyncpg replaces a connection after 50,000 statements (`max_queries`), which changes the use of
+    memory. Therefore the number of Python's objects is counted as well, and has to stay constant.
     """
     from hasql.asyncpg import PoolManager
 
@@ -89,7 +89,7 @@ async def acquires(dsn: str, number: int) -> None:
             gc.collect()
             sizes.append(rss())
             objects.append(len(gc.get_objects()))
-        # The first tenth is what warms up: statements, free lists, the window of probes.
+        # The first tenth warms up: statements, free lists, the window of probes.
         print(objects[-1] - objects[0], *(size - sizes[0] for size in sizes[1:]))
 
 

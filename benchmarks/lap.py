@@ -1,9 +1,9 @@
-"""The process that acquire.py measures in: one driver, one event loop, one hasql.
+"""The process in which acquire.py measures: one driver, one event loop, one hasql.
 
-Reads orders from standard input, one JSON object on a line, and answers each with a line:
+It reads orders from standard input, one JSON object on a line, and answers each with a line:
 
     {"open": {...}}   opens a bare pool and a manager with these arguments
-    {"lap": first}    runs one lap with each, nanoseconds for an operation; `first` goes first
+    {"lap": first}    runs a lap with each; answers nanoseconds per operation; `first` goes first
     {"shut": null}    closes both
 """
 
@@ -25,14 +25,14 @@ Side = Callable[[], AbstractAsyncContextManager[Any]]
 
 
 class Track:
-    """A bare pool and a manager that do the same."""
+    """A bare pool and a manager that run the same laps."""
 
     def __init__(self, contender: Contender, case: dict[str, Any]) -> None:
         self._contender = contender
         self._tasks: int = case["tasks"]
         self._each: int = max(1, case["operations"] // self._tasks)
         self._selects: bool = case["select"]
-        # On a busy machine the processor's time says more, where no server has a part in it.
+        # On a busy machine processor time is more exact, if no server takes part.
         self._clock = process_time_ns if case["clock"] == "cpu" else perf_counter_ns
         self._case = case
         self._pool: Any = None
@@ -42,14 +42,14 @@ class Track:
     async def open(self) -> None:
         case, size, reset = self._case, self._case["size"], self._case["reset"]
         self._pool = await self._contender.bare(case["host"], size, reset=reset)
-        # With 50 tasks on a pool of 10 nobody may run out of time.
+        # With 50 tasks on a pool of 10, no acquire may run out of time.
         self._manager = self._contender.manager(
             case["dsn"], size, reset=reset, acquire_timeout=30.0
         )
         await self._manager.ready(masters_count=1, replicas_count=case["replicas"])
         lend = self._manager.acquire_replica if case["replica"] else self._manager.acquire_master
         self._sides = {"bare": lambda: self._contender.lend(self._pool), "managed": lend}
-        for side in self._sides.values():  # every connection is opened and has seen the statement
+        for side in self._sides.values():  # opens every connection, and runs the statement on it
             await asyncio.gather(*(self._warm(side) for _ in range(size)))
             await self._lap(side)
         gc.collect()
@@ -91,12 +91,12 @@ class Track:
 async def serve(driver: str) -> None:
     """Answer orders until there are no more."""
     contender = DRIVERS[driver]()
-    # The peer leaves psycopg's transactions open, of which the pool writes a line each time.
+    # The peer leaves psycopg's transactions open, and the pool logs a line each time.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     loop = asyncio.get_running_loop()
     track: Track | None = None
     print(json.dumps(hasql_version()), flush=True)
-    # A thread waits for the line, or the managers' probes could not go on.
+    # A thread waits for the line, so that the managers' probes go on.
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         ((order, argument),) = json.loads(line).items()
         answer: object = None

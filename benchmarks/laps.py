@@ -1,7 +1,7 @@
 """The arithmetic of laps that were run side by side: ratios, not absolute times.
 
-Two figures for each, because the machine is never quiet. The median of the ratios within each
-round is what a run saw; the ratio of the shortest laps is what is left when nothing else ran.
+Each ratio has two figures, because the machine is never idle. The median of the ratios within each
+round is the typical ratio of a run; the ratio of the shortest laps is that of an idle machine.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ class Lap:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """One ratio, seen in two ways."""
+    """A ratio, computed in two ways."""
 
     median: float
     of_minima: float
@@ -31,7 +31,7 @@ class Ratio:
 
 
 def times_bare(laps: Sequence[Lap]) -> Ratio:
-    """Return how many times as long it takes through hasql."""
+    """Return how many times longer an operation takes through hasql than without it."""
     bare, managed = _minima(laps)
     return Ratio(median(lap.managed / lap.bare for lap in laps), managed / bare)
 
@@ -42,7 +42,7 @@ def added(laps: Sequence[Lap]) -> float:
 
 
 def share_of_added(ours: Sequence[Lap], peers: Sequence[Lap]) -> Ratio:
-    """Return what ours adds, as a share of what the peer adds; laps of one round in one place."""
+    """Return what ours adds as a share of what the peer adds; the lists are ordered by round."""
     shares = [_added(one) / _added(other) for one, other in zip(ours, peers, strict=True)]
     (bare, managed), (peers_bare, peers_managed) = _minima(ours), _minima(peers)
     return Ratio(median(shares), (managed - bare) / (peers_managed - peers_bare))

@@ -1,16 +1,16 @@
-"""What admission, rates, the breaker and the watch on leases cost an acquire, and an overload.
+"""Measures admission, rate limits, the breaker and the watch on leases: their cost and effect.
 
     make bench ARGS="load_control --rounds 200"
     python benchmarks/load_control.py [--rounds 200] [--calls 16] [--laps 5] [--only cost]
         [--save FILE]
 
-**Cost.** Managers that are the same in all but one feature take turns on one server: laps of
-acquire and release without a statement, by the processor's time of this process, tasks on asyncpg
-and a thread on psycopg. What a feature adds is the median over the rounds of its lap less the lap
-with everything off; printed beside it is its shortest lap less the shortest of those. `--calls` has
-each acquire be so many calls deep, which stacks are made of.
+**Cost.** Managers that differ in one feature take turns on one server, in laps of acquire and
+release without a statement: tasks with asyncpg, and a thread with psycopg. The time is this
+process's processor time. A feature adds the median, over the rounds, of its lap minus the lap with
+everything off; printed beside it is its shortest lap minus the shortest of those. `--calls` sets
+the depth of calls at which acquires are made, because the watch on leases records stacks.
 
-**Overload.** Four times as many requests as are done best, without admission and with it: see
+**Overload.** Four times as many requests as the server can do well, without and with admission: see
 `overload.py`.
 """
 
@@ -55,7 +55,7 @@ FEATURES: dict[str, dict[str, Any]] = {
         "rate_limit": RateLimit("100000000/second"),
     },
 }
-#: Few, so that what else the machine does falls on all alike.
+#: Few, so that other load on the machine affects all laps alike.
 _OPERATIONS = 100
 
 
@@ -80,7 +80,7 @@ def _use_in_thread(acquire: Callable[[], Any], calls: int) -> None:
 
 
 async def _cost_to_tasks(dsn: str, rounds: int, calls: int) -> dict[str, list[float]]:
-    """Return the seconds of an acquire and release in each lap, by feature."""
+    """Return the seconds of an acquire and its release in each lap, by feature."""
     pool = {"min_size": 1, "max_size": 1, "reset": _no_reset}
     managers = {
         name: PoolManager(dsn, pool_factory_kwargs=pool, refresh_delay=3600, **kwargs)

@@ -1,12 +1,12 @@
-"""What following the hosts' names adds to an acquire and its release.
+"""Measures what following the hosts' names adds to an acquire and its release.
 
     make bench ARGS="names --rounds 60"
     python benchmarks/names.py [--driver NAME] [--rounds 60] [--clock cpu] [--save FILE]
 
-Three managers take turns in one process: one that is given addresses and `follow_names=False`, the
-same once more, which shows what is chance, and one that is given names of which a nameserver in
-another process tells, each with a TTL of a second. A lap is a few milliseconds, and who goes first
-changes from round to round; all connections are opened anew several times.
+Three managers take turns in one process: one with addresses and `follow_names=False`; a second one
+like it, which shows the difference that chance makes; and one with names, each with a TTL of one
+second, that a nameserver in another process resolves. A lap is a few milliseconds, and which goes
+first changes from round to round; all connections are opened anew several times.
 """
 
 import argparse
@@ -52,7 +52,7 @@ class _Case:
 
     @property
     def each(self) -> int:
-        """How many operations a task has in a lap."""
+        """The number of operations of a task in a lap."""
         return (100 if self.select else 200) // self.tasks
 
 
@@ -60,7 +60,7 @@ _CASES = (_Case(1, 10, select=False), _Case(50, 50, select=False), _Case(1, 10, 
 
 
 def tell_names(nameserver: NameServer, cluster: LocalCluster) -> None:
-    """Let a nameserver tell of each host of a cluster."""
+    """Give a nameserver the names of a cluster's hosts."""
     for node in cluster.nodes:
         nameserver.set(f"{node.name}.test", node.host, ttl=1)
 
@@ -73,7 +73,7 @@ def named_dsn(cluster: LocalCluster) -> str:
 
 
 class _Race:
-    """Three managers, and laps of one of them after the other."""
+    """Three managers that run laps in turn."""
 
     def __init__(self, contender: Contender, case: _Case, clock: Callable[[], int]) -> None:
         self._contender = contender
@@ -81,7 +81,7 @@ class _Race:
         self._clock = clock
 
     async def run(self, order: dict[str, Any], rounds: int) -> list[dict[str, float]]:
-        """Return the nanoseconds of an operation of each, for each round."""
+        """Return the nanoseconds of an operation with each manager, for each round."""
         plain, followed = order["plain"], order["followed"]
         resolver = Resolver(nameservers=[order["nameserver"]], fallback=False)
         async with AsyncExitStack() as stack:
@@ -102,7 +102,7 @@ class _Race:
         return laps
 
     def _manager(self, dsn: str, **kwargs: Any) -> Any:
-        # Where nothing is asked of the server, it has no part in what is measured.
+        # Without statements, the server must take no part in the measurement, so no reset either.
         reset = self._case.select or not self._contender.has_reset
         return self._contender.manager(
             dsn, self._case.size, reset=reset, acquire_timeout=30.0, **kwargs
@@ -177,7 +177,7 @@ def main() -> None:
     options = parser.parse_args()
     results = []
     print(_HEAD)
-    # Fifty connections for each of three managers, and what they reserve.
+    # Fifty connections for each of three managers, and their reserved connections.
     settings = {"max_connections": "300"}
     with LocalCluster(settings=settings) as cluster, NameServer() as nameserver:
         tell_names(nameserver, cluster)

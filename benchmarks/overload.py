@@ -1,15 +1,16 @@
 """Four times as many requests as a server can do, in laps that take turns: a part of load_control.
 
-The overload is one of places, not of this machine's processors, which client and server share:
-the work is a function of the server's that sleeps. Ten of it at once take 50 ms each; more share
-that, and are in each other's way besides, as processes of a database are. So the best is known,
-about 200 a second, and is measured as well: by ten tasks that do one after the other.
+The overload is one of connections, not of this machine's processors, which client and server share:
+the work is a function on the server that sleeps. Ten calls at once take 50 ms each; more calls
+share that capacity and also slow each other down, like processes of a database. So the best rate is
+known, about 200 a second, and it is measured as well: by ten tasks that make one call after the
+other.
 
-Requests arrive by chance at a rate, each with half a second, some of them critical. A request is
-good if its work is done in that time. Unloaded, what is critical arrives alone, as much of it as in
-the overload. The limit that adapts begins in the first lap: what it takes to learn is in the
-figures. What counts is done within the lap: neither what fills the queue before it nor what empties
-it after it.
+Requests arrive at random at a fixed rate; each has half a second, and some are critical. A request
+is good if its work is done in that time. In the part "unloaded" only critical requests arrive, as
+many as in the overload. The adaptive limit starts in the first lap, so the figures include the time
+that it takes to learn. Only work within the lap counts, not what fills the queue before the lap or
+empties it afterwards.
 """
 
 import asyncio
@@ -29,10 +30,10 @@ from hasql.testing import LocalCluster
 
 __all__ = ("overload",)
 
-#: How many at once the server does well with, and in what time.
+#: How many calls at once the server does well, and the seconds that they take.
 _AT_ONCE, _SERVICE = 10, 0.05
 _TIMES, _CRITICAL_SHARE, _DEADLINE = 4.0, 0.05, 0.5
-#: Seconds of a lap, and of those before it in which its requests arrive already.
+#: The seconds of a lap, and the seconds before it during which requests already arrive.
 _SECONDS, _AHEAD = 2.0, 0.5
 
 _WORK = "SELECT work()"
@@ -46,14 +47,15 @@ BEGIN
 END $$
 """  # noqa: S608  # constants of this module
 
-#: As many places as are done best, and a fifth more for what is critical.
+#: As many permits as the server does well, and a fifth more for critical requests.
 _FIXED = Admission(12, queue=20, reserve=0.2)
 _MANAGERS: dict[str, dict[str, Any]] = {
     "fixed": {"admission": _FIXED},
     "adaptive": {"admission": Admission(100, queue=20, adaptive=True)},
     "without": {},
 }
-#: Which manager, how many times the best arrive (None: ten tasks instead), how many are critical.
+#: The manager, the rate of arrival in multiples of the best rate (None: ten tasks instead), and the
+#: share of critical requests.
 _PARTS: dict[str, tuple[str, float | None, float]] = {
     "unloaded": ("fixed", _TIMES * _CRITICAL_SHARE, 1.0),
     "best": ("fixed", None, 0.0),
@@ -65,18 +67,18 @@ _PARTS: dict[str, tuple[str, float | None, float]] = {
 
 @dataclass
 class Part:
-    """What became of the requests of all laps of one part."""
+    """The outcomes of the requests in all laps of a part."""
 
-    #: How many were good in a second, by lap.
+    #: The good requests per second, by lap.
     good: list[float] = field(default_factory=list)
-    #: Seconds that each critical one took.
+    #: The seconds that each critical request took.
     critical: list[float] = field(default_factory=list)
-    #: By how much one has waited beyond its deadline for its connection, or its refusal.
+    #: The most by which a request has waited beyond its deadline for a connection or a refusal.
     latest: float = 0.0
     outcomes: Counter[str] = field(default_factory=Counter)
 
     def report(self, best: "Part") -> dict[str, Any]:
-        """Return the figures; shares are of the best in the same rounds."""
+        """Return the figures; shares are relative to `best` in the same rounds."""
         critical = self.critical
         return {
             "good_a_second": median(self.good),
@@ -88,7 +90,7 @@ class Part:
 
 
 class Laps:
-    """The laps of one part, on its manager."""
+    """The laps of a part, on its manager."""
 
     def __init__(
         self, manager: PoolManager, rate: float | None, critical_share: float, seed: int

@@ -1,10 +1,10 @@
-"""Tables and plots of what the benchmarks have found.
+"""Makes tables and plots of the benchmarks' results.
 
     make bench ARGS=publish
     python benchmarks/publish.py
 
-Reads .benchmarks/*.json and writes docs/benchmarks/, results.rst and the SVG files it shows, and
-the failover table of README.rst.
+It reads .benchmarks/*.json, and writes results.rst with its SVG files to docs/benchmarks/, and the
+failover table of README.rst.
 """
 
 import json
@@ -37,7 +37,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _save(figure: Any, name: str) -> None:
-    # Nothing in the file that changes unless the figures do.
+    # No date in the file, so that it changes only if the figures do.
     figure.savefig(_DOCS / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
     plt.close(figure)
 
@@ -83,7 +83,7 @@ def acquire(results: list[dict[str, Any]]) -> str:
 
 
 def threads(results: list[dict[str, Any]]) -> str:
-    """Show the cost of acquire and release to threads."""
+    """Show the cost of acquire and release in threads."""
     heads = "driver", "case", "bare, us", "added, us", "times bare"
     rows = [
         (
@@ -101,7 +101,7 @@ def threads(results: list[dict[str, Any]]) -> str:
 
 
 def load_control(results: dict[str, Any]) -> str:
-    """Show what load control costs, and what it is worth in an overload."""
+    """Show what load control costs, and its effect in an overload."""
     costs = [
         (name, f"{added:.1f}", f"{results['threads'][name]:.1f}")
         for name, added in results["tasks"].items()
@@ -134,7 +134,7 @@ def load_control(results: dict[str, Any]) -> str:
 
 
 def runs(results: list[dict[str, Any]]) -> str:
-    """Show what `run` costs beside the same transaction by hand."""
+    """Show what `run` costs compared with the same transaction written by hand."""
 
     def added(figures: dict[str, float]) -> str:
         return f"{figures['median']:.1f} / {figures['of_minima']:.1f}"
@@ -209,7 +209,7 @@ def failover(results: list[dict[str, Any]]) -> str:
 
 
 def scale(results: dict[str, Any]) -> str:
-    """Show what hosts and waiters cost."""
+    """Show how the cost grows with hosts and waiters."""
     hosts = [
         (
             *(each["policy"], str(each["hosts"]), f"{each['us']:.1f}"),
@@ -266,7 +266,7 @@ def herd(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Write what there are results for."""
+    """Write the tables and plots for which there are results."""
     mpl.rcParams["svg.hashsalt"] = "hasql"
     _DOCS.mkdir(parents=True, exist_ok=True)
     parts = ["Benchmarks\n==========\n\nWritten by ``make bench ARGS=publish``.\n"]

@@ -1,10 +1,11 @@
-"""What a SQLAlchemy session that routes itself costs, beside one that is told where to be.
+"""Measures what a self-routing SQLAlchemy session costs, compared with one with a given role.
 
     make bench ARGS="routing_sessions --rounds 40"
     python benchmarks/routing_sessions.py [--rounds 40]
 
-Both read the same row on the same replica, and who goes first changes from round to round. Times
-are those of this process alone, in a thread over psycopg, so that a busy machine counts for less.
+Both read the same row on the same replica, and which goes first changes from round to round. The
+times are processor times of this process, in a thread with psycopg, so that other load on the
+machine matters less.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from itertools import count
 from pathlib import Path
 from time import process_time
 
-# Of the checkout, not of what is installed.
+# Import hasql from the checkout, not an installed one.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from laps import Lap, added, times_bare
@@ -32,7 +33,7 @@ _TIMES = 50
 
 
 class Base(DeclarativeBase):
-    """What is mapped here."""
+    """The base of the mapped classes."""
 
 
 class Item(Base):
@@ -62,7 +63,7 @@ def _per(times: int, work: Callable[[], object]) -> float:
 
 
 class Cases:
-    """What is measured, on one maker; each returns the seconds of one."""
+    """The measurements with one sessionmaker; each returns the seconds of one operation."""
 
     def __init__(self, maker: sessionmaker[Session], numbers: "count[int]") -> None:
         self._maker = maker
@@ -83,7 +84,7 @@ class Cases:
             return _per(_TIMES, lambda: session.scalar(select(Item.number).where(Item.id == 1)))
 
     def large(self, *, read_only: bool | None) -> float:
-        """Measure a statement of thirty parts."""
+        """Measure a statement with thirty parts."""
         with self._maker(read_only) as session:
             return _per(_TIMES, lambda: session.execute(_LARGE).all())
 

@@ -1,15 +1,15 @@
-"""What `run` costs beside the same transaction by hand, on a lease of the same manager.
+"""Measures what `run` costs, compared with the same transaction written by hand on a lease.
 
     make bench ARGS="runs --rounds 1000"
     python benchmarks/runs.py [--driver asyncpg] [--rounds 1000] [--clock wall] [--save FILE]
 
-Short laps of each kind take turns in one process. The transaction is empty: what it costs is BEGIN
-and COMMIT. `without id` is ``run(resolve_commits=False)`` less the same by hand. `with id` is
-``run()``, which asks for the transaction's id before COMMIT, less the same by hand with the same
-question, put by the driver's own method, and reads the row's texts: that is the one round trip
-more. With asyncpg that is COPY on both sides, which takes about twice what `fetchrow` of a prepared
-statement does, but needs none and no codec. SQLAlchemy sends no BEGIN before the first statement,
-so both have a ``SELECT 1`` there.
+Short laps of each kind take turns in one process, on the same manager. The transaction is empty, so
+it costs only BEGIN and COMMIT. `without id` is ``run(resolve_commits=False)`` minus the same by
+hand. ``run()`` also asks for the transaction's id before COMMIT and reads the texts of the row,
+which is one more round trip; `with id` is ``run()`` minus the same by hand with the same query,
+made by the driver's own method. With asyncpg, both sides use COPY for it, which takes about twice
+as long as `fetchrow` of a prepared statement, but needs neither a prepared statement nor a codec.
+SQLAlchemy sends no BEGIN before the first statement, so both sides execute a ``SELECT 1`` there.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from testbed.workers import run_to_end
 
 _OPERATIONS = 5
 
-#: How an application writes an empty transaction by hand, by driver.
+#: The method with which an application writes an empty transaction by hand, by driver.
 _BY_HAND: dict[str, str] = {
     "asyncpg": "transaction",
     "psycopg3": "transaction",
@@ -42,7 +42,7 @@ _BY_HAND: dict[str, str] = {
 
 
 async def _ask(connection: Any, sql: str) -> None:
-    """Put a question by the driver's own method, and fetch the row."""
+    """Run a query by the driver's own method, and fetch the row."""
     if hasattr(connection, "copy_from_query"):
         data = bytearray()
 
@@ -65,7 +65,7 @@ def _ask_in_thread(connection: Any, sql: str) -> None:
 
 
 def _kinds(manager: Any, name: str) -> dict[str, Callable[[], Any]]:
-    """Return the kinds of laps of a manager for tasks, each one operation."""
+    """Return the kinds of laps with a manager for tasks; each function is one operation."""
     block = _BY_HAND[name]
 
     async def by_hand() -> None:
@@ -131,7 +131,7 @@ async def _lap(operation: Callable[[], Awaitable[None]], clock: Callable[[], flo
 
 
 def _figures(name: str, laps: dict[str, list[float]]) -> dict[str, Any]:
-    """Return microseconds: medians of the differences within a round, and those of minima."""
+    """Return microseconds: medians of the differences within a round, and differences of minima."""
 
     def added(more: str, less: str) -> dict[str, float]:
         differences = [a - b for a, b in zip(laps[more], laps[less], strict=True)]

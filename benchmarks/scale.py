@@ -1,10 +1,10 @@
-"""How the cost of an acquire grows with hosts, and that of a failover with those who wait.
+"""Measures how the cost of an acquire grows with hosts, and that of a failover with waiters.
 
     make bench ARGS=scale
     python benchmarks/scale.py [--rounds 200] [--save FILE]
 
-Runs on the fake driver of the tests: its pools cost next to nothing, so that what hasql itself
-does is all there is to see.
+The benchmark uses the fake driver of the tests. Its pools cost next to nothing, so the times show
+only what hasql itself does.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-# Of the checkout, not of what is installed.
+# Import hasql from the checkout, not an installed one.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from hasql.balancer_policy import (
@@ -49,11 +49,11 @@ _HOSTS = (3, 8, 10, 100)
 _REFERENCE = 8
 _WAITERS = (1, 10, 100, 1_000, 10_000)
 _LAP = 200
-"""Acquires of one lap, some milliseconds."""
+"""The number of acquires in a lap, which lasts some milliseconds."""
 
 
 def quicken(manager: FakeManager) -> None:
-    """Let the pools take connections back at once, without a round trip to reset them."""
+    """Make the pools take connections back at once, without a round trip for a reset."""
 
     async def release(pool: FakePool, connection: FakeConnection) -> None:
         pool.lent.discard(connection)
@@ -66,7 +66,7 @@ def quicken(manager: FakeManager) -> None:
 
 @asynccontextmanager
 async def many_hosts(hosts: int, policy: type[BaseBalancerPolicy]) -> AsyncIterator[FakeManager]:
-    """Run a manager of one master and many replicas."""
+    """Run a manager with one master and many replicas."""
     servers = fake_cluster("h0 master", *(f"h{i} replica" for i in range(1, hosts)))
     # Probes are rare, so that none falls into a lap.
     async with manager_of(servers, balancer_policy=policy, refresh_delay=600.0) as manager:
@@ -85,7 +85,7 @@ async def lap(acquire: Callable[[], Any]) -> float:
 
 
 async def by_hosts(rounds: int) -> list[dict[str, Any]]:
-    """Print what an acquire costs with more and more hosts, compared with eight."""
+    """Print what an acquire costs with different numbers of hosts, compared with eight."""
     print("acquire and release of a replica, hasql's own share of it")
     print(f"  {'policy':28} {'hosts':>6} {'us':>8} {'times that with 8 hosts':>26}")
     results = []
@@ -115,7 +115,7 @@ async def by_hosts(rounds: int) -> list[dict[str, Any]]:
 
 
 async def failover(waiters: int) -> float:
-    """Return the seconds from when there is a master again until all who wait are served."""
+    """Return the seconds from when there is a master again until all waiters are served."""
     servers = fake_cluster("a master", "b replica")
     async with manager_of(servers, pool_factory_kwargs={"max_size": 10}) as manager:
         await manager.ready()
@@ -140,7 +140,7 @@ async def failover(waiters: int) -> float:
 
 
 async def by_waiters(rounds: int) -> list[dict[str, Any]]:
-    """Print how long those who wait for a master take to be served, once there is one."""
+    """Print how long it takes to serve all that wait for a master, once there is one."""
     print("tasks that wait for a master, over ten connections, from when it is in routing")
     print(f"  {'waiting':>8} {'all served, ms':>16} {'us for each':>14}")
     results = []
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--save", type=Path, help="write the figures here, as JSON")
     options = parser.parse_args()
-    logging.getLogger("hasql").setLevel(logging.ERROR)  # that a host is down is meant to be
+    logging.getLogger("hasql").setLevel(logging.ERROR)  # hosts are down on purpose
     results = {
         "hosts": asyncio.run(by_hosts(options.rounds)),
         "waiters": asyncio.run(by_waiters(max(1, options.rounds // 40))),

@@ -1,11 +1,11 @@
-"""What `session=` adds to an acquire, by the processor's time: at connect, as a guard, for a lease.
+"""Measures what `session=` adds to an acquire: settings at connect, as a guard, or for a lease.
 
     make bench ARGS="session_settings --rounds 40"
 
-Managers of the same servers that differ in `session=` alone have a lap each round, in turn. A lap
-acquires and releases, and the application asks nothing. `guarded` is `enforce_read_only`: on a
-replica, on a master that only reads come to, and on one that reads and writes come to in turn.
-Asyncpg's pool is without its reset, a round trip that undoes the guard.
+Managers of the same servers that differ only in `session=` have a lap in each round, in turn. A lap
+acquires and releases without a statement; the time is processor time. `guarded` is
+`enforce_read_only`: on a replica, on a master with reads only, and on a master with reads and
+writes in turn. Asyncpg's pool does without its reset, which is a round trip that undoes the guard.
 """
 
 import argparse
@@ -82,7 +82,7 @@ async def _measure(cluster: LocalCluster, contender: Contender, rounds: int) -> 
             for name in names:
                 began = time.process_time_ns()
                 await laps[name]()
-                if number > 1:  # the first two are for warmth
+                if number > 1:  # the first two warm up
                     figures[name].append((time.process_time_ns() - began) / _OPERATIONS / 1000)
     return {name: median(figures[name]) for name in laps}
 

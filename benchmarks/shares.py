@@ -1,4 +1,4 @@
-"""The arithmetic of the herd: what a host has to spend on what it was asked."""
+"""The arithmetic of the herd: the processor time that a host spends on probes and logins."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 __all__ = ("Cost", "Counts", "Share")
 
 _OVER = 1.5
-"""Times the steady rate; below it the burst counts as over."""
+"""Multiple of the steady rate below which the burst counts as over."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Processor seconds of the server, for one of each."""
+    """The processor seconds of the server for each kind of probe and for a login."""
 
     full: float
     changes: float
@@ -21,34 +21,34 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How often one host was asked what, in columns of `width` seconds."""
+    """How often a host was asked each kind of question, in intervals of `width` seconds."""
 
     full: Sequence[int]
     changes: Sequence[int]
     bare: Sequence[int]
     logins: Sequence[int]
-    #: The column in which the fault happened.
+    #: The index of the interval in which the fault happened.
     struck: int
     width: float
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one host saw, in probes per second, and had to spend, in cores."""
+    """The load of a host: probes per second, and the cores that it had to spend."""
 
     steady_rate: float
-    #: In the worst column after the fault, and in the worst second.
+    #: The rates in the worst interval after the fault, and in the worst second.
     peak_rate: float
     worst_second_rate: float
     steady_cores: float
     peak_cores: float
     worst_second_cores: float
-    #: Seconds from the fault until the rate of probes is what it was, and stays so.
+    #: Seconds from the fault until the rate of probes is what it was before, and stays so.
     settled_after: float
 
     @classmethod
     def of(cls, counts: Counts, cost: Cost) -> "Share":
-        """Work it out."""
+        """Compute the load of a host."""
         struck, width = counts.struck, counts.width
         asked = tuple(zip(counts.full, counts.changes, counts.bare, strict=True))
         probes = [sum(each) for each in asked]
@@ -57,7 +57,7 @@ class Share:
             for (full, changes, bare), logins in zip(asked, counts.logins, strict=True)
         ]
         second = round(1 / width)
-        # By whole seconds: after a failover all clients keep in step for a while.
+        # By whole seconds, because after a failover all clients stay in step for a while.
         rates, cores = _sums(probes[struck:], second), _sums(spent[struck:], second)
         steady = sum(probes[:struck]) / (struck * width)
         busy = [at for at, rate in enumerate(rates) if rate > _OVER * steady]

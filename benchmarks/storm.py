@@ -1,10 +1,11 @@
-"""What a storm of signals that mean nothing costs each host, and a failover in the middle of it.
+"""Measures what a storm of meaningless passive signals costs each host, and a failover within it.
 
     make bench ARGS=storm
     python benchmarks/storm.py [--seconds 150] [--runs 20] [--save FILE]
 
-A whole pool manager with its real monitors, on the fake driver of the tests and on the clock of
-herd_count.py, which jumps: minutes of a storm take seconds, and no load of this machine blurs them.
+A whole pool manager with its real monitors runs on the fake driver of the tests, and on the clock
+of herd_count.py, which jumps. So minutes of a storm take seconds, and other load on this machine
+does not blur the results.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Self
 
-# First of all: it takes the place of time.monotonic() for all that is imported after it.
+# Imported first: it replaces time.monotonic() for everything that is imported after it.
 from herd_count import CountedServer, JumpingSelector
 
 from hasql.cluster.host import HostSpec, parse_host
@@ -30,20 +31,20 @@ from testbed.fake_driver import FakeConnection, FakeManager, FakeServer
 __all__ = ("main",)
 
 _RATE = 200
-"""Broken leases, or sessions that are ended, in a second."""
+"""Broken leases, or ended sessions, per second."""
 
 _IDLE_TIMEOUT = 0.6
-"""Seconds after which the server, or something on the way, ends a reserved connection."""
+"""Seconds after which the server, or something on the network, ends a reserved connection."""
 
 _RAMP = 60.0
-"""Seconds until the quiet time between bursts is as long as it gets."""
+"""Seconds until the quiet time between bursts has reached its maximum."""
 
 _NOTICED_AFTER = 0.15
 """Seconds from the loss of a master to the promotion of a replica."""
 
 
 class Server(CountedServer):
-    """A server that may end reserved connections which are idle."""
+    """A server that may end idle reserved connections."""
 
     def __init__(self, host: HostSpec, *, master: bool, ends_idle: bool) -> None:
         super().__init__(host, master=master)
@@ -86,7 +87,7 @@ async def _leases(manager: FakeManager, *, read_only: bool) -> None:
 
 
 async def _everything(server: FakeServer) -> None:
-    """End every session that a server has, those of the monitors included, again and again."""
+    """End all sessions of a server, including those of monitors, again and again."""
     while True:
         for connection in tuple(server.connections):
             connection.lose()
@@ -103,7 +104,7 @@ _STORMS: dict[str, Callable[[FakeManager, list[Server]], Awaitable[None]] | None
 
 
 class Stage:
-    """A cluster, its storm, and what is seen of both."""
+    """A cluster, its storm, and the observations of both."""
 
     def __init__(self, storm: str) -> None:
         idle = storm == "idle ends"
@@ -128,7 +129,7 @@ class Stage:
         await self.manager.close()
 
     def use(self, *, read_only: bool, note: Callable[[str], None]) -> None:
-        """Use the manager from now on, each time in a task of its own."""
+        """Keep using the manager from now on, each time in a new task."""
 
         async def work() -> None:
             with suppress(ConnectionError, NotAvailableError):
@@ -140,7 +141,7 @@ class Stage:
 
 
 async def rates(storm: str, seconds: float) -> dict[str, dict[str, float]]:
-    """Count the probes of each host: a second, in the long run and in the worst second."""
+    """Return the probes of each host per second, in the long run and in the worst second."""
     async with Stage(storm) as stage:
         began = int(time.monotonic())
         await asyncio.sleep(seconds)
@@ -174,7 +175,7 @@ _FAULTS = {"kill": _kill, "freeze": _freeze, "beside": _beside}
 
 
 async def failover(storm: str, fault: str, before: float) -> float:
-    """Return the seconds from a promotion during the storm to the first write that follows it."""
+    """Return the seconds from a promotion during the storm to the first write after it."""
     async with Stage(storm) as stage:
         done = asyncio.get_running_loop().create_future()
 

@@ -1,6 +1,6 @@
-"""The load of traffic.py in threads, and the drivers of `hasql.sync` in its words.
+"""The load of traffic.py in threads, and the drivers of `hasql.sync` behind its interface.
 
-Its coroutines never pause here: each thread runs one from its beginning to its end.
+The coroutines never suspend here: each thread runs one of them from beginning to end.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ __all__ = ("SYNC_DRIVERS", "ThreadTraffic")
 
 
 class ThreadTraffic(Traffic):
-    """Runs in threads until stopped."""
+    """Runs in threads until it is stopped."""
 
     def _begin(self, work: Coroutine[Any, Any, None], name: str, among: list[Any]) -> None:
         thread = Thread(target=run_to_end, args=(work,), name=name, daemon=True)
@@ -34,7 +34,7 @@ class ThreadTraffic(Traffic):
         return await asyncio.to_thread(self._join, patience)
 
     def _join(self, patience: float) -> list[str]:
-        # Those that hang end when closing the manager breaks their connections.
+        # Threads that hang end when the manager closes and breaks their connections.
         deadline = time.monotonic() + patience
         for thread in (*self._tasks, *self._breakers):
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -42,7 +42,7 @@ class ThreadTraffic(Traffic):
 
 
 class _ForThreads(Contender):
-    """Each has a manager in the words of one for tasks."""
+    """A contender whose manager for threads has the interface of one for tasks."""
 
     def manager(self, dsn: str, size: int, *, reset: bool = True, **kwargs: Any) -> Any:
         return ManagerOfThreads(super().manager(dsn, size, reset=reset, **kwargs))

@@ -1,12 +1,12 @@
-"""What acquire and release cost threads beside the driver's own pool.
+"""Measures what acquire and release in threads add to the driver's own pool.
 
     make bench ARGS="threads --rounds 60"
     python benchmarks/threads.py [--rounds 60] [--driver psycopg3] [--save FILE]
 
-The driver's pool and a manager of the same size take turns on the same server, in one process; in
-each round each runs a lap, and who goes first changes from round to round. All connections are
-opened anew several times: see acquire.py. What is empty is a call that takes a connection and one
-that gives it back; a statement runs in a ``with`` block, as applications write it.
+The driver's pool and a manager of the same size take turns on the same server, in one process. Each
+runs a lap in each round, and which goes first changes from round to round. All connections are
+opened anew several times: see acquire.py. An empty operation is a call that takes a connection and
+a call that gives it back; a statement runs in a ``with`` block, as applications write it.
 """
 
 import argparse
@@ -36,7 +36,7 @@ __all__ = ("ThreadCase", "ThreadDriver", "main")
 
 
 class Side(NamedTuple):
-    """A pool or a manager, by what takes a connection, what gives it back, and what does both."""
+    """A pool or a manager: functions that take a connection, give it back, and do both."""
 
     take: Callable[[], Any]
     give: Callable[[Any], object]
@@ -44,7 +44,7 @@ class Side(NamedTuple):
 
 
 class ThreadDriver(NamedTuple):
-    """One driver: how its pool alone is used, and how through hasql."""
+    """A driver: how its pool is used alone, and how through hasql."""
 
     bare: Callable[[str, int], AbstractContextManager[Side]]
     managed: Callable[[str, int], AbstractContextManager[Side]]
@@ -53,7 +53,7 @@ class ThreadDriver(NamedTuple):
 
 @contextmanager
 def bare_psycopg3(dsn: str, size: int) -> Iterator[Side]:
-    """Open a pool of psycopg's."""
+    """Open a psycopg pool."""
     with psycopg_pool.ConnectionPool(
         dsn, min_size=size, max_size=size, kwargs={"autocommit": True}, open=True
     ) as pool:
@@ -71,7 +71,7 @@ def managed_psycopg3(dsn: str, size: int) -> Iterator[Side]:
 
 
 def closing_of(pool: QueuePool) -> Callable[[], AbstractContextManager[Any]]:
-    """Return what takes a connection of a queue pool for a block."""
+    """Return a function that takes a connection from a queue pool for a block."""
     return lambda: closing(pool.connect())
 
 
@@ -95,7 +95,7 @@ def managed_psycopg2(dsn: str, size: int) -> Iterator[Side]:
 
 
 def select_by_psycopg2(connection: Any) -> None:
-    """Ask for 1, in a transaction that giving back the connection ends."""
+    """Run SELECT 1, in a transaction that ends when the connection is given back."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")
 
@@ -134,7 +134,7 @@ DRIVERS = {
 
 @dataclass(frozen=True, slots=True)
 class ThreadCase:
-    """What a lap does."""
+    """A kind of lap."""
 
     threads: int
     select: bool
@@ -145,12 +145,12 @@ class ThreadCase:
 
     @property
     def each(self) -> int:
-        """How many operations each thread does in a lap."""
+        """The number of operations of each thread in a lap."""
         return max(20, (200 if self.select else 1000) // self.threads)
 
 
 CASES = [ThreadCase(threads, select) for select in (False, True) for threads in (1, 16)]
-#: How often the connections are opened anew for a case.
+#: How many times the connections are opened anew for a case.
 _OPENINGS = 5
 
 
@@ -170,7 +170,7 @@ class Runners:
         self._executor = ThreadPoolExecutor(threads)
 
     def lap(self, case: ThreadCase, side: Side) -> float:
-        """Return the seconds that one operation takes, with all threads at it."""
+        """Return the seconds of one operation while all threads work."""
         work = self._select if case.select else self._nothing
         running = [self._executor.submit(self._time, work, case, side) for _ in self._threads]
         began, ended = zip(*(each.result() for each in running), strict=True)

@@ -1,9 +1,9 @@
 """The process that failover.py watches: an application with writers and readers on one manager.
 
-Reads its plan from standard input, one JSON object on a line: `dsn`, `writers`, `readers`,
-`replicas`, and `storm`, which says how leases are broken beside all that, or null. Answers
-``"ready"``, begins at the next line and stops at the one after; then writes what it has taken note
-of, as one JSON object. Times are of the monotonic clock, which all processes of a machine share.
+It reads its plan from standard input, a JSON object on one line: `dsn`, `writers`, `readers`,
+`replicas`, and `storm`, which tells how leases are broken besides, or is null. It answers
+``"ready"``, starts at the next line and stops at the one after that. Then it writes its records as
+one JSON object. Times are those of the monotonic clock, which all processes of a machine share.
 """
 
 import asyncio
@@ -34,19 +34,19 @@ _INSERT = (
 _SELECT = "SELECT current_setting('cluster_name')"
 
 _BROKEN_RATE = 200
-"""Leases that a storm breaks in a second."""
+"""Leases that a storm breaks per second."""
 
 _BREAKERS = 8
-"""Tasks that share in that; every other one takes leases of the master.
+"""The number of tasks that break them; every other task acquires leases of the master.
 
-One that waits for a lease breaks none meanwhile, nor makes up for it.
+A task that waits for a lease breaks none meanwhile, and does not catch up afterwards.
 """
 
 _TERMINATE = "SELECT pg_terminate_backend(pg_backend_pid())"
 
 
 class Traffic:
-    """Runs until stopped and takes note of every operation."""
+    """Runs until it is stopped, and records every operation."""
 
     def __init__(self, contender: Contender, manager: Any) -> None:
         self._contender = contender
@@ -76,9 +76,9 @@ class Traffic:
     def storm(self, kind: str) -> None:
         """Break leases from now on.
 
-        As an administrator or a proxy does it whose victims these are (`terminated`: the server
-        ends the session, and the pool opens another), or as it comes out of a lease's block where
-        another service's connection has broken (`raised`).
+        With `terminated`, the server ends the session, as an administrator or a proxy may, and the
+        pool opens another. With `raised`, a connection error leaves the lease's block, as if
+        another service's connection had broken.
         """
         for index in range(_BREAKERS):
             self._begin(self._break(kind, index), f"breaker {index}", self._breakers)
@@ -109,12 +109,12 @@ class Traffic:
         self._begin(self._repeat(name, work, client), name, self._tasks)
 
     async def stop(self) -> None:
-        """Let each of them end what it does; take note of those that do not."""
+        """Wait for each worker to end its operation; record those that do not."""
         self._stopping = True
         for name in await self._end(_PATIENCE):
             self.hung.append((name, self._began[name]))
 
-    # What runs them: tasks here.
+    # The workers are tasks here; a subclass uses threads.
 
     def _begin(self, work: Coroutine[Any, Any, None], name: str, among: list[Any]) -> None:
         among.append(asyncio.create_task(work, name=name))
@@ -123,7 +123,7 @@ class Traffic:
         await asyncio.sleep(seconds)
 
     async def _end(self, patience: float) -> list[str]:
-        """Wait for them, then end them; return the names of those that did not by themselves."""
+        """Wait for the workers, then end them; return the names of those that had to be ended."""
         _, hanging = await asyncio.wait(self._tasks, timeout=patience)
         for breaker in self._breakers:
             breaker.cancel()
@@ -143,7 +143,7 @@ class Traffic:
             began = self._began[name] = monotonic()
             try:
                 await work(client, number)
-            except Exception as error:  # noqa: BLE001 - counting them is what this is for
+            except Exception as error:  # noqa: BLE001 - every failure is counted
                 words = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
                 self.failed.append((name, words, began, monotonic()))
             await self._rest(_PAUSE)
@@ -162,10 +162,10 @@ class Traffic:
 
 
 def contender_of(driver: str) -> tuple[Contender, type[Traffic]]:
-    """Return what uses a driver, and what it is used by."""
+    """Return the contender for a driver, and the class of the load that uses it."""
     if driver in DRIVERS:
         return DRIVERS[driver](), Traffic
-    # Not where the published hasql is, which has none.
+    # Imported here, because the published hasql has no drivers for threads.
     from thread_traffic import SYNC_DRIVERS, ThreadTraffic
 
     return SYNC_DRIVERS[driver](), ThreadTraffic
