@@ -23,7 +23,7 @@ class Knowledge:
     def __init__(self, name: str, record: Record) -> None:
         self.name = name
         self.record = record
-        #: For hosts that have not answered the last probe: when it was sent.
+        #: For hosts with unanswered probes: when the first of these was sent.
         self.unanswered: dict[HostSpec, float] = {}
         #: When the manager last took each host for dead.
         self._down: dict[HostSpec, float] = {}

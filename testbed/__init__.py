@@ -5,7 +5,7 @@
 `testbed.scene`
     Actions on real servers, and observations of them.
 `testbed.proxy`
-    A TCP proxy that can go deaf.
+    A TCP proxy that can go silent.
 `testbed.middlemen`
     PgBouncer, HAProxy and an address that moves, in front of the servers.
 `testbed.web`

@@ -77,8 +77,9 @@ class FakeServer:
         self._up_since = clock()
         self.position = 1000
         self.flushed = 1000
-        #: What the server reports about the recovery that ended when it became a master (as a
-        #: standby or after a crash), and about the master that it followed as a standby.
+        #: What it reports as a master about the recovery before that: the position where it ended,
+        #: whether the server was a standby until then, and, if so, the time (in microseconds) of
+        #: the last commit that it replayed.
         self.recovered_to: int | None = None
         self.was_standby = False
         self.last_replayed: int | None = None
@@ -99,7 +100,7 @@ class FakeServer:
         #: them report; None for the right one.
         self.reports_flag = True
         self.lie: bool | None = None
-        #: The same for pooled connections alone: the monitor's connection reports the truth.
+        #: The same for pooled connections alone; the monitor's connection is not affected.
         self.lie_to_pool: bool | None = None
         #: Whether it is behind a pooler, so that another process answers than the login named.
         self.pooler = False
@@ -197,8 +198,8 @@ class FakeServer:
         """The history that a probe reads.
 
         Of a master: the position flushed, the position where its recovery ended, whether it was a
-        standby until then, and the last position that it replayed. Of a standby: only the timeline
-        that it follows.
+        standby until then, and the time of the last commit that it replayed. Of a standby: only the
+        timeline that it follows.
         """
         if self.master:
             return self.flushed, self.recovered_to, self.was_standby, self.last_replayed, None

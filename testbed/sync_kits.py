@@ -59,7 +59,7 @@ class SyncKit(ABC):
     lost: tuple[type[Exception], ...]
     #: The error of a statement that the server refuses.
     refused_statement: type[Exception]
-    #: The keywords of `pool_factory_kwargs` for the pool's bounds; None if the driver has no such.
+    #: The keywords of `pool_factory_kwargs` for the pool's bounds; None if the driver has none.
     min_keyword: str | None
     max_keyword: str
     #: `pool_factory_kwargs` with which no named statement outlives its transaction; a pooler of

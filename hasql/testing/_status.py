@@ -44,7 +44,7 @@ class NodeStatus:
     position: int
     """Its WAL position in bytes: received or replayed on a replica, written on a master."""
     standbys: frozenset[str]
-    """The names of the replicas that, by its own account, stream from it and have caught up."""
+    """The names of the replicas that, as it says, stream from it and have caught up."""
     forks: Mapping[int, int]
     """For each older timeline, the WAL position in bytes where the next timeline left it."""
 

@@ -45,7 +45,7 @@ class LoadKit(ABC):
     module: str
     #: The errors of a statement on a lost connection; docs/reference/errors.rst lists them.
     lost: tuple[type[Exception], ...]
-    #: The keywords of `pool_factory_kwargs` for the pool's bounds; None if the driver has no such.
+    #: The keywords of `pool_factory_kwargs` for the pool's bounds; None if the driver has none.
     min_keyword: str | None
     max_keyword: str
     #: `pool_factory_kwargs` with which no named statement outlives its transaction; a pooler of

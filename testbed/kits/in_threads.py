@@ -28,7 +28,7 @@ class _Acquire:
 
     def __await__(self) -> Generator[None, None, Any]:
         return self._manager.getconn(*self._args, **self._kwargs)
-        yield  # makes this function a generator, which can be awaited
+        yield  # makes this a generator, because `await` needs an iterator
 
     async def __aenter__(self) -> Any:
         self._lease = self._manager.acquire(*self._args, **self._kwargs)

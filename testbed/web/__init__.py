@@ -1,1 +1,1 @@
-"""Example applications under their real servers; tests and `chaos` let them live a failover."""
+"""Example applications under their real servers; tests and `chaos` play failovers under them."""

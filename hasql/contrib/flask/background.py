@@ -19,8 +19,8 @@ log = logging.getLogger("hasql")
 _THREADS: Final = 32
 """The most connections that are reset at the same time.
 
-A thread is started only if none is idle, so there are never more than connections have come back
-at once. They are ordinary Python threads, so under gevent they are greenlets.
+A thread is started only if none is idle, so there are at most as many threads as connections that
+came back at the same time. They are ordinary Python threads, so under gevent they are greenlets.
 """
 
 

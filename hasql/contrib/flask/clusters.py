@@ -296,7 +296,7 @@ class AppClusters:
         _all.add(self)
 
     def of(self, name: str) -> Cluster:
-        """Return a cluster by name. Raises ConfigurationError if the application has none such."""
+        """Return a cluster by name. Raises ConfigurationError if there is none of that name."""
         try:
             return self.by_name[name]
         except (KeyError, TypeError):

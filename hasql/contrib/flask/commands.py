@@ -41,7 +41,7 @@ _timeout = click.option(
 def status(cluster: str | None, timeout: float) -> None:
     """Show every host with its role, its health and its lag.
 
-    The connections are those of this process: how many are in use, and the most it may have.
+    The connections are those of this process: the number in use, and the most it may have.
     """
     rows: list[tuple[str, ...]] = [_HEAD]
     errors = []
