@@ -145,7 +145,7 @@ async def _play(
 
 
 async def _whole(application: Application) -> None:
-    # An application whose hosts do not all come back is recognised by what it lacks afterwards.
+    # An application whose hosts do not all come back is recognized by what it lacks afterwards.
     try:
         await application.manager.ready(1, 2, timeout=_PATIENCE)
     except NotAvailableError as error:

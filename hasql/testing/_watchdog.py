@@ -112,7 +112,7 @@ def _kill_all(root: str, bindir: str, until: float) -> set[int]:
         table = process_table()
         pids = _processes_of(table, root, bindir)
         # A process that is ending no longer tells its program and working directory, so it is
-        # recognised by its pid and start time.
+        # recognized by its pid and start time.
         ending = [each for each in table if killed.get(each.pid) == each.started]
         killed.update((each.pid, each.started) for each in table if each.pid in pids)
         for pid in pids:

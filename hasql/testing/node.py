@@ -79,7 +79,7 @@ class LocalNode:
 
     @property
     def running(self) -> bool:
-        """Whether the server's process exists; it does so if the server is frozen, too."""
+        """Whether the server's process exists; True for a frozen server, too."""
         return self._process is not None and self._process.alive()
 
     @property
@@ -102,7 +102,7 @@ class LocalNode:
         await asyncio.to_thread(self._start)
 
     async def stop(self, mode: Literal["fast", "smart", "immediate"] = "fast") -> None:
-        """Shut the server down and wait until it is gone; a frozen server is thawed first.
+        """Shut the server down and wait until it is gone; a frozen server is thawed for that.
 
         The modes are those of pg_ctl: https://www.postgresql.org/docs/current/app-pg-ctl.html
         """
@@ -372,7 +372,7 @@ class LocalNode:
             except ClusterError:
                 self.kill()
         elif self.running:
-            # Not thawed to stop it: a deposed master would accept writes for a moment.
+            # Kill it instead of thawing it: a deposed master would accept writes for a moment.
             self.kill()
         self._await_end()
 

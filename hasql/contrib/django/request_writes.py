@@ -21,18 +21,18 @@ __all__ = (
     "note_write",
 )
 
-# A statement may be long, and no other thread runs while one matches it. All repetitions are
+# A statement may be long, and no other thread runs while it is matched. All repetitions are
 # therefore possessive, so that matching never backtracks. PostgreSQL nests comments; a comment that
-# contains another one is not recognised here.
+# contains another one is not recognized here.
 _COMMENT = r"""--[^\n\r]*+ | /\* [^*/]*+ (?: (?: \*(?!/) | /(?!\*) ) [^*/]*+ )*+ \*/"""
 _FIRST_WORD = re.compile(rf"(?: [\s(] | {_COMMENT} )*+ (\w++)", re.VERBOSE)
 # Strings, quoted names and comments: semicolons and keywords in them mean nothing. Whether a quote
 # after a backslash ends a string depends on the string and the session, so a string with such a
-# quote is not recognised here.
+# quote is not recognized here.
 _NO_CODE = re.compile(
     rf"""' [^'\\]*+ (?: \\(?!') [^'\\]*+ )*+ ' | "[^"]*+" | {_COMMENT}""", re.VERBOSE
 )
-# Signs of a string, name or comment that was not recognised; a dollar may begin a string, too.
+# Signs of a string, name or comment that was not recognized; a dollar may begin a string, too.
 _UNCLEAR = re.compile(r"""['"$] | /\*""", re.VERBOSE)
 _WORD = re.compile(r"\w++")
 #: The first words of statements that only read. Each is mapped to the words that make such a

@@ -25,7 +25,7 @@ class RequestLease(Generic[_ConnT]):
 
     The first dependency acquires the connection. Usually `end` gives it back, just before the
     response begins, and not the last dependency: after an endpoint has returned, another dependency
-    or the serialisation of the result may still fail. Only if an exception has passed through a
+    or the serialization of the result may still fail. Only if an exception has passed through a
     dependency is the connection given back as soon as the last one has left.
     """
 
@@ -47,7 +47,7 @@ class RequestLease(Generic[_ConnT]):
             except BaseException:
                 self.over = True
                 raise
-            # Some drivers lend the same object again and again. This note lets the pool recognise a
+            # Some drivers lend the same object again and again. This note lets the pool recognize a
             # task that uses a connection which another request has got meanwhile.
             if (pool := self._driver_pool) is not None:
                 pool.hold(connection)
