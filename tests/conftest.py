@@ -1,4 +1,4 @@
-"""What every test has: the event loops they run on, and its place in a shared queue."""
+"""Serves all tests: the event loops that they run on, and their order among the workers."""
 
 import gc
 import signal
@@ -12,10 +12,10 @@ import pytest
 from hasql.testing._ports import free_ports
 
 pytest_plugins = ["tests.middlemen"]
-if find_spec("flask"):  # which is not in every environment
+if find_spec("flask"):  # Flask is not installed in every environment
     pytest_plugins.append("tests.flask_scene")
 
-#: Files whose tests share what is dear to start: one worker runs all of such a file.
+#: Files whose tests share servers that are costly to start: one worker runs all of such a file.
 _TOGETHER = (
     "test_chaos_commits.py",
     "test_chaos_load_control.py",
@@ -33,8 +33,8 @@ _TOGETHER = (
     "test_sync_names.py",
     "test_sync_tls.py",
 )
-#: Which files come first, as each takes long by itself, or goes by a clock before others are at
-#: work, and which last: what keeps a core busy.
+#: Files that run first: each takes long by itself, or measures time and needs a machine that is
+#: not busy yet. Files that run last keep a core busy.
 _FIRST = ("test_chaos.py", "test_patroni.py", "test_typing.py", "test_storm.py")
 _LAST = (
     "test_drivers_pgbouncer.py",
@@ -49,21 +49,21 @@ _LAST = (
     "test_drivers_failover.py",
 )
 
-#: Whose tests a worker is at.
+#: The file whose tests this worker is running, under "is".
 _file: dict[str, Path] = {}
 
 
 def pytest_configure() -> None:
-    """Hear interrupts, as the programs do that tests start.
+    """Hear interrupts, here and in the programs that tests start.
 
-    A shell has what it starts in the background ignore them.
+    A shell makes the processes that it starts in the background ignore them.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave each test the loops that it is for; tell workers what belongs together, and when."""
+    """Leave each test the loops that it is for; tell workers which tests go together, and when."""
     if left := {item for item in items if _is_run_on_the_other_loop(item)}:
         config.hook.pytest_deselected(items=[*left])
         items[:] = [item for item in items if item not in left]
@@ -76,7 +76,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_run_on_the_other_loop(item: pytest.Item) -> bool:
-    """Tell whether a test that the loop makes no difference to runs on the other one: in turn."""
+    """Tell whether a test that needs only one loop, no matter which, is run on the other one."""
     if item.get_closest_marker("loops_in_turn") is None or not isinstance(item, pytest.Function):
         return False
     params: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
@@ -90,15 +90,16 @@ def _is_run_on_the_other_loop(item: pytest.Item) -> bool:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what there is, thousands of tests and all drivers, out of garbage collections."""
+    """Keep what exists by now, thousands of tests and all drivers, out of garbage collections."""
     _leave_out_what_there_is()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Leave out as well what a file has brought: modules, and what Python and pytest keep.
+    """At the first test of a file, keep out as well what files have brought since the last time.
 
-    Now that nothing holds what its last test has used: what is left out is not found later.
+    That is modules, and what Python and pytest keep. By then nothing holds what the last test of
+    the file before has used. That matters: garbage that is kept out is never found later.
     """
     if _file.setdefault("is", item.path) != item.path:
         _file["is"] = item.path
@@ -106,10 +107,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def _leave_out_what_there_is() -> None:
-    """Have the collector look at nothing that is there by now.
+    """Make the garbage collector skip all objects that exist by now.
 
-    Many a test has it look for what it has left behind. To go through all the rest as well took it
-    a quarter of a second each time at the beginning, and three quarters in the end.
+    Many tests run the collector to look for what they have left behind. Going through all other
+    objects too took a quarter of a second each time at the start of a run, and three quarters at
+    its end.
     """
     gc.collect()
     gc.freeze()
@@ -137,6 +139,6 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 
 @pytest.fixture
 def unused_ports() -> tuple[int, int]:
-    """Two ports of the loopback interface on which nobody listens, and no other worker will."""
+    """Two ports of the loopback interface on which nothing listens, and no other worker will."""
     one, other = free_ports(2)
     return one, other

@@ -1,11 +1,11 @@
-"""Strategies of Hypothesis for hosts and DSNs."""
+"""Hypothesis strategies for hosts and DSNs."""
 
 from hypothesis import strategies as st
 
 from hasql.cluster.dsn import Dsn
 from hasql.cluster.host import HostSpec
 
-# Everything a server takes: a NUL ends a string in the protocol.
+# Every character that a server takes: in the protocol a NUL ends a string.
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)
 ports = st.integers(1, 65535)
 names = st.from_regex(r"[a-z0-9_][a-z0-9_.-]{0,20}", fullmatch=True)

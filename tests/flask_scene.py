@@ -1,4 +1,4 @@
-"""Applications of Flask on a real cluster, and what is asked of their connections."""
+"""Flask applications on a real cluster, and the statements that tests run in them."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ DRIVERS = ("psycopg3", "psycopg2", "sqlalchemy")
 
 
 def sizes(driver: str, maximum: int) -> dict[str, Any]:
-    """Return the `pool_factory_kwargs` for pools of so many connections, opened when needed."""
+    """Return the `pool_factory_kwargs` for pools of `maximum` connections, opened when needed."""
     if driver == "psycopg3":
         return {"min_size": 0, "max_size": maximum}
     return {"pool_size": maximum, "max_overflow": 0}
 
 
 def execute(connection: Any, sql: str) -> list[Any]:
-    """Run a statement in the words of whichever driver the connection is of; return its rows."""
+    """Run a statement through the API of the connection's driver, and return its rows."""
     if hasattr(connection, "exec_driver_sql"):
         result = connection.exec_driver_sql(sql)
         return list(result) if result.returns_rows else []
@@ -44,12 +44,12 @@ def execute(connection: Any, sql: str) -> list[Any]:
 
 
 def value(connection: Any, sql: str) -> Any:
-    """Return the one value that a query has."""
+    """Return the single value that a query yields."""
     return execute(connection, sql)[0][0]
 
 
 def wait_for(holds: Callable[[], bool]) -> None:
-    """Wait for what another thread or process does."""
+    """Wait until a condition holds that another thread or process brings about."""
     deadline = monotonic() + 20
     while not holds():
         assert monotonic() < deadline
@@ -57,7 +57,7 @@ def wait_for(holds: Callable[[], bool]) -> None:
 
 
 class FlaskScene:
-    """Makes applications, and closes what they have at the end."""
+    """Makes applications, and closes their pool managers at the end."""
 
     def __init__(self, cluster: LocalCluster, driver: str, application: str) -> None:
         from hasql.contrib.flask import Hasql
@@ -70,7 +70,7 @@ class FlaskScene:
         self.apps: list[Flask] = []
 
     def app(self, *, pool: int = 4, replicas: int = 2, **settings: Any) -> Flask:
-        """Make an application; `settings` are its own, without ``HASQL_``."""
+        """Make an application; `settings` are its configuration, without the prefix ``HASQL_``."""
         from flask import Flask
 
         app = Flask("tested")
@@ -88,9 +88,9 @@ class FlaskScene:
         return f"{node.dsn}?application_name={self.application}"
 
     def ask(self, app: Flask, view: Callable[[], Any]) -> TestResponse:
-        """Have one request answered by a view, which is made a route for it."""
+        """Add a route for a view, send one request to it, and return the response."""
         path = f"/{len(app.view_functions)}"
-        # A route can be added after the first request by the map alone.
+        # Flask refuses to add a route after the first request; its map does not.
         app.view_functions[path] = view
         app.url_map.add(app.url_rule_class(path, endpoint=path, methods={"GET"}))
         return app.test_client().get(path)
@@ -102,7 +102,7 @@ class FlaskScene:
         return sum(node.in_flight for node in nodes)
 
     def all_given_back(self, app: Flask) -> None:
-        """Wait until no place is taken; a reset takes place after the response."""
+        """Wait until no place is taken: connections are reset after the response."""
         wait_for(lambda: self.in_flight(app) == 0)
 
     def close(self) -> None:
@@ -118,7 +118,7 @@ class FlaskScene:
             yield connection
 
     def end(self, pid: int) -> None:
-        """End a session as an administrator may, and wait until it is gone."""
+        """End a session as an administrator, and wait until it is gone."""
         with self.admin() as admin:
             admin.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
 
@@ -133,7 +133,7 @@ class FlaskScene:
         return Table(name)
 
     def rows(self, table: Table) -> list[int]:
-        """Return what another session sees in a table."""
+        """Return the values that another session sees in a table."""
         with self.admin() as admin:
             return [row[0] for row in execute(admin, f"{table.rows} ORDER BY i")]
 
@@ -142,7 +142,7 @@ class FlaskScene:
 def flask(
     request: pytest.FixtureRequest, pg_cluster: LocalCluster, application: str
 ) -> Iterator[FlaskScene]:
-    """Applications of one of the drivers."""
+    """A scene of applications that use one of the drivers."""
     scene = FlaskScene(pg_cluster, request.param, application)
     yield scene
     scene.close()

@@ -1,4 +1,4 @@
-"""Scenes of leases behind middle men, as the tests play them."""
+"""Plays scenes of leases behind middle men, in the short form that tests use."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ("check_no_lease_is_wrong",)
 async def check_no_lease_is_wrong(
     name: str, cluster: LocalCluster, kits: Sequence[LoadKit]
 ) -> None:
-    """Play a scene in short to drivers; none may have met a wrong server, or hung."""
+    """Play the short form of a scene to drivers; none may meet a wrong server, or hang."""
     scene = LEASE_SCENES[name]
     if scene.program is not None:
         needs(scene.program)
     outcomes = await play_leases(scene, cluster, kits, short=True)
     assert sum(x.leases for x in outcomes) >= 500
     problems = {x.driver: x.problems for x in outcomes if x.problems}
-    assert not problems, problems  # pytest tells nothing of what is asserted here
+    assert not problems, problems  # pytest does not rewrite assertions in this module

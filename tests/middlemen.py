@@ -1,4 +1,4 @@
-"""A pytest plugin: the middle men that are programs, started for a test and ended with it."""
+"""A pytest plugin: starts PgBouncer and HAProxy for a test, and ends them with it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ("StartHAProxy", "StartPgBouncer", "haproxy", "needs", "needs_tls", "p
 
 
 class StartPgBouncer(Protocol):
-    """Starts a PgBouncer that leads to a server; more settings by their names."""
+    """Starts a PgBouncer that leads to a server; other settings are given by their names."""
 
     def __call__(
         self,
@@ -40,26 +40,26 @@ class StartPgBouncer(Protocol):
 
 
 class StartHAProxy(Protocol):
-    """Starts an HAProxy before all nodes."""
+    """Starts an HAProxy in front of all nodes."""
 
     def __call__(self, *, cut: bool = True) -> HAProxy: ...
 
 
 def needs(*programs: str) -> None:
-    """Skip the test without these programs, or fail it where nothing may be skipped."""
+    """Skip the test if these programs are missing, or fail it where nothing may be skipped."""
     if reason := why_missing(*programs):
         skip(reason)
 
 
 def needs_tls() -> None:
-    """Skip the test where no server can speak TLS, or fail it where nothing may be skipped."""
+    """Skip the test if no server can speak TLS, or fail it where nothing may be skipped."""
     needs("openssl")
     if find_local(None, Account.for_servers(), tls=True) is None:
         skip(f"{NONE} PostgreSQL that was built with TLS: apt-get install postgresql")
 
 
 def skip(reason: str) -> NoReturn:
-    """Skip a test for what the machine has not, or fail it where nothing may be skipped."""
+    """Skip a test because the machine lacks something, or fail it where nothing may be skipped."""
     if os.environ.get("HASQL_SKIP_NOTHING"):
         pytest.fail(reason)
     pytest.skip(reason)
@@ -67,7 +67,7 @@ def skip(reason: str) -> NoReturn:
 
 @pytest.fixture
 def pgbouncer(pg_cluster: LocalCluster) -> Iterator[StartPgBouncer]:
-    """Start one before a server of the cluster, or several."""
+    """Returns a function that starts a PgBouncer in front of a server of the cluster."""
     needs("pgbouncer")
     from testbed.middlemen.pgbouncer import PgBouncer
 
@@ -88,7 +88,7 @@ def pgbouncer(pg_cluster: LocalCluster) -> Iterator[StartPgBouncer]:
 
 @pytest.fixture
 def haproxy(pg_cluster: LocalCluster) -> Iterator[StartHAProxy]:
-    """Start one before the cluster, or several."""
+    """Returns a function that starts an HAProxy in front of the cluster."""
     needs("haproxy")
     from testbed.middlemen.haproxy import HAProxy
 
@@ -101,7 +101,7 @@ def haproxy(pg_cluster: LocalCluster) -> Iterator[StartHAProxy]:
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
-    """Say at the end what was skipped for want of programs."""
+    """At the end, list the tests that were skipped because programs are missing."""
     reasons = Counter(
         report.longrepr[2].removeprefix("Skipped: ")
         for report in terminalreporter.stats.get("skipped", ())

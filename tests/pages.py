@@ -1,6 +1,6 @@
-"""The pages of the documentation, and the code blocks in them.
+"""Reads the pages of the documentation, and the code blocks in them.
 
-A block of a language that is not run has the reason in a comment just before it::
+A block that is not run has the reason in a comment just before it::
 
     .. not run: it takes a Kubernetes cluster
 
@@ -49,9 +49,9 @@ class Block:
     page: Path
     language: str
     code: str
-    #: Of the first line of its code.
+    #: Where the first line of its code stands on the page.
     line: int
-    #: Why it is not run, if it is not.
+    #: Why it is not run, or None if it is.
     reason: str | None
 
     def __str__(self) -> str:
@@ -59,7 +59,7 @@ class Block:
 
     @property
     def kind(self) -> str:
-        """Whether it is a program, a test file or a fragment of Python; else its language."""
+        """Whether it is a program, a test file or a fragment; if not Python, its language."""
         if self.language != "python":
             return self.language
         body = ast.parse(self.code).body
@@ -70,7 +70,7 @@ class Block:
 
 
 def for_this_environment(block: Block) -> bool:
-    """Whether a block is for the SQLAlchemy that is installed here, 1.4 or another."""
+    """Whether a block is meant for the version of SQLAlchemy that is installed here, 1.4 or 2."""
     try:
         old = version("SQLAlchemy").startswith("1.")
     except PackageNotFoundError:
@@ -79,7 +79,7 @@ def for_this_environment(block: Block) -> bool:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """What a program of a user finds: hasql installed."""
+    """Return the environment of a user's program, in which hasql can be imported."""
     result = {**os.environ, **more}
     try:
         distribution("hasql")

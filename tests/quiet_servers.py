@@ -1,4 +1,4 @@
-"""Tests of connects that a server gets through a proxy, and what a busy machine makes of them."""
+"""Repeats tests that count connects through a proxy, if a busy machine has disturbed them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ async def play_to_one_that_answers(
     behind_proxy: Callable[[], AbstractAsyncContextManager[tuple[Any, Proxy]]],
     play: Callable[[Any, Proxy], Awaitable[None]],
 ) -> None:
-    """Play a scene to a ready manager of one host; if that went quiet and it failed, once more.
+    """Play a scene to a ready manager of one host; repeat it if it failed and the host went quiet.
 
-    Connects are given up to a server that has not answered for a tenth of a second, as may be on a
-    busy machine. Then nothing can be said of how many there have to be.
+    hasql gives up connects to a server that has not answered for a tenth of a second, which happens
+    on a busy machine. The test then cannot say how many connects there should be.
     """
     for _ in range(5):
         async with behind_proxy() as (manager, proxy):

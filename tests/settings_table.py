@@ -1,6 +1,6 @@
-"""The table of settings in the documentation, as the settings themselves have it.
+"""Makes the table of settings in the documentation from the settings themselves.
 
-python -m tests.settings_table    write it
+python -m tests.settings_table    write the table to standard output
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _JSON = "JSON"
 
 
 def table_of_settings() -> Iterator[list[str]]:
-    """Yield a row for each: its variable, what it takes, its default, and what it means."""
+    """Yield a row for each setting: its variable, the values it takes, its default, its meaning."""
     for name, field in Settings.model_fields.items():
         if name in _GROUPS:
             for inner, each in _GROUPS[name].model_fields.items():
@@ -93,7 +93,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def main() -> None:
-    """Write the table as it stands on the page."""
+    """Write the table in the form in which it stands on the page."""
     lines = [".. list-table::", "   :header-rows: 1", "   :widths: 34 22 16 28", ""]
     for row in [["Variable", "Takes", "Default", "Meaning"], *table_of_settings()]:
         lines += [f"   {' ' if number else '*'} - {cell}" for number, cell in enumerate(row)]

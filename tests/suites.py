@@ -1,9 +1,9 @@
-"""A pytest plugin that keeps to the tests an environment is meant for.
+"""A pytest plugin that selects the tests that an environment is meant for.
 
     python -m pytest -p tests.suites --suite sqlalchemy14
 
-The other files are not imported, also when they are named on the command line: what is asked for
-goes to every environment, and each takes its part.
+The other files are not imported, even when they are named on the command line: the same command
+line goes to every environment, and each runs its part of it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 
-#: The tests on real servers that run with the drivers of each environment.
+#: The tests on real servers that run in each environment, with the drivers that are there.
 OF_DRIVERS = (
     "tests/integration/test_drivers*.py",
     "tests/integration/test_several_servers.py",
@@ -29,27 +29,27 @@ OF_DRIVERS = (
 
 
 def of_each_driver(sqlalchemy: str) -> tuple[str, ...]:
-    """Return the files about one driver each, of those with this major version of SQLAlchemy."""
+    """Return the files about single drivers that need this major version of SQLAlchemy."""
     here = (driver for driver in DRIVERS if driver.sqlalchemy == sqlalchemy)
     return tuple(f"tests/integration/{test}" for driver in here for test in driver.tests)
 
 
-#: By its name, the files of each suite; "!" takes some out again. The whole has no name.
+#: The files of each suite by its name; "!" takes files out again. The full run is not among them.
 SUITES: dict[str, tuple[str, ...]] = {
-    # Without any extra: no driver, nothing of the command line's.
+    # Without any extra: no driver, and no library of the command line's.
     "core": (
         "tests/unit/*.py",
         "tests/property/*.py",
-        "!tests/unit/test_rate_strategies.py",  # counts as limits does
-        "!tests/unit/test_settings.py",  # reads them with pydantic
-        "!tests/unit/test_provable_reads.py",  # looks at SQLAlchemy's statements
-        "!tests/unit/test_demo_report.py",  # reads what rich prints
-        "!tests/unit/test_source_of_a_dsn.py",  # asks DNS and Patroni
+        "!tests/unit/test_rate_strategies.py",  # needs limits
+        "!tests/unit/test_settings.py",  # needs pydantic
+        "!tests/unit/test_provable_reads.py",  # needs SQLAlchemy
+        "!tests/unit/test_demo_report.py",  # needs rich
+        "!tests/unit/test_source_of_a_dsn.py",  # needs the libraries for DNS and Patroni
         "!tests/unit/test_typing.py",  # runs the type checkers
     ),
-    # With the drivers that get on with SQLAlchemy 2, or without any.
+    # With the drivers that work with SQLAlchemy 2, or without SQLAlchemy.
     "drivers": (*OF_DRIVERS, "tests/integration/test_sync_*.py", *of_each_driver("2")),
-    # With those that need SQLAlchemy 1.4.
+    # With the drivers that need SQLAlchemy 1.4.
     "sqlalchemy14": (
         *OF_DRIVERS,
         *of_each_driver("1"),
@@ -68,7 +68,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def belongs(path: Path, config: pytest.Config) -> bool:
-    """Whether a file, or any directory, is of the suite."""
+    """Whether a file belongs to the suite; a directory always does."""
     if path.is_dir():
         return True
     patterns = SUITES[config.getoption("--suite")]
@@ -78,7 +78,7 @@ def belongs(path: Path, config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # pytest asks nobody whether to ignore what was named on the command line.
+    # pytest does not call `pytest_ignore_collect` for files named on the command line.
     there = config.invocation_params.dir
     config.args = [each for each in config.args if belongs(there / each.partition("::")[0], config)]
 
