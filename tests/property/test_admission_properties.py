@@ -1,4 +1,4 @@
-"""The gate of admission against a model: fair, never more than the limit, nobody forgotten."""
+"""The admission gate against a model: it is fair, keeps its limit and forgets no acquire."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Asker:
-    """One who waits: what the model knows of it, and its acquire at the gate."""
+    """A waiting acquire: what the model knows of it, and its place at the gate."""
 
     priority: Priority
     half_at: float
@@ -31,7 +31,7 @@ class Asker:
 
 
 class GateMachine(RuleBasedStateMachine):
-    """Acquires that come, wait, give up and end, while time goes on."""
+    """Acquires that enter, wait, give up and end while time goes on."""
 
     @initialize(
         limit=st.integers(1, 12),
@@ -91,7 +91,7 @@ class GateMachine(RuleBasedStateMachine):
         asker = data.draw(st.sampled_from(self.waiting))
         self.waiting.remove(asker)
         self.gate.leave(asker.acquire)
-        self.gate.leave(asker.acquire)  # once more, as after an interrupt
+        self.gate.leave(asker.acquire)  # a second time, as after an interrupt
         self.expect_grants()
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 3.0]))
@@ -106,7 +106,7 @@ class GateMachine(RuleBasedStateMachine):
         self.expect_grants()
 
     def expect_grants(self) -> None:
-        """Check that those have a permit who are next by the model, and no others."""
+        """Check that exactly those acquires have a permit that are next by the model."""
         while self.waiting:
             able = [x for x in self.waiting if self.room_for(x.priority)]
             if not able:
@@ -147,5 +147,5 @@ def test_a_queue_whose_waiters_give_up_does_not_grow() -> None:
         acquire = QueuedAcquire(Priority.NORMAL, 0.0, 1000.0)
         gate.join(acquire, 1000.0)
         gate.leave(acquire)
-    kept = [*gate._queues.values(), *gate._by_age.values()]  # noqa: SLF001  # what would grow
+    kept = [*gate._queues.values(), *gate._by_age.values()]  # noqa: SLF001  # these would grow
     assert sum(map(len, kept)) < 200

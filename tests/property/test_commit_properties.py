@@ -1,8 +1,8 @@
-"""Nothing that is told of a commit is ever wrong, whatever a cluster has gone through (20).
+"""The outcome that hasql tells of a commit is never wrong, whatever has happened (20).
 
-A small model of PostgreSQL: servers with a write-ahead log, some of it flushed, which give ids to
-transactions, crash, start again, follow one another and are promoted. Whatever it comes to,
-what the rule makes of the answer of any master is compared with what is in that master's log.
+The tests use a small model of PostgreSQL: servers with a partly flushed write-ahead log give ids to
+transactions, crash, restart, follow one another and are promoted. The outcome that the rule derives
+from a master's answer is always compared with that master's log.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from hasql.resilience import CommitMark, Outcome
 from hasql.resilience.commit_rule import StatusAnswer, last_sign, outcome_of
 
 SYSTEM = 7
-#: Microseconds that a server takes from its end to its next commit, at the least.
+#: Microseconds that a server takes at least from its end to its next commit.
 START = 20_000
 
 
 @dataclass(frozen=True)
 class Record:
-    """One record of the log: of whose transaction, and whether it is its commit."""
+    """One record of the log: whose transaction it belongs to, and whether it is the commit."""
 
     xid: int = 0
     owner: int = 0
@@ -48,7 +48,7 @@ class Server:
     was_standby: bool = False
     last_replayed: int | None = None
     followed: int = 1
-    #: Where the log ended when it began to follow others, since its start.
+    #: Where the log ended when the server last started.
     began_at: int = 0
 
     def status(self, xid: int) -> str:
@@ -74,10 +74,10 @@ class Server:
 
 
 class Cluster:
-    """What happens, and what hasql sees of it."""
+    """The servers, what happens to them, and what hasql sees of it."""
 
     def __init__(self, told: Counter[tuple[Outcome | None, int]]) -> None:
-        #: What was said, and after how many promotions at the most.
+        #: How often each outcome was told, and after how many promotions at most.
         self.told = told
         self.now = 1_000_000
         self.owners = count(1)
@@ -93,7 +93,7 @@ class Cluster:
     # What a server does
 
     def transact(self, server: Server, number: int) -> None:
-        """Have a transaction write, of which we keep the mark; maybe it commits."""
+        """Let a transaction write, and keep its mark; it may commit, roll back or go on."""
         if not server.master:
             return
         xid, owner = server.next_xid, next(self.owners)
@@ -121,7 +121,7 @@ class Cluster:
             server.log.append(Record(xid, owner, commit=True, at=self.now))
 
     def write(self, server: Server, number: int) -> None:
-        """Have others write and commit, which takes ids."""
+        """Let other transactions write and commit, which uses up ids."""
         if server.master:
             for _ in range(number % 4 + 1):
                 xid, owner = server.next_xid, next(self.owners)
@@ -134,7 +134,7 @@ class Cluster:
             server.flushed = len(server.log)
 
     def crash(self, server: Server, number: int) -> None:
-        """Lose what was not flushed, or some of it, and start again: with another postmaster."""
+        """Lose none, some or all of the unflushed log, and restart, maybe with a new postmaster."""
         lost = len(server.log) - server.flushed
         del server.log[len(server.log) - (number % (lost + 1)) :]
         self._start(server, crashed=True)
@@ -158,7 +158,7 @@ class Cluster:
             server.flushed = len(server.log)
 
     def follow(self, server: Server, number: int) -> None:
-        """Receive some of what another has flushed, if the logs are one so far."""
+        """Receive a part of what another server has flushed, if the logs agree so far."""
         for other in self.servers:
             if other.master and not server.master and other.timeline >= server.timeline:
                 have = len(server.log)
@@ -172,7 +172,8 @@ class Cluster:
                     return
 
     def promote(self, server: Server, _: int) -> None:
-        # That two have begun timelines of one number, and hasql has not seen both, nobody knows.
+        # If two servers begin timelines of the same number and hasql has not seen both, it cannot
+        # know; the model leaves that out.
         begun = server.timeline + 1
         seen = {x.timeline for x in self.topology.seen.switches.get(SYSTEM, ())}
         if server.master or (begun in self.begun and begun not in seen):
@@ -191,7 +192,7 @@ class Cluster:
         self.begun.add(begun)
 
     def rejoin(self, server: Server, number: int) -> None:
-        """Make it a replica of another, with that one's log."""
+        """Make a server a replica of another one, with that one's log."""
         others = [each for each in self.servers if each.master and each is not server]
         if others:
             other = others[number % len(others)]
@@ -214,7 +215,7 @@ class Cluster:
         self.topology = self.topology.observe(failed).topology
 
     def check(self) -> None:
-        """Ask each master that hasql routes to of every commit."""
+        """Ask each master that hasql routes to about every commit."""
         routed = {state.host for state in self.topology.masters}
         for server in self.servers:
             if not server.master or server.host not in routed:
@@ -238,7 +239,7 @@ class Cluster:
         return outcome_of(mark, answer, self.topology.seen.switches.get(SYSTEM, ()), sign)
 
 
-#: What happens, and how often compared with other things.
+#: What may happen, and its relative frequency.
 STEPS = {
     Cluster.transact: 20,
     Cluster.write: 10,
@@ -264,7 +265,7 @@ def test_20_no_story_makes_an_outcome_wrong() -> None:
             step(cluster, chance.choice(cluster.servers), chance.randrange(12))
             if chance.random() < 0.1:
                 cluster.check()
-    # All of it has been said: on the same timeline, and after one promotion and two.
+    # Each outcome was told on the same timeline, and after one and two promotions.
     for outcome in Outcome:
         for promotions in range(3):
             assert told[outcome, promotions] > 0, (outcome, promotions)

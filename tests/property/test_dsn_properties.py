@@ -1,4 +1,4 @@
-"""What holds for every DSN, whatever its parts."""
+"""Properties of every DSN, whatever its parts."""
 
 import re
 import traceback
@@ -20,8 +20,8 @@ keywords = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.]{0,20}", fullmatch=True).filter
     lambda keyword: keyword not in _TAKEN
 )
 
-# The letters of these passwords occur in no message and in no other part, so that one of them
-# found anywhere is a piece of the password; the rest is what splits a DSN.
+# The letters of these passwords occur in no message and in no other part of a DSN. So one of
+# them, wherever it is found, is a piece of the password. The other characters split a DSN.
 LETTERS = frozenset("жщэюяЖЩ")
 passwords = st.text(st.sampled_from([*sorted(LETTERS), *"/?#@:&=%,[]'\\ +1"]), min_size=1).filter(
     LETTERS.intersection
@@ -86,7 +86,7 @@ def test_a_password_never_shows_when_it_breaks_the_dsn(password: str) -> None:
         assert not shows_a_piece(shown)
 
 
-# Without what repr() spells as no driver does, and without the stars themselves.
+# Leaves out characters that repr() escapes, which no driver does, and the star of the mask.
 secrets = st.text(
     st.characters(categories=["L", "N", "P", "S"], exclude_characters="*") | st.just(" "),
     min_size=1,
@@ -95,7 +95,7 @@ secrets = st.text(
 
 
 def told_with(secret: str) -> str:
-    """What drivers and applications are known to write, with a secret where each writes it."""
+    """Return a text like those of drivers and applications, with a secret where they write one."""
     url, libpq = quote(secret, safe=""), secret.replace("\\", r"\\").replace("'", r"\'")
     return (
         f"cannot connect to postgresql://u:{url}@h:5432/d?sslmode=x&sslpassword={url}&a=b, "
@@ -106,9 +106,9 @@ def told_with(secret: str) -> str:
 
 @given(secrets)
 def test_a_secret_is_masked_where_it_stands_and_nothing_else_is(secret: str) -> None:
-    for password in (secret, None):  # also one that is not of the DSN but of an argument
+    for password in (secret, None):  # also if the secret is not in the DSN but in an argument
         dsn = Dsn((HostSpec("h", 5432),), "u", password, "d")
-        shown = dsn.hide(told_with(secret)).replace('"', "'")  # repr() takes either quote
+        shown = dsn.hide(told_with(secret)).replace('"', "'")  # repr() uses either quote
         assert shown == told_with("***").replace("%2A", "*")
 
 

@@ -1,4 +1,4 @@
-"""The topology step under any observations in any order."""
+"""The step of the topology under any observations in any order."""
 
 from __future__ import annotations
 
@@ -85,14 +85,14 @@ def test_no_two_masters_of_one_cluster_serve_and_none_below_a_timeline_once_serv
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster as it might be: what each host answers, or None for one that is down."""
+    """A possible cluster: the answer of each host, or None if it is down."""
 
     answers: tuple[Reading | None, ...]
 
 
 @st.composite
 def sound_clusters(draw: st.DrawFn) -> Cluster:
-    """Any cluster without two masters on one timeline, whose right picture depends on history."""
+    """Draw a cluster without two masters on one timeline: there the right picture needs history."""
     timelines = draw(st.permutations([1, 2, 3, 4]))
     answers: list[Reading | None] = []
     for i, timeline in enumerate(timelines):
@@ -109,7 +109,7 @@ def test_any_order_of_observations_ends_in_the_same_picture(
         Answered(host, 50, 51, reading) if reading else Failed(host, 50, 51, OSError("down"))
         for host, reading in zip(HOSTS, cluster.answers, strict=True)
     ]
-    # Whatever was seen too late, and so is older than the final observations, counts for nothing.
+    # Observations that come late, and are older than the final ones, count for nothing.
     stale = data.draw(
         st.lists(
             st.builds(
