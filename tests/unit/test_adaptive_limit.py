@@ -1,4 +1,4 @@
-"""The limit that adapts, beside servers that are known: how near to the best it comes."""
+"""How near the adaptive limit comes to the best, with simulated servers whose best is known."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ def alike(_: Random) -> float:
 
 
 def by_chance(chance: Random) -> float:
-    """Exponentially distributed."""
+    """Draw from an exponential distribution with the mean 1."""
     return chance.expovariate(1.0)
 
 
 def mixed(chance: Random) -> float:
-    """Nine short ones, and one that takes fifty times as long."""
+    """Draw from a mix with the mean 1: one of ten leases is fifty times as long as the others."""
     return 50 / 5.9 if chance.random() < 0.1 else 1 / 5.9
 
 
 class Servers:
-    """Servers that do so many leases at once; more of them share that, and meet.
+    """Simulated servers that serve a number of leases at full speed; more leases slow each other.
 
     Args:
-        knee: How many.
-        seconds: What a lease takes then, at the mean.
-        met: By what part each lease more than that slows all of them besides.
-        length: Draws how long one lease is, 1 at the mean.
+        knee: How many leases they serve at full speed.
+        seconds: What a lease takes then, on average.
+        met: The fraction by which each lease beyond the knee slows down all of them in addition.
+        length: Draws the relative length of a lease; its mean is 1.
     """
 
-    def __init__(  # noqa: PLR0913  # what is known of them
+    def __init__(  # noqa: PLR0913  # the properties of the servers
         self,
         knee: int,
         seconds: float = 0.01,
@@ -56,9 +56,9 @@ class Servers:
         self._number = 0
 
     def play(self, seconds: float, demand: int, *, critical: bool = False) -> list[int]:
-        """Have as many leases out as want and may; return the limit at the end of each.
+        """Keep as many leases out as the demand and the limit allow.
 
-        All of them are critical, or none.
+        Either all of them are critical, or none. Return the limit at the end of each lease.
         """
         until, limits = self.now + seconds, []
         while True:
@@ -73,7 +73,7 @@ class Servers:
         return limits
 
     def share_of_best(self, seconds: float) -> float:
-        """Have more to do than can be done; return what part of the best is done."""
+        """Play more demand than the servers can serve; return the share of the best throughput."""
         return len(self.play(seconds, 400)) / seconds / (self.knee / self.seconds)
 
     def _may(self, *, critical: bool) -> int:
@@ -111,7 +111,7 @@ def test_in_an_overload_that_comes_later_too(length: Callable[[Random], float]) 
 
 def test_the_limit_goes_down_to_what_servers_do_well_and_stays_there() -> None:
     servers = Servers(10)
-    servers.play(5, demand=8)  # at ease: what a lease takes at the best is learnt
+    servers.play(5, demand=8)  # little load: the limit learns what a lease takes at best
     servers.play(5, demand=400)
     limits = servers.play(100, demand=400)
     assert 9 <= mean(limits) <= 14

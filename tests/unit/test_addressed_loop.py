@@ -1,4 +1,4 @@
-"""The loop that leads a name to an address, for drivers that are given a loop."""
+"""The event loop that leads a name to an address, for drivers that are given a loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-NAME = "db.example.invalid"  # leads nowhere, so whoever asks a resolver for it fails
+NAME = "db.example.invalid"  # no resolver knows it, so looking it up fails
 
 
 @asynccontextmanager
@@ -29,7 +29,7 @@ async def listening(address: str = "127.0.0.2", port: int = 0) -> AsyncIterator[
 
 
 async def connect(loop: AddressedLoop, host: str, port: int) -> str:
-    """Connect, and return the address that this has led to."""
+    """Connect, and return the address of the peer."""
     transport, _ = await loop.create_connection(asyncio.Protocol, host, port)
     try:
         return str(transport.get_extra_info("peername")[0])
@@ -57,13 +57,13 @@ async def test_another_name_leads_where_it_does() -> None:
     async with listening() as port:
         loop = AddressedLoop(asyncio.get_running_loop(), NAME, "127.0.0.3")
         assert await connect(loop, "127.0.0.2", port) == "127.0.0.2"
-        assert loop.address is None  # an application's own `connect` may go through a tunnel
-        with pytest.raises(ConnectionRefusedError):  # it is at another address, not unknown
+        assert loop.address is None  # an application's own `connect` may use a tunnel
+        with pytest.raises(ConnectionRefusedError):  # the name is led to 127.0.0.3, not looked up
             await connect(loop, NAME, port)
 
 
 async def test_tls_from_the_first_byte_checks_the_name(tmp_path: Path) -> None:
-    """As asyncpg has it with ``sslnegotiation=direct``."""
+    """asyncpg does this with ``sslnegotiation=direct``."""
     authority = Authority(tmp_path / "authority")
     trusting = ssl.create_default_context(cafile=authority.certificate)
     async with await asyncio.start_server(
@@ -80,7 +80,7 @@ async def test_tls_from_the_first_byte_checks_the_name(tmp_path: Path) -> None:
 
 
 async def test_an_answer_that_nobody_waits_for_any_more_leaves_no_message() -> None:
-    """As of asyncpg's cancel request that is given up, by the name that it has for it."""
+    """A cancel request of asyncpg's that is given up leaves such a future, under the same name."""
 
     class Asking(asyncio.Protocol):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Admission in a manager: who waits, who goes first, and what is said to who is refused."""
+"""Admission in a manager: which acquires wait, which go first, and what a refusal says."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from testbed.fake_driver import FakeManager, fake_cluster, manager_of, until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-#: A test whose turns are by the clock, and not by what else the machine does.
+#: For tests in which the clock decides what comes first, not how busy the machine is.
 in_virtual_time = pytest.mark.parametrize(
     "anyio_backend",
     [pytest.param(("asyncio", {"loop_factory": partial(new_loop, VirtualClock())}), id="virtual")],
@@ -43,7 +43,7 @@ async def managed(admission: Admission, **kwargs: Any) -> AsyncIterator[FakeMana
 
 
 class Crowd:
-    """Tasks that ask for a lease each, in the order in which they are let in."""
+    """Tasks that each ask for a lease; `let_in` is the order in which they get it."""
 
     def __init__(self, manager: FakeManager) -> None:
         self._manager = manager
@@ -54,7 +54,7 @@ class Crowd:
     async def ask(
         self, name: str, level: Priority = Priority.NORMAL, timeout: float = 60.0, **kwargs: Any
     ) -> None:
-        """Have one more ask, and wait until it has or waits."""
+        """Let one more task ask for a lease, and wait until it has the lease or waits for it."""
         self._done[name] = asyncio.Event()
 
         async def use() -> None:
@@ -195,7 +195,7 @@ async def test_replicas_may_be_counted_apart_by_what_is_asked_for() -> None:
                 await manager.acquire_replica()
         servers["b"].kill()
         await until(lambda: manager.replica_pool_count == 0)
-        async with manager.acquire_replica():  # on the master
+        async with manager.acquire_replica():  # falls back to the master
             metrics = manager.metrics()
             assert metrics.admission is not None
             assert metrics.replica_admission is not None

@@ -1,8 +1,8 @@
-"""Balancer policies: what each gives to whom, and what a policy of the user's own may do.
+"""Balancer policies: how each distributes acquires, and what a user's own policy may do.
 
-Where chance decides, `assert_share` allows six standard deviations. The exact binomial tails beyond
-them, for the numbers used here, are below 5e-9. There are about a hundred such comparisons, so that
-the whole file raises a false alarm less often than once in a million runs.
+Where chance decides, `assert_share` allows six standard deviations. For the numbers used here the
+exact binomial tails beyond them are below 5e-9. There are about a hundred such comparisons, so the
+whole file raises a false alarm less often than once in a million runs.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ each_policy = pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: pol
 
 @dataclass
 class Fixed:
-    """A candidate that stays as it was made."""
+    """A candidate with fixed values."""
 
     position: int
     free: int = 10
@@ -72,13 +72,13 @@ def fixed(*response_times: float | None) -> list[Fixed]:
 
 
 def counts(policy: BaseBalancerPolicy, candidates: Sequence[Fixed], times: int) -> list[int]:
-    """Choose so often, and return how often each was chosen."""
+    """Choose `times` times, and return how often each candidate was chosen."""
     chosen = Counter(policy.choose(candidates).position for _ in range(times))
     return [chosen[candidate.position] for candidate in candidates]
 
 
 def assert_share(count: int, total: int, share: float) -> None:
-    """Check a number of successes against their probability."""
+    """Check that a number of successes agrees with their probability."""
     assert abs(count - total * share) <= 6 * sqrt(total * share * (1 - share)), (count, total)
 
 
@@ -89,10 +89,11 @@ def cluster_of(replicas: int) -> dict[str, FakeServer]:
 def with_room(
     policy: type[BaseBalancerPolicy], size: int, idle: int | None = None
 ) -> dict[str, Any]:
-    """Make the arguments of a manager with pools of this size, open already, that probes no more.
+    """Make the arguments of a manager whose pools have this size, and which does not probe again.
 
-    What is connecting, or being probed, while a loaded machine stalls the loop becomes suspect and
-    is avoided, which is right but would be counted here.
+    All connections are opened at first, unless `idle` gives another number. If a busy machine
+    stalls the loop while a host is being probed or connected to, the host becomes suspect and is
+    avoided. That is right, but would distort the counts here.
     """
     return {
         "balancer_policy": policy,
@@ -106,7 +107,7 @@ def host_of(connection: FakeConnection) -> str:
 
 
 async def at_once(acquires: Iterable[Awaitable[FakeConnection]]) -> list[FakeConnection]:
-    """Await acquires that are all under way together."""
+    """Run acquires concurrently, and return their connections."""
 
     async def one(acquire: Awaitable[FakeConnection]) -> FakeConnection:
         return await acquire
@@ -119,7 +120,7 @@ async def give_back(manager: FakeManager, taken: Iterable[FakeConnection]) -> No
 
 
 async def reads(manager: FakeManager, number: int, weight: float | None = None) -> str:
-    """Read so often, one after the other, and return the hosts' names in order."""
+    """Acquire replicas one after the other, and return the hosts' names in that order."""
     seen = ""
     for _ in range(number):
         async with manager.acquire_replica(master_as_replica_weight=weight) as connection:
@@ -131,8 +132,8 @@ async def reads(manager: FakeManager, number: int, weight: float | None = None) 
 
 
 def test_one_millisecond_against_five_is_five_to_one() -> None:
-    # Six standard deviations are 387 of 30,000: the ratio is then between 4.57 and 5.50, within
-    # the tenth that is promised.
+    # Six standard deviations are 387 of 30,000. So the ratio is between 4.57 and 5.50, which is
+    # within the tenth that is promised.
     fast, slow = counts(RandomWeightedBalancerPolicy(), fixed(0.001, 0.005), 30_000)
     assert_share(fast, 30_000, 5 / 6)
     assert slow == 30_000 - fast
@@ -146,7 +147,7 @@ def test_one_millisecond_against_five_is_five_to_one() -> None:
         pytest.param((0.002,) * 8, (1 / 8,) * 8, id="all that are looked at"),
         pytest.param((None, None), (0.5, 0.5), id="none is known"),
         pytest.param((0.001, None, 0.001), (1 / 3,) * 3, id="one is not known"),
-        # 1 and 1/5, and the mean of these.
+        # The inverses are as 1 to 1/5; the third counts as their mean.
         pytest.param((0.001, 0.005, None), (5 / 9, 1 / 9, 3 / 9), id="not known: the average"),
         pytest.param((0.0, 0.0), (0.5, 0.5), id="no time at all"),
         pytest.param((0.0, 1e-9), (0.5, 0.5), id="too short to be told from none"),
@@ -184,7 +185,7 @@ def test_shares_follow_the_weights_of_a_source(
 
 
 def test_weighted_among_many_decides_between_two_drawn_evenly() -> None:
-    # The one fast host of twelve is drawn in 2 of 12 cases, and then wins 5 of 6.
+    # The one fast host of twelve is drawn in 2 of 12 cases, and is then chosen in 5 of 6.
     got = counts(RandomWeightedBalancerPolicy(), fixed(0.001, *[0.005] * 11), 12_000)
     assert_share(got[0], 12_000, 2 / 12 * 5 / 6)
     for count in got[1:]:
@@ -192,7 +193,7 @@ def test_weighted_among_many_decides_between_two_drawn_evenly() -> None:
 
 
 class Sluggish(FakeServer):
-    """A server that takes its time for every answer."""
+    """A server that pauses before every answer."""
 
     pause = 0.0
 
@@ -211,11 +212,11 @@ async def test_a_fast_host_is_preferred_by_what_its_probes_took() -> None:
     async with manager:
         await manager.ready()
         times = [manager.get_last_response_time(pool) or 0.0 for pool in manager.pools]
-        assert times[1] >= 0.024  # uvloop's clock counts milliseconds
+        assert times[1] >= 0.024  # uvloop's clock has a resolution of 1 ms
         asked = [asyncio.ensure_future(manager.acquire_replica()) for _ in range(400)]
         await asyncio.sleep(0)
-        # All have chosen, and none has got its connection: by what the loop has measured, near
-        # 5 : 1 unless the machine stalls it. The tail is 2e-8 there.
+        # All acquires have chosen a host, and none has its connection yet. The shares follow the
+        # measured times, near 5 : 1 unless the machine stalls the loop. There the tail is 2e-8.
         chosen = [node.in_flight for node in manager.metrics().nodes]
         assert sum(chosen) == 400
         assert_share(chosen[0], 400, times[1] / sum(times))
@@ -235,7 +236,7 @@ def test_greedy_takes_the_one_with_most_free() -> None:
 def test_greedy_breaks_ties_at_random(number: int) -> None:
     candidates = [*fixed(*[0.001] * number), Fixed(number, free=1)]
     if number == 8:
-        candidates.pop()  # all that are looked at
+        candidates.pop()  # a policy looks at no more than eight candidates
     got = counts(GreedyBalancerPolicy(), candidates, 3000)
     for count in got[:number]:
         assert_share(count, 3000, 1 / number)
@@ -252,7 +253,7 @@ async def test_greedy_spreads_nine_simultaneous_acquires_five_to_four() -> None:
             assert sorted(hosts.values()) == [4, 5]
             more.append(max(hosts, key=lambda host: hosts[host]))
             await give_back(manager, taken)
-        # Which of them gets one more is left to chance: 30 times the same is 1 in 5e8.
+        # Chance decides which of them gets one more: 30 times the same happens 1 time in 5e8.
         assert set(more) == {"r0", "r1"}
 
 
@@ -268,10 +269,11 @@ async def test_greedy_counts_what_is_in_use_already(min_size: int) -> None:
         await give_back(manager, [*held, *taken])
 
 
-# With the better of two at random the exact probability that any of twelve nodes is four or more
-# above the mean is 1.0e-7 after any multiple of twelve choices (the Markov chain of the loads, its
-# states pruned below 1e-15, computed to 660 choices, where it has converged to eight digits).
-# One at random would be 15 above the mean or more after 1,200 choices, all but always.
+# If the better of two random nodes is chosen, the exact probability that any of twelve nodes is
+# four or more above the mean is 1.0e-7 after any multiple of twelve choices. (That is the Markov
+# chain of the loads, its states pruned below 1e-15, computed to 660 choices, where it has converged
+# to eight digits.) If a single random node were chosen, one would nearly always be 15 or more above
+# the mean after 1,200 choices.
 MOST_ABOVE_MEAN = 3
 
 
@@ -316,9 +318,10 @@ def test_2_no_more_than_eight_are_looked_at(
 
 @given(st.lists(st.sets(st.integers(0, 5), min_size=1), max_size=60))
 def test_round_robin_serves_those_that_stay_in_strict_turn(sets: list[set[int]]) -> None:
-    """Between two turns of a node each other one that was there throughout has exactly one."""
+    """Between two turns of a node, each other node present throughout has exactly one turn."""
     policy, nodes = RoundRobinBalancerPolicy(), [Fixed(position) for position in range(6)]
-    # How often each node was chosen since the last turn of another, both having stayed.
+    # For each pair of nodes that have both stayed: how often the first was chosen since the
+    # last turn of the second.
     since: dict[tuple[int, int], int] = {}
     for present in sets:
         since = {pair: n for pair, n in since.items() if present.issuperset(pair)}
@@ -422,7 +425,7 @@ async def test_the_masters_share_of_simultaneous_reads_is_as_given(
 async def test_a_master_gets_no_more_than_its_share_when_replicas_are_exhausted(
     policy: type[BaseBalancerPolicy],
 ) -> None:
-    """The other reads wait for a replica, as they do without a share."""
+    """The other reads wait for a replica, as they would if the master had no share."""
     async with manager_of(cluster_of(2), **with_room(policy, 300)) as manager:
         await manager.ready()
         held = await at_once(manager.acquire_replica(timeout=20) for _ in range(600))
@@ -451,7 +454,7 @@ async def test_reads_of_an_exhausted_masters_share_go_to_replicas(
         writer = await manager.acquire_master()
         taken = [await manager.acquire_replica(master_as_replica_weight=1) for _ in range(2)]
         assert sorted(map(host_of, taken)) == ["r0", "r1"]
-        # With all exhausted they take what comes first, on whichever of them.
+        # While all hosts are exhausted, such reads take the first place that becomes free.
         for held in (writer, taken[0]):
             waiting = asyncio.ensure_future(
                 manager.acquire_replica(timeout=20, master_as_replica_weight=1)
@@ -466,7 +469,7 @@ async def test_reads_of_an_exhausted_masters_share_go_to_replicas(
 async def test_a_share_is_no_fallback_for_absent_replicas() -> None:
     async with manager_of(fake_cluster("m master"), acquire_timeout=0.02) as manager:
         with pytest.raises(NotAvailableError):
-            # The share of 1,000 acquires in a row would be 1e-125 of all cases.
+            # That 1,000 acquires in a row do not draw the master has a probability of 1e-125.
             await reads(manager, 1000, 0.75)
         assert await reads(manager, 100, 1) == 100 * "m"
 
@@ -509,7 +512,7 @@ async def test_what_a_policy_is_given() -> None:
         direct = [await pool.acquire() for _ in range(2)]
         for connection in direct:
             manager.register_connection(connection, pool)
-        # As many as fit are out, and one more was registered than the node may lend.
+        # One more connection is registered than the node may lend.
         pool.sizes = type(pool.sizes)(0, 3)
         manager.register_connection(extra := await pool.acquire(), pool)
         given.clear()
@@ -529,7 +532,7 @@ async def test_what_a_policy_is_given() -> None:
 
 
 class Moody(BaseBalancerPolicy):
-    """Takes the first, until it is told to do otherwise."""
+    """Chooses the first candidate, until a test replaces `does`."""
 
     def __init__(self) -> None:
         self.does: Callable[[Sequence[Any]], Any] = lambda candidates: candidates[0]
@@ -590,7 +593,7 @@ async def test_a_policys_mistake_fails_its_acquire_and_nothing_else(
 
 
 class Loyal(BaseBalancerPolicy):
-    """Keeps to the first it has met, whatever it is offered."""
+    """Always chooses the first candidate it has ever met, whatever it is offered."""
 
     def __init__(self) -> None:
         self.first: Any = None
@@ -633,7 +636,7 @@ async def test_a_policy_cannot_send_a_writer_to_a_replica() -> None:
 
 
 class Preferring(BaseBalancerPolicy):
-    """Takes the first of the hosts that it was told of."""
+    """Chooses the candidate whose host comes first in a list of names."""
 
     def __init__(self, *names: str) -> None:
         self.names = names
@@ -660,7 +663,7 @@ async def test_an_instance_serves_one_manager_alone() -> None:
         chance = policy.chance
         with pytest.raises(ConfigurationError, match="this Preferring serves another pool manager"):
             manager_of(servers, balancer_policy=policy)
-        # And the first has lost nothing.
+        # The first manager's policy is unchanged.
         assert policy.chance is chance
         await manager.ready()
         assert await reads(manager, 2) == "bb"
@@ -680,7 +683,7 @@ async def test_a_policy_has_its_chance_from_the_manager() -> None:
             return Random(7)  # noqa: S311  # no secret
 
     async def hosts(policy: type[BaseBalancerPolicy] | BaseBalancerPolicy) -> str:
-        servers = cluster_of(12)  # of so many two are drawn
+        servers = cluster_of(12)  # among so many hosts, two are drawn at random
         by_host = {server.host: server for server in servers.values()}
         async with Seeded(
             by_host, **{**with_room(GreedyBalancerPolicy, 2), "balancer_policy": policy}
@@ -708,10 +711,10 @@ async def test_a_policy_sees_how_far_each_candidate_is() -> None:
     servers: dict[str, FakeServer] = {"a": a, "b": b, "c": c}
     async with manager_of(servers, balancer_policy=Watching) as manager:
         await manager.ready()
-        # The master has told how far it is by now, and so has each replica, once more.
+        # By then the master has reported its position, and each replica has done so again.
         await manager.wait_next_pool_check()
         assert await reads(manager, 1) == "c"
-        # A host of the DSN has no label; one that has replayed all is not behind.
+        # A host of the DSN has no label. A replica that has replayed everything has no lag.
         assert seen == {"b": (3000, 2.5, None), "c": (5000, 0.0, None)}
         b.position = 6000
         await manager.wait_next_pool_check()

@@ -1,4 +1,4 @@
-"""The arithmetic of the benchmarks: what a wrong figure would come from, unseen."""
+"""The arithmetic of the benchmarks, where a mistake would silently give wrong figures."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_host_spends_what_it_is_asked_times_the_cost() -> None:
 
 def test_a_burst_is_over_when_every_second_after_it_is_as_before() -> None:
     cost = Cost(0.001, 0.001, 0.001, 0.001)
-    # The second that begins with the burst's last half still has some of it.
+    # The second that begins in the last half second of the burst still contains a part of it.
     assert Share.of(COUNTS, cost).settled_after == pytest.approx(1.5)
     assert Share.of(replace(COUNTS, bare=[0] * 8), cost).settled_after == 0
 
@@ -120,7 +120,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def published() -> list[dict[str, Any]]:
-    """What the benchmark had found when it was published last: the medians, as one run each."""
+    """Return the last published results of the benchmark, each median as a single run."""
     text = (ROOT / "docs" / "benchmarks" / "results.rst").read_text("utf-8")
     section = re.split(r"^(\w.*)\n-+$", text, flags=re.MULTILINE)
     rows = section[section.index("Failover") + 1].split("   * - ")[2:]

@@ -1,4 +1,4 @@
-"""The breaker of a cluster's masters: what it counts, and that exactly one trial goes through."""
+"""The breaker of a cluster's masters: what it counts, and that it admits exactly one trial."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 
 class Host:
-    """As much of a node as a breaker looks at."""
+    """The part of a node that a breaker looks at."""
 
     def __init__(self, *, as_master: bool = True) -> None:
         self.as_master = as_master
-        #: What the last connect there has met.
+        #: The error of the last connect to it.
         self.error: BaseException | None = None
 
 
 class Bench:
-    """A breaker on a clock that a test sets."""
+    """A breaker whose clock is set by the test."""
 
     def __init__(self, threshold: int = 3, recovery: float = 30.0) -> None:
         self.now = 100.0
@@ -77,7 +77,7 @@ class Bench:
         self, lease: Lease[Any, Any], error: BaseException | None = None, *, lost: bool = False
     ) -> None:
         lease.lost = lost
-        self.breaker.returned(lease, Host(), error)  # type: ignore[arg-type]  # as much as it sees
+        self.breaker.returned(lease, Host(), error)  # type: ignore[arg-type]  # it sees no more
 
     def open(self) -> None:
         while self.state == "closed":
@@ -170,7 +170,7 @@ def test_18_what_hasql_or_a_limit_of_the_session_has_ended_tells_nothing(
     assert bench.state == "half-open"
     trial = bench.lend()
     setattr(trial, why, True)
-    bench.end(trial)  # as hasql ends what nobody gives back
+    bench.end(trial)  # as hasql ends a lease that is never given back
     assert bench.state == "half-open"
     bench.end(bench.lend())
     assert bench.state == "closed"
@@ -214,7 +214,7 @@ def test_a_lease_that_tells_nothing_leaves_the_count_as_it_is(
 ) -> None:
     bench.fail()
     bench.fail()
-    bench.end(bench.lend(), error, lost=error is None)  # closed, nobody knows by whom
+    bench.end(bench.lend(), error, lost=error is None)  # closed, not known by whom
     bench.fail()
     assert bench.state == "open"
 
@@ -254,7 +254,7 @@ def test_exactly_one_trial_goes_through_and_its_success_closes_it(bench: Bench) 
     bench.end(trial)
     assert bench.state == "closed"
     assert [type(event) for event in bench.told] == [BreakerOpened, BreakerClosed]
-    bench.fail()  # and it counts from the beginning
+    bench.fail()  # the breaker counts from zero again
     assert bench.state == "closed"
 
 
@@ -308,21 +308,21 @@ def test_a_trial_that_works_for_long_keeps_nobody_waiting(bench: Bench) -> None:
     bench.now += 0.2
     bench.end(bench.lend())
     assert bench.state == "closed"
-    bench.end(trial, ConnectionResetError(), lost=True)  # counts as any
+    bench.end(trial, ConnectionResetError(), lost=True)  # counts like any other lease
     assert bench.breaker.measure().failures == 1
 
 
 def test_a_probe_that_sees_a_master_is_word_enough_for_one_trial(bench: Bench) -> None:
     bench.open()
-    bench.breaker.master_seen(bench.now - 1)  # it had begun before
+    bench.breaker.master_seen(bench.now - 1)  # the probe had begun before the breaker opened
     assert bench.is_refused()
     bench.now += 1
     bench.breaker.master_seen(bench.now)
     bench.fail()
     bench.now += 1
-    bench.breaker.master_seen(bench.now)  # its word was not worth much
+    bench.breaker.master_seen(bench.now)  # a trial failed since, so the probe does not count
     assert bench.is_refused()
-    bench.breaker.master_seen(None)  # another serves now
+    bench.breaker.master_seen(None)  # another master begins to serve
     bench.end(bench.lend())
     assert bench.state == "closed"
 
@@ -426,7 +426,7 @@ async def test_18_acquires_that_give_no_time_to_connect_do_not_open_it() -> None
     kwargs = {"max_size": 8}
     async with manager_of(servers, breaker=Breaker(2), pool_factory_kwargs=kwargs) as manager:
         await manager.ready(1, 0)
-        async with manager.acquire_master():  # the one that is open
+        async with manager.acquire_master():  # takes the only open connection
             servers["a"].before_login = asyncio.Event().wait
             for _ in range(5):
                 with pytest.raises(NotAvailableError, match="not done by an acquire's deadline"):

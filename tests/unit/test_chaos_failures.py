@@ -1,4 +1,4 @@
-"""What chaos tells of operations that failed."""
+"""What chaos reports about operations that failed."""
 
 from __future__ import annotations
 
@@ -53,5 +53,5 @@ def test_who_shares_a_processor_is_told_for_how_long_it_had_none() -> None:
         [sys.executable, "-c", STARVED], check=True, capture_output=True, text=True, timeout=60
     )
     seconds, starved = map(float, done.stdout.split())
-    # What is left of the time is its own, in which it has computed for 0.2 s.
+    # The rest of the time is its own: it has computed for 0.2 s.
     assert 0.05 < starved < seconds - 0.15

@@ -1,4 +1,4 @@
-"""The commit finder on a scriptable cluster (20): whom it asks, how long, and what it leaves."""
+"""The commit finder on a scriptable cluster (20): which hosts it asks, how long, what it keeps."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 def finder_of(manager: FakeManager) -> CommitFinder[FakePool, FakeConnection]:
-    return manager._parts.commits  # noqa: SLF001  # which `run` asks
+    return manager._parts.commits  # noqa: SLF001  # `run` uses it
 
 
 def mark_on(server: FakeServer) -> CommitMark:
-    """Return the mark of a transaction 100 on a fake server."""
+    """Return the mark of transaction 100 on a fake server."""
     assert server.system_id is not None
     return CommitMark(
         xid=100,
@@ -193,14 +193,14 @@ async def test_of_a_few_servers_the_last_mark_is_kept() -> None:
         finder, mark = finder_of(manager), mark_on(servers["a"])
         for started_at in range(100):
             finder.saw(replace(mark, started_at=started_at))
-        kept = finder._marks  # noqa: SLF001  # how much it keeps is not to be seen otherwise
+        kept = finder._marks  # noqa: SLF001  # there is no other way to see how much it keeps
         assert [*kept] == [(mark.system_id, number, None) for number in range(92, 100)]
 
 
 def asked_as_the_master_is_replaced(*, thaws: bool) -> tuple[set[Outcome], float]:
-    """Have five ask a master that is paused, while another takes its place.
+    """Let five tasks ask a frozen master for an outcome, while another master replaces it.
 
-    Return what they are told, and the seconds from when the new one serves.
+    Return the outcomes, and how many seconds after the new master began to serve they came.
     """
     clock = VirtualClock()
 
@@ -211,7 +211,7 @@ def asked_as_the_master_is_replaced(*, thaws: bool) -> tuple[set[Outcome], float
         async with manager:
             await manager.ready(1, 1)
             find, mark = finder_of(manager).find, mark_on(a)
-            a.freeze()  # with the commit written, and its connection lost
+            a.freeze()  # it has written the commit; the connection is lost
             asked = [asyncio.create_task(find(mark, clock() + 60)) for _ in range(5)]
             await asyncio.sleep(0.01)
             b.promote()
@@ -234,7 +234,7 @@ def two_servers(clock: VirtualClock) -> list[FakeServer]:
 
 def test_20_what_a_master_says_that_was_replaced_meanwhile_counts_no_more() -> None:
     found, _ = asked_as_the_master_is_replaced(thaws=True)
-    assert found == {Outcome.ABORTED}  # as b says, which serves
+    assert found == {Outcome.ABORTED}  # the answer of b, which is the master now
 
 
 def test_a_silent_master_that_was_replaced_is_asked_by_none_of_those_who_wait_their_turn() -> None:
@@ -286,7 +286,7 @@ def test_20_what_is_said_at_an_address_that_the_name_has_left_counts_no_more() -
         old = FakeServer(parse_host("db"), master=True, clock=clock)
         new = FakeServer(parse_host("db"), master=True, timeline=2, clock=clock)
         new.recovered_to, new.was_standby = 1000, True
-        new.statuses[100] = "aborted"  # and on the old one it is in progress at first
+        new.statuses[100] = "aborted"  # on the old server it is in progress at first
         manager = manager_of(
             {"db": old}, clock=clock, names=names, refresh_timeout=5, refresh_delay=0.5
         )
@@ -296,7 +296,7 @@ def test_20_what_is_said_at_an_address_that_the_name_has_left_counts_no_more() -
             logins = old.logins
             asked = asyncio.create_task(finder_of(manager).find(mark_on(old), clock() + 60))
             await until(lambda: old.logins > logins)
-            old.latency = 0.02  # so that a question is under way when it freezes
+            old.latency = 0.02  # so that a question is under way when the server freezes
             await asyncio.sleep(0.6)
             old.latency, old.statuses[100] = 0.0, "committed"
             old.freeze()
@@ -344,14 +344,14 @@ def test_a_mark_that_another_thread_enters_ends_no_unit_of_work() -> None:
     mark = mark_on(server)
 
     class Marks(dict[object, object]):
-        """Marks to which another thread adds one just after this one has begun to look."""
+        """Marks to which another thread adds one just after this thread has begun to iterate."""
 
         def __iter__(self) -> Iterator[object]:
             looking = super().__iter__()
             self["another"] = mark
             return looking
 
-    finder = ThreadManager({"a": server})._parts.commits  # noqa: SLF001  # which `run` tells
+    finder = ThreadManager({"a": server})._parts.commits  # noqa: SLF001  # `run` uses it
     finder._marks = Marks(dict.fromkeys(range(8), mark))  # type: ignore[assignment]  # noqa: SLF001
     finder.saw(mark)
     assert finder._marks[mark.server] is mark  # noqa: SLF001

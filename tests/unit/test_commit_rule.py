@@ -1,4 +1,4 @@
-"""Which answer of which master is taken for the outcome of a commit: the truth table."""
+"""The truth table of commit outcomes: which answer of which master means which outcome."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ from hasql.resilience.commit_rule import (
 A, B, C = (parse_host(name) for name in "abc")
 COMMITTED, ABORTED, UNKNOWN, WAIT = Outcome.COMMITTED, Outcome.ABORTED, Outcome.UNKNOWN, None
 SYSTEM = 7
-#: When the mark was read, by its server's clock.
+#: When the mark was read, by its server's clock, in microseconds.
 AT = 1_000_000_000
 
 #: Transaction 100 on timeline 3 of server A, before COMMIT at position 5000.
 MARK = CommitMark(100, A, SYSTEM, 3, 5000, 4000, 11, None, AT)
 
 SAME = Reading(Role.MASTER, SYSTEM, 11, 3)
-#: The same postmaster after a backend has crashed, and all have started anew.
+#: The same postmaster after a backend has crashed and all backends have restarted.
 RECOVERED = replace(SAME, recovered_to=6000, was_standby=False)
-#: Another postmaster: it was stopped and started; or was killed.
+#: Another postmaster: the server was stopped and started, or it crashed.
 RESTARTED = replace(SAME, started_at=12, was_standby=False)
 CRASHED = replace(RESTARTED, recovered_to=6000)
-#: Promoted from the mark's timeline, behind the mark, at once.
+#: Promoted from the mark's timeline at a position after the mark, with no time in between.
 PROMOTED = Reading(
     Role.MASTER, SYSTEM, 21, 4, recovered_to=6000, was_standby=True, last_replayed=AT
 )
 BEGUN = Switch(B, 4, 6000, AT, ancestor=3)
 
 
-def told(  # noqa: PLR0913  # by name, and few at a time
+def told(  # noqa: PLR0913  # given by name, and few at a time
     reading: Reading,
     *switches: Switch,
     status: str | None = "committed",
@@ -86,7 +86,7 @@ def test_a_commit_is_not_there_where_its_id_is_not_committed(
 
 @pytest.mark.parametrize("reading", [RECOVERED, RESTARTED, CRASHED])
 def test_committed_proves_nothing_after_a_restart(reading: Reading) -> None:
-    # It may have started twice, and the first time without what the mark tells of.
+    # The server may have restarted twice, and may have lost the mark's WAL the first time.
     assert told(reading) is UNKNOWN
 
 
@@ -94,7 +94,7 @@ def test_committed_proves_nothing_after_a_restart(reading: Reading) -> None:
 def test_what_had_been_flushed_is_there_after_any_restart(reading: Reading) -> None:
     assert told(reading, flushed=4999) is UNKNOWN
     assert told(reading, flushed=5000) is COMMITTED
-    # Unless it may be another server, with a timeline of the same number.
+    # But not if this may be another server that has a timeline of the same number.
     assert told(reading, flushed=5000, host=B) is UNKNOWN
     assert told(reading, flushed=5000, several=True) is UNKNOWN
     assert told(reading, Switch(B, 3, 1000, None), flushed=5000) is UNKNOWN
@@ -114,7 +114,7 @@ def test_another_server_of_the_same_timeline_has_never_had_it() -> None:
     assert told(twin) is ABORTED
 
 
-# Who does not know
+# Servers that cannot know
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_a_commit_counts_if_the_timeline_was_left_behind_its_mark(
 def test_what_the_new_master_says_itself_is_enough_on_the_first_timeline() -> None:
     mark, reading = replace(MARK, timeline=1), replace(PROMOTED, timeline=2)
     assert told(reading, mark=mark) is COMMITTED
-    # A later one may have begun elsewhere, without the mark's.
+    # A later timeline may have begun elsewhere, without the WAL of the mark's timeline.
     assert told(PROMOTED) is UNKNOWN
     assert told(PROMOTED, replace(BEGUN, ancestor=2)) is UNKNOWN
 
@@ -165,7 +165,8 @@ def test_what_was_replayed_long_after_the_mark_may_be_of_a_server_that_has_lost_
 
 
 def test_what_was_replayed_before_the_mark_does_not_tell_that_its_server_came_so_far() -> None:
-    # It may have crashed and started again, and written no end of a transaction but more than that.
+    # The mark's server may have crashed and restarted, and may then have written WAL beyond the
+    # mark in which no transaction ends.
     early = AT - 1
     reading, switch = replace(PROMOTED, last_replayed=early), replace(BEGUN, last_ended=early)
     assert told(reading, switch) is UNKNOWN
@@ -186,9 +187,9 @@ def test_a_new_master_that_has_restarted_counts_if_its_promotion_was_seen() -> N
         assert told(reading, replace(BEGUN, host=C)) is UNKNOWN
         assert told(reading, BEGUN, several=True) is UNKNOWN
         assert told(reading, replace(BEGUN, position=5000)) is ABORTED
-        # A host that has begun it twice is not the one any more of which anything is known.
+        # A host that has begun this timeline twice may not be the server that was seen before.
         assert told(reading, BEGUN, replace(BEGUN, position=7000)) is UNKNOWN
-    # Whatever it is, it has recovered at least to where its timeline began.
+    # In any case the server has recovered at least to where its timeline began.
     assert told(replace(anew, recovered_to=5000)) is ABORTED
 
 
@@ -236,7 +237,7 @@ def test_two_servers_that_began_the_same_timeline_must_agree() -> None:
     assert twice(one, replace(other, position=6001), last=last) is COMMITTED
 
 
-# Until when the mark's server has lived
+# How long the mark's server is known to have been up
 
 
 def test_a_probe_tells_how_far_the_server_has_come() -> None:
@@ -256,7 +257,7 @@ def test_a_switch_is_told_by_who_was_promoted_since_its_start() -> None:
     assert switch_of(B, PROMOTED, None) == replace(BEGUN, ancestor=1)
     standby = Reading(Role.REPLICA, SYSTEM, 21, followed=3)
     assert switch_of(B, PROMOTED, standby) == BEGUN
-    # Another server, or one that has restarted, or the new timeline itself, tells nothing.
+    # A reading of another or restarted server, or of the new timeline itself, says nothing.
     for other in (replace(standby, started_at=20), replace(standby, followed=4)):
         assert switch_of(B, PROMOTED, other) == replace(BEGUN, ancestor=1)
     for none in (replace(PROMOTED, was_standby=False), replace(PROMOTED, timeline=None), standby):
@@ -303,7 +304,7 @@ def test_the_topology_keeps_the_switch_of_the_first_answer_after_a_promotion() -
         topology = topology.observe(Answered(B, now, now, reading)).topology
 
     answer(Reading(Role.REPLICA, SYSTEM, 21, followed=3))
-    answer(Reading(Role.REPLICA, SYSTEM, 21, followed=2))  # it receives nothing any more
+    answer(Reading(Role.REPLICA, SYSTEM, 21, followed=2))  # it no longer receives WAL
     answer(Reading(Role.REPLICA, SYSTEM, 21))
     assert not topology.seen.switches
     answer(PROMOTED)
@@ -316,7 +317,7 @@ def test_the_topology_keeps_the_switch_of_the_first_answer_after_a_promotion() -
 def test_a_way_through_timelines_is_found_by_their_ancestors() -> None:
     two, three, five = (Switch(B, n, n * 1000, AT, a) for n, a in ((2, 1), (3, 2), (5, 3)))
     known = (two, three, five)
-    assert switches_from(3, five, (two, three)) is None  # 4 was begun, and nobody has seen where
+    assert switches_from(3, five, (two, three)) is None  # timeline 4 began, but where was not seen
     assert switches_from(1, five, known) == (two,)
     assert switches_from(2, five, known) == (three,)
     assert switches_from(4, five, known) is None

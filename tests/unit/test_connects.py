@@ -1,4 +1,4 @@
-"""The connects of a pool that are under way, and are ended."""
+"""How the connects of a pool that are under way are ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the demo's report says of given evidence."""
+"""What the demo's report derives from given evidence."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from hasql.cli.report import (
 from hasql.cli.summary import summary
 
 BEFORE, AFTER = 10.0, 11.0
-"""The fault, and when the new master accepts writes."""
+"""When the fault happens, and when the new master accepts writes."""
 
 WRITES = (
     Acknowledged(1, 1, 9.0),
@@ -72,7 +72,7 @@ def test_an_answer_of_the_dying_master_that_came_late_belongs_to_the_time_before
 def test_pauses_are_those_after_the_fault() -> None:
     report = Report.of(CRASH)
     assert report.longest_pause_in_reads == 2.75
-    assert report.longest_pause_in_writes == 2.0  # from the last one to the end
+    assert report.longest_pause_in_writes == 2.0  # from the last write to the end
     assert report.slowest_read == 1.0
 
 

@@ -1,4 +1,4 @@
-"""Diagnostics: what log records, events and leases bear."""
+"""Diagnostics: the attributes that log records, events and leases carry."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from hasql.diagnostics import about, correlated, correlation_id
 from testbed.fake_driver import fake_cluster, manager_of, until
 
 PACKAGE = Path(hasql.__file__).parent
-#: What says something in the log.
+#: The methods of a logger that write a record.
 LEVELS = {"debug", "info", "warning", "error", "exception", "log"}
 ATTRIBUTES = ("host", "role", "health", "correlation_id", "event")
 
 
 def calls_of_the_log() -> list[tuple[str, ast.Call]]:
-    """Return each call in the package that logs, with its place."""
+    """Return each logging call in the package, with its file and line."""
     found: list[tuple[str, ast.Call]] = []
     for path in sorted(PACKAGE.rglob("*.py")):
         text = path.read_text("utf-8")
@@ -58,7 +58,7 @@ def test_each_record_has_all_attributes(caplog: pytest.LogCaptureFixture) -> Non
         logging.getLogger("hasql").info("said", extra=about("host_up"))
     logging.getLogger("hasql").info("said", extra=about("lease_overdue", correlation_id="req-2"))
     assert [formatter.format(record) for record in caplog.records] == [
-        "None None None req-1 said plainly",  # structlog takes it for the message
+        "None None None req-1 said plainly",  # structlog uses `event` for the message
         "None None None req-1 host_up",
         "None None None req-2 lease_overdue",
     ]
@@ -110,7 +110,7 @@ async def test_what_a_manager_does_by_itself_is_none_of_the_first_requests(
     servers = fake_cluster("a master", "b replica")
     manager = manager_of(servers)
     async with AsyncExitStack() as stack:
-        with correlated("the first"):  # which has begun everything
+        with correlated("the first"):  # starts the manager
             async with manager.acquire_master():
                 pass
         stack.push_async_callback(manager.close)

@@ -1,4 +1,4 @@
-"""What a source may say of a host, and what it may not."""
+"""What a source may say about a host, and what is refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_hosts_are_taken_as_a_dsn_has_them(given: HostSpec, taken: HostSpec) -> 
     "host",
     [
         HostSpec("", 5432),
-        HostSpec("db1,db2", 5432),  # two hosts, to a driver
+        HostSpec("db1,db2", 5432),  # a driver reads it as two hosts
         HostSpec("db1 host=evil", 5432),
         HostSpec("u:p@db1", 5432),
         HostSpec("db1/x?sslmode=disable", 5432),

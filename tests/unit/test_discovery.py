@@ -1,7 +1,6 @@
-"""Where hosts come from: whatever a source does, the hosts known so far stay.
+"""Discovery: whatever a source does, the hosts known so far stay.
 
-In virtual time: how long somebody waits for an answer is by the clock, and not by what else the
-machine does.
+The tests run in virtual time, so that waits do not depend on how busy the machine is.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def found(*hosts: HostSpec) -> tuple[Discovered, ...]:
 
 
 class Scripted(Discovery):
-    """A source that does what a test puts into its queue."""
+    """A source that yields, or raises, what a test puts into its queue."""
 
     def __init__(self) -> None:
         self.answers: asyncio.Queue[Any] = asyncio.Queue()
@@ -94,7 +93,7 @@ async def test_17_what_is_no_answer_changes_nothing_and_is_logged_once(
             await until(lambda: len(caplog.records) > 0)
         assert manager.hosts() == [A, B, C]
         assert ["Scripted has failed" in record.getMessage() for record in caplog.records] == [True]
-        # And what is an answer counts all the same, in whatever order and however often.
+        # A valid answer still counts, in any order of hosts and with repetitions.
         if not isinstance(answer, Exception):
             await manager.source.answers.put([*found(C, A, C)])
             await until(lambda: manager.hosts() == [C, A])
@@ -103,7 +102,7 @@ async def test_17_what_is_no_answer_changes_nothing_and_is_logged_once(
 
 
 class TextlessError(Exception):
-    """One that cannot be told."""
+    """An error that has no text: `str` of it fails."""
 
     def __str__(self) -> str:
         raise ValueError
@@ -256,7 +255,8 @@ async def test_14_who_waits_for_a_source_in_vain_is_told_of_it() -> None:
     assert "secret" not in str(caught.value)
     with pytest.raises(NotAvailableError, match="no such name"):
         await manager.acquire_replica(timeout=0.05)
-    # Nor does it go through the pauses after failures, 11 s at least for these: there is no master.
+    # While there is no master, the manager does not take the full pauses after failures. For
+    # these failures they would be 11 s at least.
     for _ in range(3):
         await manager.source.answers.put(OSError("no such name"))
     await manager.source.answers.put(found(A, B))
@@ -309,7 +309,7 @@ async def test_what_a_source_says_of_a_host_changes_its_node_and_nothing_else() 
                 assert connection.server.host == C
         await held.run()
         await manager.release(held)
-        # It is ready for what it may be all the same.
+        # The host is still ready to become the master.
         manager.servers[A].kill()
         manager.servers[B].promote()
         async with manager.acquire_master(timeout=10) as connection:
@@ -356,7 +356,7 @@ async def test_a_removed_hosts_leases_have_all_the_time_they_want() -> None:
         await until(lambda: manager.replica_pool_count == 1)
         assert [node.exclusion for node in manager.metrics().nodes][2] is Exclusion.LEAVING
         await manager.wait_next_pool_check()
-        await asyncio.sleep(0.3)  # more than lease_abort_after
+        await asyncio.sleep(0.3)  # longer than lease_abort_after
         await held.run()
         await manager.release_to_pool(held, manager.pools[2])
         await until(lambda: left not in manager.hosts())
@@ -370,7 +370,7 @@ async def test_9_a_master_that_leaves_is_fenced_like_any() -> None:
         await manager.source.answers.put(found(B, C))
         await until(lambda: manager.hosts() == [B, C, A])
         async with manager.acquire_master() as connection:
-            assert connection.server.host == A  # nobody else is one
+            assert connection.server.host == A  # it is the only master
         manager.servers[B].promote()
         await until(lambda: held.closed)
         await manager.release(held)
@@ -410,11 +410,11 @@ async def test_a_source_is_asked_to_look_again_while_no_master_is_known() -> Non
         assert manager.source.refreshed == 0
         manager.source.refusal = OSError("it may fail as well")
         manager.driver.servers[A].kill()
-        await until(lambda: manager.source.refreshed >= 2)  # at once, and a second later
+        await until(lambda: manager.source.refreshed >= 2)  # at once, and again a second later
         manager.driver.servers[B].promote()
         await until(lambda: manager.master_pool_count == 1)
         asked = manager.source.refreshed
-        await asyncio.sleep(1.2)  # longer than to the next, if there were one
+        await asyncio.sleep(1.2)  # longer than the time to a next refresh
         assert manager.source.refreshed == asked
 
 

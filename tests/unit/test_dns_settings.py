@@ -1,4 +1,4 @@
-"""What a resolver is told: by its user, and by the hosts file."""
+"""The settings of a resolver: from its user, and from the hosts file."""
 
 from __future__ import annotations
 

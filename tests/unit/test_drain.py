@@ -1,6 +1,6 @@
-"""Draining a manager of either face on a scriptable cluster, and signals that cannot do that.
+"""Draining both kinds of manager on a scriptable cluster, and signals that cannot start a drain.
 
-`tests/integration/test_drivers_drain.py` drains each driver, and `test_shutdown.py` programs.
+`tests/integration/test_drivers_drain.py` drains each driver, and `test_shutdown.py` whole programs.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ LONG = 10.0
 
 
 def asks(manager: FakeManager | ThreadManager) -> bool:
-    """Tell whether a run asks what has become of its commit."""
-    return bool(manager._parts.commits._asking)  # noqa: SLF001  # there is no other sign of it
+    """Tell whether a run is asking for the outcome of its commit."""
+    return bool(manager._parts.commits._asking)  # noqa: SLF001  # nothing public shows it
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -192,7 +192,7 @@ async def test_12_terminate_ends_a_drain(caplog: pytest.LogCaptureFixture) -> No
     await manager.terminate()
     assert held.closed
     await draining
-    assert told(caplog) == []  # whoever calls that knows
+    assert told(caplog) == []  # the caller of `terminate` knows that it breaks leases
 
 
 async def test_draining_what_was_never_used_is_nothing() -> None:
@@ -306,7 +306,7 @@ def test_12_a_drain_within_a_block_of_its_own_thread_is_refused() -> None:
 def test_12_a_drain_that_waits_for_its_own_thread_says_so(
     threads: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Another thread may give back what this one has taken, so that it is no error."""
+    """It is no error: another thread may give back what this one has taken."""
     manager = threaded()
     connection = manager.getconn()
     said = threading.Event()
@@ -342,13 +342,13 @@ def test_draining_what_no_thread_has_used_is_nothing() -> None:
 
 
 def lost(connection: FakeConnection) -> None:
-    """Lose the answer to a COMMIT, of which the server then says that it is in progress."""
+    """Lose the answer to a COMMIT; the server then says that the transaction is in progress."""
     connection.lose()
     raise ConnectionResetError
 
 
 def losing_commits() -> dict[str, FakeServer]:
-    """Make a master that loses the answer to each COMMIT of a transaction that writes."""
+    """Make a master whose answers to COMMIT are all lost; its transactions write."""
     servers = fake_cluster("a master")
     servers["a"].xid, servers["a"].script["commit"] = 7, lost
     return servers
@@ -387,7 +387,7 @@ async def test_12_what_is_not_found_out_by_the_end_of_a_drain_is_unknown() -> No
 
 
 async def test_12_nobody_waits_for_who_asks_no_more() -> None:
-    """A run that is cancelled, or does not ask, leaves nothing to be waited for."""
+    """A run that was cancelled, or that does not ask, leaves nothing for a drain to wait for."""
     manager = manager_of(losing_commits())
     await manager.ready(1, 0)
     with pytest.raises(CommitUnknownError):
@@ -416,7 +416,7 @@ def test_12_a_thread_that_finds_out_what_has_become_of_a_commit_is_waited_for(
         lost(connection)
 
     a.script["commit"] = lost_with_a_drain
-    # Between the end of its lease and its question there is time for the drain to end.
+    # This leaves the drain time to end between the end of the run's lease and its question.
     manager.set_tracer(Tracer(connection_returned=lambda _: sleep(0.2)))
     running = threads.submit(manager.run, lambda _: "done")
     while not asks(manager):
@@ -449,7 +449,7 @@ def test_12_what_a_thread_has_not_found_out_by_the_end_of_a_drain_is_unknown(
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """See to it that no handler stays."""
+    """Check that a test leaves the signal handlers as they were."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in before.items():
@@ -477,7 +477,7 @@ def test_signals_need_the_loop_of_an_async_manager() -> None:
 
 
 async def test_a_handler_of_the_loop_is_refused() -> None:
-    """It could not be called later: nothing tells what it is."""
+    """hasql could not call it later: there is no way to find out what it is."""
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, print)
     try:

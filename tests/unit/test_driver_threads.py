@@ -1,4 +1,4 @@
-"""What is done in threads of its own, also where none can be started."""
+"""Work that runs in threads of its own, also where no thread can be started."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def no_more_threads() -> Iterator[None]:
-    """Have the system refuse to start threads, for want of room for their stacks."""
+    """Make the system refuse to start threads, by asking for stacks that are too large."""
     before = threading.stack_size(1 << 46)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a DSN means, and what is refused with which remedy."""
+"""What a DSN means, and which DSNs are refused with which remedy."""
 
 import pickle
 import traceback
@@ -65,7 +65,7 @@ def test_all_spellings_mean_the_same(text: str) -> None:
     assert Dsn.parse(text) == Dsn(
         hosts=(HostSpec("db1", 5433), HostSpec("db2", 5433)),
         user="me",
-        password="s: p",  # noqa: S106 - of no server
+        password="s: p",  # noqa: S106 - no server has it
         dbname="app",
         params=(("sslmode", "require"), ("application_name", "a+b c")),
     )

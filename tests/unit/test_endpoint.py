@@ -1,4 +1,4 @@
-"""An endpoint: which address of a name a connect leads to."""
+"""Endpoints: which address of a name a connect leads to."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def test_a_connect_during_which_the_name_moves_leads_to_where_it_has_moved
 
 
 class FullError(Exception):
-    """What a server says that takes no more connections."""
+    """The answer of a server that takes no more connections."""
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -34,7 +34,7 @@ def failure_of(error: BaseException) -> Failure:
 
 
 async def connect(**outcomes: float | Exception) -> str:
-    """Connect to a name of these addresses: seconds until each answers, or what it raises."""
+    """Connect to a name with these addresses; each answers after some seconds, or raises."""
     endpoint = Endpoint(parse_host("db"), "postgresql://db/app")
     endpoint.lead_to((*outcomes,), lambda _: False)
 

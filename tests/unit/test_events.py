@@ -1,4 +1,4 @@
-"""Listeners hear once of each change, in order, and outside of anybody's acquire."""
+"""Listeners are told of each change once, in order, and not within an acquire."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What error codes say of a server, and the words where a pooler has one code for all."""
+"""What error codes mean, and error texts where a pooler uses one code for all errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hasql.driver.failure import SessionLimitError
         ("28P01", Failure.REFUSED),
         ("3D000", Failure.REFUSED),
         ("42501", Failure.STATEMENT),
-        ("26000", Failure.STATEMENT),  # a prepared statement that is on another server's session
+        ("26000", Failure.STATEMENT),  # a prepared statement of another session of the server
         ("42P05", Failure.STATEMENT),
     ],
 )

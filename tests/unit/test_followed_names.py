@@ -1,4 +1,4 @@
-"""Names that move: what a manager does when a host's name leads to other addresses."""
+"""Names that move: what a manager does when a host's name begins to lead to other addresses."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 def moving(
     ttl: float = 0.0, **kwargs: Any
 ) -> tuple[FakeManager, FakeServer, FakeServer, ScriptedNames]:
-    """Make a manager of one name, which leads to the first of two servers that share a cluster.
+    """Make a manager of one name, which leads to the first of two servers of one cluster.
 
-    The name is looked up again after a second, as it is with the shortest of TTLs.
+    By default the name is looked up again after a second, the shortest time there is.
     """
     names = ScriptedNames(ttl)
     names.addresses["db"] = ("10.0.0.1",)
@@ -52,18 +52,18 @@ def moving(
 
 
 def move_once(names: ScriptedNames, *addresses: str) -> None:
-    """Let the name lead elsewhere; after the answer that says so there is no other for long."""
+    """Let the name lead elsewhere; its new TTL is long, so only one look-up tells of it."""
     names.addresses["db"], names.ttl = addresses, 60.0
 
 
 async def until_heard(names: ScriptedNames) -> None:
-    """Wait until what the name means now has been told, and has had its effect."""
+    """Wait until an answer with the name's present addresses has come and has had its effect."""
     lookups = len(names.lookups)
     await until(lambda: len(names.lookups) >= lookups + 2)
 
 
 def pooled(server: FakeServer) -> list[FakeConnection]:
-    """Return the connections of a server's that are not a monitor's."""
+    """Return the connections of a server except those of monitors."""
     return [each for each in server.connections if each.on_lost is None]
 
 
@@ -80,7 +80,7 @@ async def test_what_is_idle_is_drained_and_the_next_lease_leads_to_the_new_addre
 
 async def test_a_lease_goes_on_and_is_closed_when_it_is_released() -> None:
     manager, server, _, names = moving()
-    manager.driver.at["10.0.0.2"] = server  # which is at another address from now on
+    manager.driver.at["10.0.0.2"] = server  # the same server is reached at another address as well
     async with manager:
         async with manager.acquire_master() as lent:
             move_once(names, "10.0.0.2")
@@ -96,7 +96,7 @@ def test_9_a_pool_that_was_being_opened_when_its_name_moved_leads_to_the_new_add
     clock = VirtualClock()
     sizes = {"min_size": 6, "max_size": 6}
     manager, old, new, names = moving(clock=clock, refresh_delay=1.0, pool_factory_kwargs=sizes)
-    old.latency = 0.4  # of each of the pool's logins: the next look-up is before the last
+    old.latency = 0.4  # for each login of the pool: the name moves before the last one
 
     async def play() -> None:
         ready = asyncio.ensure_future(manager.ready(1, 0))
@@ -126,7 +126,7 @@ def test_9_what_a_driver_has_resolved_before_the_first_answer_is_no_probe_of_the
         servers, names=names, clock=clock, refresh_delay=1.0, pool_factory_kwargs=kwargs
     )
     manager.driver.at = {"10.0.0.2": elsewhere}
-    manager.driver.peer = "10.0.0.1"  # where the system's resolver leads still
+    manager.driver.peer = "10.0.0.1"  # where the system's resolver still leads
 
     async def play() -> None:
         try:
@@ -140,7 +140,7 @@ def test_9_what_a_driver_has_resolved_before_the_first_answer_is_no_probe_of_the
 
 
 class SlowNames(ScriptedNames):
-    """Answers when hasql has begun to connect without."""
+    """Answers so late that hasql has begun to connect without an answer."""
 
     async def lookup_async(self, host: str) -> Answer:
         await asyncio.sleep(0.15)
@@ -148,7 +148,7 @@ class SlowNames(ScriptedNames):
 
 
 def test_9_an_answer_of_the_old_address_ends_no_hold_of_the_new_one() -> None:
-    """The reserved connection, opened anew, is answered in the turn in which the name moves."""
+    """A new reserved connection gets its answer in the same turn in which the name moves."""
     clock, names = VirtualClock(), NamesOnDemand(0.0)
     names.addresses["db"] = ("10.0.0.1",)
     old = AnsweringServer(parse_host("db"), master=True)
@@ -180,7 +180,7 @@ def test_9_an_answer_of_the_old_address_ends_no_hold_of_the_new_one() -> None:
 
 
 class NamesOnDemand(ScriptedNames):
-    """Answers each look-up but the first when a test says so."""
+    """Answers each look-up except the first when a test says so."""
 
     asked: asyncio.Future[None] | None = None
 
@@ -196,7 +196,7 @@ class NamesOnDemand(ScriptedNames):
 
 
 class AnsweringSession(FakeConnection):
-    """One whose answer is there though it is killed before the turn of the task that has asked."""
+    """Has its answer although it is killed before the task that has asked gets its turn."""
 
     async def fetch_row(self, sql: str) -> Sequence[str | None]:
         row = await super().fetch_row(sql)
@@ -208,7 +208,7 @@ class AnsweringSession(FakeConnection):
 
 
 class AnsweringServer(FakeServer):
-    """Tells when it has answered."""
+    """A server that calls `on_answer` when it has answered."""
 
     on_answer: Callable[[], object] = staticmethod(lambda: None)
 
@@ -221,7 +221,7 @@ def test_a_host_that_goes_and_is_back_in_one_turn_has_its_name_followed() -> Non
     names = AtOnce(1.0)
     names.addresses["db"] = ("10.0.0.1",)
     clock = VirtualClock()
-    options = ProbingOptions(1.0, 1.0, 1, {}, str, clock, Random(0))  # noqa: S311  # of no use here
+    options = ProbingOptions(1.0, 1.0, 1, {}, str, clock, Random(0))  # noqa: S311  # not used here
 
     async def play() -> None:
         followed = FollowedNames(lambda: names, options, lambda _host, lead: lead())
@@ -241,7 +241,7 @@ def test_a_host_that_goes_and_is_back_in_one_turn_has_its_name_followed() -> Non
 
 
 class AtOnce(ScriptedNames):
-    """What a resolver knows still, so that a look-up does not pause."""
+    """Answers without a pause, as a resolver does from its cache."""
 
     async def lookup_async(self, host: str) -> Answer:
         self.lookups.append(host)
@@ -254,12 +254,12 @@ class AtOnce(ScriptedNames):
 def test_9_nothing_at_a_new_address_is_lent_before_a_probe_has_said_what_is_there(
     case: str,
 ) -> None:
-    """It may be a copy, which takes the writes of an application as well."""
+    """A copy may be there, which would accept the application's writes."""
     clock = VirtualClock()
     kwargs = {"min_size": 0, "max_size": 4}
     manager, old, _, names = moving(clock=clock, refresh_delay=1.0, pool_factory_kwargs=kwargs)
     copy = manager.driver.at["10.0.0.2"] = FakeServer(parse_host("db"), master=True, system_id=8)
-    old.latency = copy.latency = 0.2  # the probe takes longer than a hold for a broken lease
+    old.latency = copy.latency = 0.2  # a probe takes longer than a broken lease holds its host
 
     async def play() -> None:
         async with manager:
@@ -281,12 +281,12 @@ def test_9_nothing_at_a_new_address_is_lent_before_a_probe_has_said_what_is_ther
                 await lease.__aexit__(None, None, None)
                 lookups = len(names.lookups)
                 await until(lambda: len(names.lookups) > lookups)
-                await asyncio.sleep(0.9)  # the next look-up is in a tenth of a second
+                await asyncio.sleep(0.9)  # the next look-up comes in a tenth of a second
                 for each in pooled(old):
                     each.lose()
                 logging_in = asyncio.ensure_future(manager.acquire_master(timeout=5))
             move_once(names, "10.0.0.2")
-            # By then the name has moved; the probe there takes its time.
+            # By then the name has moved, and the probe at the new address is under way.
             await until(lambda: idle.closed if case == "no session" else copy.logins > 0)
             if case == "a lease breaks":
                 connection.lose()
@@ -317,7 +317,7 @@ async def test_9_a_lease_on_the_master_that_was_replaced_is_broken() -> None:
 
 async def test_nothing_is_lent_until_it_is_known_what_the_name_means_now() -> None:
     manager, _, new, names = moving()
-    new.master, new.reports_flag = False, False  # a standby, as the monitor alone will find out
+    new.master, new.reports_flag = False, False  # a standby, which only the monitor can find out
     told = asyncio.Event()
 
     async def first_login_waits() -> None:
@@ -343,7 +343,7 @@ async def test_a_probe_under_way_when_the_name_moves_goes_on_at_the_new_address(
         old.freeze()
         waiting = asyncio.create_task(manager.wait_next_pool_check(60))
         names.addresses["db"] = ("10.0.0.2",)
-        # Long before another probe would be due.
+        # This is long before the next probe would be due.
         async with asyncio.timeout(10):
             await until(lambda: bool(pooled(new)) or bool(new.connections))
             async with manager.acquire_master(timeout=5) as connection:
@@ -375,7 +375,7 @@ async def test_a_name_that_rotates_drains_nothing_that_is_well() -> None:
     manager, old, _, names = moving()
     manager.driver.at["10.0.0.2"] = old
     async with manager:
-        names.addresses["db"] = ("10.0.0.2",)  # as far as anybody knows it has moved
+        names.addresses["db"] = ("10.0.0.2",)  # so far this looks like a move
         await until(lambda: {each.address for each in old.connections} == {"10.0.0.2"})
         before = tuple(old.connections)
         for address in ("10.0.0.1", "10.0.0.2", "10.0.0.1"):
@@ -403,7 +403,7 @@ def test_7_a_master_whose_name_rotates_is_not_logged_in_to_with_each_answer() ->
     async def play(_: FakeManager, old: FakeServer, __: FakeServer, names: ScriptedNames) -> None:
         before = old.logins
         await rotate(names, *("10.0.0.2", "10.0.0.1") * 60)
-        # In 132 s: a look every 30 s is 4, and those that the first answers ask for.
+        # In 132 s there are 4 looks, one every 30 s, and those that the first answers cause.
         assert 5 <= old.logins - before <= 12
 
     play_rotating(play)
@@ -412,7 +412,7 @@ def test_7_a_master_whose_name_rotates_is_not_logged_in_to_with_each_answer() ->
 def play_rotating(
     play: Callable[[FakeManager, FakeServer, FakeServer, ScriptedNames], Awaitable[None]],
 ) -> None:
-    """Play a scene, in virtual time, to a manager of one name that is known to rotate."""
+    """In virtual time, play a scene to a manager of one name that is known to rotate."""
     clock = VirtualClock()
 
     async def begin() -> None:
@@ -426,10 +426,10 @@ def play_rotating(
 
 
 async def rotate(names: ScriptedNames, *addresses: str) -> None:
-    """Let each answer of the name have another of these addresses."""
+    """Let the name lead to these addresses one after the other, one in each answer."""
     for address in addresses:
         names.addresses["db"] = (address,)
-        await asyncio.sleep(1.1)  # its TTL
+        await asyncio.sleep(1.1)  # longer than a name is kept
 
 
 async def test_a_source_that_fails_changes_nothing_and_says_so_once(
@@ -504,7 +504,7 @@ async def test_a_name_is_looked_up_each_second_while_its_host_does_not_answer() 
     manager, old, new, names = moving(ttl=60.0)
     async with manager:
         names.addresses["db"] = ("10.0.0.2",)
-        old.kill()  # and nobody has told that the name moved: its TTL is a minute
+        old.kill()  # the last answer, with a TTL of a minute, does not tell of the move
         async with manager.acquire_master(timeout=5) as connection:
             assert connection.server is new
     assert "db" in names.expired
@@ -531,7 +531,7 @@ async def test_a_name_is_looked_up_each_second_while_no_master_is_known() -> Non
     async with manager:
         await manager.ready(0, 1)
         await until(lambda: len(names.lookups) >= 3)
-        names.addresses["db"] = ("10.0.0.2",)  # and the standby goes on answering
+        names.addresses["db"] = ("10.0.0.2",)  # the standby goes on answering
         async with manager.acquire_master(timeout=5) as connection:
             assert connection.server is master
 
@@ -548,7 +548,7 @@ async def test_a_connect_that_hangs_at_an_address_that_the_name_leaves_is_begun_
     assert connection.server is new
     await manager.release(connection)
     await manager.close()
-    assert "is down" not in caplog.text  # for that the name has moved is no failure
+    assert "is down" not in caplog.text  # that the name has moved is no failure
 
 
 async def test_the_master_is_found_at_whichever_address_of_a_name_it_is() -> None:

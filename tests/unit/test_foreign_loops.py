@@ -1,6 +1,6 @@
-"""Every public method, used from a foreign or a closed event loop: it refuses, or does no harm.
+"""Every public method, used from a foreign or closed event loop, refuses or does no harm.
 
-13. A manager serves the event loop of its first use alone, and says so clearly, each time.
+13. A manager serves only the event loop of its first use, and its refusals say so clearly.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
 
 
 class Scene:
-    """A manager that was started in an event loop, with a lease out."""
+    """A manager that was started in one event loop, with a lease out."""
 
     manager: FakeManager
     connection: Any
     pool: Any
 
     async def begin(self) -> None:
-        """Start it here."""
+        """Start the manager in the running loop."""
         self.manager = manager_of(fake_cluster("a master", "b replica"))
         await self.manager.ready()
         self.connection = await self.manager.acquire()
         [self.pool] = await self.manager.get_master_pools()
 
     async def end(self) -> None:
-        """Close it here."""
+        """Close the manager in the running loop."""
         await self.manager.terminate()
 
 
 @contextmanager
 def in_a_loop_that_runs(scene: Scene) -> Iterator[None]:
-    """Have its loop run, in another thread."""
+    """Start the manager in a loop that runs in another thread."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -60,7 +60,7 @@ def in_a_loop_that_runs(scene: Scene) -> Iterator[None]:
 
 @contextmanager
 def in_a_loop_that_is_closed(scene: Scene) -> Iterator[None]:
-    """Have its loop be closed, without a word to the manager."""
+    """Start the manager in a loop, and close that loop without closing the manager."""
     loop = asyncio.new_event_loop()
     loop.run_until_complete(scene.begin())
     for task in asyncio.all_tasks(loop):
@@ -87,7 +87,7 @@ def take(lease: Any) -> Awaitable[Any]:
     return one()
 
 
-#: What needs the manager's own loop.
+#: Uses that need the manager's own loop.
 REFUSED: dict[str, Callable[[Scene], Any]] = {
     "__aenter__": enter,
     "__aexit__": lambda s: s.manager.__aexit__(None, None, None),
@@ -113,7 +113,7 @@ REFUSED: dict[str, Callable[[Scene], Any]] = {
     "wait_next_pool_check": lambda s: s.manager.wait_next_pool_check(),
     "wait_replicas_ready": lambda s: s.manager.wait_replicas_ready(1),
 }
-#: What tells what is known, or notes a wish, and touches neither loop nor socket.
+#: Uses that return what is known, or take note of a wish, and touch neither loop nor socket.
 ANSWERED: dict[str, Callable[[Scene], Any]] = {
     "__iter__": lambda s: list(s.manager),
     "add_listener": lambda s: s.manager.add_listener(print),
@@ -142,12 +142,12 @@ ANSWERED: dict[str, Callable[[Scene], Any]] = {
     "set_tracer": lambda s: s.manager.set_tracer(None),
     "still_fits": lambda s: s.manager.still_fits(s.connection),
 }
-#: What makes a manager.
+#: Methods of the class, which make a manager.
 OF_THE_CLASS = {"from_settings"}
 
 
 def public(face: type) -> set[str]:
-    """Name all that a pool manager offers."""
+    """Return the names of all that a pool manager offers."""
     named = {name for name in dir(face) if not name.startswith("_")}
     return named | {"__aenter__", "__aexit__", "__enter__", "__exit__", "__iter__"} & {*dir(face)}
 
@@ -165,7 +165,7 @@ async def outcome(call: Callable[[Scene], Any], scene: Scene) -> BaseException |
         if hasattr(made, "__await__"):
             async with asyncio.timeout(5):
                 await made
-    except Exception as error:  # noqa: BLE001  # it is what is asked for
+    except Exception as error:  # noqa: BLE001  # the error is the result
         return error
     return None
 
@@ -184,14 +184,14 @@ def test_13_another_loop_is_refused_each_time_and_harms_nothing(
             }
 
         heard = asyncio.run(main())
-        again = asyncio.run(main())  # one more loop
+        again = asyncio.run(main())  # in one more loop
         for name in REFUSED:
             for error in (*heard[name], *again[name]):
                 assert isinstance(error, WrongEventLoopError), (name, error)
                 assert "event loop" in str(error), name
         for name in ANSWERED:
             assert heard[name] == again[name] == [None] * 3, name
-        assert not scene.manager.closed  # nobody has closed it from there
+        assert not scene.manager.closed  # none of the calls has closed it
         if where is in_a_loop_that_runs:
             assert scene.manager.is_connection_closed(scene.connection) is False
 
@@ -200,7 +200,7 @@ def test_13_a_thread_without_a_loop_is_refused_too() -> None:
     scene = Scene()
     with in_a_loop_that_runs(scene):
         for name, call in REFUSED.items():
-            with pytest.raises(WrongEventLoopError):  # what is plain raises at once
+            with pytest.raises(WrongEventLoopError):  # plain functions raise at once
                 made = call(scene)
                 work = made if hasattr(made, "send") else made.__await__()
                 with suppress(StopIteration):
@@ -210,11 +210,11 @@ def test_13_a_thread_without_a_loop_is_refused_too() -> None:
             call(scene)
 
 
-# Threads: any of them may use any method
+# Any thread may use any method
 
 
 def uses_of_threads(manager: BaseSyncPoolManager[Any, Any]) -> dict[str, Callable[[], Any]]:
-    """Return a use of each method of a manager for threads, in an order that makes sense."""
+    """Return a use of each method of a manager for threads, in an order that works."""
 
     def acquire(lease: Any) -> None:
         with lease:
@@ -291,7 +291,7 @@ def test_13_any_thread_may_use_any_method() -> None:
     assert {*uses, *properties, *OF_THE_CLASS} == public(ThreadManager.__mro__[1])
     try:
         for use in uses.values():
-            with ThreadPoolExecutor(1) as another:  # one for each
+            with ThreadPoolExecutor(1) as another:  # a new thread for each
                 another.submit(use).result(10)
         for name in properties:
             with ThreadPoolExecutor(1) as another:

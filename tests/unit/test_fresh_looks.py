@@ -1,4 +1,4 @@
-"""A look at a host over a fresh connection, beside the probes over the reserved one."""
+"""Looks at a host over a fresh connection, beside the probes over the reserved connection."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from testbed.fake_driver import fake_cluster, manager_of, until
 if TYPE_CHECKING:
     from testbed.fake_driver import FakeManager, FakeServer
 
-#: Seconds after which the probes that a broken lease has caused are over.
+#: Seconds after which the burst of probes that a broken lease causes is over.
 _BURST = 5.0
 
 
 async def begin_look(manager: FakeManager, server: FakeServer) -> asyncio.Event:
-    """Break a lease of a replica's, so that its host is looked at; return what lets it log in."""
+    """Break a lease of a replica, so that a look begins; return the event that lets it log in."""
     gate = asyncio.Event()
     with pytest.raises(ConnectionResetError):
         async with manager.acquire_replica() as connection:
@@ -31,7 +31,7 @@ async def begin_look(manager: FakeManager, server: FakeServer) -> asyncio.Event:
 
 
 def test_6_a_promotion_that_a_look_tells_of_is_known_at_once_whenever_the_look_has_begun() -> None:
-    """A probe that has begun after it was answered before the promotion."""
+    """A probe that began later than the look was answered before the promotion."""
     clock = VirtualClock()
     servers = fake_cluster("one master", "two replica")
     two = servers["two"]

@@ -1,4 +1,4 @@
-"""What a DSN says of where its hosts come from, and what is refused with which remedy."""
+"""Which source of hosts a DSN asks for, and which DSNs are refused with which remedy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Asking(Discovery):
 
 
 def manager(dsn: str, **kwargs: Any) -> FakeManager:
-    """Make a manager that is never started."""
+    """Make a manager that the test never starts."""
     return FakeManager({}, dsn=dsn, **kwargs)
 
 

@@ -1,7 +1,7 @@
-"""Imports inside the package run downwards only, and each library is imported in its one place.
+"""Imports inside the package go to lower layers only; each library is imported in one place.
 
-An import that stands under `if TYPE_CHECKING`, or inside a function, counts like any other: a type
-is a dependency too. The one exception: a lower module may name the pool manager's type.
+An import under `if TYPE_CHECKING`, or inside a function, counts like any other: a type is a
+dependency too. There is one exception: a lower module may import the pool manager's type.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ ALL_DRIVERS = (*DRIVERS, *THREAD_DRIVERS)
 
 FACADES = frozenset(driver.facade for driver in ALL_DRIVERS)
 
-# From the lowest to the highest. A name ending in `.*` stands for a package and all that is in it.
+# From the lowest to the highest. A name that ends in `.*` means a package and all its modules.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql.errors"}),
-    # What is known of the cluster.
+    # What is known about the cluster.
     frozenset(
         {
             "hasql.cluster.checks",
@@ -45,7 +45,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql.cluster.topology"}),
     frozenset({"hasql.cluster.lag"}),
     frozenset({"hasql.cluster"}),
-    # What a user is told of it.
+    # What a user is told about it.
     frozenset({"hasql.diagnostics"}),
     frozenset({"hasql.events", "hasql.metrics", "hasql.tracing"}),
     frozenset({"hasql.balancer_policy.base"}),
@@ -57,7 +57,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"hasql.balancer_policy"}),
-    # What an adapter owes, and its tools.
+    # What an adapter has to provide, and its tools.
     frozenset({"hasql.driver.failure", "hasql.driver.arguments", "hasql.driver.kept_errors"}),
     frozenset({"hasql.driver.session_settings", "hasql.driver.own_task"}),
     frozenset({"hasql.driver.destinations"}),
@@ -254,8 +254,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     # `hasql` is what `import hasql` gives.
     frozenset({"hasql.base", "hasql"}),
     frozenset({"hasql.sync", "hasql.sync.base"}),
-    # What is behind the facades: what adapters share, and a room for each library, the last of them
-    # for any that builds on the rooms before.
+    # The adapters behind the facades: what they share, and a room for each library. The last line
+    # holds the rooms that build on those before.
     frozenset(
         {
             "hasql._adapters",
@@ -273,7 +273,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql._adapters.*"}),
     # A facade for each driver.
     FACADES,
-    # What is made with them.
+    # What builds on the facades.
     frozenset({"hasql.settings.fields"}),
     frozenset({"hasql.settings.groups"}),
     frozenset({"hasql.settings.*"}),
@@ -284,10 +284,10 @@ LAYERS: tuple[frozenset[str], ...] = (
 #: The modules that import the libraries of drivers.
 OF_LIBRARIES = FACADES | {"hasql._adapters.*"}
 CORE = frozenset().union(*LAYERS[: min(i for i, x in enumerate(LAYERS) if "hasql._adapters" in x)])
-#: What lies among the core and is imported only where its library is wanted.
+#: Modules in the layers of the core that are imported only where their library is wanted.
 OPTIONAL = frozenset({"hasql.dns.queries", "hasql.dns.engine", "hasql.resilience.stored_rates"})
 
-# Who may import what from outside the standard library. Whatever is not here may import nothing.
+# Which modules may import what from outside the standard library. The others may import nothing.
 LIBRARIES: dict[str, frozenset[str]] = {
     **{driver.facade: frozenset(driver.libraries) for driver in ALL_DRIVERS},
     **{
@@ -301,7 +301,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "hasql.discovery.http": frozenset({"httpcore2"}),
     "hasql.resilience.stored_rates": frozenset({"limits", "redis"}),
     "hasql.cli.*": frozenset({"asyncpg", "dns", "rich", "typer"}),
-    # Flask's own foundations come with it.
+    # Flask brings its own dependencies.
     "hasql.contrib.flask.*": frozenset(
         {"click", "flask", "sqlalchemy", "typing_extensions", "werkzeug"}
     ),
@@ -316,10 +316,10 @@ LIBRARIES: dict[str, frozenset[str]] = {
 LONGEST_MODULE = 400
 LONGEST_ADAPTER = 200
 LONGEST_FUNCTION = 40
-# Names that say nothing of what is in a module.
+# Names that do not say what is in a module.
 NO_NOUNS = frozenset({"common", "helper", "helpers", "misc", "util", "utils"})
-# Metaphors, which say nothing to somebody who has never seen the thing. `Watch` and `Memory` are
-# refused where nothing says of what.
+# Metaphors, which say nothing to a reader who does not know the thing. `Watch` and `Memory` are
+# refused only as whole names, which do not say of what.
 METAPHORS = frozenset({"growth", "hands", "headquarters", "loan", "loans", "patience", "pins"})
 METAPHORS |= {"supply", "turn", "turns", "word"}
 BARE_METAPHORS = METAPHORS | {"memory", "watch"}
@@ -328,7 +328,7 @@ EXCUSE = re.compile(r"#\s*long:\s*\S+")
 
 @dataclass(frozen=True)
 class Import:
-    """One name that a module imports: `name` is a module, or a module and something in it."""
+    """One name that a module imports; `name` is a module, or a module and something in it."""
 
     name: str
     line: int
@@ -359,7 +359,7 @@ def read_module(path: Path) -> Module:
 
 @cache
 def all_modules() -> dict[str, Module]:
-    """Read the package: not where tests are collected, which is done in each process."""
+    """Read the package, but not while tests are collected: each process does that."""
     found = map(read_module, sorted(PACKAGE.rglob("*.py"), key=str))
     return {module.name: module for module in found}
 
@@ -385,7 +385,7 @@ def is_type_checking(test: ast.expr) -> bool:
 
 
 class ImportCollector(ast.NodeVisitor):
-    """Everything a module imports, wherever the statement stands."""
+    """Collects all imports of a module, wherever the statements stand."""
 
     def __init__(self, module: Module) -> None:
         self.imports: list[Import] = []
@@ -435,25 +435,25 @@ def imports_of(module: Module) -> list[Import]:
 
 
 def target_of(name: str) -> str:
-    """Return the module of ours that `from … import …` or `import …` gets `name` from."""
+    """Return the module of hasql's that `from … import …` or `import …` gets `name` from."""
     while name not in all_modules() and "." in name:
         name = name.rpartition(".")[0]
     return name
 
 
 def arrows_of(module: Module) -> list[tuple[Import, str]]:
-    """Return what a module imports of ours: each import and the module it leads to."""
+    """Return the imports of a module that lead to modules of hasql's, each with that module."""
     return [
         (found, target)
         for found in imports_of(module)
         if covers("hasql.*", found.name) and (target := target_of(found.name)) != module.name
-        # Naming the manager's type is no dependency on how it works.
+        # The manager's type alone is no dependency on how the manager works.
         if not (found.for_typing and target == "hasql.base")
     ]
 
 
-# A test asks one thing of all modules at once and names those that fail: one for each would cost
-# more than what is asked.
+# Each test checks all modules at once and names those that fail: a test for each module would cost
+# more than the check itself.
 
 
 def test_every_module_has_a_layer() -> None:
@@ -527,12 +527,12 @@ ROOMS = {driver.room for driver in ALL_DRIVERS}
 
 
 def room_of(name: str) -> str | None:
-    """Return the room of an adapter's module; None: it is none's, or shared by all."""
+    """Return the room that a module belongs to, or None if it is shared or no adapter's."""
     return next((room for room in ROOMS if covers(f"hasql._adapters.{room}.*", name)), None)
 
 
 def rooms_for(room: str | None) -> set[str | None]:
-    """Return the rooms that the modules of one may import from."""
+    """Return the rooms from which the modules of a room may import."""
     built_on = {each for x in ALL_DRIVERS if x.room == room for each in x.built_on}
     return {None, room, *built_on}
 
@@ -581,7 +581,7 @@ def test_no_module_and_no_class_is_named_by_a_metaphor() -> None:
 
 
 def module_excuse(module: Module) -> bool:
-    """Whether a reason for a module's length stands at its top, before the first import."""
+    """Whether a module gives a reason for its length at its top, before the first import."""
     first = next((node for node in module.tree.body if not is_docstring(node)), None)
     top = module.source.splitlines()[: first.lineno - 1 if first else None]
     return any(EXCUSE.match(line) for line in top)
@@ -609,7 +609,7 @@ def test_a_module_is_short_or_says_why_not() -> None:
 
 
 def body_length(function: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> int:
-    """Count a function's lines of code: no docstring, no comments, no empty lines."""
+    """Count a function's lines of code, without docstring, comments and empty lines."""
     body = function.body[1:] if is_docstring(function.body[0]) else function.body
     if not body:
         return 0
@@ -618,7 +618,7 @@ def body_length(function: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[st
 
 
 def function_excuse(function: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> bool:
-    """Whether a reason for a function's length stands above it or beside its `def`."""
+    """Whether a function gives a reason for its length, above it or beside its `def`."""
     start = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
     head = lines[start - 1 : function.body[0].lineno - 1]
     while start > 1 and lines[start - 2].lstrip().startswith("#"):
@@ -711,7 +711,7 @@ def public_names(module: Module) -> list[str]:
 
 
 def home_of(name: str, module: Module) -> str:
-    """Return the module of ours in which a name is defined that another one shows."""
+    """Return the module in which a name is defined that another module re-exports."""
     for node in ast.walk(module.tree):
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
@@ -737,8 +737,8 @@ def test_a_class_name_occurs_once() -> None:
         for node in ast.walk(module.tree):
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(f"{module.place}:{node.lineno}")
-    # That of each driver, and of each framework, which a user tells apart by its module; and what
-    # Django looks for in each backend.
+    # Each driver has a `PoolManager` and each framework a `Hasql`: users tell them apart by their
+    # modules. `DatabaseWrapper` is the name that Django looks for in each backend.
     for name in ("DatabaseWrapper", "Hasql", "PoolManager"):
         del places[name]
     again = {name: where for name, where in places.items() if len(where) > 1}

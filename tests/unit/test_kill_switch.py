@@ -1,4 +1,4 @@
-"""A kill switch ends one connection, from any thread, and never another."""
+"""A kill switch ends its own connection, from any thread, and never another one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(20)
 
 @contextmanager
 def connection() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A socket as a driver has one, and the server's end of it."""
+    """Yield a driver's socket and the server's end of it."""
     ours, servers = socket.socketpair()
     with ours, servers:
         ours.settimeout(10)
@@ -41,7 +41,7 @@ def test_a_thread_that_waits_for_the_server_wakes_up() -> None:
 def test_no_other_socket_is_ended_that_got_the_drivers_descriptor() -> None:
     with connection() as (ours, servers), connection() as (others, its_server):
         switch = KillSwitch(ours.fileno())
-        # The driver has closed its socket, and another has the number.
+        # The driver has closed its socket, and another socket has got its descriptor.
         os.dup2(others.fileno(), ours.fileno(), inheritable=False)
         switch.shut_down()
         assert servers.recv(1) == b""
@@ -73,7 +73,7 @@ def test_one_that_is_forgotten_leaves_no_descriptor() -> None:
         ours.close()
         del switch
         gc.collect()
-        assert servers.recv(1) == b""  # nobody has the other end any more
+        assert servers.recv(1) == b""  # the other end is closed everywhere
 
 
 def test_a_closed_socket_has_none() -> None:

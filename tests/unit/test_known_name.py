@@ -1,4 +1,4 @@
-"""How long what is known of a name serves, by a clock of the test's."""
+"""How long a known answer for a name may be used, by a clock that the tests set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What arrives late: an answer, or a pool, when its server has gone or another has its place."""
+"""Answers and pools that come late: their server has gone, or another has taken its place."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from testbed.fake_driver import FakeManager
 
-#: A virtual address, which leads to whichever server has it.
+#: A virtual address, which leads to the server that holds it.
 ADDRESS = parse_host("10.0.0.9")
 
 
@@ -42,7 +42,7 @@ def test_10_a_host_that_is_back_does_not_wait_for_an_opening_from_before() -> No
 def test_10_no_host_waits_for_an_opening_at_the_address_that_its_name_has_left() -> None:
     clock = VirtualClock()
     manager, old, new, names = moving(clock=clock, refresh_delay=1.0, refresh_timeout=1.0)
-    # The same server, so that nothing else tells of the change.
+    # The server looks the same, so only the name's answer tells of the change.
     new.timeline, new.started_at, new.system_id = old.timeline, old.started_at, old.system_id
     assert seconds_to_open(manager, old, new, lambda: move_once(names, "10.0.0.2"), clock) < 1
 
@@ -54,16 +54,16 @@ def seconds_to_open(
     move: Callable[[], None],
     clock: VirtualClock,
 ) -> float:
-    """Have a server fall silent while its pool is being opened, and another be where it was.
+    """Let a server fall silent while its pool is being opened, and put another in its place.
 
-    Return the seconds from when a monitor meets the other one until the host serves.
+    Return the seconds from the monitor's login to the new server until the host serves.
     """
     old.latency = 0.1
 
     async def play() -> float:
         ready = asyncio.ensure_future(manager.ready(1, 0, timeout=60))
         try:
-            await until(lambda: old.logins == 2)  # the monitor's, and the pool's first
+            await until(lambda: old.logins == 2)  # the monitor's, and the first of the pool
             old.freeze()
             move()
             await until(lambda: any(each.on_lost is not None for each in new.connections))
@@ -106,7 +106,7 @@ async def test_10_a_warm_up_that_ends_while_its_host_is_down_again_is_none() -> 
     sizes = {"min_size": 0}
     async with manager_of(servers, refresh_delay=0.05, pool_factory_kwargs=sizes) as manager:
         await manager.ready(1, 1)
-        routing = manager._routing  # noqa: SLF001  # which warm-ups tell
+        routing = manager._routing  # noqa: SLF001  # warm-ups report to it
         node = routing.nodes[servers["b"].host]
         servers["b"].kill()
         await until(lambda: node.cold)
@@ -118,7 +118,7 @@ async def test_10_a_warm_up_that_ends_while_its_host_is_down_again_is_none() -> 
 
 
 class AnsweringServer(FakeServer):
-    """One whose answers a test holds, or hears of."""
+    """A server whose answers a test can hold back, or is told of."""
 
     held: asyncio.Future[None] | None = None
     on_answer: Callable[[], object] = staticmethod(lambda: None)
@@ -141,7 +141,7 @@ class AnsweringSession(FakeConnection):
 
 
 def test_1_what_the_session_before_has_said_is_not_taken_for_what_the_next_one_leads_to() -> None:
-    """Both are answered in one turn of the loop: the silent session, and the one beside it."""
+    """The silent session and the one opened beside it get their answers in one turn of the loop."""
     clock = VirtualClock()
     old = AnsweringServer(ADDRESS, master=True, clock=clock)
     new = AnsweringServer(ADDRESS, master=True, timeline=2, clock=clock)
@@ -170,7 +170,7 @@ def test_1_what_the_session_before_has_said_is_not_taken_for_what_the_next_one_l
 
 
 class ByName(NameDiscovery):
-    """A name that leads to the same hosts, each time for five seconds."""
+    """A name that always leads to the same hosts, with a TTL of five seconds."""
 
     def __init__(self, *hosts: Discovered) -> None:
         super().__init__("db", Resolver(nameservers=["127.0.0.1:1"]))

@@ -1,7 +1,6 @@
-"""The layers around leases of tasks: told of each lease once, whatever becomes of it.
+"""The layers around the leases of tasks are told of each lease once, whatever becomes of it.
 
-Admission, a rate limit and the breaker stand there together, and leave nothing behind (invariant
-11).
+Admission, a rate limit and the breaker are used together, and leave nothing behind (invariant 11).
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ FAILED = ["failed"]
 
 @dataclass
 class Scene:
-    """A manager with everything on, on a master and two replicas with two places each."""
+    """A manager that uses all layers, with a master and two replicas of two places each."""
 
     manager: FakeManager
     servers: dict[str, FakeServer]
@@ -61,7 +60,7 @@ async def scene(*, limit: int = 8, queue: int = 100) -> AsyncIterator[Scene]:
         yield Scene(manager, servers, outer, inner)
 
 
-# How a lease may end. Each returns what the layers have to be told of its leases.
+# Ways in which a lease may end. Each returns what the layers have to be told of its leases.
 
 
 async def a_block(scene: Scene) -> list[list[str]]:
@@ -245,7 +244,7 @@ async def one_that_does_not_fit(scene: Scene) -> list[list[str]]:
         server = connection.server
     server.promote()
     for each in server.connections:
-        await each.run()  # each says now that it is no standby
+        await each.run()  # from now on each reports that its server is no standby
     async with scene.manager.acquire_replica() as connection:
         assert connection.server is not server
     return [LENT, LENT]
@@ -296,7 +295,7 @@ async def hold(lease: Any, till: asyncio.Event | None = None) -> None:
 
 
 async def cancelled(work: Awaitable[Any], when: Callable[[], bool]) -> None:
-    """Have a task do something, and cancel it when something holds."""
+    """Run some work in a task, and cancel the task when a condition holds."""
 
     async def do() -> None:
         await work
@@ -391,8 +390,8 @@ async def test_11_ten_thousand_cancels_leave_no_permit_token_or_place_behind() -
         assert (metrics.breaker.state, metrics.breaker.failures) == (BreakerState.CLOSED, 0)
         assert outer.out == inner.out == 0
         assert all(story in (LENT, FAILED) for story in outer.stories)
-        # All places are there, as far as the limit goes that has adapted: what is critical has it
-        # all while it is probed.
+        # All places are free, up to the limit as it has adapted. Critical acquires may use the
+        # whole limit even while it is being probed.
         with priority(Priority.CRITICAL):
             held = [await manager.acquire_master() for _ in range(min(4, metrics.admission.limit))]
         for connection in held:

@@ -1,4 +1,4 @@
-"""The lease book that threads look into while another one writes in it."""
+"""The lease book, which threads read while another thread writes to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TURNS = 20_000
 
 @pytest.fixture(autouse=True)
 def _many_switches() -> Iterator[None]:
-    """Have threads change places in the middle of things."""
+    """Make the interpreter switch between threads very often."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(0.000001)
     yield
@@ -28,7 +28,7 @@ def _many_switches() -> Iterator[None]:
 
 
 def test_a_lease_is_found_while_the_one_before_it_is_removed() -> None:
-    # A driver's pool lends a connection again before its release has returned to who gave it back.
+    # A driver's pool may lend a connection again before the call that released it has returned.
     book, connection = LeaseBook[object, object](), object()
     before, lease = lease_of(book), lease_of(book)
     book.enter(before, connection)
@@ -63,7 +63,7 @@ def lease_of(book: LeaseBook[Any, Any]) -> Lease[Any, Any]:
 
 
 def found_while(write: Callable[[], None], find: Callable[[], object]) -> set[object]:
-    """Return all that a thread finds while another writes many times."""
+    """Return all results that a thread finds while another thread writes many times."""
     found, ended = set[object](), threading.Event()
 
     def look() -> None:

@@ -1,4 +1,4 @@
-"""Settings of one lease, and the guard of reads: what each costs, and that nothing stays behind."""
+"""Settings of single leases, and the guard of reads: their cost, and that nothing stays behind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CANCELS = 1_200
 
 
 def balance(connection: FakeConnection) -> int:
-    """Return how many settings were made on a connection and not undone."""
+    """Return how many settings on a connection have not been undone."""
     kept = sum(
         "'hasql.before_statement_timeout', pg_catalog.concat" in s for s in connection.settings
     )
@@ -55,13 +55,13 @@ async def test_2_the_guard_costs_a_round_trip_only_where_it_changes() -> None:
             async with manager.acquire_master():
                 assert not connection.read_only
         assert len(connection.settings) == 2
-        connection.read_only = False  # as a reset of the application's would
+        connection.read_only = False  # as if the application had reset it
         async with manager.acquire_replica() as connection:
             assert connection.read_only
         connection.read_only = False
         async with manager.acquire_master():
-            assert len(connection.settings) == 3  # the server has said that there is none
-        connection.read_only = True  # as the application has it
+            assert len(connection.settings) == 3  # the server reports that the guard is off
+        connection.read_only = True  # as if the application had set it
         async with manager.acquire_master():
             assert connection.read_only
 
@@ -172,11 +172,11 @@ def test_a_thread_that_cannot_undo_a_setting_gives_back_no_connection() -> None:
         with manager.acquire_master(session=OTHER) as first:
             assert balance(first) == 1
         assert balance(first) == 0
-        pool.roll_back = fail  # type: ignore[method-assign]  # of this one
+        pool.roll_back = fail  # type: ignore[method-assign]  # on this pool alone
         with manager.acquire_master(session=OTHER) as connection:
             assert connection is first
         assert connection.closed
-        pool.roll_back = roll_back  # type: ignore[method-assign]  # as above
+        pool.roll_back = roll_back  # type: ignore[method-assign]  # on this pool alone
         with manager.acquire_master() as connection:
             assert connection is not first
             assert balance(connection) == 0

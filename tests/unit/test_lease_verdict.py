@@ -1,4 +1,4 @@
-"""What chaos holds against a lease of a replica that was on a master."""
+"""When chaos counts a lease of a replica that was on a master as wrong."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_a_lease_is_stale_once_its_server_has_been_a_master_for_long() -> None:
 
 
 def test_a_server_that_was_promoted_before_the_answer_was_a_standby_when_it_was_leased() -> None:
-    """As a statement waits at a pooler; and it may have been a master once before."""
+    """A statement may wait that long at a pooler; the server may also have been a master before."""
     before, between, again = Reign(PORT, 2.0, 5.0), Reign(OTHER, 5.0, 10.0), REIGN
     reigns = [before, between, again]
     assert not is_stale(lease(9.999, 10.3), reigns, GRACE)

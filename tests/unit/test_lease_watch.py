@@ -1,4 +1,4 @@
-"""The watch on leases: what it costs in memory and timers, and its arguments."""
+"""The watch on leases: its cost in memory and timers, and its arguments."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from simulation.virtual_time import VirtualClock, run
 from testbed.fake_driver import FakeManager, fake_cluster, manager_of, until
 from testbed.fake_threads import ThreadManager
 
-#: How many acquires may leave nothing behind.
+#: The number of acquires after which nothing may be left behind.
 MANY = 100_000
 
 
 async def give_back_at_once(pool: Any, connection: Any, **_: Any) -> None:
-    """Stand in for a release that asks the server for nothing."""
+    """Stand in for a pool's release, without a question to the server."""
     pool.lent.discard(connection)
     pool.free.append(connection)
 
 
 @pytest.fixture
 async def fast() -> Any:
-    """A manager with everything of `Lifecycle` on, whose releases are fast."""
+    """A manager that uses all settings of `Lifecycle`, and whose releases are fast."""
     everything = Lifecycle(
         max_lifetime=600, max_idle=600, check_idle=600, leak_threshold=600, stacks=False
     )
@@ -44,7 +44,7 @@ async def fast() -> Any:
 
 
 def tracked() -> tuple[int, int]:
-    """Return how many objects and blocks of memory there are."""
+    """Return the number of objects, and of blocks of memory."""
     gc.collect()
     return len(gc.get_objects()), sys.getallocatedblocks()
 
@@ -78,10 +78,10 @@ async def test_15_there_is_one_timer_for_all_leases_and_none_without(
     servers = fake_cluster("a master")
     async with manager_of(servers, lifecycle=Lifecycle(leak_threshold=5)) as manager:
         if not hasattr(loop, "_run_once"):
-            return  # uvloop's methods cannot be watched
+            return  # uvloop's methods cannot be replaced
         monkeypatch.setattr(loop, "call_later", note)
         await asyncio.sleep(0.01)
-        assert made == []  # nothing is out
+        assert made == []  # no lease is out
         for _ in range(50):
             async with manager.acquire():
                 await asyncio.sleep(0)
@@ -117,7 +117,7 @@ async def test_a_lease_that_is_registered_is_watched_too() -> None:
         [pool] = await manager.get_master_pools()
         connection = await pool.acquire()
         manager.register_connection(connection, pool)
-        async with manager.acquire():  # which sets the timer
+        async with manager.acquire():  # this sets the timer
             (registered, _) = manager.leases()
             assert registered.task is None
             await until(lambda: sum(isinstance(each, LeaseOverdue) for each in told) == 2)
@@ -125,7 +125,7 @@ async def test_a_lease_that_is_registered_is_watched_too() -> None:
 
 
 async def test_of_a_lease_is_told_under_its_own_correlation_id() -> None:
-    """Another request has set the timer."""
+    """The timer was set by another request, which has another id."""
     servers = fake_cluster("a master")
     async with manager_of(servers, lifecycle=Lifecycle(leak_threshold=0.02)) as manager:
         told: list[tuple[str | None, str | None]] = []
@@ -161,7 +161,7 @@ async def test_the_stack_of_a_task_is_that_of_a_traceback(depth: int) -> None:
     async def acquire(depth: int) -> tuple[StackSummary, Any]:
         if depth:
             return await acquire(depth - 1)
-        # A long body, of which the line has to be found again.
+        # With several lines in the body, the stack has to show the right one.
         one, two, three = 1, 2, 3
         assert one + two == three
         return extract_stack(), await manager.acquire()
@@ -185,7 +185,7 @@ def test_the_stack_of_a_thread_is_that_of_a_traceback(depth: int, more: dict[str
     servers = fake_cluster("a master")
     with (
         ThreadManager(servers, lifecycle=Lifecycle(stacks=True), **more) as manager,
-        ThreadPoolExecutor(1) as other,  # where few calls lead to
+        ThreadPoolExecutor(1) as other,  # its call stack is shallow
     ):
         expected, connection = other.submit(acquire, depth).result()
         (lease,) = manager.leases()
@@ -198,13 +198,13 @@ def test_the_stack_of_a_thread_is_that_of_a_traceback(depth: int, more: dict[str
 @pytest.mark.parametrize("settles", [False, True])
 def test_a_block_that_is_cancelled_after_its_lease_was_freed_ends_quietly(
     settles: bool,
-) -> None:  # of a table
+) -> None:
     clock, servers = VirtualClock(), fake_cluster("a master")
     lifecycle = Lifecycle(leak_threshold=0.5, leak_action="terminate")
 
     async def commit() -> None:
         try:
-            await asyncio.sleep(2)  # the driver has not noticed that it was broken
+            await asyncio.sleep(2)  # the driver does not notice that the connection was broken
         except asyncio.CancelledError:
             if settles:
                 await asyncio.sleep(0.1)

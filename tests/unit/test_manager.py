@@ -1,6 +1,6 @@
-"""The pool manager on a scriptable cluster: invariants 2-6 and 10-15 in every corner.
+"""The pool manager on a scriptable cluster: invariants 1 and 3 to 15 in every corner.
 
-Each test bears the number of the invariant it stands for.
+Each test bears the number of the invariant it stands for, where it stands for one.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from hasql.driver import Endpoint
 
-#: A test whose turns are by the clock, and not by what else the machine does.
+#: For tests in which the clock decides what comes first, not how busy the machine is.
 in_virtual_time = pytest.mark.parametrize(
     "anyio_backend",
     [pytest.param(("asyncio", {"loop_factory": partial(new_loop, VirtualClock())}), id="virtual")],
@@ -106,7 +106,7 @@ async def test_13_nothing_is_given_back_or_closed_from_another_thread_or_loop() 
         assert manager.metrics().nodes[0].in_flight == 1
         assert await asyncio.to_thread(lambda: manager.metrics().nodes[0].in_flight) == 1
         await manager.release(connection)
-    await asyncio.to_thread(asyncio.run, manager.terminate())  # nothing is left to do
+    await asyncio.to_thread(asyncio.run, manager.terminate())  # there is nothing left to do
 
 
 def test_13_a_loop_may_go_on_in_another_thread() -> None:
@@ -159,7 +159,7 @@ async def test_entering_is_no_error_with_one_host_of_three_dead() -> None:
         assert manager.replica_pool_count == 2
 
 
-# What is asked for, times the roles there are
+# Each request, with each set of roles that are there
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ async def test_3_waiting_ends_at_the_deadline() -> None:
         began = loop.time()
         with pytest.raises(NotAvailableError, match=r"no connection to a replica within 0\.05 s"):
             await manager.acquire_replica(timeout=0.05)
-        assert loop.time() - began >= 0.049  # uvloop's clock counts milliseconds
+        assert loop.time() - began >= 0.049  # uvloop's clock has a resolution of 1 ms
 
 
 async def test_3_a_host_that_hangs_on_login_costs_no_more_than_the_deadline() -> None:
@@ -269,7 +269,7 @@ async def test_4_a_server_without_slots_keeps_serving_from_idle_connections() ->
 
 
 def test_4_a_server_that_has_room_again_is_used_soon_however_seldom_it_is_probed() -> None:
-    """Nobody may try to connect before a probe is answered, and nothing else asks for one."""
+    """No acquire may connect before a probe is answered, and nothing else asks for a probe."""
     clock = VirtualClock()
     servers = fake_cluster("a master")
     sizes = {"min_size": 0, "max_size": 2}
@@ -280,10 +280,10 @@ def test_4_a_server_that_has_room_again_is_used_soon_however_seldom_it_is_probed
             await manager.ready(1, 0)
             servers["a"].login_error = ServerError("53300")
             waiting = asyncio.ensure_future(manager.acquire_master(timeout=1000))
-            await asyncio.sleep(200)  # until what the failures signal begins a burst but seldom
+            await asyncio.sleep(200)  # by then signals of the failures rarely begin a burst
             logins, probes = servers["a"].logins, len(servers["a"].probes)
             await asyncio.sleep(20)
-            assert servers["a"].logins - logins <= 30  # one a second, but for what a burst adds
+            assert servers["a"].logins - logins <= 30  # one a second, and those that a burst adds
             assert len(servers["a"].probes) - probes <= 100
             servers["a"].login_error = None
             async with asyncio.timeout(2):
@@ -355,7 +355,7 @@ async def test_5_a_replica_that_says_it_was_promoted_is_never_handed_out() -> No
         servers["b"].promote()
         for _ in range(20):
             async with manager.acquire_replica() as connection:
-                # The connection learns it with its first answer, and says so from then on.
+                # The connection learns of the promotion with its first answer.
                 assert connection.in_hot_standby is True
                 await connection.run()
 
@@ -368,7 +368,7 @@ async def test_5_a_stale_on_does_not_hide_a_new_master() -> None:
         servers["b"].promote()
         async with manager.acquire_master(timeout=5) as connection:
             assert host_of(connection) == "b"
-        # It was idle since before the promotion, and said so until it was asked, once.
+        # The connection was idle since before the promotion, and said `on` until it was asked once.
         assert servers["b"].questions == 1
         async with manager.acquire_master():
             pass
@@ -405,7 +405,7 @@ async def test_6_a_reader_makes_a_promotion_known() -> None:
     servers = fake_cluster("a master", "b replica")
     async with manager_of(servers, refresh_delay=60) as manager:
         await manager.ready()
-        servers["b"].promote()  # the old master lives on, so nothing else tells
+        servers["b"].promote()  # the old master lives on, so nothing else tells of it
         async with manager.acquire_replica() as connection:
             await connection.run()
         await until(lambda: manager.metrics().fencings == 1)
@@ -437,7 +437,7 @@ async def test_6_what_hints_at_a_change_and_what_does_not(
     async with manager_of(servers, refresh_delay=60) as manager:
         servers["a"].lie_to_pool = flag or None
         await manager.ready()
-        await manager.wait_next_pool_check()  # a host is asked once more when its pool is open
+        await manager.wait_next_pool_check()  # a host is probed once more when its pool has opened
         probes = len(servers["a"].probes)
         with pytest.raises(ServerError):
             async with manager.acquire(read_only):
@@ -457,7 +457,7 @@ async def test_6_a_limit_that_a_driver_reports_is_all_that_a_lost_lease_tells(
     servers = fake_cluster("a master", "b replica")
     async with manager_of(servers, refresh_delay=60) as manager:
         await manager.ready()
-        await manager.wait_next_pool_check()  # a host is asked once more when its pool is open
+        await manager.wait_next_pool_check()  # a host is probed once more when its pool has opened
         probes = len(servers["a"].probes)
         with contextlib.suppress(DriverError, ZeroDivisionError):
             async with manager.acquire_master() as connection:
@@ -513,7 +513,7 @@ async def test_the_end_of_a_block_is_the_drivers_to_shape() -> None:
                 raise ServerError("40001")
 
         manager.driver.pools[0].leave_block = leave_block
-        with pytest.raises(ServerError, match="40001"):  # a commit that fails must not pass
+        with pytest.raises(ServerError, match="40001"):  # a commit that fails must raise
             async with manager.acquire_master():
                 pass
         with pytest.raises(KeyError):
@@ -562,7 +562,7 @@ async def test_7_a_burst_confirms_roles_with_the_short_probe() -> None:
         servers["b"].probes.clear()
         servers["b"].promote()
         await until(lambda: manager.master_pool_count == 1)
-        # What does not change while a server runs is known already.
+        # Values that cannot change while a server runs are known already.
         assert ProbeForm.CHANGES in servers["b"].probes
         assert ProbeForm.FULL not in servers["b"].probes
         assert manager.metrics().nodes[1].timeline == 2
@@ -641,7 +641,7 @@ async def test_8_a_deaf_connection_to_a_new_master_costs_no_acquire() -> None:
         idle = next(c for c in servers["a"].connections if c.on_lost is None)
         servers["a"].promote()
         await until(lambda: manager.master_pool_count == 1)
-        # It said `on` when it was used last, and is asked again; but nothing comes back.
+        # The idle connection said `on` when it was last used. So it is asked, and does not answer.
         deaf = FakeServer(idle.server.host, master=True)
         deaf.freeze()
         servers["a"].connections.remove(idle)
@@ -665,7 +665,7 @@ async def test_8_an_old_flow_that_is_dead_costs_one_reconnect() -> None:
     servers = fake_cluster("a master")
     async with manager_of(servers, refresh_delay=0.02, refresh_timeout=30) as manager:
         await manager.ready(1, 0)
-        # Only the reserved connection hears nothing any more; new ones work.
+        # Only the reserved connection gets no answers any more; new connections work.
         session = next(c for c in servers["a"].connections if c.on_lost is not None)
         deaf = FakeServer(servers["a"].host, master=True)
         deaf.freeze()
@@ -690,7 +690,7 @@ async def test_8_behind_a_pooler_a_host_is_not_dead_while_a_lease_taken_before_i
     async with manager_of(servers, refresh_delay=0.05, **limits) as manager:
         await manager.ready()
         held = await manager.acquire_master()
-        servers["a"].freeze()  # or all of the pooler's connections are taken
+        servers["a"].freeze()  # it looks the same if all of the pooler's connections are taken
         await _health(manager, "suspect")
         logins = servers["a"].logins
         await until(lambda: servers["a"].logins > logins + 3)
@@ -742,7 +742,7 @@ async def test_1_a_pooler_that_goes_on_saying_on_costs_each_lease_of_the_master_
             async with manager.acquire_master() as connection:
                 await connection.run()
             assert servers["a"].questions == asked
-        # It was told to connect anew, and says `off` to those that log in from now on.
+        # The pooler was told to reconnect, and says `off` to clients that log in from now on.
         servers["a"].lie = servers["a"].lie_to_pool = None
         servers["a"].drop_pooled()
         for _ in range(5):
@@ -781,11 +781,11 @@ async def test_9_a_writer_is_given_no_login_that_has_outlasted_its_hosts_time_as
     kwargs = {"min_size": 0, "max_size": 2}
     async with manager_of(servers, refresh_delay=0.02, pool_factory_kwargs=kwargs) as manager:
         await manager.ready()
-        held = await manager.acquire_master()  # so that the next one has to log in
+        held = await manager.acquire_master()  # so that the next acquire has to log in
         a.before_login = hold
         acquiring = asyncio.ensure_future(manager.acquire_master(timeout=10).__aenter__())
         await asked.wait()
-        a.master = becomes == "fenced"  # alive, and sure of itself
+        a.master = becomes == "fenced"  # if fenced, it is alive and still a master
         b.promote()
         of_a, of_b = sorted(manager, key=lambda pool: pool.server.host)
         await until(lambda: manager.pool_is_master(of_b) and not manager.pool_is_master(of_a))
@@ -843,7 +843,7 @@ async def test_10_a_host_that_is_back_connects_before_it_serves_beside_others() 
         await until(lambda: manager.replica_pool_count == 0)
         servers["c"].restart()
         await until(lambda: manager.replica_pool_count == 1)
-        assert manager.metrics().nodes[2].pool_idle == 0  # no other could have served meanwhile
+        assert manager.metrics().nodes[2].pool_idle == 0  # no other host could serve meanwhile
 
 
 async def test_10_a_host_that_opens_its_pool_as_another_goes_down_serves(
@@ -1069,7 +1069,7 @@ async def test_11_a_commit_that_is_cancelled_goes_on_and_then_gives_back() -> No
 async def test_11_an_exception_that_cannot_be_judged_costs_no_place(
     sqlstate: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It may be the application's own, derived from the driver's and of any shape."""
+    """It may be the application's own: derived from the driver's, with attributes of any kind."""
     async with manager_of(fake_cluster("a master")) as manager:
         connection = await manager.acquire_master()
         await manager.release(connection)
@@ -1126,7 +1126,7 @@ async def test_a_connection_that_is_lent_again_before_its_release_has_returned()
             await handed_on.wait()
 
         first = await manager.acquire_master()
-        pool.release = release_and_linger  # type: ignore[method-assign]  # a driver that does so
+        pool.release = release_and_linger  # type: ignore[method-assign]  # as a driver may
         releasing = asyncio.ensure_future(manager.release(first))
         await until(lambda: first in pool.free)
         pool.release = release  # type: ignore[method-assign]
@@ -1134,7 +1134,7 @@ async def test_a_connection_that_is_lent_again_before_its_release_has_returned()
         assert second is first
         handed_on.set()
         await releasing
-        await manager.release(second)  # it is known still
+        await manager.release(second)  # the manager still knows it
         assert manager.metrics().nodes[0].in_flight == 0
 
 
@@ -1212,7 +1212,7 @@ async def test_12_what_is_given_back_after_the_end_sets_no_timer() -> None:
     await manager.terminate()
     timers: list[float] = []
     with pytest.MonkeyPatch.context() as patch:
-        if hasattr(loop, "_scheduled"):  # uvloop takes no other method in place of its own
+        if hasattr(loop, "_scheduled"):  # uvloop's methods cannot be replaced
             patch.setattr(loop, "call_later", lambda delay, *_: timers.append(delay))
         await manager.release(connection)
     assert not timers
@@ -1326,7 +1326,7 @@ async def test_15_acquires_leave_nothing_behind() -> None:
         before = len(gc.get_objects())
         await use(5000)
         gc.collect()
-        # Interpreter and loop keep a few objects more; a leak would be one for each acquire.
+        # The interpreter and the loop keep a few more objects; a leak would keep one per acquire.
         assert len(gc.get_objects()) - before < 500
 
 
@@ -1338,9 +1338,9 @@ async def test_a_limit_of_the_role_that_ends_a_session_is_met_once(sqlstate: str
     servers = fake_cluster("a master", "b replica")
     servers["a"].limits = sqlstate
     async with manager_of(servers, refresh_delay=0.02) as manager:
-        await manager.ready(1, 1)  # the second login of the same probe goes without the limit
+        await manager.ready(1, 1)  # the same probe logs in a second time, without the limit
         assert servers["a"].logins - servers["b"].logins == 1
-        servers["b"].limits = sqlstate  # by an ALTER ROLE of another, say
+        servers["b"].limits = sqlstate  # as after an ALTER ROLE by somebody else
         for _ in range(5):
             await manager.wait_next_pool_check()
             assert manager.metrics().nodes[1].last_error is None
@@ -1453,7 +1453,7 @@ async def test_a_lent_connection_fits_until_its_host_has_another_role() -> None:
         promoted = read if host_of(read) == "b" else other
         servers["a"].kill()
         servers["b"].promote()
-        # It says so itself before any probe does, once it has answered anything.
+        # With its next answer the connection itself tells of the promotion, before any probe does.
         await promoted.run()
         assert not manager.still_fits(promoted)
         assert not manager.still_fits(write)
@@ -1500,7 +1500,7 @@ async def test_connections_taken_directly_can_be_given_back() -> None:
         [pool] = await manager.get_master_pools()
         connection = await pool.acquire()
         manager.register_connection(connection, pool)
-        manager.register_connection(connection, pool)  # it is known already
+        manager.register_connection(connection, pool)  # the manager knows it already
         assert manager.metrics().nodes[0].in_flight == 1
         await manager.release(connection)
         connection = await pool.acquire()
@@ -1552,7 +1552,7 @@ async def test_a_pool_that_can_never_be_opened_is_tried_ever_less_often() -> Non
     assert 8 <= tries <= 2 * 8
 
 
-# What once went wrong
+# Failures of the past
 
 
 async def test_9_an_answer_counts_before_the_pool_behind_it_is_open(
@@ -1618,7 +1618,7 @@ async def test_5_a_pooler_that_answers_from_memory_is_found_out() -> None:
         async with manager.acquire_replica() as connection:
             await connection.run()
         assert connection.in_hot_standby is False
-        # Its connections fit nobody until probes have seen flag and SQL disagree.
+        # Its connections fit no acquire until probes have seen that flag and SQL disagree.
         async with manager.acquire_replica(timeout=5) as connection:
             assert host_of(connection) == "a"
 
@@ -1678,7 +1678,7 @@ async def test_4_a_host_that_lets_in_again_offers_all_of_its_pool() -> None:
         more = [await manager.acquire_master(timeout=5) for _ in range(4)]
         for connection in (held, *more):
             await manager.release(connection)
-            connection.lose()  # as idle connections expire, one after the other
+            connection.lose()  # like idle connections that expire one after the other
         await manager.wait_next_pool_check()
         [pool] = manager.pools
         assert manager.get_pool_freesize(pool) == 5
@@ -1796,7 +1796,7 @@ async def test_hosts_are_added_and_removed_while_running() -> None:
         assert host_of(held) == "b"
         await manager.queue.put((a, c))
         await until(lambda: [pool.server.host for pool in manager] == [a, c])
-        # What is lent on a host that is gone can be used and given back.
+        # A connection that is lent on a host that has gone can still be used and given back.
         await held.run()
         async with manager.acquire_replica() as connection:
             assert host_of(connection) == "c"
@@ -1849,7 +1849,7 @@ async def test_a_lease_outlives_the_return_of_its_host() -> None:
 
 @pytest.mark.parametrize("role", ["master", "replica"])
 async def test_4_a_connection_that_is_purged_behind_its_own_answer_is_not_lent(role: str) -> None:
-    """Its host goes on serving; the purge comes before who has asked it gets the answer."""
+    """Its host goes on serving; the purge comes before the acquire that asked gets the answer."""
     async with manager_of(fake_cluster(f"a {role}"), refresh_delay=60) as manager:
         acquire = manager.acquire_master if role == "master" else manager.acquire_replica
         async with acquire(timeout=5) as first:

@@ -1,4 +1,4 @@
-"""Metrics: each field, what counts as what, and that no storm makes a number wrong."""
+"""Metrics: the meaning of each field, what is counted where, and that no storm makes them wrong."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ COUNTERS = ("acquires", "acquire_seconds", "waits", "retries", "role_changes", "
 
 
 def numbers(snapshot: Metrics) -> Iterator[tuple[str, float]]:
-    """Go through every number in a snapshot."""
+    """Yield every number in a snapshot, with its name."""
     parts: list[Metrics | NodeMetrics] = [snapshot, *snapshot.nodes]
     for part in parts:
         for field in dataclasses.fields(part):
@@ -133,7 +133,7 @@ async def test_a_manager_that_was_never_started_can_be_closed_and_measured() -> 
     assert manager.metrics().nodes == ()
 
 
-# What is told of a node
+# What is reported of a node
 
 
 async def test_roles_health_and_timeline_of_each_node() -> None:
@@ -159,7 +159,7 @@ async def test_how_long_it_has_been_so() -> None:
     async with manager_of(servers, refresh_delay=0.02) as manager:
         await manager.ready()
         await until(lambda: manager.metrics().nodes[1].unchanged_for > 0.05)
-        # Probes that confirm what is known change nothing.
+        # Probes that confirm what is known do not count as changes.
         probes = len(servers["b"].probes)
         await until(lambda: len(servers["b"].probes) > probes + 2)
         assert manager.metrics().nodes[1].unchanged_for > 0.05
@@ -191,7 +191,7 @@ async def test_connections_are_idle_or_used() -> None:
         [master, _] = manager.pools
         async with manager.acquire_from_pool(master):
             assert counts() == [(0, 4, 4), (2, 0, 0)]
-        # One taken from the driver's pool directly is none of ours.
+        # A connection that was taken directly from the driver's pool is not counted.
         direct = await master.acquire()
         assert counts()[0] == (0, 4, 3)
         manager.register_connection(direct, master)
@@ -265,7 +265,7 @@ async def test_each_cluster_has_its_own_lag() -> None:
         assert [node.lag_bytes for node in manager.metrics().nodes] == [None, 1000, None, 30]
 
 
-# Who is who
+# How nodes are told apart
 
 
 async def test_hosts_that_differ_in_their_port_alone_are_two() -> None:
@@ -293,7 +293,7 @@ async def test_two_names_of_one_server_are_two_nodes_of_which_one_serves() -> No
             assert [node.in_flight for node in nodes] == [0, 2, 0]
 
 
-# What counts as what
+# What is counted where
 
 
 async def test_a_connection_handed_out_is_an_acquire() -> None:
@@ -373,7 +373,7 @@ async def test_an_acquire_that_waits_twice_is_one_that_had_to_wait() -> None:
         held = await manager.acquire_master()
         waiting = asyncio.ensure_future(manager.acquire_master(timeout=20))
         await until(lambda: manager.metrics().waiting == 1)
-        # It is given the place, meets a server that is full, and has to wait again.
+        # The waiter gets the place, meets a full server, and has to wait again.
         servers["a"].login_error = ServerError("53300")
         held.lose()
         await manager.release(held)
@@ -392,7 +392,7 @@ async def test_a_candidate_that_is_given_up_is_a_retry() -> None:
             await manager.acquire_replica(timeout=0.015)
         metrics = manager.metrics()
         assert (metrics.retries, metrics.acquires, metrics.nodes[0].in_flight) == (1, 0, 0)
-        # What the application gets wrong is not tried again.
+        # A mistake of the application is not retried.
         with pytest.raises(AssertionError):
             servers["a"].login_error = AssertionError("mine")
             await manager.acquire_from_pool(manager.pools[0])
@@ -413,7 +413,7 @@ async def test_a_connection_in_the_wrong_role_is_a_retry() -> None:
 
 @pytest.mark.parametrize("steps", range(12))
 async def test_a_cancelled_acquire_is_none_and_gives_its_place_back(steps: int) -> None:
-    """Cancelled after so many steps of the loop: while it is waiting, connecting, or has it."""
+    """Depending on `steps`, it is cancelled while waiting, while connecting, or with its lease."""
     async with manager_of(fake_cluster("a master"), **sized(0, 1)) as manager:
         await manager.ready(1, 0)
         got = 0
@@ -431,7 +431,7 @@ async def test_a_cancelled_acquire_is_none_and_gives_its_place_back(steps: int) 
         await asyncio.wait(users)
         metrics = manager.metrics()
         assert (metrics.acquires, metrics.waiting) == (got, 0)
-        # A release that is cancelled goes on, and keeps its place until it has ended.
+        # A cancelled release goes on, and keeps its place until it has ended.
         async with asyncio.timeout(5):
             while manager.metrics().nodes[0].in_flight:
                 await asyncio.sleep(0)
@@ -453,7 +453,7 @@ async def test_a_role_change_is_counted_once_and_a_return_is_none() -> None:
         assert told() == (0, 0)
         servers["b"].promote()
         await until(lambda: told() == (1, 1))
-        # The old master stays fenced whatever it does, until it follows.
+        # The old master stays fenced, whatever it does, until it follows the new one.
         servers["a"].kill()
         await until(lambda: manager.metrics().nodes[0].health is Health.DOWN)
         servers["a"].restart()
@@ -502,7 +502,7 @@ async def test_the_last_error_is_the_newest_of_probes_and_connects_and_is_kept()
 
 
 class WithDsn(BasePoolManager[FakePool, FakeConnection]):
-    """A manager with a DSN of the test's own."""
+    """A manager with a DSN that the test gives."""
 
     def __init__(self, dsn: str, **kwargs: Any) -> None:
         hosts = Dsn.parse(dsn).hosts
@@ -552,7 +552,7 @@ def test_14_no_line_of_the_log_shows_an_error_as_it_is() -> None:
 
 
 class Storm:
-    """Random users and random faults on one cluster, with a look at the metrics at each step."""
+    """Random users and random faults on one cluster; the metrics are checked at each step."""
 
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)  # noqa: S311  # no secret
@@ -585,7 +585,7 @@ class Storm:
                     self.held[taken.server.host] -= 1
 
     def disturb(self) -> None:
-        """Do something to the users, or to a server."""
+        """Do something random to the users, or to a server."""
         server = self.random.choice(list(self.servers.values()))
         deeds = [
             server.kill,
@@ -618,7 +618,7 @@ class Storm:
             user.add_done_callback(self.users.discard)
 
     def look(self) -> None:
-        """Check what holds at every moment."""
+        """Check what must hold at every moment."""
         now, last = self.manager.metrics(), self.last
         for name, value in numbers(now):
             assert value >= 0, name
@@ -633,7 +633,7 @@ class Storm:
         self.last = now
 
     async def calm(self) -> None:
-        """Mend everything, and wait until all who use it have ended."""
+        """Repair all servers, and wait until all users have ended."""
         newest = max(self.servers.values(), key=lambda server: server.timeline)
         for server in self.servers.values():
             server.thaw()
@@ -658,10 +658,10 @@ async def test_no_storm_makes_a_number_wrong(seed: int) -> None:
         metrics = manager.metrics()
         assert metrics.waiting == 0
         assert [(node.in_flight, node.pool_used) for node in metrics.nodes] == [(0, 0)] * 3
-        # It was one.
+        # It really was a storm.
         assert metrics.acquires > 0
         assert metrics.waits > 0
-        # And nothing is lost: every place can still be had.
+        # No place is lost: every one can still be taken.
         async with asyncio.timeout(20):
             taken = [await manager.acquire_master(timeout=20) for _ in range(3)]
         for connection in taken:

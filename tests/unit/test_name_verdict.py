@@ -1,4 +1,4 @@
-"""The arithmetic of chaos' names that move."""
+"""The arithmetic of the chaos scenes in which names move."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a name has left: by membership in its last answer, and later for one that rotates."""
+"""Which addresses a name has left: those not in its last answer, or later if it rotates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hasql.cluster.names import NameHistory, plain_address
 
 
 def history(*answers: str, every: float = 10.0) -> NameHistory:
-    """Return what is known after these answers, such as ``a b``, each so many seconds later."""
+    """Return the history of a name after answers such as ``a b``, `every` seconds apart."""
     known = NameHistory()
     for turn, answer in enumerate(answers):
         known.answered([f"10.0.0.{ord(each)}" for each in answer.split()], turn * every)

@@ -1,8 +1,8 @@
-"""No adapter touches what its library keeps to itself, which any release may change.
+"""No adapter uses private names of its library, which any release may change.
 
-But for what tells reads: SQLAlchemy has no public names for much of what becomes SQL, and its
-traversal for everybody leaves that out. There a change of it makes a statement no read, which is
-tested with the reads.
+The modules that recognise reads are the exception: SQLAlchemy has no public names for much of what
+becomes SQL, and its public traversal leaves that out. If a release changes those names, a statement
+does not count as a read any more; the tests of the reads show that.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def defined(tree: ast.Module) -> Iterator[str]:
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
             yield node.attr
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.id  # of a class's body, among others
+            yield node.id  # in the body of a class, for example
 
 
 def is_own(value: ast.expr, own: set[str]) -> bool:
@@ -68,10 +68,11 @@ def called(node: ast.Call) -> str | None:
 
 
 def private_uses(source: str, ours: set[str] | None = None) -> Iterator[str]:
-    """Yield every use of a private attribute that is not a class's own.
+    """Yield every use of a private attribute that is not hasql's own.
 
-    Classes of ours may have a library's as their base: of `self`, too, nothing private may be used
-    but what is in `ours`, the names that our own modules define, or what this module does.
+    A class of hasql's may have a library's class as its base. So even on `self` a private name may
+    be used only if it is in `ours`, the names that hasql's modules define, or if this module
+    defines it.
     """
     tree = ast.parse(source)
     own = {"self", "cls", *own_classes(tree)}
@@ -82,7 +83,7 @@ def private_uses(source: str, ours: set[str] | None = None) -> Iterator[str]:
                 found = is_private(name) and not (is_own(value, own) and name in ours)
             case ast.Call(args=arguments) if called(node) in _BY_NAME:
                 found = any(isinstance(x, ast.Constant) and is_private(x.value) for x in arguments)
-            case ast.Subscript(slice=ast.Constant(value=name)):  # as of vars()
+            case ast.Subscript(slice=ast.Constant(value=name)):  # for example of vars()
                 found = is_private(name)
             case ast.Import(names=names) | ast.ImportFrom(names=names):
                 found = any(map(is_private, imported(node, names)))
@@ -93,7 +94,7 @@ def private_uses(source: str, ours: set[str] | None = None) -> Iterator[str]:
 
 
 def imported(node: ast.Import | ast.ImportFrom, names: list[ast.alias]) -> list[str]:
-    """Return the parts of what is imported, if it is not ours."""
+    """Return the parts of the imported names, or nothing if they are hasql's."""
     module = getattr(node, "module", None) or ""
     parts = [*module.split("."), *(part for alias in names for part in alias.name.split("."))]
     return [] if "hasql" in parts else parts

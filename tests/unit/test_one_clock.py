@@ -1,9 +1,10 @@
 """The core has one clock and one source of chance, which its manager hands to it.
 
-A resolver, which several managers may share, has the same of its own.
+A resolver, which several managers may share, has its own.
 
-So that a manager can be played in virtual time, and a run of it played again. Timers are set by
-durations and never compared with `loop.time()`, which has another origin, and which uvloop rounds.
+This makes it possible to run a manager in virtual time, and to repeat a run. Timers are set by
+durations. They are never compared with `loop.time()`, which has another origin and is rounded by
+uvloop.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PACKAGE = Path(hasql.__file__).parent
-#: Who serves libraries and frameworks with clocks of their own, and real servers.
+#: Packages that serve real servers, or libraries and frameworks with clocks of their own.
 EXEMPT = {"_adapters", "cli", "contrib", "testing"}
-#: What speaks with a library that goes by the clock of the wall, which several processes share.
+#: Modules that use a library that goes by the wall clock, because several processes share it.
 FOREIGN = {"resilience/stored_rates.py"}
 CORE = sorted(
     place
@@ -30,8 +31,8 @@ CORE = sorted(
     if (place := path.relative_to(PACKAGE).as_posix()).partition("/")[0] not in EXEMPT
     and place not in FOREIGN
 )
-#: The only places that have the clock, and those that may make a source of chance: the manager's, a
-#: policy's own until it serves a manager, and that of sources of hosts, which no simulation has.
+#: The only modules that have the clock, and those that may make a source of chance: the manager's,
+#: a policy's own until it serves a manager, and that of sources of hosts, which no simulation uses.
 CLOCKS = ("_manager/facade.py", "dns/resolver.py")
 CHANCE = {
     "_manager/facade.py",
@@ -42,12 +43,12 @@ CHANCE = {
 
 _CLOCKS = {"time", "datetime"}
 _CHANCES = {"random", "secrets"}
-#: What takes, or tells, a time of the event loop's.
+#: Names that take, or return, a time of the event loop's.
 _LOOP_TIMES = {"time", "call_at", "timeout_at", "when"}
 
 
 def offences(place: str, source: str) -> Iterator[str]:
-    """Yield what a module does with a clock, or with chance, of its own."""
+    """Yield each use of a clock, or of chance, that a module makes by itself."""
     for node in ast.walk(ast.parse(source)):
         if found := _imported(place, node) or _used(place, node):
             yield f"hasql/{place}:{getattr(node, 'lineno', 0)}: {found}"
@@ -74,7 +75,7 @@ def _used(place: str, node: ast.AST) -> str | None:
             return "makes a source of chance"
         case ast.Call(func=ast.Name(id=name)) | ast.Attribute(attr=name) if name in _LOOP_TIMES:
             return f"uses a time of the event loop: {name}"
-        # 0.0 is at once, by whatever clock.
+        # 0.0 means at once, by any clock.
         case ast.Call(func=ast.Attribute(attr="reschedule"), args=args) if not (
             len(args) == 1 and isinstance(args[0], ast.Constant) and args[0].value in {0.0, None}
         ):
@@ -138,7 +139,7 @@ def test_what_is_none(place: str, source: str) -> None:
 
 @pytest.mark.parametrize("place", CLOCKS)
 def test_a_manager_and_a_resolver_hand_out_one_clock(place: str) -> None:
-    # It has it for its hook alone: whatever else used it would have a clock besides.
+    # The clock is used in the hook alone: any other use would be a second clock.
     tree = ast.parse((PACKAGE / place).read_text(encoding="utf-8"))
     used = [
         node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "monotonic"

@@ -1,4 +1,4 @@
-"""Log handlers, listeners and tracers of a manager for threads may wait: nothing waits for them.
+"""Log handlers, listeners and tracers of a manager for threads may block: hasql does not wait.
 
 Each test bears the number of the invariant it stands for, where it stands for one.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Handler(logging.Handler):
-    """Does something with each record, under its lock as every handler does."""
+    """Does something with each record, while it holds its lock, as every handler does."""
 
     def __init__(self, work: Callable[[logging.LogRecord], object]) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Handler(logging.Handler):
 
 @contextmanager
 def handled(name: str, work: Callable[[logging.LogRecord], object]) -> Iterator[Handler]:
-    """Have a handler at a logger that tells everything."""
+    """Add a handler to a logger, which logs at all levels meanwhile."""
     logger, handler = logging.getLogger(name), Handler(work)
     level = logger.level
     logger.addHandler(handler)
@@ -52,7 +52,7 @@ def handled(name: str, work: Callable[[logging.LogRecord], object]) -> Iterator[
 
 
 def log_often(count: int) -> None:
-    """Log the numbers from 0 on."""
+    """Log the numbers from 0 to `count` - 1."""
     for number in range(count):
         logging.getLogger("hasql").warning("%d", number)
 
@@ -103,7 +103,7 @@ def test_4_a_log_handler_whose_lock_is_held_does_not_hold_up_the_failover() -> N
         manager.getconn()
         waiting = threading.Thread(target=app.warning, args=["failed"])
         waiting.start()
-        until(lambda: manager.waiting == 1)  # within the handler, whose lock it has
+        until(lambda: manager.waiting == 1)  # it waits in the handler, and holds its lock
         manager.in_loop(servers["a"].kill)
         manager.in_loop(servers["b"].promote)
         waiting.join(LONG / 2)

@@ -1,8 +1,8 @@
-"""Four times as much as servers can do, in virtual time: what admission is worth (invariant 19).
+"""What admission is worth under four times the load that servers can do (invariant 19).
 
-The servers do ten requests at once in 20 ms each, unless a test says otherwise. More of them share
-that, and are in each other's way, as processes of a database are. Requests arrive by chance, and
-each has half a second.
+Unless a test says otherwise, the servers do ten requests at once in 20 ms each. More requests share
+that capacity and slow each other down in addition, like the processes of a database. Requests
+arrive at random, and each has half a second. The time is virtual.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from testbed.fake_driver import FakeManager, FakeServer
 
 AT_ONCE, SERVICE, DEADLINE = 10, 0.02, 0.5
 BEST = AT_ONCE / SERVICE
-"""Requests in a second, at the best."""
+"""The most requests that the servers can do in a second."""
 SECONDS = 5.0
 CRITICAL_SHARE = 0.05
 
 
 @dataclass
 class Story:
-    """What became of all requests."""
+    """The results of all requests."""
 
     good: int = 0
     seconds: float = 0.0
     refused: int = 0
     critical: list[float] = field(default_factory=list)
-    #: How long one has waited for its connection, or to be told that there is none.
+    #: The longest time for which a request has waited for its connection, or for its refusal.
     longest_wait: float = 0.0
     working: int = 0
     most_at_once: int = 0
@@ -52,12 +52,12 @@ class Story:
 
 @dataclass(frozen=True)
 class Work:
-    """What servers do well: how many requests at once, in what time each; and for how long."""
+    """The capacity of the servers: requests at once, and the time of each; and how long to play."""
 
     at_once: int = AT_ONCE
     service: float = SERVICE
     seconds: float = SECONDS
-    #: By how much one takes longer or shorter than another, as the deviation of the logarithm.
+    #: How much the time of requests varies: the standard deviation of its logarithm.
     spread: float = 0.0
 
     @property
@@ -71,7 +71,7 @@ WORK = Work()
 def play(
     times: float, work: Work = WORK, critical_share: float = CRITICAL_SHARE, **kwargs: Any
 ) -> Story:
-    """Play so many times what the servers do at the best."""
+    """Play `times` times the load that the servers can do."""
     clock, story = VirtualClock(), Story(seconds=work.seconds)
     chance, length = Random(5), Random(6)  # noqa: S311  # no secret
     server = FakeServer(parse_host("a"), master=True, clock=clock)
@@ -123,7 +123,7 @@ def play(
 
 
 def play_unloaded(work: Work = WORK) -> Story:
-    """Play what is critical alone, as much of it as in an overload."""
+    """Play only critical requests, as many as there are in an overload."""
     return play(4.0 * CRITICAL_SHARE, work, critical_share=1.0)
 
 

@@ -1,6 +1,6 @@
 """Tasks that do one piece of work, and may be cancelled before they begin it.
 
-Then nothing may be left that was never awaited: the warning of that fails a test.
+In that case no coroutine may be left that was never awaited: the warning about it fails a test.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from hasql.driver.own_task import in_own_task
 
 
 async def _cancel_those_since(before: set[asyncio.Task[object]]) -> None:
-    """As `asyncio.run` does to all when the program ends."""
+    """Cancel the one task begun since, as `asyncio.run` cancels all when the program ends."""
     since = asyncio.all_tasks() - before
     assert len(since) == 1
     for task in since:

@@ -1,4 +1,4 @@
-"""What is installed is what the sources say."""
+"""The installed package agrees with its sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Patroni says at /cluster, and what of it becomes a host."""
+"""Patroni's answer to /cluster, and which of its members become hosts."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ NOON = "Wed, 25 Nov 2026 12:00:00 GMT"
         ("2026-11-25T12:05:00+00:00", NOON, 300.0),
         ("2026-11-25T14:00:30.5+02:00", NOON, 30.5),
         ("2026-11-25T11:59:00+00:00", NOON, -60.0),
-        ("2026-11-25T12:05:00", NOON, None),  # of which time zone?
+        ("2026-11-25T12:05:00", NOON, None),  # the time zone is missing
         ("2026-11-25T12:05:00+00:00", None, None),
         ("2026-11-25T12:05:00+00:00", "noon", None),
         ("tomorrow", NOON, None),

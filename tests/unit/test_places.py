@@ -1,7 +1,7 @@
-"""A place is one count of a node's `in_flight`, which changes in the routers alone.
+"""A place is one count of a node's `in_flight`, which only the routers change.
 
-So that whoever counts one has it given back by `vacate`, and those who wait for it hear of it. What
-else needs a place asks a router for it.
+So every place that is taken is given back by `vacate`, and the acquires that wait for it are told.
+All other code that needs a place asks a router for it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(hasql.__file__).parent
 ROUTERS = ("_routing/router.py", "_routing/shared_router.py")
-#: Where a node is made, with no place taken.
+#: The module in which a node begins, with no place taken.
 NODE = "_routing/node.py"
 
 
 def writes(place: str, source: str) -> Iterator[str]:
-    """Yield where a module changes the count of places, but for its beginning."""
+    """Yield where a module changes the count of places, except for its initial value."""
     tree = ast.parse(source)
     begins = [
         target

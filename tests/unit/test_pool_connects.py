@@ -1,4 +1,4 @@
-"""The connects of a pool for threads: who waits for one is told, whatever interrupts a thread."""
+"""The connects of a pool for threads: a waiting thread is told, whatever is interrupted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_who_waits_looks_again_wherever_who_gives_back_is_interrupted() -> None:
         ends.wait(LONG * 2)
 
     try:
-        for point in count(2):  # the first is before it begins
+        for point in count(2):  # point 1 is before `arrived` begins
             of_pool = ConnectionsOf(connect, lambda _: None, lambda *_: False, lambda _: None)
             connects: PoolConnects[None] = PoolConnects(of_pool)
             told: list[bool] = []

@@ -1,4 +1,4 @@
-"""What docs/howto/poolers.rst says has tests, which it names."""
+"""The claims of docs/howto/poolers.rst have tests, which the page names."""
 
 from __future__ import annotations
 

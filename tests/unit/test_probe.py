@@ -1,4 +1,4 @@
-"""The reading of a probe's answer: what it says, and what is none."""
+"""Reading a probe's answer: what it says, and what is not an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What SQLAlchemy's statements tell: whether one does nothing but read."""
+"""Which of SQLAlchemy's statements are proved to do nothing but read."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ from hasql._adapters.sqlalchemy.reads import ProvableReads
 
 
 class Hidden(TypeDecorator[int]):
-    """Computes in Python alone."""
+    """A type that converts values in Python only."""
 
     impl = Integer
     cache_ok = True
@@ -102,7 +102,7 @@ class Hidden(TypeDecorator[int]):
 
 
 class Money(TypeDecorator[Any]):
-    """What it puts around a column reads."""
+    """A type that puts SQL around a column, which only reads."""
 
     impl = postgresql.MONEY
     cache_ok = True
@@ -318,7 +318,7 @@ tree = select(T.c.id).where(T.c.id == 1).cte("tree", recursive=True)
 tree = tree.union_all(select(T.c.id).join(tree, T.c.id == tree.c.id + 1))
 A = aliased(Parent)
 CHILD = aliased(Child)
-#: An alias of what calls a function.
+#: An alias of a subquery that calls a function.
 OF_CHILDREN = aliased(Child, select(Child).where(func.f() > 1).subquery())
 WRAPPED = Table("w", MetaData(), Column("id", Integer), Column("v", SetsWhenRead))
 CALL = func.nextval("s")
@@ -570,7 +570,7 @@ OTHERS: dict[str, Any] = {
 def is_read(statement: Any, *functions: str) -> bool:
     reads = ProvableReads(functions)
     found = reads.is_read(statement)
-    assert reads.is_read(statement) is found  # it is remembered
+    assert reads.is_read(statement) is found  # the second answer is a remembered one
     return found
 
 
@@ -601,7 +601,7 @@ def test_what_may_do_more_is_not_taken_for_a_read(statement: Any) -> None:
 def test_where_sqlalchemy_tells_something_no_more_nothing_is_a_read(
     monkeypatch: pytest.MonkeyPatch, owner: type[Any], name: str
 ) -> None:
-    """It is of SQLAlchemy's own, and a release may have it no more."""
+    """The attribute is private to SQLAlchemy, and a release may drop it."""
 
     class Gone:
         def __get__(self, *_: object) -> object:

@@ -1,4 +1,4 @@
-"""The rate limit: rates as they are written, token buckets, and what stands around a lease."""
+"""The rate limit: the text of a rate, token buckets, and the limit around leases."""
 
 from __future__ import annotations
 
@@ -94,10 +94,10 @@ def test_a_burst_goes_through_and_then_as_many_as_the_rate_says() -> None:
     clock = Clock()
     buckets = TokenBuckets(Rate(10, 1), clock)
     assert [buckets.take("", 0.0) for _ in range(10)] == [0.0] * 10
-    assert buckets.take("", 0.0) == pytest.approx(0.1)  # and nothing is taken
+    assert buckets.take("", 0.0) == pytest.approx(0.1)  # and no token is taken
     assert buckets.take("", 0.0) == pytest.approx(0.1)
     assert buckets.take("", 1.0) == pytest.approx(0.1)
-    assert buckets.take("", 1.0) == pytest.approx(0.2)  # the next is promised already
+    assert buckets.take("", 1.0) == pytest.approx(0.2)  # the next token is promised already
     buckets.give_back("")
     assert buckets.take("", 0.0) == pytest.approx(0.2)
     clock.now += 0.2
@@ -190,7 +190,7 @@ async def test_who_would_wait_beyond_its_deadline_is_told_at_once_when_to_come()
         assert monotonic() - began < 10
         assert 50 < raised.value.seconds <= 60
         assert isinstance(raised.value, NotAvailableError)
-        with pytest.raises(RateLimitedError):  # nothing was taken by that
+        with pytest.raises(RateLimitedError):  # the refusal took no token
             await manager.acquire_master()
         metrics = manager.metrics().rate_limit
         assert metrics is not None
@@ -286,7 +286,7 @@ async def _use(lease: Any) -> None:
         pass
 
 
-# What the storage of a shared one has told
+# What the storage of a shared limit has answered
 
 
 def test_15_no_more_is_kept_of_what_others_were_told_than_those_who_wait_could_ask_for() -> None:

@@ -1,4 +1,4 @@
-"""The strategies of the rate limit that are those of the `limits` library, in memory."""
+"""The strategies of the rate limit that the `limits` library provides, in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What redaction makes of long texts, and of secrets that are hard to find."""
+"""Redaction of long texts, and of secrets that are hard to find."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SECRETS = ("s3cr-et\\s3cr-et", r"\a" * 10, "\\" * 10)
     ids=repr,
 )
 def test_a_text_takes_no_longer_than_its_length_says(parts: tuple[str, str, str]) -> None:
-    """It may be an error that holds what somebody has sent to the application."""
+    """The text may be an error that contains what somebody has sent to the application."""
     assert growth(partial(redact, secrets=SECRETS, names=()), parts) < 3 * TIMES
 
 

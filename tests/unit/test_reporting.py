@@ -29,11 +29,11 @@ async def test_the_pools_are_reported_time_and_again(caplog: pytest.LogCaptureFi
     assert hosts["a:5432"]["used"] == hosts["a:5432"]["peak"] == 1
     assert hosts["a:5432"]["role"] == "master"
     assert hosts["b:5432"]["used"] == 0
-    assert {each["peak"] for each in last["pools"]} == {0}  # since the report before
+    assert {each["peak"] for each in last["pools"]} == {0}  # the peak since the last report
     assert "1 of 2 in use" in first["message"]
     count = len(reports(caplog))
     await asyncio.sleep(0.1)
-    assert len(reports(caplog)) == count  # a closed manager reports no more
+    assert len(reports(caplog)) == count  # a closed manager does not report
 
 
 async def test_without_report_every_there_is_no_report(caplog: pytest.LogCaptureFixture) -> None:
@@ -84,8 +84,8 @@ async def test_a_pool_of_which_little_is_used_could_be_smaller() -> None:
 
 async def test_a_pool_that_is_as_large_as_need_be_gets_no_advice() -> None:
     assert await advice_after(5, min_size=1, max_size=8) is None
-    assert await advice_after(2, max_size=2) is None  # nobody has waited
-    assert await advice_after(0, min_size=10, max_size=20) is None  # it was not asked for any
+    assert await advice_after(2, max_size=2) is None  # no acquire has waited
+    assert await advice_after(0, min_size=10, max_size=20) is None  # there was no acquire at all
 
 
 async def test_a_pool_that_cannot_be_resized_stays_as_it_is(
@@ -99,5 +99,5 @@ async def test_a_pool_that_cannot_be_resized_stays_as_it_is(
         assert "too many files" in record["message"]
         async with manager.acquire(), manager.acquire():
             pass
-        await manager.resize(max_size=4)  # once more
+        await manager.resize(max_size=4)  # a second attempt
         assert manager.metrics().nodes[0].pool_max == 4

@@ -1,4 +1,4 @@
-"""What an acquire asks for: which host serves it, who waits, and what waiting costs."""
+"""Requests: which host serves which request, which acquires wait, and what waiting costs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def make_node(name: str, places: int = 1) -> AnyNode:
 
 
 class Stage:
-    """A router, and the hosts in its routing by name: `m` is a master and `r` a replica."""
+    """A router, and its hosts by name: `m` is a master and `r` a replica."""
 
     def __init__(
         self,
@@ -67,13 +67,13 @@ class Stage:
         self.router.route(masters, replicas, suspect)
 
     def occupied(self, request: Request) -> str:
-        """Ask for a place, and return the name of its host; "-": there is none."""
+        """Ask for a place, and return the name of its host, or "-" if there is none."""
         node = self.router.occupy(request)
         return "-" if node is None else node.host.host
 
 
-# The hosts in routing, those of them that are full, and who gets the four requests, in the order
-# of REQUESTS.
+# The hosts in routing, the full ones among them, and the hosts that serve the four requests, in
+# the order of REQUESTS.
 TRUTH = [
     ("", "", "----"),
     ("m", "", "m-mm"),
@@ -82,7 +82,7 @@ TRUTH = [
     ("r", "r", "----"),
     ("mr", "", "mrrm"),
     ("mr", "m", "-rrr"),
-    ("mr", "r", "m--m"),  # a replica that is full is not absent: nobody falls back to the master
+    ("mr", "r", "m--m"),  # a full replica is not absent: there is no fallback to the master
     ("mr", "mr", "----"),
 ]
 
@@ -96,7 +96,7 @@ def test_who_gets_what_was_asked_for(routed: str, full: str, expected: str) -> N
 @pytest.mark.parametrize(
     ("suspect", "full", "expected"),
     [
-        ("m", "", "mrrr"),  # a read of the masters' share has the replicas, which answer
+        ("m", "", "mrrr"),  # a read of the masters' share goes to the replicas, which answer
         ("m", "r", "m--m"),
         ("r", "", "mrrm"),
         ("r", "m", "-rrr"),
@@ -110,7 +110,8 @@ def test_who_may_take_either_role_comes_last_to_one_that_is_silent(
         assert Stage("mr", full, suspect).occupied(request) == host, request
 
 
-# Who gets the four requests, where two more hosts let nobody in: `n` is a master and `s` a replica.
+# Which hosts serve the four requests if two more hosts refuse logins: the master `n` and the
+# replica `s`.
 @pytest.mark.parametrize(
     ("full", "expected"),
     [("", "mrrm"), ("m", "nrrr"), ("r", "mssm"), ("mr", "nssn"), ("mrn", "-sss"), ("mrs", "n--n")],
@@ -166,22 +167,22 @@ def test_the_four_requests_are_those_there_are() -> None:
     passes = [[role.value for role in request.passes] for request in REQUESTS]
     both = ["master", "replica"]
     assert passes == [["master"], ["replica"], both[::-1], both]
-    # Compared, and looked up, by what they are: an equal one would be another.
+    # Requests are compared, and looked up, by identity: an equal one would be another request.
     assert Request(Role.REPLICA, Fallback.ABSENT) != REPLICA_OR_MASTER
 
 
-# Many who wait
+# Many waiters
 
 
 def seconds_of(waiting: int) -> float:
-    """Return what each of so many waiters costs from its coming to its going, in CPU seconds."""
+    """Return the CPU seconds that each of some waiters costs, from joining to leaving."""
     stage = Stage("mr", "mr")
     router, nodes = stage.router, tuple(stage.nodes.values())
     deadline = monotonic() + 600
     began = process_time()
     waiters = [(REQUESTS[i % 4], router.join(REQUESTS[i % 4], deadline)) for i in range(waiting)]
     for number in range(waiting // 2):
-        router.dispatch()  # as each observation does
+        router.dispatch()  # each observation does this
         router.vacate(nodes[number % 2])
     for request, waiter in waiters[::-1]:
         router.leave(request, waiter)
@@ -193,7 +194,7 @@ def seconds_of(waiting: int) -> float:
 
 async def test_ten_thousand_who_wait_cost_each_what_a_hundred_do() -> None:
     gc.collect()
-    gc.disable()  # it takes longer the more there is, whosever it is
+    gc.disable()  # a collection takes longer the more objects there are, also of other tests
     try:
         few = min(sum(seconds_of(100) for _ in range(20)) / 20 for _ in range(5))
         many = min(seconds_of(10_000) for _ in range(3))
@@ -203,7 +204,7 @@ async def test_ten_thousand_who_wait_cost_each_what_a_hundred_do() -> None:
 
 
 def seconds_of_each_end(waiting: int) -> float:
-    """Return what each of so many costs who end by their deadlines, one by one, in CPU seconds."""
+    """Return the CPU seconds that each of some waiters costs if they end by their deadlines."""
     clock = VirtualClock()
     ends: list[tuple[int, float]] = []
 
@@ -229,7 +230,7 @@ def seconds_of_each_end(waiting: int) -> float:
         return took / waiting
 
     def due_of(number: int) -> float:
-        return 1.0 + (number * 7 % waiting) / 1000  # those who ask later may be due earlier
+        return 1.0 + (number * 7 % waiting) / 1000  # later waiters may have earlier deadlines
 
     seconds = run(wait(), clock)
     for rank, (number, at) in enumerate(ends):

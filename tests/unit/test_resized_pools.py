@@ -28,7 +28,7 @@ ANY = {"min_size": 0, "max_size": 4}
 TWO = {"min_size": 0, "max_size": 2}
 
 
-# What a lease of the pool before tells
+# What a lease of the former pool tells
 
 
 def test_4_a_lease_that_breaks_has_its_host_held_though_the_pool_was_resized() -> None:
@@ -41,7 +41,7 @@ def test_4_a_lease_that_breaks_has_its_host_held_though_the_pool_was_resized() -
             connection = await lease.__aenter__()
             await manager.resize(max_size=5)
             async with manager.acquire_master():
-                pass  # which is idle then, and may have ended as the other one
+                pass  # now idle, and perhaps broken like the other one
             servers["a"].latency = 0.05
             connection.lose()
             error = ConnectionResetError("it has broken")
@@ -62,7 +62,7 @@ def test_6_a_reader_that_hears_of_a_promotion_has_it_probed_though_the_pool_was_
             await manager.ready(1, 1)
             async with manager.acquire_replica() as connection:
                 await manager.resize(max_size=5)
-                await asyncio.sleep(11)  # until there is no burst any more
+                await asyncio.sleep(11)  # until the burst is over
                 servers["b"].promote()
                 probes = len(servers["b"].probes)
                 await connection.run()
@@ -84,7 +84,7 @@ def test_4_a_thread_whose_lease_breaks_has_the_host_doubted_though_the_pool_was_
         assert pool.destinations.unsure
 
 
-# What is opened
+# Which connections are opened
 
 
 def test_a_pool_that_was_replaced_meanwhile_is_not_filled() -> None:
@@ -104,7 +104,7 @@ def test_a_pool_that_was_replaced_meanwhile_is_not_filled() -> None:
 
             pool.keep = keep  # type: ignore[method-assign]
             releasing = asyncio.ensure_future(manager.release(first))
-            # The pool before is empty by this, so that the next one may keep what it is to keep.
+            # This empties the former pool, so that the next one may be filled up to its minimum.
             await manager.resize(min_size=3, max_size=4)
             await releasing
             await asyncio.sleep(1)
@@ -118,7 +118,7 @@ def test_what_a_pool_was_asked_for_before_it_was_resized_is_closed_when_it_is_ba
     servers = fake_cluster("a master")
     with managed(servers, refresh_delay=60, pool_factory_kwargs=TWO) as manager:
         pool = manager.pool_of("a")
-        with manager.acquire_master():  # so that the pool goes on for a while
+        with manager.acquire_master():  # keeps the pool alive for a while
 
             def resize() -> None:
                 pool.on_acquire = lambda: None
@@ -176,7 +176,7 @@ def twice(manager: ThreadManager) -> None:
 
 
 def most_lent(manager: ThreadManager, server: FakeServer) -> int:
-    """Return how many can be lent now, and the one that is."""
+    """Return how many connections can be lent at once, with the one that is lent."""
     taken: list[Any] = []
     try:
         for _ in range(5):
@@ -194,7 +194,7 @@ def most_lent(manager: ThreadManager, server: FakeServer) -> int:
 
 @contextmanager
 def run_beside(function: str, thread: threading.Thread) -> Iterator[None]:
-    """Have a thread run where a function is called, for a while: it may have to wait for that."""
+    """Start a thread where a function is called; give it a while, because it may have to wait."""
 
     def profile(frame: FrameType, event: str, _: object) -> None:
         if event == "call" and frame.f_code.co_qualname == function:

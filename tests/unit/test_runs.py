@@ -1,4 +1,4 @@
-"""A unit of work: what is tried again, by the error and by how far the transaction had come."""
+"""Units of work: which errors, at which step of the transaction, make the work be done again."""
 
 from __future__ import annotations
 
@@ -55,22 +55,22 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-#: Three attempts, without pauses that would be noticed.
+#: Three attempts, with pauses too short to notice.
 POLICY = RetryPolicy(attempts=3, seconds=20, first=0.0001, longest=0.001)
 
 
 class OwnError(Exception):
-    """One of the application's."""
+    """An error of the application's."""
 
 
 def lost(connection: FakeConnection) -> None:
-    """End the connection, and raise what the driver does."""
+    """End the connection, and raise the error that a driver raises."""
     connection.lose()
     raise ConnectionResetError("the connection was closed in the middle of the operation")
 
 
 def refused(sqlstate: str, *, fatal: bool = False) -> Callable[[FakeConnection], None]:
-    """Make what answers with a code; a fatal one ends the connection."""
+    """Return an answer that is an error with a code; a fatal one ends the connection."""
 
     def answer(connection: FakeConnection) -> None:
         if connection.transaction.state is TransactionState.OPEN:
@@ -83,7 +83,7 @@ def refused(sqlstate: str, *, fatal: bool = False) -> Callable[[FakeConnection],
 
 
 def raising(error: BaseException) -> Callable[[FakeConnection], None]:
-    """Make what raises something while the connection is well."""
+    """Return an answer that raises an error and leaves the connection intact."""
 
     def answer(_: FakeConnection) -> None:
         raise error
@@ -93,7 +93,7 @@ def raising(error: BaseException) -> Callable[[FakeConnection], None]:
 
 @pytest.fixture
 async def servers() -> dict[str, FakeServer]:
-    """A master and two replicas, whose transactions write, and of which nobody knows the end."""
+    """A master and two replicas; transactions write, and the master does not know their outcome."""
     servers = fake_cluster("a master", "b replica", "c replica")
     servers["a"].xid = 7
     servers["a"].statuses[7] = None
@@ -102,14 +102,14 @@ async def servers() -> dict[str, FakeServer]:
 
 @pytest.fixture
 async def manager(servers: dict[str, FakeServer]) -> AsyncIterator[FakeManager]:
-    """A manager of them, for tasks."""
+    """A manager of these servers, for tasks."""
     async with manager_of(servers) as manager:
         await manager.ready()
         yield manager
 
 
 class Work:
-    """Work that meets something, and counts how often it is called."""
+    """Work that calls `meets` each time, and counts its calls."""
 
     def __init__(self, meets: Callable[[FakeConnection], object] = lambda _: None) -> None:
         self.meets = meets
@@ -129,8 +129,8 @@ class Work:
         return "done"
 
 
-#: What is met, and in which steps it has the work tried again. In answer to COMMIT a lost
-#: connection leaves it open what has become of it: "?".
+#: Errors, and the steps of a transaction at which each makes the work be done again. "?" means
+#: that the error, in answer to COMMIT, leaves the outcome open.
 MEETS: dict[str, tuple[Callable[[FakeConnection], None], str]] = {
     "connection lost": (lost, "begin work mark commit?"),
     "57P01": (refused("57P01", fatal=True), "begin work mark commit?"),
@@ -141,21 +141,22 @@ MEETS: dict[str, tuple[Callable[[FakeConnection], None], str]] = {
     "40001": (refused("40001"), "begin work mark commit"),
     "40P01": (refused("40P01"), "begin work mark commit"),
     "53300": (refused("53300"), "begin work mark commit"),
-    # In answer to COMMIT nobody knows whose it is.
+    # In answer to COMMIT, it is not known which connection is meant.
     "08006 of another server": (refused("08006"), "commit?"),
-    # A standby's word on how far its log has come, in a master's place behind a pooler.
+    # The answer of a standby, in a master's place behind a pooler, to the question how far its
+    # log has come.
     "55000": (refused("55000"), "mark"),
     "55P03": (refused("55P03"), ""),
     "57014": (refused("57014"), ""),
     "25006": (refused("25006"), ""),
-    # What closes the connection is no answer to COMMIT, whatever it says.
+    # An error that closes the connection is no answer to COMMIT, whatever its code.
     "25P03": (refused("25P03", fatal=True), "commit?"),
     "25P04": (refused("25P04", fatal=True), "commit?"),
     "57P05": (refused("57P05", fatal=True), "commit?"),
     "53100 that is fatal": (refused("53100", fatal=True), "commit?"),
     "58030 that is fatal": (refused("58030", fatal=True), "commit?"),
     "XX000 that is fatal": (refused("XX000", fatal=True), "commit?"),
-    # A pooler's, who has lost the server's connection and keeps ours.
+    # The error of a pooler that has lost its connection to the server and keeps ours.
     "58000": (refused("58000"), "commit?"),
     "23505": (refused("23505"), ""),
     "22012": (refused("22012"), ""),
@@ -174,12 +175,12 @@ MEETS: dict[str, tuple[Callable[[FakeConnection], None], str]] = {
     "interrupted": (raising(KeyboardInterrupt()), ""),
 }
 STEPS = ("begin", "work", "mark", "commit")
-#: Errors of the server about what hasql itself asks: the work is done again without that.
+#: Errors of the server about the mark, which hasql asks for: the work is done again without it.
 NO_MARK = {"42P01", "0A000"}
 
 
 def expected(name: str, step: str) -> tuple[int, bool]:
-    """Return how often the work is called, and whether it is for an open outcome."""
+    """Return how often the work is called, and whether its outcome stays open."""
     words = MEETS[name][1].split()
     if f"{step}?" in words:
         return 1, True
@@ -199,7 +200,7 @@ async def test_what_is_met_and_how_far_it_had_come_says_what_comes_next(
     with pytest.raises(BaseException) as met:  # noqa: PT011  # of many kinds
         await manager.run(work, retry=POLICY)
         if step == "mark" and name in NO_MARK:
-            raise OwnError  # it has been done, without
+            raise OwnError  # the work was done, without a mark
     if step == "mark" and name in NO_MARK:
         assert (work.calls, servers["a"].ended[-1]) == (2, "COMMIT")
         return
@@ -327,7 +328,7 @@ TERMINATES = Lifecycle(leak_threshold=0.05, leak_action="terminate")
 
 
 def a_conflict_first(conflict: bool) -> Work:
-    """Make work that meets a conflict in its first attempt, or none."""
+    """Make work that meets a conflict in its first attempt, if at all."""
 
     def meets(connection: FakeConnection) -> None:
         if conflict and work.calls == 1:
@@ -343,7 +344,7 @@ async def test_20_what_is_terminated_right_behind_the_answer_to_commit_is_done_o
 ) -> None:
     async with manager_of(servers, lifecycle=TERMINATES) as manager:
         await manager.ready()
-        # Before the task hears the answer, as where another one keeps the event loop busy then.
+        # The lease ends before the task gets the answer, as if another task kept the loop busy.
         terminated = partial(until, lambda: manager.metrics().leases_overdue == 1)
         servers["a"].script["commit"] = lambda _: terminated()
         work = a_conflict_first(conflict)
@@ -360,7 +361,7 @@ async def test_18_work_that_is_terminated_is_not_begun_again_and_tells_nothing_o
     breaker = Breaker(threshold=1)
     async with manager_of(servers, lifecycle=TERMINATES, breaker=breaker) as manager:
         await manager.ready()
-        # Two connections, of which one is to know nothing of what befalls the other.
+        # There are two connections: what happens to one must not affect the other.
         async with manager.acquire_master(), manager.acquire_master():
             pass
         pool = next(pool for pool in manager.driver.pools if pool.server is servers["a"])
@@ -393,7 +394,7 @@ def test_18_a_threads_work_that_is_terminated_is_not_begun_again() -> None:
         def wait(connection: FakeConnection) -> None:
             while not connection.closed:
                 sleep(0.001)
-            connection.use()  # type: ignore[attr-defined]  # a thread's has it
+            connection.use()  # type: ignore[attr-defined]  # a thread's connection has `use`
 
         work = Work(wait)
         with pytest.raises(ConnectionResetError) as met:
@@ -503,7 +504,7 @@ async def test_idempotent_work_is_done_again_where_nobody_knows(
 
 
 def lost_and_not_known(then: Callable[[FakeConnection], object]) -> Callable[..., object]:
-    """Lose the first COMMIT, of which the server then knows nothing; the next ones do `then`."""
+    """Lose the first COMMIT, of which the server then knows nothing; later ones call `then`."""
 
     def commit(connection: FakeConnection) -> None:
         connection.server.script["commit"] = then
@@ -518,7 +519,7 @@ async def test_idempotent_work_that_may_be_done_is_not_said_not_to_be(
 ) -> None:
     a = servers["a"]
     a.script["commit"] = lost_and_not_known(lost)
-    a.script["begin"] = lambda _: a.script.update(begin=lost)  # after the first attempt
+    a.script["begin"] = lambda _: a.script.update(begin=lost)  # from the second attempt on
     with pytest.raises(CommitUnknownError) as met:
         await manager.run(Work(), retry=POLICY, idempotent=True)
     assert isinstance(met.value.__cause__, ConnectionResetError)
@@ -610,7 +611,7 @@ async def test_a_server_that_tells_no_ids_may_be_replaced_by_one_that_does(
     assert len(asked) == 1
     a.restart()
     async with asyncio.timeout(20):
-        while len(asked) < 2:  # once a probe has seen that it was started anew
+        while len(asked) < 2:  # until a probe has seen the restart
             assert await manager.run(Work()) == "done"
 
 
@@ -715,7 +716,7 @@ def in_thread(work: Callable[[], _T]) -> _T:
     def run() -> None:
         try:
             done.set_result(work())
-        except BaseException as error:  # noqa: BLE001  # for who waits
+        except BaseException as error:  # noqa: BLE001  # the waiting task gets it
             done.set_exception(error)
 
     Thread(target=run, daemon=True).start()
@@ -885,7 +886,7 @@ async def test_25006_of_a_master_that_is_none_any_more_is_tried_again(
         if connection.server.host.host == "a":
             servers["a"].master, servers["b"].master = False, True
             servers["b"].timeline += 1
-            await connection.run()  # its answer bears the flag
+            await connection.run()  # its answer carries the flag
             refused("25006")(connection)
         return "done"
 
@@ -1003,7 +1004,7 @@ async def test_a_host_that_lets_nobody_connect_is_exhausted_only_if_it_is_full(
             assert breaker.openings == (category is Category.INFRASTRUCTURE)
 
 
-# What is told of it
+# What is reported of it
 
 
 async def test_runs_and_retries_are_counted_and_told(

@@ -1,4 +1,4 @@
-"""When probes are due: steady, in bursts, and while signals keep coming that mean nothing."""
+"""When probes are due: in the steady state, in bursts, and under signals that mean nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def bursts(clock: Clock) -> Bursts:
 def begun_by_hints(
     bursts: Bursts, clock: Clock, seconds: float, step: float = 0.005
 ) -> list[float]:
-    """Hint all the time; return when a burst began because of it."""
+    """Give hints all the time; return the times at which a hint began a burst."""
     began, start = [], clock.now
     while clock.now < start + seconds:
         if bursts.begin_by_hint(urgent=False):
@@ -189,5 +189,5 @@ def test_7_a_burst_slows_down_once_a_master_has_been_found(bursts: Bursts, clock
 def test_7_a_long_time_without_a_master_is_watched_to_its_end(bursts: Bursts, clock: Clock) -> None:
     schedule = ProbeSchedule(10, bursts, lambda: True, clock, CHANCE)
     assert 0.15 <= schedule.delay() <= 0.25
-    clock.now += 1_000_000  # a power of two that large is no float any more
+    clock.now += 1_000_000  # 2 to the power of the doublings would not fit into a float
     assert 0.375 <= schedule.delay() <= 0.625

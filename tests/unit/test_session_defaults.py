@@ -1,4 +1,4 @@
-"""Session defaults: what a user may say, and how it is said to a server."""
+"""Session defaults: which values a user may give, and how they are sent to a server."""
 
 from __future__ import annotations
 

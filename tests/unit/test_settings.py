@@ -1,4 +1,4 @@
-"""The settings of pool managers: none of their arguments is missing, and nothing given is shown."""
+"""The settings of pool managers: no argument is missing, and no given value is shown."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ ALL_FIELDS: dict[str, FieldInfo] = {
     for model in MODELS
     for name, field in model.model_fields.items()
 }
-#: Numbers that are no durations.
+#: Numbers that are not durations.
 NOT_SECONDS = {
     *("master_as_replica_weight", "stopwatch_window_size", "jitter", "limit", "replica_limit"),
     *("queue", "reserve", "threshold"),
@@ -106,7 +106,7 @@ def test_each_setting_says_what_it_is(name: str, field: FieldInfo) -> None:
 
 
 def numbers() -> Iterator[tuple[str, str | None, float]]:
-    """Yield what is out of the bounds of each number: its name, its group, and a value."""
+    """Yield a name, its group and a value out of its bounds, for each setting that is a number."""
     models: dict[str | None, type[BaseModel]] = {
         None: Settings,
         "session": SessionGroup,
@@ -271,7 +271,7 @@ def test_settings_may_be_a_part_of_others(environment: pytest.MonkeyPatch) -> No
     environment.setenv("DATABASE__DSN", DSN)
     environment.setenv("REPORTS__DSN", "host=r")
     environment.setenv("REPORTS__SESSION__STATEMENT_TIMEOUT", "60")
-    settings = AppSettings()  # type: ignore[call-arg]  # it is in the environment
+    settings = AppSettings()  # type: ignore[call-arg]  # the values are in the environment
     assert settings.database.dsn.get_secret_value() == DSN
     assert settings.reports.arguments()["session"] == SessionDefaults(statement_timeout=60)
 
@@ -413,7 +413,7 @@ def test_a_repr_shows_no_secret() -> None:
         settings.dsn = SecretStr("host=other")
 
 
-# What is named
+# Objects given by name
 
 
 def token() -> str:
@@ -449,7 +449,7 @@ def test_callables_and_objects_are_found_by_their_names() -> None:
     assert arguments["rate_limit"].key is token
     assert arguments["balancer_policy"] is Factory.Policy
     assert arguments["discovery"] is made[-1]
-    # A source serves one manager alone.
+    # A source serves only one manager.
     assert settings.arguments()["discovery"] is not arguments["discovery"]
 
 

@@ -1,8 +1,8 @@
-"""A name that leads to several servers, on a scriptable cluster.
+"""Names that lead to several servers, on a scriptable cluster.
 
-The names are `rw` and `r`, as of a Kubernetes operator's services; what they lead to is changed
-under a running manager, whose connections live on. All of it is in virtual time: how often somebody
-looks, asks and tries is by the clock, and not by what else the machine does.
+The names are `rw` and `r`, like the services of a Kubernetes operator. The tests change where they
+lead while a manager runs, whose connections live on. All tests run in virtual time, so that the
+number of looks, questions and attempts does not depend on how busy the machine is.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def manager_of(**servers: FakeServer) -> FakeManager:
 
 
 async def break_a_lease(manager: FakeManager, *, read_only: bool = False) -> None:
-    """Have a connection break, after which the host is looked at afresh."""
+    """Break the connection of a lease, so that hasql looks at the host afresh."""
     with pytest.raises(ConnectionResetError):
         async with manager.acquire(read_only) as connection:
             connection.lose()
@@ -62,10 +62,10 @@ async def break_a_lease(manager: FakeManager, *, read_only: bool = False) -> Non
 
 
 async def masters(manager: FakeManager, count: int = 20) -> list[FakeServer]:
-    """Take so many leases of a master, and return their servers."""
+    """Take `count` leases of a master, one after the other, and return their servers."""
     found = []
     for _ in range(count):
-        # Who asks the name in turn, a connect and a look, may meet the master in the wrong one.
+        # Connects and looks take turns at the name, so a look may get the master instead.
         async with manager.acquire_master(timeout=60) as connection:
             found.append(connection.server)
             await connection.run()
@@ -82,7 +82,7 @@ async def test_1a_no_master_lease_leads_to_a_standby_of_the_same_name() -> None:
 
 
 async def test_a_name_of_which_few_connects_lead_to_the_master_is_tried_again_and_again() -> None:
-    """It is no server that is full, which would be asked more and more seldom."""
+    """It is not like a full server, which would be tried less and less often."""
     one, other, wrong = server("one", master=True), server("other"), 11
     async with manager_of(rw=one) as manager:
         await manager.ready(1, 0)
@@ -100,7 +100,7 @@ async def test_1a_a_monitor_that_was_cut_and_comes_to_a_standby_finds_the_master
         await manager.ready(1, 0)
         manager.driver.turns[RW] = cycle([other, one])
         for connection in tuple(one.connections):
-            connection.lose()  # the reserved one, too: the next leads to the standby
+            connection.lose()  # the reserved one too: the next one leads to the standby
         await until(lambda: manager.replica_pool_count == 1)
         assert set(await masters(manager)) == {one}
 
@@ -126,20 +126,20 @@ async def test_1b_a_name_that_has_moved_to_a_newer_master_is_followed() -> None:
         manager.driver.servers[RW] = new
         await break_a_lease(manager)
         await until(lambda: manager.metrics().nodes[0].timeline == 2)
-        assert held.closed  # nothing more is acknowledged by the old one
+        assert held.closed  # the old one acknowledges nothing more
         await manager.release(held)
         assert set(await masters(manager)) == {new}
 
 
 async def test_1b_a_replaced_masters_name_is_looked_at_when_another_name_leads_elsewhere() -> None:
-    """As of two services whose flows nobody cuts: the reader's follows the standbys."""
+    """Two services do this if old connections are not cut: the reader's follows the standbys."""
     old, new = server("old", master=True), server("new")
     async with manager_of(rw=old, r=new) as manager:
         await manager.ready(1, 1)
         new.promote()
         await until(lambda: manager.metrics().nodes[0].exclusion is Exclusion.FENCED)
         manager.driver.servers[RW], manager.driver.servers[R] = new, server("another")
-        new.drop_pooled()  # so that a master is to be had by the writer's name alone
+        new.drop_pooled()  # so that only the writer's name leads to a master
         began = clock()()
         assert set(await masters(manager)) == {new}
         assert clock()() - began < 2
@@ -154,7 +154,7 @@ async def test_1b_a_name_that_moves_back_to_a_replaced_master_is_not_followed() 
         logins = old.logins
         broken.lose()
         await manager.release(broken)
-        await until(lambda: old.logins > logins)  # it was looked at
+        await until(lambda: old.logins > logins)  # the look has begun
         await manager.wait_next_pool_check()
         assert not held.closed
         await manager.release(held)
@@ -173,7 +173,7 @@ async def test_1b_a_name_that_leads_to_a_replaced_master_alone_is_fenced_until_i
         with pytest.raises(NotAvailableError, match="fenced"):
             await manager.acquire_master(timeout=0.1)
         new.alive = True
-        manager.driver.servers[RW] = new  # and the old one, which the monitor sees, lives on
+        manager.driver.servers[RW] = new  # the old one, which the monitor sees, lives on
         assert set(await masters(manager)) == {new}
 
 
@@ -283,7 +283,7 @@ async def test_a_readers_name_that_leads_to_the_writer_alone_has_reads_fall_back
     writer, reader = server("writer", master=True), server("reader")
     async with manager_of(rw=writer, r=reader) as manager:
         await manager.ready(1, 1)
-        manager.driver.servers[R] = writer  # and the reader, which the monitor sees, lives on
+        manager.driver.servers[R] = writer  # the reader, which the monitor sees, lives on
         reader.drop_pooled()
         logins = writer.logins
         async with manager.acquire_replica(fallback_master=True, timeout=15) as connection:
@@ -308,7 +308,7 @@ async def test_a_restart_during_a_look_is_no_second_server() -> None:
         for _ in range(3):
             await manager.wait_next_pool_check()
         await masters(manager, 3)
-        assert one.questions == 0  # as each connection is asked of a name with several servers
+        assert one.questions == 0  # if the name had several servers, each connection would be asked
 
 
 async def test_a_lease_that_was_lost_keeps_no_other_from_being_aborted() -> None:
@@ -352,7 +352,7 @@ async def test_a_look_at_a_server_that_tells_less_has_the_monitors_tell_all_as_b
         manager.driver.servers[RW] = other
         held.lose()
         await manager.release(held)
-        await until(lambda: ProbeForm.BARE in other.probes)  # it was looked at
+        await until(lambda: ProbeForm.BARE in other.probes)  # the look has begun
         before = len(one.probes)
         await until(lambda: ProbeForm.FULL in one.probes[before:])
         assert ProbeForm.PLAIN not in one.probes
@@ -392,11 +392,11 @@ async def test_a_look_that_a_pooler_lets_in_does_not_speak_for_the_monitor() -> 
         one.before_login = wait
         broken.lose()
         await manager.release(broken)
-        await until(lambda: one.logins == before + 1)  # the look's
+        await until(lambda: one.logins == before + 1)  # the login of the look
         one.freeze()
-        await until(lambda: one.logins == before + 2)  # the monitor's, which is not let in
+        await until(lambda: one.logins == before + 2)  # the monitor's, which never succeeds
         may_look.set()
-        # While it were let in, the host would be suspect, as there is a lease at work.
+        # If that login succeeded, the host would only be suspect, because a lease is at work.
         await until(lambda: manager.metrics().nodes[0].last_error is not None)
         assert manager.metrics().nodes[0].health is Health.DOWN
         await manager.release(at_work)

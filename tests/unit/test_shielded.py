@@ -1,4 +1,4 @@
-"""Operations of SQLAlchemy's that must not be cancelled while they wait for a server."""
+"""Operations of SQLAlchemy that must not be cancelled while they wait for a server."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ from hasql._adapters.sqlalchemy.shielded import ShieldedOperations
 
 
 async def test_work_whose_connection_is_aborted_before_its_task_has_begun_is_cancelled() -> None:
-    """Its task is the second to take a step of it. One that never begins drops it as it is."""
+    """Its first step runs without the task; a task that never begins would drop the rest."""
     ended_by: list[type[BaseException]] = []
 
     async def hook() -> None:
@@ -25,7 +25,7 @@ async def test_work_whose_connection_is_aborted_before_its_task_has_begun_is_can
 
     async def abort_in_a_long_turn_of_the_loop() -> None:
         operations.end("connection")
-        time.sleep(0.2)  # as of a process that gets no processor for so long
+        time.sleep(0.2)  # as if the process got no processor for so long
 
     running = asyncio.create_task(operations.run(hook(), lambda _: None, "connection"))
     aborting = asyncio.create_task(abort_in_a_long_turn_of_the_loop())

@@ -1,4 +1,7 @@
-"""The core in virtual time: what must hold, in the stories of many seeds; see `simulation`."""
+"""What must hold of the core, in virtual time and in the stories of many seeds.
+
+See `simulation`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from simulation.endurance import endure
 from simulation.play import play
 
 ROOT = Path(__file__).parents[2]
-#: Some seconds' worth of stories; `python -m simulation --seeds 5000` plays more.
+#: As many stories as take some seconds; `python -m simulation --seeds 5000` plays more.
 SEEDS = 100
 PARTS = 4
 
@@ -21,7 +24,7 @@ PARTS = 4
 @pytest.mark.parametrize("part", range(PARTS))
 def test_what_must_hold_holds_in_every_story(part: int) -> None:
     outcomes = [play(seed) for seed in range(part, SEEDS, PARTS)]
-    # They were some: masters have changed, and the applications have worked meanwhile.
+    # The stories were eventful: masters changed, and the applications worked meanwhile.
     assert sum(outcome.failovers for outcome in outcomes) > SEEDS / PARTS
     assert sum(outcome.done for outcome in outcomes) > 100 * SEEDS / PARTS
 
@@ -32,7 +35,7 @@ def test_a_seed_gives_the_same_story_again() -> None:
 
 
 def test_a_seed_gives_the_same_story_in_another_process() -> None:
-    # Where the hashes of strings are others, and so is the order of sets.
+    # There strings have other hashes, and so sets have another order.
     digests = {
         subprocess.run(
             [sys.executable, "-m", "simulation", "--seed", "3"],

@@ -1,4 +1,7 @@
-"""What `run` says of commits in virtual time, in the stories of many seeds; see `simulation`."""
+"""What `run` says about commits, in virtual time and in the stories of many seeds.
+
+See `simulation`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ PARTS = 4
 @pytest.mark.parametrize("part", range(PARTS))
 def test_20_no_fault_around_commit_makes_an_outcome_wrong(part: int) -> None:
     outcomes = [play_commits(seed) for seed in range(part, SEEDS, PARTS)]
-    # They were about something: answers were lost, and ids given to others.
+    # The stories were eventful: answers were lost, and ids were given to other transactions.
     assert sum(outcome.done for outcome in outcomes) > 10 * SEEDS / PARTS
     assert sum(outcome.failovers for outcome in outcomes) > SEEDS / PARTS / 2
     assert sum(outcome.reused for outcome in outcomes) > SEEDS / PARTS / 2
@@ -30,7 +33,7 @@ def test_a_seed_gives_the_same_story_of_commits_again() -> None:
 
 
 def test_a_wrong_outcome_is_found() -> None:
-    # Servers that say to have flushed what they have not mislead the rule, and that is seen.
+    # Servers that wrongly claim to have flushed their WAL mislead the rule; that is detected.
     with pytest.raises(StoryFailed, match="is said to be done, and who said so does not have it"):
         for seed in range(40, 200):
             play_commits(seed, honest=False)

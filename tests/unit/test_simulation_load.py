@@ -9,7 +9,7 @@ SEEDS = 12
 
 def test_load_control_says_no_only_when_it_may_and_all_is_back_in_the_end() -> None:
     outcomes = [play_load(seed) for seed in range(SEEDS)]
-    # It has said so in each way, and the others have worked meanwhile.
+    # Acquires were refused in each of the ways, and the others worked meanwhile.
     assert sum(outcome.done for outcome in outcomes) > 100 * SEEDS
     assert sum(outcome.failovers for outcome in outcomes) > SEEDS
     assert sum(outcome.overloaded for outcome in outcomes) > SEEDS

@@ -1,4 +1,4 @@
-"""The source that a DSN asks for, where the libraries for it are installed."""
+"""The source of hosts that a DSN asks for; its libraries have to be installed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NAME = "postgresql._tcp.db.example.com"
 
 
 def manager(dsn: str, **kwargs: Any) -> FakeManager:
-    """Make a manager that is never started."""
+    """Make a manager that the test never starts."""
     return FakeManager({}, dsn=dsn, **kwargs)
 
 

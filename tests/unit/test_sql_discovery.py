@@ -1,4 +1,4 @@
-"""Sources that ask the servers themselves: what they make of what is answered."""
+"""Sources that ask the servers themselves: how they read the answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATTERN = "?.xyz.eu-west-1.rds.amazonaws.com"
 
 
 class Rows:
-    """What the servers answer, each time they are asked."""
+    """Stands in for the servers: answers each question with its rows."""
 
     def __init__(self, *rows: Any) -> None:
         self.rows = list(rows)

@@ -1,4 +1,4 @@
-"""How long a silent host is waited for, by a loop that runs and by one that is blocked."""
+"""How long hasql waits for a silent host, in a loop that runs and in one that is blocked."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ async def test_it_ends_what_waits_once_and_has_ended_then() -> None:
         with limit.ending(lambda: calls.append(1)), limit.ending(lambda: over.set_result(1)):
             await over
         assert limit.ended
-        assert loop.time() - began > 0.03  # in whole steps, and uvloop counts milliseconds
-        with limit.ending(lambda: calls.append(2)):  # too late: at once
+        assert loop.time() - began > 0.03  # the timer counts whole steps, and uvloop milliseconds
+        with limit.ending(lambda: calls.append(2)):  # too late: it is called at once
             assert calls == [1, 2]
 
 

@@ -1,4 +1,4 @@
-"""Minutes of a storm of signals that mean nothing, on a clock that jumps: benchmarks/storm.py."""
+"""Plays benchmarks/storm.py: minutes of signals that mean nothing, on a clock that jumps."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_7_signals_that_keep_coming_do_not_beat_the_cadence(
 
 @pytest.mark.parametrize("storm", ["master's leases", "idle ends"])
 def test_7_a_failover_in_a_storm_is_followed_as_any(tmp_path: Path, storm: str) -> None:
-    # It happens where hints begin no burst.
+    # The failover comes at a time when hints begin no burst.
     added = _play(tmp_path, storm, "--seconds", "0", "--runs", "1", "--before", "11.5")["added"]
     assert set(added) == {"kill", "freeze", "beside"}
     for fault, seconds in added.items():

@@ -1,4 +1,4 @@
-"""What a manager for threads survives: interrupts, forks, and threads in each other's way.
+"""A manager for threads survives interrupts, forks, and threads that get in each other's way.
 
 Each test bears the number of the invariant it stands for, where it stands for one.
 """
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 HASQL = str(Path(hasql.__file__).parent)
-#: A loop whose thread has not begun is left to the collector, and so is what has not begun in it.
+#: A loop whose thread has not begun is left to the garbage collector, with its coroutines.
 unclosed_loops = pytest.mark.filterwarnings(
     "ignore:coroutine:RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
 )
@@ -72,7 +72,7 @@ unclosed_loops = pytest.mark.filterwarnings(
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    """Have what a test leaves be found now, not in the next one."""
+    """Collect what a test leaves, so that warnings about it do not hit the next test."""
     yield
     gc.collect()
 
@@ -81,15 +81,17 @@ def nothing_left() -> Iterator[None]:
 def called_at(
     point: int, act: Callable[[], object], within: tuple[str, ...] = (HASQL,)
 ) -> Iterator[Callable[[], bool]]:
-    """Have `act` called where a signal could come the so many-th time; yield what tells whether.
+    """Call `act` at the `point`-th place where a signal could come.
 
-    Within hasql, that is: where Python's own modules leak what they were making, it is not ours.
+    Yield a function that tells whether that place was reached.
+
+    Only points within hasql count by default: what Python's own modules leak is no fault of hasql.
     """
     left = point
 
     def profile(frame: FrameType, event: str, _arg: object) -> None:
         nonlocal left
-        # Signals are looked for when a function of Python's begins, and when one of C has ended.
+        # Python looks for signals when a Python function begins, and when a C function has ended.
         if event in {"call", "c_return"} and frame.f_code.co_filename.startswith(within):
             left -= 1
             if not left:
@@ -106,12 +108,12 @@ def called_at(
 def interrupted_at(
     point: int, work: Callable[[], object], within: tuple[str, ...] = (HASQL,)
 ) -> bool:
-    """Do something, and interrupt it where `called_at` would call; tell whether it came so far."""
+    """Interrupt some work where `called_at` would call; tell whether it was interrupted."""
 
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    gc.disable()  # or it would interrupt the finalizers of what another test has left
+    gc.disable()  # otherwise the interrupt might hit a finalizer of another test's garbage
     try:
         with called_at(point, interrupt, within):
             work()
@@ -125,7 +127,7 @@ def interrupted_at(
 def hosts_of(manager: ThreadManager) -> list[int]:
     """Return how many places are taken on each host.
 
-    One may be hasql's own for a moment, to warm up a host that was late to answer.
+    For a moment, hasql itself may take one, to warm up a host that was late to answer.
     """
     return [node.in_flight for node in manager.metrics().nodes]
 
@@ -191,7 +193,7 @@ def test_a_look_at_idle_ones_that_finds_no_more_threads_loses_no_place() -> None
 
 @contextmanager
 def no_longer_than(seconds: float) -> Iterator[None]:
-    """Fail instead of waiting for ever in the main thread."""
+    """Fail if the main thread waits longer than this."""
 
     def fail(*_: object) -> None:
         pytest.fail(f"it waits still after {seconds} s")
@@ -219,7 +221,7 @@ def test_12_a_signal_handler_may_close_anywhere_in_an_acquire(
                 called_at(point, partial(end, manager)) as called,
             ):
                 manager.putconn(manager.getconn())
-            until(lambda: manager.closed or not called())  # noqa: B023  # within the turn
+            until(lambda: manager.closed or not called())  # noqa: B023  # same iteration
             manager.close()
         until(lambda: not threads_of_hasql())
         if not called():
@@ -231,7 +233,7 @@ def test_12_a_signal_handler_may_close_while_its_thread_is_in_the_drivers_pool()
     with managed(fake_cluster("a master")) as manager:
         manager.putconn(manager.getconn())
         with no_longer_than(2 * LONG):
-            with manager.pool_of("a")._lock:  # noqa: SLF001  # as if the signal had come within
+            with manager.pool_of("a")._lock:  # noqa: SLF001  # as if the signal had come in there
                 manager.terminate()
             until(lambda: manager.closed)
 
@@ -256,7 +258,7 @@ def test_what_is_used_after_closing_says_so() -> None:
         ):
             with pytest.raises(PoolManagerClosedError):
                 use()
-        manager.accept_timeline()  # which nobody waits for
+        manager.accept_timeline()  # nothing waits for its effect
 
 
 def test_an_interrupted_close_ends_the_thread_all_the_same() -> None:
@@ -354,7 +356,7 @@ def test_11_a_wait_interrupted_anywhere_loses_no_place() -> None:
             over = threading.Event()
 
             def give_back() -> None:
-                until(lambda: manager.waiting == 1 or over.is_set())  # noqa: B023  # within the turn
+                until(lambda: manager.waiting == 1 or over.is_set())  # noqa: B023  # same iteration
                 manager.putconn(taken.pop(0))  # noqa: B023
 
             def acquire() -> None:
@@ -441,7 +443,7 @@ def test_11_giving_back_interrupted_anywhere_loses_no_place() -> None:
             lease.__enter__()
             interrupted = interrupted_at(point, lambda: lease.__exit__(None, None, None))  # noqa: B023
             if point == 1:
-                lease.__exit__(None, None, None)  # it was interrupted before it began
+                lease.__exit__(None, None, None)  # the interrupt came before it began
             until(lambda: hosts_of(manager) == [0] and not pool.lent)
             if not interrupted:
                 break
@@ -491,7 +493,7 @@ def test_11_what_goes_back_loses_no_place_if_that_is_interrupted_as_it_begins(
 
 
 def test_11_who_waits_is_served_wherever_giving_back_is_interrupted() -> None:
-    # Also within what Python's own futures do, which hold a lock meanwhile.
+    # Interrupts count also within Python's own futures, which hold a lock meanwhile.
     within = (HASQL, threading.__file__, concurrent.futures.__path__[0])
     with managed(fake_cluster("a master"), pool_factory_kwargs={"max_size": 1}) as manager:
         for point in count(1):
@@ -501,7 +503,7 @@ def test_11_who_waits_is_served_wherever_giving_back_is_interrupted() -> None:
 
             def acquire() -> None:
                 with manager.acquire_master(timeout=LONG):
-                    served.set()  # noqa: B023  # within the turn
+                    served.set()  # noqa: B023  # same iteration
 
             other = threading.Thread(target=acquire, daemon=True)
             other.start()
@@ -509,7 +511,7 @@ def test_11_who_waits_is_served_wherever_giving_back_is_interrupted() -> None:
             end = partial(lease.__exit__, None, None, None)
             interrupted = interrupted_at(point, end, within)
             if point == 1:
-                end()  # it was interrupted before it began
+                end()  # the interrupt came before it began
             assert served.wait(LONG / 2), point
             other.join()
             if not interrupted:
@@ -571,7 +573,7 @@ def test_what_a_finalizer_gives_back_anywhere_in_a_wait_is_handed_on() -> None:
 
             def give_back() -> None:
                 nonlocal late
-                late = monotonic() > began + 0.1  # noqa: B023  # within the turn
+                late = monotonic() > began + 0.1  # noqa: B023  # same iteration
                 manager.putconn(held)  # noqa: B023
 
             began = monotonic()
@@ -626,7 +628,7 @@ def test_4_a_thread_meets_no_second_of_connections_that_have_broken_together() -
         ask = pool.count_rows
 
         def count_rows(connection: ThreadConnection, sql: str) -> int:
-            if connection in ended:  # the server has closed it, and its driver does not know yet
+            if connection in ended:  # the server has closed it, and the driver does not know yet
                 connection.lose()
             return ask(connection, sql)
 
@@ -642,7 +644,7 @@ def test_4_a_thread_meets_no_second_of_connections_that_have_broken_together() -
         assert hosts_of(manager) == [0]
         with manager.acquire_master():
             questions = servers["a"].questions
-        assert servers["a"].questions == questions  # each is asked once
+        assert servers["a"].questions == questions  # each connection is asked once
 
 
 def test_4_a_connection_that_is_purged_as_it_is_taken_is_not_lent() -> None:
@@ -666,7 +668,7 @@ def test_4_a_connection_that_is_purged_as_it_is_taken_is_not_lent() -> None:
 
 def test_9_a_connect_is_not_lent_whose_name_has_moved_while_nothing_else_was_open() -> None:
     servers, names = fake_cluster("db master"), ScriptedNames(ttl=0.0)
-    server = servers["db"]  # at the new address as well, so that nothing else tells of the change
+    server = servers["db"]  # it is at both addresses, so only the name tells of the change
     names.addresses["db"] = ("10.0.0.1",)
     sizes = {"min_size": 0}
     manager = ThreadManager(servers, names, refresh_delay=60, pool_factory_kwargs=sizes)
@@ -691,7 +693,7 @@ def test_9_a_connect_is_not_lent_whose_name_has_moved_while_nothing_else_was_ope
 def test_9_who_has_a_place_when_a_name_moves_is_lent_nothing_before_the_probe_there() -> None:
     servers, names = fake_cluster("db master"), ScriptedNames(ttl=0.0)
     copy = FakeServer(parse_host("db"), master=True, system_id=8)
-    copy.latency = 0.3  # the probe takes longer than the login of a thread
+    copy.latency = 0.3  # a probe takes longer than a thread's login
     names.addresses["db"] = ("10.0.0.1",)
     manager = ThreadManager(servers, names, refresh_delay=60)
     manager.driver.at.update({"10.0.0.1": servers["db"], "10.0.0.2": copy})
@@ -702,7 +704,7 @@ def test_9_who_has_a_place_when_a_name_moves_is_lent_nothing_before_the_probe_th
         def move() -> None:
             pool.on_acquire = lambda: None
             names.addresses["db"] = ("10.0.0.2",)
-            until(lambda: copy.logins > 0)  # the monitor's, so that the name was left before
+            until(lambda: copy.logins > 0)  # the monitor's login: the name has moved by then
 
         pool.on_acquire = move
         with pytest.raises(NotAvailableError), manager.acquire_master(timeout=3):
@@ -723,7 +725,7 @@ def test_4_a_connect_that_fails_while_its_host_is_held_does_not_keep_what_is_idl
 
         def lose() -> None:
             for each in [lost, *(x for x in server.connections if x.on_lost is not None)]:
-                each.lose()  # and the server takes no other reserved connection
+                each.lose()  # the server takes no other reserved connection
 
         def break_lease() -> None:
             pool.on_acquire = lambda: None
@@ -810,7 +812,7 @@ def test_4_what_comes_back_while_its_host_is_left_is_not_lent_again(
         book.enter(lease, back)
         for connection in (idle, back):
             pool.destinations.opened(connection, False, read_only=False, address="127.0.0.1")
-        # As in another thread.
+        # The release stands for one in another thread.
         with called_at(point, partial(pool.release, back)) as reached:
             leave(node, book)
         assert [idle.closed, back.closed] == [True, True]
@@ -836,11 +838,11 @@ def test_what_was_put_back_in_time_is_not_broken_for_who_has_it_next() -> None:
 
         def release_late(connection: ThreadConnection, **kwargs: Any) -> None:
             release(connection, **kwargs)
-            if threading.get_ident() == first:  # it is back, and this thread has no turn for long
+            if threading.get_ident() == first:  # it is back, but this thread stalls
                 put_back.append(connection)
                 other.begin()
                 until(lambda: monotonic() > deadline)
-                manager.in_loop(lambda: None)  # which has looked for what is overdue
+                manager.in_loop(lambda: None)  # by then the loop has looked for overdue leases
                 other.go_on()
 
         pool.on_acquired, pool.release = promote, release_late  # type: ignore[method-assign]
@@ -850,7 +852,7 @@ def test_what_was_put_back_in_time_is_not_broken_for_who_has_it_next() -> None:
 
 
 class NextUser:
-    """A thread that is lent what comes back next, and uses it once it may go on."""
+    """A thread that is lent the next connection that comes back, and uses it when it is told to."""
 
     def __init__(self, manager: ThreadManager) -> None:
         self._manager = manager
@@ -904,7 +906,7 @@ def test_what_upkeep_has_given_back_is_not_broken_for_who_has_it_next() -> None:
             if not put_back and "upkeep" in threading.current_thread().name:
                 put_back.append(connection)
                 other.begin()
-                time.sleep(1.1)  # upkeep waits for a second
+                time.sleep(1.1)  # upkeep waits for one second
                 over.set()
 
         pool.release = release_late  # type: ignore[method-assign]
@@ -919,9 +921,9 @@ def test_one_that_is_lost_while_it_is_put_in_does_not_count_as_idle() -> None:
 
         @property
         def lost(self) -> bool:
-            """As another thread finds it dead just after this one has looked."""
+            """Answer, and be lost right afterwards, as if another thread had found it dead."""
             before, self._lost = self._lost, True
-            idle.gone(self)  # type: ignore[arg-type]  # it needs no more of one
+            idle.gone(self)  # type: ignore[arg-type]  # all that is needed of a connection
             return before
 
     idle = IdleConnections()
@@ -929,7 +931,7 @@ def test_one_that_is_lost_while_it_is_put_in_does_not_count_as_idle() -> None:
     assert len(idle) == 0
 
 
-# What users' own code may do that hasql calls
+# What users' code that hasql calls may do
 
 
 def test_a_log_handler_may_wait_for_a_thread_that_acquires() -> None:
@@ -937,7 +939,7 @@ def test_a_log_handler_may_wait_for_a_thread_that_acquires() -> None:
     told, looked = threading.Event(), threading.Event()
 
     class Handler(logging.Handler):
-        def filter(self, record: logging.LogRecord) -> bool:  # called before its lock is taken
+        def filter(self, record: logging.LogRecord) -> bool:  # called before it takes its lock
             if threading.current_thread().name == "hasql callbacks":
                 told.set()
             return bool(super().filter(record))
@@ -951,7 +953,7 @@ def test_a_log_handler_may_wait_for_a_thread_that_acquires() -> None:
         log.addHandler(handler)
         log.setLevel(logging.DEBUG)
 
-        def acquire() -> None:  # as a handler that writes into a table does
+        def acquire() -> None:  # like a handler that writes into a table
             with manager.acquire_replica(fallback_master=True, timeout=LONG):
                 looked.set()
 
@@ -989,7 +991,7 @@ def test_a_tracer_may_wait_for_the_loop_wherever_a_thread_calls_it() -> None:
                 connection_returned=wait_for_the_loop,
             )
         )
-        for _ in range(100):  # which of the two comes first is chance
+        for _ in range(100):  # which of the two comes first varies
             with manager.acquire_replica(timeout=LONG):
                 pass
             if "AcquireRetried" in told:
@@ -1081,7 +1083,7 @@ def test_16_a_block_that_a_fork_has_copied_ends_whoever_held_the_guard() -> None
             assert holds.wait(LONG)
 
             def work() -> None:
-                signal.alarm(5)  # the end of a child that waits for ever
+                signal.alarm(5)  # kills a child that would wait for ever
                 lease.__exit__(None, None, None)
                 signal.alarm(0)
 
@@ -1094,7 +1096,7 @@ def test_16_a_block_that_a_fork_has_copied_ends_whoever_held_the_guard() -> None
 
 def test_16_a_manager_that_could_not_be_made_keeps_no_other_from_beginning_anew() -> None:
     kept: list[BaseException] = []
-    for _ in range(8):  # the order in which they begin is any
+    for _ in range(8):  # they begin afresh in an arbitrary order
         with pytest.raises(ConfigurationError) as raised:
             ThreadManager(fake_cluster("a master"), pool_factory_kwargs={"max_size": -1})
         kept.append(raised.value)
@@ -1120,7 +1122,7 @@ def test_15_one_timer_serves_all_releases_whenever_the_next_begins() -> None:
             def __enter__(self) -> None:
                 nonlocal looks
                 looks += 1
-                if not timer.is_set:  # as a thread finds that gives back at this moment
+                if not timer.is_set:  # as if a thread gave back at this moment
                     timer.is_set = True
                     loop.call_soon(timer.set)
 
@@ -1133,7 +1135,7 @@ def test_15_one_timer_serves_all_releases_whenever_the_next_begins() -> None:
         timer.set()
         await asyncio.sleep(0.12)
         timer.cancel()
-        # Else each look has begun two.
+        # Otherwise each look would have begun two more.
         assert 1 < looks <= (loop.time() - began) / 0.01 + 1
 
     asyncio.run(look_for_a_while())

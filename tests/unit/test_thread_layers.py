@@ -1,6 +1,6 @@
-"""The layers around leases of threads: they leave nothing behind, wherever a thread is interrupted.
+"""The layers around leases of threads leave nothing behind, wherever a thread is interrupted.
 
-What differs from `test_layers`, which is about tasks (invariant 11).
+These tests cover what differs from `test_layers`, which is about tasks (invariant 11).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FAILED = ["failed"]
 def watched(
     limit: int, rate: str = "100000/second", *, adaptive: bool = False, **kwargs: Any
 ) -> Iterator[tuple[ThreadManager, RecordingLayer]]:
-    """Make a manager with everything on."""
+    """Make a manager that uses all layers."""
     manager = ThreadManager(
         fake_cluster("a master", "b replica"),
         refresh_delay=60,
@@ -200,9 +200,9 @@ def test_11_giving_back_interrupted_anywhere_leaves_nothing_behind(others_wait_f
                 until(lambda: _waiting(manager) == 2)
             interrupted = interrupted_at(point, lambda: lease.__exit__(None, None, None))  # noqa: B023
             if lease.connection is not None:
-                lease.__exit__(None, None, None)  # it was interrupted before it began
+                lease.__exit__(None, None, None)  # the interrupt came before it began
             for each in waiting:
-                each.result(LONG / 2)  # they are woken, however that was interrupted
+                each.result(LONG / 2)  # they are woken, wherever the interrupt came
             assert nothing_is_left(manager), point
             assert outer.out == 0, point
             if not interrupted:
@@ -232,7 +232,7 @@ def test_11_a_block_without_its_connection_interrupted_at_its_end_leaves_nothing
             lease = manager.acquire_master()
             connection = lease.__enter__()
             manager.pool_of("a").release(connection)
-            manager.putconn(manager.getconn())  # it is lent again, so that the lease has none
+            manager.putconn(manager.getconn())  # it is lent again, so the lease has no connection
             assert lease.connection is None
             interrupted = interrupted_at(point, lambda: lease.__exit__(None, None, None))  # noqa: B023
             if lease.node is not None:
@@ -251,9 +251,9 @@ class _Interrupt(BaseException):
     pass
 
 
-@pytest.mark.timeout(300)  # it computes all the while, which takes long beside others
+@pytest.mark.timeout(300)  # it computes without a pause, which takes long beside other tests
 def test_11_ten_thousand_interrupts_leave_no_permit_token_or_place_behind() -> None:
-    # In one thread after the other, each at a point by chance, while others work on.
+    # One thread is interrupted again and again, at random points, while others go on working.
     with watched(3, adaptive=True, acquire_timeout=LONG) as (manager, outer):
         over = threading.Event()
 
@@ -276,7 +276,7 @@ def test_11_ten_thousand_interrupts_leave_no_permit_token_or_place_behind() -> N
 
                 interrupts += interrupted_at(chance.randrange(1, 120), use)
                 if lease.connection is not None:
-                    lease.__exit__(None, None, None)  # it was interrupted before it began
+                    lease.__exit__(None, None, None)  # the interrupt came before it began
         finally:
             over.set()
             for worker in workers:

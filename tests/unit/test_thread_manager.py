@@ -1,4 +1,4 @@
-"""The pool manager for threads on a scriptable cluster: what differs from the one for tasks.
+"""The pool manager for threads on a scriptable cluster, where it differs from that for tasks.
 
 Each test bears the number of the invariant it stands for, where it stands for one.
 """
@@ -49,20 +49,20 @@ LONG = 10.0
 
 @contextmanager
 def managed(servers: dict[str, FakeServer], **kwargs: Any) -> Iterator[ThreadManager]:
-    """Make a manager that has met all hosts, and terminate it."""
+    """Make a manager that is ready, and terminate it at the end."""
     manager = ThreadManager(servers, **kwargs)
     try:
         manager.ready()
         yield manager
     finally:
         manager.terminate()
-    # Python lists a thread a moment longer than it works, or is waited for.
+    # Python lists a thread for a moment longer than it works, even if its end was awaited.
     until(lambda: not threads_of_hasql())
 
 
 @contextmanager
 def blocked_loop(manager: ThreadManager) -> Iterator[None]:
-    """Have the manager's event loop do nothing."""
+    """Keep the manager's event loop from doing anything."""
     busy, go_on = threading.Event(), threading.Event()
 
     async def block() -> None:
@@ -84,7 +84,7 @@ def threads_of_hasql() -> list[str]:
 
 
 def until(holds: Callable[[], bool]) -> None:
-    """Wait until something holds that other threads see to."""
+    """Wait until a condition holds that other threads bring about."""
     tick, deadline = threading.Event(), monotonic() + LONG
     while not holds():
         assert monotonic() < deadline
@@ -99,7 +99,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 @pytest.fixture
 def restless() -> Iterator[None]:
-    """Have the interpreter go from thread to thread as often as it can."""
+    """Make the interpreter switch between threads as often as it can."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -201,7 +201,7 @@ def test_entering_waits_for_a_host_and_leaving_closes() -> None:
     until(lambda: not threads_of_hasql())
 
 
-# The way of an acquire
+# Acquiring
 
 
 def test_an_acquire_never_enters_the_loop_while_a_candidate_is_known() -> None:
@@ -280,12 +280,12 @@ def test_a_place_given_back_while_a_thread_begins_to_wait_is_not_lost() -> None:
         before = sys.gettrace()
         sys.settrace(give_back)
         try:
-            # Where the loop would hand the place on sooner or later.
+            # A running loop would hand the place on sooner or later, so it is blocked.
             with blocked_loop(manager), manager.acquire_master(timeout=1):
                 pass
         finally:
             sys.settrace(before)
-        assert connection.resets == 2  # so it was given back in between
+        assert connection.resets == 2  # so the place was given back in between
 
 
 def test_an_interrupted_wait_loses_no_place() -> None:
@@ -331,7 +331,7 @@ def test_what_is_raised_while_the_driver_acquires_loses_nothing() -> None:
         with pytest.raises(KeyboardInterrupt), manager.acquire_master():
             pass
         pool.on_acquire = lambda: None
-        pool.on_look = interrupt  # the driver has acquired it
+        pool.on_look = interrupt  # by then the driver has acquired the connection
         with pytest.raises(KeyboardInterrupt):
             manager.getconn()
         pool.on_look = lambda: None
@@ -353,7 +353,7 @@ def test_4_a_refused_connection_is_no_error_while_another_host_can_serve() -> No
 def test_3_a_silent_host_costs_an_acquire_no_more_than_its_deadline() -> None:
     servers = fake_cluster("a master")
     with managed(servers, refresh_timeout=60) as manager:
-        servers["a"].silent_after_login = True  # and no connection was opened yet
+        servers["a"].silent_after_login = True  # no connection has been opened yet
         manager.in_loop(servers["a"].freeze)
         with pytest.raises(NotAvailableError), manager.acquire_master(timeout=0.15):
             pass
@@ -383,7 +383,7 @@ def test_an_idle_connection_that_was_aborted_meanwhile_is_not_lent() -> None:
         with manager.acquire_master() as first:
             pass
         pool = manager.pool_of("a")
-        # As the loop may do between the driver's word and ours.
+        # The loop may do this after the driver has lent a connection and before hasql does.
         pool.on_acquired = lambda connection: connection.lose() if connection is first else None
         with manager.acquire_master() as second:
             assert second is not first
@@ -500,7 +500,7 @@ def test_a_hold_ends_where_no_probe_is_to_come() -> None:
     servers = fake_cluster("a master")
     with managed(servers, refresh_delay=60) as manager:
         unprobed = 0
-        for _ in range(20):  # more than the bursts that are begun for hints
+        for _ in range(20):  # more than there are bursts for hints
             with pytest.raises(ConnectionResetError), manager.acquire_master() as connection:
                 manager.in_loop(connection.lose)
                 probes = len(servers["a"].probes)
@@ -514,13 +514,13 @@ def test_6_a_lease_that_breaks_does_not_end_the_hold_for_anothers_probe() -> Non
     sizes = {"max_size": 3}
     with managed(fake_cluster("a master"), pool_factory_kwargs=sizes, refresh_delay=60) as manager:
         with manager.acquire_master(), manager.acquire_master(), manager.acquire_master():
-            pass  # three are idle
+            pass  # now three are idle
         busy, broken, told, looked = (threading.Event() for _ in range(4))
 
         async def hear_of_both() -> None:
             busy.set()
             broken.wait(LONG)
-            await asyncio.sleep(0)  # what the leases have told is next, and no timer is due
+            await asyncio.sleep(0)  # next the loop hears of both leases; no timer is due
             told.set()
             looked.wait(LONG)
 
@@ -531,9 +531,9 @@ def test_6_a_lease_that_breaks_does_not_end_the_hold_for_anothers_probe() -> Non
             with pytest.raises(ConnectionResetError), manager.acquire_master() as first:
                 with pytest.raises(ConnectionResetError), manager.acquire_master() as second:
                     second.lose()
-                    second.use()  # begins a burst, until whose probe the host is held
+                    second.use()  # begins a burst, whose probe ends the hold
                 first.lose()
-                first.use()  # begins none
+                first.use()  # begins no burst
             broken.set()
             assert told.wait(LONG)
             with pytest.raises(NotAvailableError), manager.acquire_master(timeout=0.01):
@@ -567,14 +567,14 @@ def test_9_a_writer_is_given_no_login_that_has_outlasted_its_hosts_time_as_the_m
     a, b = servers["a"], servers["b"]
 
     def promote() -> None:
-        a.master = becomes == "fenced"  # alive, and sure of itself
+        a.master = becomes == "fenced"  # if fenced, it is alive and still a master
         b.promote()
 
     with managed(servers, refresh_delay=0.02) as manager:
         of_a, of_b = manager.pool_of("a"), manager.pool_of("b")
 
         def lose_the_role() -> None:
-            # The thread has its place, and is about to log in.
+            # By now the thread has its place, and is about to log in.
             of_a.on_acquire = lambda: None
             manager.in_loop(promote)
             until(lambda: manager.pool_is_master(of_b) and not manager.pool_is_master(of_a))
@@ -636,7 +636,7 @@ def test_5_the_question_is_ended_where_the_connection_has_gone_deaf() -> None:
 
 
 class CountedLoop:
-    """Calls at once what a loop is to call, and counts how often it is asked to."""
+    """Calls immediately what a loop should call, and counts how often it is asked to."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -688,7 +688,7 @@ def test_12_closing_waits_for_leases_and_dismisses_those_who_wait(
         pool_factory_kwargs=sizes,
         refresh_delay=60,
         release_timeout=60,
-    ) as manager:  # so that nothing else wakes the loop
+    ) as manager:  # with these values nothing else wakes the loop
         manager.putconn(manager.getconn())
         connection = manager.getconn()
         waiting = threads.submit(manager.getconn, timeout=LONG)
@@ -714,7 +714,7 @@ def test_12_closing_breaks_what_is_lent_after_its_timeout() -> None:
 
 
 def test_closing_leaves_no_task_of_the_loop_behind() -> None:
-    """A connect that nobody waits for any more ends before its loop does, and closes its socket."""
+    """An abandoned connect ends, and closes its socket, before its loop ends."""
     ended = threading.Event()
     with managed(fake_cluster("a master")) as manager:
         left: list[asyncio.Task[None]] = []
@@ -723,7 +723,7 @@ def test_closing_leaves_no_task_of_the_loop_behind() -> None:
             try:
                 await asyncio.sleep(LONG)
             finally:
-                await asyncio.sleep(0)  # as closing a socket may take
+                await asyncio.sleep(0)  # closing a socket may take a turn
                 ended.set()
 
         async def begin() -> None:
@@ -767,14 +767,14 @@ def test_refusals_are_raised_by_ready() -> None:
 
 
 def in_child(work: Callable[[], None]) -> None:
-    """Do something in a forked child, and fail as it fails."""
+    """Do some work in a forked child, and fail if the child fails."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
         said = b"ok"
         try:
             work()
-        except BaseException as error:  # noqa: BLE001  # told to the parent
+        except BaseException as error:  # noqa: BLE001  # the parent is told
             said = repr(error).encode()
         os.write(write, said)
         os._exit(0)
@@ -812,12 +812,12 @@ def test_16_a_manager_started_before_a_fork_starts_afresh_in_the_child() -> None
         def work() -> None:
             assert not threads_of_hasql()
             assert manager.available_pool_count == 0
-            manager.putconn(ours)  # of the parent's
+            manager.putconn(ours)  # a lease of the parent's
             lease.__exit__(None, None, None)
             assert not ours.closed
             assert (ours.resets, connection.resets) == (0, 0)
             heard.clear()
-            with manager.acquire_master() as another:  # whose one place is not the parent's
+            with manager.acquire_master() as another:  # the child's pool has its own place
                 assert another is not connection
             manager.ready()
             manager.close()

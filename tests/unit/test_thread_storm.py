@@ -1,4 +1,4 @@
-"""A storm on the manager for threads: 64 of them, while hosts are killed, frozen and promoted."""
+"""A storm on the manager for threads: 64 use it while hosts are killed, frozen and promoted."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 THREADS, ACQUIRES = 64, 40_000
 TIMEOUT, SHORT_TIMEOUT = 2.0, 0.002
-"""Seconds of an acquire, and of every seventh one, so that some give up when they are served."""
+"""Timeouts in seconds: of acquires, and of every seventh, so that some give up when served."""
 LATE = 2.0
-"""Seconds by which a machine with so many threads, and other tests, may miss a deadline."""
+"""Seconds by which deadlines may be missed, with so many threads beside other tests."""
 PATIENCE = 40.0
 _WORK = 0.001
-"""Seconds for which every eighth lease is in use, so that a fault finds some."""
+"""Seconds for which every eighth lease is in use, so that faults hit some leases."""
 _MOMENT, _ABORTED = 0.03, 0.15
-"""Seconds for which a change lasts; and one that leases on a silent host are to be broken in."""
+"""Seconds for which a change lasts; and for which a host is silent, so that leases are broken."""
 
 
 class Client:
-    """One of the threads, and what it has seen."""
+    """One of the threads, and its results."""
 
     def __init__(self, manager: ThreadManager, number: int) -> None:
         self._manager = manager
         self._number = number
         self.lent = self.broken = self.refused = 0
-        #: By how much an acquire has missed its deadline, at most.
+        #: The most seconds by which an acquire has missed its deadline.
         self.late = self._pause = 0.0
         self.error: BaseException | None = None
         self.thread = threading.Thread(target=self._run, name=f"client {number}", daemon=True)
@@ -87,7 +87,7 @@ class Client:
 
 
 class Director:
-    """Changes the servers, in turn, until told to stop; leaves a whole cluster."""
+    """Changes the servers one after the other while clients run; leaves the cluster intact."""
 
     def __init__(self, manager: ThreadManager, servers: dict[str, FakeServer]) -> None:
         self._manager = manager
@@ -110,16 +110,16 @@ class Director:
             yield c.thaw, _MOMENT
             yield c.kill, _MOMENT
             yield c.restart, _MOMENT
-            # The master is killed, and another promoted.
+            # The master is killed, and another server is promoted.
             yield a.kill, _MOMENT
             yield partial(self._promote, b), _MOMENT
             yield partial(a.restart, master=False), _MOMENT
-            # It freezes, is replaced, and thaws.
+            # The master freezes, is replaced, and thaws.
             yield b.freeze, _ABORTED
             yield partial(self._promote, a), _MOMENT
             yield b.thaw, _MOMENT
             yield partial(self._follow, a, b, c), _MOMENT
-            # Another is promoted beside it.
+            # Another server is promoted beside a live master.
             yield partial(self._promote, b), _MOMENT
             yield partial(self._follow, b, a, c), _MOMENT
             a, b = b, a
@@ -137,7 +137,7 @@ class Director:
 
 @pytest.fixture
 def _many_switches() -> Iterator[None]:
-    """Have threads change places in the middle of things."""
+    """Make the interpreter switch between threads very often."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(0.00005)
     yield

@@ -1,4 +1,4 @@
-"""What threads wait for: it ends once, and for who waits as well, whatever interrupts a thread."""
+"""A waiter for threads ends once, for the waiting thread too, whatever is interrupted."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def interrupted_before(instruction: int, work: Callable[[], object]) -> bool:
-    """Do something, and interrupt it before the so many-th instruction of the module's code.
+    """Interrupt some work before the instruction of `thread_waiter` with this number.
 
-    Return whether it came so far.
+    Return whether the work was interrupted.
     """
     left = instruction
 
@@ -41,7 +41,7 @@ def interrupted_before(instruction: int, work: Callable[[], object]) -> bool:
         return trace
 
     before = sys.gettrace()
-    sys._getframe().f_trace_opcodes = True  # noqa: SLF001  # Python 3.12 heeds no later wish
+    sys._getframe().f_trace_opcodes = True  # noqa: SLF001  # Python 3.12 ignores it when set later
     sys.settrace(trace)
     try:
         work()
@@ -105,7 +105,7 @@ def test_of_several_threads_that_end_it_one_does() -> None:
             together = threading.Barrier(4)
 
             def end(number: int) -> bool:
-                together.wait()  # noqa: B023  # within the turn
+                together.wait()  # noqa: B023  # same iteration
                 if number == 3:
                     return waiter.cancel()  # noqa: B023
                 with suppress(InvalidStateError):

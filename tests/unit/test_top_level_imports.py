@@ -1,4 +1,4 @@
-"""What stands beside the package imports downwards only, and nothing imports the tests."""
+"""The directories beside the package import downwards only, and none imports the tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 
-#: What each directory may import of the others.
+#: The other directories that each directory may import from.
 MAY_IMPORT = {
     "hasql": frozenset[str](),
     "testbed": frozenset({"examples", "hasql"}),
@@ -25,7 +25,7 @@ OURS = {*MAY_IMPORT, "tests", "tools"}
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
-    """Yield the modules that are imported, also those whose name is a string or begins one."""
+    """Yield all imported modules, also those whose name is a string, or the start of one."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

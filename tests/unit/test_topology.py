@@ -1,4 +1,7 @@
-"""Invariants 1, 9 and 10 on the synchronous step: who may serve after which observations."""
+"""The synchronous step of the topology: which nodes may serve after which observations.
+
+Each test bears the number of the invariant it stands for, where it stands for one.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,7 @@ def failed(host: HostSpec, at: float) -> Failed:
 def after(
     *observations: Observation, hosts: tuple[HostSpec, ...] = (A, B), rules: Rules | None = None
 ) -> Step:
-    """Play observations on a new topology; the step is that of the last one."""
+    """Play observations on a new topology; return the step of the last one."""
     step = Step(Topology.of(hosts, 0.0, rules))
     for observation in observations:
         step = step.topology.observe(observation)
@@ -147,7 +150,7 @@ def test_9_a_timeline_that_was_seen_is_remembered_while_its_master_is_down() -> 
     returned = step.topology.observe(master(A, 5))
     assert masters(returned) == set()
     assert exclusion(returned, A) is Exclusion.FENCED
-    # Not on what is merely remembered: the winner might be the one that is wrong now.
+    # Leases are not aborted for a remembered winner: it might be the one that is wrong now.
     assert AbortLeases(A) not in returned.effects
 
 
@@ -199,8 +202,8 @@ def test_9_a_source_that_does_not_name_the_loser_for_a_moment_does_not_resolve_a
     back = named.observe(master(B, 6, started_at=99 if restarted else None))
     assert masters(back) == set()
     assert exclusion(back, B) is Exclusion.SPLIT
-    # But it is the master once the other is no host, it has begun a new timeline, or somebody
-    # who knows better says so.
+    # But B is the master once A is no host, B has begun a new timeline, or `accept_timeline` has
+    # been called.
     assert masters(back.topology.without([A], 7)) == {"b"}
     assert masters(back.topology.observe(master(B, 7, timeline=2))) == {"b"}
     assert masters(back.topology.without_memory(7)) == {"b"}
@@ -321,7 +324,7 @@ def test_9_without_fencing_all_masters_serve() -> None:
     assert masters(step) == {"a", "b"}
 
 
-# 7, 8 and 10: what a change calls for
+# 7, 8 and 10: the effects of a change
 
 
 def test_7_a_loss_calls_for_a_probe_of_everybody() -> None:
@@ -381,7 +384,7 @@ def test_10_what_leaves_or_restarts_is_purged() -> None:
     assert Purge(B) in up.observe(failed(B, 2)).effects
     assert Purge(B) in up.observe(replica(B, 2, started_at=99)).effects
     assert Purge(B) not in up.observe(replica(B, 2)).effects
-    # A session on a standby survives its promotion.
+    # Sessions on a standby survive its promotion.
     assert Purge(B) not in up.observe(failed(A, 2)).topology.observe(
         master(B, 3, timeline=2)
     ).effects  # fmt: skip
@@ -405,7 +408,7 @@ def may_go(step: Step) -> set[str]:
 def test_hosts_that_stay_keep_what_is_known_of_them() -> None:
     up = after(master(A, 1), replica(B, 1)).topology
     step = up.with_hosts(named(C, A), 2)
-    assert hosts_of(step) == [C, A, B]  # until what is lent on B is back
+    assert hosts_of(step) == [C, A, B]  # B stays until its leases are back
     assert masters(step) == {"a"}
     assert replicas(step) == set()
     assert may_go(step) == {"b"}
@@ -429,13 +432,13 @@ def test_17_a_master_that_is_named_no_more_serves_until_another_does() -> None:
     assert step.effects == ()
     step = step.topology.observe(failed(C, 3))
     assert masters(step) == {"a"}
-    # A promotion is what it always is.
+    # A promotion has the same effects as always.
     promoted = step.topology.observe(master(B, 4, timeline=2))
     assert masters(promoted) == {"b"}
     assert exclusion(promoted, A) is Exclusion.FENCED
     assert AbortLeases(A) in promoted.effects
     assert may_go(promoted) == {"a"}
-    # And a master that is gone is not waited for.
+    # A master that has gone down is not waited for.
     assert may_go(step.topology.observe(failed(A, 4))) == {"a"}
 
 
@@ -467,7 +470,7 @@ def test_9_no_hosts_are_no_first_round() -> None:
     step = Step(Topology.of((), 0.0)).topology.with_hosts((), 0)
     assert not step.topology.first_round_over
     step = step.topology.with_hosts(named(A, B), 1).topology.observe(master(A, 2))
-    assert masters(step) == set()  # B may be the master that has replaced it
+    assert masters(step) == set()  # B may be the master that has replaced A
     step = step.topology.observe(master(B, 3, timeline=2))
     assert masters(step) == {"b"}
 

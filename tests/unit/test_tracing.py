@@ -1,4 +1,4 @@
-"""Tracing: what a tracer is told of acquires and probes, and that it can harm none."""
+"""Tracing: what a tracer is told of acquires and probes, and that it can harm neither."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.loops_in_turn
 
 
 class Records(list[Any]):
-    """All that a tracer was told, in order."""
+    """All records that a tracer was given, in order."""
 
     def tracer(self) -> Tracer:
         return Tracer(**{field.name: self.append for field in fields(Tracer)})
@@ -68,7 +68,7 @@ async def test_an_acquire_that_waits_tells_where_its_place_is_and_for_how_long()
         await asyncio.sleep(0.02)
         await manager.release(held)
         await manager.release(await waiting)
-        # Of the lease that began before the tracer nothing is told.
+        # The tracer is told nothing of the lease that began before it was set.
         kinds = [type(record) for record in records.of_acquires()]
         assert kinds == [AcquireBegun, AcquireWaited, ConnectionLent, ConnectionReturned]
         waited = records.of_acquires()[1]

@@ -1,4 +1,4 @@
-"""What type checkers know of the public API is what `tests/typing/api.py` says."""
+"""Type checkers understand the public API as `tests/typing/api.py` says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CHECKERS = {
     "mypy": ["mypy", "--strict", "tests/typing"],
-    # What it reads, and that it is strict, stands in pyproject.toml.
+    # Its files and its strict mode are set in pyproject.toml.
     "pyright": ["basedpyright", "--pythonpath", sys.executable],
 }
 

@@ -1,4 +1,4 @@
-"""How soon the pool manager acts, in virtual time: a busy machine makes nothing of it longer."""
+"""How soon the pool manager acts, in virtual time, which a busy machine does not make longer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ROUND_TRIP = 0.025
 
 
 def stage(*roles: str) -> tuple[VirtualClock, FakeManager, dict[str, FakeServer]]:
-    """Return the clock, and a manager of servers whose answers take a moment, probed seldom."""
+    """Return a clock, and a manager that rarely probes, with servers that answer after a moment."""
     clock, servers = VirtualClock(), fake_cluster(*roles)
     for server in servers.values():
         server.latency = _ROUND_TRIP
@@ -44,7 +44,7 @@ def test_6_a_promotion_that_a_reader_sees_waits_for_no_rest_after_a_probe() -> N
             await until(lambda: manager.metrics().nodes[1].role is Role.MASTER)
             return clock.now - began
 
-    # The read and two questions take three round trips; the rest after a probe would be ten.
+    # The read and two questions take three round trips; a rest after a probe would take ten.
     assert run(play(), clock) < 5 * _ROUND_TRIP
 
 
@@ -76,7 +76,7 @@ def test_a_pool_that_cannot_be_opened_at_first_is_tried_again_soon() -> None:
 
 
 def test_a_login_that_is_cancelled_within_leaves_its_host_a_monitor() -> None:
-    """As by a token's look-up in the driver's connection class, shared with another who gave up."""
+    """A connection class may share the look-up of a token, and another user of it may give up."""
     clock, servers = VirtualClock(), fake_cluster("a master")
     server = servers["a"]
     manager = manager_of(servers, clock=clock)
@@ -93,7 +93,7 @@ def test_a_login_that_is_cancelled_within_leaves_its_host_a_monitor() -> None:
             server.before_login = None
             async with manager.acquire_master(timeout=5) as connection:
                 assert connection.server is server
-            server.kill()  # which its monitor tells
+            server.kill()  # its monitor notices that
             await until(lambda: manager.metrics().nodes[0].health is Health.DOWN)
 
     run(play(), clock)
@@ -116,12 +116,12 @@ def test_1_a_name_that_has_moved_is_found_by_a_look_each_30_s_though_nothing_bre
                 assert connection.server is new
             return clock.now - began
 
-    # A quarter more or less; a probe begins the look, and the next sees what it has found.
+    # 30 s, a quarter more or less; a probe begins the look, and the next one sees its result.
     assert 0.75 * 30 < run(play(), clock) < 1.25 * 30 + 2
 
 
 def test_9_a_promotion_that_a_look_has_seen_waits_for_no_probe() -> None:
-    """A look asks over a new connection; it may have been told what the last probe was not."""
+    """A look uses a new connection; its answer may be news that the last probe did not bring."""
     clock, servers = VirtualClock(), fake_cluster("old master", "new replica")
     new = servers["new"]
     for server in servers.values():
@@ -133,7 +133,7 @@ def test_9_a_promotion_that_a_look_has_seen_waits_for_no_probe() -> None:
             await manager.ready(1, 1)
             logins = new.logins
             async with asyncio.timeout(60):
-                while new.logins == logins:  # nobody acquires: it is the look's
+                while new.logins == logins:  # nothing acquires: the login is the look's
                     await asyncio.sleep(_ROUND_TRIP / 10)
             new.promote()
             began = clock.now
@@ -168,8 +168,8 @@ def test_7_a_replaced_master_is_not_looked_at_by_all_its_clients_at_once() -> No
             return at_once, old.logins - logins
 
     at_once, in_all = run(play(), clock)
-    assert at_once < clients / 2  # a fifth, but for chance
-    assert in_all >= clients  # its name may lead elsewhere by then
+    assert at_once < clients / 2  # about a fifth is likely
+    assert in_all >= clients  # each looks once: the name may lead elsewhere by then
 
 
 def test_4_a_connect_that_fails_while_its_host_is_held_does_not_keep_what_is_idle() -> None:
@@ -188,7 +188,7 @@ def test_4_a_connect_that_fails_while_its_host_is_held_does_not_keep_what_is_idl
             connecting = asyncio.ensure_future(manager.acquire_master(timeout=60))
             await until(lambda: manager.metrics().nodes[0].in_flight == 5)
             for each in [connection, *(x for x in a.connections if x.on_lost is not None)]:
-                each.lose()  # and the server takes no other reserved connection
+                each.lose()  # the server takes no other reserved connection
             error = ServerError("57P01")
             await broken.__aexit__(type(error), error, None)
             await asyncio.sleep(_ROUND_TRIP)
@@ -218,7 +218,7 @@ def test_12_what_hangs_on_a_silent_host_is_broken_in_time_though_probes_are_rare
             servers["b"].freeze()
             await manager.wait_next_pool_check(120)
             assert manager.metrics().nodes[1].health is Health.DOWN
-            began = clock.now - 2  # the first of its probes that is not answered
+            began = clock.now - 2  # when the first unanswered probe began
             with pytest.raises(ConnectionResetError) as broken:
                 await connection.run()
             await lost.__aexit__(broken.type, broken.value, None)
@@ -228,7 +228,7 @@ def test_12_what_hangs_on_a_silent_host_is_broken_in_time_though_probes_are_rare
 
 
 def test_10_a_host_is_warmed_up_again_though_a_task_may_end_as_it_is_made() -> None:
-    """As an eager one does, which Python 3.12 has; before that each begins a turn later."""
+    """An eager task does, since Python 3.12; before that each task begins a turn later."""
     clock, servers = VirtualClock(), fake_cluster("a master", "b replica", "c replica")
     b, kwargs = servers["b"], {"min_size": 0, "max_size": 1}
     manager = manager_of(servers, clock=clock, pool_factory_kwargs=kwargs)
@@ -243,13 +243,13 @@ def test_10_a_host_is_warmed_up_again_though_a_task_may_end_as_it_is_made() -> N
     async def play() -> None:
         asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory", None))
         async with manager:
-            await manager.ready()  # though no pool could be opened at first
+            await manager.ready()  # although no pool could be opened at first
             lent = [await manager.acquire_replica() for _ in range(2)]
-            await restart()  # with all lent there is nothing to be warmed up
+            await restart()  # all are lent, so nothing needs to be warmed up
             for connection in lent:
                 await manager.release(connection)
             await restart()
-            await asyncio.sleep(2)  # by the next probe it is
+            await asyncio.sleep(2)  # the next probe warms it up
             async with manager.acquire_replica(), manager.acquire_replica():
                 pass
 
@@ -260,7 +260,7 @@ def test_10_a_host_is_warmed_up_again_though_a_task_may_end_as_it_is_made() -> N
 async def idle_on_b(
     clock: VirtualClock, servers: dict[str, FakeServer]
 ) -> AsyncIterator[tuple[FakeManager, FakeConnection]]:
-    """Have one connection on each replica: that of `b` is idle, and that of `a` lent."""
+    """Make a manager with one connection to each replica: that to `b` is idle, that to `a` lent."""
     kwargs = {"min_size": 0, "max_size": 1}
     manager = manager_of(servers, clock=clock, pool_factory_kwargs=kwargs, refresh_timeout=30)
     async with manager:
@@ -271,7 +271,7 @@ async def idle_on_b(
 
 
 def let_nobody_in(server: FakeServer) -> None:
-    """Have a server end its reserved connection, and refuse another; what is open lives on."""
+    """Let a server end its reserved connection and refuse logins; other connections live on."""
     server.login_error = ServerError("53300")
     next(each for each in server.connections if each.on_lost is not None).lose()
 
@@ -291,7 +291,7 @@ def test_8_a_suspect_that_lives_serves_what_is_open_where_others_have_no_room(
                 let_nobody_in(b)
             await until(lambda: manager.metrics().nodes[2].health is Health.SUSPECT)
             asked = asyncio.ensure_future(manager.acquire_replica(timeout=10))
-            await asyncio.sleep(1)  # a has room in a moment
+            await asyncio.sleep(1)  # `a` will have room after this
             assert asked.done() is not silent
             await manager.release(of_a)
             connection = await asked
