@@ -1,4 +1,4 @@
-"""`hasql.contrib.fastapi` on real servers: what a request holds, for how long, and how it ends."""
+"""`hasql.contrib.fastapi` on real servers: what a request holds, how long, and how that ends."""
 
 import asyncio
 import importlib
@@ -48,7 +48,7 @@ def held(pool: BasePoolManager[Any, Any]) -> int:
 
 @asynccontextmanager
 async def serving(*dbs: Hasql[Any], app: FastAPI | None = None) -> AsyncIterator[FastAPI]:
-    """Run an application with these clusters; nothing may be lent at its end."""
+    """Run an application with these clusters; no connection may be lent at its end."""
     app = app or FastAPI()
     async with AsyncExitStack() as stack:
         for db in dbs:
@@ -60,7 +60,7 @@ async def serving(*dbs: Hasql[Any], app: FastAPI | None = None) -> AsyncIterator
 
 @pytest.fixture
 def anyio_backend(request: pytest.FixtureRequest) -> object:
-    """Run each on one of the event loops, in turn: the drivers' own tests are for both."""
+    """Run each test on one of the event loops, by its name: the drivers' own tests run on both."""
     return "asyncio", {"use_uvloop": zlib.crc32(request.node.name.encode()) % 2 == 1}
 
 
@@ -71,7 +71,7 @@ def db(pg_cluster: LocalCluster, application: str) -> Hasql[Any]:
 
 @pytest.fixture
 def psycopg_db(pg_cluster: LocalCluster) -> Hasql[Any]:
-    """Its blocks commit at their end."""
+    """The cluster of a driver whose blocks commit at their end."""
     return Hasql(hasql.psycopg3.PoolManager(pg_cluster.dsn))
 
 
@@ -152,7 +152,7 @@ async def test_a_request_has_one_connection_for_each_role_whatever_the_scopes(
 async def test_what_an_exception_has_ended_is_held_until_the_last_dependency_has_seen_it(
     psycopg_db: Hasql[Any], table: Table
 ) -> None:
-    """As in nested blocks: what is entered later ends first, and may still use the connection."""
+    """As in nested blocks, a later dependency ends first, and may still use the connection."""
     db, seen = psycopg_db, []
     async with serving(db) as app:
 
@@ -176,7 +176,7 @@ async def test_what_an_exception_has_ended_is_held_until_the_last_dependency_has
         assert (response.status, response.watched[0], seen) == (418, 0, [1])
 
 
-# How its block ends
+# How the block of a request ends
 
 
 @pytest.mark.parametrize("scope", SCOPES)
@@ -222,7 +222,7 @@ async def test_what_a_dependency_swallows_is_rolled_back_all_the_same(
             await conn.execute(table.insert(1))
             raise ZeroDivisionError
 
-        assert (await ask(app, "/")).status == 500  # by FastAPI, which has no response
+        assert (await ask(app, "/")).status == 500  # FastAPI's own: there is no response
     assert await pg_cluster.master.sql(table.rows) == ""
 
 
@@ -284,7 +284,7 @@ async def test_a_commit_that_fails_is_a_500_where_nobody_handles_it(
 async def test_a_commit_that_fails_as_a_lost_connection_is_that_error(
     psycopg_db: Hasql[Any], pg_cluster: LocalCluster, table: Table
 ) -> None:
-    """Starlette takes an OSError from sending for a client that has gone; this is none."""
+    """Starlette takes an OSError in sending for a client that has gone, but not this error."""
     async with serving(psycopg_db) as app:
 
         @app.get("/")
@@ -368,7 +368,7 @@ async def test_a_mounted_application_has_what_is_installed_in_the_outer_one(
     async def careful(scope: Any, receive: Any, send: Any) -> None:
         try:
             await inner(scope, receive, send)
-        except Exception:  # noqa: BLE001  # as somebody's own middleware does
+        except Exception:  # noqa: BLE001  # as an application's middleware may
             await PlainTextResponse("something went wrong", 500)(scope, receive, send)
 
     async with serving(db) as app:
@@ -462,7 +462,7 @@ async def test_an_endpoint_that_yields_is_told_to_use_access(db: Hasql[Any]) -> 
     assert served.json == 1
 
 
-# Transactions of the application's own
+# Transactions that the application begins itself
 
 
 @pytest.fixture(params=["asyncpg", "psycopg3", "aiopg", "asyncsqlalchemy"])
@@ -473,7 +473,7 @@ def any_db(request: pytest.FixtureRequest, pg_cluster: LocalCluster) -> Hasql[An
 
 @asynccontextmanager
 async def transaction(conn: Any) -> AsyncIterator[None]:
-    """Begin a transaction, and commit it at the end, in the words of each driver."""
+    """Begin a transaction and commit it at the end, with the methods of each driver."""
     if hasattr(conn, "begin"):
         async with conn.begin():
             yield
@@ -497,7 +497,7 @@ async def execute(conn: Any, sql: str) -> None:
 async def test_a_transaction_is_committed_or_the_response_says_that_it_was_not(
     any_db: Hasql[Any], table: Table, pg_cluster: LocalCluster, scope: Scope
 ) -> None:
-    """FastAPI ends a dependency after the response by default, when nothing can be said of it."""
+    """By default FastAPI ends a dependency after the response, too late to report an error."""
     async with serving(any_db) as app:
 
         async def unit_of_work(
@@ -519,7 +519,7 @@ async def test_a_transaction_is_committed_or_the_response_says_that_it_was_not(
             return "ok"
 
         response = await ask(app, "/1", "POST")
-        assert (await ask(app, "/")).status == 200  # on the next connection
+        assert (await ask(app, "/")).status == 200  # on the next lease
     rows = await pg_cluster.master.sql(table.rows)
     assert (response.status, rows) == ((200, "1") if scope == "function" else (500, ""))
     if scope != "function" and isinstance(any_db.pool, hasql.psycopg3.PoolManager):
@@ -736,7 +736,7 @@ async def test_it_starts_while_no_host_answers(unused_ports: tuple[int, int]) ->
 
 
 class Asking:
-    """A middleware that takes a connection for each request, to know whose it is."""
+    """A middleware that takes a connection for each request, as one that identifies users does."""
 
     def __init__(self, app: ASGIApp, pool: BasePoolManager[Any, Any], late: bool) -> None:
         self._app = app
@@ -754,7 +754,7 @@ class Asking:
 
 @pytest.fixture
 def nowhere(unused_ports: tuple[int, int]) -> Hasql[Any]:
-    """Of a cluster where nobody answers."""
+    """The extension over a cluster where no server answers."""
     dsn = f"postgresql://app@127.0.0.1:{unused_ports[0]}/app"
     return Hasql(PoolManager(dsn, acquire_timeout=0.05))
 
@@ -881,7 +881,7 @@ async def test_health_tells_of_every_cluster_of_the_application(pg_cluster: Loca
         assert "HealthReport" in schema["components"]["schemas"]
 
 
-# The lifespan, and what is forgotten
+# The lifespan, and what an application may forget
 
 
 async def test_another_lifespan_runs_inside_and_its_state_is_the_applications(
@@ -922,8 +922,8 @@ async def test_what_was_forgotten_is_named(db: Hasql[Any]) -> None:
             error = (await ask(app, path)).error
             assert isinstance(error, ConfigurationError)
             assert "db.install(app)" in str(error)
-        db.install(app)  # not too late
-        db.install(app)  # and once is enough
+        db.install(app)  # this is not too late
+        db.install(app)  # and may be repeated
         assert (await ask(app, "/master")).status == 200
 
 

@@ -1,4 +1,4 @@
-"""Invariant 9 on real servers: which of several masters is the master, and who is none."""
+"""Invariant 9 on real servers: which of several masters serves, and which ones are kept out."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ LOST = asyncpg.PostgresConnectionError, asyncpg.InterfaceError
 
 @pytest.fixture
 def anyio_backend(request: pytest.FixtureRequest) -> object:
-    """Play each scene on one of the loops, in turn.
+    """Run each test on one of the event loops, chosen by its name.
 
-    Who is fenced is decided without a loop, and the drivers' suite has leases end on both.
+    Fencing is decided without a loop, and the drivers' suite ends leases on both.
     """
     uvloop = zlib.crc32(request.node.originalname.encode()) % 2 == 1
     return "asyncio", {"use_uvloop": uvloop}
@@ -46,7 +46,7 @@ def address(node: LocalNode) -> str:
 
 
 def exclusions(manager: PoolManager) -> dict[int, Exclusion]:
-    """Return who is kept out of routing, by port."""
+    """Return why hosts are kept out of routing, by port."""
     nodes = manager.metrics().nodes
     return {node.host.port: node.exclusion for node in nodes if node.exclusion is not None}
 
@@ -72,11 +72,11 @@ async def test_9_a_promotion_by_accident_makes_the_living_master_the_old_one(
         await manager.release(held)
         assert await old.sql(table.count) == "0"
         assert [await master_port(manager) for _ in range(5)] == [new.port] * 5
-        # It lives on, and is no replica either, until it is made one.
+        # The old master lives on. It is not a replica either, until it rejoins as one.
         assert manager.replica_pool_count == 1
         await old.rejoin(new)
         await manager.ready(1, 2, timeout=20)
-    # Who starts now has never seen the old timeline.
+    # A manager that starts now has never seen the old timeline.
     async with manager_of(pg_cluster.dsn) as manager:
         assert await master_port(manager) == new.port
 
@@ -91,7 +91,7 @@ async def test_9_who_starts_between_two_masters_takes_that_of_the_newer_timeline
         named = ",".join(map(address, hosts))
         for _ in range(10):
             async with manager_of(f"postgresql://{dsn.user}:{dsn.password}@{named}/app") as manager:
-                # Else one of them took longer than the 100 ms for which the others wait.
+                # Otherwise one host took longer than the 100 ms that the manager waits for it.
                 if all(node.health is Health.UP for node in manager.metrics().nodes):
                     assert exclusions(manager) == {old.port: Exclusion.FENCED}
                     assert await master_port(manager) == new.port
@@ -120,11 +120,11 @@ async def test_9_a_delayed_standby_promoted_for_a_drill(
             if excepted:
                 await until(lambda: exclusions(manager) == {delayed.port: Exclusion.NEVER_MASTER})
                 await manager.wait_next_pool_check()
-                await held.execute(table.insert(1))  # nothing has happened to it
+                await held.execute(table.insert(1))  # the lease is left alone
                 assert await master_port(manager) == old.port
                 with pytest.raises(NotAvailableError, match="never_master forbids"):
                     await manager.ready(2, 0, timeout=0.05)
-            else:  # nobody has said that it is none
+            else:  # `never_master` does not name it
                 await until(lambda: exclusions(manager) == {old.port: Exclusion.FENCED})
                 with pytest.raises(LOST):
                     await held.execute(table.insert(1))
@@ -151,15 +151,15 @@ async def test_9_of_two_promoted_to_one_timeline_the_first_goes_on(
         await second.promote()
         timeline = "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"
         assert await first.sql(timeline) == await second.sql(timeline)
-        await until(lambda: split in events)  # a turn of the loop after it is known
+        await until(lambda: split in events)  # told a turn of the loop after it is known
         assert exclusions(manager)[second.port] is Exclusion.SPLIT
         fenced = [event for event in events if isinstance(event, HostFenced)]
         assert [event for event in fenced if event.exclusion is Exclusion.SPLIT] == [split]
-        await held.execute(table.insert(1))  # the one that serves is left alone
+        await held.execute(table.insert(1))  # a lease of the serving master is left alone
         await manager.release(held)
         assert [await master_port(manager) for _ in range(5)] == [first.port] * 5
         assert await second.sql(table.count) == "0"
-        # That the first is silent does not tell that it has lost.
+        # The silence of the first does not prove that it has lost.
         first.kill()
         await until(lambda: manager.master_pool_count == 0)
         with pytest.raises(NotAvailableError, match="another master writes the same timeline"):
@@ -172,10 +172,10 @@ async def test_9_of_two_promoted_to_one_timeline_the_first_goes_on(
 
 
 async def one_that_takes_none(dsn: str) -> tuple[PoolManager, NotAvailableError]:
-    """Start managers until one takes no master, four at most; return it and its error.
+    """Start up to four managers until one accepts no master; return it and its error.
 
-    One that starts waits for the first answers of all hosts, but for 100 ms alone, and on a busy
-    machine a host may answer later.
+    A manager that starts waits for the first answers of all hosts, but only for 100 ms, and on a
+    busy machine a host may answer later.
     """
     for _ in range(4):
         async with AsyncExitStack() as closing:
@@ -200,7 +200,7 @@ async def test_9_who_starts_between_two_masters_of_one_timeline_takes_none(
         both = [line for line in str(error).splitlines() if "the same timeline" in line]
         assert [address(node) in line for node, line in zip((first, second), both, strict=True)]
         assert exclusions(manager) == dict.fromkeys([first.port, second.port], Exclusion.SPLIT)
-        await second.stop()  # silence does not tell who has lost
+        await second.stop()  # its silence does not prove that it has lost
         with pytest.raises(NotAvailableError):
             await manager.acquire_master(timeout=0.5)
         await second.start()
@@ -218,7 +218,7 @@ async def test_9_a_copy_of_the_data_in_another_cluster_is_none_of_ours(
     dsn = Dsn.parse(pg_cluster.dsn)
     async with LocalCluster(replicas=1) as other:
         copy = other.replicas[0]
-        await copy.promote()  # its timeline is the higher one
+        await copy.promote()  # its timeline is now the higher one
         await copy.sql(f"ALTER ROLE app PASSWORD '{dsn.password}'")
         await copy.sql(f"CREATE TABLE {table.name} (i int)")
         hosts = ",".join(map(address, (copy, *pg_cluster.nodes)))
@@ -253,7 +253,7 @@ async def test_9_a_server_that_is_named_twice_is_one(pg_cluster: LocalCluster) -
         aliases = [HostExcluded(x.host, Exclusion.ALIAS) for x in manager.metrics().nodes[2:]]
         excluded = [event for event in events if isinstance(event, HostExcluded)]
         assert sorted(excluded, key=str) == sorted(aliases, key=str)
-        # The same server under both names is no split, and no old master of its own.
+        # One server under two names is neither a split nor an old master of itself.
         await replica.promote()
         await until(lambda: manager.metrics().nodes[0].exclusion is Exclusion.FENCED)
         assert [await master_port(manager) for _ in range(5)] == [replica.port] * 5

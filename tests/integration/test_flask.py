@@ -1,6 +1,6 @@
-"""`hasql.contrib.flask` on real servers: what the pool of `mission/flask_pool.txt` did, and better.
+"""`hasql.contrib.flask` does on real servers what `mission/flask_pool.txt` did, without its faults.
 
-Each behaviour of that pool has a test here that names it, and so has each of its faults.
+Each behaviour of that pool, and each of its faults, has a test here that names it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Have a proxy beside the application, which runs in threads."""
+    """Run on one event loop: it serves proxies; the application runs in threads."""
     return "asyncio", {"use_uvloop": False}
 
 
@@ -46,7 +46,7 @@ IN_RECOVERY = "SELECT pg_is_in_recovery()"
 
 @contextmanager
 def thread(work: Callable[[], None]) -> Iterator[threading.Thread]:
-    """Do some work in another thread, which ends with the block."""
+    """Do some work in another thread, and join the thread at the end of the block."""
     other = threading.Thread(target=work)
     other.start()
     try:
@@ -56,7 +56,7 @@ def thread(work: Callable[[], None]) -> Iterator[threading.Thread]:
         assert not other.is_alive()
 
 
-# What it did
+# What that pool did
 
 
 def test_a_request_has_one_connection_however_often_it_asks(flask: FlaskScene) -> None:
@@ -102,7 +102,7 @@ def test_a_connection_that_died_while_idle_reaches_no_request(flask: FlaskScene)
 async def test_a_connection_that_something_between_has_forgotten_reaches_no_request(
     flask: FlaskScene,
 ) -> None:
-    """A firewall forgets what is idle, and the sockets look well for a quarter of an hour."""
+    """A firewall forgets idle connections, whose sockets look sound for a quarter of an hour."""
     master = flask.cluster.master
     async with Proxy("127.0.0.1", master.port) as proxy:
         dsn = flask.dsn_of(master).replace(str(master.port), str(proxy.port))
@@ -112,7 +112,7 @@ async def test_a_connection_that_something_between_has_forgotten_reaches_no_requ
             return str(value(flask.db.connection(), PID))
 
         first = await asyncio.to_thread(flask.ask, app, view)
-        await asyncio.sleep(1.1)  # until it is trusted no longer
+        await asyncio.sleep(1.1)  # until the connection is trusted no longer
         proxy.black_hole(new_ones_too=False)
         second = await asyncio.to_thread(flask.ask, app, view)
         assert second.status_code == 200
@@ -136,9 +136,9 @@ def test_a_connection_that_was_just_used_costs_no_round_trip(flask: FlaskScene) 
 
     flask.ask(app, use)
     flask.all_given_back(app)
-    assert "DISCARD TEMP" in flask.ask(app, look).text  # which no test has followed
+    assert "DISCARD TEMP" in flask.ask(app, look).text  # no check has followed it
     flask.all_given_back(app)
-    sleep(1.1)  # it is trusted for a second
+    sleep(1.1)  # a connection is trusted for a second
     assert flask.ask(app, look).text == "SELECT 1"
 
 
@@ -237,7 +237,7 @@ def test_a_request_has_connections_to_several_clusters(flask: FlaskScene) -> Non
 
 
 def test_rows_are_what_the_options_make_of_them(flask: FlaskScene) -> None:
-    """The mission's pool had each row be a dict."""
+    """The mission's pool made each row a dict."""
     from psycopg.rows import dict_row
     from psycopg2.extras import RealDictCursor
 
@@ -258,11 +258,11 @@ def test_rows_are_what_the_options_make_of_them(flask: FlaskScene) -> None:
         flask.all_given_back(app)
 
 
-# Its faults
+# The faults of that pool
 
 
 def test_an_unknown_cluster_opens_no_connection(flask: FlaskScene) -> None:
-    """There, to look an unknown key up was to open a connection for it."""
+    """In that pool, looking up an unknown key opened a connection for it."""
     app, db = flask.app(), flask.db
     with app.app_context():
         with pytest.raises(ValueError, match="no cluster 'report', but 'default'"):
@@ -271,7 +271,7 @@ def test_an_unknown_cluster_opens_no_connection(flask: FlaskScene) -> None:
 
 
 def test_connections_are_kept_and_used_again(flask: FlaskScene) -> None:
-    """There, 160 checkouts made 122 connects, as the least of connections was the most kept."""
+    """In that pool, 160 checkouts made 122 connects: it kept no more than its minimum."""
     app, db = flask.app(pool=8), flask.db
     pids: set[int] = set()
     together = Barrier(8)
@@ -292,7 +292,7 @@ def test_connections_are_kept_and_used_again(flask: FlaskScene) -> None:
 
 
 def test_an_outage_keeps_nobody_from_giving_back(flask: FlaskScene) -> None:
-    """There, who connected held the lock of all, and tried for as long as the outage lasted."""
+    """In that pool, a connecting thread held the lock of all, and retried for the whole outage."""
     app, db = flask.app(pool=2, OPTIONS={"acquire_timeout": 4.0}), flask.db
     master = flask.cluster.master
     asked = Event()
@@ -322,7 +322,7 @@ def test_an_outage_keeps_nobody_from_giving_back(flask: FlaskScene) -> None:
 
 
 def test_what_can_never_work_is_told_at_once_and_not_tried_for_ever(flask: FlaskScene) -> None:
-    """There, a wrong password was tried again without end."""
+    """In that pool, a wrong password was tried again without end."""
     app = library.Flask("refused")
     dsn = flask.dsn.replace("://app", "://nobody")
     options = {"acquire_timeout": 0.3}
@@ -338,7 +338,7 @@ def test_what_can_never_work_is_told_at_once_and_not_tried_for_ever(flask: Flask
 
 
 def test_a_rollback_that_fails_leaves_the_place_free(flask: FlaskScene) -> None:
-    """There, it was taken for good."""
+    """In that pool, the place stayed taken for good."""
     app, db = flask.app(pool=1), flask.db
 
     def view() -> str:
@@ -377,7 +377,7 @@ PREPARED = "SELECT count(*) > 0 FROM pg_prepared_statements WHERE name = 'kept'"
 def test_what_a_request_leaves_in_its_session_does_not_reach_the_next(
     flask: FlaskScene, reset: bool
 ) -> None:
-    """There, it did. Without the reset it does here, too."""
+    """In that pool, it did; with `RESET` off it does here, too."""
     with flask.admin() as admin:
         admin.execute("GRANT pg_monitor TO app")
     app, db = flask.app(pool=1, RESET=reset), flask.db
@@ -430,7 +430,7 @@ async def test_after_a_request_the_managers_session_settings_apply_again(
 
 
 def test_each_application_has_pools_of_its_own(flask: FlaskScene) -> None:
-    """There, a second `init_app` replaced the first application's pool."""
+    """In that pool, a second `init_app` replaced the pool of the first application."""
     one, other, db = flask.app(pool=1), flask.app(pool=1), flask.db
 
     def manager(app: Flask) -> Any:
@@ -446,7 +446,7 @@ def test_each_application_has_pools_of_its_own(flask: FlaskScene) -> None:
 
 
 def test_an_app_context_is_enough(flask: FlaskScene) -> None:
-    """There, nothing worked outside of a request."""
+    """That pool did not work outside of a request."""
     app, db = flask.app(pool=1), flask.db
     for _ in range(2):
         with app.app_context():

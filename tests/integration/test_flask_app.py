@@ -1,4 +1,4 @@
-"""The extension within an application: settings, roles, 503, health, commands, and its ends."""
+"""The Flask extension in an application: settings, roles, 503, health, commands, and its end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NOWHERE = "postgresql://app@127.0.0.1:{}/app"
 
 
 def unserved(**settings: Any) -> Flask:
-    """Make an application whose servers nobody asks."""
+    """Make an application whose servers are never contacted."""
     app = Flask("tested")
     app.config["HASQL_DSN"] = "postgresql://app:secret@db1,db2/app"
     app.config.update({f"HASQL_{name}": each for name, each in settings.items()})
@@ -145,7 +145,7 @@ def test_an_unknown_cluster_is_named_with_those_there_are(name: Any) -> None:
 def test_an_async_manager_is_refused() -> None:
     pool = hasql.psycopg3.PoolManager("postgresql://app:secret@db1/app")
     with pytest.raises(ConfigurationError, match="HASQL_DSN, HASQL_DRIVER") as refused:
-        Hasql(pool)  # type: ignore[arg-type]  # as it must not be
+        Hasql(pool)  # type: ignore[arg-type]  # wrong on purpose
     assert "secret" not in str(refused.value)
 
 
@@ -306,7 +306,7 @@ def test_what_the_application_handles_is_its_own(app: Flask, handled: Any) -> No
 
     answer = app.test_client().get("/")
     assert (answer.status_code, answer.text) == (418, "its own")
-    # Who handles any error gets what Flask would have made a response of.
+    # A handler of `Exception` or of 503 gets the HTTP error that Flask would answer with.
     unavailable = seen[0].__cause__ if handled in {Exception, 503} else seen[0]
     assert isinstance(unavailable, NotAvailableError)
 
@@ -476,7 +476,7 @@ def _have_it_raise(app: Flask, db: Hasql[Any], where: str) -> None:
         return
 
     class Interface(SecureCookieSessionInterface):
-        """One that has its sessions in the database."""
+        """A session interface that keeps its sessions in the database."""
 
     setattr(Interface, where, lambda *_: db.connection())
     app.session_interface = Interface()
@@ -612,7 +612,7 @@ def test_the_other_applications_go_on_when_one_is_closed(flask: FlaskScene) -> N
 
 
 def test_a_teardown_that_raises_costs_no_place(flask: FlaskScene) -> None:
-    """Flask then calls none of the others."""
+    """After such an error, Flask calls none of the other teardown functions."""
     app, db, table = flask.app(pool=1, TRANSACTIONS="request"), flask.db, flask.table()
     breaks = [True] * 3
 
@@ -622,7 +622,7 @@ def test_a_teardown_that_raises_costs_no_place(flask: FlaskScene) -> None:
             breaks.pop()
             raise ZeroDivisionError
 
-    errors = []  # kept, with all that their tracebacks lead to
+    errors = []  # kept, with everything that their tracebacks refer to
     for _ in range(3):
         with pytest.raises(ZeroDivisionError) as raised, app.app_context():
             execute(db.connection(), table.insert(1))
@@ -632,12 +632,12 @@ def test_a_teardown_that_raises_costs_no_place(flask: FlaskScene) -> None:
 
 
 def test_a_statement_that_is_broken_off_costs_no_place(flask: FlaskScene) -> None:
-    """As when gevent ends a greenlet that waits for a server."""
+    """This happens when gevent ends a greenlet that waits for a server."""
     app, db = flask.app(pool=1), flask.db
 
     def view() -> NoReturn:
         connection = db.connection()
-        # What a statement leaves whose result nobody has read.
+        # The state that a statement leaves if its result is not read.
         if flask.driver == "psycopg3":
             connection.pgconn.send_query(b"SELECT pg_sleep(10)")
         else:
@@ -650,7 +650,7 @@ def test_a_statement_that_is_broken_off_costs_no_place(flask: FlaskScene) -> Non
 
 
 def raise_in_callback(connection: Any) -> None:
-    """Break a statement of psycopg2's off where it calls for more data."""
+    """Break off a statement of psycopg2 where it asks for more data."""
 
     class Broken:
         def read(self, _: int) -> NoReturn:
@@ -687,12 +687,12 @@ def test_the_end_of_the_process_says_goodbye_to_the_servers(
         words = (dsn, driver, json.dumps(sizes(driver, 1)))
         assert run(ENDING, *words) == "(1,)\n(1,)\n"
     for node in pg_cluster.nodes:
-        # Those are the monitors', which end without a word.
+        # Sessions of monitors, which end without telling the server.
         assert abandoned(node, application) - before[node.name] <= 2
 
 
 def abandoned(node: LocalNode, application: str) -> int:
-    """Count the sessions that a server has lost, once it has none of the application's."""
+    """Wait until the application has no session left; count those that the server has ever lost."""
     with psycopg.connect(node.superuser_dsn, autocommit=True) as admin:
         query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
         wait_for(lambda: admin.execute(query, [application]).fetchone() == (0,))
@@ -709,7 +709,7 @@ def test_a_forked_child_starts_afresh_and_leaves_its_parent_alone(flask: FlaskSc
     flask.all_given_back(app)
 
     def ask_in_child(inherited: Any, pid: int) -> int:
-        """Use everything; return 0 if it is as it must be."""
+        """Use the extension; return 0 if everything is as it must be."""
         fresh = value(db.connection(), PID)
         well = fresh != pid and db.connection() is not inherited
         execute(db.connection(), table.insert(1))

@@ -1,4 +1,4 @@
-"""What a server says besides answers is told to the request that it is for, and to no other."""
+"""Notices and notifications of a server reach the request that they are for, and no other one."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def pending(raw: Any) -> list[str]:
 
 
 def notice_handlers(raw: Any) -> int:
-    """Count them; psycopg tells it in no other way."""
+    """Count the notice handlers of a connection; psycopg has no public way to do so."""
     return len(raw._notice_handlers)  # noqa: SLF001  # as above
 
 
 def one_after_the_other(flask: FlaskScene, *views: Callable[[], Any], **settings: Any) -> None:
-    """Have each view answer one request of the same application, on one connection."""
+    """Let each view answer one request of the same application, on one connection."""
     app = flask.app(pool=1, **settings)
-    app.testing = True  # it raises what a view has raised
+    app.testing = True  # errors of a view are raised here
     pids: set[int] = set()
 
     def answer(view: Callable[[], Any]) -> str:
@@ -82,7 +82,7 @@ def test_notifications_of_a_request_do_not_reach_the_next(flask: FlaskScene) -> 
 
 
 def test_handlers_of_a_request_are_not_told_of_the_next(psycopg3: FlaskScene) -> None:
-    """But for hasql's own, which sees a server end a connection, and SQLAlchemy's."""
+    """Only hasql's handler, which sees a server end a connection, and SQLAlchemy's remain."""
     told: list[Any] = []
     counts: list[int] = []
 
@@ -136,7 +136,7 @@ def test_handlers_that_a_request_has_removed_or_replaced_are_as_before(
 
 
 def test_handlers_go_without_a_reset_as_well(psycopg3: FlaskScene) -> None:
-    """They are functions of a request that is over, and nothing of its session on the server."""
+    """Handlers are functions of a request that is over, not part of its session on the server."""
     told: list[Any] = []
 
     def handle() -> None:
@@ -171,7 +171,7 @@ def test_handlers_that_configure_has_added_stay_and_do_not_become_more(
 def test_notices_of_a_request_do_not_reach_the_next(
     pg_cluster: LocalCluster, application: str
 ) -> None:
-    """psycopg2 keeps them in a list, which a request may replace by its own."""
+    """psycopg2 keeps notices in a list, which a request may replace with its own."""
     scene = FlaskScene(pg_cluster, "psycopg2", application)
     own: list[str] = []
 

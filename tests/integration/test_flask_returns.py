@@ -1,4 +1,4 @@
-"""What a request has given back is no longer its own, and what it closes is not lent as it is."""
+"""A request loses a connection that it gives back; what it closes is reset, then lent."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ LEAVE = "SELECT set_config('app.user', 'alice', false), pg_advisory_lock(42)"
 CLEAN = [("", 0), (None, 0)]
 
 MORE_THAN_THERE_IS = 1 << 50
-"""Bytes of a stack that no thread can have, as at the limit of threads of a process."""
+"""A stack size in bytes that no thread can have: starts fail as at the limit of threads."""
 
 
 @contextmanager
 def no_more_threads() -> Iterator[None]:
-    """Have each start of a thread fail as the operating system makes it fail."""
+    """Make each start of a thread fail, as the operating system does at its limit."""
     before = threading.stack_size(MORE_THAN_THERE_IS)
     try:
         yield
@@ -41,7 +41,7 @@ def no_more_threads() -> Iterator[None]:
 
 
 def test_at_the_limit_of_threads_what_gives_back_is_done_once() -> None:
-    """The executor has queued it by then, for a thread that is busy."""
+    """By then the executor has queued the work, for a thread that is busy."""
     returns = BackgroundReturns()
     begun, go_on = Event(), Event()
     done: list[str] = []
@@ -94,7 +94,7 @@ def test_the_end_of_a_request_leaves_alone_what_it_has_given_back_early(
     thread = threading.Thread(target=ask_other)
     thread.start()
     assert flask.ask(app, early).status_code == (200 if raises else 404)
-    with app.app_context():  # whatever it has left to other threads
+    with app.app_context():  # wait for what it has left to other threads
         app.extensions["hasql"].returns.stop()
     early_has_ended.set()
     thread.join(20)
@@ -140,7 +140,7 @@ def test_what_a_view_puts_into_the_drivers_pool_keeps_no_place_once_another_has_
         connection, manager = db.connection(), db.manager()
         manager.get_master_pools()[0].putconn(connection)
         other = None
-        while other is not connection:  # the pool lends one after the other
+        while other is not connection:  # the pool lends its connections in turn
             with manager.acquire_master() as other:
                 pass
         return str(value(db.connection(), "SELECT 1"))
@@ -153,7 +153,7 @@ def test_what_a_view_puts_into_the_drivers_pool_keeps_no_place_once_another_has_
 def test_what_sqlalchemy_closes_is_the_requests_still_and_reset_at_its_end(
     pg_cluster: LocalCluster, application: str
 ) -> None:
-    """As ``with db.connection() as conn`` does, which is its own idiom."""
+    """``with db.connection() as conn`` is an idiom of SQLAlchemy, and closes the connection."""
     scene = FlaskScene(pg_cluster, "sqlalchemy", application)
     app, db = scene.app(pool=1), scene.db
 

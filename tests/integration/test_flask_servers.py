@@ -1,6 +1,6 @@
-"""An application of Flask under gunicorn: what is begun before the fork, and what is broken off.
+"""Flask under gunicorn: work begun before the fork, requests that are broken off, and streams.
 
-`test_web.py` plays a failover to the example application, under each kind of worker.
+`test_web.py` puts the example application through a failover, under each kind of worker.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ with app.app_context():
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Ask from one of the event loops: it is the application's that counts."""
+    """Ask from one event loop: the application runs in processes of its own."""
     return "asyncio", {"use_uvloop": False}
 
 

@@ -1,4 +1,4 @@
-"""Flask over SQLAlchemy: what is begun is a transaction, and what is not commits each statement."""
+"""Flask over SQLAlchemy: `begin` makes a transaction; without it each statement is committed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def flask(
     request: pytest.FixtureRequest, pg_cluster: LocalCluster, application: str
 ) -> Iterator[FlaskScene]:
-    """Applications over SQLAlchemy, with either driver beneath it."""
+    """Applications over SQLAlchemy, with psycopg 3 or psycopg2 beneath it."""
     scene = FlaskScene(pg_cluster, "sqlalchemy", application)
     scene.dsn = scene.dsn.replace("postgresql", request.param, 1)
     with closing(scene):
@@ -91,7 +91,7 @@ def in_block_that_closes(connection: Connection, table: Table) -> None:
 def that_cannot_commit(connection: Connection, table: Table) -> None:
     with pytest.raises(IntegrityError), connection.begin():
         insert(connection, table, 1)
-        insert(connection, table, 1)  # the constraint is looked at when it is committed
+        insert(connection, table, 1)  # the constraint is checked at the commit
 
 
 def with_a_failing_statement(connection: Connection, table: Table) -> None:
@@ -117,7 +117,7 @@ def test_what_is_begun_and_not_committed_leaves_nothing(
 ) -> None:
     def view() -> str:
         connection = flask.db.connection()
-        if used_before:  # SQLAlchemy takes it for a transaction
+        if used_before:  # for SQLAlchemy, this begins a transaction
             assert connection.exec_driver_sql("SELECT 1").scalar() == 1
         work(connection, table)
         return ""
@@ -156,7 +156,7 @@ def test_what_is_begun_is_committed_at_its_end_and_other_statements_by_themselve
         with pytest.raises(IntegrityError), connection.begin():
             insert(connection, table, 1)
         alone(7)
-        connection.commit()  # of nothing, as those who commit as they go do
+        connection.commit()  # of nothing, as in "commit as you go"
         alone(8)
         assert not connection.in_transaction()
         connection.execution_options(isolation_level="SERIALIZABLE")

@@ -1,4 +1,4 @@
-"""`HASQL_TRANSACTIONS = "request"`: one transaction for a request, and when it ends."""
+"""`HASQL_TRANSACTIONS = "request"` makes each request one transaction; when and how it ends."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_it_is_committed_before_the_response_is_sent(
 
         return inner(environ, start)
 
-    app.wsgi_app = watching  # type: ignore[method-assign]  # as middleware is
+    app.wsgi_app = watching  # type: ignore[method-assign]  # as middleware is installed
     assert flask.ask(app, view).status_code == 200
     assert seen == [[1, 2]]
 
@@ -84,7 +84,7 @@ def test_what_was_raised_is_rolled_back_whatever_a_handler_makes_of_it(
 ) -> None:
     @app.errorhandler(ZeroDivisionError)
     def handled(_: ZeroDivisionError) -> str:
-        assert value(flask.db.connection(), "SELECT 1") == 1  # rolled back already
+        assert value(flask.db.connection(), "SELECT 1") == 1  # it is rolled back already
         insert(flask, table, 2)
         return "well"
 
@@ -110,7 +110,7 @@ def test_what_was_raised_is_rolled_back_whatever_a_handler_makes_of_it(
 
 @contextmanager
 def savepoint(connection: Any) -> Iterator[None]:
-    """Do what may fail as the driver has it done, psycopg2 in SQL."""
+    """Enter a savepoint by the means of the driver; for psycopg2, in SQL."""
     if isinstance(connection, psycopg.Connection):
         with connection.transaction():
             yield
@@ -207,7 +207,7 @@ def test_a_commit_that_fails_is_that_requests_error(
 
     def view() -> str:
         insert(flask, table)
-        insert(flask, table)  # the constraint is looked at when it is committed
+        insert(flask, table)  # the constraint is checked at the commit
         return "well"
 
     answer = flask.ask(app, view)
@@ -283,7 +283,7 @@ def test_the_functions_after_a_request_are_part_of_it(
 def test_a_request_that_is_broken_off_is_rolled_back(
     flask: FlaskScene, app: Flask, table: Table
 ) -> None:
-    """As a worker's timeout does, or gevent when it ends a greenlet."""
+    """A worker's timeout breaks a request off, and so does gevent when it ends a greenlet."""
 
     def view() -> NoReturn:
         insert(flask, table)
@@ -349,7 +349,7 @@ def test_a_command_that_fails_half_way_is_rolled_back(
 def test_what_ends_a_command_is_known_where_its_app_context_is_not_told(
     flask: FlaskScene, app: Flask, table: Table
 ) -> None:
-    """As click before 8.3 closes it."""
+    """click before 8.3 closes the app context without telling it of the exception."""
 
     def command(number: int, error: type[Exception] | None) -> None:
         with click.Context(click.Command("load")), ExitStack() as opened:
@@ -359,7 +359,7 @@ def test_what_ends_a_command_is_known_where_its_app_context_is_not_told(
                 if error is not None:
                     raise error
             finally:
-                opened.close()  # which tells of no exception
+                opened.close()  # without the exception
 
     command(1, None)
     for error in (ZeroDivisionError, click.Abort):
@@ -367,7 +367,7 @@ def test_what_ends_a_command_is_known_where_its_app_context_is_not_told(
             command(2, error)
     try:
         int("none")
-    except ValueError:  # which is handled, and none of the command's
+    except ValueError:  # handled, and not the command's
         command(3, None)
     flask.all_given_back(app)
     assert flask.rows(table) == [1, 3]
@@ -376,7 +376,7 @@ def test_what_ends_a_command_is_known_where_its_app_context_is_not_told(
 def test_requests_within_one_app_context_are_transactions_of_their_own(
     flask: FlaskScene, app: Flask, table: Table
 ) -> None:
-    """As those are of tests that ask within an app context, with its connection."""
+    """A test may send requests within an app context, and use the context's connection as well."""
 
     def well() -> str:
         insert(flask, table, 1)
@@ -414,7 +414,7 @@ def test_a_streamed_response_takes_what_it_needs_from_the_manager(
 
         return Response(parts())
 
-    assert flask.ask(app, view).text == "1"  # it was committed before
+    assert flask.ask(app, view).text == "1"  # the insert was committed before
     assert in_flight == [1]
     flask.all_given_back(app)
 

@@ -1,4 +1,4 @@
-"""A followed name is looked up in the background, so that who asks need not wait."""
+"""A followed name is looked up in the background, so that a caller need not wait."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def nameserver() -> Iterator[NameServer]:
 
 
 def until(condition: Callable[[], bool], within: float = 10.0) -> float:
-    """Wait until another thread has seen to it, and return how long it took."""
+    """Wait until another thread has made the condition true; return the seconds that it took."""
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < within, "it has not happened"
@@ -48,10 +48,10 @@ def until(condition: Callable[[], bool], within: float = 10.0) -> float:
 def test_the_collector_waits_for_no_thread_that_waits_for_it(
     nameserver: NameServer, tmp_path: Path
 ) -> None:
-    """It may find a followed name in a thread that has a lock of the look-ups, anywhere."""
+    """It may finalize a followed name anywhere, even in a thread that holds one of their locks."""
     followed = [resolver_on(tmp_path, nameserver).follow("db.test")]
-    assert followed[0].addresses()  # so that no look-up is under way
-    name = followed[0]._name  # noqa: SLF001  # whose lock another thread has at that moment
+    assert followed[0].addresses()  # now no look-up is under way
+    name = followed[0]._name  # noqa: SLF001  # another thread takes its lock
     waits = threading.Event()
 
     def look_up() -> None:
@@ -60,7 +60,7 @@ def test_the_collector_waits_for_no_thread_that_waits_for_it(
             lookup_thread.call(int)
 
     other = threading.Thread(target=look_up, daemon=True)
-    with lookup_thread._lock:  # noqa: SLF001  # as `hold` has it, which makes objects
+    with lookup_thread._lock:  # noqa: SLF001  # `hold` has it while it makes objects
         other.start()
         assert waits.wait(10)
         followed.clear()  # a finalizer runs
@@ -90,7 +90,7 @@ def test_a_ttl_of_0_is_asked_for_each_second(nameserver: NameServer, tmp_path: P
     nameserver.set("db.test", "127.0.0.2", ttl=0)
     with closing(resolver_on(tmp_path, nameserver).follow("db.test")) as followed:
         assert followed.addresses() == ("127.0.0.2",)
-        # However often somebody asks.
+        # However often a caller asks.
         took = until(lambda: bool(followed.addresses()) and nameserver.count("db.test", "A") >= 3)
         assert took > 1.8
 
@@ -128,10 +128,10 @@ async def test_a_name_that_was_never_answered_cannot_be_resolved(
         with pytest.raises(NameResolutionError, match=r"'nowhere\.test'.*NXDOMAIN"):
             await followed.addresses_async()
         nameserver.set("nowhere.test", "127.0.0.2")
-        nameserver.wait_for_questions(3, "nowhere.test", "A")  # after a second, by itself
+        nameserver.wait_for_questions(3, "nowhere.test", "A")  # the third by itself, after a second
 
         def is_known() -> bool:
-            with suppress(NameResolutionError):  # it has asked, and not heard yet
+            with suppress(NameResolutionError):  # it has asked, but has no answer yet
                 return followed.addresses() == ("127.0.0.2",)
             return False
 
@@ -147,7 +147,7 @@ def test_nobody_waits_while_nameservers_fail_and_nothing_leaves(
         followed.addresses()
         nameserver.fail(fault)
         pace = Pace(0.15)  # half of one timeout
-        while nameserver.count() < 6:  # two look-ups have failed, or two attempts
+        while nameserver.count() < 6:  # until two look-ups, or two attempts, have failed
             with pace.working():
                 assert followed.addresses() == ("127.0.0.2", "127.0.0.3")
                 assert not followed.has_left("127.0.0.2")
@@ -186,7 +186,7 @@ def test_after_grace_there_is_an_error_and_still_nothing_has_left(
 def test_a_silent_nameserver_is_a_failure_before_the_look_up_has_ended(
     nameserver: NameServer, tmp_path: Path
 ) -> None:
-    # Three attempts take longer than the time of grace, which the second of them doubles.
+    # Three attempts take longer than the grace time; the failure of the second one doubles that.
     resolver = resolver_on(tmp_path, nameserver, timeout=0.4, grace_ttl=1.0)
     with closing(resolver.follow("db.test")) as followed:
         followed.addresses()
@@ -197,7 +197,7 @@ def test_a_silent_nameserver_is_a_failure_before_the_look_up_has_ended(
                 assert followed.addresses() == ("127.0.0.2", "127.0.0.3")
             with pace.pausing():
                 time.sleep(0.001)
-        assert pace.slow < 3  # if they waited for the nameserver, each would be: six
+        assert pace.slow < 3  # if calls waited for the nameserver, all six would be slow
 
 
 def test_a_name_that_rotates_has_left_none_of_its_addresses(
@@ -284,7 +284,7 @@ def test_an_answer_to_what_was_asked_before_all_was_forgotten_counts_no_more(
         assert followed.addresses() == ("127.0.0.4",)
 
 
-# The thread.
+# The look-up thread.
 
 
 def test_the_thread_is_there_while_a_name_is_followed_and_no_longer(
@@ -487,7 +487,7 @@ def test_a_resolver_that_nobody_holds_is_there_while_its_name_is_followed(
         followed.addresses()
         gc.collect()
         nameserver.set("db.test", "127.0.0.4", ttl=600)
-        clear_dns_cache()  # which reaches it
+        clear_dns_cache()  # which reaches that resolver, too
         assert followed.addresses() == ("127.0.0.4",)
     finally:
         followed.close()

@@ -1,4 +1,4 @@
-"""What libpq itself reads in the DSNs that hasql reads and writes; psycopg brings it."""
+"""libpq itself, which psycopg brings, reads the same in DSNs as hasql reads and writes."""
 
 import pytest
 from hypothesis import given

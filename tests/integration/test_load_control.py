@@ -1,4 +1,4 @@
-"""Admission, a rate limit and the breaker on real servers, with each driver and both faces."""
+"""Admission, a rate limit and the breaker work on real servers, with each driver and both faces."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def openings(metrics: Metrics) -> int:
 
 
 class Most:
-    """How many work at once, at most."""
+    """Counts how many work at once, and the highest number so far."""
 
     def __init__(self, wanted: int) -> None:
         self._wanted = wanted
@@ -54,7 +54,7 @@ class Most:
 
     @property
     def is_reached(self) -> bool:
-        """Whether so many have worked at once as are wanted."""
+        """Whether as many have worked at once as are wanted."""
         return self.most >= self._wanted
 
     def __enter__(self) -> None:
@@ -87,7 +87,7 @@ async def test_tasks_are_let_in_and_the_breaker_hears_of_ended_sessions(
         async def work() -> None:
             async with manager.acquire_master() as connection:
                 with working:
-                    # The first wait for one another, as a connect may take longer than the work.
+                    # The first wait for one another: a connect may take longer than the work.
                     await until(lambda: working.is_reached)
                     assert await kit.value(connection, WORK) == 1
 
@@ -105,10 +105,10 @@ async def test_tasks_are_let_in_and_the_breaker_hears_of_ended_sessions(
                     await pg_cluster.master.sql(f"SELECT pg_terminate_backend({pid})")
                     await kit.value(connection, WORK)
 
-        while not openings(manager.metrics()):  # what tells of no server does not count
+        while not openings(manager.metrics()):  # only failures that tell of the server count
             await lose()
         await until(lambda: any(isinstance(event, BreakerOpened) for event in told))
-        while BreakerClosed() not in told:  # as a probe sees the master
+        while BreakerClosed() not in told:  # a probe that sees the master closes it
             with suppress(BreakerOpenError):
                 await work()
         await until(lambda: is_idle(manager.metrics()))
@@ -159,7 +159,7 @@ def test_threads_are_let_in_and_the_breaker_hears_of_ended_sessions(
         until_in_thread(lambda: is_idle(manager.metrics()))
 
 
-# Faults, with what is left of them
+# Faults, and what they leave
 
 
 async def test_after_kill_freeze_and_promotion_every_permit_is_back(

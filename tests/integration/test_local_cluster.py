@@ -1,4 +1,4 @@
-"""LocalCluster on real servers: what each operation does, and that nothing is left behind."""
+"""`LocalCluster` on real servers: each operation does what it says, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ as_root = pytest.mark.usefixtures("root")
 
 @pytest.fixture
 def root() -> None:
-    """Skip what only root can try, or fail it where nothing may be skipped."""
+    """Skip a test that only root can run, or fail it where nothing may be skipped."""
     if os.geteuid() != 0:
         skip("only root can become another user")
 
 
 @pytest.fixture
 def anyio_backend() -> str:
-    # One loop is enough: LocalCluster hands everything to threads.
+    # One loop is enough: LocalCluster does all its work in threads.
     return "asyncio"
 
 
@@ -68,7 +68,7 @@ def cluster(running: LocalCluster) -> LocalCluster:
 
 
 async def until(done: Callable[[], bool], seconds: float = 45.0) -> None:
-    """Wait for something that another process does and tells nobody of."""
+    """Poll until another process has done something that it does not announce."""
     async with asyncio.timeout(seconds):
         while not done():
             await asyncio.sleep(0.01)
@@ -176,7 +176,7 @@ async def test_the_wheel_brings_both_versions(version: int) -> None:
 
 async def test_three_nodes_are_up_in_seconds() -> None:
     times = []
-    for _ in range(3):  # under two seconds, unless the machine is busy with other things
+    for _ in range(3):  # each takes under two seconds, unless the machine is busy
         began = time.monotonic()
         async with LocalCluster(source="wheel"):
             times.append(time.monotonic() - began)
@@ -210,7 +210,7 @@ async def _insert(node: LocalNode, table: str) -> None:
         connection.terminate()
 
 
-#: What servers keep of passwords, up to their salts.
+#: The stored passwords, cut off before their salts.
 _KEPT = "SELECT DISTINCT split_part(rolpassword, ':', 1) FROM pg_authid WHERE rolcanlogin"
 
 
@@ -329,7 +329,8 @@ async def test_a_killed_server_starts_again_at_once(cluster: LocalCluster) -> No
     assert cluster.master is master
 
 
-# It has pids of its own: set back for all, others would get pids that were just somebody's.
+# Runs in a namespace of pids: were the counter of the whole machine set back, other programs would
+# get pids that were in use a moment ago.
 _WITH_A_PID_OF_ITS = """
 import asyncio, subprocess, time
 from pathlib import Path
@@ -375,7 +376,7 @@ def test_a_killed_server_does_not_wait_for_who_has_a_pid_of_its_now() -> None:
     if shutil.which("unshare") is None or subprocess.run([*inside, "true"], check=False).returncode:
         skip("unshare cannot begin a namespace of pids")
     done = subprocess.run(
-        # The first process of a namespace reaps those that have lost their parents.
+        # The first process of a namespace reaps processes that have lost their parents.
         [*inside, "sh", "-c", '"$0" -c "$1"; exit $?', sys.executable, _WITH_A_PID_OF_ITS],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
@@ -445,7 +446,7 @@ async def test_killing_works_on_a_frozen_server(cluster: LocalCluster) -> None:
 @pytest.mark.parametrize("mode", ["fast", "smart", "immediate"])
 async def test_a_server_stops_in_every_mode(cluster: LocalCluster, mode: str) -> None:
     replica = cluster.replicas[0]
-    await replica.stop(mode)  # type: ignore[arg-type]  # the three literals
+    await replica.stop(mode)  # type: ignore[arg-type]  # one of the three literals
     assert not replica.running
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((replica.host, replica.port), timeout=5)
@@ -462,7 +463,7 @@ async def test_a_promoted_server_takes_writes_at_once(cluster: LocalCluster) -> 
 async def test_asking_for_a_promotion_does_not_wait_for_it(cluster: LocalCluster) -> None:
     replica = cluster.replicas[0]
     replica.freeze()
-    replica.request_promotion()  # which would take a minute, and raise
+    replica.request_promotion()  # waiting for it would take a minute, and raise
     replica.thaw()
     async with asyncio.timeout(10):
         while await replica.sql("SELECT pg_is_in_recovery()") == "t":
@@ -513,7 +514,7 @@ async def test_healing_costs_nothing_when_all_is_well(cluster: LocalCluster) -> 
         began = time.monotonic()
         cluster.heal()
         times.append(time.monotonic() - began)
-    # Ten milliseconds on a machine at rest; to have a node rejoin for nothing takes half a second.
+    # Ten milliseconds on a machine at rest; a needless rejoin of a node takes half a second.
     assert min(times) < 0.2, times
 
 
@@ -573,7 +574,7 @@ async def test_healing_believes_no_replica_that_has_not_heard_of_a_loss(
     cluster: LocalCluster, master_is_killed: bool
 ) -> None:
     master, replica = cluster.master, cluster.replicas[0]
-    # As on a busy machine: it has not had its turn, and still says that it streams.
+    # As on a busy machine: the WAL receiver does not get to run, and still says that it streams.
     os.kill(int(await replica.sql("SELECT pid FROM pg_stat_wal_receiver")), signal.SIGSTOP)
     if master_is_killed:
         master.kill()
@@ -591,9 +592,9 @@ async def test_a_replica_that_has_more_than_the_new_master_rejoins_without_a_try
     for _ in range(4):
         old, (new, other) = cluster.master, cluster.replicas
         await new.promote()
-        if other._status().may_follow(new._status()):  # noqa: SLF001  # what healing goes by
+        if other._status().may_follow(new._status()):  # noqa: SLF001  # healing goes by this
             break
-        # It has a record more, such as servers write now and then.
+        # `other` has one record more: servers write such records now and then.
         await asyncio.to_thread(cluster.heal)
     else:
         raise AssertionError("what streams could never follow whom it has seen promoted")
@@ -613,7 +614,7 @@ async def test_healing_waits_for_a_promotion_that_was_asked_for(cluster: LocalCl
     startup = int(
         await replica.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'startup'")
     )
-    os.kill(startup, signal.SIGSTOP)  # which makes it a slow promotion
+    os.kill(startup, signal.SIGSTOP)  # so that the promotion is slow
     try:
         replica.request_promotion()
         healing = asyncio.ensure_future(asyncio.to_thread(cluster.heal))
@@ -647,7 +648,7 @@ async def test_healing_keeps_no_server_from_a_smart_shutdown_that_somebody_asks_
     assert before is not None
     os.kill(before, signal.SIGTERM)
     async with asyncio.timeout(45):
-        while node.pid == before:  # it may not have heard of it when it was looked at first
+        while node.pid == before:  # at the first look it may not have seen the signal
             await asyncio.to_thread(cluster.heal)
     await asyncio.to_thread(cluster.heal)
     assert node in cluster.replicas
@@ -658,7 +659,7 @@ async def test_a_look_that_is_under_way_keeps_no_server_from_a_smart_shutdown(
 ) -> None:
     node = cluster.replicas[0]
     looking = asyncio.ensure_future(
-        asyncio.to_thread(node._look, "SELECT pg_sleep(1)")  # noqa: SLF001  # made to last
+        asyncio.to_thread(node._look, "SELECT pg_sleep(1)")  # noqa: SLF001  # a look that lasts
     )
     asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
     async with asyncio.timeout(30):
@@ -692,7 +693,7 @@ async def test_healing_waits_for_a_master_that_starts_anew_after_a_crash_of_its_
 ) -> None:
     master = cluster.master
     writer = await master.sql(
-        "CREATE TABLE much AS SELECT generate_series(1, 300000); "  # takes a while to replay
+        "CREATE TABLE much AS SELECT generate_series(1, 300000); "  # replaying it takes a while
         "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'"
     )
     os.kill(int(writer.split()[-1]), signal.SIGKILL)
@@ -788,16 +789,16 @@ def _roots() -> set[Path]:
 
 
 async def until_no_segments_but(before: dict[str, int]) -> None:
-    """Wait until of the memory segments there are now, none is left but those before.
+    """Wait until all memory segments that are there now, but were not before, have gone.
 
-    Other workers' servers leave some as well, until these start again; what a test leaves, stays.
+    Servers of other workers leave segments, too, until they start again; those of a test stay.
     """
     new = _segments().keys() - before.keys()
     await until(lambda: not new & _segments().keys())
 
 
 def _segments() -> dict[str, int]:
-    """Return the memory segments that nobody uses, and who made them."""
+    """Return the memory segments that no process uses, each with the pid of its creator."""
     try:
         rows = [row.split() for row in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]]
     except OSError:
@@ -867,7 +868,7 @@ def test_what_is_killed_is_waited_for_until_it_has_let_go_of_its_memory(tmp_path
 
 
 async def test_what_a_program_makes_that_outlives_its_cluster_is_removed() -> None:
-    """As initdb does of a start that was cancelled, which makes the directories above its own."""
+    """The initdb of a cancelled start is such a program: it makes the directories above its own."""
     async with LocalCluster(replicas=0) as cluster:
         machine, root = cluster._machine, _root_of(cluster)  # noqa: SLF001
         assert machine is not None
@@ -943,7 +944,7 @@ async def test_an_interrupted_parent_leaves_nothing(
 ) -> None:
     process, line = program
     root, *_ = line.split()
-    os.killpg(process.pid, number)  # as a terminal does it: to everything in the foreground
+    os.killpg(process.pid, number)  # as a terminal does: to all processes in the foreground
     await asyncio.to_thread(process.wait, 20)
     await until(lambda: not Path(root).exists())
     await until(lambda: not processes_below(root))
@@ -1049,7 +1050,7 @@ def test_binaries_that_only_root_can_reach_are_copied_once(open_directory: Path)
         stdout=subprocess.PIPE,
         text=True,
     )
-    with first:  # both make the copy, at the same time
+    with first:  # both make the copy at the same time
         second = _run_small(site)
         said, _ = first.communicate(timeout=50)
     assert second.returncode == 0, second.stderr
@@ -1127,7 +1128,7 @@ async def test_servers_with_tls_have_a_certificate_that_the_dsn_trusts() -> None
             connection = await asyncpg.connect(dsn)
             assert await connection.fetchval(encrypted) is True
             await connection.close()
-        # What Python's own context asks of a certificate, which is more.
+        # Python's own context asks more of a certificate than the DSN does.
         certificate = dict(Dsn.parse(cluster.dsn).params)["sslrootcert"]
         strict = ssl.create_default_context(cafile=certificate)
         strict.verify_flags |= ssl.VERIFY_X509_STRICT
@@ -1137,7 +1138,7 @@ async def test_servers_with_tls_have_a_certificate_that_the_dsn_trusts() -> None
             await asyncpg.connect(replica.dsn, ssl=ssl.create_default_context())
         with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError, match="no encryption"):
             await asyncpg.connect(replica.dsn, ssl=False)
-        # It comes back as what it was, whatever was copied meanwhile.
+        # The replica comes back as it was, whatever files the rejoin has copied.
         await replica.rejoin(cluster.master)
         connection = await asyncpg.connect(replica.dsn)
         assert await connection.fetchval(encrypted) is True

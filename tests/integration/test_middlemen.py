@@ -1,4 +1,4 @@
-"""The middle men of the tests do what they say."""
+"""The middlemen of the tests, PgBouncer and HAProxy among them, do what the tests rely on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PORT = "SELECT inet_server_port()"
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """What another process does is the same on every loop."""
+    """Run on one event loop: middlemen in other processes do the same on any."""
     return "asyncio", {"use_uvloop": False}
 
 
@@ -65,7 +65,7 @@ async def test_a_pooler_keeps_to_the_size_it_is_given(
     dsn = dsn_through(pg_cluster, pooler)
     connection = await asyncpg.connect(dsn)
     assert await connection.fetchval(_PORT) == pg_cluster.master.port
-    # A login is answered by the pooler alone, as it knows what the server would say.
+    # The pooler answers a login by itself: it knows what the server would say.
     waiting = await asyncpg.connect(dsn)
     with pytest.raises(asyncpg.PostgresError, match="query_wait_timeout"):
         await waiting.fetchval(_PORT)
@@ -85,14 +85,14 @@ async def test_a_pooler_says_on_of_a_server_that_was_promoted_until_told_to_reco
     before = {mode: await _connect(pg_cluster, pooler) for mode, pooler in poolers.items()}
     assert {await _flag(connection) for connection in before.values()} == {"on"}
     await server.promote()
-    # Only a session that was there at the promotion and has a connection of its own is told.
+    # The promotion is told only to a session that has a server connection of its own since before.
     assert await _flag(before["session"]) == "off"
     assert await _flag(before["transaction"]) == "on"
     for mode, pooler in poolers.items():
         new = await _connect(pg_cluster, pooler)
         assert await _flag(new) == "on"
         await pooler.console("RECONNECT app")
-        # What is told at a login is told anew; and nothing to who has logged in before.
+        # A new login is told the new value; a client that logged in before is told nothing.
         newest = await _connect(pg_cluster, pooler)
         assert await _flag(newest) == "off"
         assert await _flag(new) == "on"
@@ -105,7 +105,7 @@ async def _connect(cluster: LocalCluster, pooler: Address) -> asyncpg.Connection
 
 
 async def _flag(connection: asyncpg.Connection[asyncpg.Record]) -> str | None:
-    """Return what was said with an answer, or before."""
+    """Return the flag that was told with an answer, or before."""
     await connection.execute("SELECT 1")
     flag: str | None = connection.get_settings().in_hot_standby
     return flag
@@ -137,7 +137,7 @@ async def test_a_service_follows_a_promotion_and_cuts_or_lets_be(
     service = haproxy(cut=cut)
     replica, other = pg_cluster.replicas
     reader = await asyncpg.connect(dsn_through(pg_cluster, service.r))
-    # In turn: until the one that will be promoted is behind it.
+    # Replicas serve in turn: connect until the one to be promoted is behind the connection.
     while await reader.fetchval(_PORT) != replica.port:
         await reader.close()
         reader = await asyncpg.connect(dsn_through(pg_cluster, service.r))
@@ -206,7 +206,7 @@ async def test_nothing_is_left_of_them(
     from testbed.middlemen.haproxy import HAProxy
     from testbed.middlemen.pgbouncer import PgBouncer
 
-    # Not pytest's own: the path of a socket must be short.
+    # Not the directory of pytest: the path of a socket must be short.
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         place.chmod(0o711)

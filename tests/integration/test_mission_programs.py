@@ -1,8 +1,8 @@
-"""What users of the driver modules have written already goes on working, unchanged.
+"""Programs that users of the driver modules have written already go on working, unchanged.
 
-The programs are copied from the README of the library whose names hasql keeps. A test may change
-what they cannot know, which are hosts, user, password and database, and it supplies `asyncio`,
-which one of them uses without importing it. Everything else stands as users have it.
+The programs are copied from the README of the library whose names hasql keeps. A test changes only
+what they cannot know: hosts, user, password and database. It also supplies `asyncio`, which one of
+them uses without importing it. Everything else stands as users have it.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ async def create_pool(dsn) -> PoolManager:
     return pool
 """
 
-#: The programs for each major version of SQLAlchemy, as two of the libraries need the older one.
+#: The programs for each major version of SQLAlchemy: two of the libraries need the older one.
 PROGRAMS = {
     "1": {"aiopg_sa": AIOPG_SA, "asyncpgsa": ASYNCPGSA},
     "2": {"aiopg": AIOPG, "asyncpg": ASYNCPG, "sqlalchemy": SQLALCHEMY, "psycopg3": PSYCOPG3},
@@ -147,7 +147,7 @@ async def do_something():
 
 
 def defined_by(source: str, dsn: str) -> dict[str, Any]:
-    """Put the cluster's DSN in the place of the README's and return what the source defines."""
+    """Replace the README's DSN with the cluster's, and return what the source defines."""
     parsed = Dsn.parse(dsn)
     hosts = iter(parsed.hosts)
     source = re.sub(r'"(?:master|replica)-host[-\d]*:5432"', lambda _: f'"{next(hosts)}"', source)
@@ -160,7 +160,7 @@ def defined_by(source: str, dsn: str) -> dict[str, Any]:
 
 
 async def run(namespace: dict[str, Any]) -> None:
-    """Run what the program does, and look at the pool manager that it leaves behind."""
+    """Run the program, and check the pool manager that it leaves behind."""
     pools: list[BasePoolManager[Any, Any]] = []
     create_pool = namespace["create_pool"]
 
@@ -179,7 +179,7 @@ async def run(namespace: dict[str, Any]) -> None:
 @pytest.mark.usefixtures("nothing_unheard")
 @pytest.mark.parametrize(
     ("acquiring", "loop"),
-    # One on the other event loop as well, as each costs the connections of three pools.
+    # Only one runs on the other event loop, too: each costs the connections of three pools.
     [*((each, asyncio.run) for each in ACQUIRING), ("acquire_master", uvloop.run)],
     ids=[*ACQUIRING, "acquire_master on uvloop"],
 )

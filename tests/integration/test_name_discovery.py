@@ -1,4 +1,4 @@
-"""Hosts that DNS names, from a real nameserver, under the load of real servers."""
+"""Hosts that a real nameserver names are found and followed, under load on real servers."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ async def test_targets_have_their_ports_priorities_and_weights(
         ("db.example.com", "pg.evil.org", False),
         ("db.example.com", "pg.evilexample.com", False),
         ("db.example.com", "10.0.0.1", False),
-        # Where everybody registers names, only those below the name itself.
+        # Where anybody may register names, only names below the name itself are allowed.
         ("example.com", "pg.example.com", True),
         ("example.com", "evil.com", False),
         ("example.co.uk", "pg.example.co.uk", True),
@@ -176,7 +176,7 @@ async def test_a_source_that_is_refreshed_looks_again_at_once(
     nameserver.set(NAME, "127.0.0.1", ttl=3600)
     nameserver.set_srv(SERVICE, (0, 0, 5432, "pg.example.test"), ttl=3600)
     made = {"dns": DnsDiscovery, "srv": SrvDiscovery}[kind](NAME, resolver=resolver)
-    made.refresh()  # before it has begun
+    made.refresh()  # before anybody watches
     async with watching(made) as watched:
         before = await anext(watched)
         nameserver.set(NAME, "127.0.0.2", ttl=3600)
@@ -186,7 +186,7 @@ async def test_a_source_that_is_refreshed_looks_again_at_once(
             while not following.done():
                 made.refresh()
                 await asyncio.sleep(0.1)
-            while following.result() == before:  # it is asked once a second at most
+            while following.result() == before:  # it asks once a second at most
                 following = asyncio.ensure_future(anext(watched))
                 while not following.done():
                     made.refresh()
@@ -204,16 +204,16 @@ def ten() -> Iterator[LocalCluster]:
 
 
 class Load:
-    """Tasks that write and read, each operation one that must not fail."""
+    """Tasks that write and read; none of their operations may fail."""
 
     def __init__(self, kit: Kit, manager: Manager, table: Table, *, may_lose: bool = False) -> None:
         self._kit, self._manager, self._table = kit, manager, table
-        #: What a statement may meet that is in flight when the master is shut down.
+        #: Errors that are allowed: those of statements in flight when the master is shut down.
         self._lost = (*kit.lost, kit.refused_statement) if may_lose else ()
         self._tasks: list[asyncio.Task[None]] = []
         self._number = 0
         self.writes = 0
-        #: By port.
+        #: How often each port has answered.
         self.reads: Counter[int] = Counter()
 
     async def __aenter__(self) -> Self:
@@ -261,9 +261,9 @@ two_drivers = pytest.mark.parametrize(
 
 
 class Members:
-    """Some of ten servers: by SRV at their ports, by DNS at addresses of their own.
+    """Some of ten servers, named by SRV at their ports, or by DNS at addresses of their own.
 
-    Or as Patroni's REST API has it; test_patroni.py asks that of a real one.
+    Or an imitation of Patroni's REST API names them; test_patroni.py has a real one.
     """
 
     def __init__(self, kind: str, nameserver: NameServer, servers: list[LocalNode]) -> None:
@@ -286,7 +286,7 @@ class Members:
         await self._stack.aclose()
 
     def are(self, number: int) -> None:
-        """Let the first so many be the members."""
+        """Make the first so many servers the members."""
         targets = [(0, 1, server.port, "localhost") for server in self._servers[:number]]
         self._nameserver.set_srv(SERVICE, *targets)
         self._nameserver.set(NAME, *(way.host for way in self._ways[:number]))
@@ -297,7 +297,7 @@ class Members:
         self._api.behaviour = answers({"members": named})
 
     def source(self, resolver: Resolver) -> Discovery:
-        """Make the source that asks for them."""
+        """Make the source that asks for the members."""
         if self._kind == "dns":
             return DnsDiscovery(NAME, self._ways[0].port, resolver=resolver)
         if self._kind == "rest":
@@ -364,7 +364,7 @@ async def test_members_are_replaced_under_load_and_the_master_goes_last(
         await until(
             lambda: sorted(hosts(manager)[:3]) == sorted(ports) and len(hosts(manager)) == 4
         )
-        assert hosts(manager)[3] == old.port  # nobody else is a master
+        assert hosts(manager)[3] == old.port  # no other node is a master
         writes = load.writes
         await until(lambda: load.writes > writes)
         await ten.switchover(new)
@@ -385,7 +385,7 @@ async def test_a_dsn_with_srv_leads_by_names_that_the_managers_resolver_knows(
         SERVICE,
         *((0, 1, x.port, f"pg{number}.example.test") for number, x in enumerate(pg_cluster.nodes)),
     )
-    # SQLAlchemy's driver has to be named where the scheme would say srv; others read both.
+    # SQLAlchemy needs the name of its driver in the place of srv; the other drivers read both.
     for text in ("+srv://{}", "://{}?discovery=srv"):
         url = "postgresql" + text.format(f"{dsn.user}:{dsn.password}@{NAME}/{dsn.dbname}")
         sizes = kit.sizes(1, 2)

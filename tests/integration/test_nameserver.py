@@ -1,4 +1,4 @@
-"""The nameserver of the tests answers as one does, and fails as it is told."""
+"""The nameserver of the tests answers as a real one does, and fails as it is told."""
 
 from __future__ import annotations
 

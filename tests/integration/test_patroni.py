@@ -1,4 +1,4 @@
-"""A cluster that Patroni runs is followed by every driver."""
+"""Every driver follows a cluster that Patroni runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("nothing_unheard")
 
 _TASKS = 2
-"""Writers, and readers, of each driver: the drivers are at it all at once."""
+"""The number of writers, and of readers, for each driver. All drivers work at the same time."""
 
 _ASYNCIO = ("asyncio", {"use_uvloop": False})
 _UVLOOP = ("asyncio", {"use_uvloop": True})
@@ -42,7 +42,7 @@ def patroni() -> Iterator[PatroniCluster]:
         yield cluster
 
 
-# A dead leader's lock lasts for 20 seconds, so that each fault has but one event loop.
+# A dead leader's lock lasts for 20 seconds, so each fault runs on one event loop only.
 @pytest.mark.parametrize(
     ("fault", "hosts", "anyio_backend"),
     [

@@ -1,4 +1,4 @@
-"""Patroni's REST API is asked over real sockets: what it answers, and what else may happen."""
+"""Patroni's REST API is asked over real sockets: its answers, and what else may happen."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ async def test_who_gives_no_answer_is_passed_over_and_named_if_nobody_does(
             async with watching(source) as watched:
                 for _ in range(3):
                     assert [found.host for found in await anext(watched)] == HOSTS
-        # Once is enough: who answered is asked first from then on.
+        # This source asks `bad` once: from then on it asks `good`, which answered, first.
         assert bad.connections == 2
         assert len(good.requests) == 3
         assert [record.getMessage().startswith(bad.url) for record in caplog.records] == [True]
@@ -156,7 +156,7 @@ async def test_what_another_cluster_says_is_not_taken() -> None:
             two.behaviour = answers(other)
             with pytest.raises(ConnectionError, match="of cluster 'theirs', not of 'ours'"):
                 await anext(watched)
-        # Nor later: whoever watches again knows whose members they were.
+        # Nor later: a new watch still knows to which cluster the members belonged.
         assert "not of 'ours'" in await failure_of(source)
 
 
@@ -177,7 +177,7 @@ async def test_refreshing_asks_now_but_at_most_once_a_second() -> None:
     loop = asyncio.get_running_loop()
     async with HttpServer(answers(CLUSTER)) as server:
         source = PatroniDiscovery([server.url], interval=60)
-        source.refresh()  # nobody watches yet: there is nothing to hurry
+        source.refresh()  # nobody watches yet, so there is nothing to hurry
         async with watching(source) as watched:
             await anext(watched)
             began = loop.time()
@@ -188,7 +188,7 @@ async def test_refreshing_asks_now_but_at_most_once_a_second() -> None:
             await again
             assert 0.9 < loop.time() - began < 5
             assert len(server.requests) == 2
-            # What was asked for before the answer is not asked for once more after it.
+            # A refresh before the answer does not lead to another request after it.
             again = asyncio.ensure_future(anext(watched))
             await asyncio.sleep(1.5)
             assert len(server.requests) == 2
@@ -212,13 +212,13 @@ async def test_before_a_scheduled_switchover_it_is_asked_once_more() -> None:
         await anext(watched)
         began = loop.time()
         async with asyncio.timeout(10):
-            await anext(watched)  # five seconds before, a second and a half from now
+            await anext(watched)  # five seconds before the switchover: in 1.5 s
         assert loop.time() - began > 1.4
 
 
 async def test_a_watch_that_is_cancelled_leaves_nothing_open() -> None:
     async def stalls(server: socket.socket) -> None:
-        """Let somebody wait for a TLS handshake, and then give up."""
+        """Let a source wait for a TLS handshake, and then cancel it."""
         port = server.getsockname()[1]
         source = PatroniDiscovery([f"https://127.0.0.1:{port}"], timeout=20)
         asking = asyncio.ensure_future(hosts_of(source))
@@ -246,7 +246,7 @@ async def test_a_watch_that_is_cancelled_leaves_nothing_open() -> None:
         await nobody_is_connected(slow)
 
 
-# What it finds are further seeds
+# The members that it finds are further seeds
 
 
 def found(*api_urls: str) -> dict[str, Any]:
@@ -320,7 +320,7 @@ async def test_a_certificate_is_verified_always(tmp_path: Path) -> None:
         ):
             with pytest.raises(ConnectionError, match=why):
                 await hosts_of(PatroniDiscovery([url], ca=authority))
-        # No request, with or without a password, has been seen by any of them.
+        # None of them has seen a request, with or without a password.
         assert len(good.requests) == 2
         assert not any(bad.requests for bad in (other_name, other_authority, plain))
 
@@ -465,7 +465,7 @@ def test_a_url_without_a_port_has_that_of_its_scheme() -> None:
     )
 
 
-# As a DSN has it
+# Sources that a DSN asks for
 
 
 def test_of_hosts_is_what_a_dsn_asks_for(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is psycopg's own: hooks, transactions that end with a block, and a pool that backs off."""
+"""Features of psycopg alone: hooks, transactions that end with a block, a pool that backs off."""
 
 from __future__ import annotations
 
@@ -275,7 +275,7 @@ async def test_12_ending_a_transaction_on_a_frozen_server_can_be_cancelled_at_on
     async with asyncio.timeout(2):
         with pytest.raises(asyncio.CancelledError):
             await user
-        assert manager.metrics().nodes[0].in_flight == 1  # another task goes on with it
+        assert manager.metrics().nodes[0].in_flight == 1  # another task goes on giving it back
         await manager.terminate()
     assert manager.metrics().nodes[0].in_flight == 0
     master.thaw()
@@ -293,7 +293,7 @@ async def test_six_dead_idle_connections_cost_an_acquire_nothing(
     async with Proxy(master.host, master.port) as proxy:
         kwargs = {"min_size": 6, "max_size": 6, "check": check}
         dsn = f"{master.dsn}?application_name={application}"
-        if way == "dropped":  # else a server's last words are here as soon as it has ended
+        if way == "dropped":  # otherwise directly: then a server's last words are here at once
             dsn = own(proxy, dsn, master.port)
         async with PoolManager(dsn, pool_factory_kwargs=kwargs) as manager:
             await manager.ready(1, 0)
@@ -322,7 +322,7 @@ async def test_10_a_returning_host_refills_its_pool_at_once_and_nobody_hears_of_
         node = pg_cluster.replicas[0]
         await node.stop()
         await until(lambda: manager.replica_pool_count == 1)
-        # Longer than psycopg_pool waits before its first try.
+        # Longer than psycopg_pool waits before its first retry.
         await asyncio.sleep(1.5)
         await node.start()
         await manager.ready(1, 2)
@@ -468,11 +468,11 @@ async def test_12_a_cancellation_that_the_pool_loses_ends_an_acquire(
     try:
         lent = await pool.acquire()
         acquire = asyncio.ensure_future(pool.acquire())
-        await asyncio.sleep(0)  # its first step
-        await pool.release(lent)  # hands it on
+        await asyncio.sleep(0)  # let it take its first step
+        await pool.release(lent)  # hands it to the waiting acquire
         if lost:
             pool.abort(lent)
-        acquire.cancel()  # which comes in the same turn as the connection
+        acquire.cancel()  # in the same turn of the loop as the connection
         async with asyncio.timeout(5):
             with pytest.raises(asyncio.CancelledError):
                 await acquire
@@ -503,7 +503,7 @@ async def test_a_reserved_connection_tells_of_its_loss_once_and_of_nothing_else(
     row = await session.fetch_row("SELECT pg_backend_pid(), pg_is_in_recovery()")
     assert row == (str(session.login_pid), "f")
     assert session.in_hot_standby is False
-    # A parameter that changes makes the server speak without being asked.
+    # When a parameter changes, the server reports it without being asked.
     await master.sql("ALTER SYSTEM SET timezone = 'Asia/Tokyo'")
     try:
         await master.sql("SELECT pg_reload_conf()")
@@ -546,7 +546,7 @@ async def test_a_reserved_connection_that_is_killed_is_silent_and_leaves_no_sock
 
 
 class Overtaken(psycopg.AsyncCursor[Any]):
-    """As if another thread opened a file as soon as libpq closes its socket."""
+    """Opens a file as soon as libpq closes its socket, as another thread might."""
 
     descriptors: ClassVar[tuple[int, int] | None] = None
 
@@ -561,7 +561,7 @@ class Overtaken(psycopg.AsyncCursor[Any]):
 async def test_a_reserved_connection_leaves_the_number_of_its_lost_socket_to_others(
     pg_cluster: LocalCluster,
 ) -> None:
-    """uvloop would make the file nonblocking, and the `subprocess.Popen` that it is of fail."""
+    """uvloop would make the file nonblocking; if a `subprocess.Popen` owned it, that would fail."""
     master, lost = pg_cluster.master, asyncio.Event()
     connection = await PsycopgConnection.connect(master.dsn, cursor_factory=Overtaken)
     number = connection.fileno()
@@ -642,7 +642,7 @@ async def test_a_class_whose_connect_brings_the_password_logs_in_and_does_no_mor
         assert len(made) == 6  # three pools, three reserved connections that stay
         assert await sessions(pg_cluster.master, application) == 2
         query = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'"
-        async with asyncio.timeout(20):  # a probe may be in the midst of its own transaction
+        async with asyncio.timeout(20):  # a probe may be inside its own transaction
             while await pg_cluster.master.sql(query) != "0":
                 await asyncio.sleep(0.01)
 
@@ -732,7 +732,7 @@ def test_13_a_program_ends_at_once_though_its_pool_waits_for_a_host(
 async def test_a_class_that_goes_another_way_is_let_go_there(
     pg_cluster: LocalCluster, kept: bool
 ) -> None:
-    """Through a tunnel, say: the address of that was never one of the host's name."""
+    """Through a tunnel, for example, whose address was never one of the host's name."""
     node = pg_cluster.master
     connects = 0
 
@@ -753,12 +753,12 @@ async def test_a_class_that_goes_another_way_is_let_go_there(
         async with PoolManager(
             dsn,
             resolver=resolver,
-            refresh_timeout=30,  # no late answer counts as a loss, after which one connects again
+            refresh_timeout=30,  # a late answer must not count as a loss and cause a new connect
             pool_factory_kwargs=kwargs,
         ) as manager:
             await manager.ready(1, 0)
             asked = nameserver.count("db.test")
-            await until(lambda: nameserver.count("db.test") > asked + 1)  # and been told again
+            await until(lambda: nameserver.count("db.test") > asked + 1)  # it is looked up again
             async with manager.acquire_master() as connection:
                 assert await value(connection, "SELECT 1") == 1
             assert connects == 2  # the monitor's and the pool's

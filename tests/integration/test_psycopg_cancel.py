@@ -1,7 +1,8 @@
 """Statements of psycopg that are cancelled on a frozen host, with libpq before 17 and since.
 
-Before 17, libpq blocks while it sends a cancel request: what psycopg has without its binary package
-on Debian 12, for one. Programs of their own, as a process has one libpq.
+Before 17, libpq blocks while it sends a cancel request. psycopg without its binary package uses
+such a libpq on Debian 12, for example. A process has one libpq, so the cases run in programs of
+their own.
 """
 
 from __future__ import annotations
@@ -105,12 +106,12 @@ else:
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Run once: the programs have the event loops."""
+    """Run once: the programs run on each of the event loops."""
     return "asyncio", {"use_uvloop": False}
 
 
 def libpqs() -> Iterator[str]:
-    """Yield the libraries that there may be: the system's, and those of the test servers."""
+    """Yield the paths of libpq that may exist: the system's, and those of the test servers."""
     if found := ctypes.util.find_library("pq"):
         yield found
     for place in map(Path, sys.path):
@@ -141,7 +142,7 @@ async def test_12_a_statement_that_is_cancelled_on_a_frozen_host_ends_in_seconds
             versions = [int(await line(program)) for program in programs]
         assert [version < 170000 for version in versions[1::2]] == [True, True]
         assert versions[::2] == [psycopg.pq.version()] * 2
-        # Four programs, and no statement is left of those that were cancelled before.
+        # Four programs; the statements that they have cancelled before have ended.
         await until_asleep(master, application, 4 * 2 * (4 + 2))
         master.freeze()
         async with asyncio.timeout(10):

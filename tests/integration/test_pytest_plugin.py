@@ -1,4 +1,4 @@
-"""The pytest plugin as an application uses it: in a pytest of its own."""
+"""The pytest plugin works as an application uses it, in a pytest of its own."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ async def test_serves_async_tests(pg_cluster):
 def _pytest(directory: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     (directory / "test_it.py").write_text(code)
     paths = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-    # Not installed, the plugin is named; installed, its entry point would load it twice.
+    # The plugin is named in case it is not installed. If it is, its entry point must not load it
+    # a second time.
     plugins = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "hasql.testing.pytest_plugin", *arguments],

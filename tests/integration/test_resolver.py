@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-#: What a nameserver may do to a name that was well before.
+#: How a nameserver may fail for a name that it answered before.
 FAILURES = (
     Fault.SERVFAIL,
     Fault.REFUSED,
@@ -40,7 +40,7 @@ FAILURES = (
 )
 #: Seconds for an attempt: enough for a nameserver on a busy machine. A silent one takes all of it.
 ATTEMPT = 1.0
-#: Leaves room for a short domain alone.
+#: A host name that leaves room for a short domain only.
 LONG = ".".join(["a" * 57] * 4)
 
 
@@ -126,7 +126,7 @@ def test_who_guesses_an_answer_before_it_comes_is_not_believed(
         ("search a.test", "db.", ["db"]),
         ("domain a.test", "db", ["db.a.test", "db"]),
         ("search a.test\nsearch b.test", "db", ["db.b.test", "db"]),
-        # What systemd-resolved writes, and what dnspython would refuse the whole file for.
+        # A line that systemd-resolved writes, and lines for which dnspython would refuse the file.
         ("search .", "db", ["db"]),
         ("search .x a.test b..test\nnameserver nonsense", "db", ["db.a.test", "db"]),
         ("domain ..", "db", ["db"]),
@@ -137,7 +137,7 @@ def test_a_short_name_is_completed_as_resolv_conf_says(
     nameserver: NameServer, tmp_path: Path, conf: str, host: str, asked: list[str]
 ) -> None:
     (tmp_path / "resolv.conf").write_text(conf, encoding="utf-8")
-    # That a long list costs no attempts is part of it.
+    # One attempt is enough: the length of the list costs no attempts.
     resolver = resolver_on(tmp_path, nameserver, max_retries=1)
     with pytest.raises(NameResolutionError):
         resolver.lookup(host)
@@ -189,7 +189,7 @@ def test_who_comes_for_the_next_answer_a_moment_too_early_gets_it(
     resolver = resolver_on(tmp_path, nameserver, clock=clock)
     resolver.lookup("db.test")
     nameserver.set("db.test", "127.0.0.4", ttl=60)
-    clock.now += 59.999  # as timers of uvloop, which are whole milliseconds
+    clock.now += 59.999  # timers of uvloop, in whole milliseconds, may fire so early
     assert resolver.lookup("db.test") == Answer(("127.0.0.4",), 60.0)
 
 
@@ -251,7 +251,7 @@ def test_names_are_bounded_in_number(nameserver: NameServer, tmp_path: Path) -> 
     try:
         followed.addresses()
         (tmp_path / "hosts").write_text("", encoding="utf-8")
-        nameserver.stop()  # which fails at once
+        nameserver.stop()  # so that look-ups fail at once
 
         async def all_of_them() -> None:
             await asyncio.gather(
@@ -428,7 +428,7 @@ def test_the_time_of_grace_doubles_with_each_failure_in_a_row(
         clock.now = ended + window - 1.0
         before = nameserver.count()
         assert resolver.lookup("db.test").addresses
-        nameserver.wait_for_questions(before + 6)  # three attempts, and it is a failure more
+        nameserver.wait_for_questions(before + 6)  # three attempts, and one more failure
         until_no_lookups()
     clock.now = ended + 300.0
     with pytest.raises(NameResolutionError):
@@ -442,7 +442,7 @@ def test_who_asks_for_a_name_that_fails_does_not_wait(
     resolver.lookup("db.test")
     nameserver.fail(Fault.SILENT)
     clock.now += 60.0
-    resolver.lookup("db.test")  # who is first learns that nobody answers
+    resolver.lookup("db.test")  # the first caller learns that nobody answers
     clock.now += 1.0
     began = time.monotonic()
     assert resolver.lookup("db.test").addresses
@@ -576,7 +576,7 @@ def test_an_attempt_takes_its_timeout_at_most_whatever_the_wall_clock_does(
 ) -> None:
     nameserver.fail(Fault.SILENT)
     resolver = resolver_on(tmp_path, nameserver, timeout=0.2, max_retries=2)
-    monkeypatch.setattr(time, "time", lambda: 0.0)  # somebody holds it
+    monkeypatch.setattr(time, "time", lambda: 0.0)  # the wall clock stands still
     began = time.monotonic()
     with pytest.raises(NameResolutionError, match="no answer in time"):
         resolver.lookup("db.test")
@@ -618,7 +618,7 @@ def test_the_error_names_the_host_the_servers_and_what_each_said(
 
 
 def test_the_nameservers_of_resolv_conf_are_asked_where_none_are_given(tmp_path: Path) -> None:
-    # Nobody listens on the port of DNS there, and who is asked is told.
+    # No server listens on the DNS port there, and the error tells which one was asked.
     (tmp_path / "resolv.conf").write_text("nameserver 127.0.5.3\n", encoding="utf-8")
     with pytest.raises(NameResolutionError, match=r"127\.0\.5\.3 "):
         resolver_on(tmp_path, None, timeout=0.1).lookup("db.test")
@@ -640,7 +640,7 @@ def test_nameservers_may_have_ipv6_addresses(tmp_path: Path) -> None:
 def test_the_system_is_asked_when_dns_fails(
     nameserver: NameServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Of this name it knows by its own hosts file; the resolver's here is empty.
+    # The system has this name in its own hosts file; the resolver's file is empty here.
     nameserver.fail(Fault.SERVFAIL)
     resolver = resolver_on(tmp_path, nameserver, fallback=True)
     answer = resolver.lookup("localhost")
@@ -786,7 +786,7 @@ async def test_old_services_do_not_serve(
         await resolver.lookup_srv_async("_p._tcp.test")
 
 
-# What is no name.
+# What is not a name.
 
 
 @pytest.mark.parametrize("wrong", ["", "/run/postgresql", "a b", "a\n"])

@@ -1,4 +1,4 @@
-"""Sessions that route themselves: from a replica to the master, and what must not be lost."""
+"""Sessions route themselves from a replica to the master, and lose nothing on the way."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.usefixtures("nothing_unheard"), pytest.mark.loops_in_turn]
 
 
-#: What a session does is the same over both, but for waiting, cancelling and what is lost.
+#: A session does the same over both, except for waits, cancellations and lost connections.
 of_asyncpg = pytest.mark.parametrize("manager", ["asyncpg"], indirect=True)
 of_psycopg = pytest.mark.parametrize("manager", ["psycopg"], indirect=True)
 
@@ -177,7 +177,7 @@ async def manager(
 
 
 async def replayed(cluster: LocalCluster) -> None:
-    """Wait until the replicas have all that the master has."""
+    """Wait until the replicas have replayed all that the master has written."""
     lsn = await cluster.master.sql("SELECT pg_current_wal_lsn()")
     for replica in cluster.replicas:
         while await replica.sql(f"SELECT pg_last_wal_replay_lsn() >= '{lsn}'") != "t":
@@ -186,7 +186,7 @@ async def replayed(cluster: LocalCluster) -> None:
 
 @asynccontextmanager
 async def past(cluster: LocalCluster, sql: str) -> AsyncIterator[None]:
-    """Change something on the master that the replicas do not show."""
+    """Change something on the master that the replicas do not show during the block."""
     for replica in cluster.replicas:
         await replica.sql("SELECT pg_wal_replay_pause()")
         while await replica.sql("SELECT pg_get_wal_replay_pause_state()") != "paused":
@@ -200,7 +200,7 @@ async def past(cluster: LocalCluster, sql: str) -> AsyncIterator[None]:
 
 
 def leased(manager: PoolManager) -> list[str]:
-    """Return the roles of the hosts that connections are leased on."""
+    """Return the role of the host of each lease."""
     nodes = manager.metrics().nodes
     return [node.role.name for node in nodes for _ in range(node.in_flight)]
 
@@ -323,7 +323,7 @@ async def fetched_in_advance(session: AsyncSession) -> None:
     query = select(Account).where(Account.id < 3).order_by(Account.id.desc())
     rows = aiter(await session.stream_scalars(query.execution_options(yield_per=1)))
     await anext(rows)
-    await session.execute(text("SELECT 1"))  # which moves it
+    await session.execute(text("SELECT 1"))  # moves it to the master
     await session.commit()
     account = await anext(rows)
     account.v -= 10
@@ -435,7 +435,7 @@ async def test_what_was_computed_from_the_past_is_a_conflict(
                 await work(session)
                 await session.commit()
     await replayed(pg_cluster)
-    async with lasting() as session:  # no difference, no conflict
+    async with lasting() as session:  # without a difference there is no conflict
         await work(session)
         await session.commit()
 
@@ -534,7 +534,7 @@ async def test_what_is_clean_is_read_anew_on_the_master(
         assert account.v == 100
         owner.name = "grace"
         await session.flush()
-        # Neither what was written nor what is the same for sure is loaded once more.
+        # Neither written values nor those that are certainly the same are loaded again.
         assert (owner.name, account.id, other.id) == ("grace", 1, 2)
         assert await account.awaitable_attrs.v == 70
         assert [each.id for each in await owner.awaitable_attrs.accounts] == [1, 3]
@@ -558,7 +558,7 @@ async def test_nothing_that_was_changed_is_lost_when_the_rest_expires(
             one.v, two.data["v"] = 1, 2
             owner.accounts.remove(three)
             owner.accounts.append(Account(id=21, v=21))
-            await session.execute(text("SELECT 1"))  # which moves it
+            await session.execute(text("SELECT 1"))  # moves it to the master
         await session.commit()
         await replayed(pg_cluster)
         session.expire_all()
@@ -616,7 +616,7 @@ MAPPED = {
     FullyJoined: [IN_ACCOUNT, IN_SAVINGS],
     Grouped: [IN_ACCOUNT],
 }
-"""What can be changed in what an object is mapped to, and locked."""
+"""For each class, the tables that it maps: how to change a row there, and how to try to lock it."""
 
 
 @of_psycopg
@@ -656,7 +656,7 @@ MOVES: dict[str, Any] = {
     "savepoint": lambda s: (s.begin_nested(), s.get(Account, 1)),
     "bulk": lambda s: s.run_sync(lambda sync: sync.bulk_insert_mappings(Owner, [])),
 }
-"""What a session does on the master."""
+"""Operations that a session does on the master."""
 
 
 @of_psycopg
@@ -692,7 +692,7 @@ LOCKS: dict[str, Any] = {
     .options(with_loader_criteria(Owner, lambda cls: func.pg_try_advisory_xact_lock(cls.id))),
     "type": select(literal(1, Locking)),
 }
-"""What says whether a lock could be taken: by its only row, or by there being none."""
+"""Selects that tell whether a lock was taken: by the value of their only row, or by having none."""
 
 
 @of_psycopg
@@ -729,7 +729,7 @@ HOOKS: dict[str, Any] = {
     "executed": (select(literal(1)), executes(RECOVERS)),
     "executed for an entity": (select(Owner), executes(RECOVERS)),
 }
-"""What is asked for, and what a listener of the application's makes of it."""
+"""The statement of the application, and the listener that makes another one of it."""
 
 
 @of_psycopg
@@ -756,7 +756,7 @@ async def test_a_statement_says_itself_where_it_is_to_run(
         query = select(Account).execution_options(hasql_route="master")
         await session.scalars(query)
         assert leased(manager) == ["MASTER"]
-        assert await session.scalar(here) is False  # the transaction is the master's by now
+        assert await session.scalar(here) is False  # the transaction is on the master by now
         await session.rollback()
         await session.get(Account, 1, execution_options={"hasql_route": "master"})
         assert leased(manager) == ["MASTER"]
@@ -803,7 +803,7 @@ async def test_other_isolation_levels_start_on_the_master(
             async with async_sessionmaker(other, route="auto")() as session:
                 await session.scalar(select(1))
                 assert leased(other) == ["MASTER"]
-    if level == "REPEATABLE READ":  # of the others one is no default, and no standby takes one
+    if level == "REPEATABLE READ":  # AUTOCOMMIT is no default, and no standby takes SERIALIZABLE
         settings = {"server_settings": {"default_transaction_isolation": level.lower()}}
         async with PoolManager(
             pg_cluster.dsn, pool_factory_kwargs={"connect_args": settings}
@@ -812,7 +812,7 @@ async def test_other_isolation_levels_start_on_the_master(
             async with async_sessionmaker(other, route="auto")() as session:
                 await session.scalar(select(1))
                 shown = text("SHOW transaction_isolation").execution_options(hasql_route="replica")
-                # SQLAlchemy 2.0 has asyncpg begin with a level of its own.
+                # SQLAlchemy 2.0 makes asyncpg begin transactions with a level of its own.
                 is_routed = await session.scalar(shown) == "read committed"
                 assert leased(other) == ["REPLICA" if is_routed else "MASTER"]
 
@@ -957,9 +957,9 @@ async def test_a_master_that_is_not_to_be_had_is_an_error_and_no_way_back(
         for _ in range(2):
             with pytest.raises(NotAvailableError):
                 await session.execute(text("SELECT 1"))
-        with pytest.raises(NotAvailableError):  # its transaction is the master's now
+        with pytest.raises(NotAvailableError):  # its transaction belongs to the master now
             await session.scalar(select(Account.id))
-        assert leased(manager) == ["MASTER"]  # the other one
+        assert leased(manager) == ["MASTER"]  # the lease beside the session
         await session.rollback()
         await session.scalar(select(Account.id))
         assert sorted(leased(manager)) == ["MASTER", "REPLICA"]
@@ -987,7 +987,7 @@ async def test_whoever_is_cancelled_gives_everything_back(
             await task
         steps, times = steps + 1 + steps // 10, times + 1
         async with asyncio.timeout(1):
-            while leased(manager):  # another task may still give it back
+            while leased(manager):  # another task may still be giving it back
                 await asyncio.sleep(0)
     await task
     assert times > 10
@@ -1004,7 +1004,7 @@ async def test_while_the_manager_drains_it_goes_on_where_it_is_but_does_not_move
         draining = asyncio.create_task(manager.drain())
         with suppress(PoolManagerClosedError):
             while True:
-                async with manager.acquire_replica():  # of the two, one is free
+                async with manager.acquire_replica():  # one of the two replicas is free
                     await asyncio.sleep(0)
         await writes.commit()
         assert await reads.scalar(select(Account.v).where(Account.id == 3)) == 100
@@ -1080,7 +1080,7 @@ async def test_a_run_begins_on_a_replica_and_goes_on_on_the_master(
         seen.append(leased(manager))
         async with session.begin_nested():
             account.note = "changed"
-        account.data["v"] = 5  # flushed by run
+        account.data["v"] = 5  # `run` flushes it
         for name in ("before_commit", "after_commit"):
             told = partial(seen.append, name)
             event.listen(session.sync_session, name, lambda _, told=told: told())
@@ -1173,7 +1173,7 @@ async def test_a_row_that_a_replica_still_shows_is_no_violation_of_a_key_that_le
 
 
 async def alter_key(cluster: LocalCluster, how: str, really: bool) -> None:
-    """Say when the key of an account's owner is checked."""
+    """If `really`, set when the foreign key of an account's owner is checked."""
     if really:
         key = "ALTER CONSTRAINT routed_account_owner_id_fkey"
         await cluster.master.sql(f"ALTER TABLE routed_account {key} {how}")

@@ -1,4 +1,4 @@
-"""Units of work in sessions behind a pooler, and on a master that stands in for a replica."""
+"""Units of work run in sessions behind a pooler, and on a master that stands in for a replica."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ pytestmark = pytest.mark.usefixtures("nothing_unheard")
 
 SETTLED = SessionDefaults(statement_timeout=5, enforce_read_only=True)
 LIMIT = text("SHOW statement_timeout")
-#: Reads, which say so, and what only seems to be one.
+#: Statements routed as reads: two that are reads, and one that only claims to be.
 READ_LIMIT = LIMIT.execution_options(hasql_route="replica")
 IS_READ_ONLY = text("SHOW transaction_read_only").execution_options(hasql_route="replica")
 OOPS = text("CREATE TABLE oops (id int)").execution_options(hasql_route="replica")
-#: How a maker and a run are called, and whether a first read is in a transaction that only reads.
+#: The `route` of a maker, the `read_only` of a run, and whether its first read is read-only.
 WAYS: Sequence[tuple[Any, bool | None, str]] = (
     ("explicit", None, "off"),
     ("explicit", True, "on"),
@@ -55,12 +55,12 @@ THREADS = pytest.mark.parametrize(
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Run on one event loop: to a pooler it makes no difference."""
+    """Run on one event loop: the loop makes no difference to a pooler."""
     return "asyncio", {"use_uvloop": False}
 
 
 def of_manager(kit: Any) -> dict[str, Any]:
-    """Return the arguments of one whose master serves reads as well, though it has a replica."""
+    """Return arguments for a manager whose master serves reads although there is a replica."""
     return {
         "session": SETTLED,
         "acquire_timeout": 5,
@@ -70,7 +70,7 @@ def of_manager(kit: Any) -> dict[str, Any]:
 
 
 async def show(session: AsyncSession) -> tuple[str, ...]:
-    """Read where the run begins, and read where it writes."""
+    """Read where the run begins, and then read where it would write."""
     begun = await session.scalar(IS_READ_ONLY)
     return begun, await session.scalar(READ_LIMIT), await session.scalar(LIMIT)
 

@@ -1,7 +1,7 @@
-"""A name that leads to several servers, as a service's or a proxy's may, with every driver.
+"""Every driver copes with a name of several servers, as a service or a proxy may have.
 
-What the name leads to is changed under a running manager, whose connections live on unless it is
-said that they are cut.
+The tests change the servers of the name under a running manager. Its connections live on, unless a
+test cuts them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def node(manager: Manager, way: Address) -> NodeMetrics:
 
 
 async def break_a_lease(kit: Kit, manager: Manager) -> None:
-    """Have an administrator end the session of a lease: its host is looked at afresh then."""
+    """End the session of a lease, as an administrator may: hasql then probes its host afresh."""
     connection = await manager.acquire_master(timeout=10)
     pid = await kit.pid(connection)
     with pytest.raises(kit.lost):
@@ -63,7 +63,7 @@ async def test_1_no_master_lease_leads_to_a_standby_of_the_same_name(
     async with Forwarder(master) as name, manager_of(kit, pg_cluster, name) as manager:
         await manager.ready(1, 0)
         name.turn(master, *[standby] * 3, cut=True)
-        await manager.wait_next_pool_check()  # by then it knows which connections were cut
+        await manager.wait_next_pool_check()  # by then the manager knows which connections were cut
         for _ in range(20):
             # Three of four connects lead to the standby.
             async with manager.acquire_master(timeout=30) as connection:
@@ -81,7 +81,7 @@ async def test_1_a_name_that_has_moved_to_a_newer_master_is_followed(
         name.turn(new)
         await break_a_lease(kit, manager)
         await until(lambda: node(manager, name).timeline != before)
-        # Nothing more is acknowledged by the one that it has left, which lives on.
+        # The server that the name has left lives on, but acknowledges nothing more.
         with pytest.raises(kit.lost):
             await kit.value(held, "SELECT 1")
         await manager.release(held)
@@ -97,7 +97,7 @@ async def test_1_what_leads_to_another_server_of_the_name_is_left_alone_when_one
     old, new = pg_cluster.master, pg_cluster.replicas[0]
     async with Forwarder(old) as name, manager_of(kit, pg_cluster, name, new) as manager:
         await manager.ready(1, 1)
-        held = await manager.acquire_replica()  # on what will be the master
+        held = await manager.acquire_replica()  # on the server that will be the master
         await new.promote()
         await until(lambda: node(manager, name).exclusion is Exclusion.FENCED)
         name.turn(new)
@@ -139,7 +139,7 @@ async def test_1_a_question_leaves_no_transaction_open_and_is_asked_once(
         await new.promote()
         await until(lambda: node(manager, old).exclusion is Exclusion.FENCED)
         connection = await manager.acquire_master(timeout=10)
-        # Nobody has used it since the promotion, so that it said `on`.
+        # The connection was not used since the promotion, so its flag still said `on`.
         shown = f"SELECT state, query FROM pg_stat_activity WHERE pid = {pid}"  # noqa: S608
         assert "pg_is_in_recovery" in (said := await new.sql(shown))
         assert said.startswith("idle|")

@@ -1,4 +1,4 @@
-"""A rate that several managers share on a real Redis, and what becomes of them when it fails."""
+"""Several managers share a rate on a real Redis, also while it fails."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def storage() -> Iterator[RedisServer]:
 
 
 def clients(storage: RedisServer) -> int:
-    """Return how many are connected, the one left out that asks."""
+    """Return how many clients are connected, without the one that asks."""
     with redis.Redis.from_url(storage.url) as client:
         return len(client.client_list()) - 1
 
 
 @asynccontextmanager
 async def far(storage: RedisServer, seconds: float) -> AsyncIterator[str]:
-    """Return a URL by which a storage takes so many seconds for each answer."""
+    """Yield a URL at which a storage takes so many seconds for each answer."""
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with closing(writer), suppress(OSError):
@@ -80,7 +80,7 @@ async def test_processes_share_a_rate_and_leave_no_connection_to_its_storage(
 ) -> None:
     limit = RateLimit("20/hour", strategy=strategy, storage=storage.url, wait=False)
     let_in = 0
-    # Fixed windows begin by the clock of the wall, and two may meet here.
+    # Fixed windows begin by the wall clock, and the test may fall into two of them.
     async with (
         AsyncpgKit().manager(pg_cluster.dsn, rate_limit=limit) as first,
         AsyncpgKit().manager(pg_cluster.dsn, rate_limit=limit) as second,
@@ -121,7 +121,7 @@ async def test_who_waits_is_let_in_when_there_is_a_token(
     assert clients(storage) == 0
 
 
-#: A rate that a burst uses up, and one that it does not; and how many of it are let in.
+#: A rate that a burst uses up, and one that it does not; and how many acquires each lets in.
 BURSTS = pytest.mark.parametrize(("rate", "let_in"), [("20/day", 20), ("100000/day", None)])
 
 
@@ -134,7 +134,7 @@ async def test_a_burst_waits_for_its_storage_and_does_not_take_it_for_a_silent_o
         limit = RateLimit(rate, strategy="moving-window", storage=url, wait=False)
         cluster = fake_cluster("a master")
         async with manager_of(cluster, rate_limit=limit, acquire_timeout=30) as manager:
-            await use(manager)  # which connects
+            await use(manager)  # this one connects
             ended = await asyncio.gather(
                 *(use(manager, 30) for _ in range(times)), return_exceptions=True
             )
@@ -196,7 +196,7 @@ async def test_who_is_answered_no_more_before_its_deadline_is_told_so(
         limit = RateLimit("100000/day", strategy="fixed-window", storage=url)
         cluster = fake_cluster("a master")
         async with manager_of(cluster, rate_limit=limit, acquire_timeout=30) as manager:
-            await asyncio.gather(*(use(manager, 30) for _ in range(10)))  # who connect
+            await asyncio.gather(*(use(manager, 30) for _ in range(10)))  # these connect
             ended = await asyncio.gather(
                 *(use(manager, 0.5) for _ in range(400)), return_exceptions=True
             )
@@ -229,7 +229,7 @@ async def test_those_who_wait_for_their_turn_are_told_at_once_that_the_manager_c
 
 @pytest.fixture
 def one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have one acquire at a time ask the storage."""
+    """Let only one acquire at a time ask the storage."""
     monkeypatch.setattr(stored_rates, "CONNECTIONS", 1)
 
 
@@ -245,7 +245,7 @@ def test_11_asking_the_storage_interrupted_anywhere_loses_no_turn(storage: Redis
             interrupted = interrupted_at(point, lambda: taken.append(manager.getconn()))  # noqa: B023
             for each in taken:
                 manager.putconn(each)
-            manager.putconn(manager.getconn(timeout=3))  # else it is refused
+            manager.putconn(manager.getconn(timeout=3))  # refused if a turn was lost
             if not interrupted:
                 break
         assert point > 40
@@ -321,7 +321,7 @@ async def test_a_storage_that_fails_stops_no_loop_and_no_deadline_is_missed(
         assert 1 <= metrics.storage_errors <= 2, "it is left alone for a moment"
         if fault == "freeze":
             storage.thaw()
-            await asyncio.sleep(1.1)  # as long as it is left alone
+            await asyncio.sleep(1.1)  # longer than the storage is left alone
             await use(manager)
             await use(manager)
             assert manager.metrics().rate_limit == metrics

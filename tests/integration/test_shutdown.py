@@ -1,4 +1,4 @@
-"""Programs that are told to end by a signal: what is in flight commits, and then they end."""
+"""Programs that a signal tells to end commit what is in flight, and then end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PATIENCE = 20.0
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Look on from one of the event loops: it is the program's that counts."""
+    """Watch from one event loop: the program runs in a process of its own."""
     return "asyncio", {"use_uvloop": False}
 
 
@@ -93,7 +93,7 @@ def start(pool, **options):
 
 
 class Program:
-    """A program in a process of its own, as long as the block of `running` lasts."""
+    """A program in a process of its own, which lives as long as the block of `running`."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -103,7 +103,7 @@ class Program:
         self.process.send_signal(number)
 
     async def said(self, text: str) -> None:
-        """Wait until it has written something."""
+        """Wait until the program has written a text."""
         assert self.process.stdout is not None
         async with asyncio.timeout(_PATIENCE):
             while text not in self.output:
@@ -112,7 +112,7 @@ class Program:
                 self.output += line.decode()
 
     async def end(self) -> int:
-        """Wait for its end and return its exit code."""
+        """Wait for the end of the program, and return its exit code."""
         assert self.process.stdout is not None
         try:
             async with asyncio.timeout(_PATIENCE):
@@ -139,7 +139,7 @@ async def running(
         env=environment,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        start_new_session=True,  # a group of its own: what it has forked ends with it
+        start_new_session=True,  # a group of its own: its forks end with it
     )
     try:
         yield Program(process)
@@ -152,7 +152,7 @@ async def running(
 async def told_to_end(
     program: str, number: signal.Signals, cluster: LocalCluster, application: str, table: Table
 ) -> tuple[int, str]:
-    """Send a signal while three transactions are open; return the exit code, and what was said."""
+    """Send a signal while three transactions are open; return the exit code and the output."""
     async with (
         held_lock(cluster.master) as let_go,
         running(program, cluster, application, table) as told,
@@ -215,8 +215,8 @@ asyncio.run(main())
 }
 
 if (3, 12) <= sys.version_info < (3, 12, 3):
-    # These start no thread once the main thread has ended, and a pool opens with threads of its
-    # own: https://github.com/python/cpython/issues/113964
+    # These versions start no thread once the main thread has ended, but a pool opens with threads
+    # of its own: https://github.com/python/cpython/issues/113964
     del ENDS["main thread has ended"]
 
 
@@ -240,7 +240,7 @@ async def test_a_signal_lets_what_is_in_flight_commit_and_then_ends_the_program(
         assert code == 0, said
         assert "Traceback" not in said, said
     else:
-        assert code == -signal.SIGINT, said  # as Python ends by a KeyboardInterrupt
+        assert code == -signal.SIGINT, said  # Python ends so after a KeyboardInterrupt
         assert said.rstrip().endswith("KeyboardInterrupt"), said
     for node in pg_cluster.nodes:
         await until_sessions(node, application, 0)
@@ -302,7 +302,7 @@ async def test_work_that_takes_longer_than_the_timeout_is_broken_and_reported(
     assert time.monotonic() - began < 0.3 + 5
     assert code == 0, said
     assert "drained: 3 leases not given back in time, and broken: 127.0.0.1:" in said, said
-    assert said.count("(master) out for") == 6, said  # as it begins, and as it ends
+    assert said.count("(master) out for") == 6, said  # when the drain begins, and when it ends
     await end_sessions(pg_cluster.master, application)
     assert await rows(pg_cluster, table) == []
 

@@ -21,13 +21,13 @@ _KITS += [kit for kit in THREAD_KITS if kit.name == "sync-psycopg3"]
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Run on one event loop: what is asked here is the same on any."""
+    """Run on one event loop: what this test asks is the same on any."""
     return "asyncio", {"use_uvloop": False}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    """One whose hosts may fail."""
+    """A cluster whose hosts may fail."""
     with LocalCluster() as cluster:
         yield cluster
 

@@ -1,6 +1,6 @@
-"""Sources that ask by SQL, on real servers that have functions of the clouds' names.
+"""Sources ask by SQL, on real servers that have functions with the names of the clouds' own.
 
-No cloud is here: what the functions return is what the clouds' documentation says of them.
+There is no cloud here: the functions return what the documentation of the clouds says of them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ GRANT SELECT ON rds_tools.topology TO app;
 
 
 async def write(cluster: LocalCluster, query: str) -> None:
-    """Write something that is there when this ends, whichever server is asked."""
+    """Write something, and wait until every server has it."""
     await cluster.master.sql(query)
     await until_replicated(cluster)
 
@@ -64,7 +64,7 @@ async def rds(pg_cluster: LocalCluster) -> AsyncIterator[LocalCluster]:
 
 
 def dsn_of(cluster: LocalCluster, *nodes: LocalNode) -> str:
-    """The cluster's DSN with these hosts alone."""
+    """Return the cluster's DSN with these hosts alone."""
     head, _, rest = cluster.dsn.partition("@")
     hosts = ",".join(f"{node.host}:{node.port}" for node in nodes)
     return f"{head}@{hosts}/{rest.partition('/')[2]}"
@@ -90,7 +90,7 @@ async def join(cluster: LocalCluster, *nodes: LocalNode) -> None:
 async def test_the_instances_of_rds_come_and_go(kit: Kit, rds: LocalCluster) -> None:
     source = RdsDiscovery()
     await join(rds, *rds.nodes)
-    # One that is no master is enough to begin with.
+    # One host is enough to begin with, even a replica.
     manager = kit.manager(
         dsn_of(rds, rds.replicas[0]), discovery=source, pool_factory_kwargs=kit.sizes(1, 2)
     )
@@ -134,7 +134,7 @@ async def test_an_instance_of_aurora_that_is_stale_is_left_out(
         assert manager.metrics().discovery.hosts == tuple(
             HostSpec(f"pg-{number}.cluster.invalid", 6432) for number in (1, 2, 4)
         )
-        # None of them is there, and those that are serve on.
+        # None of these hosts exists, and the hosts that do serve on.
         async with manager.acquire_master() as connection:
             assert await kit.value(connection, "SELECT 1") == 1
 
@@ -142,7 +142,7 @@ async def test_an_instance_of_aurora_that_is_stale_is_left_out(
 @one_loop
 async def test_an_instance_of_aurora_is_connected_to(kit: Kit, aurora: LocalCluster) -> None:
     await write(aurora, "INSERT INTO aurora_rows VALUES ('x7f', 'MASTER_SESSION_ID')")
-    # 0x7f.1 is how C writes 127.0.0.1, and the only kind of loopback's names that has two labels.
+    # 0x7f.1 is 127.0.0.1 as C may write it: the only kind of loopback name that has two labels.
     source = AuroraDiscovery("0?.1", port=aurora.master.port)
     manager = kit.manager(aurora.dsn, discovery=source, pool_factory_kwargs=kit.sizes(1, 2))
     async with manager:

@@ -37,7 +37,7 @@ class Book(Base):
     __tablename__ = "book"
     id: Mapped[int] = mapped_column(primary_key=True)
     title: Mapped[str]
-    # Checked no sooner than at the end of a transaction.
+    # Checked only at the end of a transaction.
     author_id: Mapped[int] = mapped_column(
         ForeignKey("author.id", deferrable=True, initially="DEFERRED")
     )
@@ -80,7 +80,7 @@ async def test_a_session_works_as_one_of_sqlalchemys_own(
         await session.flush()
         assert author.id is not None
         await session.commit()
-        # After a commit it goes on, on the same connection.
+        # After a commit the session goes on, on the same connection.
         author.name = "Ursula K."
         await session.commit()
         await session.refresh(author)
@@ -138,7 +138,7 @@ async def test_begin_commits_at_the_end_unless_an_exception_leaves_the_block(
     assert await names(maker) == ["one", "three"]
 
 
-#: What the server says to a transaction that is to be done again.
+#: Raises the error by which a server asks for a transaction to be tried again.
 CONFLICT = text("DO $$ BEGIN RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'; END $$")
 
 
@@ -156,7 +156,7 @@ END $do$
 async def test_what_a_try_that_failed_has_added_is_new_for_the_next(
     manager: PoolManager, maker: async_sessionmaker[AsyncSession], route: Any
 ) -> None:
-    """It may have been made outside of the work, as of what a request has brought."""
+    """It may have been made outside of the work, from the data of a request for example."""
     sessions = async_sessionmaker(manager, route=route)
     by_run, by_begin = Author(name="by run"), Author(name="by begin")
     tries = 0
@@ -197,7 +197,7 @@ async def test_a_conflict_at_commit_has_the_work_done_again_with_the_same_object
         tries += 1
         session.add(book)
         if tries == 1:
-            # As serializable transactions fail: another one's work shows only at the end.
+            # Serializable transactions fail like this: a conflict shows only at the end.
             await session.execute(text("CREATE TEMP TABLE at_commit (i int) ON COMMIT DROP"))
             await session.execute(FAILING_AT_COMMIT)
             await session.execute(text("INSERT INTO at_commit VALUES (1)"))
@@ -294,7 +294,7 @@ async def test_whoever_is_cancelled_gives_the_connection_back(
     for waits in (False, True):
         inside = asyncio.Event()
         sleepers = [asyncio.ensure_future(sleep()) for _ in range(2)]
-        await inside.wait()  # the other waits for the one connection
+        await inside.wait()  # the other sleeper waits for the only connection
         for sleeper in sleepers[::-1] if waits else sleepers:
             sleeper.cancel()
             with pytest.raises(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""structlog finds what hasql's log records bear, as it is."""
+"""structlog finds the fields of hasql's log records by its own means."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections of threads that age, and idle ones that are asked for a sign of life."""
+"""Connections of threads are replaced as they age, and idle ones are asked for a sign of life."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Run on one event loop: it is only for counting sessions."""
+    """Run on one event loop: it only counts sessions."""
     return "asyncio", {"use_uvloop": False}
 
 
@@ -34,7 +34,7 @@ async def test_old_and_idle_connections_are_closed_but_not_while_in_use(
     ) as manager:
         connection = manager.getconn()
         old = sync_kit.pid(connection)
-        await asyncio.sleep(0.5)  # longer than it may live
+        await asyncio.sleep(0.5)  # longer than the connection may live
         assert sync_kit.pid(connection) == old
         manager.putconn(connection)
         await until_sessions(pg_cluster.master, application, 1)  # the monitor's
@@ -65,6 +65,6 @@ async def test_upkeep_is_in_nobodys_way(sync_kit: SyncKit, pg_cluster: LocalClus
         for user in users:
             user.result()
         assert most >= 2
-        # The monitor's, which may be changing, and one that a thread is about to have closed.
+        # Three more: the monitor's, another while that changes, and one that a thread is closing.
         assert most <= 3 + 3
         await until(lambda: manager.metrics().nodes[0].in_flight == 0)

@@ -1,7 +1,7 @@
-"""What the core relies on, asked of each adapter for threads: the words of `ThreadPool`.
+"""Each adapter for threads keeps the promises of `ThreadPool`, on which the core relies.
 
-There is no pool manager here; see test_drivers_contract.py, whose sibling this is. What threads do
-is done in threads of the event loop's, in which the tests watch.
+There is no pool manager here; test_drivers_contract.py is the counterpart for tasks. The tests
+watch from the event loop, and use pools in the threads of its executor.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-#: No resolver knows it.
+#: A name that no resolver knows.
 NAME = "db.invalid"
 
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Run on one event loop: it is hasql's own, in a manager for threads."""
+    """Run on one event loop: in a manager for threads it is hasql's own."""
     return "asyncio", {"use_uvloop": False}
 
 
 @pytest.fixture(autouse=True)
 def threads_before() -> Iterator[set[threading.Thread]]:
-    """Fail if a thread of a pool's outlives it for long."""
+    """Fail if a thread of a pool outlives the test for long."""
     before = set(threading.enumerate())
     yield before
     for each in of_pools(before):
@@ -62,13 +62,13 @@ def threads_before() -> Iterator[set[threading.Thread]]:
 def of_pools(before: set[threading.Thread]) -> list[threading.Thread]:
     """Return the threads that pools have started since."""
     new = [each for each in threading.enumerate() if each not in before]
-    # The tests' own, and that of a look-up, which ends by itself: it may even be starting only now.
+    # The tests' own, and that of a look-up, which ends by itself and may be starting only now.
     others = ("asyncio_", "hasql-dns-system")
     return [each for each in new if not each.name.startswith(others)]
 
 
 async def in_thread(work: Callable[..., _T], *args: Any) -> _T:
-    """Do some work in a thread, and wait for it as long as no sound acquire takes."""
+    """Do some work in a thread, and wait for it longer than any sound acquire takes."""
     async with asyncio.timeout(15):
         return await asyncio.to_thread(work, *args)
 
@@ -102,7 +102,7 @@ async def opened(
 
 @asynccontextmanager
 async def silent(node: LocalNode) -> AsyncIterator[tuple[Proxy, str]]:
-    """Stand a proxy before a server that takes bytes and passes none on; yield its DSN as well."""
+    """Yield a proxy before a server, and its DSN; the proxy takes bytes and passes none on."""
     async with Proxy(node.host, node.port) as proxy:
         proxy.black_hole()
         yield proxy, through(proxy, node)
@@ -110,7 +110,7 @@ async def silent(node: LocalNode) -> AsyncIterator[tuple[Proxy, str]]:
 
 @asynccontextmanager
 async def one_of_two(kit: SyncKit, node: LocalNode) -> AsyncIterator[tuple[Proxy, Threads, Any]]:
-    """Open a pool for two, and one connection, which is taken; a second login would hang."""
+    """Open a pool for two connections and take the first; the login of a second one would hang."""
     async with silent(node) as (proxy, dsn):
         proxy.forward()
         async with opened(kit, dsn, least=0, most=2) as threads:
@@ -126,7 +126,7 @@ def through(proxy: Proxy, node: LocalNode) -> str:
 
 
 async def every_place_works(kit: SyncKit, threads: Threads) -> None:
-    """Take every connection there can be at once, use it and give it back."""
+    """Take all connections that there can be at once, use each and give it back."""
     leases = [await threads.acquire() for _ in range(threads.pool.sizes.maximum)]
     assert len({id(connection) for connection in leases}) == len(leases)
     for connection in leases:
@@ -135,7 +135,7 @@ async def every_place_works(kit: SyncKit, threads: Threads) -> None:
 
 
 async def lose(cluster: LocalCluster, pid: int) -> None:
-    """End a session of the master's, as an administrator may."""
+    """End a session of the master, as an administrator may."""
     await cluster.master.sql(f"SELECT pg_terminate_backend({pid}, 5000)")
 
 
@@ -338,7 +338,7 @@ async def test_the_end_of_a_block_commits_if_the_driver_has_it_so(
 ) -> None:
     async with opened(sync_kit, pg_cluster.master.dsn) as threads:
         connection = await threads.acquire()
-        await in_thread(threads.pool.leave_block, connection, error)  # as nothing is open
+        await in_thread(threads.pool.leave_block, connection, error)  # with no transaction open
         await in_thread(sync_kit.begin, connection, table.insert(1))
         await in_thread(threads.pool.leave_block, connection, error)
         await threads.release(connection)
@@ -433,7 +433,7 @@ async def test_a_lost_connection_is_not_acquired(
 async def test_a_connection_that_a_crash_has_ended_is_not_acquired(
     sync_kit: SyncKit, pg_cluster: LocalCluster, closes_late: bool
 ) -> None:
-    """A server's last words are a warning then, and no error, before it closes its sockets."""
+    """A crashing server says a warning, not an error, before it closes its sockets."""
     master = pg_cluster.master
     async with (
         Proxy(master.host, master.port) as proxy,
@@ -459,9 +459,9 @@ async def test_a_pool_that_lost_all_is_refilled_when_the_host_answers(
 ) -> None:
     endpoint = endpoint_of(f"{pg_cluster.master.dsn}?application_name={application}")
     async with opened(filling_sync_kit, endpoint, least=2, most=4) as threads:
-        endpoint.lead_to(("127.0.0.9",), frozenset[str]().__contains__)  # which refuses
+        endpoint.lead_to(("127.0.0.9",), frozenset[str]().__contains__)  # which refuses connections
         threads.pool.purge([])
-        threads.pool.host_answers()  # which is not so
+        threads.pool.host_answers()  # which is not true
         with pytest.raises(Exception):  # noqa: B017, PT011  # each driver has its own
             await threads.acquire()
         assert threads.pool.size == 0
@@ -481,8 +481,8 @@ async def test_a_refill_that_finds_no_more_threads_is_made_up_for(
         with no_more_threads():
             threads.pool.abort(connection)
             threads.pool.release(connection)
-            for _ in range(10):  # more often than threads fill a pool at a time
-                threads.pool.host_answers()  # in the midst of what the probe has said
+            for _ in range(10):  # more often than threads fill a pool at once
+                threads.pool.host_answers()  # inside the handling of a probe
         assert threads.pool.size == 2
         threads.pool.host_answers()
         await until(lambda: threads.pool.idle() == threads.pool.size == 3)
@@ -497,7 +497,7 @@ async def test_who_waits_for_a_place_of_a_purged_pool_gets_it_when_it_is_free(
 ) -> None:
     async with opened(sync_kit, pg_cluster.master.dsn, most=1) as threads:
         lent = await threads.acquire()
-        threads.pool.purge([lent])  # which nobody fills by itself until the host answers
+        threads.pool.purge([lent])  # not filled by itself until the host answers
         waiting = asyncio.ensure_future(threads.acquire())
         done, _ = await asyncio.wait([waiting], timeout=0.3)
         assert not done
@@ -554,7 +554,7 @@ async def test_an_acquire_ends_at_its_deadline_on_a_silent_host(
             except BaseException as error:  # noqa: BLE001  # for the test
                 ended.append(error)
 
-        # A thread that asks for nothing any more.
+        # This thread asks for nothing afterwards.
         thread = threading.Thread(target=give_up)
         thread.start()
         await in_thread(thread.join, 2)
@@ -588,12 +588,12 @@ async def test_a_slow_login_is_not_begun_anew_for_each_lease(
         def take_turns() -> None:
             for _ in range(100):
                 connection = threads.pool.acquire(time_left())
-                time.sleep(0.001)  # in which the other one waits
+                time.sleep(0.001)  # while the other thread waits
                 threads.pool.release(connection)
 
         began = time.monotonic()
         await asyncio.gather(in_thread(take_turns), in_thread(take_turns))
-        # Who has waited for a tenth of a second in vain may try another.
+        # A thread that has waited in vain for a tenth of a second may try another connect.
         assert proxy.connections - 1 <= 2 + 10 * (time.monotonic() - began)
         proxy.drop()
 
@@ -615,7 +615,7 @@ async def test_a_connect_begun_before_a_purge_is_not_kept(
 
 
 class JobTimeoutError(TimeoutError):
-    """A time limit of the application's own, which is none of the acquire's."""
+    """A time limit of the application, which is not that of the acquire."""
 
 
 @pytest.mark.parametrize(
@@ -625,7 +625,7 @@ class JobTimeoutError(TimeoutError):
 def test_an_interrupted_acquire_loses_no_place(
     sync_kit: SyncKit, pg_cluster: LocalCluster, error: type[BaseException], after: float
 ) -> None:
-    """A real signal, in the main thread, while that waits for a silent host."""
+    """A real signal interrupts the main thread while it waits for a silent host."""
     (host,) = Dsn.parse(pg_cluster.master.dsn).hosts
     endpoint = endpoint_of(pg_cluster.master.dsn)
     driver = sync_kit.driver(endpoint.dsn)
@@ -709,13 +709,13 @@ async def test_a_reset_runs_on_what_is_given_back(
             assert len(seen) == times
 
 
-# Who holds what, and the end
+# Who holds which connection, and the end of a pool
 
 
 async def test_many_threads_share_few_connections(
     sync_kit: SyncKit, pg_cluster: LocalCluster
 ) -> None:
-    """As the core has it: nobody asks without a place."""
+    """As in the core, no thread asks the pool without a place."""
     async with opened(sync_kit, pg_cluster.master.dsn, least=0, most=4) as threads:
         pool, places = threads.pool, threading.Semaphore(4)
 
@@ -856,7 +856,7 @@ async def test_a_forked_child_does_not_reach_the_server(
 
 @asynccontextmanager
 async def name_of(node: LocalNode, *addresses: str) -> AsyncIterator[Endpoint]:
-    """Yield a host whose name leads to addresses of this machine, two of which lead to a server."""
+    """Yield a host whose name has these addresses; 127.0.0.2 and 127.0.0.3 lead to the server."""
     (host,) = Dsn.parse(node.dsn).hosts
     endpoint = endpoint_of(node.dsn.replace(f"@{host.host}:", f"@{NAME}:", 1))
     endpoint.lead_to(addresses, frozenset[str]().__contains__)
@@ -933,7 +933,7 @@ async def test_what_its_name_has_left_is_drained_and_what_is_leased_is_spared(
         for connection in (idle, well):
             await threads.release(connection)
         pool.drain([leased], endpoint.has_left)
-        assert pool.size == 3  # nothing has left the name yet
+        assert pool.size == 3  # no connection has left the name yet
         endpoint.lead_to(("127.0.0.3",), {"127.0.0.1", "127.0.0.2"}.__contains__)
         pool.drain([leased], endpoint.has_left)
         assert pool.size == 2

@@ -1,4 +1,4 @@
-"""`credentials=`: asked for each new connection to a server, with every driver for threads."""
+"""`credentials=` is asked for each new connection to a server, with every driver for threads."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Run on one event loop: hasql's own is another."""
+    """Run on one event loop: hasql has another one of its own."""
     return "asyncio", {"use_uvloop": False}
 
 
 @pytest.fixture
 async def role(pg_cluster: LocalCluster) -> AsyncIterator[Role]:
-    """A role with a password that nobody else knows."""
+    """A role with a password of its own."""
     made = Role(pg_cluster)
     await made.rotate()
     yield made

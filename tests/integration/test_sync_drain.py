@@ -1,4 +1,4 @@
-"""Draining each driver's manager of threads: what is in flight commits, the rest is broken."""
+"""A drain of each driver's manager for threads lets work in flight commit, and breaks the rest."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Look on from one of the event loops: those at work are threads."""
+    """Watch from one event loop: the work is done in threads."""
     return "asyncio", {"use_uvloop": False}
 
 

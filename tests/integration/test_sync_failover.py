@@ -1,4 +1,4 @@
-"""A promotion that comes while a thread is about to connect, with each driver."""
+"""With each driver, a write follows a promotion that comes as its thread is about to connect."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from testbed.scene import Table
     from testbed.sync_kits import SyncKit
 
-#: Seconds after which a thread waits for the test no more.
+#: Seconds after which a thread no longer waits for the test.
 _TOO_LONG = 30.0
 
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Look on from one of the event loops: those at work are threads."""
+    """Watch from one event loop: the work is done in threads."""
     return "asyncio", {"use_uvloop": False}
 
 
@@ -45,7 +45,7 @@ async def test_a_place_that_outlasts_a_promotion_gives_a_writer_the_new_master(
     has_place, may_connect = threading.Event(), threading.Event()
 
     def hold(told: AcquireWaited) -> None:
-        # In the thread that has a place on the old master now, and asks the driver next.
+        # Called in the thread that has a place on the old master and asks the driver next.
         if told.host.port == old.port:
             has_place.set()
             may_connect.wait(_TOO_LONG)
@@ -53,7 +53,7 @@ async def test_a_place_that_outlasts_a_promotion_gives_a_writer_the_new_master(
     manager = sync_kit.manager(
         pg_cluster.dsn,
         refresh_delay=0.1,
-        refresh_timeout=2,  # a busy machine's servers answer late, and are not down for that
+        refresh_timeout=2,  # on a busy machine servers answer late without being down
         pool_factory_kwargs=sync_kit.sizes(0, 1),
     )
     manager.set_tracer(Tracer(acquire_waited=hold))

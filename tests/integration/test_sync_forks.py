@@ -1,7 +1,7 @@
-"""A fork harms nobody, with every driver for threads (invariant 16).
+"""A fork harms neither parent nor child, with every driver for threads (invariant 16).
 
-A child starts afresh, whatever it does first, and nothing that is its parent's is touched. See
-test_drivers_forks.py, and test_thread_faults.py for what the parent's threads were just at.
+A child starts afresh, whatever it does first, and touches nothing that belongs to its parent. See
+test_drivers_forks.py, and test_thread_faults.py for forks while threads of the parent work.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     Manager = BaseSyncPoolManager[Any, Any]
 
 _TOO_LONG = 20
-"""Seconds after which a child is ended that waits for what nobody will bring it."""
+"""Seconds after which a child is ended that waits for something that never comes."""
 
 
 class Inherited(NamedTuple):
-    """What a child has of its parent."""
+    """What a child inherits from its parent."""
 
     lease: Any
     connection: Any
@@ -51,7 +51,7 @@ class Inherited(NamedTuple):
 
 
 def heard(_: object) -> None:
-    """Be a listener that the parent has added."""
+    """Serve as a listener that the parent has added."""
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def manager_of(kit: SyncKit, cluster: LocalCluster, application: str) -> Iterato
         f"{cluster.dsn}?application_name={application}",
         acquire_timeout=_TOO_LONG / 2,
         refresh_delay=0.2,
-        refresh_timeout=10,  # a busy machine's servers answer late, and are not down for that
+        refresh_timeout=10,  # on a busy machine servers answer late without being down
         pool_factory_kwargs=kit.sizes(1, 2),
     ) as manager:
         manager.ready(1, 2)
@@ -72,7 +72,7 @@ def manager_of(kit: SyncKit, cluster: LocalCluster, application: str) -> Iterato
 def backends(
     kit: SyncKit, manager: Manager, cluster: LocalCluster, application: str
 ) -> dict[int, set[int]]:
-    """Return the processes of all sessions that there can be: by port, pools and reserved ones."""
+    """Fill the pools; return the pids of all sessions by port, those of reserved ones included."""
     for read_only, pools in ((False, 1), (True, 2)):
         leases = [manager.getconn(read_only) for _ in range(2 * pools)]
         assert len({kit.pid(connection) for connection in leases}) == 2 * pools
@@ -84,7 +84,7 @@ def backends(
 async def _backends(cluster: LocalCluster, application: str) -> dict[int, set[int]]:
     pids = {}
     for node in cluster.nodes:
-        await until_sessions(node, application, 3)  # those of a child end a moment after it
+        await until_sessions(node, application, 3)  # sessions of a child end a moment after it
         query = f"SELECT pid FROM pg_stat_activity WHERE application_name = '{application}'"  # noqa: S608  # a name of ours
         pids[node.port] = set(map(int, (await node.sql(query)).split()))
     return pids
@@ -143,7 +143,7 @@ def uses(kit: SyncKit, manager: Manager, of_parent: Inherited) -> dict[str, Call
     }
 
 
-#: What comes of them in a child, each as the first thing that it does.
+#: The outcome of each use in a child, as the first thing that the child does.
 WITH_ITS_OWN = dict.fromkeys(
     (
         *("acquire", "acquire_master", "acquire_replica", "getconn", "run", "entering it"),
@@ -184,7 +184,7 @@ def test_everything_that_a_manager_has_is_tried(sync_kit: SyncKit) -> None:
 
 
 def outcomes(uses: dict[str, Callable[[], Any]]) -> dict[str, str]:
-    """Do these, in turn, in a child that may hang; return what each has raised or returned."""
+    """Try the uses in turn, in a child that may hang; return what each has raised or returned."""
     signal.alarm(_TOO_LONG)
     return {name: outcome(use) for name, use in uses.items()}
 
@@ -192,7 +192,7 @@ def outcomes(uses: dict[str, Callable[[], Any]]) -> dict[str, str]:
 def outcome(use: Callable[[], Any]) -> str:
     try:
         said = use()
-    except Exception as error:  # noqa: BLE001  # it is looked at by the parent
+    except Exception as error:  # noqa: BLE001  # the parent looks at it
         return type(error).__name__
     return said if isinstance(said, str) else repr(said)
 

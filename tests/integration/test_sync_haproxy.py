@@ -1,4 +1,4 @@
-"""Every driver for threads behind HAProxy: an address for the master and one for the replicas.
+"""Every driver for threads works behind HAProxy, which has one address for each role.
 
 See test_drivers_haproxy.py, and test_chaos_threads.py for masters that change under load.
 """
@@ -36,7 +36,7 @@ both_ways = pytest.mark.parametrize("cut", [True, False], ids=["cut", "uncut"])
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Do to the servers what is done on one event loop: nothing of hasql's runs there."""
+    """Act on the servers from one event loop: nothing of hasql's runs there."""
     return "asyncio", {"use_uvloop": False}
 
 
@@ -90,7 +90,7 @@ async def test_masters_and_replicas_are_what_was_asked_for(
 
 
 @both_ways
-async def test_writers_and_readers_go_on_after_a_crash(  # noqa: PLR0913  # what it is played with
+async def test_writers_and_readers_go_on_after_a_crash(  # noqa: PLR0913  # fixtures
     sync_kit: SyncKit,
     manager: Manager,
     pg_cluster: LocalCluster,
@@ -138,12 +138,12 @@ async def test_writers_and_readers_go_on_after_a_crash(  # noqa: PLR0913  # what
     finally:
         stop.set()
         await asyncio.gather(*map(asyncio.wrap_future, loads))
-    # One of each thread, at most, for the server that was killed. And one where HAProxy ends what
-    # leads from the replicas' address to the new master, as that may be in use to write already.
-    # And one where the masters' address has led to the new one before hasql could know which
-    # server that is: what it has lent there by then might be on the old one, and is broken.
+    # At most one failure of each thread, for the server that was killed. One more if HAProxy cuts:
+    # it ends connections from the replicas' address to the new master, which may be in use to write
+    # already. One more if the masters' address led to the new master before hasql could know which
+    # server that is: a lease from that time might be on the old master, so hasql breaks it.
     assert max(failures.values(), default=0) <= 1 + cut + aborts_leases(caplog), failures
-    assert max(failures[2], failures[3]) <= 1 + cut, failures  # those that only read
+    assert max(failures[2], failures[3]) <= 1 + cut, failures  # the threads that only read
     assert all(read[-10:])
     assert in_flight(manager) == 0
     assert await asyncio.to_thread(master_of, sync_kit, manager) == new.port

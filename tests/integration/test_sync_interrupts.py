@@ -1,4 +1,4 @@
-"""Threads that are interrupted anywhere in hasql, on real servers: they lose no place."""
+"""Threads that are interrupted anywhere in hasql, on real servers, lose no place."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Manager = BaseSyncPoolManager[Any, Any]
 
-#: Seconds within which an acquire of a place that is free is served.
+#: Seconds within which an acquire is served if a place is free.
 LONG = 5.0
 
 
@@ -42,7 +42,7 @@ def use(kit: SyncKit, manager: Manager) -> None:
 def acquire_interrupted_at(
     point: int, manager: Manager, within: tuple[str, ...] = (HASQL,)
 ) -> bool:
-    """Acquire, be interrupted there, and give back what was acquired; tell as `interrupted_at`."""
+    """Acquire, interrupted at a point, and give back what was acquired; see `interrupted_at`."""
     taken: list[Any] = []
     interrupted = interrupted_at(point, lambda: taken.append(manager.getconn(timeout=LONG)), within)
     for connection in taken:
@@ -111,7 +111,7 @@ def test_11_giving_back_interrupted_anywhere_in_psycopgs_pool_loses_no_place(
 ) -> None:
     kit, within = Psycopg3ThreadKit(), (HASQL, psycopg_pool.__path__[0])
     with with_one_place(kit, pg_cluster) as manager:
-        for point in count(2):  # the first is before it begins
+        for point in count(2):  # the first point is before it begins
             lease = manager.acquire_master(timeout=LONG)
             lease.__enter__()
             interrupted = interrupted_at(point, partial(lease.__exit__, None, None, None), within)

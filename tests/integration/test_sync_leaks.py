@@ -1,4 +1,4 @@
-"""Leases of threads that are never given back: found, told of, and their places free."""
+"""Leases that threads never give back are found and reported, and their places become free."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Manager = BaseSyncPoolManager[Any, Any]
 
-#: Those whose pools keep alive what they lend.
+#: The drivers whose pools keep alive what they lend.
 KEEPS_ALIVE = {"psycopg2"}
 
 
@@ -89,7 +89,7 @@ def test_a_dropped_lease_is_given_back_and_reported(
     with watched(sync_kit, pg_cluster, Lifecycle()) as manager:
         events = told(manager, LeaseDropped)
 
-        def leak() -> None:  # in a thread that has ended when it is found out
+        def leak() -> None:  # its thread has ended when the leak is found
             sync_kit.begin(manager.getconn(timeout=5), "SELECT 1")
 
         for number in range(4):  # more than there are places
@@ -111,9 +111,9 @@ def test_an_overdue_lease_is_reported_once_and_left_alone(
         connection = manager.getconn()
         until(lambda: bool(events))
         with manager.acquire_replica():
-            until(lambda: len(events) == 2)  # so the first was looked at once more
+            until(lambda: len(events) == 2)  # by then the first was looked at again
         assert not any(each.terminated for each in events)
-        assert sync_kit.value(connection, "SELECT 1") == 1  # it was not killed
+        assert sync_kit.value(connection, "SELECT 1") == 1  # the session was not ended
         manager.putconn(connection)
         assert manager.metrics().leases_overdue == 2
 

@@ -1,4 +1,4 @@
-"""Names that move, over the drivers for threads: a real nameserver, and real servers."""
+"""The drivers for threads follow names that move, with a real nameserver and real servers."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def tls_server(authority: Authority) -> Iterator[MovingServer]:
 def manager_of(
     kit: SyncKit, nameserver: NameServer, server: MovingServer, authority: Authority, name: str
 ) -> Manager:
-    """Make one that knows nothing but what the nameserver tells."""
+    """Make a manager that knows nothing but what the nameserver tells."""
     query = f"sslmode=verify-full&sslrootcert={authority.certificate}"
     login = f"{server.user}:{server.password}"
     return kit.manager(
@@ -87,13 +87,13 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 _LONGEST = 1.1 + 1.5
-"""Seconds for which the old address may be lent: by a TTL of at most one, and on a busy machine."""
+"""Seconds for which the old address may be lent: a TTL of one at most, and a busy machine's lag."""
 
 
 def test_a_record_is_repointed_under_load_and_no_statement_fails(
     sync_kit: SyncKit, tls_server: MovingServer, authority: Authority, nameserver: NameServer
 ) -> None:
-    """Nothing is lent at the old address for long once the TTL of its record has ended."""
+    """Soon after the TTL of its record has ended, no connection is lent at the old address."""
     seen: list[tuple[float, str]] = []
     errors: list[BaseException] = []
     stopping = threading.Event()
@@ -116,11 +116,11 @@ def test_a_record_is_repointed_under_load_and_no_statement_fails(
         try:
             until(lambda: times(ADDRESSES[0]) > 50 or bool(errors))
             assert value(sync_kit, manager, ENCRYPTED) == "true"
-            # By a TTL that outlasts the test, so that what has stayed meets no second look-up.
+            # The TTL outlasts the test: no second look-up may find a connection that has stayed.
             nameserver.set(NAME, ADDRESSES[1], ttl=60)
             changed = monotonic()
             until(lambda: times(ADDRESSES[1]) > 50 or bool(errors))
-            # Threads go on, so that a connection which has stayed would be seen again.
+            # The threads go on, so that a connection which stayed behind would be seen again.
             until(lambda: monotonic() > changed + _LONGEST + 0.5)
             assert value(sync_kit, manager, ENCRYPTED) == "true"
         finally:

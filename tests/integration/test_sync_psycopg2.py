@@ -49,7 +49,7 @@ in_thread = asyncio.to_thread
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Run on one event loop: the managers have their own."""
+    """Run on one event loop: the managers have one of their own."""
     return "asyncio", {"use_uvloop": False}
 
 
@@ -76,7 +76,7 @@ def table(pg_cluster: LocalCluster) -> Table:
 async def behind_proxy(
     node: LocalNode, most: int, **kwargs: Any
 ) -> AsyncIterator[tuple[PoolManager, Proxy]]:
-    """Lead to one server through a proxy, without probes in the meantime."""
+    """Yield a manager that reaches one server through a proxy, and the proxy; probes are rare."""
     async with Proxy(node.host, node.port) as proxy:
         kwargs |= {"pool_size": most, "max_overflow": 0}
         manager = PoolManager(
@@ -103,7 +103,7 @@ def value(connection: extensions.connection, query: str) -> Any:
 
 
 def check(connection: extensions.connection) -> None:
-    """Use a connection, and leave nothing open that giving it back would wait for."""
+    """Use a connection and end the transaction, so that giving it back waits for nothing."""
     assert value(connection, "SELECT 1") == 1
     connection.rollback()
 
@@ -156,7 +156,7 @@ def test_a_class_and_cursors_of_the_applications_own(pg_cluster: LocalCluster) -
 def test_a_connection_that_logs_serves_a_master_that_was_a_replica(
     pg_cluster: LocalCluster,
 ) -> None:
-    # hasql asks such a connection where it leads, and its class makes no cursor yet by then.
+    # hasql asks such a connection where it leads, at a time when its class cannot make a cursor.
     kwargs = {"connection_factory": psycopg2.extras.LoggingConnection, "pool_size": 1}
     with PoolManager(
         pg_cluster.dsn, acquire_timeout=10, refresh_delay=0.1, pool_factory_kwargs=kwargs
@@ -164,7 +164,7 @@ def test_a_connection_that_logs_serves_a_master_that_was_a_replica(
         manager.ready(1, 2)
         for _ in range(10):
             with manager.acquire_replica():
-                pass  # so that each replica has one that was opened while it was one
+                pass  # each replica gets a connection while it is a replica
         _, new = asyncio.run(fail_over(pg_cluster))
         with manager.acquire_master() as connection:
             assert isinstance(connection, psycopg2.extras.LoggingConnection)
@@ -414,7 +414,7 @@ async def test_a_connection_that_died_idle_costs_nobody_a_delay(
         await end_through(proxy, pg_cluster.master, [pids[1]], left=5)
         before = proxy.connections
         again = [await in_thread(master, manager, 5) for _ in range(4)]
-        if not pre_ping:  # after a ping that fails SQLAlchemy replaces all that are older
+        if not pre_ping:  # after a failed ping SQLAlchemy replaces all older ones
             assert {pid_of(connection) for connection in again} == {*pids} - {pids[1]}
             assert proxy.connections == before
         again.append(await in_thread(master, manager, 5))
@@ -445,7 +445,7 @@ async def _hand_on(manager: PoolManager, proxy: Proxy) -> None:
     manager.putconn(first)
     second = await asyncio.wait_for(waiting, 0.9)
     assert pid_of(second) == pid
-    # The one that is still being opened is not forgotten, though somebody else has one opened.
+    # The connect that is under way is not forgotten, although another acquire begins one, too.
     third = await in_thread(master, manager)
     assert pid_of(third) != pid
     await until(lambda: manager.metrics().nodes[0].pool_idle == 1)
@@ -484,7 +484,7 @@ async def test_an_acquire_ends_at_its_deadline_while_its_connect_hangs(
         with pytest.raises(NotAvailableError):
             await in_thread(master, manager, 0.2)
         assert monotonic() - began < 5, "a connect has no limit"
-        # What it has begun is for the next.
+        # The next acquire gets the connection that this one has begun to open.
         waiting = asyncio.ensure_future(in_thread(master, manager, 10))
         await asyncio.sleep(0)
         proxy.forward()

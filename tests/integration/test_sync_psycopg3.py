@@ -1,4 +1,4 @@
-"""hasql.sync.psycopg3: what an application does with psycopg's own connections and pool."""
+"""`hasql.sync.psycopg3`: an application uses the connections and pools of psycopg itself."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_the_arguments_of_connections(pg_cluster: LocalCluster) -> None:
 
 
 class WithPassword(psycopg.Connection[Any]):
-    """Has a password made anew for each login."""
+    """Adds the password to each login."""
 
     passwords: list[str]
     made = 0
@@ -235,7 +235,7 @@ def nothing() -> PQGen[None]:
 
 
 class Waits(psycopg.Connection[Any]):
-    """Counts what it waits for, and how."""
+    """Records the keyword arguments of each wait."""
 
     waits: list[set[str]]
 
@@ -365,7 +365,7 @@ def test_the_pools_own_connections_are_used_beside_the_managers(pool: PoolManage
         waiting = threading.Thread(target=work)
         waiting.start()
         waiting.join(0.2)
-        assert done == []  # psycopg's pool has no more
+        assert done == []  # psycopg's pool has no more connections
     waiting.join(10)
     assert done == [(1,)]
 
@@ -391,10 +391,10 @@ def test_11_an_acquire_interrupted_anywhere_claims_nothing_that_another_needs(
                 pass
 
         with ThreadPoolExecutor(1) as other:
-            other.submit(acquire).result()  # which may find that the last one was broken
+            other.submit(acquire).result()  # this may find that the last connection was broken
             requests = pool.get_stats()["requests_num"]
             other.submit(acquire).result()
-        assert pool.get_stats()["requests_num"] == requests + 1  # it is asked once, not for others
+        assert pool.get_stats()["requests_num"] == requests + 1  # asked once, and for itself alone
 
 
 def test_no_thread_waits_in_the_pool_however_threads_take_turns(pg_cluster: LocalCluster) -> None:

@@ -1,4 +1,4 @@
-"""What a server says of itself is read by no reader of the application's, in threads.
+"""No reader of the application reads what a server says of itself, in threads.
 
 See test_drivers_readers.py.
 """
@@ -31,7 +31,7 @@ def anyio_backend() -> object:
 @pytest.fixture
 def kwargs(sync_kit: SyncKit) -> Iterator[dict[str, Any]]:
     """`pool_factory_kwargs`, while the driver's library misreads every value."""
-    # Of words SQLAlchemy needs to read those with which a server says its version.
+    # SQLAlchemy has to read text correctly: a server tells its version as text.
     with misreading(words="sqlalchemy" not in sync_kit.module):
         yield sync_kit.sizes(1, 2)
 
@@ -42,7 +42,7 @@ def test_roles_and_identities_are_read_as_they_are(
     dsn = pg_cluster.dsn
     with sync_kit.manager(dsn, refresh_delay=0.1, pool_factory_kwargs=kwargs) as manager:
         manager.ready(1, 2)
-        for _ in range(2):  # by more than one form of a probe
+        for _ in range(2):  # probes have more than one form
             manager.wait_next_pool_check()
             roles = [(node.role.value, node.fencing) for node in manager.metrics().nodes]
             assert sorted(roles) == [("master", True), ("replica", True), ("replica", True)]

@@ -1,4 +1,4 @@
-"""Pools of threads that are resized while they are in use."""
+"""Pools of threads are resized while they are in use, and no lease is harmed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Run on one event loop: it is only for counting sessions."""
+    """Run on one event loop: it only counts sessions."""
     return "asyncio", {"use_uvloop": False}
 
 
@@ -49,7 +49,7 @@ async def test_growing_serves_those_who_wait_and_shrinking_closes_what_comes_bac
             time.sleep(0.005)
         manager.resize(max_size=4)
         more = [each.result() for each in waiting]
-    for connection in (*first, *more):  # nothing that is out was harmed
+    for connection in (*first, *more):  # no lease was harmed
         assert sync_kit.value(connection, "SELECT 1") == 1
         sync_kit.end(connection)
     with pytest.raises(TimeoutError):
@@ -57,13 +57,13 @@ async def test_growing_serves_those_who_wait_and_shrinking_closes_what_comes_bac
     assert await sessions(master, application) == 4 + 1
     manager.putconn(more.pop())
     manager.resize(max_size=2)
-    await until_sessions(master, application, 3 + 1)  # what was idle is closed
+    await until_sessions(master, application, 3 + 1)  # the idle connection is closed
     with pytest.raises(TimeoutError):
         manager.getconn(timeout=0.05)
     for connection in (*first, *more):
         manager.putconn(connection)
     with manager.acquire(timeout=5), manager.acquire(timeout=5):
-        await until_sessions(master, application, 2 + 1)  # what was one too many is closed
+        await until_sessions(master, application, 2 + 1)  # the one too many is closed
     assert manager.metrics().nodes[0].in_flight == 0
 
 
@@ -77,7 +77,7 @@ def test_who_asks_a_pool_that_is_resized_gets_and_gives_back_all_the_same(
     manager.resize(max_size=3)
     later = manager.acquire_from_pool(pool).take()
     manager.release_to_pool(taken, pool)
-    manager.register_connection(later, pool)  # is so already
+    manager.register_connection(later, pool)  # it is registered already
     given = asked.take()
     for connection in (later, given):
         assert sync_kit.value(connection, "SELECT 1") == 1

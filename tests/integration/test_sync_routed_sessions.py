@@ -1,4 +1,4 @@
-"""Sessions of threads that route themselves: what is particular to them."""
+"""What is particular to sessions of threads that route themselves."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def replayed(cluster: LocalCluster) -> None:
 
 @contextmanager
 def past(cluster: LocalCluster, sql: str) -> Iterator[None]:
-    """Change something on the master that the replicas do not show."""
+    """Change something on the master that the replicas do not show during the block."""
 
     async def pause() -> None:
         for replica in cluster.replicas:
@@ -165,7 +165,7 @@ def test_while_the_manager_drains_it_goes_on_where_it_is_but_does_not_move(
             draining.start()
             with suppress(PoolManagerClosedError):
                 while True:
-                    with manager.acquire_replica():  # of the two, one is free
+                    with manager.acquire_replica():  # one of the two replicas is free
                         pass
             assert session.scalar(select(Stock.left).where(Stock.id == 3)) == 100
             stock.left -= 10
@@ -220,7 +220,7 @@ def test_what_a_listener_changes_in_a_flush_is_compared(
     manager: PoolManager, pg_cluster: LocalCluster, of_class: bool
 ) -> None:
     class OwnSession(Session):
-        """Listened to once its sessions are made to route themselves."""
+        """A class that gets its listener after its sessions are made to route themselves."""
 
     maker = sessionmaker(manager, class_=OwnSession, route="auto", expire_on_commit=False)
 

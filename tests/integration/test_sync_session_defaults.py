@@ -1,4 +1,4 @@
-"""`session=`: what each connection is set to, as SHOW has it, with every driver for threads."""
+"""`session=` sets each connection, as SHOW tells, with every driver for threads."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Run on one event loop: it is that of the middle men."""
+    """Run on one event loop: only the middlemen use it."""
     return "asyncio", {"use_uvloop": False}
 
 
@@ -105,11 +105,11 @@ async def test_a_reset_hook_of_the_applications_undoes_no_setting(
             await asyncio.to_thread(work, dsn_through(pg_cluster, way))
 
 
-# What is lent to read does not write
+# Connections that are lent to read do not write
 
 
 def guarded(kit: SyncKit, node: LocalNode, session: SessionDefaults | None = GUARDED) -> Manager:
-    """Make a manager of the master alone, with one connection, to which all reads come."""
+    """Make a manager of the master alone, with one connection, which also serves all reads."""
     kwargs: dict[str, Any] = {"fallback_master": True, "refresh_delay": 0.2}
     return kit.manager(node.dsn, session=session, pool_factory_kwargs=kit.sizes(1, 1), **kwargs)
 
@@ -194,7 +194,7 @@ def test_a_connection_on_which_it_cannot_be_undone_is_closed(
         connection = manager.getconn(session=OTHER)
         pid = sync_kit.pid(connection)
         master = pg_cluster.master
-        master.freeze()  # it says nothing, and is not known to be silent yet
+        master.freeze()  # it is silent, which is not known yet
         manager.putconn(connection)
         master.thaw()
         assert in_flight(manager) == 0
@@ -234,12 +234,12 @@ def test_what_a_pooler_does_not_take_is_refused_with_the_remedy(
 def test_a_search_path_that_a_pooler_tracks_is_in_force_beside_what_it_refuses(
     sync_kit: SyncKit, pg_cluster: LocalCluster, pgbouncer: StartPgBouncer
 ) -> None:
-    """A pooler or a server that is too old for it is refused, with an error that says so."""
+    """A pooler or a server that is too old for this is refused, with an error that says so."""
     master = pg_cluster.master
     pooler = pgbouncer(master, pool_mode="transaction", track_extra_parameters="search_path")
     version = asyncio.run(master.sql("SHOW server_version_num"))
     mine = SessionDefaults(search_path=["mine", "public"], lock_timeout=1)
-    asyncio.run(master.sql("ALTER ROLE app SET lock_timeout = '1s'"))  # no login can name it
+    asyncio.run(master.sql("ALTER ROLE app SET lock_timeout = '1s'"))  # a login cannot set it
     try:
         dsn = dsn_through(pg_cluster, pooler)
         with settled(sync_kit, dsn, mine, **sync_kit.unprepared) as manager:

@@ -1,4 +1,4 @@
-"""The reserved session is hasql's with every driver for threads, and mistakes cost no login.
+"""With every driver for threads the reserved session is hasql's, and mistakes cost no login.
 
 See test_drivers_sessions.py, test_drivers_poolers.py and test_drivers_mistakes.py.
 """
@@ -77,7 +77,7 @@ async def test_defaults_of_role_and_database_do_not_reach_the_reserved_session(
         manager = sync_kit.manager(odd_cluster.dsn, refresh_delay=0.1, pool_factory_kwargs=sizes)
         with manager:
             until(lambda: shown(manager) == ALL_WELL)
-            for _ in range(5):  # longer than the idle timeout, and probed all the time
+            for _ in range(5):  # for longer than the idle timeout, with probes all the time
                 manager.wait_next_pool_check()
                 assert shown(manager) == ALL_WELL
 

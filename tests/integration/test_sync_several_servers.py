@@ -1,4 +1,4 @@
-"""A name that leads to several servers, with every driver for threads.
+"""Every driver for threads copes with a name that leads to several servers.
 
 See test_several_servers.py, and test_chaos_threads.py for masters that change under load.
 """
@@ -38,7 +38,7 @@ def anyio_backend() -> object:
 
 @contextmanager
 def manager_of(kit: SyncKit, cluster: LocalCluster, name: Address) -> Iterator[Manager]:
-    """Make one that is terminated at the end: in the event loop, which has no time to wait."""
+    """Make a manager that is terminated at the end, in the event loop, which must not wait."""
     manager = kit.manager(
         dsn_through(cluster, name), refresh_delay=0.1, pool_factory_kwargs=kit.sizes(1, 2)
     )
@@ -63,7 +63,7 @@ def masters(kit: SyncKit, manager: Manager) -> set[int]:
 
 
 def break_a_lease(kit: SyncKit, manager: Manager) -> None:
-    """End the session of a lease, as an administrator may: its host is looked at afresh then."""
+    """End the session of a lease, as an administrator may: hasql then probes its host afresh."""
     with pytest.raises(kit.lost), manager.acquire_master(timeout=10) as connection:
         pid = kit.pid(connection)
         for _ in range(100):
@@ -96,7 +96,7 @@ async def test_1_a_name_that_has_moved_to_a_newer_master_is_followed(
             name.turn(new)
             await in_thread(break_a_lease, sync_kit, manager)
             await until(lambda: manager.metrics().nodes[0].timeline != before)
-            # Nothing more is acknowledged by the one that it has left, which lives on.
+            # The server that the name has left lives on, but acknowledges nothing more.
             with pytest.raises(sync_kit.lost):
                 await in_thread(sync_kit.value, held, "SELECT 1")
             await in_thread(manager.putconn, held)

@@ -1,7 +1,8 @@
-"""A connection that several threads have: who gives it back, and when, is their own affair.
+"""Threads that share a connection are free to decide which of them gives it back, and when.
 
-What goes wrong there goes wrong in libpq's memory, so the rounds are run by a program of their own:
-it ends by a signal then, or a statement ends with anything but the loss of its connection.
+What may go wrong there goes wrong in the memory of libpq, so the rounds run in a program of their
+own. If they fail, a signal ends the program, or a statement ends with something other than the loss
+of its connection.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ print("that was all")
 
 
 def play(kit: SyncKit, dsn: str, way: str, rounds: int) -> None:
-    """Run the rounds in a program and look at how it ends."""
+    """Run the rounds in a program, and check how it ends."""
     done = subprocess.run(
         [sys.executable, "-c", ROUNDS.format(kit=type(kit).__name__), dsn, way, str(rounds)],
         cwd=ROOT,
@@ -162,7 +163,7 @@ def test_the_block_of_another_thread_is_not_ended_by_who_had_the_connection_befo
 def test_what_one_thread_has_taken_another_may_give_back_that_had_it_before(
     sync_kit: SyncKit, pg_cluster: LocalCluster
 ) -> None:
-    """As FastAPI does, whose threads take turns."""
+    """FastAPI does this: its threads take turns."""
     sizes = sync_kit.sizes(1, 1)
     with (
         sync_kit.manager(pg_cluster.master.dsn, pool_factory_kwargs=sizes) as manager,

@@ -70,7 +70,7 @@ def table(pg_cluster: LocalCluster) -> Table:
 
 @pytest.fixture
 def users(manager: PoolManager) -> Iterator[None]:
-    """The table of the ORM's class, empty."""
+    """An empty table for the ORM's class."""
     with manager.acquire_master() as connection:
         Base.metadata.create_all(connection)
         connection.commit()
@@ -307,7 +307,7 @@ def test_the_applications_own_errors_evict_nothing(manager: PoolManager) -> None
 def test_a_read_only_error_evicts_though_the_application_catches_it(
     manager: PoolManager, pg_cluster: LocalCluster
 ) -> None:
-    # Not by the application's own doing: by a default that may have been changed since.
+    # The session is read-only by a default that may have changed since, not by the application.
     asyncio.run(pg_cluster.master.sql("ALTER ROLE app SET default_transaction_read_only = on"))
     try:
         with manager.acquire_master() as connection:
@@ -316,7 +316,7 @@ def test_a_read_only_error_evicts_though_the_application_catches_it(
                 connection.execute(text("CREATE TABLE never (i int)"))
             assert not caught.value.connection_invalidated
             connection.rollback()
-            manager.wait_next_pool_check()  # the loop has heard of it by then
+            manager.wait_next_pool_check()  # by then the loop has heard of it
     finally:
         asyncio.run(pg_cluster.master.sql("ALTER ROLE app RESET default_transaction_read_only"))
     with manager.acquire_master() as one, manager.acquire_master() as other:
@@ -337,7 +337,7 @@ def test_a_statement_that_hangs_on_a_frozen_host_is_broken_off(
             began = monotonic()
             with pytest.raises(DBAPIError):
                 connection.execute(PID)
-            # Nor does the next statement connect to a host that is silent.
+            # The next statement does not connect to the silent host, either.
             connection.rollback()
             with pytest.raises(DBAPIError, match="the connection was lost"):
                 connection.execute(PID)
@@ -432,7 +432,7 @@ def test_a_listener_to_do_connect_brings_the_password_of_all_logins(
     dsn = over(driver, pg_cluster.master.dsn).replace("@", "wrong@", 1)
     event.listen(Engine, "do_connect", bring)
     try:
-        if makes and driver == "psycopg2":  # whose connections cannot probe
+        if makes and driver == "psycopg2":  # its connections cannot probe
             with pytest.raises(ConfigurationError, match="change the arguments instead"):
                 PoolManager(dsn).__enter__()
             return
@@ -485,7 +485,7 @@ def test_begin_commits_unless_an_exception_leaves_the_block(manager: PoolManager
         assert session.scalars(select(User)).all() == []
 
 
-#: What the server says to a transaction that is to be done again.
+#: Raises the error by which a server asks for a transaction to be tried again.
 CONFLICT = text("DO $$ BEGIN RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'; END $$")
 
 

@@ -1,6 +1,6 @@
-"""TLS with a name and certificates that are checked on both sides, with every driver for threads.
+"""With every driver for threads, TLS checks the name and the certificates of both sides.
 
-For connections of pools and reserved ones alike; see test_drivers_tls.py.
+This holds for connections of pools and reserved ones alike; see test_drivers_tls.py.
 """
 
 from __future__ import annotations

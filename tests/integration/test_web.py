@@ -1,6 +1,6 @@
-"""The example applications under their real servers, and their clients, through a failover.
+"""The example applications, under their real servers, serve their clients through a failover.
 
-`make web` plays the same for longer, and measures.
+`make web` runs the same for longer, and measures.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from hasql.testing import LocalCluster
 
 _LATE = 3.0
-"""Seconds by which a busy machine may miss what one at rest keeps."""
+"""Seconds by which a busy machine may exceed the limits that a machine at rest keeps."""
 
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Ask from one of the event loops: it is the application's that counts."""
+    """Ask from one event loop: the application runs in processes of its own."""
     return "asyncio", {"use_uvloop": False}
 
 
@@ -100,7 +100,7 @@ async def test_clients_that_go_away_and_a_server_that_ends_leave_nothing_behind(
             while (await client.request("GET", "/lent"))[1] != b"0":
                 await asyncio.sleep(0.01)
         assert await sessions(pg_cluster.master, application) > 0
-        # And what it is still serving when it is told to end, it ends well.
+        # The requests that it still serves when it is told to end succeed, too.
         clients = [HttpClient(server.port) for _ in range(5)]
         last = [asyncio.create_task(each.request("GET", "/slow")) for each in clients]
         async with asyncio.timeout(20):

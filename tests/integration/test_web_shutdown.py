@@ -1,4 +1,4 @@
-"""Web applications whose real servers are told to end under load: what was accepted ends well."""
+"""Real web servers that are told to end under load still serve what they have accepted."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ app = get_asgi_application() if "uvicorn" in __import__("sys").argv[0] else get_
 
 @dataclass(frozen=True)
 class Served:
-    """An application under its server: what is run behind ``python -m``."""
+    """An application under its server: the words to run after ``python -m``."""
 
     program: str
     words: str
@@ -234,12 +234,12 @@ SERVED = {
 
 @pytest.fixture
 def anyio_backend() -> object:
-    """Ask from one of the event loops: it is the application's that counts."""
+    """Ask from one event loop: the application runs in processes of its own."""
     return "asyncio", {"use_uvloop": False}
 
 
 class Visitors:
-    """Clients that ask again and again, until the server does not take them any more."""
+    """Clients that send requests until the server accepts no more."""
 
     def __init__(self, port: int, numbers: Iterator[int]) -> None:
         self._port = port
@@ -352,7 +352,7 @@ def _draining(output: str) -> int:
 
 
 async def _until_told(server: WebServer) -> None:
-    """Wait until a server says that it is told to end."""
+    """Wait until a server says that it was told to end."""
     async with asyncio.timeout(20):
         while not any(words in server.output for words in ("Handling signal: term", "Shutting")):
             await asyncio.sleep(0.005)
