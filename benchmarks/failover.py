@@ -184,7 +184,7 @@ async def application(python: str, driver: str) -> AsyncIterator[Application]:
     # Standard error goes to a file, because the peer logs every failed probe with its traceback.
     with TemporaryFile() as errors:
         process = await asyncio.create_subprocess_exec(
-            *(python, str(Path(__file__).with_name("traffic.py")), driver),
+            *(python, str(Path(__file__).with_name("traffic_process.py")), driver),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
@@ -212,7 +212,9 @@ async def run(
         await client.order(plan | {"storm": storm})
         if await client.answer() is None:
             ended = await client.end()
-            raise SystemExit(f"{python} traffic.py {driver} has ended at its start: {ended}")
+            raise SystemExit(
+                f"{python} traffic_process.py {driver} has ended at its start: {ended}"
+            )
         async with Observer(cluster.nodes[1:]) as observer:
             stage = Stage(cluster, observer)
             await client.order()

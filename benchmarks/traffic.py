@@ -1,19 +1,11 @@
-"""The process that failover.py watches: an application with writers and readers on one manager.
-
-It reads its plan from standard input, a JSON object on one line: `dsn`, `writers`, `readers`,
-`replicas`, and `storm`, which tells how leases are broken besides, or is null. It answers
-``"ready"``, starts at the next line and stops at the one after that. Then it writes its records as
-one JSON object. Times are those of the monotonic clock, which all processes of a machine share.
-"""
+"""The load of an application: writers and readers on one manager, whose operations it records."""
 
 import asyncio
-import json
-import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from time import monotonic
 from typing import Any
 
-from contender import DRIVERS, Contender
+from contender import Contender
 
 __all__ = ("Traffic",)
 
@@ -23,10 +15,8 @@ _PAUSE = 0.002
 _PATIENCE = 20.0
 """Seconds after which an operation that does not end is counted as never ending."""
 
-_CLOSE_PATIENCE = 15.0
-"""The same for closing the manager."""
-
-_POOL = 10
+_CANCEL_PATIENCE = 15.0
+"""The same for an operation that was cancelled."""
 
 _INSERT = (
     "INSERT INTO bench VALUES ({}, {}) RETURNING current_setting('cluster_name')"  # the server's
@@ -131,7 +121,7 @@ class Traffic:
         for task in hanging:
             task.cancel()
         if hanging:
-            await asyncio.wait(hanging, timeout=_CLOSE_PATIENCE)
+            await asyncio.wait(hanging, timeout=_CANCEL_PATIENCE)
         return [task.get_name() for task in hanging]
 
     async def _repeat(
@@ -159,42 +149,3 @@ class Traffic:
         async with self._acquire(read_only=True) as connection:
             server = await self._contender.value(connection, _SELECT)
         self.read.append((client, server, began, monotonic()))
-
-
-def contender_of(driver: str) -> tuple[Contender, type[Traffic]]:
-    """Return the contender for a driver, and the class of the load that uses it."""
-    if driver in DRIVERS:
-        return DRIVERS[driver](), Traffic
-    # Imported here, because the published hasql has no drivers for threads.
-    from thread_traffic import SYNC_DRIVERS, ThreadTraffic
-
-    return SYNC_DRIVERS[driver](), ThreadTraffic
-
-
-async def serve(driver: str) -> None:
-    """Play one application."""
-    loop = asyncio.get_running_loop()
-    plan = json.loads(sys.stdin.readline())
-    contender, kind = contender_of(driver)
-    manager = contender.manager(plan["dsn"], _POOL)
-    await manager.ready(masters_count=1, replicas_count=plan["replicas"])
-    traffic = kind(contender, manager)
-    print(json.dumps("ready"), flush=True)
-    await loop.run_in_executor(None, sys.stdin.readline)
-    traffic.start(plan["writers"], plan["readers"])
-    if plan["storm"] is not None:
-        traffic.storm(plan["storm"])
-    await loop.run_in_executor(None, sys.stdin.readline)
-    await traffic.stop()
-    began = monotonic()
-    closing = asyncio.ensure_future(manager.close())
-    await asyncio.wait([closing], timeout=_CLOSE_PATIENCE)
-    closed = monotonic() - began if closing.done() else None
-    notes = {"written": traffic.written, "read": traffic.read, "failed": traffic.failed}
-    notes |= {"broken": traffic.broken}
-    print(json.dumps(notes | {"hung": traffic.hung, "closed": closed}), flush=True)
-
-
-if __name__ == "__main__":
-    with asyncio.Runner() as runner:
-        runner.run(serve(sys.argv[1]))

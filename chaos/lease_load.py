@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from chaos.application import ACQUIRE_TIMEOUT, LEASE_ABORT_AFTER, LONGEST
-from chaos.lease_verdict import Lease
 from hasql.errors import NotAvailableError
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from hasql.testing import LocalNode
     from testbed.kits.base import LoadKit
 
-__all__ = ("LeaseLoad",)
+__all__ = ("Lease", "LeaseLoad")
 
 _QUESTION = (
     "SELECT concat_ws(' ', inet_server_port(), pg_backend_pid(), pg_catalog.pg_is_in_recovery())"
@@ -24,6 +23,18 @@ _QUESTION = (
 _END_OWN_SESSION = "SELECT count(pg_terminate_backend(pg_backend_pid()))"
 
 _WRITERS, _READERS = 4, 1
+
+
+class Lease(NamedTuple):
+    """A lease, and the server that it was found to be on; times are monotonic seconds."""
+
+    read_only: bool
+    port: int
+    pid: int
+    in_recovery: bool
+    #: When it was handed out, and when the answer arrived.
+    at: float
+    answered: float
 
 
 class LeaseLoad:

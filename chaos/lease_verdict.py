@@ -11,25 +11,13 @@ from chaos.application import LONGEST
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from chaos.lease_load import LeaseLoad
+    from chaos.lease_load import Lease, LeaseLoad
     from chaos.passages import Passage
 
-__all__ = ("LATE", "Event", "History", "Lease", "LeaseOutcome", "Reign", "is_stale", "judge")
+__all__ = ("LATE", "Event", "History", "LeaseOutcome", "Reign", "is_stale", "judge")
 
 LATE = 0.5
 """Seconds by which a busy machine may miss a bound: all drivers run at the same time here."""
-
-
-class Lease(NamedTuple):
-    """A lease, and the server that it was found to be on; times are monotonic seconds."""
-
-    read_only: bool
-    port: int
-    pid: int
-    in_recovery: bool
-    #: When it was handed out, and when the answer arrived.
-    at: float
-    answered: float
 
 
 class Reign(NamedTuple):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from chaos.lease_verdict import Lease, Reign, is_stale
+from chaos.lease_load import Lease
+from chaos.lease_verdict import Reign, is_stale
 
 PORT, OTHER, GRACE = 5432, 5433, 1.0
 REIGN = Reign(PORT, 10.0)
