@@ -1,6 +1,7 @@
-"""`hasql.contrib.flask` does on real servers what `mission/flask_pool.txt` did, without its faults.
+"""`hasql.contrib.flask` on real servers, compared with a pool of one's own for Flask.
 
-Each behaviour of that pool, and each of its faults, has a test here that names it.
+Each behaviour of such a pool that applications rely on has a test here, and so has each of its
+faults.
 """
 
 from __future__ import annotations
