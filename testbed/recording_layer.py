@@ -66,5 +66,5 @@ def record(manager: Any) -> tuple[RecordingLayer, RecordingLayer]:
         [outer, *parts.load.layers(), inner],
         manager._options.clock,  # noqa: SLF001  # as above
     )
-    parts.checkout.stand_within(layers)
+    parts.checkout.use_layers(layers)
     return outer, inner

@@ -32,7 +32,7 @@ class AsyncLease(Lease[PoolT, ConnT]):
     _lender: AsyncLender[PoolT, ConnT]
 
     def __await__(self) -> Generator[Any, Any, ConnT]:
-        self.awaited = True
+        self.released_by_call = True
         return self.__aenter__().__await__()
 
     # These two are plain functions that return a coroutine, because each further layer of

@@ -48,7 +48,7 @@ class LeaseBook(Generic[PoolT, ConnT]):
                 # psycopg and aiopg lend the same object again. The end of the first lease must not
                 # touch it.
                 previous.connection = None
-                if previous.awaited:
+                if previous.released_by_call:
                     return previous
         return None
 
@@ -71,7 +71,7 @@ class LeaseBook(Generic[PoolT, ConnT]):
 
     def set_aside(self, lease: Lease[PoolT, ConnT]) -> None:
         """Stop counting a terminated lease as out, but remember it until it is given back."""
-        lease.freed = True
+        lease.places_freed = True
         if len(self._terminated) >= _MOST_TERMINATED:  # these have leaked, and never come back
             self._terminated.pop(next(iter(self._terminated)), None)
         self._terminated[id(lease.connection)] = lease

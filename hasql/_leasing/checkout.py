@@ -60,10 +60,10 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
         binding = self._binding
         if binding.thread != get_ident() or not binding.serves():
             self._enter()
-        if (layers := self._layers) is not None and not lease.layered:
-            if layers.let_in:
+        if (layers := self._layers) is not None and not lease.in_layers:
+            if layers.told_of_acquires:
                 return await layers.take(lease, self.take)
-            lease.layered = True
+            lease.in_layers = True
         clock = self._clock
         if began is None:
             began = clock()
@@ -128,7 +128,7 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
             await check_destination(node, pool, connection)
         if lease.settings is not None or pool.destinations.lacking:
             await prepare_session(lease, node, pool, connection)
-        if lease.awaited:
+        if lease.released_by_call:
             pool.hold(connection)
         lease.node = node
         if (ended := self._book.enter(lease, connection)) is not None:

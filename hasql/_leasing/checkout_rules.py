@@ -36,7 +36,7 @@ class GivesBack(Protocol[PoolT, ConnT]):
     def trace(self, tracing: LeaseTracing[PoolT, ConnT] | None) -> None:
         """Tell a tracer of each connection that comes back from now on."""
 
-    def stand_within(self, layers: LeaseLayers[PoolT, ConnT]) -> None:
+    def use_layers(self, layers: LeaseLayers[PoolT, ConnT]) -> None:
         """Tell these layers of each connection that comes back."""
 
     def hold(self, node: Node[PoolT, ConnT]) -> None:
@@ -80,11 +80,11 @@ class CheckoutRules(Generic[PoolT, ConnT]):
         self._tracing = tracing
         self._returns.trace(tracing)
 
-    def stand_within(self, layers: LeaseLayers[PoolT, ConnT]) -> None:
+    def use_layers(self, layers: LeaseLayers[PoolT, ConnT]) -> None:
         """Send each acquire through these layers; to be called before the first acquire."""
         self._layers = layers
-        if layers.see_returns:
-            self._returns.stand_within(layers)
+        if layers.told_of_returns:
+            self._returns.use_layers(layers)
 
     def _occupy_on(self, node: Node[PoolT, ConnT]) -> Node[PoolT, ConnT]:
         self._enter()  # a closed manager refuses here, because this bypasses the routing
@@ -97,7 +97,7 @@ class CheckoutRules(Generic[PoolT, ConnT]):
     def adopt(self, connection: ConnT, node: Node[PoolT, ConnT]) -> None:
         """Enter in the book a connection that was taken from the driver's pool directly."""
         lease: Lease[PoolT, ConnT] = Lease(self, REPLICA_OR_MASTER, 0.0, {})
-        lease.used = lease.awaited = True
+        lease.used = lease.released_by_call = True
         lease.node = lease.fixed_node = node
         lease.lent_at, lease.correlation_id = self._clock(), correlation_id.get()
         self._router.occupy_on(node)

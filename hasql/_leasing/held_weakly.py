@@ -8,7 +8,7 @@ from hasql._leasing.lease import Lease
 from hasql._leasing.thread_lease import ThreadLease
 from hasql.driver import ConnT, PoolT
 
-__all__ = ("let_go",)
+__all__ = ("hold_weakly",)
 
 
 class _HeldWeakly(Lease[PoolT, ConnT]):
@@ -42,7 +42,7 @@ _WEAK: dict[type[Lease[Any, Any]], type[_HeldWeakly[Any, Any]]] = {
 }
 
 
-def let_go(lease: Lease[PoolT, ConnT]) -> None:
+def hold_weakly(lease: Lease[PoolT, ConnT]) -> None:
     """Hold a lease's connection weakly from now on, so that only the application keeps it alive.
 
     This changes the class of the lease, so that other leases do not pay for the property. Most do

@@ -36,7 +36,7 @@ class Hints(Generic[PoolT, ConnT]):
         if isinstance(error, SessionLimitError):
             lease = self._book.find(connection)
             if lease is not None:
-                lease.at_its_limit = True
+                lease.hit_session_limit = True
         elif failure is Failure.BROKEN:
             self._signal(node.host)
             if node.pool is not None:  # it may still be open, if the error is another service's
@@ -66,7 +66,7 @@ class Hints(Generic[PoolT, ConnT]):
             return Failure.LIMIT
         if code:
             return failure
-        limited = lease is not None and lease.at_its_limit
+        limited = lease is not None and lease.hit_session_limit
         if failure is Failure.OTHER and code == "":
             if lease is not None and lease.node is not None:
                 node = lease.node  # the connection's own; the other may have taken its place

@@ -65,9 +65,9 @@ class LeaseLayers(Generic[PoolT, ConnT]):
         self._returned = [layer.returned for layer in inside_out if _defines(layer, "returned")]
         #: Whether any layer lets acquires in, or is told of their failures. If none does, an
         #: acquire need not pay for `take`.
-        self.let_in = bool(self._enter or self._enter_in_thread or self._failed)
+        self.told_of_acquires = bool(self._enter or self._enter_in_thread or self._failed)
         #: Whether any layer is told of connections that come back.
-        self.see_returns = bool(self._returned)
+        self.told_of_returns = bool(self._returned)
 
     async def take(
         self,
@@ -77,7 +77,7 @@ class LeaseLayers(Generic[PoolT, ConnT]):
         """Take a connection for a task's lease, once each layer has let it in."""
         began = self._clock()
         deadline = began + lease.timeout
-        lease.layered = True
+        lease.in_layers = True
         try:
             for enter in self._enter:
                 if (waiting := enter(lease, deadline)) is not None:
@@ -99,7 +99,7 @@ class LeaseLayers(Generic[PoolT, ConnT]):
         """Take a connection for a thread's lease, once each layer has let it in."""
         began = self._clock()
         deadline = began + lease.timeout
-        lease.layered = True
+        lease.in_layers = True
         try:
             for enter in self._enter_in_thread:
                 enter(lease, deadline)
@@ -113,7 +113,7 @@ class LeaseLayers(Generic[PoolT, ConnT]):
             raise
 
     def _leave(self, lease: Lease[PoolT, ConnT], error: BaseException) -> None:
-        lease.layered = False
+        lease.in_layers = False
         for failed in self._failed:
             failed(lease, error)
 
@@ -121,11 +121,11 @@ class LeaseLayers(Generic[PoolT, ConnT]):
         self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], error: BaseException | None
     ) -> None:
         """Tell each layer that a connection is back; a second call does no harm."""
-        if not lease.layered:
+        if not lease.in_layers:
             return  # the lease of a connection that did not fit: the acquire goes on with another
         for returned in self._returned:
             returned(lease, node, error)
-        lease.layered = False  # last, so that an interrupted caller may call this again
+        lease.in_layers = False  # last, so that an interrupted caller may call this again
 
 
 def _defines(layer: Layer, method: str) -> bool:

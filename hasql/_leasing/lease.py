@@ -39,7 +39,7 @@ class Lease(Generic[PoolT, ConnT]):
     due_back = 0.0
     used = False
     #: Whether it is given back by a call, not at the end of a block.
-    awaited = False
+    released_by_call = False
     #: Whether it has waited for a place, which is counted once for each acquire.
     waited = False
     #: When its acquire ended, by the clock (0: it has not), and its correlation id, for which see
@@ -58,12 +58,12 @@ class Lease(Generic[PoolT, ConnT]):
     #: long that is idle.
     key: Hashable | None = None
     #: Whether it was out for too long, and that was reported.
-    told_of = False
+    leak_reported = False
     #: Whether its connection was broken because it was out for too long; and whether its places in
     #: the driver's pool and with the router have been freed since. The application still gives it
     #: back, like any broken connection.
     terminated = False
-    freed = False
+    places_freed = False
     #: The settings that it wants of the session; None: no more than the login gives.
     settings: Any = None
     #: Whether its user runs `local_settings` in a transaction, to set what the session lacks.
@@ -75,11 +75,11 @@ class Lease(Generic[PoolT, ConnT]):
     #: SQL that undoes what was set for it; None: there is nothing to undo.
     undo: str | None = None
     #: Whether it is within the manager's layers: see `LeaseLayers`.
-    layered = False
+    in_layers = False
     #: Whether its connection was closed before it was given back, or by giving it back.
     lost = False
     #: Whether its session has come to a limit of its own, as a driver has reported.
-    at_its_limit = False
+    hit_session_limit = False
     #: A web framework's integration may set a function here, which is called before a call gives
     #: the connection back; None: there is none.
     before_call: Any = None

@@ -74,7 +74,7 @@ class ReturnRules(Generic[PoolT, ConnT]):
             if pool.is_closed(connection):
                 lease.lost = True
                 failure = None if error is None else self._hints.judged(node, connection, error)
-                if lease.at_its_limit or lease.terminated or failure is Failure.LIMIT:
+                if lease.hit_session_limit or lease.terminated or failure is Failure.LIMIT:
                     return  # the application's own doing, which costs no more than this connection
                 if failure in {None, Failure.BROKEN}:  # None: `release` is told of no error
                     pool.destinations.doubt_all()

@@ -55,7 +55,7 @@ class Returns(ReturnRules[PoolT, ConnT]):
         """Tell a tracer of each connection that comes back from now on."""
         self._tracing = self._cancelled.tracing = tracing
 
-    def stand_within(self, layers: LeaseLayers[PoolT, ConnT]) -> None:
+    def use_layers(self, layers: LeaseLayers[PoolT, ConnT]) -> None:
         """Tell these layers of each connection that comes back."""
         self._layers = self._cancelled.layers = layers
 
@@ -122,7 +122,7 @@ class Returns(ReturnRules[PoolT, ConnT]):
 
         The lease keeps its place, and its entry in the book, until the driver has taken it back.
         """
-        if lease.freed:
+        if lease.places_freed:
             self._book.forget(lease)
             return
         node, connection = lease.node, lease.connection

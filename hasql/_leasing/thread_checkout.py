@@ -68,15 +68,15 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         `began` is when the acquire began, by the clock; None: now.
         """
         if (tracing := self._tracing) is not None and not lease.number:
-            return self._traced(lease, tracing)
+            return self._take_traced(lease, tracing)
         if not self.live:
             if self.heir is not None:
                 return self._take_from(self.heir, lease)
             self._enter()
-        if (layers := self._layers) is not None and not lease.layered:
-            if layers.let_in:
-                return self._layered(lease, layers)
-            lease.layered = True
+        if (layers := self._layers) is not None and not lease.in_layers:
+            if layers.told_of_acquires:
+                return self._take_in_layers(lease, layers)
+            lease.in_layers = True
         clock = self._clock
         if began is None:
             began = clock()
@@ -173,7 +173,9 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
             raise
         note_changed(lease, pool, connection, change)
 
-    def _layered(self, lease: Lease[PoolT, ConnT], layers: LeaseLayers[PoolT, ConnT]) -> ConnT:
+    def _take_in_layers(
+        self, lease: Lease[PoolT, ConnT], layers: LeaseLayers[PoolT, ConnT]
+    ) -> ConnT:
         try:
             return layers.take_in_thread(lease, self.take)
         except BaseException:
@@ -181,7 +183,9 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 self._give_back(lease)
             raise
 
-    def _traced(self, lease: Lease[PoolT, ConnT], tracing: LeaseTracing[PoolT, ConnT]) -> ConnT:
+    def _take_traced(
+        self, lease: Lease[PoolT, ConnT], tracing: LeaseTracing[PoolT, ConnT]
+    ) -> ConnT:
         try:
             return tracing.take_in_thread(lease, self.take)
         except BaseException:

@@ -40,7 +40,7 @@ class ThreadLease(Lease[PoolT, ConnT]):
 
     def take(self) -> ConnT:
         """Take a connection for `getconn`."""
-        self.awaited = True
+        self.released_by_call = True
         return self.__enter__()
 
     def limited(self, seconds: float) -> AbstractContextManager[object]:

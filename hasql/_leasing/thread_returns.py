@@ -54,7 +54,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
         """Tell a tracer of each connection that comes back from now on."""
         self._tracing = tracing
 
-    def stand_within(self, layers: LeaseLayers[PoolT, ConnT]) -> None:
+    def use_layers(self, layers: LeaseLayers[PoolT, ConnT]) -> None:
         """Tell these layers of each connection that comes back."""
         self._layers = layers
 
@@ -130,7 +130,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
         Raises UnknownConnectionError if the connection is lent to another thread's block, whose end
         gives it back: then the caller had it earlier, and has given it back already.
         """
-        if not lease.awaited and lease.thread not in {0, threading.get_ident()}:
+        if not lease.released_by_call and lease.thread not in {0, threading.get_ident()}:
             raise UnknownConnectionError(
                 "the connection is lent to a `with` block of another thread, which gives it back; "
                 "give back once what getconn() has lent, and use it no more"
@@ -164,7 +164,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
             del lease.unreturned
         except AttributeError:
             with self._guard:
-                if not lease.freed:  # else it was terminated, and is not in use any more
+                if not lease.places_freed:  # else it was terminated, and is not in use any more
                     raise _given_back_twice() from None
                 self._book.forget(lease)
             return

@@ -172,7 +172,7 @@ def _put_layers_around(  # noqa: PLR0913  # made in one place
             layers.append(lease_watch.upkeep)
     if layers:
         ends.layers = LeaseLayers(layers, options.clock)
-        checkout.stand_within(ends.layers)
+        checkout.use_layers(ends.layers)
     return load
 
 

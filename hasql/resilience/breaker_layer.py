@@ -148,7 +148,7 @@ class BreakerLayer(Layer):
         """Count a lease that has ended, if its end says something about the masters."""
         if not (self._failures or error is not None) or not _concerns(lease):
             return
-        limited = lease.terminated or lease.at_its_limit
+        limited = lease.terminated or lease.hit_session_limit
         lost = lease.lost or lease.expired or limited
         own = limited or (error is not None and is_own_limit(error))
         if error is not None and lost and not own and self._judged(error) in _FROM_BELOW:

@@ -10,7 +10,7 @@ from threading import current_thread
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hasql._leasing.book import LeaseBook
-from hasql._leasing.held_weakly import let_go
+from hasql._leasing.held_weakly import hold_weakly
 from hasql._leasing.layers import Layer
 from hasql._leasing.lease import Lease
 from hasql._leasing.lease_infos import calls_that_led_here, info_of
@@ -96,8 +96,8 @@ class LeaseWatch(Layer):
         lease.task = self._name_of_holder()
         if self._stacks:
             lease.calls = calls_that_led_here(_getframe(2))
-        if lease.awaited and lease.node is not None and lease.node.tells_of_drops:
-            let_go(lease)
+        if lease.released_by_call and lease.node is not None and lease.node.tells_of_drops:
+            hold_weakly(lease)
         if not self._is_set:
             self._is_set = True
             self._in_loop(self._set)
@@ -119,7 +119,7 @@ class LeaseWatch(Layer):
         now, next_due = self._clock(), None
         with self._guard:
             for lease in self._book.all():
-                if lease.told_of or not lease.lent_at:
+                if lease.leak_reported or not lease.lent_at:
                     continue
                 due = lease.lent_at + self._threshold
                 if due <= now:
@@ -133,7 +133,7 @@ class LeaseWatch(Layer):
         info = info_of(lease, now)
         if info is None:
             return
-        lease.told_of = True
+        lease.leak_reported = True
         self.overdue += 1
         self._tell_of(LeaseOverdue(info.host, info, self._terminates))
         if self._terminates:

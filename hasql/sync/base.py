@@ -298,7 +298,7 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
     def _check_own_leases(self, seconds: float) -> None:
         """Refuse to drain within a block of this thread; warn if it holds leases of `getconn`."""
         own = [lease for lease in self._book.all() if lease.thread == threading.get_ident()]
-        if not all(lease.awaited for lease in own):
+        if not all(lease.released_by_call for lease in own):
             raise HasqlError(
                 "this thread is within a `with` block of a lease, and draining would wait for the "
                 "end of that: leave the block first, or have another thread drain"

@@ -153,7 +153,7 @@ def test_what_says_no_on_purpose_counts_as_nothing(bench: Bench, error: BaseExce
     assert bench.breaker.measure().failures == 0
 
 
-@pytest.mark.parametrize("why", ["terminated", "at_its_limit"])
+@pytest.mark.parametrize("why", ["terminated", "hit_session_limit"])
 def test_18_what_hasql_or_a_limit_of_the_session_has_ended_tells_nothing(
     bench: Bench, why: str
 ) -> None:
