@@ -61,7 +61,7 @@ class LeaseBook(Generic[PoolT, ConnT]):
     def take_dropped(self, identity: int) -> Lease[PoolT, ConnT] | None:
         """Take out the lease of a connection object that the application has dropped, by its `id`.
 
-        `revive` enters the lease again. Before that another object may get the same `id`.
+        `enter_again` puts it back. Before that another object may get the same `id`.
         """
         lease = self._leases.get(identity)
         if lease is None or lease.returning:
@@ -83,7 +83,7 @@ class LeaseBook(Generic[PoolT, ConnT]):
             self._terminated.pop(id(lease.connection), None)
         lease.connection = lease.node = None
 
-    def revive(self, lease: Lease[PoolT, ConnT], connection: ConnT) -> None:
+    def enter_again(self, lease: Lease[PoolT, ConnT], connection: ConnT) -> None:
         """Enter a lease again, with the object that stands for the connection that was dropped."""
         lease.connection = connection
         self._leases[id(connection)] = lease
@@ -132,23 +132,23 @@ class LeaseBook(Generic[PoolT, ConnT]):
         node: Node[PoolT, ConnT] | None = None,
         *,
         returning_only: bool = False,
-        but_on: Server | None = None,
+        spared_server: Server | None = None,
         which: Callable[[ConnT], bool] = lambda _: True,
     ) -> int:
         """Break the connections lent on a node, or on all nodes; return how many were still open.
 
-        `but_on` spares connections that are known to lead to that server, and those whose server
-        says that it is a standby. The application gets the driver's connection error on the others,
-        and gives them back as usual.
+        Connections that are known to lead to `spared_server` are spared, and so are those whose
+        server says that it is a standby. The application gets the driver's connection error on the
+        others, and gives them back as usual.
         """
         aborted = 0
         for lease in self._on(node):
             if lease.node is None or lease.node.pool is None or lease.connection is None:
                 continue
             pool, connection = lease.node.pool, lease.connection
-            if but_on is not None and (
+            if spared_server is not None and (
                 pool.is_closed(connection)  # a closed one can be asked nothing
-                or pool.destinations.server_of(pool.key(connection)) == but_on
+                or pool.destinations.server_of(pool.key(connection)) == spared_server
                 or pool.in_hot_standby(connection)
             ):
                 continue

@@ -25,7 +25,7 @@ __all__ = ("CancelledReleases",)
 log = logging.getLogger("hasql")
 
 #: Seconds in which the releases have to end once their connections are broken.
-_LAST_WORDS = 1.0
+_END_TIMEOUT = 1.0
 
 
 class CancelledReleases(Generic[PoolT, ConnT]):
@@ -105,6 +105,6 @@ class CancelledReleases(Generic[PoolT, ConnT]):
         Those that have not ended a second later are cancelled.
         """
         if self._tasks:
-            _, left = await asyncio.wait(self._tasks, timeout=_LAST_WORDS)
+            _, left = await asyncio.wait(self._tasks, timeout=_END_TIMEOUT)
             for task in left:
                 task.cancel()

@@ -19,7 +19,7 @@ from hasql.driver.deadline import OutOfTimeError, SlowConnectError
 from hasql.driver.judgement import judged
 from hasql.errors import NotAvailableError
 
-__all__ = ("LONG_CONNECT", "CheckoutRules", "GivesBack")
+__all__ = ("LONG_CONNECT", "CheckoutRules", "Returner")
 
 LONG_CONNECT: Final = 0.1
 """Seconds after which an acquire that is still connecting has its host probed."""
@@ -30,7 +30,7 @@ _ANOTHER_TIME = frozenset(
 )
 
 
-class GivesBack(Protocol[PoolT, ConnT]):
+class Returner(Protocol[PoolT, ConnT]):
     """The methods of `Returns` and `ThreadReturns` that the rules call."""
 
     def trace(self, tracing: LeaseTracing[PoolT, ConnT] | None) -> None:
@@ -54,7 +54,7 @@ class CheckoutRules(Generic[PoolT, ConnT]):
         driver: Driver[PoolT, ConnT],
         router: Router[PoolT, ConnT],
         book: LeaseBook[PoolT, ConnT],
-        returns: GivesBack[PoolT, ConnT],
+        returns: Returner[PoolT, ConnT],
         options: LeasingOptions,
         manager: ManagerCalls,
     ) -> None:

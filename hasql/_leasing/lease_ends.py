@@ -27,7 +27,7 @@ log = logging.getLogger("hasql")
 
 #: Seconds in which the user of a broken connection meets the error and gives the connection back.
 #: Nothing else may touch the connection while a thread may be about to give it back.
-_GIVES_BACK = 0.25
+_RETURN_TIMEOUT = 0.25
 
 
 class _LeaseEnds(Generic[PoolT, ConnT]):
@@ -58,7 +58,7 @@ class _LeaseEnds(Generic[PoolT, ConnT]):
             return
         lease.terminated = True
         node.pool.abort(connection)
-        asyncio.get_running_loop().call_later(_GIVES_BACK, self._free, lease)
+        asyncio.get_running_loop().call_later(_RETURN_TIMEOUT, self._free, lease)
 
     def _free(self, lease: Lease[PoolT, ConnT]) -> None:
         with self._guard:

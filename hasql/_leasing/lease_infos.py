@@ -15,7 +15,7 @@ __all__ = ("calls_that_led_here", "info_of", "infos_of")
 _OURS = f"{Path(__file__).parents[1]}/"
 """The directory of hasql's own code, whose calls are left out."""
 
-_KEPT = range(16)
+_CALLS_KEPT = range(16)
 """Counts off the calls that are kept; each more costs every acquire a tenth of a microsecond."""
 
 
@@ -52,7 +52,7 @@ def calls_that_led_here(frame: FrameType | None) -> Calls:
     while frame is not None and frame.f_code.co_filename.startswith(_OURS):
         frame = frame.f_back
     codes, instructions = [], []
-    for _ in _KEPT:
+    for _ in _CALLS_KEPT:
         if frame is None:
             break
         codes.append(frame.f_code)
@@ -64,8 +64,8 @@ def calls_that_led_here(frame: FrameType | None) -> Calls:
 def _formatted(calls: Calls) -> str:
     """Format the calls as a traceback is formatted, the innermost call last."""
     lines = []
-    if len(calls[0]) == len(_KEPT):
-        lines.append(f"  (the innermost {len(_KEPT)} calls)\n")
+    if len(calls[0]) == len(_CALLS_KEPT):
+        lines.append(f"  (the innermost {len(_CALLS_KEPT)} calls)\n")
     for code, instruction in reversed([*zip(*calls, strict=True)]):
         number = _line_of(code, instruction)
         lines.append(f'  File "{code.co_filename}", line {number}, in {code.co_name}\n')

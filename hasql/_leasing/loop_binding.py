@@ -106,7 +106,7 @@ def _loop_here() -> asyncio.AbstractEventLoop:
 _bound: WeakSet[LoopBinding] = WeakSet()
 
 
-def _disinherit() -> None:
+def _mark_inherited() -> None:
     for binding in tuple(_bound):
         binding.inherited = True
         binding.thread = 0  # so that the next use does the whole check
@@ -114,4 +114,4 @@ def _disinherit() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_disinherit)
+    os.register_at_fork(after_in_child=_mark_inherited)

@@ -14,7 +14,7 @@ from hasql._leasing.lease import Lease
 from hasql._leasing.lease_settings import PoolerRefusesError, note_changed, session_change
 from hasql._leasing.lease_tracing import LeaseTracing
 from hasql._leasing.options import InLoop, LeasingOptions, ManagerCalls
-from hasql._leasing.thread_returns import ThreadReturns, release_anew
+from hasql._leasing.thread_returns import ThreadReturns, abort_and_release
 from hasql._routing.node import Node
 from hasql._routing.request import MASTER, Request
 from hasql._routing.router import Router
@@ -51,7 +51,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         super().__init__(driver, router, book, returns, options, manager)
         # Bound directly, so that ending a lease does not cost an extra call.
         self.leave, self.forget = returns.leave, returns.forget
-        self._give_back, self.leave_anew = returns.give_back, returns.leave_anew
+        self._give_back, self.finish_leaving = returns.give_back, returns.finish_leaving
         self._guard = guard
         self._limits = AbortTimer(options.clock, guard, in_loop)
         #: Whether the manager has started; asked on each acquire.
@@ -252,7 +252,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         try:
             pool.release(connection)
         except BaseException as error:
-            release_anew(pool, connection)
+            abort_and_release(pool, connection)
             if not isinstance(error, Exception):
                 raise
             # The connection is broken anyway.
@@ -281,7 +281,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
             try:
                 self._give_back(back)
             except BaseException:
-                self.leave_anew(back, None)
+                self.finish_leaving(back, None)
                 raise
 
     def limited(self, lease: Lease[PoolT, ConnT], seconds: float) -> AbstractContextManager[object]:

@@ -23,7 +23,7 @@ class ThreadLender(Protocol[PoolT, ConnT]):
     def forget(self, lease: Lease[PoolT, ConnT]) -> None:
         """End the block of a lease that has no connection, or that is being given back already."""
 
-    def leave_anew(self, lease: Lease[PoolT, ConnT], error: BaseException | None) -> None:
+    def finish_leaving(self, lease: Lease[PoolT, ConnT], error: BaseException | None) -> None:
         """Do what is left to do after `leave` or `forget` has raised, perhaps before it began."""
 
     def limited(self, lease: Lease[PoolT, ConnT], seconds: float) -> AbstractContextManager[object]:
@@ -86,5 +86,5 @@ class ThreadLease(Lease[PoolT, ConnT]):
         except BaseException:
             # A signal's handler may have raised this, and may have run before the first step of the
             # function that was called.
-            self._lender.leave_anew(self, exc)
+            self._lender.finish_leaving(self, exc)
             raise

@@ -19,7 +19,7 @@ from hasql._routing.shared_router import SharedRouter
 from hasql.driver import ConnT, Failure, PoolT, ThreadPool
 from hasql.errors import UnknownConnectionError
 
-__all__ = ("ThreadReturns", "release_anew")
+__all__ = ("ThreadReturns", "abort_and_release")
 
 
 class ThreadReturns(ReturnRules[PoolT, ConnT]):
@@ -102,7 +102,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
                     layers.returned(lease, node, None)
             raise
 
-    def leave_anew(
+    def finish_leaving(
         self,
         lease: Lease[PoolT, ConnT],
         error: BaseException | None,
@@ -140,7 +140,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
         try:
             self.give_back(lease, None, kwargs)
         except BaseException:
-            self.leave_anew(lease, None, kwargs)
+            self.finish_leaving(lease, None, kwargs)
             raise
 
     # long: as few calls as possible, because each could be interrupted before it begins
@@ -190,7 +190,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
                 pool.release(connection)
         except BaseException as failure:
             if self._book.find(connection) is lease:  # else another lease has it already
-                release_anew(pool, connection)
+                abort_and_release(pool, connection)
             lease.lost = True
             # What the connection was used for has ended well, so its failure is not raised. But
             # with arguments it is, because the caller's arguments may be to blame.
@@ -288,7 +288,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
         self._overdue.cancel()
 
 
-def release_anew(pool: ThreadPool[PoolT, ConnT], connection: ConnT) -> None:
+def abort_and_release(pool: ThreadPool[PoolT, ConnT], connection: ConnT) -> None:
     """Abort a connection whose release has raised, and free its place in the pool.
 
     A signal's handler may have raised before the release began.

@@ -34,7 +34,7 @@ _LONGEST_PAUSE: Final = 0.5
 #: How often a server has to refuse the question before that counts: once may be chance.
 _REFUSALS: Final = 2
 #: For how many servers the last mark is kept.
-_KEPT: Final = 8
+_MARKS_KEPT: Final = 8
 
 
 class CommitFinder(Generic[PoolT, ConnT]):
@@ -85,7 +85,7 @@ class CommitFinder(Generic[PoolT, ConnT]):
         server = mark.server
         if server not in self._marks:
             with self._routing.guard:
-                if len(self._marks) >= _KEPT:
+                if len(self._marks) >= _MARKS_KEPT:
                     del self._marks[next(iter(self._marks.copy()))]  # others add theirs meanwhile
         self._marks[server] = mark
 

@@ -34,7 +34,7 @@ log = logging.getLogger("hasql")
 #: Seconds a starting manager gives its hosts before it routes to the masters it has met.
 _FIRST_ROUND = 0.1
 #: Seconds that pools have for closing politely, even if the caller would wait for longer.
-_GOODBYE = 1.0
+_CLOSE_TIMEOUT = 1.0
 
 
 class Lifetime(Generic[PoolT, ConnT]):
@@ -193,7 +193,7 @@ class Lifetime(Generic[PoolT, ConnT]):
             if self._routing.names is not None:
                 others += self._routing.names.stop_all()
             await asyncio.gather(self._routing.monitors.end(), end_tasks(others))
-            deadline = min(deadline, self._clock() + _GOODBYE)
+            deadline = min(deadline, self._clock() + _CLOSE_TIMEOUT)
             nodes = self._routing.all_nodes()
             await asyncio.gather(*(self._close(node, deadline) for node in nodes))
         finally:

@@ -20,7 +20,7 @@ __all__ = ("LoopThread",)
 _T = TypeVar("_T")
 
 #: Seconds that the thread has for ending once it is told to, besides those of its tasks.
-_LAST_WORDS = 1.0
+_END_TIMEOUT = 1.0
 #: Seconds between two looks of a waiting thread at the calls for which no thread could be started.
 _LOOK_UP_FROM_WAITING = 1.0
 #: Seconds within which the loop calls a function, unless it is held up.
@@ -186,8 +186,8 @@ class LoopThread:
     def join(self) -> None:
         """Wait a short time for the thread and its calls to end; in the thread itself, do not."""
         if self._thread is not None and not self._thread.is_current:
-            self._thread.join(2 * _LAST_WORDS)
-            self._outside.finish(_LAST_WORDS)
+            self._thread.join(2 * _END_TIMEOUT)
+            self._outside.finish(_END_TIMEOUT)
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)

@@ -338,7 +338,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         if isinstance(effect, Purge):
             purge(node, self._book)
             self.openings.give_up(node)  # a pool that is being opened is from before, too
-        elif aborted := self._book.abort(node, but_on=effect.but_on):
+        elif aborted := self._book.abort(node, spared_server=effect.spared_server):
             leases = counted(aborted, "lease")
             say(log.warning, "%s: %s aborted", node.host, "leases_aborted", leases)
 

@@ -35,7 +35,7 @@ _FIRST_QUIET = 0.5
 #: been moved to one.
 _NO_MASTER = 10.0
 #: Seconds in which a look that is cancelled has to end.
-_LAST_WORDS = 0.5
+_END_TIMEOUT = 0.5
 #: So many looks in a row show where a name leads, even if it may lead to several servers in turn.
 _LOOKS_TO_BE_SURE = 3
 
@@ -165,7 +165,7 @@ class FreshLooks:
         """End the look under way, and wait for its end, but not for a driver that goes on."""
         self.cancel()
         if self._look is not None:
-            await asyncio.wait([self._look], timeout=_LAST_WORDS)
+            await asyncio.wait([self._look], timeout=_END_TIMEOUT)
 
 
 async def _kept(look: _Look) -> Found | None:

@@ -21,7 +21,7 @@ __all__ = ("Monitors", "end_tasks")
 log = logging.getLogger("hasql")
 
 #: Seconds in which cancelled tasks have to end.
-_LAST_WORDS = 1.0
+_END_TIMEOUT = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,4 +186,4 @@ async def end_tasks(tasks: list[asyncio.Task[None]]) -> None:
         task.cancel()
     if tasks:
         # A driver that goes on waiting for a silent server all the same is left behind.
-        await asyncio.wait(tasks, timeout=_LAST_WORDS)
+        await asyncio.wait(tasks, timeout=_END_TIMEOUT)

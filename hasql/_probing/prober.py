@@ -29,7 +29,7 @@ _REFUSALS = 2
 #: two errors asyncpg keeps the last.
 _MAY_BE_LIMIT: Final = frozenset({"25P04", "08P01"})
 #: What is missing with a server that denies a form of the probe.
-_LOST: Final = MappingProxyType(
+_MISSING: Final = MappingProxyType(
     {
         ProbeForm.FULL: "after a failover the outcome of a commit may stay unknown",
         ProbeForm.CORE: "fencing is off for it",
@@ -262,7 +262,7 @@ class Prober:
             self._denied.add(self._form)
             log.warning(
                 "%s does not answer the %s probe (%s); %s",
-                self._host, self._form.name.lower(), self._hide(str(error)), _LOST[self._form],
+                self._host, self._form.name.lower(), self._hide(str(error)), _MISSING[self._form],
                 extra=about("probe_denied", host=self._host),
             )  # fmt: skip
         self._form, self._form_since = smaller, self._clock()

@@ -24,7 +24,7 @@ __all__ = (
 #: Every history begins with this timeline.
 FIRST_TIMELINE: Final = 1
 #: How many switches of one cluster are kept: those of the newest timelines.
-_KEPT: Final = 16
+_SWITCHES_KEPT: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def remembered(
         return switches
     rest = (each for each in kept if each is not known)
     newest = sorted((*rest, switch), key=lambda each: each.timeline, reverse=True)
-    return {**switches, reading.system_id: tuple(newest[:_KEPT])}
+    return {**switches, reading.system_id: tuple(newest[:_SWITCHES_KEPT])}
 
 
 def switches_from(

@@ -9,7 +9,7 @@ __all__ = ("NameHistory", "plain_address")
 ROTATING_ABSENCE: Final = 60.0
 """Seconds for which an address must be missing before a name that rotates has left it."""
 
-_REMEMBERED = 1000
+_MISSING_KEPT = 1000
 
 
 class NameHistory:
@@ -45,7 +45,7 @@ class NameHistory:
         back = present & missing.keys()
         for address in back:
             del missing[address]
-        while len(missing) > _REMEMBERED:
+        while len(missing) > _MISSING_KEPT:
             del missing[next(iter(missing))]
         # A thread that asks meanwhile finds the former answer or the new one.
         if back:

@@ -102,7 +102,7 @@ class AbortLeases:
     host: HostSpec
     #: If the node's name leads to several servers: the server to spare. Leases on others that write
     #: are aborted.
-    but_on: tuple[int, int] | None = None
+    spared_server: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

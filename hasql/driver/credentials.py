@@ -22,7 +22,7 @@ _LONGEST_ANSWER: Final = 10.0
 #: Seconds between two looks of a waiting thread at whether its connect has to end.
 _LOOK: Final = 0.1
 #: How many passwords are remembered, so that they can be hidden.
-_REMEMBERED: Final = 16
+_PASSWORDS_KEPT: Final = 16
 
 
 class CredentialSource:
@@ -43,7 +43,7 @@ class CredentialSource:
         #: The manager's event loop, set by the first login in it: no pool connects before the
         #: monitor of its host has.
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._given: deque[str] = deque(maxlen=_REMEMBERED)
+        self._given: deque[str] = deque(maxlen=_PASSWORDS_KEPT)
 
     async def login(self) -> Login:
         """Ask in the manager's event loop. Raises ConnectionError and ConfigurationError."""

@@ -20,7 +20,7 @@ __all__ = (
 #: A setting in libpq's `options`: ``-c name=value``, ``-cname=value`` or ``--name=value``.
 _IN_OPTIONS: Final = re.compile(r"(?:-c\s*|--)([\w.-]+)\s*=\s*((?:\\.|[^\s\\])*)")
 #: Where a session keeps the value of a setting from before a lease: no server has such a name.
-_KEPT: Final = "hasql.before_"
+_FORMER_PREFIX: Final = "hasql.before_"
 _ESCAPED: Final = re.compile(r"\\(.)")
 _CURRENT: Final = "(SELECT setting FROM pg_catalog.pg_settings WHERE name"
 _TO_ESCAPE: Final = re.compile(r"([\s\\])")
@@ -149,7 +149,7 @@ def set_query(
     values = [_set(name, _literal(value), local=local) for name, value in settings.items()]
     for name, value in kept.items():
         before = f"pg_catalog.concat('=', pg_catalog.current_setting({_literal(name)}))"
-        values += [_set(_KEPT + name, before), _set(name, _literal(value))]
+        values += [_set(_FORMER_PREFIX + name, before), _set(name, _literal(value))]
     return f"SELECT {', '.join(values)}"
 
 
@@ -160,7 +160,7 @@ def restore_query(kept: Iterable[str], settings: Mapping[str, str | None]) -> st
     """
     values = [_set(name, _literal(value)) for name, value in settings.items()]
     for name in kept:
-        before = f"pg_catalog.current_setting({_literal(_KEPT + name)}, true)"
+        before = f"pg_catalog.current_setting({_literal(_FORMER_PREFIX + name)}, true)"
         is_kept = f"pg_catalog.starts_with({before}, '=')"
         values.append(_set(name, f"CASE WHEN {is_kept} THEN pg_catalog.substr({before}, 2) END"))
     return f"SELECT {', '.join(values)}"

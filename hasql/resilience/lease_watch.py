@@ -174,7 +174,7 @@ class LeaseWatch(Layer):
 
     def _take_back(self, lease: Lease[Any, Any], revive: Callable[[], Any]) -> None:
         with self._guard:
-            self._book.revive(lease, revive())
+            self._book.enter_again(lease, revive())
             info = info_of(lease, self._clock())
             if info is not None:
                 self.dropped += 1
