@@ -6,7 +6,7 @@ from hasql._leasing.book import LeaseBook
 from hasql._leasing.destination_check import WrongServerError
 from hasql._leasing.layers import LeaseLayers
 from hasql._leasing.lease import Lease
-from hasql._leasing.lease_settings import PoolerRefusesError, is_to_be_guarded
+from hasql._leasing.lease_settings import PoolerRefusesError, must_be_read_only
 from hasql._leasing.lease_tracing import LeaseTracing
 from hasql._leasing.options import LeasingOptions, ManagerCalls
 from hasql._probing.schedule import Evidence
@@ -183,9 +183,9 @@ class CheckoutRules(Generic[PoolT, ConnT]):
             return False
         if not node.as_master or lease.request is REPLICA:
             return False
-        # The node may be a replica that was promoted meanwhile. Without the guard a connection that
-        # is lent for reading could write there.
-        return lease.guarded or not is_to_be_guarded(lease, node)
+        # The node may be a replica that was promoted meanwhile. Unless the connection is read-only,
+        # what is lent for reading could write there.
+        return lease.read_only or not must_be_read_only(lease, node)
 
     def _not_available(self, lease: Lease[PoolT, ConnT]) -> NotAvailableError:
         told = f"no connection to a {lease.request} within {lease.timeout:g} s"

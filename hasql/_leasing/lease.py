@@ -71,7 +71,7 @@ class Lease(Generic[PoolT, ConnT]):
     #: SQL that does so; None: nothing is lacking.
     local_settings: str | None = None
     #: Whether its connection is read-only, as the lease wants it to be.
-    guarded = False
+    read_only = False
     #: SQL that undoes what was set for it; None: there is nothing to undo.
     undo: str | None = None
     #: Whether it is within the manager's layers: see `LeaseLayers`.

@@ -1,8 +1,8 @@
-"""The settings of one lease: the guard of reads on a master, and what an acquire overrides.
+"""The settings of one lease: read-only mode for reads on a master, and what an acquire overrides.
 
-A setting costs its connection a round trip when it is lent, and one when it is back. The guard that
-a manager sets for all its leases costs one only where it changes: it stays on the connection until
-a lease that may write gets that.
+A setting costs its connection a round trip when it is lent, and one when it is back. The
+read-only mode that a manager sets for all its leases costs one only where it changes: it stays on
+the connection until a lease that may write gets that.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from hasql.errors import ConfigurationError
 __all__ = (
     "LeaseSettings",
     "PoolerRefusesError",
-    "is_to_be_guarded",
+    "must_be_read_only",
     "note_changed",
     "prepare_session",
     "session_change",
@@ -43,9 +43,9 @@ class LeaseSettings:
     #: What is set for this lease alone, and undone on its return.
     overrides: Mapping[str, str] = field(default_factory=dict)
     #: Whether a connection that is lent for reading must be read-only, even on a master.
-    guards_reads: bool = False
+    enforce_read_only: bool = False
     #: Whether that is so for all leases of the manager.
-    guards_all: bool = False
+    enforced_for_all: bool = False
 
 
 _NONE: Final = LeaseSettings()
@@ -56,7 +56,7 @@ class SessionChange(NamedTuple):
 
     query: str
     #: Whether the SQL makes the connection read-only (True), or ends that (False); None: neither.
-    guard: bool | None
+    read_only: bool | None
 
 
 def session_change(
@@ -72,33 +72,33 @@ def session_change(
     key, known = pool.key(connection), pool.destinations
     wanted = lease.settings or _NONE
     lease.undo = lease.local_settings = None
-    lease.guarded = False
+    lease.read_only = False
     if key in known.lacking:
         lease.local_settings = _made_locally(lease, node, known.lacking[key])
-    guard: bool | None = None
-    if is_to_be_guarded(lease, node):
-        lease.guarded = pool.is_read_only(connection)
-        guard = None if lease.guarded else True
-    elif key in known.guarded and (node.as_master or lease.fixed_node is not None):
-        # A reset may have lifted the guard. Servers before PostgreSQL 14 do not report that.
+    read_only: bool | None = None
+    if must_be_read_only(lease, node):
+        lease.read_only = pool.is_read_only(connection)
+        read_only = None if lease.read_only else True
+    elif key in known.made_read_only and (node.as_master or lease.fixed_node is not None):
+        # A reset may have ended that mode. Servers before PostgreSQL 14 do not report that.
         if pool.is_read_only(connection) or pool.in_hot_standby(connection) is None:
-            guard = False
+            read_only = False
         else:
-            known.guarded.discard(key)
-    if guard is None and not wanted.overrides:
+            known.made_read_only.discard(key)
+    if read_only is None and not wanted.overrides:
         return None
     if node.pooled:
-        raise PoolerRefusesError(_refusal(node, wanted, guard=guard))
-    changes = {} if guard is None else {_READ_ONLY: "on" if guard else None}
-    return SessionChange(set_query(changes, kept=wanted.overrides), guard)
+        raise PoolerRefusesError(_refusal(node, wanted, read_only=read_only))
+    changes = {} if read_only is None else {_READ_ONLY: "on" if read_only else None}
+    return SessionChange(set_query(changes, kept=wanted.overrides), read_only)
 
 
-def is_to_be_guarded(lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT]) -> bool:
+def must_be_read_only(lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT]) -> bool:
     """Tell whether a lease is for reading, and only a setting would keep it from writing."""
     wanted = lease.settings
     return (
         wanted is not None
-        and wanted.guards_reads
+        and wanted.enforce_read_only
         and lease.request is not MASTER
         and lease.fixed_node is None
         and not node.as_replica
@@ -115,14 +115,14 @@ def note_changed(
     """Take note that the SQL from `session_change` has run on a connection."""
     key, known, wanted = pool.key(connection), pool.destinations, lease.settings or _NONE
     undone: dict[str, str | None] = {}
-    if change.guard:
-        lease.guarded = True
-        if wanted.guards_all:
-            known.guard(key)
+    if change.read_only:
+        lease.read_only = True
+        if wanted.enforced_for_all:
+            known.note_made_read_only(key)
         else:
             undone[_READ_ONLY] = None
-    elif change.guard is not None:
-        known.guarded.discard(key)
+    elif change.read_only is not None:
+        known.made_read_only.discard(key)
     if wanted.overrides or undone:
         lease.undo = restore_query(wanted.overrides, undone)
 
@@ -186,8 +186,8 @@ def _made_locally(
     return set_query({name: settings.parameters[name] for name in lacks}, local=True)
 
 
-def _refusal(node: Node[PoolT, ConnT], wanted: LeaseSettings, *, guard: bool | None) -> str:
-    if guard is not None:
+def _refusal(node: Node[PoolT, ConnT], wanted: LeaseSettings, *, read_only: bool | None) -> str:
+    if read_only is not None:
         return _told(node, _READ_ONLY, "enforce_read_only, for a read that has come to a master,")
     return _told(node, ", ".join(wanted.overrides), "session= of this acquire")
 

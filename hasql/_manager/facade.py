@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from hasql._leasing.lease import Lease
 from hasql._manager.assembly import Parts
-from hasql._manager.lease_wishes import settings_of, wanted_by_all
 from hasql._manager.options import (
     Options,
     apply_session,
@@ -17,6 +16,7 @@ from hasql._manager.options import (
     policy_of,
 )
 from hasql._manager.pool_access import PoolAccess
+from hasql._manager.wanted_settings import wanted_by, wanted_by_all
 from hasql._probing.followed_names import NameSource
 from hasql._probing.name_sources import source_of_names
 from hasql._routing.request import MASTER, REPLICA_OR_MASTER
@@ -238,7 +238,7 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
         lease = self._new_lease(self._checkout, MASTER, seconds, kwargs)
         lease.settings = self._lease_settings
         if session is not None:
-            lease.settings = settings_of(session, lease)
+            lease.settings = wanted_by(session, lease)
         return lease
 
     def acquire_replica(
@@ -260,7 +260,7 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
         lease = self._new_lease(self._checkout, request, seconds, kwargs)
         lease.settings = self._lease_settings
         if session is not None:
-            lease.settings = settings_of(session, lease)
+            lease.settings = wanted_by(session, lease)
         return lease
 
     def acquire_from_pool(
@@ -278,7 +278,7 @@ class Facade(PoolAccess[PoolT, ConnT], Generic[PoolT, ConnT, LeaseT]):
         lease.fixed_node = node
         lease.settings = self._lease_settings
         if session is not None:
-            lease.settings = settings_of(session, lease)
+            lease.settings = wanted_by(session, lease)
         return lease
 
     # The leases for an attempt of `run`, which has so many seconds to get one

@@ -36,7 +36,7 @@ class Destinations:
         self.undone_by_reset: dict[Hashable, tuple[str, ...]] = {}
         #: Connections that hasql has made read-only, for reads on a master. They still are, unless
         #: a reset has lifted it.
-        self.guarded: set[Hashable] = set()
+        self.made_read_only: set[Hashable] = set()
         self._open: set[Hashable] = set()
         self._servers: dict[Hashable, Server] = {}
         self._read_only: set[Hashable] = set()
@@ -86,7 +86,7 @@ class Destinations:
         self._read_only.discard(key)
         self.lacking.pop(key, None)
         self.undone_by_reset.pop(key, None)
-        self.guarded.discard(key)
+        self.made_read_only.discard(key)
         self.writes(key)
 
     def doubt(self, key: Hashable) -> None:
@@ -108,10 +108,10 @@ class Destinations:
         """Take note that a connection said `off`: its server writes while the session lasts."""
         self.doubtful.discard(key)
 
-    def guard(self, key: Hashable) -> None:
+    def note_made_read_only(self, key: Hashable) -> None:
         """Take note that an open connection was made read-only."""
         if key in self._open:
-            self.guarded.add(key)
+            self.made_read_only.add(key)
 
     def lead_to(self, key: Hashable, server: Server) -> None:
         """Take note of the server that a connection leads to."""

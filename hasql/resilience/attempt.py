@@ -63,7 +63,7 @@ class Attempt(Generic[PoolT, ConnT]):
         if lease.request is not MASTER:
             unit.wrote_nothing = True
             # The transaction is what guards such a lease against writes, whatever its server.
-            guarded = lease.settings is not None and lease.settings.guards_reads
+            guarded = lease.settings is not None and lease.settings.enforce_read_only
             modes = options.modes_to_read if guarded else options.modes
         self.modes = modes
         self.pool = pool = node.pool

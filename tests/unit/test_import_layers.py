@@ -234,8 +234,8 @@ LAYERS: tuple[frozenset[str], ...] = (
         {
             "hasql._manager.event_log",
             "hasql._manager.guarded",
-            "hasql._manager.lease_wishes",
             "hasql._manager.loop_thread",
+            "hasql._manager.wanted_settings",
         }
     ),
     frozenset({"hasql._manager.notifier", "hasql._manager.options"}),

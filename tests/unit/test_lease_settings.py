@@ -1,4 +1,4 @@
-"""Settings of single leases, and the guard of reads: their cost, and that nothing stays behind."""
+"""Settings of one lease, and read-only mode: what each costs, and that nothing stays behind."""
 
 from __future__ import annotations
 

@@ -9,17 +9,17 @@ from hasql._routing.request import MASTER
 from hasql.errors import ConfigurationError
 from hasql.resilience.session_defaults import SessionDefaults
 
-__all__ = ("settings_of", "wanted_by_all")
+__all__ = ("wanted_by", "wanted_by_all")
 
-_ALL_READS_GUARDED: Final = LeaseSettings(guards_reads=True, guards_all=True)
+_ENFORCED_FOR_ALL: Final = LeaseSettings(enforce_read_only=True, enforced_for_all=True)
 
 
 def wanted_by_all(session: SessionDefaults | None) -> LeaseSettings | None:
     """Return what every acquire of a manager wants. None: no more than a login sets up."""
-    return _ALL_READS_GUARDED if session is not None and session.enforce_read_only else None
+    return _ENFORCED_FOR_ALL if session is not None and session.enforce_read_only else None
 
 
-def settings_of(session: SessionDefaults, lease: Lease[Any, Any]) -> LeaseSettings:
+def wanted_by(session: SessionDefaults, lease: Lease[Any, Any]) -> LeaseSettings:
     """Return what an acquire with its own `session` wants.
 
     Raises TypeError, and ConfigurationError where `enforce_read_only` has no meaning.
@@ -34,5 +34,5 @@ def settings_of(session: SessionDefaults, lease: Lease[Any, Any]) -> LeaseSettin
                 "enforce_read_only is about what acquire_replica lends: for a transaction that "
                 "does not write on a master, begin it READ ONLY"
             )
-        wanted = replace(wanted, guards_reads=True)
+        wanted = replace(wanted, enforce_read_only=True)
     return replace(wanted, overrides=session.parameters())
