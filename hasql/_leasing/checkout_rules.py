@@ -16,7 +16,7 @@ from hasql._routing.router import Router
 from hasql.diagnostics import correlation_id
 from hasql.driver import ConnT, Driver, Failure, PoolT
 from hasql.driver.deadline import OutOfTimeError, SlowConnectError
-from hasql.driver.judgement import judged
+from hasql.driver.judgement import judge_error
 from hasql.errors import NotAvailableError
 
 __all__ = ("LONG_CONNECT", "CheckoutRules", "Returner")
@@ -129,7 +129,7 @@ class CheckoutRules(Generic[PoolT, ConnT]):
                 raise error  # trying again would help only on a host without a pooler
             if node.succession is not None and isinstance(error, Exception):
                 return  # another pool has taken its place, and its connects were ended
-            failure = judged(self._driver, error)
+            failure = judge_error(self._driver, error)
             if failure not in _ANOTHER_TIME or lease.fixed_node is not None:
                 raise error
             elsewhere = isinstance(error, WrongServerError)

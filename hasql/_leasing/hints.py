@@ -3,13 +3,13 @@
 from typing import Generic
 
 from hasql._leasing.book import LeaseBook
-from hasql._leasing.met_errors import Met, MetErrors
+from hasql._leasing.error_origins import ErrorOrigin, ErrorOrigins
 from hasql._leasing.options import Signal
 from hasql._routing.node import Node
 from hasql._routing.request import MASTER
 from hasql.driver import ConnT, Driver, Failure, PoolT
 from hasql.driver.failure import SessionLimitError
-from hasql.driver.judgement import judged, sqlstate_of
+from hasql.driver.judgement import judge_error, sqlstate_of
 
 __all__ = ("Hints", "is_on_standby")
 
@@ -22,17 +22,17 @@ class Hints(Generic[PoolT, ConnT]):
         driver: Driver[PoolT, ConnT],
         book: LeaseBook[PoolT, ConnT],
         signal: Signal,
-        met: MetErrors | None = None,
+        origins: ErrorOrigins | None = None,
     ) -> None:
         self._driver = driver
         self._book = book
         self._signal = signal
         #: The errors that only their lease can explain, of all leases of a manager.
-        self.met = met or MetErrors()
+        self.origins = origins or ErrorOrigins()
 
-    def heard(self, node: Node[PoolT, ConnT], connection: ConnT, error: BaseException) -> None:
+    def note_error(self, node: Node[PoolT, ConnT], connection: ConnT, error: BaseException) -> None:
         """Take note of an exception in the use of a connection of a node's pool."""
-        failure = self.judged(node, connection, error)
+        failure = self.judge(node, connection, error)
         if isinstance(error, SessionLimitError):
             lease = self._book.find(connection)
             if lease is not None:
@@ -48,9 +48,9 @@ class Hints(Generic[PoolT, ConnT]):
                 lease.expired = not node.pooled
                 self._signal(node.host)
                 if is_on_standby(node, connection):
-                    self.met.note(error, Met.ON_STANDBY)
+                    self.origins.note(error, ErrorOrigin.STANDBY)
 
-    def judged(self, node: Node[PoolT, ConnT], connection: ConnT, error: BaseException) -> Failure:
+    def judge(self, node: Node[PoolT, ConnT], connection: ConnT, error: BaseException) -> Failure:
         """Say what an exception in the use of a connection tells of the host.
 
         If the connection is gone, any error that the driver raises by itself is about that loss:
@@ -59,10 +59,10 @@ class Hints(Generic[PoolT, ConnT]):
         own, or `leak_action` has ended the lease, an error that does not come from the server says
         nothing about the host.
         """
-        failure, code = judged(self._driver, error), sqlstate_of(self._driver, error)
+        failure, code = judge_error(self._driver, error), sqlstate_of(self._driver, error)
         lease = self._book.find(connection)
         if lease is not None and lease.terminated and (failure is Failure.BROKEN or not code):
-            self.met.note(error, Met.ON_TERMINATED)
+            self.origins.note(error, ErrorOrigin.TERMINATED_LEASE)
             return Failure.LIMIT
         if code:
             return failure
@@ -71,20 +71,20 @@ class Hints(Generic[PoolT, ConnT]):
             if lease is not None and lease.node is not None:
                 node = lease.node  # the connection's own; the other may have taken its place
             if node.pool is not None and node.pool.is_closed(connection):
-                self.met.note(error, Met.ON_LOST)
+                self.origins.note(error, ErrorOrigin.LOST_CONNECTION)
                 failure = Failure.BROKEN
         return Failure.LIMIT if limited else failure
 
-    def note_sound(self, error: BaseException) -> None:
-        """Take note that an exception has ended the use of a connection that is sound.
+    def note_if_foreign(self, error: BaseException) -> None:
+        """Take note of an error from elsewhere that has ended the use of a sound connection.
 
-        If that is an OSError and not the driver's, it comes from elsewhere: from a file, say, or
-        another service. A TimeoutError is not noted: the application may have waited for a silent
+        It comes from elsewhere, from a file or another service, say, if it is an OSError and not
+        the driver's. A TimeoutError is not noted: the application may have waited for a silent
         host.
         """
         foreign = isinstance(error, OSError) and sqlstate_of(self._driver, error) is None
         if foreign and not isinstance(error, TimeoutError):
-            self.met.note(error, Met.ON_SOUND)
+            self.origins.note(error, ErrorOrigin.SOUND_CONNECTION)
 
 
 def is_on_standby(node: Node[PoolT, ConnT], connection: ConnT) -> bool:

@@ -73,7 +73,7 @@ class ReturnRules(Generic[PoolT, ConnT]):
             serving = node if node.succession is None else node.current
             if pool.is_closed(connection):
                 lease.lost = True
-                failure = None if error is None else self._hints.judged(node, connection, error)
+                failure = None if error is None else self._hints.judge(node, connection, error)
                 if lease.hit_session_limit or lease.terminated or failure is Failure.LIMIT:
                     return  # the application's own doing, which costs no more than this connection
                 if failure in {None, Failure.BROKEN}:  # None: `release` is told of no error
@@ -89,9 +89,9 @@ class ReturnRules(Generic[PoolT, ConnT]):
                 # The server was promoted: its last answer to the application said so.
                 self._signal(node.host, Evidence.FLAG)
             if error is not None:
-                self._hints.heard(node, connection, error)
+                self._hints.note_error(node, connection, error)
                 if not lease.lost:
-                    self._hints.note_sound(error)
+                    self._hints.note_if_foreign(error)
         except Exception:
             # A failure to learn something must not keep the connection from being given back.
             log.exception(

@@ -11,7 +11,7 @@ from hasql._manager.routing_state import RoutingState
 from hasql._routing.node import Node
 from hasql.cluster.state import Health
 from hasql.driver import ConnT, Driver, Failure, PoolT
-from hasql.driver.judgement import judged
+from hasql.driver.judgement import judge_error
 from hasql.errors import NotAvailableError
 
 __all__ = ("Asking",)
@@ -46,7 +46,7 @@ class Asking(Generic[PoolT, ConnT]):
                 try:
                     row = await self._ask(node, _ALL_ROWS.format(sql))
                 except Exception as error:
-                    if judged(self._driver, error) is Failure.STATEMENT:
+                    if judge_error(self._driver, error) is Failure.STATEMENT:
                         raise
                     silent = node if isinstance(error, TimeoutError) else None
                     met = f"{node.host}: {type(error).__name__}: {error}"

@@ -133,7 +133,7 @@ class _CommonParts(Generic[PoolT, ConnT]):
     def run_means(self, options: Options, driver: Driver[PoolT, ConnT]) -> RunMeans:
         """Return what the manager supplies to its units of work."""
         return RunMeans(
-            rules=ErrorRules(driver, self.routing.hints.met),
+            rules=ErrorRules(driver, self.routing.hints.origins),
             finder=self.commits,
             release_timeout=options.release_timeout,
             clock=options.clock,
@@ -310,7 +310,7 @@ def assemble_for_threads(
         thread(signal_in_loop, host, evidence)
         return True
 
-    hints = Hints(driver, book, signal, common.routing.hints.met)
+    hints = Hints(driver, book, signal, common.routing.hints.origins)
     returns = ThreadReturns(router, book, hints, leasing, signal, signal_in_loop, guard, thread)
     calls = ManagerCalls(enter, signal, common.waits.not_available)
     checkout = ThreadCheckout(driver, router, book, returns, leasing, calls, guard, thread)

@@ -11,7 +11,7 @@ from hasql._manager.state_waits import StateWaits
 from hasql._routing.node import Node
 from hasql.diagnostics import about
 from hasql.driver import ConnT, Driver, Failure, PoolT
-from hasql.driver.judgement import judged
+from hasql.driver.judgement import judge_error
 from hasql.resilience.commit_outcome import CommitMark, Outcome
 from hasql.resilience.commit_rule import (
     StatusAnswer,
@@ -135,7 +135,7 @@ class CommitFinder(Generic[PoolT, ConnT]):
                 extra = about("commit_not_found_out", host=node.host)
                 told = self._hide(repr(error))
                 log.debug("%s: no word on a commit: %s", node.host, told, extra=extra)
-                if judged(self._driver, error) is Failure.STATEMENT:
+                if judge_error(self._driver, error) is Failure.STATEMENT:
                     refusals += 1
                 outcome = None if refusals < _REFUSALS else Outcome.UNKNOWN
             if outcome is not None:

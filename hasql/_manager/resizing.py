@@ -114,7 +114,7 @@ class Resizing(Generic[PoolT, ConnT]):
 
     def _report(self, node: Node[PoolT, ConnT], connection: ConnT, error: BaseException) -> None:
         """Take in the error of a statement, for the node that has the host by now."""
-        self._routing.hints.heard(self._routing.nodes.get(node.host, node), connection, error)
+        self._routing.hints.note_error(self._routing.nodes.get(node.host, node), connection, error)
 
     def _succeed(
         self, node: Node[PoolT, ConnT], pool: DriverPool[PoolT, ConnT], sizes: PoolSizes

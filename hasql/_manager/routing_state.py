@@ -97,7 +97,7 @@ class RoutingState(Generic[PoolT, ConnT]):
             options.refresh_delay,
             options.clock,
             self.observe,
-            self.hints.heard,
+            self.hints.note_error,
             self.monitors.probe_by,
         )
         #: Called when anything has been learnt.

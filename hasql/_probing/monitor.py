@@ -24,7 +24,7 @@ from hasql.cluster.probe import Reading, Role
 from hasql.cluster.state import Exclusion, NodeState
 from hasql.cluster.topology import Answered, Failed, Quiet
 from hasql.driver import Driver, Endpoint, Failure, Session
-from hasql.driver.judgement import judged
+from hasql.driver.judgement import judge_error
 from hasql.driver.kept_errors import without_frames
 from hasql.driver.own_task import note_failure
 
@@ -230,7 +230,7 @@ class Monitor:
             reading = await self._read()
         except Exception as error:  # noqa: BLE001  # whatever it is, the host cannot be used now
             self._drop_session()
-            self._publish_failure(error, judged(self._driver, error))
+            self._publish_failure(error, judge_error(self._driver, error))
         else:
             self._answered(self._began, reading, afresh=self._afresh, elsewhere=elsewhere)
 
@@ -283,7 +283,7 @@ class Monitor:
                 except Exception as error:
                     # A server that ended just this connection is not down: see whether it takes
                     # another.
-                    if not session.closed and judged(self._driver, error) not in _ENDS_SESSION:
+                    if not session.closed and judge_error(self._driver, error) not in _ENDS_SESSION:
                         raise
             self._drop_session()
             return await self._ask_afresh(limit)

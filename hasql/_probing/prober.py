@@ -14,7 +14,7 @@ from hasql.cluster.probe import STANDBY_QUERY, ProbeForm, Reading, Role, read_ro
 from hasql.diagnostics import about
 from hasql.driver import Driver, Endpoint, Failure, Session
 from hasql.driver.deadline import cancellations
-from hasql.driver.judgement import judged, sqlstate_of
+from hasql.driver.judgement import judge_error, sqlstate_of
 
 __all__ = ("NoAnswerError", "Prober", "heed_cancellation")
 
@@ -228,7 +228,7 @@ class Prober:
         try:
             return await self._told(session, ProbeForm.CHANGES, known)
         except Exception as error:
-            if judged(self._driver, error) is not Failure.STATEMENT:
+            if judge_error(self._driver, error) is not Failure.STATEMENT:
                 raise
             return None
 
@@ -243,7 +243,7 @@ class Prober:
                 reading = await self._told(session, form)
             except Exception as error:
                 refusals += 1
-                if judged(self._driver, error) is not Failure.STATEMENT:
+                if judge_error(self._driver, error) is not Failure.STATEMENT:
                     raise
                 if refusals == _REFUSALS:
                     refusals = 0

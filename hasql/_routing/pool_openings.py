@@ -11,7 +11,7 @@ from hasql._routing.observations import PoolOpened, PoolRefused, RoutingObservat
 from hasql.cluster.host import HostSpec
 from hasql.driver import ConnT, Driver, Failure, PoolT
 from hasql.driver.deadline import cancellations
-from hasql.driver.judgement import judged
+from hasql.driver.judgement import judge_error
 
 __all__ = ("PoolOpenings",)
 
@@ -117,7 +117,7 @@ class PoolOpenings(Generic[PoolT, ConnT]):
         node.failed(error)
         attempts.pause = min(2 * attempts.pause, self._refresh_delay)
         attempts.next_at = self._clock() + attempts.pause
-        failure = judged(self._driver, error)
+        failure = judge_error(self._driver, error)
         refused = failure.lasts or isinstance(error, TypeError | ValueError)
         # But a statement may be one of the application's own, in a hook, and may work later.
         same = attempts.same_failures + 1 if str(error) == attempts.failure else 1

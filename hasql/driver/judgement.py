@@ -7,12 +7,12 @@ from typing import Any
 from hasql.diagnostics import about
 from hasql.driver import Driver, Failure
 
-__all__ = ("is_own_limit", "judged", "sqlstate_of")
+__all__ = ("is_own_limit", "judge_error", "sqlstate_of")
 
 log = logging.getLogger("hasql")
 
 
-def judged(driver: Driver[Any, Any], error: BaseException) -> Failure:
+def judge_error(driver: Driver[Any, Any], error: BaseException) -> Failure:
     """Ask a driver what an exception says about the server; OTHER if it cannot tell.
 
     The exception may be the application's own, derived from the driver's and of any shape.

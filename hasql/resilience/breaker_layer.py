@@ -17,7 +17,7 @@ from hasql._routing.node import Node
 from hasql._routing.request import MASTER
 from hasql.driver import Driver, Failure
 from hasql.driver.deadline import SlowConnectError
-from hasql.driver.judgement import is_own_limit, judged
+from hasql.driver.judgement import is_own_limit, judge_error
 from hasql.driver.os_threads import new_guard
 from hasql.errors import BreakerOpenError, NotAvailableError, OverloadedError, RateLimitedError
 from hasql.events import BreakerClosed, BreakerOpened, Event
@@ -164,7 +164,7 @@ class BreakerLayer(Layer):
             self._note_success(lease)
 
     def _judged(self, error: BaseException) -> Failure:
-        return judged(self._driver, error)
+        return judge_error(self._driver, error)
 
     def _count(self, lease: Lease[Any, Any], error: BaseException) -> None:
         first_line = f"{type(error).__name__}: {error}".partition("\n")[0]

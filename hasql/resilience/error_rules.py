@@ -4,9 +4,9 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any, Final
 
-from hasql._leasing.met_errors import Met, MetErrors
+from hasql._leasing.error_origins import ErrorOrigin, ErrorOrigins
 from hasql.driver import Driver, Failure
-from hasql.driver.judgement import is_own_limit, judged, sqlstate_of
+from hasql.driver.judgement import is_own_limit, judge_error, sqlstate_of
 from hasql.errors import (
     BreakerOpenError,
     HasqlError,
@@ -103,9 +103,9 @@ _OF_A_STANDBY: Final = frozenset({"25006", "55000"})
 class ErrorRules:
     """Classifies exceptions: hasql's own, and the driver's by SQLSTATE and by what was lost."""
 
-    def __init__(self, driver: Driver[Any, Any], met: MetErrors) -> None:
+    def __init__(self, driver: Driver[Any, Any], origins: ErrorOrigins) -> None:
         self._driver = driver
-        self._met = met
+        self._origins = origins
 
     def sqlstate(self, error: BaseException) -> str | None:
         """Return the server's code; empty: an error of the driver itself; None: any other."""
@@ -121,13 +121,14 @@ class ErrorRules:
         if code in _BY_SQLSTATE:
             return _BY_SQLSTATE[code]
         if code in _OF_A_STANDBY:
-            return ErrorKind.STANDBY if self._met.was(error, Met.ON_STANDBY) else ErrorKind.OTHER
-        terminated = self._met.was(error, Met.ON_TERMINATED)
-        sound = self._met.was(error, Met.ON_SOUND)
+            on_standby = self._origins.is_noted(error, ErrorOrigin.STANDBY)
+            return ErrorKind.STANDBY if on_standby else ErrorKind.OTHER
+        terminated = self._origins.is_noted(error, ErrorOrigin.TERMINATED_LEASE)
+        sound = self._origins.is_noted(error, ErrorOrigin.SOUND_CONNECTION)
         if sound or (is_own_limit(error) and not terminated):
             return ErrorKind.OTHER
-        lost = self._met.was(error, Met.ON_LOST)
-        failure = Failure.BROKEN if lost else judged(self._driver, error)
+        lost = self._origins.is_noted(error, ErrorOrigin.LOST_CONNECTION)
+        failure = Failure.BROKEN if lost else judge_error(self._driver, error)
         return _BY_FAILURE.get(Failure.LIMIT if terminated else failure, ErrorKind.OTHER)
 
     def kind_met(self, error: BaseException, *, closed: bool) -> ErrorKind:
@@ -140,7 +141,7 @@ class ErrorRules:
         kind = self.kind(error)
         if kind is ErrorKind.LOST and not closed:
             if self.sqlstate(error) is None:
-                self._met.note(error, Met.ON_SOUND)
+                self._origins.note(error, ErrorOrigin.SOUND_CONNECTION)
             return ErrorKind.OTHER
         if kind is ErrorKind.OTHER and closed and self.sqlstate(error) == "":
             return ErrorKind.LOST
@@ -149,7 +150,7 @@ class ErrorRules:
     def note_on_standby(self, error: BaseException) -> None:
         """Note that the server of a master's lease has said that it is a standby."""
         if self.sqlstate(error) in _OF_A_STANDBY:
-            self._met.note(error, Met.ON_STANDBY)
+            self._origins.note(error, ErrorOrigin.STANDBY)
 
 
 def _of_ours(error: HasqlError) -> ErrorKind:

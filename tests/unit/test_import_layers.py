@@ -146,7 +146,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql._routing.pool_openings", "hasql._routing.warm_up"}),
     # Who holds what.
     frozenset({"hasql._leasing"}),
-    frozenset({"hasql._leasing.met_errors"}),
+    frozenset({"hasql._leasing.error_origins"}),
     frozenset({"hasql._leasing.lease", "hasql._leasing.loop_binding", "hasql._leasing.options"}),
     frozenset(
         {
