@@ -181,7 +181,7 @@ class RoutingState(Generic[PoolT, ConnT]):
             case PoolRefused(error=error):
                 now, kept = self._clock(), without_frames(error)
                 began = now if state is None else state.began
-                self.publish(Failed(node.host, began, now, kept, refused=True, heard=True))
+                self.publish(Failed(node.host, began, now, kept, refused=True, known_alive=True))
 
     def _prepare(self, host: HostSpec) -> None:
         """Let a host that answers open its pool, or a first connection if it is back."""

@@ -223,7 +223,7 @@ class Monitor:
     async def _probe(self) -> None:
         """Probe once and publish the outcome, whatever it is."""
         self._asked_for, self._afresh, self._without_rest = float("inf"), False, False
-        self._prober.let_in = False
+        self._prober.login_accepted = False
         self._in_use = self._view.in_use(self.host) if self._prober.pooled else ()
         elsewhere, self._elsewhere = self._elsewhere, False
         try:
@@ -254,8 +254,8 @@ class Monitor:
         # A pooler accepts a login by itself. If no answer follows, its server may be dead, or just
         # have no connection left for a probe while the application's statements are running.
         waited = failure is Failure.FULL or isinstance(error, NoAnswerError)
-        let_in = waited and self._prober.let_in and self._prober.pooled
-        at_work = let_in and not {*self._in_use}.isdisjoint(self._view.in_use(self.host))
+        accepted = waited and self._prober.login_accepted and self._prober.pooled
+        at_work = accepted and not {*self._in_use}.isdisjoint(self._view.in_use(self.host))
         self._publish(
             Failed(
                 self.host,
@@ -263,8 +263,8 @@ class Monitor:
                 self._clock(),
                 without_frames(error),
                 refused=failure.lasts,
-                heard=at_work if let_in else failure in {Failure.REFUSED, Failure.FULL},
-                let_in=let_in,
+                known_alive=at_work if accepted else failure in {Failure.REFUSED, Failure.FULL},
+                login_accepted=accepted,
             )
         )
 

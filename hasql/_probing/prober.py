@@ -103,7 +103,7 @@ class Prober:
         #: the clock.
         self._told_at = self._told_whole_at = float("-inf")
         #: Whether the host has taken a login since the monitor last set this to False.
-        self.let_in = False
+        self.login_accepted = False
         #: Whether a limit of the role, or of the database, may have ended a session in a probe.
         self._is_limited = False
         #: The sessions that are being opened, by this prober and its twins.
@@ -158,7 +158,7 @@ class Prober:
         opening.session = session
         if self._is_limited:
             session.bring_settings()
-        self._form, self.let_in = ProbeForm.FULL, True
+        self._form, self.login_accepted = ProbeForm.FULL, True
         try:
             with stall_timer.ending(session.kill):
                 heed_cancellation()

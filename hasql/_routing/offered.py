@@ -51,12 +51,12 @@ def offered(
     waited for, too.
     """
     up: set[HostSpec] = set()
-    heard: set[HostSpec] = set()
+    alive: set[HostSpec] = set()
     for state in states:
         if state.health is Health.UP:
             up.add(state.host)
-        elif state.heard:
-            heard.add(state.host)
+        elif state.known_alive:
+            alive.add(state.host)
     of_role = {Role.MASTER: masters, Role.REPLICA: replicas}
     doubtful: set[Role] = set()
     last: set[Node[PoolT, ConnT]] = set()
@@ -64,6 +64,6 @@ def offered(
         if not any(node.host in up for node in nodes):
             doubtful.add(role)
             continue
-        of_role[role] = [node for node in nodes if node.host in up or node.host in heard]
+        of_role[role] = [node for node in nodes if node.host in up or node.host in alive]
         last |= {node for node in of_role[role] if node.host not in up}
     return Offer(of_role[Role.MASTER], of_role[Role.REPLICA], doubtful, last)

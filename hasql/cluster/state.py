@@ -75,7 +75,7 @@ class NodeState:
     #: Whether the last failure was a refusal that waiting cannot cure: login or database name.
     refused: bool = False
     #: Whether the server itself answered that it accepts no connection now, as a full one does.
-    heard: bool = False
+    known_alive: bool = False
     #: Whether its name was found to lead to several servers, as a service's or a proxy's may.
     several: bool = False
     #: What its source of hosts says of it; see `Discovered`.

@@ -62,9 +62,9 @@ class Failed:
     #: The host refused the login or the database name: waiting cannot cure that.
     refused: bool = False
     #: The server itself answered that it accepts no connection now: it may serve the open ones.
-    heard: bool = False
+    known_alive: bool = False
     #: A pooler let us in, and then there was no answer: connections in use are left to the pooler.
-    let_in: bool = False
+    login_accepted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +231,8 @@ class Topology:
         self, nodes: tuple[NodeState, ...], seen: SeenClusters, now: float, *, over: bool = False
     ) -> Step:
         """Judge which of these nodes may serve, and find what has to be done about it."""
-        heard = nodes and all(node.health is not Health.STARTING for node in nodes)
-        over = bool(over or self.first_round_over or heard)
+        all_reported = nodes and all(node.health is not Health.STARTING for node in nodes)
+        over = bool(over or self.first_round_over or all_reported)
         if over:
             verdict = judge(nodes, seen, self.rules, now)
             seen = verdict.seen
@@ -271,20 +271,20 @@ def _observed(node: NodeState, observation: Answered | Failed | Quiet) -> NodeSt
                 answered_at=at,
                 silent_since=None,
                 refused=False,
-                heard=False,
+                known_alive=False,
                 several=node.several or _leads_elsewhere(node, observation),
             )
-        case Failed(began=began, error=error, refused=refused, let_in=let_in):
-            alive = observation.heard and node.answers
+        case Failed(began=began, error=error, refused=refused, login_accepted=login_accepted):
+            alive = observation.known_alive and node.answers
             return replace(
                 node,
                 health=Health.SUSPECT if alive else Health.DOWN,
                 began=began,
                 answered_at=observation.at if alive else node.answered_at,
-                silent_since=None if alive or let_in else node.silent_since or began,
+                silent_since=None if alive or login_accepted else node.silent_since or began,
                 error=error,
                 refused=refused,
-                heard=alive and not let_in,
+                known_alive=alive and not login_accepted,
             )
 
 

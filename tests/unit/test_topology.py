@@ -298,7 +298,7 @@ def test_9_the_first_to_answer_does_not_choose_the_cluster() -> None:
 
 def test_8_a_server_that_refuses_new_logins_has_answered() -> None:
     up = after(master(A, 1), replica(B, 1)).topology
-    full = Failed(A, 20, 20, OSError("too many connections"), heard=True)
+    full = Failed(A, 20, 20, OSError("too many connections"), known_alive=True)
     step = up.observe(full)
     assert masters(step) == {"a"}
     assert not {Purge(A), AbortLeases(A)} & set(step.effects)
