@@ -123,7 +123,7 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
             connection = await pool.acquire(**kwargs)
         # A read may have been routed to a master, too. A lease that names its node gets whatever
         # that node's pool has.
-        doubtful = node.as_master and (pool.destinations.doubtful or node.several)
+        doubtful = node.as_master and (pool.destinations.doubtful or node.several_servers)
         if doubtful and lease.fixed_node is None:
             await check_destination(node, pool, connection)
         if lease.settings is not None or pool.destinations.lacking:

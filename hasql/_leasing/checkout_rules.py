@@ -168,16 +168,16 @@ class CheckoutRules(Generic[PoolT, ConnT]):
             return True
         if node.as_replica:
             assert node.pool is not None  # noqa: S101  # the connection came from it
-            if node.flag_lies or node.pool.in_hot_standby(connection) is not False:
+            if node.flag_unreliable or node.pool.in_hot_standby(connection) is not False:
                 return True
-            if node.several or node.leads_elsewhere:
+            if node.several_servers or node.leads_elsewhere:
                 lease.expired = True
                 node.pool.abort(connection)  # so that it does not come back as an idle one
                 error = WrongServerError("a connection leads to a master")
                 node.connect_failed(error, led_elsewhere=True)
                 self._signal(node.host, Evidence.ELSEWHERE)
             else:
-                node.off_at = min(node.off_at, self._clock())
+                node.flag_off_at = min(node.flag_off_at, self._clock())
                 self._returns.hold(node)
             self._signal(node.host, Evidence.FLAG)
             return False

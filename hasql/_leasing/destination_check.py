@@ -48,7 +48,7 @@ class _Question:
     #: all its connections are in use, and another connection would wait just as long.
     seconds: float | None
     #: Whether the name is known to lead to several servers, and the one that it should lead to.
-    several: bool
+    several_servers: bool
     server: Server | None
 
 
@@ -62,7 +62,7 @@ def _question_for(
     key, known = pool.key(connection), pool.destinations
     if key is None:
         raise ConnectionError("it was broken meanwhile")
-    flag, server, several = pool.in_hot_standby(connection), node.server, node.several
+    flag, server, several = pool.in_hot_standby(connection), node.server, node.several_servers
     if flag is False:
         known.writes(key)
     # `on` dates from the connection's last answer: after a promotion every connection that was idle
@@ -88,7 +88,7 @@ def _is_right(
         return False  # no key: the connection was broken meanwhile
     if pool.in_hot_standby(connection) is False:
         known.writes(key)
-    if not question.several:
+    if not question.several_servers:
         return True
     if question.server is not None:
         known.lead_to(key, question.server)

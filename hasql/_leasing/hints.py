@@ -90,7 +90,7 @@ class Hints(Generic[PoolT, ConnT]):
 def is_on_standby(node: Node[PoolT, ConnT], connection: ConnT) -> bool:
     """Tell whether a connection's server has itself said that it is a standby."""
     pool = node.pool
-    if pool is None or node.flag_lies or pool.is_closed(connection):
+    if pool is None or node.flag_unreliable or pool.is_closed(connection):
         return False
     return pool.in_hot_standby(connection) is True
 
@@ -102,7 +102,7 @@ def _writes(node: Node[PoolT, ConnT], connection: ConnT) -> bool:
     flag came with the same answer as the error, but through a pooler it may be another server's.
     """
     pool = node.pool
-    if pool is None or node.flag_lies or node.pooled or pool.is_closed(connection):
+    if pool is None or node.flag_unreliable or node.pooled or pool.is_closed(connection):
         return False
     # It was opened with a read-only default. Another default may have been set since, which a new
     # connection would get.

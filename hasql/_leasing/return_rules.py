@@ -83,7 +83,7 @@ class ReturnRules(Generic[PoolT, ConnT]):
                 self._lost(serving, failure)
             elif (
                 serving.as_replica
-                and not serving.flag_lies
+                and not serving.flag_unreliable
                 and pool.in_hot_standby(connection) is False
             ):
                 # The server was promoted: its last answer to the application said so.

@@ -109,7 +109,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 if (
                     node.as_master
                     and fixed is None
-                    and (pool.destinations.doubtful or node.several)
+                    and (pool.destinations.doubtful or node.several_servers)
                 ):
                     aborting_after = partial(self._aborting_after, pool, connection)
                     check_destination_in_thread(node, pool, connection, time_left, aborting_after)

@@ -172,7 +172,7 @@ class CommitFinder(Generic[PoolT, ConnT]):
         if self._master(mark) is not node:
             return None
         state = self._routing.topology.node(node.host)
-        return read_answer(node.host, row, several=state is None or state.several)
+        return read_answer(node.host, row, several=state is None or state.several_servers)
 
 
 def _nothing() -> None:

@@ -154,7 +154,7 @@ class PoolAccess(Introspection[PoolT, ConnT]):
             return False
         if lease.fixed_node is not None:
             return True
-        standby = None if node.flag_lies else node.pool.in_hot_standby(connection)
+        standby = None if node.flag_unreliable else node.pool.in_hot_standby(connection)
         if standby is not None and standby != node.as_replica:
             return False
         return self._router.is_candidate(node, lease.request)

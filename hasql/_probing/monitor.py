@@ -246,7 +246,7 @@ class Monitor:
                 elsewhere,
                 response_time=self._stopwatch.median,
                 pooled=self._prober.pooled,
-                flag_lies=self._prober.flag_lies,
+                flag_unreliable=self._prober.flag_unreliable,
             )
         )
 
@@ -352,7 +352,7 @@ class Monitor:
         was_replaced, self._replaced = self._replaced, self.is_replaced
         if self._replaced and not was_replaced and not urgent:
             self._looks.spread()
-        several = len(self._endpoint.addresses) > 1 or (state is not None and state.several)
+        several = len(self._endpoint.addresses) > 1 or (state is not None and state.several_servers)
         quick = excluded or (urgent and several)
         if known is not None and self._looks.due(quick, urgent):
             look = partial(self._look_afresh, known, elsewhere=quick)

@@ -96,7 +96,7 @@ class Prober:
         #: Whether the answers come from another process than the login's: a pooler is in between.
         self.pooled = False
         #: Whether `in_hot_standby` was seen to contradict SQL: a pooler answers from memory.
-        self.flag_lies = False
+        self.flag_unreliable = False
         #: The forms that were logged as denied, by this prober and its twins.
         self._denied: set[ProbeForm] = set()
         #: When the server last told more than its role, and when it last told everything; both by
@@ -294,7 +294,7 @@ class Prober:
         then the server was promoted while it answered.
         """
         if flag is False and role is Role.REPLICA:
-            self.flag_lies = True
+            self.flag_unreliable = True
 
     def no_answer(self) -> NoAnswerError:
         """Make the error for a host that has been silent for too long."""

@@ -17,20 +17,20 @@ __all__ = ("Node",)
 #: The attributes that the next node of the same host takes over.
 _INHERITED = (
     "error",
-    "flag_lies",
+    "flag_off_at",
+    "flag_unreliable",
     "label",
+    "lacks_commit_marks",
     "lag_seconds",
     "last_error",
     "leads_elsewhere",
-    "off_at",
     "pooled",
     "priority",
     "replayed",
     "response_time",
     "server",
-    "several",
+    "several_servers",
     "weight",
-    "without_marks",
 )
 _NEVER = float("-inf")
 _FOREVER = float("inf")
@@ -45,8 +45,8 @@ class Node(Generic[PoolT, ConnT]):
     """One host of the cluster as the hot path sees it.
 
     The router alone changes its count of leases. Acquires and returns also change what it offers,
-    runs also change `without_marks`, and the routing state changes all the rest. Tasks do so in one
-    event loop, between two awaits; what threads share is changed under the manager's guard.
+    runs also change `lacks_commit_marks`, and the routing state changes all the rest. Tasks do so
+    in one event loop, between two awaits; what threads share is changed under the manager's guard.
     """
 
     __slots__ = (
@@ -63,17 +63,18 @@ class Node(Generic[PoolT, ConnT]):
         "cold",
         "endpoint",
         "error",
-        "flag_lies",
+        "flag_off_at",
+        "flag_unreliable",
         "full",
         "host",
         "in_flight",
         "in_routing",
         "label",
+        "lacks_commit_marks",
         "lag_seconds",
         "last_error",
         "leads_elsewhere",
         "limit",
-        "off_at",
         "peak",
         "pool",
         "pooled",
@@ -81,15 +82,14 @@ class Node(Generic[PoolT, ConnT]):
         "priority",
         "refusal",
         "replayed",
+        "reports_drops",
         "response_time",
         "server",
-        "several",
+        "several_servers",
         "sizes",
         "succession",
         "successions",
-        "tells_of_drops",
         "weight",
-        "without_marks",
     )
 
     def __init__(
@@ -103,7 +103,7 @@ class Node(Generic[PoolT, ConnT]):
         #: None until the host has answered for the first time.
         self.pool: DriverPool[PoolT, ConnT] | None = None
         #: Whether the pool tells when the application drops a connection that is lent.
-        self.tells_of_drops = False
+        self.reports_drops = False
         #: How many leases are out, being taken, or being given back; a warm-up counts as one.
         self.in_flight = 0
         #: The highest `in_flight` since the last report.
@@ -141,18 +141,18 @@ class Node(Generic[PoolT, ConnT]):
         #: its role can.
         self.cold = False
         #: Whether its in_hot_standby flag was seen to contradict SQL: a pooler answers from memory.
-        self.flag_lies = False
+        self.flag_unreliable = False
         #: Whether its last answer came through a pooler: from another process than the login's.
         self.pooled = False
         #: The server that its monitor sees, and whether its name is known to lead to others, too.
         self.server: tuple[int, int] | None = None
-        self.several = False
+        self.several_servers = False
         #: When a connection said `off` although this is a replica; and whether a probe that began
         #: later has found a replica all the same, so that some connections lead elsewhere.
-        self.off_at = _FOREVER
+        self.flag_off_at = _FOREVER
         self.leads_elsewhere = False
         #: Whether a run has found that its server tells no ids of transactions.
-        self.without_marks = False
+        self.lacks_commit_marks = False
         #: What a policy may base its choice on, see `Candidate`.
         self.replayed: int | None = None
         self.lag_seconds: float | None = None
@@ -182,7 +182,7 @@ class Node(Generic[PoolT, ConnT]):
 
         If connects fail for another reason, the node is not exhausted.
         """
-        return not self.free and (self.full or self.in_flight >= self.most)
+        return not self.free and (self.full or self.in_flight >= self.capacity)
 
     @property
     def current(self) -> "Node[PoolT, ConnT]":
@@ -204,7 +204,7 @@ class Node(Generic[PoolT, ConnT]):
         return bool(self.in_flight) or any(each.former.in_flight for each in self.successions)
 
     @property
-    def most(self) -> int:
+    def capacity(self) -> int:
         """How many leases may be out at most: the maximum, less what earlier pools have out."""
         owed: int = sum(each.former.in_flight for each in self.successions)
         return max(0, self.sizes.maximum - owed)
@@ -212,7 +212,7 @@ class Node(Generic[PoolT, ConnT]):
     def set_sizes(self, sizes: PoolSizes) -> None:
         """Set other bounds, while there is no pool yet."""
         self.sizes = sizes
-        self._offer(self.most)
+        self._offer(self.capacity)
 
     def make_heir(self, pool: DriverPool[PoolT, ConnT], sizes: PoolSizes) -> "Node[PoolT, ConnT]":
         """Make a node of the same host with another pool; it knows all that this one knows."""
@@ -227,14 +227,14 @@ class Node(Generic[PoolT, ConnT]):
     def places_are_back(self) -> None:
         """Offer the places that earlier pools have got back."""
         if self._retry_at == _NEVER:  # else a connect has failed, and answers to probes offer more
-            self._offer(self.most)
+            self._offer(self.capacity)
 
     def _offer_open(self) -> None:
         """Offer at least the open connections, or everything if there is no trouble."""
         if self._retry_at == _NEVER:
-            self._offer(self.most)
+            self._offer(self.capacity)
         elif self.pool is not None:
-            self._offer(max(self._offered, min(self.pool.size, self.most)))
+            self._offer(max(self._offered, min(self.pool.size, self.capacity)))
 
     def _offer(self, places: int) -> None:
         self._offered = places
@@ -321,7 +321,7 @@ class Node(Generic[PoolT, ConnT]):
         self._retry_at = _NEVER
         self._backoff = _FIRST_RETRY
         self.error, self.full = None, False
-        self._offer(self.most)
+        self._offer(self.capacity)
 
     def host_answered(
         self, answer: Answered, state: NodeState, *, lag_seconds: float | None
@@ -331,24 +331,24 @@ class Node(Generic[PoolT, ConnT]):
         Returns when the next probe has to begin to do so, by the clock; infinity: none has to.
         """
         began, self.response_time = answer.began, answer.response_time
-        self.pooled, self.flag_lies = answer.pooled, answer.flag_lies
+        self.pooled, self.flag_unreliable = answer.pooled, answer.flag_unreliable
         self.replayed, self.lag_seconds = answer.reading.wal_position, lag_seconds
         if state.server != self.server or state.role is not Role.MASTER:
-            self.without_marks = False  # another server may tell them
-        self.server, self.several = state.server, state.several
-        if began > self.off_at or state.role is not Role.REPLICA:
-            self.leads_elsewhere, self.off_at = state.role is Role.REPLICA, _FOREVER
+            self.lacks_commit_marks = False  # another server may tell them
+        self.server, self.several_servers = state.server, state.several_servers
+        if began > self.flag_off_at or state.role is not Role.REPLICA:
+            self.leads_elsewhere, self.flag_off_at = state.role is Role.REPLICA, _FOREVER
         self.awaits_answer = False
         if began > self._held_at:
             self._held_at = _NEVER
         if self.pool is None:
-            self._offer(self.most)
+            self._offer(self.capacity)
             return _FOREVER
         self._size_at_failure = min(self._size_at_failure, self.pool.size)
         waits = began <= self._retry_at
         if waits or self._retry_at == _NEVER:
             self._offer_open()
         else:
-            self._offer(max(self._offered, min(self.pool.size + 1, self.most)))
+            self._offer(max(self._offered, min(self.pool.size + 1, self.capacity)))
         self.pool.host_answers()
         return self._retry_at if waits else _FOREVER

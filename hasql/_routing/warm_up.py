@@ -47,7 +47,7 @@ class WarmUps(Generic[PoolT, ConnT]):
     async def _run(self, node: Node[PoolT, ConnT]) -> None:
         try:
             # If all connections are lent still, the warm-up would wait for one of those.
-            if node.pool is not None and node.in_flight < node.most:
+            if node.pool is not None and node.in_flight < node.capacity:
                 node.pool.end_connects()  # those that began while the host did not answer
                 await self._connect(node, node.pool)
         finally:

@@ -107,7 +107,7 @@ def _own_exclusions(
             exclusions.append(Exclusion.NEVER_MASTER)
         elif node.was_replica and node.never_replica:
             exclusions.append(Exclusion.NEVER_REPLICA)
-        elif server in servers and not (node.several and node.role is Role.REPLICA):
+        elif server in servers and not (node.several_servers and node.role is Role.REPLICA):
             # A name that leads to several replicas is more than the one that its monitor sees.
             exclusions.append(Exclusion.LEAVING if node.leaving else Exclusion.ALIAS)
         else:

@@ -77,7 +77,7 @@ class NodeState:
     #: Whether the server itself answered that it accepts no connection now, as a full one does.
     known_alive: bool = False
     #: Whether its name was found to lead to several servers, as a service's or a proxy's may.
-    several: bool = False
+    several_servers: bool = False
     #: What its source of hosts says of it; see `Discovered`.
     never_master: bool = False
     never_replica: bool = False

@@ -48,7 +48,7 @@ class Answered:
     #: It came through a pooler: the process that answered is not the one that the login named.
     pooled: bool = False
     #: The host's `in_hot_standby` was found to contradict SQL: a pooler answers from memory.
-    flag_lies: bool = False
+    flag_unreliable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +272,7 @@ def _observed(node: NodeState, observation: Answered | Failed | Quiet) -> NodeSt
                 silent_since=None,
                 refused=False,
                 known_alive=False,
-                several=node.several or _leads_elsewhere(node, observation),
+                several_servers=node.several_servers or _leads_elsewhere(node, observation),
             )
         case Failed(began=began, error=error, refused=refused, login_accepted=login_accepted):
             alive = observation.known_alive and node.answers
@@ -328,7 +328,7 @@ def _effects(before: NodeState, after: NodeState) -> list[Effect]:
         and after.reading is not None
         and _differ(before.reading, after.reading)
     )
-    if after.several and before.role is after.role is Role.REPLICA:
+    if after.several_servers and before.role is after.role is Role.REPLICA:
         restarted = False  # its monitor has met another of several replicas, and each may serve
     gone = after.health is Health.DOWN and before.answers
     excluded = after.exclusion is not None and before.exclusion is None
@@ -363,7 +363,7 @@ def _breaks(
         if winner is None:
             return purge
         return purge + tuple(
-            AbortLeases(node.host, winner.server if node.several else None)
+            AbortLeases(node.host, winner.server if node.several_servers else None)
             for node in topology.nodes
             if node.system_id == winner.system_id
             and (
@@ -387,7 +387,7 @@ def _may_replace(winner: NodeState, before: NodeState) -> bool:
     A server that the name led to before may be the master that this one replaced, several moves
     ago.
     """
-    return (winner.several and winner.server is not None) and (
+    return (winner.several_servers and winner.server is not None) and (
         before.role is not winner.role
         or before.server != winner.server
         or before.timeline != winner.timeline

@@ -58,7 +58,7 @@ class Attempt(Generic[PoolT, ConnT]):
         self.connection = connection
         lease, unit = self.lease, self.unit
         node = lease.node
-        options, unasked = unit.options, unit.wrote_nothing or node.without_marks
+        options, unasked = unit.options, unit.wrote_nothing or node.lacks_commit_marks
         modes = options.modes if unasked else options.modes_to_mark
         if lease.request is not MASTER:
             unit.wrote_nothing = True

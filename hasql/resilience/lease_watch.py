@@ -96,7 +96,7 @@ class LeaseWatch(Layer):
         lease.task = self._name_of_holder()
         if self._stacks:
             lease.calls = calls_that_led_here(_getframe(2))
-        if lease.released_by_call and lease.node is not None and lease.node.tells_of_drops:
+        if lease.released_by_call and lease.node is not None and lease.node.reports_drops:
             hold_weakly(lease)
         if not self._is_set:
             self._is_set = True
@@ -158,7 +158,7 @@ class LeaseWatch(Layer):
 
     def watch(self, node: Node[Any, Any], pool: DriverPool[Any, Any]) -> None:
         """Ask a pool to report dropped connections, if it can."""
-        node.tells_of_drops = pool.watch_drops(self._note_drop)
+        node.reports_drops = pool.watch_drops(self._note_drop)
         if self.upkeep is not None:
             self.upkeep.begin()
 

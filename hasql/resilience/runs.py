@@ -96,8 +96,8 @@ class Runs(Generic[PoolT, ConnT]):
     def note_refusal(self, unit: UnitOfWork, error: Exception) -> None:
         """Stop asking a server for marks if it has just refused the question for one."""
         node = unit.node
-        if unit.mark_was_refused and node is not None and not node.without_marks:
-            node.without_marks = True
+        if unit.mark_was_refused and node is not None and not node.lacks_commit_marks:
+            node.lacks_commit_marks = True
             log.warning(
                 "%s tells no ids of transactions, so that lost commits are not found out: %s",
                 node.host,

@@ -516,4 +516,4 @@ def test_10_a_start_that_is_not_told_is_neither_a_restart_nor_another_server() -
         assert Purge(A) not in step.effects
         node = step.topology.node(A)
         assert node is not None
-        assert not node.several
+        assert not node.several_servers
